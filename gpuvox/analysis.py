@@ -1,0 +1,408 @@
+"""A whole randomise analysis on arrays: every F and t contrast of a design, from data to p-values.
+
+Files and messages are the business of `_randomise`; the arithmetic of one contrast is that of `permtest`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuvox.design import DesignError, demean_columns, effective_regressor, null_rows, partition
+from gpuvox.executors import Finished, run
+from gpuvox.glm import Glm, Nuisance
+from gpuvox.grid import Grid
+from gpuvox.permtest import Maps, ObservedTest, PermutationTest, StatisticModel, Statistics, Tally
+from gpuvox.pvalues import corrected, critical_value, shares
+from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
+from gpuvox.smooth import MaskedGaussian
+from gpuvox.voxelwise import VoxelwiseGlm
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+"""Called with the name of the test, the shuffles done and the shuffles in all."""
+MapCallback = Callable[[str, int, Maps], None]
+"""Called with the name of the test, the index of the shuffle and its maps."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What is analysed.
+
+    Attributes
+    ----------
+    data : (n, V) float32
+    grid : Grid
+    design : (n, p) float64
+    contrasts : (k, p) float64
+        t contrasts.
+    f_tests : (f, k) float64
+        Row: the t contrasts that are not 0 are stacked to an F test.
+    blocks : (n,) int, optional
+        Exchangeability blocks, from 1; 0 for rows that never move.
+    evs : dict of int to (n, V) float32
+        Voxelwise EVs by column (from 0).
+    effective_design : (n, p) float64, optional
+        Design that says which rows are interchangeable, in place of `design`.
+    """
+
+    data: Float32
+    grid: Grid
+    design: Float64
+    contrasts: Float64
+    f_tests: Float64
+    blocks: NDArray[np.int64] | None = None
+    evs: Mapping[int, Float32] = field(default_factory=dict)
+    effective_design: Float64 | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How it is analysed; see the options of ``gpuvox randomise``."""
+
+    statistics: Statistics = field(default_factory=Statistics)
+    f_statistics: Statistics = field(default_factory=Statistics)
+    n_permutations: int = 5000
+    seed: int = 0
+    flip: bool = False
+    demean: bool = False
+    nuisance: Nuisance = Nuisance.FREEDMAN_LANE
+    whole_blocks: bool = False
+    detect_null: bool = False
+    f_only: bool = False
+    first_test: int = 1
+    variance_mm: float = 0.0
+    permutations: Mapping[str, NDArray] | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Test:
+    """One contrast to be tested.
+
+    Attributes
+    ----------
+    name : str
+        ``tstat1``, ``fstat2`` …: FSL's name.
+    contrast : (rows, p) float64
+    is_f : bool
+    """
+
+    name: str
+    contrast: Float64
+    is_f: bool
+
+    @property
+    def title(self) -> str:
+        """``t-test 1``, ``F-test 2``: for messages."""
+        return f"{'f' if self.is_f else 't'}-test {self.name[5:]}"
+
+
+def list_tests(inputs: Inputs, options: Options) -> list[Test]:
+    """The tests of an analysis in FSL's order: F, then t.
+
+    Raises
+    ------
+    DesignError
+        An F test without a contrast, or more F columns than contrasts.
+    """
+    tests = []
+    for f, row in enumerate(inputs.f_tests):
+        chosen = row != 0
+        if len(row) != len(inputs.contrasts):
+            raise DesignError(
+                f"the F tests have {len(row)} columns; there are {len(inputs.contrasts)} t contrasts"
+            )
+        if not chosen.any():
+            raise DesignError(f"F test {f + 1} includes no contrast")
+        tests.append(Test(f"fstat{f + 1}", inputs.contrasts[chosen], True))
+    if not options.f_only:
+        tests += [
+            Test(f"tstat{t + 1}", contrast[None], False) for t, contrast in enumerate(inputs.contrasts)
+        ]
+    if not 1 <= options.first_test <= max(len(tests), 1):
+        raise DesignError(f"there is no test {options.first_test}: F and t tests together are {len(tests)}")
+    return tests[options.first_test - 1 :]
+
+
+def make_shuffler(inputs: Inputs, options: Options, test: Test) -> Shuffler | ImportedShuffler:
+    """The shuffles of one test."""
+    design = inputs.design if inputs.effective_design is None else inputs.effective_design
+    labels = effective_regressor(design, test.contrast)
+    if options.permutations is not None:
+        return ImportedShuffler(options.permutations[test.name], len(labels))
+    blocks = inputs.blocks
+    if options.detect_null:
+        still = null_rows(design, test.contrast)
+        blocks = np.where(still, 0, 1 if blocks is None else blocks)
+    flip = options.flip or (not test.is_f and _is_one_sample(labels, blocks, test.contrast))
+    settings = Permutations(options.n_permutations, options.seed, blocks, options.whole_blocks, flip)
+    return Shuffler(labels, settings)
+
+
+def _is_one_sample(labels: Float64, blocks: NDArray[np.int64] | None, contrast: Float64) -> bool:
+    """FSL's rule: all rows alike, one block, one non-zero weight in the contrast."""
+    scale = max(np.abs(contrast).max(), 1e-300)
+    alike = bool((np.ptp(labels, axis=0) <= 1e-10 * scale).all())
+    one_block = blocks is None or len(np.unique(blocks)) == 1
+    return alike and one_block and int(np.count_nonzero(contrast)) == 1
+
+
+def make_model(
+    inputs: Inputs, options: Options, test: Test, shuffler: Shuffler | ImportedShuffler
+) -> StatisticModel:
+    """The linear model of one test.
+
+    Raises
+    ------
+    DesignError
+        The contrast cannot be tested with this design; the message names the test.
+    """
+    smoother = None
+    if options.variance_mm > 0 and not test.is_f:
+        smoother = MaskedGaussian(inputs.grid, options.variance_mm)
+    try:
+        if inputs.evs:
+            return VoxelwiseGlm(
+                inputs.data, inputs.design, test.contrast, dict(inputs.evs), options.nuisance, options.demean,
+                test.is_f, smoother,
+            )  # fmt: skip
+        model = partition(inputs.design, test.contrast, demean=options.demean, is_f=test.is_f)
+    except DesignError as error:
+        raise DesignError(f"{test.title}: {error}") from None
+    return Glm(inputs.data, model, shuffler.invariant, options.nuisance, smoother)
+
+
+@dataclass(frozen=True, eq=False)
+class TestResult:
+    """All that came of one contrast.
+
+    Attributes
+    ----------
+    test : Test
+    df : int
+        Residual degrees of freedom.
+    f_dfs : (int, int) or None
+        Degrees of freedom of an F.
+    maps : dict of (V,) float32
+        ``stat``; ``vox_corrp``, ``tfce_corrp``, ``clustere_corrp``, ``clusterm_corrp`` (1 − p, family-wise
+        error corrected); ``vox_p`` … (1 − p, uncorrected); ``tfce``, ``clustere``, ``clusterm`` (unshuffled
+        values); with the two-pass scheme ``clustern_corrp``, ``tfcen_corrp`` and the images of the local means.
+    nulls : dict of (N,) arrays
+        Maximum of every shuffle, shuffle 0 unshuffled.
+    shuffler : Shuffler
+    seconds : float
+        Wall time; 0 for a contrast that shared the maps of its negative.
+    warnings : tuple of str
+    level_cap : int
+    """
+
+    test: Test
+    df: int
+    f_dfs: tuple[int, int] | None
+    maps: dict[str, NDArray]
+    nulls: dict[str, NDArray]
+    shuffler: Shuffler | ImportedShuffler
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+    def critical(self, kind: str, level: float = 0.05) -> float:
+        """Value that a statistic must exceed at a family-wise error rate."""
+        return critical_value(self.nulls[kind], level)
+
+
+def analyse(
+    inputs: Inputs,
+    options: Options,
+    *,
+    progress: Progress | None = None,
+    on_maps: MapCallback | None = None,
+) -> Iterator[TestResult]:
+    """Test every contrast, in FSL's order.
+
+    Parameters
+    ----------
+    inputs, options
+        What, and how.
+    progress : callable, optional
+        See `Progress`.
+    on_maps : callable, optional
+        Called with the maps of every shuffle; see `MapCallback`.
+
+    Yields
+    ------
+    TestResult
+
+    Raises
+    ------
+    DesignError, ValueError
+        A test that cannot be made; raised before any permutation of any test is run.
+    """
+    tests = list_tests(inputs, options)
+    prepared = [(test, make_shuffler(inputs, options, test)) for test in tests]
+    if not inputs.evs:
+        for test, _ in prepared:
+            _check(inputs, options, test)
+    waiting: dict[int, TestResult] = {}
+    for i, (test, shuffler) in enumerate(prepared):
+        if i in waiting:
+            yield waiting.pop(i)
+            continue
+        partner = None if on_maps else _negative(tests, i, options)
+        signs = [(i, test)] if partner is None else [(i, test), (partner, tests[partner])]
+        for number, result in zip(
+            (n for n, _ in signs), _run(inputs, options, [t for _, t in signs], shuffler, progress, on_maps)
+        ):
+            waiting[number] = result
+        yield waiting.pop(i)
+
+
+def _check(inputs: Inputs, options: Options, test: Test) -> None:
+    try:
+        partition(inputs.design, test.contrast, demean=options.demean, is_f=test.is_f)
+    except DesignError as error:
+        raise DesignError(f"{test.title}: {error}") from None
+
+
+def _negative(tests: list[Test], i: int, options: Options) -> int | None:
+    """A later t contrast that is the negative of contrast i and uses the same shuffles."""
+    if tests[i].is_f or options.permutations is not None:
+        return None
+    for j in range(i + 1, len(tests)):
+        if not tests[j].is_f and np.array_equal(tests[j].contrast, -tests[i].contrast):
+            return j
+    return None
+
+
+def _run(
+    inputs: Inputs,
+    options: Options,
+    tests: list[Test],
+    shuffler: Shuffler | ImportedShuffler,
+    progress: Progress | None,
+    on_maps: MapCallback | None,
+) -> list[TestResult]:
+    """Results of a contrast and, if wanted, of its negative."""
+    start = perf_counter()
+    test = tests[0]
+    model = make_model(inputs, options, test, shuffler)
+    wanted = options.f_statistics if test.is_f else options.statistics
+    permutation_test = PermutationTest(model, inputs.grid, shuffler, wanted, signs=len(tests))
+    if not wanted.kinds:
+        observed = permutation_test.observe()
+        finished = Finished(observed, Tally(0))
+    else:
+        name = " and ".join(t.title for t in tests)
+        finished = run(
+            permutation_test,
+            threads=options.threads,
+            progress=(lambda done, total: progress(name, done, total)) if progress else None,
+            callback=(lambda i, maps: on_maps(test.name, i, maps)) if on_maps else None,
+        )
+    seconds = perf_counter() - start
+    return [
+        _result(t, model, finished, row, seconds if row == 0 else 0.0, options) for row, t in enumerate(tests)
+    ]
+
+
+def _result(
+    test: Test, model: StatisticModel, finished: Finished, row: int, seconds: float, options: Options
+) -> TestResult:
+    observed = finished.observed
+    sign = (1, -1)[row]
+    maps: dict[str, NDArray] = {"stat": sign * observed.statistic}
+    nulls: dict[str, NDArray] = {}
+    for part, tally in ((observed, finished.tally), (finished.second, finished.second_tally)):
+        if part is not None and tally is not None and tally.n:
+            _add_values(maps, nulls, part, tally, row)
+    if finished.second is not None:
+        for kind, (total, nonzero) in observed.sums(finished.tally).items():
+            name = {"clustere": "clusternorm", "tfce": "tfcenorm"}[kind]
+            maps[f"{name}_sum"], maps[f"{name}_samp"] = total[row], nonzero[row]
+            maps[f"{name}_post"] = finished.second.local_mean[kind][row]
+    shuffler = observed.test.shuffler
+    return TestResult(
+        test, model.df, model.f_dfs, {k: np.asarray(v, dtype=np.float32) for k, v in maps.items()}, nulls,
+        shuffler, seconds, tuple(_warnings(test, observed, row, options, tally=finished.tally)),
+    )  # fmt: skip
+
+
+def _add_values(maps: Maps, nulls: Maps, part: ObservedTest, tally: Tally, row: int) -> None:
+    """Corrected and uncorrected values, unshuffled maps and null distributions of one sign."""
+    sign = (1, -1)[row]
+    for kind in part.kinds:
+        signed = sign * part.observed[kind][0]
+        values = signed if kind == "vox" else np.maximum(signed, 0)
+        null = tally.maxima[kind][row]
+        maps[f"{kind}_corrp"] = corrected(null, values)
+        if kind in tally.below:
+            maps[f"{kind}_p"] = shares(tally.below[kind][row], tally.n)
+        nulls[kind] = part.in_units(kind, null, row)
+        if kind != "vox":
+            maps[kind] = part.in_units(kind, values, row)
+
+
+def _warnings(
+    test: Test, observed: ObservedTest, row: int, options: Options, tally: Tally
+) -> Iterator[str]:
+    """What the user should know of this test."""
+    shuffler = observed.test.shuffler
+    if test.is_f and observed.test.model.f_dfs is not None:
+        rank = observed.test.model.f_dfs[0]
+        if rank < len(test.contrast):
+            yield (
+                f"{test.title}: its {len(test.contrast)} contrasts are of rank {rank}; the F is divided by the "
+                "rank, and tested as such (FSL divides by the number of contrasts)"
+            )
+    if options.nuisance == Nuisance.TER_BRAAK:
+        yield (
+            f"{test.title}: with -U 3 the unshuffled map is that of the full model's residuals, as in FSL, and so "
+            "zero: nothing can be significant"
+        )
+    if observed.enhancer is not None and not (observed.statistic * (1, -1)[row] > 0).any():
+        yield f"{test.title}: the statistic has no positive value; its TFCE images are blank"
+    if tally.n and shuffler.n < 20:
+        yield (
+            f"{test.title}: only {shuffler.n} distinct "
+            f"{'sign-flips' if shuffler.flips else 'permutations'}: no p-value can be under "
+            f"{1 / shuffler.n:.3g}, so nothing can reach p < 0.05"
+        )
+
+
+def parameter_estimates(inputs: Inputs, demean: bool) -> dict[str, Float64]:
+    """Ordinary least squares of the whole design (``--glm_output``).
+
+    Returns
+    -------
+    dict
+        ``pe`` (p, V), ``cope`` (k, V), ``varcope`` (k, V), ``sigmasqr`` (1, V): estimates of the parameters,
+        contrasts of them, their variances, and the residual variance with n − rank degrees of freedom.
+    """
+    n, V = inputs.data.shape
+    p, k = inputs.design.shape[1], len(inputs.contrasts)
+    out = {"pe": np.zeros((p, V)), "cope": np.zeros((k, V)), "varcope": np.zeros((k, V))}
+    out["sigmasqr"] = np.zeros((1, V))
+    for start in range(0, V, 4096):
+        part = slice(start, min(start + 4096, V))
+        Y = inputs.data[:, part].astype(np.float64)
+        M = np.repeat(inputs.design[None], Y.shape[1] if inputs.evs else 1, axis=0)
+        for column, ev in inputs.evs.items():
+            M[:, :, column] = ev[:, part].T
+        if demean:
+            Y, M = demean_columns(Y), M - M.mean(axis=1, keepdims=True)
+        pinv = np.linalg.pinv(M)
+        pe = np.einsum("vpn,nv->pv", np.broadcast_to(pinv, (Y.shape[1], p, n)), Y)
+        residual = Y - np.einsum("vnp,pv->nv", np.broadcast_to(M, (Y.shape[1], n, p)), pe)
+        df = n - np.linalg.matrix_rank(M)
+        sigma = np.divide((residual**2).sum(axis=0), df, out=np.zeros(Y.shape[1]), where=df > 0)
+        C = inputs.contrasts
+        scale = np.einsum("kp,vpn,vqn,kq->kv", C, pinv, pinv, C, optimize=True)
+        out["pe"][:, part], out["cope"][:, part] = pe, C @ pe
+        out["varcope"][:, part], out["sigmasqr"][:, part] = scale * sigma, sigma
+    return out

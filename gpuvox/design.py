@@ -1,0 +1,253 @@
+"""The model of one test: a design and a contrast, split into effect of interest and nuisance.
+
+For a design M (n × p) and a contrast C (one row for t; the stacked rows of an F) the partitioned model is
+``X = M·pinv(C)`` for the effect and ``Z = M − M·Cᵀ·pinv(Cᵀ)`` for the nuisance (Winkler et al. 2014,
+NeuroImage 92:381, appendix A; this is the partition that FSL randomise uses). Everything that a permutation
+needs of it are two orthonormal bases: of the effect residualised on the nuisance, and of the nuisance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+RANK_TOLERANCE = 1e-10
+"""Singular values under this share of the largest count as zero."""
+
+
+class DesignError(ValueError):
+    """A design or a contrast with which no test can be made."""
+
+
+def orthonormal_basis(matrix: NDArray[np.float64], scale: float | None = None) -> NDArray[np.float64]:
+    """Orthonormal basis of the column space.
+
+    Parameters
+    ----------
+    matrix : (n, p) float64
+        Columns that span the space.
+    scale : float, optional
+        Singular values under ``RANK_TOLERANCE * scale`` are dropped; the largest one by default.
+
+    Returns
+    -------
+    (n, rank) float64
+    """
+    if not matrix.size:
+        return np.zeros((matrix.shape[0], 0))
+    u, s, _ = np.linalg.svd(matrix, full_matrices=False)
+    largest = s[0] if scale is None else scale
+    return u[:, s > RANK_TOLERANCE * largest] if largest > 0 else u[:, :0]
+
+
+def demean_columns(design: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Columns less their means."""
+    return design - design.mean(axis=0)
+
+
+def standardised(design: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Columns scaled to a largest absolute entry of 1, and the scales (1 for an empty column).
+
+    A covariate in units that make it 1e6 times larger than its neighbours must not decide what counts as
+    zero.
+    """
+    scale = np.abs(design).max(axis=0, initial=0.0)
+    scale = np.where(scale > 0, scale, 1.0)
+    return design / scale, scale
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """One test: orthonormal bases of effect and nuisance, and the degrees of freedom.
+
+    Attributes
+    ----------
+    effect : (n, r) float64
+        Orthonormal basis of the effect residualised on the nuisance. For t, r = 1 and the sign is that of the
+        contrast.
+    nuisance : (n, q) float64
+        Orthonormal basis of the nuisance.
+    df : int
+        Residual degrees of freedom.
+    n_contrasts : int
+        Rows of the contrast: 1 for t, the number of stacked rows for F.
+    demean : bool
+        Whether the mean of each voxel is removed first.
+    is_f : bool
+        Whether the statistic is F.
+    """
+
+    effect: NDArray[np.float64]
+    nuisance: NDArray[np.float64]
+    df: int
+    n_contrasts: int
+    demean: bool = False
+    is_f: bool = False
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows of the design."""
+        return self.effect.shape[0]
+
+    @property
+    def rank_effect(self) -> int:
+        """Rank of the effect: the numerator degrees of freedom of an F."""
+        return self.effect.shape[1]
+
+    @property
+    def rank_nuisance(self) -> int:
+        """Rank of the nuisance."""
+        return self.nuisance.shape[1]
+
+
+def split(
+    design: NDArray[np.float64], contrast: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Effect ``X = M·pinv(C)`` and nuisance ``Z = M − M·Cᵀ·pinv(Cᵀ)``.
+
+    Returns
+    -------
+    X : (n, rows of C)
+    Z : (n, p)
+    """
+    pinv = np.linalg.pinv(contrast)
+    return design @ pinv, design - design @ (pinv @ contrast)
+
+
+def is_estimable(design: NDArray[np.float64], contrast: NDArray[np.float64]) -> bool:
+    """Whether every row of the contrast lies in the row space of the design."""
+    scaled, scale = standardised(design)
+    rows = contrast / scale
+    u, s, vt = np.linalg.svd(scaled, full_matrices=False)
+    basis = vt[s > RANK_TOLERANCE * max(s[0], np.finfo(float).tiny)]
+    outside = rows - (rows @ basis.T) @ basis
+    return bool(np.linalg.norm(outside) <= 1e-7 * np.linalg.norm(rows))
+
+
+def partition(
+    design: ArrayLike,
+    contrast: ArrayLike,
+    *,
+    demean: bool = False,
+    is_f: bool = False,
+    check: bool = True,
+) -> Model:
+    """Model of one contrast.
+
+    Parameters
+    ----------
+    design : (n, p) array_like
+        Design matrix M.
+    contrast : (p,) or (rows, p) array_like
+        t contrast, or the stacked t contrasts of an F.
+    demean : bool
+        Remove the mean of the design's columns (and of the data), which costs one degree of freedom.
+    is_f : bool
+        F statistic; otherwise `contrast` must have one row.
+    check : bool
+        Refuse contrasts that are not estimable and models without degrees of freedom. A design whose columns
+        are replaced voxel by voxel is not checked on its placeholders.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    DesignError
+        Contrast zero, of the wrong length, or not estimable; no residual degrees of freedom.
+    """
+    M = np.asarray(design, dtype=np.float64)
+    C = np.atleast_2d(np.asarray(contrast, dtype=np.float64))
+    _check_contrast(M, C, is_f)
+    if demean:
+        M = demean_columns(M)
+    if check and not is_estimable(M, C):
+        raise DesignError(
+            "the contrast is not estimable with this design"
+            + (" once its columns are demeaned" if demean else "")
+            + ": it asks for a combination of parameters that the design cannot tell apart"
+        )
+    # A change of unit of a column (M → M/s, C → C/s) tests the same hypothesis; with columns of like size the
+    # numerical rank is the true one.
+    M, scale = standardised(M)
+    X, Z = split(M, C / scale)
+    size = max(np.linalg.norm(X, 2), np.linalg.norm(Z, 2))
+    nuisance = orthonormal_basis(Z, size)
+    residualised = X - nuisance @ (nuisance.T @ X)
+    residualised -= nuisance @ (nuisance.T @ residualised)
+    effect = _effect_basis(residualised, np.linalg.norm(X, 2), is_f)
+    df = M.shape[0] - nuisance.shape[1] - effect.shape[1] - int(demean)
+    if check and df < 1:
+        raise DesignError(
+            f"no residual degrees of freedom: {M.shape[0]} volumes, a design of rank "
+            f"{nuisance.shape[1] + effect.shape[1]}" + (" and the mean removed" if demean else "")
+        )
+    return Model(effect, nuisance, df, C.shape[0], demean, is_f)
+
+
+def _check_contrast(M: NDArray[np.float64], C: NDArray[np.float64], is_f: bool) -> None:
+    if M.ndim != 2 or not M.shape[0]:
+        raise DesignError(f"the design must be a matrix of volumes × EVs; this one has shape {M.shape}")
+    if C.shape[1] != M.shape[1]:
+        raise DesignError(f"the contrast has {C.shape[1]} columns; the design has {M.shape[1]}")
+    if not is_f and C.shape[0] != 1:
+        raise DesignError(f"a t contrast has one row; this one has {C.shape[0]}")
+    if not np.isfinite(M).all() or not np.isfinite(C).all():
+        raise DesignError("design and contrast must be finite numbers")
+    if not (np.abs(C).max(axis=1, initial=0.0) > 0).all():
+        raise DesignError("the contrast is zero")
+
+
+def _effect_basis(X: NDArray[np.float64], scale: float, is_f: bool) -> NDArray[np.float64]:
+    """Orthonormal basis of the residualised effect; for t its direction, sign kept."""
+    if is_f:
+        return orthonormal_basis(X, scale)
+    norm = np.linalg.norm(X)
+    return X / norm if norm > RANK_TOLERANCE * scale else X[:, :0]
+
+
+def effective_regressor(design: ArrayLike, contrast: ArrayLike) -> NDArray[np.float64]:
+    """Demeaned design times contrast: rows equal in it are interchangeable.
+
+    Returns
+    -------
+    (n, rows of the contrast) float64
+    """
+    M = demean_columns(np.asarray(design, dtype=np.float64))
+    return M @ np.atleast_2d(np.asarray(contrast, dtype=np.float64)).T
+
+
+def null_rows(design: ArrayLike, contrast: ArrayLike) -> NDArray[np.bool_]:
+    """Rows that the effect does not touch (``--detectNull``).
+
+    A row of the demeaned effective regressor whose entries sum to less than 1e-10 in magnitude.
+    """
+    return np.abs(effective_regressor(design, contrast).sum(axis=1)) < 1e-10
+
+
+def invariant_part(
+    nuisance: NDArray[np.float64], invariant: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Split a nuisance basis into the part that no shuffle moves and the rest.
+
+    Parameters
+    ----------
+    nuisance : (n, q)
+        Orthonormal basis Q.
+    invariant : (n, k)
+        Orthonormal basis of the vectors left alone by every shuffle (see `Shuffler.invariant`).
+
+    Returns
+    -------
+    fixed, moving : (n, q1), (n, q − q1)
+        Orthonormal; together they span the nuisance.
+    """
+    if not nuisance.shape[1] or not invariant.shape[1]:
+        return nuisance[:, :0], nuisance
+    u, s, _ = np.linalg.svd(nuisance.T @ invariant, full_matrices=True)
+    n_fixed = int((s > 1 - 1e-12).sum())
+    rotated = nuisance @ u
+    return rotated[:, :n_fixed], rotated[:, n_fixed:]

@@ -1,0 +1,117 @@
+"""Map the ranges of a permutation test over this process or its threads, and fold the results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from gpuvox.permtest import BlockResult, LevelOverflow, Maps, ObservedTest, PermutationTest, Tally
+
+Progress = Callable[[int], None]
+Callback = Callable[[int, Maps], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A complete run: the observed maps with the tally of each pass.
+
+    Attributes
+    ----------
+    observed : ObservedTest
+    tally : Tally
+    second, second_tally : ObservedTest and Tally, or None
+        The second pass of the two-pass scheme.
+    """
+
+    observed: ObservedTest
+    tally: Tally
+    second: ObservedTest | None = None
+    second_tally: Tally | None = None
+
+
+def default_threads() -> int:
+    """Number of processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(
+    test: PermutationTest,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    callback: Callback | None = None,
+) -> Finished:
+    """Run a permutation test whole.
+
+    Parameters
+    ----------
+    test : PermutationTest
+    threads : int, optional
+        Threads to use; all processors by default. The result does not depend on it.
+    progress : callable, optional
+        Called with the number of shuffles done so far.
+    callback : callable, optional
+        Called with the maps of each shuffle, see `ObservedTest.run`; not in order.
+
+    Returns
+    -------
+    Finished
+    """
+    threads = threads or default_threads()
+    while True:
+        try:
+            observed = test.observe()
+            tally = fold(observed, threads, progress, callback)
+            break
+        except LevelOverflow as overflow:
+            test = test.with_cap(overflow.needed)
+    if not test.statistics.normalised:
+        return Finished(observed, tally)
+    second = observed.second_pass(tally)
+    return Finished(observed, tally, second, fold(second, threads, progress))
+
+
+def ranges(observed: ObservedTest, threads: int) -> Iterator[tuple[int, int]]:
+    """Ranges of shuffles of a size that suits memory and keeps every thread busy to the end."""
+    step = max(1, min(observed.batch, -(-observed.n // (4 * threads))))
+    for start in range(0, observed.n, step):
+        yield start, min(start + step, observed.n)
+
+
+def fold(
+    observed: ObservedTest,
+    threads: int,
+    progress: Progress | None = None,
+    callback: Callback | None = None,
+) -> Tally:
+    """Run every range of shuffles and add up the results."""
+    tally = Tally(observed.n)
+
+    def add(result: BlockResult) -> None:
+        tally.add(result)
+        if progress:
+            progress(int(tally.done.sum()))
+
+    if threads == 1:
+        for start, stop in ranges(observed, threads):
+            add(observed.run(start, stop, callback))
+        return tally
+    with ThreadPoolExecutor(threads) as pool:
+        pending: set[Future[BlockResult]] = set()
+        try:
+            for start, stop in ranges(observed, threads):
+                if len(pending) >= threads + 1:
+                    finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        add(future.result())
+                pending.add(pool.submit(observed.run, start, stop, callback))
+            while pending:
+                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    add(future.result())
+        finally:
+            for future in pending:
+                future.cancel()
+    return tally

@@ -1,0 +1,912 @@
+"""Every file that is read or written: NIfTI images, FSL's VEST matrices, tables, permutations, JSON.
+
+Images are streamed: a cohort is decompressed once, from the first volume to the last, with one volume in
+memory, and only the voxels of the mask are kept, as float32. Files are written under a temporary name in the
+folder they belong to and renamed when complete, so that a name never stands for half a file.
+
+All that can be wrong with a file is a `FileError` whose one sentence names the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import glob
+import gzip
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import ArrayLike, NDArray
+
+from gpuvox.grid import Grid
+
+Name = str | os.PathLike[str]
+Progress = Callable[[int, int], None]
+
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".hdr.gz", ".hdr", ".img.gz", ".img")
+# What FSLOUTPUTTYPE may say: the suffixes of the file with the header and of the one with the data.
+FILE_TYPES = {
+    "NIFTI": (".nii", ".nii"),
+    "NIFTI_GZ": (".nii.gz", ".nii.gz"),
+    "NIFTI_PAIR": (".hdr", ".img"),
+    "NIFTI_PAIR_GZ": (".hdr.gz", ".img.gz"),
+}
+# Maps are noise: level 6 makes a t map 2 % smaller, a map of p values 10 %, in up to twice the time.
+GZIP_LEVEL = 1
+# Bytes asked of a file at once; gzip holds as much again.
+READ_SIZE = 1 << 20
+# Where a voxel lies; the fields of a NIfTI header that a map takes over from the input, bit by bit.
+GEOMETRY = ["pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"]
+GEOMETRY += ["qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"]
+# What zlib, gzip and the system raise for a file that is cut short or damaged; absurd offsets overflow.
+_DAMAGE = (OSError, EOFError, zlib.error, OverflowError)
+
+
+class FileError(ValueError):
+    """A file that is missing, ambiguous, malformed, or that cannot be written."""
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+# ---------------------------------------------------------------------------------------------------- names
+
+
+def find_image(name: Name) -> Path:
+    """The image that a name stands for, as FSL takes names: with or without extension.
+
+    Parameters
+    ----------
+    name : path
+        `data`, `data.nii`, `data.nii.gz`, `data.hdr`, `data.img` (either of them gzipped) … A file of
+        exactly this name comes first; otherwise the name without its extension is looked for with each.
+
+    Returns
+    -------
+    Path
+        The file with the header: the image, or the `.hdr` of a pair.
+
+    Raises
+    ------
+    FileError
+        No such image, several with that name, or a pair of which one file is missing.
+    """
+    stem, suffix = split_suffix(name)
+    if suffix and Path(name).is_file():
+        return _header_file(stem, suffix)
+    found = [s for s in IMAGE_SUFFIXES if Path(stem + s).is_file() and not s.startswith(".img")]
+    if not found:
+        looked_for = ", ".join(IMAGE_SUFFIXES[:4])
+        raise FileError(f"there is no image {name}: looked for {stem} with {looked_for}")
+    if len(found) > 1:
+        raise FileError(f"the image name {name} is ambiguous: there are {_listed(stem + s for s in found)}")
+    return _header_file(stem, found[0])
+
+
+def split_suffix(name: Name) -> tuple[str, str]:
+    """A name without its image extension, and that extension ("" if there is none)."""
+    text = os.fspath(name)
+    suffix = next((s for s in IMAGE_SUFFIXES if text.endswith(s)), "")
+    return text.removesuffix(suffix), suffix
+
+
+def image_files(name: Name) -> tuple[Path, ...]:
+    """The files an image consists of: one, or the `.hdr` and the `.img` of a pair; errors of `find_image`."""
+    path = find_image(name)
+    stem, suffix = split_suffix(path)
+    return (path, Path(stem + suffix.replace("hdr", "img"))) if "hdr" in suffix else (path,)
+
+
+def image_names(names: Name | Sequence[Name]) -> list[Path]:
+    """The images that a name, a pattern, a text file of names or a list of names stand for.
+
+    Parameters
+    ----------
+    names : path or sequence of paths
+        One image; a pattern with `*`, `?` or `[`, whose matches are taken in the order of their names, as a
+        shell lists them; a `.txt` file with a name a line, relative to the folder of that file (empty lines
+        and lines that start with `#` are skipped); or a list of images, whose order is kept.
+
+    Returns
+    -------
+    list of Path
+        As of `find_image`.
+
+    Raises
+    ------
+    FileError
+        Nothing matches, an empty list, or any error of `find_image`.
+    """
+    if not isinstance(names, str | os.PathLike):
+        found = [find_image(name) for name in names]
+        if not found:
+            raise FileError("the list of images is empty; it must name at least one")
+        return found
+    text = os.fspath(names)
+    if text.endswith(".txt"):
+        return _listed_images(Path(text))
+    if glob.has_magic(text) and not os.path.exists(text):
+        return _matching_images(text)
+    return [find_image(text)]
+
+
+def _header_file(stem: str, suffix: str) -> Path:
+    if suffix.startswith(".nii"):
+        return Path(stem + suffix)
+    header, data = (stem + suffix.replace(old, new) for old, new in (("img", "hdr"), ("hdr", "img")))
+    for missing, other in ((header, data), (data, header)):
+        if not os.path.isfile(missing):
+            raise FileError(f"the image {other} is half of a pair: {missing} is missing")
+    return Path(header)
+
+
+def _listed_images(path: Path) -> list[Path]:
+    lines = [line.strip() for line in _text_lines(path)]
+    names = [path.parent / line for line in lines if line and not line.startswith("#")]
+    if not names:
+        raise FileError(f"{path} names no image; expected one name a line")
+    return [find_image(name) for name in names]
+
+
+def _matching_images(pattern: str) -> list[Path]:
+    matches = (match for match in sorted(glob.glob(pattern)) if split_suffix(match)[1])
+    found = list(dict.fromkeys(find_image(match) for match in matches))  # a pair matches twice
+    if not found:
+        raise FileError(f"no image matches {pattern}")
+    return found
+
+
+def _listed(names: Iterator[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}"
+
+
+# --------------------------------------------------------------------------------------------------- images
+
+
+@dataclass(frozen=True, eq=False)
+class ImageHeader:
+    """What an image says about itself; the data stay in the file.
+
+    Attributes
+    ----------
+    path : Path
+        The image, or the `.hdr` of a pair.
+    shape : (nx, ny, nz, n)
+        Voxels along x, y, z, and volumes: 1 for a 3D image.
+    affine : (4, 4) float64
+        Voxel to world, millimetres.
+    nifti : nibabel header
+        The header as it was read.
+    proxy : nibabel.arrayproxy.ArrayProxy
+        Where in which file the data lie, their type and scaling.
+    """
+
+    path: Path
+    shape: tuple[int, int, int, int]
+    affine: NDArray[np.float64]
+    nifti: Any
+    proxy: Any
+
+    @property
+    def zooms(self) -> tuple[float, ...]:
+        """(dx, dy, dz, dt) as the header has them, absolute; 1 where the image has no such dimension."""
+        zooms = [abs(float(zoom)) for zoom in self.nifti.get_zooms()[:4]]
+        return (*zooms, *[1.0] * (4 - len(zooms)))
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """Millimetres along x, y, z, from `pixdim` (nibabel reads a zero as 1 and says so)."""
+        dx, dy, dz = self.zooms[:3]
+        if not all(math.isfinite(d) and d > 0 for d in (dx, dy, dz)):
+            raise FileError(f"{self.path} has voxels of {dx:g} × {dy:g} × {dz:g} mm; sizes must be positive")
+        return dx, dy, dz
+
+    @property
+    def oriented(self) -> bool:
+        """Whether the header says where the image lies: a qform or an sform with a code other than 0."""
+        return any(int(self.nifti[key]) > 0 for key in ("qform_code", "sform_code") if key in self.nifti)
+
+    def grid(self, mask: NDArray[np.bool_]) -> Grid:
+        """The grid of this image with the given (nx, ny, nz) mask; no affine if the header gives none."""
+        return Grid(mask, self.voxel_size, self.affine if self.oriented else None)
+
+
+def read_header(name: Name) -> ImageHeader:
+    """Read the header of an image, without its data.
+
+    Raises
+    ------
+    FileError
+        As of `find_image`; not a NIfTI or Analyze image; not of real numbers; more than four dimensions.
+    """
+    path = find_image(name)
+    try:
+        image: Any = nib.load(path)
+        dims, proxy = tuple(int(n) for n in image.shape), image.dataobj
+    except (ImageFileError, HeaderDataError, ValueError, *_DAMAGE) as error:
+        raise FileError(f"{path} is not an image that can be read: {_reason(error)}") from error
+    if not isinstance(image.header, nib.AnalyzeHeader):
+        raise FileError(f"{path} is a {type(image).__name__}; a NIfTI image is expected")
+    if proxy.dtype.kind not in "iuf":
+        raise FileError(f"{path} holds values of type {proxy.dtype}; real numbers are expected")
+    if min(dims, default=0) < 1 or any(n > 1 for n in dims[4:]):
+        raise FileError(f"{path} has dimensions {dims}; an image has three, or four with the volumes")
+    nx, ny, nz, n = (*dims, 1, 1, 1)[:4] if len(dims) < 4 else dims[:4]
+    return ImageHeader(path, (nx, ny, nz, n), np.array(image.affine, dtype=np.float64), image.header, proxy)
+
+
+def read_mask(name: Name) -> Grid:
+    """Read a mask: voxels that are finite and not zero.
+
+    Parameters
+    ----------
+    name : path
+        A 3D image, or a 4D one with one volume.
+
+    Returns
+    -------
+    Grid
+        With the voxel size of `pixdim` and the affine of the header (None if no form has a code).
+
+    Raises
+    ------
+    FileError
+        As of `read_header`; several volumes; no voxel in the mask.
+    """
+    header = _single_volume(name)
+    values = next(_volumes(header))
+    mask = (values != 0) & np.isfinite(values)
+    if not mask.any():
+        raise FileError(f"the mask {header.path} is empty: none of its {mask.size} voxels is other than zero")
+    return header.grid(mask.reshape(header.shape[:3], order="F"))
+
+
+def read_map(name: Name, grid: Grid) -> NDArray[np.float32]:
+    """Read one volume within a mask: (V,) float32. Errors as of `read_cohort`, and several volumes."""
+    header = _single_volume(name)
+    _check_grid(header, grid)
+    values = next(_volumes(header, grid.index))
+    bad = int(np.count_nonzero(~np.isfinite(values)))
+    if bad:
+        raise FileError(f"{header.path} is not finite in {bad} of the {grid.n_voxels} voxels of the mask")
+    return values
+
+
+def read_cohort(
+    names: Name | Sequence[Name], grid: Grid, *, progress: Progress | None = None
+) -> NDArray[np.float32]:
+    """Read the images of a cohort within a mask, one volume in memory at a time.
+
+    Parameters
+    ----------
+    names : path or sequence of paths
+        A 4D image, or several 3D ones; see `image_names`.
+    grid : Grid
+        The mask.
+    progress : callable, optional
+        Called as `progress(volumes read, volumes in all)` after each.
+
+    Returns
+    -------
+    (n, V) float32
+        A volume a row, in the order of the files; scaled as the header says.
+
+    Raises
+    ------
+    FileError
+        As of `read_header`; fewer than two volumes; a 4D image among several; another grid than the mask's;
+        a truncated or damaged file; values within the mask that are not finite (NaN, infinite, or beyond
+        float32).
+    """
+    headers = _cohort_headers(names)
+    for header in headers:
+        _check_grid(header, grid)
+    n = sum(header.shape[3] for header in headers)
+    data = np.empty((n, grid.n_voxels), dtype=np.float32)
+    bad = np.zeros(grid.n_voxels, dtype=bool)
+    first = ""
+    for i, (header, volume, values) in enumerate(_all_volumes(headers, grid.index)):
+        data[i] = values
+        wrong = ~np.isfinite(values)
+        if wrong.any():
+            bad |= wrong
+            first = first or f"volume {volume} of {header.path} (subject {i + 1})"
+        if progress is not None:
+            progress(i + 1, n)
+    if first:
+        count = np.count_nonzero(bad)
+        raise FileError(
+            f"the data are not finite in {count} of the {len(bad)} voxels of the mask, first in {first}; "
+            "leave these voxels out of the mask, or mend the image"
+        )
+    return data
+
+
+def automatic_mask(names: Name | Sequence[Name], *, progress: Progress | None = None) -> Grid:
+    """The mask FSL uses when none is given: every voxel whose value is not the same in all volumes.
+
+    The image is read once more, one volume at a time. Voxels that are NaN in every volume are constant too.
+
+    Parameters
+    ----------
+    names, progress
+        As of `read_cohort`.
+
+    Returns
+    -------
+    Grid
+        As of `read_mask`.
+
+    Raises
+    ------
+    FileError
+        As of `read_cohort`; every voxel is constant.
+    """
+    headers = _cohort_headers(names)
+    n = sum(header.shape[3] for header in headers)
+    reference, template = headers[0], headers[0].grid(np.ones(headers[0].shape[:3], dtype=bool))
+    for header in headers[1:]:
+        _check_grid(header, template, reference.path)
+    volumes = _all_volumes(headers)
+    _, _, first = next(volumes)
+    varies = np.zeros(template.mask.size, dtype=bool)
+    for i, (_, _, values) in enumerate(volumes, start=2):
+        varies |= (values != first) & ~(np.isnan(values) & np.isnan(first))
+        if progress is not None:
+            progress(i, n)
+    if not varies.any():
+        raise FileError(f"no voxel of {reference.path} varies over the {n} volumes; a mask cannot be found")
+    return reference.grid(varies.reshape(reference.shape[:3], order="F"))
+
+
+def _single_volume(name: Name) -> ImageHeader:
+    header = read_header(name)
+    if header.shape[3] != 1:
+        raise FileError(f"{header.path} has {header.shape[3]} volumes; a single one is expected")
+    return header
+
+
+def _cohort_headers(names: Name | Sequence[Name]) -> list[ImageHeader]:
+    headers = [read_header(path) for path in image_names(names)]
+    if len(headers) == 1 and headers[0].shape[3] == 1:
+        raise FileError(f"{headers[0].path} has one volume; a 4D image with one volume a subject is expected")
+    wrong = [header for header in headers if len(headers) > 1 and header.shape[3] != 1]
+    if wrong:
+        raise FileError(
+            f"{wrong[0].path} has {wrong[0].shape[3]} volumes; "
+            f"of several images ({len(headers)} here) each must have one, that of one subject"
+        )
+    return headers
+
+
+def _check_grid(header: ImageHeader, grid: Grid, other: Name = "the mask") -> None:
+    """An image must lie where the grid lies, voxel for voxel; orientation counts where both have one."""
+    if header.shape[:3] != grid.shape:
+        raise FileError(
+            f"{header.path} has {_by(header.shape[:3])} voxels, {other} {_by(grid.shape)}; "
+            "they must be on the same grid"
+        )
+    if grid.affine is None or not header.oriented:
+        return
+    if not np.abs(header.affine - grid.affine).max() <= 1e-3 * min(grid.voxel_size):  # nor NaN
+        raise FileError(
+            f"{header.path} and {other} lie differently in space: their affines are "
+            f"{_rows(header.affine)} and {_rows(grid.affine)}; they must be on the same grid"
+        )
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return " × ".join(str(size) for size in sizes)
+
+
+def _rows(affine: NDArray[np.float64]) -> str:
+    return "[" + "; ".join(" ".join(f"{value:g}" for value in row) for row in affine[:3]) + "]"
+
+
+def _all_volumes(
+    headers: Sequence[ImageHeader], index: NDArray[np.int64] | None = None
+) -> Iterator[tuple[ImageHeader, int, NDArray[np.float32]]]:
+    """(header, number of the volume in its file from 1, values) of all volumes of all images, in order."""
+    for header in headers:
+        for volume, values in enumerate(_volumes(header, index), start=1):
+            yield header, volume, values
+
+
+def _volumes(header: ImageHeader, index: NDArray[np.int64] | None = None) -> Iterator[NDArray[np.float32]]:
+    """The volumes of an image one after the other, at the voxels of `index` (all, if None), as float32."""
+    proxy = header.proxy
+    raw = np.empty(math.prod(header.shape[:3]), dtype=proxy.dtype)
+    n = header.shape[3]
+    volume = 0
+    try:
+        with _opened(Path(proxy.file_like)) as file:
+            file.seek(proxy.offset)
+            for volume in range(1, n + 1):
+                _fill(file, raw)
+                while volume == n and file.read(READ_SIZE):
+                    pass  # to the very end, where gzip has its checksum
+                yield _scaled(raw if index is None else raw.take(index), proxy.slope, proxy.inter)
+    except _DAMAGE as error:
+        raise FileError(
+            f"{proxy.file_like} is truncated or damaged: "
+            f"volume {max(volume, 1)} of {n} cannot be read ({_reason(error)})"
+        ) from error
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb", buffering=0)  # type: ignore[return-value]
+
+
+def _fill(file: IO[bytes], array: NDArray) -> None:
+    """Read as many bytes as the array has into it."""
+    view = array.view(np.uint8).data
+    while len(view):
+        count = file.readinto(view[:READ_SIZE])  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError(f"the file ends {len(view)} bytes early")
+        view = view[count:]
+
+
+def _scaled(values: NDArray, slope: float, inter: float) -> NDArray[np.float32]:
+    """`slope · values + inter` as float32, always a new array; what float32 cannot hold becomes infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if slope != 1 or inter != 0:
+            values = values.astype(np.float64) * slope + inter
+        return values.astype(np.float32)
+
+
+# ------------------------------------------------------------------------------------------- writing images
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a map says it is, in its header.
+
+    Parameters
+    ----------
+    descrip : str
+        At most 79 bytes.
+    intent : str or int
+        A NIfTI intent, as nibabel names it: "none", "t test", "z score", "p value", "log10 p value", …
+    intent_parameters : tuple of float
+        As many as the intent has (degrees of freedom), or none.
+    intent_name : str
+        At most 15 bytes.
+    """
+
+    descrip: str = ""
+    intent: str | int = "none"
+    intent_parameters: tuple[float, ...] = ()
+    intent_name: str = ""
+
+    def __post_init__(self) -> None:
+        for text, limit in ((self.descrip, 79), (self.intent_name, 15)):
+            if len(text.encode()) > limit:
+                raise ValueError(
+                    f"{text!r} takes {len(text.encode())} bytes in a header; at most {limit} fit"
+                )
+
+
+def output_type() -> str:
+    """The file type for images: FSLOUTPUTTYPE of the environment, NIFTI_GZ if it is not set.
+
+    Raises
+    ------
+    FileError
+        A type that is not written.
+    """
+    value = os.environ.get("FSLOUTPUTTYPE") or "NIFTI_GZ"
+    if value not in FILE_TYPES:
+        raise FileError(f"FSLOUTPUTTYPE is {value}; it must be one of {', '.join(FILE_TYPES)}")
+    return value
+
+
+def write_map(
+    name: Name,
+    values: ArrayLike,
+    grid: Grid,
+    header: ImageHeader | None = None,
+    *,
+    label: Label | None = None,
+    file_type: str | None = None,
+) -> Path:
+    """Write the values of the voxels of a mask as a float32 NIfTI image, 0 outside.
+
+    Parameters
+    ----------
+    name : path
+        With or without an image extension; the file type decides.
+    values : (V,) or (n, V)
+        A 3D map, or the n volumes of a 4D one.
+    grid : Grid
+        The mask.
+    header : ImageHeader, optional
+        Of the input: its voxel sizes, qform and sform with their codes are taken over bit by bit, as FSL
+        does. By default, the grid's voxel size, and its affine as sform ("aligned").
+    label : Label, optional
+        Description and intent.
+    file_type : {"NIFTI", "NIFTI_GZ", "NIFTI_PAIR", "NIFTI_PAIR_GZ"}, optional
+        By default `output_type()`.
+
+    Returns
+    -------
+    Path
+        The file written (the `.hdr` of a pair). The same map gives the same bytes.
+
+    Raises
+    ------
+    FileError
+        The file cannot be written; nothing of it is left, and a file of that name stays as it was.
+    ValueError
+        `values` is not on the grid.
+    """
+    volumes = np.asarray(values)
+    if volumes.ndim not in (1, 2) or volumes.shape[-1] != grid.n_voxels:
+        raise ValueError(f"values of shape {volumes.shape} are not on the {grid.n_voxels} voxels of the mask")
+    stem = split_suffix(name)[0]
+    header_path, data_path = (Path(stem + suffix) for suffix in FILE_TYPES[file_type or output_type()])
+    single = header_path == data_path
+    block = _header_block(grid.shape + volumes.shape[:-1], grid, header, label or Label(), single)
+    with contextlib.ExitStack() as stack:  # the data of a pair take their place before its header
+        header_file = stack.enter_context(_written(header_path))
+        data_file = header_file if single else stack.enter_context(_written(data_path))
+        header_file.write(block)
+        flat = np.zeros(grid.mask.size, dtype="<f4")
+        for volume in np.atleast_2d(volumes):
+            flat[grid.index] = volume
+            data_file.write(flat.data)
+    return header_path
+
+
+def _header_block(
+    shape: tuple[int, ...], grid: Grid, header: ImageHeader | None, label: Label, single: bool
+) -> bytes:
+    """The 348 bytes of a NIfTI-1 header as FSL writes them, and 4 that say: no extension."""
+    nifti = (nib.Nifti1Header if single else nib.nifti1.Nifti1PairHeader)(endianness="<")
+    try:
+        nifti.set_data_shape(shape)
+        nifti.set_intent(label.intent, label.intent_parameters, label.intent_name)
+    except (KeyError, HeaderDataError) as error:
+        raise ValueError(
+            f"NIfTI-1 has no header for shape {shape}, intent {label.intent!r}: {error}"
+        ) from error
+    nifti.set_data_dtype(np.float32)
+    if header is None:
+        nifti["pixdim"][1:4] = grid.voxel_size
+        if grid.affine is not None:
+            nifti.set_sform(grid.affine, code="aligned")
+    else:
+        for key in GEOMETRY:
+            if key in header.nifti:
+                nifti[key] = header.nifti[key]
+    fixed = {"vox_offset": 352 if single else 0, "scl_slope": 1, "scl_inter": 0}
+    fsl = {"extents": 16384, "regular": b"r", "xyzt_units": 10}  # millimetres and seconds
+    for key, value in {**fixed, **fsl, "descrip": label.descrip.encode()}.items():
+        nifti[key] = value
+    return nifti.binaryblock + bytes(4)
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[IO[bytes]]:
+    """An atomic file, gzipped if its name says so; without name or time in it, so always the same bytes."""
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        if path.suffix != ".gz":
+            yield file
+            return
+        with gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0) as zipped:
+            yield zipped  # type: ignore[misc]
+
+
+# ------------------------------------------------------------------------------------------------- matrices
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """A matrix from a file.
+
+    Attributes
+    ----------
+    values : (rows, columns) float64
+        Finite.
+    row_names : tuple of str
+        `/ContrastName1` … of a VEST file, "" where one is missing; empty if there are none.
+    column_names : tuple of str
+        The header row of a table; empty for a VEST file.
+    """
+
+    values: NDArray[np.float64]
+    row_names: tuple[str, ...] = ()
+    column_names: tuple[str, ...] = ()
+
+
+def read_matrix(path: Name) -> NDArray[np.float64]:
+    """Read a design, contrasts, F-tests or groups: `read_named_matrix` without the names."""
+    return read_named_matrix(path).values
+
+
+def read_named_matrix(path: Name) -> Matrix:
+    """Read a matrix from a VEST file or a table, whichever the file is.
+
+    Parameters
+    ----------
+    path : path
+        A VEST file starts with `/`. Anything else is a table: a first row of names, then rows of numbers,
+        separated by tabs if the first row has one, by commas otherwise.
+
+    Returns
+    -------
+    Matrix
+
+    Raises
+    ------
+    FileError
+        Missing, empty or not text; anything that `read_vest` refuses; a table without names, with a name
+        missing or used twice, rows of another length, or an entry that is not a finite number.
+    """
+    path, lines = Path(path), _text_lines(path)
+    first = next((line for line in lines if line.strip()), "")
+    if not first:
+        raise FileError(f"{path} is empty; a VEST matrix, or a table with a row of names, is expected")
+    return _parse_vest(path, lines) if first.lstrip().startswith("/") else _parse_table(path, lines, first)
+
+
+def read_vest(path: Name) -> NDArray[np.float64]:
+    """Read FSL's VEST format: `/NumWaves` columns, `/NumPoints` or `/NumContrasts` rows, after `/Matrix`.
+
+    Other lines of the header are ignored.
+
+    Returns
+    -------
+    (rows, columns) float64
+        Finite.
+
+    Raises
+    ------
+    FileError
+        Missing or not text; no `/Matrix`, no counts, or counts that the matrix does not have; an entry that
+        is not a finite number.
+    """
+    return _parse_vest(Path(path), _text_lines(path)).values
+
+
+def write_vest(path: Name, matrix: ArrayLike, kind: str = "mat", *, names: Sequence[str] = ()) -> None:
+    """Write FSL's VEST format; the numbers are read back bit by bit.
+
+    Parameters
+    ----------
+    path : path
+    matrix : (rows, columns) or (rows,)
+    kind : {"mat", "con", "fts", "grp"}
+        Rows are points ("mat", "grp") or contrasts ("con", "fts").
+    names : sequence of str, optional
+        Of the contrasts.
+    """
+    if kind not in ("mat", "con", "fts", "grp"):
+        raise ValueError(f"kind is {kind!r}; it must be 'mat', 'con', 'fts' or 'grp'")
+    values = np.asarray(matrix, dtype=np.float64)
+    values = values.reshape(len(values), -1)
+    rows, columns = values.shape
+    lines = [f"/ContrastName{i}\t{name}" for i, name in enumerate(names, start=1)]
+    lines += [f"/NumWaves {columns}", f"/Num{'Points' if kind in ('mat', 'grp') else 'Contrasts'} {rows}"]
+    lines += ["", "/Matrix"]
+    lines += [" ".join(repr(value).removesuffix(".0") for value in row) for row in values.tolist()]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _parse_vest(path: Path, lines: Sequence[str]) -> Matrix:
+    start = next((i for i, line in enumerate(lines) if line.split()[:1] == ["/Matrix"]), None)
+    if start is None:
+        raise FileError(f"{path} has no /Matrix; a VEST file is expected")
+    header = [line.strip().split(maxsplit=1) for line in lines[:start] if line.lstrip().startswith("/")]
+    keys = {key: value[0] if value else "" for key, *value in header}
+    columns = _count(path, keys, "/NumWaves")
+    rows_key = "/NumPoints" if "/NumPoints" in keys else "/NumContrasts"
+    rows = _count(path, keys, rows_key)
+    numbered = [(i, line.split()) for i, line in enumerate(lines[start + 1 :], start + 2) if line.strip()]
+    values = [_finite_row(path, i, fields, columns, "/NumWaves") for i, fields in numbered]
+    if len(values) != rows:
+        raise FileError(f"{path} has {len(values)} rows after /Matrix; {rows_key} says {rows}")
+    names = tuple(keys.get(f"/ContrastName{i}", "") for i in range(1, rows + 1))
+    return Matrix(np.array(values), names if any(names) else ())
+
+
+def _count(path: Path, keys: Mapping[str, str], key: str) -> int:
+    if key not in keys:
+        also = "neither /NumPoints nor /NumContrasts" if key == "/NumContrasts" else f"no {key}"
+        raise FileError(
+            f"{path} has {also} before /Matrix; a VEST file needs the number of columns and of rows"
+        )
+    if not re.fullmatch(r"[1-9]\d*", keys[key]):
+        raise FileError(f"{path}: {key} is {keys[key]!r}; it must be a whole number of at least 1")
+    return int(keys[key])
+
+
+def _parse_table(path: Path, lines: Sequence[str], first: str) -> Matrix:
+    reader = csv.reader(lines, delimiter="\t" if "\t" in first else ",", skipinitialspace=True)
+    rows = [(reader.line_num, fields) for fields in reader if any(field.strip() for field in fields)]
+    names = [field.strip() for field in rows[0][1]]
+    if any(math.isfinite(_number(name)) for name in names):
+        raise FileError(
+            f"{path} starts with the numbers {first.strip()!r}; a table needs a first row of names, "
+            "and a VEST matrix its header with /Matrix"
+        )
+    if "" in names or len(set(names)) < len(names):
+        raise FileError(f"{path}: the columns are called {names}; each needs a name of its own")
+    if len(rows) == 1:
+        raise FileError(f"{path} has a row of names but no numbers")
+    values = [_finite_row(path, line, fields, len(names), "the row of names") for line, fields in rows[1:]]
+    return Matrix(np.array(values), column_names=tuple(names))
+
+
+def _number(field: str) -> float:
+    """The number a field spells, NaN if it is none; Python's underscores are none."""
+    try:
+        return float(field.replace("_", "?"))
+    except ValueError:
+        return math.nan
+
+
+def _finite_row(path: Path, line: int, fields: Sequence[str], columns: int, origin: str) -> list[float]:
+    if len(fields) != columns:
+        raise FileError(f"{path}, line {line}: {len(fields)} numbers in the row; {origin} says {columns}")
+    values = [_number(field) for field in fields]
+    for field, value in zip(fields, values):
+        if not math.isfinite(value):
+            raise FileError(f"{path}, line {line}: {field!r} is not a finite number")
+    return values
+
+
+def _text_lines(path: Name) -> list[str]:
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig", errors="replace")
+    except OSError as error:
+        raise FileError(f"{os.fspath(path)} cannot be read: {_reason(error)}") from error
+    if "\0" in text:
+        raise FileError(f"{os.fspath(path)} is not a text file")
+    return text.splitlines()
+
+
+# ------------------------------------------------------------------------------ permutations, null maxima
+
+
+def read_permutations(path: Name) -> NDArray[np.int64]:
+    """Read permutations or sign flips, a row each, as `randomise -P` writes them or as plain integers.
+
+    Returns
+    -------
+    (N, n) int64
+        Every row holds 1 … n in some order, or every row holds ±1.
+
+    Raises
+    ------
+    FileError
+        Missing, empty or not text; rows of different length; an entry that is not an integer; a row of
+        another kind than the first.
+    """
+    path = Path(path)
+    numbered = [(i, line.split()) for i, line in enumerate(_text_lines(path), 1) if line.strip()]
+    if not numbered:
+        raise FileError(f"{path} is empty; a permutation or sign flip a line is expected")
+    n = len(numbered[0][1])
+    values = np.array([_finite_row(path, i, fields, n, "the first row") for i, fields in numbered])
+    flips = bool((np.abs(values[0]) == 1).all())
+    right = np.abs(values) == 1 if flips else np.sort(values, axis=1) == np.arange(1, n + 1)
+    if not right.all():
+        line, fields = numbered[int(np.argmin(right.all(axis=1)))]
+        kind = "1 and -1 only" if flips else f"the numbers 1 to {n}, each once"
+        raise FileError(f"{path}, line {line}: {_shortened(fields)} is not a row of {kind}")
+    return values.astype(np.int64)
+
+
+def write_permutations(path: Name, permutations: ArrayLike) -> None:
+    """Write (N, n) 1-based permutations or ±1 as `randomise -P` does: `1.000000 3.000000 2.000000 `."""
+    rows = np.asarray(permutations)
+    fields = {value: f"{value}.000000 " for value in np.unique(rows).tolist()}
+    write_text(path, "".join("".join(map(fields.__getitem__, row)) + "\n" for row in rows.tolist()))
+
+
+def write_column(path: Name, values: ArrayLike) -> None:
+    """Write (N,) null maxima as `randomise -N` does: `84.000000 `, one a line."""
+    write_text(path, "".join(f"{value:.6f} \n" for value in np.asarray(values).tolist()))
+
+
+def _shortened(fields: Sequence[str]) -> str:
+    return " ".join(fields) if len(fields) <= 12 else " ".join(fields[:10]) + " …"
+
+
+# ------------------------------------------------------------------------------------------- writing, hashing
+
+
+@contextlib.contextmanager
+def atomic(path: Name) -> Iterator[Path]:
+    """A temporary path in the folder of `path`, renamed to `path` at the end, or removed on any failure.
+
+    Raises
+    ------
+    FileError
+        For every `OSError` within: no such folder, no permission, disk full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".gpuvox-{secrets.token_hex(8)}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise FileError(f"{path} cannot be written: {_reason(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Name, text: str) -> None:
+    """Write a text file, whole or not at all (`FileError`)."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Name, content: Mapping[str, Any]) -> None:
+    """Write JSON, keys sorted, indented, whole or not at all.
+
+    numpy arrays and numbers, paths and tuples are taken too; NaN and infinity are a `FileError`, for JSON
+    has no such numbers.
+    """
+    try:
+        text = json.dumps(
+            content, sort_keys=True, indent=2, allow_nan=False, default=_plain, ensure_ascii=False
+        )
+    except (TypeError, ValueError) as error:
+        raise FileError(f"{os.fspath(path)} cannot be written: {error}") from error
+    write_text(path, text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{value!r} has no form in JSON")
+
+
+def hash_file(path: Name) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise FileError(f"{os.fspath(path)} cannot be read: {_reason(error)}") from error
+
+
+def check_output_root(root: Name) -> None:
+    """Make sure that files named `root…` can be created, before any work is done.
+
+    Raises
+    ------
+    FileError
+        The folder does not exist or nothing can be written there.
+    """
+    folder = os.path.dirname(os.fspath(root)) or "."
+    if not os.path.isdir(folder):
+        raise FileError(f"the output {os.fspath(root)} cannot be written: there is no folder {folder}")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise FileError(
+            f"the output {os.fspath(root)} cannot be written: "
+            f"no file can be created in {folder} ({_reason(error)})"
+        ) from error

@@ -1,0 +1,58 @@
+"""From null distributions to p-values, on randomise's scale: 1 − p.
+
+A corrected value is the share of permutations whose maximum lies strictly below the observed value, an
+uncorrected one the share whose value at that voxel does (Nichols & Holmes 2002, HBM 15:1). The unshuffled map
+is one of the permutations, so p is never below 1/N.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def corrected(null: ArrayLike, observed: ArrayLike) -> NDArray[np.float32]:
+    """Family-wise-error corrected 1 − p.
+
+    Parameters
+    ----------
+    null : (N,) array_like
+        Maximum of each permutation, the unshuffled one included.
+    observed : (V,) array_like
+        Observed statistic, of the same type as `null`.
+
+    Returns
+    -------
+    (V,) float32
+        Number of maxima strictly below the observed value, over N.
+    """
+    null = np.sort(np.asarray(null))
+    return shares(np.searchsorted(null, np.asarray(observed), side="left"), len(null))
+
+
+def shares(count: ArrayLike, total: int) -> NDArray[np.float32]:
+    """Counts over their total, in float32 as randomise writes them."""
+    return (np.asarray(count, dtype=np.float64) / total).astype(np.float32)
+
+
+def critical_value(null: ArrayLike, level: float = 0.05) -> float:
+    """Value that an observed statistic must exceed at a family-wise level: the ⌈(1 − level)·N⌉-th smallest.
+
+    Parameters
+    ----------
+    null : (N,) array_like
+        Maximum of each permutation.
+    level : float
+        Family-wise error rate.
+    """
+    null = np.sort(np.asarray(null, dtype=np.float64))
+    # (1 − 0.05)·20 is 19.000000000000004 in binary: take off what rounding may have added.
+    rank = math.ceil((1 - level) * len(null) - 1e-9)
+    return float(null[max(rank, 1) - 1])
+
+
+def smallest(n_shuffles: int) -> float:
+    """Smallest p-value that N shuffles can give: 1/N."""
+    return 1.0 / n_shuffles

@@ -1,0 +1,356 @@
+"""t and F maps of a model with voxelwise explanatory variables: the design differs from voxel to voxel.
+
+The algebra is that of `glm`, with the bases of effect and nuisance found for each voxel by Gram–Schmidt
+(modified, twice: Björck 1967, BIT 7:1), for a tile of voxels at a time. A shuffle permutes the rows of the whole
+per-voxel design, as FSL does. Degrees of freedom are counted per voxel: a voxelwise EV that is constant, or
+collinear with the rest, at some voxel does not count there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numba import njit
+from numpy.typing import ArrayLike, NDArray
+
+from gpuvox.design import DesignError
+from gpuvox.glm import SSE_CANCELS, SSE_FLOOR, ZERO_RESIDUAL, Nuisance, fma
+from gpuvox.smooth import MaskedGaussian
+
+TILE = 64
+"""Voxels a kernel works on at a time: their bases fit in the cache."""
+DEPENDENT = 1e-7
+"""Share of a column's norm under which its remainder is rounding (voxelwise EVs are stored in float32)."""
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+
+@njit(cache=True, nogil=True)
+def _fill_columns(static, evs, position, mixing, demean, voxels, columns):  # noqa: PLR0913
+    """columns (k, n, T) = per-voxel design · mixing; position[c] is the voxelwise EV in column c, or −1."""
+    k, n = columns.shape[0], columns.shape[1]
+    width = len(voxels)
+    columns[:] = 0.0
+    for c in range(static.shape[1]):
+        for a in range(k):
+            weight = mixing[c, a]
+            if weight == 0.0:
+                continue
+            for i in range(n):
+                if position[c] < 0:
+                    for j in range(width):
+                        columns[a, i, j] += weight * static[i, c]
+                else:
+                    for j in range(width):
+                        columns[a, i, j] += weight * evs[position[c], i, voxels[j]]
+    if demean:
+        for a in range(k):
+            _demean(columns[a])
+
+
+@njit(cache=True, nogil=True)
+def _demean(block):
+    n, width = block.shape
+    mean = np.zeros(width)
+    for i in range(n):
+        for j in range(width):
+            mean[j] += block[i, j]
+    for i in range(n):
+        for j in range(width):
+            block[i, j] -= mean[j] / n
+
+
+@njit(cache=True, nogil=True)
+def _project_out(block, direction):
+    """block −= direction (directionᵀ block), voxel by voxel."""
+    n, width = block.shape
+    dot = np.zeros(width)
+    for i in range(n):
+        for j in range(width):
+            dot[j] += direction[i, j] * block[i, j]
+    for i in range(n):
+        for j in range(width):
+            block[i, j] -= direction[i, j] * dot[j]
+
+
+@njit(cache=True, nogil=True)
+def _normalise(block, before, tolerance):
+    """Unit norm, or 0 where no more than `tolerance` of the norm `before` is left; returns the norms."""
+    norm = _norms(block)
+    n, width = block.shape
+    for j in range(width):
+        if norm[j] <= tolerance * before[j]:
+            norm[j] = 0.0
+    for i in range(n):
+        for j in range(width):
+            block[i, j] = block[i, j] / norm[j] if norm[j] > 0 else 0.0
+    return norm
+
+
+@njit(cache=True, nogil=True)
+def _norms(block):
+    n, width = block.shape
+    norm = np.zeros(width)
+    for i in range(n):
+        for j in range(width):
+            norm[j] += block[i, j] * block[i, j]
+    return np.sqrt(norm)
+
+
+@njit(cache=True, nogil=True)
+def _orthonormalise(columns, rank):
+    """Gram–Schmidt along the first axis; rank (k, T) says which columns stand."""
+    for a in range(columns.shape[0]):
+        before = _norms(columns[a])
+        for _ in range(2):
+            for b in range(a):
+                _project_out(columns[a], columns[b])
+        norm = _normalise(columns[a], before, DEPENDENT)
+        for j in range(len(norm)):
+            rank[a, j] = norm[j] > 0
+
+
+@njit(cache=True, nogil=True)
+def _prepare(data, static, evs, position, mixing, n_nuisance, mode, demean, voxels, columns, rank, y):  # noqa: PLR0913
+    """Bases (k, n, T) and unit residuals (n, T) of a tile in float64; returns the residuals' norms."""
+    n = data.shape[0]
+    width = len(voxels)
+    y[:] = 0.0
+    for i in range(n):
+        for j in range(width):
+            y[i, j] = data[i, voxels[j]]
+    _fill_columns(static, evs, position, mixing, demean, voxels, columns)
+    _orthonormalise(columns, rank)
+    before = _norms(y)
+    if demean:
+        _demean(y)
+    removed = n_nuisance
+    if mode == 2:
+        removed = 0
+    elif mode == 3:
+        removed = columns.shape[0]
+    for a in range(removed):
+        _project_out(y, columns[a])
+    return _normalise(y, before, ZERO_RESIDUAL)
+
+
+@njit(cache=True, nogil=True)
+def _fit(columns, y, permutation, signs, first, exact, products):  # noqa: PLR0913
+    """products (k, T) = (P columns)ᵀ y; `permutation` when there are no signs."""
+    n = y.shape[0]
+    for a in range(first, columns.shape[0]):
+        products[a, :] = products.dtype.type(0)
+        for i in range(n):
+            source = columns[a, i if signs.size else permutation[i]]
+            if signs.size and signs[i] < 0:
+                for j in range(y.shape[1]):
+                    products[a, j] -= source[j] * y[i, j]
+            else:
+                for j in range(y.shape[1]):
+                    products[a, j] = fma(source[j], y[i, j], products[a, j])
+
+
+@njit(cache=True, nogil=True)
+def _finish(products, first, n_nuisance, is_f, df, rank, limit, statistic, sse):  # noqa: PLR0913
+    """Statistic and SSE of a tile; voxels whose SSE is under `limit` get NaN (0: none, floored instead)."""
+    k, width = products.shape
+    for j in range(width):
+        left = 1.0
+        effect = 0.0
+        numerator = 0
+        for a in range(first, k):
+            product = np.float64(products[a, j])
+            left -= product * product
+            if a >= n_nuisance:
+                numerator += rank[a, j]
+                effect = effect + product * product if is_f else product
+        sse[j] = max(left, SSE_FLOOR)
+        if df[j] < 1 or numerator == 0:
+            statistic[j] = 0.0
+        elif left < limit:
+            statistic[j] = np.nan
+        elif is_f:
+            statistic[j] = effect / numerator * (df[j] / sse[j])
+        else:
+            statistic[j] = effect * np.sqrt(df[j] / sse[j])
+
+
+@njit(cache=True, nogil=True)
+def _maps(
+    data, static, evs, position, mixing, n_nuisance, mode, demean, is_f, shuffles, flip, voxels, exact, out, sse_out
+):  # noqa: PLR0913
+    """Statistic maps (B, len(voxels)) of a batch of shuffles."""
+    n = data.shape[0]
+    k = mixing.shape[1]
+    columns, y = np.empty((k, n, TILE)), np.empty((n, TILE))
+    rank = np.zeros((k, TILE), np.bool_)
+    rough, wide = np.empty((k, TILE), np.float32), np.empty((k, TILE))
+    statistic, sse, df = np.empty(TILE), np.empty(TILE), np.empty(TILE)
+    first = n_nuisance if mode == 0 else 0
+    none = np.empty(0, shuffles.dtype)
+    for start in range(0, len(voxels), TILE):
+        part = voxels[start : start + TILE]
+        norm = _prepare(
+            data, static, evs, position, mixing, n_nuisance, mode, demean, part, columns, rank, y
+        )
+        df[:] = n - demean
+        for a in range(first, k):
+            df -= rank[a]
+        columns32, y32 = columns.astype(np.float32), y.astype(np.float32)
+        for b in range(len(shuffles)):
+            signs = shuffles[b] if flip else none
+            redo = exact
+            if not exact:
+                _fit(columns32, y32, shuffles[b], signs, first, exact, rough)
+                _finish(rough, first, n_nuisance, is_f, df, rank, SSE_CANCELS, statistic, sse)
+                for j in range(len(part)):
+                    redo |= np.isnan(statistic[j])
+            if redo:
+                _fit(columns, y, shuffles[b], signs, first, exact, wide)
+                _finish(wide, first, n_nuisance, is_f, df, rank, 0.0, statistic, sse)
+            for j in range(len(part)):
+                out[b, start + j] = statistic[j] if norm[j] > 0 else 0.0
+                if sse_out.size:
+                    sse_out[b, start + j] = sse[j] * norm[j] * norm[j] / max(df[j], 1.0)
+
+
+@njit(cache=True, nogil=True)
+def _ranks(static, evs, position, mixing, n_nuisance, demean, n_voxels):  # noqa: PLR0913
+    """Largest rank of nuisance and of effect over voxels."""
+    n, k = static.shape[0], mixing.shape[1]
+    columns, rank = np.empty((k, n, TILE)), np.zeros((k, TILE), np.bool_)
+    largest = np.zeros(2, np.int64)
+    for start in range(0, n_voxels, TILE):
+        part = np.arange(start, min(start + TILE, n_voxels))
+        _fill_columns(static, evs, position, mixing, demean, part, columns)
+        _orthonormalise(columns, rank)
+        for j in range(len(part)):
+            largest[0] = max(largest[0], rank[:n_nuisance, j].sum())
+            largest[1] = max(largest[1], rank[n_nuisance:, j].sum())
+    return largest
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelwiseGlm:
+    """Statistic maps of a model with voxelwise EVs; the interface of `glm.Glm`.
+
+    Parameters
+    ----------
+    data : (n, V) float32
+        Data of the voxels of the mask.
+    design : (n, p) float64
+        Design whose columns `evs` replaces.
+    contrast : (rows, p) float64
+        One row for t, the stacked rows for F.
+    evs : dict of int to (n, V) float32
+        Column (from 0) → voxelwise values.
+    nuisance : Nuisance
+        How shuffles treat the nuisance variables.
+    demean : bool
+        Remove the mean of data and design at every voxel.
+    is_f : bool
+        F statistic.
+    smoother : MaskedGaussian, optional
+        Variance smoothing (t only).
+
+    Raises
+    ------
+    DesignError
+        No voxel has residual degrees of freedom, or a column does not exist.
+    """
+
+    data: Float32
+    design: Float64
+    contrast: Float64
+    evs: dict[int, Float32]
+    nuisance: Nuisance = Nuisance.FREEDMAN_LANE
+    demean: bool = False
+    is_f: bool = False
+    smoother: MaskedGaussian | None = None
+    _arguments: tuple = field(init=False, repr=False)
+    _n_nuisance: int = field(init=False, repr=False)
+    _largest: tuple[int, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        n, p = self.design.shape
+        if not all(0 <= column < p for column in self.evs):
+            raise DesignError(f"voxelwise EVs are for columns 1 to {p} of the design")
+        if any(ev.shape != self.data.shape for ev in self.evs.values()):
+            raise DesignError("a voxelwise EV must have the shape of the data")
+        position = np.full(p, -1)
+        evs = np.empty((len(self.evs), *self.data.shape), dtype=np.float32)
+        scale = np.abs(self.design).max(axis=0)
+        for k, (column, ev) in enumerate(sorted(self.evs.items())):
+            position[column], evs[k] = k, ev
+            scale[column] = np.abs(ev).max()
+        scale[scale == 0] = 1
+        C = np.atleast_2d(self.contrast) / scale
+        _, s, vt = np.linalg.svd(C)
+        null = vt[int((s > 1e-10 * s[0]).sum()) :].T
+        mixing = np.ascontiguousarray(np.hstack([null, np.linalg.pinv(C)]) / scale[:, None])
+        static = np.ascontiguousarray(self.design)
+        largest = _ranks(static, evs, position, mixing, null.shape[1], self.demean, self.data.shape[1])
+        object.__setattr__(self, "_arguments", (static, evs, position, mixing))
+        object.__setattr__(self, "_n_nuisance", null.shape[1])
+        object.__setattr__(self, "_largest", (int(largest[0]), int(largest[1])))
+        if self.df < 1:
+            raise DesignError(f"no residual degrees of freedom: {n} volumes, a design of rank {largest.sum()}")
+
+    @property
+    def n_voxels(self) -> int:
+        """Number of voxels."""
+        return self.data.shape[1]
+
+    @property
+    def df(self) -> int:
+        """Residual degrees of freedom where the model has its full rank."""
+        counted = self._largest[1] if self.nuisance == Nuisance.KENNEDY else sum(self._largest)
+        return self.data.shape[0] - counted - int(self.demean)
+
+    @property
+    def f_dfs(self) -> tuple[int, int] | None:
+        """Numerator and denominator degrees of freedom of an F; None for t."""
+        return (self._largest[1], self.df) if self.is_f else None
+
+    @property
+    def has_exact(self) -> bool:
+        """Whether `exact` applies."""
+        return self.smoother is None
+
+    def maps(self, shuffles: NDArray) -> Float32:
+        """Statistic maps, see `glm.Glm.maps`."""
+        identity = shuffles > 0 if shuffles.dtype == np.int8 else shuffles == np.arange(shuffles.shape[1])
+        is_identity = identity.all(axis=1)
+        everywhere = np.arange(self.n_voxels)
+        out = np.empty((len(shuffles), self.n_voxels), dtype=np.float32)
+        variance = np.empty(out.shape if self.smoother else (0, 0), dtype=np.float32)
+        for exact in (False, True):
+            chosen = np.flatnonzero(is_identity == exact)
+            if len(chosen):
+                part, part_variance = self._maps(shuffles[chosen], everywhere, exact)
+                out[chosen] = part
+                if self.smoother:
+                    variance[chosen] = part_variance
+        if self.smoother:
+            smoothed = self.smoother(variance)
+            out *= np.sqrt(np.divide(variance, smoothed, out=np.zeros_like(out), where=smoothed > 0))
+        return out
+
+    def exact(self, shuffle: NDArray, voxels: NDArray[np.int64]) -> Float64:
+        """Statistic of one shuffle at some voxels in float64."""
+        return self._maps(shuffle[None], voxels, True)[0][0]
+
+    def _maps(
+        self, shuffles: NDArray, voxels: NDArray[np.int64], exact: bool
+    ) -> tuple[Float64, Float64]:
+        out = np.empty((len(shuffles), len(voxels)), dtype=np.float64 if exact else np.float32)
+        variance = np.empty(out.shape if self.smoother else (0, 0), dtype=out.dtype)
+        static, evs, position, mixing = self._arguments
+        flip = shuffles.dtype == np.int8
+        _maps(
+            self.data, static, evs, position, mixing, self._n_nuisance, int(self.nuisance), self.demean,
+            self.is_f, np.ascontiguousarray(shuffles, dtype=np.int32), flip, voxels, exact, out, variance,
+        )  # fmt: skip
+        return out, variance
