@@ -48,7 +48,7 @@ def labellings(permutations, labels):
     return [tuple(row) for row in np.asarray(labels)[permutations].tolist()]
 
 
-# ---- FSL -----------------------------------------------------------------------------------------------------
+# ---- FSL -----------------------------------------------------------------------------------------
 
 
 def fsl_test(case, name):
@@ -88,7 +88,7 @@ def test_there_are_reference_cases():
     assert len(list(fsl_files())) >= 39
 
 
-@pytest.mark.parametrize(("case", "name", "count"), fsl_counts())
+@pytest.mark.parametrize(("case", "name", "count"), list(fsl_counts()))
 def test_count_is_that_of_fsl(case, name, count):
     assert f"{float(fsl_shuffler(case, name).n_distinct):g}" == count
 
@@ -126,7 +126,7 @@ def test_exhaustive_sign_flips_are_those_of_fsl():
     np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize(("case", "name", "file"), fsl_files())
+@pytest.mark.parametrize(("case", "name", "file"), list(fsl_files()))
 def test_fsl_never_repeats_what_we_call_a_labelling(case, name, file):
     regressor, _, flip = fsl_test(case, name)
     imported = ImportedShuffler(np.loadtxt(file, ndmin=2), len(regressor))
@@ -136,7 +136,7 @@ def test_fsl_never_repeats_what_we_call_a_labelling(case, name, file):
     assert len(np.unique(seen, axis=0)) == imported.n == len(shuffles)
 
 
-# ---- counts and enumeration -----------------------------------------------------------------------------------
+# ---- counts and enumeration ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_first_block_is_the_fastest_digit():
 
 
 def test_whole_blocks_in_lexicographic_order():
-    """Blocks scattered over the file, numbered otherwise than they appear; equal blocks are interchangeable."""
+    """Blocks scattered over the file and numbered otherwise than they appear; two of them equal."""
     blocks = np.array([2, 1, 3, 0, 3, 1, 2])
     labels = np.array([4, 0, 4, 9, 5, 1, 5])  # block 1: (0, 1); blocks 2 and 3: (4, 5)
     got = all_of(Shuffler(labels, Permutations(0, blocks=blocks, whole_blocks=True)))
@@ -273,7 +273,7 @@ def test_last_sign_flip_of_2_to_the_63():
     np.testing.assert_array_equal(shuffler.shuffles(shuffler.n - 1, shuffler.n), np.full((1, 63), -1))
 
 
-# ---- invariants -------------------------------------------------------------------------------------------------
+# ---- invariants ----------------------------------------------------------------------------------
 
 
 @st.composite
@@ -417,7 +417,7 @@ def test_random_run_of_many(labels, flip):
     assert len(np.unique(got if flip else np.asarray(labels)[got], axis=0)) == 3000
 
 
-# ---- randomness ---------------------------------------------------------------------------------------------
+# ---- randomness ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def test_philox_known_answers(counter, key, words):
     assert " ".join(f"{int(w):08x}" for w in _philox(*map(np.uint64, arguments))) == words
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 16, 97, 1000, 12870])
+@pytest.mark.parametrize("n", [2, 3, 4, 7, 16, 97, 1000, 12870])
 def test_bijection(n):
     indices = np.arange(n, dtype=np.uint64)
     image = _bijection(np.uint64(11), indices, np.uint64(n))
@@ -486,11 +486,11 @@ def test_draws_send_every_row_anywhere(labels):
     got = all_of(Shuffler(labels, Permutations(6000, 2)))[1:]
     for position in (0, 1, n // 2, n - 1):
         assert chisquare(np.bincount(got[:, position], minlength=n)).pvalue > 1e-3
-    # Row at place 0 against row at place 1, and shuffle i against shuffle i + 1.
-    for a, b in ((got[:, 0], got[:, 1]), (got[:-1, 0], got[1:, 0])):
-        table = np.histogram2d(a, b, bins=4)[0]
-        want = table.sum(1, keepdims=True) * table.sum(0) / table.sum()
-        assert ((table - want) ** 2 / want).sum() < 35  # 9 to 15 degrees of freedom
+    # Neither the neighbouring place nor the next shuffle follows from this one.
+    for distance in (got[:, 1] - got[:, 0], got[:, n - 1] - got[:, 0]):
+        assert chisquare(np.bincount(distance % n, minlength=n)[1:]).pvalue > 1e-3
+    for place in (0, n - 1):
+        assert chisquare(np.bincount((got[1:, place] - got[:-1, 0]) % n, minlength=n)).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("rows", [12, 70])
@@ -524,7 +524,7 @@ def test_equal_rows_come_in_random_order_in_an_exhaustive_run():
         assert chisquare(np.bincount(got[:, position], minlength=16)).pvalue > 1e-3
 
 
-# ---- labels, blocks, import, errors ------------------------------------------------------------------------------
+# ---- labels, blocks, import, errors --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

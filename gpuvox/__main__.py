@@ -1,0 +1,7 @@
+"""``python -m gpuvox``."""
+
+import sys
+
+from gpuvox.cli import main
+
+sys.exit(main())

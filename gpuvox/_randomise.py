@@ -1,0 +1,593 @@
+"""The application: files and options in, randomise's files out; and the same from Python.
+
+This is the only place where files and arithmetic meet. Everything that can be wrong with the input is found
+before anything is written.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gpuvox import __version__, files
+from gpuvox.analysis import Inputs, Options, Test, TestResult, analyse, list_tests, make_shuffler
+from gpuvox.design import DesignError, partition
+from gpuvox.device import resolve
+from gpuvox.executors import default_threads
+from gpuvox.grid import Grid
+from gpuvox.outputs import Wanted, Writer
+from gpuvox.permtest import Statistics
+from gpuvox.tfce import Tfce
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A ``gpuvox randomise`` command, its options parsed.
+
+    File names are as given; empty for none. `options` holds what the analysis is to do, `wanted` which
+    files it writes.
+    """
+
+    data: str
+    root: str
+    mask: str = ""
+    design: str = ""
+    contrasts: str = ""
+    f_tests: str = ""
+    blocks: str = ""
+    effective_design: str = ""
+    one_sample: bool = False
+    keep_constant: bool = False
+    permutations: str = ""
+    voxelwise_columns: tuple[int, ...] = ()
+    voxelwise_files: tuple[str, ...] = ()
+    permuted_maps: bool = False
+    device: str = "auto"
+    options: Options = field(default_factory=Options)
+    wanted: Wanted = field(default_factory=Wanted)
+    line: tuple[str, ...] = ()
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True, eq=False)
+class Matrices:
+    """Design, contrasts, F tests and blocks of a command."""
+
+    design: NDArray[np.float64]
+    contrasts: NDArray[np.float64]
+    f_tests: NDArray[np.float64]
+    blocks: NDArray[np.int64] | None = None
+    effective_design: NDArray[np.float64] | None = None
+
+
+def read_matrices(command: Command, n: int) -> Matrices:
+    """Read and check the matrices of a command for n volumes.
+
+    Raises
+    ------
+    FileError
+        A matrix that cannot be read or does not fit the others; the message names the file.
+    """
+    if command.one_sample and not command.design:
+        M, C = np.ones((n, 1)), np.ones((1, 1))
+    else:
+        if not (command.design and command.contrasts):
+            raise files.FileError(
+                "a design (-d) and t contrasts (-t) are needed, unless a one-sample test (-1) is wanted"
+            )
+        M, C = files.read_matrix(command.design), files.read_matrix(command.contrasts)
+    F = np.zeros((0, len(C)))
+    if command.f_tests:
+        F = files.read_matrix(command.f_tests)
+        _fits(command.f_tests, "columns", F.shape[1], len(C), f"t contrasts in {command.contrasts}")
+    _fits(command.design, "rows", len(M), n, f"volumes in {command.data}")
+    _fits(command.contrasts, "columns", C.shape[1], M.shape[1], f"columns (EVs) in {command.design}")
+    effective = None
+    if command.effective_design:
+        effective = files.read_matrix(command.effective_design)
+        _fits(command.effective_design, "rows", len(effective), n, f"volumes in {command.data}")
+        _fits(command.effective_design, "columns", effective.shape[1], M.shape[1], f"EVs in {command.design}")
+    return Matrices(M, C, F, _read_blocks(command, n), effective)
+
+
+def _fits(name: str, what: str, found: int, expected: int, of: str) -> None:
+    if found != expected:
+        raise files.FileError(f"{name} has {found} {what}; there are {expected} {of}")
+
+
+def _read_blocks(command: Command, n: int) -> NDArray[np.int64] | None:
+    if not command.blocks:
+        return None
+    blocks = files.read_matrix(command.blocks)
+    _fits(command.blocks, "columns", blocks.shape[1], 1, "column of exchangeability blocks expected")
+    _fits(command.blocks, "rows", len(blocks), n, f"volumes in {command.data}")
+    if (blocks != np.round(blocks)).any():
+        raise files.FileError(f"{command.blocks} holds a block number that is not an integer")
+    return blocks[:, 0].astype(np.int64)
+
+
+def _read_permutations(command: Command, tests: Sequence[Test]) -> dict[str, NDArray] | None:
+    if not command.permutations:
+        return None
+    found = {}
+    for test in tests:
+        names = [f"{command.permutations}{gap}perm_{test.name}.txt" for gap in ("_", "")]
+        name = next((name for name in names if os.path.exists(name)), None)
+        if name is None:
+            raise files.FileError(f"no permutations for {test.name}: neither {names[0]} nor {names[1]} exists")
+        found[test.name] = files.read_permutations(name)
+    return found
+
+
+def _read_grid(command: Command) -> Grid:
+    if command.mask:
+        return files.read_mask(command.mask)
+    if command.keep_constant:
+        header = files.read_header(files.image_names(command.data)[0])
+        return header.grid(np.ones(header.shape[:3], dtype=bool))
+    return files.automatic_mask(command.data)
+
+
+def _voxelwise(command: Command, n_columns: int) -> dict[int, str]:
+    """Column (from 0) → file of each voxelwise EV."""
+    columns, names = command.voxelwise_columns, command.voxelwise_files
+    if len(columns) != len(names):
+        raise files.FileError(f"--vxl names {len(columns)} columns and --vxf {len(names)} files")
+    wrong = [column for column in columns if not 1 <= column <= n_columns]
+    if wrong or len(set(columns)) < len(columns):
+        raise files.FileError(
+            f"--vxl {','.join(map(str, columns))}: expected different columns from 1 to {n_columns}"
+        )
+    return {column - 1: name for column, name in zip(columns, names)}
+
+
+def n_volumes(command: Command) -> int:
+    """Number of volumes of the data, from headers."""
+    return sum(files.read_header(name).shape[3] for name in files.image_names(command.data))
+
+
+def read_inputs(command: Command, say: Say) -> tuple[Inputs, Options]:
+    """Everything a command names, checked, small files before large ones."""
+    n = n_volumes(command)
+    matrices = read_matrices(command, n)
+    evs = _voxelwise(command, matrices.design.shape[1])
+    options = command.options
+    empty = np.zeros((0, 0), dtype=np.float32)
+    inputs = Inputs(
+        empty, Grid(np.zeros((1, 1, 1), dtype=bool)), matrices.design, matrices.contrasts, matrices.f_tests,
+        matrices.blocks, {}, matrices.effective_design,
+    )  # fmt: skip
+    tests = list_tests(inputs, options)
+    options = replace(options, permutations=_read_permutations(command, tests))
+    for test in tests:
+        make_shuffler(inputs, options, test)
+        if not evs:
+            _check_model(inputs, options, test)
+    say("Loading Data: ")
+    grid = _read_grid(command)
+    data = files.read_cohort(command.data, grid)
+    maps = {}
+    for column, name in evs.items():
+        say(f"Loading voxelwise ev: {name} for EV {column + 1}")
+        maps[column] = files.read_cohort(name, grid)
+        _fits(name, "volumes", len(maps[column]), n, f"in {command.data}")
+    say("Data loaded")
+    constant = int((np.ptp(data, axis=0) == 0).sum()) if command.mask or command.keep_constant else 0
+    if constant:
+        say(
+            f"Warning: {constant} of the {grid.n_voxels} voxels of the mask do not vary over subjects; "
+            "their statistic is 0"
+        )
+    return replace(inputs, data=data, grid=grid, evs=maps), options
+
+
+def _check_model(inputs: Inputs, options: Options, test: Test) -> None:
+    try:
+        partition(inputs.design, test.contrast, demean=options.demean, is_f=test.is_f)
+    except DesignError as error:
+        raise DesignError(f"{test.title}: {error}") from None
+
+
+# ---------------------------------------------------------------------------------------------------- running
+
+
+def execute(
+    command: Command, say: Say, warn: Say, progress: Callable[[str, int, int], None] | None = None
+) -> None:
+    """Run a command: read, analyse, write.
+
+    Parameters
+    ----------
+    command : Command
+    say : callable
+        Receives the lines that FSL prints.
+    warn : callable
+        Receives warnings.
+    progress : callable, optional
+        See `analysis.Progress`.
+
+    Raises
+    ------
+    FileError, DesignError, DeviceError, ValueError
+        One sentence that says what is wrong.
+    """
+    device = resolve(command.device)
+    files.check_output_root(command.root)
+    files.output_type()
+    inputs, options = read_inputs(command, say)
+    header = files.read_header(files.image_names(command.data)[0])
+    writer = Writer(command.root, inputs.grid, header, command.wanted)
+    if not (options.statistics.kinds or options.f_statistics.kinds):
+        warn("no inference was asked for (-x, -T, -c, -C, -F, -S): only the raw statistic is written")
+    on_maps = writer.permuted if command.permuted_maps else None
+    results = []
+    for result in analyse(inputs, options, progress=progress, on_maps=on_maps):
+        announce(result, writer, say)
+        for warning in result.warnings:
+            warn(warning)
+        writer.result(result)
+        results.append(replace(result, maps={}))
+    if command.wanted.estimates or command.wanted.film:
+        writer.estimates(inputs, options.demean)
+    files.write_json(f"{command.root}_randomise.json", provenance(command, inputs, options, results, writer, device))
+    say("Finished, exiting.")
+
+
+def announce_shuffles(shuffler: Any, test: Test, say: Say) -> None:
+    """The lines that tell how many permutations there are."""
+    if getattr(shuffler, "exhaustive", False) or shuffler.n_distinct != shuffler.n:
+        if shuffler.flips and not test.is_f:
+            say("One-sample design detected; sign-flipping instead of permuting.")
+        kind = "sign-flips" if shuffler.flips else "permutations"
+        say(f"{float(shuffler.n_distinct):g} {kind} required for exhaustive test of {test.title}")
+
+
+def announce(result: TestResult, writer: Writer, say: Say) -> None:
+    """What FSL prints of a test: how many permutations, and the critical values."""
+    if not result.nulls:
+        return
+    shuffler, test = result.shuffler, result.test
+    announce_shuffles(shuffler, test, say)
+    if shuffler.exhaustive:
+        say(f"Doing all {shuffler.n} unique permutations")
+    else:
+        say(f"Doing {shuffler.n} random permutations")
+    for kind in result.nulls:
+        name = writer.name(test.name if writer.wanted.film else f"{kind}_{test.name}")
+        say(f"Critical Value for: {name} is: {result.critical(kind):g}")
+
+
+def count_permutations(command: Command, say: Say) -> None:
+    """``-q``: how many distinct permutations each test has."""
+    for test, shuffler in _shufflers(command):
+        announce_shuffles(shuffler, test, say)
+
+
+def _shufflers(command: Command) -> Iterator[tuple[Test, Any]]:
+    matrices = read_matrices(command, n_volumes(command))
+    inputs = Inputs(
+        np.zeros((0, 0), dtype=np.float32), Grid(np.zeros((1, 1, 1), dtype=bool)), matrices.design,
+        matrices.contrasts, matrices.f_tests, matrices.blocks, {}, matrices.effective_design,
+    )  # fmt: skip
+    options = command.options
+    tests = list_tests(inputs, options)
+    options = replace(options, permutations=_read_permutations(command, tests))
+    for test in tests:
+        if not command.voxelwise_columns:
+            _check_model(inputs, options, test)
+        yield test, make_shuffler(inputs, options, test)
+
+
+def schedule(command: Command) -> str:
+    """``-Q``: permutations, contrasts, root and permutations a job, for a scheduler of ``randomise``."""
+    shufflers = [shuffler for _, shuffler in _shufflers(command)]
+    chunk = 100 if command.options.statistics.tfce or command.options.f_statistics.tfce else 300
+    return f"{max(s.n for s in shufflers)} {len(shufflers)} {command.root} {chunk}"
+
+
+# ----------------------------------------------------------------------------------------------------- the plan
+
+
+def plan(command: Command) -> str:
+    """``--plan``: what a run would be, from headers and matrices alone."""
+    names = files.image_names(command.data)
+    header = files.read_header(names[0])
+    n = n_volumes(command)
+    in_box = math.prod(header.shape[:3])
+    n_voxels = files.read_mask(command.mask).n_voxels if command.mask else in_box
+    matrices = read_matrices(command, n)
+    threads = command.options.threads or default_threads()
+    lines = [
+        f"data: {command.data}, {n} volumes of {' × '.join(map(str, header.shape[:3]))} voxels",
+        f"voxels: {n_voxels}" + ("" if command.mask else " at most (no mask given)"),
+        f"device: {resolve(command.device)}, {threads} threads",
+    ]
+    seconds = 0.0
+    for test, shuffler in _shufflers(command):
+        model = partition(
+            matrices.design, test.contrast, demean=command.options.demean, is_f=test.is_f,
+            check=not command.voxelwise_columns,
+        )  # fmt: skip
+        wanted = command.options.f_statistics if test.is_f else command.options.statistics
+        seconds += shuffler.n * _seconds_per_shuffle(n, n_voxels, model.rank_nuisance, wanted) / threads
+        lines.append(
+            f"{test.title}: {command.options.nuisance.name.lower()}, rank of effect {model.rank_effect}, of "
+            f"nuisance {model.rank_nuisance}, degrees of freedom {model.df}; "
+            f"{shuffler.n_distinct:,} distinct {'sign-flips' if shuffler.flips else 'permutations'}, "
+            f"{'all' if shuffler.exhaustive else shuffler.n} of them done, smallest p {1 / shuffler.n:.3g}"
+        )
+    masked = 4 * n * n_voxels * (2 + len(command.voxelwise_columns))
+    memory = masked + threads * (48 << 20) + 40 * n_voxels + (250 << 20)
+    lines.append(f"memory: about {memory / 2**20:,.0f} MiB; time: about {_duration(seconds)} (a guess)")
+    return "\n".join(lines)
+
+
+def _seconds_per_shuffle(n: int, n_voxels: int, rank_nuisance: int, wanted: Statistics) -> float:
+    """Rough cost on one core of 2020: products at 12 G fused operations a second, enhancement by the voxel."""
+    cost = n * (1 + rank_nuisance) * n_voxels / 12e9
+    if wanted.tfce is not None:
+        cost += n_voxels * (3e-8 if wanted.tfce.connectivity == 6 else 6e-8)
+    if wanted.extent is not None or wanted.mass is not None:
+        cost += n_voxels * 4e-9
+    return cost * (2 if wanted.two_pass or wanted.uncorrected else 1)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+# ---------------------------------------------------------------------------------------------------- provenance
+
+
+def provenance(
+    command: Command,
+    inputs: Inputs,
+    options: Options,
+    results: Sequence[TestResult],
+    writer: Writer,
+    device: str,
+) -> dict[str, Any]:
+    """What ``<root>_randomise.json`` says."""
+    return {
+        "software": {"gpuvox": __version__, "python": platform.python_version(), **_versions()},
+        "command": list(command.line),
+        "device": device,
+        "threads": options.threads or default_threads(),
+        "seed": options.seed,
+        "inputs": _hashes(command),
+        "volumes": inputs.data.shape[0],
+        "voxels": inputs.grid.n_voxels,
+        "design": inputs.design,
+        "contrasts": inputs.contrasts,
+        "f_tests": inputs.f_tests,
+        "nuisance": options.nuisance.name.lower(),
+        "demeaned": options.demean,
+        "variance_smoothing_mm": options.variance_mm,
+        "statistics": {"t": asdict(options.statistics), "F": asdict(options.f_statistics)},
+        "tests": [_about_test(result) for result in results],
+        "maps": writer.written,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("numpy", "scipy", "numba", "nibabel", "pandas", "cupy-cuda12x", "cupy-cuda13x"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _hashes(command: Command) -> dict[str, dict[str, str]]:
+    """Every input file with its SHA-256."""
+    images = [*files.image_names(command.data), *command.voxelwise_files, *([command.mask] if command.mask else [])]
+    paths = [path for name in images for path in files.image_files(name)]
+    for name in ("design", "contrasts", "f_tests", "blocks", "effective_design"):
+        if getattr(command, name):
+            paths.append(getattr(command, name))
+    return {os.fspath(path): {"sha256": files.hash_file(path)} for path in paths}
+
+
+def _about_test(result: TestResult) -> dict[str, Any]:
+    shuffler = result.shuffler
+    return {
+        "name": result.test.name,
+        "contrast": result.test.contrast,
+        "degrees_of_freedom": result.f_dfs or result.df,
+        "method": "sign-flips" if shuffler.flips else "permutations",
+        "permutations": shuffler.n if result.nulls else 0,
+        "distinct": str(shuffler.n_distinct),
+        "exhaustive": bool(shuffler.exhaustive),
+        "smallest_p": 1 / shuffler.n,
+        "critical_values": {kind: result.critical(kind) for kind in result.nulls},
+        "seconds": round(result.seconds, 3),
+        "warnings": list(result.warnings),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------ from Python
+
+
+@dataclass(frozen=True, eq=False)
+class Randomised:
+    """The outcome of `randomise`.
+
+    Attributes
+    ----------
+    tests : tuple of TestResult
+        In FSL's order: F, then t.
+    inputs : Inputs
+    options : Options
+        With the seed that was used.
+    maps : dict of (V,) float32
+        By FSL's names: ``tstat1``, ``vox_corrp_tstat1``, ``tfce_corrp_tstat1`` … (corrected and uncorrected
+        maps are 1 − p).
+    nulls : dict of (N,) arrays
+        Null distributions: ``vox_tstat1``, ``tfce_tstat1`` …
+    df : dict
+        Degrees of freedom by test.
+    """
+
+    tests: tuple[TestResult, ...]
+    inputs: Inputs
+    options: Options
+    header: files.ImageHeader | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """Mask and voxel size."""
+        return self.inputs.grid
+
+    @property
+    def maps(self) -> dict[str, NDArray[np.float32]]:
+        """Every map, a value a voxel of the mask."""
+        return {
+            (r.test.name if name == "stat" else f"{name}_{r.test.name}"): values
+            for r in self.tests
+            for name, values in r.maps.items()
+        }
+
+    @property
+    def nulls(self) -> dict[str, NDArray]:
+        """Every null distribution."""
+        return {f"{kind}_{r.test.name}": null for r in self.tests for kind, null in r.nulls.items()}
+
+    @property
+    def df(self) -> dict[str, int | tuple[int, int]]:
+        """Degrees of freedom: a number for t, a pair for F."""
+        return {r.test.name: r.f_dfs or r.df for r in self.tests}
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        return self.maps[name]
+
+    def volume(self, name: str) -> NDArray[np.float32]:
+        """(nx, ny, nz) A map as an array, 0 outside the mask."""
+        return self.grid.to_volume(self.maps[name])
+
+    def image(self, name: str) -> Any:
+        """A map as a nibabel image."""
+        return files.make_image(self.maps[name], self.grid)
+
+    def save(self, root: str | os.PathLike[str], wanted: Wanted = Wanted()) -> None:
+        """Write the files that ``gpuvox randomise -o root`` writes."""
+        files.check_output_root(root)
+        writer = Writer(os.fspath(root), self.grid, self.header, wanted)
+        for result in self.tests:
+            writer.result(result)
+
+
+def randomise(
+    data: Any,
+    design: ArrayLike | None = None,
+    contrasts: ArrayLike | None = None,
+    *,
+    mask: Any = None,
+    f_tests: ArrayLike | None = None,
+    blocks: ArrayLike | None = None,
+    voxelwise: Mapping[int, Any] | None = None,
+    **settings: Any,
+) -> Randomised:
+    """Permutation inference on a general linear model at every voxel: FSL randomise from Python.
+
+    Parameters
+    ----------
+    data : path, nibabel image or array
+        4D image, one volume a subject; an array is (nx, ny, nz, n), or (n, V) without `mask`.
+    design : (n, p) array_like, DataFrame or path
+        Design matrix; a column of ones (a one-sample test, by sign flips) if it is left out.
+    contrasts : (k, p) array_like or path
+        t contrasts, one a row.
+    mask : path, nibabel image or (nx, ny, nz) array, optional
+        By default every voxel that varies over subjects.
+    f_tests : (f, k) array_like or path, optional
+        Rows say which contrasts are stacked to an F test.
+    blocks : (n,) array_like or path, optional
+        Exchangeability blocks.
+    voxelwise : dict of int to path, image or array, optional
+        Voxelwise explanatory variables by column of the design, from 0.
+    **settings
+        ``tfce`` (True, or a `Tfce` with its H, E, connectivity, delta, exact), ``voxel`` (default True),
+        ``cluster_extent``, ``cluster_mass`` (thresholds for t), ``f_cluster_extent``, ``f_cluster_mass``,
+        ``uncorrected``, ``two_pass``; and any field of `analysis.Options`: ``n_permutations``, ``seed``,
+        ``flip``, ``demean``, ``nuisance``, ``whole_blocks``, ``detect_null``, ``f_only``, ``variance_mm``,
+        ``permutations``, ``threads``.
+
+    Returns
+    -------
+    Randomised
+
+    Raises
+    ------
+    FileError, DesignError, ValueError
+        As the command; `TypeError` for an unknown setting.
+
+    Examples
+    --------
+    >>> result = gpuvox.randomise("maps.nii.gz", "design.mat", "design.con", mask="gm.nii.gz", tfce=True)
+    >>> result.image("tfce_corrp_tstat1")
+    """
+    values, grid, header = files.as_cohort(data, mask)
+    one_sample = design is None
+    M = np.ones((len(values), 1)) if design is None else _matrix(design)
+    if contrasts is None and not one_sample:
+        raise DesignError("t contrasts are needed with a design")
+    C = np.ones((1, 1)) if contrasts is None else np.atleast_2d(_matrix(contrasts))
+    F = np.zeros((0, len(C))) if f_tests is None else np.atleast_2d(_matrix(f_tests))
+    if M.ndim != 2 or len(M) != len(values):
+        raise DesignError(f"the design has shape {M.shape}; the data have {len(values)} volumes")
+    evs = {column: files.as_cohort(image, grid)[0] for column, image in (voxelwise or {}).items()}
+    groups = None if blocks is None else np.asarray(_matrix(blocks)).reshape(-1)
+    inputs = Inputs(values, grid, M, C, F, groups, evs)
+    options = _settings(one_sample, settings)
+    return Randomised(tuple(analyse(inputs, options)), inputs, options, header)
+
+
+def _matrix(given: Any) -> NDArray[np.float64]:
+    if isinstance(given, str | os.PathLike):
+        return files.read_matrix(given)
+    return np.asarray(given, dtype=np.float64)
+
+
+def _settings(one_sample: bool, settings: dict[str, Any]) -> Options:
+    """Keyword arguments → options; a drawn seed if none is given."""
+    tfce = settings.pop("tfce", None)
+    tfce = Tfce() if tfce is True else (tfce or None)
+    shared = {
+        name: settings.pop(name, default)
+        for name, default in (("voxel", True), ("uncorrected", False), ("two_pass", False))
+    }
+    thresholds = [
+        settings.pop(name, None)
+        for name in ("cluster_extent", "cluster_mass", "f_cluster_extent", "f_cluster_mass")
+    ]
+    known = {f.name for f in fields(Options)} - {"statistics", "f_statistics"}
+    unknown = set(settings) - known
+    if unknown:
+        raise TypeError(f"unknown setting {sorted(unknown)[0]!r}; there are {', '.join(sorted(known))}")
+    settings.setdefault("seed", draw_seed())
+    settings["flip"] = settings.get("flip", False) or one_sample
+    t = Statistics(tfce=tfce, extent=thresholds[0], mass=thresholds[1], **shared)
+    shared["two_pass"] = False
+    f = Statistics(tfce=tfce, extent=thresholds[2], mass=thresholds[3], **shared)
+    return Options(statistics=t, f_statistics=f, **settings)
+
+
+def draw_seed() -> int:
+    """A seed for a run that was given none; it is recorded."""
+    return secrets.randbits(32)

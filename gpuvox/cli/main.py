@@ -1,0 +1,60 @@
+"""Entry points: choose the subcommand, turn errors into one sentence and an exit status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from gpuvox import __version__
+
+USAGE = """usage: gpuvox COMMAND ...
+
+Voxelwise permutation inference for neuroimaging.
+
+commands:
+  randomise   permutation tests on the general linear model, with the options and the files of FSL randomise
+
+  gpuvox COMMAND --help      the options of a command
+  gpuvox --version           the version
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``gpuvox``: returns the exit status, 0, 1 (interrupted) or 2 (something is wrong with the input)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(USAGE)
+        return 0 if arguments else 2
+    if arguments[0] in ("--version", "-V"):
+        sys.stdout.write(f"gpuvox {__version__}\n")
+        return 0
+    if arguments[0] == "randomise":
+        return main_randomise(arguments[1:])
+    sys.stderr.write(f"gpuvox: there is no command {arguments[0]!r}; commands: randomise\n")
+    return 2
+
+
+def main_randomise(argv: Sequence[str] | None = None) -> int:
+    """``gpuvox-randomise``, the drop-in for ``randomise``."""
+    from gpuvox.cli import randomise
+
+    return guarded("randomise", lambda: randomise.run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def guarded(command: str, work: Callable[[], int]) -> int:
+    """Run a command; what is wrong with its input becomes one sentence on stderr and exit status 2."""
+    from gpuvox.device import DeviceError
+
+    try:
+        return work()
+    except (ValueError, DeviceError) as error:
+        sys.stderr.write(f"gpuvox {command}: {error}\n")
+        return 2
+    except MemoryError as error:
+        sys.stderr.write(f"gpuvox {command}: not enough memory: {error}\n")
+        return 2
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\ngpuvox {command}: interrupted\n")
+        return 130

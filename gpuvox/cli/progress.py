@@ -1,0 +1,44 @@
+"""One progress bar on stderr, with the time left; a line a minute where stderr is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+
+class Progress:
+    """Receives ``(test, done, total)``; see `analysis.Progress`."""
+
+    def __init__(self, interval: float = 60.0) -> None:
+        self.interval = interval
+        self.bar: Any = None
+        self.test = ""
+        self.start = self.last = time.monotonic()
+
+    def __call__(self, test: str, done: int, total: int) -> None:
+        """Show how far the test is."""
+        if test != self.test or done < getattr(self.bar, "n", 0):
+            self._begin(test, total)
+        if self.bar is not None:
+            self.bar.update(done - self.bar.n)
+            if done == total:
+                self.close()
+        elif time.monotonic() - self.last >= self.interval:
+            self.last = time.monotonic()
+            left = (self.last - self.start) * (total - done) / max(done, 1)
+            sys.stderr.write(f"{test}: {done} of {total} permutations, about {left:.0f} s left\n")
+
+    def _begin(self, test: str, total: int) -> None:
+        self.close()
+        self.test, self.start, self.last = test, time.monotonic(), time.monotonic()
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, desc=test, unit="perm", file=sys.stderr, leave=False)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

@@ -1,0 +1,329 @@
+"""``gpuvox randomise``: FSL's grammar, option by option."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import os
+import re
+import sys
+from typing import Any, NoReturn
+
+from gpuvox import __version__
+
+EPILOG = """\
+Options may be written --option value or --option=value. Image names may come without extension; FSLOUTPUTTYPE
+says what is written. Corrected and uncorrected maps are 1-p, as FSL's. A file <root>_randomise.json says what was
+done. Example, as with FSL:  gpuvox randomise -i maps -o out -m mask -d design.mat -t design.con -T
+"""
+
+
+class UsageError(ValueError):
+    """An option that is unknown, lacks its value, or has one that makes no sense."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message[0].lower()}{message[1:]}; see gpuvox randomise --help")
+
+
+def _positive(text: str) -> float:
+    value = _number(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = _number(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
+def _count(text: str) -> int:
+    value = _integer(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _at_least_one(text: str) -> int:
+    value = _integer(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
+
+
+def _columns(text: str) -> tuple[int, ...]:
+    return tuple(_integer(part) for part in text.split(","))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; its destinations are the names that `_command` reads."""
+    parser = _Parser(
+        prog="gpuvox randomise",
+        usage="gpuvox randomise -i <data> -o <root> [-m <mask>] -d <design.mat> -t <design.con> [options]",
+        description=f"Permutation tests on the general linear model (gpuvox {__version__}).",
+        epilog=EPILOG,
+        allow_abbrev=False,
+        add_help=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_files(parser.add_argument_group("files"))
+    _add_inference(parser.add_argument_group("inference"))
+    _add_model(parser.add_argument_group("model and permutations"))
+    _add_outputs(parser.add_argument_group("outputs"))
+    _add_own(parser.add_argument_group("not in FSL"))
+    _add_hidden(parser)
+    return parser
+
+
+def _add_files(group: Any) -> None:
+    group.add_argument("-i", dest="data", metavar="IMAGE", help="4D data, a volume a subject")
+    group.add_argument("-o", dest="root", metavar="ROOT", help="output root")
+    group.add_argument("-m", dest="mask", metavar="IMAGE", default="", help="mask; by default every voxel that varies")
+    group.add_argument("-d", dest="design", metavar="FILE", default="", help="design matrix (VEST, CSV or TSV)")
+    group.add_argument("-t", dest="contrasts", metavar="FILE", default="", help="t contrasts")
+    group.add_argument("-f", dest="f_tests", metavar="FILE", default="", help="F tests: rows of 0 and 1 over contrasts")
+    group.add_argument("-e", dest="blocks", metavar="FILE", default="", help="exchangeability blocks")
+    group.add_argument("--effective_design", metavar="FILE", default="", help="design that says which rows are alike")
+    group.add_argument("--vxl", type=_columns, default=(), metavar="1,2", help="columns of voxelwise EVs, from 1")
+    group.add_argument("--vxf", type=_names, default=(), metavar="A,B", help="4D images of the voxelwise EVs")
+
+
+def _add_inference(group: Any) -> None:
+    group.add_argument("-x", dest="voxel", action="store_true", help="voxelwise corrected p")
+    group.add_argument("-T", dest="tfce", action="store_true", help="TFCE")
+    group.add_argument("--T2", dest="tfce_2d", action="store_true", help="TFCE for 2D (TBSS): H=2, E=1, C=26")
+    group.add_argument("-c", dest="extent", type=_positive, metavar="T", help="cluster extent, threshold for t")
+    group.add_argument("-C", dest="mass", type=_positive, metavar="T", help="cluster mass, threshold for t")
+    group.add_argument("-F", dest="f_extent", type=_positive, metavar="F", help="cluster extent, threshold for F")
+    group.add_argument("-S", dest="f_mass", type=_positive, metavar="F", help="cluster mass, threshold for F")
+    group.add_argument("--tfce_H", type=_not_negative, metavar="H", help="TFCE height power (2)")
+    group.add_argument("--tfce_E", type=_not_negative, metavar="E", help="TFCE extent power (0.5)")
+    group.add_argument("--tfce_C", type=int, choices=(6, 18, 26), metavar="C", help="TFCE connectivity (6)")
+    group.add_argument("--tfce_D", type=_positive, metavar="D", help="TFCE step (maximum / 100)")
+    group.add_argument("--twopass", action="store_true", help="cluster and TFCE normalised over permutations (t only)")
+    group.add_argument("-v", dest="variance", type=_not_negative, default=0.0, metavar="MM",
+                       help="variance smoothing, standard deviation in mm (t only)")  # fmt: skip
+    group.add_argument("--fonly", action="store_true", help="F tests only")
+
+
+def _add_model(group: Any) -> None:
+    group.add_argument("-n", dest="number", type=_count, default=5000, metavar="N",
+                       help="permutations, the unpermuted one included; 0: all (5000)")  # fmt: skip
+    group.add_argument("-1", dest="one_sample", action="store_true", help="one-sample test by sign flips")
+    group.add_argument("-D", dest="demean", action="store_true", help="remove the mean of data and design")
+    group.add_argument("--permuteBlocks", action="store_true", help="permute whole blocks")
+    group.add_argument("--detectNull", action="store_true", help="keep rows that the effect does not touch")
+    group.add_argument("-U", dest="nuisance", type=int, choices=(0, 1, 2, 3), default=1, metavar="MODE",
+                       help="nuisance: 0 Kennedy, 1 Freedman-Lane, 2 none, 3 ter Braak (1)")  # fmt: skip
+    group.add_argument("--seed", type=_count, metavar="N", help="seed; without it one is drawn and recorded")
+    group.add_argument("--skipTo", type=_at_least_one, default=1, metavar="N", help="start at test N (F before t)")
+    group.add_argument("--norcmask", action="store_true", help="keep constant voxels in the automatic mask")
+
+
+def _add_outputs(group: Any) -> None:
+    group.add_argument("-R", dest="raw", action="store_true", help="unpermuted TFCE and cluster maps too")
+    group.add_argument("--uncorrp", action="store_true", help="uncorrected p too")
+    group.add_argument("-P", dest="permutation_files", action="store_true", help="write the permutations")
+    group.add_argument("-N", dest="nulls", action="store_true", help="write the null distributions")
+    group.add_argument("--permout", action="store_true", help="write the maps of every permutation")
+    group.add_argument("--glm_output", action="store_true", help="parameter estimates, contrasts and variances too")
+    group.add_argument("--film", action="store_true", help="file names of FILM")
+    group.add_argument("-q", dest="count", action="store_true", help="print the number of permutations, and stop")
+    group.add_argument("-Q", dest="schedule", action="store_true", help="print what a scheduler needs, and stop")
+    group.add_argument("--quiet", action="store_true", help="print errors and warnings only")
+    group.add_argument("-h", "--help", action="store_true", help="this text")
+
+
+def _add_own(group: Any) -> None:
+    group.add_argument("--permutations", metavar="ROOT", default="",
+                       help="repeat the permutations of ROOT_perm_tstat1.txt …, whatever -n says")  # fmt: skip
+    group.add_argument("--tfce-exact", action="store_true", help="TFCE's integral in closed form, no steps")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (auto)")
+    group.add_argument("--threads", type=_at_least_one, metavar="N", help="threads (all processors)")
+    group.add_argument("--plan", action="store_true", help="say what would be done, from headers only, and stop")
+    group.add_argument("--version", action="store_true", help="print the version, and stop")
+
+
+def _add_hidden(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("-V", dest="verbose", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--multi", action="store_true", help=argparse.SUPPRESS)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parse the arguments.
+
+    Raises
+    ------
+    UsageError
+        Unknown option (the closest one is named), or a value that makes no sense.
+    """
+    parser = build_parser()
+    # argparse takes -5 for an option, since there is an option -1.
+    glued: list[str] = []
+    for token in argv:
+        is_value = re.fullmatch(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", token, re.IGNORECASE) and token != "-1"
+        if is_value and glued and re.fullmatch(r"-[a-zA-Z]|--\w+", glued[-1]):
+            glued[-1] += ("=" if glued[-1].startswith("--") else "") + token
+        else:
+            glued.append(token)
+    options, rest = parser.parse_known_args(glued)
+    if rest:
+        known = [name for action in parser._actions for name in action.option_strings]
+        name = rest[0].split("=")[0]
+        close = difflib.get_close_matches(name, known, 1, 0.5)
+        if not name.startswith("-"):
+            raise UsageError(f"{name!r} is not an option, nor the value of one")
+        raise UsageError(f"unknown option {name}" + (f"; the closest is {close[0]}" if close else ""))
+    return options
+
+
+def run(argv: list[str]) -> int:
+    """Run the command; returns the exit status."""
+    options = parse(argv)
+    if options.help or not argv:
+        build_parser().print_help(sys.stdout if options.help else sys.stderr)
+        return 0 if options.help else 2
+    if options.version:
+        _say(f"gpuvox {__version__}")
+        return 0
+    _check(options)
+
+    from gpuvox import _randomise
+    from gpuvox.cli.progress import Progress
+
+    command = _command(options, argv)
+    if options.schedule:
+        _say(_randomise.schedule(command))
+    elif options.plan:
+        _say(_randomise.plan(command))
+    elif options.count:
+        _say(f"randomise options: {' '.join(argv)} ")
+        _randomise.count_permutations(command, _say)
+        _say("Finished, exiting.")
+    else:
+        say = _silent if options.quiet else _say
+        progress = None if options.quiet else Progress()
+        say(f"randomise options: {' '.join(argv)} ")
+        say(f"Seeding with {command.options.seed}")
+        _announce_compilation(options.quiet)
+        try:
+            _randomise.execute(command, say, _warn, progress)
+        finally:
+            if progress:
+                progress.close()
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _silent(text: str) -> None:
+    del text
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"Warning: {text}\n")
+
+
+def _announce_compilation(quiet: bool) -> None:
+    """Compiled loops are cached on disk; the first run ever has to make them."""
+    from gpuvox.compiled import is_cached
+
+    if not quiet and not is_cached():
+        sys.stderr.write("First run: compiling the loops, which takes a few seconds.\n")
+
+
+def _check(options: argparse.Namespace) -> None:
+    """What can be said of the options without reading a file."""
+    if options.multi:
+        raise UsageError("--multi is not supported: it was an experiment of FSL's that no version documents")
+    for name, option in (("data", "-i"), ("root", "-o")):
+        if not getattr(options, name):
+            raise UsageError(f"{option} is missing; at least -i, -o, -d and -t (or -1) are needed")
+    if bool(options.vxl) != bool(options.vxf):
+        raise UsageError("--vxl and --vxf belong together")
+    if options.fonly and not options.f_tests:
+        raise UsageError("--fonly needs F tests (-f)")
+
+
+def _command(options: argparse.Namespace, argv: list[str]) -> Any:
+    """Parsed options → `_randomise.Command`."""
+    from gpuvox import _randomise as app
+    from gpuvox.analysis import Options
+    from gpuvox.glm import Nuisance
+
+    t, f = _statistics(options)
+    settings = Options(
+        statistics=t,
+        f_statistics=f,
+        n_permutations=options.number,
+        seed=app.draw_seed() if options.seed is None else options.seed,
+        flip=options.one_sample,
+        demean=options.demean,
+        nuisance=Nuisance(options.nuisance),
+        whole_blocks=options.permuteBlocks,
+        detect_null=options.detectNull,
+        f_only=options.fonly,
+        first_test=options.skipTo,
+        variance_mm=options.variance,
+        threads=options.threads,
+    )
+    wanted = app.Wanted(options.raw, options.nulls, options.permutation_files, options.glm_output, options.film)
+    names = ("data", "root", "mask", "design", "contrasts", "f_tests", "blocks", "effective_design", "one_sample")
+    return app.Command(
+        **{name: getattr(options, name) for name in names},
+        keep_constant=options.norcmask,
+        permutations=options.permutations,
+        voxelwise_columns=options.vxl,
+        voxelwise_files=options.vxf,
+        permuted_maps=options.permout,
+        device=options.device,
+        options=settings,
+        wanted=wanted,
+        line=(os.path.basename(sys.argv[0]) or "gpuvox", *argv),
+    )
+
+
+def _statistics(options: argparse.Namespace) -> tuple[Any, Any]:
+    """What is wanted of t and of F tests."""
+    from gpuvox.permtest import Statistics
+    from gpuvox.tfce import Tfce
+
+    tfce = None
+    if options.tfce or options.tfce_2d or options.tfce_exact:
+        given = {"H": options.tfce_H, "E": options.tfce_E, "connectivity": options.tfce_C, "delta": options.tfce_D}
+        usual: dict[str, Any] = {"E": 1.0, "connectivity": 26} if options.tfce_2d else {}
+        tfce = Tfce(**usual | {k: v for k, v in given.items() if v is not None}, exact=options.tfce_exact)
+    # FILM's zstat is the uncorrected voxelwise value.
+    uncorrected = options.uncorrp or (options.film and options.voxel)
+    t = Statistics(options.voxel, tfce, options.extent, options.mass, uncorrected, options.twopass)
+    return t, Statistics(options.voxel, tfce, options.f_extent, options.f_mass, uncorrected)
