@@ -375,6 +375,71 @@ def automatic_mask(names: Name | Sequence[Name], *, progress: Progress | None = 
     return reference.grid(varies.reshape(reference.shape[:3], order="F"))
 
 
+def as_cohort(
+    data: Any, mask: Any = None
+) -> tuple[NDArray[np.float32], Grid, ImageHeader | None]:
+    """A cohort from a file, an image in memory or an array.
+
+    Parameters
+    ----------
+    data : path, nibabel image, or array
+        4D; an array is (nx, ny, nz, n), or (n, V) with a `Grid` as mask or with none (voxels in a row).
+    mask : path, nibabel image, (nx, ny, nz) array or Grid, optional
+        By default every voxel that varies.
+
+    Returns
+    -------
+    data : (n, V) float32
+    grid : Grid
+    header : ImageHeader, or None
+        Where the data come from a file.
+
+    Raises
+    ------
+    FileError
+        As of `read_cohort` and `read_mask`.
+    ValueError
+        An array of another shape, or values that are not finite.
+    """
+    if isinstance(data, str | os.PathLike):
+        grid = automatic_mask(data) if mask is None else _as_grid(mask)
+        return read_cohort(data, grid), grid, read_header(image_names(data)[0])
+    affine, zooms = None, (1.0, 1.0, 1.0)
+    if hasattr(data, "dataobj"):
+        affine, zooms = data.affine, tuple(float(abs(z)) for z in data.header.get_zooms()[:3])
+        data = np.asanyarray(data.dataobj)
+    values = np.asarray(data)
+    if values.ndim == 2:
+        grid = Grid(np.ones((values.shape[1], 1, 1), dtype=bool)) if mask is None else _as_grid(mask)
+    elif values.ndim == 4:
+        grid = Grid(np.ptp(values, axis=3) > 0, zooms, affine) if mask is None else _as_grid(mask)
+        values = grid.to_vector(values)
+    else:
+        raise ValueError(f"the data have shape {values.shape}; expected (nx, ny, nz, n) or (n, V)")
+    if values.shape[1] != grid.n_voxels:
+        raise ValueError(f"the data have {values.shape[1]} voxels; the mask has {grid.n_voxels}")
+    if not np.isfinite(values).all():
+        raise ValueError("the data are not finite in the mask")
+    return np.ascontiguousarray(values, dtype=np.float32), grid, None
+
+
+def _as_grid(mask: Any) -> Grid:
+    if isinstance(mask, Grid):
+        return mask
+    if isinstance(mask, str | os.PathLike):
+        return read_mask(mask)
+    if hasattr(mask, "dataobj"):
+        zooms = tuple(float(abs(z)) for z in mask.header.get_zooms()[:3])
+        return Grid(np.asanyarray(mask.dataobj) != 0, zooms, mask.affine)  # type: ignore[arg-type]
+    return Grid(np.asarray(mask) != 0)
+
+
+def make_image(values: ArrayLike, grid: Grid) -> Any:
+    """A map, 0 outside the mask, as a nibabel image."""
+    affine = np.diag([*grid.voxel_size, 1.0]) if grid.affine is None else grid.affine
+    return nib.Nifti1Image(grid.to_volume(np.asarray(values, dtype=np.float32)), affine)
+
+
 def _single_volume(name: Name) -> ImageHeader:
     header = read_header(name)
     if header.shape[3] != 1:

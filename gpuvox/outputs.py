@@ -59,8 +59,7 @@ class Writer:
 
     def image(self, stem: str, values: NDArray, about: dict, label: Label | None = None) -> None:
         """Write one map and note what it is."""
-        text = f"gpuvox {__version__} {_describe(about)}"[:79]
-        path = write_map(self.name(stem), values, self.grid, self.header, label=label or Label(text))
+        path = write_map(self.name(stem), values, self.grid, self.header, label=label or _label(about))
         self.written[path.name] = about
 
     def result(self, result: TestResult) -> None:
@@ -113,7 +112,7 @@ class Writer:
         inside = (p > 0) & (p < 1)
         z = np.where(inside, ndtri(np.where(inside, p, 0.5)), 0.0)
         about = self._about(result, "vox", "none") | {"scale": "z"}
-        return z, about, Label(f"gpuvox {__version__} {_describe(about)}"[:79], "z score")
+        return z, about, _label(about, "z score")
 
     def _about(self, result: TestResult, statistic: str, correction: str | None = None) -> dict:
         about: dict = {
@@ -155,6 +154,11 @@ def _intent(result: TestResult) -> Label:
     if result.f_dfs is not None:
         return Label(text, "f test", tuple(float(df) for df in result.f_dfs))
     return Label(text, "t test", (float(result.df),))
+
+
+def _label(about: dict, intent: str = "none") -> Label:
+    text = f"gpuvox {__version__} {_describe(about)}".encode()[:79]
+    return Label(text.decode(errors="ignore"), intent)
 
 
 def _describe(about: dict) -> str:

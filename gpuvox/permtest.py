@@ -413,13 +413,14 @@ class ObservedTest:
 
         The local mean at a voxel is the sum of the values over permutations divided by the number of
         permutations in which the voxel is not zero; for TFCE, local means under their 2nd percentile in the
-        mask are raised to it.
+        mask (the ⌈0.02·V⌉-th smallest) are raised to it.
         """
         means: Maps = {}
         for kind, (total, nonzero) in self.sums(tally).items():
             mean = np.divide(total, nonzero, out=np.zeros_like(total), where=nonzero > 0)
-            if kind == "tfce":
-                mean = np.maximum(mean, np.percentile(mean, 2, axis=1, keepdims=True))
+            if kind == "tfce" and mean.shape[1]:
+                rank = max(math.ceil(0.02 * mean.shape[1]), 1) - 1
+                mean = np.maximum(mean, np.sort(mean, axis=1)[:, rank : rank + 1])
             means[kind] = mean
         second = replace(self, local_mean=means)
         statistic = self.test.model.maps(self.test.shuffler.shuffles(0, 1))
