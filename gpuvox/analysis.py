@@ -135,20 +135,21 @@ def make_shuffler(inputs: Inputs, options: Options, test: Test) -> Shuffler | Im
     """The shuffles of one test."""
     design = inputs.design if inputs.effective_design is None else inputs.effective_design
     labels = effective_regressor(design, test.contrast)
+    # Demeaning a constant leaves rounding, of the size of the design's numbers.
+    scale = float(np.abs(design).max() * np.abs(test.contrast).max())
     if options.permutations is not None:
         return ImportedShuffler(options.permutations[test.name], len(labels))
     blocks = inputs.blocks
     if options.detect_null:
         still = null_rows(design, test.contrast)
         blocks = np.where(still, 0, 1 if blocks is None else blocks)
-    flip = options.flip or (not test.is_f and _is_one_sample(labels, blocks, test.contrast))
+    flip = options.flip or (not test.is_f and _is_one_sample(labels, scale, blocks, test.contrast))
     settings = Permutations(options.n_permutations, options.seed, blocks, options.whole_blocks, flip)
-    return Shuffler(labels, settings)
+    return Shuffler(labels, settings, scale)
 
 
-def _is_one_sample(labels: Float64, blocks: NDArray[np.int64] | None, contrast: Float64) -> bool:
+def _is_one_sample(labels: Float64, scale: float, blocks: NDArray[np.int64] | None, contrast: Float64) -> bool:
     """FSL's rule: all rows alike, one block, one non-zero weight in the contrast."""
-    scale = max(np.abs(contrast).max(), 1e-300)
     alike = bool((np.ptp(labels, axis=0) <= 1e-10 * scale).all())
     one_block = blocks is None or len(np.unique(blocks)) == 1
     return alike and one_block and int(np.count_nonzero(contrast)) == 1
@@ -302,7 +303,7 @@ def _run(
         finished = run(
             permutation_test,
             threads=options.threads,
-            progress=(lambda done, total: progress(name, done, total)) if progress else None,
+            progress=(lambda done: progress(name, done, shuffler.n)) if progress else None,
             callback=(lambda i, maps: on_maps(test.name, i, maps)) if on_maps else None,
         )
     seconds = perf_counter() - start

@@ -42,6 +42,8 @@ SSE_CANCELS = 1e-2
 """Residual share under which float32 is not enough."""
 ZERO_RESIDUAL = 1e-10
 """A residual norm under this share of the data's norm is zero: the statistic is 0 in every shuffle."""
+ORTHOGONAL = 1e-13
+"""Product of two unit vectors that is rounding."""
 TIE = 1e-4
 """Relative difference within which a float32 statistic is compared again in float64."""
 
@@ -232,6 +234,8 @@ def _exact(data, voxels, basis, W, rank, is_f, df, statistic, sse_out):  # noqa:
                     product[j] += W[r, i] * buffer[i, j]
             for j in range(len(part)):
                 product[j] *= norm[j]
+                if abs(product[j]) < ORTHOGONAL:
+                    product[j] = 0.0
                 sse[j] -= product[j] * product[j]
                 if r < rank:
                     effect[j] = effect[j] + product[j] * product[j] if is_f else product[j]

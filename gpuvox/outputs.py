@@ -29,6 +29,7 @@ class Wanted:
     permutations: bool = False
     estimates: bool = False
     film: bool = False
+    uncorrected: bool = True
 
 
 @dataclass(eq=False)
@@ -84,7 +85,7 @@ class Writer:
             if f"{kind}_p" in result.maps:
                 if film and kind == "vox":
                     yield self._zstat(result), *self._z(result)
-                else:
+                elif self.wanted.uncorrected:
                     yield f"{kind}_p_{test}", result.maps[f"{kind}_p"], self._about(result, kind, "none"), None
             if self.wanted.raw and kind in result.maps:
                 yield f"{kind}_{test}", result.maps[kind], self._about(result, kind), None

@@ -305,7 +305,7 @@ def seeded(examples):
     return settings(max_examples=examples, deadline=None, derandomize=True)
 
 
-@seeded(150)
+@seeded(90)
 @given(problems())
 def test_permutations_keep_the_blocks(problem):
     labels, options = problem
@@ -326,7 +326,7 @@ def test_permutations_keep_the_blocks(problem):
         assert {tuple(p[list(rows)]) for rows in wholes} == wholes
 
 
-@seeded(150)
+@seeded(90)
 @given(problems())
 def test_flips_keep_the_blocks(problem):
     labels, options = problem
@@ -505,13 +505,13 @@ def test_signs_are_fair_and_independent(rows):
 
 
 def test_equal_rows_come_in_random_order():
-    """Shuffle 1 of many seeds: each of the 6! − 3!·3! permutations of another labelling equally likely."""
-    labels = [0, 0, 0, 1, 1, 1]
+    """Shuffle 1 of many seeds: each of the 5! − 2!·3! permutations of another labelling equally likely."""
+    labels = [0, 0, 1, 1, 1]
     counts: dict = {}
-    for seed in range(12000):
+    for seed in range(3000):
         p = tuple(Shuffler(labels, Permutations(2, seed)).shuffles(1, 2)[0].tolist())
         counts[p] = counts.get(p, 0) + 1
-    assert len(counts) == 684
+    assert len(counts) == 108
     assert chisquare(list(counts.values())).pvalue > 1e-3
 
 

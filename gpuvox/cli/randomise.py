@@ -297,7 +297,9 @@ def _command(options: argparse.Namespace, argv: list[str]) -> Any:
         variance_mm=options.variance,
         threads=options.threads,
     )
-    wanted = app.Wanted(options.raw, options.nulls, options.permutation_files, options.glm_output, options.film)
+    wanted = app.Wanted(
+        options.raw, options.nulls, options.permutation_files, options.glm_output, options.film, options.uncorrp
+    )
     names = ("data", "root", "mask", "design", "contrasts", "f_tests", "blocks", "effective_design", "one_sample")
     return app.Command(
         **{name: getattr(options, name) for name in names},
