@@ -363,13 +363,28 @@ class Glm:
         r, is_f = self.model.rank_effect, self.model.is_f
         marks = _statistic_maps(W, per_shuffle, self._residuals, r, is_f, float(self.df), out, sse)
         equivalent = self._is_equivalent(rows)
-        for b in np.flatnonzero(equivalent | (marks > 0)):
-            voxels = np.arange(self.n_voxels) if equivalent[b] else np.flatnonzero(np.isnan(out[b]))
-            statistic, left = self._exact(rows[b], voxels)
-            out[b, voxels] = statistic
+        for b in np.flatnonzero(~equivalent & (marks > 0)):
+            voxels = np.flatnonzero(np.isnan(out[b]))
+            out[b, voxels], left = self._exact(rows[b], voxels)
             if self.smoother:
                 sse[b, voxels] = left
-        return self._smooth_variance(out, sse) if self.smoother else out
+        if self.smoother:
+            variance = (sse * self._norms**2).astype(np.float32)
+            out = smooth_variance(out, variance, self.smoother(variance))
+        for b in np.flatnonzero(equivalent):
+            out[b] = self._exact_map(rows[b])
+        return out
+
+    def exact_map(self, shuffle: NDArray) -> Float64:
+        """(V,) Statistic map of one shuffle, in float64 from the data."""
+        return self._exact_map(self._rows(shuffle[None])[0])
+
+    def _exact_map(self, rows: Float64) -> Float64:
+        statistic, sse = self._exact(rows, np.arange(self.n_voxels))
+        if not self.smoother:
+            return statistic
+        variance = sse * self._norms**2
+        return smooth_variance(statistic, variance, self.smoother.exact(variance))
 
     def exact(self, shuffle: NDArray, voxels: NDArray[np.int64]) -> Float64:
         """Statistic of one shuffle at some voxels in float64, from the data.
@@ -391,13 +406,11 @@ class Glm:
             _exact(self.data, voxels, self._basis, W, r, is_f, float(self.df), statistic, sse)
         return statistic, sse
 
-    def _smooth_variance(self, t: Float32, sse: Float32) -> Float32:
-        """t·√(variance / smoothed variance); factors common to all voxels of a map cancel."""
-        assert self.smoother is not None
-        variance = (sse * (self._norms**2)).astype(np.float32)
-        smoothed = self.smoother(variance)
-        ratio = np.divide(variance, smoothed, out=np.zeros_like(t), where=smoothed > 0)
-        return t * np.sqrt(ratio)
+
+def smooth_variance(t: NDArray, variance: NDArray, smoothed: NDArray) -> NDArray:
+    """t·√(variance / smoothed variance); factors common to all voxels of a map cancel."""
+    ratio = np.divide(variance, smoothed, out=np.zeros_like(t), where=smoothed > 0)
+    return t * np.sqrt(ratio)
 
 
 def f_to_z_exact(f: ArrayLike, df1: float, df2: float) -> Float64:

@@ -45,6 +45,7 @@ class StatisticModel(Protocol):
     @property
     def has_exact(self) -> bool: ...  # noqa: D102
     def maps(self, shuffles: NDArray) -> Float32: ...  # noqa: D102
+    def exact_map(self, shuffle: NDArray) -> NDArray[np.float64]: ...  # noqa: D102
     def exact(self, shuffle: NDArray, voxels: NDArray[np.int64]) -> NDArray[np.float64]: ...  # noqa: D102
 
 
@@ -202,12 +203,14 @@ class PermutationTest:
         -------
         ObservedTest
         """
-        statistic = self.model.maps(self.shuffler.shuffles(0, 1))
+        # In float64, rounded once: one unit in the last place of the maximum adds or drops a step of TFCE.
+        exact = self.model.exact_map(self.shuffler.shuffles(0, 1)[0])
+        statistic = exact.astype(np.float32)[None]
         enhancer = None
         tfce = self.statistics.tfce
         if tfce is not None:
             # A step of 0 (no positive value, or a sign that is not wanted) leaves that sign blank.
-            peaks = _extremes(self._enhanceable(statistic))[:, 0]
+            peaks = _extremes(exact[None] if self.model.f_dfs is None else self._enhanceable(statistic))[:, 0]
             up = step_size(peaks[0], tfce)
             down = step_size(peaks[1], tfce) if self.signs == 2 else 0.0
             enhancer = Enhancer(self.grid, tfce, (up, down), self.level_cap)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import maximum_filter1d, minimum_filter1d
+from scipy.ndimage import correlate1d, maximum_filter1d, minimum_filter1d
 
 from .grid import Grid
 
@@ -28,7 +28,7 @@ def half_width(sigma_voxels: float) -> int:
     return 2 * int(sigma_voxels - 0.001) + 3
 
 
-def gaussian_weights(sigma_voxels: float) -> NDArray[np.float32]:
+def gaussian_weights(sigma_voxels: float) -> NDArray[np.float64]:
     """Half of a truncated Gaussian kernel.
 
     Parameters
@@ -38,12 +38,12 @@ def gaussian_weights(sigma_voxels: float) -> NDArray[np.float32]:
 
     Returns
     -------
-    (h + 1,) float32
+    (h + 1,) float64
         Weights at the distances 0, 1, … h = `half_width`; the 2h + 1 of the whole kernel sum to 1.
     """
     distance = np.arange(half_width(sigma_voxels) + 1)
     weights = np.exp(-0.5 * (distance / sigma_voxels) ** 2)
-    return (weights / (2 * weights.sum() - weights[0])).astype(np.float32)
+    return weights / (2 * weights.sum() - weights[0])
 
 
 class MaskedGaussian:
@@ -69,7 +69,8 @@ class MaskedGaussian:
             raise ValueError(f"the voxel size is {grid.voxel_size} mm; smoothing needs positive sizes")
         self.grid = grid
         self.sigma_mm = float(sigma_mm)
-        self._weights = tuple(gaussian_weights(sigma_mm / size) for size in grid.voxel_size)
+        self._exact_weights = tuple(gaussian_weights(sigma_mm / size) for size in grid.voxel_size)
+        self._weights = tuple(w.astype(np.float32) for w in self._exact_weights)
         self._rows = _rows(grid, [len(w) - 1 for w in self._weights])
         ones = np.ones((1, grid.n_voxels), dtype=np.float32)
         self._norm = self._smooth(ones, ones[0])[0]
@@ -97,6 +98,29 @@ class MaskedGaussian:
         if values.ndim not in (1, 2) or values.shape[-1] != self.grid.n_voxels:
             raise ValueError(f"maps of shape {values.shape} do not fit a mask of {self.grid.n_voxels} voxels")
         return self._smooth(np.atleast_2d(values), self._norm).reshape(values.shape)
+
+    def exact(self, maps: ArrayLike) -> NDArray[np.float64]:
+        """Smooth in float64, with scipy: for the map that everything else is measured against.
+
+        Parameters
+        ----------
+        maps : (V,) or (B, V) array
+
+        Returns
+        -------
+        float64, a new array of the same shape
+        """
+        values = np.asarray(maps, dtype=np.float64)
+        norm = self._correlate(np.ones(self.grid.n_voxels))
+        out = np.stack([self._correlate(f) / norm for f in np.atleast_2d(values)])
+        return out.reshape(values.shape)
+
+    def _correlate(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        volume = self.grid.to_volume(values)
+        for axis, half in enumerate(self._exact_weights):
+            kernel = np.concatenate([half[:0:-1], half])
+            volume = correlate1d(volume, kernel, axis=axis, mode="constant")
+        return self.grid.to_vector(volume)
 
     def _smooth(self, maps: NDArray[np.float32], norm: NDArray[np.float32]) -> NDArray[np.float32]:
         rows, out = self._rows, np.empty_like(maps)

@@ -120,7 +120,7 @@ def step_size(peak: float, options: Tfce) -> float:
     Parameters
     ----------
     peak : float
-        Maximum of the unpermuted map (of its negative, for the negative sign).
+        Maximum of the unpermuted map (of its negative, for the negative sign), before rounding to float32.
     options : Tfce
 
     Returns
@@ -131,7 +131,7 @@ def step_size(peak: float, options: Tfce) -> float:
     """
     if options.delta is not None:
         return float(np.float32(options.delta))
-    return float(np.float32(peak) / np.float32(STEPS_TO_MAXIMUM)) if peak > 0 else 0.0
+    return float(np.float32(float(peak) / STEPS_TO_MAXIMUM)) if peak > 0 else 0.0
 
 
 @dataclass(frozen=True, eq=False)

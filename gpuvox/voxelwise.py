@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from gpuvox.design import DesignError
-from gpuvox.glm import SSE_CANCELS, SSE_FLOOR, ZERO_RESIDUAL, Nuisance, fma
+from gpuvox.glm import SSE_CANCELS, SSE_FLOOR, ZERO_RESIDUAL, Nuisance, fma, smooth_variance
 from gpuvox.smooth import MaskedGaussian
 
 TILE = 64
@@ -323,20 +323,19 @@ class VoxelwiseGlm:
         """Statistic maps, see `glm.Glm.maps`."""
         identity = shuffles > 0 if shuffles.dtype == np.int8 else shuffles == np.arange(shuffles.shape[1])
         is_identity = identity.all(axis=1)
-        everywhere = np.arange(self.n_voxels)
         out = np.empty((len(shuffles), self.n_voxels), dtype=np.float32)
-        variance = np.empty(out.shape if self.smoother else (0, 0), dtype=np.float32)
-        for exact in (False, True):
-            chosen = np.flatnonzero(is_identity == exact)
-            if len(chosen):
-                part, part_variance = self._maps(shuffles[chosen], everywhere, exact)
-                out[chosen] = part
-                if self.smoother:
-                    variance[chosen] = part_variance
-        if self.smoother:
-            smoothed = self.smoother(variance)
-            out *= np.sqrt(np.divide(variance, smoothed, out=np.zeros_like(out), where=smoothed > 0))
+        chosen = np.flatnonzero(~is_identity)
+        if len(chosen):
+            maps, variance = self._maps(shuffles[chosen], np.arange(self.n_voxels), False)
+            out[chosen] = smooth_variance(maps, variance, self.smoother(variance)) if self.smoother else maps
+        for b in np.flatnonzero(is_identity):
+            out[b] = self.exact_map(shuffles[b])
         return out
+
+    def exact_map(self, shuffle: NDArray) -> Float64:
+        """(V,) Statistic map of one shuffle in float64."""
+        maps, variance = self._maps(shuffle[None], np.arange(self.n_voxels), True)
+        return smooth_variance(maps, variance, self.smoother.exact(variance))[0] if self.smoother else maps[0]
 
     def exact(self, shuffle: NDArray, voxels: NDArray[np.int64]) -> Float64:
         """Statistic of one shuffle at some voxels in float64."""

@@ -1,17 +1,17 @@
 """The truth that gpuvox is measured against: permutation inference as the textbook writes it.
 
-Nothing here comes from gpuvox, and nothing is clever. All is float64; a shuffle is a matrix product with the
-data, followed by a full least-squares fit of the unpermuted design (Winkler et al., NeuroImage 92:381-397, 2014,
-table 2): with H_Z and R_Z the projections onto the nuisance regressors Z and away from them, Freedman & Lane's
-shuffled data are
+Nothing here comes from gpuvox, and nothing is clever. All is float64; every shuffle makes new data, and a full
+least-squares fit of the unpermuted design follows (Winkler et al., NeuroImage 92:381-397, 2014, table 2): with
+H_Z the projection onto the nuisance regressors Z and R_Z = I - H_Z, Freedman & Lane's shuffled data are
 
     Y* = (P' R_Z + H_Z) Y,
 
-fitted with [X Z]. A row p of a permutation file says that row i of the permuted design is row p[i] of the design;
-(P A)[i] = A[p[i]], and a row of -1 and +1 flips signs. Arrays of maps are (shuffles, voxels); voxels run x fastest.
+fitted with [X Z]. A row p of a permutation file says that row i of the permuted design is row p[i] of the
+design, (P A)[i] = A[p[i]]; a row of -1 and +1 flips signs. Arrays of maps are (shuffles, voxels), voxels run x
+fastest.
 
-What differs from FSL randomise on purpose: an F is divided by the rank of its contrast; uncorrected cluster values
-are counted, not zero; TFCE does not leave out the outermost shell of the grid.
+What differs from FSL randomise on purpose: an F is divided by the rank of its contrast; uncorrected cluster
+values are counted, not zero; TFCE does not leave out the outermost shell of the grid.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from scipy import ndimage, stats
 KENNEDY, FREEDMAN_LANE, RAW, TER_BRAAK = 0, 1, 2, 3
 
 
-# --- files ----------------------------------------------------------------------------------------------------
+# --- files --------------------------------------------------------------------------------------------------
 
 
 def read_vest(path):
@@ -62,7 +62,7 @@ def unflat(values, mask):
     return image.reshape(mask.shape, order="F")
 
 
-# --- the model --------------------------------------------------------------------------------------------------
+# --- the model ----------------------------------------------------------------------------------------------
 
 
 def partition(M, C):
@@ -88,29 +88,28 @@ def back(shuffle, Y, flips):
     return moved
 
 
-def shuffled_data(Y, X, Z, shuffle, mode=FREEDMAN_LANE, flips=False):
-    """Y* of one shuffle, to be fitted with the unpermuted model."""
-    H_Z = Z @ np.linalg.pinv(Z)
+def split(Y, X, Z, mode=FREEDMAN_LANE):
+    """(moving, fixed): a shuffle's data are Y* = P' moving + fixed."""
     XZ = np.hstack([X, Z])
-    if mode == RAW:
-        return back(shuffle, Y, flips)
-    if mode == TER_BRAAK:
-        return back(shuffle, Y - XZ @ np.linalg.pinv(XZ) @ Y, flips)
-    residuals = back(shuffle, Y - H_Z @ Y, flips)
-    return residuals if mode == KENNEDY else residuals + H_Z @ Y
+    H_Z, H_XZ = Z @ np.linalg.pinv(Z), XZ @ np.linalg.pinv(XZ)
+    zero = np.zeros_like(Y)
+    return {
+        KENNEDY: (Y - H_Z @ Y, zero),
+        FREEDMAN_LANE: (Y - H_Z @ Y, H_Z @ Y),
+        RAW: (Y, zero),
+        TER_BRAAK: (Y - H_XZ @ Y, zero),
+    }[mode]
 
 
 def fitted_model(X, Z, mode):
-    """The model that is fitted: [X Z], and R_Z X alone by Kennedy's scheme; its nuisance columns last."""
+    """The model that is fitted: [X Z], and R_Z X alone by Kennedy's scheme; as (effect, nuisance)."""
     if mode == KENNEDY:
         return X - Z @ np.linalg.pinv(Z) @ X, Z[:, :0]
     return X, Z
 
 
-def least_squares(M, Y):
-    """Coefficients, their covariance over sigma^2, and the sum of squared errors per voxel."""
-    B = np.linalg.pinv(M) @ Y
-    return B, np.linalg.pinv(M.T @ M), ((Y - M @ B) ** 2).sum(axis=0)
+def degrees_of_freedom(model, demean=False):
+    return len(model) - np.linalg.matrix_rank(model) - int(demean)
 
 
 def ratio(a, b):
@@ -118,43 +117,55 @@ def ratio(a, b):
     return np.divide(a, b, out=np.zeros(np.broadcast(a, b).shape), where=np.asarray(b) != 0)
 
 
-def statistic_maps(Y, M, C, shuffles, mode=FREEDMAN_LANE, demean=False, smooth=None):
-    """t (C one row) or F (C several) of every shuffle, (shuffles, voxels).
+class LeastSquares:
+    """Ordinary least squares with one design: fit(Y) gives coefficients and sums of squared errors."""
 
-    Parameters: data Y (subjects, voxels), design M (subjects, columns), contrast C, shuffles as in FSL's
-    permutation files, nuisance scheme, whether means are removed first (and one degree of freedom with them),
-    and for t a function that smooths a map of variances.
+    def __init__(self, M):
+        self.M = M
+        self.inverse = np.linalg.pinv(M)
+        self.covariance = np.linalg.pinv(M.T @ M)
+        self.rank = np.linalg.matrix_rank(M) if M.size else 0
+
+    def fit(self, Y):
+        B = self.inverse @ Y
+        return B, ((Y - self.M @ B) ** 2).sum(axis=0)
+
+
+def t_map(Y, full, df, smooth=None):
+    """The first coefficient over its standard error."""
+    B, sse = full.fit(Y)
+    variance = sse / df if smooth is None else smooth(sse / df)
+    return ratio(B[0], np.sqrt(full.covariance[0, 0] * variance))
+
+
+def F_map(Y, full, nuisance, df):
+    """Extra sum of squares of the effect beside the nuisance, per degree of freedom, over the variance."""
+    _, sse = full.fit(Y)
+    _, sse_without = nuisance.fit(Y)
+    return ratio((sse_without - sse) / (full.rank - nuisance.rank), sse / df)
+
+
+def statistic_maps(Y, M, C, shuffles, mode=FREEDMAN_LANE, demean=False, smooth=None, is_f=False):
+    """t (C one row) or F (C several rows, or is_f) of every shuffle, (shuffles, voxels).
+
+    Data Y (subjects, voxels), design M (subjects, columns), contrast C, shuffles as in FSL's permutation
+    files, nuisance scheme, whether means are removed first (and one degree of freedom with them), and for t a
+    function that smooths a map of variances.
     """
     Y, M, C = np.asarray(Y, float), np.asarray(M, float), np.atleast_2d(C)
     if demean:
         Y, M = Y - Y.mean(axis=0), M - M.mean(axis=0)
     X, Z = partition(M, C)
+    moving, fixed = split(Y, X, Z, mode)
     effect, nuisance = fitted_model(X, Z, mode)
-    df = degrees_of_freedom(np.hstack([effect, nuisance]), demean)
+    full, reduced = LeastSquares(np.hstack([effect, nuisance])), LeastSquares(nuisance)
+    df = len(M) - full.rank - int(demean)
     flips = are_flips(shuffles)
-    starred = (shuffled_data(Y, X, Z, shuffle, mode, flips) for shuffle in shuffles)
-    if len(C) == 1:
-        return np.array([t_map(Y_star, effect, nuisance, df, smooth) for Y_star in starred])
-    return np.array([F_map(Y_star, effect, nuisance, df) for Y_star in starred])
-
-
-def degrees_of_freedom(model, demean=False):
-    return len(model) - np.linalg.matrix_rank(model) - int(demean)
-
-
-def t_map(Y, X, Z, df, smooth=None):
-    """Coefficient of the one column of X over its standard error."""
-    B, covariance, sse = least_squares(np.hstack([X, Z]), Y)
-    variance = sse / df if smooth is None else smooth(sse / df)
-    return ratio(B[0], np.sqrt(covariance[0, 0] * variance))
-
-
-def F_map(Y, X, Z, df):
-    """Extra sum of squares of X beside Z, per degree of freedom, over the residual variance."""
-    rank = np.linalg.matrix_rank(np.hstack([X, Z])) - Z.shape[1]
-    _, _, sse = least_squares(np.hstack([X, Z]), Y)
-    _, _, sse_without = least_squares(Z, Y)
-    return ratio((sse_without - sse) / rank, sse / df)
+    maps = np.empty((len(shuffles), Y.shape[1]))
+    for i, shuffle in enumerate(shuffles):
+        Y_star = back(shuffle, moving, flips) + fixed
+        maps[i] = F_map(Y_star, full, reduced, df) if is_f or len(C) > 1 else t_map(Y_star, full, df, smooth)
+    return maps
 
 
 def voxelwise_maps(Y, M, C, shuffles, columns, **options):
@@ -175,9 +186,10 @@ def F_to_z(F, rank, df):
 
 def glm(Y, M, C):
     """pe, cope, varcope (a row each) and sigmasqr of the whole design."""
-    B, covariance, sse = least_squares(M, Y)
-    variance = sse / degrees_of_freedom(M)
-    spread = np.array([c @ covariance @ c for c in C])
+    whole = LeastSquares(M)
+    B, sse = whole.fit(Y)
+    variance = sse / (len(M) - whole.rank)
+    spread = np.array([c @ whole.covariance @ c for c in C])
     return {"pe": B, "cope": C @ B, "varcope": spread[:, None] * variance, "sigmasqr": variance}
 
 
@@ -193,7 +205,7 @@ def smooth_variance(variance, mask, sigma_mm, voxel_size):
     return flat(image, mask) / flat(weight, mask)
 
 
-# --- neighbourhoods ---------------------------------------------------------------------------------------------
+# --- neighbourhoods -----------------------------------------------------------------------------------------
 
 
 def components(inside, connectivity=26):
@@ -229,8 +241,11 @@ def cluster_normed_extent(statistic, mask, threshold, local_mean):
 
 
 def tfce(statistic, mask, delta, H=2.0, E=0.5, connectivity=6):
-    """TFCE (Smith & Nichols 2009) of the positive part of a map, in steps of delta summed in float32, as FSL."""
-    image = unflat(statistic, mask).astype(np.float32)
+    """TFCE (Smith & Nichols 2009) of the positive part of a map, in steps of delta.
+
+    Thresholds are summed in float32, and there is no factor delta, as in FSL.
+    """
+    image = unflat(np.maximum(statistic, 0), mask).astype(np.float32)
     enhanced = np.zeros(image.shape)
     if not delta > 0:
         return flat(enhanced, mask)
@@ -254,7 +269,7 @@ def local_mean(maps, floor=False):
     return total, samples, mean
 
 
-# --- inference --------------------------------------------------------------------------------------------------
+# --- inference ----------------------------------------------------------------------------------------------
 
 
 def corrected(observed, null):
@@ -307,7 +322,7 @@ def number_of_labellings(M, C, groups=None, whole=False, force_flips=False, is_f
     return math.prod(_multinomial(block) for block in blocks), False
 
 
-# --- the cases --------------------------------------------------------------------------------------------------
+# --- the cases ----------------------------------------------------------------------------------------------
 
 
 def _parser():
@@ -408,7 +423,7 @@ def automatic_mask(images):
 
 def case_maps(case: Case, name: str, shuffles: np.ndarray) -> np.ndarray:
     """t or F of the shuffles, as the options of the case ask."""
-    options: dict[str, Any] = {"mode": case.options.U, "demean": case.options.D}
+    options: dict[str, Any] = {"mode": case.options.U, "demean": case.options.D, "is_f": name[0] == "f"}
     if case.voxelwise:
         model = (case.data, case.design, case.contrast(name), shuffles, case.voxelwise)
         return voxelwise_maps(*model, **options)
@@ -449,7 +464,7 @@ def case_enhanced(case, name, maps):
 
 
 def case_second_pass(case, maps, kinds):
-    """What --twopass adds: {kind: maps} of clustern and tfcen, {kind: (sum, samp, post)} of the first pass."""
+    """Of --twopass: {kind: maps} of clustern and tfcen, {kind: (sum, samp, post)} of the first pass."""
     first = {"cluster": local_mean(kinds["clustere"]), "tfce": local_mean(kinds["tfce"], floor=True)}
     mean = first["cluster"][2]
     clusters = [cluster_normed_extent(one, case.mask, case.options.c, mean) for one in maps]

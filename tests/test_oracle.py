@@ -31,7 +31,7 @@ def load(name):
 
 @functools.cache
 def computed(name, statistic):
-    """(maps, {kind: maps}, {pass-one images}) of a case with FSL's permutations; TFCE perhaps of some only."""
+    """(maps, {kind: maps}, {pass-one images}) with FSL's permutations; TFCE perhaps of some only."""
     case = load(name)
     maps = oracle.case_maps(case, statistic, case.shuffles(statistic))
     asked = case.options.T
@@ -233,7 +233,7 @@ def test_number_of_labellings(name):
         assert f"{ours:g}" == count
 
 
-# --- the oracle against other truths than FSL ------------------------------------------------------------------
+# --- the oracle against other truths than FSL ---------------------------------------------------------------
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def test_refitting_shuffled_data_is_regressing_on_the_shuffled_design(rng):
     for flips in (False, True):
         shuffle = rng.choice([-1, 1], n) if flips else rng.permutation(n) + 1
         shuffled = shuffle[:, None] * np.hstack([X, Z]) if flips else np.hstack([X, Z])[shuffle - 1]
-        t = oracle.t_map(residuals, shuffled[:, :1], shuffled[:, 1:], n - 4)
+        t = oracle.t_map(residuals, oracle.LeastSquares(shuffled), n - 4)
         np.testing.assert_allclose(oracle.statistic_maps(Y, M, C, [shuffle])[0], t, rtol=1e-9)
 
 
@@ -282,12 +282,14 @@ def test_f_is_the_wald_statistic_and_t_squared(rng):
     M, Y = rng.normal(size=(n, 4)), rng.normal(size=(n, 6))
     C = np.array([[1.0, -1, 0, 0], [0, 1, -1, 0]])
     identity = [np.arange(n) + 1]
-    B, covariance, sse = oracle.least_squares(M, Y)
-    wald = np.einsum("iv,ij,jv->v", C @ B, np.linalg.inv(C @ covariance @ C.T), C @ B) / 2 / (sse / (n - 4))
+    whole = oracle.LeastSquares(M)
+    B, sse = whole.fit(Y)
+    precision = np.linalg.inv(C @ whole.covariance @ C.T)
+    wald = np.einsum("iv,ij,jv->v", C @ B, precision, C @ B) / 2 / (sse / (n - 4))
     np.testing.assert_allclose(oracle.statistic_maps(Y, M, C, identity)[0], wald, rtol=1e-9)
     one = oracle.statistic_maps(Y, M, C[:1], identity)[0]
-    X, Z = oracle.partition(M, C[:1])
-    np.testing.assert_allclose(oracle.F_map(Y, X, Z, n - 4), one**2, rtol=1e-9)
+    one_row = oracle.statistic_maps(Y, M, C[:1], identity, is_f=True)[0]
+    np.testing.assert_allclose(one_row, one**2, rtol=1e-9)
     # A dependent row changes nothing: F is divided by the rank.
     dependent = np.vstack([C, C.sum(axis=0)])
     np.testing.assert_allclose(oracle.statistic_maps(Y, M, dependent, identity)[0], wald, rtol=1e-9)

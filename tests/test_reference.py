@@ -100,10 +100,12 @@ def test_null_distributions(case, name, outputs):
 
 def ties(case: str, name: str, outputs, test: str) -> np.ndarray | None:
     """Where an observed value is within 1e-5 of the map's maximum of a null maximum; None if not known."""
+    if "_corrp_" not in name:
+        return None
     kind = name.split("_")[1]
     raw = outputs(case) / (f"fsl_{test}.nii.gz" if kind == "vox" else f"fsl_{kind}_{test}.nii.gz")
     null = CASES / case / f"fsl_{kind}_corrp_{test}.txt"
-    if "_corrp_" not in name or not raw.exists() or not null.exists():
+    if not raw.exists() or not null.exists():
         return None
     observed, maxima = read(raw), np.sort(np.loadtxt(null))
     at = np.clip(np.searchsorted(maxima, observed), 1, len(maxima) - 1)
@@ -121,7 +123,8 @@ def test_p_maps(case, name, outputs):
         return
     stat = [n for n in images(case) if n.startswith(("fsl_tstat", "fsl_fstat", "fsltstat"))][0]
     n_voxels = int((read(CASES / case / stat) != 0).sum()) if case != "ter_braak" else ours.size
-    test = name.removesuffix(".nii.gz").split("_")[-1].replace("fslpstat", "tstat")
+    test = name.removesuffix(".nii.gz").split("_")[-1]
+    test = test.replace("fslpstat", "tstat")
     n_shuffles = _n_shuffles(case, test)
     different = np.abs(ours - theirs) > 0.5 / n_shuffles
     known = ties(case, name, outputs, test)
