@@ -383,7 +383,7 @@ class Glm:
         statistic, sse = self._exact(rows, np.arange(self.n_voxels))
         if not self.smoother:
             return statistic
-        variance = sse * self._norms**2
+        variance = sse * self._norms**2 / self.df
         return smooth_variance(statistic, variance, self.smoother.exact(variance))
 
     def exact(self, shuffle: NDArray, voxels: NDArray[np.int64]) -> Float64:

@@ -100,7 +100,10 @@ class MaskedGaussian:
         return self._smooth(np.atleast_2d(values), self._norm).reshape(values.shape)
 
     def exact(self, maps: ArrayLike) -> NDArray[np.float64]:
-        """Smooth in float64, with scipy: for the map that everything else is measured against.
+        """Smooth with sums in float64, with scipy: for the map that everything else is measured against.
+
+        Images are rounded to float32 between the passes along the axes. FSL's must be too: in the reference
+        case whether the maximum exceeds the last step of TFCE hangs on it.
 
         Parameters
         ----------
@@ -112,15 +115,15 @@ class MaskedGaussian:
         """
         values = np.asarray(maps, dtype=np.float64)
         norm = self._correlate(np.ones(self.grid.n_voxels))
-        out = np.stack([self._correlate(f) / norm for f in np.atleast_2d(values)])
-        return out.reshape(values.shape)
+        smoothed = [(self._correlate(f) / norm).astype(np.float32) for f in np.atleast_2d(values)]
+        return np.stack(smoothed).astype(np.float64).reshape(values.shape)
 
     def _correlate(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        volume = self.grid.to_volume(values)
+        volume = self.grid.to_volume(values.astype(np.float32))
         for axis, half in enumerate(self._exact_weights):
             kernel = np.concatenate([half[:0:-1], half])
-            volume = correlate1d(volume, kernel, axis=axis, mode="constant")
-        return self.grid.to_vector(volume)
+            volume = correlate1d(volume, kernel, axis=axis, mode="constant")  # sums in float64
+        return self.grid.to_vector(volume).astype(np.float64)
 
     def _smooth(self, maps: NDArray[np.float32], norm: NDArray[np.float32]) -> NDArray[np.float32]:
         rows, out = self._rows, np.empty_like(maps)
