@@ -143,8 +143,11 @@ def _statistic_maps(W, per_shuffle, y, rank, is_f, df, out, sse_out):  # noqa: P
         for first in range(0, n, DEPTH):
             depth = min(DEPTH, n - first)
             for i in range(depth):
-                tile[i, :width] = y[first + i, start : start + width]
-                tile[i, width:] = np.float32(0)
+                # Loops, not slices: assigning a slice to a slice takes seconds to compile.
+                for j in range(width):
+                    tile[i, j] = y[first + i, start + j]
+                for j in range(width, TILE):
+                    tile[i, j] = np.float32(0)
             for row in range(0, W.shape[0], 4):
                 _accumulate(W, row, depth, first, tile, acc)
         for b in range(n_maps):
@@ -155,9 +158,11 @@ def _statistic_maps(W, per_shuffle, y, rank, is_f, df, out, sse_out):  # noqa: P
                 for j in range(width):
                     if sse[j] < np.float32(SSE_CANCELS):
                         statistic[j] = np.float32(np.nan)
-            out[b, start : start + width] = statistic[:width]
+            for j in range(width):
+                out[b, start + j] = statistic[j]
             if sse_out.size:
-                sse_out[b, start : start + width] = sse[:width]
+                for j in range(width):
+                    sse_out[b, start + j] = sse[j]
     return marks
 
 

@@ -779,7 +779,8 @@ def _edges(n_saddles, up, kind, cap, scratch, ends, level):  # noqa: PLR0913
 @njit(cache=True, nogil=True)
 def _grown(values):
     new = np.empty(2 * len(values), values.dtype)
-    new[: len(values)] = values
+    for i in range(len(values)):  # a slice would compile for seconds
+        new[i] = values[i]
     return new
 
 
