@@ -17,7 +17,9 @@ def folder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(f"n{request.param}")
     study = cohort(brain_grid(2.0), request.param, effect=0.8)
     files.write_map(folder / "data.nii", study.data, study.grid, file_type="NIFTI")
-    files.write_map(folder / "mask.nii", study.grid.mask[study.grid.mask].astype("f4"), study.grid, file_type="NIFTI")
+    files.write_map(
+        folder / "mask.nii", study.grid.mask[study.grid.mask].astype("f4"), study.grid, file_type="NIFTI"
+    )
     files.write_vest(folder / "design.mat", study.design, "mat")
     files.write_vest(folder / "design.con", [study.contrast, -study.contrast], "con")
     return folder

@@ -123,9 +123,7 @@ def list_tests(inputs: Inputs, options: Options) -> list[Test]:
             raise DesignError(f"F test {f + 1} includes no contrast")
         tests.append(Test(f"fstat{f + 1}", inputs.contrasts[chosen], True))
     if not options.f_only:
-        tests += [
-            Test(f"tstat{t + 1}", contrast[None], False) for t, contrast in enumerate(inputs.contrasts)
-        ]
+        tests += [Test(f"tstat{t + 1}", contrast[None], False) for t, contrast in enumerate(inputs.contrasts)]
     if not 1 <= options.first_test <= max(len(tests), 1):
         raise DesignError(f"there is no test {options.first_test}: F and t tests together are {len(tests)}")
     return tests[options.first_test - 1 :]
@@ -142,13 +140,17 @@ def make_shuffler(inputs: Inputs, options: Options, test: Test) -> Shuffler | Im
     blocks = inputs.blocks
     if options.detect_null:
         still = null_rows(design, test.contrast)
-        blocks = np.where(still, 0, 1 if blocks is None else blocks)
+        given = np.ones(len(labels), dtype=np.int64) if blocks is None else blocks
+        numbers = np.unique(given[~still & (given > 0)])
+        blocks = np.where(still | (given == 0), 0, np.searchsorted(numbers, given) + 1)
     flip = options.flip or (not test.is_f and _is_one_sample(labels, scale, blocks, test.contrast))
     settings = Permutations(options.n_permutations, options.seed, blocks, options.whole_blocks, flip)
     return Shuffler(labels, settings, scale)
 
 
-def _is_one_sample(labels: Float64, scale: float, blocks: NDArray[np.int64] | None, contrast: Float64) -> bool:
+def _is_one_sample(
+    labels: Float64, scale: float, blocks: NDArray[np.int64] | None, contrast: Float64
+) -> bool:
     """FSL's rule: all rows alike, one block, one non-zero weight in the contrast."""
     alike = bool((np.ptp(labels, axis=0) <= 1e-10 * scale).all())
     one_block = blocks is None or len(np.unique(blocks)) == 1
@@ -349,9 +351,7 @@ def _add_values(maps: Maps, nulls: Maps, part: ObservedTest, tally: Tally, row: 
             maps[kind] = part.in_units(kind, values, row)
 
 
-def _warnings(
-    test: Test, observed: ObservedTest, row: int, options: Options, tally: Tally
-) -> Iterator[str]:
+def _warnings(test: Test, observed: ObservedTest, row: int, options: Options, tally: Tally) -> Iterator[str]:
     """What the user should know of this test."""
     shuffler = observed.test.shuffler
     if test.is_f and observed.test.model.f_dfs is not None:

@@ -1,13 +1,17 @@
-"""Whether the compiled loops are in the cache on disk already."""
+"""How loops are compiled, and whether they have been."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from numba import njit
+
+inner = njit(cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""For loops that only other compiled loops call: without entry points from Python they compile faster."""
+
 
 def is_cached() -> bool:
-    """Whether a run has compiled the loops before; the first one ever takes a few seconds longer."""
-    from gpuvox.tfce import _enhance
+    """Whether a run has compiled the loops before; the first one ever takes some seconds longer."""
+    from gpuvox.glm import _statistic_maps
 
-    folder = Path(_enhance.stats.cache_path)
-    return any(folder.glob(f"{Path(__file__).parent.name}*_enhance*.nbi")) or any(folder.glob("tfce._enhance*.nbi"))
+    return any(Path(_statistic_maps.stats.cache_path).glob("glm._statistic_maps*.nbi"))

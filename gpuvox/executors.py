@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
+from threadpoolctl import threadpool_limits
+
 from gpuvox.permtest import BlockResult, LevelOverflow, Maps, ObservedTest, PermutationTest, Tally
 
 Progress = Callable[[int], None]
@@ -60,17 +62,19 @@ def run(
     Finished
     """
     threads = threads or default_threads()
-    while True:
-        try:
-            observed = test.observe()
-            tally = fold(observed, threads, progress, callback)
-            break
-        except LevelOverflow as overflow:
-            test = test.with_cap(overflow.needed)
-    if not test.statistics.normalised:
-        return Finished(observed, tally)
-    second = observed.second_pass(tally)
-    return Finished(observed, tally, second, fold(second, threads, progress))
+    # The threads are ours; a linear algebra library that opens its own would only be in their way.
+    with threadpool_limits(1):
+        while True:
+            try:
+                observed = test.observe()
+                tally = fold(observed, threads, progress, callback)
+                break
+            except LevelOverflow as overflow:
+                test = test.with_cap(overflow.needed)
+        if not test.statistics.normalised:
+            return Finished(observed, tally)
+        second = observed.second_pass(tally)
+        return Finished(observed, tally, second, fold(second, threads, progress))
 
 
 def ranges(observed: ObservedTest, threads: int) -> Iterator[tuple[int, int]]:

@@ -29,6 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicSpline
 from scipy.special import betainc, betaln, fdtri, hyp2f1, ndtri_exp
 
+from gpuvox.compiled import inner
 from gpuvox.design import Model, invariant_part
 from gpuvox.smooth import MaskedGaussian
 
@@ -68,7 +69,7 @@ def fma(typingctx, a, b, c):  # type: ignore[no-untyped-def]  # noqa: D103
     return a(a, b, c), codegen
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _accumulate(W, row, depth, first, y, acc):  # noqa: PLR0913
     """acc[row … row+3] += W[row … row+3, first … first+depth−1] · y, four subjects at a time, in index order."""
     a0, a1, a2, a3 = acc[row], acc[row + 1], acc[row + 2], acc[row + 3]
@@ -94,7 +95,7 @@ def _accumulate(W, row, depth, first, y, acc):  # noqa: PLR0913
         i += 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _statistic_tile(products, rank, is_f, df, statistic, sse):  # noqa: PLR0913
     """Products of one shuffle (m, TILE) → statistic and SSE of the tile; count of voxels that need float64."""
     m = products.shape[0]
@@ -166,7 +167,7 @@ def _statistic_maps(W, per_shuffle, y, rank, is_f, df, out, sse_out):  # noqa: P
     return marks
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _residualise_tile(data, voxels, basis, buffer, norm):
     """Data of some voxels, residualised on an orthonormal basis in float64, into buffer (n, TILE); norms.
 
@@ -433,7 +434,9 @@ def f_to_z_exact(f: ArrayLike, df1: float, df2: float) -> Float64:
     log_tail = np.log(np.where(far, 1.0, tail))
     y = x[far] if x.ndim else x
     if np.any(far):
-        series = a * np.log(y) + b * np.log1p(-y) - np.log(a) - betaln(a, b) + np.log(hyp2f1(a + b, 1, a + 1, y))
+        series = (
+            a * np.log(y) + b * np.log1p(-y) - np.log(a) - betaln(a, b) + np.log(hyp2f1(a + b, 1, a + 1, y))
+        )
         log_tail = np.where(far, 0.0, log_tail)
         log_tail[far] = series
     return np.where(f > 0, -ndtri_exp(log_tail), 0.0)

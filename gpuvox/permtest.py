@@ -78,7 +78,9 @@ class Statistics:
         for name in ("extent", "mass"):
             threshold = getattr(self, name)
             if threshold is not None and not (threshold > 0 and math.isfinite(threshold)):
-                raise ValueError(f"the cluster-forming threshold is {threshold}; it must be a positive number")
+                raise ValueError(
+                    f"the cluster-forming threshold is {threshold}; it must be a positive number"
+                )
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -298,7 +300,8 @@ class ObservedTest:
         LevelOverflow
             A map has more steps of TFCE than were prepared for; start again from `PermutationTest.with_cap`.
         """
-        statistic = self.test.model.maps(self.test.shuffler.shuffles(start, stop))
+        shuffles = self.test.shuffler.shuffles(start, stop)
+        statistic = self.test.model.maps(shuffles)
         if self.local_mean:
             return self._second_pass(start, stop, statistic)
         wanted = self.test.statistics
@@ -308,10 +311,10 @@ class ObservedTest:
         if callback:
             for b in range(stop - start):
                 callback(start + b, {kind: values[b] for kind, values in maps.items()})
-        result = BlockResult(start, stop, self._maxima(start, statistic, maps))
+        result = BlockResult(start, stop, self._maxima(start, shuffles, statistic, maps))
         if wanted.uncorrected:
             for kind, values in maps.items():
-                result.below[kind] = self._below(start, kind, values)
+                result.below[kind] = self._below(start, shuffles, kind, values)
         if wanted.two_pass:
             self._sum_up(maps, result)
         return result
@@ -324,12 +327,12 @@ class ObservedTest:
 
     # -- maxima ------------------------------------------------------------------------------------------------
 
-    def _maxima(self, start: int, statistic: Float32, maps: Maps) -> Maps:
+    def _maxima(self, start: int, shuffles: NDArray, statistic: Float32, maps: Maps) -> Maps:
         wanted = self.test.statistics
         maxima: Maps = {}
         for kind in self.kinds:
             if kind == "vox":
-                maxima[kind] = self._voxel_maxima(start, statistic)
+                maxima[kind] = self._voxel_maxima(start, shuffles, statistic)
             elif kind in maps:
                 maxima[kind] = _extremes(maps[kind])
             elif kind == "tfce" and self.enhancer is not None:
@@ -341,43 +344,46 @@ class ObservedTest:
                 maxima[kind] = extent if kind == "clustere" else mass
         return maxima
 
-    def _voxel_maxima(self, start: int, statistic: Float32) -> NDArray[np.float32]:
+    def _voxel_maxima(self, start: int, shuffles: NDArray, statistic: Float32) -> NDArray[np.float32]:
         """(2, B) Maxima; the voxels that decide them are computed in float64, so that ties are ties."""
         maxima = _extremes(statistic).astype(np.float32)
         if not self.test.model.has_exact:
             return maxima
         for b in range(1 if start == 0 else 0, len(statistic)):
-            shuffle = self.test.shuffler.shuffles(start + b, start + b + 1)[0]
             for row, sign in enumerate((1, -1)[: self.test.signs]):
                 if maxima[row, b] <= 0:
                     continue
                 close = _close_to_maximum(statistic[b], np.float32(sign), maxima[row, b])
-                exact = self.test.model.exact(shuffle, close).astype(np.float32)
+                exact = self.test.model.exact(shuffles[b], close).astype(np.float32)
                 maxima[row, b] = (sign * exact).max()
         return maxima
 
     # -- counts ------------------------------------------------------------------------------------------------
 
-    def _below(self, start: int, kind: str, values: NDArray) -> NDArray[np.int64]:
+    def _below(self, start: int, shuffles: NDArray, kind: str, values: NDArray) -> NDArray[np.int64]:
         """(2, V) How many of these maps, and of their negatives, lie strictly below the observed value."""
         observed = self.observed[kind][0]
         if kind == "vox":
             below = _count_below(values, observed, False)
             if self.test.model.has_exact:
-                self._recount_ties(start, values, observed, below)
+                self._recount_ties(start, shuffles, values, observed, below)
             return below
         return _count_below(values, observed, True)
 
     def _recount_ties(
-        self, start: int, values: Float32, observed: Float32, below: NDArray[np.int64]
+        self,
+        start: int,
+        shuffles: NDArray,
+        values: Float32,
+        observed: Float32,
+        below: NDArray[np.int64],
     ) -> None:
         """Compare again in float64 where float32 cannot tell below from equal."""
         for b in range(1 if start == 0 else 0, len(values)):
             close = _near_ties(values[b], observed)
             if not len(close):
                 continue
-            shuffle = self.test.shuffler.shuffles(start + b, start + b + 1)[0]
-            exact = self.test.model.exact(shuffle, close).astype(np.float32)
+            exact = self.test.model.exact(shuffles[b], close).astype(np.float32)
             rough, target = values[b, close], observed[close]
             below[0, close] += (exact < target).astype(np.int64) - (rough < target)
             below[1, close] += (exact > target).astype(np.int64) - (rough > target)

@@ -44,6 +44,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from gpuvox.compiled import inner
 from gpuvox.grid import CONNECTIVITIES, Grid, neighbour_steps
 
 __all__ = ["Enhancer", "LevelOverflow", "LevelTable", "Tfce", "level_table", "step_size"]
@@ -552,7 +553,7 @@ def _enhance(stat, layout, levels, scratch, kind, maxima, maps):  # noqa: PLR091
     return False
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _largest(values):
     largest = 0
     for value in values:
@@ -560,7 +561,7 @@ def _largest(values):
     return largest
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _quantise(t, runs, levels, code):
     """Signed levels of a map into the padded box. Returns whether there are too many."""
     up, down = levels.per_step
@@ -587,7 +588,7 @@ def _quantise(t, runs, levels, code):
     return over != 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _look_up(values, levels, codes):
     """Levels of a run by bisection of the table, where |t|/δ is close to an integer."""
     over = _i32(0)
@@ -608,7 +609,7 @@ def _look_up(values, levels, codes):
     return over
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _ascend(layout, kind, scratch):
     """Point every voxel at a greater one of its cube, give provisional labels, and list the saddles.
 
@@ -644,7 +645,7 @@ def _ascend(layout, kind, scratch):
     return np.intp(n_heads), np.intp(n_saddles)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _planes(code, centre, row, px, n, tie_low, tie_mid, tie_high, out):  # noqa: PLR0913
     """Nine bits: which voxels of one plane of the cube are further from zero, of the same sign.
 
@@ -673,7 +674,7 @@ def _planes(code, centre, row, px, n, tie_low, tie_mid, tie_high, out):  # noqa:
         out[i] = m
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _flood(reached, diagonal):
     """Bits of the cube within one step of these."""
     x = ((reached << _i32(1)) & _X0) | ((reached >> _i32(1)) & _X2)
@@ -685,13 +686,13 @@ def _flood(reached, diagonal):
     return reached | x | y | (reached << _i32(9)) | (reached >> _i32(9))
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _bit_number(bit):
     """Position of the only bit of a number, as the exponent of a float32: vectorises everywhere."""
     return (np.float32(bit).view(np.int32) >> _i32(23)) - _i32(127)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _pieces(below, own, above, n, kind, target, cube, unreached):  # noqa: PLR0913
     """Where a voxel points, and which of its greater neighbours a flood from one of them has not reached."""
     neighbours, path, diagonal, rounds = kind
@@ -710,7 +711,7 @@ def _pieces(below, own, above, n, kind, target, cube, unreached):  # noqa: PLR09
         unreached[i] = rest
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _label_peaks(n_heads, scratch):
     """Final label of each provisional one: the number of its peak.
 
@@ -739,7 +740,7 @@ def _label_peaks(n_heads, scratch):
     return n_up, n_down
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _count(runs, code, cap, count):
     """Number of voxels of each signed level."""
     count[:] = 0
@@ -749,7 +750,7 @@ def _count(runs, code, cap, count):
             count[_u(cap + c)] += 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _edges(n_saddles, up, kind, cap, scratch, ends, level):  # noqa: PLR0913
     """Edges between the label of each saddle and those of the other pieces of its greater neighbours."""
     diagonal, count = kind[2], scratch.edge_count
@@ -776,7 +777,7 @@ def _edges(n_saddles, up, kind, cap, scratch, ends, level):  # noqa: PLR0913
     return n, ends, level
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _grown(values):
     new = np.empty(2 * len(values), values.dtype)
     for i in range(len(values)):  # a slice would compile for seconds
@@ -784,7 +785,7 @@ def _grown(values):
     return new
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _sort_edges(n, ends, level, scratch, edges):
     """Edges by signed level."""
     start = scratch.edge_start
@@ -798,7 +799,7 @@ def _sort_edges(n, ends, level, scratch, edges):
         start[k] += 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _sort_voxels(runs, cap, scratch):
     """Labels of the voxels by signed level."""
     start, final = scratch.start, scratch.final
@@ -816,7 +817,7 @@ def _sort_voxels(runs, cap, scratch):
             start[k] = place + 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _sweep(levels, edges, scratch, full):
     """Both signs from the highest level down: unions, then the voxels."""
     cap = levels.cap
@@ -835,7 +836,7 @@ def _sweep(levels, edges, scratch, full):
                 _add_voxels(scratch.order[start:stop], worth, levels.gain, scratch)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _add_voxels(labels, worth, gain, scratch):
     root, size, total = scratch.root, scratch.size, scratch.total
     for label in labels:
@@ -845,7 +846,7 @@ def _add_voxels(labels, worth, gain, scratch):
         total[r] += gain[n] * worth
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _gathered(labels, worth, sizes, scratch, above):
     """What each voxel's label gathered above this level; true at any moment of the level."""
     for i in range(len(labels)):
@@ -854,7 +855,7 @@ def _gathered(labels, worth, sizes, scratch, above):
         above[i] = scratch.total[r] + scratch.offset[label] - sizes[_u(scratch.size[r])] * worth
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _unite(edges, worth, sizes, scratch):
     """Join components; the members of the smaller one, a ring, learn their new root and offset."""
     root, ring, size, total, offset = scratch.root, scratch.ring, scratch.size, scratch.total, scratch.offset
@@ -878,7 +879,7 @@ def _unite(edges, worth, sizes, scratch):
         ring[a], ring[b] = ring[b], ring[a]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _write(runs, cap, scratch, out):
     """Scores of the voxels. The sort is repeated to find the place of each; `offset` holds the final totals."""
     start, final = scratch.start, scratch.final
@@ -933,7 +934,7 @@ def _grow(position, worth, sizes, offsets, box):
     return score
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _potential(v, parent, total):
     value = total[v]
     while parent[v] != v:

@@ -1,14 +1,14 @@
 """The truth that gpuvox is measured against: permutation inference as the textbook writes it.
 
-Nothing here comes from gpuvox, and nothing is clever. All is float64; every shuffle makes new data, and a full
-least-squares fit of the unpermuted design follows (Winkler et al., NeuroImage 92:381-397, 2014, table 2): with
-H_Z the projection onto the nuisance regressors Z and R_Z = I - H_Z, Freedman & Lane's shuffled data are
+Nothing here comes from gpuvox, and nothing is clever. All is float64; every shuffle makes new data, and a
+full least-squares fit of the unpermuted design follows (Winkler et al., NeuroImage 92:381-397, 2014, table 2):
+with H_Z the projection onto the nuisance regressors Z and R_Z = I - H_Z, Freedman & Lane's shuffled data are
 
     Y* = (P' R_Z + H_Z) Y,
 
 fitted with [X Z]. A row p of a permutation file says that row i of the permuted design is row p[i] of the
-design, (P A)[i] = A[p[i]]; a row of -1 and +1 flips signs. Arrays of maps are (shuffles, voxels), voxels run x
-fastest.
+design, (P A)[i] = A[p[i]]; a row of -1 and +1 flips signs. Arrays of maps are (shuffles, voxels), voxels run
+x fastest.
 
 What differs from FSL randomise on purpose: an F is divided by the rank of its contrast; uncorrected cluster
 values are counted, not zero; TFCE does not leave out the outermost shell of the grid.
@@ -208,10 +208,12 @@ def smooth_variance(variance, mask, sigma_mm, voxel_size):
 # --- neighbourhoods -----------------------------------------------------------------------------------------
 
 
+_STRUCTURE = {c: ndimage.generate_binary_structure(3, reach) for reach, c in ((1, 6), (2, 18), (3, 26))}
+
+
 def components(inside, connectivity=26):
     """Labels of the components of an image of booleans, and the number of voxels of each (0 for label 0)."""
-    reach = {6: 1, 18: 2, 26: 3}[connectivity]
-    labels, _ = ndimage.label(inside, ndimage.generate_binary_structure(3, reach))
+    labels, _ = ndimage.label(inside, _STRUCTURE[connectivity])
     sizes = np.bincount(labels.ravel()).astype(float)
     sizes[0] = 0
     return labels, sizes
@@ -245,16 +247,16 @@ def tfce(statistic, mask, delta, H=2.0, E=0.5, connectivity=6):
 
     Thresholds are summed in float32, and there is no factor delta, as in FSL.
     """
-    image = unflat(np.maximum(statistic, 0), mask).astype(np.float32)
+    box = ndimage.find_objects(mask.astype(int))[0]
+    inside = mask[box]
+    image = unflat(statistic, mask)[box].astype(np.float32)
     enhanced = np.zeros(image.shape)
-    if not delta > 0:
-        return flat(enhanced, mask)
     delta, height = np.float32(delta), np.float32(0)
-    while (image > height).any():
+    while delta > 0 and (image > height).any():
         labels, sizes = components(image > height, connectivity)
         enhanced += (sizes**E * float(height) ** H)[labels]
         height = np.float32(height + delta)
-    return flat(enhanced, mask)
+    return flat(enhanced, inside)
 
 
 def local_mean(maps, floor=False):
@@ -434,8 +436,11 @@ def case_maps(case: Case, name: str, shuffles: np.ndarray) -> np.ndarray:
     return statistic_maps(case.data, case.design, case.contrast(name), shuffles, **options)
 
 
-def case_tfce(case, name, maps):
-    """TFCE of t maps, or of the z equivalent of F maps; the first map must be the unpermuted one."""
+def case_tfce(case, name, maps, delta=None):
+    """TFCE of t maps, or of the z equivalent of F maps; the first map must be the unpermuted one.
+
+    delta is, unless given, a hundredth of the first map's maximum.
+    """
     options = case.options
     H, E, C = (2, 1, 26) if options.T2 else (2, 0.5, 6)
     H, E, C = options.tfce_H or H, options.tfce_E or E, int(options.tfce_C or C)
@@ -443,7 +448,7 @@ def case_tfce(case, name, maps):
         X, Z = fitted_model(*partition(case.design, case.contrast(name)), options.U)
         df = degrees_of_freedom(np.hstack([X, Z]), options.D)
         maps = F_to_z(maps, np.linalg.matrix_rank(case.contrast(name)), df)
-    delta = options.tfce_D or maps[0].max() / 100
+    delta = delta or options.tfce_D or maps[0].max() / 100
     return np.array([tfce(one, case.mask, delta, H, E, C) for one in maps])
 
 

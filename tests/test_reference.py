@@ -61,7 +61,10 @@ def is_p(name: str) -> bool:
 
 
 STATISTICS = [
-    (case, name) for case in NAMES for name in images(case) if not is_p(name) and not name.startswith("fslzstat")
+    (case, name)
+    for case in NAMES
+    for name in images(case)
+    if not is_p(name) and not name.startswith("fslzstat")
 ]
 P_MAPS = [(case, name) for case in NAMES for name in images(case) if is_p(name)]
 NULLS = [
@@ -141,7 +144,9 @@ def _n_shuffles(case: str, test: str) -> int:
 
 def test_film_z_is_the_quantile_of_the_uncorrected_value(outputs):
     for i in (1, 2):
-        theirs, ours = (read(f / f"fslzstat{i}.nii.gz") for f in (CASES / "film_names", outputs("film_names")))
+        theirs, ours = (
+            read(f / f"fslzstat{i}.nii.gz") for f in (CASES / "film_names", outputs("film_names"))
+        )
         different = np.abs(ours - theirs) > 1e-5
         assert different.sum() <= 0.005 * (theirs != 0).sum()
 
@@ -152,7 +157,10 @@ def test_permutation_files_are_repeated(outputs):
             assert (outputs(case) / theirs.name).read_bytes() == theirs.read_bytes()
 
 
-EXHAUSTIVE = [name for name in NAMES if name.endswith("exhaustive")] + ["paired_exchangeability", "whole_block"]
+EXHAUSTIVE = [name for name in NAMES if name.endswith("exhaustive")] + [
+    "paired_exchangeability",
+    "whole_block",
+]
 
 
 @pytest.mark.parametrize("case", EXHAUSTIVE)
