@@ -148,9 +148,7 @@ def make_shuffler(inputs: Inputs, options: Options, test: Test) -> Shuffler | Im
     return Shuffler(labels, settings, scale)
 
 
-def _is_one_sample(
-    labels: Float64, scale: float, blocks: NDArray[np.int64] | None, contrast: Float64
-) -> bool:
+def _is_one_sample(labels: Float64, scale: float, blocks: NDArray[np.int64] | None, contrast: Float64) -> bool:
     """FSL's rule: all rows alike, one block, one non-zero weight in the contrast."""
     alike = bool((np.ptp(labels, axis=0) <= 1e-10 * scale).all())
     one_block = blocks is None or len(np.unique(blocks)) == 1
@@ -309,9 +307,7 @@ def _run(
             callback=(lambda i, maps: on_maps(test.name, i, maps)) if on_maps else None,
         )
     seconds = perf_counter() - start
-    return [
-        _result(t, model, finished, row, seconds if row == 0 else 0.0, options) for row, t in enumerate(tests)
-    ]
+    return [_result(t, model, finished, row, seconds if row == 0 else 0.0, options) for row, t in enumerate(tests)]
 
 
 def _result(

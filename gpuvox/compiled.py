@@ -6,7 +6,9 @@ from pathlib import Path
 
 from numba import njit
 
-inner = njit(cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inner = njit(  # type: ignore[call-overload]
+    cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True
+)
 """For loops that only other compiled loops call: without entry points from Python they compile faster."""
 
 
@@ -14,4 +16,4 @@ def is_cached() -> bool:
     """Whether a run has compiled the loops before; the first one ever takes some seconds longer."""
     from gpuvox.glm import _statistic_maps
 
-    return any(Path(_statistic_maps.stats.cache_path).glob("glm._statistic_maps*.nbi"))
+    return any(Path(str(_statistic_maps.stats.cache_path)).glob("glm._statistic_maps*.nbi"))

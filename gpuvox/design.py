@@ -120,7 +120,7 @@ def is_estimable(design: NDArray[np.float64], contrast: NDArray[np.float64]) -> 
     """Whether every row of the contrast lies in the row space of the design."""
     scaled, scale = standardised(design)
     rows = contrast / scale
-    u, s, vt = np.linalg.svd(scaled, full_matrices=False)
+    _, s, vt = np.linalg.svd(scaled, full_matrices=False)
     basis = vt[s > RANK_TOLERANCE * max(s[0], np.finfo(float).tiny)]
     outside = rows - (rows @ basis.T) @ basis
     return bool(np.linalg.norm(outside) <= 1e-7 * np.linalg.norm(rows))

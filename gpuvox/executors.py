@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 
 from threadpoolctl import threadpool_limits
 
@@ -98,23 +99,19 @@ def fold(
         if progress:
             progress(int(tally.done.sum()))
 
+    parts = ranges(observed, threads)
     if threads == 1:
-        for start, stop in ranges(observed, threads):
+        for start, stop in parts:
             add(observed.run(start, stop, callback))
         return tally
     with ThreadPoolExecutor(threads) as pool:
-        pending: set[Future[BlockResult]] = set()
+        pending = {pool.submit(observed.run, *part, callback) for part in islice(parts, threads + 1)}
         try:
-            for start, stop in ranges(observed, threads):
-                if len(pending) >= threads + 1:
-                    finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        add(future.result())
-                pending.add(pool.submit(observed.run, start, stop, callback))
             while pending:
                 finished, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in finished:
                     add(future.result())
+                    pending |= {pool.submit(observed.run, *part, callback) for part in islice(parts, 1)}
         finally:
             for future in pending:
                 future.cancel()

@@ -375,9 +375,7 @@ def automatic_mask(names: Name | Sequence[Name], *, progress: Progress | None = 
     return reference.grid(varies.reshape(reference.shape[:3], order="F"))
 
 
-def as_cohort(
-    data: Any, mask: Any = None
-) -> tuple[NDArray[np.float32], Grid, ImageHeader | None]:
+def as_cohort(data: Any, mask: Any = None) -> tuple[NDArray[np.float32], Grid, ImageHeader | None]:
     """A cohort from a file, an image in memory or an array.
 
     Parameters
@@ -404,7 +402,8 @@ def as_cohort(
     if isinstance(data, str | os.PathLike):
         grid = automatic_mask(data) if mask is None else _as_grid(mask)
         return read_cohort(data, grid), grid, read_header(image_names(data)[0])
-    affine, zooms = None, (1.0, 1.0, 1.0)
+    affine: Any = None
+    zooms: Any = (1.0, 1.0, 1.0)
     if hasattr(data, "dataobj"):
         affine, zooms = data.affine, tuple(float(abs(z)) for z in data.header.get_zooms()[:3])
         data = np.asanyarray(data.dataobj)
@@ -563,9 +562,7 @@ class Label:
     def __post_init__(self) -> None:
         for text, limit in ((self.descrip, 79), (self.intent_name, 15)):
             if len(text.encode()) > limit:
-                raise ValueError(
-                    f"{text!r} takes {len(text.encode())} bytes in a header; at most {limit} fit"
-                )
+                raise ValueError(f"{text!r} takes {len(text.encode())} bytes in a header; at most {limit} fit")
 
 
 def output_type() -> str:
@@ -648,9 +645,7 @@ def _header_block(
         nifti.set_data_shape(shape)
         nifti.set_intent(label.intent, label.intent_parameters, label.intent_name)
     except (KeyError, HeaderDataError) as error:
-        raise ValueError(
-            f"NIfTI-1 has no header for shape {shape}, intent {label.intent!r}: {error}"
-        ) from error
+        raise ValueError(f"NIfTI-1 has no header for shape {shape}, intent {label.intent!r}: {error}") from error
     nifti.set_data_dtype(np.float32)
     if header is None:
         nifti["pixdim"][1:4] = grid.voxel_size
@@ -794,9 +789,7 @@ def _parse_vest(path: Path, lines: Sequence[str]) -> Matrix:
 def _count(path: Path, keys: Mapping[str, str], key: str) -> int:
     if key not in keys:
         also = "neither /NumPoints nor /NumContrasts" if key == "/NumContrasts" else f"no {key}"
-        raise FileError(
-            f"{path} has {also} before /Matrix; a VEST file needs the number of columns and of rows"
-        )
+        raise FileError(f"{path} has {also} before /Matrix; a VEST file needs the number of columns and of rows")
     if not re.fullmatch(r"[1-9]\d*", keys[key]):
         raise FileError(f"{path}: {key} is {keys[key]!r}; it must be a whole number of at least 1")
     return int(keys[key])
@@ -932,9 +925,7 @@ def write_json(path: Name, content: Mapping[str, Any]) -> None:
     has no such numbers.
     """
     try:
-        text = json.dumps(
-            content, sort_keys=True, indent=2, allow_nan=False, default=_plain, ensure_ascii=False
-        )
+        text = json.dumps(content, sort_keys=True, indent=2, allow_nan=False, default=_plain, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise FileError(f"{os.fspath(path)} cannot be written: {error}") from error
     write_text(path, text + "\n")

@@ -62,15 +62,17 @@ class Nuisance(IntEnum):
 
 
 @intrinsic
-def fma(typingctx, a, b, c):  # type: ignore[no-untyped-def]  # noqa: D103
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+def fma(typingctx, a, b, c):
+    """a·b + c, rounded once."""
+
+    def codegen(context, builder, signature, args):
         return builder.fma(*args)
 
     return a(a, b, c), codegen
 
 
 @inner
-def _accumulate(W, row, depth, first, y, acc):  # noqa: PLR0913
+def _accumulate(W, row, depth, first, y, acc):
     """acc[row … row+3] += W[row … row+3, first … first+depth−1] · y, four subjects at a time, in index order."""
     a0, a1, a2, a3 = acc[row], acc[row + 1], acc[row + 2], acc[row + 3]
     i = 0
@@ -96,7 +98,7 @@ def _accumulate(W, row, depth, first, y, acc):  # noqa: PLR0913
 
 
 @inner
-def _statistic_tile(products, rank, is_f, df, statistic, sse):  # noqa: PLR0913
+def _statistic_tile(products, rank, is_f, df, statistic, sse):  # noqa: C901
     """Products of one shuffle (m, TILE) → statistic and SSE of the tile; count of voxels that need float64."""
     m = products.shape[0]
     one = np.float32(1)
@@ -124,7 +126,7 @@ def _statistic_tile(products, rank, is_f, df, statistic, sse):  # noqa: PLR0913
 
 
 @njit(cache=True, nogil=True)
-def _statistic_maps(W, per_shuffle, y, rank, is_f, df, out, sse_out):  # noqa: PLR0913
+def _statistic_maps(W, per_shuffle, y, rank, is_f, df, out, sse_out):  # noqa: C901
     """Statistic maps of a batch.
 
     W (rows, n) float32 holds `per_shuffle` rows for each of B shuffles, rows padded to a multiple of four;
@@ -168,7 +170,7 @@ def _statistic_maps(W, per_shuffle, y, rank, is_f, df, out, sse_out):  # noqa: P
 
 
 @inner
-def _residualise_tile(data, voxels, basis, buffer, norm):
+def _residualise_tile(data, voxels, basis, buffer, norm):  # noqa: C901
     """Data of some voxels, residualised on an orthonormal basis in float64, into buffer (n, TILE); norms.
 
     A norm of 0 says that nothing was left but rounding.
@@ -218,7 +220,7 @@ def _unit_residuals(data, basis, out, norms):
 
 
 @njit(cache=True, nogil=True)
-def _exact(data, voxels, basis, W, rank, is_f, df, statistic, sse_out):  # noqa: PLR0913
+def _exact(data, voxels, basis, W, rank, is_f, df, statistic, sse_out):  # noqa: C901
     """Statistic and SSE of one shuffle at some voxels, all in float64 from the data; W (m, n) float64."""
     n = data.shape[0]
     m = W.shape[0]
@@ -434,9 +436,7 @@ def f_to_z_exact(f: ArrayLike, df1: float, df2: float) -> Float64:
     log_tail = np.log(np.where(far, 1.0, tail))
     y = x[far] if x.ndim else x
     if np.any(far):
-        series = (
-            a * np.log(y) + b * np.log1p(-y) - np.log(a) - betaln(a, b) + np.log(hyp2f1(a + b, 1, a + 1, y))
-        )
+        series = a * np.log(y) + b * np.log1p(-y) - np.log(a) - betaln(a, b) + np.log(hyp2f1(a + b, 1, a + 1, y))
         log_tail = np.where(far, 0.0, log_tail)
         log_tail[far] = series
     return np.where(f > 0, -ndtri_exp(log_tail), 0.0)

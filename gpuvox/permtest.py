@@ -23,13 +23,16 @@ from numpy.typing import NDArray
 from gpuvox.cluster import cluster_maps, cluster_maxima, label
 from gpuvox.glm import TIE, f_to_z
 from gpuvox.grid import Grid
-from gpuvox.shuffle import Shuffler
+from gpuvox.shuffle import ImportedShuffler, Shuffler
 from gpuvox.tfce import Enhancer, LevelOverflow, Tfce, step_size
 
 __all__ = ["BlockResult", "LevelOverflow", "ObservedTest", "PermutationTest", "Statistics", "Tally"]
 
 BATCH_BYTES = 16 << 20
 """Size of the batch of statistic maps that is held at a time."""
+
+CLUSTER_KINDS = {"clustere": 0, "clusterm": 1}
+"""Statistics of clusters: extent and mass, as `cluster` returns them."""
 
 Maps = dict[str, NDArray]
 Float32 = NDArray[np.float32]
@@ -39,14 +42,16 @@ class StatisticModel(Protocol):
     """What the test asks of a model (`glm.Glm`, `voxelwise.VoxelwiseGlm`)."""
 
     @property
-    def n_voxels(self) -> int: ...  # noqa: D102
+    def n_voxels(self) -> int: ...
     @property
-    def f_dfs(self) -> tuple[int, int] | None: ...  # noqa: D102
+    def df(self) -> int: ...
     @property
-    def has_exact(self) -> bool: ...  # noqa: D102
-    def maps(self, shuffles: NDArray) -> Float32: ...  # noqa: D102
-    def exact_map(self, shuffle: NDArray) -> NDArray[np.float64]: ...  # noqa: D102
-    def exact(self, shuffle: NDArray, voxels: NDArray[np.int64]) -> NDArray[np.float64]: ...  # noqa: D102
+    def f_dfs(self) -> tuple[int, int] | None: ...
+    @property
+    def has_exact(self) -> bool: ...
+    def maps(self, shuffles: NDArray) -> Float32: ...
+    def exact_map(self, shuffle: NDArray) -> NDArray[np.float64]: ...
+    def exact(self, shuffle: NDArray, voxels: NDArray[np.int64]) -> NDArray[np.float64]: ...
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,7 @@ class Statistics:
         for name in ("extent", "mass"):
             threshold = getattr(self, name)
             if threshold is not None and not (threshold > 0 and math.isfinite(threshold)):
-                raise ValueError(
-                    f"the cluster-forming threshold is {threshold}; it must be a positive number"
-                )
+                raise ValueError(f"the cluster-forming threshold is {threshold}; it must be a positive number")
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -92,6 +95,13 @@ class Statistics:
             "tfce": self.tfce is not None,
         }
         return tuple(kind for kind, is_wanted in wanted.items() if is_wanted)
+
+    def threshold(self, kind: str) -> float:
+        """Cluster-forming threshold of a statistic of clusters."""
+        threshold = self.extent if kind == "clustere" else self.mass
+        if threshold is None:
+            raise ValueError(f"no cluster-forming threshold is set for {kind}")
+        return threshold
 
     @property
     def normalised(self) -> tuple[str, ...]:
@@ -193,7 +203,7 @@ class PermutationTest:
 
     model: StatisticModel
     grid: Grid
-    shuffler: Shuffler
+    shuffler: Shuffler | ImportedShuffler
     statistics: Statistics = field(default_factory=Statistics)
     signs: int = 1
     level_cap: int = 512
@@ -233,10 +243,8 @@ class PermutationTest:
         for kind in kinds or wanted.kinds:
             if kind == "vox":
                 maps[kind] = statistic
-            elif kind == "clustere":
-                maps[kind] = cluster_maps(statistic, self.grid, wanted.extent)[0]
-            elif kind == "clusterm":
-                maps[kind] = cluster_maps(statistic, self.grid, wanted.mass)[1]
+            elif kind in CLUSTER_KINDS:
+                maps[kind] = cluster_maps(statistic, self.grid, wanted.threshold(kind))[CLUSTER_KINDS[kind]]
             elif kind == "tfce" and enhancer is not None:
                 maps[kind] = enhancer.maps(self._enhanceable(statistic))
         return maps
@@ -338,10 +346,9 @@ class ObservedTest:
             elif kind == "tfce" and self.enhancer is not None:
                 maxima[kind] = self.enhancer.maxima(self.test._enhanceable(statistic))
             else:
-                extent, mass = cluster_maxima(
-                    statistic, self.test.grid, wanted.extent if kind == "clustere" else wanted.mass
-                )
-                maxima[kind] = extent if kind == "clustere" else mass
+                maxima[kind] = cluster_maxima(statistic, self.test.grid, wanted.threshold(kind))[
+                    CLUSTER_KINDS[kind]
+                ]
         return maxima
 
     def _voxel_maxima(self, start: int, shuffles: NDArray, statistic: Float32) -> NDArray[np.float32]:
@@ -460,8 +467,7 @@ class ObservedTest:
 
     def _normalised_extent(self, t: Float32) -> NDArray[np.float64]:
         """(V,) Extent of each cluster over the mean of the local means of its voxels."""
-        threshold = self.test.statistics.extent
-        assert threshold is not None
+        threshold = self.test.statistics.threshold("clustere")
         out = np.zeros(len(t))
         for row, sign in enumerate((1, -1)):
             labels, n = label(sign * t, self.test.grid, threshold)

@@ -131,9 +131,7 @@ class MaskedGaussian:
         px, n_rows = self.grid.padded.shape[0], rows.steps[2]
         along_x, along_y = np.zeros((2, n_rows + 1, px), dtype=np.float32)
         wx, wy, wz = self._weights
-        _smooth_maps(
-            maps, norm, rows.first, rows.x, rows.spans, rows.steps, wx, wy, wz, along_x, along_y, out
-        )
+        _smooth_maps(maps, norm, rows.first, rows.x, rows.spans, rows.steps, wx, wy, wz, along_x, along_y, out)
         return out
 
 

@@ -124,7 +124,7 @@ def test_p_maps(case, name, outputs):
         assert not theirs.any()
         assert ours.max() <= 1
         return
-    stat = [n for n in images(case) if n.startswith(("fsl_tstat", "fsl_fstat", "fsltstat"))][0]
+    stat = next(n for n in images(case) if n.startswith(("fsl_tstat", "fsl_fstat", "fsltstat")))
     n_voxels = int((read(CASES / case / stat) != 0).sum()) if case != "ter_braak" else ours.size
     test = name.removesuffix(".nii.gz").split("_")[-1]
     test = test.replace("fslpstat", "tstat")
