@@ -174,11 +174,11 @@ def partition(
     # numerical rank is the true one.
     M, scale = standardised(M)
     X, Z = split(M, C / scale)
-    size = max(np.linalg.norm(X, 2), np.linalg.norm(Z, 2))
+    size = float(max(np.linalg.norm(X, 2), np.linalg.norm(Z, 2)))
     nuisance = orthonormal_basis(Z, size)
     residualised = X - nuisance @ (nuisance.T @ X)
     residualised -= nuisance @ (nuisance.T @ residualised)
-    effect = _effect_basis(residualised, np.linalg.norm(X, 2), is_f)
+    effect = _effect_basis(residualised, float(np.linalg.norm(X, 2)), is_f)
     df = M.shape[0] - nuisance.shape[1] - effect.shape[1] - int(demean)
     if check and df < 1:
         raise DesignError(

@@ -147,10 +147,11 @@ def _statistic_maps(W, per_shuffle, y, rank, is_f, df, out, sse_out):  # noqa: C
             depth = min(DEPTH, n - first)
             for i in range(depth):
                 # Loops, not slices: assigning a slice to a slice takes seconds to compile.
+                source, target = y[first + i, start : start + width], tile[i]
                 for j in range(width):
-                    tile[i, j] = y[first + i, start + j]
+                    target[j] = source[j]
                 for j in range(width, TILE):
-                    tile[i, j] = np.float32(0)
+                    target[j] = np.float32(0)
             for row in range(0, W.shape[0], 4):
                 _accumulate(W, row, depth, first, tile, acc)
         for b in range(n_maps):
@@ -161,11 +162,13 @@ def _statistic_maps(W, per_shuffle, y, rank, is_f, df, out, sse_out):  # noqa: C
                 for j in range(width):
                     if sse[j] < np.float32(SSE_CANCELS):
                         statistic[j] = np.float32(np.nan)
+            target = out[b, start : start + width]
             for j in range(width):
-                out[b, start + j] = statistic[j]
+                target[j] = statistic[j]
             if sse_out.size:
+                target = sse_out[b, start : start + width]
                 for j in range(width):
-                    sse_out[b, start + j] = sse[j]
+                    target[j] = sse[j]
     return marks
 
 
@@ -220,7 +223,7 @@ def _unit_residuals(data, basis, out, norms):
 
 
 @njit(cache=True, nogil=True)
-def _exact(data, voxels, basis, W, rank, is_f, df, statistic, sse_out):  # noqa: C901
+def _exact(data, voxels, basis, W, rank, is_f, df, statistic, sse_out):  # noqa: C901, PLR0913
     """Statistic and SSE of one shuffle at some voxels, all in float64 from the data; W (m, n) float64."""
     n = data.shape[0]
     m = W.shape[0]

@@ -1,8 +1,8 @@
 """The truth that gpuvox is measured against: permutation inference as the textbook writes it.
 
 Nothing here comes from gpuvox, and nothing is clever. All is float64; every shuffle makes new data, and a
-full least-squares fit of the unpermuted design follows (Winkler et al., NeuroImage 92:381-397, 2014, table 2):
-with H_Z the projection onto the nuisance regressors Z and R_Z = I - H_Z, Freedman & Lane's shuffled data are
+full least-squares fit of the unpermuted design follows (Winkler et al., NeuroImage 92:381-397, 2014, table
+2): with H_Z the projection onto the nuisance regressors Z and R_Z = I - H_Z, Freedman & Lane's data are
 
     Y* = (P' R_Z + H_Z) Y,
 
@@ -22,7 +22,6 @@ import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -159,7 +158,7 @@ def statistic_maps(Y, M, C, shuffles, mode=FREEDMAN_LANE, demean=False, smooth=N
     moving, fixed = split(Y, X, Z, mode)
     effect, nuisance = fitted_model(X, Z, mode)
     full, reduced = LeastSquares(np.hstack([effect, nuisance])), LeastSquares(nuisance)
-    df = len(M) - full.rank - int(demean)
+    df = degrees_of_freedom(full.M, demean)
     flips = are_flips(shuffles)
     maps = np.empty((len(shuffles), Y.shape[1]))
     for i, shuffle in enumerate(shuffles):
@@ -188,7 +187,7 @@ def glm(Y, M, C):
     """pe, cope, varcope (a row each) and sigmasqr of the whole design."""
     whole = LeastSquares(M)
     B, sse = whole.fit(Y)
-    variance = sse / (len(M) - whole.rank)
+    variance = sse / degrees_of_freedom(M)
     spread = np.array([c @ whole.covariance @ c for c in C])
     return {"pe": B, "cope": C @ B, "varcope": spread[:, None] * variance, "sigmasqr": variance}
 
@@ -423,16 +422,14 @@ def automatic_mask(images):
     return (images != images[..., :1]).any(axis=-1)
 
 
-def case_maps(case: Case, name: str, shuffles: np.ndarray) -> np.ndarray:
+def case_maps(case, name, shuffles):
     """t or F of the shuffles, as the options of the case ask."""
-    options: dict[str, Any] = {"mode": case.options.U, "demean": case.options.D, "is_f": name[0] == "f"}
+    options = {"mode": case.options.U, "demean": case.options.D, "is_f": name[0] == "f"}
     if case.voxelwise:
         model = (case.data, case.design, case.contrast(name), shuffles, case.voxelwise)
         return voxelwise_maps(*model, **options)
     if case.options.v and name[0] == "t":
-        options["smooth"] = lambda variance: smooth_variance(
-            variance, case.mask, case.options.v, case.voxel_size
-        )
+        options["smooth"] = lambda variance: smooth_variance(variance, case.mask, case.options.v, case.voxel_size)
     return statistic_maps(case.data, case.design, case.contrast(name), shuffles, **options)
 
 
@@ -452,8 +449,8 @@ def case_tfce(case, name, maps, delta=None):
     return np.array([tfce(one, case.mask, delta, H, E, C) for one in maps])
 
 
-def case_enhanced(case, name, maps):
-    """{kind: (shuffles, voxels)} of everything a case infers on: vox, clustere, clusterm, tfce."""
+def case_voxels_and_clusters(case, name, maps):
+    """{kind: maps} of vox, clustere and clusterm, those that a case asks for."""
     options = case.options
     extent_at, mass_at = (options.c, options.C) if name[0] == "t" else (options.F, options.S)
     kinds = {}
@@ -463,8 +460,6 @@ def case_enhanced(case, name, maps):
         kinds["clustere"] = np.array([cluster_extent(one, case.mask, extent_at) for one in maps])
     if mass_at:
         kinds["clusterm"] = np.array([cluster_mass(one, case.mask, mass_at) for one in maps])
-    if options.T or options.T2:
-        kinds["tfce"] = case_tfce(case, name, maps)
     return kinds
 
 
