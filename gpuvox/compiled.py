@@ -14,6 +14,9 @@ inner = njit(  # type: ignore[call-overload]
 
 def is_cached() -> bool:
     """Whether a run has compiled the loops before; the first one ever takes some seconds longer."""
-    from gpuvox.glm import _statistic_maps
+    return any(Path(str(_probe.stats.cache_path)).glob("glm._statistic_maps*.nbi"))
 
-    return any(Path(str(_statistic_maps.stats.cache_path)).glob("glm._statistic_maps*.nbi"))
+
+@njit(cache=True)
+def _probe():
+    """Never called: it knows where the cache is."""
