@@ -40,9 +40,7 @@ def smooth_noise(grid: Grid, n: int, fwhm: float, seed: int) -> NDArray[np.float
     return noise / noise.std(dtype=np.float64).astype(np.float32)
 
 
-def smooth_t_maps(
-    grid: Grid, n_maps: int, fwhm: float = 3.5, seed: int = 0, n: int = 40
-) -> NDArray[np.float32]:
+def smooth_t_maps(grid: Grid, n_maps: int, fwhm: float = 3.5, seed: int = 0, n: int = 40) -> NDArray[np.float32]:
     """(n_maps, V) float32 one-sample t maps of n smooth noise images, each map with its own random signs.
 
     Sign flips of one set of images are what a permutation test feeds the enhancement.

@@ -26,6 +26,7 @@ from gpuvox.executors import default_threads
 from gpuvox.grid import Grid
 from gpuvox.outputs import Wanted, Writer
 from gpuvox.permtest import Statistics
+from gpuvox.shuffle import check_blocks
 from gpuvox.tfce import Tfce
 
 Say = Callable[[str], None]
@@ -242,7 +243,9 @@ def execute(
         results.append(replace(result, maps={}))
     if command.wanted.estimates or command.wanted.film:
         writer.estimates(inputs, options.demean)
-    files.write_json(f"{command.root}_randomise.json", provenance(command, inputs, options, results, writer, device))
+    files.write_json(
+        f"{command.root}_randomise.json", provenance(command, inputs, options, results, writer, device)
+    )
     say("Finished, exiting.")
 
 
@@ -396,7 +399,11 @@ def _versions() -> dict[str, str]:
 
 def _hashes(command: Command) -> dict[str, dict[str, str]]:
     """Every input file with its SHA-256."""
-    images = [*files.image_names(command.data), *command.voxelwise_files, *([command.mask] if command.mask else [])]
+    images = [
+        *files.image_names(command.data),
+        *command.voxelwise_files,
+        *([command.mask] if command.mask else []),
+    ]
     paths = [path for name in images for path in files.image_files(name)]
     for name in ("design", "contrasts", "f_tests", "blocks", "effective_design"):
         if getattr(command, name):
@@ -484,10 +491,10 @@ class Randomised:
         """A map as a nibabel image."""
         return files.make_image(self.maps[name], self.grid)
 
-    def save(self, root: str | os.PathLike[str], wanted: Wanted = Wanted()) -> None:
+    def save(self, root: str | os.PathLike[str], wanted: Wanted | None = None) -> None:
         """Write the files that ``gpuvox randomise -o root`` writes."""
         files.check_output_root(root)
-        writer = Writer(os.fspath(root), self.grid, self.header, wanted)
+        writer = Writer(os.fspath(root), self.grid, self.header, wanted or Wanted())
         for result in self.tests:
             writer.result(result)
 
@@ -552,7 +559,7 @@ def randomise(
     if M.ndim != 2 or len(M) != len(values):
         raise DesignError(f"the design has shape {M.shape}; the data have {len(values)} volumes")
     evs = {column: files.as_cohort(image, grid)[0] for column, image in (voxelwise or {}).items()}
-    groups = None if blocks is None else np.asarray(_matrix(blocks)).reshape(-1)
+    groups = None if blocks is None else check_blocks(_matrix(blocks).reshape(-1), len(M))
     inputs = Inputs(values, grid, M, C, F, groups, evs)
     options = _settings(one_sample, settings)
     return Randomised(tuple(analyse(inputs, options)), inputs, options, header)

@@ -6,9 +6,9 @@ Both signs of a map are handled in one pass, since a cluster of the map and one 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from gpuvox.compiled import loop
 from gpuvox.grid import Grid
 
 Float32 = NDArray[np.float32]
@@ -55,9 +55,7 @@ def cluster_maps(
     return extent, mass
 
 
-def label(
-    stat: NDArray, grid: Grid, threshold: float, connectivity: int = 26
-) -> tuple[NDArray[np.int32], int]:
+def label(stat: NDArray, grid: Grid, threshold: float, connectivity: int = 26) -> tuple[NDArray[np.int32], int]:
     """Number the clusters of a map by decreasing size.
 
     Parameters
@@ -101,7 +99,7 @@ def _arguments(
     return bound, grid.padded.index, offsets[: connectivity // 2]
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _find(root, i):
     while root[i] != i:
         root[i] = root[root[i]]
@@ -109,7 +107,7 @@ def _find(root, i):
     return i
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _components(t, threshold, index, back, at, voxels, root):
     """Voxels beyond ±threshold and the first of each one's cluster (as numbers into `voxels`); their count.
 
@@ -134,7 +132,7 @@ def _components(t, threshold, index, back, at, voxels, root):
     return n
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _measure(t, voxels, root, n, size, mass):
     """Size and mass at the first voxel of each cluster."""
     for i in range(n):
@@ -145,7 +143,7 @@ def _measure(t, voxels, root, n, size, mass):
         mass[root[i]] += abs(np.float64(t[voxels[i]]))
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _maxima(stat, threshold, index, back, extent, mass):
     n_voxels = stat.shape[1]
     at = np.full(index.max() + 1 if n_voxels else 1, -1, np.int32)
@@ -160,7 +158,7 @@ def _maxima(stat, threshold, index, back, extent, mass):
             mass[s, b] = max(mass[s, b], weight[i])
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _maps(stat, threshold, index, back, extent, mass):
     n_voxels = stat.shape[1]
     at = np.full(index.max() + 1 if n_voxels else 1, -1, np.int32)

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from numba import njit
 
+loop = njit(cache=True, nogil=True, error_model="numpy")
+"""For loops that Python calls. Division by zero gives infinity or NaN, as everywhere in numpy."""
+
 inner = njit(  # type: ignore[call-overload]
-    cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True
+    cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy"
 )
 """For loops that only other compiled loops call: without entry points from Python they compile faster."""
 

@@ -23,13 +23,12 @@ from enum import IntEnum
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 from numba.extending import intrinsic
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicSpline
 from scipy.special import betainc, betaln, fdtri, hyp2f1, ndtri_exp
 
-from gpuvox.compiled import inner
+from gpuvox.compiled import inner, loop
 from gpuvox.design import Model, invariant_part
 from gpuvox.smooth import MaskedGaussian
 
@@ -125,7 +124,7 @@ def _statistic_tile(products, rank, is_f, df, statistic, sse):  # noqa: C901
     return n_low
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _statistic_maps(W, per_shuffle, y, rank, is_f, df, out, sse_out):  # noqa: C901
     """Statistic maps of a batch.
 
@@ -205,7 +204,7 @@ def _residualise_tile(data, voxels, basis, buffer, norm):  # noqa: C901
             norm[j] = 0.0
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _unit_residuals(data, basis, out, norms):
     """out (n, V) float32 = residuals scaled to unit norm (0 where there is none); norms (V,) float64."""
     n, n_voxels = data.shape
@@ -222,7 +221,7 @@ def _unit_residuals(data, basis, out, norms):
                 out[i, start + j] = buffer[i, j] * norm[j]
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _exact(data, voxels, basis, W, rank, is_f, df, statistic, sse_out):  # noqa: C901, PLR0913
     """Statistic and SSE of one shuffle at some voxels, all in float64 from the data; W (m, n) float64."""
     n = data.shape[0]
@@ -454,7 +453,7 @@ def _z_table(df1: int, df2: int) -> tuple[float, float, Float64]:
     return float(start), float(u[1] - u[0]), np.ascontiguousarray(spline.c.T)
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _interpolate_z(f, start, step, cubics, out):
     for i in range(len(f)):
         out[i] = np.float32(0)

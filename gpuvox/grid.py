@@ -136,9 +136,7 @@ class Grid:
         high = [int(np.flatnonzero(self.mask.any(axis=a))[-1]) for a in ((1, 2), (0, 2), (0, 1))]
         px, py, pz = (h - lo + 3 for lo, h in zip(low, high))
         if px * py * pz >= 2**31:
-            raise ValueError(
-                f"the mask's bounding box has {px * py * pz} voxels; at most 2^31 - 1 are handled"
-            )
+            raise ValueError(f"the mask's bounding box has {px * py * pz} voxels; at most 2^31 - 1 are handled")
         x, y, z = np.unravel_index(self.index, self.shape, order="F")
         index = (x - low[0] + 1) + px * ((y - low[1] + 1) + py * (z - low[2] + 1))
         return Padded((px, py, pz), index.astype(np.int32))

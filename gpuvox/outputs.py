@@ -146,7 +146,9 @@ class Writer:
         """Write the maps of one shuffle (``--permout``)."""
         for kind, values in maps.items():
             stem = f"{kind}_perm{index + 1:05d}_{test}"
-            self.image(stem, values, {"scale": "statistic", "statistic": kind, "test": test, "permutation": index + 1})
+            self.image(
+                stem, values, {"scale": "statistic", "statistic": kind, "test": test, "permutation": index + 1}
+            )
 
 
 def _intent(result: TestResult) -> Label:

@@ -17,10 +17,10 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from gpuvox.cluster import cluster_maps, cluster_maxima, label
+from gpuvox.compiled import loop
 from gpuvox.glm import TIE, f_to_z
 from gpuvox.grid import Grid
 from gpuvox.shuffle import ImportedShuffler, Shuffler
@@ -487,7 +487,7 @@ def _extremes(maps: NDArray) -> NDArray:
     return np.stack([maps.max(axis=1), -maps.min(axis=1)])
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _close_to_maximum(values, sign, maximum):
     """Voxels within rounding of the maximum."""
     bound = maximum - np.float32(TIE) * max(maximum, np.float32(1))
@@ -503,7 +503,7 @@ def _close_to_maximum(values, sign, maximum):
     return out
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _near_ties(values, observed):
     """Voxels whose value is within rounding of the observed one; voxels that are 0 in both are left out."""
     out = np.empty(len(values), np.int64)
@@ -516,7 +516,7 @@ def _near_ties(values, observed):
     return out[:count]
 
 
-@njit(cache=True, nogil=True)
+@loop
 def _count_below(values, observed, disjoint):
     """(2, V) Maps below the observed value, and negated maps below its negative.
 

@@ -288,9 +288,7 @@ class Shuffler:
         """
         _check_range(start, stop, self.n)
         if self.n > RANK_LIMIT:
-            raise ValueError(
-                f"a run of all {self.n} shuffles cannot be made; ask for a number of permutations"
-            )
+            raise ValueError(f"a run of all {self.n} shuffles cannot be made; ask for a number of permutations")
         # Exhaustive runs are the same for every seed.
         key = np.uint64(0 if self.exhaustive else self.options.seed)
         indices = np.arange(start, stop, dtype=np.uint64)
@@ -374,9 +372,7 @@ class ImportedShuffler:
             raise ValueError(f"imported permutations have shape {table.shape}; expected a row a permutation")
         self.n, self.n_rows = self.n_distinct, _ = table.shape
         if n_rows is not None and self.n_rows != n_rows:
-            raise ValueError(
-                f"imported permutations have {self.n_rows} columns; the design has {n_rows} rows"
-            )
+            raise ValueError(f"imported permutations have {self.n_rows} columns; the design has {n_rows} rows")
         self.flips = bool((table == -1).any() or (self.n_rows > 1 and (table[0] == 1).all()))
         self._table = _import_signs(table) if self.flips else _import_permutations(table)
         self._table.setflags(write=False)
@@ -398,9 +394,7 @@ class ImportedShuffler:
                 low = np.minimum(orbit, orbit[p])
                 low[p] = np.minimum(low[p], orbit)
                 orbit = low
-        return np.hstack(
-            [_orbits(np.flatnonzero(orbit == o)[:, None], self.n_rows) for o in np.unique(orbit)]
-        )
+        return np.hstack([_orbits(np.flatnonzero(orbit == o)[:, None], self.n_rows) for o in np.unique(orbit)])
 
 
 def _check_range(start: int, stop: int, n: int) -> None:

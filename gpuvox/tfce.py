@@ -523,7 +523,7 @@ _i32 = np.int32
 
 
 @njit(cache=True, nogil=True)
-def _enhance(stat, layout, levels, scratch, kind, maxima, maps):  # noqa: PLR0913
+def _enhance(stat, layout, levels, scratch, kind, maxima, maps):
     """Fill maxima (2, B) and, unless it has no rows, maps (B, V). Returns whether a map has too many levels."""
     full = len(maps) > 0
     ends, ends_level = np.empty(1024, np.int64), np.empty(1024, np.int32)
@@ -693,7 +693,7 @@ def _bit_number(bit):
 
 
 @inner
-def _pieces(below, own, above, n, kind, target, cube, unreached):  # noqa: PLR0913
+def _pieces(below, own, above, n, kind, target, cube, unreached):
     """Where a voxel points, and which of its greater neighbours a flood from one of them has not reached."""
     neighbours, path, diagonal, rounds = kind
     for i in range(n):
@@ -751,7 +751,7 @@ def _count(runs, code, cap, count):
 
 
 @inner
-def _edges(n_saddles, up, kind, cap, scratch, ends, level):  # noqa: PLR0913
+def _edges(n_saddles, up, kind, cap, scratch, ends, level):
     """Edges between the label of each saddle and those of the other pieces of its greater neighbours."""
     diagonal, count = kind[2], scratch.edge_count
     count[:] = 0

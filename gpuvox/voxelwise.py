@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numba import njit
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from gpuvox.compiled import inner, loop
 from gpuvox.design import DesignError
 from gpuvox.glm import SSE_CANCELS, SSE_FLOOR, ZERO_RESIDUAL, Nuisance, fma, smooth_variance
 from gpuvox.smooth import MaskedGaussian
@@ -27,8 +27,8 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 
-@njit(cache=True, nogil=True)
-def _fill_columns(static, evs, position, mixing, demean, voxels, columns):  # noqa: PLR0913
+@inner
+def _fill_columns(static, evs, position, mixing, demean, voxels, columns):
     """columns (k, n, T) = per-voxel design · mixing; position[c] is the voxelwise EV in column c, or −1."""
     k, n = columns.shape[0], columns.shape[1]
     width = len(voxels)
@@ -50,7 +50,7 @@ def _fill_columns(static, evs, position, mixing, demean, voxels, columns):  # no
             _demean(columns[a])
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _demean(block):
     n, width = block.shape
     mean = np.zeros(width)
@@ -62,7 +62,7 @@ def _demean(block):
             block[i, j] -= mean[j] / n
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _project_out(block, direction):
     """block −= direction (directionᵀ block), voxel by voxel."""
     n, width = block.shape
@@ -75,7 +75,7 @@ def _project_out(block, direction):
             block[i, j] -= direction[i, j] * dot[j]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _normalise(block, before, tolerance):
     """Unit norm, or 0 where no more than `tolerance` of the norm `before` is left; returns the norms."""
     norm = _norms(block)
@@ -89,7 +89,7 @@ def _normalise(block, before, tolerance):
     return norm
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _norms(block):
     n, width = block.shape
     norm = np.zeros(width)
@@ -99,11 +99,14 @@ def _norms(block):
     return np.sqrt(norm)
 
 
-@njit(cache=True, nogil=True)
-def _orthonormalise(columns, rank):
-    """Gram–Schmidt along the first axis; rank (k, T) says which columns stand."""
+@inner
+def _orthonormalise(columns, size, rank):
+    """Gram–Schmidt along the first axis; rank (k, T) says which columns stand.
+
+    `size` (k,) bounds the norms: under 1e-12 of it, a column is what rounding left of zero.
+    """
     for a in range(columns.shape[0]):
-        before = _norms(columns[a])
+        before = np.maximum(_norms(columns[a]), size[a] * 1e-12 / DEPENDENT)
         for _ in range(2):
             for b in range(a):
                 _project_out(columns[a], columns[b])
@@ -112,8 +115,10 @@ def _orthonormalise(columns, rank):
             rank[a, j] = norm[j] > 0
 
 
-@njit(cache=True, nogil=True)
-def _prepare(data, static, evs, position, mixing, n_nuisance, mode, demean, voxels, columns, rank, y):  # noqa: PLR0913
+@inner
+def _prepare(  # noqa: PLR0913
+    data, static, evs, position, mixing, n_nuisance, mode, demean, voxels, size, columns, rank, y
+):
     """Bases (k, n, T) and unit residuals (n, T) of a tile in float64; returns the residuals' norms."""
     n = data.shape[0]
     width = len(voxels)
@@ -122,7 +127,7 @@ def _prepare(data, static, evs, position, mixing, n_nuisance, mode, demean, voxe
         for j in range(width):
             y[i, j] = data[i, voxels[j]]
     _fill_columns(static, evs, position, mixing, demean, voxels, columns)
-    _orthonormalise(columns, rank)
+    _orthonormalise(columns, size, rank)
     before = _norms(y)
     if demean:
         _demean(y)
@@ -136,8 +141,8 @@ def _prepare(data, static, evs, position, mixing, n_nuisance, mode, demean, voxe
     return _normalise(y, before, ZERO_RESIDUAL)
 
 
-@njit(cache=True, nogil=True)
-def _fit(columns, y, permutation, signs, first, exact, products):  # noqa: PLR0913
+@inner
+def _fit(columns, y, permutation, signs, first, exact, products):
     """products (k, T) = (P columns)ᵀ y; `permutation` when there are no signs."""
     n = y.shape[0]
     for a in range(first, columns.shape[0]):
@@ -152,7 +157,7 @@ def _fit(columns, y, permutation, signs, first, exact, products):  # noqa: PLR09
                     products[a, j] = fma(source[j], y[i, j], products[a, j])
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _finish(products, first, n_nuisance, is_f, df, rank, limit, statistic, sse):  # noqa: PLR0913
     """Statistic and SSE of a tile; voxels whose SSE is under `limit` get NaN (0: none, floored instead)."""
     k, width = products.shape
@@ -177,10 +182,11 @@ def _finish(products, first, n_nuisance, is_f, df, rank, limit, statistic, sse):
             statistic[j] = effect * np.sqrt(df[j] / sse[j])
 
 
-@njit(cache=True, nogil=True)
-def _maps(
-    data, static, evs, position, mixing, n_nuisance, mode, demean, is_f, shuffles, flip, voxels, exact, out, sse_out
-):  # noqa: PLR0913
+@loop
+def _maps(  # noqa: PLR0913
+    data, static, evs, position, mixing, size, n_nuisance, mode, demean, is_f, shuffles, flip, voxels, exact,
+    out, sse_out,
+):  # fmt: skip
     """Statistic maps (B, len(voxels)) of a batch of shuffles."""
     n = data.shape[0]
     k = mixing.shape[1]
@@ -193,7 +199,7 @@ def _maps(
     for start in range(0, len(voxels), TILE):
         part = voxels[start : start + TILE]
         norm = _prepare(
-            data, static, evs, position, mixing, n_nuisance, mode, demean, part, columns, rank, y
+            data, static, evs, position, mixing, n_nuisance, mode, demean, part, size, columns, rank, y
         )
         df[:] = n - demean
         for a in range(first, k):
@@ -216,8 +222,8 @@ def _maps(
                     sse_out[b, start + j] = sse[j] * norm[j] * norm[j] / max(df[j], 1.0)
 
 
-@njit(cache=True, nogil=True)
-def _ranks(static, evs, position, mixing, n_nuisance, demean, n_voxels):  # noqa: PLR0913
+@loop
+def _ranks(static, evs, position, mixing, size, n_nuisance, demean, n_voxels):
     """Largest rank of nuisance and of effect over voxels."""
     n, k = static.shape[0], mixing.shape[1]
     columns, rank = np.empty((k, n, TILE)), np.zeros((k, TILE), np.bool_)
@@ -225,7 +231,7 @@ def _ranks(static, evs, position, mixing, n_nuisance, demean, n_voxels):  # noqa
     for start in range(0, n_voxels, TILE):
         part = np.arange(start, min(start + TILE, n_voxels))
         _fill_columns(static, evs, position, mixing, demean, part, columns)
-        _orthonormalise(columns, rank)
+        _orthonormalise(columns, size, rank)
         for j in range(len(part)):
             largest[0] = max(largest[0], rank[:n_nuisance, j].sum())
             largest[1] = max(largest[1], rank[n_nuisance:, j].sum())
@@ -290,9 +296,10 @@ class VoxelwiseGlm:
         _, s, vt = np.linalg.svd(C)
         null = vt[int((s > 1e-10 * s[0]).sum()) :].T
         mixing = np.ascontiguousarray(np.hstack([null, np.linalg.pinv(C)]) / scale[:, None])
+        size = np.sqrt(n) * (np.abs(mixing) * scale[:, None]).sum(axis=0)
         static = np.ascontiguousarray(self.design)
-        largest = _ranks(static, evs, position, mixing, null.shape[1], self.demean, self.data.shape[1])
-        object.__setattr__(self, "_arguments", (static, evs, position, mixing))
+        largest = _ranks(static, evs, position, mixing, size, null.shape[1], self.demean, self.data.shape[1])
+        object.__setattr__(self, "_arguments", (static, evs, position, mixing, size))
         object.__setattr__(self, "_n_nuisance", null.shape[1])
         object.__setattr__(self, "_largest", (int(largest[0]), int(largest[1])))
         if self.df < 1:
@@ -341,15 +348,13 @@ class VoxelwiseGlm:
         """Statistic of one shuffle at some voxels in float64."""
         return self._maps(shuffle[None], voxels, True)[0][0]
 
-    def _maps(
-        self, shuffles: NDArray, voxels: NDArray[np.int64], exact: bool
-    ) -> tuple[Float64, Float64]:
+    def _maps(self, shuffles: NDArray, voxels: NDArray[np.int64], exact: bool) -> tuple[Float64, Float64]:
         out = np.empty((len(shuffles), len(voxels)), dtype=np.float64 if exact else np.float32)
         variance = np.empty(out.shape if self.smoother else (0, 0), dtype=out.dtype)
-        static, evs, position, mixing = self._arguments
+        static, evs, position, mixing, size = self._arguments
         flip = shuffles.dtype == np.int8
         _maps(
-            self.data, static, evs, position, mixing, self._n_nuisance, int(self.nuisance), self.demean,
+            self.data, static, evs, position, mixing, size, self._n_nuisance, int(self.nuisance), self.demean,
             self.is_f, np.ascontiguousarray(shuffles, dtype=np.int32), flip, voxels, exact, out, variance,
         )  # fmt: skip
         return out, variance

@@ -89,9 +89,7 @@ def test_find_image_that_is_not_there(tmp_path):
         files.find_image(tmp_path / "a")
 
 
-@pytest.mark.parametrize(
-    ("there", "missing"), [("a.hdr", "a.img"), ("a.img", "a.hdr"), ("a.img.gz", "a.hdr.gz")]
-)
+@pytest.mark.parametrize(("there", "missing"), [("a.hdr", "a.img"), ("a.img", "a.hdr"), ("a.img.gz", "a.hdr.gz")])
 def test_half_a_pair(tmp_path, there, missing):
     (tmp_path / there).touch()
     with pytest.raises(FileError, match=f"half of a pair: .*{re.escape(missing)} is missing"):
@@ -207,9 +205,7 @@ def test_voxel_size_is_absolute_and_positive(tmp_path):
 
 def test_read_mask_of_a_case():
     grid = files.read_mask(CASES / "two_group_ancova" / "mask")
-    np.testing.assert_array_equal(
-        grid.mask, nib.load(CASES / "two_group_ancova" / "mask.nii.gz").get_fdata() > 0
-    )
+    np.testing.assert_array_equal(grid.mask, nib.load(CASES / "two_group_ancova" / "mask.nii.gz").get_fdata() > 0)
     assert grid.n_voxels == 888
     assert grid.voxel_size == (2, 2, 2)
     np.testing.assert_array_equal(grid.affine[0], [-2, 0, 0, 26])
@@ -299,9 +295,7 @@ def test_read_cohort_refuses_several_4d_images(tmp_path, grid):
         save(tmp_path / "a.nii", np.zeros(SHAPE, "f4")),
         save(tmp_path / "b.nii", np.zeros((*SHAPE, 2), "f4")),
     ]
-    with pytest.raises(
-        FileError, match=r"b\.nii has 2 volumes; of several images \(2 here\) each must have one"
-    ):
+    with pytest.raises(FileError, match=r"b\.nii has 2 volumes; of several images \(2 here\) each must have one"):
         files.read_cohort(names, grid)
 
 
@@ -334,9 +328,7 @@ def test_read_cohort_compares_affines_to_a_thousandth_of_a_voxel(tmp_path, grid)
         files.read_cohort(save(tmp_path / "d.nii", data, shifted), grid)
     shifted[1, 3] = -29.5
     path = save(tmp_path / "d.nii", data, shifted)
-    match = (
-        r"d\.nii and the mask lie differently .* \[-2 0 0 26; 0 3 0 -29\.5; 0 0 4 -20\] and \[.* 0 3 0 -30;"
-    )
+    match = r"d\.nii and the mask lie differently .* \[-2 0 0 26; 0 3 0 -29\.5; 0 0 4 -20\] and \[.* 0 3 0 -30;"
     with pytest.raises(FileError, match=match):
         files.read_cohort(path, grid)
     files.read_cohort(path, Grid(grid.mask, grid.voxel_size))  # a mask that does not say where it lies
@@ -413,9 +405,7 @@ def test_a_cohort_is_never_held_whole(tmp_path, suffix):
 
 def test_automatic_mask_of_the_case_is_fsls():
     grid = files.automatic_mask(CASES / "no_mask" / "data")
-    np.testing.assert_array_equal(
-        grid.mask, nib.load(CASES / "no_mask" / "fsl_tstat1.nii.gz").get_fdata() != 0
-    )
+    np.testing.assert_array_equal(grid.mask, nib.load(CASES / "no_mask" / "fsl_tstat1.nii.gz").get_fdata() != 0)
     assert grid.voxel_size == (2, 2, 2)
     np.testing.assert_array_equal(grid.affine[2], [0, 0, 2, -20])
 
@@ -497,17 +487,13 @@ def test_headers_are_fsls_bit_by_bit(tmp_path):
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 def test_qform_and_sform_are_kept_with_their_codes(tmp_path, grid, kind):
-    oblique = nib.affines.from_matvec(
-        nib.eulerangles.euler2mat(0.1, -0.2, 0.3) @ np.diag([-2, 3, 4]), [9, 8, 7]
-    )
+    oblique = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.1, -0.2, 0.3) @ np.diag([-2, 3, 4]), [9, 8, 7])
     image = kind(np.ones((*SHAPE, 2), "f4"), None)
     image.set_qform(oblique, 1)
     image.set_sform(AFFINE, 4)
     nib.save(image, tmp_path / "d.nii")
     source = nib.load(tmp_path / "d.nii").header
-    written = nib.load(
-        files.write_map(tmp_path / "o", grid.index, grid, files.read_header(tmp_path / "d"))
-    ).header
+    written = nib.load(files.write_map(tmp_path / "o", grid.index, grid, files.read_header(tmp_path / "d"))).header
     for key in files.GEOMETRY:
         np.testing.assert_array_equal(written[key], source[key].astype(written[key].dtype))
     assert (int(written["qform_code"]), int(written["sform_code"])) == (1, 4)
@@ -612,9 +598,7 @@ def test_vest_round_trip(tmp_path, rng, kind, key):
     files.write_vest(tmp_path / "a", matrix, kind)
     np.testing.assert_array_equal(files.read_vest(tmp_path / "a"), matrix)
     assert (
-        (tmp_path / "a")
-        .read_text()
-        .startswith(f"/NumWaves 3\n/Num{key} 5\n\n/Matrix\n0 -1 0.3333333333333333\n")
+        (tmp_path / "a").read_text().startswith(f"/NumWaves 3\n/Num{key} 5\n\n/Matrix\n0 -1 0.3333333333333333\n")
     )
 
 
@@ -718,9 +702,7 @@ def test_read_a_table_refuses(tmp_path, text, match):
 # ------------------------------------------------------------------------------ permutations, null maxima
 
 
-@pytest.mark.parametrize(
-    "path", sorted(CASES.glob("*/fsl*perm_*.txt")), ids=lambda p: f"{p.parent.name}/{p.stem}"
-)
+@pytest.mark.parametrize("path", sorted(CASES.glob("*/fsl*perm_*.txt")), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_permutations_of_the_cases(tmp_path, path):
     permutations = files.read_permutations(path)
     assert permutations.tolist() == [[float(field) for field in line.split()] for line in path.open()]

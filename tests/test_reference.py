@@ -61,15 +61,10 @@ def is_p(name: str) -> bool:
 
 
 STATISTICS = [
-    (case, name)
-    for case in NAMES
-    for name in images(case)
-    if not is_p(name) and not name.startswith("fslzstat")
+    (case, name) for case in NAMES for name in images(case) if not is_p(name) and not name.startswith("fslzstat")
 ]
 P_MAPS = [(case, name) for case in NAMES for name in images(case) if is_p(name)]
-NULLS = [
-    (case, p.name) for case in NAMES for p in sorted((CASES / case).glob("fsl*.txt")) if "perm" not in p.name
-]
+NULLS = [(case, p.name) for case in NAMES for p in sorted((CASES / case).glob("fsl*.txt")) if "perm" not in p.name]
 
 
 @pytest.mark.parametrize("case", [c for c in NAMES if c != "how_many"])
@@ -144,9 +139,7 @@ def _n_shuffles(case: str, test: str) -> int:
 
 def test_film_z_is_the_quantile_of_the_uncorrected_value(outputs):
     for i in (1, 2):
-        theirs, ours = (
-            read(f / f"fslzstat{i}.nii.gz") for f in (CASES / "film_names", outputs("film_names"))
-        )
+        theirs, ours = (read(f / f"fslzstat{i}.nii.gz") for f in (CASES / "film_names", outputs("film_names")))
         different = np.abs(ours - theirs) > 1e-5
         assert different.sum() <= 0.005 * (theirs != 0).sum()
 

@@ -72,9 +72,7 @@ def fsl_shuffler(case, name, **options):
 
 def fsl_counts():
     for out in sorted(FSL.glob("*/stdout.txt")):
-        found = re.findall(
-            r"(\S+) (?:permutations|sign-flips) required.*of ([ft])-test (\d+)", out.read_text()
-        )
+        found = re.findall(r"(\S+) (?:permutations|sign-flips) required.*of ([ft])-test (\d+)", out.read_text())
         yield from ((out.parent.name, f"{kind}stat{number}", count) for count, kind, number in found)
 
 
@@ -350,9 +348,7 @@ def test_a_shuffle_depends_on_seed_and_index_alone(problem, data):
     start = data.draw(st.integers(0, len(whole)))
     stop = data.draw(st.integers(start, len(whole)))
     np.testing.assert_array_equal(Shuffler(*problem).shuffles(start, stop), whole[start:stop])
-    np.testing.assert_array_equal(
-        pickle.loads(pickle.dumps(shuffler)).shuffles(start, stop), whole[start:stop]
-    )
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(shuffler)).shuffles(start, stop), whole[start:stop])
 
 
 @seeded(60)
@@ -365,9 +361,7 @@ def test_nothing_but_the_invariant_vectors_is_invariant(problem):
     np.testing.assert_allclose(basis.T @ basis, np.eye(basis.shape[1]), atol=1e-12)
     shuffles, eye = all_of(shuffler), np.eye(len(labels))
     matrices = shuffles[:, :, None] * eye if shuffler.flips else eye[shuffles]
-    np.testing.assert_allclose(
-        matrices @ basis, np.broadcast_to(basis, (len(shuffles), *basis.shape)), atol=1e-12
-    )
+    np.testing.assert_allclose(matrices @ basis, np.broadcast_to(basis, (len(shuffles), *basis.shape)), atol=1e-12)
     mean = matrices.sum(0) - len(shuffles) * eye  # P v = v for all P, if and only if v'(ΣP)v = N v'v
     moved = np.linalg.matrix_rank(np.vstack([mean, (matrices - eye).reshape(-1, len(labels))]))
     assert basis.shape[1] == len(labels) - moved

@@ -104,12 +104,18 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_files(group: Any) -> None:
     group.add_argument("-i", dest="data", metavar="IMAGE", help="4D data, a volume a subject")
     group.add_argument("-o", dest="root", metavar="ROOT", help="output root")
-    group.add_argument("-m", dest="mask", metavar="IMAGE", default="", help="mask; by default every voxel that varies")
+    group.add_argument(
+        "-m", dest="mask", metavar="IMAGE", default="", help="mask; by default every voxel that varies"
+    )
     group.add_argument("-d", dest="design", metavar="FILE", default="", help="design matrix (VEST, CSV or TSV)")
     group.add_argument("-t", dest="contrasts", metavar="FILE", default="", help="t contrasts")
-    group.add_argument("-f", dest="f_tests", metavar="FILE", default="", help="F tests: rows of 0 and 1 over contrasts")
+    group.add_argument(
+        "-f", dest="f_tests", metavar="FILE", default="", help="F tests: rows of 0 and 1 over contrasts"
+    )
     group.add_argument("-e", dest="blocks", metavar="FILE", default="", help="exchangeability blocks")
-    group.add_argument("--effective_design", metavar="FILE", default="", help="design that says which rows are alike")
+    group.add_argument(
+        "--effective_design", metavar="FILE", default="", help="design that says which rows are alike"
+    )
     group.add_argument("--vxl", type=_columns, default=(), metavar="1,2", help="columns of voxelwise EVs, from 1")
     group.add_argument("--vxf", type=_names, default=(), metavar="A,B", help="4D images of the voxelwise EVs")
 
@@ -126,7 +132,9 @@ def _add_inference(group: Any) -> None:
     group.add_argument("--tfce_E", type=_not_negative, metavar="E", help="TFCE extent power (0.5)")
     group.add_argument("--tfce_C", type=int, choices=(6, 18, 26), metavar="C", help="TFCE connectivity (6)")
     group.add_argument("--tfce_D", type=_positive, metavar="D", help="TFCE step (maximum / 100)")
-    group.add_argument("--twopass", action="store_true", help="cluster and TFCE normalised over permutations (t only)")
+    group.add_argument(
+        "--twopass", action="store_true", help="cluster and TFCE normalised over permutations (t only)"
+    )
     group.add_argument("-v", dest="variance", type=_not_negative, default=0.0, metavar="MM",
                        help="variance smoothing, standard deviation in mm (t only)")  # fmt: skip
     group.add_argument("--fonly", action="store_true", help="F tests only")
@@ -152,7 +160,9 @@ def _add_outputs(group: Any) -> None:
     group.add_argument("-P", dest="permutation_files", action="store_true", help="write the permutations")
     group.add_argument("-N", dest="nulls", action="store_true", help="write the null distributions")
     group.add_argument("--permout", action="store_true", help="write the maps of every permutation")
-    group.add_argument("--glm_output", action="store_true", help="parameter estimates, contrasts and variances too")
+    group.add_argument(
+        "--glm_output", action="store_true", help="parameter estimates, contrasts and variances too"
+    )
     group.add_argument("--film", action="store_true", help="file names of FILM")
     group.add_argument("-q", dest="count", action="store_true", help="print the number of permutations, and stop")
     group.add_argument("-Q", dest="schedule", action="store_true", help="print what a scheduler needs, and stop")

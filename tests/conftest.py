@@ -1,0 +1,43 @@
+"""Shared by the tests of the command: a small seeded study on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+SHAPE = (7, 6, 5)
+
+
+def save(path: Path, values: np.ndarray, affine: np.ndarray | None = None) -> None:
+    image = nib.Nifti1Image(values.astype(np.float32), np.diag([2.0, 2, 2, 1]) if affine is None else affine)
+    image.header.set_sform(image.affine, 2)
+    nib.save(image, path)
+
+
+def vest(path: Path, rows, names=("NumWaves", "NumPoints")) -> None:
+    rows = np.atleast_2d(rows)
+    body = "\n".join(" ".join(f"{value:g}" for value in row) for row in rows)
+    path.write_text(f"/{names[0]} {rows.shape[1]}\n/{names[1]} {rows.shape[0]}\n\n/Matrix\n{body}\n")
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A folder with data, mask, design.mat/.con/.fts/.grp of 10 subjects, made the current one."""
+    rng = np.random.default_rng(0)
+    n = 10
+    data = rng.normal(size=(*SHAPE, n)) + 10
+    data[2:5, 2:4, 1:4, :5] += 2
+    save(tmp_path / "data.nii.gz", data)
+    mask = np.zeros(SHAPE)
+    mask[1:, 1:-1, :] = 1
+    save(tmp_path / "mask.nii.gz", mask)
+    group = np.arange(n) < 5
+    vest(tmp_path / "design.mat", np.c_[group, ~group, rng.normal(size=n).round(3)])
+    vest(tmp_path / "design.con", [[1, -1, 0], [-1, 1, 0], [0, 0, 1]], ("NumWaves", "NumContrasts"))
+    vest(tmp_path / "design.fts", [[1, 0, 1]], ("NumWaves", "NumContrasts"))
+    vest(tmp_path / "design.grp", np.repeat([1, 2, 3, 4, 5], 2)[:, None])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,0 +1,201 @@
+"""The permutation test: nulls and p-values against naive loops; order, threads and cuts do not matter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import oracle
+import pytest
+from naive import naive_tfce
+
+from gpuvox.design import partition
+from gpuvox.executors import fold, run
+from gpuvox.glm import Glm
+from gpuvox.grid import Grid
+from gpuvox.permtest import PermutationTest, Statistics, Tally
+from gpuvox.pvalues import corrected, critical_value
+from gpuvox.shuffle import Permutations, Shuffler
+from gpuvox.tfce import Tfce
+
+
+def make(seed=0, n=12, shape=(5, 4, 4), keep=0.8, contrast=((1.0, -1, 0),), number=60, **wanted):
+    rng = np.random.default_rng(seed)
+    mask = rng.random(shape) < keep
+    grid = Grid(mask)
+    group = np.arange(n) < n // 2
+    M = np.c_[group, ~group, rng.normal(size=n)].astype(float)
+    C = np.array(contrast)
+    Y = rng.normal(size=(n, grid.n_voxels)).astype(np.float32)
+    shuffler = Shuffler(M @ C.T, Permutations(number, seed))
+    model = Glm(Y, partition(M, C, is_f=len(C) > 1), shuffler.invariant)
+    return PermutationTest(model, grid, shuffler, Statistics(**wanted), signs=2), Y, M, C
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nulls_and_p_values_equal_naive_loops(seed):
+    test, Y, M, C = make(seed, tfce=Tfce(), extent=1.5, mass=1.0, uncorrected=True)
+    shuffles = test.shuffler.shuffles(0, 60)
+    maps = oracle.statistic_maps(Y, M, C, shuffles + 1)
+    mask = test.grid.mask
+    done = run(test, threads=1)
+    tally, observed = done.tally, done.observed
+    for row, sign in enumerate((1, -1)):
+        delta = np.float32(max((sign * maps[0]).max(), 0) / 100)
+        enhanced = np.array([
+            oracle.flat(naive_tfce(np.where(mask, oracle.unflat(sign * t, mask), 0), delta), mask) for t in maps
+        ])  # fmt: skip
+        ours = observed.in_units("tfce", tally.maxima["tfce"][row], row)
+        np.testing.assert_allclose(ours, enhanced.max(axis=1), rtol=1e-5, atol=1e-6)
+        extents = [oracle.cluster_extent(sign * t, mask, 1.5) for t in maps]
+        np.testing.assert_array_equal(tally.maxima["clustere"][row], np.max(extents, axis=1))
+        masses = [oracle.cluster_mass(sign * t, mask, 1.0) for t in maps]
+        np.testing.assert_allclose(tally.maxima["clusterm"][row], np.max(masses, axis=1), rtol=1e-5)
+        np.testing.assert_allclose(tally.maxima["vox"][row], (sign * maps).max(axis=1), rtol=1e-6)
+        np.testing.assert_allclose(tally.below["vox"][row] / 60, oracle.uncorrected(sign * maps), atol=1e-7)
+        np.testing.assert_allclose(tally.below["tfce"][row] / 60, oracle.uncorrected(enhanced), atol=1e-7)
+        p = corrected(tally.maxima["vox"][row], sign * observed.observed["vox"][0])
+        np.testing.assert_allclose(p, oracle.corrected(sign * maps[0], (sign * maps).max(axis=1)), atol=1e-7)
+
+
+def test_f_is_enhanced_as_z():
+    test, Y, M, C = make(3, n=15, contrast=((1.0, -1, 0), (0, 0, 1)), tfce=Tfce())
+    maps = oracle.statistic_maps(Y, M, C, test.shuffler.shuffles(0, 60) + 1)
+    z = oracle.F_to_z(maps, 2, test.model.df)
+    enhanced = [oracle.tfce(one, test.grid.mask, np.float32(z[0].max() / 100)) for one in z]
+    done = run(replace(test, signs=1), threads=1)
+    ours = done.observed.in_units("tfce", done.tally.maxima["tfce"][0], 0)
+    np.testing.assert_allclose(ours, np.max(enhanced, axis=1), rtol=1e-3)
+
+
+def everything():
+    return {"tfce": Tfce(), "extent": 1.5, "mass": 1.5, "uncorrected": True}
+
+
+def same(a: Tally, b: Tally) -> None:
+    for name in ("maxima", "below", "total", "nonzero"):
+        mine, theirs = getattr(a, name), getattr(b, name)
+        assert mine.keys() == theirs.keys()
+        for kind in mine:
+            np.testing.assert_array_equal(mine[kind], theirs[kind])
+
+
+def test_bits_do_not_depend_on_threads_order_or_cuts():
+    test = make(5, number=101, **everything())[0]
+    observed = test.observe()
+    one = fold(observed, 1)
+    same(one, fold(observed, 2))
+    same(one, fold(observed, 3))
+    shuffled = Tally(101)
+    cuts = [(0, 7), (7, 8), (8, 50), (50, 101)]
+    for start, stop in reversed(cuts):
+        shuffled.add(observed.run(start, stop))
+    assert shuffled.is_complete
+    same(one, shuffled)
+
+
+def test_a_tally_refuses_what_it_has():
+    observed = make(1, number=20)[0].observe()
+    tally = Tally(20)
+    tally.add(observed.run(0, 10))
+    with pytest.raises(ValueError, match="already counted"):
+        tally.add(observed.run(9, 12))
+    with pytest.raises(ValueError, match="not among"):
+        Tally(5).add(observed.run(0, 10))
+    assert not tally.is_complete
+
+
+def test_a_contrast_and_its_negative_in_one_pass():
+    test, Y, M, C = make(2, **everything())
+    both = run(test, threads=1)
+    negative = Glm(Y, partition(M, -C), test.shuffler.invariant)
+    alone = run(replace(test, model=negative, signs=1), threads=1)
+    for kind in both.tally.maxima:
+        theirs = alone.observed.in_units(kind, alone.tally.maxima[kind][0], 0)
+        ours = both.observed.in_units(kind, both.tally.maxima[kind][1], 1)
+        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(both.tally.below[kind][1], alone.tally.below[kind][0])
+
+
+def test_a_map_beyond_the_cap_restarts_the_run():
+    test = make(6, tfce=Tfce(delta=0.01))[0]
+    low = run(replace(test, level_cap=8), threads=2)
+    high = run(replace(test, level_cap=4096), threads=1)
+    ours, theirs = (d.observed.in_units("tfce", d.tally.maxima["tfce"], 0) for d in (low, high))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 1)])
+def test_tiny_masks(shape):
+    done = run(make(1, shape=shape, keep=2, **everything())[0], threads=1)
+    assert done.tally.is_complete
+
+
+def test_an_empty_mask():
+    test = make(1, keep=-1, **everything())[0]
+    done = run(test, threads=1)
+    assert done.observed.statistic.shape == (0,)
+    assert not done.tally.maxima["tfce"].any()
+
+
+def test_ties_of_binary_data_are_ties():
+    """Lesion maps: exhaustive p at every voxel by counting in integers."""
+    rng = np.random.default_rng(0)
+    n = 8
+    Y = (rng.random((n, 60)) < 0.4).astype(np.float32)
+    group = np.repeat([1.0, 0.0], 4)
+    M = np.c_[group, 1 - group]
+    shuffler = Shuffler(M @ [[1.0], [-1]], Permutations(0))
+    grid = Grid(np.ones((60, 1, 1), bool))
+    model = Glm(Y, partition(M, [1, -1]), shuffler.invariant)
+    done = run(PermutationTest(model, grid, shuffler, Statistics(uncorrected=True), signs=2), threads=1)
+    # t is an increasing function of the number of lesions in group 1, given the number in all.
+    counts = np.array([Y[np.argsort(p)[:4]].sum(axis=0) for p in shuffler.shuffles(0, 70)])
+    varies = np.ptp(Y, axis=0) > 0
+    np.testing.assert_array_equal(done.tally.below["vox"][0][varies], (counts < counts[0]).sum(axis=0)[varies])
+    np.testing.assert_array_equal(done.tally.below["vox"][1][varies], (counts > counts[0]).sum(axis=0)[varies])
+    assert not done.tally.below["vox"][:, ~varies].any()
+    t = oracle.statistic_maps(Y[:, varies], M, np.array([[1.0, -1]]), shuffler.shuffles(0, 70) + 1).round(9)
+    p = corrected(done.tally.maxima["vox"][0], done.observed.observed["vox"][0])[varies]
+    null = t.max(axis=1)
+    np.testing.assert_allclose(p, [(null < x).mean() for x in t[0]], atol=1e-7)
+
+
+def test_the_complement_of_two_equal_groups_ties_with_the_observed_f():
+    """F cannot tell a labelling from its complement: p is never under 2/N, for voxels, clusters and TFCE."""
+    rng = np.random.default_rng(1)
+    group = np.repeat([1.0, 0.0], 4)
+    M = np.c_[group, 1 - group]
+    Y = rng.normal(size=(8, 400)).astype(np.float32)
+    Y[:4] += 3
+    shuffler = Shuffler(M @ [[1.0], [-1]], Permutations(0))
+    grid = Grid(np.ones((10, 10, 4), bool))
+    model = Glm(Y, partition(M, [[1, -1]], is_f=True), shuffler.invariant)
+    wanted = Statistics(tfce=Tfce(), extent=5.0, mass=5.0, uncorrected=True)
+    done = run(PermutationTest(model, grid, shuffler, wanted), threads=1)
+    for kind, maxima in done.tally.maxima.items():
+        assert (maxima[0] >= maxima[0, 0]).sum() >= 2, kind
+        assert done.tally.below[kind][0].max() <= 68, kind
+
+
+def test_two_pass_scheme():
+    test, Y, M, C = make(4, tfce=Tfce(), extent=1.2, voxel=False, two_pass=True)
+    maps = oracle.statistic_maps(Y, M, C, test.shuffler.shuffles(0, 60) + 1)
+    mask = test.grid.mask
+    extents = np.array([oracle.cluster_extent(t, mask, 1.2) for t in maps])
+    enhanced = np.array([oracle.tfce(t, mask, np.float32(maps[0].max() / 100)) for t in maps])
+    done = run(test, threads=2)
+    _, _, extent_mean = oracle.local_mean(extents)
+    _, _, tfce_mean = oracle.local_mean(enhanced, floor=True)
+    np.testing.assert_allclose(done.second.local_mean["clustere"][0], extent_mean)
+    np.testing.assert_allclose(done.second.local_mean["tfce"][0], tfce_mean, rtol=1e-5)
+    normed = [oracle.cluster_normed_extent(t, mask, 1.2, extent_mean).max() for t in maps]
+    np.testing.assert_allclose(done.second_tally.maxima["clustern"][0], normed)
+    tfcen = oracle.ratio(enhanced, tfce_mean).max(axis=1)
+    np.testing.assert_allclose(done.second_tally.maxima["tfcen"][0], tfcen, rtol=1e-4)
+
+
+def test_critical_value_is_the_rank_fsl_takes():
+    assert critical_value(np.arange(1, 21)) == 19
+    assert critical_value(np.arange(1, 71)) == 67
+    assert critical_value([3.0]) == 3
