@@ -135,7 +135,10 @@ def _read_permutations(command: Command, tests: Sequence[Test]) -> dict[str, NDA
 
 def _read_grid(command: Command) -> Grid:
     if command.mask:
-        return files.read_mask(command.mask)
+        grid = files.read_mask(command.mask)
+        for name in files.image_names(command.data):
+            files.check_grid(files.read_header(name), grid, command.mask)
+        return grid
     if command.keep_constant:
         header = files.read_header(files.image_names(command.data)[0])
         return header.grid(np.ones(header.shape[:3], dtype=bool))
@@ -157,7 +160,7 @@ def _voxelwise(command: Command, n_columns: int) -> dict[int, str]:
 
 def n_volumes(command: Command) -> int:
     """Number of volumes of the data, from headers."""
-    return sum(files.read_header(name).shape[3] for name in files.image_names(command.data))
+    return files.count_volumes(command.data)
 
 
 def read_inputs(command: Command, say: Say) -> tuple[Inputs, Options]:
@@ -404,7 +407,9 @@ def _hashes(command: Command) -> dict[str, dict[str, str]]:
         *command.voxelwise_files,
         *([command.mask] if command.mask else []),
     ]
-    paths = [path for name in images for path in files.image_files(name)]
+    paths: list[str | os.PathLike[str]] = []
+    for image in images:
+        paths += files.image_files(image)
     for name in ("design", "contrasts", "f_tests", "blocks", "effective_design"):
         if getattr(command, name):
             paths.append(getattr(command, name))

@@ -280,12 +280,17 @@ def read_mask(name: Name) -> Grid:
 def read_map(name: Name, grid: Grid) -> NDArray[np.float32]:
     """Read one volume within a mask: (V,) float32. Errors as of `read_cohort`, and several volumes."""
     header = _single_volume(name)
-    _check_grid(header, grid)
+    check_grid(header, grid)
     values = next(_volumes(header, grid.index))
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if bad:
         raise FileError(f"{header.path} is not finite in {bad} of the {grid.n_voxels} voxels of the mask")
     return values
+
+
+def count_volumes(names: Name | Sequence[Name]) -> int:
+    """Number of volumes of a cohort, from its headers; errors as of `read_cohort`."""
+    return sum(header.shape[3] for header in _cohort_headers(names))
 
 
 def read_cohort(
@@ -316,7 +321,7 @@ def read_cohort(
     """
     headers = _cohort_headers(names)
     for header in headers:
-        _check_grid(header, grid)
+        check_grid(header, grid)
     n = sum(header.shape[3] for header in headers)
     data = np.empty((n, grid.n_voxels), dtype=np.float32)
     bad = np.zeros(grid.n_voxels, dtype=bool)
@@ -362,7 +367,7 @@ def automatic_mask(names: Name | Sequence[Name], *, progress: Progress | None = 
     n = sum(header.shape[3] for header in headers)
     reference, template = headers[0], headers[0].grid(np.ones(headers[0].shape[:3], dtype=bool))
     for header in headers[1:]:
-        _check_grid(header, template, reference.path)
+        check_grid(header, template, reference.path)
     volumes = _all_volumes(headers)
     _, _, first = next(volumes)
     varies = np.zeros(template.mask.size, dtype=bool)
@@ -459,7 +464,7 @@ def _cohort_headers(names: Name | Sequence[Name]) -> list[ImageHeader]:
     return headers
 
 
-def _check_grid(header: ImageHeader, grid: Grid, other: Name = "the mask") -> None:
+def check_grid(header: ImageHeader, grid: Grid, other: Name = "the mask") -> None:
     """An image must lie where the grid lies, voxel for voxel; orientation counts where both have one."""
     if header.shape[:3] != grid.shape:
         raise FileError(

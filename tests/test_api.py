@@ -1,0 +1,113 @@
+"""From Python: arrays, images and paths give the command's maps."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+import gpuvox
+from gpuvox.cli import main_randomise
+
+
+def matrices(folder):
+    M = np.loadtxt(folder / "design.mat", skiprows=4)
+    return M, np.array([[1.0, -1, 0], [-1, 1, 0]])
+
+
+def test_arrays_images_and_paths_agree_with_the_command(study):
+    M, C = matrices(study)
+    settings = {"n_permutations": 30, "seed": 4, "tfce": True, "uncorrected": True}
+    from_paths = gpuvox.randomise("data", "design.mat", C, mask="mask", **settings)
+    image = nib.load("data.nii.gz")
+    from_images = gpuvox.randomise(image, M, C, mask=nib.load("mask.nii.gz"), **settings)
+    mask = nib.load("mask.nii.gz").get_fdata() > 0
+    frame = pd.DataFrame(M, columns=["a", "b", "age"])
+    from_arrays = gpuvox.randomise(image.get_fdata(), frame, C, mask=mask, **settings)
+    line = "-i data -o out -m mask -d design.mat -t two.con -n 30 --seed 4 -T -x --uncorrp -N -R --quiet"
+    gpuvox_vest(study / "two.con", C)
+    assert main_randomise(line.split()) == 0
+    for name in (
+        "tstat1",
+        "vox_corrp_tstat2",
+        "tfce_corrp_tstat1",
+        "vox_p_tstat1",
+        "tfce_p_tstat2",
+        "tfce_tstat1",
+    ):
+        theirs = nib.load(f"out_{name}.nii.gz").get_fdata()
+        for result in (from_paths, from_images, from_arrays):
+            np.testing.assert_array_equal(result.volume(name), theirs)
+    np.testing.assert_allclose(from_paths.nulls["tfce_tstat1"], np.loadtxt("out_tfce_corrp_tstat1.txt"), rtol=1e-6)
+    assert from_paths.df == {"tstat1": 7, "tstat2": 7}
+    np.testing.assert_array_equal(from_paths.image("tstat1").affine, image.affine)
+    np.testing.assert_array_equal(from_paths["tstat1"], from_paths.maps["tstat1"])
+    from_paths.save(study / "saved")
+    np.testing.assert_array_equal(
+        nib.load("saved_tfce_corrp_tstat1.nii.gz").get_fdata(), from_paths.volume("tfce_corrp_tstat1")
+    )
+
+
+def gpuvox_vest(path, rows):
+    from gpuvox.files import write_vest
+
+    write_vest(path, rows, "con")
+
+
+def test_one_sample_and_rows_of_voxels():
+    rng = np.random.default_rng(0)
+    result = gpuvox.randomise(rng.normal(size=(8, 20)) + 1, n_permutations=0, seed=1)
+    assert result.tests[0].shuffler.flips
+    assert len(result.nulls["vox_tstat1"]) == 256
+    assert result["vox_corrp_tstat1"].max() <= 255 / 256
+
+
+def test_voxelwise_ev_and_f(study):
+    M, _ = matrices(study)
+    rng = np.random.default_rng(1)
+    ev = rng.normal(size=(7, 6, 5, 10)).astype(np.float32)
+    result = gpuvox.randomise(
+        "data", M, np.eye(3)[1:], mask="mask", f_tests=[[1, 1]], voxelwise={2: ev}, n_permutations=10, seed=1
+    )
+    assert set(result.df) == {"fstat1", "tstat1", "tstat2"}
+    assert result["fstat1"].min() >= 0
+
+
+def test_a_seed_is_drawn_and_kept():
+    data = np.random.default_rng(0).normal(size=(10, 15))
+    design = np.c_[np.ones(10), np.arange(10)]
+    first = gpuvox.randomise(data, design, [0, 1], n_permutations=50)
+    again = gpuvox.randomise(data, design, [0, 1], n_permutations=50, seed=first.options.seed)
+    np.testing.assert_array_equal(first.nulls["vox_tstat1"], again.nulls["vox_tstat1"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "error", "words"),
+    [
+        ((np.zeros((4, 3, 2)),), {}, ValueError, "shape"),
+        ((np.ones((8, 20)), np.ones((7, 1)), [1]), {}, ValueError, "8 volumes"),
+        ((np.ones((8, 20)), np.ones((8, 1))), {}, ValueError, "contrasts"),
+        ((np.full((8, 20), np.nan),), {}, ValueError, "finite"),
+        ((np.ones((8, 20)),), {"n_perm": 3}, TypeError, "n_perm"),
+    ],
+)
+def test_refusals(arguments, settings, error, words):
+    with pytest.raises(error, match=words):
+        gpuvox.randomise(*arguments, **settings)
+
+
+def test_the_engine_alone():
+    """PermutationTest with one's own loop, as the README shows."""
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(12, 60)).astype(np.float32)
+    design = np.c_[np.repeat([1.0, 0], 6), np.repeat([0, 1.0], 6)]
+    shuffler = gpuvox.Shuffler(design @ [[1.0], [-1]], gpuvox.Permutations(100, seed=1))
+    model = gpuvox.Glm(data, gpuvox.partition(design, [1, -1]), shuffler.invariant)
+    grid = gpuvox.Grid(np.ones((5, 4, 3), bool))
+    test = gpuvox.PermutationTest(model, grid, shuffler, gpuvox.Statistics(tfce=gpuvox.Tfce()))
+    observed = test.observe()
+    mine = np.concatenate([observed.run(i, i + 10).maxima["tfce"][0] for i in range(0, 100, 10)])
+    np.testing.assert_array_equal(mine, gpuvox.run(test).tally.maxima["tfce"][0])
+    with pytest.raises(AttributeError):
+        _ = gpuvox.nothing
