@@ -137,7 +137,7 @@ def _read_grid(command: Command) -> Grid:
     if command.mask:
         grid = files.read_mask(command.mask)
         for name in files.image_names(command.data):
-            files.check_grid(files.read_header(name), grid, command.mask)
+            files.check_grid(files.read_header(name), grid, files.find_image(command.mask))
         return grid
     if command.keep_constant:
         header = files.read_header(files.image_names(command.data)[0])
@@ -402,7 +402,7 @@ def _versions() -> dict[str, str]:
 
 def _hashes(command: Command) -> dict[str, dict[str, str]]:
     """Every input file with its SHA-256."""
-    images = [
+    images: list[str | os.PathLike[str]] = [
         *files.image_names(command.data),
         *command.voxelwise_files,
         *([command.mask] if command.mask else []),
