@@ -12,6 +12,7 @@ import platform
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -26,10 +27,13 @@ from gpuvox.executors import default_threads
 from gpuvox.grid import Grid
 from gpuvox.outputs import Wanted, Writer
 from gpuvox.permtest import Statistics
-from gpuvox.shuffle import check_blocks
+from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
 from gpuvox.tfce import Tfce
 
 Say = Callable[[str], None]
+
+MOST_SHUFFLES = 10**8
+"""A run's null distributions are held in memory, and more would take months."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def read_matrices(command: Command, n: int) -> Matrices:
     else:
         if not (command.design and command.contrasts):
             raise files.FileError(
-                "a design (-d) and t contrasts (-t) are needed, unless a one-sample test (-1) is wanted"
+                "a design (-d) and t contrasts (-t) are needed, both of them, or neither for a one-sample test (-1)"
             )
         M, C = files.read_matrix(command.design), files.read_matrix(command.contrasts)
     F = np.zeros((0, len(C)))
@@ -115,22 +119,34 @@ def _read_blocks(command: Command, n: int) -> NDArray[np.int64] | None:
     blocks = files.read_matrix(command.blocks)
     _fits(command.blocks, "columns", blocks.shape[1], 1, "column of exchangeability blocks expected")
     _fits(command.blocks, "rows", len(blocks), n, f"volumes in {command.data}")
-    if (blocks != np.round(blocks)).any():
-        raise files.FileError(f"{command.blocks} holds a block number that is not an integer")
+    try:
+        Shuffler(np.zeros((n, 1)), Permutations(1, 0, blocks[:, 0], command.options.whole_blocks))
+    except ValueError as error:
+        raise files.FileError(f"{command.blocks}: {error}") from None
     return blocks[:, 0].astype(np.int64)
 
 
-def _read_permutations(command: Command, tests: Sequence[Test]) -> dict[str, NDArray] | None:
+def _read_permutations(command: Command, tests: Sequence[Test], n: int) -> dict[str, NDArray] | None:
     if not command.permutations:
         return None
     found = {}
     for test in tests:
-        names = [f"{command.permutations}{gap}perm_{test.name}.txt" for gap in ("_", "")]
-        name = next((name for name in names if os.path.exists(name)), None)
-        if name is None:
-            raise files.FileError(f"no permutations for {test.name}: neither {names[0]} nor {names[1]} exists")
+        name = _permutation_file(command, test)
         found[test.name] = files.read_permutations(name)
+        try:
+            ImportedShuffler(found[test.name], n)
+        except ValueError as error:
+            raise files.FileError(f"{name}: {error}") from None
     return found
+
+
+def _permutation_file(command: Command, test: Test) -> str:
+    """File that ``-P``, with or without ``--film``, wrote for a test."""
+    names = [f"{command.permutations}{gap}perm_{test.name}.txt" for gap in ("_", "")]
+    name = next((name for name in names if os.path.exists(name)), None)
+    if name is None:
+        raise files.FileError(f"no permutations for {test.name}: neither {names[0]} nor {names[1]} exists")
+    return name
 
 
 def _read_grid(command: Command) -> Grid:
@@ -145,7 +161,7 @@ def _read_grid(command: Command) -> Grid:
     return files.automatic_mask(command.data)
 
 
-def _voxelwise(command: Command, n_columns: int) -> dict[int, str]:
+def _voxelwise(command: Command, n_columns: int, n: int) -> dict[int, str]:
     """Column (from 0) → file of each voxelwise EV."""
     columns, names = command.voxelwise_columns, command.voxelwise_files
     if len(columns) != len(names):
@@ -155,6 +171,8 @@ def _voxelwise(command: Command, n_columns: int) -> dict[int, str]:
         raise files.FileError(
             f"--vxl {','.join(map(str, columns))}: expected different columns from 1 to {n_columns}"
         )
+    for name in names:
+        _fits(name, "volumes", files.count_volumes(name), n, f"in {command.data}")
     return {column - 1: name for column, name in zip(columns, names)}
 
 
@@ -163,46 +181,84 @@ def n_volumes(command: Command) -> int:
     return files.count_volumes(command.data)
 
 
-def read_inputs(command: Command, say: Say) -> tuple[Inputs, Options]:
-    """Everything a command names, checked, small files before large ones."""
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A command checked as far as its small files and the headers of its images go; `inputs` has no data yet."""
+
+    inputs: Inputs
+    options: Options
+    shufflers: tuple[tuple[Test, Any], ...]
+    voxelwise: Mapping[int, str]
+
+
+def prepare(command: Command) -> Prepared:
+    """Read and check everything but the images' data.
+
+    Raises
+    ------
+    FileError, DesignError, ValueError
+        One sentence that says what is wrong, and in which file or test.
+    """
     n = n_volumes(command)
     matrices = read_matrices(command, n)
-    evs = _voxelwise(command, matrices.design.shape[1])
-    options = command.options
+    evs = _voxelwise(command, matrices.design.shape[1], n)
     empty = np.zeros((0, 0), dtype=np.float32)
     inputs = Inputs(
         empty, Grid(np.zeros((1, 1, 1), dtype=bool)), matrices.design, matrices.contrasts, matrices.f_tests,
         matrices.blocks, {}, matrices.effective_design,
     )  # fmt: skip
-    tests = list_tests(inputs, options)
-    options = replace(options, permutations=_read_permutations(command, tests))
+    tests = list_tests(inputs, command.options)
+    options = replace(command.options, permutations=_read_permutations(command, tests, n))
     for test in tests:
-        make_shuffler(inputs, options, test)
-        if not evs:
-            _check_model(inputs, options, test)
+        _check_model(inputs, options, test, voxelwise=bool(evs))
+    return Prepared(inputs, options, tuple((t, make_shuffler(inputs, options, t)) for t in tests), evs)
+
+
+def read_inputs(command: Command, say: Say, warn: Say) -> tuple[Inputs, Options]:
+    """Everything a command names, checked, small files before large ones."""
+    prepared = prepare(command)
+    _check_numbers(prepared.shufflers)
+    n = len(prepared.inputs.design)
     say("Loading Data: ")
     grid = _read_grid(command)
     data = files.read_cohort(command.data, grid)
     maps = {}
-    for column, name in evs.items():
+    for column, name in prepared.voxelwise.items():
         say(f"Loading voxelwise ev: {name} for EV {column + 1}")
         maps[column] = files.read_cohort(name, grid)
-        _fits(name, "volumes", len(maps[column]), n, f"in {command.data}")
     say("Data loaded")
-    constant = int((np.ptp(data, axis=0) == 0).sum()) if command.mask or command.keep_constant else 0
+    constant = int((data == data[0]).all(axis=0).sum()) if command.mask or command.keep_constant else 0
     if constant:
-        say(
-            f"Warning: {constant} of the {grid.n_voxels} voxels of the mask do not vary over subjects; "
+        warn(
+            f"{constant} of the {grid.n_voxels} voxels of the mask do not vary over the {n} volumes; "
             "their statistic is 0"
         )
-    return replace(inputs, data=data, grid=grid, evs=maps), options
+    return replace(prepared.inputs, data=data, grid=grid, evs=maps), prepared.options
 
 
-def _check_model(inputs: Inputs, options: Options, test: Test) -> None:
+def _check_model(inputs: Inputs, options: Options, test: Test, *, voxelwise: bool) -> None:
+    """Placeholders of voxelwise EVs say nothing of rank: then only the contrast is checked."""
     try:
-        partition(inputs.design, test.contrast, demean=options.demean, is_f=test.is_f)
+        partition(inputs.design, test.contrast, demean=options.demean, is_f=test.is_f, check=not voxelwise)
     except DesignError as error:
         raise DesignError(f"{test.title}: {error}") from None
+
+
+def _check_numbers(shufflers: Sequence[tuple[Test, Any]]) -> None:
+    """No test may need more shuffles than can be run."""
+    for test, shuffler in shufflers:
+        if shuffler.n > MOST_SHUFFLES:
+            kind = "sign-flips" if shuffler.flips else "permutations"
+            which = "all there are" if shuffler.exhaustive else "as asked for"
+            raise ValueError(
+                f"{test.title} would take {_in_short(shuffler.n)} {kind}, {which}; at most {MOST_SHUFFLES:,} are "
+                "done: ask for a smaller number, other than 0"
+            )
+
+
+def _in_short(number: int) -> str:
+    """A count as C's %g prints it, however large."""
+    return f"{number:g}" if number < 10**300 else f"{Decimal(number):.5e}"
 
 
 # ---------------------------------------------------------------------------------------------------- running
@@ -231,7 +287,7 @@ def execute(
     device = resolve(command.device)
     files.check_output_root(command.root)
     files.output_type()
-    inputs, options = read_inputs(command, say)
+    inputs, options = read_inputs(command, say, warn)
     header = files.read_header(files.image_names(command.data)[0])
     writer = Writer(command.root, inputs.grid, header, command.wanted)
     if not (options.statistics.kinds or options.f_statistics.kinds):
@@ -258,7 +314,7 @@ def announce_shuffles(shuffler: Any, test: Test, say: Say) -> None:
         if shuffler.flips and not test.is_f:
             say("One-sample design detected; sign-flipping instead of permuting.")
         kind = "sign-flips" if shuffler.flips else "permutations"
-        say(f"{float(shuffler.n_distinct):g} {kind} required for exhaustive test of {test.title}")
+        say(f"{_in_short(shuffler.n_distinct)} {kind} required for exhaustive test of {test.title}")
 
 
 def announce(result: TestResult, writer: Writer, say: Say) -> None:
@@ -278,30 +334,16 @@ def announce(result: TestResult, writer: Writer, say: Say) -> None:
 
 def count_permutations(command: Command, say: Say) -> None:
     """``-q``: how many distinct permutations each test has."""
-    for test, shuffler in _shufflers(command):
+    for test, shuffler in prepare(command).shufflers:
         announce_shuffles(shuffler, test, say)
-
-
-def _shufflers(command: Command) -> Iterator[tuple[Test, Any]]:
-    matrices = read_matrices(command, n_volumes(command))
-    inputs = Inputs(
-        np.zeros((0, 0), dtype=np.float32), Grid(np.zeros((1, 1, 1), dtype=bool)), matrices.design,
-        matrices.contrasts, matrices.f_tests, matrices.blocks, {}, matrices.effective_design,
-    )  # fmt: skip
-    options = command.options
-    tests = list_tests(inputs, options)
-    options = replace(options, permutations=_read_permutations(command, tests))
-    for test in tests:
-        if not command.voxelwise_columns:
-            _check_model(inputs, options, test)
-        yield test, make_shuffler(inputs, options, test)
 
 
 def schedule(command: Command) -> str:
     """``-Q``: permutations, contrasts, root and permutations a job, for a scheduler of ``randomise``."""
-    shufflers = [shuffler for _, shuffler in _shufflers(command)]
+    shufflers = prepare(command).shufflers
+    _check_numbers(shufflers)
     chunk = 100 if command.options.statistics.tfce or command.options.f_statistics.tfce else 300
-    return f"{max(s.n for s in shufflers)} {len(shufflers)} {command.root} {chunk}"
+    return f"{max(shuffler.n for _, shuffler in shufflers)} {len(shufflers)} {command.root} {chunk}"
 
 
 # ----------------------------------------------------------------------------------------------------- the plan
@@ -311,10 +353,11 @@ def plan(command: Command) -> str:
     """``--plan``: what a run would be, from headers and matrices alone."""
     names = files.image_names(command.data)
     header = files.read_header(names[0])
-    n = n_volumes(command)
+    prepared = prepare(command)
+    _check_numbers(prepared.shufflers)
+    n, design = len(prepared.inputs.design), prepared.inputs.design
     in_box = math.prod(header.shape[:3])
     n_voxels = files.read_mask(command.mask).n_voxels if command.mask else in_box
-    matrices = read_matrices(command, n)
     threads = command.options.threads or default_threads()
     lines = [
         f"data: {command.data}, {n} volumes of {' × '.join(map(str, header.shape[:3]))} voxels",
@@ -322,9 +365,9 @@ def plan(command: Command) -> str:
         f"device: {resolve(command.device)}, {threads} threads",
     ]
     seconds = 0.0
-    for test, shuffler in _shufflers(command):
+    for test, shuffler in prepared.shufflers:
         model = partition(
-            matrices.design, test.contrast, demean=command.options.demean, is_f=test.is_f,
+            design, test.contrast, demean=command.options.demean, is_f=test.is_f,
             check=not command.voxelwise_columns,
         )  # fmt: skip
         wanted = command.options.f_statistics if test.is_f else command.options.statistics
@@ -332,7 +375,7 @@ def plan(command: Command) -> str:
         lines.append(
             f"{test.title}: {command.options.nuisance.name.lower()}, rank of effect {model.rank_effect}, of "
             f"nuisance {model.rank_nuisance}, degrees of freedom {model.df}; "
-            f"{shuffler.n_distinct:,} distinct {'sign-flips' if shuffler.flips else 'permutations'}, "
+            f"{_counted(shuffler.n_distinct)} distinct {'sign-flips' if shuffler.flips else 'permutations'}, "
             f"{'all' if shuffler.exhaustive else shuffler.n} of them done, smallest p {1 / shuffler.n:.3g}"
         )
     masked = 4 * n * n_voxels * (2 + len(command.voxelwise_columns))
@@ -349,6 +392,10 @@ def _seconds_per_shuffle(n: int, n_voxels: int, rank_nuisance: int, wanted: Stat
     if wanted.extent is not None or wanted.mass is not None:
         cost += n_voxels * 4e-9
     return cost * (2 if wanted.two_pass or wanted.uncorrected else 1)
+
+
+def _counted(number: int) -> str:
+    return f"{number:,}" if number < 10**15 else _in_short(number)
 
 
 def _duration(seconds: float) -> str:
@@ -375,7 +422,7 @@ def provenance(
         "device": device,
         "threads": options.threads or default_threads(),
         "seed": options.seed,
-        "inputs": _hashes(command),
+        "inputs": _hashes(command, [result.test for result in results]),
         "volumes": inputs.data.shape[0],
         "voxels": inputs.grid.n_voxels,
         "design": inputs.design,
@@ -400,7 +447,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _hashes(command: Command) -> dict[str, dict[str, str]]:
+def _hashes(command: Command, tests: Sequence[Test]) -> dict[str, dict[str, str]]:
     """Every input file with its SHA-256."""
     images: list[str | os.PathLike[str]] = [
         *files.image_names(command.data),
@@ -413,6 +460,8 @@ def _hashes(command: Command) -> dict[str, dict[str, str]]:
     for name in ("design", "contrasts", "f_tests", "blocks", "effective_design"):
         if getattr(command, name):
             paths.append(getattr(command, name))
+    if command.permutations:
+        paths += [_permutation_file(command, test) for test in tests]
     return {os.fspath(path): {"sha256": files.hash_file(path)} for path in paths}
 
 
@@ -424,7 +473,7 @@ def _about_test(result: TestResult) -> dict[str, Any]:
         "degrees_of_freedom": result.f_dfs or result.df,
         "method": "sign-flips" if shuffler.flips else "permutations",
         "permutations": shuffler.n if result.nulls else 0,
-        "distinct": str(shuffler.n_distinct),
+        "distinct": str(shuffler.n_distinct) if shuffler.n_distinct < 10**4000 else _in_short(shuffler.n_distinct),
         "exhaustive": bool(shuffler.exhaustive),
         "smallest_p": 1 / shuffler.n,
         "critical_values": {kind: result.critical(kind) for kind in result.nulls},
@@ -567,6 +616,7 @@ def randomise(
     groups = None if blocks is None else check_blocks(_matrix(blocks).reshape(-1), len(M))
     inputs = Inputs(values, grid, M, C, F, groups, evs)
     options = _settings(one_sample, settings)
+    _check_numbers([(test, make_shuffler(inputs, options, test)) for test in list_tests(inputs, options)])
     return Randomised(tuple(analyse(inputs, options)), inputs, options, header)
 
 

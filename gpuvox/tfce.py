@@ -632,7 +632,7 @@ def _ascend(layout, kind, scratch):
             low = layout.runs[k, 0] - start
             for i in range(_u(low), _u(low + layout.runs[k, 2])):
                 p, bit = i + _u(start), _u(target[i])
-                if bit & _u(_SADDLE):
+                if bit & _u(_SADDLE) and code[p]:
                     scratch.saddle[n_saddles] = p
                     scratch.cube[n_saddles] = cube[i]
                     scratch.unreached[n_saddles] = unreached[i]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -54,7 +55,12 @@ def guarded(command: str, work: Callable[[], int]) -> int:
         sys.stderr.write(f"gpuvox {command}: not enough memory: {error}\n")
         return 2
     except BrokenPipeError:
+        # Nobody reads any more; Python would say so once again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
         return 1
+    except OSError as error:
+        sys.stderr.write(f"gpuvox {command}: {error}\n")
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write(f"\ngpuvox {command}: interrupted\n")
         return 130

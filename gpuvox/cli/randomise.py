@@ -226,6 +226,7 @@ def run(argv: list[str]) -> int:
     _check(options)
 
     from gpuvox import _randomise
+    from gpuvox.cli.first_run import compile_ahead
     from gpuvox.cli.progress import Progress
 
     command = _command(options, argv)
@@ -242,7 +243,7 @@ def run(argv: list[str]) -> int:
         progress = None if options.quiet else Progress()
         say(f"randomise options: {' '.join(argv)} ")
         say(f"Seeding with {command.options.seed}")
-        _announce_compilation(options.quiet)
+        compile_ahead(options.quiet)
         try:
             _randomise.execute(command, say, _warn, progress)
         finally:
@@ -264,14 +265,6 @@ def _warn(text: str) -> None:
     sys.stderr.write(f"Warning: {text}\n")
 
 
-def _announce_compilation(quiet: bool) -> None:
-    """Compiled loops are cached on disk; the first run ever has to make them."""
-    from gpuvox.compiled import is_cached
-
-    if not quiet and not is_cached():
-        sys.stderr.write("First run: compiling the loops, which takes a few seconds.\n")
-
-
 def _check(options: argparse.Namespace) -> None:
     """What can be said of the options without reading a file."""
     if options.multi:
@@ -281,6 +274,8 @@ def _check(options: argparse.Namespace) -> None:
             raise UsageError(f"{option} is missing; at least -i, -o, -d and -t (or -1) are needed")
     if bool(options.vxl) != bool(options.vxf):
         raise UsageError("--vxl and --vxf belong together")
+    if options.one_sample and not options.design and (options.contrasts or options.f_tests):
+        raise UsageError("contrasts (-t) and F tests (-f) need a design (-d), also with -1")
     if options.fonly and not options.f_tests:
         raise UsageError("--fonly needs F tests (-f)")
 

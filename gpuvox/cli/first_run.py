@@ -1,0 +1,46 @@
+"""The first run ever compiles the loops; two processes share the work and leave the result in the cache on disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def compile_ahead(quiet: bool) -> None:
+    """Compile what every run needs, if that has not been done; say so unless `quiet`."""
+    from gpuvox.compiled import is_cached
+    from gpuvox.executors import default_threads
+
+    if is_cached():
+        return
+    if not quiet:
+        sys.stderr.write("First run: compiling the loops, which takes some seconds.\n")
+    if default_threads() < 2:
+        return
+    code = "from gpuvox.cli.first_run import compile_enhancement; compile_enhancement()"
+    # What fails there is compiled, or reported, where it is needed.
+    helper = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        compile_models()
+    finally:
+        helper.wait()
+
+
+def compile_enhancement() -> None:
+    """Compile the loops of TFCE: maxima and maps are one loop."""
+    import numpy as np
+
+    from gpuvox.grid import Grid
+    from gpuvox.tfce import Enhancer, Tfce
+
+    enhancer = Enhancer(Grid(np.ones((2, 2, 2), dtype=bool)), Tfce(), (0.1, 0.1))
+    enhancer.maxima(np.ones((1, 8), dtype=np.float32))
+
+
+def compile_models() -> None:
+    """Compile the loops of linear models and of shuffling."""
+    from gpuvox._randomise import randomise
+
+    data = [[1.0, 2.0], [2.0, 1.0], [4.0, 3.0], [3.0, 5.0], [5.0, 4.0], [7.0, 6.0]]
+    design = [[1.0, row] for row in range(6)]
+    randomise(data, design, [0, 1.0], n_permutations=5, seed=1, threads=1)
