@@ -10,7 +10,7 @@ import math
 import os
 import platform
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +27,7 @@ from gpuvox.executors import default_threads
 from gpuvox.grid import Grid
 from gpuvox.outputs import Wanted, Writer
 from gpuvox.permtest import Statistics
-from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
+from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler, check_blocks
 from gpuvox.tfce import Tfce
 
 Say = Callable[[str], None]

@@ -209,9 +209,9 @@ def test_constant_voxels_are_counted_and_zero(study, capsys):
     data[3, 3, 3] = 7
     save(study / "data.nii.gz", data)
     assert run("-x", base=[b for b in BASE if b != "--quiet"]) == 0
-    out = capsys.readouterr().out
-    assert "1 of the" in out
-    assert "do not vary" in out
+    said = capsys.readouterr().err
+    assert "1 of the" in said
+    assert "do not vary" in said
     assert value("out_tstat1.nii.gz")[3, 3, 3] == 0
 
 
