@@ -119,6 +119,11 @@ def _read_blocks(command: Command, n: int) -> NDArray[np.int64] | None:
     blocks = files.read_matrix(command.blocks)
     _fits(command.blocks, "columns", blocks.shape[1], 1, "column of exchangeability blocks expected")
     _fits(command.blocks, "rows", len(blocks), n, f"volumes in {command.data}")
+    if (blocks > n).any():
+        raise files.FileError(
+            f"{command.blocks} holds block {blocks.max():g}; the blocks of {n} volumes are numbered 1, 2, 3 … "
+            "without gaps"
+        )
     try:
         Shuffler(np.zeros((n, 1)), Permutations(1, 0, blocks[:, 0], command.options.whole_blocks))
     except ValueError as error:

@@ -157,7 +157,8 @@ class LevelTable:
     scale : float
         Score × scale = TFCE in FSL's units.
     slack : float
-        In units of δ: |t|/δ further than this from an integer decides the level without looking at the table.
+        Relative rounding of the thresholds and of |t|/δ: where |t|/δ is further than slack·(|t|/δ + 1) from an
+        integer it decides the level without a look at the table.
     """
 
     delta: float
@@ -228,7 +229,8 @@ def level_table(delta: float, options: Tfce, n_voxels: int, cap: int = 512) -> L
         raise ValueError(f"TFCE's step is {delta}; it must be a normal float32 number")
     heights = _thresholds(step, cap + 2)
     relative = heights.astype(np.float64) / float(step)
-    slack = float(np.abs(relative - np.arange(cap + 2)).max() + (cap + 2) * 2.0**-22)
+    k = np.arange(1, cap + 2)
+    slack = float((np.abs(relative[1:] - k) / k).max() + 2.0**-22)
     first = 1 if options.H > 0 else 0
     worth = np.rint(relative[first : first + cap] ** options.H * 2.0**r).astype(np.int64)
     weights = np.concatenate([[0], np.cumsum(worth)])
@@ -350,7 +352,7 @@ class Enhancer:
         up, down = self.tables
         return _Levels(
             np.array([1 / t.delta if t.delta else 0 for t in self.tables], dtype=np.float32),
-            np.float32(min(max(up.slack, down.slack), 0.5)),
+            np.float32(max(up.slack, down.slack)),
             self.cap,
             0 if self.options.H > 0 else 1,
             np.stack([up.thresholds, down.thresholds]),
@@ -504,13 +506,14 @@ def _without(axis: int, value: int) -> np.int32:
     return np.int32(sum(1 << b for b in range(27) if steps[b] != value))
 
 
-# Bits that can be neighbours, bits through which they may be connected, whether the flood is diagonal, its rounds.
-# Rounds were chosen by counting what stays unreached (bench/test_tfce.py: smooth fields under 0.3 %).
+# Bits that can be neighbours, bits through which they may be connected, whether the flood is diagonal.
 _KINDS = {
-    6: (_bits(1), _bits(1, 2), False, 4),
-    18: (_bits(1, 2), _bits(1, 2, 3), False, 6),
-    26: (_bits(1, 2, 3), _bits(1, 2, 3), True, 3),
+    6: (_bits(1), _bits(1, 2), False),
+    18: (_bits(1, 2), _bits(1, 2, 3), False),
+    26: (_bits(1, 2, 3), _bits(1, 2, 3), True),
 }
+# Rounds of the flood: constants, or its loop would not vectorise. More find 5 % fewer saddles at most.
+_AXIAL_ROUNDS, _DIAGONAL_ROUNDS = 4, 3
 _FACES = _bits(1)
 _X0, _X2, _Y0, _Y2 = _without(0, -1), _without(0, 1), _without(1, -1), _without(1, 1)
 
@@ -566,8 +569,7 @@ def _quantise(t, runs, levels, code):
     """Signed levels of a map into the padded box. Returns whether there are too many."""
     up, down = levels.per_step
     slack, cap, shift = levels.slack, levels.cap, levels.shift
-    limit, high = np.float32(cap + 1), np.float32(1) - levels.slack
-    first = 1 - shift
+    limit, one, first = np.float32(cap + 1), np.float32(1), 1 - shift
     over = _i32(0)
     for j in range(len(runs)):
         p, v, n = runs[j]
@@ -578,9 +580,9 @@ def _quantise(t, runs, levels, code):
             height = abs(values[i]) * (up if positive else down)
             height = height if height < limit else limit
             step = _i32(height)
-            fraction = height - np.float32(step)
+            fraction, margin = height - np.float32(step), slack * (height + one)
             level = _i32(step + shift)
-            unsure |= _i32((fraction >= high) | ((fraction <= slack) & (step >= first)))
+            unsure |= _i32((fraction >= one - margin) | ((fraction <= margin) & (step >= first)))
             over |= _i32(level > cap)
             codes[i] = _i16(level if positive else -level)
         if unsure:
@@ -596,7 +598,8 @@ def _look_up(values, levels, codes):
         size = abs(values[i])
         row = 0 if values[i] > 0 else 1
         height = size * levels.per_step[row]
-        if abs(height - np.rint(height)) <= levels.slack or height > levels.cap:
+        margin = np.float32(2) * levels.slack * (height + np.float32(1))
+        if abs(height - np.rint(height)) <= margin or height > levels.cap:
             low, high = 0, levels.cap + 1
             while low < high:
                 middle = (low + high) >> 1
@@ -678,12 +681,10 @@ def _planes(code, centre, row, px, n, tie_low, tie_mid, tie_high, out):  # noqa:
 def _flood(reached, diagonal):
     """Bits of the cube within one step of these."""
     x = ((reached << _i32(1)) & _X0) | ((reached >> _i32(1)) & _X2)
-    if diagonal:
-        reached |= x
-        reached |= ((reached << _i32(3)) & _Y0) | ((reached >> _i32(3)) & _Y2)
-        return reached | (reached << _i32(9)) | (reached >> _i32(9))
-    y = ((reached << _i32(3)) & _Y0) | ((reached >> _i32(3)) & _Y2)
-    return reached | x | y | (reached << _i32(9)) | (reached >> _i32(9))
+    along = reached | x if diagonal else reached
+    y = ((along << _i32(3)) & _Y0) | ((along >> _i32(3)) & _Y2)
+    across = along | y if diagonal else reached
+    return reached | x | y | across | (across << _i32(9)) | (across >> _i32(9))
 
 
 @inner
@@ -695,20 +696,42 @@ def _bit_number(bit):
 @inner
 def _pieces(below, own, above, n, kind, target, cube, unreached):
     """Where a voxel points, and which of its greater neighbours a flood from one of them has not reached."""
-    neighbours, path, diagonal, rounds = kind
-    for i in range(n):
-        m = (_i32(below[i]) | (_i32(own[i]) << _i32(9)) | (_i32(above[i]) << _i32(18))) & path
-        seed = m & _FACES
-        seed = seed if seed else m & neighbours
-        reached = seed & -seed
-        for _ in range(rounds):
-            reached = _flood(reached, diagonal) & m
-        rest = m & neighbours & ~reached
-        lowest = reached & -reached  # backwards if possible
-        bit = _bit_number(lowest) if lowest else _i32(_PEAK)
-        target[i] = bit | (_i32(_SADDLE) if rest else _i32(0))
-        cube[i] = m
-        unreached[i] = rest
+    neighbours, path, diagonal = kind
+    if diagonal:
+        for i in range(n):
+            m = _join(below[i], own[i], above[i])
+            reached = _lowest(m & _FACES if m & _FACES else m)
+            for _ in range(_DIAGONAL_ROUNDS):
+                reached = _flood(reached, True) & m
+            target[i] = _target(reached, m & ~reached)
+            cube[i] = m
+            unreached[i] = m & ~reached
+    else:
+        for i in range(n):
+            m = _join(below[i], own[i], above[i]) & path
+            reached = _lowest(m & _FACES if m & _FACES else m & neighbours)
+            for _ in range(_AXIAL_ROUNDS):
+                reached = _flood(reached, False) & m
+            target[i] = _target(reached, m & neighbours & ~reached)
+            cube[i] = m
+            unreached[i] = m & neighbours & ~reached
+
+
+@inner
+def _join(below, own, above):
+    return _i32(below) | (_i32(own) << _i32(9)) | (_i32(above) << _i32(18))
+
+
+@inner
+def _lowest(bits):
+    return bits & -bits
+
+
+@inner
+def _target(reached, rest):
+    """Number of a bit to point at, backwards if possible; flagged if something is left unreached."""
+    bit = _bit_number(_lowest(reached)) if reached else _i32(_PEAK)
+    return bit | (_i32(_SADDLE) if rest else _i32(0))
 
 
 @inner

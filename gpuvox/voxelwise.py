@@ -328,7 +328,8 @@ class VoxelwiseGlm:
 
     def maps(self, shuffles: NDArray) -> Float32:
         """Statistic maps, see `glm.Glm.maps`."""
-        identity = shuffles > 0 if shuffles.dtype == np.int8 else shuffles == np.arange(shuffles.shape[1])
+        # All signs flipped are the identity too, but for the sign of t.
+        identity = shuffles == (shuffles[:, :1] if shuffles.dtype == np.int8 else np.arange(shuffles.shape[1]))
         is_identity = identity.all(axis=1)
         out = np.empty((len(shuffles), self.n_voxels), dtype=np.float32)
         chosen = np.flatnonzero(~is_identity)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -111,3 +114,33 @@ def test_the_engine_alone():
     np.testing.assert_array_equal(mine, gpuvox.run(test).tally.maxima["tfce"][0])
     with pytest.raises(AttributeError):
         _ = gpuvox.nothing
+
+
+def test_importing_costs_nothing():
+    code = (
+        "import sys, gpuvox; heavy = {'numba', 'nibabel', 'scipy', 'pandas', 'numpy'} & set(sys.modules);"
+        "assert 'randomise' in dir(gpuvox); sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_blocks_flips_and_permutations_from_python(study):
+    """The settings are the command's options."""
+    M, C = matrices(study)
+    blocks = np.loadtxt(study / "design.grp", skiprows=4)
+    result = gpuvox.randomise("data", M, C, mask="mask", blocks=blocks, n_permutations=0, seed=1)
+    assert (
+        main_randomise("-i data -o out -m mask -d design.mat -t design.con -e design.grp -x -n 0 --quiet".split())
+        == 0
+    )
+    np.testing.assert_array_equal(
+        result.volume("vox_corrp_tstat1"), nib.load("out_vox_corrp_tstat1.nii.gz").get_fdata()
+    )
+    table = np.array([np.arange(1, 11), np.arange(10, 0, -1)])
+    mine = gpuvox.randomise("data", M, C[:1], mask="mask", permutations={"tstat1": table})
+    assert len(mine.nulls["vox_tstat1"]) == 2
+    whole = gpuvox.randomise("data", M, C[:1], mask="mask", blocks=blocks, whole_blocks=True, n_permutations=0)
+    assert whole.tests[0].shuffler.n_distinct < 120
+    with pytest.raises(ValueError, match="at most 100,000,000"):
+        gpuvox.randomise(np.zeros((30, 4)), np.c_[np.ones(30), np.arange(30)], [0, 1], n_permutations=0)

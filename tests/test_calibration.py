@@ -1,7 +1,8 @@
 """False positives come at the nominal rate, and the tests that show it can fail.
 
-Each voxel is a data set of its own: 2,000 data sets a design, all under the same 99 permutations and the observed
-one. Rejections at p ≤ .05 must lie in the 99 % binomial interval around 5 %.
+Each voxel is a data set of its own: 2,000 data sets a design, all under the same 400 shuffles, the unshuffled one
+included, so that p ≤ .05 has a size of exactly 20 in 400. Rejections must lie in the 99 % binomial interval around
+5 %.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ LOW, HIGH = stats.binom.ppf([0.005, 0.995], DATA_SETS, 0.05) / DATA_SETS
 GRID = Grid(np.ones((DATA_SETS, 1, 1), bool))
 
 
-def rate(M, C, Y, seed=0, number=400, blocks=None, whole=False):
-    """Share of data sets with p ≤ .05."""
+def rate(M, C, Y, blocks=None, whole=False, flip=False):
+    """Share of data sets with p ≤ .05; F if C has several rows."""
     C = np.atleast_2d(C)
-    shuffler = Shuffler(M @ C.T, Permutations(number, seed, blocks, whole))
-    model = Glm(Y.astype(np.float32), partition(M, C), shuffler.invariant)
+    shuffler = Shuffler(M @ C.T, Permutations(400, 0, blocks, whole, flip))
+    assert shuffler.n == 400
+    model = Glm(Y.astype(np.float32), partition(M, C, is_f=len(C) > 1), shuffler.invariant)
     done = run(PermutationTest(model, GRID, shuffler, Statistics(uncorrected=True)), threads=1)
     p = 1 - done.tally.below["vox"][0] / shuffler.n
     return (p <= 0.05 + 1e-9).mean()
@@ -97,6 +99,31 @@ def test_paired_design():
     C = np.eye(1, pairs + 1)
     blocks = np.repeat(np.arange(pairs) + 1, 2)
     assert LOW <= rate(M, C, Y, blocks=blocks) <= HIGH
+
+
+def test_paired_design_fails_without_its_pairs():
+    rng = np.random.default_rng(4)
+    pairs = 12
+    M = np.c_[np.tile([1.0, -1], pairs), np.ones(2 * pairs)]
+    subject = np.repeat(5 * rng.normal(size=(pairs, DATA_SETS)), 2, axis=0)
+    assert rate(M, [1, 0], subject + rng.normal(size=(2 * pairs, DATA_SETS))) < LOW
+
+
+def test_one_sample():
+    """Symmetric, heavy-tailed errors: no t distribution, and exact all the same."""
+    Y = np.random.default_rng(7).standard_t(2, size=(20, DATA_SETS))
+    assert LOW <= rate(np.ones((20, 1)), [1], Y, flip=True) <= HIGH
+    assert rate(np.ones((20, 1)), [1], Y + 0.3, flip=True) > HIGH
+
+
+def test_f_beside_a_covariate():
+    rng = np.random.default_rng(8)
+    z = rng.normal(size=30)
+    M = np.c_[np.eye(3)[np.repeat([0, 1, 2], 10)], z + np.repeat([0, 1, 2], 10)]
+    Y = 2 * M[:, [3]] + rng.normal(size=(30, DATA_SETS))
+    C = [[1, -1, 0, 0], [0, 1, -1, 0]]
+    assert LOW <= rate(M, C, Y) <= HIGH
+    assert rate(M[:, :3], np.array(C)[:, :3], Y) > HIGH
 
 
 def family(seed=5):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import nibabel as nib
@@ -61,9 +63,9 @@ BAD = {
     "mask of another shape": (
         lambda f: save(f / "mask.nii.gz", np.ones((4, 4, 4))),
         [],
-        ["mask.nii.gz", "7", "4"],
+        ["mask.nii.gz", "7 × 6 × 5", "4 × 4 × 4"],
     ),
-    "mask elsewhere": (other_affine, [], ["mask", "40"]),
+    "mask elsewhere": (other_affine, [], ["mask.nii.gz", "data.nii.gz", "[2 0 0 0; 0", "[2 0 0 40; 0"]),
     "empty mask": (lambda f: save(f / "mask.nii.gz", np.zeros(SHAPE)), [], ["mask.nii.gz", "empty"]),
     "design rows": (lambda f: vest(f / "design.mat", np.eye(9, 3)), [], ["design.mat", "9 rows", "10 volumes"]),
     "contrast columns": (
@@ -112,19 +114,19 @@ BAD = {
     "unequal blocks": (
         lambda f: vest(f / "design.grp", np.array([[1, 1, 1, 2, 2, 2, 2, 3, 3, 3]]).T),
         ["-e", "design.grp", "--permuteBlocks"],
-        ["equal size"],
+        ["design.grp", "equal size"],
     ),
     "gap in the blocks": (
         lambda f: vest(f / "design.grp", np.array([[1] * 5 + [3] * 5]).T),
         ["-e", "design.grp"],
-        ["block 2"],
+        ["design.grp", "block 2"],
     ),
     "half a block": (
         lambda f: vest(f / "design.grp", np.array([[1] * 5 + [1.5] * 5]).T),
         ["-e", "design.grp"],
         ["design.grp", "integer"],
     ),
-    "whole blocks without blocks": (lambda f: None, ["--permuteBlocks"], ["blocks"]),
+    "whole blocks without blocks": (lambda f: None, ["--permuteBlocks"], ["--permuteBlocks", "-e"]),
     "no output folder": (lambda f: None, ["-o", "nowhere/out"], ["nowhere"]),
     "negative number": (lambda f: None, ["-n", "-5"], ["-5", "negative"]),
     "threshold of zero": (lambda f: None, ["-c", "0"], ["-c", "positive"]),
@@ -140,6 +142,42 @@ BAD = {
     "voxelwise files": (lambda f: None, ["--vxl=3", "--vxf=a,b"], ["--vxl", "--vxf"]),
     "voxelwise column": (lambda f: None, ["--vxl=4", "--vxf=data"], ["--vxl", "1 to 3"]),
     "fonly without F": (lambda f: None, ["--fonly"], ["--fonly", "-f"]),
+    "missing design": (lambda f: (f / "design.mat").unlink(), [], ["design.mat"]),
+    "missing mask": (lambda f: None, ["-m", "brain"], ["brain"]),
+    "a folder for a design": (lambda f: (f / "d").mkdir(), ["-d", "d"], ["d cannot be read"]),
+    "ragged CSV": (lambda f: (f / "d.csv").write_text("a,b,c\n1,2\n"), ["-d", "d.csv"], ["d.csv", "line 2"]),
+    "effective design": (lambda f: None, ["--effective_design", "design.con"], ["design.con", "3 rows"]),
+    "negative block": (
+        lambda f: vest(f / "design.grp", -np.ones((10, 1))),
+        ["-e", "design.grp"],
+        ["design.grp", "negative"],
+    ),
+    "absurd block": (
+        lambda f: vest(f / "design.grp", np.full((10, 1), 1e300)),
+        ["-e", "design.grp"],
+        ["design.grp", "1e+300"],
+    ),
+    "F of nothing": (lambda f: vest(f / "design.fts", [[0, 0, 0]]), ["-f", "design.fts"], ["F test 1"]),
+    "voxelwise volumes": (
+        lambda f: save(f / "ev.nii.gz", np.ones((*SHAPE, 9))),
+        ["--vxl=3", "--vxf=ev"],
+        ["ev", "9 volumes", "10"],
+    ),
+    "voxelwise contrast of zeros": (
+        lambda f: vest(f / "design.con", [[1, -1, 0], [0, 0, 0]]),
+        ["--vxl=3", "--vxf=data"],
+        ["t-test 2", "zero"],
+    ),
+    "voxelwise columns alone": (lambda f: None, ["--vxl=3"], ["--vxl", "--vxf"]),
+    "contrasts without a design": (lambda f: None, ["-1", "-d", ""], ["-t", "-d"]),
+    "no folder": (lambda f: None, ["-o", "data.nii.gz/out"], ["data.nii.gz"]),
+    "a folder that takes no files": (lambda f: None, ["-o", "/proc/out"], ["/proc"]),
+    "minus one permutation": (lambda f: None, ["-n", "-1"], ["-n", "-1 is negative"]),
+    "infinite threshold": (lambda f: None, ["-S", "inf"], ["-S", "finite"]),
+    "threads": (lambda f: None, ["--threads", "0"], ["--threads", "0"]),
+    "negative seed": (lambda f: None, ["--seed", "-5"], ["--seed", "negative"]),
+    "connectivity": (lambda f: None, ["--tfce_C=7"], ["--tfce_C", "26"]),
+    "too many steps": (lambda f: None, ["--tfce_D=1e-12"], ["delta"]),
     "seed": (lambda f: None, ["--seed", "99999999999999999999999"], ["seed"]),
     "first test": (lambda f: None, ["--skipTo=4"], ["4", "3"]),
 }
@@ -160,21 +198,86 @@ def test_bad_input(name, study, capsys):
     assert set(os.listdir(study)) == before
 
 
-def test_imported_permutations_must_fit(study, capsys):
-    for text, word in (("1 2 3\n2 1 3\n", "3"), ("2 1 3 4 5 6 7 8 9 10\n", "place")):
-        for i in (1, 2, 3):
-            (study / f"mine_perm_tstat{i}.txt").write_text(text)
-        assert run("-x", "--permutations", "mine") == 2
-        assert word in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("1 2 3\n2 1 3\n", "10 rows"),
+        ("2 1 3 4 5 6 7 8 9 10\n", "row 1"),
+        ("-1 1 1 1 1 1 1 1 1 1\n", "row 1"),
+        ("1 2 3 4 5 6 7 8 9 10\n1 1 3 4 5 6 7 8 9 10\n", "line 2"),
+        ("", "empty"),
+    ],
+)
+def test_imported_permutations_must_fit(text, word, study, capsys):
+    for i in (1, 2, 3):
+        (study / f"mine_perm_tstat{i}.txt").write_text(text)
+    assert run("-x", "--permutations", "mine") == 2
+    message = capsys.readouterr().err
+    assert word in message
+    assert "mine_perm_tstat1.txt" in message
+    assert not list(study.glob("out*"))
 
 
-def test_more_permutations_than_can_be_run(study, capsys):
-    n = 70
-    save(study / "data.nii.gz", np.random.default_rng(0).normal(size=(*SHAPE, n)))
-    vest(study / "design.mat", np.c_[np.ones(n), np.random.default_rng(1).normal(size=n)])
-    vest(study / "design.con", [[0, 1]])
-    assert main_randomise("-i data -o out -m mask -d design.mat -t design.con -x -n 0".split()) == 2
-    assert "permutations" in capsys.readouterr().err
+def test_matrices_are_checked_before_data_are_read(study, capsys):
+    vest(study / "design.mat", np.c_[np.ones(10), np.arange(10) < 5, np.arange(10) >= 5])
+    vest(study / "design.con", [[0, 1, 0]])
+    (study / "data.nii.gz").write_bytes((study / "data.nii.gz").read_bytes()[:3000])
+    assert run("-x") == 2
+    assert "estimable" in capsys.readouterr().err
+
+
+def test_a_voxelwise_ev_makes_its_placeholder_irrelevant(study):
+    matrix = np.loadtxt("design.mat", skiprows=4)
+    matrix[:, 2] = 1  # the sum of the first two
+    vest(study / "design.mat", matrix)
+    save(study / "ev.nii.gz", np.random.default_rng(3).normal(size=(*SHAPE, 10)))
+    assert run("-x") == 2
+    assert run("-x", "--vxl=3", "--vxf=ev") == 0
+
+
+def covariate_alone(folder, n):
+    rng = np.random.default_rng(n)
+    save(folder / "data.nii.gz", rng.normal(size=(*SHAPE, n)))
+    vest(folder / "design.mat", np.c_[np.ones(n), rng.permutation(n)])
+    vest(folder / "design.con", [[0, 1]])
+
+
+@pytest.mark.parametrize("number", ["0", "100000001", "999999999999999999999999"])
+@pytest.mark.parametrize("way", ["-x", "--plan", "-Q"])
+def test_more_permutations_than_can_be_run(number, way, study, capsys):
+    covariate_alone(study, 70)
+    assert main_randomise(f"-i data -o out -m mask -d design.mat -t design.con -n {number} {way}".split()) == 2
+    out, err = capsys.readouterr()
+    assert "at most 100,000,000" in err
+    assert "1.19786e+100" in err or number != "0"
+    assert "Loading Data" not in out
+
+
+@pytest.mark.parametrize(("n", "count"), [(200, "7.88658e+374"), (2000, "3.31628e+5735")])
+def test_counts_beyond_floating_point(n, count, study, capsys):
+    covariate_alone(study, n)
+    assert run("-x", base=[b for b in BASE if b != "--quiet"]) == 0
+    assert f"{count} permutations required" in capsys.readouterr().out
+    record = json.loads((study / "out_randomise.json").read_text())
+    assert record["tests"][0]["distinct"] == (str(math.factorial(n)) if n == 200 else count)
+    assert run("-q") == 0
+    assert f"{count} permutations required for exhaustive test of t-test 1" in capsys.readouterr().out
+    assert run("--plan") == 0
+    assert f"{count} distinct permutations" in capsys.readouterr().out
+
+
+def test_output_that_nobody_takes_is_no_traceback(study):
+    command = [sys.executable, "-m", "gpuvox", "randomise", *BASE, "-q"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.returncode == 1
+    assert done.stderr == ""
 
 
 def test_a_full_disk_leaves_nothing(study):
@@ -204,15 +307,17 @@ def test_few_permutations_are_warned_of(study, capsys):
 
 
 def test_constant_voxels_are_counted_and_zero(study, capsys):
-    image = nib.load(study / "data.nii.gz")
-    data = image.get_fdata()
+    data = nib.load(study / "data.nii.gz").get_fdata()
     data[3, 3, 3] = 7
     save(study / "data.nii.gz", data)
-    assert run("-x", base=[b for b in BASE if b != "--quiet"]) == 0
-    said = capsys.readouterr().err
-    assert "1 of the" in said
-    assert "do not vary" in said
+    assert run("-x", "-T") == 0
+    assert capsys.readouterr().err.startswith("Warning: 1 of the 120 voxels of the mask do not vary")
     assert value("out_tstat1.nii.gz")[3, 3, 3] == 0
+    assert run("-x", "-m", "", "-o", "auto") == 0
+    assert run("-x", "-m", "", "--norcmask", "-o", "all") == 0
+    voxels = [json.loads((study / f"{root}_randomise.json").read_text())["voxels"] for root in ("auto", "all")]
+    assert voxels == [209, 210]
+    np.testing.assert_array_equal(value("auto_tstat1.nii.gz"), value("all_tstat1.nii.gz"))
 
 
 # -- what is right --------------------------------------------------------------------------------------------------
@@ -261,6 +366,8 @@ def test_own_permutations_are_repeated(study):
     first = written(study)
     assert run("-T", "-x", "-N", "-P", "--seed", "2", "--permutations", "out") == 0
     assert written(study) == first
+    inputs = json.loads((study / "out_randomise.json").read_text())["inputs"]
+    assert {f"out_perm_tstat{i}.txt" for i in (1, 2, 3)} <= set(inputs)
 
 
 def test_a_contrast_and_its_negative_are_as_if_run_alone(study):
@@ -305,7 +412,10 @@ def test_geometry_is_that_of_the_input(study):
     assert ours.shape == SHAPE
 
 
-@pytest.mark.parametrize(("kind", "suffix"), [("NIFTI", ".nii"), ("NIFTI_GZ", ".nii.gz"), ("NIFTI_PAIR", ".hdr")])
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [("NIFTI", ".nii"), ("NIFTI_GZ", ".nii.gz"), ("NIFTI_PAIR", ".img"), ("NIFTI_PAIR_GZ", ".hdr.gz")],
+)
 def test_fsloutputtype(kind, suffix, study, monkeypatch):
     monkeypatch.setenv("FSLOUTPUTTYPE", kind)
     assert run() == 0
@@ -349,18 +459,112 @@ def test_csv_design_and_names_without_extension(study):
     assert written(study) == first
 
 
-def test_other_ways_to_run(study):
-    for extra in (
-        ["-T", "--tfce-exact"],
-        ["-T", "-x", "-v", "3"],
-        ["-T", "-c", "1.5", "--twopass"],
-        ["-T", "-e", "design.grp"],
-        ["-x", "--vxl=3", "--vxf=data"],
-        ["-x", "-f", "design.fts", "--fonly"],
-        ["-x", "--effective_design", "design.mat"],
-        ["-T", "--film", "-x"],
-    ):
-        assert run(*extra, "-o", "way") == 0, extra
+def test_variance_smoothing_is_for_t_only(study):
+    assert run("-x", "-f", "design.fts") == 0
+    assert run("-x", "-f", "design.fts", "-v", "3", "-o", "v") == 0
+    assert not np.array_equal(value("v_tstat1.nii.gz"), value("out_tstat1.nii.gz"))
+    assert written(study, "v_fstat1") == {
+        name.replace("out", "v"): content for name, content in written(study, "out_fstat1").items()
+    }
+
+
+def test_exact_tfce_is_near_that_of_steps(study):
+    assert run("-T", "-R") == 0
+    assert run("--tfce-exact", "-R", "-o", "exact") == 0
+    steps, exact = value("out_tfce_tstat1.nii.gz").ravel(), value("exact_tfce_tstat1.nii.gz").ravel()
+    assert np.corrcoef(steps, exact)[0, 1] > 0.999
+    assert not np.array_equal(steps, exact)
+
+
+def test_two_passes_write_the_normalised_maps(study):
+    assert run("-T", "-c", "1.5", "--twopass") == 0
+    names = written(study)
+    for stem in ("clustern_corrp", "tfcen_corrp", "clustere_corrp", "tfce_corrp"):
+        assert f"out_{stem}_tstat1.nii.gz" in names
+    for part in ("sum", "samp", "post"):
+        assert f"out__tfcenorm_tstat1{part}.nii.gz" in names
+        assert f"out__clusternorm_tstat1{part}.nii.gz" in names
+
+
+def test_t2_and_what_overrides_it(study):
+    assert run("--T2", "--tfce_H=3", "--tfce_C=6") == 0
+    first = written(study)
+    assert run("-T", "--tfce_H=3", "--tfce_E=1", "--tfce_C=6") == 0
+    assert written(study) == first
+
+
+def test_f_only_and_skipping(study):
+    assert run("-x", "-f", "design.fts", "--fonly") == 0
+    assert sorted(written(study)) == ["out_fstat1.nii.gz", "out_vox_corrp_fstat1.nii.gz"]
+    assert run("-f", "design.fts", "--skipTo=3", "-o", "late") == 0
+    assert sorted(written(study, "late")) == ["late_tstat2.nii.gz", "late_tstat3.nii.gz"]
+
+
+def test_demeaning_is_an_intercept(study):
+    covariate_alone(study, 12)
+    assert run("-x", "-N") == 0
+    first = value("out_tstat1.nii.gz")
+    nulls = np.loadtxt("out_vox_corrp_tstat1.txt")
+    vest(study / "design.mat", np.loadtxt("design.mat", skiprows=4)[:, 1:])
+    vest(study / "design.con", [[1]])
+    assert run("-x", "-N", "-D") == 0
+    np.testing.assert_allclose(value("out_tstat1.nii.gz"), first, rtol=1e-5)
+    np.testing.assert_allclose(np.loadtxt("out_vox_corrp_tstat1.txt"), nulls, rtol=1e-5)
+    assert json.loads((study / "out_randomise.json").read_text())["tests"][0]["degrees_of_freedom"] == 10
+
+
+def test_effective_design_and_null_rows_decide_what_is_distinct(study, capsys):
+    effect = [3, 1, -1, -3, 0, 0, 0, 0, 0, 0]
+    vest(study / "design.mat", np.c_[np.ones(10), effect])
+    vest(study / "design.con", [[0, 1]])
+    vest(study / "other.mat", np.c_[np.ones(10), np.arange(10) < 5])
+    for extra, count in (([], 5040), (["--detectNull"], 24), (["--effective_design", "other.mat"], 252)):
+        assert run("-q", *extra) == 0
+        assert f"{count} permutations required" in capsys.readouterr().out
+    assert run("-x", "-P", "--detectNull", "-n", "0") == 0
+    rows = np.loadtxt("out_perm_tstat1.txt")
+    assert len(rows) == 24
+    assert (rows[:, 4:] == np.arange(5, 11)).all()
+
+
+def test_a_mask_up_to_the_edge_of_the_grid(study):
+    """The edge is no different from any other place: air around the image changes nothing."""
+    save(study / "mask.nii.gz", np.ones(SHAPE))
+    assert run("-T", "-x", "-c", "0.5", "-R") == 0
+    around = ((2, 2), (2, 2), (2, 2))
+    save(study / "data.nii.gz", np.pad(nib.load("data.nii.gz").get_fdata(), (*around, (0, 0))))
+    save(study / "mask.nii.gz", np.pad(np.ones(SHAPE), around))
+    assert run("-T", "-x", "-c", "0.5", "-R", "-o", "air") == 0
+    assert (value("out_tfce_tstat1.nii.gz")[0] > 0).any()
+    for stem in ("tstat1", "tfce_tstat1", "tfce_corrp_tstat1", "clustere_tstat3", "vox_corrp_tstat2"):
+        np.testing.assert_array_equal(np.pad(value(f"out_{stem}.nii.gz"), around), value(f"air_{stem}.nii.gz"))
+
+
+def test_film_and_voxelwise_evs(study):
+    ev = np.random.default_rng(3).normal(size=(*SHAPE, 10))
+    save(study / "ev.nii.gz", ev)
+    assert run("-x", "--vxl=3", "--vxf=ev") == 0
+    placeholder = np.loadtxt("design.mat", skiprows=4)
+    placeholder[:, 2] = ev[3, 3, 3].round(5)
+    # At one voxel, the voxelwise design is that voxel's own.
+    (study / "one.csv").write_text("a,b,c\n" + "\n".join(",".join(map(str, row)) for row in placeholder))
+    assert run("-x", "-d", "one.csv", "-o", "one") == 0
+    ours, theirs = value("out_tstat3.nii.gz")[3, 3, 3], value("one_tstat3.nii.gz")[3, 3, 3]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+    assert len(json.loads((study / "out_randomise.json").read_text())["inputs"]) == 5
+    assert run("-x", "--film", "-o", "film") == 0
+    assert {"filmtstat1.nii.gz", "filmpstat1.nii.gz", "filmzstat1.nii.gz", "filmpe1.nii.gz"} <= set(
+        written(study, "film")
+    )
+
+
+def test_existing_outputs_are_replaced(study):
+    assert run("-x") == 0
+    first = written(study)
+    for path in study.glob("out*"):
+        path.write_bytes(b"old")
+    assert run("-x") == 0
+    assert written(study) == first
 
 
 def test_counting_and_scheduling(study, capsys):
@@ -407,6 +611,11 @@ def test_entry_points(study, capsys):
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_scripts_of_the_package():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"gpuvox": "gpuvox.cli:main", "gpuvox-randomise": "gpuvox.cli:main_randomise"}
 
 
 def test_help_loads_nothing_heavy():

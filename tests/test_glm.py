@@ -7,19 +7,23 @@ import oracle
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.special import ndtri_exp
 
 from gpuvox.design import DesignError, partition
 from gpuvox.glm import Glm, Nuisance, f_to_z, f_to_z_exact
+from gpuvox.grid import Grid
 from gpuvox.shuffle import Permutations, Shuffler
+from gpuvox.smooth import MaskedGaussian
 
-FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def as_fsl(shuffles):
     return shuffles if shuffles.dtype == np.int8 else shuffles + 1
 
 
-def close(ours, theirs, tolerance=2e-4):
+def close(ours, theirs, tolerance=1e-4):
+    """Within float32 by default; `exact` is held to 1e-9."""
     return np.abs(ours - theirs) <= tolerance * np.maximum(1, np.abs(theirs))
 
 
@@ -77,12 +81,90 @@ def test_maps_equal_full_refits(name, mode, seed, n, flip, demean):
         assert not glm.maps(shuffles)[0].any()
         shuffles, theirs = shuffles[1:], theirs[1:]
     ours = glm.maps(shuffles)
-    # A shuffle that leaves next to no residual of the effect or of the data amplifies rounding.
-    fair = np.abs(theirs) < 1e4
-    assert close(ours, theirs)[fair].all()
+    assert close(ours, theirs).all()
     for shuffle, row in zip(shuffles, theirs):
-        exact = glm.exact(shuffle, np.arange(7))
-        assert close(exact, row, 1e-6)[np.abs(row) < 1e4].all()
+        assert close(glm.exact(shuffle, np.arange(7)), row, 1e-9).all()
+
+
+def any_design(rng, n, rows):
+    """Design of any rank, columns in units of their own, and an estimable contrast of dependent rows."""
+    rank, columns = rng.integers(2, n - 3), rng.integers(2, 9)
+    M = (
+        rng.integers(-2, 3, (n, rank))
+        @ rng.integers(-2, 3, (rank, columns))
+        * 10.0 ** rng.integers(-3, 4, columns)
+    )
+    C = rng.integers(-1, 2, (rows, n)) @ M
+    return M, np.vstack([C, C[:1] - C[1:2]]) if rows > 2 else C
+
+
+def has_test(M, C, demean):
+    """No row of the contrast is zero or outside the row space, and degrees of freedom are left."""
+    M = M - M.mean(axis=0) if demean else M
+    size = np.abs(C).max(axis=1, keepdims=True)
+    if not size.all():
+        return False
+    rank, beside = (np.linalg.matrix_rank(A, tol=1e-9) for A in (M, np.vstack([M, C / size])))
+    return rank == beside and len(M) - rank - demean > 0
+
+
+@pytest.mark.parametrize("mode", list(Nuisance))
+@FEW
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(9, 20),
+    rows=st.integers(1, 3),
+    blocks=st.integers(1, 3),
+    flip=st.booleans(),
+    demean=st.booleans(),
+)
+def test_designs_of_any_rank(mode, seed, n, rows, blocks, flip, demean):
+    rng = np.random.default_rng(seed)
+    M, C = any_design(rng, n, rows)
+    unit = np.abs(M).max(axis=0) + (M == 0).all(axis=0)
+    if not has_test(M / unit, C / unit, demean):
+        with pytest.raises(DesignError):
+            partition(M, C, demean=demean, is_f=rows > 1)
+        return
+    model = partition(M, C, demean=demean, is_f=rows > 1)
+    block = None if blocks == 1 else np.sort(np.arange(n) % blocks) + 1
+    shuffler = Shuffler(M @ C.T, Permutations(6, seed, block, flip=flip))
+    shuffles = shuffler.shuffles(0, shuffler.n)[1 if mode == Nuisance.TER_BRAAK else 0 :]
+    Y = rng.normal(size=(n, 5)).astype(np.float32)
+    glm = Glm(Y, model, shuffler.invariant, mode)
+    # The textbook's own rank decisions want columns of like size.
+    M, C = M / unit, C / unit
+    theirs = oracle.statistic_maps(Y, M, C, as_fsl(shuffles), mode=int(mode), demean=demean, is_f=rows > 1)
+    fair = np.abs(theirs) < 1e3
+    assert close(glm.maps(shuffles), theirs)[fair].all()
+    for shuffle, row in zip(shuffles, theirs):
+        assert close(glm.exact(shuffle, np.arange(5)), row, 1e-9)[np.abs(row) < 1e3].all()
+
+
+@pytest.mark.parametrize("noise", [0, 1e-13])
+def test_columns_that_are_collinear_to_rounding_count_once(noise):
+    rng = np.random.default_rng(8)
+    M, Y = two_groups(rng, 16), rng.normal(size=(16, 20)).astype(np.float32)
+    twice = np.c_[M, M[:, 2] * 3 + noise * rng.normal(size=16)]
+    shuffles = Shuffler(M[:, :1], Permutations(20, 1)).shuffles(0, 20)
+    none = np.empty((16, 0))
+    plain, double = (partition(A, [1, -1, 0, 0][: A.shape[1]]) for A in (M, twice))
+    assert plain.df == double.df
+    assert close(Glm(Y, double, none).maps(shuffles), Glm(Y, plain, none).maps(shuffles), 1e-6).all()
+
+
+def test_variance_smoothing():
+    rng = np.random.default_rng(1)
+    grid = Grid(rng.random((6, 5, 4)) < 0.8, (2.0, 2.0, 3.0))
+    M, C = two_groups(rng, 14), np.array([[1.0, -1, 0]])
+    Y = (rng.normal(size=(14, grid.n_voxels)) * np.geomspace(1, 30, grid.n_voxels)).astype(np.float32)
+    shuffler = Shuffler(M @ C.T, Permutations(9, 1))
+    shuffles = shuffler.shuffles(0, 9)
+    ours = Glm(Y, partition(M, C), shuffler.invariant, smoother=MaskedGaussian(grid, 3.0)).maps(shuffles)
+    theirs = oracle.statistic_maps(
+        Y, M, C, shuffles + 1, smooth=lambda v: oracle.smooth_variance(v, grid.mask, 3.0, grid.voxel_size)
+    )
+    assert close(ours, theirs).all()
 
 
 @FEW
@@ -114,7 +196,8 @@ def test_large_means(ratio):
     shuffles = np.concatenate([shuffler.shuffles(0, 20), shuffler.shuffles(shuffler.n - 20, shuffler.n)])
     glm = Glm(Y, partition(M, C), shuffler.invariant)
     theirs = oracle.statistic_maps(Y, M, C, shuffles)
-    assert close(glm.maps(shuffles), theirs, 1e-3 if ratio > 1000 else 2e-4).all()
+    assert np.abs(theirs).max() > ratio
+    assert close(glm.maps(shuffles), theirs, 1e-5).all()
     M = np.c_[np.arange(10) < 5, np.arange(10) >= 5, rng.normal(size=10)].astype(float)
     C = np.array([[1.0, -1, 0]])
     shuffler = Shuffler(M @ C.T, Permutations(30, 1))
@@ -122,7 +205,7 @@ def test_large_means(ratio):
         glm = Glm(Y, partition(M, C), shuffler.invariant, mode)
         shuffles = shuffler.shuffles(0, 30)
         theirs = oracle.statistic_maps(Y, M, C, shuffles + 1, mode=int(mode))
-        assert close(glm.maps(shuffles), theirs).all()
+        assert close(glm.maps(shuffles), theirs, 1e-5).all()
 
 
 def test_constant_voxels_are_zero_in_every_shuffle():
@@ -148,11 +231,18 @@ def test_units_of_design_and_data_do_not_matter(factor):
     assert close(scaled, plain, 1e-5).all()
 
 
-def test_bits_do_not_depend_on_the_batch():
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("C", [[[1, -1, 0]], [[1, -1, 0], [0, 0, 1]]])
+def test_bits_do_not_depend_on_the_batch(C, flip, smooth):
     rng = np.random.default_rng(4)
-    Y, M = rng.normal(size=(20, 700)).astype(np.float32), two_groups(rng, 20)
-    shuffler = Shuffler(M @ [[1], [-1], [0]], Permutations(37, 1))
-    glm = Glm(Y, partition(M, [1, -1, 0]), shuffler.invariant)
+    C = np.array(C, float)
+    M, grid = two_groups(rng, 20), Grid(np.ones((10, 10, 7), bool))
+    Y = rng.normal(size=(20, 700)).astype(np.float32)
+    Y[:, ::50] += (1e3 * M[:, :1]).astype(np.float32)  # fits so good that some shuffles are computed again
+    shuffler = Shuffler(M @ C.T, Permutations(37, 1, flip=flip))
+    smoother = MaskedGaussian(grid, 1.5) if smooth and len(C) == 1 else None
+    glm = Glm(Y, partition(M, C, is_f=len(C) > 1), shuffler.invariant, smoother=smoother)
     whole = glm.maps(shuffler.shuffles(0, 37))
     for start, stop in ((0, 1), (1, 2), (5, 18), (36, 37)):
         np.testing.assert_array_equal(glm.maps(shuffler.shuffles(start, stop)), whole[start:stop])
@@ -168,3 +258,12 @@ def test_f_to_z(df1, df2):
     assert (np.diff(exact[exact > 0]) > 0).all()
     assert np.isfinite(exact).all()
     np.testing.assert_allclose(f_to_z(F, df1, df2), np.maximum(exact, 0), rtol=3e-7, atol=3e-7)
+
+
+@pytest.mark.parametrize("df2", [6, 40, 300])
+def test_z_of_an_f_beyond_the_smallest_float(df2):
+    """With two numerator degrees of freedom the tail is a power: P = (1 + 2F / df2)^(−df2 / 2)."""
+    F = np.geomspace(1, 1e12, 200)
+    z = -ndtri_exp(-df2 / 2 * np.log1p(2 * F / df2))
+    np.testing.assert_allclose(f_to_z_exact(F, 2, df2), z, rtol=1e-6)
+    assert z.max() > 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import oracle
@@ -32,10 +33,10 @@ def make(seed=0, n=12, shape=(5, 4, 4), keep=0.8, contrast=((1.0, -1, 0),), numb
     return PermutationTest(model, grid, shuffler, Statistics(**wanted), signs=2), Y, M, C
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_nulls_and_p_values_equal_naive_loops(seed):
-    test, Y, M, C = make(seed, tfce=Tfce(), extent=1.5, mass=1.0, uncorrected=True)
-    shuffles = test.shuffler.shuffles(0, 60)
+    test, Y, M, C = make(seed, number=40, tfce=Tfce(), extent=1.5, mass=1.0, uncorrected=True)
+    shuffles = test.shuffler.shuffles(0, 40)
     maps = oracle.statistic_maps(Y, M, C, shuffles + 1)
     mask = test.grid.mask
     done = run(test, threads=1)
@@ -52,8 +53,8 @@ def test_nulls_and_p_values_equal_naive_loops(seed):
         masses = [oracle.cluster_mass(sign * t, mask, 1.0) for t in maps]
         np.testing.assert_allclose(tally.maxima["clusterm"][row], np.max(masses, axis=1), rtol=1e-5)
         np.testing.assert_allclose(tally.maxima["vox"][row], (sign * maps).max(axis=1), rtol=1e-6)
-        np.testing.assert_allclose(tally.below["vox"][row] / 60, oracle.uncorrected(sign * maps), atol=1e-7)
-        np.testing.assert_allclose(tally.below["tfce"][row] / 60, oracle.uncorrected(enhanced), atol=1e-7)
+        np.testing.assert_allclose(tally.below["vox"][row] / 40, oracle.uncorrected(sign * maps), atol=1e-7)
+        np.testing.assert_allclose(tally.below["tfce"][row] / 40, oracle.uncorrected(enhanced), atol=1e-7)
         p = corrected(tally.maxima["vox"][row], sign * observed.observed["vox"][0])
         np.testing.assert_allclose(p, oracle.corrected(sign * maps[0], (sign * maps).max(axis=1)), atol=1e-7)
 
@@ -118,11 +119,25 @@ def test_a_contrast_and_its_negative_in_one_pass():
 
 
 def test_a_map_beyond_the_cap_restarts_the_run():
-    test = make(6, tfce=Tfce(delta=0.01))[0]
+    test = make(6, tfce=Tfce(delta=0.01), uncorrected=True)[0]
     low = run(replace(test, level_cap=8), threads=2)
-    high = run(replace(test, level_cap=4096), threads=1)
-    ours, theirs = (d.observed.in_units("tfce", d.tally.maxima["tfce"], 0) for d in (low, high))
+    cap = low.observed.test.level_cap
+    assert cap > 8
+    high = run(replace(test, level_cap=cap), threads=1)
+    same(low.tally, high.tally)
+    higher = run(replace(test, level_cap=8 * cap), threads=1)
+    ours, theirs = (d.observed.in_units("tfce", d.tally.maxima["tfce"], 0) for d in (low, higher))
     np.testing.assert_allclose(ours, theirs, rtol=1e-7)
+    np.testing.assert_array_equal(low.tally.below["tfce"], higher.tally.below["tfce"])
+
+
+def test_nulls_do_not_depend_on_what_else_is_wanted():
+    """Maxima without maps, clusters without TFCE: shorter ways to the same bits."""
+    all_of_it = run(make(7, **everything())[0], threads=1).tally.maxima
+    for wanted in ({"tfce": Tfce()}, {"extent": 1.5}, {"mass": 1.5}, {"extent": 1.5, "mass": 1.5, "tfce": Tfce()}):
+        maxima = run(make(7, **wanted)[0], threads=1).tally.maxima
+        for kind, values in maxima.items():
+            np.testing.assert_array_equal(values, all_of_it[kind], err_msg=kind)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 1)])
@@ -176,6 +191,91 @@ def test_the_complement_of_two_equal_groups_ties_with_the_observed_f():
     for kind, maxima in done.tally.maxima.items():
         assert (maxima[0] >= maxima[0, 0]).sum() >= 2, kind
         assert done.tally.below[kind][0].max() <= 68, kind
+
+
+def between_over_total(Y, labels):
+    """Share of the sum of squares that lies between groups, an increasing function of F, in fractions."""
+    total = sum(y * y for y in Y) - Fraction(sum(Y) ** 2, len(Y))
+    groups = [[y for y, g in zip(Y, labels) if g == group] for group in sorted(set(labels))]
+    between = sum(Fraction(sum(g) ** 2, len(g)) for g in groups) - Fraction(sum(Y) ** 2, len(Y))
+    return between / total if total else Fraction(0)
+
+
+def signed_share(Y, labels):
+    """The same for two groups with the sign of t."""
+    difference = sum(y * (1 if g else -1) * Fraction(1, labels.count(g)) for y, g in zip(Y, labels))
+    return between_over_total(Y, labels) * (1 if difference > 0 else -1)
+
+
+@pytest.mark.parametrize(("sizes", "is_f"), [((3, 5), False), ((4, 4), False), ((4, 4), True), ((2, 2, 3), True)])
+def test_p_values_of_integers_are_rational_numbers(sizes, is_f):
+    """Every labelling, every comparison in fractions: ties, constant voxels and perfect separation included."""
+    rng = np.random.default_rng(sum(sizes))
+    labels = np.repeat(np.arange(len(sizes))[::-1], sizes)
+    n, voxels = len(labels), 24
+    Y = (rng.random((n, voxels)) < 0.5).astype(int) * rng.integers(1, 3, (n, voxels))
+    Y[:, 3], Y[:, 4], Y[:, 5] = 0, 7, 1000 + labels
+    M = np.eye(len(sizes))[len(sizes) - 1 - labels]
+    C = np.eye(len(sizes) - 1, len(sizes)) - np.eye(len(sizes) - 1, len(sizes), 1)
+    shuffler = Shuffler(M @ C.T, Permutations(0))
+    model = Glm(Y.astype(np.float32), partition(M, C, is_f=is_f), shuffler.invariant)
+    grid = Grid(np.ones((voxels, 1, 1), bool))
+    done = run(PermutationTest(model, grid, shuffler, Statistics(uncorrected=True)), threads=1)
+    share = between_over_total if is_f else signed_share
+    # Row i of the permuted design is row p[i] of the design.
+    maps = [
+        [share(Y[:, v].tolist(), labels[p].tolist()) for v in range(voxels)]
+        for p in shuffler.shuffles(0, shuffler.n)
+    ]
+    below = [sum(one[v] < maps[0][v] for one in maps) for v in range(voxels)]
+    np.testing.assert_array_equal(done.tally.below["vox"][0], below)
+    null = [max(one) for one in maps]
+    expected = [Fraction(sum(m < x for m in null), len(maps)) for x in maps[0]]
+    p = corrected(done.tally.maxima["vox"][0], done.observed.observed["vox"][0])
+    np.testing.assert_allclose(p, np.array(expected, float), atol=1e-7)
+    if is_f and sizes == (4, 4):
+        assert max(below) == shuffler.n - 2
+
+
+def test_sign_flips_of_integers_are_rational_numbers():
+    rng = np.random.default_rng(3)
+    Y = rng.integers(-2, 4, (8, 30))
+    Y[4] = 0  # a subject whose sign does not matter: every value is tied
+    Y[:, 7] = 0
+    shuffler = Shuffler(np.ones((8, 1)), Permutations(0, flip=True))
+    assert shuffler.n == 256
+    model = Glm(Y.astype(np.float32), partition(np.ones((8, 1)), [1]), shuffler.invariant)
+    grid = Grid(np.ones((30, 1, 1), bool))
+    done = run(PermutationTest(model, grid, shuffler, Statistics(uncorrected=True), signs=2), threads=1)
+    sums = shuffler.shuffles(0, 256).astype(int) @ Y
+    np.testing.assert_array_equal(done.tally.below["vox"][0], (sums < sums[0]).sum(axis=0))
+    np.testing.assert_array_equal(done.tally.below["vox"][1], (sums > sums[0]).sum(axis=0))
+    squares = [int(q) or 1 for q in (Y**2).sum(axis=0)]
+    maps = [[Fraction(int(s) * abs(int(s)), q) for s, q in zip(one, squares)] for one in sums]
+    null = [max(one) for one in maps]
+    expected = [sum(m < x for m in null) / 256 for x in maps[0]]
+    p = corrected(done.tally.maxima["vox"][0], done.observed.observed["vox"][0])
+    np.testing.assert_allclose(p, expected, atol=1e-7)
+
+
+@pytest.mark.xfail(strict=True, reason="the tied map is float32, the observed one float64: mass and TFCE differ")
+def test_a_shuffle_that_ties_by_its_data_ties_in_every_statistic():
+    """One image stands in both groups: to exchange the two changes nothing."""
+    group = np.repeat([1.0, 0.0], 4)
+    M, C = np.c_[group, 1 - group], np.array([[1.0, -1]])
+    shuffler = Shuffler(M @ C.T, Permutations(0))
+    grid = Grid(np.ones((8, 8, 4), bool))
+    given = group[shuffler.shuffles(0, 70)]
+    swapped = int(np.flatnonzero((given == [1, 0, 1, 1, 0, 1, 0, 0]).all(axis=1))[0])
+    for seed in range(8):
+        Y = np.random.default_rng(seed).normal(size=(8, 256)).astype(np.float32)
+        Y[:4] += 1
+        Y[5] = Y[1]
+        model = Glm(Y, partition(M, C), shuffler.invariant)
+        wanted = Statistics(tfce=Tfce(), extent=2.0, mass=2.0)
+        done = run(PermutationTest(model, grid, shuffler, wanted), threads=1)
+        for kind, (maxima, _) in done.tally.maxima.items():
+            assert maxima[swapped] == maxima[0], kind
 
 
 def test_two_pass_scheme():

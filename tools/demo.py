@@ -13,6 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.image import AxesImage
 from scipy.ndimage import gaussian_filter
 
 from gpuvox import files
@@ -35,10 +36,11 @@ def make_study(folder: Path) -> Grid:
     age, sex = rng.normal(40, 12, n).round(1), rng.integers(0, 2, n)
     up = (x - 14) ** 2 + (y + 10) ** 2 + (z - 4) ** 2 < 9**2
     down = (x + 14) ** 2 + (y - 12) ** 2 + (z + 6) ** 2 < 7**2
+    anatomy = make_anatomy(x, y, z)
     data = np.empty((n, grid.n_voxels), np.float32)
     for i in range(n):
         noise = gaussian_filter(rng.normal(size=SHAPE), 1.5)
-        image = 10 + noise / noise.std() + 1.2 * patient[i] * (1.0 * up - down) + 0.02 * (age[i] - 40)
+        image = anatomy + noise / noise.std() + 1.2 * patient[i] * (1.0 * up - down) + 0.02 * (age[i] - 40)
         data[i] = grid.to_vector(image)
     files.write_map(folder / "cohort", data, grid)
     files.write_map(folder / "mask", np.ones(grid.n_voxels), grid)
@@ -46,6 +48,13 @@ def make_study(folder: Path) -> Grid:
     files.write_vest(folder / "design.mat", design, "mat")
     files.write_vest(folder / "design.con", [[1, -1, 0, 0], [-1, 1, 0, 0]], "con")
     return grid
+
+
+def make_anatomy(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """What all subjects share: a bright core, a darker rim, two dark ventricles."""
+    core = (x / 28) ** 2 + (y / 35) ** 2 + (z / 28) ** 2 < 1
+    ventricles = ((np.abs(x) - 6) / 4) ** 2 + (y / 16) ** 2 + ((z - 4) / 6) ** 2 < 1
+    return gaussian_filter(20 + 8.0 * core - 14.0 * ventricles, 1)
 
 
 def print_clusters(grid: Grid, corrected: np.ndarray, t: np.ndarray, title: str) -> None:
@@ -64,23 +73,40 @@ def print_clusters(grid: Grid, corrected: np.ndarray, t: np.ndarray, title: str)
         say(f"   {len(voxels):6d}  {len(voxels) * MM**3:6.0f}  {t[peak]:7.2f}   {p:10.4f}   {place}")
 
 
-def draw(grid: Grid, mean: np.ndarray, maps: list[np.ndarray], path: Path) -> None:
-    """Three slices through the best voxel of either direction, the corrected map over the mean image."""
-    fig, axes = plt.subplots(2, 3, figsize=(9, 6.6), constrained_layout=True)
-    titles = ("patients > controls", "patients < controls")
-    for row, (values, title) in enumerate(zip(maps, titles)):
-        volume, below = grid.to_volume(values), grid.to_volume(mean, np.nan)
-        at = np.unravel_index(np.argmax(volume), volume.shape)
+def draw(grid: Grid, mean: np.ndarray, maps: list[np.ndarray], stats: list[np.ndarray], path: Path) -> None:
+    """Three slices through the highest t of either direction's clusters, corrected map over mean image."""
+    fig, axes = plt.subplots(2, 3, figsize=(9, 6.8), layout="constrained", sharex="col", sharey="col")
+    fig.suptitle(f"{N_PATIENTS} patients, {N_CONTROLS} controls: TFCE, corrected p < .05")
+    below = grid.to_volume(mean, np.nan)
+    for row, title in enumerate(("patients > controls", "patients < controls")):
+        volume = grid.to_volume(maps[row])
+        peak = np.argmax(np.where(maps[row] >= 0.95, stats[row], -np.inf))
+        at = np.unravel_index(grid.index[peak], grid.shape, order="F")
         for axis, name in enumerate("xyz"):
-            ax = axes[row, axis]
-            ax.imshow(np.take(below, at[axis], axis).T, cmap="gray", origin="lower")
-            shown = np.take(volume, at[axis], axis).T
-            over = ax.imshow(np.where(shown >= 0.95, shown, np.nan), cmap="hot", vmin=0.95, vmax=1, origin="lower")
+            over = draw_slice(axes[row, axis], below, volume, axis, at[axis], grid)
             millimetres = grid.affine[axis, axis] * at[axis] + grid.affine[axis, 3]
-            ax.set_title(f"{title}, {name} = {millimetres:.0f} mm", fontsize=9)
-            ax.set_axis_off()
-    fig.colorbar(over, ax=axes, label="1 − p, family-wise error corrected (TFCE)", shrink=0.7)
+            axes[row, axis].set_title(f"{title}, {name} = {millimetres:.0f} mm", fontsize=9)
+    fig.colorbar(over, ax=axes, label="1 − p, family-wise error corrected", shrink=0.7)
     fig.savefig(path, dpi=130)
+
+
+def draw_slice(
+    ax: plt.Axes, below: np.ndarray, volume: np.ndarray, axis: int, index: int, grid: Grid
+) -> AxesImage:
+    """One slice in millimetres; the grey scale is the same in all."""
+    across, up = (a for a in range(3) if a != axis)
+    centres = [
+        (grid.affine[a, 3], grid.affine[a, 3] + grid.affine[a, a] * (grid.shape[a] - 1)) for a in (across, up)
+    ]
+    extent = [end for low, high in centres for end in (low - MM / 2, high + MM / 2)]
+    shared = {"origin": "lower", "extent": extent, "interpolation": "nearest"}
+    grey = {"cmap": "gray", "vmin": np.nanmin(below), "vmax": np.nanmax(below)}
+    ax.imshow(np.take(below, index, axis).T, **grey, **shared)
+    shown = np.take(volume, index, axis).T
+    ax.set_xlabel(f"{'xyz'[across]} (mm)", fontsize=8)
+    ax.set_ylabel(f"{'xyz'[up]} (mm)", fontsize=8)
+    ax.tick_params(labelsize=7, labelbottom=True)
+    return ax.imshow(np.where(shown >= 0.95, shown, np.nan), cmap="autumn", vmin=0.95, vmax=1, **shared)
 
 
 def say(text: str) -> None:
@@ -101,11 +127,11 @@ def main(folder: Path) -> int:
     if status:
         return status
     read = lambda name: files.read_map(folder / name, grid)  # noqa: E731
-    maps = [read(f"out_tfce_corrp_tstat{i}") for i in (1, 2)]
-    for i, title in ((1, "patients > controls"), (2, "patients < controls")):
-        print_clusters(grid, maps[i - 1], read(f"out_tstat{i}"), title)
+    maps, stats = ([read(f"out_{kind}{i}") for i in (1, 2)] for kind in ("tfce_corrp_tstat", "tstat"))
+    for corrected, t, title in zip(maps, stats, ("patients > controls", "patients < controls")):
+        print_clusters(grid, corrected, t, title)
     mean = files.read_cohort(folder / "cohort", grid).mean(axis=0)
-    draw(grid, mean, maps, folder / "corrected.png")
+    draw(grid, mean, maps, stats, folder / "corrected.png")
     say(f"corrected maps: {folder}/out_tfce_corrp_tstat1.nii.gz, …; picture: {folder}/corrected.png")
     return 0
 

@@ -196,10 +196,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """
     parser = build_parser()
     # argparse takes -5 for an option, since there is an option -1.
+    with_value = {name for action in parser._actions if action.nargs is None for name in action.option_strings}
     glued: list[str] = []
     for token in argv:
-        is_value = re.fullmatch(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", token, re.IGNORECASE) and token != "-1"
-        if is_value and glued and re.fullmatch(r"-[a-zA-Z]|--\w+", glued[-1]):
+        is_number = re.fullmatch(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", token, re.IGNORECASE)
+        if is_number and glued and glued[-1] in with_value:
             glued[-1] += ("=" if glued[-1].startswith("--") else "") + token
         else:
             glued.append(token)
@@ -276,6 +277,8 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError("--vxl and --vxf belong together")
     if options.one_sample and not options.design and (options.contrasts or options.f_tests):
         raise UsageError("contrasts (-t) and F tests (-f) need a design (-d), also with -1")
+    if options.permuteBlocks and not options.blocks:
+        raise UsageError("--permuteBlocks needs exchangeability blocks (-e)")
     if options.fonly and not options.f_tests:
         raise UsageError("--fonly needs F tests (-f)")
 
