@@ -365,10 +365,14 @@ def _warnings(test: Test, observed: ObservedTest, row: int, options: Options, ta
     if observed.enhancer is not None and not (observed.statistic * (1, -1)[row] > 0).any():
         yield f"{test.title}: the statistic has no positive value; its TFCE images are blank"
     if tally.n and shuffler.n < 20:
+        kind = "sign-flips" if shuffler.flips else "permutations"
+        count = (
+            f"there are only {shuffler.n} distinct {kind}"
+            if shuffler.exhaustive
+            else f"only {shuffler.n} {kind} are done"
+        )
         yield (
-            f"{test.title}: only {shuffler.n} distinct "
-            f"{'sign-flips' if shuffler.flips else 'permutations'}: no p-value can be under "
-            f"{1 / shuffler.n:.3g}, so nothing can reach p < 0.05"
+            f"{test.title}: {count}: no p-value can be under {1 / shuffler.n:.3g}, so nothing can reach p < 0.05"
         )
 
 

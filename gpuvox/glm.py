@@ -39,7 +39,7 @@ DEPTH = 64
 SSE_FLOOR = 1e-14
 """Residual share under which a fit counts as perfect; keeps t finite (√df·1e7)."""
 SSE_CANCELS = 1e-2
-"""Residual share under which float32 is not enough."""
+"""Residual share under which float32 is not enough, up to 500 subjects; see `cancels_below`."""
 ZERO_RESIDUAL = 1e-10
 """A residual norm under this share of the data's norm is zero: the statistic is 0 in every shuffle."""
 ORTHOGONAL = 1e-13
@@ -58,6 +58,11 @@ class Nuisance(IntEnum):
     FREEDMAN_LANE = 1
     NONE = 2
     TER_BRAAK = 3
+
+
+def cancels_below(n: int) -> float:
+    """Residual share under which float32 is not enough: rounding grows with the number of subjects."""
+    return max(SSE_CANCELS, 2e-5 * n)
 
 
 @intrinsic
@@ -97,7 +102,7 @@ def _accumulate(W, row, depth, first, y, acc):
 
 
 @inner
-def _statistic_tile(products, rank, is_f, df, statistic, sse):  # noqa: C901
+def _statistic_tile(products, rank, is_f, df, limit, statistic, sse):  # noqa: C901
     """Products of one shuffle (m, TILE) → statistic and SSE of the tile; count of voxels that need float64."""
     m = products.shape[0]
     one = np.float32(1)
@@ -120,12 +125,12 @@ def _statistic_tile(products, rank, is_f, df, statistic, sse):  # noqa: C901
             statistic[j] = products[0, j] * np.sqrt(np.float32(df) / sse[j])
     n_low = 0
     for j in range(TILE):
-        n_low += sse[j] < np.float32(SSE_CANCELS)
+        n_low += sse[j] < limit
     return n_low
 
 
 @loop
-def _statistic_maps(W, per_shuffle, y, rank, is_f, df, out, sse_out):  # noqa: C901
+def _statistic_maps(W, per_shuffle, y, rank, is_f, df, limit, out, sse_out):  # noqa: C901, PLR0913
     """Statistic maps of a batch.
 
     W (rows, n) float32 holds `per_shuffle` rows for each of B shuffles, rows padded to a multiple of four;
@@ -155,11 +160,11 @@ def _statistic_maps(W, per_shuffle, y, rank, is_f, df, out, sse_out):  # noqa: C
                 _accumulate(W, row, depth, first, tile, acc)
         for b in range(n_maps):
             products = acc[b * per_shuffle : (b + 1) * per_shuffle]
-            n_low = _statistic_tile(products, rank, is_f, df, statistic, sse)
+            n_low = _statistic_tile(products, rank, is_f, df, limit, statistic, sse)
             if n_low:
                 marks[b] += n_low
                 for j in range(width):
-                    if sse[j] < np.float32(SSE_CANCELS):
+                    if sse[j] < limit:
                         statistic[j] = np.float32(np.nan)
             target = out[b, start : start + width]
             for j in range(width):
@@ -236,19 +241,28 @@ def _exact(data, voxels, basis, W, rank, is_f, df, statistic, sse_out):  # noqa:
         for j in range(len(part)):
             norm[j] = 1.0 / norm[j] if norm[j] > 0 else 0.0
         effect = np.zeros(len(part))
-        sse = np.ones(len(part))
+        # The residual itself is formed: 1 − Σ product² would lose digits where the fit is nearly perfect.
         for r in range(m):
             product[:] = 0.0
             for i in range(n):
                 for j in range(len(part)):
                     product[j] += W[r, i] * buffer[i, j]
+            for i in range(n):
+                for j in range(len(part)):
+                    buffer[i, j] -= W[r, i] * product[j]
             for j in range(len(part)):
-                product[j] *= norm[j]
-                if abs(product[j]) < ORTHOGONAL:
-                    product[j] = 0.0
-                sse[j] -= product[j] * product[j]
+                share = product[j] * norm[j]
+                if abs(share) < ORTHOGONAL:
+                    share = 0.0
                 if r < rank:
-                    effect[j] = effect[j] + product[j] * product[j] if is_f else product[j]
+                    effect[j] = effect[j] + share * share if is_f else share
+        sse = np.zeros(len(part))
+        for i in range(n):
+            for j in range(len(part)):
+                sse[j] += (buffer[i, j] * norm[j]) ** 2
+        for j in range(len(part)):
+            if norm[j] == 0.0:
+                sse[j] = 1.0
         for j in range(len(part)):
             left = max(sse[j], SSE_FLOOR)
             sse_out[start + j] = left
@@ -371,7 +385,8 @@ class Glm:
         W[: B * per_shuffle] = rows.reshape(-1, n)
         sse = np.empty(out.shape if self.smoother else (0, 0), dtype=np.float32)
         r, is_f = self.model.rank_effect, self.model.is_f
-        marks = _statistic_maps(W, per_shuffle, self._residuals, r, is_f, float(self.df), out, sse)
+        limit = np.float32(cancels_below(n))
+        marks = _statistic_maps(W, per_shuffle, self._residuals, r, is_f, float(self.df), limit, out, sse)
         equivalent = self._is_equivalent(rows)
         for b in np.flatnonzero(~equivalent & (marks > 0)):
             voxels = np.flatnonzero(np.isnan(out[b]))

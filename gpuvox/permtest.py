@@ -310,6 +310,7 @@ class ObservedTest:
         """
         shuffles = self.test.shuffler.shuffles(start, stop)
         statistic = self.test.model.maps(shuffles)
+        self._settle_ties(shuffles, statistic)
         if self.local_mean:
             return self._second_pass(start, stop, statistic)
         wanted = self.test.statistics
@@ -326,6 +327,16 @@ class ObservedTest:
         if wanted.two_pass:
             self._sum_up(maps, result)
         return result
+
+    def _settle_ties(self, shuffles: NDArray, statistic: Float32) -> None:
+        """Compute in float64 the maps that may be the observed map, or its negative, at every voxel.
+
+        Data can make them so where the design does not: a subject that is there twice, few distinct images.
+        Clusters and TFCE must then tie too.
+        """
+        for b in range(len(statistic)):
+            if _ties_everywhere(statistic[b], self.statistic):
+                statistic[b] = self.test.model.exact_map(shuffles[b])
 
     def in_units(self, kind: str, values: NDArray, row: int) -> NDArray:
         """Values of a statistic in FSL's units: integer scores of TFCE become numbers."""
@@ -514,6 +525,19 @@ def _near_ties(values, observed):
             out[count] = v
             count += 1
     return out[:count]
+
+
+@loop
+def _ties_everywhere(values, observed):
+    """Whether a map is within rounding of the observed one or of its negative; decided at the first voxel, mostly."""
+    same, opposite = True, True
+    for v in range(len(values)):
+        bound = np.float32(TIE) * max(abs(observed[v]), np.float32(1))
+        same &= abs(values[v] - observed[v]) <= bound
+        opposite &= abs(values[v] + observed[v]) <= bound
+        if not (same or opposite):
+            return False
+    return True
 
 
 @loop

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gpuvox.compiled import inner, loop
 from gpuvox.design import DesignError
-from gpuvox.glm import SSE_CANCELS, SSE_FLOOR, ZERO_RESIDUAL, Nuisance, fma, smooth_variance
+from gpuvox.glm import SSE_FLOOR, ZERO_RESIDUAL, Nuisance, cancels_below, fma, smooth_variance
 from gpuvox.smooth import MaskedGaussian
 
 TILE = 64
@@ -185,7 +185,7 @@ def _finish(products, first, n_nuisance, is_f, df, rank, limit, statistic, sse):
 @loop
 def _maps(  # noqa: PLR0913
     data, static, evs, position, mixing, size, n_nuisance, mode, demean, is_f, shuffles, flip, voxels, exact,
-    out, sse_out,
+    limit, out, sse_out,
 ):  # fmt: skip
     """Statistic maps (B, len(voxels)) of a batch of shuffles."""
     n = data.shape[0]
@@ -210,7 +210,7 @@ def _maps(  # noqa: PLR0913
             redo = exact
             if not exact:
                 _fit(columns32, y32, shuffles[b], signs, first, exact, rough)
-                _finish(rough, first, n_nuisance, is_f, df, rank, SSE_CANCELS, statistic, sse)
+                _finish(rough, first, n_nuisance, is_f, df, rank, limit, statistic, sse)
                 for j in range(len(part)):
                     redo |= np.isnan(statistic[j])
             if redo:
@@ -356,6 +356,7 @@ class VoxelwiseGlm:
         flip = shuffles.dtype == np.int8
         _maps(
             self.data, static, evs, position, mixing, size, self._n_nuisance, int(self.nuisance), self.demean,
-            self.is_f, np.ascontiguousarray(shuffles, dtype=np.int32), flip, voxels, exact, out, variance,
+            self.is_f, np.ascontiguousarray(shuffles, dtype=np.int32), flip, voxels, exact,
+            cancels_below(len(static)), out, variance,
         )  # fmt: skip
         return out, variance
