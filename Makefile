@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python tools/demo.py demo
 
 test: lint
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
