@@ -21,8 +21,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from gpuvox import __version__, files
 from gpuvox.analysis import Inputs, Options, Test, TestResult, analyse, list_tests, make_shuffler
+from gpuvox.cuda import resolve
 from gpuvox.design import DesignError, partition
-from gpuvox.device import resolve
+from gpuvox.device import Device
 from gpuvox.executors import default_threads
 from gpuvox.grid import Grid
 from gpuvox.outputs import Wanted, Writer
@@ -293,6 +294,9 @@ def execute(
     files.check_output_root(command.root)
     files.output_type()
     inputs, options = read_inputs(command, say, warn)
+    if device is not None:
+        say(f"Device: {describe(device)}")
+        options = replace(options, device=device)
     header = files.read_header(files.image_names(command.data)[0])
     writer = Writer(command.root, inputs.grid, header, command.wanted)
     if not (options.statistics.kinds or options.f_statistics.kinds):
@@ -307,10 +311,13 @@ def execute(
         results.append(replace(result, maps={}))
     if command.wanted.estimates or command.wanted.film:
         writer.estimates(inputs, options.demean)
-    files.write_json(
-        f"{command.root}_randomise.json", provenance(command, inputs, options, results, writer, device)
-    )
+    files.write_json(f"{command.root}_randomise.json", provenance(command, inputs, options, results, writer))
     say("Finished, exiting.")
+
+
+def describe(device: Device) -> str:
+    """A device in a line: what it is, its memory, and the precision of the arithmetic."""
+    return f"{device.title} ({device.name}); float32, and float64 where float32 is not enough"
 
 
 def announce_shuffles(shuffler: Any, test: Test, say: Say) -> None:
@@ -364,10 +371,11 @@ def plan(command: Command) -> str:
     in_box = math.prod(header.shape[:3])
     n_voxels = files.read_mask(command.mask).n_voxels if command.mask else in_box
     threads = command.options.threads or default_threads()
+    device = resolve(command.device)
     lines = [
         f"data: {command.data}, {n} volumes of {' × '.join(map(str, header.shape[:3]))} voxels",
         f"voxels: {n_voxels}" + ("" if command.mask else " at most (no mask given)"),
-        f"device: {resolve(command.device)}, {threads} threads",
+        f"device: cpu, {threads} threads" if device is None else f"device: {describe(device)}",
     ]
     seconds = 0.0
     for test, shuffler in prepared.shufflers:
@@ -385,7 +393,8 @@ def plan(command: Command) -> str:
         )
     masked = 4 * n * n_voxels * (2 + len(command.voxelwise_columns))
     memory = masked + threads * (48 << 20) + 40 * n_voxels + (250 << 20)
-    lines.append(f"memory: about {memory / 2**20:,.0f} MiB; time: about {_duration(seconds)} (a guess)")
+    time = f"time: about {_duration(seconds)} (a guess)" if device is None else "time: not guessed for this device"
+    lines.append(f"memory: about {memory / 2**20:,.0f} MiB; {time}")
     return "\n".join(lines)
 
 
@@ -418,13 +427,12 @@ def provenance(
     options: Options,
     results: Sequence[TestResult],
     writer: Writer,
-    device: str,
 ) -> dict[str, Any]:
     """What ``<root>_randomise.json`` says."""
     return {
         "software": {"gpuvox": __version__, "python": platform.python_version(), **_versions()},
         "command": list(command.line),
-        "device": device,
+        "device": "cpu" if options.device is None else f"{options.device.name} ({options.device.title})",
         "threads": options.threads or default_threads(),
         "seed": options.seed,
         "inputs": _hashes(command, [result.test for result in results]),
@@ -592,7 +600,7 @@ def randomise(
         ``cluster_extent``, ``cluster_mass`` (thresholds for t), ``f_cluster_extent``, ``f_cluster_mass``,
         ``uncorrected``, ``two_pass``; and any field of `analysis.Options`: ``n_permutations``, ``seed``,
         ``flip``, ``demean``, ``nuisance``, ``whole_blocks``, ``detect_null``, ``f_only``, ``variance_mm``,
-        ``permutations``, ``threads``.
+        ``permutations``, ``threads``; ``device`` (``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:i"``).
 
     Returns
     -------
@@ -600,7 +608,7 @@ def randomise(
 
     Raises
     ------
-    FileError, DesignError, ValueError
+    FileError, DesignError, DeviceError, ValueError
         As the command; `TypeError` for an unknown setting.
 
     Examples
@@ -647,6 +655,8 @@ def _settings(one_sample: bool, settings: dict[str, Any]) -> Options:
     unknown = set(settings) - known
     if unknown:
         raise TypeError(f"unknown setting {sorted(unknown)[0]!r}; there are {', '.join(sorted(known))}")
+    device = settings.pop("device", "auto")
+    settings["device"] = resolve(device) if isinstance(device, str) else device
     settings.setdefault("seed", draw_seed())
     settings["flip"] = settings.get("flip", False) or one_sample
     t = Statistics(tfce=tfce, extent=thresholds[0], mass=thresholds[1], **shared)

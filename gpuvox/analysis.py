@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuvox.design import DesignError, demean_columns, effective_regressor, null_rows, partition
+from gpuvox.device import Device
 from gpuvox.executors import Finished, run
 from gpuvox.glm import Glm, Nuisance
 from gpuvox.grid import Grid
@@ -80,6 +81,7 @@ class Options:
     variance_mm: float = 0.0
     permutations: Mapping[str, NDArray] | None = None
     threads: int | None = None
+    device: Device | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,12 +174,12 @@ def make_model(
         if inputs.evs:
             return VoxelwiseGlm(
                 inputs.data, inputs.design, test.contrast, dict(inputs.evs), options.nuisance, options.demean,
-                test.is_f, smoother,
+                test.is_f, smoother, options.device,
             )  # fmt: skip
         model = partition(inputs.design, test.contrast, demean=options.demean, is_f=test.is_f)
     except DesignError as error:
         raise DesignError(f"{test.title}: {error}") from None
-    return Glm(inputs.data, model, shuffler.invariant, options.nuisance, smoother)
+    return Glm(inputs.data, model, shuffler.invariant, options.nuisance, smoother, options.device)
 
 
 @dataclass(frozen=True, eq=False)

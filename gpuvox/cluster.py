@@ -1,22 +1,36 @@
 """Clusters: connected components of the voxels at or above a threshold; extent and mass.
 
 Both signs of a map are handled in one pass, since a cluster of the map and one of its negative share no voxel.
+
+Masses are sums of whole units of 2⁻²⁴, which hold a t of at least 1 exactly. Such sums do not depend on the order of
+the voxels, so that a GPU (``kernels/cluster.cu``) finds the same bits. Two words hold a sum: what is under 2³¹ units
+of each term, and the rest.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox.compiled import loop
+from gpuvox.compiled import inner, loop
+from gpuvox.device import Device
 from gpuvox.grid import Grid
 
+UNITS = 2.0**24
+"""Units of mass in 1."""
+LARGEST = 2.0**38
+"""A voxel adds no more than this to a mass."""
+
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 def cluster_maxima(
-    stat: Float32, grid: Grid, threshold: float, connectivity: int = 26
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    stat: Any, grid: Grid, threshold: float, connectivity: int = 26, device: Device | None = None
+) -> tuple[Ints, Float64]:
     """Largest extent and largest mass of the clusters of each map and of its negative.
 
     Parameters
@@ -26,33 +40,104 @@ def cluster_maxima(
     threshold : float
         Positive; clusters are voxels with values ≥ threshold.
     connectivity : {6, 18, 26}
+    device : Device, optional
+        Where the maps are.
 
     Returns
     -------
-    extent : (2, B) int64
+    extent : (2, B) int64, on the host
         Voxels; 0 where there is no cluster.
-    mass : (2, B) float64
-        Sum of the statistic, in the order of the voxels.
+    mass : (2, B) float64, on the host
+        Sum of the statistic.
     """
-    extent, mass = np.zeros((2, len(stat)), dtype=np.int64), np.zeros((2, len(stat)))
-    _maxima(stat, *_arguments(grid, threshold, connectivity), extent, mass)
+    n_maps = len(stat)
+    arguments = _arguments(grid, threshold, connectivity)
+    if device is not None:
+        found = device.full((2, n_maps), 0, np.int64), device.full((2, n_maps), 0, np.float64)
+        _measure_on(device, 0, stat, grid, arguments, None, *found)
+        return device.download(found[0]), device.download(found[1])
+    extent, mass = np.zeros((2, n_maps), dtype=np.int64), np.zeros((2, n_maps))
+    _maxima(stat, *arguments, extent, mass)
     return extent, mass
 
 
 def cluster_maps(
-    stat: Float32, grid: Grid, threshold: float, connectivity: int = 26
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    stat: Any, grid: Grid, threshold: float, connectivity: int = 26, device: Device | None = None
+) -> tuple[Any, Any]:
     """Extent and mass of the cluster of every voxel.
 
     Returns
     -------
-    extent, mass : (B, V) int64, float64
+    extent, mass : (B, V) int64, float64, where the maps are
         Positive for clusters of the map, negative for those of its negative, 0 outside clusters. Parameters as
         of `cluster_maxima`.
     """
+    arguments = _arguments(grid, threshold, connectivity)
+    if device is not None:
+        found = device.empty(stat.shape, np.int64), device.empty(stat.shape, np.float64)
+        _measure_on(device, 1, stat, grid, arguments, None, *found)
+        return found
     extent, mass = np.zeros(stat.shape, dtype=np.int64), np.zeros(stat.shape)
-    _maps(stat, *_arguments(grid, threshold, connectivity), extent, mass)
+    _maps(stat, *arguments, extent, mass)
     return extent, mass
+
+
+def normalised_extents(
+    stat: Any, grid: Grid, threshold: float, local_mean: Float64, device: Device | None = None
+) -> Any:
+    """Extent of every voxel's cluster over the mean, within the cluster, of a local mean.
+
+    Parameters
+    ----------
+    stat, grid, threshold, device
+        As of `cluster_maxima`; voxels that share a corner are neighbours.
+    local_mean : (2, V) float64
+        For clusters of the map and of its negative.
+
+    Returns
+    -------
+    (B, V) float64, where the maps are
+        Signed as in `cluster_maps`; 0 where the mean is 0.
+    """
+    arguments = _arguments(grid, threshold, 26)
+    if device is not None:
+        found = device.empty(stat.shape, np.float64)
+        _measure_on(device, 2, stat, grid, arguments, local_mean, device.empty((1, 1), np.int64), found)
+        return found
+    out = np.zeros(stat.shape)
+    _normalised(stat, *arguments, local_mean, out)
+    return out
+
+
+_THREADS, _RESIDENT = 512, 3  # threads of a block, and blocks that a multiprocessor holds
+
+
+def _measure_on(
+    device: Device,
+    what: int,
+    stat: Any,
+    grid: Grid,
+    arguments: tuple,
+    local_mean: Float64 | None,
+    extent: Any,
+    mass: Any,
+) -> None:
+    n_maps, n_voxels = stat.shape
+    if not n_maps or not n_voxels:
+        return
+    threshold, index, back = arguments
+    box, i32 = grid.padded.size, np.int32
+    affordable = int(0.9 * device.free_bytes()) // (4 * box + 28 * n_voxels)
+    slots = max(1, min(n_maps, _RESIDENT * device.n_processors, affordable))
+    at = device.full((slots, box), -1, i32)
+    words = [device.empty((slots, n_voxels), i32) for _ in range(3)]  # active, parent, size
+    sums = [device.empty((slots, n_voxels), np.int64) for _ in range(2)]
+    local = device.empty((1, 1), np.float64) if local_mean is None else device.keep(local_mean)
+    device.launch(
+        f"cluster_measure<{what}>", slots, _THREADS,
+        stat, i32(n_maps), i32(n_voxels), np.float32(threshold), device.keep(index), i32(box), device.upload(back),
+        i32(len(back)), local, at, *words, *sums, extent, mass,
+    )  # fmt: skip
 
 
 def label(stat: NDArray, grid: Grid, threshold: float, connectivity: int = 26) -> tuple[NDArray[np.int32], int]:
@@ -132,15 +217,29 @@ def _components(t, threshold, index, back, at, voxels, root):
     return n
 
 
-@loop
-def _measure(t, voxels, root, n, size, mass):
-    """Size and mass at the first voxel of each cluster."""
+@inner
+def _add_up(weight, root, n, size, high, low):
+    """Size, and sum of the weights of the voxels (in two words), at the first voxel of each cluster."""
     for i in range(n):
         size[i] = 0
-        mass[i] = 0.0
+        high[i] = 0
+        low[i] = 0
     for i in range(n):
+        units = np.int64(np.rint(min(weight[i], LARGEST) * UNITS))
         size[root[i]] += 1
-        mass[root[i]] += abs(np.float64(t[voxels[i]]))
+        high[root[i]] += units >> 31
+        low[root[i]] += units & 0x7FFFFFFF
+
+
+@inner
+def _sum(high, low):
+    return (np.float64(high) * 2147483648.0 + np.float64(low)) / UNITS
+
+
+@inner
+def _heights(t, voxels, n, weight):
+    for i in range(n):
+        weight[i] = abs(np.float64(t[voxels[i]]))
 
 
 @loop
@@ -148,14 +247,16 @@ def _maxima(stat, threshold, index, back, extent, mass):
     n_voxels = stat.shape[1]
     at = np.full(index.max() + 1 if n_voxels else 1, -1, np.int32)
     voxels, root = np.empty(n_voxels, np.int32), np.empty(n_voxels, np.int32)
-    size, weight = np.empty(n_voxels, np.int64), np.empty(n_voxels)
+    size, high, low = np.empty(n_voxels, np.int64), np.empty(n_voxels, np.int64), np.empty(n_voxels, np.int64)
+    weight = np.empty(n_voxels)
     for b in range(len(stat)):
         n = _components(stat[b], threshold, index, back, at, voxels, root)
-        _measure(stat[b], voxels, root, n, size, weight)
+        _heights(stat[b], voxels, n, weight)
+        _add_up(weight, root, n, size, high, low)
         for i in range(n):
             s = 0 if stat[b, voxels[i]] > 0 else 1
             extent[s, b] = max(extent[s, b], size[i])
-            mass[s, b] = max(mass[s, b], weight[i])
+            mass[s, b] = max(mass[s, b], _sum(high[i], low[i]))
 
 
 @loop
@@ -163,12 +264,33 @@ def _maps(stat, threshold, index, back, extent, mass):
     n_voxels = stat.shape[1]
     at = np.full(index.max() + 1 if n_voxels else 1, -1, np.int32)
     voxels, root = np.empty(n_voxels, np.int32), np.empty(n_voxels, np.int32)
-    size, weight = np.empty(n_voxels, np.int64), np.empty(n_voxels)
+    size, high, low = np.empty(n_voxels, np.int64), np.empty(n_voxels, np.int64), np.empty(n_voxels, np.int64)
+    weight = np.empty(n_voxels)
     for b in range(len(stat)):
         n = _components(stat[b], threshold, index, back, at, voxels, root)
-        _measure(stat[b], voxels, root, n, size, weight)
+        _heights(stat[b], voxels, n, weight)
+        _add_up(weight, root, n, size, high, low)
         for i in range(n):
             v = voxels[i]
             sign = 1 if stat[b, v] > 0 else -1
             extent[b, v] = sign * size[root[i]]
-            mass[b, v] = sign * weight[root[i]]
+            mass[b, v] = sign * _sum(high[root[i]], low[root[i]])
+
+
+@loop
+def _normalised(stat, threshold, index, back, local_mean, out):
+    n_voxels = stat.shape[1]
+    at = np.full(index.max() + 1 if n_voxels else 1, -1, np.int32)
+    voxels, root = np.empty(n_voxels, np.int32), np.empty(n_voxels, np.int32)
+    size, high, low = np.empty(n_voxels, np.int64), np.empty(n_voxels, np.int64), np.empty(n_voxels, np.int64)
+    weight = np.empty(n_voxels)
+    for b in range(len(stat)):
+        n = _components(stat[b], threshold, index, back, at, voxels, root)
+        for i in range(n):
+            weight[i] = local_mean[0 if stat[b, voxels[i]] > 0 else 1, voxels[i]]
+        _add_up(weight, root, n, size, high, low)
+        for i in range(n):
+            v, r = voxels[i], root[i]
+            mean = _sum(high[r], low[r]) / size[r]
+            if mean > 0:
+                out[b, v] = (1 if stat[b, v] > 0 else -1) * (size[r] / mean)

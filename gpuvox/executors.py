@@ -1,4 +1,4 @@
-"""Map the ranges of a permutation test over this process or its threads, and fold the results."""
+"""Map the ranges of a permutation test over the threads of this process, or over a device, and fold the results."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from itertools import islice
 
 from threadpoolctl import threadpool_limits
 
+from gpuvox.device import DeviceError, OutOfDeviceMemory
 from gpuvox.permtest import BlockResult, LevelOverflow, Maps, ObservedTest, PermutationTest, Tally
 
 Progress = Callable[[int], None]
 Callback = Callable[[int, Maps], None]
+
+DEVICE_THREADS = 2
+"""Threads that feed a device: while it works for one, the other makes its shuffles."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +56,7 @@ def run(
     ----------
     test : PermutationTest
     threads : int, optional
-        Threads to use; all processors by default. The result does not depend on it.
+        Threads to use; all processors by default. The result does not depend on it. On a device it has no meaning.
     progress : callable, optional
         Called with the number of shuffles done so far.
     callback : callable, optional
@@ -61,26 +65,47 @@ def run(
     Returns
     -------
     Finished
+
+    Raises
+    ------
+    DeviceError
+        The device cannot hold a single map.
     """
-    threads = threads or default_threads()
+    device = test.device
+    threads = DEVICE_THREADS if device else threads or default_threads()
     # The threads are ours; a linear algebra library that opens its own would only be in their way.
-    with threadpool_limits(1):
-        while True:
-            try:
-                observed = test.observe()
-                tally = fold(observed, threads, progress, callback)
-                break
-            except LevelOverflow as overflow:
-                test = test.with_cap(overflow.needed)
-        if not test.statistics.normalised:
-            return Finished(observed, tally)
-        second = observed.second_pass(tally)
-        return Finished(observed, tally, second, fold(second, threads, progress))
+    try:
+        with threadpool_limits(1):
+            return _run(test, threads, progress, callback)
+    except OutOfDeviceMemory as error:
+        raise DeviceError(
+            f"the device has not enough memory even for one map at a time ({error}); use --device cpu"
+        ) from None
+    finally:
+        if device:
+            test.model.release()
+            device.forget()
+
+
+def _run(test: PermutationTest, threads: int, progress: Progress | None, callback: Callback | None) -> Finished:
+    while True:
+        try:
+            observed = test.observe()
+            tally = fold(observed, threads, progress, callback)
+            break
+        except LevelOverflow as overflow:
+            test = test.with_cap(overflow.needed)
+    if not test.statistics.normalised:
+        return Finished(observed, tally)
+    second = observed.second_pass(tally)
+    return Finished(observed, tally, second, fold(second, threads, progress))
 
 
 def ranges(observed: ObservedTest, threads: int) -> Iterator[tuple[int, int]]:
     """Ranges of shuffles of a size that suits memory and keeps every thread busy to the end."""
-    step = max(1, min(observed.batch, -(-observed.n // (4 * threads))))
+    step = observed.batch
+    if observed.device is None:
+        step = max(1, min(step, -(-observed.n // (4 * threads))))
     for start in range(0, observed.n, step):
         yield start, min(start + step, observed.n)
 

@@ -14,13 +14,17 @@ Precision. The products are float32, summed over subjects in index order with fu
 whatever the batch or the thread. The subtraction cancels where the fit is nearly perfect, so a voxel with
 SSE < 1e-2 is computed again in float64 from the data; so is the whole unshuffled map, any shuffle that is
 equivalent to it, and the voxels that decide a maximum or come close to tying with the observed value.
+
+On a GPU (``kernels/glm.cu``) every step is the same operation in the same order, and so are the bits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numba.extending import intrinsic
@@ -30,6 +34,8 @@ from scipy.special import betainc, betaln, fdtri, hyp2f1, ndtri_exp
 
 from gpuvox.compiled import inner, loop
 from gpuvox.design import Model, invariant_part
+from gpuvox.device import Device, blocks_for
+from gpuvox.maps import list_items
 from gpuvox.smooth import MaskedGaussian
 
 TILE = 256
@@ -44,9 +50,6 @@ ZERO_RESIDUAL = 1e-10
 """A residual norm under this share of the data's norm is zero: the statistic is 0 in every shuffle."""
 ORTHOGONAL = 1e-13
 """Product of two unit vectors that is rounding."""
-TIE = 1e-4
-"""Relative difference within which a float32 statistic is compared again in float64."""
-
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
@@ -295,6 +298,8 @@ class Glm:
         How shuffles treat the nuisance variables.
     smoother : MaskedGaussian, optional
         Variance smoothing (t only): t·√(variance / smoothed variance), Nichols & Holmes 2002, HBM 15:1.
+    device : Device, optional
+        Where maps are computed, and remain; the CPU by default.
     """
 
     data: Float32
@@ -302,6 +307,7 @@ class Glm:
     invariant: Float64
     nuisance: Nuisance = Nuisance.FREEDMAN_LANE
     smoother: MaskedGaussian | None = None
+    device: Device | None = None
     _residuals: Float32 = field(init=False, repr=False)
     _norms: Float64 = field(init=False, repr=False)
     _basis: Float64 = field(init=False, repr=False)
@@ -357,24 +363,31 @@ class Glm:
         effect = _shuffled(self.model.effect, shuffles)
         return np.concatenate([effect, _shuffled(self._moving, shuffles)], axis=1)
 
-    def _is_equivalent(self, rows: Float64) -> NDArray[np.bool_]:
+    def equivalent(self, shuffles: NDArray) -> NDArray[np.bool_]:
         """(B,) Shuffles under which every data set has the unshuffled statistic, up to the sign of t."""
+        rows = self._rows(shuffles)
         r, q = self.model.rank_effect, self._moving.shape[1]
         effect = ((rows[:, :r] @ self.model.effect) ** 2).sum(axis=(1, 2))
         nuisance = ((rows[:, r:] @ self._moving) ** 2).sum(axis=(1, 2))
         return (effect > r - 1e-10) & (nuisance > q - 1e-10)
 
-    def maps(self, shuffles: NDArray) -> Float32:
+    def maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_] | None = None) -> Any:
         """Statistic maps.
 
         Parameters
         ----------
         shuffles : (B, n) int32 row permutations, or int8 signs
+        equivalent : (B,) bool, optional
+            What `equivalent` says of them.
 
         Returns
         -------
-        (B, V) float32
+        (B, V) float32, on the device if there is one
         """
+        equivalent = self.equivalent(shuffles) if equivalent is None else equivalent
+        return (self._maps if self.device is None else self._on_device.maps)(shuffles, equivalent)
+
+    def _maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_]) -> Float32:
         rows = self._rows(shuffles)
         B, per_shuffle, n = rows.shape
         out = np.empty((B, self.n_voxels), dtype=np.float32)
@@ -387,7 +400,6 @@ class Glm:
         r, is_f = self.model.rank_effect, self.model.is_f
         limit = np.float32(cancels_below(n))
         marks = _statistic_maps(W, per_shuffle, self._residuals, r, is_f, float(self.df), limit, out, sse)
-        equivalent = self._is_equivalent(rows)
         for b in np.flatnonzero(~equivalent & (marks > 0)):
             voxels = np.flatnonzero(np.isnan(out[b]))
             out[b, voxels], left = self._exact(rows[b], voxels)
@@ -397,26 +409,53 @@ class Glm:
             variance = (sse * self._norms**2).astype(np.float32)
             out = smooth_variance(out, variance, self.smoother(variance))
         for b in np.flatnonzero(equivalent):
-            out[b] = self._exact_map(rows[b])
+            out[b] = self.exact_map(shuffles[b])
         return out
 
-    def exact_map(self, shuffle: NDArray) -> Float64:
-        """(V,) Statistic map of one shuffle, in float64 from the data."""
-        return self._exact_map(self._rows(shuffle[None])[0])
+    def settle(self, shuffles: NDArray, maps: Any, chosen: NDArray[np.bool_]) -> None:
+        """Replace whole maps by what float64 gives, in place."""
+        if self.device is not None:
+            self._on_device.settle(shuffles, maps, chosen)
+            return
+        for b in np.flatnonzero(chosen):
+            maps[b] = self.exact_map(shuffles[b])
 
-    def _exact_map(self, rows: Float64) -> Float64:
-        statistic, sse = self._exact(rows, np.arange(self.n_voxels))
+    def exact_map(self, shuffle: NDArray) -> Float64:
+        """(V,) Statistic map of one shuffle, in float64 from the data; on the host."""
+        voxels = np.arange(self.n_voxels)
+        if self.device is not None:
+            statistic, sse = self._on_device.exact(shuffle[None], np.zeros_like(voxels), voxels)
+        else:
+            statistic, sse = self._exact(self._rows(shuffle[None])[0], voxels)
         if not self.smoother:
             return statistic
         variance = sse * self._norms**2 / self.df
         return smooth_variance(statistic, variance, self.smoother.exact(variance))
 
-    def exact(self, shuffle: NDArray, voxels: NDArray[np.int64]) -> Float64:
-        """Statistic of one shuffle at some voxels in float64, from the data.
+    def exact(self, shuffles: NDArray, number: NDArray, voxels: NDArray) -> Float64:
+        """Statistic in float64, from the data, for pairs of a shuffle and a voxel.
 
         Not available with variance smoothing, where a voxel's statistic depends on its neighbours.
+
+        Parameters
+        ----------
+        shuffles : (B, n) array
+        number : (m,) int
+            Which of the shuffles.
+        voxels : (m,) int
+
+        Returns
+        -------
+        (m,) float64, on the host
         """
-        return self._exact(self._rows(shuffle[None])[0], voxels)[0]
+        if self.device is not None:
+            return self._on_device.exact(shuffles, number, voxels)[0]
+        out = np.empty(len(number))
+        for b in np.unique(number):
+            chosen = number == b
+            rows = self._rows(shuffles[b : b + 1])[0]
+            out[chosen] = self._exact(rows, voxels[chosen].astype(np.int64))[0]
+        return out
 
     @property
     def has_exact(self) -> bool:
@@ -431,11 +470,198 @@ class Glm:
             _exact(self.data, voxels, self._basis, W, r, is_f, float(self.df), statistic, sse)
         return statistic, sse
 
+    def release(self) -> None:
+        """Let go of what is kept on the device."""
+        self.__dict__.pop("_on_device", None)
+
+    @cached_property
+    def _on_device(self) -> _GlmOnDevice:
+        if self.device is None:
+            raise ValueError("the model is not on a device")
+        return _GlmOnDevice(self, self.device)
+
+
+_COLUMNS, _ROWS = 128, 64  # tile of a block of glm_maps
+_EXACT_THREADS, _EXACT_RESIDENT = 128, 4
+
+
+class _GlmOnDevice:
+    """Maps of a `Glm` on a device.
+
+    Data that fill no more than half of the free memory stay there; others are sent slab by slab for every batch.
+    """
+
+    def __init__(self, glm: Glm, device: Device) -> None:
+        self.glm, self.device = glm, device
+        self.rows = np.ascontiguousarray(np.hstack([glm.model.effect, glm._moving]))
+        n, n_voxels = glm.data.shape
+        self.group = max(1, _ROWS // max(self.rows.shape[1], 1))  # shuffles of a block
+        self.is_null = not glm.model.rank_effect
+        wide = -(-n_voxels // _COLUMNS) * _COLUMNS
+        self.slab = wide
+        self.residuals: Any = None
+        self.data: Any = None
+        if 8 * n * wide <= device.free_bytes() // 2:
+            self.residuals, self.data = self._padded(glm._residuals, wide), device.upload(glm.data)
+        else:
+            self.slab = max(_COLUMNS, device.free_bytes() // (16 * n) // _COLUMNS * _COLUMNS)
+
+    def _padded(self, values: Float32, width: int) -> Any:
+        """Values (n, V) on the device, in rows of `width`."""
+        padded = np.zeros((len(values), width), dtype=np.float32)
+        padded[:, : values.shape[1]] = values
+        return self.device.upload(padded)
+
+    def _shuffles(self, shuffles: NDArray) -> tuple[Any, np.int32]:
+        flip = np.issubdtype(shuffles.dtype, np.int8)
+        return self.device.upload(shuffles.astype(np.int32)), np.int32(flip)
+
+    def maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_]) -> Any:
+        """(B, V) Statistic maps, on the device."""
+        glm, device = self.glm, self.device
+        shape = (len(shuffles), glm.n_voxels)
+        if self.is_null or not glm.n_voxels:
+            return device.full(shape, 0, np.float32)
+        out = device.empty(shape, np.float32)
+        sse = device.empty(shape if glm.smoother else (1, 1), np.float32)
+        marks = device.full(len(shuffles), 0, np.int32)
+        rows = self._shuffled_rows(shuffles)
+        for start in range(0, glm.n_voxels, self.slab):
+            residuals = self.residuals
+            if residuals is None:
+                residuals = self._padded(glm._residuals[:, start : start + self.slab], self.slab)
+            self._products(rows, residuals, start, len(shuffles), out, sse, marks)
+        low = (device.download(marks) > 0) & ~equivalent
+        if low.any():
+            self._settle_nan(shuffles, out, sse)
+        if glm.smoother:
+            self._smooth(out, sse)
+        self.settle(shuffles, out, equivalent)
+        return out
+
+    def _shuffled_rows(self, shuffles: NDArray) -> Any:
+        """(n, rows) Rows of all shuffles, in whole tiles."""
+        device, (n, per_shuffle) = self.device, self.rows.shape
+        stride = -(-len(shuffles) // self.group) * (-(-per_shuffle // _ROWS) * _ROWS)
+        rows = device.empty((n, stride), np.float32)
+        held, flip = self._shuffles(shuffles)
+        device.launch(
+            "glm_rows", blocks_for(n * stride, 256, device), 256, device.keep(self.rows), held, np.int32(n),
+            np.int32(len(shuffles)), np.int32(per_shuffle), flip, np.int32(stride), rows,
+        )  # fmt: skip
+        return rows
+
+    def _products(
+        self, rows: Any, residuals: Any, start: int, n_maps: int, out: Any, sse: Any, marks: Any
+    ) -> None:
+        """Maps of the slab of voxels that begins at `start`."""
+        glm, (n, per_shuffle) = self.glm, self.rows.shape
+        rank, is_f = glm.model.rank_effect, glm.model.is_f
+        width = min(self.slab, glm.n_voxels - start)
+        self.device.launch(
+            f"glm_maps<{'true' if is_f else 'false'}>", (-(-n_maps // self.group), -(-width // _COLUMNS)), 256,
+            rows, np.int32(rows.shape[1]), residuals, np.int64(residuals.shape[1]), np.int32(n), np.int32(n_maps),
+            np.int32(per_shuffle), np.int32(rank), np.float32(glm.df / rank if is_f else glm.df),
+            np.float32(cancels_below(n)), np.int32(width), out, np.int64(glm.n_voxels), np.int64(start),
+            np.int32(glm.smoother is not None), sse, marks,
+        )  # fmt: skip
+
+    def _settle_nan(self, shuffles: NDArray, maps: Any, sse: Any) -> None:
+        """Replace NaN by what float64 gives, and the SSE there."""
+        whole = self.device.full(len(shuffles), 0, np.int32)
+        for items, statistic, left in self._unsettled(shuffles, maps, 0, whole):
+            self._put(items, statistic, maps)
+            if self.glm.smoother:
+                self._put(items, left, sse)
+
+    def settle(self, shuffles: NDArray, maps: Any, chosen: NDArray[np.bool_]) -> None:
+        """Replace whole maps by what float64 gives."""
+        if self.glm.smoother:
+            for b in np.flatnonzero(chosen):
+                exact = self.device.upload(self.glm.exact_map(shuffles[b])[None])
+                voxels = np.arange(self.glm.n_voxels, dtype=np.int32)
+                items = self.device.upload(np.full_like(voxels, b)), self.device.upload(voxels)
+                self._put((len(voxels), *items), exact, maps)
+        elif chosen.any():
+            whole = self.device.upload(chosen.astype(np.int32))
+            for items, statistic, _ in self._unsettled(shuffles, maps, int(np.argmax(chosen)), whole):
+                self._put(items, statistic, maps)
+
+    def _unsettled(self, shuffles: NDArray, maps: Any, first: int, whole: Any) -> Iterator[tuple[tuple, Any, Any]]:
+        for n_items, number, voxel, _ in list_items(self.device, maps, first, "maps_list_unsettled", whole):
+            if self.data is not None:
+                found = self._exact(shuffles, number, voxel, n_items, self.data)
+            else:
+                chosen = [self.device.download(values)[:n_items] for values in (number, voxel)]
+                found = tuple(self.device.upload(values) for values in self.exact(shuffles, *chosen))
+            yield (n_items, number, voxel), *found
+
+    def _put(self, items: tuple, values: Any, maps: Any) -> None:
+        n_items, number, voxel = items
+        self.device.launch(
+            "maps_put", blocks_for(n_items, 256, self.device), 256, number, voxel, values, np.int32(n_items),
+            np.int64(self.glm.n_voxels), maps,
+        )  # fmt: skip
+
+    def _smooth(self, t: Any, sse: Any) -> None:
+        glm, device = self.glm, self.device
+        if glm.smoother is None:
+            return
+        n_maps, n_voxels = t.shape
+        blocks = blocks_for(n_maps * n_voxels, 256, device)
+        variance = device.empty(t.shape, np.float32)
+        device.launch(
+            "glm_variance",
+            blocks,
+            256,
+            sse,
+            device.keep(glm._norms),
+            np.int64(n_voxels),
+            np.int64(n_maps),
+            variance,
+        )
+        smoothed = glm.smoother.on_device(variance, device)
+        device.launch("glm_smooth_variance", blocks, 256, t, variance, smoothed, np.int64(n_maps * n_voxels))
+
+    def exact(self, shuffles: NDArray, number: NDArray, voxels: NDArray) -> tuple[Float64, Float64]:
+        """Statistic and SSE in float64 for pairs of a shuffle and a voxel; on the host."""
+        statistic, sse = np.zeros(len(number)), np.ones(len(number))
+        if self.is_null:
+            return statistic, sse
+        step = max(1, min(1 << 22, self.device.free_bytes() // (16 * len(self.rows) + 64)))
+        for start in range(0, len(number), step):
+            part = slice(start, start + step)
+            which, column = number[part].astype(np.int32), voxels[part].astype(np.int32)
+            data = self.data
+            if data is None:  # only the columns that are needed
+                needed, place = np.unique(column, return_inverse=True)
+                data, column = self.device.upload(self.glm.data[:, needed]), place.astype(np.int32)
+            items = self.device.upload(which), self.device.upload(column)
+            found = self._exact(shuffles, *items, len(which), data)
+            statistic[part], sse[part] = (self.device.download(values) for values in found)
+        return statistic, sse
+
+    def _exact(self, shuffles: NDArray, number: Any, column: Any, n_items: int, data: Any) -> tuple[Any, Any]:
+        glm, device, (n, per_shuffle) = self.glm, self.device, self.rows.shape
+        held, flip = self._shuffles(shuffles)
+        statistic, sse = device.empty(n_items, np.float64), device.empty(n_items, np.float64)
+        most = max(1, device.free_bytes() // 2 // (8 * n * _EXACT_THREADS))
+        blocks = min(-(-n_items // _EXACT_THREADS), _EXACT_RESIDENT * device.n_processors, most)
+        scratch = device.empty(blocks * _EXACT_THREADS * n, np.float64)
+        device.launch(
+            "glm_exact", blocks, _EXACT_THREADS, data, np.int64(data.shape[1]), number, column, np.int32(n_items),
+            device.keep(glm._basis), np.int32(glm._basis.shape[1]), device.keep(self.rows), held, np.int32(n),
+            np.int32(per_shuffle), flip, np.int32(glm.model.rank_effect), np.int32(glm.model.is_f),
+            np.float64(glm.df), scratch, statistic, sse,
+        )  # fmt: skip
+        return statistic, sse
+
 
 def smooth_variance(t: NDArray, variance: NDArray, smoothed: NDArray) -> NDArray:
     """t·√(variance / smoothed variance); factors common to all voxels of a map cancel."""
     ratio = np.divide(variance, smoothed, out=np.zeros_like(t), where=smoothed > 0)
-    return t * np.sqrt(ratio)
+    with np.errstate(invalid="ignore"):  # where an SSE cancelled, in maps that are replaced as a whole
+        return t * np.sqrt(ratio)
 
 
 def f_to_z_exact(f: ArrayLike, df1: float, df2: float) -> Float64:
@@ -459,40 +685,67 @@ def f_to_z_exact(f: ArrayLike, df1: float, df2: float) -> Float64:
     return np.where(f > 0, -ndtri_exp(log_tail), 0.0)
 
 
+_Z_BITS = 16
+"""Leading bits of a float32 that choose the interval: 128 intervals from each power of two to the next."""
+
+
 @lru_cache(maxsize=16)
-def _z_table(df1: int, df2: int) -> tuple[float, float, Float64]:
-    """Start and spacing in log F, and the cubic of every interval, from z = 0 to F = 1e15."""
-    start, end, n = np.log(fdtri(df1, df2, 0.5)), np.log(1e15), 4096
-    u = np.linspace(start, end, n + 1)
-    spline = CubicSpline(u, f_to_z_exact(np.exp(u), df1, df2))
-    return float(start), float(u[1] - u[0]), np.ascontiguousarray(spline.c.T)
+def _z_table(df1: int, df2: int) -> tuple[int, Float64]:
+    """Number of the first interval, and a cubic in the position within each, from z = 0 to F = 1e15.
+
+    Intervals hold the float32 numbers that share their first bits, so that neither device takes a logarithm.
+    Cubic Hermite interpolation; the slope of z is that of a spline through z as a function of log F.
+    """
+    rest = 32 - _Z_BITS
+    ends = np.array([fdtri(df1, df2, 0.5), 1e15], dtype=np.float32).view(np.int32) >> rest
+    bits = np.arange(ends[0], ends[1] + 2, dtype=np.int32) << rest
+    f = bits.view(np.float32).astype(np.float64)
+    z = f_to_z_exact(f, df1, df2)
+    slope = CubicSpline(np.log(f), z)(np.log(f), 1) / f
+    width, a, b = np.diff(f), z[:-1], z[1:]
+    rise_a, rise_b = slope[:-1] * width, slope[1:] * width
+    cubic = [2 * (a - b) + rise_a + rise_b, 3 * (b - a) - 2 * rise_a - rise_b, rise_a, a]
+    return int(ends[0]), np.ascontiguousarray(np.stack(cubic, axis=1))
 
 
 @loop
-def _interpolate_z(f, start, step, cubics, out):
-    for i in range(len(f)):
+def _interpolate_z(number, rest, first, cubics, out):
+    """`number`: the bits of F, of which the last `rest` are the position in an interval."""
+    scale = np.float64(1 << rest)
+    for i in range(len(number)):
         out[i] = np.float32(0)
-        if f[i] > 0:
-            u = np.log(np.float64(f[i])) - start
-            if u > 0:
-                k = min(int(u / step), len(cubics) - 1)
-                d = min(u - k * step, step)
-                c = cubics[k]
-                out[i] = max(((c[0] * d + c[1]) * d + c[2]) * d + c[3], 0.0)
+        k = (number[i] >> rest) - first
+        if number[i] > 0 and k >= 0:
+            d = np.float64(number[i] & ((1 << rest) - 1)) / scale
+            if k >= len(cubics):
+                k, d = len(cubics) - 1, 1.0
+            c = cubics[k]
+            out[i] = np.float32(max(((c[0] * d + c[1]) * d + c[2]) * d + c[3], 0.0))
 
 
-def f_to_z(f: Float32, df1: int, df2: int) -> Float32:
-    """Like `f_to_z_exact` to 1e-7, for whole maps and for enhancement: 0 also where z would be negative.
+def f_to_z(f: Any, df1: int, df2: int, device: Device | None = None) -> Any:
+    """Like `f_to_z_exact` in float32, for whole maps and for enhancement: 0 also where z would be negative.
 
     Parameters
     ----------
     f : float32 array
     df1, df2 : int
         Degrees of freedom of numerator and denominator.
+    device : Device, optional
+        Where the maps are, and z will be.
     """
-    out = np.empty(f.shape, dtype=np.float32)
-    if df1 and f.size:
-        _interpolate_z(f.reshape(-1), *_z_table(df1, df2), out.reshape(-1))
-    else:
-        out[:] = 0
+    shape, size = f.shape, int(np.prod(f.shape))
+    if device is not None:
+        if not (df1 and size):
+            return device.full(shape, 0, np.float32)
+        z, (first, cubics) = device.empty(shape, np.float32), _z_table(df1, df2)
+        device.launch(
+            "glm_f_to_z", blocks_for(size, 256, device), 256, f, np.int64(size), np.int32(first),
+            np.int32(len(cubics)), np.int32(_Z_BITS), device.keep(cubics), z,
+        )  # fmt: skip
+        return z
+    out = np.zeros(shape, dtype=np.float32)
+    if df1 and size:
+        bits = np.ascontiguousarray(f, dtype=np.float32).view(np.int32)
+        _interpolate_z(bits.reshape(-1), 32 - _Z_BITS, *_z_table(df1, df2), out.reshape(-1))
     return out

@@ -5,24 +5,28 @@ shuffle needs of it: the steps of TFCE and the observed maps. `ObservedTest.run`
 ``start … stop − 1`` → a small `BlockResult`. A `Tally` adds results up in any order. The bits depend neither on
 the order nor on how the range was cut.
 
-The engine knows arrays only: no image, no file, no option of a command.
+The engine knows arrays only: no image, no file, no option of a command. Where the model has a device, the maps of a
+batch are made there and stay there; what leaves are maxima, counts and sums.
 """
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox.cluster import cluster_maps, cluster_maxima, label
-from gpuvox.compiled import loop
-from gpuvox.glm import TIE, f_to_z
+from gpuvox.cluster import cluster_maps, cluster_maxima, normalised_extents
+from gpuvox.device import Device, OutOfDeviceMemory
+from gpuvox.glm import f_to_z
 from gpuvox.grid import Grid
+from gpuvox.maps import close_to_maximum, count_below, extremes, near_ties, normalise, sum_up, ties_everywhere
 from gpuvox.shuffle import ImportedShuffler, Shuffler
 from gpuvox.tfce import Enhancer, LevelOverflow, Tfce, step_size
 
@@ -35,6 +39,8 @@ CLUSTER_KINDS = {"clustere": 0, "clusterm": 1}
 """Statistics of clusters: extent and mass, as `cluster` returns them."""
 
 Maps = dict[str, NDArray]
+MapsAnywhere = dict[str, Any]
+"""Maps by statistic, on the host or on a device."""
 Float32 = NDArray[np.float32]
 
 
@@ -49,9 +55,14 @@ class StatisticModel(Protocol):
     def f_dfs(self) -> tuple[int, int] | None: ...
     @property
     def has_exact(self) -> bool: ...
-    def maps(self, shuffles: NDArray) -> Float32: ...
+    @property
+    def device(self) -> Device | None: ...
+    def equivalent(self, shuffles: NDArray) -> NDArray[np.bool_]: ...
+    def maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_] | None = None) -> Any: ...
+    def settle(self, shuffles: NDArray, maps: Any, chosen: NDArray[np.bool_]) -> None: ...
     def exact_map(self, shuffle: NDArray) -> NDArray[np.float64]: ...
-    def exact(self, shuffle: NDArray, voxels: NDArray[np.int64]) -> NDArray[np.float64]: ...
+    def exact(self, shuffles: NDArray, number: NDArray, voxels: NDArray) -> NDArray[np.float64]: ...
+    def release(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -127,10 +138,20 @@ class BlockResult:
 
     start: int
     stop: int
-    maxima: Maps
+    maxima: Maps = field(default_factory=dict)
     below: Maps = field(default_factory=dict)
     total: Maps = field(default_factory=dict)
     nonzero: Maps = field(default_factory=dict)
+
+    def followed_by(self, other: BlockResult) -> BlockResult:
+        """What both contribute, where the other begins at this one's end."""
+        joined = BlockResult(self.start, other.stop)
+        for kind, values in self.maxima.items():
+            joined.maxima[kind] = np.concatenate([values, other.maxima[kind]], axis=1)
+        for name in ("below", "total", "nonzero"):
+            for kind, values in getattr(self, name).items():
+                getattr(joined, name)[kind] = values + getattr(other, name)[kind]
+        return joined
 
 
 class Tally:
@@ -186,7 +207,7 @@ class PermutationTest:
     Parameters
     ----------
     model : StatisticModel
-        Gives statistic maps for shuffles.
+        Gives statistic maps for shuffles; its device is where everything takes place.
     grid : Grid
         Mask and neighbourhood of the voxels.
     shuffler : Shuffler
@@ -208,6 +229,11 @@ class PermutationTest:
     signs: int = 1
     level_cap: int = 512
 
+    @property
+    def device(self) -> Device | None:
+        """Where the maps are; None is the CPU."""
+        return self.model.device
+
     def observe(self) -> ObservedTest:
         """Evaluate shuffle 0 and fix what the other shuffles are measured against.
 
@@ -215,36 +241,52 @@ class PermutationTest:
         -------
         ObservedTest
         """
+        with self.device.lock if self.device else nullcontext():
+            return _on(self.device, self._observe)
+
+    def _observe(self) -> ObservedTest:
         # In float64, rounded once: one unit in the last place of the maximum adds or drops a step of TFCE.
         exact = self.model.exact_map(self.shuffler.shuffles(0, 1)[0])
         statistic = exact.astype(np.float32)[None]
-        enhancer = None
+        maps = self._upload(statistic)
+        enhancer = self._enhancer(exact[None], maps)
+        return ObservedTest(self, enhancer, statistic[0], self._download(self._values(maps, enhancer)))
+
+    def _enhancer(self, exact: NDArray[np.float64], maps: Any) -> Enhancer | None:
+        """TFCE with the steps that the unshuffled map asks for."""
         tfce = self.statistics.tfce
-        if tfce is not None:
-            # A step of 0 (no positive value, or a sign that is not wanted) leaves that sign blank.
-            peaks = _extremes(exact[None] if self.model.f_dfs is None else self._enhanceable(statistic))[:, 0]
-            up = step_size(peaks[0], tfce)
-            down = step_size(peaks[1], tfce) if self.signs == 2 else 0.0
-            enhancer = Enhancer(self.grid, tfce, (up, down), self.level_cap)
-        return ObservedTest(self, enhancer, statistic[0], self._values(statistic, enhancer))
+        if tfce is None:
+            return None
+        # A step of 0 (no positive value, or a sign that is not wanted) leaves that sign blank.
+        peaks = extremes(exact) if self.model.f_dfs is None else extremes(self._enhanceable(maps), self.device)
+        up = step_size(peaks[0, 0], tfce)
+        down = step_size(peaks[1, 0], tfce) if self.signs == 2 else 0.0
+        return Enhancer(self.grid, tfce, (up, down), self.level_cap, self.device)
+
+    def _upload(self, maps: NDArray) -> Any:
+        return maps if self.device is None else self.device.upload(maps)
+
+    def _download(self, maps: MapsAnywhere) -> Maps:
+        return {k: v if self.device is None else self.device.download(v) for k, v in maps.items()}
 
     def with_cap(self, needed: int) -> PermutationTest:
         """The same test, prepared for at least `needed` steps of TFCE."""
         return replace(self, level_cap=max(1 << (needed - 1).bit_length(), 2 * self.level_cap))
 
-    def _enhanceable(self, statistic: Float32) -> Float32:
+    def _enhanceable(self, statistic: Any) -> Any:
         """The maps that TFCE sees: t, or the z equivalent of F."""
-        return statistic if self.model.f_dfs is None else f_to_z(statistic, *self.model.f_dfs)
+        return statistic if self.model.f_dfs is None else f_to_z(statistic, *self.model.f_dfs, self.device)
 
-    def _values(self, statistic: Float32, enhancer: Enhancer | None, kinds: tuple[str, ...] = ()) -> Maps:
+    def _values(self, statistic: Any, enhancer: Enhancer | None, kinds: tuple[str, ...] = ()) -> MapsAnywhere:
         """Values at every voxel, (B, V) each: positive for the map, negative for its negative."""
         wanted = self.statistics
-        maps: Maps = {}
+        maps: MapsAnywhere = {}
         for kind in kinds or wanted.kinds:
             if kind == "vox":
                 maps[kind] = statistic
             elif kind in CLUSTER_KINDS:
-                maps[kind] = cluster_maps(statistic, self.grid, wanted.threshold(kind))[CLUSTER_KINDS[kind]]
+                found = cluster_maps(statistic, self.grid, wanted.threshold(kind), device=self.device)
+                maps[kind] = found[CLUSTER_KINDS[kind]]
             elif kind == "tfce" and enhancer is not None:
                 maps[kind] = enhancer.maps(self._enhanceable(statistic))
         return maps
@@ -280,11 +322,17 @@ class ObservedTest:
         return self.test.shuffler.n
 
     @property
+    def device(self) -> Device | None:
+        """Where the maps are; None is the CPU."""
+        return self.test.device
+
+    @property
     def batch(self) -> int:
         """Shuffles worth holding at a time."""
         wide = bool(self.test.statistics.uncorrected or self.test.statistics.two_pass)
         per_map = self.test.model.n_voxels * (16 if wide else 4)
-        size = int(np.clip(BATCH_BYTES // max(per_map, 1), 1, 1024))
+        room = BATCH_BYTES if self.device is None else self.device.free_bytes() // 8
+        size = int(np.clip(room // max(per_map, 1), 1, 1024))
         return 1 << (size.bit_length() - 1)
 
     @property
@@ -309,34 +357,64 @@ class ObservedTest:
             A map has more steps of TFCE than were prepared for; start again from `PermutationTest.with_cap`.
         """
         shuffles = self.test.shuffler.shuffles(start, stop)
-        statistic = self.test.model.maps(shuffles)
-        self._settle_ties(shuffles, statistic)
+        equivalent = self.test.model.equivalent(shuffles)
+        if self.device is None:
+            return self._run(start, shuffles, equivalent, callback)
+        with self.device.lock:  # other threads make their shuffles meanwhile
+            return self._run_in_parts(start, shuffles, equivalent, callback)
+
+    def _run_in_parts(
+        self,
+        start: int,
+        shuffles: NDArray,
+        equivalent: NDArray[np.bool_],
+        callback: Callable[[int, Maps], None] | None,
+    ) -> BlockResult:
+        """In one go, or, where the device has not enough memory for that, in halves."""
+        if len(shuffles) == 1:
+            return _on(self.device, lambda: self._run(start, shuffles, equivalent, callback))
+        try:
+            return self._run(start, shuffles, equivalent, callback)
+        except OutOfDeviceMemory:
+            pass
+        if self.device is not None:
+            gc.collect()  # what failed may still hold arrays
+            self.device.release()
+        middle = len(shuffles) // 2
+        first = self._run_in_parts(start, shuffles[:middle], equivalent[:middle], callback)
+        return first.followed_by(
+            self._run_in_parts(start + middle, shuffles[middle:], equivalent[middle:], callback)
+        )
+
+    def _run(
+        self,
+        start: int,
+        shuffles: NDArray,
+        equivalent: NDArray[np.bool_],
+        callback: Callable[[int, Maps], None] | None,
+    ) -> BlockResult:
+        stop = start + len(shuffles)
+        statistic = self.test.model.maps(shuffles, equivalent)
+        # Data can make a map the observed one, or its negative, where the design does not: a subject that is there
+        # twice, few distinct images. Clusters and TFCE must then tie too.
+        self.test.model.settle(shuffles, statistic, ties_everywhere(statistic, self.statistic, self.device))
         if self.local_mean:
             return self._second_pass(start, stop, statistic)
         wanted = self.test.statistics
-        maps: Maps = {}
+        maps: MapsAnywhere = {}
         if wanted.uncorrected or wanted.two_pass or callback:
             maps = self.test._values(statistic, self.enhancer, self.kinds)
-        if callback:
-            for b in range(stop - start):
-                callback(start + b, {kind: values[b] for kind, values in maps.items()})
         result = BlockResult(start, stop, self._maxima(start, shuffles, statistic, maps))
         if wanted.uncorrected:
             for kind, values in maps.items():
                 result.below[kind] = self._below(start, shuffles, kind, values)
         if wanted.two_pass:
             self._sum_up(maps, result)
+        if callback:
+            on_host = self.test._download(maps)
+            for b in range(stop - start):
+                callback(start + b, {kind: values[b] for kind, values in on_host.items()})
         return result
-
-    def _settle_ties(self, shuffles: NDArray, statistic: Float32) -> None:
-        """Compute in float64 the maps that may be the observed map, or its negative, at every voxel.
-
-        Data can make them so where the design does not: a subject that is there twice, few distinct images.
-        Clusters and TFCE must then tie too.
-        """
-        for b in range(len(statistic)):
-            if _ties_everywhere(statistic[b], self.statistic):
-                statistic[b] = self.test.model.exact_map(shuffles[b])
 
     def in_units(self, kind: str, values: NDArray, row: int) -> NDArray:
         """Values of a statistic in FSL's units: integer scores of TFCE become numbers."""
@@ -346,65 +424,51 @@ class ObservedTest:
 
     # -- maxima ------------------------------------------------------------------------------------------------
 
-    def _maxima(self, start: int, shuffles: NDArray, statistic: Float32, maps: Maps) -> Maps:
-        wanted = self.test.statistics
+    def _maxima(self, start: int, shuffles: NDArray, statistic: Any, maps: MapsAnywhere) -> Maps:
+        wanted, device = self.test.statistics, self.device
         maxima: Maps = {}
         for kind in self.kinds:
             if kind == "vox":
                 maxima[kind] = self._voxel_maxima(start, shuffles, statistic)
             elif kind in maps:
-                maxima[kind] = _extremes(maps[kind])
+                maxima[kind] = extremes(maps[kind], device)
             elif kind == "tfce" and self.enhancer is not None:
                 maxima[kind] = self.enhancer.maxima(self.test._enhanceable(statistic))
             else:
-                maxima[kind] = cluster_maxima(statistic, self.test.grid, wanted.threshold(kind))[
-                    CLUSTER_KINDS[kind]
-                ]
+                found = cluster_maxima(statistic, self.test.grid, wanted.threshold(kind), device=device)
+                maxima[kind] = found[CLUSTER_KINDS[kind]]
         return maxima
 
-    def _voxel_maxima(self, start: int, shuffles: NDArray, statistic: Float32) -> NDArray[np.float32]:
+    def _voxel_maxima(self, start: int, shuffles: NDArray, statistic: Any) -> NDArray[np.float32]:
         """(2, B) Maxima; the voxels that decide them are computed in float64, so that ties are ties."""
-        maxima = _extremes(statistic).astype(np.float32)
+        maxima = extremes(statistic, self.device)
         if not self.test.model.has_exact:
             return maxima
-        for b in range(1 if start == 0 else 0, len(statistic)):
-            for row, sign in enumerate((1, -1)[: self.test.signs]):
-                if maxima[row, b] <= 0:
-                    continue
-                close = _close_to_maximum(statistic[b], np.float32(sign), maxima[row, b])
-                exact = self.test.model.exact(shuffles[b], close).astype(np.float32)
-                maxima[row, b] = (sign * exact).max()
+        first = 1 if start == 0 else 0
+        for row, sign in enumerate((1, -1)[: self.test.signs]):
+            items = close_to_maximum(statistic, first, sign, maxima[row], self.device)
+            exact = sign * self.test.model.exact(shuffles, items.map, items.voxel).astype(np.float32)
+            maxima[row, np.unique(items.map)] = -np.inf
+            np.maximum.at(maxima[row], items.map, exact)
         return maxima
 
     # -- counts ------------------------------------------------------------------------------------------------
 
-    def _below(self, start: int, shuffles: NDArray, kind: str, values: NDArray) -> NDArray[np.int64]:
+    def _below(self, start: int, shuffles: NDArray, kind: str, values: Any) -> NDArray[np.int64]:
         """(2, V) How many of these maps, and of their negatives, lie strictly below the observed value."""
-        observed = self.observed[kind][0]
-        if kind == "vox":
-            below = _count_below(values, observed, False)
-            if self.test.model.has_exact:
-                self._recount_ties(start, shuffles, values, observed, below)
-            return below
-        return _count_below(values, observed, True)
+        observed = self.observed[kind]
+        below = count_below(values, observed, kind != "vox", self.device)
+        if kind == "vox" and self.test.model.has_exact:
+            self._recount_ties(start, shuffles, values, below)
+        return below
 
-    def _recount_ties(
-        self,
-        start: int,
-        shuffles: NDArray,
-        values: Float32,
-        observed: Float32,
-        below: NDArray[np.int64],
-    ) -> None:
+    def _recount_ties(self, start: int, shuffles: NDArray, values: Any, below: NDArray[np.int64]) -> None:
         """Compare again in float64 where float32 cannot tell below from equal."""
-        for b in range(1 if start == 0 else 0, len(values)):
-            close = _near_ties(values[b], observed)
-            if not len(close):
-                continue
-            exact = self.test.model.exact(shuffles[b], close).astype(np.float32)
-            rough, target = values[b, close], observed[close]
-            below[0, close] += (exact < target).astype(np.int64) - (rough < target)
-            below[1, close] += (exact > target).astype(np.int64) - (rough > target)
+        items = near_ties(values, 1 if start == 0 else 0, self.statistic, self.device)
+        exact = self.test.model.exact(shuffles, items.map, items.voxel).astype(np.float32)
+        target = self.statistic[items.voxel]
+        np.add.at(below[0], items.voxel, (exact < target).astype(np.int64) - (items.value < target))
+        np.add.at(below[1], items.voxel, (exact > target).astype(np.int64) - (items.value > target))
 
     # -- two-pass scheme -----------------------------------------------------------------------------------------
 
@@ -413,16 +477,14 @@ class ObservedTest:
         """Bits to drop from TFCE's integer scores so that their sum over all shuffles fits in 63 bits."""
         return max(self.n - 1, 1).bit_length()
 
-    def _sum_up(self, maps: Maps, result: BlockResult) -> None:
+    def _sum_up(self, maps: MapsAnywhere, result: BlockResult) -> None:
         for kind in ("clustere", "tfce"):
             if kind in maps:
-                values = maps[kind]
-                is_score = values.dtype == np.int64 and kind == "tfce"
-                positive, negative = np.maximum(values, 0), np.maximum(-values, 0)
-                if is_score:
-                    positive, negative = positive >> self._shift, negative >> self._shift
-                result.total[kind] = np.stack([positive.sum(axis=0), negative.sum(axis=0)])
-                result.nonzero[kind] = np.stack([(values > 0).sum(axis=0), (values < 0).sum(axis=0)])
+                shift = self._shift if kind == "tfce" else 0
+                # 2^-30 of the observed maximum leaves room for sums of 2^23 times that before anything is rounded.
+                peak = float(np.abs(self.observed[kind]).max(initial=0)) or 1.0
+                quantum = 2.0 ** (math.frexp(peak)[1] - 30)
+                result.total[kind], result.nonzero[kind] = sum_up(maps[kind], shift, quantum, self.device)
 
     def sums(self, tally: Tally) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
         """Sums over all permutations in the statistic's units, and counts of the non-zero ones, (2, V) each."""
@@ -450,111 +512,48 @@ class ObservedTest:
                 mean = np.maximum(mean, np.sort(mean, axis=1)[:, rank : rank + 1])
             means[kind] = mean
         second = replace(self, local_mean=means)
-        statistic = self.test.model.maps(self.test.shuffler.shuffles(0, 1))
-        return replace(second, observed=second._normalised(statistic))
+        with self.device.lock if self.device else nullcontext():
+            return _on(self.device, second._with_observed)
 
-    def _second_pass(self, start: int, stop: int, statistic: Float32) -> BlockResult:
+    def _with_observed(self) -> ObservedTest:
+        """The second pass with its own observed values."""
+        statistic = self.test.model.maps(self.test.shuffler.shuffles(0, 1))
+        return replace(self, observed=self.test._download(self._normalised(statistic)))
+
+    def _second_pass(self, start: int, stop: int, statistic: Any) -> BlockResult:
         maps = self._normalised(statistic)
-        result = BlockResult(start, stop, {kind: _extremes(values) for kind, values in maps.items()})
+        result = BlockResult(start, stop, {kind: extremes(values, self.device) for kind, values in maps.items()})
         if self.test.statistics.uncorrected:
             for kind, values in maps.items():
-                result.below[kind] = _count_below(values, self.observed[kind][0], True)
+                result.below[kind] = count_below(values, self.observed[kind], True, self.device)
         return result
 
-    def _normalised(self, statistic: Float32) -> Maps:
+    def _normalised(self, statistic: Any) -> MapsAnywhere:
         """(B, V) Values over their local means, signed as the maps of the first pass."""
-        maps: Maps = {}
+        maps: MapsAnywhere = {}
         if "clustere" in self.local_mean:
-            maps["clustern"] = np.stack([self._normalised_extent(t) for t in statistic])
+            threshold = self.test.statistics.threshold("clustere")
+            maps["clustern"] = normalised_extents(
+                statistic, self.test.grid, threshold, self.local_mean["clustere"], self.device
+            )
         if "tfce" in self.local_mean and self.enhancer is not None:
             scores = self.enhancer.maps(self.test._enhanceable(statistic))
-            out = np.zeros(scores.shape)
-            for row, sign in enumerate((1, -1)):
-                mean = self.local_mean["tfce"][row]
-                value = self.enhancer.to_float(np.maximum(sign * scores, 0), row)
-                out += sign * np.divide(value, mean, out=np.zeros_like(out), where=mean > 0)
-            maps["tfcen"] = out
+            worth = np.ones(1)
+            scales = tuple(float(self.enhancer.to_float(worth, row)[0]) for row in (0, 1))
+            maps["tfcen"] = normalise(scores, (scales[0], scales[1]), self.local_mean["tfce"], self.device)
         return maps
 
-    def _normalised_extent(self, t: Float32) -> NDArray[np.float64]:
-        """(V,) Extent of each cluster over the mean of the local means of its voxels."""
-        threshold = self.test.statistics.threshold("clustere")
-        out = np.zeros(len(t))
-        for row, sign in enumerate((1, -1)):
-            labels, n = label(sign * t, self.test.grid, threshold)
-            if n:
-                size = np.bincount(labels, minlength=n + 1)
-                mean = np.bincount(labels, weights=self.local_mean["clustere"][row], minlength=n + 1) / size
-                value = np.divide(size, mean, out=np.zeros(n + 1), where=mean > 0)
-                value[0] = 0
-                out += sign * value[labels]
-        return out
+
+Result = TypeVar("Result")
 
 
-def _extremes(maps: NDArray) -> NDArray:
-    """(2, B) Largest value of each map and of its negative."""
-    if not maps.shape[1]:
-        return np.zeros((2, len(maps)), dtype=maps.dtype)
-    return np.stack([maps.max(axis=1), -maps.min(axis=1)])
-
-
-@loop
-def _close_to_maximum(values, sign, maximum):
-    """Voxels within rounding of the maximum."""
-    bound = maximum - np.float32(TIE) * max(maximum, np.float32(1))
-    count = 0
-    for v in range(len(values)):
-        count += sign * values[v] >= bound
-    out = np.empty(count, np.int64)
-    count = 0
-    for v in range(len(values)):
-        if sign * values[v] >= bound:
-            out[count] = v
-            count += 1
-    return out
-
-
-@loop
-def _near_ties(values, observed):
-    """Voxels whose value is within rounding of the observed one; voxels that are 0 in both are left out."""
-    out = np.empty(len(values), np.int64)
-    count = 0
-    for v in range(len(values)):
-        scale = max(abs(observed[v]), np.float32(1))
-        if abs(values[v] - observed[v]) <= np.float32(TIE) * scale and (values[v] != 0 or observed[v] != 0):
-            out[count] = v
-            count += 1
-    return out[:count]
-
-
-@loop
-def _ties_everywhere(values, observed):
-    """Whether a map is within rounding of the observed one or of its negative; decided at the first voxel, mostly."""
-    same, opposite = True, True
-    for v in range(len(values)):
-        bound = np.float32(TIE) * max(abs(observed[v]), np.float32(1))
-        same &= abs(values[v] - observed[v]) <= bound
-        opposite &= abs(values[v] + observed[v]) <= bound
-        if not (same or opposite):
-            return False
-    return True
-
-
-@loop
-def _count_below(values, observed, disjoint):
-    """(2, V) Maps below the observed value, and negated maps below its negative.
-
-    `disjoint`: the two signs are separate statistics, each 0 where the other is not (TFCE, clusters).
-    """
-    zero = values.dtype.type(0)
-    below = np.zeros((2, values.shape[1]), np.int64)
-    for b in range(values.shape[0]):
-        for v in range(values.shape[1]):
-            value, target = values[b, v], observed[v]
-            if disjoint:
-                below[0, v] += max(value, zero) < max(target, zero)
-                below[1, v] += max(-value, zero) < max(-target, zero)
-            else:
-                below[0, v] += value < target
-                below[1, v] += value > target
-    return below
+def _on(device: Device | None, work: Callable[[], Result]) -> Result:
+    """Do something; if the device runs out of memory, once more after it has let go of what it only kept for later."""
+    try:
+        return work()
+    except OutOfDeviceMemory:
+        if device is None:
+            raise
+    gc.collect()  # what failed may still hold arrays
+    device.forget()
+    return work()

@@ -10,13 +10,15 @@ Variance smoothing: T. E. Nichols and A. P. Holmes, Human Brain Mapping 15:1-25 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import correlate1d, maximum_filter1d, minimum_filter1d
 
-from .grid import Grid
+from gpuvox.device import Device, blocks_for
+from gpuvox.grid import Grid
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -98,6 +100,32 @@ class MaskedGaussian:
         if values.ndim not in (1, 2) or values.shape[-1] != self.grid.n_voxels:
             raise ValueError(f"maps of shape {values.shape} do not fit a mask of {self.grid.n_voxels} voxels")
         return self._smooth(np.atleast_2d(values), self._norm).reshape(values.shape)
+
+    def on_device(self, maps: Any, device: Device) -> Any:
+        """Smooth maps (B, V) float32 that are on a device, to the same bits (``kernels/smooth.cu``)."""
+        padded = self.grid.padded
+        n_maps, n_voxels = maps.shape
+        out = device.empty(maps.shape, np.float32)
+        index, norm = device.keep(padded.index), device.keep(self._norm)
+        at_a_time = int(np.clip(int(0.8 * device.free_bytes()) // (8 * padded.size), 1, max(n_maps, 1)))
+        for start in range(0, n_maps, at_a_time):
+            part = device.rows(maps, start, min(start + at_a_time, n_maps))
+            count = np.int64(n_voxels), np.int64(part.shape[0]), np.int64(padded.size)
+            one = device.full((part.shape[0], padded.size), 0, np.float32)
+            other = device.empty((part.shape[0], padded.size), np.float32)
+            blocks = blocks_for(part.shape[0] * padded.size, 256, device)
+            device.launch("smooth_fill", blocks, 256, part, index, *count, one)
+            step = 1
+            for weights, length in zip(self._weights, padded.shape):
+                device.launch(
+                    "smooth_pass", blocks, 256, one, *count[1:], np.int32(step), np.int32(length),
+                    device.keep(weights), np.int32(len(weights) - 1), other,
+                )  # fmt: skip
+                one, other = other, one
+                step *= length
+            target = device.rows(out, start, start + part.shape[0])
+            device.launch("smooth_gather", blocks, 256, one, index, *count, norm, target)
+        return out
 
     def exact(self, maps: ArrayLike) -> NDArray[np.float64]:
         """Smooth with sums in float64, with scipy: for the map that everything else is measured against.

@@ -31,6 +31,8 @@ so every growth of a component at level k, by one voxel or by a union, adds (S[n
 each of its peaks. All peaks of a component grow alike from then on: one accumulator at the root, an offset at each
 peak. The order of events within a level does not matter. A voxel's score is the final total of its label less what
 the label had gathered above the voxel's level: A = (total so far) − S[n]·C[k].
+
+**On a GPU** (``kernels/tfce.cu``) a block of threads enhances a map, with the same tables and so the same scores.
 """
 
 from __future__ import annotations
@@ -39,13 +41,16 @@ import math
 from collections import namedtuple
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from gpuvox.compiled import inner
+from gpuvox.device import Device
 from gpuvox.grid import CONNECTIVITIES, Grid, neighbour_steps
+from gpuvox.maps import extremes
 
 __all__ = ["Enhancer", "LevelOverflow", "LevelTable", "Tfce", "level_table", "step_size"]
 
@@ -53,6 +58,7 @@ MAX_LEVELS = 1 << 22
 """Most steps of height that are handled: float32 sums of δ stop growing soon after."""
 CODE_LEVELS = 32_000
 """Most steps that fit the int16 codes of the fast kernel; more go through `_grow`."""
+NOT_FINITE = "a statistic map has a value that is not a number; TFCE needs finite values"
 STEPS_TO_MAXIMUM = 100
 """FSL: δ is a hundredth of the maximum of the unpermuted map."""
 
@@ -248,7 +254,7 @@ def _thresholds(step: np.float32, n: int) -> NDArray[np.float32]:
 def _levels_needed(table: LevelTable, peak: float) -> int:
     """Number of levels of a map of this maximum."""
     if not math.isfinite(peak):
-        raise ValueError("a statistic map has a value that is not a number; TFCE needs finite values")
+        raise ValueError(NOT_FINITE)
     if not table.delta or peak <= 0:
         return 0
     if peak / table.delta > MAX_LEVELS:
@@ -279,14 +285,17 @@ class Enhancer:
         Step for the maps and for their negatives (`step_size`). 0 or None leaves a sign blank: score 0 everywhere.
     cap : int
         Number of levels of the tables.
+    device : Device, optional
+        Where the maps are; the CPU by default. The scores do not depend on it.
     """
 
     grid: Grid
     options: Tfce
     deltas: tuple[float | None, float | None]
     cap: int = 512
+    device: Device | None = None
 
-    def maxima(self, stat: NDArray[np.float32]) -> NDArray:
+    def maxima(self, stat: Any) -> NDArray:
         """Maximum of the enhanced map and of the enhanced negative, for each map.
 
         Parameters
@@ -295,7 +304,7 @@ class Enhancer:
 
         Returns
         -------
-        (2, B) int64 (float64 if exact)
+        (2, B) int64 (float64 if exact), on the host
             Scores; `to_float` turns them into FSL's units.
 
         Raises
@@ -307,7 +316,7 @@ class Enhancer:
         """
         return self._run(stat, False)[0]
 
-    def maps(self, stat: NDArray[np.float32]) -> NDArray:
+    def maps(self, stat: Any) -> Any:
         """Score at each voxel: of the map where it is positive, minus that of its negative where it is negative.
 
         Parameters
@@ -343,9 +352,23 @@ class Enhancer:
         up, down = (level_table(d or 0.0, self.options, self.grid.n_voxels, self.cap) for d in self.deltas)
         return up, down
 
+    @property
+    def by_height(self) -> bool:
+        """Whether voxels are taken one by one: for the exact integral, and for more levels than int16 holds."""
+        return self.options.exact or self.cap > CODE_LEVELS
+
     @cached_property
     def _layout(self) -> _Layout:
         return _layout(self.grid)
+
+    @cached_property
+    def _size_table(self) -> NDArray:
+        """S, or n^E where exact."""
+        if not self.options.exact:
+            return self.tables[0].sizes
+        sizes = np.arange(self.grid.n_voxels + 1.0) ** self.options.E
+        sizes[0] = 0
+        return sizes
 
     @cached_property
     def _levels(self) -> _Levels:
@@ -361,14 +384,16 @@ class Enhancer:
             np.diff(up.sizes, append=0),
         )
 
-    def _run(self, stat: NDArray[np.float32], full: bool) -> tuple[NDArray, NDArray]:
+    def _run(self, stat: Any, full: bool) -> tuple[NDArray, Any]:
         """(maxima, maps); maps are empty unless `full`."""
         if stat.ndim != 2 or stat.shape[1] != self.grid.n_voxels:
             raise ValueError(
                 f"statistic maps of shape {stat.shape} are not (maps, {self.grid.n_voxels}), as the mask has it"
             )
+        if self.device is not None:
+            return _enhance_on(self.device, self, stat, full)
         stat = np.ascontiguousarray(stat, dtype=np.float32)
-        if self.options.exact or self.cap > CODE_LEVELS:
+        if self.by_height:
             return self._sorted(stat)
         maxima = np.zeros((2, len(stat)), dtype=np.int64)
         maps = np.zeros((len(stat) if full else 0, stat.shape[1]), dtype=np.int64)
@@ -380,6 +405,33 @@ class Enhancer:
             if failed:
                 self._overflow(stat)
         return maxima, maps
+
+    # What follows is for devices: arrays that stay the same, so that they are copied there once.
+
+    @cached_property
+    def _edge_room(self) -> list[int]:
+        """Room for edges of a map; grows when a map needs more."""
+        share = 0.75 if self.options.connectivity == 6 else 1.0
+        return [int(share * self.grid.n_voxels) + 32]
+
+    @cached_property
+    def _peak_tables(self) -> tuple[NDArray, NDArray, NDArray]:
+        """Thresholds, weights w_k and 1/δ of both signs."""
+        up, down = self.tables
+        per_step = np.array([1 / t.delta if t.delta else 0 for t in self.tables], dtype=np.float32)
+        weights = np.stack([np.diff(t.weights, prepend=0) for t in self.tables])
+        return np.stack([up.thresholds, down.thresholds]), weights, per_step
+
+    @cached_property
+    def _height_tables(self) -> list[tuple[NDArray, NDArray, float]]:
+        """Thresholds, C and 1/δ of either sign; of no meaning where exact."""
+        if self.options.exact:
+            return [(np.zeros(1, dtype=np.float32), np.zeros(1), 0.0)] * 2
+        return [(t.thresholds, t.weights, 1 / t.delta if t.delta else 0.0) for t in self.tables]
+
+    @cached_property
+    def _offsets(self) -> NDArray[np.int32]:
+        return self.grid.padded.offsets(self.options.connectivity)
 
     def _overflow(self, stat: NDArray[np.float32]) -> None:
         """Raise if a map has too many levels."""
@@ -413,15 +465,120 @@ class Enhancer:
         order = order[values[order] > 0]
         if self.options.exact:
             if not np.isfinite(values).all():
-                raise ValueError("a statistic map has a value that is not a number; TFCE needs finite values")
+                raise ValueError(NOT_FINITE)
             power = self.options.H + 1
-            sizes = np.arange(len(values) + 1.0) ** self.options.E
-            sizes[0] = 0
-            return order, values[order].astype(np.float64) ** power / power, sizes
+            return order, _power(values[order].astype(np.float64), power) / power, self._size_table
         table = self.tables[row]
         level = np.searchsorted(table.thresholds, values[order])
         order, level = order[level > 0], level[level > 0]
         return order, table.weights[level], table.sizes
+
+
+def _power(x: NDArray[np.float64], power: float) -> NDArray[np.float64]:
+    """x^power, by multiplication where the power is whole: any device gets the same bits."""
+    if not power.is_integer() or power > 64:
+        return x**power
+    out = x.copy()
+    for _ in range(1, int(power)):
+        out *= x
+    return out
+
+
+# -- on a device ----------------------------------------------------------------------------------------------------
+
+_THREADS = 512  # of a block of tfce_peaks
+_GROW_THREADS, _GROW_RESIDENT = 256, 8
+_SHARED_LEVELS = 2048  # up to so many, counts by level are in shared memory
+_PEAK_BYTES = 12  # of shared memory
+
+
+def _enhance_on(device: Device, enhancer: Enhancer, stat: Any, full: bool) -> tuple[NDArray, Any]:
+    """(maxima, maps) of maps on a device."""
+    n_maps, n_voxels = stat.shape
+    kind = np.float64 if enhancer.options.exact else np.int64
+    if not n_maps or not n_voxels:
+        return np.zeros((2, n_maps), dtype=kind), device.empty((n_maps if full else 0, n_voxels), kind)
+    if enhancer.by_height:
+        maps = device.full((n_maps, n_voxels), 0, kind)
+        for row in range(2):
+            if enhancer.deltas[row]:
+                _grow_on(device, enhancer, stat, row, maps)
+        return np.maximum(extremes(maps, device), 0), maps
+    maps = device.empty((n_maps if full else 1, n_voxels), np.int64)
+    room = enhancer._edge_room
+    while True:
+        maxima, status = _peaks_on(device, enhancer, stat, room[0], maps if full else None)
+        if status.min() < 0:
+            enhancer._overflow(device.download(stat))
+        if status.max() <= 0:
+            return maxima, maps
+        room[0] = int(1.1 * status.max())
+
+
+def _slots(device: Device, n_maps: int, resident: int, bytes_each: int) -> int:
+    """Maps that are worked on at a time: as many as the device holds, and as there is memory for."""
+    affordable = int(0.9 * device.free_bytes()) // bytes_each
+    return max(1, min(n_maps, resident * device.n_processors, affordable))
+
+
+def _peaks_on(
+    device: Device, enhancer: Enhancer, stat: Any, edge_room: int, maps: Any | None
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Maxima and what became of each map; its scores go to `maps`."""
+    n_maps, n_voxels = stat.shape
+    full, padded, cap = maps is not None, enhancer.grid.padded, enhancer.cap
+    box, i32 = padded.size, np.int32
+    count_bytes = 12 * (cap + 1) if cap <= _SHARED_LEVELS else 0
+    resident = 3 if enhancer.options.connectivity == 6 and not full else 2  # blocks that a processor holds
+    n_shared = max(0, (device.shared_bytes // resident - count_bytes - 1024) // _PEAK_BYTES // 2 * 2)
+    bytes_each = 6 * box + (32 if full else 24) * n_voxels + 16 * edge_room + 12 * (cap + 1)
+    slots = _slots(device, n_maps, resident, bytes_each)
+    code = device.full((slots, box), 0, np.int16)
+    up, counts = device.empty((slots, box), i32), device.empty((slots, 3, cap + 1), i32)
+    order, word = device.empty((slots, n_voxels), i32), device.empty((slots, n_voxels), np.uint32)
+    gathered, dead = device.empty((slots, n_voxels), np.int64), device.empty((slots, 2 * n_voxels), i32)
+    raw, edge = device.empty((slots, 2 * edge_room), i32), device.empty((slots, 2 * edge_room), i32)
+    above = device.empty((slots, n_voxels) if full else (1, 1), np.int64)
+    maxima, status = device.empty((2, n_maps), np.int64), device.empty(n_maps, i32)
+    thresholds, weights, per_step = enhancer._peak_tables
+    px, py, _ = padded.shape
+    kernel = f"tfce_peaks<{enhancer.options.connectivity}, {'true' if full else 'false'}>"
+    device.launch(
+        kernel, slots, _THREADS,
+        stat, i32(n_maps), i32(n_voxels), device.keep(padded.index), i32(box), i32(px), i32(px * py),
+        device.keep(thresholds), device.keep(weights), device.keep(enhancer._size_table), device.keep(per_step),
+        i32(cap), i32(edge_room), i32(count_bytes > 0), i32(n_shared), code, up, order, word, gathered, dead, raw,
+        edge, counts, above, maxima, status, maps if maps is not None else above,
+        shared=n_shared * _PEAK_BYTES + count_bytes,
+    )  # fmt: skip
+    return device.download(maxima), device.download(status)
+
+
+def _grow_on(device: Device, enhancer: Enhancer, stat: Any, row: int, maps: Any) -> None:
+    """Add the scores of one sign to maps that are 0 there."""
+    n_maps, n_voxels = stat.shape
+    padded, exact, i32 = enhancer.grid.padded, enhancer.options.exact, np.int32
+    kind = np.float64 if exact else np.int64
+    slots = _slots(device, n_maps, _GROW_RESIDENT, 4 * padded.size + 36 * n_voxels + 1024 * _GROW_THREADS)
+    at = device.full((slots, padded.size), -1, i32)
+    words = [device.empty((slots, n_voxels), i32) for _ in range(5)]  # key, order, other, parent, size
+    scores = [device.empty((slots, n_voxels), kind) for _ in range(2)]  # total, above
+    count = device.empty((slots, 256 * _GROW_THREADS), i32)
+    status = device.full(n_maps, 0, i32)
+    thresholds, worth, per_step = enhancer._height_tables[row]
+    offsets = enhancer._offsets
+    device.launch(
+        f"tfce_grow<{'double' if exact else 'long long'}>", slots, _GROW_THREADS,
+        stat, i32(n_maps), i32(n_voxels), device.keep(padded.index), i32(padded.size), device.keep(offsets),
+        i32(len(offsets)), device.keep(thresholds), device.keep(worth), device.keep(enhancer._size_table),
+        np.float32(per_step), i32(enhancer.cap), np.float64(enhancer.options.H + 1 if exact else 0),
+        i32((1, -1)[row]), at, *words, *scores, count, status, maps,
+    )  # fmt: skip
+    if device.download(status).any():
+        host = device.download(stat)
+        if not np.isfinite(host).all():
+            raise ValueError(NOT_FINITE)
+        enhancer._overflow(host)
 
 
 # -- arrays of the kernels ------------------------------------------------------------------------------------------

@@ -4,17 +4,23 @@ The algebra is that of `glm`, with the bases of effect and nuisance found for ea
 (modified, twice: Björck 1967, BIT 7:1), for a tile of voxels at a time. A shuffle permutes the rows of the whole
 per-voxel design, as FSL does. Degrees of freedom are counted per voxel: a voxelwise EV that is constant, or
 collinear with the rest, at some voxel does not count there.
+
+On a GPU (``kernels/voxelwise.cu``) a thread does the same operations for a voxel, to the same bits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuvox.compiled import inner, loop
 from gpuvox.design import DesignError
+from gpuvox.device import Device, blocks_for
 from gpuvox.glm import SSE_FLOOR, ZERO_RESIDUAL, Nuisance, cancels_below, fma, smooth_variance
 from gpuvox.smooth import MaskedGaussian
 
@@ -159,7 +165,7 @@ def _fit(columns, y, permutation, signs, first, exact, products):
 
 @inner
 def _finish(products, first, n_nuisance, is_f, df, rank, limit, statistic, sse):  # noqa: PLR0913
-    """Statistic and SSE of a tile; voxels whose SSE is under `limit` get NaN (0: none, floored instead)."""
+    """Statistic and SSE of a tile; voxels whose SSE is under `limit` get NaN (−inf: none, floored instead)."""
     k, width = products.shape
     for j in range(width):
         left = 1.0
@@ -183,7 +189,7 @@ def _finish(products, first, n_nuisance, is_f, df, rank, limit, statistic, sse):
 
 
 @loop
-def _maps(  # noqa: PLR0913
+def _maps(  # noqa: C901, PLR0913
     data, static, evs, position, mixing, size, n_nuisance, mode, demean, is_f, shuffles, flip, voxels, exact,
     limit, out, sse_out,
 ):  # fmt: skip
@@ -194,6 +200,7 @@ def _maps(  # noqa: PLR0913
     rank = np.zeros((k, TILE), np.bool_)
     rough, wide = np.empty((k, TILE), np.float32), np.empty((k, TILE))
     statistic, sse, df = np.empty(TILE), np.empty(TILE), np.empty(TILE)
+    better, better_sse = np.empty(TILE), np.empty(TILE)
     first = n_nuisance if mode == 0 else 0
     none = np.empty(0, shuffles.dtype)
     for start in range(0, len(voxels), TILE):
@@ -215,7 +222,10 @@ def _maps(  # noqa: PLR0913
                     redo |= np.isnan(statistic[j])
             if redo:
                 _fit(columns, y, shuffles[b], signs, first, exact, wide)
-                _finish(wide, first, n_nuisance, is_f, df, rank, 0.0, statistic, sse)
+                _finish(wide, first, n_nuisance, is_f, df, rank, -np.inf, better, better_sse)
+                for j in range(len(part)):
+                    if exact or np.isnan(statistic[j]):
+                        statistic[j], sse[j] = better[j], better_sse[j]
             for j in range(len(part)):
                 out[b, start + j] = statistic[j] if norm[j] > 0 else 0.0
                 if sse_out.size:
@@ -260,6 +270,8 @@ class VoxelwiseGlm:
         F statistic.
     smoother : MaskedGaussian, optional
         Variance smoothing (t only).
+    device : Device, optional
+        Where maps are computed, and remain; the CPU by default.
 
     Raises
     ------
@@ -275,6 +287,7 @@ class VoxelwiseGlm:
     demean: bool = False
     is_f: bool = False
     smoother: MaskedGaussian | None = None
+    device: Device | None = None
     _arguments: tuple = field(init=False, repr=False)
     _n_nuisance: int = field(init=False, repr=False)
     _largest: tuple[int, int] = field(init=False, repr=False)
@@ -326,28 +339,50 @@ class VoxelwiseGlm:
         """Whether `exact` applies."""
         return self.smoother is None
 
-    def maps(self, shuffles: NDArray) -> Float32:
-        """Statistic maps, see `glm.Glm.maps`."""
-        # All signs flipped are the identity too, but for the sign of t.
+    def equivalent(self, shuffles: NDArray) -> NDArray[np.bool_]:
+        """(B,) The identity; with all signs flipped it is one too, but for the sign of t."""
         identity = shuffles == (shuffles[:, :1] if shuffles.dtype == np.int8 else np.arange(shuffles.shape[1]))
-        is_identity = identity.all(axis=1)
+        return identity.all(axis=1)
+
+    def maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_] | None = None) -> Any:
+        """Statistic maps, see `glm.Glm.maps`."""
+        equivalent = self.equivalent(shuffles) if equivalent is None else equivalent
+        if self.device is not None:
+            return self._on_device.maps(shuffles, equivalent)
         out = np.empty((len(shuffles), self.n_voxels), dtype=np.float32)
-        chosen = np.flatnonzero(~is_identity)
+        chosen = np.flatnonzero(~equivalent)
         if len(chosen):
             maps, variance = self._maps(shuffles[chosen], np.arange(self.n_voxels), False)
             out[chosen] = smooth_variance(maps, variance, self.smoother(variance)) if self.smoother else maps
-        for b in np.flatnonzero(is_identity):
-            out[b] = self.exact_map(shuffles[b])
+        self.settle(shuffles, out, equivalent)
         return out
 
+    def settle(self, shuffles: NDArray, maps: Any, chosen: NDArray[np.bool_]) -> None:
+        """Replace whole maps by what float64 gives, in place."""
+        for b in map(int, np.flatnonzero(chosen)):
+            exact = self.exact_map(shuffles[b])
+            if self.device is None:
+                maps[b] = exact
+            else:
+                self.device.put(self.device.rows(maps, b, b + 1), exact[None].astype(np.float32))
+
     def exact_map(self, shuffle: NDArray) -> Float64:
-        """(V,) Statistic map of one shuffle in float64."""
-        maps, variance = self._maps(shuffle[None], np.arange(self.n_voxels), True)
+        """(V,) Statistic map of one shuffle in float64, on the host."""
+        if self.device is not None:
+            maps, variance = self._on_device.exact_maps(shuffle[None])
+        else:
+            maps, variance = self._maps(shuffle[None], np.arange(self.n_voxels), True)
         return smooth_variance(maps, variance, self.smoother.exact(variance))[0] if self.smoother else maps[0]
 
-    def exact(self, shuffle: NDArray, voxels: NDArray[np.int64]) -> Float64:
-        """Statistic of one shuffle at some voxels in float64."""
-        return self._maps(shuffle[None], voxels, True)[0][0]
+    def exact(self, shuffles: NDArray, number: NDArray, voxels: NDArray) -> Float64:
+        """Statistic in float64 for pairs of a shuffle and a voxel, see `glm.Glm.exact`."""
+        if self.device is not None:
+            return self._on_device.exact(shuffles, number, voxels)
+        out = np.empty(len(number))
+        for b in np.unique(number):
+            chosen = number == b
+            out[chosen] = self._maps(shuffles[b : b + 1], voxels[chosen].astype(np.int64), True)[0][0]
+        return out
 
     def _maps(self, shuffles: NDArray, voxels: NDArray[np.int64], exact: bool) -> tuple[Float64, Float64]:
         out = np.empty((len(shuffles), len(voxels)), dtype=np.float64 if exact else np.float32)
@@ -360,3 +395,127 @@ class VoxelwiseGlm:
             cancels_below(len(static)), out, variance,
         )  # fmt: skip
         return out, variance
+
+    def release(self) -> None:
+        """Let go of what is kept on the device."""
+        self.__dict__.pop("_on_device", None)
+
+    @cached_property
+    def _on_device(self) -> _OnDevice:
+        if self.device is None:
+            raise ValueError("the model is not on a device")
+        return _OnDevice(self, self.device)
+
+
+_THREADS = 128
+
+
+class _OnDevice:
+    """Maps of a `VoxelwiseGlm` on a device, a slab of voxels at a time.
+
+    The bases of the last slab are kept, so that they are made once where one slab is enough.
+    """
+
+    def __init__(self, glm: VoxelwiseGlm, device: Device) -> None:
+        self.glm, self.device = glm, device
+        static, evs, position, mixing, size = glm._arguments
+        self.n, self.k = len(static), mixing.shape[1]
+        each = 8 * self.n * (self.k + 1) + 4 * self.n * (len(evs) + 1) + 4 * self.k + 8
+        self.slab = int(np.clip(device.free_bytes() // 2 // each, 1, max(glm.n_voxels, 1)))
+        self.constants = [np.ascontiguousarray(static), position.astype(np.int32), mixing, size]
+        self.prepared: tuple[int, int, list[Any]] | None = None
+
+    def slabs(self) -> Iterator[tuple[int, int, list[Any]]]:
+        """Start, width, and (columns, y, stands, norms) of every slab."""
+        for start in range(0, self.glm.n_voxels, self.slab):
+            width = min(self.slab, self.glm.n_voxels - start)
+            if self.prepared is None or self.prepared[:2] != (start, width):
+                self.prepared = None  # its memory is needed
+                self.prepared = start, width, self._prepare(start, width)
+            yield self.prepared
+
+    def _prepare(self, start: int, width: int) -> list[Any]:
+        glm, device, n, k = self.glm, self.device, self.n, self.k
+        evs, part = glm._arguments[1], slice(start, start + width)
+        static, position, mixing, size = (device.keep(array) for array in self.constants)
+        made = [
+            device.empty((k, n, width), np.float64), device.empty((n, width), np.float64),
+            device.empty((k, width), np.int32), device.empty(width, np.float64),
+        ]  # fmt: skip
+        removed = {Nuisance.NONE: 0, Nuisance.TER_BRAAK: k}.get(glm.nuisance, glm._n_nuisance)
+        device.launch(
+            "voxelwise_prepare", blocks_for(width, _THREADS, device), _THREADS,
+            device.upload(glm.data[:, part]), np.int64(width), np.int64(0), np.int32(width), static,
+            np.int32(glm.design.shape[1]), device.upload(evs[:, :, part]), position, mixing, size, np.int32(n),
+            np.int32(k), np.int32(removed), np.int32(glm.demean), *made,
+        )  # fmt: skip
+        return made
+
+    def _model(self) -> tuple[np.int32, ...]:
+        """n, k, first column, columns of nuisance, demeaned, F: as the kernels want them."""
+        glm = self.glm
+        first = glm._n_nuisance if glm.nuisance == Nuisance.KENNEDY else 0
+        numbers = (self.n, self.k, first, glm._n_nuisance, glm.demean, glm.is_f)
+        return tuple(np.int32(number) for number in numbers)
+
+    def _shuffles(self, shuffles: NDArray) -> tuple[Any, np.int32]:
+        return self.device.upload(shuffles.astype(np.int32)), np.int32(shuffles.dtype == np.int8)
+
+    def maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_]) -> Any:
+        """(B, V) Statistic maps, on the device."""
+        out, variance = self._all(shuffles, np.float32)
+        smoother = self.glm.smoother
+        if smoother is not None:
+            size = int(np.prod(out.shape))
+            smoothed = smoother.on_device(variance, self.device)
+            self.device.launch(
+                "glm_smooth_variance",
+                blocks_for(size, 256, self.device),
+                256,
+                out,
+                variance,
+                smoothed,
+                np.int64(size),
+            )
+        self.glm.settle(shuffles, out, equivalent)
+        return out
+
+    def exact_maps(self, shuffles: NDArray) -> tuple[Float64, Float64]:
+        """Statistic and variance in float64, on the host."""
+        found = self._all(shuffles, np.float64)
+        return self.device.download(found[0]), self.device.download(found[1])
+
+    def _all(self, shuffles: NDArray, kind: type) -> tuple[Any, Any]:
+        glm, device = self.glm, self.device
+        shape = (len(shuffles), glm.n_voxels)
+        out, variance = device.empty(shape, kind), device.empty(shape if glm.smoother else (1, 1), kind)
+        held, flip = self._shuffles(shuffles)
+        exact = kind is np.float64
+        for start, width, made in self.slabs():
+            device.launch(
+                f"voxelwise_maps<{'double' if exact else 'float'}>",
+                blocks_for(len(shuffles) * width, _THREADS, device), _THREADS,
+                *made, np.int32(width), held, np.int32(len(shuffles)), flip, *self._model(),
+                np.float64(cancels_below(self.n)), np.int32(exact), np.int64(glm.n_voxels), np.int64(start), out,
+                np.int32(glm.smoother is not None), variance,
+            )  # fmt: skip
+        return out, variance
+
+    def exact(self, shuffles: NDArray, number: NDArray, voxels: NDArray) -> Float64:
+        """Statistic in float64 for pairs of a shuffle and a voxel; on the host."""
+        device, statistic = self.device, np.zeros(len(number))
+        if not len(number):
+            return statistic
+        held, flip = self._shuffles(shuffles)
+        for start, width, made in self.slabs():
+            here = np.flatnonzero((voxels >= start) & (voxels < start + width))
+            if not len(here):
+                continue
+            items = [device.upload(a.astype(np.int32)) for a in (number[here], voxels[here] - start)]
+            found = device.empty(len(here), np.float64)
+            device.launch(
+                "voxelwise_exact", blocks_for(len(here), _THREADS, device), _THREADS,
+                *made, np.int32(width), *items, np.int32(len(here)), held, flip, *self._model(), found,
+            )  # fmt: skip
+            statistic[here] = device.download(found)
+        return statistic

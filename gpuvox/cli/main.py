@@ -44,11 +44,16 @@ def main_randomise(argv: Sequence[str] | None = None) -> int:
 
 def guarded(command: str, work: Callable[[], int]) -> int:
     """Run a command; what is wrong with its input becomes one sentence on stderr and exit status 2."""
-    from gpuvox.device import DeviceError
-
     try:
         return work()
-    except (ValueError, DeviceError) as error:
+    except ValueError as error:
+        sys.stderr.write(f"gpuvox {command}: {error}\n")
+        return 2
+    except RuntimeError as error:
+        from gpuvox.device import DeviceError
+
+        if not isinstance(error, DeviceError):
+            raise
         sys.stderr.write(f"gpuvox {command}: {error}\n")
         return 2
     except MemoryError as error:

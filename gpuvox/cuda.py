@@ -1,0 +1,243 @@
+"""CUDA through CuPy: loads ``kernels/*.cu`` and runs them.
+
+The sources are shipped and compiled by NVRTC when a kernel is first needed; CuPy keeps the result on disk. Its cache
+does not look into included headers, so a hash of them is among the options.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache, lru_cache
+from hashlib import sha256
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from gpuvox.device import Device, DeviceError, OutOfDeviceMemory, memory_limit, why_not
+
+KERNELS: dict[str, tuple[str, ...]] = {
+    "glm": (
+        "glm_rows",
+        "glm_maps<false>",
+        "glm_maps<true>",
+        "glm_exact",
+        "glm_variance",
+        "glm_smooth_variance",
+        "glm_f_to_z",
+    ),
+    "voxelwise": ("voxelwise_prepare", "voxelwise_maps<float>", "voxelwise_maps<double>", "voxelwise_exact"),
+    "smooth": ("smooth_fill", "smooth_pass", "smooth_gather"),
+    "cluster": ("cluster_measure<0>", "cluster_measure<1>", "cluster_measure<2>"),
+    "maps": (
+        "maps_extremes<float>",
+        "maps_extremes<double>",
+        "maps_extremes<long long>",
+        "maps_ties_everywhere",
+        "maps_list_unsettled",
+        "maps_list_close",
+        "maps_list_ties",
+        "maps_put",
+        "maps_count_below<float, false>",
+        "maps_count_below<double, true>",
+        "maps_count_below<long long, true>",
+        "maps_sum_up<long long>",
+        "maps_sum_up<double>",
+        "maps_normalise<long long>",
+        "maps_normalise<double>",
+    ),
+    "tfce": (
+        *(f"tfce_peaks<{c}, {full}>" for c, full in product((6, 18, 26), ("false", "true"))),
+        "tfce_grow<long long>",
+        "tfce_grow<double>",
+    ),
+}
+"""Kernels by family, a family to a file, with their template arguments."""
+
+FAMILY = {kernel: family for family, kernels in KERNELS.items() for kernel in kernels}
+"""The file of each kernel."""
+
+OPTIONS = ("-std=c++17", "-fmad=false")
+"""a * b + c is not contracted, so that a CPU gets the same bits; fused multiply-adds are written as such."""
+
+STATIC_SHARED = 1024
+"""Shared memory left for the static variables of a kernel with dynamic shared memory."""
+
+
+@cache
+def kernel_directory() -> Path:
+    """Where the sources are: inside the installed package, or at the top of a checkout."""
+    here = Path(__file__).parent
+    for directory in (here / "kernels", here.parent / "kernels"):
+        if (directory / "common.cuh").exists():
+            return directory
+    raise DeviceError(f"the CUDA kernels are missing: there is no folder kernels in {here} or {here.parent}")
+
+
+def source(family: str) -> str:
+    """Text of a family's file, such that the compiler's messages point into it."""
+    path = kernel_directory() / f"{family}.cu"
+    return f'#line 1 "{path}"\n{path.read_text()}'
+
+
+def compile_options() -> tuple[str, ...]:
+    """Options of the compiler, with a hash of the headers."""
+    digest = sha256()
+    for header in sorted(kernel_directory().glob("*.cuh")):
+        digest.update(header.read_bytes())
+    return (*OPTIONS, f"-I{kernel_directory()}", f"-DGPUVOX_HEADERS=0x{digest.hexdigest()[:15]}ULL")
+
+
+class CudaDevice(Device):
+    """A GPU through CuPy.
+
+    Parameters
+    ----------
+    number : int
+        Which one.
+    limit : int, optional
+        Bytes of its memory to use at most.
+
+    Raises
+    ------
+    DeviceError
+        There is no such GPU.
+    """
+
+    def __init__(self, number: int = 0, limit: int | None = None) -> None:
+        super().__init__()
+        import cupy
+
+        self._cupy = cupy
+        n = int(cupy.cuda.runtime.getDeviceCount())
+        if number >= n:
+            raise DeviceError(f"--device cuda:{number}: there are {n} CUDA devices, numbered from 0")
+        self._device = cupy.cuda.Device(number)
+        about = cupy.cuda.runtime.getDeviceProperties(number)
+        self.name = f"cuda:{number}"
+        self.memory = int(about["totalGlobalMem"])
+        self.title = f"{about['name'].decode()}, {self.memory / 2**30:.0f} GB"
+        self.n_processors = int(about["multiProcessorCount"])
+        self.shared_bytes = int(about["sharedMemPerBlockOptin"]) - STATIC_SHARED
+        self._kernels: dict[str, Any] = {}
+        self._modules: dict[str, Any] = {}
+        self._limit = limit
+        with self._device:
+            # A pool of our own: other users of CuPy in this process keep theirs.
+            self._pool = cupy.cuda.MemoryPool()
+            if limit:
+                self._pool.set_limit(size=limit)
+
+    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
+        """See `Device.empty`."""
+        shape = (shape,) if isinstance(shape, int) else shape
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        with self._device:
+            try:
+                memory = self._pool.malloc(size)
+            except self._cupy.cuda.memory.OutOfMemoryError as error:
+                raise OutOfDeviceMemory(str(error)) from None
+            return self._cupy.ndarray(shape, dtype, memptr=memory)
+
+    def fill(self, array: Any, value: int) -> None:
+        """See `Device.fill`."""
+        # All that is asked for is all bits clear or set, which needs no kernel.
+        if value not in (0, -1):
+            raise ValueError(f"arrays are filled with 0 or -1, not {value}")
+        with self._device:
+            array.data.memset_async(0xFF if value else 0, array.nbytes)
+
+    def upload(self, array: NDArray) -> Any:
+        """See `Device.upload`."""
+        out = self.empty(array.shape, array.dtype)
+        self.put(out, array)
+        return out
+
+    def put(self, array: Any, values: NDArray) -> None:
+        """See `Device.put`."""
+        if values.size:
+            with self._device:
+                array.set(np.ascontiguousarray(values))
+
+    def download(self, array: Any) -> NDArray:
+        """See `Device.download`."""
+        with self._device:
+            return array.get()
+
+    def rows(self, array: Any, start: int, stop: int) -> Any:
+        """See `Device.rows`."""
+        with self._device:
+            return array[start:stop]
+
+    def launch(
+        self, kernel: str, blocks: int | tuple[int, int], threads: int, *arguments: Any, shared: int = 0
+    ) -> None:
+        """See `Device.launch`."""
+        grid = (blocks, 1) if isinstance(blocks, int) else blocks
+        with self._device:
+            function = self.kernel(kernel)
+            if shared > function.max_dynamic_shared_size_bytes:
+                function.max_dynamic_shared_size_bytes = shared
+            function((*grid, 1), (threads, 1, 1), arguments, shared_mem=shared)
+
+    def kernel(self, name: str) -> Any:
+        """A compiled kernel."""
+        if name not in self._kernels:
+            family = FAMILY[name]
+            if family not in self._modules:
+                self._modules[family] = self._cupy.RawModule(
+                    code=source(family), options=compile_options(), name_expressions=KERNELS[family]
+                )
+            self._kernels[name] = self._modules[family].get_function(name)
+        return self._kernels[name]
+
+    def free_bytes(self) -> int:
+        """See `Device.free_bytes`."""
+        with self._device:
+            free = int(self._cupy.cuda.runtime.memGetInfo()[0]) + self._pool.free_bytes()
+        return min(free, self._limit - self._pool.used_bytes()) if self._limit else free
+
+    def release(self) -> None:
+        """See `Device.release`."""
+        with self._device:
+            self._pool.free_all_blocks()
+
+
+@lru_cache(maxsize=8)
+def open_device(number: int = 0, limit: int | None = None) -> CudaDevice:
+    """The GPU of this number; one object for each, with its compiled kernels."""
+    return CudaDevice(number, limit)
+
+
+def resolve(name: str = "auto") -> Device | None:
+    """Device on which a run takes place.
+
+    Parameters
+    ----------
+    name : str
+        ``auto``: a GPU if one answers, else the CPU; ``cpu``; ``cuda`` or ``cuda:i``.
+
+    Returns
+    -------
+    Device, or None for the CPU
+
+    Raises
+    ------
+    DeviceError
+        ``cuda`` is asked for and cannot be used; the message says what is missing.
+    ValueError
+        No such device name, or `MEMORY_VARIABLE` is not a size.
+    """
+    if name == "cpu":
+        return None
+    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if name != "auto" and not match:
+        raise ValueError(f"--device {name}: expected auto, cpu, cuda or cuda:i")
+    reason = why_not()
+    if name == "auto":
+        return None if reason else open_device(0, memory_limit())
+    if reason:
+        raise DeviceError(f"--device {name}: {reason}")
+    return open_device(int(match[1] or 0) if match else 0, memory_limit())

@@ -1,0 +1,286 @@
+"""What a permutation test does with a batch of maps (B, V): extremes, ties with the observed map, counts, sums.
+
+Compiled loops on the CPU; ``kernels/maps.cu`` on a device, for maps that are there. Results come back to the host
+unless said otherwise. Counts and sums do not depend on the order of the maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuvox.compiled import loop
+from gpuvox.device import Device, blocks_for
+
+TIE = 1e-4
+"""Relative difference within which a float32 statistic is compared again in float64."""
+THREADS = 256
+ROOM = 1 << 20
+"""Items that a list on the device has room for, if there is memory enough; else those of one map."""
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+C_NAMES = {"float32": "float", "float64": "double", "int64": "long long"}
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """Places in a batch of maps.
+
+    Attributes
+    ----------
+    map, voxel : (m,) int arrays
+    value : (m,) float32
+        What is there.
+    """
+
+    map: NDArray[np.int32]
+    voxel: NDArray[np.int32]
+    value: Float32
+
+    def __len__(self) -> int:
+        return len(self.map)
+
+
+def extremes(maps: Any, device: Device | None = None) -> NDArray:
+    """(2, B) Largest value of each map and of its negative."""
+    n_maps, n_voxels = maps.shape
+    if not n_voxels or not n_maps:
+        return np.zeros((2, n_maps), dtype=maps.dtype)
+    if device is None:
+        found = np.stack([maps.max(axis=1), -maps.min(axis=1)])
+    else:
+        out = device.empty((2, n_maps), maps.dtype)
+        device.launch(
+            f"maps_extremes<{C_NAMES[maps.dtype.name]}>", min(n_maps, 4 * device.n_processors), THREADS,
+            maps, np.int32(n_maps), np.int64(n_voxels), out, shared=2 * 8 * THREADS,
+        )  # fmt: skip
+        found = device.download(out)
+    return found + found.dtype.type(0)  # no negative zeros
+
+
+def ties_everywhere(maps: Any, observed: Float32, device: Device | None = None) -> NDArray[np.bool_]:
+    """(B,) Whether a map is within rounding of the observed one (V,), or of its negative, at every voxel."""
+    n_maps, n_voxels = maps.shape
+    if device is None:
+        return np.array([_ties_everywhere(values, observed) for values in maps], dtype=bool)
+    out = device.empty(n_maps, np.int32)
+    device.launch(
+        "maps_ties_everywhere", min(n_maps, 4 * device.n_processors), THREADS,
+        maps, np.int32(n_maps), np.int64(n_voxels), device.keep(observed), out,
+    )  # fmt: skip
+    return device.download(out).astype(bool)
+
+
+def close_to_maximum(maps: Any, first: int, sign: int, maxima: Float32, device: Device | None = None) -> Items:
+    """Voxels within rounding of the maximum of the maps times `sign`.
+
+    Parameters
+    ----------
+    maps : (B, V) float32
+    first : int
+        Maps before it are left out, as are those with a maximum of 0 or less.
+    sign : {1, -1}
+    maxima : (B,) float32
+    """
+    if device is None:
+        chosen = [b for b in range(first, len(maps)) if maxima[b] > 0]
+        return _gather(maps, chosen, lambda b: _close_to_maximum(maps[b], np.float32(sign), maxima[b]))
+    return _download(
+        device, list_items(device, maps, first, "maps_list_close", np.float32(sign), device.upload(maxima))
+    )
+
+
+def near_ties(maps: Any, first: int, observed: Float32, device: Device | None = None) -> Items:
+    """Voxels within rounding of the observed value (V,), from map `first` on; those that are 0 in both are left out."""
+    if device is None:
+        return _gather(maps, range(first, len(maps)), lambda b: _near_ties(maps[b], observed))
+    return _download(device, list_items(device, maps, first, "maps_list_ties", device.keep(observed)))
+
+
+def _gather(maps: Float32, chosen: Any, find: Callable[[int], Ints]) -> Items:
+    voxels = {b: find(b) for b in chosen}
+    number = np.repeat(np.array(list(voxels), dtype=np.int32), [len(v) for v in voxels.values()])
+    voxel = np.concatenate([*voxels.values(), np.zeros(0, dtype=np.int64)]).astype(np.int32)
+    return Items(number, voxel, maps[number, voxel])
+
+
+def list_items(
+    device: Device, maps: Any, first: int, kernel: str, *arguments: Any
+) -> Iterator[tuple[int, Any, Any, Any]]:
+    """Lists that a kernel makes, a range of maps at a time if they are long: length, maps, voxels, values."""
+    n_maps, n_voxels = maps.shape
+    room = max(min(ROOM, device.free_bytes() // 128), n_voxels)
+    waiting = [(first, n_maps)] if first < n_maps else []
+    while waiting:
+        start, stop = waiting.pop()
+        count = device.full(1, 0, np.int32)
+        lists = [device.empty(room, kind) for kind in (np.int32, np.int32, np.float32)]
+        device.launch(
+            kernel, blocks_for((stop - start) * n_voxels, THREADS, device), THREADS,
+            maps, np.int32(start), np.int32(stop), np.int64(n_voxels), *arguments, np.int32(room), count, *lists,
+        )  # fmt: skip
+        n = int(device.download(count)[0])
+        if n > room:
+            middle = (start + stop) // 2
+            waiting += [(start, middle), (middle, stop)]
+        elif n:
+            yield n, *lists
+
+
+def _download(device: Device, lists: Iterator[tuple[int, Any, Any, Any]]) -> Items:
+    parts = [[device.download(values)[:n] for values in found] for n, *found in lists]
+    if not parts:
+        none = np.zeros(0, dtype=np.int32)
+        return Items(none, none, np.zeros(0, dtype=np.float32))
+    return Items(*(np.concatenate(values) for values in zip(*parts)))
+
+
+def count_below(maps: Any, observed: NDArray, disjoint: bool, device: Device | None = None) -> Ints:
+    """(2, V) Maps below the observed value, and negated maps below its negative.
+
+    Parameters
+    ----------
+    maps : (B, V) array
+    observed : (1, V) array
+    disjoint : bool
+        The two signs are separate statistics, each 0 where the other is not (TFCE, clusters).
+    """
+    if device is None:
+        return _count_below(maps, observed[0], disjoint)
+    n_maps, n_voxels = maps.shape
+    below = device.empty((2, n_voxels), np.int64)
+    kernel = f"maps_count_below<{C_NAMES[maps.dtype.name]}, {'true' if disjoint else 'false'}>"
+    device.launch(
+        kernel, blocks_for(n_voxels, THREADS, device), THREADS,
+        maps, np.int32(n_maps), np.int64(n_voxels), device.keep(observed), below,
+    )  # fmt: skip
+    return device.download(below)
+
+
+def sum_up(maps: Any, shift: int, quantum: float, device: Device | None = None) -> tuple[NDArray, Ints]:
+    """Sums over the maps of their positive parts and of those of their negatives, and how many are not 0.
+
+    Parameters
+    ----------
+    maps : (B, V) int64 or float64
+    shift : int
+        Integers lose so many bits before they are added.
+    quantum : float
+        Floats are rounded to multiples of it: their sums are then exact, in any order.
+
+    Returns
+    -------
+    total : (2, V) int64 or float64
+    nonzero : (2, V) int64
+    """
+    n_maps, n_voxels = maps.shape
+    if device is None:
+        positive, negative = np.maximum(maps, 0), np.maximum(-maps, 0)
+        if maps.dtype == np.int64:
+            positive, negative = positive >> shift, negative >> shift
+        else:
+            positive, negative = (np.rint(values / quantum) * quantum for values in (positive, negative))
+        total = np.stack([positive.sum(axis=0), negative.sum(axis=0)])
+        return total, np.stack([(maps > 0).sum(axis=0), (maps < 0).sum(axis=0)])
+    total, nonzero = device.empty((2, n_voxels), maps.dtype), device.empty((2, n_voxels), np.int64)
+    device.launch(
+        f"maps_sum_up<{C_NAMES[maps.dtype.name]}>", blocks_for(n_voxels, THREADS, device), THREADS,
+        maps, np.int32(n_maps), np.int64(n_voxels), np.int32(shift), np.float64(quantum), total, nonzero,
+    )  # fmt: skip
+    return device.download(total), device.download(nonzero)
+
+
+def normalise(maps: Any, scales: tuple[float, float], local_mean: Float64, device: Device | None = None) -> Any:
+    """Values in units, over their local means.
+
+    Parameters
+    ----------
+    maps : (B, V) int64 or float64
+        Positive for the map, negative for its negative.
+    scales : (float, float)
+        What a unit of the map, and of its negative, is worth.
+    local_mean : (2, V) float64
+
+    Returns
+    -------
+    (B, V) float64, where the maps are
+        0 where the local mean is 0.
+    """
+    n_maps, n_voxels = maps.shape
+    if device is None:
+        out = np.zeros(maps.shape)
+        for sign, scale, mean in zip((1, -1), scales, local_mean):
+            value = np.maximum(sign * maps, 0).astype(np.float64) * scale
+            out += sign * np.divide(value, mean, out=np.zeros_like(out), where=mean > 0)
+        return out
+    out = device.empty(maps.shape, np.float64)
+    device.launch(
+        f"maps_normalise<{C_NAMES[maps.dtype.name]}>", blocks_for(n_maps * n_voxels, THREADS, device), THREADS,
+        maps, np.int32(n_maps), np.int64(n_voxels), *map(np.float64, scales), device.keep(local_mean), out,
+    )  # fmt: skip
+    return out
+
+
+@loop
+def _close_to_maximum(values, sign, maximum):
+    """Voxels within rounding of the maximum."""
+    bound = maximum - np.float32(TIE) * max(maximum, np.float32(1))
+    count = 0
+    for v in range(len(values)):
+        count += sign * values[v] >= bound
+    out = np.empty(count, np.int64)
+    count = 0
+    for v in range(len(values)):
+        if sign * values[v] >= bound:
+            out[count] = v
+            count += 1
+    return out
+
+
+@loop
+def _near_ties(values, observed):
+    """Voxels whose value is within rounding of the observed one; voxels that are 0 in both are left out."""
+    out = np.empty(len(values), np.int64)
+    count = 0
+    for v in range(len(values)):
+        scale = max(abs(observed[v]), np.float32(1))
+        if abs(values[v] - observed[v]) <= np.float32(TIE) * scale and (values[v] != 0 or observed[v] != 0):
+            out[count] = v
+            count += 1
+    return out[:count]
+
+
+@loop
+def _ties_everywhere(values, observed):
+    """Decided at the first voxel, mostly."""
+    same, opposite = True, True
+    for v in range(len(values)):
+        bound = np.float32(TIE) * max(abs(observed[v]), np.float32(1))
+        same &= abs(values[v] - observed[v]) <= bound
+        opposite &= abs(values[v] + observed[v]) <= bound
+        if not (same or opposite):
+            return False
+    return True
+
+
+@loop
+def _count_below(values, observed, disjoint):
+    zero = values.dtype.type(0)
+    below = np.zeros((2, values.shape[1]), np.int64)
+    for b in range(values.shape[0]):
+        for v in range(values.shape[1]):
+            value, target = values[b, v], observed[v]
+            if disjoint:
+                below[0, v] += max(value, zero) < max(target, zero)
+                below[1, v] += max(-value, zero) < max(-target, zero)
+            else:
+                below[0, v] += value < target
+                below[1, v] += value > target
+    return below

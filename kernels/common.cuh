@@ -1,0 +1,85 @@
+// What every kernel uses: types, atomics, shared memory. The only place that knows whether this is compiled for a
+// GPU or, by the tests, for a CPU (tests/cuda_on_cpu/cuda_on_cpu.hpp), where a block is a team of threads.
+//
+// Rules for all kernels: right for every number of threads a block may have, 1 included; barriers in uniform flow;
+// words that several threads may touch between two barriers only through load, store, swap, add and raise; no
+// contraction of a * b + c (compiled with -fmad=false; fused where fmaf says so), so that a CPU gets the same bits.
+#pragma once
+
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+
+#define KERNEL __global__ void
+#define KERNEL_FOR(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
+#define DEVICE __device__ __forceinline__
+#define SHARED(type, name, size) __shared__ type name[size]
+#define DYNAMIC_SHARED(name) extern __shared__ unsigned long long name[]
+
+using int64 = long long;
+using uint64 = unsigned long long;
+using uint32 = unsigned int;
+
+DEVICE void barrier() { __syncthreads(); }
+
+template <class T> DEVICE T load(const T* p) { return *(const volatile T*)p; }
+template <class T> DEVICE void store(T* p, T value) { *(volatile T*)p = value; }
+template <class T> DEVICE T add(T* p, T value) { return atomicAdd(p, value); }
+DEVICE int64 add(int64* p, int64 value) { return (int64)atomicAdd((uint64*)p, (uint64)value); }
+template <class T> DEVICE T swap(T* p, T expected, T value) { return atomicCAS(p, expected, value); }
+template <class T> DEVICE T raise(T* p, T value) { return atomicMax(p, value); }
+
+#else
+
+#include "cuda_on_cpu.hpp"
+
+#endif
+
+// Threads of the whole grid, for loops over independent items.
+DEVICE int64 grid_thread() { return (int64)blockIdx.x * blockDim.x + threadIdx.x; }
+DEVICE int64 grid_threads() { return (int64)gridDim.x * blockDim.x; }
+
+// Bits of a float32 such that integers compare as the floats do.
+DEVICE int ordered(float value) {
+    union { float f; int i; } bits;
+    bits.f = value;
+    return bits.i < 0 ? (int)(0x80000000u - (uint32)bits.i) : bits.i;
+}
+
+DEVICE int float_bits(float value) {
+    union { float f; int i; } bits;
+    bits.f = value;
+    return bits.i;
+}
+
+DEVICE int64 double_bits(double value) {
+    union { double d; int64 i; } bits;
+    bits.d = value;
+    return bits.i;
+}
+
+// f(offset) for every neighbour before a voxel in the padded box, then for every one after it, ascending. C is the
+// connectivity; a row of the box has px positions, a plane pxy.
+template <int C, class F> DEVICE void neighbours_before(int px, int pxy, F f) {
+#pragma unroll
+    for (int dz = -1; dz <= 0; ++dz)
+#pragma unroll
+        for (int dy = -1; dy <= 1; ++dy)
+#pragma unroll
+            for (int dx = -1; dx <= 1; ++dx) {
+                const int moved = (dx != 0) + (dy != 0) + (dz != 0);
+                const bool before = dz < 0 || (dz == 0 && (dy < 0 || (dy == 0 && dx < 0)));
+                if (before && moved <= (C == 6 ? 1 : C == 18 ? 2 : 3)) f(dx + dy * px + dz * pxy);
+            }
+}
+
+template <int C, class F> DEVICE void neighbours_after(int px, int pxy, F f) {
+#pragma unroll
+    for (int dz = 0; dz <= 1; ++dz)
+#pragma unroll
+        for (int dy = -1; dy <= 1; ++dy)
+#pragma unroll
+            for (int dx = -1; dx <= 1; ++dx) {
+                const int moved = (dx != 0) + (dy != 0) + (dz != 0);
+                const bool after = dz > 0 || (dz == 0 && (dy > 0 || (dy == 0 && dx > 0)));
+                if (after && moved <= (C == 6 ? 1 : C == 18 ? 2 : 3)) f(dx + dy * px + dz * pxy);
+            }
+}

@@ -1,0 +1,249 @@
+// t and F maps of many shuffles; the algebra and the notation are those of gpuvox/glm.py, and so are the bits: float32
+// products are summed over subjects in index order with fused multiply-add, everything else is rounded operation by
+// operation.
+
+#include "common.cuh"
+
+namespace {
+
+const int ROWS = 64, COLUMNS = 128, DEPTH = 16;  // tile of a block: products of ROWS rows with COLUMNS voxels
+const int ROWS_EACH = 8, THREAD_TILES = (ROWS / ROWS_EACH) * (COLUMNS / 4);
+
+struct alignas(16) Four {
+    float at[4];
+};
+
+// Products of rows `row`... with voxels `column`... of the tile, into products (ROWS, COLUMNS).
+DEVICE void tile_of_products(const float* rows, int row_stride, int row, int n_rows, const float* y, int64 y_stride,
+                             int64 column, int n, Four* row_tile, Four* y_tile, float* products) {
+    const int thread = threadIdx.x, threads = blockDim.x;
+    for (int first = 0; first < THREAD_TILES; first += threads) {
+        const int mine = first + thread;
+        const int my_row = mine / (COLUMNS / 4), my_column = mine % (COLUMNS / 4);
+        float sum[ROWS_EACH][4];
+#pragma unroll
+        for (int r = 0; r < ROWS_EACH; ++r)
+#pragma unroll
+            for (int c = 0; c < 4; ++c) sum[r][c] = 0.0f;
+        for (int subject = 0; subject < n; subject += DEPTH) {
+            const int depth = n - subject < DEPTH ? n - subject : DEPTH;
+            for (int i = thread; i < DEPTH * (ROWS / 4); i += threads) {
+                const int k = i / (ROWS / 4), r = 4 * (i % (ROWS / 4));
+                Four value = {{0.0f, 0.0f, 0.0f, 0.0f}};
+                if (k < depth && row + r < n_rows)
+                    value = *(const Four*)(rows + (int64)(subject + k) * row_stride + row + r);
+                row_tile[i] = value;
+            }
+            for (int i = thread; i < DEPTH * (COLUMNS / 4); i += threads) {
+                const int k = i / (COLUMNS / 4), c = 4 * (i % (COLUMNS / 4));
+                Four value = {{0.0f, 0.0f, 0.0f, 0.0f}};
+                if (k < depth && column + c < y_stride)
+                    value = *(const Four*)(y + (subject + k) * y_stride + column + c);
+                y_tile[i] = value;
+            }
+            barrier();
+            if (mine < THREAD_TILES) {
+                // Beyond the last subject both factors are 0, and fma(0, 0, x) is x.
+#pragma unroll
+                for (int k = 0; k < DEPTH; ++k) {
+                    const Four v = y_tile[k * (COLUMNS / 4) + my_column];
+                    const Four low = row_tile[k * (ROWS / 4) + 2 * my_row];
+                    const Four high = row_tile[k * (ROWS / 4) + 2 * my_row + 1];
+#pragma unroll
+                    for (int r = 0; r < ROWS_EACH; ++r)
+#pragma unroll
+                        for (int c = 0; c < 4; ++c)
+                            sum[r][c] = fmaf(r < 4 ? low.at[r & 3] : high.at[r & 3], v.at[c], sum[r][c]);
+                }
+            }
+            barrier();
+        }
+        if (mine < THREAD_TILES)
+            for (int r = 0; r < ROWS_EACH; ++r)
+                for (int c = 0; c < 4; ++c)
+                    products[(ROWS_EACH * my_row + r) * COLUMNS + 4 * my_column + c] = sum[r][c];
+    }
+    barrier();
+}
+
+}  // namespace
+
+// Row-permuted (or sign-flipped) basis, as the products want it: rows (n, row_stride) float32, in whole tiles of ROWS
+// columns. A tile holds as many shuffles as fit, per_shuffle columns each; a shuffle with more takes several. basis (n, per_shuffle) float64; shuffles (n_maps, n): row numbers, or signs if `flip`.
+KERNEL glm_rows(const double* basis, const int* shuffles, int n, int n_maps, int per_shuffle, int flip, int row_stride,
+                float* rows) {
+    const int64 items = (int64)n * row_stride;
+    const int group = per_shuffle <= ROWS ? ROWS / per_shuffle : 1;
+    const int span = (per_shuffle + ROWS - 1) / ROWS * ROWS;
+    for (int64 item = grid_thread(); item < items; item += grid_threads()) {
+        const int i = (int)(item / row_stride), column = (int)(item % row_stride);
+        const int in_group = column % span;
+        const int b = column / span * group + in_group / per_shuffle, r = in_group % per_shuffle;
+        float value = 0.0f;
+        if (in_group < group * per_shuffle && b < n_maps) {
+            const int s = shuffles[(int64)b * n + i];
+            value = (float)(flip ? basis[(int64)i * per_shuffle + r] * s : basis[(int64)s * per_shuffle + r]);
+        }
+        rows[item] = value;
+    }
+}
+
+// Statistic maps. Block (x, y): the x-th group of shuffles at the y-th tile of voxels. y (n, y_stride) unit residuals
+// of the voxels of a slab, y_stride a multiple of 4; out (n_maps, out_stride), of which columns out_first ... are
+// written. A voxel whose SSE is under `limit` becomes NaN and is counted in marks (n_maps). scale: df for t, df / rank
+// for F. sse (like out) is written if want_sse.
+template <bool F>
+KERNEL_FOR(256, 2)
+glm_maps(const float* rows, int row_stride, const float* y, int64 y_stride, int n, int n_maps, int per_shuffle, int rank,
+         float scale, float limit, int n_voxels, float* out, int64 out_stride, int64 out_first, int want_sse, float* sse,
+         int* marks) {
+    SHARED(Four, row_tile, DEPTH * ROWS / 4);
+    SHARED(Four, y_tile, DEPTH * COLUMNS / 4);
+    SHARED(float, products, ROWS* COLUMNS);
+    SHARED(float, carried_sse, COLUMNS);
+    SHARED(float, carried_effect, COLUMNS);
+    const int thread = threadIdx.x, threads = blockDim.x;
+    const int group = per_shuffle <= ROWS ? ROWS / per_shuffle : 1;  // shuffles of a block
+    const int span = (per_shuffle + ROWS - 1) / ROWS * ROWS;  // columns of `rows` that they take
+    const int first_map = (int)blockIdx.x * group;
+    const int maps = n_maps - first_map < group ? n_maps - first_map : group;
+    const int64 column = (int64)blockIdx.y * COLUMNS;
+    for (int chunk = 0; chunk < per_shuffle; chunk += ROWS) {  // more than one where a shuffle has more rows than a tile
+        tile_of_products(rows, row_stride, (int)blockIdx.x * span + chunk, row_stride, y, y_stride, column, n, row_tile,
+                         y_tile, products);
+        const int chunk_rows = per_shuffle - chunk < ROWS ? per_shuffle - chunk : ROWS;
+        const bool last = chunk + chunk_rows == per_shuffle;
+        for (int item = thread; item < maps * COLUMNS; item += threads) {
+            const int b = item / COLUMNS, j = item % COLUMNS;
+            const float* product = products + b * per_shuffle * COLUMNS + j;
+            float left = chunk ? carried_sse[j] : 1.0f, effect = chunk ? carried_effect[j] : 0.0f;
+            for (int r = 0; r < chunk_rows; ++r) {
+                const float p = product[r * COLUMNS];
+                left -= p * p;
+                if (F) {
+                    if (chunk + r < rank) effect += p * p;
+                } else if (chunk + r == 0) {
+                    effect = p;
+                }
+            }
+            if (!last) {
+                carried_sse[j] = left;
+                carried_effect[j] = effect;
+                continue;
+            }
+            if (column + j >= n_voxels) continue;
+            float statistic = F ? effect * scale / left : effect * sqrtf(scale / left);
+            if (left < limit) {
+                statistic = nanf("");
+                add(marks + first_map + b, 1);
+            }
+            const int64 place = (first_map + b) * out_stride + out_first + column + j;
+            out[place] = statistic;
+            if (want_sse) sse[place] = left;
+        }
+        barrier();
+    }
+}
+
+namespace {
+
+const double ZERO_RESIDUAL = 1e-10, ORTHOGONAL = 1e-13, SSE_FLOOR = 1e-14;
+
+}  // namespace
+
+// Statistic and SSE in float64 from the data, for listed pairs of map and voxel: item i is voxel item_voxel[i] of map
+// item_map[i]; its data are column item_column[i] of data (n, data_stride). removed (n, n_removed): what the data are
+// residualised on; basis, shuffles as for glm_rows. scratch: n doubles for every thread of the grid.
+KERNEL_FOR(128, 2)
+glm_exact(const float* data, int64 data_stride, const int* item_map, const int* item_column, int n_items,
+          const double* removed, int n_removed, const double* basis, const int* shuffles, int n, int per_shuffle,
+          int flip, int rank, int is_f, double df, double* scratch, double* statistic, double* sse_out) {
+    const int64 step = grid_threads();
+    double* left = scratch + grid_thread();
+    for (int64 item = grid_thread(); item < n_items; item += step) {
+        const float* y = data + item_column[item];
+        const int* shuffle = shuffles + (int64)item_map[item] * n;
+        double raw = 0.0;
+        for (int i = 0; i < n; ++i) {
+            const double value = (double)y[i * data_stride];
+            left[i * step] = value;
+            raw += value * value;
+        }
+        for (int a = 0; a < n_removed; ++a) {
+            double coefficient = 0.0;
+            for (int i = 0; i < n; ++i) coefficient += removed[i * n_removed + a] * left[i * step];
+            for (int i = 0; i < n; ++i) left[i * step] -= removed[i * n_removed + a] * coefficient;
+        }
+        double norm = 0.0;
+        for (int i = 0; i < n; ++i) norm += left[i * step] * left[i * step];
+        norm = sqrt(norm);
+        if (norm <= ZERO_RESIDUAL * sqrt(raw)) norm = 0.0;
+        const double unit = norm > 0.0 ? 1.0 / norm : 0.0;
+        double effect = 0.0;
+        for (int r = 0; r < per_shuffle; ++r) {
+            double product = 0.0;
+            for (int i = 0; i < n; ++i) {
+                const int s = shuffle[i];
+                const double w = flip ? basis[i * per_shuffle + r] * s : basis[s * per_shuffle + r];
+                product += w * left[i * step];
+            }
+            for (int i = 0; i < n; ++i) {
+                const int s = shuffle[i];
+                const double w = flip ? basis[i * per_shuffle + r] * s : basis[s * per_shuffle + r];
+                left[i * step] -= w * product;
+            }
+            double share = product * unit;
+            if (fabs(share) < ORTHOGONAL) share = 0.0;
+            if (r < rank) effect = is_f ? effect + share * share : share;
+        }
+        double sse = 0.0;
+        for (int i = 0; i < n; ++i) {
+            const double residual = left[i * step] * unit;
+            sse += residual * residual;
+        }
+        if (norm == 0.0) sse = 1.0;
+        if (sse < SSE_FLOOR) sse = SSE_FLOOR;
+        sse_out[item] = sse;
+        statistic[item] = is_f ? effect / rank * (df / sse) : effect * sqrt(df / sse);
+    }
+}
+
+// variance[b, v] = SSE of the data, not of unit residuals (their degrees of freedom cancel in what follows).
+KERNEL glm_variance(const float* sse, const double* norms, int64 n_voxels, int64 n_maps, float* variance) {
+    for (int64 item = grid_thread(); item < n_voxels * n_maps; item += grid_threads()) {
+        const double norm = norms[item % n_voxels];
+        variance[item] = (float)((double)sse[item] * (norm * norm));
+    }
+}
+
+// t * sqrt(variance / smoothed variance), in place.
+KERNEL glm_smooth_variance(float* t, const float* variance, const float* smoothed, int64 n) {
+    for (int64 item = grid_thread(); item < n; item += grid_threads()) {
+        const float ratio = smoothed[item] > 0.0f ? variance[item] / smoothed[item] : 0.0f;
+        t[item] *= sqrtf(ratio);
+    }
+}
+
+// z of an F: a cubic for every interval of F whose float32 numbers share their first `bits` bits; 0 under the first
+// interval, where z would be negative. cubics (n_intervals, 4), highest power first.
+KERNEL glm_f_to_z(const float* f, int64 n, int first, int n_intervals, int bits, const double* cubics, float* z) {
+    const int rest = 32 - bits;
+    for (int64 item = grid_thread(); item < n; item += grid_threads()) {
+        float value = 0.0f;
+        if (f[item] > 0.0f) {
+            const int number = float_bits(f[item]);
+            int interval = (number >> rest) - first;
+            double d = (double)(number & ((1 << rest) - 1)) / (double)(1 << rest);
+            if (interval >= n_intervals) {
+                interval = n_intervals - 1;
+                d = 1.0;
+            }
+            if (interval >= 0) {
+                const double* c = cubics + 4 * (int64)interval;
+                const double out = ((c[0] * d + c[1]) * d + c[2]) * d + c[3];
+                value = out > 0.0 ? (float)out : 0.0f;
+            }
+        }
+        z[item] = value;
+    }
+}

@@ -1,0 +1,515 @@
+// Threshold-free cluster enhancement in integers. The method, the tables and the units are those of gpuvox/tfce.py.
+//
+// tfce_peaks: a block takes a map at a time, both signs in one pass. Every voxel points at its greatest neighbour of
+// the same sign, by (level, position); the pointers end at peaks, and the peak is the voxel's label. Components of
+// {level >= k} are components of the graph of peaks with, for each pair of neighbours, an edge between their labels
+// at the lower of their levels. Peaks carry, in a union-find forest, the score that their component has gathered:
+// `gathered` of a root is its total, of any other node the difference to its parent's, so that growth of a component
+// is booked once, at its root.
+//
+// Levels fall from the highest, each in three steps with a barrier after each:
+//   a  edges of the level: the root with the larger number is hooked under the other one, and its size logged;
+//   b  what was hooked becomes relative to its final root, to which it adds its size; voxels of the level are
+//      counted at the root of their label;
+//   c  roots gather S[size] * w[level]; nodes whose parent was hooked at this level are re-pointed to its root, so
+//      that between levels every path has length one at most.
+// No path may be shortened in a and b: differences are relative to the recorded parent.
+// Hooking by number alone cannot form a cycle. A peak born at this level may be hooked before it is counted, which
+// is why voxels are counted through the forest.
+//
+// tfce_grow: union-find voxel by voxel in falling order, by one thread of a block: for the exact integral and for
+// more levels than int16 codes hold. Independent of tfce_peaks.
+
+#include "common.cuh"
+
+namespace {
+
+const uint32 ROOT = 0x80000000u;
+const uint32 NEGATIVE = 0x40000000u;
+const uint32 SIZE = 0x3fffffffu;
+
+// Outcomes of a map, in `status`.
+const int DONE = 0, TOO_MANY_LEVELS = -1;  // > 0: number of edges, more than there is room for
+
+DEVICE int magnitude(int code) { return code < 0 ? -code : code; }
+
+// Number of thresholds under `size`: a guess by division, then the table decides.
+DEVICE int level_of(float size, const float* thresholds, float per_step, int cap) {
+    const float guess = size * per_step;
+    int level = guess < (float)cap ? (int)guess : cap;
+    while (level <= cap && thresholds[level] < size) ++level;
+    while (level > 0 && !(thresholds[level - 1] < size)) --level;
+    return level;
+}
+
+DEVICE int find(const uint32* word, int node) {
+    uint32 w = load(word + node);
+    while (!(w & ROOT)) {
+        node = (int)w;
+        w = load(word + node);
+    }
+    return node;
+}
+
+// Positions after which the items of each level start, highest level first, from their counts; counts[0] is unused.
+DEVICE void start_of_levels(int* counts, int cap) {
+    int total = 0;
+    for (int k = cap; k >= 1; --k) {
+        const int n = counts[k];
+        counts[k] = total;
+        total += n;
+    }
+}
+
+template <int C>
+DEVICE int greatest_neighbour(const short* code, int p, int level, int sign, int px, int pxy) {
+    int best = p, highest = -1;
+    neighbours_before<C>(px, pxy, [&](int offset) {
+        const int other = sign * code[p + offset];
+        if (other >= highest) {
+            highest = other;
+            best = p + offset;
+        }
+    });
+    if (highest <= level) {
+        highest = level;
+        best = p;
+    }
+    neighbours_after<C>(px, pxy, [&](int offset) {
+        const int other = sign * code[p + offset];
+        if (other >= highest) {
+            highest = other;
+            best = p + offset;
+        }
+    });
+    return best;
+}
+
+// f(label) for the labels of greater neighbours that differ from the voxel's own; most repetitions are left out.
+template <int C, class F>
+DEVICE void other_labels(const short* code, const int* up, int p, int level, int sign, int px, int pxy, F f) {
+    const int own = up[p];
+    int last = own, before_last = own;
+    auto look = [&](int q, int least) {
+        if (sign * code[q] < least) return;
+        const int label = up[q];
+        if (label == own || label == last || label == before_last) return;
+        before_last = last;
+        last = label;
+        f(~label);
+    };
+    neighbours_before<C>(px, pxy, [&](int offset) { look(p + offset, level + 1); });
+    neighbours_after<C>(px, pxy, [&](int offset) { look(p + offset, level); });
+}
+
+// Total of a node at a moment when paths have length one at most.
+DEVICE int64 total_of(const uint32* word, const int64* gathered, int node) {
+    const uint32 w = word[node];
+    return w & ROOT ? gathered[node] : gathered[node] + gathered[w];
+}
+
+// One edge of step a; returns the node that was hooked, or -1, and its word before.
+DEVICE int hook(uint32* word, int a, int b, uint32* before) {
+    a = find(word, a);
+    b = find(word, b);
+    while (a != b) {
+        if (a < b) {
+            const int c = a;
+            a = b;
+            b = c;
+        }
+        const uint32 w = load(word + a);
+        if (w & ROOT) {
+            if (swap(word + a, w, (uint32)b) == w) {
+                *before = w;
+                return a;
+            }
+        }
+        a = find(word, a);
+        b = find(word, b);
+    }
+    return -1;
+}
+
+}  // namespace
+
+// stat (n_maps, n_voxels); index (n_voxels): positions in the padded box of `box` positions; thresholds, weights
+// (2, cap + 1): weights[sign, k] = w_k; sizes (n_voxels + 1): S; per_step (2): 1 / delta, 0 for a blank sign.
+// Scratch of each block: code (box) zero at the start, up (box), order, word, gathered, dead, above (n_voxels),
+// raw and edge (edge_capacity), counts (3, cap + 1). above and maps are for FULL alone.
+// maxima (2, n_maps) in scores; status (n_maps); maps (n_maps, n_voxels), negative for the negative sign.
+// Dynamic shared memory: counts if cap_shared, then n_shared (gathered, word).
+template <int C, bool FULL>
+KERNEL_FOR(512, C == 6 && !FULL ? 3 : 2)
+tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int box, int px, int pxy,
+           const float* thresholds, const int64* weights, const int64* sizes, const float* per_step, int cap,
+           int edge_capacity, int cap_shared, int n_shared, short* all_code, int* all_up, int* all_order,
+           uint32* all_word, int64* all_gathered, int* all_dead, int* all_raw, int* all_edge, int* all_counts,
+           int64* all_above, int64* maxima, int* status, int64* maps) {
+    DYNAMIC_SHARED(memory);
+    SHARED(int, n_peaks, 1);
+    SHARED(int, n_edges, 1);
+    SHARED(int, n_dead, 1);
+    SHARED(int, highest, 1);
+    SHARED(int64, best, 2);
+    const int thread = threadIdx.x, threads = blockDim.x;
+    const int64 slot = blockIdx.x;
+    short* code = all_code + slot * box;
+    int* up = all_up + slot * box;
+    int* order = all_order + slot * n_voxels;
+    int* dead = all_dead + slot * 2 * n_voxels;
+    int* raw = all_raw + slot * 2 * edge_capacity;
+    int* edge = all_edge + slot * 2 * edge_capacity;
+    int* counts = cap_shared ? (int*)(memory + n_shared) + n_shared : all_counts + slot * 3 * (cap + 1);
+    int* voxel_count = counts;
+    int* edge_count = counts + (cap + 1);
+    int* peak_count = counts + 2 * (cap + 1);
+
+    for (int64 b = blockIdx.x; b < n_maps; b += gridDim.x) {
+        const float* t = stat + b * n_voxels;
+        for (int i = thread; i < 3 * (cap + 1); i += threads) counts[i] = 0;
+        if (thread == 0) {
+            n_peaks[0] = n_edges[0] = n_dead[0] = highest[0] = 0;
+            best[0] = best[1] = 0;
+        }
+        barrier();
+
+        // Levels.
+        for (int v = thread; v < n_voxels; v += threads) {
+            const float value = t[v];
+            const int row = value > 0 ? 0 : 1;
+            int level = 0;
+            if (value != 0) level = level_of(row ? -value : value, thresholds + row * (cap + 1), per_step[row], cap);
+            if (level > cap || value != value) {
+                store(highest, cap + 1);
+                level = 0;
+            }
+            code[index[v]] = (short)(row ? -level : level);
+            if (level) add(voxel_count + level, 1);
+        }
+        barrier();
+        const bool too_many = load(highest) > cap;
+        if (too_many && thread == 0) {
+            status[b] = TOO_MANY_LEVELS;
+            maxima[b] = maxima[n_maps + b] = 0;
+        }
+        if (too_many) {
+            barrier();
+            continue;
+        }
+
+        // Where each voxel points, and the peaks.
+        for (int v = thread; v < n_voxels; v += threads) {
+            const int p = index[v], c = code[p];
+            if (!c) continue;
+            const int level = magnitude(c);
+            const int to = greatest_neighbour<C>(code, p, level, c < 0 ? -1 : 1, px, pxy);
+            up[p] = to;
+            if (to == p) {
+                dead[add(n_peaks, 1)] = p;  // the list is free until the sweep
+                add(peak_count + level, 1);
+                raise(highest, level);
+            }
+        }
+        barrier();
+        const int peaks = n_peaks[0], top = highest[0];
+        for (int i = thread; i < 2; i += threads) start_of_levels(i ? peak_count : voxel_count, cap);
+        uint32* word = peaks <= n_shared ? (uint32*)(memory + n_shared) : all_word + slot * n_voxels;
+        int64* gathered = peaks <= n_shared ? (int64*)memory : all_gathered + slot * n_voxels;
+        barrier();
+
+        // Peaks are numbered by falling level: those born so far are always the first ones.
+        for (int i = thread; i < peaks; i += threads) {
+            const int p = dead[i], c = code[p];
+            const int number = add(peak_count + magnitude(c), 1);
+            up[p] = ~number;
+            word[number] = c < 0 ? ROOT | NEGATIVE : ROOT;
+            gathered[number] = 0;
+        }
+        barrier();
+
+        // Labels: whatever is found on the way is further up, so it does not matter who has been here before.
+        for (int v = thread; v < n_voxels; v += threads) {
+            const int p = index[v], c = code[p];
+            if (!c) continue;
+            int x = load(up + p);
+            while (x >= 0) x = load(up + x);
+            store(up + p, x);
+            order[add(voxel_count + magnitude(c), 1)] = FULL ? v : ~x;
+        }
+        barrier();
+
+        // Edges, sorted by level.
+        for (int v = thread; v < n_voxels; v += threads) {
+            const int p = index[v], c = code[p];
+            if (!c) continue;
+            const int level = magnitude(c);
+            other_labels<C>(code, up, p, level, c < 0 ? -1 : 1, px, pxy, [&](int label) {
+                const int i = add(n_edges, 1);
+                if (i < edge_capacity) {
+                    raw[2 * i] = p;
+                    raw[2 * i + 1] = label;
+                    add(edge_count + level, 1);
+                }
+            });
+        }
+        barrier();
+        const int edges = n_edges[0];
+        if (edges > edge_capacity) {
+            if (thread == 0) {
+                status[b] = edges;
+                maxima[b] = maxima[n_maps + b] = 0;
+            }
+            barrier();
+            continue;
+        }
+        if (thread == 0) start_of_levels(edge_count, cap);
+        barrier();
+        for (int i = thread; i < edges; i += threads) {
+            const int p = raw[2 * i];
+            const int place = add(edge_count + magnitude(code[p]), 1);
+            edge[2 * place] = ~up[p];
+            edge[2 * place + 1] = raw[2 * i + 1];
+        }
+        barrier();
+
+        // The sweep. The items of level k now end at count[k], and start where those of level k + 1 end.
+        int voxel = 0, edge_at = 0;
+        for (int k = top; k >= 1; --k) {
+            const int voxel_end = voxel_count[k], edge_end = edge_count[k], born = peak_count[k];
+            if (FULL) {
+                int64* above = all_above + slot * n_voxels;
+                for (int i = voxel + thread; i < voxel_end; i += threads) {
+                    const int v = order[i];
+                    above[v] = total_of(word, gathered, ~up[index[v]]);
+                }
+                barrier();
+            }
+            for (int i = edge_at + thread; i < edge_end; i += threads) {
+                uint32 before = 0;
+                const int node = hook(word, edge[2 * i], edge[2 * i + 1], &before);
+                if (node < 0) continue;
+                const int d = add(n_dead, 1);
+                dead[2 * d] = node;
+                dead[2 * d + 1] = (int)(before & SIZE);
+            }
+            barrier();
+            const int hooked = n_dead[0];
+            for (int i = thread; i < hooked; i += threads) {
+                const int node = dead[2 * i], root = find(word, node);
+                gathered[node] -= gathered[root];
+                store(word + node, (uint32)root);
+                add(word + root, (uint32)dead[2 * i + 1]);
+            }
+            int root = -1;
+            uint32 run = 0;
+            for (int i = voxel + thread; i < voxel_end; i += threads) {
+                const int r = find(word, FULL ? ~up[index[order[i]]] : order[i]);
+                if (r != root) {
+                    if (run) add(word + root, run);
+                    root = r;
+                    run = 0;
+                }
+                ++run;
+            }
+            if (run) add(word + root, run);
+            barrier();
+            if (thread == 0) n_dead[0] = 0;
+            for (int i = thread; i < born; i += threads) {
+                const uint32 w = word[i];
+                if (w & ROOT) {
+                    gathered[i] += sizes[w & SIZE] * weights[(w & NEGATIVE ? cap + 1 : 0) + k];
+                } else {
+                    const uint32 parent = word[w];
+                    if (!(parent & ROOT)) {
+                        gathered[i] += gathered[w];
+                        word[i] = parent;
+                    }
+                }
+            }
+            barrier();
+            voxel = voxel_end;
+            edge_at = edge_end;
+        }
+
+        // Results.
+        int64 best_up = 0, best_down = 0;
+        for (int i = thread; i < peaks; i += threads) {
+            const uint32 w = word[i];
+            const int root = w & ROOT ? i : (int)w;
+            const int64 score = total_of(word, gathered, i);
+            if (word[root] & NEGATIVE) {
+                if (score > best_down) best_down = score;
+            } else if (score > best_up) {
+                best_up = score;
+            }
+        }
+        if (best_up) raise(best, best_up);
+        if (best_down) raise(best + 1, best_down);
+        if (FULL) {
+            const int64* above = all_above + slot * n_voxels;
+            for (int v = thread; v < n_voxels; v += threads) {
+                const int p = index[v], c = code[p];
+                int64 score = 0;
+                if (c) score = total_of(word, gathered, ~up[p]) - above[v];
+                maps[b * n_voxels + v] = c < 0 ? -score : score;
+            }
+        }
+        barrier();
+        if (thread == 0) {
+            status[b] = DONE;
+            maxima[b] = best[0];
+            maxima[n_maps + b] = best[1];
+        }
+        barrier();
+    }
+}
+
+namespace {
+
+// x^power by multiplication where the power is whole, so that any device gets the same bits.
+DEVICE double power_of(double x, double power) {
+    const int whole = (int)power;
+    if ((double)whole != power || whole > 64) return pow(x, power);
+    double out = x;
+    for (int i = 1; i < whole; ++i) out *= x;
+    return out;
+}
+
+// Stable sort of n keys by one byte, largest first. count (256, threads); a thread has a contiguous share.
+DEVICE void sort_by_byte(const int* key, const int* from, int* to, int n, int shift, int* count, int* total) {
+    const int thread = threadIdx.x, threads = blockDim.x;
+    const int share = (n + threads - 1) / threads;
+    const int first = thread * share < n ? thread * share : n, last = first + share < n ? first + share : n;
+    for (int d = 0; d < 256; ++d) count[d * threads + thread] = 0;
+    for (int i = first; i < last; ++i) ++count[(255 - ((key[from[i]] >> shift) & 255)) * threads + thread];
+    barrier();
+    for (int d = thread; d < 256; d += threads) {
+        total[d] = 0;
+        for (int j = 0; j < threads; ++j) total[d] += count[d * threads + j];
+    }
+    barrier();
+    if (thread == 0) {
+        int sum = 0;
+        for (int d = 0; d < 256; ++d) {
+            const int c = total[d];
+            total[d] = sum;
+            sum += c;
+        }
+    }
+    barrier();
+    for (int d = thread; d < 256; d += threads) {
+        int sum = total[d];
+        for (int j = 0; j < threads; ++j) {
+            const int c = count[d * threads + j];
+            count[d * threads + j] = sum;
+            sum += c;
+        }
+    }
+    barrier();
+    for (int i = first; i < last; ++i)
+        to[count[(255 - ((key[from[i]] >> shift) & 255)) * threads + thread]++] = from[i];
+    barrier();
+}
+
+template <class Score> DEVICE Score potential(int v, const int* parent, const Score* total) {
+    Score value = total[v];
+    while (parent[v] != v) {
+        v = parent[v];
+        value += total[v];
+    }
+    return value;
+}
+
+DEVICE int64 absolute(int64 x) { return x < 0 ? -x : x; }
+DEVICE double absolute(double x) { return x < 0 ? -x : x; }
+
+}  // namespace
+
+// The same scores (Score = int64) or the exact integral (double) of one sign, added to maps (n_maps, n_voxels) that
+// are zero before. worth: C[k] by level, unused where exact; sizes: S; power = H + 1 where exact, else 0.
+// Scratch of each block: at (box) filled with -1, key, order, other, parent, size, total, above (n_voxels), count
+// (256 * threads).
+template <class Score>
+KERNEL_FOR(256, 1)
+tfce_grow(const float* stat, int n_maps, int n_voxels, const int* index, int box, const int* offsets, int n_offsets,
+          const float* thresholds, const Score* worth, const Score* sizes, float per_step, int cap, double power,
+          int sign, int* all_at, int* all_key, int* all_order, int* all_other, int* all_parent, int* all_size,
+          Score* all_total, Score* all_above, int* all_count, int* status, Score* maps) {
+    SHARED(int, total_count, 256);
+    SHARED(int, n_kept, 1);
+    const int thread = threadIdx.x, threads = blockDim.x;
+    const int64 slot = blockIdx.x;
+    int* at = all_at + slot * box;
+    int* key = all_key + slot * n_voxels;
+    int* order = all_order + slot * n_voxels;
+    int* other = all_other + slot * n_voxels;
+    int* parent = all_parent + slot * n_voxels;
+    int* size = all_size + slot * n_voxels;
+    Score* total = all_total + slot * n_voxels;
+    Score* above = all_above + slot * n_voxels;
+    int* count = all_count + slot * 256 * threads;
+
+    for (int64 b = blockIdx.x; b < n_maps; b += gridDim.x) {
+        const float* t = stat + b * n_voxels;
+        // Voxels of positive weight in their order; the key is the height's bits, which sort as the heights do.
+        for (int v = thread; v < n_voxels; v += threads) {
+            const float height = sign * t[v];
+            bool wanted = height > 0;
+            if (wanted && power == 0) {
+                const int level = level_of(height, thresholds, per_step, cap);
+                if (level > cap) store(status + b, TOO_MANY_LEVELS);
+                wanted = level > 0 && level <= cap;
+            }
+            if (t[v] != t[v]) store(status + b, TOO_MANY_LEVELS);
+            key[v] = wanted ? float_bits(height) : 0;
+        }
+        if (thread == 0) n_kept[0] = 0;
+        for (int v = thread; v < n_voxels; v += threads) other[v] = v;
+        barrier();
+        for (int v = thread; v < n_voxels; v += threads)
+            if (key[v]) add(n_kept, 1);
+        for (int shift = 0; shift < 32; shift += 8)
+            sort_by_byte(key, shift & 8 ? order : other, shift & 8 ? other : order, n_voxels, shift, count, total_count);
+        // After four passes the result is in `other`.
+        const int n = n_kept[0];
+        for (int i = thread; i < n; i += threads) {
+            const int v = other[i];
+            parent[i] = i;
+            size[i] = 1;
+            const float height = sign * t[v];
+            above[i] = power > 0 ? (Score)(power_of((double)height, power) / power)
+                                 : worth[level_of(height, thresholds, per_step, cap)];
+        }
+        barrier();
+        for (int i = 0; thread == 0 && i < n; ++i) {
+            const int p = index[other[i]];
+            const Score w = above[i];
+            at[p] = i;
+            total[i] = sizes[1] * w;
+            int root = i;
+            for (int o = 0; o < n_offsets; ++o) {
+                int r = at[p + offsets[o]];
+                if (r < 0) continue;
+                while (parent[r] != r) r = parent[r];
+                if (r == root) continue;
+                const int keep = size[root] >= size[r] ? root : r, gone = keep == root ? r : root;
+                const int joint = size[keep] + size[gone];
+                total[keep] += (sizes[joint] - sizes[size[keep]]) * w;
+                total[gone] += (sizes[joint] - sizes[size[gone]]) * w - total[keep];
+                size[keep] = joint;
+                parent[gone] = keep;
+                root = keep;
+            }
+            above[i] = potential(i, parent, total) - sizes[size[root]] * w;
+        }
+        barrier();
+        for (int i = thread; i < n; i += threads) {
+            const int v = other[i];
+            const Score score = potential(i, parent, total) - above[i];
+            maps[b * n_voxels + v] = sign < 0 ? -score : score;
+            at[index[v]] = -1;
+        }
+        barrier();
+    }
+}
