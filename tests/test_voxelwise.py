@@ -40,7 +40,7 @@ def test_against_the_oracle(mode, flip, C, demean):
     ours = model.maps(shuffles)
     first = 1 if mode == Nuisance.TER_BRAAK else 0
     assert (np.abs(ours - theirs)[first:] <= 1e-4 * np.maximum(1, np.abs(theirs[first:]))).all()
-    exact = np.array([model.exact(s, np.arange(V)) for s in shuffles])
+    exact = np.array([model.exact(s[None], np.zeros(V, dtype=int), np.arange(V)) for s in shuffles])
     assert (np.abs(exact - theirs)[first:] <= 1e-9 * np.maximum(1, np.abs(theirs[first:]))).all()
 
 
