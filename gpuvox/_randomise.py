@@ -13,7 +13,6 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from gpuvox.design import DesignError, partition
 from gpuvox.device import Device
 from gpuvox.executors import default_threads
 from gpuvox.grid import Grid
+from gpuvox.info import versions
 from gpuvox.outputs import Wanted, Writer
 from gpuvox.permtest import Statistics
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler, check_blocks
@@ -430,7 +430,7 @@ def provenance(
 ) -> dict[str, Any]:
     """What ``<root>_randomise.json`` says."""
     return {
-        "software": {"gpuvox": __version__, "python": platform.python_version(), **_versions()},
+        "software": {"gpuvox": __version__, "python": platform.python_version(), **versions()},
         "command": list(command.line),
         "device": "cpu" if options.device is None else f"{options.device.name} ({options.device.title})",
         "threads": options.threads or default_threads(),
@@ -448,16 +448,6 @@ def provenance(
         "tests": [_about_test(result) for result in results],
         "maps": writer.written,
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("numpy", "scipy", "numba", "nibabel", "pandas", "cupy-cuda12x", "cupy-cuda13x"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _hashes(command: Command, tests: Sequence[Test]) -> dict[str, dict[str, str]]:

@@ -7,6 +7,8 @@ does not look into included headers, so a hash of them is among the options.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from hashlib import sha256
 from itertools import product
@@ -130,23 +132,35 @@ class CudaDevice(Device):
             if limit:
                 self._pool.set_limit(size=limit)
 
+    @contextmanager
+    def _current(self) -> Iterator[None]:
+        """Make this the device of the calling thread; what CUDA has to complain of becomes one sentence."""
+        cuda = self._cupy.cuda
+        try:
+            with self._device:
+                yield
+        except cuda.memory.OutOfMemoryError as error:
+            raise OutOfDeviceMemory(str(error)) from None
+        except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError) as error:
+            if "OUT_OF_MEMORY" in str(error).upper().replace(" ", "_"):
+                raise OutOfDeviceMemory(str(error)) from None
+            raise DeviceError(f"{self.title} ({self.name}) failed: {error}") from None
+        except (cuda.compiler.CompileException, cuda.nvrtc.NVRTCError) as error:
+            raise DeviceError(f"the CUDA kernels do not compile for {self.title}: {error}") from None
+
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
         """See `Device.empty`."""
         shape = (shape,) if isinstance(shape, int) else shape
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        with self._device:
-            try:
-                memory = self._pool.malloc(size)
-            except self._cupy.cuda.memory.OutOfMemoryError as error:
-                raise OutOfDeviceMemory(str(error)) from None
-            return self._cupy.ndarray(shape, dtype, memptr=memory)
+        with self._current():
+            return self._cupy.ndarray(shape, dtype, memptr=self._pool.malloc(size))
 
     def fill(self, array: Any, value: int) -> None:
         """See `Device.fill`."""
         # All that is asked for is all bits clear or set, which needs no kernel.
         if value not in (0, -1):
             raise ValueError(f"arrays are filled with 0 or -1, not {value}")
-        with self._device:
+        with self._current():
             array.data.memset_async(0xFF if value else 0, array.nbytes)
 
     def upload(self, array: NDArray) -> Any:
@@ -158,17 +172,17 @@ class CudaDevice(Device):
     def put(self, array: Any, values: NDArray) -> None:
         """See `Device.put`."""
         if values.size:
-            with self._device:
+            with self._current():
                 array.set(np.ascontiguousarray(values))
 
     def download(self, array: Any) -> NDArray:
         """See `Device.download`."""
-        with self._device:
+        with self._current():
             return array.get()
 
     def rows(self, array: Any, start: int, stop: int) -> Any:
         """See `Device.rows`."""
-        with self._device:
+        with self._current():
             return array[start:stop]
 
     def launch(
@@ -176,7 +190,7 @@ class CudaDevice(Device):
     ) -> None:
         """See `Device.launch`."""
         grid = (blocks, 1) if isinstance(blocks, int) else blocks
-        with self._device:
+        with self._current():
             function = self.kernel(kernel)
             if shared > function.max_dynamic_shared_size_bytes:
                 function.max_dynamic_shared_size_bytes = shared
@@ -195,13 +209,13 @@ class CudaDevice(Device):
 
     def free_bytes(self) -> int:
         """See `Device.free_bytes`."""
-        with self._device:
+        with self._current():
             free = int(self._cupy.cuda.runtime.memGetInfo()[0]) + self._pool.free_bytes()
         return min(free, self._limit - self._pool.used_bytes()) if self._limit else free
 
     def release(self) -> None:
         """See `Device.release`."""
-        with self._device:
+        with self._current():
             self._pool.free_all_blocks()
 
 

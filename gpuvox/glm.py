@@ -365,11 +365,13 @@ class Glm:
 
     def equivalent(self, shuffles: NDArray) -> NDArray[np.bool_]:
         """(B,) Shuffles under which every data set has the unshuffled statistic, up to the sign of t."""
-        rows = self._rows(shuffles)
         r, q = self.model.rank_effect, self._moving.shape[1]
-        effect = ((rows[:, :r] @ self.model.effect) ** 2).sum(axis=(1, 2))
-        nuisance = ((rows[:, r:] @ self._moving) ** 2).sum(axis=(1, 2))
-        return (effect > r - 1e-10) & (nuisance > q - 1e-10)
+        effect = _shuffled(self.model.effect, shuffles) @ self.model.effect
+        found = (effect**2).sum(axis=(1, 2)) > r - 1e-10
+        if found.any():
+            nuisance = _shuffled(self._moving, shuffles[found]) @ self._moving
+            found[found] = (nuisance**2).sum(axis=(1, 2)) > q - 1e-10
+        return found
 
     def maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_] | None = None) -> Any:
         """Statistic maps.

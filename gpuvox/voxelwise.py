@@ -421,7 +421,7 @@ class _OnDevice:
         static, evs, position, mixing, size = glm._arguments
         self.n, self.k = len(static), mixing.shape[1]
         each = 8 * self.n * (self.k + 1) + 4 * self.n * (len(evs) + 1) + 4 * self.k + 8
-        self.slab = int(np.clip(device.free_bytes() // 2 // each, 1, max(glm.n_voxels, 1)))
+        self.slab = int(np.clip(device.free_bytes() // 4 // each, 1, max(glm.n_voxels, 1)))
         self.constants = [np.ascontiguousarray(static), position.astype(np.int32), mixing, size]
         self.prepared: tuple[int, int, list[Any]] | None = None
 

@@ -14,6 +14,7 @@ Voxelwise permutation inference for neuroimaging.
 
 commands:
   randomise   permutation tests on the general linear model, with the options and the files of FSL randomise
+  info        versions, devices, and whether the GPU works
 
   gpuvox COMMAND --help      the options of a command
   gpuvox --version           the version
@@ -31,7 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments[0] == "randomise":
         return main_randomise(arguments[1:])
-    sys.stderr.write(f"gpuvox: there is no command {arguments[0]!r}; commands: randomise\n")
+    if arguments[0] == "info":
+        from gpuvox.cli import info
+
+        return guarded("info", lambda: info.run(arguments[1:]))
+    sys.stderr.write(f"gpuvox: there is no command {arguments[0]!r}; commands: randomise, info\n")
     return 2
 
 

@@ -1,0 +1,26 @@
+"""``gpuvox info``: what is installed, and whether a GPU can be used."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+USAGE = """usage: gpuvox info
+
+Versions, devices and memory; whether the CUDA kernels compile and give the right answer; what is missing if not.
+"""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Exit status: 0, or 1 if there is a GPU that does not work."""
+    if argv:
+        asked = argv[0] in ("-h", "--help")
+        (sys.stdout if asked else sys.stderr).write(USAGE)
+        return 0 if asked else 2
+    from gpuvox.info import report
+
+    good = True
+    for line, is_good in report():
+        sys.stdout.write(line + "\n")
+        good &= is_good
+    return 0 if good else 1

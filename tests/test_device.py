@@ -1,0 +1,377 @@
+"""The engine on a device: the same kernels and host code as on a GPU, on the CPU; and on a GPU where there is one."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from gpuvox import _randomise, cuda
+from gpuvox import device as devices
+from gpuvox.analysis import Inputs, Options, analyse
+from gpuvox.cli import main, main_randomise
+from gpuvox.design import partition
+from gpuvox.device import DeviceError, OutOfDeviceMemory
+from gpuvox.executors import run
+from gpuvox.glm import Glm, Nuisance, f_to_z
+from gpuvox.grid import Grid
+from gpuvox.info import check_kernels
+from gpuvox.permtest import PermutationTest, Statistics
+from gpuvox.shuffle import Permutations, Shuffler
+from gpuvox.tfce import Tfce
+from tests.cuda_on_cpu.shim import CXX, ShimDevice
+from tests.test_reference import NAMES, run_case
+
+ROOT = Path(__file__).parent.parent
+needs_compiler = pytest.mark.skipif(CXX is None, reason="no C++ compiler to run the kernels on the CPU")
+
+
+def gpu():
+    """The GPU, or a reason to skip; with GPUVOX_REQUIRE_GPU=1 there must be one."""
+    reason = devices.why_not()
+    if reason:
+        assert os.environ.get("GPUVOX_REQUIRE_GPU") != "1", reason
+        pytest.skip(reason)
+    return cuda.open_device(0)
+
+
+@pytest.fixture(params=["kernels on the CPU", "GPU"])
+def device(request):
+    if request.param == "GPU":
+        return gpu()
+    if CXX is None:
+        pytest.skip("no C++ compiler to run the kernels on the CPU")
+    return ShimDevice(max_threads=2)
+
+
+# -- whole analyses -------------------------------------------------------------------------------------------------
+
+
+def study(seed: int) -> tuple[Inputs, Options]:
+    """A small analysis; what is asked of it, and how awkward its data are, depends on the seed."""
+    rng = np.random.default_rng(seed)
+    grid = Grid(rng.random((5, 6, 4)) < 0.9, voxel_size=(2.0, 2.0, 3.0))
+    n, n_voxels = int(rng.integers(9, 20)), grid.n_voxels
+    design = np.c_[np.ones(n), np.arange(n) % 2, rng.normal(size=(n, 2))]
+    contrasts, f_tests = np.array([[0, 1, 0, 0], [0, -1, 0, 0], [0, 0, 1, 0.0]]), np.array([[1, 0, 1]])
+    data = rng.normal(size=(n, n_voxels))
+    if seed % 4 == 0:
+        data += 100  # float32 cancels
+    if seed % 5 == 0:
+        data = np.round(data)  # ties
+    if seed % 7 == 0:
+        data[:, 3] = 5  # constant
+    if seed % 6 == 0:
+        design, contrasts, f_tests = np.ones((n, 1)), np.array([[1.0], [-1.0]]), np.zeros((0, 2))
+    evs = {}
+    if seed % 4 == 3 and design.shape[1] == 4:
+        evs = {3: rng.normal(size=(n, n_voxels)).astype(np.float32)}
+    tfce = Tfce(connectivity=(6, 18, 26)[seed % 3], exact=seed % 9 == 8)
+    counts, twice = seed % 2 == 0, seed % 3 != 1
+    options = Options(
+        Statistics(True, tfce, 1.5, 1.2, uncorrected=counts, two_pass=twice),
+        Statistics(True, tfce, 3.0, 4.0, uncorrected=counts, two_pass=twice),
+        n_permutations=40,
+        seed=seed,
+        flip=seed % 3 == 0,
+        demean=seed % 8 == 5,
+        nuisance=Nuisance(seed % 4 if seed % 4 != 3 else 1),
+        variance_mm=3.0 if seed % 4 == 2 else 0.0,
+        threads=1,
+    )
+    return Inputs(data.astype(np.float32), grid, design, contrasts, f_tests, None, evs), options
+
+
+def assert_same(one, other):
+    """Equal bits."""
+    assert len(one) == len(other)
+    for a, b in zip(one, other):
+        for mine, theirs in ((a.maps, b.maps), (a.nulls, b.nulls)):
+            assert mine.keys() == theirs.keys()
+            for name, values in mine.items():
+                np.testing.assert_array_equal(values, theirs[name], err_msg=f"{a.test.name} {name}")
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_every_option_gives_the_bits_of_the_cpu(seed, device):
+    inputs, options = study(seed)
+    expected = list(analyse(inputs, options))
+    assert_same(expected, list(analyse(inputs, dataclasses.replace(options, device=device))))
+    # In batches of another size too.
+    if isinstance(device, ShimDevice):
+        small = ShimDevice(max_threads=1, limit=16 << 20, n_processors=1, shared_bytes=8 << 10)
+        assert_same(expected, list(analyse(inputs, dataclasses.replace(options, device=small))))
+        gc.collect()
+        assert device.used == small.used == 0  # nothing is left behind
+
+
+@needs_compiler
+@pytest.mark.parametrize("seed", [0, 2, 3, 8])
+def test_memory_that_runs_out_anywhere_changes_nothing(seed):
+    """An allocation fails; the batch is cut, and no result is lost or counted twice."""
+    inputs, options = study(seed)
+    expected = list(analyse(inputs, options))
+    n_allocations = counted(inputs, options)
+    rng = np.random.default_rng(seed)
+    for fail_at in (1, *rng.integers(2, n_allocations, 6)):
+        device = ShimDevice()
+        device.fail_at = int(fail_at)
+        assert_same(expected, list(analyse(inputs, dataclasses.replace(options, device=device))))
+        assert device.fail_at < 0
+
+
+def counted(inputs, options) -> int:
+    device = ShimDevice()
+    device.fail_at = 1 << 30
+    list(analyse(inputs, dataclasses.replace(options, device=device)))
+    return (1 << 30) - device.fail_at
+
+
+@needs_compiler
+def test_data_larger_than_the_device_are_sent_in_slabs():
+    rng = np.random.default_rng(1)
+    grid, n = Grid(np.ones((16, 16, 12), dtype=bool)), 60
+    data = rng.normal(size=(n, grid.n_voxels)).astype(np.float32)
+    data[:, ::50] += 1000
+    inputs = Inputs(data, grid, np.c_[np.ones(n), np.arange(n) % 2], np.array([[0, 1.0]]), np.zeros((0, 1)))
+    wanted = Statistics(tfce=Tfce(), extent=2.0, uncorrected=True)
+    for evs in ({}, {0: rng.normal(size=data.shape).astype(np.float32)}):
+        ours = dataclasses.replace(inputs, evs=evs)
+        options = Options(wanted, n_permutations=10, seed=2, nuisance=Nuisance.NONE, threads=1)
+        expected = list(analyse(ours, options))
+        device = ShimDevice(limit=1 << 20)  # the data alone are 0.7 MB, and wanted twice
+        assert_same(expected, list(analyse(ours, dataclasses.replace(options, device=device))))
+        assert device.largest <= device.limit
+        kernel = "voxelwise_prepare" if evs else "glm_maps<false>"
+        assert device.launched.count(kernel) > 4
+
+
+@needs_compiler
+def test_a_device_too_small_for_one_map_is_refused():
+    inputs, options = study(1)
+    with pytest.raises(DeviceError, match="not enough memory even for one map"):
+        list(analyse(inputs, dataclasses.replace(options, device=ShimDevice(limit=4000))))
+
+
+class Broken(ShimDevice):
+    """Fails at one launch, as CUDA does when a kernel has gone wrong."""
+
+    def launch(self, kernel, *arguments, **settings):
+        if len(self.launched) == 15:
+            raise DeviceError("cuda:0 failed: an illegal memory access was encountered")
+        super().launch(kernel, *arguments, **settings)
+
+
+@needs_compiler
+def test_a_failed_launch_ends_the_run():
+    inputs, options = study(1)
+    results = analyse(inputs, dataclasses.replace(options, device=Broken()))
+    with pytest.raises(DeviceError, match="illegal memory access"):
+        next(results)
+
+
+# -- single parts ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", [0, 1, 5, 70])
+@pytest.mark.parametrize("flip", [False, True])
+def test_maps_with_more_rows_than_a_tile(columns, flip, device):
+    """Every statistic in one tile of the kernel, several to a tile, or over several tiles."""
+    rng = np.random.default_rng(columns)
+    n, n_voxels = columns + 20, 150
+    design = np.c_[np.arange(n) % 2, rng.normal(size=(n, columns))]
+    contrast = np.eye(columns + 1)[:1]
+    data = rng.normal(size=(n, n_voxels)).astype(np.float32)
+    shuffles = np.array([rng.permutation(n) for _ in range(70)], dtype=np.int32)
+    if flip:
+        shuffles = rng.choice([-1, 1], size=(70, n)).astype(np.int8)
+    for f in (False, True):
+        C = np.eye(columns + 1)[: min(3, columns + 1)] if f else contrast
+        model, nothing = partition(design, C, is_f=f), np.zeros((n, 0))
+        here, there = Glm(data, model, nothing), Glm(data, model, nothing, device=device)
+        np.testing.assert_array_equal(device.download(there.maps(shuffles)), here.maps(shuffles))
+        number, voxel = rng.integers(0, 70, 300), rng.integers(0, n_voxels, 300)
+        np.testing.assert_array_equal(there.exact(shuffles, number, voxel), here.exact(shuffles, number, voxel))
+
+
+def test_z_of_f(device):
+    f = np.exp(np.random.default_rng(0).uniform(-5, 36, (3, 1000))).astype(np.float32)
+    f[0, :4] = 0, -1, 1e16, np.float32(1e-30)
+    np.testing.assert_array_equal(device.download(f_to_z(device.upload(f), 3, 40, device)), f_to_z(f, 3, 40))
+
+
+def test_levels_beyond_the_tables_start_again(device):
+    """A permuted map far above the observed one."""
+    rng = np.random.default_rng(3)
+    n, grid = 5, Grid(np.ones((3, 3, 3), dtype=bool))
+    data = rng.normal(size=(n, grid.n_voxels)).astype(np.float32)
+    x = np.arange(n, dtype=float)
+    data += 1000 * np.roll(x, 2)[:, None].astype(np.float32)
+    results = []
+    for where in (None, device):
+        model = Glm(
+            data, partition(np.c_[np.ones(n), x], np.array([[0, 1.0]])), np.full((n, 1), n**-0.5), device=where
+        )
+        test = PermutationTest(
+            model, grid, Shuffler(x[:, None], Permutations(200, 1)), Statistics(tfce=Tfce(delta=0.1))
+        )
+        finished = run(test, threads=1)
+        assert finished.observed.test.level_cap > 512
+        results.append(finished.tally.maxima["tfce"])
+    np.testing.assert_array_equal(*results)
+
+
+def test_the_check_of_an_installation(device):
+    check_kernels(device)
+
+
+@needs_compiler
+def test_the_check_of_an_installation_sees_a_wrong_kernel():
+    source = (cuda.kernel_directory() / "glm.cu").read_text()
+    from tests.cuda_on_cpu.shim import build
+
+    wrong = source.replace("left -= p * p;", "left -= 1.0001f * p * p;")
+    assert wrong != source
+    with pytest.raises(DeviceError, match="t maps differ"):
+        check_kernels(ShimDevice(libraries={"glm": build("glm", source=wrong)}))
+
+
+# -- the command ----------------------------------------------------------------------------------------------------
+
+
+@needs_compiler
+@pytest.mark.parametrize("case", [name for name in NAMES if name != "how_many"])
+def test_fsl_cases_give_the_bits_of_the_cpu(case, tmp_path, monkeypatch):
+    for name in ("cpu", "device"):
+        (tmp_path / name).mkdir()
+    run_case(case, tmp_path / "cpu", extra=("--device", "cpu"))
+    device = ShimDevice()
+    monkeypatch.setattr(_randomise, "resolve", lambda name: device)
+    run_case(case, tmp_path / "device", extra=("--device", "cuda"))
+    assert device.launched
+    for path in sorted((tmp_path / "cpu").iterdir()):
+        other = tmp_path / "device" / path.name
+        if path.suffix == ".txt":
+            assert other.read_text() == path.read_text(), path.name
+        elif path.suffix == ".gz":
+            np.testing.assert_array_equal(
+                *(np.asarray(nib.load(p).dataobj) for p in (other, path)), err_msg=path.name
+            )
+
+
+@needs_compiler
+def test_the_command_says_which_device(study_files, monkeypatch, capsys):
+    monkeypatch.setattr(_randomise, "resolve", lambda name: ShimDevice())
+    command = ["-i", "data", "-o", "out", "-m", "mask", "-d", "design.mat", "-t", "design.con", "-n", "20", "-x"]
+    assert main_randomise(command) == 0
+    assert "Device: kernels on the CPU (shim); float32" in capsys.readouterr().out
+    assert json.loads(Path("out_randomise.json").read_text())["device"] == "shim (kernels on the CPU)"
+    assert main_randomise([*command, "--plan"]) == 0
+    assert "device: kernels on the CPU" in capsys.readouterr().out
+
+
+study_files = pytest.fixture(lambda study: study)
+
+
+def test_gpuvox_info(capsys):
+    assert main(["info"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("gpuvox ")
+    assert "kernels: " in said
+    assert ("GPU: none; " in said) == bool(devices.why_not())
+
+
+# -- names, memory, sources -----------------------------------------------------------------------------------------
+
+
+def test_names(monkeypatch):
+    assert cuda.resolve("cpu") is None
+    monkeypatch.setattr(cuda, "why_not", lambda: "CuPy is not installed")
+    assert cuda.resolve("auto") is None
+    with pytest.raises(DeviceError, match="--device cuda:1: CuPy is not installed"):
+        cuda.resolve("cuda:1")
+    for name in ("gpu", "cuda:", "cuda:x", ""):
+        with pytest.raises(ValueError, match="expected auto, cpu, cuda or cuda:i"):
+            cuda.resolve(name)
+    opened = []
+    monkeypatch.setattr(cuda, "why_not", lambda: None)
+    monkeypatch.setattr(cuda, "open_device", lambda *given: opened.append(given))
+    monkeypatch.setenv(devices.MEMORY_VARIABLE, "4G")
+    cuda.resolve("auto")
+    cuda.resolve("cuda:2")
+    assert opened == [(0, 4 << 30), (2, 4 << 30)]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("", None), ("1000", 1000), ("4G", 4 << 30), ("1.5 GiB", 3 << 29), ("64m", 64 << 20)]
+)
+def test_memory_limit(text, size, monkeypatch):
+    monkeypatch.setenv(devices.MEMORY_VARIABLE, text)
+    assert devices.memory_limit() == size
+
+
+@pytest.mark.parametrize("text", ["much", "0", "-1", "4T"])
+def test_memory_limit_refused(text, monkeypatch):
+    monkeypatch.setenv(devices.MEMORY_VARIABLE, text)
+    with pytest.raises(ValueError, match="expected a size"):
+        devices.memory_limit()
+
+
+def test_without_cupy(monkeypatch):
+    monkeypatch.setattr(devices, "find_spec", lambda name: None)
+    assert "CuPy is not installed; install gpuvox[cuda13]" in devices.why_not()
+
+
+def test_with_cupy_but_no_driver(monkeypatch, tmp_path):
+    (tmp_path / "cupy.py").write_text("raise ImportError('libcuda.so.1: cannot open shared object file')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    assert "no CUDA device answers (ImportError: libcuda.so.1" in devices.why_not()
+
+
+@needs_compiler
+def test_uploads_are_kept_by_identity():
+    device = ShimDevice()
+    one = np.arange(3.0)
+    assert device.keep(one) is device.keep(one)
+    assert device.keep(one.copy()) is not device.keep(one)
+    for i in range(2 * devices.KEPT):
+        device.keep(np.full(1, i))
+    assert len(device._kept) == devices.KEPT
+    device.forget()
+    assert device.used == 0
+    with pytest.raises(OutOfDeviceMemory):
+        ShimDevice(limit=100).empty(1000, np.float32)
+
+
+def test_the_sources_of_a_checkout():
+    assert cuda.kernel_directory() == ROOT / "kernels"
+    assert {path.stem for path in cuda.kernel_directory().glob("*.cu")} == set(cuda.KERNELS)
+    assert cuda.source("glm").startswith('#line 1 "')
+
+
+def test_the_sources_in_a_wheel(tmp_path):
+    """As installed: the kernels are package data."""
+    pytest.importorskip("hatchling")
+    done = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    shutil.unpack_archive(next(tmp_path.glob("*.whl")), tmp_path / "site", "zip")
+    code = "import gpuvox.cuda as c; print(c.kernel_directory()); c.compile_options(); c.source('tfce')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+    )  # fmt: skip
+    assert done.stdout.strip() == str(tmp_path / "site" / "gpuvox" / "kernels"), done.stderr
