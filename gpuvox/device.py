@@ -170,3 +170,9 @@ def memory_limit() -> int | None:
 def blocks_for(items: int, threads: int, device: Device) -> int:
     """Blocks for a loop over independent items: enough to fill the device, no more than there is work for."""
     return int(np.clip(-(-items // threads), 1, 16 * device.n_processors))
+
+
+def blocks_over(n_maps: int, items: int, threads: int, device: Device) -> tuple[int, int]:
+    """Blocks along x for the items of a map, and along y for maps."""
+    wanted = -(-16 * device.n_processors // max(n_maps, 1))
+    return int(np.clip(-(-items // threads), 1, wanted)), int(np.clip(n_maps, 1, 65535))

@@ -34,7 +34,7 @@ from scipy.special import betainc, betaln, fdtri, hyp2f1, ndtri_exp
 
 from gpuvox.compiled import inner, loop
 from gpuvox.design import Model, invariant_part
-from gpuvox.device import Device, blocks_for
+from gpuvox.device import Device, blocks_for, blocks_over
 from gpuvox.maps import list_items
 from gpuvox.smooth import MaskedGaussian
 

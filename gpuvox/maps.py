@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuvox.compiled import loop
-from gpuvox.device import Device, blocks_for
+from gpuvox.device import Device, blocks_for, blocks_over
 
 TIE = 1e-4
 """Relative difference within which a float32 statistic is compared again in float64."""
@@ -123,7 +123,7 @@ def list_items(
         count = device.full(1, 0, np.int32)
         lists = [device.empty(room, kind) for kind in (np.int32, np.int32, np.float32)]
         device.launch(
-            kernel, blocks_for((stop - start) * n_voxels, THREADS, device), THREADS,
+            kernel, blocks_over(stop - start, n_voxels, THREADS, device), THREADS,
             maps, np.int32(start), np.int32(stop), np.int64(n_voxels), *arguments, np.int32(room), count, *lists,
         )  # fmt: skip
         n = int(device.download(count)[0])
@@ -222,7 +222,7 @@ def normalise(maps: Any, scales: tuple[float, float], local_mean: Float64, devic
         return out
     out = device.empty(maps.shape, np.float64)
     device.launch(
-        f"maps_normalise<{C_NAMES[maps.dtype.name]}>", blocks_for(n_maps * n_voxels, THREADS, device), THREADS,
+        f"maps_normalise<{C_NAMES[maps.dtype.name]}>", blocks_over(n_maps, n_voxels, THREADS, device), THREADS,
         maps, np.int32(n_maps), np.int64(n_voxels), *map(np.float64, scales), device.keep(local_mean), out,
     )  # fmt: skip
     return out

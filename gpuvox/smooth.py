@@ -17,7 +17,7 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import correlate1d, maximum_filter1d, minimum_filter1d
 
-from gpuvox.device import Device, blocks_for
+from gpuvox.device import Device, blocks_over
 from gpuvox.grid import Grid
 
 Floats = NDArray[np.float32]
@@ -113,7 +113,7 @@ class MaskedGaussian:
             count = np.int64(n_voxels), np.int64(part.shape[0]), np.int64(padded.size)
             one = device.full((part.shape[0], padded.size), 0, np.float32)
             other = device.empty((part.shape[0], padded.size), np.float32)
-            blocks = blocks_for(part.shape[0] * padded.size, 256, device)
+            blocks = blocks_over(part.shape[0], padded.size, 256, device)
             device.launch("smooth_fill", blocks, 256, part, index, *count, one)
             step = 1
             for weights, length in zip(self._weights, padded.shape):

@@ -210,10 +210,9 @@ glm_exact(const float* data, int64 data_stride, const int* item_map, const int* 
 
 // variance[b, v] = SSE of the data, not of unit residuals (their degrees of freedom cancel in what follows).
 KERNEL glm_variance(const float* sse, const double* norms, int64 n_voxels, int64 n_maps, float* variance) {
-    for (int64 item = grid_thread(); item < n_voxels * n_maps; item += grid_threads()) {
-        const double norm = norms[item % n_voxels];
-        variance[item] = (float)((double)sse[item] * (norm * norm));
-    }
+    for (int64 b = blockIdx.y; b < n_maps; b += gridDim.y)
+        for (int64 v = grid_thread(); v < n_voxels; v += grid_threads())
+            variance[b * n_voxels + v] = (float)((double)sse[b * n_voxels + v] * (norms[v] * norms[v]));
 }
 
 // t * sqrt(variance / smoothed variance), in place.

@@ -67,44 +67,54 @@ KERNEL maps_ties_everywhere(const float* maps, int n_maps, int64 n_voxels, const
     }
 }
 
-// Lists of pairs (map, voxel) with the value there; *count goes on counting beyond the capacity.
-// first_map: maps before it are left out.
+// Lists of pairs (map, voxel) with the value there; *count goes on counting beyond the capacity. Blocks along y are for
+// maps; those before first_map are left out.
 
-DEVICE void list_item(int64 item, int64 n_voxels, float value, int capacity, int* count, int* item_map, int* item_voxel,
+namespace {
+
+DEVICE void list_item(int b, int64 v, float value, int capacity, int* count, int* item_map, int* item_voxel,
                       float* item_value) {
     const int i = add(count, 1);
     if (i >= capacity) return;
-    item_map[i] = (int)(item / n_voxels);
-    item_voxel[i] = (int)(item % n_voxels);
+    item_map[i] = b;
+    item_voxel[i] = (int)v;
     item_value[i] = value;
 }
+
+}  // namespace
 
 // NaN, or the whole map where whole[b].
 KERNEL maps_list_unsettled(const float* maps, int first_map, int n_maps, int64 n_voxels, const int* whole,
                                int capacity, int* count, int* item_map, int* item_voxel, float* item_value) {
-    for (int64 item = first_map * n_voxels + grid_thread(); item < n_maps * n_voxels; item += grid_threads())
-        if (maps[item] != maps[item] || whole[item / n_voxels])
-            list_item(item, n_voxels, maps[item], capacity, count, item_map, item_voxel, item_value);
+    for (int b = first_map + blockIdx.y; b < n_maps; b += gridDim.y) {
+        const float* map = maps + b * n_voxels;
+        for (int64 v = grid_thread(); v < n_voxels; v += grid_threads())
+            if (map[v] != map[v] || whole[b])
+                list_item(b, v, map[v], capacity, count, item_map, item_voxel, item_value);
+    }
 }
 
 // Within rounding of the maximum of sign * map; maxima (n_maps), maps with a maximum of 0 or less are left out.
 KERNEL maps_list_close(const float* maps, int first_map, int n_maps, int64 n_voxels, float sign, const float* maxima,
                            int capacity, int* count, int* item_map, int* item_voxel, float* item_value) {
-    for (int64 item = first_map * n_voxels + grid_thread(); item < n_maps * n_voxels; item += grid_threads()) {
-        const float maximum = maxima[item / n_voxels];
-        const float bound = maximum - TIE * at_least_one(maximum);
-        if (maximum > 0.0f && sign * maps[item] >= bound)
-            list_item(item, n_voxels, maps[item], capacity, count, item_map, item_voxel, item_value);
+    for (int b = first_map + blockIdx.y; b < n_maps; b += gridDim.y) {
+        const float* map = maps + b * n_voxels;
+        const float bound = maxima[b] - TIE * at_least_one(maxima[b]);
+        if (!(maxima[b] > 0.0f)) continue;
+        for (int64 v = grid_thread(); v < n_voxels; v += grid_threads())
+            if (sign * map[v] >= bound)
+                list_item(b, v, map[v], capacity, count, item_map, item_voxel, item_value);
     }
 }
 
 // Within rounding of the observed value; voxels that are 0 in both are left out.
 KERNEL maps_list_ties(const float* maps, int first_map, int n_maps, int64 n_voxels, const float* observed,
                           int capacity, int* count, int* item_map, int* item_voxel, float* item_value) {
-    for (int64 item = first_map * n_voxels + grid_thread(); item < n_maps * n_voxels; item += grid_threads()) {
-        const float target = observed[item % n_voxels];
-        if (is_near(maps[item], target) && (maps[item] != 0.0f || target != 0.0f))
-            list_item(item, n_voxels, maps[item], capacity, count, item_map, item_voxel, item_value);
+    for (int b = first_map + blockIdx.y; b < n_maps; b += gridDim.y) {
+        const float* map = maps + b * n_voxels;
+        for (int64 v = grid_thread(); v < n_voxels; v += grid_threads())
+            if (is_near(map[v], observed[v]) && (map[v] != 0.0f || observed[v] != 0.0f))
+                list_item(b, v, map[v], capacity, count, item_map, item_voxel, item_value);
     }
 }
 
@@ -171,13 +181,13 @@ KERNEL maps_sum_up(const T* maps, int n_maps, int64 n_voxels, int shift, double 
 template <class T>
 KERNEL maps_normalise(const T* maps, int n_maps, int64 n_voxels, double scale_up, double scale_down,
                           const double* local, double* out) {
-    for (int64 item = grid_thread(); item < n_maps * n_voxels; item += grid_threads()) {
-        const T value = maps[item];
-        const int64 v = item % n_voxels;
-        double normalised = 0.0;
-        if (value > 0 && local[v] > 0.0) normalised = (double)value * scale_up / local[v];
-        if (value < 0 && local[n_voxels + v] > 0.0)
-            normalised = -((double)-value * scale_down / local[n_voxels + v]);
-        out[item] = normalised;
-    }
+    for (int b = blockIdx.y; b < n_maps; b += gridDim.y)
+        for (int64 v = grid_thread(); v < n_voxels; v += grid_threads()) {
+            const T value = maps[b * n_voxels + v];
+            double normalised = 0.0;
+            if (value > 0 && local[v] > 0.0) normalised = (double)value * scale_up / local[v];
+            if (value < 0 && local[n_voxels + v] > 0.0)
+                normalised = -((double)-value * scale_down / local[n_voxels + v]);
+            out[b * n_voxels + v] = normalised;
+        }
 }
