@@ -614,7 +614,7 @@ class _GlmOnDevice:
         variance = device.empty(t.shape, np.float32)
         device.launch(
             "glm_variance",
-            blocks,
+            blocks_over(n_maps, n_voxels, 256, device),
             256,
             sse,
             device.keep(glm._norms),

@@ -244,7 +244,8 @@ def run(argv: list[str]) -> int:
         progress = None if options.quiet else Progress()
         say(f"randomise options: {' '.join(argv)} ")
         say(f"Seeding with {command.options.seed}")
-        compile_ahead(options.quiet)
+        if _randomise.resolve(command.device) is None:
+            compile_ahead(options.quiet)
         try:
             _randomise.execute(command, say, _warn, progress)
         finally:
