@@ -565,6 +565,7 @@ def randomise(
     f_tests: ArrayLike | None = None,
     blocks: ArrayLike | None = None,
     voxelwise: Mapping[int, Any] | None = None,
+    effective_design: ArrayLike | None = None,
     **settings: Any,
 ) -> Randomised:
     """Permutation inference on a general linear model at every voxel: FSL randomise from Python.
@@ -585,6 +586,8 @@ def randomise(
         Exchangeability blocks.
     voxelwise : dict of int to path, image or array, optional
         Voxelwise explanatory variables by column of the design, from 0.
+    effective_design : (n, p) array_like or path, optional
+        Design that says which rows are interchangeable, in place of `design`.
     **settings
         ``tfce`` (True, or a `Tfce` with its H, E, connectivity, delta, exact), ``voxel`` (default True),
         ``cluster_extent``, ``cluster_mass`` (thresholds for t), ``f_cluster_extent``, ``f_cluster_mass``,
@@ -617,7 +620,10 @@ def randomise(
         raise DesignError(f"the design has shape {M.shape}; the data have {len(values)} volumes")
     evs = {column: files.as_cohort(image, grid)[0] for column, image in (voxelwise or {}).items()}
     groups = None if blocks is None else check_blocks(_matrix(blocks).reshape(-1), len(M))
-    inputs = Inputs(values, grid, M, C, F, groups, evs)
+    effective = None if effective_design is None else _matrix(effective_design)
+    if effective is not None and effective.shape != M.shape:
+        raise DesignError(f"the effective design has shape {effective.shape}; the design has {M.shape}")
+    inputs = Inputs(values, grid, M, C, F, groups, evs, effective)
     options = _settings(one_sample, settings)
     _check_numbers([(test, make_shuffler(inputs, options, test)) for test in list_tests(inputs, options)])
     return Randomised(tuple(analyse(inputs, options)), inputs, options, header)

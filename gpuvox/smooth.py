@@ -30,20 +30,23 @@ def half_width(sigma_voxels: float) -> int:
     return 2 * int(sigma_voxels - 0.001) + 3
 
 
-def gaussian_weights(sigma_voxels: float) -> NDArray[np.float64]:
+def gaussian_weights(sigma_voxels: float, longest: int | None = None) -> NDArray[np.float64]:
     """Half of a truncated Gaussian kernel.
 
     Parameters
     ----------
     sigma_voxels : float
         Standard deviation in voxels.
+    longest : int, optional
+        No distance beyond it is of interest.
 
     Returns
     -------
     (h + 1,) float64
-        Weights at the distances 0, 1, … h = `half_width`; the 2h + 1 of the whole kernel sum to 1.
+        Weights at the distances 0, 1, … h = `half_width` (or `longest`); the 2h + 1 of the whole kernel sum to 1.
     """
-    distance = np.arange(half_width(sigma_voxels) + 1)
+    width = half_width(sigma_voxels)
+    distance = np.arange((width if longest is None else min(width, longest)) + 1)
     weights = np.exp(-0.5 * (distance / sigma_voxels) ** 2)
     return weights / (2 * weights.sum() - weights[0])
 
@@ -71,7 +74,9 @@ class MaskedGaussian:
             raise ValueError(f"the voxel size is {grid.voxel_size} mm; smoothing needs positive sizes")
         self.grid = grid
         self.sigma_mm = float(sigma_mm)
-        self._exact_weights = tuple(gaussian_weights(sigma_mm / size) for size in grid.voxel_size)
+        self._exact_weights = tuple(
+            gaussian_weights(sigma_mm / size, longest) for size, longest in zip(grid.voxel_size, grid.padded.shape)
+        )
         self._weights = tuple(w.astype(np.float32) for w in self._exact_weights)
         self._rows = _rows(grid, [len(w) - 1 for w in self._weights])
         ones = np.ones((1, grid.n_voxels), dtype=np.float32)

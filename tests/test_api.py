@@ -144,3 +144,14 @@ def test_blocks_flips_and_permutations_from_python(study):
     assert whole.tests[0].shuffler.n_distinct < 120
     with pytest.raises(ValueError, match="at most 100,000,000"):
         gpuvox.randomise(np.zeros((30, 4)), np.c_[np.ones(30), np.arange(30)], [0, 1], n_permutations=0)
+
+
+def test_effective_design_from_python():
+    """Which rows may be exchanged is taken from it, as by the command's option."""
+    rng = np.random.default_rng(0)
+    data, design = rng.normal(size=(6, 8)), np.c_[np.ones(6), rng.normal(size=6)]
+    effective = np.c_[np.ones(6), [0, 0, 0, 1, 1, 1.0]]
+    result = gpuvox.randomise(data, design, [[0, 1.0]], effective_design=effective, n_permutations=1000, seed=1)
+    assert result.tests[0].shuffler.n == 20  # 6 choose 3
+    with pytest.raises(ValueError, match="effective design has shape"):
+        gpuvox.randomise(data, design, [[0, 1.0]], effective_design=effective[:5])

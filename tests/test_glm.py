@@ -138,7 +138,9 @@ def test_designs_of_any_rank(mode, seed, n, rows, blocks, flip, demean):
     fair = np.abs(theirs) < 1e3
     assert close(glm.maps(shuffles), theirs)[fair].all()
     for shuffle, row in zip(shuffles, theirs):
-        assert close(glm.exact(shuffle[None], np.zeros(5, dtype=int), np.arange(5)), row, 1e-9)[np.abs(row) < 1e3].all()
+        assert close(glm.exact(shuffle[None], np.zeros(5, dtype=int), np.arange(5)), row, 1e-9)[
+            np.abs(row) < 1e3
+        ].all()
 
 
 @pytest.mark.parametrize("noise", [0, 1e-13])
