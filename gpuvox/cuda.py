@@ -33,6 +33,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "voxelwise": ("voxelwise_prepare", "voxelwise_maps<float>", "voxelwise_maps<double>", "voxelwise_exact"),
     "smooth": ("smooth_fill", "smooth_pass", "smooth_gather"),
     "cluster": ("cluster_measure<0>", "cluster_measure<1>", "cluster_measure<2>"),
+    "inversion": ("inversion_maps", "inversion_sums"),
     "maps": (
         "maps_extremes<float>",
         "maps_extremes<double>",

@@ -22,6 +22,7 @@ FLAGS = ("-std=c++20", "-O2", "-march=native", "-ffp-contract=off", "-fPIC", "-s
 C_TYPES = {
     "short": np.int16,
     "int": np.int32,
+    "unsigned char": np.uint8,
     "int64": np.int64,
     "uint32": np.uint32,
     "float": np.float32,
@@ -45,22 +46,32 @@ def registry(family: str, text: str) -> str:
 def build(family: str, *, source: str | None = None, flags: tuple[str, ...] = ()) -> Path:
     """Shared library of a family of kernels; `source` in place of the shipped one. Built once per content."""
     text = registry(family, source or (kernel_directory() / f"{family}.cu").read_text())
-    digest = hashlib.sha256(repr((text, FLAGS, flags, CXX)).encode())
-    for header in (*sorted(kernel_directory().glob("*.cuh")), HERE / "cuda_on_cpu.hpp"):
+    return compiled(text, family, ".so", (*FLAGS, *flags))
+
+
+def compiled(text: str, name: str, suffix: str, flags: tuple[str, ...]) -> Path:
+    """What the C++ compiler makes of a text. Made once per content, in the folder of temporary files."""
+    digest = hashlib.sha256(repr((text, flags, CXX)).encode())
+    for header in (*sorted(kernel_directory().glob("*.cuh")), *sorted(HERE.glob("*.hpp"))):
         digest.update(header.read_bytes())
-    folder = Path(tempfile.gettempdir()) / f"gpuvox-kernels-on-cpu-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
-    library = folder / f"{family}-{digest.hexdigest()[:20]}.so"
-    if not library.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            unit, made = Path(scratch) / f"{family}.cpp", Path(scratch) / library.name
+    path = cache_folder() / f"{name}-{digest.hexdigest()[:20]}{suffix}"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            unit, made = Path(scratch) / f"{name}.cpp", Path(scratch) / path.name
             unit.write_text(text)
-            command = [CXX, *FLAGS, *flags, f"-I{kernel_directory()}", f"-I{HERE}", "-o", made, unit]
+            command = [CXX, *flags, f"-I{kernel_directory()}", f"-I{HERE}", "-o", made, unit]
             done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(done.stderr)
-            made.replace(library)
-    return library
+            made.replace(path)
+    return path
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept."""
+    folder = Path(tempfile.gettempdir()) / f"gpuvox-kernels-on-cpu-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def signature(kernel: str) -> list[tuple[str, bool]]:
