@@ -626,19 +626,64 @@ def write_map(
     volumes = np.asarray(values)
     if volumes.ndim not in (1, 2) or volumes.shape[-1] != grid.n_voxels:
         raise ValueError(f"values of shape {volumes.shape} are not on the {grid.n_voxels} voxels of the mask")
+    count = volumes.shape[0] if volumes.ndim == 2 else None
+    with open_map(name, grid, header, count, label=label, file_type=file_type) as (path, write):
+        for volume in np.atleast_2d(volumes):
+            write(volume)
+    return path
+
+
+@contextlib.contextmanager
+def open_map(
+    name: Name,
+    grid: Grid,
+    header: ImageHeader | None = None,
+    n_volumes: int | None = None,
+    *,
+    label: Label | None = None,
+    file_type: str | None = None,
+) -> Iterator[tuple[Path, Callable[[NDArray], None]]]:
+    """Write an image volume by volume; see `write_map`.
+
+    Parameters
+    ----------
+    n_volumes : int, optional
+        Of a 4D image; a 3D one by default. So many must be written.
+
+    Yields
+    ------
+    Path
+        Of the file, which appears, whole, when the context is left without an error.
+    callable
+        Takes the (V,) values of the next volume.
+    """
     stem = split_suffix(name)[0]
     header_path, data_path = (Path(stem + suffix) for suffix in FILE_TYPES[file_type or output_type()])
     single = header_path == data_path
-    block = _header_block(grid.shape + volumes.shape[:-1], grid, header, label or Label(), single)
+    shape = grid.shape if n_volumes is None else (*grid.shape, n_volumes)
+    block = _header_block(shape, grid, header, label or Label(), single)
     with contextlib.ExitStack() as stack:  # the data of a pair take their place before its header
         header_file = stack.enter_context(_written(header_path))
         data_file = header_file if single else stack.enter_context(_written(data_path))
         header_file.write(block)
         flat = np.zeros(grid.mask.size, dtype="<f4")
-        for volume in np.atleast_2d(volumes):
+
+        def write(volume: NDArray) -> None:
             flat[grid.index] = volume
             data_file.write(flat.data)
-    return header_path
+
+        yield header_path, write
+
+
+def read_volumes(name: Name) -> Iterator[NDArray[np.float32]]:
+    """The volumes of an image one after the other: every voxel, x fastest, as float32; NaN is let through.
+
+    Raises
+    ------
+    FileError
+        As of `read_header`; a truncated or damaged file.
+    """
+    yield from _volumes(read_header(name))
 
 
 def _header_block(

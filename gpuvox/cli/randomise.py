@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import math
 import os
 import re
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 from gpuvox import __version__
+from gpuvox.cli.arguments import Parser, UsageError, at_least_one, count, integer, not_negative, positive
 
 EPILOG = """\
 Options may be written --option value or --option=value. Image names may come without extension; FSLOUTPUTTYPE
@@ -19,62 +19,8 @@ done. Example, as with FSL:  gpuvox randomise -i maps -o out -m mask -d design.m
 """
 
 
-class UsageError(ValueError):
-    """An option that is unknown, lacks its value, or has one that makes no sense."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message[0].lower()}{message[1:]}; see gpuvox randomise --help")
-
-
-def _positive(text: str) -> float:
-    value = _number(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = _number(text)
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
-    return value
-
-
-def _count(text: str) -> int:
-    value = _integer(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
-
-
-def _at_least_one(text: str) -> int:
-    value = _integer(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return value
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
-
-
 def _columns(text: str) -> tuple[int, ...]:
-    return tuple(_integer(part) for part in text.split(","))
+    return tuple(integer(part) for part in text.split(","))
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -83,7 +29,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser; its destinations are the names that `_command` reads."""
-    parser = _Parser(
+    parser = Parser(
         prog="gpuvox randomise",
         usage="gpuvox randomise -i <data> -o <root> [-m <mask>] -d <design.mat> -t <design.con> [options]",
         description=f"Permutation tests on the general linear model (gpuvox {__version__}).",
@@ -124,24 +70,24 @@ def _add_inference(group: Any) -> None:
     group.add_argument("-x", dest="voxel", action="store_true", help="voxelwise corrected p")
     group.add_argument("-T", dest="tfce", action="store_true", help="TFCE")
     group.add_argument("--T2", dest="tfce_2d", action="store_true", help="TFCE for 2D (TBSS): H=2, E=1, C=26")
-    group.add_argument("-c", dest="extent", type=_positive, metavar="T", help="cluster extent, threshold for t")
-    group.add_argument("-C", dest="mass", type=_positive, metavar="T", help="cluster mass, threshold for t")
-    group.add_argument("-F", dest="f_extent", type=_positive, metavar="F", help="cluster extent, threshold for F")
-    group.add_argument("-S", dest="f_mass", type=_positive, metavar="F", help="cluster mass, threshold for F")
-    group.add_argument("--tfce_H", type=_not_negative, metavar="H", help="TFCE height power (2)")
-    group.add_argument("--tfce_E", type=_not_negative, metavar="E", help="TFCE extent power (0.5)")
+    group.add_argument("-c", dest="extent", type=positive, metavar="T", help="cluster extent, threshold for t")
+    group.add_argument("-C", dest="mass", type=positive, metavar="T", help="cluster mass, threshold for t")
+    group.add_argument("-F", dest="f_extent", type=positive, metavar="F", help="cluster extent, threshold for F")
+    group.add_argument("-S", dest="f_mass", type=positive, metavar="F", help="cluster mass, threshold for F")
+    group.add_argument("--tfce_H", type=not_negative, metavar="H", help="TFCE height power (2)")
+    group.add_argument("--tfce_E", type=not_negative, metavar="E", help="TFCE extent power (0.5)")
     group.add_argument("--tfce_C", type=int, choices=(6, 18, 26), metavar="C", help="TFCE connectivity (6)")
-    group.add_argument("--tfce_D", type=_positive, metavar="D", help="TFCE step (maximum / 100)")
+    group.add_argument("--tfce_D", type=positive, metavar="D", help="TFCE step (maximum / 100)")
     group.add_argument(
         "--twopass", action="store_true", help="cluster and TFCE normalised over permutations (t only)"
     )
-    group.add_argument("-v", dest="variance", type=_not_negative, default=0.0, metavar="MM",
+    group.add_argument("-v", dest="variance", type=not_negative, default=0.0, metavar="MM",
                        help="variance smoothing, standard deviation in mm (t only)")  # fmt: skip
     group.add_argument("--fonly", action="store_true", help="F tests only")
 
 
 def _add_model(group: Any) -> None:
-    group.add_argument("-n", dest="number", type=_count, default=5000, metavar="N",
+    group.add_argument("-n", dest="number", type=count, default=5000, metavar="N",
                        help="permutations, the unpermuted one included; 0: all (5000)")  # fmt: skip
     group.add_argument("-1", dest="one_sample", action="store_true", help="one-sample test by sign flips")
     group.add_argument("-D", dest="demean", action="store_true", help="remove the mean of data and design")
@@ -149,8 +95,8 @@ def _add_model(group: Any) -> None:
     group.add_argument("--detectNull", action="store_true", help="keep rows that the effect does not touch")
     group.add_argument("-U", dest="nuisance", type=int, choices=(0, 1, 2, 3), default=1, metavar="MODE",
                        help="nuisance: 0 Kennedy, 1 Freedman-Lane, 2 none, 3 ter Braak (1)")  # fmt: skip
-    group.add_argument("--seed", type=_count, metavar="N", help="seed; without it one is drawn and recorded")
-    group.add_argument("--skipTo", type=_at_least_one, default=1, metavar="N", help="start at test N (F before t)")
+    group.add_argument("--seed", type=count, metavar="N", help="seed; without it one is drawn and recorded")
+    group.add_argument("--skipTo", type=at_least_one, default=1, metavar="N", help="start at test N (F before t)")
     group.add_argument("--norcmask", action="store_true", help="keep constant voxels in the automatic mask")
 
 
@@ -175,7 +121,7 @@ def _add_own(group: Any) -> None:
                        help="repeat the permutations of ROOT_perm_tstat1.txt …, whatever -n says")  # fmt: skip
     group.add_argument("--tfce-exact", action="store_true", help="TFCE's integral in closed form, no steps")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (auto)")
-    group.add_argument("--threads", type=_at_least_one, metavar="N", help="threads (all processors)")
+    group.add_argument("--threads", type=at_least_one, metavar="N", help="threads (all processors)")
     group.add_argument("--plan", action="store_true", help="say what would be done, from headers only, and stop")
     group.add_argument("--version", action="store_true", help="print the version, and stop")
 
