@@ -880,6 +880,73 @@ def _finite_row(path: Path, line: int, fields: Sequence[str], columns: int, orig
     return values
 
 
+def read_table(path: Name, required: Sequence[str] = ()) -> Any:
+    """Read a table with a header row, TSV or CSV, as text.
+
+    Parameters
+    ----------
+    path : path
+        ``participants.tsv`` and the like; commas if the first line has no tab.
+    required : sequence of str
+        Columns that there must be, without empty cells.
+
+    Returns
+    -------
+    pandas.DataFrame of str
+
+    Raises
+    ------
+    FileError
+        Not a table; no row; a column or a cell is missing; `participant_id` occurs twice.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    lines = _text_lines(path)
+    try:
+        table = pd.read_csv(
+            path, sep="\t" if lines and "\t" in lines[0] else ",", dtype=str, keep_default_na=False,
+            skipinitialspace=True,
+        )  # fmt: skip
+    except (ValueError, UnicodeError) as error:
+        raise FileError(f"{path} is not a table: {_reason(error)}") from error
+    table.columns = table.columns.str.strip()
+    missing = [column for column in required if column not in table.columns]
+    if missing:
+        raise FileError(f"{path} has no column {missing[0]!r}; it has {', '.join(table.columns)}")
+    if not len(table):
+        raise FileError(f"{path} has no row below its header")
+    for column in required:
+        empty = np.flatnonzero(table[column].str.strip() == "")
+        if len(empty):
+            raise FileError(f"{path} has nothing in column {column!r} of row {empty[0] + 1}")
+    if "participant_id" in table.columns:
+        twice = table["participant_id"][table["participant_id"].duplicated()]
+        if len(twice):
+            raise FileError(f"{path} has participant_id {twice.iloc[0]} twice")
+    return table
+
+
+def sidecar(name: Name) -> dict[str, Any]:
+    """Content of the JSON file beside an image; empty if there is none.
+
+    Raises
+    ------
+    FileError
+        It is not a JSON object.
+    """
+    path = Path(split_suffix(find_image(name))[0] + ".json")
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path} cannot be read: {_reason(error)}") from error
+    if not isinstance(content, dict):
+        raise FileError(f"{path} is not a JSON object")
+    return content
+
+
 def _text_lines(path: Name) -> list[str]:
     try:
         text = Path(path).read_bytes().decode("utf-8-sig", errors="replace")

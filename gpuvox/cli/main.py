@@ -14,6 +14,7 @@ Voxelwise permutation inference for neuroimaging.
 
 commands:
   randomise   permutation tests on the general linear model, with the options and the files of FSL randomise
+  ironmyelin  iron and myelin maps of a cohort from QSM and R1
   info        versions, devices, and whether the GPU works
 
   gpuvox COMMAND --help      the options of a command
@@ -32,11 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments[0] == "randomise":
         return main_randomise(arguments[1:])
+    if arguments[0] == "ironmyelin":
+        from gpuvox.cli import ironmyelin
+
+        return guarded("ironmyelin", lambda: ironmyelin.run(arguments[1:]))
     if arguments[0] == "info":
         from gpuvox.cli import info
 
         return guarded("info", lambda: info.run(arguments[1:]))
-    sys.stderr.write(f"gpuvox: there is no command {arguments[0]!r}; commands: randomise, info\n")
+    sys.stderr.write(f"gpuvox: there is no command {arguments[0]!r}; commands: randomise, ironmyelin, info\n")
     return 2
 
 

@@ -10,8 +10,8 @@ from typing import Any
 class Progress:
     """Receives ``(test, done, total)``; see `analysis.Progress`."""
 
-    def __init__(self, interval: float = 60.0) -> None:
-        self.interval = interval
+    def __init__(self, interval: float = 60.0, unit: str = "permutations") -> None:
+        self.interval, self.unit = interval, unit
         self.bar: Any = None
         self.test = ""
         self.start = self.last = time.monotonic()
@@ -27,7 +27,7 @@ class Progress:
         elif time.monotonic() - self.last >= self.interval:
             self.last = time.monotonic()
             left = (self.last - self.start) * (total - done) / max(done, 1)
-            sys.stderr.write(f"{test}: {done} of {total} permutations, about {left:.0f} s left\n")
+            sys.stderr.write(f"{test}: {done} of {total} {self.unit}, about {left:.0f} s left\n")
 
     def _begin(self, test: str, total: int) -> None:
         self.close()
@@ -35,7 +35,7 @@ class Progress:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total, desc=test, unit="perm", file=sys.stderr, leave=False)
+            self.bar = tqdm(total=total, desc=test, unit=f" {self.unit}", file=sys.stderr, leave=False)
 
     def close(self) -> None:
         """Take the bar away."""

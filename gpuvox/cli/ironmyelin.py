@@ -1,0 +1,79 @@
+"""``gpuvox ironmyelin``: iron and myelin maps from QSM and R1."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from gpuvox import __version__
+from gpuvox.cli.arguments import Parser, UsageError, not_negative, number, positive
+
+EPILOG = """\
+The table is a TSV or CSV with the columns participant_id, qsm, r1, csf and, for content maps, jacobian (determinants
+of the template-to-subject map); paths are relative to it. In its place: 4D images, a volume a subject (--csf may be
+one volume for all). Writes iron, myelin and, with Jacobians, ironmass and myelinmass (4D, in the table's order) with
+JSON sidecars, and csf_reference.tsv. Example:  gpuvox ironmyelin --table participants.tsv --out maps --from-field 3
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; its destinations are the fields of `ironmyelin.Command`."""
+    parser = Parser(
+        prog="gpuvox ironmyelin",
+        description=f"Iron and myelin maps of a cohort from QSM and R1 (gpuvox {__version__}).",
+        epilog=EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--table", metavar="FILE", default="", help="table of the subjects and their images")
+    for kind, text in (("qsm", "QSM"), ("r1", "R1 or T1"), ("csf", "masks of CSF"), ("jacobian", "Jacobians")):
+        add(f"--{kind}", metavar="IMAGE", default="", help=f"4D image of {text}, in place of a table")
+    add("--out", metavar="DIR", help="folder for the maps")
+    add("--mask", metavar="IMAGE", default="", help="write, and smooth, only within it")
+    add("--model", metavar="FILE", default="", help="TOML file of a model (Stüber 2014)")
+    add("--from-field", type=positive, metavar="T", help="field of R1, tesla (that of the model)")
+    add("--to-field", type=positive, metavar="T", help="field of the model, tesla (7)")
+    add("--field-method", choices=("power", "curve"), default="power", help="conversion between fields (power)")
+    add("--exponent", type=number, metavar="B", help="of the power law (0.376, gray matter)")
+    add("--reference", choices=("cohort", "subject", "none"), default="cohort", help="CSF to subtract (cohort)")
+    add("--fwhm", type=not_negative, metavar="MM", default=0.0, help="Gaussian smoothing (0)")
+    add("--qsm-units", choices=("ppm", "ppb"), default="", help="else the sidecars', else ppm")
+    add(
+        "--r1-units",
+        choices=("1/s", "1/ms", "ms", "s"),
+        default="",
+        help="else the sidecars', else 1/s; ms, s: T1",
+    )
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:i (auto)")
+    add("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Exit status 0."""
+    options = vars(build_parser().parse_args(argv))
+    if not options["out"]:
+        raise UsageError("--out is missing: the folder for the maps")
+    images = [kind for kind in ("qsm", "r1", "csf", "jacobian") if options[kind]]
+    if options["table"] and images:
+        raise UsageError(f"--table and --{images[0]} exclude each other")
+    if not options["table"] and not (options["qsm"] and options["r1"]):
+        raise UsageError("--table is missing (or --qsm and --r1)")
+    from gpuvox.cli.progress import Progress
+    from gpuvox.ironmyelin import Command, execute
+
+    quiet = options.pop("quiet")
+    given = {name: value for name, value in options.items() if value is not None}
+    if "from_field" not in given:
+        given["from_field"] = given.get("to_field", Command.from_field)
+    line = (os.path.basename(sys.argv[0]) or "gpuvox", "ironmyelin", *argv)
+    progress = None if quiet else Progress(unit="subjects")
+    try:
+        execute(Command(**given, line=line), progress)
+    finally:
+        if progress:
+            progress.close()
+    return 0

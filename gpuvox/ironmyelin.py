@@ -1,0 +1,433 @@
+"""The application ``gpuvox ironmyelin``: QSM and R1 images of a cohort in, iron and myelin images out.
+
+One subject is in memory at a time; the arithmetic is that of `qmri`. The images are read twice where maps are
+referenced to CSF: its mean must be known before the first map is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuvox import __version__, files, qmri
+from gpuvox.cuda import resolve
+from gpuvox.device import Device
+from gpuvox.files import FileError
+from gpuvox.grid import Grid
+
+KINDS = ("qsm", "r1", "csf", "jacobian")
+QSM_UNITS = {"ppm": 1.0, "ppb": 1e-3}
+R1_UNITS = ("1/s", "1/ms", "s", "ms")
+SAME_UNITS = {"s^-1": "1/s", "s-1": "1/s", "hz": "1/s", "ms^-1": "1/ms", "ms-1": "1/ms"}
+REFERENCES = ("cohort", "subject", "none")
+QSM_RANGE = (0.003, 3.0)
+"""Where the 99th percentile of |QSM| lies in ppm: tissue has 0.03 to 0.3."""
+R1_RANGE = (0.03, 20.0)
+"""Where the median of R1 lies in 1/s: tissue has 0.4 to 2."""
+
+Float32 = NDArray[np.float32]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A ``gpuvox ironmyelin`` command, its options parsed.
+
+    Either `table`, or `qsm` and `r1` (4D images) with `csf` and `jacobian` where wanted. Units are empty where the
+    sidecars, or else ppm and 1/s, are to be taken.
+    """
+
+    out: str
+    table: str = ""
+    qsm: str = ""
+    r1: str = ""
+    csf: str = ""
+    jacobian: str = ""
+    mask: str = ""
+    model: str = ""
+    from_field: float = 7.0
+    to_field: float = 7.0
+    field_method: str = "power"
+    exponent: float = qmri.ROONEY["gray"][1]
+    reference: str = "cohort"
+    fwhm: float = 0.0
+    qsm_units: str = ""
+    r1_units: str = ""
+    device: str = "auto"
+    line: tuple[str, ...] = ()
+
+
+# -- reading --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """Images of a cohort.
+
+    Attributes
+    ----------
+    names : tuple of str
+        participant_id of each subject.
+    images : dict of str to list of str
+        By kind: one file a subject; a single 4D file; or, for CSF, one 3D file for all.
+    header : ImageHeader
+        Of the first image; all lie on its grid.
+    """
+
+    names: tuple[str, ...]
+    images: dict[str, list[str]]
+    header: files.ImageHeader
+
+    def volumes(self, kind: str) -> Iterator[tuple[str, Float32]]:
+        """(file, values of all voxels) of each subject."""
+        images = self.images[kind]
+        if len(images) == len(self.names):
+            for image in images:
+                yield image, next(files.read_volumes(image))
+            return
+        volumes = files.read_volumes(images[0])
+        if files.read_header(images[0]).shape[3] == 1:
+            only = next(volumes)
+            volumes = iter([only] * len(self.names))
+        for volume in volumes:
+            yield images[0], volume
+
+
+def read_cohort(command: Command) -> Cohort:
+    """Find the images and check that they belong together.
+
+    Raises
+    ------
+    FileError
+        A file is missing or no image; images are not on one grid; numbers of volumes differ.
+    """
+    images: dict[str, list[str]]
+    if command.table:
+        needed = ["participant_id", "qsm", "r1"] + (["csf"] if command.reference != "none" else [])
+        table = files.read_table(command.table, needed)
+        folder = Path(command.table).parent
+        if "jacobian" in table.columns:
+            table = files.read_table(command.table, [*needed, "jacobian"])
+        given = [kind for kind in KINDS if kind in table.columns]
+        images = {kind: [os.fspath(folder / name.strip()) for name in table[kind]] for kind in given}
+        names = tuple(table["participant_id"])
+    else:
+        images = {kind: [getattr(command, kind)] for kind in KINDS if getattr(command, kind)}
+        names = tuple(str(i + 1) for i in range(files.count_volumes(command.qsm)))
+    header = files.read_header(images["qsm"][0])
+    grid = header.grid(np.ones(header.shape[:3], dtype=bool))
+    for kind, listed in images.items():
+        for image in listed:
+            _check_image(files.read_header(image), grid, header, kind, len(names) if not command.table else 1)
+    return Cohort(names, images, header)
+
+
+def _check_image(
+    header: files.ImageHeader, grid: Grid, first: files.ImageHeader, kind: str, n_volumes: int
+) -> None:
+    files.check_grid(header, grid, first.path)
+    allowed = {n_volumes, 1} if kind == "csf" else {n_volumes}
+    if header.shape[3] not in allowed:
+        raise FileError(f"{header.path} has {header.shape[3]} volumes; {n_volumes} expected")
+
+
+def qsm_factor(command: Command, image: str) -> float:
+    """What a value of the file is in ppm.
+
+    Raises
+    ------
+    FileError
+        The units are not known.
+    """
+    units = command.qsm_units or str(files.sidecar(image).get("Units", "ppm"))
+    if units not in QSM_UNITS:
+        raise FileError(f"{image} is in {units!r}; QSM must be in {' or '.join(QSM_UNITS)} (--qsm-units)")
+    return QSM_UNITS[units]
+
+
+def to_r1(values: Float32, command: Command, image: str) -> Float32:
+    """R1 in 1/s of a file's values; 0 where they are 0.
+
+    Raises
+    ------
+    FileError
+        The units are not known.
+    """
+    units = command.r1_units or str(files.sidecar(image).get("Units", "1/s"))
+    units = SAME_UNITS.get(units.lower(), units)
+    if units not in R1_UNITS:
+        raise FileError(f"{image} is in {units!r}; R1 must be in 1/s or 1/ms, or T1 in ms or s (--r1-units)")
+    if units in ("s", "ms"):
+        values = np.divide(1, values, out=np.zeros_like(values), where=values != 0)
+    return values * np.float32(1000) if units in ("1/ms", "ms") else values
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is known of one subject, in ppm and 1/s, over all voxels of the image."""
+
+    name: str
+    qsm: Float32
+    r1: Float32
+    csf: NDArray[np.uint8] | None
+    jacobian: Float32 | None
+
+
+def subjects(cohort: Cohort, command: Command, wanted: Sequence[str]) -> Iterator[Subject]:
+    """The subjects one by one, with the kinds of images that are wanted.
+
+    Raises
+    ------
+    FileError
+        Values that cannot be what they are said to be.
+    """
+    kinds = [kind for kind in KINDS if kind in wanted and kind in cohort.images]
+    for name, *given in zip(cohort.names, *(cohort.volumes(kind) for kind in kinds)):
+        found = dict(zip(kinds, given))
+        (qsm_file, qsm), (r1_file, r1) = found["qsm"], found["r1"]
+        qsm = qsm * np.float32(qsm_factor(command, qsm_file))
+        r1 = to_r1(r1, command, r1_file)
+        csf = jacobian = None
+        if "csf" in found:
+            csf = (np.nan_to_num(found["csf"][1]) > 0.5).astype(np.uint8)
+        if "jacobian" in found:
+            jacobian = found["jacobian"][1]
+            tissue = (r1 != 0) & np.isfinite(r1) & np.isfinite(qsm)
+            try:
+                qmri.check_jacobian(jacobian[tissue])
+            except ValueError as error:
+                raise FileError(f"{found['jacobian'][0]} (subject {name}): {error}") from None
+        subject = Subject(name, qsm, r1, csf, jacobian)
+        check_plausible(subject, qsm_file, r1_file)
+        yield subject
+
+
+def check_plausible(subject: Subject, qsm_file: str, r1_file: str) -> None:
+    """Refuse values that are off by a factor of a thousand, and T1 in place of R1.
+
+    Raises
+    ------
+    FileError
+        The message has the numbers seen.
+    """
+    tissue = (subject.r1 != 0) & np.isfinite(subject.r1) & np.isfinite(subject.qsm)
+    if not tissue.any():
+        raise FileError(f"{r1_file} (subject {subject.name}) and {qsm_file} have no voxel with values in both")
+    extent = float(np.percentile(np.abs(subject.qsm[tissue]), 99))
+    if not QSM_RANGE[0] <= extent <= QSM_RANGE[1]:
+        raise FileError(
+            f"{qsm_file} (subject {subject.name}): the 99th percentile of |QSM| is {extent:.4g} ppm; between "
+            f"{QSM_RANGE[0]:g} and {QSM_RANGE[1]:g} expected (--qsm-units says what the file is in)"
+        )
+    median = float(np.median(subject.r1[tissue]))
+    if not R1_RANGE[0] <= median <= R1_RANGE[1]:
+        raise FileError(
+            f"{r1_file} (subject {subject.name}): the median of R1 is {median:.4g} 1/s; between {R1_RANGE[0]:g} and "
+            f"{R1_RANGE[1]:g} expected (--r1-units says what the file is in)"
+        )
+    if subject.csf is not None:
+        fluid, solid = tissue & (subject.csf > 0), tissue & (subject.csf == 0)
+        if fluid.any() and solid.any():
+            in_csf, outside = float(np.median(subject.r1[fluid])), float(np.median(subject.r1[solid]))
+            if in_csf > outside:
+                raise FileError(
+                    f"{r1_file} (subject {subject.name}): the median is {in_csf:.4g} in CSF and {outside:.4g} "
+                    "elsewhere; R1 is lowest in CSF: is this T1 (--r1-units s or ms), or the mask not CSF?"
+                )
+
+
+# -- the run --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Means of iron and myelin in CSF.
+
+    Attributes
+    ----------
+    means : (n, 2) float64
+    counts : (n,) int
+        Voxels.
+    """
+
+    means: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    def of(self, i: int, method: str) -> tuple[float, float]:
+        """What is subtracted from subject i."""
+        if method == "none":
+            return 0.0, 0.0
+        iron, myelin = self.means.mean(axis=0) if method == "cohort" else self.means[i]
+        return float(iron), float(myelin)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A command with what it needs at hand."""
+
+    command: Command
+    cohort: Cohort
+    inversion: qmri.Inversion
+    grid: Grid
+    device: Device | None
+    outputs: dict[str, str] = field(default_factory=dict)
+
+
+OUTPUTS = {
+    "iron": ("iron concentration", 0),
+    "myelin": ("myelin concentration", 1),
+    "ironmass": ("iron content", 2),
+    "myelinmass": ("myelin content", 3),
+}
+
+
+def execute(command: Command, progress: Progress | None = None) -> None:
+    """Run a command: maps, sidecars and the table of CSF.
+
+    Raises
+    ------
+    FileError, DeviceError, ValueError
+        One sentence that says what is wrong; nothing is written then.
+    """
+    run = prepare(command)
+    reference = measure_csf(run, progress)
+    with contextlib.ExitStack() as stack:
+        writers = {}
+        for name in run.outputs:
+            label = files.Label(f"gpuvox {__version__}: {OUTPUTS[name][0]}")
+            target = os.path.join(command.out, name)
+            opened = files.open_map(target, run.grid, run.cohort.header, len(run.cohort.names), label=label)
+            _, writers[name] = stack.enter_context(opened)
+        write_maps(run, reference, writers, progress)
+    for name in run.outputs:
+        files.write_json(os.path.join(command.out, f"{name}.json"), about(run, reference, name))
+    if reference is not None:
+        write_reference(os.path.join(command.out, "csf_reference.tsv"), run, reference)
+
+
+def prepare(command: Command) -> Run:
+    """Everything that can be found wrong without reading an image."""
+    device = resolve(command.device)
+    model = qmri.TissueModel.read(command.model) if command.model else qmri.TissueModel.default()
+    conversion = None
+    if command.from_field != command.to_field:
+        conversion = qmri.FieldConversion(
+            command.from_field, command.to_field, command.field_method, command.exponent
+        )
+    if command.to_field != model.field:
+        raise ValueError(
+            f"R1 would be at {command.to_field:g} T; the model {model.name} is for {model.field:g} T "
+            f"(--to-field {model.field:g}, or a model of that field)"
+        )
+    cohort = read_cohort(command)
+    if command.reference != "none" and "csf" not in cohort.images:
+        raise FileError(
+            "masks of CSF are needed for the reference (--csf, or a column csf); --reference none does without"
+        )
+    grid = cohort.header.grid(np.ones(cohort.header.shape[:3], dtype=bool))
+    if command.mask:
+        files.check_grid(cohort.header, files.read_mask(command.mask), command.mask)
+        grid = cohort.header.grid(files.read_mask(command.mask).mask)
+    try:
+        os.makedirs(command.out, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"the folder {command.out} cannot be made: {error.strerror}") from None
+    files.check_output_root(os.path.join(command.out, "iron"))
+    kinds = OUTPUTS if "jacobian" in cohort.images else list(OUTPUTS)[:2]
+    units = {"iron": model.iron_units, "myelin": model.myelin_units}
+    outputs = {name: units[name.removesuffix("mass")] + (" × J" if "mass" in name else "") for name in kinds}
+    return Run(command, cohort, qmri.Inversion(model, conversion), grid, device, outputs)
+
+
+def measure_csf(run: Run, progress: Progress | None) -> Reference | None:
+    """Mean iron and myelin in each subject's CSF."""
+    if run.command.reference == "none":
+        return None
+    n = len(run.cohort.names)
+    means, counts = np.empty((n, 2)), np.empty(n, dtype=np.int64)
+    for i, subject in enumerate(subjects(run.cohort, run.command, ("qsm", "r1", "csf"))):
+        arrays = [
+            a if run.device is None or a is None else run.device.upload(a)
+            for a in (subject.qsm, subject.r1, subject.csf)
+        ]
+        means[i], counts[i] = run.inversion.means(arrays[0], arrays[1], arrays[2], run.device)
+        if not counts[i]:
+            raise FileError(f"the CSF mask of subject {subject.name} has no voxel with QSM and R1")
+        if progress:
+            progress("CSF", i + 1, n)
+    return Reference(means, counts)
+
+
+def write_maps(
+    run: Run, reference: Reference | None, writers: dict[str, Callable[[NDArray], None]], progress: Progress | None
+) -> None:
+    """Iron and myelin of every subject, smoothed where wanted."""
+    wanted = ("qsm", "r1", "jacobian") if reference is not None else KINDS
+    for i, subject in enumerate(subjects(run.cohort, run.command, wanted)):
+        subtract = reference.of(i, run.command.reference) if reference is not None else (0.0, 0.0)
+        arrays = [a if a is None else a[run.grid.index] for a in (subject.qsm, subject.r1, subject.jacobian)]
+        if run.device is not None:
+            arrays = [a if a is None else run.device.upload(a) for a in arrays]
+        maps = run.inversion.maps(arrays[0], arrays[1], subtract, arrays[2], run.device)
+        maps = maps if run.device is None else run.device.download(maps)
+        for name, write in writers.items():
+            write(smoothed(run, maps[OUTPUTS[name][1]]))
+        if progress:
+            progress("maps", i + 1, len(run.cohort.names))
+
+
+def smoothed(run: Run, values: Float32) -> Float32:
+    """A map after smoothing; within the mask, if one is given."""
+    if not run.command.fwhm:
+        return values
+    mask = run.grid.mask if run.command.mask else None
+    image = qmri.smooth(run.grid.to_volume(values), run.command.fwhm, run.grid.voxel_size, mask)
+    return run.grid.to_vector(image)
+
+
+def about(run: Run, reference: Reference | None, name: str) -> dict[str, Any]:
+    """Sidecar of a map."""
+    command, model, conversion = run.command, run.inversion.model, run.inversion.conversion
+    found: dict[str, Any] = {
+        "Description": OUTPUTS[name][0],
+        "Units": run.outputs[name],
+        "Subjects": list(run.cohort.names),
+        "Model": {
+            "name": model.name,
+            "citation": model.citation,
+            "qsm": model.qsm,
+            "r1": model.r1,
+            "field": model.field,
+        },
+        "FieldConversion": None,
+        "Reference": command.reference,
+        "SmoothingFWHM": command.fwhm,
+        "Mask": command.mask or None,
+        "Sources": dict(run.cohort.images),
+        "GeneratedBy": {"Name": "gpuvox", "Version": __version__, "Command": list(command.line)},
+    }
+    if conversion is not None:
+        found["FieldConversion"] = {
+            "from": conversion.from_field, "to": conversion.to_field, "method": conversion.method,
+            "exponent": conversion.exponent if conversion.method == "power" else None,
+            "citation": "Rooney WD, Johnson G, Li X, et al. Magn Reson Med 2007;57:308-318",
+        }  # fmt: skip
+    if reference is not None and command.reference == "cohort":
+        iron, myelin = reference.of(0, "cohort")
+        found["ReferenceValue"] = {"iron": iron, "myelin": myelin}
+    return found
+
+
+def write_reference(path: str, run: Run, reference: Reference) -> None:
+    """Table of the CSF of each subject."""
+    lines = ["participant_id\tn_voxels\tiron\tmyelin"]
+    for name, count, (iron, myelin) in zip(run.cohort.names, reference.counts, reference.means):
+        lines.append(f"{name}\t{count}\t{iron:.8g}\t{myelin:.8g}")
+    files.write_text(path, "\n".join(lines) + "\n")
