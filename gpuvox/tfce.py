@@ -466,7 +466,7 @@ class Enhancer:
         if self.options.exact:
             if not np.isfinite(values).all():
                 raise ValueError(NOT_FINITE)
-            power = self.options.H + 1
+            power = float(self.options.H) + 1
             return order, _power(values[order].astype(np.float64), power) / power, self._size_table
         table = self.tables[row]
         level = np.searchsorted(table.thresholds, values[order])

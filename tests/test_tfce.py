@@ -157,3 +157,10 @@ def test_fsl_maps(case, options):
 def test_refusals(wrong):
     with pytest.raises(ValueError, match=r"TFCE|connectivity|delta|H|E"):
         Tfce(**wrong)
+
+
+def test_exponents_may_be_integers():
+    grid, stat = Grid(np.ones((3, 3, 3), dtype=bool)), np.arange(27, dtype=np.float32)[None]
+    for exact in (False, True):
+        one, other = (Enhancer(grid, Tfce(H=h, E=e, exact=exact), (1.0, 1.0)) for h, e in ((2, 1), (2.0, 1.0)))
+        np.testing.assert_array_equal(one.maps(stat), other.maps(stat))

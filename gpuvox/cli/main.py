@@ -15,6 +15,7 @@ Voxelwise permutation inference for neuroimaging.
 commands:
   randomise   permutation tests on the general linear model, with the options and the files of FSL randomise
   ironmyelin  iron and myelin maps of a cohort from QSM and R1
+  phantom     a synthetic cohort of that kind whose truth is known
   info        versions, devices, and whether the GPU works
 
   gpuvox COMMAND --help      the options of a command
@@ -37,11 +38,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         from gpuvox.cli import ironmyelin
 
         return guarded("ironmyelin", lambda: ironmyelin.run(arguments[1:]))
+    if arguments[0] == "phantom":
+        from gpuvox.cli import phantom
+
+        return guarded("phantom", lambda: phantom.run(arguments[1:]))
     if arguments[0] == "info":
         from gpuvox.cli import info
 
         return guarded("info", lambda: info.run(arguments[1:]))
-    sys.stderr.write(f"gpuvox: there is no command {arguments[0]!r}; commands: randomise, ironmyelin, info\n")
+    sys.stderr.write(
+        f"gpuvox: there is no command {arguments[0]!r}; commands: randomise, ironmyelin, phantom, info\n"
+    )
     return 2
 
 

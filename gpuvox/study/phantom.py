@@ -1,0 +1,541 @@
+"""A synthetic cohort whose truth is known: patients with multiple sclerosis (MS) and healthy controls (HC).
+
+Means and SDs of volumes, iron and myelin are those printed by Pontillo et al. 2021 (AJNR, doi 10.3174/ajnr.A7093) for
+caudate, putamen, pallidus and thalamus; within the thalamus, atrophy and loss of iron are concentrated in the pulvinar.
+Structures are ellipsoids on a grid around the deep gray matter (MNI-like coordinates, mm).
+
+For every subject a displacement field u is made whose divergence shrinks or widens the structures and varies
+smoothly elsewhere (u = ∇φ, ∇²φ = divergence, by FFT); the Jacobian map is det(I + ∇u), and the subject's volume of a
+structure is its sum over the structure. Iron and myelin, in template space, follow group and age; QSM and R1 come
+from the forward model relative to CSF at 7 T; R1 is taken back to 3 T; noise is added.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+from scipy.ndimage import gaussian_filter
+
+from gpuvox import files
+from gpuvox.executors import default_threads
+from gpuvox.grid import Grid
+from gpuvox.qmri import FieldConversion, TissueModel, tissue_r1
+
+Float64 = NDArray[np.float64]
+Progress = Callable[[str, int, int], None]
+
+N_PATIENTS, N_CONTROLS = 91, 55
+N_PROGRESSIVE = 20
+SCALES = {"full": 1.0, "small": 3.0, "tiny": 4.0}
+"""Voxel size in mm; tiny is for tests of calibration."""
+BOX = ((-45.0, 45.0), (-42.0, 36.0), (-22.0, 34.0))
+"""Extent of the grid, mm."""
+
+STRUCTURES = ("caudate", "putamen", "pallidus", "thalamus")
+NUCLEI = ("anterior", "lateral", "medial", "midline", "pulvinar", "lamina")
+"""Subnuclei of the thalamus; lamina is the internal medullary lamina."""
+
+# Centre and radii in mm of the right one; the left one mirrors it. Earlier ones win where they overlap.
+ELLIPSOIDS = {
+    "thalamus": ((12.0, -18.0, 8.0), (10.0, 16.5, 15.7)),
+    "pallidus": ((19.0, 1.0, -2.0), (4.6, 9.5, 13.4)),
+    "caudate": ((13.0, 14.0, 11.0), (5.5, 13.5, 15.6)),
+    "putamen": ((29.0, 3.0, 0.0), (7.0, 17.0, 13.8)),
+    "ventricle": ((4.5, -2.0, 24.0), (3.5, 22.0, 7.0)),
+}
+
+# Volume (mL, both sides), iron (mg/kg) and myelin (volume fraction): mean and SD, of MS and of HC, as printed.
+PRINTED = {
+    "thalamus": {
+        "volume": ((19.2, 2.8), (21.7, 1.9)), "iron": ((5, 59), (38, 51)), "myelin": ((0.24, 0.06), (0.22, 0.08)),
+    },
+    "caudate": {
+        "volume": ((8.7, 1.5), (9.7, 1.3)), "iron": ((310, 103), (271, 76)), "myelin": ((0.19, 0.06), (0.20, 0.08)),
+    },
+    "putamen": {
+        "volume": ((12.6, 1.9), (13.8, 1.6)), "iron": ((276, 112), (243, 94)), "myelin": ((0.23, 0.06), (0.22, 0.08)),
+    },
+    "pallidus": {
+        "volume": ((4.5, 0.6), (4.9, 0.4)), "iron": ((786, 135), (697, 128)), "myelin": ((0.21, 0.06), (0.20, 0.08)),
+    },
+}  # fmt: skip
+# Of the nuclei, relative to the thalamus: loss of volume in MS; iron in HC and its change in MS; change of myelin.
+# They are shifted so that the thalamus as a whole has the printed means. ▸ ours; the paper prints only the pattern.
+PATTERN = {
+    "anterior": {"volume": -0.04, "iron": -20.0, "iron_change": -8.0, "myelin_change": 0.003},
+    "lateral": {"volume": -0.04, "iron": -25.0, "iron_change": -4.0, "myelin_change": 0.003},
+    "medial": {"volume": -0.14, "iron": 0.0, "iron_change": -45.0, "myelin_change": 0.0},
+    "midline": {"volume": -0.10, "iron": -5.0, "iron_change": -30.0, "myelin_change": 0.0},
+    "pulvinar": {"volume": -0.26, "iron": 50.0, "iron_change": -75.0, "myelin_change": -0.006},
+    "lamina": {"volume": -0.06, "iron": -15.0, "iron_change": -10.0, "myelin_change": 0.0},
+}
+VOLUME_SLOPE = -0.004
+"""Share of the volume per year of age."""
+IRON_SLOPES = {"thalamus": 0.3, "caudate": 1.5, "putamen": 2.5, "pallidus": 1.0}
+"""mg/kg per year of age."""
+LOCAL = {"iron": 25.0, "myelin": 0.3, "volume": 0.04}
+"""SD of what varies smoothly from place to place within a subject: iron; logarithms of myelin and of J."""
+VOLUME_ERROR = 0.005
+"""Relative error of the volumes, at most."""
+BACKGROUND = {"iron": 40.0, "myelin": 0.30}
+NOISE = {"qsm": 0.004, "r1": 0.006}
+"""SD of the noise of a voxel, ppm and 1/s."""
+CSF_QSM = -0.02
+"""Susceptibility of CSF, ppm."""
+AGES = ((38.3, 11.1), (41.6, 13.9))
+FEMALE = (54, 27)
+CORRELATION = 0.5
+"""Of a quantity between structures of one subject."""
+
+
+# -- template -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Template:
+    """The space of the maps.
+
+    Parameters
+    ----------
+    voxel_size : float
+        mm, isotropic.
+    """
+
+    voxel_size: float = 1.0
+
+    @cached_property
+    def axes(self) -> list[Float64]:
+        """Coordinates along x, y, z, mm; x is symmetric."""
+        found: list[Float64] = []
+        for low, high in BOX:
+            n = int((high - low) / self.voxel_size) + 1
+            found.append(
+                np.asarray((low + high) / 2 + self.voxel_size * (np.arange(n) - (n - 1) / 2), dtype=np.float64)
+            )
+        return found
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along x, y, z."""
+        x, y, z = (len(axis) for axis in self.axes)
+        return x, y, z
+
+    @property
+    def affine(self) -> Float64:
+        """Voxel to mm."""
+        affine = np.diag([self.voxel_size] * 3 + [1.0])
+        affine[:3, 3] = [axis[0] for axis in self.axes]
+        return affine
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the labels 1, 2, …: structures and nuclei, left then right, and the ventricles."""
+        parts = ["caudate", "putamen", "pallidus", *(f"thalamus_{n}" for n in NUCLEI), "ventricle"]
+        return tuple(f"{side}_{part}" for part in parts for side in ("left", "right"))
+
+    @cached_property
+    def labels(self) -> NDArray[np.int16]:
+        """(nx, ny, nz) Labels; 0 is other tissue."""
+        x, y, z = np.meshgrid(*self.axes, indexing="ij")
+        labels = np.zeros(self.shape, dtype=np.int16)
+        for name, (centre, radii) in reversed(ELLIPSOIDS.items()):
+            u = [(abs(x) - centre[0]) / radii[0], (y - centre[1]) / radii[1], (z - centre[2]) / radii[2]]
+            inside = u[0] ** 2 + u[1] ** 2 + u[2] ** 2 <= 1
+            for side, here in (("left", x < 0), ("right", x >= 0)):
+                if name != "thalamus":
+                    labels[inside & here] = self.names.index(f"{side}_{name}") + 1
+                    continue
+                for nucleus, part in _nuclei(u[0], u[1]).items():
+                    labels[inside & here & part] = self.names.index(f"{side}_thalamus_{nucleus}") + 1
+        return labels
+
+    def where(self, part: str) -> NDArray[np.bool_]:
+        """Voxels of a part on both sides: ``caudate``, ``thalamus``, ``thalamus_pulvinar`` …"""
+        chosen = [i + 1 for i, name in enumerate(self.names) if name.split("_", 1)[1].startswith(part)]
+        return np.isin(self.labels, chosen)
+
+    @cached_property
+    def parts(self) -> dict[str, NDArray[np.bool_]]:
+        """Parts with a volume, an iron and a myelin of their own."""
+        names = ["caudate", "putamen", "pallidus", *(f"thalamus_{n}" for n in NUCLEI)]
+        return {name: self.where(name) for name in names}
+
+    @cached_property
+    def gray(self) -> NDArray[np.bool_]:
+        """Mask of the deep gray matter."""
+        return np.any(list(self.parts.values()), axis=0)
+
+    @property
+    def grid(self) -> Grid:
+        """Every voxel."""
+        return Grid(np.ones(self.shape, dtype=bool), (self.voxel_size,) * 3, self.affine)
+
+    def millilitres(self, part: str) -> float:
+        """Volume of a part in the template."""
+        return float(self.where(part).sum()) * self.voxel_size**3 / 1000
+
+
+def _nuclei(u: Float64, v: Float64) -> dict[str, NDArray[np.bool_]]:
+    """Nuclei by position across (u, medial to lateral) and along (v, back to front) the thalamus."""
+    pulvinar, anterior = v < -0.3, v > 0.6
+    between = ~pulvinar & ~anterior
+    return {
+        "pulvinar": pulvinar,
+        "anterior": anterior,
+        "midline": between & (u < -0.6),
+        "medial": between & (u >= -0.6) & (u < -0.05),
+        "lamina": between & (u >= -0.05) & (u < 0.1),
+        "lateral": between & (u >= 0.1),
+    }
+
+
+# -- people ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """Who is in the study, and the truth of each part of each subject.
+
+    Attributes
+    ----------
+    table : dict of str to (n,) arrays
+        Columns of ``participants.tsv``.
+    truth : dict of str to dict of str to (n,) float64
+        ``volume`` (mL), ``iron``, ``myelin`` → part → value of each subject.
+    """
+
+    table: dict[str, NDArray]
+    truth: dict[str, dict[str, Float64]]
+
+    @property
+    def n(self) -> int:
+        """Number of subjects."""
+        return len(self.table["participant_id"])
+
+
+def draw_cohort(template: Template, seed: int, null: bool = False) -> Cohort:
+    """Draw subjects and their truth.
+
+    Parameters
+    ----------
+    template : Template
+        The nuclei's share of the thalamus is taken from it.
+    seed : int
+    null : bool
+        Patients are drawn as controls are, but for age and sex.
+    """
+    rng = np.random.default_rng([seed, 0])
+    n = N_PATIENTS + N_CONTROLS
+    patient = np.arange(n) < N_PATIENTS
+    age = np.where(patient, *(rng.normal(mean, sd, n) for mean, sd in AGES)).clip(18, 75)
+    female = np.concatenate(
+        [rng.permutation(np.arange(size) < f) for size, f in zip((N_PATIENTS, N_CONTROLS), FEMALE)]
+    )
+    years = age - np.where(patient, AGES[0][0], AGES[1][0])
+    like_patient = np.zeros(n, dtype=bool) if null else patient
+    truth = {kind: _draw(rng, template, kind, like_patient, years) for kind in ("volume", "iron", "myelin")}
+    table = {
+        "participant_id": np.array([f"sub-{i + 1:03d}" for i in range(n)]),
+        "group": np.where(patient, "MS", "HC"),
+        "age": age.round(1),
+        "sex": np.where(female, "F", "M"),
+        **_clinical(rng, template, patient, age, truth),
+    }
+    order = rng.permutation(n)
+    return Cohort(
+        {name: values[order] if name != "participant_id" else values for name, values in table.items()},
+        {kind: {part: values[order] for part, values in parts.items()} for kind, parts in truth.items()},
+    )
+
+
+def _draw(
+    rng: np.random.Generator, template: Template, kind: str, patient: NDArray[np.bool_], years: Float64
+) -> dict[str, Float64]:
+    """Values of every part: means and SDs as printed, equal correlations between structures."""
+    shared = rng.standard_normal(len(patient))
+    found = {}
+    for structure in STRUCTURES:
+        (mean_ms, sd_ms), (mean_hc, sd_hc) = PRINTED[structure][kind]
+        mean, sd = np.where(patient, mean_ms, mean_hc), np.where(patient, sd_ms, sd_hc)
+        slope = {"volume": VOLUME_SLOPE * mean_hc, "iron": IRON_SLOPES[structure], "myelin": 0.0}[kind]
+        left = np.sqrt(sd**2 - (slope * np.where(patient, AGES[0][1], AGES[1][1])) ** 2)
+        own = rng.standard_normal(len(patient))
+        value = mean + slope * years + left * (np.sqrt(CORRELATION) * shared + np.sqrt(1 - CORRELATION) * own)
+        if kind != "iron":
+            value = np.maximum(value, 0.1 * mean)
+        if structure != "thalamus":
+            found[structure] = value
+            continue
+        found |= _over_nuclei(template, kind, patient, value)
+    return found
+
+
+def _over_nuclei(template: Template, kind: str, patient: NDArray[np.bool_], whole: Float64) -> dict[str, Float64]:
+    """Values of the nuclei, such that their sum (volume) or mean (iron, myelin) over the thalamus is as given."""
+    size = {n: template.millilitres(f"thalamus_{n}") for n in NUCLEI}
+    if kind == "volume":
+        parts = {n: size[n] * np.where(patient, 1 + PATTERN[n]["volume"], 1.0) for n in NUCLEI}
+        total = np.sum(list(parts.values()), axis=0)
+        return {f"thalamus_{n}": whole * part / total for n, part in parts.items()}
+    base = {n: PATTERN[n].get(kind, 0.0) + patient * PATTERN[n][f"{kind}_change"] for n in NUCLEI}
+    mean = sum(size[n] * base[n] for n in NUCLEI) / sum(size.values())
+    return {f"thalamus_{n}": whole + base[n] - mean for n in NUCLEI}
+
+
+def _clinical(
+    rng: np.random.Generator,
+    template: Template,
+    patient: NDArray[np.bool_],
+    age: Float64,
+    truth: dict[str, dict[str, Float64]],
+) -> dict[str, NDArray]:
+    """Clinical variables: EDSS follows the volume and the iron of the thalamus, and the lesion load."""
+    n = len(patient)
+    volume = np.sum([truth["volume"][f"thalamus_{k}"] for k in NUCLEI], axis=0)
+    iron = truth["iron"]["thalamus_pulvinar"]
+
+    def z(values: Float64) -> Float64:
+        return (values - values[patient].mean()) / values[patient].std()
+
+    duration = np.minimum(rng.gamma(2.5, 4.5, n), age - 15)
+    lesions = np.exp(1.9 + 0.35 * z(duration) - 0.45 * z(volume) + 0.85 * rng.standard_normal(n))
+    latent = -0.45 * z(volume) - 0.30 * z(iron) + 0.25 * z(np.log(lesions)) + 0.25 * z(duration)
+    latent = latent + 0.2 * z(age) + 0.75 * rng.standard_normal(n)
+    edss = np.clip(np.round(2 * (3.6 + 1.5 * z(latent))) / 2, 0, 9.0)
+    brain = np.where(patient, 1485.8, 1552.9) - 2.5 * (age - np.where(patient, *[a[0] for a in AGES]))
+    brain = brain + 25 * z(volume) * patient + 65 * rng.standard_normal(n)
+    course = np.where(patient, "RRMS", "n/a").astype(object)
+    course[np.flatnonzero(patient)[np.argsort(-(latent + 0.8 * z(duration))[patient])[:N_PROGRESSIVE]]] = "PMS"
+
+    def of_patients(values: Float64, decimals: int) -> NDArray:
+        return np.array([f"{v:.{decimals}f}" if p else "n/a" for v, p in zip(values, patient)], dtype=object)
+
+    return {
+        "phenotype": course,
+        "edss": of_patients(edss, 1),
+        "disease_duration": of_patients(duration, 1),
+        "lesion_load": of_patients(lesions, 2),
+        "brain_volume": brain.round(1),
+    }
+
+
+# -- maps -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Maps of one subject in template space, (nx, ny, nz) float32."""
+
+    qsm: NDArray[np.float32]
+    r1: NDArray[np.float32]
+    jacobian: NDArray[np.float32]
+
+
+class Scanner:
+    """Makes the maps of the subjects of a cohort."""
+
+    def __init__(self, template: Template, cohort: Cohort, seed: int) -> None:
+        self.template, self.cohort, self.seed = template, cohort, seed
+        self.model = TissueModel.default().relative_to(CSF_QSM, tissue_r1("csf", 7))
+        self.to_3_tesla = FieldConversion(7, 3, "curve")
+        edge = 0.7 / template.voxel_size  # what lies between two tissues belongs to both
+        self._weights = {
+            part: gaussian_filter(where.astype(float), edge) for part, where in template.parts.items()
+        }
+        self._fluid = gaussian_filter(template.where("ventricle").astype(float), edge)
+        self._csf = template.where("ventricle")
+        # The local field of a Gaussian of this width has to be scaled to unit variance.
+        self._width = 2.5 / template.voxel_size
+
+    def _smooth_noise(self, rng: np.random.Generator) -> Float64:
+        noise = gaussian_filter(rng.standard_normal(self.template.shape), self._width, mode="wrap")
+        return noise / noise.std()
+
+    def images(self, i: int) -> Images:
+        """Maps of subject i."""
+        rng = np.random.default_rng([self.seed, 1, i])
+        jacobian = self._warp(rng, i)
+        iron, myelin = (self._tissue(rng, kind, i) for kind in ("iron", "myelin"))
+        qsm, r1 = self.model.forward(iron, myelin)
+        qsm += NOISE["qsm"] * rng.standard_normal(qsm.shape)
+        r1 = self.to_3_tesla(r1) + NOISE["r1"] * rng.standard_normal(r1.shape)
+        return Images(qsm.astype(np.float32), r1.astype(np.float32), jacobian.astype(np.float32))
+
+    def _tissue(self, rng: np.random.Generator, kind: str, i: int) -> Float64:
+        """Iron or myelin: the part's truth, blurred into its surroundings, and what varies locally."""
+        truth, local = self.cohort.truth[kind], self._smooth_noise(rng)
+        values = BACKGROUND[kind] * np.clip(1 - sum(self._weights.values()) - self._fluid, 0, 1)
+        for part, w in self._weights.items():
+            values += w * truth[part][i]
+        if kind == "iron":
+            values += LOCAL[kind] * local * (1 - self._fluid)
+            for part, where in self.template.parts.items():
+                values[where] += truth[part][i] - values[where].mean()
+        else:  # never negative
+            values *= np.exp(LOCAL[kind] * local)
+            for part, where in self.template.parts.items():
+                values[where] *= truth[part][i] / values[where].mean()
+        values[self._csf] = 0.0
+        return values
+
+    def _warp(self, rng: np.random.Generator, i: int) -> Float64:
+        """Jacobian determinants whose sum over each part is the part's volume."""
+        template = self.template
+        noise = LOCAL["volume"] * self._smooth_noise(rng)
+        sizes = {part: template.millilitres(part) for part in template.parts}
+        wanted = {part: self.cohort.truth["volume"][part][i] / size for part, size in sizes.items() if size}
+        strength = {part: np.log(ratio) for part, ratio in wanted.items()}
+        jacobian = np.ones(template.shape)
+        for _ in range(12):
+            divergence = noise + sum(strength[part] * self._weights[part] for part in strength)
+            jacobian = _determinants(_displacement(divergence))
+            excess = {part: wanted[part] / jacobian[template.parts[part]].mean() for part in strength}
+            if all(abs(ratio - 1) < VOLUME_ERROR for ratio in excess.values()):
+                break
+            for part, ratio in excess.items():
+                strength[part] += np.log(ratio)
+        return jacobian
+
+
+def _displacement(divergence: Float64) -> Float64:
+    """(3, nx, ny, nz) Field in voxels, without curl, of a given divergence."""
+    shape = divergence.shape
+    # Central differences have the symbol i·sin(k): with it the divergence comes out as given.
+    symbols = [np.sin(2 * np.pi * fft.fftfreq(n)) for n in shape[:2]] + [
+        np.sin(2 * np.pi * fft.rfftfreq(shape[2]))
+    ]
+    kx, ky, kz = np.meshgrid(*symbols, indexing="ij", sparse=True)
+    square = kx**2 + ky**2 + kz**2
+    potential = fft.rfftn(divergence)
+    potential = np.divide(potential, square, out=np.zeros_like(potential), where=square > 1e-12)
+    return np.stack([fft.irfftn(-1j * k * potential, s=shape) for k in (kx, ky, kz)])
+
+
+def _determinants(u: Float64) -> Float64:
+    """det(I + ∇u) by central differences, periodic."""
+    d = [
+        [(np.roll(u[a], -1, axis=b) - np.roll(u[a], 1, axis=b)) / 2 + (a == b) for b in range(3)] for a in range(3)
+    ]
+    return (
+        d[0][0] * (d[1][1] * d[2][2] - d[1][2] * d[2][1])
+        - d[0][1] * (d[1][0] * d[2][2] - d[1][2] * d[2][0])
+        + d[0][2] * (d[1][0] * d[2][1] - d[1][1] * d[2][0])
+    )
+
+
+# -- on disk --------------------------------------------------------------------------------------------------------
+
+
+def write(
+    out: str | os.PathLike[str],
+    seed: int = 0,
+    scale: str = "full",
+    null: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Write a cohort to a folder, as a study would have it; the truth goes to the folder ``truth`` in it.
+
+    Parameters
+    ----------
+    out : path
+        A folder that does not exist, or is empty.
+    seed : int
+    scale : {"full", "small", "tiny"}
+        Voxels of 1, 3 or 4 mm.
+    null : bool
+        No difference between the groups.
+    progress : callable, optional
+        Receives ("phantom", subjects done, subjects in all).
+
+    Raises
+    ------
+    FileError
+        The folder is not empty, or cannot be written.
+    ValueError
+        No such scale.
+    """
+    if scale not in SCALES:
+        raise ValueError(f"there is no scale {scale!r}; expected {', '.join(SCALES)}")
+    out = os.fspath(out)
+    _new_folder(out)
+    template = Template(SCALES[scale])
+    cohort = draw_cohort(template, seed, null)
+    _write_template(out, template)
+    scanner = Scanner(template, cohort, seed)
+    with ThreadPoolExecutor(default_threads()) as pool:
+        done = pool.map(lambda i: _write_subject(out, scanner, i), range(cohort.n))
+        for i, _ in enumerate(done):
+            if progress:
+                progress("phantom", i + 1, cohort.n)
+    _write_tables(out, template, cohort)
+
+
+def _write_subject(out: str, scanner: Scanner, i: int) -> None:
+    """Images of a subject and their sidecars."""
+    folder = os.path.join(out, str(scanner.cohort.table["participant_id"][i]))
+    os.makedirs(folder)
+    images, grid = scanner.images(i), scanner.template.grid
+    for kind, units in (("qsm", "ppm"), ("r1", "1/s"), ("jacobian", "1")):
+        # Noise does not compress.
+        values = grid.to_vector(getattr(images, kind))
+        files.write_map(os.path.join(folder, kind), values, grid, file_type="NIFTI")
+        about = {"Units": units} | ({"MagneticFieldStrength": 3} if kind != "jacobian" else {})
+        files.write_json(os.path.join(folder, f"{kind}.json"), about)
+
+
+def _new_folder(out: str) -> None:
+    try:
+        os.makedirs(out, exist_ok=True)
+        full = sorted(os.listdir(out))
+        if full:
+            raise files.FileError(f"the folder {out} is not empty: it has {full[0]}")
+        os.makedirs(os.path.join(out, "truth"))
+    except OSError as error:
+        raise files.FileError(f"the folder {out} cannot be written: {error.strerror}") from None
+
+
+def _write_template(out: str, template: Template) -> None:
+    """Labels with their names, masks of deep gray matter and of CSF."""
+    folder, grid = os.path.join(out, "template"), template.grid
+    os.makedirs(folder)
+    images = {"labels": template.labels, "deepgray": template.gray, "csf": template.where("ventricle")}
+    for name, image in images.items():
+        files.write_map(
+            os.path.join(folder, name), grid.to_vector(image.astype(np.float32)), grid, file_type="NIFTI_GZ"
+        )
+    rows = "\n".join(f"{i + 1}\t{name}" for i, name in enumerate(template.names))
+    files.write_text(os.path.join(folder, "labels.tsv"), f"index\tname\n{rows}\n")
+
+
+def _write_tables(out: str, template: Template, cohort: Cohort) -> None:
+    """Participants with their images, the design of the voxelwise tests, the truth."""
+    ids = cohort.table["participant_id"]
+    table = dict(cohort.table)
+    for kind in ("qsm", "r1", "jacobian"):
+        table[kind] = np.array([f"{name}/{kind}.nii" for name in ids])
+    table["csf"] = np.full(cohort.n, "template/csf.nii.gz")
+    lines = ["\t".join(table), *("\t".join(map(str, row)) for row in zip(*table.values()))]
+    files.write_text(os.path.join(out, "participants.tsv"), "\n".join(lines) + "\n")
+    design, contrasts = design_of(cohort)
+    files.write_vest(os.path.join(out, "design.mat"), design)
+    files.write_vest(os.path.join(out, "design.con"), contrasts, "con", names=("MS > HC", "MS < HC"))
+    lines = ["participant_id\tpart\tvolume\tiron\tmyelin"]
+    for part in template.parts:
+        rows = zip(ids, *(cohort.truth[kind][part] for kind in ("volume", "iron", "myelin")))
+        lines += [f"{name}\t{part}\t{v:.6g}\t{fe:.6g}\t{my:.6g}" for name, v, fe, my in rows]
+    files.write_text(os.path.join(out, "truth", "parts.tsv"), "\n".join(lines) + "\n")
+
+
+def design_of(cohort: Cohort) -> tuple[Float64, Float64]:
+    """Design (MS, HC, age, sex; the last two centred) and the contrasts MS > HC and MS < HC."""
+    patient = (cohort.table["group"] == "MS").astype(float)
+    age, female = cohort.table["age"].astype(float), (cohort.table["sex"] == "F").astype(float)
+    design = np.column_stack([patient, 1 - patient, age - age.mean(), female - female.mean()])
+    return design, np.array([[1.0, -1, 0, 0], [-1.0, 1, 0, 0]])
