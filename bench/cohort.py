@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,9 +36,17 @@ def smooth_noise(grid: Grid, n: int, fwhm: float, seed: int) -> NDArray[np.float
     """(n, V) float32 Gaussian noise of unit variance, smoothed to a full width at half maximum in voxels."""
     rng = np.random.default_rng(seed)
     noise = np.empty((n, grid.n_voxels), dtype=np.float32)
-    for row in noise:
-        image = rng.standard_normal(grid.shape, dtype=np.float32)
+    workers = os.cpu_count() or 1
+
+    def smooth(row: NDArray[np.float32], image: NDArray[np.float32]) -> None:
         row[:] = grid.to_vector(gaussian_filter(image, fwhm / FWHM) if fwhm else image)
+
+    # Drawn one after the other, so that they do not depend on the number of threads, and smoothed side by side.
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, n, workers):
+            rows = noise[start : start + workers]
+            images = [rng.standard_normal(grid.shape, dtype=np.float32) for _ in rows]
+            list(pool.map(smooth, rows, images))
     return noise / noise.std(dtype=np.float64).astype(np.float32)
 
 

@@ -1,0 +1,378 @@
+"""The script for GPU machines, run on kernels compiled for the CPU, with a stopwatch in place of CUDA events."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from importlib import import_module
+from time import perf_counter
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from cuda_on_cpu.shim import CXX, ShimDevice
+
+import gpuvox.cuda
+from bench import device as bench
+
+bench_process = bench.process
+
+pytestmark = pytest.mark.skipif(CXX is None, reason="no C++ compiler")
+
+
+class Stopwatch:
+    """What `bench.device.Cuda` is to the script, without a GPU."""
+
+    def __init__(self):
+        self.device = ShimDevice()
+
+    def capped(self, limit):
+        return self.device if limit is None else ShimDevice(limit=limit)
+
+    def synchronise(self):
+        pass
+
+    def timed(self, work):
+        start = perf_counter()
+        work()
+        return 1e3 * (perf_counter() - start)
+
+    def facts(self):
+        return {"device": "Kernels on the CPU"}
+
+    def clocks(self):
+        return {}
+
+    def compile(self):
+        return {}
+
+    def copy_rate(self, n_bytes, repeats):
+        source, target = np.zeros(n_bytes, np.uint8), np.ones(n_bytes, np.uint8)
+        return bench.rate(self, lambda: np.copyto(target, source), 2 * n_bytes, repeats)
+
+    def fma_rate(self, repeats):
+        x = np.ones(100_000, np.float32)
+        return bench.rate(self, lambda: x * x + x, 2 * x.size, repeats)
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "process", no_process)
+    return bench.Lab(Stopwatch(), bench.TINY, out=tmp_path)
+
+
+def no_process(arguments, folder):
+    """The command in this process: a fresh one would find no device."""
+    return 1.0, json.dumps({"reading": 0.5})
+
+
+def written(lab):
+    (path,) = lab.out.iterdir()
+    assert path.name.startswith("kernels-on-the-cpu-20")
+    return json.loads(path.read_text())
+
+
+def test_correctness(lab, capsys):
+    assert bench.work(lab, "correctness") == 0
+    found = written(lab)
+    assert len(found["checks"]) > 100
+    assert {c["verdict"] for c in found["checks"]} == {"same bits", "within 1e-09"}
+    assert found["left_out"] == found["skipped"] == found["failed"] == []
+    assert f"{len(found['checks'])} checks, 0 failed" in capsys.readouterr().out
+
+
+def test_timings(lab, capsys):
+    assert bench.work(lab, "timings") == 0, lab.report.errors
+    found = written(lab)
+    assert found["checks"] == []
+    names = [row["name"] for row in found["timings"]]
+    assert [name.split(",")[0] for name in names[:2]] == ["whole run", "CPU path"]
+    assert len(names) == len(set(names)) == 4 + 1 + 16 + 2 + 1 + 2 + 3
+    for row in found["timings"]:
+        assert row["fastest_ms"] <= row["ms"] <= row["slowest_ms"]
+        assert row["us_per_map"] == pytest.approx(1e3 * row["ms"] / row["maps"])
+        assert ("floor_ms" in row) == (not row["name"].startswith(("CPU", "command")))
+    (run,) = [
+        r for r in found["timings"] if r.get("part") == "whole" and r["mm"] == 18.0 and r["connectivity"] == 26
+    ]
+    cpu = found["timings"][3]
+    assert cpu["times_the_device"] == pytest.approx(cpu["us_per_map"] / run["us_per_map"])
+    for breakdown in found["breakdowns"]:
+        assert {"t maps", "ties", "TFCE", "downloads", "shuffles on the host"} <= breakdown["stages_ms"].keys()
+        assert breakdown["calls"]["glm_maps<false>"]["calls"] == 1
+        assert breakdown["calls"]["download"]["bytes"] > 0
+    assert "command, reading" in capsys.readouterr().out
+
+
+def test_floors(lab):
+    """Bytes and operations of a case counted by hand, at ceilings of one each per millisecond."""
+    lab.report.facts["ceilings"] = {"copy_bytes": {"per_s": 1e3}, "float32_operations": {"per_s": 1e3}}
+    test = bench.make_test(lab, None, 24.0, 20, 8, bench.Statistics())
+    v = lab.grid(24.0).n_voxels
+    work = bench.work_of_t_maps(test.model, 5)
+    assert work["operations"] == 2 * 20 * v * 4 * 5  # the group and three covariates; the mean does not move
+    assert work["bytes"] == 4 * v * (20 + 5)
+    time = {"ms": 3.0, "fastest_ms": 3.0, "slowest_ms": 3.0}
+    bench.note(lab, "t", 5, time, work)
+    assert lab.report.timings[-1]["floor_ms"] == pytest.approx(work["operations"])
+    bench.note(lab, "c", 5, time, bench.work_of_maps(5, v, 8))
+    assert lab.report.timings[-1]["floor_ms"] == pytest.approx(5 * v * 12)
+    assert lab.report.timings[-1]["times_the_floor"] == pytest.approx(3 / (5 * v * 12))
+
+
+def test_a_wrong_bit_fails(lab, monkeypatch, capsys):
+    """One bit of one kernel's result: the check fails, the others go on, and the status says so."""
+    real = lab.device.download
+
+    def download(array):
+        values = real(array)
+        if lab.device.launched and lab.device.launched[-1] == "smooth_gather":
+            values.reshape(-1)[-1:].view(np.int32)[...] ^= 1
+        return values
+
+    monkeypatch.setattr(lab.device, "download", download)
+    monkeypatch.setattr(bench, "all_checks", bench.primitive_checks)
+    assert bench.work(lab, "correctness") == 1
+    verdicts = {c["name"]: c["verdict"] for c in written(lab)["checks"]}
+    assert sum(v == "failed" for v in verdicts.values()) == 3
+    assert all(("smoothing" in name) == (v == "failed") for name, v in verdicts.items())
+    assert "differ, first" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "n"),
+    [
+        ([np.float32(0.0)], [np.float32(-0.0)], 1),
+        ({"x": np.zeros(3)}, {"x": np.zeros(3)}, 0),
+        ({"x": np.zeros(3)}, {"y": np.zeros(3)}, 1),
+        (np.zeros(3), np.zeros(4), 1),
+        (np.zeros(3), np.zeros(3, np.float32), 1),
+        ([1, 2], [1], 1),
+        ([True], [False], 1),
+        ({"refused": "a"}, {"refused": "b"}, 1),
+        ([np.full(2, np.nan)], [np.full(2, np.nan)], 0),
+        ([np.float32([np.nan, 1])], [np.int32([-1, 0x3F800000]).view(np.float32)], 0),
+        ([np.float32([np.nan, 1])], [np.float32([1, 1])], 1),
+    ],
+)
+def test_differences(a, b, n):
+    assert len(list(bench.differences(a, b))) == n
+
+
+def test_an_error_is_noted_and_the_script_goes_on(lab):
+    def wrong():
+        raise ValueError("no")
+
+    lab.guarded("one", wrong)
+    lab.guarded("two", lambda: lab.report.skipped.append("done"))
+    assert lab.report.failed == ["one"]
+    assert lab.report.skipped == ["done"]
+    assert "ValueError: no" in lab.report.errors[0]["error"]
+
+
+def test_no_memory_for_a_moment(lab):
+    with bench.no_memory_at(lab.device, 2):
+        lab.device.empty(3, np.int32)
+        with pytest.raises(bench.OutOfDeviceMemory):
+            lab.device.empty(3, np.int32)
+    with pytest.raises(AssertionError, match="only 0"), bench.no_memory_at(lab.device, 1):
+        pass
+
+
+def test_what_there_is_no_time_for_is_named(lab):
+    lab.sizes = replace(lab.sizes, seconds=0.0)
+    assert bench.work(lab) == 0
+    found = written(lab)
+    assert "correctness" in found["left_out"]
+    assert "whole, C 6" in found["left_out"]
+    assert found["checks"] == found["timings"] == []
+
+
+def test_fewer_permutations_where_time_is_short(lab, monkeypatch):
+    monkeypatch.setattr(bench, "expected_seconds", lambda *_: 1e6)
+    lab.sizes = replace(lab.sizes, permutations=10_000, seconds=3000.0)
+    bench.time_whole(lab, 6, lab.sizes.mm)
+    (row,) = lab.report.timings
+    assert row["permutations"] == pytest.approx(12, abs=1)  # 40 % of the time that is left
+    assert row["seconds_for"]["scaled"]
+    assert row["seconds_for"]["s"] == pytest.approx(row["ms"] / 1e3 * 10_000 / row["permutations"])
+    assert "(scaled)" in bench.line_of(row)
+
+
+def test_without_threadpoolctl_and_nibabel(lab, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "EXECUTORS", False)
+    monkeypatch.setattr(bench, "COMMAND", False)
+    bench.say_what_is_missing()
+    assert list(bench.whole_checks(lab)) == []
+    lab.sizes = replace(lab.sizes, seconds=0.0)
+    bench.timings(lab)
+    assert len(lab.report.skipped) == 3
+    monkeypatch.setattr(bench, "EXECUTORS", True)
+    bench.say_what_is_missing()
+    assert len(capsys.readouterr().out.split("\n")) == 3
+
+
+TOOL = """#!/bin/sh
+echo "Host Frame: f in /some/where/lib.so"
+echo "========= {summary}"
+exit {status}
+"""
+
+
+@pytest.mark.parametrize(
+    ("summary", "status", "verdict"),
+    [
+        ("ERROR SUMMARY: 0 errors", 0, "clean"),
+        ("RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)", 99, "failed"),
+        ("ERROR SUMMARY: 0 errors", 1, "failed"),
+        ("Device not supported", 1, "did not run (status 1)"),
+    ],
+)
+def test_sanitizer(lab, monkeypatch, tmp_path, summary, status, verdict):
+    tool = tmp_path / "tool"
+    tool.write_text(TOOL.format(summary=summary, status=status))
+    tool.chmod(0o755)
+    monkeypatch.setattr(bench.shutil, "which", lambda *_, **__: str(tool))
+    lab.out = None
+    bench.sanitizer(lab)
+    assert [entry["verdict"] for entry in lab.report.sanitizer] == [verdict] * 2
+    assert "Host Frame: f in lib.so" in lab.report.sanitizer[0]["lines"]
+    assert lab.report.failed == [entry["name"] for entry in lab.report.sanitizer if verdict == "failed"]
+
+
+def test_sanitizer_that_is_missing_or_slow(lab, monkeypatch):
+    monkeypatch.setattr(bench.shutil, "which", lambda *_, **__: None)
+    bench.sanitizer(lab)
+    assert lab.report.skipped == ["compute-sanitizer: it is not installed"]
+    slow = [sys.executable, "-uc", "print('begun'); import time; time.sleep(60)"]
+    found = bench.judged(slow, 1.0)
+    assert found["verdict"] == "not finished within 1 s"
+    assert found["lines"] == ["begun"]
+
+
+def test_the_command(lab, monkeypatch, tmp_path):
+    """Its files are read by the command itself, whose stages are timed."""
+    study = tmp_path / "study"
+    study.mkdir()
+    bench.write_study(lab, study)
+    monkeypatch.chdir(study)
+    for owner, name in (
+        ("gpuvox._randomise", "resolve"), ("gpuvox._randomise", "read_inputs"), ("gpuvox.analysis", "make_model"),
+        ("gpuvox.analysis", "run"), ("gpuvox.analysis", "_result"), ("gpuvox.outputs", "Writer.result"),
+    ):  # fmt: skip
+        place = import_module(owner)
+        for part in name.split(".")[:-1]:
+            place = getattr(place, part)
+        monkeypatch.setattr(place, name.split(".")[-1], getattr(place, name.split(".")[-1]))  # put back afterwards
+    options = ["-i", "data", "-o", "out", "-m", "mask", "-d", "design.mat", "-t", "design.con", "-T", "-n", "5"]
+    found = bench.stages_of_command(["randomise", *options, "--quiet", "--device", "cpu"])
+    assert {
+        "imports",
+        "opening the device",
+        "reading",
+        "model",
+        "permutations",
+        "p values",
+        "writing",
+    } < found.keys()
+    assert (study / "out_tfce_corrp_tstat2.nii.gz").exists()
+    assert found["in all, but for starting Python"] >= found["permutations"]
+
+
+def test_process(tmp_path):
+    seconds, text = bench_process(["-c", "import gpuvox; print(gpuvox.__version__)"], str(tmp_path))
+    assert text.strip() == gpuvox.__version__
+    assert seconds > 0
+    with pytest.raises(RuntimeError, match="status 3"):
+        bench_process(["-c", "raise SystemExit(3)"], str(tmp_path))
+
+
+def test_no_gpu(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "why_not", lambda: "no CUDA device answers; use --device cpu")
+    assert bench.main([]) == 2
+    assert capsys.readouterr().err == "There is no GPU to check or to time: no CUDA device answers.\n"
+
+
+class Event:
+    """An event that is reached at once."""
+
+    def record(self):
+        self.at = perf_counter()
+
+    def synchronize(self):
+        pass
+
+
+def cupy(monkeypatch):
+    """As much of CuPy as the script touches."""
+    about = {"totalGlobalMem": 1 << 30, "multiProcessorCount": 2, "major": 9, "minor": 0, "l2CacheSize": 1 << 20}
+    copies = []
+    runtime = SimpleNamespace(
+        getDeviceProperties=lambda number: about, driverGetVersion=lambda: 13000, runtimeGetVersion=lambda: 13000,
+        memcpyAsync=lambda *arguments: copies.append(arguments), memcpyDeviceToDevice=3,
+        deviceSynchronize=lambda: None,
+    )  # fmt: skip
+    module = ModuleType("cupy")
+    module.__version__ = "0"
+    module.RawKernel = lambda code, name: lambda grid, block, arguments: copies.append((grid, block, arguments))
+    module.cuda = SimpleNamespace(
+        runtime=runtime, Event=Event, get_elapsed_time=lambda a, b: 1e3 * (b.at - a.at),
+        Memory=lambda size: size, MemoryPointer=lambda memory, offset: (memory, offset),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    return copies
+
+
+def test_cuda(monkeypatch):
+    """The names that the script uses; what they do only a GPU can show."""
+    calls = cupy(monkeypatch)
+    device = ShimDevice()
+    device.kernel = lambda name: SimpleNamespace(num_regs=1, local_size_bytes=2, shared_size_bytes=3)
+    monkeypatch.setattr(gpuvox.cuda, "open_device", lambda number, limit: device)
+    empty = device.empty
+    monkeypatch.setattr(device, "fill", lambda array, value: None)
+    monkeypatch.setattr(bench, "first_line", lambda *command: "1, 2, 3, 4, 5, 6")
+    machine = bench.Cuda(pooled=False)
+    assert device._pool.malloc(5) == (5, 0)
+    assert device._pool.free_bytes() == device._pool.used_bytes() == 0
+    device._pool.free_all_blocks()
+    assert machine.facts()["multiprocessors"] == 2
+    assert machine.clocks()["clocks.sm"] == "2"
+    assert machine.compile()["kernels"]["glm_rows"] == {"registers": 1, "local_bytes": 2, "shared_bytes": 3}
+    machine.synchronise()
+    assert machine.fma_rate(3)["per_s"] > 0
+    assert len(calls) == 4
+
+    def with_pointer(shape, dtype):
+        array = empty(shape, dtype)
+        array.data = SimpleNamespace(ptr=7)
+        return array
+
+    monkeypatch.setattr(device, "empty", with_pointer)
+    assert machine.copy_rate(1000, 2)["per_s"] > 0
+    assert calls[-1] == (7, 7, 1000, 3, 0)
+
+
+def test_facts_and_the_command_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench, "why_not", lambda: None)
+    monkeypatch.setattr(bench, "Cuda", lambda pooled: Stopwatch())
+    assert bench.main(["--only", "facts", "--small", "--seconds", "9", "--out", str(tmp_path)]) == 0
+    facts = json.loads(next(tmp_path.iterdir()).read_text())["facts"]
+    assert facts["sizes"]["seconds"] == 9
+    assert facts["ceilings"]["copy_bytes"]["per_s"] > 0
+    assert facts["numpy"] == np.__version__
+    monkeypatch.setattr(bench, "stages_of_command", lambda given: {"given": given})
+    assert bench.main(["--stages", "randomise", "-i"]) == 0
+    assert json.loads(capsys.readouterr().out.split("\n")[-2]) == {"given": ["randomise", "-i"]}
+
+
+def test_compiling(monkeypatch):
+    """A process for each family of loops, which its checks run without a device."""
+    started = []
+    monkeypatch.setattr(
+        bench.subprocess, "Popen", lambda command, **_: started.append(command) or SimpleNamespace(wait=lambda: 0)
+    )
+    bench.compile_loops()
+    assert [command[-2:] for command in started] == [["--compile", family] for family in bench.FAMILIES]
+    assert bench.main(["--compile", "primitives"]) == 0
