@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,8 +181,8 @@ class Subject:
     jacobian: Float32 | None
 
 
-def subjects(cohort: Cohort, command: Command, wanted: Sequence[str]) -> Iterator[Subject]:
-    """The subjects one by one, with the kinds of images that are wanted.
+def subjects(cohort: Cohort, command: Command, wanted: Sequence[str], check: bool = True) -> Iterator[Subject]:
+    """The subjects one by one, with the kinds of images that are wanted; checked unless they have been before.
 
     Raises
     ------
@@ -205,7 +206,8 @@ def subjects(cohort: Cohort, command: Command, wanted: Sequence[str]) -> Iterato
             except ValueError as error:
                 raise FileError(f"{found['jacobian'][0]} (subject {name}): {error}") from None
         subject = Subject(name, qsm, r1, csf, jacobian)
-        check_plausible(subject, qsm_file, r1_file)
+        if check:
+            check_plausible(subject, qsm_file, r1_file)
         yield subject
 
 
@@ -300,12 +302,13 @@ def execute(command: Command, progress: Progress | None = None) -> None:
     reference = measure_csf(run, progress)
     with contextlib.ExitStack() as stack:
         writers = {}
+        pool = stack.enter_context(ThreadPoolExecutor(len(run.outputs)))  # compression takes longest
         for name in run.outputs:
             label = files.Label(f"gpuvox {__version__}: {OUTPUTS[name][0]}")
             target = os.path.join(command.out, name)
             opened = files.open_map(target, run.grid, run.cohort.header, len(run.cohort.names), label=label)
             _, writers[name] = stack.enter_context(opened)
-        write_maps(run, reference, writers, progress)
+        write_maps(run, reference, writers, pool, progress)
     for name in run.outputs:
         files.write_json(os.path.join(command.out, f"{name}.json"), about(run, reference, name))
     if reference is not None:
@@ -366,21 +369,30 @@ def measure_csf(run: Run, progress: Progress | None) -> Reference | None:
 
 
 def write_maps(
-    run: Run, reference: Reference | None, writers: dict[str, Callable[[NDArray], None]], progress: Progress | None
+    run: Run,
+    reference: Reference | None,
+    writers: dict[str, Callable[[NDArray], None]],
+    pool: ThreadPoolExecutor,
+    progress: Progress | None,
 ) -> None:
     """Iron and myelin of every subject, smoothed where wanted."""
     wanted = ("qsm", "r1", "jacobian") if reference is not None else KINDS
-    for i, subject in enumerate(subjects(run.cohort, run.command, wanted)):
+    for i, subject in enumerate(subjects(run.cohort, run.command, wanted, reference is None)):
         subtract = reference.of(i, run.command.reference) if reference is not None else (0.0, 0.0)
         arrays = [a if a is None else a[run.grid.index] for a in (subject.qsm, subject.r1, subject.jacobian)]
         if run.device is not None:
             arrays = [a if a is None else run.device.upload(a) for a in arrays]
         maps = run.inversion.maps(arrays[0], arrays[1], subtract, arrays[2], run.device)
         maps = maps if run.device is None else run.device.download(maps)
-        for name, write in writers.items():
-            write(smoothed(run, maps[OUTPUTS[name][1]]))
+        jobs = [pool.submit(_write, run, maps[OUTPUTS[name][1]], write) for name, write in writers.items()]
+        for job in jobs:
+            job.result()
         if progress:
             progress("maps", i + 1, len(run.cohort.names))
+
+
+def _write(run: Run, values: Float32, write: Callable[[NDArray], None]) -> None:
+    write(smoothed(run, values))
 
 
 def smoothed(run: Run, values: Float32) -> Float32:

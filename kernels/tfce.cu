@@ -28,6 +28,8 @@ const uint32 ROOT = 0x80000000u;
 const uint32 NEGATIVE = 0x40000000u;
 const uint32 SIZE = 0x3fffffffu;
 
+const float LARGEST_FLOAT = 3.402823466e38f;
+
 // Outcomes of a map, in `status`.
 const int DONE = 0, TOO_MANY_LEVELS = -1;  // > 0: number of edges, more than there is room for
 
@@ -461,7 +463,7 @@ tfce_grow(const float* stat, int n_maps, int n_voxels, const int* index, int box
                 if (level > cap) store(status + b, TOO_MANY_LEVELS);
                 wanted = level > 0 && level <= cap;
             }
-            if (t[v] != t[v]) store(status + b, TOO_MANY_LEVELS);
+            if (t[v] != t[v] || fabsf(t[v]) > LARGEST_FLOAT) store(status + b, TOO_MANY_LEVELS);
             key[v] = wanted ? float_bits(height) : 0;
         }
         if (thread == 0) n_kept[0] = 0;

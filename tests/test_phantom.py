@@ -143,7 +143,9 @@ def test_the_maps_give_the_truth_back(study):
             mean, expected = found[kind][:, where].mean(axis=1), true[kind][part].to_numpy()
             for group in ("MS", "HC"):
                 chosen = (table.group == group).to_numpy()
-                assert abs((mean - expected)[chosen].mean()) < 0.02 * expected[chosen].std(), (part, kind, group)
+                error = (mean - expected)[chosen]
+                sampling = 3 * error.std() / np.sqrt(chosen.sum())  # noise of the voxels
+                assert abs(error.mean()) < 0.02 * expected[chosen].std() + sampling, (part, kind, group)
             content = (found[f"{kind}mass"][:, where].sum(axis=1)) * millilitre
             expected = np.array([(m[where] * j[where]).sum() for m, j in zip(found[kind], jacobian)]) * millilitre
             np.testing.assert_allclose(content, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())

@@ -28,6 +28,7 @@ from gpuvox.executors import default_threads
 from gpuvox.grid import Grid
 from gpuvox.qmri import FieldConversion, TissueModel, tissue_r1
 
+Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 
@@ -347,15 +348,17 @@ class Scanner:
         self.to_3_tesla = FieldConversion(7, 3, "curve")
         edge = 0.7 / template.voxel_size  # what lies between two tissues belongs to both
         self._weights = {
-            part: gaussian_filter(where.astype(float), edge) for part, where in template.parts.items()
+            part: gaussian_filter(where.astype(np.float32), edge) for part, where in template.parts.items()
         }
-        self._fluid = gaussian_filter(template.where("ventricle").astype(float), edge)
+        self._fluid = gaussian_filter(template.where("ventricle").astype(np.float32), edge)
         self._csf = template.where("ventricle")
         # The local field of a Gaussian of this width has to be scaled to unit variance.
         self._width = 2.5 / template.voxel_size
 
-    def _smooth_noise(self, rng: np.random.Generator) -> Float64:
-        noise = gaussian_filter(rng.standard_normal(self.template.shape), self._width, mode="wrap")
+    def _smooth_noise(self, rng: np.random.Generator) -> Float32:
+        noise = gaussian_filter(
+            rng.standard_normal(self.template.shape, dtype=np.float32), self._width, mode="wrap"
+        )
         return noise / noise.std()
 
     def images(self, i: int) -> Images:
@@ -364,47 +367,49 @@ class Scanner:
         jacobian = self._warp(rng, i)
         iron, myelin = (self._tissue(rng, kind, i) for kind in ("iron", "myelin"))
         qsm, r1 = self.model.forward(iron, myelin)
-        qsm += NOISE["qsm"] * rng.standard_normal(qsm.shape)
-        r1 = self.to_3_tesla(r1) + NOISE["r1"] * rng.standard_normal(r1.shape)
+        qsm += NOISE["qsm"] * rng.standard_normal(qsm.shape, dtype=np.float32)
+        r1 = self.to_3_tesla(r1) + NOISE["r1"] * rng.standard_normal(r1.shape, dtype=np.float32)
         return Images(qsm.astype(np.float32), r1.astype(np.float32), jacobian.astype(np.float32))
 
-    def _tissue(self, rng: np.random.Generator, kind: str, i: int) -> Float64:
+    def _tissue(self, rng: np.random.Generator, kind: str, i: int) -> Float32:
         """Iron or myelin: the part's truth, blurred into its surroundings, and what varies locally."""
         truth, local = self.cohort.truth[kind], self._smooth_noise(rng)
-        values = BACKGROUND[kind] * np.clip(1 - sum(self._weights.values()) - self._fluid, 0, 1)
+        values = np.float32(BACKGROUND[kind]) * np.clip(1 - sum(self._weights.values()) - self._fluid, 0, 1)
         for part, w in self._weights.items():
-            values += w * truth[part][i]
+            values += w * np.float32(truth[part][i])
         if kind == "iron":
-            values += LOCAL[kind] * local * (1 - self._fluid)
+            values += np.float32(LOCAL[kind]) * local * (1 - self._fluid)
             for part, where in self.template.parts.items():
                 values[where] += truth[part][i] - values[where].mean()
         else:  # never negative
-            values *= np.exp(LOCAL[kind] * local)
+            values *= np.exp(np.float32(LOCAL[kind]) * local)
             for part, where in self.template.parts.items():
                 values[where] *= truth[part][i] / values[where].mean()
         values[self._csf] = 0.0
         return values
 
-    def _warp(self, rng: np.random.Generator, i: int) -> Float64:
+    def _warp(self, rng: np.random.Generator, i: int) -> Float32:
         """Jacobian determinants whose sum over each part is the part's volume."""
         template = self.template
-        noise = LOCAL["volume"] * self._smooth_noise(rng)
+        noise = np.float32(LOCAL["volume"]) * self._smooth_noise(rng)
         sizes = {part: template.millilitres(part) for part in template.parts}
         wanted = {part: self.cohort.truth["volume"][part][i] / size for part, size in sizes.items() if size}
-        strength = {part: np.log(ratio) for part, ratio in wanted.items()}
-        jacobian = np.ones(template.shape)
+        strength = {part: np.float32(np.log(ratio)) for part, ratio in wanted.items()}
+        jacobian = np.ones(template.shape, dtype=np.float32)
         for _ in range(12):
             divergence = noise + sum(strength[part] * self._weights[part] for part in strength)
             jacobian = _determinants(_displacement(divergence))
-            excess = {part: wanted[part] / jacobian[template.parts[part]].mean() for part in strength}
+            excess = {
+                part: wanted[part] / jacobian[template.parts[part]].mean(dtype=np.float64) for part in strength
+            }
             if all(abs(ratio - 1) < VOLUME_ERROR for ratio in excess.values()):
                 break
             for part, ratio in excess.items():
-                strength[part] += np.log(ratio)
+                strength[part] += np.float32(np.log(ratio))
         return jacobian
 
 
-def _displacement(divergence: Float64) -> Float64:
+def _displacement(divergence: Float32) -> Float32:
     """(3, nx, ny, nz) Field in voxels, without curl, of a given divergence."""
     shape = divergence.shape
     # Central differences have the symbol i·sin(k): with it the divergence comes out as given.
@@ -414,11 +419,14 @@ def _displacement(divergence: Float64) -> Float64:
     kx, ky, kz = np.meshgrid(*symbols, indexing="ij", sparse=True)
     square = kx**2 + ky**2 + kz**2
     potential = fft.rfftn(divergence)
-    potential = np.divide(potential, square, out=np.zeros_like(potential), where=square > 1e-12)
-    return np.stack([fft.irfftn(-1j * k * potential, s=shape) for k in (kx, ky, kz)])
+    square[square <= 1e-12] = np.inf
+    potential /= square.astype(np.float32)
+    return np.stack(
+        [fft.irfftn(np.complex64(-1j) * k.astype(np.float32) * potential, s=shape) for k in (kx, ky, kz)]
+    )
 
 
-def _determinants(u: Float64) -> Float64:
+def _determinants(u: Float32) -> Float32:
     """det(I + ∇u) by central differences, periodic."""
     d = [
         [(np.roll(u[a], -1, axis=b) - np.roll(u[a], 1, axis=b)) / 2 + (a == b) for b in range(3)] for a in range(3)

@@ -1,13 +1,14 @@
-// Kernels as plain functions: a block is a team of OS threads, its barrier a std::barrier, and words that threads
+// Kernels as plain functions: a block is a team of OS threads, its barrier one that sleeps, and words that threads
 // share go through std::atomic_ref, relaxed, so that a thread sanitizer sees what a GPU would do. Blocks run one after
 // another. Shared memory is poisoned before each block.
 #pragma once
 
 #include <atomic>
-#include <barrier>
 #include <cmath>
+#include <condition_variable>
 #include <cstddef>
 #include <cstring>
+#include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -24,7 +25,28 @@ using uint32 = unsigned int;
 
 namespace cuda_on_cpu {
 struct Index { unsigned x = 0, y = 0, z = 0; };
-inline std::barrier<>* team = nullptr;
+
+// std::barrier spins before it sleeps, which takes many times as long where other programs want the processors.
+struct Team {
+    const unsigned size;
+    unsigned waiting = 0, round = 0;
+    std::mutex mutex;
+    std::condition_variable all_here;
+
+    void arrive_and_wait() {
+        std::unique_lock<std::mutex> lock(mutex);
+        const unsigned mine = round;
+        if (++waiting == size) {
+            waiting = 0;
+            ++round;
+            all_here.notify_all();
+        } else {
+            all_here.wait(lock, [&] { return round != mine; });
+        }
+    }
+};
+
+inline Team* team = nullptr;
 inline unsigned long long* memory = nullptr;
 }  // namespace cuda_on_cpu
 
@@ -64,8 +86,8 @@ template <class... A>
 void launch(void (*kernel)(A...), const unsigned* shape, std::size_t shared, void** arguments) {
     const unsigned blocks_x = shape[0], blocks_y = shape[1], threads = shape[2];
     std::vector<unsigned long long> words(shared / 8 + 1);
-    std::barrier<> barrier_of_team(threads);
-    team = &barrier_of_team;
+    Team team_of_block{threads};
+    team = &team_of_block;
     memory = words.data();
     auto work = [&](unsigned thread) {
         threadIdx = {thread, 0, 0};
