@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bench.cohort import brain_grid
 from gpuvox import _randomise, cuda
 from gpuvox import device as devices
 from gpuvox.analysis import Inputs, Options, analyse
@@ -375,3 +376,40 @@ def test_the_sources_in_a_wheel(tmp_path):
         env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
     )  # fmt: skip
     assert done.stdout.strip() == str(tmp_path / "site" / "gpuvox" / "kernels"), done.stderr
+
+
+@needs_compiler
+@pytest.mark.parametrize("limit", [1 << 30, 4 << 30])
+def test_a_whole_brain_in_little_memory(limit):
+    """146 subjects, 2 mm, as many maps at a time as a large GPU would take: within the limit, and the same bits."""
+    rng = np.random.default_rng(0)
+    grid = brain_grid(2.0)
+    n, few = 146, 6
+    design = np.c_[np.ones(n), np.arange(n) % 2, rng.normal(size=(n, 2))]
+    inputs = Inputs(
+        rng.standard_normal((n, grid.n_voxels), dtype=np.float32),
+        grid,
+        design,
+        np.array([[0, 1.0, 0, 0]]),
+        np.zeros((0, 1)),
+    )
+    options = Options(Statistics(tfce=Tfce(), uncorrected=True), n_permutations=few, seed=1)
+    device = ShimDevice(limit=limit, n_processors=132, shared_bytes=227 << 10)
+    assert_same(list(analyse(inputs, options)), list(analyse(inputs, dataclasses.replace(options, device=device))))
+    assert 8 * n * grid.n_voxels < device.largest <= limit  # the data stayed there
+
+
+@needs_compiler
+def test_batches_are_sized_from_free_memory():
+    """A batch and its scratch take no more than there is, for any limit, and all of a large device is used."""
+    grid, n = brain_grid(2.0), 20
+    data = np.random.default_rng(0).standard_normal((n, grid.n_voxels), dtype=np.float32)
+    sizes = {}
+    for limit in (1 << 28, 1 << 30, 4 << 30, 1 << 37):
+        device = ShimDevice(limit=limit, n_processors=132)
+        model = Glm(data, partition(np.ones((n, 1)), np.ones((1, 1))), np.zeros((n, 0)), device=device)
+        test = PermutationTest(model, grid, Shuffler(np.ones((n, 1)), Permutations(9999, 1, flip=True)))
+        sizes[limit] = test.observe().batch
+        assert 4 * grid.n_voxels * sizes[limit] <= limit / 8
+    assert list(sizes.values()) == sorted(sizes.values())
+    assert sizes[1 << 37] == 1024
