@@ -48,6 +48,7 @@ from gpuvox.device import Device, OutOfDeviceMemory, why_not
 from gpuvox.glm import Glm, Nuisance, f_to_z
 from gpuvox.grid import Grid
 from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest, Statistics, Tally
+from gpuvox.qmri import FieldConversion, Inversion, TissueModel
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.tfce import Enhancer, Tfce, step_size
@@ -605,8 +606,6 @@ def z_of_f(df1: int, df2: int, device: Device | None) -> NDArray:
 
 def iron_and_myelin(curve: bool, means: bool, device: Device | None) -> dict:
     """Susceptibility and R1 with background; sums of a mask are added up in another order on a device."""
-    from gpuvox.qmri import FieldConversion, Inversion, TissueModel
-
     rng = np.random.default_rng(2)
     qsm, r1 = (rng.normal(size=50_000).astype(np.float32) for _ in range(2))
     qsm[5], r1[6], r1[7] = np.nan, np.nan, 0
@@ -1164,6 +1163,7 @@ def timings(lab: Lab) -> None:
     for fwhm in FWHMS:
         lab.guarded(f"TFCE, FWHM {fwhm:g}", partial(time_tfce, lab, fwhm), 12)
     lab.guarded("clusters", partial(time_clusters, lab), 8)
+    lab.guarded("iron and myelin", partial(time_inversion, lab), 8)
     if COMMAND:
         lab.guarded("command", partial(time_command, lab), 45)
     else:
@@ -1295,6 +1295,24 @@ def time_clusters(lab: Lab) -> None:
         name = f"cluster maxima, C {connectivity}, threshold 2.3, FWHM 3.5"
         note(lab, name, n_maps, measured(lab, work), work_of_maps(n_maps, n_voxels))
     observed.test.model.release()
+
+
+def time_inversion(lab: Lab) -> None:
+    """Iron and myelin of many voxels: every image read once, every map written once."""
+    n = max(1024, lab.sizes.copied // 64)
+    rng = np.random.default_rng(0)
+    ends = (-0.1, 0.2), (0.3, 2.0), (0.5, 2.0)
+    qsm, r1, jacobian = (lab.device.upload(rng.uniform(*each, n).astype(np.float32)) for each in ends)
+    mask = lab.device.upload((rng.random(n) < 0.05).astype(np.uint8))
+    for method in ("power", "curve"):
+        inversion = Inversion(TissueModel.default(), FieldConversion(3, 7, method))
+        for content in (False, True):
+            work = partial(inversion.maps, qsm, r1, (10.0, 0.1), jacobian if content else None, lab.device)
+            name = f"iron and myelin, {method}, {'concentration and content' if content else 'concentration'}"
+            moved = {"bytes": n * (28 if content else 16), "operations": 0}
+            note(lab, name, 1, measured(lab, work), moved, voxels=n)
+    work = partial(inversion.means, qsm, r1, mask, lab.device)
+    note(lab, "iron and myelin of CSF", 1, measured(lab, work), {"bytes": 9 * n, "operations": 0}, voxels=n)
 
 
 def time_whole(lab: Lab, connectivity: int, mm: float, limit: int | None = None) -> None:
