@@ -7,6 +7,7 @@ does not look into included headers, so a hash of them is among the options.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
@@ -67,6 +68,8 @@ OPTIONS = ("-std=c++17", "-fmad=false")
 
 STATIC_SHARED = 1024
 """Shared memory left for the static variables of a kernel with dynamic shared memory."""
+USUAL_SHARED = 48 * 1024 - STATIC_SHARED
+"""Dynamic shared memory that needs no asking for."""
 
 
 @cache
@@ -125,13 +128,13 @@ class CudaDevice(Device):
         self.n_processors = int(about["multiProcessorCount"])
         self.shared_bytes = int(about["sharedMemPerBlockOptin"]) - STATIC_SHARED
         self._kernels: dict[str, Any] = {}
+        self._shared: dict[str, int] = {}
         self._modules: dict[str, Any] = {}
         self._limit = limit
         with self._device:
-            # A pool of our own: other users of CuPy in this process keep theirs.
-            self._pool = cupy.cuda.MemoryPool()
-            if limit:
-                self._pool.set_limit(size=limit)
+            # Pools of our own: other users of CuPy in this process keep theirs. What is kept has one to itself, or
+            # small tables would hold on to pieces of large chunks.
+            self._pool, self._kept_pool = cupy.cuda.MemoryPool(), cupy.cuda.MemoryPool()
 
     @contextmanager
     def _current(self) -> Iterator[None]:
@@ -146,15 +149,25 @@ class CudaDevice(Device):
             if "OUT_OF_MEMORY" in str(error).upper().replace(" ", "_"):
                 raise OutOfDeviceMemory(str(error)) from None
             raise DeviceError(f"{self.title} ({self.name}) failed: {error}") from None
-        except (cuda.compiler.CompileException, cuda.nvrtc.NVRTCError) as error:
-            raise DeviceError(f"the CUDA kernels do not compile for {self.title}: {error}") from None
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
         """See `Device.empty`."""
+        return self._allocated(self._pool, shape, dtype)
+
+    def _allocated(self, pool: Any, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
         shape = (shape,) if isinstance(shape, int) else shape
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        if self._limit and size > self._limit - self._pool.total_bytes() - self._kept_pool.total_bytes():
+            self.release()
+            if size > self._limit - self._pool.total_bytes() - self._kept_pool.total_bytes():
+                raise OutOfDeviceMemory(f"{size} bytes are more than the limit of {self._limit} bytes leaves")
         with self._current():
-            return self._cupy.ndarray(shape, dtype, memptr=self._pool.malloc(size))
+            return self._cupy.ndarray(shape, dtype, memptr=pool.malloc(size))
+
+    def _upload_to_keep(self, array: NDArray) -> Any:
+        out = self._allocated(self._kept_pool, array.shape, array.dtype)
+        self.put(out, array)
+        return out
 
     def fill(self, array: Any, value: int) -> None:
         """See `Device.fill`."""
@@ -193,31 +206,46 @@ class CudaDevice(Device):
         grid = (blocks, 1) if isinstance(blocks, int) else blocks
         with self._current():
             function = self.kernel(kernel)
-            if shared > function.max_dynamic_shared_size_bytes:
+            if shared > self._shared.get(kernel, USUAL_SHARED):
                 function.max_dynamic_shared_size_bytes = shared
+                function.preferred_shared_memory_carveout = 100
+                self._shared[kernel] = shared
             function((*grid, 1), (threads, 1, 1), arguments, shared_mem=shared)
 
     def kernel(self, name: str) -> Any:
-        """A compiled kernel."""
+        """A compiled kernel.
+
+        Raises
+        ------
+        DeviceError
+            It cannot be compiled or loaded: an error in the kernel, or a library of CUDA that is missing.
+        """
         if name not in self._kernels:
             family = FAMILY[name]
-            if family not in self._modules:
-                self._modules[family] = self._cupy.RawModule(
-                    code=source(family), options=compile_options(), name_expressions=KERNELS[family]
-                )
-            self._kernels[name] = self._modules[family].get_function(name)
+            try:
+                if family not in self._modules:
+                    self._modules[family] = self._cupy.RawModule(
+                        code=source(family), options=compile_options(), name_expressions=KERNELS[family]
+                    )
+                with self._device:
+                    self._kernels[name] = self._modules[family].get_function(name)
+            except Exception as error:
+                # CuPy raises what it likes where a library or a header is missing.
+                raise DeviceError(f"the CUDA kernels cannot be compiled for {self.title}: {error}") from None
         return self._kernels[name]
 
     def free_bytes(self) -> int:
         """See `Device.free_bytes`."""
         with self._current():
             free = int(self._cupy.cuda.runtime.memGetInfo()[0]) + self._pool.free_bytes()
-        return min(free, self._limit - self._pool.used_bytes()) if self._limit else free
+        used = self._pool.used_bytes() + self._kept_pool.total_bytes()
+        return min(free, self._limit - used) if self._limit else free
 
     def release(self) -> None:
         """See `Device.release`."""
         with self._current():
             self._pool.free_all_blocks()
+            self._kept_pool.free_all_blocks()
 
 
 @lru_cache(maxsize=8)
@@ -232,7 +260,7 @@ def resolve(name: str = "auto") -> Device | None:
     Parameters
     ----------
     name : str
-        ``auto``: a GPU if one answers, else the CPU; ``cpu``; ``cuda`` or ``cuda:i``.
+        ``auto``: a GPU if one answers and the kernels can be loaded, else the CPU; ``cpu``; ``cuda`` or ``cuda:i``.
 
     Returns
     -------
@@ -252,7 +280,17 @@ def resolve(name: str = "auto") -> Device | None:
         raise ValueError(f"--device {name}: expected auto, cpu, cuda or cuda:i")
     reason = why_not()
     if name == "auto":
-        return None if reason else open_device(0, memory_limit())
+        return None if reason else _usable(open_device(0, memory_limit()))
     if reason:
         raise DeviceError(f"--device {name}: {reason}")
     return open_device(int(match[1] or 0) if match else 0, memory_limit())
+
+
+def _usable(device: CudaDevice) -> CudaDevice | None:
+    """The device, unless its kernels cannot be compiled: then the CPU, and a warning."""
+    try:
+        device.kernel("maps_put")
+    except DeviceError as error:
+        warnings.warn(f"{error}; using the CPU", stacklevel=3)
+        return None
+    return device

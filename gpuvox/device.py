@@ -127,11 +127,14 @@ class Device(ABC):
         """
         key = id(array)
         if key not in self._kept:
-            self._kept[key] = array, self.upload(array)
+            self._kept[key] = array, self._upload_to_keep(array)
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return self._kept[key][1]
+
+    def _upload_to_keep(self, array: NDArray) -> Any:
+        return self.upload(array)
 
     def forget(self) -> None:
         """Let go of what `keep` has kept, and of memory kept for later."""

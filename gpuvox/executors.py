@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -95,6 +96,9 @@ def _run(test: PermutationTest, threads: int, progress: Progress | None, callbac
             break
         except LevelOverflow as overflow:
             test = test.with_cap(overflow.needed)
+        if test.device:
+            gc.collect()  # the exception's frames hold arrays of the device
+            test.device.release()
     if not test.statistics.normalised:
         return Finished(observed, tally)
     second = observed.second_pass(tally)

@@ -917,7 +917,7 @@ def read_table(path: Name, required: Sequence[str] = ()) -> Any:
     if not len(table):
         raise FileError(f"{path} has no row below its header")
     for column in required:
-        empty = np.flatnonzero(table[column].str.strip() == "")
+        empty = np.flatnonzero(table[column].str.strip().isin(["", "n/a"]))
         if len(empty):
             raise FileError(f"{path} has nothing in column {column!r} of row {empty[0] + 1}")
     if "participant_id" in table.columns:
@@ -939,7 +939,7 @@ def sidecar(name: Name) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise FileError(f"{path} cannot be read: {_reason(error)}") from error
     if not isinstance(content, dict):

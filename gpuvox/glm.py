@@ -484,6 +484,7 @@ class Glm:
 
 
 _COLUMNS, _ROWS = 128, 64  # tile of a block of glm_maps
+_MOST_TILES = 65535  # blocks along y that CUDA allows
 _EXACT_THREADS, _EXACT_RESIDENT = 128, 4
 
 
@@ -500,13 +501,14 @@ class _GlmOnDevice:
         self.group = max(1, _ROWS // max(self.rows.shape[1], 1))  # shuffles of a block
         self.is_null = not glm.model.rank_effect
         wide = -(-n_voxels // _COLUMNS) * _COLUMNS
-        self.slab = wide
+        self.slab = min(wide, _MOST_TILES * _COLUMNS)
         self.residuals: Any = None
         self.data: Any = None
-        if 8 * n * wide <= device.free_bytes() // 2:
+        if self.slab == wide and 8 * n * wide <= device.free_bytes() // 2:
             self.residuals, self.data = self._padded(glm._residuals, wide), device.upload(glm.data)
         else:
-            self.slab = max(_COLUMNS, device.free_bytes() // (16 * n) // _COLUMNS * _COLUMNS)
+            affordable = device.free_bytes() // (16 * n) // _COLUMNS * _COLUMNS
+            self.slab = int(np.clip(affordable, _COLUMNS, self.slab))
 
     def _padded(self, values: Float32, width: int) -> Any:
         """Values (n, V) on the device, in rows of `width`."""

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,23 @@ from gpuvox.grid import Grid
 KINDS = ("qsm", "r1", "csf", "jacobian")
 QSM_UNITS = {"ppm": 1.0, "ppb": 1e-3}
 R1_UNITS = ("1/s", "1/ms", "s", "ms")
-SAME_UNITS = {"s^-1": "1/s", "s-1": "1/s", "hz": "1/s", "ms^-1": "1/ms", "ms-1": "1/ms"}
+SAME_UNITS = {
+    "s^-1": "1/s",
+    "s-1": "1/s",
+    "s⁻¹": "1/s",
+    "1/sec": "1/s",
+    "hz": "1/s",
+    "ms^-1": "1/ms",
+    "ms-1": "1/ms",
+}
+SAME_UNITS |= {"ms⁻¹": "1/ms", "sec": "s", "seconds": "s", "msec": "ms", "milliseconds": "ms"}
 REFERENCES = ("cohort", "subject", "none")
 QSM_RANGE = (0.003, 3.0)
 """Where the 99th percentile of |QSM| lies in ppm: tissue has 0.03 to 0.3."""
 R1_RANGE = (0.03, 20.0)
 """Where the median of R1 lies in 1/s: tissue has 0.4 to 2."""
+CSF_R1 = 0.6
+"""Most that the median of R1 in CSF may be, 1/s."""
 
 Float32 = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
@@ -42,7 +54,8 @@ class Command:
     """A ``gpuvox ironmyelin`` command, its options parsed.
 
     Either `table`, or `qsm` and `r1` (4D images) with `csf` and `jacobian` where wanted. Units are empty where the
-    sidecars, or else ppm and 1/s, are to be taken.
+    sidecars, or else ppm and 1/s, are to be taken; `from_field` is None where the sidecars of R1 have it, `to_field`
+    where it is the model's.
     """
 
     out: str
@@ -53,9 +66,9 @@ class Command:
     jacobian: str = ""
     mask: str = ""
     model: str = ""
-    from_field: float = 7.0
-    to_field: float = 7.0
-    field_method: str = "power"
+    from_field: float | None = None
+    to_field: float | None = None
+    field_method: str = "curve"
     exponent: float = qmri.ROONEY["gray"][1]
     reference: str = "cohort"
     fwhm: float = 0.0
@@ -86,6 +99,10 @@ class Cohort:
     images: dict[str, list[str]]
     header: files.ImageHeader
 
+    def is_float(self, image: str) -> bool:
+        """Whether an image is stored in floating point."""
+        return files.read_header(image).proxy.dtype.kind == "f"
+
     def volumes(self, kind: str) -> Iterator[tuple[str, Float32]]:
         """(file, values of all voxels) of each subject."""
         images = self.images[kind]
@@ -115,8 +132,9 @@ def read_cohort(command: Command) -> Cohort:
         table = files.read_table(command.table, needed)
         folder = Path(command.table).parent
         if "jacobian" in table.columns:
-            table = files.read_table(command.table, [*needed, "jacobian"])
-        given = [kind for kind in KINDS if kind in table.columns]
+            needed.append("jacobian")
+            table = files.read_table(command.table, needed)
+        given = [kind for kind in KINDS if kind in needed]
         images = {kind: [os.fspath(folder / name.strip()) for name in table[kind]] for kind in given}
         names = tuple(table["participant_id"])
     else:
@@ -147,7 +165,7 @@ def qsm_factor(command: Command, image: str) -> float:
     FileError
         The units are not known.
     """
-    units = command.qsm_units or str(files.sidecar(image).get("Units", "ppm"))
+    units = command.qsm_units or str(files.sidecar(image).get("Units") or "ppm").strip().casefold()
     if units not in QSM_UNITS:
         raise FileError(f"{image} is in {units!r}; QSM must be in {' or '.join(QSM_UNITS)} (--qsm-units)")
     return QSM_UNITS[units]
@@ -161,8 +179,8 @@ def to_r1(values: Float32, command: Command, image: str) -> Float32:
     FileError
         The units are not known.
     """
-    units = command.r1_units or str(files.sidecar(image).get("Units", "1/s"))
-    units = SAME_UNITS.get(units.lower(), units)
+    units = command.r1_units or str(files.sidecar(image).get("Units") or "1/s").strip().casefold()
+    units = SAME_UNITS.get(units, units)
     if units not in R1_UNITS:
         raise FileError(f"{image} is in {units!r}; R1 must be in 1/s or 1/ms, or T1 in ms or s (--r1-units)")
     if units in ("s", "ms"):
@@ -180,6 +198,11 @@ class Subject:
     csf: NDArray[np.uint8] | None
     jacobian: Float32 | None
 
+    @cached_property
+    def tissue(self) -> NDArray[np.bool_]:
+        """Voxels that are not background."""
+        return (self.r1 > 0) & np.isfinite(self.r1) & np.isfinite(self.qsm)
+
 
 def subjects(cohort: Cohort, command: Command, wanted: Sequence[str], check: bool = True) -> Iterator[Subject]:
     """The subjects one by one, with the kinds of images that are wanted; checked unless they have been before.
@@ -195,20 +218,46 @@ def subjects(cohort: Cohort, command: Command, wanted: Sequence[str], check: boo
         (qsm_file, qsm), (r1_file, r1) = found["qsm"], found["r1"]
         qsm = qsm * np.float32(qsm_factor(command, qsm_file))
         r1 = to_r1(r1, command, r1_file)
-        csf = jacobian = None
-        if "csf" in found:
-            csf = (np.nan_to_num(found["csf"][1]) > 0.5).astype(np.uint8)
-        if "jacobian" in found:
-            jacobian = found["jacobian"][1]
-            tissue = (r1 != 0) & np.isfinite(r1) & np.isfinite(qsm)
-            try:
-                qmri.check_jacobian(jacobian[tissue])
-            except ValueError as error:
-                raise FileError(f"{found['jacobian'][0]} (subject {name}): {error}") from None
-        subject = Subject(name, qsm, r1, csf, jacobian)
+        if cohort.is_float(qsm_file):
+            qsm[qsm == 0] = np.nan  # outside the mask of the reconstruction; a measured 0 there is none
+        csf = to_mask(found["csf"][0], found["csf"][1], name) if "csf" in found else None
+        subject = Subject(name, qsm, r1, csf, found["jacobian"][1] if "jacobian" in found else None)
         if check:
             check_plausible(subject, qsm_file, r1_file)
         yield subject
+
+
+def to_mask(image: str, values: Float32, name: str) -> NDArray[np.uint8]:
+    """Voxels of a mask, or of a map of probabilities over one half.
+
+    Raises
+    ------
+    FileError
+        It is neither.
+    """
+    values = np.nan_to_num(values)
+    high = float(values.max(initial=0))
+    if values.min(initial=0) < 0 or (high > 1 and np.unique(values[values > 0]).size > 1):
+        raise FileError(
+            f"{image} (subject {name}) has values from {values.min():.4g} to {high:.4g}; a mask, or probabilities "
+            "between 0 and 1, expected"
+        )
+    return (values > 0.5 * min(high, 1.0)).astype(np.uint8)
+
+
+def check_jacobian(subject: Subject, image: str, grid: Grid) -> None:
+    """Refuse Jacobians that are none, where maps are written.
+
+    Raises
+    ------
+    FileError
+    """
+    if subject.jacobian is None:
+        return
+    try:
+        qmri.check_jacobian(subject.jacobian[grid.index][subject.tissue[grid.index]])
+    except ValueError as error:
+        raise FileError(f"{image} (subject {subject.name}): {error}") from None
 
 
 def check_plausible(subject: Subject, qsm_file: str, r1_file: str) -> None:
@@ -219,7 +268,7 @@ def check_plausible(subject: Subject, qsm_file: str, r1_file: str) -> None:
     FileError
         The message has the numbers seen.
     """
-    tissue = (subject.r1 != 0) & np.isfinite(subject.r1) & np.isfinite(subject.qsm)
+    tissue = subject.tissue
     if not tissue.any():
         raise FileError(f"{r1_file} (subject {subject.name}) and {qsm_file} have no voxel with values in both")
     extent = float(np.percentile(np.abs(subject.qsm[tissue]), 99))
@@ -238,10 +287,10 @@ def check_plausible(subject: Subject, qsm_file: str, r1_file: str) -> None:
         fluid, solid = tissue & (subject.csf > 0), tissue & (subject.csf == 0)
         if fluid.any() and solid.any():
             in_csf, outside = float(np.median(subject.r1[fluid])), float(np.median(subject.r1[solid]))
-            if in_csf > outside:
+            if in_csf > min(outside, CSF_R1):
                 raise FileError(
                     f"{r1_file} (subject {subject.name}): the median is {in_csf:.4g} in CSF and {outside:.4g} "
-                    "elsewhere; R1 is lowest in CSF: is this T1 (--r1-units s or ms), or the mask not CSF?"
+                    "elsewhere; R1 is lowest in CSF, about 0.23: is this T1 (--r1-units s or ms), or the mask not CSF?"
                 )
 
 
@@ -311,6 +360,7 @@ def execute(command: Command, progress: Progress | None = None) -> None:
         write_maps(run, reference, writers, pool, progress)
     for name in run.outputs:
         files.write_json(os.path.join(command.out, f"{name}.json"), about(run, reference, name))
+    remove_stale(run)
     if reference is not None:
         write_reference(os.path.join(command.out, "csf_reference.tsv"), run, reference)
 
@@ -319,17 +369,15 @@ def prepare(command: Command) -> Run:
     """Everything that can be found wrong without reading an image."""
     device = resolve(command.device)
     model = qmri.TissueModel.read(command.model) if command.model else qmri.TissueModel.default()
-    conversion = None
-    if command.from_field != command.to_field:
-        conversion = qmri.FieldConversion(
-            command.from_field, command.to_field, command.field_method, command.exponent
-        )
-    if command.to_field != model.field:
+    if command.to_field not in (None, model.field):
         raise ValueError(
             f"R1 would be at {command.to_field:g} T; the model {model.name} is for {model.field:g} T "
             f"(--to-field {model.field:g}, or a model of that field)"
         )
     cohort = read_cohort(command)
+    field_of_r1, conversion = find_field(command, cohort), None
+    if field_of_r1 != model.field:
+        conversion = qmri.FieldConversion(field_of_r1, model.field, command.field_method, command.exponent)
     if command.reference != "none" and "csf" not in cohort.images:
         raise FileError(
             "masks of CSF are needed for the reference (--csf, or a column csf); --reference none does without"
@@ -347,6 +395,30 @@ def prepare(command: Command) -> Run:
     units = {"iron": model.iron_units, "myelin": model.myelin_units}
     outputs = {name: units[name.removesuffix("mass")] + (" × J" if "mass" in name else "") for name in kinds}
     return Run(command, cohort, qmri.Inversion(model, conversion), grid, device, outputs)
+
+
+def find_field(command: Command, cohort: Cohort) -> float:
+    """Field strength of R1, tesla: as given, or as the sidecars say.
+
+    Raises
+    ------
+    FileError
+        Neither; or they contradict each other.
+    """
+    known = command.from_field
+    for image in cohort.images["r1"]:
+        said = files.sidecar(image).get("MagneticFieldStrength")
+        if said is None:
+            continue
+        if not isinstance(said, int | float) or (known is not None and abs(said - known) > 0.1 * known):
+            raise FileError(f"{image} is from {said} T, by its sidecar; {known} T expected (--from-field)")
+        known = float(said) if known is None else known
+    if known is None:
+        raise FileError(
+            f"the field strength of {cohort.images['r1'][0]} is not known: --from-field T, or MagneticFieldStrength in "
+            "the JSON beside it"
+        )
+    return known
 
 
 def measure_csf(run: Run, progress: Progress | None) -> Reference | None:
@@ -378,6 +450,9 @@ def write_maps(
     """Iron and myelin of every subject, smoothed where wanted."""
     wanted = ("qsm", "r1", "jacobian") if reference is not None else KINDS
     for i, subject in enumerate(subjects(run.cohort, run.command, wanted, reference is None)):
+        if subject.jacobian is not None:
+            images = run.cohort.images["jacobian"]
+            check_jacobian(subject, images[i if len(images) > 1 else 0], run.grid)
         subtract = reference.of(i, run.command.reference) if reference is not None else (0.0, 0.0)
         arrays = [a if a is None else a[run.grid.index] for a in (subject.qsm, subject.r1, subject.jacobian)]
         if run.device is not None:
@@ -435,6 +510,18 @@ def about(run: Run, reference: Reference | None, name: str) -> dict[str, Any]:
         iron, myelin = reference.of(0, "cohort")
         found["ReferenceValue"] = {"iron": iron, "myelin": myelin}
     return found
+
+
+def remove_stale(run: Run) -> None:
+    """Remove what an earlier run left in the folder and this one has not written: it would not belong together."""
+    now = set(files.FILE_TYPES[files.output_type()])
+    every = {suffix for pair in files.FILE_TYPES.values() for suffix in pair}
+    stale = [name + suffix for name in run.outputs for suffix in every - now]
+    stale += [name + suffix for name in OUTPUTS if name not in run.outputs for suffix in (*every, ".json")]
+    stale += ["csf_reference.tsv"]  # written next, if at all
+    for name in stale:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(run.command.out, name))
 
 
 def write_reference(path: str, run: Run, reference: Reference) -> None:

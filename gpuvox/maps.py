@@ -117,7 +117,9 @@ def list_items(
     """Lists that a kernel makes, a range of maps at a time if they are long: length, maps, voxels, values."""
     n_maps, n_voxels = maps.shape
     room = max(min(ROOM, device.free_bytes() // 128), n_voxels)
-    waiting = [(first, n_maps)] if first < n_maps else []
+    # The kernel counts in 32 bits, also what there is no room for.
+    step = max(1, (2**31 - 1) // max(n_voxels, 1))
+    waiting = [(start, min(start + step, n_maps)) for start in range(first, n_maps, step)]
     while waiting:
         start, stop = waiting.pop()
         count = device.full(1, 0, np.int32)

@@ -332,8 +332,13 @@ class ObservedTest:
         wide = bool(self.test.statistics.uncorrected or self.test.statistics.two_pass)
         per_map = self.test.model.n_voxels * (16 if wide else 4)
         room = BATCH_BYTES if self.device is None else self.device.free_bytes() // 8
-        size = int(np.clip(room // max(per_map, 1), 1, 1024))
-        return 1 << (size.bit_length() - 1)
+        size = max(1, room // max(per_map, 1))
+        if self.device is not None:
+            # Whole waves of blocks, whether a processor holds two or three of them.
+            wave = 6 * self.device.n_processors
+            if size >= wave:
+                return wave * min(size // wave, 2)
+        return 1 << (min(size, 1024).bit_length() - 1)
 
     @property
     def kinds(self) -> tuple[str, ...]:

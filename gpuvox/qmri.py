@@ -74,8 +74,9 @@ class FieldConversion:
     from_field, to_field : float
         Tesla.
     method : {"power", "curve"}
-        ``power``: R1 · (from/to)^exponent. ``curve``: piecewise linear through the points (R1 at one field, R1 at the
-        other) of CSF, gray and white matter, its end segments extended, so that CSF stays what it is.
+        ``curve``: piecewise linear through the points (R1 at one field, R1 at the other) of CSF, gray and white
+        matter, its end segments extended. ``power``: R1 · (from/to)^exponent. The latter scales CSF too, whose R1
+        does not depend on the field: relative to CSF, iron and myelin then come out too high.
     exponent : float
         Of the power law; by default gray matter's.
 
@@ -87,7 +88,7 @@ class FieldConversion:
 
     from_field: float
     to_field: float
-    method: str = "power"
+    method: str = "curve"
     exponent: float = ROONEY["gray"][1]
 
     def __post_init__(self) -> None:
@@ -288,7 +289,8 @@ class Inversion:
         Parameters
         ----------
         qsm, r1 : (V,) float32
-            ppm and 1/s, on the device if there is one. A voxel is background where R1 is 0 or one of them is NaN.
+            ppm and 1/s, on the device if there is one. A voxel is background where R1 is not positive or
+            one of them is not finite.
         reference : (float, float)
             Iron and myelin to subtract.
         jacobian : (V,) float32, optional
@@ -357,15 +359,17 @@ def _maps(qsm, r1, jacobian, c, out):
     for v in range(len(qsm)):
         x, y = np.float64(qsm[v]), np.float64(r1[v])
         iron, myelin = 0.0, 0.0
-        if y != 0.0 and x == x and y == y:
+        inside = y > 0.0 and np.isfinite(x) and np.isfinite(y)
+        if inside:
             y = c[1] * y + c[2] if y < c[0] else c[3] * y + c[4]
             iron = c[5] * x + c[6] * y + c[7] - c[11]
             myelin = c[8] * x + c[9] * y + c[10] - c[12]
         out[0, v] = iron
         out[1, v] = myelin
         if content:
-            out[2, v] = iron * np.float64(jacobian[v])
-            out[3, v] = myelin * np.float64(jacobian[v])
+            j = np.float64(jacobian[v]) if inside else 0.0
+            out[2, v] = iron * j
+            out[3, v] = myelin * j
 
 
 @loop
@@ -373,7 +377,7 @@ def _sums(qsm, r1, mask, c):
     sums = np.zeros(3)
     for v in range(len(qsm)):
         x, y = np.float64(qsm[v]), np.float64(r1[v])
-        if mask[v] and y != 0.0 and x == x and y == y:
+        if mask[v] and y > 0.0 and np.isfinite(x) and np.isfinite(y):
             y = c[1] * y + c[2] if y < c[0] else c[3] * y + c[4]
             sums[0] += c[5] * x + c[6] * y + c[7]
             sums[1] += c[8] * x + c[9] * y + c[10]
@@ -397,19 +401,20 @@ def modulate(concentration: ArrayLike, jacobian: ArrayLike) -> Float32:
 
 
 def check_jacobian(jacobian: ArrayLike, where: str = "the Jacobian determinants") -> None:
-    """Refuse determinants that are not positive, or all NaN.
+    """Refuse determinants that are not positive numbers.
 
     Raises
     ------
     ValueError
     """
     jacobian = np.asarray(jacobian)
-    bad = int(np.count_nonzero(~(jacobian > 0)))
+    finite = np.isfinite(jacobian)
+    bad = int(np.count_nonzero(~(finite & (jacobian > 0))))
     if bad:
-        least = float(np.nanmin(jacobian)) if np.isfinite(jacobian).any() else float("nan")
+        least = float(jacobian[finite].min()) if finite.any() else float("nan")
         raise ValueError(
-            f"{where} are not positive in {bad} of {jacobian.size} voxels (least {least:.4g}); expected determinants "
-            "of the template-to-subject map, not their logarithms"
+            f"{where} are not positive numbers in {bad} of {jacobian.size} voxels (least {least:.4g}); expected "
+            "determinants of the template-to-subject map, not their logarithms"
         )
 
 

@@ -130,6 +130,7 @@ class MaskedGaussian:
                 step *= length
             target = device.rows(out, start, start + part.shape[0])
             device.launch("smooth_gather", blocks, 256, one, index, *count, norm, target)
+            del one, other  # there is no room for the next ones beside them
         return out
 
     def exact(self, maps: ArrayLike) -> NDArray[np.float64]:

@@ -48,7 +48,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from gpuvox.compiled import inner
-from gpuvox.device import Device
+from gpuvox.device import Device, DeviceError
 from gpuvox.grid import CONNECTIVITIES, Grid, neighbour_steps
 from gpuvox.maps import extremes
 
@@ -59,6 +59,7 @@ MAX_LEVELS = 1 << 22
 CODE_LEVELS = 32_000
 """Most steps that fit the int16 codes of the fast kernel; more go through `_grow`."""
 NOT_FINITE = "a statistic map has a value that is not a number; TFCE needs finite values"
+DISAGREES = "the device finds more levels of TFCE in a map than the host: it does not compute as it should"
 STEPS_TO_MAXIMUM = 100
 """FSL: δ is a hundredth of the maximum of the unpermuted map."""
 
@@ -487,7 +488,7 @@ def _power(x: NDArray[np.float64], power: float) -> NDArray[np.float64]:
 # -- on a device ----------------------------------------------------------------------------------------------------
 
 _THREADS = 512  # of a block of tfce_peaks
-_GROW_THREADS, _GROW_RESIDENT = 256, 8
+_GROW_THREADS, _GROW_RESIDENT = 128, 8
 _SHARED_LEVELS = 2048  # up to so many, counts by level are in shared memory
 _PEAK_BYTES = 12  # of shared memory
 
@@ -510,6 +511,7 @@ def _enhance_on(device: Device, enhancer: Enhancer, stat: Any, full: bool) -> tu
         maxima, status = _peaks_on(device, enhancer, stat, room[0], maps if full else None)
         if status.min() < 0:
             enhancer._overflow(device.download(stat))
+            raise DeviceError(DISAGREES)
         if status.max() <= 0:
             return maxima, maps
         room[0] = int(1.1 * status.max())
@@ -579,6 +581,7 @@ def _grow_on(device: Device, enhancer: Enhancer, stat: Any, row: int, maps: Any)
         if not np.isfinite(host).all():
             raise ValueError(NOT_FINITE)
         enhancer._overflow(host)
+        raise DeviceError(DISAGREES)
 
 
 # -- arrays of the kernels ------------------------------------------------------------------------------------------

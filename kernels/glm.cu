@@ -15,7 +15,7 @@ struct alignas(16) Four {
 
 // Products of rows `row`... with voxels `column`... of the tile, into products (ROWS, COLUMNS).
 DEVICE void tile_of_products(const float* rows, int row_stride, int row, int n_rows, const float* y, int64 y_stride,
-                             int64 column, int n, Four* row_tile, Four* y_tile, float* products) {
+                             int64 column, int n, Four* row_tile, Four* y_tile, Four* products) {
     const int thread = threadIdx.x, threads = blockDim.x;
     for (int first = 0; first < THREAD_TILES; first += threads) {
         const int mine = first + thread;
@@ -58,10 +58,13 @@ DEVICE void tile_of_products(const float* rows, int row_stride, int row, int n_r
             }
             barrier();
         }
-        if (mine < THREAD_TILES)
-            for (int r = 0; r < ROWS_EACH; ++r)
-                for (int c = 0; c < 4; ++c)
-                    products[(ROWS_EACH * my_row + r) * COLUMNS + 4 * my_column + c] = sum[r][c];
+        if (mine < THREAD_TILES) {
+#pragma unroll
+            for (int r = 0; r < ROWS_EACH; ++r) {
+                const Four value = {{sum[r][0], sum[r][1], sum[r][2], sum[r][3]}};
+                products[(ROWS_EACH * my_row + r) * (COLUMNS / 4) + my_column] = value;
+            }
+        }
     }
     barrier();
 }
@@ -99,7 +102,7 @@ glm_maps(const float* rows, int row_stride, const float* y, int64 y_stride, int 
          int* marks) {
     SHARED(Four, row_tile, DEPTH * ROWS / 4);
     SHARED(Four, y_tile, DEPTH * COLUMNS / 4);
-    SHARED(float, products, ROWS* COLUMNS);
+    SHARED(Four, products, ROWS* COLUMNS / 4);
     SHARED(float, carried_sse, COLUMNS);
     SHARED(float, carried_effect, COLUMNS);
     const int thread = threadIdx.x, threads = blockDim.x;
@@ -115,7 +118,7 @@ glm_maps(const float* rows, int row_stride, const float* y, int64 y_stride, int 
         const bool last = chunk + chunk_rows == per_shuffle;
         for (int item = thread; item < maps * COLUMNS; item += threads) {
             const int b = item / COLUMNS, j = item % COLUMNS;
-            const float* product = products + b * per_shuffle * COLUMNS + j;
+            const float* product = products[0].at + b * per_shuffle * COLUMNS + j;
             float left = chunk ? carried_sse[j] : 1.0f, effect = chunk ? carried_effect[j] : 0.0f;
             for (int r = 0; r < chunk_rows; ++r) {
                 const float p = product[r * COLUMNS];

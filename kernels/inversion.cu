@@ -14,7 +14,7 @@ DEVICE Tissue invert(float qsm, float r1, const double* c) {
     Tissue out = {0.0, 0.0, true};
     const double x = qsm;
     double y = r1;
-    if (y == 0.0 || x != x || y != y) return out;
+    if (!(y > 0.0) || !(fabs(x) < 1e300) || !(y < 1e300)) return out;  // not positive, or not finite
     y = y < c[0] ? c[1] * y + c[2] : c[3] * y + c[4];
     out.iron = c[5] * x + c[6] * y + c[7];
     out.myelin = c[8] * x + c[9] * y + c[10];
@@ -34,8 +34,9 @@ KERNEL inversion_maps(const float* qsm, const float* r1, const float* jacobian, 
         out[v] = (float)iron;
         out[n + v] = (float)myelin;
         if (content) {
-            out[2 * n + v] = (float)(iron * (double)jacobian[v]);
-            out[3 * n + v] = (float)(myelin * (double)jacobian[v]);
+            const double j = tissue.is_background ? 0.0 : (double)jacobian[v];
+            out[2 * n + v] = (float)(iron * j);
+            out[3 * n + v] = (float)(myelin * j);
         }
     }
 }

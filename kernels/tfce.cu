@@ -433,7 +433,7 @@ DEVICE double absolute(double x) { return x < 0 ? -x : x; }
 // Scratch of each block: at (box) filled with -1, key, order, other, parent, size, total, above (n_voxels), count
 // (256 * threads).
 template <class Score>
-KERNEL_FOR(256, 1)
+KERNEL_FOR(128, 8)
 tfce_grow(const float* stat, int n_maps, int n_voxels, const int* index, int box, const int* offsets, int n_offsets,
           const float* thresholds, const Score* worth, const Score* sizes, float per_step, int cap, double power,
           int sign, int* all_at, int* all_key, int* all_order, int* all_other, int* all_parent, int* all_size,

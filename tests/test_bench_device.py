@@ -88,7 +88,7 @@ def test_timings(lab, capsys):
     assert found["checks"] == []
     names = [row["name"] for row in found["timings"]]
     assert [name.split(",")[0] for name in names[:2]] == ["whole run", "CPU path"]
-    assert len(names) == len(set(names)) == 4 + 1 + 16 + 2 + 1 + 2 + 3
+    assert len(names) == len(set(names)) == 4 + 1 + 16 + 2 + 5 + 1 + 2 + 3
     for row in found["timings"]:
         assert row["fastest_ms"] <= row["ms"] <= row["slowest_ms"]
         assert row["us_per_map"] == pytest.approx(1e3 * row["ms"] / row["maps"])

@@ -93,7 +93,7 @@ def test_references(cohort):
     """CSF is 0 on average over the cohort, or in each subject; without reference the constants stay."""
     csf = cohort[3] > 0
     means = {}
-    for reference in ("cohort", "subject", "none"):
+    for reference in ("none", "cohort", "subject"):
         assert main([*COMMAND, "--reference", reference]) == 0
         means[reference] = read("out/iron")[:, csf].mean(axis=1)
     assert abs(means["cohort"].mean()) < 0.01
@@ -196,10 +196,22 @@ def replace(name, values):
         (scale("qsm2", 1e-3), [], ["qsm2", "ppm"]),
         (scale("r12", 1e-3), [], ["r12", "sub-02", "1/s", "--r1-units"]),
         (invert, [], ["r11", "sub-01", "lowest in CSF", "T1"]),
-        (scale("jac3", -1), [], ["jac3", "sub-03", "not positive"]),
+        (scale("jac3", -1), [], ["jac3", "sub-03", "not positive numbers"]),
         (replace("csf1", np.zeros(SHAPE)), [], ["sub-01", "CSF mask", "no voxel"]),
         (replace("r11", np.zeros(SHAPE)), [], ["sub-01", "no voxel"]),
         (replace("qsm3", np.ones((3, 3, 3))), [], ["qsm3", "3 × 3 × 3"]),
+        (
+            replace("csf2", np.linspace(0, 100, np.prod(SHAPE)).reshape(SHAPE)),
+            [],
+            ["csf2", "sub-02", "probabilities"],
+        ),
+        (scale("csf1", -1), [], ["csf1", "probabilities"]),
+        (
+            lambda: Path("maps/r12.json").write_text('{"MagneticFieldStrength": 1.5}'),
+            [],
+            ["r12", "1.5 T", "3.0 T"],
+        ),
+        (lambda: None, ["--field-method", "curve", "--exponent", "0.3"], ["--exponent", "power"]),
         (lambda: None, ["--from-field", "0"], ["--from-field"]),
         (lambda: None, ["--to-field", "3"], ["3 T", "stueber2014", "7 T"]),
         (lambda: None, ["--fwhm", "-1"], ["--fwhm"]),
@@ -229,3 +241,45 @@ def test_missing_options(cohort, capsys):
     assert main(COMMAND) == 2
     assert "no column 'csf'" in capsys.readouterr().err
     assert main([*COMMAND, "--reference", "none"]) == 0
+
+
+def test_the_field_is_taken_from_the_sidecars(cohort, capsys):
+    command = [argument for argument in COMMAND if argument not in ("--from-field", "3")]
+    assert main(command) == 2
+    assert "--from-field" in capsys.readouterr().err
+    for i in range(N):
+        Path(f"maps/r1{i}.json").write_text('\ufeff{"MagneticFieldStrength": 3, "Units": null}')
+    assert main(command) == 0
+    found = read("out/iron")
+    assert json.loads(Path("out/iron.json").read_text())["FieldConversion"]["from"] == 3
+    assert main(COMMAND) == 0
+    np.testing.assert_array_equal(read("out/iron"), found)
+
+
+def test_background_of_many_kinds(cohort):
+    """T1 whose background became infinite; QSM that is 0 outside its mask; Jacobians that are none there."""
+    iron = cohort[0]
+    for name, value in (("r10", np.inf), ("qsm1", 0.0), ("jac2", np.nan), ("r13", -0.2)):
+        values = np.asarray(nib.load(f"maps/{name}.nii.gz").dataobj).copy()
+        values[3, :, 2] = value
+        save(f"maps/{name}.nii.gz", values, AFFINE)
+        if name == "jac2":
+            r1 = np.asarray(nib.load("maps/r12.nii.gz").dataobj).copy()
+            r1[3, :, 2] = 0
+            save("maps/r12.nii.gz", r1, AFFINE)
+    assert main(COMMAND) == 0
+    for kind in ("iron", "myelin", "ironmass", "myelinmass"):
+        found = read(f"out/{kind}")
+        assert np.isfinite(found).all()
+        assert not found[:, 3, :, 2].any()
+    np.testing.assert_allclose(read("out/iron")[:, 4], iron[:, 4], atol=0.3)
+
+
+def test_nothing_of_an_earlier_run_is_left(cohort, monkeypatch):
+    assert main(COMMAND) == 0
+    monkeypatch.setenv("FSLOUTPUTTYPE", "NIFTI")
+    Path("participants.tsv").write_text(Path("participants.tsv").read_text().replace("\tjacobian", "\tother", 1))
+    Path("out/mine.txt").write_text("mine")
+    assert main([*COMMAND, "--reference", "none"]) == 0
+    expected = ["iron.json", "iron.nii", "mine.txt", "myelin.json", "myelin.nii"]
+    assert sorted(path.name for path in Path("out").iterdir()) == expected

@@ -227,6 +227,27 @@ def test_a_null_cohort_is_rejected_as_often_as_it_should():
     by_seed = np.array([survivors(seed) for seed in range(40)])
     rate, error = by_seed.mean(), by_seed.mean(axis=1).std() / np.sqrt(len(by_seed))
     assert rate == pytest.approx(0.05, abs=3 * max(error, 0.01))
+    # In no kind and direction by itself: 40 draws at 5 % exceed 7 in one of 400 cases.
+    assert by_seed.sum(axis=0).max() <= 7
+
+
+def test_a_null_cohort_has_no_difference_given_age_and_sex():
+    """Truth of every part, and the brain's volume, over 100 cohorts: t given the design is centred on 0."""
+    template, t = Template(SCALES["tiny"]), {}
+    for seed in range(100):
+        cohort = draw_cohort(template, seed, null=True)
+        design, contrasts = design_of(cohort)
+        pinv = np.linalg.pinv(design)
+        values = {f"{kind} {part}": v for kind, parts in cohort.truth.items() for part, v in parts.items()}
+        for name, y in (*values.items(), ("brain", cohort.table["brain_volume"].astype(float))):
+            b = pinv @ y
+            variance = ((y - design @ b) ** 2).sum() / (len(y) - 4)
+            t.setdefault(name, []).append(
+                contrasts[0] @ b / np.sqrt(variance * contrasts[0] @ pinv @ pinv.T @ contrasts[0])
+            )
+    for name, values in t.items():
+        assert abs(np.mean(values)) < 0.4, name
+        assert 0.75 < np.std(values) < 1.25, name
 
 
 def test_refusals(tmp_path, capsys):
@@ -235,7 +256,17 @@ def test_refusals(tmp_path, capsys):
     assert main(["phantom", str(tmp_path / "full"), "--scale", "tiny"]) == 2
     assert "not empty" in capsys.readouterr().err
     assert list((tmp_path / "full").iterdir()) == [tmp_path / "full" / "notes.txt"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "full"]
     assert main(["phantom"]) == 2
     assert main(["phantom", str(tmp_path / "x"), "--scale", "huge"]) == 2
     assert main(["phantom", str(tmp_path / "full" / "notes.txt" / "x")]) == 2
     assert Path(tmp_path / "x").exists() is False
+
+
+def test_an_interrupted_phantom_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpuvox.study.phantom._write_tables", interrupt)
+    assert main(["phantom", str(tmp_path / "out"), "--scale", "tiny", "--quiet"]) == 130
+    assert list(tmp_path.iterdir()) == []

@@ -34,10 +34,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--out", metavar="DIR", help="folder for the maps")
     add("--mask", metavar="IMAGE", default="", help="write, and smooth, only within it")
     add("--model", metavar="FILE", default="", help="TOML file of a model (Stüber 2014)")
-    add("--from-field", type=positive, metavar="T", help="field of R1, tesla (that of the model)")
+    add("--from-field", type=positive, metavar="T", help="field of R1, tesla (by the sidecars)")
     add("--to-field", type=positive, metavar="T", help="field of the model, tesla (7)")
-    add("--field-method", choices=("power", "curve"), default="power", help="conversion between fields (power)")
-    add("--exponent", type=number, metavar="B", help="of the power law (0.376, gray matter)")
+    add("--field-method", choices=("curve", "power"), default="curve", help="conversion between fields (curve)")
+    add("--exponent", type=number, metavar="B", help="of --field-method power (0.376, gray matter)")
     add("--reference", choices=("cohort", "subject", "none"), default="cohort", help="CSF to subtract (cohort)")
     add("--fwhm", type=not_negative, metavar="MM", default=0.0, help="Gaussian smoothing (0)")
     add("--qsm-units", choices=("ppm", "ppb"), default="", help="else the sidecars', else ppm")
@@ -60,6 +60,8 @@ def run(argv: Sequence[str]) -> int:
     images = [kind for kind in ("qsm", "r1", "csf", "jacobian") if options[kind]]
     if options["table"] and images:
         raise UsageError(f"--table and --{images[0]} exclude each other")
+    if options["exponent"] is not None and options["field_method"] != "power":
+        raise UsageError("--exponent belongs to --field-method power")
     if not options["table"] and not (options["qsm"] and options["r1"]):
         raise UsageError("--table is missing (or --qsm and --r1)")
     from gpuvox.cli.progress import Progress
@@ -67,8 +69,6 @@ def run(argv: Sequence[str]) -> int:
 
     quiet = options.pop("quiet")
     given = {name: value for name, value in options.items() if value is not None}
-    if "from_field" not in given:
-        given["from_field"] = given.get("to_field", Command.from_field)
     line = (os.path.basename(sys.argv[0]) or "gpuvox", "ironmyelin", *argv)
     progress = None if quiet else Progress(unit="subjects")
     try:

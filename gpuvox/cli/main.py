@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 from gpuvox import __version__
@@ -61,6 +63,9 @@ def main_randomise(argv: Sequence[str] | None = None) -> int:
 
 def guarded(command: str, work: Callable[[], int]) -> int:
     """Run a command; what is wrong with its input becomes one sentence on stderr and exit status 2."""
+    if threading.current_thread() is threading.main_thread():
+        # A scheduler's signal: leave as by an exception, so that files that are not complete are removed.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         return work()
     except ValueError as error:

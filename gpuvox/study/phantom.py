@@ -12,8 +12,11 @@ from the forward model relative to CSF at 7 T; R1 is taken back to 3 T; noise is
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,8 +84,9 @@ VOLUME_SLOPE = -0.004
 """Share of the volume per year of age."""
 IRON_SLOPES = {"thalamus": 0.3, "caudate": 1.5, "putamen": 2.5, "pallidus": 1.0}
 """mg/kg per year of age."""
-LOCAL = {"iron": 25.0, "myelin": 0.3, "volume": 0.04}
-"""SD of what varies smoothly from place to place within a subject: iron; logarithms of myelin and of J."""
+LOCAL = {"iron": 35.0, "myelin": 0.2, "volume": 0.04}
+"""SD of what varies smoothly from place to place within a subject: iron; logarithms of myelin and of J. Within a
+subject, then, iron makes three quarters of the variance of QSM, not the nine tenths that the paper prints."""
 VOLUME_ERROR = 0.005
 """Relative error of the volumes, at most."""
 BACKGROUND = {"iron": 40.0, "myelin": 0.30}
@@ -239,15 +243,15 @@ def draw_cohort(template: Template, seed: int, null: bool = False) -> Cohort:
     female = np.concatenate(
         [rng.permutation(np.arange(size) < f) for size, f in zip((N_PATIENTS, N_CONTROLS), FEMALE)]
     )
-    years = age - np.where(patient, AGES[0][0], AGES[1][0])
     like_patient = np.zeros(n, dtype=bool) if null else patient
+    years = age - np.where(like_patient, AGES[0][0], AGES[1][0])
     truth = {kind: _draw(rng, template, kind, like_patient, years) for kind in ("volume", "iron", "myelin")}
     table = {
         "participant_id": np.array([f"sub-{i + 1:03d}" for i in range(n)]),
         "group": np.where(patient, "MS", "HC"),
         "age": age.round(1),
         "sex": np.where(female, "F", "M"),
-        **_clinical(rng, template, patient, age, truth),
+        **_clinical(rng, template, patient, like_patient, age, truth),
     }
     order = rng.permutation(n)
     return Cohort(
@@ -294,6 +298,7 @@ def _clinical(
     rng: np.random.Generator,
     template: Template,
     patient: NDArray[np.bool_],
+    like_patient: NDArray[np.bool_],
     age: Float64,
     truth: dict[str, dict[str, Float64]],
 ) -> dict[str, NDArray]:
@@ -305,13 +310,15 @@ def _clinical(
     def z(values: Float64) -> Float64:
         return (values - values[patient].mean()) / values[patient].std()
 
-    duration = np.minimum(rng.gamma(2.5, 4.5, n), age - 15)
+    duration = rng.gamma(2.3, 5.4, n)
+    while (early := duration > age - 12).any():  # nobody falls ill before 12
+        duration[early] = rng.gamma(2.3, 5.4, int(early.sum()))
     lesions = np.exp(1.9 + 0.35 * z(duration) - 0.45 * z(volume) + 0.85 * rng.standard_normal(n))
     latent = -0.45 * z(volume) - 0.30 * z(iron) + 0.25 * z(np.log(lesions)) + 0.25 * z(duration)
     latent = latent + 0.2 * z(age) + 0.75 * rng.standard_normal(n)
     edss = np.clip(np.round(2 * (3.6 + 1.5 * z(latent))) / 2, 0, 9.0)
-    brain = np.where(patient, 1485.8, 1552.9) - 2.5 * (age - np.where(patient, *[a[0] for a in AGES]))
-    brain = brain + 25 * z(volume) * patient + 65 * rng.standard_normal(n)
+    brain = np.where(like_patient, 1485.8, 1552.9) - 2.5 * (age - np.where(like_patient, *[a[0] for a in AGES]))
+    brain = brain + 35 * z(volume) * patient + 70 * rng.standard_normal(n)
     course = np.where(patient, "RRMS", "n/a").astype(object)
     course[np.flatnonzero(patient)[np.argsort(-(latent + 0.8 * z(duration))[patient])[:N_PROGRESSIVE]]] = "PMS"
 
@@ -471,18 +478,21 @@ def write(
     """
     if scale not in SCALES:
         raise ValueError(f"there is no scale {scale!r}; expected {', '.join(SCALES)}")
-    out = os.fspath(out)
-    _new_folder(out)
     template = Template(SCALES[scale])
     cohort = draw_cohort(template, seed, null)
-    _write_template(out, template)
     scanner = Scanner(template, cohort, seed)
-    with ThreadPoolExecutor(default_threads()) as pool:
-        done = pool.map(lambda i: _write_subject(out, scanner, i), range(cohort.n))
-        for i, _ in enumerate(done):
-            if progress:
-                progress("phantom", i + 1, cohort.n)
-    _write_tables(out, template, cohort)
+    with _new_folder(os.fspath(out)) as folder, ThreadPoolExecutor(default_threads()) as pool:
+        _write_template(folder, template)
+        jobs = [pool.submit(_write_subject, folder, scanner, i) for i in range(cohort.n)]
+        try:
+            for i, job in enumerate(jobs):
+                job.result()
+                if progress:
+                    progress("phantom", i + 1, cohort.n)
+        finally:
+            for job in jobs:
+                job.cancel()
+        _write_tables(folder, template, cohort)
 
 
 def _write_subject(out: str, scanner: Scanner, i: int) -> None:
@@ -498,15 +508,30 @@ def _write_subject(out: str, scanner: Scanner, i: int) -> None:
         files.write_json(os.path.join(folder, f"{kind}.json"), about)
 
 
-def _new_folder(out: str) -> None:
+@contextlib.contextmanager
+def _new_folder(out: str) -> Iterator[str]:
+    """A folder beside `out` that becomes `out` when everything is in it, and is removed if something fails."""
     try:
-        os.makedirs(out, exist_ok=True)
-        full = sorted(os.listdir(out))
-        if full:
-            raise files.FileError(f"the folder {out} is not empty: it has {full[0]}")
-        os.makedirs(os.path.join(out, "truth"))
+        if os.path.lexists(out) and os.listdir(out):
+            raise files.FileError(f"the folder {out} is not empty: it has {sorted(os.listdir(out))[0]}")
+        parent = os.path.dirname(os.path.abspath(out))
+        os.makedirs(parent, exist_ok=True)
+        temporary = tempfile.mkdtemp(prefix=".gpuvox-", dir=parent)
     except OSError as error:
         raise files.FileError(f"the folder {out} cannot be written: {error.strerror}") from None
+    try:
+        os.makedirs(os.path.join(temporary, "truth"))
+        yield temporary
+        os.chmod(temporary, 0o777 & ~_umask())
+        os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _write_template(out: str, template: Template) -> None:
