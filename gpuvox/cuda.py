@@ -286,8 +286,9 @@ def resolve(name: str = "auto") -> Device | None:
     return open_device(int(match[1] or 0) if match else 0, memory_limit())
 
 
+@cache
 def _usable(device: CudaDevice) -> CudaDevice | None:
-    """The device, unless its kernels cannot be compiled: then the CPU, and a warning."""
+    """The device, unless its kernels cannot be compiled: then the CPU, and one warning."""
     try:
         device.kernel("maps_put")
     except DeviceError as error:

@@ -22,6 +22,9 @@ THREADS = 256
 ROOM = 1 << 20
 """Items that a list on the device has room for, if there is memory enough; else those of one map."""
 
+MOST_ITEMS = 2**31 - 1
+"""Items that a kernel can count."""
+
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -118,7 +121,7 @@ def list_items(
     n_maps, n_voxels = maps.shape
     room = max(min(ROOM, device.free_bytes() // 128), n_voxels)
     # The kernel counts in 32 bits, also what there is no room for.
-    step = max(1, (2**31 - 1) // max(n_voxels, 1))
+    step = max(1, MOST_ITEMS // max(n_voxels, 1))
     waiting = [(start, min(start + step, n_maps)) for start in range(first, n_maps, step)]
     while waiting:
         start, stop = waiting.pop()

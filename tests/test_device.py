@@ -28,6 +28,7 @@ from gpuvox.grid import Grid
 from gpuvox.info import check_kernels
 from gpuvox.permtest import PermutationTest, Statistics
 from gpuvox.shuffle import Permutations, Shuffler
+from gpuvox.smooth import MaskedGaussian
 from gpuvox.tfce import Tfce
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
 from tests.test_reference import NAMES, run_case
@@ -419,3 +420,42 @@ def test_batches_are_sized_from_free_memory():
         assert 4 * grid.n_voxels * sizes[limit] <= limit / 8
     assert list(sizes.values()) == sorted(sizes.values())
     assert sizes[1 << 37] == 12 * 132  # whole waves of two or three blocks a processor
+
+
+@needs_compiler
+def test_smoothing_in_several_parts_fits_beside_them():
+    """The boxes of one part are gone before those of the next are made."""
+    grid = Grid(np.ones((6, 7, 8), dtype=bool), (2.0, 2.0, 2.0))
+    maps = np.random.default_rng(0).random((40, grid.n_voxels)).astype(np.float32)
+    smoother = MaskedGaussian(grid, 3.0)
+    device = ShimDevice(limit=2 * maps.nbytes + 70_000)
+    np.testing.assert_array_equal(device.download(smoother.on_device(device.upload(maps), device)), smoother(maps))
+    assert device.launched.count("smooth_gather") > 1
+
+
+@needs_compiler
+@pytest.mark.parametrize("seed", [0, 7])
+def test_limits_of_cuda_are_kept(seed, monkeypatch):
+    """No more than so many blocks along y, nor items than 32 bits count; here with small numbers."""
+    monkeypatch.setattr("gpuvox.glm._MOST_TILES", 1)
+    monkeypatch.setattr("gpuvox.maps.MOST_ITEMS", 200)
+    monkeypatch.setattr("gpuvox.glm._COLUMNS", 128)
+    rng = np.random.default_rng(seed)
+    n, grid = 10, Grid(np.ones((10, 10, 4), dtype=bool))
+    data = rng.integers(0, 2, (n, grid.n_voxels)).astype(np.float32)
+    inputs = Inputs(data, grid, np.c_[np.ones(n), np.arange(n) % 2], np.array([[0, 1.0]]), np.zeros((0, 1)))
+    options = Options(Statistics(uncorrected=True), n_permutations=30, seed=seed)
+    device = ShimDevice()
+    assert_same(list(analyse(inputs, options)), list(analyse(inputs, dataclasses.replace(options, device=device))))
+    assert device.launched.count("glm_maps<false>") % 4 == 0  # slabs of 128 voxels
+
+
+def test_a_gpu_whose_kernels_do_not_compile_is_not_used(monkeypatch):
+    class Useless:
+        def kernel(self, name):
+            raise DeviceError("the CUDA kernels cannot be compiled for this: no libnvrtc")
+
+    monkeypatch.setattr(cuda, "why_not", lambda: None)
+    monkeypatch.setattr(cuda, "open_device", lambda *given: Useless())
+    with pytest.warns(UserWarning, match="no libnvrtc; using the CPU"):
+        assert cuda.resolve("auto") is None

@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import sys
+import warnings
 from typing import Any
 
 from gpuvox import __version__
@@ -190,7 +191,11 @@ def run(argv: list[str]) -> int:
         progress = None if options.quiet else Progress()
         say(f"randomise options: {' '.join(argv)} ")
         say(f"Seeding with {command.options.seed}")
-        if _randomise.resolve(command.device) is None:
+        with warnings.catch_warnings(record=True) as caught:
+            on_cpu = _randomise.resolve(command.device) is None
+        for warning in caught:
+            _warn(str(warning.message))
+        if on_cpu:
             compile_ahead(options.quiet)
         try:
             _randomise.execute(command, say, _warn, progress)
