@@ -17,6 +17,7 @@ Voxelwise permutation inference for neuroimaging.
 commands:
   randomise   permutation tests on the general linear model, with the options and the files of FSL randomise
   ironmyelin  iron and myelin maps of a cohort from QSM and R1
+  rois        volume, mean, median and SD of maps in regions of interest
   phantom     a synthetic cohort of that kind whose truth is known
   info        versions, devices, and whether the GPU works
 
@@ -40,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from gpuvox.cli import ironmyelin
 
         return guarded("ironmyelin", lambda: ironmyelin.run(arguments[1:]))
+    if arguments[0] == "rois":
+        from gpuvox.cli import rois
+
+        return guarded("rois", lambda: rois.run(arguments[1:]))
     if arguments[0] == "phantom":
         from gpuvox.cli import phantom
 
@@ -49,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return guarded("info", lambda: info.run(arguments[1:]))
     sys.stderr.write(
-        f"gpuvox: there is no command {arguments[0]!r}; commands: randomise, ironmyelin, phantom, info\n"
+        f"gpuvox: there is no command {arguments[0]!r}; commands: randomise, ironmyelin, rois, phantom, info\n"
     )
     return 2
 

@@ -1,0 +1,74 @@
+"""``gpuvox rois``: tables of regions of interest."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from gpuvox import __version__
+from gpuvox.cli.arguments import Parser, UsageError, count
+
+EPILOG = """\
+IMAGE is a column of the table (a path for each subject, relative to the table) or a file: 4D with a volume a subject in
+the table's order; labels and lesions may be one 3D image for everyone. Writes a row for each participant, structure,
+side and map: n, mean, median, SD, volume (mL; with Jacobians, their sum), normalised volume, and for maps named iron
+and myelin the mass (mg, mL). Example:
+  gpuvox rois --table participants.tsv --labels template/labels --names template/labels.tsv --map iron=maps/iron \\
+    --map myelin=maps/myelin --jacobian jacobian --merge 'thalamus=thalamus_*' --out rois.tsv
+"""
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def build_parser() -> Parser:
+    """The parser; its destinations are the fields of `rois.Command`."""
+    parser = Parser(
+        prog="gpuvox rois",
+        description=f"Volume, mean, median and SD of maps in regions of interest (gpuvox {__version__}).",
+        epilog=EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--table", metavar="FILE", help="table of the subjects, with a column participant_id")
+    add("--labels", metavar="IMAGE", help="label image, or images")
+    add("--names", metavar="FILE", default="", help="index and name of labels, or a FreeSurfer look-up table")
+    add("--map", dest="maps", metavar="NAME=IMAGE", action="append", type=_pair, help="a map; may be repeated")
+    add("--merge", dest="merged", metavar="NAME=PATTERN", action="append", type=_pair, help="several as one more")
+    add("--jacobian", metavar="IMAGE", default="", help="determinants of the template-to-subject map")
+    add("--lesions", metavar="IMAGE", default="", help="left out of means, medians and SDs")
+    add("--head-size", metavar="COLUMN", default="", help="factor that normalises volumes")
+    add(
+        "--erosion", type=count, metavar="N", default=0, help="voxels of border to leave out of the statistics (0)"
+    )
+    add("--out", metavar="FILE", help="the table to write")
+    add("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Exit status 0."""
+    options = vars(build_parser().parse_args(argv))
+    for name in ("table", "labels", "maps", "out"):
+        if not options[name]:
+            raise UsageError(f"--{name.removesuffix('s') if name == 'maps' else name} is missing")
+    for name in ("maps", "merged"):
+        pairs = options[name] or []
+        if len(dict(pairs)) < len(pairs):
+            raise UsageError(f"a name is given twice: {', '.join(key for key, _ in pairs)}")
+        options[name] = dict(pairs)
+    from gpuvox.cli.progress import Progress
+    from gpuvox.study.rois import Command, execute
+
+    progress = None if options.pop("quiet") else Progress(unit="subjects")
+    try:
+        execute(Command(**options), progress)
+    finally:
+        if progress:
+            progress.close()
+    return 0

@@ -1,0 +1,374 @@
+"""Tables of regions of interest: volume, and mean, median and SD of maps, by subject, structure and side.
+
+Labels are images of whole numbers, in the space of the maps: one for everyone (template space) or one a subject
+(native space). What the numbers mean comes from a table beside the image (``index`` and ``name``, as BIDS writes
+``_dseg.tsv``), from a FreeSurfer look-up table, or from the numbers that FreeSurfer's aseg and FSL FIRST share.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
+
+from gpuvox import files
+from gpuvox.files import FileError
+from gpuvox.grid import Grid
+
+Progress = Callable[[str, int, int], None]
+SIDES = ("left", "right", "both", "none")
+
+AS_FREESURFER = {
+    4: "left_lateral-ventricle", 10: "left_thalamus", 11: "left_caudate", 12: "left_putamen", 13: "left_pallidus",
+    14: "third-ventricle", 15: "fourth-ventricle", 16: "brainstem", 17: "left_hippocampus", 18: "left_amygdala",
+    26: "left_accumbens", 28: "left_ventral-dc", 43: "right_lateral-ventricle", 49: "right_thalamus",
+    50: "right_caudate", 51: "right_putamen", 52: "right_pallidus", 53: "right_hippocampus", 54: "right_amygdala",
+    58: "right_accumbens", 60: "right_ventral-dc",
+}  # fmt: skip
+"""Subcortical numbers of FreeSurfer's aseg; FIRST uses the same."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """What a label is.
+
+    Attributes
+    ----------
+    structure : str
+    side : {"left", "right", "none"}
+    """
+
+    structure: str
+    side: str
+
+    @classmethod
+    def named(cls, name: str) -> Region:
+        """Take a name apart: ``Left-Caudate``, ``L_Thal``, ``caudate_left``, ``ctx-lh-insula`` …"""
+        words = re.split(r"[\s_.-]+", name.strip())
+        side, rest = "none", words
+        for place in (0, len(words) - 1, 1):
+            if len(words) > 1 and place < len(words):
+                found = {"left": "left", "l": "left", "lh": "left", "right": "right", "r": "right", "rh": "right"}
+                side = found.get(words[place].lower(), "none")
+                if side != "none":
+                    rest = words[:place] + words[place + 1 :]
+                    break
+        return cls("_".join(rest).lower(), side)
+
+
+def read_regions(path: str | os.PathLike[str] | None) -> dict[int, Region]:
+    """Names of the labels.
+
+    Parameters
+    ----------
+    path : path, optional
+        A TSV or CSV with the columns ``index`` and ``name``, or a look-up table of FreeSurfer; without one,
+        `AS_FREESURFER`.
+
+    Raises
+    ------
+    FileError
+        It is neither, or a number occurs twice.
+    """
+    if path is None:
+        return {number: Region.named(name) for number, name in AS_FREESURFER.items()}
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise FileError(f"{path} cannot be read: {error}") from None
+    rows = [line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    pairs: list[tuple[str, str]]
+    if rows and "index" in re.split(r"[\t,]", lines[0].strip()):
+        table = files.read_table(path, ["index", "name"])
+        pairs = list(zip(table["index"], table["name"]))
+    elif rows and all(len(row) >= 5 and row[0].isdigit() for row in rows):
+        pairs = [(row[0], row[1]) for row in rows]
+    else:
+        raise FileError(
+            f"{path} is no table of labels: columns index and name, or a FreeSurfer look-up table, expected"
+        )
+    found: dict[int, Region] = {}
+    for number, name in pairs:
+        if not number.strip().isdigit():
+            raise FileError(f"{path} has the index {number!r}; a whole number expected")
+        if int(number) in found:
+            raise FileError(f"{path} has the index {number} twice")
+        found[int(number)] = Region.named(name)
+    found.pop(0, None)
+    return found
+
+
+# -- measuring ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of the table.
+
+    Attributes
+    ----------
+    structure, side, map : str
+    n : int
+        Voxels that the statistics are of: within the eroded region, outside lesions, finite.
+    mean, median, sd : float
+        NaN without a voxel; SD with n − 1.
+    volume : float
+        mL, of the whole region.
+    """
+
+    structure: str
+    side: str
+    map: str
+    n: int
+    mean: float
+    median: float
+    sd: float
+    volume: float
+
+    @property
+    def mass(self) -> float:
+        """Mean × volume: mg of iron (mg/kg and 1 g/mL), mL of myelin; NaN for other maps."""
+        return self.mean * self.volume * {"iron": 1e-3, "myelin": 1.0}.get(self.map, float("nan"))
+
+
+def members(
+    regions: Mapping[int, Region], merged: Mapping[str, str] | None = None
+) -> dict[tuple[str, str], list[int]]:
+    """Labels of every structure and side.
+
+    Parameters
+    ----------
+    regions : dict of int to Region
+    merged : dict of str to str, optional
+        Name of a further structure → pattern of the structures that make it up (``thalamus``: ``thalamus_*``).
+
+    Returns
+    -------
+    dict of (structure, side) to list of int
+        Where there is a left and a right, ``both`` too.
+
+    Raises
+    ------
+    ValueError
+        A pattern fits nothing, or the name is taken.
+    """
+    found: dict[tuple[str, str], list[int]] = {}
+    for number, region in regions.items():
+        found.setdefault((region.structure, region.side), []).append(number)
+    for name, pattern in (merged or {}).items():
+        if any(structure == name for structure, _ in found):
+            raise ValueError(f"there is a structure {name} already; choose another name for {pattern}")
+        chosen = {n: r for n, r in regions.items() if fnmatch.fnmatchcase(r.structure, pattern)}
+        if not chosen:
+            names = ", ".join(sorted({r.structure for r in regions.values()}))
+            raise ValueError(f"no structure fits {pattern!r}; there are {names}")
+        for number, region in chosen.items():
+            found.setdefault((name, region.side), []).append(number)
+    for structure in {structure for structure, _ in found}:
+        left, right = found.get((structure, "left")), found.get((structure, "right"))
+        if left and right:
+            found[structure, "both"] = left + right
+    return dict(sorted(found.items(), key=lambda item: (item[0][0], SIDES.index(item[0][1]))))
+
+
+def measure(
+    labels: NDArray,
+    maps: Mapping[str, NDArray],
+    structures: Mapping[tuple[str, str], Sequence[int]],
+    voxel_volume: float,
+    *,
+    jacobian: NDArray | None = None,
+    exclude: NDArray | None = None,
+    erosion: int = 0,
+) -> list[Measure]:
+    """Measure the regions of one subject.
+
+    Parameters
+    ----------
+    labels : (nx, ny, nz) int
+    maps : dict of str to (nx, ny, nz) array
+    structures : dict
+        See `members`. Those without a voxel are left out.
+    voxel_volume : float
+        mm³.
+    jacobian : (nx, ny, nz) array, optional
+        In template space: determinants of the template → subject map. The volume is their sum.
+    exclude : (nx, ny, nz) bool, optional
+        Lesions: not in the statistics of maps, but in the volume.
+    erosion : int
+        How often the border of a region (voxels that share a face with what is not it) is left out of the statistics.
+
+    Returns
+    -------
+    list of Measure
+    """
+    found = []
+    for (structure, side), numbers in structures.items():
+        region = np.isin(labels, numbers)
+        if not region.any():
+            continue
+        size = region.sum() if jacobian is None else np.asarray(jacobian, dtype=np.float64)[region].sum()
+        inside = binary_erosion(region, iterations=erosion) if erosion else region
+        if exclude is not None:
+            inside = inside & ~exclude
+        for name, values in maps.items():
+            chosen = np.asarray(values, dtype=np.float64)[inside]
+            found.append(
+                _row(structure, side, name, chosen[np.isfinite(chosen)], float(size) * voxel_volume / 1000)
+            )
+    return found
+
+
+def _row(structure: str, side: str, name: str, values: NDArray[np.float64], volume: float) -> Measure:
+    n, nan = len(values), float("nan")
+    mean, median = (float(values.mean()), float(np.median(values))) if n else (nan, nan)
+    return Measure(structure, side, name, n, mean, median, float(values.std(ddof=1)) if n > 1 else nan, volume)
+
+
+# -- whole cohorts --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Command:
+    """A ``gpuvox rois`` command, its options parsed.
+
+    Images are columns of the table, with a path relative to it for each subject, or files: 4D ones with a volume a
+    subject in the order of the table, or, for labels, a 3D one for everyone.
+    """
+
+    table: str
+    labels: str
+    maps: Mapping[str, str]
+    out: str
+    names: str = ""
+    merged: Mapping[str, str] = field(default_factory=dict)
+    jacobian: str = ""
+    lesions: str = ""
+    head_size: str = ""
+    erosion: int = 0
+
+
+COLUMNS = (
+    "participant_id",
+    "structure",
+    "side",
+    "map",
+    "n",
+    "mean",
+    "median",
+    "sd",
+    "volume",
+    "volume_normalised",
+    "mass",
+)
+
+
+def execute(command: Command, progress: Progress | None = None) -> None:
+    """Run a command: write the table.
+
+    Raises
+    ------
+    FileError, ValueError
+        One sentence that says what is wrong; nothing is written then.
+    """
+    files.check_output_root(command.out)
+    needed = ["participant_id", *([command.head_size] if command.head_size else [])]
+    table = files.read_table(command.table, needed)
+    factors = _factors(command, table)
+    structures = members(read_regions(command.names or None), command.merged)
+    lines = ["\t".join(COLUMNS)]
+    seen: set[tuple[str, str]] = set()
+    for i, (name, rows) in enumerate(zip(table["participant_id"], _measured(command, table, structures))):
+        seen |= {(row.structure, row.side) for row in rows}
+        lines += [_line(name, row, factors[i]) for row in rows]
+        if progress:
+            progress("regions", i + 1, len(table))
+    if not seen:
+        raise FileError(
+            f"{command.labels} has none of the labels that are named ({command.names or 'as in FreeSurfer'})"
+        )
+    files.write_text(command.out, "\n".join(lines) + "\n")
+
+
+def _factors(command: Command, table: Any) -> NDArray[np.float64]:
+    """Head-size factor of each subject; NaN where none is given."""
+    if not command.head_size:
+        return np.full(len(table), np.nan)
+    try:
+        factors = table[command.head_size].astype(float).to_numpy()
+    except ValueError as error:
+        raise FileError(f"{command.table}, column {command.head_size}: {error}") from None
+    if not (np.isfinite(factors) & (factors > 0)).all():
+        raise FileError(f"{command.table}, column {command.head_size}: factors of head size must be positive")
+    return factors
+
+
+def _line(name: str, row: Measure, factor: float) -> str:
+    numbers = (row.mean, row.median, row.sd, row.volume, row.volume * factor, row.mass)
+    cells = ("n/a" if np.isnan(value) else f"{value:.8g}" for value in numbers)
+    return "\t".join([name, row.structure, row.side, row.map, str(row.n), *cells])
+
+
+def _measured(
+    command: Command, table: Any, structures: Mapping[tuple[str, str], Sequence[int]]
+) -> Iterator[list[Measure]]:
+    """Rows of each subject."""
+    sources = {"labels": command.labels, **{f"map {k}": v for k, v in command.maps.items()}}
+    sources |= {k: v for k, v in (("jacobian", command.jacobian), ("lesions", command.lesions)) if v}
+    streams = {kind: _images(command, table, kind, source) for kind, source in sources.items()}
+    for _ in range(len(table)):
+        images = {kind: next(stream) for kind, stream in streams.items()}
+        header, labels = images["labels"]
+        grid = header.grid(np.ones(header.shape[:3], dtype=bool))
+        for other, _values in images.values():
+            files.check_grid(other, grid, header.path)
+        volumes = {kind: grid.to_volume(values) for kind, (_, values) in images.items()}
+        if (labels != np.rint(labels)).any():
+            raise FileError(f"{header.path} has values that are not whole numbers; labels expected")
+        yield measure(
+            volumes["labels"].astype(np.int64),
+            {kind.removeprefix("map "): v for kind, v in volumes.items() if kind.startswith("map ")},
+            structures,
+            _voxel_volume(grid),
+            jacobian=volumes.get("jacobian"),
+            exclude=volumes["lesions"] > 0.5 if "lesions" in volumes else None,
+            erosion=command.erosion,
+        )
+
+
+def _voxel_volume(grid: Grid) -> float:
+    return float(np.prod(grid.voxel_size))
+
+
+def _images(
+    command: Command, table: Any, kind: str, source: str
+) -> Iterator[tuple[files.ImageHeader, NDArray[np.float32]]]:
+    """Header and values of the image of each subject."""
+    if source in table.columns:
+        folder = Path(command.table).parent
+        for name, path in zip(table["participant_id"], table[source]):
+            if path.strip() in ("", "n/a"):
+                raise FileError(f"{command.table} has no {source} of {name}")
+            header = files.read_header(folder / path.strip())
+            if header.shape[3] != 1:
+                raise FileError(f"{header.path} has {header.shape[3]} volumes; that of {name} alone expected")
+            yield header, next(files.read_volumes(header.path))
+        return
+    header = files.read_header(source)
+    if header.shape[3] == 1 and kind in ("labels", "lesions"):
+        values = next(files.read_volumes(source))
+        for _ in range(len(table)):
+            yield header, values
+        return
+    if header.shape[3] != len(table):
+        raise FileError(f"{header.path} has {header.shape[3]} volumes; {command.table} has {len(table)} subjects")
+    for values in files.read_volumes(source):
+        yield header, values

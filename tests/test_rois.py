@@ -1,0 +1,255 @@
+"""Tables of regions: every number against direct computation, names of labels, and refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gpuvox.cli import main
+from gpuvox.study.phantom import SCALES, Template
+from gpuvox.study.rois import AS_FREESURFER, Region, measure, members, read_regions
+from tests.conftest import save
+
+SHAPE, N = (12, 10, 9), 3
+AFFINE = np.diag([1.0, 2, 1.5, 1])
+
+
+# -- names ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "structure", "side"),
+    [
+        ("Left-Caudate", "caudate", "left"),
+        ("R_Thal", "thal", "right"),
+        ("left_thalamus_pulvinar", "thalamus_pulvinar", "left"),
+        ("putamen_right", "putamen", "right"),
+        ("ctx-lh-insula", "ctx_insula", "left"),
+        ("Brain-Stem", "brain_stem", "none"),
+        ("L", "l", "none"),
+        ("Red.Nucleus", "red_nucleus", "none"),
+    ],
+)
+def test_names_are_taken_apart(name, structure, side):
+    assert Region.named(name) == Region(structure, side)
+
+
+def test_freesurfer_and_first_are_known():
+    regions = read_regions(None)
+    assert regions[10] == Region("thalamus", "left")
+    assert regions[52] == Region("pallidus", "right")
+    assert len(regions) == len(AS_FREESURFER)
+    both = members(regions)
+    assert both["caudate", "both"] == [11, 50]
+    assert ("brainstem", "both") not in both
+
+
+def test_tables_of_names(tmp_path):
+    (tmp_path / "a_dseg.tsv").write_text(
+        "index\tname\tcolor\n0\tBackground\t#000\n3\tLeft-Caudate\t#fff\n4\tR_Puta\t#fff\n"
+    )
+    (tmp_path / "lut.txt").write_text(
+        "# FreeSurfer\n#No. Label R G B A\n0 Unknown 0 0 0 0\n\n11 Left-Caudate 122 186 220 0\n"
+    )
+    assert read_regions(tmp_path / "a_dseg.tsv") == {3: Region("caudate", "left"), 4: Region("puta", "right")}
+    assert read_regions(tmp_path / "lut.txt") == {11: Region("caudate", "left")}
+    for text, says in (
+        ("index\tname\nx\ta\n", "'x'"),
+        ("index\tname\n1\ta\n1\tb\n", "twice"),
+        ("hello world\n", "no table"),
+    ):
+        (tmp_path / "bad.tsv").write_text(text)
+        with pytest.raises(ValueError, match=says) as raised:
+            read_regions(tmp_path / "bad.tsv")
+        assert "bad.tsv" in str(raised.value)
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_regions(tmp_path / "none.tsv")
+
+
+def test_merged_structures():
+    regions = {1: Region("thalamus_a", "left"), 2: Region("thalamus_b", "left"), 3: Region("thalamus_a", "right")}
+    found = members(regions, {"thalamus": "thalamus_*"})
+    assert found["thalamus", "left"] == [1, 2]
+    assert found["thalamus", "both"] == [1, 2, 3]
+    with pytest.raises(ValueError, match="no structure fits 'x\\*'; there are thalamus_a, thalamus_b"):
+        members(regions, {"x": "x*"})
+    with pytest.raises(ValueError, match="already"):
+        members(regions, {"thalamus_a": "thalamus_*"})
+
+
+# -- numbers --------------------------------------------------------------------------------------------------------
+
+
+def test_measures_by_hand():
+    labels = np.zeros((5, 5, 5), dtype=int)
+    labels[1:4, 1:4, 1:4] = 7
+    values, lesion = np.arange(125.0).reshape(5, 5, 5), np.zeros((5, 5, 5), dtype=bool)
+    lesion[1, 1, 1] = True
+    values[3, 3, 3] = np.nan
+    inside = [v for v in values[1:4, 1:4, 1:4].ravel()[1:] if np.isfinite(v)]
+    (row,) = measure(labels, {"iron": values}, {("a", "left"): [7]}, 2.0, exclude=lesion)
+    assert (row.n, row.volume) == (25, 27 * 2 / 1000)
+    assert row.mean == pytest.approx(np.mean(inside))
+    assert row.median == pytest.approx(np.median(inside))
+    assert row.sd == pytest.approx(np.std(inside, ddof=1))
+    assert row.mass == pytest.approx(np.mean(inside) * 0.054 / 1000)  # mg of iron: mg/kg, 1 g/mL
+    (row,) = measure(labels, {"myelin": values}, {("a", "left"): [7]}, 2.0, erosion=1)
+    assert (row.n, row.mean, row.volume) == (1, values[2, 2, 2], 0.054)
+    assert np.isnan(row.sd)
+    assert row.mass == pytest.approx(values[2, 2, 2] * 0.054)
+    (row,) = measure(
+        labels, {"qsm": values}, {("a", "left"): [7]}, 2.0, jacobian=np.full((5, 5, 5), 1.5), erosion=3
+    )
+    assert row.n == 0
+    assert np.isnan(row.mean)
+    assert np.isnan(row.mass)
+    assert row.volume == pytest.approx(1.5 * 0.054)
+    assert measure(labels, {"qsm": values}, {("b", "left"): [8]}, 2.0) == []
+
+
+@pytest.fixture
+def cohort(tmp_path, monkeypatch):
+    """Three subjects: native label images, maps as 4D files, lesions, Jacobians."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros((N, *SHAPE))
+    for i in range(N):
+        labels[i, 1:4, 2 : 5 + i, 2:6] = 11
+        labels[i, 8:11, 2:6, 2:6] = 50
+        save(tmp_path / f"seg{i}.nii.gz", labels[i], AFFINE)
+        save(tmp_path / f"lesion{i}.nii.gz", rng.random(SHAPE) < 0.1, AFFINE)
+    iron = rng.normal(300, 50, (N, *SHAPE)).astype(np.float32)
+    save(tmp_path / "iron.nii.gz", np.moveaxis(iron, 0, -1), AFFINE)
+    rows = "".join(f"s{i}\tseg{i}.nii.gz\tlesion{i}.nii.gz\t{1.2 + i / 10}\n" for i in range(N))
+    (tmp_path / "participants.tsv").write_text(f"participant_id\tseg\tlesion\tvscale\n{rows}")
+    monkeypatch.chdir(tmp_path)
+    return labels, iron
+
+
+COMMAND = [
+    "rois",
+    "--table",
+    "participants.tsv",
+    "--labels",
+    "seg",
+    "--map",
+    "iron=iron.nii.gz",
+    "--out",
+    "rois.tsv",
+]
+
+
+def test_a_cohort_in_native_space(cohort):
+    labels, iron = cohort
+    assert main([*COMMAND, "--head-size", "vscale", "--quiet"]) == 0
+    table = pd.read_csv("rois.tsv", sep="\t")
+    assert len(table) == N * 3  # left, right, both
+    for i in range(N):
+        for side, numbers in (("left", [11]), ("right", [50]), ("both", [11, 50])):
+            row = table[(table.participant_id == f"s{i}") & (table.side == side)].iloc[0]
+            chosen = iron[i][np.isin(labels[i], numbers)]
+            assert (row.structure, row["map"], row.n) == ("caudate", "iron", len(chosen))
+            assert row["mean"] == pytest.approx(chosen.mean(), rel=1e-6)
+            assert row["median"] == pytest.approx(np.median(chosen), rel=1e-6)
+            assert row["sd"] == pytest.approx(chosen.std(ddof=1), rel=1e-5)
+            assert row.volume == pytest.approx(len(chosen) * 3 / 1000)
+            assert row.volume_normalised == pytest.approx(row.volume * (1.2 + i / 10))
+            assert row.mass == pytest.approx(row["mean"] * row.volume / 1000, rel=1e-6)
+
+
+def test_lesions_and_erosion(cohort):
+    assert main([*COMMAND, "--quiet"]) == 0
+    whole = pd.read_csv("rois.tsv", sep="\t")
+    assert main([*COMMAND, "--lesions", "lesion", "--erosion", "1", "--quiet"]) == 0
+    less = pd.read_csv("rois.tsv", sep="\t")
+    assert (less.n < whole.n).all()
+    np.testing.assert_array_equal(less.volume, whole.volume)
+    assert whole.volume_normalised.isna().all()
+
+
+def test_the_phantom_in_template_space(tmp_path, monkeypatch):
+    """The truth of every part: volumes from Jacobians, iron, and their product."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["phantom", "c", "--scale", "small", "--quiet"]) == 0
+    assert main(["ironmyelin", "--table", "c/participants.tsv", "--out", "m", "--quiet"]) == 0
+    command = [
+        "rois",
+        "--table",
+        "c/participants.tsv",
+        "--labels",
+        "c/template/labels",
+        "--names",
+        "c/template/labels.tsv",
+    ]
+    command += ["--map", "iron=m/iron", "--map", "myelin=m/myelin", "--jacobian", "jacobian", "--out", "r.tsv"]
+    assert main([*command, "--merge", "thalamus=thalamus_*", "--quiet"]) == 0
+    table = pd.read_csv("r.tsv", sep="\t")
+    both = table[table.side == "both"].set_index(["participant_id", "structure", "map"])
+    truth = pd.read_csv("c/truth/parts.tsv", sep="\t")
+    for part in ("caudate", "pallidus", "thalamus_pulvinar"):
+        true = truth[truth.part == part].set_index("participant_id")
+        for kind in ("iron", "myelin"):
+            found = both.xs((part, kind), level=("structure", "map")).loc[true.index]
+            np.testing.assert_allclose(found.volume, true.volume, rtol=0.006)
+            assert np.corrcoef(found["mean"], true[kind])[0, 1] > 0.99
+            mass = true[kind] * true.volume * (1e-3 if kind == "iron" else 1)
+            assert np.corrcoef(found.mass, mass)[0, 1] > 0.99
+    nuclei = [name for name in Template(SCALES["small"]).parts if name.startswith("thalamus")]
+    volumes = both.xs("iron", level="map").volume.unstack()
+    np.testing.assert_allclose(volumes["thalamus"], volumes[nuclei].sum(axis=1), rtol=1e-6)
+
+
+# -- refusals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "extra", "says"),
+    [
+        (None, ["--labels", "nothing"], ["nothing"]),
+        (None, ["--map", "x"], ["--map", "NAME=VALUE"]),
+        (None, ["--map", "iron=seg"], ["twice", "iron"]),
+        (None, ["--merge", "x=y*"], ["y*", "caudate"]),
+        (None, ["--head-size", "age"], ["participants.tsv", "'age'"]),
+        (None, ["--head-size", "seg"], ["participants.tsv", "seg"]),
+        (None, ["--out", "none/rois.tsv"], ["none"]),
+        (("participants.tsv", "s1", "s0"), [], ["s0 twice"]),
+        (("participants.tsv", "seg2.nii.gz", "n/a"), [], ["participants.tsv", "seg", "s2"]),
+        (
+            ("participants.tsv", "s2\tseg2.nii.gz\tlesion2.nii.gz\t1.4\n", ""),
+            [],
+            ["iron", "3 volumes", "2 subjects"],
+        ),
+        ("other grid", [], ["seg1", "on the same grid"]),
+        ("no labels", [], ["none of the labels"]),
+        ("fractions", [], ["seg1", "whole numbers"]),
+    ],
+)
+def test_refusals(change, extra, says, cohort, capsys):
+    if isinstance(change, tuple):
+        path, old, new = change
+        text = Path(path).read_text()
+        assert old in text
+        Path(path).write_text(text.replace(old, new, 1))
+    elif change == "other grid":
+        save(Path("seg1.nii.gz"), np.ones((3, 3, 3)), AFFINE)
+    elif change == "fractions":
+        save(Path("seg1.nii.gz"), np.full(SHAPE, 0.5), AFFINE)
+    elif change == "no labels":
+        for i in range(N):
+            save(Path(f"seg{i}.nii.gz"), np.full(SHAPE, 999), AFFINE)
+    assert main([*COMMAND, "--quiet", *extra]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("gpuvox rois: ")
+    assert error.count("\n") == 1
+    for part in says:
+        assert part in error
+    assert not Path("rois.tsv").exists()
+
+
+def test_missing_options(cohort, capsys):
+    for name in ("table", "labels", "map", "out"):
+        at = COMMAND.index(f"--{name}")
+        assert main(COMMAND[:at] + COMMAND[at + 2 :]) == 2
+        assert f"--{name} is missing" in capsys.readouterr().err
