@@ -7,8 +7,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from gpuvox import __version__
+
+COMMANDS = ("randomise", "ironmyelin", "clusters", "rois", "phantom", "info")
 
 USAGE = """usage: gpuvox COMMAND ...
 
@@ -17,6 +20,7 @@ Voxelwise permutation inference for neuroimaging.
 commands:
   randomise   permutation tests on the general linear model, with the options and the files of FSL randomise
   ironmyelin  iron and myelin maps of a cohort from QSM and R1
+  clusters    clusters of a corrected map, and a value of each for every subject
   rois        volume, mean, median and SD of maps in regions of interest
   phantom     a synthetic cohort of that kind whose truth is known
   info        versions, devices, and whether the GPU works
@@ -35,28 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] in ("--version", "-V"):
         sys.stdout.write(f"gpuvox {__version__}\n")
         return 0
-    if arguments[0] == "randomise":
-        return main_randomise(arguments[1:])
-    if arguments[0] == "ironmyelin":
-        from gpuvox.cli import ironmyelin
-
-        return guarded("ironmyelin", lambda: ironmyelin.run(arguments[1:]))
-    if arguments[0] == "rois":
-        from gpuvox.cli import rois
-
-        return guarded("rois", lambda: rois.run(arguments[1:]))
-    if arguments[0] == "phantom":
-        from gpuvox.cli import phantom
-
-        return guarded("phantom", lambda: phantom.run(arguments[1:]))
-    if arguments[0] == "info":
-        from gpuvox.cli import info
-
-        return guarded("info", lambda: info.run(arguments[1:]))
-    sys.stderr.write(
-        f"gpuvox: there is no command {arguments[0]!r}; commands: randomise, ironmyelin, rois, phantom, info\n"
-    )
-    return 2
+    command, *rest = arguments
+    if command not in COMMANDS:
+        sys.stderr.write(f"gpuvox: there is no command {command!r}; commands: {', '.join(COMMANDS)}\n")
+        return 2
+    return guarded(command, lambda: import_module(f"gpuvox.cli.{command}").run(rest))
 
 
 def main_randomise(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,357 @@
+"""Read-outs of a voxelwise result: its clusters, where they lie, and a value of each for every subject.
+
+The value of a subject in a cluster is the mean of the data there and their first eigenvariate: with the data of the
+cluster Y (subjects × voxels) = U S Vᵀ, the first column of U times its singular value over the square root of the
+number of voxels, with the sign that makes the sum of the weights V positive (as SPM defines it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuvox import files
+from gpuvox.cluster import label
+from gpuvox.files import FileError
+from gpuvox.grid import Grid
+from gpuvox.study.rois import Region, read_regions
+
+Progress = Callable[[str, int, int], None]
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster of voxels that survive.
+
+    Attributes
+    ----------
+    number : int
+        From 1, by decreasing size.
+    n_voxels : int
+    volume : float
+        mm³.
+    p : float
+        Smallest corrected p.
+    statistic : float
+        Largest statistic; NaN where no image of it is given.
+    peak : (float, float, float)
+        Of the largest statistic, or of the smallest p; mm.
+    centre : (float, float, float)
+        Of gravity, weighted by the statistic if there is one; mm.
+    shares : dict of str to float
+        Share of the voxels in each region of an atlas, largest first.
+    """
+
+    number: int
+    n_voxels: int
+    volume: float
+    p: float
+    statistic: float
+    peak: tuple[float, float, float]
+    centre: tuple[float, float, float]
+    shares: dict[str, float]
+
+
+def find_clusters(
+    corrected: NDArray, grid: Grid, p: float = 0.05, extent: int = 1, connectivity: int = 26
+) -> NDArray[np.int32]:
+    """Number the clusters of voxels with a corrected p under a level.
+
+    Parameters
+    ----------
+    corrected : (V,) array
+        1 − p, corrected.
+    grid : Grid
+    p : float
+        Level.
+    extent : int
+        Smallest number of voxels.
+    connectivity : {6, 18, 26}
+
+    Returns
+    -------
+    (V,) int32
+        From 1 by decreasing size; 0 elsewhere.
+
+    Raises
+    ------
+    ValueError
+        The level is not between 0 and 1, or the values are no 1 − p.
+    """
+    if not 0 < p < 1:
+        raise ValueError(f"the level is {p}; it must be between 0 and 1")
+    values = np.asarray(corrected, dtype=np.float32)
+    if values.size and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+        raise ValueError(
+            f"corrected values are 1 - p, between 0 and 1; these are between {values.min()} and {values.max()}"
+        )
+    level = np.nextafter(np.float32(1 - p), np.float32(2))  # p < level, strictly
+    labels, n = label(values, grid, float(level), connectivity)
+    sizes = np.bincount(labels, minlength=n + 1)
+    labels[sizes[labels] < extent] = 0
+    return labels
+
+
+def describe(
+    labels: NDArray[np.int32],
+    corrected: NDArray,
+    grid: Grid,
+    statistic: NDArray | None = None,
+    atlas: NDArray | None = None,
+    regions: Mapping[int, Region] | None = None,
+) -> list[Cluster]:
+    """What is to be said of each cluster.
+
+    Parameters
+    ----------
+    labels : (V,) int32
+        See `find_clusters`.
+    corrected, statistic : (V,) arrays
+    grid : Grid
+        Its affine, if any, makes millimetres of voxels.
+    atlas : (V,) int, optional
+    regions : dict of int to Region, optional
+        Names of its labels.
+    """
+    position = np.stack(np.unravel_index(grid.index, grid.shape, order="F"), axis=1).astype(np.float64)
+    affine = np.diag([*grid.voxel_size, 1.0]) if grid.affine is None else grid.affine
+    millimetres = position @ affine[:3, :3].T + affine[:3, 3]
+    height = np.asarray(corrected if statistic is None else statistic, dtype=np.float64)
+    found = []
+    for number in range(1, int(labels.max(initial=0)) + 1):
+        inside = np.flatnonzero(labels == number)
+        top = inside[np.argmax(height[inside])]
+        weight = None if statistic is None else np.maximum(height[inside], 0)
+        weight = weight if weight is not None and weight.sum() > 0 else None
+        centre = np.average(millimetres[inside], axis=0, weights=weight)
+        found.append(
+            Cluster(
+                number, len(inside), len(inside) * float(np.prod(grid.voxel_size)),
+                float(1 - np.max(np.asarray(corrected)[inside])),
+                float("nan") if statistic is None else float(height[top]),
+                _three(millimetres[top]), _three(centre),
+                {} if atlas is None else _shares(np.asarray(atlas)[inside], regions or {}),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _three(values: Float64) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in values)
+    return x, y, z
+
+
+def _shares(labels: NDArray, regions: Mapping[int, Region]) -> dict[str, float]:
+    numbers, counts = np.unique(labels, return_counts=True)
+    found: dict[str, float] = {}
+    for number, count in sorted(zip(numbers, counts), key=lambda pair: -pair[1]):
+        region = regions.get(int(number))
+        name = "elsewhere" if not number else str(int(number)) if region is None else region.structure
+        if region is not None and region.side != "none":
+            name = f"{region.side}_{name}"
+        found[name] = float(count / len(labels))
+    return found
+
+
+def eigenvariate(data: NDArray) -> Float64:
+    """First eigenvariate of a cluster.
+
+    Parameters
+    ----------
+    data : (n, V) array
+
+    Returns
+    -------
+    (n,) float64
+        In the units of the data.
+    """
+    Y = np.asarray(data, dtype=np.float64)
+    if not Y.size:
+        return np.full(len(Y), np.nan)
+    gram = Y @ Y.T if len(Y) <= Y.shape[1] else Y.T @ Y
+    values, vectors = np.linalg.eigh(gram)
+    first, square = vectors[:, -1], max(values[-1], 0.0)
+    if square == 0:
+        return np.zeros(len(Y))
+    u = first if len(Y) <= Y.shape[1] else Y @ first / np.sqrt(square)
+    sign = np.sign((Y.T @ u).sum()) or 1.0
+    return sign * u * np.sqrt(square / Y.shape[1])
+
+
+def adjusted(values: NDArray, covariates: NDArray, reference: NDArray[np.bool_]) -> Float64:
+    """Values as z of the residuals of a reference group.
+
+    The values are regressed on the covariates, with an intercept, in the reference group alone; what everyone's value
+    is off that line is divided by the SD of the reference group's residuals (degrees of freedom: its size less the
+    number of coefficients).
+
+    Parameters
+    ----------
+    values : (n,) array
+    covariates : (n, k) array
+    reference : (n,) bool
+
+    Raises
+    ------
+    ValueError
+        The reference group is too small for its coefficients, or they cannot be told apart in it.
+    """
+    X = np.column_stack([np.ones(len(values)), np.asarray(covariates, dtype=np.float64)])
+    y, inside = np.asarray(values, dtype=np.float64), X[reference]
+    df = len(inside) - X.shape[1]
+    if df < 1:
+        raise ValueError(f"the reference group has {len(inside)} subjects; {X.shape[1]} coefficients need more")
+    scale = np.abs(inside).max(axis=0)
+    if np.linalg.matrix_rank(inside / np.where(scale > 0, scale, 1)) < X.shape[1]:
+        raise ValueError(
+            "the covariates cannot be told apart in the reference group: one is constant or a combination"
+        )
+    coefficients = np.linalg.lstsq(inside, y[reference], rcond=None)[0]
+    residuals = y - X @ coefficients
+    return residuals / np.sqrt((residuals[reference] ** 2).sum() / df)
+
+
+# -- the command ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Command:
+    """A ``gpuvox clusters`` command, its options parsed."""
+
+    corrected: str
+    out: str
+    statistic: str = ""
+    p: float = 0.05
+    extent: int = 1
+    connectivity: int = 26
+    mask: str = ""
+    atlas: str = ""
+    names: str = ""
+    data: str = ""
+    table: str = ""
+    covariates: tuple[str, ...] = ()
+    reference: str = ""
+
+
+COLUMNS = (
+    "cluster",
+    "voxels",
+    "mm3",
+    "p",
+    "statistic",
+    "x",
+    "y",
+    "z",
+    "centre_x",
+    "centre_y",
+    "centre_z",
+    "regions",
+)
+
+
+def execute(command: Command, say: Callable[[str], None]) -> None:
+    """Run a command: ``OUT.tsv``, ``OUT.nii.gz`` with the numbers of the clusters, ``OUT_subjects.tsv``.
+
+    Raises
+    ------
+    FileError, ValueError
+        One sentence that says what is wrong; nothing is written then.
+    """
+    files.check_output_root(command.out)
+    header = files.read_header(command.corrected)
+    grid = header.grid(np.ones(header.shape[:3], dtype=bool))
+    if command.mask:
+        grid = header.grid(files.read_mask(command.mask).mask)
+    corrected = files.read_map(command.corrected, grid)
+    try:
+        labels = find_clusters(corrected, grid, command.p, command.extent, command.connectivity)
+    except ValueError as error:
+        raise FileError(f"{command.corrected}: {error}") from None
+    statistic = files.read_map(command.statistic, grid) if command.statistic else None
+    atlas = np.rint(files.read_map(command.atlas, grid)).astype(np.int64) if command.atlas else None
+    regions = read_regions(command.names or None) if command.atlas else None
+    found = describe(labels, corrected, grid, statistic, atlas, regions)
+    subjects = subject_lines(command, labels, grid, len(found)) if command.data else None
+    files.write_map(
+        command.out, labels.astype(np.float32), grid, header, label=files.Label("gpuvox: clusters", "label")
+    )
+    files.write_text(f"{command.out}.tsv", "\n".join(["\t".join(COLUMNS), *map(_line, found)]) + "\n")
+    if subjects is not None:
+        files.write_text(f"{command.out}_subjects.tsv", "\n".join(subjects) + "\n")
+    limit = f" of at least {command.extent} voxels" if command.extent > 1 else ""
+    say(f"{len(found) or 'No'} cluster{'' if len(found) == 1 else 's'}{limit} with corrected p < {command.p:g}")
+
+
+def _line(cluster: Cluster) -> str:
+    numbers = (cluster.volume, cluster.p, cluster.statistic, *cluster.peak, *cluster.centre)
+    cells = ("n/a" if np.isnan(value) else f"{value:.6g}" for value in numbers)
+    shares = "; ".join(f"{name} {100 * share:.0f} %" for name, share in cluster.shares.items()) or "n/a"
+    return "\t".join([str(cluster.number), str(cluster.n_voxels), *cells, shares])
+
+
+def subject_lines(command: Command, labels: NDArray[np.int32], grid: Grid, n_clusters: int) -> list[str]:
+    """Mean and eigenvariate of every subject in every cluster, and their z if there are covariates."""
+    if not command.table:
+        raise FileError("--data needs --table, for the names of the subjects")
+    table = files.read_table(command.table, ["participant_id", *command.covariates])
+    inside = np.flatnonzero(labels)
+    part = Grid(grid.to_volume(labels > 0).astype(bool), grid.voxel_size, grid.affine)
+    n = files.count_volumes(command.data)
+    if n != len(table):
+        raise FileError(f"{command.data} has {n} volumes; {command.table} has {len(table)} subjects")
+    data = files.read_cohort(command.data, part) if len(inside) else np.zeros((n, 0), dtype=np.float32)
+    covariates, reference = _covariates(command, table)
+    lines = [
+        "\t".join(
+            ["participant_id", "cluster", "mean", "eigenvariate"]
+            + (["mean_z", "eigenvariate_z"] if reference is not None else [])
+        )
+    ]
+    for number in range(1, n_clusters + 1):
+        chosen = data[:, labels[inside] == number].astype(np.float64)
+        values = [chosen.mean(axis=1), eigenvariate(chosen)]
+        if reference is not None:
+            values += [adjusted(v, covariates, reference) for v in values]
+        for i, name in enumerate(table["participant_id"]):
+            lines.append("\t".join([name, str(number), *(f"{v[i]:.8g}" for v in values)]))
+    return lines
+
+
+def _covariates(command: Command, table: Any) -> tuple[Float64, NDArray[np.bool_] | None]:
+    """Columns of numbers, categories as indicators; and the reference group."""
+    if not command.reference:
+        if command.covariates:
+            raise FileError("--covariates needs --reference: the group in which they are estimated")
+        return np.zeros((len(table), 0)), None
+    columns = [column for name in command.covariates for column in _indicators(table[name])]
+    try:
+        chosen = table.apply(lambda column: _numbers(column)).query(command.reference).index
+    except Exception as error:
+        # pandas' own errors are of many kinds.
+        raise FileError(
+            f"--reference {command.reference!r} cannot be evaluated on {command.table}: {error}"
+        ) from None
+    reference = np.isin(np.arange(len(table)), chosen)
+    return np.column_stack(columns) if columns else np.zeros((len(table), 0)), reference
+
+
+def _numbers(column: Any) -> Any:
+    """A column of text as numbers, n/a as NaN, where it holds numbers."""
+    import pandas as pd
+
+    given = column.where(~column.str.strip().isin(["", "n/a"]))
+    numbers = pd.to_numeric(given, errors="coerce")
+    return numbers if (numbers.isna() == given.isna()).all() and not numbers.isna().all() else column
+
+
+def _indicators(column: Any) -> Sequence[Float64]:
+    numbers = _numbers(column)
+    if numbers.dtype.kind in "if":
+        return [numbers.to_numpy(dtype=np.float64)]
+    levels = sorted(set(column))
+    return [(column == level).to_numpy(dtype=np.float64) for level in levels[1:]]

@@ -1,0 +1,200 @@
+"""Cluster read-outs: by hand, against scipy, SPM's definition written out, and on the phantom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+
+from gpuvox.cli import main
+from gpuvox.grid import Grid
+from gpuvox.study.clusters import adjusted, describe, eigenvariate, find_clusters
+from gpuvox.study.rois import Region
+from tests.conftest import save
+
+SHAPE = (8, 7, 6)
+AFFINE = np.array([[-2.0, 0, 0, 10], [0, 2, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]])
+
+
+def example():
+    """Two clusters, of 12 and 4 voxels, and a single voxel."""
+    corrected = np.full(SHAPE, 0.2, dtype=np.float32)
+    corrected[1:4, 1:3, 1:3] = 0.97
+    corrected[6, 5:7, 4:6] = 0.99
+    corrected[0, 6, 0] = 0.999
+    corrected[5, 0, 0] = 0.95  # not under .05
+    statistic = np.random.default_rng(0).uniform(3, 5, SHAPE).astype(np.float32)
+    statistic[2, 1, 2] = 9
+    return corrected, statistic
+
+
+def test_clusters_by_hand():
+    corrected, statistic = example()
+    grid = Grid(np.ones(SHAPE, dtype=bool), (2.0, 2.0, 3.0), AFFINE)
+    labels = find_clusters(grid.to_vector(corrected), grid, extent=2)
+    image = grid.to_volume(labels)
+    assert set(np.unique(image)) == {0, 1, 2}
+    assert (image[1:4, 1:3, 1:3] == 1).all()
+    assert (image[6, 5:7, 4:6] == 2).all()
+    assert len(np.unique(find_clusters(grid.to_vector(corrected), grid))) == 4
+    first, second = describe(labels, grid.to_vector(corrected), grid, grid.to_vector(statistic))
+    assert (first.n_voxels, first.volume, second.n_voxels) == (12, 144.0, 4)
+    assert first.p == pytest.approx(0.03, abs=1e-6)
+    assert first.statistic == 9
+    assert first.peak == (10 - 4, -20 + 2, 5 + 6)
+    where = np.argwhere(image == 1)
+    weights = statistic[image == 1].astype(float)
+    centre = nib.affines.apply_affine(AFFINE, np.average(where, axis=0, weights=weights))
+    np.testing.assert_allclose(first.centre, centre)
+    plain = describe(labels, grid.to_vector(corrected), grid)[0]
+    np.testing.assert_allclose(plain.centre, nib.affines.apply_affine(AFFINE, where.mean(axis=0)))
+    assert np.isnan(plain.statistic)
+
+
+def test_shares_of_an_atlas():
+    corrected, _ = example()
+    grid = Grid(np.ones(SHAPE, dtype=bool))
+    atlas = np.zeros(SHAPE, dtype=int)
+    atlas[1:3, 1:3, 1:3], atlas[3, 1, 1] = 4, 9
+    labels = find_clusters(grid.to_vector(corrected), grid, extent=5)
+    (found,) = describe(
+        labels, grid.to_vector(corrected), grid, None, grid.to_vector(atlas), {4: Region("putamen", "left")}
+    )
+    assert found.shares == {"left_putamen": 8 / 12, "elsewhere": 3 / 12, "9": 1 / 12}
+
+
+@pytest.mark.parametrize("connectivity", [6, 18, 26])
+def test_clusters_are_scipys(connectivity):
+    rng = np.random.default_rng(connectivity)
+    mask = rng.random((12, 11, 10)) < 0.9
+    corrected = np.where(mask, rng.random(mask.shape), 0).astype(np.float32)
+    grid = Grid(mask)
+    ours = grid.to_volume(find_clusters(grid.to_vector(corrected), grid, 0.4, 3, connectivity))
+    structure = ndimage.generate_binary_structure(3, {6: 1, 18: 2, 26: 3}[connectivity])
+    theirs, n = ndimage.label((corrected > 0.6) & mask, structure)
+    sizes = np.bincount(theirs.ravel(), minlength=n + 1)
+    np.testing.assert_array_equal(ours > 0, (theirs > 0) & (sizes[theirs] >= 3))
+    assert sorted(np.bincount(ours[ours > 0])[1:]) == sorted(s for s in sizes[1:] if s >= 3)
+    assert list(np.bincount(ours[ours > 0])[1:]) == sorted((s for s in sizes[1:] if s >= 3), reverse=True)
+
+
+@pytest.mark.parametrize("shape", [(20, 7), (7, 20), (5, 1), (1, 5)])
+def test_the_eigenvariate_is_spms(shape):
+    """u₁·s₁/√V with the sign of the sum of v₁, by the singular value decomposition itself."""
+    Y = np.random.default_rng(shape[0]).normal(-2, 1, shape)
+    u, s, vt = np.linalg.svd(Y, full_matrices=False)
+    expected = u[:, 0] * s[0] / np.sqrt(shape[1]) * np.sign(vt[0].sum())
+    np.testing.assert_allclose(eigenvariate(Y), expected, atol=1e-9)
+    # Voxels that are all alike: their common value.
+    np.testing.assert_allclose(eigenvariate(np.repeat(Y[:, :1], 6, axis=1)), Y[:, 0], atol=1e-9)
+    assert not eigenvariate(np.zeros(shape)).any()
+
+
+def test_adjusted_values():
+    rng = np.random.default_rng(0)
+    n = 60
+    reference = np.arange(n) < 25
+    age, sex = rng.normal(40, 10, n), rng.integers(0, 2, n)
+    noise = rng.normal(0, 2, n)
+    z = adjusted(5 + 0.3 * age - 2 * sex + noise + 10 * ~reference, np.column_stack([age, sex]), reference)
+    X = np.column_stack([np.ones(n), age, sex])
+    y = 5 + 0.3 * age - 2 * sex + noise + 10 * ~reference
+    b, rss, *_ = np.linalg.lstsq(X[reference], y[reference], rcond=None)
+    np.testing.assert_allclose(z, (y - X @ b) / np.sqrt(rss[0] / 22))
+    assert abs(z[reference].mean()) < 1e-9
+    assert z[~reference].mean() > 3
+    # What patients do to the covariates' slopes does not matter.
+    np.testing.assert_allclose(adjusted(y + 100 * ~reference * age, X[:, 1:], reference)[reference], z[reference])
+    with pytest.raises(ValueError, match="3 coefficients need more"):
+        adjusted(y, X[:, 1:], np.arange(n) < 3)
+    with pytest.raises(ValueError, match="cannot be told apart"):
+        adjusted(y, np.column_stack([age, 2 * age]), reference)
+
+
+# -- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def result(tmp_path, monkeypatch):
+    corrected, statistic = example()
+    rng = np.random.default_rng(1)
+    data = rng.normal(10, 2, (*SHAPE, 12)).astype(np.float32)
+    save(tmp_path / "corrp.nii.gz", corrected, AFFINE)
+    save(tmp_path / "stat.nii.gz", statistic, AFFINE)
+    save(tmp_path / "data.nii.gz", data, AFFINE)
+    save(tmp_path / "atlas.nii.gz", np.where(np.arange(8)[:, None, None] < 4, 11, 50) * np.ones(SHAPE), AFFINE)
+    people = [f"s{i}\t{'HC' if i < 7 else 'MS'}\t{30 + i * i % 11}\t{'F' if i % 2 else 'M'}" for i in range(12)]
+    (tmp_path / "people.tsv").write_text("participant_id\tgroup\tage\tsex\n" + "\n".join(people) + "\n")
+    monkeypatch.chdir(tmp_path)
+    return data
+
+
+COMMAND = ["clusters", "--corrected", "corrp", "--statistic", "stat", "--extent", "2", "--out", "found"]
+
+
+def test_the_command(result, capsys):
+    assert main([*COMMAND, "--atlas", "atlas.nii.gz"]) == 0
+    assert capsys.readouterr().out == "2 clusters of at least 2 voxels with corrected p < 0.05\n"
+    table = pd.read_csv("found.tsv", sep="\t")
+    assert list(table.voxels) == [12, 4]
+    assert table.regions[0] == "left_caudate 100 %"
+    assert table.regions[1] == "right_caudate 100 %"
+    assert (table.x[0], table.y[0], table.z[0]) == (6, -18, 11)
+    assert np.asarray(nib.load("found.nii.gz").dataobj).max() == 2
+    assert not Path("found_subjects.tsv").exists()
+    assert main([*COMMAND, "--p", "0.001"]) == 0
+    assert capsys.readouterr().out == "No clusters of at least 2 voxels with corrected p < 0.001\n"
+    assert len(pd.read_csv("found.tsv", sep="\t")) == 0
+
+
+def test_values_of_the_subjects(result):
+    subjects = ["--data", "data", "--table", "people.tsv"]
+    assert main([*COMMAND, *subjects, "--covariates", "age,sex", "--reference", "group == 'HC' and age > 20"]) == 0
+    table, people = pd.read_csv("found_subjects.tsv", sep="\t"), pd.read_csv("people.tsv", sep="\t")
+    assert len(table) == 24
+    first = table[table.cluster == 1]
+    inside = result[1:4, 1:3, 1:3].reshape(12, 12).T.astype(float)
+    np.testing.assert_allclose(first["mean"], inside.mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(first.eigenvariate, eigenvariate(inside), rtol=1e-6)
+    covariates = np.column_stack([people.age, people.sex == "M"])
+    z = adjusted(first["mean"].to_numpy(), covariates, (people.group == "HC").to_numpy())
+    np.testing.assert_allclose(first.mean_z, z, rtol=1e-5, atol=1e-6)
+    assert main([*COMMAND, *subjects]) == 0
+    assert list(pd.read_csv("found_subjects.tsv", sep="\t")) == [
+        "participant_id",
+        "cluster",
+        "mean",
+        "eigenvariate",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        (["--corrected", "nothing"], ["nothing"]),
+        (["--corrected", "stat"], ["stat", "1 - p"]),
+        (["--p", "2"], ["2", "between 0 and 1"]),
+        (["--data", "data"], ["--table"]),
+        (["--data", "data", "--table", "people.tsv", "--covariates", "age"], ["--reference"]),
+        (
+            ["--data", "data", "--table", "people.tsv", "--covariates", "weight", "--reference", "age > 1"],
+            ["'weight'"],
+        ),
+        (["--data", "data", "--table", "people.tsv", "--reference", "height > 1"], ["height > 1", "people.tsv"]),
+        (["--data", "data", "--table", "people.tsv", "--reference", "age > 99"], ["0 subjects"]),
+        (["--out", "none/x"], ["none"]),
+        (["--connectivity", "7"], ["7"]),
+    ],
+)
+def test_refusals(extra, says, result, capsys):
+    assert main([*COMMAND, *extra]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("gpuvox clusters: ")
+    assert error.count("\n") == 1
+    for part in says:
+        assert part in error
+    assert not list(Path().glob("found*"))
