@@ -288,7 +288,8 @@ def execute(command: Command, say: Callable[[str], None]) -> None:
 
 
 def _line(cluster: Cluster) -> str:
-    numbers = (cluster.volume, cluster.p, cluster.statistic, *cluster.peak, *cluster.centre)
+    # Stored as 1 - p in float32, p has four digits at best.
+    numbers = (cluster.volume, float(f"{cluster.p:.3g}"), cluster.statistic, *cluster.peak, *cluster.centre)
     cells = ("n/a" if np.isnan(value) else f"{value:.6g}" for value in numbers)
     shares = "; ".join(f"{name} {100 * share:.0f} %" for name, share in cluster.shares.items()) or "n/a"
     return "\t".join([str(cluster.number), str(cluster.n_voxels), *cells, shares])
