@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuvox.compiled import inner, loop
-from gpuvox.device import Device
+from gpuvox.device import Device, slots_for
 from gpuvox.grid import Grid
 
 UNITS = 2.0**24
@@ -127,8 +127,7 @@ def _measure_on(
         return
     threshold, index, back = arguments
     box, i32 = grid.padded.size, np.int32
-    affordable = int(0.9 * device.free_bytes()) // (4 * box + 28 * n_voxels)
-    slots = max(1, min(n_maps, _RESIDENT * device.n_processors, affordable))
+    slots = slots_for(n_maps, _RESIDENT, 4 * box + 28 * n_voxels, device)
     at = device.full((slots, box), -1, i32)
     words = [device.empty((slots, n_voxels), i32) for _ in range(3)]  # active, parent, size
     sums = [device.empty((slots, n_voxels), np.int64) for _ in range(2)]
@@ -218,6 +217,15 @@ def _components(t, threshold, index, back, at, voxels, root):
 
 
 @inner
+def _scratch(index):
+    n = len(index)
+    at = np.full(index.max() + 1 if n else 1, -1, np.int32)
+    voxels, root = np.empty(n, np.int32), np.empty(n, np.int32)
+    size, high, low = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
+    return at, voxels, root, size, high, low, np.empty(n)
+
+
+@inner
 def _add_up(weight, root, n, size, high, low):
     """Size, and sum of the weights of the voxels (in two words), at the first voxel of each cluster."""
     for i in range(n):
@@ -244,11 +252,7 @@ def _heights(t, voxels, n, weight):
 
 @loop
 def _maxima(stat, threshold, index, back, extent, mass):
-    n_voxels = stat.shape[1]
-    at = np.full(index.max() + 1 if n_voxels else 1, -1, np.int32)
-    voxels, root = np.empty(n_voxels, np.int32), np.empty(n_voxels, np.int32)
-    size, high, low = np.empty(n_voxels, np.int64), np.empty(n_voxels, np.int64), np.empty(n_voxels, np.int64)
-    weight = np.empty(n_voxels)
+    at, voxels, root, size, high, low, weight = _scratch(index)
     for b in range(len(stat)):
         n = _components(stat[b], threshold, index, back, at, voxels, root)
         _heights(stat[b], voxels, n, weight)
@@ -261,11 +265,7 @@ def _maxima(stat, threshold, index, back, extent, mass):
 
 @loop
 def _maps(stat, threshold, index, back, extent, mass):
-    n_voxels = stat.shape[1]
-    at = np.full(index.max() + 1 if n_voxels else 1, -1, np.int32)
-    voxels, root = np.empty(n_voxels, np.int32), np.empty(n_voxels, np.int32)
-    size, high, low = np.empty(n_voxels, np.int64), np.empty(n_voxels, np.int64), np.empty(n_voxels, np.int64)
-    weight = np.empty(n_voxels)
+    at, voxels, root, size, high, low, weight = _scratch(index)
     for b in range(len(stat)):
         n = _components(stat[b], threshold, index, back, at, voxels, root)
         _heights(stat[b], voxels, n, weight)
@@ -279,11 +279,7 @@ def _maps(stat, threshold, index, back, extent, mass):
 
 @loop
 def _normalised(stat, threshold, index, back, local_mean, out):
-    n_voxels = stat.shape[1]
-    at = np.full(index.max() + 1 if n_voxels else 1, -1, np.int32)
-    voxels, root = np.empty(n_voxels, np.int32), np.empty(n_voxels, np.int32)
-    size, high, low = np.empty(n_voxels, np.int64), np.empty(n_voxels, np.int64), np.empty(n_voxels, np.int64)
-    weight = np.empty(n_voxels)
+    at, voxels, root, size, high, low, weight = _scratch(index)
     for b in range(len(stat)):
         n = _components(stat[b], threshold, index, back, at, voxels, root)
         for i in range(n):

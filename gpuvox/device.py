@@ -175,6 +175,12 @@ def blocks_for(items: int, threads: int, device: Device) -> int:
     return int(np.clip(-(-items // threads), 1, 16 * device.n_processors))
 
 
+def slots_for(n_maps: int, resident: int, bytes_each: int, device: Device) -> int:
+    """Maps that blocks work on at a time: as many as the device holds blocks, and as there is memory for scratch."""
+    affordable = int(0.9 * device.free_bytes()) // bytes_each
+    return max(1, min(n_maps, resident * device.n_processors, affordable))
+
+
 def blocks_over(n_maps: int, items: int, threads: int, device: Device) -> tuple[int, int]:
     """Blocks along x for the items of a map, and along y for maps."""
     wanted = -(-16 * device.n_processors // max(n_maps, 1))

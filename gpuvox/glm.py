@@ -516,10 +516,6 @@ class _GlmOnDevice:
         padded[:, : values.shape[1]] = values
         return self.device.upload(padded)
 
-    def _shuffles(self, shuffles: NDArray) -> tuple[Any, np.int32]:
-        flip = np.issubdtype(shuffles.dtype, np.int8)
-        return self.device.upload(shuffles.astype(np.int32)), np.int32(flip)
-
     def maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_]) -> Any:
         """(B, V) Statistic maps, on the device."""
         glm, device = self.glm, self.device
@@ -548,7 +544,7 @@ class _GlmOnDevice:
         device, (n, per_shuffle) = self.device, self.rows.shape
         stride = -(-len(shuffles) // self.group) * (-(-per_shuffle // _ROWS) * _ROWS)
         rows = device.empty((n, stride), np.float32)
-        held, flip = self._shuffles(shuffles)
+        held, flip = upload_shuffles(shuffles, self.device)
         device.launch(
             "glm_rows", blocks_for(n * stride, 256, device), 256, device.keep(self.rows), held, np.int32(n),
             np.int32(len(shuffles)), np.int32(per_shuffle), flip, np.int32(stride), rows,
@@ -581,11 +577,9 @@ class _GlmOnDevice:
     def settle(self, shuffles: NDArray, maps: Any, chosen: NDArray[np.bool_]) -> None:
         """Replace whole maps by what float64 gives."""
         if self.glm.smoother:
-            for b in np.flatnonzero(chosen):
-                exact = self.device.upload(self.glm.exact_map(shuffles[b])[None])
-                voxels = np.arange(self.glm.n_voxels, dtype=np.int32)
-                items = self.device.upload(np.full_like(voxels, b)), self.device.upload(voxels)
-                self._put((len(voxels), *items), exact, maps)
+            for b in map(int, np.flatnonzero(chosen)):
+                exact = self.glm.exact_map(shuffles[b])
+                self.device.put(self.device.rows(maps, b, b + 1), exact[None].astype(np.float32))
         elif chosen.any():
             whole = self.device.upload(chosen.astype(np.int32))
             for items, statistic, _ in self._unsettled(shuffles, maps, int(np.argmax(chosen)), whole):
@@ -612,7 +606,6 @@ class _GlmOnDevice:
         if glm.smoother is None:
             return
         n_maps, n_voxels = t.shape
-        blocks = blocks_for(n_maps * n_voxels, 256, device)
         variance = device.empty(t.shape, np.float32)
         device.launch(
             "glm_variance",
@@ -624,8 +617,7 @@ class _GlmOnDevice:
             np.int64(n_maps),
             variance,
         )
-        smoothed = glm.smoother.on_device(variance, device)
-        device.launch("glm_smooth_variance", blocks, 256, t, variance, smoothed, np.int64(n_maps * n_voxels))
+        smooth_variance_on(device, t, variance, glm.smoother)
 
     def exact(self, shuffles: NDArray, number: NDArray, voxels: NDArray) -> tuple[Float64, Float64]:
         """Statistic and SSE in float64 for pairs of a shuffle and a voxel; on the host."""
@@ -647,7 +639,7 @@ class _GlmOnDevice:
 
     def _exact(self, shuffles: NDArray, number: Any, column: Any, n_items: int, data: Any) -> tuple[Any, Any]:
         glm, device, (n, per_shuffle) = self.glm, self.device, self.rows.shape
-        held, flip = self._shuffles(shuffles)
+        held, flip = upload_shuffles(shuffles, self.device)
         statistic, sse = device.empty(n_items, np.float64), device.empty(n_items, np.float64)
         most = max(1, device.free_bytes() // 2 // (8 * n * _EXACT_THREADS))
         blocks = min(-(-n_items // _EXACT_THREADS), _EXACT_RESIDENT * device.n_processors, most)
@@ -666,6 +658,19 @@ def smooth_variance(t: NDArray, variance: NDArray, smoothed: NDArray) -> NDArray
     ratio = np.divide(variance, smoothed, out=np.zeros_like(t), where=smoothed > 0)
     with np.errstate(invalid="ignore"):  # where an SSE cancelled, in maps that are replaced as a whole
         return t * np.sqrt(ratio)
+
+
+def smooth_variance_on(device: Device, t: Any, variance: Any, smoother: MaskedGaussian) -> None:
+    """`smooth_variance` of maps on a device, in place."""
+    size = int(np.prod(t.shape))
+    smoothed = smoother.on_device(variance, device)
+    blocks = blocks_for(size, 256, device)
+    device.launch("glm_smooth_variance", blocks, 256, t, variance, smoothed, np.int64(size))
+
+
+def upload_shuffles(shuffles: NDArray, device: Device) -> tuple[Any, np.int32]:
+    """Shuffles as the kernels want them, and whether they are signs."""
+    return device.upload(shuffles.astype(np.int32)), np.int32(np.issubdtype(shuffles.dtype, np.int8))
 
 
 def f_to_z_exact(f: ArrayLike, df1: float, df2: float) -> Float64:

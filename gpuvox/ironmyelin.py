@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,6 @@ SAME_UNITS = {
     "ms-1": "1/ms",
 }
 SAME_UNITS |= {"ms⁻¹": "1/ms", "sec": "s", "seconds": "s", "msec": "ms", "milliseconds": "ms"}
-REFERENCES = ("cohort", "subject", "none")
 QSM_RANGE = (0.003, 3.0)
 """Where the 99th percentile of |QSM| lies in ppm: tissue has 0.03 to 0.3."""
 R1_RANGE = (0.03, 20.0)
@@ -98,10 +97,6 @@ class Cohort:
     names: tuple[str, ...]
     images: dict[str, list[str]]
     header: files.ImageHeader
-
-    def is_float(self, image: str) -> bool:
-        """Whether an image is stored in floating point."""
-        return files.read_header(image).proxy.dtype.kind == "f"
 
     def volumes(self, kind: str) -> Iterator[tuple[str, Float32]]:
         """(file, values of all voxels) of each subject."""
@@ -218,7 +213,7 @@ def subjects(cohort: Cohort, command: Command, wanted: Sequence[str], check: boo
         (qsm_file, qsm), (r1_file, r1) = found["qsm"], found["r1"]
         qsm = qsm * np.float32(qsm_factor(command, qsm_file))
         r1 = to_r1(r1, command, r1_file)
-        if cohort.is_float(qsm_file):
+        if files.read_header(qsm_file).proxy.dtype.kind == "f":
             qsm[qsm == 0] = np.nan  # outside the mask of the reconstruction; a measured 0 there is none
         csf = to_mask(found["csf"][0], found["csf"][1], name) if "csf" in found else None
         subject = Subject(name, qsm, r1, csf, found["jacobian"][1] if "jacobian" in found else None)
@@ -313,8 +308,6 @@ class Reference:
 
     def of(self, i: int, method: str) -> tuple[float, float]:
         """What is subtracted from subject i."""
-        if method == "none":
-            return 0.0, 0.0
         iron, myelin = self.means.mean(axis=0) if method == "cohort" else self.means[i]
         return float(iron), float(myelin)
 
@@ -328,7 +321,7 @@ class Run:
     inversion: qmri.Inversion
     grid: Grid
     device: Device | None
-    outputs: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str]
 
 
 OUTPUTS = {
@@ -384,8 +377,9 @@ def prepare(command: Command) -> Run:
         )
     grid = cohort.header.grid(np.ones(cohort.header.shape[:3], dtype=bool))
     if command.mask:
-        files.check_grid(cohort.header, files.read_mask(command.mask), command.mask)
-        grid = cohort.header.grid(files.read_mask(command.mask).mask)
+        mask = files.read_mask(command.mask)
+        files.check_grid(cohort.header, mask, command.mask)
+        grid = cohort.header.grid(mask.mask)
     try:
         os.makedirs(command.out, exist_ok=True)
     except OSError as error:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -241,8 +240,7 @@ class PermutationTest:
         -------
         ObservedTest
         """
-        with self.device.lock if self.device else nullcontext():
-            return _on(self.device, self._observe)
+        return _on(self.device, self._observe)
 
     def _observe(self) -> ObservedTest:
         # In float64, rounded once: one unit in the last place of the maximum adds or drops a step of TFCE.
@@ -517,8 +515,7 @@ class ObservedTest:
                 mean = np.maximum(mean, np.sort(mean, axis=1)[:, rank : rank + 1])
             means[kind] = mean
         second = replace(self, local_mean=means)
-        with self.device.lock if self.device else nullcontext():
-            return _on(self.device, second._with_observed)
+        return _on(self.device, second._with_observed)
 
     def _with_observed(self) -> ObservedTest:
         """The second pass with its own observed values."""
@@ -554,11 +551,13 @@ Result = TypeVar("Result")
 
 def _on(device: Device | None, work: Callable[[], Result]) -> Result:
     """Do something; if the device runs out of memory, once more after it has let go of what it only kept for later."""
-    try:
+    if device is None:
         return work()
-    except OutOfDeviceMemory:
-        if device is None:
-            raise
-    gc.collect()  # what failed may still hold arrays
-    device.forget()
-    return work()
+    with device.lock:
+        try:
+            return work()
+        except OutOfDeviceMemory:
+            pass
+        gc.collect()  # what failed may still hold arrays
+        device.forget()
+        return work()

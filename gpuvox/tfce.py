@@ -48,7 +48,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from gpuvox.compiled import inner
-from gpuvox.device import Device, DeviceError
+from gpuvox.device import Device, DeviceError, slots_for
 from gpuvox.grid import CONNECTIVITIES, Grid, neighbour_steps
 from gpuvox.maps import extremes
 
@@ -517,12 +517,6 @@ def _enhance_on(device: Device, enhancer: Enhancer, stat: Any, full: bool) -> tu
         room[0] = int(1.1 * status.max())
 
 
-def _slots(device: Device, n_maps: int, resident: int, bytes_each: int) -> int:
-    """Maps that are worked on at a time: as many as the device holds, and as there is memory for."""
-    affordable = int(0.9 * device.free_bytes()) // bytes_each
-    return max(1, min(n_maps, resident * device.n_processors, affordable))
-
-
 def _peaks_on(
     device: Device, enhancer: Enhancer, stat: Any, edge_room: int, maps: Any | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
@@ -534,7 +528,7 @@ def _peaks_on(
     resident = 3 if enhancer.options.connectivity == 6 and not full else 2  # blocks that a processor holds
     n_shared = max(0, (device.shared_bytes // resident - count_bytes - 1024) // _PEAK_BYTES // 2 * 2)
     bytes_each = 6 * box + (32 if full else 24) * n_voxels + 16 * edge_room + 12 * (cap + 1)
-    slots = _slots(device, n_maps, resident, bytes_each)
+    slots = slots_for(n_maps, resident, bytes_each, device)
     code = device.full((slots, box), 0, np.int16)
     up, counts = device.empty((slots, box), i32), device.empty((slots, 3, cap + 1), i32)
     order, word = device.empty((slots, n_voxels), i32), device.empty((slots, n_voxels), np.uint32)
@@ -561,7 +555,7 @@ def _grow_on(device: Device, enhancer: Enhancer, stat: Any, row: int, maps: Any)
     n_maps, n_voxels = stat.shape
     padded, exact, i32 = enhancer.grid.padded, enhancer.options.exact, np.int32
     kind = np.float64 if exact else np.int64
-    slots = _slots(device, n_maps, _GROW_RESIDENT, 4 * padded.size + 36 * n_voxels + 1024 * _GROW_THREADS)
+    slots = slots_for(n_maps, _GROW_RESIDENT, 4 * padded.size + 36 * n_voxels + 1024 * _GROW_THREADS, device)
     at = device.full((slots, padded.size), -1, i32)
     words = [device.empty((slots, n_voxels), i32) for _ in range(5)]  # key, order, other, parent, size
     scores = [device.empty((slots, n_voxels), kind) for _ in range(2)]  # total, above

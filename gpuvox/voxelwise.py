@@ -21,7 +21,16 @@ from numpy.typing import NDArray
 from gpuvox.compiled import inner, loop
 from gpuvox.design import DesignError
 from gpuvox.device import Device, blocks_for
-from gpuvox.glm import SSE_FLOOR, ZERO_RESIDUAL, Nuisance, cancels_below, fma, smooth_variance
+from gpuvox.glm import (
+    SSE_FLOOR,
+    ZERO_RESIDUAL,
+    Nuisance,
+    cancels_below,
+    fma,
+    smooth_variance,
+    smooth_variance_on,
+    upload_shuffles,
+)
 from gpuvox.smooth import MaskedGaussian
 
 TILE = 64
@@ -458,25 +467,11 @@ class _OnDevice:
         numbers = (self.n, self.k, first, glm._n_nuisance, glm.demean, glm.is_f)
         return tuple(np.int32(number) for number in numbers)
 
-    def _shuffles(self, shuffles: NDArray) -> tuple[Any, np.int32]:
-        return self.device.upload(shuffles.astype(np.int32)), np.int32(shuffles.dtype == np.int8)
-
     def maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_]) -> Any:
         """(B, V) Statistic maps, on the device."""
         out, variance = self._all(shuffles, np.float32)
-        smoother = self.glm.smoother
-        if smoother is not None:
-            size = int(np.prod(out.shape))
-            smoothed = smoother.on_device(variance, self.device)
-            self.device.launch(
-                "glm_smooth_variance",
-                blocks_for(size, 256, self.device),
-                256,
-                out,
-                variance,
-                smoothed,
-                np.int64(size),
-            )
+        if self.glm.smoother is not None:
+            smooth_variance_on(self.device, out, variance, self.glm.smoother)
         self.glm.settle(shuffles, out, equivalent)
         return out
 
@@ -489,7 +484,7 @@ class _OnDevice:
         glm, device = self.glm, self.device
         shape = (len(shuffles), glm.n_voxels)
         out, variance = device.empty(shape, kind), device.empty(shape if glm.smoother else (1, 1), kind)
-        held, flip = self._shuffles(shuffles)
+        held, flip = upload_shuffles(shuffles, self.device)
         exact = kind is np.float64
         for start, width, made in self.slabs():
             device.launch(
@@ -506,7 +501,7 @@ class _OnDevice:
         device, statistic = self.device, np.zeros(len(number))
         if not len(number):
             return statistic
-        held, flip = self._shuffles(shuffles)
+        held, flip = upload_shuffles(shuffles, self.device)
         for start, width, made in self.slabs():
             here = np.flatnonzero((voxels >= start) & (voxels < start + width))
             if not len(here):

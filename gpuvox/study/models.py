@@ -6,6 +6,7 @@ Least squares and corrections for multiple testing are those of statsmodels; the
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -366,10 +367,10 @@ def sample_size_groups(d: float, power: float = 0.8, alpha: float = 0.05, r2: fl
     if not (d and math.isfinite(d) and 0 <= r2 < 1):
         raise ValueError(f"a difference of {d} SD with r2 {r2}; expected a number other than 0, and 0 <= r2 < 1")
     effect = abs(d) / math.sqrt(1 - r2)
-    n = 2
-    while _power_of_t(effect, n, alpha) < power:
-        n += max(1, n // 64) if _power_of_t(effect, n + n // 64 + 1, alpha) < power else 1
-    return n
+    enough = 2
+    while _power_of_t(effect, enough, alpha) < power:
+        enough *= 2
+    return bisect_left(range(enough), power, lo=max(2, enough // 2), key=lambda n: _power_of_t(effect, n, alpha))
 
 
 def _power_of_t(effect: float, n: int, alpha: float) -> float:

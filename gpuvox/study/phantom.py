@@ -359,6 +359,7 @@ class Scanner:
         }
         self._fluid = gaussian_filter(template.where("ventricle").astype(np.float32), edge)
         self._csf = template.where("ventricle")
+        self._sizes = {part: template.millilitres(part) for part in template.parts}
         # The local field of a Gaussian of this width has to be scaled to unit variance.
         self._width = 2.5 / template.voxel_size
 
@@ -399,8 +400,7 @@ class Scanner:
         """Jacobian determinants whose sum over each part is the part's volume."""
         template = self.template
         noise = np.float32(LOCAL["volume"]) * self._smooth_noise(rng)
-        sizes = {part: template.millilitres(part) for part in template.parts}
-        wanted = {part: self.cohort.truth["volume"][part][i] / size for part, size in sizes.items() if size}
+        wanted = {part: self.cohort.truth["volume"][part][i] / size for part, size in self._sizes.items() if size}
         strength = {part: np.float32(np.log(ratio)) for part, ratio in wanted.items()}
         jacobian = np.ones(template.shape, dtype=np.float32)
         for _ in range(12):
