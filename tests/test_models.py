@@ -222,6 +222,7 @@ def test_sample_sizes_as_printed():
     assert sample_size_correlation(0.28) == 98
     assert sample_size_correlation(-0.28) == 98
     assert sample_size_groups(0.5, r2=0.75) == sample_size_groups(1.0)
+    assert sample_size_groups(8, power=0.83, alpha=0.01) == 3  # two subjects a group have a power of 0.48
     for n, d in ((64, 0.5), (26, 0.8)):
         draws = np.random.default_rng(0).normal(size=(2, n, 20_000))
         t = stats.ttest_ind(draws[0] + d, draws[1]).pvalue < 0.05

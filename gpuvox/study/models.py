@@ -376,7 +376,8 @@ def sample_size_groups(d: float, power: float = 0.8, alpha: float = 0.05, r2: fl
 def _power_of_t(effect: float, n: int, alpha: float) -> float:
     df, shift = 2 * n - 2, effect * math.sqrt(n / 2)
     critical = stats.t.ppf(1 - alpha / 2, df)
-    return float(stats.nct.sf(critical, df, shift) + stats.nct.cdf(-critical, df, shift))
+    # The far tail by symmetry: scipy's nct.cdf is NaN there for some large shifts.
+    return float(stats.nct.sf(critical, df, shift) + stats.nct.sf(critical, df, -shift))
 
 
 def _check_power(power: float, alpha: float) -> None:
