@@ -880,7 +880,7 @@ def _finite_row(path: Path, line: int, fields: Sequence[str], columns: int, orig
     return values
 
 
-def read_table(path: Name, required: Sequence[str] = ()) -> Any:
+def read_table(path: Name, required: Sequence[str] = (), *, long: bool = False, may_be_empty: bool = False) -> Any:
     """Read a table with a header row, TSV or CSV, as text.
 
     Parameters
@@ -889,6 +889,10 @@ def read_table(path: Name, required: Sequence[str] = ()) -> Any:
         ``participants.tsv`` and the like; commas if the first line has no tab.
     required : sequence of str
         Columns that there must be, without empty cells.
+    long : bool
+        Several rows of a participant are in order.
+    may_be_empty : bool
+        No row below the header is in order.
 
     Returns
     -------
@@ -914,13 +918,13 @@ def read_table(path: Name, required: Sequence[str] = ()) -> Any:
     missing = [column for column in required if column not in table.columns]
     if missing:
         raise FileError(f"{path} has no column {missing[0]!r}; it has {', '.join(table.columns)}")
-    if not len(table):
+    if not (len(table) or may_be_empty):
         raise FileError(f"{path} has no row below its header")
     for column in required:
         empty = np.flatnonzero(table[column].str.strip().isin(["", "n/a"]))
         if len(empty):
             raise FileError(f"{path} has nothing in column {column!r} of row {empty[0] + 1}")
-    if "participant_id" in table.columns:
+    if "participant_id" in table.columns and not long:
         twice = table["participant_id"][table["participant_id"].duplicated()]
         if len(twice):
             raise FileError(f"{path} has participant_id {twice.iloc[0]} twice")
@@ -1033,6 +1037,34 @@ def write_text(path: Name, text: str) -> None:
     """Write a text file, whole or not at all (`FileError`)."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_table(path: Name, table: Any) -> None:
+    """Write a table as TSV: eight digits, ``n/a`` for what is missing; whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+    table : pandas.DataFrame
+        Its index is not written.
+
+    Raises
+    ------
+    FileError
+        A cell holds a tab or a line break, or the file cannot be written.
+    """
+    lines = ["\t".join(_cell(path, name) for name in table.columns)]
+    lines += ["\t".join(_cell(path, value) for value in row) for row in table.itertuples(index=False, name=None)]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _cell(path: Name, value: Any) -> str:
+    if value is None or value != value:
+        return "n/a"
+    text = f"{value:.8g}" if isinstance(value, float | np.floating) else str(value)
+    if not set(text).isdisjoint("\t\n\r"):
+        raise FileError(f"{os.fspath(path)} cannot be written: {text!r} holds a tab or a line break")
+    return text
 
 
 def write_json(path: Name, content: Mapping[str, Any]) -> None:

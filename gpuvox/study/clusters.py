@@ -7,7 +7,7 @@ number of voxels, with the sign that makes the sum of the weights V positive (as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from gpuvox.cluster import label
 from gpuvox.files import FileError
 from gpuvox.grid import Grid
 from gpuvox.study.rois import Region, read_regions
+from gpuvox.study.tables import indicators, select, typed
 
 Progress = Callable[[str, int, int], None]
 Float64 = NDArray[np.float64]
@@ -329,30 +330,10 @@ def _covariates(command: Command, table: Any) -> tuple[Float64, NDArray[np.bool_
         if command.covariates:
             raise FileError("--covariates needs --reference: the group in which they are estimated")
         return np.zeros((len(table), 0)), None
-    columns = [column for name in command.covariates for column in _indicators(table[name])]
+    participants = typed(table)
+    covariates = indicators(participants, command.covariates, command.table)
     try:
-        chosen = table.apply(lambda column: _numbers(column)).query(command.reference).index
-    except Exception as error:
-        # pandas' own errors are of many kinds.
-        raise FileError(
-            f"--reference {command.reference!r} cannot be evaluated on {command.table}: {error}"
-        ) from None
-    reference = np.isin(np.arange(len(table)), chosen)
-    return np.column_stack(columns) if columns else np.zeros((len(table), 0)), reference
-
-
-def _numbers(column: Any) -> Any:
-    """A column of text as numbers, n/a as NaN, where it holds numbers."""
-    import pandas as pd
-
-    given = column.where(~column.str.strip().isin(["", "n/a"]))
-    numbers = pd.to_numeric(given, errors="coerce")
-    return numbers if (numbers.isna() == given.isna()).all() and not numbers.isna().all() else column
-
-
-def _indicators(column: Any) -> Sequence[Float64]:
-    numbers = _numbers(column)
-    if numbers.dtype.kind in "if":
-        return [numbers.to_numpy(dtype=np.float64)]
-    levels = sorted(set(column))
-    return [(column == level).to_numpy(dtype=np.float64) for level in levels[1:]]
+        reference = select(participants, command.reference)
+    except FileError as error:
+        raise FileError(f"--reference cannot be evaluated on {command.table}: {error}") from None
+    return covariates.to_numpy(), reference

@@ -1,0 +1,360 @@
+"""Tables of participants: numbers and text, subsets by a condition, covariates, and values measured elsewhere.
+
+A condition is a comparison of columns with numbers or text, ``age <= 50 and phenotype == 'RRMS'``: ``and``, ``or``,
+``not``, ``in ('a', 'b')``, parentheses, arithmetic. It is read, not executed. A comparison with a missing value is
+neither true nor false, so a participant with one is in neither a subset nor its negation.
+"""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import operator
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gpuvox import files
+from gpuvox.files import FileError
+
+Bool = NDArray[np.bool_]
+Float64 = NDArray[np.float64]
+MISSING = ("", "n/a")
+
+
+def typed(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns of text as numbers where all that is there are numbers; missing cells (empty, ``n/a``) as NaN.
+
+    Parameters
+    ----------
+    table : DataFrame of str
+        See `files.read_table`.
+    """
+    return pd.DataFrame({name: _typed(table[name]) for name in table.columns}, index=table.index)
+
+
+def _typed(column: pd.Series) -> pd.Series:
+    text = column.str.strip()
+    given = text.where(~text.isin(MISSING))
+    if column.name == "participant_id":
+        return given
+    numbers = pd.to_numeric(given, errors="coerce").astype(float)
+    # A column of nothing but n/a is a column of numbers that are missing.
+    return numbers if (numbers.isna() == given.isna()).all() else given
+
+
+def read_participants(path: str | os.PathLike[str], required: Sequence[str] = ()) -> pd.DataFrame:
+    """Table of participants, a row each.
+
+    Parameters
+    ----------
+    path : path
+        TSV or CSV with the column ``participant_id``.
+    required : sequence of str
+        Columns that there must be; cells may be missing.
+
+    Raises
+    ------
+    FileError
+        It is no such table, a column is missing, or a participant occurs twice.
+    """
+    table = files.read_table(path, ["participant_id"])
+    require(table, required, path)
+    return typed(table)
+
+
+def require(table: pd.DataFrame, names: Iterable[str], origin: str | os.PathLike[str]) -> None:
+    """Raise `FileError` if a column is missing; it names those that look alike, or all."""
+    for name in names:
+        if name not in table.columns:
+            raise FileError(f"{os.fspath(origin)} has no column {name!r}; {_there_are(table.columns, name)}")
+
+
+def _there_are(names: Iterable[str], wanted: str) -> str:
+    import difflib
+
+    known = [str(name) for name in names]
+    if len(known) <= 20:
+        return f"it has {', '.join(known)}"
+    close = difflib.get_close_matches(wanted, known, 5, 0.5)
+    return f"it has {', '.join(close) if close else ', '.join(known[:12])} and others ({len(known)} in all)"
+
+
+# -- conditions -----------------------------------------------------------------------------------------------------
+
+COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
+    ast.Gt: operator.gt, ast.GtE: operator.ge,
+}  # fmt: skip
+ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+}  # fmt: skip
+LOGIC: dict[type, str] = {ast.And: "and", ast.BitAnd: "and", ast.Or: "or", ast.BitOr: "or"}
+
+
+def select(table: pd.DataFrame, condition: str) -> Bool:
+    """Rows for which a condition is true.
+
+    Parameters
+    ----------
+    table : DataFrame
+        See `typed`.
+    condition : str
+        See the head of this module; empty for everyone. Names may have dots; others stand in `` `backticks` ``.
+
+    Returns
+    -------
+    (n,) bool
+
+    Raises
+    ------
+    FileError
+        It is no condition on these columns.
+    """
+    if not condition.strip():
+        return np.ones(len(table), dtype=bool)
+    try:
+        return _Condition(table, condition).rows()
+    except FileError as error:
+        raise FileError(f"the condition {condition!r}: {error}") from None
+
+
+class _Condition:
+    """A condition, evaluated in three-valued logic: a truth is a pair of masks, true and false."""
+
+    def __init__(self, table: pd.DataFrame, text: str) -> None:
+        self.table = table
+        self.quoted: dict[str, str] = {}
+        self.text = re.sub(r"`([^`]*)`", self._quote, text.strip())
+
+    def _quote(self, found: re.Match[str]) -> str:
+        name = f"quoted_{len(self.quoted)}_"
+        self.quoted[name] = found[1]
+        return name
+
+    def rows(self) -> Bool:
+        try:
+            return self._truth(ast.parse(self.text, mode="eval").body)[0]
+        except FileError:
+            raise
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            raise FileError("not of the form age <= 50 and group == 'MS'") from None
+
+    def _truth(self, node: ast.AST) -> tuple[Bool, Bool]:
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.Invert):
+            yes, no = self._truth(node.operand)
+            return no, yes
+        if isinstance(node, ast.BoolOp):
+            return self._joined(LOGIC[type(node.op)], [self._truth(value) for value in node.values])
+        if isinstance(node, ast.BinOp) and type(node.op) in LOGIC:
+            return self._joined(LOGIC[type(node.op)], [self._truth(node.left), self._truth(node.right)])
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            return self._joined("and", [self._compared(*each) for each in zip(sides, node.ops, sides[1:])])
+        raise FileError(f"{ast.unparse(node)} is no comparison")
+
+    @staticmethod
+    def _joined(kind: str, parts: Sequence[tuple[Bool, Bool]]) -> tuple[Bool, Bool]:
+        yes, no = np.array([part[0] for part in parts]), np.array([part[1] for part in parts])
+        every, some = np.logical_and.reduce, np.logical_or.reduce
+        return (every(yes), some(no)) if kind == "and" else (some(yes), every(no))
+
+    def _compared(self, left: ast.AST, how: ast.cmpop, right: ast.AST) -> tuple[Bool, Bool]:
+        if isinstance(how, ast.In | ast.NotIn):
+            if not isinstance(right, ast.Tuple | ast.List | ast.Set):
+                raise FileError(f"in needs a list such as ('a', 'b'), not {ast.unparse(right)}")
+            yes, no = self._joined("or", [self._compared(left, ast.Eq(), value) for value in right.elts])
+            return (yes, no) if isinstance(how, ast.In) else (no, yes)
+        if type(how) not in COMPARISONS:
+            raise FileError("expected ==, !=, <, <=, >, >= or in")
+        a, b = self._value(left), self._value(right)
+        if (a.dtype == object) != (b.dtype == object):
+            text = left if a.dtype == object else right
+            raise FileError(f"{ast.unparse(text)} is text, and is compared with a number")
+        known = ~(pd.isna(a) | pd.isna(b))
+        answer = np.zeros(len(known), dtype=bool)
+        answer[known] = COMPARISONS[type(how)](a[known], b[known]).astype(bool)
+        return answer, known & ~answer
+
+    def _value(self, node: ast.AST) -> NDArray:
+        n = len(self.table)
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str):
+            return np.full(n, node.value, dtype=object if isinstance(node.value, str) else np.float64)
+        if isinstance(node, ast.Name | ast.Attribute):
+            name = ast.unparse(node)
+            name = self.quoted.get(name, name)
+            require(self.table, [name], "the table")
+            column = self.table[name]
+            numeric = pd.api.types.is_numeric_dtype(column)
+            return column.to_numpy(dtype=np.float64 if numeric else object)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return -self._number(node.operand)
+        if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
+            with np.errstate(all="ignore"):
+                return ARITHMETIC[type(node.op)](self._number(node.left), self._number(node.right))
+        raise FileError(f"{ast.unparse(node)} is neither a column, a number nor text in quotes")
+
+    def _number(self, node: ast.AST) -> Float64:
+        value = self._value(node)
+        if value.dtype == object:
+            raise FileError(f"{ast.unparse(node)} is text; a number is needed")
+        return value
+
+
+# -- covariates and variables ---------------------------------------------------------------------------------------
+
+
+def indicators(
+    table: pd.DataFrame, names: Sequence[str], origin: str | os.PathLike[str] = "the table"
+) -> pd.DataFrame:
+    """Columns of a design: numbers as they are, text as a column of 0 and 1 for each value but the first.
+
+    Parameters
+    ----------
+    table : DataFrame
+        See `typed`.
+    names : sequence of str
+        Columns of it. ``sex`` with the values F and M becomes ``sex[M]``.
+    origin : path
+        For messages.
+
+    Raises
+    ------
+    FileError
+        A column or a value is missing.
+    """
+    require(table, names, origin)
+    columns: dict[str, Any] = {}
+    for name in names:
+        column = table[name]
+        complete(table, [name], origin)
+        if pd.api.types.is_numeric_dtype(column):
+            columns[name] = column.to_numpy(dtype=np.float64)
+            continue
+        for level in sorted(set(column))[1:]:
+            columns[f"{name}[{level}]"] = (column == level).to_numpy(dtype=np.float64)
+    return pd.DataFrame(columns, index=table.index)
+
+
+def complete(table: pd.DataFrame, names: Iterable[str], origin: str | os.PathLike[str] = "the table") -> None:
+    """Raise `FileError` if a value is missing; it names the first participant."""
+    for name in names:
+        missing = table[name].isna().to_numpy()
+        if missing.any():
+            row = int(np.flatnonzero(missing)[0])
+            who = table["participant_id"].iloc[row] if "participant_id" in table.columns else f"row {row + 1}"
+            raise FileError(f"{os.fspath(origin)} has no {name} of {who}")
+
+
+def matching(
+    columns: Iterable[str], patterns: Sequence[str], origin: str | os.PathLike[str] = "the table"
+) -> list[str]:
+    """Columns that fit the patterns (``*.iron``), in the order of the patterns, each once.
+
+    Raises
+    ------
+    FileError
+        A pattern fits none.
+    """
+    known, found = list(columns), []
+    for pattern in patterns:
+        fitting = [name for name in known if name == pattern] or fnmatch.filter(known, pattern)
+        if not fitting:
+            raise FileError(f"{os.fspath(origin)} has nothing named {pattern!r}; {_there_are(known, pattern)}")
+        found += [name for name in fitting if name not in found]
+    return found
+
+
+def gather(
+    table: str | os.PathLike[str],
+    rois: str | os.PathLike[str] | None = None,
+    clusters: Mapping[str, str | os.PathLike[str]] | None = None,
+) -> pd.DataFrame:
+    """Participants with what was measured in them, a column for every value.
+
+    Parameters
+    ----------
+    table : path
+        Participants.
+    rois : path, optional
+        What ``gpuvox rois`` wrote: adds ``thalamus.volume`` (mL), ``thalamus.volume_normalised``, and for each map
+        ``thalamus.iron`` (mean), ``thalamus.iron_median``, ``thalamus.iron_sd``, ``thalamus.iron_mass``; those of one
+        side are called ``left_thalamus.iron``.
+    clusters : dict of str to path, optional
+        Name → what ``gpuvox clusters`` wrote as ``OUT_subjects.tsv``: adds ``name.1``, the eigenvariate of cluster 1
+        (its z where there is one), and ``name.1_mean``.
+
+    Returns
+    -------
+    DataFrame
+        A row for each participant, in the order of the table.
+
+    Raises
+    ------
+    FileError
+        A file is no such table, or lacks a participant.
+    """
+    found = read_participants(table)
+    parts = [(rois, _from_rois(rois))] if rois else []
+    parts += [(path, _from_clusters(name, path)) for name, path in (clusters or {}).items()]
+    for path, part in parts:
+        if not len(part.columns):
+            continue
+        for name in found["participant_id"]:
+            if name not in part.index:
+                raise FileError(f"{os.fspath(path)} has nothing of {name}, who is in {os.fspath(table)}")
+        found = pd.concat([found, part.reindex(found["participant_id"]).reset_index(drop=True)], axis=1)
+    if found.columns.duplicated().any():
+        raise FileError(f"{found.columns[found.columns.duplicated()][0]} is the name of two variables")
+    return found
+
+
+def _long(path: str | os.PathLike[str], needed: Sequence[str]) -> pd.DataFrame:
+    table = files.read_table(path, ["participant_id", *needed], long=True)
+    return typed(table)
+
+
+def _from_rois(path: str | os.PathLike[str]) -> pd.DataFrame:
+    long = _long(path, ["structure", "side", "map"])
+    require(long, ("mean", "median", "sd", "volume", "volume_normalised", "mass"), path)
+    sided = long["side"].isin(["left", "right"])
+    place = long["structure"].where(~sided, long["side"] + "_" + long["structure"])
+    parts = []
+    for value, suffix in (("mean", ""), ("median", "_median"), ("sd", "_sd"), ("mass", "_mass")):
+        parts.append(long.assign(variable=place + "." + long["map"] + suffix, value=long[value]))
+    for value in ("volume", "volume_normalised"):
+        # The same in the rows of all maps.
+        rows = ~pd.DataFrame({"who": long["participant_id"], "where": place}).duplicated()
+        parts.append(long.assign(variable=place + "." + value, value=long[value])[rows])
+    return _wide(pd.concat(parts), path)
+
+
+def _wide(long: pd.DataFrame, path: str | os.PathLike[str]) -> pd.DataFrame:
+    twice = long.duplicated(["participant_id", "variable"])
+    if twice.any():
+        row = long[twice].iloc[0]
+        raise FileError(f"{os.fspath(path)} has {row['variable']} of {row['participant_id']} twice")
+    order = long["variable"].unique()
+    wide = long.pivot(index="participant_id", columns="variable", values="value")[order].astype(float)
+    wide.columns.name = None
+    return wide.dropna(axis=1, how="all")
+
+
+def _from_clusters(name: str, path: str | os.PathLike[str]) -> pd.DataFrame:
+    lines = files.read_table(path, [], long=True, may_be_empty=True)
+    require(lines, ("participant_id", "cluster", "mean", "eigenvariate"), path)
+    if not len(lines):
+        return pd.DataFrame()
+    long = typed(lines)
+    place = name + "." + long["cluster"].astype(int).astype(str)
+    best = "eigenvariate_z" if "eigenvariate_z" in long.columns else "eigenvariate"
+    parts = [
+        long.assign(variable=place, value=long[best]),
+        long.assign(variable=place + "_mean", value=long["mean"]),
+    ]
+    return _wide(pd.concat(parts), path)
