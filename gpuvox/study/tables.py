@@ -254,7 +254,10 @@ def complete(table: pd.DataFrame, names: Iterable[str], origin: str | os.PathLik
 def matching(
     columns: Iterable[str], patterns: Sequence[str], origin: str | os.PathLike[str] = "the table"
 ) -> list[str]:
-    """Columns that fit the patterns (``*.iron``), in the order of the patterns, each once.
+    """Columns that fit the patterns, in the order of the patterns, each once.
+
+    ``*`` stands for anything but a dot: ``*.iron`` is the mean iron of every structure, both sides together, but
+    neither ``left.putamen.iron`` nor ``putamen.iron.median``.
 
     Raises
     ------
@@ -263,11 +266,17 @@ def matching(
     """
     known, found = list(columns), []
     for pattern in patterns:
-        fitting = [name for name in known if name == pattern] or fnmatch.filter(known, pattern)
+        # fnmatch has no notion of dots: a segment at a time.
+        fitting = [name for name in known if name == pattern] or [n for n in known if _fits(n, pattern)]
         if not fitting:
             raise FileError(f"{os.fspath(origin)} has nothing named {pattern!r}; {_there_are(known, pattern)}")
         found += [name for name in fitting if name not in found]
     return found
+
+
+def _fits(name: str, pattern: str) -> bool:
+    parts, wanted = str(name).split("."), pattern.split(".")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
 
 
 def gather(
@@ -283,11 +292,11 @@ def gather(
         Participants.
     rois : path, optional
         What ``gpuvox rois`` wrote: adds ``thalamus.volume`` (mL), ``thalamus.volume_normalised``, and for each map
-        ``thalamus.iron`` (mean), ``thalamus.iron_median``, ``thalamus.iron_sd``, ``thalamus.iron_mass``; those of one
-        side are called ``left_thalamus.iron``.
+        ``thalamus.iron`` (mean), ``thalamus.iron.median``, ``thalamus.iron.sd``, ``thalamus.iron.mass``; those of one
+        side are called ``left.thalamus.iron``.
     clusters : dict of str to path, optional
         Name → what ``gpuvox clusters`` wrote as ``OUT_subjects.tsv``: adds ``name.1``, the eigenvariate of cluster 1
-        (its z where there is one), and ``name.1_mean``.
+        (its z where there is one), and ``name.1.mean``.
 
     Returns
     -------
@@ -323,9 +332,9 @@ def _from_rois(path: str | os.PathLike[str]) -> pd.DataFrame:
     long = _long(path, ["structure", "side", "map"])
     require(long, ("mean", "median", "sd", "volume", "volume_normalised", "mass"), path)
     sided = long["side"].isin(["left", "right"])
-    place = long["structure"].where(~sided, long["side"] + "_" + long["structure"])
+    place = long["structure"].where(~sided, long["side"] + "." + long["structure"])
     parts = []
-    for value, suffix in (("mean", ""), ("median", "_median"), ("sd", "_sd"), ("mass", "_mass")):
+    for value, suffix in (("mean", ""), ("median", ".median"), ("sd", ".sd"), ("mass", ".mass")):
         parts.append(long.assign(variable=place + "." + long["map"] + suffix, value=long[value]))
     for value in ("volume", "volume_normalised"):
         # The same in the rows of all maps.
@@ -355,6 +364,6 @@ def _from_clusters(name: str, path: str | os.PathLike[str]) -> pd.DataFrame:
     best = "eigenvariate_z" if "eigenvariate_z" in long.columns else "eigenvariate"
     parts = [
         long.assign(variable=place, value=long[best]),
-        long.assign(variable=place + "_mean", value=long["mean"]),
+        long.assign(variable=place + ".mean", value=long["mean"]),
     ]
     return _wide(pd.concat(parts), path)

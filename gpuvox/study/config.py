@@ -1,0 +1,442 @@
+"""The file that describes a study: TOML, checked key by key; a mistake is told with the key's name and its line."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from gpuvox.files import FileError
+
+EXAMPLE = "example.toml"
+TESTS = ("student", "welch", "mannwhitney", "fisher", "chi2")
+CORRECTIONS = ("fdr_bh", "bonferroni", "none")
+
+Check = Callable[[Any], str]
+"""What is expected, where a value is not; empty where it is."""
+
+
+def _between(low: float, high: float, *, open_ends: bool = False) -> Check:
+    def check(value: float) -> str:
+        inside = low < value < high if open_ends else low <= value <= high
+        return (
+            ""
+            if inside
+            else f"a number {'between' if open_ends else 'from'} {low:g} {'and' if open_ends else 'to'} {high:g}"
+        )
+
+    return check
+
+
+def _at_least(low: float) -> Check:
+    return lambda value: "" if value >= low else f"a number of at least {low:g}"
+
+
+def _one_of(*allowed: Any) -> Check:
+    return lambda value: "" if value in allowed else " or ".join(str(each) for each in allowed)
+
+
+def _positive(value: float) -> str:
+    return "" if value > 0 else "a number above 0"
+
+
+def _not_empty(value: Any) -> str:
+    return "" if value else "something"
+
+
+def _names(value: Mapping[str, Any]) -> str:
+    wrong = [name for name in value if not re.fullmatch(r"[A-Za-z0-9_-]+", name)]
+    return f"names of letters, digits, _ and - (not {wrong[0]!r})" if wrong else ""
+
+
+def _tests(value: Mapping[str, str]) -> str:
+    return "" if set(value.values()) <= set(TESTS) else f"tests among {', '.join(TESTS)}"
+
+
+def _key(default: Any = MISSING, check: Check | None = None) -> Any:
+    metadata = {"check": check} if check else {}
+    if default is MISSING:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """``[study]``: what, of whom, where to."""
+
+    table: str = _key(check=_not_empty)
+    out: str = _key("results", _not_empty)
+    title: str = _key("Iron and myelin in the deep gray matter", _not_empty)
+    seed: int = _key(1, _at_least(0))
+    device: str = _key("auto", _not_empty)
+    threads: int = _key(0, _at_least(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """``[groups]``: the two groups and what is adjusted for."""
+
+    column: str = _key("group", _not_empty)
+    order: tuple[str, ...] = _key(check=lambda v: "" if len(set(v)) == len(v) == 2 else "two different groups")
+    covariates: tuple[str, ...] = _key(())
+    reference: str = _key("")
+    subset: str = _key("")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IronMyelin:
+    """``[ironmyelin]``: options of ``gpuvox ironmyelin``."""
+
+    from_field: float = _key(0.0, _at_least(0))
+    to_field: float = _key(0.0, _at_least(0))
+    field_method: str = _key("curve", _one_of("curve", "power"))
+    reference: str = _key("cohort", _one_of("cohort", "subject", "none"))
+    fwhm: float = _key(0.0, _at_least(0))
+    mask: str = _key("")
+    model: str = _key("")
+    qsm_units: str = _key("")
+    r1_units: str = _key("")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Map:
+    """``[maps.NAME]``: a 4D image, and how it is called."""
+
+    image: str = _key(check=_not_empty)
+    title: str = _key("")
+    unit: str = _key("")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """``[template]``: images that everyone shares."""
+
+    mask: str = _key(check=_not_empty)
+    labels: str = _key("")
+    names: str = _key("")
+    underlay: str = _key("")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voxelwise:
+    """``[voxelwise]``: options of ``gpuvox randomise``."""
+
+    maps: tuple[str, ...] = _key(())
+    permutations: int = _key(5000, _at_least(1))
+    variance_smoothing: float = _key(0.0, _at_least(0))
+    tfce_height: float = _key(2.0, _positive)
+    tfce_extent: float = _key(0.5, _positive)
+    connectivity: int = _key(6, _one_of(6, 18, 26))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clusters:
+    """``[clusters]``: options of ``gpuvox clusters``."""
+
+    p: float = _key(0.05, _between(0, 1, open_ends=True))
+    extent: int = _key(1, _at_least(1))
+    connectivity: int = _key(26, _one_of(6, 18, 26))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rois:
+    """``[rois]``: options of ``gpuvox rois``; labels are those of ``[template]`` if it names none."""
+
+    maps: tuple[str, ...] = _key(())
+    labels: str = _key("")
+    names: str = _key("")
+    merge: dict[str, str] = field(default_factory=dict)
+    jacobian: str = _key("")
+    lesions: str = _key("")
+    head_size: str = _key("")
+    erosion: int = _key(0, _at_least(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demographics:
+    """``[demographics]``: the table of the cohort."""
+
+    variables: tuple[str, ...] = _key(check=_not_empty)
+    tests: dict[str, str] = field(default_factory=dict, metadata={"check": _tests})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupTable:
+    """``[[group_table]]``: analyses of covariance, one a variable."""
+
+    title: str = _key(check=_not_empty)
+    variables: tuple[str, ...] = _key(check=_not_empty)
+    families: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    correction: str = _key("fdr_bh", _one_of(*CORRECTIONS))
+    subset: str = _key("")
+    log: tuple[str, ...] = _key(())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regression:
+    """``[[regression]]``: hierarchical regression, one model for each of `each`."""
+
+    title: str = _key(check=_not_empty)
+    outcome: str = _key(check=_not_empty)
+    blocks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    each: tuple[str, ...] = _key(())
+    adjusted: tuple[str, ...] = _key(())
+    subset: str = _key("")
+    log: tuple[str, ...] = _key(())
+    bootstrap: int = _key(5000, _at_least(0))
+    correction: str = _key("fdr_bh", _one_of(*CORRECTIONS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correlation:
+    """``[[correlation]]``: partial correlations of every x with every y."""
+
+    title: str = _key(check=_not_empty)
+    x: tuple[str, ...] = _key(check=_not_empty)
+    y: tuple[str, ...] = _key(check=_not_empty)
+    given: tuple[str, ...] = _key(())
+    method: str = _key("pearson", _one_of("pearson", "spearman"))
+    subset: str = _key("")
+    log: tuple[str, ...] = _key(())
+    correction: str = _key("fdr_bh", _one_of(*CORRECTIONS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSize:
+    """``[[sample_size]]``: participants that another study would need."""
+
+    title: str = _key(check=_not_empty)
+    variables: tuple[str, ...] = _key(check=_not_empty)
+    power: float = _key(0.8, _between(0, 1, open_ends=True))
+    alpha: float = _key(0.05, _between(0, 1, open_ends=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """``[report]``."""
+
+    zscores: tuple[str, ...] = _key(())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A study. Sections that are None, or empty, are not part of it.
+
+    Attributes
+    ----------
+    path : Path
+        The file; other paths in it are relative to its folder.
+    text : str
+    """
+
+    path: Path
+    text: str
+    study: Study
+    groups: Groups
+    template: Template | None = None
+    ironmyelin: IronMyelin | None = None
+    maps: dict[str, Map] = field(default_factory=dict)
+    voxelwise: Voxelwise | None = None
+    clusters: Clusters | None = None
+    rois: Rois | None = None
+    demographics: Demographics | None = None
+    group_table: tuple[GroupTable, ...] = ()
+    regression: tuple[Regression, ...] = ()
+    correlation: tuple[Correlation, ...] = ()
+    sample_size: tuple[SampleSize, ...] = ()
+    report: Report = field(default_factory=Report)
+
+    def file(self, name: str) -> str:
+        """A path of the file, as seen from here; empty stays empty."""
+        return os.fspath(self.path.parent / os.path.expanduser(name)) if name else ""
+
+    @property
+    def out(self) -> Path:
+        """Folder of the results."""
+        return Path(self.file(self.study.out))
+
+
+def example() -> str:
+    """The written example: every key with what it means."""
+    return (resources.files("gpuvox.study") / EXAMPLE).read_text(encoding="utf-8")
+
+
+def read_config(path: str | os.PathLike[str]) -> Config:
+    """Read the file of a study.
+
+    Raises
+    ------
+    FileError
+        No TOML; a key that is unknown, missing or of the wrong kind: the message has its name and line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        content = tomllib.loads(text)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeError) as error:
+        raise FileError(f"{path} is not TOML: {error}") from None
+    reader = _Reader(path, key_lines(text))
+    values = reader.section(Config, content, (), {"path": path, "text": text})
+    config = Config(path=path, text=text, **values)
+    _check_together(config, reader)
+    return config
+
+
+def _check_together(config: Config, reader: _Reader) -> None:
+    """What one section needs of another."""
+    if config.voxelwise is not None and config.template is None:
+        raise reader.error(("voxelwise",), "needs the section [template] with a mask")
+    if config.clusters is not None and config.voxelwise is None:
+        raise reader.error(("clusters",), "needs the section [voxelwise]")
+    if config.rois is not None and not (config.rois.labels or (config.template and config.template.labels)):
+        raise reader.error(("rois",), "needs labels, here or in [template]")
+    if not (config.ironmyelin or config.maps) and (config.voxelwise or config.rois):
+        raise reader.error((), "there are no maps: a section [ironmyelin] or [maps.NAME] is needed")
+    for number, model in enumerate(config.regression):
+        if not (model.blocks or model.each):
+            raise reader.error(("regression", number), "needs blocks, or each, or both")
+    titles: set[tuple[str, str]] = set()
+    for kind in ("group_table", "regression", "correlation", "sample_size"):
+        for number, table in enumerate(getattr(config, kind)):
+            # Titles become names of files.
+            if (kind, slug(table.title)) in titles:
+                raise reader.error(
+                    (kind, number, "title"), f"{table.title!r} is the title of two; expected another"
+                )
+            titles.add((kind, slug(table.title)))
+
+
+def slug(title: str) -> str:
+    """A title as a file name."""
+    return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_") or "table"
+
+
+class _Reader:
+    """Turns the content of the file into the dataclasses above."""
+
+    def __init__(self, path: Path, lines: Mapping[tuple[str | int, ...], int]) -> None:
+        self.path, self.lines = path, lines
+
+    def error(self, where: tuple[str | int, ...], message: str) -> FileError:
+        """The message with line and key; of the nearest that has a line."""
+        place, name = where, _spelled(where)
+        while place and place not in self.lines:
+            place = place[:-1]
+        line = f", line {self.lines[place]}" if place else ""
+        return FileError(f"{self.path}{line}: {name + ': ' if name else ''}{message}")
+
+    def section(
+        self, kind: type, content: Any, where: tuple[str | int, ...], given: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Values of the fields of a dataclass."""
+        if not isinstance(content, dict):
+            raise self.error(where, f"a section [{_spelled(where)}] expected, not {content!r}")
+        hints = typing.get_type_hints(kind)
+        known: dict[str, Field] = {f.name: f for f in fields(kind) if f.name not in (given or {})}
+        for name in content:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                what = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+                raise self.error((*where, name), f"there is no such key; {what}")
+        for name, each in known.items():
+            if name not in content and each.default is MISSING and each.default_factory is MISSING:
+                raise self.error(where, f"the {'key' if where else 'section'} {name!r} is missing")
+        return {
+            name: self.value(hints[name], value, (*where, name), known[name]) for name, value in content.items()
+        }
+
+    def value(self, kind: Any, value: Any, where: tuple[str | int, ...], of: Field | None = None) -> Any:
+        """A value as its type, checked."""
+        found = self._typed(kind, value, where)
+        expected = of.metadata["check"](found) if of and "check" in of.metadata else ""
+        if expected:
+            raise self.error(where, f"is {value!r}; expected {expected}")
+        return found
+
+    def _typed(self, kind: Any, value: Any, where: tuple[str | int, ...]) -> Any:
+        if isinstance(kind, types.UnionType):
+            kind = next(each for each in typing.get_args(kind) if each is not type(None))
+        origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+        if is_dataclass(kind) and isinstance(kind, type):
+            return kind(**self.section(kind, value, where))
+        if origin is dict:
+            self._expect(isinstance(value, dict), "a table of names", value, where)
+            if message := _names(value):
+                raise self.error(where, f"expected {message}")
+            return {name: self._typed(arguments[1], each, (*where, name)) for name, each in value.items()}
+        if origin is tuple:
+            inner = arguments[0]
+            tables = is_dataclass(inner)
+            wanted = f"a list, [[{_spelled(where)}]]" if tables else 'a list such as ["a", "b"]'
+            self._expect(isinstance(value, list), wanted, value, where)
+            return tuple(self._typed(inner, each, (*where, i)) for i, each in enumerate(value))
+        named = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
+        right = isinstance(value, (int, float) if kind is float else kind) and (
+            kind is bool or not isinstance(value, bool)
+        )
+        self._expect(right and value == value, named[kind], value, where)
+        return kind(value)
+
+    def _expect(self, right: bool, wanted: str, value: Any, where: tuple[str | int, ...]) -> None:
+        if not right:
+            raise self.error(where, f"is {value!r}; expected {wanted}")
+
+
+def _spelled(where: tuple[str | int, ...]) -> str:
+    """``regression[2].title``: tables of a list are counted from 1."""
+    text = ""
+    for part in where:
+        text += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def key_lines(text: str) -> dict[tuple[str | int, ...], int]:
+    """Line of every section and key of a TOML text; keys of inline tables have that of the key that holds them."""
+    found: dict[tuple[str | int, ...], int] = {}
+    counts: dict[tuple[str | int, ...], int] = {}
+    section: tuple[str | int, ...] = ()
+    depth, quotes = 0, ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if not depth and not quotes:
+            header = re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", line)
+            key = re.match(r"\s*([A-Za-z0-9_.\"' -]+?)\s*=", line)
+            if header:
+                section = _parts(header[2])
+                if header[1] == "[[":
+                    counts[section] = counts.get(section, -1) + 1
+                    found.setdefault(section, number)
+                    section = (*section, counts[section])
+                found.setdefault(section, number)
+                continue
+            if key:
+                found.setdefault((*section, *_parts(key[1])), number)
+        depth, quotes = _open_ends(line, depth, quotes)
+    return found
+
+
+def _parts(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in re.findall(r"\"[^\"]*\"|'[^']*'|[^.\"']+", dotted))
+
+
+def _open_ends(line: str, depth: int, quotes: str) -> tuple[int, str]:
+    """Brackets, and the multi-line text, that are open at the end of a line."""
+    for token in re.findall(r'"""|\'\'\'|"(?:\\.|[^"\\])*"|\'[^\']*\'|#|[\[\]{}]', line):
+        if quotes:
+            quotes = "" if token == quotes else quotes
+        elif token in ('"""', "'''"):
+            quotes = token
+        elif token == "#":
+            break
+        else:
+            depth += (token in "[{") - (token in "]}") if len(token) == 1 else 0
+    return max(depth, 0), quotes
