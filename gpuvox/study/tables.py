@@ -279,6 +279,11 @@ def _fits(name: str, pattern: str) -> bool:
     return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
 
 
+def as_name(text: str) -> str:
+    """A value of a table as a part of a name: letters, digits and ``_``."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_") or "_"
+
+
 def gather(
     table: str | os.PathLike[str],
     rois: str | os.PathLike[str] | None = None,

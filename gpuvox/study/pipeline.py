@@ -1,0 +1,444 @@
+"""The study as stages: from the table of participants and their images to the report.
+
+Everything is written below the folder of the results:
+
+    participants.tsv        those who are in the study
+    maps/                   iron, myelin and their content
+    underlay.nii.gz         anatomy for pictures
+    design.mat, design.con
+    voxelwise/              what `gpuvox randomise` writes, for each map
+    clusters/               what `gpuvox clusters` writes, for each map and direction
+    rois.tsv                what `gpuvox rois` writes
+    features.tsv            a column for every variable: table, regions, clusters
+    groups/, models/        tables
+    study.json, report.html
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gpuvox import _randomise, files, ironmyelin
+from gpuvox.analysis import Options
+from gpuvox.files import FileError
+from gpuvox.permtest import Statistics
+from gpuvox.study import clusters, rois, tables
+from gpuvox.study.config import Config, Map
+from gpuvox.study.designs import group_design
+from gpuvox.study.stages import Stage, Talk
+from gpuvox.tfce import Tfce
+
+IRONMYELIN = {
+    "iron": ("Iron concentration", "mg/kg"),
+    "myelin": ("Myelin concentration", "volume fraction"),
+    "ironmass": ("Iron content", "mg/kg × J"),
+    "myelinmass": ("Myelin content", "volume fraction × J"),
+}
+"""Maps that ``gpuvox ironmyelin`` writes: title, unit."""
+IMAGES = ("qsm", "r1", "csf", "jacobian")
+DIRECTIONS = ("gt", "lt")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A map, and a direction of the difference.
+
+    Attributes
+    ----------
+    map : str
+    contrast : {1, 2}
+        As numbered by randomise.
+    name : str
+        ``iron_MS_gt_HC``.
+    title : str
+        ``MS > HC``.
+    """
+
+    map: str
+    contrast: int
+    name: str
+    title: str
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """The stages of a study.
+
+    Attributes
+    ----------
+    config : Config
+    line : tuple of str
+        The command, for the record.
+    """
+
+    config: Config
+    line: tuple[str, ...] = ()
+
+    # -- what there is ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def cohort(self) -> pd.DataFrame:
+        """Participants who are in the study, cells as text.
+
+        Raises
+        ------
+        FileError
+            A column is missing, a group has nobody, or somebody is of neither group.
+        """
+        groups, path = self.config.groups, self.config.file(self.config.study.table)
+        table = files.read_table(path, ["participant_id"])
+        columns = tables.typed(table)
+        tables.require(columns, [groups.column, *groups.covariates], path)
+        chosen = table[tables.select(columns, groups.subset)].reset_index(drop=True)
+        members = chosen[groups.column].str.strip()
+        others = chosen[~members.isin(groups.order)]
+        if len(others):
+            raise FileError(
+                f"{path}: {others['participant_id'].iloc[0]} has {others[groups.column].iloc[0]!r} in column "
+                f"{groups.column}; expected {' or '.join(groups.order)} (groups.subset leaves others out)"
+            )
+        for name in groups.order:
+            if (members == name).sum() < 2:
+                raise FileError(f"{path}: fewer than two participants have {groups.column} {name!r}")
+        tables.complete(tables.typed(chosen), groups.covariates, path)
+        return chosen
+
+    @cached_property
+    def columns(self) -> pd.DataFrame:
+        """The same, numbers as numbers."""
+        return tables.typed(self.cohort)
+
+    @property
+    def reference(self) -> str:
+        """Condition that the reference group fulfils."""
+        groups = self.config.groups
+        return groups.reference or f"`{groups.column}` == {groups.order[1]!r}"
+
+    @cached_property
+    def maps(self) -> dict[str, Map]:
+        """Maps of the study: image, title, unit.
+
+        Raises
+        ------
+        FileError
+            The configuration names one that there is not.
+        """
+        found: dict[str, Map] = {}
+        if self.config.ironmyelin is not None:
+            content = ("jacobian" in self.cohort.columns) * ("ironmass", "myelinmass")
+            for name in ("iron", "myelin", *content):
+                title, unit = IRONMYELIN[name]
+                found[name] = Map(image=self.path(f"maps/{name}"), title=title, unit=unit)
+        for name, given in self.config.maps.items():
+            found[name] = Map(image=self.config.file(given.image), title=given.title or name, unit=given.unit)
+        for section in ("voxelwise", "rois"):
+            wanted = getattr(getattr(self.config, section), "maps", ())
+            for name in wanted:
+                if name not in found:
+                    raise FileError(
+                        f"{self.config.path}: {section}.maps names {name!r}; there are {', '.join(found)}"
+                    )
+        return found
+
+    def path(self, name: str) -> str:
+        """A file of the results."""
+        return os.fspath(self.config.out / name)
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """Every map that is tested, in both directions."""
+        if self.config.voxelwise is None:
+            return []
+        a, b = self.config.groups.order
+        first, second = (tables.as_name(group) for group in (a, b))
+        return [
+            Comparison(name, number, f"{name}_{first}_{how}_{second}", f"{a} {sign} {b}")
+            for name in self.config.voxelwise.maps or tuple(self.maps)
+            for number, (how, sign) in enumerate(zip(DIRECTIONS, "><"), 1)
+        ]
+
+    def _of_image(self, name: str) -> tuple[str, ...]:
+        """Files of an image, and the JSON beside it."""
+        found = [os.fspath(path) for path in files.image_files(name)]
+        beside = files.split_suffix(found[0])[0] + ".json"
+        return (*found, *([beside] if os.path.exists(beside) else []))
+
+    def _of_map(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(stages, outside files) that a map comes from."""
+        if name in self.config.maps:
+            return (), self._of_image(self.maps[name].image)
+        return ("iron and myelin",), ()
+
+    def _images(self, column: str) -> list[str]:
+        """Images in a column of the table, from here."""
+        folder = Path(self.config.file(self.config.study.table)).parent
+        named = zip(self.cohort["participant_id"], self.cohort[column].str.strip())
+        found = []
+        for name, value in named:
+            if value in tables.MISSING:
+                raise FileError(f"{self.config.file(self.config.study.table)} has no {column} of {name}")
+            found.append(os.fspath(folder / value))
+        return found
+
+    def _cells(self, *names: str) -> dict[str, Any]:
+        """Cells of the table that a stage reads, for its settings: others may change."""
+        return {name: self.cohort[name].str.strip().tolist() for name in ("participant_id", *names)}
+
+    @property
+    def _adjustment(self) -> dict[str, Any]:
+        """What z-scores depend on."""
+        groups = self.config.groups
+        inside = tables.select(self.columns, self.reference)
+        return {"covariates": self._cells(*groups.covariates), "reference": [bool(each) for each in inside]}
+
+    def _column_files(self, column: str) -> tuple[str, ...]:
+        images = dict.fromkeys(self._images(column))
+        return tuple(file for image in images for file in self._of_image(image))
+
+    # -- stages -------------------------------------------------------------------------------------------------
+
+    def stages(self) -> list[Stage]:
+        """All of them, in order.
+
+        Raises
+        ------
+        FileError
+            Something that the configuration names does not exist.
+        """
+        config = self.config
+        found = [self._participants()]
+        if config.ironmyelin is not None:
+            found.append(self._ironmyelin())
+        if config.template is not None:
+            found.append(self._underlay())
+        if config.voxelwise is not None:
+            found.append(self._design())
+            found += [self._voxelwise(name) for name in dict.fromkeys(c.map for c in self.comparisons)]
+        if config.clusters is not None:
+            found += [self._clusters(comparison) for comparison in self.comparisons]
+        if config.rois is not None:
+            found.append(self._rois())
+        found.append(self._features(tuple(stage.name for stage in found)))
+        return found
+
+    def _stage(
+        self,
+        name: str,
+        settings: Any,
+        outputs: tuple[str, ...],
+        work: Callable[[Talk], None],
+        after: tuple[str, ...] = (),
+        sources: tuple[str, ...] = (),
+    ) -> Stage:
+        return Stage(
+            name, settings if isinstance(settings, Mapping) else asdict(settings), outputs, work, after, sources
+        )
+
+    def _participants(self) -> Stage:
+        """Those who are in the study; paths in the table are made relative to the results."""
+        rois_columns = (
+            ()
+            if self.config.rois is None
+            else (self.config.rois.labels, self.config.rois.lesions, self.config.rois.jacobian)
+        )
+        with_paths = [c for c in dict.fromkeys((*IMAGES, *rois_columns)) if c in self.cohort.columns]
+
+        def work(talk: Talk) -> None:
+            table = self.cohort.copy()
+            for column in with_paths:
+                table[column] = [
+                    value if value.strip() in tables.MISSING else os.path.relpath(path, self.config.out)
+                    for value, path in zip(self.cohort[column], self._paths(column))
+                ]
+            files.write_table(self.path("participants.tsv"), table)
+            counts = self.cohort[self.config.groups.column].str.strip().value_counts()
+            talk.say("  " + ", ".join(f"{name} {counts[name]}" for name in self.config.groups.order))
+
+        source = self.config.file(self.config.study.table)
+        settings = {"groups": asdict(self.config.groups), "paths": with_paths}
+        return self._stage("participants", settings, ("participants.tsv",), work, sources=(source,))
+
+    def _paths(self, column: str) -> list[str]:
+        folder = Path(self.config.file(self.config.study.table)).parent
+        return [os.fspath(folder / value.strip()) for value in self.cohort[column]]
+
+    def _ironmyelin(self) -> Stage:
+        given = self.config.ironmyelin
+        assert given is not None
+        names = [column for column in IMAGES if column in self.cohort.columns]
+        tables.require(self.cohort, IMAGES[:2], self.config.file(self.config.study.table))
+        options = asdict(given) | {name: self.config.file(getattr(given, name)) for name in ("mask", "model")}
+        options |= {name: options[name] or None for name in ("from_field", "to_field")}
+
+        def work(talk: Talk) -> None:
+            os.makedirs(self.path("maps"), exist_ok=True)
+            command = ironmyelin.Command(
+                out=self.path("maps"), table=self.path("participants.tsv"), device=self.config.study.device,
+                line=self.line, **options,
+            )  # fmt: skip
+            ironmyelin.execute(command, talk.progress)
+
+        sources = tuple(file for name in names for file in self._column_files(name))
+        for name in ("mask", "model"):
+            if options[name]:
+                sources += self._of_image(options[name]) if name == "mask" else (options[name],)
+        made = tuple(f"maps/{name}.*" for name in IRONMYELIN if name in self.maps and name not in self.config.maps)
+        settings = asdict(given) | {"images": self._cells(*names)}
+        return self._stage("iron and myelin", settings, (*made, "maps/*.*"), work, sources=sources)
+
+    def _underlay(self) -> Stage:
+        """Mean R1 of everyone, or the mean of the first map, unless an image is given."""
+        assert self.config.template is not None
+        given = self.config.file(self.config.template.underlay)
+        first = next(iter(self.maps), "")
+        after, sources = self._of_map(first) if first else ((), ())
+        if given:
+            after, sources = (), self._of_image(given)
+        elif "r1" in self.cohort.columns:
+            after, sources = (), self._column_files("r1")
+        images = (
+            [given] if given else self._images("r1") if "r1" in self.cohort.columns else [self.maps[first].image]
+        )
+
+        def work(talk: Talk) -> None:
+            header = files.read_header(images[0])
+            grid = header.grid(np.ones(header.shape[:3], dtype=bool))
+            total, n = np.zeros(grid.n_voxels), 0
+            for image in images:
+                files.check_grid(files.read_header(image), grid, header.path)
+                for values in files.read_volumes(image):
+                    total += np.nan_to_num(values)
+                    n += 1
+            label = files.Label("gpuvox: mean image")
+            files.write_map(self.path("underlay"), (total / n).astype(np.float32), grid, header, label=label)
+
+        return self._stage("underlay", {"given": bool(given)}, ("underlay.*",), work, after, sources)
+
+    def _design(self) -> Stage:
+        groups = self.config.groups
+
+        def work(talk: Talk) -> None:
+            design = group_design(self.columns, groups.column, groups.order, groups.covariates)
+            design.write(self.path("design"))
+
+        settings = {"order": groups.order, "cells": self._cells(groups.column, *groups.covariates)}
+        return self._stage("design", settings, ("design.mat", "design.con"), work)
+
+    def _voxelwise(self, name: str) -> Stage:
+        given, study = self.config.voxelwise, self.config.study
+        assert given is not None
+        assert self.config.template is not None
+        mask = self.config.file(self.config.template.mask)
+        tfce = Tfce(H=given.tfce_height, E=given.tfce_extent, connectivity=given.connectivity)
+
+        def work(talk: Talk) -> None:
+            os.makedirs(self.path("voxelwise"), exist_ok=True)
+            options = Options(
+                statistics=Statistics(voxel=False, tfce=tfce), n_permutations=given.permutations, seed=study.seed,
+                variance_mm=given.variance_smoothing, threads=study.threads or None,
+            )  # fmt: skip
+            command = _randomise.Command(
+                self.maps[name].image, self.path(f"voxelwise/{name}"), mask, self.path("design.mat"),
+                self.path("design.con"), options=options, device=study.device, line=self.line,
+                wanted=_randomise.Wanted(nulls=True),
+            )  # fmt: skip
+            _randomise.execute(command, lambda text: None, talk.warn, talk.progress)
+
+        settings = {k: v for k, v in asdict(given).items() if k != "maps"} | {"seed": study.seed}
+        after, sources = self._of_map(name)
+        outputs = (
+            f"voxelwise/{name}_tstat?.*",
+            f"voxelwise/{name}_tfce_corrp_*",
+            f"voxelwise/{name}_randomise.json",
+        )
+        sources = (*sources, *self._of_image(mask))
+        return self._stage(f"voxelwise {name}", settings, outputs, work, ("design", *after), sources)
+
+    def _clusters(self, comparison: Comparison) -> Stage:
+        given, template, groups = self.config.clusters, self.config.template, self.config.groups
+        assert given is not None
+        assert template is not None
+        image, root = self.maps[comparison.map].image, self.path(f"voxelwise/{comparison.map}")
+        atlas, names, mask = (self.config.file(name) for name in (template.labels, template.names, template.mask))
+
+        def work(talk: Talk) -> None:
+            os.makedirs(self.path("clusters"), exist_ok=True)
+            command = clusters.Command(
+                f"{root}_tfce_corrp_tstat{comparison.contrast}", self.path(f"clusters/{comparison.name}"),
+                f"{root}_tstat{comparison.contrast}", given.p, given.extent, given.connectivity, mask, atlas, names,
+                image, self.path("participants.tsv"), groups.covariates, self.reference,
+            )  # fmt: skip
+            clusters.execute(command, lambda text: talk.say(f"  {text}"))
+
+        after, sources = self._of_map(comparison.map)
+        sources += self._of_image(mask) + (self._of_image(atlas) if atlas else ()) + ((names,) if names else ())
+        settings = asdict(given) | self._adjustment
+        name = f"clusters/{comparison.name}"
+        outputs = (f"{name}.tsv", f"{name}.nii*", f"{name}_subjects.tsv")
+        after = (*after, f"voxelwise {comparison.map}")
+        return self._stage(f"clusters {comparison.name}", settings, outputs, work, after, sources)
+
+    def _rois(self) -> Stage:
+        given, template = self.config.rois, self.config.template
+        assert given is not None
+        chosen = given.maps or tuple(self.maps)
+        sources: tuple[str, ...] = ()
+        images: dict[str, str] = {}
+        for kind in ("labels", "jacobian", "lesions"):
+            value = getattr(given, kind) or (template.labels if kind == "labels" and template else "")
+            in_table = value in self.cohort.columns
+            images[kind] = value if in_table else self.config.file(value)
+            if value:
+                sources += self._column_files(value) if in_table else self._of_image(images[kind])
+        names = self.config.file(given.names or (template.names if template else ""))
+        after = tuple(dict.fromkeys(stage for name in chosen for stage in self._of_map(name)[0]))
+        sources += tuple(file for name in chosen for file in self._of_map(name)[1]) + ((names,) if names else ())
+
+        def work(talk: Talk) -> None:
+            command = rois.Command(
+                self.path("participants.tsv"), images["labels"], {name: self.maps[name].image for name in chosen},
+                self.path("rois.tsv"), names, given.merge, images["jacobian"], images["lesions"], given.head_size,
+                given.erosion,
+            )  # fmt: skip
+            rois.execute(command, talk.progress)
+
+        used = [c for c in (*images.values(), given.head_size) if c in self.cohort.columns]
+        settings = asdict(given) | {"cells": self._cells(*used)}
+        return self._stage("regions", settings, ("rois.tsv",), work, after, sources)
+
+    def _features(self, after: tuple[str, ...]) -> Stage:
+        """A column for every variable, and the z-scores that the report draws."""
+        patterns = self.config.report.zscores
+
+        def work(talk: Talk) -> None:
+            found = self.features()
+            files.write_table(self.path("features.tsv"), found)
+            files.write_table(self.path("zscores.tsv"), self._zscores(found))
+
+        settings = {"zscores": patterns, "covariates": self.config.groups.covariates, "reference": self.reference}
+        return self._stage("variables", settings, ("features.tsv", "zscores.tsv"), work, after)
+
+    def features(self) -> pd.DataFrame:
+        """Participants with every variable; see `tables.gather`."""
+        given = {c.name: self.path(f"clusters/{c.name}_subjects.tsv") for c in self.comparisons}
+        return tables.gather(
+            self.path("participants.tsv"),
+            self.path("rois.tsv") if self.config.rois is not None else None,
+            given if self.config.clusters is not None else None,
+        )
+
+    def _zscores(self, found: pd.DataFrame) -> pd.DataFrame:
+        groups = self.config.groups
+        chosen = tables.matching(found.columns, self.config.report.zscores, f"{self.config.path}, report.zscores")
+        covariates = tables.indicators(found, groups.covariates).to_numpy()
+        inside = tables.select(found, self.reference)
+        z = {name: clusters.adjusted(found[name].to_numpy(), covariates, inside) for name in chosen}
+        return pd.DataFrame({"participant_id": found["participant_id"], groups.column: found[groups.column], **z})

@@ -1,0 +1,278 @@
+"""Stages of work that leave files: run in order, skipped where nothing they depend on has changed.
+
+A stage depends on its settings, on files from outside and on what earlier stages left (by their content), and on the
+version of gpuvox. What it depended on, and what it left, is kept in a file beside the results as soon as it ends; a run
+that was interrupted goes on there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpuvox import __version__, files
+from gpuvox.files import FileError
+
+STATE = ".gpuvox-study.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Talk:
+    """How a stage talks: a line, a warning, its progress."""
+
+    say: Callable[[str], None]
+    warn: Callable[[str], None]
+    progress: Callable[[str, int, int], None] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A piece of work.
+
+    Attributes
+    ----------
+    name : str
+    settings : dict
+        What JSON can hold; also the cells of a table that it reads, where others do not matter.
+    outputs : tuple of str
+        Patterns of what it leaves, relative to the folder of the results; each fits at least one file then.
+    work : callable
+        Does it.
+    after : tuple of str
+        Names of earlier stages whose results it reads.
+    sources : tuple of str
+        Files from outside that it reads.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    outputs: tuple[str, ...]
+    work: Callable[[Talk], None]
+    after: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done with a stage: it runs for a reason, or is skipped (no reason)."""
+
+    stage: Stage
+    reason: str
+
+
+@dataclass(eq=False)
+class Ledger:
+    """What was done before, in a folder of results.
+
+    Attributes
+    ----------
+    folder : Path
+    stages : dict
+        Name → ``key`` (what it depended on), ``outputs``, ``seconds``, ``warnings``.
+    hashes : dict
+        File → size, time of its last change, SHA-256: contents are read again only when these change.
+    """
+
+    folder: Path
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    hashes: dict[str, list[Any]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path) -> Ledger:
+        """That of a folder; empty if nothing was done there.
+
+        Raises
+        ------
+        FileError
+            The folder holds other things, or the file is damaged.
+        """
+        path = folder / STATE
+        if not path.exists():
+            if folder.is_dir() and any(not each.name.startswith(STATE) for each in folder.iterdir()):
+                raise FileError(
+                    f"{folder} is not empty, and was not made by gpuvox study; another folder expected"
+                )
+            return cls(folder)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise FileError(f"{path} is of another version of gpuvox; another folder for the results expected")
+            return cls(folder, dict(content["stages"]), dict(content["hashes"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, FileError):
+                raise
+            raise FileError(f"{path} is damaged; remove it, and all stages run again") from None
+
+    def save(self) -> None:
+        """Write it, whole or not at all."""
+        content = {"format": FORMAT, "stages": self.stages, "hashes": self.hashes}
+        files.write_json(self.folder / STATE, content)
+
+    def hash(self, path: str) -> str:
+        """SHA-256 of a file."""
+        name = os.path.abspath(path)
+        now = _stamp(name)
+        known = self.hashes.get(name)
+        if now is None or known is None or known[:2] != now:
+            self.hashes[name] = [*(now or [0, 0]), files.hash_file(path)]
+        return self.hashes[name][2]
+
+    def key(self, stage: Stage) -> dict[str, Any]:
+        """What a stage depends on."""
+        return {
+            "gpuvox": __version__,
+            "settings": json.loads(json.dumps(stage.settings)),
+            "sources": {os.path.abspath(path): self.hash(path) for path in stage.sources},
+            "after": {name: self.digest(name) for name in stage.after},
+        }
+
+    def digest(self, name: str) -> str:
+        """Of the content of what a stage left; empty if it was not done."""
+        outputs = self.stages.get(name, {}).get("outputs", {})
+        content = {
+            path: self.hash(os.fspath(self.folder / path)) for path in sorted(outputs) if self._is_there(path)
+        }
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest() if content else ""
+
+    def _is_there(self, path: str) -> bool:
+        return (self.folder / path).exists()
+
+    def intact(self, name: str) -> bool:
+        """Whether everything that a stage left is as it left it."""
+        outputs = self.stages[name]["outputs"]
+        return all(_stamp(self.folder / path) == stamp for path, stamp in outputs.items())
+
+    def outputs(self, stage: Stage) -> list[Path]:
+        """Files that fit what the stage leaves.
+
+        Raises
+        ------
+        FileError
+            A pattern fits none.
+        """
+        found: list[Path] = []
+        for pattern in stage.outputs:
+            fitting = sorted(path for path in self.folder.glob(pattern) if path.is_file())
+            if not fitting:
+                raise FileError(f"{stage.name} did not write {self.folder / pattern}")
+            found += fitting
+        return found
+
+
+def _stamp(path: str | os.PathLike[str]) -> list[int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def plan(stages: Sequence[Stage], ledger: Ledger) -> list[Plan]:
+    """What a run would do. A stage that comes after one that runs is listed, though it is skipped if that leaves the
+    same as before.
+    """
+    pending: set[str] = set()
+    found = []
+    for stage in stages:
+        upstream = [name for name in stage.after if name in pending]
+        reason = f"{upstream[0]} runs" if upstream else _reason(stage, ledger)
+        if reason:
+            pending.add(stage.name)
+        found.append(Plan(stage, reason))
+    return found
+
+
+def _reason(stage: Stage, ledger: Ledger) -> str:
+    done = ledger.stages.get(stage.name)
+    if done is None:
+        return "not done yet"
+    if not ledger.intact(stage.name):
+        return "a file that it wrote is missing or changed"
+    key = ledger.key(stage)
+    return "" if done["key"] == key else _difference(done["key"], key)
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    if old["gpuvox"] != new["gpuvox"]:
+        return f"gpuvox was {old['gpuvox']}"
+    for kind, text in (("settings", "{} changed"), ("sources", "{} changed"), ("after", "{} left something else")):
+        changed = [name for name in {**old[kind], **new[kind]} if old[kind].get(name) != new[kind].get(name)]
+        if changed:
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            return text.format(changed[0]) + more
+    return "it changed"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time in a folder of results.
+
+    Raises
+    ------
+    FileError
+        Another one is at work there.
+    """
+    import fcntl
+
+    with open(folder / f"{STATE}.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise FileError(f"another gpuvox study is at work in {folder}") from None
+        yield
+
+
+def run(stages: Sequence[Stage], ledger: Ledger, talk: Talk) -> None:
+    """Run what must run.
+
+    Raises
+    ------
+    FileError, ValueError
+        Of a stage; what was done before it is kept.
+    """
+    for number, stage in enumerate(stages, 1):
+        reason = _reason(stage, ledger)
+        talk.say(f"[{number:2d}/{len(stages)}] {stage.name}: {reason or 'unchanged'}")
+        if reason:
+            _work(stage, ledger, talk)
+
+
+def _work(stage: Stage, ledger: Ledger, talk: Talk) -> None:
+    warnings: list[str] = []
+
+    def warn(text: str) -> None:
+        warnings.append(text)
+        talk.warn(text)
+
+    _remove(ledger, stage.name)
+    key, start = ledger.key(stage), time.perf_counter()
+    stage.work(Talk(talk.say, warn, talk.progress))
+    outputs = {os.fspath(path.relative_to(ledger.folder)): _stamp(path) for path in ledger.outputs(stage)}
+    seconds = round(time.perf_counter() - start, 2)
+    ledger.stages[stage.name] = {"key": key, "outputs": outputs, "seconds": seconds, "warnings": warnings}
+    ledger.save()
+
+
+def _remove(ledger: Ledger, name: str) -> None:
+    """What a stage left before: no file may stay that the new run would not write."""
+    done = ledger.stages.pop(name, None)
+    ledger.save()
+    for path in (done or {}).get("outputs", {}):
+        if os.path.isabs(path) or ".." in Path(path).parts:
+            raise FileError(f"{ledger.folder / STATE} is damaged: {path} lies elsewhere")
+        with contextlib.suppress(OSError):
+            (ledger.folder / path).unlink()
+
+
+def remove_others(ledger: Ledger, names: Iterable[str]) -> None:
+    """Remove what stages left that are no longer part of the study."""
+    for name in set(ledger.stages) - set(names):
+        _remove(ledger, name)

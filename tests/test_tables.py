@@ -1,0 +1,221 @@
+"""Tables of participants: types, conditions in three-valued logic, indicators, patterns, gathering."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuvox import files
+from gpuvox.files import FileError
+from gpuvox.study import tables
+
+TABLE = tables.typed(
+    pd.DataFrame(
+        {
+            "participant_id": ["a", "b", "c", "d"],
+            "age": ["30", "51.5", "n/a", "50"],
+            "group": ["MS", "HC", "MS", ""],
+            "nothing": ["n/a"] * 4,
+            "odd name": ["1", "2", "3", "4"],
+            "thalamus.iron": ["5", "-6", "7", "8"],
+        }
+    )
+)
+
+
+def test_columns_are_numbers_or_text():
+    assert TABLE["age"].dtype == float
+    assert np.isnan(TABLE["age"][2])
+    assert TABLE["group"].isna().tolist() == [False, False, False, True]
+    assert TABLE["nothing"].dtype == float
+    ids = tables.typed(pd.DataFrame({"participant_id": ["01", "02"]}))
+    assert ids["participant_id"].tolist() == ["01", "02"]
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("", [1, 1, 1, 1]),
+        ("age <= 50", [1, 0, 0, 1]),
+        ("not age <= 50", [0, 1, 0, 0]),
+        ("age != 30", [0, 1, 0, 1]),
+        ("group == 'MS'", [1, 0, 1, 0]),
+        ("group != 'MS'", [0, 1, 0, 0]),
+        ("group == 'MS' or age <= 50", [1, 0, 1, 1]),
+        ("group == 'MS' and age <= 50", [1, 0, 0, 0]),
+        ("not (group == 'MS' and age <= 50)", [0, 1, 0, 0]),
+        ("(group == 'MS') & ~(age > 40) | (age == 50)", [1, 0, 0, 1]),
+        ("group in ('MS', 'CIS')", [1, 0, 1, 0]),
+        ("group not in ['MS']", [0, 1, 0, 0]),
+        ("30 <= age < 51", [1, 0, 0, 1]),
+        ("age / 2 - 1 > 24.5", [0, 1, 0, 0]),
+        ("`odd name` >= 3", [0, 0, 1, 1]),
+        ("thalamus.iron > -6", [1, 0, 1, 1]),
+        ("-thalamus.iron == 6", [0, 1, 0, 0]),
+        ("nothing > 0 or nothing <= 0", [0, 0, 0, 0]),
+    ],
+)
+def test_conditions(condition, expected):
+    assert tables.select(TABLE, condition).tolist() == [bool(e) for e in expected]
+
+
+def kleene(text, values):
+    """Truth of a formula of p, q, r by Kleene's tables, from the strings alone."""
+    tables_ = {"and": min, "or": max}
+    worth = {"T": 1.0, "F": 0.0, "U": 0.5}
+    stack = []
+    for token in text.split():
+        if token in tables_:
+            b, a = stack.pop(), stack.pop()
+            stack.append(tables_[token](a, b))
+        elif token == "not":
+            stack.append(1 - stack.pop())
+        else:
+            stack.append(worth[values[token]])
+    return stack[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("postfix", "infix"),
+    [
+        ("p q and", "p == 1 and q == 1"),
+        ("p q or not", "not (p == 1 or q == 1)"),
+        ("p q not and r or", "p == 1 and not q == 1 or r == 1"),
+        ("p q or r and not", "not ((p == 1 or q == 1) and r == 1)"),
+        ("p not q not or r not and", "(not p == 1 or not q == 1) and not r == 1"),
+    ],
+)
+def test_missing_values_follow_three_valued_logic(postfix, infix):
+    states = list(itertools.product("TFU", repeat=3))
+    cell = {"T": 1.0, "F": 0.0, "U": np.nan}
+    table = pd.DataFrame([[cell[s] for s in row] for row in states], columns=list("pqr"))
+    expected = [kleene(postfix, dict(zip("pqr", row))) for row in states]
+    assert tables.select(table, infix).tolist() == expected
+    assert any(expected)
+    assert not all(expected)
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("weight > 3", "no column 'weight'"),
+        ("age > 'x'", "is text, and is compared with a number"),
+        ("group > 3", "group is text"),
+        ("group + 1 > 3", "group is text; a number is needed"),
+        ("age", "age is no comparison"),
+        ("age <", "not of the form"),
+        ("age in group", "needs a list"),
+        ("__import__('os').getpid() > 0", "neither a column"),
+        ("age is 3", "expected =="),
+        ("age > [1]", "neither a column"),
+        ("(" * 500 + "age > 1" + ")" * 500, "not of the form"),
+    ],
+)
+def test_what_is_no_condition(condition, message):
+    with pytest.raises(FileError, match="the condition") as caught:
+        tables.select(TABLE, condition)
+    assert message in str(caught.value)
+
+
+@given(st.text(alphabet="age<>=!()'1 andotrin.[],`~&|+-*/:lambdx_", max_size=40))
+def test_no_text_does_more_than_select(text):
+    try:
+        chosen = tables.select(TABLE, text)
+    except FileError:
+        return
+    assert chosen.shape == (4,)
+    assert chosen.dtype == bool
+
+
+def test_indicators():
+    table = tables.typed(pd.DataFrame({"participant_id": list("abc"), "sex": list("MFM"), "age": ["1", "2", "3"]}))
+    found = tables.indicators(table, ["age", "sex"])
+    assert list(found.columns) == ["age", "sex[M]"]
+    assert found.to_numpy().tolist() == [[1, 1], [2, 0], [3, 1]]
+    with pytest.raises(FileError, match="has no age of c"):
+        tables.indicators(TABLE, ["age"])
+    with pytest.raises(FileError, match="no column 'weight'"):
+        tables.indicators(TABLE, ["weight"])
+
+
+def test_patterns_stay_between_dots():
+    names = [
+        "age",
+        "putamen.iron",
+        "left.putamen.iron",
+        "putamen.iron.median",
+        "thalamus.iron",
+        "ms.1",
+        "ms.1.mean",
+    ]
+    assert tables.matching(names, ["*.iron"]) == ["putamen.iron", "thalamus.iron"]
+    assert tables.matching(names, ["thalamus.iron", "*.iron"]) == ["thalamus.iron", "putamen.iron"]
+    assert tables.matching(names, ["ms.*", "*.putamen.*"]) == ["ms.1", "left.putamen.iron"]
+    with pytest.raises(FileError, match=r"nothing named '\*\.myelin'"):
+        tables.matching(names, ["age", "*.myelin"])
+
+
+def write_rois(path, ids=("a", "b"), drop=None):
+    columns = "participant_id structure side map n mean median sd volume volume_normalised mass".split()
+    rows = []
+    for i, name in enumerate(ids):
+        for j, (structure, side) in enumerate([("putamen", "left"), ("putamen", "both"), ("lamina", "none")]):
+            for k, kind in enumerate(("iron", "qsm")):
+                mean = 100 * i + 10 * j + k
+                rows.append(
+                    [name, structure, side, kind, 5, mean, mean + 0.25, mean + 0.5, 10 * i + j, 2 * (10 * i + j),
+                     mean / 1000 if kind == "iron" else float("nan")]
+                )  # fmt: skip
+    table = pd.DataFrame(rows, columns=columns)
+    files.write_table(path, table if drop is None else table.drop(index=drop))
+
+
+def test_gathering(tmp_path):
+    files.write_table(tmp_path / "p.tsv", pd.DataFrame({"participant_id": ["b", "a"], "age": [2.0, 1.0]}))
+    write_rois(tmp_path / "rois.tsv")
+    lines = [["a", 1, 7.0, 8.0, 9.0], ["b", 1, 17.0, 18.0, 19.0]]
+    clusters = pd.DataFrame(lines, columns=["participant_id", "cluster", "mean", "eigenvariate", "eigenvariate_z"])
+    files.write_table(tmp_path / "up.tsv", clusters)
+    files.write_table(tmp_path / "none.tsv", clusters.iloc[:0])
+    found = tables.gather(
+        tmp_path / "p.tsv", tmp_path / "rois.tsv", {"up": tmp_path / "up.tsv", "none": tmp_path / "none.tsv"}
+    )
+    assert found["participant_id"].tolist() == ["b", "a"]
+    assert found["putamen.iron"].tolist() == [110, 10]
+    assert found["left.putamen.qsm"].tolist() == [101, 1]
+    assert found["lamina.iron.median"].tolist() == [120.25, 20.25]
+    assert found["putamen.volume"].tolist() == [11, 1]
+    assert found["putamen.volume_normalised"].tolist() == [22, 2]
+    assert found["putamen.iron.mass"].tolist() == [0.11, 0.01]
+    assert "putamen.qsm.mass" not in found
+    assert found["up.1"].tolist() == [19, 9]
+    assert found["up.1.mean"].tolist() == [17, 7]
+    assert not [name for name in found if name.startswith("none")]
+
+
+def test_gathering_refuses(tmp_path):
+    files.write_table(tmp_path / "p.tsv", pd.DataFrame({"participant_id": ["b", "c"]}))
+    write_rois(tmp_path / "rois.tsv")
+    with pytest.raises(FileError, match=r"rois\.tsv has nothing of c"):
+        tables.gather(tmp_path / "p.tsv", tmp_path / "rois.tsv")
+    write_rois(tmp_path / "rois.tsv", ("b", "c", "c"))
+    with pytest.raises(FileError, match="of c twice"):
+        tables.gather(tmp_path / "p.tsv", tmp_path / "rois.tsv")
+    with pytest.raises(FileError, match="no column 'structure'"):
+        tables.gather(tmp_path / "p.tsv", tmp_path / "p.tsv")
+    write_rois(tmp_path / "rois.tsv", ("b", "c"))
+    files.write_table(tmp_path / "p.tsv", pd.DataFrame({"participant_id": ["b", "c"], "putamen.iron": [1.0, 2.0]}))
+    with pytest.raises(FileError, match=r"putamen\.iron is the name of two"):
+        tables.gather(tmp_path / "p.tsv", tmp_path / "rois.tsv")
+
+
+def test_tables_are_written_whole(tmp_path):
+    table = pd.DataFrame({"a": [1.5, np.nan, 1 / 3], "b": ["x", None, "z"], "c": [1, 2, 3]})
+    files.write_table(tmp_path / "t.tsv", table)
+    assert (tmp_path / "t.tsv").read_text() == "a\tb\tc\n1.5\tx\t1\nn/a\tn/a\t2\n0.33333333\tz\t3\n"
+    with pytest.raises(FileError, match="a tab or a line break"):
+        files.write_table(tmp_path / "u.tsv", pd.DataFrame({"a": ["x\ty"]}))
+    assert not (tmp_path / "u.tsv").exists()
