@@ -520,7 +520,8 @@ def remove_stale(run: Run) -> None:
 
 def write_reference(path: str, run: Run, reference: Reference) -> None:
     """Table of the CSF of each subject."""
-    lines = ["participant_id\tn_voxels\tiron\tmyelin"]
-    for name, count, (iron, myelin) in zip(run.cohort.names, reference.counts, reference.means):
-        lines.append(f"{name}\t{count}\t{iron:.8g}\t{myelin:.8g}")
-    files.write_text(path, "\n".join(lines) + "\n")
+    import pandas as pd
+
+    iron, myelin = np.transpose(reference.means)
+    table = {"participant_id": run.cohort.names, "n_voxels": reference.counts, "iron": iron, "myelin": myelin}
+    files.write_table(path, pd.DataFrame(table))

@@ -11,19 +11,29 @@ from importlib import import_module
 
 from gpuvox import __version__
 
-COMMANDS = ("randomise", "ironmyelin", "clusters", "rois", "phantom", "info")
+COMMANDS = (
+    "randomise", "study", "ironmyelin", "rois", "groups", "clusters", "models", "report", "design", "longitudinal",
+    "phantom", "info",
+)  # fmt: skip
 
 USAGE = """usage: gpuvox COMMAND ...
 
 Voxelwise permutation inference for neuroimaging.
 
 commands:
-  randomise   permutation tests on the general linear model, with the options and the files of FSL randomise
-  ironmyelin  iron and myelin maps of a cohort from QSM and R1
-  clusters    clusters of a corrected map, and a value of each for every subject
-  rois        volume, mean, median and SD of maps in regions of interest
-  phantom     a synthetic cohort of that kind whose truth is known
-  info        versions, devices, and whether the GPU works
+  randomise     permutation tests on the general linear model, with the options and the files of FSL randomise
+  design        design and contrast files for it, from a table of participants
+  longitudinal  the same for repeated visits: changes, and repeated measures with exchangeability blocks
+  info          versions, devices, and whether the GPU works
+
+  study         a study of iron and myelin from maps to a report, of these steps:
+  ironmyelin    iron and myelin maps of a cohort from QSM and R1
+  rois          volume, mean, median and SD of maps in regions of interest
+  clusters      clusters of a corrected map, and a value of each for every subject
+  groups        demographics and analyses of covariance between groups
+  models        clinical models: regression in blocks, partial correlations, sample sizes
+  report        the report of a study, one HTML file
+  phantom       a synthetic cohort of that kind whose truth is known
 
   gpuvox COMMAND --help      the options of a command
   gpuvox --version           the version

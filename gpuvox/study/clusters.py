@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox import files
@@ -277,27 +278,28 @@ def execute(command: Command, say: Callable[[str], None]) -> None:
     atlas = np.rint(files.read_map(command.atlas, grid)).astype(np.int64) if command.atlas else None
     regions = read_regions(command.names or None) if command.atlas else None
     found = describe(labels, corrected, grid, statistic, atlas, regions)
-    subjects = subject_lines(command, labels, grid, len(found)) if command.data else None
+    subjects = subject_table(command, labels, grid, len(found)) if command.data else None
     files.write_map(
         command.out, labels.astype(np.float32), grid, header, label=files.Label("gpuvox: clusters", "label")
     )
-    files.write_text(f"{command.out}.tsv", "\n".join(["\t".join(COLUMNS), *map(_line, found)]) + "\n")
+    files.write_table(f"{command.out}.tsv", pd.DataFrame([_line(each) for each in found], columns=COLUMNS))
     if subjects is not None:
-        files.write_text(f"{command.out}_subjects.tsv", "\n".join(subjects) + "\n")
+        files.write_table(f"{command.out}_subjects.tsv", subjects)
     limit = f" of at least {command.extent} voxels" if command.extent > 1 else ""
     say(f"{len(found) or 'No'} cluster{'' if len(found) == 1 else 's'}{limit} with corrected p < {command.p:g}")
 
 
-def _line(cluster: Cluster) -> str:
+def _line(cluster: Cluster) -> tuple:
     # Stored as 1 - p in float32, p has four digits at best.
-    numbers = (cluster.volume, float(f"{cluster.p:.3g}"), cluster.statistic, *cluster.peak, *cluster.centre)
-    cells = ("n/a" if np.isnan(value) else f"{value:.6g}" for value in numbers)
-    shares = "; ".join(f"{name} {100 * share:.0f} %" for name, share in cluster.shares.items()) or "n/a"
-    return "\t".join([str(cluster.number), str(cluster.n_voxels), *cells, shares])
+    p = float(f"{cluster.p:.3g}")
+    shares = "; ".join(f"{name} {100 * share:.0f} %" for name, share in cluster.shares.items()) or None
+    return (
+        cluster.number, cluster.n_voxels, cluster.volume, p, cluster.statistic, *cluster.peak, *cluster.centre, shares,
+    )  # fmt: skip
 
 
-def subject_lines(command: Command, labels: NDArray[np.int32], grid: Grid, n_clusters: int) -> list[str]:
-    """Mean and eigenvariate of every subject in every cluster, and their z if there are covariates."""
+def subject_table(command: Command, labels: NDArray[np.int32], grid: Grid, n_clusters: int) -> pd.DataFrame:
+    """Mean and eigenvariate of every subject in every cluster, and their z if there is a reference group."""
     if not command.table:
         raise FileError("--data needs --table, for the names of the subjects")
     table = files.read_table(command.table, ["participant_id", *command.covariates])
@@ -308,20 +310,17 @@ def subject_lines(command: Command, labels: NDArray[np.int32], grid: Grid, n_clu
         raise FileError(f"{command.data} has {n} volumes; {command.table} has {len(table)} subjects")
     data = files.read_cohort(command.data, part) if len(inside) else np.zeros((n, 0), dtype=np.float32)
     covariates, reference = _covariates(command, table)
-    lines = [
-        "\t".join(
-            ["participant_id", "cluster", "mean", "eigenvariate"]
-            + (["mean_z", "eigenvariate_z"] if reference is not None else [])
-        )
-    ]
+    columns = ["participant_id", "cluster", "mean", "eigenvariate"]
+    columns += [] if reference is None else ["mean_z", "eigenvariate_z"]
+    parts = []
     for number in range(1, n_clusters + 1):
         chosen = data[:, labels[inside] == number].astype(np.float64)
         values = [chosen.mean(axis=1), eigenvariate(chosen)]
         if reference is not None:
             values += [adjusted(v, covariates, reference) for v in values]
-        for i, name in enumerate(table["participant_id"]):
-            lines.append("\t".join([name, str(number), *(f"{v[i]:.8g}" for v in values)]))
-    return lines
+        measured = dict(zip(columns[2:], values))
+        parts.append(pd.DataFrame({"participant_id": table["participant_id"], "cluster": number, **measured}))
+    return pd.concat(parts) if parts else pd.DataFrame(columns=columns)
 
 
 def _covariates(command: Command, table: Any) -> tuple[Float64, NDArray[np.bool_] | None]:

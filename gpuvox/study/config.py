@@ -206,6 +206,7 @@ class Correlation:
     method: str = _key("pearson", _one_of("pearson", "spearman"))
     subset: str = _key("")
     log: tuple[str, ...] = _key(())
+    bootstrap: int = _key(0, _at_least(0))
     correction: str = _key("fdr_bh", _one_of(*CORRECTIONS))
 
 
@@ -215,6 +216,7 @@ class SampleSize:
 
     title: str = _key(check=_not_empty)
     variables: tuple[str, ...] = _key(check=_not_empty)
+    reduction: float = _key(1.0, _positive)
     power: float = _key(0.8, _between(0, 1, open_ends=True))
     alpha: float = _key(0.05, _between(0, 1, open_ends=True))
 
@@ -262,6 +264,10 @@ class Config:
     def out(self) -> Path:
         """Folder of the results."""
         return Path(self.file(self.study.out))
+
+    def error(self, where: tuple[str | int, ...], message: str) -> FileError:
+        """A mistake in the file, told with its line and key."""
+        return _error(self.path, key_lines(self.text), where, message)
 
 
 def example() -> str:
@@ -321,6 +327,17 @@ def slug(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_") or "table"
 
 
+def _error(
+    path: Path, lines: Mapping[tuple[str | int, ...], int], where: tuple[str | int, ...], message: str
+) -> FileError:
+    """The message with line and key; where the key has no line, that of what it is in."""
+    place, name = where, _spelled(where)
+    while place and place not in lines:
+        place = place[:-1]
+    line = f", line {lines[place]}" if place else ""
+    return FileError(f"{path}{line}: {name + ': ' if name else ''}{message}")
+
+
 class _Reader:
     """Turns the content of the file into the dataclasses above."""
 
@@ -328,12 +345,7 @@ class _Reader:
         self.path, self.lines = path, lines
 
     def error(self, where: tuple[str | int, ...], message: str) -> FileError:
-        """The message with line and key; of the nearest that has a line."""
-        place, name = where, _spelled(where)
-        while place and place not in self.lines:
-            place = place[:-1]
-        line = f", line {self.lines[place]}" if place else ""
-        return FileError(f"{self.path}{line}: {name + ': ' if name else ''}{message}")
+        return _error(self.path, self.lines, where, message)
 
     def section(
         self, kind: type, content: Any, where: tuple[str | int, ...], given: Mapping[str, Any] | None = None

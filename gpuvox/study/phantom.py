@@ -30,6 +30,7 @@ from gpuvox import files
 from gpuvox.executors import default_threads
 from gpuvox.grid import Grid
 from gpuvox.qmri import FieldConversion, TissueModel, tissue_r1
+from gpuvox.study.config import example
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -556,6 +557,7 @@ def _write_tables(out: str, template: Template, cohort: Cohort) -> None:
     table["csf"] = np.full(cohort.n, "template/csf.nii.gz")
     lines = ["\t".join(table), *("\t".join(map(str, row)) for row in zip(*table.values()))]
     files.write_text(os.path.join(out, "participants.tsv"), "\n".join(lines) + "\n")
+    files.write_text(os.path.join(out, "study.toml"), _study(template))
     design, contrasts = design_of(cohort)
     files.write_vest(os.path.join(out, "design.mat"), design)
     files.write_vest(os.path.join(out, "design.con"), contrasts, "con", names=("MS > HC", "MS < HC"))
@@ -564,6 +566,12 @@ def _write_tables(out: str, template: Template, cohort: Cohort) -> None:
         rows = zip(ids, *(cohort.truth[kind][part] for kind in ("volume", "iron", "myelin")))
         lines += [f"{name}\t{part}\t{v:.6g}\t{fe:.6g}\t{my:.6g}" for name, v, fe, my in rows]
     files.write_text(os.path.join(out, "truth", "parts.tsv"), "\n".join(lines) + "\n")
+
+
+def _study(template: Template) -> str:
+    """The example of a study, which is of this cohort; clusters of 100 voxels are of 0.1 mL."""
+    extent = max(1, round(100 / template.voxel_size**3))
+    return example().replace("extent = 100 ", f"extent = {extent:<3} ")
 
 
 def design_of(cohort: Cohort) -> tuple[Float64, Float64]:

@@ -16,6 +16,7 @@ Everything is written below the folder of the results:
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -30,10 +31,13 @@ from gpuvox import _randomise, files, ironmyelin
 from gpuvox.analysis import Options
 from gpuvox.files import FileError
 from gpuvox.permtest import Statistics
-from gpuvox.study import clusters, rois, tables
-from gpuvox.study.config import Config, Map
+from gpuvox.study import clinical, clusters, groups, report, rois, stages, tables
+from gpuvox.study import config as config_
+from gpuvox.study.checks import check_maps, oddities
+from gpuvox.study.config import Config, Map, slug
 from gpuvox.study.designs import group_design
-from gpuvox.study.stages import Stage, Talk
+from gpuvox.study.record import describe
+from gpuvox.study.stages import Ledger, Stage, Talk
 from gpuvox.tfce import Tfce
 
 IRONMYELIN = {
@@ -45,6 +49,11 @@ IRONMYELIN = {
 """Maps that ``gpuvox ironmyelin`` writes: title, unit."""
 IMAGES = ("qsm", "r1", "csf", "jacobian")
 DIRECTIONS = ("gt", "lt")
+VARIABLES = ("variables", "families", "log", "outcome", "blocks", "each", "adjusted", "x", "y", "given", "zscores")
+"""Keys of the configuration that name variables."""
+
+
+Models = clinical.Regression | clinical.Correlations | clinical.SampleSizes
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,68 @@ class Pipeline:
                     )
         return found
 
+    # -- names of variables -------------------------------------------------------------------------------------
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Variables that there can be, but for those of clusters."""
+        found = list(self.cohort.columns)
+        given, template = self.config.rois, self.config.template
+        if given is None:
+            return found
+        names = self.config.file(given.names or (template.names if template else ""))
+        try:
+            structures = rois.members(rois.read_regions(names or None), given.merge)
+        except FileError:
+            raise
+        except ValueError as error:
+            raise self.config.error(("rois", "merge"), str(error)) from None
+        measures = [".volume", ".volume_normalised"]
+        measures += [
+            f".{name}{kind}" for name in given.maps or self.maps for kind in ("", ".median", ".sd", ".mass")
+        ]
+        for structure, side in structures:
+            place = f"{side}.{structure}" if side in ("left", "right") else structure
+            found += [place + measure for measure in measures]
+        return found
+
+    def check_names(self) -> None:
+        """Raise `FileError` if the configuration names a variable that there cannot be."""
+        known = pd.DataFrame(index=self.columns.index, columns=self.names, dtype=float)
+        known[self.columns.columns] = self.columns
+        self._check_condition(("groups", "reference"), self.reference, known)
+        for section in ("demographics", "group_table", "regression", "correlation", "sample_size", "report"):
+            given = getattr(self.config, section)
+            for number, part in enumerate(given) if isinstance(given, tuple) else [(None, given)] * bool(given):
+                where = (section,) if number is None else (section, number)
+                for key, value in asdict(part).items():
+                    if key == "subset":
+                        self._check_condition((*where, key), value, known)
+                    elif key in VARIABLES:
+                        self._check_variables((*where, key), value)
+
+    def _check_condition(self, where: tuple[str | int, ...], condition: str, known: pd.DataFrame) -> None:
+        try:
+            tables.select(known, condition)
+        except FileError as error:
+            raise self.config.error(where, str(error)) from None
+
+    def _check_variables(self, where: tuple[str | int, ...], value: Any) -> None:
+        if isinstance(value, Mapping):
+            for name, each in value.items():
+                self._check_variables((*where, name), each)
+            return
+        clustered = {comparison.name for comparison in self.comparisons} if self.config.clusters else set()
+        for pattern in (value,) if isinstance(value, str) else value:
+            if pattern.split(".")[0] in clustered or (where[-1] == "log" and pattern == "auto"):
+                continue
+            try:
+                tables.matching(self.names, [pattern])
+            except FileError:
+                near = difflib.get_close_matches(pattern, self.names, 1, 0.5)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise self.config.error(where, f"there is no variable {pattern!r}{hint}") from None
+
     def path(self, name: str) -> str:
         """A file of the results."""
         return os.fspath(self.config.out / name)
@@ -226,7 +297,10 @@ class Pipeline:
             found += [self._clusters(comparison) for comparison in self.comparisons]
         if config.rois is not None:
             found.append(self._rois())
+        if self.maps and config.template is not None:
+            found.append(self._checks())
         found.append(self._features(tuple(stage.name for stage in found)))
+        found += [*self._group_tables(), *self._models()]
         return found
 
     def _stage(
@@ -414,6 +488,23 @@ class Pipeline:
         settings = asdict(given) | {"cells": self._cells(*used)}
         return self._stage("regions", settings, ("rois.tsv",), work, after, sources)
 
+    def _checks(self) -> Stage:
+        """What is odd about somebody's maps within the mask."""
+        assert self.config.template is not None
+        mask = self.config.file(self.config.template.mask)
+        from_stages = [self._of_map(name) for name in self.maps]
+        after = tuple(dict.fromkeys(stage for stages, _ in from_stages for stage in stages))
+        sources = (*self._of_image(mask), *(file for _, given in from_stages for file in given))
+
+        def work(talk: Talk) -> None:
+            images = {name: each.image for name, each in self.maps.items()}
+            found = check_maps(images, mask, self.cohort["participant_id"].tolist())
+            files.write_table(self.path("checks.tsv"), found)
+            for text in oddities(found):
+                talk.warn(text)
+
+        return self._stage("checks", self._cells(), ("checks.tsv",), work, after, sources)
+
     def _features(self, after: tuple[str, ...]) -> Stage:
         """A column for every variable, and the z-scores that the report draws."""
         patterns = self.config.report.zscores
@@ -442,3 +533,158 @@ class Pipeline:
         inside = tables.select(found, self.reference)
         z = {name: clusters.adjusted(found[name].to_numpy(), covariates, inside) for name in chosen}
         return pd.DataFrame({"participant_id": found["participant_id"], groups.column: found[groups.column], **z})
+
+    # -- tables -------------------------------------------------------------------------------------------------
+
+    def _group_tables(self) -> list[Stage]:
+        """Demographics, and analyses of covariance."""
+        found = []
+        given = self.config.demographics
+        if given is not None:
+            options = {"demographics": given.variables, "tests": given.tests}
+            found.append(self._group_table("demographics", "demographics", options, "_demographics.tsv"))
+        for table in self.config.group_table:
+            options = {name: value for name, value in asdict(table).items() if name != "title"}
+            options["covariates"] = self.config.groups.covariates
+            name = f"group table {slug(table.title)}"
+            found.append(self._group_table(name, slug(table.title), options, ".tsv"))
+        return found
+
+    def _group_table(self, name: str, file: str, options: Mapping[str, Any], ending: str) -> Stage:
+        out, study = f"groups/{file}", self.config.groups
+
+        def work(talk: Talk) -> None:
+            os.makedirs(self.path("groups"), exist_ok=True)
+            command = groups.Command(
+                table=self.path("features.tsv"),
+                group=study.column,
+                order=study.order,
+                out=self.path(out),
+                **options,
+            )
+            groups.execute(command, lambda text: talk.say(f"  {text}"))
+
+        settings = dict(options) | {"group": study.column, "order": study.order}
+        return self._stage(name, settings, (f"{out}{ending}", f"{out}.json"), work, ("variables",))
+
+    def _models(self) -> list[Stage]:
+        config = self.config
+        found = []
+        for regression in config.regression:
+            found.append(self._model("regression", regression, self._regression))
+        for correlation in config.correlation:
+            found.append(self._model("correlation", correlation, self._correlation))
+        for size in config.sample_size:
+            found.append(self._model("sample size", size, self._sample_size))
+        return found
+
+    def _model(self, kind: str, given: Any, make: Callable[[Any, Talk], Models | None]) -> Stage:
+        """A table of models; where all its variables are of clusters that did not survive, a note of that."""
+        out = f"models/{slug(given.title)}"
+
+        def work(talk: Talk) -> None:
+            os.makedirs(self.path("models"), exist_ok=True)
+            command = make(given, talk)
+            if command is None:
+                note = f"{given.title}: nothing to model, for no cluster survived that it is about"
+                talk.warn(note)
+                files.write_json(self.path(f"{out}.json"), {"note": note})
+                return
+            clinical.execute(command, self.path(out), lambda text: talk.say(f"  {text}"))
+
+        groups, study = self.config.groups, self.config.study
+        settings = asdict(given) | {"groups": asdict(groups), "seed": study.seed}
+        return self._stage(
+            f"{kind} {slug(given.title)}", settings, (f"{out}.json", f"{out}*"), work, ("variables",)
+        )
+
+    def _regression(self, given: config_.Regression, talk: Talk) -> Models | None:
+        each = self._surviving(given.each, talk)
+        blocks = {name: self._surviving(names, talk) for name, names in given.blocks.items()}
+        blocks = {name: names for name, names in blocks.items() if names}
+        if not each and (given.each or not blocks):
+            return None
+        options = {name: getattr(given, name) for name in ("outcome", "subset", "log", "bootstrap", "correction")}
+        adjusted = self._surviving(given.adjusted, talk)
+        return clinical.Regression(
+            table=self.path("features.tsv"), blocks=blocks, each=each, adjusted=adjusted,
+            adjust=self.config.groups.covariates if adjusted else (), reference=self.reference if adjusted else "",
+            seed=self.config.study.seed, **options,
+        )  # fmt: skip
+
+    def _correlation(self, given: config_.Correlation, talk: Talk) -> Models | None:
+        x, y = self._surviving(given.x, talk), self._surviving(given.y, talk)
+        options = {n: v for n, v in asdict(given).items() if n not in ("title", "x", "y")}
+        if not (x and y):
+            return None
+        return clinical.Correlations(
+            table=self.path("features.tsv"), x=x, y=y, seed=self.config.study.seed, **options
+        )
+
+    def _sample_size(self, given: config_.SampleSize, talk: Talk) -> Models | None:
+        variables = self._surviving(given.variables, talk)
+        if not variables:
+            return None
+        groups = self.config.groups
+        return clinical.SampleSizes(
+            table=self.path("features.tsv"), variables=variables, group=groups.column, order=groups.order,
+            covariates=groups.covariates, power=given.power, alpha=given.alpha, reduction=given.reduction,
+        )  # fmt: skip
+
+    def _surviving(self, patterns: tuple[str, ...], talk: Talk) -> tuple[str, ...]:
+        """Names without those of clusters where no cluster survived."""
+        columns = files.read_table(self.path("features.tsv"), []).columns
+        empty = [c.name for c in self.comparisons if f"{c.name}.1" not in columns]
+        gone = [pattern for pattern in patterns if pattern.split(".")[0] in empty]
+        for pattern in gone:
+            talk.warn(f"{pattern} is left out: no cluster of {pattern.split('.')[0]} survived")
+        return tuple(pattern for pattern in patterns if pattern not in gone)
+
+    def report(self, ledger: Ledger) -> Stage:
+        """The last stage: ``study.json`` and the report, of all the others."""
+
+        def work(talk: Talk) -> None:
+            files.write_json(self.path("study.json"), describe(self, ledger))
+            report.execute(self.path("study.json"), self.path("report.html"), lambda text: None)
+
+        after = tuple(stage.name for stage in self.stages())
+        settings = {"title": self.config.study.title, "text": self.config.text}
+        return self._stage("report", settings, ("study.json", "report.html"), work, after)
+
+
+def listing(pipeline: Pipeline) -> list[str]:
+    """What a run would do, a line for each stage."""
+    pipeline.check_names()
+    ledger = Ledger.open(pipeline.config.out)
+    planned = stages.plan([*pipeline.stages(), pipeline.report(ledger)], ledger)
+    return [f"{'run ' if step.reason else 'skip'}  {step.stage.name}{_because(step.reason)}" for step in planned]
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
+
+
+def execute(pipeline: Pipeline, talk: Talk) -> None:
+    """Run a study: whatever is not up to date.
+
+    Raises
+    ------
+    FileError, ValueError
+        One sentence that says what is wrong. What was done before stays, and is not done again.
+    """
+    out = pipeline.config.out
+    pipeline.check_names()
+    Ledger.open(out)
+    work = pipeline.stages()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"the folder {out} cannot be made: {error.strerror}") from None
+    with stages.locked(out):
+        ledger = Ledger.open(out)
+        work = [*work, pipeline.report(ledger)]
+        stages.remove_others(ledger, [stage.name for stage in work])
+        stages.run(work, ledger, talk)
+    for line in report.headlines(pipeline.path("study.json")):
+        talk.say(line)
+    talk.say(f"Report: {pipeline.path('report.html')}")

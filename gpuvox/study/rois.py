@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
@@ -284,7 +285,7 @@ def execute(command: Command, progress: Progress | None = None) -> None:
     table = files.read_table(command.table, needed)
     factors = _factors(command, table)
     structures = members(read_regions(command.names or None), command.merged)
-    lines = ["\t".join(COLUMNS)]
+    lines: list[tuple] = []
     seen: set[tuple[str, str]] = set()
     for i, (name, rows) in enumerate(zip(table["participant_id"], _measured(command, table, structures))):
         seen |= {(row.structure, row.side) for row in rows}
@@ -295,7 +296,7 @@ def execute(command: Command, progress: Progress | None = None) -> None:
         raise FileError(
             f"{command.labels} has none of the labels that are named ({command.names or 'as in FreeSurfer'})"
         )
-    files.write_text(command.out, "\n".join(lines) + "\n")
+    files.write_table(command.out, pd.DataFrame(lines, columns=COLUMNS))
 
 
 def _factors(command: Command, table: Any) -> NDArray[np.float64]:
@@ -311,10 +312,9 @@ def _factors(command: Command, table: Any) -> NDArray[np.float64]:
     return factors
 
 
-def _line(name: str, row: Measure, factor: float) -> str:
+def _line(name: str, row: Measure, factor: float) -> tuple:
     numbers = (row.mean, row.median, row.sd, row.volume, row.volume * factor, row.mass)
-    cells = ("n/a" if np.isnan(value) else f"{value:.8g}" for value in numbers)
-    return "\t".join([name, row.structure, row.side, row.map, str(row.n), *cells])
+    return (name, row.structure, row.side, row.map, row.n, *numbers)
 
 
 def _measured(

@@ -22,6 +22,7 @@ from gpuvox.files import FileError
 
 STATE = ".gpuvox-study.json"
 FORMAT = 1
+NEW = "not done yet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +194,7 @@ def plan(stages: Sequence[Stage], ledger: Ledger) -> list[Plan]:
 def _reason(stage: Stage, ledger: Ledger) -> str:
     done = ledger.stages.get(stage.name)
     if done is None:
-        return "not done yet"
+        return NEW
     if not ledger.intact(stage.name):
         return "a file that it wrote is missing or changed"
     key = ledger.key(stage)
@@ -240,7 +241,8 @@ def run(stages: Sequence[Stage], ledger: Ledger, talk: Talk) -> None:
     """
     for number, stage in enumerate(stages, 1):
         reason = _reason(stage, ledger)
-        talk.say(f"[{number:2d}/{len(stages)}] {stage.name}: {reason or 'unchanged'}")
+        why = {"": ": unchanged", NEW: ""}.get(reason, f": {reason}")
+        talk.say(f"[{number:2d}/{len(stages)}] {stage.name}{why}")
         if reason:
             _work(stage, ledger, talk)
 

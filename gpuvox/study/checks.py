@@ -1,0 +1,71 @@
+"""Checks of the maps that go into a study: what is odd about somebody's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from gpuvox import files
+from gpuvox.files import FileError
+
+FAR = 5.0
+"""Robust standard deviations from which somebody's mean is told."""
+
+
+def check_maps(images: Mapping[str, str], mask: str, names: list[str]) -> pd.DataFrame:
+    """What everybody's maps hold within a mask.
+
+    Parameters
+    ----------
+    images : dict of str to path
+        4D images by the names of the maps.
+    mask : path
+    names : list of str
+        Participants, in the order of the volumes.
+
+    Returns
+    -------
+    DataFrame
+        ``map``, ``participant_id``, ``zero`` and ``not_finite`` (voxels), ``mean``, and ``distance``: how far that is
+        from the median of everyone, in units of 1.4826 times the median absolute deviation.
+
+    Raises
+    ------
+    FileError
+        Images that are not on the grid of the mask, or have another number of volumes.
+    """
+    grid = files.read_mask(mask)
+    rows = []
+    for kind, image in images.items():
+        header = files.read_header(image)
+        files.check_grid(header, grid, mask)
+        if header.shape[3] != len(names):
+            raise FileError(f"{header.path} has {header.shape[3]} volumes; there are {len(names)} participants")
+        for name, values in zip(names, files.read_volumes(image)):
+            inside = values[grid.index]
+            finite = np.isfinite(inside)
+            mean = float(inside[finite].mean(dtype=np.float64)) if finite.any() else float("nan")
+            rows.append((kind, name, int((inside == 0).sum()), int((~finite).sum()), mean))
+    found = pd.DataFrame(rows, columns=["map", "participant_id", "zero", "not_finite", "mean"])
+    middle = found.groupby("map")["mean"].transform("median")
+    spread = 1.4826 * (found["mean"] - middle).abs().groupby(found["map"]).transform("median")
+    found["distance"] = (found["mean"] - middle) / spread.where(spread > 0)
+    return found
+
+
+def oddities(found: pd.DataFrame) -> list[str]:
+    """Sentences on what stands out in the table of `check_maps`."""
+    texts = []
+    for kind, name, zero, missing, mean, distance in found.itertuples(index=False, name=None):
+        if missing:
+            texts.append(f"{kind} of {name} has {missing} voxels of the mask without a number")
+        if zero:
+            texts.append(f"{kind} of {name} is 0 in {zero} voxels of the mask")
+        if abs(distance) > FAR:
+            texts.append(
+                f"{kind} of {name} has the mean {mean:.4g} in the mask, {abs(distance):.1f} robust standard deviations "
+                "from the median of all"
+            )
+    return texts

@@ -1,0 +1,148 @@
+"""What a study did, for its report: ``study.json``, and the findings in a few lines."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpuvox import __version__, files
+from gpuvox.cuda import resolve
+from gpuvox.info import versions
+from gpuvox.study.config import slug
+from gpuvox.study.stages import Ledger
+
+if TYPE_CHECKING:
+    from gpuvox.study.pipeline import Comparison, Pipeline
+
+MODELS = ("regression", "correlation", "sample_size")
+
+
+def describe(pipeline: Pipeline, ledger: Ledger) -> dict[str, Any]:
+    """Everything that the report tells; paths are relative to the folder of the results."""
+    config = pipeline.config
+    template, folder = config.template, config.out
+    device = resolve(config.study.device)
+    found: dict[str, Any] = {
+        "title": config.study.title,
+        "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "gpuvox": __version__,
+        "command": " ".join(pipeline.line),
+        "versions": versions(),
+        "device": "CPU" if device is None else device.title,
+        "seed": config.study.seed,
+        "config": {"path": config.path.name, "text": config.text},
+        "cohort": _cohort(pipeline),
+        "checks": _checks(pipeline, ledger),
+        "tests": [_test(pipeline, comparison) for comparison in pipeline.comparisons],
+        "groups": _groups(pipeline),
+        "models": _models(pipeline),
+        "stages": [{"name": name, "seconds": done["seconds"]} for name, done in ledger.stages.items()],
+        "files": sorted(path for done in ledger.stages.values() for path in done["outputs"]),
+    }
+    if config.voxelwise is not None:
+        found["design"] = {"matrix": "design.mat", "contrasts": "design.con"}
+    if template is not None:
+        named = {"mask": template.mask, "labels": template.labels}
+        found |= {key: _image(config.file(name), folder) for key, name in named.items() if name}
+        found["underlay"] = _image(pipeline.path("underlay"), folder)
+        if template.names:
+            found["names"] = os.path.relpath(config.file(template.names), folder)
+    if config.clusters is not None:
+        found |= {"level": config.clusters.p, "extent": config.clusters.extent}
+    if config.rois is not None:
+        found["rois"] = "rois.tsv"
+    if config.report.zscores:
+        found["zscores"] = {"table": "zscores.tsv", "title": f"z-scores given {pipeline.reference}"}
+    return found
+
+
+def _image(name: str, folder: Path) -> str:
+    return os.path.relpath(files.find_image(name), folder)
+
+
+def _cohort(pipeline: Pipeline) -> dict[str, Any]:
+    groups = pipeline.config.groups
+    counts = pipeline.columns[groups.column].value_counts()
+    return {
+        "table": "participants.tsv",
+        "group": groups.column,
+        "order": list(groups.order),
+        "covariates": list(groups.covariates),
+        "subset": groups.subset,
+        "reference": pipeline.reference,
+        "n": {name: int(counts[name]) for name in groups.order},
+    }
+
+
+def _checks(pipeline: Pipeline, ledger: Ledger) -> list[dict[str, str]]:
+    """Warnings of the stages, and whose values are missing."""
+    found = [
+        {"what": f"{name}: {text}", "kind": "warning"}
+        for name, done in ledger.stages.items()
+        for text in done["warnings"]
+    ]
+    groups, columns = pipeline.config.groups, pipeline.columns
+    for name in columns.columns:
+        missing = columns[name].isna()
+        if missing.any():
+            by_group = missing.groupby(columns[groups.column]).sum()
+            text = ", ".join(f"{by_group[group]} {group}" for group in groups.order if by_group[group])
+            found.append({"what": f"{name} is missing in {text}", "kind": "info"})
+    return found
+
+
+def _test(pipeline: Pipeline, comparison: Comparison) -> dict[str, Any]:
+    each, folder = pipeline.maps[comparison.map], pipeline.config.out
+    root = pipeline.path(f"voxelwise/{comparison.map}")
+    record = json.loads(Path(f"{root}_randomise.json").read_text(encoding="utf-8"))
+    test = next(test for test in record["tests"] if test["name"] == f"tstat{comparison.contrast}")
+    null = f"{root}_tfce_corrp_tstat{comparison.contrast}.txt"
+    found = {
+        "name": comparison.name,
+        "map": comparison.map,
+        "title": each.title,
+        "unit": each.unit,
+        "contrast": comparison.title,
+        "method": "TFCE",
+        "permutations": test["permutations"],
+        "df": test["degrees_of_freedom"],
+        "smallest_p": test["smallest_p"],
+        "critical": test["critical_values"]["tfce"],
+        "observed_maximum": float(np.loadtxt(null, max_rows=1)),
+        "statistic": _image(f"{root}_tstat{comparison.contrast}", folder),
+        "corrected": _image(f"{root}_tfce_corrp_tstat{comparison.contrast}", folder),
+        "null": os.path.relpath(null, folder),
+    }
+    if pipeline.config.clusters is not None:
+        clusters = f"clusters/{comparison.name}"
+        found |= {"clusters": f"{clusters}.tsv", "subjects": f"{clusters}_subjects.tsv"}
+        found["cluster_image"] = _image(pipeline.path(clusters), folder)
+    return found
+
+
+def _groups(pipeline: Pipeline) -> list[dict[str, Any]]:
+    found = []
+    if pipeline.config.demographics is not None:
+        root = "groups/demographics"
+        found.append({"title": "Demographics", "demographics": f"{root}_demographics.tsv", "json": f"{root}.json"})
+    for table in pipeline.config.group_table:
+        root = f"groups/{slug(table.title)}"
+        found.append({"title": table.title, "table": f"{root}.tsv", "json": f"{root}.json"})
+    return found
+
+
+def _models(pipeline: Pipeline) -> list[dict[str, Any]]:
+    found = []
+    for kind in MODELS:
+        for model in getattr(pipeline.config, kind):
+            root = f"models/{slug(model.title)}"
+            named = {"table": f"{root}.tsv", "coefficients": f"{root}_coefficients.tsv", "data": f"{root}_data.tsv",
+                     "json": f"{root}.json"}  # fmt: skip
+            there = {key: path for key, path in named.items() if os.path.exists(pipeline.path(path))}
+            found.append({"title": model.title, "kind": kind.replace("_", ""), **there})
+    return found

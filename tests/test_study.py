@@ -1,0 +1,297 @@
+"""`gpuvox study` on the phantom: findings, what runs again, and what is said of mistakes."""
+
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gpuvox import files
+from gpuvox.cli.main import main
+from gpuvox.study import phantom
+
+
+def write_study(folder, **changes):
+    """The example with few permutations, and other changes of lines."""
+    text = (folder / "study.toml").read_text()
+    for key, value in {"permutations": "200", "bootstrap": "200", "threads": "1"} | changes.items():
+        text = re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
+    (folder / "study.toml").write_text(text)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study") / "cohort"
+    phantom.write(folder, seed=0, scale="tiny")
+    write_study(folder, device='"cpu"')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(cohort):
+    assert main(["study", str(cohort / "study.toml"), "--quiet"]) == 0
+    return cohort / "results"
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A study that is done, to be changed."""
+    shutil.copytree(finished.parent, tmp_path / "cohort", copy_function=shutil.copy2)
+    return tmp_path / "cohort"
+
+
+def table(path):
+    return pd.read_csv(path, sep="\t", na_values="n/a")
+
+
+def run(capsys, folder, *options):
+    capsys.readouterr()
+    status = main(["study", str(folder / "study.toml"), "--quiet", *options])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def ran(out):
+    return [re.sub(r"^\[.*?\] ", "", line) for line in out.splitlines() if re.match(r"\[.*\]", line)]
+
+
+def again(out):
+    """Names of the stages that were not skipped."""
+    return [line.split(":")[0] for line in ran(out) if not line.endswith(": unchanged")]
+
+
+# -- findings -------------------------------------------------------------------------------------------------------
+
+
+def test_the_findings_of_the_study_are_recovered(finished):
+    found = {path.stem: table(path) for path in (finished / "clusters").glob("*C.tsv")}
+    assert len(found) == 8
+    where = {name: " ".join(each["regions"].fillna("")) for name, each in found.items()}
+    assert "pallidus" in where["iron_MS_gt_HC"]
+    assert "putamen" in where["iron_MS_gt_HC"]
+    assert "caudate" in where["iron_MS_gt_HC"]
+    assert "thalamus_pulvinar" in where["iron_MS_lt_HC"]
+    assert "thalamus_pulvinar" in where["ironmass_MS_lt_HC"]
+    assert "pulvinar" in where["myelinmass_MS_lt_HC"]
+    for name in ("myelin_MS_gt_HC", "myelin_MS_lt_HC", "myelinmass_MS_gt_HC"):
+        assert not len(found[name])
+    bulk = table(finished / "groups" / "deep_gray_matter_structures.tsv").set_index("variable")
+    for structure in ("thalamus", "caudate", "putamen", "pallidus"):
+        assert bulk.loc[f"{structure}.volume", "d"] < 0
+        assert bulk.loc[f"{structure}.volume", "p_corrected"] < 0.05
+    assert bulk.loc["pallidus.iron", "d"] > 0
+    assert bulk.loc["thalamus_pulvinar.iron", "d"] < 0
+
+
+def test_tables_agree_with_each_other(finished):
+    features = table(finished / "features.tsv")
+    rois = table(finished / "rois.tsv")
+    one = rois[(rois.structure == "putamen") & (rois.side == "both") & (rois.map == "iron")]
+    np.testing.assert_allclose(features["putamen.iron"], one.set_index("participant_id")["mean"].to_numpy())
+    subjects = table(finished / "clusters" / "iron_MS_lt_HC_subjects.tsv")
+    first = subjects[subjects.cluster == 1]["eigenvariate_z"].to_numpy()
+    np.testing.assert_allclose(features["iron_MS_lt_HC.1"], first)
+    z = table(finished / "zscores.tsv")
+    controls = z[z["group"] == "HC"].drop(columns=["participant_id", "group"])
+    n = len(controls)
+    np.testing.assert_allclose(controls.mean(), 0, atol=1e-6)
+    np.testing.assert_allclose((controls**2).sum() / (n - 3), 1, rtol=1e-6)
+
+
+def test_z_scores_by_their_definition(finished):
+    features, z = table(finished / "features.tsv"), table(finished / "zscores.tsv")
+    hc = (features["group"] == "HC").to_numpy()
+    X = np.column_stack([np.ones(len(features)), features["age"], features["sex"] == "M"]).astype(float)
+    y = features["thalamus_medial.iron"].to_numpy()
+    b = np.linalg.solve(X[hc].T @ X[hc], X[hc].T @ y[hc])
+    residual = y - X @ b
+    np.testing.assert_allclose(
+        z["thalamus_medial.iron"], residual / np.sqrt(residual[hc] @ residual[hc] / (hc.sum() - 3)), rtol=1e-5
+    )
+
+
+def test_the_underlay_is_the_mean(finished):
+    image = files.read_header(finished / "underlay")
+    grid = image.grid(np.ones(image.shape[:3], dtype=bool))
+    names = table(finished.parent / "participants.tsv")["participant_id"]
+    every = [files.read_map(finished.parent / name / "r1", grid) for name in names]
+    np.testing.assert_allclose(files.read_map(finished / "underlay", grid), np.mean(every, axis=0), rtol=1e-5)
+
+
+def test_odd_maps_are_told(copy, capsys):
+    header = files.read_header(copy / "sub-003" / "qsm")
+    grid = header.grid(np.ones(header.shape[:3], dtype=bool))
+    values = files.read_map(copy / "sub-003" / "qsm", grid)
+    mask = files.read_map(copy / "template" / "deepgray", grid) > 0
+    values[np.flatnonzero(mask)[:7]] = 0  # background
+    values[~mask] *= 1.0
+    (copy / "sub-003" / "qsm.nii").unlink()
+    files.write_map(copy / "sub-003" / "qsm", values, grid, header)
+    for path in (copy / "sub-003").glob("qsm.nii.gz"):
+        rows = (copy / "participants.tsv").read_text().replace("sub-003/qsm.nii", f"sub-003/{path.name}")
+        (copy / "participants.tsv").write_text(rows)
+    status, _, err = run(capsys, copy)
+    assert status == 0
+    assert "iron of sub-003 is 0 in" in err
+    assert "sub-003 is 0 in" in (copy / "results" / "report.html").read_text()
+
+
+# -- what runs again --------------------------------------------------------------------------------------------------
+
+
+def test_nothing_runs_twice(copy, capsys):
+    status, out, _ = run(capsys, copy)
+    assert status == 0
+    # The folder moved, so the files it came from have other names; their contents are the same.
+    status, out, _ = run(capsys, copy)
+    assert status == 0
+    assert again(out) == []
+    status, out, _ = run(capsys, copy, "--dry-run")
+    assert all(line.startswith("skip") for line in out.splitlines())
+
+
+def test_a_corrected_outcome_leaves_the_voxels_alone(copy, capsys):
+    run(capsys, copy)
+    path = copy / "participants.tsv"
+    rows = [line.split("\t") for line in path.read_text().splitlines()]
+    at = rows[0].index("edss")
+    rows[1][at] = "6.5" if rows[1][at] != "6.5" else "2"
+    path.write_text("\n".join("\t".join(row) for row in rows) + "\n")
+    status, out, _ = run(capsys, copy)
+    assert status == 0
+    assert "voxelwise iron" not in again(out)
+    assert "regression edss_and_iron" in again(out)
+    assert "report" in again(out)
+
+
+def test_other_permutations_leave_the_maps_alone(copy, capsys):
+    run(capsys, copy)
+    write_study(copy, permutations="150")
+    status, out, _ = run(capsys, copy, "--dry-run")
+    assert "run   voxelwise iron: permutations changed" in out
+    assert "skip  iron and myelin" in out
+    status, out, _ = run(capsys, copy)
+    assert status == 0
+    assert "iron and myelin" not in again(out)
+    assert {f"voxelwise {name}" for name in ("iron", "myelin", "ironmass", "myelinmass")} <= set(again(out))
+
+
+def test_parts_can_be_left_out(cohort, tmp_path, capsys):
+    """Maps and regions only; nothing is left of what was there before."""
+    text = (cohort / "study.toml").read_text()
+    kept = re.split(r"(?m)^(?=\[)", text)
+    wanted = ("[study]", "[groups]", "[ironmyelin]", "[rois]", "[template]")
+    (tmp_path / "study.toml").write_text("".join(part for part in kept[1:] if part.startswith(wanted)))
+    for name in ("participants.tsv", "template", *sorted(p.name for p in cohort.glob("sub-*"))):
+        (tmp_path / name).symlink_to(cohort / name)
+    status, _, err = run(capsys, tmp_path)
+    assert status == 0, err
+    assert (tmp_path / "results" / "rois.tsv").exists()
+    assert (tmp_path / "results" / "report.html").exists()
+    assert not (tmp_path / "results" / "voxelwise").exists()
+
+
+def test_a_subset(cohort, tmp_path, capsys):
+    for name in ("participants.tsv", "template", *sorted(p.name for p in cohort.glob("sub-*"))):
+        (tmp_path / name).symlink_to(cohort / name)
+    shutil.copy(cohort / "study.toml", tmp_path)
+    text = (tmp_path / "study.toml").read_text().replace('subset = ""  ', 'subset = "age <= 45"  ', 1)
+    (tmp_path / "study.toml").write_text(text)
+    status, _, err = run(capsys, tmp_path)
+    assert status == 0, err
+    people = table(cohort / "participants.tsv")
+    expected = people[people["age"] <= 45]
+    assert table(tmp_path / "results" / "participants.tsv")["participant_id"].tolist() == list(
+        expected["participant_id"]
+    )
+    assert files.count_volumes(tmp_path / "results" / "maps" / "iron") == len(expected)
+
+
+def test_a_null_cohort(tmp_path, capsys):
+    phantom.write(tmp_path / "null", seed=3, scale="tiny", null=True)
+    write_study(tmp_path / "null", device='"cpu"')
+    status, out, err = run(capsys, tmp_path / "null")
+    assert status == 0, err
+    for path in (tmp_path / "null" / "results" / "clusters").glob("*C.tsv"):
+        assert not len(table(path)), path
+    assert out.lower().count("nothing survived") == 8
+    page = (tmp_path / "null" / "results" / "report.html").read_text()
+    assert page.lower().count("nothing survived") >= 8
+    assert "no cluster of iron_MS_lt_HC survived" in err
+
+
+# -- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(cohort, tmp_path):
+    """The cohort without results; its images are links."""
+    for name in ("template", *sorted(p.name for p in cohort.glob("sub-*"))):
+        (tmp_path / name).symlink_to(cohort / name)
+    for name in ("participants.tsv", "study.toml"):
+        shutil.copy(cohort / name, tmp_path)
+    return tmp_path
+
+
+def change(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("study.toml", "seed = 1", "sead = 1", "line 22: study.sead: there is no such key; did you mean 'seed'?"),
+        ("study.toml", 'column = "group"', 'column = "grp"', "participants.tsv has no column 'grp'"),
+        ("study.toml", '["age", "sex"]', '["age", "sexe"]', "participants.tsv has no column 'sexe'"),
+        ("study.toml", 'order = ["MS", "HC"]', 'order = ["MS", "NC"]', "expected MS or NC"),
+        ("study.toml", 'mask = "template/deepgray.nii.gz"', 'mask = "template/deep.nii.gz"', "deep"),
+        ("study.toml", 'maps = ["iron", "myelin", "ironmass"', 'maps = ["iron", "fat"', "voxelwise.maps names 'fat'"),
+        ("study.toml", "thalamus_*", "thalamuss_*", "no structure fits 'thalamuss_*'"),
+        ("study.toml", 'outcome = "edss"', 'outcome = "eds"', "regression[1].outcome: there is no variable 'eds'"),
+        ("study.toml", '"pallidus.iron", "putamen', '"palidus.iron", "putamen', "no variable 'palidus.iron'"),
+        ("study.toml", '"iron_MS_lt_HC.*"', '"iron_HC_lt_MS.*"', "no variable 'iron_HC_lt_MS.*'"),
+        ("study.toml", 'subset = "age <= 50"', 'subset = "ag <= 50"', "group_table[2].subset: the condition 'ag <= "),
+        ("study.toml", 'reference = "group == \'HC\'"', 'reference = "grp == 1"', "groups.reference: the condition"),
+        ("study.toml", 'zscores = ["thalamus_*.iron"', 'zscores = ["talamus_*.iron"', "no variable 'talamus_*.iron'"),
+        ("participants.tsv", "sub-002\t", "sub-001\t", "participant_id sub-001 twice"),
+        ("participants.tsv", "sub-004/r1.nii", "sub-999/r1.nii", "sub-999/r1.nii"),
+        ("participants.tsv", "sub-004/r1.nii", "n/a", "has no r1 of sub-004"),
+        ("participants.tsv", "sub-003\tMS", "sub-003\tCIS", "sub-003 has 'CIS' in column group; expected MS or HC"),
+        ("participants.tsv", "participant_id", "id", "no column 'participant_id'"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_sentence_and_leave_nothing(fresh, capsys, file, old, new, message):
+    change(fresh / file, old, new)
+    status, _, err = run(capsys, fresh)
+    assert status == 2
+    assert message in err
+    lines = [line for line in err.strip().splitlines() if not line.startswith("Warning")]
+    assert len(lines) == 1
+    assert not (fresh / "results").exists() or not (fresh / "results" / "voxelwise").exists()
+
+
+def test_an_example_is_printed(capsys):
+    assert main(["study", "--example"]) == 0
+    assert "[groups]" in capsys.readouterr().out
+
+
+def test_a_file_is_needed(capsys):
+    assert main(["study"]) == 2
+    assert "--example" in capsys.readouterr().err
+
+
+def test_an_interrupted_study_goes_on(fresh, capsys, monkeypatch):
+    from gpuvox.study import clinical
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clinical, "execute", interrupted)
+        assert run(capsys, fresh)[0] == 130
+    status, out, _ = run(capsys, fresh)
+    assert status == 0
+    assert again(out)[0] == "regression edss_and_iron"
