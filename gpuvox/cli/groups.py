@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, UsageError
+from gpuvox.cli.arguments import Parser, UsageError, names, pair
 
 EPILOG = """\
 Writes OUT.tsv (analysis of covariance of each variable: adjusted means, F, p, corrected p, Cohen's d, checks of
@@ -17,17 +17,6 @@ clusters (NAME.1). Example:
   gpuvox groups --table participants.tsv --group group --order MS,HC --rois rois.tsv --covariates age,sex \\
     --family 'volume=*.volume' --family 'iron=*.iron' --demographics age,sex,edss --out groups
 """
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals and value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def build_parser() -> Parser:
@@ -42,26 +31,26 @@ def build_parser() -> Parser:
     add = parser.add_argument
     add("--table", metavar="FILE", help="table of the participants")
     add("--group", metavar="COLUMN", help="group of each participant")
-    add("--order", type=_names, metavar="A,B", default=(), help="groups to compare; differences are A - B")
+    add("--order", type=names, metavar="A,B", default=(), help="groups to compare; differences are A - B")
     add("--rois", metavar="FILE", default="", help="what gpuvox rois wrote")
-    add("--clusters", metavar="NAME=FILE", action="append", type=_pair, help="what gpuvox clusters wrote")
-    add("--covariates", type=_names, metavar="A,B", default=(), help="columns of the table to adjust for")
+    add("--clusters", metavar="NAME=FILE", action="append", type=pair, help="what gpuvox clusters wrote")
+    add("--covariates", type=names, metavar="A,B", default=(), help="columns of the table to adjust for")
     add(
         "--variables",
-        type=_names,
+        type=names,
         metavar="PATTERNS",
         default=(),
         help="what to compare (all of rois and clusters)",
     )
-    add("--family", dest="families", metavar="NAME=PATTERNS", action="append", type=_pair,
+    add("--family", dest="families", metavar="NAME=PATTERNS", action="append", type=pair,
         help="variables whose p are corrected together (all); may be repeated")  # fmt: skip
     add(
         "--correction", choices=("fdr_bh", "bonferroni", "none"), default="fdr_bh", help="within a family (fdr_bh)"
     )
     add("--subset", metavar="EXPRESSION", default="", help='participants, such as "age <= 50"')
-    add("--log", type=_names, metavar="PATTERNS", default=(), help="log-transform; auto: those that are skewed")
-    add("--demographics", type=_names, metavar="A,B", default=(), help="columns to describe by group")
-    add("--test", dest="tests", metavar="COLUMN=TEST", action="append", type=_pair,
+    add("--log", type=names, metavar="PATTERNS", default=(), help="log-transform; auto: those that are skewed")
+    add("--demographics", type=names, metavar="A,B", default=(), help="columns to describe by group")
+    add("--test", dest="tests", metavar="COLUMN=TEST", action="append", type=pair,
         help="student, welch, mannwhitney, anova, welch_anova, kruskal, fisher or chi2")  # fmt: skip
     add("--out", metavar="OUT", help="root of what is written")
     return parser
@@ -78,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
         if len(dict(pairs)) < len(pairs):
             raise UsageError(f"a name is given twice: {', '.join(key for key, _ in pairs)}")
         options[name] = dict(pairs)
-    options["families"] = {name: _names(patterns) for name, patterns in options["families"].items()}
+    options["families"] = {name: names(patterns) for name, patterns in options["families"].items()}
     from gpuvox.study.groups import Command, execute
 
     execute(Command(**options), lambda text: print(text, file=sys.stdout))  # noqa: T201

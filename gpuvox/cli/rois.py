@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, UsageError, count
+from gpuvox.cli.arguments import Parser, UsageError, count, pair
 
 EPILOG = """\
 IMAGE is a column of the table (a path for each subject, relative to the table) or a file: 4D with a volume a subject in
@@ -16,13 +16,6 @@ and myelin the mass (mg, mL). Example:
   gpuvox rois --table participants.tsv --labels template/labels --names template/labels.tsv --map iron=maps/iron \\
     --map myelin=maps/myelin --jacobian jacobian --merge 'thalamus=thalamus_*' --out rois.tsv
 """
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals and value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
 
 
 def build_parser() -> Parser:
@@ -38,8 +31,8 @@ def build_parser() -> Parser:
     add("--table", metavar="FILE", help="table of the subjects, with a column participant_id")
     add("--labels", metavar="IMAGE", help="label image, or images")
     add("--names", metavar="FILE", default="", help="index and name of labels, or a FreeSurfer look-up table")
-    add("--map", dest="maps", metavar="NAME=IMAGE", action="append", type=_pair, help="a map; may be repeated")
-    add("--merge", dest="merged", metavar="NAME=PATTERN", action="append", type=_pair, help="several as one more")
+    add("--map", dest="maps", metavar="NAME=IMAGE", action="append", type=pair, help="a map; may be repeated")
+    add("--merge", dest="merged", metavar="NAME=PATTERN", action="append", type=pair, help="several as one more")
     add("--jacobian", metavar="IMAGE", default="", help="determinants of the template-to-subject map")
     add("--lesions", metavar="IMAGE", default="", help="left out of means, medians and SDs")
     add("--head-size", metavar="COLUMN", default="", help="factor that normalises volumes")

@@ -1,13 +1,15 @@
-"""Clinical models: partial correlations, hierarchical regression with bootstrap, multiple testing, sample size.
+"""Clinical models: partial correlations, hierarchical regression, their bootstrap, multiple testing, sample size.
 
-Least squares and corrections for multiple testing are those of statsmodels; the bootstrap is vectorised here.
+Arrays and data frames in, numbers out; `gpuvox.study.clinical` is what reads and writes files. Least squares and
+corrections for multiple testing are those of statsmodels. The bootstrap is vectorised here: regressions of many
+resamples at once, by normal equations of predictors that are centred and scaled beforehand.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +18,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 Float64 = NDArray[np.float64]
+Statistic = Callable[[NDArray[np.int64]], Float64]
+INTERCEPT = "(intercept)"
+METHODS = ("pearson", "spearman")
+# Resamples that are regressed at once: some megabytes for a hundred subjects and ten predictors.
+CHUNK = 512
 
 
 # -- correlations ---------------------------------------------------------------------------------------------------
@@ -28,11 +35,13 @@ class Correlation:
     Attributes
     ----------
     r, p : float
-        Two-sided.
+        Two-sided, by the t distribution; of Spearman's an approximation, as in scipy.
     df : int
         n − 2 − number of covariates.
     low, high : float
-        Confidence interval by Fisher's z with standard error 1/√(n − k − 3); ±1 where that is not defined.
+        Confidence interval by Fisher's z. Its standard error is 1/√(n − k − 3) for Pearson's r given k covariates,
+        and √(1 + r²/2)/√(n − k − 3) for Spearman's (Bonett & Wright 2000, Psychometrika 65:23), which the former
+        would make too narrow. ±1 where n − k < 4.
     """
 
     r: float
@@ -52,48 +61,102 @@ def partial_correlation(
     x, y : (n,) array_like
     covariates : (n, k) array_like, optional
     method : {"pearson", "spearman"}
-        Spearman: everything is ranked first, covariates too.
+        Spearman: everything is ranked first, covariates too; ties have the mean of their ranks.
     level : float
         Of the confidence interval.
 
     Raises
     ------
     ValueError
-        No such method, too few values, or one that is not finite or does not vary given the covariates.
+        No such method, too few values, one that is not finite, a variable that does not vary given the covariates,
+        or covariates that cannot be told apart.
     """
-    if method not in ("pearson", "spearman"):
-        raise ValueError(f"there is no correlation {method!r}; expected pearson or spearman")
-    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    Z = (
-        np.zeros((len(a), 0))
-        if covariates is None
-        else np.asarray(covariates, dtype=np.float64).reshape(len(a), -1)
-    )
-    if not (np.isfinite(a).all() and np.isfinite(b).all() and np.isfinite(Z).all()):
-        raise ValueError("a variable of the correlation has a value that is not a number")
-    if method == "spearman":
-        a, b = stats.rankdata(a), stats.rankdata(b)
-        Z = np.apply_along_axis(stats.rankdata, 0, Z) if Z.size else Z
-    df = len(a) - 2 - Z.shape[1]
+    V, Z = _variables(x, y, covariates, method)
+    df = len(V) - 2 - Z.shape[1]
     if df < 1:
         raise ValueError(
-            f"a correlation of {len(a)} values given {Z.shape[1]} covariates has no degree of freedom left"
+            f"a correlation of {len(V)} values given {Z.shape[1]} covariates has no degree of freedom left"
         )
-    X = np.column_stack([np.ones(len(a)), Z])
-    left = [v - X @ np.linalg.lstsq(X, v, rcond=None)[0] for v in (a, b)]
-    norms = [float(np.linalg.norm(v)) for v in left]
-    if min(n / (np.linalg.norm(v) or 1) for n, v in zip(norms, (a, b))) < 1e-10:
+    if not _independent(Z):
+        raise ValueError("a covariate of the correlation is constant, or a combination of others")
+    X = np.column_stack([np.ones(len(V)), _standardised(Z)])
+    left = V - X @ np.linalg.lstsq(X, V, rcond=None)[0]
+    norms = np.linalg.norm(left, axis=0)
+    if (norms <= 1e-10 * np.linalg.norm(V, axis=0)).any():
         raise ValueError("a variable of the correlation does not vary, given the covariates")
-    r = float(np.clip(left[0] @ left[1] / (norms[0] * norms[1]), -1, 1))
+    r = float(np.clip(left[:, 0] @ left[:, 1] / norms.prod(), -1, 1))
     t = r * math.sqrt(df / max(1 - r * r, 1e-300))
     low, high = -1.0, 1.0
     if df > 1:
-        z, half = (
-            math.atanh(np.clip(r, -1 + 1e-16, 1 - 1e-16)),
-            stats.norm.ppf(0.5 + level / 2) / math.sqrt(df - 1),
-        )
+        z = math.atanh(np.clip(r, -1 + 1e-16, 1 - 1e-16))
+        half = stats.norm.ppf(0.5 + level / 2) * math.sqrt((1 + (r * r / 2) * (method == "spearman")) / (df - 1))
         low, high = math.tanh(z - half), math.tanh(z + half)
     return Correlation(r, float(2 * stats.t.sf(abs(t), df)), df, low, high)
+
+
+def correlation_statistic(
+    x: ArrayLike, y: ArrayLike, covariates: ArrayLike | None = None, method: str = "pearson"
+) -> Statistic:
+    """Statistic for `bootstrap`: a (partial) correlation.
+
+    Parameters
+    ----------
+    x, y, covariates, method
+        See `partial_correlation`. Spearman: every resample is ranked anew.
+
+    Returns
+    -------
+    callable
+        To (resamples, 1). NaN where a resample does not determine it.
+    """
+    V, Z = _variables(x, y, covariates, method)
+    values = _standardised(np.column_stack([V, Z]))
+
+    def statistic(rows: NDArray[np.int64]) -> Float64:
+        out = np.empty((len(rows), 1))
+        for start in range(0, len(rows), CHUNK):
+            part = values[rows[start : start + CHUNK]]
+            if method == "spearman":
+                part = (_ranks(part, 1) - (part.shape[1] + 1) / 2) / part.shape[1]
+            _, left = _least_squares(part[:, :, :2], _with_intercept(part[:, :, 2:]))
+            norms = np.linalg.norm(left, axis=1)
+            # Of what does not vary, rounding is left.
+            norms[norms <= 1e-8] = np.nan
+            out[start : start + CHUNK, 0] = (left[:, :, 0] * left[:, :, 1]).sum(axis=1) / norms.prod(axis=1)
+        return out
+
+    return statistic
+
+
+def _variables(x: ArrayLike, y: ArrayLike, covariates: ArrayLike | None, method: str) -> tuple[Float64, Float64]:
+    """(n, 2) variables and (n, k) covariates of a correlation, ranked for Spearman's."""
+    if method not in METHODS:
+        raise ValueError(f"there is no correlation {method!r}; expected {' or '.join(METHODS)}")
+    V = np.column_stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)])
+    given = np.zeros((len(V), 0)) if covariates is None else np.asarray(covariates, dtype=np.float64)
+    Z = given.reshape(len(V), -1) if given.size else np.zeros((len(V), 0))
+    if not (np.isfinite(V).all() and np.isfinite(Z).all()):
+        raise ValueError("a variable of the correlation has a value that is not a number")
+    return (_ranks(V, 0), _ranks(Z, 0)) if method == "spearman" else (V, Z)
+
+
+def _ranks(values: Float64, axis: int) -> Float64:
+    return np.asarray(stats.rankdata(values, axis=axis), dtype=np.float64)
+
+
+def _standardised(X: Float64) -> Float64:
+    """Columns less their mean, over their SD; those that are constant only centred."""
+    scale = X.std(axis=0)
+    return (X - X.mean(axis=0)) / np.where(scale > 0, scale, 1)
+
+
+def _independent(X: Float64) -> bool:
+    """Whether the columns and a constant are linearly independent."""
+    centred = X - X.mean(axis=0)
+    size = np.linalg.norm(centred, axis=0)
+    if (size <= 1e-10 * np.linalg.norm(X, axis=0)).any():
+        return False
+    return not X.size or int(np.linalg.matrix_rank(centred / size)) == X.shape[1]
 
 
 # -- hierarchical regression ----------------------------------------------------------------------------------------
@@ -106,17 +169,18 @@ class Block:
     Attributes
     ----------
     name : str
-    r2, r2_change : float
+    r2, r2_adjusted, r2_change : float
     f_change, p_change : float
         Test of the block's predictors, given those before.
     df_change : (int, int)
     coefficients : DataFrame
-        By predictor: ``B``, ``se``, ``beta`` (standardised), ``t``, ``p``, ``low`` and ``high`` (95 % confidence
-        interval), ``vif``.
+        By predictor, the intercept first: ``B``, ``se``, ``beta`` (standardised), ``t``, ``p``, ``low`` and ``high``
+        (95 % confidence interval), ``vif``.
     """
 
     name: str
     r2: float
+    r2_adjusted: float
     r2_change: float
     f_change: float
     p_change: float
@@ -140,61 +204,62 @@ def hierarchical_regression(y: ArrayLike, blocks: Mapping[str, pd.DataFrame]) ->
     Raises
     ------
     ValueError
-        A value is missing, a predictor is a combination of others, or too few subjects.
+        A value is missing, the outcome is constant or an exact combination of the predictors, a predictor occurs
+        twice, is constant or a combination of others, a block is empty, or there are too few subjects.
     """
     import statsmodels.api as sm
 
     outcome = np.asarray(y, dtype=np.float64)
     found: list[Block] = []
-    before, r2 = None, 0.0
     X = pd.DataFrame(index=range(len(outcome)))
+    error, r2 = float(((outcome - outcome.mean()) ** 2).sum()), 0.0
     for name, block in blocks.items():
         X = pd.concat([X, block.reset_index(drop=True).astype(float)], axis=1)
-        _check(outcome, X, name)
-        fit = sm.OLS(outcome, sm.add_constant(X, has_constant="add")).fit()
-        if before is None:
-            f, p, change = float(fit.fvalue), float(fit.f_pvalue), int(fit.df_model)
-        else:
-            change = int(before.df_resid - fit.df_resid)
-            f = ((before.ssr - fit.ssr) / change) / (fit.ssr / fit.df_resid)
-            p = float(stats.f.sf(f, change, fit.df_resid))
+        _check(outcome, X, block.shape[1], name)
+        # QR does not care how columns are scaled; the pseudo-inverse would cut off small ones.
+        fit = sm.OLS(outcome, np.column_stack([np.ones(len(outcome)), X])).fit(method="qr")
+        if fit.ssr <= 1e-20 * fit.centered_tss:
+            raise ValueError(f"block {name!r}: the outcome is an exact combination of the predictors")
+        df = (block.shape[1], len(outcome) - X.shape[1] - 1)
+        f = ((error - fit.ssr) / df[0]) / (fit.ssr / df[1])
         found.append(
             Block(
-                name, float(fit.rsquared), float(fit.rsquared - r2), float(f), p, (change, int(fit.df_resid)),
-                _coefficients(fit, outcome, X),
+                name, float(fit.rsquared), float(fit.rsquared_adj), float(fit.rsquared - r2), float(f),
+                float(stats.f.sf(f, *df)), df, _coefficients(fit, outcome, X),
             )
         )  # fmt: skip
-        before, r2 = fit, fit.rsquared
+        error, r2 = fit.ssr, fit.rsquared
     return found
 
 
-def _check(y: Float64, X: pd.DataFrame, name: str) -> None:
+def _check(y: Float64, X: pd.DataFrame, added: int, name: str) -> None:
     values = X.to_numpy(dtype=np.float64)
+    if not added:
+        raise ValueError(f"block {name!r} has no predictor")
     if len(values) != len(y) or not (np.isfinite(values).all() and np.isfinite(y).all()):
         raise ValueError(f"block {name!r}: the predictors and the outcome need a number in every row")
-    if X.columns.duplicated().any():
-        raise ValueError(f"block {name!r}: {X.columns[X.columns.duplicated()][0]!r} is a predictor already")
+    if X.columns.duplicated().any() or INTERCEPT in X.columns:
+        twice = [*X.columns[X.columns.duplicated()], INTERCEPT][0]
+        raise ValueError(f"block {name!r}: {twice!r} is a predictor already")
     if len(y) < X.shape[1] + 2:
-        raise ValueError(f"block {name!r}: {X.shape[1]} predictors need more than {len(y)} subjects")
-    centred = values - values.mean(axis=0)
-    size = np.linalg.norm(centred, axis=0)
-    if (size <= 1e-10 * np.linalg.norm(values, axis=0)).any() or np.linalg.matrix_rank(centred / size) < X.shape[
-        1
-    ]:
+        subjects = "1 subject" if len(y) == 1 else f"{len(y)} subjects"
+        raise ValueError(f"block {name!r}: {X.shape[1]} predictors need more than {subjects}")
+    if np.linalg.norm(y - y.mean()) <= 1e-10 * np.linalg.norm(y):
+        raise ValueError("the outcome is the same in everyone")
+    if not _independent(values):
         raise ValueError(f"block {name!r}: a predictor is constant, or a combination of others")
 
 
 def _coefficients(fit: object, y: Float64, X: pd.DataFrame) -> pd.DataFrame:
     """Table of a fit of statsmodels."""
-    interval = fit.conf_int()  # type: ignore[attr-defined]
-    table = pd.DataFrame({"B": fit.params, "se": fit.bse})  # type: ignore[attr-defined]
-    sd = X.std(ddof=1)
-    table["beta"] = table["B"] * sd.reindex(table.index) / y.std(ddof=1)
+    names = [INTERCEPT, *X.columns]
+    table = pd.DataFrame({"B": fit.params, "se": fit.bse}, index=names)  # type: ignore[attr-defined]
+    table["beta"] = table["B"] * X.std(ddof=1).reindex(names) / y.std(ddof=1)
     table["t"], table["p"] = fit.tvalues, fit.pvalues  # type: ignore[attr-defined]
-    table["low"], table["high"] = interval[0], interval[1]
+    table["low"], table["high"] = np.transpose(fit.conf_int())  # type: ignore[attr-defined]
     # The diagonal of the inverse of the predictors' correlations.
     correlations = np.atleast_2d(np.corrcoef(X.to_numpy(dtype=np.float64), rowvar=False))
-    table["vif"] = pd.Series(np.diag(np.linalg.inv(correlations)), index=X.columns).reindex(table.index)
+    table["vif"] = pd.Series(np.diag(np.linalg.inv(correlations)), index=X.columns).reindex(names)
     return table
 
 
@@ -209,33 +274,39 @@ class Bootstrap:
     ----------
     observed : (m,) float64
     samples : (resamples, m) float64
-    percentile, bca : (m, 2) float64
-        Ends of the percentile interval, and of the bias-corrected and accelerated one (Efron 1987, JASA 82:171).
+        NaN where a resample does not determine a statistic; intervals are of the others.
+    percentile : (m, 2) float64
+        Ends of the percentile interval.
+    bca : (m, 2) float64
+        Of the bias-corrected and accelerated one (Efron 1987, JASA 82:171), with the acceleration of the jackknife.
+        NaN where leaving one subject out leaves a statistic undetermined.
+    bias, acceleration : (m,) float64
+        Its z₀ and a. Resamples that equal what is observed count half in z₀.
     """
 
     observed: Float64
     samples: Float64
     percentile: Float64
     bca: Float64
+    bias: Float64
+    acceleration: Float64
 
 
 def bootstrap(
-    statistic: Callable[[NDArray[np.int64]], Float64],
-    n: int,
-    resamples: int = 5000,
-    seed: int = 0,
-    level: float = 0.95,
+    statistic: Statistic, n: int, resamples: int = 5000, seed: int = 0, level: float = 0.95
 ) -> Bootstrap:
     """Bootstrap over subjects.
 
     Parameters
     ----------
     statistic : callable
-        (resamples, k) indices of subjects → (resamples, m) values.
+        (resamples, k) indices of subjects → (resamples, m) values; see `regression_statistic`,
+        `correlation_statistic`.
     n : int
         Number of subjects.
     resamples : int
     seed : int
+        With the same seed and n, the same resamples.
     level : float
         Of the intervals.
 
@@ -248,67 +319,102 @@ def bootstrap(
         raise ValueError(f"a bootstrap of {n} subjects with {resamples} resamples; at least 2 of each are needed")
     observed = statistic(np.arange(n)[None])[0]
     samples = statistic(np.random.default_rng(seed).integers(0, n, (resamples, n)))
-    without = np.array([np.delete(np.arange(n), i) for i in range(n)])
-    jackknife = statistic(without)
-    tail = (1 - level) / 2
-    percentile = np.nanquantile(samples, [tail, 1 - tail], axis=0).T
-    # Ties count half, as for a statistic that some resamples leave where it is.
-    share = ((samples < observed).mean(axis=0) + (samples <= observed).mean(axis=0)) / 2
-    bias = stats.norm.ppf(np.clip(share, 0.5 / resamples, 1 - 0.5 / resamples))
+    jackknife = statistic(np.array([np.delete(np.arange(n), i) for i in range(n)]))
+    acceleration = _acceleration(jackknife)
+    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    bias = np.full(len(observed), np.nan)
+    percentile, bca = np.full((len(observed), 2), np.nan), np.full((len(observed), 2), np.nan)
+    for j, value in enumerate(observed):
+        drawn = samples[np.isfinite(samples[:, j]), j]
+        if not len(drawn):
+            continue
+        percentile[j] = np.quantile(drawn, tails)
+        share = ((drawn < value).mean() + (drawn <= value).mean()) / 2
+        bias[j] = stats.norm.ppf(np.clip(share, 0.5 / len(drawn), 1 - 0.5 / len(drawn)))
+        if np.isfinite(acceleration[j]):
+            bca[j] = np.quantile(drawn, _corrected(tails, bias[j], acceleration[j]))
+    return Bootstrap(observed, samples, percentile, bca, bias, acceleration)
+
+
+def _acceleration(jackknife: Float64) -> Float64:
+    """(m,) Accelerations from the (n, m) statistics without each subject; 0 where these do not differ."""
     off = jackknife.mean(axis=0) - jackknife
     spread = (off**2).sum(axis=0) ** 1.5
-    acceleration = np.divide((off**3).sum(axis=0), 6 * spread, out=np.zeros_like(spread), where=spread > 0)
-    bca = np.empty((len(observed), 2))
-    for end, z in enumerate(stats.norm.ppf([tail, 1 - tail])):
-        at = stats.norm.cdf(bias + (bias + z) / (1 - acceleration * (bias + z)))
-        bca[:, end] = [np.nanquantile(samples[:, j], at[j]) for j in range(len(observed))]
-    return Bootstrap(observed, samples, percentile, bca)
+    return np.divide((off**3).sum(axis=0), 6 * spread, out=np.zeros_like(spread), where=spread != 0)
 
 
-def regression_statistic(y: ArrayLike, X: ArrayLike, n_first: int = 0) -> Callable[[NDArray[np.int64]], Float64]:
-    """Statistic for `bootstrap`: the coefficients of a regression, and the R² that the last predictors add.
+def _corrected(tails: Float64, bias: float, acceleration: float) -> Float64:
+    """Probabilities at which the BCa interval cuts the distribution of the resamples."""
+    z = bias + stats.norm.ppf(tails)
+    left = 1 - acceleration * z
+    # At left = 0 the corrected point has gone to infinity, on the side of z; beyond, the formula would bring it back.
+    # As |a| < 1/6, that takes |z| > 6: all of some 50,000 resamples on one side of what is observed.
+    moved = np.divide(z, left, out=np.copysign(np.inf, z), where=left > 0)
+    return stats.norm.cdf(bias + moved)
+
+
+def regression_statistic(y: ArrayLike, X: ArrayLike, sizes: Sequence[int]) -> Statistic:
+    """Statistic for `bootstrap`: the coefficients of a hierarchical regression, and the R² that its blocks add.
 
     Parameters
     ----------
     y : (n,) array_like
+        Not constant.
     X : (n, p) array_like
-        Without intercept.
-    n_first : int
-        Number of predictors that were there before.
+        Predictors of all blocks, none constant; without intercept.
+    sizes : sequence of int
+        Number of predictors of each block.
 
     Returns
     -------
     callable
-        To (resamples, p + 1): the p coefficients, ΔR². NaN where a resample does not determine them.
+        To (resamples, m): for one block after the other the intercept, the coefficients of all predictors up to this
+        block, and its ΔR². NaN where a resample does not determine them.
     """
     outcome, predictors = np.asarray(y, dtype=np.float64), np.asarray(X, dtype=np.float64)
     centre, scale = predictors.mean(axis=0), predictors.std(axis=0)
-    scaled, middle = (predictors - centre) / scale, outcome.mean()
+    middle, unit = outcome.mean(), outcome.std()
+    design = _with_intercept((predictors - centre) / scale)
+    scaled = (outcome - middle) / unit
 
     def statistic(rows: NDArray[np.int64]) -> Float64:
-        out = np.empty((len(rows), predictors.shape[1] + 1))
-        for start in range(0, len(rows), 512):
-            part = rows[start : start + 512]
-            b, error = _least_squares(outcome[part] - middle, scaled[part])
-            _, before = _least_squares(outcome[part] - middle, scaled[part][:, :, :n_first])
-            total = ((outcome[part] - outcome[part].mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
-            out[start : start + 512, :-1] = b / scale
-            out[start : start + 512, -1] = (before - error) / np.where(total > 0, total, np.nan)
-        return out
+        return np.concatenate([part(rows[i : i + CHUNK]) for i in range(0, len(rows), CHUNK)])
+
+    def part(rows: NDArray[np.int64]) -> Float64:
+        chosen, A = scaled[rows][:, :, None], design[rows]
+        before = ((chosen - chosen.mean(axis=1, keepdims=True)) ** 2).sum(axis=(1, 2))
+        total = np.where(before > 1e-16 * rows.shape[1], before, np.nan)
+        found = []
+        for k in np.cumsum(sizes):
+            b, left = _least_squares(chosen, A[:, :, : k + 1])
+            slopes = b[:, 1:, 0] * unit / scale[:k]
+            error = (left**2).sum(axis=(1, 2))
+            intercept = middle + unit * b[:, 0, 0] - slopes @ centre[:k]
+            found += [intercept[:, None], slopes, ((before - error) / total)[:, None]]
+            before = error
+        return np.concatenate(found, axis=1)
 
     return statistic
 
 
-def _least_squares(y: Float64, X: Float64) -> tuple[Float64, Float64]:
-    """Coefficients (m, p) and residual sums of squares (m,) of m regressions with intercept."""
-    A = np.concatenate([np.ones((*y.shape, 1)), X], axis=2)
-    gram, moment = A.transpose(0, 2, 1) @ A, (A.transpose(0, 2, 1) @ y[:, :, None])
-    singular = np.linalg.cond(gram) > 1e12
+def _with_intercept(X: Float64) -> Float64:
+    """(…, n, p) → (…, n, 1 + p)."""
+    return np.concatenate([np.ones((*X.shape[:-1], 1)), X], axis=-1)
+
+
+def _least_squares(Y: Float64, A: Float64) -> tuple[Float64, Float64]:
+    """Coefficients (m, p, q) and residuals (m, n, q) of m regressions of (m, n, q) on (m, n, p).
+
+    The columns of A are of like size. NaN where they are linearly dependent.
+    """
+    across = A.transpose(0, 2, 1)
+    gram = across @ A
+    sizes = np.linalg.eigvalsh(gram)
+    singular = sizes[:, 0] <= 1e-12 * sizes[:, -1]
     gram[singular] = np.eye(gram.shape[1])
-    b = np.linalg.solve(gram, moment)
+    b = np.asarray(np.linalg.solve(gram, across @ Y), dtype=np.float64)
     b[singular] = np.nan
-    residual = y - (A @ b)[:, :, 0]
-    return b[:, 1:, 0], (residual**2).sum(axis=1)
+    return b, Y - A @ b
 
 
 # -- multiple testing and sample size -------------------------------------------------------------------------------
@@ -338,16 +444,89 @@ def adjust_p(p: ArrayLike, method: str = "fdr_bh") -> Float64:
     return multipletests(values, method=method)[1] if values.size else values
 
 
+@dataclass(frozen=True)
+class Difference:
+    """Difference of two groups.
+
+    Attributes
+    ----------
+    means : (float, float)
+    sd : float
+        Within the groups, pooled.
+    d : float
+        Cohen's: the first mean less the second, over the SD.
+    r2_covariates : float
+        Share of the variance within the groups that covariates explain: 1 − (residual variance of groups and
+        covariates) / (that of the groups alone), each over its degrees of freedom; not below 0.
+    """
+
+    means: tuple[float, float]
+    sd: float
+    d: float
+    r2_covariates: float
+
+
+def group_difference(values: ArrayLike, first: ArrayLike, covariates: ArrayLike | None = None) -> Difference:
+    """What a sample size needs to know of two groups.
+
+    Parameters
+    ----------
+    values : (n,) array_like
+    first : (n,) array_like of bool
+        The first group; the others are the second.
+    covariates : (n, k) array_like, optional
+
+    Raises
+    ------
+    ValueError
+        Too few in a group, values or covariates that do not vary within the groups, covariates that cannot be told
+        apart, or that explain all.
+    """
+    y, inside = np.asarray(values, dtype=np.float64), np.asarray(first, dtype=bool)
+    Z = np.zeros((len(y), 0)) if covariates is None else np.asarray(covariates, dtype=np.float64)
+    n = int(inside.sum()), int((~inside).sum())
+    df = len(y) - 2
+    if min(n) < 2 or df <= Z.shape[1]:
+        raise ValueError(f"groups of {n[0]} and {n[1]} with {Z.shape[1]} covariates are too small")
+    V = np.column_stack([y, Z])
+    left = np.where(inside[:, None], V - V[inside].mean(axis=0), V - V[~inside].mean(axis=0))
+    norms = np.linalg.norm(left, axis=0)
+    if norms[0] <= 1e-10 * np.linalg.norm(y):
+        raise ValueError("it does not vary within the groups")
+    if (norms <= 1e-10 * np.linalg.norm(V, axis=0)).any() or not _independent(left[:, 1:]):
+        raise ValueError("a covariate does not vary within the groups, or is a combination of others")
+    scaled = left / norms
+    slopes = np.linalg.lstsq(scaled[:, 1:], scaled[:, 0], rcond=None)[0]
+    unexplained = float(((scaled[:, 0] - scaled[:, 1:] @ slopes) ** 2).sum())
+    if unexplained <= 1e-20:
+        raise ValueError("the covariates explain all of it within the groups")
+    means, sd = (float(y[inside].mean()), float(y[~inside].mean())), float(norms[0] / math.sqrt(df))
+    r2 = max(0.0, 1 - unexplained * df / (df - Z.shape[1]))
+    return Difference(means, sd, (means[0] - means[1]) / sd, r2)
+
+
 def sample_size_correlation(r: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Subjects for a correlation, two-sided, by Fisher's z: ((z₁₋α/₂ + z_power) / atanh r)² + 3, rounded up."""
+    """Subjects for a correlation, two-sided, by Fisher's z: ((z₁₋α/₂ + z_power) / atanh r)² + 3, rounded up.
+
+    Parameters
+    ----------
+    r, power, alpha : float
+
+    Raises
+    ------
+    ValueError
+        A correlation of 0 or ±1, or power or level out of range.
+    """
     _check_power(power, alpha)
     if not 0 < abs(r) < 1:
         raise ValueError(f"a correlation of {r}; it must lie between -1 and 1 and not be 0")
     total = stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)
-    return math.ceil((total / math.atanh(abs(r))) ** 2 + 3)
+    return max(4, math.ceil((max(total, 0) / math.atanh(abs(r))) ** 2 + 3))
 
 
-def sample_size_groups(d: float, power: float = 0.8, alpha: float = 0.05, r2: float = 0.0) -> int:
+def sample_size_groups(
+    d: float, power: float = 0.8, alpha: float = 0.05, r2: float = 0.0, n_covariates: int = 0
+) -> int:
     """Subjects in each of two equal groups, for a two-sided t test or an ANCOVA.
 
     Parameters
@@ -356,25 +535,39 @@ def sample_size_groups(d: float, power: float = 0.8, alpha: float = 0.05, r2: fl
         Difference of the means over the common SD.
     power, alpha : float
     r2 : float
-        Share of the variance within groups that covariates explain (ANCOVA): the difference is then d/√(1 − r2).
+        Share of the variance within groups that covariates explain (ANCOVA): the difference is then d/√(1 − r2), for
+        covariates that are alike in the groups, as randomisation makes them.
+    n_covariates : int
+        Each takes a degree of freedom.
 
     Returns
     -------
     int
-        Smallest number for which the noncentral t distribution gives the power.
+        Smallest number for which the noncentral t distribution gives the power (Cohen 1988, chapters 2 and 8).
+
+    Raises
+    ------
+    ValueError
+        A difference of 0, or power, level, r2 or n_covariates out of range.
     """
     _check_power(power, alpha)
+    if n_covariates < 0:
+        raise ValueError(f"a number of covariates of {n_covariates}; it must not be negative")
     if not (d and math.isfinite(d) and 0 <= r2 < 1):
         raise ValueError(f"a difference of {d} SD with r2 {r2}; expected a number other than 0, and 0 <= r2 < 1")
     effect = abs(d) / math.sqrt(1 - r2)
-    enough = 2
-    while _power_of_t(effect, enough, alpha) < power:
+    least = enough = max(2, 2 + n_covariates // 2)  # a degree of freedom is left
+
+    def reached(n: int) -> float:
+        return _power_of_t(effect, n, 2 * n - 2 - n_covariates, alpha)
+
+    while reached(enough) < power:
         enough *= 2
-    return bisect_left(range(enough), power, lo=max(2, enough // 2), key=lambda n: _power_of_t(effect, n, alpha))
+    return bisect_left(range(enough), power, lo=max(least, enough // 2), key=reached)
 
 
-def _power_of_t(effect: float, n: int, alpha: float) -> float:
-    df, shift = 2 * n - 2, effect * math.sqrt(n / 2)
+def _power_of_t(effect: float, n: int, df: int, alpha: float) -> float:
+    shift = effect * math.sqrt(n / 2)
     critical = stats.t.ppf(1 - alpha / 2, df)
     # The far tail by symmetry: scipy's nct.cdf is NaN there for some large shifts.
     return float(stats.nct.sf(critical, df, shift) + stats.nct.sf(critical, df, -shift))
