@@ -81,3 +81,11 @@ def pair(text: str) -> tuple[str, str]:
 def names(text: str) -> tuple[str, ...]:
     """``A,B,C``; empty names do not count."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def some_names(text: str) -> tuple[str, ...]:
+    """``A,B,C``, at least one."""
+    found = names(text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} names no column")
+    return found

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, UsageError, at_least_one, positive
+from gpuvox.cli.arguments import Parser, UsageError, at_least_one, names, positive
 
 EPILOG = """\
 Writes OUT.tsv (size, p, peak and centre of gravity in mm, share of the regions of an atlas), OUT.nii.gz (numbers of the
@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
     for name in ("corrected", "out"):
         if not options[name]:
             raise UsageError(f"--{name} is missing")
-    options["covariates"] = tuple(name for name in options["covariates"].split(",") if name)
+    options["covariates"] = names(options["covariates"])
     from gpuvox.study.clusters import Command, execute
 
     execute(Command(**options), lambda text: print(text, file=sys.stdout))  # noqa: T201

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, UsageError
+from gpuvox.cli.arguments import Parser, UsageError, names, pair
 
 EPILOG = """\
 Writes OUT.mat and OUT.con (OUT.fts with F tests) for randomise, OUT_participants.tsv with the participants in their
@@ -17,19 +17,6 @@ participants from a column of the table (a path for each, relative to it) or fro
   gpuvox design --table participants.tsv --subset "group == 'MS'" --effect edss --covariates age,sex \\
     --select maps/iron=ms_iron --out ms_edss
 """
-
-
-def pair(text: str) -> tuple[str, str]:
-    """NAME=VALUE."""
-    name, equals, value = text.partition("=")
-    if not (name and equals and value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
-
-
-def names(text: str) -> tuple[str, ...]:
-    """A,B,C."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def build_parser() -> Parser:

@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, UsageError
-from gpuvox.cli.design import names, pair
+from gpuvox.cli.arguments import Parser, UsageError, names, pair
 
 DESIGNS = ("change", "visit", "interaction", "between")
 EPILOG = """\

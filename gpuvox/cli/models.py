@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, UsageError, count, names, number, pair, positive
+from gpuvox.cli.arguments import Parser, UsageError, count, number, pair, positive, some_names
 
 CORRECTIONS = ("fdr_bh", "bonferroni", "none")
 REGRESSION = """\
@@ -34,16 +34,9 @@ regression; with --out, OUT.tsv and OUT.json are written):
 """
 
 
-def names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names:
-        raise argparse.ArgumentTypeError(f"{text!r} names no column")
-    return names
-
-
 def _block(text: str) -> tuple[str, tuple[str, ...]]:
     name, columns = pair(text)
-    return name, names(columns)
+    return name, some_names(columns)
 
 
 def build_parser() -> Parser:
@@ -70,7 +63,7 @@ def _subcommand(kinds: Any, name: str, text: str, epilog: str) -> Parser:
     add("--rois", metavar="FILE", default="", help="table that gpuvox rois wrote")
     add("--clusters", metavar="NAME=FILE", action="append", type=pair, help="OUT_subjects.tsv of gpuvox clusters")
     add("--subset", metavar="CONDITION", default="", help="who is analysed, such as \"phenotype == 'RRMS'\"")
-    add("--log", metavar="COLUMNS", type=names, default=(), help="natural logarithm of these")
+    add("--log", metavar="COLUMNS", type=some_names, default=(), help="natural logarithm of these")
     add("--out", metavar="OUT", default="", help="root of what is written")
     return parser
 
@@ -91,14 +84,26 @@ def _regression(parser: Parser) -> None:
         "--block", dest="blocks", metavar="NAME=COLUMNS", action="append", type=_block,
         help="predictors that are entered together; repeated, in this order",
     )  # fmt: skip
-    add("--each", metavar="COLUMNS", type=names, default=(), help="a model for each of these, as its last block")
-    add("--adjust", metavar="COLUMNS", type=names, default=(), help="covariates that predictors are adjusted for")
+    add(
+        "--each",
+        metavar="COLUMNS",
+        type=some_names,
+        default=(),
+        help="a model for each of these, as its last block",
+    )
+    add(
+        "--adjust",
+        metavar="COLUMNS",
+        type=some_names,
+        default=(),
+        help="covariates that predictors are adjusted for",
+    )
     add(
         "--reference", metavar="CONDITION", default="",
         help="in whom the adjustment is estimated (those analysed; also for predictors not measured in it)",
     )  # fmt: skip
     add(
-        "--adjusted", metavar="COLUMNS", type=names, default=(),
+        "--adjusted", metavar="COLUMNS", type=some_names, default=(),
         help="predictors that are adjusted (those that are numbers of more than two kinds)",
     )  # fmt: skip
     _resampling(parser)
@@ -106,9 +111,15 @@ def _regression(parser: Parser) -> None:
 
 def _correlation(parser: Parser) -> None:
     add = parser.add_argument
-    add("--x", metavar="COLUMNS", type=names, default=(), help="variables")
-    add("--y", metavar="COLUMNS", type=names, default=(), help="variables that each of them is correlated with")
-    add("--given", metavar="COLUMNS", type=names, default=(), help="covariates")
+    add("--x", metavar="COLUMNS", type=some_names, default=(), help="variables")
+    add(
+        "--y",
+        metavar="COLUMNS",
+        type=some_names,
+        default=(),
+        help="variables that each of them is correlated with",
+    )
+    add("--given", metavar="COLUMNS", type=some_names, default=(), help="covariates")
     add("--method", choices=("pearson", "spearman"), default="pearson", help="kind of correlation (pearson)")
     _resampling(parser)
 
@@ -119,9 +130,15 @@ def _sample_size(parser: Parser) -> None:
     add("--d", type=number, metavar="D", help="a difference of two groups, in SD")
     add("--r2", type=number, metavar="R2", help="with --d: variance within groups that a covariate explains")
     add("--group", metavar="COLUMN", default="", help="column with the groups")
-    add("--order", metavar="A,B", type=names, default=(), help="two groups: the difference is A less B")
-    add("--variables", metavar="COLUMNS", type=names, default=(), help="variables whose difference is looked at")
-    add("--covariates", metavar="COLUMNS", type=names, default=(), help="covariates of an ANCOVA")
+    add("--order", metavar="A,B", type=some_names, default=(), help="two groups: the difference is A less B")
+    add(
+        "--variables",
+        metavar="COLUMNS",
+        type=some_names,
+        default=(),
+        help="variables whose difference is looked at",
+    )
+    add("--covariates", metavar="COLUMNS", type=some_names, default=(), help="covariates of an ANCOVA")
     add("--reduction", type=positive, metavar="F", default=1.0, help="effect: share of the difference (1)")
     add("--power", type=number, metavar="P", default=0.8, help="power (0.8)")
     add("--alpha", type=number, metavar="P", default=0.05, help="two-sided level (0.05)")
