@@ -173,7 +173,7 @@ class GroupTable:
     """``[[group_table]]``: analyses of covariance, one a variable."""
 
     title: str = _key(check=_not_empty)
-    variables: tuple[str, ...] = _key(check=_not_empty)
+    variables: tuple[str, ...] = _key(())
     families: dict[str, tuple[str, ...]] = field(default_factory=dict)
     correction: str = _key("fdr_bh", _one_of(*CORRECTIONS))
     subset: str = _key("")
@@ -308,9 +308,16 @@ def _check_together(config: Config, reader: _Reader) -> None:
         raise reader.error(("rois",), "needs labels, here or in [template]")
     if not (config.ironmyelin or config.maps) and (config.voxelwise or config.rois):
         raise reader.error((), "there are no maps: a section [ironmyelin] or [maps.NAME] is needed")
+    for number, compared in enumerate(config.group_table):
+        if not (compared.variables or compared.families):
+            raise reader.error(("group_table", number), "needs variables, or families, or both")
     for number, model in enumerate(config.regression):
         if not (model.blocks or model.each):
             raise reader.error(("regression", number), "needs blocks, or each, or both")
+    _check_titles(config, reader)
+
+
+def _check_titles(config: Config, reader: _Reader) -> None:
     titles: set[tuple[str, str]] = set()
     for kind in ("group_table", "regression", "correlation", "sample_size"):
         for number, table in enumerate(getattr(config, kind)):
@@ -423,7 +430,7 @@ def key_lines(text: str) -> dict[tuple[str | int, ...], int]:
             header = re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", line)
             key = re.match(r"\s*([A-Za-z0-9_.\"' -]+?)\s*=", line)
             if header:
-                section = _parts(header[2])
+                section = _located(_parts(header[2]), counts)
                 if header[1] == "[[":
                     counts[section] = counts.get(section, -1) + 1
                     found.setdefault(section, number)
@@ -434,6 +441,13 @@ def key_lines(text: str) -> dict[tuple[str | int, ...], int]:
                 found.setdefault((*section, *_parts(key[1])), number)
         depth, quotes = _open_ends(line, depth, quotes)
     return found
+
+
+def _located(section: tuple[str | int, ...], counts: Mapping[tuple[str | int, ...], int]) -> tuple[str | int, ...]:
+    """``[a.b]`` below ``[[a]]`` is a part of the last a."""
+    if section[:1] in counts and len(section) > 1:
+        return (*section[:1], counts[section[:1]], *section[1:])
+    return section
 
 
 def _parts(dotted: str) -> tuple[str, ...]:

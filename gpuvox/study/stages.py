@@ -131,7 +131,8 @@ class Ledger:
         return {
             "gpuvox": __version__,
             "settings": json.loads(json.dumps(stage.settings)),
-            "sources": {os.path.abspath(path): self.hash(path) for path in stage.sources},
+            # Relative names: a study may be moved with all that belongs to it.
+            "sources": {os.path.relpath(path, self.folder): self.hash(path) for path in stage.sources},
             "after": {name: self.digest(name) for name in stage.after},
         }
 
