@@ -17,7 +17,7 @@ from gpuvox.device import Device
 from gpuvox.executors import Finished, Keeper, Share, run
 from gpuvox.glm import Glm, Nuisance
 from gpuvox.grid import Grid
-from gpuvox.permtest import Maps, ObservedTest, PermutationTest, StatisticModel, Statistics, Tally
+from gpuvox.permtest import Maps, ObservedTest, PermutationTest, StatisticModel, Statistics, Tally, share
 from gpuvox.pvalues import corrected, critical_value, shares
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
@@ -276,8 +276,8 @@ def run_shard(
     for numbers, shuffler in _groups(prepared, options):
         tests = [prepared[i][0] for i in numbers]
         if _wanted(options, tests[0]).kinds:
-            share = (shuffler.n * (shard[0] - 1) // shard[1], shuffler.n * shard[0] // shard[1])
-            _run(inputs, options, tests, shuffler, progress=progress, keep=keep, share=share)
+            part = share(shuffler.n, *shard)
+            _run(inputs, options, tests, shuffler, progress=progress, keep=keep, part=part)
 
 
 def shuffle_counts(prepared: Sequence[tuple[Test, AnyShuffler]], options: Options) -> dict[str, int]:
@@ -345,7 +345,7 @@ def _run(
     progress: Progress | None = None,
     on_maps: MapCallback | None = None,
     keep: Keep | None = None,
-    share: Share | None = None,
+    part: Share | None = None,
 ) -> Finished:
     """Run the permutations of a contrast and, if wanted, of its negative."""
     test = tests[0]
@@ -354,14 +354,14 @@ def _run(
     if not permutation_test.statistics.kinds:
         return Finished(permutation_test.observe(), Tally(0))
     name = " and ".join(t.title for t in tests)
-    total = share[1] - share[0] if share else shuffler.n
+    total = part[1] - part[0] if part else shuffler.n
     return run(
         permutation_test,
         threads=options.threads,
         progress=(lambda done: progress(name, done, total)) if progress else None,
         callback=(lambda i, maps: on_maps(test.name, i, maps)) if on_maps else None,
         keeper=keep(_name(tests)) if keep else None,
-        share=share,
+        share=part,
     )
 
 

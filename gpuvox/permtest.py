@@ -29,7 +29,16 @@ from gpuvox.maps import close_to_maximum, count_below, extremes, near_ties, norm
 from gpuvox.shuffle import ImportedShuffler, Shuffler
 from gpuvox.tfce import Enhancer, LevelOverflow, Tfce, step_size
 
-__all__ = ["BlockResult", "LevelOverflow", "ObservedTest", "PermutationTest", "Statistics", "Tally", "spans"]
+__all__ = [
+    "BlockResult",
+    "LevelOverflow",
+    "ObservedTest",
+    "PermutationTest",
+    "Statistics",
+    "Tally",
+    "share",
+    "spans",
+]
 
 BATCH_BYTES = 16 << 20
 """Size of the batch of statistic maps that is held at a time."""
@@ -159,6 +168,11 @@ def spans(flags: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
     yield from zip(edges[::2], edges[1::2])
 
 
+def share(n: int, part: int, parts: int) -> tuple[int, int]:
+    """The shuffles, start and stop, of part 1 … `parts` of a run of n."""
+    return n * (part - 1) // parts, n * part // parts
+
+
 class Tally:
     """Sum of block results, in any order.
 
@@ -220,6 +234,19 @@ class Tally:
                 mine[kind] = mine[kind] + values if kind in mine else values
         self.done[part] = True
         self.is_consistent = True
+
+    def include(self, other: Tally) -> None:
+        """Add all that another tally of the same test has counted; a `ValueError` if both have a shuffle."""
+        if other.n != self.n or (self.done & other.done).any():
+            raise ValueError("the two tallies have shuffles in common, or are of different runs")
+        for kind, values in other.maxima.items():
+            mine = self.maxima.setdefault(kind, np.zeros((2, self.n), dtype=values.dtype))
+            mine[:, other.done] = values[:, other.done]
+        for name in ("below", "total", "nonzero"):
+            sums = getattr(self, name)
+            for kind, values in getattr(other, name).items():
+                sums[kind] = sums[kind] + values if kind in sums else values
+        self.done |= other.done
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from importlib import import_module
 
 from gpuvox import __version__
 
-COMMANDS = ("randomise", "ironmyelin", "clusters", "rois", "phantom", "info")
+COMMANDS = ("randomise", "merge", "ironmyelin", "clusters", "rois", "phantom", "info")
 
 USAGE = """usage: gpuvox COMMAND ...
 
@@ -19,6 +19,7 @@ Voxelwise permutation inference for neuroimaging.
 
 commands:
   randomise   permutation tests on the general linear model, with the options and the files of FSL randomise
+  merge       the shards of a randomise run to its maps
   ironmyelin  iron and myelin maps of a cohort from QSM and R1
   clusters    clusters of a corrected map, and a value of each for every subject
   rois        volume, mean, median and SD of maps in regions of interest
