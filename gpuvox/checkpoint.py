@@ -541,8 +541,9 @@ def _check_cover(test: str, found: Mapping[str, Tallies]) -> None:
     count = np.zeros(next(iter(found.values())).about.shuffles[test], dtype=np.int32)
     for name, tallies in found.items():
         done = tallies.done(test)
-        for start, stop in spans(done & (count > 0)):
-            other = next(key for key in found if found[key].done(test)[start])
+        if (done & (count > 0)).any():
+            other = next(key for key in found if (found[key].done(test) & done).any())
+            start, stop = next(spans(found[other].done(test) & done))
             raise FileError(f"shuffles {start + 1} to {stop} of {test} are in {other} and again in {name}")
         count += done
     missing = [f"{start + 1} to {stop}" for start, stop in spans(count == 0)]
