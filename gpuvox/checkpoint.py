@@ -29,7 +29,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from gpuvox.files import FileError, atomic
+from gpuvox.files import FileError
 from gpuvox.permtest import ObservedTest, Tally, share, spans
 
 INTERVAL = 60.0
@@ -45,6 +45,10 @@ DTYPES = ("<f4", "<f8", "<i4", "<i8", "<u4", "<u8")
 GROUPS = ("maxima", "below", "total", "nonzero")
 """The dictionaries of arrays of a `permtest.Tally`."""
 MOST_SHUFFLES = 2**31
+NONSENSE = (
+    ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError, MemoryError,
+)  # fmt: skip
+"""What a file may cause whose checksum is right and whose content is not."""
 
 Run = dict[str, Any]
 """What makes two runs one run: ``software`` (name → version), ``files`` (option → list of [name, SHA-256]),
@@ -86,7 +90,7 @@ class KeptTest:
 
     level_cap: int = 0
     passes: list[Tally] = field(default_factory=list)
-    on_added: Callable[[], None] = lambda: None
+    on_added: Callable[[bool], None] = lambda ended: None
 
     def tally(self, observed: ObservedTest, fresh: Tally) -> Tally:
         """The kept tally of a pass, or the fresh one, kept from now on.
@@ -110,7 +114,7 @@ class KeptTest:
 
     def added(self) -> None:
         """A result was added."""
-        self.on_added()
+        self.on_added(self.passes[-1].is_complete)
 
 
 def _fits(tally: Tally, observed: ObservedTest) -> bool:
@@ -138,7 +142,7 @@ class Tallies:
 
     about: About
     tests: dict[str, KeptTest] = field(default_factory=dict)
-    on_added: Callable[[], None] = lambda: None
+    on_added: Callable[[bool], None] = lambda ended: None
 
     def keeper(self, name: str) -> KeptTest:
         """The tallies of a test, none at first."""
@@ -192,12 +196,23 @@ def write(path: str | os.PathLike[str], tallies: Tallies) -> None:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
-    with atomic(path) as temporary, open(temporary, "wb") as file:
-        file.write(MAGIC + b"%d\n" % FORMAT + digest.hexdigest().encode() + b"\n")
-        for part in parts:
-            file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
+    _replace(Path(path), [MAGIC + b"%d\n" % FORMAT + digest.hexdigest().encode() + b"\n", *parts])
+
+
+def _replace(path: Path, parts: Sequence[Any]) -> None:
+    """As `files.atomic`, but what a killed process leaves behind has a name, and the next writing takes it."""
+    temporary = path.with_name(path.name + ".new")
+    try:
+        with open(temporary, "wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise FileError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _described(tally: Tally, arrays: list[np.ndarray]) -> dict[str, Any]:
@@ -231,12 +246,14 @@ def read(path: str | os.PathLike[str]) -> Tallies:
     if first != MAGIC + b"%d" % FORMAT:
         number = first[len(MAGIC) :][:20].decode(errors="replace")
         raise FileError(f"{os.fspath(path)} is of format {number!r}; this version of gpuvox reads format {FORMAT}")
-    body = memoryview(content)[len(first) + 2 + DIGITS :]
+    start = len(first) + 2 + DIGITS
+    body = memoryview(content)[start:]
     if hashlib.sha256(body).hexdigest().encode() + b"\n" != digest[: DIGITS + 1]:
         raise FileError(f"{os.fspath(path)} is damaged: its content does not fit its checksum")
+    line = content[start : content.find(b"\n", start)]
     try:
-        return _parsed(body)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
+        return _parsed(line, body[len(line) + 1 :])
+    except NONSENSE as error:
         raise FileError(f"{os.fspath(path)} has no content that makes sense: {error}") from error
 
 
@@ -247,9 +264,8 @@ def read_to_resume(path: str | os.PathLike[str]) -> Tallies:
     return read(path)
 
 
-def _parsed(body: memoryview) -> Tallies:
-    length = next(i for i in range(0, len(body) + 1) if body[i : i + 1] in (b"\n", b""))
-    header, rest = json.loads(bytes(body[:length])), body[length + 1 :]
+def _parsed(line: bytes, rest: memoryview) -> Tallies:
+    header = json.loads(line)
     run = {part: dict(header["run"][part]) for part in ("software", "files", "options")}
     shuffles = {str(name): _count(n, MOST_SHUFFLES) for name, n in header["shuffles"].items()}
     shard = None if header["shard"] is None else (_count(header["shard"][0]), _count(header["shard"][1]))
@@ -402,7 +418,8 @@ class Checkpoint:
         if self.tallies.is_consistent:
             write(self.path, self.tallies)
         end = time.monotonic()
-        self.next = end + max(INTERVAL, (end - start) / SHARE_OF_TIME)
+        self.soonest = end + (end - start) / SHARE_OF_TIME
+        self.next = max(end + INTERVAL, self.soonest)
 
     def remove(self) -> None:
         """Remove the file: all that it is for has been done."""
@@ -431,8 +448,8 @@ class Checkpoint:
             raise FileError(f"{self.path} is the checkpoint of another run: {difference}")
         return Tallies(about, kept.tests)
 
-    def _added(self) -> None:
-        if time.monotonic() >= self.next:
+    def _added(self, ended: bool) -> None:
+        if time.monotonic() >= (self.soonest if ended else self.next):
             self._try_to_write()
 
     def _try_to_write(self) -> bool:
@@ -440,7 +457,7 @@ class Checkpoint:
         try:
             self.write()
         except FileError as error:
-            self.next = time.monotonic() + INTERVAL
+            self.next = self.soonest = time.monotonic() + INTERVAL
             if not self.has_warned:
                 self.warn(f"the checkpoint is not up to date, and the run goes on: {error}")
             self.has_warned = True
