@@ -137,10 +137,13 @@ def kill_after(process, path: Path, changes: int, wait: float) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_killed_five_times_at_random_moments(case, work):
+def test_killed_five_times_at_random_moments(case, work, monkeypatch):
     """Twenty times in all, each with shuffles done and shuffles left."""
-    line, path = CASES[case], work / "c.tally"
+    line, path = CASES[case].replace("-n 100", "-n 240"), work / "c.tally"
     truth = expected(work, line)
+    plain = Tally.add
+    # Slow enough for this process to see each writing, though others want the processors.
+    monkeypatch.setattr(Tally, "add", lambda self, result: (plain(self, result), time.sleep(3e-3)))
     rng = np.random.default_rng(len(case))
     done = [0]
     for attempt in range(5):
@@ -152,6 +155,7 @@ def test_killed_five_times_at_random_moments(case, work):
         done.append(kept.n_done)
         passes = 2 if case == "two passes" else 1
         assert done[-2] < done[-1] < passes * sum(kept.about.shuffles.values())
+    monkeypatch.setattr(Tally, "add", plain)
     assert run(line, *extra, "--resume") == 0
     assert outputs(work) == truth
     assert not [path for path in work.iterdir() if "tally" in path.name or path.name.startswith(".")]
