@@ -10,7 +10,9 @@ import math
 import os
 import platform
 import secrets
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
 from typing import Any
@@ -19,11 +21,25 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gpuvox import __version__, files
-from gpuvox.analysis import Inputs, Options, Test, TestResult, analyse, list_tests, make_shuffler
+from gpuvox.analysis import (
+    Inputs,
+    Keep,
+    Options,
+    Progress,
+    Test,
+    TestResult,
+    analyse,
+    list_tests,
+    make_shuffler,
+    run_shard,
+    shuffle_counts,
+)
+from gpuvox.checkpoint import About, Checkpoint, Tallies, differences, read_to_resume
 from gpuvox.cuda import resolve
-from gpuvox.design import DesignError, partition
+from gpuvox.design import DesignError, Model, partition
 from gpuvox.device import Device
 from gpuvox.executors import default_threads
+from gpuvox.fingerprint import Hashes, fingerprint, hash_files, hash_inputs
 from gpuvox.grid import Grid
 from gpuvox.info import versions
 from gpuvox.outputs import Wanted, Writer
@@ -35,6 +51,8 @@ Say = Callable[[str], None]
 
 MOST_SHUFFLES = 10**8
 """A run's null distributions are held in memory, and more would take months."""
+LONG_RUN = 300.0
+"""Seconds a run must be expected to take for a checkpoint that was not asked for."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +78,13 @@ class Command:
     voxelwise_files: tuple[str, ...] = ()
     permuted_maps: bool = False
     device: str = "auto"
+    checkpoint: str = ""
+    resume: bool = False
+    shard: tuple[int, int] | None = None
     options: Options = field(default_factory=Options)
     wanted: Wanted = field(default_factory=Wanted)
     line: tuple[str, ...] = ()
+    shard_line: tuple[str, ...] = ()
 
 
 # ---------------------------------------------------------------------------------------------------- reading
@@ -220,9 +242,9 @@ def prepare(command: Command) -> Prepared:
     return Prepared(inputs, options, tuple((t, make_shuffler(inputs, options, t)) for t in tests), evs)
 
 
-def read_inputs(command: Command, say: Say, warn: Say) -> tuple[Inputs, Options]:
+def read_inputs(command: Command, say: Say, warn: Say, prepared: Prepared | None = None) -> tuple[Inputs, Options]:
     """Everything a command names, checked, small files before large ones."""
-    prepared = prepare(command)
+    prepared = prepared or prepare(command)
     _check_numbers(prepared.shufflers)
     n = len(prepared.inputs.design)
     say("Loading Data: ")
@@ -270,9 +292,16 @@ def _in_short(number: int) -> str:
 # ---------------------------------------------------------------------------------------------------- running
 
 
-def execute(
-    command: Command, say: Say, warn: Say, progress: Callable[[str, int, int], None] | None = None
-) -> None:
+@dataclass(frozen=True)
+class Reporting:
+    """Who is told what: lines that FSL prints, warnings, progress."""
+
+    say: Say
+    warn: Say
+    progress: Progress | None = None
+
+
+def execute(command: Command, say: Say, warn: Say, progress: Progress | None = None) -> None:
     """Run a command: read, analyse, write.
 
     Parameters
@@ -290,28 +319,126 @@ def execute(
     FileError, DesignError, DeviceError, ValueError
         One sentence that says what is wrong.
     """
-    device = resolve(command.device)
-    files.check_output_root(command.root)
-    files.output_type()
-    inputs, options = read_inputs(command, say, warn)
-    if device is not None:
-        say(f"Device: {describe(device)}")
-        options = replace(options, device=device)
+    prepared, hashes, about = _ready(command)
+    checkpoint = None
+    if command.checkpoint or command.resume or command.shard or _is_long(command, prepared):
+        checkpoint = Checkpoint(checkpoint_name(command), about, command.resume, warn)
+        if command.resume:
+            say(f"Going on from {checkpoint.path}: {checkpoint.resumed} shuffles are done")
+    with checkpoint or nullcontext():
+        inputs, options = read_inputs(command, say, warn, prepared)
+        if options.device is not None:
+            say(f"Device: {describe(options.device)}")
+        if checkpoint and command.shard:
+            run_shard(inputs, options, checkpoint.keeper, command.shard, progress)
+            checkpoint.write()
+            say(
+                f"Shard {command.shard[0]} of {command.shard[1]} is in {checkpoint.path}; gpuvox merge adds up all."
+            )
+        else:
+            keep = checkpoint.keeper if checkpoint else None
+            _run_and_write(command, inputs, options, hashes, Reporting(say, warn, progress), keep)
+            if checkpoint:
+                checkpoint.remove()
+    say("Finished, exiting.")
+
+
+def _run_and_write(
+    command: Command, inputs: Inputs, options: Options, hashes: Hashes, reporting: Reporting, keep: Keep | None
+) -> None:
+    """Run every test and write its files."""
     header = files.read_header(files.image_names(command.data)[0])
     writer = Writer(command.root, inputs.grid, header, command.wanted)
     if not (options.statistics.kinds or options.f_statistics.kinds):
-        warn("no inference was asked for (-x, -T, -c, -C, -F, -S): only the raw statistic is written")
+        reporting.warn("no inference was asked for (-x, -T, -c, -C, -F, -S): only the raw statistic is written")
     on_maps = writer.permuted if command.permuted_maps else None
     results = []
-    for result in analyse(inputs, options, progress=progress, on_maps=on_maps):
-        announce(result, writer, say)
+    for result in analyse(inputs, options, progress=reporting.progress, on_maps=on_maps, keep=keep):
+        announce(result, writer, reporting.say)
         for warning in result.warnings:
-            warn(warning)
+            reporting.warn(warning)
         writer.result(result)
         results.append(replace(result, maps={}))
     if command.wanted.estimates or command.wanted.film:
         writer.estimates(inputs, options.demean)
-    files.write_json(f"{command.root}_randomise.json", provenance(command, inputs, options, results, writer))
+    files.write_json(
+        f"{command.root}_randomise.json", provenance(command, inputs, options, results, writer, hashes)
+    )
+
+
+# ----------------------------------------------------------------------------------- checkpoints, shards, merging
+
+
+def checkpoint_name(command: Command) -> str:
+    """The file of tallies of a command: what ``--checkpoint`` says, or a name beside the output."""
+    if command.checkpoint:
+        return command.checkpoint
+    part = f"shard{command.shard[0]}of{command.shard[1]}" if command.shard else "checkpoint"
+    return f"{command.root}_{part}.tally"
+
+
+def kept_seed(command: Command) -> int:
+    """Seed of the run that a command goes on from; a `FileError` if there is none, or it cannot be read."""
+    return read_to_resume(checkpoint_name(command)).seed
+
+
+def _ready(command: Command) -> tuple[Prepared, Hashes, About]:
+    """A command with all but its data read and checked, the hashes of its files, and which run it is."""
+    device = resolve(command.device)
+    files.check_output_root(command.root)
+    files.output_type()
+    prepared = prepare(command)
+    _check_numbers(prepared.shufflers)
+    prepared = replace(prepared, options=replace(prepared.options, device=device))
+    hashes = _hashes(command, prepared)
+    return prepared, hashes, _about(command, prepared, hashes)
+
+
+def _about(command: Command, prepared: Prepared, hashes: Hashes) -> About:
+    """Which run this is."""
+    options = prepared.options
+    more = {"--norcmask": command.keep_constant, "--vxl": command.voxelwise_columns}
+    counts = shuffle_counts(prepared.shufflers, options)
+    if command.shard and not counts:
+        raise ValueError("--shard: nothing is permuted without -x, -T, -c, -C, -F or -S")
+    return About(fingerprint(hashes, options, more), counts, command.line[1:], command.shard)
+
+
+def _is_long(command: Command, prepared: Prepared) -> bool:
+    """Whether a checkpoint is worth its while though none was asked for: by the guess for the CPU."""
+    threads = command.options.threads or default_threads()
+    return not command.permuted_maps and _guess(command, prepared, _count_voxels(command)) / threads > LONG_RUN
+
+
+def write_merged(command: Command, merged: Tallies, say: Say, warn: Say, progress: Progress | None = None) -> None:
+    """``gpuvox merge``: write what the whole run would have written, from the tallies of its shards.
+
+    Parameters
+    ----------
+    command : Command
+        That of the shards.
+    merged : Tallies
+        All of them, see `checkpoint.merge`. What they lack is run: a shard whose TFCE had fewer steps than another
+        turned out to need.
+    say, warn, progress
+        As of `execute`.
+
+    Raises
+    ------
+    FileError, DesignError, DeviceError, ValueError
+        Inputs or software that have changed since; errors of `execute`.
+    """
+    prepared, hashes, about = _ready(command)
+    difference = differences(merged.about.run, about.run, ("the shards", "this run"))
+    if difference:
+        raise files.FileError(f"the shards cannot be merged here: {difference}")
+    again = sum(merged.about.shuffles.values()) - merged.n_done
+    if again:
+        warn(
+            f"{again} shuffles are run again: their shards were prepared for fewer steps of TFCE than others needed"
+        )
+    inputs, options = read_inputs(command, say, warn, prepared)
+    _run_and_write(command, inputs, options, hashes, Reporting(say, warn, progress), merged.keeper)
     say("Finished, exiting.")
 
 
@@ -367,9 +494,8 @@ def plan(command: Command) -> str:
     header = files.read_header(names[0])
     prepared = prepare(command)
     _check_numbers(prepared.shufflers)
-    n, design = len(prepared.inputs.design), prepared.inputs.design
-    in_box = math.prod(header.shape[:3])
-    n_voxels = files.read_mask(command.mask).n_voxels if command.mask else in_box
+    n = len(prepared.inputs.design)
+    n_voxels = _count_voxels(command)
     threads = command.options.threads or default_threads()
     device = resolve(command.device)
     lines = [
@@ -377,14 +503,9 @@ def plan(command: Command) -> str:
         f"voxels: {n_voxels}" + ("" if command.mask else " at most (no mask given)"),
         f"device: cpu, {threads} threads" if device is None else f"device: {describe(device)}",
     ]
-    seconds = 0.0
+    seconds = _guess(command, prepared, n_voxels) / threads
     for test, shuffler in prepared.shufflers:
-        model = partition(
-            design, test.contrast, demean=command.options.demean, is_f=test.is_f,
-            check=not command.voxelwise_columns,
-        )  # fmt: skip
-        wanted = command.options.f_statistics if test.is_f else command.options.statistics
-        seconds += shuffler.n * _seconds_per_shuffle(n, n_voxels, model.rank_nuisance, wanted) / threads
+        model = _model_of(command, prepared, test)
         lines.append(
             f"{test.title}: {command.options.nuisance.name.lower()}, rank of effect {model.rank_effect}, of "
             f"nuisance {model.rank_nuisance}, degrees of freedom {model.df}; "
@@ -396,6 +517,30 @@ def plan(command: Command) -> str:
     time = f"time: about {_duration(seconds)} (a guess)" if device is None else "time: not guessed for this device"
     lines.append(f"memory: about {memory / 2**20:,.0f} MiB; {time}")
     return "\n".join(lines)
+
+
+def _count_voxels(command: Command) -> int:
+    """Voxels of the mask; without one, of the images: at most so many."""
+    if command.mask:
+        return files.read_mask(command.mask).n_voxels
+    return math.prod(files.read_header(files.image_names(command.data)[0]).shape[:3])
+
+
+def _model_of(command: Command, prepared: Prepared, test: Test) -> Model:
+    return partition(
+        prepared.inputs.design, test.contrast, demean=command.options.demean, is_f=test.is_f,
+        check=not command.voxelwise_columns,
+    )  # fmt: skip
+
+
+def _guess(command: Command, prepared: Prepared, n_voxels: int) -> float:
+    """Seconds that all permutations of all tests take on one core."""
+    n, seconds = len(prepared.inputs.design), 0.0
+    for test, shuffler in prepared.shufflers:
+        wanted = command.options.f_statistics if test.is_f else command.options.statistics
+        rank = _model_of(command, prepared, test).rank_nuisance
+        seconds += shuffler.n * _seconds_per_shuffle(n, n_voxels, rank, wanted)
+    return seconds
 
 
 def _seconds_per_shuffle(n: int, n_voxels: int, rank_nuisance: int, wanted: Statistics) -> float:
@@ -427,15 +572,17 @@ def provenance(
     options: Options,
     results: Sequence[TestResult],
     writer: Writer,
+    hashes: Hashes,
 ) -> dict[str, Any]:
     """What ``<root>_randomise.json`` says."""
     return {
         "software": {"gpuvox": __version__, "python": platform.python_version(), **versions()},
         "command": list(command.line),
+        **({"command_of_shards": list(command.shard_line)} if command.shard_line else {}),
         "device": "cpu" if options.device is None else f"{options.device.name} ({options.device.title})",
         "threads": options.threads or default_threads(),
         "seed": options.seed,
-        "inputs": _hashes(command, [result.test for result in results]),
+        "inputs": {name: {"sha256": digest} for named in hashes.values() for name, digest in named},
         "volumes": inputs.data.shape[0],
         "voxels": inputs.grid.n_voxels,
         "design": inputs.design,
@@ -450,22 +597,24 @@ def provenance(
     }
 
 
-def _hashes(command: Command, tests: Sequence[Test]) -> dict[str, dict[str, str]]:
-    """Every input file with its SHA-256."""
-    images: list[str | os.PathLike[str]] = [
-        *files.image_names(command.data),
-        *command.voxelwise_files,
-        *([command.mask] if command.mask else []),
-    ]
-    paths: list[str | os.PathLike[str]] = []
-    for image in images:
-        paths += files.image_files(image)
-    for name in ("design", "contrasts", "f_tests", "blocks", "effective_design"):
-        if getattr(command, name):
-            paths.append(getattr(command, name))
+def _hashes(command: Command, prepared: Prepared) -> Hashes:
+    """Every input file with its SHA-256, by option."""
+    images: dict[str, Sequence[str | os.PathLike[str]]] = {
+        "-i": files.image_names(command.data),
+        "--vxf": command.voxelwise_files,
+        "-m": [command.mask] if command.mask else [],
+    }
+    named: dict[str, list[str | os.PathLike[str]]] = {
+        option: [path for name in names for path in files.image_files(name)] for option, names in images.items()
+    }
+    small = {
+        "-d": command.design, "-t": command.contrasts, "-f": command.f_tests, "-e": command.blocks,
+        "--effective_design": command.effective_design,
+    }  # fmt: skip
+    named |= {option: [name] for option, name in small.items() if name}
     if command.permutations:
-        paths += [_permutation_file(command, test) for test in tests]
-    return {os.fspath(path): {"sha256": files.hash_file(path)} for path in paths}
+        named["--permutations"] = [_permutation_file(command, test) for test, _ in prepared.shufflers]
+    return hash_files(named)
 
 
 def _about_test(result: TestResult) -> dict[str, Any]:
@@ -593,7 +742,8 @@ def randomise(
         ``cluster_extent``, ``cluster_mass`` (thresholds for t), ``f_cluster_extent``, ``f_cluster_mass``,
         ``uncorrected``, ``two_pass``; and any field of `analysis.Options`: ``n_permutations``, ``seed``,
         ``flip``, ``demean``, ``nuisance``, ``whole_blocks``, ``detect_null``, ``f_only``, ``variance_mm``,
-        ``permutations``, ``threads``; ``device`` (``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:i"``).
+        ``permutations``, ``threads``; ``device`` (``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:i"``);
+        ``checkpoint`` (a file that keeps what is done, removed at the end) and ``resume`` (True: go on from it).
 
     Returns
     -------
@@ -624,9 +774,21 @@ def randomise(
     if effective is not None and effective.shape != M.shape:
         raise DesignError(f"the effective design has shape {effective.shape}; the design has {M.shape}")
     inputs = Inputs(values, grid, M, C, F, groups, evs, effective)
+    name, resume = settings.pop("checkpoint", None), settings.pop("resume", False)
+    if resume and name is None:
+        raise ValueError("resume needs the name of a checkpoint")
+    if resume:
+        settings.setdefault("seed", read_to_resume(name).seed)
     options = _settings(one_sample, settings)
-    _check_numbers([(test, make_shuffler(inputs, options, test)) for test in list_tests(inputs, options)])
-    return Randomised(tuple(analyse(inputs, options)), inputs, options, header)
+    shufflers = [(test, make_shuffler(inputs, options, test)) for test in list_tests(inputs, options)]
+    _check_numbers(shufflers)
+    if name is None:
+        return Randomised(tuple(analyse(inputs, options)), inputs, options, header)
+    about = About(fingerprint(hash_inputs(inputs, options), options), shuffle_counts(shufflers, options))
+    with Checkpoint(name, about, resume, warnings.warn) as checkpoint:
+        results = tuple(analyse(inputs, options, keep=checkpoint.keeper))
+        checkpoint.remove()
+    return Randomised(results, inputs, options, header)
 
 
 def _matrix(given: Any) -> NDArray[np.float64]:

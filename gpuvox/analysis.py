@@ -5,7 +5,7 @@ Files and messages are the business of `_randomise`; the arithmetic of one contr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from gpuvox.design import DesignError, demean_columns, effective_regressor, null_rows, partition
 from gpuvox.device import Device
-from gpuvox.executors import Finished, run
+from gpuvox.executors import Finished, Keeper, Share, run
 from gpuvox.glm import Glm, Nuisance
 from gpuvox.grid import Grid
-from gpuvox.permtest import Maps, ObservedTest, PermutationTest, StatisticModel, Statistics, Tally
+from gpuvox.permtest import Maps, ObservedTest, PermutationTest, StatisticModel, Statistics, Tally, share
 from gpuvox.pvalues import corrected, critical_value, shares
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
@@ -25,9 +25,12 @@ from gpuvox.voxelwise import VoxelwiseGlm
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+AnyShuffler = Shuffler | ImportedShuffler
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 """Called with the name of the test, the shuffles done and the shuffles in all."""
+Keep = Callable[[str], Keeper]
+"""Who keeps the tallies of a test, or of a contrast and its negative, by name."""
 MapCallback = Callable[[str, int, Maps], None]
 """Called with the name of the test, the index of the shuffle and its maps."""
 
@@ -226,6 +229,7 @@ def analyse(
     *,
     progress: Progress | None = None,
     on_maps: MapCallback | None = None,
+    keep: Keep | None = None,
 ) -> Iterator[TestResult]:
     """Test every contrast, in FSL's order.
 
@@ -237,6 +241,8 @@ def analyse(
         See `Progress`.
     on_maps : callable, optional
         Called with the maps of every shuffle; see `MapCallback`.
+    keep : callable, optional
+        Tallies are kept, and gone on from; see `Keep`.
 
     Yields
     ------
@@ -247,23 +253,70 @@ def analyse(
     DesignError, ValueError
         A test that cannot be made; raised before any permutation of any test is run.
     """
-    tests = list_tests(inputs, options)
-    prepared = [(test, make_shuffler(inputs, options, test)) for test in tests]
+    prepared = _prepare(inputs, options)
+    waiting: dict[int, TestResult] = {}
+    number = 0
+    for numbers, shuffler in _groups(prepared, options, joined=on_maps is None):
+        tests = [prepared[i][0] for i in numbers]
+        start = perf_counter()
+        finished = _run(inputs, options, tests, shuffler, progress=progress, on_maps=on_maps, keep=keep)
+        seconds = perf_counter() - start
+        for row, (i, test) in enumerate(zip(numbers, tests)):
+            waiting[i] = _result(test, finished, row, seconds if row == 0 else 0.0, options)
+        while number in waiting:
+            yield waiting.pop(number)
+            number += 1
+
+
+def run_shard(
+    inputs: Inputs, options: Options, keep: Keep, shard: tuple[int, int], progress: Progress | None = None
+) -> None:
+    """Run shard i of n, from 1, of every test's shuffles, for the tallies alone."""
+    prepared = _prepare(inputs, options)
+    for numbers, shuffler in _groups(prepared, options):
+        tests = [prepared[i][0] for i in numbers]
+        if _wanted(options, tests[0]).kinds:
+            part = share(shuffler.n, *shard)
+            _run(inputs, options, tests, shuffler, progress=progress, keep=keep, part=part)
+
+
+def shuffle_counts(prepared: Sequence[tuple[Test, AnyShuffler]], options: Options) -> dict[str, int]:
+    """Shuffles of each test, or contrast and its negative, whose tallies are kept, by `Keep`'s name."""
+    return {
+        _name([prepared[i][0] for i in numbers]): shuffler.n
+        for numbers, shuffler in _groups(prepared, options)
+        if _wanted(options, prepared[numbers[0]][0]).kinds
+    }
+
+
+def _prepare(inputs: Inputs, options: Options) -> list[tuple[Test, AnyShuffler]]:
+    prepared = [(test, make_shuffler(inputs, options, test)) for test in list_tests(inputs, options)]
     if not inputs.evs:
         for test, _ in prepared:
             _check(inputs, options, test)
-    waiting: dict[int, TestResult] = {}
-    for i, (test, shuffler) in enumerate(prepared):
-        if i in waiting:
-            yield waiting.pop(i)
-            continue
-        partner = None if on_maps else _negative(tests, i, options)
-        signs = [(i, test)] if partner is None else [(i, test), (partner, tests[partner])]
-        for number, result in zip(
-            (n for n, _ in signs), _run(inputs, options, [t for _, t in signs], shuffler, progress, on_maps)
-        ):
-            waiting[number] = result
-        yield waiting.pop(i)
+    return prepared
+
+
+def _groups(
+    prepared: Sequence[tuple[Test, AnyShuffler]], options: Options, joined: bool = True
+) -> Iterator[tuple[list[int], AnyShuffler]]:
+    """Numbers of the tests that are run together, a contrast and its negative, with their shuffles."""
+    tests = [test for test, _ in prepared]
+    seen: set[int] = set()
+    for i, (_, shuffler) in enumerate(prepared):
+        if i not in seen:
+            partner = _negative(tests, i, options) if joined else None
+            numbers = [i] if partner is None else [i, partner]
+            seen.update(numbers)
+            yield numbers, shuffler
+
+
+def _name(tests: Sequence[Test]) -> str:
+    return "+".join(test.name for test in tests)
+
+
+def _wanted(options: Options, test: Test) -> Statistics:
+    return options.f_statistics if test.is_f else options.statistics
 
 
 def _check(inputs: Inputs, options: Options, test: Test) -> None:
@@ -287,35 +340,33 @@ def _run(
     inputs: Inputs,
     options: Options,
     tests: list[Test],
-    shuffler: Shuffler | ImportedShuffler,
-    progress: Progress | None,
-    on_maps: MapCallback | None,
-) -> list[TestResult]:
-    """Results of a contrast and, if wanted, of its negative."""
-    start = perf_counter()
+    shuffler: AnyShuffler,
+    *,
+    progress: Progress | None = None,
+    on_maps: MapCallback | None = None,
+    keep: Keep | None = None,
+    part: Share | None = None,
+) -> Finished:
+    """Run the permutations of a contrast and, if wanted, of its negative."""
     test = tests[0]
     model = make_model(inputs, options, test, shuffler)
-    wanted = options.f_statistics if test.is_f else options.statistics
-    permutation_test = PermutationTest(model, inputs.grid, shuffler, wanted, signs=len(tests))
-    if not wanted.kinds:
-        observed = permutation_test.observe()
-        finished = Finished(observed, Tally(0))
-    else:
-        name = " and ".join(t.title for t in tests)
-        finished = run(
-            permutation_test,
-            threads=options.threads,
-            progress=(lambda done: progress(name, done, shuffler.n)) if progress else None,
-            callback=(lambda i, maps: on_maps(test.name, i, maps)) if on_maps else None,
-        )
-    seconds = perf_counter() - start
-    return [_result(t, model, finished, row, seconds if row == 0 else 0.0, options) for row, t in enumerate(tests)]
+    permutation_test = PermutationTest(model, inputs.grid, shuffler, _wanted(options, test), signs=len(tests))
+    if not permutation_test.statistics.kinds:
+        return Finished(permutation_test.observe(), Tally(0))
+    name = " and ".join(t.title for t in tests)
+    total = part[1] - part[0] if part else shuffler.n
+    return run(
+        permutation_test,
+        threads=options.threads,
+        progress=(lambda done: progress(name, done, total)) if progress else None,
+        callback=(lambda i, maps: on_maps(test.name, i, maps)) if on_maps else None,
+        keeper=keep(_name(tests)) if keep else None,
+        share=part,
+    )
 
 
-def _result(
-    test: Test, model: StatisticModel, finished: Finished, row: int, seconds: float, options: Options
-) -> TestResult:
-    observed = finished.observed
+def _result(test: Test, finished: Finished, row: int, seconds: float, options: Options) -> TestResult:
+    observed, model = finished.observed, finished.observed.test.model
     sign = (1, -1)[row]
     maps: dict[str, NDArray] = {"stat": sign * observed.statistic}
     nulls: dict[str, NDArray] = {}

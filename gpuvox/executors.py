@@ -6,8 +6,9 @@ import gc
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Protocol
 
 from threadpoolctl import threadpool_limits
 
@@ -17,8 +18,25 @@ from gpuvox.permtest import BlockResult, LevelOverflow, Maps, ObservedTest, Perm
 Progress = Callable[[int], None]
 Callback = Callable[[int, Maps], None]
 
+Share = tuple[int, int]
+"""Range of shuffles, start and stop."""
+
 DEVICE_THREADS = 2
 """Threads that feed a device: while it works for one, the other makes its shuffles."""
+
+
+class Keeper(Protocol):
+    """Keeps the tallies of a permutation test, so that another process can go on from them."""
+
+    @property
+    def level_cap(self) -> int:
+        """Steps of TFCE that the tallies it holds were made with; 0 if it holds none."""
+
+    def tally(self, observed: ObservedTest, fresh: Tally) -> Tally:
+        """The tally to go on from in this pass: the one that is kept, or the fresh one, kept from now on."""
+
+    def added(self) -> None:
+        """Told after each result that was added."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +68,10 @@ def run(
     threads: int | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
+    keeper: Keeper | None = None,
+    share: Share | None = None,
 ) -> Finished:
-    """Run a permutation test whole.
+    """Run a permutation test.
 
     Parameters
     ----------
@@ -62,6 +82,10 @@ def run(
         Called with the number of shuffles done so far.
     callback : callable, optional
         Called with the maps of each shuffle, see `ObservedTest.run`; not in order.
+    keeper : Keeper, optional
+        Keeps the tallies, and gives those that were kept before.
+    share : (start, stop), optional
+        Run these shuffles only; the tally then says nothing of p yet. Not with the two-pass scheme.
 
     Returns
     -------
@@ -71,13 +95,17 @@ def run(
     ------
     DeviceError
         The device cannot hold a single map.
+    ValueError
+        The two-pass scheme with a share of the shuffles.
     """
+    if share and test.statistics.normalised:
+        raise ValueError("the two-pass scheme cannot be run in shares: its second pass needs all of the first")
     device = test.device
     threads = DEVICE_THREADS if device else threads or default_threads()
     # The threads are ours; a linear algebra library that opens its own would only be in their way.
     try:
         with threadpool_limits(1):
-            return _run(test, threads, progress, callback)
+            return _run(test, threads, progress, callback, keeper, share)
     except OutOfDeviceMemory as error:
         raise DeviceError(
             f"the device has not enough memory even for one map at a time ({error}); use --device cpu"
@@ -88,11 +116,20 @@ def run(
             device.forget()
 
 
-def _run(test: PermutationTest, threads: int, progress: Progress | None, callback: Callback | None) -> Finished:
+def _run(
+    test: PermutationTest,
+    threads: int,
+    progress: Progress | None,
+    callback: Callback | None,
+    keeper: Keeper | None,
+    share: Share | None,
+) -> Finished:
+    if keeper and keeper.level_cap:
+        test = replace(test, level_cap=keeper.level_cap)
     while True:
         try:
             observed = test.observe()
-            tally = fold(observed, threads, progress, callback)
+            tally = fold(observed, threads, progress, callback, keeper, share)
             break
         except LevelOverflow as overflow:
             test = test.with_cap(overflow.needed)
@@ -102,16 +139,17 @@ def _run(test: PermutationTest, threads: int, progress: Progress | None, callbac
     if not test.statistics.normalised:
         return Finished(observed, tally)
     second = observed.second_pass(tally)
-    return Finished(observed, tally, second, fold(second, threads, progress))
+    return Finished(observed, tally, second, fold(second, threads, progress, keeper=keeper))
 
 
-def ranges(observed: ObservedTest, threads: int) -> Iterator[tuple[int, int]]:
-    """Ranges of shuffles of a size that suits memory and keeps every thread busy to the end."""
+def ranges(observed: ObservedTest, threads: int, tally: Tally) -> Iterator[tuple[int, int]]:
+    """Ranges of the shuffles that are left, of a size that suits memory and keeps every thread busy to the end."""
     step = observed.batch
     if observed.device is None:
-        step = max(1, min(step, -(-observed.n // (4 * threads))))
-    for start in range(0, observed.n, step):
-        yield start, min(start + step, observed.n)
+        step = max(1, min(step, -(-(tally.stop - tally.start) // (4 * threads))))
+    for first, last in tally.left():
+        for start in range(first, last, step):
+            yield start, min(start + step, last)
 
 
 def fold(
@@ -119,16 +157,22 @@ def fold(
     threads: int,
     progress: Progress | None = None,
     callback: Callback | None = None,
+    keeper: Keeper | None = None,
+    share: Share | None = None,
 ) -> Tally:
-    """Run every range of shuffles and add up the results."""
-    tally = Tally(observed.n)
+    """Run every range of shuffles that is not in the kept tally and add up the results."""
+    tally = Tally(observed.n, *(share or ()))
+    if keeper:
+        tally = keeper.tally(observed, tally)
 
     def add(result: BlockResult) -> None:
         tally.add(result)
+        if keeper:
+            keeper.added()
         if progress:
-            progress(int(tally.done.sum()))
+            progress(tally.n_done)
 
-    parts = ranges(observed, threads)
+    parts = ranges(observed, threads, tally)
     if threads == 1:
         for start, stop in parts:
             add(observed.run(start, stop, callback))

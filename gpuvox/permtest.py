@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -29,7 +29,16 @@ from gpuvox.maps import close_to_maximum, count_below, extremes, near_ties, norm
 from gpuvox.shuffle import ImportedShuffler, Shuffler
 from gpuvox.tfce import Enhancer, LevelOverflow, Tfce, step_size
 
-__all__ = ["BlockResult", "LevelOverflow", "ObservedTest", "PermutationTest", "Statistics", "Tally"]
+__all__ = [
+    "BlockResult",
+    "LevelOverflow",
+    "ObservedTest",
+    "PermutationTest",
+    "Statistics",
+    "Tally",
+    "share",
+    "spans",
+]
 
 BATCH_BYTES = 16 << 20
 """Size of the batch of statistic maps that is held at a time."""
@@ -153,6 +162,17 @@ class BlockResult:
         return joined
 
 
+def spans(flags: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """Ranges ``start … stop − 1`` in which every flag is set, in order."""
+    edges = np.flatnonzero(np.diff(flags.astype(np.int8), prepend=0, append=0)).tolist()
+    yield from zip(edges[::2], edges[1::2])
+
+
+def share(n: int, part: int, parts: int) -> tuple[int, int]:
+    """The shuffles, start and stop, of part 1 … `parts` of a run of n."""
+    return n * (part - 1) // parts, n * part // parts
+
+
 class Tally:
     """Sum of block results, in any order.
 
@@ -160,11 +180,15 @@ class Tally:
     ----------
     n : int
         Number of shuffles of the whole run.
+    start, stop : int, optional
+        The share of them that is wanted in this tally; all by default.
     """
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, start: int = 0, stop: int | None = None) -> None:
         self.n = n
+        self.start, self.stop = start, n if stop is None else stop
         self.done = np.zeros(n, dtype=bool)
+        self.is_consistent = True
         self.maxima: Maps = {}
         self.below: Maps = {}
         self.total: Maps = {}
@@ -172,8 +196,18 @@ class Tally:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every shuffle has been counted."""
-        return bool(self.done.all())
+        """Whether every shuffle that is wanted has been counted."""
+        return bool(self.done[self.start : self.stop].all())
+
+    @property
+    def n_done(self) -> int:
+        """Number of shuffles that have been counted."""
+        return int(np.count_nonzero(self.done))
+
+    def left(self) -> Iterator[tuple[int, int]]:
+        """Ranges of shuffles that are wanted and not counted yet, in order."""
+        for start, stop in spans(~self.done[self.start : self.stop]):
+            yield self.start + start, self.start + stop
 
     def add(self, result: BlockResult) -> None:
         """Add the result of a range of shuffles that is not in the tally yet.
@@ -188,6 +222,8 @@ class Tally:
             raise ValueError(f"shuffles {result.start} to {result.stop} are not among the run's {self.n}")
         if self.done[part].any():
             raise ValueError(f"shuffles {result.start} to {result.stop} are already counted")
+        # A signal may end the process within these lines: what is half added must not be kept.
+        self.is_consistent = False
         for kind, values in result.maxima.items():
             if kind not in self.maxima:
                 self.maxima[kind] = np.zeros((2, self.n), dtype=values.dtype)
@@ -197,6 +233,20 @@ class Tally:
             for kind, values in getattr(result, name).items():
                 mine[kind] = mine[kind] + values if kind in mine else values
         self.done[part] = True
+        self.is_consistent = True
+
+    def include(self, other: Tally) -> None:
+        """Add all that another tally of the same test has counted; a `ValueError` if both have a shuffle."""
+        if other.n != self.n or (self.done & other.done).any():
+            raise ValueError("the two tallies have shuffles in common, or are of different runs")
+        for kind, values in other.maxima.items():
+            mine = self.maxima.setdefault(kind, np.zeros((2, self.n), dtype=values.dtype))
+            mine[:, other.done] = values[:, other.done]
+        for name in ("below", "total", "nonzero"):
+            sums = getattr(self, name)
+            for kind, values in getattr(other, name).items():
+                sums[kind] = sums[kind] + values if kind in sums else values
+        self.done |= other.done
 
 
 @dataclass(frozen=True, eq=False)
@@ -506,7 +556,14 @@ class ObservedTest:
         The local mean at a voxel is the sum of the values over permutations divided by the number of
         permutations in which the voxel is not zero; for TFCE, local means under their 2nd percentile in the
         mask (the ⌈0.02·V⌉-th smallest) are raised to it.
+
+        Raises
+        ------
+        ValueError
+            The tally lacks shuffles.
         """
+        if not tally.done.all():
+            raise ValueError(f"the second pass needs all {tally.n} shuffles of the first; {tally.n_done} are done")
         means: Maps = {}
         for kind, (total, nonzero) in self.sums(tally).items():
             mean = np.divide(total, nonzero, out=np.zeros_like(total), where=nonzero > 0)

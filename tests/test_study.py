@@ -89,7 +89,7 @@ def test_the_findings_of_the_study_are_recovered(finished):
 def test_tables_agree_with_each_other(finished):
     features = table(finished / "features.tsv")
     rois = table(finished / "rois.tsv")
-    one = rois[(rois.structure == "putamen") & rois.side.isin(["both", "none"]) & (rois.map == "iron")]
+    one = rois[(rois["structure"] == "putamen") & rois["side"].isin(["both", "none"]) & (rois["map"] == "iron")]
     np.testing.assert_allclose(features["putamen.iron"], one.set_index("participant_id")["mean"].to_numpy())
     subjects = table(finished / "clusters" / "iron_MS_lt_HC_subjects.tsv")
     first = subjects[subjects.cluster == 1]["eigenvariate_z"].to_numpy()

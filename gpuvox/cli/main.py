@@ -12,7 +12,7 @@ from importlib import import_module
 from gpuvox import __version__
 
 COMMANDS = (
-    "randomise", "study", "ironmyelin", "rois", "groups", "clusters", "models", "report", "design", "longitudinal",
+    "randomise", "merge", "study", "ironmyelin", "rois", "groups", "clusters", "models", "report", "design", "longitudinal",
     "phantom", "info",
 )  # fmt: skip
 
@@ -22,6 +22,7 @@ Voxelwise permutation inference for neuroimaging.
 
 commands:
   randomise     permutation tests on the general linear model, with the options and the files of FSL randomise
+  merge         the shards of a randomise run to its maps
   design        design and contrast files for it, from a table of participants
   longitudinal  the same for repeated visits: changes, and repeated measures with exchangeability blocks
   info          versions, devices, and whether the GPU works

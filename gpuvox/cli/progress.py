@@ -13,29 +13,32 @@ class Progress:
     def __init__(self, interval: float = 60.0, unit: str = "permutations") -> None:
         self.interval, self.unit = interval, unit
         self.bar: Any = None
-        self.test = ""
+        self.test, self.first = "", 0
         self.start = self.last = time.monotonic()
 
     def __call__(self, test: str, done: int, total: int) -> None:
         """Show how far the test is."""
         if test != self.test or done < getattr(self.bar, "n", 0):
-            self._begin(test, total)
+            self._begin(test, done, total)
         if self.bar is not None:
             self.bar.update(done - self.bar.n)
             if done == total:
                 self.close()
         elif time.monotonic() - self.last >= self.interval:
             self.last = time.monotonic()
-            left = (self.last - self.start) * (total - done) / max(done, 1)
+            left = (self.last - self.start) * (total - done) / max(done - self.first, 1)
             sys.stderr.write(f"{test}: {done} of {total} {self.unit}, about {left:.0f} s left\n")
 
-    def _begin(self, test: str, total: int) -> None:
+    def _begin(self, test: str, done: int, total: int) -> None:
         self.close()
-        self.test, self.start, self.last = test, time.monotonic(), time.monotonic()
+        # A run that goes on from a checkpoint has done most of it before.
+        self.test, self.first, self.start, self.last = test, done, time.monotonic(), time.monotonic()
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total, desc=test, unit=f" {self.unit}", file=sys.stderr, leave=False)
+            self.bar = tqdm(
+                total=total, initial=done, desc=test, unit=f" {self.unit}", file=sys.stderr, leave=False
+            )
 
     def close(self) -> None:
         """Take the bar away."""

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import warnings
+from dataclasses import replace
 from typing import Any
 
 from gpuvox import __version__
@@ -28,8 +29,15 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N")
+    return int(match[1]), int(match[2])
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """The parser; its destinations are the names that `_command` reads."""
+    """The parser; its destinations are the names that `make_command` reads."""
     parser = Parser(
         prog="gpuvox randomise",
         usage="gpuvox randomise -i <data> -o <root> [-m <mask>] -d <design.mat> -t <design.con> [options]",
@@ -123,6 +131,11 @@ def _add_own(group: Any) -> None:
     group.add_argument("--tfce-exact", action="store_true", help="TFCE's integral in closed form, no steps")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (auto)")
     group.add_argument("--threads", type=at_least_one, metavar="N", help="threads (all processors)")
+    group.add_argument("--checkpoint", metavar="FILE", default="",
+                       help="keep what is done (long runs: ROOT_checkpoint.tally)")  # fmt: skip
+    group.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    group.add_argument("--shard", type=_shard, metavar="I/N",
+                       help="part I of N of the permutations, as a file for gpuvox merge")  # fmt: skip
     group.add_argument("--plan", action="store_true", help="say what would be done, from headers only, and stop")
     group.add_argument("--version", action="store_true", help="print the version, and stop")
 
@@ -169,56 +182,66 @@ def run(argv: list[str]) -> int:
         build_parser().print_help(sys.stdout if options.help else sys.stderr)
         return 0 if options.help else 2
     if options.version:
-        _say(f"gpuvox {__version__}")
+        say(f"gpuvox {__version__}")
         return 0
-    _check(options)
+    check(options)
 
     from gpuvox import _randomise
-    from gpuvox.cli.first_run import compile_ahead
     from gpuvox.cli.progress import Progress
 
-    command = _command(options, argv)
+    command = make_command(options, argv)
     if options.schedule:
-        _say(_randomise.schedule(command))
+        say(_randomise.schedule(command))
     elif options.plan:
-        _say(_randomise.plan(command))
+        say(_randomise.plan(command))
     elif options.count:
-        _say(f"randomise options: {' '.join(argv)} ")
-        _randomise.count_permutations(command, _say)
-        _say("Finished, exiting.")
-    else:
-        say = _silent if options.quiet else _say
-        progress = None if options.quiet else Progress()
         say(f"randomise options: {' '.join(argv)} ")
-        say(f"Seeding with {command.options.seed}")
-        with warnings.catch_warnings(record=True) as caught:
-            on_cpu = _randomise.resolve(command.device) is None
-        for warning in caught:
-            _warn(str(warning.message))
-        if on_cpu:
-            compile_ahead(options.quiet)
+        _randomise.count_permutations(command, say)
+        say("Finished, exiting.")
+    else:
+        tell = silent if options.quiet else say
+        progress = None if options.quiet else Progress()
+        tell(f"randomise options: {' '.join(argv)} ")
+        tell(f"Seeding with {command.options.seed}")
+        open_device(command.device, options.quiet)
         try:
-            _randomise.execute(command, say, _warn, progress)
+            _randomise.execute(command, tell, warn, progress)
         finally:
             if progress:
                 progress.close()
     return 0
 
 
-def _say(text: str) -> None:
+def open_device(name: str, quiet: bool) -> None:
+    """Find the device, with its warnings; for the CPU, compile what every run needs."""
+    from gpuvox._randomise import resolve
+    from gpuvox.cli.first_run import compile_ahead
+
+    with warnings.catch_warnings(record=True) as caught:
+        on_cpu = resolve(name) is None
+    for warning in caught:
+        warn(str(warning.message))
+    if on_cpu:
+        compile_ahead(quiet)
+
+
+def say(text: str) -> None:
+    """A line on stdout, at once."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
-def _silent(text: str) -> None:
+def silent(text: str) -> None:
+    """Nothing, for ``--quiet``."""
     del text
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
+    """A warning on stderr."""
     sys.stderr.write(f"Warning: {text}\n")
 
 
-def _check(options: argparse.Namespace) -> None:
+def check(options: argparse.Namespace) -> None:
     """What can be said of the options without reading a file."""
     if options.multi:
         raise UsageError("--multi is not supported: it was an experiment of FSL's that no version documents")
@@ -233,9 +256,23 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError("--permuteBlocks needs exchangeability blocks (-e)")
     if options.fonly and not options.f_tests:
         raise UsageError("--fonly needs F tests (-f)")
+    _check_shard(options)
 
 
-def _command(options: argparse.Namespace, argv: list[str]) -> Any:
+def _check_shard(options: argparse.Namespace) -> None:
+    """What cannot be done in parts."""
+    for name in ("checkpoint", "resume", "shard"):
+        if options.permout and getattr(options, name):
+            raise UsageError(f"--permout writes maps as they are made, and so cannot be done with --{name}")
+    if not options.shard:
+        return
+    if options.twopass and (options.tfce or options.tfce_2d or options.tfce_exact or options.extent):
+        raise UsageError("--shard cannot be used with --twopass, whose second pass needs all of the first")
+    if options.seed is None and not options.resume:
+        raise UsageError("--shard needs --seed, the same for all shards, or each would draw its own permutations")
+
+
+def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
     """Parsed options → `_randomise.Command`."""
     from gpuvox import _randomise as app
     from gpuvox.analysis import Options
@@ -246,7 +283,7 @@ def _command(options: argparse.Namespace, argv: list[str]) -> Any:
         statistics=t,
         f_statistics=f,
         n_permutations=options.number,
-        seed=app.draw_seed() if options.seed is None else options.seed,
+        seed=options.seed or 0,
         flip=options.one_sample,
         demean=options.demean,
         nuisance=Nuisance(options.nuisance),
@@ -261,7 +298,7 @@ def _command(options: argparse.Namespace, argv: list[str]) -> Any:
         options.raw, options.nulls, options.permutation_files, options.glm_output, options.film, options.uncorrp
     )
     names = ("data", "root", "mask", "design", "contrasts", "f_tests", "blocks", "effective_design", "one_sample")
-    return app.Command(
+    command = app.Command(
         **{name: getattr(options, name) for name in names},
         keep_constant=options.norcmask,
         permutations=options.permutations,
@@ -269,10 +306,17 @@ def _command(options: argparse.Namespace, argv: list[str]) -> Any:
         voxelwise_files=options.vxf,
         permuted_maps=options.permout,
         device=options.device,
+        checkpoint=options.checkpoint,
+        resume=options.resume,
+        shard=options.shard,
         options=settings,
         wanted=wanted,
         line=(os.path.basename(sys.argv[0]) or "gpuvox", *argv),
     )
+    if options.seed is not None:
+        return command
+    seed = app.kept_seed(command) if options.resume else app.draw_seed()
+    return replace(command, options=replace(settings, seed=seed))
 
 
 def _statistics(options: argparse.Namespace) -> tuple[Any, Any]:

@@ -1,0 +1,75 @@
+"""``gpuvox merge``: the shards of a ``gpuvox randomise`` run to the maps of the whole run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from gpuvox import __version__
+from gpuvox.cli.arguments import Parser, UsageError, at_least_one
+
+EPILOG = """\
+The shards know their command and the hashes of its files, which are read again under the names they had. The maps are,
+bit for bit, those of one run. Example, on three machines and then on one:
+  gpuvox randomise -i maps -o out -m mask -d design.mat -t design.con -T --seed 1 --shard 1/3     (2/3, 3/3)
+  gpuvox merge out_shard*.tally
+"""
+
+
+def build_parser() -> Parser:
+    """The parser."""
+    parser = Parser(
+        prog="gpuvox merge",
+        usage="gpuvox merge TALLY... [options]",
+        description=f"Add up the shards of a randomise run (gpuvox {__version__}).",
+        epilog=EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("tallies", nargs="*", metavar="TALLY", help="files that --shard wrote, in any order")
+    parser.add_argument("--out", metavar="ROOT", default="", help="output root (that of the shards)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (auto)")
+    parser.add_argument("--threads", type=at_least_one, metavar="N", help="threads (all processors)")
+    parser.add_argument("--quiet", action="store_true", help="print errors and warnings only")
+    return parser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Exit status 0."""
+    options = build_parser().parse_args(argv)
+    if not options.tallies:
+        raise UsageError("the files to merge are missing: gpuvox merge TALLY...")
+    from gpuvox._randomise import write_merged
+    from gpuvox.checkpoint import read_all
+    from gpuvox.cli.progress import Progress
+    from gpuvox.cli.randomise import open_device, say, silent, warn
+
+    merged = read_all(options.tallies)
+    line = (os.path.basename(sys.argv[0]) or "gpuvox", "merge", *argv)
+    command = replace(_command(merged, options), line=line, shard_line=merged.about.command)
+    open_device(options.device, options.quiet)
+    progress = None if options.quiet else Progress()
+    try:
+        write_merged(command, merged, silent if options.quiet else say, warn, progress)
+    finally:
+        if progress:
+            progress.close()
+    return 0
+
+
+def _command(merged: Any, options: argparse.Namespace) -> Any:
+    """The command of the shards, with the seed, the output and the device of now."""
+    from gpuvox.cli.randomise import check, make_command, parse
+
+    arguments = list(merged.about.command)
+    theirs = parse(arguments)
+    theirs.seed, theirs.device, theirs.threads = merged.seed, options.device, options.threads
+    theirs.checkpoint, theirs.resume, theirs.shard = "", False, None
+    check(theirs)
+    if options.out:
+        theirs.root = options.out
+    return make_command(theirs, arguments)
