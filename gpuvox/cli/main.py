@@ -12,8 +12,8 @@ from importlib import import_module
 from gpuvox import __version__
 
 COMMANDS = (
-    "randomise", "merge", "study", "ironmyelin", "rois", "groups", "clusters", "models", "report", "design", "longitudinal",
-    "phantom", "info",
+    "randomise", "merge", "design", "longitudinal", "info",
+    "study", "ironmyelin", "rois", "clusters", "groups", "models", "report", "phantom",
 )  # fmt: skip
 
 USAGE = """usage: gpuvox COMMAND ...
