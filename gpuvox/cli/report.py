@@ -1,0 +1,39 @@
+"""``gpuvox report``: the report of a study, one HTML file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from gpuvox import __version__
+from gpuvox.cli.arguments import Parser
+
+EPILOG = """\
+STUDY.json is what gpuvox study writes as study.json; paths in it are relative to its folder. The report is one file
+that needs neither the network nor other files: tables, maps with an orthogonal viewer, figures, methods with citations.
+  gpuvox report results/study.json --out report.html
+"""
+
+
+def build_parser() -> Parser:
+    """The parser."""
+    parser = Parser(
+        prog="gpuvox report",
+        description=f"The report of a study, one HTML file (gpuvox {__version__}).",
+        epilog=EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", metavar="STUDY.json", help="what the study wrote about itself")
+    parser.add_argument("--out", metavar="FILE", default=None, help="the report (report.html beside STUDY.json)")
+    return parser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Exit status 0."""
+    options = build_parser().parse_args(argv)
+    from gpuvox.study.report import execute
+
+    execute(options.study, options.out, lambda text: print(text, file=sys.stdout))  # noqa: T201
+    return 0

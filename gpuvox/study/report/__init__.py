@@ -1,0 +1,112 @@
+"""The report of a study: one HTML file that needs nothing else, neither other files nor the network.
+
+`build` makes it of what a study wrote about itself (``study.json``); `execute` is the command ``gpuvox report``. The
+template and what runs in the browser (tables that sort, the viewer) lie in ``templates/``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from gpuvox import files
+from gpuvox.study.report import findings
+from gpuvox.study.report.contents import Contents, read_contents
+from gpuvox.study.report.page import Page
+from gpuvox.study.report.volumes import read_scene, read_tests
+
+__all__ = ["build", "execute", "headlines"]
+
+ASSETS = {"style": "report.css", "script": "report.js", "viewer_script": "viewer.js"}
+
+
+def execute(study: str | os.PathLike[str], out: str | os.PathLike[str] | None, say: Callable[[str], None]) -> None:
+    """Write the report of a study.
+
+    Parameters
+    ----------
+    study : path
+        ``study.json``; other paths in it are relative to its folder.
+    out : path, optional
+        ``report.html`` beside it by default.
+    say : callable
+        Receives a line: where the report is.
+
+    Raises
+    ------
+    FileError
+        One sentence that names the file and the key that is wrong; nothing is written then.
+    """
+    study = Path(study)
+    out = study.with_name("report.html") if out is None else Path(out)
+    files.check_output_root(out)
+    text = build(read_contents(study), study.parent, origin=study.name, relative_to=out.parent)
+    files.write_text(out, text)
+    say(f"{out} ({len(text.encode()) / 1e6:.1f} MB)")
+
+
+def build(
+    contents: Mapping[str, Any],
+    folder: str | os.PathLike[str],
+    *,
+    origin: str = "study.json",
+    relative_to: str | os.PathLike[str] | None = None,
+) -> str:
+    """The report of a study as HTML.
+
+    Parameters
+    ----------
+    contents : dict
+        What ``study.json`` holds.
+    folder : path
+        That its paths are relative to.
+    origin : str
+        Its name, for messages.
+    relative_to : path, optional
+        Folder of the report, for links to files; `folder` by default.
+
+    Raises
+    ------
+    FileError
+        A key or a file is missing or wrong; the sentence names both.
+    """
+    links = os.path.relpath(folder, relative_to) if relative_to is not None else "."
+    page = Page.of(Contents(contents, Path(folder), origin=origin), Path(links).as_posix())
+    environment = Environment(
+        loader=PackageLoader("gpuvox.study.report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    assets = {name: _asset(file) for name, file in ASSETS.items()}
+    return environment.get_template("report.html.j2").render(page.variables() | assets)
+
+
+def headlines(study: str | os.PathLike[str]) -> list[str]:
+    """What the voxelwise tests of a study found, a line each.
+
+    Parameters
+    ----------
+    study : path
+        ``study.json``.
+
+    Raises
+    ------
+    FileError
+        A key or a file is missing or wrong.
+    """
+    study = Path(study)
+    source = Contents(read_contents(study), study.parent, origin=study.name)
+    lines = []
+    for test in read_tests(source, read_scene(source)):
+        told = findings.told(test, source)
+        lines.append(f"{told.subject}: {told.sentence}")
+    return lines
+
+
+def _asset(name: str) -> Markup:
+    return Markup((resources.files("gpuvox.study.report") / "templates" / name).read_text(encoding="utf-8"))

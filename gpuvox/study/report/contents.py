@@ -1,0 +1,138 @@
+"""What a study wrote about itself, ``study.json``: looked into key by key, so that an error can name the key."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gpuvox.files import FileError
+
+Kind = TypeVar("Kind", str, int, float, list, dict)
+EXPECTED = {
+    str: "text", int: "a whole number", float: "a number", list: "a list in square brackets",
+    dict: "an object in braces",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """An object of ``study.json``, and where it stands.
+
+    Attributes
+    ----------
+    values : dict
+    folder : Path
+        That paths are relative to.
+    where : str
+        The object's key, as in ``tests[2]``; empty for the whole file.
+    origin : str
+        Name of the file.
+    """
+
+    values: Mapping[str, Any]
+    folder: Path
+    where: str = ""
+    origin: str = "study.json"
+
+    def key(self, name: str) -> str:
+        """Full name of a key, as in ``tests[2].null``."""
+        return f"{self.where}.{name}" if self.where else name
+
+    def error(self, name: str, message: str) -> FileError:
+        """Something is wrong with a key."""
+        return FileError(f"{self.origin}: {self.key(name)} {message}")
+
+    def get(self, name: str, default: Kind) -> Kind:
+        """Value of a key that may be left out; it is of the default's kind."""
+        value = self.values.get(name)
+        return default if value is None else self._checked(name, value, type(default))
+
+    def need(self, name: str, kind: type[Kind]) -> Kind:
+        """Value of a key that there must be, and that is not empty."""
+        value = self.values.get(name)
+        if value is None or value == "":
+            raise self.error(name, f"is missing; expected {EXPECTED[kind]}")
+        return self._checked(name, value, kind)
+
+    def _checked(self, name: str, value: Any, kind: type[Kind]) -> Kind:
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise self.error(name, f"is {json.dumps(value, ensure_ascii=False)}; expected {EXPECTED[kind]}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.error(name, f"is {value}; expected a finite number")
+        return value
+
+    def number(self, name: str) -> float | None:
+        """A number, or None where it is left out."""
+        return None if self.values.get(name) is None else self.need(name, float)
+
+    def texts(self, name: str) -> list[str]:
+        """A list of texts, empty where it is left out."""
+        found = self.get(name, [])
+        for value in found:
+            self._checked(name, value, str)
+        return found
+
+    def part(self, name: str) -> Contents:
+        """An object within this one, empty where it is left out."""
+        return Contents(self.get(name, {}), self.folder, self.key(name), self.origin)
+
+    def parts(self, name: str) -> list[Contents]:
+        """A list of objects, empty where it is left out."""
+        found = []
+        for number, value in enumerate(self.get(name, [])):
+            where = f"{name}[{number}]"
+            found.append(Contents(self._checked(where, value, dict), self.folder, self.key(where), self.origin))
+        return found
+
+    def file(self, name: str) -> Path | None:
+        """Path of a file, which must be there; None where the key is left out or empty."""
+        given = self.get(name, "")
+        return self.located(name, given) if given else None
+
+    def located(self, name: str, given: str) -> Path:
+        """Path of a file that a key names.
+
+        Raises
+        ------
+        FileError
+            It is not there.
+        """
+        path = self.folder / given
+        if not path.is_file():
+            raise self.error(name, f"names {given}, and there is no file {path}")
+        return path
+
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """What is wrong with a file is told with the key that names it."""
+        try:
+            yield
+        except ValueError as error:
+            raise self.error(name, f"cannot be shown: {error}") from None
+
+
+def read_contents(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """Read ``study.json``.
+
+    Raises
+    ------
+    FileError
+        It cannot be read, or is no JSON object.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise FileError(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise FileError(f"{path} is not a JSON object; expected what gpuvox study writes as study.json")
+    return found

@@ -1,0 +1,370 @@
+"""Figures as data URIs: slices (PNG) and plots (SVG with text as outlines), the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Colormap, ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+from scipy import stats
+
+from gpuvox.study.report.volumes import Scene, VoxelwiseTest
+
+Float64 = NDArray[np.float64]
+
+GROUP_COLOURS = ("#c4510a", "#0f6ba8", "#6b6b6b", "#8f3b76")
+"""Orange and blue that the colour-blind tell apart, dark enough on white."""
+GROUP_MARKS = ("o", "^", "s", "D")
+INK = "#222222"
+STYLE: Any = {
+    "font.family": "DejaVu Sans", "font.size": 8.5, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.edgecolor": INK, "axes.labelcolor": INK, "axes.linewidth": 0.7, "xtick.color": INK, "ytick.color": INK,
+    "xtick.major.width": 0.7, "ytick.major.width": 0.7, "svg.hashsalt": "gpuvox", "svg.fonttype": "path",
+    "axes.unicode_minus": True, "text.color": INK, "text.parse_math": False, "legend.frameon": False,
+    "legend.fontsize": 8,
+}  # fmt: skip
+PIXELS = 2100
+"""Width of three slices side by side, in pixels."""
+FADED = 0.55
+"""Opacity, at the largest statistic, where the corrected p is not under the level."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of the report.
+
+    Attributes
+    ----------
+    uri : str
+        ``data:`` …
+    alt : str
+        What is to be seen, in words.
+    width, height : float
+        CSS pixels.
+    caption : str
+    """
+
+    uri: str
+    alt: str
+    width: float
+    height: float
+    caption: str = ""
+
+
+def statistic_colours() -> Colormap:
+    """Dark red to pale yellow, of rising lightness."""
+    return ListedColormap(colormaps["inferno"](np.linspace(0.35, 0.98, 256)), name="statistic")
+
+
+def _png(figure: Figure, alt: str, scale: float = 2.0) -> Picture:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=figure.dpi, metadata={"Software": None})
+    width, height = figure.get_size_inches() * figure.dpi / scale
+    return Picture(_uri("image/png", buffer), alt, round(width, 1), round(height, 1))
+
+
+def _svg(figure: Figure, alt: str, caption: str = "") -> Picture:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", dpi=200, metadata={"Date": None, "Creator": None})
+    width, height = figure.get_size_inches() * 96
+    return Picture(_uri("image/svg+xml", buffer), alt, round(width, 1), round(height, 1), caption)
+
+
+def _uri(kind: str, buffer: io.BytesIO) -> str:
+    return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+@contextlib.contextmanager
+def _plot(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.add_subplot()
+
+
+# -- slices ---------------------------------------------------------------------------------------------------------
+
+PLANES = ("sagittal", "coronal", "axial")
+"""By the axis through the slice."""
+EDGES = (("L", "R"), ("P", "A"))
+"""What is at the left and right edge where x, or y, runs to the right: left is on the left (neurological)."""
+
+
+def slices(scene: Scene, test: VoxelwiseTest, vmax: float, level: float) -> list[Picture]:
+    """Three slices through the peak of a test: t over anatomy, and the outline of what survives.
+
+    Parameters
+    ----------
+    scene : Scene
+    test : VoxelwiseTest
+    vmax : float
+        Statistic at the upper end of the colours.
+    level : float
+
+    Returns
+    -------
+    list of Picture
+        Sagittal, coronal, axial; all at the same scale.
+    """
+    extents = np.multiply(scene.mask.shape, scene.voxel_size)
+    per_mm = PIXELS / (extents[0] * 2 + extents[1])
+    position = scene.millimetres(test.peak)
+    found = []
+    for axis, name in enumerate(PLANES):
+        where = f"{'xyz'[axis]} = {signed(position[axis])} mm"
+        outlined = "outlined voxels" if test.survivors else "no voxel"
+        alt = f"{name.capitalize()} slice, {where}: t of {test.label}; {outlined} with corrected p < {level:g}"
+        figure = _slice(scene, test, axis, vmax, per_mm)
+        if scene.oriented:
+            _letters(figure, EDGES[0 if axis else 1])
+        picture = _png(figure, alt)
+        found.append(Picture(picture.uri, alt, picture.width, picture.height, f"{name.capitalize()}, {where}"))
+    return found
+
+
+def short(text: str, length: int = 30) -> str:
+    """A name that fits a figure."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def signed(value: float) -> str:
+    """A whole number of millimetres, or one decimal, with a real minus sign."""
+    text = f"{value:.1f}".removesuffix(".0")
+    return "0" if text == "-0" else text.replace("-", "−")
+
+
+def _slice(scene: Scene, test: VoxelwiseTest, axis: int, vmax: float, per_mm: float) -> Figure:
+    across, up = (a for a in range(3) if a != axis)
+    at = test.peak[axis]
+    take = lambda volume: np.take(volume, at, axis).T  # noqa: E731
+    size = [scene.mask.shape[a] * scene.voxel_size[a] for a in (across, up)]
+    # 200 dots an inch; sizes of text are in points of 1/72 inch.
+    figure = Figure(figsize=(size[0] * per_mm / 200, size[1] * per_mm / 200), dpi=200, facecolor="black")
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set_axis_off()
+    shared: Any = {"origin": "lower", "extent": (0, size[0], 0, size[1]), "interpolation": "nearest"}
+    ax.imshow(take(scene.underlay), cmap="gray", vmin=0, vmax=300, aspect="auto", **shared)
+    ax.imshow(_overlay(take(test.statistic), take(test.significant), vmax), aspect="auto", **shared)
+    pixel = (scene.voxel_size[across], scene.voxel_size[up])
+    ax.add_collection(LineCollection(_edges(take(scene.mask), pixel), colors="#8fb8dc", linewidths=0.5))
+    outline = _edges(take(test.significant), pixel)
+    ax.add_collection(LineCollection(outline, colors="black", linewidths=1.2, capstyle="round"))
+    ax.add_collection(LineCollection(outline, colors="white", linewidths=0.65, capstyle="round"))
+    centre = [(test.peak[a] + 0.5) * scene.voxel_size[a] for a in (across, up)]
+    _ticks(ax, centre, size)
+    ax.set(xlim=(0, size[0]), ylim=(0, size[1]))
+    return figure
+
+
+def _overlay(statistic: NDArray, significant: NDArray, vmax: float) -> NDArray:
+    """Colours of positive values: opaque where they survive, elsewhere the fainter the smaller."""
+    share = np.clip(statistic / vmax, 0, 1)
+    colours = statistic_colours()(share)
+    colours[..., 3] = np.where(significant, 1.0, FADED * share)
+    return colours
+
+
+def _edges(inside: NDArray[np.bool_], pixel: tuple[float, float]) -> list[list[tuple[float, float]]]:
+    """Borders of the voxels between inside and outside: (rows, columns) → segments in mm."""
+    padded = np.pad(inside, 1)
+    dx, dy = pixel
+    found = []
+    for row, column in np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1]):
+        found.append([(column * dx, row * dy), (column * dx, (row + 1) * dy)])
+    for row, column in np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1]):
+        found.append([(column * dx, row * dy), ((column + 1) * dx, row * dy)])
+    return found
+
+
+def _ticks(ax: Axes, centre: Sequence[float], size: Sequence[float]) -> None:
+    """Marks at the borders that point to the peak: nothing covers it."""
+    x, y, reach = centre[0], centre[1], 3.0
+    marks = [[(x, 0), (x, reach)], [(x, size[1] - reach), (x, size[1])]]
+    marks += [[(0, y), (reach, y)], [(size[0] - reach, y), (size[0], y)]]
+    ax.add_collection(LineCollection(marks, colors="#ffffff", linewidths=0.8))
+
+
+def _letters(figure: Figure, edges: tuple[str, str]) -> None:
+    for x, text, align in zip((0.015, 0.985), edges, ("left", "right")):
+        drawn = figure.text(x, 0.97, text, color="white", fontsize=12, weight="bold", ha=align, va="top")
+        drawn.set_path_effects([withStroke(linewidth=1.6, foreground="black")])
+
+
+def colour_bar(vmax: float, label: str) -> Picture:
+    """The bar of the slices' colours."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(2.6, 0.52))
+        ax = figure.add_axes((0.04, 0.62, 0.92, 0.3))
+        bar = figure.colorbar(
+            ScalarMappable(Normalize(0, vmax), statistic_colours()), cax=ax, orientation="horizontal"
+        )
+        bar.set_label(label, labelpad=1)
+        bar.outline.set_linewidth(0.5)
+        return _svg(figure, f"Colour bar of {label} from 0 to {vmax:g}")
+
+
+# -- plots ----------------------------------------------------------------------------------------------------------
+
+
+def design_matrix(values: Float64, names: Sequence[str]) -> Picture:
+    """Picture of a design: rows are participants, each column scaled to its own largest magnitude."""
+    scale = np.abs(values).max(axis=0)
+    with _plot(0.75 + 0.5 * values.shape[1], 3.2) as (figure, ax):
+        ax.imshow(
+            values / np.where(scale > 0, scale, 1), cmap="gray", vmin=-1, vmax=1, aspect="auto",
+            interpolation="nearest",
+        )  # fmt: skip
+        ax.set_xticks(
+            range(len(names)), [short(name, 18) for name in names], rotation=40, ha="right", rotation_mode="anchor"
+        )
+        ax.set_ylabel(f"{len(values)} participants")
+        ax.set_yticks([])
+        for edge in np.arange(0.5, values.shape[1] - 1):
+            ax.axvline(edge, color="#888888", linewidth=0.6)
+        for spine in ax.spines.values():
+            spine.set_visible(True)
+        alt = f"Design matrix: {len(values)} rows, columns {', '.join(names)}; black is negative, white positive"
+        return _svg(figure, alt)
+
+
+def null_distribution(test: VoxelwiseTest, null: Float64, level: float) -> Picture:
+    """Histogram of the maxima over permutations, with the critical value and what was observed."""
+    critical, observed = (test.contents.number(key) for key in ("critical", "observed_maximum"))
+    with _plot(4.4, 2.1) as (figure, ax):
+        ax.hist(null, bins=min(60, max(10, len(null) // 20)), color="#9aa5b1", edgecolor="white", linewidth=0.2)
+        parts = [f"Null distribution of the largest statistic of {test.label}: {len(null)} permutations"]
+        if critical is not None:
+            ax.axvline(critical, color=INK, linestyle="--", linewidth=1.1)
+            _beside(ax, critical, f"{100 * level:g} % critical value", 0.97)
+            parts.append(f"{100 * level:g} % critical value {critical:.4g}")
+        if observed is not None:
+            ax.axvline(observed, color=GROUP_COLOURS[0], linewidth=1.6)
+            _beside(ax, observed, "observed", 0.8, GROUP_COLOURS[0])
+            parts.append(f"observed maximum {observed:.4g}")
+        ax.set(xlabel=f"largest {short(test.method) or 'statistic'} in the mask", ylabel="permutations")
+        return _svg(figure, "; ".join(parts), test.label)
+
+
+def _beside(ax: Axes, x: float, text: str, height: float, colour: str = INK) -> None:
+    """A word at a vertical line, on the side with more room."""
+    low, high = ax.get_xlim()
+    right = x < low + 0.6 * (high - low)
+    ax.annotate(
+        text, (x, height), xycoords=("data", "axes fraction"), xytext=(4 if right else -4, 0),
+        textcoords="offset points", ha="left" if right else "right", va="top", fontsize=8, color=colour,
+        path_effects=[withStroke(linewidth=2.5, foreground="white")],
+    )  # fmt: skip
+
+
+def box_plots(title: str, values: Mapping[str, Mapping[str, Float64]]) -> Picture:
+    """Horizontal boxes of structures by group, with every participant as a point.
+
+    Parameters
+    ----------
+    title : str
+        What is measured.
+    values : dict
+        Structure → group → values.
+    """
+    groups = list(next(iter(values.values())))
+    height = 0.8 + len(values) * (0.12 + 0.24 * len(groups))
+    with _plot(4.6, height) as (figure, ax):
+        for i, group in enumerate(groups):
+            _boxes(ax, [values[name][group] for name in values], i, len(groups), group)
+        ax.axvline(0, color="#888888", linewidth=0.7, zorder=0)
+        ax.set_yticks(range(len(values)), [short(name) for name in values])
+        ax.set_ylim(len(values) - 0.5, -0.5)
+        ax.tick_params(axis="y", length=0)
+        ax.set_xlabel("z of the reference group")
+        figure.legend(loc="outside upper right", ncols=len(groups), handletextpad=0.2, columnspacing=1.2)
+        medians = "; ".join(
+            f"{name}: " + ", ".join(f"{group} median {signed(np.median(v))}" for group, v in of.items() if len(v))
+            for name, of in values.items()
+        )
+        return _svg(figure, f"Box plots of {title} by group. {medians}", title)
+
+
+def _boxes(ax: Axes, values: Sequence[Float64], i: int, n: int, group: str) -> None:
+    colour, mark = GROUP_COLOURS[i % len(GROUP_COLOURS)], GROUP_MARKS[i % len(GROUP_MARKS)]
+    places = np.arange(len(values)) + (i - (n - 1) / 2) * 0.8 / n
+    width = 0.56 / n
+    rng = np.random.default_rng(0)  # scatter of the points, not data
+    for place, of in zip(places, values):
+        spread = place + rng.uniform(-width / 2, width / 2, len(of))
+        ax.plot(of, spread, mark, color=colour, markersize=2.8, alpha=0.55, markeredgewidth=0, rasterized=True)
+    ax.plot([], [], mark, color=colour, markersize=5, label=short(group), linestyle="none")
+    line = {"color": INK, "linewidth": 0.9}
+    ax.boxplot(
+        [of if len(of) else [np.nan] for of in values], positions=places, orientation="horizontal", widths=width,
+        showfliers=False, manage_ticks=False, patch_artist=True, whiskerprops=line, capprops=line,
+        medianprops={"color": INK, "linewidth": 1.8},
+        boxprops={"facecolor": "none", "edgecolor": INK, "linewidth": 0.9},
+    )  # fmt: skip
+
+
+def scatter(x: Float64, y: Float64, names: tuple[str, str], spent: int = 0, caption: str = "") -> Picture:
+    """Points, least-squares line and the 95 % confidence band of the mean.
+
+    Parameters
+    ----------
+    x, y : (n,) float64
+        Finite.
+    names : (str, str)
+        Of the axes.
+    spent : int
+        Degrees of freedom that other predictors took, where x and y are residuals.
+    caption : str
+    """
+    with _plot(3.1, 2.7) as (figure, ax):
+        ax.plot(x, y, "o", color=GROUP_COLOURS[1], markersize=3.6, alpha=0.6, markeredgewidth=0)
+        slope = _line(ax, x, y, spent)
+        ax.set(xlabel=short(names[0], 44), ylabel=short(names[1], 36))
+        alt = f"Scatter plot of {names[1]} against {names[0]}, {len(x)} participants{slope}"
+        return _svg(figure, alt, caption)
+
+
+def _line(ax: Axes, x: Float64, y: Float64, spent: int) -> str:
+    """Draw the line and its band; say its slope."""
+    band = regression_band(x, y, spent)
+    if band is None:
+        return ""
+    at, mean, half, slope = band
+    ax.fill_between(at, mean - half, mean + half, color="#555555", alpha=0.18, linewidth=0)
+    ax.plot(at, mean, color=INK, linewidth=1.4)
+    return f"; slope {slope:.3g}".replace("-", "−")
+
+
+def regression_band(x: Float64, y: Float64, spent: int = 0) -> tuple[Float64, Float64, Float64, float] | None:
+    """Least-squares line and the half-width of the 95 % confidence interval of the mean.
+
+    ``t(.975, df)·s·√(1/n + (x₀ − x̄)²/Σ(x − x̄)²)``, df = n − 2 − spent, s² the residuals' sum of squares over df. Where
+    x and y are what other predictors leave, the slope and its interval are those of the whole model (Frisch, Waugh,
+    Lovell).
+
+    Returns
+    -------
+    at, mean, half : (100,) float64
+    slope : float
+        None where x does not vary or no degree of freedom is left.
+    """
+    n, centred = len(x), x - x.mean()
+    square, df = float(centred @ centred), n - 2 - spent
+    if df < 1 or square <= 1e-20 * float(x @ x):
+        return None
+    slope = float(centred @ y) / square
+    residuals = y - y.mean() - slope * centred
+    s = np.sqrt(residuals @ residuals / df)
+    at = np.linspace(x.min(), x.max(), 100)
+    half = stats.t.ppf(0.975, df) * s * np.sqrt(1 / n + (at - x.mean()) ** 2 / square)
+    return at, y.mean() + slope * (at - x.mean()), half, slope

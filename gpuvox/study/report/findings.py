@@ -1,0 +1,225 @@
+"""What was found, in sentences."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gpuvox.study.report.contents import Contents
+from gpuvox.study.report.tables import (
+    fixed,
+    measure_and_structure,
+    number,
+    p_phrase,
+    read_rows,
+    significant,
+    variable_name,
+)
+from gpuvox.study.report.volumes import VoxelwiseTest, readable
+from gpuvox.study.rois import Region
+
+SHARE = re.compile(r"\s*(.+?) (\d+) %")
+LEAST = 0.02
+"""Share of a test's surviving volume from which a structure is named."""
+WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One test, told.
+
+    Attributes
+    ----------
+    subject : str
+        Map and contrast.
+    sentence : str
+        What was found there.
+    found : bool
+        Whether anything survived.
+    anchor : str
+        Where it is shown.
+    """
+
+    subject: str
+    sentence: str
+    found: bool
+    anchor: str
+
+
+def finding(
+    test: VoxelwiseTest, clusters: Sequence[Mapping[str, str]] | None, level: float, extent: int
+) -> Finding:
+    """What a test found.
+
+    Parameters
+    ----------
+    test : VoxelwiseTest
+    clusters : sequence of dict, optional
+        Rows of its table of clusters.
+    level : float
+    extent : int
+        Smallest cluster that is kept.
+    """
+    smallest = p_phrase(test.p, level)
+    if not test.survivors:
+        text = f"nothing survived correction; the smallest corrected {smallest}."
+    elif clusters is None:
+        text = f"{plural(test.survivors, 'voxel')} survived; the smallest corrected {smallest}."
+    elif not clusters:
+        text = (
+            f"{plural(test.survivors, 'voxel')} had corrected p\u00a0<\u00a0{level_text(level)}, but no cluster had "
+            f"{extent} voxels; the smallest corrected {smallest}."
+        )
+    else:
+        volume = sum(number(row["mm3"]) for row in clusters) / 1000
+        where = structures(clusters)
+        text = (
+            f"{plural(len(clusters), 'cluster')}, {significant(volume)} mL{' in all' if len(clusters) > 1 else ''}"
+            f"{f', in {where}' if where else ''}; the smallest corrected {smallest}."
+        )
+    found = bool(test.survivors and (clusters is None or clusters))
+    return Finding(test.label, _capital(text), found, test.anchor)
+
+
+def told(test: VoxelwiseTest, study: Contents) -> Finding:
+    """The finding of a test of a study."""
+    clusters = cluster_rows(test)
+    return finding(test, clusters[1] if clusters else None, study.get("level", 0.05), study.get("extent", 1))
+
+
+def level_text(level: float) -> str:
+    """A level as p is written."""
+    return f"{level:g}".removeprefix("0")
+
+
+def plural(n: int, noun: str) -> str:
+    """Number and noun; numbers up to ten in words."""
+    return f"{number_word(n)} {noun}{'' if n == 1 else 's'}"
+
+
+def number_word(n: int) -> str:
+    """Up to ten in words."""
+    return WORDS[n] if n < len(WORDS) else str(n)
+
+
+def structures(clusters: Sequence[Mapping[str, str]]) -> str:
+    """The structures that clusters lie in, largest share first; both sides of one together."""
+    voxels: dict[tuple[str, str], float] = {}
+    for row in clusters:
+        for part in row.get("regions", "").split(";"):
+            match = SHARE.fullmatch(part)
+            if match:
+                region = Region.named(match[1])
+                key = (readable(Region(region.structure, "none")), region.side)
+                voxels[key] = voxels.get(key, 0.0) + number(row["voxels"]) * float(match[2]) / 100
+    total = sum(voxels.values())
+    found: dict[str, dict[str, float]] = {}
+    for (structure, side), size in voxels.items():
+        if size >= LEAST * total and structure != "elsewhere":
+            found.setdefault(structure, {})[side] = size
+    ordered = sorted(found, key=lambda structure: -sum(found[structure].values()))
+    return listed([_sided(structure, found[structure]) for structure in ordered])
+
+
+def _sided(structure: str, sides: Mapping[str, float]) -> str:
+    if {"left", "right"} <= set(sides):
+        return f"{structure} (both sides)"
+    side = next(iter(sides))
+    return f"the {side} {structure}" if side in ("left", "right") else structure
+
+
+def listed(parts: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def overall(found: Sequence[Finding], tests: Sequence[VoxelwiseTest], level: float) -> str:
+    """One sentence about all tests."""
+    if not found:
+        return "Voxelwise tests were not part of this study."
+    limit = f"corrected p\u00a0<\u00a0{level_text(level)}"
+    with_any = sum(each.found for each in found)
+    if with_any:
+        count = f"{number_word(with_any).capitalize()} of {plural(len(found), 'voxelwise test')}"
+        return f"{count} found a difference with {limit}."
+    best = min(tests, key=lambda test: test.p)
+    what = "no cluster was large enough" if any(test.survivors for test in tests) else f"no voxel had {limit}"
+    where = f"in any of {plural(len(found), 'voxelwise test')}" if len(found) > 1 else "in one voxelwise test"
+    return f"Nothing survived: {what} {where}. The smallest corrected {p_phrase(best.p, level)} ({best.label})."
+
+
+def of_group_table(
+    title: str, rows: Sequence[Mapping[str, str]], order: Sequence[str], level: float
+) -> Finding | None:
+    """Which variables differ between the groups; None where the table has no corrected p."""
+    tested = [row for row in rows if not math.isnan(number(row.get("p_corrected", "")))]
+    if not tested:
+        return None
+    low = [row for row in tested if number(row["p_corrected"]) < level]
+    text = (
+        f"{number_word(len(low)).capitalize()} of {plural(len(tested), 'variable')} "
+        f"{'differs' if len(low) == 1 else 'differ'} between the groups with corrected "
+        f"p\u00a0<\u00a0{level_text(level)}"
+    )
+    parts = []
+    for sign, word in ((1, "higher"), (-1, "lower")):
+        names = [row["variable"] for row in low if number(row.get("d", "")) * sign > 0]
+        if names and order:
+            parts.append(f"{word} in {order[0]}: {_by_measure(names)}")
+    return Finding(
+        title, f"{text}{'. ' if parts else ''}{'. '.join(_capital(part) for part in parts)}.", bool(low), "groups"
+    )
+
+
+def _by_measure(names: Sequence[str]) -> str:
+    """``iron of caudate, pallidus; volume of thalamus``."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        measure, structure = measure_and_structure(name)
+        found.setdefault(measure, []).append(structure)
+    return "; ".join(
+        f"{measure} of {', '.join(of)}" if measure else ", ".join(of) for measure, of in found.items()
+    )
+
+
+def of_regression(title: str, rows: Sequence[Mapping[str, str]], level: float) -> Finding | None:
+    """In which models the last block explains something; None where there is no corrected p."""
+    tested = [row for row in rows if not math.isnan(number(row.get("p_corrected", "")))]
+    if not tested:
+        return None
+    low = [row for row in tested if number(row["p_corrected"]) < level]
+    names = "; ".join(
+        f"{variable_name(row['block'])} (ΔR² {fixed(number(row['r2_change']), 3).removeprefix('0')})"
+        for row in low
+    )
+    text = (
+        f"The last block explains more of {variable_name(tested[0].get('outcome', 'the outcome'))}, with corrected "
+        f"p\u00a0<\u00a0{level_text(level)}, in {number_word(len(low))} of {plural(len(tested), 'model')}"
+    )
+    return Finding(title, f"{text}{f': {names}' if names else ''}.", bool(low), "models")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def cluster_rows(test: VoxelwiseTest) -> tuple[list[str], list[dict[str, str]]] | None:
+    """Columns and rows of a test's table of clusters; None if clusters were not read out.
+
+    Raises
+    ------
+    FileError
+        The table is missing, or lacks a column.
+    """
+    contents: Contents = test.contents
+    path = contents.file("clusters")
+    if path is None:
+        return None
+    with contents.reading("clusters"):
+        columns, rows = read_rows(path)
+    for name in ("cluster", "voxels", "mm3", "p", "x", "y", "z"):
+        if name not in columns:
+            raise contents.error("clusters", f"names {path}, which has no column {name!r}")
+    return columns, rows

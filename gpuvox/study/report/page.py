@@ -1,0 +1,351 @@
+"""What the template shows, gathered from the files of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuvox import files
+from gpuvox.study.report import figures, findings, listings, methods, tables
+from gpuvox.study.report.contents import Contents
+from gpuvox.study.report.figures import Float64, Picture
+from gpuvox.study.report.findings import Finding
+from gpuvox.study.report.tables import Table
+from gpuvox.study.report.viewer import viewer_data
+from gpuvox.study.report.volumes import Scene, VoxelwiseTest, read_scene, read_tests
+
+Rows = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One test as it is shown: its slices, its sentence, its clusters, its null distribution."""
+
+    test: VoxelwiseTest
+    finding: Finding
+    pictures: list[Picture]
+    at: str
+    clusters: Table | None
+    null: Picture | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tables under one title: what matters, what else there is, and plots."""
+
+    title: str
+    tables: list[Table]
+    more: list[Table]
+    pictures: list[Picture]
+    subset: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """A report before it is HTML.
+
+    Attributes
+    ----------
+    source : Contents
+    scene : Scene or None
+        Without mask and tests, None.
+    tests : list of VoxelwiseTest
+    links : str
+        From the report to the folder of the results.
+    """
+
+    source: Contents
+    scene: Scene | None
+    tests: list[VoxelwiseTest]
+    links: str
+
+    @classmethod
+    def of(cls, source: Contents, links: str) -> Page:
+        """Read the images of a study.
+
+        Raises
+        ------
+        FileError
+            A key or a file is missing or wrong.
+        """
+        source.need("title", str)
+        source.need("cohort", dict)
+        scene = read_scene(source)
+        return cls(source, scene, read_tests(source, scene), links)
+
+    @property
+    def level(self) -> float:
+        """Of corrected p."""
+        return self.source.get("level", 0.05)
+
+    @property
+    def vmax(self) -> float:
+        """Upper end of the colours, the same for all tests."""
+        largest = max((float(test.statistic.max()) for test in self.tests), default=0.0)
+        return float(np.ceil(largest)) if largest > 0 else 1.0
+
+    def variables(self) -> dict[str, Any]:
+        """What the template needs; the sections are in its order."""
+        source, shown = self.source, [self._shown(test) for test in self.tests]
+        groups, models = self._groups(), self._models()
+        text, references = methods.cited(methods.paragraphs(source, self.tests))
+        found = [each.finding for each in shown]
+        return {
+            "title": source.need("title", str), "created": source.get("created", "")[:10],
+            "gpuvox": source.get("gpuvox", ""), "level": findings.level_text(self.level),
+            "extent": source.get("extent", 1), "oriented": self.scene is not None and self.scene.oriented,
+            "overall": findings.overall(found, self.tests, self.level),
+            "found": [*found, *self._of_groups(), *self._of_models()],
+            "cohort": self._cohort(), "design": self._design(), "checks": self._checks(), "mask": self._mask(),
+            "groups": groups, "maps": _by_map(shown), "shown": shown,
+            "bar": figures.colour_bar(self.vmax, "t"), "viewer": self._viewer(),
+            "regions": self._regions(), "scores": self._scores(), "models": models,
+            "methods": text, "references": references, "record": self._record(),
+        }  # fmt: skip
+
+    # -- voxelwise tests ------------------------------------------------------------------------------------------
+
+    def _shown(self, test: VoxelwiseTest) -> Shown:
+        assert self.scene is not None
+        clusters = findings.cluster_rows(test)
+        table = listings.cluster_table(test, *clusters, self.level) if clusters and clusters[1] else None
+        at = ", ".join(figures.signed(value) for value in self.scene.millimetres(test.peak))
+        pictures = figures.slices(self.scene, test, self.vmax, self.level)
+        return Shown(test, findings.told(test, self.source), pictures, at, table, self._null(test))
+
+    def _null(self, test: VoxelwiseTest) -> Picture | None:
+        path = test.contents.file("null")
+        if path is None:
+            return None
+        with test.contents.reading("null"):
+            values = np.array([float(line) for line in path.read_text(encoding="utf-8").split()])
+            if not (values.size and np.isfinite(values).all()):
+                raise ValueError(f"{path} is no column of finite numbers")
+        return figures.null_distribution(test, values, self.level)
+
+    def _mask(self) -> dict[str, Any] | None:
+        if self.scene is None:
+            return None
+        grid = self.scene.grid
+        return {
+            "voxels": f"{grid.n_voxels:,}".replace(",", "\u202f"), "given": bool(self.source.get("mask", "")),
+            "volume": tables.significant(grid.n_voxels * float(np.prod(grid.voxel_size)) / 1000),
+            "shape": " × ".join(map(str, grid.shape)), "size": " × ".join(f"{mm:g}" for mm in grid.voxel_size),
+        }  # fmt: skip
+
+    def _viewer(self) -> dict[str, Any] | None:
+        if self.scene is None or not self.tests:
+            return None
+        return viewer_data(self.scene, self.tests, self.vmax, self.level)
+
+    # -- cohort ---------------------------------------------------------------------------------------------------
+
+    def _cohort(self) -> dict[str, Any]:
+        cohort = self.source.part("cohort")
+        counts = cohort.part("n")
+        order = cohort.texts("order") or list(counts.values)
+        sizes = [(name, counts.need(name, int)) for name in order if name in counts.values]
+        return {
+            "n": sizes, "total": sum(n for _, n in sizes), "covariates": methods.named(cohort.texts("covariates")),
+            **{key: cohort.get(key, "") for key in ("subset", "reference", "table", "group")},
+        }  # fmt: skip
+
+    def _design(self) -> dict[str, Any] | None:
+        part = self.source.part("design")
+        path = part.file("matrix")
+        if path is None:
+            return None
+        with part.reading("matrix"):
+            matrix = files.read_named_matrix(path)
+        names = list(matrix.column_names) or self._columns(matrix.values.shape[1])
+        found: dict[str, Any] = {"picture": figures.design_matrix(matrix.values, names), "contrasts": None}
+        path = part.file("contrasts")
+        if path is not None:
+            with part.reading("contrasts"):
+                contrasts = files.read_named_matrix(path)
+                if contrasts.values.shape[1] != len(names):
+                    raise ValueError(
+                        f"{path} has {contrasts.values.shape[1]} columns; the design has {len(names)}"
+                    )
+            found["contrasts"] = listings.contrast_table(contrasts, names)
+        return found
+
+    def _columns(self, count: int) -> list[str]:
+        """Names of the columns of a design that has none: groups and covariates, if that is how many there are."""
+        cohort = self.source.part("cohort")
+        names = [*cohort.texts("order"), *cohort.texts("covariates")]
+        return names if len(names) == count else [f"column {i}" for i in range(1, count + 1)]
+
+    def _checks(self) -> list[dict[str, str]]:
+        parts = self.source.parts("checks")
+        return [{"what": part.need("what", str), "kind": part.get("kind", "info")} for part in parts]
+
+    # -- tables ---------------------------------------------------------------------------------------------------
+
+    def _tables(
+        self, part: Contents, key: str, id: str, caption: str, explained: Mapping[str, str]
+    ) -> list[Table]:
+        """The tables of a file that a key names; none where it names none."""
+        path = part.file(key)
+        if path is None:
+            return []
+        with part.reading(key):
+            return tables.tables_of(f"{id}-{key}", caption, path, level=self.level, explained=explained)
+
+    def _rows(self, part: Contents, key: str, needed: Sequence[str] = ()) -> Rows:
+        """Rows of a file that a key names; none where it names none."""
+        path = part.file(key)
+        if path is None:
+            return []
+        with part.reading(key):
+            names, rows = tables.read_rows(path)
+            for name in needed:
+                if name not in names:
+                    raise ValueError(f"{path} has no column {name!r}")
+        return rows
+
+    def _groups(self) -> list[Group]:
+        found = []
+        for number, part in enumerate(self.source.parts("groups")):
+            title, about, id = part.need("title", str), methods.beside(part), f"groups-{number}"
+            of = [
+                self._tables(part, "demographics", id, f"{title}: description",
+                             tables.explained_columns(about, "demographics")),
+                self._tables(part, "table", id, f"{title}: analysis of covariance",
+                             tables.explained_columns(about, "ancova")),
+            ]  # fmt: skip
+            main, more = [t for each in of for t in each[:1]], [t for each in of for t in each[1:]]
+            found.append(Group(title, main, more, [], str(about.get("subset") or "")))
+        return found
+
+    def _of_groups(self) -> list[Finding]:
+        order, parts = self.source.part("cohort").texts("order"), self.source.parts("groups")
+        told = [
+            findings.of_group_table(part.need("title", str), self._rows(part, "table"), order, self.level)
+            for part in parts
+        ]
+        return [each for each in told if each]
+
+    def _models(self) -> list[Group]:
+        found = []
+        for number, part in enumerate(self.source.parts("models")):
+            title, about, id = part.need("title", str), methods.beside(part), f"models-{number}"
+            what = MODELS.get(part.get("kind", ""), "models")
+            main = self._tables(part, "table", id, f"{title}: {what}", tables.explained_columns(about, ""))
+            explained = tables.explained_columns(about, "_coefficients")
+            coefficients = self._tables(part, "coefficients", id, f"{title}: coefficients", explained)
+            options = about.get("options")
+            subset = str(options.get("subset") or "") if isinstance(options, Mapping) else ""
+            found.append(Group(title, main[:1], [*coefficients, *main[1:]], self._plots(part), subset))
+        return found
+
+    def _of_models(self) -> list[Finding]:
+        parts = [part for part in self.source.parts("models") if part.get("kind", "") == "regression"]
+        told = [
+            findings.of_regression(part.need("title", str), self._rows(part, "table"), self.level)
+            for part in parts
+        ]
+        return [each for each in told if each]
+
+    def _plots(self, part: Contents) -> list[Picture]:
+        """Plots of what the blocks before leave of outcome and predictor, a model each."""
+        rows = self._rows(part, "data", ("model", "role", "variable", "residual"))
+        models: dict[str, Rows] = {}
+        for row in rows:
+            models.setdefault(row["model"], []).append(row)
+        with part.reading("data"):
+            pictures = [_added_variable(of) for of in models.values()]
+        return [picture for picture in pictures if picture]
+
+    def _regions(self) -> dict[str, Any] | None:
+        """What was measured where."""
+        rows = self._rows(self.source, "rois", ("participant_id", "structure", "map"))
+        if not rows:
+            return None
+        participants, structures, maps = (
+            list(dict.fromkeys(row[name] for row in rows)) for name in ("participant_id", "structure", "map")
+        )
+        return {
+            "participants": len(participants), "file": self.source.get("rois", ""),
+            "structures": methods.named(structures), "maps": methods.named(maps),
+        }  # fmt: skip
+
+    # -- z-scores -------------------------------------------------------------------------------------------------
+
+    def _scores(self) -> list[Picture]:
+        """Box plots of z-scores, one for each kind of measure."""
+        part, cohort = self.source.part("zscores"), self.source.part("cohort")
+        rows = self._rows(part, "table", ("participant_id",))
+        if not rows:
+            return []
+        group = cohort.need("group", str)
+        with part.reading("table"):
+            members = self._members(group, rows)
+        order = cohort.texts("order") or sorted(set(members.tolist()))
+        kinds: dict[str, dict[str, dict[str, Float64]]] = {}
+        for name in rows[0]:
+            if name not in ("participant_id", group):
+                measure, structure = tables.measure_and_structure(name)
+                values = np.array([tables.number(row[name]) for row in rows])
+                of = {level: values[(members == level) & np.isfinite(values)] for level in order}
+                kinds.setdefault(measure or "z-scores", {})[structure] = of
+        return [figures.box_plots(measure, values) for measure, values in kinds.items()]
+
+    def _members(self, group: str, rows: Rows) -> NDArray:
+        """Group of each row, from the table itself or from that of the participants."""
+        if group in rows[0]:
+            return np.array([row[group].strip() for row in rows])
+        cohort = self.source.part("cohort")
+        path = cohort.located("table", cohort.need("table", str))
+        table = files.read_table(path, ["participant_id", group])
+        known = dict(zip(table["participant_id"], table[group].str.strip()))
+        for row in rows:
+            if row["participant_id"] not in known:
+                raise ValueError(f"{path} has no participant {row['participant_id']}")
+        return np.array([known[row["participant_id"]] for row in rows])
+
+    # -- the record -----------------------------------------------------------------------------------------------
+
+    def _record(self) -> dict[str, Any]:
+        source, config = self.source, self.source.part("config")
+        path = config.get("path", "")
+        return {
+            "command": source.get("command", ""), "config": config.get("text", ""), "path": Path(path).name,
+            "stages": listings.stage_table(source), "files": listings.file_table(source, self.links),
+        }  # fmt: skip
+
+
+MODELS = {"regression": "blocks of the models", "correlation": "correlations", "samplesize": "sample sizes"}
+"""Kind of a model, and what its table holds."""
+
+
+def _by_map(shown: Sequence[Shown]) -> list[tuple[str, str, list[Shown]]]:
+    """Title, unit and tests of each map."""
+    found: dict[str, list[Shown]] = {}
+    for each in shown:
+        found.setdefault(each.test.map, []).append(each)
+    return [(of[0].test.title, of[0].test.unit, of) for of in found.values()]
+
+
+def _added_variable(rows: Sequence[Mapping[str, str]]) -> Picture | None:
+    """Plot of a model whose last block is one predictor."""
+    left = [row for row in rows if not np.isnan(tables.number(row["residual"]))]
+    predictors = {row["variable"] for row in left if row["role"] == "predictor"}
+    outcome = [row for row in left if row["role"] == "outcome"]
+    if len(predictors) != 1 or not outcome:
+        return None
+    x, y = (
+        np.array([tables.number(row["residual"]) for row in left if row["role"] == role])
+        for role in ("predictor", "outcome")
+    )
+    if len(x) != len(y):
+        raise ValueError(f"{rows[0]['model']} has {len(x)} values of its predictor and {len(y)} of its outcome")
+    before = {row["variable"] for row in rows if row["role"] == "predictor"} - predictors
+    names = tables.variable_name(predictors.pop()), tables.variable_name(outcome[0]["variable"])
+    axes = (f"{names[0]}, residual", f"{names[1]}, residual") if before else names
+    return figures.scatter(x, y, axes, len(before), f"{names[1]} and {names[0]}")

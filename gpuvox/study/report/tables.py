@@ -1,0 +1,431 @@
+"""Tables of the report: any TSV, its columns named and its numbers set as a journal sets them.
+
+What is shown is rounded; every cell keeps what the file says (``<data value="…">``), by which columns are sorted.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from gpuvox import files
+
+MISSING = ("", "n/a", "nan", "NaN")
+DASH = "–"
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell: what is shown, and what it is sorted by (a number or text as in the file; empty if missing)."""
+
+    html: Markup
+    key: str = ""
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Heading:
+    """Head of a column: its name, what it is, and whether it holds numbers."""
+
+    html: Markup
+    title: str = ""
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it is shown.
+
+    Attributes
+    ----------
+    id : str
+        Anchor.
+    caption : str
+    headings : tuple of Heading
+    rows : list of list of Cell
+        The first cell is the row's heading.
+    note : str
+        Below the table.
+    """
+
+    id: str
+    caption: str
+    headings: tuple[Heading, ...]
+    rows: list[list[Cell]]
+    note: str = ""
+
+
+# -- numbers --------------------------------------------------------------------------------------------------------
+
+
+def number(text: str) -> float:
+    """The number that a cell holds; NaN where there is none."""
+    try:
+        return math.nan if text.strip() in MISSING else float(text)
+    except ValueError:
+        return math.nan
+
+
+def p_text(p: float, level: float = 0.05) -> str:
+    """A p-value with three digits and without the zero before the point; four, where three would hide its side."""
+    if math.isnan(p):
+        return DASH
+    if p < 0.001:
+        return "<\u00a0.001"
+    digits = 4 if round(p, 3) == round(level, 3) != p else 3
+    text = f"{min(p, 1):.{digits}f}"
+    return text[1:] if text.startswith("0") else text
+
+
+def p_phrase(p: float, level: float = 0.05) -> str:
+    """``p < .001``, ``p = .032``."""
+    text = p_text(p, level)
+    return f"p\u00a0{text}" if text.startswith("<") else f"p\u00a0=\u00a0{text}"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits, whole numbers of more digits whole."""
+    if math.isnan(value):
+        return DASH
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
+    if size < -4 or size > 8:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa} × 10".replace("-", "−") + str(int(exponent)).translate(SUPERSCRIPT)
+    return fixed(value, max(0, digits - 1 - size))
+
+
+def fixed(value: float, decimals: int) -> str:
+    """A number with so many decimals; a real minus sign, none before zero."""
+    if math.isnan(value):
+        return DASH
+    text = f"{value:.{decimals}f}"
+    return (text[1:] if float(text) == 0 and text.startswith("-") else text).replace("-", "−")
+
+
+def _data(text: str, shown: str) -> Markup:
+    return Markup('<data value="{}">{}</data>').format(text, shown)
+
+
+# -- columns --------------------------------------------------------------------------------------------------------
+
+ITALIC = {
+    "f": "F", "t": "t", "p": "p", "d": "d", "n": "n", "r": "r", "b": "B", "B": "B", "F": "F", "beta": "β",
+    "z": "z", "N": "N",
+}  # fmt: skip
+HEADINGS: dict[str, str] = {
+    "participant_id": "Participant", "variable": "Variable", "level": "Level", "family": "Family",
+    "transform": "Transformation", "difference": "Difference", "difference_se": "Difference, SE",
+    "df": "df", "df_group": "df", "df_residual": "df, residual", "p_corrected": "p, corrected",
+    "family_size": "Tests in family", "levene_f": "Levene F", "levene_p": "Levene p", "lilliefors_d": "Lilliefors D",
+    "lilliefors_p": "Lilliefors p", "skewness": "Skewness", "skewness_before": "Skewness, untransformed",
+    "slopes_f": "Slopes F", "slopes_df": "Slopes df", "slopes_p": "Slopes p", "note": "Note", "test": "Test",
+    "statistic_name": "Statistic", "statistic": "Value", "model": "Model", "outcome": "Outcome", "block": "Block",
+    "predictor": "Predictor", "predictors": "Predictors", "r2": "R²", "r2_change": "ΔR²", "r2_adjusted": "R², adjusted",
+    "f_change": "F change", "p_change": "p of change", "se": "SE", "vif": "VIF", "low": "Low", "high": "High",
+    "cluster": "Cluster", "voxels": "Voxels", "mm3": "Volume (mm³)", "regions": "Regions",
+    "power": "Power", "alpha": "α", "effect": "Effect (SD)", "method": "Method", "x": "x", "y": "y",
+    "structure": "Structure", "side": "Side", "map": "Map", "mean": "Mean", "median": "Median", "sd": "SD",
+    "n_first": "First group, n", "n_second": "Second group, n", "mean_first": "First group, mean",
+    "mean_second": "Second group, mean", "r2_covariates": "R² of covariates", "n_t_test": "n per arm, t test",
+    "n_ancova": "n per arm, ANCOVA", "volume": "Volume (mL)", "given": "Given",
+}  # fmt: skip
+GROUPED = (
+    ("n_", "{} n"), ("mean_", "{}, mean"), ("sd_", "{}, SD"), ("median_", "{}, median"), ("q1_", "{}, quartile 1"),
+    ("q3_", "{}, quartile 3"), ("count_", "{}, count"), ("summary_", "{}"), ("adjusted_mean_", "{}, adjusted mean"),
+    ("adjusted_se_", "{}, adjusted SE"),
+)  # fmt: skip
+INTERVALS = {"low": "95 % CI", "bootstrap_low": "95 % CI, percentile", "bca_low": "95 % CI, BCa"}
+TESTS = {
+    "student": "Student", "welch": "Welch", "mannwhitney": "Mann–Whitney", "anova": "ANOVA",
+    "welch_anova": "Welch ANOVA", "kruskal": "Kruskal–Wallis", "fisher": "Fisher exact", "chi2": "Pearson χ²",
+}  # fmt: skip
+NAMES_IN = ("variable", "outcome", "predictor", "predictors", "model", "block", "x", "y", "given", "feature")
+"""Columns whose cells are names of variables."""
+TWO_DECIMALS = (
+    "f", "t", "F", "d", "levene_f", "slopes_f", "f_change", "skewness", "skewness_before", "vif", "statistic", "effect",
+)  # fmt: skip
+THREE_DECIMALS = ("r", "r2", "r2_change", "r2_adjusted", "r2_covariates", "beta", "lilliefors_d")
+ADDITIONAL = re.compile(
+    r"levene_|lilliefors_|skewness|slopes_|adjusted_(mean|low|high)_|family_size|transform$|bootstrap_"
+)
+"""Columns that are shown apart, on demand."""
+LEFT_OUT = re.compile(r"adjusted_se_|difference_se$")
+"""Columns that intervals make superfluous."""
+LEADING = ("variable", "level", "model", "block", "predictor", "x", "y")
+"""Columns that say what a row is."""
+CONSTANT = ("outcome", "given", "method", "family", "family_size", "n", "transform")
+"""Columns that are told once if they are the same in all rows."""
+SUMMARISED = re.compile(r"(n|count|mean|sd|median|q1|q3)_")
+"""Columns that ``summary_…`` says in words."""
+IS_P = re.compile(r"p|p_.*|.*_p")
+
+
+def heading_of(name: str) -> Markup:
+    """A column's name in print; statistics in italics."""
+    if name in ITALIC:
+        return Markup("<i>{}</i>").format(ITALIC[name])
+    for start, text in GROUPED:
+        if name.startswith(start) and name not in HEADINGS:
+            group = text.format(name.removeprefix(start))
+            return Markup("{}<i>n</i>").format(group[:-1]) if start == "n_" else Markup.escape(group)
+    plain = HEADINGS.get(name, name.replace("_", " "))
+    # A statistic's letter within a name.
+    return Markup(re.sub(r"\b([pFtDn])\b(?! test)", r"<i>\1</i>", str(Markup.escape(plain))))
+
+
+ABBREVIATIONS = {"edss": "EDSS", "bmi": "BMI"}
+
+
+def variable_name(name: str) -> str:
+    """A variable in words: ``left.pallidus.iron.mass`` is "left pallidus, iron mass", ``iron_A_gt_B.1`` "iron A > B,
+    cluster 1".
+    """
+    if name in ABBREVIATIONS:
+        return ABBREVIATIONS[name]
+    parts = name.replace("_", " ").split(".")
+    side = [parts.pop(0)] if len(parts) > 1 and parts[0] in ("left", "right") else []
+    if len(parts) > 1 and parts[1].isdigit():
+        parts[0] = parts[0].replace(" gt ", " > ").replace(" lt ", " < ")
+        parts[1] = f"cluster {parts[1]}"
+    first = " ".join([*side, parts[0]])
+    return ", ".join([first, " ".join(parts[1:])]) if len(parts) > 1 else first
+
+
+def measure_and_structure(name: str) -> tuple[str, str]:
+    """What is measured and where: ``left.pallidus.iron.mass`` is (iron mass, left pallidus); else ("", name)."""
+    structure, comma, measure = variable_name(name).rpartition(", ")
+    return (measure, structure) if comma else ("", measure)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table as it is shown: one of the file's, or several together."""
+
+    names: tuple[str, ...]
+    heading: Heading
+    cell: Callable[[Sequence[str]], Cell]
+
+
+def columns_of(names: Sequence[str], explained: Mapping[str, str], level: float) -> list[Column]:
+    """How columns are shown: mean with SD, an estimate with its interval, two degrees of freedom in one."""
+    known, used = set(names), set[str]()
+    found = []
+    for name in names:
+        if name in used:
+            continue
+        column = _together(name, known, {"r", "r2_change"} & known != set()) or Column(
+            (name,), _heading(name), _one(name, level)
+        )
+        used.update(column.names)
+        titles = [explained[part] for part in column.names if part in explained]
+        heading = Heading(column.heading.html, "; ".join(titles), column.heading.numeric)
+        found.append(Column(column.names, heading, column.cell))
+    return found
+
+
+def _heading(name: str) -> Heading:
+    return Heading(heading_of(name))
+
+
+def _together(name: str, known: set[str], bounded: bool) -> Column | None:
+    """Several columns as one; `bounded`: intervals are of correlations or shares of variance."""
+    group = name.removeprefix("mean_")
+    if name.startswith("mean_") and f"sd_{group}" in known:
+        return Column((name, f"sd_{group}"), Heading(Markup.escape(f"{group}, mean (SD)")), _mean_and_sd)
+    adjusted = tuple(name.replace("_mean_", f"_{part}_") for part in ("mean", "low", "high"))
+    if name.startswith("adjusted_mean_") and set(adjusted) <= known:
+        return Column(
+            adjusted, Heading(heading_of(name) + Markup(" [95 % CI]")), lambda texts: _interval(texts, name)
+        )
+    if name == "df_group" and "df_residual" in known:
+        return Column((name, "df_residual"), Heading(Markup("df")), _pair)
+    if name == "df1" and "df2" in known:
+        return Column((name, "df2"), Heading(Markup("df")), _pair)
+    low, high = f"{name}_low", f"{name}_high"
+    if {low, high} <= known and not _of_a_group(low):
+        html = heading_of(name) + Markup(" [95 % CI]")
+        return Column((name, low, high), Heading(html), lambda texts: _interval(texts, name))
+    other = re.sub(r"(^|_)low$", r"\1high", name)
+    if other != name and other in known and not _of_a_group(name):
+        html = Markup(INTERVALS[name]) if name in INTERVALS else heading_of(name)
+        return Column((name, other), Heading(html), lambda texts: _ends(texts, 3 if bounded else None))
+    return None
+
+
+def _of_a_group(name: str) -> bool:
+    """Whether the end of a column's name is that of a group, which may be called ``low``."""
+    return name.startswith(tuple(start for start, _ in GROUPED))
+
+
+def _mean_and_sd(texts: Sequence[str]) -> Cell:
+    mean, sd = number(texts[0]), number(texts[1])
+    if math.isnan(mean):
+        return Cell(Markup(DASH))
+    decimals = max(0, 1 - math.floor(math.log10(sd))) if sd > 0 else 3
+    html = _data(texts[0], fixed(mean, decimals))
+    if not math.isnan(sd):
+        html += Markup(" (") + _data(texts[1], fixed(sd, decimals)) + Markup(")")
+    return Cell(html, texts[0])
+
+
+def _pair(texts: Sequence[str]) -> Cell:
+    if math.isnan(number(texts[0])):
+        return Cell(Markup(DASH))
+    return Cell(Markup(", ").join(_data(text, f"{number(text):g}") for text in texts), texts[1])
+
+
+def _interval(texts: Sequence[str], name: str) -> Cell:
+    value, *ends = (number(text) for text in texts)
+    if math.isnan(value):
+        return Cell(Markup(DASH))
+    shown = _alike([value, *ends]) if name not in THREE_DECIMALS else [fixed(v, 3) for v in (value, *ends)]
+    parts = [_data(text, s) for text, s in zip(texts, shown)]
+    return Cell(parts[0] + Markup(" [{}, {}]").format(parts[1], parts[2]), texts[0])
+
+
+def _ends(texts: Sequence[str], decimals: int | None) -> Cell:
+    values = [number(text) for text in texts]
+    if math.isnan(values[0]):
+        return Cell(Markup(DASH))
+    shown = _alike(values) if decimals is None else [fixed(value, decimals) for value in values]
+    return Cell(Markup("[{}, {}]").format(*(_data(t, s) for t, s in zip(texts, shown))), texts[0])
+
+
+def _alike(values: Sequence[float]) -> list[str]:
+    """Numbers with the decimals that the largest of them needs for three digits."""
+    size = max((abs(v) for v in values if math.isfinite(v)), default=0)
+    if not 1e-4 <= size < 1e9:
+        return [significant(v) for v in values]
+    decimals = max(0, 2 - math.floor(math.log10(size)))
+    return [fixed(v, decimals) if math.isfinite(v) else significant(v) for v in values]
+
+
+def _one(name: str, level: float) -> Callable[[Sequence[str]], Cell]:
+    return lambda texts: _single(name, texts[0], level)
+
+
+def _single(name: str, text: str, level: float) -> Cell:
+    if text.strip() in MISSING:
+        return Cell(Markup(DASH))
+    value = number(text)
+    if math.isnan(value):
+        shown = TESTS.get(text, text) if name == "test" else text
+        if name in NAMES_IN:
+            shown = ", ".join(variable_name(part.strip()) for part in text.split(","))
+        return Cell(_data(text, shown), shown)
+    if IS_P.fullmatch(name) and not _of_a_group(name):
+        return Cell(_data(text, p_text(value, level)), text, value < level)
+    return Cell(_data(text, _shown(name, text, value)), text)
+
+
+def _shown(name: str, text: str, value: float) -> str:
+    if re.fullmatch(r"[+-]?\d+", text.strip()):
+        return text.strip().replace("-", "−")
+    for names, decimals in ((TWO_DECIMALS, 2), (THREE_DECIMALS, 3)):
+        if name in names and abs(value) < 1e6:
+            return fixed(value, decimals)
+    return significant(value)
+
+
+# -- tables ---------------------------------------------------------------------------------------------------------
+
+
+def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a TSV, as text."""
+    frame = files.read_table(path, long=True, may_be_empty=True)
+    names = [str(name) for name in frame.columns]
+    return names, [dict(zip(names, map(str, row))) for row in frame.itertuples(index=False, name=None)]
+
+
+def make_table(
+    id: str,
+    caption: str,
+    names: Sequence[str],
+    rows: Iterable[Mapping[str, str]],
+    *,
+    level: float = 0.05,
+    explained: Mapping[str, str] | None = None,
+    note: str = "",
+) -> Table:
+    """Table of chosen columns; those that are empty throughout are left out."""
+    kept = list(rows)
+    filled = [n for n in names if not kept or any(row[n].strip() not in MISSING for row in kept)]
+    columns = columns_of(filled, explained or {}, level)
+    body = [[column.cell([row[name] for name in column.names]) for column in columns] for row in kept]
+    headings = tuple(
+        Heading(column.heading.html, column.heading.title, _numeric([row[i] for row in body]))
+        for i, column in enumerate(columns)
+    )
+    return Table(id, caption, headings, body, note)
+
+
+def _numeric(cells: Sequence[Cell]) -> bool:
+    given = [cell for cell in cells if cell.key]
+    return bool(given) and all(not math.isnan(number(cell.key)) for cell in given)
+
+
+def tables_of(
+    id: str,
+    caption: str,
+    path: Path,
+    *,
+    level: float = 0.05,
+    explained: Mapping[str, str] | None = None,
+) -> list[Table]:
+    """A file as one table, or two: what matters, and what else there is. What is the same in all rows is a note."""
+    names, rows = read_rows(path)
+    if any(name.startswith("summary_") for name in names):
+        names = [name for name in names if not SUMMARISED.match(name)]
+    names = [name for name in names if not (_empty(name, rows) or LEFT_OUT.match(name))]
+    same = [name for name in names if len(rows) > 1 and _worth_a_note(name, rows)]
+    told = [
+        f"{heading_of(name).striptags()} {_single(name, rows[0][name], level).html.striptags()}" for name in same
+    ]
+    note = f"In all rows: {'; '.join(told)}." if told else ""
+    names = [name for name in names if name not in same]
+    more = [name for name in names if ADDITIONAL.match(name)]
+    make = partial(make_table, rows=rows, level=level, explained=explained)
+    first = make(id, caption, [n for n in names if n not in more], note=note)
+    if not more:
+        return [first]
+    lead = [name for name in names if name in LEADING and name not in more]
+    return [first, make(f"{id}-more", f"{caption}: further columns", [*lead, *more])]
+
+
+def _worth_a_note(name: str, rows: Sequence[Mapping[str, str]]) -> bool:
+    return (
+        (name in CONSTANT or name.startswith("n_"))
+        and len({row[name] for row in rows}) == 1
+        and (rows[0][name].strip() not in MISSING)
+    )
+
+
+def _empty(name: str, rows: Sequence[Mapping[str, str]]) -> bool:
+    blank = ("none", "all") if name in ("transform", "family") else ()
+    return bool(rows) and all(row[name].strip() in (*MISSING, *blank) for row in rows)
+
+
+def explained_columns(record: Mapping[str, Any], part: str) -> dict[str, str]:
+    """What columns are, as the JSON beside a table says.
+
+    Parameters
+    ----------
+    record : dict
+    part : str
+        What the columns stand below: ``ancova`` or ``demographics`` of group tables; end of the file's name of models.
+    """
+    found: Any = record.get(part, {}).get("columns") if part in ("ancova", "demographics") else None
+    found = record.get("columns", {}).get(part) if found is None else found
+    return {str(name): str(text) for name, text in found.items()} if isinstance(found, Mapping) else {}

@@ -1,0 +1,980 @@
+"""The report: what its HTML holds, against the files it was made from, and how it behaves in a browser."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gpuvox import files
+from gpuvox.cli import report as command
+from gpuvox.cli.main import guarded
+from gpuvox.files import FileError
+from gpuvox.grid import Grid
+from gpuvox.study import clusters
+from gpuvox.study.report import build, figures, findings, headlines, methods, tables, viewer
+from gpuvox.study.report.contents import Contents
+from gpuvox.study.report.volumes import Turn, read_scene, read_tests
+
+SHAPE = (13, 16, 11)
+# x runs from right to left and the axes are permuted: voxel (i, j, k) lies at y = 2i − 12, x = 15 − 2j, z = 3k − 15 mm.
+AFFINE = np.array([[0, -2.0, 0, 15], [2.0, 0, 0, -12], [0, 0, 3.0, -15], [0, 0, 0, 1]])
+N = 200
+NULL_P = 0.31
+
+
+# -- a study --------------------------------------------------------------------------------------------------------
+
+
+def millimetres() -> np.ndarray:
+    """(nx, ny, nz, 3) position of every voxel."""
+    voxels = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), axis=-1)
+    return voxels @ AFFINE[:3, :3].T + AFFINE[:3, 3]
+
+
+def write_image(path: Path, volume: np.ndarray) -> None:
+    grid = Grid(np.ones(SHAPE, dtype=bool), (2.0, 2.0, 3.0), AFFINE)
+    files.write_map(path, grid.to_vector(volume.astype(np.float32)), grid)
+
+
+def write_test(folder: Path, name: str, mask: np.ndarray, survives: bool, seed: int) -> dict[str, Any]:
+    """A test whose blob lies left, anterior and superior; its clusters by `gpuvox clusters`."""
+    rng = np.random.default_rng(seed)
+    t = rng.normal(size=SHAPE)
+    blob = np.linalg.norm(millimetres() - [-7, 8, 6], axis=-1) < 5.5
+    t[blob] += 6 if survives else 0
+    count = np.where(blob & survives, 3, rng.integers(NULL_P * N, N, SHAPE))
+    write_image(folder / f"{name}_t", t * mask)
+    write_image(folder / f"{name}_p", np.where(mask, np.float32(1) - (count / N).astype(np.float32), 0))
+    (folder / f"{name}_null.txt").write_text("".join(f"{x:.6f} \n" for x in rng.gamma(2, 100, N)))
+    options = clusters.Command(
+        f"{folder}/{name}_p", f"{folder}/{name}", f"{folder}/{name}_t", extent=4, mask=f"{folder}/mask",
+        atlas=f"{folder}/labels", names=f"{folder}/labels.tsv",
+    )  # fmt: skip
+    clusters.execute(options, lambda text: None)
+    return {
+        "name": name, "map": name[:-3], "title": f"Map {name[:-3]}", "unit": "mg/kg", "contrast": f"A {name[-2:]} B",
+        "method": "TFCE", "permutations": N, "df": 30, "smallest_p": 1 / N, "critical": 420.0,
+        "observed_maximum": 900.0 if survives else 100.0, "statistic": f"{name}_t.nii.gz", "null": f"{name}_null.txt",
+        "corrected": f"{name}_p.nii.gz", "clusters": f"{name}.tsv", "cluster_image": f"{name}.nii.gz",
+    }  # fmt: skip
+
+
+def make_study(folder: Path, survives: tuple[str, ...] = ("iron_gt",)) -> dict[str, Any]:
+    rng = np.random.default_rng(1)
+    where = millimetres()
+    mask = np.linalg.norm(where / [11, 11, 12], axis=-1) < 1
+    write_image(folder / "mask", mask)
+    write_image(folder / "underlay", 100 + 20 * rng.random(SHAPE) - 60 * (np.linalg.norm(where, axis=-1) < 4))
+    write_image(folder / "labels", np.where(mask, 1 + (where[..., 0] > 0), 0))
+    (folder / "labels.tsv").write_text("index\tname\n1\tleft_nucleus\n2\tright_nucleus\n")
+    ids = [f"sub-{i:02d}" for i in range(34)]
+    people = pd.DataFrame({"participant_id": ids, "group": ["A"] * 18 + ["B"] * 16, "age": rng.normal(40, 9, 34)})
+    files.write_table(folder / "participants.tsv", people)
+    design = np.column_stack(
+        [people["group"] == "A", people["group"] == "B", people["age"] - people["age"].mean()]
+    )
+    files.write_vest(folder / "design.mat", design)
+    files.write_vest(folder / "design.con", [[1, -1, 0], [-1, 1, 0]], "con", names=("A > B", "A < B"))
+    z = rng.normal(size=(34, 3)) - np.outer(people["group"] == "A", [1, 0, 2])
+    names = ["left.nucleus.iron", "right.nucleus.iron", "left.nucleus.volume"]
+    files.write_table(
+        folder / "z.tsv", pd.DataFrame({"participant_id": ids, **dict(zip(names, z.T, strict=True))})
+    )
+    write_tables(folder, rng)
+    tests = [
+        write_test(folder, name, mask, name in survives, seed)
+        for seed, name in enumerate(("iron_gt", "iron_lt", "myel_gt"))
+    ]
+    return {
+        "title": "A study", "created": "2026-01-02T03:04:05+00:00", "gpuvox": "9.9", "command": "gpuvox study s.toml",
+        "versions": {"numpy": "2.0"}, "device": "CPU", "seed": 7, "config": {"path": "s.toml", "text": "[study]\n"},
+        "cohort": {"table": "participants.tsv", "group": "group", "order": ["A", "B"], "covariates": ["age"],
+                   "subset": "age > 5", "reference": "group == 'B'", "n": {"A": 18, "B": 16}},
+        "design": {"matrix": "design.mat", "contrasts": "design.con"},
+        "checks": [{"what": "sub-03: 12 voxels are 0", "kind": "warning"}],
+        "mask": "mask.nii.gz", "underlay": "underlay.nii.gz", "labels": "labels.nii.gz", "names": "labels.tsv",
+        "level": 0.05, "extent": 4, "tests": tests,
+        "groups": [{"title": "Structures", "table": "groups.tsv", "demographics": "people.tsv", "json": "groups.json"}],
+        "models": [{"title": "EDSS", "kind": "regression", "table": "models.tsv", "data": "models_data.tsv"}],
+        "zscores": {"table": "z.tsv", "title": "z"}, "stages": [{"name": "iron", "seconds": 12.34}],
+        "files": ["participants.tsv", "iron_gt_p.nii.gz", "design.mat"],
+    }  # fmt: skip
+
+
+ANCOVA = """\
+variable\tfamily\tn\tmean_A\tsd_A\tmean_B\tsd_B\tdifference\tdifference_low\tdifference_high\tf\tdf_group\tdf_residual\tp\t\
+p_corrected\td\tlevene_p
+nucleus.iron\tall\t34\t784.1234\t131.9\t645.4\t140.02\t135.3\t90.2\t181.4\t34.6\t1\t31\t2.8e-08\t5.6e-08\t0.99123\t0.21
+nucleus.volume\tall\t34\t0.68123\t0.1012\t0.76\t0.069\t-0.079\t-0.107\t-0.05\t1.2\t1\t31\t0.0498\t0.0996\t-0.35\t0.004
+other\tall\t34\tn/a\tn/a\tn/a\tn/a\tn/a\tn/a\tn/a\tn/a\tn/a\tn/a\tn/a\tn/a\tn/a\tn/a
+"""
+PEOPLE = """\
+variable\tlevel\tsummary_A\tsummary_B\tmean_A\tmean_B\ttest\tstatistic_name\tstatistic\tdf\tp
+age\tn/a\t39.6 (10.5)\t39.3 (14.3)\t39.6\t39.3\tstudent\tt\t0.1234\t32\t0.902
+"""
+MODELS = """\
+model\toutcome\tblock\tpredictors\tn\tr2\tr2_change\tbca_low\tbca_high\tf_change\tdf1\tdf2\tp_change\tp_corrected
+iron.1\tedss\tglobal\tage\t34\t0.194\t0.194\t0.05\t0.347\t7.7\t1\t32\t0.009\tn/a
+iron.1\tedss\tiron.1\tiron.1\t34\t0.2951\t0.1011\t0.02\t0.3\t4.45\t1\t31\t0.043\t0.0431
+"""
+
+
+def write_tables(folder: Path, rng: np.random.Generator) -> None:
+    (folder / "groups.tsv").write_text(ANCOVA)
+    (folder / "people.tsv").write_text(PEOPLE)
+    (folder / "models.tsv").write_text(MODELS)
+    about = {"ancova": {"covariates": ["age"], "correction": "fdr_bh", "columns": {"d": "Cohen's <d>"}}}
+    files.write_json(folder / "groups.json", about)
+    rows = ["model\tparticipant_id\trole\tblock\tvariable\tvalue\tresidual"]
+    for i, (a, x, y) in enumerate(rng.normal(size=(34, 3))):
+        rows += [f"iron.1\tsub-{i:02d}\toutcome\tn/a\tedss\t{y}\t{y}"]
+        rows += [f"iron.1\tsub-{i:02d}\tpredictor\tglobal\tage\t{a}\tn/a"]
+        rows += [f"iron.1\tsub-{i:02d}\tpredictor\tiron.1\tiron.1\t{x}\t{x}"]
+    (folder / "models_data.tsv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """(contents, folder, HTML) of a study in which one of three tests found something."""
+    folder = tmp_path_factory.mktemp("study")
+    contents = make_study(folder)
+    return contents, folder, build(contents, folder)
+
+
+@pytest.fixture(scope="module")
+def page(study):
+    return parse(study[2])
+
+
+# -- reading HTML ---------------------------------------------------------------------------------------------------
+
+
+class Reader(HTMLParser):
+    """Elements in order, their text, and tables as rows of (text, values, is bold) of cells."""
+
+    VOID = ("meta", "link", "img", "input", "br")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.scripts: list[str] = []
+        self.tables: dict[str, list[list[dict[str, Any]]]] = {}
+        self.rows: list[list[dict[str, Any]]] = []
+
+    def handle_starttag(self, tag, attributes):
+        found = {name: value or "" for name, value in attributes}
+        self.elements.append((tag, found))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "script":
+            self.scripts.append("")
+        if tag == "table":
+            self.rows = self.tables[found["id"]] = []
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append(
+                {"tag": tag, "text": "", "values": [], "bold": False, "scope": found.get("scope")}
+            )
+        if "table" in self.open and self.rows and self.rows[-1]:
+            if tag == "data":
+                self.rows[-1][-1]["values"].append(found["value"])
+            if tag == "strong":
+                self.rows[-1][-1]["bold"] = True
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        if "script" in self.open:
+            self.scripts[-1] += data
+        elif "style" not in self.open:
+            self.text.append(data)
+            if {"td", "th"} & set(self.open):
+                self.rows[-1][-1]["text"] += data
+
+    def of(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def said(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.text))
+
+    def volumes(self) -> dict[str, Any]:
+        return json.loads(next(s for s in self.scripts if s.startswith("{")))
+
+
+def parse(html: str) -> Reader:
+    reader = Reader()
+    reader.feed(html)
+    assert not reader.open
+    return reader
+
+
+def decoded(uri: str) -> bytes:
+    return base64.b64decode(uri.split(",", 1)[1])
+
+
+def body(page: Reader, id: str) -> list[dict[str, dict[str, Any]]]:
+    """Rows of a table by the text of the headings."""
+    head, *rows = page.tables[id]
+    names = [cell["text"].strip() for cell in head]
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+# -- the page -------------------------------------------------------------------------------------------------------
+
+
+def test_ids_are_unique_and_anchors_lead_somewhere(page):
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert not [id for id, n in Counter(ids).items() if n > 1]
+    anchors = [a["href"][1:] for a in page.of("a") if a["href"].startswith("#")]
+    assert len(anchors) > 20
+    assert set(anchors) <= set(ids)
+    for attributes in (a for _, a in page.elements):
+        for key in ("aria-labelledby", "for", "aria-describedby"):
+            assert attributes.get(key, ids[0]) in ids
+
+
+def test_images_have_words_and_are_inside(page):
+    images = page.of("img")
+    assert len(images) == 9 + 3 + 2 + 2 + 1 + 1  # slices, nulls, boxes, colour bars, design, scatter
+    for image in images:
+        assert image["src"].startswith(("data:image/png;base64,", "data:image/svg+xml;base64,"))
+        assert len(image["alt"]) > 15
+        assert int(image["width"]) > 50
+        assert int(image["height"]) > 20
+
+
+def test_nothing_outside_is_named(study, page):
+    html = study[2]
+    plain = re.sub(r"[A-Za-z0-9+/=]{40,}", "", html)  # without what is packed in base64
+    assert not re.search(r"\b(https?|ftp|wss?):|[\"'(]//[a-z]|@import|url\(", plain, re.IGNORECASE)
+    for tag, attributes in page.elements:
+        assert tag not in ("iframe", "object", "embed", "base", "form")
+        assert not {"srcset", "background", "action"} & set(attributes)
+        assert not [name for name in attributes if name.startswith("on")]
+    assert {a["rel"] for a in page.of("link")} == {"icon"}
+    assert all(a["href"].startswith(("#", "./")) for a in page.of("a"))
+    for image in page.of("img"):
+        if "svg" in image["src"][:20]:
+            addresses = re.findall(r"https?://[^\"' <]+", decoded(image["src"]).decode())
+            assert {a.split("/")[2] for a in addresses} <= {"www.w3.org", "purl.org", "creativecommons.org"}
+    policy = next(m["content"] for m in page.of("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+
+
+def test_every_table_has_heads(page):
+    assert len(page.tables) >= 8
+    for rows in page.tables.values():
+        head, *others = rows
+        assert all(cell["tag"] == "th" and cell["scope"] == "col" and cell["text"].strip() for cell in head)
+        for row in others:
+            assert len(row) == len(head)
+            assert (row[0]["tag"], row[0]["scope"]) == ("th", "row")
+
+
+def test_the_same_study_gives_the_same_bytes(study):
+    contents, folder, html = study
+    assert build(contents, folder) == html
+
+
+# -- numbers --------------------------------------------------------------------------------------------------------
+
+
+def shown(text: str) -> float:
+    return float(text.replace("−", "-").replace("<\u00a0.001", "0.0005"))
+
+
+def check_numbers(page: Reader, id: str, path: Path, apart: tuple[str, ...] = ()) -> None:
+    """Every cell of a file is in its row of the table, and what is shown of a number is it, rounded."""
+    names, rows = tables.read_rows(path)
+    found = page.tables[id][1:] + page.tables.get(f"{id}-more", [[]])[1:]
+    for row in rows:
+        key = next(iter(row.values()))
+        values = {v for line in found if line[0]["values"][:1] == [key] for cell in line for v in cell["values"]}
+        for name in names:
+            if row[name] != "n/a" and name not in apart:
+                assert row[name] in values, name
+    for line in found:
+        for cell in line:
+            if len(cell["values"]) == 1 and not np.isnan(tables.number(cell["values"][0])):
+                exact = float(cell["values"][0])
+                assert shown(cell["text"].strip()) == pytest.approx(exact, rel=6e-3, abs=6e-3)
+
+
+def test_group_tables_hold_the_numbers_of_their_files(study, page):
+    constant = ("family", "n")
+    check_numbers(page, "groups-0-table", study[1] / "groups.tsv", constant)
+    check_numbers(page, "groups-0-demographics", study[1] / "people.tsv", ("mean_A", "mean_B"))
+    check_numbers(page, "models-0-table", study[1] / "models.tsv", ("outcome", "n"))
+    assert "In all rows: Outcome EDSS; n 34." in page.said()
+
+
+def test_group_tables_are_set_as_in_print(page):
+    iron, volume, other = body(page, "groups-0-table")
+    assert iron["Variable"]["text"] == "nucleus, iron"
+    assert iron["A, mean (SD)"]["text"] == "784 (132)"
+    assert volume["A, mean (SD)"]["text"] == "0.68 (0.10)"
+    assert volume["Difference [95 % CI]"]["text"] == "−0.079 [−0.107, −0.050]"
+    assert (iron["p"]["text"], iron["p"]["bold"]) == ("<\u00a0.001", True)
+    assert (volume["p"]["text"], volume["p"]["bold"]) == (".0498", True)  # .050 would hide its side
+    assert (volume["p, corrected"]["text"], volume["p, corrected"]["bold"]) == (".100", False)
+    assert (iron["df"]["text"], iron["d"]["text"]) == ("1, 31", "0.99")
+    assert {cell["text"] for name, cell in other.items() if name != "Variable"} == {"–"}
+    checks = body(page, "groups-0-table-more")
+    assert [row["Levene p"]["text"] for row in checks] == [".210", ".004", "–"]
+    assert "title" not in next(a for t, a in page.elements if t == "th")
+    assert any(a.get("title") == "Cohen's <d>" for a in page.of("th"))
+
+
+def test_cluster_tables_hold_the_numbers_of_their_files(study, page):
+    check_numbers(page, "clusters-0", study[1] / "iron_gt.tsv", ("regions",))
+    row = pd.read_csv(study[1] / "iron_gt.tsv", sep="\t").iloc[0]
+    button = next(a for a in page.of("button") if a.get("class") == "peak" and a["data-mm"])
+    assert [float(v) for v in button["data-mm"].split()] == [row["x"], row["y"], row["z"]]
+    assert body(page, "clusters-0")[0]["Regions"]["text"] == "left nucleus 100\u00a0%"
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0009999, "<\u00a0.001"), (0.001, ".001"), (0.0314, ".031"), (0.0498, ".0498"), (0.0502, ".0502"),
+     (0.05, ".050"), (0.9999, "1.000"), (1.0, "1.000"), (float("nan"), "–")],
+)  # fmt: skip
+def test_p(p, text):
+    assert tables.p_text(p, 0.05) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("left.pallidus.iron.mass", "left pallidus, iron mass"), ("iron_MS_lt_HC.2", "iron MS < HC, cluster 2"),
+     ("disease_duration", "disease duration"), ("edss", "EDSS"), ("iron_A_gt_B.1.mean", "iron A > B, cluster 1 mean")],
+)  # fmt: skip
+def test_names_of_variables(name, text):
+    assert tables.variable_name(name) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (786.4, "786"), (0.24123, "0.241"), (-13.28, "−13.3"), (99.97, "100"), (12345.6, "12346"),
+     (0.00001234, "1.23 × 10⁻⁵"), (float("inf"), "∞"), (float("nan"), "–")],
+)  # fmt: skip
+def test_significant_digits(value, text):
+    assert tables.significant(value) == text
+
+
+def test_a_group_may_be_called_low_or_p():
+    names = ["variable", "n_low", "n_high", "mean_low", "sd_low", "mean_high", "sd_high", "n_p", "p"]
+    columns = tables.columns_of(names, {}, 0.05)
+    assert [column.names for column in columns] == [
+        ("variable",), ("n_low",), ("n_high",), ("mean_low", "sd_low"), ("mean_high", "sd_high"), ("n_p",), ("p",),
+    ]  # fmt: skip
+    assert columns[5].cell(["34"]).html.striptags() == "34"
+
+
+def test_the_band_of_a_regression_is_that_of_statsmodels():
+    import statsmodels.api as sm
+
+    rng = np.random.default_rng(3)
+    x, a, y = rng.normal(size=(3, 40)) + 5
+    at, mean, half, slope = figures.regression_band(x, y)
+    fit = sm.OLS(y, sm.add_constant(x)).fit()
+    ends = fit.get_prediction(sm.add_constant(at)).conf_int()
+    np.testing.assert_allclose(np.column_stack([mean - half, mean + half]), ends, rtol=1e-10)
+    Z = sm.add_constant(a)
+    left = [v - sm.OLS(v, Z).fit().fittedvalues for v in (x, y)]
+    at, mean, half, slope = figures.regression_band(*left, spent=1)
+    whole = sm.OLS(y, np.column_stack([Z, x])).fit()
+    assert slope == pytest.approx(whole.params[2])
+    # half² = t²·s²·(1/n + (x₀ − x̄)²/Σ(x − x̄)²): without the first part, at distance 1, that of the slope.
+    t = half[0] / np.sqrt(whole.mse_resid * (1 / 40 + (at[0] - left[0].mean()) ** 2 / (left[0] ** 2).sum()))
+    low, high = whole.conf_int()[2]
+    assert t * np.sqrt(whole.mse_resid / (left[0] ** 2).sum()) == pytest.approx((high - low) / 2)
+    assert figures.regression_band(np.ones(5), np.arange(5.0)) is None
+
+
+# -- findings -------------------------------------------------------------------------------------------------------
+
+
+def test_findings_are_sentences_with_the_numbers_of_the_files(study, page):
+    rows = pd.read_csv(study[1] / "iron_gt.tsv", sep="\t")
+    assert len(rows) == 1
+    volume = tables.significant(rows["mm3"].sum() / 1000)
+    said = page.said()
+    assert "One of three voxelwise tests found a difference with corrected p < .05." in said
+    assert f"One cluster, {volume} mL, in the left nucleus; the smallest corrected p = .015." in said
+    assert (
+        said.count("Nothing survived correction; the smallest corrected p = .3") >= 4
+    )  # at the top, and at its map
+    assert (
+        "One of two variables differs between the groups with corrected p < .05. Higher in A: iron of nucleus."
+        in said
+    )
+    assert "with corrected p < .05, in one of one model: iron, cluster 1 (ΔR² .101)." in said
+
+
+def test_headlines_are_the_findings(study):
+    contents, folder, html = study
+    files.write_json(folder / "headlines.json", contents)
+    lines = headlines(folder / "headlines.json")
+    assert len(lines) == 3
+    said = parse(html).said().replace("\u00a0", " ")
+    for line in lines:
+        subject, sentence = line.replace("\u00a0", " ").split(": ", 1)
+        assert subject in said
+        assert sentence in said
+
+
+def test_a_null_study_says_so(tmp_path):
+    contents = make_study(tmp_path, survives=())
+    page = parse(build(contents, tmp_path))
+    smallest = 1 - max(float(np.max(image(tmp_path / f"{t['name']}_p"))) for t in contents["tests"])
+    said = page.said()
+    assert "Nothing survived: no voxel had corrected p < .05 in any of three voxelwise tests." in said
+    assert f"The smallest corrected {tables.p_phrase(smallest)}".replace("\u00a0", " ") in said
+    assert len([i for i in page.of("img") if "no voxel with corrected p < 0.05" in i["alt"]]) == 9
+    assert not [id for id in page.tables if id.startswith("clusters")]
+    assert said.count("Nothing survived correction") == 9  # findings, maps, clusters
+
+
+def image(path: Path) -> np.ndarray:
+    return next(files.read_volumes(path)).reshape(SHAPE, order="F")
+
+
+def test_clusters_that_are_too_small_are_told_from_nothing(study):
+    contents, folder, _ = study
+    test = read_tests(Contents(contents, folder), read_scene(Contents(contents, folder)))[0]
+    told = findings.finding(test, [], 0.05, 500)
+    assert told.sentence == (
+        f"{test.survivors} voxels had corrected p\u00a0<\u00a0.05, but no cluster had 500 voxels; the smallest "
+        "corrected p\u00a0=\u00a0.015."
+    )
+    assert not told.found
+    assert "no cluster was large enough in one voxelwise test" in findings.overall([told], [test], 0.05)
+
+
+def test_structures_of_clusters():
+    rows = [
+        {"voxels": "100", "regions": "left_putamen 60 %; left_caudate 39 %; elsewhere 1 %"},
+        {"voxels": "50", "regions": "right_putamen 100 %; right_pallidus 0 %"},
+        {"voxels": "20", "regions": "n/a"},
+    ]
+    assert findings.structures(rows) == "putamen (both sides) and the left caudate"
+
+
+def test_methods_cite_what_was_used(page):
+    said, ids = page.said(), [a["id"] for a in page.of("li") if "id" in a]
+    assert ids[:2] == ["ref-freedman1983", "ref-winkler2014"] or ids[0] == "ref-winkler2014"
+    assert {"ref-smith2009", "ref-benjamini1995"} <= set(ids)
+    assert "ref-stueber2014" not in ids  # no iron and myelin in this study
+    assert "200 permutations" in said
+    assert "numpy 2.0" in said
+    marks, references = methods.cited(["a [@smith2009], b [@winkler2014], c [@smith2009] <d> [@nobody]"])
+    assert [key for key, _ in references] == ["smith2009", "winkler2014"]
+    assert re.sub(r"<[^>]+>", "", marks[0]) == "a1, b2, c1 &lt;d&gt; [@nobody]"
+
+
+# -- maps -----------------------------------------------------------------------------------------------------------
+
+
+def unpacked(text: str, kind: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), dtype=kind)
+
+
+def unrolled(text: str, shape: list[int]) -> np.ndarray:
+    pairs = unpacked(text, "<u2").reshape(-1, 2)
+    return np.repeat(pairs[:, 0], pairs[:, 1]).reshape(shape, order="F")
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_the_viewer_holds_the_values_of_the_maps(study, monkeypatch, step):
+    contents, folder, _ = study
+    source = Contents(contents, folder)
+    scene = read_scene(source)
+    if step == 2:
+        monkeypatch.setattr(viewer, "BUDGET", 5000)
+    data = json.loads(json.dumps(viewer.viewer_data(scene, read_tests(source, scene), 9.0, 0.05)))
+    assert data["step"] == step
+    affine, shape = np.array(data["affine"]), data["shape"]
+    assert (np.diag(affine[:3, :3]) > 0).all()  # right, anterior, superior
+    mask, labels = unrolled(data["mask"], shape), unrolled(data["labels"], shape)
+    voxels = np.argwhere(mask)[np.lexsort(np.argwhere(mask).T)]  # x fastest
+    back = np.linalg.inv(AFFINE)
+    old = np.rint((voxels @ affine[:3, :3].T + affine[:3, 3]) @ back[:3, :3].T + back[:3, 3]).astype(int)
+    if step == 1:
+        assert len(old) == image(folder / "mask").sum()
+    np.testing.assert_array_equal(labels[tuple(voxels.T)], image(folder / "labels")[tuple(old.T)])
+    for packed, test in zip(data["tests"], contents["tests"], strict=True):
+        t = unpacked(packed["t"], "<i2") * packed["scale"]
+        exact = image(folder / test["statistic"])[tuple(old.T)]
+        np.testing.assert_allclose(t, exact, atol=packed["scale"] * 0.501)
+        p = unpacked(packed["p"], "<u2") / packed["count"]
+        np.testing.assert_allclose(p, 1 - image(folder / test["corrected"])[tuple(old.T)].astype(float), atol=1e-6)
+        assert packed["count"] == N
+    assert data["names"] == {"1": "left nucleus", "2": "right nucleus"}
+    grey = unpacked(data["underlay"], "<u1").reshape(shape, order="F")[tuple(voxels.T)]
+    below = image(folder / "underlay")[tuple(old.T)]
+    assert np.corrcoef(grey, below)[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_show_the_finding_where_it_is(study, page, axis):
+    """The blob lies left, anterior, superior: in the pictures at the side of L, of A, and up."""
+    pytest.importorskip("PIL")
+    from PIL import Image
+
+    uri = [i["src"] for i in page.of("img") if "png" in i["src"][:20]][axis]
+    picture = np.asarray(Image.open(BytesIO(decoded(uri))).convert("RGB")).astype(int)
+    coloured = picture[..., 0] - picture[..., 2] > 90
+    rows, columns = np.nonzero(coloured)
+    height, width = coloured.shape
+    across, up = [a for a in range(3) if a != axis]
+    side = {0: -1, 1: 1}[across]  # left; anterior
+    assert figures.EDGES[across][0 if side < 0 else 1] == "LA"[across]
+    assert np.sign(columns.mean() - width / 2) == side
+    assert rows.mean() < height / 2
+    assert up in (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("affine", "axes", "signs"),
+    [
+        (np.diag([-2.0, 3, 1, 1]), (0, 1, 2), (-1, 1, 1)),
+        (AFFINE, (1, 0, 2), (-1, 1, 1)),
+        (np.array([[0.1, 0, 2.0, 0], [0, -2, 0.1, 0], [1, 0.1, 0, 0], [0, 0, 0, 1]]), (2, 1, 0), (1, -1, 1)),
+    ],
+)
+def test_axes_are_turned_to_right_anterior_superior(affine, axes, signs):
+    turn = Turn.of(affine)
+    assert (turn.axes, turn.signs) == (axes, signs)
+    volume = np.random.default_rng(0).random((3, 4, 5))
+    turned, new = turn.apply(volume), turn.affine(affine, (3, 4, 5))
+    for voxel in np.ndindex(turned.shape):
+        old = np.linalg.solve(affine, new @ [*voxel, 1])[:3]
+        assert turned[voxel] == volume[tuple(np.rint(old).astype(int))]
+
+
+def test_edges_of_voxels():
+    inside = np.zeros((3, 4), dtype=bool)
+    inside[1, 1:3] = True
+    edges = figures._edges(inside, (2.0, 3.0))
+    found = {tuple(sorted(edge)) for edge in edges}
+    assert len(edges) == len(found) == 6
+    assert ((2.0, 3.0), (2.0, 6.0)) in found  # left
+    assert ((4.0, 6.0), (6.0, 6.0)) in found  # above the second
+
+
+def test_an_image_that_does_not_say_where_left_is(tmp_path):
+    contents = make_study(tmp_path)
+    grid = Grid(np.ones(SHAPE, dtype=bool), (2.0, 2.0, 3.0))
+    for name in ("mask", "underlay", "labels", *(f"{t['name']}_{k}" for t in contents["tests"] for k in "tp")):
+        values = grid.to_vector(image(tmp_path / name))
+        header = files.read_header(tmp_path / name)
+        for code in ("qform_code", "sform_code"):
+            header.nifti[code] = 0
+        files.write_map(tmp_path / name, values, grid, header)
+    said = parse(build(contents, tmp_path)).said()
+    assert "The images do not say where left is" in said
+    assert "Left is on the left" not in said
+
+
+# -- text from outside ----------------------------------------------------------------------------------------------
+
+EVIL = "</script><script>window.evil = 1</script><img src=x onerror=evil()>&\"'"
+
+
+def test_text_from_outside_stays_text(tmp_path):
+    contents = make_study(tmp_path)
+    (tmp_path / "labels.tsv").write_text(f"index\tname\n1\tleft_{EVIL}\n2\tright_nucleus\n")
+    contents |= {"title": EVIL, "command": EVIL, "gpuvox": EVIL, "device": EVIL, "versions": {EVIL: EVIL}}
+    contents["config"] = {"path": EVIL, "text": EVIL}
+    contents["checks"] = [{"what": EVIL, "kind": EVIL}]
+    contents["cohort"] |= {"subset": EVIL, "reference": EVIL, "covariates": [EVIL]}
+    contents["tests"][0] |= {
+        "title": EVIL,
+        "contrast": EVIL,
+        "unit": EVIL,
+        "method": EVIL,
+        "name": EVIL,
+        "map": EVIL,
+    }
+    contents["groups"][0]["title"] = contents["models"][0]["title"] = contents["stages"][0]["name"] = EVIL
+    contents["methods"] = [EVIL]
+    (tmp_path / "groups.tsv").write_text(ANCOVA.replace("other", EVIL).replace("levene_p", EVIL))
+    (tmp_path / "iron_gt.tsv").write_text((tmp_path / "iron_gt.tsv").read_text().replace("left_nucleus", EVIL))
+    strange = tmp_path / "javascript:evil()"
+    strange.write_text("")
+    contents["files"].append(strange.name)
+    html = build(contents, tmp_path)
+    page = parse(html)
+    assert len(page.scripts) == 3
+    assert not [script for script in page.scripts if "evil" in script and not script.startswith("{")]
+    assert "<img src=x" not in html
+    assert page.volumes()["tests"][0]["title"] == EVIL
+    assert page.volumes()["names"]["1"].endswith(EVIL.lower().replace("_", " ").replace("-", " ")[-30:])
+    assert page.said().count("window.evil = 1") > 15
+    assert "./" + "./javascript%3Aevil%28%29" in [a["href"] for a in page.of("a")]
+
+
+def test_dollar_signs_are_no_formulas(tmp_path):
+    contents = make_study(tmp_path)
+    contents["tests"][0]["method"] = "$\\frac$"
+    contents["cohort"]["covariates"] = ["$a_$"]
+    assert "$\\frac$" in parse(build(contents, tmp_path)).said()
+
+
+# -- what may be missing, and what is wrong -------------------------------------------------------------------------
+
+
+def test_a_study_of_nothing(tmp_path):
+    page = parse(build({"title": "Nothing", "cohort": {"order": ["A", "B"]}}, tmp_path))
+    said = page.said()
+    parts = ("Voxelwise tests were", "Tables of group comparisons were", "Voxelwise maps were", "A mask was",
+             "Measures of regions were", "Clinical models were", "A voxelwise design was")  # fmt: skip
+    for text in parts:
+        assert f"{text} not part of this study" in said
+    assert len(page.scripts) == 1
+    assert not page.tables
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"title": None}, r"study\.json: title is missing"),
+        ({"title": 3}, r"study\.json: title is 3; expected text"),
+        ({"cohort": None}, r"cohort is missing"),
+        ({"level": 1.5}, r"level is 1.5; expected a number between 0 and 1"),
+        ({"seed": "x"}, r'seed is "x"; expected a whole number'),
+        ({"mask": "gone.nii.gz"}, r"mask names gone.nii.gz, and there is no file .*gone.nii.gz"),
+        ({"mask": "labels.tsv"}, r"mask cannot be shown: .*labels.tsv"),
+        ({"files": ["gone.tsv"]}, r"files names gone.tsv"),
+        ({"tests": {}}, r"tests is {}; expected a list"),
+        ({"tests": [3]}, r"tests\[0\] is 3; expected an object"),
+        ({"checks": [{"kind": "info"}]}, r"checks\[0\]\.what is missing"),
+        ({"zscores": {"table": "groups.tsv"}}, r"zscores\.table cannot be shown: .*no column 'participant_id'"),
+    ],
+)
+def test_errors_name_the_key(study, change, message):
+    heavy = ("tests", "groups", "models", "zscores", "design")
+    light = {key: value for key, value in study[0].items() if key not in heavy}
+    contents = {key: value for key, value in (light | change).items() if value is not None}
+    with pytest.raises(FileError, match=message):
+        build(contents, study[1])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("null", "gone.txt", r"tests\[1\]\.null names gone.txt"),
+        ("null", "groups.tsv", r"tests\[1\]\.null cannot be shown"),
+        ("corrected", "iron_gt_t.nii.gz", r"tests\[1\]\.corrected has values from .* expected 1 - p"),
+        ("statistic", "", r"tests\[1\]\.statistic is missing"),
+        ("statistic", "small.nii.gz", r"tests\[1\]\.statistic cannot be shown: .*small.nii.gz"),
+        ("clusters", "people.tsv", r"tests\[1\]\.clusters names .*no column 'cluster'"),
+        ("permutations", "many", r'tests\[1\]\.permutations is "many"; expected a whole number'),
+        ("critical", "high", r'tests\[1\]\.critical is "high"; expected a number'),
+    ],
+)
+def test_errors_of_tests_name_the_key(study, key, value, message):
+    contents, folder, _ = study
+    small = Grid(np.ones((3, 3, 3), dtype=bool))
+    files.write_map(folder / "small", np.zeros(27), small)
+    light = {key: contents[key] for key in ("title", "cohort", "mask")}
+    changed = light | {"tests": [dict(contents["tests"][1]) for _ in range(2)]}
+    changed["tests"][1][key] = value
+    with pytest.raises(FileError, match=message):
+        build(changed, folder)
+
+
+def test_the_command(study, tmp_path, capsys):
+    contents, folder, _ = study
+    files.write_json(folder / "study.json", contents)
+    out = tmp_path / "out" / "r.html"
+    out.parent.mkdir()
+    assert guarded("report", lambda: command.run([str(folder / "study.json"), "--out", str(out)])) == 0
+    assert str(out) in capsys.readouterr().out
+    page = parse(out.read_text(encoding="utf-8"))
+    link = next(a["href"] for a in page.of("a") if a["href"].endswith("design.mat"))
+    assert (out.parent / link).resolve() == (folder / "design.mat").resolve()
+    wrong = (("no.json", None, "no.json cannot be read"), ("bad.json", "{", "is not JSON"),
+             ("list.json", "[]", "is not a JSON object"), ("poor.json", "{}", "poor.json: title is"))  # fmt: skip
+    for name, text, message in wrong:
+        if text is not None:
+            (folder / name).write_text(text)
+        target = tmp_path / "none.html"
+        assert guarded("report", lambda n=name, t=target: command.run([str(folder / n), "--out", str(t)])) == 2
+        assert message in capsys.readouterr().err
+        assert not target.exists()
+
+
+# -- in a browser ---------------------------------------------------------------------------------------------------
+
+
+class Browser:
+    """A headless Chromium that is spoken to over a pipe (DevTools protocol): no driver, no port."""
+
+    def __init__(self, path: str, folder: str) -> None:
+        here, there = os.pipe(), os.pipe()
+        high = [os.dup(fd) for fd in (here[0], there[1])]
+
+        def connect() -> None:
+            for target, fd in zip((3, 4), [os.dup2(fd, 20 + i) for i, fd in enumerate(high)], strict=True):
+                os.dup2(fd, target)
+
+        arguments = [
+            "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+            "--disable-dev-shm-usage", "--remote-debugging-pipe", f"--user-data-dir={folder}", "about:blank",
+        ]  # fmt: skip
+        self.process = subprocess.Popen(
+            [path, *arguments], preexec_fn=connect, close_fds=False, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        for fd in (here[0], there[1], *high):
+            os.close(fd)
+        self.to, self.back = os.fdopen(here[1], "wb", buffering=0), os.fdopen(there[0], "rb", buffering=0)
+        self.number, self.session, self.buffer, self.events = 0, None, b"", []
+        target = next(t for t in self.send("Target.getTargets")["targetInfos"] if t["type"] == "page")
+        self.session = self.send("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": parameters}
+        self.to.write(json.dumps(message | ({"sessionId": self.session} if self.session else {})).encode() + b"\0")
+        while True:
+            answer = self.receive()
+            if answer.get("id") == self.number:
+                assert "error" not in answer, (method, answer)
+                return answer["result"]
+            self.events.append(answer)
+
+    def receive(self) -> dict[str, Any]:
+        while b"\0" not in self.buffer:
+            part = self.back.read(1 << 16)
+            assert part, "the browser has ended"
+            self.buffer += part
+        message, _, self.buffer = self.buffer.partition(b"\0")
+        return json.loads(message)
+
+    def open(self, path: Path, width: int, mobile: bool) -> None:
+        self.events.clear()
+        self.send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=mobile
+        )
+        self.send("Emulation.setTouchEmulationEnabled", enabled=mobile)
+        self.send("Page.navigate", url=path.as_uri())
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(self.receive())
+
+    def run(self, expression: str) -> Any:
+        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def choose(self, id: str, value: str, event: str) -> None:
+        """Give a control a value, as a user would."""
+        self.run(
+            f"{{ let e = document.getElementById('{id}'); e.value = {value}; e.dispatchEvent(new Event('{event}')) }}"
+        )
+
+    def click(self, selector: str, x: float = 0.5, y: float = 0.5) -> None:
+        """A real click (a tap on a phone) at a place within an element."""
+        self.run(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        box = self.run(f"document.querySelector({selector!r}).getBoundingClientRect().toJSON()")
+        at = {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]}
+        for kind in ("mousePressed", "mouseReleased"):
+            self.send("Input.dispatchMouseEvent", type=kind, button="left", buttons=1, clickCount=1, **at)
+
+    def press(self, key: str) -> None:
+        text = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            self.send(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEYS[key], **text
+            )
+
+    def complaints(self) -> list[dict[str, Any]]:
+        """What the console was told, and exceptions."""
+        kinds = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
+        return [event for event in self.events if event.get("method") in kinds]
+
+    def requests(self) -> list[str]:
+        found = [
+            e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"
+        ]
+        return [url for url in found if not url.startswith("data:")]
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+        self.to.close()
+        self.back.close()
+
+
+KEYS = {"Tab": 9, "Enter": 13, "ArrowRight": 39, "ArrowUp": 38, "PageUp": 33}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} is on the path")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        found = Browser(path, folder)
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module", params=[1280, 390])
+def opened(request, browser, study, tmp_path_factory):
+    path = tmp_path_factory.mktemp("browser") / "report.html"
+    path.write_text(study[2], encoding="utf-8")
+    browser.open(path, request.param, mobile=request.param < 500)
+    yield browser
+    assert not browser.complaints()
+    assert browser.requests() == [path.as_uri()]
+
+
+def test_in_a_browser_nothing_sticks_out_and_images_load(opened):
+    assert opened.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert opened.run("innerWidth") in (1280, 390)
+    sizes = opened.run(
+        "[...document.images].map(i => [i.complete, i.naturalWidth, i.naturalHeight, i.clientWidth])"
+    )
+    assert len(sizes) == 18
+    assert all(complete and width > 50 and height > 20 and drawn > 50 for complete, width, height, drawn in sizes)
+    details = "[...document.querySelectorAll('main details')]"
+    opened.run(f"{details}.forEach(d => d.open = true)")
+    assert opened.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    opened.run(f"{details}.forEach(d => d.open = false)")
+
+
+def test_in_a_browser_tables_sort(opened):
+    column = "[...document.querySelectorAll('#groups-0-table tbody tr')].map(r => r.cells[0].textContent.trim())"
+    given = opened.run(column)
+    heads = opened.run("[...document.querySelectorAll('#groups-0-table thead th')].map(h => h.textContent.trim())")
+    place = heads.index("d") + 1
+    head = f"#groups-0-table thead th:nth-child({place})"
+    opened.click(f"{head} button")
+    assert opened.run(f"document.querySelector('{head}').ariaSort") == "ascending"
+    assert opened.run(column) == ["nucleus, volume", "nucleus, iron", "other"]
+    opened.press("Enter")  # the button has the focus
+    assert opened.run(f"document.querySelector('{head}').ariaSort") == "descending"
+    assert opened.run(column) == ["nucleus, iron", "nucleus, volume", "other"]  # what is missing stays last
+    opened.click("#groups-0-table thead th:nth-child(1) button")
+    assert opened.run("document.querySelectorAll('#groups-0-table [aria-sort=ascending]').length") == 1
+    assert sorted(given) == opened.run(column)
+
+
+READOUT = "document.getElementById('v-readout').textContent"
+
+
+def said_at(folder: Path, test: dict[str, Any], readout: str) -> None:
+    """What the viewer says is what the images hold there."""
+    x, y, z = (float(v.replace("−", "-")) for v in re.search(r"\((.+?)\) mm", readout)[1].split(", "))
+    voxel = tuple(np.rint(np.linalg.solve(AFFINE, [x, y, z, 1])[:3]).astype(int))
+    if not image(folder / "mask")[voxel]:
+        assert "outside the mask" in readout
+        return
+    t, p = image(folder / test["statistic"])[voxel], 1 - float(image(folder / test["corrected"])[voxel])
+    assert f"t = {t:.2f}".replace("-", "−") in readout
+    assert f"corrected {tables.p_phrase(p)}".replace("\u00a0", " ") in readout
+    assert ("right" if x > 0 else "left") + " nucleus" in readout
+
+
+def test_in_a_browser_the_viewer_moves_and_tells(opened, study):
+    contents, folder, _ = study
+    first = contents["tests"][0]
+    opened.click("#v-peak")
+    start = opened.run(READOUT)
+    said_at(folder, first, start)
+    row = pd.read_csv(folder / "iron_gt.tsv", sep="\t").iloc[0]
+    assert start.startswith(f"({row['x']:g}, {row['y']:g}, {row['z']:g}) mm".replace("-", "−"))
+    opened.click("#v-planes > div:nth-child(3) canvas", 0.5, 0.5)
+    moved = opened.run(READOUT)
+    assert moved != start
+    said_at(folder, first, moved)
+    opened.press("ArrowRight")
+    x = [float(re.search(r"\((.+?),", text)[1].replace("−", "-")) for text in (moved, opened.run(READOUT))]
+    assert x[1] - x[0] == 2  # a voxel to the right of the subject
+    said_at(folder, first, opened.run(READOUT))
+    opened.press("PageUp")
+    z = [float(re.search(r", ([^,]+)\) mm", t)[1].replace("−", "-")) for t in (moved, opened.run(READOUT))]
+    assert z[1] - z[0] == 3
+    opened.choose("v-test", "1", "change")
+    said_at(folder, contents["tests"][1], opened.run(READOUT))
+    opened.click("#clusters-0 button.peak")
+    assert opened.run(READOUT) == start
+    assert opened.run("document.getElementById('v-test').value") == "0"
+    assert opened.run("document.activeElement.tagName") == "CANVAS"
+
+
+def test_in_a_browser_left_is_left_and_up_is_up(opened):
+    """Where one clicks, and where the blob (left, anterior, superior) is drawn."""
+    places = [
+        ((0.75, 0.25), {"y": 1, "z": 1}),
+        ((0.25, 0.75), {"x": -1, "z": -1}),
+        ((0.75, 0.25), {"x": 1, "y": 1}),
+    ]
+    for number, ((x, y), signs) in enumerate(places, 1):
+        opened.click(f"#v-planes > div:nth-child({number}) canvas", x, y)
+        found = re.search(r"\((.+?)\) mm", opened.run(READOUT))[1].replace("−", "-").split(", ")
+        for axis, sign in signs.items():
+            assert np.sign(float(found["xyz".index(axis)])) == sign, (number, axis)
+    opened.click("#v-peak")
+    middle = opened.run(PIXELS.replace("RESULT", "[sx / n / c.width, sy / n / c.height]"))
+    for (across, down), left in zip(middle, (False, True, True), strict=True):
+        assert (across < 0.45) if left else (across > 0.55)
+        assert down < 0.45
+
+
+PIXELS = """[...document.querySelectorAll('#v-planes canvas')].map(c => {
+    const copy = document.createElement('canvas'); copy.width = c.width; copy.height = c.height;
+    const context = copy.getContext('2d', { willReadFrequently: true }); context.drawImage(c, 0, 0);
+    const d = context.getImageData(0, 0, c.width, c.height).data; let n = 0, sx = 0, sy = 0;
+    for (let i = 0; i < d.length; i += 4) if (d[i] - d[i + 2] > 90) {
+        n++; sx += (i / 4) % c.width; sy += Math.floor(i / 4 / c.width); }
+    return RESULT; })"""
+"""Of each canvas: coloured pixels, and where they are."""
+
+
+def test_in_a_browser_the_slices_are_drawn_and_the_threshold_counts(opened):
+    coloured = PIXELS.replace("RESULT", "n")
+    opened.click("#v-peak")
+    opened.click("#v-fade")
+    only = opened.run(coloured)
+    assert min(only) > 50
+    opened.choose("v-t", "e.max", "input")
+    assert max(opened.run(coloured)) < min(only)
+    opened.choose("v-t", "0", "input")
+    opened.choose("v-p", "'2'", "change")
+    assert all(b > a for a, b in zip(only, opened.run(coloured), strict=True))
+    opened.choose("v-p", "'0.05'", "change")
+    opened.click("#v-fade")
+
+
+def test_in_a_browser_everything_is_printed(opened):
+    opened.send("Emulation.setEmulatedMedia", media="print")
+    opened.run("dispatchEvent(new Event('beforeprint'))")
+    assert opened.run("[...document.querySelectorAll('details')].every(d => d.open)")
+    assert opened.run("getComputedStyle(document.getElementById('ortho')).display") == "none"
+    assert opened.run("document.querySelector('.slices img').getBoundingClientRect().width") > 50
+    opened.run("dispatchEvent(new Event('afterprint'))")
+    assert not opened.run("[...document.querySelectorAll('main details')].some(d => d.open)")
+    opened.send("Emulation.setEmulatedMedia", media="")
