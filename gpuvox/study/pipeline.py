@@ -35,7 +35,7 @@ from gpuvox.study import clinical, clusters, groups, report, rois, stages, table
 from gpuvox.study import config as config_
 from gpuvox.study.checks import check_maps, oddities
 from gpuvox.study.config import Config, Map, slug
-from gpuvox.study.designs import group_design
+from gpuvox.study.designs import Design, group_design
 from gpuvox.study.record import describe
 from gpuvox.study.stages import Ledger, Stage, Talk
 from gpuvox.tfce import Tfce
@@ -124,6 +124,12 @@ class Pipeline:
     def columns(self) -> pd.DataFrame:
         """The same, numbers as numbers."""
         return tables.typed(self.cohort)
+
+    @cached_property
+    def design(self) -> Design:
+        """Design and contrasts of the voxelwise tests."""
+        groups = self.config.groups
+        return group_design(self.columns, groups.column, groups.order, groups.covariates)
 
     @property
     def reference(self) -> str:
@@ -400,8 +406,7 @@ class Pipeline:
         groups = self.config.groups
 
         def work(talk: Talk) -> None:
-            design = group_design(self.columns, groups.column, groups.order, groups.covariates)
-            design.write(self.path("design"))
+            self.design.write(self.path("design"))
 
         settings = {"order": groups.order, "cells": self._cells(groups.column, *groups.covariates)}
         return self._stage("design", settings, ("design.mat", "design.con"), work)

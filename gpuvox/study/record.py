@@ -45,7 +45,8 @@ def describe(pipeline: Pipeline, ledger: Ledger) -> dict[str, Any]:
         "files": sorted(path for done in ledger.stages.values() for path in done["outputs"]),
     }
     if config.voxelwise is not None:
-        found["design"] = {"matrix": "design.mat", "contrasts": "design.con"}
+        columns = list(pipeline.design.names)
+        found["design"] = {"matrix": "design.mat", "contrasts": "design.con", "columns": columns}
     if template is not None:
         named = {"mask": template.mask, "labels": template.labels}
         found |= {key: _image(config.file(name), folder) for key, name in named.items() if name}

@@ -162,7 +162,9 @@ class Page:
             return None
         with part.reading("matrix"):
             matrix = files.read_named_matrix(path)
-        names = list(matrix.column_names) or self._columns(matrix.values.shape[1])
+        names = list(matrix.column_names) or part.texts("columns") or self._columns(matrix.values.shape[1])
+        if len(names) != matrix.values.shape[1]:
+            raise part.error("columns", f"has {len(names)} names; {path} has {matrix.values.shape[1]} columns")
         found: dict[str, Any] = {"picture": figures.design_matrix(matrix.values, names), "contrasts": None}
         path = part.file("contrasts")
         if path is not None:
