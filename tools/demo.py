@@ -54,10 +54,10 @@ def true_differences(cohort: Path) -> pd.DataFrame:
 
 def compare(cohort: Path) -> None:
     """Adjusted differences between the groups as found in the maps, and the truth."""
-    found = pd.read_csv(
-        cohort / "results" / "groups" / "deep_gray_matter_structures.tsv", sep="\t", na_values="n/a"
-    )
-    found, truth = found.set_index("variable"), true_differences(cohort).set_index("variable")
+    folder = cohort / "results" / "groups"
+    tables = [folder / f"{name}.tsv" for name in ("deep_gray_matter_structures", "nuclei_of_the_thalamus")]
+    found = pd.concat([pd.read_csv(path, sep="\t", na_values="n/a") for path in tables]).set_index("variable")
+    truth = true_differences(cohort).set_index("variable")
     say("Differences MS - HC of region means, adjusted for age and sex: found, 95 % interval, and the truth")
     say(f"  {'':18s}" + "".join(f"{f'{kind} ({unit})':^38s}" for kind, unit in KINDS.items()))
     for part in PARTS:
@@ -65,9 +65,7 @@ def compare(cohort: Path) -> None:
         for kind in KINDS:
             row, digits = found.loc[f"{part}.{kind}"], {"volume": 2, "iron": 0, "myelin": 3}[kind]
             numbers = (
-                row["difference"],
-                row["difference_low"],
-                row["difference_high"],
+                *row[["difference", "difference_low", "difference_high"]],
                 truth.loc[f"{part}.{kind}", "difference"],
             )
             estimate, low, high, true = (f"{value:+.{digits}f}" for value in numbers)
