@@ -55,6 +55,10 @@ Run = dict[str, Any]
 ``options`` (option → value)."""
 
 
+class AnotherRun(FileError):
+    """A checkpoint is of another run than the one that is to go on from it."""
+
+
 @dataclass(frozen=True)
 class About:
     """What a file of tallies belongs to.
@@ -445,7 +449,7 @@ class Checkpoint:
         if shards[0] != shards[1]:
             difference = f"--shard is {shards[0]} in the checkpoint, {shards[1]} in this run"
         if difference:
-            raise FileError(f"{self.path} is the checkpoint of another run: {difference}")
+            raise AnotherRun(f"{self.path} is the checkpoint of another run: {difference}")
         return Tallies(about, kept.tests)
 
     def _added(self, ended: bool) -> None:

@@ -10,6 +10,9 @@ import pytest
 from gpuvox import files
 from gpuvox.cli.main import main
 from gpuvox.study import phantom
+from gpuvox.study.config import read_config
+from gpuvox.study.pipeline import Pipeline, execute
+from gpuvox.study.stages import Talk
 
 
 def write_study(folder, **changes):
@@ -247,7 +250,7 @@ def change(path, old, new):
         ("study.toml", 'order = ["MS", "HC"]', 'order = ["MS", "NC"]', "expected MS or NC"),
         ("study.toml", 'mask = "template/deepgray.nii.gz"', 'mask = "template/deep.nii.gz"', "deep"),
         ("study.toml", 'maps = ["iron", "myelin", "ironmass"', 'maps = ["iron", "fat"', "voxelwise.maps names 'fat'"),
-        ("study.toml", 'merge = { thalamus = "thalamus_*', 'merge = { thalamus = "thalamuss_*', "no structure fits 'thalamuss_*'"),
+        ("study.toml", 'merge = { thalamus = "thalamus_*', 'merge = { thalamus = "thalamuss_*', "no structure fits"),
         ("study.toml", 'outcome = "edss"', 'outcome = "eds"', "regression[1].outcome: there is no variable 'eds'"),
         ("study.toml", '"pallidus.iron", "putamen', '"palidus.iron", "putamen', "no variable 'palidus.iron'"),
         ("study.toml", '"iron_MS_lt_HC.*"', '"iron_HC_lt_MS.*"', "no variable 'iron_HC_lt_MS.*'"),
@@ -279,6 +282,35 @@ def test_an_example_is_printed(capsys):
 def test_a_file_is_needed(capsys):
     assert main(["study"]) == 2
     assert "--example" in capsys.readouterr().err
+
+
+def test_permutations_that_are_done_are_not_done_again(copy, capsys):
+    """A test that is cut off in the middle goes on there; after a change of settings it begins anew."""
+    expected = (copy / "results" / "voxelwise" / "iron_tfce_corrp_tstat1.txt").read_text()
+
+    def cut_off(test, done, total):
+        if 60 <= done < total and test.startswith("t-test"):
+            raise KeyboardInterrupt
+
+    def study(progress, lines):
+        pipeline = Pipeline(read_config(copy / "study.toml"))
+        execute(pipeline, Talk(lines.append, lines.append, progress))
+
+    for change_settings in (False, True):
+        for path in (copy / "results" / "voxelwise").glob("iron_*"):
+            path.unlink()
+        with pytest.raises(KeyboardInterrupt):
+            study(cut_off, [])
+        assert (copy / "results" / "voxelwise" / "iron_checkpoint.tally").exists()
+        if change_settings:
+            write_study(copy, permutations="150")
+        lines = []
+        study(None, lines)
+        assert any("Going on from" in line for line in lines) is not change_settings
+        assert not (copy / "results" / "voxelwise" / "iron_checkpoint.tally").exists()
+        found = (copy / "results" / "voxelwise" / "iron_tfce_corrp_tstat1.txt").read_text()
+        assert (found == expected) is not change_settings
+        assert len(found.split()) == (150 if change_settings else 200)
 
 
 def test_an_interrupted_study_goes_on(copy, capsys, monkeypatch):

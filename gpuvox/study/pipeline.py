@@ -19,7 +19,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ import pandas as pd
 
 from gpuvox import _randomise, files, ironmyelin
 from gpuvox.analysis import Options
+from gpuvox.checkpoint import AnotherRun
 from gpuvox.files import FileError
 from gpuvox.permtest import Statistics
 from gpuvox.study import clinical, clusters, groups, report, rois, stages, tables
@@ -424,12 +425,13 @@ class Pipeline:
                 statistics=Statistics(voxel=False, tfce=tfce), n_permutations=given.permutations, seed=study.seed,
                 variance_mm=given.variance_smoothing, threads=study.threads or None,
             )  # fmt: skip
+            checkpoint = self.path(f"voxelwise/{name}_checkpoint.tally")
             command = _randomise.Command(
                 self.maps[name].image, self.path(f"voxelwise/{name}"), mask, self.path("design.mat"),
                 self.path("design.con"), options=options, device=study.device, line=self.line,
                 wanted=_randomise.Wanted(nulls=True),
             )  # fmt: skip
-            _randomise.execute(command, lambda text: None, talk.warn, talk.progress)
+            _go_on(replace(command, checkpoint=checkpoint, resume=os.path.exists(checkpoint)), talk)
 
         settings = {k: v for k, v in asdict(given).items() if k != "maps"} | {"seed": study.seed}
         after, sources = self._of_map(name)
@@ -655,6 +657,20 @@ class Pipeline:
         after = tuple(stage.name for stage in self.stages())
         settings = {"title": self.config.study.title, "text": self.config.text}
         return self._stage("report", settings, ("study.json", "report.html"), work, after)
+
+
+def _go_on(command: _randomise.Command, talk: Talk) -> None:
+    """Run a permutation test from where an interrupted study left it, or from the beginning where that does not fit."""
+
+    def say(text: str) -> None:
+        if text.startswith("Going on"):
+            talk.say(f"  {text}")
+
+    try:
+        _randomise.execute(command, say, talk.warn, talk.progress)
+    except AnotherRun:
+        os.remove(command.checkpoint)
+        _randomise.execute(replace(command, resume=False), say, talk.warn, talk.progress)
 
 
 def listing(pipeline: Pipeline) -> list[str]:
