@@ -28,6 +28,7 @@ from gpuvox.grid import Grid
 from gpuvox.info import versions
 from gpuvox.outputs import Wanted, Writer
 from gpuvox.permtest import Statistics
+from gpuvox.scratch import Data, check_folder, count_constant
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler, check_blocks
 from gpuvox.tfce import Tfce
 
@@ -227,19 +228,24 @@ def read_inputs(command: Command, say: Say, warn: Say) -> tuple[Inputs, Options]
     n = len(prepared.inputs.design)
     say("Loading Data: ")
     grid = _read_grid(command)
-    data = files.read_cohort(command.data, grid)
+    data = _read_data(command, command.data, grid)
     maps = {}
     for column, name in prepared.voxelwise.items():
         say(f"Loading voxelwise ev: {name} for EV {column + 1}")
-        maps[column] = files.read_cohort(name, grid)
+        maps[column] = _read_data(command, name, grid)
     say("Data loaded")
-    constant = int((data == data[0]).all(axis=0).sum()) if command.mask or command.keep_constant else 0
+    constant = count_constant(data) if command.mask or command.keep_constant else 0
     if constant:
         warn(
             f"{constant} of the {grid.n_voxels} voxels of the mask do not vary over the {n} volumes; "
             "their statistic is 0"
         )
     return replace(prepared.inputs, data=data, grid=grid, evs=maps), prepared.options
+
+
+def _read_data(command: Command, name: str, grid: Grid) -> Data:
+    scratch = command.options.scratch
+    return files.read_tiles(name, grid, scratch) if scratch else files.read_cohort(name, grid)
 
 
 def _check_model(inputs: Inputs, options: Options, test: Test, *, voxelwise: bool) -> None:
@@ -293,6 +299,7 @@ def execute(
     device = resolve(command.device)
     files.check_output_root(command.root)
     files.output_type()
+    check_folder(command.options.scratch)
     inputs, options = read_inputs(command, say, warn)
     if device is not None:
         say(f"Device: {describe(device)}")
@@ -593,7 +600,8 @@ def randomise(
         ``cluster_extent``, ``cluster_mass`` (thresholds for t), ``f_cluster_extent``, ``f_cluster_mass``,
         ``uncorrected``, ``two_pass``; and any field of `analysis.Options`: ``n_permutations``, ``seed``,
         ``flip``, ``demean``, ``nuisance``, ``whole_blocks``, ``detect_null``, ``f_only``, ``variance_mm``,
-        ``permutations``, ``threads``; ``device`` (``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:i"``).
+        ``permutations``, ``threads``, ``scratch`` (folder for data and residuals that are too large for memory;
+        arrays stay where they are); ``device`` (``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:i"``).
 
     Returns
     -------
@@ -609,16 +617,17 @@ def randomise(
     >>> result = gpuvox.randomise("maps.nii.gz", "design.mat", "design.con", mask="gm.nii.gz", tfce=True)
     >>> result.image("tfce_corrp_tstat1")
     """
-    values, grid, header = files.as_cohort(data, mask)
+    scratch = settings["scratch"] = os.fspath(settings.get("scratch") or "")
+    values, grid, header = files.as_cohort(data, mask, scratch)
     one_sample = design is None
-    M = np.ones((len(values), 1)) if design is None else _matrix(design)
+    M = np.ones((values.shape[0], 1)) if design is None else _matrix(design)
     if contrasts is None and not one_sample:
         raise DesignError("t contrasts are needed with a design")
     C = np.ones((1, 1)) if contrasts is None else np.atleast_2d(_matrix(contrasts))
     F = np.zeros((0, len(C))) if f_tests is None else np.atleast_2d(_matrix(f_tests))
-    if M.ndim != 2 or len(M) != len(values):
-        raise DesignError(f"the design has shape {M.shape}; the data have {len(values)} volumes")
-    evs = {column: files.as_cohort(image, grid)[0] for column, image in (voxelwise or {}).items()}
+    if M.ndim != 2 or len(M) != values.shape[0]:
+        raise DesignError(f"the design has shape {M.shape}; the data have {values.shape[0]} volumes")
+    evs = {column: files.as_cohort(image, grid, scratch)[0] for column, image in (voxelwise or {}).items()}
     groups = None if blocks is None else check_blocks(_matrix(blocks).reshape(-1), len(M))
     effective = None if effective_design is None else _matrix(effective_design)
     if effective is not None and effective.shape != M.shape:

@@ -19,11 +19,11 @@ from gpuvox.glm import Glm, Nuisance
 from gpuvox.grid import Grid
 from gpuvox.permtest import Maps, ObservedTest, PermutationTest, StatisticModel, Statistics, Tally
 from gpuvox.pvalues import corrected, critical_value, shares
+from gpuvox.scratch import Data, block
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.voxelwise import VoxelwiseGlm
 
-Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -38,7 +38,7 @@ class Inputs:
 
     Attributes
     ----------
-    data : (n, V) float32
+    data : (n, V) float32, array or `scratch.Tiles`
     grid : Grid
     design : (n, p) float64
     contrasts : (k, p) float64
@@ -47,19 +47,19 @@ class Inputs:
         Row: the t contrasts that are not 0 are stacked to an F test.
     blocks : (n,) int, optional
         Exchangeability blocks, from 1; 0 for rows that never move.
-    evs : dict of int to (n, V) float32
+    evs : dict of int to (n, V) float32, arrays or `scratch.Tiles`
         Voxelwise EVs by column (from 0).
     effective_design : (n, p) float64, optional
         Design that says which rows are interchangeable, in place of `design`.
     """
 
-    data: Float32
+    data: Data
     grid: Grid
     design: Float64
     contrasts: Float64
     f_tests: Float64
     blocks: NDArray[np.int64] | None = None
-    evs: Mapping[int, Float32] = field(default_factory=dict)
+    evs: Mapping[int, Data] = field(default_factory=dict)
     effective_design: Float64 | None = None
 
 
@@ -82,6 +82,7 @@ class Options:
     permutations: Mapping[str, NDArray] | None = None
     threads: int | None = None
     device: Device | None = None
+    scratch: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,12 +175,14 @@ def make_model(
         if inputs.evs:
             return VoxelwiseGlm(
                 inputs.data, inputs.design, test.contrast, dict(inputs.evs), options.nuisance, options.demean,
-                test.is_f, smoother, options.device,
+                test.is_f, smoother, options.device, options.scratch,
             )  # fmt: skip
         model = partition(inputs.design, test.contrast, demean=options.demean, is_f=test.is_f)
     except DesignError as error:
         raise DesignError(f"{test.title}: {error}") from None
-    return Glm(inputs.data, model, shuffler.invariant, options.nuisance, smoother, options.device)
+    return Glm(
+        inputs.data, model, shuffler.invariant, options.nuisance, smoother, options.device, options.scratch
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -393,10 +396,10 @@ def parameter_estimates(inputs: Inputs, demean: bool) -> dict[str, Float64]:
     out["sigmasqr"] = np.zeros((1, V))
     for start in range(0, V, 4096):
         part = slice(start, min(start + 4096, V))
-        Y = inputs.data[:, part].astype(np.float64)
+        Y = block(inputs.data, slice(None), part).astype(np.float64)
         M = np.repeat(inputs.design[None], Y.shape[1] if inputs.evs else 1, axis=0)
         for column, ev in inputs.evs.items():
-            M[:, :, column] = ev[:, part].T
+            M[:, :, column] = block(ev, slice(None), part).T
         if demean:
             Y, M = demean_columns(Y), M - M.mean(axis=1, keepdims=True)
         pinv = np.linalg.pinv(M)
