@@ -6,10 +6,10 @@ before anything is written.
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
@@ -19,7 +19,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gpuvox import __version__, files
-from gpuvox.analysis import Inputs, Options, Test, TestResult, analyse, list_tests, make_shuffler
+from gpuvox.analysis import (
+    Inputs,
+    Options,
+    Test,
+    TestResult,
+    analyse,
+    list_tests,
+    make_shuffler,
+    negative_of,
+)
 from gpuvox.cuda import resolve
 from gpuvox.design import DesignError, partition
 from gpuvox.device import Device
@@ -28,6 +37,7 @@ from gpuvox.grid import Grid
 from gpuvox.info import versions
 from gpuvox.outputs import Wanted, Writer
 from gpuvox.permtest import Statistics
+from gpuvox.plan import Cost, check_memory, cost_of_test, data_bytes
 from gpuvox.scratch import Data, check_folder, count_constant
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler, check_blocks
 from gpuvox.tfce import Tfce
@@ -228,6 +238,7 @@ def read_inputs(command: Command, say: Say, warn: Say) -> tuple[Inputs, Options]
     n = len(prepared.inputs.design)
     say("Loading Data: ")
     grid = _read_grid(command)
+    check_memory(n, grid.n_voxels, len(prepared.voxelwise), command.options.scratch)
     data = _read_data(command, command.data, grid)
     maps = {}
     for column, name in prepared.voxelwise.items():
@@ -369,50 +380,80 @@ def schedule(command: Command) -> str:
 
 
 def plan(command: Command) -> str:
-    """``--plan``: what a run would be, from headers and matrices alone."""
-    names = files.image_names(command.data)
-    header = files.read_header(names[0])
+    """``--plan``: what a run would be, from headers, matrices, mask and the first volumes, and a second of work."""
+    started = time.process_time()  # loading what a run loads, too
     prepared = prepare(command)
     _check_numbers(prepared.shufflers)
-    n, design = len(prepared.inputs.design), prepared.inputs.design
-    in_box = math.prod(header.shape[:3])
-    n_voxels = files.read_mask(command.mask).n_voxels if command.mask else in_box
-    threads = command.options.threads or default_threads()
+    check_folder(command.options.scratch)
     device = resolve(command.device)
+    inputs, seconds = _sketch(command, prepared)
+    n, n_voxels = len(inputs.design), inputs.grid.n_voxels
+    threads = command.options.threads or default_threads()
     lines = [
-        f"data: {command.data}, {n} volumes of {' × '.join(map(str, header.shape[:3]))} voxels",
-        f"voxels: {n_voxels}" + ("" if command.mask else " at most (no mask given)"),
+        f"data: {command.data}, {n} volumes of {' × '.join(map(str, inputs.grid.shape))} voxels",
+        f"voxels: {n_voxels}" + ("" if command.mask else f" vary over the first {SKETCH} volumes (no mask given)"),
         f"device: cpu, {threads} threads" if device is None else f"device: {describe(device)}",
+        *(_about_shuffles(command, inputs, test, shuffler) for test, shuffler in prepared.shufflers),
     ]
-    seconds = 0.0
-    for test, shuffler in prepared.shufflers:
-        model = partition(
-            design, test.contrast, demean=command.options.demean, is_f=test.is_f,
-            check=not command.voxelwise_columns,
-        )  # fmt: skip
-        wanted = command.options.f_statistics if test.is_f else command.options.statistics
-        seconds += shuffler.n * _seconds_per_shuffle(n, n_voxels, model.rank_nuisance, wanted) / threads
-        lines.append(
-            f"{test.title}: {command.options.nuisance.name.lower()}, rank of effect {model.rank_effect}, of "
-            f"nuisance {model.rank_nuisance}, degrees of freedom {model.df}; "
-            f"{_counted(shuffler.n_distinct)} distinct {'sign-flips' if shuffler.flips else 'permutations'}, "
-            f"{'all' if shuffler.exhaustive else shuffler.n} of them done, smallest p {1 / shuffler.n:.3g}"
-        )
-    masked = 4 * n * n_voxels * (2 + len(command.voxelwise_columns))
-    memory = masked + threads * (48 << 20) + 40 * n_voxels + (250 << 20)
-    time = f"time: about {_duration(seconds)} (a guess)" if device is None else "time: not guessed for this device"
-    lines.append(f"memory: about {memory / 2**20:,.0f} MiB; {time}")
+    costs = _costs(command, replace(prepared, options=replace(prepared.options, device=device)), inputs)
+    seconds += started + sum(cost.setup + shuffler.n * cost.each for shuffler, cost in costs)
+    held = f"memory: about {max(cost.memory for _, cost in costs) / 2**20:,.0f} MiB" if costs else "memory: little"
+    if command.options.scratch:
+        size = data_bytes(n, n_voxels, len(inputs.evs)) / 2**30
+        held += f", and {size:,.2f} GiB in {command.options.scratch}"
+    lines.append(f"{held}; time: about {_duration(seconds)}, as measured here in a second")
     return "\n".join(lines)
 
 
-def _seconds_per_shuffle(n: int, n_voxels: int, rank_nuisance: int, wanted: Statistics) -> float:
-    """Rough cost on one core of 2020: products at 12 G fused operations a second, enhancement by the voxel."""
-    cost = n * (1 + rank_nuisance) * n_voxels / 12e9
-    if wanted.tfce is not None:
-        cost += n_voxels * (3e-8 if wanted.tfce.connectivity == 6 else 6e-8)
-    if wanted.extent is not None or wanted.mass is not None:
-        cost += n_voxels * 4e-9
-    return cost * (2 if wanted.two_pass or wanted.uncorrected else 1)
+SKETCH = 8
+"""Volumes that the plan reads."""
+
+
+def _sketch(command: Command, prepared: Prepared) -> tuple[Inputs, float]:
+    """Inputs of a run with its first volumes alone, and the seconds that reading, hashing and writing will take."""
+    start, n = time.perf_counter(), len(prepared.inputs.design)
+    if command.mask or command.keep_constant:
+        grid = _read_grid(command)
+        volumes, passes = files.first_volumes(command.data, SKETCH, grid.index), 1
+    else:
+        volumes, passes = files.first_volumes(command.data, SKETCH), 2  # once more, to find the mask
+        varies = (volumes != volumes[0]).any(axis=0)
+        if not varies.any():
+            raise files.FileError(f"no voxel of {command.data} varies over the first {len(volumes)} volumes")
+        header = files.read_header(files.image_names(command.data)[0])
+        grid, volumes = header.grid(varies.reshape(header.shape[:3], order="F")), volumes[:, varies]
+    reading = (time.perf_counter() - start) / len(volumes) * n * (passes + len(prepared.voxelwise))
+    evs = dict.fromkeys(prepared.voxelwise, volumes)
+    return replace(prepared.inputs, data=volumes, grid=grid, evs=evs), reading
+
+
+def _about_shuffles(command: Command, inputs: Inputs, test: Test, shuffler: Any) -> str:
+    model = partition(
+        inputs.design, test.contrast, demean=command.options.demean, is_f=test.is_f,
+        check=not command.voxelwise_columns,
+    )  # fmt: skip
+    return (
+        f"{test.title}: {command.options.nuisance.name.lower()}, rank of effect {model.rank_effect}, of "
+        f"nuisance {model.rank_nuisance}, degrees of freedom {model.df}; "
+        f"{_counted(shuffler.n_distinct)} distinct {'sign-flips' if shuffler.flips else 'permutations'}, "
+        f"{'all' if shuffler.exhaustive else shuffler.n} of them done, smallest p {1 / shuffler.n:.3g}"
+    )
+
+
+def _costs(command: Command, prepared: Prepared, inputs: Inputs) -> list[tuple[Any, Cost]]:
+    """Shuffler and cost of each test; one that shares the maps of its negative costs nothing."""
+    tests, options = [test for test, _ in prepared.shufflers], prepared.options
+    shared: set[int] = set()
+    costs = []
+    for i, (test, shuffler) in enumerate(prepared.shufflers):
+        wanted = options.f_statistics if test.is_f else options.statistics
+        partner = None if command.permuted_maps else negative_of(tests, i, options)
+        if partner is not None:
+            shared.add(partner)
+        if i not in shared and wanted.kinds:
+            signs = 1 if partner is None else 2
+            costs.append((shuffler, cost_of_test(inputs, options, test, shuffler, signs, len(inputs.design))))
+    return costs
 
 
 def _counted(number: int) -> str:

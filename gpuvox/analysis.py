@@ -5,7 +5,7 @@ Files and messages are the business of `_randomise`; the arithmetic of one contr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -260,7 +260,7 @@ def analyse(
         if i in waiting:
             yield waiting.pop(i)
             continue
-        partner = None if on_maps else _negative(tests, i, options)
+        partner = None if on_maps else negative_of(tests, i, options)
         signs = [(i, test)] if partner is None else [(i, test), (partner, tests[partner])]
         for number, result in zip(
             (n for n, _ in signs), _run(inputs, options, [t for _, t in signs], shuffler, progress, on_maps)
@@ -276,7 +276,7 @@ def _check(inputs: Inputs, options: Options, test: Test) -> None:
         raise DesignError(f"{test.title}: {error}") from None
 
 
-def _negative(tests: list[Test], i: int, options: Options) -> int | None:
+def negative_of(tests: Sequence[Test], i: int, options: Options) -> int | None:
     """A later t contrast that is the negative of contrast i and uses the same shuffles."""
     if tests[i].is_f or options.permutations is not None:
         return None

@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -382,6 +383,22 @@ def _read_rows(
             f"the data are not finite in {count} of the {len(bad)} voxels of the mask, first in {first}; "
             "leave these voxels out of the mask, or mend the image"
         )
+
+
+def first_volumes(names: Name | Sequence[Name], count: int, index: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+    """The first volumes of a cohort at some voxels (all by default): (at most count, voxels) float32, NaN as 0.
+
+    Raises
+    ------
+    FileError
+        As of `read_header`; another size than the first image; a truncated or damaged file.
+    """
+    headers = _cohort_headers(names)[:count]
+    template = headers[0].grid(np.ones(headers[0].shape[:3], dtype=bool))
+    for header in headers:
+        check_grid(header, template, headers[0].path)
+    volumes = (values for _, _, values in _all_volumes(headers, index))
+    return np.nan_to_num(np.array(list(islice(volumes, count))), posinf=0, neginf=0)
 
 
 def automatic_mask(names: Name | Sequence[Name], *, progress: Progress | None = None) -> Grid:

@@ -125,7 +125,7 @@ def _add_own(group: Any) -> None:
     group.add_argument("--threads", type=at_least_one, metavar="N", help="threads (all processors)")
     group.add_argument("--scratch", metavar="DIR", default="",
                        help="keep data and residuals in a file in DIR, where they do not fit in memory")  # fmt: skip
-    group.add_argument("--plan", action="store_true", help="say what would be done, from headers only, and stop")
+    group.add_argument("--plan", action="store_true", help="say what would be done, in which time and memory, and stop")
     group.add_argument("--version", action="store_true", help="print the version, and stop")
 
 
@@ -183,6 +183,7 @@ def run(argv: list[str]) -> int:
     if options.schedule:
         _say(_randomise.schedule(command))
     elif options.plan:
+        compile_ahead(quiet=True)
         _say(_randomise.plan(command))
     elif options.count:
         _say(f"randomise options: {' '.join(argv)} ")
