@@ -6,6 +6,8 @@ before anything is written.
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import os
 import platform
 import secrets
@@ -396,7 +398,7 @@ def plan(command: Command) -> str:
         *(_about_shuffles(command, inputs, test, shuffler) for test, shuffler in prepared.shufflers),
     ]
     costs = _costs(command, replace(prepared, options=replace(prepared.options, device=device)), inputs)
-    seconds += started + sum(cost.setup + shuffler.n * cost.each for shuffler, cost in costs)
+    seconds += started + _seconds_of_files(command, inputs, prepared.shufflers) + sum(cost.setup + shuffler.n * cost.each for shuffler, cost in costs)
     held = f"memory: about {max(cost.memory for _, cost in costs) / 2**20:,.0f} MiB" if costs else "memory: little"
     if command.options.scratch:
         size = data_bytes(n, n_voxels, len(inputs.evs)) / 2**30
@@ -410,7 +412,7 @@ SKETCH = 8
 
 
 def _sketch(command: Command, prepared: Prepared) -> tuple[Inputs, float]:
-    """Inputs of a run with its first volumes alone, and the seconds that reading, hashing and writing will take."""
+    """Inputs of a run with its first volumes alone, and the seconds that reading all of them will take."""
     start, n = time.perf_counter(), len(prepared.inputs.design)
     if command.mask or command.keep_constant:
         grid = _read_grid(command)
@@ -425,6 +427,20 @@ def _sketch(command: Command, prepared: Prepared) -> tuple[Inputs, float]:
     reading = (time.perf_counter() - start) / len(volumes) * n * (passes + len(prepared.voxelwise))
     evs = dict.fromkeys(prepared.voxelwise, volumes)
     return replace(prepared.inputs, data=volumes, grid=grid, evs=evs), reading
+
+
+def _seconds_of_files(command: Command, inputs: Inputs, shufflers: Sequence[tuple[Test, Any]]) -> float:
+    """Seconds that hashing what is read and writing the maps will take, from a little of both."""
+    sample, start = bytes(1 << 23), time.perf_counter()
+    hashlib.sha256(sample)
+    hashed, start = time.perf_counter() - start, time.perf_counter()
+    volume = inputs.grid.to_volume(inputs.data[0])
+    gzip.compress(volume.tobytes(order="F"), files.GZIP_LEVEL)
+    written = time.perf_counter() - start
+    paths = [path for name in files.image_names(command.data) for path in files.image_files(name)]
+    each = [command.options.f_statistics if test.is_f else command.options.statistics for test, _ in shufflers]
+    n_maps = sum(1 + len(w.kinds) * (1 + w.uncorrected + command.wanted.raw) for w in each)
+    return hashed * sum(os.path.getsize(path) for path in paths) / len(sample) + written * n_maps
 
 
 def _about_shuffles(command: Command, inputs: Inputs, test: Test, shuffler: Any) -> str:

@@ -186,11 +186,11 @@ def _measure_small(small: Small, signs: int, threads: int) -> tuple[float, float
     """Seconds of setup and a shuffle, bytes at the peak, and shuffles a batch, of a whole but small analysis."""
     inputs, options, test, shuffler = small
     wanted = options.f_statistics if test.is_f else options.statistics
-    _observe(PermutationTest(make_model(*small), inputs.grid, shuffler, wanted, signs)).run(0, 1)  # loads the loops
+    start = time.perf_counter()
+    PermutationTest(make_model(*small), inputs.grid, shuffler, wanted, signs).observe().run(0, 1)
+    setup = time.perf_counter() - start  # the compiled loops are loaded meanwhile, as in a run
     with _watched(bool(options.scratch)) as peak:
-        start = time.perf_counter()
-        observed = _observe(PermutationTest(make_model(*small), inputs.grid, shuffler, wanted, signs))
-        setup = time.perf_counter() - start
+        observed = PermutationTest(make_model(*small), inputs.grid, shuffler, wanted, signs).observe()
         parts = list(islice(ranges(observed, threads), threads))
         observed, each, tally = _run(observed, parts, threads)
         if observed.test.statistics.normalised:
@@ -199,10 +199,6 @@ def _measure_small(small: Small, signs: int, threads: int) -> tuple[float, float
     if options.device:
         options.device.forget()
     return setup, each, peak[0], parts[0][1] - parts[0][0]
-
-
-def _observe(test: PermutationTest) -> ObservedTest:
-    return test.observe()
 
 
 def _run(
