@@ -1,6 +1,6 @@
 """What ``--plan`` says against what runs take: time and memory of several commands.
 
-    python -m bench.plan [--folder /tmp]
+python -m bench.plan [--folder /tmp]
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", default=tempfile.gettempdir())
     options = parser.parse_args()
-    print("| cohort | run | MiB planned | MiB found | | s planned | s found | |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "| cohort | run | MiB planned | MiB found | | s planned | s found | |\n|---|---|---|---|---|---|---|---|"
+    )
     for title, (mm, n) in COHORTS.items():
         folder = Path(tempfile.mkdtemp(dir=options.folder, prefix="plan-"))
         try:

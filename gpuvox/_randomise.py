@@ -40,7 +40,7 @@ from gpuvox.info import versions
 from gpuvox.outputs import Wanted, Writer
 from gpuvox.permtest import Statistics
 from gpuvox.plan import Cost, check_memory, cost_of_test, data_bytes
-from gpuvox.scratch import Data, check_folder, count_constant
+from gpuvox.scratch import Data, block, check_folder, count_constant
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler, check_blocks
 from gpuvox.tfce import Tfce
 
@@ -398,7 +398,11 @@ def plan(command: Command) -> str:
         *(_about_shuffles(command, inputs, test, shuffler) for test, shuffler in prepared.shufflers),
     ]
     costs = _costs(command, replace(prepared, options=replace(prepared.options, device=device)), inputs)
-    seconds += started + _seconds_of_files(command, inputs, prepared.shufflers) + sum(cost.setup + shuffler.n * cost.each for shuffler, cost in costs)
+    seconds += (
+        started
+        + _seconds_of_files(command, inputs, prepared.shufflers)
+        + sum(cost.setup + shuffler.n * cost.each for shuffler, cost in costs)
+    )
     held = f"memory: about {max(cost.memory for _, cost in costs) / 2**20:,.0f} MiB" if costs else "memory: little"
     if command.options.scratch:
         size = data_bytes(n, n_voxels, len(inputs.evs)) / 2**30
@@ -434,7 +438,7 @@ def _seconds_of_files(command: Command, inputs: Inputs, shufflers: Sequence[tupl
     sample, start = bytes(1 << 23), time.perf_counter()
     hashlib.sha256(sample)
     hashed, start = time.perf_counter() - start, time.perf_counter()
-    volume = inputs.grid.to_volume(inputs.data[0])
+    volume = inputs.grid.to_volume(block(inputs.data, slice(0, 1), slice(None))[0])
     gzip.compress(volume.tobytes(order="F"), files.GZIP_LEVEL)
     written = time.perf_counter() - start
     paths = [path for name in files.image_names(command.data) for path in files.image_files(name)]
@@ -478,7 +482,7 @@ def _counted(number: int) -> str:
 
 def _duration(seconds: float) -> str:
     if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 

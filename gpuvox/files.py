@@ -53,6 +53,8 @@ FILE_TYPES = {
 GZIP_LEVEL = 1
 # Bytes asked of a file at once; gzip holds as much again.
 READ_SIZE = 1 << 20
+# Bytes that a byte of a gzip file can stand for.
+MOST_DEFLATED = 1032
 # Files that are read at the same time, each with a volume in memory.
 MOST_READERS = 8
 # Where a voxel lies; the fields of a NIfTI header that a map takes over from the input, bit by bit.
@@ -67,7 +69,8 @@ class FileError(ValueError):
 
 
 def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(said.split())
 
 
 # ---------------------------------------------------------------------------------------------------- names
@@ -93,9 +96,9 @@ def find_image(name: Name) -> Path:
         No such image, several with that name, or a pair of which one file is missing.
     """
     stem, suffix = split_suffix(name)
-    if suffix and Path(name).is_file():
+    if suffix and os.path.isfile(name):
         return _header_file(stem, suffix)
-    found = [s for s in IMAGE_SUFFIXES if Path(stem + s).is_file() and not s.startswith(".img")]
+    found = [s for s in IMAGE_SUFFIXES if os.path.isfile(stem + s) and not s.startswith(".img")]
     if not found:
         looked_for = ", ".join(IMAGE_SUFFIXES[:4])
         raise FileError(f"there is no image {name}: looked for {stem} with {looked_for}")
@@ -258,8 +261,22 @@ def read_header(name: Name) -> ImageHeader:
         raise FileError(f"{path} holds values of type {proxy.dtype}; real numbers are expected")
     if min(dims, default=0) < 1 or any(n > 1 for n in dims[4:]):
         raise FileError(f"{path} has dimensions {dims}; an image has three, or four with the volumes")
+    _check_size(proxy, dims)
     nx, ny, nz, n = (*dims, 1, 1, 1)[:4] if len(dims) < 4 else dims[:4]
     return ImageHeader(path, (nx, ny, nz, n), np.array(image.affine, dtype=np.float64), image.header, proxy)
+
+
+def _check_size(proxy: Any, dims: tuple[int, ...]) -> None:
+    """No memory for what cannot be there: a header may claim any size. Files a little short are found on reading."""
+    path = Path(proxy.file_like)
+    size = path.stat().st_size
+    most = size * MOST_DEFLATED if path.suffix == ".gz" else size
+    claimed = proxy.offset + math.prod(dims) * proxy.dtype.itemsize
+    if claimed > most + READ_SIZE:
+        raise FileError(
+            f"{path} is truncated or damaged: its header promises {claimed:.4g} bytes of data, which a file of {size} "
+            "bytes cannot hold"
+        )
 
 
 def read_mask(name: Name) -> Grid:
@@ -336,7 +353,9 @@ def read_cohort(
     return data
 
 
-def read_tiles(names: Name | Sequence[Name], grid: Grid, folder: str, *, progress: Progress | None = None) -> Tiles:
+def read_tiles(
+    names: Name | Sequence[Name], grid: Grid, folder: str, *, progress: Progress | None = None
+) -> Tiles:
     """Like `read_cohort`, into a file without a name in a scratch folder.
 
     Raises
@@ -385,7 +404,9 @@ def _read_rows(
         )
 
 
-def first_volumes(names: Name | Sequence[Name], count: int, index: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+def first_volumes(
+    names: Name | Sequence[Name], count: int, index: NDArray[np.int64] | None = None
+) -> NDArray[np.float32]:
     """The first volumes of a cohort at some voxels (all by default): (at most count, voxels) float32, NaN as 0.
 
     Raises
@@ -937,7 +958,12 @@ def _count(path: Path, keys: Mapping[str, str], key: str) -> int:
 
 def _parse_table(path: Path, lines: Sequence[str], first: str) -> Matrix:
     reader = csv.reader(lines, delimiter="\t" if "\t" in first else ",", skipinitialspace=True)
-    rows = [(reader.line_num, fields) for fields in reader if any(field.strip() for field in fields)]
+    try:
+        rows = [(reader.line_num, fields) for fields in reader if any(field.strip() for field in fields)]
+    except csv.Error as error:
+        raise FileError(f"{path}, line {reader.line_num}: {_reason(error)}") from error
+    if not rows:
+        raise FileError(f"{path} holds nothing but quotes; a row of names is expected")
     names = [field.strip() for field in rows[0][1]]
     if any(math.isfinite(_number(name)) for name in names):
         raise FileError(
@@ -1030,7 +1056,7 @@ def sidecar(name: Name) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FileError(f"{path} cannot be read: {_reason(error)}") from error
     if not isinstance(content, dict):
         raise FileError(f"{path} is not a JSON object")
@@ -1040,7 +1066,7 @@ def sidecar(name: Name) -> dict[str, Any]:
 def _text_lines(path: Name) -> list[str]:
     try:
         text = Path(path).read_bytes().decode("utf-8-sig", errors="replace")
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name with a zero byte
         raise FileError(f"{os.fspath(path)} cannot be read: {_reason(error)}") from error
     if "\0" in text:
         raise FileError(f"{os.fspath(path)} is not a text file")

@@ -134,7 +134,7 @@ def _statistic_tile(products, rank, is_f, df, limit, statistic, sse):  # noqa: C
 
 
 @loop
-def _statistic_maps(W, per_shuffle, tiles, first_voxel, rank, is_f, df, limit, out, sse_out):  # noqa: PLR0913
+def _statistic_maps(W, per_shuffle, tiles, first_voxel, rank, is_f, df, limit, out, sse_out):  # noqa: C901, PLR0913
     """Statistic maps of a batch at the voxels of some tiles.
 
     W (rows, n) float32 holds `per_shuffle` rows for each of B shuffles, rows padded to a multiple of four;
@@ -335,7 +335,7 @@ class Glm:
         if self.model.demean:
             removed = np.hstack([np.full((n, 1), n**-0.5), removed])
         removed = np.ascontiguousarray(removed)
-        residuals = Tiles(*self.data.shape, self.scratch)
+        residuals = Tiles(n, self.data.shape[1], self.scratch)
         norms = np.empty(self.data.shape[1])
         for start, values in pieces(self.data):
             here = slice(start, start + values.shape[1])
@@ -413,9 +413,7 @@ class Glm:
         limit = np.float32(cancels_below(n))
         for start, stop in self._residuals.sweep():
             tiles = self._residuals.values[start:stop]
-            marks += _statistic_maps(
-                W, per_shuffle, tiles, start * TILE, r, is_f, float(self.df), limit, out, sse
-            )
+            marks += _statistic_maps(W, per_shuffle, tiles, start * TILE, r, is_f, float(self.df), limit, out, sse)
         for b in np.flatnonzero(~equivalent & (marks > 0)):
             voxels = np.flatnonzero(np.isnan(out[b]))
             out[b, voxels], left = self._exact(rows[b], voxels)

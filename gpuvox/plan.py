@@ -37,7 +37,7 @@ WHOLE = 8 << 20
 """Numbers (subjects × voxels) up to which the small analysis has all subjects."""
 SUBJECTS = 24
 """Subjects that the small analysis has otherwise, beyond the columns of the design."""
-SECONDS = 0.2
+SECONDS = 0.4
 """How long a measurement lasts at least."""
 
 CGROUP = (
@@ -131,14 +131,19 @@ def cost_of_test(
     threads = DEVICE_THREADS if options.device else options.threads or default_threads()
     few = _few(inputs, options, test, shuffler, n)
     n_few = len(few[0].design)
-    with threadpool_limits(1):
-        setup, each, peak, step = _measure_small(few, signs, threads)
-        at_few = seconds_of_products(*few, threads, step)
-        inputs_n = replace(inputs, data=np.zeros((n, 0), np.float32))
-        at_all = seconds_of_products(inputs_n, options, test, shuffler, threads, step)
+    try:
+        with threadpool_limits(1):
+            setup, each, peak, step = _measure_small(few, signs, threads)
+            at_few = seconds_of_products(*few, threads, step)
+            at_all = seconds_of_products(inputs, options, test, shuffler, threads, step)
+    finally:
+        if options.device:
+            options.device.forget()
     sent = 0 if options.scratch else data_bytes(n, n_voxels, n_evs) - data_bytes(n_few, n_voxels, n_evs)
     held = inputs.data.nbytes if isinstance(inputs.data, np.ndarray) else 0
-    rows = 20 * (n - n_few) * threads * step * inputs.design.shape[1]  # shuffled regressors: float64 twice, float32
+    rows = (
+        20 * (n - n_few) * threads * step * inputs.design.shape[1]
+    )  # shuffled regressors: float64 twice, float32
     return Cost(
         setup + n_voxels * (at_all[0] - at_few[0]),
         max(each + n_voxels * (at_all[1] - at_few[1]), 0.1 * each),
@@ -195,9 +200,6 @@ def _measure_small(small: Small, signs: int, threads: int) -> tuple[float, float
         observed, each, tally = _run(observed, parts, threads)
         if observed.test.statistics.normalised:
             each += _run(observed.second_pass(tally), parts, threads)[1]
-        observed.test.model.release()
-    if options.device:
-        options.device.forget()
     return setup, each, peak[0], parts[0][1] - parts[0][0]
 
 
@@ -205,16 +207,19 @@ def _run(
     observed: ObservedTest, parts: Sequence[tuple[int, int]], threads: int
 ) -> tuple[ObservedTest, float, Tally]:
     """Run ranges of shuffles side by side; wall seconds a shuffle."""
-    while True:
-        tally, start = Tally(observed.n), time.perf_counter()
+    rounds, start = 0, time.perf_counter()
+    while not rounds or time.perf_counter() - start < SECONDS:
+        tally = Tally(observed.n)
         try:
             with ThreadPoolExecutor(threads) as pool:
-                for result in pool.map(lambda part: observed.run(*part), parts):
+                for result in pool.map(observed.run, *zip(*parts)):
                     tally.add(result)
+            rounds += 1
         except LevelOverflow as overflow:
             observed = observed.test.with_cap(overflow.needed).observe()
-            continue
-        return observed, (time.perf_counter() - start) / sum(stop - first for first, stop in parts), tally
+            rounds, start = 0, time.perf_counter()
+    done = rounds * sum(stop - first for first, stop in parts)
+    return observed, (time.perf_counter() - start) / done, tally
 
 
 def seconds_of_products(
@@ -264,7 +269,7 @@ def _seconds_of_maps(model: StatisticModel, shuffles: NDArray, threads: int) -> 
 
 @contextmanager
 def _watched(anonymous: bool) -> Iterator[list[int]]:
-    """Context that finds the largest memory of this process in it: all, or anonymous; 0 where the system says nothing."""
+    """Context that finds the largest memory of this process in it, all or anonymous; 0 if the system does not tell."""
     peak, done = [0], threading.Event()
 
     def watch() -> None:

@@ -112,7 +112,7 @@ class Tiles:
         start, stop, _ = voxels.indices(self.shape[1])
         first = start // WIDTH
         tiles = self.values[first : -(-stop // WIDTH), rows]
-        wide = tiles.transpose(1, 0, 2).reshape(tiles.shape[1], -1)
+        wide = tiles.transpose(1, 0, 2).reshape(tiles.shape[1], len(tiles) * WIDTH)
         return np.ascontiguousarray(wide[:, start - first * WIDTH : stop - first * WIDTH])
 
     def set_rows(self, first: int, rows: Float32) -> None:
@@ -173,7 +173,7 @@ def as_tiles(data: Data, folder: str) -> Tiles:
     """The same values in tiles."""
     if isinstance(data, Tiles):
         return data
-    tiles = Tiles(*data.shape, folder)
+    tiles = Tiles(data.shape[0], data.shape[1], folder)
     step = tiles.rows_at_a_time
     for start in range(0, len(data), step):
         tiles.set_rows(start, data[start : start + step])

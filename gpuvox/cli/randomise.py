@@ -49,7 +49,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_files(group: Any) -> None:
-    group.add_argument("-i", dest="data", metavar="IMAGE", help="4D data, a volume a subject; or TABLE:COLUMN of 3D images, a .txt list or a quoted pattern")
+    group.add_argument(
+        "-i",
+        dest="data",
+        metavar="IMAGE",
+        help="4D data, a volume a subject; or TABLE:COLUMN of 3D images, a .txt list or a quoted pattern",
+    )
     group.add_argument("-o", dest="root", metavar="ROOT", help="output root")
     group.add_argument(
         "-m", dest="mask", metavar="IMAGE", default="", help="mask; by default every voxel that varies"
@@ -125,7 +130,9 @@ def _add_own(group: Any) -> None:
     group.add_argument("--threads", type=at_least_one, metavar="N", help="threads (all processors)")
     group.add_argument("--scratch", metavar="DIR", default="",
                        help="keep data and residuals in a file in DIR, where they do not fit in memory")  # fmt: skip
-    group.add_argument("--plan", action="store_true", help="say what would be done, in which time and memory, and stop")
+    group.add_argument(
+        "--plan", action="store_true", help="say what would be done, in which time and memory, and stop"
+    )
     group.add_argument("--version", action="store_true", help="print the version, and stop")
 
 
