@@ -30,8 +30,8 @@ quick = settings(
 # -- text -----------------------------------------------------------------------------------------------------------
 
 words = st.sampled_from(
-    ["/Matrix", "/NumWaves", "/NumPoints", "/NumContrasts", "/ContrastName1", "0", "1", "2", "-1", "3.5", "1e999", "nan",
-     "-inf", "1_0", "99999999999999999999", "name", "n/a", "participant_id", "a",
+    ["/Matrix", "/NumWaves", "/NumPoints", "/NumContrasts", "/ContrastName1", "0", "1", "2", "-1", "3.5", "1e999",
+     "nan", "-inf", "1_0", "99999999999999999999", "name", "n/a", "participant_id", "a",
      '"', "'", "#", "é", "\ufeff", "",
      "٣", "0x10", "1e-320"]
 )  # fmt: skip
