@@ -65,12 +65,14 @@ _DAMAGE = (OSError, EOFError, zlib.error, OverflowError)
 
 
 class FileError(ValueError):
-    """A file that is missing, ambiguous, malformed, or that cannot be written."""
+    """A file that is missing, ambiguous, malformed, or that cannot be written; one line, whatever the file holds."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(" ".join(said.splitlines()))
 
 
 def _reason(error: BaseException) -> str:
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(said.split())
+    return getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
 
 
 # ---------------------------------------------------------------------------------------------------- names

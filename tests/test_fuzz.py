@@ -69,6 +69,7 @@ def read(reader, path):
 @example(content=b"a,b\n1,2,3\n")
 @example(content=b"1 2\n2 1\n")
 @example(content=b'" ')
+@example(content=b'" /Matrix\n/Matrix " ')
 @example(content=b"a,b\n1," + b"2" * 200_000)
 @example(content=b"/NumWaves 1\n/NumPoints 99999999999\n/Matrix\n1\n")
 def test_text(tmp_path, name, content):
