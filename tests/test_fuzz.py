@@ -7,6 +7,7 @@ import json
 import struct
 import tracemalloc
 import zlib
+from itertools import pairwise
 
 import nibabel as nib
 import numpy as np
@@ -232,3 +233,22 @@ def test_a_sidecar_that_is_deep(tmp_path):
         deep = {"a": deep}
     (tmp_path / "map.json").write_text(json.dumps(deep))
     assert files.sidecar(tmp_path / "map.nii") == deep
+
+
+@quick
+@given(
+    st.lists(st.integers(0, 700), max_size=4),
+    st.integers(0, 5000),
+    st.sampled_from([b"", b"x", b"\x1f\x8b", b"\0x"]),
+)
+def test_compressed_files_of_several_members(tmp_path, cuts, zeros, garbage):
+    """As gzip reads them: one after the other, zeros between and behind them left out, anything else an error."""
+    whole = image_bytes()
+    ends = [0, *sorted(cuts), len(whole)]
+    members = [gzip.compress(whole[start:stop]) for start, stop in pairwise(ends)]
+    path = tmp_path / "image.nii.gz"
+    path.write_bytes(bytes(zeros % 2 * zeros).join(members) + bytes(zeros) + garbage)
+    found = read(lambda name: files.read_cohort(name, Grid(np.ones(SHAPE, dtype=bool))), path)
+    assert (found is None) == bool(garbage)
+    if found is not None:
+        np.testing.assert_array_equal(found.ravel(), np.frombuffer(whole[352:], dtype="<f4"))
