@@ -6,10 +6,13 @@ before anything is written.
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import math
 import os
 import platform
 import secrets
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -31,6 +34,7 @@ from gpuvox.analysis import (
     analyse,
     list_tests,
     make_shuffler,
+    negative_of,
     run_shard,
     shuffle_counts,
 )
@@ -44,6 +48,8 @@ from gpuvox.grid import Grid
 from gpuvox.info import versions
 from gpuvox.outputs import Wanted, Writer
 from gpuvox.permtest import Statistics
+from gpuvox.plan import Cost, check_memory, cost_of_test, data_bytes
+from gpuvox.scratch import Data, block, check_folder, count_constant
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler, check_blocks
 from gpuvox.tfce import Tfce
 
@@ -249,19 +255,25 @@ def read_inputs(command: Command, say: Say, warn: Say, prepared: Prepared | None
     n = len(prepared.inputs.design)
     say("Loading Data: ")
     grid = _read_grid(command)
-    data = files.read_cohort(command.data, grid)
+    check_memory(n, grid.n_voxels, len(prepared.voxelwise), command.options.scratch)
+    data = _read_data(command, command.data, grid)
     maps = {}
     for column, name in prepared.voxelwise.items():
         say(f"Loading voxelwise ev: {name} for EV {column + 1}")
-        maps[column] = files.read_cohort(name, grid)
+        maps[column] = _read_data(command, name, grid)
     say("Data loaded")
-    constant = int((data == data[0]).all(axis=0).sum()) if command.mask or command.keep_constant else 0
+    constant = count_constant(data) if command.mask or command.keep_constant else 0
     if constant:
         warn(
             f"{constant} of the {grid.n_voxels} voxels of the mask do not vary over the {n} volumes; "
             "their statistic is 0"
         )
     return replace(prepared.inputs, data=data, grid=grid, evs=maps), prepared.options
+
+
+def _read_data(command: Command, name: str, grid: Grid) -> Data:
+    scratch = command.options.scratch
+    return files.read_tiles(name, grid, scratch) if scratch else files.read_cohort(name, grid)
 
 
 def _check_model(inputs: Inputs, options: Options, test: Test, *, voxelwise: bool) -> None:
@@ -387,6 +399,7 @@ def _ready(command: Command) -> tuple[Prepared, Hashes, About]:
     device = resolve(command.device)
     files.check_output_root(command.root)
     files.output_type()
+    check_folder(command.options.scratch)
     prepared = prepare(command)
     _check_numbers(prepared.shufflers)
     prepared = replace(prepared, options=replace(prepared.options, device=device))
@@ -489,34 +502,95 @@ def schedule(command: Command) -> str:
 
 
 def plan(command: Command) -> str:
-    """``--plan``: what a run would be, from headers and matrices alone."""
-    names = files.image_names(command.data)
-    header = files.read_header(names[0])
+    """``--plan``: what a run would be, from headers, matrices, mask and the first volumes, and a second of work."""
+    started = time.process_time()  # loading what a run loads, too
     prepared = prepare(command)
     _check_numbers(prepared.shufflers)
-    n = len(prepared.inputs.design)
-    n_voxels = _count_voxels(command)
-    threads = command.options.threads or default_threads()
+    check_folder(command.options.scratch)
     device = resolve(command.device)
+    inputs, seconds = _sketch(command, prepared)
+    n, n_voxels = len(inputs.design), inputs.grid.n_voxels
+    threads = command.options.threads or default_threads()
     lines = [
-        f"data: {command.data}, {n} volumes of {' × '.join(map(str, header.shape[:3]))} voxels",
-        f"voxels: {n_voxels}" + ("" if command.mask else " at most (no mask given)"),
+        f"data: {command.data}, {n} volumes of {' × '.join(map(str, inputs.grid.shape))} voxels",
+        f"voxels: {n_voxels}" + ("" if command.mask else f" vary over the first {SKETCH} volumes (no mask given)"),
         f"device: cpu, {threads} threads" if device is None else f"device: {describe(device)}",
+        *(_about_shuffles(command, inputs, test, shuffler) for test, shuffler in prepared.shufflers),
     ]
-    seconds = _guess(command, prepared, n_voxels) / threads
-    for test, shuffler in prepared.shufflers:
-        model = _model_of(command, prepared, test)
-        lines.append(
-            f"{test.title}: {command.options.nuisance.name.lower()}, rank of effect {model.rank_effect}, of "
-            f"nuisance {model.rank_nuisance}, degrees of freedom {model.df}; "
-            f"{_counted(shuffler.n_distinct)} distinct {'sign-flips' if shuffler.flips else 'permutations'}, "
-            f"{'all' if shuffler.exhaustive else shuffler.n} of them done, smallest p {1 / shuffler.n:.3g}"
-        )
-    masked = 4 * n * n_voxels * (2 + len(command.voxelwise_columns))
-    memory = masked + threads * (48 << 20) + 40 * n_voxels + (250 << 20)
-    time = f"time: about {_duration(seconds)} (a guess)" if device is None else "time: not guessed for this device"
-    lines.append(f"memory: about {memory / 2**20:,.0f} MiB; {time}")
+    costs = _costs(command, replace(prepared, options=replace(prepared.options, device=device)), inputs)
+    seconds += (
+        started
+        + _seconds_of_files(command, inputs, prepared.shufflers)
+        + sum(cost.setup + shuffler.n * cost.each for shuffler, cost in costs)
+    )
+    held = f"memory: about {max(cost.memory for _, cost in costs) / 2**20:,.0f} MiB" if costs else "memory: little"
+    if command.options.scratch:
+        size = data_bytes(n, n_voxels, len(inputs.evs)) / 2**30
+        held += f", and {size:,.2f} GiB in {command.options.scratch}"
+    lines.append(f"{held}; time: about {_duration(seconds)}, as measured here in a second")
     return "\n".join(lines)
+
+
+SKETCH = 8
+"""Volumes that the plan reads."""
+
+
+def _sketch(command: Command, prepared: Prepared) -> tuple[Inputs, float]:
+    """Inputs of a run with its first volumes alone, and the seconds that reading all of them will take."""
+    start, n = time.perf_counter(), len(prepared.inputs.design)
+    if command.mask or command.keep_constant:
+        grid = _read_grid(command)
+        volumes, passes = files.first_volumes(command.data, SKETCH, grid.index), 1
+    else:
+        volumes, passes = files.first_volumes(command.data, SKETCH), 2  # once more, to find the mask
+        varies = (volumes != volumes[0]).any(axis=0)
+        if not varies.any():
+            raise files.FileError(f"no voxel of {command.data} varies over the first {len(volumes)} volumes")
+        header = files.read_header(files.image_names(command.data)[0])
+        grid, volumes = header.grid(varies.reshape(header.shape[:3], order="F")), volumes[:, varies]
+    reading = (time.perf_counter() - start) / len(volumes) * n * (passes + len(prepared.voxelwise))
+    evs = dict.fromkeys(prepared.voxelwise, volumes)
+    return replace(prepared.inputs, data=volumes, grid=grid, evs=evs), reading
+
+
+def _seconds_of_files(command: Command, inputs: Inputs, shufflers: Sequence[tuple[Test, Any]]) -> float:
+    """Seconds that hashing what is read and writing the maps will take, from a little of both."""
+    sample, start = bytes(1 << 23), time.perf_counter()
+    hashlib.sha256(sample)
+    hashed, start = time.perf_counter() - start, time.perf_counter()
+    volume = inputs.grid.to_volume(block(inputs.data, slice(0, 1), slice(None))[0])
+    gzip.compress(volume.tobytes(order="F"), files.GZIP_LEVEL)
+    written = time.perf_counter() - start
+    paths = [path for name in files.image_names(command.data) for path in files.image_files(name)]
+    each = [command.options.f_statistics if test.is_f else command.options.statistics for test, _ in shufflers]
+    n_maps = sum(1 + len(w.kinds) * (1 + w.uncorrected + command.wanted.raw) for w in each)
+    return hashed * sum(os.path.getsize(path) for path in paths) / len(sample) + written * n_maps
+
+
+def _about_shuffles(command: Command, inputs: Inputs, test: Test, shuffler: Any) -> str:
+    model = _model_of(command, inputs, test)
+    return (
+        f"{test.title}: {command.options.nuisance.name.lower()}, rank of effect {model.rank_effect}, of "
+        f"nuisance {model.rank_nuisance}, degrees of freedom {model.df}; "
+        f"{_counted(shuffler.n_distinct)} distinct {'sign-flips' if shuffler.flips else 'permutations'}, "
+        f"{'all' if shuffler.exhaustive else shuffler.n} of them done, smallest p {1 / shuffler.n:.3g}"
+    )
+
+
+def _costs(command: Command, prepared: Prepared, inputs: Inputs) -> list[tuple[Any, Cost]]:
+    """Shuffler and cost of each test; one that shares the maps of its negative costs nothing."""
+    tests, options = [test for test, _ in prepared.shufflers], prepared.options
+    shared: set[int] = set()
+    costs = []
+    for i, (test, shuffler) in enumerate(prepared.shufflers):
+        wanted = options.f_statistics if test.is_f else options.statistics
+        partner = None if command.permuted_maps else negative_of(tests, i, options)
+        if partner is not None:
+            shared.add(partner)
+        if i not in shared and wanted.kinds:
+            signs = 1 if partner is None else 2
+            costs.append((shuffler, cost_of_test(inputs, options, test, shuffler, signs, len(inputs.design))))
+    return costs
 
 
 def _count_voxels(command: Command) -> int:
@@ -526,19 +600,19 @@ def _count_voxels(command: Command) -> int:
     return math.prod(files.read_header(files.image_names(command.data)[0]).shape[:3])
 
 
-def _model_of(command: Command, prepared: Prepared, test: Test) -> Model:
+def _model_of(command: Command, inputs: Inputs, test: Test) -> Model:
     return partition(
-        prepared.inputs.design, test.contrast, demean=command.options.demean, is_f=test.is_f,
+        inputs.design, test.contrast, demean=command.options.demean, is_f=test.is_f,
         check=not command.voxelwise_columns,
     )  # fmt: skip
 
 
 def _guess(command: Command, prepared: Prepared, n_voxels: int) -> float:
-    """Seconds that all permutations of all tests take on one core."""
+    """Seconds that all permutations of all tests take on one core; measuring takes longer than many runs."""
     n, seconds = len(prepared.inputs.design), 0.0
     for test, shuffler in prepared.shufflers:
         wanted = command.options.f_statistics if test.is_f else command.options.statistics
-        rank = _model_of(command, prepared, test).rank_nuisance
+        rank = _model_of(command, prepared.inputs, test).rank_nuisance
         seconds += shuffler.n * _seconds_per_shuffle(n, n_voxels, rank, wanted)
     return seconds
 
@@ -559,7 +633,7 @@ def _counted(number: int) -> str:
 
 def _duration(seconds: float) -> str:
     if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
@@ -742,7 +816,8 @@ def randomise(
         ``cluster_extent``, ``cluster_mass`` (thresholds for t), ``f_cluster_extent``, ``f_cluster_mass``,
         ``uncorrected``, ``two_pass``; and any field of `analysis.Options`: ``n_permutations``, ``seed``,
         ``flip``, ``demean``, ``nuisance``, ``whole_blocks``, ``detect_null``, ``f_only``, ``variance_mm``,
-        ``permutations``, ``threads``; ``device`` (``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:i"``);
+        ``permutations``, ``threads``, ``scratch`` (folder for data and residuals that are too large for memory;
+        arrays stay where they are); ``device`` (``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:i"``);
         ``checkpoint`` (a file that keeps what is done, removed at the end) and ``resume`` (True: go on from it).
 
     Returns
@@ -759,16 +834,17 @@ def randomise(
     >>> result = gpuvox.randomise("maps.nii.gz", "design.mat", "design.con", mask="gm.nii.gz", tfce=True)
     >>> result.image("tfce_corrp_tstat1")
     """
-    values, grid, header = files.as_cohort(data, mask)
+    scratch = settings["scratch"] = os.fspath(settings.get("scratch") or "")
+    values, grid, header = files.as_cohort(data, mask, scratch)
     one_sample = design is None
-    M = np.ones((len(values), 1)) if design is None else _matrix(design)
+    M = np.ones((values.shape[0], 1)) if design is None else _matrix(design)
     if contrasts is None and not one_sample:
         raise DesignError("t contrasts are needed with a design")
     C = np.ones((1, 1)) if contrasts is None else np.atleast_2d(_matrix(contrasts))
     F = np.zeros((0, len(C))) if f_tests is None else np.atleast_2d(_matrix(f_tests))
-    if M.ndim != 2 or len(M) != len(values):
-        raise DesignError(f"the design has shape {M.shape}; the data have {len(values)} volumes")
-    evs = {column: files.as_cohort(image, grid)[0] for column, image in (voxelwise or {}).items()}
+    if M.ndim != 2 or len(M) != values.shape[0]:
+        raise DesignError(f"the design has shape {M.shape}; the data have {values.shape[0]} volumes")
+    evs = {column: files.as_cohort(image, grid, scratch)[0] for column, image in (voxelwise or {}).items()}
     groups = None if blocks is None else check_blocks(_matrix(blocks).reshape(-1), len(M))
     effective = None if effective_design is None else _matrix(effective_design)
     if effective is not None and effective.shape != M.shape:

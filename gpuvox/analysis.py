@@ -19,11 +19,11 @@ from gpuvox.glm import Glm, Nuisance
 from gpuvox.grid import Grid
 from gpuvox.permtest import Maps, ObservedTest, PermutationTest, StatisticModel, Statistics, Tally, share
 from gpuvox.pvalues import corrected, critical_value, shares
+from gpuvox.scratch import Data, block
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.voxelwise import VoxelwiseGlm
 
-Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 AnyShuffler = Shuffler | ImportedShuffler
 Say = Callable[[str], None]
@@ -41,7 +41,7 @@ class Inputs:
 
     Attributes
     ----------
-    data : (n, V) float32
+    data : (n, V) float32, array or `scratch.Tiles`
     grid : Grid
     design : (n, p) float64
     contrasts : (k, p) float64
@@ -50,19 +50,19 @@ class Inputs:
         Row: the t contrasts that are not 0 are stacked to an F test.
     blocks : (n,) int, optional
         Exchangeability blocks, from 1; 0 for rows that never move.
-    evs : dict of int to (n, V) float32
+    evs : dict of int to (n, V) float32, arrays or `scratch.Tiles`
         Voxelwise EVs by column (from 0).
     effective_design : (n, p) float64, optional
         Design that says which rows are interchangeable, in place of `design`.
     """
 
-    data: Float32
+    data: Data
     grid: Grid
     design: Float64
     contrasts: Float64
     f_tests: Float64
     blocks: NDArray[np.int64] | None = None
-    evs: Mapping[int, Float32] = field(default_factory=dict)
+    evs: Mapping[int, Data] = field(default_factory=dict)
     effective_design: Float64 | None = None
 
 
@@ -85,6 +85,7 @@ class Options:
     permutations: Mapping[str, NDArray] | None = None
     threads: int | None = None
     device: Device | None = None
+    scratch: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,12 +178,14 @@ def make_model(
         if inputs.evs:
             return VoxelwiseGlm(
                 inputs.data, inputs.design, test.contrast, dict(inputs.evs), options.nuisance, options.demean,
-                test.is_f, smoother, options.device,
+                test.is_f, smoother, options.device, options.scratch,
             )  # fmt: skip
         model = partition(inputs.design, test.contrast, demean=options.demean, is_f=test.is_f)
     except DesignError as error:
         raise DesignError(f"{test.title}: {error}") from None
-    return Glm(inputs.data, model, shuffler.invariant, options.nuisance, smoother, options.device)
+    return Glm(
+        inputs.data, model, shuffler.invariant, options.nuisance, smoother, options.device, options.scratch
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,7 +308,7 @@ def _groups(
     seen: set[int] = set()
     for i, (_, shuffler) in enumerate(prepared):
         if i not in seen:
-            partner = _negative(tests, i, options) if joined else None
+            partner = negative_of(tests, i, options) if joined else None
             numbers = [i] if partner is None else [i, partner]
             seen.update(numbers)
             yield numbers, shuffler
@@ -326,7 +329,7 @@ def _check(inputs: Inputs, options: Options, test: Test) -> None:
         raise DesignError(f"{test.title}: {error}") from None
 
 
-def _negative(tests: list[Test], i: int, options: Options) -> int | None:
+def negative_of(tests: Sequence[Test], i: int, options: Options) -> int | None:
     """A later t contrast that is the negative of contrast i and uses the same shuffles."""
     if tests[i].is_f or options.permutations is not None:
         return None
@@ -444,10 +447,10 @@ def parameter_estimates(inputs: Inputs, demean: bool) -> dict[str, Float64]:
     out["sigmasqr"] = np.zeros((1, V))
     for start in range(0, V, 4096):
         part = slice(start, min(start + 4096, V))
-        Y = inputs.data[:, part].astype(np.float64)
+        Y = block(inputs.data, slice(None), part).astype(np.float64)
         M = np.repeat(inputs.design[None], Y.shape[1] if inputs.evs else 1, axis=0)
         for column, ev in inputs.evs.items():
-            M[:, :, column] = ev[:, part].T
+            M[:, :, column] = block(ev, slice(None), part).T
         if demean:
             Y, M = demean_columns(Y), M - M.mean(axis=1, keepdims=True)
         pinv = np.linalg.pinv(M)

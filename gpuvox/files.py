@@ -21,8 +21,11 @@ import re
 import secrets
 import tempfile
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,6 +36,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import ArrayLike, NDArray
 
 from gpuvox.grid import Grid
+from gpuvox.scratch import Data, Tiles
 
 Name = str | os.PathLike[str]
 Progress = Callable[[int, int], None]
@@ -47,8 +51,12 @@ FILE_TYPES = {
 }
 # Maps are noise: level 6 makes a t map 2 % smaller, a map of p values 10 %, in up to twice the time.
 GZIP_LEVEL = 1
-# Bytes asked of a file at once; gzip holds as much again.
+# Bytes asked of a file at once; gzip holds some as well.
 READ_SIZE = 1 << 20
+# Bytes that a byte of a gzip file can stand for.
+MOST_DEFLATED = 1032
+# Files that are read at the same time, each with a volume in memory.
+MOST_READERS = 8
 # Where a voxel lies; the fields of a NIfTI header that a map takes over from the input, bit by bit.
 GEOMETRY = ["pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"]
 GEOMETRY += ["qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"]
@@ -57,11 +65,14 @@ _DAMAGE = (OSError, EOFError, zlib.error, OverflowError)
 
 
 class FileError(ValueError):
-    """A file that is missing, ambiguous, malformed, or that cannot be written."""
+    """A file that is missing, ambiguous, malformed, or that cannot be written; one line, whatever the file holds."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(" ".join(said.splitlines()))
 
 
 def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
 
 
 # ---------------------------------------------------------------------------------------------------- names
@@ -87,9 +98,9 @@ def find_image(name: Name) -> Path:
         No such image, several with that name, or a pair of which one file is missing.
     """
     stem, suffix = split_suffix(name)
-    if suffix and Path(name).is_file():
+    if suffix and os.path.isfile(name):
         return _header_file(stem, suffix)
-    found = [s for s in IMAGE_SUFFIXES if Path(stem + s).is_file() and not s.startswith(".img")]
+    found = [s for s in IMAGE_SUFFIXES if os.path.isfile(stem + s) and not s.startswith(".img")]
     if not found:
         looked_for = ", ".join(IMAGE_SUFFIXES[:4])
         raise FileError(f"there is no image {name}: looked for {stem} with {looked_for}")
@@ -113,14 +124,15 @@ def image_files(name: Name) -> tuple[Path, ...]:
 
 
 def image_names(names: Name | Sequence[Name]) -> list[Path]:
-    """The images that a name, a pattern, a text file of names or a list of names stand for.
+    """The images that a name, a pattern, a file of names, a column of a table or a list of names stand for.
 
     Parameters
     ----------
     names : path or sequence of paths
         One image; a pattern with `*`, `?` or `[`, whose matches are taken in the order of their names, as a
         shell lists them; a `.txt` file with a name a line, relative to the folder of that file (empty lines
-        and lines that start with `#` are skipped); or a list of images, whose order is kept.
+        and lines that start with `#` are skipped); `participants.tsv:column`, a column of a table (TSV or CSV)
+        with names relative to the table's folder; or a list of images, whose order is kept.
 
     Returns
     -------
@@ -140,6 +152,10 @@ def image_names(names: Name | Sequence[Name]) -> list[Path]:
     text = os.fspath(names)
     if text.endswith(".txt"):
         return _listed_images(Path(text))
+    table, colon, column = text.rpartition(":")
+    if colon and table.endswith((".tsv", ".csv")):
+        path = Path(table)
+        return [find_image(path.parent / name.strip()) for name in read_table(path, [column])[column]]
     if glob.has_magic(text) and not os.path.exists(text):
         return _matching_images(text)
     return [find_image(text)]
@@ -247,8 +263,22 @@ def read_header(name: Name) -> ImageHeader:
         raise FileError(f"{path} holds values of type {proxy.dtype}; real numbers are expected")
     if min(dims, default=0) < 1 or any(n > 1 for n in dims[4:]):
         raise FileError(f"{path} has dimensions {dims}; an image has three, or four with the volumes")
+    _check_size(proxy, dims)
     nx, ny, nz, n = (*dims, 1, 1, 1)[:4] if len(dims) < 4 else dims[:4]
     return ImageHeader(path, (nx, ny, nz, n), np.array(image.affine, dtype=np.float64), image.header, proxy)
+
+
+def _check_size(proxy: Any, dims: tuple[int, ...]) -> None:
+    """No memory for what cannot be there: a header may claim any size. Files a little short are found on reading."""
+    path = Path(proxy.file_like)
+    size = path.stat().st_size
+    most = size * MOST_DEFLATED if path.suffix == ".gz" else size
+    claimed = proxy.offset + math.prod(dims) * proxy.dtype.itemsize
+    if claimed > most + READ_SIZE:
+        raise FileError(
+            f"{path} is truncated or damaged: its header promises {claimed:.4g} bytes of data, which a file of {size} "
+            "bytes cannot hold"
+        )
 
 
 def read_mask(name: Name) -> Grid:
@@ -296,7 +326,7 @@ def count_volumes(names: Name | Sequence[Name]) -> int:
 def read_cohort(
     names: Name | Sequence[Name], grid: Grid, *, progress: Progress | None = None
 ) -> NDArray[np.float32]:
-    """Read the images of a cohort within a mask, one volume in memory at a time.
+    """Read the images of a cohort within a mask, a volume in memory at a time (of several files, one a thread).
 
     Parameters
     ----------
@@ -319,15 +349,49 @@ def read_cohort(
         a truncated or damaged file; values within the mask that are not finite (NaN, infinite, or beyond
         float32).
     """
+    headers = _headers_on(names, grid)
+    data = np.empty((sum(header.shape[3] for header in headers), grid.n_voxels), dtype=np.float32)
+    _read_rows(headers, grid, data.__setitem__, progress)
+    return data
+
+
+def read_tiles(
+    names: Name | Sequence[Name], grid: Grid, folder: str, *, progress: Progress | None = None
+) -> Tiles:
+    """Like `read_cohort`, into a file without a name in a scratch folder.
+
+    Raises
+    ------
+    FileError
+        As of `read_cohort`.
+    ScratchError
+        The folder has no room, or cannot be used.
+    """
+    headers = _headers_on(names, grid)
+    tiles = Tiles(sum(header.shape[3] for header in headers), grid.n_voxels, folder)
+    _read_rows(headers, grid, tiles.writer(), progress)
+    return tiles
+
+
+def _headers_on(names: Name | Sequence[Name], grid: Grid) -> list[ImageHeader]:
     headers = _cohort_headers(names)
     for header in headers:
         check_grid(header, grid)
+    return headers
+
+
+def _read_rows(
+    headers: Sequence[ImageHeader],
+    grid: Grid,
+    put: Callable[[int, NDArray[np.float32]], None],
+    progress: Progress | None,
+) -> None:
+    """Hand over the volumes one after the other; at the end, complain of values that are not finite."""
     n = sum(header.shape[3] for header in headers)
-    data = np.empty((n, grid.n_voxels), dtype=np.float32)
     bad = np.zeros(grid.n_voxels, dtype=bool)
     first = ""
     for i, (header, volume, values) in enumerate(_all_volumes(headers, grid.index)):
-        data[i] = values
+        put(i, values)
         wrong = ~np.isfinite(values)
         if wrong.any():
             bad |= wrong
@@ -340,7 +404,24 @@ def read_cohort(
             f"the data are not finite in {count} of the {len(bad)} voxels of the mask, first in {first}; "
             "leave these voxels out of the mask, or mend the image"
         )
-    return data
+
+
+def first_volumes(
+    names: Name | Sequence[Name], count: int, index: NDArray[np.int64] | None = None
+) -> NDArray[np.float32]:
+    """The first volumes of a cohort at some voxels (all by default): (at most count, voxels) float32, NaN as 0.
+
+    Raises
+    ------
+    FileError
+        As of `read_header`; another size than the first image; a truncated or damaged file.
+    """
+    headers = _cohort_headers(names)[:count]
+    template = headers[0].grid(np.ones(headers[0].shape[:3], dtype=bool))
+    for header in headers:
+        check_grid(header, template, headers[0].path)
+    volumes = (values for _, _, values in _all_volumes(headers, index))
+    return np.nan_to_num(np.array(list(islice(volumes, count))), posinf=0, neginf=0)
 
 
 def automatic_mask(names: Name | Sequence[Name], *, progress: Progress | None = None) -> Grid:
@@ -380,7 +461,7 @@ def automatic_mask(names: Name | Sequence[Name], *, progress: Progress | None = 
     return reference.grid(varies.reshape(reference.shape[:3], order="F"))
 
 
-def as_cohort(data: Any, mask: Any = None) -> tuple[NDArray[np.float32], Grid, ImageHeader | None]:
+def as_cohort(data: Any, mask: Any = None, scratch: str = "") -> tuple[Data, Grid, ImageHeader | None]:
     """A cohort from a file, an image in memory or an array.
 
     Parameters
@@ -389,10 +470,12 @@ def as_cohort(data: Any, mask: Any = None) -> tuple[NDArray[np.float32], Grid, I
         4D; an array is (nx, ny, nz, n), or (n, V) with a `Grid` as mask or with none (voxels in a row).
     mask : path, nibabel image, (nx, ny, nz) array or Grid, optional
         By default every voxel that varies.
+    scratch : str
+        Folder for the values of files, see `read_tiles`; what is in memory already stays there.
 
     Returns
     -------
-    data : (n, V) float32
+    data : (n, V) float32, array or `scratch.Tiles`
     grid : Grid
     header : ImageHeader, or None
         Where the data come from a file.
@@ -406,7 +489,8 @@ def as_cohort(data: Any, mask: Any = None) -> tuple[NDArray[np.float32], Grid, I
     """
     if isinstance(data, str | os.PathLike):
         grid = automatic_mask(data) if mask is None else _as_grid(mask)
-        return read_cohort(data, grid), grid, read_header(image_names(data)[0])
+        values = read_tiles(data, grid, scratch) if scratch else read_cohort(data, grid)
+        return values, grid, read_header(image_names(data)[0])
     affine: Any = None
     zooms: Any = (1.0, 1.0, 1.0)
     if hasattr(data, "dataobj"):
@@ -417,14 +501,22 @@ def as_cohort(data: Any, mask: Any = None) -> tuple[NDArray[np.float32], Grid, I
         grid = Grid(np.ones((values.shape[1], 1, 1), dtype=bool)) if mask is None else _as_grid(mask)
     elif values.ndim == 4:
         grid = Grid(np.ptp(values, axis=3) > 0, zooms, affine) if mask is None else _as_grid(mask)
-        values = grid.to_vector(values)
+        values = _vectors(values, grid)
     else:
         raise ValueError(f"the data have shape {values.shape}; expected (nx, ny, nz, n) or (n, V)")
     if values.shape[1] != grid.n_voxels:
         raise ValueError(f"the data have {values.shape[1]} voxels; the mask has {grid.n_voxels}")
-    if not np.isfinite(values).all():
+    if not all(np.isfinite(row).all() for row in values):  # by the row: the whole would be another n × V
         raise ValueError("the data are not finite in the mask")
     return np.ascontiguousarray(values, dtype=np.float32), grid, None
+
+
+def _vectors(volumes: NDArray, grid: Grid) -> NDArray:
+    """(nx, ny, nz, n) → (n, V), one volume after the other."""
+    values = np.empty((volumes.shape[3], grid.n_voxels), dtype=volumes.dtype)
+    for i, row in enumerate(values):
+        row[:] = grid.to_vector(volumes[..., i])
+    return values
 
 
 def _as_grid(mask: Any) -> Grid:
@@ -491,10 +583,31 @@ def _rows(affine: NDArray[np.float64]) -> str:
 def _all_volumes(
     headers: Sequence[ImageHeader], index: NDArray[np.int64] | None = None
 ) -> Iterator[tuple[ImageHeader, int, NDArray[np.float32]]]:
-    """(header, number of the volume in its file from 1, values) of all volumes of all images, in order."""
-    for header in headers:
-        for volume, values in enumerate(_volumes(header, index), start=1):
-            yield header, volume, values
+    """(header, number of the volume in its file from 1, values) of all volumes of all images, in order.
+
+    Of several images, which have one volume each, as many are read at a time as there are processors: what takes time
+    is gzip, which lets other threads run. The volumes of one file follow from each other, and are read in order.
+    """
+    if len(headers) == 1:
+        for volume, values in enumerate(_volumes(headers[0], index), start=1):
+            yield headers[0], volume, values
+        return
+    threads = min(os.cpu_count() or 1, MOST_READERS, len(headers))
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque(pool.submit(_only_volume, header, index) for header in headers[:threads])
+        try:
+            for i, header in enumerate(headers):
+                values = waiting.popleft().result()
+                following = headers[i + threads : i + threads + 1]
+                waiting.extend(pool.submit(_only_volume, other, index) for other in following)
+                yield header, 1, values
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _only_volume(header: ImageHeader, index: NDArray[np.int64] | None) -> NDArray[np.float32]:
+    return next(_volumes(header, index))
 
 
 def _volumes(header: ImageHeader, index: NDArray[np.int64] | None = None) -> Iterator[NDArray[np.float32]]:
@@ -518,8 +631,55 @@ def _volumes(header: ImageHeader, index: NDArray[np.int64] | None = None) -> Ite
         ) from error
 
 
-def _opened(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb", buffering=0)  # type: ignore[return-value]
+def _opened(path: Path) -> Any:
+    file = open(path, "rb", buffering=0)  # noqa: SIM115
+    return _Unzipped(file) if path.suffix == ".gz" else file
+
+
+class _Unzipped(contextlib.AbstractContextManager[Any]):
+    """A gzip file, read from its beginning in large steps.
+
+    Python's own reader asks zlib for some kilobytes at a time, and threads that do so spend their time waiting for the
+    interpreter: two were slower than one.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._member, self._rest = file, zlib.decompressobj(zlib.MAX_WBITS | 16), b""
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes, none at the end; zlib checks the checksum of each member of the file there."""
+        while True:
+            if self._member.eof:
+                self._rest = (self._member.unused_data + self._rest).lstrip(
+                    b"\0"
+                )  # zeros may fill a block of a tape
+                while not self._rest:
+                    found = self._file.read(READ_SIZE // 4)
+                    if not found:
+                        return b""
+                    self._rest = found.lstrip(b"\0")
+                self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            packed = self._rest or self._file.read(READ_SIZE // 4)
+            if not packed:
+                raise EOFError("the compressed data end early")
+            values = self._member.decompress(packed, size)
+            self._rest = self._member.unconsumed_tail
+            if values:
+                return values
+
+    def readinto(self, view: memoryview) -> int:
+        """Like `read`, into memory."""
+        values = self.read(len(view))
+        view[: len(values)] = values
+        return len(values)
+
+    def seek(self, offset: int) -> None:
+        """Leave out the first bytes of the file."""
+        while offset > 0 and (values := self.read(min(offset, READ_SIZE))):
+            offset -= len(values)
 
 
 def _fill(file: IO[bytes], array: NDArray) -> None:
@@ -847,7 +1007,12 @@ def _count(path: Path, keys: Mapping[str, str], key: str) -> int:
 
 def _parse_table(path: Path, lines: Sequence[str], first: str) -> Matrix:
     reader = csv.reader(lines, delimiter="\t" if "\t" in first else ",", skipinitialspace=True)
-    rows = [(reader.line_num, fields) for fields in reader if any(field.strip() for field in fields)]
+    try:
+        rows = [(reader.line_num, fields) for fields in reader if any(field.strip() for field in fields)]
+    except csv.Error as error:
+        raise FileError(f"{path}, line {reader.line_num}: {_reason(error)}") from error
+    if not rows:
+        raise FileError(f"{path} holds nothing but quotes; a row of names is expected")
     names = [field.strip() for field in rows[0][1]]
     if any(math.isfinite(_number(name)) for name in names):
         raise FileError(
@@ -944,7 +1109,7 @@ def sidecar(name: Name) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FileError(f"{path} cannot be read: {_reason(error)}") from error
     if not isinstance(content, dict):
         raise FileError(f"{path} is not a JSON object")
@@ -954,7 +1119,7 @@ def sidecar(name: Name) -> dict[str, Any]:
 def _text_lines(path: Name) -> list[str]:
     try:
         text = Path(path).read_bytes().decode("utf-8-sig", errors="replace")
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name with a zero byte
         raise FileError(f"{os.fspath(path)} cannot be read: {_reason(error)}") from error
     if "\0" in text:
         raise FileError(f"{os.fspath(path)} is not a text file")

@@ -22,8 +22,9 @@ from gpuvox import __version__
 from gpuvox.analysis import Inputs, Options
 from gpuvox.checkpoint import Run
 from gpuvox.files import hash_file
+from gpuvox.scratch import Tiles
 
-NO_MATTER = ("threads", "device", "permutations")
+NO_MATTER = ("threads", "device", "permutations", "scratch")
 """Fields of `Options` that change no bit, or that are compared as files."""
 
 PACKAGES = ("numpy", "scipy", "numba")
@@ -116,6 +117,12 @@ def hash_inputs(inputs: Inputs, options: Options) -> Hashes:
 
 
 def _hash(array: Any) -> str:
+    if isinstance(array, Tiles):
+        # Row by row, as an array in memory lies.
+        digest = hashlib.sha256(f"{np.dtype(np.float32).str} {array.shape}".encode())
+        for row in range(array.shape[0]):
+            digest.update(np.ascontiguousarray(array.block(slice(row, row + 1), slice(None))).data)
+        return digest.hexdigest()
     values = np.ascontiguousarray(array)
     digest = hashlib.sha256(f"{values.dtype.str} {values.shape}".encode())
     digest.update(values.data)

@@ -42,6 +42,8 @@ __all__ = [
 
 BATCH_BYTES = 16 << 20
 """Size of the batch of statistic maps that is held at a time."""
+STREAMED_BATCH_BYTES = 128 << 20
+"""The same where every batch reads the data from a file: the products for it take longer than reading."""
 
 CLUSTER_KINDS = {"clustere": 0, "clusterm": 1}
 """Statistics of clusters: extent and mass, as `cluster` returns them."""
@@ -65,6 +67,8 @@ class StatisticModel(Protocol):
     def has_exact(self) -> bool: ...
     @property
     def device(self) -> Device | None: ...
+    @property
+    def streamed(self) -> bool: ...
     def equivalent(self, shuffles: NDArray) -> NDArray[np.bool_]: ...
     def maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_] | None = None) -> Any: ...
     def settle(self, shuffles: NDArray, maps: Any, chosen: NDArray[np.bool_]) -> None: ...
@@ -377,9 +381,12 @@ class ObservedTest:
     @property
     def batch(self) -> int:
         """Shuffles worth holding at a time."""
-        wide = bool(self.test.statistics.uncorrected or self.test.statistics.two_pass)
-        per_map = self.test.model.n_voxels * (16 if wide else 4)
-        room = BATCH_BYTES if self.device is None else self.device.free_bytes() // 8
+        wanted, model = self.test.statistics, self.test.model
+        wide = wanted.uncorrected or wanted.two_pass or (model.streamed and not model.has_exact)
+        per_map = model.n_voxels * (16 if wide else 4)
+        room = STREAMED_BATCH_BYTES if model.streamed else BATCH_BYTES
+        if self.device is not None:
+            room = self.device.free_bytes() // 8
         size = max(1, room // max(per_map, 1))
         if self.device is not None:
             # Whole waves of blocks, whether a processor holds two or three of them.

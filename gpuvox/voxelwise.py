@@ -10,7 +10,7 @@ On a GPU (``kernels/voxelwise.cu``) a thread does the same operations for a voxe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -31,6 +31,7 @@ from gpuvox.glm import (
     smooth_variance_on,
     upload_shuffles,
 )
+from gpuvox.scratch import WIDTH, Data, Tiles, as_tiles, block, pieces, pieces_with
 from gpuvox.smooth import MaskedGaussian
 
 TILE = 64
@@ -263,13 +264,13 @@ class VoxelwiseGlm:
 
     Parameters
     ----------
-    data : (n, V) float32
+    data : (n, V) float32, array or `scratch.Tiles`
         Data of the voxels of the mask.
     design : (n, p) float64
         Design whose columns `evs` replaces.
     contrast : (rows, p) float64
         One row for t, the stacked rows for F.
-    evs : dict of int to (n, V) float32
+    evs : dict of int to (n, V) float32, arrays or `scratch.Tiles`
         Column (from 0) → voxelwise values.
     nuisance : Nuisance
         How shuffles treat the nuisance variables.
@@ -281,6 +282,8 @@ class VoxelwiseGlm:
         Variance smoothing (t only).
     device : Device, optional
         Where maps are computed, and remain; the CPU by default.
+    scratch : str
+        Folder for data and EVs; "" keeps them in memory, unless they are tiles already.
 
     Raises
     ------
@@ -288,16 +291,18 @@ class VoxelwiseGlm:
         No voxel has residual degrees of freedom, or a column does not exist.
     """
 
-    data: Float32
+    data: Data
     design: Float64
     contrast: Float64
-    evs: dict[int, Float32]
+    evs: Mapping[int, Data]
     nuisance: Nuisance = Nuisance.FREEDMAN_LANE
     demean: bool = False
     is_f: bool = False
     smoother: MaskedGaussian | None = None
     device: Device | None = None
+    scratch: str = ""
     _arguments: tuple = field(init=False, repr=False)
+    _evs: Data = field(init=False, repr=False)
     _n_nuisance: int = field(init=False, repr=False)
     _largest: tuple[int, int] = field(init=False, repr=False)
 
@@ -308,11 +313,10 @@ class VoxelwiseGlm:
         if any(ev.shape != self.data.shape for ev in self.evs.values()):
             raise DesignError("a voxelwise EV must have the shape of the data")
         position = np.full(p, -1)
-        evs = np.empty((len(self.evs), *self.data.shape), dtype=np.float32)
         scale = np.abs(self.design).max(axis=0)
         for k, (column, ev) in enumerate(sorted(self.evs.items())):
-            position[column], evs[k] = k, ev
-            scale[column] = np.abs(ev).max()
+            position[column] = k
+            scale[column] = max(max(values.max(), -values.min()) for _, values in pieces(ev))
         scale[scale == 0] = 1
         C = np.atleast_2d(self.contrast) / scale
         _, s, vt = np.linalg.svd(C)
@@ -320,12 +324,36 @@ class VoxelwiseGlm:
         mixing = np.ascontiguousarray(np.hstack([null, np.linalg.pinv(C)]) / scale[:, None])
         size = np.sqrt(n) * (np.abs(mixing) * scale[:, None]).sum(axis=0)
         static = np.ascontiguousarray(self.design)
-        largest = _ranks(static, evs, position, mixing, size, null.shape[1], self.demean, self.data.shape[1])
-        object.__setattr__(self, "_arguments", (static, evs, position, mixing, size))
+        self._stack()
+        largest = np.zeros(2, dtype=np.int64)
+        for start, evs in pieces(self._evs):
+            width = min(evs.shape[1], self.n_voxels - start)
+            found = _ranks(static, self._split(evs), position, mixing, size, null.shape[1], self.demean, width)
+            largest = np.maximum(largest, found)
+        object.__setattr__(self, "_arguments", (static, position, mixing, size))
         object.__setattr__(self, "_n_nuisance", null.shape[1])
         object.__setattr__(self, "_largest", (int(largest[0]), int(largest[1])))
         if self.df < 1:
             raise DesignError(f"no residual degrees of freedom: {n} volumes, a design of rank {largest.sum()}")
+
+    def _stack(self) -> None:
+        """All EVs in one array, and the data, in tiles if any of it is to be in a file."""
+        evs = [ev for _, ev in sorted(self.evs.items())]
+        n, n_voxels = self.data.shape
+        if not (self.scratch or any(isinstance(values, Tiles) for values in (self.data, *evs))):
+            object.__setattr__(self, "_evs", np.concatenate([np.zeros((0, n_voxels), np.float32), *evs]))
+            return
+        folder = self.scratch
+        stacked = Tiles(len(evs) * n, n_voxels, folder)
+        for k, ev in enumerate(evs):
+            for start, values in as_tiles(ev, folder).pieces():
+                stacked.values[start // WIDTH, k * n : (k + 1) * n] = values
+        object.__setattr__(self, "_evs", stacked)
+        object.__setattr__(self, "data", as_tiles(self.data, folder))
+
+    def _split(self, evs: Float32) -> Float32:
+        """(k·n, width) → (k, n, width)."""
+        return evs.reshape(len(self.evs), len(self.design), -1)
 
     @property
     def n_voxels(self) -> int:
@@ -342,6 +370,11 @@ class VoxelwiseGlm:
     def f_dfs(self) -> tuple[int, int] | None:
         """Numerator and denominator degrees of freedom of an F; None for t."""
         return (self._largest[1], self.df) if self.is_f else None
+
+    @property
+    def streamed(self) -> bool:
+        """Whether every batch reads from a file."""
+        return isinstance(self._evs, Tiles) and self._evs.in_file
 
     @property
     def has_exact(self) -> bool:
@@ -396,13 +429,21 @@ class VoxelwiseGlm:
     def _maps(self, shuffles: NDArray, voxels: NDArray[np.int64], exact: bool) -> tuple[Float64, Float64]:
         out = np.empty((len(shuffles), len(voxels)), dtype=np.float64 if exact else np.float32)
         variance = np.empty(out.shape if self.smoother else (0, 0), dtype=out.dtype)
-        static, evs, position, mixing, size = self._arguments
         flip = shuffles.dtype == np.int8
-        _maps(
-            self.data, static, evs, position, mixing, size, self._n_nuisance, int(self.nuisance), self.demean,
-            self.is_f, np.ascontiguousarray(shuffles, dtype=np.int32), flip, voxels, exact,
-            cancels_below(len(static)), out, variance,
-        )  # fmt: skip
+        held = np.ascontiguousarray(shuffles, dtype=np.int32)
+        parts = zip(pieces_with(self.data, voxels), pieces_with(self._evs, voxels))
+        for (place, values, column), (_, evs, _) in parts:
+            shape = len(shuffles), len(column)
+            maps = np.empty(shape, dtype=out.dtype)
+            sse = np.empty(shape if self.smoother else (0, 0), dtype=out.dtype)
+            static, position, mixing, size = self._arguments
+            _maps(
+                values, static, self._split(evs), position, mixing, size, self._n_nuisance, int(self.nuisance),
+                self.demean, self.is_f, held, flip, column, exact, cancels_below(len(static)), maps, sse,
+            )  # fmt: skip
+            out[:, place] = maps
+            if self.smoother:
+                variance[:, place] = sse
         return out, variance
 
     def release(self) -> None:
@@ -417,6 +458,7 @@ class VoxelwiseGlm:
 
 
 _THREADS = 128
+_UPLOAD_BYTES = 128 << 20  # of the host, for a slab of data and EVs in tiles
 
 
 class _OnDevice:
@@ -427,10 +469,13 @@ class _OnDevice:
 
     def __init__(self, glm: VoxelwiseGlm, device: Device) -> None:
         self.glm, self.device = glm, device
-        static, evs, position, mixing, size = glm._arguments
+        static, position, mixing, size = glm._arguments
         self.n, self.k = len(static), mixing.shape[1]
-        each = 8 * self.n * (self.k + 1) + 4 * self.n * (len(evs) + 1) + 4 * self.k + 8
+        sent = 4 * self.n * (len(glm.evs) + 1)
+        each = 8 * self.n * (self.k + 1) + sent + 4 * self.k + 8
         self.slab = int(np.clip(device.free_bytes() // 4 // each, 1, max(glm.n_voxels, 1)))
+        if isinstance(glm.data, Tiles):  # then the host has no room for large slabs either
+            self.slab = max(1, min(self.slab, _UPLOAD_BYTES // sent))
         self.constants = [np.ascontiguousarray(static), position.astype(np.int32), mixing, size]
         self.prepared: tuple[int, int, list[Any]] | None = None
 
@@ -445,7 +490,8 @@ class _OnDevice:
 
     def _prepare(self, start: int, width: int) -> list[Any]:
         glm, device, n, k = self.glm, self.device, self.n, self.k
-        evs, part = glm._arguments[1], slice(start, start + width)
+        part, everyone = slice(start, start + width), slice(None)
+        data, evs = block(glm.data, everyone, part), glm._split(block(glm._evs, everyone, part))
         static, position, mixing, size = (device.keep(array) for array in self.constants)
         made = [
             device.empty((k, n, width), np.float64), device.empty((n, width), np.float64),
@@ -454,8 +500,8 @@ class _OnDevice:
         removed = {Nuisance.NONE: 0, Nuisance.TER_BRAAK: k}.get(glm.nuisance, glm._n_nuisance)
         device.launch(
             "voxelwise_prepare", blocks_for(width, _THREADS, device), _THREADS,
-            device.upload(glm.data[:, part]), np.int64(width), np.int64(0), np.int32(width), static,
-            np.int32(glm.design.shape[1]), device.upload(evs[:, :, part]), position, mixing, size, np.int32(n),
+            device.upload(data), np.int64(width), np.int64(0), np.int32(width), static,
+            np.int32(glm.design.shape[1]), device.upload(evs), position, mixing, size, np.int32(n),
             np.int32(k), np.int32(removed), np.int32(glm.demean), *made,
         )  # fmt: skip
         return made

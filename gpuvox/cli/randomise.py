@@ -57,7 +57,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_files(group: Any) -> None:
-    group.add_argument("-i", dest="data", metavar="IMAGE", help="4D data, a volume a subject")
+    group.add_argument(
+        "-i",
+        dest="data",
+        metavar="IMAGE",
+        help="4D data, a volume a subject; or TABLE:COLUMN of 3D images, a .txt list or a quoted pattern",
+    )
     group.add_argument("-o", dest="root", metavar="ROOT", help="output root")
     group.add_argument(
         "-m", dest="mask", metavar="IMAGE", default="", help="mask; by default every voxel that varies"
@@ -136,7 +141,11 @@ def _add_own(group: Any) -> None:
     group.add_argument("--resume", action="store_true", help="go on from the checkpoint")
     group.add_argument("--shard", type=_shard, metavar="I/N",
                        help="part I of N of the permutations, as a file for gpuvox merge")  # fmt: skip
-    group.add_argument("--plan", action="store_true", help="say what would be done, from headers only, and stop")
+    group.add_argument("--scratch", metavar="DIR", default="",
+                       help="keep data and residuals in a file in DIR, where they do not fit in memory")  # fmt: skip
+    group.add_argument(
+        "--plan", action="store_true", help="say what would be done, in which time and memory, and stop"
+    )
     group.add_argument("--version", action="store_true", help="print the version, and stop")
 
 
@@ -193,6 +202,9 @@ def run(argv: list[str]) -> int:
     if options.schedule:
         say(_randomise.schedule(command))
     elif options.plan:
+        from gpuvox.cli.first_run import compile_ahead
+
+        compile_ahead(quiet=True)
         say(_randomise.plan(command))
     elif options.count:
         say(f"randomise options: {' '.join(argv)} ")
@@ -293,6 +305,7 @@ def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
         first_test=options.skipTo,
         variance_mm=options.variance,
         threads=options.threads,
+        scratch=options.scratch,
     )
     wanted = app.Wanted(
         options.raw, options.nulls, options.permutation_files, options.glm_output, options.film, options.uncorrp

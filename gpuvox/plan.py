@@ -1,0 +1,298 @@
+"""What an analysis will cost in time and memory, found by doing a small part of it on this machine.
+
+A test costs, for every shuffle, products of n subjects with V voxels, and what follows on a map of V voxels (maxima,
+clusters, TFCE). The second is measured by the engine itself: on the grid, with the statistics and threads of the
+run, but with so few subjects that it takes about a second. The products are linear in the voxels, and are measured with
+all subjects at a few of them. The memory of the small analysis is watched; what is missing is that of the other
+subjects, which is known.
+
+The small analysis has noise for data, as smooth in space as the first volumes of the cohort: how long enhancement
+takes depends on that. A device is measured in the same way.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from gpuvox.analysis import Inputs, Options, Test, make_model, make_shuffler
+from gpuvox.executors import DEVICE_THREADS, default_threads, ranges
+from gpuvox.grid import Grid
+from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest, StatisticModel, Tally
+from gpuvox.scratch import as_tiles
+from gpuvox.shuffle import ImportedShuffler, Shuffler
+
+WHOLE = 8 << 20
+"""Numbers (subjects × voxels) up to which the small analysis has all subjects."""
+SUBJECTS = 24
+"""Subjects that the small analysis has otherwise, beyond the columns of the design."""
+SECONDS = 0.4
+"""How long a measurement lasts at least."""
+
+CGROUP = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+"""Where a container says how much memory it may take, and has taken."""
+
+Shuffles = Shuffler | ImportedShuffler
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a test costs.
+
+    Attributes
+    ----------
+    setup : float
+        Seconds for the model and the unshuffled map.
+    each : float
+        Seconds a shuffle, with all threads at work.
+    memory : int
+        Bytes of the whole process at the peak; with a scratch folder, of its anonymous memory.
+    """
+
+    setup: float
+    each: float
+    memory: int
+
+
+def data_bytes(n: int, n_voxels: int, n_evs: int) -> int:
+    """Bytes of data and residuals, or of data and voxelwise EVs, which are there twice: in memory or scratch."""
+    return 4 * n * n_voxels * (1 + 2 * n_evs if n_evs else 2)
+
+
+def available_bytes() -> int | None:
+    """Memory that this process may still take, swap included; None where the system does not say."""
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = sum(int(lines[name].split()[0]) << 10 for name in ("MemAvailable", "SwapFree"))
+    except (OSError, KeyError, ValueError):
+        return None
+    for names in CGROUP:
+        try:
+            left = [int((Path("/sys/fs/cgroup") / name).read_text()) for name in names]
+            free = min(free, left[0] - left[1])
+        except (OSError, ValueError):
+            continue
+    return free
+
+
+def check_memory(n: int, n_voxels: int, n_evs: int, scratch: str) -> None:
+    """Refuse what cannot fit in memory before it is read.
+
+    Raises
+    ------
+    ValueError
+        One sentence that says that a scratch folder is needed.
+    """
+    needed, free = data_bytes(n, n_voxels, n_evs), available_bytes()
+    if not scratch and free is not None and needed > free:
+        raise ValueError(
+            f"{n} volumes of {n_voxels:,} voxels take {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB "
+            "are free; --scratch DIR (scratch= from Python) keeps them in a file instead"
+        )
+
+
+def cost_of_test(
+    inputs: Inputs, options: Options, test: Test, shuffler: Shuffles, signs: int, n_subjects: int
+) -> Cost:
+    """What a test will cost.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        Of the run, but with the first few volumes for data, and anything for voxelwise EVs.
+    options : Options
+    test : Test
+    shuffler : Shuffler
+        The shuffles of the run.
+    signs : {1, 2}
+        2: with its negative.
+    n_subjects : int
+
+    Returns
+    -------
+    Cost
+    """
+    n, n_voxels, n_evs = n_subjects, inputs.grid.n_voxels, len(inputs.evs)
+    threads = DEVICE_THREADS if options.device else options.threads or default_threads()
+    few = _few(inputs, options, test, shuffler, n)
+    n_few = len(few[0].design)
+    try:
+        with threadpool_limits(1):
+            setup, each, peak, step = _measure_small(few, signs, threads)
+            at_few = seconds_of_products(*few, threads, step)
+            at_all = seconds_of_products(inputs, options, test, shuffler, threads, step)
+    finally:
+        if options.device:
+            options.device.forget()
+    sent = 0 if options.scratch else data_bytes(n, n_voxels, n_evs) - data_bytes(n_few, n_voxels, n_evs)
+    held = inputs.data.nbytes if isinstance(inputs.data, np.ndarray) else 0
+    rows = (
+        20 * (n - n_few) * threads * step * inputs.design.shape[1]
+    )  # shuffled regressors: float64 twice, float32
+    return Cost(
+        setup + n_voxels * (at_all[0] - at_few[0]),
+        max(each + n_voxels * (at_all[1] - at_few[1]), 0.1 * each),
+        peak + sent + rows - held,
+    )
+
+
+Small = tuple[Inputs, Options, Test, Shuffles]
+
+
+def _few(inputs: Inputs, options: Options, test: Test, shuffler: Shuffles, n: int) -> Small:
+    """The analysis with noise for data, and with few subjects if there are many."""
+    columns = inputs.design.shape[1]
+    n_few = n if n * inputs.grid.n_voxels <= WHOLE else min(n, SUBJECTS + columns)
+    evs = {column: _noise(inputs.data, n_few, 2 + column) for column in inputs.evs}  # type: ignore[arg-type]
+    data = _noise(inputs.data, n_few, 1)  # type: ignore[arg-type]
+    small = replace(inputs, data=as_tiles(data, options.scratch) if options.scratch else data, evs=evs)
+    if n_few == n:
+        return small, options, test, shuffler
+    rank = np.linalg.matrix_rank(test.contrast)
+    design = np.random.default_rng(0).normal(size=(n_few, columns))
+    design[:, -1] = 1 if columns > rank else design[:, -1]
+    options = replace(
+        options, permutations=None, n_permutations=shuffler.n, flip=shuffler.flips, whole_blocks=False,
+        detect_null=False,
+    )  # fmt: skip
+    test = replace(test, contrast=np.eye(rank, columns))
+    small = replace(small, design=design, blocks=None, effective_design=None)
+    return small, options, test, make_shuffler(small, options, test)
+
+
+def _noise(volumes: Float32, n: int, seed: int) -> Float32:
+    """(n, V) Noise as smooth in space as the volumes (m, V) are, beyond their mean; white if there are too few."""
+    rng = np.random.default_rng(seed)
+    if len(volumes) < 4:
+        return rng.standard_normal((n, volumes.shape[1]), dtype=np.float32)
+    mean = volumes.mean(axis=0)
+    noise = np.zeros((n, volumes.shape[1]), dtype=np.float32)
+    for volume in volumes:
+        noise += rng.standard_normal((n, 1), dtype=np.float32) * (volume - mean)
+    return noise
+
+
+def _measure_small(small: Small, signs: int, threads: int) -> tuple[float, float, int, int]:
+    """Seconds of setup and a shuffle, bytes at the peak, and shuffles a batch, of a whole but small analysis."""
+    inputs, options, test, shuffler = small
+    wanted = options.f_statistics if test.is_f else options.statistics
+    start = time.perf_counter()
+    PermutationTest(make_model(*small), inputs.grid, shuffler, wanted, signs).observe().run(0, 1)
+    setup = time.perf_counter() - start  # the compiled loops are loaded meanwhile, as in a run
+    with _watched(bool(options.scratch)) as peak:
+        observed = PermutationTest(make_model(*small), inputs.grid, shuffler, wanted, signs).observe()
+        first, *others = islice(ranges(observed, threads, Tally(observed.n)), threads + 1)
+        parts = others or [first]  # the first has the unshuffled map, which takes longer
+        observed, each, tally = _run(observed, parts, threads)
+        if observed.test.statistics.normalised:
+            tally.done[:] = True  # what the second pass takes does not hang on the values
+            each += _run(observed.second_pass(tally), parts, threads)[1]
+    return setup, each, peak[0], parts[0][1] - parts[0][0]
+
+
+def _run(
+    observed: ObservedTest, parts: Sequence[tuple[int, int]], threads: int
+) -> tuple[ObservedTest, float, Tally]:
+    """Run ranges of shuffles side by side; wall seconds a shuffle."""
+    rounds, start = 0, time.perf_counter()
+    while not rounds or time.perf_counter() - start < SECONDS:
+        tally = Tally(observed.n)
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                for result in pool.map(observed.run, *zip(*parts)):
+                    tally.add(result)
+            rounds += 1
+        except LevelOverflow as overflow:
+            observed = observed.test.with_cap(overflow.needed).observe()
+            rounds, start = 0, time.perf_counter()
+    done = rounds * sum(stop - first for first, stop in parts)
+    return observed, (time.perf_counter() - start) / done, tally
+
+
+def seconds_of_products(
+    inputs: Inputs, options: Options, test: Test, shuffler: Shuffles, threads: int, step: int
+) -> tuple[float, float]:
+    """Seconds a voxel for the model and its unshuffled map, and a voxel and shuffle for its maps.
+
+    Measured at a few voxels with all subjects of `inputs`, whose data are replaced by noise.
+    """
+    n = len(inputs.design)
+    n_voxels = max(256, min(inputs.grid.n_voxels, WHOLE // 2 // max(n, 1)) // 256 * 256)
+    rng = np.random.default_rng(3)
+    data, *evs = (rng.standard_normal((n, n_voxels), dtype=np.float32) for _ in range(1 + len(inputs.evs)))
+    part = replace(
+        inputs, data=data, evs=dict(zip(inputs.evs, evs)), grid=Grid(np.ones((n_voxels, 1, 1), dtype=bool))
+    )
+    shuffles = shuffler.shuffles(min(1, shuffler.n - 1), min(1 + step, shuffler.n))
+    start = time.perf_counter()
+    model = make_model(part, replace(options, scratch=""), test, shuffler)
+    model.exact_map(shuffles[0])
+    setup = (time.perf_counter() - start) / n_voxels
+    each = _seconds_of_maps(model, shuffles, threads)
+    model.release()
+    return setup, each / (len(shuffles) * n_voxels)
+
+
+def _seconds_of_maps(model: StatisticModel, shuffles: NDArray, threads: int) -> float:
+    """Wall seconds of a batch, with all threads at work."""
+    lock = threading.Lock() if model.device is None else model.device.lock
+
+    def maps(_: int) -> None:
+        if model.device is None:
+            model.maps(shuffles)
+            return
+        with lock:
+            found = model.maps(shuffles)
+            model.device.download(model.device.rows(found, 0, 1))
+
+    with ThreadPoolExecutor(threads) as pool:
+        maps(0)
+        rounds, start = 0, time.perf_counter()
+        while time.perf_counter() - start < SECONDS:
+            list(pool.map(maps, range(threads)))
+            rounds += threads
+    return (time.perf_counter() - start) / rounds
+
+
+@contextmanager
+def _watched(anonymous: bool) -> Iterator[list[int]]:
+    """Context that finds the largest memory of this process in it, all or anonymous; 0 if the system does not tell."""
+    peak, done = [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.003):
+            peak[0] = max(peak[0], memory_of_process(anonymous))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        peak[0] = max(peak[0], memory_of_process(anonymous))
+        done.set()
+        thread.join()
+
+
+def memory_of_process(anonymous: bool) -> int:
+    """Bytes of this process that are in memory; only the anonymous ones if wanted."""
+    try:
+        words = Path("/proc/self/statm").read_text().split()
+    except OSError:
+        return 0
+    pages = int(words[1]) - (int(words[2]) if anonymous else 0)
+    return pages * os.sysconf("SC_PAGESIZE")

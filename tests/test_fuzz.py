@@ -1,0 +1,254 @@
+"""Whatever a file holds, a reader reads it or says in one sentence what is wrong: no other error, no blow-up."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+import tracemalloc
+import zlib
+from itertools import pairwise
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from gpuvox import files
+from gpuvox.files import FileError
+from gpuvox.grid import Grid
+
+SHAPE = (4, 3, 2)
+MOST_BYTES = 32 << 20
+"""What reading a file of some kilobytes may allocate."""
+
+quick = settings(
+    max_examples=100, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+
+# -- text -----------------------------------------------------------------------------------------------------------
+
+words = st.sampled_from(
+    ["/Matrix", "/NumWaves", "/NumPoints", "/NumContrasts", "/ContrastName1", "0", "1", "2", "-1", "3.5", "1e999",
+     "nan", "-inf", "1_0", "99999999999999999999", "name", "n/a", "participant_id", "a",
+     '"', "'", "#", "é", "\ufeff", "",
+     "٣", "0x10", "1e-320"]
+)  # fmt: skip
+gaps = st.sampled_from([" ", "\t", ",", "\n", "\r\n", "\r", "\x0b", "\x1c", "\u2028", "\n/Matrix\n", "\0", "  "])
+texts = st.lists(st.tuples(words, gaps), max_size=40).map(lambda parts: "".join(w + g for w, g in parts).encode())
+contents = st.one_of(texts, st.binary(max_size=300))
+
+TEXT_READERS = {
+    "read_matrix": files.read_matrix,
+    "read_named_matrix": files.read_named_matrix,
+    "read_vest": files.read_vest,
+    "read_permutations": files.read_permutations,
+    "read_table": files.read_table,
+    "read_table of columns": lambda path: files.read_table(path, ["a", "participant_id"]),
+}
+
+
+def read(reader, path):
+    """What a reader gives, or None where it raises the one error that it may."""
+    try:
+        return reader(path)
+    except FileError as error:
+        said = str(error)
+    assert "\n" not in said
+    assert str(path.parent) in said
+    return None
+
+
+@pytest.mark.parametrize("name", TEXT_READERS)
+@quick
+@given(content=contents)
+@example(content=b"")
+@example(content=b"\xff\xfe\x00")
+@example(content=b"a\n" + b'"' * 5)
+@example(content=b"a,b\n1,2,3\n")
+@example(content=b"1 2\n2 1\n")
+@example(content=b'" ')
+@example(content=b'" /Matrix\n/Matrix " ')
+@example(content=b"a,b\n1," + b"2" * 200_000)
+@example(content=b"/NumWaves 1\n/NumPoints 99999999999\n/Matrix\n1\n")
+def test_text(tmp_path, name, content):
+    path = tmp_path / "input.txt"
+    path.write_bytes(content)
+    found = read(TEXT_READERS[name], path)
+    values = getattr(found, "values", found)
+    if found is not None and "table" not in name:
+        assert values.ndim == 2
+        assert values.size
+        assert np.isfinite(values).all()
+
+
+@quick
+@given(st.lists(st.permutations(range(1, 5)), min_size=1, max_size=4), st.data())
+def test_permutations_that_are_almost_right(tmp_path, rows, data):
+    rows = [list(row) for row in rows]
+    row, column = data.draw(st.integers(0, len(rows) - 1)), data.draw(st.integers(0, 3))
+    rows[row][column] = data.draw(st.sampled_from([rows[row][column], 0, 5, -1, 1.5, "x", "1e400", 2**70]))
+    path = tmp_path / "perm.txt"
+    path.write_text("\n".join(" ".join(map(str, row)) for row in rows))
+    found = read(files.read_permutations, path)
+    right = all(sorted(map(str, row)) == ["1", "2", "3", "4"] for row in rows)
+    assert (found is not None) == right
+    if right:
+        np.testing.assert_array_equal(found, rows)
+
+
+@quick
+@given(
+    st.one_of(
+        contents, st.sampled_from([b"[" * 100_000, b"{}", b"[]", b'{"a": NaN}', b'{"a": 1' + b"0" * 5000 + b"}"])
+    )
+)
+def test_sidecars(tmp_path, content):
+    path = tmp_path / "map.nii"
+    path.touch()
+    (tmp_path / "map.json").write_bytes(content)
+    found = read(files.sidecar, path)
+    assert found is None or isinstance(found, dict)
+
+
+@quick
+@given(
+    st.lists(
+        st.sampled_from(["a.nii", "", "#", "b", "../x", "*", "[", "\0", "a.nii.gz", "é" * 300, "."]), max_size=5
+    )
+)
+def test_lists_of_images(tmp_path, lines):
+    (tmp_path / "a.nii").touch()
+    path = tmp_path / "list.txt"
+    path.write_text("\n".join(lines))
+    read(files.image_names, path)
+    table = tmp_path / "list.tsv"
+    table.write_text("\n".join(["image", *lines]))
+    read(lambda _: files.image_names(f"{table}:image"), table)
+    read(lambda _: files.image_names(f"{table}:other"), table)
+
+
+# -- images ---------------------------------------------------------------------------------------------------------
+
+
+def image_bytes(dtype="<f4", version=1, n=3) -> bytes:
+    kind = nib.Nifti1Image if version == 1 else nib.Nifti2Image
+    values = np.random.default_rng(0).normal(size=(*SHAPE, n)).astype(dtype)
+    return kind(values, np.diag([2.0, 2, 2, 1])).to_bytes()
+
+
+def read_all(path):
+    """Every way in which an image is read."""
+    found = None
+    for reader in (
+        files.read_header,
+        files.read_mask,
+        files.count_volumes,
+        files.automatic_mask,
+        lambda name: files.first_volumes(name, 2),
+        lambda name: list(files.read_volumes(name)),
+        lambda name: files.read_cohort(name, Grid(np.ones(SHAPE, dtype=bool))),
+    ):
+        found = read(reader, path)
+    return found
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@quick
+@given(st.lists(st.tuples(st.integers(0, 540), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4))
+def test_headers_with_bytes_changed(tmp_path, version, suffix, changes):
+    content = bytearray(image_bytes(version=version))
+    for start, values in changes:
+        content[start : start + len(values)] = values
+    path = tmp_path / f"image{suffix}"
+    path.write_bytes(gzip.compress(bytes(content), 1) if suffix.endswith("gz") else bytes(content))
+    read_all(path)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(
+    "dims", [(10_000, 10_000, 10_000, 1), (32767, 32767, 32767, 32767), (10_000, 10_000, 100, 3)]
+)
+def test_headers_that_claim_more_than_there_is(tmp_path, version, suffix, dims):
+    content = bytearray(image_bytes(version=version))
+    place, kind = (40, "<5h") if version == 1 else (16, "<5q")
+    struct.pack_into(kind, content, place, 4, *dims)
+    path = tmp_path / f"image{suffix}"
+    path.write_bytes(gzip.compress(bytes(content)) if suffix.endswith("gz") else bytes(content))
+    tracemalloc.start()
+    try:
+        for reader in (files.read_mask, files.automatic_mask, lambda name: files.first_volumes(name, 2)):
+            with pytest.raises(FileError):
+                reader(path)
+        assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
+    finally:
+        tracemalloc.stop()
+
+
+@quick
+@given(st.integers(0, 2000), st.sampled_from([".nii", ".nii.gz"]), st.binary(max_size=20))
+def test_images_cut_short_or_with_garbage_behind(tmp_path, size, suffix, garbage):
+    whole = image_bytes()
+    content = gzip.compress(whole, 1) if suffix.endswith("gz") else whole
+    path = tmp_path / f"image{suffix}"
+    path.write_bytes(content[:size] + garbage)
+    found = read_all(path)
+    if len(content[:size]) < len(content) - 8 and not garbage:
+        assert found is None
+
+
+@quick
+@given(st.one_of(st.binary(max_size=600), st.binary(max_size=600).map(lambda b: gzip.compress(b, 1))))
+def test_files_that_are_no_images(tmp_path, content):
+    for suffix in (".nii", ".nii.gz"):
+        path = tmp_path / f"image{suffix}"
+        path.write_bytes(content)
+        assert read_all(path) is None
+
+
+@quick
+@given(st.integers(10, 500), st.binary(min_size=1, max_size=4))
+def test_compressed_data_that_are_damaged(tmp_path, start, values):
+    content = bytearray(gzip.compress(image_bytes(), 1))
+    content[start : start + len(values)] = values
+    path = tmp_path / "image.nii.gz"
+    path.write_bytes(bytes(content))
+    found = read_all(path)
+    try:
+        same = gzip.decompress(bytes(content)) == image_bytes()
+    except (OSError, EOFError, zlib.error):
+        same = None
+    if same is None:
+        assert found is None
+
+
+def test_a_sidecar_that_is_deep(tmp_path):
+    (tmp_path / "map.nii").touch()
+    deep: dict = {}
+    for _ in range(50):
+        deep = {"a": deep}
+    (tmp_path / "map.json").write_text(json.dumps(deep))
+    assert files.sidecar(tmp_path / "map.nii") == deep
+
+
+@quick
+@given(
+    st.lists(st.integers(0, 700), max_size=4),
+    st.integers(0, 5000),
+    st.sampled_from([b"", b"x", b"\x1f\x8b", b"\0x"]),
+)
+def test_compressed_files_of_several_members(tmp_path, cuts, zeros, garbage):
+    """As gzip reads them: one after the other, zeros between and behind them left out, anything else an error."""
+    whole = image_bytes()
+    ends = [0, *sorted(cuts), len(whole)]
+    members = [gzip.compress(whole[start:stop]) for start, stop in pairwise(ends)]
+    path = tmp_path / "image.nii.gz"
+    path.write_bytes(bytes(zeros % 2 * zeros).join(members) + bytes(zeros) + garbage)
+    found = read(lambda name: files.read_cohort(name, Grid(np.ones(SHAPE, dtype=bool))), path)
+    assert (found is None) == bool(garbage)
+    if found is not None:
+        np.testing.assert_array_equal(found.ravel(), np.frombuffer(whole[352:], dtype="<f4"))
