@@ -1089,6 +1089,8 @@ def read_table(path: Name, required: Sequence[str] = (), *, long: bool = False, 
         empty = np.flatnonzero(table[column].str.strip().isin(["", "n/a"]))
         if len(empty):
             raise FileError(f"{path} has nothing in column {column!r} of row {empty[0] + 1}")
+    if "participant_id" in table.columns:
+        table["participant_id"] = table["participant_id"].str.strip()
     if "participant_id" in table.columns and not long:
         twice = table["participant_id"][table["participant_id"].duplicated()]
         if len(twice):

@@ -114,7 +114,7 @@ def test_the_regression_of_the_paper(cohort, capsys):
     )  # fmt: skip
     said = capsys.readouterr().out
     assert "3 models of edss, n = 38" in said
-    assert "adjusted for age, sex in group == 'MS': lesion_load" in said
+    assert "adjusted for age, sex in group == 'MS' (n = 40): lesion_load" in said
     patient = (cohort["group"] == "MS").to_numpy()
     control = ~patient
     brain = cohort["brain_volume"].to_numpy()
@@ -403,9 +403,11 @@ def test_sample_sizes_from_a_table(cohort, capsys):
         r2 = 1 - all_of_it.mse_resid / groups.mse_resid
         assert row["r2_covariates"] == pytest.approx(r2, rel=1e-6)
         assert row["sd"] == pytest.approx(np.sqrt(groups.mse_resid), rel=1e-6)
-        for n, share, k in ((row["n_t_test"], 0, 0), (row["n_ancova"], r2, 2)):
-            assert power(0.3 * d / np.sqrt(1 - share), n, k) >= 0.8
-            assert power(0.3 * d / np.sqrt(1 - share), n - 1, k) < 0.8
+        given = all_of_it.params.iloc[1] / np.sqrt(groups.mse_resid)
+        assert row["d_adjusted"] == pytest.approx(given, rel=1e-6)
+        for n, effect, share, k in ((row["n_t_test"], d, 0, 0), (row["n_ancova"], given, r2, 2)):
+            assert power(0.3 * effect / np.sqrt(1 - share), n, k) >= 0.8
+            assert power(0.3 * effect / np.sqrt(1 - share), n - 1, k) < 0.8
     assert set(json.loads(Path("trial.json").read_text())["columns"][""]) == set(read("trial.tsv").columns)
     assert models(*arguments) == 0
     assert "ANCOVA" not in capsys.readouterr().out
@@ -553,7 +555,7 @@ SIZES = ["samplesize", "--table", "participants.tsv", "--group", "group"]
         ([*REGRESSION, "--outcome", "edss", *BLOCK, "--adjust", "age,sex", "--reference", "participant_id=='s41'"],
          "brain_volume cannot be adjusted for age, sex: the reference group has 1 subject"),
         ([*REGRESSION, "--outcome", "edss", "--block", "a=double,iron_load", "--adjust", "age"],
-         "double cannot be adjusted for age: nothing of it is left"),
+         "double cannot be adjusted for age: the covariates leave nothing"),
         ([*REGRESSION, "--outcome", "edss", *BLOCK, "--reference", HC], "--reference needs --adjust"),
         ([*REGRESSION, "--outcome", "edss", *BLOCK, "--log", "iron_load"], "iron_load of s00 is -1; a logarithm"),
         ([*REGRESSION, "--outcome", "edss", *BLOCK, "--bootstrap", "1"], "at least 2"),

@@ -83,7 +83,7 @@ MISTAKES = [
     ('log = ["lesion_load"]', 'log = ["lesion_load", 3]', "regression[1].log[2]: is 3; expected text"),
     ("[[correlation]]", "[[corelation]]", "corelation: there is no such key; did you mean 'correlation'?"),
     ('method = "spearman"', 'method = "kendall"', "correlation[1].method: is 'kendall'; expected pearson or spearman"),
-    ('title = "Deep gray matter structures, age up to 50"', 'title = "Deep gray matter  Structures"', "title of two"),
+    ('title = "Deep gray matter structures, age up to 50"', 'title = "Deep gray matter  Structures"', "file is called"),
 ]  # fmt: skip
 
 

@@ -253,7 +253,7 @@ def test_families():
     two = ancova(table, names, families={"one": ["y"], "rest": ["[zw]"]}, correction="bonferroni")
     np.testing.assert_allclose(two.p_corrected, np.minimum(p * [1, 2, 2], 1))
     assert list(two.family_size) == [1, 2, 2]
-    np.testing.assert_array_equal(ancova(table, names, correction="none").p_corrected, p)
+    assert ancova(table, names, correction="none").p_corrected.isna().all()
     for families, says in (
         ({"a": ["y"], "b": ["*"]}, "y is in two families, a and b"),
         ({"a": ["y", "z"]}, "w is in no family; each variable must be in one of a"),

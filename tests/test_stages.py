@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,12 @@ class Study:
         self.ran, self.said, self.fails = [], [], ""
 
     def stages(self):
-        def make(name, after=(), sources=()):
+        def make(name, after=(), sources=None):
             def work(talk):
                 if name == self.fails:
                     raise FileError(f"{name} fails")
                 self.ran.append(name)
-                parts = [Path(s).read_text() for s in sources] + [
+                parts = [Path(s).read_text() for s in (sources or {}).get("text", ())] + [
                     (self.out / f"{n}.txt").read_text() for n in after
                 ]
                 # b keeps only whether x is positive: changes of a may leave b as it was.
@@ -36,10 +37,10 @@ class Study:
                 (self.out / f"{name}.txt").write_text(f"{name}({text}{self.settings[name]})")
                 talk.warn(f"careful with {name}")
 
-            return Stage(name, self.settings[name], (f"{name}.txt",), work, after, sources)
+            return Stage(name, self.settings[name], (f"{name}.txt",), work, after, sources or {})
 
         return [
-            make("a", sources=(str(self.source),)), make("b", ("a",)), make("c"), make("d", ("b", "c")),
+            make("a", sources={"text": (str(self.source),)}), make("b", ("a",)), make("c"), make("d", ("b", "c")),
         ]  # fmt: skip
 
     def run(self):
@@ -188,3 +189,33 @@ def test_one_process_at_a_time(study):
     other.join()
     with stages.locked(study.out):
         pass
+
+
+def test_files_that_change_places_are_noticed(tmp_path):
+    """Two sources whose sizes and times are alike, and two whose parts are exchanged."""
+    out = tmp_path / "results"
+    out.mkdir()
+    one, other = tmp_path / "one.txt", tmp_path / "other.txt"
+    one.write_text("AAAA")
+    other.write_text("BBBB")
+    for path in (one, other):
+        os.utime(path, ns=(10**18, 10**18))
+
+    def study(first, second):
+        def work(talk):
+            (out / "o.txt").write_text(first.read_text() + second.read_text())
+
+        sources = {"first": (str(first),), "second": (str(second),)}
+        stages.run([Stage("s", {}, ("o.txt",), work, (), sources)], Ledger.open(out), Talk(print, print))
+        return (out / "o.txt").read_text()
+
+    assert study(one, other) == "AAAABBBB"
+    assert study(other, one) == "BBBBAAAA"
+    one.rename(tmp_path / "aside")
+    other.rename(one)
+    (tmp_path / "aside").rename(other)
+    assert study(other, one) == "AAAABBBB"
+    os.utime(out / "o.txt", ns=(10**18, 10**18))
+    (out / "o.txt").write_text("XXXXXXXX")
+    os.utime(out / "o.txt", ns=(10**18, 10**18))
+    assert study(other, one) == "AAAABBBB"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from gpuvox import __version__
@@ -60,8 +61,12 @@ def run(argv: Sequence[str]) -> int:
 
     progress = None if options.pop("quiet") else Progress(unit="subjects")
     try:
-        execute(Command(**options), progress)
+        execute(Command(**options), progress, _warn)
     finally:
         if progress:
             progress.close()
     return 0
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"Warning: {text}\n")

@@ -201,7 +201,8 @@ def _read(source: Source, reference: str = "") -> _Data:
     inside = _group(table, reference, "reference", source) if reference else np.zeros(len(table), dtype=bool)
     for name in _columns(table, source.log, "log", source):
         values = _numbers(table, name, source)
-        bad = np.flatnonzero(chosen & (values <= 0))
+        # A reference group that has none of it (no lesions) is not one for this variable; one that lacks some is wrong.
+        bad = np.flatnonzero((chosen | (inside & (values[inside] > 0).any())) & (values <= 0))
         if len(bad):
             who = table["participant_id"].iloc[bad[0]]
             raise FileError(f"--log: {name} of {who} is {values[bad[0]]:g}; a logarithm needs positive values")
@@ -265,8 +266,10 @@ def _complete(data: _Data, names: Sequence[str], what: str) -> tuple[pd.DataFram
 # -- adjustment -----------------------------------------------------------------------------------------------------
 
 
-def _adjust(command: Regression, data: _Data, predictors: Sequence[str]) -> tuple[_Data, dict[str, str]]:
-    """Predictors as z of a group's residuals; in which group, by predictor."""
+def _adjust(
+    command: Regression, data: _Data, predictors: Sequence[str]
+) -> tuple[_Data, dict[str, tuple[str, int]]]:
+    """Predictors as z of a group's residuals; in which group, of how many, by predictor."""
     if not command.adjust:
         for option in ("reference", "adjusted"):
             if getattr(command, option):
@@ -285,7 +288,7 @@ def _adjust(command: Regression, data: _Data, predictors: Sequence[str]) -> tupl
             group, inside = command.subset, rows & data.chosen
         z = np.full(len(table), np.nan)
         z[rows] = _z(name, values[rows], design[rows], inside[rows], covariates)
-        table[name], groups[name] = z, group or "all participants"
+        table[name], groups[name] = z, (group or "all participants", int(inside.sum()))
     return _Data(table, data.chosen, data.reference), groups
 
 
@@ -312,16 +315,9 @@ def _to_adjust(
 def _z(name: str, values: Float64, design: Float64, inside: Bool, covariates: Sequence[str]) -> Float64:
     what = f"{name} cannot be adjusted for {', '.join(covariates)}"
     try:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            z = adjusted(values, design, inside)
+        return adjusted(values, design, inside)
     except ValueError as error:
         raise FileError(f"{what}: {error}") from None
-    X = np.column_stack([np.ones(inside.sum()), design[inside]])
-    y = values[inside]
-    left = y - X @ np.linalg.lstsq(X, y, rcond=None)[0]
-    if np.linalg.norm(left) <= 1e-10 * np.linalg.norm(y):
-        raise FileError(f"{what}: nothing of it is left then")
-    return z
 
 
 # -- regression -----------------------------------------------------------------------------------------------------
@@ -544,13 +540,13 @@ def _left(values: Float64, X: Float64) -> Float64:
 
 
 def _regression_record(
-    command: Regression, data: _Data, fitted: Sequence[_Fitted], groups: Mapping[str, str]
+    command: Regression, data: _Data, fitted: Sequence[_Fitted], groups: Mapping[str, tuple[str, int]]
 ) -> dict[str, Any]:
     adjustment = {
         "covariates": list(command.adjust),
         "unit": "SD of the residuals of the group in which the covariates' coefficients are estimated",
-        "group_by_predictor": dict(groups),
-        "n_reference": int(data.reference.sum()) if command.reference else None,
+        "group_by_predictor": {name: group for name, (group, _) in groups.items()},
+        "n_by_predictor": {name: n for name, (_, n) in groups.items()},
     }
     return {
         **_record(command, data),
@@ -574,7 +570,7 @@ def _regression_record(
 
 
 def _regression_messages(
-    command: Regression, fitted: Sequence[_Fitted], groups: Mapping[str, str], corrected: pd.Series
+    command: Regression, fitted: Sequence[_Fitted], groups: Mapping[str, tuple[str, int]], corrected: pd.Series
 ) -> list[str]:
     sizes = [len(one.rows) for one in fitted]
     n = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
@@ -583,9 +579,10 @@ def _regression_messages(
         found[0] += (
             f"; corrected P of the last block < .05 in {int((corrected < 0.05).sum())} ({command.correction})"
         )
-    for group in dict.fromkeys(groups.values()):
-        names = [name for name, where in groups.items() if where == group]
-        found.append(f"adjusted for {', '.join(command.adjust)} in {group}: {', '.join(names)}")
+    for where in dict.fromkeys(groups.values()):
+        names = [name for name, place in groups.items() if place == where]
+        place = f"{where[0]} (n = {where[1]})"
+        found.append(f"adjusted for {', '.join(command.adjust)} in {place}: {', '.join(names)}")
     weak = {one.model: one.undetermined for one in fitted if one.undetermined}
     if weak:
         counts = ", ".join(f"{model} {count}" for model, count in weak.items())
@@ -722,10 +719,12 @@ SAMPLE_SIZE_COLUMNS = {
     "mean_second": "mean of the second group",
     "sd": "SD within the groups, pooled",
     "d": "Cohen's d: the first mean less the second over the SD",
+    "d_adjusted": "the same of the means adjusted for the covariates",
     "r2_covariates": "share of the variance within groups that the covariates explain: 1 less the ratio of the two "
     "residual variances (an adjusted R2; not below 0)",
     "effect": "difference to be found, in SD: d times the reduction",
     "n_t_test": "participants in each of two equal arms, t test",
+    "effect_adjusted": "difference to be found given the covariates, in SD: d_adjusted times the reduction",
     "n_ancova": "participants in each of two equal arms, ANCOVA with these covariates",
 }
 
@@ -776,11 +775,10 @@ def _two_groups(command: SampleSizes, table: pd.DataFrame) -> tuple[Bool, Bool]:
     tables.require(table, [command.group], command.origin)
     if len(set(command.order)) != 2 or len(command.order) != 2:
         raise FileError(f"--order names {len(command.order)} groups; two different ones are needed, such as MS,HC")
-    column = table[command.group]
-    text = column.map(lambda value: f"{value:g}") if _numeric(table, command.group) else column
+    text = tables.labels(table[command.group])
     for value in command.order:
         if not (text == value).any():
-            there = ", ".join(sorted({str(v) for v in text[column.notna()]}))
+            there = ", ".join(sorted(set(text.dropna())))
             raise FileError(f"--order: {command.origin} has no {command.group} {value!r}; there are {there}")
     return (text == command.order[0]).to_numpy(), (text == command.order[1]).to_numpy()
 
@@ -792,9 +790,9 @@ def _sample_size(
     Z = tables.indicators(rows, covariates, command.origin).to_numpy()
     try:
         found = models.group_difference(values, first, Z)
-        effect = found.d * command.reduction
+        effect, given = found.d * command.reduction, found.d_adjusted * command.reduction
         t_test = models.sample_size_groups(effect, command.power, command.alpha)
-        ancova = models.sample_size_groups(effect, command.power, command.alpha, found.r2_covariates, Z.shape[1])
+        ancova = models.sample_size_groups(given, command.power, command.alpha, found.r2_covariates, Z.shape[1])
     except ValueError as error:
         raise FileError(f"{command.origin}, {name}: {error}") from None
     return {
@@ -805,9 +803,11 @@ def _sample_size(
         "mean_second": found.means[1],
         "sd": found.sd,
         "d": found.d,
+        "d_adjusted": found.d_adjusted if covariates else None,
         "r2_covariates": found.r2_covariates if covariates else None,
         "effect": effect,
         "n_t_test": t_test,
+        "effect_adjusted": given if covariates else None,
         "n_ancova": ancova if covariates else None,
     }
 
@@ -819,12 +819,12 @@ def _sample_size_messages(command: SampleSizes, table: pd.DataFrame) -> list[str
         f"two-sided {command.alpha:g}"
     ]
     width = max(len("variable"), *(len(name) for name in table["variable"]))
-    ancova = f"  {'R2':>5}  {'ANCOVA':>8}" if command.covariates else ""
+    ancova = f"  {'adjusted':>8}  {'R2':>5}  {'ANCOVA':>8}" if command.covariates else ""
     found.append(f"{'variable':<{width}}  {'d':>6}  {'t test':>8}{ancova}")
     for row in table.itertuples(index=False):
         line = f"{row.variable:<{width}}  {row.d:>6.2f}  {row.n_t_test:>8}"
         if command.covariates:
-            line += f"  {row.r2_covariates:>5.2f}  {row.n_ancova:>8}"
+            line += f"  {row.d_adjusted:>8.2f}  {row.r2_covariates:>5.2f}  {row.n_ancova:>8}"
         found.append(line)
     return found
 

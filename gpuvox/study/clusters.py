@@ -195,19 +195,24 @@ def adjusted(values: NDArray, covariates: NDArray, reference: NDArray[np.bool_])
     Parameters
     ----------
     values : (n,) array
+        NaN for who has none; they are left out, and get none.
     covariates : (n, k) array
     reference : (n,) bool
 
     Raises
     ------
     ValueError
-        The reference group is too small for its coefficients, or they cannot be told apart in it.
+        The reference group is too small for its coefficients, they cannot be told apart in it, or nothing is left
+        of the values there.
     """
     X = np.column_stack([np.ones(len(values)), np.asarray(covariates, dtype=np.float64)])
-    y, inside = np.asarray(values, dtype=np.float64), X[reference]
+    y = np.asarray(values, dtype=np.float64)
+    reference = reference & np.isfinite(y)
+    inside = X[reference]
     df = len(inside) - X.shape[1]
     if df < 1:
-        raise ValueError(f"the reference group has {len(inside)} subjects; {X.shape[1]} coefficients need more")
+        count = f"{len(inside)} subject{'' if len(inside) == 1 else 's'}"
+        raise ValueError(f"the reference group has {count}; {X.shape[1]} coefficients need more")
     scale = np.abs(inside).max(axis=0)
     if np.linalg.matrix_rank(inside / np.where(scale > 0, scale, 1)) < X.shape[1]:
         raise ValueError(
@@ -215,7 +220,10 @@ def adjusted(values: NDArray, covariates: NDArray, reference: NDArray[np.bool_])
         )
     coefficients = np.linalg.lstsq(inside, y[reference], rcond=None)[0]
     residuals = y - X @ coefficients
-    return residuals / np.sqrt((residuals[reference] ** 2).sum() / df)
+    size = np.linalg.norm(residuals[reference])
+    if size <= 1e-10 * np.linalg.norm(y[reference]):
+        raise ValueError("the covariates leave nothing of it in the reference group")
+    return residuals / (size / np.sqrt(df))
 
 
 # -- the command ----------------------------------------------------------------------------------------------------

@@ -175,6 +175,7 @@ class GroupTable:
     title: str = _key(check=_not_empty)
     variables: tuple[str, ...] = _key(())
     families: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    covariates: tuple[str, ...] | None = _key(None)
     correction: str = _key("fdr_bh", _one_of(*CORRECTIONS))
     subset: str = _key("")
     log: tuple[str, ...] = _key(())
@@ -318,14 +319,13 @@ def _check_together(config: Config, reader: _Reader) -> None:
 
 
 def _check_titles(config: Config, reader: _Reader) -> None:
-    titles: set[tuple[str, str]] = set()
+    titles = {("group_table", "demographics")} if config.demographics else set()
     for kind in ("group_table", "regression", "correlation", "sample_size"):
         for number, table in enumerate(getattr(config, kind)):
             # Titles become names of files.
             if (kind, slug(table.title)) in titles:
-                raise reader.error(
-                    (kind, number, "title"), f"{table.title!r} is the title of two; expected another"
-                )
+                name = slug(table.title)
+                raise reader.error((kind, number, "title"), f"another table's file is called {name!r} already")
             titles.add((kind, slug(table.title)))
 
 

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from gpuvox import files
 from gpuvox.design import DesignError, partition
 from gpuvox.files import FileError
-from gpuvox.study.tables import complete, indicators, require, select, typed
+from gpuvox.study.tables import complete, indicators, labels, require, select, typed
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
@@ -306,8 +306,7 @@ def group_cells(
     """
     require(table, [group], origin)
     complete(table, [group], origin)
-    numeric = pd.api.types.is_numeric_dtype(table[group])
-    of_row = np.array([f"{value:g}" if numeric else str(value) for value in table[group]], dtype=object)
+    of_row = labels(table[group]).to_numpy(dtype=object)
     levels = sorted(set(of_row))
     if len(levels) < 2:
         raise FileError(

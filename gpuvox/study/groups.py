@@ -22,7 +22,7 @@ from scipy import stats
 from gpuvox import __version__, files
 from gpuvox.files import FileError
 from gpuvox.study.models import adjust_p
-from gpuvox.study.tables import gather, indicators, matching, read_participants, require, select
+from gpuvox.study.tables import gather, indicators, label, labels, matching, read_participants, require, select
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
@@ -81,24 +81,20 @@ def assign_groups(table: pd.DataFrame, group: str, order: Sequence[str] = ()) ->
         No such column or group, fewer than two groups, or a group of one participant.
     """
     require(table, [group], "the table")
-    there = {_text(value): value for value in table[group].dropna().unique().tolist()}
+    there = dict(zip(labels(table[group].dropna()), table[group].dropna().tolist()))
     levels = tuple(order) or tuple(name for name, value in sorted(there.items(), key=lambda pair: pair[1]))
     for level in levels:
         if level not in there:
             raise FileError(f"nobody has {group} {level!r}; there are {', '.join(sorted(there)) or 'none'}")
     if len(set(levels)) < max(len(levels), 2):
         raise FileError(f"the groups are {', '.join(levels) or 'none'}; two different ones at least are needed")
-    names = table[group].map(_text, na_action="ignore")
+    names = labels(table[group])
     codes = np.array([levels.index(name) if name in levels else -1 for name in names], dtype=np.int64)
     groups = Groups(levels, codes)
     for level, n in groups.counts().items():
         if n < 2:
             raise FileError(f"the {group} {level} has one participant; at least 2 are needed")
     return groups
-
-
-def _text(value: Any) -> str:
-    return f"{value:.15g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 # -- assumptions ----------------------------------------------------------------------------------------------------
@@ -181,7 +177,7 @@ ANCOVA = {
     "df_group": "degrees of freedom of the group",
     "df_residual": "degrees of freedom of the residuals",
     "p": "of F",
-    "p_corrected": "of F, corrected within the family",
+    "p_corrected": "of F, corrected within the family; n/a without correction",
     "family_size": "number of p-values in the family",
     "d": "Cohen's d, 2 sqrt(F / df_residual), with the sign of the difference (two groups only)",
     "levene_f": "Levene's test of equal variances of the (transformed) values, deviations from medians",
@@ -303,7 +299,8 @@ def ancova(
         # A variable that was not tested makes the correction of the others no stricter.
         inside = (result["family"] == family) & result["p"].notna()
         p = result.loc[inside, "p"].to_numpy(dtype=np.float64)
-        result.loc[inside, "p_corrected"] = p if correction == "none" else adjust_p(p, correction)
+        if correction != "none":
+            result.loc[inside, "p_corrected"] = adjust_p(p, correction)
         result.loc[result["family"] == family, "family_size"] = int(inside.sum())
     return result.astype({"family_size": int})
 
@@ -734,7 +731,7 @@ def _counted(samples: Mapping[str, pd.Series], together: pd.Series) -> list[dict
     """Rows of a categorical variable, a row for each level."""
     rows: list[dict[str, Any]] = []
     for value in sorted(together.unique().tolist()) or [None]:
-        row: dict[str, Any] = {"level": None if value is None else _text(value)}
+        row: dict[str, Any] = {"level": None if value is None else label(value)}
         for level, values in samples.items():
             count, n = int((values == value).sum()), len(values)
             row |= {f"n_{level}": n, f"count_{level}": count}
@@ -949,6 +946,8 @@ def _messages(command: Command, groups: Groups, compared: pd.DataFrame | None) -
     lines += [
         f"{row.variable} was not tested: {row.note}" for row in compared[compared["note"].notna()].itertuples()
     ]
-    tested, low = int(compared["p"].notna().sum()), int((compared["p_corrected"] < LEVEL).sum())
-    kind = "p" if command.correction == "none" else f"corrected p ({command.correction})"
+    column, kind = (
+        ("p", "p") if command.correction == "none" else ("p_corrected", f"corrected p ({command.correction})")
+    )
+    tested, low = int(compared["p"].notna().sum()), int((compared[column] < LEVEL).sum())
     return [*lines, f"{counts}: {low} of {tested} variables differ with {kind} < {LEVEL}"]

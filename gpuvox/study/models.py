@@ -458,12 +458,15 @@ class Difference:
     r2_covariates : float
         Share of the variance within the groups that covariates explain: 1 − (residual variance of groups and
         covariates) / (that of the groups alone), each over its degrees of freedom; not below 0.
+    d_adjusted : float
+        The difference given the covariates (analysis of covariance), over the same SD.
     """
 
     means: tuple[float, float]
     sd: float
     d: float
     r2_covariates: float
+    d_adjusted: float
 
 
 def group_difference(values: ArrayLike, first: ArrayLike, covariates: ArrayLike | None = None) -> Difference:
@@ -502,7 +505,10 @@ def group_difference(values: ArrayLike, first: ArrayLike, covariates: ArrayLike 
         raise ValueError("the covariates explain all of it within the groups")
     means, sd = (float(y[inside].mean()), float(y[~inside].mean())), float(norms[0] / math.sqrt(df))
     r2 = max(0.0, 1 - unexplained * df / (df - Z.shape[1]))
-    return Difference(means, sd, (means[0] - means[1]) / sd, r2)
+    # What the groups' difference in the covariates predicts is taken off.
+    predicted = (Z[inside].mean(axis=0) - Z[~inside].mean(axis=0)) @ (slopes * norms[0] / norms[1:])
+    difference = means[0] - means[1]
+    return Difference(means, sd, difference / sd, r2, float((difference - predicted) / sd))
 
 
 def sample_size_correlation(r: float, power: float = 0.8, alpha: float = 0.05) -> int:

@@ -50,7 +50,20 @@ IRONMYELIN = {
 """Maps that ``gpuvox ironmyelin`` writes: title, unit."""
 IMAGES = ("qsm", "r1", "csf", "jacobian")
 DIRECTIONS = ("gt", "lt")
-VARIABLES = ("variables", "families", "log", "outcome", "blocks", "each", "adjusted", "x", "y", "given", "zscores")
+VARIABLES = (
+    "variables",
+    "families",
+    "covariates",
+    "log",
+    "outcome",
+    "blocks",
+    "each",
+    "adjusted",
+    "x",
+    "y",
+    "given",
+    "zscores",
+)
 """Keys of the configuration that name variables."""
 
 
@@ -108,7 +121,7 @@ class Pipeline:
         columns = tables.typed(table)
         tables.require(columns, [groups.column, *groups.covariates], path)
         chosen = table[tables.select(columns, groups.subset)].reset_index(drop=True)
-        members = chosen[groups.column].str.strip()
+        members = tables.labels(tables.typed(chosen)[groups.column])
         others = chosen[~members.isin(groups.order)]
         if len(others):
             raise FileError(
@@ -127,6 +140,11 @@ class Pipeline:
         return tables.typed(self.cohort)
 
     @cached_property
+    def members(self) -> pd.Series:
+        """The group of each, as text."""
+        return tables.labels(self.columns[self.config.groups.column])
+
+    @cached_property
     def design(self) -> Design:
         """Design and contrasts of the voxelwise tests."""
         groups = self.config.groups
@@ -136,7 +154,11 @@ class Pipeline:
     def reference(self) -> str:
         """Condition that the reference group fulfils."""
         groups = self.config.groups
-        return groups.reference or f"`{groups.column}` == {groups.order[1]!r}"
+        if groups.reference:
+            return groups.reference
+        column, second = self.columns[groups.column], groups.order[1]
+        value = second if pd.api.types.is_numeric_dtype(column) else repr(second)
+        return f"`{groups.column}` == {value}"
 
     @cached_property
     def maps(self) -> dict[str, Map]:
@@ -201,7 +223,7 @@ class Pipeline:
                 for key, value in asdict(part).items():
                     if key == "subset":
                         self._check_condition((*where, key), value, known)
-                    elif key in VARIABLES:
+                    elif key in VARIABLES and value is not None:
                         self._check_variables((*where, key), value)
 
     def _check_condition(self, where: tuple[str | int, ...], condition: str, known: pd.DataFrame) -> None:
@@ -217,7 +239,7 @@ class Pipeline:
             return
         clustered = {comparison.name for comparison in self.comparisons} if self.config.clusters else set()
         for pattern in (value,) if isinstance(value, str) else value:
-            if pattern.split(".")[0] in clustered or (where[-1] == "log" and pattern == "auto"):
+            if pattern.split(".")[0] in clustered or (where[0] == "group_table" and pattern == "auto"):
                 continue
             try:
                 tables.matching(self.names, [pattern])
@@ -225,6 +247,10 @@ class Pipeline:
                 near = difflib.get_close_matches(pattern, self.names, 1, 0.5)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise self.config.error(where, f"there is no variable {pattern!r}{hint}") from None
+
+    def _relative(self, path: str) -> str:
+        """A file from the results; links are followed, as opening it does."""
+        return os.path.relpath(os.path.realpath(path), os.path.realpath(self.config.out))
 
     def path(self, name: str) -> str:
         """A file of the results."""
@@ -249,11 +275,16 @@ class Pipeline:
         beside = files.split_suffix(found[0])[0] + ".json"
         return (*found, *([beside] if os.path.exists(beside) else []))
 
-    def _of_map(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """(stages, outside files) that a map comes from."""
-        if name in self.config.maps:
-            return (), self._of_image(self.maps[name].image)
-        return ("iron and myelin",), ()
+    def _of_maps(self, *names: str) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+        """(stages, outside files by map) that maps come from."""
+        outside = {f"map {n}": self._of_image(self.maps[n].image) for n in names if n in self.config.maps}
+        return ("iron and myelin",) * (len(outside) < len(names)), outside
+
+    def _of_template(self, *names: str) -> dict[str, tuple[str, ...]]:
+        """Files of the template, by what they are."""
+        template = self.config.template
+        given = {name: self.config.file(getattr(template, name)) for name in names if getattr(template, name, "")}
+        return {n: (path,) if n == "names" else self._of_image(path) for n, path in given.items()}
 
     def _images(self, column: str) -> list[str]:
         """Images in a column of the table, from here."""
@@ -317,10 +348,15 @@ class Pipeline:
         outputs: tuple[str, ...],
         work: Callable[[Talk], None],
         after: tuple[str, ...] = (),
-        sources: tuple[str, ...] = (),
+        sources: Mapping[str, tuple[str, ...]] | None = None,
     ) -> Stage:
         return Stage(
-            name, settings if isinstance(settings, Mapping) else asdict(settings), outputs, work, after, sources
+            name,
+            settings if isinstance(settings, Mapping) else asdict(settings),
+            outputs,
+            work,
+            after,
+            sources or {},
         )
 
     def _participants(self) -> Stage:
@@ -336,16 +372,16 @@ class Pipeline:
             table = self.cohort.copy()
             for column in with_paths:
                 table[column] = [
-                    value if value.strip() in tables.MISSING else os.path.relpath(path, self.config.out)
+                    value if value.strip() in tables.MISSING else self._relative(path)
                     for value, path in zip(self.cohort[column], self._paths(column))
                 ]
             files.write_table(self.path("participants.tsv"), table)
-            counts = self.cohort[self.config.groups.column].str.strip().value_counts()
+            counts = self.members.value_counts()
             talk.say("  " + ", ".join(f"{name} {counts[name]}" for name in self.config.groups.order))
 
         source = self.config.file(self.config.study.table)
         settings = {"groups": asdict(self.config.groups), "paths": with_paths}
-        return self._stage("participants", settings, ("participants.tsv",), work, sources=(source,))
+        return self._stage("participants", settings, ("participants.tsv",), work, sources={"table": (source,)})
 
     def _paths(self, column: str) -> list[str]:
         folder = Path(self.config.file(self.config.study.table)).parent
@@ -367,10 +403,10 @@ class Pipeline:
             )  # fmt: skip
             ironmyelin.execute(command, talk.progress)
 
-        sources = tuple(file for name in names for file in self._column_files(name))
+        sources = {name: self._column_files(name) for name in names}
         for name in ("mask", "model"):
             if options[name]:
-                sources += self._of_image(options[name]) if name == "mask" else (options[name],)
+                sources[name] = self._of_image(options[name]) if name == "mask" else (options[name],)
         made = tuple(f"maps/{name}.*" for name in IRONMYELIN if name in self.maps and name not in self.config.maps)
         settings = asdict(given) | {"images": self._cells(*names)}
         return self._stage("iron and myelin", settings, (*made, "maps/*.*"), work, sources=sources)
@@ -380,11 +416,11 @@ class Pipeline:
         assert self.config.template is not None
         given = self.config.file(self.config.template.underlay)
         first = next(iter(self.maps), "")
-        after, sources = self._of_map(first) if first else ((), ())
+        after, sources = self._of_maps(first) if first else ((), {})
         if given:
-            after, sources = (), self._of_image(given)
+            after, sources = (), {"underlay": self._of_image(given)}
         elif "r1" in self.cohort.columns:
-            after, sources = (), self._column_files("r1")
+            after, sources = (), {"r1": self._column_files("r1")}
         images = (
             [given] if given else self._images("r1") if "r1" in self.cohort.columns else [self.maps[first].image]
         )
@@ -434,13 +470,13 @@ class Pipeline:
             _go_on(replace(command, checkpoint=checkpoint, resume=os.path.exists(checkpoint)), talk)
 
         settings = {k: v for k, v in asdict(given).items() if k != "maps"} | {"seed": study.seed}
-        after, sources = self._of_map(name)
+        after, sources = self._of_maps(name)
         outputs = (
             f"voxelwise/{name}_tstat?.*",
             f"voxelwise/{name}_tfce_corrp_*",
             f"voxelwise/{name}_randomise.json",
         )
-        sources = (*sources, *self._of_image(mask))
+        sources |= self._of_template("mask")
         return self._stage(f"voxelwise {name}", settings, outputs, work, ("design", *after), sources)
 
     def _clusters(self, comparison: Comparison) -> Stage:
@@ -459,8 +495,8 @@ class Pipeline:
             )  # fmt: skip
             clusters.execute(command, lambda text: talk.say(f"  {text}"))
 
-        after, sources = self._of_map(comparison.map)
-        sources += self._of_image(mask) + (self._of_image(atlas) if atlas else ()) + ((names,) if names else ())
+        after, sources = self._of_maps(comparison.map)
+        sources |= self._of_template("mask", "labels", "names")
         settings = asdict(given) | self._adjustment
         name = f"clusters/{comparison.name}"
         outputs = (f"{name}.tsv", f"{name}.nii*", f"{name}_subjects.tsv")
@@ -471,17 +507,17 @@ class Pipeline:
         given, template = self.config.rois, self.config.template
         assert given is not None
         chosen = given.maps or tuple(self.maps)
-        sources: tuple[str, ...] = ()
+        after, sources = self._of_maps(*chosen)
         images: dict[str, str] = {}
         for kind in ("labels", "jacobian", "lesions"):
             value = getattr(given, kind) or (template.labels if kind == "labels" and template else "")
             in_table = value in self.cohort.columns
             images[kind] = value if in_table else self.config.file(value)
             if value:
-                sources += self._column_files(value) if in_table else self._of_image(images[kind])
+                sources[kind] = self._column_files(value) if in_table else self._of_image(images[kind])
         names = self.config.file(given.names or (template.names if template else ""))
-        after = tuple(dict.fromkeys(stage for name in chosen for stage in self._of_map(name)[0]))
-        sources += tuple(file for name in chosen for file in self._of_map(name)[1]) + ((names,) if names else ())
+        if names:
+            sources["names"] = (names,)
 
         def work(talk: Talk) -> None:
             command = rois.Command(
@@ -489,19 +525,18 @@ class Pipeline:
                 self.path("rois.tsv"), names, given.merge, images["jacobian"], images["lesions"], given.head_size,
                 given.erosion,
             )  # fmt: skip
-            rois.execute(command, talk.progress)
+            rois.execute(command, talk.progress, talk.warn)
 
         used = [c for c in (*images.values(), given.head_size) if c in self.cohort.columns]
-        settings = asdict(given) | {"cells": self._cells(*used)}
+        settings = asdict(given) | {"maps": chosen, "cells": self._cells(*used)}
         return self._stage("regions", settings, ("rois.tsv",), work, after, sources)
 
     def _checks(self) -> Stage:
         """What is odd about somebody's maps within the mask."""
         assert self.config.template is not None
         mask = self.config.file(self.config.template.mask)
-        from_stages = [self._of_map(name) for name in self.maps]
-        after = tuple(dict.fromkeys(stage for stages, _ in from_stages for stage in stages))
-        sources = (*self._of_image(mask), *(file for _, given in from_stages for file in given))
+        after, sources = self._of_maps(*self.maps)
+        sources |= self._of_template("mask")
 
         def work(talk: Talk) -> None:
             images = {name: each.image for name, each in self.maps.items()}
@@ -510,7 +545,8 @@ class Pipeline:
             for text in oddities(found):
                 talk.warn(text)
 
-        return self._stage("checks", self._cells(), ("checks.tsv",), work, after, sources)
+        settings = self._cells() | {"maps": list(self.maps)}
+        return self._stage("checks", settings, ("checks.tsv",), work, after, sources)
 
     def _features(self, after: tuple[str, ...]) -> Stage:
         """A column for every variable, and the z-scores that the report draws."""
@@ -521,7 +557,9 @@ class Pipeline:
             files.write_table(self.path("features.tsv"), found)
             files.write_table(self.path("zscores.tsv"), self._zscores(found))
 
-        settings = {"zscores": patterns, "covariates": self.config.groups.covariates, "reference": self.reference}
+        groups = self.config.groups
+        settings = {"zscores": patterns, "covariates": groups.covariates, "reference": self.reference}
+        settings["column"] = groups.column
         return self._stage("variables", settings, ("features.tsv", "zscores.tsv"), work, after)
 
     def features(self) -> pd.DataFrame:
@@ -538,7 +576,12 @@ class Pipeline:
         chosen = tables.matching(found.columns, self.config.report.zscores, f"{self.config.path}, report.zscores")
         covariates = tables.indicators(found, groups.covariates).to_numpy()
         inside = tables.select(found, self.reference)
-        z = {name: clusters.adjusted(found[name].to_numpy(), covariates, inside) for name in chosen}
+        z = {}
+        for name in chosen:
+            try:
+                z[name] = clusters.adjusted(found[name].to_numpy(), covariates, inside)
+            except ValueError as error:
+                raise FileError(f"the z-score of {name}: {error}") from None
         return pd.DataFrame({"participant_id": found["participant_id"], groups.column: found[groups.column], **z})
 
     # -- tables -------------------------------------------------------------------------------------------------
@@ -552,7 +595,7 @@ class Pipeline:
             found.append(self._group_table("demographics", "demographics", options, "_demographics.tsv"))
         for table in self.config.group_table:
             options = {name: value for name, value in asdict(table).items() if name != "title"}
-            options["covariates"] = self.config.groups.covariates
+            options["covariates"] = self.config.groups.covariates if table.covariates is None else table.covariates
             name = f"group table {slug(table.title)}"
             found.append(self._group_table(name, slug(table.title), options, ".tsv"))
         return found
@@ -582,15 +625,15 @@ class Pipeline:
         for correlation in config.correlation:
             found.append(self._model("correlation", correlation, self._correlation))
         for size in config.sample_size:
-            found.append(self._model("sample size", size, self._sample_size))
+            found.append(self._model("samplesize", size, self._sample_size))
         return found
 
     def _model(self, kind: str, given: Any, make: Callable[[Any, Talk], Models | None]) -> Stage:
         """A table of models; where all its variables are of clusters that did not survive, a note of that."""
-        out = f"models/{slug(given.title)}"
+        out = f"models/{slug(given.title)}/{kind}"
 
         def work(talk: Talk) -> None:
-            os.makedirs(self.path("models"), exist_ok=True)
+            os.makedirs(os.path.dirname(self.path(out)), exist_ok=True)
             command = make(given, talk)
             if command is None:
                 note = f"{given.title}: nothing to model, for no cluster survived that it is about"

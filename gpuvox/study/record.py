@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuvox import __version__, files
-from gpuvox.cuda import resolve
 from gpuvox.info import versions
 from gpuvox.study.config import slug
 from gpuvox.study.stages import Ledger
@@ -26,14 +26,13 @@ def describe(pipeline: Pipeline, ledger: Ledger) -> dict[str, Any]:
     """Everything that the report tells; paths are relative to the folder of the results."""
     config = pipeline.config
     template, folder = config.template, config.out
-    device = resolve(config.study.device)
     found: dict[str, Any] = {
         "title": config.study.title,
         "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "gpuvox": __version__,
         "command": " ".join(pipeline.line),
-        "versions": versions(),
-        "device": "CPU" if device is None else device.title,
+        "versions": versions() | {"statsmodels": importlib.metadata.version("statsmodels")},
+        "device": _device(pipeline),
         "seed": config.study.seed,
         "config": {"path": config.path.name, "text": config.text},
         "cohort": _cohort(pipeline),
@@ -62,13 +61,20 @@ def describe(pipeline: Pipeline, ledger: Ledger) -> dict[str, Any]:
     return found
 
 
+def _device(pipeline: Pipeline) -> str:
+    """What the permutations were computed on, whenever that was."""
+    records = [pipeline.path(f"voxelwise/{c.map}_randomise.json") for c in pipeline.comparisons]
+    names = [json.loads(Path(path).read_text(encoding="utf-8"))["device"] for path in dict.fromkeys(records)]
+    return ", ".join(dict.fromkeys("CPU" if name == "cpu" else str(name) for name in names))
+
+
 def _image(name: str, folder: Path) -> str:
     return os.path.relpath(files.find_image(name), folder)
 
 
 def _cohort(pipeline: Pipeline) -> dict[str, Any]:
     groups = pipeline.config.groups
-    counts = pipeline.columns[groups.column].value_counts()
+    counts = pipeline.members.value_counts()
     return {
         "table": "participants.tsv",
         "group": groups.column,
@@ -91,7 +97,7 @@ def _checks(pipeline: Pipeline, ledger: Ledger) -> list[dict[str, str]]:
     for name in columns.columns:
         missing = columns[name].isna()
         if missing.any():
-            by_group = missing.groupby(columns[groups.column]).sum()
+            by_group = missing.groupby(pipeline.members).sum()
             text = ", ".join(f"{by_group[group]} {group}" for group in groups.order if by_group[group])
             found.append({"what": f"{name} is missing in {text}", "kind": "info"})
     return found
@@ -141,7 +147,7 @@ def _models(pipeline: Pipeline) -> list[dict[str, Any]]:
     found = []
     for kind in MODELS:
         for model in getattr(pipeline.config, kind):
-            root = f"models/{slug(model.title)}"
+            root = f"models/{slug(model.title)}/{kind.replace('_', '')}"
             named = {"table": f"{root}.tsv", "coefficients": f"{root}_coefficients.tsv", "data": f"{root}_data.tsv",
                      "json": f"{root}.json"}  # fmt: skip
             there = {key: path for key, path in named.items() if os.path.exists(pipeline.path(path))}

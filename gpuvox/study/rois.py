@@ -11,7 +11,7 @@ import fnmatch
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,8 @@ class Measure:
         NaN without a voxel; SD with n − 1.
     volume : float
         mL, of the whole region.
+    labels : frozenset of int
+        Those of its labels that there are.
     """
 
     structure: str
@@ -133,6 +135,7 @@ class Measure:
     median: float
     sd: float
     volume: float
+    labels: frozenset[int] = frozenset()
 
     @property
     def mass(self) -> float:
@@ -220,11 +223,11 @@ def measure(
         inside = binary_erosion(region, iterations=erosion) if erosion else region
         if exclude is not None:
             inside = inside & ~exclude
+        there = frozenset(int(number) for number in np.unique(labels[region]))
         for name, values in maps.items():
             chosen = np.asarray(values, dtype=np.float64)[inside]
-            found.append(
-                _row(structure, side, name, chosen[np.isfinite(chosen)], float(size) * voxel_volume / 1000)
-            )
+            row = _row(structure, side, name, chosen[np.isfinite(chosen)], float(size) * voxel_volume / 1000)
+            found.append(replace(row, labels=there))
     return found
 
 
@@ -272,8 +275,21 @@ COLUMNS = (
 )
 
 
-def execute(command: Command, progress: Progress | None = None) -> None:
+def execute(
+    command: Command, progress: Progress | None = None, warn: Callable[[str], None] = lambda text: None
+) -> None:
     """Run a command: write the table.
+
+    A region of which somebody lacks a label that others have is left out in that subject: half a caudate is not a small
+    caudate.
+
+    Parameters
+    ----------
+    command : Command
+    progress : callable, optional
+        Receives ("regions", subjects done, subjects in all).
+    warn : callable, optional
+        Receives a sentence for each region that is left out.
 
     Raises
     ------
@@ -285,18 +301,45 @@ def execute(command: Command, progress: Progress | None = None) -> None:
     table = files.read_table(command.table, needed)
     factors = _factors(command, table)
     structures = members(read_regions(command.names or None), command.merged)
-    lines: list[tuple] = []
-    seen: set[tuple[str, str]] = set()
-    for i, (name, rows) in enumerate(zip(table["participant_id"], _measured(command, table, structures))):
-        seen |= {(row.structure, row.side) for row in rows}
-        lines += [_line(name, row, factors[i]) for row in rows]
+    measured: list[list[Measure]] = []
+    for rows in _measured(command, table, structures):
+        measured.append(rows)
         if progress:
-            progress("regions", i + 1, len(table))
-    if not seen:
+            progress("regions", len(measured), len(table))
+    usual = _usual_labels(measured)
+    if not usual:
         raise FileError(
             f"{command.labels} has none of the labels that are named ({command.names or 'as in FreeSurfer'})"
         )
+    lines: list[tuple] = []
+    for name, rows, factor in zip(table["participant_id"], measured, factors):
+        whole = [row for row in rows if row.labels == usual[row.structure, row.side]]
+        lines += [_line(name, row, factor) for row in whole]
+        for text in _left_out(name, rows, usual):
+            warn(text)
     files.write_table(command.out, pd.DataFrame(lines, columns=COLUMNS))
+
+
+def _usual_labels(measured: Sequence[Sequence[Measure]]) -> dict[tuple[str, str], frozenset[int]]:
+    """Labels of each region that anybody has."""
+    found: dict[tuple[str, str], frozenset[int]] = {}
+    for rows in measured:
+        for row in rows:
+            place = row.structure, row.side
+            found[place] = found.get(place, frozenset()) | row.labels
+    return found
+
+
+def _left_out(
+    name: str, rows: Sequence[Measure], usual: Mapping[tuple[str, str], frozenset[int]]
+) -> Iterator[str]:
+    there = {(row.structure, row.side): row.labels for row in rows}
+    for (structure, side), labels in usual.items():
+        lacking = labels - there.get((structure, side), frozenset())
+        if lacking:
+            region = structure if side == "none" else f"{structure} ({side})"
+            numbers = ", ".join(map(str, sorted(lacking)))
+            yield f"{name} has no voxel of label {numbers}: {region} is left out"
 
 
 def _factors(command: Command, table: Any) -> NDArray[np.float64]:

@@ -49,8 +49,8 @@ class Stage:
         Does it.
     after : tuple of str
         Names of earlier stages whose results it reads.
-    sources : tuple of str
-        Files from outside that it reads.
+    sources : dict of str to sequence of str
+        Files from outside that it reads, by what they are to it.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Stage:
     outputs: tuple[str, ...]
     work: Callable[[Talk], None]
     after: tuple[str, ...] = ()
-    sources: tuple[str, ...] = ()
+    sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ class Ledger:
     ----------
     folder : Path
     stages : dict
-        Name → ``key`` (what it depended on), ``outputs``, ``seconds``, ``warnings``.
+        Name → ``key`` (what it depended on), ``outputs`` (file → SHA-256), ``seconds``, ``warnings``.
     hashes : dict
-        File → size, time of its last change, SHA-256: contents are read again only when these change.
+        File → SHA-256 and size, times and number on the disk: contents are read again only when these change.
     """
 
     folder: Path
@@ -110,7 +110,7 @@ class Ledger:
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, FileError):
                 raise
-            raise FileError(f"{path} is damaged; remove it, and all stages run again") from None
+            raise FileError(f"{path} is damaged; remove {folder}, and all stages run again") from None
 
     def save(self) -> None:
         """Write it, whole or not at all."""
@@ -119,12 +119,12 @@ class Ledger:
 
     def hash(self, path: str) -> str:
         """SHA-256 of a file."""
-        name = os.path.abspath(path)
+        name = os.path.realpath(path)
         now = _stamp(name)
         known = self.hashes.get(name)
-        if now is None or known is None or known[:2] != now:
-            self.hashes[name] = [*(now or [0, 0]), files.hash_file(path)]
-        return self.hashes[name][2]
+        if known is None or known[1:] != now:
+            self.hashes[name] = [files.hash_file(path), *now]
+        return self.hashes[name][0]
 
     def key(self, stage: Stage) -> dict[str, Any]:
         """What a stage depends on."""
@@ -132,25 +132,23 @@ class Ledger:
             "gpuvox": __version__,
             "settings": json.loads(json.dumps(stage.settings)),
             # Relative names: a study may be moved with all that belongs to it.
-            "sources": {os.path.relpath(path, self.folder): self.hash(path) for path in stage.sources},
+            "sources": {
+                role: [[os.path.relpath(path, self.folder), self.hash(path)] for path in paths]
+                for role, paths in stage.sources.items()
+            },
             "after": {name: self.digest(name) for name in stage.after},
         }
 
     def digest(self, name: str) -> str:
         """Of the content of what a stage left; empty if it was not done."""
         outputs = self.stages.get(name, {}).get("outputs", {})
-        content = {
-            path: self.hash(os.fspath(self.folder / path)) for path in sorted(outputs) if self._is_there(path)
-        }
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest() if content else ""
-
-    def _is_there(self, path: str) -> bool:
-        return (self.folder / path).exists()
+        return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest() if outputs else ""
 
     def intact(self, name: str) -> bool:
         """Whether everything that a stage left is as it left it."""
         outputs = self.stages[name]["outputs"]
-        return all(_stamp(self.folder / path) == stamp for path, stamp in outputs.items())
+        paths = {os.fspath(self.folder / path): content for path, content in outputs.items()}
+        return all(os.path.isfile(path) and self.hash(path) == content for path, content in paths.items())
 
     def outputs(self, stage: Stage) -> list[Path]:
         """Files that fit what the stage leaves.
@@ -169,12 +167,13 @@ class Ledger:
         return found
 
 
-def _stamp(path: str | os.PathLike[str]) -> list[int] | None:
+def _stamp(path: str) -> list[int]:
+    """What changes when a file is written, moved or put in another's place; nothing for a file that is not there."""
     try:
         status = os.stat(path)
     except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
+        return []
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def plan(stages: Sequence[Stage], ledger: Ledger) -> list[Plan]:
@@ -206,11 +205,21 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     if old["gpuvox"] != new["gpuvox"]:
         return f"gpuvox was {old['gpuvox']}"
     for kind, text in (("settings", "{} changed"), ("sources", "{} changed"), ("after", "{} left something else")):
-        changed = [name for name in {**old[kind], **new[kind]} if old[kind].get(name) != new[kind].get(name)]
+        before, now = (_flat(key[kind]) for key in (old, new))
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         if changed:
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
             return text.format(changed[0]) + more
     return "it changed"
+
+
+def _flat(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Files by their names, where they stand by what they are to a stage."""
+    found: dict[str, Any] = {}
+    for name, value in part.items():
+        is_files = isinstance(value, list) and value and all(isinstance(v, list) and len(v) == 2 for v in value)
+        found |= {f"{name} {path}": content for path, content in value} if is_files else {name: value}
+    return found
 
 
 @contextlib.contextmanager
@@ -258,7 +267,8 @@ def _work(stage: Stage, ledger: Ledger, talk: Talk) -> None:
     _remove(ledger, stage.name)
     key, start = ledger.key(stage), time.perf_counter()
     stage.work(Talk(talk.say, warn, talk.progress))
-    outputs = {os.fspath(path.relative_to(ledger.folder)): _stamp(path) for path in ledger.outputs(stage)}
+    written = ledger.outputs(stage)
+    outputs = {os.fspath(path.relative_to(ledger.folder)): ledger.hash(os.fspath(path)) for path in written}
     seconds = round(time.perf_counter() - start, 2)
     ledger.stages[stage.name] = {"key": key, "outputs": outputs, "seconds": seconds, "warnings": warnings}
     ledger.save()

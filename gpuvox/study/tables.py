@@ -24,11 +24,12 @@ from gpuvox.files import FileError
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
-MISSING = ("", "n/a")
+MISSING = ("", "n/a", "N/A", "NA", "NaN", "nan", "null", "NULL")
+"""Cells that hold nothing: as BIDS, R, pandas and spreadsheets write it."""
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:
-    """Columns of text as numbers where all that is there are numbers; missing cells (empty, ``n/a``) as NaN.
+    """Columns of text as numbers where all that is there are numbers; missing cells (`MISSING`) as NaN.
 
     Parameters
     ----------
@@ -46,6 +47,16 @@ def _typed(column: pd.Series) -> pd.Series:
     numbers = pd.to_numeric(given, errors="coerce").astype(float)
     # A column of nothing but n/a is a column of numbers that are missing.
     return numbers if (numbers.isna() == given.isna()).all() else given
+
+
+def labels(column: pd.Series) -> pd.Series:
+    """Values of a column as text, as they name groups: 1 is ``1``, not ``1.0``; missing stays missing."""
+    return column.map(label, na_action="ignore")
+
+
+def label(value: Any) -> str:
+    """One of them."""
+    return f"{value:.15g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def read_participants(path: str | os.PathLike[str], required: Sequence[str] = ()) -> pd.DataFrame:
@@ -168,6 +179,8 @@ class _Condition:
         if isinstance(how, ast.In | ast.NotIn):
             if not isinstance(right, ast.Tuple | ast.List | ast.Set):
                 raise FileError(f"in needs a list such as ('a', 'b'), not {ast.unparse(right)}")
+            if not right.elts:
+                raise FileError("in needs a list that is not empty")
             yes, no = self._joined("or", [self._compared(left, ast.Eq(), value) for value in right.elts])
             return (yes, no) if isinstance(how, ast.In) else (no, yes)
         if type(how) not in COMPARISONS:
@@ -236,9 +249,21 @@ def indicators(
         if pd.api.types.is_numeric_dtype(column):
             columns[name] = column.to_numpy(dtype=np.float64)
             continue
+        _check_text(table, name, origin)
         for level in sorted(set(column))[1:]:
             columns[f"{name}[{level}]"] = (column == level).to_numpy(dtype=np.float64)
     return pd.DataFrame(columns, index=table.index)
+
+
+def _check_text(table: pd.DataFrame, name: str, origin: str | os.PathLike[str]) -> None:
+    """Raise `FileError` for a column of numbers that a slip has made one of text."""
+    given = table[name].dropna()
+    odd = given[pd.to_numeric(given, errors="coerce").isna()]
+    if len(odd) and len(odd) < len(given) / 2:
+        who = table["participant_id"].loc[odd.index[0]] if "participant_id" in table.columns else "a row"
+        raise FileError(
+            f"{os.fspath(origin)}: {name} of {who} is {odd.iloc[0]!r}; a number expected, as in most rows"
+        )
 
 
 def complete(table: pd.DataFrame, names: Iterable[str], origin: str | os.PathLike[str] = "the table") -> None:

@@ -153,15 +153,16 @@ def overall(found: Sequence[Finding], tests: Sequence[VoxelwiseTest], level: flo
 def of_group_table(
     title: str, rows: Sequence[Mapping[str, str]], order: Sequence[str], level: float
 ) -> Finding | None:
-    """Which variables differ between the groups; None where the table has no corrected p."""
-    tested = [row for row in rows if not math.isnan(number(row.get("p_corrected", "")))]
+    """Which variables differ between the groups, by corrected p, or by p where none was corrected; None without p."""
+    known = {c: [row for row in rows if not math.isnan(number(row.get(c, "")))] for c in ("p_corrected", "p")}
+    column, name = ("p_corrected", "corrected p") if known["p_corrected"] else ("p", "uncorrected p")
+    tested = known[column]
     if not tested:
         return None
-    low = [row for row in tested if number(row["p_corrected"]) < level]
+    low = [row for row in tested if number(row[column]) < level]
     text = (
         f"{number_word(len(low)).capitalize()} of {plural(len(tested), 'variable')} "
-        f"{'differs' if len(low) == 1 else 'differ'} between the groups with corrected "
-        f"p\u00a0<\u00a0{level_text(level)}"
+        f"{'differs' if len(low) == 1 else 'differ'} between the groups with {name}\u00a0<\u00a0{level_text(level)}"
     )
     parts = []
     for sign, word in ((1, "higher"), (-1, "lower")):

@@ -97,7 +97,7 @@ def beside(part: Contents) -> Mapping[str, Any]:
 def paragraphs(contents: Contents, tests: Sequence[VoxelwiseTest]) -> list[str]:
     """The methods, a paragraph for each part of the study."""
     parts = [
-        *contents.texts("methods"), _maps(record(contents, "maps/*.json")), _voxelwise(contents, tests),
+        *contents.texts("methods"), _maps(contents, record(contents, "maps/*.json")), _voxelwise(contents, tests),
         _clusters(contents, tests), _regions(contents), _groups(contents), *_models(contents), _scores(contents),
     ]  # fmt: skip
     return [*filter(None, parts), _software(contents)]
@@ -108,7 +108,7 @@ def named(names: Sequence[str]) -> str:
     return listed([name.replace("_", " ") for name in names])
 
 
-def _maps(about: Mapping[str, Any]) -> str:
+def _maps(contents: Contents, about: Mapping[str, Any]) -> str:
     if "FieldConversion" not in about or "Model" not in about:
         return ""
     model = about["Model"]
@@ -123,9 +123,12 @@ def _maps(about: Mapping[str, Any]) -> str:
             "everyone.",
             "subject": "Each participant’s own mean in cerebrospinal fluid was subtracted.",
         }.get(str(reference), ""),
-        "Content is concentration times the Jacobian determinant of the template-to-subject transformation, above 1 "
-        "where the participant’s structure is larger than the template’s.",
     ]
+    if any(re.search(r"maps/\w+mass\.nii", path) for path in contents.texts("files")):
+        sentences.append(
+            "Content is concentration times the Jacobian determinant of the template-to-subject transformation, above "
+            "1 where the participant’s structure is larger than the template’s."
+        )
     if about.get("SmoothingFWHM"):
         sentences.append(f"Maps were smoothed with a Gaussian kernel of {about['SmoothingFWHM']:g}\u00a0mm FWHM.")
     return " ".join(filter(None, sentences))
@@ -242,9 +245,13 @@ def _groups(contents: Contents) -> str:
             f"Regional values were compared by analysis of covariance{for_covariates}; Cohen’s d is 2√F/√df with the "
             "sign of the difference." + _correction(each.get("correction") for each in analyses)
         )
+        logarithms = {name for each in analyses for name in each.get("transforms", {})}
+        if logarithms:
+            sentences.append(f"Of {named(sorted(logarithms))} the logarithm was analysed.")
+        slopes = ", and homogeneity of slopes by the interactions" if given else ""
         sentences.append(
             "Equality of variances was checked by Levene’s test with medians [@brown1974], normality of residuals by "
-            "Lilliefors’ test [@lilliefors1967], and homogeneity of slopes by the interactions."
+            f"Lilliefors’ test [@lilliefors1967]{slopes}."
         )
     return " ".join(sentences)
 
@@ -266,24 +273,61 @@ def _models(contents: Contents) -> list[str]:
 
 def _regression(records: Sequence[Mapping[str, Any]]) -> str:
     text = "Clinical outcomes were modelled by hierarchical linear regression, one block of predictors after the other."
-    for about in records:
-        adjustment = about.get("adjustment")
-        if isinstance(adjustment, Mapping) and adjustment.get("covariates"):
-            text += f" Predictors are z of a reference group’s residuals given {named(adjustment['covariates'])}."
-            break
-    return text + _bootstrap(records) + _corrections(records)
+    told = dict.fromkeys(sentence for about in records for sentence in _adjustments(about))
+    return text + "".join(told) + _logarithms(records) + _bootstrap(records) + _corrections(records)
+
+
+def _adjustments(about: Mapping[str, Any]) -> Iterator[str]:
+    """Which predictors are z-scores, of whom."""
+    adjustment = about.get("adjustment")
+    if not isinstance(adjustment, Mapping):
+        return
+    places = adjustment.get("group_by_predictor") or {}
+    for place in dict.fromkeys(places.values()):
+        names = named([name for name, where in places.items() if where == place])
+        given = named(adjustment.get("covariates") or [])
+        yield f" {_capital(names)} entered as z of the residuals given {given} in {place}."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _logarithms(records: Sequence[Mapping[str, Any]]) -> str:
+    names = {name for about in records for name in (about.get("options") or {}).get("log") or []}
+    return f" Of {named(sorted(names))} the natural logarithm was taken." if names else ""
 
 
 def _correlation(records: Sequence[Mapping[str, Any]]) -> str:
     spearman = any("spearman" in str(about.get("analysis")) for about in records)
-    text = "Correlations have confidence intervals by Fisher’s z"
+    kinds = {
+        (str((o := about.get("options") or {}).get("method", "")), tuple(o.get("given") or ()))
+        for about in records
+    }
+    told = [
+        f"{'Partial' if given else 'Simple'} {CORRELATIONS.get(method, method)} correlations were computed"
+        + (f", given {named(given)}" if given else "")
+        for method, given in sorted(kinds)
+    ]
+    text = ". ".join(told) + ("; " if told else "") + "confidence intervals are by Fisher’s z"
     text += ", those of ranks with the standard error of Bonett and Wright [@bonett2000]." if spearman else "."
-    return text + _bootstrap(records) + _corrections(records)
+    return text + _logarithms(records) + _bootstrap(records) + _corrections(records)
+
+
+CORRELATIONS = {"pearson": "Pearson", "spearman": "Spearman rank"}
 
 
 def _sample_size(records: Sequence[Mapping[str, Any]]) -> str:
     what = listed(list(dict.fromkeys(str(about["analysis"]) for about in records if about.get("analysis"))))
-    return f"Sample sizes are from the noncentral t distribution [@cohen1988]{f': {what}' if what else ''}."
+    text = f"Sample sizes are from the noncentral t distribution [@cohen1988]{f': {what}' if what else ''}."
+    options = [about.get("options") or {} for about in records]
+    given = dict.fromkeys(name for each in options for name in each.get("covariates") or [])
+    if given:
+        text += (
+            f" Those of an analysis of covariance take the differences and variances given {named(list(given))}."
+        )
+    shares = {each.get("reduction", 1) for each in options} - {1}
+    return text + "".join(f" The effect is {share:g} of the observed difference." for share in sorted(shares))
 
 
 def _bootstrap(records: Sequence[Mapping[str, Any]]) -> str:
