@@ -1079,6 +1079,7 @@ def read_table(path: Name, required: Sequence[str] = (), *, long: bool = False, 
         )  # fmt: skip
     except (ValueError, UnicodeError) as error:
         raise FileError(f"{path} is not a table: {_reason(error)}") from error
+    _check_header(path, lines)
     table.columns = table.columns.str.strip()
     missing = [column for column in required if column not in table.columns]
     if missing:
@@ -1204,6 +1205,17 @@ def write_text(path: Name, text: str) -> None:
     """Write a text file, whole or not at all (`FileError`)."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _check_header(path: Path, lines: Sequence[str]) -> None:
+    """Columns have names of their own (pandas would make up others), and are separated by tabs or commas."""
+    line = lines[0] if lines else ""
+    names = [name.strip() for name in next(csv.reader([line], delimiter="\t" if "\t" in line else ","), [])]
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise FileError(f"{path} has the column {twice[0]!r} twice")
+    if len(names) == 1 and ";" in line:
+        raise FileError(f"{path} is separated by semicolons; tabs or commas expected")
 
 
 def write_table(path: Name, table: Any) -> None:

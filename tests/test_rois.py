@@ -253,3 +253,24 @@ def test_missing_options(cohort, capsys):
         at = COMMAND.index(f"--{name}")
         assert main(COMMAND[:at] + COMMAND[at + 2 :]) == 2
         assert f"--{name} is missing" in capsys.readouterr().err
+
+
+def test_half_a_structure_is_no_structure(tmp_path, capsys):
+    """Who lacks a label that others have is left out of what it makes up, with a word."""
+    labels = np.zeros((4, 4, 4, 2), dtype=np.float32)
+    labels[0, ..., :], labels[3, ..., :] = 11, 50
+    labels[3, ..., 1] = 0
+    values = np.random.default_rng(0).normal(size=labels.shape).astype(np.float32)
+    for name, array in (("labels", labels), ("iron", values)):
+        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    (tmp_path / "p.tsv").write_text("participant_id\na\nb\n")
+    at = [f"{tmp_path}/{name}" for name in ("p.tsv", "labels", "iron", "rois.tsv")]
+    command = ["rois", "--table", at[0], "--labels", at[1], "--map", f"iron={at[2]}", "--out", at[3], "--quiet"]
+    assert main(command) == 0
+    err = capsys.readouterr().err
+    assert "b has no voxel of label 50: caudate (both) is left out" in err
+    assert "b has no voxel of label 50: caudate (right) is left out" in err
+    rows = pd.read_csv(at[3], sep="\t")
+    assert set(zip(rows["participant_id"], rows["side"])) == {
+        ("a", "left"), ("a", "right"), ("a", "both"), ("b", "left"),
+    }  # fmt: skip

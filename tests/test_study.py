@@ -222,6 +222,102 @@ def test_a_null_cohort(tmp_path, capsys):
     assert "no cluster of iron_MS_lt_HC survived" in err
 
 
+def test_a_report_never_tells_of_what_is_no_longer_there(copy, capsys, monkeypatch):
+    """It goes as soon as another stage runs, and comes back only at the end."""
+    from gpuvox.study import rois
+
+    def fails(*arguments):
+        raise ValueError("a failure")
+
+    write_study(copy, merge='{ thalamus = "thalamus_*", back = "thalamus_p*" }')
+    with monkeypatch.context() as patch:
+        patch.setattr(rois, "execute", fails)
+        assert run(capsys, copy)[0] == 2
+    assert not (copy / "results" / "report.html").exists()
+    assert not (copy / "results" / "study.json").exists()
+    status, _, err = run(capsys, copy)
+    assert status == 0, err
+    assert (copy / "results" / "report.html").exists()
+
+
+def test_other_labels_make_another_report(copy, capsys):
+    names = copy / "template" / "labels.tsv"
+    names.write_text(names.read_text().replace("thalamus_lamina", "thalamus_laminae"))
+    _, out, _ = run(capsys, copy, "--dry-run")
+    assert "run   report" in out
+    assert "run   regions: names" in out
+
+
+@pytest.fixture
+def given_maps(cohort, finished, tmp_path):
+    """A study of one 4D image of everybody, groups coded 0 and 1, and no covariates."""
+    (tmp_path / "template").symlink_to(cohort / "template")
+    shutil.copy(finished / "maps" / "iron.nii.gz", tmp_path / "fa.nii.gz")
+    people = table(cohort / "participants.tsv")
+    people["group"] = (people["group"] == "MS").astype(int)
+    people[["participant_id", "group", "age", "edss"]].to_csv(tmp_path / "people.csv", index=False)
+    (tmp_path / "study.toml").write_text("""
+[study]
+table = "people.csv"
+device = "cpu"
+[groups]
+order = ["1", "0"]
+[maps.fa]
+image = "fa.nii.gz"
+[template]
+mask = "template/deepgray.nii.gz"
+labels = "template/labels.nii.gz"
+names = "template/labels.tsv"
+[voxelwise]
+permutations = 60
+[clusters]
+[rois]
+[[regression]]
+title = "adjusted"
+outcome = "edss"
+each = ["putamen.fa", "fa_1_lt_0.7"]
+adjusted = ["putamen.fa"]
+subset = "group == 1"
+bootstrap = 0
+[report]
+zscores = ["putamen.*"]
+""")
+    return tmp_path
+
+
+def test_images_of_ones_own_and_groups_of_numbers(given_maps, capsys):
+    status, _, err = run(capsys, given_maps)
+    assert status == 0, err
+    assert "fa_1_lt_0.7 is left out: no cluster 7 of fa_1_lt_0 survived" in err
+    assert "putamen.volume has no z-score" in err
+    data = table(given_maps / "results" / "models" / "adjusted" / "regression_coefficients.tsv")
+    features = table(given_maps / "results" / "features.tsv")
+    reference = features.loc[features["group"] == 0, "putamen.fa"]
+    patients = features[features["group"] == 1]
+    z = (patients["putamen.fa"] - reference.mean()) / reference.std(ddof=1)
+    slope = np.polyfit(z, patients["edss"], 1)[0]
+    row = data[data["predictor"] == "putamen.fa"].iloc[0]
+    np.testing.assert_allclose(row["B"], slope, rtol=1e-5)
+
+
+def test_a_subset_takes_its_volumes_along(given_maps, capsys):
+    """Of an image of everybody; one of some people only could be anybody's."""
+    change(given_maps / "study.toml", 'order = ["1", "0"]', 'order = ["1", "0"]\nsubset = "age < 45"')
+    status, _, err = run(capsys, given_maps)
+    assert status == 0, err
+    chosen = pd.read_csv(given_maps / "people.csv")["age"] < 45
+    header = files.read_header(given_maps / "fa")
+    grid = header.grid(np.ones(header.shape[:3], dtype=bool))
+    everyone = files.read_cohort(given_maps / "fa.nii.gz", grid)
+    np.testing.assert_array_equal(
+        files.read_cohort(given_maps / "results" / "maps" / "fa.nii.gz", grid), everyone[chosen]
+    )
+    shutil.copy(given_maps / "results" / "maps" / "fa.nii.gz", given_maps / "fa.nii.gz")
+    status, _, err = run(capsys, given_maps)
+    assert status == 2
+    assert f"maps.fa.image: {given_maps / 'fa.nii.gz'} has {chosen.sum()} volumes; the table has 146 rows" in err
+
+
 # -- mistakes ---------------------------------------------------------------------------------------------------------
 
 
@@ -246,10 +342,20 @@ def change(path, old, new):
     [
         ("study.toml", "seed = 1", "sead = 1", "line 19: study.sead: there is no such key; did you mean 'seed'?"),
         ("study.toml", 'column = "group"', 'column = "grp"', "participants.tsv has no column 'grp'"),
-        ("study.toml", '["age", "sex"]', '["age", "sexe"]', "participants.tsv has no column 'sexe'"),
+        ("study.toml", '["age", "sex"]', '["age", "sexe"]', "line 26: groups.covariates: "),
+        ("study.toml", '["age", "sex"]', '["age", "age"]', "expected each once (not 'age' twice)"),
+        ("study.toml", 'subset = ""      ', 'subset = "agee > 3"', "line 28: groups.subset: the condition"),
+        ("study.toml", 'table = "participants.tsv"', 'table = "people.tsv"', "line 17: study.table: "),
+        ("study.toml", 'device = "cpu"', 'device = "cuda"', "line 20: study.device: "),
+        ("study.toml", 'labels = "template/labels', 'labels = "template/lables', "line 49: template.labels: "),
+        ("study.toml", 'names = "template/labels', 'names = "template/lables', "line 50: template.names: there is"),
+        ("study.toml", "[template]", "[maps.iron]\nimage = 'x'\n[template]", "maps.iron: is a map of [ironmyelin]"),
+        ("study.toml", "[template]", "[maps.volume]\nimage = 'x'\n[template]", "maps.volume: is the name of a measure"),
+        ("study.toml", "[template]", "[maps.fa]\nimage = 'template/csf'\n[template]", "maps.fa.image: "),
+        ("participants.tsv", "\tage\t", "\tsex\t", "has the column 'sex' twice"),
         ("study.toml", 'order = ["MS", "HC"]', 'order = ["MS", "NC"]', "expected MS or NC"),
         ("study.toml", 'mask = "template/deepgray.nii.gz"', 'mask = "template/deep.nii.gz"', "deep"),
-        ("study.toml", 'maps = ["iron", "myelin", "ironmass"', 'maps = ["iron", "fat"', "voxelwise.maps names 'fat'"),
+        ("study.toml", 'maps = ["iron", "myelin", "ironmass"', 'maps = ["iron", "fat"', "voxelwise.maps: names 'fat'"),
         ("study.toml", 'merge = { thalamus = "thalamus_*', 'merge = { thalamus = "thalamuss_*', "no structure fits"),
         ("study.toml", 'outcome = "edss"', 'outcome = "eds"', "regression[1].outcome: there is no variable 'eds'"),
         ("study.toml", '"pallidus.iron", "putamen', '"palidus.iron", "putamen', "no variable 'palidus.iron'"),
@@ -260,7 +366,7 @@ def change(path, old, new):
         ("participants.tsv", "sub-002\t", "sub-001\t", "participant_id sub-001 twice"),
         ("participants.tsv", "sub-004/r1.nii", "sub-999/r1.nii", "sub-999/r1.nii"),
         ("participants.tsv", "sub-004/r1.nii", "n/a", "has no r1 of sub-004"),
-        ("participants.tsv", "sub-002\tMS", "sub-002\tCIS", "sub-002 has 'CIS' in column group; expected MS or HC"),
+        ("participants.tsv", "sub-002\tMS", "sub-002\tCIS", "line 25: groups.order: sub-002 has 'CIS' in column group"),
         ("participants.tsv", "participant_id", "id", "no column 'participant_id'"),
     ],
 )  # fmt: skip

@@ -270,10 +270,9 @@ def _adjust(
     command: Regression, data: _Data, predictors: Sequence[str]
 ) -> tuple[_Data, dict[str, tuple[str, int]]]:
     """Predictors as z of a group's residuals; in which group, of how many, by predictor."""
-    if not command.adjust:
-        for option in ("reference", "adjusted"):
-            if getattr(command, option):
-                raise FileError(f"--{option} needs --adjust: the covariates that predictors are adjusted for")
+    if not (command.adjust or command.adjusted):
+        if command.reference:
+            raise FileError("--reference needs --adjust or --adjusted: covariates, or what is to be a z-score")
         return data, {}
     covariates = _columns(data.table, command.adjust, "adjust", command)
     table, people = data.table.copy(), data.chosen | data.reference
@@ -313,7 +312,7 @@ def _to_adjust(
 
 
 def _z(name: str, values: Float64, design: Float64, inside: Bool, covariates: Sequence[str]) -> Float64:
-    what = f"{name} cannot be adjusted for {', '.join(covariates)}"
+    what = f"{name} cannot be {'adjusted for ' + ', '.join(covariates) if covariates else 'a z-score'}"
     try:
         return adjusted(values, design, inside)
     except ValueError as error:
@@ -551,7 +550,7 @@ def _regression_record(
     return {
         **_record(command, data),
         "analysis": "hierarchical linear regression, ordinary least squares",
-        "adjustment": adjustment if command.adjust else None,
+        "adjustment": adjustment if groups else None,
         "bootstrap": _bootstrap_record(command.bootstrap, command.seed),
         "correction": {
             "method": command.correction,
@@ -582,7 +581,8 @@ def _regression_messages(
     for where in dict.fromkeys(groups.values()):
         names = [name for name, place in groups.items() if place == where]
         place = f"{where[0]} (n = {where[1]})"
-        found.append(f"adjusted for {', '.join(command.adjust)} in {place}: {', '.join(names)}")
+        how = f"adjusted for {', '.join(command.adjust)}" if command.adjust else "z-scores"
+        found.append(f"{how} in {place}: {', '.join(names)}")
     weak = {one.model: one.undetermined for one in fitted if one.undetermined}
     if weak:
         counts = ", ".join(f"{model} {count}" for model, count in weak.items())

@@ -273,6 +273,8 @@ def execute(command: Command, say: Callable[[str], None]) -> None:
         One sentence that says what is wrong; nothing is written then.
     """
     files.check_output_root(command.out)
+    if not 0 < command.p < 1:
+        raise FileError(f"--p is {command.p:g}; a level between 0 and 1 expected")
     header = files.read_header(command.corrected)
     grid = header.grid(np.ones(header.shape[:3], dtype=bool))
     if command.mask:
@@ -286,6 +288,10 @@ def execute(command: Command, say: Callable[[str], None]) -> None:
     atlas = np.rint(files.read_map(command.atlas, grid)).astype(np.int64) if command.atlas else None
     regions = read_regions(command.names or None) if command.atlas else None
     found = describe(labels, corrected, grid, statistic, atlas, regions)
+    if any(cluster.statistic < 0 for cluster in found):
+        raise FileError(
+            f"{command.statistic} is negative in a cluster of {command.corrected}: it is of another test"
+        )
     subjects = subject_table(command, labels, grid, len(found)) if command.data else None
     files.write_map(
         command.out, labels.astype(np.float32), grid, header, label=files.Label("gpuvox: clusters", "label")

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from gpuvox.device import DeviceError
 from gpuvox.files import FileError
 
 EXAMPLE = "example.toml"
 TESTS = ("student", "welch", "mannwhitney", "fisher", "chi2")
 CORRECTIONS = ("fdr_bh", "bonferroni", "none")
+IRONMYELIN = {
+    "iron": ("Iron concentration", "mg/kg"),
+    "myelin": ("Myelin concentration", "volume fraction"),
+    "ironmass": ("Iron content", "mg/kg × J"),
+    "myelinmass": ("Myelin content", "volume fraction × J"),
+}
+"""Maps that ``gpuvox ironmyelin`` writes: title, unit."""
 
 Check = Callable[[Any], str]
 """What is expected, where a value is not; empty where it is."""
@@ -75,7 +84,7 @@ class Study:
     table: str = _key(check=_not_empty)
     out: str = _key("results", _not_empty)
     title: str = _key("Iron and myelin in the deep gray matter", _not_empty)
-    seed: int = _key(1, _at_least(0))
+    seed: int = _key(1, _between(0, 2**63 - 1))
     device: str = _key("auto", _not_empty)
     threads: int = _key(0, _at_least(0))
 
@@ -270,6 +279,14 @@ class Config:
         """A mistake in the file, told with its line and key."""
         return _error(self.path, key_lines(self.text), where, message)
 
+    @contextlib.contextmanager
+    def reading(self, where: tuple[str | int, ...]) -> Iterator[None]:
+        """What is wrong with what a key names is told with its line and name."""
+        try:
+            yield
+        except (ValueError, DeviceError) as error:
+            raise self.error(where, str(error)) from None
+
 
 def example() -> str:
     """The written example: every key with what it means."""
@@ -319,6 +336,11 @@ def _check_together(config: Config, reader: _Reader) -> None:
 
 
 def _check_titles(config: Config, reader: _Reader) -> None:
+    for name in config.maps:
+        if name in ("volume", "volume_normalised"):
+            raise reader.error(("maps", name), "is the name of a measure of regions; another name expected")
+        if config.ironmyelin and name in IRONMYELIN:
+            raise reader.error(("maps", name), "is a map of [ironmyelin]; another name expected")
     titles = {("group_table", "demographics")} if config.demographics else set()
     for kind in ("group_table", "regression", "correlation", "sample_size"):
         for number, table in enumerate(getattr(config, kind)):
@@ -398,7 +420,10 @@ class _Reader:
             tables = is_dataclass(inner)
             wanted = f"a list, [[{_spelled(where)}]]" if tables else 'a list such as ["a", "b"]'
             self._expect(isinstance(value, list), wanted, value, where)
-            return tuple(self._typed(inner, each, (*where, i)) for i, each in enumerate(value))
+            found = tuple(self._typed(inner, each, (*where, i)) for i, each in enumerate(value))
+            twice = [each for i, each in enumerate(found) if each in found[:i]]
+            self._expect(not twice, f"each once (not {twice[0]!r} twice)" if twice else "", value, where)
+            return found
         named = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
         right = isinstance(value, (int, float) if kind is float else kind) and (
             kind is bool or not isinstance(value, bool)

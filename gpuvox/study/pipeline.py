@@ -16,11 +16,9 @@ Everything is written below the folder of the results:
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,282 +33,18 @@ from gpuvox.permtest import Statistics
 from gpuvox.study import clinical, clusters, groups, report, rois, stages, tables
 from gpuvox.study import config as config_
 from gpuvox.study.checks import check_maps, oddities
-from gpuvox.study.config import Config, Map, slug
-from gpuvox.study.designs import Design, group_design
+from gpuvox.study.config import IRONMYELIN, slug
+from gpuvox.study.inputs import IMAGES, Comparison, StudyInputs
 from gpuvox.study.record import describe
 from gpuvox.study.stages import Ledger, Stage, Talk
 from gpuvox.tfce import Tfce
 
-IRONMYELIN = {
-    "iron": ("Iron concentration", "mg/kg"),
-    "myelin": ("Myelin concentration", "volume fraction"),
-    "ironmass": ("Iron content", "mg/kg × J"),
-    "myelinmass": ("Myelin content", "volume fraction × J"),
-}
-"""Maps that ``gpuvox ironmyelin`` writes: title, unit."""
-IMAGES = ("qsm", "r1", "csf", "jacobian")
-DIRECTIONS = ("gt", "lt")
-VARIABLES = (
-    "variables",
-    "families",
-    "covariates",
-    "log",
-    "outcome",
-    "blocks",
-    "each",
-    "adjusted",
-    "x",
-    "y",
-    "given",
-    "zscores",
-)
-"""Keys of the configuration that name variables."""
-
-
 Models = clinical.Regression | clinical.Correlations | clinical.SampleSizes
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A map, and a direction of the difference.
-
-    Attributes
-    ----------
-    map : str
-    contrast : {1, 2}
-        As numbered by randomise.
-    name : str
-        ``iron_MS_gt_HC``.
-    title : str
-        ``MS > HC``.
-    """
-
-    map: str
-    contrast: int
-    name: str
-    title: str
-
-
 @dataclass(frozen=True, eq=False)
-class Pipeline:
-    """The stages of a study.
-
-    Attributes
-    ----------
-    config : Config
-    line : tuple of str
-        The command, for the record.
-    """
-
-    config: Config
-    line: tuple[str, ...] = ()
-
-    # -- what there is ------------------------------------------------------------------------------------------
-
-    @cached_property
-    def cohort(self) -> pd.DataFrame:
-        """Participants who are in the study, cells as text.
-
-        Raises
-        ------
-        FileError
-            A column is missing, a group has nobody, or somebody is of neither group.
-        """
-        groups, path = self.config.groups, self.config.file(self.config.study.table)
-        table = files.read_table(path, ["participant_id"])
-        columns = tables.typed(table)
-        tables.require(columns, [groups.column, *groups.covariates], path)
-        chosen = table[tables.select(columns, groups.subset)].reset_index(drop=True)
-        members = tables.labels(tables.typed(chosen)[groups.column])
-        others = chosen[~members.isin(groups.order)]
-        if len(others):
-            raise FileError(
-                f"{path}: {others['participant_id'].iloc[0]} has {others[groups.column].iloc[0]!r} in column "
-                f"{groups.column}; expected {' or '.join(groups.order)} (groups.subset leaves others out)"
-            )
-        for name in groups.order:
-            if (members == name).sum() < 2:
-                raise FileError(f"{path}: fewer than two participants have {groups.column} {name!r}")
-        tables.complete(tables.typed(chosen), groups.covariates, path)
-        return chosen
-
-    @cached_property
-    def columns(self) -> pd.DataFrame:
-        """The same, numbers as numbers."""
-        return tables.typed(self.cohort)
-
-    @cached_property
-    def members(self) -> pd.Series:
-        """The group of each, as text."""
-        return tables.labels(self.columns[self.config.groups.column])
-
-    @cached_property
-    def design(self) -> Design:
-        """Design and contrasts of the voxelwise tests."""
-        groups = self.config.groups
-        return group_design(self.columns, groups.column, groups.order, groups.covariates)
-
-    @property
-    def reference(self) -> str:
-        """Condition that the reference group fulfils."""
-        groups = self.config.groups
-        if groups.reference:
-            return groups.reference
-        column, second = self.columns[groups.column], groups.order[1]
-        value = second if pd.api.types.is_numeric_dtype(column) else repr(second)
-        return f"`{groups.column}` == {value}"
-
-    @cached_property
-    def maps(self) -> dict[str, Map]:
-        """Maps of the study: image, title, unit.
-
-        Raises
-        ------
-        FileError
-            The configuration names one that there is not.
-        """
-        found: dict[str, Map] = {}
-        if self.config.ironmyelin is not None:
-            content = ("jacobian" in self.cohort.columns) * ("ironmass", "myelinmass")
-            for name in ("iron", "myelin", *content):
-                title, unit = IRONMYELIN[name]
-                found[name] = Map(image=self.path(f"maps/{name}"), title=title, unit=unit)
-        for name, given in self.config.maps.items():
-            found[name] = Map(image=self.config.file(given.image), title=given.title or name, unit=given.unit)
-        for section in ("voxelwise", "rois"):
-            wanted = getattr(getattr(self.config, section), "maps", ())
-            for name in wanted:
-                if name not in found:
-                    raise FileError(
-                        f"{self.config.path}: {section}.maps names {name!r}; there are {', '.join(found)}"
-                    )
-        return found
-
-    # -- names of variables -------------------------------------------------------------------------------------
-
-    @cached_property
-    def names(self) -> list[str]:
-        """Variables that there can be, but for those of clusters."""
-        found = list(self.cohort.columns)
-        given, template = self.config.rois, self.config.template
-        if given is None:
-            return found
-        names = self.config.file(given.names or (template.names if template else ""))
-        try:
-            structures = rois.members(rois.read_regions(names or None), given.merge)
-        except FileError:
-            raise
-        except ValueError as error:
-            raise self.config.error(("rois", "merge"), str(error)) from None
-        measures = [".volume", ".volume_normalised"]
-        measures += [
-            f".{name}{kind}" for name in given.maps or self.maps for kind in ("", ".median", ".sd", ".mass")
-        ]
-        for structure, side in structures:
-            place = f"{side}.{structure}" if side in ("left", "right") else structure
-            found += [place + measure for measure in measures]
-        return found
-
-    def check_names(self) -> None:
-        """Raise `FileError` if the configuration names a variable that there cannot be."""
-        known = pd.DataFrame(index=self.columns.index, columns=self.names, dtype=float)
-        known[self.columns.columns] = self.columns
-        self._check_condition(("groups", "reference"), self.reference, known)
-        for section in ("demographics", "group_table", "regression", "correlation", "sample_size", "report"):
-            given = getattr(self.config, section)
-            for number, part in enumerate(given) if isinstance(given, tuple) else [(None, given)] * bool(given):
-                where = (section,) if number is None else (section, number)
-                for key, value in asdict(part).items():
-                    if key == "subset":
-                        self._check_condition((*where, key), value, known)
-                    elif key in VARIABLES and value is not None:
-                        self._check_variables((*where, key), value)
-
-    def _check_condition(self, where: tuple[str | int, ...], condition: str, known: pd.DataFrame) -> None:
-        try:
-            tables.select(known, condition)
-        except FileError as error:
-            raise self.config.error(where, str(error)) from None
-
-    def _check_variables(self, where: tuple[str | int, ...], value: Any) -> None:
-        if isinstance(value, Mapping):
-            for name, each in value.items():
-                self._check_variables((*where, name), each)
-            return
-        clustered = {comparison.name for comparison in self.comparisons} if self.config.clusters else set()
-        for pattern in (value,) if isinstance(value, str) else value:
-            if pattern.split(".")[0] in clustered or (where[0] == "group_table" and pattern == "auto"):
-                continue
-            try:
-                tables.matching(self.names, [pattern])
-            except FileError:
-                near = difflib.get_close_matches(pattern, self.names, 1, 0.5)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise self.config.error(where, f"there is no variable {pattern!r}{hint}") from None
-
-    def _relative(self, path: str) -> str:
-        """A file from the results; links are followed, as opening it does."""
-        return os.path.relpath(os.path.realpath(path), os.path.realpath(self.config.out))
-
-    def path(self, name: str) -> str:
-        """A file of the results."""
-        return os.fspath(self.config.out / name)
-
-    @cached_property
-    def comparisons(self) -> list[Comparison]:
-        """Every map that is tested, in both directions."""
-        if self.config.voxelwise is None:
-            return []
-        a, b = self.config.groups.order
-        first, second = (tables.as_name(group) for group in (a, b))
-        return [
-            Comparison(name, number, f"{name}_{first}_{how}_{second}", f"{a} {sign} {b}")
-            for name in self.config.voxelwise.maps or tuple(self.maps)
-            for number, (how, sign) in enumerate(zip(DIRECTIONS, "><"), 1)
-        ]
-
-    def _of_image(self, name: str) -> tuple[str, ...]:
-        """Files of an image, and the JSON beside it."""
-        found = [os.fspath(path) for path in files.image_files(name)]
-        beside = files.split_suffix(found[0])[0] + ".json"
-        return (*found, *([beside] if os.path.exists(beside) else []))
-
-    def _of_maps(self, *names: str) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-        """(stages, outside files by map) that maps come from."""
-        outside = {f"map {n}": self._of_image(self.maps[n].image) for n in names if n in self.config.maps}
-        return ("iron and myelin",) * (len(outside) < len(names)), outside
-
-    def _of_template(self, *names: str) -> dict[str, tuple[str, ...]]:
-        """Files of the template, by what they are."""
-        template = self.config.template
-        given = {name: self.config.file(getattr(template, name)) for name in names if getattr(template, name, "")}
-        return {n: (path,) if n == "names" else self._of_image(path) for n, path in given.items()}
-
-    def _images(self, column: str) -> list[str]:
-        """Images in a column of the table, from here."""
-        folder = Path(self.config.file(self.config.study.table)).parent
-        named = zip(self.cohort["participant_id"], self.cohort[column].str.strip())
-        found = []
-        for name, value in named:
-            if value in tables.MISSING:
-                raise FileError(f"{self.config.file(self.config.study.table)} has no {column} of {name}")
-            found.append(os.fspath(folder / value))
-        return found
-
-    def _cells(self, *names: str) -> dict[str, Any]:
-        """Cells of the table that a stage reads, for its settings: others may change."""
-        return {name: self.cohort[name].str.strip().tolist() for name in ("participant_id", *names)}
-
-    @property
-    def _adjustment(self) -> dict[str, Any]:
-        """What z-scores depend on."""
-        groups = self.config.groups
-        inside = tables.select(self.columns, self.reference)
-        return {"covariates": self._cells(*groups.covariates), "reference": [bool(each) for each in inside]}
-
-    def _column_files(self, column: str) -> tuple[str, ...]:
-        images = dict.fromkeys(self._images(column))
-        return tuple(file for image in images for file in self._of_image(image))
+class Pipeline(StudyInputs):
+    """The stages of a study."""
 
     # -- stages -------------------------------------------------------------------------------------------------
 
@@ -326,6 +60,8 @@ class Pipeline:
         found = [self._participants()]
         if config.ironmyelin is not None:
             found.append(self._ironmyelin())
+        if not self._is_chosen.all():
+            found += [self._map(name) for name in config.maps]
         if config.template is not None:
             found.append(self._underlay())
         if config.voxelwise is not None:
@@ -407,9 +143,29 @@ class Pipeline:
         for name in ("mask", "model"):
             if options[name]:
                 sources[name] = self._of_image(options[name]) if name == "mask" else (options[name],)
-        made = tuple(f"maps/{name}.*" for name in IRONMYELIN if name in self.maps and name not in self.config.maps)
+        made = tuple(f"maps/{name}.*" for name in IRONMYELIN if name in self.maps)
+        made += ("maps/csf_reference.tsv",) if given.reference != "none" else ()
         settings = asdict(given) | {"images": self._cells(*names)}
-        return self._stage("iron and myelin", settings, (*made, "maps/*.*"), work, sources=sources)
+        return self._stage("iron and myelin", settings, made, work, sources=sources)
+
+    def _map(self, name: str) -> Stage:
+        """The volumes of a given image that are of those in the study."""
+        given = self.config.file(self.config.maps[name].image)
+
+        def work(talk: Talk) -> None:
+            os.makedirs(self.path("maps"), exist_ok=True)
+            header = files.read_header(given)
+            grid = header.grid(np.ones(header.shape[:3], dtype=bool))
+            label = files.Label(f"gpuvox: {name} of those in the study")
+            opened = files.open_map(self.path(f"maps/{name}"), grid, header, len(self.cohort), label=label)
+            with opened as (_, write):
+                for values, is_chosen in zip(files.read_volumes(given), self._is_chosen):
+                    if is_chosen:
+                        write(values)
+
+        settings = {"everyone": self.everyone["participant_id"].tolist(), "chosen": self._is_chosen.tolist()}
+        sources = {"image": self._of_image(given)}
+        return self._stage(f"map {name}", settings, (f"maps/{name}.*",), work, sources=sources)
 
     def _underlay(self) -> Stage:
         """Mean R1 of everyone, or the mean of the first map, unless an image is given."""
@@ -555,7 +311,7 @@ class Pipeline:
         def work(talk: Talk) -> None:
             found = self.features()
             files.write_table(self.path("features.tsv"), found)
-            files.write_table(self.path("zscores.tsv"), self._zscores(found))
+            files.write_table(self.path("zscores.tsv"), self._zscores(found, talk))
 
         groups = self.config.groups
         settings = {"zscores": patterns, "covariates": groups.covariates, "reference": self.reference}
@@ -571,7 +327,7 @@ class Pipeline:
             given if self.config.clusters is not None else None,
         )
 
-    def _zscores(self, found: pd.DataFrame) -> pd.DataFrame:
+    def _zscores(self, found: pd.DataFrame, talk: Talk) -> pd.DataFrame:
         groups = self.config.groups
         chosen = tables.matching(found.columns, self.config.report.zscores, f"{self.config.path}, report.zscores")
         covariates = tables.indicators(found, groups.covariates).to_numpy()
@@ -581,7 +337,7 @@ class Pipeline:
             try:
                 z[name] = clusters.adjusted(found[name].to_numpy(), covariates, inside)
             except ValueError as error:
-                raise FileError(f"the z-score of {name}: {error}") from None
+                talk.warn(f"{name} has no z-score: {error}")
         return pd.DataFrame({"participant_id": found["participant_id"], groups.column: found[groups.column], **z})
 
     # -- tables -------------------------------------------------------------------------------------------------
@@ -658,7 +414,7 @@ class Pipeline:
         adjusted = self._surviving(given.adjusted, talk)
         return clinical.Regression(
             table=self.path("features.tsv"), blocks=blocks, each=each, adjusted=adjusted,
-            adjust=self.config.groups.covariates if adjusted else (), reference=self.reference if adjusted else "",
+            adjust=self.config.groups.covariates, reference=self.reference if adjusted else "",
             seed=self.config.study.seed, **options,
         )  # fmt: skip
 
@@ -684,10 +440,14 @@ class Pipeline:
     def _surviving(self, patterns: tuple[str, ...], talk: Talk) -> tuple[str, ...]:
         """Names without those of clusters where no cluster survived."""
         columns = files.read_table(self.path("features.tsv"), []).columns
-        empty = [c.name for c in self.comparisons if f"{c.name}.1" not in columns]
-        gone = [pattern for pattern in patterns if pattern.split(".")[0] in empty]
-        for pattern in gone:
-            talk.warn(f"{pattern} is left out: no cluster of {pattern.split('.')[0]} survived")
+        clusters = [c.name for c in self.comparisons]
+        gone = []
+        for pattern in patterns:
+            name, _, number = pattern.partition(".")
+            if name in clusters and not tables.fitting(columns, pattern):
+                which = "no cluster" if f"{name}.1" not in columns else f"no cluster {number.split('.')[0]}"
+                talk.warn(f"{pattern} is left out: {which} of {name} survived")
+                gone.append(pattern)
         return tuple(pattern for pattern in patterns if pattern not in gone)
 
     def report(self, ledger: Ledger) -> Stage:
@@ -699,7 +459,8 @@ class Pipeline:
 
         after = tuple(stage.name for stage in self.stages())
         settings = {"title": self.config.study.title, "text": self.config.text}
-        return self._stage("report", settings, ("study.json", "report.html"), work, after)
+        sources = self._of_template("mask", "labels", "names", "underlay")
+        return self._stage("report", settings, ("study.json", "report.html"), work, after, sources)
 
 
 def _go_on(command: _randomise.Command, talk: Talk) -> None:
@@ -709,16 +470,19 @@ def _go_on(command: _randomise.Command, talk: Talk) -> None:
         if text.startswith("Going on"):
             talk.say(f"  {text}")
 
+    def warn(text: str) -> None:
+        talk.warn(text.replace("--resume goes on", "the next gpuvox study goes on"))
+
     try:
-        _randomise.execute(command, say, talk.warn, talk.progress)
+        _randomise.execute(command, say, warn, talk.progress)
     except AnotherRun:
         os.remove(command.checkpoint)
-        _randomise.execute(replace(command, resume=False), say, talk.warn, talk.progress)
+        _randomise.execute(replace(command, resume=False), say, warn, talk.progress)
 
 
 def listing(pipeline: Pipeline) -> list[str]:
     """What a run would do, a line for each stage."""
-    pipeline.check_names()
+    pipeline.check()
     ledger = Ledger.open(pipeline.config.out)
     planned = stages.plan([*pipeline.stages(), pipeline.report(ledger)], ledger)
     return [f"{'run ' if step.reason else 'skip'}  {step.stage.name}{_because(step.reason)}" for step in planned]
@@ -737,7 +501,7 @@ def execute(pipeline: Pipeline, talk: Talk) -> None:
         One sentence that says what is wrong. What was done before stays, and is not done again.
     """
     out = pipeline.config.out
-    pipeline.check_names()
+    pipeline.check()
     Ledger.open(out)
     work = pipeline.stages()
     try:
@@ -748,7 +512,7 @@ def execute(pipeline: Pipeline, talk: Talk) -> None:
         ledger = Ledger.open(out)
         work = [*work, pipeline.report(ledger)]
         stages.remove_others(ledger, [stage.name for stage in work])
-        stages.run(work, ledger, talk)
+        stages.run(work, ledger, talk, summary="report")
     for line in report.headlines(pipeline.path("study.json")):
         talk.say(line)
     talk.say(f"Report: {pipeline.path('report.html')}")

@@ -241,8 +241,17 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def run(stages: Sequence[Stage], ledger: Ledger, talk: Talk) -> None:
+def run(stages: Sequence[Stage], ledger: Ledger, talk: Talk, summary: str = "") -> None:
     """Run what must run.
+
+    Parameters
+    ----------
+    stages : sequence of Stage
+    ledger : Ledger
+    talk : Talk
+    summary : str
+        Name of a stage that tells of the others: what it left is removed as soon as one of them runs, so that it
+        never tells of what is no longer there.
 
     Raises
     ------
@@ -254,6 +263,7 @@ def run(stages: Sequence[Stage], ledger: Ledger, talk: Talk) -> None:
         why = {"": ": unchanged", NEW: ""}.get(reason, f": {reason}")
         talk.say(f"[{number:2d}/{len(stages)}] {stage.name}{why}")
         if reason:
+            _remove(ledger, summary)
             _work(stage, ledger, talk)
 
 
@@ -277,8 +287,10 @@ def _work(stage: Stage, ledger: Ledger, talk: Talk) -> None:
 def _remove(ledger: Ledger, name: str) -> None:
     """What a stage left before: no file may stay that the new run would not write."""
     done = ledger.stages.pop(name, None)
+    if done is None:
+        return
     ledger.save()
-    for path in (done or {}).get("outputs", {}):
+    for path in done["outputs"]:
         if os.path.isabs(path) or ".." in Path(path).parts:
             raise FileError(f"{ledger.folder / STATE} is damaged: {path} lies elsewhere")
         with contextlib.suppress(OSError):

@@ -90,6 +90,9 @@ def _there_are(names: Iterable[str], wanted: str) -> str:
     import difflib
 
     known = [str(name) for name in names]
+    alike = [name for name in known if name.lower() == wanted.lower()]
+    if alike:
+        return f"did you mean {alike[0]!r}?"
     if len(known) <= 20:
         return f"it has {', '.join(known)}"
     close = difflib.get_close_matches(wanted, known, 5, 0.5)
@@ -292,11 +295,17 @@ def matching(
     known, found = list(columns), []
     for pattern in patterns:
         # fnmatch has no notion of dots: a segment at a time.
-        fitting = [name for name in known if name == pattern] or [n for n in known if _fits(n, pattern)]
-        if not fitting:
+        named = fitting(known, pattern)
+        if not named:
             raise FileError(f"{os.fspath(origin)} has nothing named {pattern!r}; {_there_are(known, pattern)}")
-        found += [name for name in fitting if name not in found]
+        found += [name for name in named if name not in found]
     return found
+
+
+def fitting(columns: Iterable[str], pattern: str) -> list[str]:
+    """Columns that fit a pattern; see `matching`."""
+    known = list(columns)
+    return [name for name in known if name == pattern] or [name for name in known if _fits(name, pattern)]
 
 
 def _fits(name: str, pattern: str) -> bool:

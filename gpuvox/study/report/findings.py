@@ -63,7 +63,10 @@ def finding(
         Smallest cluster that is kept.
     """
     smallest = p_phrase(test.p, level)
-    if not test.survivors:
+    if test.permutations and 1 / test.permutations >= level:
+        few = plural(test.permutations, "permutation")
+        text = f"nothing could survive: with {few}, no p is below {significant(1 / test.permutations)}."
+    elif not test.survivors:
         text = f"nothing survived correction; the smallest corrected {smallest}."
     elif clusters is None:
         text = f"{plural(test.survivors, 'voxel')} survived; the smallest corrected {smallest}."

@@ -286,7 +286,7 @@ def _adjustments(about: Mapping[str, Any]) -> Iterator[str]:
     for place in dict.fromkeys(places.values()):
         names = named([name for name, where in places.items() if where == place])
         given = named(adjustment.get("covariates") or [])
-        yield f" {_capital(names)} entered as z of the residuals given {given} in {place}."
+        yield f" {_capital(names)} entered as z{f' of the residuals given {given}' if given else ''} in {place}."
 
 
 def _capital(text: str) -> str:

@@ -1,0 +1,349 @@
+"""What a study is of: participants, maps, comparisons and variables; all that can be found wrong before work begins."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gpuvox import files
+from gpuvox.cuda import resolve
+from gpuvox.files import FileError
+from gpuvox.study import rois, tables
+from gpuvox.study.config import IRONMYELIN, Config, Map
+from gpuvox.study.designs import Design, group_design
+
+IMAGES = ("qsm", "r1", "csf", "jacobian")
+DIRECTIONS = ("gt", "lt")
+VARIABLES = (
+    "variables",
+    "families",
+    "covariates",
+    "log",
+    "outcome",
+    "blocks",
+    "each",
+    "adjusted",
+    "x",
+    "y",
+    "given",
+    "zscores",
+)
+"""Keys of the configuration that name variables."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A map, and a direction of the difference.
+
+    Attributes
+    ----------
+    map : str
+    contrast : {1, 2}
+        As numbered by randomise.
+    name : str
+        ``iron_MS_gt_HC``.
+    title : str
+        ``MS > HC``.
+    """
+
+    map: str
+    contrast: int
+    name: str
+    title: str
+
+
+@dataclass(frozen=True, eq=False)
+class StudyInputs:
+    """What a study is of.
+
+    Attributes
+    ----------
+    config : Config
+    line : tuple of str
+        The command, for the record.
+    """
+
+    config: Config
+    line: tuple[str, ...] = ()
+
+    # -- what there is ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def cohort(self) -> pd.DataFrame:
+        """Participants who are in the study, cells as text.
+
+        Raises
+        ------
+        FileError
+            A column is missing, a group has nobody, or somebody is of neither group.
+        """
+        groups, path = self.config.groups, self.config.file(self.config.study.table)
+        chosen = self.everyone[self._is_chosen].reset_index(drop=True)
+        members = tables.labels(tables.typed(chosen)[groups.column])
+        others = chosen[~members.isin(groups.order)]
+        if len(others):
+            who, value = others["participant_id"].iloc[0], others[groups.column].iloc[0]
+            raise self.config.error(
+                ("groups", "order"),
+                f"{who} has {value!r} in column {groups.column} of {path}; expected {' or '.join(groups.order)} "
+                "(groups.subset leaves others out)",
+            )
+        for name in groups.order:
+            if (members == name).sum() < 2:
+                raise self.config.error(
+                    ("groups", "order"), f"fewer than two participants of {path} have {groups.column} {name!r}"
+                )
+        tables.complete(tables.typed(chosen), groups.covariates, path)
+        return chosen
+
+    @cached_property
+    def everyone(self) -> pd.DataFrame:
+        """The table, cells as text."""
+        with self.config.reading(("study", "table")):
+            return files.read_table(self.config.file(self.config.study.table), ["participant_id"])
+
+    @cached_property
+    def _is_chosen(self) -> NDArray[np.bool_]:
+        """Rows of the table who are in the study."""
+        groups, columns = self.config.groups, tables.typed(self.everyone)
+        for key, names in (("column", [groups.column]), ("covariates", groups.covariates)):
+            with self.config.reading(("groups", key)):
+                tables.require(columns, names, self.config.file(self.config.study.table))
+        with self.config.reading(("groups", "subset")):
+            return tables.select(columns, groups.subset)
+
+    @cached_property
+    def columns(self) -> pd.DataFrame:
+        """The same, numbers as numbers."""
+        return tables.typed(self.cohort)
+
+    @cached_property
+    def members(self) -> pd.Series:
+        """The group of each, as text."""
+        return tables.labels(self.columns[self.config.groups.column])
+
+    @cached_property
+    def design(self) -> Design:
+        """Design and contrasts of the voxelwise tests."""
+        groups = self.config.groups
+        return group_design(self.columns, groups.column, groups.order, groups.covariates)
+
+    @property
+    def reference(self) -> str:
+        """Condition that the reference group fulfils."""
+        groups = self.config.groups
+        if groups.reference:
+            return groups.reference
+        column, second = self.columns[groups.column], groups.order[1]
+        value = second if pd.api.types.is_numeric_dtype(column) else repr(second)
+        return f"`{groups.column}` == {value}"
+
+    @cached_property
+    def maps(self) -> dict[str, Map]:
+        """Maps of the study: image, title, unit.
+
+        Raises
+        ------
+        FileError
+            The configuration names one that there is not.
+        """
+        found: dict[str, Map] = {}
+        if self.config.ironmyelin is not None:
+            content = ("jacobian" in self.cohort.columns) * ("ironmass", "myelinmass")
+            for name in ("iron", "myelin", *content):
+                title, unit = IRONMYELIN[name]
+                found[name] = Map(image=self.path(f"maps/{name}"), title=title, unit=unit)
+        for name, given in self.config.maps.items():
+            # Where the subset leaves somebody out, the volumes of the others are copied.
+            image = self.config.file(given.image) if self._is_chosen.all() else self.path(f"maps/{name}")
+            found[name] = Map(image=image, title=given.title or name, unit=given.unit)
+        for section in ("voxelwise", "rois"):
+            wanted = getattr(getattr(self.config, section), "maps", ())
+            for name in wanted:
+                if name not in found:
+                    raise self.config.error((section, "maps"), f"names {name!r}; there are {', '.join(found)}")
+        return found
+
+    # -- names of variables -------------------------------------------------------------------------------------
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Variables that there can be, but for those of clusters."""
+        found = list(self.cohort.columns)
+        given, template = self.config.rois, self.config.template
+        if given is None:
+            return found
+        names = self.config.file(given.names or (template.names if template else ""))
+        try:
+            structures = rois.members(rois.read_regions(names or None), given.merge)
+        except FileError:
+            raise
+        except ValueError as error:
+            raise self.config.error(("rois", "merge"), str(error)) from None
+        measures = [".volume", ".volume_normalised"]
+        measures += [
+            f".{name}{kind}" for name in given.maps or self.maps for kind in ("", ".median", ".sd", ".mass")
+        ]
+        for structure, side in structures:
+            place = f"{side}.{structure}" if side in ("left", "right") else structure
+            found += [place + measure for measure in measures]
+        return found
+
+    def check(self) -> None:
+        """Raise `FileError` for what can be found wrong before anything runs; it names the key and its line."""
+        with self.config.reading(("study", "device")):
+            resolve(self.config.study.device)
+        self._check_files()
+        self._check_names()
+
+    def _check_files(self) -> None:
+        """Images are there, and lie on one grid; those of everyone have a volume for each row of the table."""
+        config, grid = self.config, None
+        if config.template is not None:
+            with config.reading(("template", "mask")):
+                grid = files.read_mask(config.file(config.template.mask))
+        for where, image in self._given_images():
+            with config.reading(where):
+                header = files.read_header(image)
+                if grid is not None:
+                    files.check_grid(header, grid, "the mask")
+                if where[0] == "maps" and header.shape[3] != len(self.everyone):
+                    raise FileError(
+                        f"{image} has {header.shape[3]} volumes; the table has {len(self.everyone)} rows"
+                    )
+        for where in (("template", "names"), ("rois", "names"), ("ironmyelin", "model")):
+            path = config.file(getattr(getattr(config, where[0]), where[1], ""))
+            if path and not os.path.isfile(path):
+                raise config.error(where, f"there is no file {path}")
+
+    def _given_images(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Key and file of each image that the configuration names, and of the first in a column."""
+        config = self.config
+        keys: list[tuple[str, ...]] = [("template", "labels"), ("template", "underlay"), ("ironmyelin", "mask")]
+        keys += [("rois", name) for name in ("labels", "jacobian", "lesions")]
+        for section, key in keys:
+            value = getattr(getattr(config, section), key, "")
+            in_table = section == "rois" and value in self.cohort.columns
+            if value and not in_table and section == "rois" and key != "labels" and not self._is_chosen.all():
+                raise config.error(
+                    (section, key), "must be a column of the table, for groups.subset leaves some out"
+                )
+            if value:
+                yield (section, key), self._images(value)[0] if in_table else config.file(value)
+        for name, given in config.maps.items():
+            yield ("maps", name, "image"), config.file(given.image)
+        if config.ironmyelin is not None:
+            yield ("ironmyelin",), self._images("qsm")[0] if "qsm" in self.cohort.columns else ""
+
+    def _check_names(self) -> None:
+        known = pd.DataFrame(index=self.columns.index, columns=self.names, dtype=float)
+        known[self.columns.columns] = self.columns
+        self._check_condition(("groups", "reference"), self.reference, known)
+        for section in ("demographics", "group_table", "regression", "correlation", "sample_size", "report"):
+            given = getattr(self.config, section)
+            for number, part in enumerate(given) if isinstance(given, tuple) else [(None, given)] * bool(given):
+                where = (section,) if number is None else (section, number)
+                for key, value in asdict(part).items():
+                    if key == "subset":
+                        self._check_condition((*where, key), value, known)
+                    elif key in VARIABLES and value is not None:
+                        self._check_variables((*where, key), value)
+
+    def _check_condition(self, where: tuple[str | int, ...], condition: str, known: pd.DataFrame) -> None:
+        try:
+            tables.select(known, condition)
+        except FileError as error:
+            raise self.config.error(where, str(error)) from None
+
+    def _check_variables(self, where: tuple[str | int, ...], value: Any) -> None:
+        if isinstance(value, Mapping):
+            for name, each in value.items():
+                self._check_variables((*where, name), each)
+            return
+        clustered = {comparison.name for comparison in self.comparisons} if self.config.clusters else set()
+        for pattern in (value,) if isinstance(value, str) else value:
+            if pattern.split(".")[0] in clustered or (where[0] == "group_table" and pattern == "auto"):
+                continue
+            try:
+                tables.matching(self.names, [pattern])
+            except FileError:
+                near = difflib.get_close_matches(pattern, self.names, 1, 0.5)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise self.config.error(where, f"there is no variable {pattern!r}{hint}") from None
+
+    def _relative(self, path: str) -> str:
+        """A file from the results; links are followed, as opening it does."""
+        return os.path.relpath(os.path.realpath(path), os.path.realpath(self.config.out))
+
+    def path(self, name: str) -> str:
+        """A file of the results."""
+        return os.fspath(self.config.out / name)
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """Every map that is tested, in both directions."""
+        if self.config.voxelwise is None:
+            return []
+        a, b = self.config.groups.order
+        first, second = (tables.as_name(group) for group in (a, b))
+        return [
+            Comparison(name, number, f"{name}_{first}_{how}_{second}", f"{a} {sign} {b}")
+            for name in self.config.voxelwise.maps or tuple(self.maps)
+            for number, (how, sign) in enumerate(zip(DIRECTIONS, "><"), 1)
+        ]
+
+    def _of_image(self, name: str) -> tuple[str, ...]:
+        """Files of an image, and the JSON beside it."""
+        found = [os.fspath(path) for path in files.image_files(name)]
+        beside = files.split_suffix(found[0])[0] + ".json"
+        return (*found, *([beside] if os.path.exists(beside) else []))
+
+    def _of_maps(self, *names: str) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+        """(stages, outside files by map) that maps come from."""
+        given = [name for name in names if name in self.config.maps]
+        if not self._is_chosen.all():
+            stages = tuple(f"map {name}" for name in given)
+            return ("iron and myelin",) * (len(given) < len(names)) + stages, {}
+        outside = {f"map {name}": self._of_image(self.maps[name].image) for name in given}
+        return ("iron and myelin",) * (len(given) < len(names)), outside
+
+    def _of_template(self, *names: str) -> dict[str, tuple[str, ...]]:
+        """Files of the template, by what they are."""
+        template = self.config.template
+        given = {name: self.config.file(getattr(template, name)) for name in names if getattr(template, name, "")}
+        return {n: (path,) if n == "names" else self._of_image(path) for n, path in given.items()}
+
+    def _images(self, column: str) -> list[str]:
+        """Images in a column of the table, from here."""
+        folder = Path(self.config.file(self.config.study.table)).parent
+        named = zip(self.cohort["participant_id"], self.cohort[column].str.strip())
+        found = []
+        for name, value in named:
+            if value in tables.MISSING:
+                raise FileError(f"{self.config.file(self.config.study.table)} has no {column} of {name}")
+            found.append(os.fspath(folder / value))
+        return found
+
+    def _cells(self, *names: str) -> dict[str, Any]:
+        """Cells of the table that a stage reads, for its settings: others may change."""
+        return {name: self.cohort[name].str.strip().tolist() for name in ("participant_id", *names)}
+
+    @property
+    def _adjustment(self) -> dict[str, Any]:
+        """What z-scores depend on."""
+        groups = self.config.groups
+        inside = tables.select(self.columns, self.reference)
+        return {"covariates": self._cells(*groups.covariates), "reference": [bool(each) for each in inside]}
+
+    def _column_files(self, column: str) -> tuple[str, ...]:
+        images = dict.fromkeys(self._images(column))
+        return tuple(file for image in images for file in self._of_image(image))
