@@ -198,3 +198,22 @@ def test_refusals(extra, says, result, capsys):
     for part in says:
         assert part in error
     assert not list(Path().glob("found*"))
+
+
+def test_who_has_no_value_has_no_z_and_counts_nowhere():
+    rng = np.random.default_rng(3)
+    covariates, values = rng.normal(size=(30, 2)), rng.normal(size=30)
+    reference = np.arange(30) < 20
+    without = np.delete(np.arange(30), [4, 25])
+    expected = adjusted(values[without], covariates[without], reference[without])
+    values[[4, 25]] = np.nan
+    found = adjusted(values, covariates, reference)
+    np.testing.assert_allclose(found[without], expected, rtol=1e-12)
+    assert np.isnan(found[[4, 25]]).all()
+
+
+def test_a_z_score_needs_something_that_varies():
+    covariates, reference = np.arange(12.0)[:, None], np.arange(12) < 8
+    for values in (np.full(12, 3.0), 2 * np.arange(12.0) + 1):
+        with pytest.raises(ValueError, match="leave nothing of it"):
+            adjusted(values, covariates, reference)

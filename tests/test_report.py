@@ -978,3 +978,17 @@ def test_in_a_browser_everything_is_printed(opened):
     opened.run("dispatchEvent(new Event('afterprint'))")
     assert not opened.run("[...document.querySelectorAll('main details')].some(d => d.open)")
     opened.send("Emulation.setEmulatedMedia", media="")
+
+
+def test_uncorrected_p_is_called_so():
+    rows = [
+        {"variable": "a.iron", "p": "0.01", "p_corrected": "n/a", "d": "0.5"},
+        {"variable": "b.iron", "p": "0.5", "p_corrected": "n/a", "d": "0.1"},
+    ]
+    told = findings.of_group_table("Table", rows, ["MS", "HC"], 0.05)
+    assert "uncorrected p" in told.sentence.replace("\u00a0", " ")
+    assert told.found
+    rows[0]["p_corrected"] = rows[1]["p_corrected"] = "0.5"
+    told = findings.of_group_table("Table", rows, ["MS", "HC"], 0.05)
+    assert "uncorrected" not in told.sentence
+    assert not told.found

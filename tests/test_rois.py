@@ -262,7 +262,7 @@ def test_half_a_structure_is_no_structure(tmp_path, capsys):
     labels[3, ..., 1] = 0
     values = np.random.default_rng(0).normal(size=labels.shape).astype(np.float32)
     for name, array in (("labels", labels), ("iron", values)):
-        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii.gz")
+        save(tmp_path / f"{name}.nii.gz", array)
     (tmp_path / "p.tsv").write_text("participant_id\na\nb\n")
     at = [f"{tmp_path}/{name}" for name in ("p.tsv", "labels", "iron", "rois.tsv")]
     command = ["rois", "--table", at[0], "--labels", at[1], "--map", f"iron={at[2]}", "--out", at[3], "--quiet"]

@@ -219,3 +219,50 @@ def test_tables_are_written_whole(tmp_path):
     with pytest.raises(FileError, match="a tab or a line break"):
         files.write_table(tmp_path / "u.tsv", pd.DataFrame({"a": ["x\ty"]}))
     assert not (tmp_path / "u.tsv").exists()
+
+
+@pytest.mark.parametrize("missing", ["", "n/a", "NA", "NaN", "nan", "N/A", "null", " NA "])
+def test_what_r_and_others_write_for_a_missing_value(missing):
+    found = tables.typed(pd.DataFrame({"age": ["1", missing, "3"], "site": ["a", missing, "b"]}))
+    assert found["age"].dtype == float
+    assert found["age"].isna().tolist() == found["site"].isna().tolist() == [False, True, False]
+
+
+def test_a_slip_in_a_column_of_numbers_makes_no_categories():
+    table = tables.typed(pd.DataFrame({"participant_id": list("abc"), "age": ["30.5", "12,5", "41"]}))
+    with pytest.raises(FileError, match="age of b is '12,5'; a number expected"):
+        tables.indicators(table, ["age"])
+    mixed = tables.typed(pd.DataFrame({"participant_id": list("abc"), "site": ["1", "2a", "2b"]}))
+    assert list(tables.indicators(mixed, ["site"])) == ["site[2a]", "site[2b]"]
+
+
+def test_groups_of_numbers_are_named_as_numbers():
+    column = pd.Series([1.0, 0.0, np.nan, 1234567.0, 1234568.0, 0.5])
+    assert tables.labels(column).tolist()[:2] == ["1", "0"]
+    assert tables.labels(column).isna().tolist() == [False, False, True, False, False, False]
+    assert tables.labels(column).tolist()[3:] == ["1234567", "1234568", "0.5"]
+
+
+@pytest.mark.parametrize("condition", ["age in ()", "age not in []"])
+def test_empty_lists_are_refused(condition):
+    with pytest.raises(FileError, match="not empty"):
+        tables.select(TABLE, condition)
+
+
+def test_names_are_told_that_differ_by_case():
+    with pytest.raises(FileError, match=r"no column 'AGE'; did you mean 'age'\?"):
+        tables.indicators(TABLE, ["AGE"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("participant_id,age,age\na,1,2\n", "has the column 'age' twice"),
+        ("participant_id;age\na;1\n", "is separated by semicolons"),
+        ("participant_id\tage\na\t1\n a\t2\n", "participant_id a twice"),
+    ],
+)
+def test_tables_that_would_be_misread(tmp_path, text, message):
+    (tmp_path / "p.tsv").write_text(text)
+    with pytest.raises(FileError, match=message):
+        tables.read_participants(tmp_path / "p.tsv")
