@@ -219,7 +219,7 @@ class TissueModel:
             raise ValueError(f"{path} cannot be read: {error.strerror}") from None
         except KeyError as error:
             raise ValueError(f"{path} is not a model of iron and myelin: {error.args[0]!r} is missing") from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a model of iron and myelin: {error}") from None
 
     def relative_to(self, qsm: float, r1: float) -> TissueModel:

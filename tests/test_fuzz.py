@@ -7,6 +7,7 @@ import json
 import struct
 import tracemalloc
 import zlib
+from importlib import resources
 from itertools import pairwise
 
 import nibabel as nib
@@ -18,6 +19,11 @@ from hypothesis import strategies as st
 from gpuvox import files
 from gpuvox.files import FileError
 from gpuvox.grid import Grid
+from gpuvox.qmri import TissueModel
+from gpuvox.study.config import example as example_study
+from gpuvox.study.config import read_config
+from gpuvox.study.report import build
+from gpuvox.study.stages import STATE, Ledger, Stage, Talk, run
 
 SHAPE = (4, 3, 2)
 MOST_BYTES = 32 << 20
@@ -252,3 +258,91 @@ def test_compressed_files_of_several_members(tmp_path, cuts, zeros, garbage):
     assert (found is None) == bool(garbage)
     if found is not None:
         np.testing.assert_array_equal(found.ravel(), np.frombuffer(whole[352:], dtype="<f4"))
+
+
+# -- TOML and JSON of a study ---------------------------------------------------------------------------------------
+
+EXAMPLE = example_study()
+MODEL = (resources.files("gpuvox") / "models" / "stueber2014.toml").read_text(encoding="utf-8")
+
+fragments = st.sampled_from(
+    ["=", "[", "]", "[[", '"', "'", '"""', "\n", "#", "{", "}", ",", "true", "1", "-1", "nan", "inf", "1e999", "0x1F",
+     "1979-05-27", "[[regression]]", "[study]", "[maps.a.b]", "order", "[groups.order]", "\0", "\ud7ff", "é",
+     "9" * 5000, "[" * 3000, "a." * 2000, "title = 3", "p = []", "merge = {a = 1}"]
+)  # fmt: skip
+edits = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 30), fragments), min_size=1, max_size=4)
+
+
+def edited(text, changes):
+    """The text with pieces put in place of others."""
+    for where, length, piece in changes:
+        at = int(where * len(text))
+        text = text[:at] + piece + text[at + length :]
+    return text.encode("utf-8", "surrogatepass")
+
+
+def refusal(work):
+    """The sentence with which work is refused, None where it is done."""
+    try:
+        work()
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@quick
+@given(edits)
+@example([(0.3, 0, "\nx = " + "[" * 3000)])
+def test_descriptions_of_a_study(tmp_path, changes):
+    path = tmp_path / "study.toml"
+    path.write_bytes(edited(EXAMPLE, changes))
+    read(read_config, path)
+
+
+@quick
+@given(st.binary(max_size=200))
+def test_files_that_describe_no_study(tmp_path, content):
+    path = tmp_path / "study.toml"
+    path.write_bytes(content)
+    read(read_config, path)
+
+
+@quick
+@given(edits)
+def test_models_of_tissue(tmp_path, changes):
+    path = tmp_path / "model.toml"
+    path.write_bytes(edited(MODEL, changes))
+    said = refusal(lambda: TissueModel.read(path))
+    assert said is None or str(path) in said
+
+
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
+    max_leaves=8,
+)
+
+
+@quick
+@given(json_values)
+def test_ledgers_of_a_study(tmp_path, content):
+    """What stages did before: whatever stands there, nothing outside the folder is touched."""
+    folder = tmp_path / "results"
+    folder.mkdir(exist_ok=True)
+    ledger = {"format": 1, "stages": {"s": content}, "hashes": content}
+    (folder / STATE).write_text(json.dumps(ledger))
+
+    def work(talk):
+        (folder / "o.txt").write_text("x")
+
+    said = refusal(lambda: run([Stage("s", {}, ("o.txt",), work)], Ledger.open(folder), Talk(str, str)))
+    assert said is None or str(folder) in said
+
+
+@quick
+@given(
+    st.dictionaries(st.sampled_from(["title", "cohort", "tests", "groups", "models", "mask", "seed"]), json_values)
+)
+def test_records_of_a_study(tmp_path, content):
+    said = refusal(lambda: build(content, tmp_path))
+    assert said is None or "study.json" in said

@@ -307,6 +307,8 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         content = tomllib.loads(text)
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise FileError(f"{path} is not TOML of a study: brackets within brackets, too deep to be read") from None
     except (tomllib.TOMLDecodeError, UnicodeError) as error:
         raise FileError(f"{path} is not TOML: {error}") from None
     reader = _Reader(path, key_lines(text))

@@ -106,8 +106,13 @@ class Ledger:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise FileError(f"{path} is of another version of gpuvox; another folder for the results expected")
-            return cls(folder, dict(content["stages"]), dict(content["hashes"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if not (_is_record(content["stages"]) and isinstance(content["hashes"], dict)):
+                raise ValueError
+            hashes = {
+                name: found for name, found in content["hashes"].items() if isinstance(found, list) and found
+            }
+            return cls(folder, content["stages"], hashes)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             if isinstance(error, FileError):
                 raise
             raise FileError(f"{path} is damaged; remove {folder}, and all stages run again") from None
@@ -167,6 +172,19 @@ class Ledger:
         return found
 
 
+def _is_record(stages: Any) -> bool:
+    """Whether this is what was kept of stages."""
+    return isinstance(stages, dict) and all(
+        isinstance(done, dict)
+        and isinstance(done.get("key"), dict)
+        and all(isinstance(done["key"].get(part), dict) for part in ("settings", "sources", "after"))
+        and isinstance(done.get("outputs"), dict)
+        and isinstance(done.get("seconds"), int | float)
+        and isinstance(done.get("warnings"), list)
+        for done in stages.values()
+    )
+
+
 def _stamp(path: str) -> list[int]:
     """What changes when a file is written, moved or put in another's place; nothing for a file that is not there."""
     try:
@@ -202,8 +220,8 @@ def _reason(stage: Stage, ledger: Ledger) -> str:
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    if old["gpuvox"] != new["gpuvox"]:
-        return f"gpuvox was {old['gpuvox']}"
+    if old.get("gpuvox") != new["gpuvox"]:
+        return f"gpuvox was {old.get('gpuvox')}"
     for kind, text in (("settings", "{} changed"), ("sources", "{} changed"), ("after", "{} left something else")):
         before, now = (_flat(key[kind]) for key in (old, new))
         changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
@@ -218,7 +236,7 @@ def _flat(part: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in part.items():
         is_files = isinstance(value, list) and value and all(isinstance(v, list) and len(v) == 2 for v in value)
-        found |= {f"{name} {path}": content for path, content in value} if is_files else {name: value}
+        found |= {f"{name} {path}": content for path, content in value} if is_files else {str(name): value}
     return found
 
 
