@@ -15,14 +15,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import pickle
+import signal
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from importlib.util import find_spec
-from threading import Lock
+from threading import Lock, current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -44,6 +47,8 @@ WAVES = 6
 """Maps for each processor of a GPU in a range, if there are enough."""
 ATTEMPTS = 5
 """Times in a row that the workers may be lost before they have finished a single range."""
+SMALL_INTEGERS = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32)
+"""What counts and sums are sent in."""
 PAUSE = 0.5
 """Seconds between two looks for workers."""
 
@@ -133,16 +138,34 @@ _tests: weakref.WeakKeyDictionary[_Job, ObservedTest] = weakref.WeakKeyDictionar
 _one_at_a_time = Lock()
 
 
-def run_range(job: _Job, source: _Source, start: int, stop: int) -> BlockResult:
-    """Shuffles ``start … stop − 1`` of a test, on a worker; in as few bytes as hold the result."""
-    with threadpool_limits(1):
-        with _one_at_a_time:
-            observed = _tests.get(job) or _make(job, source)
-        step, result = observed.batch, None
-        for first in range(start, stop, step):
-            part = observed.run(first, min(first + step, stop))
-            result = result.followed_by(part) if result else part
-    return _packed(result or BlockResult(start, stop))
+def run_range(job: _Job, source: _Source, start: int, stop: int) -> BlockResult | Exception:
+    """Shuffles ``start … stop − 1`` of a test, on a worker; in as few bytes as hold the result.
+
+    What goes wrong is returned: Dask sends tracebacks with what is raised, and a client that cannot read one waits
+    for ever.
+    """
+    try:
+        with threadpool_limits(1):
+            with _one_at_a_time:
+                observed = _tests.get(job) or _make(job, source)
+            step, result = observed.batch, None
+            for first in range(start, stop, step):
+                part = observed.run(first, min(first + step, stop))
+                result = result.followed_by(part) if result else part
+        return _packed(result or BlockResult(start, stop))
+    except Exception as error:
+        return _portable(error)
+
+
+def _portable(error: Exception) -> Exception:
+    """An error without its frames, which hold the data; where it arose is noted."""
+    error.add_note("".join(traceback.format_exception(error)).rstrip())
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return ClusterError(f"a worker failed with {type(error).__name__}: {error}")
+    return error
 
 
 def _make(job: _Job, source: _Source) -> ObservedTest:
@@ -227,9 +250,11 @@ def _packed(result: BlockResult) -> BlockResult:
     """The same with counts and integer sums in the smallest integers that hold them."""
 
     def smallest(values: NDArray) -> NDArray:
-        if not np.issubdtype(values.dtype, np.integer) or not values.size:
+        if not np.issubdtype(values.dtype, np.integer):
             return values
-        return values.astype(np.promote_types(np.min_scalar_type(values.min()), np.min_scalar_type(values.max())))
+        low, high = values.min(initial=0), values.max(initial=0)
+        fits = (t for t in SMALL_INTEGERS if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+        return values.astype(next(fits, np.int64))
 
     return _converted(result, smallest)
 
@@ -255,9 +280,12 @@ class _Hand:
     software: Mapping[str, str]
 
 
-def introduce(device: str, dask_worker: Any = None) -> _Hand:
+def introduce(device: str, dask_worker: Any = None) -> _Hand | Exception:
     """Asked of every worker before it gets work; Dask fills in the worker."""
-    found = resolve(device)
+    try:
+        found = resolve(device)
+    except Exception as error:
+        return _portable(error)
     processors, title = (0, "cpu") if found is None else (found.n_processors, found.title)
     return _Hand(dask_worker.state.nthreads, processors, title, software())
 
@@ -354,8 +382,9 @@ class DaskWorkers:
                 pending.discard(future)
                 result = self._result(future)
                 if isinstance(result, BlockResult):
-                    yield result
-                lost = result if isinstance(result, str) else lost
+                    yield _unpacked(result)
+                else:
+                    lost = result
         except (OSError, CancelledError) as error:
             lost = str(error) or type(error).__name__
         finally:
@@ -365,13 +394,17 @@ class DaskWorkers:
 
     def _result(self, future: Any) -> BlockResult | str:
         """A result, or why it is lost."""
+        if future.status == "error":
+            return self._why(future.exception())
+        if future.status != "finished":
+            return "they went away"
+        result = future.result()
+        return result if isinstance(result, BlockResult) else self._why(result)
+
+    def _why(self, error: BaseException) -> str:
+        """Why a result is lost, where the range can be run again; raises all else."""
         from distributed.scheduler import KilledWorker
 
-        if future.status == "finished":
-            return _unpacked(future.result())
-        if future.status != "error":
-            return "they went away"
-        error = future.exception()
         if isinstance(error, KilledWorker):
             return "they were killed"
         if isinstance(error, UnreadableData):
@@ -522,10 +555,12 @@ def open_client(cluster: Cluster) -> Iterator[Any]:
     where = cluster.address or cluster.file
     try:
         if cluster.n_workers:
-            local = LocalCluster(
-                n_workers=cluster.n_workers, threads_per_worker=max(1, cluster.threads // cluster.n_workers),
-                host="127.0.0.1", dashboard_address=None, memory_limit=0, silence_logs=logging.CRITICAL,
-            )  # fmt: skip
+            with _interrupts_ignored():
+                local = LocalCluster(
+                    n_workers=cluster.n_workers, threads_per_worker=max(1, cluster.threads // cluster.n_workers),
+                    host="127.0.0.1", dashboard_address="127.0.0.1:0", memory_limit=0,
+                    silence_logs=logging.CRITICAL,
+                )  # fmt: skip
             client = Client(local)
         elif cluster.address:
             local, client = None, Client(cluster.address)
@@ -541,6 +576,19 @@ def open_client(cluster: Cluster) -> Iterator[Any]:
         if local is not None:
             with suppress(Exception):
                 local.close()
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes started here leave Ctrl-C to this one, which stops them in good order."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _first_line(error: BaseException) -> str:

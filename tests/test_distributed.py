@@ -32,7 +32,6 @@ dask = pytest.importorskip("dask", reason="Dask is not installed (gpuvox[cluster
 dask_distributed = pytest.importorskip("distributed", reason="Dask is not installed (gpuvox[cluster])")
 
 ROOT = Path(__file__).parents[1]
-NO_DASHBOARD = ("--no-dashboard",)
 BASE = "-i data -m mask -d design.mat -t design.con -n 150 --seed 1 --quiet -o out"
 CASES = {
     "pairs, F, counts": f"{BASE} -f design.fts -T -x -c 1.5 -C 1.2 -F 3 --uncorrp -N -R",
@@ -43,23 +42,26 @@ CASES = {
 SPY = """
 import os, time
 from gpuvox import distributed, permtest
-plain, read = permtest.ObservedTest.run, distributed.read_cohort
 
 def note(text):
     with open({log!r}, "a") as file:
         file.write(text + "\\n")
 
-def run(self, start, stop, callback=None):
-    time.sleep({sleep})
-    result = plain(self, start, stop, callback)
-    note(f"{{os.getpid()}} {{'probe' if callback else 'run'}} {{start}} {{stop}}")
-    return result
+def spied(plain, read):
+    def run(self, start, stop, callback=None):
+        time.sleep({sleep})
+        result = plain(self, start, stop, callback)
+        note(f"{{os.getpid()}} {{'probe' if callback else 'run'}} {{start}} {{stop}}")
+        return result
 
-def read_cohort(names, grid):
-    note(f"{{os.getpid()}} read {{len(names)}} 0")
-    return read(names, grid)
+    def read_cohort(names, grid):
+        note(f"{{os.getpid()}} read {{len(names)}} 0")
+        return read(names, grid)
 
-permtest.ObservedTest.run, distributed.read_cohort = run, read_cohort
+    return run, read_cohort
+
+if permtest.ObservedTest.run.__module__ == "gpuvox.permtest":  # Dask loads this more than once
+    permtest.ObservedTest.run, distributed.read_cohort = spied(permtest.ObservedTest.run, distributed.read_cohort)
 """
 
 
@@ -393,8 +395,8 @@ def test_an_error_on_a_worker_is_the_same_sentence(study, farm, capsys):
 def test_a_worker_with_other_software_is_refused(slow_farm, client):
     (slow_farm.folder / "old.py").write_text(
         "from gpuvox import distributed\n"
-        "plain = distributed.software\n"
-        "distributed.software = lambda: plain() | {'numba': '0.1'}\n"
+        "from gpuvox.compiled import software\n"
+        "distributed.software = lambda: software() | {'numba': '0.1'}\n"
     )
     slow_farm.worker(preload="old.py")
     with dask_distributed.Client(scheduler_file=str(slow_farm.file)) as there:
@@ -408,12 +410,14 @@ def test_a_late_worker_that_computes_other_bits_is_refused(slow_farm, monkeypatc
     (slow_farm.folder / "wrong.py").write_text(
         "import numpy as np\n"
         "from gpuvox import glm\n"
-        "plain = glm.Glm.maps\n"
-        "def maps(self, *given):\n"
-        "    found = plain(self, *given)\n"
-        "    found[:, -1] = np.nextafter(found[:, -1], np.float32(9))\n"
-        "    return found\n"
-        "glm.Glm.maps = maps\n"
+        "def wrong(plain):\n"
+        "    def maps(self, *given):\n"
+        "        found = plain(self, *given)\n"
+        "        found[:, -1] = np.nextafter(found[:, -1], np.float32(9))\n"
+        "        return found\n"
+        "    return maps\n"
+        "if glm.Glm.maps.__module__ == 'gpuvox.glm':\n"
+        "    glm.Glm.maps = wrong(glm.Glm.maps)\n"
     )
     slow_farm.worker()
     left = when(monkeypatch, {10: lambda: slow_farm.worker(preload="wrong.py")})
