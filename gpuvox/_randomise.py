@@ -838,7 +838,8 @@ def _workers_of(client: Any, device: Any, data: Any, voxelwise: Mapping[int, Any
     """Workers that may read the images themselves, where all of them are files."""
     if not isinstance(device, str):
         raise TypeError("with a client, device is a name that each worker understands: auto, cpu, cuda or cuda:i")
-    images, given = None, {None: data, **voxelwise}
+    images = None
+    given: dict[int | None, Any] = {None: data} | dict(voxelwise)
     if all(isinstance(name, str | os.PathLike) for name in given.values()):
         names = {column: files.image_names(name) for column, name in given.items()}
         paths = [path for listed in names.values() for name in listed for path in files.image_files(name)]

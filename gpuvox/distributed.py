@@ -1,13 +1,14 @@
 """Run the shuffles of permutation tests on the workers of a Dask cluster.
 
-This process, the client, evaluates shuffle 0 and keeps the tally, as if it worked alone; workers run ranges of the other
-shuffles and send back their block results. A worker makes a test once, from what the client fixed: the model, the steps and
-tables of TFCE, the observed maps. It opens the images itself if it finds files of the same content under the same names,
-and receives the masked data once if it does not. Before it runs a range it repeats the first two shuffles and compares
-every map with the client's, bit for bit, so that a worker that computes other bits is found before it counts.
+This process, the client, evaluates shuffle 0 and keeps the tally, as if it worked alone; workers run ranges of the
+other shuffles and send back their block results. A worker makes a test once, from what the client fixed: the model,
+the steps and tables of TFCE, the observed maps. It opens the images itself if it finds files of the same content under
+the same names, and receives the masked data once if it does not. Before it runs a range it repeats the first two
+shuffles and compares every map with the client's, bit for bit, so that a worker that computes other bits is found
+before it counts.
 
-What a worker keeps hangs on objects that Dask holds for the client: it goes when the client lets go of them, also by dying.
-A range whose result is lost is run again; the tally refuses to count a shuffle twice.
+What a worker keeps hangs on objects that Dask holds for the client: it goes when the client lets go of them, also by
+dying. A range whose result is lost is run again; the tally refuses to count a shuffle twice.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from gpuvox.cuda import resolve
 from gpuvox.device import Device, DeviceError
 from gpuvox.files import FileError, hash_file, read_cohort
 from gpuvox.grid import Grid
-from gpuvox.permtest import BlockResult, LevelOverflow, ObservedTest, Tally
+from gpuvox.permtest import BlockResult, ObservedTest, Tally
 
 PER_THREAD = 8
 """Ranges for each thread, about, so that all end at nearly the same time and who joins late finds work."""
@@ -192,9 +193,12 @@ def _make(job: _Job, source: _Source) -> ObservedTest:
 
 def _check_software(wanted: Mapping[str, str]) -> None:
     mine = software()
-    differing = [f"{name} {mine[name]} where the client has {wanted[name]}" for name in mine if mine[name] != wanted[name]]
-    if differing:
-        raise ClusterError(f"a worker on {os.uname().nodename} has {', '.join(differing)}: the bits could differ")
+    for name, version in wanted.items():
+        if mine[name] != version:
+            raise ClusterError(
+                f"a worker on {os.uname().nodename} has {name} {mine[name]}, and the client {version}: the bits could "
+                "differ; install the same"
+            )
 
 
 def _read(images: Images | None, grid: Grid) -> _Arrays:
@@ -266,7 +270,10 @@ def _unpacked(result: BlockResult) -> BlockResult:
 def _converted(result: BlockResult, convert: Callable[[NDArray], NDArray]) -> BlockResult:
     sums = (result.below, result.total, result.nonzero)
     return BlockResult(
-        result.start, result.stop, result.maxima, *({kind: convert(v) for kind, v in maps.items()} for maps in sums)
+        result.start,
+        result.stop,
+        result.maxima,
+        *({kind: convert(v) for kind, v in maps.items()} for maps in sums),
     )
 
 
@@ -320,7 +327,9 @@ class DaskWorkers:
         """How many workers there were, and what they are."""
         kinds = sorted({hand.device for hand in self._hands.values()})
         threads = sum(hand.threads for hand in self._hands.values())
-        return f"Dask: {len(self._hands)} workers with {threads} threads in all, on {', '.join(kinds) or 'nothing'}"
+        return (
+            f"Dask: {len(self._hands)} workers with {threads} threads in all, on {', '.join(kinds) or 'nothing'}"
+        )
 
     def results(self, observed: ObservedTest, tally: Tally) -> Generator[BlockResult, None, None]:
         """The results that a tally lacks, in any order; each is added to it before the next is asked for.
@@ -334,7 +343,8 @@ class DaskWorkers:
             What `ObservedTest.run` raises on a worker.
         """
         job = self._job(observed)
-        arrays = _Arrays(observed.test.model.data, getattr(observed.test.model, "evs", {}))
+        model: Any = observed.test.model
+        arrays = _Arrays(model.data, getattr(model, "evs", {}))
         in_vain, reason = 0, ""
         while not tally.is_complete:
             done = tally.n_done
@@ -567,7 +577,9 @@ def open_client(cluster: Cluster) -> Iterator[Any]:
         else:
             local, client = None, Client(scheduler_file=cluster.file)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ClusterError(f"no Dask scheduler answers at {where or 'this machine'}: {_first_line(error)}") from None
+        raise ClusterError(
+            f"no Dask scheduler answers at {where or 'this machine'}: {_first_line(error)}"
+        ) from None
     try:
         yield client
     finally:

@@ -187,10 +187,7 @@ def fold(
         if progress:
             progress(tally.n_done)
 
-    if workers:
-        results = workers.results(observed, tally)
-    else:
-        results = _results(observed, threads, tally, callback)
+    results = workers.results(observed, tally) if workers else _results(observed, threads, tally, callback)
     with closing(results):
         for result in results:
             add(result)
