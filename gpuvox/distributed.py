@@ -25,13 +25,14 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from importlib.util import find_spec
 from threading import Lock, current_thread, main_thread
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from gpuvox.compiled import software
 from gpuvox.cuda import resolve
@@ -41,9 +42,11 @@ from gpuvox.grid import Grid
 from gpuvox.permtest import BlockResult, ObservedTest, Tally
 
 PER_THREAD = 8
-"""Ranges for each thread, about, so that all end at nearly the same time and who joins late finds work."""
+"""Ranges for each thread, or each GPU, about, so that all end at nearly the same time and who joins late finds work."""
 MOST_RANGES = 3000
-"""Ranges of a test: Dask spends about a millisecond on each."""
+"""Ranges of a test, so that the scheduler has little to do."""
+BATCHES = 4
+"""Batches of a range on a CPU, at most: some tenths of a second to minutes, while Dask takes milliseconds."""
 WAVES = 6
 """Maps for each processor of a GPU in a range, if there are enough."""
 ATTEMPTS = 5
@@ -146,7 +149,7 @@ def run_range(job: _Job, source: _Source, start: int, stop: int) -> BlockResult 
     for ever.
     """
     try:
-        with threadpool_limits(1):
+        with _libraries().limit(limits=1):
             with _one_at_a_time:
                 observed = _tests.get(job) or _make(job, source)
             step, result = observed.batch, None
@@ -156,6 +159,12 @@ def run_range(job: _Job, source: _Source, start: int, stop: int) -> BlockResult 
         return _packed(result or BlockResult(start, stop))
     except Exception as error:
         return _portable(error)
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """Libraries with threads of their own; looking for them takes longer than a range may."""
+    return ThreadpoolController()
 
 
 def _portable(error: Exception) -> Exception:
@@ -451,9 +460,9 @@ class DaskWorkers:
             if self._n_workers():
                 hands = self._introduced(device)
                 continue
-            if not is_told:
+            if not is_told and self.client.status == "running":
                 self.warn(f"there are no workers at {self._address}; waiting for some")
-            is_told = True
+                is_told = True
             time.sleep(PAUSE)
         self._hands |= hands
         return hands
@@ -500,11 +509,12 @@ class DaskWorkers:
 
 def ranges(tally: Tally, batch: int, hands: Mapping[str, _Hand]) -> Iterator[tuple[int, int]]:
     """Ranges of the shuffles that are left, of a size that suits the workers."""
-    threads = sum(hand.threads for hand in hands.values())
+    # The threads of a worker with a GPU take turns with it.
+    threads = sum(1 if hand.processors else hand.threads for hand in hands.values())
     processors = max(hand.processors for hand in hands.values())
     left = list(tally.left())
     n_left = sum(stop - start for start, stop in left)
-    size = min(WAVES * processors or batch, -(-n_left // (PER_THREAD * threads)))
+    size = min(WAVES * processors or BATCHES * batch, -(-n_left // (PER_THREAD * threads)))
     if processors and size > processors:
         size -= size % processors
     size = max(size, -(-n_left // MOST_RANGES), 1)
