@@ -400,6 +400,7 @@ class DaskWorkers:
             for future in as_completed(list(pending)):
                 pending.discard(future)
                 result = self._result(future)
+                future.release()  # not by __del__, in which Python would lose a signal
                 if isinstance(result, BlockResult):
                     yield _unpacked(result)
                 else:

@@ -112,4 +112,4 @@ def test_tests_on_a_worker():
 def test_a_leak_is_found():
     """The bound is one that a block left behind each round exceeds."""
     kept = []
-    assert watch(lambda: kept.append(np.ones(4 << 20, dtype=np.uint8)), seconds=0) > LIMIT
+    assert watch(lambda: kept.append(np.ones(40 << 20, dtype=np.uint8)), seconds=0) > LIMIT
