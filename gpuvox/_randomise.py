@@ -14,8 +14,8 @@ import platform
 import secrets
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
 from typing import Any
@@ -42,6 +42,7 @@ from gpuvox.checkpoint import About, Checkpoint, Tallies, differences, read_to_r
 from gpuvox.cuda import resolve
 from gpuvox.design import DesignError, Model, partition
 from gpuvox.device import Device
+from gpuvox.distributed import Cluster, DaskWorkers, Images, absolute, check_installed, open_client
 from gpuvox.executors import default_threads
 from gpuvox.fingerprint import Hashes, fingerprint, hash_files, hash_inputs
 from gpuvox.grid import Grid
@@ -87,6 +88,7 @@ class Command:
     checkpoint: str = ""
     resume: bool = False
     shard: tuple[int, int] | None = None
+    cluster: Cluster | None = None
     options: Options = field(default_factory=Options)
     wanted: Wanted = field(default_factory=Wanted)
     line: tuple[str, ...] = ()
@@ -332,13 +334,11 @@ def execute(command: Command, say: Say, warn: Say, progress: Progress | None = N
         One sentence that says what is wrong.
     """
     prepared, hashes, about = _ready(command)
-    checkpoint = None
-    if command.checkpoint or command.resume or command.shard or _is_long(command, prepared):
-        checkpoint = Checkpoint(checkpoint_name(command), about, command.resume, warn)
-        if command.resume:
+    with _workers(command, hashes, warn) as workers, _checkpoint(command, prepared, about, warn) as checkpoint:
+        if checkpoint and command.resume:
             say(f"Going on from {checkpoint.path}: {checkpoint.resumed} shuffles are done")
-    with checkpoint or nullcontext():
         inputs, options = read_inputs(command, say, warn, prepared)
+        options = replace(options, workers=workers)
         if options.device is not None:
             say(f"Device: {describe(options.device)}")
         if checkpoint and command.shard:
@@ -353,6 +353,29 @@ def execute(command: Command, say: Say, warn: Say, progress: Progress | None = N
             if checkpoint:
                 checkpoint.remove()
     say("Finished, exiting.")
+
+
+@contextmanager
+def _workers(command: Command, hashes: Hashes, warn: Say) -> Iterator[DaskWorkers | None]:
+    """The workers of a command's cluster; None if it wants none."""
+    if command.cluster is None:
+        yield None
+        return
+    with open_client(command.cluster) as client:
+        evs = {
+            column - 1: absolute(files.image_names(name))
+            for column, name in zip(command.voxelwise_columns, command.voxelwise_files)
+        }
+        named = [(os.path.abspath(name), digest) for option in ("-i", "--vxf") for name, digest in hashes[option]]
+        images = Images(absolute(files.image_names(command.data)), evs, tuple(named))
+        yield DaskWorkers(client, command.device, images, warn)
+
+
+def _checkpoint(command: Command, prepared: Prepared, about: About, warn: Say) -> Any:
+    """The checkpoint of a command in a ``with`` statement; None if it needs none."""
+    if command.checkpoint or command.resume or command.shard or _is_long(command, prepared):
+        return Checkpoint(checkpoint_name(command), about, command.resume, warn)
+    return nullcontext()
 
 
 def _run_and_write(
@@ -396,7 +419,10 @@ def kept_seed(command: Command) -> int:
 
 def _ready(command: Command) -> tuple[Prepared, Hashes, About]:
     """A command with all but its data read and checked, the hashes of its files, and which run it is."""
-    device = resolve(command.device)
+    if command.cluster:
+        check_installed()
+    # Workers have devices of their own; what is left here is one map a test.
+    device = None if command.cluster else resolve(command.device)
     files.check_output_root(command.root)
     files.output_type()
     check_folder(command.options.scratch)
@@ -653,7 +679,7 @@ def provenance(
         "software": {"gpuvox": __version__, "python": platform.python_version(), **versions()},
         "command": list(command.line),
         **({"command_of_shards": list(command.shard_line)} if command.shard_line else {}),
-        "device": "cpu" if options.device is None else f"{options.device.name} ({options.device.title})",
+        "device": _where(options),
         "threads": options.threads or default_threads(),
         "seed": options.seed,
         "inputs": {name: {"sha256": digest} for named in hashes.values() for name, digest in named},
@@ -669,6 +695,13 @@ def provenance(
         "tests": [_about_test(result) for result in results],
         "maps": writer.written,
     }
+
+
+def _where(options: Options) -> str:
+    """What the shuffles were run on."""
+    if isinstance(options.workers, DaskWorkers):
+        return options.workers.description
+    return "cpu" if options.device is None else f"{options.device.name} ({options.device.title})"
 
 
 def _hashes(command: Command, prepared: Prepared) -> Hashes:
@@ -818,7 +851,8 @@ def randomise(
         ``flip``, ``demean``, ``nuisance``, ``whole_blocks``, ``detect_null``, ``f_only``, ``variance_mm``,
         ``permutations``, ``threads``, ``scratch`` (folder for data and residuals that are too large for memory;
         arrays stay where they are); ``device`` (``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:i"``);
-        ``checkpoint`` (a file that keeps what is done, removed at the end) and ``resume`` (True: go on from it).
+        ``checkpoint`` (a file that keeps what is done, removed at the end) and ``resume`` (True: go on from it);
+        ``client`` (a `distributed.Client`: its workers run the shuffles, each on the ``device`` it has).
 
     Returns
     -------
@@ -855,16 +889,40 @@ def randomise(
         raise ValueError("resume needs the name of a checkpoint")
     if resume:
         settings.setdefault("seed", read_to_resume(name).seed)
+    client = settings.pop("client", None)
+    workers = None
+    if client is not None:
+        workers = _workers_of(client, settings.pop("device", "auto"), data, voxelwise or {})
+        settings["device"] = "cpu"
     options = _settings(one_sample, settings)
     shufflers = [(test, make_shuffler(inputs, options, test)) for test in list_tests(inputs, options)]
     _check_numbers(shufflers)
-    if name is None:
-        return Randomised(tuple(analyse(inputs, options)), inputs, options, header)
-    about = About(fingerprint(hash_inputs(inputs, options), options), shuffle_counts(shufflers, options))
-    with Checkpoint(name, about, resume, warnings.warn) as checkpoint:
-        results = tuple(analyse(inputs, options, keep=checkpoint.keeper))
-        checkpoint.remove()
+    about = None
+    if name is not None:
+        about = About(fingerprint(hash_inputs(inputs, options), options), shuffle_counts(shufflers, options))
+    with Checkpoint(name, about, resume, warnings.warn) if name and about else nullcontext() as checkpoint:
+        keep = checkpoint.keeper if checkpoint else None
+        results = tuple(analyse(inputs, replace(options, workers=workers), keep=keep))
+        if checkpoint:
+            checkpoint.remove()
+    if workers:
+        workers.release()
     return Randomised(results, inputs, options, header)
+
+
+def _workers_of(client: Any, device: Any, data: Any, voxelwise: Mapping[int, Any]) -> DaskWorkers:
+    """Workers that may read the images themselves, where all of them are files."""
+    if not isinstance(device, str):
+        raise TypeError("with a client, device is a name that each worker understands: auto, cpu, cuda or cuda:i")
+    images = None
+    given: dict[int | None, Any] = {None: data} | dict(voxelwise)
+    if all(isinstance(name, str | os.PathLike) for name in given.values()):
+        names = {column: files.image_names(name) for column, name in given.items()}
+        paths = [path for listed in names.values() for name in listed for path in files.image_files(name)]
+        hashes = tuple((os.path.abspath(path), files.hash_file(path)) for path in paths)
+        evs = {column: absolute(listed) for column, listed in names.items() if column is not None}
+        images = Images(absolute(names[None]), evs, hashes)
+    return DaskWorkers(client, device, images, warnings.warn)
 
 
 def _matrix(given: Any) -> NDArray[np.float64]:
@@ -885,7 +943,7 @@ def _settings(one_sample: bool, settings: dict[str, Any]) -> Options:
         settings.pop(name, None)
         for name in ("cluster_extent", "cluster_mass", "f_cluster_extent", "f_cluster_mass")
     ]
-    known = {f.name for f in fields(Options)} - {"statistics", "f_statistics"}
+    known = {f.name for f in fields(Options)} - {"statistics", "f_statistics", "workers"}
     unknown = set(settings) - known
     if unknown:
         raise TypeError(f"unknown setting {sorted(unknown)[0]!r}; there are {', '.join(sorted(known))}")

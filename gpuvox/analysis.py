@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gpuvox.design import DesignError, demean_columns, effective_regressor, null_rows, partition
 from gpuvox.device import Device
-from gpuvox.executors import Finished, Keeper, Share, run
+from gpuvox.executors import Finished, Keeper, Share, Workers, run
 from gpuvox.glm import Glm, Nuisance
 from gpuvox.grid import Grid
 from gpuvox.permtest import Maps, ObservedTest, PermutationTest, StatisticModel, Statistics, Tally, share
@@ -86,6 +86,7 @@ class Options:
     threads: int | None = None
     device: Device | None = None
     scratch: str = ""
+    workers: Workers | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -365,6 +366,7 @@ def _run(
         callback=(lambda i, maps: on_maps(test.name, i, maps)) if on_maps else None,
         keeper=keep(_name(tests)) if keep else None,
         share=part,
+        workers=options.workers,
     )
 
 

@@ -1,11 +1,12 @@
-"""Map the ranges of a permutation test over the threads of this process, or over a device, and fold the results."""
+"""Map the ranges of a permutation test over threads, a device, or workers elsewhere, and fold the results."""
 
 from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
@@ -39,6 +40,13 @@ class Keeper(Protocol):
         """Told after each result that was added."""
 
 
+class Workers(Protocol):
+    """Other processes that run shuffles, see `distributed.DaskWorkers`."""
+
+    def results(self, observed: ObservedTest, tally: Tally) -> Generator[BlockResult, None, None]:
+        """The results that a tally lacks, in any order; each is added to it before the next is asked for."""
+
+
 @dataclass(frozen=True, eq=False)
 class Finished:
     """A complete run: the observed maps with the tally of each pass.
@@ -70,6 +78,7 @@ def run(
     callback: Callback | None = None,
     keeper: Keeper | None = None,
     share: Share | None = None,
+    workers: Workers | None = None,
 ) -> Finished:
     """Run a permutation test.
 
@@ -86,6 +95,8 @@ def run(
         Keeps the tallies, and gives those that were kept before.
     share : (start, stop), optional
         Run these shuffles only; the tally then says nothing of p yet. Not with the two-pass scheme.
+    workers : Workers, optional
+        Who runs the shuffles, in place of the threads of this process; not with a callback.
 
     Returns
     -------
@@ -96,8 +107,10 @@ def run(
     DeviceError
         The device cannot hold a single map.
     ValueError
-        The two-pass scheme with a share of the shuffles.
+        The two-pass scheme with a share of the shuffles; a callback with workers.
     """
+    if workers and callback:
+        raise ValueError("maps stay where they are made: workers do not send them to a callback")
     if share and test.statistics.normalised:
         raise ValueError("the two-pass scheme cannot be run in shares: its second pass needs all of the first")
     device = test.device
@@ -105,7 +118,7 @@ def run(
     # The threads are ours; a linear algebra library that opens its own would only be in their way.
     try:
         with threadpool_limits(1):
-            return _run(test, threads, progress, callback, keeper, share)
+            return _run(test, threads, progress, callback, keeper, share, workers)
     except OutOfDeviceMemory as error:
         raise DeviceError(
             f"the device has not enough memory even for one map at a time ({error}); use --device cpu"
@@ -123,13 +136,14 @@ def _run(
     callback: Callback | None,
     keeper: Keeper | None,
     share: Share | None,
+    workers: Workers | None,
 ) -> Finished:
     if keeper and keeper.level_cap:
         test = replace(test, level_cap=keeper.level_cap)
     while True:
         try:
             observed = test.observe()
-            tally = fold(observed, threads, progress, callback, keeper, share)
+            tally = fold(observed, threads, progress, callback, keeper, share, workers)
             break
         except LevelOverflow as overflow:
             test = test.with_cap(overflow.needed)
@@ -139,7 +153,7 @@ def _run(
     if not test.statistics.normalised:
         return Finished(observed, tally)
     second = observed.second_pass(tally)
-    return Finished(observed, tally, second, fold(second, threads, progress, keeper=keeper))
+    return Finished(observed, tally, second, fold(second, threads, progress, keeper=keeper, workers=workers))
 
 
 def ranges(observed: ObservedTest, threads: int, tally: Tally) -> Iterator[tuple[int, int]]:
@@ -159,6 +173,7 @@ def fold(
     callback: Callback | None = None,
     keeper: Keeper | None = None,
     share: Share | None = None,
+    workers: Workers | None = None,
 ) -> Tally:
     """Run every range of shuffles that is not in the kept tally and add up the results."""
     tally = Tally(observed.n, *(share or ()))
@@ -172,20 +187,30 @@ def fold(
         if progress:
             progress(tally.n_done)
 
+    results = workers.results(observed, tally) if workers else _results(observed, threads, tally, callback)
+    with closing(results):
+        for result in results:
+            add(result)
+    return tally
+
+
+def _results(
+    observed: ObservedTest, threads: int, tally: Tally, callback: Callback | None
+) -> Generator[BlockResult, None, None]:
+    """Results of all that the tally lacks, in any order."""
     parts = ranges(observed, threads, tally)
     if threads == 1:
         for start, stop in parts:
-            add(observed.run(start, stop, callback))
-        return tally
+            yield observed.run(start, stop, callback)
+        return
     with ThreadPoolExecutor(threads) as pool:
         pending = {pool.submit(observed.run, *part, callback) for part in islice(parts, threads + 1)}
         try:
             while pending:
                 finished, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    add(future.result())
+                    yield future.result()
                     pending |= {pool.submit(observed.run, *part, callback) for part in islice(parts, 1)}
         finally:
             for future in pending:
                 future.cancel()
-    return tally

@@ -9,26 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from gpuvox import __version__
 from gpuvox.analysis import Inputs, Options
 from gpuvox.checkpoint import Run
+from gpuvox.compiled import software
 from gpuvox.files import hash_file
 from gpuvox.scratch import Tiles
 
-NO_MATTER = ("threads", "device", "permutations", "scratch")
+NO_MATTER = ("threads", "device", "workers", "permutations", "scratch")
 """Fields of `Options` that change no bit, or that are compared as files."""
-
-PACKAGES = ("numpy", "scipy", "numba")
-"""What computes; how an image is read changes no bit."""
 
 NAMES = {
     "n_permutations": "-n", "seed": "--seed", "flip": "-1", "demean": "-D", "nuisance": "-U",
@@ -57,11 +52,7 @@ def fingerprint(hashes: Hashes, options: Options, more: Mapping[str, Any] | None
         Further options that change results, by name.
     """
     run = {
-        "software": {
-            "gpuvox": __version__,
-            **{name: version(name) for name in PACKAGES},
-            "machine": platform.machine(),
-        },
+        "software": software(),
         "files": hashes,
         "options": _named(options) | dict(more or {}),
     }

@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import math
 from collections import namedtuple
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -346,6 +346,15 @@ class Enhancer:
         """
         scale = 1.0 if self.options.exact else self.tables[row].scale
         return np.asarray(score, dtype=np.float64) * scale
+
+    def on(self, device: Device | None) -> Enhancer:
+        """The same, with the very same tables, for maps on a device; nothing else that it keeps is taken along.
+
+        The powers in the tables may differ in the last bit between processors.
+        """
+        other = replace(self, device=device)
+        other.__dict__["tables"] = self.tables
+        return other
 
     @cached_property
     def tables(self) -> tuple[LevelTable, LevelTable]:

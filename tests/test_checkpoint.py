@@ -540,7 +540,7 @@ def test_another_run_is_refused(name, tally, capsys):
 
 
 def test_another_version_is_refused(tally, monkeypatch, capsys):
-    monkeypatch.setattr("gpuvox.fingerprint.__version__", "9.8.7")
+    monkeypatch.setattr("gpuvox.compiled.__version__", "9.8.7")
     capsys.readouterr()
     assert run(CASES["pairs, F, counts"], "-o", "out", "--checkpoint", "c.tally", "--resume") == 2
     assert f"gpuvox is {gpuvox.__version__} in the checkpoint, 9.8.7 in this run" in sentence(capsys)

@@ -69,6 +69,7 @@ def _command(merged: Any, options: argparse.Namespace) -> Any:
     theirs = parse(arguments)
     theirs.seed, theirs.device, theirs.threads = merged.seed, options.device, options.threads
     theirs.checkpoint, theirs.resume, theirs.shard = "", False, None
+    theirs.workers, theirs.scheduler, theirs.scheduler_file = 0, "", ""
     check(theirs)
     if options.out:
         theirs.root = options.out

@@ -141,6 +141,12 @@ def _add_own(group: Any) -> None:
     group.add_argument("--resume", action="store_true", help="go on from the checkpoint")
     group.add_argument("--shard", type=_shard, metavar="I/N",
                        help="part I of N of the permutations, as a file for gpuvox merge")  # fmt: skip
+    group.add_argument("--workers", type=at_least_one, default=0, metavar="N",
+                       help="run on N processes of a Dask cluster on this machine")  # fmt: skip
+    group.add_argument("--scheduler", metavar="ADDRESS", default="",
+                       help="run on the workers of a Dask scheduler")  # fmt: skip
+    group.add_argument("--scheduler-file", metavar="FILE", default="",
+                       help="the same, by the file that the scheduler wrote")  # fmt: skip
     group.add_argument("--scratch", metavar="DIR", default="",
                        help="keep data and residuals in a file in DIR, where they do not fit in memory")  # fmt: skip
     group.add_argument(
@@ -215,7 +221,7 @@ def run(argv: list[str]) -> int:
         progress = None if options.quiet else Progress()
         tell(f"randomise options: {' '.join(argv)} ")
         tell(f"Seeding with {command.options.seed}")
-        open_device(command.device, options.quiet)
+        open_device("cpu" if command.cluster else command.device, options.quiet)
         try:
             _randomise.execute(command, tell, warn, progress)
         finally:
@@ -269,6 +275,19 @@ def check(options: argparse.Namespace) -> None:
     if options.fonly and not options.f_tests:
         raise UsageError("--fonly needs F tests (-f)")
     _check_shard(options)
+    _check_cluster(options)
+
+
+def _check_cluster(options: argparse.Namespace) -> None:
+    """At most one cluster, and none for maps that stay where they are made."""
+    named = {
+        "--workers": options.workers, "--scheduler": options.scheduler, "--scheduler-file": options.scheduler_file,
+    }  # fmt: skip
+    wanted = [name for name, value in named.items() if value]
+    if len(wanted) > 1:
+        raise UsageError(f"{' and '.join(wanted)} name different clusters; only one of them can be used")
+    if wanted and options.permout:
+        raise UsageError(f"--permout writes maps as they are made, and so cannot be done with {wanted[0]}")
 
 
 def _check_shard(options: argparse.Namespace) -> None:
@@ -322,6 +341,7 @@ def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
         checkpoint=options.checkpoint,
         resume=options.resume,
         shard=options.shard,
+        cluster=_cluster(options),
         options=settings,
         wanted=wanted,
         line=(os.path.basename(sys.argv[0]) or "gpuvox", *argv),
@@ -330,6 +350,17 @@ def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
         return command
     seed = app.kept_seed(command) if options.resume else app.draw_seed()
     return replace(command, options=replace(settings, seed=seed))
+
+
+def _cluster(options: argparse.Namespace) -> Any:
+    """The Dask cluster that is asked for, if one is."""
+    from gpuvox.distributed import Cluster
+    from gpuvox.executors import default_threads
+
+    if not (options.workers or options.scheduler or options.scheduler_file):
+        return None
+    threads = options.threads or default_threads()
+    return Cluster(options.scheduler, options.scheduler_file, options.workers, threads)
 
 
 def _statistics(options: argparse.Namespace) -> tuple[Any, Any]:

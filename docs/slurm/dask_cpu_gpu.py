@@ -1,0 +1,49 @@
+"""gpuvox on SLURM through dask-jobqueue: workers are jobs, of a CPU queue or of a GPU queue.
+
+    pip install "gpuvox[cluster]" dask-jobqueue
+    python dask_cpu_gpu.py cpu        or        python dask_cpu_gpu.py gpu
+
+Run it on a login node or in a small job of its own: it reads the data, evaluates the unshuffled maps, keeps the
+checkpoint and adds up. Set queue, account and times to those of your site. Jobs that start late join in; jobs that end
+or are preempted are replaced. If this process is stopped, start it again: `resume` goes on.
+"""
+
+import sys
+from pathlib import Path
+
+from dask.distributed import Client
+from dask_jobqueue import SLURMCluster
+
+import gpuvox
+
+CHECKPOINT = Path("out.tally")
+
+QUEUES = {
+    # One process a node with a thread for each core: they share one copy of the data.
+    "cpu": {
+        "queue": "cpu", "cores": 32, "processes": 1, "memory": "120GB", "walltime": "04:00:00",
+        "worker_extra_args": ["--memory-limit", "0"],
+    },
+    # One process a GPU; its second thread makes shuffles while the first one's are computed.
+    "gpu": {
+        "queue": "gpu", "cores": 2, "processes": 1, "memory": "64GB", "walltime": "02:00:00",
+        "job_extra_directives": ["--gres=gpu:1"], "worker_extra_args": ["--memory-limit", "0"],
+    },
+}  # fmt: skip
+JOBS = {"cpu": 8, "gpu": 4}
+
+
+def main(kind: str) -> None:
+    """Run the analysis on the workers of one queue, and write what the command would."""
+    with SLURMCluster(**QUEUES[kind], local_directory="/tmp") as cluster, Client(cluster) as client:
+        cluster.scale(jobs=JOBS[kind])
+        result = gpuvox.randomise(
+            "maps.nii.gz", "design.mat", "design.con", mask="mask.nii.gz", tfce=True, n_permutations=10_000, seed=1,
+            device="cuda" if kind == "gpu" else "cpu", client=client, checkpoint=CHECKPOINT,
+            resume=CHECKPOINT.exists(),
+        )  # fmt: skip
+    result.save("out")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "cpu")
