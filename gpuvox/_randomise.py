@@ -42,14 +42,23 @@ from gpuvox.checkpoint import About, Checkpoint, Tallies, differences, read_to_r
 from gpuvox.cuda import resolve
 from gpuvox.design import DesignError, Model, partition
 from gpuvox.device import Device
-from gpuvox.distributed import Cluster, DaskWorkers, Images, absolute, check_installed, open_client
+from gpuvox.distributed import (
+    Cluster,
+    Crew,
+    DaskWorkers,
+    Images,
+    absolute,
+    check_installed,
+    find_crew,
+    open_client,
+)  # fmt: skip
 from gpuvox.executors import default_threads
 from gpuvox.fingerprint import Hashes, fingerprint, hash_files, hash_inputs
 from gpuvox.grid import Grid
 from gpuvox.info import versions
 from gpuvox.outputs import Wanted, Writer
 from gpuvox.permtest import Statistics
-from gpuvox.plan import Cost, check_memory, cost_of_test, data_bytes
+from gpuvox.plan import Cost, check_memory, cost_of_test, data_bytes, on_cluster
 from gpuvox.scratch import Data, block, check_folder, count_constant
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler, check_blocks
 from gpuvox.tfce import Tfce
@@ -533,28 +542,51 @@ def plan(command: Command) -> str:
     prepared = prepare(command)
     _check_numbers(prepared.shufflers)
     check_folder(command.options.scratch)
-    device = resolve(command.device)
+    crew = find_crew(command.cluster) if command.cluster else None
+    device = None if crew else resolve(command.device)
     inputs, seconds = _sketch(command, prepared)
-    n, n_voxels = len(inputs.design), inputs.grid.n_voxels
     threads = command.options.threads or default_threads()
+    if crew:
+        threads = min(threads, max(1, crew.threads // max(crew.processes, 1)))
     lines = [
-        f"data: {command.data}, {n} volumes of {' × '.join(map(str, inputs.grid.shape))} voxels",
-        f"voxels: {n_voxels}" + ("" if command.mask else f" vary over the first {SKETCH} volumes (no mask given)"),
-        f"device: cpu, {threads} threads" if device is None else f"device: {describe(device)}",
+        f"data: {command.data}, {len(inputs.design)} volumes of {' × '.join(map(str, inputs.grid.shape))} voxels",
+        f"voxels: {inputs.grid.n_voxels}"
+        + ("" if command.mask else f" vary over the first {SKETCH} volumes (no mask given)"),
+        _about_device(device, threads, crew),
         *(_about_shuffles(command, inputs, test, shuffler) for test, shuffler in prepared.shufflers),
     ]
-    costs = _costs(command, replace(prepared, options=replace(prepared.options, device=device)), inputs)
-    seconds += (
-        started
-        + _seconds_of_files(command, inputs, prepared.shufflers)
-        + sum(cost.setup + shuffler.n * cost.each for shuffler, cost in costs)
+    options = replace(prepared.options, device=device, threads=threads)
+    costs = _costs(command, replace(prepared, options=options), inputs)
+    if crew:
+        costs = [(shuffler, on_cluster(cost, threads, crew)) for shuffler, cost in costs]
+    seconds += started + _seconds_of_files(command, inputs, prepared.shufflers)
+    seconds += sum(cost.setup + shuffler.n * cost.each for shuffler, cost in costs)
+    lines.append(
+        f"{_about_memory(command, inputs, [cost for _, cost in costs], crew)}; time: about {_duration(seconds)}, as "
+        "measured here in a second"
     )
-    held = f"memory: about {max(cost.memory for _, cost in costs) / 2**20:,.0f} MiB" if costs else "memory: little"
-    if command.options.scratch:
-        size = data_bytes(n, n_voxels, len(inputs.evs)) / 2**30
-        held += f", and {size:,.2f} GiB in {command.options.scratch}"
-    lines.append(f"{held}; time: about {_duration(seconds)}, as measured here in a second")
     return "\n".join(lines)
+
+
+def _about_device(device: Device | None, threads: int, crew: Crew | None) -> str:
+    if crew:
+        return (
+            f"cluster: {crew.processes} workers with {crew.threads} threads in all, each taken to be as fast as one "
+            "here; starting them comes on top"
+        )
+    return f"device: cpu, {threads} threads" if device is None else f"device: {describe(device)}"
+
+
+def _about_memory(command: Command, inputs: Inputs, costs: Sequence[Cost], crew: Crew | None) -> str:
+    if not costs:
+        return "memory: little"
+    held = f"memory: about {max(cost.memory for cost in costs) / 2**20:,.0f} MiB"
+    if crew:
+        held += " in each worker, and as much here"
+    if command.options.scratch:
+        size = data_bytes(len(inputs.design), inputs.grid.n_voxels, len(inputs.evs)) / 2**30
+        held += f", and {size:,.2f} GiB in {command.options.scratch}"
+    return held
 
 
 SKETCH = 8

@@ -563,6 +563,30 @@ def check_installed() -> None:
         raise ClusterError("Dask is not installed; install gpuvox[cluster]")
 
 
+@dataclass(frozen=True)
+class Crew:
+    """Workers of a cluster: processes, and their threads in all."""
+
+    processes: int
+    threads: int
+
+
+def find_crew(cluster: Cluster) -> Crew:
+    """The workers that a run would have now.
+
+    Raises
+    ------
+    ClusterError, FileError
+        As of `open_client`.
+    """
+    if cluster.n_workers:
+        check_installed()
+        return Crew(cluster.n_workers, cluster.n_workers * max(1, cluster.threads // cluster.n_workers))
+    with open_client(cluster) as client:
+        threads = client.nthreads()
+        return Crew(len(threads), sum(threads.values()))
+
+
 @contextmanager
 def open_client(cluster: Cluster) -> Iterator[Any]:
     """A Dask client, closed at the end, with the cluster if it is one of our own.

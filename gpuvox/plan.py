@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from gpuvox.analysis import Inputs, Options, Test, make_model, make_shuffler
+from gpuvox.distributed import Crew
 from gpuvox.executors import DEVICE_THREADS, default_threads, ranges
 from gpuvox.grid import Grid
 from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest, StatisticModel, Tally
@@ -67,6 +68,32 @@ class Cost:
     setup: float
     each: float
     memory: int
+
+
+DASK_SECONDS = 0.5
+"""What a test takes longer where workers open or are sent its data and make its model again (docs/scaling.md)."""
+DASK_BYTES = 30 << 20
+"""What a worker of Dask holds besides."""
+
+
+def on_cluster(cost: Cost, threads: int, crew: Crew) -> Cost:
+    """What a test costs on a cluster.
+
+    Parameters
+    ----------
+    cost : Cost
+        As measured here with `threads` threads, as many as a worker has.
+    threads : int
+    crew : Crew
+        Its threads are taken to be as fast as those here.
+
+    Returns
+    -------
+    Cost
+        Its memory is that of one worker.
+    """
+    setup = 2 * cost.setup + DASK_SECONDS  # the client's, then the workers', side by side
+    return Cost(setup, cost.each * threads / max(crew.threads, 1), cost.memory + DASK_BYTES)
 
 
 def data_bytes(n: int, n_voxels: int, n_evs: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from conftest import SHAPE, save
 from test_checkpoint import outputs
 
 import gpuvox
-from gpuvox import checkpoint, compiled, distributed
+from gpuvox import checkpoint, compiled, distributed, plan
 from gpuvox.cli import main_randomise
 from gpuvox.device import DeviceError
 from gpuvox.executors import fold
@@ -42,7 +43,7 @@ CASES = {
 }
 SPY = """
 import os, time
-from gpuvox import distributed, permtest
+from gpuvox import distributed, plan, permtest
 
 def note(text):
     with open({log!r}, "a") as file:
@@ -266,6 +267,25 @@ def test_data_larger_than_memory_on_workers(study, farm, monkeypatch, with_files
     found = outputs(study)
     del found["out_randomise.json"], expected["out_randomise.json"]
     assert found == expected
+
+
+@pytest.mark.parametrize("where", ["--workers", "--scheduler-file"])
+def test_the_plan_of_a_run_on_a_cluster(study, farm, capsys, where):
+    """Processes and threads of the cluster, time by its threads, memory of a worker."""
+    value = "2" if where == "--workers" else str(farm.file)
+    threads = ["--threads", "6"] if where == "--workers" else []
+    assert main_randomise([*CASES["two passes"].split(), "--plan", where, value, *threads]) == 0
+    said = capsys.readouterr().out
+    assert f"cluster: 2 workers with {6 if where == '--workers' else 3} threads in all" in said
+    assert re.search(r"memory: about \d+ MiB in each worker, and as much here; time: about", said)
+
+
+def test_time_on_a_cluster_goes_with_its_threads():
+    here = plan.Cost(1.0, 0.1, 1000)
+    there = plan.on_cluster(here, 2, distributed.Crew(5, 10))
+    assert there.each == pytest.approx(0.02)
+    assert there.setup > 2 * here.setup
+    assert there.memory > here.memory
 
 
 def test_a_worker_that_needs_more_steps_starts_the_test_again(client):
