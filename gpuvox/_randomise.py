@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ from gpuvox.fingerprint import Hashes, fingerprint, hash_files, hash_inputs
 from gpuvox.grid import Grid
 from gpuvox.info import versions
 from gpuvox.outputs import Wanted, Writer
-from gpuvox.permtest import Statistics
+from gpuvox.permtest import Statistics, share
 from gpuvox.plan import Cost, check_memory, cost_of_test, data_bytes, on_cluster
 from gpuvox.scratch import Data, block, check_folder, count_constant
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler, check_blocks
@@ -264,6 +265,9 @@ def read_inputs(command: Command, say: Say, warn: Say, prepared: Prepared | None
     prepared = prepared or prepare(command)
     _check_numbers(prepared.shufflers)
     n = len(prepared.inputs.design)
+    twice = _given_twice(files.image_names(command.data))
+    if twice:
+        warn(f"{twice} is there twice among the images of -i; each row of the design is a volume of its own")
     say("Loading Data: ")
     grid = _read_grid(command)
     check_memory(n, grid.n_voxels, len(prepared.voxelwise), command.options.scratch)
@@ -280,6 +284,10 @@ def read_inputs(command: Command, say: Say, warn: Say, prepared: Prepared | None
             "their statistic is 0"
         )
     return replace(prepared.inputs, data=data, grid=grid, evs=maps), prepared.options
+
+
+def _given_twice(names: Sequence[Path]) -> Path | None:
+    return next((name for i, name in enumerate(names) if name in names[:i]), None)
 
 
 def _read_data(command: Command, name: str, grid: Grid) -> Data:
@@ -542,6 +550,10 @@ def plan(command: Command) -> str:
     prepared = prepare(command)
     _check_numbers(prepared.shufflers)
     check_folder(command.options.scratch)
+    if command.checkpoint:
+        files.check_output_root(command.checkpoint)
+    if command.resume:
+        read_to_resume(checkpoint_name(command))
     crew = find_crew(command.cluster) if command.cluster else None
     device = None if crew else resolve(command.device)
     inputs, seconds = _sketch(command, prepared)
@@ -554,18 +566,33 @@ def plan(command: Command) -> str:
         + ("" if command.mask else f" vary over the first {SKETCH} volumes (no mask given)"),
         _about_device(device, threads, crew),
         *(_about_shuffles(command, inputs, test, shuffler) for test, shuffler in prepared.shufflers),
+        *_about_shard(command),
     ]
     options = replace(prepared.options, device=device, threads=threads)
     costs = _costs(command, replace(prepared, options=options), inputs)
     if crew:
         costs = [(shuffler, on_cluster(cost, threads, crew)) for shuffler, cost in costs]
     seconds += started + _seconds_of_files(command, inputs, prepared.shufflers)
-    seconds += sum(cost.setup + shuffler.n * cost.each for shuffler, cost in costs)
+    seconds += sum(cost.setup + _n_done(command, shuffler.n) * cost.each for shuffler, cost in costs)
     lines.append(
         f"{_about_memory(command, inputs, [cost for _, cost in costs], crew)}; time: about {_duration(seconds)}, as "
         "measured here in a second"
     )
     return "\n".join(lines)
+
+
+def _about_shard(command: Command) -> list[str]:
+    if not command.shard:
+        return []
+    return [f"shard {command.shard[0]} of {command.shard[1]}: that part of the permutations, and its cost"]
+
+
+def _n_done(command: Command, n: int) -> int:
+    """Shuffles that this run does of n."""
+    if not command.shard:
+        return n
+    start, stop = share(n, *command.shard)
+    return stop - start
 
 
 def _about_device(device: Device | None, threads: int, crew: Crew | None) -> str:
@@ -647,7 +674,9 @@ def _costs(command: Command, prepared: Prepared, inputs: Inputs) -> list[tuple[A
             shared.add(partner)
         if i not in shared and wanted.kinds:
             signs = 1 if partner is None else 2
-            costs.append((shuffler, cost_of_test(inputs, options, test, shuffler, signs, len(inputs.design))))
+            costs.append(
+                (shuffler, cost_of_test(inputs, options, test, shuffler, signs, len(inputs.design), command.shard))
+            )
     return costs
 
 

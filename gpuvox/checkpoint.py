@@ -55,6 +55,10 @@ Run = dict[str, Any]
 ``options`` (option → value)."""
 
 
+NOT_TALLIES = (".nii", ".gz", ".hdr", ".img", ".txt", ".json", ".mat", ".con", ".fts", ".grp", ".tsv", ".csv")
+"""What a run reads and writes: its checkpoint, which is removed at the end, is none of them."""
+
+
 class AnotherRun(FileError):
     """A checkpoint is of another run than the one that is to go on from it."""
 
@@ -392,6 +396,8 @@ class Checkpoint:
     ) -> None:
         self.path, self.warn = Path(path), warn
         self.has_warned = False
+        if self.path.suffix.lower() in NOT_TALLIES:
+            raise FileError(f"{self.path} is the name of another kind of file; a checkpoint is best called .tally")
         self.lock = _lock(self.path, warn)
         try:
             self.tallies = self._resumed(about) if resume else self._fresh(about)

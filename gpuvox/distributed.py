@@ -14,6 +14,7 @@ dying. A range whose result is lost is run again; the tally refuses to count a s
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import pickle
@@ -27,6 +28,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
 from importlib.util import find_spec
+from pathlib import Path
 from threading import Lock, current_thread, main_thread
 from typing import Any
 
@@ -603,8 +605,8 @@ def open_client(cluster: Cluster) -> Iterator[Any]:
 
     # Dask logs tracebacks where a worker dies; what matters to the user is said by us.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    if cluster.file and not os.path.exists(cluster.file):
-        raise FileError(f"--scheduler-file: there is no file {cluster.file}")
+    if cluster.file:
+        _check_scheduler_file(cluster.file)
     where = cluster.address or cluster.file
     try:
         if cluster.n_workers:
@@ -619,7 +621,7 @@ def open_client(cluster: Cluster) -> Iterator[Any]:
             local, client = None, Client(cluster.address)
         else:
             local, client = None, Client(scheduler_file=cluster.file)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of many kinds, assertions among them, where an address or a file makes no sense
         raise ClusterError(
             f"no Dask scheduler answers at {where or 'this machine'}: {_first_line(error)}"
         ) from None
@@ -631,6 +633,17 @@ def open_client(cluster: Cluster) -> Iterator[Any]:
         if local is not None:
             with suppress(Exception):
                 local.close()
+
+
+def _check_scheduler_file(path: str) -> None:
+    try:
+        address = json.loads(Path(path).read_text(encoding="utf-8"))["address"]
+    except FileNotFoundError:
+        raise FileError(f"--scheduler-file: there is no file {path}") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        address = None
+    if not (isinstance(address, str) and "://" in address):
+        raise FileError(f"{path} is no file that a Dask scheduler wrote; it has no address")
 
 
 @contextmanager

@@ -155,7 +155,11 @@ def image_names(names: Name | Sequence[Name]) -> list[Path]:
     table, colon, column = text.rpartition(":")
     if colon and table.endswith((".tsv", ".csv")):
         path = Path(table)
-        return [find_image(path.parent / name.strip()) for name in read_table(path, [column])[column]]
+        return [
+            _image_of_row(path, column, i, name) for i, name in enumerate(read_table(path, [column])[column], 1)
+        ]
+    if text.endswith((".tsv", ".csv")):
+        raise FileError(f"{text} is a table; {text}:COLUMN expected, with the column that names the images")
     if glob.has_magic(text) and not os.path.exists(text):
         return _matching_images(text)
     return [find_image(text)]
@@ -171,6 +175,13 @@ def _header_file(stem: str, suffix: str) -> Path:
     return Path(header)
 
 
+def _image_of_row(path: Path, column: str, row: int, name: str) -> Path:
+    try:
+        return find_image(path.parent / name.strip())
+    except FileError as error:
+        raise FileError(f"{path}, column {column!r} of row {row}: {error}") from None
+
+
 def _listed_images(path: Path) -> list[Path]:
     lines = [line.strip() for line in _text_lines(path)]
     names = [path.parent / line for line in lines if line and not line.startswith("#")]
@@ -180,7 +191,10 @@ def _listed_images(path: Path) -> list[Path]:
 
 
 def _matching_images(pattern: str) -> list[Path]:
-    matches = (match for match in sorted(glob.glob(pattern)) if split_suffix(match)[1])
+    for tried in (pattern, f"{pattern}.*"):
+        matches = [match for match in sorted(glob.glob(tried)) if split_suffix(match)[1]]
+        if matches:
+            break
     found = list(dict.fromkeys(find_image(match) for match in matches))  # a pair matches twice
     if not found:
         raise FileError(f"no image matches {pattern}")

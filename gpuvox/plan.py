@@ -31,7 +31,7 @@ from gpuvox.analysis import Inputs, Options, Test, make_model, make_shuffler
 from gpuvox.distributed import Crew
 from gpuvox.executors import DEVICE_THREADS, default_threads, ranges
 from gpuvox.grid import Grid
-from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest, StatisticModel, Tally
+from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest, StatisticModel, Tally, share
 from gpuvox.scratch import as_tiles
 from gpuvox.shuffle import ImportedShuffler, Shuffler
 
@@ -137,7 +137,13 @@ def check_memory(n: int, n_voxels: int, n_evs: int, scratch: str) -> None:
 
 
 def cost_of_test(
-    inputs: Inputs, options: Options, test: Test, shuffler: Shuffles, signs: int, n_subjects: int
+    inputs: Inputs,
+    options: Options,
+    test: Test,
+    shuffler: Shuffles,
+    signs: int,
+    n_subjects: int,
+    shard: tuple[int, int] | None = None,
 ) -> Cost:
     """What a test will cost.
 
@@ -152,6 +158,8 @@ def cost_of_test(
     signs : {1, 2}
         2: with its negative.
     n_subjects : int
+    shard : (int, int), optional
+        Part 1 … of so many parts of the shuffles.
 
     Returns
     -------
@@ -163,7 +171,7 @@ def cost_of_test(
     n_few = len(few[0].design)
     try:
         with threadpool_limits(1):
-            setup, each, peak, step = _measure_small(few, signs, threads)
+            setup, each, peak, step = _measure_small(few, signs, threads, shard or (1, 1))
             at_few = at_all = (0.0, 0.0)
             if n_few < n:  # otherwise the small analysis has all subjects
                 at_few = seconds_of_products(*few, threads, step)
@@ -219,7 +227,9 @@ def _noise(volumes: Float32, n: int, seed: int) -> Float32:
     return noise
 
 
-def _measure_small(small: Small, signs: int, threads: int) -> tuple[float, float, int, int]:
+def _measure_small(
+    small: Small, signs: int, threads: int, shard: tuple[int, int]
+) -> tuple[float, float, int, int]:
     """Seconds of setup and a shuffle, bytes at the peak, and shuffles a batch, of a whole but small analysis."""
     inputs, options, test, shuffler = small
     wanted = options.f_statistics if test.is_f else options.statistics
@@ -228,7 +238,9 @@ def _measure_small(small: Small, signs: int, threads: int) -> tuple[float, float
     setup = time.perf_counter() - start  # the compiled loops are loaded meanwhile, as in a run
     with _watched(bool(options.scratch)) as peak:
         observed = PermutationTest(make_model(*small), inputs.grid, shuffler, wanted, signs).observe()
-        first, *others = islice(ranges(observed, threads, Tally(observed.n)), threads + 1)
+        here, beyond = share(observed.n, *shard)
+        wanted_here = Tally(observed.n, here, max(beyond, here + 1))
+        first, *others = islice(ranges(observed, threads, wanted_here), threads + 1)
         parts = others or [first]  # the first has the unshuffled map, which takes longer
         observed, each, tally = _run(observed, parts, threads)
         if observed.test.statistics.normalised:

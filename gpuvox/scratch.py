@@ -238,5 +238,9 @@ def count_constant(data: Data) -> int:
 
 def check_folder(folder: str) -> None:
     """Make sure that scratch files can be made in a folder (`ScratchError`)."""
+    if folder and not os.path.isdir(folder):
+        raise ScratchError(
+            f"the scratch folder {folder} {'is a file' if os.path.exists(folder) else 'does not exist'}"
+        )
     if folder:
         Tiles(1, 1, folder)

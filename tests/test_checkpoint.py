@@ -849,3 +849,11 @@ def test_tallies_add_up_once():
         late.include(one)
     with pytest.raises(ValueError, match="in common"):
         late.include(Tally(7))
+
+
+@pytest.mark.parametrize("name", ["out_tstat1.nii.gz", "data.nii", "out.txt", "design.MAT"])
+def test_a_checkpoint_is_none_of_the_files_of_a_run(tmp_path, name):
+    """It is removed at the end."""
+    with pytest.raises(FileError, match="another kind of file"):
+        checkpoint.Checkpoint(tmp_path / name, None, False, print)
+    assert not list(tmp_path.iterdir())

@@ -637,3 +637,25 @@ def test_progress_is_a_line_at_intervals_where_there_is_no_terminal(capsys):
     slow = Progress(interval=1e9)
     slow("t-test 1", 5, 10)
     assert capsys.readouterr().err == ""
+
+
+def test_images_of_a_list_that_come_twice_are_told(study, capsys):
+    """A line copied and not changed: it is done, with a word."""
+    data = nib.load("data.nii.gz")
+    for i in range(10):
+        nib.save(nib.Nifti1Image(np.asarray(data.dataobj)[..., i], data.affine, data.header), f"one{i}.nii.gz")
+    Path("list.txt").write_text("".join(f"one{i % 9}\n" for i in range(10)))
+    line = "-o out -m mask -d design.mat -t design.con -x -n 20 --seed 1 --quiet -i"
+    assert main_randomise([*line.split(), "list.txt"]) == 0
+    assert "one0.nii.gz is there twice" in capsys.readouterr().err
+    assert main_randomise([*line.split(), "one?"]) == 0
+    assert "twice" not in capsys.readouterr().err
+
+
+def test_tables_of_images_are_explained(study, capsys):
+    Path("p.tsv").write_text("participant_id\tfa\na\tdata\nb\tnone\n")
+    line = "-o out -m mask -d design.mat -t design.con -x -n 20 --seed 1 -i"
+    assert main_randomise([*line.split(), "p.tsv"]) == 2
+    assert "p.tsv:COLUMN expected" in capsys.readouterr().err
+    assert main_randomise([*line.split(), "p.tsv:fa"]) == 2
+    assert "p.tsv, column 'fa' of row 2: there is no image none" in capsys.readouterr().err

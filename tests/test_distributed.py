@@ -43,7 +43,7 @@ CASES = {
 }
 SPY = """
 import os, time
-from gpuvox import distributed, plan, permtest
+from gpuvox import distributed, permtest
 
 def note(text):
     with open({log!r}, "a") as file:
@@ -494,6 +494,7 @@ def test_a_late_worker_that_computes_other_bits_is_refused(slow_farm, monkeypatc
     [
         ("--workers 2 --scheduler tcp://127.0.0.1:1", "--workers and --scheduler name different clusters"),
         ("--workers 2 --permout", "--permout writes maps as they are made, and so cannot be done with --workers"),
+        ("--workers 99 --threads 3", "at most a worker a thread"),
         ("--workers 0", "--workers"),
         ("--scheduler-file none.json", "--scheduler-file: there is no file none.json"),
         ("--scheduler nonsense://x", "no Dask scheduler answers at nonsense://x"),
@@ -601,3 +602,10 @@ def test_a_fold_closes_what_it_draws_from():
     with pytest.raises(ValueError, match="are not among"):
         fold(Two(), 1, workers=Broken())
     assert closed
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}', "/NumWaves 3", '{"address": 3}', "[]", '{"address": "nonsense"}'])
+def test_a_file_that_no_scheduler_wrote(study, capsys, content):
+    Path("scheduler.json").write_text(content)
+    assert main_randomise([*BASE.split(), "-x", "--scheduler-file", "scheduler.json"]) == 2
+    assert "is no file that a Dask scheduler wrote" in capsys.readouterr().err

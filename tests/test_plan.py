@@ -123,3 +123,28 @@ def test_without_a_mask_the_first_volumes_say_what_varies(study, capsys):
     assert main_randomise([*words, "--vxl", "3", "--vxf", "data"]) == 0
     assert main_randomise([word for word in words if word != "-x"]) == 0  # nothing to permute
     assert "memory: little" in capsys.readouterr().out
+
+
+LINE = ["-i", "data", "-o", "out", "-m", "mask", "-d", "design.mat", "-t", "design.con"]
+
+
+def test_a_shard_costs_its_part(study, capsys):
+    def planned(*extra):
+        assert main_randomise([*LINE, "-n", "100000", "-x", "--seed", "1", "--plan", *extra]) == 0
+        said = capsys.readouterr().out
+        number, unit = re.search(r"time: about ([\d.]+) (s|min|h)", said).groups()
+        return said, float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
+
+    _, whole = planned()
+    said, part = planned("--shard", "1/50")
+    assert "shard 1 of 50" in said
+    assert part < whole
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [(["--checkpoint", "nowhere/x.tally"], "nowhere"), (["--resume", "--checkpoint", "none.tally"], "none.tally")],
+)
+def test_a_plan_refuses_what_the_run_refuses(study, capsys, extra, message):
+    assert main_randomise([*LINE, "-x", "--seed", "1", "--plan", *extra]) == 2
+    assert message in capsys.readouterr().err

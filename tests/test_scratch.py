@@ -208,9 +208,9 @@ def sentence(capsys, *words: str) -> str:
 
 
 def test_a_folder_that_cannot_be_used_is_one_sentence(study_files, capsys):
-    assert "the scratch folder nowhere cannot hold" in sentence(capsys, "--scratch", "nowhere")
+    assert "the scratch folder nowhere does not exist" in sentence(capsys, "--scratch", "nowhere")
     Path("file").touch()
-    assert "Not a directory" in sentence(capsys, "--scratch", "file")
+    assert "is a file" in sentence(capsys, "--scratch", "file")
 
 
 def test_a_full_disk_is_one_sentence(study_files, capsys):

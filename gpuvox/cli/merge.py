@@ -47,6 +47,7 @@ def run(argv: Sequence[str]) -> int:
     from gpuvox.checkpoint import read_all
     from gpuvox.cli.progress import Progress
     from gpuvox.cli.randomise import open_device, say, silent, warn
+    from gpuvox.files import FileError
 
     merged = read_all(options.tallies)
     line = (os.path.basename(sys.argv[0]) or "gpuvox", "merge", *argv)
@@ -55,6 +56,10 @@ def run(argv: Sequence[str]) -> int:
     progress = None if options.quiet else Progress()
     try:
         write_merged(command, merged, silent if options.quiet else say, warn, progress)
+    except FileError as error:
+        raise FileError(
+            f"{error} (names are those of the shards' command: merge in the folder where it ran)"
+        ) from None
     finally:
         if progress:
             progress.close()

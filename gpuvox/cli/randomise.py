@@ -360,6 +360,10 @@ def _cluster(options: argparse.Namespace) -> Any:
     if not (options.workers or options.scheduler or options.scheduler_file):
         return None
     threads = options.threads or default_threads()
+    if options.workers > max(threads, 2):
+        raise UsageError(
+            f"--workers {options.workers}: there are {threads} threads; at most a worker a thread (--threads)"
+        )
     return Cluster(options.scheduler, options.scheduler_file, options.workers, threads)
 
 
