@@ -13,7 +13,7 @@ import pytest
 
 from bench.cohort import brain_grid
 from bench.out_of_core import cropped
-from gpuvox import files, plan
+from gpuvox import _randomise, files, plan
 from gpuvox.analysis import Inputs, Options, make_shuffler
 from gpuvox.analysis import Test as OneTest
 from gpuvox.cli import main_randomise
@@ -128,17 +128,22 @@ def test_without_a_mask_the_first_volumes_say_what_varies(study, capsys):
 LINE = ["-i", "data", "-o", "out", "-m", "mask", "-d", "design.mat", "-t", "design.con"]
 
 
-def test_a_shard_costs_its_part(study, capsys):
-    def planned(*extra):
-        assert main_randomise([*LINE, "-n", "100000", "-x", "--seed", "1", "--plan", *extra]) == 0
-        said = capsys.readouterr().out
-        number, unit = re.search(r"time: about ([\d.]+) (s|min|h)", said).groups()
-        return said, float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
+def test_a_shard_costs_its_part(study, capsys, monkeypatch):
+    asked = []
 
-    _, whole = planned()
-    said, part = planned("--shard", "1/50")
-    assert "shard 1 of 50" in said
-    assert part < whole
+    def cost(*arguments):
+        asked.append(arguments[-1])
+        return plan.Cost(0.0, 1.0, 1 << 20)
+
+    monkeypatch.setattr(_randomise, "cost_of_test", cost)
+    line = [*LINE, "-n", "100000", "-x", "--seed", "1", "--skipTo", "3", "--plan"]
+    assert main_randomise(line) == 0
+    assert "time: about 27.8 h" in capsys.readouterr().out
+    assert main_randomise([*line, "--shard", "2/50"]) == 0
+    said = capsys.readouterr().out
+    assert "shard 2 of 50" in said
+    assert "time: about 33 min" in said
+    assert asked == [None, (2, 50)]
 
 
 @pytest.mark.parametrize(
