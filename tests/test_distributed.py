@@ -332,6 +332,7 @@ def test_a_worker_is_killed_and_another_joins(slow_farm, monkeypatch, truth, sma
     late = []
 
     def kill_and_hire() -> None:
+        until(lambda: any(pid == first.pid for pid, _, _ in slow_farm.noted("run")))
         first.kill()
         slow_farm.pause(0.5)  # lest all be done before the new one has started
         late.append(slow_farm.worker())
