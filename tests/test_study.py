@@ -300,6 +300,19 @@ def test_images_of_ones_own_and_groups_of_numbers(given_maps, capsys):
     np.testing.assert_allclose(row["B"], slope, rtol=1e-5)
 
 
+def test_what_is_not_to_be_adjusted_enters_as_it_is(given_maps, capsys):
+    """Covariates of the groups are no reason to make z-scores of a model's predictors."""
+    change(given_maps / "study.toml", 'order = ["1", "0"]', 'order = ["1", "0"]\ncovariates = ["age"]')
+    change(given_maps / "study.toml", 'adjusted = ["putamen.fa"]', "adjusted = []")
+    status, _, err = run(capsys, given_maps)
+    assert status == 0, err
+    found = table(given_maps / "results" / "models" / "adjusted" / "regression_coefficients.tsv")
+    features = table(given_maps / "results" / "features.tsv")
+    patients = features[features["group"] == 1]
+    slope = np.polyfit(patients["putamen.fa"], patients["edss"], 1)[0]
+    np.testing.assert_allclose(found.set_index("predictor").loc["putamen.fa", "B"], slope, rtol=1e-5)
+
+
 def test_a_subset_takes_its_volumes_along(given_maps, capsys):
     """Of an image of everybody; one of some people only could be anybody's."""
     change(given_maps / "study.toml", 'order = ["1", "0"]', 'order = ["1", "0"]\nsubset = "age < 45"')

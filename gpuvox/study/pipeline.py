@@ -414,7 +414,7 @@ class Pipeline(StudyInputs):
         adjusted = self._surviving(given.adjusted, talk)
         return clinical.Regression(
             table=self.path("features.tsv"), blocks=blocks, each=each, adjusted=adjusted,
-            adjust=self.config.groups.covariates, reference=self.reference if adjusted else "",
+            adjust=self.config.groups.covariates if adjusted else (), reference=self.reference if adjusted else "",
             seed=self.config.study.seed, **options,
         )  # fmt: skip
 
