@@ -88,7 +88,8 @@ class StudyInputs:
         """
         groups, path = self.config.groups, self.config.file(self.config.study.table)
         chosen = self.everyone[self._is_chosen].reset_index(drop=True)
-        members = tables.labels(tables.typed(chosen)[groups.column])
+        columns = tables.typed(chosen)
+        members = tables.labels(columns[groups.column])
         others = chosen[~members.isin(groups.order)]
         if len(others):
             who, value = others["participant_id"].iloc[0], others[groups.column].iloc[0]
@@ -102,7 +103,7 @@ class StudyInputs:
                 raise self.config.error(
                     ("groups", "order"), f"fewer than two participants of {path} have {groups.column} {name!r}"
                 )
-        tables.complete(tables.typed(chosen), groups.covariates, path)
+        tables.complete(columns, groups.covariates, path)
         return chosen
 
     @cached_property
@@ -247,22 +248,18 @@ class StudyInputs:
     def _check_names(self) -> None:
         known = pd.DataFrame(index=self.columns.index, columns=self.names, dtype=float)
         known[self.columns.columns] = self.columns
-        self._check_condition(("groups", "reference"), self.reference, known)
+        with self.config.reading(("groups", "reference")):
+            tables.select(known, self.reference)
         for section in ("demographics", "group_table", "regression", "correlation", "sample_size", "report"):
             given = getattr(self.config, section)
             for number, part in enumerate(given) if isinstance(given, tuple) else [(None, given)] * bool(given):
                 where = (section,) if number is None else (section, number)
                 for key, value in asdict(part).items():
                     if key == "subset":
-                        self._check_condition((*where, key), value, known)
+                        with self.config.reading((*where, key)):
+                            tables.select(known, value)
                     elif key in VARIABLES and value is not None:
                         self._check_variables((*where, key), value)
-
-    def _check_condition(self, where: tuple[str | int, ...], condition: str, known: pd.DataFrame) -> None:
-        try:
-            tables.select(known, condition)
-        except FileError as error:
-            raise self.config.error(where, str(error)) from None
 
     def _check_variables(self, where: tuple[str | int, ...], value: Any) -> None:
         if isinstance(value, Mapping):
@@ -273,12 +270,10 @@ class StudyInputs:
         for pattern in (value,) if isinstance(value, str) else value:
             if pattern.split(".")[0] in clustered or (where[0] == "group_table" and pattern == "auto"):
                 continue
-            try:
-                tables.matching(self.names, [pattern])
-            except FileError:
+            if not tables.fitting(self.names, pattern):
                 near = difflib.get_close_matches(pattern, self.names, 1, 0.5)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise self.config.error(where, f"there is no variable {pattern!r}{hint}") from None
+                raise self.config.error(where, f"there is no variable {pattern!r}{hint}")
 
     def _relative(self, path: str) -> str:
         """A file from the results; links are followed, as opening it does."""
@@ -324,14 +319,15 @@ class StudyInputs:
 
     def _images(self, column: str) -> list[str]:
         """Images in a column of the table, from here."""
-        folder = Path(self.config.file(self.config.study.table)).parent
-        named = zip(self.cohort["participant_id"], self.cohort[column].str.strip())
-        found = []
-        for name, value in named:
+        for name, value in zip(self.cohort["participant_id"], self.cohort[column].str.strip()):
             if value in tables.MISSING:
                 raise FileError(f"{self.config.file(self.config.study.table)} has no {column} of {name}")
-            found.append(os.fspath(folder / value))
-        return found
+        return self._paths(column)
+
+    def _paths(self, column: str) -> list[str]:
+        """The same, where cells may be missing."""
+        folder = Path(self.config.file(self.config.study.table)).parent
+        return [os.fspath(folder / value.strip()) for value in self.cohort[column]]
 
     def _cells(self, *names: str) -> dict[str, Any]:
         """Cells of the table that a stage reads, for its settings: others may change."""

@@ -17,9 +17,8 @@ Everything is written below the folder of the results:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,10 +117,6 @@ class Pipeline(StudyInputs):
         source = self.config.file(self.config.study.table)
         settings = {"groups": asdict(self.config.groups), "paths": with_paths}
         return self._stage("participants", settings, ("participants.tsv",), work, sources={"table": (source,)})
-
-    def _paths(self, column: str) -> list[str]:
-        folder = Path(self.config.file(self.config.study.table)).parent
-        return [os.fspath(folder / value.strip()) for value in self.cohort[column]]
 
     def _ironmyelin(self) -> Stage:
         given = self.config.ironmyelin
@@ -450,14 +445,14 @@ class Pipeline(StudyInputs):
                 gone.append(pattern)
         return tuple(pattern for pattern in patterns if pattern not in gone)
 
-    def report(self, ledger: Ledger) -> Stage:
+    def report(self, ledger: Ledger, others: Sequence[Stage]) -> Stage:
         """The last stage: ``study.json`` and the report, of all the others."""
 
         def work(talk: Talk) -> None:
             files.write_json(self.path("study.json"), describe(self, ledger))
             report.execute(self.path("study.json"), self.path("report.html"), lambda text: None)
 
-        after = tuple(stage.name for stage in self.stages())
+        after = tuple(stage.name for stage in others)
         settings = {"title": self.config.study.title, "text": self.config.text}
         sources = self._of_template("mask", "labels", "names", "underlay")
         return self._stage("report", settings, ("study.json", "report.html"), work, after, sources)
@@ -484,7 +479,8 @@ def listing(pipeline: Pipeline) -> list[str]:
     """What a run would do, a line for each stage."""
     pipeline.check()
     ledger = Ledger.open(pipeline.config.out)
-    planned = stages.plan([*pipeline.stages(), pipeline.report(ledger)], ledger)
+    work = pipeline.stages()
+    planned = stages.plan([*work, pipeline.report(ledger, work)], ledger)
     return [f"{'run ' if step.reason else 'skip'}  {step.stage.name}{_because(step.reason)}" for step in planned]
 
 
@@ -510,7 +506,7 @@ def execute(pipeline: Pipeline, talk: Talk) -> None:
         raise FileError(f"the folder {out} cannot be made: {error.strerror}") from None
     with stages.locked(out):
         ledger = Ledger.open(out)
-        work = [*work, pipeline.report(ledger)]
+        work = [*work, pipeline.report(ledger, work)]
         stages.remove_others(ledger, [stage.name for stage in work])
         stages.run(work, ledger, talk, summary="report")
     for line in report.headlines(pipeline.path("study.json")):
