@@ -287,7 +287,12 @@ def read_inputs(command: Command, say: Say, warn: Say, prepared: Prepared | None
 
 
 def _given_twice(names: Sequence[Path]) -> Path | None:
-    return next((name for i, name in enumerate(names) if name in names[:i]), None)
+    seen: set[Path] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _read_data(command: Command, name: str, grid: Grid) -> Data:
@@ -647,7 +652,7 @@ def _seconds_of_files(command: Command, inputs: Inputs, shufflers: Sequence[tupl
     gzip.compress(volume.tobytes(order="F"), files.GZIP_LEVEL)
     written = time.perf_counter() - start
     paths = [path for name in files.image_names(command.data) for path in files.image_files(name)]
-    each = [command.options.f_statistics if test.is_f else command.options.statistics for test, _ in shufflers]
+    each = [command.options.wanted(test) for test, _ in shufflers]
     n_maps = sum(1 + len(w.kinds) * (1 + w.uncorrected + command.wanted.raw) for w in each)
     return hashed * sum(os.path.getsize(path) for path in paths) / len(sample) + written * n_maps
 
@@ -668,7 +673,7 @@ def _costs(command: Command, prepared: Prepared, inputs: Inputs) -> list[tuple[A
     shared: set[int] = set()
     costs = []
     for i, (test, shuffler) in enumerate(prepared.shufflers):
-        wanted = options.f_statistics if test.is_f else options.statistics
+        wanted = options.wanted(test)
         partner = None if command.permuted_maps else negative_of(tests, i, options)
         if partner is not None:
             shared.add(partner)
@@ -698,7 +703,7 @@ def _guess(command: Command, prepared: Prepared, n_voxels: int) -> float:
     """Seconds that all permutations of all tests take on one core; measuring takes longer than many runs."""
     n, seconds = len(prepared.inputs.design), 0.0
     for test, shuffler in prepared.shufflers:
-        wanted = command.options.f_statistics if test.is_f else command.options.statistics
+        wanted = command.options.wanted(test)
         rank = _model_of(command, prepared.inputs, test).rank_nuisance
         seconds += shuffler.n * _seconds_per_shuffle(n, n_voxels, rank, wanted)
     return seconds

@@ -88,6 +88,10 @@ class Options:
     scratch: str = ""
     workers: Workers | None = None
 
+    def wanted(self, test: Test) -> Statistics:
+        """What is computed of a test."""
+        return self.f_statistics if test.is_f else self.statistics
+
 
 @dataclass(frozen=True, eq=False)
 class Test:
@@ -279,7 +283,7 @@ def run_shard(
     prepared = _prepare(inputs, options)
     for numbers, shuffler in _groups(prepared, options):
         tests = [prepared[i][0] for i in numbers]
-        if _wanted(options, tests[0]).kinds:
+        if options.wanted(tests[0]).kinds:
             part = share(shuffler.n, *shard)
             _run(inputs, options, tests, shuffler, progress=progress, keep=keep, part=part)
 
@@ -289,7 +293,7 @@ def shuffle_counts(prepared: Sequence[tuple[Test, AnyShuffler]], options: Option
     return {
         _name([prepared[i][0] for i in numbers]): shuffler.n
         for numbers, shuffler in _groups(prepared, options)
-        if _wanted(options, prepared[numbers[0]][0]).kinds
+        if options.wanted(prepared[numbers[0]][0]).kinds
     }
 
 
@@ -317,10 +321,6 @@ def _groups(
 
 def _name(tests: Sequence[Test]) -> str:
     return "+".join(test.name for test in tests)
-
-
-def _wanted(options: Options, test: Test) -> Statistics:
-    return options.f_statistics if test.is_f else options.statistics
 
 
 def _check(inputs: Inputs, options: Options, test: Test) -> None:
@@ -354,7 +354,7 @@ def _run(
     """Run the permutations of a contrast and, if wanted, of its negative."""
     test = tests[0]
     model = make_model(inputs, options, test, shuffler)
-    permutation_test = PermutationTest(model, inputs.grid, shuffler, _wanted(options, test), signs=len(tests))
+    permutation_test = PermutationTest(model, inputs.grid, shuffler, options.wanted(test), signs=len(tests))
     if not permutation_test.statistics.kinds:
         return Finished(permutation_test.observe(), Tally(0))
     name = " and ".join(t.title for t in tests)

@@ -232,7 +232,7 @@ def _measure_small(
 ) -> tuple[float, float, int, int]:
     """Seconds of setup and a shuffle, bytes at the peak, and shuffles a batch, of a whole but small analysis."""
     inputs, options, test, shuffler = small
-    wanted = options.f_statistics if test.is_f else options.statistics
+    wanted = options.wanted(test)
     start = time.perf_counter()
     PermutationTest(make_model(*small), inputs.grid, shuffler, wanted, signs).observe().run(0, 1)
     setup = time.perf_counter() - start  # the compiled loops are loaded meanwhile, as in a run

@@ -44,6 +44,16 @@ def copy(finished, tmp_path):
     return tmp_path / "cohort"
 
 
+@pytest.fixture
+def fresh(cohort, tmp_path):
+    """The cohort without results; its images are links."""
+    for name in ("template", *sorted(p.name for p in cohort.glob("sub-*"))):
+        (tmp_path / name).symlink_to(cohort / name)
+    for name in ("participants.tsv", "study.toml"):
+        shutil.copy(cohort / name, tmp_path)
+    return tmp_path
+
+
 def table(path):
     return pd.read_csv(path, sep="\t", na_values="n/a")
 
@@ -178,35 +188,27 @@ def test_other_permutations_leave_the_maps_alone(copy, capsys):
     assert {f"voxelwise {name}" for name in ("iron", "myelin", "ironmass", "myelinmass")} <= set(again(out))
 
 
-def test_parts_can_be_left_out(cohort, tmp_path, capsys):
+def test_parts_can_be_left_out(fresh, capsys):
     """Maps and regions only; nothing is left of what was there before."""
-    text = (cohort / "study.toml").read_text()
-    kept = re.split(r"(?m)^(?=\[)", text)
+    kept = re.split(r"(?m)^(?=\[)", (fresh / "study.toml").read_text())
     wanted = ("[study]", "[groups]", "[ironmyelin]", "[rois]", "[template]")
-    (tmp_path / "study.toml").write_text("".join(part for part in kept[1:] if part.startswith(wanted)))
-    for name in ("participants.tsv", "template", *sorted(p.name for p in cohort.glob("sub-*"))):
-        (tmp_path / name).symlink_to(cohort / name)
-    status, _, err = run(capsys, tmp_path)
+    (fresh / "study.toml").write_text("".join(part for part in kept[1:] if part.startswith(wanted)))
+    status, _, err = run(capsys, fresh)
     assert status == 0, err
-    assert (tmp_path / "results" / "rois.tsv").exists()
-    assert (tmp_path / "results" / "report.html").exists()
-    assert not (tmp_path / "results" / "voxelwise").exists()
+    assert (fresh / "results" / "rois.tsv").exists()
+    assert (fresh / "results" / "report.html").exists()
+    assert not (fresh / "results" / "voxelwise").exists()
 
 
-def test_a_subset(cohort, tmp_path, capsys):
-    for name in ("participants.tsv", "template", *sorted(p.name for p in cohort.glob("sub-*"))):
-        (tmp_path / name).symlink_to(cohort / name)
-    shutil.copy(cohort / "study.toml", tmp_path)
-    text = (tmp_path / "study.toml").read_text().replace('subset = ""  ', 'subset = "age <= 45"  ', 1)
-    (tmp_path / "study.toml").write_text(text)
-    status, _, err = run(capsys, tmp_path)
+def test_a_subset(fresh, capsys):
+    text = (fresh / "study.toml").read_text().replace('subset = ""  ', 'subset = "age <= 45"  ', 1)
+    (fresh / "study.toml").write_text(text)
+    status, _, err = run(capsys, fresh)
     assert status == 0, err
-    people = table(cohort / "participants.tsv")
-    expected = people[people["age"] <= 45]
-    assert table(tmp_path / "results" / "participants.tsv")["participant_id"].tolist() == list(
-        expected["participant_id"]
-    )
-    assert files.count_volumes(tmp_path / "results" / "maps" / "iron") == len(expected)
+    people = table(fresh / "participants.tsv")
+    expected = people[people["age"] <= 45]["participant_id"].tolist()
+    assert table(fresh / "results" / "participants.tsv")["participant_id"].tolist() == expected
+    assert files.count_volumes(fresh / "results" / "maps" / "iron") == len(expected)
 
 
 def test_a_null_cohort(tmp_path, capsys):
@@ -332,16 +334,6 @@ def test_a_subset_takes_its_volumes_along(given_maps, capsys):
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def fresh(cohort, tmp_path):
-    """The cohort without results; its images are links."""
-    for name in ("template", *sorted(p.name for p in cohort.glob("sub-*"))):
-        (tmp_path / name).symlink_to(cohort / name)
-    for name in ("participants.tsv", "study.toml"):
-        shutil.copy(cohort / name, tmp_path)
-    return tmp_path
 
 
 def change(path, old, new):
