@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class UsageError(ValueError):
@@ -12,7 +12,12 @@ class UsageError(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors become one sentence."""
+    """Options are written out, errors become one sentence, and an epilog keeps its lines."""
+
+    def __init__(self, **settings: Any) -> None:
+        if settings.get("epilog"):
+            settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         """Raise `UsageError`."""

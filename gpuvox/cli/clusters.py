@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, UsageError, at_least_one, names, positive
+from gpuvox.cli.talk import say
 
 EPILOG = """\
 Writes OUT.tsv (size, p, peak and centre of gravity in mm, share of the regions of an atlas), OUT.nii.gz (numbers of the
@@ -24,8 +23,6 @@ def build_parser() -> Parser:
         prog="gpuvox clusters",
         description=f"Clusters of a corrected map (gpuvox {__version__}).",
         epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--corrected", metavar="IMAGE", help="1-p, corrected")
@@ -53,5 +50,5 @@ def run(argv: Sequence[str]) -> int:
     options["covariates"] = names(options["covariates"])
     from gpuvox.study.clusters import Command, execute
 
-    execute(Command(**options), lambda text: print(text, file=sys.stdout))  # noqa: T201
+    execute(Command(**options), say)
     return 0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, UsageError, names, pair
+from gpuvox.cli.talk import say, silent
 
 EPILOG = """\
 Writes OUT.mat and OUT.con (OUT.fts with F tests) for randomise, OUT_participants.tsv with the participants in their
@@ -25,8 +24,6 @@ def build_parser() -> Parser:
         prog="gpuvox design",
         description=f"Design and contrasts for randomise, from a table of participants (gpuvox {__version__}).",
         epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--table", metavar="FILE", help="table of the participants, with a column participant_id")
@@ -57,15 +54,10 @@ def run(argv: Sequence[str]) -> int:
     if len(set(targets)) < len(targets):
         raise UsageError("--select writes two images to one place")
     options["images"] = tuple(options["images"])
-    from gpuvox.cli.progress import Progress
+    from gpuvox.cli.progress import shown
     from gpuvox.study.designs import GroupCommand, execute_groups
 
     quiet = options.pop("quiet")
-    progress = None if quiet else Progress(unit="images")
-    say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stdout))  # noqa: T201
-    try:
-        execute_groups(GroupCommand(**options), say, progress)
-    finally:
-        if progress:
-            progress.close()
+    with shown(quiet, "images") as progress:
+        execute_groups(GroupCommand(**options), silent if quiet else say, progress)
     return 0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, UsageError, names, pair
+from gpuvox.cli.talk import say
 
 EPILOG = """\
 Writes OUT.tsv (analysis of covariance of each variable: adjusted means, F, p, corrected p, Cohen's d, checks of
@@ -25,8 +24,6 @@ def build_parser() -> Parser:
         prog="gpuvox groups",
         description=f"Comparisons of groups (gpuvox {__version__}).",
         epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--table", metavar="FILE", help="table of the participants")
@@ -70,5 +67,5 @@ def run(argv: Sequence[str]) -> int:
     options["families"] = {name: names(patterns) for name, patterns in options["families"].items()}
     from gpuvox.study.groups import Command, execute
 
-    execute(Command(**options), lambda text: print(text, file=sys.stdout))  # noqa: T201
+    execute(Command(**options), say)
     return 0

@@ -24,8 +24,6 @@ def build_parser() -> argparse.ArgumentParser:
         prog="gpuvox ironmyelin",
         description=f"Iron and myelin maps of a cohort from QSM and R1 (gpuvox {__version__}).",
         epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--table", metavar="FILE", default="", help="table of the subjects and their images")
@@ -64,16 +62,12 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("--exponent belongs to --field-method power")
     if not options["table"] and not (options["qsm"] and options["r1"]):
         raise UsageError("--table is missing (or --qsm and --r1)")
-    from gpuvox.cli.progress import Progress
+    from gpuvox.cli.progress import shown
     from gpuvox.ironmyelin import Command, execute
 
     quiet = options.pop("quiet")
     given = {name: value for name, value in options.items() if value is not None}
     line = (os.path.basename(sys.argv[0]) or "gpuvox", "ironmyelin", *argv)
-    progress = None if quiet else Progress(unit="subjects")
-    try:
+    with shown(quiet, "subjects") as progress:
         execute(Command(**given, line=line), progress)
-    finally:
-        if progress:
-            progress.close()
     return 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, UsageError, names, pair
+from gpuvox.cli.talk import say, silent
 
 DESIGNS = ("change", "visit", "interaction", "between")
 EPILOG = """\
@@ -47,8 +47,6 @@ def build_parser() -> Parser:
         prog="gpuvox longitudinal",
         description=f"Change scores and repeated measures for randomise (gpuvox {__version__}).",
         epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--table", metavar="FILE", help="table of the visits")
@@ -99,15 +97,10 @@ def run(argv: Sequence[str]) -> int:
     if len(maps) < len(options["maps"]):
         raise UsageError("--map gives a name twice")
     options["maps"] = maps
-    from gpuvox.cli.progress import Progress
+    from gpuvox.cli.progress import shown
     from gpuvox.study.designs import LongitudinalCommand, execute_longitudinal
 
     quiet = options.pop("quiet")
-    progress = None if quiet else Progress(unit="images")
-    say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stdout))  # noqa: T201
-    try:
-        execute_longitudinal(LongitudinalCommand(**options), say, progress)
-    finally:
-        if progress:
-            progress.close()
+    with shown(quiet, "images") as progress:
+        execute_longitudinal(LongitudinalCommand(**options), silent if quiet else say, progress)
     return 0

@@ -11,6 +11,7 @@ from typing import Any
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, UsageError, at_least_one
+from gpuvox.cli.talk import say, silent, warn
 
 EPILOG = """\
 The shards know their command and the hashes of its files, which are read again under the names they had. The maps are,
@@ -27,8 +28,6 @@ def build_parser() -> Parser:
         usage="gpuvox merge TALLY... [options]",
         description=f"Add up the shards of a randomise run (gpuvox {__version__}).",
         epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("tallies", nargs="*", metavar="TALLY", help="files that --shard wrote, in any order")
     parser.add_argument("--out", metavar="ROOT", default="", help="output root (that of the shards)")
@@ -45,24 +44,21 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("the files to merge are missing: gpuvox merge TALLY...")
     from gpuvox._randomise import write_merged
     from gpuvox.checkpoint import read_all
-    from gpuvox.cli.progress import Progress
-    from gpuvox.cli.randomise import open_device, say, silent, warn
+    from gpuvox.cli.progress import shown
+    from gpuvox.cli.randomise import open_device
     from gpuvox.files import FileError
 
     merged = read_all(options.tallies)
     line = (os.path.basename(sys.argv[0]) or "gpuvox", "merge", *argv)
     command = replace(_command(merged, options), line=line, shard_line=merged.about.command)
     open_device(options.device, options.quiet)
-    progress = None if options.quiet else Progress()
     try:
-        write_merged(command, merged, silent if options.quiet else say, warn, progress)
+        with shown(options.quiet) as progress:
+            write_merged(command, merged, silent if options.quiet else say, warn, progress)
     except FileError as error:
         raise FileError(
             f"{error} (names are those of the shards' command: merge in the folder where it ran)"
         ) from None
-    finally:
-        if progress:
-            progress.close()
     return 0
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, UsageError, count, number, pair, positive, some_names
+from gpuvox.cli.talk import say
 
 CORRECTIONS = ("fdr_bh", "bonferroni", "none")
 REGRESSION = """\
@@ -44,7 +43,6 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="gpuvox models",
         description=f"Clinical models (gpuvox {__version__}).",
-        allow_abbrev=False,
     )
     kinds = parser.add_subparsers(dest="kind", metavar="regression|correlation|samplesize", parser_class=Parser)
     _regression(_subcommand(kinds, "regression", "hierarchical linear regression in blocks", REGRESSION))
@@ -56,7 +54,6 @@ def build_parser() -> Parser:
 def _subcommand(kinds: Any, name: str, text: str, epilog: str) -> Parser:
     parser: Parser = kinds.add_parser(
         name, help=text, description=f"{text[0].upper()}{text[1:]} (gpuvox {__version__}).", epilog=epilog,
-        allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
     add("--table", metavar="FILE", default="", help="table of the participants")
@@ -174,7 +171,7 @@ def run(argv: Sequence[str]) -> int:
         "correlation": clinical.Correlations,
         "samplesize": clinical.SampleSizes,
     }
-    clinical.execute(kinds[kind](**options), out, _say)
+    clinical.execute(kinds[kind](**options), out, say)
     return 0
 
 
@@ -201,14 +198,10 @@ def _say_size(given: dict[str, float | None], options: dict[str, Any], out: str)
     power, alpha = options["power"], options["alpha"]
     level = f"power {power:g}, two-sided {alpha:g}"
     if r is not None:
-        _say(f"{sample_size_correlation(r, power, alpha)} participants for a correlation of {r:g} ({level})")
+        say(f"{sample_size_correlation(r, power, alpha)} participants for a correlation of {r:g} ({level})")
     elif d is not None:
-        _say(f"{sample_size_groups(d, power, alpha)} participants in each group for {d:g} SD, t test ({level})")
+        say(f"{sample_size_groups(d, power, alpha)} participants in each group for {d:g} SD, t test ({level})")
         if r2 is not None:
             n = sample_size_groups(d, power, alpha, r2, n_covariates=1)
-            _say(f"{n} participants in each group, ANCOVA with a covariate of R2 {r2:g} within groups")
+            say(f"{n} participants in each group, ANCOVA with a covariate of R2 {r2:g} within groups")
     return 0
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stdout)  # noqa: T201

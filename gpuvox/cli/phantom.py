@@ -15,7 +15,6 @@ def build_parser() -> Parser:
         description="A synthetic study of iron and myelin in multiple sclerosis: 91 patients, 55 controls "
         f"(gpuvox {__version__}). Writes participants.tsv, QSM, R1 (3 T) and Jacobians of each subject, labels and "
         "masks, a design, and the truth (in the folder truth, which no command reads).",
-        allow_abbrev=False,
     )
     parser.add_argument("out", nargs="?", help="a new folder")
     parser.add_argument("--seed", type=count, default=0, help="seed (0)")
@@ -32,13 +31,9 @@ def run(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(argv)
     if not options.out:
         raise UsageError("the folder to write is missing: gpuvox phantom OUT")
-    from gpuvox.cli.progress import Progress
+    from gpuvox.cli.progress import shown
     from gpuvox.study.phantom import write
 
-    progress = None if options.quiet else Progress(unit="subjects")
-    try:
+    with shown(options.quiet, "subjects") as progress:
         write(options.out, options.seed, options.scale, options.null, progress)
-    finally:
-        if progress:
-            progress.close()
     return 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -45,3 +47,14 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+@contextmanager
+def shown(quiet: bool, unit: str = "permutations") -> Iterator[Progress | None]:
+    """A progress bar, taken away at the end; None for ``--quiet``."""
+    progress = None if quiet else Progress(unit=unit)
+    try:
+        yield progress
+    finally:
+        if progress is not None:
+            progress.close()

@@ -13,6 +13,7 @@ from typing import Any
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, UsageError, at_least_one, count, integer, not_negative, positive
+from gpuvox.cli.talk import say, silent, warn
 
 EPILOG = """\
 Options may be written --option value or --option=value. Image names may come without extension; FSLOUTPUTTYPE
@@ -43,9 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         usage="gpuvox randomise -i <data> -o <root> [-m <mask>] -d <design.mat> -t <design.con> [options]",
         description=f"Permutation tests on the general linear model (gpuvox {__version__}).",
         epilog=EPILOG,
-        allow_abbrev=False,
         add_help=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_files(parser.add_argument_group("files"))
     _add_inference(parser.add_argument_group("inference"))
@@ -202,7 +201,7 @@ def run(argv: list[str]) -> int:
     check(options)
 
     from gpuvox import _randomise
-    from gpuvox.cli.progress import Progress
+    from gpuvox.cli.progress import shown
 
     command = make_command(options, argv)
     if options.schedule:
@@ -218,15 +217,11 @@ def run(argv: list[str]) -> int:
         say("Finished, exiting.")
     else:
         tell = silent if options.quiet else say
-        progress = None if options.quiet else Progress()
         tell(f"randomise options: {' '.join(argv)} ")
         tell(f"Seeding with {command.options.seed}")
         open_device("cpu" if command.cluster else command.device, options.quiet)
-        try:
+        with shown(options.quiet) as progress:
             _randomise.execute(command, tell, warn, progress)
-        finally:
-            if progress:
-                progress.close()
     return 0
 
 
@@ -241,22 +236,6 @@ def open_device(name: str, quiet: bool) -> None:
         warn(str(warning.message))
     if on_cpu:
         compile_ahead(quiet)
-
-
-def say(text: str) -> None:
-    """A line on stdout, at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def silent(text: str) -> None:
-    """Nothing, for ``--quiet``."""
-    del text
-
-
-def warn(text: str) -> None:
-    """A warning on stderr."""
-    sys.stderr.write(f"Warning: {text}\n")
 
 
 def check(options: argparse.Namespace) -> None:

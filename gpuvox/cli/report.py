@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser
+from gpuvox.cli.talk import say
 
 EPILOG = """\
 STUDY.json is what gpuvox study writes as study.json; paths in it are relative to its folder. The report is one file
@@ -22,8 +21,6 @@ def build_parser() -> Parser:
         prog="gpuvox report",
         description=f"The report of a study, one HTML file (gpuvox {__version__}).",
         epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", metavar="STUDY.json", help="what the study wrote about itself")
     parser.add_argument("--out", metavar="FILE", default=None, help="the report (report.html beside STUDY.json)")
@@ -35,5 +32,5 @@ def run(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(argv)
     from gpuvox.study.report import execute
 
-    execute(options.study, options.out, lambda text: print(text, file=sys.stdout))  # noqa: T201
+    execute(options.study, options.out, say)
     return 0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, UsageError, count, pair
+from gpuvox.cli.talk import warn
 
 EPILOG = """\
 IMAGE is a column of the table (a path for each subject, relative to the table) or a file: 4D with a volume a subject in
@@ -25,8 +24,6 @@ def build_parser() -> Parser:
         prog="gpuvox rois",
         description=f"Volume, mean, median and SD of maps in regions of interest (gpuvox {__version__}).",
         epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--table", metavar="FILE", help="table of the subjects, with a column participant_id")
@@ -56,17 +53,9 @@ def run(argv: Sequence[str]) -> int:
         if len(dict(pairs)) < len(pairs):
             raise UsageError(f"a name is given twice: {', '.join(key for key, _ in pairs)}")
         options[name] = dict(pairs)
-    from gpuvox.cli.progress import Progress
+    from gpuvox.cli.progress import shown
     from gpuvox.study.rois import Command, execute
 
-    progress = None if options.pop("quiet") else Progress(unit="subjects")
-    try:
-        execute(Command(**options), progress, _warn)
-    finally:
-        if progress:
-            progress.close()
+    with shown(options.pop("quiet"), "subjects") as progress:
+        execute(Command(**options), progress, warn)
     return 0
-
-
-def _warn(text: str) -> None:
-    sys.stderr.write(f"Warning: {text}\n")

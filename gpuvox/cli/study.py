@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, UsageError
+from gpuvox.cli.talk import say, warn
 
 EPILOG = """\
 Stages whose settings and inputs have not changed since they were done are skipped; an interrupted run goes on where it
@@ -26,8 +26,6 @@ def build_parser() -> Parser:
         prog="gpuvox study",
         description=f"Run a study from maps to a report (gpuvox {__version__}).",
         epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("config", metavar="CONFIG.toml", nargs="?", default="", help="describes the study")
@@ -47,36 +45,18 @@ def run(argv: Sequence[str]) -> int:
         return 0
     if not options.config:
         raise UsageError("CONFIG.toml is missing; gpuvox study --example prints one")
+    from gpuvox.cli.first_run import compile_ahead
+    from gpuvox.cli.progress import shown
     from gpuvox.study.config import read_config
     from gpuvox.study.pipeline import Pipeline, execute, listing
+    from gpuvox.study.stages import Talk
 
     line = (os.path.basename(sys.argv[0]) or "gpuvox", "study", *argv)
     pipeline = Pipeline(read_config(options.config), line)
     if options.dry_run:
         sys.stdout.write("\n".join(listing(pipeline)) + "\n")
         return 0
-    _execute(pipeline, execute, options.quiet)
+    compile_ahead(options.quiet)
+    with shown(options.quiet) as progress:
+        execute(pipeline, Talk(say, warn, progress))
     return 0
-
-
-def _execute(pipeline: object, execute: object, quiet: bool) -> None:
-    from gpuvox.cli.first_run import compile_ahead
-    from gpuvox.cli.progress import Progress
-    from gpuvox.study.stages import Talk
-
-    compile_ahead(quiet)
-    progress = None if quiet else Progress()
-    try:
-        execute(pipeline, Talk(_say, _warn, progress))  # type: ignore[operator]
-    finally:
-        if progress:
-            progress.close()
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def _warn(text: str) -> None:
-    sys.stderr.write(f"Warning: {text}\n")
