@@ -8,7 +8,8 @@ shuffles and compares every map with the client's, bit for bit, so that a worker
 before it counts.
 
 What a worker keeps hangs on objects that Dask holds for the client: it goes when the client lets go of them, also by
-dying. A range whose result is lost is run again; the tally refuses to count a shuffle twice.
+dying. Images that it opened stay a minute longer, because Dask also drops copies of such an object while no task waits
+for it, as between two tests. A range whose result is lost is run again; the tally refuses to count a shuffle twice.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Lock, current_thread, main_thread
+from threading import Lock, Timer, current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,8 @@ ATTEMPTS = 5
 """Times in a row that the workers may be lost before they have finished a single range."""
 SMALL_INTEGERS = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32)
 """What counts and sums are sent in."""
+KEPT = 60.0
+"""Seconds for which a worker keeps the images that it opened last after nobody has used them any more."""
 PAUSE = 0.5
 """Seconds between two looks for workers."""
 
@@ -141,7 +144,35 @@ class _Job:
 # What a worker has made lives as long as the object that Dask keeps of the client's, and no longer.
 _arrays: weakref.WeakKeyDictionary[_Source, _Arrays] = weakref.WeakKeyDictionary()
 _tests: weakref.WeakKeyDictionary[_Job, ObservedTest] = weakref.WeakKeyDictionary()
+_opened: weakref.WeakValueDictionary[tuple[Any, ...], _Arrays] = weakref.WeakValueDictionary()
 _one_at_a_time = Lock()
+
+
+class _Kept:
+    """The arrays that were used last, until some time has gone by."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._arrays: _Arrays | None = None
+        self._timer: Timer | None = None
+
+    def keep(self, arrays: _Arrays) -> None:
+        """Keep these for the time that is set from now on, and no others."""
+        with self._lock:
+            if self._timer:
+                self._timer.cancel()
+            self._arrays = arrays
+            self._timer = Timer(KEPT, self.drop)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def drop(self) -> None:
+        """Keep nothing."""
+        with self._lock:
+            self._arrays = None
+
+
+_kept = _Kept()
 
 
 def run_range(job: _Job, source: _Source, start: int, stop: int) -> BlockResult | Exception:
@@ -154,10 +185,13 @@ def run_range(job: _Job, source: _Source, start: int, stop: int) -> BlockResult 
         with _libraries().limit(limits=1):
             with _one_at_a_time:
                 observed = _tests.get(job) or _make(job, source)
+                arrays = _data(job, source)
             step, result = observed.batch, None
             for first in range(start, stop, step):
                 part = observed.run(first, min(first + step, stop))
                 result = result.followed_by(part) if result else part
+        if source.images:
+            _kept.keep(arrays)
         return _packed(result or BlockResult(start, stop))
     except Exception as error:
         return _portable(error)
@@ -186,9 +220,7 @@ def _make(job: _Job, source: _Source) -> ObservedTest:
     device = resolve(job.device)
     test, enhancer = job.observed.test, job.observed.enhancer
     sketch: Any = test.model
-    if source not in _arrays:
-        _arrays[source] = source.arrays or _read(source.images, test.grid, sketch.arguments.get("scratch", ""))
-    model = _with_data(sketch, _arrays[source], device)
+    model = _with_data(sketch, _data(job, source), device)
     observed = replace(
         job.observed, test=replace(test, model=model), enhancer=enhancer.on(device) if enhancer else None
     )
@@ -201,6 +233,16 @@ def _make(job: _Job, source: _Source) -> ObservedTest:
     if device is not None:
         weakref.finalize(job, _forget, device)
     return observed
+
+
+def _data(job: _Job, source: _Source) -> _Arrays:
+    """The arrays of a source, which are made when they are first asked for."""
+    if source not in _arrays:
+        test = job.observed.test
+        sketch: Any = test.model
+        scratch = sketch.arguments.get("scratch", "")
+        _arrays[source] = source.arrays or _open(source.images, test.grid, scratch)
+    return _arrays[source]
 
 
 def _check_software(wanted: Mapping[str, str]) -> None:
@@ -219,8 +261,8 @@ def _in_memory(arrays: _Arrays) -> _Arrays:
     return _Arrays(block(arrays.data, *everything), {c: block(ev, *everything) for c, ev in arrays.evs.items()})
 
 
-def _read(images: Images | None, grid: Grid, scratch: str) -> _Arrays:
-    """Open the images, into a file in the folder `scratch` if there is one.
+def _open(images: Images | None, grid: Grid, scratch: str) -> _Arrays:
+    """Open the images, into a file in the folder `scratch` if there is one; those that are still open are taken.
 
     Raises
     ------
@@ -229,6 +271,16 @@ def _read(images: Images | None, grid: Grid, scratch: str) -> _Arrays:
     """
     if images is None:
         raise UnreadableData("no files are named")
+    mask = hashlib.sha256(np.packbits(grid.mask).data).digest()
+    key = images.data, tuple(images.evs.items()), images.hashes, scratch, grid.mask.shape, mask
+    arrays = _opened.get(key)
+    if arrays is None:
+        _kept.drop()  # not two at a time
+        arrays = _opened[key] = _read(images, grid, scratch)
+    return arrays
+
+
+def _read(images: Images, grid: Grid, scratch: str) -> _Arrays:
     try:
         for name, digest in images.hashes:
             if hash_file(name) != digest:
@@ -601,6 +653,7 @@ def open_client(cluster: Cluster) -> Iterator[Any]:
         There is no such scheduler file.
     """
     check_installed()
+    import dask
     from distributed import Client, LocalCluster
 
     # Dask logs tracebacks where a worker dies; what matters to the user is said by us.
@@ -610,7 +663,9 @@ def open_client(cluster: Cluster) -> Iterator[Any]:
     where = cluster.address or cluster.file
     try:
         if cluster.n_workers:
-            with _interrupts_ignored():
+            # No copy of the data is dropped to be sent again for the next test.
+            keep = dask.config.set({"distributed.scheduler.active-memory-manager.start": False})
+            with keep, _interrupts_ignored():
                 local = LocalCluster(
                     n_workers=cluster.n_workers, threads_per_worker=max(1, cluster.threads // cluster.n_workers),
                     host="127.0.0.1", dashboard_address="127.0.0.1:0", memory_limit=0,

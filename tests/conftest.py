@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import nibabel as nib
@@ -9,6 +10,10 @@ import numpy as np
 import pytest
 
 SHAPE = (7, 6, 5)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As a shell starts what it runs in the background; the processes that tests interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def save(path: Path, values: np.ndarray, affine: np.ndarray | None = None) -> None:

@@ -26,6 +26,7 @@ import gpuvox
 from gpuvox import checkpoint, compiled, distributed, plan
 from gpuvox.cli import main_randomise
 from gpuvox.device import DeviceError
+from gpuvox.distributed import DaskWorkers
 from gpuvox.executors import fold
 from gpuvox.permtest import BlockResult, Tally
 from gpuvox.tfce import Tfce
@@ -223,6 +224,50 @@ def test_arrays_are_sent_once_and_let_go(client, farm, truth):
         return len(distributed._arrays) + len(distributed._tests)
 
     until(lambda: not any(client.run(kept).values()))
+
+
+def test_images_stay_open_between_tests(study, farm, client, monkeypatch):
+    """Dask drops copies of what no task waits for; they hold the images."""
+    plain, dropped = DaskWorkers._job, []
+
+    def job(self, observed):
+        if client.who_has():
+            client.amm.run_once()
+            until(lambda: all(len(workers) == 1 for workers in client.who_has().values()))
+            dropped.append(True)
+        return plain(self, observed)
+
+    monkeypatch.setattr(DaskWorkers, "_job", job)
+    before = len(farm.noted("read"))
+    assert main_randomise([*CASES["two passes"].split(), "--scheduler-file", str(farm.file)]) == 0
+    assert dropped
+    assert len({pid for pid, _, _ in farm.noted("read")[before:]}) == 2
+    assert len(farm.noted("read")) - before == 2
+
+
+def test_images_are_closed_after_a_while(study, farm, client):
+    """The run that follows opens them again."""
+
+    def keep_for(seconds: float) -> None:
+        from gpuvox import distributed
+
+        distributed.KEPT = seconds
+
+    def n_open() -> int:
+        from gpuvox import distributed
+
+        return len(distributed._opened)
+
+    line = [*CASES["two passes"].split(), "--scheduler-file", str(farm.file)]
+    client.run(keep_for, 0.1)
+    try:
+        assert main_randomise(line) == 0
+        until(lambda: not any(client.run(n_open).values()))
+        before = len(farm.noted("read"))
+        assert main_randomise(line) == 0
+        assert len(farm.noted("read")) - before >= 2
+    finally:
+        client.run(keep_for, distributed.KEPT)
 
 
 def test_each_worker_makes_a_test_once(client, farm):
