@@ -21,15 +21,8 @@ from gpuvox.cli import main
 from gpuvox.cli.main import guarded
 from gpuvox.design import DesignError
 from gpuvox.files import FileError, read_named_matrix
-from gpuvox.study.designs import (
-    between_design,
-    centred,
-    find_change,
-    group_design,
-    interaction_design,
-    read_visits,
-    visit_design,
-)
+from gpuvox.study.designs import centred, group_design
+from gpuvox.study.longitudinal import between_design, find_change, interaction_design, read_visits, visit_design
 from tests.conftest import save
 
 SHAPE = (4, 3, 2)

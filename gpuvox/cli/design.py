@@ -19,7 +19,7 @@ participants from a column of the table (a path for each, relative to it) or fro
 
 
 def build_parser() -> Parser:
-    """The parser; its destinations are the fields of `designs.GroupCommand`."""
+    """The parser; its destinations are the fields of `designs.Command`."""
     parser = Parser(
         prog="gpuvox design",
         description=f"Design and contrasts for randomise, from a table of participants (gpuvox {__version__}).",
@@ -55,9 +55,9 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("--select writes two images to one place")
     options["images"] = tuple(options["images"])
     from gpuvox.cli.progress import shown
-    from gpuvox.study.designs import GroupCommand, execute_groups
+    from gpuvox.study.designs import Command, execute
 
     quiet = options.pop("quiet")
     with shown(quiet, "images") as progress:
-        execute_groups(GroupCommand(**options), silent if quiet else say, progress)
+        execute(Command(**options), silent if quiet else say, progress)
     return 0

@@ -42,7 +42,7 @@ def named_map(text: str) -> tuple[str, str]:
 
 
 def build_parser() -> Parser:
-    """The parser; its destinations are the fields of `designs.LongitudinalCommand`."""
+    """The parser; its destinations are the fields of `longitudinal.Command`."""
     parser = Parser(
         prog="gpuvox longitudinal",
         description=f"Change scores and repeated measures for randomise (gpuvox {__version__}).",
@@ -98,9 +98,9 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("--map gives a name twice")
     options["maps"] = maps
     from gpuvox.cli.progress import shown
-    from gpuvox.study.designs import LongitudinalCommand, execute_longitudinal
+    from gpuvox.study.longitudinal import Command, execute
 
     quiet = options.pop("quiet")
     with shown(quiet, "images") as progress:
-        execute_longitudinal(LongitudinalCommand(**options), silent if quiet else say, progress)
+        execute(Command(**options), silent if quiet else say, progress)
     return 0

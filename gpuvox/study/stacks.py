@@ -1,0 +1,126 @@
+"""Images of the rows of a table, gathered into 4D images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gpuvox import files
+from gpuvox.files import FileError
+
+Float32 = NDArray[np.float32]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images of the rows of a table: a file for each, or a 4D one with a volume for each.
+
+    Attributes
+    ----------
+    headers : dict of int to ImageHeader
+        By row; the 4D image is that of all.
+    stacked : bool
+        It is one 4D image.
+    """
+
+    headers: Mapping[int, files.ImageHeader]
+    stacked: bool
+
+    @property
+    def first(self) -> files.ImageHeader:
+        """Whose grid the others have."""
+        return next(iter(self.headers.values()))
+
+    def volumes(self, rows: Sequence[int]) -> Iterator[Float32]:
+        """The volumes of some rows, in that order: every voxel."""
+        if self.stacked:
+            yield from _in_order(files.read_volumes(self.first.path), rows)
+            return
+        for row in rows:
+            yield next(files.read_volumes(self.headers[row].path))
+
+
+def _in_order(volumes: Iterator[Float32], rows: Sequence[int]) -> Iterator[Float32]:
+    """Volumes of a stream by their numbers; those that come before their turn wait in memory."""
+    wanted, waiting, n = set(rows), {}, 0
+    for row in rows:
+        while row not in waiting:
+            values = next(volumes)
+            if n in wanted:
+                waiting[n] = values
+            n += 1
+        yield waiting.pop(row)
+
+
+def find_images(
+    source: str, table: pd.DataFrame, rows: Sequence[int], origin: str, label: Sequence[str]
+) -> Images:
+    """Find the images of some rows of a table, and check that they lie on one grid.
+
+    Parameters
+    ----------
+    source : str
+        A column of the table, with paths relative to it; or a 4D image with a volume for each row of the table.
+    table : DataFrame of str
+    rows : sequence of int
+    origin : str
+        File of the table.
+    label : sequence of str
+        What each row of the table is, for messages.
+
+    Raises
+    ------
+    FileError
+        A path is missing, a file is no such image, or grids differ.
+    """
+    if source not in table.columns:
+        header = files.read_header(source)
+        if header.shape[3] != len(table):
+            raise FileError(f"{header.path} has {header.shape[3]} volumes; {origin} has {len(table)} rows")
+        return Images(dict.fromkeys(rows, header), True)
+    headers: dict[int, files.ImageHeader] = {}
+    grid = None
+    for row in rows:
+        path = table[source].iloc[row].strip()
+        if path in ("", "n/a"):
+            raise FileError(f"{origin} has no {source} of {label[row]}")
+        header = headers[row] = files.read_header(Path(origin).parent / path)
+        if header.shape[3] != 1:
+            raise FileError(f"{header.path} has {header.shape[3]} volumes; that of {label[row]} alone expected")
+        grid = grid or header.grid(np.ones(header.shape[:3], dtype=bool))
+        files.check_grid(header, grid, headers[rows[0]].path)
+    return Images(headers, False)
+
+
+def check_target(out: str, images: Images) -> None:
+    """An image must not replace one that it is made of."""
+    files.check_output_root(out)
+    target = os.path.realpath(files.split_suffix(out)[0])
+    for header in images.headers.values():
+        if os.path.realpath(files.split_suffix(header.path)[0]) == target:
+            raise FileError(f"{header.path} would be replaced by what is made of it; choose another output")
+
+
+def write_images(stack: ExitStack, out: str, like: Images, volumes: Iterator[NDArray], n: int, text: str) -> None:
+    """Write a 4D image, which appears when the stack is left without an error."""
+    header = like.first
+    grid = header.grid(np.ones(header.shape[:3], dtype=bool))
+    _, write = stack.enter_context(files.open_map(out, grid, header, n, label=files.Label(f"gpuvox: {text}")))
+    for values in volumes:
+        write(values)
+
+
+def counted(volumes: Iterator[NDArray], title: str, n: int, progress: Progress | None) -> Iterator[NDArray]:
+    """The same volumes; each is reported when it has been used."""
+    for i, values in enumerate(volumes, start=1):
+        yield values
+        if progress:
+            progress(title, i, n)
