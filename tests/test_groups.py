@@ -13,16 +13,9 @@ from scipy import stats
 from gpuvox.cli import main
 from gpuvox.cli.groups import run
 from gpuvox.cli.main import guarded
-from gpuvox.study.groups import (
-    ANCOVA,
-    DEMOGRAPHICS,
-    ancova,
-    assign_families,
-    assign_groups,
-    check_assumptions,
-    cohens_d,
-    demographics,
-)
+from gpuvox.study.ancova import ANCOVA, ancova, assign_families, check_assumptions, cohens_d
+from gpuvox.study.demographics import DEMOGRAPHICS, demographics
+from gpuvox.study.tables import assign_groups
 
 
 def command(*arguments):

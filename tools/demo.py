@@ -13,7 +13,7 @@ import pandas as pd
 
 from gpuvox import files
 from gpuvox.cli import main as gpuvox
-from gpuvox.study.groups import ancova
+from gpuvox.study.ancova import ancova
 from gpuvox.study.tables import read_participants
 
 PARTS = (

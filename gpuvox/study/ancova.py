@@ -1,0 +1,440 @@
+"""Analysis of covariance of each variable, and checks of what it assumes.
+
+Ordinary least squares of a variable on the groups and covariates, with common slopes. F tests the groups given the
+covariates (type III); adjusted means are those of the model at the covariates' means over the participants analysed.
+Fits are statsmodels'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from gpuvox.files import FileError
+from gpuvox.study.models import adjust_p
+from gpuvox.study.tables import assign_groups, indicators, matching, require
+
+Bool = NDArray[np.bool_]
+Float64 = NDArray[np.float64]
+CORRECTIONS = ("fdr_bh", "bonferroni", "none")
+LEVEL = 0.05
+"""Of the tests of assumptions that choose a test or a transformation."""
+SKEWED = 1.0
+"""Skewness above which, if Lilliefors' test rejects too, values count as skewed."""
+AUTO = "auto"
+
+
+class _NotTestedError(ValueError):
+    """A variable cannot be tested; the text says why."""
+
+
+# -- assumptions ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """Checks of what an analysis of variance or covariance assumes; NaN where there are too few values.
+
+    Attributes
+    ----------
+    levene_f, levene_p : float
+        Levene's test that the values have the same variance in each group, with deviations from the group's median
+        (Brown & Forsythe 1974, JASA 69:364).
+    lilliefors_d, lilliefors_p : float
+        Kolmogorov–Smirnov distance of the residuals from a normal distribution whose mean and SD are estimated from
+        them, with the p-value that belongs to that (Lilliefors 1967, JASA 62:399), from a table that starts at .001.
+    skewness : float
+        Of the residuals: the adjusted Fisher–Pearson coefficient G1.
+    """
+
+    levene_f: float
+    levene_p: float
+    lilliefors_d: float
+    lilliefors_p: float
+    skewness: float
+
+    @property
+    def skewed(self) -> bool:
+        """Clearly not normal: |skewness| > 1, and Lilliefors' p < .05."""
+        return abs(self.skewness) > SKEWED and self.lilliefors_p < LEVEL
+
+
+def check_assumptions(values: ArrayLike, group: ArrayLike, residuals: ArrayLike) -> Assumptions:
+    """Equal variances of the values in the groups, and normality of the residuals.
+
+    Parameters
+    ----------
+    values : (n,) array_like
+    group : (n,) array_like
+        Group of each value.
+    residuals : (n,) array_like
+        Of the model that is to be checked.
+    """
+    from statsmodels.stats.diagnostic import lilliefors
+
+    y, e = np.asarray(values, dtype=np.float64), np.asarray(residuals, dtype=np.float64)
+    labels = np.asarray(group)
+    samples = [y[labels == level] for level in np.unique(labels)]
+    levene_f = levene_p = lilliefors_d = lilliefors_p = skewness = math.nan
+    # Two values lie equally far from their median: more are needed for deviations that vary.
+    if len(samples) > 1 and min(map(len, samples)) > 1 and any(np.ptp(abs(x - np.median(x))) > 0 for x in samples):
+        levene_f, levene_p = stats.levene(*samples, center="median")
+    if len(e) > 3 and np.ptp(e) > 1e-10 * max(np.abs(y).max(), np.abs(e).max()):
+        lilliefors_d, lilliefors_p = lilliefors(e)
+        skewness = stats.skew(e, bias=False)
+    found = (levene_f, levene_p, lilliefors_d, lilliefors_p, skewness)
+    return Assumptions(*(float(value) for value in found))
+
+
+# -- analysis of covariance -----------------------------------------------------------------------------------------
+
+ANCOVA = {
+    "variable": "what is compared",
+    "family": "the p-values that are corrected together",
+    "transform": "what was done to the values x before the test",
+    "n": "participants with the variable, the group and all covariates",
+    "n_{group}": "of them, in the group",
+    "mean_{group}": "mean, not adjusted, not transformed",
+    "sd_{group}": "standard deviation, not adjusted, not transformed",
+    "adjusted_mean_{group}": "mean of the (transformed) values at the covariates' means over the n participants",
+    "adjusted_se_{group}": "standard error of the adjusted mean",
+    "adjusted_low_{group}": "adjusted mean, lower end of the 95 % confidence interval",
+    "adjusted_high_{group}": "adjusted mean, upper end of the 95 % confidence interval",
+    "difference": "adjusted mean of the first group less that of the second (two groups only)",
+    "difference_se": "standard error of the difference",
+    "difference_low": "difference, lower end of the 95 % confidence interval",
+    "difference_high": "difference, upper end of the 95 % confidence interval",
+    "f": "F of the group given the covariates (type III)",
+    "df_group": "degrees of freedom of the group",
+    "df_residual": "degrees of freedom of the residuals",
+    "p": "of F",
+    "p_corrected": "of F, corrected within the family; n/a without correction",
+    "family_size": "number of p-values in the family",
+    "d": "Cohen's d, 2 sqrt(F / df_residual), with the sign of the difference (two groups only)",
+    "levene_f": "Levene's test of equal variances of the (transformed) values, deviations from medians",
+    "levene_p": "of Levene's test",
+    "lilliefors_d": "distance of the residuals from a normal distribution (Kolmogorov-Smirnov, Lilliefors)",
+    "lilliefors_p": "of that distance",
+    "skewness": "of the residuals",
+    "skewness_before": "of the residuals, were the values not transformed",
+    "slopes_f": "F of the interactions of group and covariates (homogeneity of regression slopes)",
+    "slopes_df": "degrees of freedom of the interactions",
+    "slopes_p": "of the interactions",
+    "note": "why the variable was not tested",
+}
+"""Columns of the table of `ancova`, and what they are."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Design:
+    """Groups and covariates of the participants analysed."""
+
+    levels: tuple[str, ...]
+    codes: NDArray[np.int64]
+    covariates: pd.DataFrame
+
+    def part(self, rows: Bool) -> _Design:
+        return _Design(self.levels, self.codes[rows], self.covariates[rows])
+
+    def matrix(self) -> Float64:
+        """(n, groups + k) indicators of the groups, covariates with mean 0 and SD 1; `_NotTestedError`."""
+        G = (self.codes[:, None] == np.arange(len(self.levels))).astype(np.float64)
+        for level, n in zip(self.levels, G.sum(axis=0)):
+            if n < 2:
+                who = f"{n:.0f} participant{'' if n == 1 else 's'}"
+                raise _NotTestedError(f"{who} of {level} with all values; at least 2 are needed")
+        for name in self.covariates.columns:
+            if self.covariates[name].nunique() < 2:
+                raise _NotTestedError(f"the covariate {name} is the same in everyone")
+        columns = indicators(self.covariates, list(self.covariates.columns))
+        C = columns.to_numpy(dtype=np.float64)
+        if len(G) <= G.shape[1] + C.shape[1]:
+            raise _NotTestedError(f"{len(G)} participants are too few for {G.shape[1] + C.shape[1]} coefficients")
+        C = (C - C.mean(axis=0)) / C.std(axis=0)
+        own = _independent(G, C)
+        for i, name in enumerate(columns.columns):
+            if i not in own:
+                raise _NotTestedError(f"the covariate {name} is determined by the group and the other covariates")
+        return np.column_stack([G, C])
+
+
+def _independent(X: Float64, columns: Float64) -> list[int]:
+    """Those columns that are no combination of X and of the columns before them."""
+    Q, found = np.linalg.qr(X)[0], []
+    for i, column in enumerate(columns.T):
+        left = column - Q @ (Q.T @ column)
+        left -= Q @ (Q.T @ left)
+        if np.linalg.norm(left) > 1e-8 * np.linalg.norm(column):
+            found.append(i)
+            Q = np.column_stack([Q, left / np.linalg.norm(left)])
+    return found
+
+
+def ancova(
+    table: pd.DataFrame,
+    variables: Sequence[str],
+    group: str = "group",
+    *,
+    order: Sequence[str] = (),
+    covariates: Sequence[str] = (),
+    families: Mapping[str, Sequence[str]] | None = None,
+    correction: str = "fdr_bh",
+    log: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Compare groups in each of several variables, given covariates.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A row for each participant; see `tables.typed` and `tables.gather`.
+    variables : sequence of str
+        Columns of numbers. Participants in whom one is missing are left out of its analysis.
+    group, order
+        See `assign_groups`.
+    covariates : sequence of str
+        Columns of numbers or of text (indicators of each value but the first); whoever lacks one is left out.
+    families : dict of str to sequence of str, optional
+        Name → patterns of the variables whose p-values are corrected together. By default one family, ``all``.
+    correction : {"fdr_bh", "bonferroni", "none"}
+        See `models.adjust_p`.
+    log : sequence of str
+        Patterns of the variables that are log-transformed: log(x), or log(x + c) with c half the smallest positive
+        value if there are zeros. ``auto``: also those without negative values whose residuals have a skewness above
+        1 and Lilliefors' p < .05, if the logarithm brings the skewness closer to 0.
+
+    Returns
+    -------
+    DataFrame
+        A row for each variable, in their order; `ANCOVA` says what the columns are. A variable that does not vary, or
+        of which too few values are there, has a note and no test, and does not count in its family.
+
+    Raises
+    ------
+    ValueError
+        A column is missing, is not numeric, or is in no family or in two; a covariate is constant or determined by
+        the group and others; a group is too small; the logarithm of negative values is wanted.
+    """
+    if correction not in CORRECTIONS:
+        raise ValueError(f"there is no correction {correction!r}; expected {', '.join(CORRECTIONS)}")
+    _check_variables(table, variables, [group, *covariates])
+    member = assign_families(variables, families)
+    forced = matching(variables, [pattern for pattern in log if pattern != AUTO], "the list of variables")
+    rows, design = _analysed(table, group, order, covariates)
+    found = []
+    for name in variables:
+        how = "log" if name in forced else AUTO if AUTO in log else ""
+        row = {"variable": name, "family": member[name], "transform": "none"}
+        found.append(row | _variable(table[name].to_numpy(dtype=np.float64)[rows], design, how, name))
+    result = pd.DataFrame(found, columns=columns_of(ANCOVA, design.levels))
+    for family in result["family"].unique():
+        # A variable that was not tested makes the correction of the others no stricter.
+        inside = (result["family"] == family) & result["p"].notna()
+        p = result.loc[inside, "p"].to_numpy(dtype=np.float64)
+        if correction != "none":
+            result.loc[inside, "p_corrected"] = adjust_p(p, correction)
+        result.loc[result["family"] == family, "family_size"] = int(inside.sum())
+    return result.astype({"family_size": int})
+
+
+def columns_of(descriptions: Mapping[str, str], levels: Sequence[str]) -> list[str]:
+    """Names of columns: those with ``{group}`` for each group."""
+    found: list[str] = []
+    for name in descriptions:
+        found += [name.format(group=level) for level in levels] if "{group}" in name else [name]
+    return found
+
+
+def _check_variables(table: pd.DataFrame, variables: Sequence[str], taken: Sequence[str]) -> None:
+    require(table, variables, "the table")
+    for name in variables:
+        if name in taken or list(variables).count(name) > 1:
+            raise FileError(f"{name} cannot be a variable: it is the group, a covariate, or a variable already")
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            raise FileError(f"the column {name!r} is text; variables are numbers")
+        check_finite(table[name])
+
+
+def check_finite(column: pd.Series) -> None:
+    """Raise `FileError` for an infinite value; missing ones are in order."""
+    if pd.api.types.is_numeric_dtype(column) and np.isinf(column.to_numpy(dtype=np.float64)).any():
+        raise FileError(f"the column {str(column.name)!r} has an infinite value")
+
+
+def assign_families(
+    variables: Sequence[str], families: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, str]:
+    """The family of each variable.
+
+    Parameters
+    ----------
+    variables : sequence of str
+    families : dict of str to sequence of str, optional
+        Name → patterns. Without it everything is in one family, ``all``.
+
+    Raises
+    ------
+    FileError
+        A pattern fits no variable; a variable is in two families or in none.
+    """
+    if not families:
+        return dict.fromkeys(variables, "all")
+    member: dict[str, str] = {}
+    for family, patterns in families.items():
+        for name in matching(variables, patterns, f"the family {family}"):
+            if name in member:
+                raise FileError(f"{name} is in two families, {member[name]} and {family}")
+            member[name] = family
+    for name in variables:
+        if name not in member:
+            raise FileError(f"{name} is in no family; each variable must be in one of {', '.join(families)}")
+    return member
+
+
+def _analysed(
+    table: pd.DataFrame, group: str, order: Sequence[str], covariates: Sequence[str]
+) -> tuple[Bool, _Design]:
+    """Rows with a group and all covariates, and their design."""
+    require(table, covariates, "the table")
+    groups = assign_groups(table, group, order)
+    if group in covariates or len(set(covariates)) < len(covariates):
+        raise FileError(f"the covariates are {', '.join(covariates)}; each once, and the group is none")
+    chosen = table[list(covariates)]
+    for name in covariates:
+        check_finite(chosen[name])
+    rows = (groups.codes >= 0) & chosen.notna().all(axis=1).to_numpy()
+    design = _Design(groups.levels, groups.codes[rows], chosen[rows])
+    design.matrix()
+    return rows, design
+
+
+def _variable(values: Float64, everyone: _Design, how: str, name: str) -> dict[str, Any]:
+    """Numbers of one variable: described, and tested or a note."""
+    there = ~np.isnan(values)
+    design, x = everyone.part(there), values[there]
+    row: dict[str, Any] = {"n": len(x)}
+    for i, level in enumerate(design.levels):
+        own = x[design.codes == i]
+        row |= {f"n_{level}": len(own), f"mean_{level}": mean_of(own), f"sd_{level}": sd_of(own)}
+    try:
+        y, formula, before = _transformed(x, design, how, name)
+        return row | {"transform": formula, "skewness_before": before} | _tested(y, design)
+    except _NotTestedError as reason:
+        return row | {"note": str(reason)}
+
+
+def mean_of(x: Float64) -> float:
+    """Mean; NaN of nothing."""
+    return float(x.mean()) if len(x) else math.nan
+
+
+def sd_of(x: Float64) -> float:
+    """Standard deviation; NaN of fewer than two."""
+    return float(x.std(ddof=1)) if len(x) > 1 else math.nan
+
+
+def _fit(y: Float64, X: Float64) -> Any:
+    """Least squares of statsmodels; y has mean 0."""
+    import statsmodels.api as sm
+
+    spread = float(np.linalg.norm(y))
+    fit = sm.OLS(y, X).fit()
+    if math.sqrt(fit.ssr) <= 1e-10 * spread:
+        raise _NotTestedError("no variance is left within the groups, given the covariates")
+    return fit
+
+
+def _centred(y: Float64) -> Float64:
+    left = y - y.mean()
+    if np.linalg.norm(left) <= 1e-12 * np.linalg.norm(y):
+        raise _NotTestedError("the same in everyone")
+    return left
+
+
+def _transformed(x: Float64, design: _Design, how: str, name: str) -> tuple[Float64, str, float]:
+    """Values as they are tested, the formula, and the skewness of the residuals of the untransformed ones."""
+    if how == "log" and x.min(initial=0) < 0:
+        raise FileError(f"{name} has negative values, of which there is no logarithm; leave it out of --log")
+    X = design.matrix()
+    residuals = _fit(_centred(x), X).resid
+    before = check_assumptions(x, design.codes, residuals)
+    if how == AUTO and before.skewed and x.min() >= 0:
+        y, formula = _logarithm(x)
+        after = check_assumptions(y, design.codes, _fit(_centred(y), X).resid)
+        if abs(after.skewness) < before.skewness:  # never if they are skewed to the left
+            return y, formula, before.skewness
+    return (*(_logarithm(x) if how == "log" else (x, "none")), before.skewness)
+
+
+def _logarithm(x: Float64) -> tuple[Float64, str]:
+    """log(x), or log(x + c): c scales with the unit of x, so that the result does not depend on it."""
+    if x.min() > 0:
+        return np.log(x), "log(x)"
+    c = float(x[x > 0].min()) / 2
+    return np.log(x + c), f"log(x + {c:.8g})"
+
+
+def _tested(y: Float64, design: _Design) -> dict[str, float]:
+    """The analysis of covariance of one variable."""
+    X, k, middle = design.matrix(), len(design.levels), float(y.mean())
+    fit = _fit(_centred(y), X)
+    ends = fit.conf_int()
+    found: dict[str, float] = {}
+    for i, level in enumerate(design.levels):
+        found[f"adjusted_mean_{level}"] = middle + float(fit.params[i])
+        found[f"adjusted_se_{level}"] = float(fit.bse[i])
+        found[f"adjusted_low_{level}"], found[f"adjusted_high_{level}"] = (middle + float(e) for e in ends[i])
+    contrasts = np.zeros((k - 1, X.shape[1]))
+    contrasts[:, 0], contrasts[:, 1:k] = 1, -np.eye(k - 1)
+    test = fit.f_test(contrasts)
+    f, df = float(np.squeeze(test.fvalue)), float(fit.df_resid)
+    found |= {"f": f, "df_group": k - 1, "df_residual": df, "p": float(test.pvalue)}
+    if k == 2:
+        pair = fit.t_test(contrasts)
+        difference, (low, high) = float(np.squeeze(pair.effect)), np.squeeze(pair.conf_int())
+        found |= {"difference": difference, "difference_se": float(np.squeeze(pair.sd))}
+        found |= {"difference_low": float(low), "difference_high": float(high)}
+        found["d"] = math.copysign(cohens_d(f, df), difference)
+    checks = check_assumptions(y, design.codes, fit.resid)
+    for name in ("levene_f", "levene_p", "lilliefors_d", "lilliefors_p", "skewness"):
+        found[name] = getattr(checks, name)
+    return found | _slopes(fit, X, k)
+
+
+def _slopes(fit: Any, X: Float64, k: int) -> dict[str, float]:
+    """Test that the covariates' slopes are the same in all groups."""
+    import statsmodels.api as sm
+
+    products = np.column_stack(
+        [np.zeros((len(X), 0)), *(X[:, [i]] * X[:, [j]] for i in range(1, k) for j in range(k, X.shape[1]))]
+    )
+    # A covariate that is constant within a group has no slope there.
+    extra = _independent(X, products)
+    df = len(X) - X.shape[1] - len(extra)
+    if not extra or df < 1:
+        return {}
+    larger = sm.OLS(fit.model.endog, np.column_stack([X, products[:, extra]])).fit()
+    f = ((fit.ssr - larger.ssr) / len(extra)) / (larger.ssr / df) if larger.ssr > 0 else math.inf
+    return {"slopes_f": float(f), "slopes_df": len(extra), "slopes_p": float(stats.f.sf(f, len(extra), df))}
+
+
+def cohens_d(f: float, df: float) -> float:
+    """Cohen's d of two groups from the F of their difference: 2 √F / √df, without sign.
+
+    Parameters
+    ----------
+    f : float
+    df : float
+        Degrees of freedom of the residuals.
+
+    Notes
+    -----
+    For groups of equal size without covariates, t = √F and this is Rosenthal's d = 2 t / √df.
+    """
+    return 2 * math.sqrt(f) / math.sqrt(df)

@@ -1,0 +1,281 @@
+"""Demographics: participants described by group, and compared with the test that suits each variable.
+
+Tests of two samples and of contingency tables are scipy's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from gpuvox.files import FileError
+from gpuvox.study.ancova import LEVEL, check_assumptions, check_finite, columns_of, mean_of, sd_of
+from gpuvox.study.tables import assign_groups, label, require
+
+Float64 = NDArray[np.float64]
+
+
+DEMOGRAPHICS = {
+    "variable": "what is described",
+    "level": "its value, of a categorical variable; a row for each",
+    "summary_{group}": "mean (SD), median (quartiles), or number of all (share), as text",
+    "n_{group}": "participants of the group with a value",
+    "count_{group}": "of them, with this level",
+    "mean_{group}": "mean",
+    "sd_{group}": "standard deviation",
+    "median_{group}": "median",
+    "q1_{group}": "lower quartile",
+    "q3_{group}": "upper quartile",
+    "test": "student, welch, mannwhitney, anova, welch_anova, kruskal, fisher or chi2; of the variable, in each row",
+    "statistic_name": "t, U, F, H, odds ratio or chi2",
+    "statistic": "its value; t, U and the odds ratio are of the first group against the second",
+    "df": "degrees of freedom",
+    "df_residual": "of F, degrees of freedom of the residuals",
+    "p": "two-sided, not corrected",
+    "note": "why there is no test, or a caution",
+}
+"""Columns of the table of `demographics`, and what they are."""
+
+Result = tuple[str, float, float, float, float]
+"""Name of the statistic, statistic, df, df of the residuals, p."""
+
+
+def _t(samples: Sequence[Float64], equal: bool) -> Result:
+    found = stats.ttest_ind(*samples, equal_var=equal)
+    return "t", found.statistic, found.df, math.nan, found.pvalue
+
+
+def _mannwhitney(samples: Sequence[Float64]) -> Result:
+    found = stats.mannwhitneyu(*samples, alternative="two-sided")
+    return "U", found.statistic, math.nan, math.nan, found.pvalue
+
+
+def _anova(samples: Sequence[Float64], equal: bool) -> Result:
+    from statsmodels.stats.oneway import anova_oneway
+
+    found = anova_oneway(list(samples), use_var="equal" if equal else "unequal")
+    return "F", found.statistic, found.df_num, found.df_denom, found.pvalue
+
+
+def _kruskal(samples: Sequence[Float64]) -> Result:
+    found = stats.kruskal(*samples)
+    return "H", found.statistic, len(samples) - 1, math.nan, found.pvalue
+
+
+def _fisher(counts: NDArray[np.int64]) -> Result:
+    found = stats.fisher_exact(counts)
+    return "odds ratio", found.statistic, math.nan, math.nan, found.pvalue
+
+
+def _chi2(counts: NDArray[np.int64]) -> Result:
+    found = stats.chi2_contingency(counts, correction=False)
+    return "chi2", found.statistic, found.dof, math.nan, found.pvalue
+
+
+TWO: dict[str, Callable[[Sequence[Float64]], Result]] = {
+    "student": lambda samples: _t(samples, True),
+    "welch": lambda samples: _t(samples, False),
+    "mannwhitney": _mannwhitney,
+}
+MORE: dict[str, Callable[[Sequence[Float64]], Result]] = {
+    "anova": lambda samples: _anova(samples, True),
+    "welch_anova": lambda samples: _anova(samples, False),
+    "kruskal": _kruskal,
+}
+COUNTS: dict[str, Callable[[NDArray[np.int64]], Result]] = {"fisher": _fisher, "chi2": _chi2}
+RANKS = ("mannwhitney", "kruskal")
+TESTS = (*TWO, *MORE, *COUNTS)
+
+
+def demographics(
+    table: pd.DataFrame,
+    variables: Sequence[str],
+    group: str = "group",
+    *,
+    order: Sequence[str] = (),
+    tests: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Describe groups, and compare them without covariates.
+
+    Parameters
+    ----------
+    table : DataFrame
+        See `ancova`.
+    variables : sequence of str
+        Text, and numbers with two values, are counted; other numbers are described by mean and SD, or by median and
+        quartiles (linear interpolation) where they are ordinal or skewed: no value is other than a multiple of 0.5
+        and there are at most 20 of them (EDSS), or the residuals from the groups' means are skewed
+        (`Assumptions.skewed`).
+    group, order
+        See `assign_groups`.
+    tests : dict of str to str, optional
+        Variable → test. By default: Mann–Whitney (more than two groups: Kruskal–Wallis) for ordinal or skewed
+        numbers; Welch's t (Welch's analysis of variance) if Levene's p < .05; Student's t (analysis of variance)
+        otherwise; Fisher's exact test for 2 × 2 counts, Pearson's χ² without continuity correction for others.
+
+    Returns
+    -------
+    DataFrame
+        A row for each variable, or for each level of a categorical one; `DEMOGRAPHICS` says what the columns are.
+        A variable with values in one group only is described, not tested.
+
+    Raises
+    ------
+    ValueError
+        A column is missing; a group is too small; there is no such test, or not for this variable.
+    """
+    require(table, variables, "the table")
+    groups = assign_groups(table, group, order)
+    for name, test in (tests or {}).items():
+        if test not in TESTS:
+            raise FileError(f"there is no test {test!r} (of {name}); there are {', '.join(TESTS)}")
+        if name not in variables:
+            raise FileError(f"the test {test} is wanted of {name}, which is not among the demographics")
+    rows: list[dict[str, Any]] = []
+    for name in variables:
+        if name in (group, "participant_id"):
+            raise FileError(f"{name} cannot be described by group")
+        check_finite(table[name])
+        samples = {v: table[name][groups.codes == i].dropna() for i, v in enumerate(groups.levels)}
+        wanted = (tests or {}).get(name, "")
+        try:
+            rows += [{"variable": name} | row for row in _described(samples, wanted)]
+        except ValueError as error:
+            raise FileError(f"{name}: {error}") from None
+    return pd.DataFrame(rows, columns=columns_of(DEMOGRAPHICS, groups.levels))
+
+
+def _described(samples: Mapping[str, pd.Series], wanted: str) -> list[dict[str, Any]]:
+    """Rows of a variable from its values in each group."""
+    together = pd.concat(list(samples.values()))
+    numeric = pd.api.types.is_numeric_dtype(together)
+    categorical = wanted in COUNTS or not (wanted or (numeric and together.nunique() != 2))
+    if not categorical and not numeric:
+        raise ValueError(f"the test {wanted} is one of numbers, and this is text")
+    there = [level for level, values in samples.items() if len(values)]
+    if categorical:
+        rows, test = _counted(samples, together), _counts_compared([samples[v] for v in there], together, wanted)
+    else:
+        numbers = {level: values.to_numpy(dtype=np.float64) for level, values in samples.items()}
+        rows, test = _measured(numbers, there, wanted)
+    if len(there) < len(samples):
+        where = f"values in {', '.join(there)} only" if there else "no values"
+        test["note"] = "; ".join(filter(None, [where, test.get("note")]))
+    return [row | test for row in rows]
+
+
+def _measured(
+    samples: Mapping[str, Float64], there: Sequence[str], wanted: str
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Row of a numeric variable, and its test in the groups that have values."""
+    tests = TWO if len(there) <= 2 else MORE
+    if wanted and wanted not in tests and len(there) > 1:
+        raise ValueError(
+            f"the test {wanted} does not compare {len(there)} groups; expected {', '.join(tests)}, "
+            f"or {', '.join(COUNTS)} for counts"
+        )
+    compared = {level: samples[level] for level in there}
+    test = wanted or _suitable(list(compared.values()))
+    row: dict[str, Any] = {}
+    for level, x in samples.items():
+        q1, median, q3 = np.quantile(x, [0.25, 0.5, 0.75]) if len(x) else [math.nan] * 3
+        row |= {f"n_{level}": len(x), f"mean_{level}": mean_of(x), f"sd_{level}": sd_of(x)}
+        row |= {f"median_{level}": median, f"q1_{level}": q1, f"q3_{level}": q3}
+        if len(x):
+            row[f"summary_{level}"] = _summary(x, ranked=test in RANKS)
+    reason = _untestable(compared, ranked=test in RANKS)
+    if reason or len(there) < 2:
+        return [row], {"note": reason or None}
+    return [row], _outcome(test, tests[test](list(compared.values())))
+
+
+def _outcome(test: str, result: Result) -> dict[str, Any]:
+    name, *numbers = result
+    keys = ("statistic", "df", "df_residual", "p")
+    return {"test": test, "statistic_name": name} | dict(zip(keys, map(float, numbers)))
+
+
+def _suitable(samples: Sequence[Float64]) -> str:
+    """The test for numbers; its place in `TWO` and `MORE` is the same."""
+    together = np.concatenate([np.zeros(0), *samples])
+    codes = np.repeat(np.arange(len(samples)), [len(x) for x in samples])
+    residuals = np.concatenate([np.zeros(0), *(x - x.mean() for x in samples)])
+    equal, unequal, ranks = TWO if len(samples) <= 2 else MORE
+    if not len(together):
+        return equal
+    checks = check_assumptions(together, codes, residuals)
+    if _ordinal(together) or checks.skewed:
+        return ranks
+    return unequal if checks.levene_p < LEVEL else equal
+
+
+def _ordinal(x: Float64) -> bool:
+    """A scale like that of EDSS: at most 20 values, in steps of a half."""
+    return len(np.unique(x)) <= 20 and bool((2 * x == np.rint(2 * x)).all())
+
+
+def _untestable(samples: Mapping[str, Float64], ranked: bool) -> str:
+    """Why groups cannot be compared; empty if they can."""
+    if len(samples) < 2:
+        return ""  # There is nothing to compare with; that is said elsewhere.
+    for level, x in samples.items():
+        if len(x) < 2:
+            return f"one value in {level}"
+    together = np.concatenate(list(samples.values()))
+    if np.ptp(together) == 0:
+        return "the same in everyone"
+    if not ranked and all(np.ptp(x) <= 1e-12 * np.abs(together).max() for x in samples.values()):
+        return "no variance within the groups"
+    return ""
+
+
+def _summary(x: Float64, ranked: bool) -> str:
+    """Mean (SD), or median (quartiles): SD or interquartile range with two digits, and one decimal at least."""
+    q1, median, q3 = (float(q) for q in np.quantile(x, [0.25, 0.5, 0.75]))
+    spread = q3 - q1 if ranked else sd_of(x)
+    decimals = max(1, 1 - math.floor(math.log10(spread))) if spread > 0 else 1
+    decimals = 0 if spread >= 1000 else decimals
+    if ranked:
+        return f"median {median:.{decimals}f} ({q1:.{decimals}f}–{q3:.{decimals}f})"
+    sd = "n/a" if math.isnan(spread) else f"{spread:.{decimals}f}"
+    return f"{mean_of(x):.{decimals}f} ({sd})"
+
+
+def _counted(samples: Mapping[str, pd.Series], together: pd.Series) -> list[dict[str, Any]]:
+    """Rows of a categorical variable, a row for each level."""
+    rows: list[dict[str, Any]] = []
+    for value in sorted(together.unique().tolist()) or [None]:
+        row: dict[str, Any] = {"level": None if value is None else label(value)}
+        for level, values in samples.items():
+            count, n = int((values == value).sum()), len(values)
+            row |= {f"n_{level}": n, f"count_{level}": count}
+            if n:
+                row[f"summary_{level}"] = f"{count} of {n} ({100 * count / n:.0f} %)"
+        rows.append(row)
+    return rows
+
+
+def _counts_compared(compared: Sequence[pd.Series], together: pd.Series, wanted: str) -> dict[str, Any]:
+    """Test of a contingency table, groups × levels."""
+    levels = sorted(together.unique().tolist())
+    counts = np.array([[(values == v).sum() for v in levels] for values in compared], dtype=np.int64)
+    if len(compared) < 2:
+        return {}
+    if len(levels) < 2:
+        return {"note": "the same in everyone"}
+    if wanted == "fisher" and counts.shape != (2, 2):
+        raise ValueError(f"Fisher's exact test is for 2 × 2 counts; these are {len(counts)} × {len(levels)}")
+    test = wanted or ("fisher" if counts.shape == (2, 2) else "chi2")
+    outcome = _outcome(test, COUNTS[test](counts))
+    if test == "chi2":
+        expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
+        few = int((expected < 5).sum())
+        if few:
+            outcome["note"] = f"{few} of {expected.size} expected counts below 5"
+    return outcome
