@@ -1,0 +1,50 @@
+"""The clinical models of a study: tables of participants in, tables of regressions, correlations, sample sizes out.
+
+Variables are columns of the table of participants, of regions (`gpuvox rois`) and of clusters (`gpuvox clusters`); see
+`tables.gather` for their names. What is computed stands in `gpuvox.study.models`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gpuvox import files
+from gpuvox.study.clinical.common import Result, Source, write
+from gpuvox.study.clinical.correlation import Correlations, correlations
+from gpuvox.study.clinical.regression import Regression, regression
+from gpuvox.study.clinical.samplesize import SampleSizes, sample_sizes
+
+__all__ = [
+    "Correlations", "Regression", "Result", "SampleSizes", "Source", "correlations", "execute", "regression",
+    "sample_sizes", "write",
+]  # fmt: skip
+
+
+def execute(command: Regression | Correlations | SampleSizes, out: str, say: Callable[[str], None]) -> None:
+    """Run a command and write what it finds: ``OUT.tsv`` and other tables, ``OUT.json``.
+
+    Parameters
+    ----------
+    command : Regression, Correlations or SampleSizes
+    out : str
+        Root of the files; empty: nothing is written.
+    say : callable
+        Takes lines for people.
+
+    Raises
+    ------
+    FileError, ValueError
+        One sentence that says what is wrong; nothing is written then.
+    """
+    if out:
+        files.check_output_root(out)
+    if isinstance(command, Regression):
+        result = regression(command)
+    elif isinstance(command, Correlations):
+        result = correlations(command)
+    else:
+        result = sample_sizes(command)
+    if out:
+        write(result, out)
+    for line in result.messages:
+        say(line)

@@ -1,0 +1,223 @@
+"""What the clinical models share: variables and who is analysed, results, and their record."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gpuvox import __version__, files
+from gpuvox.files import FileError
+from gpuvox.study import models, tables
+
+Bool = NDArray[np.bool_]
+Float64 = NDArray[np.float64]
+CORRECTIONS = ("fdr_bh", "bonferroni", "none")
+INTERVALS = ("bootstrap_low", "bootstrap_high", "bca_low", "bca_high")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where variables come from, and who is analysed.
+
+    Attributes
+    ----------
+    table, rois : str
+        Files; see `tables.gather`.
+    clusters : dict of str to str
+        Name → file.
+    subset : str
+        Condition on the variables as they are in the files; empty for everyone.
+    log : sequence of str
+        Variables (or patterns) of which the natural logarithm is analysed.
+    """
+
+    table: str
+    rois: str = ""
+    clusters: Mapping[str, str] = field(default_factory=dict)
+    subset: str = ""
+    log: Sequence[str] = ()
+
+    @property
+    def inputs(self) -> list[str]:
+        """Files that are read."""
+        return [self.table, *([self.rois] if self.rois else []), *self.clusters.values()]
+
+    @property
+    def origin(self) -> str:
+        """For messages."""
+        return " with ".join(self.inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a command found.
+
+    Attributes
+    ----------
+    tables : dict of str to DataFrame
+        End of the name of a file → table.
+    record : dict
+        What was done, for the JSON file.
+    messages : list of str
+        For people.
+    """
+
+    tables: dict[str, pd.DataFrame]
+    record: dict[str, Any]
+    messages: list[str]
+
+
+def write(result: Result, out: str) -> None:
+    """Write the tables, and last the JSON file.
+
+    Raises
+    ------
+    FileError
+        A file cannot be written.
+    """
+    for suffix, table in result.tables.items():
+        files.write_table(f"{out}{suffix}.tsv", table)
+    files.write_json(f"{out}.json", result.record)
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Variables, logarithms taken; who is in the subset and who in the reference group."""
+
+    table: pd.DataFrame
+    chosen: Bool
+    reference: Bool
+
+
+def read_data(source: Source, reference: str = "") -> Data:
+    """Variables of a command, and who fits its conditions; `FileError`."""
+    table = tables.gather(source.table, source.rois or None, source.clusters)
+    chosen = _group(table, source.subset, "subset", source)
+    # Conditions are on the variables as they are in the files: before logarithms.
+    inside = _group(table, reference, "reference", source) if reference else np.zeros(len(table), dtype=bool)
+    for name in find_columns(table, source.log, "log", source):
+        values = numbers_of(table, name, source)
+        # A reference group that has none of it (no lesions) is not one for this variable; one that lacks some is wrong.
+        bad = np.flatnonzero((chosen | (inside & (values[inside] > 0).any())) & (values <= 0))
+        if len(bad):
+            who = table["participant_id"].iloc[bad[0]]
+            raise FileError(f"--log: {name} of {who} is {values[bad[0]]:g}; a logarithm needs positive values")
+        table[name] = np.log(np.where(values > 0, values, np.nan))
+    return Data(table, chosen, inside)
+
+
+def _group(table: pd.DataFrame, condition: str, option: str, source: Source) -> Bool:
+    try:
+        rows = tables.select(table, condition)
+    except FileError as error:
+        raise FileError(f"--{option}: {error}") from None
+    if not rows.any():
+        raise FileError(f"--{option}: no participant of {source.table} fits {condition!r}")
+    return rows
+
+
+def find_columns(table: pd.DataFrame, patterns: Sequence[str], option: str, source: Source) -> list[str]:
+    """Variables that an option names."""
+    twice = [name for i, name in enumerate(patterns) if name in patterns[:i]]
+    if twice:
+        raise FileError(f"--{option} names {twice[0]!r} twice")
+    try:
+        return tables.matching([c for c in table.columns if c != "participant_id"], patterns, source.origin)
+    except FileError as error:
+        raise FileError(f"--{option}: {error}") from None
+
+
+def is_numeric(table: pd.DataFrame, name: str) -> bool:
+    """Whether a variable is numbers."""
+    return pd.api.types.is_numeric_dtype(table[name])
+
+
+def numbers_of(table: pd.DataFrame, name: str, source: Source) -> Float64:
+    """A variable as numbers; `FileError` if it is text."""
+    if not is_numeric(table, name):
+        raise FileError(f"{source.origin}: {name} is text; numbers are needed")
+    return table[name].to_numpy(dtype=np.float64)
+
+
+def complete_cases(data: Data, names: Sequence[str], what: str) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """Participants of the subset who have every variable; what the others lack.
+
+    Raises `FileError` if fewer than three are left, or one variable is the same in all.
+    """
+    table = data.table[data.chosen]
+    missing = table[list(names)].isna()
+    whole = table[~missing.any(axis=1)]
+    if len(whole) < 3:
+        count = len(whole) or "none"
+        raise FileError(f"{what}: {count} of {count_of(len(table), 'participant')} has all of {', '.join(names)}")
+    for name in names:
+        if whole[name].nunique() == 1:
+            raise FileError(f"{what}: {name} is {whole[name].iloc[0]} in all {len(whole)} participants analysed")
+    lacking = {
+        str(table["participant_id"].loc[i]): [str(c) for c in missing.columns[row]]
+        for i, row in zip(table.index, missing.to_numpy())
+        if row.any()
+    }
+    return whole, lacking
+
+
+def record_of(command: Source, data: Data) -> dict[str, Any]:
+    """What every JSON file says: versions, options, inputs."""
+    import scipy
+    import statsmodels
+
+    versions = {"numpy": np.__version__, "scipy": scipy.__version__, "statsmodels": statsmodels.__version__}
+    return {
+        "software": {
+            "gpuvox": __version__,
+            "python": platform.python_version(),
+            "pandas": pd.__version__,
+            **versions,
+        },
+        "options": asdict(command),
+        "inputs": {path: files.hash_file(path) for path in command.inputs},
+        "n_subset": int(data.chosen.sum()),
+        "log": "natural" if command.log else None,
+    }
+
+
+def bootstrap_record(resamples: int, seed: int) -> dict[str, Any] | None:
+    """What it says of a bootstrap."""
+    if not resamples:
+        return None
+    return {
+        "resamples": resamples, "seed": seed, "level": 0.95, "intervals": ["percentile", "BCa"],
+        "resampled": "participants, with replacement",
+    }  # fmt: skip
+
+
+def check_correction(correction: str) -> None:
+    """Raise `FileError` if there is no such correction."""
+    if correction not in CORRECTIONS:
+        raise FileError(f"there is no correction {correction!r}; expected {', '.join(CORRECTIONS)}")
+
+
+def corrected_p(p: Sequence[float], correction: str) -> Float64:
+    """P corrected for their number; NaN for no correction."""
+    return np.full(len(p), np.nan) if correction == "none" else models.adjust_p(p, correction)
+
+
+def count_of(n: int, noun: str) -> str:
+    """``1 participant``, ``2 participants``."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def interval_columns(what: str) -> dict[str, str]:
+    """Descriptions of the columns of a bootstrap."""
+    kinds = ("percentile", "percentile", "bias-corrected and accelerated", "bias-corrected and accelerated")
+    ends = ("lower", "upper") * 2
+    return {
+        name: f"{end} end of the 95 % interval of {what} by bootstrap, {kind}"
+        for name, end, kind in zip(INTERVALS, ends, kinds)
+    }

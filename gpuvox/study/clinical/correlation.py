@@ -1,0 +1,174 @@
+"""Correlations and partial correlations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gpuvox.files import FileError
+from gpuvox.study import models, tables
+from gpuvox.study.clinical.common import (
+    INTERVALS,
+    Data,
+    Result,
+    Source,
+    bootstrap_record,
+    check_correction,
+    complete_cases,
+    corrected_p,
+    count_of,
+    find_columns,
+    interval_columns,
+    read_data,
+    record_of,
+)
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correlations(Source):
+    """A family of (partial) correlations; ``gpuvox models correlation``.
+
+    Attributes
+    ----------
+    x, y : sequence of str
+        Variables (or patterns); each of x with each of y, a pair once. Text with two values is 0 and 1.
+    given : sequence of str
+        Covariates.
+    method : {"pearson", "spearman"}
+    bootstrap, seed : int
+        Number of resamples; 0 for none.
+    correction : {"fdr_bh", "bonferroni", "none"}
+        Over all of them.
+    """
+
+    x: Sequence[str]
+    y: Sequence[str]
+    given: Sequence[str] = ()
+    method: str = "pearson"
+    bootstrap: int = 0
+    seed: int = 0
+    correction: str = "fdr_bh"
+
+
+CORRELATION_COLUMNS = {
+    "x": "variable; name[value] is 1 for this value of a text and 0 for the other",
+    "y": "variable",
+    "given": "covariates",
+    "method": "pearson, or spearman (of ranks, of the covariates too)",
+    "n": "participants of the subset in whom both variables and the covariates are known",
+    "r": "(partial) correlation",
+    "low": "lower end of the 95 % confidence interval: Fisher's z, standard error 1/sqrt(n - k - 3) for k covariates; "
+    "of spearman sqrt(1 + r^2/2)/sqrt(n - k - 3) (Bonett & Wright 2000)",
+    "high": "upper end of the 95 % confidence interval",
+    **interval_columns("r"),
+    "df": "degrees of freedom: n - 2 - k",
+    "p": "two-sided P by t, not corrected",
+    "p_corrected": "P corrected over the rows of the table",
+}
+
+
+def correlations(command: Correlations) -> Result:
+    """(Partial) correlations of each of some variables with each of others.
+
+    Parameters
+    ----------
+    command : Correlations
+
+    Returns
+    -------
+    Result
+        One table, a row for each pair.
+
+    Raises
+    ------
+    FileError
+        One sentence that says what is wrong with the files or the command.
+    """
+    check_correction(command.correction)
+    data = read_data(command)
+    lines, about = [], {}
+    for x, y in _pairs(command, data.table):
+        line, excluded, undetermined = _correlated(command, data, x, y)
+        lines.append(line)
+        about[f"{line['x']} ~ {line['y']}"] = {
+            "n": line["n"],
+            "excluded": excluded,
+            "resamples_not_determined": undetermined if command.bootstrap else None,
+        }
+    table = pd.DataFrame(lines, columns=list(CORRELATION_COLUMNS))
+    table["p_corrected"] = corrected_p(table["p"].to_list(), command.correction)
+    record = {
+        **record_of(command, data),
+        "analysis": f"{'partial ' if command.given else ''}correlation, {command.method}",
+        "bootstrap": bootstrap_record(command.bootstrap, command.seed),
+        "correction": {"method": command.correction, "family": count_of(len(lines), "correlation")},
+        "correlations": about,
+        "columns": {"": CORRELATION_COLUMNS},
+    }
+    message = count_of(len(lines), "correlation")
+    if command.correction != "none":
+        count = int((table["p_corrected"] < 0.05).sum())
+        message += f"; corrected P < .05 in {count} ({command.correction})"
+    return Result({"": table}, record, [message])
+
+
+def _pairs(command: Correlations, table: pd.DataFrame) -> list[tuple[str, str]]:
+    x, y = (find_columns(table, getattr(command, option), option, command) for option in ("x", "y"))
+    given = find_columns(table, command.given, "given", command)
+    for option, names in (("x", x), ("y", y)):
+        if not names:
+            raise FileError(f"a correlation needs --{option}: the variables")
+        for name in names:
+            if name in given:
+                raise FileError(f"--{option}: {name} is a covariate of --given already")
+    pairs: dict[tuple[str, str], None] = {}
+    for a in x:
+        for b in y:
+            if a != b and (b, a) not in pairs:
+                pairs[a, b] = None
+    if not pairs:
+        raise FileError(f"--x and --y are the same variable, {x[0]}; two are needed")
+    return list(pairs)
+
+
+def _correlated(
+    command: Correlations, data: Data, x: str, y: str
+) -> tuple[dict[str, Any], dict[str, list[str]], int]:
+    """Row of a pair; who is excluded; number of resamples that do not determine it."""
+    what = f"{command.origin}, {x} with {y}"
+    given = find_columns(data.table, command.given, "given", command)
+    rows, excluded = complete_cases(data, [x, y, *given], what)
+    (x_name, a), (y_name, b) = (_one_column(rows, name, what) for name in (x, y))
+    Z = tables.indicators(rows, given, command.origin).to_numpy()
+    ends, undetermined = np.full(4, np.nan), 0
+    try:
+        found = models.partial_correlation(a, b, Z, command.method)
+        if command.bootstrap:
+            statistic = models.correlation_statistic(a, b, Z, command.method)
+            boot = models.bootstrap(statistic, len(rows), command.bootstrap, command.seed)
+            ends = np.concatenate([boot.percentile[0], boot.bca[0]])
+            undetermined = int(np.isnan(boot.samples).sum())
+    except ValueError as error:
+        raise FileError(f"{what}: {error}") from None
+    line = {
+        "x": x_name, "y": y_name, "given": ", ".join(given) or None, "method": command.method, "n": len(rows),
+        **asdict(found), **dict(zip(INTERVALS, ends)),
+    }  # fmt: skip
+    return line, excluded, undetermined
+
+
+def _one_column(rows: pd.DataFrame, name: str, what: str) -> tuple[str, Float64]:
+    """A variable as numbers; text of two values as 0 and 1."""
+    column = tables.indicators(rows, [name])
+    if column.shape[1] != 1:
+        raise FileError(
+            f"{what}: {name} is text with {column.shape[1] + 1} values; numbers or two values are needed"
+        )
+    return str(column.columns[0]), column.iloc[:, 0].to_numpy()

@@ -1,0 +1,173 @@
+"""Sample sizes from the difference of two groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gpuvox.files import FileError
+from gpuvox.study import models, tables
+from gpuvox.study.clinical.common import (
+    Data,
+    Result,
+    Source,
+    complete_cases,
+    find_columns,
+    numbers_of,
+    read_data,
+    record_of,
+)
+
+Bool = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSizes(Source):
+    """Sample sizes from the difference of two groups; ``gpuvox models samplesize``.
+
+    Attributes
+    ----------
+    group : str
+        Column.
+    order : sequence of str
+        Its two values: the difference is the first less the second.
+    variables : sequence of str
+        Variables (or patterns).
+    covariates : sequence of str
+        Of an ANCOVA.
+    reduction : float
+        The effect to be found, as a share of the observed difference.
+    power, alpha : float
+        Two-sided.
+    """
+
+    group: str
+    order: Sequence[str]
+    variables: Sequence[str]
+    covariates: Sequence[str] = ()
+    reduction: float = 1.0
+    power: float = 0.8
+    alpha: float = 0.05
+
+
+SAMPLE_SIZE_COLUMNS = {
+    "variable": "variable",
+    "n_first": "participants of the first group",
+    "n_second": "participants of the second group",
+    "mean_first": "mean of the first group",
+    "mean_second": "mean of the second group",
+    "sd": "SD within the groups, pooled",
+    "d": "Cohen's d: the first mean less the second over the SD",
+    "d_adjusted": "the same of the means adjusted for the covariates",
+    "r2_covariates": "share of the variance within groups that the covariates explain: 1 less the ratio of the two "
+    "residual variances (an adjusted R2; not below 0)",
+    "effect": "difference to be found, in SD: d times the reduction",
+    "n_t_test": "participants in each of two equal arms, t test",
+    "effect_adjusted": "difference to be found given the covariates, in SD: d_adjusted times the reduction",
+    "n_ancova": "participants in each of two equal arms, ANCOVA with these covariates",
+}
+
+
+def sample_sizes(command: SampleSizes) -> Result:
+    """Participants in each arm of a trial whose effect is a share of the difference of two groups.
+
+    Parameters
+    ----------
+    command : SampleSizes
+
+    Returns
+    -------
+    Result
+        One table, a row for each variable.
+
+    Raises
+    ------
+    FileError, ValueError
+        One sentence that says what is wrong with the files or the command.
+    """
+    data = read_data(command)
+    first, second = _two_groups(command, data.table)
+    names = find_columns(data.table, command.variables, "variables", command)
+    covariates = find_columns(data.table, command.covariates, "covariates", command)
+    if not (names and np.isfinite(command.reduction) and command.reduction):
+        raise FileError("sample sizes need --variables, and a --reduction other than 0")
+    for name in names:
+        if name in (command.group, *covariates):
+            raise FileError(f"--variables: {name} is the group, or a covariate")
+    both = Data(data.table, data.chosen & (first | second), data.reference)
+    lines, about = [], {}
+    for name in names:
+        rows, excluded = complete_cases(both, [name, command.group, *covariates], f"{command.origin}, {name}")
+        lines.append(_sample_size(command, rows, name, pd.Series(first).loc[rows.index].to_numpy(), covariates))
+        about[name] = {"n": len(rows), "excluded": excluded}
+    table = pd.DataFrame(lines, columns=list(SAMPLE_SIZE_COLUMNS))
+    record = {
+        **record_of(command, both),
+        "analysis": f"participants in each of two equal arms; power {command.power:g}, two-sided {command.alpha:g}",
+        "variables": about,
+        "columns": {"": SAMPLE_SIZE_COLUMNS},
+    }
+    return Result({"": table}, record, _sample_size_messages(command, table))
+
+
+def _two_groups(command: SampleSizes, table: pd.DataFrame) -> tuple[Bool, Bool]:
+    tables.require(table, [command.group], command.origin)
+    if len(set(command.order)) != 2 or len(command.order) != 2:
+        raise FileError(f"--order names {len(command.order)} groups; two different ones are needed, such as MS,HC")
+    text = tables.labels(table[command.group])
+    for value in command.order:
+        if not (text == value).any():
+            there = ", ".join(sorted(set(text.dropna())))
+            raise FileError(f"--order: {command.origin} has no {command.group} {value!r}; there are {there}")
+    return (text == command.order[0]).to_numpy(), (text == command.order[1]).to_numpy()
+
+
+def _sample_size(
+    command: SampleSizes, rows: pd.DataFrame, name: str, first: Bool, covariates: Sequence[str]
+) -> dict[str, Any]:
+    values = numbers_of(rows, name, command)
+    Z = tables.indicators(rows, covariates, command.origin).to_numpy()
+    try:
+        found = models.group_difference(values, first, Z)
+        effect, given = found.d * command.reduction, found.d_adjusted * command.reduction
+        t_test = models.sample_size_groups(effect, command.power, command.alpha)
+        ancova = models.sample_size_groups(given, command.power, command.alpha, found.r2_covariates, Z.shape[1])
+    except ValueError as error:
+        raise FileError(f"{command.origin}, {name}: {error}") from None
+    return {
+        "variable": name,
+        "n_first": int(first.sum()),
+        "n_second": int((~first).sum()),
+        "mean_first": found.means[0],
+        "mean_second": found.means[1],
+        "sd": found.sd,
+        "d": found.d,
+        "d_adjusted": found.d_adjusted if covariates else None,
+        "r2_covariates": found.r2_covariates if covariates else None,
+        "effect": effect,
+        "n_t_test": t_test,
+        "effect_adjusted": given if covariates else None,
+        "n_ancova": ancova if covariates else None,
+    }
+
+
+def _sample_size_messages(command: SampleSizes, table: pd.DataFrame) -> list[str]:
+    share = "the difference" if command.reduction == 1 else f"{command.reduction:g} of the difference"
+    found = [
+        f"participants in each arm to find {share} of {' and '.join(command.order)} with power {command.power:g}, "
+        f"two-sided {command.alpha:g}"
+    ]
+    width = max(len("variable"), *(len(name) for name in table["variable"]))
+    ancova = f"  {'adjusted':>8}  {'R2':>5}  {'ANCOVA':>8}" if command.covariates else ""
+    found.append(f"{'variable':<{width}}  {'d':>6}  {'t test':>8}{ancova}")
+    for row in table.itertuples(index=False):
+        line = f"{row.variable:<{width}}  {row.d:>6.2f}  {row.n_t_test:>8}"
+        if command.covariates:
+            line += f"  {row.d_adjusted:>8.2f}  {row.r2_covariates:>5.2f}  {row.n_ancova:>8}"
+        found.append(line)
+    return found
