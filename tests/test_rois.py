@@ -274,3 +274,28 @@ def test_half_a_structure_is_no_structure(tmp_path, capsys):
     assert set(zip(rows["participant_id"], rows["side"])) == {
         ("a", "left"), ("a", "right"), ("a", "both"), ("b", "left"),
     }  # fmt: skip
+
+
+def test_half_the_values_are_no_mean(tmp_path, capsys):
+    """The other side's mean is not that of both; their volume is known."""
+    labels = np.zeros((4, 4, 4, 2), dtype=np.float32)
+    labels[0, ..., :], labels[3, ..., :] = 11, 50
+    values = np.random.default_rng(0).normal(size=labels.shape).astype(np.float32)
+    values[3, ..., 1] = np.nan
+    values[0, 0, 0, 1] = np.inf
+    for name, array in (("labels", labels), ("iron", values)):
+        save(tmp_path / f"{name}.nii.gz", array)
+    (tmp_path / "p.tsv").write_text("participant_id\na\nb\n")
+    at = [f"{tmp_path}/{name}" for name in ("p.tsv", "labels", "iron", "rois.tsv")]
+    command = ["rois", "--table", at[0], "--labels", at[1], "--map", f"iron={at[2]}", "--out", at[3], "--quiet"]
+    assert main(command) == 0
+    err = capsys.readouterr().err
+    assert err.splitlines() == [
+        "Warning: iron of b has no finite value in label 50: caudate (right) has no mean",
+        "Warning: iron of b has no finite value in label 50: caudate (both) has no mean",
+    ]
+    rows = pd.read_csv(at[3], sep="\t").set_index(["participant_id", "side"])
+    assert rows["n"].tolist() == [16, 16, 32, 15, 0, 0]
+    assert rows["mean"].isna().tolist() == [False] * 4 + [True] * 2
+    assert rows["mass"].isna().tolist() == [False] * 4 + [True] * 2
+    assert rows.loc["b", "volume"].tolist() == rows.loc["a", "volume"].tolist()

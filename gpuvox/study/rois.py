@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -120,11 +120,13 @@ class Measure:
     n : int
         Voxels that the statistics are of: within the eroded region, outside lesions, finite.
     mean, median, sd : float
-        NaN without a voxel; SD with n − 1.
+        NaN without a voxel, or where one of its labels has no finite value; SD with n − 1.
     volume : float
         mL, of the whole region.
     labels : frozenset of int
         Those of its labels that there are.
+    blank : frozenset of int
+        Of these, those with no finite value where they count: the rest would not stand for the whole.
     """
 
     structure: str
@@ -136,6 +138,7 @@ class Measure:
     sd: float
     volume: float
     labels: frozenset[int] = frozenset()
+    blank: frozenset[int] = frozenset()
 
     @property
     def mass(self) -> float:
@@ -223,12 +226,19 @@ def measure(
         inside = binary_erosion(region, iterations=erosion) if erosion else region
         if exclude is not None:
             inside = inside & ~exclude
-        there = frozenset(int(number) for number in np.unique(labels[region]))
+        there, of_voxel = _numbers(labels[region]), labels[inside]
         for name, values in maps.items():
             chosen = np.asarray(values, dtype=np.float64)[inside]
-            row = _row(structure, side, name, chosen[np.isfinite(chosen)], float(size) * voxel_volume / 1000)
-            found.append(replace(row, labels=there))
+            finite = np.isfinite(chosen)
+            blank = _numbers(of_voxel) - _numbers(of_voxel[finite])
+            used = chosen[:0] if blank else chosen[finite]
+            row = _row(structure, side, name, used, float(size) * voxel_volume / 1000)
+            found.append(replace(row, labels=there, blank=blank))
     return found
+
+
+def _numbers(labels: NDArray) -> frozenset[int]:
+    return frozenset(int(number) for number in np.unique(labels))
 
 
 def _row(structure: str, side: str, name: str, values: NDArray[np.float64], volume: float) -> Measure:
@@ -315,7 +325,7 @@ def execute(
     for name, rows, factor in zip(table["participant_id"], measured, factors):
         whole = [row for row in rows if row.labels == usual[row.structure, row.side]]
         lines += [_line(name, row, factor) for row in whole]
-        for text in _left_out(name, rows, usual):
+        for text in (*_left_out(name, rows, usual), *_without_values(name, whole)):
             warn(text)
     files.write_table(command.out, pd.DataFrame(lines, columns=COLUMNS))
 
@@ -337,9 +347,22 @@ def _left_out(
     for (structure, side), labels in usual.items():
         lacking = labels - there.get((structure, side), frozenset())
         if lacking:
-            region = structure if side == "none" else f"{structure} ({side})"
-            numbers = ", ".join(map(str, sorted(lacking)))
-            yield f"{name} has no voxel of label {numbers}: {region} is left out"
+            yield f"{name} has no voxel of label {_listed(lacking)}: {_title(structure, side)} is left out"
+
+
+def _without_values(name: str, rows: Sequence[Measure]) -> Iterator[str]:
+    for row in rows:
+        if row.blank:
+            region = _title(row.structure, row.side)
+            yield f"{row.map} of {name} has no finite value in label {_listed(row.blank)}: {region} has no mean"
+
+
+def _title(structure: str, side: str) -> str:
+    return structure if side == "none" else f"{structure} ({side})"
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))
 
 
 def _factors(command: Command, table: Any) -> NDArray[np.float64]:
