@@ -251,6 +251,12 @@ def test_ids_are_unique_and_anchors_lead_somewhere(page):
             assert attributes.get(key, ids[0]) in ids
 
 
+def test_box_plots_have_the_titles_of_maps(page):
+    """What is measured and no map has its own name."""
+    found = [image["alt"] for image in page.of("img") if image["alt"].startswith("Box plots")]
+    assert [alt.split(" by group")[0] for alt in found] == ["Box plots of Map iron", "Box plots of volume"]
+
+
 def test_images_have_words_and_are_inside(page):
     images = page.of("img")
     assert len(images) == 9 + 3 + 2 + 2 + 1 + 1  # slices, nulls, boxes, colour bars, design, scatter

@@ -296,7 +296,8 @@ class Page:
                 values = np.array([tables.number(row[name]) for row in rows])
                 of = {level: values[(members == level) & np.isfinite(values)] for level in order}
                 kinds.setdefault(measure or "z-scores", {})[structure] = of
-        return [figures.box_plots(measure, values) for measure, values in kinds.items()]
+        titles = {test.map: test.title for test in self.tests}
+        return [figures.box_plots(titles.get(measure, measure), values) for measure, values in kinds.items()]
 
     def _members(self, group: str, rows: Rows) -> NDArray:
         """Group of each row, from the table itself or from that of the participants."""
