@@ -742,10 +742,23 @@ def provenance(
 ) -> dict[str, Any]:
     """What ``<root>_randomise.json`` says."""
     return {
-        "software": {"gpuvox": __version__, "python": platform.python_version(), **versions()},
+        "software": _software(),
         "command": list(command.line),
         **({"command_of_shards": list(command.shard_line)} if command.shard_line else {}),
-        "device": _where(options),
+        **_about_run(inputs, options, results, hashes, _where(options)),
+        "maps": writer.written,
+    }
+
+
+def _software() -> dict[str, str]:
+    return {"gpuvox": __version__, "python": platform.python_version(), **versions()}
+
+
+def _about_run(
+    inputs: Inputs, options: Options, results: Sequence[TestResult], hashes: Hashes, device: str
+) -> dict[str, Any]:
+    return {
+        "device": device,
         "threads": options.threads or default_threads(),
         "seed": options.seed,
         "inputs": {name: {"sha256": digest} for named in hashes.values() for name, digest in named},
@@ -759,7 +772,6 @@ def provenance(
         "variance_smoothing_mm": options.variance_mm,
         "statistics": {"t": asdict(options.statistics), "F": asdict(options.f_statistics)},
         "tests": [_about_test(result) for result in results],
-        "maps": writer.written,
     }
 
 
@@ -821,6 +833,10 @@ class Randomised:
     inputs : Inputs
     options : Options
         With the seed that was used.
+    header : ImageHeader or None
+        Of the images, if they were files.
+    device : str
+        What the shuffles were run on.
     maps : dict of (V,) float32
         By FSL's names: ``tstat1``, ``vox_corrp_tstat1``, ``tfce_corrp_tstat1`` … (corrected and uncorrected
         maps are 1 − p).
@@ -834,6 +850,7 @@ class Randomised:
     inputs: Inputs
     options: Options
     header: files.ImageHeader | None = None
+    device: str = "cpu"
 
     @property
     def grid(self) -> Grid:
@@ -871,11 +888,22 @@ class Randomised:
         return files.make_image(self.maps[name], self.grid)
 
     def save(self, root: str | os.PathLike[str], wanted: Wanted | None = None) -> None:
-        """Write the files that ``gpuvox randomise -o root`` writes."""
+        """Write the files that ``gpuvox randomise -o root`` writes.
+
+        In ``<root>_randomise.json`` the inputs are the arrays that were analysed.
+
+        Raises
+        ------
+        FileError
+            A file cannot be written.
+        """
         files.check_output_root(root)
         writer = Writer(os.fspath(root), self.grid, self.header, wanted or Wanted())
         for result in self.tests:
             writer.result(result)
+        hashes = hash_inputs(self.inputs, self.options)
+        about = _about_run(self.inputs, self.options, self.tests, hashes, self.device)
+        files.write_json(f"{root}_randomise.json", {"software": _software(), **about, "maps": writer.written})
 
 
 def randomise(
@@ -973,7 +1001,7 @@ def randomise(
             checkpoint.remove()
     if workers:
         workers.release()
-    return Randomised(results, inputs, options, header)
+    return Randomised(results, inputs, options, header, _where(replace(options, workers=workers)))
 
 
 def _workers_of(client: Any, device: Any, data: Any, voxelwise: Mapping[int, Any]) -> DaskWorkers:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -50,6 +52,17 @@ def test_arrays_images_and_paths_agree_with_the_command(study):
     np.testing.assert_array_equal(
         nib.load("saved_tfce_corrp_tstat1.nii.gz").get_fdata(), from_paths.volume("tfce_corrp_tstat1")
     )
+    theirs, ours = (json.loads(Path(f"{name}_randomise.json").read_text()) for name in ("out", "saved"))
+    assert {"data", "mask", "design", "contrasts"} <= set(ours.pop("inputs"))
+    of_command = {name.replace("out", "saved", 1): about for name, about in theirs.pop("maps").items()}
+    saved = ours.pop("maps")
+    assert saved == {name: of_command[name] for name in saved}
+    assert len(saved) == len(list(study.glob("saved*.nii.gz")))
+    for record in (ours, theirs):
+        for test in record["tests"]:
+            del test["seconds"]
+    del theirs["command"], theirs["inputs"]
+    assert ours == theirs
 
 
 def gpuvox_vest(path, rows):
