@@ -144,8 +144,8 @@ def make_shuffler(inputs: Inputs, options: Options, test: Test) -> Shuffler | Im
     """The shuffles of one test."""
     design = inputs.design if inputs.effective_design is None else inputs.effective_design
     labels = effective_regressor(design, test.contrast)
-    # Demeaning a constant leaves rounding, of the size of the design's numbers.
-    scale = float(np.abs(design).max() * np.abs(test.contrast).max())
+    # Rounding is of the size of the numbers that a regressor is made of, and of no others.
+    scale = np.abs(test.contrast) @ np.abs(design).max(axis=0)
     if options.permutations is not None:
         return ImportedShuffler(options.permutations[test.name], len(labels))
     blocks = inputs.blocks
@@ -159,7 +159,7 @@ def make_shuffler(inputs: Inputs, options: Options, test: Test) -> Shuffler | Im
     return Shuffler(labels, settings, scale)
 
 
-def _is_one_sample(labels: Float64, scale: float, blocks: NDArray[np.int64] | None, contrast: Float64) -> bool:
+def _is_one_sample(labels: Float64, scale: Float64, blocks: NDArray[np.int64] | None, contrast: Float64) -> bool:
     """FSL's rule: all rows alike, one block, one non-zero weight in the contrast."""
     alike = bool((np.ptp(labels, axis=0) <= 1e-10 * scale).all())
     one_block = blocks is None or len(np.unique(blocks)) == 1

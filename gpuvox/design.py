@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 RANK_TOLERANCE = 1e-10
 """Singular values under this share of the largest count as zero."""
+CONSTANT = 1e-14
+"""Numbers that differ by less than this share of the largest are one number."""
 
 
 class DesignError(ValueError):
@@ -43,8 +45,10 @@ def orthonormal_basis(matrix: NDArray[np.float64], scale: float | None = None) -
 
 
 def demean_columns(design: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Columns less their means."""
-    return design - design.mean(axis=0)
+    """Columns less their means; what rounding leaves of a constant is 0."""
+    centred = design - design.mean(axis=0)
+    constant = np.ptp(design, axis=0) <= CONSTANT * np.abs(design).max(axis=0, initial=0.0)
+    return np.where(constant, 0.0, centred)
 
 
 def standardised(design: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -170,10 +174,11 @@ def partition(
             + (" once its columns are demeaned" if demean else "")
             + ": it asks for a combination of parameters that the design cannot tell apart"
         )
-    # A change of unit of a column (M → M/s, C → C/s) tests the same hypothesis; with columns of like size the
-    # numerical rank is the true one.
+    # A change of unit of a column (M → M/s, C → C/s) or of a contrast tests the same hypothesis; with columns and
+    # rows of like size the numerical rank is the true one.
     M, scale = standardised(M)
-    X, Z = split(M, C / scale)
+    C = C / scale
+    X, Z = split(M, C / np.linalg.norm(C, axis=1, keepdims=True))
     size = float(max(np.linalg.norm(X, 2), np.linalg.norm(Z, 2)))
     nuisance = orthonormal_basis(Z, size)
     residualised = X - nuisance @ (nuisance.T @ X)

@@ -70,17 +70,17 @@ class Permutations:
     flip: bool = False
 
 
-def effective_labels(regressors: ArrayLike, scale: float = 0.0) -> NDArray[np.int64]:
+def effective_labels(regressors: ArrayLike, scale: ArrayLike = 0.0) -> NDArray[np.int64]:
     """Number the different rows of a regressor, by their first appearance.
 
     Parameters
     ----------
     regressors : (n,) or (n, r) array
-        Effective regressors. In each column, sorted values are split where a gap exceeds 1e-10 of the largest
-        absolute entry of all.
-    scale : float
-        Magnitude of the numbers that the regressors were computed from, where that exceeds their own: a
-        constant that was demeaned is nothing but rounding error.
+        Effective regressors. In each column, sorted values are split where a gap exceeds 1e-10 of its largest
+        absolute entry.
+    scale : float or (r,) array
+        Magnitude of the numbers that each was computed from, where that exceeds its own: a constant that was
+        demeaned is nothing but rounding error.
 
     Returns
     -------
@@ -98,11 +98,11 @@ def effective_labels(regressors: ArrayLike, scale: float = 0.0) -> NDArray[np.in
         raise ValueError(f"effective regressors have shape {X.shape}; expected rows and columns")
     if not np.isfinite(X).all():
         raise ValueError("the effective regressors have an entry that is not finite")
-    tolerance = EQUAL * max(scale, np.abs(X).max(initial=0.0))
+    tolerance = EQUAL * np.maximum(scale, np.abs(X).max(axis=0, initial=0.0))
     codes = np.zeros((len(X), X.shape[1] + 1), dtype=np.int64)
     for column, values in enumerate(X.T):
         order = np.argsort(values, kind="stable")
-        codes[order[1:], column] = np.cumsum(np.diff(values[order]) > tolerance)
+        codes[order[1:], column] = np.cumsum(np.diff(values[order]) > tolerance[column])
     return _by_first_appearance(map(tuple, codes.tolist()))
 
 
@@ -221,7 +221,7 @@ class Shuffler:
         Effective regressors: rows equal in them are interchangeable. Kept as the numbers that
         `effective_labels` gives them.
     options : Permutations
-    scale : float
+    scale : float or (r,) array
         See `effective_labels`.
 
     Raises
@@ -232,7 +232,7 @@ class Shuffler:
 
     labels: NDArray
     options: Permutations = field(default_factory=Permutations)
-    scale: float = 0.0
+    scale: ArrayLike = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", effective_labels(self.labels, self.scale))

@@ -319,6 +319,7 @@ class VoxelwiseGlm:
             scale[column] = max(max(values.max(), -values.min()) for _, values in pieces(ev))
         scale[scale == 0] = 1
         C = np.atleast_2d(self.contrast) / scale
+        C /= np.linalg.norm(C, axis=1, keepdims=True)
         _, s, vt = np.linalg.svd(C)
         null = vt[int((s > 1e-10 * s[0]).sum()) :].T
         mixing = np.ascontiguousarray(np.hstack([null, np.linalg.pinv(C)]) / scale[:, None])
