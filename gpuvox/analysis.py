@@ -397,7 +397,7 @@ def _add_values(maps: Maps, nulls: Maps, part: ObservedTest, tally: Tally, row: 
         signed = sign * part.observed[kind][0]
         values = signed if kind == "vox" else np.maximum(signed, 0)
         null = tally.maxima[kind][row]
-        maps[f"{kind}_corrp"] = corrected(null, values)
+        maps[f"{kind}_corrp"] = corrected(null, part.least_tie(kind, values))
         if kind in tally.below:
             maps[f"{kind}_p"] = shares(tally.below[kind][row], tally.n)
         nulls[kind] = part.in_units(kind, null, row)

@@ -43,6 +43,8 @@ KERNELS: dict[str, tuple[str, ...]] = {
         "maps_list_unsettled",
         "maps_list_close",
         "maps_list_ties",
+        "maps_list_threshold",
+        "maps_list_steps",
         "maps_put",
         "maps_count_below<float, false>",
         "maps_count_below<double, true>",

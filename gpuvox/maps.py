@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox.compiled import loop
+from gpuvox.compiled import inner, loop
 from gpuvox.device import Device, blocks_for, blocks_over
 
 TIE = 1e-4
 """Relative difference within which a float32 statistic is compared again in float64."""
+STEP_TIE = 1e-5
+"""The same of a step of TFCE: there are so many of them that the bound has to be closer."""
+STRETCH = 128
+"""Voxels that are looked at together."""
 THREADS = 256
 ROOM = 1 << 20
 """Items that a list on the device has room for, if there is memory enough; else those of one map."""
@@ -88,12 +92,12 @@ def close_to_maximum(maps: Any, first: int, sign: int, maxima: Float32, device: 
     ----------
     maps : (B, V) float32
     first : int
-        Maps before it are left out, as are those with a maximum of 0 or less.
+        Maps before it are left out, as are those with a maximum of 0.
     sign : {1, -1}
     maxima : (B,) float32
     """
     if device is None:
-        chosen = [b for b in range(first, len(maps)) if maxima[b] > 0]
+        chosen = [b for b in range(first, len(maps)) if maxima[b] != 0]
         return _gather(maps, chosen, lambda b: _close_to_maximum(maps[b], np.float32(sign), maxima[b]))
     return _download(
         device, list_items(device, maps, first, "maps_list_close", np.float32(sign), device.upload(maxima))
@@ -105,6 +109,41 @@ def near_ties(maps: Any, first: int, observed: Float32, device: Device | None = 
     if device is None:
         return _gather(maps, range(first, len(maps)), lambda b: _near_ties(maps[b], observed))
     return _download(device, list_items(device, maps, first, "maps_list_ties", device.keep(observed)))
+
+
+def near_threshold(maps: Any, first: int, threshold: float, device: Device | None = None) -> Items:
+    """Voxels whose value is within rounding of a threshold, or of its negative, from map `first` on."""
+    if device is None:
+        return _gather(maps, range(first, len(maps)), lambda b: _near_threshold(maps[b], np.float32(threshold)))
+    return _download(device, list_items(device, maps, first, "maps_list_threshold", np.float32(threshold)))
+
+
+def near_steps(maps: Any, first: int, per_unit: tuple[float, float], device: Device | None = None) -> Items:
+    """Voxels whose value is within rounding of a whole number of steps, from map `first` on.
+
+    Parameters
+    ----------
+    maps : (B, V) float32
+    first : int
+    per_unit : (float, float)
+        Steps in a unit of the map and of its negative; 0: a sign without.
+    """
+    up, down = map(np.float32, per_unit)
+    if device is None:
+        return _gather(maps, range(first, len(maps)), lambda b: _near_steps(maps[b], up, down))
+    return _download(device, list_items(device, maps, first, "maps_list_steps", up, down))
+
+
+def put(maps: Any, items: Items, values: Float64, device: Device | None = None) -> None:
+    """Replace values of maps (B, V) float32, in place."""
+    if device is None:
+        maps[items.map, items.voxel] = values
+    elif len(items):
+        number, voxel, new = (device.upload(each) for each in (items.map, items.voxel, values.astype(np.float64)))
+        device.launch(
+            "maps_put", blocks_for(len(items), THREADS, device), THREADS,
+            number, voxel, new, np.int32(len(items)), np.int64(maps.shape[1]), maps,
+        )  # fmt: skip
 
 
 def _gather(maps: Float32, chosen: Any, find: Callable[[int], Ints]) -> Items:
@@ -260,6 +299,52 @@ def _near_ties(values, observed):
             out[count] = v
             count += 1
     return out[:count]
+
+
+@loop
+def _near_threshold(values, threshold):
+    """Voxels within rounding of the threshold, or of its negative; stretches that have none are left quickly."""
+    bound = np.float32(TIE) * max(threshold, np.float32(1))
+    out = np.empty(len(values), np.int64)
+    n = 0
+    for start in range(0, len(values), STRETCH):
+        part = values[start : start + STRETCH]
+        found = 0
+        for i in range(len(part)):
+            found += abs(abs(part[i]) - threshold) <= bound
+        if found:
+            for i in range(len(part)):
+                if abs(abs(part[i]) - threshold) <= bound:
+                    out[n] = start + i
+                    n += 1
+    return out[:n].copy()
+
+
+@inner
+def _is_near_step(value, up, down):
+    per_step = down if value < 0 else up
+    height = abs(value) * per_step
+    nearest = np.rint(height)
+    near = abs(height - nearest) <= np.float32(STEP_TIE) * (height + per_step)
+    return (nearest >= np.float32(1)) & near
+
+
+@loop
+def _near_steps(values, up, down):
+    """Voxels within rounding of a whole number of steps; stretches that have none are left quickly."""
+    out = np.empty(len(values), np.int64)
+    n = 0
+    for start in range(0, len(values), STRETCH):
+        part = values[start : start + STRETCH]
+        found = 0
+        for i in range(len(part)):
+            found += _is_near_step(part[i], up, down)
+        if found:
+            for i in range(len(part)):
+                if _is_near_step(part[i], up, down):
+                    out[n] = start + i
+                    n += 1
+    return out[:n].copy()
 
 
 @loop

@@ -25,7 +25,19 @@ from gpuvox.cluster import cluster_maps, cluster_maxima, normalised_extents
 from gpuvox.device import Device, OutOfDeviceMemory
 from gpuvox.glm import f_to_z
 from gpuvox.grid import Grid
-from gpuvox.maps import close_to_maximum, count_below, extremes, near_ties, normalise, sum_up, ties_everywhere
+from gpuvox.maps import (
+    Items,
+    close_to_maximum,
+    count_below,
+    extremes,
+    near_steps,
+    near_threshold,
+    near_ties,
+    normalise,
+    put,
+    sum_up,
+    ties_everywhere,
+)
 from gpuvox.shuffle import ImportedShuffler, Shuffler
 from gpuvox.tfce import Enhancer, LevelOverflow, Tfce, step_size
 
@@ -44,6 +56,9 @@ BATCH_BYTES = 16 << 20
 """Size of the batch of statistic maps that is held at a time."""
 STREAMED_BATCH_BYTES = 128 << 20
 """The same where every batch reads the data from a file: the products for it take longer than reading."""
+
+SUM_TIE = 4e-6
+"""Relative difference within which sums of a float32 statistic are the same."""
 
 CLUSTER_KINDS = {"clustere": 0, "clusterm": 1}
 """Statistics of clusters: extent and mass, as `cluster` returns them."""
@@ -458,6 +473,7 @@ class ObservedTest:
         # Data can make a map the observed one, or its negative, where the design does not: a subject that is there
         # twice, few distinct images. Clusters and TFCE must then tie too.
         self.test.model.settle(shuffles, statistic, ties_everywhere(statistic, self.statistic, self.device))
+        self._settle_edges(start, shuffles, statistic)
         if self.local_mean:
             return self._second_pass(start, stop, statistic)
         wanted = self.test.statistics
@@ -482,6 +498,38 @@ class ObservedTest:
             return self.enhancer.to_float(values, row)
         return values
 
+    def least_tie(self, kind: str, values: NDArray) -> NDArray:
+        """The smallest values that count as equal to these: sums of a float32 statistic carry its rounding."""
+        tfce = self.test.statistics.tfce
+        is_sum = kind == "clusterm" or (kind == "tfce" and tfce is not None and tfce.exact)
+        return values * (1 - SUM_TIE) if is_sum else values
+
+    @cached_property
+    def _least_ties(self) -> Maps:
+        """Of the observed maps."""
+        return {kind: self.least_tie(kind, values) for kind, values in self.observed.items()}
+
+    # -- edges -------------------------------------------------------------------------------------------------
+
+    def _settle_edges(self, start: int, shuffles: NDArray, statistic: Any) -> None:
+        """Compute again in float64 what float32 cannot tell from a threshold, or from a step of TFCE.
+
+        Clusters of maps that tie there must tie too, whatever the others have beside them.
+        """
+        if not self.test.model.has_exact:
+            return
+        for items in self._edges(1 if start == 0 else 0, statistic):
+            put(statistic, items, self.test.model.exact(shuffles, items.map, items.voxel), self.device)
+
+    def _edges(self, first: int, statistic: Any) -> Iterator[Items]:
+        wanted = self.test.statistics
+        for threshold in dict.fromkeys((wanted.extent, wanted.mass)):
+            if threshold is not None:
+                yield near_threshold(statistic, first, threshold, self.device)
+        if self.enhancer is not None and not self.enhancer.options.exact:
+            up, down = (1 / delta if delta else 0.0 for delta in self.enhancer.deltas)
+            yield near_steps(self.test._enhanceable(statistic), first, (up, down), self.device)
+
     # -- maxima ------------------------------------------------------------------------------------------------
 
     def _maxima(self, start: int, shuffles: NDArray, statistic: Any, maps: MapsAnywhere) -> Maps:
@@ -491,7 +539,7 @@ class ObservedTest:
             if kind == "vox":
                 maxima[kind] = self._voxel_maxima(start, shuffles, statistic)
             elif kind in maps:
-                maxima[kind] = extremes(maps[kind], device)
+                maxima[kind] = _largest(maps[kind], device)
             elif kind == "tfce" and self.enhancer is not None:
                 maxima[kind] = self.enhancer.maxima(self.test._enhanceable(statistic))
             else:
@@ -516,8 +564,7 @@ class ObservedTest:
 
     def _below(self, start: int, shuffles: NDArray, kind: str, values: Any) -> NDArray[np.int64]:
         """(2, V) How many of these maps, and of their negatives, lie strictly below the observed value."""
-        observed = self.observed[kind]
-        below = count_below(values, observed, kind != "vox", self.device)
+        below = count_below(values, self._least_ties[kind], kind != "vox", self.device)
         if kind == "vox" and self.test.model.has_exact:
             self._recount_ties(start, shuffles, values, below)
         return below
@@ -588,7 +635,7 @@ class ObservedTest:
 
     def _second_pass(self, start: int, stop: int, statistic: Any) -> BlockResult:
         maps = self._normalised(statistic)
-        result = BlockResult(start, stop, {kind: extremes(values, self.device) for kind, values in maps.items()})
+        result = BlockResult(start, stop, {kind: _largest(values, self.device) for kind, values in maps.items()})
         if self.test.statistics.uncorrected:
             for kind, values in maps.items():
                 result.below[kind] = count_below(values, self.observed[kind], True, self.device)
@@ -608,6 +655,11 @@ class ObservedTest:
             scales = tuple(float(self.enhancer.to_float(worth, row)[0]) for row in (0, 1))
             maps["tfcen"] = normalise(scores, (scales[0], scales[1]), self.local_mean["tfce"], self.device)
         return maps
+
+
+def _largest(maps: Any, device: Device | None) -> NDArray:
+    """(2, B) Largest value of each sign: 0 where a map, signed for two statistics, has none of that sign."""
+    return np.maximum(extremes(maps, device), 0)
 
 
 Result = TypeVar("Result")

@@ -5,7 +5,7 @@
 
 namespace {
 
-const float TIE = 1e-4f;
+const float TIE = 1e-4f, STEP_TIE = 1e-5f;
 
 DEVICE float at_least_one(float x) { return x > 1.0f ? x : 1.0f; }
 
@@ -94,13 +94,13 @@ KERNEL maps_list_unsettled(const float* maps, int first_map, int n_maps, int64 n
     }
 }
 
-// Within rounding of the maximum of sign * map; maxima (n_maps), maps with a maximum of 0 or less are left out.
+// Within rounding of the maximum of sign * map; maxima (n_maps), maps with a maximum of 0 are left out.
 KERNEL maps_list_close(const float* maps, int first_map, int n_maps, int64 n_voxels, float sign, const float* maxima,
                            int capacity, int* count, int* item_map, int* item_voxel, float* item_value) {
     for (int b = first_map + blockIdx.y; b < n_maps; b += gridDim.y) {
         const float* map = maps + b * n_voxels;
         const float bound = maxima[b] - TIE * at_least_one(maxima[b]);
-        if (!(maxima[b] > 0.0f)) continue;
+        if (maxima[b] == 0.0f) continue;
         for (int64 v = grid_thread(); v < n_voxels; v += grid_threads())
             if (sign * map[v] >= bound)
                 list_item(b, v, map[v], capacity, count, item_map, item_voxel, item_value);
@@ -115,6 +115,31 @@ KERNEL maps_list_ties(const float* maps, int first_map, int n_maps, int64 n_voxe
         for (int64 v = grid_thread(); v < n_voxels; v += grid_threads())
             if (is_near(map[v], observed[v]) && (map[v] != 0.0f || observed[v] != 0.0f))
                 list_item(b, v, map[v], capacity, count, item_map, item_voxel, item_value);
+    }
+}
+
+// Within rounding of a threshold, or of its negative.
+KERNEL maps_list_threshold(const float* maps, int first_map, int n_maps, int64 n_voxels, float threshold,
+                           int capacity, int* count, int* item_map, int* item_voxel, float* item_value) {
+    for (int b = first_map + blockIdx.y; b < n_maps; b += gridDim.y) {
+        const float* map = maps + b * n_voxels;
+        for (int64 v = grid_thread(); v < n_voxels; v += grid_threads())
+            if (is_near(fabsf(map[v]), threshold))
+                list_item(b, v, map[v], capacity, count, item_map, item_voxel, item_value);
+    }
+}
+
+// Within rounding of a whole number of steps; up, down: steps in a unit of the map and of its negative, 0 for none.
+KERNEL maps_list_steps(const float* maps, int first_map, int n_maps, int64 n_voxels, float up, float down,
+                       int capacity, int* count, int* item_map, int* item_voxel, float* item_value) {
+    for (int b = first_map + blockIdx.y; b < n_maps; b += gridDim.y) {
+        const float* map = maps + b * n_voxels;
+        for (int64 v = grid_thread(); v < n_voxels; v += grid_threads()) {
+            const float per_step = map[v] < 0.0f ? down : up, height = fabsf(map[v]) * per_step;
+            const float nearest = rintf(height);
+            if (nearest >= 1.0f && fabsf(height - nearest) <= STEP_TIE * (height + per_step))
+                list_item(b, v, map[v], capacity, count, item_map, item_voxel, item_value);
+        }
     }
 }
 

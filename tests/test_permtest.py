@@ -277,6 +277,90 @@ def test_a_shuffle_that_ties_by_its_data_ties_in_every_statistic():
             assert maxima[swapped] == maxima[0], kind
 
 
+@pytest.mark.parametrize(("kind", "threshold"), [("F", 1.0), ("t", 1.0), ("t", 2.0)])
+def test_clusters_of_integers_tie_as_rational_numbers_do(kind, threshold):
+    """Isolated voxels: extent, mass and TFCE are functions of one t, which can lie on a threshold or a step."""
+    rng = np.random.default_rng(5)
+    labels = np.repeat([1, 0], 4)
+    M = np.c_[labels, 1 - labels].astype(float)
+    C = np.array([[1.0, -1]])
+    shuffler = Shuffler(M @ C.T, Permutations(0))
+    grid = Grid((np.arange(7) % 2 == 0).reshape(7, 1, 1))
+    given = labels[shuffler.shuffles(0, 70)].tolist()
+    share = between_over_total if kind == "F" else signed_share
+    # t squared, or F: 6 x / (1 - x) of the share x of the sum of squares.
+    lowest = Fraction(threshold if kind == "F" else threshold**2)
+    bound, on_the_edge = lowest / (6 + lowest), 0
+    for _ in range(60):
+        Y = rng.integers(0, 3, (8, 4))
+        maps = [[share(Y[:, v].tolist(), one) for v in range(4)] for one in given]
+        if not np.ptp(Y, axis=0).all() or max(map(max, maps)) == 1:  # an infinite t
+            continue
+        on_the_edge += sum(x == bound for one in maps for x in one)
+        model = Glm(Y.astype(np.float32), partition(M, C, is_f=kind == "F"), shuffler.invariant)
+        wanted = Statistics(tfce=Tfce(), extent=threshold, mass=threshold, uncorrected=True)
+        done = run(PermutationTest(model, grid, shuffler, wanted), threads=1)
+        worth = {
+            "clustere": [[x >= bound for x in one] for one in maps],
+            "clusterm": [[x if x >= bound else 0 for x in one] for one in maps],
+        }
+        for name, values in worth.items():
+            observed = np.maximum(done.observed.observed[name][0], 0)
+            p = corrected(done.tally.maxima[name][0], done.observed.least_tie(name, observed))
+            null = [max(one) for one in values]
+            assert np.rint(p * 70).tolist() == [sum(m < x for m in null) for x in values[0]]
+            below = [sum(one[v] < values[0][v] for one in values) for v in range(4)]
+            assert done.tally.below[name][0].tolist() == below
+        # Equal t have equal TFCE, however it is cut into steps.
+        maxima = done.tally.maxima["tfce"][0]
+        largest = [max(one) for one in maps]
+        for x in {x for x in largest if x > 0}:
+            assert len({maxima[i] for i in range(70) if largest[i] == x}) == 1
+    assert threshold != 1 or on_the_edge > 50
+
+
+def test_a_map_without_the_sign_has_nothing():
+    """Whole maps of clusters and TFCE are signed; where a shuffle has one sign only, the other's maximum is 0."""
+    rng = np.random.default_rng(0)
+    Y = (rng.normal(size=(16, 1)) + 0.2 * rng.normal(size=(16, 27)) + 1).astype(np.float32)
+    group = np.arange(16) < 8
+    M, C = np.c_[group, ~group].astype(float), np.array([[-1.0, 0]])
+    shuffler = Shuffler(M @ C.T, Permutations(80))
+    grid = Grid(np.ones((3, 3, 3), bool))
+    model = Glm(Y, partition(M, C), shuffler.invariant)
+    found = {}
+    for uncorrected, two_pass in ((False, False), (True, False), (False, True)):
+        wanted = Statistics(tfce=Tfce(), extent=1.0, mass=1.0, uncorrected=uncorrected, two_pass=two_pass)
+        done = run(PermutationTest(model, grid, shuffler, wanted, signs=2), threads=1)
+        assert (done.observed.statistic < 0).all()
+        for name in ("clustere", "clusterm", "tfce"):
+            maxima = done.tally.maxima[name]
+            assert maxima.min() == 0
+            np.testing.assert_array_equal(maxima, found.setdefault(name, maxima))
+            assert corrected(maxima[0], np.maximum(done.observed.observed[name][0], 0)).max() == 0
+    for maxima in done.second_tally.maxima.values():
+        assert maxima.min() == 0
+
+
+def test_largest_values_below_zero_tie():
+    """Voxels whose t are all negative: p is a rational number there too."""
+    labels = np.repeat([1, 0], 4)
+    M, C = np.c_[labels, 1 - labels].astype(float), np.array([[1.0, -1]])
+    shuffler = Shuffler(M @ C.T, Permutations(0))
+    given = labels[shuffler.shuffles(0, 70)].tolist()
+    n_tests = 0
+    for seed in range(400):
+        Y = np.random.default_rng(seed).integers(0, 3, (8, 3))
+        if np.ptp(Y, axis=0).all() and (Y[:4].sum(axis=0) < Y[4:].sum(axis=0)).all():
+            n_tests += 1
+            model = Glm(Y.astype(np.float32), partition(M, C), shuffler.invariant)
+            done = run(PermutationTest(model, Grid(np.ones((3, 1, 1), bool)), shuffler, Statistics()), threads=1)
+            maps = [[signed_share(Y[:, v].tolist(), one) for v in range(3)] for one in given]
+            p = corrected(done.tally.maxima["vox"][0], done.observed.observed["vox"][0])
+            assert np.rint(p * 70).tolist() == [sum(max(one) < x for one in maps) for x in maps[0]]
+    assert n_tests > 10
+
+
 def test_two_pass_scheme():
     test, Y, M, C = make(4, tfce=Tfce(), extent=1.2, voxel=False, two_pass=True)
     maps = oracle.statistic_maps(Y, M, C, test.shuffler.shuffles(0, 60) + 1)
