@@ -49,6 +49,7 @@ from gpuvox.distributed import (
     DaskWorkers,
     Images,
     absolute,
+    check_client,
     check_installed,
     find_crew,
     open_client,
@@ -962,7 +963,7 @@ def randomise(
     >>> result = gpuvox.randomise("maps.nii.gz", "design.mat", "design.con", mask="gm.nii.gz", tfce=True)
     >>> result.image("tfce_corrp_tstat1")
     """
-    scratch = settings["scratch"] = os.fspath(settings.get("scratch") or "")
+    settings["scratch"] = scratch = check_folder(settings.get("scratch") or "")
     values, grid, header = files.as_cohort(data, mask, scratch)
     one_sample = design is None
     M = np.ones((values.shape[0], 1)) if design is None else _matrix(design)
@@ -1008,6 +1009,7 @@ def _workers_of(client: Any, device: Any, data: Any, voxelwise: Mapping[int, Any
     """Workers that may read the images themselves, where all of them are files."""
     if not isinstance(device, str):
         raise TypeError("with a client, device is a name that each worker understands: auto, cpu, cuda or cuda:i")
+    check_client(client)
     images = None
     given: dict[int | None, Any] = {None: data} | dict(voxelwise)
     if all(isinstance(name, str | os.PathLike) for name in given.values()):

@@ -244,12 +244,11 @@ def read(path: str | os.PathLike[str]) -> Tallies:
     FileError
         It cannot be read; it is no such file, or of another format; it is damaged: cut short, or edited.
     """
+    _check_kind(Path(path))
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise FileError(f"{os.fspath(path)} cannot be read: {error.strerror}") from error
-    if not content.startswith(MAGIC):
-        raise FileError(f"{os.fspath(path)} is not a file of tallies, as --checkpoint and --shard write it")
     first, _, digest = content[:200].partition(b"\n")
     if first != MAGIC + b"%d" % FORMAT:
         number = first[len(MAGIC) :][:20].decode(errors="replace")
@@ -263,6 +262,23 @@ def read(path: str | os.PathLike[str]) -> Tallies:
         return _parsed(line, body[len(line) + 1 :])
     except NONSENSE as error:
         raise FileError(f"{os.fspath(path)} has no content that makes sense: {error}") from error
+
+
+class NoTallies(FileError):
+    """What is there is something else, which is not to be touched."""
+
+
+def _check_kind(path: Path) -> None:
+    """Raise `NoTallies` for other files, which may be large, and for devices and pipes, which may have no end."""
+    try:
+        if path.exists() and not path.is_file():
+            raise NoTallies(f"{path} is a {'folder' if path.is_dir() else 'device or a pipe'}; a file expected")
+        with path.open("rb") as file:
+            begins = file.read(len(MAGIC)) == MAGIC
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}") from error
+    if not begins:
+        raise NoTallies(f"{path} is not a file of tallies, as --checkpoint and --shard write it")
 
 
 def read_to_resume(path: str | os.PathLike[str]) -> Tallies:
@@ -398,6 +414,8 @@ class Checkpoint:
         self.has_warned = False
         if self.path.suffix.lower() in NOT_TALLIES:
             raise FileError(f"{self.path} is the name of another kind of file; a checkpoint is best called .tally")
+        if self.path.exists():
+            _check_kind(self.path)  # before a lock stands beside it
         self.lock = _lock(self.path, warn)
         try:
             self.tallies = self._resumed(about) if resume else self._fresh(about)
@@ -439,6 +457,8 @@ class Checkpoint:
         if self.path.exists():
             try:
                 done = read(self.path).n_done
+            except NoTallies:
+                raise
             except FileError as error:
                 raise FileError(f"{error}; remove it to start the run from the beginning") from None
             if done:

@@ -29,6 +29,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
 from threading import Lock, Timer, current_thread, main_thread
 from typing import Any
@@ -43,7 +44,7 @@ from gpuvox.device import Device, DeviceError
 from gpuvox.files import FileError, hash_file, read_cohort, read_tiles
 from gpuvox.grid import Grid
 from gpuvox.permtest import BlockResult, ObservedTest, Tally
-from gpuvox.scratch import Data, block
+from gpuvox.scratch import Data, ScratchError, block
 
 PER_THREAD = 8
 """Ranges for each thread, or each GPU, about, so that all end at nearly the same time and who joins late finds work."""
@@ -288,6 +289,8 @@ def _read(images: Images, grid: Grid, scratch: str) -> _Arrays:
         read: Any = partial(read_tiles, folder=scratch) if scratch else read_cohort
         evs = {column: read(names, grid) for column, names in images.evs.items()}
         return _Arrays(read(images.data, grid), evs)
+    except ScratchError as error:
+        raise ClusterError(f"on the worker's machine, {os.uname().nodename}, {error}") from None
     except (FileError, OSError) as error:
         raise UnreadableData(str(error)) from None
 
@@ -390,8 +393,13 @@ class DaskWorkers:
     device: str = "auto"
     images: Images | None = None
     warn: Say = logging.getLogger(__name__).warning
+    _address: str = field(default="its address", init=False)
     _hands: dict[str, _Hand] = field(default_factory=dict, init=False)
     _held: tuple[Any, _Arrays] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if self.client.scheduler is not None:
+            self._address = self.client.scheduler.address
 
     @property
     def description(self) -> str:
@@ -421,6 +429,7 @@ class DaskWorkers:
             done = tally.n_done
             reason = (yield from self._attempt(job, arrays, observed, tally)) or reason
             in_vain = 0 if tally.n_done > done else in_vain + 1
+            time.sleep(PAUSE * in_vain)  # workers that were lost may be starting again
             if in_vain == ATTEMPTS:
                 raise ClusterError(
                     f"the workers were lost {ATTEMPTS} times before any of them had finished a range of shuffles "
@@ -499,8 +508,11 @@ class DaskWorkers:
     # -- what workers are given ----------------------------------------------------------------------------------
 
     def _sent(self, thing: Any) -> Any:
-        """A future of something that every worker has."""
-        return self.client.scatter(thing, broadcast=True, hash=False)
+        """A future of something that every worker has; `OSError` if there is none that takes it."""
+        try:
+            return self.client.scatter(thing, broadcast=True, hash=False)
+        except ValueError as error:  # all are paused, or have just gone
+            raise OSError(f"no worker takes the data: {error}") from None
 
     def _source(self, arrays: _Arrays) -> Any:
         """A future of the data, sent once for all tests of an analysis."""
@@ -518,10 +530,16 @@ class DaskWorkers:
 
     def _gather_hands(self, device: str) -> dict[str, _Hand]:
         """Every worker there is; waits for the first."""
-        is_told, hands = False, dict[str, _Hand]()
+        is_told, in_vain, hands = False, 0, dict[str, _Hand]()
         while not hands:
             if self._n_workers():
                 hands = self._introduced(device)
+                in_vain += not hands
+                if in_vain == ATTEMPTS:
+                    raise ClusterError(
+                        f"the workers at {self._address} were lost {ATTEMPTS} times before any of them answered; do "
+                        "they have enough memory?"
+                    )
                 continue
             if not is_told and self.client.status == "running":
                 self.warn(f"there are no workers at {self._address}; waiting for some")
@@ -539,11 +557,6 @@ class DaskWorkers:
             if self.client.status == "closed":
                 raise ClusterError(f"the connection to the Dask scheduler at {self._address} is lost") from None
             return 0
-
-    @property
-    def _address(self) -> str:
-        scheduler = self.client.scheduler
-        return scheduler.address if scheduler is not None else "its address"
 
     def _introduced(self, device: str) -> dict[str, _Hand]:
         """Workers that answer, with what they say; `ClusterError` if one cannot be used."""
@@ -617,6 +630,17 @@ def check_installed() -> None:
         raise ClusterError("Dask is not installed; install gpuvox[cluster]")
 
 
+def check_client(client: Any) -> None:
+    """Make sure that it is a Dask client that waits for its results (`TypeError`)."""
+    check_installed()
+    from distributed import Client
+
+    if not isinstance(client, Client):
+        raise TypeError(f"client is a {type(client).__name__}; a dask.distributed.Client is expected")
+    if client.asynchronous:
+        raise TypeError("the Dask client is asynchronous; use gpuvox.randomise in a thread: asyncio.to_thread")
+
+
 @dataclass(frozen=True)
 class Crew:
     """Workers of a cluster: processes, and their threads in all."""
@@ -657,15 +681,18 @@ def open_client(cluster: Cluster) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     # Dask logs tracebacks where a worker dies; what matters to the user is said by us.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in ("distributed", *logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     if cluster.file:
         _check_scheduler_file(cluster.file)
     where = cluster.address or cluster.file
+    came: list[int] = []
     try:
         if cluster.n_workers:
             # No copy of the data is dropped to be sent again for the next test.
             keep = dask.config.set({"distributed.scheduler.active-memory-manager.start": False})
-            with keep, _interrupts_ignored():
+            with keep, _interrupts_later() as came:
                 local = LocalCluster(
                     n_workers=cluster.n_workers, threads_per_worker=max(1, cluster.threads // cluster.n_workers),
                     host="127.0.0.1", dashboard_address="127.0.0.1:0", memory_limit=0,
@@ -681,6 +708,8 @@ def open_client(cluster: Cluster) -> Iterator[Any]:
             f"no Dask scheduler answers at {where or 'this machine'}: {_first_line(error)}"
         ) from None
     try:
+        if came:
+            raise KeyboardInterrupt
         yield client
     finally:
         with suppress(Exception):
@@ -702,15 +731,23 @@ def _check_scheduler_file(path: str) -> None:
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Processes started here leave Ctrl-C to this one, which stops them in good order."""
-    if current_thread() is not main_thread():
-        yield
+def _interrupts_later() -> Iterator[list[int]]:
+    """Ctrl-C waits, and is in the list afterwards.
+
+    Processes that are started here have the signal blocked for good, and leave it to this one, which stops them in
+    good order.
+    """
+    came: list[int] = []
+    if current_thread() is not main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield came
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # it would unblock the signal when it is first needed
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        yield
+        yield came
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         signal.signal(signal.SIGINT, before)
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from threadpoolctl import threadpool_limits
 
+from gpuvox import leaving
 from gpuvox.device import DeviceError, OutOfDeviceMemory
 from gpuvox.permtest import BlockResult, LevelOverflow, Maps, ObservedTest, PermutationTest, Tally
 
@@ -184,6 +185,7 @@ def fold(
         tally.add(result)
         if keeper:
             keeper.added()
+        leaving.check()
         if progress:
             progress(tally.n_done)
 

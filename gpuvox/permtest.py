@@ -499,10 +499,15 @@ class ObservedTest:
         return values
 
     def least_tie(self, kind: str, values: NDArray) -> NDArray:
-        """The smallest values that count as equal to these: sums of a float32 statistic carry its rounding."""
+        """The smallest values that count as equal to these, where they carry the rounding of float32.
+
+        Sums of the statistic do, and the statistic itself where none of it can be had in float64.
+        """
         tfce = self.test.statistics.tfce
-        is_sum = kind == "clusterm" or (kind == "tfce" and tfce is not None and tfce.exact)
-        return values * (1 - SUM_TIE) if is_sum else values
+        rounded = {"clusterm"} | ({"tfce"} if tfce is not None and tfce.exact else set())
+        if not self.test.model.has_exact:
+            rounded.add("vox")
+        return values * (1 - SUM_TIE) if kind in rounded else values
 
     @cached_property
     def _least_ties(self) -> Maps:

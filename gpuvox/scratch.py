@@ -236,11 +236,13 @@ def count_constant(data: Data) -> int:
     return count
 
 
-def check_folder(folder: str) -> None:
-    """Make sure that scratch files can be made in a folder (`ScratchError`)."""
+def check_folder(folder: str | os.PathLike[str]) -> str:
+    """The absolute name of a folder in which scratch files can be made (`ScratchError`); an empty one stays empty."""
     if folder and not os.path.isdir(folder):
         raise ScratchError(
             f"the scratch folder {folder} {'is a file' if os.path.exists(folder) else 'does not exist'}"
         )
-    if folder:
-        Tiles(1, 1, folder)
+    if not folder:
+        return ""
+    Tiles(1, 1, os.path.abspath(folder))
+    return os.path.abspath(folder)

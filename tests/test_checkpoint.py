@@ -18,6 +18,7 @@ import resource
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +187,33 @@ def test_a_signal_keeps_what_is_done(number, status, work, monkeypatch, capfd):
     assert run(line, "-o", "out", "--checkpoint", "c.tally", "--resume") == 0
     assert outputs(work) == truth
     assert not list(work.glob("c.tally*"))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_signal_that_python_drops_ends_the_run_too(number, status, work, monkeypatch, capfd):
+    """An exception within a destructor goes no further."""
+    monkeypatch.setattr(checkpoint, "INTERVAL", 1e9)
+    plain = Tally.add
+
+    class Kills:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)  # the handler runs here
+
+    def add(self, result):
+        plain(self, result)
+        if self.n_done > 10 and not (work / "sent").exists():
+            (work / "sent").touch()
+            Kills()
+
+    monkeypatch.setattr(Tally, "add", add)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pytest.PytestUnraisableExceptionWarning)
+        process = child(run, CASES["pairs, F, counts"], "-o", "out", "--checkpoint", "c.tally", "--threads", "1")
+        process.join()
+    assert process.exitcode == status
+    assert "kept in c.tally; --resume goes on" in capfd.readouterr().err
+    assert 0 < read("c.tally").n_done < 300
 
 
 def test_a_signal_amid_an_addition_keeps_what_was_written_before(work, monkeypatch):
@@ -704,6 +732,43 @@ def shards(line: str, n: int, *extra: str) -> list[str]:
     for i in range(1, n + 1):
         assert run(line, "-o", "out", "--shard", f"{i}/{n}", *extra) == 0
     return [f"out_shard{i}of{n}.tally" for i in range(1, n + 1)]
+
+
+def test_shards_merge_without_their_scratch_folder(work):
+    """It was on another machine, as those of a queue are."""
+    line = CASES["pairs, F, counts"]
+    truth = expected(work, line)
+    names = []
+    for i in (1, 2):
+        folder = work / f"node{i}"
+        folder.mkdir()
+        assert run(line, "-o", "out", "--shard", f"{i}/2", "--scratch", f"node{i}") == 0
+        folder.rmdir()
+        names.append(f"out_shard{i}of2.tally")
+    assert main(["merge", "--quiet", *names, "--scratch", "nowhere"]) == 2
+    assert main(["merge", "--quiet", *names]) == 0
+    assert outputs(work) == truth
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "table", "endless"])
+def test_what_is_no_checkpoint_is_left_alone(kind, work, capsys):
+    """It is neither read to its end nor to be removed."""
+    path = {"table": "design.mat", "endless": "/dev/zero"}.get(kind, "c.tally")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        os.mkdir(path)
+    elif kind == "table":
+        Path("c.tally").write_bytes(Path(path).read_bytes())
+        path = "c.tally"
+    for extra in ([], ["--resume"]):
+        assert run(CASES["pairs, F, counts"], "-o", "out", "--checkpoint", path, *extra) == 2
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        assert "remove" not in message
+    assert main(["merge", path]) == 2
+    assert Path(path).exists()
+    assert not Path(f"{path}.lock").exists()
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case != "two passes"])

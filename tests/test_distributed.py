@@ -6,6 +6,7 @@ that it can be told who took part and what was run again.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import re
@@ -468,6 +469,26 @@ def test_a_signal_ends_the_command_and_its_workers(study, number, status):
     until(lambda: not group_lives(process.pid))
 
 
+def test_ctrl_c_while_the_workers_start(study):
+    """It ends the command as soon as they are there."""
+    line = [*BASE.split(), "-T", "--workers", "2", "--checkpoint", "run.tally"]
+    line[line.index("-n") + 1] = "2000000"
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from gpuvox import distributed; plain = distributed._interrupts_later\n"
+         "def told():\n    open('starting', 'w').close()\n    return plain()\n"
+         "distributed._interrupts_later = told\n"
+         "from gpuvox.cli import main_randomise; sys.exit(main_randomise(sys.argv[1:]))", *line],
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    until(lambda: os.path.exists("starting"))
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    message = process.communicate(timeout=20)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in message
+    until(lambda: not group_lives(process.pid))
+
+
 def group_lives(number: int) -> bool:
     try:
         os.killpg(number, 0)
@@ -655,3 +676,53 @@ def test_a_file_that_no_scheduler_wrote(study, capsys, content):
     Path("scheduler.json").write_text(content)
     assert main_randomise([*BASE.split(), "-x", "--scheduler-file", "scheduler.json"]) == 2
     assert "is no file that a Dask scheduler wrote" in capsys.readouterr().err
+
+
+def test_workers_that_never_answer(slow_farm, client, monkeypatch):
+    """As those whose memory is too small for a start."""
+    monkeypatch.setattr(distributed, "PAUSE", 0.01)
+    workers = DaskWorkers(client)
+    monkeypatch.setattr(workers, "_introduced", lambda device: {})
+    with pytest.raises(distributed.ClusterError, match="lost 5 times before any of them answered"):
+        workers._gather_hands("cpu")
+
+
+def test_workers_that_take_no_data_for_a_while(client, monkeypatch, truth):
+    """As those that Dask paused, or that have just gone."""
+    monkeypatch.setattr(distributed, "PAUSE", 0.01)
+    plain, calls = client.scatter, itertools.count(1)
+
+    def scatter(*arguments, **options):
+        if next(calls) <= 2:
+            raise ValueError("Can not use replicate to delete data")
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(client, "scatter", scatter)
+    same(gpuvox.randomise(**cohort(), client=client), truth)
+    assert next(calls) > 4
+
+
+@pytest.mark.parametrize("given", ["tcp://127.0.0.1:1", 3])
+def test_what_is_no_client(given):
+    with pytest.raises(TypeError, match=r"a dask\.distributed\.Client is expected"):
+        gpuvox.randomise(**cohort(), client=given)
+
+
+def test_an_asynchronous_client():
+    async def ask() -> None:
+        async with dask_distributed.Client(asynchronous=True, processes=False, dashboard_address=None) as client:
+            gpuvox.randomise(**cohort(), client=client)
+
+    with pytest.raises(TypeError, match="asynchronous"):
+        asyncio.run(ask())
+
+
+def test_a_relative_scratch_folder_is_the_same_for_workers(study, farm):
+    os.mkdir("scratch")
+    line = CASES["pairs, F, counts"].split()
+    assert main_randomise(line) == 0
+    expected = outputs(study)
+    assert main_randomise([*line, "--scheduler-file", str(farm.file), "--scratch", "scratch"]) == 0
+    assert outputs(study) == expected
+    with pytest.raises(ValueError, match="scratch folder nowhere does not exist"):
+        gpuvox.randomise(**cohort(), scratch="nowhere")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from gpuvox import __version__
+from gpuvox.leaving import heeded_signals
 
 COMMANDS = (
     "randomise", "merge", "design", "longitudinal", "info",
@@ -66,11 +65,9 @@ def main_randomise(argv: Sequence[str] | None = None) -> int:
 
 def guarded(command: str, work: Callable[[], int]) -> int:
     """Run a command; what is wrong with its input becomes one sentence on stderr and exit status 2."""
-    if threading.current_thread() is threading.main_thread():
-        # A scheduler's signal: leave as by an exception, so that files that are not complete are removed.
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        return work()
+        with heeded_signals():
+            return work()
     except ValueError as error:
         sys.stderr.write(f"gpuvox {command}: {error}\n")
         return 2

@@ -33,6 +33,7 @@ def build_parser() -> Parser:
     parser.add_argument("--out", metavar="ROOT", default="", help="output root (that of the shards)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (auto)")
     parser.add_argument("--threads", type=at_least_one, metavar="N", help="threads (all processors)")
+    parser.add_argument("--scratch", metavar="DIR", default="", help="data in a file here, not in memory")
     parser.add_argument("--quiet", action="store_true", help="print errors and warnings only")
     return parser
 
@@ -71,6 +72,7 @@ def _command(merged: Any, options: argparse.Namespace) -> Any:
     theirs.seed, theirs.device, theirs.threads = merged.seed, options.device, options.threads
     theirs.checkpoint, theirs.resume, theirs.shard = "", False, None
     theirs.workers, theirs.scheduler, theirs.scheduler_file = 0, "", ""
+    theirs.scratch = options.scratch  # theirs may be of another machine
     check(theirs)
     if options.out:
         theirs.root = options.out

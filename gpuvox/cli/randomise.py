@@ -303,7 +303,7 @@ def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
         first_test=options.skipTo,
         variance_mm=options.variance,
         threads=options.threads,
-        scratch=options.scratch,
+        scratch=os.path.abspath(options.scratch) if options.scratch else "",  # workers have folders of their own
     )
     wanted = app.Wanted(
         options.raw, options.nulls, options.permutation_files, options.glm_output, options.film, options.uncorrp
