@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -685,6 +686,65 @@ def test_one_model_and_one_variable_are_called_so(p, how):
     assert said.startswith(f"The one variable {'differs' if how == 'explains' else 'does not differ'} between")
 
 
+# -- null distributions ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(study, monkeypatch):
+    """Draws a null distribution: the figure as laid out, what is said of it, and its caption."""
+    contents, folder, _ = study
+    test = read_tests(Contents(contents, folder), read_scene(Contents(contents, folder)))[0]
+
+    def draw(null: np.ndarray, critical: float, observed: float) -> tuple[Any, str, str]:
+        values = dict(test.contents.values) | {"critical": critical, "observed_maximum": observed}
+        changed = replace(test, contents=replace(test.contents, values=values))
+        figure, alt, caption = figures.null_distribution(changed, null, 0.05)
+        figure.draw_without_rendering()
+        return figure, alt, caption
+
+    monkeypatch.setattr(figures, "_svg", lambda *parts: parts)
+    return draw
+
+
+def test_tick_labels_of_null_distributions_do_not_overlap(drawn):
+    null = np.random.default_rng(0).gamma(2, 4e4, 1000)
+    figure, *_ = drawn(null, 2e5, null[0])
+    ax = figure.axes[0]
+    low, high = ax.get_xlim()
+    boxes = [t.label1.get_window_extent() for t in ax.xaxis.get_major_ticks() if low <= t.get_loc() <= high]
+    assert len(boxes) >= 3
+    assert all(a.x1 + 3 < b.x0 for a, b in pairwise(boxes))
+
+
+@pytest.mark.parametrize("critical", [60.0, 450.0, 900.0])
+def test_nothing_is_written_over_the_bars_of_null_distributions(drawn, critical):
+    null = np.random.default_rng(0).uniform(0, 1000, 2000)
+    figure, *_ = drawn(null, critical, null[0])
+    (legend,), ax = figure.legends, figure.axes[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["5 % critical value", "observed"]
+    assert legend.get_window_extent().y0 >= ax.get_window_extent().y1
+    assert not ax.texts
+
+
+def test_an_observed_maximum_far_beyond_does_not_squeeze_the_null(drawn):
+    null = np.append(125000.0, np.random.default_rng(0).gamma(2, 100, 999))
+    figure, alt, caption = drawn(null, 474.0, 125000.0)
+    ax = figure.axes[0]
+    heights = [bar.get_height() for bar in ax.patches]
+    assert sum(heights) == 1000 - (null > ax.get_xlim()[1]).sum()
+    assert sum(h > 0 for h in heights) > 20
+    beyond = int(sum(null > figures.histogram_range(null, 474.0, 125000.0)[1]))
+    assert 1 <= beyond <= 5
+    assert caption.endswith(f"; beyond the axis: {beyond} of 1000 permutations and the observed maximum")
+    assert "observed maximum 1.25e+05" in alt
+    assert [text.get_text() for text in figure.legends[0].get_texts()][1] == "observed: 125000"
+    near = np.append(1200.0, null[1:])
+    assert figures.histogram_range(near, 474.0, 1200.0) == (near.min(), 1200.0)
+    assert "beyond" not in drawn(near, 474.0, 1200.0)[2]
+    assert figures.histogram_range(np.full(5, 3.0), 3.0, 3.0) == (3.0, 3.0)
+    assert "1 permutations" in drawn(np.full(1, 3.0), 3.0, 3.0)[1]
+
+
 # -- maps -----------------------------------------------------------------------------------------------------------
 
 
@@ -745,6 +805,28 @@ def test_slices_show_the_finding_where_it_is(study, page, axis):
     assert np.sign(columns.mean() - width / 2) == side
     assert rows.mean() < height / 2
     assert up in (1, 2)
+
+
+def test_the_outline_is_white_as_the_page_shows_it(page):
+    """In a page of about 1000 pixels a slice is drawn at less than half its size."""
+    pytest.importorskip("PIL")
+    from PIL import Image
+
+    shown = []
+    for uri in [i["src"] for i in page.of("img") if "png" in i["src"][:20]][:6]:
+        picture = Image.open(BytesIO(decoded(uri))).convert("L")
+        middle = picture.crop([round(s * f) for f in (0.1, 0.9) for s in picture.size])
+        small = np.asarray(middle.resize([round(0.44 * s) for s in middle.size], Image.Resampling.BOX))
+        shown.append(int((small > 235).sum()))
+    assert min(shown[:3]) > 100  # what survives is outlined
+    assert max(shown[3:]) < 20  # there is nothing to outline; marks of the place, some voxels
+
+
+@pytest.mark.parametrize("voxel", [3.6, 7.2, 30.0])
+def test_the_outline_leaves_voxels_to_be_seen(voxel):
+    """Pixels of a voxel: of whole brains of 1 and 2 mm, and of large voxels."""
+    pixels = figures._outline_width(voxel) * 200 / 72
+    assert 2 <= pixels < 0.6 * voxel
 
 
 @pytest.mark.parametrize(
