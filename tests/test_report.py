@@ -10,8 +10,10 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,9 @@ from gpuvox.cli import report as command
 from gpuvox.cli.main import guarded
 from gpuvox.files import FileError
 from gpuvox.grid import Grid
-from gpuvox.study import clusters
+from gpuvox.study import clusters, phantom, record
+from gpuvox.study.config import read_config
+from gpuvox.study.pipeline import Pipeline
 from gpuvox.study.report import build, figures, findings, headlines, methods, tables, viewer
 from gpuvox.study.report.contents import Contents
 from gpuvox.study.report.volumes import Turn, read_scene, read_tests
@@ -431,7 +435,10 @@ def test_findings_are_sentences_with_the_numbers_of_the_files(study, page):
         "One of two variables differs between the groups with corrected p < .05. Higher in A: iron of nucleus."
         in said
     )
-    assert "with corrected p < .05, in one of one model: iron, cluster 1 (ΔR² .101)." in said
+    assert (
+        "The last block of the one model explains more of EDSS with corrected p < .05: iron, cluster 1 (ΔR² .101)."
+        in said
+    )
 
 
 def test_headlines_are_the_findings(study):
@@ -495,6 +502,249 @@ def test_methods_cite_what_was_used(page):
     assert re.sub(r"<[^>]+>", "", marks[0]) == "a1, b2, c1 &lt;d&gt; [@nobody]"
 
 
+def recorded(folder: Path, tables: dict[str, dict[str, Any]], **keys: str) -> list[dict[str, Any]]:
+    """Entries of study.json, each with its JSON file; `keys` are those of all."""
+    found = []
+    for title, about in tables.items():
+        files.write_json(folder / f"{title}.json", about)
+        found.append({"title": title, "json": f"{title}.json", **keys})
+    return found
+
+
+def told(folder: Path, **keys: Any) -> str:
+    """The methods of a study of which only this is known, as one text."""
+    contents = Contents({"title": "t", "cohort": {}, **keys}, folder)
+    return re.sub(r" \[@\w+\]", "", " ".join(methods.paragraphs(contents, [])))
+
+
+def test_methods_say_of_each_group_table_what_differs(study):
+    folder = study[1]
+    one = {
+        "ancova": {"covariates": ["age", "sex", "site"], "correction": "bonferroni", "log": [], "transforms": {}}
+    }
+    two = {"ancova": {"covariates": ["smoker", "headsize"], "correction": "none", "log": ["bv"],
+                      "transforms": {"bv": "log(x)", "lesion_load": "log(x + 0.0512)"}}}  # fmt: skip
+    text = told(folder, groups=recorded(folder, {"One": one, "Two": two}, table="groups.tsv"))
+    assert (
+        "In “One”, the covariates were age, sex and site. In “Two”, the covariates were smoker and headsize."
+        in text
+    )
+    assert "In “One”, within each family, p was corrected for the family-wise error (Bonferroni)." in text
+    assert "In “Two”, no p was corrected for the number of tests." in text
+    assert "In “Two”, logarithms were analysed: log(bv) and log(lesion load + 0.0512)." in text
+    assert text.count("logarithms") == text.count("Bonferroni") == 1
+    text = told(folder, groups=recorded(folder, {"One": one, "Two": one}, table="groups.tsv"))
+    assert "One" not in text
+    assert (
+        " The covariates were age, sex and site. Within each family, p was corrected for the family-wise" in text
+    )
+    about = one | {"subset": "`my group` == 'A'"}
+    text = told(folder, groups=recorded(folder, {"One": one, "Two": one, "Three": about}, table="groups.tsv"))
+    assert " In “Three”, only participants with my group == 'A' were analysed." in text
+
+
+def test_methods_say_of_each_model_what_differs(study):
+    folder = study[1]
+
+    def about(correction: str, resamples: int, **options: Any) -> dict[str, Any]:
+        boot = {"resamples": resamples} if resamples else None
+        return {"options": options, "bootstrap": boot, "correction": {"method": correction}}
+
+    nothing = {"note": "Gone: nothing to model, for no cluster survived that it is about"}
+    models = {"One": about("bonferroni", 100, log=["lesion_load"]), "Two": about("fdr_bh", 300), "Gone": nothing}
+    text = told(folder, models=recorded(folder, models, kind="regression"))
+    assert "In “One”, the natural logarithm of lesion load was taken." in text
+    assert "In “One”, over the models, p of the last block was corrected for the family-wise error" in text
+    assert "In “Two”, over the models, p of the last block was corrected for the false discovery rate" in text
+    for title, count in (("One", 100), ("Two", 300)):
+        assert re.search(
+            rf"In “{title}”, bootstrap intervals, [^.]* from {count} resamples of participants\.", text
+        )
+    assert "Gone" not in text
+    models = {
+        "One": about("none", 0, method="spearman", given=["age"]),
+        "Two": about("none", 50, method="pearson"),
+    }
+    text = told(folder, models=recorded(folder, models, kind="correlation"))
+    assert "In “One”, partial Spearman rank correlations given age were computed." in text
+    assert "In “Two”, simple Pearson correlations were computed." in text
+    assert " No p was corrected for the number of tests." in text
+    assert "In “Two”, bootstrap" in text
+    assert "In “One”, bootstrap" not in text
+    assert "regression" not in told(folder, models=recorded(folder, {"Gone": nothing}, kind="regression"))
+
+
+def test_methods_say_how_regions_were_measured(tmp_path):
+    head = "participant_id\tstructure\tside\tmap\tmean\n"
+    (tmp_path / "rois.tsv").write_text(head + "".join(f"s1\tputamen\tleft\t{m}\t1\n" for m in ("iron", "fa")))
+    how = {"labels": "native_labels", "labels_of": "participant", "erosion": 2, "lesions": "lesion_mask",
+           "head_size": "vscaling", "merge": {"thalamus": "thalamus_*"}}  # fmt: skip
+    text = told(tmp_path, rois="rois.tsv", regions=how)
+    assert "Regions are those of each participant’s own labels (native_labels)." in text
+    assert (
+        "Mean, median and SD of fa and iron were measured in every region and participant, without the two outermost "
+        "layers of its voxels and voxels in lesions (lesion_mask). Volume is the number of voxels of the whole region, "
+        "times the volume of a voxel; normalised volume is volume times the participant’s factor of head size "
+        "(vscaling)."
+    ) in text
+    assert "Thalamus is made of all that fits thalamus_*." in text
+    assert "Iron mass is" in text
+    assert "yelin" not in text  # not measured
+    text = told(tmp_path, rois="rois.tsv", regions={"labels": "l.nii", "labels_of": "everyone", "jacobian": "jac"})
+    assert "Regions are those of one image of labels for everyone (l.nii)." in text
+    assert (
+        "Volume is the sum of the Jacobian determinants of the template-to-subject transformation (jac) in" in text
+    )
+    assert "without" not in text
+    text = told(tmp_path, rois="rois.tsv")  # nothing is known of how
+    assert "Volume" not in text
+
+
+def test_who_is_not_in_the_analysis_is_said(study, tmp_path):
+    contents, folder, html = study
+    light = {key: contents[key] for key in ("title", "cohort")}
+    cohort = contents["cohort"] | {"subset": "`my age` > 5", "of": {"table": "all.tsv", "rows": 39},
+                                   "left_out": {"subset": 4, "undecided": 1}}  # fmt: skip
+    said = parse(build(light | {"cohort": cohort}, folder)).said()
+    assert (
+        "They fulfil my age > 5. Of 39 in all.tsv, 5 are not in the analysis: four participants do not fulfil it and "
+        "for one participant it cannot be decided, since a value that it compares is missing." in said
+    )
+    cohort["left_out"] = {"subset": 1, "undecided": 0}
+    said = parse(build(light | {"cohort": cohort}, folder)).said()
+    assert "Of 39 in all.tsv, 1 is not in the analysis: one participant does not fulfil it." in said
+    assert "not in the analysis" not in parse(html).said()
+
+
+def test_the_record_has_who_is_left_out_and_how_regions_were_measured(tmp_path):
+    phantom.write(tmp_path, seed=0, scale="tiny")
+    people = pd.read_csv(tmp_path / "participants.tsv", sep="\t", dtype=str, keep_default_na=False)
+    old = (people["age"].astype(float) > 50).to_numpy()
+    young = np.flatnonzero(~old)
+    people.loc[young[3:6], "age"] = "n/a"
+    people.to_csv(tmp_path / "people.tsv", sep="\t", index=False)
+    text = (tmp_path / "study.toml").read_text()
+    for key, value in {"table": "people.tsv", "subset": "age <= 50", "lesions": "csf"}.items():
+        text = re.sub(rf'(?m)^{key} = "[^"]*"', f'{key} = "{value}"', text, count=1)
+    (tmp_path / "study.toml").write_text(text.replace("erosion = 0", "erosion = 1"))
+    pipeline = Pipeline(read_config(tmp_path / "study.toml"))
+    cohort = record._cohort(pipeline)
+    assert cohort["of"] == {"table": "people.tsv", "rows": len(people)}
+    assert cohort["left_out"] == {"subset": old.sum(), "undecided": 3}
+    assert sum(cohort["n"].values()) == len(people) - old.sum() - 3
+    assert record._regions(pipeline, pipeline.config.rois) == {
+        "labels": "labels.nii.gz", "labels_of": "everyone", "jacobian": "jacobian", "lesions": "csf", "erosion": 1,
+        "head_size": "", "merge": {"thalamus": "thalamus_*"},
+    }  # fmt: skip
+    native = replace(pipeline.config.rois, labels="csf")
+    assert record._regions(pipeline, native)["labels_of"] == "participant"
+
+
+@pytest.mark.parametrize("formula", ["log(x)", "log(x + 0.051234567)"])
+def test_a_variable_whose_logarithm_was_compared_is_marked(tmp_path, formula):
+    head, iron, *others = ANCOVA.splitlines()
+    lines = [f"{head}\ttransform\tadjusted_mean_A", f"{iron}\t{formula}\t6.66", *(f"{o}\tnone\t1" for o in others)]
+    (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n")
+    main, more = tables.tables_of("t", "t", tmp_path / "t.tsv")
+    shown = formula.replace("x", "nucleus, iron").replace("0.051234567", "0.0512")
+    for table in (main, more):
+        assert [row[0].html.striptags() for row in table.rows] == [shown, "nucleus, volume", "other"]
+        assert 'value="nucleus.iron"' in table.rows[0][0].html
+    assert "means and SD are of the values as they are" in main.note
+    (tmp_path / "t.tsv").write_text("\n".join([*lines[:1], *(f"{o}\tnone\t1" for o in (iron, *others))]) + "\n")
+    assert "log" not in tables.tables_of("t", "t", tmp_path / "t.tsv")[0].note
+
+
+def test_logarithms_of_models_are_marked(study):
+    contents, folder, _ = study
+    files.write_json(folder / "log.json", {"options": {"log": ["ed*", "age"]}})
+    light = {key: contents[key] for key in ("title", "cohort")}
+    page = parse(build(light | {"models": [contents["models"][0] | {"json": "log.json"}]}, folder))
+    assert [row["Predictors"]["text"] for row in body(page, "models-0-table")] == ["log(age)", "iron, cluster 1"]
+    assert "In all rows: Outcome log(EDSS); n 34." in page.said()
+    assert "explains more of log(EDSS) with corrected" in page.said()
+    assert next(i["alt"] for i in page.of("img")).startswith("Scatter plot of log(EDSS), residual against iron")
+
+
+def test_axes_of_models_of_one_block_say_that_the_mean_is_gone(study):
+    contents, folder, _ = study
+    rows = (folder / "models_data.tsv").read_text().splitlines()
+    (folder / "one_block.tsv").write_text("\n".join(row for row in rows if "\tage\t" not in row) + "\n")
+    light = {key: contents[key] for key in ("title", "cohort")}
+    page = parse(build(light | {"models": [contents["models"][0] | {"data": "one_block.tsv"}]}, folder))
+    alt = next(i["alt"] for i in page.of("img"))
+    assert alt.startswith("Scatter plot of EDSS, less its mean against iron, cluster 1, less its mean")
+
+
+@pytest.mark.parametrize(("p", "how"), [("0.2", "does not explain"), ("0.01", "explains")])
+def test_one_model_and_one_variable_are_called_so(p, how):
+    rows = [{"outcome": "edss", "block": "iron", "r2_change": "0.1", "p_corrected": p}]
+    said = findings.of_regression("t", rows, 0.05).sentence.replace("\u00a0", " ")
+    assert said.startswith(f"The last block of the one model {how} more of EDSS with corrected p < .05")
+    rows = [{"variable": "iron", "p": p, "p_corrected": p, "d": "1"}]
+    said = findings.of_group_table("t", rows, ["A", "B"], 0.05).sentence.replace("\u00a0", " ")
+    assert said.startswith(f"The one variable {'differs' if how == 'explains' else 'does not differ'} between")
+
+
+# -- null distributions ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(study, monkeypatch):
+    """Draws a null distribution: the figure as laid out, what is said of it, and its caption."""
+    contents, folder, _ = study
+    test = read_tests(Contents(contents, folder), read_scene(Contents(contents, folder)))[0]
+
+    def draw(null: np.ndarray, critical: float, observed: float) -> tuple[Any, str, str]:
+        values = dict(test.contents.values) | {"critical": critical, "observed_maximum": observed}
+        changed = replace(test, contents=replace(test.contents, values=values))
+        figure, alt, caption = figures.null_distribution(changed, null, 0.05)
+        figure.draw_without_rendering()
+        return figure, alt, caption
+
+    monkeypatch.setattr(figures, "_svg", lambda *parts: parts)
+    return draw
+
+
+def test_tick_labels_of_null_distributions_do_not_overlap(drawn):
+    null = np.random.default_rng(0).gamma(2, 4e4, 1000)
+    figure, *_ = drawn(null, 2e5, null[0])
+    ax = figure.axes[0]
+    low, high = ax.get_xlim()
+    boxes = [t.label1.get_window_extent() for t in ax.xaxis.get_major_ticks() if low <= t.get_loc() <= high]
+    assert len(boxes) >= 3
+    assert all(a.x1 + 3 < b.x0 for a, b in pairwise(boxes))
+
+
+@pytest.mark.parametrize("critical", [60.0, 450.0, 900.0])
+def test_nothing_is_written_over_the_bars_of_null_distributions(drawn, critical):
+    null = np.random.default_rng(0).uniform(0, 1000, 2000)
+    figure, *_ = drawn(null, critical, null[0])
+    (legend,), ax = figure.legends, figure.axes[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["5 % critical value", "observed"]
+    assert legend.get_window_extent().y0 >= ax.get_window_extent().y1
+    assert not ax.texts
+
+
+def test_an_observed_maximum_far_beyond_does_not_squeeze_the_null(drawn):
+    null = np.append(125000.0, np.random.default_rng(0).gamma(2, 100, 999))
+    figure, alt, caption = drawn(null, 474.0, 125000.0)
+    ax = figure.axes[0]
+    heights = [bar.get_height() for bar in ax.patches]
+    assert sum(heights) == 1000 - (null > ax.get_xlim()[1]).sum()
+    assert sum(h > 0 for h in heights) > 20
+    beyond = int(sum(null > figures.histogram_range(null, 474.0, 125000.0)[1]))
+    assert 1 <= beyond <= 5
+    assert caption.endswith(f"; beyond the axis: {beyond} of 1000 permutations and the observed maximum")
+    assert "observed maximum 1.25e+05" in alt
+    assert [text.get_text() for text in figure.legends[0].get_texts()][1] == "observed: 125000"
+    near = np.append(1200.0, null[1:])
+    assert figures.histogram_range(near, 474.0, 1200.0) == (near.min(), 1200.0)
+    assert "beyond" not in drawn(near, 474.0, 1200.0)[2]
+    assert figures.histogram_range(np.full(5, 3.0), 3.0, 3.0) == (3.0, 3.0)
+    assert "1 permutations" in drawn(np.full(1, 3.0), 3.0, 3.0)[1]
+
+
 # -- maps -----------------------------------------------------------------------------------------------------------
 
 
@@ -555,6 +805,28 @@ def test_slices_show_the_finding_where_it_is(study, page, axis):
     assert np.sign(columns.mean() - width / 2) == side
     assert rows.mean() < height / 2
     assert up in (1, 2)
+
+
+def test_the_outline_is_white_as_the_page_shows_it(page):
+    """In a page of about 1000 pixels a slice is drawn at less than half its size."""
+    pytest.importorskip("PIL")
+    from PIL import Image
+
+    shown = []
+    for uri in [i["src"] for i in page.of("img") if "png" in i["src"][:20]][:6]:
+        picture = Image.open(BytesIO(decoded(uri))).convert("L")
+        middle = picture.crop([round(s * f) for f in (0.1, 0.9) for s in picture.size])
+        small = np.asarray(middle.resize([round(0.44 * s) for s in middle.size], Image.Resampling.BOX))
+        shown.append(int((small > 235).sum()))
+    assert min(shown[:3]) > 100  # what survives is outlined
+    assert max(shown[3:]) < 20  # there is nothing to outline; marks of the place, some voxels
+
+
+@pytest.mark.parametrize("voxel", [3.6, 7.2, 30.0])
+def test_the_outline_leaves_voxels_to_be_seen(voxel):
+    """Pixels of a voxel: of whole brains of 1 and 2 mm, and of large voxels."""
+    pixels = figures._outline_width(voxel) * 200 / 72
+    assert 2 <= pixels < 0.6 * voxel
 
 
 @pytest.mark.parametrize(
@@ -672,6 +944,10 @@ def test_a_study_of_nothing(tmp_path):
         ({"tests": {}}, r"tests is {}; expected a list"),
         ({"tests": [3]}, r"tests\[0\] is 3; expected an object"),
         ({"checks": [{"kind": "info"}]}, r"checks\[0\]\.what is missing"),
+        ({"levle": 0.01}, r"study\.json: levle is unknown; did you mean level\?"),
+        ({"nothing_like_it": 1}, r"nothing_like_it is unknown; expected one of title, created, "),
+        ({"cohort": {"grup": "group"}}, r"study\.json: cohort\.grup is unknown; did you mean group\?"),
+        ({"stages": [{"name": "a", "second": 1.0}]}, r"stages\[0\]\.second is unknown; did you mean seconds\?"),
         ({"zscores": {"table": "groups.tsv"}}, r"zscores\.table cannot be shown: .*no column 'participant_id'"),
     ],
 )

@@ -13,8 +13,9 @@ import numpy as np
 
 from gpuvox import __version__, files
 from gpuvox.info import versions
-from gpuvox.study.config import slug
+from gpuvox.study.config import Rois, slug
 from gpuvox.study.stages import Ledger
+from gpuvox.study.tables import select, typed
 
 if TYPE_CHECKING:
     from gpuvox.study.pipeline import Comparison, Pipeline
@@ -55,7 +56,7 @@ def describe(pipeline: Pipeline, ledger: Ledger) -> dict[str, Any]:
     if config.clusters is not None:
         found |= {"level": config.clusters.p, "extent": config.clusters.extent}
     if config.rois is not None:
-        found["rois"] = "rois.tsv"
+        found |= {"rois": "rois.tsv", "regions": _regions(pipeline, config.rois)}
     if config.report.zscores:
         found["zscores"] = {"table": "zscores.tsv", "title": f"z-scores given {pipeline.reference}"}
     return found
@@ -72,6 +73,33 @@ def _image(name: str, folder: Path) -> str:
     return os.path.relpath(files.find_image(name), folder)
 
 
+def _regions(pipeline: Pipeline, given: Rois) -> dict[str, Any]:
+    """How regions were measured; images by the column or the name of the file that they are from."""
+    template, columns = pipeline.config.template, pipeline.cohort.columns
+    labels = given.labels or (template.labels if template else "")
+    path = pipeline.config.file(labels)
+    one_each = labels in columns or files.read_header(path).shape[3] > 1
+    images = {"labels": labels, "jacobian": given.jacobian, "lesions": given.lesions}
+    return {
+        **{kind: name if name in columns else os.path.basename(name) for kind, name in images.items() if name},
+        "labels_of": "participant" if one_each else "everyone",
+        "erosion": given.erosion,
+        "head_size": given.head_size,
+        "merge": dict(given.merge),
+    }
+
+
+def _left_out(pipeline: Pipeline) -> dict[str, int]:
+    """Rows of the table of participants who are not in the study, by why."""
+    subset = pipeline.config.groups.subset
+    if not subset.strip():
+        return {"subset": 0, "undecided": 0}
+    everyone = typed(pipeline.everyone)
+    # A comparison with a missing value is neither true nor false, nor is its negation.
+    opposite = int(select(everyone, f"not ({subset}\n)").sum())
+    return {"subset": opposite, "undecided": len(everyone) - len(pipeline.cohort) - opposite}
+
+
 def _cohort(pipeline: Pipeline) -> dict[str, Any]:
     groups = pipeline.config.groups
     counts = pipeline.members.value_counts()
@@ -83,6 +111,8 @@ def _cohort(pipeline: Pipeline) -> dict[str, Any]:
         "subset": groups.subset,
         "reference": pipeline.reference,
         "n": {name: int(counts[name]) for name in groups.order},
+        "of": {"table": os.path.basename(pipeline.config.study.table), "rows": len(pipeline.everyone)},
+        "left_out": _left_out(pipeline),
     }
 
 

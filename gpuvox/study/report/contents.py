@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import math
 import os
@@ -117,6 +118,43 @@ class Contents:
             yield
         except ValueError as error:
             raise self.error(name, f"cannot be shown: {error}") from None
+
+
+KEYS: dict[str, tuple[str, ...]] = {
+    "": (
+        "title", "created", "gpuvox", "command", "device", "seed", "versions", "config", "cohort", "design", "checks",
+        "mask", "underlay", "labels", "names", "level", "extent", "tests", "rois", "regions", "groups", "models",
+        "zscores", "methods", "stages", "files",
+    ),
+    "config": ("path", "text"),
+    "cohort": ("table", "group", "order", "covariates", "subset", "reference", "n", "of", "left_out"),
+    "design": ("matrix", "contrasts", "columns"),
+    "checks": ("what", "kind"),
+    "tests": (
+        "name", "map", "title", "unit", "contrast", "method", "permutations", "df", "smallest_p", "critical",
+        "observed_maximum", "statistic", "corrected", "null", "clusters", "cluster_image", "subjects",
+    ),
+    "regions": ("labels", "labels_of", "jacobian", "lesions", "erosion", "head_size", "merge"),
+    "groups": ("title", "table", "demographics", "json"),
+    "models": ("title", "kind", "table", "coefficients", "data", "json"),
+    "zscores": ("table", "title"),
+    "stages": ("name", "seconds"),
+}  # fmt: skip
+"""What keys there are, of the whole file and of the parts within it."""
+LISTS = ("checks", "tests", "groups", "models", "stages")
+"""Parts of which there are several."""
+
+
+def check_keys(source: Contents) -> None:
+    """Raise `FileError` for a key that is unknown: it may be a misspelt one, and would be passed over in silence."""
+    for name, known in KEYS.items():
+        parts = source.parts(name) if name in LISTS else [source.part(name) if name else source]
+        for part in parts:
+            for key in part.values:
+                if key not in known:
+                    near = difflib.get_close_matches(key, known, 1)
+                    hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
+                    raise part.error(key, f"is unknown; {hint}")
 
 
 def read_contents(path: str | os.PathLike[str]) -> Mapping[str, Any]:

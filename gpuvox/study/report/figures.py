@@ -17,9 +17,11 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import stats
 
+from gpuvox.study.report.tables import significant
 from gpuvox.study.report.volumes import Scene, VoxelwiseTest
 
 Float64 = NDArray[np.float64]
@@ -158,13 +160,20 @@ def _slice(scene: Scene, test: VoxelwiseTest, axis: int, vmax: float, per_mm: fl
     ax.imshow(_overlay(take(test.statistic), take(test.significant), vmax), aspect="auto", **shared)
     pixel = (scene.voxel_size[across], scene.voxel_size[up])
     ax.add_collection(LineCollection(_edges(take(scene.mask), pixel), colors="#8fb8dc", linewidths=0.5))
-    outline = _edges(take(test.significant), pixel)
-    ax.add_collection(LineCollection(outline, colors="black", linewidths=1.2, capstyle="round"))
-    ax.add_collection(LineCollection(outline, colors="white", linewidths=0.65, capstyle="round"))
+    outline, width = _edges(take(test.significant), pixel), _outline_width(min(pixel) * per_mm)
+    ax.add_collection(LineCollection(outline, colors="black", linewidths=width + 0.6, capstyle="projecting"))
+    ax.add_collection(LineCollection(outline, colors="white", linewidths=width, capstyle="projecting"))
     centre = [(test.peak[a] + 0.5) * scene.voxel_size[a] for a in (across, up)]
     _ticks(ax, centre, size)
     ax.set(xlim=(0, size[0]), ylim=(0, size[1]))
     return figure
+
+
+def _outline_width(voxel: float) -> float:
+    """Points of the outline where a voxel has so many pixels: white also at half the size, as a page shows it, and less
+    than half a voxel.
+    """
+    return min(max(0.4 * voxel, 2.0), 6.0) * 72 / 200
 
 
 def _overlay(statistic: NDArray, significant: NDArray, vmax: float) -> NDArray:
@@ -239,32 +248,60 @@ def design_matrix(values: Float64, names: Sequence[str]) -> Picture:
 
 
 def null_distribution(test: VoxelwiseTest, null: Float64, level: float) -> Picture:
-    """Histogram of the maxima over permutations, with the critical value and what was observed."""
+    """Histogram of the maxima over permutations, with the critical value and what was observed.
+
+    Where these lie far beyond most permutations, the axis ends before them, and the caption says so.
+    """
     critical, observed = (test.contents.number(key) for key in ("critical", "observed_maximum"))
-    with _plot(4.4, 2.1) as (figure, ax):
-        ax.hist(null, bins=min(60, max(10, len(null) // 20)), color="#9aa5b1", edgecolor="white", linewidth=0.2)
-        parts = [f"Null distribution of the largest statistic of {test.label}: {len(null)} permutations"]
+    low, high = histogram_range(null, critical, observed)
+    beyond = int((null > high).sum())
+    parts = [f"Null distribution of the largest statistic of {test.label}: {len(null)} permutations"]
+    with _plot(4.4, 2.2) as (figure, ax):
+        count = min(60, max(10, len(null) // 20))
+        bins = np.linspace(low, high, count + 1).tolist() if high > low else count
+        ax.hist(null[null <= high], bins=bins, color="#9aa5b1", edgecolor="white", linewidth=0.2)
         if critical is not None:
-            ax.axvline(critical, color=INK, linestyle="--", linewidth=1.1)
-            _beside(ax, critical, f"{100 * level:g} % critical value", 0.97)
-            parts.append(f"{100 * level:g} % critical value {critical:.4g}")
+            said = f"{100 * level:g} % critical value"
+            ax.axvline(critical, color=INK, linestyle="--", linewidth=1.1, label=said)
+            parts.append(f"{said} {critical:.4g}")
         if observed is not None:
-            ax.axvline(observed, color=GROUP_COLOURS[0], linewidth=1.6)
-            _beside(ax, observed, "observed", 0.8, GROUP_COLOURS[0])
+            _mark_observed(ax, observed, high)
             parts.append(f"observed maximum {observed:.4g}")
+        ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.set(xlabel=f"largest {short(test.method) or 'statistic'} in the mask", ylabel="permutations")
-        return _svg(figure, "; ".join(parts), test.label)
+        if ax.get_legend_handles_labels()[0]:
+            # Above the axes: nothing that it could cover.
+            figure.legend(loc="outside upper right", ncols=2, handlelength=1.4, columnspacing=1.2)
+        return _svg(figure, "; ".join(parts), test.label + _beyond_axis(beyond, len(null), observed, high))
 
 
-def _beside(ax: Axes, x: float, text: str, height: float, colour: str = INK) -> None:
-    """A word at a vertical line, on the side with more room."""
-    low, high = ax.get_xlim()
-    right = x < low + 0.6 * (high - low)
-    ax.annotate(
-        text, (x, height), xycoords=("data", "axes fraction"), xytext=(4 if right else -4, 0),
-        textcoords="offset points", ha="left" if right else "right", va="top", fontsize=8, color=colour,
-        path_effects=[withStroke(linewidth=2.5, foreground="white")],
-    )  # fmt: skip
+def histogram_range(null: Float64, critical: float | None, observed: float | None) -> tuple[float, float]:
+    """Ends of the axis of a null distribution: all of it and what was observed; or, where that would squeeze it, most.
+
+    The axis then ends a quarter above the critical value or the 99.5th percentile, whichever is larger.
+    """
+    low = float(null.min())
+    usual = max(float(np.quantile(null, 0.995)), low if critical is None else critical)
+    end, whole = low + 1.25 * (usual - low), max(float(null.max()), usual, low if observed is None else observed)
+    return (low, end) if low < end and whole - low > 2 * (end - low) else (low, whole)
+
+
+def _mark_observed(ax: Axes, observed: float, high: float) -> None:
+    """A line; at the end of the axis an arrow, if it lies beyond."""
+    colour = GROUP_COLOURS[0]
+    if observed <= high:
+        ax.axvline(observed, color=colour, linewidth=1.6, label="observed")
+        return
+    label, place = f"observed: {significant(observed, 4)}", ax.transAxes
+    ax.plot([0.93, 1.0], [0.5, 0.5], transform=place, color=colour, linewidth=1.6, solid_capstyle="butt")
+    ax.plot([1.0], [0.5], ">", transform=place, color=colour, markersize=7, clip_on=False, label=label)
+
+
+def _beyond_axis(beyond: int, n: int, observed: float | None, high: float) -> str:
+    """What a caption says of values that the axis does not reach."""
+    what = [f"{beyond} of {n} permutations"] if beyond else []
+    what += ["the observed maximum"] if observed is not None and observed > high else []
+    return f"; beyond the axis: {' and '.join(what)}" if what else ""
 
 
 def box_plots(title: str, values: Mapping[str, Mapping[str, Float64]]) -> Picture:

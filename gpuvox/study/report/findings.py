@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from gpuvox.study.report.contents import Contents
 from gpuvox.study.report.tables import (
+    analysed_name,
     fixed,
     measure_and_structure,
     number,
@@ -83,7 +84,7 @@ def finding(
             f"{f', in {where}' if where else ''}; the smallest corrected {smallest}."
         )
     found = bool(test.survivors and (clusters is None or clusters))
-    return Finding(test.label, _capital(text), found, test.anchor)
+    return Finding(test.label, capital(text), found, test.anchor)
 
 
 def told(test: VoxelwiseTest, study: Contents) -> Finding:
@@ -144,6 +145,8 @@ def overall(found: Sequence[Finding], tests: Sequence[VoxelwiseTest], level: flo
         return "Voxelwise tests were not part of this study."
     limit = f"corrected p\u00a0<\u00a0{level_text(level)}"
     with_any = sum(each.found for each in found)
+    if with_any and len(found) == 1:
+        return f"The one voxelwise test found a difference with {limit}."
     if with_any:
         count = f"{number_word(with_any).capitalize()} of {plural(len(found), 'voxelwise test')}"
         return f"{count} found a difference with {limit}."
@@ -163,17 +166,19 @@ def of_group_table(
     if not tested:
         return None
     low = [row for row in tested if number(row[column]) < level]
-    text = (
-        f"{number_word(len(low)).capitalize()} of {plural(len(tested), 'variable')} "
-        f"{'differs' if len(low) == 1 else 'differ'} between the groups with {name}\u00a0<\u00a0{level_text(level)}"
-    )
+    limit = f"between the groups with {name}\u00a0<\u00a0{level_text(level)}"
+    if len(tested) == 1:
+        text = f"The one variable {'differs' if low else 'does not differ'} {limit}"
+    else:
+        count = f"{number_word(len(low)).capitalize()} of {plural(len(tested), 'variable')}"
+        text = f"{count} {'differs' if len(low) == 1 else 'differ'} {limit}"
     parts = []
     for sign, word in ((1, "higher"), (-1, "lower")):
         names = [row["variable"] for row in low if number(row.get("d", "")) * sign > 0]
         if names and order:
             parts.append(f"{word} in {order[0]}: {_by_measure(names)}")
     return Finding(
-        title, f"{text}{'. ' if parts else ''}{'. '.join(_capital(part) for part in parts)}.", bool(low), "groups"
+        title, f"{text}{'. ' if parts else ''}{'. '.join(capital(part) for part in parts)}.", bool(low), "groups"
     )
 
 
@@ -188,8 +193,12 @@ def _by_measure(names: Sequence[str]) -> str:
     )
 
 
-def of_regression(title: str, rows: Sequence[Mapping[str, str]], level: float) -> Finding | None:
-    """In which models the last block explains something; None where there is no corrected p."""
+def of_regression(
+    title: str, rows: Sequence[Mapping[str, str]], level: float, log: Sequence[str] = ()
+) -> Finding | None:
+    """In which models the last block explains something; None where there is no corrected p. `log`: see
+    `tables.analysed_name`.
+    """
     tested = [row for row in rows if not math.isnan(number(row.get("p_corrected", "")))]
     if not tested:
         return None
@@ -198,14 +207,40 @@ def of_regression(title: str, rows: Sequence[Mapping[str, str]], level: float) -
         f"{variable_name(row['block'])} (ΔR² {fixed(number(row['r2_change']), 3).removeprefix('0')})"
         for row in low
     )
-    text = (
-        f"The last block explains more of {variable_name(tested[0].get('outcome', 'the outcome'))}, with corrected "
-        f"p\u00a0<\u00a0{level_text(level)}, in {number_word(len(low))} of {plural(len(tested), 'model')}"
+    outcome, limit = (
+        analysed_name(tested[0].get("outcome", "the outcome"), log),
+        f"p\u00a0<\u00a0{level_text(level)}",
     )
+    if len(tested) == 1:
+        how = "explains" if low else "does not explain"
+        text = f"The last block of the one model {how} more of {outcome} with corrected {limit}"
+    else:
+        count = f"{number_word(len(low))} of {plural(len(tested), 'model')}"
+        text = f"The last block explains more of {outcome}, with corrected {limit}, in {count}"
     return Finding(title, f"{text}{f': {names}' if names else ''}.", bool(low), "models")
 
 
-def _capital(text: str) -> str:
+def left_out(cohort: Contents) -> str:
+    """Who of the table is not analysed, and why; empty where it is not recorded or nobody is."""
+    others, of = cohort.part("left_out"), cohort.part("of")
+    fails, undecided = others.get("subset", 0), others.get("undecided", 0)
+    if not fails + undecided:
+        return ""
+    whys = []
+    if fails:
+        whys.append(f"{plural(fails, 'participant')} {'does' if fails == 1 else 'do'} not fulfil it")
+    if undecided:
+        whys.append(
+            f"for {plural(undecided, 'participant')} it cannot be decided, since a value that it compares is missing"
+        )
+    total = of.get("rows", 0)
+    where = f"Of {total} in {of.get('table', '') or 'the table'}, " if total else "Of the table, "
+    verb = "is" if fails + undecided == 1 else "are"
+    return f"{where}{fails + undecided} {verb} not in the analysis: {listed(whys)}."
+
+
+def capital(text: str) -> str:
+    """The same with a capital letter at its beginning."""
     return text[:1].upper() + text[1:]
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
 from gpuvox.study.report.contents import Contents
-from gpuvox.study.report.findings import level_text, listed
+from gpuvox.study.report.findings import capital, level_text, listed, number_word
+from gpuvox.study.report.tables import of_formula, read_rows
 from gpuvox.study.report.volumes import VoxelwiseTest
 
 REFERENCES = {
@@ -106,6 +108,11 @@ def paragraphs(contents: Contents, tests: Sequence[VoxelwiseTest]) -> list[str]:
 def named(names: Sequence[str]) -> str:
     """Names of columns in a sentence."""
     return listed([name.replace("_", " ") for name in names])
+
+
+def plain(condition: str) -> str:
+    """A condition to be read by people: without the backticks around names of columns."""
+    return re.sub(r"`([^`]*)`", r"\1", condition)
 
 
 def _maps(contents: Contents, about: Mapping[str, Any]) -> str:
@@ -214,135 +221,272 @@ def _adjusted(cohort: Contents) -> str:
         return ""
     given = f" of {named(covariates)}" if covariates else ""
     return (
-        f", as z of the residuals of the reference group ({reference}), in which alone the effects{given} were "
+        f", as z of the residuals of the reference group ({plain(reference)}), in which alone the effects{given} were "
         "estimated"
     )
 
 
 def _regions(contents: Contents) -> str:
-    if not contents.get("rois", ""):
+    path = contents.file("rois")
+    if path is None:
         return ""
-    return (
-        "Volume, mean, median and SD of the maps were measured in every region and participant. Iron mass is mean "
-        "concentration times volume at 1 g/mL, myelin mass mean fraction times volume."
+    with contents.reading("rois"):
+        rows = read_rows(path)[1]
+    how, maps = contents.part("regions"), {row.get("map", "") for row in rows}
+    sentences = [
+        _labels(how),
+        f"Mean, median and SD of {named(sorted(maps)) or 'the maps'} were measured in every region and participant"
+        f"{_without(how)}.",
+        _volumes(how),
+        *(text for name, text in MASSES.items() if name in maps),
+        *(
+            f"{named([name])} is made of all that fits {pattern}."
+            for name, pattern in how.get("merge", {}).items()
+        ),
+    ]
+    return " ".join(capital(text) for text in sentences if text)
+
+
+MASSES = {
+    "iron": "Iron mass is mean concentration times volume at 1 g/mL.",
+    "myelin": "Myelin mass is mean fraction times volume.",
+}
+
+
+def _labels(how: Contents) -> str:
+    """Whose labels the regions are of."""
+    return {
+        "participant": f"Regions are those of each participant’s own labels ({how.get('labels', '')}).",
+        "everyone": f"Regions are those of one image of labels for everyone ({how.get('labels', '')}).",
+    }.get(how.get("labels_of", ""), "")
+
+
+def _without(how: Contents) -> str:
+    """What is left out of the statistics of a region, though not of its volume."""
+    erosion, left = how.get("erosion", 0), []
+    if erosion:
+        layers = "the outermost layer" if erosion == 1 else f"the {number_word(erosion)} outermost layers"
+        left.append(f"{layers} of its voxels")
+    if how.get("lesions", ""):
+        left.append(f"voxels in lesions ({how.get('lesions', '')})")
+    return f", without {listed(left)}" if left else ""
+
+
+def _volumes(how: Contents) -> str:
+    if not how.values:
+        return ""
+    jacobian, head_size = how.get("jacobian", ""), how.get("head_size", "")
+    counted = (
+        f"the sum of the Jacobian determinants of the template-to-subject transformation ({jacobian}) in"
+        if jacobian
+        else "the number of voxels of"
     )
+    text = f"Volume is {counted} the whole region, times the volume of a voxel"
+    if head_size:
+        text += f"; normalised volume is volume times the participant’s factor of head size ({head_size})"
+    return f"{text}."
+
+
+# -- tables ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A table of the study: its title, and what the JSON file beside it says."""
+
+    title: str
+    about: Mapping[str, Any]
+
+    def options(self) -> Mapping[str, Any]:
+        """Options of a clinical model."""
+        found = self.about.get("options")
+        return found if isinstance(found, Mapping) else {}
+
+
+def _told(tables: Sequence[Recorded], tell: Callable[[Recorded], str]) -> str:
+    """A sentence about each table, said once where it is the same for all, else with the tables' titles.
+
+    `tell` gives it without the full stop; nothing for a table about which there is nothing to be said.
+    """
+    found: dict[str, list[str]] = {}
+    for table in tables:
+        found.setdefault(tell(table), []).append(f"“{table.title}”")
+    if len(found) == 1:
+        return "".join(f" {capital(text)}." for text in found if text)
+    return "".join(f" In {listed(titles)}, {text}." for text, titles in found.items() if text)
 
 
 def _groups(contents: Contents) -> str:
     groups = contents.parts("groups")
-    records = [beside(part) for part in groups]
-    analyses = [about["ancova"] for about in records if isinstance(about.get("ancova"), Mapping)]
     sentences = []
     if any(part.get("demographics", "") for part in groups):
         sentences.append(
             "Demographic variables were compared by Student’s or Welch’s t test, the Mann–Whitney test, Fisher’s exact "
             "test or Pearson’s χ², as the table says."
         )
-    if any(part.get("table", "") for part in groups):
-        given = dict.fromkeys(name for each in analyses for name in each.get("covariates", []))
-        for_covariates = f", with {named(list(given))} as covariates" if given else ""
+    tables = [Recorded(part.need("title", str), beside(part)) for part in groups if part.get("table", "")]
+    if tables:
+        given = [bool(_ancova(table).get("covariates")) for table in tables]
+        where = "" if all(given) else ", where there are covariates,"
+        slopes = f", and{where} homogeneity of slopes by the interactions" if any(given) else ""
         sentences.append(
-            f"Regional values were compared by analysis of covariance{for_covariates}; Cohen’s d is 2√F/√df with the "
-            "sign of the difference." + _correction(each.get("correction") for each in analyses)
-        )
-        logarithms = {name for each in analyses for name in each.get("transforms", {})}
-        if logarithms:
-            sentences.append(f"Of {named(sorted(logarithms))} the logarithm was analysed.")
-        slopes = ", and homogeneity of slopes by the interactions" if given else ""
-        sentences.append(
-            "Equality of variances was checked by Levene’s test with medians [@brown1974], normality of residuals by "
-            f"Lilliefors’ test [@lilliefors1967]{slopes}."
+            "Variables were compared by analysis of covariance; Cohen’s d is 2√F/√df with the sign of the difference."
+            + "".join(_told(tables, tell) for tell in (_covariates, _group_correction, _transforms, _group_subset))
+            + " Equality of variances was checked by Levene’s test with medians [@brown1974], normality of residuals "
+            f"by Lilliefors’ test [@lilliefors1967]{slopes}."
         )
     return " ".join(sentences)
 
 
-def _correction(methods: Iterator[Any]) -> str:
-    known = [CORRECTED[str(name)] for name in dict.fromkeys(methods) if str(name) in CORRECTED]
-    return f" Within each family, p was corrected for {listed(known)}." if known else ""
+def _ancova(table: Recorded) -> Mapping[str, Any]:
+    found = table.about.get("ancova")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _covariates(table: Recorded) -> str:
+    given = _ancova(table).get("covariates")
+    if given is None:
+        return ""
+    return (
+        f"the covariate{' was' if len(given) == 1 else 's were'} {named(given)}"
+        if given
+        else "there was no covariate"
+    )
+
+
+def _group_correction(table: Recorded) -> str:
+    return _correction(_ancova(table).get("correction"), "within each family, p")
+
+
+def _transforms(table: Recorded) -> str:
+    about = _ancova(table)
+    formulas = [
+        of_formula(str(how), str(name).replace("_", " ")) for name, how in about.get("transforms", {}).items()
+    ]
+    chosen = ", chosen for the skewness of residuals where not asked for" if "auto" in about.get("log", []) else ""
+    return f"logarithms were analysed: {listed(formulas)}{chosen}" if formulas else ""
+
+
+def _group_subset(table: Recorded) -> str:
+    return _subset(table.about.get("subset"))
+
+
+def _model_subset(table: Recorded) -> str:
+    return _subset(table.options().get("subset"))
+
+
+def _subset(condition: Any) -> str:
+    return f"only participants with {plain(str(condition))} were analysed" if condition else ""
+
+
+def _correction(method: Any, where: str) -> str:
+    if str(method) == "none":
+        return "no p was corrected for the number of tests"
+    return f"{where} was corrected for {CORRECTED[str(method)]}" if str(method) in CORRECTED else ""
 
 
 def _models(contents: Contents) -> list[str]:
-    parts = contents.parts("models")
-    of_kind = {
-        kind: [beside(part) for part in parts if part.get("kind", "") == kind]
-        for kind in ("regression", "correlation", "samplesize")
-    }
     telling = (("regression", _regression), ("correlation", _correlation), ("samplesize", _sample_size))
-    return [tell(of_kind[kind]) for kind, tell in telling if of_kind[kind]]
+    parts = contents.parts("models")
+    found = []
+    for kind, tell in telling:
+        tables = [Recorded(p.need("title", str), beside(p)) for p in parts if p.get("kind", "") == kind]
+        # A note in place of a record: there was nothing to model.
+        tables = [table for table in tables if "note" not in table.about]
+        if tables:
+            found.append(tell(tables))
+    return found
 
 
-def _regression(records: Sequence[Mapping[str, Any]]) -> str:
+def _regression(tables: Sequence[Recorded]) -> str:
     text = "Clinical outcomes were modelled by hierarchical linear regression, one block of predictors after the other."
-    told = dict.fromkeys(sentence for about in records for sentence in _adjustments(about))
-    return text + "".join(told) + _logarithms(records) + _bootstrap(records) + _corrections(records)
+    tell = (_adjustments, _logarithms, _bootstrap, _regression_correction, _model_subset)
+    return text + "".join(_told(tables, each) for each in tell)
 
 
-def _adjustments(about: Mapping[str, Any]) -> Iterator[str]:
+def _adjustments(table: Recorded) -> str:
     """Which predictors are z-scores, of whom."""
-    adjustment = about.get("adjustment")
+    adjustment = table.about.get("adjustment")
     if not isinstance(adjustment, Mapping):
-        return
-    places = adjustment.get("group_by_predictor") or {}
+        return ""
+    places, given = adjustment.get("group_by_predictor") or {}, named(adjustment.get("covariates") or [])
+    found = []
     for place in dict.fromkeys(places.values()):
         names = named([name for name, where in places.items() if where == place])
-        given = named(adjustment.get("covariates") or [])
-        yield f" {_capital(names)} entered as z{f' of the residuals given {given}' if given else ''} in {place}."
+        found.append(
+            f"{names} entered as z{f' of the residuals given {given}' if given else ''} in {plain(place)}"
+        )
+    return "; ".join(found)
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _logarithms(table: Recorded) -> str:
+    names = table.options().get("log") or []
+    return f"the natural logarithm of {named(names)} was taken" if names else ""
 
 
-def _logarithms(records: Sequence[Mapping[str, Any]]) -> str:
-    names = {name for about in records for name in (about.get("options") or {}).get("log") or []}
-    return f" Of {named(sorted(names))} the natural logarithm was taken." if names else ""
+def _regression_correction(table: Recorded) -> str:
+    return _correction(_method(table), "over the models, p of the last block")
 
 
-def _correlation(records: Sequence[Mapping[str, Any]]) -> str:
-    spearman = any("spearman" in str(about.get("analysis")) for about in records)
-    kinds = {
-        (str((o := about.get("options") or {}).get("method", "")), tuple(o.get("given") or ()))
-        for about in records
-    }
-    told = [
-        f"{'Partial' if given else 'Simple'} {CORRELATIONS.get(method, method)} correlations were computed"
-        + (f", given {named(given)}" if given else "")
-        for method, given in sorted(kinds)
-    ]
-    text = ". ".join(told) + ("; " if told else "") + "confidence intervals are by Fisher’s z"
+def _correlation_correction(table: Recorded) -> str:
+    return _correction(_method(table), "over all correlations, p")
+
+
+def _method(table: Recorded) -> Any:
+    return (table.about.get("correction") or {}).get("method")
+
+
+def _correlation(tables: Sequence[Recorded]) -> str:
+    spearman = any("spearman" in str(table.about.get("analysis")) for table in tables)
+    text = "Confidence intervals of correlations are by Fisher’s z"
     text += ", those of ranks with the standard error of Bonett and Wright [@bonett2000]." if spearman else "."
-    return text + _logarithms(records) + _bootstrap(records) + _corrections(records)
+    tell = (_kind_of_correlation, _logarithms, _bootstrap, _correlation_correction, _model_subset)
+    return text + "".join(_told(tables, each) for each in tell)
+
+
+def _kind_of_correlation(table: Recorded) -> str:
+    method, given = str(table.options().get("method", "")), table.options().get("given") or []
+    if not method:
+        return ""
+    name = CORRELATIONS.get(method, method)
+    how = f"partial {name} correlations given {named(given)}" if given else f"simple {name} correlations"
+    return f"{how} were computed"
 
 
 CORRELATIONS = {"pearson": "Pearson", "spearman": "Spearman rank"}
 
 
-def _sample_size(records: Sequence[Mapping[str, Any]]) -> str:
-    what = listed(list(dict.fromkeys(str(about["analysis"]) for about in records if about.get("analysis"))))
-    text = f"Sample sizes are from the noncentral t distribution [@cohen1988]{f': {what}' if what else ''}."
-    options = [about.get("options") or {} for about in records]
-    given = dict.fromkeys(name for each in options for name in each.get("covariates") or [])
-    if given:
-        text += (
-            f" Those of an analysis of covariance take the differences and variances given {named(list(given))}."
-        )
-    shares = {each.get("reduction", 1) for each in options} - {1}
-    return text + "".join(f" The effect is {share:g} of the observed difference." for share in sorted(shares))
+def _sample_size(tables: Sequence[Recorded]) -> str:
+    text = "Sample sizes are from the noncentral t distribution [@cohen1988]."
+    tell = (_size, _size_covariates, _size_share)
+    return text + "".join(_told(tables, each) for each in tell)
 
 
-def _bootstrap(records: Sequence[Mapping[str, Any]]) -> str:
-    counts = {about["bootstrap"]["resamples"] for about in records if isinstance(about.get("bootstrap"), Mapping)}
-    if not counts:
+def _size(table: Recorded) -> str:
+    analysis = table.about.get("analysis")
+    return f"they are {analysis}" if analysis else ""
+
+
+def _size_covariates(table: Recorded) -> str:
+    given = table.options().get("covariates")
+    if not given:
         return ""
-    number = listed([_count(count) for count in sorted(counts)])
+    return f"those of an analysis of covariance take the differences and variances given {named(given)}"
+
+
+def _size_share(table: Recorded) -> str:
+    share = table.options().get("reduction", 1)
+    return f"the effect is {share:g} of the observed difference" if share != 1 else ""
+
+
+def _bootstrap(table: Recorded) -> str:
+    bootstrap = table.about.get("bootstrap")
+    if not isinstance(bootstrap, Mapping):
+        return ""
     return (
-        f" Bootstrap intervals, percentile and bias-corrected and accelerated (BCa [@efron1987]), are from {number} "
-        "resamples of participants."
+        "bootstrap intervals, percentile and bias-corrected and accelerated (BCa [@efron1987]), are from "
+        f"{_count(bootstrap['resamples'])} resamples of participants"
     )
-
-
-def _corrections(records: Sequence[Mapping[str, Any]]) -> str:
-    return _correction((about.get("correction") or {}).get("method") for about in records)
 
 
 def _scores(contents: Contents) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gpuvox import files
 from gpuvox.study.report import figures, findings, listings, methods, tables
-from gpuvox.study.report.contents import Contents
+from gpuvox.study.report.contents import Contents, check_keys
 from gpuvox.study.report.figures import Float64, Picture
 from gpuvox.study.report.findings import Finding
 from gpuvox.study.report.tables import Table
@@ -73,6 +73,7 @@ class Page:
         FileError
             A key or a file is missing or wrong.
         """
+        check_keys(source)
         source.need("title", str)
         source.need("cohort", dict)
         scene = read_scene(source)
@@ -152,7 +153,8 @@ class Page:
         sizes = [(name, counts.need(name, int)) for name in order if name in counts.values]
         return {
             "n": sizes, "total": sum(n for _, n in sizes), "covariates": methods.named(cohort.texts("covariates")),
-            **{key: cohort.get(key, "") for key in ("subset", "reference", "table", "group")},
+            "others": findings.left_out(cohort), **{key: cohort.get(key, "") for key in ("table", "group")},
+            **{key: methods.plain(cohort.get(key, "")) for key in ("subset", "reference")},
         }  # fmt: skip
 
     def _design(self) -> dict[str, Any] | None:
@@ -190,14 +192,20 @@ class Page:
     # -- tables ---------------------------------------------------------------------------------------------------
 
     def _tables(
-        self, part: Contents, key: str, id: str, caption: str, explained: Mapping[str, str]
+        self,
+        part: Contents,
+        key: str,
+        id: str,
+        caption: str,
+        explained: Mapping[str, str],
+        log: Sequence[str] = (),
     ) -> list[Table]:
-        """The tables of a file that a key names; none where it names none."""
+        """The tables of a file that a key names; none where it names none. `log`: see `tables.tables_of`."""
         path = part.file(key)
         if path is None:
             return []
         with part.reading(key):
-            return tables.tables_of(f"{id}-{key}", caption, path, level=self.level, explained=explained)
+            return tables.tables_of(f"{id}-{key}", caption, path, level=self.level, explained=explained, log=log)
 
     def _rows(self, part: Contents, key: str, needed: Sequence[str] = ()) -> Rows:
         """Rows of a file that a key names; none where it names none."""
@@ -222,7 +230,7 @@ class Page:
                              tables.explained_columns(about, "ancova")),
             ]  # fmt: skip
             main, more = [t for each in of for t in each[:1]], [t for each in of for t in each[1:]]
-            found.append(Group(title, main, more, [], str(about.get("subset") or "")))
+            found.append(Group(title, main, more, [], methods.plain(str(about.get("subset") or ""))))
         return found
 
     def _of_groups(self) -> list[Finding]:
@@ -238,30 +246,31 @@ class Page:
         for number, part in enumerate(self.source.parts("models")):
             title, about, id = part.need("title", str), methods.beside(part), f"models-{number}"
             what = MODELS.get(part.get("kind", ""), "models")
-            main = self._tables(part, "table", id, f"{title}: {what}", tables.explained_columns(about, ""))
+            options = methods.Recorded(title, about).options()
+            log, subset = options.get("log") or (), methods.plain(str(options.get("subset") or ""))
+            main = self._tables(part, "table", id, f"{title}: {what}", tables.explained_columns(about, ""), log)
             explained = tables.explained_columns(about, "_coefficients")
-            coefficients = self._tables(part, "coefficients", id, f"{title}: coefficients", explained)
-            options = about.get("options")
-            subset = str(options.get("subset") or "") if isinstance(options, Mapping) else ""
-            found.append(Group(title, main[:1], [*coefficients, *main[1:]], self._plots(part), subset))
+            coefficients = self._tables(part, "coefficients", id, f"{title}: coefficients", explained, log)
+            found.append(Group(title, main[:1], [*coefficients, *main[1:]], self._plots(part, log), subset))
         return found
 
     def _of_models(self) -> list[Finding]:
-        parts = [part for part in self.source.parts("models") if part.get("kind", "") == "regression"]
-        told = [
-            findings.of_regression(part.need("title", str), self._rows(part, "table"), self.level)
-            for part in parts
-        ]
+        told = []
+        for part in self.source.parts("models"):
+            title, kind = part.need("title", str), part.get("kind", "")
+            if kind == "regression":
+                log = methods.Recorded(title, methods.beside(part)).options().get("log") or ()
+                told.append(findings.of_regression(title, self._rows(part, "table"), self.level, log))
         return [each for each in told if each]
 
-    def _plots(self, part: Contents) -> list[Picture]:
+    def _plots(self, part: Contents, log: Sequence[str]) -> list[Picture]:
         """Plots of what the blocks before leave of outcome and predictor, a model each."""
         rows = self._rows(part, "data", ("model", "role", "variable", "residual"))
         models: dict[str, Rows] = {}
         for row in rows:
             models.setdefault(row["model"], []).append(row)
         with part.reading("data"):
-            pictures = [_added_variable(of) for of in models.values()]
+            pictures = [_added_variable(of, log) for of in models.values()]
         return [picture for picture in pictures if picture]
 
     def _regions(self) -> dict[str, Any] | None:
@@ -335,7 +344,7 @@ def _by_map(shown: Sequence[Shown]) -> list[tuple[str, str, list[Shown]]]:
     return [(of[0].test.title, of[0].test.unit, of) for of in found.values()]
 
 
-def _added_variable(rows: Sequence[Mapping[str, str]]) -> Picture | None:
+def _added_variable(rows: Sequence[Mapping[str, str]], log: Sequence[str]) -> Picture | None:
     """Plot of a model whose last block is one predictor."""
     left = [row for row in rows if not np.isnan(tables.number(row["residual"]))]
     predictors = {row["variable"] for row in left if row["role"] == "predictor"}
@@ -349,6 +358,8 @@ def _added_variable(rows: Sequence[Mapping[str, str]]) -> Picture | None:
     if len(x) != len(y):
         raise ValueError(f"{rows[0]['model']} has {len(x)} values of its predictor and {len(y)} of its outcome")
     before = {row["variable"] for row in rows if row["role"] == "predictor"} - predictors
-    names = tables.variable_name(predictors.pop()), tables.variable_name(outcome[0]["variable"])
-    axes = (f"{names[0]}, residual", f"{names[1]}, residual") if before else names
+    names = tables.analysed_name(predictors.pop(), log), tables.analysed_name(outcome[0]["variable"], log)
+    # Nothing but the mean comes before a block that is the first.
+    scale = "residual" if before else "less its mean"
+    axes = f"{names[0]}, {scale}", f"{names[1]}, {scale}"
     return figures.scatter(x, y, axes, len(before), f"{names[1]} and {names[0]}")

@@ -16,6 +16,7 @@ from typing import Any
 from markupsafe import Markup
 
 from gpuvox import files
+from gpuvox.study.tables import fitting
 
 MISSING = ("", "n/a", "nan", "NaN")
 DASH = "–"
@@ -153,6 +154,12 @@ TESTS = {
 }  # fmt: skip
 NAMES_IN = ("variable", "outcome", "predictor", "predictors", "model", "block", "x", "y", "given", "feature")
 """Columns whose cells are names of variables."""
+LABELS = ("model", "block")
+"""Those of them that only say which model it is: what is not on its own scale is not marked there."""
+TRANSFORMED = (
+    "Where a variable stands in log(…), the logarithm was compared: means and SD are of the values as they are, "
+    "differences, adjusted means, tests and d of the logarithms."
+)
 TWO_DECIMALS = (
     "f", "t", "F", "d", "levene_f", "slopes_f", "f_change", "skewness", "skewness_before", "vif", "statistic", "effect",
 )  # fmt: skip
@@ -203,6 +210,20 @@ def variable_name(name: str) -> str:
     return ", ".join([first, " ".join(parts[1:])]) if len(parts) > 1 else first
 
 
+def of_formula(formula: str, name: str) -> str:
+    """A formula of x with the name of a variable in its place: ``log(x + 0.5)`` is "log(lesion load + 0.5)"."""
+    shifted = re.fullmatch(r"log\(x \+ (.+)\)", formula)
+    if shifted:
+        return f"log({name} + {significant(number(shifted[1]))})"
+    return re.sub(r"\bx\b", lambda match: name, formula)
+
+
+def analysed_name(name: str, log: Sequence[str]) -> str:
+    """A variable in words, within log() if one of the patterns of those whose logarithm was analysed fits it."""
+    shown = variable_name(name)
+    return of_formula("log(x)", shown) if any(fitting([name], pattern) for pattern in log) else shown
+
+
 def measure_and_structure(name: str) -> tuple[str, str]:
     """What is measured and where: ``left.pallidus.iron.mass`` is (iron mass, left pallidus); else ("", name)."""
     structure, comma, measure = variable_name(name).rpartition(", ")
@@ -218,7 +239,9 @@ class Column:
     cell: Callable[[Sequence[str]], Cell]
 
 
-def columns_of(names: Sequence[str], explained: Mapping[str, str], level: float) -> list[Column]:
+def columns_of(
+    names: Sequence[str], explained: Mapping[str, str], level: float, log: Sequence[str] = ()
+) -> list[Column]:
     """How columns are shown: mean with SD, an estimate with its interval, two degrees of freedom in one."""
     known, used = set(names), set[str]()
     found = []
@@ -226,7 +249,7 @@ def columns_of(names: Sequence[str], explained: Mapping[str, str], level: float)
         if name in used:
             continue
         column = _together(name, known, {"r", "r2_change"} & known != set()) or Column(
-            (name,), _heading(name), _one(name, level)
+            (name,), _heading(name), _one(name, level, log)
         )
         used.update(column.names)
         titles = [explained[part] for part in column.names if part in explained]
@@ -312,18 +335,19 @@ def _alike(values: Sequence[float]) -> list[str]:
     return [fixed(v, decimals) if math.isfinite(v) else significant(v) for v in values]
 
 
-def _one(name: str, level: float) -> Callable[[Sequence[str]], Cell]:
-    return lambda texts: _single(name, texts[0], level)
+def _one(name: str, level: float, log: Sequence[str]) -> Callable[[Sequence[str]], Cell]:
+    return lambda texts: _single(name, texts[0], level, log)
 
 
-def _single(name: str, text: str, level: float) -> Cell:
+def _single(name: str, text: str, level: float, log: Sequence[str]) -> Cell:
     if text.strip() in MISSING:
         return Cell(Markup(DASH))
     value = number(text)
     if math.isnan(value):
         shown = TESTS.get(text, text) if name == "test" else text
         if name in NAMES_IN:
-            shown = ", ".join(variable_name(part.strip()) for part in text.split(","))
+            patterns = () if name in LABELS else log
+            shown = ", ".join(analysed_name(part.strip(), patterns) for part in text.split(","))
         return Cell(_data(text, shown), shown)
     if IS_P.fullmatch(name) and not _of_a_group(name):
         return Cell(_data(text, p_text(value, level)), text, value < level)
@@ -358,17 +382,31 @@ def make_table(
     level: float = 0.05,
     explained: Mapping[str, str] | None = None,
     note: str = "",
+    log: Sequence[str] = (),
 ) -> Table:
     """Table of chosen columns; those that are empty throughout are left out."""
     kept = list(rows)
     filled = [n for n in names if not kept or any(row[n].strip() not in MISSING for row in kept)]
-    columns = columns_of(filled, explained or {}, level)
-    body = [[column.cell([row[name] for name in column.names]) for column in columns] for row in kept]
+    columns = columns_of(filled, explained or {}, level, log)
+    body = [[_cell(column, row) for column in columns] for row in kept]
     headings = tuple(
         Heading(column.heading.html, column.heading.title, _numeric([row[i] for row in body]))
         for i, column in enumerate(columns)
     )
     return Table(id, caption, headings, body, note)
+
+
+def _cell(column: Column, row: Mapping[str, str]) -> Cell:
+    """A cell; the name of a variable that was transformed, in the formula."""
+    cell = column.cell([row[name] for name in column.names])
+    if column.names != ("variable",) or not _is_transformed(row):
+        return cell
+    name = row["variable"]
+    return Cell(_data(name, of_formula(row["transform"], variable_name(name))), cell.key)
+
+
+def _is_transformed(row: Mapping[str, str]) -> bool:
+    return row.get("transform", "").strip() not in ("none", *MISSING)
 
 
 def _numeric(cells: Sequence[Cell]) -> bool:
@@ -383,21 +421,28 @@ def tables_of(
     *,
     level: float = 0.05,
     explained: Mapping[str, str] | None = None,
+    log: Sequence[str] = (),
 ) -> list[Table]:
-    """A file as one table, or two: what matters, and what else there is. What is the same in all rows is a note."""
+    """A file as one table, or two: what matters, and what else there is. What is the same in all rows is a note.
+
+    `log` are the patterns of variables whose logarithm was analysed in all rows; rows with a ``transform`` say so
+    themselves.
+    """
     names, rows = read_rows(path)
     if any(name.startswith("summary_") for name in names):
         names = [name for name in names if not SUMMARISED.match(name)]
     names = [name for name in names if not (_empty(name, rows) or LEFT_OUT.match(name))]
     same = [name for name in names if len(rows) > 1 and _worth_a_note(name, rows)]
     told = [
-        f"{heading_of(name).striptags()} {_single(name, rows[0][name], level).html.striptags()}" for name in same
+        f"{heading_of(name).striptags()} {_single(name, rows[0][name], level, log).html.striptags()}"
+        for name in same
     ]
-    note = f"In all rows: {'; '.join(told)}." if told else ""
+    notes = [f"In all rows: {'; '.join(told)}."] if told else []
+    notes += [TRANSFORMED] if any(map(_is_transformed, rows)) else []
     names = [name for name in names if name not in same]
     more = [name for name in names if ADDITIONAL.match(name)]
-    make = partial(make_table, rows=rows, level=level, explained=explained)
-    first = make(id, caption, [n for n in names if n not in more], note=note)
+    make = partial(make_table, rows=rows, level=level, explained=explained, log=log)
+    first = make(id, caption, [n for n in names if n not in more], note=" ".join(notes))
     if not more:
         return [first]
     lead = [name for name in names if name in LEADING and name not in more]
