@@ -1086,14 +1086,16 @@ def read_table(path: Name, required: Sequence[str] = (), *, long: bool = False, 
 
     path = Path(path)
     lines = _text_lines(path)
+    _check_rows(path, lines)
     try:
         table = pd.read_csv(
             path, sep="\t" if lines and "\t" in lines[0] else ",", dtype=str, keep_default_na=False,
             skipinitialspace=True,
         )  # fmt: skip
-    except (ValueError, UnicodeError) as error:
+    except UnicodeError as error:
+        raise FileError(f"{path} is not in UTF-8; save it as UTF-8 text") from error
+    except ValueError as error:
         raise FileError(f"{path} is not a table: {_reason(error)}") from error
-    _check_header(path, lines)
     table.columns = table.columns.str.strip()
     missing = [column for column in required if column not in table.columns]
     if missing:
@@ -1140,7 +1142,9 @@ def _text_lines(path: Name) -> list[str]:
         raise FileError(f"{os.fspath(path)} cannot be read: {_reason(error)}") from error
     if "\0" in text:
         raise FileError(f"{os.fspath(path)} is not a text file")
-    return text.splitlines()
+    # Not str.splitlines, which also takes marks of other scripts and of word processors for ends.
+    lines = re.split(r"\r\n|\r|\n", text)
+    return lines[:-1] if not lines[-1] else lines
 
 
 # ------------------------------------------------------------------------------ permutations, null maxima
@@ -1230,6 +1234,24 @@ def _check_header(path: Path, lines: Sequence[str]) -> None:
         raise FileError(f"{path} has the column {twice[0]!r} twice")
     if len(names) == 1 and ";" in line:
         raise FileError(f"{path} is separated by semicolons; tabs or commas expected")
+
+
+def _check_rows(path: Path, lines: Sequence[str]) -> None:
+    """Every row has a field for each column: pandas would shift, or fill up, those that have not."""
+    if not any(line.strip() for line in lines):
+        raise FileError(f"{path} is empty; a table with a header row expected")
+    _check_header(path, lines)
+    rows = csv.reader(lines, delimiter="\t" if "\t" in lines[0] else ",", skipinitialspace=True)
+    try:
+        filled = (row for row in rows if len(row) > 1 or "".join(row).strip())
+        header = next(filled, [])
+        for number, row in enumerate(filled, start=1):
+            if len(row) != len(header):
+                raise FileError(
+                    f"{path}: row {number} ({row[0].strip()}) has {len(row)} fields, the header {len(header)}"
+                )
+    except csv.Error as error:
+        raise FileError(f"{path} is not a table: {error}") from error
 
 
 def write_table(path: Name, table: Any) -> None:

@@ -1,5 +1,6 @@
 """`gpuvox study` on the phantom: findings, what runs again, and what is said of mistakes."""
 
+import json
 import re
 import shutil
 
@@ -222,6 +223,46 @@ def test_a_null_cohort(tmp_path, capsys):
     page = (tmp_path / "null" / "results" / "report.html").read_text()
     assert page.lower().count("nothing survived") >= 8
     assert "no cluster of iron_MS_lt_HC survived" in err
+
+
+def test_what_names_clusters_that_are_not_there_is_a_note(given_maps, capsys):
+    """Tests have run by then: that nothing survived must not be the end of them."""
+    text = (given_maps / "study.toml").read_text()
+    text = text.replace("[clusters]", "[clusters]\nextent = 5000").split("[report]")[0]
+    clusters = '"fa_1_lt_0.1", "fa_1_lt_0.*"'
+    text += f"""
+[demographics]
+variables = ["age", "fa_1_lt_0.1"]
+
+[[group_table]]
+title = "mixed"
+variables = [{clusters}, "putamen.fa"]
+families = {{ clusters = [{clusters}], regions = ["putamen.fa"] }}
+
+[[group_table]]
+title = "clusters"
+variables = [{clusters}]
+
+[[regression]]
+title = "of a cluster"
+outcome = "fa_1_lt_0.1"
+each = ["putamen.fa"]
+
+[report]
+zscores = [{clusters}, "putamen.fa"]
+"""
+    (given_maps / "study.toml").write_text(text)
+    status, _, err = run(capsys, given_maps)
+    assert status == 0, err
+    results = given_maps / "results"
+    assert table(results / "groups" / "mixed.tsv")["variable"].tolist() == ["putamen.fa"]
+    assert not (results / "groups" / "clusters.tsv").exists()
+    assert "nothing to compare" in json.loads((results / "groups" / "clusters.json").read_text())["note"]
+    (model,) = results.glob("models/of?a?cluster/regression.json")
+    assert "nothing to model" in json.loads(model.read_text())["note"]
+    assert "putamen.fa" in table(results / "zscores.tsv")
+    assert "group table clusters: nothing to compare" in err
+    assert (results / "report.html").exists()
 
 
 def test_a_report_never_tells_of_what_is_no_longer_there(copy, capsys, monkeypatch):

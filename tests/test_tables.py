@@ -266,3 +266,40 @@ def test_tables_that_would_be_misread(tmp_path, text, message):
     (tmp_path / "p.tsv").write_text(text)
     with pytest.raises(FileError, match=message):
         tables.read_participants(tmp_path / "p.tsv")
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (["s1\t21.5\t3\t", "s2\t22\t4\t"], ["row 1 (s1)", "4 fields", "header 3"]),
+        (["s1\t21.5\t3", "s2\t22"], ["row 2 (s2)", "2 fields", "header 3"]),
+        (["s1\t21.5\t3\t9", "s2\t22\t4"], ["row 1 (s1)", "4 fields"]),
+        (["s1\t21.5\t3", "", "   ", "s2\t22\t4\t5"], ["row 2 (s2)", "4 fields"]),
+    ],
+)
+def test_rows_of_another_length_are_refused(rows, says, tmp_path):
+    """They would be shifted, or filled up, and be other numbers."""
+    path = tmp_path / "p.tsv"
+    for delimiter in "\t,":
+        path.write_text("\n".join(["participant_id\tage\tscore", *rows]).replace("\t", delimiter) + "\n")
+        with pytest.raises(FileError) as error:
+            files.read_table(path)
+        for part in says:
+            assert part in str(error.value)
+
+
+def test_cells_of_every_kind_are_fields(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_bytes(
+        'participant_id, note\r\ns1, "a, b"\r\n\r\ns2, "c ""d""\nsecond line"\r\ns3,e\u2028f\r\n'.encode()
+    )
+    assert files.read_table(path)["note"].tolist() == ["a, b", 'c "d"\nsecond line', "e\u2028f"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(b"", "is empty"), (b"\n \n", "is empty"), (b"a,b\n\xf9,1\n", "UTF-8")]
+)
+def test_files_without_a_table(content, says, tmp_path):
+    (tmp_path / "p.csv").write_bytes(content)
+    with pytest.raises(FileError, match=says):
+        files.read_table(tmp_path / "p.csv")

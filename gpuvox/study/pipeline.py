@@ -17,7 +17,7 @@ Everything is written below the folder of the results:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -324,7 +324,8 @@ class Pipeline(StudyInputs):
 
     def _zscores(self, found: pd.DataFrame, talk: Talk) -> pd.DataFrame:
         groups = self.config.groups
-        chosen = tables.matching(found.columns, self.config.report.zscores, f"{self.config.path}, report.zscores")
+        patterns = self._surviving(self.config.report.zscores, talk, found.columns)
+        chosen = tables.matching(found.columns, patterns, f"{self.config.path}, report.zscores")
         covariates = tables.indicators(found, groups.covariates).to_numpy()
         inside = tables.select(found, self.reference)
         z = {}
@@ -343,30 +344,49 @@ class Pipeline(StudyInputs):
         given = self.config.demographics
         if given is not None:
             options = {"demographics": given.variables, "tests": given.tests}
-            found.append(self._group_table("demographics", "demographics", options, "_demographics.tsv"))
+            found.append(self._group_table("demographics", "demographics", options))
         for table in self.config.group_table:
             options = {name: value for name, value in asdict(table).items() if name != "title"}
             options["covariates"] = self.config.groups.covariates if table.covariates is None else table.covariates
             name = f"group table {slug(table.title)}"
-            found.append(self._group_table(name, slug(table.title), options, ".tsv"))
+            found.append(self._group_table(name, slug(table.title), options))
         return found
 
-    def _group_table(self, name: str, file: str, options: Mapping[str, Any], ending: str) -> Stage:
+    def _group_table(self, name: str, file: str, options: Mapping[str, Any]) -> Stage:
+        """A table of groups; where all its variables are of clusters that did not survive, a note of that."""
         out, study = f"groups/{file}", self.config.groups
 
         def work(talk: Talk) -> None:
             os.makedirs(self.path("groups"), exist_ok=True)
+            left = self._surviving_options(options, talk)
+            if not (left.get("variables") or left.get("families") or left.get("demographics")):
+                self._note(out, f"{name}: nothing to compare, for no cluster survived that it is about", talk)
+                return
             command = groups.Command(
-                table=self.path("features.tsv"),
-                group=study.column,
-                order=study.order,
-                out=self.path(out),
-                **options,
+                table=self.path("features.tsv"), group=study.column, order=study.order, out=self.path(out), **left
             )
             groups.execute(command, lambda text: talk.say(f"  {text}"))
 
         settings = dict(options) | {"group": study.column, "order": study.order}
-        return self._stage(name, settings, (f"{out}{ending}", f"{out}.json"), work, ("variables",))
+        return self._stage(name, settings, (f"{out}.json", f"{out}*"), work, ("variables",))
+
+    def _surviving_options(self, options: Mapping[str, Any], talk: Talk) -> dict[str, Any]:
+        """Those of a table of groups, without variables that there are not."""
+        left = dict(options)
+        for key in ("variables", "demographics", "log"):
+            if key in left:
+                left[key] = self._surviving(left[key], talk)
+        if "families" in left:
+            families = {name: self._surviving(patterns, talk) for name, patterns in left["families"].items()}
+            left["families"] = {name: patterns for name, patterns in families.items() if patterns}
+        if "tests" in left:
+            left["tests"] = {n: test for n, test in left["tests"].items() if self._surviving((n,), talk)}
+        return left
+
+    def _note(self, out: str, note: str, talk: Talk) -> None:
+        """In place of a table."""
+        talk.warn(note)
+        files.write_json(self.path(f"{out}.json"), {"note": note})
 
     def _models(self) -> list[Stage]:
         config = self.config
@@ -387,9 +407,7 @@ class Pipeline(StudyInputs):
             os.makedirs(os.path.dirname(self.path(out)), exist_ok=True)
             command = make(given, talk)
             if command is None:
-                note = f"{given.title}: nothing to model, for no cluster survived that it is about"
-                talk.warn(note)
-                files.write_json(self.path(f"{out}.json"), {"note": note})
+                self._note(out, f"{given.title}: nothing to model, for no cluster survived that it is about", talk)
                 return
             clinical.execute(command, self.path(out), lambda text: talk.say(f"  {text}"))
 
@@ -403,7 +421,7 @@ class Pipeline(StudyInputs):
         each = self._surviving(given.each, talk)
         blocks = {name: self._surviving(names, talk) for name, names in given.blocks.items()}
         blocks = {name: names for name, names in blocks.items() if names}
-        if not each and (given.each or not blocks):
+        if not self._surviving((given.outcome,), talk) or (not each and (given.each or not blocks)):
             return None
         options = {name: getattr(given, name) for name in ("outcome", "subset", "log", "bootstrap", "correction")}
         adjusted = self._surviving(given.adjusted, talk)
@@ -432,9 +450,11 @@ class Pipeline(StudyInputs):
             covariates=groups.covariates, power=given.power, alpha=given.alpha, reduction=given.reduction,
         )  # fmt: skip
 
-    def _surviving(self, patterns: tuple[str, ...], talk: Talk) -> tuple[str, ...]:
+    def _surviving(
+        self, patterns: tuple[str, ...], talk: Talk, columns: Iterable[str] | None = None
+    ) -> tuple[str, ...]:
         """Names without those of clusters where no cluster survived."""
-        columns = files.read_table(self.path("features.tsv"), []).columns
+        columns = files.read_table(self.path("features.tsv"), []).columns if columns is None else columns
         clusters = [c.name for c in self.comparisons]
         gone = []
         for pattern in patterns:

@@ -170,7 +170,8 @@ def _groups(pipeline: Pipeline) -> list[dict[str, Any]]:
     for table in pipeline.config.group_table:
         root = f"groups/{slug(table.title)}"
         found.append({"title": table.title, "table": f"{root}.tsv", "json": f"{root}.json"})
-    return found
+    # Where no cluster survived there may be a note in place of a table.
+    return [{k: v for k, v in part.items() if k == "title" or os.path.exists(pipeline.path(v))} for part in found]
 
 
 def _models(pipeline: Pipeline) -> list[dict[str, Any]]:
