@@ -122,9 +122,7 @@ class Pipeline(StudyInputs):
         given = self.config.ironmyelin
         assert given is not None
         names = [column for column in IMAGES if column in self.cohort.columns]
-        tables.require(self.cohort, IMAGES[:2], self.config.file(self.config.study.table))
-        options = asdict(given) | {name: self.config.file(getattr(given, name)) for name in ("mask", "model")}
-        options |= {name: options[name] or None for name in ("from_field", "to_field")}
+        options = self.ironmyelin_options
 
         def work(talk: Talk) -> None:
             os.makedirs(self.path("maps"), exist_ok=True)
@@ -132,7 +130,8 @@ class Pipeline(StudyInputs):
                 out=self.path("maps"), table=self.path("participants.tsv"), device=self.config.study.device,
                 line=self.line, **options,
             )  # fmt: skip
-            ironmyelin.execute(command, talk.progress)
+            with self.config.reading(("ironmyelin",)):
+                ironmyelin.execute(command, talk.progress)
 
         sources = {name: self._column_files(name) for name in names}
         for name in ("mask", "model"):
