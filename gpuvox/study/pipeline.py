@@ -328,6 +328,9 @@ class Pipeline(StudyInputs):
         inside = tables.select(found, self.reference)
         z = {}
         for name in chosen:
+            if not pd.api.types.is_numeric_dtype(found[name]):
+                talk.warn(f"{name} has no z-score: it is text; numbers are expected")
+                continue
             try:
                 z[name] = clusters.adjusted(found[name].to_numpy(), covariates, inside)
             except ValueError as error:
