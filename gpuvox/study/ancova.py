@@ -310,6 +310,7 @@ def analysed(
         check_finite(chosen[name])
     rows = (groups.codes >= 0) & chosen.notna().all(axis=1).to_numpy()
     design = _Design(groups.levels, groups.codes[rows], chosen[rows])
+    indicators(table[rows], list(covariates))  # of the whole table: it says who has text among numbers
     design.matrix()
     return rows, design
 
