@@ -1,5 +1,6 @@
 """`gpuvox study` on the phantom: findings, what runs again, and what is said of mistakes."""
 
+import json
 import re
 import shutil
 
@@ -288,8 +289,14 @@ zscores = ["putamen.*"]
 
 
 def test_images_of_ones_own_and_groups_of_numbers(given_maps, capsys):
+    change(given_maps / "study.toml", '"putamen.*"', '"putamen.*", "*"')
+    people = pd.read_csv(given_maps / "people.csv").assign(
+        site=lambda t: np.where(t["age"] < 40, "Genova", "Roma")
+    )
+    people.to_csv(given_maps / "people.csv", index=False)
     status, _, err = run(capsys, given_maps)
     assert status == 0, err
+    assert "site has no z-score: it is text; numbers are expected" in err
     assert "fa_1_lt_0.7 is left out: no cluster 7 of fa_1_lt_0 survived" in err
     assert "putamen.volume has no z-score" in err
     data = table(given_maps / "results" / "models" / "adjusted" / "regression_coefficients.tsv")
@@ -331,6 +338,67 @@ def test_a_subset_takes_its_volumes_along(given_maps, capsys):
     status, _, err = run(capsys, given_maps)
     assert status == 2
     assert f"maps.fa.image: {given_maps / 'fa.nii.gz'} has {chosen.sum()} volumes; the table has 146 rows" in err
+
+
+@pytest.mark.parametrize("kind", ["jacobian", "lesions", "labels"])
+def test_a_subset_takes_volumes_of_regions_along(given_maps, capsys, kind):
+    """4D Jacobians, lesions and labels of everybody, as the maps: each participant's own are used."""
+    people = pd.read_csv(given_maps / "people.csv")
+    header = files.read_header(given_maps / "template" / "labels")
+    grid = header.grid(np.ones(header.shape[:3], dtype=bool))
+    labels = files.read_map(given_maps / "template" / "labels", grid)
+    made = {
+        "jacobian": lambda i: np.full(grid.n_voxels, 1 + i / 100),
+        "lesions": lambda i: (np.arange(grid.n_voxels) + i) % 7 == 0,
+        "labels": lambda i: np.where((np.arange(grid.n_voxels) + i) % 5 == 0, 0, labels),
+    }[kind]
+    values = np.array([made(i) for i in range(len(people))], dtype=np.float32)
+    with files.open_map(given_maps / "own", grid, header, len(people)) as (_, write):
+        for each in values:
+            write(each)
+    text = (given_maps / "study.toml").read_text()
+    text = "".join(
+        part for part in re.split(r"(?m)^(?=\[)", text) if not part.startswith(("[vox", "[clu", "[[", "[rep"))
+    )
+    text = text.replace('order = ["1", "0"]', 'order = ["1", "0"]\nsubset = "age < 45 and edss != 3"')
+    (given_maps / "study.toml").write_text(text.replace("[rois]", f'[rois]\n{kind} = "own.nii.gz"'))
+    people.loc[people["group"] == 0, "edss"] = 0.0
+    people.loc[people.index[people["age"] < 45][:2], "edss"] = np.nan
+    people.to_csv(given_maps / "people.csv", index=False)
+    status, out, err = run(capsys, given_maps)
+    assert status == 0, err
+    unknown = (people["age"] < 45) & people["edss"].isna()
+    chosen = ((people["age"] < 45) & (people["edss"] != 3) & ~unknown).to_numpy()
+    false = int((~chosen & ~unknown).sum())
+    said = f"leaves out {(~chosen).sum()} of {len(people)}: false in {false}, a value is missing in 2"
+    assert said in out
+    record = json.loads((given_maps / "results" / "study.json").read_text())["cohort"]
+    assert record["subset_leaves_out"] == {"false": false, "value_missing": 2}
+    rows = table(given_maps / "results" / "rois.tsv")
+    names = pd.read_csv(given_maps / "template" / "labels.tsv", sep="\t").set_index("name")["index"]
+    label = names[next(name for name in names.index if "left" in name.lower() and "putamen" in name.lower())]
+    found = rows[(rows["structure"] == "putamen") & (rows["side"] == "left")].set_index("participant_id")
+    assert found.index.tolist() == people["participant_id"][chosen].tolist()
+    fa = files.read_cohort(given_maps / "fa.nii.gz", grid)
+    voxel = np.prod(grid.voxel_size) / 1000
+    for i in np.flatnonzero(chosen):
+        own = values[i] if kind == "labels" else labels
+        weight = values[i] if kind == "jacobian" else np.ones(grid.n_voxels)
+        inside = (own == label) & ((values[i] == 0) if kind == "lesions" else True)
+        row = found.loc[people["participant_id"][i]]
+        np.testing.assert_allclose(row["volume"], weight[own == label].sum() * voxel, rtol=1e-5)
+        np.testing.assert_allclose(row["mean"], fa[i][inside].mean(dtype=float), rtol=1e-5)
+    assert again(run(capsys, given_maps)[1]) == []
+
+
+def test_an_image_of_regions_has_a_volume_for_each_row(given_maps, capsys):
+    header = files.read_header(given_maps / "template" / "labels")
+    shutil.copy(header.path, given_maps / "own.nii.gz")
+    change(given_maps / "study.toml", "[rois]", '[rois]\njacobian = "own.nii.gz"')
+    status, _, err = run(capsys, given_maps)
+    assert status == 2
+    assert "rois.jacobian: " in err
+    assert "has 1 volumes; the table has 146 rows" in err
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------------------

@@ -19,9 +19,11 @@ from gpuvox.files import FileError
 from gpuvox.study import rois, tables
 from gpuvox.study.config import IRONMYELIN, Config, Map
 from gpuvox.study.designs import Design, group_design
+from gpuvox.study.subsets import LeftOut, left_out
 from gpuvox.study.variables import Variables
 
 IMAGES = ("qsm", "r1", "csf", "jacobian")
+REGION_IMAGES = ("labels", "jacobian", "lesions")
 DIRECTIONS = ("gt", "lt")
 
 
@@ -109,6 +111,11 @@ class StudyInputs:
             return tables.select(columns, groups.subset)
 
     @cached_property
+    def left_out(self) -> LeftOut:
+        """Whom the subset leaves out."""
+        return left_out(tables.typed(self.everyone), self.config.groups.subset)
+
+    @cached_property
     def columns(self) -> pd.DataFrame:
         """The same, numbers as numbers."""
         return tables.typed(self.cohort)
@@ -151,7 +158,7 @@ class StudyInputs:
                 found[name] = Map(image=self.path(f"maps/{name}"), title=title, unit=unit)
         for name, given in self.config.maps.items():
             # Where the subset leaves somebody out, the volumes of the others are copied.
-            image = self.config.file(given.image) if self._is_chosen.all() else self.path(f"maps/{name}")
+            image = self.path(f"maps/{name}") if f"maps/{name}" in self.copied else self.config.file(given.image)
             found[name] = Map(image=image, title=given.title or name, unit=given.unit)
         for section in ("voxelwise", "rois"):
             wanted = getattr(getattr(self.config, section), "maps", ())
@@ -159,6 +166,31 @@ class StudyInputs:
                 if name not in found:
                     raise self.config.error((section, "maps"), f"names {name!r}; there are {', '.join(found)}")
         return found
+
+    @cached_property
+    def copied(self) -> dict[str, str]:
+        """Image in the results → image of everybody, of which those in the study have their volumes copied there."""
+        if self._is_chosen.all():
+            return {}
+        found = {f"maps/{name}": self.config.file(given.image) for name, given in self.config.maps.items()}
+        for kind in REGION_IMAGES:
+            image = self._region_image(kind)
+            if image and image not in self.cohort.columns:
+                with self.config.reading(("rois", kind)):
+                    if files.read_header(image).shape[3] > 1:
+                        found[f"regions/{kind}"] = image
+        return found
+
+    def region_image(self, kind: str) -> str:
+        """Labels, Jacobians or lesions of those in the study: a column of the table or an image; empty for none."""
+        return self.path(f"regions/{kind}") if f"regions/{kind}" in self.copied else self._region_image(kind)
+
+    def _region_image(self, kind: str) -> str:
+        given, template = self.config.rois, self.config.template
+        value = getattr(given, kind, "")
+        if given is not None and kind == "labels" and template is not None:
+            value = value or template.labels
+        return value if value in self.cohort.columns else self.config.file(value)
 
     # -- what can be wrong --------------------------------------------------------------------------------------
 
@@ -192,10 +224,10 @@ class StudyInputs:
         self._check_ironmyelin()
         self._check_head_size()
         clustered = [comparison.name for comparison in self.comparisons] if self.config.clusters else []
-        Variables(self.config, self.columns, self.measured, clustered).check(self.reference)
         if self.config.voxelwise is not None:
             with self.config.reading(("groups", "covariates")):
                 _ = self.design
+        Variables(self.config, self.columns, self.measured, clustered).check(self.reference)
 
     def _check_files(self) -> None:
         """Images are there, and lie on one grid; those of everyone have a volume for each row of the table."""
@@ -208,10 +240,7 @@ class StudyInputs:
                 header = files.read_header(image)
                 if grid is not None:
                     files.check_grid(header, grid, "the mask")
-                if where[0] == "maps" and header.shape[3] != len(self.everyone):
-                    raise FileError(
-                        f"{image} has {header.shape[3]} volumes; the table has {len(self.everyone)} rows"
-                    )
+                self._check_volumes(where, image, header.shape[3])
         for where in (("template", "names"), ("rois", "names"), ("ironmyelin", "model")):
             path = config.file(getattr(getattr(config, where[0]), where[1], ""))
             if path and not os.path.isfile(path):
@@ -220,18 +249,25 @@ class StudyInputs:
                 with config.reading(where):
                     rois.read_regions(path)
 
+    def _check_volumes(self, where: tuple[str, ...], image: str, n_volumes: int) -> None:
+        """Raise `FileError` for an image of everybody that has not a volume for each row of the table."""
+        key = where[-1]
+        if where[0] == "rois" and getattr(self.config.rois, key) in self.cohort.columns:
+            if n_volumes != 1:
+                raise FileError(f"{image} has {n_volumes} volumes; that of a participant alone expected")
+            return
+        of_all = where[0] == "maps" or (where[0] == "rois" and (n_volumes > 1 or key == "jacobian"))
+        if of_all and n_volumes != len(self.everyone):
+            raise FileError(f"{image} has {n_volumes} volumes; the table has {len(self.everyone)} rows")
+
     def _given_images(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Key and file of each image that the configuration names, and of the first in a column."""
         config = self.config
         keys: list[tuple[str, ...]] = [("template", "labels"), ("template", "underlay"), ("ironmyelin", "mask")]
-        keys += [("rois", name) for name in ("labels", "jacobian", "lesions")]
+        keys += [("rois", name) for name in REGION_IMAGES]
         for section, key in keys:
             value = getattr(getattr(config, section), key, "")
             in_table = section == "rois" and value in self.cohort.columns
-            if value and not in_table and section == "rois" and key != "labels" and not self._is_chosen.all():
-                raise config.error(
-                    (section, key), "must be a column of the table, for groups.subset leaves some out"
-                )
             if value:
                 yield (section, key), self._images(value)[0] if in_table else config.file(value)
         for name, given in config.maps.items():
@@ -296,7 +332,7 @@ class StudyInputs:
         """(stages, outside files by map) that maps come from."""
         given = [name for name in names if name in self.config.maps]
         if not self._is_chosen.all():
-            stages = tuple(f"map {name}" for name in given)
+            stages = tuple(copy_stage(f"maps/{name}") for name in given)
             return ("iron and myelin",) * (len(given) < len(names)) + stages, {}
         outside = {f"map {name}": self._of_image(self.maps[name].image) for name in given}
         return ("iron and myelin",) * (len(given) < len(names)), outside
@@ -333,3 +369,9 @@ class StudyInputs:
     def _column_files(self, column: str) -> tuple[str, ...]:
         images = dict.fromkeys(self._images(column))
         return tuple(file for image in images for file in self._of_image(image))
+
+
+def copy_stage(name: str) -> str:
+    """Name of the stage that copies an image of everybody: ``map fa``, ``regions jacobian``."""
+    folder, image = name.split("/")
+    return f"{'map' if folder == 'maps' else folder} {image}"

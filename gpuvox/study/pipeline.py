@@ -4,6 +4,7 @@ Everything is written below the folder of the results:
 
     participants.tsv        those who are in the study
     maps/                   iron, myelin and their content
+    regions/                where a condition leaves some out, 4D images of labels, lesions, Jacobians
     underlay.nii.gz         anatomy for pictures
     design.mat, design.con
     voxelwise/              what `gpuvox randomise` writes, for each map
@@ -33,7 +34,7 @@ from gpuvox.study import clinical, clusters, groups, report, rois, stages, table
 from gpuvox.study import config as config_
 from gpuvox.study.checks import check_maps, oddities
 from gpuvox.study.config import IRONMYELIN, slug
-from gpuvox.study.inputs import IMAGES, Comparison, StudyInputs
+from gpuvox.study.inputs import IMAGES, REGION_IMAGES, Comparison, StudyInputs, copy_stage
 from gpuvox.study.record import describe
 from gpuvox.study.stages import Ledger, Stage, Talk
 from gpuvox.tfce import Tfce
@@ -59,8 +60,7 @@ class Pipeline(StudyInputs):
         found = [self._participants()]
         if config.ironmyelin is not None:
             found.append(self._ironmyelin())
-        if not self._is_chosen.all():
-            found += [self._map(name) for name in config.maps]
+        found += [self._copy(name, image) for name, image in self.copied.items()]
         if config.template is not None:
             found.append(self._underlay())
         if config.voxelwise is not None:
@@ -113,6 +113,8 @@ class Pipeline(StudyInputs):
             files.write_table(self.path("participants.tsv"), table)
             counts = self.members.value_counts()
             talk.say("  " + ", ".join(f"{name} {counts[name]}" for name in self.config.groups.order))
+            for line in self.left_out.lines():
+                talk.say(f"  {line}")
 
         source = self.config.file(self.config.study.table)
         settings = {"groups": asdict(self.config.groups), "paths": with_paths}
@@ -142,16 +144,15 @@ class Pipeline(StudyInputs):
         settings = asdict(given) | {"images": self._cells(*names)}
         return self._stage("iron and myelin", settings, made, work, sources=sources)
 
-    def _map(self, name: str) -> Stage:
+    def _copy(self, name: str, given: str) -> Stage:
         """The volumes of a given image that are of those in the study."""
-        given = self.config.file(self.config.maps[name].image)
 
         def work(talk: Talk) -> None:
-            os.makedirs(self.path("maps"), exist_ok=True)
+            os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
             header = files.read_header(given)
             grid = header.grid(np.ones(header.shape[:3], dtype=bool))
-            label = files.Label(f"gpuvox: {name} of those in the study")
-            opened = files.open_map(self.path(f"maps/{name}"), grid, header, len(self.cohort), label=label)
+            label = files.Label(f"gpuvox: {os.path.basename(name)} of those in the study")
+            opened = files.open_map(self.path(name), grid, header, len(self.cohort), label=label)
             with opened as (_, write):
                 for values, is_chosen in zip(files.read_volumes(given), self._is_chosen):
                     if is_chosen:
@@ -159,7 +160,7 @@ class Pipeline(StudyInputs):
 
         settings = {"everyone": self.everyone["participant_id"].tolist(), "chosen": self._is_chosen.tolist()}
         sources = {"image": self._of_image(given)}
-        return self._stage(f"map {name}", settings, (f"maps/{name}.*",), work, sources=sources)
+        return self._stage(copy_stage(name), settings, (f"{name}.*",), work, sources=sources)
 
     def _underlay(self) -> Stage:
         """Mean R1 of everyone, or the mean of the first map, unless an image is given."""
@@ -259,12 +260,13 @@ class Pipeline(StudyInputs):
         chosen = given.maps or tuple(self.maps)
         after, sources = self._of_maps(*chosen)
         images: dict[str, str] = {}
-        for kind in ("labels", "jacobian", "lesions"):
-            value = getattr(given, kind) or (template.labels if kind == "labels" and template else "")
-            in_table = value in self.cohort.columns
-            images[kind] = value if in_table else self.config.file(value)
-            if value:
-                sources[kind] = self._column_files(value) if in_table else self._of_image(images[kind])
+        for kind in REGION_IMAGES:
+            image = images[kind] = self.region_image(kind)
+            if f"regions/{kind}" in self.copied:
+                after = (*after, copy_stage(f"regions/{kind}"))
+            elif image:
+                in_table = image in self.cohort.columns
+                sources[kind] = self._column_files(image) if in_table else self._of_image(image)
         names = self.config.file(given.names or (template.names if template else ""))
         if names:
             sources["names"] = (names,)

@@ -81,6 +81,7 @@ def _cohort(pipeline: Pipeline) -> dict[str, Any]:
         "order": list(groups.order),
         "covariates": list(groups.covariates),
         "subset": groups.subset,
+        "subset_leaves_out": pipeline.left_out.record(),
         "reference": pipeline.reference,
         "n": {name: int(counts[name]) for name in groups.order},
     }

@@ -162,18 +162,26 @@ class Variables:
         self.numbers(("report", "zscores"), [name for name in config.report.zscores if self.is_known(name)])
 
     def _check_groups(self, reference: str) -> Bool:
-        """The reference group, which must be good for the covariates where something is adjusted for them."""
-        config, covariates = self.config, self.config.groups.covariates
-        with config.reading(("groups", "covariates")):
-            design = tables.indicators(self.columns, covariates, self.table).to_numpy()
-        with config.reading(("groups", "reference")):
+        """The reference group, which must be good for the covariates where clusters are measured."""
+        with self.config.reading(("groups", "covariates")):
+            _ = self.design
+        with self.config.reading(("groups", "reference")):
             inside = tables.select(self.columns, reference)
             if not inside.any():
                 raise FileError(f"no participant of the study fulfils {reference!r}")
-            if config.clusters is not None or any(model.adjusted for model in config.regression):
-                # Any values will do: whether they can be adjusted depends on the covariates.
-                adjusted(np.random.default_rng(0).normal(size=len(design)), design, inside)
+            if self.config.clusters is not None:
+                adjusted(self.any_values, self.design, inside)
         return inside
+
+    @cached_property
+    def design(self) -> NDArray[np.float64]:
+        """Covariates of the groups."""
+        return tables.indicators(self.columns, self.config.groups.covariates, self.table).to_numpy()
+
+    @property
+    def any_values(self) -> NDArray[np.float64]:
+        """Of a variable that is not measured yet: whether it can be adjusted depends on the covariates."""
+        return np.random.default_rng(0).normal(size=len(self.columns))
 
     def _check_demographics(self) -> None:
         given, groups = self.config.demographics, self.config.groups
@@ -259,9 +267,8 @@ class Variables:
             whole = self.complete(where, names, rows)
             if whole is not None:
                 self._indicators(where, names, whole)
-        self._check_adjusted(
-            (*where, "adjusted"), given.adjusted, [name for name in place if name != given.outcome]
-        )
+        predictors = [name for name in place if name != given.outcome]
+        self._check_adjusted((*where, "adjusted"), given.adjusted, predictors, inside)
         self._check_log(where, given.log, rows, inside if given.adjusted else None)
 
     def _indicators(self, where: Where, names: Sequence[str], whole: pd.DataFrame) -> None:
@@ -269,7 +276,9 @@ class Variables:
         with self.config.reading(where):
             tables.indicators(whole, [name for name in names if self.is_known(name)], self.table)
 
-    def _check_adjusted(self, where: Where, patterns: Sequence[str], predictors: Sequence[str]) -> None:
+    def _check_adjusted(
+        self, where: Where, patterns: Sequence[str], predictors: Sequence[str], inside: Bool
+    ) -> None:
         self.find(where, patterns)
         with self.config.reading(where):
             found = tables.matching(predictors, patterns, "the list of predictors")
@@ -277,6 +286,14 @@ class Variables:
         for name in found:
             if name in self.config.groups.covariates:
                 raise self.config.error(where, f"{name} cannot be adjusted for itself")
+            values = self.any_values
+            given = self.columns[name].to_numpy() if self.is_known(name) else values
+            values[np.isnan(given)] = np.nan
+            there = given[inside & np.isfinite(given)]
+            # Where the reference group has nothing, or all the same, the model's own participants take its place.
+            if len(there) == 1 or np.ptp(there if len(there) else [0]) > 0:
+                with self.config.reading(where):
+                    adjusted(values, self.design, inside)
 
     def _check_log(
         self, where: Where, patterns: Sequence[str], rows: Bool | None, inside: Bool | None = None
