@@ -527,6 +527,7 @@ def test_mistakes_with_variables_are_found_before_anything_runs(fresh, capsys, o
         ("age", "forty", "", "", "line 26: groups.covariates: "),
         ("age", "n/a", "", "", "line 26: groups.covariates: "),
         ("brain_volume", "n/a", 'head_size = ""', 'head_size = "brain_volume"', "brain_volume of sub-002 is 'n/a'; a "),
+        ("caudate.iron", "0", "", "", "study.table: the column 'caudate.iron' of "),
         ("brain_volume", "0", 'head_size = ""', 'head_size = "brain_volume"', "rois.head_size: "),
     ],
 )  # fmt: skip
@@ -565,6 +566,20 @@ def test_a_map_that_is_not_there_is_told_before_what_it_would_have(fresh, capsys
     status, _, err = run(capsys, fresh)
     assert status == 2
     assert "voxelwise.maps: names 'fb'; there are iron, myelin, ironmass, myelinmass" in err
+
+
+def test_what_only_values_tell_is_told_with_key_and_line_too(given_maps, capsys):
+    """Not with an option of the command that found it."""
+    change(given_maps / "study.toml", "bootstrap = 0", 'bootstrap = 0\nlog = ["putamen.fa"]')
+    header = files.read_header(given_maps / "fa")
+    grid = header.grid(np.ones(header.shape[:3], dtype=bool))
+    values = -files.read_cohort(given_maps / "fa.nii.gz", grid)
+    with files.open_map(given_maps / "fa", grid, header, len(values)) as (_, write):
+        for each in values:
+            write(each)
+    status, _, err = run(capsys, given_maps)
+    assert status == 2
+    assert re.search(r"study\.toml, line \d+: regression\[1\]\.log: putamen\.fa of sub-\d+ is -", err), err
 
 
 def test_an_example_is_printed(capsys):
@@ -621,3 +636,21 @@ def test_an_interrupted_study_goes_on(copy, capsys, monkeypatch):
     status, out, _ = run(capsys, copy)
     assert status == 0
     assert again(out)[0] == "regression edss_and_iron"
+
+
+def test_a_site_that_a_model_has_not_is_no_reason_to_refuse_it(given_maps, capsys):
+    """Covariates are those of its participants; a reference group that cannot tell them apart is refused."""
+    people = pd.read_csv(given_maps / "people.csv")
+    patients = people.index[people["group"] == 1]
+    people["site"] = np.where(people.index % 2, "a", "b")
+    people.loc[patients[:5], "site"] = "c"
+    people.to_csv(given_maps / "people.csv", index=False)
+    change(given_maps / "study.toml", 'order = ["1", "0"]', 'order = ["1", "0"]\ncovariates = ["site"]')
+    change(given_maps / "study.toml", "[clusters]\n", "")
+    change(given_maps / "study.toml", 'each = ["putamen.fa", "fa_1_lt_0.7"]', 'each = ["putamen.fa"]')
+    status, _, err = run(capsys, given_maps, "--dry-run")
+    assert status == 2
+    assert "regression[1].adjusted: the covariates cannot be told apart in the reference group" in err
+    change(given_maps / "study.toml", 'subset = "group == 1"', "subset = \"group == 1 and site != 'c'\"")
+    status, _, err = run(capsys, given_maps)
+    assert status == 0, err

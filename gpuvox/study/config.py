@@ -303,7 +303,8 @@ class Config:
                 part = part[name] if inside else getattr(part, str(name), None)
             spoken = [name.replace("-", "_") for name in OPTION.findall(str(error))]
             keys = [name for name in spoken if is_dataclass(part) and hasattr(part, name)]
-            text = OPTION.sub(lambda found: found[1].replace("-", "_"), str(error))
+            said = re.sub(rf"^{OPTION.pattern}: ", "", str(error)) if keys else str(error)
+            text = OPTION.sub(lambda found: found[1].replace("-", "_"), said)
             raise self.error((*where, *keys[:1]), text) from None
 
 

@@ -212,7 +212,8 @@ class StudyInputs:
             kinds = ("", ".median", ".sd", *((".mass",) if name in rois.MASSES else ()))
             measures += [f".{name}{kind}" for kind in kinds]
         places = [f"{side}.{name}" if side in ("left", "right") else name for name, side in structures]
-        return [place + measure for place in places for measure in measures]
+        # One structure with sides and one without have the same place where both sides are measured together.
+        return list(dict.fromkeys(place + measure for place in places for measure in measures))
 
     def check(self) -> None:
         """Raise `FileError` for what can be found wrong before anything runs; it names the key and its line."""

@@ -347,16 +347,19 @@ class Pipeline(StudyInputs):
         given = self.config.demographics
         if given is not None:
             options = {"demographics": given.variables, "tests": given.tests}
-            found.append(self._group_table("demographics", "demographics", options, "_demographics.tsv"))
-        for table in self.config.group_table:
+            where: tuple[str | int, ...] = ("demographics",)
+            found.append(self._group_table(where, "demographics", options, "_demographics.tsv"))
+        for number, table in enumerate(self.config.group_table):
             options = {name: value for name, value in asdict(table).items() if name != "title"}
             options["covariates"] = self.config.groups.covariates if table.covariates is None else table.covariates
-            name = f"group table {slug(table.title)}"
-            found.append(self._group_table(name, slug(table.title), options, ".tsv"))
+            found.append(self._group_table(("group_table", number), slug(table.title), options, ".tsv"))
         return found
 
-    def _group_table(self, name: str, file: str, options: Mapping[str, Any], ending: str) -> Stage:
+    def _group_table(
+        self, where: tuple[str | int, ...], file: str, options: Mapping[str, Any], ending: str
+    ) -> Stage:
         out, study = f"groups/{file}", self.config.groups
+        name = f"group table {file}" if len(where) > 1 else file
 
         def work(talk: Talk) -> None:
             os.makedirs(self.path("groups"), exist_ok=True)
@@ -367,7 +370,8 @@ class Pipeline(StudyInputs):
                 out=self.path(out),
                 **options,
             )
-            groups.execute(command, lambda text: talk.say(f"  {text}"))
+            with self.config.reading(where):
+                groups.execute(command, lambda text: talk.say(f"  {text}"))
 
         settings = dict(options) | {"group": study.column, "order": study.order}
         return self._stage(name, settings, (f"{out}{ending}", f"{out}.json"), work, ("variables",))
@@ -375,16 +379,17 @@ class Pipeline(StudyInputs):
     def _models(self) -> list[Stage]:
         config = self.config
         found = []
-        for regression in config.regression:
-            found.append(self._model("regression", regression, self._regression))
-        for correlation in config.correlation:
-            found.append(self._model("correlation", correlation, self._correlation))
-        for size in config.sample_size:
-            found.append(self._model("samplesize", size, self._sample_size))
+        for number, regression in enumerate(config.regression):
+            found.append(self._model(("regression", number), regression, self._regression))
+        for number, correlation in enumerate(config.correlation):
+            found.append(self._model(("correlation", number), correlation, self._correlation))
+        for number, size in enumerate(config.sample_size):
+            found.append(self._model(("sample_size", number), size, self._sample_size))
         return found
 
-    def _model(self, kind: str, given: Any, make: Callable[[Any, Talk], Models | None]) -> Stage:
+    def _model(self, where: tuple[str, int], given: Any, make: Callable[[Any, Talk], Models | None]) -> Stage:
         """A table of models; where all its variables are of clusters that did not survive, a note of that."""
+        kind = where[0].replace("_", "")
         out = f"models/{slug(given.title)}/{kind}"
 
         def work(talk: Talk) -> None:
@@ -395,7 +400,8 @@ class Pipeline(StudyInputs):
                 talk.warn(note)
                 files.write_json(self.path(f"{out}.json"), {"note": note})
                 return
-            clinical.execute(command, self.path(out), lambda text: talk.say(f"  {text}"))
+            with self.config.reading(where):
+                clinical.execute(command, self.path(out), lambda text: talk.say(f"  {text}"))
 
         groups, study = self.config.groups, self.config.study
         settings = asdict(given) | {"groups": asdict(groups), "seed": study.seed}

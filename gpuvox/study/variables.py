@@ -144,10 +144,11 @@ class Variables:
     def check(self, reference: str) -> None:
         """Raise `FileError` for the first mistake, with its key and line."""
         config = self.config
-        twice = pd.Index([*self.columns.columns, *self.measured])
-        if twice.has_duplicates:
-            name = twice[twice.duplicated()][0]
-            raise config.error(("study", "table"), f"the column {name!r} of {self.table} is a measure of a region")
+        for name in self.columns.columns:
+            if name in self.measured:
+                raise config.error(
+                    ("study", "table"), f"the column {name!r} of {self.table} is a measure of a region"
+                )
         inside = self._check_groups(reference)
         self._check_demographics()
         for number, table in enumerate(config.group_table):
@@ -268,7 +269,9 @@ class Variables:
             if whole is not None:
                 self._indicators(where, names, whole)
         predictors = [name for name in place if name != given.outcome]
-        self._check_adjusted((*where, "adjusted"), given.adjusted, predictors, inside)
+        for name in self._adjusted((*where, "adjusted"), given.adjusted, predictors):
+            if rows is not None:
+                self._adjustable((*where, "adjusted"), name, inside, rows | inside)
         self._check_log(where, given.log, rows, inside if given.adjusted else None)
 
     def _indicators(self, where: Where, names: Sequence[str], whole: pd.DataFrame) -> None:
@@ -276,9 +279,8 @@ class Variables:
         with self.config.reading(where):
             tables.indicators(whole, [name for name in names if self.is_known(name)], self.table)
 
-    def _check_adjusted(
-        self, where: Where, patterns: Sequence[str], predictors: Sequence[str], inside: Bool
-    ) -> None:
+    def _adjusted(self, where: Where, patterns: Sequence[str], predictors: Sequence[str]) -> list[str]:
+        """Predictors that are adjusted for the covariates of the groups."""
         self.find(where, patterns)
         with self.config.reading(where):
             found = tables.matching(predictors, patterns, "the list of predictors")
@@ -286,14 +288,19 @@ class Variables:
         for name in found:
             if name in self.config.groups.covariates:
                 raise self.config.error(where, f"{name} cannot be adjusted for itself")
-            values = self.any_values
-            given = self.columns[name].to_numpy() if self.is_known(name) else values
-            values[np.isnan(given)] = np.nan
-            there = given[inside & np.isfinite(given)]
-            # Where the reference group has nothing, or all the same, the model's own participants take its place.
-            if len(there) == 1 or np.ptp(there if len(there) else [0]) > 0:
-                with self.config.reading(where):
-                    adjusted(values, self.design, inside)
+        return found
+
+    def _adjustable(self, where: Where, name: str, inside: Bool, people: Bool) -> None:
+        """Raise `FileError` if the covariates are no good in the reference group of a model's participants."""
+        values = self.any_values
+        given = self.columns[name].to_numpy() if self.is_known(name) else values
+        values[np.isnan(given)] = np.nan
+        there = given[inside & np.isfinite(given)]
+        # Where the reference group has nothing, or all the same, the model's own participants take its place.
+        if len(there) == 1 or np.ptp(there if len(there) else [0]) > 0:
+            with self.config.reading(where):
+                design = tables.indicators(self.columns[people], self.config.groups.covariates, self.table)
+                adjusted(values[people], design.to_numpy(), inside[people])
 
     def _check_log(
         self, where: Where, patterns: Sequence[str], rows: Bool | None, inside: Bool | None = None
