@@ -121,26 +121,39 @@ def read_cohort(command: Command) -> Cohort:
     FileError
         A file is missing or no image; images are not on one grid; numbers of volumes differ.
     """
-    images: dict[str, list[str]]
-    if command.table:
-        needed = ["participant_id", "qsm", "r1"] + (["csf"] if command.reference != "none" else [])
-        table = files.read_table(command.table, needed)
-        folder = Path(command.table).parent
-        if "jacobian" in table.columns:
-            needed.append("jacobian")
-            table = files.read_table(command.table, needed)
-        given = [kind for kind in KINDS if kind in needed]
-        images = {kind: [os.fspath(folder / name.strip()) for name in table[kind]] for kind in given}
-        names = tuple(table["participant_id"])
-    else:
+    if not command.table:
         images = {kind: [getattr(command, kind)] for kind in KINDS if getattr(command, kind)}
-        names = tuple(str(i + 1) for i in range(files.count_volumes(command.qsm)))
+        return check_cohort([str(i + 1) for i in range(files.count_volumes(command.qsm))], images)
+    needed = ["participant_id", *needed_kinds(command)]
+    table = files.read_table(command.table, needed)
+    folder = Path(command.table).parent
+    if "jacobian" in table.columns:
+        needed.append("jacobian")
+        table = files.read_table(command.table, needed)
+    given = [kind for kind in KINDS if kind in needed]
+    columns = {kind: [os.fspath(folder / name.strip()) for name in table[kind]] for kind in given}
+    return check_cohort(table["participant_id"], columns, of_subjects=True)
+
+
+def needed_kinds(command: Command) -> tuple[str, ...]:
+    """Columns of images that a table must have."""
+    return ("qsm", "r1", "csf") if command.reference != "none" else ("qsm", "r1")
+
+
+def check_cohort(names: Sequence[str], images: dict[str, list[str]], *, of_subjects: bool = False) -> Cohort:
+    """Check that images belong together; `of_subjects` says that each is one of a subject's, not one for all.
+
+    Raises
+    ------
+    FileError
+        As of `read_cohort`.
+    """
     header = files.read_header(images["qsm"][0])
     grid = header.grid(np.ones(header.shape[:3], dtype=bool))
     for kind, listed in images.items():
         for image in listed:
-            _check_image(files.read_header(image), grid, header, kind, len(names) if not command.table else 1)
-    return Cohort(names, images, header)
+            _check_image(files.read_header(image), grid, header, kind, 1 if of_subjects else len(names))
+    return Cohort(tuple(names), images, header)
 
 
 def _check_image(
@@ -340,6 +353,11 @@ def execute(command: Command, progress: Progress | None = None) -> None:
     FileError, DeviceError, ValueError
         One sentence that says what is wrong; nothing is written then.
     """
+    with _without_empty_folder(command.out):
+        _execute(command, progress)
+
+
+def _execute(command: Command, progress: Progress | None) -> None:
     run = prepare(command)
     reference = measure_csf(run, progress)
     with contextlib.ExitStack() as stack:
@@ -360,14 +378,57 @@ def execute(command: Command, progress: Progress | None = None) -> None:
 
 def prepare(command: Command) -> Run:
     """Everything that can be found wrong without reading an image."""
-    device = resolve(command.device)
+    device, model = resolve(command.device), read_model(command)
+    cohort = read_cohort(command)
+    inversion, grid = settle(command, cohort, model)
+    try:
+        os.makedirs(command.out, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"the folder {command.out} cannot be made: {error.strerror}") from None
+    files.check_output_root(os.path.join(command.out, "iron"))
+    kinds = OUTPUTS if "jacobian" in cohort.images else list(OUTPUTS)[:2]
+    units = {"iron": model.iron_units, "myelin": model.myelin_units}
+    outputs = {name: units[name.removesuffix("mass")] + (" × J" if "mass" in name else "") for name in kinds}
+    return Run(command, cohort, inversion, grid, device, outputs)
+
+
+def check(command: Command, names: Sequence[str], images: dict[str, list[str]]) -> None:
+    """What a command would refuse, as far as the images' headers and the first subject's values tell; writes nothing.
+
+    Parameters
+    ----------
+    command : Command
+        Without a table.
+    names : sequence of str
+        Subjects.
+    images : dict of str to list of str
+        By kind, a file for each.
+
+    Raises
+    ------
+    FileError, ValueError
+        As of `execute`.
+    """
+    model, cohort = read_model(command), check_cohort(names, images, of_subjects=True)
+    _, grid = settle(command, cohort, model)
+    first = next(subjects(cohort, command, KINDS))
+    if "jacobian" in images:
+        check_jacobian(first, images["jacobian"][0], grid)
+
+
+def read_model(command: Command) -> qmri.TissueModel:
+    """The model, at the field that is wanted."""
     model = qmri.TissueModel.read(command.model) if command.model else qmri.TissueModel.default()
     if command.to_field not in (None, model.field):
         raise ValueError(
             f"R1 would be at {command.to_field:g} T; the model {model.name} is for {model.field:g} T "
             f"(--to-field {model.field:g}, or a model of that field)"
         )
-    cohort = read_cohort(command)
+    return model
+
+
+def settle(command: Command, cohort: Cohort, model: qmri.TissueModel) -> tuple[qmri.Inversion, Grid]:
+    """The inversion of these images, and the voxels that are written."""
     field_of_r1, conversion = find_field(command, cohort), None
     if field_of_r1 != model.field:
         conversion = qmri.FieldConversion(field_of_r1, model.field, command.field_method, command.exponent)
@@ -380,15 +441,21 @@ def prepare(command: Command) -> Run:
         mask = files.read_mask(command.mask)
         files.check_grid(cohort.header, mask, command.mask)
         grid = cohort.header.grid(mask.mask)
+    return qmri.Inversion(model, conversion), grid
+
+
+@contextlib.contextmanager
+def _without_empty_folder(path: str) -> Iterator[None]:
+    """Folders that there were not before go again if work fails and leaves them empty."""
+    folder = Path(path).absolute()
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
-        os.makedirs(command.out, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"the folder {command.out} cannot be made: {error.strerror}") from None
-    files.check_output_root(os.path.join(command.out, "iron"))
-    kinds = OUTPUTS if "jacobian" in cohort.images else list(OUTPUTS)[:2]
-    units = {"iron": model.iron_units, "myelin": model.myelin_units}
-    outputs = {name: units[name.removesuffix("mass")] + (" × J" if "mass" in name else "") for name in kinds}
-    return Run(command, cohort, qmri.Inversion(model, conversion), grid, device, outputs)
+        yield
+    except BaseException:
+        for each in new:
+            with contextlib.suppress(OSError):
+                each.rmdir()
+        raise
 
 
 def find_field(command: Command, cohort: Cohort) -> float:

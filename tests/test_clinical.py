@@ -424,6 +424,22 @@ def power(effect, n, k):
     return stats.nct.sf(critical, df, shift) + stats.nct.cdf(-critical, df, shift)
 
 
+def test_whom_a_subset_leaves_out_is_told(cohort, capsys):
+    found = ["correlation", "--table", "participants.tsv", "--x", "age", "--y", "brain_volume", "--out", "found"]
+    assert models(*found, "--subset", "edss > 0 and age > 30") == 0
+    table = pd.read_csv("participants.tsv", sep="\t")
+    missing = int((table["edss"].isna() & (table["age"] > 30)).sum())
+    false = int(((table["edss"] <= 0) | (table["age"] <= 30)).sum())
+    assert missing
+    assert false
+    assert (
+        f"out {missing + false} of 60: false in {false}, a value is missing in {missing}"
+        in capsys.readouterr().out
+    )
+    record = json.loads(Path("found.json").read_text())["subset_leaves_out"]
+    assert record == {"false": false, "value_missing": missing}
+
+
 def test_sample_sizes_that_are_printed(capsys):
     assert models("samplesize", "--r", "0.28") == 0
     assert capsys.readouterr().out == "98 participants for a correlation of 0.28 (power 0.8, two-sided 0.05)\n"

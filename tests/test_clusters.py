@@ -186,11 +186,16 @@ def test_values_of_the_subjects(result):
         ),
         (["--data", "data", "--table", "people.tsv", "--reference", "height > 1"], ["height > 1", "people.tsv"]),
         (["--data", "data", "--table", "people.tsv", "--reference", "age > 99"], ["0 subjects"]),
+        (
+            ["--data", "data", "--table", "gap.tsv", "--covariates", "age", "--reference", "sex == 'F'"],
+            ["gap.tsv has no age of s4"],
+        ),
         (["--out", "none/x"], ["none"]),
         (["--connectivity", "7"], ["7"]),
     ],
 )
 def test_refusals(extra, says, result, capsys):
+    Path("gap.tsv").write_text(Path("people.tsv").read_text().replace("s4\tHC\t35", "s4\tHC\tn/a"))
     assert main([*COMMAND, *extra]) == 2
     error = capsys.readouterr().err
     assert error.startswith("gpuvox clusters: ")

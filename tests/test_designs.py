@@ -172,7 +172,7 @@ def test_one_sample():
         ({"group": "group", "covariates": ["weight"]}, "no column 'weight'"),
         ({"interactions": ["age"]}, "need groups"),
         ({"effects": ["scanner"]}, "scanner is the same in all 8 rows"),
-        ({"group": "group", "covariates": ["course"]}, "contrast 'HC > MS' on the EVs .* not estimable"),
+        ({"group": "group", "covariates": ["course"]}, r"the covariate course\[RR\] is determined by the group"),
         ({"group": "participant_id"}, "no residual degrees of freedom"),
     ],
 )
@@ -761,6 +761,44 @@ def test_refusals(edit, extra, says, cohort, capsys):
     for part in says:
         assert part in error
     assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("line", ["design --table visits.tsv --subset \"session == 'ses-1'\"", LONG])
+def test_a_covariate_within_the_groups_is_named(line, cohort, capsys):
+    """As `gpuvox groups` says it, whatever the design."""
+    table = cohort[0]
+    table["course"] = np.where(table["group"] == "MS", np.where(table["sex"] == "F", "PMS", "RRMS"), "none")
+    table.to_csv("visits.tsv", sep="\t", index=False, na_rep="n/a")
+    designs = [""] if line != LONG else [f"--designs {name}" for name in ("change", "interaction", "between")]
+    for options in designs:
+        assert call(f"{line} --group group --covariates course --out d {options}") == 2
+        error = capsys.readouterr().err
+        assert "visits.tsv: the covariate course[none] is determined by the group and the other" in error
+
+
+@pytest.mark.parametrize("line", ["design --table visits.tsv --out d", LONG])
+def test_the_way_to_leave_out_a_group_is_named(line, cohort, capsys):
+    table = cohort[0]
+    table["group"] = np.where(table["participant_id"] == "s09", "CIS", table["group"])
+    table.to_csv("visits.tsv", sep="\t", index=False, na_rep="n/a")
+    once = "session == 'ses-1' and " if line != LONG else ""
+    assert call(f"{line} --group group --order MS,HC", *(["--subset", once[:-5]] if once else [])) == 2
+    error = capsys.readouterr().err
+    assert "the order of the groups is MS, HC; group in visits.tsv is CIS, HC, MS; " in error
+    way = error.split('--subset "')[1].split('" leaves the others out')[0]
+    assert way == "group in ('MS', 'HC')"
+    assert call(f"{line} --group group --order MS,HC", "--subset", once + way) == 0
+    assert "leaves out" in capsys.readouterr().out
+
+
+def test_whom_a_subset_leaves_out_is_told(cohort, capsys):
+    assert call("design --table visits.tsv --out d", "--subset", "edss >= 1 and session == 'ses-1'") == 0
+    # Another session is false whatever the EDSS is; of the others two patients have less, and controls none.
+    line = "leaves out 17 of 20: false in 12, a value is missing in 5"
+    assert line in capsys.readouterr().out
+    assert line in Path("d.txt").read_text()
+    assert call(f"{LONG} --quiet --designs change --subset 'age <= 50'") == 0
+    assert "leaves out 3 of 10: false in 3, a value is missing in 0" in Path("long.txt").read_text()
 
 
 @pytest.mark.parametrize(

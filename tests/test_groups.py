@@ -598,6 +598,20 @@ def test_subsets_and_parts(folder, capsys):
     assert "differ with p < 0.05" in capsys.readouterr().out
 
 
+def test_whom_a_subset_leaves_out_is_told(folder, capsys):
+    """Those for whom it is false, and those who lack a value: of three older than 50, one may be."""
+    folder["years"] = 40.0
+    folder.loc[[0, 1], "years"], folder.loc[5, "years"] = 60, np.nan
+    folder.to_csv("people.tsv", sep="\t", index=False, na_rep="n/a")
+    for condition in ("years <= 50", "not years > 50  # young"):
+        assert command(*COMMAND, "--variables", "w", "--subset", condition) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert said[0] == f"the condition {condition!r} leaves out 3 of 60: false in 2, a value is missing in 1"
+        assert json.loads(Path("found.json").read_text())["subset_leaves_out"] == {"false": 2, "value_missing": 1}
+    assert command(*COMMAND, "--variables", "w", "--subset", "years > 0 or age > 0") == 0
+    assert "leaves out" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("extra", "says"),
     [
@@ -619,6 +633,10 @@ def test_subsets_and_parts(folder, capsys):
         (["--subset", "sex == 'F'", "--covariates", "sex"], ["subset", "sex", "the same in everyone"]),
         (["--log", "z"], ["people.tsv", "z has negative values"]),
         (["--correction", "holm"], ["holm"]),
+        (
+            ["--table", "slip.tsv", "--covariates", "age,sex"],
+            ["slip.tsv: age of p4 is 'forty'; a number expected"],
+        ),
         (["--demographics", "height"], ["people.tsv", "'height'"]),
         (["--demographics", "age", "--test", "age=anova"], ["people.tsv", "anova"]),
         (["--test", "age=welch"], ["age", "not among the demographics"]),
@@ -630,6 +648,9 @@ def test_subsets_and_parts(folder, capsys):
     ],
 )
 def test_refusals(extra, says, folder, capsys):
+    slip = folder.astype({"age": object}).assign(participant_id=[f"p{i}" for i in range(len(folder))])
+    slip.loc[4, "age"] = "forty"
+    slip.to_csv("slip.tsv", sep="\t", index=False, na_rep="n/a")
     before = {path: path.read_bytes() for path in Path().iterdir()}
     assert command(*COMMAND, "--variables", "y,z,w", *extra) == 2
     error = capsys.readouterr().err

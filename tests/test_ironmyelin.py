@@ -230,7 +230,21 @@ def test_refusals(change, extra, says, cohort, capsys):
     assert error.count("\n") == 1
     for part in says:
         assert part in error
-    assert not list(Path("out").glob("*"))
+    assert not Path("out").exists()
+
+
+def test_a_run_that_fails_while_it_writes_leaves_no_folder(cohort, monkeypatch):
+    """Folders that were there stay."""
+
+    def fails(*arguments):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(ironmyelin, "_write", fails)
+    for out in ("new/deep/maps", "maps"):
+        with pytest.raises(ValueError, match="no space"):
+            ironmyelin.execute(ironmyelin.Command(out=out, table="participants.tsv", from_field=3))
+    assert not Path("new").exists()
+    assert len(list(Path("maps").glob("*"))) == 4 * N
 
 
 def test_missing_options(cohort, capsys):

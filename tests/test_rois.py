@@ -212,7 +212,17 @@ def test_the_phantom_in_template_space(tmp_path, monkeypatch):
         (None, ["--map", "iron=seg"], ["twice", "iron"]),
         (None, ["--merge", "x=y*"], ["y*", "caudate"]),
         (None, ["--head-size", "age"], ["participants.tsv", "'age'"]),
-        (None, ["--head-size", "seg"], ["participants.tsv", "seg"]),
+        (None, ["--head-size", "seg"], ["participants.tsv: seg of s0 is 'seg0.nii.gz'; a positive number"]),
+        (
+            ("participants.tsv", "\t1.3", "\tn/a"),
+            ["--head-size", "vscale"],
+            ["vscale of s1 is 'n/a'; a positive number"],
+        ),
+        (
+            ("participants.tsv", "\t1.3", "\t-2"),
+            ["--head-size", "vscale"],
+            ["vscale of s1 is '-2'; a positive number"],
+        ),
         (None, ["--out", "none/rois.tsv"], ["none"]),
         (("participants.tsv", "s1", "s0"), [], ["s0 twice"]),
         (("participants.tsv", "seg2.nii.gz", "n/a"), [], ["participants.tsv", "seg", "s2"]),
@@ -267,9 +277,9 @@ def test_half_a_structure_is_no_structure(tmp_path, capsys):
     at = [f"{tmp_path}/{name}" for name in ("p.tsv", "labels", "iron", "rois.tsv")]
     command = ["rois", "--table", at[0], "--labels", at[1], "--map", f"iron={at[2]}", "--out", at[3], "--quiet"]
     assert main(command) == 0
-    err = capsys.readouterr().err
-    assert "b has no voxel of label 50: caudate (both) is left out" in err
-    assert "b has no voxel of label 50: caudate (right) is left out" in err
+    assert capsys.readouterr().err.splitlines() == [
+        "Warning: no voxel of label 50 in b: caudate (both), caudate (right) left out in them"
+    ]
     rows = pd.read_csv(at[3], sep="\t")
     assert set(zip(rows["participant_id"], rows["side"])) == {
         ("a", "left"), ("a", "right"), ("a", "both"), ("b", "left"),
@@ -289,13 +299,69 @@ def test_half_the_values_are_no_mean(tmp_path, capsys):
     at = [f"{tmp_path}/{name}" for name in ("p.tsv", "labels", "iron", "rois.tsv")]
     command = ["rois", "--table", at[0], "--labels", at[1], "--map", f"iron={at[2]}", "--out", at[3], "--quiet"]
     assert main(command) == 0
-    err = capsys.readouterr().err
-    assert err.splitlines() == [
-        "Warning: iron of b has no finite value in label 50: caudate (right) has no mean",
-        "Warning: iron of b has no finite value in label 50: caudate (both) has no mean",
+    assert capsys.readouterr().err.splitlines() == [
+        "Warning: iron has no finite value in label 50 of b: no mean of caudate (both), caudate (right) in them"
     ]
     rows = pd.read_csv(at[3], sep="\t").set_index(["participant_id", "side"])
     assert rows["n"].tolist() == [16, 16, 32, 15, 0, 0]
     assert rows["mean"].isna().tolist() == [False] * 4 + [True] * 2
     assert rows["mass"].isna().tolist() == [False] * 4 + [True] * 2
     assert rows.loc["b", "volume"].tolist() == rows.loc["a", "volume"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("", "labels 50, 8120 of labels left out: no name in the numbers of FreeSurfer"),
+        ("index\tname\n11\tL_caudate\n8120\tred\n", "label 50 of labels left out: no name in names.tsv"),
+    ],
+)
+def test_labels_without_a_name_are_told_once(table, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if not table:
+        monkeypatch.delitem(AS_FREESURFER, 50)
+    labels = np.zeros((4, 4, 4, 3), dtype=np.float32)
+    labels[0], labels[2], labels[3, ..., 1:] = 11, 8120, 50
+    save(tmp_path / "labels.nii.gz", labels)
+    save(tmp_path / "iron.nii.gz", np.ones_like(labels))
+    Path("p.tsv").write_text("participant_id\na\nb\nc\n")
+    Path("names.tsv").write_text(table)
+    command = ["rois", "--table", "p.tsv", "--labels", "labels", "--map", "iron=iron", "--out", "r.tsv", "--quiet"]
+    assert main([*command, *(["--names", "names.tsv"] if table else [])]) == 0
+    assert capsys.readouterr().err.splitlines() == [f"Warning: {says}"]
+
+
+def test_who_lacks_a_label_is_told_in_a_line(tmp_path, capsys, monkeypatch):
+    """Not for each participant, nor for each structure that the label is part of."""
+    monkeypatch.chdir(tmp_path)
+    labels = np.zeros((4, 4, 4, 4), dtype=np.float32)
+    labels[0], labels[1], labels[3] = 11, 12, 50
+    labels[3, ..., 1:3] = 0
+    labels[1, ..., 3] = 0
+    save(tmp_path / "labels.nii.gz", labels)
+    save(tmp_path / "iron.nii.gz", np.ones_like(labels))
+    Path("p.tsv").write_text("participant_id\na\nb\nc\nd\n")
+    command = ["rois", "--table", "p.tsv", "--labels", "labels", "--map", "iron=iron", "--out", "r.tsv", "--quiet"]
+    assert main([*command, "--merge", "striatum=*"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "Warning: no voxel of label 50 in b, c: caudate (both), caudate (right), striatum (both), striatum (right) "
+        "left out in them",
+        "Warning: no voxel of label 12 in d: putamen (both), putamen (left), striatum (both), striatum (left) left "
+        "out in them",
+    ]
+
+
+def test_a_region_that_erosion_empties_is_told_once(cohort, capsys):
+    """A slab one voxel thick has nothing but border."""
+    labels, _ = cohort
+    for i in range(N):
+        labels[i, 1:4][labels[i, 1:4] == 11] = 0
+        labels[i, 2, 2:5, 2:6] = 11
+        save(Path(f"seg{i}.nii.gz"), labels[i], AFFINE)
+    assert main([*COMMAND, "--erosion", "1", "--quiet"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "Warning: erosion: no voxel of caudate (left) is left in 3 of 3 participants, nor a mean"
+    ]
+    rows = pd.read_csv("rois.tsv", sep="\t").set_index("side")
+    assert (rows.loc["left", "n"] == 0).all()
+    assert (rows.loc["right", "n"] > 0).all()

@@ -329,8 +329,14 @@ zscores = ["putamen.*"]
 
 
 def test_images_of_ones_own_and_groups_of_numbers(given_maps, capsys):
+    change(given_maps / "study.toml", '"putamen.*"', '"putamen.*", "*"')
+    people = pd.read_csv(given_maps / "people.csv").assign(
+        site=lambda t: np.where(t["age"] < 40, "Genova", "Roma")
+    )
+    people.to_csv(given_maps / "people.csv", index=False)
     status, _, err = run(capsys, given_maps)
     assert status == 0, err
+    assert "site has no z-score: it is text; numbers are expected" in err
     assert "fa_1_lt_0.7 is left out: no cluster 7 of fa_1_lt_0 survived" in err
     assert "putamen.volume has no z-score" in err
     data = table(given_maps / "results" / "models" / "adjusted" / "regression_coefficients.tsv")
@@ -372,6 +378,67 @@ def test_a_subset_takes_its_volumes_along(given_maps, capsys):
     status, _, err = run(capsys, given_maps)
     assert status == 2
     assert f"maps.fa.image: {given_maps / 'fa.nii.gz'} has {chosen.sum()} volumes; the table has 146 rows" in err
+
+
+@pytest.mark.parametrize("kind", ["jacobian", "lesions", "labels"])
+def test_a_subset_takes_volumes_of_regions_along(given_maps, capsys, kind):
+    """4D Jacobians, lesions and labels of everybody, as the maps: each participant's own are used."""
+    people = pd.read_csv(given_maps / "people.csv")
+    header = files.read_header(given_maps / "template" / "labels")
+    grid = header.grid(np.ones(header.shape[:3], dtype=bool))
+    labels = files.read_map(given_maps / "template" / "labels", grid)
+    made = {
+        "jacobian": lambda i: np.full(grid.n_voxels, 1 + i / 100),
+        "lesions": lambda i: (np.arange(grid.n_voxels) + i) % 7 == 0,
+        "labels": lambda i: np.where((np.arange(grid.n_voxels) + i) % 5 == 0, 0, labels),
+    }[kind]
+    values = np.array([made(i) for i in range(len(people))], dtype=np.float32)
+    with files.open_map(given_maps / "own", grid, header, len(people)) as (_, write):
+        for each in values:
+            write(each)
+    text = (given_maps / "study.toml").read_text()
+    text = "".join(
+        part for part in re.split(r"(?m)^(?=\[)", text) if not part.startswith(("[vox", "[clu", "[[", "[rep"))
+    )
+    text = text.replace('order = ["1", "0"]', 'order = ["1", "0"]\nsubset = "age < 45 and edss != 3"')
+    (given_maps / "study.toml").write_text(text.replace("[rois]", f'[rois]\n{kind} = "own.nii.gz"'))
+    people.loc[people["group"] == 0, "edss"] = 0.0
+    people.loc[people.index[people["age"] < 45][:2], "edss"] = np.nan
+    people.to_csv(given_maps / "people.csv", index=False)
+    status, out, err = run(capsys, given_maps)
+    assert status == 0, err
+    unknown = (people["age"] < 45) & people["edss"].isna()
+    chosen = ((people["age"] < 45) & (people["edss"] != 3) & ~unknown).to_numpy()
+    false = int((~chosen & ~unknown).sum())
+    said = f"leaves out {(~chosen).sum()} of {len(people)}: false in {false}, a value is missing in 2"
+    assert said in out
+    record = json.loads((given_maps / "results" / "study.json").read_text())["cohort"]
+    assert record["left_out"] == {"subset": false, "undecided": 2}
+    rows = table(given_maps / "results" / "rois.tsv")
+    names = pd.read_csv(given_maps / "template" / "labels.tsv", sep="\t").set_index("name")["index"]
+    label = names[next(name for name in names.index if "left" in name.lower() and "putamen" in name.lower())]
+    found = rows[(rows["structure"] == "putamen") & (rows["side"] == "left")].set_index("participant_id")
+    assert found.index.tolist() == people["participant_id"][chosen].tolist()
+    fa = files.read_cohort(given_maps / "fa.nii.gz", grid)
+    voxel = np.prod(grid.voxel_size) / 1000
+    for i in np.flatnonzero(chosen):
+        own = values[i] if kind == "labels" else labels
+        weight = values[i] if kind == "jacobian" else np.ones(grid.n_voxels)
+        inside = (own == label) & ((values[i] == 0) if kind == "lesions" else True)
+        row = found.loc[people["participant_id"][i]]
+        np.testing.assert_allclose(row["volume"], weight[own == label].sum() * voxel, rtol=1e-5)
+        np.testing.assert_allclose(row["mean"], fa[i][inside].mean(dtype=float), rtol=1e-5)
+    assert again(run(capsys, given_maps)[1]) == []
+
+
+def test_an_image_of_regions_has_a_volume_for_each_row(given_maps, capsys):
+    header = files.read_header(given_maps / "template" / "labels")
+    shutil.copy(header.path, given_maps / "own.nii.gz")
+    change(given_maps / "study.toml", "[rois]", '[rois]\njacobian = "own.nii.gz"')
+    status, _, err = run(capsys, given_maps)
+    assert status == 2
+    assert "rois.jacobian: " in err
+    assert "has 1 volumes; the table has 146 rows" in err
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------------------
@@ -424,6 +491,135 @@ def test_mistakes_are_one_sentence_and_leave_nothing(fresh, capsys, file, old, n
     lines = [line for line in err.strip().splitlines() if not line.startswith("Warning")]
     assert len(lines) == 1
     assert not (fresh / "results").exists() or not (fresh / "results" / "voxelwise").exists()
+
+
+CORRELATION = 'x = ["edss", "disease_duration"]'
+TESTS = 'tests = { edss = "mannwhitney" }'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('outcome = "edss"', 'outcome = "phenotype"', "regression[1].outcome: phenotype is text ('"),
+        ('outcome = "edss"', 'outcome = "ed*"', "regression[1].outcome: is 'ed*'; the name of one variable expected"),
+        ('outcome = "edss"', 'outcome = "brain_volume"', "regression[1].blocks.global: brain_volume is the outcome"),
+        ('outcome = "edss"', 'outcome = "participant_id"', "regression[1].outcome: there is no variable 'participant_"),
+        ('each = ["pallidus.iron"', 'each = ["lesion_load"', "each: lesion_load is a predictor of global already"),
+        ('log = ["lesion_load"]', 'log = ["phenotype"]', "regression[1].log: phenotype is text ('"),
+        ('adjusted = ["brain_volume"', 'adjusted = ["age"', "regression[1].adjusted: the list of predictors has nothi"),
+        ('global = ["brain_volume"', 'global = ["age"', "regression[1].adjusted: the list of predictors has nothing"),
+        ('["brain_volume", "lesion_load"] }', '["age", "brain_volume"] }\nadjust = ["age"]', "regression[1].adjust: "),
+        ('blocks = { global', 'blocks = { "phase" = ["group"], global', "regression[1]: group is MS in all "),
+        (CORRELATION, 'x = ["phenotype"]', "correlation[1].x: phenotype is text with 3 values; numbers or two"),
+        ('y = ["pallidus.iron"', 'y = ["age", "pallidus.iron"', "correlation[1].given: age is of y already"),
+        (CORRELATION, 'x = ["age", "edss"]', "correlation[1].given: age is of x already"),
+        (CORRELATION, 'x = ["edss", "group"]', "correlation[1]: group is MS in all "),
+        (TESTS, 'tests = { edss = "mannwhitney", age_ = "welch" }', "demographics.tests.age_: age_ is not among the v"),
+        (TESTS, 'tests = { phenotype = "welch" }', "demographics.tests.phenotype: phenotype is text ('"),
+        (TESTS, 'tests = { age = "fisher" }', "demographics.tests.age: age: Fisher's exact test is for 2 × 2"),
+        ('variables = ["age", "sex", "ph', 'variables = ["group", "sex", "ph', "demographics.variables: group is the "),
+        ('volume = ["caudate.volume"', 'volume = ["caudate.iron"', "group_table[1].families: caudate.iron is in two f"),
+        ('volume = ["caudate.volume"', 'volume = ["phenotype"', "group_table[1].families.volume: phenotype is text"),
+        ('volume = ["caudate.volume"', 'volume = ["age"', "group_table[1].families.volume: age is the group, or a c"),
+        ("variables = []", 'variables = ["edss"]', "group_table[1].families: the family volume has nothing named"),
+        ('covariates = ["age", "sex"]  # [', 'covariates = ["ages"] # [', "group_table[1].covariates: there is no var"),
+        ('covariates = ["age", "sex"]  # [', 'covariates = ["edss"] # [', "group_table[1].covariates: 0 participants "),
+        ('subset = "age <= 50"', 'subset = "age <= 5"', "group_table[3].subset: no participant of the study fulfils"),
+        ('zscores = ["thalamus_*.iron"', 'zscores = ["sex"', "report.zscores: sex is text ('"),
+        ('"thalamus_*.volume"]', '"thalamus_*.volume_normalised"]', "there is no variable 'thalamus_*.volume_normalis"),
+        ('"thalamus_pulvinar.iron"]\nreduction', '"sex"]\nreduction', "sample_size[1].variables: sex is the group, or"),
+        ('head_size = ""', 'head_size = "sex"', "rois.head_size: "),
+        ('head_size = ""', 'head_size = "edss"', "rois.head_size: "),
+        ('head_size = ""', 'head_size = "scale"', "rois.head_size: "),
+        ('names = "template/labels.tsv"', 'names = "participants.tsv"', "template.names: "),
+        ('names = ""  ', 'names = "participants.tsv"', "rois.names: "),
+        ('r1_units = ""', 'r1_units = "Hz"', "ironmyelin.r1_units: is 'Hz'; expected 1/s or 1/ms or s or ms"),
+        ('r1_units = ""', 'r1_units = "1/ms"', "ironmyelin.r1_units: "),
+        ('r1_units = ""', 'r1_units = "ms"', "ironmyelin.r1_units: "),
+        ('qsm_units = ""', 'qsm_units = "ppb"', "ironmyelin.qsm_units: "),
+        ("from_field = 3 ", "from_field = 7 ", "ironmyelin.from_field: "),
+        ("to_field = 0 ", "to_field = 3 ", "ironmyelin.to_field: "),
+        ("fwhm = 1 ", "csf = 1 ", "ironmyelin.csf: there is no such key"),
+        ('model = ""', 'model = "participants.tsv"', "participants.tsv is not a model"),
+        ('reference = "group == \'HC\'"', 'reference = "age > 99"', "groups.reference: no participant of the study fu"),
+        ('reference = "group == \'HC\'"', 'reference = "sex == \'F\'"', "groups.reference: the covariates cannot be t"),
+    ],
+)  # fmt: skip
+def test_mistakes_with_variables_are_found_before_anything_runs(fresh, capsys, old, new, message):
+    """With their key and line: nothing is written, and no permutation spent."""
+    change(fresh / "participants.tsv", "RRMS", "PPMS")
+    change(fresh / "study.toml", old, new)
+    status, _, err = run(capsys, fresh)
+    assert status == 2, err
+    assert message in err
+    assert re.search(r"study\.toml, line (\d+): ", err), err
+    assert not (fresh / "results").exists()
+    assert "--" not in err
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "old", "new", "message"),
+    [
+        ("lesion_load", "-1", "", "", "line 118: regression[1].log: lesion_load of sub-002 is -1; a logarithm needs p"),
+        ("lesion_load", "0", "", "", "regression[1].log: lesion_load of sub-002 is 0; a logarithm needs positive valu"),
+        ("edss", "high", "", "", "line 79: demographics.tests.edss: edss is text ('high' of sub-002); numbers are nee"),
+        ("edss", "inf", "", "", "demographics.variables: the column 'edss' has an infinite value"),
+        ("age", "forty", "", "", "line 26: groups.covariates: "),
+        ("age", "n/a", "", "", "line 26: groups.covariates: "),
+        ("brain_volume", "n/a", 'head_size = ""', 'head_size = "brain_volume"', "brain_volume of sub-002 is 'n/a'; a "),
+        ("caudate.iron", "0", "", "", "study.table: the column 'caudate.iron' of "),
+        ("brain_volume", "0", 'head_size = ""', 'head_size = "brain_volume"', "rois.head_size: "),
+    ],
+)  # fmt: skip
+def test_values_that_will_not_do_are_found_before_anything_runs(fresh, capsys, column, value, old, new, message):
+    people = pd.read_csv(fresh / "participants.tsv", sep="\t", dtype=str, keep_default_na=False)
+    people.loc[1, column] = value
+    people.to_csv(fresh / "participants.tsv", sep="\t", index=False)
+    if old:
+        change(fresh / "study.toml", old, new)
+    status, _, err = run(capsys, fresh)
+    assert status == 2, err
+    assert message in err
+    assert re.search(r"study\.toml, line (\d+): ", err), err
+    assert not (fresh / "results").exists()
+
+
+def test_a_logarithm_of_a_group_table_may_be_of_zero_but_not_less(given_maps, capsys):
+    (given_maps / "study.toml").write_text(
+        (given_maps / "study.toml").read_text()
+        + '[[group_table]]\ntitle = "t"\nvariables = ["load", "putamen.fa"]\nlog = ["load"]\n'
+    )
+    people = pd.read_csv(given_maps / "people.csv")
+    for least, status in ((-0.5, 2), (0, 0)):
+        people["load"] = [least, *np.arange(1, len(people))]
+        people.to_csv(given_maps / "people.csv", index=False)
+        assert run(capsys, given_maps, "--dry-run")[0] == status
+    people["load"] = -1 - people["load"]
+    people.to_csv(given_maps / "people.csv", index=False)
+    _, _, err = run(capsys, given_maps, "--dry-run")
+    assert "group_table[1].log: load of sub-001 is -1; a logarithm needs values that are not negative" in err
+
+
+def test_a_map_that_is_not_there_is_told_before_what_it_would_have(fresh, capsys):
+    change(fresh / "study.toml", '"myelin", "ironmass", "myelinmass"]', '"fb"]')
+    change(fresh / "study.toml", "variables = []", 'variables = ["myelin_MS_lt_HC.1"]')
+    status, _, err = run(capsys, fresh)
+    assert status == 2
+    assert "voxelwise.maps: names 'fb'; there are iron, myelin, ironmass, myelinmass" in err
+
+
+def test_what_only_values_tell_is_told_with_key_and_line_too(given_maps, capsys):
+    """Not with an option of the command that found it."""
+    change(given_maps / "study.toml", "bootstrap = 0", 'bootstrap = 0\nlog = ["putamen.fa"]')
+    header = files.read_header(given_maps / "fa")
+    grid = header.grid(np.ones(header.shape[:3], dtype=bool))
+    values = -files.read_cohort(given_maps / "fa.nii.gz", grid)
+    with files.open_map(given_maps / "fa", grid, header, len(values)) as (_, write):
+        for each in values:
+            write(each)
+    status, _, err = run(capsys, given_maps)
+    assert status == 2
+    assert re.search(r"study\.toml, line \d+: regression\[1\]\.log: putamen\.fa of sub-\d+ is -", err), err
 
 
 def test_an_example_is_printed(capsys):
@@ -480,3 +676,21 @@ def test_an_interrupted_study_goes_on(copy, capsys, monkeypatch):
     status, out, _ = run(capsys, copy)
     assert status == 0
     assert again(out)[0] == "regression edss_and_iron"
+
+
+def test_a_site_that_a_model_has_not_is_no_reason_to_refuse_it(given_maps, capsys):
+    """Covariates are those of its participants; a reference group that cannot tell them apart is refused."""
+    people = pd.read_csv(given_maps / "people.csv")
+    patients = people.index[people["group"] == 1]
+    people["site"] = np.where(people.index % 2, "a", "b")
+    people.loc[patients[:5], "site"] = "c"
+    people.to_csv(given_maps / "people.csv", index=False)
+    change(given_maps / "study.toml", 'order = ["1", "0"]', 'order = ["1", "0"]\ncovariates = ["site"]')
+    change(given_maps / "study.toml", "[clusters]\n", "")
+    change(given_maps / "study.toml", 'each = ["putamen.fa", "fa_1_lt_0.7"]', 'each = ["putamen.fa"]')
+    status, _, err = run(capsys, given_maps, "--dry-run")
+    assert status == 2
+    assert "regression[1].adjusted: the covariates cannot be told apart in the reference group" in err
+    change(given_maps / "study.toml", 'subset = "group == 1"', "subset = \"group == 1 and site != 'c'\"")
+    status, _, err = run(capsys, given_maps)
+    assert status == 0, err

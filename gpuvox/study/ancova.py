@@ -158,14 +158,14 @@ class _Design:
         if len(G) <= G.shape[1] + C.shape[1]:
             raise _NotTestedError(f"{len(G)} participants are too few for {G.shape[1] + C.shape[1]} coefficients")
         C = (C - C.mean(axis=0)) / C.std(axis=0)
-        own = _independent(G, C)
+        own = independent(G, C)
         for i, name in enumerate(columns.columns):
             if i not in own:
                 raise _NotTestedError(f"the covariate {name} is determined by the group and the other covariates")
         return np.column_stack([G, C])
 
 
-def _independent(X: Float64, columns: Float64) -> list[int]:
+def independent(X: Float64, columns: Float64) -> list[int]:
     """Those columns that are no combination of X and of the columns before them."""
     Q, found = np.linalg.qr(X)[0], []
     for i, column in enumerate(columns.T):
@@ -226,7 +226,7 @@ def ancova(
     _check_variables(table, variables, [group, *covariates])
     member = assign_families(variables, families)
     forced = matching(variables, [pattern for pattern in log if pattern != AUTO], "the list of variables")
-    rows, design = _analysed(table, group, order, covariates)
+    rows, design = analysed(table, group, order, covariates)
     found = []
     for name in variables:
         how = "log" if name in forced else AUTO if AUTO in log else ""
@@ -297,7 +297,7 @@ def assign_families(
     return member
 
 
-def _analysed(
+def analysed(
     table: pd.DataFrame, group: str, order: Sequence[str], covariates: Sequence[str]
 ) -> tuple[Bool, _Design]:
     """Rows with a group and all covariates, and their design."""
@@ -310,6 +310,7 @@ def _analysed(
         check_finite(chosen[name])
     rows = (groups.codes >= 0) & chosen.notna().all(axis=1).to_numpy()
     design = _Design(groups.levels, groups.codes[rows], chosen[rows])
+    indicators(table[rows], list(covariates))  # of the whole table: it says who has text among numbers
     design.matrix()
     return rows, design
 
@@ -415,7 +416,7 @@ def _slopes(fit: Any, X: Float64, k: int) -> dict[str, float]:
         [np.zeros((len(X), 0)), *(X[:, [i]] * X[:, [j]] for i in range(1, k) for j in range(k, X.shape[1]))]
     )
     # A covariate that is constant within a group has no slope there.
-    extra = _independent(X, products)
+    extra = independent(X, products)
     df = len(X) - X.shape[1] - len(extra)
     if not extra or df < 1:
         return {}

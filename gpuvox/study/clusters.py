@@ -316,7 +316,7 @@ def subject_table(command: Command, labels: NDArray[np.int32], grid: Grid, n_clu
     """Mean and eigenvariate of every subject in every cluster, and their z if there is a reference group."""
     if not command.table:
         raise FileError("--data needs --table, for the names of the subjects")
-    table = files.read_table(command.table, ["participant_id", *command.covariates])
+    table = files.read_table(command.table, ["participant_id"])
     inside = np.flatnonzero(labels)
     part = Grid(grid.to_volume(labels > 0).astype(bool), grid.voxel_size, grid.affine)
     n = files.count_volumes(command.data)

@@ -17,6 +17,7 @@ from typing import Any
 
 from gpuvox.device import DeviceError
 from gpuvox.files import FileError
+from gpuvox.ironmyelin import QSM_UNITS, R1_UNITS
 
 EXAMPLE = "example.toml"
 TESTS = ("student", "welch", "mannwhitney", "fisher", "chi2")
@@ -28,6 +29,9 @@ IRONMYELIN = {
     "myelinmass": ("Myelin content", "volume fraction × J"),
 }
 """Maps that ``gpuvox ironmyelin`` writes: title, unit."""
+
+OPTION = re.compile(r"(?<![^\s(])--([a-z0-9][a-z0-9-]*)")
+"""An option of a command, in a message."""
 
 Check = Callable[[Any], str]
 """What is expected, where a value is not; empty where it is."""
@@ -51,6 +55,10 @@ def _at_least(low: float) -> Check:
 
 def _one_of(*allowed: Any) -> Check:
     return lambda value: "" if value in allowed else " or ".join(str(each) for each in allowed)
+
+
+def _one_of_or_empty(*allowed: str) -> Check:
+    return lambda value: "" if value in ("", *allowed) else " or ".join(allowed)
 
 
 def _positive(value: float) -> str:
@@ -111,8 +119,8 @@ class IronMyelin:
     fwhm: float = _key(0.0, _at_least(0))
     mask: str = _key("")
     model: str = _key("")
-    qsm_units: str = _key("")
-    r1_units: str = _key("")
+    qsm_units: str = _key("", _one_of_or_empty(*QSM_UNITS))
+    r1_units: str = _key("", _one_of_or_empty(*R1_UNITS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,11 +289,23 @@ class Config:
 
     @contextlib.contextmanager
     def reading(self, where: tuple[str | int, ...]) -> Iterator[None]:
-        """What is wrong with what a key names is told with its line and name."""
+        """What is wrong with what a key names is told with its line and name.
+
+        A command speaks of its options: they are told as the keys that they are here, and a section as the first of
+        its keys that is spoken of.
+        """
         try:
             yield
         except (ValueError, DeviceError) as error:
-            raise self.error(where, str(error)) from None
+            part: Any = self
+            for name in where:
+                inside = isinstance(name, int) or isinstance(part, Mapping)
+                part = part[name] if inside else getattr(part, str(name), None)
+            spoken = [name.replace("-", "_") for name in OPTION.findall(str(error))]
+            keys = [name for name in spoken if is_dataclass(part) and hasattr(part, name)]
+            said = re.sub(rf"^{OPTION.pattern}: ", "", str(error)) if keys else str(error)
+            text = OPTION.sub(lambda found: found[1].replace("-", "_"), said)
+            raise self.error((*where, *keys[:1]), text) from None
 
 
 def example() -> str:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from gpuvox import files
 from gpuvox.design import DesignError, partition
 from gpuvox.files import FileError
+from gpuvox.study.ancova import independent
 from gpuvox.study.stacks import Progress, check_target, counted, find_images, write_images
+from gpuvox.study.subsets import left_out
 from gpuvox.study.tables import complete, indicators, labels, require, select, typed
 
 Say = Callable[[str], None]
@@ -248,7 +250,25 @@ def group_design(
             _compare_slopes(terms, name, slopes, list(cells))
         if name in effects:
             _test_slopes(terms, name, slopes)
-    return terms.design(flip=not group and not effects)
+    with determined(cells, {name: ev for name, ev in terms.evs.items() if name not in cells}, group, origin):
+        return terms.design(flip=not group and not effects)
+
+
+@contextmanager
+def determined(
+    cells: Mapping[str, Float64], covariates: Mapping[str, Float64], group: str, origin: str | os.PathLike[str]
+) -> Iterator[None]:
+    """What cannot be estimated because the groups and other covariates determine a covariate is said in these terms."""
+    try:
+        yield
+    except DesignError:
+        columns = np.column_stack([np.zeros((len(next(iter(cells.values()))), 0)), *covariates.values()])
+        own = independent(np.column_stack(list(cells.values())), columns)
+        others = "the group and the other covariates" if group else "the other covariates"
+        for i, name in enumerate(covariates):
+            if i not in own:
+                raise DesignError(f"{os.fspath(origin)}: the covariate {name} is determined by {others}") from None
+        raise
 
 
 def compare_groups(terms: Terms, group: str, levels: Sequence[str]) -> None:
@@ -306,8 +326,18 @@ def group_cells(
     if order and sorted(order) != levels:
         raise FileError(
             f"the order of the groups is {', '.join(order)}; {group} in {os.fspath(origin)} is {', '.join(levels)}"
+            + _others_out(table[group], order, levels)
         )
     return {level: (of_row == level).astype(np.float64) for level in (order or levels)}
+
+
+def _others_out(column: pd.Series, order: Sequence[str], levels: Sequence[str]) -> str:
+    """How those of no group in the order are left out."""
+    if len(set(order)) < max(len(order), 2) or not set(order) <= set(levels):
+        return ""
+    values = order if pd.api.types.is_numeric_dtype(column) else map(repr, order)
+    name = str(column.name) if str(column.name).isidentifier() else f"`{column.name}`"
+    return f'; --subset "{name} in ({", ".join(values)})" leaves the others out'
 
 
 def centred(table: pd.DataFrame, name: str, origin: str | os.PathLike[str] = "the table") -> dict[str, Float64]:
@@ -373,6 +403,7 @@ def execute(command: Command, say: Say, progress: Progress | None = None) -> Non
     lines = [
         f"{len(rows)} of the {len(text)} rows of {command.table}, in the order of {command.out}_participants.tsv"
     ]
+    lines += left_out(table, command.subset).lines()
     lines += [*design.describe(), *(design.command(data, command.out, o) for data, o in runs or [("DATA", "OUT")])]
     with ExitStack() as stack:
         for (_, out), images in zip(command.images, found):

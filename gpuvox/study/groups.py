@@ -16,6 +16,7 @@ from gpuvox import __version__, files
 from gpuvox.files import FileError
 from gpuvox.study.ancova import ANCOVA, LEVEL, ancova
 from gpuvox.study.demographics import DEMOGRAPHICS, demographics
+from gpuvox.study.subsets import left_out
 from gpuvox.study.tables import Groups, assign_groups, gather, matching, read_participants, select
 
 Bool = NDArray[np.bool_]
@@ -63,7 +64,7 @@ def execute(command: Command, say: Callable[[str], None]) -> None:
     variables = _chosen(command, table)
     if not (variables or command.demographics):
         raise FileError("nothing to compare: expected --rois, --clusters, --variables, --family or --demographics")
-    part = table[_subset(command, table)]
+    part, out = table[_subset(command, table)], left_out(table, command.subset)
     described = matching(part.columns, command.demographics, command.table)
     try:
         groups = assign_groups(part, command.group, command.order)
@@ -76,15 +77,15 @@ def execute(command: Command, say: Callable[[str], None]) -> None:
         if described or command.tests:
             people = demographics(part, described, command.group, order=command.order, tests=command.tests)
     except ValueError as error:
-        raise FileError(f"{origin}: {error}") from None
+        raise FileError(f"{origin}: {str(error).removeprefix('the table: ')}") from None
     outputs = {f"{command.out}.tsv": compared, f"{command.out}_demographics.tsv": people}
     written = {path: frame for path, frame in outputs.items() if frame is not None}
     _check_cells(written.values(), command.table)
-    record = _record(command, part, groups, compared, people)
+    record = _record(command, part, groups, compared, people) | {"subset_leaves_out": out.record()}
     for path, frame in written.items():
         files.write_table(path, frame)
     files.write_json(f"{command.out}.json", record)
-    for line in _messages(command, groups, compared):
+    for line in [*out.lines(), *_messages(command, groups, compared)]:
         say(line)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,30 +13,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gpuvox import files
+from gpuvox import files, ironmyelin
 from gpuvox.cuda import resolve
 from gpuvox.files import FileError
 from gpuvox.study import rois, tables
 from gpuvox.study.config import IRONMYELIN, Config, Map
 from gpuvox.study.designs import Design, group_design
+from gpuvox.study.subsets import LeftOut, left_out
+from gpuvox.study.variables import Variables
 
 IMAGES = ("qsm", "r1", "csf", "jacobian")
+REGION_IMAGES = ("labels", "jacobian", "lesions")
 DIRECTIONS = ("gt", "lt")
-VARIABLES = (
-    "variables",
-    "families",
-    "covariates",
-    "log",
-    "outcome",
-    "blocks",
-    "each",
-    "adjusted",
-    "x",
-    "y",
-    "given",
-    "zscores",
-)
-"""Keys of the configuration that name variables."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +90,8 @@ class StudyInputs:
                 raise self.config.error(
                     ("groups", "order"), f"fewer than two participants of {path} have {groups.column} {name!r}"
                 )
-        tables.complete(columns, groups.covariates, path)
+        with self.config.reading(("groups", "covariates")):
+            tables.complete(columns, groups.covariates, path)
         return chosen
 
     @cached_property
@@ -121,6 +109,11 @@ class StudyInputs:
                 tables.require(columns, names, self.config.file(self.config.study.table))
         with self.config.reading(("groups", "subset")):
             return tables.select(columns, groups.subset)
+
+    @cached_property
+    def left_out(self) -> LeftOut:
+        """Whom the subset leaves out."""
+        return left_out(tables.typed(self.everyone), self.config.groups.subset)
 
     @cached_property
     def columns(self) -> pd.DataFrame:
@@ -165,7 +158,7 @@ class StudyInputs:
                 found[name] = Map(image=self.path(f"maps/{name}"), title=title, unit=unit)
         for name, given in self.config.maps.items():
             # Where the subset leaves somebody out, the volumes of the others are copied.
-            image = self.config.file(given.image) if self._is_chosen.all() else self.path(f"maps/{name}")
+            image = self.path(f"maps/{name}") if f"maps/{name}" in self.copied else self.config.file(given.image)
             found[name] = Map(image=image, title=given.title or name, unit=given.unit)
         for section in ("voxelwise", "rois"):
             wanted = getattr(getattr(self.config, section), "maps", ())
@@ -174,37 +167,68 @@ class StudyInputs:
                     raise self.config.error((section, "maps"), f"names {name!r}; there are {', '.join(found)}")
         return found
 
-    # -- names of variables -------------------------------------------------------------------------------------
+    @cached_property
+    def copied(self) -> dict[str, str]:
+        """Image in the results → image of everybody, of which those in the study have their volumes copied there."""
+        if self._is_chosen.all():
+            return {}
+        found = {f"maps/{name}": self.config.file(given.image) for name, given in self.config.maps.items()}
+        for kind in REGION_IMAGES:
+            image = self._region_image(kind)
+            if image and image not in self.cohort.columns:
+                with self.config.reading(("rois", kind)):
+                    if files.read_header(image).shape[3] > 1:
+                        found[f"regions/{kind}"] = image
+        return found
+
+    def region_image(self, kind: str) -> str:
+        """Labels, Jacobians or lesions of those in the study: a column of the table or an image; empty for none."""
+        return self.path(f"regions/{kind}") if f"regions/{kind}" in self.copied else self._region_image(kind)
+
+    def _region_image(self, kind: str) -> str:
+        given, template = self.config.rois, self.config.template
+        value = getattr(given, kind, "")
+        if given is not None and kind == "labels" and template is not None:
+            value = value or template.labels
+        return value if value in self.cohort.columns else self.config.file(value)
+
+    # -- what can be wrong --------------------------------------------------------------------------------------
 
     @cached_property
-    def names(self) -> list[str]:
-        """Variables that there can be, but for those of clusters."""
-        found = list(self.cohort.columns)
+    def measured(self) -> list[str]:
+        """Names of what is measured in regions; some may have nobody to be measured in."""
         given, template = self.config.rois, self.config.template
         if given is None:
-            return found
-        names = self.config.file(given.names or (template.names if template else ""))
-        try:
-            structures = rois.members(rois.read_regions(names or None), given.merge)
-        except FileError:
-            raise
-        except ValueError as error:
-            raise self.config.error(("rois", "merge"), str(error)) from None
-        measures = [".volume", ".volume_normalised"]
-        measures += [
-            f".{name}{kind}" for name in given.maps or self.maps for kind in ("", ".median", ".sd", ".mass")
-        ]
-        for structure, side in structures:
-            place = f"{side}.{structure}" if side in ("left", "right") else structure
-            found += [place + measure for measure in measures]
-        return found
+            return []
+        where = ("rois", "names") if given.names else ("template", "names")
+        with self.config.reading(where):
+            regions = rois.read_regions(
+                self.config.file(given.names or (template.names if template else "")) or None
+            )
+        with self.config.reading(("rois", "merge")):
+            structures = rois.members(regions, given.merge)
+        measures = [".volume", *([".volume_normalised"] if given.head_size else [])]
+        for name in given.maps or self.maps:
+            kinds = ("", ".median", ".sd", *((".mass",) if name in rois.MASSES else ()))
+            measures += [f".{name}{kind}" for kind in kinds]
+        places = [f"{side}.{name}" if side in ("left", "right") else name for name, side in structures]
+        # One structure with sides and one without have the same place where both sides are measured together.
+        return list(dict.fromkeys(place + measure for place in places for measure in measures))
 
     def check(self) -> None:
         """Raise `FileError` for what can be found wrong before anything runs; it names the key and its line."""
         with self.config.reading(("study", "device")):
             resolve(self.config.study.device)
+        # The maps first: where one is not there, neither is anything that is measured in it.
+        _ = self.maps
         self._check_files()
-        self._check_names()
+        self._check_ironmyelin()
+        self._check_head_size()
+        clustered = [comparison.name for comparison in self.comparisons] if self.config.clusters else []
+        if self.config.voxelwise is not None:
+            with self.config.reading(("groups", "covariates")):
+                _ = self.design
+        Variables(self.config, self.columns, self.measured, clustered).check(self.reference)
 
     def _check_files(self) -> None:
         """Images are there, and lie on one grid; those of everyone have a volume for each row of the table."""
@@ -217,63 +241,66 @@ class StudyInputs:
                 header = files.read_header(image)
                 if grid is not None:
                     files.check_grid(header, grid, "the mask")
-                if where[0] == "maps" and header.shape[3] != len(self.everyone):
-                    raise FileError(
-                        f"{image} has {header.shape[3]} volumes; the table has {len(self.everyone)} rows"
-                    )
+                self._check_volumes(where, image, header.shape[3])
         for where in (("template", "names"), ("rois", "names"), ("ironmyelin", "model")):
             path = config.file(getattr(getattr(config, where[0]), where[1], ""))
             if path and not os.path.isfile(path):
                 raise config.error(where, f"there is no file {path}")
+            if path and where[1] == "names":
+                with config.reading(where):
+                    rois.read_regions(path)
+
+    def _check_volumes(self, where: tuple[str, ...], image: str, n_volumes: int) -> None:
+        """Raise `FileError` for an image of everybody that has not a volume for each row of the table."""
+        key = where[-1]
+        if where[0] == "rois" and getattr(self.config.rois, key) in self.cohort.columns:
+            if n_volumes != 1:
+                raise FileError(f"{image} has {n_volumes} volumes; that of a participant alone expected")
+            return
+        of_all = where[0] == "maps" or (where[0] == "rois" and (n_volumes > 1 or key == "jacobian"))
+        if of_all and n_volumes != len(self.everyone):
+            raise FileError(f"{image} has {n_volumes} volumes; the table has {len(self.everyone)} rows")
 
     def _given_images(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Key and file of each image that the configuration names, and of the first in a column."""
         config = self.config
         keys: list[tuple[str, ...]] = [("template", "labels"), ("template", "underlay"), ("ironmyelin", "mask")]
-        keys += [("rois", name) for name in ("labels", "jacobian", "lesions")]
+        keys += [("rois", name) for name in REGION_IMAGES]
         for section, key in keys:
             value = getattr(getattr(config, section), key, "")
             in_table = section == "rois" and value in self.cohort.columns
-            if value and not in_table and section == "rois" and key != "labels" and not self._is_chosen.all():
-                raise config.error(
-                    (section, key), "must be a column of the table, for groups.subset leaves some out"
-                )
             if value:
                 yield (section, key), self._images(value)[0] if in_table else config.file(value)
         for name, given in config.maps.items():
             yield ("maps", name, "image"), config.file(given.image)
-        if config.ironmyelin is not None:
-            yield ("ironmyelin",), self._images("qsm")[0] if "qsm" in self.cohort.columns else ""
+        if config.ironmyelin is not None and "qsm" in self.cohort.columns:
+            yield ("ironmyelin",), self._images("qsm")[0]
 
-    def _check_names(self) -> None:
-        known = pd.DataFrame(index=self.columns.index, columns=self.names, dtype=float)
-        known[self.columns.columns] = self.columns
-        with self.config.reading(("groups", "reference")):
-            tables.select(known, self.reference)
-        for section in ("demographics", "group_table", "regression", "correlation", "sample_size", "report"):
-            given = getattr(self.config, section)
-            for number, part in enumerate(given) if isinstance(given, tuple) else [(None, given)] * bool(given):
-                where = (section,) if number is None else (section, number)
-                for key, value in asdict(part).items():
-                    if key == "subset":
-                        with self.config.reading((*where, key)):
-                            tables.select(known, value)
-                    elif key in VARIABLES and value is not None:
-                        self._check_variables((*where, key), value)
-
-    def _check_variables(self, where: tuple[str | int, ...], value: Any) -> None:
-        if isinstance(value, Mapping):
-            for name, each in value.items():
-                self._check_variables((*where, name), each)
+    def _check_ironmyelin(self) -> None:
+        given = self.config.ironmyelin
+        if given is None:
             return
-        clustered = {comparison.name for comparison in self.comparisons} if self.config.clusters else set()
-        for pattern in (value,) if isinstance(value, str) else value:
-            if pattern.split(".")[0] in clustered or (where[0] == "group_table" and pattern == "auto"):
-                continue
-            if not tables.fitting(self.names, pattern):
-                near = difflib.get_close_matches(pattern, self.names, 1, 0.5)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise self.config.error(where, f"there is no variable {pattern!r}{hint}")
+        with self.config.reading(("ironmyelin",)):
+            command = ironmyelin.Command(out="", **self.ironmyelin_options)
+            tables.require(
+                self.cohort, ironmyelin.needed_kinds(command), self.config.file(self.config.study.table)
+            )
+            images = {kind: self._images(kind) for kind in IMAGES if kind in self.cohort.columns}
+            ironmyelin.check(command, self.cohort["participant_id"].tolist(), images)
+
+    @property
+    def ironmyelin_options(self) -> dict[str, Any]:
+        """Those of ``[ironmyelin]``, as the command has them."""
+        given = self.config.ironmyelin
+        assert given is not None
+        options = asdict(given) | {name: self.config.file(getattr(given, name)) for name in ("mask", "model")}
+        return options | {name: options[name] or None for name in ("from_field", "to_field")}
+
+    def _check_head_size(self) -> None:
+        given = self.config.rois
+        if given is not None and given.head_size:
+            with self.config.reading(("rois", "head_size")):
+                rois.head_size(self.cohort, given.head_size, self.config.file(self.config.study.table))
 
     def _relative(self, path: str) -> str:
         """A file from the results; links are followed, as opening it does."""
@@ -306,7 +333,7 @@ class StudyInputs:
         """(stages, outside files by map) that maps come from."""
         given = [name for name in names if name in self.config.maps]
         if not self._is_chosen.all():
-            stages = tuple(f"map {name}" for name in given)
+            stages = tuple(copy_stage(f"maps/{name}") for name in given)
             return ("iron and myelin",) * (len(given) < len(names)) + stages, {}
         outside = {f"map {name}": self._of_image(self.maps[name].image) for name in given}
         return ("iron and myelin",) * (len(given) < len(names)), outside
@@ -343,3 +370,9 @@ class StudyInputs:
     def _column_files(self, column: str) -> tuple[str, ...]:
         images = dict.fromkeys(self._images(column))
         return tuple(file for image in images for file in self._of_image(image))
+
+
+def copy_stage(name: str) -> str:
+    """Name of the stage that copies an image of everybody: ``map fa``, ``regions jacobian``."""
+    folder, image = name.split("/")
+    return f"{'map' if folder == 'maps' else folder} {image}"

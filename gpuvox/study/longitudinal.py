@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -37,11 +37,13 @@ from gpuvox.study.designs import (
     alone,
     centred,
     compare_groups,
+    determined,
     difference,
     group_cells,
     group_design,
 )
 from gpuvox.study.stacks import Images, Progress, check_target, counted, find_images, write_images
+from gpuvox.study.subsets import left_out
 from gpuvox.study.tables import require, select, typed
 
 Bool = NDArray[np.bool_]
@@ -245,7 +247,8 @@ def visit_design(
         terms.both(f"{b} > {a}", f"{b} < {a}", difference(weights(b), weights(a)))
     terms.jointly("visit", [f"{visit} > {first}" for visit in later])
     signs = len(visits.names) > 2 and not visits.missing()
-    return terms.design(visits.blocks, whole_blocks=signs, flip=signs)
+    with _explained(visits, group, order, covariates):
+        return terms.design(visits.blocks, whole_blocks=signs, flip=signs)
 
 
 def interaction_design(
@@ -270,7 +273,8 @@ def interaction_design(
         terms.pairs(levels, lambda level, visit=visit: alone(f"{visit}:{level}"), label)  # type: ignore[misc]
         joint += [f"{label}{levels[0]} > {level}" for level in levels[1:]]
     terms.jointly(f"{group} x visit", joint)
-    return terms.design(visits.blocks, whole_blocks=True)
+    with _explained(visits, group, order, covariates):
+        return terms.design(visits.blocks, whole_blocks=True)
 
 
 def _within(
@@ -290,6 +294,18 @@ def _within(
             columns = centred(people, name, visits.origin)
             terms.add({f"{visit}:{column}": then * each[visits.subject] for column, each in columns.items()})
     return terms, later, len(cells)
+
+
+def _explained(
+    visits: Visits, group: str, order: Sequence[str], covariates: Sequence[str]
+) -> AbstractContextManager[None]:
+    """See `determined`: of the subjects, for a covariate is the same at all visits."""
+    people = visits.people(group, covariates)
+    cells = group_cells(people, group, order, visits.origin) if group else {"": np.ones(len(people))}
+    columns = [centred(people, name, visits.origin) for name in covariates]
+    return determined(
+        cells, {name: each for found in columns for name, each in found.items()}, group, visits.origin
+    )
 
 
 def between_design(
@@ -315,7 +331,8 @@ def between_design(
         columns = centred(people, name, visits.origin)
         terms.add({column: each[visits.subject] for column, each in columns.items()})
     compare_groups(terms, group, list(cells))
-    return terms.design(visits.blocks, whole_blocks=True)
+    with _explained(visits, group, order, covariates):
+        return terms.design(visits.blocks, whole_blocks=True)
 
 
 def _whole(visits: Visits, what: str) -> None:
@@ -491,7 +508,9 @@ def execute(command: Command, say: Say, progress: Progress | None = None) -> Non
 def _plan(command: Command, text: pd.DataFrame) -> _Plan:
     """Designs that are wanted and can be made."""
     visits, first, last = _choose_visits(command, text)
-    visits, notes = _complete(command, _subset(command, visits))
+    chosen, out = _subset(command, visits)
+    visits, notes = _complete(command, chosen)
+    notes = [*out, *notes]
     designs: dict[str, Design] = {}
     change: Change | None = None
     for name in command.designs or DESIGNS:
@@ -540,12 +559,13 @@ def _choose_visits(command: Command, text: pd.DataFrame) -> tuple[Visits, str, s
     return visits, first, last
 
 
-def _subset(command: Command, visits: Visits) -> Visits:
-    """Subjects for whom the condition is true at their first visit."""
-    keep = select(visits.people(), command.subset)
+def _subset(command: Command, visits: Visits) -> tuple[Visits, list[str]]:
+    """Subjects for whom the condition is true at their first visit; what is to be said of the others."""
+    people = visits.people()
+    keep = select(people, command.subset)
     if not keep.any():
         raise FileError(f"no subject of {command.table} fits --subset {command.subset!r} at the first visit")
-    return visits.of(keep)
+    return visits.of(keep), left_out(people, command.subset).lines()
 
 
 def _complete(command: Command, visits: Visits) -> tuple[Visits, list[str]]:

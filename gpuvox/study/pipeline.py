@@ -4,6 +4,7 @@ Everything is written below the folder of the results:
 
     participants.tsv        those who are in the study
     maps/                   iron, myelin and their content
+    regions/                where a condition leaves some out, 4D images of labels, lesions, Jacobians
     underlay.nii.gz         anatomy for pictures
     design.mat, design.con
     voxelwise/              what `gpuvox randomise` writes, for each map
@@ -33,7 +34,7 @@ from gpuvox.study import clinical, clusters, groups, report, rois, stages, table
 from gpuvox.study import config as config_
 from gpuvox.study.checks import check_maps, oddities
 from gpuvox.study.config import IRONMYELIN, slug
-from gpuvox.study.inputs import IMAGES, Comparison, StudyInputs
+from gpuvox.study.inputs import IMAGES, REGION_IMAGES, Comparison, StudyInputs, copy_stage
 from gpuvox.study.record import describe
 from gpuvox.study.stages import Ledger, Stage, Talk
 from gpuvox.tfce import Tfce
@@ -59,8 +60,7 @@ class Pipeline(StudyInputs):
         found = [self._participants()]
         if config.ironmyelin is not None:
             found.append(self._ironmyelin())
-        if not self._is_chosen.all():
-            found += [self._map(name) for name in config.maps]
+        found += [self._copy(name, image) for name, image in self.copied.items()]
         if config.template is not None:
             found.append(self._underlay())
         if config.voxelwise is not None:
@@ -113,6 +113,8 @@ class Pipeline(StudyInputs):
             files.write_table(self.path("participants.tsv"), table)
             counts = self.members.value_counts()
             talk.say("  " + ", ".join(f"{name} {counts[name]}" for name in self.config.groups.order))
+            for line in self.left_out.lines():
+                talk.say(f"  {line}")
 
         source = self.config.file(self.config.study.table)
         settings = {"groups": asdict(self.config.groups), "paths": with_paths}
@@ -122,9 +124,7 @@ class Pipeline(StudyInputs):
         given = self.config.ironmyelin
         assert given is not None
         names = [column for column in IMAGES if column in self.cohort.columns]
-        tables.require(self.cohort, IMAGES[:2], self.config.file(self.config.study.table))
-        options = asdict(given) | {name: self.config.file(getattr(given, name)) for name in ("mask", "model")}
-        options |= {name: options[name] or None for name in ("from_field", "to_field")}
+        options = self.ironmyelin_options
 
         def work(talk: Talk) -> None:
             os.makedirs(self.path("maps"), exist_ok=True)
@@ -132,7 +132,8 @@ class Pipeline(StudyInputs):
                 out=self.path("maps"), table=self.path("participants.tsv"), device=self.config.study.device,
                 line=self.line, **options,
             )  # fmt: skip
-            ironmyelin.execute(command, talk.progress)
+            with self.config.reading(("ironmyelin",)):
+                ironmyelin.execute(command, talk.progress)
 
         sources = {name: self._column_files(name) for name in names}
         for name in ("mask", "model"):
@@ -143,16 +144,15 @@ class Pipeline(StudyInputs):
         settings = asdict(given) | {"images": self._cells(*names)}
         return self._stage("iron and myelin", settings, made, work, sources=sources)
 
-    def _map(self, name: str) -> Stage:
+    def _copy(self, name: str, given: str) -> Stage:
         """The volumes of a given image that are of those in the study."""
-        given = self.config.file(self.config.maps[name].image)
 
         def work(talk: Talk) -> None:
-            os.makedirs(self.path("maps"), exist_ok=True)
+            os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
             header = files.read_header(given)
             grid = header.grid(np.ones(header.shape[:3], dtype=bool))
-            label = files.Label(f"gpuvox: {name} of those in the study")
-            opened = files.open_map(self.path(f"maps/{name}"), grid, header, len(self.cohort), label=label)
+            label = files.Label(f"gpuvox: {os.path.basename(name)} of those in the study")
+            opened = files.open_map(self.path(name), grid, header, len(self.cohort), label=label)
             with opened as (_, write):
                 for values, is_chosen in zip(files.read_volumes(given), self._is_chosen):
                     if is_chosen:
@@ -160,7 +160,7 @@ class Pipeline(StudyInputs):
 
         settings = {"everyone": self.everyone["participant_id"].tolist(), "chosen": self._is_chosen.tolist()}
         sources = {"image": self._of_image(given)}
-        return self._stage(f"map {name}", settings, (f"maps/{name}.*",), work, sources=sources)
+        return self._stage(copy_stage(name), settings, (f"{name}.*",), work, sources=sources)
 
     def _underlay(self) -> Stage:
         """Mean R1 of everyone, or the mean of the first map, unless an image is given."""
@@ -260,12 +260,13 @@ class Pipeline(StudyInputs):
         chosen = given.maps or tuple(self.maps)
         after, sources = self._of_maps(*chosen)
         images: dict[str, str] = {}
-        for kind in ("labels", "jacobian", "lesions"):
-            value = getattr(given, kind) or (template.labels if kind == "labels" and template else "")
-            in_table = value in self.cohort.columns
-            images[kind] = value if in_table else self.config.file(value)
-            if value:
-                sources[kind] = self._column_files(value) if in_table else self._of_image(images[kind])
+        for kind in REGION_IMAGES:
+            image = images[kind] = self.region_image(kind)
+            if f"regions/{kind}" in self.copied:
+                after = (*after, copy_stage(f"regions/{kind}"))
+            elif image:
+                in_table = image in self.cohort.columns
+                sources[kind] = self._column_files(image) if in_table else self._of_image(image)
         names = self.config.file(given.names or (template.names if template else ""))
         if names:
             sources["names"] = (names,)
@@ -330,6 +331,9 @@ class Pipeline(StudyInputs):
         inside = tables.select(found, self.reference)
         z = {}
         for name in chosen:
+            if not pd.api.types.is_numeric_dtype(found[name]):
+                talk.warn(f"{name} has no z-score: it is text; numbers are expected")
+                continue
             try:
                 z[name] = clusters.adjusted(found[name].to_numpy(), covariates, inside)
             except ValueError as error:
@@ -344,17 +348,17 @@ class Pipeline(StudyInputs):
         given = self.config.demographics
         if given is not None:
             options = {"demographics": given.variables, "tests": given.tests}
-            found.append(self._group_table("demographics", "demographics", options))
-        for table in self.config.group_table:
+            found.append(self._group_table(("demographics",), "demographics", options))
+        for number, table in enumerate(self.config.group_table):
             options = {name: value for name, value in asdict(table).items() if name != "title"}
             options["covariates"] = self.config.groups.covariates if table.covariates is None else table.covariates
-            name = f"group table {slug(table.title)}"
-            found.append(self._group_table(name, slug(table.title), options))
+            found.append(self._group_table(("group_table", number), slug(table.title), options))
         return found
 
-    def _group_table(self, name: str, file: str, options: Mapping[str, Any]) -> Stage:
+    def _group_table(self, where: tuple[str | int, ...], file: str, options: Mapping[str, Any]) -> Stage:
         """A table of groups; where all its variables are of clusters that did not survive, a note of that."""
         out, study = f"groups/{file}", self.config.groups
+        name = f"group table {file}" if len(where) > 1 else file
 
         def work(talk: Talk) -> None:
             os.makedirs(self.path("groups"), exist_ok=True)
@@ -365,7 +369,8 @@ class Pipeline(StudyInputs):
             command = groups.Command(
                 table=self.path("features.tsv"), group=study.column, order=study.order, out=self.path(out), **left
             )
-            groups.execute(command, lambda text: talk.say(f"  {text}"))
+            with self.config.reading(where):
+                groups.execute(command, lambda text: talk.say(f"  {text}"))
 
         settings = dict(options) | {"group": study.column, "order": study.order}
         return self._stage(name, settings, (f"{out}.json", f"{out}*"), work, ("variables",))
@@ -391,16 +396,17 @@ class Pipeline(StudyInputs):
     def _models(self) -> list[Stage]:
         config = self.config
         found = []
-        for regression in config.regression:
-            found.append(self._model("regression", regression, self._regression))
-        for correlation in config.correlation:
-            found.append(self._model("correlation", correlation, self._correlation))
-        for size in config.sample_size:
-            found.append(self._model("samplesize", size, self._sample_size))
+        for number, regression in enumerate(config.regression):
+            found.append(self._model(("regression", number), regression, self._regression))
+        for number, correlation in enumerate(config.correlation):
+            found.append(self._model(("correlation", number), correlation, self._correlation))
+        for number, size in enumerate(config.sample_size):
+            found.append(self._model(("sample_size", number), size, self._sample_size))
         return found
 
-    def _model(self, kind: str, given: Any, make: Callable[[Any, Talk], Models | None]) -> Stage:
+    def _model(self, where: tuple[str, int], given: Any, make: Callable[[Any, Talk], Models | None]) -> Stage:
         """A table of models; where all its variables are of clusters that did not survive, a note of that."""
+        kind = where[0].replace("_", "")
         out = f"models/{slug(given.title)}/{kind}"
 
         def work(talk: Talk) -> None:
@@ -409,7 +415,8 @@ class Pipeline(StudyInputs):
             if command is None:
                 self._note(out, f"{given.title}: nothing to model, for no cluster survived that it is about", talk)
                 return
-            clinical.execute(command, self.path(out), lambda text: talk.say(f"  {text}"))
+            with self.config.reading(where):
+                clinical.execute(command, self.path(out), lambda text: talk.say(f"  {text}"))
 
         groups, study = self.config.groups, self.config.study
         settings = asdict(given) | {"groups": asdict(groups), "seed": study.seed}

@@ -15,7 +15,6 @@ from gpuvox import __version__, files
 from gpuvox.info import versions
 from gpuvox.study.config import Rois, slug
 from gpuvox.study.stages import Ledger
-from gpuvox.study.tables import select, typed
 
 if TYPE_CHECKING:
     from gpuvox.study.pipeline import Comparison, Pipeline
@@ -89,17 +88,6 @@ def _regions(pipeline: Pipeline, given: Rois) -> dict[str, Any]:
     }
 
 
-def _left_out(pipeline: Pipeline) -> dict[str, int]:
-    """Rows of the table of participants who are not in the study, by why."""
-    subset = pipeline.config.groups.subset
-    if not subset.strip():
-        return {"subset": 0, "undecided": 0}
-    everyone = typed(pipeline.everyone)
-    # A comparison with a missing value is neither true nor false, nor is its negation.
-    opposite = int(select(everyone, f"not ({subset}\n)").sum())
-    return {"subset": opposite, "undecided": len(everyone) - len(pipeline.cohort) - opposite}
-
-
 def _cohort(pipeline: Pipeline) -> dict[str, Any]:
     groups = pipeline.config.groups
     counts = pipeline.members.value_counts()
@@ -112,7 +100,7 @@ def _cohort(pipeline: Pipeline) -> dict[str, Any]:
         "reference": pipeline.reference,
         "n": {name: int(counts[name]) for name in groups.order},
         "of": {"table": os.path.basename(pipeline.config.study.table), "rows": len(pipeline.everyone)},
-        "left_out": _left_out(pipeline),
+        "left_out": {"subset": pipeline.left_out.false, "undecided": pipeline.left_out.unknown},
     }
 
 

@@ -23,6 +23,7 @@ from scipy.ndimage import binary_erosion
 from gpuvox import files
 from gpuvox.files import FileError
 from gpuvox.grid import Grid
+from gpuvox.study.tables import require
 
 Progress = Callable[[str, int, int], None]
 SIDES = ("left", "right", "both", "none")
@@ -35,6 +36,10 @@ AS_FREESURFER = {
     58: "right_accumbens", 60: "right_ventral-dc",
 }  # fmt: skip
 """Subcortical numbers of FreeSurfer's aseg; FIRST uses the same."""
+
+
+MASSES = {"iron": 1e-3, "myelin": 1.0}
+"""Maps whose mean times volume is a mass: mg of iron (mg/kg and 1 g/mL), mL of myelin."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +147,8 @@ class Measure:
 
     @property
     def mass(self) -> float:
-        """Mean × volume: mg of iron (mg/kg and 1 g/mL), mL of myelin; NaN for other maps."""
-        return self.mean * self.volume * {"iron": 1e-3, "myelin": 1.0}.get(self.map, float("nan"))
+        """Mean × volume, see `MASSES`; NaN for other maps."""
+        return self.mean * self.volume * MASSES.get(self.map, float("nan"))
 
 
 def members(
@@ -299,7 +304,8 @@ def execute(
     progress : callable, optional
         Receives ("regions", subjects done, subjects in all).
     warn : callable, optional
-        Receives a sentence for each region that is left out.
+        Receives sentences: labels without a name; regions that are left out in somebody, or of which nothing is left,
+        those with the same labels and participants in one.
 
     Raises
     ------
@@ -307,26 +313,29 @@ def execute(
         One sentence that says what is wrong; nothing is written then.
     """
     files.check_output_root(command.out)
-    needed = ["participant_id", *([command.head_size] if command.head_size else [])]
-    table = files.read_table(command.table, needed)
+    table = files.read_table(command.table, ["participant_id"])
     factors = _factors(command, table)
-    structures = members(read_regions(command.names or None), command.merged)
+    regions = read_regions(command.names or None)
+    structures = members(regions, command.merged)
     measured: list[list[Measure]] = []
-    for rows in _measured(command, table, structures):
+    there: set[int] = set()
+    for numbers, rows in _measured(command, table, structures):
+        there |= numbers
         measured.append(rows)
         if progress:
             progress("regions", len(measured), len(table))
     usual = _usual_labels(measured)
+    where = command.names or "the numbers of FreeSurfer"
     if not usual:
-        raise FileError(
-            f"{command.labels} has none of the labels that are named ({command.names or 'as in FreeSurfer'})"
-        )
-    lines: list[tuple] = []
-    for name, rows, factor in zip(table["participant_id"], measured, factors):
-        whole = [row for row in rows if row.labels == usual[row.structure, row.side]]
-        lines += [_line(name, row, factor) for row in whole]
-        for text in (*_left_out(name, rows, usual), *_without_values(name, whole)):
-            warn(text)
+        raise FileError(f"{command.labels} has none of the labels that are named in {where}")
+    whole = [[row for row in rows if row.labels == usual[row.structure, row.side]] for rows in measured]
+    names = table["participant_id"].tolist()
+    lines = [_line(name, row, factor) for name, rows, factor in zip(names, whole, factors) for row in rows]
+    unnamed = there - set(regions) - {0}
+    if unnamed:
+        warn(f"{_labels(unnamed)} of {command.labels} left out: no name in {where}")
+    for text in (*_left_out(names, measured, usual), *_without_values(names, whole), *_emptied(command, whole)):
+        warn(text)
     files.write_table(command.out, pd.DataFrame(lines, columns=COLUMNS))
 
 
@@ -341,40 +350,98 @@ def _usual_labels(measured: Sequence[Sequence[Measure]]) -> dict[tuple[str, str]
 
 
 def _left_out(
-    name: str, rows: Sequence[Measure], usual: Mapping[tuple[str, str], frozenset[int]]
+    names: Sequence[str],
+    measured: Sequence[Sequence[Measure]],
+    usual: Mapping[tuple[str, str], frozenset[int]],
 ) -> Iterator[str]:
-    there = {(row.structure, row.side): row.labels for row in rows}
-    for (structure, side), labels in usual.items():
-        lacking = labels - there.get((structure, side), frozenset())
-        if lacking:
-            yield f"{name} has no voxel of label {_listed(lacking)}: {_title(structure, side)} is left out"
+    """Regions that somebody has not, or not whole."""
+    found: dict[tuple[str, frozenset[int]], list[str]] = {}
+    for name, rows in zip(names, measured):
+        there = {(row.structure, row.side): row.labels for row in rows}
+        for (structure, side), labels in usual.items():
+            lacking = labels - there.get((structure, side), frozenset())
+            if lacking:
+                found.setdefault((_title(structure, side), lacking), []).append(name)
+    for (labels, people), titles in _together(found).items():
+        yield f"no voxel of {_labels(labels)} in {', '.join(people)}: {', '.join(titles)} left out in them"
 
 
-def _without_values(name: str, rows: Sequence[Measure]) -> Iterator[str]:
-    for row in rows:
-        if row.blank:
-            region = _title(row.structure, row.side)
-            yield f"{row.map} of {name} has no finite value in label {_listed(row.blank)}: {region} has no mean"
+def _without_values(names: Sequence[str], whole: Sequence[Sequence[Measure]]) -> Iterator[str]:
+    """Regions of which a part has no finite value in somebody."""
+    for kind in dict.fromkeys(row.map for rows in whole for row in rows):
+        found: dict[tuple[str, frozenset[int]], list[str]] = {}
+        for name, rows in zip(names, whole):
+            for row in rows:
+                if row.map == kind and row.blank:
+                    found.setdefault((_title(row.structure, row.side), row.blank), []).append(name)
+        for (labels, people), titles in _together(found).items():
+            yield (
+                f"{kind} has no finite value in {_labels(labels)} of {', '.join(people)}: no mean of "
+                f"{', '.join(titles)} in them"
+            )
+
+
+def _together(
+    found: Mapping[tuple[str, frozenset[int]], Sequence[str]],
+) -> dict[tuple[frozenset[int], tuple[str, ...]], list[str]]:
+    """Regions by the labels and the participants that they are about."""
+    sorted_out: dict[tuple[frozenset[int], tuple[str, ...]], list[str]] = {}
+    for (title, labels), people in found.items():
+        sorted_out.setdefault((labels, tuple(people)), []).append(title)
+    return {key: sorted(titles) for key, titles in sorted_out.items()}
+
+
+def _emptied(command: Command, whole: Sequence[Sequence[Measure]]) -> Iterator[str]:
+    """Regions of which erosion and lesions leave nothing."""
+    counts: dict[str, int] = {}
+    for rows in whole:
+        for title in {_title(row.structure, row.side) for row in rows if not (row.n or row.blank)}:
+            counts[title] = counts.get(title, 0) + 1
+    causes = " and ".join(["erosion"] * bool(command.erosion) + ["lesions"] * bool(command.lesions))
+    for title, count in sorted(counts.items()):
+        yield f"{causes}: no voxel of {title} is left in {count} of {len(whole)} participants, nor a mean"
+
+
+def _labels(numbers: Iterable[int]) -> str:
+    """``label 3``, ``labels 3, 4``."""
+    listed = sorted(numbers)
+    return f"label{'' if len(listed) == 1 else 's'} {', '.join(map(str, listed))}"
 
 
 def _title(structure: str, side: str) -> str:
     return structure if side == "none" else f"{structure} ({side})"
 
 
-def _listed(numbers: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(numbers)))
-
-
 def _factors(command: Command, table: Any) -> NDArray[np.float64]:
     """Head-size factor of each subject; NaN where none is given."""
     if not command.head_size:
         return np.full(len(table), np.nan)
-    try:
-        factors = table[command.head_size].astype(float).to_numpy()
-    except ValueError as error:
-        raise FileError(f"{command.table}, column {command.head_size}: {error}") from None
-    if not (np.isfinite(factors) & (factors > 0)).all():
-        raise FileError(f"{command.table}, column {command.head_size}: factors of head size must be positive")
+    return head_size(table, command.head_size, command.table)
+
+
+def head_size(table: Any, column: str, origin: str) -> NDArray[np.float64]:
+    """Factors that make normalised volumes of volumes.
+
+    Parameters
+    ----------
+    table : DataFrame of str
+    column : str
+    origin : str
+        The file of the table, for messages.
+
+    Raises
+    ------
+    FileError
+        No such column; a factor is missing, no number, or not positive.
+    """
+    require(table, [column], origin)
+    factors = pd.to_numeric(table[column].str.strip(), errors="coerce").to_numpy(dtype=np.float64)
+    wrong = np.flatnonzero(~(np.isfinite(factors) & (factors > 0)))
+    if len(wrong):
+        who, value = (table[name].iloc[wrong[0]] for name in ("participant_id", column))
+        raise FileError(
+            f"{origin}: {column} of {who} is {value!r}; a positive number, the head-size factor, expected"
+        )
     return factors
 
 
@@ -385,8 +452,8 @@ def _line(name: str, row: Measure, factor: float) -> tuple:
 
 def _measured(
     command: Command, table: Any, structures: Mapping[tuple[str, str], Sequence[int]]
-) -> Iterator[list[Measure]]:
-    """Rows of each subject."""
+) -> Iterator[tuple[frozenset[int], list[Measure]]]:
+    """Labels, and rows, of each subject."""
     sources = {"labels": command.labels, **{f"map {k}": v for k, v in command.maps.items()}}
     sources |= {k: v for k, v in (("jacobian", command.jacobian), ("lesions", command.lesions)) if v}
     streams = {kind: _images(command, table, kind, source) for kind, source in sources.items()}
@@ -399,14 +466,18 @@ def _measured(
         volumes = {kind: grid.to_volume(values) for kind, (_, values) in images.items()}
         if (labels != np.rint(labels)).any():
             raise FileError(f"{header.path} has values that are not whole numbers; labels expected")
-        yield measure(
-            volumes["labels"].astype(np.int64),
-            {kind.removeprefix("map "): v for kind, v in volumes.items() if kind.startswith("map ")},
-            structures,
-            _voxel_volume(grid),
-            jacobian=volumes.get("jacobian"),
-            exclude=volumes["lesions"] > 0.5 if "lesions" in volumes else None,
-            erosion=command.erosion,
+        found = volumes["labels"].astype(np.int64)
+        yield (
+            _numbers(found),
+            measure(
+                found,
+                {kind.removeprefix("map "): v for kind, v in volumes.items() if kind.startswith("map ")},
+                structures,
+                _voxel_volume(grid),
+                jacobian=volumes.get("jacobian"),
+                exclude=volumes["lesions"] > 0.5 if "lesions" in volumes else None,
+                erosion=command.erosion,
+            ),
         )
 
 

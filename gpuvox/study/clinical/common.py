@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gpuvox import __version__, files
 from gpuvox.files import FileError
 from gpuvox.study import models, tables
+from gpuvox.study.subsets import LeftOut, left_out
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
@@ -88,17 +89,19 @@ def write(result: Result, out: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Variables, logarithms taken; who is in the subset and who in the reference group."""
+    """Variables, logarithms taken; who is in the subset, whom it leaves out, and who is in the reference group."""
 
     table: pd.DataFrame
     chosen: Bool
     reference: Bool
+    out: LeftOut
 
 
 def read_data(source: Source, reference: str = "") -> Data:
     """Variables of a command, and who fits its conditions; `FileError`."""
     table = tables.gather(source.table, source.rois or None, source.clusters)
     chosen = _group(table, source.subset, "subset", source)
+    out = left_out(table, source.subset)
     # Conditions are on the variables as they are in the files: before logarithms.
     inside = _group(table, reference, "reference", source) if reference else np.zeros(len(table), dtype=bool)
     for name in find_columns(table, source.log, "log", source):
@@ -109,7 +112,7 @@ def read_data(source: Source, reference: str = "") -> Data:
             who = table["participant_id"].iloc[bad[0]]
             raise FileError(f"--log: {name} of {who} is {values[bad[0]]:g}; a logarithm needs positive values")
         table[name] = np.log(np.where(values > 0, values, np.nan))
-    return Data(table, chosen, inside)
+    return Data(table, chosen, inside, out)
 
 
 def _group(table: pd.DataFrame, condition: str, option: str, source: Source) -> Bool:
@@ -183,6 +186,7 @@ def record_of(command: Source, data: Data) -> dict[str, Any]:
         "options": asdict(command),
         "inputs": {path: files.hash_file(path) for path in command.inputs},
         "n_subset": int(data.chosen.sum()),
+        "subset_leaves_out": data.out.record(),
         "log": "natural" if command.log else None,
     }
 

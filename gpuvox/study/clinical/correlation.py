@@ -116,7 +116,7 @@ def correlations(command: Correlations) -> Result:
     if command.correction != "none":
         count = int((table["p_corrected"] < 0.05).sum())
         message += f"; corrected P < .05 in {count} ({command.correction})"
-    return Result({"": table}, record, [message])
+    return Result({"": table}, record, [*data.out.lines(), message])
 
 
 def _pairs(command: Correlations, table: pd.DataFrame) -> list[tuple[str, str]]:
@@ -166,7 +166,7 @@ def _correlated(
 
 def _one_column(rows: pd.DataFrame, name: str, what: str) -> tuple[str, Float64]:
     """A variable as numbers; text of two values as 0 and 1."""
-    column = tables.indicators(rows, [name])
+    column = tables.indicators(rows, [name], what)
     if column.shape[1] != 1:
         raise FileError(
             f"{what}: {name} is text with {column.shape[1] + 1} values; numbers or two values are needed"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -147,7 +147,7 @@ def regression(command: Regression) -> Result:
             "": overview,
         },
         _regression_record(command, data, fitted, groups),
-        _regression_messages(command, fitted, groups, overview["p_corrected"][is_last]),
+        [*data.out.lines(), *_regression_messages(command, fitted, groups, overview["p_corrected"][is_last])],
     )
 
 
@@ -351,7 +351,7 @@ def _adjust(command: Regression, data: Data, predictors: Sequence[str]) -> tuple
         z = np.full(len(table), np.nan)
         z[rows] = _z(name, values[rows], design[rows], inside[rows], covariates)
         table[name], groups[name] = z, (group or "all participants", int(inside.sum()))
-    return Data(table, data.chosen, data.reference), groups
+    return replace(data, table=table), groups
 
 
 def _to_adjust(command: Regression, data: Data, predictors: Sequence[str], covariates: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from gpuvox.files import FileError
 from gpuvox.study import models, tables
 from gpuvox.study.clinical.common import (
-    Data,
     Result,
     Source,
     complete_cases,
@@ -99,7 +98,7 @@ def sample_sizes(command: SampleSizes) -> Result:
     for name in names:
         if name in (command.group, *covariates):
             raise FileError(f"--variables: {name} is the group, or a covariate")
-    both = Data(data.table, data.chosen & (first | second), data.reference)
+    both = replace(data, chosen=data.chosen & (first | second))
     lines, about = [], {}
     for name in names:
         rows, excluded = complete_cases(both, [name, command.group, *covariates], f"{command.origin}, {name}")
@@ -112,7 +111,7 @@ def sample_sizes(command: SampleSizes) -> Result:
         "variables": about,
         "columns": {"": SAMPLE_SIZE_COLUMNS},
     }
-    return Result({"": table}, record, _sample_size_messages(command, table))
+    return Result({"": table}, record, [*data.out.lines(), *_sample_size_messages(command, table)])
 
 
 def _two_groups(command: SampleSizes, table: pd.DataFrame) -> tuple[Bool, Bool]:

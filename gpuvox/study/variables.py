@@ -1,0 +1,354 @@
+"""What the file of a study says of variables, checked before anything runs: that they are there, and of the right kind.
+
+Columns of the table are known with their values. What will be measured in regions and clusters is known by its names
+only; what can be wrong with its values is found when they are there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gpuvox.files import FileError
+from gpuvox.study import tables
+from gpuvox.study.ancova import AUTO, analysed, assign_families, check_finite
+from gpuvox.study.clusters import adjusted
+from gpuvox.study.config import Config, Correlation, GroupTable, Regression, SampleSize
+from gpuvox.study.demographics import COUNTS, demographics
+
+Bool = NDArray[np.bool_]
+Where = tuple[str | int, ...]
+"""A key of the file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Variables:
+    """The variables that there can be.
+
+    Attributes
+    ----------
+    config : Config
+    columns : DataFrame
+        The table of those in the study; see `tables.typed`.
+    measured : sequence of str
+        Names of what is measured in regions.
+    clusters : sequence of str
+        Names of the comparisons whose clusters are measured.
+    """
+
+    config: Config
+    columns: pd.DataFrame
+    measured: Sequence[str]
+    clusters: Sequence[str]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Every variable; of each comparison the first cluster, and those that the file names."""
+        found = [name for name in self.columns.columns if name != "participant_id"] + list(self.measured)
+        for name in self.clusters:
+            numbers = dict.fromkeys(["1", *re.findall(rf"\b{re.escape(name)}\.(\d+)", self.config.text)])
+            found += [f"{name}.{number}{mean}" for number in numbers for mean in ("", ".mean")]
+        return found
+
+    @property
+    def table(self) -> str:
+        """The file of the table, for messages."""
+        return self.config.file(self.config.study.table)
+
+    # -- one key ------------------------------------------------------------------------------------------------
+
+    def find(self, where: Where, patterns: Sequence[str], names: Sequence[str] | None = None) -> list[str]:
+        """Variables that fit patterns, each once; `FileError` if there is none."""
+        known = self.names if names is None else names
+        found: list[str] = []
+        for pattern in patterns:
+            fitting = tables.fitting(known, pattern)
+            if not fitting:
+                near = difflib.get_close_matches(pattern, known, 1, 0.5)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise self.config.error(where, f"there is no variable {pattern!r}{hint}")
+            found += [name for name in fitting if name not in found]
+        return found
+
+    def is_known(self, name: str) -> bool:
+        """Whether a variable has its values already."""
+        return name in self.columns.columns
+
+    def is_text(self, name: str) -> bool:
+        """Whether it is a column of text."""
+        return self.is_known(name) and not pd.api.types.is_numeric_dtype(self.columns[name])
+
+    def numbers(self, where: Where, names: Sequence[str]) -> None:
+        """Raise `FileError` for text; it has the first cell that is no number."""
+        for name in names:
+            if self.is_text(name):
+                given = self.columns[name].dropna()
+                odd = given.index[pd.to_numeric(given, errors="coerce").isna()][0]
+                who = self.columns["participant_id"][odd]
+                raise self.config.error(where, f"{name} is text ({given[odd]!r} of {who}); numbers are needed")
+
+    def rows(self, where: Where, condition: str) -> Bool | None:
+        """Participants who fulfil a condition; None where that depends on what is not measured yet."""
+        later = pd.DataFrame(np.nan, index=self.columns.index, columns=self.names)
+        later[self.columns.columns] = self.columns
+        with self.config.reading(where):
+            tables.select(later, condition)
+        try:
+            found = tables.select(self.columns, condition)
+        except FileError:
+            return None
+        if not found.any():
+            raise self.config.error(where, f"no participant of the study fulfils {condition!r}")
+        return found
+
+    def positive(self, where: Where, names: Sequence[str], rows: Bool | None, *, or_zero: bool = False) -> None:
+        """Raise `FileError` for a value without a logarithm."""
+        self.numbers(where, names)
+        for name in names:
+            if rows is None or not self.is_known(name):
+                continue
+            values = self.columns[name].to_numpy(dtype=np.float64)
+            bad = np.flatnonzero(rows & ((values < 0) if or_zero else (values <= 0)))
+            if len(bad):
+                who = self.columns["participant_id"].iloc[bad[0]]
+                wanted = "values that are not negative" if or_zero else "positive values"
+                raise self.config.error(
+                    where, f"{name} of {who} is {values[bad[0]]:g}; a logarithm needs {wanted}"
+                )
+
+    def complete(self, where: Where, names: Sequence[str], rows: Bool | None) -> pd.DataFrame | None:
+        """Those who have what is known of some variables; `FileError` if too few, or the same in all."""
+        if rows is None:
+            return None
+        chosen, known = self.columns[rows], [name for name in names if self.is_known(name)]
+        whole = chosen[chosen[known].notna().all(axis=1)]
+        if len(whole) < 3:
+            raise self.config.error(
+                where, f"{len(whole) or 'none'} of {len(chosen)} participants has all of {', '.join(known)}"
+            )
+        for name in known:
+            if whole[name].nunique() == 1:
+                value = tables.label(whole[name].iloc[0])
+                raise self.config.error(where, f"{name} is {value} in all {len(whole)} participants analysed")
+        return whole
+
+    # -- sections -----------------------------------------------------------------------------------------------
+
+    def check(self, reference: str) -> None:
+        """Raise `FileError` for the first mistake, with its key and line."""
+        config = self.config
+        for name in self.columns.columns:
+            if name in self.measured:
+                raise config.error(
+                    ("study", "table"), f"the column {name!r} of {self.table} is a measure of a region"
+                )
+        inside = self._check_groups(reference)
+        self._check_demographics()
+        for number, table in enumerate(config.group_table):
+            self._check_group_table(("group_table", number), table)
+        for number, regression in enumerate(config.regression):
+            self._check_regression(("regression", number), regression, inside)
+        for number, correlation in enumerate(config.correlation):
+            self._check_correlation(("correlation", number), correlation)
+        for number, size in enumerate(config.sample_size):
+            self._check_sample_size(("sample_size", number), size)
+        self.find(("report", "zscores"), config.report.zscores)
+        self.numbers(("report", "zscores"), [name for name in config.report.zscores if self.is_known(name)])
+
+    def _check_groups(self, reference: str) -> Bool:
+        """The reference group, which must be good for the covariates where clusters are measured."""
+        with self.config.reading(("groups", "covariates")):
+            _ = self.design
+        with self.config.reading(("groups", "reference")):
+            inside = tables.select(self.columns, reference)
+            if not inside.any():
+                raise FileError(f"no participant of the study fulfils {reference!r}")
+            if self.config.clusters is not None:
+                adjusted(self.any_values, self.design, inside)
+        return inside
+
+    @cached_property
+    def design(self) -> NDArray[np.float64]:
+        """Covariates of the groups."""
+        return tables.indicators(self.columns, self.config.groups.covariates, self.table).to_numpy()
+
+    @property
+    def any_values(self) -> NDArray[np.float64]:
+        """Of a variable that is not measured yet: whether it can be adjusted depends on the covariates."""
+        return np.random.default_rng(0).normal(size=len(self.columns))
+
+    def _check_demographics(self) -> None:
+        given, groups = self.config.demographics, self.config.groups
+        if given is None:
+            return
+        where: Where = ("demographics", "variables")
+        described = self.find(where, given.variables)
+        for name in described:
+            if name == groups.column:
+                raise self.config.error(where, f"{name} is the group")
+            if self.is_known(name):
+                with self.config.reading(where):
+                    check_finite(self.columns[name])
+        for name, test in given.tests.items():
+            if test not in COUNTS:
+                self.numbers(("demographics", "tests", name), [name])
+            with self.config.reading(("demographics", "tests", name)):
+                if name not in described:
+                    raise FileError(f"{name} is not among the variables of the demographics")
+                if self.is_known(name):
+                    demographics(self.columns, [name], groups.column, order=groups.order, tests={name: test})
+
+    def _check_group_table(self, where: Where, given: GroupTable) -> None:
+        groups, own = self.config.groups, given.covariates is not None
+        covariates = groups.covariates if given.covariates is None else given.covariates
+        of_covariates: Where = (*where, "covariates") if own else where
+        for name in covariates:
+            self._exact(of_covariates, name)
+        variables = self._compared(where, given, [groups.column, *covariates])
+        rows = self.rows((*where, "subset"), given.subset)
+        if rows is not None and all(map(self.is_known, covariates)):
+            part = self.columns[rows]
+            with self.config.reading(of_covariates):
+                rows[rows] = analysed(part, groups.column, groups.order, covariates)[0]
+        logs = self.find((*where, "log"), [name for name in given.log if name != AUTO], variables)
+        self.positive((*where, "log"), logs, rows, or_zero=True)
+
+    def _compared(self, where: Where, given: GroupTable, taken: Sequence[str]) -> list[str]:
+        """Variables of a group table, each in one family."""
+        patterns = {(*where, "variables"): given.variables}
+        if not given.variables:
+            patterns = {(*where, "families", name): each for name, each in given.families.items()}
+        variables: list[str] = []
+        for key, each in patterns.items():
+            # A column by its name is meant, whatever it is; a pattern means those that can be compared.
+            names = [n for n in self.names if n in each or not (n in taken or self.is_text(n))]
+            found = self.find(key, each, names)
+            for name in found:
+                if name in taken:
+                    raise self.config.error(key, f"{name} is the group, or a covariate")
+                if self.is_known(name):
+                    with self.config.reading(key):
+                        check_finite(self.columns[name])
+            self.numbers(key, found)
+            variables += [name for name in found if name not in variables]
+        with self.config.reading((*where, "families")):
+            assign_families(variables, given.families)
+        return variables
+
+    def _exact(self, where: Where, name: str) -> None:
+        """Raise `FileError` unless this is a variable's name, not a pattern."""
+        if name not in self.names:
+            self.find(where, [name])
+            raise self.config.error(where, f"is {name!r}; the name of one variable expected")
+
+    def _check_regression(self, where: Where, given: Regression, inside: Bool) -> None:
+        self._exact((*where, "outcome"), given.outcome)
+        self.numbers((*where, "outcome"), [given.outcome])
+        keys: dict[Where, Sequence[str]] = {(*where, "blocks", n): each for n, each in given.blocks.items()}
+        keys[(*where, "each")] = given.each
+        place, found = {given.outcome: "the outcome"}, {key: self.find(key, each) for key, each in keys.items()}
+        for key, names in found.items():
+            for name in names:
+                if name in place:
+                    raise self.config.error(key, f"{name} is {place[name]} already")
+                place[name] = f"a predictor of {key[-1]}"
+        each = found.pop((*where, "each"))
+        for name in set(given.blocks).intersection(each):
+            raise self.config.error((*where, "blocks"), f"each makes a block {name}; another name expected")
+        rows = self.rows((*where, "subset"), given.subset)
+        common = [given.outcome, *(name for names in found.values() for name in names)]
+        for names in [[*common, name] for name in each] or [common]:
+            whole = self.complete(where, names, rows)
+            if whole is not None:
+                self._indicators(where, names, whole)
+        predictors = [name for name in place if name != given.outcome]
+        for name in self._adjusted((*where, "adjusted"), given.adjusted, predictors):
+            if rows is not None:
+                self._adjustable((*where, "adjusted"), name, inside, rows | inside)
+        self._check_log(where, given.log, rows, inside if given.adjusted else None)
+
+    def _indicators(self, where: Where, names: Sequence[str], whole: pd.DataFrame) -> None:
+        """Raise `FileError` for text that is numbers but for a slip."""
+        with self.config.reading(where):
+            tables.indicators(whole, [name for name in names if self.is_known(name)], self.table)
+
+    def _adjusted(self, where: Where, patterns: Sequence[str], predictors: Sequence[str]) -> list[str]:
+        """Predictors that are adjusted for the covariates of the groups."""
+        self.find(where, patterns)
+        with self.config.reading(where):
+            found = tables.matching(predictors, patterns, "the list of predictors")
+        self.numbers(where, found)
+        for name in found:
+            if name in self.config.groups.covariates:
+                raise self.config.error(where, f"{name} cannot be adjusted for itself")
+        return found
+
+    def _adjustable(self, where: Where, name: str, inside: Bool, people: Bool) -> None:
+        """Raise `FileError` if the covariates are no good in the reference group of a model's participants."""
+        values = self.any_values
+        given = self.columns[name].to_numpy() if self.is_known(name) else values
+        values[np.isnan(given)] = np.nan
+        there = given[inside & np.isfinite(given)]
+        # Where the reference group has nothing, or all the same, the model's own participants take its place.
+        if len(there) == 1 or np.ptp(there if len(there) else [0]) > 0:
+            with self.config.reading(where):
+                design = tables.indicators(self.columns[people], self.config.groups.covariates, self.table)
+                adjusted(values[people], design.to_numpy(), inside[people])
+
+    def _check_log(
+        self, where: Where, patterns: Sequence[str], rows: Bool | None, inside: Bool | None = None
+    ) -> None:
+        """Logarithms of a model; in a reference group too, but for what nobody of it has."""
+        key = (*where, "log")
+        for name in self.find(key, patterns):
+            self.numbers(key, [name])
+            wanted = rows
+            if rows is not None and inside is not None and self.is_known(name):
+                has_some = bool((self.columns[name].to_numpy(dtype=np.float64)[inside] > 0).any())
+                wanted = rows | (inside & has_some)
+            self.positive(key, [name], wanted)
+
+    def _check_correlation(self, where: Where, given: Correlation) -> None:
+        x, y, others = (self.find((*where, key), getattr(given, key)) for key in ("x", "y", "given"))
+        for key, names in (("x", x), ("y", y)):
+            for name in names:
+                if name in others:
+                    raise self.config.error((*where, "given"), f"{name} is of {key} already")
+        if x == y and len(x) == 1:
+            raise self.config.error((*where, "y"), f"{x[0]} is x already; another variable is needed")
+        rows = self.rows((*where, "subset"), given.subset)
+        for a in x:
+            for b in y:
+                if a != b:
+                    whole = self.complete(where, [a, b, *others], rows)
+                    self._two_values((*where, "x"), a, whole)
+                    self._two_values((*where, "y"), b, whole)
+                    if whole is not None:
+                        self._indicators((*where, "given"), others, whole)
+        self._check_log(where, given.log, rows)
+
+    def _two_values(self, where: Where, name: str, whole: pd.DataFrame | None) -> None:
+        if whole is None or not self.is_text(name):
+            return
+        with self.config.reading(where):
+            n = tables.indicators(whole, [name], self.table).shape[1] + 1
+        if n > 2:
+            raise self.config.error(where, f"{name} is text with {n} values; numbers or two values are needed")
+
+    def _check_sample_size(self, where: Where, given: SampleSize) -> None:
+        groups, key = self.config.groups, (*where, "variables")
+        found = self.find(key, given.variables)
+        for name in found:
+            if name in (groups.column, *groups.covariates):
+                raise self.config.error(key, f"{name} is the group, or a covariate")
+        self.numbers(key, found)
+        everyone = np.ones(len(self.columns), dtype=bool)
+        for name in found:
+            self.complete(key, [name, groups.column, *groups.covariates], everyone)
