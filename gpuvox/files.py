@@ -22,7 +22,7 @@ import secrets
 import tempfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -1310,6 +1310,20 @@ def hash_file(path: Name) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise FileError(f"{os.fspath(path)} cannot be read: {_reason(error)}") from error
+
+
+def check_not_read(written: Iterable[Name], read: Iterable[Name]) -> None:
+    """Make sure that a command writes over nothing that it reads.
+
+    Raises
+    ------
+    FileError
+        It would, under whatever name.
+    """
+    there = [path for path in read if os.fspath(path) and os.path.exists(path)]
+    for path in written:
+        if os.path.exists(path) and any(os.path.samefile(path, other) for other in there):
+            raise FileError(f"{os.fspath(path)} is read, and would be written over; choose another output")
 
 
 def check_output_root(root: Name) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuvox import files
+from gpuvox.cli.main import main
 from gpuvox.files import FileError
 from gpuvox.study import tables
 
@@ -303,3 +304,30 @@ def test_files_without_a_table(content, says, tmp_path):
     (tmp_path / "p.csv").write_bytes(content)
     with pytest.raises(FileError, match=says):
         files.read_table(tmp_path / "p.csv")
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("groups --table {} --group group --demographics age --out q", "q.tsv"),
+        ("models correlation --table {} --x age --y score --out q", "q.tsv"),
+        ("models regression --table {} --outcome age --each score --out q", "q_data.tsv"),
+        ("models samplesize --table {} --group group --order A,B --variables age --out q", "q.tsv"),
+        ("rois --table {} --labels seg --map iron=fe --out ./q.tsv", "q.tsv"),
+        ("clusters --corrected p --table {} --out q", "q.tsv"),
+        ("design --table {} --group group --out q", "q_participants.tsv"),
+        ("longitudinal --table {} --visit group --out q", "q_change.tsv"),
+    ],
+)
+def test_no_command_writes_over_what_it_reads(command, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    rows = [f"s{i}\t{'AB'[i % 2]}\t{x:.3f}\t{y:.3f}" for i, (x, y) in enumerate(rng.normal(size=(12, 2)))]
+    content = "\n".join(["participant_id\tgroup\tage\tscore", *rows]) + "\n"
+    (tmp_path / name).write_text(content)
+    assert main(command.format(name).split()) == 2
+    error = capsys.readouterr().err
+    assert name in error
+    assert "would be written over" in error
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == content

@@ -273,6 +273,7 @@ def execute(command: Command, say: Callable[[str], None]) -> None:
         One sentence that says what is wrong; nothing is written then.
     """
     files.check_output_root(command.out)
+    _check_outputs(command)
     if not 0 < command.p < 1:
         raise FileError(f"--p is {command.p:g}; a level between 0 and 1 expected")
     header = files.read_header(command.corrected)
@@ -301,6 +302,13 @@ def execute(command: Command, say: Callable[[str], None]) -> None:
         files.write_table(f"{command.out}_subjects.tsv", subjects)
     limit = f" of at least {command.extent} voxels" if command.extent > 1 else ""
     say(f"{len(found) or 'No'} cluster{'' if len(found) == 1 else 's'}{limit} with corrected p < {command.p:g}")
+
+
+def _check_outputs(command: Command) -> None:
+    files.check_not_read([f"{command.out}.tsv", f"{command.out}_subjects.tsv"], [command.table, command.names])
+    images = (command.corrected, command.statistic, command.mask, command.atlas, command.data)
+    read = [path for name in images if name for path in files.image_files(name)]
+    files.check_not_read([f"{files.split_suffix(command.out)[0]}{s}" for s in (".nii.gz", ".nii", ".hdr")], read)
 
 
 def _line(cluster: Cluster) -> tuple:

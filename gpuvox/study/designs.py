@@ -374,6 +374,8 @@ def execute(command: Command, say: Say, progress: Progress | None = None) -> Non
         One sentence that says what is wrong; nothing is written then.
     """
     files.check_output_root(command.out)
+    endings = (".mat", ".con", ".fts", ".grp", ".txt", "_participants.tsv")
+    files.check_not_read([command.out + ending for ending in endings], [command.table])
     text = files.read_table(command.table, ["participant_id"], long=True)
     table = typed(text)
     rows = [int(row) for row in np.flatnonzero(select(table, command.subset))]

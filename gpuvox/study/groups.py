@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,10 +99,8 @@ def _subset(command: Command, table: pd.DataFrame) -> Bool:
 
 def _check_outputs(command: Command) -> None:
     files.check_output_root(command.out)
-    for ending in (".tsv", "_demographics.tsv", ".json"):
-        path = Path(command.out + ending)
-        if path.exists() and any(os.path.exists(name) and path.samefile(name) for name in command.inputs):
-            raise FileError(f"--out {command.out} would write over {path}, which is read")
+    endings = (".tsv", "_demographics.tsv", ".json")
+    files.check_not_read([command.out + ending for ending in endings], command.inputs)
 
 
 def _check_cells(tables: Iterable[pd.DataFrame], origin: str) -> None:

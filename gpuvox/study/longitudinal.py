@@ -481,6 +481,7 @@ def execute(command: Command, say: Say, progress: Progress | None = None) -> Non
         One sentence that says what is wrong; nothing is written then.
     """
     files.check_output_root(command.out)
+    files.check_not_read([command.out + e for e in ("_change.tsv", "_visits.tsv", ".txt")], [command.table])
     text = files.read_table(command.table, [command.subject, command.visit], long=True)
     plan = _plan(command, text)
     label = [f"{who} at {when}" for who, when in zip(text[command.subject], text[command.visit])]

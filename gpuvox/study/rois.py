@@ -313,6 +313,7 @@ def execute(
         One sentence that says what is wrong; nothing is written then.
     """
     files.check_output_root(command.out)
+    files.check_not_read([command.out], [command.table, command.names])
     table = files.read_table(command.table, ["participant_id"])
     factors = _factors(command, table)
     regions = read_regions(command.names or None)

@@ -45,6 +45,7 @@ def execute(command: Regression | Correlations | SampleSizes, out: str, say: Cal
     else:
         result = sample_sizes(command)
     if out:
+        files.check_not_read([*(f"{out}{suffix}.tsv" for suffix in result.tables), f"{out}.json"], command.inputs)
         write(result, out)
     for line in result.messages:
         say(line)
