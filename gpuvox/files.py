@@ -1323,7 +1323,7 @@ def check_not_read(written: Iterable[Name], read: Iterable[Name]) -> None:
     there = [path for path in read if os.fspath(path) and os.path.exists(path)]
     for path in written:
         if os.path.exists(path) and any(os.path.samefile(path, other) for other in there):
-            raise FileError(f"{os.fspath(path)} is read, and would be written over; choose another output")
+            raise FileError(f"the output would write over {os.fspath(path)}, which is read; choose another name")
 
 
 def check_output_root(root: Name) -> None:

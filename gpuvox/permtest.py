@@ -504,15 +504,19 @@ class ObservedTest:
         Sums of the statistic do, and the statistic itself where none of it can be had in float64.
         """
         tfce = self.test.statistics.tfce
-        rounded = {"clusterm"} | ({"tfce"} if tfce is not None and tfce.exact else set())
-        if not self.test.model.has_exact:
-            rounded.add("vox")
-        return values * (1 - SUM_TIE) if kind in rounded else values
+        if kind == "clusterm" or (kind == "tfce" and tfce is not None and tfce.exact):
+            return values * (1 - SUM_TIE)
+        if kind == "vox" and not self.test.model.has_exact:
+            return values - np.maximum(np.abs(values), np.float32(1)) * np.float32(SUM_TIE)
+        return values
 
     @cached_property
-    def _least_ties(self) -> Maps:
-        """Of the observed maps."""
-        return {kind: self.least_tie(kind, values) for kind, values in self.observed.items()}
+    def _least_ties(self) -> dict[str, tuple[NDArray, NDArray]]:
+        """Of the observed maps and, with their sign, of their negatives."""
+        return {
+            kind: (self.least_tie(kind, values), -self.least_tie(kind, -values))
+            for kind, values in self.observed.items()
+        }
 
     # -- edges -------------------------------------------------------------------------------------------------
 
@@ -569,7 +573,10 @@ class ObservedTest:
 
     def _below(self, start: int, shuffles: NDArray, kind: str, values: Any) -> NDArray[np.int64]:
         """(2, V) How many of these maps, and of their negatives, lie strictly below the observed value."""
-        below = count_below(values, self._least_ties[kind], kind != "vox", self.device)
+        up, down = self._least_ties[kind]
+        below = count_below(values, up, kind != "vox", self.device)
+        if not np.array_equal(up, down):
+            below[1] = count_below(values, down, kind != "vox", self.device)[1]
         if kind == "vox" and self.test.model.has_exact:
             self._recount_ties(start, shuffles, values, below)
         return below

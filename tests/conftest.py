@@ -11,9 +11,11 @@ import pytest
 
 SHAPE = (7, 6, 5)
 
+# As a shell starts what it runs in the background, and nohup; the processes that tests interrupt would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # As a shell starts what it runs in the background; the processes that tests interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def save(path: Path, values: np.ndarray, affine: np.ndarray | None = None) -> None:

@@ -17,6 +17,7 @@ from gpuvox.grid import Grid
 from gpuvox.permtest import PermutationTest, Statistics, Tally
 from gpuvox.pvalues import corrected, critical_value
 from gpuvox.shuffle import Permutations, Shuffler
+from gpuvox.smooth import MaskedGaussian
 from gpuvox.tfce import Tfce
 
 
@@ -359,6 +360,27 @@ def test_largest_values_below_zero_tie():
             p = corrected(done.tally.maxima["vox"][0], done.observed.observed["vox"][0])
             assert np.rint(p * 70).tolist() == [sum(max(one) < x for one in maps) for x in maps[0]]
     assert n_tests > 10
+
+
+def test_ties_with_smoothed_variance():
+    """In one of two blocks one image stands in both groups: to exchange the two changes nothing there."""
+    group = np.repeat([1.0, 0.0], 4)
+    M, C = np.c_[group, 1 - group], np.array([[1.0, -1]])
+    shuffler = Shuffler(M @ C.T, Permutations(0))
+    mask = np.zeros((20, 3, 3), bool)
+    mask[:3] = mask[15:18] = True
+    grid = Grid(mask)
+    tied = grid.to_vector(np.arange(180).reshape(mask.shape) < 90).astype(bool)
+    given = group[shuffler.shuffles(0, 70)]
+    swapped = int(np.flatnonzero((given == [1, 0, 1, 1, 0, 1, 0, 0]).all(axis=1))[0])
+    for seed in range(12):
+        Y = np.random.default_rng(seed).normal(size=(8, 54)).astype(np.float32)
+        Y[5, tied] = Y[1, tied]
+        model = Glm(Y, partition(M, C), shuffler.invariant, smoother=MaskedGaussian(grid, 1.0))
+        observed = PermutationTest(model, grid, shuffler, Statistics(uncorrected=True), signs=2).observe()
+        below = observed.run(swapped, swapped + 1).below["vox"]
+        assert not below[:, tied].any()
+        assert below[:, ~tied].any(axis=0).all()
 
 
 def test_two_pass_scheme():

@@ -72,7 +72,7 @@ def test_memory_is_as_planned(tmp_path, mm, n, extra):
         [sys.executable, "-c", PEAK, *words], cwd=tmp_path, check=True, capture_output=True, text=True
     )
     assert float(found[1].replace(",", "")) == pytest.approx(float(done.stdout), rel=0.2)
-    assert ("GiB in ." in said) == ("--scratch" in extra)
+    assert ("GiB in /" in said) == ("--scratch" in extra)
 
 
 def inputs_for(n: int, n_voxels_mm: float = 8.0) -> Inputs:

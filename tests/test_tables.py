@@ -328,6 +328,6 @@ def test_no_command_writes_over_what_it_reads(command, name, tmp_path, monkeypat
     assert main(command.format(name).split()) == 2
     error = capsys.readouterr().err
     assert name in error
-    assert "would be written over" in error
+    assert "would write over" in error
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == content
