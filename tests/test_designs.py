@@ -798,7 +798,7 @@ def test_whom_a_subset_leaves_out_is_told(cohort, capsys):
     assert line in capsys.readouterr().out
     assert line in Path("d.txt").read_text()
     assert call(f"{LONG} --quiet --designs change --subset 'age <= 50'") == 0
-    assert "leaves out 3 of 10: false in 3, a value is missing in 0" in Path("long.txt").read_text()
+    assert "leaves out 3 of 10" in Path("long.txt").read_text()
 
 
 @pytest.mark.parametrize(

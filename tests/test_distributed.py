@@ -710,7 +710,9 @@ def test_what_is_no_client(given):
 
 def test_an_asynchronous_client():
     async def ask() -> None:
-        async with dask_distributed.Client(asynchronous=True, processes=False, dashboard_address=None) as client:
+        async with dask_distributed.Client(
+            asynchronous=True, processes=False, dashboard_address="127.0.0.1:0"
+        ) as client:
             gpuvox.randomise(**cohort(), client=client)
 
     with pytest.raises(TypeError, match="asynchronous"):

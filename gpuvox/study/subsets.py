@@ -33,8 +33,8 @@ class LeftOut:
         out = self.false + self.unknown
         if not out:
             return []
-        reasons = f"false in {self.false}, a value is missing in {self.unknown}"
-        return [f"the condition {self.condition!r} leaves out {out} of {self.n}: {reasons}"]
+        reasons = f": false in {self.false}, a value is missing in {self.unknown}" if self.unknown else ""
+        return [f"the condition {self.condition!r} leaves out {out} of {self.n}{reasons}"]
 
     def record(self) -> dict[str, int]:
         """The same for a JSON file."""
