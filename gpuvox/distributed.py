@@ -63,6 +63,12 @@ KEPT = 60.0
 PAUSE = 0.5
 """Seconds between two looks for workers."""
 
+SETTINGS = {
+    "distributed.scheduler.active-memory-manager.start": False,  # which drops copies of data that are needed again
+    "distributed.worker.profile.enabled": False,  # whose history of an hour takes more memory than small analyses
+}
+"""Of Dask, for workers of our own."""
+
 Say = Callable[[str], None]
 
 
@@ -690,9 +696,7 @@ def open_client(cluster: Cluster) -> Iterator[Any]:
     came: list[int] = []
     try:
         if cluster.n_workers:
-            # No copy of the data is dropped to be sent again for the next test.
-            keep = dask.config.set({"distributed.scheduler.active-memory-manager.start": False})
-            with keep, _interrupts_later() as came:
+            with dask.config.set(SETTINGS), _interrupts_later() as came:
                 local = LocalCluster(
                     n_workers=cluster.n_workers, threads_per_worker=max(1, cluster.threads // cluster.n_workers),
                     host="127.0.0.1", dashboard_address="127.0.0.1:0", memory_limit=0,
