@@ -264,21 +264,17 @@ def read(path: str | os.PathLike[str]) -> Tallies:
         raise FileError(f"{os.fspath(path)} has no content that makes sense: {error}") from error
 
 
-class NoTallies(FileError):
-    """What is there is something else, which is not to be touched."""
-
-
 def _check_kind(path: Path) -> None:
-    """Raise `NoTallies` for other files, which may be large, and for devices and pipes, which may have no end."""
+    """Raise `FileError` for other files, which may be large, and for devices and pipes, which may have no end."""
     try:
         if path.exists() and not path.is_file():
-            raise NoTallies(f"{path} is a {'folder' if path.is_dir() else 'device or a pipe'}; a file expected")
+            raise FileError(f"{path} is a {'folder' if path.is_dir() else 'device or a pipe'}; a file expected")
         with path.open("rb") as file:
             begins = file.read(len(MAGIC)) == MAGIC
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror}") from error
     if not begins:
-        raise NoTallies(f"{path} is not a file of tallies, as --checkpoint and --shard write it")
+        raise FileError(f"{path} is not a file of tallies, as --checkpoint and --shard write it")
 
 
 def read_to_resume(path: str | os.PathLike[str]) -> Tallies:
@@ -457,8 +453,6 @@ class Checkpoint:
         if self.path.exists():
             try:
                 done = read(self.path).n_done
-            except NoTallies:
-                raise
             except FileError as error:
                 raise FileError(f"{error}; remove it to start the run from the beginning") from None
             if done:
