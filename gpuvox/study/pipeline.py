@@ -377,15 +377,15 @@ class Pipeline(StudyInputs):
 
     def _surviving_options(self, options: Mapping[str, Any], talk: Talk) -> dict[str, Any]:
         """Those of a table of groups, without variables that there are not."""
-        left = dict(options)
+        left, columns = dict(options), self._feature_columns()
         for key in ("variables", "demographics", "log"):
             if key in left:
-                left[key] = self._surviving(left[key], talk)
+                left[key] = self._surviving(left[key], talk, columns)
         if "families" in left:
-            families = {name: self._surviving(patterns, talk) for name, patterns in left["families"].items()}
+            families = {n: self._surviving(patterns, talk, columns) for n, patterns in left["families"].items()}
             left["families"] = {name: patterns for name, patterns in families.items() if patterns}
         if "tests" in left:
-            left["tests"] = {n: test for n, test in left["tests"].items() if self._surviving((n,), talk)}
+            left["tests"] = {n: test for n, test in left["tests"].items() if self._surviving((n,), talk, columns)}
         return left
 
     def _note(self, out: str, note: str, talk: Talk) -> None:
@@ -457,11 +457,14 @@ class Pipeline(StudyInputs):
             covariates=groups.covariates, power=given.power, alpha=given.alpha, reduction=given.reduction,
         )  # fmt: skip
 
+    def _feature_columns(self) -> pd.Index:
+        return files.read_table(self.path("features.tsv"), []).columns
+
     def _surviving(
         self, patterns: tuple[str, ...], talk: Talk, columns: Iterable[str] | None = None
     ) -> tuple[str, ...]:
         """Names without those of clusters where no cluster survived."""
-        columns = files.read_table(self.path("features.tsv"), []).columns if columns is None else columns
+        columns = self._feature_columns() if columns is None else columns
         clusters = [c.name for c in self.comparisons]
         gone = []
         for pattern in patterns:
