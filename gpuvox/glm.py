@@ -35,7 +35,7 @@ from scipy.special import betainc, betaln, fdtri, hyp2f1, ndtri_exp
 from gpuvox.compiled import inner, loop
 from gpuvox.design import Model, invariant_part
 from gpuvox.device import Device, blocks_for, blocks_over
-from gpuvox.maps import list_items
+from gpuvox.maps import list_items, put_on_device
 from gpuvox.scratch import WIDTH, Data, Tiles, block, pieces, pieces_with, take
 from gpuvox.smooth import MaskedGaussian
 
@@ -599,9 +599,9 @@ class _GlmOnDevice:
         """Replace NaN by what float64 gives, and the SSE there."""
         whole = self.device.full(len(shuffles), 0, np.int32)
         for items, statistic, left in self._unsettled(shuffles, maps, 0, whole):
-            self._put(items, statistic, maps)
+            put_on_device(self.device, maps, *items, statistic)
             if self.glm.smoother:
-                self._put(items, left, sse)
+                put_on_device(self.device, sse, *items, left)
 
     def settle(self, shuffles: NDArray, maps: Any, chosen: NDArray[np.bool_]) -> None:
         """Replace whole maps by what float64 gives."""
@@ -612,9 +612,11 @@ class _GlmOnDevice:
         elif chosen.any():
             whole = self.device.upload(chosen.astype(np.int32))
             for items, statistic, _ in self._unsettled(shuffles, maps, int(np.argmax(chosen)), whole):
-                self._put(items, statistic, maps)
+                put_on_device(self.device, maps, *items, statistic)
 
-    def _unsettled(self, shuffles: NDArray, maps: Any, first: int, whole: Any) -> Iterator[tuple[tuple, Any, Any]]:
+    def _unsettled(
+        self, shuffles: NDArray, maps: Any, first: int, whole: Any
+    ) -> Iterator[tuple[tuple[int, Any, Any], Any, Any]]:
         for n_items, number, voxel, _ in list_items(self.device, maps, first, "maps_list_unsettled", whole):
             if self.data is not None:
                 found = self._exact(shuffles, number, voxel, n_items, self.data)
@@ -622,13 +624,6 @@ class _GlmOnDevice:
                 chosen = [self.device.download(values)[:n_items] for values in (number, voxel)]
                 found = tuple(self.device.upload(values) for values in self.exact(shuffles, *chosen))
             yield (n_items, number, voxel), *found
-
-    def _put(self, items: tuple, values: Any, maps: Any) -> None:
-        n_items, number, voxel = items
-        self.device.launch(
-            "maps_put", blocks_for(n_items, 256, self.device), 256, number, voxel, values, np.int32(n_items),
-            np.int64(self.glm.n_voxels), maps,
-        )  # fmt: skip
 
     def _smooth(self, t: Any, sse: Any) -> None:
         glm, device = self.glm, self.device

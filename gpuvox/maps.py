@@ -139,11 +139,16 @@ def put(maps: Any, items: Items, values: Float64, device: Device | None = None) 
     if device is None:
         maps[items.map, items.voxel] = values
     elif len(items):
-        number, voxel, new = (device.upload(each) for each in (items.map, items.voxel, values.astype(np.float64)))
-        device.launch(
-            "maps_put", blocks_for(len(items), THREADS, device), THREADS,
-            number, voxel, new, np.int32(len(items)), np.int64(maps.shape[1]), maps,
-        )  # fmt: skip
+        lists = [device.upload(each) for each in (items.map, items.voxel, values.astype(np.float64))]
+        put_on_device(device, maps, len(items), *lists)
+
+
+def put_on_device(device: Device, maps: Any, n: int, number: Any, voxel: Any, values: Any) -> None:
+    """The same of n items that are on the device: maps, voxels, float64 values."""
+    device.launch(
+        "maps_put", blocks_for(n, THREADS, device), THREADS,
+        number, voxel, values, np.int32(n), np.int64(maps.shape[1]), maps,
+    )  # fmt: skip
 
 
 def _gather(maps: Float32, chosen: Any, find: Callable[[int], Ints]) -> Items:
