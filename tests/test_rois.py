@@ -265,22 +265,28 @@ def test_missing_options(cohort, capsys):
         assert f"--{name} is missing" in capsys.readouterr().err
 
 
+def measured(folder, labels, values):
+    """The table of two participants, a and b, of 4D images."""
+    for name, array in (("labels", labels), ("iron", values)):
+        save(folder / f"{name}.nii.gz", array)
+    (folder / "p.tsv").write_text("participant_id\na\nb\n")
+    at = [f"{folder}/{name}" for name in ("p.tsv", "labels", "iron", "rois.tsv")]
+    command = ["rois", "--table", at[0], "--labels", at[1], "--map", f"iron={at[2]}", "--out", at[3], "--quiet"]
+    assert main(command) == 0
+    return at[3]
+
+
 def test_half_a_structure_is_no_structure(tmp_path, capsys):
     """Who lacks a label that others have is left out of what it makes up, with a word."""
     labels = np.zeros((4, 4, 4, 2), dtype=np.float32)
     labels[0, ..., :], labels[3, ..., :] = 11, 50
     labels[3, ..., 1] = 0
     values = np.random.default_rng(0).normal(size=labels.shape).astype(np.float32)
-    for name, array in (("labels", labels), ("iron", values)):
-        save(tmp_path / f"{name}.nii.gz", array)
-    (tmp_path / "p.tsv").write_text("participant_id\na\nb\n")
-    at = [f"{tmp_path}/{name}" for name in ("p.tsv", "labels", "iron", "rois.tsv")]
-    command = ["rois", "--table", at[0], "--labels", at[1], "--map", f"iron={at[2]}", "--out", at[3], "--quiet"]
-    assert main(command) == 0
+    table = measured(tmp_path, labels, values)
     assert capsys.readouterr().err.splitlines() == [
         "Warning: no voxel of label 50 in b: caudate (both), caudate (right) left out in them"
     ]
-    rows = pd.read_csv(at[3], sep="\t")
+    rows = pd.read_csv(table, sep="\t")
     assert set(zip(rows["participant_id"], rows["side"])) == {
         ("a", "left"), ("a", "right"), ("a", "both"), ("b", "left"),
     }  # fmt: skip
@@ -293,16 +299,11 @@ def test_half_the_values_are_no_mean(tmp_path, capsys):
     values = np.random.default_rng(0).normal(size=labels.shape).astype(np.float32)
     values[3, ..., 1] = np.nan
     values[0, 0, 0, 1] = np.inf
-    for name, array in (("labels", labels), ("iron", values)):
-        save(tmp_path / f"{name}.nii.gz", array)
-    (tmp_path / "p.tsv").write_text("participant_id\na\nb\n")
-    at = [f"{tmp_path}/{name}" for name in ("p.tsv", "labels", "iron", "rois.tsv")]
-    command = ["rois", "--table", at[0], "--labels", at[1], "--map", f"iron={at[2]}", "--out", at[3], "--quiet"]
-    assert main(command) == 0
+    table = measured(tmp_path, labels, values)
     assert capsys.readouterr().err.splitlines() == [
         "Warning: iron has no finite value in label 50 of b: no mean of caudate (both), caudate (right) in them"
     ]
-    rows = pd.read_csv(at[3], sep="\t").set_index(["participant_id", "side"])
+    rows = pd.read_csv(table, sep="\t").set_index(["participant_id", "side"])
     assert rows["n"].tolist() == [16, 16, 32, 15, 0, 0]
     assert rows["mean"].isna().tolist() == [False] * 4 + [True] * 2
     assert rows["mass"].isna().tolist() == [False] * 4 + [True] * 2
