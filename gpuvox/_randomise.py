@@ -923,8 +923,9 @@ def randomise(
 
     Parameters
     ----------
-    data : path, nibabel image or array
-        4D image, one volume a subject; an array is (nx, ny, nz, n), or (n, V) without `mask`.
+    data : path, nibabel image, array, or list of paths or of 3D images
+        4D image, one volume a subject, or an image of each subject; an array is (nx, ny, nz, n), or (n, V) without
+        `mask`.
     design : (n, p) array_like, DataFrame or path
         Design matrix; a column of ones (a one-sample test, by sign flips) if it is left out.
     contrasts : (k, p) array_like or path
@@ -1012,7 +1013,7 @@ def _workers_of(client: Any, device: Any, data: Any, voxelwise: Mapping[int, Any
     check_client(client)
     images = None
     given: dict[int | None, Any] = {None: data} | dict(voxelwise)
-    if all(isinstance(name, str | os.PathLike) for name in given.values()):
+    if all(files.are_names(name) for name in given.values()):
         names = {column: files.image_names(name) for column, name in given.items()}
         paths = [path for listed in names.values() for name in listed for path in files.image_files(name)]
         hashes = tuple((os.path.abspath(path), files.hash_file(path)) for path in paths)

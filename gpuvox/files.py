@@ -36,6 +36,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import ArrayLike, NDArray
 
 from gpuvox.grid import Grid
+from gpuvox.missing import EXPECTED, expand, what_is_there
 from gpuvox.scratch import Data, Tiles
 
 Name = str | os.PathLike[str]
@@ -103,7 +104,8 @@ def find_image(name: Name) -> Path:
     found = [s for s in IMAGE_SUFFIXES if os.path.isfile(stem + s) and not s.startswith(".img")]
     if not found:
         looked_for = ", ".join(IMAGE_SUFFIXES[:4])
-        raise FileError(f"there is no image {name}: looked for {stem} with {looked_for}")
+        there = what_is_there(os.fspath(name), stem, IMAGE_SUFFIXES)
+        raise FileError(there or f"there is no image {name}: looked for {stem} with {looked_for}")
     if len(found) > 1:
         raise FileError(f"the image name {name} is ambiguous: there are {_listed(stem + s for s in found)}")
     return _header_file(stem, found[0])
@@ -129,10 +131,10 @@ def image_names(names: Name | Sequence[Name]) -> list[Path]:
     Parameters
     ----------
     names : path or sequence of paths
-        One image; a pattern with `*`, `?` or `[`, whose matches are taken in the order of their names, as a
-        shell lists them; a `.txt` file with a name a line, relative to the folder of that file (empty lines
-        and lines that start with `#` are skipped); `participants.tsv:column`, a column of a table (TSV or CSV)
-        with names relative to the table's folder; or a list of images, whose order is kept.
+        One image; a pattern with `*`, `**` (folders of any depth), `?` or `[`, whose matches are taken in the order
+        of their names, as a shell lists them; a `.txt` file with a name a line, relative to the folder of that
+        file (empty lines and lines that start with `#` are skipped); `participants.tsv:column`, a column of a
+        table (TSV or CSV) with names relative to the table's folder; or a list of images, whose order is kept.
 
     Returns
     -------
@@ -160,9 +162,14 @@ def image_names(names: Name | Sequence[Name]) -> list[Path]:
         ]
     if text.endswith((".tsv", ".csv")):
         raise FileError(f"{text} is a table; {text}:COLUMN expected, with the column that names the images")
-    if glob.has_magic(text) and not os.path.exists(text):
+    if glob.has_magic(text) and not _is_there(text):
         return _matching_images(text)
     return [find_image(text)]
+
+
+def _is_there(name: str) -> bool:
+    """Whether an image has this very name, with or without its extension; brackets are then no pattern."""
+    return any(os.path.lexists(path) for path in (name, *(split_suffix(name)[0] + s for s in IMAGE_SUFFIXES)))
 
 
 def _header_file(stem: str, suffix: str) -> Path:
@@ -191,14 +198,15 @@ def _listed_images(path: Path) -> list[Path]:
 
 
 def _matching_images(pattern: str) -> list[Path]:
+    others: list[str] = []
     for tried in (pattern, f"{pattern}.*"):
-        matches = [match for match in sorted(glob.glob(tried)) if split_suffix(match)[1]]
+        every = list(expand(tried))
+        matches = [match for match in every if split_suffix(match)[1]]
         if matches:
-            break
-    found = list(dict.fromkeys(find_image(match) for match in matches))  # a pair matches twice
-    if not found:
-        raise FileError(f"no image matches {pattern}")
-    return found
+            return list(dict.fromkeys(find_image(match) for match in matches))  # a pair matches twice
+        others += every
+    hint = f"; {others[0]} does, which is not in a form that is read: {EXPECTED}" if others else ""
+    raise FileError(f"no image matches {pattern}{hint}")
 
 
 def _listed(names: Iterator[str]) -> str:
@@ -480,8 +488,9 @@ def as_cohort(data: Any, mask: Any = None, scratch: str = "") -> tuple[Data, Gri
 
     Parameters
     ----------
-    data : path, nibabel image, or array
-        4D; an array is (nx, ny, nz, n), or (n, V) with a `Grid` as mask or with none (voxels in a row).
+    data : path, nibabel image, array, or list of paths or of 3D images
+        4D, or 3D images of a subject each; an array is (nx, ny, nz, n), or (n, V) with a `Grid` as mask or with none
+        (voxels in a row).
     mask : path, nibabel image, (nx, ny, nz) array or Grid, optional
         By default every voxel that varies.
     scratch : str
@@ -501,7 +510,8 @@ def as_cohort(data: Any, mask: Any = None, scratch: str = "") -> tuple[Data, Gri
     ValueError
         An array of another shape, or values that are not finite.
     """
-    if isinstance(data, str | os.PathLike):
+    data = _unlisted(data)
+    if are_names(data):
         grid = automatic_mask(data) if mask is None else _as_grid(mask)
         values = read_tiles(data, grid, scratch) if scratch else read_cohort(data, grid)
         return values, grid, read_header(image_names(data)[0])
@@ -523,6 +533,43 @@ def as_cohort(data: Any, mask: Any = None, scratch: str = "") -> tuple[Data, Gri
     if not all(np.isfinite(row).all() for row in values):  # by the row: the whole would be another n × V
         raise ValueError("the data are not finite in the mask")
     return np.ascontiguousarray(values, dtype=np.float32), grid, None
+
+
+def are_names(data: Any) -> bool:
+    """Whether data are the name of a file, or a list of names."""
+    if isinstance(data, list | tuple):
+        return bool(data) and all(isinstance(each, str | os.PathLike) for each in data)
+    return isinstance(data, str | os.PathLike)
+
+
+def _unlisted(data: Any) -> Any:
+    """A list of 3D images or arrays, one of each subject, as one 4D image or array; anything else as it is.
+
+    Raises
+    ------
+    ValueError
+        Images of several grids, an image that is not 3D, or images among names.
+    """
+    if not isinstance(data, list | tuple):
+        return data
+    if data and all(isinstance(each, np.ndarray) and each.ndim == 3 for each in data):
+        return np.stack(data, axis=3)
+    if not any(hasattr(each, "dataobj") for each in data):
+        return data
+    if not all(hasattr(each, "dataobj") for each in data):
+        raise ValueError(
+            "the data are a list of images and of something else; a list of the one or the other expected"
+        )
+    first = data[0]
+    for i, image in enumerate(data, start=1):
+        if len(image.shape) != 3 and tuple(image.shape[3:]) != (1,):
+            raise ValueError(
+                f"image {i} of the data has the shape {tuple(image.shape)}; that of one subject is 3D"
+            )
+        if image.shape[:3] != first.shape[:3] or not np.allclose(image.affine, first.affine, atol=1e-3):
+            raise ValueError(f"image {i} of the data lies on another grid than the first")
+    volumes = [np.asanyarray(image.dataobj).reshape(first.shape[:3]) for image in data]
+    return nib.Nifti1Image(np.stack(volumes, axis=3), first.affine, first.header)
 
 
 def _vectors(volumes: NDArray, grid: Grid) -> NDArray:

@@ -168,3 +168,26 @@ def test_effective_design_from_python():
     assert result.tests[0].shuffler.n == 20  # 6 choose 3
     with pytest.raises(ValueError, match="effective design has shape"):
         gpuvox.randomise(data, design, [[0, 1.0]], effective_design=effective[:5])
+
+
+def test_lists_of_images_of_subjects(study):
+    """Paths, images and arrays, one a subject: as nilearn takes them."""
+    M, C = matrices(study)
+    image = nib.load("data.nii.gz")
+    values = np.asarray(image.dataobj)
+    single = [nib.Nifti1Image(values[..., i], image.affine, image.header) for i in range(10)]
+    for i, each in enumerate(single):
+        nib.save(each, f"s{i}.nii.gz")
+    settings = {"n_permutations": 5, "seed": 1, "device": "cpu"}
+    expected = gpuvox.randomise("data", M, C, mask="mask", **settings)
+    arrays = [values[..., i] for i in range(10)]
+    for data in ([f"s{i}.nii.gz" for i in range(10)], tuple(Path(f"s{i}") for i in range(10)), single, arrays):
+        result = gpuvox.randomise(data, M, C, mask="mask", **settings)
+        np.testing.assert_array_equal(result["tstat1"], expected["tstat1"])
+    other = nib.Nifti1Image(values[..., 9], image.affine + np.eye(4), image.header)
+    with pytest.raises(ValueError, match="image 10 of the data lies on another grid"):
+        gpuvox.randomise([*single[:9], other], M, C, **settings)
+    with pytest.raises(ValueError, match="a list of images and of something else"):
+        gpuvox.randomise([*single[:9], "s9.nii.gz"], M, C, **settings)
+    with pytest.raises(ValueError, match=r"image 1 of the data has the shape \(7, 6, 5, 10\)"):
+        gpuvox.randomise([image, *single[1:]], M, C, **settings)

@@ -115,6 +115,66 @@ def test_image_names_from_list_pattern_and_text(tmp_path):
     assert files.image_names(tmp_path / "odd[1].nii") == [tmp_path / "odd[1].nii"]
 
 
+def test_brackets_in_the_name_of_a_folder_are_no_pattern(tmp_path):
+    folder = tmp_path / "Smith [2023]"
+    folder.mkdir()
+    for name in ("d.nii.gz", "s1.nii", "s2.nii"):
+        (folder / name).touch()
+    assert files.image_names(folder / "d") == [folder / "d.nii.gz"]
+    assert files.image_names(folder / "s?") == [folder / "s1.nii", folder / "s2.nii"]
+    assert files.image_names(tmp_path / "Smith*" / "s[12].nii") == [folder / "s1.nii", folder / "s2.nii"]
+    with pytest.raises(FileError, match=r"no image .*Smith \[2023\]/e"):
+        files.image_names(folder / "e")
+
+
+def test_two_stars_are_folders_of_any_depth(tmp_path):
+    (tmp_path / "sub-1" / "anat").mkdir(parents=True)
+    deep, high = tmp_path / "sub-1" / "anat" / "a_map.nii", tmp_path / "b_map.nii"
+    deep.touch(), high.touch()
+    assert files.image_names(tmp_path / "**" / "*_map.nii") == sorted([deep, high])
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "said"),
+    [
+        ("a.NII.GZ", "a", r"no image '.*/a', but 'a\.NII\.GZ' in .*spelled so$"),
+        ("a.NII.GZ", "a.nii.gz", r"but 'a\.NII\.GZ' in"),
+        ("A.nii", "a", r"but 'A\.nii' in"),
+        ("a.nii ", "a.nii", r"but 'a\.nii ' in .*a blank at the end counts"),
+        ("a.nii", "a.nii ", r"but 'a\.nii' in .*a blank at the end counts"),
+        (
+            "a.nii.bz2",
+            "a",
+            r"no image .*/a, but a\.nii\.bz2 in .* not in a form that is read: NIfTI images end in",
+        ),
+        ("a.mgz", "a", r"but a\.mgz in"),
+        ("a.mgz", "a.mgz", r"a\.mgz is not in a form that is read"),
+        ("a.nii/b", "a.nii", r"a\.nii is a folder; the name of an image"),
+        ("a/b", "a", r"/a is a folder"),
+        ("a", "a/b/c", r"no image .*/a/b/c: .*/a is not a folder"),
+        ("b", "x/y/c", r"no image .*/x/y/c: there is no folder .*/x$"),
+    ],
+)
+def test_what_is_there_in_place_of_an_image_is_said(tmp_path, there, asked, said):
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / there).touch()
+    with pytest.raises(FileError, match=said):
+        files.find_image(f"{tmp_path}/{asked}")
+
+
+def test_a_link_to_nothing_is_told(tmp_path):
+    (tmp_path / "a.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
+    for name in ("a", "a.nii.gz"):
+        with pytest.raises(FileError, match=r"a\.nii\.gz is a link to .*gone\.nii\.gz, which does not exist"):
+            files.find_image(tmp_path / name)
+
+
+def test_a_pattern_that_fits_other_files_says_so(tmp_path):
+    (tmp_path / "s1.mgz").touch()
+    with pytest.raises(FileError, match=r"no image matches .*s\*; .*s1\.mgz does, which is not in a form"):
+        files.image_names(tmp_path / "s*")
+
+
 def test_image_names_of_nothing(tmp_path):
     with pytest.raises(FileError, match=r"no image matches .*s\*"):
         files.image_names(tmp_path / "s*")

@@ -1,0 +1,78 @@
+"""What there is in the place of an image that is not found under its name."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+
+EXPECTED = "NIfTI images end in .nii.gz, .nii, or .hdr and .img"
+
+
+def what_is_there(name: str, stem: str, suffixes: Sequence[str]) -> str:
+    """A sentence on what stands in the way of an image; empty if there is nothing like it.
+
+    Parameters
+    ----------
+    name : str
+        The image as it was asked for.
+    stem : str
+        The same without its image extension.
+    suffixes : sequence of str
+        Extensions of images.
+    """
+    for path in (name, *(stem + suffix for suffix in suffixes)):
+        if os.path.islink(path) and not os.path.exists(path):
+            return f"{path} is a link to {os.readlink(path)}, which does not exist"
+        if os.path.isdir(path):
+            return f"{path} is a folder; the name of an image, or a pattern such as {path}/*.nii.gz, is expected"
+        if os.path.exists(path) and not os.path.isfile(path):
+            return f"{path} is neither a file nor a folder; an image is expected"
+    if os.path.isfile(name):
+        return f"{name} is not in a form that is read: {EXPECTED}"
+    folder = os.path.dirname(stem) or "."
+    if not os.path.isdir(folder):
+        return _no_folder(name, folder)
+    try:
+        return _alike(name, folder, os.path.basename(stem), os.path.basename(name), suffixes)
+    except OSError as error:
+        return f"the image {name} cannot be looked for: the folder {folder} cannot be read ({error.strerror})"
+
+
+def _no_folder(name: str, folder: str) -> str:
+    """The first folder on the way that is not there."""
+    parent = os.path.dirname(folder)
+    while parent and not os.path.isdir(parent):
+        folder, parent = parent, os.path.dirname(parent)
+    kind = f"{folder} is not a folder" if os.path.exists(folder) else f"there is no folder {folder}"
+    return f"there is no image {name}: {kind}"
+
+
+def _alike(name: str, folder: str, stem: str, base: str, suffixes: Sequence[str]) -> str:
+    """A file whose name differs in capitals, in blanks at its ends, or in the way it is packed."""
+    there = sorted(os.listdir(folder))
+    wanted = {text.strip().casefold() for text in (base, *(stem.strip() + suffix for suffix in suffixes))}
+    for other in there:
+        if other.strip().casefold() in wanted:
+            blank = "" if other == other.strip() and name == name.strip() else " (a blank at the end counts)"
+            return f"there is no image {name!r}, but {other!r} in {folder}: give that name, spelled so{blank}"
+    packed = tuple(f"{stem}{suffix}." for suffix in ("", ".nii"))
+    for other in there:
+        if stem and other.startswith(packed) and not other.endswith((".json", ".txt", ".tsv", ".csv")):
+            return f"there is no image {name}, but {other} in {folder}, which is not in a form that is read: {EXPECTED}"
+    return ""
+
+
+def expand(pattern: str) -> Iterator[str]:
+    """Files that fit a pattern, in the order of their names; ``**`` is folders of any depth.
+
+    A folder that exists under the very name it has in the pattern is taken so, brackets included.
+    """
+    done, rest = "", pattern
+    prefix = ""
+    for part in pattern.split(os.sep)[:-1]:
+        literal = done + part + os.sep
+        if not os.path.isdir(literal):
+            break
+        done, prefix, rest = literal, prefix + glob.escape(part) + os.sep, pattern[len(literal) :]
+    yield from sorted(glob.glob(prefix + rest, recursive=True))
