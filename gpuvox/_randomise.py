@@ -405,7 +405,7 @@ def _run_and_write(
     command: Command, inputs: Inputs, options: Options, hashes: Hashes, reporting: Reporting, keep: Keep | None
 ) -> None:
     """Run every test and write its files."""
-    header = files.read_header(files.image_names(command.data)[0])
+    header = files.read_header(command.mask or files.image_names(command.data)[0])
     writer = Writer(command.root, inputs.grid, header, command.wanted)
     if not (options.statistics.kinds or options.f_statistics.kinds):
         reporting.warn("no inference was asked for (-x, -T, -c, -C, -F, -S): only the raw statistic is written")

@@ -20,6 +20,7 @@ import os
 import re
 import secrets
 import tempfile
+import warnings
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import ArrayLike, NDArray
 
-from gpuvox.grid import Grid
+from gpuvox.grid import Grid, inside
 from gpuvox.missing import EXPECTED, expand, what_is_there
 from gpuvox.scratch import Data, Tiles
 
@@ -70,6 +71,15 @@ class FileError(ValueError):
 
     def __init__(self, said: str) -> None:
         super().__init__(" ".join(said.splitlines()))
+
+
+class Notice(UserWarning):
+    """What was made of a file that can be read in more than one way; a warning of Python's, a line of the command."""
+
+
+def notice(said: str) -> None:
+    """Warn of something about a file (`Notice`)."""
+    warnings.warn(" ".join(said.splitlines()), Notice, stacklevel=3)
 
 
 def _reason(error: BaseException) -> str:
@@ -304,12 +314,12 @@ def _check_size(proxy: Any, dims: tuple[int, ...]) -> None:
 
 
 def read_mask(name: Name) -> Grid:
-    """Read a mask: voxels that are finite and not zero.
+    """Read a mask: voxels whose value is above 0.5, see `grid.inside`.
 
     Parameters
     ----------
     name : path
-        A 3D image, or a 4D one with one volume.
+        A 3D image; of a 4D one the first volume, with a `Notice`.
 
     Returns
     -------
@@ -319,14 +329,43 @@ def read_mask(name: Name) -> Grid:
     Raises
     ------
     FileError
-        As of `read_header`; several volumes; no voxel in the mask.
+        As of `read_header`; no voxel in the mask.
     """
-    header = _single_volume(name)
+    header = read_header(name)
+    if header.shape[3] != 1:
+        notice(f"{header.path} has {header.shape[3]} volumes; the first one is the mask")
     values = next(_volumes(header))
-    mask = (values != 0) & np.isfinite(values)
-    if not mask.any():
-        raise FileError(f"the mask {header.path} is empty: none of its {mask.size} voxels is other than zero")
-    return header.grid(mask.reshape(header.shape[:3], order="F"))
+    return header.grid(mask_of(values, os.fspath(header.path)).reshape(header.shape[:3], order="F"))
+
+
+def mask_of(values: NDArray, name: str) -> NDArray[np.bool_]:
+    """The voxels that a mask's values take in (`grid.inside`), with a `Notice` where they are not all 0 or 1.
+
+    Parameters
+    ----------
+    values : array of any shape
+    name : str
+        What the mask is called in messages.
+
+    Raises
+    ------
+    FileError
+        No voxel is in the mask.
+    """
+    chosen = inside(values)
+    count = np.count_nonzero(chosen)
+    if not count:
+        finite = values[np.isfinite(values)]
+        largest = f"; its largest value is {finite.max():g}" if finite.size else ""
+        raise FileError(f"the mask {name} is empty: none of its {values.size} voxels is above 0.5{largest}")
+    if not ((values == 0) | (values == 1)).all():
+        numbers = values[~np.isnan(values)]
+        nan = " and NaN" if len(numbers) < values.size else ""
+        notice(
+            f"the mask {name} holds values other than 0 and 1 ({numbers.min():g} to {numbers.max():g}{nan}); "
+            f"its {count} voxels above 0.5 are analysed"
+        )
+    return chosen
 
 
 def read_map(name: Name, grid: Grid) -> NDArray[np.float32]:
@@ -514,7 +553,8 @@ def as_cohort(data: Any, mask: Any = None, scratch: str = "") -> tuple[Data, Gri
     if are_names(data):
         grid = automatic_mask(data) if mask is None else _as_grid(mask)
         values = read_tiles(data, grid, scratch) if scratch else read_cohort(data, grid)
-        return values, grid, read_header(image_names(data)[0])
+        named_mask = isinstance(mask, str | os.PathLike)
+        return values, grid, read_header(mask if named_mask else image_names(data)[0])
     affine: Any = None
     zooms: Any = (1.0, 1.0, 1.0)
     if hasattr(data, "dataobj"):

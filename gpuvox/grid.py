@@ -47,6 +47,14 @@ def neighbour_steps(connectivity: int) -> NDArray[np.int64]:
     return np.array(steps, dtype=np.int64)
 
 
+def inside(values: ArrayLike) -> NDArray[np.bool_]:
+    """Voxels of a mask: where its values, scaled as its header says, are above 0.5 (FSL's rule).
+
+    Negative values, the ringing of an interpolation and NaN are outside, infinity is inside.
+    """
+    return np.asarray(values) > 0.5
+
+
 @dataclass(frozen=True)
 class Padded:
     """The bounding box of the mask with one voxel of border, so that neighbours are constant offsets.

@@ -129,6 +129,10 @@ BAD = {
     "whole blocks without blocks": (lambda f: None, ["--permuteBlocks"], ["--permuteBlocks", "-e"]),
     "no output folder": (lambda f: None, ["-o", "nowhere/out"], ["nowhere"]),
     "negative number": (lambda f: None, ["-n", "-5"], ["-5", "negative"]),
+    "half a permutation": (lambda f: None, ["-n", "2.5"], ["-n", "'2.5' is not an integer"]),
+    "half a seed": (lambda f: None, ["--seed=0.5"], ["--seed", "'0.5' is not an integer"]),
+    "half a neighbour": (lambda f: None, ["-T", "--tfce_C=6.5"], ["--tfce_C", "'6.5' is not an integer"]),
+    "too few neighbours": (lambda f: None, ["-T", "--tfce_C=5"], ["--tfce_C", "6, 18 or 26"]),
     "threshold of zero": (lambda f: None, ["-c", "0"], ["-c", "positive"]),
     "negative threshold": (lambda f: None, ["-C", "-2.3"], ["-C", "positive"]),
     "threshold of letters": (lambda f: None, ["-F", "abc"], ["-F", "number"]),
@@ -176,7 +180,7 @@ BAD = {
     "infinite threshold": (lambda f: None, ["-S", "inf"], ["-S", "finite"]),
     "threads": (lambda f: None, ["--threads", "0"], ["--threads", "0"]),
     "negative seed": (lambda f: None, ["--seed", "-5"], ["--seed", "negative"]),
-    "connectivity": (lambda f: None, ["--tfce_C=7"], ["--tfce_C", "26"]),
+    "connectivity": (lambda f: None, ["--tfce_C=4"], ["--tfce_C", "26"]),
     "too many steps": (lambda f: None, ["--tfce_D=1e-12"], ["delta"]),
     "seed": (lambda f: None, ["--seed", "99999999999999999999999"], ["seed"]),
     "first test": (lambda f: None, ["--skipTo=4"], ["4", "3"]),
@@ -659,3 +663,31 @@ def test_tables_of_images_are_explained(study, capsys):
     assert "p.tsv:COLUMN expected" in capsys.readouterr().err
     assert main_randomise([*line.split(), "p.tsv:fa"]) == 2
     assert "p.tsv, column 'fa' of row 2: there is no image none" in capsys.readouterr().err
+
+
+# -- what clients and users write ---------------------------------------------------------------------------------
+
+
+def test_whole_floats_are_integers(study):
+    """As nipype and fslpy write them."""
+    assert run("-T", "--tfce_C=26", "-P", "-o", "a", "-U", "1", "-n", "20", "--seed=1") == 0
+    assert run("-T", "--tfce_C=26.00", "-P", "-o", "b", "-U", "1.", "-n", "20.0", "--seed=+1.000") == 0
+    for name in ("a_tfce_corrp_tstat1.nii.gz", "a_perm_tstat1.txt"):
+        assert Path(name).read_bytes() == Path("b" + name[1:]).read_bytes()
+
+
+@pytest.mark.parametrize(("given", "taken"), [(30, 26), (25, 18), (17, 6)])
+def test_connectivity_between_the_known_ones(study, given, taken):
+    assert run("-T", "-R", f"--tfce_C={given}", "-o", "a") == run("-T", "-R", f"--tfce_C={taken}", "-o", "b") == 0
+    np.testing.assert_array_equal(value("a_tfce_tstat1.nii.gz"), value("b_tfce_tstat1.nii.gz"))
+
+
+def test_a_mask_with_other_values_is_told_once(study, capsys):
+    mask = np.full(SHAPE, -1e-3)
+    mask[1:4, 1:4, 1:3] = 1
+    save("mask.nii.gz", mask)
+    assert run("-x") == 0
+    assert np.count_nonzero(value("out_tstat1.nii.gz")) == 18
+    said = capsys.readouterr().err
+    assert said.count("values other than 0 and 1 (-0.001 to 1)") == 1
+    assert said.startswith("Warning: the mask ")

@@ -271,19 +271,43 @@ def test_read_mask_of_a_case():
     np.testing.assert_array_equal(grid.affine[0], [-2, 0, 0, 26])
 
 
-def test_a_mask_is_what_is_finite_and_not_zero(tmp_path):
+def test_a_mask_has_infinity_and_neither_nan_nor_negative_values(tmp_path):
     values = np.zeros(SHAPE, "f4")
     values[0, 0, 0], values[1, 0, 0], values[2, 0, 0], values[3, 0, 0] = np.nan, np.inf, -0.5, 7
     for data in (values, values[..., None]):
-        grid = files.read_mask(save(tmp_path / "m.nii", data))
-        np.testing.assert_array_equal(np.argwhere(grid.mask), [[2, 0, 0], [3, 0, 0]])
+        with pytest.warns(files.Notice, match="other than 0 and 1"):
+            grid = files.read_mask(save(tmp_path / "m.nii", data))
+        np.testing.assert_array_equal(np.argwhere(grid.mask), [[1, 0, 0], [3, 0, 0]])
 
 
 def test_read_mask_refuses(tmp_path):
     with pytest.raises(FileError, match=r"mask .*m\.nii is empty: none of its 120 voxels"):
         files.read_mask(save(tmp_path / "m.nii", np.zeros(SHAPE, "u1")))
-    with pytest.raises(FileError, match=r"m\.nii has 2 volumes; a single one is expected"):
-        files.read_mask(save(tmp_path / "m.nii", np.ones((*SHAPE, 2), "u1")))
+    with pytest.raises(FileError, match=r"none of its \d+ voxels is above 0.5; its largest value is 0.5"):
+        files.read_mask(save(tmp_path / "m.nii", np.full(SHAPE, 0.5)))
+    with pytest.raises(FileError, match="is empty"):
+        files.read_mask(save(tmp_path / "m.nii", np.full(SHAPE, np.nan)))
+
+
+def test_read_mask_takes_in_what_is_above_a_half(tmp_path):
+    values = np.zeros(SHAPE)
+    values[0, 0, :3] = 1
+    assert files.read_mask(save(tmp_path / "m.nii", values)).n_voxels == 3
+    values[1, 1, :3] = -1, np.nan, np.inf
+    values[2, 2, :3] = 0.5, 0.50001, 0.3
+    with pytest.warns(
+        files.Notice, match=r"m\.nii holds values other than 0 and 1 \(-1 to inf and NaN\); its 5 voxels"
+    ):
+        mask = files.read_mask(save(tmp_path / "m.nii", values)).mask
+    assert mask[1, 1].tolist()[:3] == [False, False, True]
+    assert mask[2, 2].tolist()[:3] == [False, True, False]
+
+
+def test_read_mask_takes_the_first_volume(tmp_path):
+    values = np.zeros((*SHAPE, 2), "u1")
+    values[0, 0, 0, 0], values[1, ..., 1] = 1, 1
+    with pytest.warns(files.Notice, match=r"m\.nii has 2 volumes; the first one is the mask"):
+        assert np.argwhere(files.read_mask(save(tmp_path / "m.nii", values)).mask).tolist() == [[0, 0, 0]]
 
 
 # --------------------------------------------------------------------------------------------------- cohort

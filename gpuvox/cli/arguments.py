@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from typing import Any, NoReturn
 
 
@@ -68,11 +69,18 @@ def at_least_one(text: str) -> int:
 
 
 def integer(text: str) -> int:
-    """An integer."""
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
+    """An integer, also as nipype and fslpy write it: ``26.00``."""
+    if not re.fullmatch(r"[+-]?\d+(\.0*)?", text.strip()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer")
+    return int(text.split(".")[0])
+
+
+def connectivity(text: str) -> int:
+    """The neighbours of a voxel: 6, 18 or 26; numbers between are taken down to one of these, as FSL takes them."""
+    value = integer(text)
+    if value < 6:
+        raise argparse.ArgumentTypeError(f"{text} is not a connectivity; it must be 6, 18 or 26")
+    return max(known for known in (6, 18, 26) if known <= value)
 
 
 def pair(text: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, UsageError, at_least_one, names, positive
+from gpuvox.cli.arguments import Parser, UsageError, at_least_one, integer, names, positive
 from gpuvox.cli.talk import say
 
 EPILOG = """\
@@ -29,7 +29,7 @@ def build_parser() -> Parser:
     add("--statistic", metavar="IMAGE", default="", help="the statistic, for peaks")
     add("--p", type=positive, metavar="P", default=0.05, help="level of corrected p (0.05)")
     add("--extent", type=at_least_one, metavar="N", default=1, help="smallest number of voxels (1)")
-    add("--connectivity", type=int, choices=(6, 18, 26), default=26, help="neighbours of a voxel (26)")
+    add("--connectivity", type=integer, choices=(6, 18, 26), default=26, help="neighbours of a voxel (26)")
     add("--mask", metavar="IMAGE", default="", help="voxels that are looked at")
     add("--atlas", metavar="IMAGE", default="", help="label image of regions")
     add("--names", metavar="FILE", default="", help="index and name of its labels")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 from gpuvox import __version__
 from gpuvox.leaving import heeded_signals
@@ -66,7 +69,7 @@ def main_randomise(argv: Sequence[str] | None = None) -> int:
 def guarded(command: str, work: Callable[[], int]) -> int:
     """Run a command; what is wrong with its input becomes one sentence on stderr and exit status 2."""
     try:
-        with heeded_signals():
+        with heeded_signals(), _notices_told():
             return work()
     except ValueError as error:
         sys.stderr.write(f"gpuvox {command}: {error}\n")
@@ -91,3 +94,23 @@ def guarded(command: str, work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"\ngpuvox {command}: interrupted\n")
         return 130
+
+
+@contextmanager
+def _notices_told() -> Iterator[None]:
+    """What is said of files that can be read in more than one way (`files.Notice`) is a line on stderr, once."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        show_other = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            from gpuvox.files import Notice
+
+            if not issubclass(category, Notice):
+                show_other(message, category, *where, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                sys.stderr.write(f"Warning: {message}\n")
+
+        warnings.showwarning = show
+        yield

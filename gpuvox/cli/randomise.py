@@ -12,7 +12,16 @@ from dataclasses import replace
 from typing import Any
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, UsageError, at_least_one, count, integer, not_negative, positive
+from gpuvox.cli.arguments import (
+    Parser,
+    UsageError,
+    at_least_one,
+    connectivity,
+    count,
+    integer,
+    not_negative,
+    positive,
+)
 from gpuvox.cli.talk import say, silent, warn
 
 EPILOG = """\
@@ -89,7 +98,7 @@ def _add_inference(group: Any) -> None:
     group.add_argument("-S", dest="f_mass", type=positive, metavar="F", help="cluster mass, threshold for F")
     group.add_argument("--tfce_H", type=not_negative, metavar="H", help="TFCE height power (2)")
     group.add_argument("--tfce_E", type=not_negative, metavar="E", help="TFCE extent power (0.5)")
-    group.add_argument("--tfce_C", type=int, choices=(6, 18, 26), metavar="C", help="TFCE connectivity (6)")
+    group.add_argument("--tfce_C", type=connectivity, metavar="C", help="TFCE connectivity (6)")
     group.add_argument("--tfce_D", type=positive, metavar="D", help="TFCE step (maximum / 100)")
     group.add_argument(
         "--twopass", action="store_true", help="cluster and TFCE normalised over permutations (t only)"
@@ -106,7 +115,7 @@ def _add_model(group: Any) -> None:
     group.add_argument("-D", dest="demean", action="store_true", help="remove the mean of data and design")
     group.add_argument("--permuteBlocks", action="store_true", help="permute whole blocks")
     group.add_argument("--detectNull", action="store_true", help="keep rows that the effect does not touch")
-    group.add_argument("-U", dest="nuisance", type=int, choices=(0, 1, 2, 3), default=1, metavar="MODE",
+    group.add_argument("-U", dest="nuisance", type=integer, choices=(0, 1, 2, 3), default=1, metavar="MODE",
                        help="nuisance: 0 Kennedy, 1 Freedman-Lane, 2 none, 3 ter Braak (1)")  # fmt: skip
     group.add_argument("--seed", type=count, metavar="N", help="seed; without it one is drawn and recorded")
     group.add_argument("--skipTo", type=at_least_one, default=1, metavar="N", help="start at test N (F before t)")
