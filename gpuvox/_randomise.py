@@ -58,11 +58,12 @@ from gpuvox.executors import default_threads
 from gpuvox.fingerprint import Hashes, fingerprint, hash_files, hash_inputs
 from gpuvox.grid import Grid
 from gpuvox.info import versions
-from gpuvox.outputs import Wanted, Writer
+from gpuvox.outputs import Wanted, Writer, expected_names
 from gpuvox.permtest import Statistics, share
 from gpuvox.plan import Cost, check_memory, cost_of_test, data_bytes, on_cluster
 from gpuvox.scratch import Data, block, check_folder, count_constant
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler, check_blocks
+from gpuvox.targets import check_targets
 from gpuvox.tfce import Tfce
 
 Say = Callable[[str], None]
@@ -451,9 +452,21 @@ def _ready(command: Command) -> tuple[Prepared, Hashes, About]:
     check_folder(command.options.scratch)
     prepared = prepare(command)
     _check_numbers(prepared.shufflers)
+    _check_names(command, prepared)
     prepared = replace(prepared, options=replace(prepared.options, device=device))
     hashes = _hashes(command, prepared)
     return prepared, hashes, _about(command, prepared, hashes)
+
+
+def _check_names(command: Command, prepared: Prepared) -> None:
+    """No name of an output may turn out to be impossible after hours of permutations."""
+    maps, texts = expected_names(
+        [test for test, _ in prepared.shufflers], prepared.options, command.wanted, permuted=command.permuted_maps
+    )
+    if not command.shard:
+        check_targets(command.root, texts, maps=maps)
+    if command.checkpoint or command.shard or _is_long(command, prepared):
+        check_targets(checkpoint_name(command), ("", ".lock"))
 
 
 def _about(command: Command, prepared: Prepared, hashes: Hashes) -> About:
@@ -898,8 +911,10 @@ class Randomised:
         FileError
             A file cannot be written.
         """
-        files.check_output_root(root)
-        writer = Writer(os.fspath(root), self.grid, self.header, wanted or Wanted())
+        wanted = wanted or Wanted()
+        maps, texts = expected_names([result.test for result in self.tests], self.options, wanted)
+        check_targets(root, texts, maps=maps)
+        writer = Writer(os.fspath(root), self.grid, self.header, wanted)
         for result in self.tests:
             writer.result(result)
         hashes = hash_inputs(self.inputs, self.options)

@@ -53,6 +53,8 @@ FILE_TYPES = {
 }
 # Maps are noise: level 6 makes a t map 2 % smaller, a map of p values 10 %, in up to twice the time.
 GZIP_LEVEL = 1
+# Voxels along a side, or volumes, that a NIfTI-1 header can tell of.
+MOST_IN_NIFTI1 = 32767
 # Bytes asked of a file at once; gzip holds some as well.
 READ_SIZE = 1 << 20
 # Bytes that a byte of a gzip file can stand for.
@@ -950,13 +952,17 @@ def read_volumes(name: Name) -> Iterator[NDArray[np.float32]]:
 def _header_block(
     shape: tuple[int, ...], grid: Grid, header: ImageHeader | None, label: Label, single: bool
 ) -> bytes:
-    """The 348 bytes of a NIfTI-1 header as FSL writes them, and 4 that say: no extension."""
-    nifti = (nib.Nifti1Header if single else nib.nifti1.Nifti1PairHeader)(endianness="<")
+    """The bytes of a header as FSL writes them, and 4 that say: no extension; NIfTI-2 where a side is too long."""
+    large = max(shape) > MOST_IN_NIFTI1
+    if large:
+        nifti: Any = (nib.Nifti2Header if single else nib.nifti2.Nifti2PairHeader)(endianness="<")
+    else:
+        nifti = (nib.Nifti1Header if single else nib.nifti1.Nifti1PairHeader)(endianness="<")
     try:
         nifti.set_data_shape(shape)
         nifti.set_intent(label.intent, label.intent_parameters, label.intent_name)
     except (KeyError, HeaderDataError) as error:
-        raise ValueError(f"NIfTI-1 has no header for shape {shape}, intent {label.intent!r}: {error}") from error
+        raise ValueError(f"NIfTI has no header for shape {shape}, intent {label.intent!r}: {error}") from error
     nifti.set_data_dtype(np.float32)
     if header is None:
         nifti["pixdim"][1:4] = grid.voxel_size
@@ -966,8 +972,9 @@ def _header_block(
         for key in GEOMETRY:
             if key in header.nifti:
                 nifti[key] = header.nifti[key]
-    fixed = {"vox_offset": 352 if single else 0, "scl_slope": 1, "scl_inter": 0}
-    fsl = {"extents": 16384, "regular": b"r", "xyzt_units": 10}  # millimetres and seconds
+    fixed = {"vox_offset": len(nifti.binaryblock) + 4 if single else 0, "scl_slope": 1, "scl_inter": 0}
+    fsl: dict[str, Any] = {"xyzt_units": 10}  # millimetres and seconds
+    fsl |= {} if large else {"extents": 16384, "regular": b"r"}
     for key, value in {**fixed, **fsl, "descrip": label.descrip.encode()}.items():
         nifti[key] = value
     return nifti.binaryblock + bytes(4)
@@ -1309,7 +1316,8 @@ def atomic(path: Name) -> Iterator[Path]:
 def write_text(path: Name, text: str) -> None:
     """Write a text file, whole or not at all (`FileError`)."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        # Names of files that are not UTF-8 come as lone surrogates; as \udcXX they are right in JSON, too.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def _check_header(path: Path, lines: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from gpuvox.cuda import resolve
 from gpuvox.device import Device
 from gpuvox.files import FileError
 from gpuvox.grid import Grid
+from gpuvox.targets import check_targets
 
 KINDS = ("qsm", "r1", "csf", "jacobian")
 QSM_UNITS = {"ppm": 1.0, "ppb": 1e-3}
@@ -385,8 +386,9 @@ def prepare(command: Command) -> Run:
         os.makedirs(command.out, exist_ok=True)
     except OSError as error:
         raise FileError(f"the folder {command.out} cannot be made: {error.strerror}") from None
-    files.check_output_root(os.path.join(command.out, "iron"))
     kinds = OUTPUTS if "jacobian" in cohort.images else list(OUTPUTS)[:2]
+    texts = ["csf_reference.tsv", *(f"{kind}.json" for kind in kinds)]
+    check_targets(os.path.join(command.out, ""), texts, maps=kinds)
     units = {"iron": model.iron_units, "myelin": model.myelin_units}
     outputs = {name: units[name.removesuffix("mass")] + (" × J" if "mass" in name else "") for name in kinds}
     return Run(command, cohort, inversion, grid, device, outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from gpuvox import __version__
-from gpuvox.analysis import Inputs, TestResult, parameter_estimates
+from gpuvox.analysis import Inputs, Options, Test, TestResult, parameter_estimates
 from gpuvox.files import ImageHeader, Label, write_column, write_map, write_permutations
 from gpuvox.grid import Grid
 from gpuvox.permtest import Maps
@@ -149,6 +149,57 @@ class Writer:
             self.image(
                 stem, values, {"scale": "statistic", "statistic": kind, "test": test, "permutation": index + 1}
             )
+
+
+def expected_names(
+    tests: Iterable[Test], options: Options, wanted: Wanted, *, permuted: bool = False
+) -> tuple[list[str], list[str]]:
+    """What follows the output root in the names of the files that a run will write.
+
+    Parameters
+    ----------
+    tests : iterable of Test
+    options : Options
+    wanted : Wanted
+    permuted : bool
+        Whether the maps of every shuffle are written (``--permout``).
+
+    Returns
+    -------
+    maps : list of str
+        Of images, without their extension; of the maps of shuffles and of parameters with ``--film``, one each.
+    texts : list of str
+        Of other files.
+    """
+    gap = "" if wanted.film else "_"
+    maps, texts = [], ["_randomise.json"]
+    for test in tests:
+        statistics = options.wanted(test)
+        kinds = (*statistics.kinds, *statistics.normalised)
+        maps += [gap + stem for stem in (test.name, *(_map_names(test, kinds, wanted) if kinds else ()))]
+        if permuted:
+            maps += [
+                f"{gap}{kind}_perm{max(options.n_permutations, 1):05d}_{test.name}" for kind in statistics.kinds
+            ]
+        maps += [f"{gap}_{kind[:-1]}norm_{test.name}samp" for kind in statistics.normalised]
+        if wanted.permutations and kinds:
+            texts.append(f"{gap}perm_{test.name}.txt")
+        if wanted.nulls:
+            texts += [f"{gap}{kind}_corrp_{test.name}.txt" for kind in kinds if not wanted.film]
+            texts += [f"p{'f' if test.is_f else ''}stat{test.name[5:]}.txt"] if wanted.film and kinds else []
+    if wanted.estimates and not wanted.film:
+        maps += ["_glm_pe", "_glm_cope", "_glm_varcope", "_glm_sigmasqr"]
+    return maps, texts
+
+
+def _map_names(test: Test, kinds: Iterable[str], wanted: Wanted) -> list[str]:
+    names = []
+    for kind in kinds:
+        names += [] if wanted.film else [f"{kind}_corrp_{test.name}"]
+        names += [f"{kind}_p_{test.name}"] if wanted.uncorrected and not (wanted.film and kind == "vox") else []
+        names += [f"{kind}_{test.name}"] if wanted.raw and kind != "vox" else []
+    letter = "f" if test.is_f else ""
+    return names + [f"{part}{letter}stat{test.name[5:]}" for part in "pz" if wanted.film]
 
 
 def _intent(result: TestResult) -> Label:

@@ -213,6 +213,10 @@ def run(argv: list[str]) -> int:
     from gpuvox.cli.progress import shown
 
     command = make_command(options, argv)
+    if not os.path.basename(options.root):
+        warn(
+            f"the output root {options.root} ends with a slash: the files are called {options.root}_tstat1 and so on"
+        )
     if options.schedule:
         say(_randomise.schedule(command))
     elif options.plan:

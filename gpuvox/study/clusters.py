@@ -21,6 +21,7 @@ from gpuvox.files import FileError
 from gpuvox.grid import Grid
 from gpuvox.study.rois import Region, read_regions
 from gpuvox.study.tables import indicators, select, typed
+from gpuvox.targets import check_root_name, check_targets
 
 Progress = Callable[[str, int, int], None]
 Float64 = NDArray[np.float64]
@@ -272,7 +273,8 @@ def execute(command: Command, say: Callable[[str], None]) -> None:
     FileError, ValueError
         One sentence that says what is wrong; nothing is written then.
     """
-    files.check_output_root(command.out)
+    check_root_name(command.out, "--out", "clusters")
+    check_targets(command.out, (".tsv", "_subjects.tsv"), maps=("",))
     _check_outputs(command)
     if not 0 < command.p < 1:
         raise FileError(f"--p is {command.p:g}; a level between 0 and 1 expected")

@@ -25,6 +25,7 @@ from gpuvox.study.ancova import independent
 from gpuvox.study.stacks import Progress, check_target, counted, find_images, write_images
 from gpuvox.study.subsets import left_out
 from gpuvox.study.tables import complete, indicators, labels, require, select, typed
+from gpuvox.targets import check_root_name, check_targets
 
 Say = Callable[[str], None]
 Float64 = NDArray[np.float64]
@@ -373,8 +374,9 @@ def execute(command: Command, say: Say, progress: Progress | None = None) -> Non
     FileError, DesignError
         One sentence that says what is wrong; nothing is written then.
     """
-    files.check_output_root(command.out)
     endings = (".mat", ".con", ".fts", ".grp", ".txt", "_participants.tsv")
+    check_root_name(command.out, "--out", "design")
+    check_targets(command.out, endings)
     files.check_not_read([command.out + ending for ending in endings], [command.table])
     text = files.read_table(command.table, ["participant_id"], long=True)
     table = typed(text)

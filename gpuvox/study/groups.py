@@ -16,6 +16,7 @@ from gpuvox.study.ancova import ANCOVA, LEVEL, ancova
 from gpuvox.study.demographics import DEMOGRAPHICS, demographics
 from gpuvox.study.subsets import left_out
 from gpuvox.study.tables import Groups, assign_groups, gather, matching, read_participants, select
+from gpuvox.targets import check_root_name, check_targets
 
 Bool = NDArray[np.bool_]
 
@@ -98,8 +99,9 @@ def _subset(command: Command, table: pd.DataFrame) -> Bool:
 
 
 def _check_outputs(command: Command) -> None:
-    files.check_output_root(command.out)
     endings = (".tsv", "_demographics.tsv", ".json")
+    check_root_name(command.out, "--out", "groups")
+    check_targets(command.out, endings)
     files.check_not_read([command.out + ending for ending in endings], command.inputs)
 
 

@@ -45,6 +45,7 @@ from gpuvox.study.designs import (
 from gpuvox.study.stacks import Images, Progress, check_target, counted, find_images, write_images
 from gpuvox.study.subsets import left_out
 from gpuvox.study.tables import require, select, typed
+from gpuvox.targets import check_root_name, check_targets
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
@@ -480,7 +481,7 @@ def execute(command: Command, say: Say, progress: Progress | None = None) -> Non
     FileError, DesignError
         One sentence that says what is wrong; nothing is written then.
     """
-    files.check_output_root(command.out)
+    check_root_name(command.out, "--out", "long")
     files.check_not_read([command.out + e for e in ("_change.tsv", "_visits.tsv", ".txt")], [command.table])
     text = files.read_table(command.table, [command.subject, command.visit], long=True)
     plan = _plan(command, text)
@@ -492,6 +493,8 @@ def execute(command: Command, say: Say, progress: Progress | None = None) -> Non
         for kind in ("change", "visits"):
             check_target(f"{command.out}_{name}_{kind}", images)
     lines = _say_plan(command, plan)
+    endings = [f"_{name}{ending}" for name in plan.designs for ending in (".mat", ".con", ".fts", ".grp")]
+    check_targets(command.out, [*endings, "_change.tsv", "_visits.tsv", ".txt"])
     with ExitStack() as stack:
         for name, images in found.items():
             _write_map(stack, command, plan, name, images, progress)

@@ -510,6 +510,7 @@ def listing(pipeline: Pipeline) -> list[str]:
     pipeline.check()
     ledger = Ledger.open(pipeline.config.out)
     work = pipeline.stages()
+    stages.check_names(work)
     planned = stages.plan([*work, pipeline.report(ledger, work)], ledger)
     return [f"{'run ' if step.reason else 'skip'}  {step.stage.name}{_because(step.reason)}" for step in planned]
 
@@ -530,6 +531,7 @@ def execute(pipeline: Pipeline, talk: Talk) -> None:
     pipeline.check()
     Ledger.open(out)
     work = pipeline.stages()
+    stages.check_names(work)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

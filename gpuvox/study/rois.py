@@ -24,6 +24,7 @@ from gpuvox import files
 from gpuvox.files import FileError
 from gpuvox.grid import Grid
 from gpuvox.study.tables import require
+from gpuvox.targets import check_targets
 
 Progress = Callable[[str, int, int], None]
 SIDES = ("left", "right", "both", "none")
@@ -312,7 +313,7 @@ def execute(
     FileError, ValueError
         One sentence that says what is wrong; nothing is written then.
     """
-    files.check_output_root(command.out)
+    check_targets(command.out)
     files.check_not_read([command.out], [command.table, command.names])
     table = files.read_table(command.table, ["participant_id"])
     factors = _factors(command, table)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gpuvox import files
 from gpuvox.files import FileError
+from gpuvox.targets import check_targets
 
 Float32 = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
@@ -102,7 +103,7 @@ def find_images(
 
 def check_target(out: str, images: Images) -> None:
     """An image must not replace one that it is made of."""
-    files.check_output_root(out)
+    check_targets(out, (), maps=("",))
     target = os.path.realpath(files.split_suffix(out)[0])
     for header in images.headers.values():
         if os.path.realpath(files.split_suffix(header.path)[0]) == target:

@@ -23,6 +23,8 @@ from gpuvox.files import FileError
 STATE = ".gpuvox-study.json"
 FORMAT = 1
 NEW = "not done yet"
+MOST_BYTES = 255 - len("_tfce_corrp_tstat10.nii.gz")
+"""What file systems allow for a name, less what a stage may add to it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +61,24 @@ class Stage:
     work: Callable[[Talk], None]
     after: tuple[str, ...] = ()
     sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def check_names(work: Iterable[Stage]) -> None:
+    """Make sure that file systems take the names of what the stages will leave.
+
+    Raises
+    ------
+    FileError
+        A name that is too long: of a map, a comparison or a title.
+    """
+    for stage in work:
+        for part in (part for pattern in stage.outputs for part in pattern.split("/")):
+            name = part.replace("*", "")
+            if len(os.fsencode(name)) > MOST_BYTES:
+                raise FileError(
+                    f"the results of a stage would be called {name[:40]}…, a name of {len(os.fsencode(name))} bytes; a "
+                    f"title or name in the study must be shorter, at most {MOST_BYTES}"
+                )
 
 
 @dataclass(frozen=True)

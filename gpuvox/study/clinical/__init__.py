@@ -13,6 +13,7 @@ from gpuvox.study.clinical.common import Result, Source, write
 from gpuvox.study.clinical.correlation import Correlations, correlations
 from gpuvox.study.clinical.regression import Regression, regression
 from gpuvox.study.clinical.samplesize import SampleSizes, sample_sizes
+from gpuvox.targets import check_root_name, check_targets
 
 __all__ = [
     "Correlations", "Regression", "Result", "SampleSizes", "Source", "correlations", "execute", "regression",
@@ -37,7 +38,8 @@ def execute(command: Regression | Correlations | SampleSizes, out: str, say: Cal
         One sentence that says what is wrong; nothing is written then.
     """
     if out:
-        files.check_output_root(out)
+        check_root_name(out, "--out", "models")
+        check_targets(out, ("_coefficients.tsv", "_data.tsv", ".tsv", ".json"))
     if isinstance(command, Regression):
         result = regression(command)
     elif isinstance(command, Correlations):

@@ -20,6 +20,7 @@ from gpuvox.study.report import findings
 from gpuvox.study.report.contents import Contents, read_contents
 from gpuvox.study.report.page import Page
 from gpuvox.study.report.volumes import read_scene, read_tests
+from gpuvox.targets import check_targets
 
 __all__ = ["build", "execute", "headlines"]
 
@@ -45,7 +46,7 @@ def execute(study: str | os.PathLike[str], out: str | os.PathLike[str] | None, s
     """
     study = Path(study)
     out = study.with_name("report.html") if out is None else Path(out)
-    files.check_output_root(out)
+    check_targets(out)
     text = build(read_contents(study), study.parent, origin=study.name, relative_to=out.parent)
     files.write_text(out, text)
     say(f"{out} ({len(text.encode()) / 1e6:.1f} MB)")
