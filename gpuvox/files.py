@@ -34,6 +34,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import ArrayLike, NDArray
 
 from gpuvox.grid import Grid, inside
@@ -57,10 +58,19 @@ GZIP_LEVEL = 1
 MOST_IN_NIFTI1 = 32767
 # Bytes asked of a file at once; gzip holds some as well.
 READ_SIZE = 1 << 20
+# How a gzip file, and each of its members, begins.
+GZIP_MAGIC = b"\x1f\x8b"
+# How a NIfTI file that is not compressed begins: the size of its header, of either byte order.
+NIFTI_SIZES: dict[Any, tuple[bytes, ...]] = {
+    nib.Nifti1Image: (b"\x5c\1\0\0", b"\0\0\1\x5c"),
+    nib.Nifti2Image: (b"\x1c\2\0\0", b"\0\0\2\x1c"),
+}
 # Bytes that a byte of a gzip file can stand for.
 MOST_DEFLATED = 1032
 # Files that are read at the same time, each with a volume in memory.
 MOST_READERS = 8
+# Units of length in a NIfTI header (the lowest bits of xyzt_units) other than millimetres, or none given.
+SPACE_UNITS = {1: "metres", 3: "micrometres"}
 # Where a voxel lies; the fields of a NIfTI header that a map takes over from the input, bit by bit.
 GEOMETRY = ["pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"]
 GEOMETRY += ["qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"]
@@ -263,6 +273,12 @@ class ImageHeader:
     def voxel_size(self) -> tuple[float, float, float]:
         """Millimetres along x, y, z, from `pixdim` (nibabel reads a zero as 1 and says so)."""
         dx, dy, dz = self.zooms[:3]
+        units = SPACE_UNITS.get(int(self.nifti["xyzt_units"]) & 7 if "xyzt_units" in self.nifti else 0)
+        if units:
+            raise FileError(
+                f"{self.path} says that its voxels of {dx:g} × {dy:g} × {dz:g} are in {units} (xyzt_units); "
+                "millimetres are expected: correct the units, or sizes and affine"
+            )
         if not all(math.isfinite(d) and d > 0 for d in (dx, dy, dz)):
             raise FileError(f"{self.path} has voxels of {dx:g} × {dy:g} × {dz:g} mm; sizes must be positive")
         return dx, dy, dz
@@ -287,12 +303,13 @@ def read_header(name: Name) -> ImageHeader:
     """
     path = find_image(name)
     try:
-        image: Any = nib.load(path)
+        image: Any = _load(path)
         dims, proxy = tuple(int(n) for n in image.shape), image.dataobj
-    except (ImageFileError, HeaderDataError, ValueError, *_DAMAGE) as error:
+    except (ImageFileError, HeaderDataError, WrapStructError, ValueError, *_DAMAGE) as error:
         raise FileError(f"{path} is not an image that can be read: {_reason(error)}") from error
     if not isinstance(image.header, nib.AnalyzeHeader):
         raise FileError(f"{path} is a {type(image).__name__}; a NIfTI image is expected")
+    _check_offset(path, image.header, int(proxy.offset))
     if proxy.dtype.kind not in "iuf":
         raise FileError(f"{path} holds values of type {proxy.dtype}; real numbers are expected")
     if min(dims, default=0) < 1 or any(n > 1 for n in dims[4:]):
@@ -300,6 +317,32 @@ def read_header(name: Name) -> ImageHeader:
     _check_size(proxy, dims)
     nx, ny, nz, n = (*dims, 1, 1, 1)[:4] if len(dims) < 4 else dims[:4]
     return ImageHeader(path, (nx, ny, nz, n), np.array(image.affine, dtype=np.float64), image.header, proxy)
+
+
+def _load(path: Path) -> Any:
+    """An image as nibabel loads it; one that is called .nii.gz and is not compressed too, as zlib reads it."""
+    kinds = [kind for kind, sizes in NIFTI_SIZES.items() if path.suffix == ".gz" and _starts_with(path, sizes)]
+    if not kinds:
+        return nib.load(path)
+    with open(path, "rb") as file:
+        image: Any = kinds[0].from_file_map({"image": nib.FileHolder(fileobj=file)})
+        image.dataobj.file_like = os.fspath(path)
+        return image
+
+
+def _starts_with(path: Path, beginnings: tuple[bytes, ...]) -> bool:
+    with open(path, "rb") as file:
+        return file.read(max(map(len, beginnings))).startswith(beginnings)
+
+
+def _check_offset(path: Path, header: Any, offset: int) -> None:
+    """In a single file the data begin after the header; from byte 0, as some writers say, its bytes would be voxels."""
+    least = getattr(header, "single_vox_offset", 0) if getattr(header, "is_single", False) else 0
+    if offset < least:
+        raise FileError(
+            f"{path} says that its data begin at byte {offset} (vox_offset), within its header; in a single file they "
+            f"begin at byte {least} or later"
+        )
 
 
 def _check_size(proxy: Any, dims: tuple[int, ...]) -> None:
@@ -379,6 +422,13 @@ def read_map(name: Name, grid: Grid) -> NDArray[np.float32]:
     if bad:
         raise FileError(f"{header.path} is not finite in {bad} of the {grid.n_voxels} voxels of the mask")
     return values
+
+
+def read_label_map(name: Name, grid: Grid) -> NDArray[np.int64]:
+    """Read the labels of the voxels of a mask: (V,). Errors as of `read_labels` and `read_map`."""
+    header = _single_volume(name)
+    check_grid(header, grid)
+    return next(read_labels(name)).take(grid.index)
 
 
 def count_volumes(names: Name | Sequence[Name]) -> int:
@@ -713,8 +763,16 @@ def _only_volume(header: ImageHeader, index: NDArray[np.int64] | None) -> NDArra
     return next(_volumes(header, index))
 
 
-def _volumes(header: ImageHeader, index: NDArray[np.int64] | None = None) -> Iterator[NDArray[np.float32]]:
-    """The volumes of an image one after the other, at the voxels of `index` (all, if None), as float32."""
+def _volumes(
+    header: ImageHeader,
+    index: NDArray[np.int64] | None = None,
+    convert: Callable[[NDArray, float, float], NDArray] | None = None,
+) -> Iterator[NDArray]:
+    """The volumes of an image one after the other, at the voxels of `index` (all, if None).
+
+    `convert` makes values of what is stored, slope and intercept; float32 by default.
+    """
+    convert = convert or _scaled
     proxy = header.proxy
     raw = np.empty(math.prod(header.shape[:3]), dtype=proxy.dtype)
     n = header.shape[3]
@@ -726,7 +784,7 @@ def _volumes(header: ImageHeader, index: NDArray[np.int64] | None = None) -> Ite
                 _fill(file, raw)
                 while volume == n and file.read(READ_SIZE):
                     pass  # to the very end, where gzip has its checksum
-                yield _scaled(raw if index is None else raw.take(index), proxy.slope, proxy.inter)
+                yield convert(raw if index is None else raw.take(index), proxy.slope, proxy.inter)
     except _DAMAGE as error:
         raise FileError(
             f"{proxy.file_like} is truncated or damaged: "
@@ -736,7 +794,7 @@ def _volumes(header: ImageHeader, index: NDArray[np.int64] | None = None) -> Ite
 
 def _opened(path: Path) -> Any:
     file = open(path, "rb", buffering=0)  # noqa: SIM115
-    return _Unzipped(file) if path.suffix == ".gz" else file
+    return _Unzipped(file) if path.suffix == ".gz" and _starts_with(path, (GZIP_MAGIC,)) else file
 
 
 class _Unzipped(contextlib.AbstractContextManager[Any]):
@@ -748,6 +806,7 @@ class _Unzipped(contextlib.AbstractContextManager[Any]):
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._member, self._rest = file, zlib.decompressobj(zlib.MAX_WBITS | 16), b""
+        self._ended = False
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
@@ -755,16 +814,8 @@ class _Unzipped(contextlib.AbstractContextManager[Any]):
     def read(self, size: int) -> bytes:
         """At most `size` bytes, none at the end; zlib checks the checksum of each member of the file there."""
         while True:
-            if self._member.eof:
-                self._rest = (self._member.unused_data + self._rest).lstrip(
-                    b"\0"
-                )  # zeros may fill a block of a tape
-                while not self._rest:
-                    found = self._file.read(READ_SIZE // 4)
-                    if not found:
-                        return b""
-                    self._rest = found.lstrip(b"\0")
-                self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            if self._ended or (self._member.eof and not self._next_member()):
+                return b""
             packed = self._rest or self._file.read(READ_SIZE // 4)
             if not packed:
                 raise EOFError("the compressed data end early")
@@ -772,6 +823,19 @@ class _Unzipped(contextlib.AbstractContextManager[Any]):
             self._rest = self._member.unconsumed_tail
             if values:
                 return values
+
+    def _next_member(self) -> bool:
+        """Whether another member follows; what is none (zeros of a tape, other padding) is ignored, as by gzip."""
+        self._rest = (self._member.unused_data + self._rest).lstrip(b"\0")
+        while len(self._rest) < len(GZIP_MAGIC):
+            found = self._file.read(READ_SIZE // 4)
+            if not found:
+                break
+            self._rest = (self._rest + found).lstrip(b"\0")
+        self._ended = not self._rest.startswith(GZIP_MAGIC)
+        if not self._ended:
+            self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        return not self._ended
 
     def readinto(self, view: memoryview) -> int:
         """Like `read`, into memory."""
@@ -947,6 +1011,43 @@ def read_volumes(name: Name) -> Iterator[NDArray[np.float32]]:
         As of `read_header`; a truncated or damaged file.
     """
     yield from _volumes(read_header(name))
+
+
+def read_labels(name: Name) -> Iterator[NDArray[np.int64]]:
+    """The volumes of a label image one after the other: every voxel, x fastest, as whole numbers in full precision.
+
+    Raises
+    ------
+    FileError
+        As of `read_header`; a truncated or damaged file; values that are not whole numbers; numbers so large that the
+        file, which holds floats, does not tell neighbours apart.
+    """
+    header = read_header(name)
+
+    def convert(values: NDArray, slope: float, inter: float) -> NDArray[np.int64]:
+        try:
+            return _whole(values, slope, inter)
+        except ValueError as error:
+            raise FileError(f"{header.path} {error}") from None
+
+    yield from _volumes(header, convert=convert)
+
+
+def _whole(values: NDArray, slope: float, inter: float) -> NDArray[np.int64]:
+    """Stored values as whole numbers; `ValueError` if they are none, or are too large to be exact."""
+    most = 2.0**53 if (slope, inter) != (1, 0) or values.dtype.kind == "f" else 2.0**63
+    if values.dtype.kind == "f":
+        most = min(most, 2.0 ** (np.finfo(values.dtype).nmant + 1))
+    if (slope, inter) != (1, 0):
+        values = values.astype(np.float64) * slope + inter
+    if values.dtype.kind == "f" and not (values == np.rint(values)).all():  # nor NaN
+        raise ValueError("has values that are not whole numbers; labels expected")
+    largest = max(abs(float(values.max())), abs(float(values.min())))
+    if largest >= most:
+        raise ValueError(
+            f"has labels up to {largest:.0f}; those from {most:.0f} on are not told apart in it: save it with integers"
+        )
+    return values.astype(np.int64)
 
 
 def _header_block(

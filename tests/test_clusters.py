@@ -205,6 +205,56 @@ def test_refusals(extra, says, result, capsys):
     assert not list(Path().glob("found*"))
 
 
+def test_a_map_of_p_is_not_taken_for_1_minus_p(result, capsys):
+    """As PALM writes by default: 1 where nothing is, 0 outside; read as 1 - p, nearly everything would survive."""
+    corrected, _ = example()
+    inside = np.zeros(SHAPE, bool)
+    inside[:, :6] = True
+    inside[0, 6, 0] = inside[6, 6, 4:] = True
+    p = np.where(corrected > 0.5, 1 - corrected, 1) * inside
+    save(Path("p.nii.gz"), p, AFFINE)
+    assert main([*COMMAND, "--corrected", "p"]) == 2
+    assert f"p is 1 in {np.count_nonzero(p == 1)} voxels, as p can be and 1 - p cannot: --scale p if" in (
+        capsys.readouterr().err
+    )
+    assert not list(Path().glob("found*"))
+    assert main(COMMAND) == 0
+    truth = Path("found.tsv").read_text()
+    assert main([*COMMAND, "--corrected", "p", "--scale", "p"]) == 0
+    assert Path("found.tsv").read_text() == truth
+    # 1 - p of a formula may be 1; who says so is believed.
+    save(Path("one.nii.gz"), np.where(corrected > 0.96, 1, corrected), AFFINE)
+    assert main([*COMMAND, "--corrected", "one", "--scale", "1-p"]) == 0
+    assert list(pd.read_csv("found.tsv", sep="\t").voxels) == [12, 4]
+
+
+def test_images_that_meet_lie_on_one_grid(result, capsys):
+    """Mask, statistic, atlas and data, each with its left and right exchanged."""
+    flipped = AFFINE.copy()
+    flipped[0] = [2, 0, 0, -4]
+    save(Path("other.nii.gz"), np.ones((*SHAPE, 12)), flipped)
+    save(Path("one.nii.gz"), np.ones(SHAPE), flipped)
+    for option in ("--mask", "--statistic", "--atlas", "--data"):
+        name = "other" if option == "--data" else "one"
+        assert main([*COMMAND, "--table", "people.tsv", option, name]) == 2
+        error = capsys.readouterr().err
+        assert "lie differently in space" in error, option
+        assert not list(Path().glob("found*"))
+
+
+def test_labels_of_an_atlas_are_whole_numbers(result, capsys):
+    save(Path("half.nii.gz"), np.full(SHAPE, 10.5), AFFINE)
+    assert main([*COMMAND, "--atlas", "half"]) == 2
+    assert "half.nii.gz has values that are not whole numbers; labels expected" in capsys.readouterr().err
+    atlas = np.full(SHAPE, 312782566, "i4")  # of Allen's atlas: beyond what float32 holds
+    atlas[2:4] += 1
+    image = nib.Nifti1Image(atlas, AFFINE)
+    nib.save(image, "allen.nii.gz")
+    Path("allen.csv").write_text("index,name\n312782566,left_a\n312782567,b\n")
+    assert main([*COMMAND, "--atlas", "allen", "--names", "allen.csv"]) == 0
+    assert pd.read_csv("found.tsv", sep="\t").regions[0] == "b 67 %; left_a 33 %"
+
+
 def test_who_has_no_value_has_no_z_and_counts_nowhere():
     rng = np.random.default_rng(3)
     covariates, values = rng.normal(size=(30, 2)), rng.normal(size=30)

@@ -462,6 +462,120 @@ def test_a_damaged_gzip_file(tmp_path, rng, grid):
             files.read_cohort(path, grid)
 
 
+@pytest.mark.parametrize("after", [b"trailing bytes", b"\0" * 700, b"\0\0x", b"\x1f", b"\x1f\x00" * 300000])
+def test_what_follows_a_gzip_file_is_ignored(tmp_path, rng, grid, after):
+    """Padding, as gzip and zlib do; members are one file, whole or refused."""
+    path = save(tmp_path / "d.nii.gz", rng.normal(size=(*SHAPE, 9)).astype("f4"))
+    truth, content = files.read_cohort(path, grid), gzip.decompress(path.read_bytes())
+    half = len(content) // 2
+    members = [gzip.compress(content[:half]), gzip.compress(content[half:])]
+    for packed in ([gzip.compress(content)], members, [members[0], b"\0" * 5, members[1]]):
+        path.write_bytes(b"".join(packed) + after)
+        np.testing.assert_array_equal(files.read_cohort(path, grid), truth)
+    path.write_bytes(members[0] + after)
+    with pytest.raises(FileError, match=r"d\.nii\.gz is truncated or damaged: volume \d of 9 cannot"):
+        files.read_cohort(path, grid)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_a_plain_file_called_gz_is_read(tmp_path, rng, grid, kind):
+    path = save(tmp_path / "d.nii", rng.normal(size=(*SHAPE, 3)).astype("f4"), kind=kind)
+    truth = files.read_cohort(path, grid)
+    path.rename(tmp_path / "d.nii.gz")
+    np.testing.assert_array_equal(files.read_cohort(tmp_path / "d", grid), truth)
+    np.testing.assert_array_equal(files.read_header(tmp_path / "d").affine, AFFINE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "offset", "least"),
+    [
+        (nib.Nifti1Image, 0, 352),
+        (nib.Nifti1Image, 348, 352),
+        (nib.Nifti1Image, -4, 352),
+        (nib.Nifti2Image, 0, 544),
+    ],
+)
+def test_data_within_the_header_are_refused(tmp_path, kind, offset, least):
+    """nibabel takes an offset of 0 at its word, so that the header's bytes become voxels."""
+    path = save(tmp_path / "d.nii", np.ones((*SHAPE, 2), "f4"), kind=kind)
+    raw = bytearray(path.read_bytes())
+    at, number = (108, np.array(offset, "<f4")) if least == 352 else (168, np.array(offset, "<i8"))
+    raw[at : at + number.nbytes] = number.tobytes()
+    path.write_bytes(raw)
+    match = rf"d\.nii (says that its data begin at byte {offset}.*byte {least} or|is not an image that can)"
+    with pytest.raises(FileError, match=match):
+        files.read_header(path)
+    pair = save(tmp_path / "p.img", np.ones((*SHAPE, 2), "f4"), kind=nib.Nifti1Pair)
+    assert files.read_cohort(pair, Grid(np.ones(SHAPE, bool))).all()  # in a pair they begin at 0
+
+
+@pytest.mark.parametrize(("slope", "inter"), [(0, 5), (np.nan, 5), (np.nan, np.nan), (np.inf, 0), (0, 0)])
+def test_a_slope_that_is_none_scales_nothing(tmp_path, grid, slope, inter):
+    """As NIfTI-1 defines it for 0; what is not finite is taken for none."""
+    path = save(tmp_path / "d.nii", np.arange(240, dtype="i2").reshape((*SHAPE, 2)), scale=(1, 0))
+    raw = bytearray(path.read_bytes())
+    raw[112:120] = np.array([slope, inter], "<f4").tobytes()
+    path.write_bytes(raw)
+    np.testing.assert_array_equal(files.read_cohort(path, grid), expected(path, grid.mask))
+    assert files.read_cohort(path, Grid(np.ones(SHAPE, bool))).max() == 239
+    raw[112:120] = np.array([2, np.nan], "<f4").tobytes()
+    path.write_bytes(raw)
+    with pytest.raises(FileError, match=r"d\.nii is not an image that can be read: Valid slope but invalid"):
+        files.read_header(path)
+
+
+@pytest.mark.parametrize(
+    ("code", "units"), [(0, ""), (2, ""), (10, ""), (8, ""), (1, "metres"), (11, "micrometres")]
+)
+def test_units_other_than_millimetres_are_refused(tmp_path, code, units):
+    path = save(tmp_path / "m.nii", np.ones(SHAPE, "u1"))
+    raw = bytearray(path.read_bytes())
+    raw[123] = code
+    path.write_bytes(raw)
+    if not units:
+        assert files.read_mask(path).voxel_size == (2, 3, 4)
+        return
+    with pytest.raises(
+        FileError, match=rf"m\.nii says that its voxels of 2 × 3 × 4 are in {units} \(xyzt_units\)"
+    ):
+        files.read_mask(path)
+
+
+# --------------------------------------------------------------------------------------------------- labels
+
+
+@pytest.mark.parametrize("endian", ["<", ">"])
+def test_labels_are_whole_numbers_in_full_precision(tmp_path, endian):
+    """Allen's atlas goes beyond what float32 tells apart, 2^24."""
+    labels = np.zeros((*SHAPE, 2), "i4")
+    labels[0], labels[1], labels[2] = 16777216, 16777217, 312782566
+    for dtype in ("i4", "u4", "i8", "f8"):
+        path = save(tmp_path / "l.nii.gz", labels.astype(dtype), endian=endian)
+        read = list(files.read_labels(path))
+        assert [volume.dtype for volume in read] == [np.int64] * 2
+        np.testing.assert_array_equal(read[1], labels[..., 1].ravel("F"))
+    assert (
+        next(files.read_labels(save(tmp_path / "s.nii", np.full(SHAPE, 3, "i2"), scale=(2, 1)))).tolist()[0] == 7
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "match"),
+    [
+        ("f4", 0.5, "has values that are not whole numbers; labels expected"),
+        ("f4", np.nan, "has values that are not whole numbers; labels expected"),
+        ("f4", 312782566, "has labels up to 312782560; those from 16777216 on are not told apart in it"),
+        ("f4", -np.inf, "has labels up to inf; those from 16777216"),
+        ("f8", 2.0**53, "has labels up to 9007199254740992; those from 9007199254740992 on"),
+        ("u8", 2**63, "has labels up to 9223372036854775808; those from 9223372036854775808 on"),
+    ],
+)
+def test_labels_that_are_none_are_refused(tmp_path, dtype, value, match):
+    path = save(tmp_path / "l.nii", np.full(SHAPE, value, dtype))
+    with pytest.raises(FileError, match=rf"l\.nii {match}"):
+        next(files.read_labels(path))
+
+
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_a_cohort_is_never_held_whole(tmp_path, suffix):
     shape, n = (64, 64, 128), 60  # int16: 1 MiB a volume

@@ -965,6 +965,7 @@ def test_errors_name_the_key(study, change, message):
         ("null", "gone.txt", r"tests\[1\]\.null names gone.txt"),
         ("null", "groups.tsv", r"tests\[1\]\.null cannot be shown"),
         ("corrected", "iron_gt_t.nii.gz", r"tests\[1\]\.corrected has values from .* expected 1 - p"),
+        ("corrected", "mask.nii.gz", r"tests\[1\]\.corrected is 1 in some voxels, as p can be and 1 - p cannot"),
         ("statistic", "", r"tests\[1\]\.statistic is missing"),
         ("statistic", "small.nii.gz", r"tests\[1\]\.statistic cannot be shown: .*small.nii.gz"),
         ("clusters", "people.tsv", r"tests\[1\]\.clusters names .*no column 'cluster'"),

@@ -26,6 +26,7 @@ def build_parser() -> Parser:
     )
     add = parser.add_argument
     add("--corrected", metavar="IMAGE", help="1-p, corrected")
+    add("--scale", choices=("1-p", "p"), default="", help="what it holds (1-p, refused where it is exactly 1)")
     add("--statistic", metavar="IMAGE", default="", help="the statistic, for peaks")
     add("--p", type=positive, metavar="P", default=0.05, help="level of corrected p (0.05)")
     add("--extent", type=at_least_one, metavar="N", default=1, help="smallest number of voxels (1)")

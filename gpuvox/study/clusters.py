@@ -60,6 +60,15 @@ class Cluster:
     shares: dict[str, float]
 
 
+def is_p(corrected: NDArray) -> bool:
+    """Whether values hold p, not 1 − p, as far as can be told: one of exactly 1.
+
+    Of N permutations the unpermuted is one, so that p is at least 1/N and 1 − p never 1; but the corrected p of the
+    voxel with the lowest statistic is 1, as good as always.
+    """
+    return bool((np.asarray(corrected) == 1).any())
+
+
 def find_clusters(
     corrected: NDArray, grid: Grid, p: float = 0.05, extent: int = 1, connectivity: int = 26
 ) -> NDArray[np.int32]:
@@ -247,6 +256,7 @@ class Command:
     table: str = ""
     covariates: tuple[str, ...] = ()
     reference: str = ""
+    scale: str = ""
 
 
 COLUMNS = (
@@ -281,14 +291,16 @@ def execute(command: Command, say: Callable[[str], None]) -> None:
     header = files.read_header(command.corrected)
     grid = header.grid(np.ones(header.shape[:3], dtype=bool))
     if command.mask:
-        grid = header.grid(files.read_mask(command.mask).mask)
-    corrected = files.read_map(command.corrected, grid)
+        mask = files.read_mask(command.mask)
+        files.check_grid(header, mask, command.mask)
+        grid = header.grid(mask.mask)
+    corrected = _read_corrected(command, grid)
     try:
         labels = find_clusters(corrected, grid, command.p, command.extent, command.connectivity)
     except ValueError as error:
         raise FileError(f"{command.corrected}: {error}") from None
     statistic = files.read_map(command.statistic, grid) if command.statistic else None
-    atlas = np.rint(files.read_map(command.atlas, grid)).astype(np.int64) if command.atlas else None
+    atlas = files.read_label_map(command.atlas, grid) if command.atlas else None
     regions = read_regions(command.names or None) if command.atlas else None
     found = describe(labels, corrected, grid, statistic, atlas, regions)
     if any(cluster.statistic < 0 for cluster in found):
@@ -304,6 +316,19 @@ def execute(command: Command, say: Callable[[str], None]) -> None:
         files.write_table(f"{command.out}_subjects.tsv", subjects)
     limit = f" of at least {command.extent} voxels" if command.extent > 1 else ""
     say(f"{len(found) or 'No'} cluster{'' if len(found) == 1 else 's'}{limit} with corrected p < {command.p:g}")
+
+
+def _read_corrected(command: Command, grid: Grid) -> NDArray[np.float32]:
+    """1 − p; of p (``--scale p``), 0 stands for what is outside."""
+    values = files.read_map(command.corrected, grid)
+    if command.scale == "p":
+        return np.where(values > 0, 1 - values, values)
+    if not command.scale and is_p(values):
+        raise FileError(
+            f"{command.corrected} is 1 in {np.count_nonzero(values == 1)} voxels, as p can be and 1 - p cannot: "
+            "--scale p if it holds p, --scale 1-p if it does hold 1 - p"
+        )
+    return values
 
 
 def _check_outputs(command: Command) -> None:

@@ -461,14 +461,12 @@ def _measured(
     streams = {kind: _images(command, table, kind, source) for kind, source in sources.items()}
     for _ in range(len(table)):
         images = {kind: next(stream) for kind, stream in streams.items()}
-        header, labels = images["labels"]
+        header, _ = images["labels"]
         grid = header.grid(np.ones(header.shape[:3], dtype=bool))
         for other, _values in images.values():
             files.check_grid(other, grid, header.path)
         volumes = {kind: grid.to_volume(values) for kind, (_, values) in images.items()}
-        if (labels != np.rint(labels)).any():
-            raise FileError(f"{header.path} has values that are not whole numbers; labels expected")
-        found = volumes["labels"].astype(np.int64)
+        found = volumes["labels"]
         yield (
             _numbers(found),
             measure(
@@ -487,10 +485,9 @@ def _voxel_volume(grid: Grid) -> float:
     return float(np.prod(grid.voxel_size))
 
 
-def _images(
-    command: Command, table: Any, kind: str, source: str
-) -> Iterator[tuple[files.ImageHeader, NDArray[np.float32]]]:
-    """Header and values of the image of each subject."""
+def _images(command: Command, table: Any, kind: str, source: str) -> Iterator[tuple[files.ImageHeader, NDArray]]:
+    """Header and values of the image of each subject; labels are whole numbers."""
+    read: Callable[[Any], Iterator[NDArray]] = files.read_labels if kind == "labels" else files.read_volumes
     if source in table.columns:
         folder = Path(command.table).parent
         for name, path in zip(table["participant_id"], table[source]):
@@ -499,15 +496,15 @@ def _images(
             header = files.read_header(folder / path.strip())
             if header.shape[3] != 1:
                 raise FileError(f"{header.path} has {header.shape[3]} volumes; that of {name} alone expected")
-            yield header, next(files.read_volumes(header.path))
+            yield header, next(read(header.path))
         return
     header = files.read_header(source)
     if header.shape[3] == 1 and kind in ("labels", "lesions"):
-        values = next(files.read_volumes(source))
+        values = next(read(source))
         for _ in range(len(table)):
             yield header, values
         return
     if header.shape[3] != len(table):
         raise FileError(f"{header.path} has {header.shape[3]} volumes; {command.table} has {len(table)} subjects")
-    for values in files.read_volumes(source):
+    for values in read(source):
         yield header, values

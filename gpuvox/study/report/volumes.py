@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gpuvox import files
 from gpuvox.grid import Grid
+from gpuvox.study.clusters import is_p
 from gpuvox.study.report.contents import Contents
 from gpuvox.study.rois import Region, read_regions
 
@@ -201,8 +202,8 @@ def read_scene(contents: Contents) -> Scene | None:
     box = _box(mask, np.linalg.norm(turned[:3, :3], axis=0))
     turned[:3, 3] += turned[:3, :3] @ [part.start for part in box]
     bare = Scene(grid, turned, grid.affine is not None, np.ascontiguousarray(mask[box]), turn, box)
-    labels = _whole(contents, "labels", bare)
-    numbers = np.zeros(bare.mask.shape, dtype=np.int64) if labels is None else np.rint(labels).astype(np.int64)
+    labels = _whole(contents, "labels", bare, files.read_labels)
+    numbers = np.zeros(bare.mask.shape, dtype=np.int64) if labels is None else labels
     names = contents.file("names")
     with contents.reading("names"):
         regions = read_regions(names) if labels is not None else {}
@@ -232,14 +233,16 @@ def _box(mask: NDArray[np.bool_], size: NDArray[np.float64]) -> tuple[slice, sli
     return ranges[0], ranges[1], ranges[2]
 
 
-def _whole(contents: Contents, key: str, scene: Scene) -> NDArray[np.float32] | None:
+def _whole(
+    contents: Contents, key: str, scene: Scene, read: Callable[[Path], Iterator[NDArray]] = files.read_volumes
+) -> NDArray | None:
     """An image in the box, in and outside the mask; what is not finite there becomes 0."""
     path = contents.file(key)
     if path is None:
         return None
     with contents.reading(key):
         files.check_grid(files.read_header(path), scene.grid)
-        volume = next(files.read_volumes(path)).reshape(scene.grid.shape, order="F")
+        volume = next(read(path)).reshape(scene.grid.shape, order="F")
     return scene.shown(np.nan_to_num(volume, posinf=0, neginf=0))
 
 
@@ -274,6 +277,8 @@ def _read_test(part: Contents, number: int, scene: Scene, level: float) -> Voxel
         raise part.error(
             "corrected", f"has values from {corrected.min():g} to {corrected.max():g}; expected 1 - p"
         )
+    if is_p(corrected):
+        raise part.error("corrected", "is 1 in some voxels, as p can be and 1 - p cannot; expected 1 - p")
     permutations = part.get("permutations", 0)
     # p < level, strictly, as for clusters.
     significant = scene.mask & (corrected >= np.nextafter(np.float32(1 - level), np.float32(2)))
