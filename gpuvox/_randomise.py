@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuvox import __version__, files
+from gpuvox import __version__, files, locks
 from gpuvox.analysis import (
     Inputs,
     Keep,
@@ -358,7 +358,11 @@ def execute(command: Command, say: Say, warn: Say, progress: Progress | None = N
         One sentence that says what is wrong.
     """
     prepared, hashes, about = _ready(command)
-    with _workers(command, hashes, warn) as workers, _checkpoint(command, prepared, about, warn) as checkpoint:
+    with (
+        _root(command, warn),
+        _workers(command, hashes, warn) as workers,
+        _checkpoint(command, prepared, about, warn) as checkpoint,
+    ):
         if checkpoint and command.resume:
             say(f"Going on from {checkpoint.path}: {checkpoint.resumed} shuffles are done")
         inputs, options = read_inputs(command, say, warn, prepared)
@@ -377,6 +381,11 @@ def execute(command: Command, say: Say, warn: Say, progress: Progress | None = N
             if checkpoint:
                 checkpoint.remove()
     say("Finished, exiting.")
+
+
+def _root(command: Command, warn: Say) -> Any:
+    """The output root to ourselves in a ``with`` statement; a shard writes only its tally, which has its own lock."""
+    return nullcontext() if command.shard else locks.output(command.root, warn)
 
 
 @contextmanager
@@ -512,8 +521,9 @@ def write_merged(command: Command, merged: Tallies, say: Say, warn: Say, progres
         warn(
             f"{again} shuffles are run again: their shards were prepared for fewer steps of TFCE than others needed"
         )
-    inputs, options = read_inputs(command, say, warn, prepared)
-    _run_and_write(command, inputs, options, hashes, Reporting(say, warn, progress), merged.keeper)
+    with _root(command, warn):
+        inputs, options = read_inputs(command, say, warn, prepared)
+        _run_and_write(command, inputs, options, hashes, Reporting(say, warn, progress), merged.keeper)
     say("Finished, exiting.")
 
 
@@ -914,7 +924,11 @@ class Randomised:
         wanted = wanted or Wanted()
         maps, texts = expected_names([result.test for result in self.tests], self.options, wanted)
         check_targets(root, texts, maps=maps)
-        writer = Writer(os.fspath(root), self.grid, self.header, wanted)
+        with locks.output(root, warnings.warn):
+            self._save(os.fspath(root), wanted)
+
+    def _save(self, root: str, wanted: Wanted) -> None:
+        writer = Writer(root, self.grid, self.header, wanted)
         for result in self.tests:
             writer.result(result)
         hashes = hash_inputs(self.inputs, self.options)

@@ -15,21 +15,22 @@ compared word for word, so that the message can say what differs.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
 import os
-import platform
+import re
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from gpuvox.files import FileError
+from gpuvox.locks import hold, open_own
 from gpuvox.permtest import ObservedTest, Tally, share, spans
 
 INTERVAL = 60.0
@@ -208,10 +209,10 @@ def write(path: str | os.PathLike[str], tallies: Tallies) -> None:
 
 
 def _replace(path: Path, parts: Sequence[Any]) -> None:
-    """As `files.atomic`, but what a killed process leaves behind has a name, and the next writing takes it."""
-    temporary = path.with_name(path.name + ".new")
+    """As `files.atomic`, but what a killed process leaves behind is known by its name, and the next run removes it."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
     try:
-        with open(temporary, "wb") as file:
+        with os.fdopen(open_own(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
@@ -221,6 +222,15 @@ def _replace(path: Path, parts: Sequence[Any]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _remove_unfinished(path: Path) -> None:
+    """What processes that were killed while they wrote this file have left behind; it is locked now."""
+    left = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.new")
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path.parent):
+            if left.fullmatch(name):
+                path.with_name(name).unlink(missing_ok=True)
 
 
 def _described(tally: Tally, arrays: list[np.ndarray]) -> dict[str, Any]:
@@ -277,8 +287,14 @@ def _check_kind(path: Path) -> None:
         raise FileError(f"{path} is not a file of tallies, as --checkpoint and --shard write it")
 
 
+def _check_is_no_link(path: Path) -> None:
+    if path.is_symlink():
+        raise FileError(f"{path} is a link; a checkpoint is a file of its own, which is replaced and removed")
+
+
 def read_to_resume(path: str | os.PathLike[str]) -> Tallies:
     """Read the checkpoint that a run is to go on from; errors of `read`, and where there is none."""
+    _check_is_no_link(Path(path))
     if not os.path.exists(path):
         raise FileError(f"--resume: there is no checkpoint {os.fspath(path)}")
     return read(path)
@@ -410,16 +426,19 @@ class Checkpoint:
         self.has_warned = False
         if self.path.suffix.lower() in NOT_TALLIES:
             raise FileError(f"{self.path} is the name of another kind of file; a checkpoint is best called .tally")
+        _check_is_no_link(self.path)
         if self.path.exists():
             _check_kind(self.path)  # before a lock stands beside it
-        self.lock = _lock(self.path, warn)
+        self.lock = hold(self.path.with_name(self.path.name + ".lock"), str(self.path), warn)
         try:
+            if self.lock.is_held:
+                _remove_unfinished(self.path)
             self.tallies = self._resumed(about) if resume else self._fresh(about)
             self.resumed = self.tallies.n_done
             self.tallies.on_added = self._added
             self.write()
         except BaseException:
-            self._unlock()
+            self.lock.release()
             raise
 
     def __enter__(self) -> Checkpoint:
@@ -430,7 +449,7 @@ class Checkpoint:
             if kind is not None:
                 self._keep_for_later()
         finally:
-            self._unlock()
+            self.lock.release()
 
     def keeper(self, name: str) -> KeptTest:
         """Keeps the tallies of one test; see `executors.Keeper`."""
@@ -493,40 +512,6 @@ class Checkpoint:
             self.remove()
         elif self._try_to_write():
             self.warn(f"what is done is kept in {self.path}; --resume goes on from there")
-
-    def _unlock(self) -> None:
-        if self.lock:
-            Path(self.lock.name).unlink(missing_ok=True)  # while it is held: nobody else can have it
-            self.lock.close()
-
-
-def _lock(path: Path, warn: Callable[[str], None]) -> IO[str] | None:
-    """A file ``<path>.lock`` that no other process has locked; None on file systems that know no locks."""
-    name = path.with_name(path.name + ".lock")
-    while True:
-        try:
-            file = open(name, "a+", encoding="utf-8")  # noqa: SIM115
-        except OSError as error:
-            raise FileError(f"{path} cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read(200).strip()
-            file.close()
-            raise FileError(f"{path} is in use by another run ({holder})") from None
-        except OSError as error:
-            file.close()
-            warn(f"{path} cannot be locked ({error.strerror}): see to it that no other run uses it")
-            return None
-        # Its holder may have removed it between our opening and our locking it.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(name)):
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {platform.node()}")
-                file.flush()
-                return file
-        file.close()
 
 
 # ------------------------------------------------------------------------------------------------------- merging

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox import __version__, files, qmri
+from gpuvox import __version__, files, locks, qmri
 from gpuvox.cuda import resolve
 from gpuvox.device import Device
 from gpuvox.files import FileError
@@ -360,7 +361,12 @@ def execute(command: Command, progress: Progress | None = None) -> None:
 
 def _execute(command: Command, progress: Progress | None) -> None:
     run = prepare(command)
-    reference = measure_csf(run, progress)
+    with locks.output(os.path.join(command.out, "ironmyelin"), warnings.warn):
+        _write_cohort(run, progress)
+
+
+def _write_cohort(run: Run, progress: Progress | None) -> None:
+    command, reference = run.command, measure_csf(run, progress)
     with contextlib.ExitStack() as stack:
         writers = {}
         pool = stack.enter_context(ThreadPoolExecutor(len(run.outputs)))  # compression takes longest

@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gpuvox
-from gpuvox import _randomise, checkpoint, permtest
+from gpuvox import _randomise, checkpoint, locks, permtest
 from gpuvox.analysis import Inputs, Options, analyse
 from gpuvox.checkpoint import About, Checkpoint, Tallies, read, write
 from gpuvox.cli import main, main_randomise
@@ -516,7 +516,7 @@ def test_a_file_system_without_locks(work, monkeypatch, capsys):
     def flock(*_):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(checkpoint.fcntl, "flock", flock)
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
     assert run(BASE, "-x", "-o", "out", "--checkpoint", "c.tally") == 0
     assert "cannot be locked (No locks available)" in sentence(capsys)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, UsageError, at_least_one, integer, names, positive
-from gpuvox.cli.talk import say
+from gpuvox.cli.talk import say, warn
 
 EPILOG = """\
 Writes OUT.tsv (size, p, peak and centre of gravity in mm, share of the regions of an atlas), OUT.nii.gz (numbers of the
@@ -49,7 +49,9 @@ def run(argv: Sequence[str]) -> int:
         if not options[name]:
             raise UsageError(f"--{name} is missing")
     options["covariates"] = names(options["covariates"])
+    from gpuvox import locks
     from gpuvox.study.clusters import Command, execute
 
-    execute(Command(**options), say)
+    with locks.output(options["out"], warn):
+        execute(Command(**options), say)
     return 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, UsageError, names, pair
-from gpuvox.cli.talk import say, silent
+from gpuvox.cli.talk import say, silent, warn
 
 EPILOG = """\
 Writes OUT.mat and OUT.con (OUT.fts with F tests) for randomise, OUT_participants.tsv with the participants in their
@@ -54,10 +54,11 @@ def run(argv: Sequence[str]) -> int:
     if len(set(targets)) < len(targets):
         raise UsageError("--select writes two images to one place")
     options["images"] = tuple(options["images"])
+    from gpuvox import locks
     from gpuvox.cli.progress import shown
     from gpuvox.study.designs import Command, execute
 
     quiet = options.pop("quiet")
-    with shown(quiet, "images") as progress:
+    with locks.output(options["out"], warn), shown(quiet, "images") as progress:
         execute(Command(**options), silent if quiet else say, progress)
     return 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, UsageError, names, pair
-from gpuvox.cli.talk import say
+from gpuvox.cli.talk import say, warn
 
 EPILOG = """\
 Writes OUT.tsv (analysis of covariance of each variable: adjusted means, F, p, corrected p, Cohen's d, checks of
@@ -65,7 +65,9 @@ def run(argv: Sequence[str]) -> int:
             raise UsageError(f"a name is given twice: {', '.join(key for key, _ in pairs)}")
         options[name] = dict(pairs)
     options["families"] = {name: names(patterns) for name, patterns in options["families"].items()}
+    from gpuvox import locks
     from gpuvox.study.groups import Command, execute
 
-    execute(Command(**options), say)
+    with locks.output(options["out"], warn):
+        execute(Command(**options), say)
     return 0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, UsageError, names, pair
-from gpuvox.cli.talk import say, silent
+from gpuvox.cli.talk import say, silent, warn
 
 DESIGNS = ("change", "visit", "interaction", "between")
 EPILOG = """\
@@ -97,10 +97,11 @@ def run(argv: Sequence[str]) -> int:
     if len(maps) < len(options["maps"]):
         raise UsageError("--map gives a name twice")
     options["maps"] = maps
+    from gpuvox import locks
     from gpuvox.cli.progress import shown
     from gpuvox.study.longitudinal import Command, execute
 
     quiet = options.pop("quiet")
-    with shown(quiet, "images") as progress:
+    with locks.output(options["out"], warn), shown(quiet, "images") as progress:
         execute(Command(**options), silent if quiet else say, progress)
     return 0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, UsageError, count, number, pair, positive, some_names
-from gpuvox.cli.talk import say
+from gpuvox.cli.talk import say, warn
 
 CORRECTIONS = ("fdr_bh", "bonferroni", "none")
 REGRESSION = """\
@@ -164,6 +165,7 @@ def run(argv: Sequence[str]) -> int:
             raise UsageError(f"--{name} is missing{extra}")
     for name in ("clusters", *(["blocks"] if kind == "regression" else [])):
         options[name] = _unique(options[name] or [], name.removesuffix("s") if name == "blocks" else name)
+    from gpuvox import locks
     from gpuvox.study import clinical
 
     kinds: dict[str, Any] = {
@@ -171,7 +173,8 @@ def run(argv: Sequence[str]) -> int:
         "correlation": clinical.Correlations,
         "samplesize": clinical.SampleSizes,
     }
-    clinical.execute(kinds[kind](**options), out, say)
+    with locks.output(out, warn) if out else nullcontext():
+        clinical.execute(kinds[kind](**options), out, say)
     return 0
 
 

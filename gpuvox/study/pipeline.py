@@ -536,7 +536,7 @@ def execute(pipeline: Pipeline, talk: Talk) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(f"the folder {out} cannot be made: {error.strerror}") from None
-    with stages.locked(out):
+    with stages.locked(out, talk.warn):
         ledger = Ledger.open(out)
         work = [*work, pipeline.report(ledger, work)]
         stages.remove_others(ledger, [stage.name for stage in work])

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 from gpuvox import __version__, files
 from gpuvox.files import FileError
+from gpuvox.locks import InUse, check_folders, hold, is_inside, open_own
 
 STATE = ".gpuvox-study.json"
 FORMAT = 1
@@ -116,14 +118,15 @@ class Ledger:
             The folder holds other things, or the file is damaged.
         """
         path = folder / STATE
-        if not path.exists():
+        if not os.path.lexists(path):
             if folder.is_dir() and any(not each.name.startswith(STATE) for each in folder.iterdir()):
                 raise FileError(
                     f"{folder} is not empty, and was not made by gpuvox study; another folder expected"
                 )
             return cls(folder)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            with os.fdopen(open_own(path, os.O_RDONLY), encoding="utf-8") as file:
+                content = json.load(file)
             if content["format"] != FORMAT:
                 raise FileError(f"{path} is of another version of gpuvox; another folder for the results expected")
             if not (_is_record(content["stages"]) and isinstance(content["hashes"], dict)):
@@ -261,22 +264,23 @@ def _flat(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process at a time in a folder of results.
+def locked(folder: Path, warn: Callable[[str], None] = warnings.warn) -> Iterator[None]:
+    """One process at a time in a folder of results, which has no links that lead elsewhere.
 
     Raises
     ------
     FileError
-        Another one is at work there.
+        Another one is at work there; a folder in it is a link to another place.
     """
-    import fcntl
-
-    with open(folder / f"{STATE}.lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FileError(f"another gpuvox study is at work in {folder}") from None
+    try:
+        lock = hold(folder / f"{STATE}.lock", os.fspath(folder), warn)
+    except InUse as error:
+        raise FileError(f"another gpuvox study is at work in {folder} ({error.holder})") from None
+    try:
+        check_folders(folder)
         yield
+    finally:
+        lock.release()
 
 
 def run(stages: Sequence[Stage], ledger: Ledger, talk: Talk, summary: str = "") -> None:
@@ -306,19 +310,24 @@ def run(stages: Sequence[Stage], ledger: Ledger, talk: Talk, summary: str = "") 
 
 
 def _work(stage: Stage, ledger: Ledger, talk: Talk) -> None:
-    warnings: list[str] = []
+    said: list[str] = []
 
     def warn(text: str) -> None:
-        warnings.append(text)
+        said.append(text)
         talk.warn(text)
 
+    for pattern in stage.outputs:
+        if not is_inside(pattern, ledger.folder):
+            raise FileError(
+                f"{stage.name} would write {ledger.folder / pattern}, which is outside {ledger.folder}"
+            )
     _remove(ledger, stage.name)
     key, start = ledger.key(stage), time.perf_counter()
     stage.work(Talk(talk.say, warn, talk.progress))
     written = ledger.outputs(stage)
     outputs = {os.fspath(path.relative_to(ledger.folder)): ledger.hash(os.fspath(path)) for path in written}
     seconds = round(time.perf_counter() - start, 2)
-    ledger.stages[stage.name] = {"key": key, "outputs": outputs, "seconds": seconds, "warnings": warnings}
+    ledger.stages[stage.name] = {"key": key, "outputs": outputs, "seconds": seconds, "warnings": said}
     ledger.save()
 
 
@@ -329,7 +338,7 @@ def _remove(ledger: Ledger, name: str) -> None:
         return
     ledger.save()
     for path in done["outputs"]:
-        if os.path.isabs(path) or ".." in Path(path).parts:
+        if os.path.isabs(path) or ".." in Path(path).parts or not is_inside(path, ledger.folder):
             raise FileError(f"{ledger.folder / STATE} is damaged: {path} lies elsewhere")
         with contextlib.suppress(OSError):
             (ledger.folder / path).unlink()

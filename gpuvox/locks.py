@@ -1,0 +1,213 @@
+"""Files of our own beside the results: locks, and files that are opened without following links.
+
+A folder of results may have come from somebody else, or be one that others can write. What a run keeps there is opened
+as a regular file with a single name, never through a link, and is not changed before it is known to be ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import re
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gpuvox.files import FileError, check_output_root
+
+HOLDER = re.compile(rb"(process \d+ on [^\n]{0,200})?\s*")
+"""What a lock holds."""
+
+Name = str | os.PathLike[str]
+
+_without_locks: list[str] = []
+"""Folders, in use now, of which it was said that nothing can be locked there."""
+
+
+class InUse(FileError):
+    """Another process holds a lock; `holder` says which."""
+
+    def __init__(self, what: str, holder: str) -> None:
+        super().__init__(f"{what} is in use by another run ({holder or 'of which nothing is known'})")
+        self.holder = holder
+
+
+def open_own(path: Name, flags: int) -> int:
+    """A file descriptor of a regular file that has one name; links are not followed.
+
+    Parameters
+    ----------
+    path : path
+    flags : int
+        As of `os.open`.
+
+    Raises
+    ------
+    FileError
+        It is a link, has a second name, or is no file.
+    OSError
+        As of `os.open`.
+    """
+    try:
+        number = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+    except OSError:
+        if os.path.islink(path):
+            raise FileError(f"{os.fspath(path)} is a link, which gpuvox does not follow; remove it") from None
+        raise
+    status = os.fstat(number)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1:
+        return number
+    os.close(number)
+    kind = "has a second name elsewhere (a hard link)" if stat.S_ISREG(status.st_mode) else "is not a regular file"
+    raise FileError(f"{os.fspath(path)} {kind}, and is left alone; remove it")
+
+
+class Lock:
+    """A file that this process has locked, from `hold` to `release`.
+
+    Attributes
+    ----------
+    is_held : bool
+        False on file systems that know no locks.
+    """
+
+    def __init__(self, path: Path, number: int | None, folder: str = "") -> None:
+        self._path, self._number, self._folder = path, number, folder
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nobody else can have it."""
+        return self._number is not None
+
+    def release(self) -> None:
+        """Give it back, and remove its file."""
+        if self._folder:
+            _without_locks.remove(self._folder)
+            self._folder = ""
+        if self._number is None:
+            return
+        with contextlib.suppress(OSError):
+            if _is_at(self._number, self._path):
+                os.unlink(self._path)  # while it is held: nobody else can have it
+        os.close(self._number)
+        self._number = None
+
+
+def hold(path: Name, what: str, warn: Callable[[str], None]) -> Lock:
+    """Lock a file that is made for it; the lock ends with its process, however that ends.
+
+    Parameters
+    ----------
+    path : path
+        Of the lock.
+    what : str
+        What is locked, for messages.
+    warn : callable
+        Receives a sentence where the file system knows no locks: then nothing is locked.
+
+    Raises
+    ------
+    InUse
+        Another process has it.
+    FileError
+        The file cannot be made, or is something else than a lock.
+    """
+    path = Path(path)
+    while True:
+        number = _opened(path, what)
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(number, 300).decode(errors="replace").strip()
+            os.close(number)
+            raise InUse(what, holder) from None
+        except OSError as error:
+            return _unlockable(path, number, f"{what} cannot be locked ({error.strerror})", warn)
+        # Its holder may have removed it between our opening and our locking it.
+        if _is_at(number, path):
+            _sign(path, number)
+            return Lock(path, number)
+        os.close(number)
+
+
+@contextlib.contextmanager
+def output(root: Name, warn: Callable[[str], None]) -> Iterator[None]:
+    """One process at a time that writes files named ``root…``; errors of `hold` and `files.check_output_root`."""
+    check_output_root(root)
+    lock = hold(f"{os.fspath(root)}.lock", f"the output {os.fspath(root)}", warn)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _opened(path: Path, what: str) -> int:
+    try:
+        return open_own(path, os.O_RDWR | os.O_CREAT)
+    except PermissionError as error:
+        with contextlib.suppress(OSError):  # another user's, who was killed: it can be locked all the same
+            return open_own(path, os.O_RDONLY)
+        raise FileError(f"{what} cannot be written: {error.strerror}") from error
+    except OSError as error:
+        raise FileError(f"{what} cannot be written: {error.strerror}") from error
+
+
+def _is_at(number: int, path: Path) -> bool:
+    """Whether the path still leads to the open file."""
+    try:
+        return os.path.samestat(os.fstat(number), os.lstat(path))
+    except OSError:
+        return False
+
+
+def _sign(path: Path, number: int) -> None:
+    """Write into a lock who has it, unless it is something else than a lock."""
+    if not HOLDER.fullmatch(os.read(number, 400)):
+        os.close(number)
+        raise FileError(f"{path} is not a lock of gpuvox, and is left alone; remove it or choose another name")
+    with contextlib.suppress(OSError):  # a full disk, or a file that can only be read
+        os.ftruncate(number, 0)
+        os.pwrite(number, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+
+
+def _unlockable(path: Path, number: int, said: str, warn: Callable[[str], None]) -> Lock:
+    """In place of a lock; said once of a folder that is in use."""
+    is_ours, folder = os.fstat(number).st_size == 0, os.path.realpath(path.parent)
+    os.close(number)
+    if is_ours:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+    if not any(folder == known or folder.startswith(f"{known}{os.sep}") for known in _without_locks):
+        warn(f"{said}: see to it that no other run uses it")
+    _without_locks.append(folder)
+    return Lock(path, None, folder)
+
+
+# ------------------------------------------------------------------------------------------------- within a folder
+
+
+def is_inside(path: Name, folder: Name) -> bool:
+    """Whether a file of this name is in the folder, or would be: ``..`` and links to other folders lead out of it."""
+    top = os.path.realpath(folder)
+    where = os.path.realpath(os.path.dirname(os.path.join(folder, path)))
+    return where == top or where.startswith(top.rstrip(os.sep) + os.sep)
+
+
+def check_folders(folder: Name) -> None:
+    """Make sure that no folder below this one is a link that leads elsewhere.
+
+    Raises
+    ------
+    FileError
+        One is, so that results would be written elsewhere.
+    """
+    for where, names, _ in os.walk(folder):
+        for name in names:
+            path = os.path.join(where, name)
+            if os.path.islink(path) and not is_inside(os.path.join(path, "file"), folder):
+                raise FileError(
+                    f"{path} is a link to {os.path.realpath(path)}: results would be written outside {folder}; "
+                    "remove the link"
+                )
