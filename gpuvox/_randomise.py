@@ -199,14 +199,20 @@ def _permutation_file(command: Command, test: Test) -> str:
 
 def _read_grid(command: Command) -> Grid:
     if command.mask:
-        grid = files.read_mask(command.mask)
-        for name in files.image_names(command.data):
-            files.check_grid(files.read_header(name), grid, files.find_image(command.mask))
-        return grid
+        return _read_mask(command)
     if command.keep_constant:
         header = files.read_header(files.image_names(command.data)[0])
         return header.grid(np.ones(header.shape[:3], dtype=bool))
     return files.automatic_mask(command.data)
+
+
+def _read_mask(command: Command) -> Grid:
+    """The mask, once its header is known to fit those of the data."""
+    headers = [files.read_header(name) for name in files.image_names(command.data)]
+    mask = files.read_header(command.mask)
+    for header in headers:
+        files.check_headers(header, mask)
+    return files.read_mask(command.mask, headers[0])
 
 
 def _voxelwise(command: Command, n_columns: int, n: int) -> dict[int, str]:
@@ -712,7 +718,7 @@ def _costs(command: Command, prepared: Prepared, inputs: Inputs) -> list[tuple[A
 def _count_voxels(command: Command) -> int:
     """Voxels of the mask; without one, of the images: at most so many."""
     if command.mask:
-        return files.read_mask(command.mask).n_voxels
+        return _read_mask(command).n_voxels
     return math.prod(files.read_header(files.image_names(command.data)[0]).shape[:3])
 
 

@@ -19,6 +19,8 @@ import math
 import os
 import re
 import secrets
+import stat
+import struct
 import tempfile
 import warnings
 import zlib
@@ -67,6 +69,11 @@ NIFTI_SIZES: dict[Any, tuple[bytes, ...]] = {
 }
 # Bytes that a byte of a gzip file can stand for.
 MOST_DEFLATED = 1032
+# Bytes of a NIfTI header with its extensions; of a table, a matrix or permutations; of JSON or TOML: no real file is
+# larger, and one that is would fill the memory before anything could be said of it.
+MOST_HEADER = 1 << 24
+MOST_TEXT = 1 << 30
+MOST_SETTINGS = 1 << 26
 # Files that are read at the same time, each with a volume in memory.
 MOST_READERS = 8
 # Units of length in a NIfTI header (the lowest bits of xyzt_units) other than millimetres, or none given.
@@ -302,6 +309,7 @@ def read_header(name: Name) -> ImageHeader:
         As of `find_image`; not a NIfTI or Analyze image; not of real numbers; more than four dimensions.
     """
     path = find_image(name)
+    _check_extensions(path)
     try:
         image: Any = _load(path)
         dims, proxy = tuple(int(n) for n in image.shape), image.dataobj
@@ -358,13 +366,57 @@ def _check_size(proxy: Any, dims: tuple[int, ...]) -> None:
         )
 
 
-def read_mask(name: Name) -> Grid:
+def _check_extensions(path: Path) -> None:
+    """No memory for extensions that cannot be there: nibabel reads each whole, however large it says that it is."""
+    with contextlib.suppress(*_DAMAGE, struct.error), _opened(path) as file:
+        start = _some_bytes(file, 544)
+        order = "<" if start[:4] in (b"\x5c\x01\0\0", b"\x1c\x02\0\0") else ">"
+        (size,) = struct.unpack_from(f"{order}i", start)
+        if size not in (348, 540):
+            return
+        kind, place = ("f", 108) if size == 348 else ("q", 168)
+        (offset,) = struct.unpack_from(order + kind, start, place)
+        is_single = ".nii" in split_suffix(path)[1]
+        if is_single and not offset <= MOST_HEADER:
+            raise FileError(
+                f"{path} is truncated or damaged: its data begin at byte {offset:.4g}; no header is so long"
+            )
+        if start[size : size + 1] in (b"", b"\0"):
+            return
+        stop = max(int(offset), 0) if is_single else MOST_HEADER + 1
+        block = start[:stop] + _some_bytes(file, stop - len(start))
+        _walk_extensions(path, block, size + 4, order)
+
+
+def _walk_extensions(path: Path, block: bytes, place: int, order: str) -> None:
+    """Each extension begins with its size, and ends within the header."""
+    while len(block) - place >= 16:
+        (size,) = struct.unpack_from(f"{order}i", block, place)
+        place += size
+        if size < 8 or place > min(len(block), MOST_HEADER):
+            raise FileError(
+                f"{path} is truncated or damaged: an extension of its header claims {size} bytes, more than there are"
+            )
+
+
+def _some_bytes(file: Any, count: int) -> bytes:
+    """So many bytes, or all that there are."""
+    found: list[bytes] = []
+    while count > 0 and (more := file.read(min(count, READ_SIZE))):
+        found.append(more)
+        count -= len(more)
+    return b"".join(found)
+
+
+def read_mask(name: Name, on: ImageHeader | None = None) -> Grid:
     """Read a mask: voxels whose value is above 0.5, see `grid.inside`.
 
     Parameters
     ----------
     name : path
         A 3D image; of a 4D one the first volume, with a `Notice`.
+    on : ImageHeader, optional
+        An image that the mask is for: nothing but the header is read of a mask that lies on another grid.
 
     Returns
     -------
@@ -374,9 +426,11 @@ def read_mask(name: Name) -> Grid:
     Raises
     ------
     FileError
-        As of `read_header`; no voxel in the mask.
+        As of `read_header`; another grid than that of `on`; no voxel in the mask.
     """
     header = read_header(name)
+    if on is not None:
+        check_headers(on, header)
     if header.shape[3] != 1:
         notice(f"{header.path} has {header.shape[3]} volumes; the first one is the mask")
     values = next(_volumes(header))
@@ -603,7 +657,7 @@ def as_cohort(data: Any, mask: Any = None, scratch: str = "") -> tuple[Data, Gri
     """
     data = _unlisted(data)
     if are_names(data):
-        grid = automatic_mask(data) if mask is None else _as_grid(mask)
+        grid = automatic_mask(data) if mask is None else _as_grid(mask, read_header(image_names(data)[0]))
         values = read_tiles(data, grid, scratch) if scratch else read_cohort(data, grid)
         named_mask = isinstance(mask, str | os.PathLike)
         return values, grid, read_header(mask if named_mask else image_names(data)[0])
@@ -672,11 +726,11 @@ def _vectors(volumes: NDArray, grid: Grid) -> NDArray:
     return values
 
 
-def _as_grid(mask: Any) -> Grid:
+def _as_grid(mask: Any, on: ImageHeader | None = None) -> Grid:
     if isinstance(mask, Grid):
         return mask
     if isinstance(mask, str | os.PathLike):
-        return read_mask(mask)
+        return read_mask(mask, on)
     if hasattr(mask, "dataobj"):
         zooms = tuple(float(abs(z)) for z in mask.header.get_zooms()[:3])
         return Grid(np.asanyarray(mask.dataobj) != 0, zooms, mask.affine)  # type: ignore[arg-type]
@@ -711,17 +765,32 @@ def _cohort_headers(names: Name | Sequence[Name]) -> list[ImageHeader]:
 
 def check_grid(header: ImageHeader, grid: Grid, other: Name = "the mask") -> None:
     """An image must lie where the grid lies, voxel for voxel; orientation counts where both have one."""
-    if header.shape[:3] != grid.shape:
+    _check_place(header, grid.shape, grid.affine, grid.voxel_size, other)
+
+
+def check_headers(header: ImageHeader, other: ImageHeader) -> None:
+    """The same of two images, from their headers: before anything is read that takes memory."""
+    affine = other.affine if other.oriented else None
+    _check_place(header, other.shape[:3], affine, other.voxel_size, other.path)
+
+
+def _check_place(
+    header: ImageHeader,
+    shape: tuple[int, ...],
+    affine: NDArray[np.float64] | None,
+    voxel_size: tuple[float, ...],
+    other: Name,
+) -> None:
+    if header.shape[:3] != shape:
         raise FileError(
-            f"{header.path} has {_by(header.shape[:3])} voxels, {other} {_by(grid.shape)}; "
-            "they must be on the same grid"
+            f"{header.path} has {_by(header.shape[:3])} voxels, {other} {_by(shape)}; they must be on the same grid"
         )
-    if grid.affine is None or not header.oriented:
+    if affine is None or not header.oriented:
         return
-    if not np.abs(header.affine - grid.affine).max() <= 1e-3 * min(grid.voxel_size):  # nor NaN
+    if not np.abs(header.affine - affine).max() <= 1e-3 * min(voxel_size):  # nor NaN
         raise FileError(
             f"{header.path} and {other} lie differently in space: their affines are "
-            f"{_rows(header.affine)} and {_rows(grid.affine)}; they must be on the same grid"
+            f"{_rows(header.affine)} and {_rows(affine)}; they must be on the same grid"
         )
 
 
@@ -782,14 +851,20 @@ def _volumes(
             file.seek(proxy.offset)
             for volume in range(1, n + 1):
                 _fill(file, raw)
-                while volume == n and file.read(READ_SIZE):
-                    pass  # to the very end, where gzip has its checksum
+                if volume == n and isinstance(file, _Unzipped):
+                    _check_end(file, proxy.file_like)
                 yield convert(raw if index is None else raw.take(index), proxy.slope, proxy.inter)
     except _DAMAGE as error:
         raise FileError(
             f"{proxy.file_like} is truncated or damaged: "
             f"volume {max(volume, 1)} of {n} cannot be read ({_reason(error)})"
         ) from error
+
+
+def _check_end(file: _Unzipped, name: Name) -> None:
+    """Read to the very end, where gzip has its checksum; no more than a little padding may come before it."""
+    if len(_some_bytes(file, READ_SIZE + 1)) > READ_SIZE:
+        raise FileError(f"{os.fspath(name)} is damaged: it holds more data than its header promises")
 
 
 def _opened(path: Path) -> Any:
@@ -1322,21 +1397,41 @@ def sidecar(name: Name) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = json.loads(read_bytes(path, MOST_SETTINGS).decode("utf-8-sig"))
+    except FileError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise FileError(f"{path} cannot be read: {_reason(error)}") from error
     if not isinstance(content, dict):
         raise FileError(f"{path} is not a JSON object")
     return content
 
 
-def _text_lines(path: Name) -> list[str]:
+def read_bytes(path: Name, most: int = MOST_TEXT) -> bytes:
+    """The content of a file of at most so many bytes.
+
+    Raises
+    ------
+    FileError
+        It cannot be read, or is larger: by its size, before anything is read.
+    """
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig", errors="replace")
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not (stat.S_ISREG(status.st_mode) and status.st_size > most):
+                content = _some_bytes(file, most + 1)
+                if len(content) <= most:
+                    return content
     except (OSError, ValueError) as error:  # a name with a zero byte
         raise FileError(f"{os.fspath(path)} cannot be read: {_reason(error)}") from error
-    if "\0" in text:
+    raise FileError(f"{os.fspath(path)} has more than {most >> 20} MiB; no file of its kind is so large")
+
+
+def _text_lines(path: Name) -> list[str]:
+    content = read_bytes(path)
+    if b"\0" in content:
         raise FileError(f"{os.fspath(path)} is not a text file")
+    text = content.decode("utf-8-sig", errors="replace")
     # Not str.splitlines, which also takes marks of other scripts and of word processors for ends.
     lines = re.split(r"\r\n|\r|\n", text)
     return lines[:-1] if not lines[-1] else lines

@@ -446,9 +446,7 @@ def settle(command: Command, cohort: Cohort, model: qmri.TissueModel) -> tuple[q
         )
     grid = cohort.header.grid(np.ones(cohort.header.shape[:3], dtype=bool))
     if command.mask:
-        mask = files.read_mask(command.mask)
-        files.check_grid(cohort.header, mask, command.mask)
-        grid = cohort.header.grid(mask.mask)
+        grid = cohort.header.grid(files.read_mask(command.mask, cohort.header).mask)
     return qmri.Inversion(model, conversion), grid
 
 

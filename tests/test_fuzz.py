@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import struct
 import tracemalloc
 import zlib
@@ -16,13 +17,17 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gpuvox import files
+from gpuvox import _randomise, files, ironmyelin
+from gpuvox import randomise as api_randomise
 from gpuvox.files import FileError
 from gpuvox.grid import Grid
 from gpuvox.qmri import TissueModel
+from gpuvox.study import clusters, rois
+from gpuvox.study.checks import check_maps
 from gpuvox.study.config import example as example_study
 from gpuvox.study.config import read_config
 from gpuvox.study.report import build
+from gpuvox.study.report.contents import read_contents
 from gpuvox.study.stages import STATE, Ledger, Stage, Talk, run
 
 SHAPE = (4, 3, 2)
@@ -193,6 +198,150 @@ def test_headers_that_claim_more_than_there_is(tmp_path, version, suffix, dims):
         assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
     finally:
         tracemalloc.stop()
+
+
+def write_zeros(path, shape, dtype=np.uint8, extra=0):
+    """An image of zeros with a one, which compresses a thousand times, and so many bytes behind it."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(dtype)
+    header.set_data_shape(shape)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    with gzip.open(path, "wb", 9) as file:
+        file.write(
+            header.binaryblock + bytes(4) + b"\1" + bytes(int(np.prod(shape)) * np.dtype(dtype).itemsize - 1)
+        )
+        for _ in range(extra >> 20):
+            file.write(bytes(1 << 20))
+
+
+def peak(work):
+    """Bytes that work takes for a while."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def refused(work, *words):
+    with pytest.raises(FileError) as caught:
+        work()
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.fixture(scope="module")
+def bomb(tmp_path_factory):
+    """A mask whose header is right, of 64 million voxels in some kilobytes."""
+    path = tmp_path_factory.mktemp("bomb") / "mask.nii.gz"
+    write_zeros(path, (400, 400, 400))
+    assert path.stat().st_size < 100_000
+    return path
+
+
+def test_masks_of_another_grid_are_not_inflated(tmp_path, bomb):
+    """Every command that takes a mask, or labels, beside images compares headers first."""
+    bomb = shutil.copy(bomb, tmp_path)
+    data, table, out = tmp_path / "data.nii", tmp_path / "table.tsv", tmp_path / "out"
+    data.write_bytes(image_bytes())
+    map_ = tmp_path / "map.nii"
+    map_.write_bytes(image_bytes(n=1))
+    table.write_text("participant_id\tmap\tlabels\n1\tmap.nii\tmask.nii.gz\n")
+    randomise = _randomise.Command(str(data), str(out), mask=str(bomb), one_sample=True)
+    works = [
+        lambda: _randomise.read_inputs(randomise, str, str),
+        lambda: _randomise.plan(randomise),
+        lambda: _randomise.execute(randomise, str, str),
+        lambda: api_randomise(str(data), mask=str(bomb)),
+        lambda: ironmyelin.execute(
+            ironmyelin.Command(
+                qsm=str(data), r1=str(data), mask=str(bomb), reference="none", out=str(out), from_field=3.0
+            )
+        ),
+        lambda: clusters.execute(clusters.Command(str(map_), str(out), mask=str(bomb)), str),
+        lambda: rois.execute(rois.Command(str(table), "labels", {"m": "map"}, str(out))),
+        lambda: check_maps({"m": str(data)}, str(bomb), ["1", "2", "3"]),
+        lambda: build(
+            {"title": "t", "cohort": {}, "mask": "mask.nii.gz", "tests": [{"statistic": "map.nii"}]}, tmp_path
+        ),
+    ]
+    for work in works:
+        assert peak(lambda work=work: refused(work, "400 × 400 × 400", "4 × 3 × 2")) < MOST_BYTES
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".img.gz"])
+def test_data_longer_than_the_header_promises(tmp_path, suffix):
+    """A little padding may follow; more is refused after a megabyte, however much it is."""
+    path = tmp_path / "mask.nii.gz"
+    write_zeros(path, SHAPE, extra=1 << 20)
+    assert files.read_mask(path).n_voxels == 1
+    write_zeros(path, SHAPE, extra=64 << 20)
+    if suffix == ".img.gz":
+        content = bytearray(gzip.decompress(path.read_bytes()))
+        content[344:348] = b"ni1\0"
+        struct.pack_into("<f", content, 108, 0)
+        (tmp_path / "mask.hdr.gz").write_bytes(gzip.compress(bytes(content[:348])))
+        (tmp_path / "mask.img.gz").write_bytes(gzip.compress(bytes(content[352:])))
+        path.unlink()
+        path = tmp_path / "mask.hdr.gz"
+    assert peak(lambda: refused(lambda: files.read_mask(path), "more data than its header promises")) < MOST_BYTES
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("claimed", [1 << 30, (1 << 25) + 8, 1 << 20, 0, -1, 7, -(1 << 31)])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".hdr.gz"])
+def test_extensions_of_any_size(tmp_path, version, claimed, suffix):
+    """An extension says how long it is, and its file is inflated that far: to the header's end at most."""
+    size = 348 if version == 1 else 540
+    content = bytearray(image_bytes(version=version)[:size]) + b"\1\0\0\0" + struct.pack("<ii", claimed, 6)
+    kind, place = ("<f", 108) if version == 1 else ("<q", 168)
+    struct.pack_into(kind, content, place, size + 4 + 160)
+    if suffix == ".hdr.gz":
+        at = 344 if version == 1 else 4
+        content[at : at + 3] = b"ni" + str(version).encode()
+    content += bytes(64 << 20)
+    path = tmp_path / f"image{suffix}"
+    path.write_bytes(gzip.compress(bytes(content), 1) if suffix.endswith("gz") else bytes(content))
+    (tmp_path / "image.img.gz").write_bytes(gzip.compress(bytes(300), 1))
+    if suffix != ".hdr.gz":
+        (tmp_path / "image.img.gz").unlink()
+    del content
+    assert peak(lambda: refused(lambda: files.read_header(path), str(path))) < 3 * files.MOST_HEADER
+
+
+@pytest.mark.parametrize("offset", [1e30, float("nan"), float("inf"), -1e30, 2.0**31, 2.0**25])
+def test_data_that_begin_anywhere(tmp_path, offset):
+    content = bytearray(image_bytes())
+    content[348] = 1
+    struct.pack_into("<f", content, 108, offset)
+    path = tmp_path / "image.nii.gz"
+    path.write_bytes(gzip.compress(bytes(content)))
+    assert peak(lambda: refused(lambda: files.read_mask(path), str(path))) < MOST_BYTES
+
+
+def test_extensions_are_read_over(tmp_path):
+    image = nib.Nifti1Image(np.ones(SHAPE, dtype=np.uint8), np.eye(4))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(6, b"x" * 5000))
+    for name in ("image.nii", "image.nii.gz", "pair.hdr"):
+        kind = nib.Nifti1Pair if name == "pair.hdr" else nib.Nifti1Image
+        nib.save(kind(image.dataobj, image.affine, image.header), tmp_path / name)
+        assert files.read_mask(tmp_path / name).n_voxels == 24
+
+
+@pytest.mark.parametrize("name", [*TEXT_READERS, "sidecar", "study", "report", "regions"])
+def test_text_of_an_absurd_size(tmp_path, name):
+    """A file with a hole of a terabyte takes no room on the disk, and is refused by its size."""
+    readers = TEXT_READERS | {
+        "sidecar": files.sidecar, "study": read_config, "report": read_contents, "regions": rois.read_regions,
+    }  # fmt: skip
+    path = tmp_path / "input.json"
+    with path.open("wb") as file:
+        file.write(b"a\n1\n")
+        file.truncate(1 << 40)
+    (tmp_path / "input.nii").touch()
+    given = tmp_path / "input.nii" if name == "sidecar" else path
+    assert peak(lambda: refused(lambda: readers[name](given), str(path), "MiB")) < MOST_BYTES
 
 
 @quick

@@ -36,7 +36,8 @@ def check_maps(images: Mapping[str, str], mask: str, names: list[str]) -> pd.Dat
     FileError
         Images that are not on the grid of the mask, or have another number of volumes.
     """
-    grid = files.read_mask(mask)
+    headers = [files.read_header(image) for image in images.values()]
+    grid = files.read_mask(mask, headers[0] if headers else None)
     rows = []
     for kind, image in images.items():
         header = files.read_header(image)

@@ -291,9 +291,7 @@ def execute(command: Command, say: Callable[[str], None]) -> None:
     header = files.read_header(command.corrected)
     grid = header.grid(np.ones(header.shape[:3], dtype=bool))
     if command.mask:
-        mask = files.read_mask(command.mask)
-        files.check_grid(header, mask, command.mask)
-        grid = header.grid(mask.mask)
+        grid = header.grid(files.read_mask(command.mask, header).mask)
     corrected = _read_corrected(command, grid)
     try:
         labels = find_clusters(corrected, grid, command.p, command.extent, command.connectivity)

@@ -15,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from gpuvox import files
 from gpuvox.device import DeviceError
 from gpuvox.files import FileError
 from gpuvox.ironmyelin import QSM_UNITS, R1_UNITS
@@ -323,10 +324,8 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = files.read_bytes(path, files.MOST_SETTINGS).decode("utf-8-sig").replace("\r\n", "\n")
         content = tomllib.loads(text)
-    except OSError as error:
-        raise FileError(f"{path} cannot be read: {error.strerror}") from None
     except RecursionError:
         raise FileError(f"{path} is not TOML of a study: brackets within brackets, too deep to be read") from None
     except (tomllib.TOMLDecodeError, UnicodeError) as error:

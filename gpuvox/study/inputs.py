@@ -232,16 +232,19 @@ class StudyInputs:
 
     def _check_files(self) -> None:
         """Images are there, and lie on one grid; those of everyone have a volume for each row of the table."""
-        config, grid = self.config, None
+        config, mask = self.config, None
         if config.template is not None:
             with config.reading(("template", "mask")):
-                grid = files.read_mask(config.file(config.template.mask))
+                mask = files.read_header(config.file(config.template.mask))
         for where, image in self._given_images():
             with config.reading(where):
                 header = files.read_header(image)
-                if grid is not None:
-                    files.check_grid(header, grid, "the mask")
+                if mask is not None:
+                    files.check_headers(header, mask)
                 self._check_volumes(where, image, header.shape[3])
+        if mask is not None:
+            with config.reading(("template", "mask")):
+                files.read_mask(mask.path)
         for where in (("template", "names"), ("rois", "names"), ("ironmyelin", "model")):
             path = config.file(getattr(getattr(config, where[0]), where[1], ""))
             if path and not os.path.isfile(path):

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,8 @@ def read_regions(path: str | os.PathLike[str] | None) -> dict[int, Region]:
     if path is None:
         return {number: Region.named(name) for number, name in AS_FREESURFER.items()}
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeError) as error:
+        lines = files.read_bytes(path).decode("utf-8-sig").splitlines()
+    except UnicodeError as error:
         raise FileError(f"{path} cannot be read: {error}") from None
     rows = [line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     pairs: list[tuple[str, str]]
@@ -461,11 +462,11 @@ def _measured(
     streams = {kind: _images(command, table, kind, source) for kind, source in sources.items()}
     for _ in range(len(table)):
         images = {kind: next(stream) for kind, stream in streams.items()}
-        header, _ = images["labels"]
+        header = images["labels"][0]
+        for other, _ in images.values():
+            files.check_headers(other, header)
         grid = header.grid(np.ones(header.shape[:3], dtype=bool))
-        for other, _values in images.values():
-            files.check_grid(other, grid, header.path)
-        volumes = {kind: grid.to_volume(values) for kind, (_, values) in images.items()}
+        volumes = {kind: grid.to_volume(read()) for kind, (_, read) in images.items()}
         found = volumes["labels"]
         yield (
             _numbers(found),
@@ -485,8 +486,10 @@ def _voxel_volume(grid: Grid) -> float:
     return float(np.prod(grid.voxel_size))
 
 
-def _images(command: Command, table: Any, kind: str, source: str) -> Iterator[tuple[files.ImageHeader, NDArray]]:
-    """Header and values of the image of each subject; labels are whole numbers."""
+def _images(
+    command: Command, table: Any, kind: str, source: str
+) -> Iterator[tuple[files.ImageHeader, Callable[[], NDArray]]]:
+    """Header of the image of each subject, and what reads its values once it fits; labels are whole numbers."""
     read: Callable[[Any], Iterator[NDArray]] = files.read_labels if kind == "labels" else files.read_volumes
     if source in table.columns:
         folder = Path(command.table).parent
@@ -496,15 +499,16 @@ def _images(command: Command, table: Any, kind: str, source: str) -> Iterator[tu
             header = files.read_header(folder / path.strip())
             if header.shape[3] != 1:
                 raise FileError(f"{header.path} has {header.shape[3]} volumes; that of {name} alone expected")
-            yield header, next(read(header.path))
+            yield header, partial(next, read(header.path))
         return
     header = files.read_header(source)
     if header.shape[3] == 1 and kind in ("labels", "lesions"):
-        values = next(read(source))
+        only = cache(partial(next, read(source)))
         for _ in range(len(table)):
-            yield header, values
+            yield header, only
         return
     if header.shape[3] != len(table):
         raise FileError(f"{header.path} has {header.shape[3]} volumes; {command.table} has {len(table)} subjects")
-    for values in read(source):
-        yield header, values
+    volumes = read(source)
+    for _ in range(len(table)):
+        yield header, partial(next, volumes)

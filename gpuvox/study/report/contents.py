@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gpuvox.files import FileError
+from gpuvox.files import MOST_SETTINGS, FileError, read_bytes
 
 Kind = TypeVar("Kind", str, int, float, list, dict)
 EXPECTED = {
@@ -166,10 +166,10 @@ def read_contents(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         It cannot be read, or is no JSON object.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise FileError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+        found = json.loads(read_bytes(path, MOST_SETTINGS).decode("utf-8-sig"))
+    except FileError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise FileError(f"{path} is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise FileError(f"{path} is not a JSON object; expected what gpuvox study writes as study.json")

@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from gpuvox.files import MOST_SETTINGS, read_bytes
 from gpuvox.study.report.contents import Contents
 from gpuvox.study.report.findings import capital, level_text, listed, number_word
 from gpuvox.study.report.tables import of_formula, read_rows
@@ -78,7 +79,7 @@ def record(contents: Contents, pattern: str) -> Mapping[str, Any]:
     for name in fnmatch.filter(contents.texts("files"), pattern):
         path = contents.located("files", name)
         with contents.reading("files"):
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(read_bytes(path, MOST_SETTINGS))
         if isinstance(found, dict):
             return found
     return {}
@@ -90,7 +91,7 @@ def beside(part: Contents) -> Mapping[str, Any]:
     if path is None:
         return {}
     with part.reading("json"):
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_bytes(path, MOST_SETTINGS))
     if not isinstance(found, dict):
         raise part.error("json", f"names {path}, which is not a JSON object")
     return found

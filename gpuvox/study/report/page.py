@@ -124,7 +124,7 @@ class Page:
         if path is None:
             return None
         with test.contents.reading("null"):
-            values = np.array([float(line) for line in path.read_text(encoding="utf-8").split()])
+            values = np.array([float(line) for line in files.read_bytes(path).split()])
             if not (values.size and np.isfinite(values).all()):
                 raise ValueError(f"{path} is no column of finite numbers")
         return figures.null_distribution(test, values, self.level)

@@ -214,8 +214,10 @@ def read_scene(contents: Contents) -> Scene | None:
 def _mask(contents: Contents) -> Grid | None:
     path = contents.file("mask")
     if path is not None:
+        tests = (part.file("statistic") for part in contents.parts("tests"))
+        first = next((test for test in tests if test is not None), None)
         with contents.reading("mask"):
-            return files.read_mask(path)
+            return files.read_mask(path, files.read_header(first) if first else None)
     for test in contents.parts("tests"):
         statistic = test.file("statistic")
         with test.reading("statistic"):
