@@ -147,7 +147,6 @@ def read_matrices(command: Command, n: int) -> Matrices:
     if command.effective_design:
         effective = files.read_matrix(command.effective_design)
         _fits(command.effective_design, "rows", len(effective), n, f"volumes in {command.data}")
-        _fits(command.effective_design, "columns", effective.shape[1], M.shape[1], f"EVs in {command.design}")
     return Matrices(M, C, F, _read_blocks(command, n), effective)
 
 
@@ -364,6 +363,10 @@ def execute(command: Command, say: Say, warn: Say, progress: Progress | None = N
         One sentence that says what is wrong.
     """
     prepared, hashes, about = _ready(command)
+    if not prepared.shufflers:
+        warn(f"--skipTo={command.options.only_test}: there is no such test; nothing is written")
+        say("Finished, exiting.")
+        return
     with (
         _root(command, warn),
         _workers(command, hashes, warn) as workers,
@@ -573,7 +576,7 @@ def schedule(command: Command) -> str:
     shufflers = prepare(command).shufflers
     _check_numbers(shufflers)
     chunk = 100 if command.options.statistics.tfce or command.options.f_statistics.tfce else 300
-    return f"{max(shuffler.n for _, shuffler in shufflers)} {len(shufflers)} {command.root} {chunk}"
+    return f"{max((shuffler.n for _, shuffler in shufflers), default=0)} {len(shufflers)} {command.root} {chunk}"
 
 
 # ----------------------------------------------------------------------------------------------------- the plan
@@ -973,8 +976,8 @@ def randomise(
         Exchangeability blocks.
     voxelwise : dict of int to path, image or array, optional
         Voxelwise explanatory variables by column of the design, from 0.
-    effective_design : (n, p) array_like or path, optional
-        Design that says which rows are interchangeable, in place of `design`.
+    effective_design : (n, any) array_like or path, optional
+        Rows that are equal in it are interchangeable, whatever the contrast.
     **settings
         ``tfce`` (True, or a `Tfce` with its H, E, connectivity, delta, exact), ``voxel`` (default True),
         ``cluster_extent``, ``cluster_mass`` (thresholds for t), ``f_cluster_extent``, ``f_cluster_mass``,
@@ -1011,9 +1014,7 @@ def randomise(
         raise DesignError(f"the design has shape {M.shape}; the data have {values.shape[0]} volumes")
     evs = {column: files.as_cohort(image, grid, scratch)[0] for column, image in (voxelwise or {}).items()}
     groups = None if blocks is None else check_blocks(_matrix(blocks).reshape(-1), len(M))
-    effective = None if effective_design is None else _matrix(effective_design)
-    if effective is not None and effective.shape != M.shape:
-        raise DesignError(f"the effective design has shape {effective.shape}; the design has {M.shape}")
+    effective = None if effective_design is None else _effective(effective_design, len(M))
     inputs = Inputs(values, grid, M, C, F, groups, evs, effective)
     name, resume = settings.pop("checkpoint", None), settings.pop("resume", False)
     if resume and name is None:
@@ -1026,8 +1027,7 @@ def randomise(
         workers = _workers_of(client, settings.pop("device", "auto"), data, voxelwise or {})
         settings["device"] = "cpu"
     options = _settings(one_sample, settings)
-    shufflers = [(test, make_shuffler(inputs, options, test)) for test in list_tests(inputs, options)]
-    _check_numbers(shufflers)
+    shufflers = _shufflers(inputs, options)
     about = None
     if name is not None:
         about = About(fingerprint(hash_inputs(inputs, options), options), shuffle_counts(shufflers, options))
@@ -1039,6 +1039,23 @@ def randomise(
     if workers:
         workers.release()
     return Randomised(results, inputs, options, header, _where(replace(options, workers=workers)))
+
+
+def _effective(given: Any, n: int) -> NDArray[np.float64]:
+    effective = _matrix(given)
+    effective = effective[:, None] if effective.ndim == 1 else effective
+    if effective.ndim != 2 or len(effective) != n:
+        raise DesignError(f"the effective design has shape {effective.shape}; the data have {n} volumes")
+    return effective
+
+
+def _shufflers(inputs: Inputs, options: Options) -> list[tuple[Test, Any]]:
+    """Every test with its shuffles, checked."""
+    shufflers = [(test, make_shuffler(inputs, options, test)) for test in list_tests(inputs, options)]
+    if not shufflers:
+        raise DesignError(f"there is no test {options.only_test}")
+    _check_numbers(shufflers)
+    return shufflers
 
 
 def _workers_of(client: Any, device: Any, data: Any, voxelwise: Mapping[int, Any]) -> DaskWorkers:

@@ -52,8 +52,8 @@ class Inputs:
         Exchangeability blocks, from 1; 0 for rows that never move.
     evs : dict of int to (n, V) float32, arrays or `scratch.Tiles`
         Voxelwise EVs by column (from 0).
-    effective_design : (n, p) float64, optional
-        Design that says which rows are interchangeable, in place of `design`.
+    effective_design : (n, any) float64, optional
+        Rows that are equal in it are interchangeable, whatever the contrast.
     """
 
     data: Data
@@ -68,7 +68,10 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Options:
-    """How it is analysed; see the options of ``gpuvox randomise``."""
+    """How it is analysed; see the options of ``gpuvox randomise``.
+
+    `only_test` is the number of the one test that is done, from 1 through F and then t; 0 for all.
+    """
 
     statistics: Statistics = field(default_factory=Statistics)
     f_statistics: Statistics = field(default_factory=Statistics)
@@ -80,7 +83,7 @@ class Options:
     whole_blocks: bool = False
     detect_null: bool = False
     f_only: bool = False
-    first_test: int = 1
+    only_test: int = 0
     variance_mm: float = 0.0
     permutations: Mapping[str, NDArray] | None = None
     threads: int | None = None
@@ -116,7 +119,7 @@ class Test:
 
 
 def list_tests(inputs: Inputs, options: Options) -> list[Test]:
-    """The tests of an analysis in FSL's order: F, then t.
+    """The tests of an analysis in FSL's order: F, then t; of `only_test` that one, none if there are fewer.
 
     Raises
     ------
@@ -135,28 +138,32 @@ def list_tests(inputs: Inputs, options: Options) -> list[Test]:
         tests.append(Test(f"fstat{f + 1}", inputs.contrasts[chosen], True))
     if not options.f_only:
         tests += [Test(f"tstat{t + 1}", contrast[None], False) for t, contrast in enumerate(inputs.contrasts)]
-    if not 1 <= options.first_test <= max(len(tests), 1):
-        raise DesignError(f"there is no test {options.first_test}: F and t tests together are {len(tests)}")
-    return tests[options.first_test - 1 :]
+    return tests[options.only_test - 1 : options.only_test] if options.only_test else tests
 
 
 def make_shuffler(inputs: Inputs, options: Options, test: Test) -> Shuffler | ImportedShuffler:
     """The shuffles of one test."""
-    design = inputs.design if inputs.effective_design is None else inputs.effective_design
-    labels = effective_regressor(design, test.contrast)
-    # Rounding is of the size of the numbers that a regressor is made of, and of no others.
-    scale = np.abs(test.contrast) @ np.abs(design).max(axis=0)
+    labels, scale = _exchangeable(inputs, test)
     if options.permutations is not None:
         return ImportedShuffler(options.permutations[test.name], len(labels))
     blocks = inputs.blocks
     if options.detect_null:
-        still = null_rows(design, test.contrast)
+        still = null_rows(inputs.design, test.contrast)
         given = np.ones(len(labels), dtype=np.int64) if blocks is None else blocks
         numbers = np.unique(given[~still & (given > 0)])
         blocks = np.where(still | (given == 0), 0, np.searchsorted(numbers, given) + 1)
     flip = options.flip or (not test.is_f and _is_one_sample(labels, scale, blocks, test.contrast))
     settings = Permutations(options.n_permutations, options.seed, blocks, options.whole_blocks, flip)
     return Shuffler(labels, settings, scale)
+
+
+def _exchangeable(inputs: Inputs, test: Test) -> tuple[Float64, Float64]:
+    """Rows equal in the first array are interchangeable; the second is the magnitude of its columns' rounding."""
+    if inputs.effective_design is not None:
+        return inputs.effective_design, np.abs(inputs.effective_design).max(axis=0)
+    # Rounding is of the size of the numbers that a regressor is made of, and of no others.
+    scale = np.abs(test.contrast) @ np.abs(inputs.design).max(axis=0)
+    return effective_regressor(inputs.design, test.contrast), scale
 
 
 def _is_one_sample(labels: Float64, scale: Float64, blocks: NDArray[np.int64] | None, contrast: Float64) -> bool:

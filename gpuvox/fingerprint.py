@@ -27,7 +27,7 @@ NO_MATTER = ("threads", "device", "workers", "permutations", "scratch")
 
 NAMES = {
     "n_permutations": "-n", "seed": "--seed", "flip": "-1", "demean": "-D", "nuisance": "-U",
-    "whole_blocks": "--permuteBlocks", "detect_null": "--detectNull", "f_only": "--fonly", "first_test": "--skipTo",
+    "whole_blocks": "--permuteBlocks", "detect_null": "--detectNull", "f_only": "--fonly", "only_test": "--skipTo",
     "variance_mm": "-v", "statistics.voxel": "-x", "statistics.tfce": "-T", "statistics.tfce.H": "--tfce_H",
     "statistics.tfce.E": "--tfce_E", "statistics.tfce.connectivity": "--tfce_C", "statistics.tfce.delta": "--tfce_D",
     "statistics.tfce.exact": "--tfce-exact", "statistics.extent": "-c", "statistics.mass": "-C",

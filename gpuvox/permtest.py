@@ -424,7 +424,7 @@ class ObservedTest:
         start, stop : int
             Range of shuffles; 0 is the unshuffled one.
         callback : callable, optional
-            Called as ``callback(i, maps)`` with the maps (V,) of every statistic of shuffle i.
+            Called as ``callback(i, maps)`` with the maps (V,) of every statistic of shuffle i, in FSL's units.
 
         Raises
         ------
@@ -487,7 +487,7 @@ class ObservedTest:
         if wanted.two_pass:
             self._sum_up(maps, result)
         if callback:
-            on_host = self.test._download(maps)
+            on_host = {kind: self._own(kind, values) for kind, values in self.test._download(maps).items()}
             for b in range(stop - start):
                 callback(start + b, {kind: values[b] for kind, values in on_host.items()})
         return result
@@ -497,6 +497,10 @@ class ObservedTest:
         if kind == "tfce" and self.enhancer is not None:
             return self.enhancer.to_float(values, row)
         return values
+
+    def _own(self, kind: str, values: NDArray) -> NDArray:
+        """Maps of the tested contrast in FSL's units, without what belongs to its negative."""
+        return values if kind == "vox" else self.in_units(kind, np.maximum(values, 0), 0)
 
     def least_tie(self, kind: str, values: NDArray) -> NDArray:
         """The smallest values that count as equal to these, where they carry the rounding of float32.

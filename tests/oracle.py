@@ -45,6 +45,7 @@ def read_text(path):
 
 
 def read_image(path):
+    path = path if Path(path).exists() else f"{path}.nii.gz"
     return np.asarray(nib.load(path).dataobj, dtype=float)
 
 

@@ -166,6 +166,12 @@ def test_effective_design_from_python():
     effective = np.c_[np.ones(6), [0, 0, 0, 1, 1, 1.0]]
     result = gpuvox.randomise(data, design, [[0, 1.0]], effective_design=effective, n_permutations=1000, seed=1)
     assert result.tests[0].shuffler.n == 20  # 6 choose 3
+    in_one = gpuvox.randomise(
+        data, design, [[0, 1.0]], effective_design=effective[:, 1], n_permutations=1000, seed=1
+    )
+    np.testing.assert_array_equal(in_one["vox_corrp_tstat1"], result["vox_corrp_tstat1"])
+    with pytest.raises(ValueError, match="there is no test 2"):
+        gpuvox.randomise(data, design, [[0, 1.0]], only_test=2)
     with pytest.raises(ValueError, match="effective design has shape"):
         gpuvox.randomise(data, design, [[0, 1.0]], effective_design=effective[:5])
 

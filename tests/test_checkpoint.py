@@ -651,7 +651,7 @@ def inputs_and_options() -> tuple[Inputs, Options]:
 
 OTHER = {
     "n_permutations": 61, "seed": 5, "flip": True, "demean": True, "nuisance": Nuisance.KENNEDY, "whole_blocks": True,
-    "detect_null": True, "f_only": True, "first_test": 2, "variance_mm": 1.0,
+    "detect_null": True, "f_only": True, "only_test": 2, "variance_mm": 1.0,
 }  # fmt: skip
 
 

@@ -183,7 +183,6 @@ BAD = {
     "connectivity": (lambda f: None, ["--tfce_C=4"], ["--tfce_C", "26"]),
     "too many steps": (lambda f: None, ["--tfce_D=1e-12"], ["delta"]),
     "seed": (lambda f: None, ["--seed", "99999999999999999999999"], ["seed"]),
-    "first test": (lambda f: None, ["--skipTo=4"], ["4", "3"]),
 }
 
 
@@ -453,6 +452,17 @@ def test_permuted_maps(study):
     np.testing.assert_array_equal(value("out_vox_perm00001_tstat3.nii.gz"), value("out_tstat3.nii.gz"))
 
 
+def test_permuted_maps_are_of_the_contrast_and_in_its_units(study):
+    """Neither integer scores nor clusters of the opposite contrast: those of -R, map by map."""
+    assert run("-T", "-c", "1", "-C", "1", "-F", "1", "-f", "design.fts", "-R", "--permout", "-n", "3") == 0
+    for test in ("tstat1", "tstat2", "fstat1"):
+        for kind in ("tfce", "clustere", "clusterm")[: 2 if test == "fstat1" else 3]:
+            raw = value(f"out_{kind}_{test}.nii.gz")
+            np.testing.assert_array_equal(value(f"out_{kind}_perm00001_{test}.nii.gz"), raw)
+            assert raw.max() > 0
+            assert all(value(f"out_{kind}_perm0000{i}_{test}.nii.gz").min() >= 0 for i in (2, 3))
+
+
 def test_csv_design_and_names_without_extension(study):
     matrix = np.loadtxt(study / "design.mat", skiprows=4)
     rows = "\n".join(",".join(map(str, row)) for row in matrix)
@@ -490,10 +500,15 @@ def test_two_passes_write_the_normalised_maps(study):
         assert f"out__clusternorm_tstat1{part}.nii.gz" in names
 
 
-def test_t2_and_what_overrides_it(study):
-    assert run("--T2", "--tfce_H=3", "--tfce_C=6") == 0
+def test_t2_wins_over_all_but_the_step(study, capsys):
+    assert run("--T2", "--tfce_D=0.25") == 0
     first = written(study)
-    assert run("-T", "--tfce_H=3", "--tfce_E=1", "--tfce_C=6") == 0
+    assert capsys.readouterr().err == ""
+    for line in ("-T --T2 --tfce_H=3 --tfce_C=6 --tfce_D=0.25", "--tfce_E=0.7 --tfce_D=0.25 --T2"):
+        assert run(*line.split()) == 0
+        assert written(study) == first
+        assert "--T2 is TFCE with H=2, E=1, C=26" in capsys.readouterr().err
+    assert run("-T", "--tfce_H=2", "--tfce_E=1", "--tfce_C=26", "--tfce_D=0.25") == 0
     assert written(study) == first
 
 
@@ -501,7 +516,17 @@ def test_f_only_and_skipping(study):
     assert run("-x", "-f", "design.fts", "--fonly") == 0
     assert sorted(written(study)) == ["out_fstat1.nii.gz", "out_vox_corrp_fstat1.nii.gz"]
     assert run("-f", "design.fts", "--skipTo=3", "-o", "late") == 0
-    assert sorted(written(study, "late")) == ["late_tstat2.nii.gz", "late_tstat3.nii.gz"]
+    assert sorted(written(study, "late")) == ["late_tstat2.nii.gz"]
+    assert run("-f", "design.fts", "--skipTo=1", "-o", "first") == 0
+    assert sorted(written(study, "first")) == ["first_fstat1.nii.gz"]
+
+
+def test_skipping_beyond_the_last_test_writes_nothing(study, capsys):
+    assert run("-x", "-f", "design.fts", "--skipTo=5") == 0
+    assert not list(study.glob("out*"))
+    assert "--skipTo=5: there is no such test" in capsys.readouterr().err
+    for extra in ("-q", "-Q", "--plan"):
+        assert run("-x", "--skipTo=5", extra) == 0
 
 
 def test_demeaning_is_an_intercept(study):
@@ -525,6 +550,12 @@ def test_effective_design_and_null_rows_decide_what_is_distinct(study, capsys):
     for extra, count in (([], 5040), (["--detectNull"], 24), (["--effective_design", "other.mat"], 252)):
         assert run("-q", *extra) == 0
         assert f"{count} permutations required" in capsys.readouterr().out
+    vest(study / "other.mat", np.repeat([[1], [2]], 5, axis=0))  # as many columns as one likes
+    assert run("-q", "--effective_design=other.mat") == 0
+    assert "252 permutations required" in capsys.readouterr().out
+    vest(study / "other.mat", np.ones((10, 3)))  # all rows equal: one non-zero weight, so signs are flipped
+    assert run("-q", "--effective_design=other.mat") == 0
+    assert "1024 sign-flips required" in capsys.readouterr().out
     assert run("-x", "-P", "--detectNull", "-n", "0") == 0
     rows = np.loadtxt("out_perm_tstat1.txt")
     assert len(rows) == 24

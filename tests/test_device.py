@@ -31,7 +31,8 @@ from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.tfce import Tfce
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
-from tests.test_reference import NAMES, run_case
+from tests.test_oracle import CASES
+from tests.test_reference import run_case
 
 ROOT = Path(__file__).parent.parent
 needs_compiler = pytest.mark.skipif(CXX is None, reason="no C++ compiler to run the kernels on the CPU")
@@ -255,8 +256,21 @@ def test_the_check_of_an_installation_sees_a_wrong_kernel():
 # -- the command ----------------------------------------------------------------------------------------------------
 
 
+FSL_CASES = [name for name in CASES if name != "how_many"]
+FSL_CASES += [
+    "binary_data",
+    "f_blocks",
+    "one_sample_whole_blocks",
+    "permout",
+    "twopass_x",
+    "v_with_f",
+    "vxl_demean",
+    "vxl_f",
+]
+
+
 @needs_compiler
-@pytest.mark.parametrize("case", [name for name in NAMES if name != "how_many"])
+@pytest.mark.parametrize("case", FSL_CASES)
 def test_fsl_cases_give_the_bits_of_the_cpu(case, tmp_path, monkeypatch):
     for name in ("cpu", "device"):
         (tmp_path / name).mkdir()

@@ -17,7 +17,12 @@ import pytest
 from naive import naive_components, naive_extent, naive_tfce
 
 DATA = Path(__file__).parent / "data" / "fsl"
-CASES = sorted(path.name for path in DATA.iterdir() if path.is_dir())
+CASES = (
+    "covariate_exhaustive", "demean_rank_deficient", "f_only", "f_test", "film_names", "group_exhaustive", "how_many",
+    "kennedy", "no_mask", "no_unconfounding", "one_sample_exhaustive", "one_sample_random", "paired_exchangeability",
+    "skip_to", "ter_braak", "tfce_2d_tbss", "tfce_c26_h1_e1", "tfce_delta", "two_group_ancova", "twopass",
+    "variance_smoothing", "voxelwise_covariate", "whole_block",
+)  # fmt: skip
 # TFCE is slow: unless every permutation is needed, the first ones stand for all.
 FIRST = 40
 # Here the last step of TFCE falls on the maximum itself: the sum of a hundred steps in float32 ends above or
@@ -169,7 +174,7 @@ def test_every_file_of_fsl_is_looked_at():
         r"|fsl_glm_(pe|cope|varcope|sigmasqr)"
         r"|fsl(pe|cope|varcope|tstat|pstat|zstat|perm_tstat)\d+"
     )
-    for path in DATA.glob("*/fsl*"):
+    for path in (path for case in CASES for path in (DATA / case).glob("fsl*")):
         assert known.fullmatch(path.name.split(".")[0]), path.name
 
 
@@ -206,7 +211,7 @@ def test_film_files():
 
 
 def test_outside_the_mask_all_is_zero():
-    for path in DATA.glob("*/fsl*.nii.gz"):
+    for path in (path for case in CASES for path in (DATA / case).glob("fsl*.nii.gz")):
         image = nib.load(path)
         assert image.get_data_dtype() == np.float32
         values = np.asarray(image.dataobj)

@@ -118,7 +118,7 @@ def _add_model(group: Any) -> None:
     group.add_argument("-U", dest="nuisance", type=integer, choices=(0, 1, 2, 3), default=1, metavar="MODE",
                        help="nuisance: 0 Kennedy, 1 Freedman-Lane, 2 none, 3 ter Braak (1)")  # fmt: skip
     group.add_argument("--seed", type=count, metavar="N", help="seed; without it one is drawn and recorded")
-    group.add_argument("--skipTo", type=at_least_one, default=1, metavar="N", help="start at test N (F before t)")
+    group.add_argument("--skipTo", type=at_least_one, default=0, metavar="N", help="test N alone (F before t)")
     group.add_argument("--norcmask", action="store_true", help="keep constant voxels in the automatic mask")
 
 
@@ -268,6 +268,11 @@ def check(options: argparse.Namespace) -> None:
         raise UsageError("--fonly needs F tests (-f)")
     _check_shard(options)
     _check_cluster(options)
+    given = {"-T": options.tfce or None, "--tfce_H": options.tfce_H, "--tfce_E": options.tfce_E,
+             "--tfce_C": options.tfce_C}  # fmt: skip
+    beaten = [name for name, value in given.items() if value is not None]
+    if options.tfce_2d and beaten:
+        warn(f"--T2 is TFCE with H=2, E=1, C=26, as in FSL: it leaves no effect to {', '.join(beaten)}")
 
 
 def _check_cluster(options: argparse.Namespace) -> None:
@@ -313,7 +318,7 @@ def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
         whole_blocks=options.permuteBlocks,
         detect_null=options.detectNull,
         f_only=options.fonly,
-        first_test=options.skipTo,
+        only_test=options.skipTo,
         variance_mm=options.variance,
         threads=options.threads,
         scratch=os.path.abspath(options.scratch) if options.scratch else "",  # workers have folders of their own
@@ -366,9 +371,11 @@ def _statistics(options: argparse.Namespace) -> tuple[Any, Any]:
 
     tfce = None
     if options.tfce or options.tfce_2d or options.tfce_exact:
-        given = {"H": options.tfce_H, "E": options.tfce_E, "connectivity": options.tfce_C, "delta": options.tfce_D}
-        usual: dict[str, Any] = {"E": 1.0, "connectivity": 26} if options.tfce_2d else {}
-        tfce = Tfce(**usual | {k: v for k, v in given.items() if v is not None}, exact=options.tfce_exact)
+        given = {"H": options.tfce_H, "E": options.tfce_E, "connectivity": options.tfce_C}
+        if options.tfce_2d:
+            given = {"H": 2.0, "E": 1.0, "connectivity": 26}
+        given["delta"] = options.tfce_D
+        tfce = Tfce(**{k: v for k, v in given.items() if v is not None}, exact=options.tfce_exact)
     # FILM's zstat is the uncorrected voxelwise value.
     uncorrected = options.uncorrp or (options.film and options.voxel)
     t = Statistics(options.voxel, tfce, options.extent, options.mass, uncorrected, options.twopass)
