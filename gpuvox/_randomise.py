@@ -196,13 +196,13 @@ def _permutation_file(command: Command, test: Test) -> str:
     return name
 
 
-def _read_grid(command: Command) -> Grid:
+def _read_grid(command: Command, progress: Progress | None = None) -> Grid:
     if command.mask:
         return _read_mask(command)
     if command.keep_constant:
         header = files.read_header(files.image_names(command.data)[0])
         return header.grid(np.ones(header.shape[:3], dtype=bool))
-    return files.automatic_mask(command.data)
+    return files.automatic_mask(command.data, progress=_told(f"reading {command.data} for a mask", progress))
 
 
 def _read_mask(command: Command) -> Grid:
@@ -267,7 +267,9 @@ def prepare(command: Command) -> Prepared:
     return Prepared(inputs, options, tuple((t, make_shuffler(inputs, options, t)) for t in tests), evs)
 
 
-def read_inputs(command: Command, say: Say, warn: Say, prepared: Prepared | None = None) -> tuple[Inputs, Options]:
+def read_inputs(
+    command: Command, say: Say, warn: Say, prepared: Prepared | None = None, progress: Progress | None = None
+) -> tuple[Inputs, Options]:
     """Everything a command names, checked, small files before large ones."""
     prepared = prepared or prepare(command)
     _check_numbers(prepared.shufflers)
@@ -276,13 +278,13 @@ def read_inputs(command: Command, say: Say, warn: Say, prepared: Prepared | None
     if twice:
         warn(f"{twice} is there twice among the images of -i; each row of the design is a volume of its own")
     say("Loading Data: ")
-    grid = _read_grid(command)
+    grid = _read_grid(command, progress)
     check_memory(n, grid.n_voxels, len(prepared.voxelwise), command.options.scratch)
-    data = _read_data(command, command.data, grid)
+    data = _read_data(command, command.data, grid, progress)
     maps = {}
     for column, name in prepared.voxelwise.items():
         say(f"Loading voxelwise ev: {name} for EV {column + 1}")
-        maps[column] = _read_data(command, name, grid)
+        maps[column] = _read_data(command, name, grid, progress)
     say("Data loaded")
     constant = count_constant(data) if command.mask or command.keep_constant else 0
     if constant:
@@ -302,9 +304,16 @@ def _given_twice(names: Sequence[Path]) -> Path | None:
     return None
 
 
-def _read_data(command: Command, name: str, grid: Grid) -> Data:
-    scratch = command.options.scratch
-    return files.read_tiles(name, grid, scratch) if scratch else files.read_cohort(name, grid)
+def _read_data(command: Command, name: str, grid: Grid, progress: Progress | None = None) -> Data:
+    scratch, told = command.options.scratch, _told(f"reading {name}", progress)
+    if scratch:
+        return files.read_tiles(name, grid, scratch, progress=told)
+    return files.read_cohort(name, grid, progress=told)
+
+
+def _told(title: str, progress: Progress | None) -> files.Progress | None:
+    """Progress of one reading."""
+    return None if progress is None else lambda done, total: progress(title, done, total)
 
 
 def _check_model(inputs: Inputs, options: Options, test: Test, *, voxelwise: bool) -> None:
@@ -373,16 +382,19 @@ def execute(command: Command, say: Say, warn: Say, progress: Progress | None = N
         _checkpoint(command, prepared, about, warn) as checkpoint,
     ):
         if checkpoint and command.resume:
-            say(f"Going on from {checkpoint.path}: {checkpoint.resumed} shuffles are done")
-        inputs, options = read_inputs(command, say, warn, prepared)
+            say(f"Resuming from {checkpoint.path}: {checkpoint.resumed} permutations already done")
+        inputs, options = read_inputs(command, say, warn, prepared, progress)
         options = replace(options, workers=workers)
         if options.device is not None:
             say(f"Device: {describe(options.device)}")
         if checkpoint and command.shard:
-            run_shard(inputs, options, checkpoint.keeper, command.shard, progress)
+            run_shard(
+                inputs, options, checkpoint.keeper, command.shard, progress, _announced_part(command.shard, say)
+            )
             checkpoint.write()
             say(
-                f"Shard {command.shard[0]} of {command.shard[1]} is in {checkpoint.path}; gpuvox merge adds up all."
+                f"Shard {command.shard[0]} of {command.shard[1]} is in {checkpoint.path}; "
+                "gpuvox merge makes the maps of all shards."
             )
         else:
             keep = checkpoint.keeper if checkpoint else None
@@ -417,7 +429,18 @@ def _checkpoint(command: Command, prepared: Prepared, about: About, warn: Say) -
     """The checkpoint of a command in a ``with`` statement; None if it needs none."""
     if command.checkpoint or command.resume or command.shard or _is_long(command, prepared):
         return Checkpoint(checkpoint_name(command), about, command.resume, warn)
-    return nullcontext()
+    return _nothing_kept(command, warn)
+
+
+@contextmanager
+def _nothing_kept(command: Command, warn: Say) -> Iterator[None]:
+    """Who stops a run that keeps nothing is told how the next one can be resumed."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if not command.permuted_maps:  # cannot be resumed
+            warn("nothing of this run was kept; with --checkpoint FILE, a run can be resumed where it was stopped")
+        raise
 
 
 def _run_and_write(
@@ -430,8 +453,17 @@ def _run_and_write(
         reporting.warn("no inference was asked for (-x, -T, -c, -C, -F, -S): only the raw statistic is written")
     on_maps = writer.permuted if command.permuted_maps else None
     results = []
-    for result in analyse(inputs, options, progress=reporting.progress, on_maps=on_maps, keep=keep):
-        announce(result, writer, reporting.say)
+    announced: set[str] = set()
+
+    def begin(test: Test, shuffler: Any) -> None:
+        if options.wanted(test).kinds:
+            announce_run(shuffler, test, reporting.say)
+            announced.add(test.name)
+
+    for result in analyse(inputs, options, progress=reporting.progress, on_maps=on_maps, keep=keep, begin=begin):
+        if result.nulls and result.test.name not in announced:  # it shares the maps of its negative
+            announce_run(result.shuffler, result.test, reporting.say)
+        announce_critical(result, writer, reporting.say)
         for warning in result.warnings:
             reporting.warn(warning)
         writer.result(result)
@@ -531,7 +563,7 @@ def write_merged(command: Command, merged: Tallies, say: Say, warn: Say, progres
             f"{again} shuffles are run again: their shards were prepared for fewer steps of TFCE than others needed"
         )
     with _root(command, warn):
-        inputs, options = read_inputs(command, say, warn, prepared)
+        inputs, options = read_inputs(command, say, warn, prepared, progress)
         _run_and_write(command, inputs, options, hashes, Reporting(say, warn, progress), merged.keeper)
     say("Finished, exiting.")
 
@@ -550,18 +582,29 @@ def announce_shuffles(shuffler: Any, test: Test, say: Say) -> None:
         say(f"{_in_short(shuffler.n_distinct)} {kind} required for exhaustive test of {test.title}")
 
 
-def announce(result: TestResult, writer: Writer, say: Say) -> None:
-    """What FSL prints of a test: how many permutations, and the critical values."""
-    if not result.nulls:
-        return
-    shuffler, test = result.shuffler, result.test
+def announce_run(shuffler: Any, test: Test, say: Say) -> None:
+    """What FSL prints before the permutations of a test; the line before names the test."""
     announce_shuffles(shuffler, test, say)
-    if shuffler.exhaustive:
+    if isinstance(shuffler, ImportedShuffler):
+        say(f"Doing {shuffler.n} permutations of {test.title}, as imported")
+    elif shuffler.exhaustive:
         say(f"Doing all {shuffler.n} unique permutations")
     else:
         say(f"Doing {shuffler.n} random permutations")
+
+
+def _announced_part(shard: tuple[int, int], say: Say) -> Callable[[Test, Any], None]:
+    def begin(test: Test, shuffler: Any) -> None:
+        start, stop = share(shuffler.n, *shard)
+        say(f"Doing {stop - start} of the {shuffler.n} permutations of {test.title}")
+
+    return begin
+
+
+def announce_critical(result: TestResult, writer: Writer, say: Say) -> None:
+    """What FSL prints after them: the critical values."""
     for kind in result.nulls:
-        name = writer.name(test.name if writer.wanted.film else f"{kind}_{test.name}")
+        name = writer.name(result.test.name if writer.wanted.film else f"{kind}_{result.test.name}")
         say(f"Critical Value for: {name} is: {result.critical(kind):g}")
 
 

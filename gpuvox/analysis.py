@@ -200,6 +200,10 @@ def make_model(
     )  # fmt: skip
 
 
+Begin = Callable[[Test, AnyShuffler], None]
+"""Called with a test and its shuffles as they begin; for a contrast and its negative once, with the first."""
+
+
 @dataclass(frozen=True, eq=False)
 class TestResult:
     """All that came of one contrast.
@@ -245,6 +249,7 @@ def analyse(
     progress: Progress | None = None,
     on_maps: MapCallback | None = None,
     keep: Keep | None = None,
+    begin: Begin | None = None,
 ) -> Iterator[TestResult]:
     """Test every contrast, in FSL's order.
 
@@ -258,6 +263,8 @@ def analyse(
         Called with the maps of every shuffle; see `MapCallback`.
     keep : callable, optional
         Tallies are kept, and gone on from; see `Keep`.
+    begin : callable, optional
+        Called before the shuffles of a test; see `Begin`.
 
     Yields
     ------
@@ -273,6 +280,8 @@ def analyse(
     number = 0
     for numbers, shuffler in _groups(prepared, options, joined=on_maps is None):
         tests = [prepared[i][0] for i in numbers]
+        if begin:
+            begin(tests[0], shuffler)
         start = perf_counter()
         finished = _run(inputs, options, tests, shuffler, progress=progress, on_maps=on_maps, keep=keep)
         seconds = perf_counter() - start
@@ -284,7 +293,12 @@ def analyse(
 
 
 def run_shard(
-    inputs: Inputs, options: Options, keep: Keep, shard: tuple[int, int], progress: Progress | None = None
+    inputs: Inputs,
+    options: Options,
+    keep: Keep,
+    shard: tuple[int, int],
+    progress: Progress | None = None,
+    begin: Begin | None = None,
 ) -> None:
     """Run shard i of n, from 1, of every test's shuffles, for the tallies alone."""
     prepared = _prepare(inputs, options)
@@ -292,6 +306,8 @@ def run_shard(
         tests = [prepared[i][0] for i in numbers]
         if options.wanted(tests[0]).kinds:
             part = share(shuffler.n, *shard)
+            if begin:
+                begin(tests[0], shuffler)
             _run(inputs, options, tests, shuffler, progress=progress, keep=keep, part=part)
 
 

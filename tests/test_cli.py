@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -15,9 +16,11 @@ import numpy as np
 import pytest
 from conftest import SHAPE, save, vest
 
-from gpuvox import __version__
+from gpuvox import __version__, _randomise
 from gpuvox.cli import main, main_randomise
 from gpuvox.cli.progress import Progress
+from gpuvox.cli.randomise import make_command, parse
+from gpuvox.cli.streams import spell_out
 
 BASE = "-i data -o out -m mask -d design.mat -t design.con -n 20 --seed 1 --quiet".split()
 
@@ -650,7 +653,11 @@ def test_entry_points(study, capsys):
 
 def test_scripts_of_the_package():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    assert project["scripts"] == {"gpuvox": "gpuvox.cli:main", "gpuvox-randomise": "gpuvox.cli:main_randomise"}
+    assert project["scripts"] == {
+        "gpuvox": "gpuvox.cli:main",
+        "gpuvox-randomise": "gpuvox.cli:main_randomise",
+        "gpuvox-randomise_parallel": "gpuvox.cli:main_randomise",
+    }
 
 
 def test_help_loads_nothing_heavy():
@@ -722,3 +729,153 @@ def test_a_mask_with_other_values_is_told_once(study, capsys):
     said = capsys.readouterr().err
     assert said.count("values other than 0 and 1 (-0.001 to 1)") == 1
     assert said.startswith("Warning: the mask ")
+
+
+# -- options of other programs --------------------------------------------------------------------------------------
+
+NAMED_IN_PALM = (
+    "twotail fdr logp save1-p corrcon corrmod npc npcmod npccon concordant mv inputmv cca pls ise ee eb within whole "
+    "vg cmcx cmcp rmethod pmethodr pearson demean evperdat saveglm designperinput accel imiss dmiss mcar noniiclass "
+    "saveperms savemax zstat tfce2D tfce1D tfce_dh Cstat"
+).split()
+
+
+@pytest.mark.parametrize("name", NAMED_IN_PALM)
+def test_options_of_palm_are_told_from_values(name, study, capsys):
+    """-twotail is not -t with the file wotail; --fdr is not --vxf."""
+    for dashes in ("-", "--"):
+        assert main_randomise(["-x", f"{dashes}{name}", *BASE]) == 2
+        message = capsys.readouterr().err
+        assert f"{dashes}{name} is an option of PALM; " in message
+        assert message.count("\n") == 1
+    assert not list(study.glob("out*"))
+
+
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [
+        ("-twotail", ["negative", "half the level"]),
+        ("-eb", ["-e FILE"]),
+        ("-tfce2D", ["--T2"]),
+        ("-logp", ["1-p"]),
+        ("-tdesign.con", ["-tdesign.con", "-t", "blank"]),
+        ("-odir/out", ["-o", "blank"]),
+        ("-seed", ["two dashes", "--seed"]),
+        ("-tfce_H=2", ["two dashes", "--tfce_H"]),
+        ("--n_perm=100", ["-n N"]),
+        ("--n-jobs", ["--threads"]),
+        ("--two_sided_test", ["negative"]),
+        ("--gpu", ["--device cuda"]),
+        ("--tfce_h=2", ["--tfce_H"]),
+    ],
+)
+def test_options_that_are_not_there_name_what_is(token, words, study, capsys):
+    assert run("-x", token) == 2
+    message = capsys.readouterr().err
+    for word in words:
+        assert word in message, message
+
+
+def test_numbers_may_touch_their_option(study):
+    assert run("-n5", "-c2.3", "-x") == 0
+    assert json.loads((study / "out_randomise.json").read_text())["tests"][0]["permutations"] == 5
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("palm -i data", ["palm", "gpuvox randomise"]),
+        ("randomize -i data", ["did you mean randomise?"]),
+        ("-i data", ["must follow a command", "gpuvox randomise -i"]),
+        ("rois --tabel p.tsv", ["unknown option --tabel", "--table", "gpuvox rois --help"]),
+        ("models regression --outcom edss", ["--outcom", "--outcome"]),
+        ("design table.tsv", ["'table.tsv' is not an option"]),
+        ("info all", ["gpuvox info"]),
+    ],
+)
+def test_commands_that_are_not_there(line, words, study, capsys):
+    assert main(line.split()) == 2
+    message = capsys.readouterr().err
+    for word in words:
+        assert word in message, message
+
+
+# -- output ---------------------------------------------------------------------------------------------------------
+
+
+def ascii_run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "gpuvox", *arguments],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"} | environment,
+    )
+
+
+@pytest.mark.parametrize("extra", [["--plan"], ["-q"], ["-x"], ["-d", "d\u00e9.mat"], ["-m", "other"]])
+def test_output_in_ascii(extra, study):
+    (study / "d\u00e9.nii.gz").write_bytes((study / "data.nii.gz").read_bytes())
+    save(study / "other.nii.gz", np.ones((3, 4, 5)))  # 7 \u00d7 6 \u00d7 5 voxels are expected
+    done = ascii_run("randomise", *[b for b in BASE if b != "--quiet"], "-i", "d\u00e9", *extra)
+    assert done.returncode == (2 if extra[0] in ("-d", "-m") else 0), done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"codec" not in done.stderr
+    assert (b"3 x 4 x 5" in done.stderr) is (extra == ["-m", "other"])
+    assert (b"7 x 6 x 5" in done.stdout) is (extra == ["--plan"])
+    assert b"d\\xe9" in done.stdout + done.stderr
+
+
+def test_signs_are_spelled_where_they_cannot_be_written(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", None)  # closed
+    spell_out()
+    stream.write("2 \u00d7 3 \u2026 \u2212p \u00e9 \udce9 \u4e2d")
+    stream.flush()
+    assert stream.buffer.getvalue() == rb"2 x 3 ... -p \xe9 \udce9 \u4e2d"
+
+
+def test_permutations_are_announced_when_they_begin(study):
+    events = []
+    command = make_command(parse([*BASE, "-x"]), [])
+    _randomise.execute(command, events.append, events.append, lambda test, done, total: events.append(test))
+    doing = [i for i, event in enumerate(events) if event.startswith("Doing 20 random permutations")]
+    assert len(doing) == 3
+    assert doing[0] < events.index("t-test 1 and t-test 2")
+    assert doing[2] < events.index("t-test 3")
+    assert events[doing[0] - 1] == "252 permutations required for exhaustive test of t-test 1"
+    critical = [i for i, event in enumerate(events) if event.startswith("Critical Value")]
+    assert doing[0] < critical[0] < doing[1] < critical[1] < doing[2] < critical[2]
+    reading = [event for event in events if event == "reading data"]
+    assert len(reading) == 10
+
+
+def test_reading_is_counted_in_volumes(capsys):
+    progress = Progress(interval=0.0)
+    progress("reading data", 5, 10)
+    assert capsys.readouterr().err.startswith("reading data: 5 of 10 volumes")
+
+
+@pytest.mark.parametrize("extra", [[], ["--checkpoint", "kept.tally"]])
+def test_an_interrupted_run_says_how_to_go_on(extra, study, capsys, monkeypatch):
+    def interrupted(*_args, **_more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpuvox._randomise.analyse", interrupted)
+    assert run("-x", *extra) == 130
+    message = capsys.readouterr().err
+    assert ("--checkpoint FILE" in message) is not bool(extra)
+    assert message.endswith("interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "environment", [{"TERM": "dumb"}, {"COLUMNS": "20"}, {"NO_COLOR": "1"}, {"COLUMNS": "x", "TERM": ""}]
+)
+def test_odd_terminals(environment, study):
+    for arguments in (["--help"], ["randomise", "--help"], ["models", "regression", "--help"]):
+        done = ascii_run(*arguments, **environment)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == b""
+        assert b"\x1b" not in done.stdout
+    done = ascii_run("randomise", *[b for b in BASE if b != "--quiet"], "-x", **environment)
+    assert done.returncode == 0
+    assert b"\x1b" not in done.stdout + done.stderr

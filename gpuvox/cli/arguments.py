@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
 import re
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 
 class UsageError(ValueError):
@@ -19,6 +20,31 @@ class Parser(argparse.ArgumentParser):
         if settings.get("epilog"):
             settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **settings)
+
+    @property
+    def names(self) -> list[str]:
+        """Every option, as it is written; those of subcommands too."""
+        found: list[str] = []
+        for action in self._actions:
+            found += action.option_strings
+            if isinstance(action, argparse._SubParsersAction):
+                found += [name for parser in action.choices.values() for name in cast(Parser, parser).names]
+        return found
+
+    def unknown(self, token: str) -> str:
+        """What is said of an argument that nothing takes."""
+        name = token.split("=")[0]
+        if not name.startswith("-"):
+            return f"{name!r} is not an option, nor the value of one"
+        close = difflib.get_close_matches(name, self.names, 1, 0.6)
+        return f"unknown option {name}" + (f"; the closest is {close[0]}" if close else "")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse all arguments; `UsageError` for one that is unknown."""
+        options, rest = self.parse_known_args(args, namespace)
+        if rest:
+            raise UsageError(f"{self.unknown(rest[0])}; see {self.prog} --help")
+        return options
 
     def error(self, message: str) -> NoReturn:
         """Raise `UsageError`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import warnings
@@ -11,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from gpuvox import __version__
+from gpuvox.cli.streams import spell_out
 from gpuvox.leaving import heeded_signals
 
 COMMANDS = (
@@ -44,7 +46,12 @@ commands:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``gpuvox``: returns the exit status, 0, 1 (interrupted) or 2 (something is wrong with the input)."""
+    """``gpuvox``: returns the exit status.
+
+    0 if all is done, 2 if something is wrong with the input, 1 if nobody reads the output (and, of ``gpuvox info``,
+    if a GPU does not work), 130 after Ctrl-C, 128 plus its number after another signal.
+    """
+    spell_out()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(USAGE)
@@ -54,15 +61,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command, *rest = arguments
     if command not in COMMANDS:
-        sys.stderr.write(f"gpuvox: there is no command {command!r}; commands: {', '.join(COMMANDS)}\n")
+        sys.stderr.write(f"gpuvox: {_no_command(command)}\n")
         return 2
     return guarded(command, lambda: import_module(f"gpuvox.cli.{command}").run(rest))
+
+
+def _no_command(command: str) -> str:
+    if command == "palm":
+        return "there is no command palm yet; gpuvox randomise names what does the same as most of PALM's options"
+    if command.startswith("-"):
+        return (
+            f"{command} must follow a command, as in gpuvox randomise {command}; gpuvox --help lists the commands"
+        )
+    close = difflib.get_close_matches(command, COMMANDS, 1, 0.6)
+    meant = f" (did you mean {close[0]}?)" if close else ""
+    return f"there is no command {command!r}{meant}; the commands are {', '.join(COMMANDS)}"
 
 
 def main_randomise(argv: Sequence[str] | None = None) -> int:
     """``gpuvox-randomise``, the drop-in for ``randomise``."""
     from gpuvox.cli import randomise
 
+    spell_out()
     return guarded("randomise", lambda: randomise.run(list(sys.argv[1:] if argv is None else argv)))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Progress:
-    """Receives ``(test, done, total)``; see `analysis.Progress`."""
+    """Receives ``(test, done, total)``; see `analysis.Progress`. What is being read is counted in volumes."""
 
     def __init__(self, interval: float = 60.0, unit: str = "permutations") -> None:
         self.interval, self.unit = interval, unit
@@ -29,7 +29,7 @@ class Progress:
         elif time.monotonic() - self.last >= self.interval:
             self.last = time.monotonic()
             left = (self.last - self.start) * (total - done) / max(done - self.first, 1)
-            sys.stderr.write(f"{test}: {done} of {total} {self.unit}, about {left:.0f} s left\n")
+            sys.stderr.write(f"{test}: {done} of {total} {self._unit(test)}, about {left:.0f} s left\n")
 
     def _begin(self, test: str, done: int, total: int) -> None:
         self.close()
@@ -39,8 +39,11 @@ class Progress:
             from tqdm import tqdm
 
             self.bar = tqdm(
-                total=total, initial=done, desc=test, unit=f" {self.unit}", file=sys.stderr, leave=False
+                total=total, initial=done, desc=test, unit=f" {self._unit(test)}", file=sys.stderr, leave=False
             )
+
+    def _unit(self, test: str) -> str:
+        return "volumes" if test.startswith("reading ") else self.unit
 
     def close(self) -> None:
         """Take the bar away."""

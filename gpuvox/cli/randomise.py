@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 import sys
@@ -22,6 +21,7 @@ from gpuvox.cli.arguments import (
     not_negative,
     positive,
 )
+from gpuvox.cli.foreign import remedy
 from gpuvox.cli.talk import say, silent, warn
 
 EPILOG = """\
@@ -46,7 +46,7 @@ def _shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The parser; its destinations are the names that `make_command` reads."""
     parser = Parser(
         prog="gpuvox randomise",
@@ -182,20 +182,34 @@ def parse(argv: list[str]) -> argparse.Namespace:
     with_value = {name for action in parser._actions if action.nargs is None for name in action.option_strings}
     glued: list[str] = []
     for token in argv:
-        is_number = re.fullmatch(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", token, re.IGNORECASE)
-        if is_number and glued and glued[-1] in with_value:
+        if _is_number(token) and glued and glued[-1] in with_value:
             glued[-1] += ("=" if glued[-1].startswith("--") else "") + token
         else:
+            _check_token(token, with_value, parser)
             glued.append(token)
     options, rest = parser.parse_known_args(glued)
     if rest:
-        known = [name for action in parser._actions for name in action.option_strings]
-        name = rest[0].split("=")[0]
-        close = difflib.get_close_matches(name, known, 1, 0.5)
-        if not name.startswith("-"):
-            raise UsageError(f"{name!r} is not an option, nor the value of one")
-        raise UsageError(f"unknown option {name}" + (f"; the closest is {close[0]}" if close else ""))
+        raise UsageError(parser.unknown(rest[0]))
     return options
+
+
+def _is_number(token: str) -> bool:
+    return bool(re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", token, re.IGNORECASE))
+
+
+def _check_token(token: str, with_value: set[str], parser: Parser) -> None:
+    """argparse would read PALM's -twotail as -t wotail, and -seed as -s of something."""
+    name = token.split("=")[0]
+    if not token.startswith("-") or len(token) < 2 or name in parser.names or _is_number(token):
+        return
+    told = remedy(name)
+    if not told and f"-{name}" in parser.names:
+        told = f"unknown option {name}; it has two dashes here: -{name}"
+    short, value = token[:2], token[2:]
+    if not told and short in with_value and not (_is_number(value) or value.startswith("=")):
+        told = f"unknown option {name}; if {value!r} is the value of {short}, put a blank between them"
+    if told:
+        raise UsageError(told)
 
 
 def run(argv: list[str]) -> int:

@@ -492,7 +492,7 @@ def _go_on(command: _randomise.Command, talk: Talk) -> None:
     """Run a permutation test from where an interrupted study left it, or from the beginning where that does not fit."""
 
     def say(text: str) -> None:
-        if text.startswith("Going on"):
+        if text.startswith("Resuming"):
             talk.say(f"  {text}")
 
     def warn(text: str) -> None:
