@@ -39,7 +39,7 @@ from gpuvox.analysis import (
     run_shard,
     shuffle_counts,
 )
-from gpuvox.checkpoint import About, Checkpoint, Tallies, differences, read_to_resume
+from gpuvox.checkpoint import ENDINGS, About, Checkpoint, Tallies, differences, read_to_resume
 from gpuvox.cuda import resolve
 from gpuvox.design import DesignError, Model, partition
 from gpuvox.device import Device
@@ -516,7 +516,7 @@ def _check_names(command: Command, prepared: Prepared) -> None:
     if not command.shard:
         check_targets(command.root, texts, maps=maps)
     if command.checkpoint or command.shard or _is_long(command, prepared):
-        check_targets(checkpoint_name(command), ("", ".lock"))
+        check_targets(checkpoint_name(command), ENDINGS)
 
 
 def _about(command: Command, prepared: Prepared, hashes: Hashes) -> About:

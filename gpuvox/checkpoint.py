@@ -38,6 +38,8 @@ INTERVAL = 60.0
 SHARE_OF_TIME = 0.02
 """Most of the time that writing may take: large checkpoints are written less often."""
 
+ENDINGS = "", ".lock", f".{0:016x}.new"
+"""What follows its name in those of a checkpoint's files; the last is random."""
 MAGIC = b"gpuvox tally "
 FORMAT = 1
 DIGITS = 64

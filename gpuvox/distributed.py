@@ -19,13 +19,15 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import signal
+import tempfile
 import time
 import traceback
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
 from importlib.util import find_spec
@@ -68,6 +70,9 @@ SETTINGS = {
     "distributed.worker.profile.enabled": False,  # whose history of an hour takes more memory than small analyses
 }
 """Of Dask, for workers of our own."""
+
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Environment variable: Python then imports nothing from the current folder."""
 
 Say = Callable[[str], None]
 
@@ -673,6 +678,35 @@ def find_crew(cluster: Cluster) -> Crew:
 
 @contextmanager
 def open_client(cluster: Cluster) -> Iterator[Any]:
+    """A Dask client, closed at the end, with the cluster if it is one of our own; errors of `_opened_client`."""
+    with (
+        _private_folder() if cluster.n_workers else nullcontext("") as folder,
+        _opened_client(cluster, folder) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def _private_folder() -> Iterator[str]:
+    """A new folder for processes of our own, which import nothing from the current folder: it may be somebody's data.
+
+    Dask would share a folder of a fixed name in the temporary one, and its workers import from there.
+    """
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    folder = tempfile.mkdtemp(prefix="gpuvox-")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if before is None:
+            del os.environ[SAFE_PATH]
+        else:
+            os.environ[SAFE_PATH] = before
+
+
+@contextmanager
+def _opened_client(cluster: Cluster, folder: str) -> Iterator[Any]:
     """A Dask client, closed at the end, with the cluster if it is one of our own.
 
     Raises
@@ -696,11 +730,11 @@ def open_client(cluster: Cluster) -> Iterator[Any]:
     came: list[int] = []
     try:
         if cluster.n_workers:
-            with dask.config.set(SETTINGS), _interrupts_later() as came:
+            with dask.config.set(SETTINGS | {"temporary-directory": folder}), _interrupts_later() as came:
                 local = LocalCluster(
                     n_workers=cluster.n_workers, threads_per_worker=max(1, cluster.threads // cluster.n_workers),
                     host="127.0.0.1", dashboard_address="127.0.0.1:0", memory_limit=0,
-                    silence_logs=logging.CRITICAL,
+                    silence_logs=logging.CRITICAL, local_directory=folder,
                 )  # fmt: skip
             client = Client(local)
         elif cluster.address:

@@ -31,11 +31,16 @@ QUEUES = {
     },
 }  # fmt: skip
 JOBS = {"cpu": 8, "gpu": 4}
+PRIVATE = {
+    # Workers import from their scratch folder, which others must not make before them, and not from the current one.
+    "job_script_prologue": ["export PYTHONSAFEPATH=1", "scratch=$(mktemp -d)", "trap 'rm -rf \"$scratch\"' EXIT"],
+    "local_directory": '"$scratch"',
+}
 
 
 def main(kind: str) -> None:
     """Run the analysis on the workers of one queue, and write what the command would."""
-    with SLURMCluster(**QUEUES[kind], local_directory="/tmp") as cluster, Client(cluster) as client:
+    with SLURMCluster(**QUEUES[kind], **PRIVATE) as cluster, Client(cluster) as client:
         cluster.scale(jobs=JOBS[kind])
         result = gpuvox.randomise(
             "maps.nii.gz", "design.mat", "design.con", mask="mask.nii.gz", tfce=True, n_permutations=10_000, seed=1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import suppress
 
 
 def compile_ahead(quiet: bool) -> None:
@@ -18,12 +19,17 @@ def compile_ahead(quiet: bool) -> None:
     if default_threads() < 2:
         return
     code = "from gpuvox.cli.first_run import compile_enhancement; compile_enhancement()"
+    # -P: without it Python would import from the current folder, which may be somebody's data.
     # What fails there is compiled, or reported, where it is needed.
-    helper = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words, nothing = [sys.executable, "-P", "-c", code], subprocess.DEVNULL
+    helper = None
+    with suppress(OSError):
+        helper = subprocess.Popen(words, stdin=nothing, stdout=nothing, stderr=nothing)
     try:
         compile_models()
     finally:
-        helper.wait()
+        if helper:
+            helper.wait()
 
 
 def compile_enhancement() -> None:
