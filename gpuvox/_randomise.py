@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from gpuvox.analysis import (
     run_shard,
     shuffle_counts,
 )
+from gpuvox.arrays import as_cohort
 from gpuvox.checkpoint import ENDINGS, About, Checkpoint, Tallies, differences, read_to_resume
 from gpuvox.cuda import resolve
 from gpuvox.design import DesignError, Model, partition
@@ -58,13 +59,14 @@ from gpuvox.executors import default_threads
 from gpuvox.fingerprint import Hashes, fingerprint, hash_files, hash_inputs
 from gpuvox.grid import Grid
 from gpuvox.info import versions
+from gpuvox.oddities import about_volumes
 from gpuvox.outputs import Wanted, Writer, expected_names
 from gpuvox.permtest import Statistics, share
 from gpuvox.plan import Cost, check_memory, cost_of_test, data_bytes, on_cluster
 from gpuvox.scratch import Data, block, check_folder, count_constant
+from gpuvox.settings import check_fit, check_names, check_voxelwise, make_options, matrix, need_places
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler, check_blocks
 from gpuvox.targets import check_targets
-from gpuvox.tfce import Tfce
 
 Say = Callable[[str], None]
 
@@ -286,6 +288,8 @@ def read_inputs(
         say(f"Loading voxelwise ev: {name} for EV {column + 1}")
         maps[column] = _read_data(command, name, grid, progress)
     say("Data loaded")
+    for sentence in about_volumes(data, _titles(command.data, n)):
+        warn(sentence)
     constant = count_constant(data) if command.mask or command.keep_constant else 0
     if constant:
         warn(
@@ -1005,14 +1009,15 @@ def randomise(
     Parameters
     ----------
     data : path, nibabel image, array, or list of paths or of 3D images
-        4D image, one volume a subject, or an image of each subject; an array is (nx, ny, nz, n), or (n, V) without
-        `mask`.
+        4D image, one volume a subject, or an image of each subject; an array is (nx, ny, nz, n), or (n, V): without
+        `mask` for what does not depend on neighbours, with a `Grid` as mask for everything.
     design : (n, p) array_like, DataFrame or path
         Design matrix; a column of ones (a one-sample test, by sign flips) if it is left out.
     contrasts : (k, p) array_like or path
         t contrasts, one a row.
-    mask : path, nibabel image or (nx, ny, nz) array, optional
-        By default every voxel that varies over subjects.
+    mask : path, nibabel image, (nx, ny, nz) array or Grid, optional
+        Voxels above 0.5; by default every voxel that varies over subjects. Without an affine of its own it takes
+        voxel size and affine from the data.
     f_tests : (f, k) array_like or path, optional
         Rows say which contrasts are stacked to an F test.
     blocks : (n,) array_like or path, optional
@@ -1038,38 +1043,26 @@ def randomise(
     Raises
     ------
     FileError, DesignError, DeviceError, ValueError
-        As the command; `TypeError` for an unknown setting.
+        As the command; `TypeError` for an unknown setting, or one of another type.
 
     Examples
     --------
     >>> result = gpuvox.randomise("maps.nii.gz", "design.mat", "design.con", mask="gm.nii.gz", tfce=True)
     >>> result.image("tfce_corrp_tstat1")
     """
-    settings["scratch"] = scratch = check_folder(settings.get("scratch") or "")
-    values, grid, header = files.as_cohort(data, mask, scratch)
-    one_sample = design is None
-    M = np.ones((values.shape[0], 1)) if design is None else _matrix(design)
-    if contrasts is None and not one_sample:
-        raise DesignError("t contrasts are needed with a design")
-    C = np.ones((1, 1)) if contrasts is None else np.atleast_2d(_matrix(contrasts))
-    F = np.zeros((0, len(C))) if f_tests is None else np.atleast_2d(_matrix(f_tests))
-    if M.ndim != 2 or len(M) != values.shape[0]:
-        raise DesignError(f"the design has shape {M.shape}; the data have {values.shape[0]} volumes")
-    evs = {column: files.as_cohort(image, grid, scratch)[0] for column, image in (voxelwise or {}).items()}
-    groups = None if blocks is None else check_blocks(_matrix(blocks).reshape(-1), len(M))
-    effective = None if effective_design is None else _effective(effective_design, len(M))
-    inputs = Inputs(values, grid, M, C, F, groups, evs, effective)
+    check_names(settings)
+    settings["scratch"] = check_folder(settings.get("scratch") or "")
     name, resume = settings.pop("checkpoint", None), settings.pop("resume", False)
     if resume and name is None:
         raise ValueError("resume needs the name of a checkpoint")
     if resume:
         settings.setdefault("seed", read_to_resume(name).seed)
-    client = settings.pop("client", None)
-    workers = None
-    if client is not None:
-        workers = _workers_of(client, settings.pop("device", "auto"), data, voxelwise or {})
-        settings["device"] = "cpu"
-    options = _settings(one_sample, settings)
+    client, device = settings.pop("client", None), settings.pop("device", "auto")
+    settings |= {"device": device if client is None else "cpu", "seed": settings.get("seed", draw_seed())}
+    options = make_options(settings, one_sample=design is None)
+    matrices = {"contrasts": contrasts, "f_tests": f_tests, "blocks": blocks, "effective_design": effective_design}
+    inputs, header = _given(options, data, mask, design, matrices, voxelwise)
+    workers = None if client is None else _workers_of(client, device, data, voxelwise or {})
     shufflers = _shufflers(inputs, options)
     about = None
     if name is not None:
@@ -1085,7 +1078,7 @@ def randomise(
 
 
 def _effective(given: Any, n: int) -> NDArray[np.float64]:
-    effective = _matrix(given)
+    effective = matrix(given, "the values of the effective design")
     effective = effective[:, None] if effective.ndim == 1 else effective
     if effective.ndim != 2 or len(effective) != n:
         raise DesignError(f"the effective design has shape {effective.shape}; the data have {n} volumes")
@@ -1099,6 +1092,47 @@ def _shufflers(inputs: Inputs, options: Options) -> list[tuple[Test, Any]]:
         raise DesignError(f"there is no test {options.only_test}")
     _check_numbers(shufflers)
     return shufflers
+
+
+def _given(
+    options: Options, data: Any, mask: Any, design: Any, matrices: Mapping[str, Any], voxelwise: Any
+) -> tuple[Inputs, files.ImageHeader | None]:
+    """Data and matrices given to `randomise`, checked, and the header of the data's file."""
+    values, grid, header = as_cohort(data, mask, options.scratch)
+    n = values.shape[0]
+    if mask is None and header is None and not hasattr(data, "dataobj") and np.ndim(data) == 2:
+        need_places(options, values.shape)
+    for sentence in about_volumes(values, _titles(data, n)):
+        files.notice(sentence)
+    M = np.ones((n, 1)) if design is None else matrix(design, "the values of the design")
+    if matrices["contrasts"] is None and design is not None:
+        raise DesignError("t contrasts are needed with a design")
+    C, F = np.ones((1, 1)), None
+    if matrices["contrasts"] is not None:
+        C = matrix(matrices["contrasts"], "the contrasts", rows=True)
+    if matrices["f_tests"] is not None:
+        F = matrix(matrices["f_tests"], "the F tests", rows=True)
+    F = np.zeros((0, len(C))) if F is None else F
+    check_fit(M, C, F, n)
+    images = check_voxelwise(voxelwise, M.shape[1])
+    evs = {column: _as_ev(image, column, grid, n, options.scratch) for column, image in images.items()}
+    given = matrices["blocks"]
+    blocks = None if given is None else check_blocks(matrix(given, "the blocks").reshape(-1), n)
+    given = matrices["effective_design"]
+    effective = None if given is None else _effective(given, n)
+    return Inputs(values, grid, M, C, F, blocks, evs, effective), header
+
+
+def _titles(data: Any, n: int) -> list[str]:
+    """What the volumes of the data are called: by the files, or by the participants that a sidecar names."""
+    numbers = [f"volume {i}" for i in range(1, n + 1)]
+    if not files.are_names(data):
+        return numbers
+    paths = files.image_names(data)
+    names = [path.name for path in paths] if len(paths) == n else files.sidecar(paths[0]).get("Subjects")
+    if not isinstance(names, list) or len(names) != n:
+        return numbers
+    return [f"{number} ({name})" for number, name in zip(numbers, names)]
 
 
 def _workers_of(client: Any, device: Any, data: Any, voxelwise: Mapping[int, Any]) -> DaskWorkers:
@@ -1117,36 +1151,12 @@ def _workers_of(client: Any, device: Any, data: Any, voxelwise: Mapping[int, Any
     return DaskWorkers(client, device, images, warnings.warn)
 
 
-def _matrix(given: Any) -> NDArray[np.float64]:
-    if isinstance(given, str | os.PathLike):
-        return files.read_matrix(given)
-    return np.asarray(given, dtype=np.float64)
-
-
-def _settings(one_sample: bool, settings: dict[str, Any]) -> Options:
-    """Keyword arguments → options; a drawn seed if none is given."""
-    tfce = settings.pop("tfce", None)
-    tfce = Tfce() if tfce is True else (tfce or None)
-    shared = {
-        name: settings.pop(name, default)
-        for name, default in (("voxel", True), ("uncorrected", False), ("two_pass", False))
-    }
-    thresholds = [
-        settings.pop(name, None)
-        for name in ("cluster_extent", "cluster_mass", "f_cluster_extent", "f_cluster_mass")
-    ]
-    known = {f.name for f in fields(Options)} - {"statistics", "f_statistics", "workers"}
-    unknown = set(settings) - known
-    if unknown:
-        raise TypeError(f"unknown setting {sorted(unknown)[0]!r}; there are {', '.join(sorted(known))}")
-    device = settings.pop("device", "auto")
-    settings["device"] = resolve(device) if isinstance(device, str) else device
-    settings.setdefault("seed", draw_seed())
-    settings["flip"] = settings.get("flip", False) or one_sample
-    t = Statistics(tfce=tfce, extent=thresholds[0], mass=thresholds[1], **shared)
-    shared["two_pass"] = False
-    f = Statistics(tfce=tfce, extent=thresholds[2], mass=thresholds[3], **shared)
-    return Options(statistics=t, f_statistics=f, **settings)
+def _as_ev(image: Any, column: int, grid: Grid, n: int, scratch: str) -> Data:
+    """A voxelwise EV: n values a voxel."""
+    values = as_cohort(image, grid, scratch, f"the values of the voxelwise EV of column {column}")[0]
+    if values.shape[0] != n:
+        raise DesignError(f"the voxelwise EV of column {column} has {values.shape[0]} volumes; the data have {n}")
+    return values
 
 
 def draw_seed() -> int:

@@ -28,6 +28,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -41,10 +42,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from gpuvox.grid import Grid, inside
 from gpuvox.missing import EXPECTED, expand, what_is_there
-from gpuvox.scratch import Data, Tiles
+from gpuvox.rounding import Rounding, may_round
+from gpuvox.scratch import Tiles
 
 Name = str | os.PathLike[str]
 Progress = Callable[[int, int], None]
+Convert = Callable[[NDArray, float, float], NDArray]
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".hdr.gz", ".hdr", ".img.gz", ".img")
 # What FSLOUTPUTTYPE may say: the suffixes of the file with the header and of the one with the data.
@@ -280,7 +283,8 @@ class ImageHeader:
     def voxel_size(self) -> tuple[float, float, float]:
         """Millimetres along x, y, z, from `pixdim` (nibabel reads a zero as 1 and says so)."""
         dx, dy, dz = self.zooms[:3]
-        units = SPACE_UNITS.get(int(self.nifti["xyzt_units"]) & 7 if "xyzt_units" in self.nifti else 0)
+        known = isinstance(self.nifti, nib.AnalyzeHeader) and "xyzt_units" in self.nifti
+        units = SPACE_UNITS.get(int(self.nifti["xyzt_units"]) & 7 if known else 0)
         if units:
             raise FileError(
                 f"{self.path} says that its voxels of {dx:g} × {dy:g} × {dz:g} are in {units} (xyzt_units); "
@@ -293,6 +297,8 @@ class ImageHeader:
     @property
     def oriented(self) -> bool:
         """Whether the header says where the image lies: a qform or an sform with a code other than 0."""
+        if not isinstance(self.nifti, nib.AnalyzeHeader):  # an image in memory of a format that always says it
+            return True
         return any(int(self.nifti[key]) > 0 for key in ("qform_code", "sform_code") if key in self.nifti)
 
     def grid(self, mask: NDArray[np.bool_]) -> Grid:
@@ -557,20 +563,29 @@ def _read_rows(
     n = sum(header.shape[3] for header in headers)
     bad = np.zeros(grid.n_voxels, dtype=bool)
     first = ""
-    for i, (header, volume, values) in enumerate(_all_volumes(headers, grid.index)):
+    rounding = Rounding(grid.n_voxels) if any(_may_round(header) for header in headers) else None
+    for i, (header, volume, values) in enumerate(_all_volumes(headers, grid.index, rounding)):
         put(i, values)
         wrong = ~np.isfinite(values)
         if wrong.any():
             bad |= wrong
-            first = first or f"volume {volume} of {header.path} (subject {i + 1})"
+            voxel = grid.position(int(np.argmax(wrong)))
+            first = first or f"volume {volume} of {header.path} (subject {i + 1}), voxel {voxel}"
         if progress is not None:
             progress(i + 1, n)
     if first:
         count = np.count_nonzero(bad)
         raise FileError(
-            f"the data are not finite in {count} of the {len(bad)} voxels of the mask, first in {first}; "
-            "leave these voxels out of the mask, or mend the image"
+            f"the data are not finite in {count} of the {len(bad)} voxels of the mask, or beyond float32 (3.4e38), "
+            f"first in {first}; leave these voxels out of the mask, or mend the image"
         )
+    said = rounding.sentence(os.fspath(headers[0].path)) if rounding else ""
+    if said:
+        notice(said)
+
+
+def _may_round(header: ImageHeader) -> bool:
+    return may_round(header.proxy.dtype) or header.proxy.inter != 0
 
 
 def first_volumes(
@@ -628,59 +643,6 @@ def automatic_mask(names: Name | Sequence[Name], *, progress: Progress | None = 
     return reference.grid(varies.reshape(reference.shape[:3], order="F"))
 
 
-def as_cohort(data: Any, mask: Any = None, scratch: str = "") -> tuple[Data, Grid, ImageHeader | None]:
-    """A cohort from a file, an image in memory or an array.
-
-    Parameters
-    ----------
-    data : path, nibabel image, array, or list of paths or of 3D images
-        4D, or 3D images of a subject each; an array is (nx, ny, nz, n), or (n, V) with a `Grid` as mask or with none
-        (voxels in a row).
-    mask : path, nibabel image, (nx, ny, nz) array or Grid, optional
-        By default every voxel that varies.
-    scratch : str
-        Folder for the values of files, see `read_tiles`; what is in memory already stays there.
-
-    Returns
-    -------
-    data : (n, V) float32, array or `scratch.Tiles`
-    grid : Grid
-    header : ImageHeader, or None
-        Where the data come from a file.
-
-    Raises
-    ------
-    FileError
-        As of `read_cohort` and `read_mask`.
-    ValueError
-        An array of another shape, or values that are not finite.
-    """
-    data = _unlisted(data)
-    if are_names(data):
-        grid = automatic_mask(data) if mask is None else _as_grid(mask, read_header(image_names(data)[0]))
-        values = read_tiles(data, grid, scratch) if scratch else read_cohort(data, grid)
-        named_mask = isinstance(mask, str | os.PathLike)
-        return values, grid, read_header(mask if named_mask else image_names(data)[0])
-    affine: Any = None
-    zooms: Any = (1.0, 1.0, 1.0)
-    if hasattr(data, "dataobj"):
-        affine, zooms = data.affine, tuple(float(abs(z)) for z in data.header.get_zooms()[:3])
-        data = np.asanyarray(data.dataobj)
-    values = np.asarray(data)
-    if values.ndim == 2:
-        grid = Grid(np.ones((values.shape[1], 1, 1), dtype=bool)) if mask is None else _as_grid(mask)
-    elif values.ndim == 4:
-        grid = Grid(np.ptp(values, axis=3) > 0, zooms, affine) if mask is None else _as_grid(mask)
-        values = _vectors(values, grid)
-    else:
-        raise ValueError(f"the data have shape {values.shape}; expected (nx, ny, nz, n) or (n, V)")
-    if values.shape[1] != grid.n_voxels:
-        raise ValueError(f"the data have {values.shape[1]} voxels; the mask has {grid.n_voxels}")
-    if not all(np.isfinite(row).all() for row in values):  # by the row: the whole would be another n × V
-        raise ValueError("the data are not finite in the mask")
-    return np.ascontiguousarray(values, dtype=np.float32), grid, None
-
-
 def are_names(data: Any) -> bool:
     """Whether data are the name of a file, or a list of names."""
     if isinstance(data, list | tuple):
@@ -688,53 +650,31 @@ def are_names(data: Any) -> bool:
     return isinstance(data, str | os.PathLike)
 
 
-def _unlisted(data: Any) -> Any:
-    """A list of 3D images or arrays, one of each subject, as one 4D image or array; anything else as it is.
+def stacked(images: Sequence[Any]) -> Any:
+    """Images of nibabel's, one of each subject, as one 4D image.
 
     Raises
     ------
     ValueError
-        Images of several grids, an image that is not 3D, or images among names.
+        Images of several grids, or an image that is not 3D.
     """
-    if not isinstance(data, list | tuple):
-        return data
-    if data and all(isinstance(each, np.ndarray) and each.ndim == 3 for each in data):
-        return np.stack(data, axis=3)
-    if not any(hasattr(each, "dataobj") for each in data):
-        return data
-    if not all(hasattr(each, "dataobj") for each in data):
-        raise ValueError(
-            "the data are a list of images and of something else; a list of the one or the other expected"
-        )
-    first = data[0]
-    for i, image in enumerate(data, start=1):
+    first = images[0]
+    for i, image in enumerate(images, start=1):
         if len(image.shape) != 3 and tuple(image.shape[3:]) != (1,):
             raise ValueError(
                 f"image {i} of the data has the shape {tuple(image.shape)}; that of one subject is 3D"
             )
         if image.shape[:3] != first.shape[:3] or not np.allclose(image.affine, first.affine, atol=1e-3):
             raise ValueError(f"image {i} of the data lies on another grid than the first")
-    volumes = [np.asanyarray(image.dataobj).reshape(first.shape[:3]) for image in data]
+    volumes = [np.asanyarray(image.dataobj).reshape(first.shape[:3]) for image in images]
     return nib.Nifti1Image(np.stack(volumes, axis=3), first.affine, first.header)
 
 
-def _vectors(volumes: NDArray, grid: Grid) -> NDArray:
-    """(nx, ny, nz, n) → (n, V), one volume after the other."""
-    values = np.empty((volumes.shape[3], grid.n_voxels), dtype=volumes.dtype)
-    for i, row in enumerate(values):
-        row[:] = grid.to_vector(volumes[..., i])
-    return values
-
-
-def _as_grid(mask: Any, on: ImageHeader | None = None) -> Grid:
-    if isinstance(mask, Grid):
-        return mask
-    if isinstance(mask, str | os.PathLike):
-        return read_mask(mask, on)
-    if hasattr(mask, "dataobj"):
-        zooms = tuple(float(abs(z)) for z in mask.header.get_zooms()[:3])
-        return Grid(np.asanyarray(mask.dataobj) != 0, zooms, mask.affine)  # type: ignore[arg-type]
-    return Grid(np.asarray(mask) != 0)
+def header_of(image: Any, what: str) -> ImageHeader:
+    """The header of an image in memory, called `what` in messages; its data are not touched."""
+    nx, ny, nz, n = (*(int(size) for size in image.shape), 1, 1, 1)[:4]
+    affine = np.array(image.affine, dtype=np.float64)
+    return ImageHeader(Path(what), (nx, ny, nz, n), affine, image.header, None)
 
 
 def make_image(values: ArrayLike, grid: Grid) -> Any:
@@ -783,59 +723,68 @@ def _check_place(
 ) -> None:
     if header.shape[:3] != shape:
         raise FileError(
-            f"{header.path} has {_by(header.shape[:3])} voxels, {other} {_by(shape)}; they must be on the same grid"
+            f"{header.path} has {by(header.shape[:3])} voxels, {other} {by(shape)}; they must be on the same grid"
         )
     if affine is None or not header.oriented:
         return
-    if not np.abs(header.affine - affine).max() <= 1e-3 * min(voxel_size):  # nor NaN
+    if not lie_alike(header.affine, affine, voxel_size):
         raise FileError(
             f"{header.path} and {other} lie differently in space: their affines are "
-            f"{_rows(header.affine)} and {_rows(affine)}; they must be on the same grid"
+            f"{rows(header.affine)} and {rows(affine)}; they must be on the same grid"
         )
 
 
-def _by(sizes: Sequence[int]) -> str:
+def lie_alike(affine: NDArray, other: NDArray, voxel_size: Sequence[float]) -> bool:
+    """Whether two affines are one, within a thousandth of a voxel."""
+    return bool(np.abs(affine - other).max() <= 1e-3 * min(voxel_size))  # nor NaN
+
+
+def by(sizes: Sequence[int]) -> str:
+    """Sizes in print: 5 × 6 × 4."""
     return " × ".join(str(size) for size in sizes)
 
 
-def _rows(affine: NDArray[np.float64]) -> str:
+def rows(affine: NDArray[np.float64]) -> str:
+    """An affine in print, its first three rows."""
     return "[" + "; ".join(" ".join(f"{value:g}" for value in row) for row in affine[:3]) + "]"
 
 
 def _all_volumes(
-    headers: Sequence[ImageHeader], index: NDArray[np.int64] | None = None
+    headers: Sequence[ImageHeader], index: NDArray[np.int64] | None = None, rounding: Rounding | None = None
 ) -> Iterator[tuple[ImageHeader, int, NDArray[np.float32]]]:
     """(header, number of the volume in its file from 1, values) of all volumes of all images, in order.
 
     Of several images, which have one volume each, as many are read at a time as there are processors: what takes time
     is gzip, which lets other threads run. The volumes of one file follow from each other, and are read in order.
+    `rounding` takes note of each.
     """
+    convert = _scaled if rounding is None else partial(_noted, rounding)
     if len(headers) == 1:
-        for volume, values in enumerate(_volumes(headers[0], index), start=1):
+        for volume, values in enumerate(_volumes(headers[0], index, convert), start=1):
             yield headers[0], volume, values
         return
     threads = min(os.cpu_count() or 1, MOST_READERS, len(headers))
     with ThreadPoolExecutor(threads) as pool:
-        waiting = deque(pool.submit(_only_volume, header, index) for header in headers[:threads])
+        waiting = deque(pool.submit(_only_volume, header, index, convert) for header in headers[:threads])
         try:
             for i, header in enumerate(headers):
                 values = waiting.popleft().result()
                 following = headers[i + threads : i + threads + 1]
-                waiting.extend(pool.submit(_only_volume, other, index) for other in following)
+                waiting.extend(pool.submit(_only_volume, other, index, convert) for other in following)
                 yield header, 1, values
         finally:
             for future in waiting:
                 future.cancel()
 
 
-def _only_volume(header: ImageHeader, index: NDArray[np.int64] | None) -> NDArray[np.float32]:
-    return next(_volumes(header, index))
+def _only_volume(header: ImageHeader, index: NDArray[np.int64] | None, convert: Convert) -> NDArray[np.float32]:
+    return next(_volumes(header, index, convert))
 
 
 def _volumes(
     header: ImageHeader,
     index: NDArray[np.int64] | None = None,
-    convert: Callable[[NDArray, float, float], NDArray] | None = None,
+    convert: Convert | None = None,
 ) -> Iterator[NDArray]:
     """The volumes of an image one after the other, at the voxels of `index` (all, if None).
 
@@ -940,6 +889,13 @@ def _scaled(values: NDArray, slope: float, inter: float) -> NDArray[np.float32]:
         if slope != 1 or inter != 0:
             values = values.astype(np.float64) * slope + inter
         return values.astype(np.float32)
+
+
+def _noted(rounding: Rounding, values: NDArray, slope: float, inter: float) -> NDArray[np.float32]:
+    """As `_scaled`; `rounding` takes note."""
+    held = _scaled(values, slope, inter)
+    rounding.add(values.astype(np.float64) * slope + inter, held)
+    return held
 
 
 # ------------------------------------------------------------------------------------------- writing images

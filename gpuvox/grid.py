@@ -135,6 +135,11 @@ class Grid:
         flat[self.index] = values.T
         return flat.reshape((*self.shape, *values.shape[:-1]), order="F")
 
+    def position(self, voxel: int) -> tuple[int, int, int]:
+        """(x, y, z), from 0, of a voxel of the mask, given by its place in a vector."""
+        x, y, z = (int(i) for i in np.unravel_index(self.index[voxel], self.shape, order="F"))
+        return x, y, z
+
     @cached_property
     def padded(self) -> Padded:
         """The mask's bounding box with a border of one voxel."""

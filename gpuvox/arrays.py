@@ -1,0 +1,253 @@
+"""Data and masks given from Python: files, nibabel images and arrays, or lists with one for each subject.
+
+An image is whatever has a `dataobj`. Where it lies counts as it does for files: a mask of another grid is refused, and
+a mask that does not say where it lies takes that from the data.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuvox import files
+from gpuvox.grid import Grid
+from gpuvox.rounding import Rounding, may_round
+from gpuvox.scratch import Data
+
+
+def real_array(given: Any, what: str) -> NDArray:
+    """An array of real numbers.
+
+    Parameters
+    ----------
+    given : array_like
+        Of any byte order and memory layout; read only, mapped, a DataFrame …
+    what : str
+        What it is called in messages, in the plural: "the data".
+
+    Raises
+    ------
+    ValueError
+        Masked values, complex numbers, text, objects, or rows of different length.
+    """
+    if isinstance(given, np.ma.MaskedArray):
+        if np.ma.is_masked(given):
+            raise ValueError(
+                f"{what} are a masked array, of which {np.count_nonzero(np.ma.getmaskarray(given))} values are masked; "
+                "fill them, and leave their voxels out by mask="
+            )
+        given = given.data
+    try:
+        values = np.asarray(given)
+    except ValueError as error:
+        raise ValueError(f"{what} are no array: {error}") from None
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{what} hold values of type {values.dtype}; real numbers are expected")
+    return values
+
+
+def as_cohort(
+    data: Any, mask: Any = None, scratch: str = "", what: str = "the data"
+) -> tuple[Data, Grid, files.ImageHeader | None]:
+    """A cohort from a file, an image in memory or an array.
+
+    Parameters
+    ----------
+    data : path, nibabel image, array, or list of paths or of 3D images
+        4D, or 3D images of a subject each; an array is (nx, ny, nz, n), or (n, V) with a `Grid` as mask or with none
+        (voxels in no known place).
+    mask : path, nibabel image, (nx, ny, nz) array or Grid, optional
+        By default every voxel that varies.
+    scratch : str
+        Folder for the values of files, see `files.read_tiles`; what is in memory already stays there.
+    what : str
+        What the data are called in messages.
+
+    Returns
+    -------
+    data : (n, V) float32, array or `scratch.Tiles`
+    grid : Grid
+    header : files.ImageHeader, or None
+        Where the data come from a file.
+
+    Raises
+    ------
+    FileError
+        As of `files.read_cohort` and `files.read_mask`.
+    ValueError
+        An array of another shape, a mask that lies elsewhere, or values that are not real or not finite.
+    """
+    data = _unlisted(data)
+    if files.are_names(data):
+        return _from_files(data, mask, scratch)
+    place = files.header_of(data, what) if hasattr(data, "dataobj") else None
+    values = real_array(data if place is None else np.asanyarray(data.dataobj), what)
+    kind = values.shape[-1 if values.ndim == 4 else 0] if values.ndim else 0, values.dtype
+    if values.ndim == 2 and place is None:
+        grid = _grid_of_rows(values, mask, what)
+        return _held(iter(values), kind, grid, what), grid, None
+    if values.ndim != 4:
+        raise ValueError(f"{what} have shape {values.shape}; expected (nx, ny, nz, n) or (n, V)")
+    whole = Grid(np.ones(values.shape[:3], dtype=bool))
+    template = whole if place is None else place.grid(whole.mask)
+    grid = replace(template, mask=_varying(values, what)) if mask is None else as_grid(mask, template, what)
+    volumes = (grid.to_vector(values[..., i]) for i in range(values.shape[3]))
+    return _held(volumes, kind, grid, what), grid, None
+
+
+def _from_files(names: Any, mask: Any, scratch: str) -> tuple[Data, Grid, files.ImageHeader]:
+    first = files.read_header(files.image_names(names)[0])
+    if mask is None:
+        grid = files.automatic_mask(names)
+    elif isinstance(mask, str | os.PathLike):
+        grid, first = files.read_mask(mask, first), files.read_header(mask)
+    else:
+        grid = as_grid(mask, first.grid(np.ones(first.shape[:3], dtype=bool)), os.fspath(first.path))
+    values = files.read_tiles(names, grid, scratch) if scratch else files.read_cohort(names, grid)
+    return values, grid, first
+
+
+def _grid_of_rows(values: NDArray, mask: Any, what: str) -> Grid:
+    """The grid of (n, V) data: that of a `Grid`, or voxels in a row."""
+    if mask is None:
+        return Grid(np.ones((values.shape[1], 1, 1), dtype=bool))
+    if not isinstance(mask, Grid):
+        raise ValueError(
+            f"{what} have shape {values.shape}, and the mask does not say in which order its voxels are listed there: "
+            "give (nx, ny, nz, n) data, or as mask a gpuvox.Grid, whose to_vector lists them"
+        )
+    if values.shape[1] != mask.n_voxels:
+        raise ValueError(f"{what} have {values.shape[1]} voxels; the mask has {mask.n_voxels}")
+    return mask
+
+
+def _held(volumes: Any, kind: tuple[int, np.dtype], grid: Grid, what: str) -> NDArray[np.float32]:
+    """(n, V) float32 of volumes, one after the other; what that loses is told, what is not finite refused."""
+    n, dtype = kind
+    held = np.empty((n, grid.n_voxels), dtype=np.float32)
+    bad, first = np.zeros(grid.n_voxels, dtype=bool), ""
+    rounding = Rounding(grid.n_voxels) if may_round(dtype) else None
+    for i, volume in enumerate(volumes):
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            held[i] = volume
+        wrong = ~np.isfinite(held[i])
+        if wrong.any() and not first:
+            voxel = int(np.argmax(wrong))
+            at = "" if grid.shape[1:] == (1, 1) else f", voxel {grid.position(voxel)}"
+            first = f"volume {i + 1}{at or f', column {voxel}'}: {volume[voxel]}"
+        bad |= wrong
+        if rounding:
+            rounding.add(volume, held[i])
+    if first:
+        raise ValueError(
+            f"{what} are not finite in {np.count_nonzero(bad)} of the {len(bad)} voxels of the mask, or beyond float32 "
+            f"(3.4e38), first in {first}; leave these voxels out of the mask, or mend the data"
+        )
+    said = rounding.sentence(what) if rounding else ""
+    if said:
+        files.notice(said)
+    return held
+
+
+def _varying(volumes: NDArray, what: str) -> NDArray[np.bool_]:
+    """Voxels whose value is not the same in all volumes, as in `files.automatic_mask`."""
+    first = volumes[..., 0]
+    varies = np.zeros(first.shape, dtype=bool)
+    for i in range(1, volumes.shape[3]):
+        values = volumes[..., i]
+        varies |= (values != first) & ~((values != values) & (first != first))  # NaN is not itself
+    if not varies.any():
+        raise ValueError(f"no voxel of {what} varies over the {volumes.shape[3]} volumes; a mask cannot be found")
+    return varies
+
+
+def as_grid(mask: Any, place: Grid, what: str = "the data") -> Grid:
+    """A mask as a grid, checked against where the data lie.
+
+    Parameters
+    ----------
+    mask : path, nibabel image, (nx, ny, nz) array or Grid
+    place : Grid
+        Of the data.
+    what : str
+        What the data are called in messages.
+
+    Returns
+    -------
+    Grid
+        With the voxel size and affine of the data where the mask has no affine.
+
+    Raises
+    ------
+    FileError
+        As of `files.read_mask`.
+    ValueError
+        Another shape or affine; no voxel; values that are not real numbers.
+    """
+    if isinstance(mask, str | os.PathLike):  # nothing is unpacked that is too large
+        _check_shape(files.read_header(mask).shape[:3], place, what)
+    grid = _mask_alone(mask)
+    _check_shape(grid.shape, place, what)
+    if grid.affine is None:
+        sized = isinstance(mask, Grid) and grid.voxel_size != (1.0, 1.0, 1.0)
+        return grid if sized and place.affine is None else replace(place, mask=grid.mask)
+    if place.affine is not None and not files.lie_alike(grid.affine, place.affine, place.voxel_size):
+        raise ValueError(
+            f"the mask and {what} lie differently in space: their affines are {files.rows(grid.affine)} and "
+            f"{files.rows(place.affine)}; they must be on the same grid"
+        )
+    return grid
+
+
+def _check_shape(shape: tuple[int, ...], place: Grid, what: str) -> None:
+    if shape != place.shape:
+        raise ValueError(
+            f"the mask has {files.by(shape)} voxels, {what} {files.by(place.shape)}; they must be on the same grid"
+        )
+
+
+def _mask_alone(mask: Any) -> Grid:
+    if isinstance(mask, Grid):
+        return mask
+    if isinstance(mask, str | os.PathLike):
+        return files.read_mask(mask)
+    header = files.header_of(mask, "the mask") if hasattr(mask, "dataobj") else None
+    values = real_array(np.asanyarray(mask.dataobj) if header else mask, "the values of the mask")
+    if values.ndim == 4:
+        if values.shape[3] != 1:
+            files.notice(f"the mask has {values.shape[3]} volumes; the first one is the mask")
+        values = values[..., 0]
+    if values.ndim != 3:
+        raise ValueError(f"the mask has shape {values.shape}; expected (nx, ny, nz)")
+    chosen = files.mask_of(values, "given")
+    return Grid(chosen) if header is None else header.grid(chosen)
+
+
+def _unlisted(data: Any) -> Any:
+    """A list of 3D images or arrays, one of each subject, as one 4D image or array; anything else as it is.
+
+    Raises
+    ------
+    ValueError
+        Images of several grids, an image that is not 3D, or images among names.
+    """
+    if not isinstance(data, list | tuple):
+        return data
+    if data and all(isinstance(each, np.ndarray) and each.ndim == 3 for each in data):
+        shapes = list(dict.fromkeys(each.shape for each in data))
+        if len(shapes) > 1:
+            raise ValueError(
+                f"the arrays of the data have shapes {shapes[0]} and {shapes[1]}; one shape is expected"
+            )
+        return np.stack([real_array(each, "the arrays of the data") for each in data], axis=3)
+    if not any(hasattr(each, "dataobj") for each in data):
+        return data
+    if not all(hasattr(each, "dataobj") for each in data):
+        raise ValueError(
+            "the data are a list of images and of something else; a list of the one or the other expected"
+        )
+    return files.stacked(data)

@@ -1,0 +1,302 @@
+"""Matrices and settings given from Python, checked: one sentence for what does not fit."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+import os
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuvox import files
+from gpuvox.analysis import Options
+from gpuvox.arrays import real_array
+from gpuvox.cuda import resolve
+from gpuvox.design import DesignError
+from gpuvox.device import Device
+from gpuvox.glm import Nuisance
+from gpuvox.permtest import Statistics
+from gpuvox.tfce import Tfce
+
+Float64 = NDArray[np.float64]
+
+
+# -- matrices -------------------------------------------------------------------------------------------------------
+
+
+def matrix(given: Any, what: str, *, rows: bool = False) -> Float64:
+    """A matrix from a file, an array or a DataFrame.
+
+    Parameters
+    ----------
+    given : path, array_like or DataFrame
+    what : str
+        What it is called in messages, in the plural: "the contrasts".
+    rows : bool
+        A vector is one row.
+
+    Raises
+    ------
+    FileError
+        As of `files.read_matrix`.
+    ValueError
+        Not numbers, or not finite.
+    """
+    if isinstance(given, str | os.PathLike):
+        return files.read_matrix(given)
+    values = real_array(_with_numbers(given), what).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{what} are not finite in {np.count_nonzero(~np.isfinite(values))} entries")
+    return np.atleast_2d(values) if rows else values
+
+
+def _with_numbers(given: Any) -> Any:
+    """A DataFrame whose columns of numbers and booleans would make an array of objects, as one of numbers."""
+    kinds = getattr(given, "dtypes", None)
+    if kinds is None or not hasattr(given, "columns"):
+        return given
+    wrong = [str(name) for name, kind in zip(given.columns, kinds) if getattr(kind, "kind", "O") not in "biuf"]
+    if wrong:
+        raise ValueError(
+            f"column {wrong[0]!r} of the DataFrame is not of numbers; make indicator columns of categories"
+        )
+    return given.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def check_fit(design: Float64, contrasts: Float64, f_tests: Float64, n: int) -> None:
+    """Make sure that matrices belong to each other and to n volumes.
+
+    Raises
+    ------
+    DesignError
+    """
+    if design.ndim != 2 or len(design) != n:
+        raise DesignError(f"the design has shape {design.shape}; the data have {n} volumes")
+    if contrasts.ndim != 2 or contrasts.shape[1] != design.shape[1]:
+        raise DesignError(
+            f"the contrasts have shape {contrasts.shape}; a row for each, with a weight for each of the "
+            f"{design.shape[1]} columns (EVs) of the design, is expected"
+        )
+    if f_tests.ndim != 2 or f_tests.shape[1] != len(contrasts):
+        raise DesignError(
+            f"the F tests have shape {f_tests.shape}; a row for each, with 0 or 1 for each of the {len(contrasts)} t "
+            "contrasts, is expected"
+        )
+
+
+def check_voxelwise(given: Any, n_columns: int) -> Mapping[int, Any]:
+    """Voxelwise EVs by column, from 0.
+
+    Raises
+    ------
+    TypeError
+        Not a mapping.
+    DesignError
+        There is no such column.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"voxelwise is {_shown(given)}; a dict of image by column of the design (from 0) is expected. Voxelwise "
+            "statistics alone are the default, without tfce and cluster thresholds"
+        )
+    for column in given:
+        if not isinstance(column, int | np.integer) or not 0 <= column < n_columns:
+            raise DesignError(
+                f"voxelwise names column {column!r}; the design has the columns 0 to {n_columns - 1}"
+            )
+    return {int(column): image for column, image in given.items()}
+
+
+# -- settings -------------------------------------------------------------------------------------------------------
+
+
+def _flag(name: str, value: Any) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise TypeError(f"{name} is {_shown(value)}; True or False is expected")
+
+
+def _whole(name: str, value: Any, least: int = 0) -> int:
+    number = _number(name, value, "a whole number")
+    if number != math.floor(number):
+        raise ValueError(f"{name} is {_shown(value)}; a whole number is expected")
+    exact = operator.index(value) if isinstance(value, int | np.integer) else int(number)
+    if exact < least:
+        raise ValueError(f"{name} is {_shown(value)}; a whole number of at least {least} is expected")
+    return exact
+
+
+def _number(name: str, value: Any, what: str = "a number") -> float:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} is {_shown(value)}; {what} is expected")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {_shown(value)}; {what} is expected")
+    return float(value)
+
+
+def _positive(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    number = _number(name, value, "a positive number")
+    if number <= 0:
+        raise ValueError(f"{name} is {_shown(value)}; a positive number is expected")
+    return number
+
+
+def _not_negative(name: str, value: Any) -> float:
+    number = _number(name, value, "a number of at least 0")
+    if number < 0:
+        raise ValueError(f"{name} is {_shown(value)}; a number of at least 0 is expected")
+    return number
+
+
+def _threads(name: str, value: Any) -> int | None:
+    return None if value is None else _whole(name, value, 1)
+
+
+def _tfce(name: str, value: Any) -> Tfce | None:
+    if value is None or isinstance(value, Tfce):
+        return value
+    if isinstance(value, bool | np.bool_):
+        return Tfce() if value else None
+    raise TypeError(f"{name} is {_shown(value)}; True, or a gpuvox.Tfce with its parameters, is expected")
+
+
+def _nuisance(name: str, value: Any) -> Nuisance:
+    if isinstance(value, str):
+        found = Nuisance.__members__.get(value.strip().upper().replace("-", "_").replace(" ", "_"))
+    else:
+        found = next((each for each in Nuisance if each == value and not isinstance(value, bool)), None)
+    if found is None:
+        names = ", ".join(each.name.lower() for each in Nuisance)
+        raise ValueError(f"{name} is {_shown(value)}; one of {names} is expected")
+    return found
+
+
+def _device(name: str, value: Any) -> Device | None:
+    if isinstance(value, str):
+        return resolve(value)
+    if value is None or isinstance(value, Device):
+        return value
+    raise TypeError(f"{name} is {_shown(value)}; 'auto', 'cpu', 'cuda' or 'cuda:i' is expected")
+
+
+def _permutations(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, Mapping):
+        return value
+    raise TypeError(f"{name} is {_shown(value)}; a dict of arrays by the names of the tests (tstat1) is expected")
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{name} is {_shown(value)}; the name of a folder is expected")
+
+
+OF_STATISTICS: dict[str, Callable[[str, Any], Any]] = {
+    "tfce": _tfce, "voxel": _flag, "uncorrected": _flag, "two_pass": _flag,
+    "cluster_extent": _positive, "cluster_mass": _positive,
+    "f_cluster_extent": _positive, "f_cluster_mass": _positive,
+}  # fmt: skip
+OF_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
+    "n_permutations": _whole, "seed": _whole, "flip": _flag, "demean": _flag, "nuisance": _nuisance,
+    "whole_blocks": _flag, "detect_null": _flag, "f_only": _flag, "only_test": _whole,
+    "variance_mm": _not_negative, "permutations": _permutations, "threads": _threads, "device": _device,
+    "scratch": _text,
+}  # fmt: skip
+OTHERS = ("mask", "f_tests", "blocks", "voxelwise", "effective_design", "checkpoint", "resume", "client")
+"""What `randomise` takes besides."""
+
+
+def check_names(given: Collection[str]) -> None:
+    """Refuse settings that there are not, with the nearest that there is (`TypeError`)."""
+    known = [*OF_STATISTICS, *OF_OPTIONS, *OTHERS]
+    for name in sorted(set(given) - set(known)):
+        near = difflib.get_close_matches(name, known, 1) or _alias(name, known)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
+        raise TypeError(f"unknown setting {name!r}; {hint}")
+
+
+def _alias(name: str, known: Collection[str]) -> list[str]:
+    """What a name stands for in nilearn, or what begins or ends alike."""
+    of_nilearn = {
+        "n_perm": "n_permutations",
+        "n_jobs": "threads",
+        "random_state": "seed",
+    }
+    return [of_nilearn[name]] if name in of_nilearn else [each for each in known if each.startswith(name)][:1]
+
+
+def checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, each of its kind.
+
+    Raises
+    ------
+    TypeError, ValueError
+        One sentence: which, what it is, what was expected.
+    """
+    check_names(given)
+    return {name: (OF_STATISTICS | OF_OPTIONS)[name](name, value) for name, value in given.items()}
+
+
+def make_options(given: Mapping[str, Any], *, one_sample: bool) -> Options:
+    """Settings as `Options`.
+
+    Parameters
+    ----------
+    given : dict
+        Of `OF_STATISTICS` and `OF_OPTIONS`, with a seed.
+    one_sample : bool
+        Signs are flipped in any case.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As of `checked`.
+    """
+    settings = checked(given)
+    tfce, voxel = settings.pop("tfce", None), settings.pop("voxel", True)
+    uncorrected, two_pass = settings.pop("uncorrected", False), settings.pop("two_pass", False)
+    kinds = ("cluster_extent", "cluster_mass", "f_cluster_extent", "f_cluster_mass")
+    extent, mass, f_extent, f_mass = (settings.pop(name, None) for name in kinds)
+    settings["flip"] = settings.get("flip", False) or one_sample
+    return Options(
+        statistics=Statistics(voxel, tfce, extent, mass, uncorrected, two_pass),
+        f_statistics=Statistics(voxel, tfce, f_extent, f_mass, uncorrected),
+        **settings,
+    )
+
+
+def need_places(options: Options, shape: tuple[int, ...]) -> None:
+    """Refuse what hangs on neighbours where it is not known which voxels are (`ValueError`).
+
+    Parameters
+    ----------
+    options : Options
+    shape : (n, V)
+        Of the data.
+    """
+    both = (options.statistics, options.f_statistics)
+    wanted = {
+        "TFCE": any(each.tfce is not None for each in both),
+        "cluster extent": any(each.extent is not None for each in both),
+        "cluster mass": any(each.mass is not None for each in both),
+        "variance smoothing": options.variance_mm > 0,
+    }
+    for name, is_wanted in wanted.items():
+        if is_wanted:
+            raise ValueError(
+                f"the data have shape {shape}, and no mask says where the {shape[1]} voxels lie, which {name} needs: "
+                "give (nx, ny, nz, n) data, or as mask a gpuvox.Grid, whose to_vector lists the voxels"
+            )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"
