@@ -76,7 +76,9 @@ def test_a_mask_that_lies_elsewhere_is_refused(tmp_path, monkeypatch, data):
                 as_cohort(given, elsewhere)
         with pytest.raises(ValueError, match="lie differently in space"):
             analysed(given, voxelwise={0: nib.Nifti1Image(data, other)})
-    with pytest.raises(ValueError, match=r"mask has 6 × 5 × 3 voxels, .* 6 × 5 × 4; they must be on the same grid"):
+    with pytest.raises(
+        ValueError, match=r"mask has 6 × 5 × 3 voxels, .* 6 × 5 × 4; they must be on the same grid"
+    ):
         as_cohort(data, mask[..., :3])
 
 
