@@ -576,8 +576,8 @@ def _read_rows(
     if first:
         count = np.count_nonzero(bad)
         raise FileError(
-            f"the data are not finite in {count} of the {len(bad)} voxels of the mask, first in {first}: NaN, infinite, or "
-            "beyond float32 (3.4e38); leave these voxels out of the mask, or mend the image"
+            f"the data are not finite in {count} of the {len(bad)} voxels of the mask, first in {first}: NaN, infinite "
+            "or beyond float32 (3.4e38); leave these voxels out of the mask, or mend the image"
         )
     said = rounding.sentence(os.fspath(headers[0].path)) if rounding else ""
     if said:

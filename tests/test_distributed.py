@@ -347,7 +347,7 @@ def test_a_worker_that_needs_more_steps_starts_the_test_again(client):
     data[:, :30] += hidden[:, None]
     settings = {
         "data": data.astype(np.float32), "design": np.c_[group, 1 - group], "contrasts": [[1, -1]],
-        "tfce": Tfce(connectivity=6), "n_permutations": 0, "seed": 1,
+        "tfce": Tfce(connectivity=6), "n_permutations": 0, "seed": 1, "mask": gpuvox.Grid(np.ones((60, 1, 1), bool)),
     }  # fmt: skip
     expected = gpuvox.randomise(**settings, device="cpu")
     null = expected.nulls["vox_tstat1"]
