@@ -893,6 +893,7 @@ def _about_test(result: TestResult) -> dict[str, Any]:
         "distinct": str(shuffler.n_distinct) if shuffler.n_distinct < 10**4000 else _in_short(shuffler.n_distinct),
         "exhaustive": bool(shuffler.exhaustive),
         "smallest_p": 1 / shuffler.n,
+        **({"tfce_step": result.tfce_step} if result.tfce_step else {}),
         "critical_values": {kind: result.critical(kind) for kind in result.nulls},
         "seconds": round(result.seconds, 3),
         "warnings": list(result.warnings),
@@ -1027,7 +1028,8 @@ def randomise(
     effective_design : (n, any) array_like or path, optional
         Rows that are equal in it are interchangeable, whatever the contrast.
     **settings
-        ``tfce`` (True, or a `Tfce` with its H, E, connectivity, delta, exact), ``voxel`` (default True),
+        ``tfce`` (True, or a `Tfce` with its H, E, connectivity, exact, and delta: FSL's step unless it is a number
+        or ``"robust"``), ``voxel`` (default True),
         ``cluster_extent``, ``cluster_mass`` (thresholds for t), ``f_cluster_extent``, ``f_cluster_mass``,
         ``uncorrected``, ``two_pass``; and any field of `analysis.Options`: ``n_permutations``, ``seed``,
         ``flip``, ``demean``, ``nuisance``, ``whole_blocks``, ``detect_null``, ``f_only``, ``variance_mm``,

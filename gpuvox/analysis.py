@@ -6,7 +6,7 @@ Files and messages are the business of `_randomise`; the arithmetic of one contr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import numpy as np
@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from gpuvox.design import DesignError, demean_columns, effective_regressor, null_rows, partition
 from gpuvox.device import Device
 from gpuvox.executors import Finished, Keeper, Share, Workers, run
-from gpuvox.glm import Glm, Nuisance
+from gpuvox.glm import Glm, Nuisance, f_to_z
 from gpuvox.grid import Grid
 from gpuvox.permtest import Maps, ObservedTest, PermutationTest, StatisticModel, Statistics, Tally, share
 from gpuvox.pvalues import corrected, critical_value, shares
 from gpuvox.scratch import Data, block
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
+from gpuvox.tfce import robust_peak, step_size
 from gpuvox.voxelwise import VoxelwiseGlm
 
 Float64 = NDArray[np.float64]
@@ -225,7 +226,8 @@ class TestResult:
     seconds : float
         Wall time; 0 for a contrast that shared the maps of its negative.
     warnings : tuple of str
-    level_cap : int
+    tfce_step : float
+        Step of TFCE; 0 without, where the sign is blank, and for the exact integral.
     """
 
     test: Test
@@ -236,6 +238,7 @@ class TestResult:
     shuffler: Shuffler | ImportedShuffler
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    tfce_step: float = 0.0
 
     def critical(self, kind: str, level: float = 0.05) -> float:
         """Value that a statistic must exceed at a family-wise error rate."""
@@ -410,6 +413,7 @@ def _result(test: Test, finished: Finished, row: int, seconds: float, options: O
     return TestResult(
         test, model.df, model.f_dfs, {k: np.asarray(v, dtype=np.float32) for k, v in maps.items()}, nulls,
         shuffler, seconds, tuple(_warnings(test, observed, row, options, tally=finished.tally)),
+        _step(observed, row),
     )  # fmt: skip
 
 
@@ -426,6 +430,34 @@ def _add_values(maps: Maps, nulls: Maps, part: ObservedTest, tally: Tally, row: 
         nulls[kind] = part.in_units(kind, null, row)
         if kind != "vox":
             maps[kind] = part.in_units(kind, values, row)
+
+
+def _step(observed: ObservedTest, row: int) -> float:
+    enhancer = observed.enhancer
+    return 0.0 if enhancer is None or enhancer.options.exact else float(enhancer.deltas[row] or 0)
+
+
+def _coarse_step(test: Test, observed: ObservedTest, row: int) -> Iterator[str]:
+    """A maximum so large that a hundredth of it is too coarse a step of TFCE for the other voxels."""
+    step, tfce, model = _step(observed, row), observed.test.statistics.tfce, observed.test.model
+    if not step or tfce is None or tfce.delta is not None:
+        return
+    seen = observed.statistic * np.float32((1, -1)[row])
+    if model.f_dfs is not None:
+        seen = f_to_z(seen, *model.f_dfs)
+    robust = step_size(robust_peak(seen), replace(tfce, delta="robust"))
+    lost = int(((seen > robust) & (seen <= step)).sum())
+    if step < 2 * robust or not lost:
+        return
+    at = int(np.argmax(seen))
+    grid = observed.test.grid
+    voxel = ", ".join(str(int(i)) for i in np.unravel_index(grid.index[at], grid.shape, order="F"))
+    yield (
+        f"{test.title}: the largest {'z of F' if test.is_f else 't'} is {seen[at]:.6g}, at voxel ({voxel}), and the "
+        f"step of TFCE, a hundredth of it as in FSL, {step:.3g}: TFCE is 0 in {lost} voxels of the mask that have "
+        f"{'z' if test.is_f else 't'} up to that step, but more than {robust:.3g}, the step that does not follow a few "
+        f"outlying voxels; --tfce_D robust takes that step, --tfce_D a step of your own, --tfce-exact none"
+    )
 
 
 def _warnings(test: Test, observed: ObservedTest, row: int, options: Options, tally: Tally) -> Iterator[str]:
@@ -445,6 +477,7 @@ def _warnings(test: Test, observed: ObservedTest, row: int, options: Options, ta
         )
     if observed.enhancer is not None and not (observed.statistic * (1, -1)[row] > 0).any():
         yield f"{test.title}: the statistic has no positive value; its TFCE images are blank"
+    yield from _coarse_step(test, observed, row)
     if tally.n and shuffler.n < 20:
         kind = "sign-flips" if shuffler.flips else "permutations"
         count = (

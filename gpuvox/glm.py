@@ -15,6 +15,12 @@ whatever the batch or the thread. The subtraction cancels where the fit is nearl
 SSE < 1e-2 is computed again in float64 from the data; so is the whole unshuffled map, any shuffle that is
 equivalent to it, and the voxels that decide a maximum or come close to tying with the observed value.
 
+Constant voxels. Data that are one number, not zero, in all subjects leave nothing to test; where neither the nuisance
+nor ``-D`` takes them out (a one-sample test), t would be noise over noise. Their statistic is 0 in every shuffle of
+every model. Constant means equal as float32 numbers, as for the automatic mask, over the subjects that the nuisance
+does not fit alone (an indicator of one subject leaves it out). A voxel that lies in the span of the model without being
+constant is a real effect (lesions in all patients and no control): its SSE counts as 1e-14, and t stays finite.
+
 On a GPU (``kernels/glm.cu``) every step is the same operation in the same order, and so are the bits.
 """
 
@@ -49,6 +55,8 @@ SSE_CANCELS = 1e-2
 """Residual share under which float32 is not enough, up to 500 subjects; see `cancels_below`."""
 ZERO_RESIDUAL = 1e-10
 """A residual norm under this share of the data's norm is zero: the statistic is 0 in every shuffle."""
+ALONE = 1e-10
+"""A row whose leverage under the nuisance is 1 to within this is fitted alone: nothing of it is left."""
 ORTHOGONAL = 1e-13
 """Product of two unit vectors that is rounding."""
 Float32 = NDArray[np.float32]
@@ -210,11 +218,23 @@ def _residualise_tile(data, voxels, basis, buffer, norm):  # noqa: C901
             norm[j] = 0.0
 
 
+@inner
+def _is_constant(data, voxel, counts):
+    """Whether the data of a voxel are one number in all rows that count."""
+    first = -1
+    for i in range(data.shape[0]):
+        if counts[i]:
+            if first >= 0 and data[i, voxel] != data[first, voxel]:
+                return False
+            first = i
+    return True
+
+
 @loop
-def _unit_residuals(data, basis, tiles, norms):
+def _unit_residuals(data, basis, counts, tiles, norms):
     """tiles (k, n, TILE) float32 = residuals scaled to unit norm (0 where there is none); norms (V,) float64.
 
-    data (n, V or more) float32.
+    data (n, V or more) float32; counts (n,): rows in which data must differ, or the voxel is constant.
     """
     n = data.shape[0]
     buffer = np.empty((n, TILE))
@@ -224,6 +244,8 @@ def _unit_residuals(data, basis, tiles, norms):
         width = min(TILE, len(norms) - start)
         _residualise_tile(data, np.arange(start, start + width), basis, buffer, norm)
         for j in range(width):
+            if _is_constant(data, start + j, counts):
+                norm[j] = 0.0
             norms[start + j] = norm[j]
             norm[j] = 1.0 / norm[j] if norm[j] > 0 else 0.0
         for i in range(n):
@@ -234,8 +256,11 @@ def _unit_residuals(data, basis, tiles, norms):
 
 
 @loop
-def _exact(data, voxels, basis, W, rank, is_f, df, statistic, sse_out):  # noqa: C901, PLR0913
-    """Statistic and SSE of one shuffle at some voxels, all in float64 from the data; W (m, n) float64."""
+def _exact(data, voxels, norms, basis, W, rank, is_f, df, statistic, sse_out):  # noqa: C901, PLR0913
+    """Statistic and SSE of one shuffle at some voxels, all in float64 from the data; W (m, n) float64.
+
+    norms: those of `_unit_residuals`, of these voxels.
+    """
     n = data.shape[0]
     m = W.shape[0]
     widest = min(TILE, len(voxels))
@@ -246,7 +271,7 @@ def _exact(data, voxels, basis, W, rank, is_f, df, statistic, sse_out):  # noqa:
         part = voxels[start : start + TILE]
         _residualise_tile(data, part, basis, buffer, norm)
         for j in range(len(part)):
-            norm[j] = 1.0 / norm[j] if norm[j] > 0 else 0.0
+            norm[j] = 1.0 / norm[j] if norm[j] > 0 and norms[start + j] > 0 else 0.0
         effect = np.zeros(len(part))
         # The residual itself is formed: 1 − Σ product² would lose digits where the fit is nearly perfect.
         for r in range(m):
@@ -335,11 +360,14 @@ class Glm:
         if self.model.demean:
             removed = np.hstack([np.full((n, 1), n**-0.5), removed])
         removed = np.ascontiguousarray(removed)
+        counts = (removed**2).sum(axis=1) < 1 - ALONE
         residuals = Tiles(n, self.data.shape[1], self.scratch)
         norms = np.empty(self.data.shape[1])
         for start, values in pieces(self.data):
             here = slice(start, start + values.shape[1])
-            _unit_residuals(values, removed, residuals.values[start // TILE : -(-here.stop // TILE)], norms[here])
+            _unit_residuals(
+                values, removed, counts, residuals.values[start // TILE : -(-here.stop // TILE)], norms[here]
+            )
         object.__setattr__(self, "_residuals", residuals)
         object.__setattr__(self, "_norms", norms)
         object.__setattr__(self, "_basis", removed)
@@ -365,7 +393,7 @@ class Glm:
 
     @property
     def is_constant(self) -> NDArray[np.bool_]:
-        """(V,) Voxels with no residual: statistic 0 in every shuffle."""
+        """(V,) Voxels that are constant, or have no residual: statistic 0 in every shuffle."""
         return self._norms == 0
 
     def _rows(self, shuffles: NDArray) -> Float64:
@@ -488,7 +516,7 @@ class Glm:
             W = np.ascontiguousarray(rows)
             for place, values, column in pieces_with(self.data, voxels):
                 found = np.empty(len(column)), np.empty(len(column))
-                _exact(values, column, self._basis, W, r, is_f, float(self.df), *found)
+                _exact(values, column, self._norms[voxels[place]], self._basis, W, r, is_f, float(self.df), *found)
                 statistic[place], sse[place] = found
         return statistic, sse
 
@@ -619,7 +647,8 @@ class _GlmOnDevice:
     ) -> Iterator[tuple[tuple[int, Any, Any], Any, Any]]:
         for n_items, number, voxel, _ in list_items(self.device, maps, first, "maps_list_unsettled", whole):
             if self.data is not None:
-                found = self._exact(shuffles, number, voxel, n_items, self.data)
+                norms = self.device.keep(self.glm._norms)
+                found = self._exact(shuffles, number, voxel, n_items, self.data, norms)
             else:
                 chosen = [self.device.download(values)[:n_items] for values in (number, voxel)]
                 found = tuple(self.device.upload(values) for values in self.exact(shuffles, *chosen))
@@ -654,16 +683,19 @@ class _GlmOnDevice:
         for start in range(0, len(number), step):
             part = slice(start, start + step)
             which, column = number[part].astype(np.int32), voxels[part].astype(np.int32)
-            data = self.data
+            data, norms = self.data, self.device.keep(self.glm._norms)
             if data is None:  # only the columns that are needed
                 needed, place = np.unique(column, return_inverse=True)
                 data, column = self.device.upload(take(self.glm.data, needed)), place.astype(np.int32)
+                norms = self.device.upload(self.glm._norms[needed])
             items = self.device.upload(which), self.device.upload(column)
-            found = self._exact(shuffles, *items, len(which), data)
+            found = self._exact(shuffles, *items, len(which), data, norms)
             statistic[part], sse[part] = (self.device.download(values) for values in found)
         return statistic, sse
 
-    def _exact(self, shuffles: NDArray, number: Any, column: Any, n_items: int, data: Any) -> tuple[Any, Any]:
+    def _exact(
+        self, shuffles: NDArray, number: Any, column: Any, n_items: int, data: Any, norms: Any
+    ) -> tuple[Any, Any]:
         glm, device, (n, per_shuffle) = self.glm, self.device, self.rows.shape
         held, flip = upload_shuffles(shuffles, self.device)
         statistic, sse = device.empty(n_items, np.float64), device.empty(n_items, np.float64)
@@ -671,9 +703,9 @@ class _GlmOnDevice:
         blocks = min(-(-n_items // _EXACT_THREADS), _EXACT_RESIDENT * device.n_processors, most)
         scratch = device.empty(blocks * _EXACT_THREADS * n, np.float64)
         device.launch(
-            "glm_exact", blocks, _EXACT_THREADS, data, np.int64(data.shape[1]), number, column, np.int32(n_items),
-            device.keep(glm._basis), np.int32(glm._basis.shape[1]), device.keep(self.rows), held, np.int32(n),
-            np.int32(per_shuffle), flip, np.int32(glm.model.rank_effect), np.int32(glm.model.is_f),
+            "glm_exact", blocks, _EXACT_THREADS, data, np.int64(data.shape[1]), norms, number, column,
+            np.int32(n_items), device.keep(glm._basis), np.int32(glm._basis.shape[1]), device.keep(self.rows), held,
+            np.int32(n), np.int32(per_shuffle), flip, np.int32(glm.model.rank_effect), np.int32(glm.model.is_f),
             np.float64(glm.df), scratch, statistic, sse,
         )  # fmt: skip
         return statistic, sse

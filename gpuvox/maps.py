@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gpuvox.compiled import inner, loop
 from gpuvox.device import Device, blocks_for, blocks_over
+from gpuvox.heights import LINEAR
 
 TIE = 1e-4
 """Relative difference within which a float32 statistic is compared again in float64."""
@@ -220,7 +221,7 @@ def sum_up(maps: Any, shift: int, quantum: float, device: Device | None = None) 
     ----------
     maps : (B, V) int64 or float64
     shift : int
-        Integers lose so many bits before they are added.
+        Integers lose so many bits before they are added; scores beyond `LINEAR` count as that.
     quantum : float
         Floats are rounded to multiples of it: their sums are then exact, in any order.
 
@@ -233,7 +234,7 @@ def sum_up(maps: Any, shift: int, quantum: float, device: Device | None = None) 
     if device is None:
         positive, negative = np.maximum(maps, 0), np.maximum(-maps, 0)
         if maps.dtype == np.int64:
-            positive, negative = positive >> shift, negative >> shift
+            positive, negative = (np.minimum(values, LINEAR) >> shift for values in (positive, negative))
         else:
             positive, negative = (np.rint(values / quantum) * quantum for values in (positive, negative))
         total = np.stack([positive.sum(axis=0), negative.sum(axis=0)])
@@ -266,7 +267,8 @@ def normalise(maps: Any, scales: tuple[float, float], local_mean: Float64, devic
     if device is None:
         out = np.zeros(maps.shape)
         for sign, scale, mean in zip((1, -1), scales, local_mean):
-            value = np.maximum(sign * maps, 0).astype(np.float64) * scale
+            value = np.maximum(sign * maps, 0)
+            value = (np.minimum(value, LINEAR) if value.dtype == np.int64 else value).astype(np.float64) * scale
             out += sign * np.divide(value, mean, out=np.zeros_like(out), where=mean > 0)
         return out
     out = device.empty(maps.shape, np.float64)

@@ -39,7 +39,7 @@ from gpuvox.maps import (
     ties_everywhere,
 )
 from gpuvox.shuffle import ImportedShuffler, Shuffler
-from gpuvox.tfce import Enhancer, LevelOverflow, Tfce, step_size
+from gpuvox.tfce import FIRST_LEVELS, Enhancer, LevelOverflow, Tfce, most_levels, robust_peak, step_size
 
 __all__ = [
     "BlockResult",
@@ -286,8 +286,8 @@ class PermutationTest:
         2: the negative contrast is tested too. It shares every map; results have a row for either sign, and with
         1 the second row means nothing.
     level_cap : int
-        Steps of TFCE that are prepared for. A run that meets a map with more starts again with a larger cap,
-        because the integer scores of two caps do not mix.
+        Steps of TFCE that are prepared for. A run that meets a map with more, up to `tfce.most_levels`, starts
+        again with a larger cap, because the integer scores of two caps do not mix; higher maps start nothing.
     """
 
     model: StatisticModel
@@ -295,7 +295,7 @@ class PermutationTest:
     shuffler: Shuffler | ImportedShuffler
     statistics: Statistics = field(default_factory=Statistics)
     signs: int = 1
-    level_cap: int = 512
+    level_cap: int = FIRST_LEVELS
 
     @property
     def device(self) -> Device | None:
@@ -326,9 +326,13 @@ class PermutationTest:
             return None
         # A step of 0 (no positive value, or a sign that is not wanted) leaves that sign blank.
         peaks = extremes(exact) if self.model.f_dfs is None else extremes(self._enhanceable(maps), self.device)
-        up = step_size(peaks[0, 0], tfce)
-        down = step_size(peaks[1, 0], tfce) if self.signs == 2 else 0.0
-        return Enhancer(self.grid, tfce, (up, down), self.level_cap, self.device)
+        up, down = peaks[:, 0]
+        if tfce.delta == "robust":
+            seen = exact if self.model.f_dfs is None else self._download({"": self._enhanceable(maps)})[""]
+            up, down = robust_peak(seen[0]), robust_peak(-seen[0])
+        up, down = step_size(up, tfce), step_size(down, tfce) if self.signs == 2 else 0.0
+        most = most_levels(tfce, self.grid.n_voxels)
+        return Enhancer(self.grid, tfce, (up, down), self.level_cap, self.device, most)
 
     def _upload(self, maps: NDArray) -> Any:
         return maps if self.device is None else self.device.upload(maps)

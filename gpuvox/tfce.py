@@ -41,7 +41,7 @@ import math
 from collections import namedtuple
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numba import njit
@@ -50,12 +50,30 @@ from numpy.typing import NDArray
 from gpuvox.compiled import inner
 from gpuvox.device import Device, DeviceError, slots_for
 from gpuvox.grid import CONNECTIVITIES, Grid, neighbour_steps
+from gpuvox.heights import LINEAR, add_to_scores, ladder, score_values
 from gpuvox.maps import extremes
 
-__all__ = ["Enhancer", "LevelOverflow", "LevelTable", "Tfce", "level_table", "step_size"]
+__all__ = [
+    "Enhancer",
+    "LevelOverflow",
+    "LevelTable",
+    "Tfce",
+    "level_table",
+    "most_levels",
+    "robust_peak",
+    "step_size",
+]
 
 MAX_LEVELS = 1 << 22
 """Most steps of height that are handled: float32 sums of δ stop growing soon after."""
+ORDINARY_PEAK = 50.0
+"""A statistic up to here is no outlier, however few voxels have it."""
+SPARE = 10.0
+"""Times what many voxels have, up to which a statistic is no outlier."""
+FIRST_LEVELS = 512
+"""Steps that are prepared for at first."""
+ENOUGH_BITS = 18
+"""Fraction bits that a table larger than the first must leave."""
 CODE_LEVELS = 32_000
 """Most steps that fit the int16 codes of the fast kernel; more go through `_grow`."""
 NOT_FINITE = "a statistic map has a value that is not a number; TFCE needs finite values"
@@ -77,8 +95,14 @@ class Tfce:
         Exponents of height and extent.
     connectivity : {6, 18, 26}
         Which voxels are neighbours.
-    delta : float, optional
-        Step of height; by default a hundredth of the maximum of the unpermuted map.
+    delta : float or "robust", optional
+        Step of height; by default a hundredth of the maximum of the unpermuted map, FSL's rule, which a single voxel
+        can lead astray: where one separates two groups perfectly (lesions), t is 10⁷ and more, and no other voxel
+        reaches the first step. "robust" is a hundredth of min(maximum, max(50, 10·Q)), with Q the k-th largest value,
+        0 if it is negative, and k the larger of 10 and a hundredth of the V voxels, but no more than half of V
+        (`robust_peak`). t and z have a scale of their own: no more than 50 is the maximum of all ordinary maps, and of
+        most strong effects, which so keep FSL's step. A higher maximum counts as far as more than a few voxels share
+        it, within a factor of 10, so that at least ten steps lie under the k-th voxel.
     exact : bool
         The integral ∫ e(h)^E h^H dh in closed form instead of the sum over steps: float64, no δ.
 
@@ -91,7 +115,7 @@ class Tfce:
     H: float = 2.0
     E: float = 0.5
     connectivity: int = 6
-    delta: float | None = None
+    delta: float | Literal["robust"] | None = None
     exact: bool = False
 
     def __post_init__(self) -> None:
@@ -101,8 +125,10 @@ class Tfce:
                 raise ValueError(f"TFCE's {name} is {value}; it must be a number of at least 0")
         if self.connectivity not in CONNECTIVITIES:
             raise ValueError(f"TFCE's connectivity is {self.connectivity}; it must be 6, 18 or 26")
-        if self.delta is not None and not (self.delta > 0 and math.isfinite(self.delta)):
-            raise ValueError(f"TFCE's delta is {self.delta}; it must be a positive number")
+        if self.delta is None or self.delta == "robust":
+            return
+        if isinstance(self.delta, str) or not (self.delta > 0 and math.isfinite(self.delta)):
+            raise ValueError(f"TFCE's delta is {self.delta}; it must be a positive number, or 'robust'")
 
 
 class LevelOverflow(Exception):
@@ -128,7 +154,8 @@ def step_size(peak: float, options: Tfce) -> float:
     Parameters
     ----------
     peak : float
-        Maximum of the unpermuted map (of its negative, for the negative sign), before rounding to float32.
+        Maximum of the unpermuted map (of its negative, for the negative sign), before rounding to float32; what
+        `robust_peak` says of it where the step is to be robust.
     options : Tfce
 
     Returns
@@ -137,9 +164,18 @@ def step_size(peak: float, options: Tfce) -> float:
         `options.delta` if set, else a hundredth of the maximum, in float32 as in FSL; 0, which leaves the sign
         blank, where the maximum is not positive.
     """
-    if options.delta is not None:
+    if options.delta is not None and not isinstance(options.delta, str):
         return float(np.float32(options.delta))
     return float(np.float32(float(peak) / STEPS_TO_MAXIMUM)) if peak > 0 else 0.0
+
+
+def robust_peak(values: NDArray) -> float:
+    """The maximum of a map (V,) of t or z, less what a few outlying voxels make of it; see `Tfce`."""
+    if not len(values):
+        return 0.0
+    rank = min(max(10, -(-len(values) // 100)), -(-len(values) // 2))
+    shared = max(float(np.partition(values, -rank)[-rank]), 0.0)
+    return min(float(values.max()), max(ORDINARY_PEAK, SPARE * shared))
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +202,8 @@ class LevelTable:
     slack : float
         Relative rounding of the thresholds and of |t|/δ: where |t|/δ is further than slack·(|t|/δ + 1) from an
         integer it decides the level without a look at the table.
+    unit : float
+        What 1 in (h/δ)^H is in the weights, 2^r.
     """
 
     delta: float
@@ -174,6 +212,7 @@ class LevelTable:
     sizes: NDArray[np.int64]
     scale: float
     slack: float
+    unit: float = 1.0
 
     @property
     def cap(self) -> int:
@@ -182,12 +221,12 @@ class LevelTable:
 
 
 def _fraction_bits(options: Tfce, n_voxels: int, cap: int) -> tuple[int, int]:
-    """(q, r): fraction bits of S and w such that S[V]·Σw < 2^63."""
+    """(q, r): fraction bits of S and w such that S[V]·Σw < `LINEAR`."""
     heights = np.arange(1.0, cap + 1)
     with np.errstate(over="ignore"):
         largest = float(max(n_voxels, 1)) ** options.E * (heights**options.H).sum()
-        # Sums in float32 overshoot kδ by at most k·2^-24 of themselves; 1 % for rounding.
-        largest *= 1.01 * (1 + cap * 2.0**-24) ** options.H
+        # Sums in float32 overshoot kδ by at most k·2^-24 of themselves; 1 % for rounding, the rest for `LINEAR`.
+        largest *= 1.01 * 2.0**63 / LINEAR * (1 + cap * 2.0**-24) ** options.H
     if not math.isfinite(largest):
         raise ValueError(
             f"TFCE with H = {options.H}, E = {options.E} over {cap} levels is beyond double precision"
@@ -201,7 +240,23 @@ def _fraction_bits(options: Tfce, n_voxels: int, cap: int) -> tuple[int, int]:
     return q, min(spare - q, 0 if whole_h else 40)
 
 
-def level_table(delta: float, options: Tfce, n_voxels: int, cap: int = 512) -> LevelTable:
+def most_levels(options: Tfce, n_voxels: int) -> int:
+    """Levels of the largest table whose scores are still good to a part in a million.
+
+    More levels leave fewer bits: with H = 2 and E = 0.5, 2^22 of them would give all heights under 4,000 steps, and so
+    whole ordinary maps, the score 0. Maps that rise above this are finished by `heights`.
+    """
+    cap = FIRST_LEVELS
+    while 2 * cap <= CODE_LEVELS:
+        q, r = _fraction_bits(options, n_voxels, 2 * cap)
+        whole_e, whole_h = float(options.E).is_integer(), float(options.H).is_integer()
+        if (not whole_e and q < ENOUGH_BITS) or r < (0 if whole_h else ENOUGH_BITS):
+            break
+        cap *= 2
+    return cap
+
+
+def level_table(delta: float, options: Tfce, n_voxels: int, cap: int = FIRST_LEVELS) -> LevelTable:
     """Thresholds, weights and size table for one sign.
 
     Parameters
@@ -242,7 +297,7 @@ def level_table(delta: float, options: Tfce, n_voxels: int, cap: int = 512) -> L
     worth = np.rint(relative[first : first + cap] ** options.H * 2.0**r).astype(np.int64)
     weights = np.concatenate([[0], np.cumsum(worth)])
     scale = float(step) ** options.H * 2.0 ** -(q + r)
-    return LevelTable(float(step), heights[first : first + cap + 1], weights, sizes, scale, slack)
+    return LevelTable(float(step), heights[first : first + cap + 1], weights, sizes, scale, slack, 2.0**r)
 
 
 def _thresholds(step: np.float32, n: int) -> NDArray[np.float32]:
@@ -252,23 +307,13 @@ def _thresholds(step: np.float32, n: int) -> NDArray[np.float32]:
     return np.add.accumulate(terms, dtype=np.float32)
 
 
-def _levels_needed(table: LevelTable, peak: float) -> int:
-    """Number of levels of a map of this maximum."""
-    if not math.isfinite(peak):
-        raise ValueError(NOT_FINITE)
+def _levels_needed(table: LevelTable, peak: float, most: int) -> int:
+    """Number of levels of a map of this maximum; more than `most` if it has more."""
     if not table.delta or peak <= 0:
         return 0
-    if peak / table.delta > MAX_LEVELS:
-        raise ValueError(
-            f"a statistic of {peak:.6g} in steps of {table.delta:.6g} has more than {MAX_LEVELS} levels of TFCE; "
-            "choose a larger delta"
-        )
-    heights = _thresholds(np.float32(table.delta), MAX_LEVELS + 1)
+    heights = _thresholds(np.float32(table.delta), most + 3)
     first = np.searchsorted(heights, table.thresholds[0])
-    needed = int(np.searchsorted(heights, np.float32(peak)) - first)
-    if needed >= MAX_LEVELS:
-        raise ValueError(f"TFCE needs {needed} levels; at most {MAX_LEVELS} are handled (choose a larger delta)")
-    return needed
+    return int(np.searchsorted(heights, np.float32(peak)) - first)
 
 
 # -- the enhancer ---------------------------------------------------------------------------------------------------
@@ -288,13 +333,17 @@ class Enhancer:
         Number of levels of the tables.
     device : Device, optional
         Where the maps are; the CPU by default. The scores do not depend on it.
+    most : int
+        Maps with more levels are finished by closed sums (`heights`), on the host; those with more than `cap` but no
+        more than this are reported, so that larger tables can be made.
     """
 
     grid: Grid
     options: Tfce
     deltas: tuple[float | None, float | None]
-    cap: int = 512
+    cap: int = FIRST_LEVELS
     device: Device | None = None
+    most: int = MAX_LEVELS
 
     def maxima(self, stat: Any) -> NDArray:
         """Maximum of the enhanced map and of the enhanced negative, for each map.
@@ -311,9 +360,9 @@ class Enhancer:
         Raises
         ------
         LevelOverflow
-            A map has more than `cap` levels.
+            A map has more than `cap` levels, and no more than `most`.
         ValueError
-            Values that are not finite, or more levels than can be handled at all.
+            Values that are not finite.
         """
         return self._run(stat, False)[0]
 
@@ -344,8 +393,9 @@ class Enhancer:
         row : {0, 1}
             0: of the maps; 1: of their negatives (their step differs).
         """
-        scale = 1.0 if self.options.exact else self.tables[row].scale
-        return np.asarray(score, dtype=np.float64) * scale
+        if self.options.exact:
+            return np.asarray(score, dtype=np.float64)
+        return score_values(score) * self.tables[row].scale
 
     def on(self, device: Device | None) -> Enhancer:
         """The same, with the very same tables, for maps on a device; nothing else that it keeps is taken along.
@@ -403,18 +453,60 @@ class Enhancer:
         if self.device is not None:
             return _enhance_on(self.device, self, stat, full)
         stat = np.ascontiguousarray(stat, dtype=np.float32)
-        if self.by_height:
+        if self.options.exact:
             return self._sorted(stat)
         maxima = np.zeros((2, len(stat)), dtype=np.int64)
         maps = np.zeros((len(stat) if full else 0, stat.shape[1]), dtype=np.int64)
-        if stat.size:
-            failed = _enhance(
+        high = np.zeros(len(stat), dtype=bool)
+        if self.by_height:
+            high = self._rise_above(stat)
+            kept = np.flatnonzero(~high)
+            maxima[:, kept], found = self._sorted(stat[kept])
+            if full:
+                maps[kept] = found
+        elif stat.size:
+            _enhance(
                 stat, self._layout, self._levels, _scratch(self.grid, self.cap), _KINDS[self.options.connectivity],
-                maxima, maps,
+                maxima, maps, high,
             )  # fmt: skip
-            if failed:
-                self._overflow(stat)
+        for b in np.flatnonzero(high):
+            maxima[:, b], found = self._finished(stat[b])
+            if full:
+                maps[b] = found
         return maxima, maps
+
+    # Maps with more levels than the tables have.
+
+    def _rise_above(self, stat: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """(B,) Maps that have more levels than the tables, or values that are not finite."""
+        up, down = (table.thresholds[-1] for table in self.tables)
+        return ((stat > up) | (-stat > down) | ~np.isfinite(stat)).any(axis=1)
+
+    def _finished(self, stat: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
+        """(maxima, map) of a map (V,) on the host that rises above the tables; raises if that is to be reported."""
+        self._overflow(stat[None])
+        up, down = (table.thresholds[-1] for table in self.tables)
+        under = np.clip(stat, -down, up)  # exactly `cap` levels
+        found = self.on(None)._run(under[None], True)[1][0]
+        for row, sign in enumerate((1, -1)):
+            voxels, more = self._above(stat * np.float32(sign), row)
+            found[voxels] = sign * add_to_scores(sign * found[voxels], more)
+        return np.maximum([found.max(), -found.min()], 0), found
+
+    def _above(self, values: NDArray[np.float32], row: int) -> tuple[NDArray, NDArray[np.float64]]:
+        """Voxels above the tables, by falling height, and what their scores gain from the thresholds up there."""
+        table = self.tables[row]
+        last = table.thresholds[-1]
+        voxels = np.flatnonzero(values > last)
+        voxels = voxels[np.argsort(-values[voxels], kind="stable")]
+        worth = (
+            ladder(np.float32(table.delta), last).sums(values[voxels], self.options.H)
+            if len(voxels)
+            else np.zeros(0)
+        )
+        padded, sizes = self.grid.padded, table.sizes.astype(np.float64)
+        offsets = padded.offsets(self.options.connectivity)
+        return voxels, _grow(padded.index[voxels], worth * table.unit, sizes, offsets, padded.size)
 
     # What follows is for devices: arrays that stay the same, so that they are copied there once.
 
@@ -444,17 +536,17 @@ class Enhancer:
         return self.grid.padded.offsets(self.options.connectivity)
 
     def _overflow(self, stat: NDArray[np.float32]) -> None:
-        """Raise if a map has too many levels."""
+        """Raise if a map has too many levels, but not so many that it is to be finished, or values not finite."""
+        if not np.isfinite(stat).all():
+            raise ValueError(NOT_FINITE)
         peaks = (float(stat.max(initial=0)), -float(stat.min(initial=0)))
-        needed = max(_levels_needed(table, peak) for table, peak in zip(self.tables, peaks))
-        if needed > self.cap:
+        needed = max(_levels_needed(table, peak, self.most) for table, peak in zip(self.tables, peaks))
+        if self.cap < needed <= self.most:
             raise LevelOverflow(needed)
 
     def _sorted(self, stat: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
         """The slow way, voxel by voxel: for the exact integral, and for more levels than int16 holds."""
         maps = np.zeros(stat.shape, dtype=np.float64 if self.options.exact else np.int64)
-        if not self.options.exact:
-            self._overflow(stat)
         padded = self.grid.padded
         offsets = padded.offsets(self.options.connectivity)
         for row, sign in enumerate((1, -1)):
@@ -510,20 +602,34 @@ def _enhance_on(device: Device, enhancer: Enhancer, stat: Any, full: bool) -> tu
         return np.zeros((2, n_maps), dtype=kind), device.empty((n_maps if full else 0, n_voxels), kind)
     if enhancer.by_height:
         maps = device.full((n_maps, n_voxels), 0, kind)
+        status = np.zeros(n_maps, dtype=np.int32)
         for row in range(2):
             if enhancer.deltas[row]:
-                _grow_on(device, enhancer, stat, row, maps)
-        return np.maximum(extremes(maps, device), 0), maps
+                status |= _grow_on(device, enhancer, stat, row, maps)
+        maxima = np.maximum(extremes(maps, device), 0)
+        return _finish_on(device, enhancer, stat, status != 0, maxima, maps), maps
     maps = device.empty((n_maps if full else 1, n_voxels), np.int64)
     room = enhancer._edge_room
     while True:
         maxima, status = _peaks_on(device, enhancer, stat, room[0], maps if full else None)
-        if status.min() < 0:
-            enhancer._overflow(device.download(stat))
-            raise DeviceError(DISAGREES)
         if status.max() <= 0:
-            return maxima, maps
+            return _finish_on(device, enhancer, stat, status < 0, maxima, maps if full else None), maps
         room[0] = int(1.1 * status.max())
+
+
+def _finish_on(
+    device: Device, enhancer: Enhancer, stat: Any, high: NDArray[np.bool_], maxima: NDArray, maps: Any | None
+) -> NDArray:
+    """Maxima, with those of maps that rise above the tables, which are finished on the host, as their scores are."""
+    for b in map(int, np.flatnonzero(high)):
+        values = device.download(device.rows(stat, b, b + 1))
+        if enhancer.options.exact or not enhancer._rise_above(values).any():
+            enhancer._overflow(values)
+            raise DeviceError(DISAGREES)
+        maxima[:, b], found = enhancer._finished(values[0])
+        if maps is not None:
+            device.put(device.rows(maps, b, b + 1), found[None])
+    return maxima
 
 
 def _peaks_on(
@@ -559,15 +665,15 @@ def _peaks_on(
     return device.download(maxima), device.download(status)
 
 
-def _grow_on(device: Device, enhancer: Enhancer, stat: Any, row: int, maps: Any) -> None:
-    """Add the scores of one sign to maps that are 0 there."""
+def _grow_on(device: Device, enhancer: Enhancer, stat: Any, row: int, maps: Any) -> NDArray[np.int32]:
+    """Add the scores of one sign to maps that are 0 there; which maps rise above the tables, or are not finite."""
     n_maps, n_voxels = stat.shape
     padded, exact, i32 = enhancer.grid.padded, enhancer.options.exact, np.int32
     kind = np.float64 if exact else np.int64
     slots = slots_for(n_maps, _GROW_RESIDENT, 4 * padded.size + 36 * n_voxels + 1024 * _GROW_THREADS, device)
     at = device.full((slots, padded.size), -1, i32)
     words = [device.empty((slots, n_voxels), i32) for _ in range(5)]  # key, order, other, parent, size
-    scores = [device.empty((slots, n_voxels), kind) for _ in range(2)]  # total, above
+    scores = [device.empty((slots, n_voxels), kind) for _ in range(2)]  # score, worth
     count = device.empty((slots, 256 * _GROW_THREADS), i32)
     status = device.full(n_maps, 0, i32)
     thresholds, worth, per_step = enhancer._height_tables[row]
@@ -579,12 +685,7 @@ def _grow_on(device: Device, enhancer: Enhancer, stat: Any, row: int, maps: Any)
         np.float32(per_step), i32(enhancer.cap), np.float64(enhancer.options.H + 1 if exact else 0),
         i32((1, -1)[row]), at, *words, *scores, count, status, maps,
     )  # fmt: skip
-    if device.download(status).any():
-        host = device.download(stat)
-        if not np.isfinite(host).all():
-            raise ValueError(NOT_FINITE)
-        enhancer._overflow(host)
-        raise DeviceError(DISAGREES)
+    return device.download(status)
 
 
 # -- arrays of the kernels ------------------------------------------------------------------------------------------
@@ -689,13 +790,14 @@ _i32 = np.int32
 
 
 @njit(cache=True, nogil=True)
-def _enhance(stat, layout, levels, scratch, kind, maxima, maps):
-    """Fill maxima (2, B) and, unless it has no rows, maps (B, V). Returns whether a map has too many levels."""
+def _enhance(stat, layout, levels, scratch, kind, maxima, maps, high):
+    """Fill maxima (2, B) and, unless it has no rows, maps (B, V). Maps with too many levels are left out, and noted."""
     full = len(maps) > 0
     ends, ends_level = np.empty(1024, np.int64), np.empty(1024, np.int32)
     for b in range(len(stat)):
         if _quantise(stat[b], layout.runs, levels, scratch.code):
-            return True
+            high[b] = True
+            continue
         n_heads, n_saddles = _ascend(layout, kind, scratch)
         n_up, n_down = _label_peaks(n_heads, scratch)
         _count(layout.runs, scratch.code, levels.cap, scratch.count)
@@ -716,7 +818,6 @@ def _enhance(stat, layout, levels, scratch, kind, maxima, maps):
         maxima[1, b] = _largest(scratch.offset[n_heads - n_down : n_heads])
         if full:
             _write(layout.runs, levels.cap, scratch, maps[b])
-    return False
 
 
 @inner
@@ -737,7 +838,7 @@ def _quantise(t, runs, levels, code):
     for j in range(len(runs)):
         p, v, n = runs[j]
         values, codes = t[v : v + n], code[p : p + n]
-        unsure = _i32(0)
+        unsure, too_many = _i32(0), _i32(0)
         for i in range(n):
             positive = values[i] > 0
             height = abs(values[i]) * (up if positive else down)
@@ -746,10 +847,10 @@ def _quantise(t, runs, levels, code):
             fraction, margin = height - np.float32(step), slack * (height + one)
             level = _i32(step + shift)
             unsure |= _i32((fraction >= one - margin) | ((fraction <= margin) & (step >= first)))
-            over |= _i32(level > cap)
+            too_many |= _i32(level > cap)
             codes[i] = _i16(level if positive else -level)
-        if unsure:
-            over |= _look_up(values, levels, codes)
+        # Whatever seems to lie above the last level is looked up too.
+        over |= _look_up(values, levels, codes) if unsure else too_many
     return over != 0
 
 
@@ -762,7 +863,7 @@ def _look_up(values, levels, codes):
         row = 0 if values[i] > 0 else 1
         height = size * levels.per_step[row]
         margin = np.float32(2) * levels.slack * (height + np.float32(1))
-        if abs(height - np.rint(height)) <= margin or height > levels.cap:
+        if abs(height - np.rint(height)) <= margin or not height <= levels.cap:
             low, high = 0, levels.cap + 1
             while low < high:
                 middle = (low + high) >> 1
@@ -770,7 +871,7 @@ def _look_up(values, levels, codes):
                     low = middle + 1
                 else:
                     high = middle
-            over |= _i32(low > levels.cap)
+            over |= _i32(low > levels.cap or size != size)
             codes[i] = _i16(-low if row else low)
     return over
 
@@ -1085,45 +1186,34 @@ def _write(runs, cap, scratch, out):
 
 @njit(cache=True, nogil=True)
 def _grow(position, worth, sizes, offsets, box):
-    """TFCE of voxels listed by falling height, by union-find over voxels.
+    """TFCE of voxels listed by falling height, by a tree of components (Najman & Couprie 2006, IEEE TIP 15:3531).
 
-    An implementation independent of the one above, but for the summation by parts. `worth`: C at each voxel, int64
-    or float64. Potentials are relative to the parent, so no path is shortened; union by size keeps paths short.
+    An implementation independent of the one above. `worth`: C at each voxel, int64 or float64. Voxel v stands for its
+    component when the threshold has fallen to its height, whose parent is that of the voxel that next joins it. What a
+    component is worth between two heights is S[size]·(C − C of its parent): a voxel's score is a sum of such terms,
+    all of them positive, from its own component to the last one, so that nothing cancels.
     """
     n_voxels = len(position)
     at = np.full(box, -1, np.int32)
-    parent, size = np.arange(n_voxels), np.ones(n_voxels, np.int64)
-    total, above = np.empty(n_voxels, worth.dtype), np.empty(n_voxels, worth.dtype)
+    parent, root = np.arange(n_voxels), np.arange(n_voxels)
+    size = np.ones(n_voxels, np.int64)
     for v in range(n_voxels):
         at[position[v]] = v
-        total[v] = sizes[1] * worth[v]
-        root = v
         for offset in offsets:
             other = at[position[v] + offset]
             if other < 0:
                 continue
-            while parent[other] != other:
-                other = parent[other]
-            if other == root:
-                continue
-            a, b = (root, other) if size[root] >= size[other] else (other, root)
-            n = size[a] + size[b]
-            total[a] += (sizes[n] - sizes[size[a]]) * worth[v]
-            total[b] += (sizes[n] - sizes[size[b]]) * worth[v] - total[a]
-            size[a] = n
-            parent[b] = a
-            root = a
-        above[v] = _potential(v, parent, total) - sizes[size[root]] * worth[v]
+            while root[other] != other:
+                root[other] = root[root[other]]
+                other = root[other]
+            if other != v:
+                parent[other] = root[other] = v
+                size[v] += size[other]
     score = np.empty(n_voxels, worth.dtype)
-    for v in range(n_voxels):
-        score[v] = _potential(v, parent, total) - above[v]
+    for v in range(n_voxels - 1, -1, -1):
+        over = parent[v]
+        if over == v:
+            score[v] = sizes[size[v]] * worth[v]
+        else:
+            score[v] = score[over] + sizes[size[v]] * (worth[v] - worth[over])
     return score
-
-
-@inner
-def _potential(v, parent, total):
-    value = total[v]
-    while parent[v] != v:
-        v = parent[v]
-        value += total[v]
-    return value

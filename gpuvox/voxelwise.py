@@ -3,7 +3,8 @@
 The algebra is that of `glm`, with the bases of effect and nuisance found for each voxel by Gram–Schmidt
 (modified, twice: Björck 1967, BIT 7:1), for a tile of voxels at a time. A shuffle permutes the rows of the whole
 per-voxel design, as FSL does. Degrees of freedom are counted per voxel: a voxelwise EV that is constant, or
-collinear with the rest, at some voxel does not count there.
+collinear with the rest, at some voxel does not count there. What counts as constant data, whose statistic is 0, is told
+in `glm`; subjects that a voxelwise EV leaves out at a voxel are left out of that too.
 
 On a GPU (``kernels/voxelwise.cu``) a thread does the same operations for a voxel, to the same bits.
 """
@@ -22,6 +23,7 @@ from gpuvox.compiled import inner, loop
 from gpuvox.design import DesignError
 from gpuvox.device import Device, blocks_for
 from gpuvox.glm import (
+    ALONE,
     SSE_FLOOR,
     ZERO_RESIDUAL,
     Nuisance,
@@ -152,9 +154,32 @@ def _prepare(  # noqa: PLR0913
         removed = 0
     elif mode == 3:
         removed = columns.shape[0]
+    constant = _constant(y, columns[:removed], 1.0 / n if demean else 0.0)
     for a in range(removed):
         _project_out(y, columns[a])
-    return _normalise(y, before, ZERO_RESIDUAL)
+    norm = _normalise(y, before, ZERO_RESIDUAL)
+    for j in range(width):
+        if constant[j]:
+            norm[j] = 0.0
+    return norm
+
+
+@inner
+def _constant(y, removed, leverage):
+    """(T,) Whether data are one number in all rows that the removed columns, and `leverage` more, do not fit alone."""
+    n, width = y.shape
+    constant = np.ones(width, np.bool_)
+    first = np.full(width, -1)
+    for i in range(n):
+        for j in range(width):
+            fitted = leverage
+            for a in range(removed.shape[0]):
+                fitted += removed[a, i, j] * removed[a, i, j]
+            if fitted < 1 - ALONE:
+                if first[j] >= 0 and y[i, j] != y[first[j], j]:
+                    constant[j] = False
+                first[j] = i
+    return constant
 
 
 @inner

@@ -155,10 +155,10 @@ const double ZERO_RESIDUAL = 1e-10, ORTHOGONAL = 1e-13, SSE_FLOOR = 1e-14;
 }  // namespace
 
 // Statistic and SSE in float64 from the data, for listed pairs of map and voxel: item i is voxel item_voxel[i] of map
-// item_map[i]; its data are column item_column[i] of data (n, data_stride). removed (n, n_removed): what the data are
+// item_map[i]; its data are column item_column[i] of data (n, data_stride), norms those of its residuals, 0 for none. removed (n, n_removed): what the data are
 // residualised on; basis, shuffles as for glm_rows. scratch: n doubles for every thread of the grid.
 KERNEL_FOR(128, 2)
-glm_exact(const float* data, int64 data_stride, const int* item_map, const int* item_column, int n_items,
+glm_exact(const float* data, int64 data_stride, const double* norms, const int* item_map, const int* item_column, int n_items,
           const double* removed, int n_removed, const double* basis, const int* shuffles, int n, int per_shuffle,
           int flip, int rank, int is_f, double df, double* scratch, double* statistic, double* sse_out) {
     const int64 step = grid_threads();
@@ -180,7 +180,7 @@ glm_exact(const float* data, int64 data_stride, const int* item_map, const int* 
         double norm = 0.0;
         for (int i = 0; i < n; ++i) norm += left[i * step] * left[i * step];
         norm = sqrt(norm);
-        if (norm <= ZERO_RESIDUAL * sqrt(raw)) norm = 0.0;
+        if (norm <= ZERO_RESIDUAL * sqrt(raw) || !(norms[item_column[item]] > 0.0)) norm = 0.0;
         const double unit = norm > 0.0 ? 1.0 / norm : 0.0;
         double effect = 0.0;
         for (int r = 0; r < per_shuffle; ++r) {

@@ -173,8 +173,14 @@ KERNEL maps_count_below(const T* maps, int n_maps, int64 n_voxels, const T* obse
 
 namespace {
 
+// Scores up to here are integers, larger ones logarithmic: LINEAR of gpuvox/heights.py.
+const int64 LINEAR = 0x7800000000000000LL;
+
+DEVICE int64 linear(int64 value) { return value < LINEAR ? value : LINEAR; }
+DEVICE double linear(double value) { return value; }
+
 // What is added: integer scores without their last bits, or multiples of a quantum, so that the order does not matter.
-DEVICE int64 share(int64 value, int shift, double) { return value >> shift; }
+DEVICE int64 share(int64 value, int shift, double) { return linear(value) >> shift; }
 DEVICE double share(double value, int, double quantum) { return rint(value / quantum) * quantum; }
 
 }  // namespace
@@ -210,9 +216,9 @@ KERNEL maps_normalise(const T* maps, int n_maps, int64 n_voxels, double scale_up
         for (int64 v = grid_thread(); v < n_voxels; v += grid_threads()) {
             const T value = maps[b * n_voxels + v];
             double normalised = 0.0;
-            if (value > 0 && local[v] > 0.0) normalised = (double)value * scale_up / local[v];
+            if (value > 0 && local[v] > 0.0) normalised = (double)linear(value) * scale_up / local[v];
             if (value < 0 && local[n_voxels + v] > 0.0)
-                normalised = -((double)-value * scale_down / local[n_voxels + v]);
+                normalised = -((double)linear((T)-value) * scale_down / local[n_voxels + v]);
             out[b * n_voxels + v] = normalised;
         }
 }

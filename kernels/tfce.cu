@@ -17,8 +17,8 @@
 // Hooking by number alone cannot form a cycle. A peak born at this level may be hooked before it is counted, which
 // is why voxels are counted through the forest.
 //
-// tfce_grow: union-find voxel by voxel in falling order, by one thread of a block: for the exact integral and for
-// more levels than int16 codes hold. Independent of tfce_peaks.
+// tfce_grow: a tree of components, voxel by voxel in falling order, by one thread of a block: for the exact integral
+// and for more levels than int16 codes hold. Independent of tfce_peaks.
 
 #include "common.cuh"
 
@@ -414,30 +414,18 @@ DEVICE void sort_by_byte(const int* key, const int* from, int* to, int n, int sh
     barrier();
 }
 
-template <class Score> DEVICE Score potential(int v, const int* parent, const Score* total) {
-    Score value = total[v];
-    while (parent[v] != v) {
-        v = parent[v];
-        value += total[v];
-    }
-    return value;
-}
-
-DEVICE int64 absolute(int64 x) { return x < 0 ? -x : x; }
-DEVICE double absolute(double x) { return x < 0 ? -x : x; }
-
 }  // namespace
 
 // The same scores (Score = int64) or the exact integral (double) of one sign, added to maps (n_maps, n_voxels) that
 // are zero before. worth: C[k] by level, unused where exact; sizes: S; power = H + 1 where exact, else 0.
-// Scratch of each block: at (box) filled with -1, key, order, other, parent, size, total, above (n_voxels), count
+// Scratch of each block: at (box) filled with -1, key, order, other, parent, size, score, worth_of (n_voxels), count
 // (256 * threads).
 template <class Score>
 KERNEL_FOR(128, 8)
 tfce_grow(const float* stat, int n_maps, int n_voxels, const int* index, int box, const int* offsets, int n_offsets,
           const float* thresholds, const Score* worth, const Score* sizes, float per_step, int cap, double power,
           int sign, int* all_at, int* all_key, int* all_order, int* all_other, int* all_parent, int* all_size,
-          Score* all_total, Score* all_above, int* all_count, int* status, Score* maps) {
+          Score* all_score, Score* all_worth, int* all_count, int* status, Score* maps) {
     SHARED(int, total_count, 256);
     SHARED(int, n_kept, 1);
     const int thread = threadIdx.x, threads = blockDim.x;
@@ -448,8 +436,8 @@ tfce_grow(const float* stat, int n_maps, int n_voxels, const int* index, int box
     int* other = all_other + slot * n_voxels;
     int* parent = all_parent + slot * n_voxels;
     int* size = all_size + slot * n_voxels;
-    Score* total = all_total + slot * n_voxels;
-    Score* above = all_above + slot * n_voxels;
+    Score* score = all_score + slot * n_voxels;
+    Score* worth_of = all_worth + slot * n_voxels;
     int* count = all_count + slot * 256 * threads;
 
     for (int64 b = blockIdx.x; b < n_maps; b += gridDim.x) {
@@ -475,41 +463,38 @@ tfce_grow(const float* stat, int n_maps, int n_voxels, const int* index, int box
             sort_by_byte(key, shift & 8 ? order : other, shift & 8 ? other : order, n_voxels, shift, count, total_count);
         // After four passes the result is in `other`.
         const int n = n_kept[0];
+        int* root = order;  // it is not needed any more
         for (int i = thread; i < n; i += threads) {
             const int v = other[i];
-            parent[i] = i;
+            parent[i] = root[i] = i;
             size[i] = 1;
             const float height = sign * t[v];
-            above[i] = power > 0 ? (Score)(power_of((double)height, power) / power)
+            worth_of[i] = power > 0 ? (Score)(power_of((double)height, power) / power)
                                  : worth[level_of(height, thresholds, per_step, cap)];
         }
         barrier();
+        // The tree of components, as in _grow of gpuvox/tfce.py: a voxel stands for its component at its height.
         for (int i = 0; thread == 0 && i < n; ++i) {
             const int p = index[other[i]];
-            const Score w = above[i];
             at[p] = i;
-            total[i] = sizes[1] * w;
-            int root = i;
             for (int o = 0; o < n_offsets; ++o) {
                 int r = at[p + offsets[o]];
                 if (r < 0) continue;
-                while (parent[r] != r) r = parent[r];
-                if (r == root) continue;
-                const int keep = size[root] >= size[r] ? root : r, gone = keep == root ? r : root;
-                const int joint = size[keep] + size[gone];
-                total[keep] += (sizes[joint] - sizes[size[keep]]) * w;
-                total[gone] += (sizes[joint] - sizes[size[gone]]) * w - total[keep];
-                size[keep] = joint;
-                parent[gone] = keep;
-                root = keep;
+                while (root[r] != r) r = root[r] = root[root[r]];
+                if (r == i) continue;
+                parent[r] = root[r] = i;
+                size[i] += size[r];
             }
-            above[i] = potential(i, parent, total) - sizes[size[root]] * w;
+        }
+        for (int i = n - 1; thread == 0 && i >= 0; --i) {
+            const int j = parent[i];
+            score[i] = j == i ? sizes[size[i]] * worth_of[i]
+                              : score[j] + sizes[size[i]] * (worth_of[i] - worth_of[j]);
         }
         barrier();
         for (int i = thread; i < n; i += threads) {
             const int v = other[i];
-            const Score score = potential(i, parent, total) - above[i];
-            maps[b * n_voxels + v] = sign < 0 ? -score : score;
+            maps[b * n_voxels + v] = sign < 0 ? -score[i] : score[i];
             at[index[v]] = -1;
         }
         barrier();

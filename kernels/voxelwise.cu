@@ -4,7 +4,7 @@
 
 namespace {
 
-const double DEPENDENT = 1e-7, TINY = 1e-12, ZERO = 1e-10, FLOOR = 1e-14, NO_LIMIT = -1e300;
+const double DEPENDENT = 1e-7, TINY = 1e-12, ZERO = 1e-10, ALONE = 1e-10, FLOOR = 1e-14, NO_LIMIT = -1e300;
 
 DEVICE double norm_of(const double* block, int n, int64 stride) {
     double norm = 0.0;
@@ -30,6 +30,23 @@ DEVICE double normalise(double* block, int n, int64 stride, double before, doubl
     if (norm <= tolerance * before) norm = 0.0;
     for (int i = 0; i < n; ++i) block[i * stride] = norm > 0.0 ? block[i * stride] / norm : 0.0;
     return norm;
+}
+
+// Whether data are one number in all rows that the removed columns, and `leverage` more, do not fit alone.
+DEVICE bool constant(const double* data, const double* columns, int n_removed, double leverage, int n, int64 stride) {
+    int first = -1;
+    for (int i = 0; i < n; ++i) {
+        double fitted = leverage;
+        for (int a = 0; a < n_removed; ++a) {
+            const double value = columns[((int64)a * n + i) * stride];
+            fitted += value * value;
+        }
+        if (fitted < 1 - ALONE) {
+            if (first >= 0 && data[i * stride] != data[first * stride]) return false;
+            first = i;
+        }
+    }
+    return true;
 }
 
 }  // namespace
@@ -70,8 +87,10 @@ KERNEL voxelwise_prepare(const float* data, int64 data_stride, int64 first, int 
         }
         const double before = norm_of(residual, n, stride);
         if (demean) remove_mean(residual, n, stride);
+        const bool same = constant(residual, columns + v, n_removed, demean ? 1.0 / n : 0.0, n, stride);
         for (int a = 0; a < n_removed; ++a) project_out(residual, columns + (int64)a * n * stride + v, n, stride);
-        norms[v] = normalise(residual, n, stride, before, ZERO);
+        const double norm = normalise(residual, n, stride, before, ZERO);
+        norms[v] = same ? 0.0 : norm;
     }
 }
 

@@ -259,6 +259,8 @@ def test_the_check_of_an_installation_sees_a_wrong_kernel():
 FSL_CASES = [name for name in CASES if name != "how_many"]
 FSL_CASES += [
     "binary_data",
+    "one_huge_voxel",
+    "one_sample_constant",
     "f_blocks",
     "one_sample_whole_blocks",
     "permout",

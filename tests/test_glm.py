@@ -14,6 +14,7 @@ from gpuvox.glm import Glm, Nuisance, f_to_z, f_to_z_exact
 from gpuvox.grid import Grid
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
+from gpuvox.voxelwise import VoxelwiseGlm
 
 FEW = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
@@ -269,3 +270,117 @@ def test_z_of_an_f_beyond_the_smallest_float(df2):
     z = -ndtri_exp(-df2 / 2 * np.log1p(2 * F / df2))
     np.testing.assert_allclose(f_to_z_exact(F, 2, df2), z, rtol=1e-6)
     assert z.max() > 8
+
+
+# -- voxels without variation, and fits without residuals ------------------------------------------------------------
+
+CONSTANT_MODELS = {
+    "one sample": lambda rng, n: (np.ones((n, 1)), [[1]]),
+    "one sample, covariate": lambda rng, n: (np.c_[np.ones(n), rng.normal(size=n)], [[1, 0]]),
+    "one sample, F": lambda rng, n: (np.c_[np.ones(n), rng.normal(size=n)], [[1, 0], [0, 1]]),
+    "means of two groups": lambda rng, n: (two_groups(rng, n)[:, :2], [[1, 0]]),
+    "mean of both groups": lambda rng, n: (two_groups(rng, n)[:, :2], [[0.5, 0.5]]),
+    "groups, F": lambda rng, n: (two_groups(rng, n)[:, :2], [[1, 0], [0, 1]]),
+    "covariate without intercept": lambda rng, n: (rng.normal(size=(n, 1)), [[1]]),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANT_MODELS)
+@pytest.mark.parametrize("mode", [Nuisance.FREEDMAN_LANE, Nuisance.KENNEDY, Nuisance.NONE])
+@pytest.mark.parametrize("flip", [False, True])
+def test_constant_voxels_are_zero_in_every_shuffle_and_change_no_other(name, mode, flip):
+    rng = np.random.default_rng(5)
+    n = 12
+    M, C = (np.asarray(values, float) for values in CONSTANT_MODELS[name](rng, n))
+    Y = (rng.normal(size=(n, 40)) + 1).astype(np.float32)
+    Z = Y.copy()
+    Z[:, [0, 7, 8, 39]] = np.float32([1, -1, 0.1, 3e4])
+    shuffles = Shuffler(rng.normal(size=(n, 1)), Permutations(30, 1, flip=flip)).shuffles(0, 30)
+    grid = Grid(np.ones((5, 4, 2), bool))
+    for smoother in (None, MaskedGaussian(grid, 1.0)) if len(C) == 1 else (None,):
+        models = []
+        for data in (Y, Z, np.where(np.arange(40) == 8, 0, Z).astype(np.float32)):
+            models.append(Glm(data, partition(M, C, is_f=len(C) > 1), np.zeros((n, 0)), mode, smoother))
+        usual, maps, zero = (model.maps(shuffles) for model in models)
+        assert not maps[:, [0, 7, 8, 39]].any()
+        assert (models[1].is_constant == np.isin(np.arange(40), [0, 7, 8, 39])).all()
+        np.testing.assert_array_equal(maps, zero)  # as if it were 0 in everybody
+        assert not models[1].exact_map(shuffles[3])[[0, 7, 8, 39]].any()
+        others = np.setdiff1d(np.arange(40), [0, 7, 8, 39])
+        if smoother is None:
+            np.testing.assert_array_equal(maps[:, others], usual[:, others])
+            found = models[1].exact(shuffles, np.arange(30) % 30, np.resize([0, 7, 8, 39], 30))
+            assert not found.any()
+        assert maps[:, others].any()
+    # One subject that differs in the last place is enough to vary.
+    Z[3, 0] = np.nextafter(Z[3, 0], np.float32(2))
+    assert not Glm(Z, partition(M, C, is_f=len(C) > 1), np.zeros((n, 0)), mode).is_constant[0]
+
+
+def test_a_subject_that_the_nuisance_leaves_out_makes_no_voxel_vary():
+    n = 10
+    alone = (np.arange(n) == 4).astype(float)
+    Y = np.random.default_rng(0).normal(size=(n, 3)).astype(np.float32)
+    Y[:, 1], Y[4, 1] = 2.0, 7.0
+    shuffler = Shuffler(np.ones((n, 1)), Permutations(20, 1, flip=True))
+    model = Glm(Y, partition(np.c_[np.ones(n), alone], [1, 0]), shuffler.invariant)
+    assert list(model.is_constant) == [False, True, False]
+    assert not model.maps(shuffler.shuffles(0, 20))[:, 1].any()
+
+
+def test_a_voxel_that_separates_the_groups_is_a_large_effect_and_finite():
+    n = 12
+    group = np.repeat([1.0, 0.0], 6)
+    Y = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
+    Y[:, 2] = group
+    for C, is_f in (([1, -1], False), ([[1, -1]], True)):
+        shuffler = Shuffler(group[:, None], Permutations(0))
+        maps = Glm(Y, partition(np.c_[group, 1 - group], C, is_f=is_f), shuffler.invariant).maps(
+            shuffler.shuffles(0, shuffler.n)
+        )
+        assert np.isfinite(maps).all()
+        assert maps[0, 2] == maps[:, 2].max() > 1e7
+        assert (maps[:, 2] == maps[0, 2]).sum() == (2 if is_f else 1)
+        z = f_to_z(np.abs(maps), 1, n - 2)
+        assert np.isfinite(z).all()
+        assert z[0, 2] == z[:, 2].max()
+        assert (np.diff(z[:, 2][np.argsort(np.abs(maps[:, 2]))]) >= 0).all()
+
+
+SATURATED = {
+    "demeaned groups": ([[1, -1]], lambda g: np.c_[g, 1 - g], True),
+    "F over all columns": ([[1, 1], [1, -2]], lambda g: np.c_[g, 1 - g], False),
+    "a weight that is not 1": ([[0.33333333]], lambda g: (g - 0.3)[:, None], False),
+}
+
+
+@pytest.mark.parametrize("name", SATURATED)
+def test_nuisance_that_is_the_rounding_of_zero_is_none(name):
+    """Contrasts that take up all of the model: the fit without nuisance, written out as least squares."""
+    C, make, demean = SATURATED[name]
+    rng = np.random.default_rng(3)
+    n = 11
+    M = make((np.arange(n) < 5).astype(float))
+    C = np.array(C, float)
+    Y = rng.normal(size=(n, 6)).astype(np.float32)
+    shuffles = Shuffler(M @ C.T, Permutations(8, 2)).shuffles(0, 8)
+    model = partition(M, C, demean=demean, is_f=len(C) > 1)
+    assert model.rank_nuisance == 0
+    X, data = (a - a.mean(axis=0) if demean else a for a in (M, Y.astype(float)))
+    rank = np.linalg.matrix_rank(X)
+    assert model.df == n - rank - demean
+    expected = []
+    for p in shuffles:
+        fit = X[p] @ np.linalg.pinv(X[p]) @ data
+        left = ((data - fit) ** 2).sum(axis=0) / (n - rank - demean)
+        if len(C) > 1:
+            expected.append((fit**2).sum(axis=0) / rank / left)
+        else:
+            sign = np.sign(C[0] @ np.linalg.pinv(X[p]) @ data)
+            expected.append(sign * np.sqrt((fit**2).sum(axis=0) / left))
+    for ours in (
+        Glm(Y, model, np.zeros((n, 0))).maps(shuffles),
+        VoxelwiseGlm(Y, M, C, {0: np.repeat(M[:, :1], 6, axis=1).astype(np.float32)}, demean=demean, is_f=len(C) > 1)
+        .maps(shuffles),
+    ):  # fmt: skip
+        np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=2e-5)

@@ -28,12 +28,14 @@ REFUSED = {
     "zero_contrast": ("t-test 1", "the contrast is zero"),
 }
 """Cases that FSL runs, and the words of our refusal."""
-PENDING = ("flipped_mask", "vxl_negative", "vxl_negative_f", "one_sample_constant", "one_sample_constant_negative")
+PENDING = ("flipped_mask", "vxl_negative", "vxl_negative_f")
 """Cases that are not right yet; empty when they all are."""
 NAMES = sorted(p.name for p in CASES.iterdir() if p.is_dir() and p.name not in (*COUNTED, *REFUSED, *PENDING))
 DIFFERENT = {
     "binary_uncorrp": ("_vox_p_",),
     "edge_shell": ("_tfce_",),
+    "one_sample_constant": ("_tstat", "_corrp_"),
+    "one_sample_constant_negative": ("_tstat", "_corrp_"),
     "vxl_demean": ("_tstat", "_corrp_"),
 }
 """Parts of the names of files that hold something else than FSL's."""
@@ -302,3 +304,34 @@ def test_demeaning_is_of_voxelwise_evs_too(test, outputs):
     np.testing.assert_allclose(ours, expected[0], atol=MAP_TOLERANCE * np.abs(expected).max())
     null = np.loadtxt(outputs("vxl_demean") / f"fsl_vox_corrp_{test}.txt")
     np.testing.assert_allclose(null, expected.max(axis=1), rtol=NULL_TOLERANCE)
+
+
+@pytest.mark.parametrize("case", ["one_sample_constant", "one_sample_constant_negative"])
+def test_a_constant_voxel_is_zero_and_the_others_are_as_without_it(case, outputs):
+    """In FSL its t is rounding over rounding, ±1e16, and if that is positive TFCE is 0 everywhere else."""
+    found = oracle.load_case(CASES / case)
+    still = np.ptp(found.data, axis=0) == 0  # one voxel is 0 in all
+    constant = still & (found.data[0] != 0)
+    assert (constant.sum(), still.sum()) == (1, 2)
+    theirs, ours = (oracle.flat(read(f / "fsl_tstat1.nii.gz"), found.mask) for f in (CASES / case, outputs(case)))
+    assert np.abs(theirs[constant]) > 1e10
+    assert ours[constant] == 0
+    np.testing.assert_allclose(ours[~constant], theirs[~constant], atol=MAP_TOLERANCE * np.abs(ours).max())
+    shuffles = found.shuffles("tstat1")
+    maps = np.where(still, 0, oracle.case_maps(found, "tstat1", shuffles))
+    enhanced = oracle.case_tfce(found, "tstat1", maps)
+    for kind, values in (("vox", maps), ("tfce", enhanced)):
+        null = np.loadtxt(outputs(case) / f"fsl_{kind}_corrp_tstat1.txt")
+        np.testing.assert_allclose(null, values.max(axis=1), rtol=NULL_TOLERANCE)
+        p = oracle.flat(read(outputs(case) / f"fsl_{kind}_corrp_tstat1.nii.gz"), found.mask)
+        expected = oracle.corrected(values[0], values.max(axis=1))
+        assert np.abs(p - expected).max() <= 1.01 / len(shuffles)
+        assert (np.abs(p - expected) > 1e-6).sum() <= 2
+    tfce = oracle.flat(read(outputs(case) / "fsl_tfce_tstat1.nii.gz"), found.mask)
+    np.testing.assert_allclose(tfce, enhanced[0], rtol=NULL_TOLERANCE, atol=1e-6 * tfce.max())
+    if case == "one_sample_constant_negative":
+        np.testing.assert_allclose(
+            tfce, found.image("tfce", "tstat1"), rtol=NULL_TOLERANCE, atol=1e-3 * tfce.max()
+        )
+    else:
+        assert found.image("tfce", "tstat1")[~constant].max() == 0 < tfce[~constant].max()

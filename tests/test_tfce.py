@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from naive import naive_integral, naive_tfce
+from naive import naive_extent, naive_integral, naive_tfce
 
 from gpuvox.grid import Grid
-from gpuvox.tfce import Enhancer, LevelOverflow, Tfce, level_table, step_size
+from gpuvox.tfce import (
+    CODE_LEVELS,
+    Enhancer,
+    LevelOverflow,
+    Tfce,
+    level_table,
+    most_levels,
+    robust_peak,
+    step_size,
+)
 
 CASES = Path(__file__).parent / "data" / "fsl"
 POWERS = [(2.0, 0.5), (1.0, 1.0), (0.0, 0.5), (2.0, 0.0), (1.5, 0.67), (0.0, 0.0)]
@@ -153,7 +163,9 @@ def test_fsl_maps(case, options):
         np.testing.assert_allclose(ours, theirs, atol=1e-3 * theirs.max())
 
 
-@pytest.mark.parametrize("wrong", [{"H": -1}, {"E": -0.5}, {"connectivity": 8}, {"delta": 0.0}, {"delta": np.inf}])
+@pytest.mark.parametrize(
+    "wrong", [{"H": -1}, {"E": -0.5}, {"connectivity": 8}, {"delta": 0.0}, {"delta": np.inf}, {"delta": "fine"}]
+)
 def test_refusals(wrong):
     with pytest.raises(ValueError, match=r"TFCE|connectivity|delta|H|E"):
         Tfce(**wrong)
@@ -164,3 +176,156 @@ def test_exponents_may_be_integers():
     for exact in (False, True):
         one, other = (Enhancer(grid, Tfce(H=h, E=e, exact=exact), (1.0, 1.0)) for h, e in ((2, 1), (2.0, 1.0)))
         np.testing.assert_array_equal(one.maps(stat), other.maps(stat))
+
+
+# -- statistics of any size -----------------------------------------------------------------------------------------
+
+
+def spiked(rng, shape, height):
+    """A smooth map of both signs, with voxels far above the others."""
+    grid = Grid(rng.random(shape) < 0.9)
+    t = rng.normal(size=grid.n_voxels).astype(np.float32)
+    high = rng.choice(grid.n_voxels, 9, replace=False)
+    t[high] = height * np.float32([1, 1, 0.5, 0.999, 1, -1, -0.3, 1, -1])
+    return grid, t
+
+
+@pytest.mark.parametrize("connectivity", [6, 26])
+@pytest.mark.parametrize(("H", "E"), [(2.0, 0.5), (1.0, 1.0), (0.0, 0.5), (1.5, 0.67)])
+def test_a_map_far_above_the_tables_has_the_naive_sum(H, E, connectivity):
+    """In steps that the naive sum can still take one by one; all other voxels are as in a map that has no spikes."""
+    rng = np.random.default_rng(connectivity)
+    for trial in range(4):
+        grid, t = spiked(rng, (6, 5, 4), 90.0)
+        options, steps = Tfce(H, E, connectivity), (0.05, 0.0 if trial == 3 else 0.07)
+        make = Enhancer(grid, options, steps, 512, most=512)
+        scores, maxima = make.maps(np.stack([t, t / 50]))[0], make.maxima(np.stack([t, t / 50]))
+        np.testing.assert_array_equal(make.maps((t / 50)[None]).max(), maxima[0, 1])  # an ordinary map beside it
+        for row, sign in enumerate((1, -1)):
+            expected = grid.to_vector(naive_tfce(grid.to_volume(sign * t), steps[row], H, E, connectivity))
+            tolerance = 5e-5 if H == 1.5 else 1e-5
+            np.testing.assert_allclose(
+                make.to_float(np.maximum(sign * scores, 0), row), expected, rtol=tolerance, atol=1e-9
+            )
+            assert maxima[row, 0] == max((sign * scores).max(), 0)
+        large = Enhancer(grid, options, steps, 2048)
+        np.testing.assert_allclose(make.to_float(scores), large.to_float(large.maps(t[None])[0]), rtol=2e-5)
+
+
+@pytest.mark.parametrize("height", [3e4, 4e7, 1e12, 1e30])
+def test_enormous_statistics_finish_and_leave_the_others_alone(height):
+    rng = np.random.default_rng(1)
+    grid, t = spiked(rng, (7, 6, 5), height)
+    make = Enhancer(grid, Tfce(), (0.05, 0.05), most=512)
+    quiet = np.where(np.abs(t) > 10, np.sign(t) * np.float32(10), t).astype(np.float32)  # joined in the same way
+    scores, usual = make.maps(t[None])[0], make.maps(quiet[None])[0]
+    ordinary = np.abs(t) < 10
+    np.testing.assert_array_equal(scores[ordinary], usual[ordinary])
+    assert (scores[t > 10] > usual.max()).all()
+    order = np.argsort(t[t > 10])
+    worth = make.to_float(scores[t > 10])[order]
+    assert np.isfinite(worth).all()
+    assert (np.diff(worth)[np.diff(t[t > 10][order]) > 0] > 0).all()
+    # A voxel by itself, in closed form.
+    alone = Grid(np.ones((1, 1, 1), bool))
+    one = Enhancer(alone, Tfce(), (0.05, 0.05), most=512)
+    if height < 1e5:
+        level = height / 0.05
+        expected = 0.05**2 * level**3 / 3
+        assert one.to_float(one.maxima(np.array([[height]], np.float32)))[0, 0] == pytest.approx(
+            expected, rel=2e-2
+        )
+    more = np.array([[height], [np.nextafter(np.float32(height), np.float32(np.inf)) * 1.01]], np.float32)
+    low, high = one.maxima(more)[0]
+    assert low < high
+
+
+def test_the_largest_table_keeps_ordinary_maps_exact():
+    """2^22 levels would leave no bits for heights under 4,000 steps: an ordinary map would be 0 everywhere."""
+    coarse = level_table(0.05, Tfce(), 235_000, 1 << 22)
+    assert not coarse.weights[1000]
+    for n_voxels in (50, 20_000, 235_000, 2_000_000):
+        cap = most_levels(Tfce(), n_voxels)
+        assert 2048 <= cap <= CODE_LEVELS
+        table = level_table(0.05, Tfce(), n_voxels, cap)
+        n = np.arange(1, n_voxels + 1, max(1, n_voxels // 1000))
+        np.testing.assert_allclose(table.sizes[n] / table.sizes[1], np.sqrt(n), rtol=2e-6)
+        k = np.arange(1, 200)
+        np.testing.assert_allclose(np.diff(table.weights[:200]), k**2 * table.unit, rtol=1e-6)
+
+
+def test_a_map_exactly_as_high_as_the_table_is_no_overflow():
+    grid = Grid(np.ones((4, 4, 1), bool))
+    table = level_table(0.1, Tfce(), 16, 512)
+    for edge in (table.thresholds[-1], np.nextafter(table.thresholds[-1], np.float32(0))):
+        t = np.linspace(0, edge, 16, dtype=np.float32)[None]
+        scores = Enhancer(grid, Tfce(), (0.1, 0.1)).maps(t)[0]
+        assert scores[-1] > scores[-2] > 0
+    with pytest.raises(LevelOverflow):
+        Enhancer(grid, Tfce(), (0.1, 0.1)).maps(np.nextafter(t, np.float32(np.inf)) * np.float32(1.001))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("options", [Tfce(), Tfce(exact=True)])
+def test_values_that_are_not_finite_are_refused(wrong, options):
+    grid = Grid(np.ones((4, 4, 4), bool))
+    t = np.random.default_rng(0).normal(size=(2, 64)).astype(np.float32)
+    t[1, 30] = wrong
+    make = Enhancer(grid, options, (0.1, 0.1))
+    for call in (make.maps, make.maxima):
+        with pytest.raises(ValueError, match="finite"):
+            call(t)
+
+
+def tree_of_fractions(grid, t, connectivity, E, H):
+    """The exact integral by components at every height: sums of positive terms, in rational arithmetic for H."""
+    image = grid.to_volume(t)
+    heights = sorted({Fraction(float(v)) for v in t if v > 0}, reverse=True)
+    total = np.zeros(image.shape, dtype=object) + Fraction(0)
+    for high, low in zip(heights, [*heights[1:], Fraction(0)]):
+        extent = naive_extent(image >= float(high), connectivity)
+        gain = (high ** (H + 1) - low ** (H + 1)) / (H + 1)
+        for at in zip(*np.nonzero(extent)):
+            total[at] += Fraction(float(extent[at]) ** E) * gain
+    return grid.to_vector(total.astype(float))
+
+
+@pytest.mark.parametrize(("top", "low"), [(30.0, 1e-4), (100.0, 1e-5), (1000.0, 1e-6), (4e7, 1e-3)])
+def test_the_exact_integral_of_low_voxels_beside_high_peaks(top, low):
+    """Every voxel to 1e-9, whatever it is joined to."""
+    rng = np.random.default_rng(0)
+    x = np.full((5, 5, 4), low) * (1 + rng.random((5, 5, 4)))
+    x[1:4, 1:4, 1:3] = top * np.linspace(0.5, 1, 18).reshape(3, 3, 2)
+    x[:, 0] *= -1
+    grid = Grid(np.ones(x.shape, bool))
+    t = grid.to_vector(x.astype(np.float32))
+    scores = Enhancer(grid, Tfce(exact=True, connectivity=26), (1.0, 1.0)).maps(t[None])[0]
+    for sign in (1, -1):
+        expected = tree_of_fractions(grid, sign * t, 26, 0.5, 2)
+        np.testing.assert_allclose(np.maximum(sign * scores, 0), expected, rtol=1e-9, atol=0)
+
+
+# -- steps ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_voxels", [30, 500, 200_000])
+def test_the_robust_step_is_fsls_on_ordinary_maps(n_voxels):
+    rng = np.random.default_rng(n_voxels)
+    noise = rng.standard_t(20, n_voxels)
+    effects = {"none": noise, "strong": noise + 12 * (np.arange(n_voxels) < n_voxels // 20)}
+    focal = noise.copy()
+    focal[:3] = 45
+    everywhere = noise * 5 + 70 * (np.arange(n_voxels) < n_voxels // 3)
+    for name, t in (effects | {"focal": focal, "very strong": everywhere}).items():
+        assert step_size(robust_peak(t), Tfce(delta="robust")) == step_size(t.max(), Tfce()), name
+    assert robust_peak(-np.abs(noise)) <= 0
+
+
+@pytest.mark.parametrize("n_voxels", [12, 30, 500, 200_000])
+@pytest.mark.parametrize("n_outliers", [1, 3])
+def test_the_robust_step_is_not_led_by_outliers(n_voxels, n_outliers):
+    t = np.random.default_rng(n_voxels).standard_t(20, n_voxels)
+    usual = max(50.0, t.max())
+    t[:n_outliers] = 4e7
+    assert robust_peak(t) <= usual
+    assert step_size(robust_peak(t), Tfce(delta="robust")) == np.float32(0.5)

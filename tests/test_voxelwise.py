@@ -189,3 +189,52 @@ def test_a_perfect_fit_is_a_number(seed):
     shuffles = np.array([rng.permutation(n) for _ in range(20)], dtype=np.int32)
     assert np.isfinite(model.maps(shuffles)).all()
     assert np.isfinite(model.exact_map(np.arange(n, dtype=np.int32))).all()
+
+
+@pytest.mark.parametrize("demean", [False, True])
+@pytest.mark.parametrize("C", [[[1, -1, 0]], [[1, 1, 0]], [[0, 0, 1]], [[1, 0, 0], [0, 0, 1]]])
+@pytest.mark.parametrize("flip", [False, True])
+def test_constant_voxels_are_zero_in_every_model_and_change_no_other(C, flip, demean):
+    Y, M, ev = study()
+    usual = Y.copy()
+    Y[:, 3], Y[:, 60], Y[:, 64] = 1.0, -7.5, 0.1
+    C = np.array(C, float)
+    shuffles = Shuffler(M[:, 2:], Permutations(9, 3, flip=flip)).shuffles(0, 9)
+    model = VoxelwiseGlm(Y, M, C, {2: ev}, demean=demean, is_f=len(C) > 1)
+    maps = model.maps(shuffles)
+    assert not maps[:, [3, 60, 64]].any()
+    assert not model.exact(shuffles, np.arange(9), np.resize([3, 60, 64], 9)).any()
+    others = np.setdiff1d(np.arange(V), [3, 60, 64])
+    expected = VoxelwiseGlm(usual, M, C, {2: ev}, demean=demean, is_f=len(C) > 1).maps(shuffles)
+    np.testing.assert_array_equal(maps[:, others], expected[:, others])
+
+
+def test_subjects_left_out_at_a_voxel_make_it_no_less_constant():
+    """A one-sample test; a voxelwise EV takes subject 4 out at voxel 1, and nobody elsewhere."""
+    rng = np.random.default_rng(0)
+    Y, ev = rng.normal(size=(N, 3)).astype(np.float32), np.zeros((N, 3), np.float32)
+    Y[:, 1:], Y[4, 1:], ev[4, 1] = 2.0, 9.0, 1.0
+    shuffles = Shuffler(np.ones((N, 1)), Permutations(30, 3, flip=True)).shuffles(0, 30)
+    maps = VoxelwiseGlm(Y, np.ones((N, 2)), np.array([[1.0, 0]]), {1: ev}).maps(shuffles)
+    assert not maps[:, 1].any()
+    assert maps[:, 2].all()
+    assert np.isfinite(maps).all()
+
+
+def test_perfect_fits_are_finite_and_the_largest():
+    Y, M, ev = study()
+    Y[:, 2] = M[:, 0]
+    Y[:, 5] = ev[:, 5]
+    for C, at in (([[1.0, -1, 0]], 2), ([[0, 0, 1.0]], 5), ([[1.0, -1, 0], [0, 0, 1]], 2)):
+        for smoother in (None, MaskedGaussian(Grid(np.ones((V, 1, 1), bool)), 1.0)) if len(C) == 1 else (None,):
+            shuffles = Shuffler(rng_labels(), Permutations(40, 3)).shuffles(0, 40)
+            model = VoxelwiseGlm(Y, M, np.array(C), {2: ev}, is_f=len(C) > 1, smoother=smoother)
+            maps = model.maps(shuffles)
+            assert np.isfinite(maps).all()
+            if smoother is None:
+                assert maps[0].argmax() == at
+                assert maps[0, at] > 1e6
+
+
+def rng_labels():
+    return np.random.default_rng(9).normal(size=(N, 1))

@@ -59,6 +59,11 @@ def positive(text: str) -> float:
     return value
 
 
+def tfce_step(text: str) -> float | str:
+    """A finite number above 0, or ``robust``."""
+    return text if text == "robust" else positive(text)
+
+
 def not_negative(text: str) -> float:
     """A finite number of at least 0."""
     value = number(text)

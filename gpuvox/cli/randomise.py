@@ -20,6 +20,7 @@ from gpuvox.cli.arguments import (
     integer,
     not_negative,
     positive,
+    tfce_step,
 )
 from gpuvox.cli.foreign import remedy
 from gpuvox.cli.talk import say, silent, warn
@@ -99,7 +100,8 @@ def _add_inference(group: Any) -> None:
     group.add_argument("--tfce_H", type=not_negative, metavar="H", help="TFCE height power (2)")
     group.add_argument("--tfce_E", type=not_negative, metavar="E", help="TFCE extent power (0.5)")
     group.add_argument("--tfce_C", type=connectivity, metavar="C", help="TFCE connectivity (6)")
-    group.add_argument("--tfce_D", type=positive, metavar="D", help="TFCE step (maximum / 100)")
+    group.add_argument("--tfce_D", type=tfce_step, metavar="D",
+                       help="TFCE step (maximum / 100); robust: not led by a few outlying voxels")  # fmt: skip
     group.add_argument(
         "--twopass", action="store_true", help="cluster and TFCE normalised over permutations (t only)"
     )

@@ -204,7 +204,7 @@ class Pipeline(StudyInputs):
         assert given is not None
         assert self.config.template is not None
         mask = self.config.file(self.config.template.mask)
-        tfce = Tfce(H=given.tfce_height, E=given.tfce_extent, connectivity=given.connectivity)
+        tfce = Tfce(H=given.tfce_height, E=given.tfce_extent, connectivity=given.connectivity, delta="robust")
 
         def work(talk: Talk) -> None:
             os.makedirs(self.path("voxelwise"), exist_ok=True)
@@ -220,7 +220,10 @@ class Pipeline(StudyInputs):
             )  # fmt: skip
             _go_on(replace(command, checkpoint=checkpoint, resume=os.path.exists(checkpoint)), talk)
 
-        settings = {k: v for k, v in asdict(given).items() if k != "maps"} | {"seed": study.seed}
+        settings = {k: v for k, v in asdict(given).items() if k != "maps"} | {
+            "seed": study.seed,
+            "tfce_step": "robust",
+        }
         after, sources = self._of_maps(name)
         outputs = (
             f"voxelwise/{name}_tstat?.*",
