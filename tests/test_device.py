@@ -225,7 +225,7 @@ def test_levels_beyond_the_tables_start_again(device):
             data, partition(np.c_[np.ones(n), x], np.array([[0, 1.0]])), np.full((n, 1), n**-0.5), device=where
         )
         test = PermutationTest(
-            model, grid, Shuffler(x[:, None], Permutations(200, 1)), Statistics(tfce=Tfce(delta=0.1))
+            model, grid, Shuffler(x[:, None], Permutations(200, 1)), Statistics(tfce=Tfce(delta=1.0))
         )
         finished = run(test, threads=1)
         assert finished.observed.test.level_cap > 512

@@ -198,6 +198,8 @@ def _tfce(about: Mapping[str, Any]) -> str:
     )
     smoothing = about.get("variance_smoothing_mm")
     text = f"TFCE is threshold-free cluster enhancement [@smith2009]{settings}."
+    if tfce.get("delta") == "robust":
+        text += " Its step is a hundredth of the largest statistic, less what a few outlying voxels make of it."
     return text + (f" Variances were smoothed with a Gaussian of SD {smoothing:g} mm." if smoothing else "")
 
 
