@@ -29,7 +29,7 @@ ALONE = 31
 
 
 def lesions(n=10, device=None, seed=0, separated=False, smoother=None, **wanted):
-    """0/1 maps of two groups of five; ALONE is 1 in half of the subjects, it and the next in all patients if `separated`."""
+    """0/1 maps of two groups of five; ALONE is 1 in half of all; it and the next in all patients if `separated`."""
     rng = np.random.default_rng(seed)
     group = np.repeat([1.0, 0.0], n // 2)
     Y = (rng.random((n, 60)) < 0.4).astype(np.float32)
