@@ -18,13 +18,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuvox import __version__, files, locks
+from gpuvox import __version__, files, locks, participants
 from gpuvox.analysis import (
     Inputs,
     Keep,
@@ -59,12 +58,14 @@ from gpuvox.executors import default_threads
 from gpuvox.fingerprint import Hashes, fingerprint, hash_files, hash_inputs
 from gpuvox.grid import Grid
 from gpuvox.info import versions
+from gpuvox.names import Names, by_name
 from gpuvox.oddities import about_volumes
 from gpuvox.outputs import Wanted, Writer, expected_names
+from gpuvox.participants import Rows, of_matrix
 from gpuvox.permtest import Statistics, share
 from gpuvox.plan import Cost, check_memory, cost_of_test, data_bytes, on_cluster
 from gpuvox.scratch import Data, block, check_folder, count_constant
-from gpuvox.settings import check_fit, check_names, check_voxelwise, make_options, matrix, need_places
+from gpuvox.settings import check_fit, check_names, check_voxelwise, make_options, named_matrix, need_places
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler, check_blocks
 from gpuvox.targets import check_targets
 
@@ -121,6 +122,8 @@ class Matrices:
     f_tests: NDArray[np.float64]
     blocks: NDArray[np.int64] | None = None
     effective_design: NDArray[np.float64] | None = None
+    names: Names = field(default_factory=Names)
+    rows: tuple[Rows | None, ...] = ()
 
 
 def read_matrices(command: Command, n: int) -> Matrices:
@@ -132,24 +135,40 @@ def read_matrices(command: Command, n: int) -> Matrices:
         A matrix that cannot be read or does not fit the others; the message names the file.
     """
     if command.one_sample and not command.design:
-        M, C = np.ones((n, 1)), np.ones((1, 1))
+        M, C = files.Matrix(np.ones((n, 1))), files.Matrix(np.ones((1, 1)))
     else:
         if not (command.design and command.contrasts):
             raise files.FileError(
                 "a design (-d) and t contrasts (-t) are needed, both of them, or neither for a one-sample test (-1)"
             )
-        M, C = files.read_matrix(command.design), files.read_matrix(command.contrasts)
-    F = np.zeros((0, len(C)))
+        M, C = participants.read_matrix(command.design), participants.read_matrix(command.contrasts)
+        C = matched(C, M.column_names, command.contrasts, command.design)
+    F = files.Matrix(np.zeros((0, len(C.values))))
     if command.f_tests:
-        F = files.read_matrix(command.f_tests)
-        _fits(command.f_tests, "columns", F.shape[1], len(C), f"t contrasts in {command.contrasts}")
-    _fits(command.design, "rows", len(M), n, f"volumes in {command.data}")
-    _fits(command.contrasts, "columns", C.shape[1], M.shape[1], f"columns (EVs) in {command.design}")
-    effective = None
-    if command.effective_design:
-        effective = files.read_matrix(command.effective_design)
-        _fits(command.effective_design, "rows", len(effective), n, f"volumes in {command.data}")
-    return Matrices(M, C, F, _read_blocks(command, n), effective)
+        F = matched(participants.read_matrix(command.f_tests), C.row_names, command.f_tests, command.contrasts)
+        _fits(command.f_tests, "columns", F.values.shape[1], len(C.values), f"t contrasts in {command.contrasts}")
+    _fits(command.design, "rows", len(M.values), n, f"volumes in {command.data}")
+    _fits(command.contrasts, "columns", C.values.shape[1], M.values.shape[1], f"columns (EVs) in {command.design}")
+    effective = _read_effective(command, n)
+    names = Names(M.column_names, C.row_names, F.row_names)
+    blocks, of_blocks = _read_blocks(command, n)
+    rows = (of_matrix(M, command.design), None if effective is None else effective[1], of_blocks)
+    return Matrices(M.values, C.values, F.values, blocks, None if effective is None else effective[0], names, rows)
+
+
+def matched(matrix: files.Matrix, names: Sequence[str], origin: str, other: str) -> files.Matrix:
+    """A matrix with its columns in the order of the names in another; see `names.by_name`."""
+    values = by_name(matrix.values, matrix.column_names, names, origin, other)
+    return replace(matrix, values=values, column_names=tuple(names) or matrix.column_names)
+
+
+def _read_effective(command: Command, n: int) -> tuple[NDArray[np.float64], Rows | None] | None:
+    name = command.effective_design
+    if not name:
+        return None
+    effective = participants.read_matrix(name)
+    _fits(name, "rows", len(effective.values), n, f"volumes in {command.data}")
+    return effective.values, of_matrix(effective, name)
 
 
 def _fits(name: str, what: str, found: int, expected: int, of: str) -> None:
@@ -157,10 +176,11 @@ def _fits(name: str, what: str, found: int, expected: int, of: str) -> None:
         raise files.FileError(f"{name} has {found} {what}; there are {expected} {of}")
 
 
-def _read_blocks(command: Command, n: int) -> NDArray[np.int64] | None:
+def _read_blocks(command: Command, n: int) -> tuple[NDArray[np.int64] | None, Rows | None]:
     if not command.blocks:
-        return None
-    blocks = files.read_matrix(command.blocks)
+        return None, None
+    matrix = participants.read_matrix(command.blocks)
+    blocks = matrix.values
     _fits(command.blocks, "columns", blocks.shape[1], 1, "column of exchangeability blocks expected")
     _fits(command.blocks, "rows", len(blocks), n, f"volumes in {command.data}")
     if (blocks > n).any():
@@ -172,7 +192,34 @@ def _read_blocks(command: Command, n: int) -> NDArray[np.int64] | None:
         Shuffler(np.zeros((n, 1)), Permutations(1, 0, blocks[:, 0], command.options.whole_blocks))
     except ValueError as error:
         raise files.FileError(f"{command.blocks}: {error}") from None
-    return blocks[:, 0].astype(np.int64)
+    return blocks[:, 0].astype(np.int64), of_matrix(matrix, command.blocks)
+
+
+def _check_order(command: Command, rows: Sequence[Rows | None]) -> list[str]:
+    """Make sure that design and images are of the same participants in the same order, as far as both tell.
+
+    Returns
+    -------
+    list of str
+        Warnings.
+
+    Raises
+    ------
+    FileError
+        With the first row that differs.
+    """
+    notes: list[str] = []
+    known = next((each for each in rows if each is not None), None)
+    images = (command.data, *command.voxelwise_files)
+    participants.compare_all([*rows, *(participants.of_images(name, known) for name in images)], notes.append)
+    for name in images:
+        twice = participants.repeated(files.image_names(name))
+        if twice:
+            option = "-i" if name == command.data else "--vxf"
+            notes.append(
+                f"{twice} is there twice among the images of {option}; each row of the design is a volume of its own"
+            )
+    return notes
 
 
 def _read_permutations(command: Command, tests: Sequence[Test], n: int) -> dict[str, NDArray] | None:
@@ -244,6 +291,7 @@ class Prepared:
     options: Options
     shufflers: tuple[tuple[Test, Any], ...]
     voxelwise: Mapping[int, str]
+    notes: tuple[str, ...] = ()
 
 
 def prepare(command: Command) -> Prepared:
@@ -257,16 +305,19 @@ def prepare(command: Command) -> Prepared:
     n = n_volumes(command)
     matrices = read_matrices(command, n)
     evs = _voxelwise(command, matrices.design.shape[1], n)
+    notes = _check_order(command, matrices.rows)
     empty = np.zeros((0, 0), dtype=np.float32)
     inputs = Inputs(
         empty, Grid(np.zeros((1, 1, 1), dtype=bool)), matrices.design, matrices.contrasts, matrices.f_tests,
-        matrices.blocks, {}, matrices.effective_design,
+        matrices.blocks, {}, matrices.effective_design, matrices.names,
     )  # fmt: skip
     tests = list_tests(inputs, command.options)
     options = replace(command.options, permutations=_read_permutations(command, tests, n))
     for test in tests:
         _check_model(inputs, options, test, voxelwise=bool(evs))
-    return Prepared(inputs, options, tuple((t, make_shuffler(inputs, options, t)) for t in tests), evs)
+    return Prepared(
+        inputs, options, tuple((t, make_shuffler(inputs, options, t)) for t in tests), evs, tuple(notes)
+    )
 
 
 def read_inputs(
@@ -276,9 +327,8 @@ def read_inputs(
     prepared = prepared or prepare(command)
     _check_numbers(prepared.shufflers)
     n = len(prepared.inputs.design)
-    twice = _given_twice(files.image_names(command.data))
-    if twice:
-        warn(f"{twice} is there twice among the images of -i; each row of the design is a volume of its own")
+    for note in prepared.notes:
+        warn(note)
     say("Loading Data: ")
     grid = _read_grid(command, progress)
     check_memory(n, grid.n_voxels, len(prepared.voxelwise), command.options.scratch)
@@ -297,15 +347,6 @@ def read_inputs(
             "their statistic is 0"
         )
     return replace(prepared.inputs, data=data, grid=grid, evs=maps), prepared.options
-
-
-def _given_twice(names: Sequence[Path]) -> Path | None:
-    seen: set[Path] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None
 
 
 def _read_data(command: Command, name: str, grid: Grid, progress: Progress | None = None) -> Data:
@@ -583,7 +624,7 @@ def announce_shuffles(shuffler: Any, test: Test, say: Say) -> None:
         if shuffler.flips and not test.is_f:
             say("One-sample design detected; sign-flipping instead of permuting.")
         kind = "sign-flips" if shuffler.flips else "permutations"
-        say(f"{_in_short(shuffler.n_distinct)} {kind} required for exhaustive test of {test.title}")
+        say(f"{_in_short(shuffler.n_distinct)} {kind} required for exhaustive test of {test.number}")
 
 
 def announce_run(shuffler: Any, test: Test, say: Say) -> None:
@@ -847,6 +888,7 @@ def _about_run(
         "design": inputs.design,
         "contrasts": inputs.contrasts,
         "f_tests": inputs.f_tests,
+        "names": asdict(inputs.names),
         "nuisance": options.nuisance.name.lower(),
         "demeaned": options.demean,
         "variance_smoothing_mm": options.variance_mm,
@@ -886,6 +928,7 @@ def _about_test(result: TestResult) -> dict[str, Any]:
     shuffler = result.shuffler
     return {
         "name": result.test.name,
+        "contrast_name": result.test.label,
         "contrast": result.test.contrast,
         "degrees_of_freedom": result.f_dfs or result.df,
         "method": "sign-flips" if shuffler.flips else "permutations",
@@ -1079,8 +1122,7 @@ def randomise(
     return Randomised(results, inputs, options, header, _where(replace(options, workers=workers)))
 
 
-def _effective(given: Any, n: int) -> NDArray[np.float64]:
-    effective = matrix(given, "the values of the effective design")
+def _effective(effective: NDArray[np.float64], n: int) -> NDArray[np.float64]:
     effective = effective[:, None] if effective.ndim == 1 else effective
     if effective.ndim != 2 or len(effective) != n:
         raise DesignError(f"the effective design has shape {effective.shape}; the data have {n} volumes")
@@ -1106,23 +1148,44 @@ def _given(
         need_places(options, values.shape)
     for sentence in about_volumes(values, _titles(data, n)):
         files.notice(sentence)
-    M = np.ones((n, 1)) if design is None else matrix(design, "the values of the design")
     if matrices["contrasts"] is None and design is not None:
         raise DesignError("t contrasts are needed with a design")
-    C, F = np.ones((1, 1)), None
-    if matrices["contrasts"] is not None:
-        C = matrix(matrices["contrasts"], "the contrasts", rows=True)
-    if matrices["f_tests"] is not None:
-        F = matrix(matrices["f_tests"], "the F tests", rows=True)
-    F = np.zeros((0, len(C))) if F is None else F
+    named, rows = _given_matrices(n, {"design": design, **matrices})
+    D, T, F_tests = named["design"], named["contrasts"], named["f_tests"]
+    M, C, F = D.values, T.values, F_tests.values
     check_fit(M, C, F, n)
+    _check_given_order(rows, data, check_voxelwise(voxelwise, M.shape[1]))
     images = check_voxelwise(voxelwise, M.shape[1])
     evs = {column: _as_ev(image, column, grid, n, options.scratch) for column, image in images.items()}
-    given = matrices["blocks"]
-    blocks = None if given is None else check_blocks(matrix(given, "the blocks").reshape(-1), n)
-    given = matrices["effective_design"]
-    effective = None if given is None else _effective(given, n)
-    return Inputs(values, grid, M, C, F, blocks, evs, effective), header
+    blocks = check_blocks(named["blocks"].values.reshape(-1), n) if "blocks" in named else None
+    effective = _effective(named["effective_design"].values, n) if "effective_design" in named else None
+    names = Names(D.column_names, T.row_names, F_tests.row_names)
+    return Inputs(values, grid, M, C, F, blocks, evs, effective, names), header
+
+
+GIVEN = {
+    "design": "the values of the design", "contrasts": "the contrasts", "f_tests": "the F tests",
+    "blocks": "the blocks", "effective_design": "the values of the effective design",
+}  # fmt: skip
+"""What matrices given from Python are called."""
+
+
+def _given_matrices(n: int, given: Mapping[str, Any]) -> tuple[dict[str, files.Matrix], list[Rows | None]]:
+    """Matrices of `randomise`, columns in the order of their names; whose the rows of some of them are."""
+    named = {
+        name: named_matrix(given[name], title, rows=name in ("contrasts", "f_tests"))
+        for name, title in GIVEN.items()
+        if given[name] is not None
+    }
+    named.setdefault("design", files.Matrix(np.ones((n, 1))))
+    T = named.setdefault("contrasts", files.Matrix(np.ones((1, 1))))
+    T = named["contrasts"] = matched(
+        T, named["design"].column_names, "the table of contrasts", "the table of the design"
+    )
+    F = named.setdefault("f_tests", files.Matrix(np.zeros((0, len(T.values)))))
+    named["f_tests"] = matched(F, T.row_names, "the table of F tests", "the table of contrasts")
+    of = {"design": "the design", "blocks": "the blocks", "effective_design": "the effective design"}
+    return named, [participants.rows_of(named[name], of[name], given[name]) for name in of if name in named]
 
 
 def _titles(data: Any, n: int) -> list[str]:
@@ -1159,6 +1222,16 @@ def _as_ev(image: Any, column: int, grid: Grid, n: int, scratch: str) -> Data:
     if values.shape[0] != n:
         raise DesignError(f"the voxelwise EV of column {column} has {values.shape[0]} volumes; the data have {n}")
     return values
+
+
+def _check_given_order(rows: Sequence[Rows | None], data: Any, voxelwise: Mapping[int, Any]) -> None:
+    """Like `_check_order`, where the images are files."""
+    known = next((each for each in rows if each is not None), None)
+    given = [name for name in (data, *voxelwise.values()) if files.are_names(name)]
+    participants.compare_all([*rows, *(participants.of_images(name, known) for name in given)], files.notice)
+    for name in given:
+        if twice := participants.repeated(files.image_names(name)):
+            files.notice(f"{twice} is there twice in a list of images")
 
 
 def draw_seed() -> int:

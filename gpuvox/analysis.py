@@ -17,6 +17,7 @@ from gpuvox.device import Device
 from gpuvox.executors import Finished, Keeper, Share, Workers, run
 from gpuvox.glm import Glm, Nuisance, f_to_z
 from gpuvox.grid import Grid
+from gpuvox.names import Names
 from gpuvox.permtest import Maps, ObservedTest, PermutationTest, StatisticModel, Statistics, Tally, share
 from gpuvox.pvalues import corrected, critical_value, shares
 from gpuvox.scratch import Data, block
@@ -55,6 +56,8 @@ class Inputs:
         Voxelwise EVs by column (from 0).
     effective_design : (n, any) float64, optional
         Rows that are equal in it are interchangeable, whatever the contrast.
+    names : Names
+        Of EVs, contrasts and F tests, for records and messages.
     """
 
     data: Data
@@ -65,6 +68,7 @@ class Inputs:
     blocks: NDArray[np.int64] | None = None
     evs: Mapping[int, Data] = field(default_factory=dict)
     effective_design: Float64 | None = None
+    names: Names = field(default_factory=Names)
 
 
 @dataclass(frozen=True)
@@ -107,16 +111,24 @@ class Test:
         ``tstat1``, ``fstat2`` …: FSL's name.
     contrast : (rows, p) float64
     is_f : bool
+    label : str
+        What its author calls it: ``MS > HC``; empty if there is no name.
     """
 
     name: str
     contrast: Float64
     is_f: bool
+    label: str = ""
+
+    @property
+    def number(self) -> str:
+        """``t-test 1``, ``f-test 2``: as FSL prints it."""
+        return f"{'f' if self.is_f else 't'}-test {self.name[5:]}"
 
     @property
     def title(self) -> str:
-        """``t-test 1``, ``F-test 2``: for messages."""
-        return f"{'f' if self.is_f else 't'}-test {self.name[5:]}"
+        """``t-test 1 (MS > HC)``: for messages."""
+        return f"{self.number} ({self.label})" if self.label else self.number
 
 
 def list_tests(inputs: Inputs, options: Options) -> list[Test]:
@@ -136,9 +148,12 @@ def list_tests(inputs: Inputs, options: Options) -> list[Test]:
             )
         if not chosen.any():
             raise DesignError(f"F test {f + 1} includes no contrast")
-        tests.append(Test(f"fstat{f + 1}", inputs.contrasts[chosen], True))
+        name = f"fstat{f + 1}"
+        tests.append(Test(name, inputs.contrasts[chosen], True, inputs.names.of_test(name)))
     if not options.f_only:
-        tests += [Test(f"tstat{t + 1}", contrast[None], False) for t, contrast in enumerate(inputs.contrasts)]
+        for t, contrast in enumerate(inputs.contrasts):
+            name = f"tstat{t + 1}"
+            tests.append(Test(name, contrast[None], False, inputs.names.of_test(name)))
     return tests[options.only_test - 1 : options.only_test] if options.only_test else tests
 
 
@@ -383,7 +398,7 @@ def _run(
     permutation_test = PermutationTest(model, inputs.grid, shuffler, options.wanted(test), signs=len(tests))
     if not permutation_test.statistics.kinds:
         return Finished(permutation_test.observe(), Tally(0))
-    name = " and ".join(t.title for t in tests)
+    name = " and ".join(t.number for t in tests)
     total = part[1] - part[0] if part else shuffler.n
     return run(
         permutation_test,

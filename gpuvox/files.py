@@ -81,6 +81,9 @@ MOST_SETTINGS = 1 << 26
 MOST_READERS = 8
 # Units of length in a NIfTI header (the lowest bits of xyzt_units) other than millimetres, or none given.
 SPACE_UNITS = {1: "metres", 3: "micrometres"}
+# Columns that say whose a row is, and what it is called, in a table of numbers.
+ID_COLUMNS = ("participant_id", "participant", "subject_id", "subject", "id")
+NAME_COLUMNS = ("", "contrast", "contrasts", "contrast_name", "name", "test", "f_test")
 # Where a voxel lies; the fields of a NIfTI header that a map takes over from the input, bit by bit.
 GEOMETRY = ["pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"]
 GEOMETRY += ["qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"]
@@ -1135,9 +1138,10 @@ class Matrix:
     values : (rows, columns) float64
         Finite.
     row_names : tuple of str
-        `/ContrastName1` … of a VEST file, "" where one is missing; empty if there are none.
+        `/ContrastName1` … of a VEST file, "" where one is missing; the column of names of a table (`participant_id`,
+        `contrast`, or the first if it has no name, as pandas writes an index); empty if there are none.
     column_names : tuple of str
-        The header row of a table; empty for a VEST file.
+        The header row of a table, without the column of names; empty for a VEST file.
     """
 
     values: NDArray[np.float64]
@@ -1259,12 +1263,37 @@ def _parse_table(path: Path, lines: Sequence[str], first: str) -> Matrix:
             f"{path} starts with the numbers {first.strip()!r}; a table needs a first row of names, "
             "and a VEST matrix its header with /Matrix"
         )
-    if "" in names or len(set(names)) < len(names):
+    where = _column_of_names(names, rows[1:])
+    columns = [name for i, name in enumerate(names) if i != where]
+    if not columns or "" in columns or len(set(columns)) < len(columns):
         raise FileError(f"{path}: the columns are called {names}; each needs a name of its own")
     if len(rows) == 1:
         raise FileError(f"{path} has a row of names but no numbers")
-    values = [_finite_row(path, line, fields, len(names), "the row of names") for line, fields in rows[1:]]
-    return Matrix(np.array(values), column_names=tuple(names))
+    of_rows, values = [], []
+    for line, fields in rows[1:]:
+        if where is not None and len(fields) == len(names):
+            of_rows.append(fields[where].strip())
+            fields = [field for i, field in enumerate(fields) if i != where]
+            values.append(_finite_row(path, line, fields, len(columns), "the row of names"))
+        else:
+            values.append(_finite_row(path, line, fields, len(names), "the row of names"))
+    if "" in of_rows:
+        raise FileError(f"{path}: row {of_rows.index('') + 1} has nothing in column {names[where or 0]!r}")
+    return Matrix(np.array(values), tuple(of_rows), tuple(columns))
+
+
+def _column_of_names(names: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]) -> int | None:
+    """Which column of a table of numbers names its rows, if one does.
+
+    One of `ID_COLUMNS` always; the first, if it is called as in `NAME_COLUMNS` (pandas writes an index under no name),
+    where its cells are no numbers.
+    """
+    ids = [i for i, name in enumerate(names) if name.casefold() in ID_COLUMNS]
+    if ids:
+        return ids[0]
+    first = [fields[0] for _, fields in rows if fields]
+    are_text = any(not math.isfinite(_number(field)) for field in first)
+    return 0 if names[0].casefold() in NAME_COLUMNS and are_text else None
 
 
 def _number(field: str) -> float:
@@ -1349,7 +1378,12 @@ def sidecar(name: Name) -> dict[str, Any]:
     FileError
         It is not a JSON object.
     """
-    path = Path(split_suffix(find_image(name))[0] + ".json")
+    return read_json(split_suffix(find_image(name))[0] + ".json")
+
+
+def read_json(name: Name) -> dict[str, Any]:
+    """Content of a JSON file; empty if there is none; a `FileError` if it is not a JSON object."""
+    path = Path(name)
     if not path.exists():
         return {}
     try:

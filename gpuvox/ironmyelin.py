@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox import __version__, files, locks, qmri
+from gpuvox import __version__, files, locks, participants, qmri
 from gpuvox.cuda import resolve
 from gpuvox.device import Device
 from gpuvox.files import FileError
 from gpuvox.grid import Grid
+from gpuvox.participants import Rows
 from gpuvox.targets import check_targets
 
 KINDS = ("qsm", "r1", "csf", "jacobian")
@@ -94,11 +95,14 @@ class Cohort:
         By kind: one file a subject; a single 4D file; or, for CSF, one 3D file for all.
     header : ImageHeader
         Of the first image; all lie on its grid.
+    numbered : bool
+        Nothing says who the subjects are: `names` counts them.
     """
 
     names: tuple[str, ...]
     images: dict[str, list[str]]
     header: files.ImageHeader
+    numbered: bool = False
 
     def volumes(self, kind: str) -> Iterator[tuple[str, Float32]]:
         """(file, values of all voxels) of each subject."""
@@ -125,7 +129,11 @@ def read_cohort(command: Command) -> Cohort:
     """
     if not command.table:
         images = {kind: [getattr(command, kind)] for kind in KINDS if getattr(command, kind)}
-        return check_cohort([str(i + 1) for i in range(files.count_volumes(command.qsm))], images)
+        n = files.count_volumes(command.qsm)
+        known = [participants.of_volumes(names[0]) for names in images.values()]
+        participants.compare_all(known)
+        ids = next((each.ids for each in known if each), ())
+        return replace(check_cohort(ids or [str(i + 1) for i in range(n)], images), numbered=not ids)
     needed = ["participant_id", *needed_kinds(command)]
     table = files.read_table(command.table, needed)
     folder = Path(command.table).parent
@@ -156,6 +164,17 @@ def check_cohort(names: Sequence[str], images: dict[str, list[str]], *, of_subje
         for image in listed:
             _check_image(files.read_header(image), grid, header, kind, 1 if of_subjects else len(names))
     return Cohort(tuple(names), images, header)
+
+
+def shared_images(cohort: Cohort) -> list[str]:
+    """Sentences on images that two subjects share, but for CSF that is everyone's."""
+    who = Rows(cohort.names, "the table")
+    listed = [
+        names
+        for kind, names in cohort.images.items()
+        if len(names) == len(cohort.names) and (kind != "csf" or len(set(names)) > 1)
+    ]
+    return [text for text in (participants.shared(names, who) for names in listed) if text]
 
 
 def _check_image(
@@ -347,7 +366,9 @@ OUTPUTS = {
 }
 
 
-def execute(command: Command, progress: Progress | None = None) -> None:
+def execute(
+    command: Command, progress: Progress | None = None, warn: Callable[[str], None] = lambda text: None
+) -> None:
     """Run a command: maps, sidecars and the table of CSF.
 
     Raises
@@ -356,11 +377,13 @@ def execute(command: Command, progress: Progress | None = None) -> None:
         One sentence that says what is wrong; nothing is written then.
     """
     with _without_empty_folder(command.out):
-        _execute(command, progress)
+        _execute(command, progress, warn)
 
 
-def _execute(command: Command, progress: Progress | None) -> None:
+def _execute(command: Command, progress: Progress | None, warn: Callable[[str], None]) -> None:
     run = prepare(command)
+    for text in shared_images(run.cohort):
+        warn(text)
     with locks.output(os.path.join(command.out, "ironmyelin"), warnings.warn):
         _write_cohort(run, progress)
 
@@ -552,7 +575,7 @@ def about(run: Run, reference: Reference | None, name: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "Description": OUTPUTS[name][0],
         "Units": run.outputs[name],
-        "Subjects": list(run.cohort.names),
+        **({} if run.cohort.numbered else {participants.SUBJECTS: list(run.cohort.names)}),
         "Model": {
             "name": model.name,
             "citation": model.citation,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox import files
+from gpuvox import files, participants
 from gpuvox.analysis import Options
 from gpuvox.arrays import real_array
 from gpuvox.cuda import resolve
@@ -52,6 +52,20 @@ def matrix(given: Any, what: str, *, rows: bool = False) -> Float64:
     if not np.isfinite(values).all():
         raise ValueError(f"{what} are not finite in {np.count_nonzero(~np.isfinite(values))} entries")
     return np.atleast_2d(values) if rows else values
+
+
+def named_matrix(given: Any, what: str, *, rows: bool = False) -> files.Matrix:
+    """`matrix` with the names that a file, a DataFrame or a Series gives to its rows and columns.
+
+    A Series of one contrast has the names of its columns.
+    """
+    if isinstance(given, str | os.PathLike):
+        return participants.read_matrix(given)
+    numbers, of_rows, of_columns = participants.taken_apart(given)
+    values = matrix(numbers, what, rows=rows)
+    if rows and np.ndim(numbers) == 1:
+        return files.Matrix(values, (), of_rows)
+    return files.Matrix(values, of_rows, of_columns)
 
 
 def _with_numbers(given: Any) -> Any:

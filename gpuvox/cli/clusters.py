@@ -53,5 +53,5 @@ def run(argv: Sequence[str]) -> int:
     from gpuvox.study.clusters import Command, execute
 
     with locks.output(options["out"], warn):
-        execute(Command(**options), say)
+        execute(Command(**options), say, warn)
     return 0

@@ -9,9 +9,10 @@ from gpuvox.cli.arguments import Parser, UsageError, names, pair
 from gpuvox.cli.talk import say, silent, warn
 
 EPILOG = """\
-Writes OUT.mat and OUT.con (OUT.fts with F tests) for randomise, OUT_participants.tsv with the participants in their
-order, and OUT.txt, which lists EVs and contrasts and the command that tests them. --select makes the 4D image of these
-participants from a column of the table (a path for each, relative to it) or from a 4D image in the table's order.
+Writes OUT.mat and OUT.con (OUT.fts with F tests) for randomise, OUT_design.json with the names of their rows and
+columns, OUT_participants.tsv with the participants in their order, and OUT.txt, which lists EVs and contrasts and the
+command that tests them. --select makes the 4D image of these participants from a column of the table (a path for each,
+relative to it) or from a 4D image in the table's order.
   gpuvox design --table participants.tsv --group group --order MS,HC --covariates age,sex --out ms_hc
   gpuvox design --table participants.tsv --subset "group == 'MS'" --effect edss --covariates age,sex \\
     --select maps/iron=ms_iron --out ms_edss
@@ -60,5 +61,5 @@ def run(argv: Sequence[str]) -> int:
 
     quiet = options.pop("quiet")
     with locks.output(options["out"], warn), shown(quiet, "images") as progress:
-        execute(Command(**options), silent if quiet else say, progress)
+        execute(Command(**options), silent if quiet else say, progress, warn)
     return 0

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, UsageError, not_negative, number, positive
+from gpuvox.cli.talk import warn
 
 EPILOG = """\
 The table is a TSV or CSV with the columns participant_id, qsm, r1, csf and, for content maps, jacobian (determinants
@@ -69,5 +70,5 @@ def run(argv: Sequence[str]) -> int:
     given = {name: value for name, value in options.items() if value is not None}
     line = (os.path.basename(sys.argv[0]) or "gpuvox", "ironmyelin", *argv)
     with shown(quiet, "subjects") as progress:
-        execute(Command(**given, line=line), progress)
+        execute(Command(**given, line=line), progress, warn)
     return 0

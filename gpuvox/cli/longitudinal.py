@@ -103,5 +103,5 @@ def run(argv: Sequence[str]) -> int:
 
     quiet = options.pop("quiet")
     with locks.output(options["out"], warn), shown(quiet, "images") as progress:
-        execute(Command(**options), silent if quiet else say, progress)
+        execute(Command(**options), silent if quiet else say, progress, warn)
     return 0

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from gpuvox import files
+from gpuvox import files, participants
 from gpuvox.files import FileError
+from gpuvox.participants import Rows
 
 FAR = 5.0
 """Robust standard deviations from which somebody's mean is told."""
@@ -44,6 +45,7 @@ def check_maps(images: Mapping[str, str], mask: str, names: list[str]) -> pd.Dat
         files.check_grid(header, grid, mask)
         if header.shape[3] != len(names):
             raise FileError(f"{header.path} has {header.shape[3]} volumes; there are {len(names)} participants")
+        participants.compare(Rows(tuple(names), "the table of participants"), participants.of_volumes(image))
         for name, values in zip(names, files.read_volumes(image)):
             inside = values[grid.index]
             finite = np.isfinite(inside)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gpuvox import files
+from gpuvox import files, participants
 from gpuvox.cluster import label
 from gpuvox.files import FileError
 from gpuvox.grid import Grid
@@ -24,6 +24,7 @@ from gpuvox.study.tables import indicators, select, typed
 from gpuvox.targets import check_root_name, check_targets
 
 Progress = Callable[[str, int, int], None]
+Say = Callable[[str], None]
 Float64 = NDArray[np.float64]
 
 
@@ -275,7 +276,7 @@ COLUMNS = (
 )
 
 
-def execute(command: Command, say: Callable[[str], None]) -> None:
+def execute(command: Command, say: Say, warn: Say = lambda text: None) -> None:
     """Run a command: ``OUT.tsv``, ``OUT.nii.gz`` with the numbers of the clusters, ``OUT_subjects.tsv``.
 
     Raises
@@ -305,7 +306,7 @@ def execute(command: Command, say: Callable[[str], None]) -> None:
         raise FileError(
             f"{command.statistic} is negative in a cluster of {command.corrected}: it is of another test"
         )
-    subjects = subject_table(command, labels, grid, len(found)) if command.data else None
+    subjects = subject_table(command, labels, grid, len(found), warn) if command.data else None
     files.write_map(
         command.out, labels.astype(np.float32), grid, header, label=files.Label("gpuvox: clusters", "label")
     )
@@ -331,8 +332,10 @@ def _read_corrected(command: Command, grid: Grid) -> NDArray[np.float32]:
 
 def _check_outputs(command: Command) -> None:
     files.check_not_read([f"{command.out}.tsv", f"{command.out}_subjects.tsv"], [command.table, command.names])
-    images = (command.corrected, command.statistic, command.mask, command.atlas, command.data)
-    read = [path for name in images if name for path in files.image_files(name)]
+    images = [command.corrected, command.statistic, command.mask, command.atlas]
+    named: list[files.Name] = [name for name in images if name]
+    named += files.image_names(command.data) if command.data else []
+    read = [path for name in named for path in files.image_files(name)]
     files.check_not_read([f"{files.split_suffix(command.out)[0]}{s}" for s in (".nii.gz", ".nii", ".hdr")], read)
 
 
@@ -345,7 +348,9 @@ def _line(cluster: Cluster) -> tuple:
     )  # fmt: skip
 
 
-def subject_table(command: Command, labels: NDArray[np.int32], grid: Grid, n_clusters: int) -> pd.DataFrame:
+def subject_table(
+    command: Command, labels: NDArray[np.int32], grid: Grid, n_clusters: int, warn: Say = lambda text: None
+) -> pd.DataFrame:
     """Mean and eigenvariate of every subject in every cluster, and their z if there is a reference group."""
     if not command.table:
         raise FileError("--data needs --table, for the names of the subjects")
@@ -355,6 +360,10 @@ def subject_table(command: Command, labels: NDArray[np.int32], grid: Grid, n_clu
     n = files.count_volumes(command.data)
     if n != len(table):
         raise FileError(f"{command.data} has {n} volumes; {command.table} has {len(table)} subjects")
+    who = participants.of_table(table, command.table)
+    participants.compare(who, participants.of_images(command.data, who), warn)
+    if twice := participants.repeated(files.image_names(command.data)):
+        warn(f"{twice} is there twice among the images of --data")
     data = files.read_cohort(command.data, part) if len(inside) else np.zeros((n, 0), dtype=np.float32)
     covariates, reference = _covariates(command, table)
     columns = ["participant_id", "cluster", "mean", "eigenvariate"]

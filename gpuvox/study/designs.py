@@ -18,11 +18,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gpuvox import files
+from gpuvox import files, participants
 from gpuvox.design import DesignError, partition
 from gpuvox.files import FileError
+from gpuvox.names import Names
+from gpuvox.participants import Rows
 from gpuvox.study.ancova import independent
-from gpuvox.study.stacks import Progress, check_target, counted, find_images, write_images
+from gpuvox.study.stacks import (
+    Progress,
+    check_target,
+    counted,
+    find_images,
+    shared_images,
+    write_images,
+)
 from gpuvox.study.subsets import left_out
 from gpuvox.study.tables import complete, indicators, labels, require, select, typed
 from gpuvox.targets import check_root_name, check_targets
@@ -84,14 +93,20 @@ class Design:
                 evs = ", ".join(self.names[:12]) + (" …" if len(self.names) > 12 else "")
                 raise DesignError(f"contrast {name!r} on the EVs {evs}: {error}") from None
 
-    def write(self, root: str | os.PathLike[str]) -> None:
-        """Write ``root.mat`` and ``root.con``; ``root.fts`` and ``root.grp`` where there are F tests and blocks."""
+    def write(self, root: str | os.PathLike[str], who: Rows | None = None) -> None:
+        """Write ``root.mat`` and ``root.con``; ``root.fts`` and ``root.grp`` where there are F tests and blocks.
+
+        ``root_design.json`` names EVs and contrasts, and whose the rows are.
+        """
         files.write_vest(f"{root}.mat", self.matrix)
         files.write_vest(f"{root}.con", self.contrasts, "con", names=self.contrast_names)
         if len(self.f_tests):
             files.write_vest(f"{root}.fts", self.f_tests, "fts")
         if self.blocks is not None:
             files.write_vest(f"{root}.grp", self.blocks, "grp")
+        ids, visits = (who.ids, who.visits) if who else ((), ())
+        names = Names(self.names, self.contrast_names, self.f_names)
+        participants.write_design_sidecar(root, names, ids, visits)
 
     def command(self, data: str, root: str, out: str) -> str:
         """The command that runs the tests of a design that was written to `root`, with TFCE."""
@@ -366,7 +381,7 @@ class Command:
     images: tuple[tuple[str, str], ...] = ()
 
 
-def execute(command: Command, say: Say, progress: Progress | None = None) -> None:
+def execute(command: Command, say: Say, progress: Progress | None = None, warn: Say = lambda text: None) -> None:
     """Run ``gpuvox design``: ``OUT.mat``, ``.con``, ``.fts``, ``OUT_participants.tsv``, ``OUT.txt``, and images.
 
     Raises
@@ -374,7 +389,7 @@ def execute(command: Command, say: Say, progress: Progress | None = None) -> Non
     FileError, DesignError
         One sentence that says what is wrong; nothing is written then.
     """
-    endings = (".mat", ".con", ".fts", ".grp", ".txt", "_participants.tsv")
+    endings = (".mat", ".con", ".fts", ".grp", ".txt", "_participants.tsv", "_design.json")
     check_root_name(command.out, "--out", "design")
     check_targets(command.out, endings)
     files.check_not_read([command.out + ending for ending in endings], [command.table])
@@ -384,10 +399,10 @@ def execute(command: Command, say: Say, progress: Progress | None = None) -> Non
     if not rows:
         raise FileError(f"no row of {command.table} fits --subset {command.subset!r}")
     chosen, listed = table.iloc[rows].reset_index(drop=True), text.iloc[rows]
-    twice = listed["participant_id"][listed["participant_id"].duplicated()]
-    if len(twice):
+    double = listed["participant_id"][listed["participant_id"].duplicated()]
+    if len(double):
         raise FileError(
-            f"{command.table} has participant_id {twice.iloc[0]} twice; --subset can choose one of the rows"
+            f"{command.table} has participant_id {double.iloc[0]} twice; --subset can choose one of the rows"
         )
     design = group_design(
         chosen,
@@ -398,11 +413,13 @@ def execute(command: Command, say: Say, progress: Progress | None = None) -> Non
         command.effects,
         command.table,
     )
-    found = [
-        find_images(source, text, rows, command.table, text["participant_id"]) for source, _ in command.images
-    ]
+    everyone = Rows(tuple(text["participant_id"]), command.table)
+    who = everyone.of(rows)
+    found = [find_images(source, text, rows, everyone) for source, _ in command.images]
     for (_, out), images in zip(command.images, found):
         check_target(out, images)
+        if twice := shared_images(images, everyone):
+            warn(twice)
     runs = [(out, f"{command.out}_{Path(files.split_suffix(out)[0]).name}") for _, out in command.images]
     lines = [
         f"{len(rows)} of the {len(text)} rows of {command.table}, in the order of {command.out}_participants.tsv"
@@ -412,8 +429,8 @@ def execute(command: Command, say: Say, progress: Progress | None = None) -> Non
     with ExitStack() as stack:
         for (_, out), images in zip(command.images, found):
             volumes = counted(images.volumes(rows), Path(out).name, len(rows), progress)
-            write_images(stack, out, images, volumes, len(rows), "participants of a design")
-        design.write(command.out)
+            write_images(stack, out, images, volumes, who, "participants of a design")
+        design.write(command.out, who)
         files.write_table(f"{command.out}_participants.tsv", listed)
         files.write_text(f"{command.out}.txt", "\n".join(lines) + "\n")
     say("\n".join(lines))

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gpuvox import files, ironmyelin
+from gpuvox import files, ironmyelin, participants
 from gpuvox.cuda import resolve
 from gpuvox.files import FileError
 from gpuvox.study import rois, tables
@@ -263,6 +263,9 @@ class StudyInputs:
         of_all = where[0] == "maps" or (where[0] == "rois" and (n_volumes > 1 or key == "jacobian"))
         if of_all and n_volumes != len(self.everyone):
             raise FileError(f"{image} has {n_volumes} volumes; the table has {len(self.everyone)} rows")
+        if of_all:
+            who = participants.of_table(self.everyone, self.config.file(self.config.study.table))
+            participants.compare(who, participants.of_volumes(image))
 
     def _given_images(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Key and file of each image that the configuration names, and of the first in a column."""

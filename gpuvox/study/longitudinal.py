@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from gpuvox import files
 from gpuvox.files import FileError
+from gpuvox.participants import Rows
 from gpuvox.study.designs import (
     SUBJECT,
     Design,
@@ -42,7 +43,15 @@ from gpuvox.study.designs import (
     group_cells,
     group_design,
 )
-from gpuvox.study.stacks import Images, Progress, check_target, counted, find_images, write_images
+from gpuvox.study.stacks import (
+    Images,
+    Progress,
+    check_target,
+    counted,
+    find_images,
+    shared_images,
+    write_images,
+)
 from gpuvox.study.subsets import left_out
 from gpuvox.study.tables import require, select, typed
 from gpuvox.targets import check_root_name, check_targets
@@ -464,6 +473,14 @@ class _Plan:
         """Whether there is a design of all visits."""
         return any(name != "change" for name in self.designs)
 
+    def who(self, design: str) -> Rows:
+        """Whose the rows of a design are: of subjects for ``change``, else of their visits."""
+        if design == "change":
+            assert self.change is not None
+            return Rows(tuple(str(name) for name in self.change.people["participant_id"]), self.visits.origin)
+        subjects = tuple(self.visits.subjects[i] for i in self.visits.subject)
+        return Rows(subjects, self.visits.origin, "row", tuple(self.visits.names[i] for i in self.visits.visit))
+
     @property
     def rows(self) -> list[int]:
         """Rows of the file whose images are needed."""
@@ -473,7 +490,7 @@ class _Plan:
         return sorted(rows)
 
 
-def execute(command: Command, say: Say, progress: Progress | None = None) -> None:
+def execute(command: Command, say: Say, progress: Progress | None = None, warn: Say = lambda text: None) -> None:
     """Run ``gpuvox longitudinal``: designs, tables and images, and the commands that test them in ``OUT.txt``.
 
     Raises
@@ -485,21 +502,23 @@ def execute(command: Command, say: Say, progress: Progress | None = None) -> Non
     files.check_not_read([command.out + e for e in ("_change.tsv", "_visits.tsv", ".txt")], [command.table])
     text = files.read_table(command.table, [command.subject, command.visit], long=True)
     plan = _plan(command, text)
-    label = [f"{who} at {when}" for who, when in zip(text[command.subject], text[command.visit])]
-    found = {
-        name: find_images(source, text, plan.rows, command.table, label) for name, source in command.maps.items()
-    }
+    everyone = Rows(tuple(text[command.subject]), command.table, "row", tuple(text[command.visit]))
+    found = {name: find_images(source, text, plan.rows, everyone) for name, source in command.maps.items()}
     for name, images in found.items():
         for kind in ("change", "visits"):
             check_target(f"{command.out}_{name}_{kind}", images)
+        if twice := shared_images(images, everyone):
+            warn(twice)
     lines = _say_plan(command, plan)
-    endings = [f"_{name}{ending}" for name in plan.designs for ending in (".mat", ".con", ".fts", ".grp")]
+    endings = [
+        f"_{name}{ending}" for name in plan.designs for ending in (".mat", ".con", ".fts", ".grp", "_design.json")
+    ]
     check_targets(command.out, [*endings, "_change.tsv", "_visits.tsv", ".txt"])
     with ExitStack() as stack:
         for name, images in found.items():
             _write_map(stack, command, plan, name, images, progress)
-        for name, design in plan.designs.items():
-            design.write(f"{command.out}_{name}")
+        for kind, design in plan.designs.items():
+            design.write(f"{command.out}_{kind}", plan.who(kind))
         if plan.change is not None:
             table = plan.change.table.drop(columns=set(command.maps.values()), errors="ignore")
             files.write_table(f"{command.out}_change.tsv", table)
@@ -639,11 +658,11 @@ def _write_map(
     if plan.change is not None:
         n, text = len(plan.change.before), "change per year" if command.years else "change"
         volumes = counted(_changes(images, plan.change), f"{name}, change", n, progress)
-        write_images(stack, f"{root}_change", images, volumes, n, text)
+        write_images(stack, f"{root}_change", images, volumes, plan.who("change"), text)
     if plan.repeated:
         n = len(plan.visits.rows)
         volumes = counted(_all_visits(images, plan.visits), f"{name}, visits", n, progress)
-        write_images(stack, f"{root}_visits", images, volumes, n, "visits of subjects")
+        write_images(stack, f"{root}_visits", images, volumes, plan.who("visits"), "visits of subjects")
 
 
 def _changes(images: Images, change: Change) -> Iterator[NDArray]:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuvox import _randomise, files, ironmyelin
+from gpuvox import _randomise, files, ironmyelin, participants
 from gpuvox.analysis import Options
 from gpuvox.checkpoint import AnotherRun
 from gpuvox.files import FileError
@@ -133,7 +133,7 @@ class Pipeline(StudyInputs):
                 line=self.line, **options,
             )  # fmt: skip
             with self.config.reading(("ironmyelin",)):
-                ironmyelin.execute(command, talk.progress)
+                ironmyelin.execute(command, talk.progress, talk.warn)
 
         sources = {name: self._column_files(name) for name in names}
         for name in ("mask", "model"):
@@ -153,7 +153,8 @@ class Pipeline(StudyInputs):
             grid = header.grid(np.ones(header.shape[:3], dtype=bool))
             label = files.Label(f"gpuvox: {os.path.basename(name)} of those in the study")
             opened = files.open_map(self.path(name), grid, header, len(self.cohort), label=label)
-            with opened as (_, write):
+            beside = participants.sidecar(self.path(name), self.cohort["participant_id"].tolist())
+            with beside, opened as (_, write):
                 for values, is_chosen in zip(files.read_volumes(given), self._is_chosen):
                     if is_chosen:
                         write(values)
@@ -194,10 +195,12 @@ class Pipeline(StudyInputs):
         groups = self.config.groups
 
         def work(talk: Talk) -> None:
-            self.design.write(self.path("design"))
+            self.design.write(
+                self.path("design"), participants.of_table(self.cohort, self.path("participants.tsv"))
+            )
 
         settings = {"order": groups.order, "cells": self._cells(groups.column, *groups.covariates)}
-        return self._stage("design", settings, ("design.mat", "design.con"), work)
+        return self._stage("design", settings, ("design.mat", "design.con", "design_design.json"), work)
 
     def _voxelwise(self, name: str) -> Stage:
         given, study = self.config.voxelwise, self.config.study
@@ -247,7 +250,7 @@ class Pipeline(StudyInputs):
                 f"{root}_tstat{comparison.contrast}", given.p, given.extent, given.connectivity, mask, atlas, names,
                 image, self.path("participants.tsv"), groups.covariates, self.reference,
             )  # fmt: skip
-            clusters.execute(command, lambda text: talk.say(f"  {text}"))
+            clusters.execute(command, lambda text: talk.say(f"  {text}"), talk.warn)
 
         after, sources = self._of_maps(comparison.map)
         sources |= self._of_template("mask", "labels", "names")

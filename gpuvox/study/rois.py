@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
-from gpuvox import files
+from gpuvox import files, participants
 from gpuvox.files import FileError
 from gpuvox.grid import Grid
 from gpuvox.study.tables import require
@@ -318,6 +318,8 @@ def execute(
     files.check_not_read([command.out], [command.table, command.names])
     table = files.read_table(command.table, ["participant_id"])
     factors = _factors(command, table)
+    for text in _shared(command, table):
+        warn(text)
     regions = read_regions(command.names or None)
     structures = members(regions, command.merged)
     measured: list[list[Measure]] = []
@@ -340,6 +342,19 @@ def execute(
     for text in (*_left_out(names, measured, usual), *_without_values(names, whole), *_emptied(command, whole)):
         warn(text)
     files.write_table(command.out, pd.DataFrame(lines, columns=COLUMNS))
+
+
+def _shared(command: Command, table: Any) -> Iterator[str]:
+    """Images in a column of the table that are of two participants; labels and lesions may be those of everyone."""
+    who = participants.of_table(table, command.table)
+    assert who is not None
+    for source in dict.fromkeys((*command.maps.values(), command.jacobian, command.labels, command.lesions)):
+        if source in table.columns:
+            names = [Path(command.table).parent / name.strip() for name in table[source]]
+            of_everyone = source in (command.labels, command.lesions) and len(set(names)) == 1
+            text = "" if of_everyone else participants.shared(names, who)
+            if text:
+                yield text
 
 
 def _usual_labels(measured: Sequence[Sequence[Measure]]) -> dict[tuple[str, str], frozenset[int]]:
@@ -509,6 +524,7 @@ def _images(
         return
     if header.shape[3] != len(table):
         raise FileError(f"{header.path} has {header.shape[3]} volumes; {command.table} has {len(table)} subjects")
+    participants.compare(participants.of_table(table, command.table), participants.of_volumes(source))
     volumes = read(source)
     for _ in range(len(table)):
         yield header, partial(next, volumes)

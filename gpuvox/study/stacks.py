@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gpuvox import files
+from gpuvox import files, participants
 from gpuvox.files import FileError
+from gpuvox.participants import Rows
 from gpuvox.targets import check_targets
 
 Float32 = NDArray[np.float32]
@@ -61,9 +62,7 @@ def _in_order(volumes: Iterator[Float32], rows: Sequence[int]) -> Iterator[Float
         yield waiting.pop(row)
 
 
-def find_images(
-    source: str, table: pd.DataFrame, rows: Sequence[int], origin: str, label: Sequence[str]
-) -> Images:
+def find_images(source: str, table: pd.DataFrame, rows: Sequence[int], who: Rows) -> Images:
     """Find the images of some rows of a table, and check that they lie on one grid.
 
     Parameters
@@ -72,49 +71,63 @@ def find_images(
         A column of the table, with paths relative to it; or a 4D image with a volume for each row of the table.
     table : DataFrame of str
     rows : sequence of int
-    origin : str
-        File of the table.
-    label : sequence of str
-        What each row of the table is, for messages.
+    who : Rows
+        Whose each row of the table is.
 
     Raises
     ------
     FileError
-        A path is missing, a file is no such image, or grids differ.
+        A path is missing, a file is no such image, or grids differ; a 4D image of other participants than the table,
+        or in another order, as far as it says.
     """
     if source not in table.columns:
         header = files.read_header(source)
         if header.shape[3] != len(table):
-            raise FileError(f"{header.path} has {header.shape[3]} volumes; {origin} has {len(table)} rows")
+            raise FileError(f"{header.path} has {header.shape[3]} volumes; {who.origin} has {len(table)} rows")
+        participants.compare(who, participants.of_volumes(source))
         return Images(dict.fromkeys(rows, header), True)
     headers: dict[int, files.ImageHeader] = {}
     grid = None
     for row in rows:
         path = table[source].iloc[row].strip()
         if path in ("", "n/a"):
-            raise FileError(f"{origin} has no {source} of {label[row]}")
-        header = headers[row] = files.read_header(Path(origin).parent / path)
+            raise FileError(f"{who.origin} has no {source} of {who.named(row)}")
+        header = headers[row] = files.read_header(Path(who.origin).parent / path)
         if header.shape[3] != 1:
-            raise FileError(f"{header.path} has {header.shape[3]} volumes; that of {label[row]} alone expected")
+            raise FileError(
+                f"{header.path} has {header.shape[3]} volumes; that of {who.named(row)} alone expected"
+            )
         grid = grid or header.grid(np.ones(header.shape[:3], dtype=bool))
         files.check_grid(header, grid, headers[rows[0]].path)
     return Images(headers, False)
 
 
+def shared_images(images: Images, who: Rows) -> str:
+    """A sentence on the first file that two rows share; see `participants.shared`."""
+    if images.stacked:
+        return ""
+    return participants.shared([header.path for header in images.headers.values()], who.of(list(images.headers)))
+
+
 def check_target(out: str, images: Images) -> None:
     """An image must not replace one that it is made of."""
-    check_targets(out, (), maps=("",))
+    check_targets(files.split_suffix(out)[0], (".json",), maps=("",))
     target = os.path.realpath(files.split_suffix(out)[0])
     for header in images.headers.values():
         if os.path.realpath(files.split_suffix(header.path)[0]) == target:
             raise FileError(f"{header.path} would be replaced by what is made of it; choose another output")
 
 
-def write_images(stack: ExitStack, out: str, like: Images, volumes: Iterator[NDArray], n: int, text: str) -> None:
-    """Write a 4D image, which appears when the stack is left without an error."""
+def write_images(
+    stack: ExitStack, out: str, like: Images, volumes: Iterator[NDArray], who: Rows, text: str
+) -> None:
+    """Write a 4D image, which appears when the stack is left without an error, and whose its volumes are."""
     header = like.first
     grid = header.grid(np.ones(header.shape[:3], dtype=bool))
-    _, write = stack.enter_context(files.open_map(out, grid, header, n, label=files.Label(f"gpuvox: {text}")))
+    stack.enter_context(participants.sidecar(out, who.ids, who.visits))
+    _, write = stack.enter_context(
+        files.open_map(out, grid, header, len(who.ids), label=files.Label(f"gpuvox: {text}"))
+    )
     for values in volumes:
         write(values)
 

@@ -1,0 +1,375 @@
+"""Whose the rows of a table and the volumes of an image are, compared wherever the two meet.
+
+Ids of participants come from a column `participant_id` of a table, from the file ``OUT_design.json`` that ``gpuvox
+design`` writes beside a design, from ``Subjects`` in the JSON file beside a 4D image, and from the names of image
+files: BIDS' ``sub-…``, or an id of the other side that stands in the name as a whole word. What only one side knows is
+not compared. Capitals, leading zeros and a ``sub-`` before an id make no difference (``sub-01``, ``01`` and ``1``),
+unless two ids of one file differ by these alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuvox import files
+from gpuvox.files import FileError, Matrix, Name
+from gpuvox.names import Names
+
+Say = Callable[[str], None]
+
+SUBJECTS, VISITS = "Subjects", "Visits"
+EVS, CONTRASTS, F_TESTS = "EVs", "Contrasts", "FTests"
+"""Keys of the JSON files."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Whose the rows of a table or the volumes of an image are.
+
+    Attributes
+    ----------
+    ids : tuple of str
+        Participants in their order.
+    origin : str
+        The file, for messages.
+    kind : str
+        ``row`` or ``volume``.
+    visits : tuple of str
+        Visits of the rows, where there are several; empty if nothing is known of them.
+    from_names : bool
+        The ids are words of file names, which may follow another scheme.
+    """
+
+    ids: tuple[str, ...]
+    origin: str
+    kind: str = "row"
+    visits: tuple[str, ...] = ()
+    from_names: bool = False
+
+    def __post_init__(self) -> None:
+        if self.visits and len(self.visits) != len(self.ids):
+            raise FileError(f"{self.origin} has {len(self.visits)} {VISITS} and {len(self.ids)} {SUBJECTS}")
+
+    def keys(self, with_visits: bool = False, *, exact: bool = False) -> list[str]:
+        """What is compared of each row."""
+        who = list(self.ids) if exact else [canonical(name) for name in self.ids]
+        return [f"{a} at {canonical(b)}" for a, b in zip(who, self.visits)] if with_visits else who
+
+    @property
+    def needs_spelling(self) -> bool:
+        """Whether two ids differ by their spelling alone."""
+        return len(set(self.ids)) > len(set(self.keys()))
+
+    def of(self, rows: Sequence[int]) -> Rows:
+        """Some of the rows."""
+        visits = tuple(self.visits[row] for row in rows) if self.visits else ()
+        return replace(self, ids=tuple(self.ids[row] for row in rows), visits=visits)
+
+    def named(self, row: int) -> str:
+        """A row, for messages."""
+        return f"{self.ids[row]} at {self.visits[row]}" if self.visits else self.ids[row]
+
+
+def canonical(name: str) -> str:
+    """An id without what differs between spellings of it: capitals, leading zeros, ``sub-``."""
+    text = re.sub(r"(?<!\d)0+(?=\d)", "", name.strip().casefold())
+    return text.removeprefix("sub-")
+
+
+def _distinct(names: Iterable[str]) -> dict[str, str]:
+    """Canonical form → id; where two ids have one form, the ids themselves."""
+    given = list(dict.fromkeys(names))
+    found = {canonical(name): name for name in given}
+    return found if len(found) == len(given) else {name: name for name in given}
+
+
+# -- who is where ---------------------------------------------------------------------------------------------------
+
+
+def of_table(table: Any, origin: Name, column: str = "participant_id") -> Rows | None:
+    """Participants of a table (a DataFrame of str), or None if it has no such column."""
+    if column not in table.columns:
+        return None
+    return Rows(tuple(str(name).strip() for name in table[column]), os.fspath(origin))
+
+
+def of_images(names: Name | Sequence[Name], known: Rows | None = None) -> Rows | None:
+    """Participants of the volumes of a cohort, or None if nothing says who they are.
+
+    Parameters
+    ----------
+    names : path or sequence of paths
+        See `files.image_names`.
+    known : Rows, optional
+        Ids that may be words of the names of the files.
+
+    Raises
+    ------
+    FileError
+        As of `files.image_names`; a JSON file that names another number of participants than there are volumes.
+    """
+    text = os.fspath(names) if isinstance(names, str | os.PathLike) else ""
+    table, colon, _ = text.rpartition(":")
+    if colon and table.endswith((".tsv", ".csv")):
+        return of_table(files.read_table(table, long=True), table)
+    paths = files.image_names(names)
+    if len(paths) == 1:
+        return of_volumes(paths[0])
+    return _of_file_names(paths, text or "the list of images", known)
+
+
+def of_volumes(name: Name) -> Rows | None:
+    """Participants of the volumes of a 4D image, as the JSON file beside it names them; None if it does not.
+
+    Raises
+    ------
+    FileError
+        It names another number of participants than there are volumes.
+    """
+    content = files.sidecar(name)
+    ids = _texts(content, SUBJECTS)
+    if not ids:
+        return None
+    header = files.read_header(name)
+    if len(ids) != header.shape[3]:
+        beside = files.split_suffix(header.path)[0] + ".json"
+        raise FileError(
+            f"{beside} names {len(ids)} {SUBJECTS}; {header.path} has {header.shape[3]} volumes: write it anew, or "
+            f"remove {SUBJECTS} from it"
+        )
+    return Rows(ids, os.fspath(header.path), "volume", _texts(content, VISITS))
+
+
+def _texts(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = content.get(key)
+    return tuple(str(each) for each in value) if isinstance(value, list) else ()
+
+
+def _of_file_names(paths: Sequence[Path], origin: str, known: Rows | None) -> Rows | None:
+    """By BIDS' entity ``sub``; else by the ids of the other side, if most files have just one of them."""
+    found = [_entity(path) for path in paths]
+    bids = None
+    if all(found):
+        bids = Rows(tuple(name or "" for name in found), origin, "volume", from_names=True)
+    if known is None or (bids and set(bids.keys()) & set(known.keys())):
+        return bids
+    ids = _distinct(known.ids)
+    words = [_words_of(path, ids) for path in paths]
+    counts, expected = Counter(word for word in words if word), Counter(known.ids)
+    if 2 * sum(counts.values()) < len(paths) or any(n > expected[word] for word, n in counts.items()):
+        return bids
+    named = tuple(word or path.name for word, path in zip(words, paths))
+    return Rows(named, origin, "volume", from_names=True)
+
+
+def _entity(path: Path) -> str | None:
+    """``sub-01`` of the last part of a path that has it."""
+    for part in reversed(path.parts):
+        match = re.search(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+", part)
+        if match:
+            return match[0]
+    return None
+
+
+def _words_of(path: Path, ids: Mapping[str, str]) -> str | None:
+    """The one id that stands in the name of a file, or else of its folders, as a whole word."""
+    for part in reversed(path.parts):
+        text = files.split_suffix(part)[0]
+        there = {name for form, name in ids.items() if _has_word(text, name) or _has_word(canonical(text), form)}
+        longest = {a for a in there if not any(a != b and _has_word(b, a) for b in there)}
+        if longest:
+            return longest.pop() if len(longest) == 1 else None
+    return None
+
+
+def _has_word(text: str, word: str) -> bool:
+    return re.search(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", text) is not None
+
+
+# -- compared -------------------------------------------------------------------------------------------------------
+
+
+def compare(first: Rows | None, second: Rows | None, warn: Say | None = None) -> None:
+    """Make sure that the rows of two files are of the same participants, in the same order.
+
+    Parameters
+    ----------
+    first, second : Rows, optional
+        Nothing is compared where one of them is not known.
+    warn : callable, optional
+        Told when ids and the names of files have nothing in common, so that nothing can be compared.
+
+    Raises
+    ------
+    FileError
+        With the first row that differs.
+    """
+    if first is None or second is None:
+        return
+    with_visits, exact = bool(first.visits and second.visits), first.needs_spelling or second.needs_spelling
+    a, b = (each.keys(with_visits, exact=exact) for each in (first, second))
+    refined = bool(first.visits) and not second.visits  # ids such as sub-01_ses-2 are of visits
+    same = [x == y or (refined and _has_word(y.replace("_", " "), x)) for x, y in zip(a, b)]
+    if len(a) == len(b) and all(same):
+        return
+    if not any(same) and not set(a) & set(b) and (first.from_names or second.from_names):
+        if warn:
+            warn(
+                f"{first.origin} ({first.named(0)}, …) and {second.origin} ({second.named(0)}, …) name participants "
+                "differently; that they are in the same order is taken for granted"
+            )
+        return
+    if len(a) != len(b):
+        raise FileError(
+            f"{second.origin} has {len(b)} {second.kind}s; {first.origin} has {len(a)} {first.kind}s, of which "
+            f"{_only(a, b, first) or _only(b, a, second) or 'some are there twice'}"
+        )
+    row = same.index(False)
+    raise FileError(
+        f"{first.kind} {row + 1} of {first.origin} is {first.named(row)}, {second.kind} {row + 1} of {second.origin} "
+        f"is {second.named(row)}; {_remedy(a, b, second)}"
+    )
+
+
+def _only(these: Sequence[str], those: Sequence[str], rows: Rows) -> str:
+    row = next((i for i, name in enumerate(these) if name not in those), None)
+    return "" if row is None else f"{rows.named(row)} is in {rows.origin} alone"
+
+
+def _remedy(a: Sequence[str], b: Sequence[str], images: Rows) -> str:
+    if sorted(a) != sorted(b):
+        return "both must be of the same participants, in the same order"
+    way = ", such as by TABLE:COLUMN in place of a pattern" if images.from_names else ""
+    return f"the participants are the same, so put one of them into the order of the other{way}"
+
+
+def compare_all(rows: Iterable[Rows | None], warn: Say | None = None) -> None:
+    """`compare` each with the first that is known."""
+    known = [each for each in rows if each is not None]
+    for other in known[1:]:
+        compare(known[0], other, warn)
+
+
+def shared(names: Sequence[Name], who: Rows) -> str:
+    """A sentence on the first image that two rows of a table share; empty if each has its own."""
+    seen: dict[str, int] = {}
+    for row, name in enumerate(names):
+        path = os.path.realpath(name)
+        if path in seen:
+            return f"{os.fspath(name)} is the image both of {who.named(seen[path])} and of {who.named(row)}"
+        seen[path] = row
+    return ""
+
+
+def repeated(names: Sequence[Name]) -> str:
+    """The first image that is there twice in a list; empty if each is there once."""
+    seen: set[str] = set()
+    for name in names:
+        path = os.path.realpath(name)
+        if path in seen:
+            return os.fspath(name)
+        seen.add(path)
+    return ""
+
+
+@contextmanager
+def sidecar(image: Name, ids: Sequence[str], visits: Sequence[str] = ()) -> Iterator[None]:
+    """The JSON file beside a 4D image that says whose its volumes are; it appears if no error comes up meanwhile."""
+    content = {SUBJECTS: list(ids), VISITS: list(visits)}
+    with files.atomic(files.split_suffix(image)[0] + ".json") as temporary:
+        files.write_json(temporary, {key: value for key, value in content.items() if value})
+        yield
+
+
+# -- designs --------------------------------------------------------------------------------------------------------
+
+
+def design_sidecar(name: Name) -> str:
+    """``OUT_design.json``, which names rows and columns of ``OUT.mat``, ``.con``, ``.fts`` and ``.grp``."""
+    return os.path.splitext(os.fspath(name))[0] + "_design.json"
+
+
+def write_design_sidecar(root: Name, names: Names, ids: Sequence[str] = (), visits: Sequence[str] = ()) -> None:
+    """Write ``ROOT_design.json``: names of EVs, contrasts and F tests, and whose the rows are."""
+    content = {SUBJECTS: ids, VISITS: visits, EVS: names.evs, CONTRASTS: names.contrasts, F_TESTS: names.f_tests}
+    files.write_json(f"{os.fspath(root)}_design.json", {key: value for key, value in content.items() if value})
+
+
+def read_matrix(name: Name) -> Matrix:
+    """`files.read_named_matrix`, with names of rows and columns from the JSON file beside a VEST matrix.
+
+    Raises
+    ------
+    FileError
+        As of `files.read_named_matrix`; a JSON file that is of another matrix.
+    """
+    matrix = files.read_named_matrix(name)
+    content = {} if matrix.column_names else files.read_json(design_sidecar(name))
+    kind = os.path.splitext(os.fspath(name))[1]
+    kind, (n_rows, n_columns) = os.path.splitext(os.fspath(name))[1], matrix.values.shape
+    columns = _texts(content, {".mat": EVS, ".con": EVS, ".fts": CONTRASTS}.get(kind, ""))
+    rows = _texts(content, {".mat": SUBJECTS, ".grp": SUBJECTS, ".fts": F_TESTS}.get(kind, ""))
+    if kind == ".fts" and (n_rows, n_columns) != (len(rows), len(columns)):
+        rows = columns = ()  # tests may have been added by hand
+    for names, count, what in ((columns, n_columns, "columns"), (rows, n_rows, "rows")):
+        if names and len(names) != count:
+            raise FileError(
+                f"{design_sidecar(name)} names {len(names)} {what} of {os.fspath(name)}, which has {count}; remove it "
+                "if it is of another design"
+            )
+    return replace(matrix, row_names=matrix.row_names or rows, column_names=matrix.column_names or columns)
+
+
+def taken_apart(given: Any) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
+    """What is not a name in a DataFrame, a Series or an array; names of its rows; names of its columns.
+
+    Participants are in a column (`files.ID_COLUMNS`) or in the index, unless that only counts.
+    """
+    if not (hasattr(given, "index") and hasattr(given, "to_numpy")):
+        return given, (), ()
+    names = list(getattr(given, "columns", ()))
+    ids = next((name for name in names if str(name).casefold() in files.ID_COLUMNS), None)
+    if ids is None:
+        rows = _index_names(given.index)
+    else:
+        rows = tuple(str(name) for name in given[ids])
+        given, names = given.drop(columns=[ids]), [name for name in names if name is not ids]
+    return given, rows, () if all(_is_count(name) for name in names) else tuple(str(name) for name in names)
+
+
+def _index_names(index: Any) -> tuple[str, ...]:
+    is_ids = str(index.name).casefold() in files.ID_COLUMNS
+    if not is_ids and any(_is_count(name) or isinstance(name, tuple) for name in index):
+        return ()
+    return tuple(str(name) for name in index)
+
+
+def _is_count(name: Any) -> bool:
+    return isinstance(name, int | np.integer)
+
+
+def rows_of(matrix: Matrix, title: str, given: Any) -> Rows | None:
+    """Participants of a matrix that was given; the title is for messages, unless it is a file."""
+    if isinstance(given, str | os.PathLike):
+        return of_matrix(matrix, given)
+    return Rows(matrix.row_names, title) if matrix.row_names else None
+
+
+def of_matrix(matrix: Matrix, name: Name) -> Rows | None:
+    """Participants of a design or of blocks that `read_matrix` read."""
+    if not matrix.row_names:
+        return None
+    beside = design_sidecar(name)
+    visits: tuple[str, ...] = ()
+    if os.path.exists(beside) and os.path.splitext(os.fspath(name))[1] in (".mat", ".grp"):
+        visits = _texts(files.read_json(beside), VISITS)
+    return Rows(matrix.row_names, os.fspath(name), "row", visits)
