@@ -1117,6 +1117,8 @@ def randomise(
         results = tuple(analyse(inputs, replace(options, workers=workers), keep=keep))
         if checkpoint:
             checkpoint.remove()
+    for text in (text for result in results for text in result.warnings):
+        warnings.warn(text, stacklevel=2)
     if workers:
         workers.release()
     return Randomised(results, inputs, options, header, _where(replace(options, workers=workers)))

@@ -77,16 +77,17 @@ class Ladder:
         """Σ (h/δ)^power over the thresholds under each height.
 
         By Euler and Maclaurin's formula over each progression (Abramowitz & Stegun 23.1.30), which is good to 1e-12
-        from a few hundred steps on, where ladders start.
+        from a few hundred steps on, where ladders start. Not finite where that is beyond double precision.
         """
         below = np.ceil((height.astype(np.float64)[:, None] - self.start) / self.rise)
         below = np.clip(below, 0, self.count)
         low = (self.start - self.rise / 2) / self.step
         rise = self.rise / self.step
         high = low + below * rise
-        sums = (_primitive(high, power) - _primitive(low, power)) / rise
-        if power > 0:
-            sums -= power * (high ** (power - 1) - low ** (power - 1)) * rise / 24
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums = (_primitive(high, power) - _primitive(low, power)) / rise
+            if power > 0:
+                sums -= power * (high ** (power - 1) - low ** (power - 1)) * rise / 24
         return np.where(below > 0, sums, 0.0).sum(axis=1)
 
 

@@ -506,7 +506,17 @@ class Enhancer:
         )
         padded, sizes = self.grid.padded, table.sizes.astype(np.float64)
         offsets = padded.offsets(self.options.connectivity)
-        return voxels, _grow(padded.index[voxels], worth * table.unit, sizes, offsets, padded.size)
+        more = _grow(padded.index[voxels], worth * table.unit, sizes, offsets, padded.size)
+        return voxels, self._in_range(more)
+
+    def _in_range(self, scores: NDArray) -> NDArray:
+        """Scores, if float64 can hold them."""
+        if not np.isfinite(scores).all():
+            raise ValueError(
+                f"TFCE with H = {self.options.H:g} and E = {self.options.E:g} of a map this high is beyond double "
+                "precision"
+            )
+        return scores
 
     # What follows is for devices: arrays that stay the same, so that they are copied there once.
 
@@ -559,7 +569,7 @@ class Enhancer:
         extremes = np.zeros((2, len(stat)), dtype=maps.dtype)
         if stat.size:
             extremes[:] = np.maximum([maps.max(axis=1), -maps.min(axis=1)], 0)
-        return extremes, maps
+        return self._in_range(extremes), maps
 
     def _descending(self, values: NDArray[np.float32], row: int) -> tuple[NDArray, NDArray, NDArray]:
         """Voxels of positive weight by falling height, C at each, and S."""
@@ -581,8 +591,9 @@ def _power(x: NDArray[np.float64], power: float) -> NDArray[np.float64]:
     if not power.is_integer() or power > 64:
         return x**power
     out = x.copy()
-    for _ in range(1, int(power)):
-        out *= x
+    with np.errstate(over="ignore"):
+        for _ in range(1, int(power)):
+            out *= x
     return out
 
 
@@ -607,7 +618,7 @@ def _enhance_on(device: Device, enhancer: Enhancer, stat: Any, full: bool) -> tu
             if enhancer.deltas[row]:
                 status |= _grow_on(device, enhancer, stat, row, maps)
         maxima = np.maximum(extremes(maps, device), 0)
-        return _finish_on(device, enhancer, stat, status != 0, maxima, maps), maps
+        return enhancer._in_range(_finish_on(device, enhancer, stat, status != 0, maxima, maps)), maps
     maps = device.empty((n_maps if full else 1, n_voxels), np.int64)
     room = enhancer._edge_room
     while True:

@@ -250,6 +250,22 @@ def test_an_ordinary_map_has_no_warning_and_one_step_by_both_rules():
         assert all(step > 0 for step in steps[0])
 
 
+def test_the_warning_is_pythons_too():
+    import gpuvox
+
+    rng = np.random.default_rng(0)
+    group = np.repeat([1.0, 0.0], 6)
+    data = rng.normal(size=(5, 4, 3, 12)).astype(np.float32)
+    data[4, 3, 2] = group
+    given = {"mask": np.ones((5, 4, 3)), "n_permutations": 20, "seed": 1, "device": "cpu"}
+    design = np.c_[group, 1 - group]
+    with pytest.warns(UserWarning, match=r"at voxel \(4, 3, 2\), and the step of TFCE"):
+        fsl = gpuvox.randomise(data, design, [[1, -1]], tfce=True, **given)
+    robust = gpuvox.randomise(data, design, [[1, -1]], tfce=Tfce(delta="robust"), **given)
+    assert np.count_nonzero(fsl["tfce_tstat1"]) == 1
+    assert np.count_nonzero(robust["tfce_tstat1"]) > 10
+
+
 def test_shards_and_checkpoints_of_lesions_merge_to_the_whole_run(tmp_path, monkeypatch, capsys):
     from gpuvox.cli import main
 

@@ -329,3 +329,11 @@ def test_the_robust_step_is_not_led_by_outliers(n_voxels, n_outliers):
     t[:n_outliers] = 4e7
     assert robust_peak(t) <= usual
     assert step_size(robust_peak(t), Tfce(delta="robust")) == np.float32(0.5)
+
+
+@pytest.mark.parametrize("options", [Tfce(H=60.0), Tfce(H=60.0, exact=True)])
+def test_what_double_precision_cannot_hold_is_refused(options):
+    grid = Grid(np.ones((3, 3, 3), bool))
+    t = np.full((1, 27), 1e7, np.float32)
+    with pytest.raises(ValueError, match=r"H = 60 and E = 0\.5 of a map this high is beyond double precision"):
+        Enhancer(grid, options, (1e-3, 1e-3), most=512).maxima(t)
