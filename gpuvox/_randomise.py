@@ -460,7 +460,7 @@ def _workers(command: Command, hashes: Hashes, warn: Say) -> Iterator[DaskWorker
     if command.cluster is None:
         yield None
         return
-    with open_client(command.cluster) as client:
+    with open_client(command.cluster, warn) as client:
         evs = {
             column - 1: absolute(files.image_names(name))
             for column, name in zip(command.voxelwise_columns, command.voxelwise_files)

@@ -74,6 +74,9 @@ SETTINGS = {
 SAFE_PATH = "PYTHONSAFEPATH"
 """Environment variable: Python then imports nothing from the current folder."""
 
+ENCRYPTED = ("tls", "wss", "inproc")
+"""Protocols of Dask's that others cannot listen to or take part in."""
+
 Say = Callable[[str], None]
 
 
@@ -627,12 +630,15 @@ class Cluster:
         Processes of a cluster on this machine.
     threads : int
         Threads of these processes in all.
+    tls : dict of str to str
+        Option (``--tls-ca-file``, ``--tls-cert``, ``--tls-key``) → file, in PEM: whom to trust, and who we are.
     """
 
     address: str = ""
     file: str = ""
     n_workers: int = 0
     threads: int = 1
+    tls: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_installed() -> None:
@@ -676,12 +682,16 @@ def find_crew(cluster: Cluster) -> Crew:
         return Crew(len(threads), sum(threads.values()))
 
 
+def _silent(text: str) -> None:
+    del text
+
+
 @contextmanager
-def open_client(cluster: Cluster) -> Iterator[Any]:
+def open_client(cluster: Cluster, warn: Say = _silent) -> Iterator[Any]:
     """A Dask client, closed at the end, with the cluster if it is one of our own; errors of `_opened_client`."""
     with (
         _private_folder() if cluster.n_workers else nullcontext("") as folder,
-        _opened_client(cluster, folder) as client,
+        _opened_client(cluster, folder, warn) as client,
     ):
         yield client
 
@@ -706,41 +716,38 @@ def _private_folder() -> Iterator[str]:
 
 
 @contextmanager
-def _opened_client(cluster: Cluster, folder: str) -> Iterator[Any]:
+def _opened_client(cluster: Cluster, folder: str, warn: Say) -> Iterator[Any]:
     """A Dask client, closed at the end, with the cluster if it is one of our own.
+
+    `warn` receives one sentence if the connection is not encrypted.
 
     Raises
     ------
     ClusterError
         Dask is not installed, no scheduler answers, or processes cannot be started.
     FileError
-        There is no such scheduler file.
+        There is no such scheduler file, or no such file of a certificate or a key.
     """
     check_installed()
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     # Dask logs tracebacks where a worker dies; what matters to the user is said by us.
     for name in ("distributed", *logging.root.manager.loggerDict):
         if name.partition(".")[0] == "distributed":
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    if cluster.file:
-        _check_scheduler_file(cluster.file)
+    _check_tls(cluster)
     where = cluster.address or cluster.file
     came: list[int] = []
     try:
         if cluster.n_workers:
             with dask.config.set(SETTINGS | {"temporary-directory": folder}), _interrupts_later() as came:
-                local = LocalCluster(
-                    n_workers=cluster.n_workers, threads_per_worker=max(1, cluster.threads // cluster.n_workers),
-                    host="127.0.0.1", dashboard_address="127.0.0.1:0", memory_limit=0,
-                    silence_logs=logging.CRITICAL, local_directory=folder,
-                )  # fmt: skip
+                local = _start_workers(cluster, folder)
             client = Client(local)
         elif cluster.address:
-            local, client = None, Client(cluster.address)
+            local, client = None, Client(_address(cluster), security=_security(cluster.tls))
         else:
-            local, client = None, Client(scheduler_file=cluster.file)
+            local, client = None, Client(scheduler_file=cluster.file, security=_security(cluster.tls))
     except Exception as error:  # of many kinds, assertions among them, where an address or a file makes no sense
         raise ClusterError(
             f"no Dask scheduler answers at {where or 'this machine'}: {_first_line(error)}"
@@ -748,6 +755,7 @@ def _opened_client(cluster: Cluster, folder: str) -> Iterator[Any]:
     try:
         if came:
             raise KeyboardInterrupt
+        _tell_if_open(client, warn)
         yield client
     finally:
         with suppress(Exception):
@@ -757,7 +765,62 @@ def _opened_client(cluster: Cluster, folder: str) -> Iterator[Any]:
                 local.close()
 
 
-def _check_scheduler_file(path: str) -> None:
+def _start_workers(cluster: Cluster, folder: str) -> Any:
+    """Processes on this machine that nobody else can talk to."""
+    from gpuvox import loopback
+
+    return loopback.start(cluster.n_workers, max(1, cluster.threads // cluster.n_workers), local_directory=folder)
+
+
+def _check_tls(cluster: Cluster) -> None:
+    """What can be said of a cluster before anything is connected."""
+    address = cluster.address
+    if cluster.n_workers and find_spec("cryptography") is None:
+        raise ClusterError(
+            "--workers needs the package cryptography, so that nobody else can use the workers; install gpuvox[cluster]"
+        )
+    if cluster.file:
+        address = _scheduler_in(cluster.file)
+    for option, path in cluster.tls.items():
+        try:
+            open(path, "rb").close()
+        except OSError as error:
+            raise FileError(f"{option}: {path} cannot be read: {error.strerror}") from None
+    if cluster.tls and "://" in address and not _is_private(address):
+        raise ClusterError(
+            f"the scheduler at {address} does not encrypt, as {next(iter(cluster.tls))} asks: tls:// expected"
+        )
+
+
+def _address(cluster: Cluster) -> str:
+    """The scheduler's address; without a protocol in it, the encrypted one is meant where there is a certificate."""
+    return f"tls://{cluster.address}" if cluster.tls and "://" not in cluster.address else cluster.address
+
+
+def _security(tls: Mapping[str, str]) -> Any:
+    """What Dask needs to connect by TLS; None, which is its own configuration, without certificates."""
+    from distributed import Security
+
+    names = {"--tls-ca-file": "tls_ca_file", "--tls-cert": "tls_client_cert", "--tls-key": "tls_client_key"}
+    return Security(require_encryption=True, **{names[k]: v for k, v in tls.items()}) if tls else None
+
+
+def _is_private(address: str) -> bool:
+    return address.partition("://")[0] in ENCRYPTED
+
+
+def _tell_if_open(client: Any, warn: Say) -> None:
+    """Say so where others on the network could read, or take part."""
+    address = client.scheduler.address
+    if not _is_private(address):
+        warn(
+            f"the connection to the Dask scheduler at {address} is not encrypted: whoever can reach it can run "
+            "programs in your name; see --tls-ca-file, --tls-cert and --tls-key"
+        )
+
+
+def _scheduler_in(path: str) -> str:
+    """The address in the file that a scheduler wrote."""
     try:
         address = json.loads(Path(path).read_text(encoding="utf-8"))["address"]
     except FileNotFoundError:
@@ -766,6 +829,7 @@ def _check_scheduler_file(path: str) -> None:
         address = None
     if not (isinstance(address, str) and "://" in address):
         raise FileError(f"{path} is no file that a Dask scheduler wrote; it has no address")
+    return address
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import pickle
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -787,6 +788,33 @@ def test_shards_merged_are_the_whole_run(case, work):
     moved = outputs(work, "elsewhere")
     assert {name.replace("elsewhere", "out") for name in moved} == set(truth)
     assert moved["elsewhere_tstat1.nii.gz"] == truth["out_tstat1.nii.gz"]
+
+
+@pytest.mark.parametrize("way", ["absolute", "relative", "link", "to a link"])
+def test_shards_from_others_do_not_choose_where_to_write(way, work, capsys, monkeypatch):
+    """Outside the current folder the output is asked for, and is said before anything is written."""
+    line, home, here = CASES["pairs, F, counts"], work / "home", work / "received"
+    home.mkdir()
+    here.mkdir()
+    (home / "final_tstat1.nii.gz").write_text("last year's")
+    for name in ("data.nii.gz", "mask.nii.gz", "design.mat", "design.con", "design.fts"):
+        shutil.copy(name, here)
+    monkeypatch.chdir(here)
+    if "link" in way:
+        os.symlink("../home", "results")
+    os.makedirs("down", exist_ok=True)
+    root = {"absolute": str(home / "final"), "relative": "down/../../home/final"}.get(way, "results/final")
+    for i in (1, 2):
+        assert run(line, "-o", root, "--shard", f"{i}/2", "--checkpoint", f"{i}.tally") == 0
+    capsys.readouterr()
+    assert main(["merge", "1.tally", "2.tally"]) == 2
+    assert f"were to write to {root}, which is not in the current folder; give --out" in capsys.readouterr().err
+    assert [path.read_text() for path in home.iterdir()] == ["last year's"]
+    assert main(["merge", "1.tally", "2.tally", "--out", "down/mine"]) == 0
+    assert capsys.readouterr().out.startswith("Merging to down/mine\n")
+    assert (here / "down" / "mine_tstat1.nii.gz").exists()
+    assert main(["merge", "1.tally", "2.tally", "--out", root, "--quiet"]) == 0  # who asks for it is given it
+    assert (home / "final_tstat1.nii.gz").read_bytes() != b"last year's"
 
 
 def test_more_shards_than_shuffles_and_uneven_divisions(work):

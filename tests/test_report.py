@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -1003,6 +1004,35 @@ def test_the_command(study, tmp_path, capsys):
         assert guarded("report", lambda n=name, t=target: command.run([str(folder / n), "--out", str(t)])) == 2
         assert message in capsys.readouterr().err
         assert not target.exists()
+
+
+@pytest.mark.parametrize("way", ["absolute", "up", "link", "linked folder", "half of a pair"])
+def test_a_study_from_others_has_no_other_files_read(study, tmp_path, capsys, way):
+    """Nor is it told whether they are there; --within allows what the user knows."""
+    contents = {key: study[0][key] for key in ("title", "cohort")}
+    folder, home = tmp_path / "received", tmp_path / "home"
+    shutil.copytree(study[1], folder)
+    shutil.copytree(study[1], home)
+    given = {"absolute": str(home / "labels.tsv"), "up": "sub/../../home/labels.tsv", "link": "link.tsv",
+             "linked folder": "sub/labels.tsv", "half of a pair": "pair.hdr"}[way]  # fmt: skip
+    if way == "link":
+        (folder / "link.tsv").symlink_to(home / "labels.tsv")
+    if way == "linked folder":
+        (folder / "sub").symlink_to(home)
+    if way == "half of a pair":
+        nib.save(nib.Nifti1Pair(np.ones((2, 2, 2)), np.eye(4)), home / "pair.hdr")
+        shutil.copy(home / "pair.hdr", folder)
+        (folder / "pair.img").symlink_to(home / "pair.img")
+    for key in ({"mask": given}, {"files": [given]}, {"mask": given.replace("labels", "missing")}):
+        if way in ("link", "half of a pair") and "missing" in str(key):
+            continue
+        files.write_json(folder / "study.json", contents | key)
+        assert guarded("report", lambda: command.run([str(folder / "study.json")])) == 2
+        assert "which lies outside" in capsys.readouterr().err
+        assert not (folder / "report.html").exists()
+    files.write_json(folder / "study.json", contents | {"files": [given]})
+    if way != "up":
+        assert guarded("report", lambda: command.run([str(folder / "study.json"), "--within", str(tmp_path)])) == 0
 
 
 # -- in a browser ---------------------------------------------------------------------------------------------------

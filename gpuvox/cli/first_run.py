@@ -6,6 +6,8 @@ import subprocess
 import sys
 from contextlib import suppress
 
+from gpuvox.cli.talk import complain
+
 
 def compile_ahead(quiet: bool) -> None:
     """Compile what every run needs, if that has not been done; say so unless `quiet`."""
@@ -15,7 +17,7 @@ def compile_ahead(quiet: bool) -> None:
     if is_cached():
         return
     if not quiet:
-        sys.stderr.write("First run: compiling the loops, which takes some seconds.\n")
+        complain("First run: compiling the loops, which takes some seconds.")
     if default_threads() < 2:
         return
     code = "from gpuvox.cli.first_run import compile_enhancement; compile_enhancement()"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from gpuvox.cli.talk import say
+
 USAGE = """usage: gpuvox info
 
 Versions, devices and memory; whether the CUDA kernels compile and give the right answer; what is missing if not.
@@ -21,6 +23,6 @@ def run(argv: Sequence[str]) -> int:
 
     good = True
     for line, is_good in report():
-        sys.stdout.write(line + "\n")
+        say(line)
         good &= is_good
     return 0 if good else 1

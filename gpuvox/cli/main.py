@@ -13,6 +13,7 @@ from typing import Any
 
 from gpuvox import __version__
 from gpuvox.cli.streams import spell_out
+from gpuvox.cli.talk import complain, warn
 from gpuvox.leaving import heeded_signals
 
 COMMANDS = (
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command, *rest = arguments
     if command not in COMMANDS:
-        sys.stderr.write(f"gpuvox: {_no_command(command)}\n")
+        complain(f"gpuvox: {_no_command(command)}")
         return 2
     return guarded(command, lambda: import_module(f"gpuvox.cli.{command}").run(rest))
 
@@ -92,27 +93,27 @@ def guarded(command: str, work: Callable[[], int]) -> int:
         with heeded_signals(), _notices_told():
             return work()
     except ValueError as error:
-        sys.stderr.write(f"gpuvox {command}: {error}\n")
+        complain(f"gpuvox {command}: {error}")
         return 2
     except RuntimeError as error:
         from gpuvox.device import DeviceError
 
         if not isinstance(error, DeviceError):
             raise
-        sys.stderr.write(f"gpuvox {command}: {error}\n")
+        complain(f"gpuvox {command}: {error}")
         return 2
     except MemoryError as error:
-        sys.stderr.write(f"gpuvox {command}: not enough memory: {error}\n")
+        complain(f"gpuvox {command}: not enough memory: {error}")
         return 2
     except BrokenPipeError:
         # Nobody reads any more; Python would say so once again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
         return 1
     except OSError as error:
-        sys.stderr.write(f"gpuvox {command}: {error}\n")
+        complain(f"gpuvox {command}: {error}")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write(f"\ngpuvox {command}: interrupted\n")
+        complain(f"\ngpuvox {command}: interrupted")
         return 130
 
 
@@ -130,7 +131,7 @@ def _notices_told() -> Iterator[None]:
                 show_other(message, category, *where, **more)
             elif str(message) not in said:
                 said.add(str(message))
-                sys.stderr.write(f"Warning: {message}\n")
+                warn(str(message))
 
         warnings.showwarning = show
         yield

@@ -30,7 +30,12 @@ def build_parser() -> Parser:
         epilog=EPILOG,
     )
     parser.add_argument("tallies", nargs="*", metavar="TALLY", help="files that --shard wrote, in any order")
-    parser.add_argument("--out", metavar="ROOT", default="", help="output root (that of the shards)")
+    parser.add_argument(
+        "--out",
+        metavar="ROOT",
+        default="",
+        help="output root (that of the shards, if it is in the current folder)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (auto)")
     parser.add_argument("--threads", type=at_least_one, metavar="N", help="threads (all processors)")
     parser.add_argument("--scratch", metavar="DIR", default="", help="data in a file here, not in memory")
@@ -52,10 +57,12 @@ def run(argv: Sequence[str]) -> int:
     merged = read_all(options.tallies)
     line = (os.path.basename(sys.argv[0]) or "gpuvox", "merge", *argv)
     command = replace(_command(merged, options), line=line, shard_line=merged.about.command)
+    tell = silent if options.quiet else say
+    tell(f"Merging to {command.root}")
     open_device(options.device, options.quiet)
     try:
         with shown(options.quiet) as progress:
-            write_merged(command, merged, silent if options.quiet else say, warn, progress)
+            write_merged(command, merged, tell, warn, progress)
     except FileError as error:
         raise FileError(
             f"{error} (names are those of the shards' command: merge in the folder where it ran)"
@@ -72,8 +79,20 @@ def _command(merged: Any, options: argparse.Namespace) -> Any:
     theirs.seed, theirs.device, theirs.threads = merged.seed, options.device, options.threads
     theirs.checkpoint, theirs.resume, theirs.shard = "", False, None
     theirs.workers, theirs.scheduler, theirs.scheduler_file = 0, "", ""
+    theirs.tls_ca_file, theirs.tls_cert, theirs.tls_key = "", "", ""
     theirs.scratch = options.scratch  # theirs may be of another machine
     check(theirs)
     if options.out:
         theirs.root = options.out
+    elif not _is_here(theirs.root):
+        raise UsageError(
+            f"the shards were to write to {theirs.root}, which is not in the current folder; give --out, that root or "
+            "another"
+        )
     return make_command(theirs, arguments)
+
+
+def _is_here(root: str) -> bool:
+    """Whether files of this root lie in the current folder: shards from others are not to choose among all folders."""
+    here = os.path.realpath(os.curdir)
+    return os.path.commonpath([here, os.path.realpath(os.path.dirname(root) or os.curdir)]) == here

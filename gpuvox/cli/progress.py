@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from gpuvox.cli.talk import complain
+from gpuvox.plain import escaped
+
 
 class Progress:
     """Receives ``(test, done, total)``; see `analysis.Progress`. What is being read is counted in volumes."""
@@ -29,7 +32,7 @@ class Progress:
         elif time.monotonic() - self.last >= self.interval:
             self.last = time.monotonic()
             left = (self.last - self.start) * (total - done) / max(done - self.first, 1)
-            sys.stderr.write(f"{test}: {done} of {total} {self._unit(test)}, about {left:.0f} s left\n")
+            complain(f"{test}: {done} of {total} {self._unit(test)}, about {left:.0f} s left")
 
     def _begin(self, test: str, done: int, total: int) -> None:
         self.close()
@@ -39,7 +42,12 @@ class Progress:
             from tqdm import tqdm
 
             self.bar = tqdm(
-                total=total, initial=done, desc=test, unit=f" {self._unit(test)}", file=sys.stderr, leave=False
+                total=total,
+                initial=done,
+                desc=escaped(test),
+                unit=f" {self._unit(test)}",
+                file=sys.stderr,
+                leave=False,
             )
 
     def _unit(self, test: str) -> str:

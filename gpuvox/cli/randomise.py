@@ -31,6 +31,12 @@ says what is written. Corrected and uncorrected maps are 1-p, as FSL's. A file <
 done. Example, as with FSL:  gpuvox randomise -i maps -o out -m mask -d design.mat -t design.con -T
 """
 
+TLS = {
+    "--tls-ca-file": "certificates of whom to trust, where the scheduler encrypts (tls://)",
+    "--tls-cert": "the certificate of this command, which they signed",
+    "--tls-key": "its private key, where the certificate's file does not hold it",
+}
+
 
 def _columns(text: str) -> tuple[int, ...]:
     return tuple(integer(part) for part in text.split(","))
@@ -157,6 +163,8 @@ def _add_own(group: Any) -> None:
                        help="run on the workers of a Dask scheduler")  # fmt: skip
     group.add_argument("--scheduler-file", metavar="FILE", default="",
                        help="the same, by the file that the scheduler wrote")  # fmt: skip
+    for name, text in TLS.items():
+        group.add_argument(name, metavar="FILE", default="", help=text)
     group.add_argument("--scratch", metavar="DIR", default="",
                        help="keep data and residuals in a file in DIR, where they do not fit in memory")  # fmt: skip
     group.add_argument(
@@ -299,6 +307,14 @@ def _check_cluster(options: argparse.Namespace) -> None:
     wanted = [name for name, value in named.items() if value]
     if len(wanted) > 1:
         raise UsageError(f"{' and '.join(wanted)} name different clusters; only one of them can be used")
+    tls = _tls(options)
+    if tls and not (options.scheduler or options.scheduler_file):
+        raise UsageError(
+            f"{next(iter(tls))} is for --scheduler and --scheduler-file; --workers encrypts by itself"
+        )
+    missing = [name for name in ("--tls-ca-file", "--tls-cert") if tls and name not in tls]
+    if missing:
+        raise UsageError(f"{missing[0]} is missing; --tls-ca-file and --tls-cert belong together")
     if wanted and options.permout:
         raise UsageError(f"--permout writes maps as they are made, and so cannot be done with {wanted[0]}")
 
@@ -377,7 +393,13 @@ def _cluster(options: argparse.Namespace) -> Any:
         raise UsageError(
             f"--workers {options.workers}: there are {threads} threads; at most a worker a thread (--threads)"
         )
-    return Cluster(options.scheduler, options.scheduler_file, options.workers, threads)
+    return Cluster(options.scheduler, options.scheduler_file, options.workers, threads, _tls(options))
+
+
+def _tls(options: argparse.Namespace) -> dict[str, str]:
+    """Option → file, of those that are given."""
+    given = {name: getattr(options, name[2:].replace("-", "_")) for name in TLS}
+    return {name: path for name, path in given.items() if path}
 
 
 def _statistics(options: argparse.Namespace) -> tuple[Any, Any]:

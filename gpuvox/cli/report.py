@@ -9,9 +9,10 @@ from gpuvox.cli.arguments import Parser
 from gpuvox.cli.talk import say
 
 EPILOG = """\
-STUDY.json is what gpuvox study writes as study.json; paths in it are relative to its folder. The report is one file
+STUDY.json is what gpuvox study writes as study.json; paths in it are relative to its folder, and nothing outside that
+is read: --within names a larger folder, as for a mask beside the results. The report is one file
 that needs neither the network nor other files: tables, maps with an orthogonal viewer, figures, methods with citations.
-  gpuvox report results/study.json --out report.html
+  gpuvox report results/study.json --within . --out report.html
 """
 
 
@@ -24,6 +25,10 @@ def build_parser() -> Parser:
     )
     parser.add_argument("study", metavar="STUDY.json", help="what the study wrote about itself")
     parser.add_argument("--out", metavar="FILE", default=None, help="the report (report.html beside STUDY.json)")
+    parser.add_argument(
+        "--within", metavar="DIR", default=None,
+        help="folder that all files it names must lie in, links followed (that of STUDY.json)",
+    )  # fmt: skip
     return parser
 
 
@@ -32,5 +37,5 @@ def run(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(argv)
     from gpuvox.study.report import execute
 
-    execute(options.study, options.out, say)
+    execute(options.study, options.out, say, options.within)
     return 0

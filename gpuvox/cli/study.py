@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
     line = (os.path.basename(sys.argv[0]) or "gpuvox", "study", *argv)
     pipeline = Pipeline(read_config(options.config), line)
     if options.dry_run:
-        sys.stdout.write("\n".join(listing(pipeline)) + "\n")
+        say("\n".join(listing(pipeline)))
         return 0
     compile_ahead(options.quiet)
     with shown(options.quiet) as progress:

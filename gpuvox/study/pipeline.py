@@ -486,7 +486,8 @@ class Pipeline(StudyInputs):
 
         def work(talk: Talk) -> None:
             files.write_json(self.path("study.json"), describe(self, ledger))
-            report.execute(self.path("study.json"), self.path("report.html"), lambda text: None)
+            # Written here: it names what the user's configuration names, wherever that lies.
+            report.execute(self.path("study.json"), self.path("report.html"), lambda text: None, within="/")
 
         after = tuple(stage.name for stage in others)
         settings = {"title": self.config.study.title, "text": self.config.text}
@@ -547,6 +548,6 @@ def execute(pipeline: Pipeline, talk: Talk) -> None:
         work = [*work, pipeline.report(ledger, work)]
         stages.remove_others(ledger, [stage.name for stage in work])
         stages.run(work, ledger, talk, summary="report")
-    for line in report.headlines(pipeline.path("study.json")):
+    for line in report.headlines(pipeline.path("study.json"), within="/"):
         talk.say(line)
     talk.say(f"Report: {pipeline.path('report.html')}")

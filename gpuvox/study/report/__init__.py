@@ -27,7 +27,12 @@ __all__ = ["build", "execute", "headlines"]
 ASSETS = {"style": "report.css", "script": "report.js", "viewer_script": "viewer.js"}
 
 
-def execute(study: str | os.PathLike[str], out: str | os.PathLike[str] | None, say: Callable[[str], None]) -> None:
+def execute(
+    study: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
+    say: Callable[[str], None],
+    within: str | os.PathLike[str] | None = None,
+) -> None:
     """Write the report of a study.
 
     Parameters
@@ -38,6 +43,9 @@ def execute(study: str | os.PathLike[str], out: str | os.PathLike[str] | None, s
         ``report.html`` beside it by default.
     say : callable
         Receives a line: where the report is.
+    within : path, optional
+        Folder that every file it names must lie in, links followed: a study from others is not to have others' files
+        put into its report. That of `study` by default.
 
     Raises
     ------
@@ -47,7 +55,7 @@ def execute(study: str | os.PathLike[str], out: str | os.PathLike[str] | None, s
     study = Path(study)
     out = study.with_name("report.html") if out is None else Path(out)
     check_targets(out)
-    text = build(read_contents(study), study.parent, origin=study.name, relative_to=out.parent)
+    text = build(read_contents(study), study.parent, origin=study.name, relative_to=out.parent, within=within)
     files.write_text(out, text)
     say(f"{out} ({len(text.encode()) / 1e6:.1f} MB)")
 
@@ -58,6 +66,7 @@ def build(
     *,
     origin: str = "study.json",
     relative_to: str | os.PathLike[str] | None = None,
+    within: str | os.PathLike[str] | None = None,
 ) -> str:
     """The report of a study as HTML.
 
@@ -71,6 +80,8 @@ def build(
         Its name, for messages.
     relative_to : path, optional
         Folder of the report, for links to files; `folder` by default.
+    within : path, optional
+        See `execute`.
 
     Raises
     ------
@@ -78,7 +89,8 @@ def build(
         A key or a file is missing or wrong; the sentence names both.
     """
     links = os.path.relpath(folder, relative_to) if relative_to is not None else "."
-    page = Page.of(Contents(contents, Path(folder), origin=origin), Path(links).as_posix())
+    source = Contents(contents, Path(folder), origin=origin, within=Path(within) if within else None)
+    page = Page.of(source, Path(links).as_posix())
     environment = Environment(
         loader=PackageLoader("gpuvox.study.report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -87,13 +99,15 @@ def build(
     return environment.get_template("report.html.j2").render(page.variables() | assets)
 
 
-def headlines(study: str | os.PathLike[str]) -> list[str]:
+def headlines(study: str | os.PathLike[str], within: str | os.PathLike[str] | None = None) -> list[str]:
     """What the voxelwise tests of a study found, a line each.
 
     Parameters
     ----------
     study : path
         ``study.json``.
+    within : path, optional
+        See `execute`.
 
     Raises
     ------
@@ -101,7 +115,9 @@ def headlines(study: str | os.PathLike[str]) -> list[str]:
         A key or a file is missing or wrong.
     """
     study = Path(study)
-    source = Contents(read_contents(study), study.parent, origin=study.name)
+    source = Contents(
+        read_contents(study), study.parent, origin=study.name, within=Path(within) if within else None
+    )
     lines = []
     for test in read_tests(source, read_scene(source)):
         told = findings.told(test, source)

@@ -8,11 +8,11 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gpuvox.files import MOST_SETTINGS, FileError, read_bytes
+from gpuvox.files import MOST_SETTINGS, FileError, image_files, read_bytes, split_suffix
 
 Kind = TypeVar("Kind", str, int, float, list, dict)
 EXPECTED = {
@@ -34,12 +34,15 @@ class Contents:
         The object's key, as in ``tests[2]``; empty for the whole file.
     origin : str
         Name of the file.
+    within : Path, optional
+        Folder that every file must lie in, links followed; `folder` by default.
     """
 
     values: Mapping[str, Any]
     folder: Path
     where: str = ""
     origin: str = "study.json"
+    within: Path | None = None
 
     def key(self, name: str) -> str:
         """Full name of a key, as in ``tests[2].null``."""
@@ -83,14 +86,14 @@ class Contents:
 
     def part(self, name: str) -> Contents:
         """An object within this one, empty where it is left out."""
-        return Contents(self.get(name, {}), self.folder, self.key(name), self.origin)
+        return replace(self, values=self.get(name, {}), where=self.key(name))
 
     def parts(self, name: str) -> list[Contents]:
         """A list of objects, empty where it is left out."""
         found = []
         for number, value in enumerate(self.get(name, [])):
             where = f"{name}[{number}]"
-            found.append(Contents(self._checked(where, value, dict), self.folder, self.key(where), self.origin))
+            found.append(replace(self, values=self._checked(where, value, dict), where=self.key(where)))
         return found
 
     def file(self, name: str) -> Path | None:
@@ -104,12 +107,23 @@ class Contents:
         Raises
         ------
         FileError
-            It is not there.
+            It is not there, or lies outside the folder that the study may be read from, be it through a link.
         """
         path = self.folder / given
+        self._check_within(name, given, path)
         if not path.is_file():
             raise self.error(name, f"names {given}, and there is no file {path}")
+        if split_suffix(path)[1]:
+            for each in image_files(path):
+                self._check_within(name, given, each)
         return path
+
+    def _check_within(self, name: str, given: str, path: Path) -> None:
+        within = self.within or self.folder
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(within)):
+            raise self.error(
+                name, f"names {given}, which lies outside {within}; give --within a folder that holds all"
+            )
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[None]:
