@@ -13,7 +13,7 @@ from scipy import ndimage
 from gpuvox.cli import main
 from gpuvox.grid import Grid
 from gpuvox.study.clusters import adjusted, describe, eigenvariate, find_clusters
-from gpuvox.study.rois import Region
+from gpuvox.study.labels import Region
 from tests.conftest import save
 
 SHAPE = (8, 7, 6)

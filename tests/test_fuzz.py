@@ -22,7 +22,7 @@ from gpuvox import randomise as api_randomise
 from gpuvox.files import FileError
 from gpuvox.grid import Grid
 from gpuvox.qmri import TissueModel
-from gpuvox.study import clusters, rois
+from gpuvox.study import clusters, labels, rois
 from gpuvox.study.checks import check_maps
 from gpuvox.study.config import example as example_study
 from gpuvox.study.config import read_config
@@ -333,7 +333,7 @@ def test_extensions_are_read_over(tmp_path):
 def test_text_of_an_absurd_size(tmp_path, name):
     """A file with a hole of a terabyte takes no room on the disk, and is refused by its size."""
     readers = TEXT_READERS | {
-        "sidecar": files.sidecar, "study": read_config, "report": read_contents, "regions": rois.read_regions,
+        "sidecar": files.sidecar, "study": read_config, "report": read_contents, "regions": labels.read_regions,
     }  # fmt: skip
     path = tmp_path / "input.json"
     with path.open("wb") as file:

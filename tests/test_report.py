@@ -589,7 +589,9 @@ def test_methods_say_how_regions_were_measured(tmp_path):
         "(vscaling)."
     ) in text
     assert "Thalamus is made of all that fits thalamus_*." in text
-    assert "Iron mass is" in text
+    assert "Iron mass is mean concentration times normalised volume at 1 g/mL." in text
+    text = told(tmp_path, rois="rois.tsv", regions=how | {"head_size": ""})
+    assert "Iron mass is mean concentration times volume at 1 g/mL." in text
     assert "yelin" not in text  # not measured
     text = told(tmp_path, rois="rois.tsv", regions={"labels": "l.nii", "labels_of": "everyone", "jacobian": "jac"})
     assert "Regions are those of one image of labels for everyone (l.nii)." in text

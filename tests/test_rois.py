@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from gpuvox.cli import main
+from gpuvox.study.labels import AS_FREESURFER, Region, read_regions
 from gpuvox.study.phantom import SCALES, Template
-from gpuvox.study.rois import AS_FREESURFER, Region, measure, members, read_regions
+from gpuvox.study.rois import measure, members
 from tests.conftest import save
 
 SHAPE, N = (12, 10, 9), 3
@@ -156,7 +157,26 @@ def test_a_cohort_in_native_space(cohort):
             assert row["sd"] == pytest.approx(chosen.std(ddof=1), rel=1e-5)
             assert row.volume == pytest.approx(len(chosen) * 3 / 1000)
             assert row.volume_normalised == pytest.approx(row.volume * (1.2 + i / 10))
-            assert row.mass == pytest.approx(row["mean"] * row.volume / 1000, rel=1e-6)
+            assert row.mass == pytest.approx(row["mean"] * row.volume_normalised / 1000, rel=1e-6)
+            assert row.mass_raw == pytest.approx(row["mean"] * row.volume / 1000, rel=1e-6)
+
+
+def test_masses_are_those_that_are_printed(tmp_path, monkeypatch):
+    """Caudate of controls in Pontillo et al. 2021: 310 mg/kg in a normalised 8.7 mL are 2.70 mg."""
+    monkeypatch.chdir(tmp_path)
+    labels = np.zeros((20, 20, 20), dtype=np.float32)
+    labels.ravel()[:6000] = 11
+    save(tmp_path / "seg.nii.gz", labels, np.eye(4))
+    save(tmp_path / "iron.nii.gz", np.full(labels.shape, 310), np.eye(4))
+    Path("participants.tsv").write_text("participant_id\tseg\tiron\tvscale\ns\tseg.nii.gz\tiron.nii.gz\t1.45\n")
+    command = ["rois", "--table", "participants.tsv", "--labels", "seg", "--map", "iron=iron", "--out", "r.tsv"]
+    assert main([*command, "--head-size", "vscale", "--quiet"]) == 0
+    row = pd.read_csv("r.tsv", sep="\t").iloc[0]
+    assert (row.volume, row.volume_normalised) == pytest.approx((6.0, 8.7))
+    assert (row.mass, row.mass_raw) == pytest.approx((310 * 8.7 / 1000, 310 * 6.0 / 1000))
+    assert main([*command, "--quiet"]) == 0
+    row = pd.read_csv("r.tsv", sep="\t").iloc[0]
+    assert (row.mass, row.mass_raw) == pytest.approx((1.86, 1.86))
 
 
 def test_lesions_and_erosion(cohort):

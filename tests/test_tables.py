@@ -192,9 +192,23 @@ def test_gathering(tmp_path):
     assert found["putamen.volume_normalised"].tolist() == [22, 2]
     assert found["putamen.iron.mass"].tolist() == [0.11, 0.01]
     assert "putamen.qsm.mass" not in found
+    assert "putamen.iron.mass_raw" not in found
     assert found["up.1"].tolist() == [19, 9]
     assert found["up.1.mean"].tolist() == [17, 7]
     assert not [name for name in found if name.startswith("none")]
+
+
+def test_both_masses_are_gathered_with_a_head_size_factor(tmp_path):
+    files.write_table(tmp_path / "p.tsv", pd.DataFrame({"participant_id": ["b", "a"]}))
+    write_rois(tmp_path / "rois.tsv")
+    rows = pd.read_csv(tmp_path / "rois.tsv", sep="\t")
+    for factor, expected in ((2.0, [0.055, 0.005]), (float("nan"), None)):
+        changed = rows.assign(mass_raw=rows["mass"] / 2, volume_normalised=rows["volume"] * factor)
+        files.write_table(tmp_path / "rois.tsv", changed)
+        found = tables.gather(tmp_path / "p.tsv", tmp_path / "rois.tsv")
+        assert found["putamen.iron.mass"].tolist() == [0.11, 0.01]
+        raw = found.get("putamen.iron.mass_raw")
+        assert (raw if raw is None else raw.tolist()) == expected
 
 
 def test_gathering_refuses(tmp_path):

@@ -12,7 +12,7 @@ EPILOG = """\
 IMAGE is a column of the table (a path for each subject, relative to the table) or a file: 4D with a volume a subject in
 the table's order; labels and lesions may be one 3D image for everyone. Writes a row for each participant, structure,
 side and map: n, mean, median, SD, volume (mL; with Jacobians, their sum), normalised volume, and for maps named iron
-and myelin the mass (mg, mL). Example:
+and myelin the mass (mg, mL; with --head-size that of the normalised volume), and mass_raw (of the volume). Example:
   gpuvox rois --table participants.tsv --labels template/labels --names template/labels.tsv --map iron=maps/iron \\
     --map myelin=maps/myelin --jacobian jacobian --merge 'thalamus=thalamus_*' --out rois.tsv
 """
@@ -33,7 +33,7 @@ def build_parser() -> Parser:
     add("--merge", dest="merged", metavar="NAME=PATTERN", action="append", type=pair, help="several as one more")
     add("--jacobian", metavar="IMAGE", default="", help="determinants of the template-to-subject map")
     add("--lesions", metavar="IMAGE", default="", help="left out of means, medians and SDs")
-    add("--head-size", metavar="COLUMN", default="", help="factor that normalises volumes")
+    add("--head-size", metavar="COLUMN", default="", help="factor that normalises volumes and masses")
     add(
         "--erosion", type=count, metavar="N", default=0, help="voxels of border to leave out of the statistics (0)"
     )

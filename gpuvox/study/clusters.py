@@ -19,7 +19,7 @@ from gpuvox import files, participants
 from gpuvox.cluster import label
 from gpuvox.files import FileError
 from gpuvox.grid import Grid
-from gpuvox.study.rois import Region, read_regions
+from gpuvox.study.labels import Region, read_regions
 from gpuvox.study.tables import indicators, select, typed
 from gpuvox.targets import check_root_name, check_targets
 
@@ -164,10 +164,10 @@ def _shares(labels: NDArray, regions: Mapping[int, Region]) -> dict[str, float]:
     found: dict[str, float] = {}
     for number, count in sorted(zip(numbers, counts), key=lambda pair: -pair[1]):
         region = regions.get(int(number))
-        name = "elsewhere" if not number else str(int(number)) if region is None else region.structure
-        if region is not None and region.side != "none":
-            name = f"{region.side}_{name}"
-        found[name] = float(count / len(labels))
+        name = (
+            "elsewhere" if not number else str(int(number)) if region is None else region.title.replace(";", ",")
+        )
+        found[name] = found.get(name, 0.0) + float(count / len(labels))
     return found
 
 

@@ -19,6 +19,7 @@ from gpuvox.files import FileError
 from gpuvox.study import rois, tables
 from gpuvox.study.config import IRONMYELIN, Config, Map
 from gpuvox.study.designs import Design, group_design
+from gpuvox.study.labels import read_regions
 from gpuvox.study.subsets import LeftOut, left_out
 from gpuvox.study.variables import Variables
 
@@ -202,14 +203,13 @@ class StudyInputs:
             return []
         where = ("rois", "names") if given.names else ("template", "names")
         with self.config.reading(where):
-            regions = rois.read_regions(
-                self.config.file(given.names or (template.names if template else "")) or None
-            )
+            regions = read_regions(self.config.file(given.names or (template.names if template else "")) or None)
         with self.config.reading(("rois", "merge")):
             structures = rois.members(regions, given.merge)
         measures = [".volume", *([".volume_normalised"] if given.head_size else [])]
+        masses = (".mass", *([".mass_raw"] if given.head_size else []))
         for name in given.maps or self.maps:
-            kinds = ("", ".median", ".sd", *((".mass",) if name in rois.MASSES else ()))
+            kinds = ("", ".median", ".sd", *(masses if name in rois.MASSES else ()))
             measures += [f".{name}{kind}" for kind in kinds]
         places = [f"{side}.{name}" if side in ("left", "right") else name for name, side in structures]
         # One structure with sides and one without have the same place where both sides are measured together.
@@ -251,7 +251,7 @@ class StudyInputs:
                 raise config.error(where, f"there is no file {path}")
             if path and where[1] == "names":
                 with config.reading(where):
-                    rois.read_regions(path)
+                    read_regions(path)
 
     def _check_volumes(self, where: tuple[str, ...], image: str, n_volumes: int) -> None:
         """Raise `FileError` for an image of everybody that has not a volume for each row of the table."""

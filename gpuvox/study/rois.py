@@ -1,15 +1,12 @@
 """Tables of regions of interest: volume, and mean, median and SD of maps, by subject, structure and side.
 
 Labels are images of whole numbers, in the space of the maps: one for everyone (template space) or one a subject
-(native space). What the numbers mean comes from a table beside the image (``index`` and ``name``, as BIDS writes
-``_dseg.tsv``), from a FreeSurfer look-up table, or from the numbers that FreeSurfer's aseg and FSL FIRST share.
+(native space). What the numbers mean is read by `labels`, or is as FreeSurfer's aseg and FSL FIRST share it.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -24,94 +21,16 @@ from scipy.ndimage import binary_erosion
 from gpuvox import files, participants
 from gpuvox.files import FileError
 from gpuvox.grid import Grid
+from gpuvox.study.labels import Region, alike, read_regions
 from gpuvox.study.tables import require
 from gpuvox.targets import check_targets
 
 Progress = Callable[[str, int, int], None]
 SIDES = ("left", "right", "both", "none")
 
-AS_FREESURFER = {
-    4: "left_lateral-ventricle", 10: "left_thalamus", 11: "left_caudate", 12: "left_putamen", 13: "left_pallidus",
-    14: "third-ventricle", 15: "fourth-ventricle", 16: "brainstem", 17: "left_hippocampus", 18: "left_amygdala",
-    26: "left_accumbens", 28: "left_ventral-dc", 43: "right_lateral-ventricle", 49: "right_thalamus",
-    50: "right_caudate", 51: "right_putamen", 52: "right_pallidus", 53: "right_hippocampus", 54: "right_amygdala",
-    58: "right_accumbens", 60: "right_ventral-dc",
-}  # fmt: skip
-"""Subcortical numbers of FreeSurfer's aseg; FIRST uses the same."""
-
-
 MASSES = {"iron": 1e-3, "myelin": 1.0}
-"""Maps whose mean times volume is a mass: mg of iron (mg/kg and 1 g/mL), mL of myelin."""
-
-
-@dataclass(frozen=True)
-class Region:
-    """What a label is.
-
-    Attributes
-    ----------
-    structure : str
-    side : {"left", "right", "none"}
-    """
-
-    structure: str
-    side: str
-
-    @classmethod
-    def named(cls, name: str) -> Region:
-        """Take a name apart: ``Left-Caudate``, ``L_Thal``, ``caudate_left``, ``ctx-lh-insula`` …"""
-        words = re.split(r"[\s_.-]+", name.strip())
-        side, rest = "none", words
-        for place in (0, len(words) - 1, 1):
-            if len(words) > 1 and place < len(words):
-                found = {"left": "left", "l": "left", "lh": "left", "right": "right", "r": "right", "rh": "right"}
-                side = found.get(words[place].lower(), "none")
-                if side != "none":
-                    rest = words[:place] + words[place + 1 :]
-                    break
-        return cls("_".join(rest).lower(), side)
-
-
-def read_regions(path: str | os.PathLike[str] | None) -> dict[int, Region]:
-    """Names of the labels.
-
-    Parameters
-    ----------
-    path : path, optional
-        A TSV or CSV with the columns ``index`` and ``name``, or a look-up table of FreeSurfer; without one,
-        `AS_FREESURFER`.
-
-    Raises
-    ------
-    FileError
-        It is neither, or a number occurs twice.
-    """
-    if path is None:
-        return {number: Region.named(name) for number, name in AS_FREESURFER.items()}
-    try:
-        lines = files.read_bytes(path).decode("utf-8-sig").splitlines()
-    except UnicodeError as error:
-        raise FileError(f"{path} cannot be read: {error}") from None
-    rows = [line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    pairs: list[tuple[str, str]]
-    if rows and "index" in re.split(r"[\t,]", lines[0].strip()):
-        table = files.read_table(path, ["index", "name"])
-        pairs = list(zip(table["index"], table["name"]))
-    elif rows and all(len(row) >= 5 and row[0].isdigit() for row in rows):
-        pairs = [(row[0], row[1]) for row in rows]
-    else:
-        raise FileError(
-            f"{path} is no table of labels: columns index and name, or a FreeSurfer look-up table, expected"
-        )
-    found: dict[int, Region] = {}
-    for number, name in pairs:
-        if not number.strip().isdigit():
-            raise FileError(f"{path} has the index {number!r}; a whole number expected")
-        if int(number) in found:
-            raise FileError(f"{path} has the index {number} twice")
-        found[int(number)] = Region.named(name)
-    found.pop(0, None)
-    return found
+"""Maps whose mean times volume is a mass: mg of iron (mg/kg and 1 g/mL), mL of myelin. Where a head-size factor is
+given the volume is the normalised one, as in Pontillo et al. 2021; the mass of the volume itself is then beside it."""
 
 
 # -- measuring ------------------------------------------------------------------------------------------------------
@@ -149,7 +68,7 @@ class Measure:
 
     @property
     def mass(self) -> float:
-        """Mean × volume, see `MASSES`; NaN for other maps."""
+        """Mean × volume, not normalised, see `MASSES`; NaN for other maps."""
         return self.mean * self.volume * MASSES.get(self.map, float("nan"))
 
 
@@ -289,6 +208,7 @@ COLUMNS = (
     "volume",
     "volume_normalised",
     "mass",
+    "mass_raw",
 )
 
 
@@ -339,6 +259,9 @@ def execute(
     unnamed = there - set(regions) - {0}
     if unnamed:
         warn(f"{_labels(unnamed)} of {command.labels} left out: no name in {where}")
+    for title, same in alike(regions, there).items():
+        named = ", ".join(f"{number} ({regions[number].name})" for number in same)
+        warn(f"labels {named} are measured together, as {title}: their names differ in capitals or marks alone")
     for text in (*_left_out(names, measured, usual), *_without_values(names, whole), *_emptied(command, whole)):
         warn(text)
     files.write_table(command.out, pd.DataFrame(lines, columns=COLUMNS))
@@ -464,7 +387,8 @@ def head_size(table: Any, column: str, origin: str) -> NDArray[np.float64]:
 
 
 def _line(name: str, row: Measure, factor: float) -> tuple:
-    numbers = (row.mean, row.median, row.sd, row.volume, row.volume * factor, row.mass)
+    mass = row.mass if np.isnan(factor) else row.mass * factor
+    numbers = (row.mean, row.median, row.sd, row.volume, row.volume * factor, mass, row.mass)
     return (name, row.structure, row.side, row.map, row.n, *numbers)
 
 

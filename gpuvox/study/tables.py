@@ -332,8 +332,8 @@ def gather(
         Participants.
     rois : path, optional
         What ``gpuvox rois`` wrote: adds ``thalamus.volume`` (mL), ``thalamus.volume_normalised``, and for each map
-        ``thalamus.iron`` (mean), ``thalamus.iron.median``, ``thalamus.iron.sd``, ``thalamus.iron.mass``; those of one
-        side are called ``left.thalamus.iron``.
+        ``thalamus.iron`` (mean), ``thalamus.iron.median``, ``thalamus.iron.sd``, ``thalamus.iron.mass`` (with a
+        head-size factor that of the normalised volume, and ``thalamus.iron.mass_raw``); those of one side are called ``left.thalamus.iron``.
     clusters : dict of str to path, optional
         Name → what ``gpuvox clusters`` wrote as ``OUT_subjects.tsv``: adds ``name.1``, the eigenvariate of cluster 1
         (its z where there is one), and ``name.1.mean``.
@@ -374,7 +374,10 @@ def _from_rois(path: str | os.PathLike[str]) -> pd.DataFrame:
     sided = long["side"].isin(["left", "right"])
     place = long["structure"].where(~sided, long["side"] + "." + long["structure"])
     parts = []
-    for value, suffix in (("mean", ""), ("median", ".median"), ("sd", ".sd"), ("mass", ".mass")):
+    kinds = {"mean": "", "median": ".median", "sd": ".sd", "mass": ".mass"}
+    if "mass_raw" in long and long["volume_normalised"].notna().any():
+        kinds["mass_raw"] = ".mass_raw"
+    for value, suffix in kinds.items():
         parts.append(long.assign(variable=place + "." + long["map"] + suffix, value=long[value]))
     for value in ("volume", "volume_normalised"):
         # The same in the rows of all maps.

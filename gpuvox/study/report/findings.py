@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gpuvox.study.labels import Region
 from gpuvox.study.report.contents import Contents
 from gpuvox.study.report.tables import (
     analysed_name,
@@ -19,7 +20,6 @@ from gpuvox.study.report.tables import (
     variable_name,
 )
 from gpuvox.study.report.volumes import VoxelwiseTest, readable
-from gpuvox.study.rois import Region
 
 SHARE = re.compile(r"\s*(.+?) (\d+) %")
 LEAST = 0.02

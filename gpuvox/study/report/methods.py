@@ -241,7 +241,7 @@ def _regions(contents: Contents) -> str:
         f"Mean, median and SD of {named(sorted(maps)) or 'the maps'} were measured in every region and participant"
         f"{_without(how)}.",
         _volumes(how),
-        *(text for name, text in MASSES.items() if name in maps),
+        *(_mass(text, how) for name, text in MASSES.items() if name in maps),
         *(
             f"{named([name])} is made of all that fits {pattern}."
             for name, pattern in how.get("merge", {}).items()
@@ -251,9 +251,15 @@ def _regions(contents: Contents) -> str:
 
 
 MASSES = {
-    "iron": "Iron mass is mean concentration times volume at 1 g/mL.",
-    "myelin": "Myelin mass is mean fraction times volume.",
+    "iron": "Iron mass is mean concentration times {volume} at 1 g/mL.",
+    "myelin": "Myelin mass is mean fraction times {volume}.",
 }
+
+
+def _mass(text: str, how: Contents) -> str:
+    """Of the normalised volume where there is one."""
+    normalised = bool(how.values) and bool(how.get("head_size", ""))
+    return text.format(volume="normalised volume" if normalised else "volume")
 
 
 def _labels(how: Contents) -> str:

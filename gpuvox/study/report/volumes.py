@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from gpuvox import files
 from gpuvox.grid import Grid
 from gpuvox.study.clusters import is_p
+from gpuvox.study.labels import Region, read_regions
 from gpuvox.study.report.contents import Contents
-from gpuvox.study.rois import Region, read_regions
 
 MARGIN = 12.0
 """mm of anatomy around the mask."""

@@ -1,0 +1,189 @@
+"""Names of the labels of an image, from the forms in which atlases come.
+
+A table with the columns ``index`` and ``name`` (BIDS' ``_dseg.tsv``), a look-up table of FreeSurfer, a label
+description of ITK-SNAP, an XML atlas of FSL, or a plain list with a number and a name a line. What a file is is told
+by what it holds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from xml.etree import ElementTree
+
+from gpuvox import files
+from gpuvox.files import FileError
+
+AS_FREESURFER = {
+    4: "left_lateral-ventricle", 10: "left_thalamus", 11: "left_caudate", 12: "left_putamen", 13: "left_pallidus",
+    14: "third-ventricle", 15: "fourth-ventricle", 16: "brainstem", 17: "left_hippocampus", 18: "left_amygdala",
+    26: "left_accumbens", 28: "left_ventral-dc", 43: "right_lateral-ventricle", 49: "right_thalamus",
+    50: "right_caudate", 51: "right_putamen", 52: "right_pallidus", 53: "right_hippocampus", 54: "right_amygdala",
+    58: "right_accumbens", 60: "right_ventral-dc",
+}  # fmt: skip
+"""Subcortical numbers of FreeSurfer's aseg; FIRST uses the same."""
+
+Pairs = list[tuple[str, str]]
+
+ITK_SNAP = re.compile(r'(\d+)\s+\d+\s+\d+\s+\d+\s+[\d.]+\s+[01]\s+[01]\s+"(.*)"')
+"""IDX, R, G, B, A, visible in slices, visible as a mesh, "LABEL"."""
+FREESURFER = re.compile(r"(\d+)\s+(\S+)((?:\s+\d+){3,4})")
+"""Number, name without blanks, R, G, B, A."""
+PLAIN = re.compile(r"(\d+)[\s,;:]+(\S.*)")
+"""Number and name."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """What a label is.
+
+    Attributes
+    ----------
+    structure : str
+        In small letters, its words joined by underscores.
+    side : {"left", "right", "none"}
+    name : str
+        As it stands in the file.
+    """
+
+    structure: str
+    side: str
+    name: str = field(default="", compare=False)
+
+    @classmethod
+    def named(cls, name: str) -> Region:
+        """Take a name apart: ``Left-Caudate``, ``L_Thal``, ``caudate_left``, ``ctx-lh-insula`` …"""
+        words = re.split(r"[\s_.-]+", name.strip())
+        side, rest = "none", words
+        for place in (0, len(words) - 1, 1):
+            if len(words) > 1 and place < len(words):
+                found = {"left": "left", "l": "left", "lh": "left", "right": "right", "r": "right", "rh": "right"}
+                side = found.get(words[place].lower(), "none")
+                if side != "none":
+                    rest = words[:place] + words[place + 1 :]
+                    break
+        return cls("_".join(rest).lower(), side, name.strip())
+
+    @property
+    def title(self) -> str:
+        """The name as it stands in the file."""
+        return self.name or (self.structure if self.side == "none" else f"{self.side}_{self.structure}")
+
+
+def read_regions(path: str | os.PathLike[str] | None) -> dict[int, Region]:
+    """Names of the labels.
+
+    Parameters
+    ----------
+    path : path, optional
+        In one of the forms of this module; without one, `AS_FREESURFER`.
+
+    Raises
+    ------
+    FileError
+        It is in none of them; an index is no whole number, or occurs twice; a name is empty.
+    """
+    if path is None:
+        return {number: Region.named(name) for number, name in AS_FREESURFER.items()}
+    found: dict[int, Region] = {}
+    for number, name in _pairs(path):
+        index = _index(path, number)
+        if index in found:
+            raise FileError(f"{path} has the index {number} twice")
+        if not name.strip():
+            raise FileError(f"{path} has no name of the index {number}")
+        found[index] = Region.named(name)
+    found.pop(0, None)
+    return found
+
+
+def _index(path: str | os.PathLike[str], number: str) -> int:
+    if not re.fullmatch(r"\s*[0-9]{1,18}(\.0*)?\s*", number):
+        raise FileError(f"{path} has the index {number!r}; a whole number expected")
+    return int(number.strip().partition(".")[0])
+
+
+def _pairs(path: str | os.PathLike[str]) -> Pairs:
+    """Index and name of every label, as text."""
+    try:
+        text = files.read_bytes(path).decode("utf-8-sig")
+    except UnicodeError as error:
+        raise FileError(f"{path} cannot be read: {error}") from None
+    if text.lstrip().startswith("<"):
+        return _of_xml(path, text)
+    lines = text.splitlines()
+    header = [name.strip().strip('"') for name in re.split(r"[\t,]", lines[0])] if lines else []
+    if "index" in header:
+        table = files.read_table(path, ["index", "name"])
+        return list(zip(table["index"], table["name"]))
+    rows = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    forms: tuple[Callable[[Sequence[str]], Pairs], ...] = (_of_itk_snap, _of_freesurfer, _of_list)
+    found: Pairs = next((pairs for form in forms if (pairs := form(rows))), [])
+    if not found:
+        raise FileError(
+            f"{path} is no table of labels: columns index and name, a look-up table of FreeSurfer, a label description "
+            "of ITK-SNAP, an atlas of FSL in XML, or lines of a number and a name expected"
+        )
+    return found
+
+
+def _of_itk_snap(rows: Sequence[str]) -> Pairs:
+    return _all(ITK_SNAP.fullmatch(row) for row in rows)
+
+
+def _of_freesurfer(rows: Sequence[str]) -> Pairs:
+    """A name that is a number would be a colour of another kind of table."""
+    matches = [FREESURFER.fullmatch(row) for row in rows]
+    if any(match is None or match[2].isdigit() or max(map(int, match[3].split())) > 255 for match in matches):
+        return []
+    return _all(matches)
+
+
+def _of_list(rows: Sequence[str]) -> Pairs:
+    """Names, not further numbers: what columns of numbers mean is not known."""
+    pairs = _all(PLAIN.fullmatch(row) for row in rows)
+    names = [name.strip("\"'") for _, name in pairs]
+    if any(re.search(r"(^|[\s,;])[\d.]+($|[\s,;])", name) for name in names):
+        return []
+    return [(number, name) for (number, _), name in zip(pairs, names)]
+
+
+def _all(matches: Iterable[re.Match[str] | None]) -> Pairs:
+    """Number and name of every row; nothing if one is in another form."""
+    listed = list(matches)
+    return [(match[1], match[2]) for match in listed if match] if all(listed) else []
+
+
+def _of_xml(path: str | os.PathLike[str], text: str) -> Pairs:
+    """An atlas of FSL: the summary image of a probabilistic one holds index + 1, that of labels the index."""
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise FileError(f"{path} declares entities; an atlas of FSL in XML has none")
+    try:
+        root = ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise FileError(f"{path} is not XML: {error}") from None
+    labels = root.findall("./data/label")
+    if not labels:
+        raise FileError(f"{path} has no label; an atlas of FSL in XML expected")
+    kind = (root.findtext("./header/type") or "").strip().casefold()
+    if kind not in ("label", "probabilistic"):
+        raise FileError(f"{path} is an atlas of type {kind!r}; Label or Probabilistic expected")
+    shift = 1 if kind == "probabilistic" else 0
+    found = []
+    for label in labels:
+        index = _index(path, label.get("index", ""))
+        found.append((str(index + shift), "".join(label.itertext())))
+    return found
+
+
+def alike(regions: Mapping[int, Region], there: Iterable[int]) -> dict[str, list[int]]:
+    """Labels of an image whose names differ in capitals or marks alone, and so are one structure, by its name."""
+    found: dict[Region, list[int]] = {}
+    for number in sorted(set(there) & set(regions)):
+        found.setdefault(regions[number], []).append(number)
+    different = {
+        region: numbers for region, numbers in found.items() if len({regions[n].name for n in numbers}) > 1
+    }
+    return {f"{region.structure} ({region.side})": numbers for region, numbers in different.items()}
