@@ -333,7 +333,8 @@ def gather(
     rois : path, optional
         What ``gpuvox rois`` wrote: adds ``thalamus.volume`` (mL), ``thalamus.volume_normalised``, and for each map
         ``thalamus.iron`` (mean), ``thalamus.iron.median``, ``thalamus.iron.sd``, ``thalamus.iron.mass`` (with a
-        head-size factor that of the normalised volume, and ``thalamus.iron.mass_raw``); those of one side are called ``left.thalamus.iron``.
+        head-size factor that of the normalised volume, and ``thalamus.iron.mass_raw``); those of one side are
+        called ``left.thalamus.iron``.
     clusters : dict of str to path, optional
         Name → what ``gpuvox clusters`` wrote as ``OUT_subjects.tsv``: adds ``name.1``, the eigenvariate of cluster 1
         (its z where there is one), and ``name.1.mean``.
