@@ -9,8 +9,8 @@ import re
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
-DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Marks of writing direction."""
+TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""Marks that turn round the text after them; those that only stand for a letter of a direction are none."""
 
 
 def escaped(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -288,6 +289,56 @@ def test_nothing_outside_is_named(study, page):
             assert {a.split("/")[2] for a in addresses} <= {"www.w3.org", "purl.org", "creativecommons.org"}
     policy = next(m["content"] for m in page.of("meta") if m.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'")
+
+
+def test_every_script_and_style_has_its_hash_in_the_policy(study, page):
+    """And nothing stands in attributes, which hashes do not cover."""
+    html = study[2]
+    policy = next(m["content"] for m in page.of("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert "unsafe" not in policy
+    rules = {words[0]: set(words[1:]) for words in (part.split() for part in policy.split(";"))}
+    for kind in ("script", "style"):
+        blocks = re.findall(rf"<{kind}([^>]*)>(.*?)</{kind}>", html, re.DOTALL)
+        blocks = [text for attributes, text in blocks if "application/json" not in attributes]
+        hashed = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in blocks]
+        assert rules[f"{kind}-src"] == {f"'sha256-{each}'" for each in hashed}
+        assert hashed
+    assert rules["default-src"] == {"'none'"}
+    for _, attributes in page.elements:
+        assert "style" not in attributes
+    script = "".join(re.findall(r"<script[^>]*>(.*?)</script>", html, re.DOTALL))
+    assert not re.search(r"\beval\(|new Function|setAttribute\(.style|innerHTML|insertAdjacentHTML", script)
+    # The slices are as wide as they are for each other, by rules in place of attributes.
+    widths = re.findall(r'class="w(\d+)"', html)
+    assert len(widths) == 9
+    assert all(f".w{width}{{flex:{width} 1 0}}" in html for width in widths)
+
+
+MARKS = re.compile("[\u202a-\u202e\u2066-\u2069]")
+
+
+def test_marks_of_direction_turn_nothing_round(study):
+    """They are shown wherever they come from; a name that runs from right to left stands for itself."""
+    contents, folder, _ = study
+    contents = json.loads(json.dumps(contents))
+    turning = {"title": "A\u202eB", "created": "\u2067now", "methods": ["Done\u202e by <b>."]}
+    turning |= {"checks": [{"what": "age\u2066\u202e is missing in 3", "kind": "info"}]}
+    contents |= turning
+    contents["tests"][0]["title"] = "Iron\u202d"
+    contents["tests"][1]["contrast"] = "עברית > B"
+    html = build(contents, folder)
+    page = parse(html)
+    assert not MARKS.search(html)
+    assert not re.search(
+        r"\\u202[a-e]|\\u206[6-9]", re.search(r'id="viewer-data">(.*?)</script>', html)[1].replace("\\\\", "")
+    )
+    assert "<title>A\\u202eB</title>" in html
+    assert "<h1><bdi>A\\u202eB</bdi></h1>" in html
+    assert "<bdi>age\\u2066\\u202e is missing in 3</bdi>" in html
+    assert re.search("<bdi>[^<]*עברית", html)
+    for _, attributes in page.elements:
+        assert not any("bdi" in str(value) or "\ufdd0" in str(value) for value in attributes.values())
+    assert "\ufdd0" not in html
 
 
 def test_every_table_has_heads(page):

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from gpuvox import files
-from gpuvox.study.report import findings
+from gpuvox.study.report import findings, safe
 from gpuvox.study.report.contents import Contents, read_contents
 from gpuvox.study.report.page import Page
 from gpuvox.study.report.volumes import read_scene, read_tests
@@ -93,10 +93,11 @@ def build(
     page = Page.of(source, Path(links).as_posix())
     environment = Environment(
         loader=PackageLoader("gpuvox.study.report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, finalize=safe.isolated,
     )  # fmt: skip
-    assets = {name: _asset(file) for name, file in ASSETS.items()}
-    return environment.get_template("report.html.j2").render(page.variables() | assets)
+    environment.filters["shown"] = safe.shown
+    assets = {name: _asset(file) for name, file in ASSETS.items()} | {"policy": safe.POLICY}
+    return safe.sealed(environment.get_template("report.html.j2").render(page.variables() | assets))
 
 
 def headlines(study: str | os.PathLike[str], within: str | os.PathLike[str] | None = None) -> list[str]:
