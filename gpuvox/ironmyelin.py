@@ -44,6 +44,12 @@ QSM_RANGE = (0.003, 3.0)
 """Where the 99th percentile of |QSM| lies in ppm: tissue has 0.03 to 0.3."""
 R1_RANGE = (0.03, 20.0)
 """Where the median of R1 lies in 1/s: tissue has 0.4 to 2."""
+FIELDS = (0.05, 25.0)
+"""Field strengths, tesla."""
+USUAL = (0.2, 12.0)
+"""Those for which other units are told."""
+OTHER_FIELDS = {"megahertz": 42.577, "millitesla": 1e3, "gauss": 1e4}
+"""Units of a field strength (of hydrogen's resonance), as multiples of what it is in tesla."""
 CSF_R1 = 0.6
 """Most that the median of R1 in CSF may be, 1/s."""
 
@@ -450,6 +456,7 @@ def check(command: Command, names: Sequence[str], images: dict[str, list[str]]) 
 def read_model(command: Command) -> qmri.TissueModel:
     """The model, at the field that is wanted."""
     model = qmri.TissueModel.read(command.model) if command.model else qmri.TissueModel.default()
+    check_field(model.field, f"the field of the model {model.name}")
     if command.to_field not in (None, model.field):
         raise ValueError(
             f"R1 would be at {command.to_field:g} T; the model {model.name} is for {model.field:g} T "
@@ -487,6 +494,24 @@ def _without_empty_folder(path: str) -> Iterator[None]:
         raise
 
 
+def check_field(given: Any, origin: str) -> float:
+    """A field strength in tesla.
+
+    Raises
+    ------
+    FileError
+        No number, or none of a scanner, in gauss for instance.
+    """
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise FileError(f"{origin} is {given!r}; a number, the field strength in tesla, expected")
+    low, high = FIELDS
+    if low <= given <= high:
+        return float(given)
+    units = next((name for name, factor in OTHER_FIELDS.items() if USUAL[0] <= given / factor <= USUAL[1]), "")
+    hint = f"; is it in {units}, {given / OTHER_FIELDS[units]:g} T?" if units else ""
+    raise FileError(f"{origin} is {given:g}; a field strength between {low:g} and {high:g} T expected{hint}")
+
+
 def find_field(command: Command, cohort: Cohort) -> float:
     """Field strength of R1, tesla: as given, or as the sidecars say.
 
@@ -496,13 +521,16 @@ def find_field(command: Command, cohort: Cohort) -> float:
         Neither; or they contradict each other.
     """
     known = command.from_field
+    if known is not None:
+        known = check_field(known, "--from-field")
     for image in cohort.images["r1"]:
         said = files.sidecar(image).get("MagneticFieldStrength")
         if said is None:
             continue
-        if not isinstance(said, int | float) or (known is not None and abs(said - known) > 0.1 * known):
+        said = check_field(said, f"MagneticFieldStrength beside {image}")
+        if known is not None and abs(said - known) > 0.1 * known:
             raise FileError(f"{image} is from {said} T, by its sidecar; {known} T expected (--from-field)")
-        known = float(said) if known is None else known
+        known = said if known is None else known
     if known is None:
         raise FileError(
             f"the field strength of {cohort.images['r1'][0]} is not known: --from-field T, or MagneticFieldStrength in "

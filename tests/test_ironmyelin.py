@@ -213,6 +213,36 @@ def replace(name, values):
         ),
         (lambda: None, ["--field-method", "curve", "--exponent", "0.3"], ["--exponent", "power"]),
         (lambda: None, ["--from-field", "0"], ["--from-field"]),
+        (
+            lambda: None,
+            ["--from-field", "30000"],
+            ["--from-field is 30000; a field strength between 0.05 and 25 T expected; is it in gauss, 3 T?"],
+        ),
+        (
+            lambda: None,
+            ["--from-field", "100000000"],
+            ["--from-field is 1e+08; a field strength between 0.05 and"],
+        ),
+        *(
+            (
+                lambda said=said: Path("maps/r12.json").write_text(f'{{"MagneticFieldStrength": {said}}}'),
+                [],
+                ["MagneticFieldStrength beside ", "r12", f" is {shown}; {expected}"],
+            )
+            for said, shown, expected in (
+                ("30000", "30000", "a field strength between 0.05 and 25 T expected; is it in gauss, 3 T?"),
+                ("1500", "1500", "a field strength between 0.05 and 25 T expected; is it in millitesla, 1.5 T?"),
+                (
+                    "127.731",
+                    "127.731",
+                    "a field strength between 0.05 and 25 T expected; is it in megahertz, 3 T?",
+                ),
+                ("true", "True", "a number, the field strength in tesla, expected"),
+                ('"3T"', "'3T'", "a number, the field strength in tesla, expected"),
+                ("NaN", "nan", "a field strength between 0.05 and 25 T expected"),
+                ("-3", "-3", "a field strength between 0.05 and 25 T expected"),
+            )
+        ),
         (lambda: None, ["--to-field", "3"], ["3 T", "stueber2014", "7 T"]),
         (lambda: None, ["--fwhm", "-1"], ["--fwhm"]),
         (lambda: None, ["--qsm", "x.nii"], ["--table", "--qsm"]),
