@@ -779,11 +779,15 @@ def voxelwise_results(case: ModelCase, in_effect: bool, grid: Grid, device: Devi
     ev[:, ::13] = 1
     shuffler = Shuffler(effective_regressor(design, contrast), Permutations(case.shuffles + 1, 5, flip=case.flip))
     smoother = MaskedGaussian(grid, case.sigma_mm) if case.sigma_mm else None
-    model = VoxelwiseGlm(
-        case.values(grid.n_voxels), design, contrast, {column: ev}, case.nuisance, case.demean, case.is_f, smoother,
-        device,
-    )  # fmt: skip
-    return model_results(model, shuffler.shuffles(0, case.shuffles))
+    evs = {column: ev, -1 - design.shape[1]: (ev > 1.5).astype(np.float32)}  # some subjects are left out
+    results = {}
+    for name, given in (("all", {column: ev}), ("left out", evs)):
+        model = VoxelwiseGlm(
+            case.values(grid.n_voxels), design, contrast, given, case.nuisance, case.demean, case.is_f, smoother,
+            device,
+        )  # fmt: skip
+        results[name] = model_results(model, shuffler.shuffles(0, case.shuffles))
+    return results
 
 
 def cluster_checks(lab: Lab) -> Iterator[Check]:

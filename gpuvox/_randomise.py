@@ -54,6 +54,7 @@ from gpuvox.distributed import (
     find_crew,
     open_client,
 )  # fmt: skip
+from gpuvox.exclusion import Columns, split
 from gpuvox.executors import default_threads
 from gpuvox.fingerprint import Hashes, fingerprint, hash_files, hash_inputs
 from gpuvox.grid import Grid
@@ -64,7 +65,7 @@ from gpuvox.outputs import Wanted, Writer, expected_names
 from gpuvox.participants import Rows, of_matrix
 from gpuvox.permtest import Statistics, share
 from gpuvox.plan import Cost, check_memory, cost_of_test, data_bytes, on_cluster
-from gpuvox.scratch import Data, block, check_folder, count_constant
+from gpuvox.scratch import Data, block, check_folder, count_constant, pieces
 from gpuvox.settings import check_fit, check_names, check_voxelwise, make_options, named_matrix, need_places
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler, check_blocks
 from gpuvox.targets import check_targets
@@ -263,19 +264,13 @@ def _read_mask(command: Command) -> Grid:
     return files.read_mask(command.mask, headers[0])
 
 
-def _voxelwise(command: Command, n_columns: int, n: int) -> dict[int, str]:
-    """Column (from 0) → file of each voxelwise EV."""
+def _voxelwise(command: Command, n: int) -> None:
+    """Check the options of voxelwise EVs, but for the columns."""
     columns, names = command.voxelwise_columns, command.voxelwise_files
     if len(columns) != len(names):
         raise files.FileError(f"--vxl names {len(columns)} columns and --vxf {len(names)} files")
-    wrong = [column for column in columns if not 1 <= column <= n_columns]
-    if wrong or len(set(columns)) < len(columns):
-        raise files.FileError(
-            f"--vxl {','.join(map(str, columns))}: expected different columns from 1 to {n_columns}"
-        )
     for name in names:
         _fits(name, "volumes", files.count_volumes(name), n, f"in {command.data}")
-    return {column - 1: name for column, name in zip(columns, names)}
 
 
 def n_volumes(command: Command) -> int:
@@ -304,12 +299,14 @@ def prepare(command: Command) -> Prepared:
     """
     n = n_volumes(command)
     matrices = read_matrices(command, n)
-    evs = _voxelwise(command, matrices.design.shape[1], n)
+    _voxelwise(command, n)
+    columns = split(matrices.design, matrices.contrasts, command.voxelwise_columns)
+    evs = {columns.number[c]: name for c, name in zip(command.voxelwise_columns, command.voxelwise_files)}
     notes = _check_order(command, matrices.rows)
     empty = np.zeros((0, 0), dtype=np.float32)
     inputs = Inputs(
-        empty, Grid(np.zeros((1, 1, 1), dtype=bool)), matrices.design, matrices.contrasts, matrices.f_tests,
-        matrices.blocks, {}, matrices.effective_design, matrices.names,
+        empty, Grid(np.zeros((1, 1, 1), dtype=bool)), columns.design, columns.contrasts, matrices.f_tests,
+        matrices.blocks, {}, matrices.effective_design, matrices.names.of_columns(columns.kept),
     )  # fmt: skip
     tests = list_tests(inputs, command.options)
     options = replace(command.options, permutations=_read_permutations(command, tests, n))
@@ -334,9 +331,11 @@ def read_inputs(
     check_memory(n, grid.n_voxels, len(prepared.voxelwise), command.options.scratch)
     data = _read_data(command, command.data, grid, progress)
     maps = {}
-    for column, name in prepared.voxelwise.items():
-        say(f"Loading voxelwise ev: {name} for EV {column + 1}")
+    for given, (column, name) in zip(command.voxelwise_columns, prepared.voxelwise.items()):
+        say(f"Loading voxelwise ev: {name} for EV {given}")
         maps[column] = _read_data(command, name, grid, progress)
+        if column < 0:
+            say(_about_exclusion(maps[column]))
     say("Data loaded")
     for sentence in about_volumes(data, _titles(command.data, n)):
         warn(sentence)
@@ -347,6 +346,13 @@ def read_inputs(
             "their statistic is 0"
         )
     return replace(prepared.inputs, data=data, grid=grid, evs=maps), prepared.options
+
+
+def _about_exclusion(mask: Data) -> str:
+    """At how many voxels, and how many, subjects are left out."""
+    counts = np.concatenate([np.count_nonzero(values, axis=0) for _, values in pieces(mask)])[: mask.shape[1]]
+    most = counts.max(initial=0)
+    return f"It leaves out subjects at {np.count_nonzero(counts)} of {len(counts)} voxels, at most {most} of them"
 
 
 def _read_data(command: Command, name: str, grid: Grid, progress: Progress | None = None) -> Data:
@@ -423,7 +429,7 @@ def execute(command: Command, say: Say, warn: Say, progress: Progress | None = N
         return
     with (
         _root(command, warn),
-        _workers(command, hashes, warn) as workers,
+        _workers(command, prepared.voxelwise, hashes, warn) as workers,
         _checkpoint(command, prepared, about, warn) as checkpoint,
     ):
         if checkpoint and command.resume:
@@ -455,16 +461,15 @@ def _root(command: Command, warn: Say) -> Any:
 
 
 @contextmanager
-def _workers(command: Command, hashes: Hashes, warn: Say) -> Iterator[DaskWorkers | None]:
+def _workers(
+    command: Command, voxelwise: Mapping[int, str], hashes: Hashes, warn: Say
+) -> Iterator[DaskWorkers | None]:
     """The workers of a command's cluster; None if it wants none."""
     if command.cluster is None:
         yield None
         return
     with open_client(command.cluster, warn) as client:
-        evs = {
-            column - 1: absolute(files.image_names(name))
-            for column, name in zip(command.voxelwise_columns, command.voxelwise_files)
-        }
+        evs = {column: absolute(files.image_names(name)) for column, name in voxelwise.items()}
         named = [(os.path.abspath(name), digest) for option in ("-i", "--vxf") for name, digest in hashes[option]]
         images = Images(absolute(files.image_names(command.data)), evs, tuple(named))
         yield DaskWorkers(client, command.device, images, warn)
@@ -1067,7 +1072,9 @@ def randomise(
     blocks : (n,) array_like or path, optional
         Exchangeability blocks.
     voxelwise : dict of int to path, image or array, optional
-        Voxelwise explanatory variables by column of the design, from 0.
+        Voxelwise explanatory variables by column of the design, from 0. Under −N, as of ``--vxl``: what takes a
+        subject out of a voxel where it is not 0; N is the number of columns of the design + 1, or that of the first
+        of n columns that stand there for it.
     effective_design : (n, any) array_like or path, optional
         Rows that are equal in it are interchangeable, whatever the contrast.
     **settings
@@ -1107,7 +1114,8 @@ def randomise(
     options = make_options(settings, one_sample=design is None)
     matrices = {"contrasts": contrasts, "f_tests": f_tests, "blocks": blocks, "effective_design": effective_design}
     inputs, header = _given(options, data, mask, design, matrices, voxelwise)
-    workers = None if client is None else _workers_of(client, device, data, voxelwise or {})
+    named = dict(zip(inputs.evs, (voxelwise or {}).values()))
+    workers = None if client is None else _workers_of(client, device, data, named)
     shufflers = _shufflers(inputs, options)
     about = None
     if name is not None:
@@ -1122,6 +1130,16 @@ def randomise(
     if workers:
         workers.release()
     return Randomised(results, inputs, options, header, _where(replace(options, workers=workers)))
+
+
+def _without_exclusions(
+    M: NDArray[np.float64], C: NDArray[np.float64], voxelwise: Mapping[int, Any]
+) -> tuple[Columns, dict[int, Any]]:
+    """Design and contrasts without columns that leave subjects out, and voxelwise EVs by the columns that remain."""
+    given = [column + 1 if column >= 0 else column for column in voxelwise]
+    columns = split(M, C, given)
+    named = {columns.number[column]: image for column, image in zip(given, voxelwise.values())}
+    return columns, named
 
 
 def _effective(effective: NDArray[np.float64], n: int) -> NDArray[np.float64]:
@@ -1156,13 +1174,14 @@ def _given(
     D, T, F_tests = named["design"], named["contrasts"], named["f_tests"]
     M, C, F = D.values, T.values, F_tests.values
     check_fit(M, C, F, n)
-    _check_given_order(rows, data, check_voxelwise(voxelwise, M.shape[1]))
     images = check_voxelwise(voxelwise, M.shape[1])
+    _check_given_order(rows, data, images)
+    columns, images = _without_exclusions(M, C, images)
     evs = {column: _as_ev(image, column, grid, n, options.scratch) for column, image in images.items()}
     blocks = check_blocks(named["blocks"].values.reshape(-1), n) if "blocks" in named else None
     effective = _effective(named["effective_design"].values, n) if "effective_design" in named else None
-    names = Names(D.column_names, T.row_names, F_tests.row_names)
-    return Inputs(values, grid, M, C, F, blocks, evs, effective, names), header
+    names = Names(D.column_names, T.row_names, F_tests.row_names).of_columns(columns.kept)
+    return Inputs(values, grid, columns.design, columns.contrasts, F, blocks, evs, effective, names), header
 
 
 GIVEN = {

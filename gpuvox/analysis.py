@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gpuvox.design import DesignError, demean_columns, effective_regressor, null_rows, partition
 from gpuvox.device import Device
+from gpuvox.exclusion import fit, with_columns
 from gpuvox.executors import Finished, Keeper, Share, Workers, run
 from gpuvox.glm import Glm, Nuisance, f_to_z
 from gpuvox.grid import Grid
@@ -53,7 +54,8 @@ class Inputs:
     blocks : (n,) int, optional
         Exchangeability blocks, from 1; 0 for rows that never move.
     evs : dict of int to (n, V) float32, arrays or `scratch.Tiles`
-        Voxelwise EVs by column (from 0).
+        Voxelwise EVs by column (from 0). Under a negative number: values that, where they are not 0, take their subject
+        out of a voxel; design and contrasts have no columns for that (see `exclusion`).
     effective_design : (n, any) float64, optional
         Rows that are equal in it are interchangeable, whatever the contrast.
     names : Names
@@ -490,6 +492,12 @@ def _warnings(test: Test, observed: ObservedTest, row: int, options: Options, ta
             f"{test.title}: with -U 3 the unshuffled map is that of the full model's residuals, as in FSL, and so "
             "zero: nothing can be significant"
         )
+    model = observed.test.model
+    if isinstance(model, VoxelwiseGlm) and model.n_without_df:
+        yield (
+            f"{test.title}: no degrees of freedom are left at {model.n_without_df} of {model.n_voxels} voxels; "
+            "their statistic is 0"
+        )
     if observed.enhancer is not None and not (observed.statistic * (1, -1)[row] > 0).any():
         yield f"{test.title}: the statistic has no positive value; its TFCE images are blank"
     yield from _coarse_step(test, observed, row)
@@ -515,24 +523,38 @@ def parameter_estimates(inputs: Inputs, demean: bool) -> dict[str, Float64]:
         contrasts of them, their variances, and the residual variance with n − rank degrees of freedom.
     """
     n, V = inputs.data.shape
-    p, k = inputs.design.shape[1], len(inputs.contrasts)
+    C, masks = inputs.contrasts, [column for column in inputs.evs if column < 0]
+    p, k = inputs.design.shape[1] + n * len(masks), len(C)
     out = {"pe": np.zeros((p, V)), "cope": np.zeros((k, V)), "varcope": np.zeros((k, V))}
     out["sigmasqr"] = np.zeros((1, V))
-    for start in range(0, V, 4096):
-        part = slice(start, min(start + 4096, V))
+    for start in range(0, V, 256 if masks else 4096):
+        part = slice(start, min(start + (256 if masks else 4096), V))
         Y = block(inputs.data, slice(None), part).astype(np.float64)
         M = np.repeat(inputs.design[None], Y.shape[1] if inputs.evs else 1, axis=0)
-        for column, ev in inputs.evs.items():
-            M[:, :, column] = block(ev, slice(None), part).T
-        if demean:
-            Y, M = demean_columns(Y), M - M.mean(axis=1, keepdims=True)
-        pinv = np.linalg.pinv(M)
-        pe = np.einsum("vpn,nv->pv", np.broadcast_to(pinv, (Y.shape[1], p, n)), Y)
-        residual = Y - np.einsum("vnp,pv->nv", np.broadcast_to(M, (Y.shape[1], n, p)), pe)
-        df = n - np.linalg.matrix_rank(M)
-        sigma = np.divide((residual**2).sum(axis=0), df, out=np.zeros(Y.shape[1]), where=df > 0)
-        C = inputs.contrasts
+        evs = {column: block(ev, slice(None), part) for column, ev in inputs.evs.items()}
+        for column, ev in evs.items():
+            if column >= 0:
+                M[:, :, column] = ev.T
+        if masks:
+            gone = np.logical_or.reduce([evs[column] != 0 for column in masks])
+            pinv, pe, residual, sigma = fit(Y, M, gone, demean)
+            out["pe"][:, part] = with_columns(pe, residual, {column: evs[column] for column in masks})
+        else:
+            pinv, pe, sigma = _fit_all(Y, M, demean)
+            out["pe"][:, part] = pe
         scale = np.einsum("kp,vpn,vqn,kq->kv", C, pinv, pinv, C, optimize=True)
-        out["pe"][:, part], out["cope"][:, part] = pe, C @ pe
+        out["cope"][:, part] = C @ pe
         out["varcope"][:, part], out["sigmasqr"][:, part] = scale * sigma, sigma
     return out
+
+
+def _fit_all(Y: Float64, M: Float64, demean: bool) -> tuple[NDArray, NDArray, NDArray]:
+    """Pseudoinverse, estimates and residual variance; M is (V, n, p), or (1, n, p) if all voxels share it."""
+    n, p = M.shape[1:]
+    if demean:
+        Y, M = demean_columns(Y), M - M.mean(axis=1, keepdims=True)
+    pinv = np.linalg.pinv(M)
+    pe = np.einsum("vpn,nv->pv", np.broadcast_to(pinv, (Y.shape[1], p, n)), Y)
+    residual = Y - np.einsum("vnp,pv->nv", np.broadcast_to(M, (Y.shape[1], n, p)), pe)
+    df = n - np.linalg.matrix_rank(M)
+    return pinv, pe, np.divide((residual**2).sum(axis=0), df, out=np.zeros(Y.shape[1]), where=df > 0)

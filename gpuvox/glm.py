@@ -386,6 +386,10 @@ class Glm:
         """
         return self.model.df + (self.model.rank_nuisance if self.nuisance == Nuisance.KENNEDY else 0)
 
+    def to_z(self, statistic: Any) -> Any:
+        """The z equivalent of F maps, where they are."""
+        return f_to_z(statistic, self.model.rank_effect, self.df, self.device)
+
     @property
     def f_dfs(self) -> tuple[int, int] | None:
         """Numerator and denominator degrees of freedom of an F; None for t."""
@@ -752,18 +756,18 @@ def f_to_z_exact(f: ArrayLike, df1: float, df2: float) -> Float64:
     return np.where(f > 0, -ndtri_exp(log_tail), 0.0)
 
 
-_Z_BITS = 16
+Z_BITS = 16
 """Leading bits of a float32 that choose the interval: 128 intervals from each power of two to the next."""
 
 
 @lru_cache(maxsize=16)
-def _z_table(df1: int, df2: int) -> tuple[int, Float64]:
+def z_table(df1: int, df2: int) -> tuple[int, Float64]:
     """Number of the first interval, and a cubic in the position within each, from z = 0 to F = 1e15.
 
     Intervals hold the float32 numbers that share their first bits, so that neither device takes a logarithm.
     Cubic Hermite interpolation; the slope of z is that of a spline through z as a function of log F.
     """
-    rest = 32 - _Z_BITS
+    rest = 32 - Z_BITS
     ends = np.array([fdtri(df1, df2, 0.5), 1e15], dtype=np.float32).view(np.int32) >> rest
     bits = np.arange(ends[0], ends[1] + 2, dtype=np.int32) << rest
     f = bits.view(np.float32).astype(np.float64)
@@ -805,14 +809,14 @@ def f_to_z(f: Any, df1: int, df2: int, device: Device | None = None) -> Any:
     if device is not None:
         if not (df1 and size):
             return device.full(shape, 0, np.float32)
-        z, (first, cubics) = device.empty(shape, np.float32), _z_table(df1, df2)
+        z, (first, cubics) = device.empty(shape, np.float32), z_table(df1, df2)
         device.launch(
             "glm_f_to_z", blocks_for(size, 256, device), 256, f, np.int64(size), np.int32(first),
-            np.int32(len(cubics)), np.int32(_Z_BITS), device.keep(cubics), z,
+            np.int32(len(cubics)), np.int32(Z_BITS), device.keep(cubics), z,
         )  # fmt: skip
         return z
     out = np.zeros(shape, dtype=np.float32)
     if df1 and size:
         bits = np.ascontiguousarray(f, dtype=np.float32).view(np.int32)
-        _interpolate_z(bits.reshape(-1), 32 - _Z_BITS, *_z_table(df1, df2), out.reshape(-1))
+        _interpolate_z(bits.reshape(-1), 32 - Z_BITS, *z_table(df1, df2), out.reshape(-1))
     return out

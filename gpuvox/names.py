@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,10 @@ class Names:
     evs: tuple[str, ...] = ()
     contrasts: tuple[str, ...] = ()
     f_tests: tuple[str, ...] = ()
+
+    def of_columns(self, kept: NDArray[np.bool_]) -> Names:
+        """Without the names of columns that are not kept."""
+        return replace(self, evs=tuple(name for name, keep in zip(self.evs, kept) if keep))
 
     def of_test(self, test: str) -> str:
         """Name of ``tstat1``, ``fstat2`` …; "" if it has none."""

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from gpuvox.cluster import cluster_maps, cluster_maxima, normalised_extents
 from gpuvox.device import Device, OutOfDeviceMemory
-from gpuvox.glm import f_to_z
 from gpuvox.grid import Grid
 from gpuvox.maps import (
     Items,
@@ -84,6 +83,7 @@ class StatisticModel(Protocol):
     def device(self) -> Device | None: ...
     @property
     def streamed(self) -> bool: ...
+    def to_z(self, statistic: Any) -> Any: ...
     def equivalent(self, shuffles: NDArray) -> NDArray[np.bool_]: ...
     def maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_] | None = None) -> Any: ...
     def settle(self, shuffles: NDArray, maps: Any, chosen: NDArray[np.bool_]) -> None: ...
@@ -346,7 +346,7 @@ class PermutationTest:
 
     def _enhanceable(self, statistic: Any) -> Any:
         """The maps that TFCE sees: t, or the z equivalent of F."""
-        return statistic if self.model.f_dfs is None else f_to_z(statistic, *self.model.f_dfs, self.device)
+        return statistic if self.model.f_dfs is None else self.model.to_z(statistic)
 
     def _values(self, statistic: Any, enhancer: Enhancer | None, kinds: tuple[str, ...] = ()) -> MapsAnywhere:
         """Values at every voxel, (B, V) each: positive for the map, negative for its negative."""

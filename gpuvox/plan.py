@@ -198,7 +198,10 @@ def _few(inputs: Inputs, options: Options, test: Test, shuffler: Shuffles, n: in
     """The analysis with noise for data, and with few subjects if there are many."""
     columns = inputs.design.shape[1]
     n_few = n if n * inputs.grid.n_voxels <= WHOLE else min(n, SUBJECTS + columns)
-    evs = {column: _noise(inputs.data, n_few, 2 + column) for column in inputs.evs}  # type: ignore[arg-type]
+    evs = {column: _noise(inputs.data, n_few, 2 + abs(column)) for column in inputs.evs}  # type: ignore[arg-type]
+    for column in evs:
+        if column < 0:
+            evs[column] *= 0  # nobody is left out
     data = _noise(inputs.data, n_few, 1)  # type: ignore[arg-type]
     small = replace(inputs, data=as_tiles(data, options.scratch) if options.scratch else data, evs=evs)
     if n_few == n:
@@ -278,6 +281,7 @@ def seconds_of_products(
     n_voxels = max(256, min(inputs.grid.n_voxels, WHOLE // 2 // max(n, 1)) // 256 * 256)
     rng = np.random.default_rng(3)
     data, *evs = (rng.standard_normal((n, n_voxels), dtype=np.float32) for _ in range(1 + len(inputs.evs)))
+    evs = [values * (column >= 0) for column, values in zip(inputs.evs, evs)]
     part = replace(
         inputs, data=data, evs=dict(zip(inputs.evs, evs)), grid=Grid(np.ones((n_voxels, 1, 1), dtype=bool))
     )

@@ -103,7 +103,7 @@ def check_fit(design: Float64, contrasts: Float64, f_tests: Float64, n: int) -> 
 
 
 def check_voxelwise(given: Any, n_columns: int) -> Mapping[int, Any]:
-    """Voxelwise EVs by column, from 0.
+    """Voxelwise EVs by column, from 0, or −N as of ``--vxl`` for those that take subjects out of voxels.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def check_voxelwise(given: Any, n_columns: int) -> Mapping[int, Any]:
             "statistics alone are the default, without tfce and cluster thresholds"
         )
     for column in given:
-        if not isinstance(column, int | np.integer) or not 0 <= column < n_columns:
+        if not isinstance(column, int | np.integer) or not -n_columns - 1 <= column < n_columns:
             raise DesignError(
                 f"voxelwise names column {column!r}; the design has the columns 0 to {n_columns - 1}"
             )

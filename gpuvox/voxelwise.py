@@ -6,12 +6,17 @@ per-voxel design, as FSL does. Degrees of freedom are counted per voxel: a voxel
 collinear with the rest, at some voxel does not count there. What counts as constant data, whose statistic is 0, is told
 in `glm`; subjects that a voxelwise EV leaves out at a voxel are left out of that too.
 
+Subjects may be left out at some voxels (``--vxl=-N``), as if the design had, at each voxel, an indicator column for
+each of them. Those columns are never made: the basis of the others is 0 in the rows of these subjects, so that all
+of them together are orthonormal, and what permuted indicators take of the residuals is their share in the rows where
+they come to lie.
+
 On a GPU (``kernels/voxelwise.cu``) a thread does the same operations for a voxel, to the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -25,6 +30,7 @@ from gpuvox.device import Device, blocks_for
 from gpuvox.glm import (
     ALONE,
     SSE_FLOOR,
+    Z_BITS,
     ZERO_RESIDUAL,
     Nuisance,
     cancels_below,
@@ -32,6 +38,7 @@ from gpuvox.glm import (
     smooth_variance,
     smooth_variance_on,
     upload_shuffles,
+    z_table,
 )
 from gpuvox.scratch import WIDTH, Data, Tiles, as_tiles, block, pieces, pieces_with
 from gpuvox.smooth import MaskedGaussian
@@ -66,6 +73,23 @@ def _fill_columns(static, evs, position, mixing, demean, voxels, columns):
     if demean:
         for a in range(k):
             _demean(columns[a])
+
+
+@inner
+def _leave_out(evs, outside, voxels, gone):
+    """gone (n, T): 1 for subjects who are left out of a voxel."""
+    for i in range(gone.shape[0]):
+        for j in range(len(voxels)):
+            gone[i, j] = 1.0 if evs[outside, i, voxels[j]] != 0 else 0.0
+
+
+@inner
+def _clear(block, gone):
+    """0 in the rows of subjects who are left out."""
+    for i in range(gone.shape[0]):
+        for j in range(block.shape[1]):
+            if gone[i, j] != 0:
+                block[i, j] = 0.0
 
 
 @inner
@@ -134,27 +158,42 @@ def _orthonormalise(columns, size, rank):
 
 
 @inner
+def _make_bases(static, evs, position, mixing, outside, demean, voxels, size, columns, rank, gone):  # noqa: PLR0913
+    """Orthonormal bases (k, n, T) of a tile, 0 for subjects who are left out."""
+    _fill_columns(static, evs, position, mixing, demean, voxels, columns)
+    if outside >= 0:
+        _leave_out(evs, outside, voxels, gone)
+        for a in range(columns.shape[0]):
+            _clear(columns[a], gone)
+    _orthonormalise(columns, size, rank)
+
+
+@inner
 def _prepare(  # noqa: PLR0913
-    data, static, evs, position, mixing, n_nuisance, mode, demean, voxels, size, columns, rank, y
-):
-    """Bases (k, n, T) and unit residuals (n, T) of a tile in float64; returns the residuals' norms."""
+    data, static, evs, position, mixing, outside, n_nuisance, mode, demean, voxels, size, columns, rank, y, gone
+):  # fmt: skip
+    """Bases (k, n, T) and unit residuals (n, T) of a tile in float64; returns the residuals' norms.
+
+    demean: bit 1 for the columns, bit 2 for the data.
+    """
     n = data.shape[0]
     width = len(voxels)
     y[:] = 0.0
     for i in range(n):
         for j in range(width):
             y[i, j] = data[i, voxels[j]]
-    _fill_columns(static, evs, position, mixing, demean, voxels, columns)
-    _orthonormalise(columns, size, rank)
+    _make_bases(static, evs, position, mixing, outside, demean & 1, voxels, size, columns, rank, gone)
+    if mode != 2:
+        _clear(y, gone)
     before = _norms(y)
-    if demean:
+    if demean & 2:
         _demean(y)
     removed = n_nuisance
     if mode == 2:
         removed = 0
     elif mode == 3:
         removed = columns.shape[0]
-    constant = _constant(y, columns[:removed], 1.0 / n if demean else 0.0)
+    constant = _constant(y, gone, columns[:removed], 1.0 / n if demean & 2 else 0.0)
     for a in range(removed):
         _project_out(y, columns[a])
     norm = _normalise(y, before, ZERO_RESIDUAL)
@@ -165,8 +204,11 @@ def _prepare(  # noqa: PLR0913
 
 
 @inner
-def _constant(y, removed, leverage):
-    """(T,) Whether data are one number in all rows that the removed columns, and `leverage` more, do not fit alone."""
+def _constant(y, gone, removed, leverage):
+    """(T,) Whether data are one number in all rows that the removed columns, and `leverage` more, do not fit alone.
+
+    Rows of subjects who are left out do not count.
+    """
     n, width = y.shape
     constant = np.ones(width, np.bool_)
     first = np.full(width, -1)
@@ -175,7 +217,7 @@ def _constant(y, removed, leverage):
             fitted = leverage
             for a in range(removed.shape[0]):
                 fitted += removed[a, i, j] * removed[a, i, j]
-            if fitted < 1 - ALONE:
+            if fitted < 1 - ALONE and not (gone.shape[0] and gone[i, j] != 0):
                 if first[j] >= 0 and y[i, j] != y[first[j], j]:
                     constant[j] = False
                 first[j] = i
@@ -183,9 +225,17 @@ def _constant(y, removed, leverage):
 
 
 @inner
-def _fit(columns, y, permutation, signs, first, exact, products):
-    """products (k, T) = (P columns)ᵀ y; `permutation` when there are no signs."""
+def _fit(columns, y, gone, permutation, signs, first, products, lost):
+    """products (k, T) = (P columns)ᵀ y; lost (T): the share of y in the rows of subjects who are left out.
+
+    `permutation` when there are no signs.
+    """
     n = y.shape[0]
+    lost[:] = lost.dtype.type(0)
+    for i in range(gone.shape[0]):
+        source = gone[i if signs.size else permutation[i]]
+        for j in range(y.shape[1]):
+            lost[j] = fma(source[j] * y[i, j], y[i, j], lost[j])
     for a in range(first, columns.shape[0]):
         products[a, :] = products.dtype.type(0)
         for i in range(n):
@@ -199,11 +249,11 @@ def _fit(columns, y, permutation, signs, first, exact, products):
 
 
 @inner
-def _finish(products, first, n_nuisance, is_f, df, rank, limit, statistic, sse):  # noqa: PLR0913
+def _finish(products, lost, first, n_nuisance, is_f, df, rank, limit, statistic, sse):  # noqa: PLR0913
     """Statistic and SSE of a tile; voxels whose SSE is under `limit` get NaN (−inf: none, floored instead)."""
     k, width = products.shape
     for j in range(width):
-        left = 1.0
+        left = 1.0 - np.float64(lost[j])
         effect = 0.0
         numerator = 0
         for a in range(first, k):
@@ -225,39 +275,45 @@ def _finish(products, first, n_nuisance, is_f, df, rank, limit, statistic, sse):
 
 @loop
 def _maps(  # noqa: C901, PLR0913
-    data, static, evs, position, mixing, size, n_nuisance, mode, demean, is_f, shuffles, flip, voxels, exact,
-    limit, out, sse_out,
+    data, static, evs, position, mixing, size, outside, n_nuisance, mode, demean, is_f, spent, shuffles, flip, voxels,
+    exact, limit, out, sse_out,
 ):  # fmt: skip
-    """Statistic maps (B, len(voxels)) of a batch of shuffles."""
+    """Statistic maps (B, len(voxels)) of a batch of shuffles; `spent`: degrees of freedom that no column takes."""
     n = data.shape[0]
     k = mixing.shape[1]
     columns, y = np.empty((k, n, TILE)), np.empty((n, TILE))
     rank = np.zeros((k, TILE), np.bool_)
     rough, wide = np.empty((k, TILE), np.float32), np.empty((k, TILE))
+    rough_lost, wide_lost = np.empty(TILE, np.float32), np.empty(TILE)
     statistic, sse, df = np.empty(TILE), np.empty(TILE), np.empty(TILE)
     better, better_sse = np.empty(TILE), np.empty(TILE)
     first = n_nuisance if mode == 0 else 0
+    gone = np.zeros((n if outside >= 0 else 0, TILE))
     none = np.empty(0, shuffles.dtype)
     for start in range(0, len(voxels), TILE):
         part = voxels[start : start + TILE]
         norm = _prepare(
-            data, static, evs, position, mixing, n_nuisance, mode, demean, part, size, columns, rank, y
-        )
-        df[:] = n - demean
+            data, static, evs, position, mixing, outside, n_nuisance, mode, demean, part, size, columns, rank, y,
+            gone,
+        )  # fmt: skip
+        in_fit = gone if mode != 0 else gone[:0]  # Kennedy's fit has no nuisance
+        df[:] = n - spent
         for a in range(first, k):
             df -= rank[a]
-        columns32, y32 = columns.astype(np.float32), y.astype(np.float32)
+        for i in range(len(in_fit)):
+            df -= in_fit[i]
+        columns32, y32, gone32 = columns.astype(np.float32), y.astype(np.float32), in_fit.astype(np.float32)
         for b in range(len(shuffles)):
             signs = shuffles[b] if flip else none
             redo = exact
             if not exact:
-                _fit(columns32, y32, shuffles[b], signs, first, exact, rough)
-                _finish(rough, first, n_nuisance, is_f, df, rank, limit, statistic, sse)
+                _fit(columns32, y32, gone32, shuffles[b], signs, first, rough, rough_lost)
+                _finish(rough, rough_lost, first, n_nuisance, is_f, df, rank, limit, statistic, sse)
                 for j in range(len(part)):
                     redo |= np.isnan(statistic[j])
             if redo:
-                _fit(columns, y, shuffles[b], signs, first, exact, wide)
-                _finish(wide, first, n_nuisance, is_f, df, rank, -np.inf, better, better_sse)
+                _fit(columns, y, in_fit, shuffles[b], signs, first, wide, wide_lost)
+                _finish(wide, wide_lost, first, n_nuisance, is_f, df, rank, -np.inf, better, better_sse)
                 for j in range(len(part)):
                     if exact or np.isnan(statistic[j]):
                         statistic[j], sse[j] = better[j], better_sse[j]
@@ -268,19 +324,36 @@ def _maps(  # noqa: C901, PLR0913
 
 
 @loop
-def _ranks(static, evs, position, mixing, size, n_nuisance, demean, n_voxels):
-    """Largest rank of nuisance and of effect over voxels."""
+def _ranks(static, evs, position, mixing, size, outside, n_nuisance, demean, out):  # noqa: PLR0913
+    """out (3, V): rank of the nuisance, rank of the effect, and subjects left out, at every voxel."""
     n, k = static.shape[0], mixing.shape[1]
     columns, rank = np.empty((k, n, TILE)), np.zeros((k, TILE), np.bool_)
-    largest = np.zeros(2, np.int64)
-    for start in range(0, n_voxels, TILE):
-        part = np.arange(start, min(start + TILE, n_voxels))
-        _fill_columns(static, evs, position, mixing, demean, part, columns)
-        _orthonormalise(columns, size, rank)
+    gone = np.zeros((n if outside >= 0 else 0, TILE))
+    for start in range(0, out.shape[1], TILE):
+        part = np.arange(start, min(start + TILE, out.shape[1]))
+        _make_bases(static, evs, position, mixing, outside, demean & 1, part, size, columns, rank, gone)
         for j in range(len(part)):
-            largest[0] = max(largest[0], rank[:n_nuisance, j].sum())
-            largest[1] = max(largest[1], rank[n_nuisance:, j].sum())
-    return largest
+            out[0, start + j] = rank[:n_nuisance, j].sum()
+            out[1, start + j] = rank[n_nuisance:, j].sum()
+            out[2, start + j] = int(gone[:, j].sum())
+
+
+@loop
+def _z_by_voxel(number, rest, kind, first, begin, cubics, out):
+    """`glm.f_to_z` with a table for each kind of voxel: rows begin[k] … begin[k + 1] − 1 of the cubics."""
+    scale = np.float64(1 << rest)
+    for b in range(number.shape[0]):
+        for v in range(number.shape[1]):
+            out[b, v] = np.float32(0)
+            table = kind[v]
+            count = begin[table + 1] - begin[table]
+            k = (number[b, v] >> rest) - first[table]
+            if count > 0 and number[b, v] > 0 and k >= 0:
+                d = np.float64(number[b, v] & ((1 << rest) - 1)) / scale
+                if k >= count:
+                    k, d = count - 1, 1.0
+                c = cubics[begin[table] + k]
+                out[b, v] = np.float32(max(((c[0] * d + c[1]) * d + c[2]) * d + c[3], 0.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,7 +369,8 @@ class VoxelwiseGlm:
     contrast : (rows, p) float64
         One row for t, the stacked rows for F.
     evs : dict of int to (n, V) float32, arrays or `scratch.Tiles`
-        Column (from 0) → voxelwise values.
+        Column (from 0) → voxelwise values. Those of a negative number take a subject out of a voxel where they are
+        not 0; `design` has no columns for that (see `exclusion.split`).
     nuisance : Nuisance
         How shuffles treat the nuisance variables.
     demean : bool
@@ -329,57 +403,104 @@ class VoxelwiseGlm:
     _arguments: tuple = field(init=False, repr=False)
     _evs: Data = field(init=False, repr=False)
     _n_nuisance: int = field(init=False, repr=False)
-    _largest: tuple[int, int] = field(init=False, repr=False)
+    _ranks: NDArray[np.int32] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         n, p = self.design.shape
-        if not all(0 <= column < p for column in self.evs):
+        columns = self._columns
+        if not all(column < p for column in columns):
             raise DesignError(f"voxelwise EVs are for columns 1 to {p} of the design")
         if any(ev.shape != self.data.shape for ev in self.evs.values()):
             raise DesignError("a voxelwise EV must have the shape of the data")
         position = np.full(p, -1)
         scale = np.abs(self.design).max(axis=0)
-        for k, (column, ev) in enumerate(sorted(self.evs.items())):
+        for k, column in enumerate(columns):
             position[column] = k
-            scale[column] = max(max(values.max(), -values.min()) for _, values in pieces(ev))
+            scale[column] = max(max(values.max(), -values.min()) for _, values in pieces(self.evs[column]))
         scale[scale == 0] = 1
         C = np.atleast_2d(self.contrast) / scale
         C /= np.linalg.norm(C, axis=1, keepdims=True)
         _, s, vt = np.linalg.svd(C)
         null = vt[int((s > 1e-10 * s[0]).sum()) :].T
-        mixing = np.ascontiguousarray(np.hstack([null, np.linalg.pinv(C)]) / scale[:, None])
+        mixing = np.hstack([null, np.linalg.pinv(C)]) / scale[:, None]
         size = np.sqrt(n) * (np.abs(mixing) * scale[:, None]).sum(axis=0)
-        static = np.ascontiguousarray(self.design)
+        static, n_nuisance = self.design, null.shape[1]
+        if self._has_intercept:
+            static = np.hstack([static, np.ones((n, 1))])
+            position, size = np.append(position, -1), np.append(np.sqrt(n), size)
+            mixing = np.block([[np.zeros((p, 1)), mixing], [np.ones((1, 1)), np.zeros((1, mixing.shape[1]))]])
+            n_nuisance += 1
+        outside = len(columns) if self._has_exclusions else -1
+        fixed = (np.ascontiguousarray(static), position, np.ascontiguousarray(mixing), size, outside)
         self._stack()
-        largest = np.zeros(2, dtype=np.int64)
+        object.__setattr__(self, "_arguments", fixed)
+        object.__setattr__(self, "_n_nuisance", n_nuisance)
+        object.__setattr__(self, "_ranks", self._count_ranks())
+        if self.df < 1:
+            rank = int(self._ranks[:2].max(axis=1).sum())
+            raise DesignError(f"no residual degrees of freedom: {n} volumes, a design of rank {rank}")
+
+    @property
+    def _columns(self) -> list[int]:
+        """Columns with voxelwise EVs, in the order in which these are stacked."""
+        return sorted(column for column in self.evs if column >= 0)
+
+    @property
+    def _has_exclusions(self) -> bool:
+        return any(column < 0 for column in self.evs)
+
+    @property
+    def _has_intercept(self) -> bool:
+        """Whether the mean is a column: where subjects are left out, it is that of the others."""
+        return self.demean and self._has_exclusions
+
+    @property
+    def _demeaned(self) -> int:
+        """What is demeaned before the fit: 1 the columns, 2 the data."""
+        if not self._has_intercept:
+            return 3 * self.demean
+        return 2 if self.nuisance == Nuisance.NONE else 0
+
+    @property
+    def _spent(self) -> int:
+        """Degrees of freedom that the mean takes without being a column of the fit."""
+        return int(self.demean and (not self._has_intercept or self.nuisance == Nuisance.KENNEDY))
+
+    def _count_ranks(self) -> NDArray[np.int32]:
+        found = np.zeros((3, self.n_voxels), dtype=np.int32)
         for start, evs in pieces(self._evs):
             width = min(evs.shape[1], self.n_voxels - start)
-            found = _ranks(static, self._split(evs), position, mixing, size, null.shape[1], self.demean, width)
-            largest = np.maximum(largest, found)
-        object.__setattr__(self, "_arguments", (static, position, mixing, size))
-        object.__setattr__(self, "_n_nuisance", null.shape[1])
-        object.__setattr__(self, "_largest", (int(largest[0]), int(largest[1])))
-        if self.df < 1:
-            raise DesignError(f"no residual degrees of freedom: {n} volumes, a design of rank {largest.sum()}")
+            part = np.zeros((3, width), dtype=np.int32)
+            static, position, mixing, size, outside = self._arguments
+            stacked = self._split(evs)
+            _ranks(static, stacked, position, mixing, size, outside, self._n_nuisance, self._demeaned, part)
+            found[:, start : start + width] = part
+        return found
 
     def _stack(self) -> None:
-        """All EVs in one array, and the data, in tiles if any of it is to be in a file."""
-        evs = [ev for _, ev in sorted(self.evs.items())]
+        """All EVs, and last who is left out, in one array, and the data, in tiles if any of it is to be in a file."""
+        evs = [self.evs[column] for column in self._columns]
+        masks = [values for column, values in self.evs.items() if column < 0]
         n, n_voxels = self.data.shape
-        if not (self.scratch or any(isinstance(values, Tiles) for values in (self.data, *evs))):
-            object.__setattr__(self, "_evs", np.concatenate([np.zeros((0, n_voxels), np.float32), *evs]))
+        if not (self.scratch or any(isinstance(values, Tiles) for values in (self.data, *self.evs.values()))):
+            out = [_any_nonzero(np.asarray(mask) for mask in masks)] if masks else []
+            object.__setattr__(self, "_evs", np.concatenate([np.zeros((0, n_voxels), np.float32), *evs, *out]))
             return
         folder = self.scratch
-        stacked = Tiles(len(evs) * n, n_voxels, folder)
+        stacked = Tiles((len(evs) + bool(masks)) * n, n_voxels, folder)
         for k, ev in enumerate(evs):
             for start, values in as_tiles(ev, folder).pieces():
                 stacked.values[start // WIDTH, k * n : (k + 1) * n] = values
+        if masks:
+            for parts in zip(*(as_tiles(mask, folder).pieces() for mask in masks)):
+                start = parts[0][0]
+                stacked.values[start // WIDTH, len(evs) * n :] = _any_nonzero(values for _, values in parts)
         object.__setattr__(self, "_evs", stacked)
         object.__setattr__(self, "data", as_tiles(self.data, folder))
 
     def _split(self, evs: Float32) -> Float32:
         """(k·n, width) → (k, n, width)."""
-        return evs.reshape(len(self.evs), len(self.design), -1)
+        return evs.reshape(len(self._columns) + self._has_exclusions, len(self.design), -1)
 
     @property
     def n_voxels(self) -> int:
@@ -387,15 +508,51 @@ class VoxelwiseGlm:
         return self.data.shape[1]
 
     @property
+    def _dfs(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """(V,) Rank of the effect, and residual degrees of freedom, at every voxel."""
+        nuisance, effect, gone = self._ranks
+        taken = effect if self.nuisance == Nuisance.KENNEDY else nuisance + effect + gone
+        return effect, self.data.shape[0] - taken - self._spent
+
+    @property
     def df(self) -> int:
-        """Residual degrees of freedom where the model has its full rank."""
-        counted = self._largest[1] if self.nuisance == Nuisance.KENNEDY else sum(self._largest)
-        return self.data.shape[0] - counted - int(self.demean)
+        """Residual degrees of freedom where the model has its full rank and the most subjects."""
+        if not self.n_voxels:
+            return 1
+        nuisance, effect, _ = self._ranks.max(axis=1).tolist()
+        counted = effect if self.nuisance == Nuisance.KENNEDY else nuisance + effect + int(self._ranks[2].min())
+        return self.data.shape[0] - counted - self._spent
 
     @property
     def f_dfs(self) -> tuple[int, int] | None:
         """Numerator and denominator degrees of freedom of an F; None for t."""
-        return (self._largest[1], self.df) if self.is_f else None
+        return (int(self._ranks[1].max(initial=0)), self.df) if self.is_f else None
+
+    @property
+    def n_without_df(self) -> int:
+        """Voxels where so many subjects are left out that no degree of freedom is: their statistic is 0."""
+        return int(np.count_nonzero(self._dfs[1] < 1))
+
+    @cached_property
+    def _z_tables(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], Float64]:
+        """Which table each voxel's F takes to become z; first intervals, beginnings and rows of all tables."""
+        pairs, kind = np.unique(np.stack(self._dfs, axis=1), axis=0, return_inverse=True)
+        empty = 0, np.zeros((0, 4))
+        tables = [z_table(df1, df2) if df1 > 0 and df2 > 0 else empty for df1, df2 in pairs.tolist()]
+        begin = np.cumsum([0, *(len(cubics) for _, cubics in tables)], dtype=np.int32)
+        first = np.array([first for first, _ in tables], dtype=np.int32)
+        cubics = np.ascontiguousarray(np.concatenate([np.zeros((0, 4)), *(cubics for _, cubics in tables)]))
+        return kind.reshape(-1).astype(np.int32), first, begin, cubics
+
+    def to_z(self, statistic: Any) -> Any:
+        """The z equivalent of F maps (B, V), with the degrees of freedom of each voxel; where the maps are."""
+        tables = self._z_tables
+        if self.device is not None:
+            return self._on_device.to_z(statistic, tables)
+        out = np.zeros(statistic.shape, dtype=np.float32)
+        bits = np.ascontiguousarray(statistic, dtype=np.float32).view(np.int32)
+        _z_by_voxel(bits, 32 - Z_BITS, *tables, out)
+        return out
 
     @property
     def streamed(self) -> bool:
@@ -462,10 +619,11 @@ class VoxelwiseGlm:
             shape = len(shuffles), len(column)
             maps = np.empty(shape, dtype=out.dtype)
             sse = np.empty(shape if self.smoother else (0, 0), dtype=out.dtype)
-            static, position, mixing, size = self._arguments
+            static, position, mixing, size, outside = self._arguments
             _maps(
-                values, static, self._split(evs), position, mixing, size, self._n_nuisance, int(self.nuisance),
-                self.demean, self.is_f, held, flip, column, exact, cancels_below(len(static)), maps, sse,
+                values, static, self._split(evs), position, mixing, size, outside, self._n_nuisance,
+                int(self.nuisance), self._demeaned, self.is_f, self._spent, held, flip, column, exact,
+                cancels_below(len(static)), maps, sse,
             )  # fmt: skip
             out[:, place] = maps
             if self.smoother:
@@ -483,6 +641,11 @@ class VoxelwiseGlm:
         return _OnDevice(self, self.device)
 
 
+def _any_nonzero(masks: Iterable[NDArray]) -> Float32:
+    """1 where one of the arrays is not 0, and 0 elsewhere."""
+    return np.logical_or.reduce([mask != 0 for mask in masks]).astype(np.float32)
+
+
 _THREADS = 128
 _UPLOAD_BYTES = 128 << 20  # of the host, for a slab of data and EVs in tiles
 
@@ -495,10 +658,10 @@ class _OnDevice:
 
     def __init__(self, glm: VoxelwiseGlm, device: Device) -> None:
         self.glm, self.device = glm, device
-        static, position, mixing, size = glm._arguments
-        self.n, self.k = len(static), mixing.shape[1]
+        static, position, mixing, size, self.outside = glm._arguments
+        self.n, self.k, self.planes = len(static), mixing.shape[1], mixing.shape[1] + glm._has_exclusions
         sent = 4 * self.n * (len(glm.evs) + 1)
-        each = 8 * self.n * (self.k + 1) + sent + 4 * self.k + 8
+        each = 8 * self.n * (self.planes + 1) + sent + 4 * self.k + 8
         self.slab = int(np.clip(device.free_bytes() // 4 // each, 1, max(glm.n_voxels, 1)))
         if isinstance(glm.data, Tiles):  # then the host has no room for large slabs either
             self.slab = max(1, min(self.slab, _UPLOAD_BYTES // sent))
@@ -520,23 +683,25 @@ class _OnDevice:
         data, evs = block(glm.data, everyone, part), glm._split(block(glm._evs, everyone, part))
         static, position, mixing, size = (device.keep(array) for array in self.constants)
         made = [
-            device.empty((k, n, width), np.float64), device.empty((n, width), np.float64),
+            device.empty((self.planes, n, width), np.float64), device.empty((n, width), np.float64),
             device.empty((k, width), np.int32), device.empty(width, np.float64),
         ]  # fmt: skip
         removed = {Nuisance.NONE: 0, Nuisance.TER_BRAAK: k}.get(glm.nuisance, glm._n_nuisance)
         device.launch(
             "voxelwise_prepare", blocks_for(width, _THREADS, device), _THREADS,
             device.upload(data), np.int64(width), np.int64(0), np.int32(width), static,
-            np.int32(glm.design.shape[1]), device.upload(evs), position, mixing, size, np.int32(n),
-            np.int32(k), np.int32(removed), np.int32(glm.demean), *made,
+            np.int32(len(self.constants[1])), device.upload(evs), position, mixing, size, np.int32(n),
+            np.int32(k), np.int32(removed), np.int32(glm._demeaned), np.int32(self.outside),
+            np.int32(glm.nuisance == Nuisance.NONE), *made,
         )  # fmt: skip
         return made
 
     def _model(self) -> tuple[np.int32, ...]:
-        """n, k, first column, columns of nuisance, demeaned, F: as the kernels want them."""
+        """n, k, first column, columns of nuisance, df of the mean, subjects left out, F: as the kernels want them."""
         glm = self.glm
-        first = glm._n_nuisance if glm.nuisance == Nuisance.KENNEDY else 0
-        numbers = (self.n, self.k, first, glm._n_nuisance, glm.demean, glm.is_f)
+        kennedy = glm.nuisance == Nuisance.KENNEDY
+        first = glm._n_nuisance if kennedy else 0
+        numbers = (self.n, self.k, first, glm._n_nuisance, glm._spent, self.outside >= 0 and not kennedy, glm.is_f)
         return tuple(np.int32(number) for number in numbers)
 
     def maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_]) -> Any:
@@ -546,6 +711,18 @@ class _OnDevice:
             smooth_variance_on(self.device, out, variance, self.glm.smoother)
         self.glm.settle(shuffles, out, equivalent)
         return out
+
+    def to_z(self, statistic: Any, tables: tuple[NDArray, ...]) -> Any:
+        """z of F maps (B, V), see `VoxelwiseGlm.to_z`."""
+        device, (n_maps, n_voxels) = self.device, statistic.shape
+        z = device.empty(statistic.shape, np.float32)
+        size = n_maps * n_voxels
+        if size:
+            device.launch(
+                "voxelwise_f_to_z", blocks_for(size, 256, device), 256, statistic, np.int64(size), np.int32(n_voxels),
+                np.int32(Z_BITS), *(device.keep(table) for table in tables), z,
+            )  # fmt: skip
+        return z
 
     def exact_maps(self, shuffles: NDArray) -> tuple[Float64, Float64]:
         """Statistic and variance in float64, on the host."""

@@ -32,8 +32,10 @@ DEVICE double normalise(double* block, int n, int64 stride, double before, doubl
     return norm;
 }
 
-// Whether data are one number in all rows that the removed columns, and `leverage` more, do not fit alone.
-DEVICE bool constant(const double* data, const double* columns, int n_removed, double leverage, int n, int64 stride) {
+// Whether data are one number in all rows that the removed columns, and `leverage` more, do not fit alone; rows where
+// `gone` is not 0 do not count.
+DEVICE bool constant(const double* data, const double* gone, const double* columns, int n_removed, double leverage, int n,
+                     int64 stride) {
     int first = -1;
     for (int i = 0; i < n; ++i) {
         double fitted = leverage;
@@ -41,7 +43,7 @@ DEVICE bool constant(const double* data, const double* columns, int n_removed, d
             const double value = columns[((int64)a * n + i) * stride];
             fitted += value * value;
         }
-        if (fitted < 1 - ALONE) {
+        if (fitted < 1 - ALONE && !(gone && gone[i * stride] != 0.0)) {
             if (first >= 0 && data[i * stride] != data[first * stride]) return false;
             first = i;
         }
@@ -53,16 +55,25 @@ DEVICE bool constant(const double* data, const double* columns, int n_removed, d
 
 // Orthonormal bases and unit residuals of the voxels first ... first + width - 1. data (n, data_stride);
 // design (n, p); evs (m, n, data_stride); position (p): the voxelwise EV in a column, or -1; mixing (p, k); size (k):
-// bounds of the columns' norms. n_removed: columns taken out of the data.
-// columns (k, n, width), y (n, width), stands (k, width): 1 where a column is not a combination of earlier ones;
-// norms (width).
+// bounds of the columns' norms. n_removed: columns taken out of the data. demean: 1 the columns, 2 the data.
+// outside: number among the evs of what takes a subject out where it is not 0, or -1; keep: their data remain.
+// columns (k, n, width), and if outside >= 0 one plane more, 1 for subjects who are left out; y (n, width);
+// stands (k, width): 1 where a column is not a combination of earlier ones; norms (width).
 KERNEL voxelwise_prepare(const float* data, int64 data_stride, int64 first, int width, const double* design, int p,
                          const float* evs, const int* position, const double* mixing, const double* size, int n, int k,
-                         int n_removed, int demean, double* columns, double* y, int* stands, double* norms) {
+                         int n_removed, int demean, int outside, int keep, double* columns, double* y, int* stands,
+                         double* norms) {
     const int64 stride = width;
     for (int64 v = grid_thread(); v < width; v += grid_threads()) {
         double* residual = y + v;
-        for (int i = 0; i < n; ++i) residual[i * stride] = (double)data[i * data_stride + first + v];
+        double* gone = columns + (int64)k * n * stride + v;
+        const float* mask = evs + (int64)(outside < 0 ? 0 : outside) * n * data_stride + first + v;
+        for (int i = 0; i < n; ++i) {
+            const float here = data[i * data_stride + first + v];
+            const int out = outside >= 0 && mask[i * data_stride] != 0.0f;
+            if (outside >= 0) gone[i * stride] = out;
+            residual[i * stride] = out && !keep ? 0.0 : (double)here;
+        }
         for (int a = 0; a < k; ++a) {
             double* column = columns + (int64)a * n * stride + v;
             for (int i = 0; i < n; ++i) column[i * stride] = 0.0;
@@ -74,7 +85,10 @@ KERNEL voxelwise_prepare(const float* data, int64 data_stride, int64 first, int 
                     column[i * stride] +=
                         weight * (position[c] < 0 ? design[i * p + c] : (double)ev[i * data_stride]);
             }
-            if (demean) remove_mean(column, n, stride);
+            if (demean & 1) remove_mean(column, n, stride);
+            if (outside >= 0)
+                for (int i = 0; i < n; ++i)
+                    if (gone[i * stride] != 0.0) column[i * stride] = 0.0;
         }
         for (int a = 0; a < k; ++a) {
             double* column = columns + (int64)a * n * stride + v;
@@ -86,8 +100,9 @@ KERNEL voxelwise_prepare(const float* data, int64 data_stride, int64 first, int 
             stands[a * stride + v] = normalise(column, n, stride, before, DEPENDENT) > 0.0;
         }
         const double before = norm_of(residual, n, stride);
-        if (demean) remove_mean(residual, n, stride);
-        const bool same = constant(residual, columns + v, n_removed, demean ? 1.0 / n : 0.0, n, stride);
+        if (demean & 2) remove_mean(residual, n, stride);
+        const bool same = constant(residual, outside < 0 ? (double*)0 : gone, columns + v, n_removed,
+                                   demean & 2 ? 1.0 / n : 0.0, n, stride);
         for (int a = 0; a < n_removed; ++a) project_out(residual, columns + (int64)a * n * stride + v, n, stride);
         const double norm = normalise(residual, n, stride, before, ZERO);
         norms[v] = same ? 0.0 : norm;
@@ -103,9 +118,23 @@ struct Fit {
 // Statistic of one shuffle at one voxel from products in T; NaN where the SSE is under `limit`, floored if not.
 template <class T>
 DEVICE Fit fit(const double* columns, const double* y, const int* stands, int64 stride, const int* shuffle, int flip,
-               int n, int k, int first_column, int n_nuisance, int demean, int is_f, double limit) {
-    double left = 1.0, effect = 0.0, df = n - demean;
+               int n, int k, int first_column, int n_nuisance, int spent, int n_out, int is_f, double limit) {
+    double effect = 0.0, df = n - spent;
     int numerator = 0;
+    T lost = 0;
+    if (n_out) {
+        const double* gone = columns + (int64)k * n * stride;
+        for (int i = 0; i < n; ++i) {
+            const T value = (T)y[i * stride];
+            const T share = (T)gone[(flip ? i : shuffle[i]) * stride] * value;
+            if (sizeof(T) == 4)
+                lost = (T)fmaf((float)share, (float)value, (float)lost);
+            else
+                lost = (T)fma((double)share, (double)value, (double)lost);
+            df -= gone[i * stride];
+        }
+    }
+    double left = 1.0 - (double)lost;
     for (int a = first_column; a < k; ++a) {
         const double* column = columns + (int64)a * n * stride;
         T product = 0;
@@ -146,7 +175,7 @@ DEVICE Fit fit(const double* columns, const double* y, const int* stands, int64 
 template <class Real>
 KERNEL voxelwise_maps(const double* columns, const double* y, const int* stands, const double* norms, int width,
                       const int* shuffles, int n_maps, int flip, int n, int k, int first_column, int n_nuisance,
-                      int demean, int is_f, double limit, int exact, int64 out_stride, int64 out_first, Real* out,
+                      int spent, int n_out, int is_f, double limit, int exact, int64 out_stride, int64 out_first, Real* out,
                       int want_variance, Real* variance) {
     for (int64 item = grid_thread(); item < (int64)n_maps * width; item += grid_threads()) {
         const int64 b = item / width, v = item % width;
@@ -155,10 +184,10 @@ KERNEL voxelwise_maps(const double* columns, const double* y, const int* stands,
         found.statistic = nan("");
         if (!exact)
             found = fit<float>(columns + v, y + v, stands + v, width, shuffle, flip, n, k, first_column, n_nuisance,
-                               demean, is_f, limit);
+                               spent, n_out, is_f, limit);
         if (found.statistic != found.statistic)
             found = fit<double>(columns + v, y + v, stands + v, width, shuffle, flip, n, k, first_column, n_nuisance,
-                                demean, is_f, NO_LIMIT);
+                                spent, n_out, is_f, NO_LIMIT);
         const int64 place = b * out_stride + out_first + v;
         out[place] = norms[v] > 0.0 ? (Real)found.statistic : (Real)0;
         if (want_variance)
@@ -169,11 +198,35 @@ KERNEL voxelwise_maps(const double* columns, const double* y, const int* stands,
 // The same in float64 for listed pairs of map and voxel of the slab.
 KERNEL voxelwise_exact(const double* columns, const double* y, const int* stands, const double* norms, int width,
                        const int* item_map, const int* item_column, int n_items, const int* shuffles, int flip, int n,
-                       int k, int first_column, int n_nuisance, int demean, int is_f, double* statistic) {
+                       int k, int first_column, int n_nuisance, int spent, int n_out, int is_f, double* statistic) {
     for (int64 item = grid_thread(); item < n_items; item += grid_threads()) {
         const int64 v = item_column[item];
         const Fit found = fit<double>(columns + v, y + v, stands + v, width, shuffles + (int64)item_map[item] * n, flip,
-                                      n, k, first_column, n_nuisance, demean, is_f, NO_LIMIT);
+                                      n, k, first_column, n_nuisance, spent, n_out, is_f, NO_LIMIT);
         statistic[item] = norms[v] > 0.0 ? found.statistic : 0.0;
+    }
+}
+
+// z equivalents of F maps f (n_maps, n_voxels), as glm_f_to_z, with a table for each kind of voxel: its first interval,
+// and rows begin[k] ... begin[k + 1] - 1 of the cubics.
+KERNEL voxelwise_f_to_z(const float* f, int64 n, int n_voxels, int bits, const int* kind, const int* first,
+                        const int* begin, const double* cubics, float* z) {
+    const int rest = 32 - bits;
+    const double scale = (double)(1 << rest);
+    for (int64 i = grid_thread(); i < n; i += grid_threads()) {
+        const int table = kind[i % n_voxels], count = begin[table + 1] - begin[table];
+        const int number = float_bits(f[i]);
+        int k = (number >> rest) - first[table];
+        z[i] = 0.0f;
+        if (count > 0 && number > 0 && k >= 0) {
+            double d = (double)(number & ((1 << rest) - 1)) / scale;
+            if (k >= count) {
+                k = count - 1;
+                d = 1.0;
+            }
+            const double* c = cubics + 4 * (int64)(begin[table] + k);
+            const double value = ((c[0] * d + c[1]) * d + c[2]) * d + c[3];
+            z[i] = (float)(value > 0.0 ? value : 0.0);
+        }
     }
 }

@@ -169,12 +169,18 @@ def statistic_maps(Y, M, C, shuffles, mode=FREEDMAN_LANE, demean=False, smooth=N
 
 
 def voxelwise_maps(Y, M, C, shuffles, columns, **options):
-    """The same where columns of the design differ by voxel: `columns` is {column: (subjects, voxels)}."""
+    """The same where columns of the design differ by voxel: `columns` is {column: (subjects, voxels)}.
+
+    Under -N the values of a voxel are the diagonal of columns N, N + 1, ... (from 1), one for each subject.
+    """
     maps = np.empty((len(shuffles), Y.shape[1]))
     for voxel in range(Y.shape[1]):
         M_voxel = np.array(M, float)
         for column, values in columns.items():
-            M_voxel[:, column] = values[:, voxel]
+            if column < 0:
+                M_voxel[:, -column - 1 : -column - 1 + len(M)] = np.diag(values[:, voxel])
+            else:
+                M_voxel[:, column] = values[:, voxel]
         maps[:, [voxel]] = statistic_maps(Y[:, [voxel]], M_voxel, C, shuffles, **options)
     return maps
 

@@ -15,7 +15,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import SHAPE, save, vest
+from oracle import read_vest
 
+import gpuvox
 from gpuvox import __version__, _randomise
 from gpuvox.cli import main, main_randomise
 from gpuvox.cli.progress import Progress
@@ -879,3 +881,126 @@ def test_odd_terminals(environment, study):
     done = ascii_run("randomise", *[b for b in BASE if b != "--quiet"], "-x", **environment)
     assert done.returncode == 0
     assert b"\x1b" not in done.stdout + done.stderr
+
+
+def lesions(study, n=10):
+    mask = (np.random.default_rng(4).random((*SHAPE, n)) < 0.1) * -2.5
+    save(study / "lesions.nii.gz", mask)
+    return mask
+
+
+def test_subjects_left_out_at_some_voxels(study, capsys):
+    """With the columns that setup_masks appends, without them, in the midst of others, and from Python."""
+    mask = lesions(study)
+    design, contrasts = read_vest(study / "design.mat"), read_vest(study / "design.con")
+    extra = "-x -T -N -R --glm_output -f design.fts".split()
+    assert run(*extra, "--vxl=-4", "--vxf=lesions", "-o", "short") == 0
+    vest(study / "design.mat", np.hstack([design, np.eye(10)]))
+    vest(
+        study / "design.con", np.hstack([contrasts, np.zeros((len(contrasts), 10))]), ("NumWaves", "NumContrasts")
+    )
+    line = [*extra, "--vxl=-4", "--vxf=lesions", "-o", "long"]
+    assert main_randomise([a for a in [*BASE, *line] if a != "--quiet"]) == 0
+    said = capsys.readouterr().out
+    inside = value("mask.nii.gz") > 0
+    counts = np.count_nonzero(mask[inside], axis=1)
+    assert "Loading voxelwise ev: lesions for EV -4" in said
+    assert (
+        f"leaves out subjects at {np.count_nonzero(counts)} of {len(counts)} voxels, at most {counts.max()}"
+        in said
+    )
+    vest(study / "design.mat", np.hstack([design[:, :2], np.eye(10), design[:, 2:]]))
+    zeros = np.zeros((len(contrasts), 10))
+    vest(
+        study / "design.con", np.hstack([contrasts[:, :2], zeros, contrasts[:, 2:]]), ("NumWaves", "NumContrasts")
+    )
+    assert run(*extra, "--vxl=-3", "--vxf=lesions", "-o", "midst") == 0
+    for name in (
+        "tstat1",
+        "fstat1",
+        "tfce_corrp_tstat3",
+        "tfce_fstat1",
+        "glm_cope",
+        "glm_varcope",
+        "glm_sigmasqr",
+    ):
+        for other in ("long", "midst"):
+            np.testing.assert_array_equal(
+                value(f"short_{name}.nii.gz"), value(f"{other}_{name}.nii.gz"), err_msg=name
+            )
+    estimates = value("short_glm_pe.nii.gz")
+    assert estimates.shape[3] == 13
+    np.testing.assert_array_equal(np.roll(value("midst_glm_pe.nii.gz")[..., 2:], -10, 3), estimates[..., 2:])
+    result = gpuvox.randomise(
+        "data",
+        design,
+        contrasts,
+        mask="mask",
+        voxelwise={-4: "lesions"},
+        n_permutations=20,
+        seed=1,
+        f_tests=[[1, 0, 1]],
+    )
+    np.testing.assert_array_equal(result.volume("vox_corrp_tstat1"), value("short_vox_corrp_tstat1.nii.gz"))
+
+
+def test_estimates_where_subjects_are_left_out(study):
+    """Each voxel by itself, with a column for each subject who is left out there."""
+    mask = lesions(study)
+    for extra in ([], ["-D"]):
+        if extra:
+            covariate_alone(study, 10)
+        assert run("--glm_output", f"--vxl=-{4 - len(extra)}", "--vxf=lesions", *extra) == 0
+        M, C = read_vest(study / "design.mat"), read_vest(study / "design.con")
+        found = {name: value(f"out_glm_{name}.nii.gz") for name in ("pe", "cope", "varcope", "sigmasqr")}
+        data = value("data.nii.gz")
+        for voxel in map(tuple, np.argwhere(value("mask.nii.gz") > 0)[::7]):
+            gone = np.flatnonzero(mask[voxel])
+            whole = np.hstack([M, *([np.ones((10, 1))] if extra else []), np.diag(mask[voxel])[:, gone]])
+            inverse = np.linalg.pinv(whole)
+            b, df = inverse @ data[voxel], 10 - np.linalg.matrix_rank(whole) + len(extra)
+            sigma = ((data[voxel] - whole @ b) ** 2).sum() / df
+            spread = (C @ inverse[: M.shape[1]]) ** 2
+            p = M.shape[1]
+            estimable = slice(len(extra), p)  # a demeaned column of ones is none
+            np.testing.assert_allclose(found["pe"][voxel][estimable], b[estimable], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(found["pe"][voxel][p:][gone], b[len(b) - len(gone) :], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(np.atleast_1d(found["cope"][voxel]), C @ b[:p], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(
+                np.atleast_1d(found["varcope"][voxel]), spread.sum(axis=1) * sigma, rtol=1e-4, atol=1e-6
+            )
+            np.testing.assert_allclose(found["sigmasqr"][voxel], sigma, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ("-5", "not all of 5 to 14"),
+        ("-3", "not all of 3 to 12"),
+        ("0", "from 1 to 3"),
+        ("4", "from 1 to 3"),
+        ("-4,-4", "different"),
+    ],
+)
+def test_columns_of_voxelwise_evs_that_do_not_exist(study, capsys, columns, words):
+    lesions(study)
+    files = ",".join(["lesions"] * (columns.count(",") + 1))
+    assert run("-x", f"--vxl={columns}", f"--vxf={files}") == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_contrast_of_who_is_left_out_is_refused(study, capsys):
+    lesions(study)
+    vest(study / "design.mat", np.hstack([read_vest(study / "design.mat"), np.eye(10)]))
+    vest(study / "design.con", [[1, -1, *[0] * 10, 1]], ("NumWaves", "NumContrasts"))
+    assert run("-x", "--vxl", "-4", "--vxf", "lesions") == 2
+    assert "t contrast 1 is not 0 in column 13" in capsys.readouterr().err
+
+
+def test_no_degrees_of_freedom_left_is_told(study, capsys):
+    mask = np.zeros((*SHAPE, 10))
+    mask[2, 2, 2, :8] = 1
+    save(study / "lesions.nii.gz", mask)
+    assert run("-x", "--vxl=-4", "--vxf=lesions") == 0
+    assert "no degrees of freedom are left at 1 of" in capsys.readouterr().err
+    assert value("out_tstat1.nii.gz")[2, 2, 2] == 0

@@ -78,6 +78,8 @@ def study(seed: int) -> tuple[Inputs, Options]:
     evs = {}
     if seed % 4 == 3 and design.shape[1] == 4:
         evs = {3: rng.normal(size=(n, n_voxels)).astype(np.float32)}
+    if seed % 8 in (5, 7):  # subjects are left out at some voxels
+        evs |= {-5: (rng.random((n, n_voxels)) < 0.1).astype(np.float32)}
     tfce = Tfce(connectivity=(6, 18, 26)[seed % 3], exact=seed % 9 == 8)
     counts, twice = seed % 2 == 0, seed % 3 != 1
     options = Options(
@@ -269,6 +271,7 @@ FSL_CASES += [
     "vxl_demean",
     "vxl_f",
 ]
+FSL_CASES += ["vxl_negative", "vxl_negative_f"]
 
 
 @needs_compiler

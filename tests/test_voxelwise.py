@@ -238,3 +238,133 @@ def test_perfect_fits_are_finite_and_the_largest():
 
 def rng_labels():
     return np.random.default_rng(9).normal(size=(N, 1))
+
+
+# -- subjects who are left out at some voxels ------------------------------------------------------------------------
+
+
+def lesions(seed=0, share=0.15):
+    """Values of any size and sign where a subject is to be left out; nobody, and nearly everybody, at some voxels."""
+    rng = np.random.default_rng(seed + 100)
+    values = np.where(rng.random((N, V)) < share, rng.normal(size=(N, V)) * 3, 0)
+    values[:, 3], values[: N - 4, 7], values[:, 9] = 0, 1, 1
+    return values.astype(np.float32)
+
+
+def dense(M, C):
+    """The design and contrasts with the columns of --vxl=-4, whatever they hold."""
+    return np.hstack([M, np.full((N, N), 7.0)]), np.hstack([C, np.zeros((len(C), N))])
+
+
+@pytest.mark.parametrize("mode", list(Nuisance))
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("C", [[[1, -1, 0]], [[0, 0, 1]], [[1, -1, 0], [0, 0, 1]]])
+@pytest.mark.parametrize("demean", [False, True])
+def test_subjects_left_out_against_full_refits(mode, flip, C, demean):
+    """The oracle has a column for each subject, and permutes the whole rows of each voxel."""
+    Y, M, ev = study()
+    Y += 20
+    C, out = np.array(C, float), lesions()
+    shuffles = Shuffler(M @ C.T, Permutations(7, 3, flip=flip)).shuffles(0, 7)
+    model = VoxelwiseGlm(Y, M, C, {2: ev, -4: out}, mode, demean, len(C) > 1)
+    given, lost = (shuffles if flip else shuffles + 1), {-4: out}
+    if demean and flip and mode != Nuisance.KENNEDY:
+        # The mean of those who remain is a column, whose signs are flipped as those of the others.
+        Y = Y - Y.mean(axis=0, dtype=float) if mode == Nuisance.NONE else Y
+        M, C, lost, demean = np.c_[M, np.ones(N)], np.c_[C, np.zeros(len(C))], {-5: out}, False
+    theirs = oracle.voxelwise_maps(Y, *dense(M, C), given, {2: ev} | lost, mode=int(mode), demean=demean)
+    first = 1 if mode == Nuisance.TER_BRAAK else 0
+    # A residual of rounding is 0 in ours; where a permuted fit is perfect, t is rounding over rounding.
+    sensible = np.isfinite(theirs) & (np.abs(theirs) < 1e6)
+    sensible[:, [7, 9]] = False
+    assert sensible.mean() > 0.9
+    for ours, tolerance in (
+        (model.maps(shuffles), 2e-4),
+        (np.array([model.exact(s[None], np.zeros(V, dtype=int), np.arange(V)) for s in shuffles]), 1e-8),
+    ):
+        wrong = np.abs(ours - theirs) > tolerance * np.maximum(1, np.abs(theirs))
+        assert not (wrong & sensible)[first:].any()
+        assert not ours[:, 9].any()
+
+
+def test_leaving_out_is_a_fit_without_the_subject():
+    Y, M, _ = study()
+    out = np.zeros((N, V), dtype=np.float32)
+    out[2], out[11] = 5, -1e-3
+    C = np.array([[1.0, -1, 0]])
+    model = VoxelwiseGlm(Y, M, C, {-4: out})
+    stay = ~np.isin(np.arange(N), (2, 11))
+    ours = model.exact_map(np.arange(N, dtype=np.int32))
+    theirs = oracle.statistic_maps(Y[stay], M[stay], C, np.arange(1, N - 1)[None])[0]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+    assert model.df == N - 2 - 3
+
+
+def test_demeaning_is_over_those_who_remain():
+    """As an intercept is, permuted or not."""
+    Y, M, ev = study()
+    Y, out = Y + 1000, lesions()
+    C = np.array([[0, 1.0]])
+    shuffles = Shuffler(M[:, :1], Permutations(6, 3)).shuffles(0, 6)
+    demeaned = VoxelwiseGlm(Y, M[:, [2, 0]], C, {0: ev, -3: out}, demean=True)
+    with_mean = VoxelwiseGlm(Y, np.c_[M[:, [2, 0]], np.ones(N)], np.array([[0, 1.0, 0]]), {0: ev, -4: out})
+    assert close(demeaned.maps(shuffles), with_mean.maps(shuffles)).all()
+    np.testing.assert_array_equal(demeaned._dfs[1], with_mean._dfs[1])
+
+
+def test_several_masks_leave_out_whom_either_does():
+    Y, M, ev = study()
+    one, other = lesions(1), lesions(2)
+    C = np.array([[1.0, -1, 0]])
+    both = ((one != 0) | (other != 0)).astype(np.float32)
+    shuffles = Shuffler(M @ C.T, Permutations(6, 3)).shuffles(0, 6)
+    expected = VoxelwiseGlm(Y, M, C, {2: ev, -4: both}).maps(shuffles)
+    np.testing.assert_array_equal(VoxelwiseGlm(Y, M, C, {2: ev, -4: one, -18: other}).maps(shuffles), expected)
+
+
+def test_subjects_left_out_from_a_scratch_file(tmp_path):
+    Y, M, ev = study()
+    C, out = np.array([[1.0, -1, 0], [0, 0, 1]]), lesions()
+    shuffles = Shuffler(M @ C.T, Permutations(6, 3)).shuffles(0, 6)
+    models = [
+        VoxelwiseGlm(Y, M, C, {2: ev, -4: out}, is_f=True, demean=True, scratch=folder)
+        for folder in ("", str(tmp_path))
+    ]
+    maps = [model.maps(shuffles) for model in models]
+    np.testing.assert_array_equal(*maps)
+    np.testing.assert_array_equal(models[0].to_z(maps[0]), models[1].to_z(maps[1]))
+
+
+@pytest.mark.parametrize("mode", [Nuisance.FREEDMAN_LANE, Nuisance.KENNEDY])
+def test_z_of_f_has_the_degrees_of_freedom_of_each_voxel(mode):
+    Y, M, ev = study()
+    C, out = np.array([[1.0, -1, 0], [0, 0, 1]]), lesions()
+    ev[:, 5] = 1  # the rank of the effect drops, too
+    model = VoxelwiseGlm(Y, M, C, {2: ev, -4: out}, mode, is_f=True)
+    f = model.maps(Shuffler(M @ C.T, Permutations(6, 3)).shuffles(0, 6))
+    expected = np.zeros(f.shape)
+    for v in range(V):
+        left = out[:, v] == 0
+        if not left.any():
+            continue
+        nuisance = oracle.partition(np.c_[M[:, :2], ev[:, v]][left], C)[1]
+        rank = np.linalg.matrix_rank(np.c_[M[:, :2], ev[:, v]][left])
+        effect = rank - nuisance.shape[1]
+        df = left.sum() - rank if mode == Nuisance.FREEDMAN_LANE else N - effect
+        if df > 0 and effect > 0:
+            expected[:, v] = np.maximum(oracle.F_to_z(f[:, v].astype(float), effect, df), 0)
+    sensible = f < 1e8
+    np.testing.assert_allclose(model.to_z(f)[sensible], expected[sensible], rtol=1e-5, atol=1e-5)
+    assert len(np.unique(np.stack(model._dfs), axis=1).T) > 5 - 3 * (mode == Nuisance.KENNEDY)
+
+
+def test_constant_data_are_zero_without_an_intercept_too():
+    """Also where only those who are left out vary."""
+    Y, _, _ = study()
+    out = np.zeros((N, V), dtype=np.float32)
+    out[:3, 8] = 1
+    Y[:, 1], Y[3:, 8] = 1000.1, 7
+    flips = Shuffler(np.ones(N), Permutations(20, 3, flip=True)).shuffles(0, 20)
+    maps = VoxelwiseGlm(Y, np.ones((N, 1)), np.ones((1, 1)), {-2: out}).maps(flips)
+    assert not maps[:, [1, 8]].any()
+    assert maps[:, 2:8].all()
