@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -29,8 +30,9 @@ def check_maps(images: Mapping[str, str], mask: str, names: list[str]) -> pd.Dat
     Returns
     -------
     DataFrame
-        ``map``, ``participant_id``, ``zero`` and ``not_finite`` (voxels), ``mean``, and ``distance``: how far that is
-        from the median of everyone, in units of 1.4826 times the median absolute deviation.
+        ``map``, ``participant_id``, ``zero`` and ``not_finite`` (voxels), ``mean``, ``distance``: how far that is from
+        the median of everyone, in units of 1.4826 times the median absolute deviation; ``constant``: 1 if all voxels
+        have one value; ``same_as``: the first participant whose map is the same in every voxel, None if there is none.
 
     Raises
     ------
@@ -46,22 +48,32 @@ def check_maps(images: Mapping[str, str], mask: str, names: list[str]) -> pd.Dat
         if header.shape[3] != len(names):
             raise FileError(f"{header.path} has {header.shape[3]} volumes; there are {len(names)} participants")
         participants.compare(Rows(tuple(names), "the table of participants"), participants.of_volumes(image))
+        seen: dict[bytes, str] = {}
         for name, values in zip(names, files.read_volumes(image)):
             inside = values[grid.index]
             finite = np.isfinite(inside)
             mean = float(inside[finite].mean(dtype=np.float64)) if finite.any() else float("nan")
-            rows.append((kind, name, int((inside == 0).sum()), int((~finite).sum()), mean))
-    found = pd.DataFrame(rows, columns=["map", "participant_id", "zero", "not_finite", "mean"])
+            constant = int((inside == inside[0]).all())
+            first = seen.setdefault(hashlib.blake2b(inside.tobytes()).digest(), name)
+            counts = (int((inside == 0).sum()), int((~finite).sum()))
+            rows.append((kind, name, *counts, mean, constant, None if first == name else first))
+    columns = ["map", "participant_id", "zero", "not_finite", "mean", "constant", "same_as"]
+    found = pd.DataFrame(rows, columns=columns)
     middle = found.groupby("map")["mean"].transform("median")
     spread = 1.4826 * (found["mean"] - middle).abs().groupby(found["map"]).transform("median")
-    found["distance"] = (found["mean"] - middle) / spread.where(spread > 0)
+    found.insert(5, "distance", (found["mean"] - middle) / spread.where(spread > 0))
     return found
 
 
 def oddities(found: pd.DataFrame) -> list[str]:
     """Sentences on what stands out in the table of `check_maps`."""
     texts = []
-    for kind, name, zero, missing, mean, distance in found.itertuples(index=False, name=None):
+    for kind, name, zero, missing, mean, distance, constant, same_as in found.itertuples(index=False, name=None):
+        if constant:
+            texts.append(f"{kind} of {name} is {mean:.4g} in every voxel of the mask")
+            continue
+        if isinstance(same_as, str):
+            texts.append(f"{kind} of {name} is that of {same_as} in every voxel of the mask")
         if missing:
             texts.append(f"{kind} of {name} has {missing} voxels of the mask without a number")
         if zero:
