@@ -55,10 +55,10 @@ from gpuvox.distributed import (
     open_client,
 )  # fmt: skip
 from gpuvox.exclusion import Columns, split
-from gpuvox.executors import default_threads
 from gpuvox.fingerprint import Hashes, fingerprint, hash_files, hash_inputs
 from gpuvox.grid import Grid
 from gpuvox.info import versions
+from gpuvox.limits import default_threads
 from gpuvox.names import Names, by_name
 from gpuvox.oddities import about_volumes
 from gpuvox.outputs import Wanted, Writer, expected_names

@@ -2,24 +2,75 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import platform
+import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from numba import njit
+import numba
+from numba.core.caching import UserProvidedCacheLocator, UserWideCacheLocator
 
-from gpuvox import __version__
+from gpuvox import __version__, caches
+
+_config: Any = numba.config
 
 PACKAGES = ("numpy", "scipy", "numba")
 """What computes; how an image is read changes no bit."""
 
-loop = njit(cache=True, nogil=True, error_model="numpy")
+
+def _numba_folders() -> list[tuple[Path, Path | None]]:
+    """Where numba would keep what it compiles of this package, the first that can be written; beside which sources."""
+    locators: list[Any] = [UserWideCacheLocator(_numba_folders, __file__)]
+    if _config.CACHE_DIR:
+        locators.insert(0, UserProvidedCacheLocator(_numba_folders, __file__))
+    found: list[tuple[Path, Path | None]] = [(Path(each.get_cache_path()), None) for each in locators]
+    here = Path(__file__).parent
+    return [*found[:-1], (here / "__pycache__", here), found[-1]]
+
+
+def _why_not_kept() -> str:
+    """Why compiled loops are neither kept nor read; empty if they are."""
+    advice = "NUMBA_CACHE_DIR can name a folder of your own"
+    for folder, beside in _numba_folders():
+        if caches.make(folder):
+            said = caches.fault(folder, beside or "")
+            return f"compiled loops are not kept, for {said}; {advice}" if said else ""
+    return f"compiled loops are not kept, for there is no folder that can be written; {advice}"
+
+
+WHY_NOT_KEPT = _why_not_kept()
+"""Why every run compiles the loops anew; empty if they are kept."""
+
+
+def _tell(said: str) -> None:
+    if multiprocessing.parent_process() is None:  # otherwise the client says it
+        warnings.warn(caches.CacheWarning(said), stacklevel=3)
+
+
+if WHY_NOT_KEPT:
+    _tell(WHY_NOT_KEPT)
+if _config.DISABLE_JIT:
+    _config.DISABLE_JIT = 0  # here and not around our functions, for numba compiles its own in the same way
+    _tell("NUMBA_DISABLE_JIT is not heeded: gpuvox's loops are right only when they are compiled")
+
+
+def _njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """numba's, with a cache if it can be trusted."""
+    decorator: Any = numba.njit(cache=not WHY_NOT_KEPT, **options)
+    return lambda function: decorator(function)
+
+
+loop = _njit(nogil=True, error_model="numpy")
 """For loops that Python calls. Division by zero gives infinity or NaN, as everywhere in numpy."""
 
-inner = njit(  # type: ignore[call-overload]
-    cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy"
-)
+inner = _njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")
 """For loops that only other compiled loops call: without entry points from Python they compile faster."""
+
+checked = _njit(nogil=True)
+"""For loops that Python calls, in which division by zero is an error."""
 
 
 def software() -> dict[str, str]:
@@ -33,9 +84,9 @@ def software() -> dict[str, str]:
 
 def is_cached() -> bool:
     """Whether a run has compiled the loops before; the first one ever takes some seconds longer."""
-    return any(Path(str(_probe.stats.cache_path)).glob("glm._statistic_maps*.nbi"))
+    return not WHY_NOT_KEPT and any(Path(str(_probe.stats.cache_path)).glob("glm._statistic_maps*.nbi"))
 
 
-@njit(cache=True)
-def _probe():
+@_njit()
+def _probe() -> None:
     """Never called: it knows where the cache is."""

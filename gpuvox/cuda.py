@@ -6,7 +6,11 @@ does not look into included headers, so a hash of them is among the options.
 
 from __future__ import annotations
 
+import atexit
+import os
 import re
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from gpuvox import caches
 from gpuvox.device import Device, DeviceError, OutOfDeviceMemory, memory_limit, why_not
 
 KERNELS: dict[str, tuple[str, ...]] = {
@@ -104,6 +109,23 @@ def compile_options() -> tuple[str, ...]:
     return (*OPTIONS, f"-I{kernel_directory()}", f"-DGPUVOX_HEADERS=0x{digest.hexdigest()[:15]}ULL")
 
 
+@cache
+def settle_cache() -> None:
+    """Where CuPy would keep kernels in a folder that cannot be written or trusted, they go to a private one.
+
+    It is removed at the end; a warning says so.
+    """
+    folder = os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache")
+    said = caches.fault(folder) if caches.make(folder) else f"{folder} cannot be written"
+    if not said:
+        return
+    private = tempfile.mkdtemp(prefix="gpuvox-")
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    os.environ["CUPY_CACHE_DIR"] = private
+    advice = "CUPY_CACHE_DIR can name a folder of your own"
+    warnings.warn(caches.CacheWarning(f"compiled kernels are not kept, for {said}; {advice}"), stacklevel=3)
+
+
 class CudaDevice(Device):
     """A GPU through CuPy.
 
@@ -122,6 +144,7 @@ class CudaDevice(Device):
 
     def __init__(self, number: int = 0, limit: int | None = None) -> None:
         super().__init__()
+        settle_cache()
         import cupy
 
         self._cupy = cupy

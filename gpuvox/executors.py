@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -15,7 +14,9 @@ from threadpoolctl import threadpool_limits
 
 from gpuvox import leaving
 from gpuvox.device import DeviceError, OutOfDeviceMemory
+from gpuvox.limits import default_threads, most_threads
 from gpuvox.permtest import BlockResult, LevelOverflow, Maps, ObservedTest, PermutationTest, Tally
+from gpuvox.pool import Pool
 
 Progress = Callable[[int], None]
 Callback = Callable[[int, Maps], None]
@@ -66,11 +67,6 @@ class Finished:
     second_tally: Tally | None = None
 
 
-def default_threads() -> int:
-    """Number of processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run(
     test: PermutationTest,
     *,
@@ -87,7 +83,8 @@ def run(
     ----------
     test : PermutationTest
     threads : int, optional
-        Threads to use; all processors by default. The result does not depend on it. On a device it has no meaning.
+        Threads to use, fewer where they cannot be started; all processors by default. The result does not depend on
+        it. On a device it has no meaning.
     progress : callable, optional
         Called with the number of shuffles done so far.
     callback : callable, optional
@@ -115,7 +112,7 @@ def run(
     if share and test.statistics.normalised:
         raise ValueError("the two-pass scheme cannot be run in shares: its second pass needs all of the first")
     device = test.device
-    threads = DEVICE_THREADS if device else threads or default_threads()
+    threads = DEVICE_THREADS if device else min(threads or default_threads(), most_threads())
     # The threads are ours; a linear algebra library that opens its own would only be in their way.
     try:
         with threadpool_limits(1):
@@ -205,7 +202,7 @@ def _results(
         for start, stop in parts:
             yield observed.run(start, stop, callback)
         return
-    with ThreadPoolExecutor(threads) as pool:
+    with Pool(threads) as pool:
         pending = {pool.submit(observed.run, *part, callback) for part in islice(parts, threads + 1)}
         try:
             while pending:

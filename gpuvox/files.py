@@ -26,7 +26,6 @@ import warnings
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -42,6 +41,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gpuvox.grid import Grid, inside
 from gpuvox.missing import EXPECTED, expand, what_is_there
+from gpuvox.pool import Pool
 from gpuvox.rounding import Rounding, may_round
 from gpuvox.scratch import Tiles
 
@@ -767,7 +767,7 @@ def _all_volumes(
             yield headers[0], volume, values
         return
     threads = min(os.cpu_count() or 1, MOST_READERS, len(headers))
-    with ThreadPoolExecutor(threads) as pool:
+    with Pool(threads) as pool:
         waiting = deque(pool.submit(_only_volume, header, index, convert) for header in headers[:threads])
         try:
             for i, header in enumerate(headers):

@@ -13,9 +13,9 @@ from gpuvox import __version__
 from gpuvox.cuda import KERNELS, CudaDevice, kernel_directory, open_device
 from gpuvox.design import partition
 from gpuvox.device import Device, DeviceError, memory_limit, why_not
-from gpuvox.executors import default_threads
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
+from gpuvox.limits import default_threads
 from gpuvox.tfce import Enhancer, Tfce
 
 PACKAGES = ("numpy", "scipy", "numba", "nibabel", "pandas", "cupy-cuda12x", "cupy-cuda13x")

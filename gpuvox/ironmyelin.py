@@ -10,7 +10,6 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +24,7 @@ from gpuvox.device import Device
 from gpuvox.files import FileError
 from gpuvox.grid import Grid
 from gpuvox.participants import Rows
+from gpuvox.pool import Pool
 from gpuvox.targets import check_targets
 
 KINDS = ("qsm", "r1", "csf", "jacobian")
@@ -398,7 +398,7 @@ def _write_cohort(run: Run, progress: Progress | None) -> None:
     command, reference = run.command, measure_csf(run, progress)
     with contextlib.ExitStack() as stack:
         writers = {}
-        pool = stack.enter_context(ThreadPoolExecutor(len(run.outputs)))  # compression takes longest
+        pool = stack.enter_context(Pool(len(run.outputs)))  # compression takes longest
         for name in run.outputs:
             label = files.Label(f"gpuvox {__version__}: {OUTPUTS[name][0]}")
             target = os.path.join(command.out, name)
@@ -562,7 +562,7 @@ def write_maps(
     run: Run,
     reference: Reference | None,
     writers: dict[str, Callable[[NDArray], None]],
-    pool: ThreadPoolExecutor,
+    pool: Pool,
     progress: Progress | None,
 ) -> None:
     """Iron and myelin of every subject, smoothed where wanted."""

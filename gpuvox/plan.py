@@ -16,7 +16,6 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -29,9 +28,11 @@ from threadpoolctl import threadpool_limits
 
 from gpuvox.analysis import Inputs, Options, Test, make_model, make_shuffler
 from gpuvox.distributed import Crew
-from gpuvox.executors import DEVICE_THREADS, default_threads, ranges
+from gpuvox.executors import DEVICE_THREADS, ranges
 from gpuvox.grid import Grid
+from gpuvox.limits import available_bytes, default_threads
 from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest, StatisticModel, Tally, share
+from gpuvox.pool import Pool
 from gpuvox.scratch import as_tiles
 from gpuvox.shuffle import ImportedShuffler, Shuffler
 
@@ -43,12 +44,6 @@ ROUNDS = 3
 """Times that each measurement is made at least; the median of them counts, for others may use the machine."""
 SECONDS = 0.4
 """How long a measurement lasts at least."""
-
-CGROUP = (
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-)
-"""Where a container says how much memory it may take, and has taken."""
 
 Shuffles = Shuffler | ImportedShuffler
 Float32 = NDArray[np.float32]
@@ -102,22 +97,6 @@ def on_cluster(cost: Cost, threads: int, crew: Crew) -> Cost:
 def data_bytes(n: int, n_voxels: int, n_evs: int) -> int:
     """Bytes of data and residuals, or of data and voxelwise EVs, which are there twice: in memory or scratch."""
     return 4 * n * n_voxels * (1 + 2 * n_evs if n_evs else 2)
-
-
-def available_bytes() -> int | None:
-    """Memory that this process may still take, swap included; None where the system does not say."""
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = sum(int(lines[name].split()[0]) << 10 for name in ("MemAvailable", "SwapFree"))
-    except (OSError, KeyError, ValueError):
-        return None
-    for names in CGROUP:
-        try:
-            left = [int((Path("/sys/fs/cgroup") / name).read_text()) for name in names]
-            free = min(free, left[0] - left[1])
-        except (OSError, ValueError):
-            continue
-    return free
 
 
 def check_memory(n: int, n_voxels: int, n_evs: int, scratch: str) -> None:
@@ -260,7 +239,7 @@ def _run(
     while len(rounds) < ROUNDS or sum(rounds) < SECONDS:
         tally, start = Tally(observed.n), time.perf_counter()
         try:
-            with ThreadPoolExecutor(threads) as pool:
+            with Pool(threads) as pool:
                 for result in pool.map(observed.run, *zip(*parts)):
                     tally.add(result)
             rounds.append(time.perf_counter() - start)
@@ -307,7 +286,7 @@ def _seconds_of_maps(model: StatisticModel, shuffles: NDArray, threads: int) -> 
             found = model.maps(shuffles)
             model.device.download(model.device.rows(found, 0, 1))
 
-    with ThreadPoolExecutor(threads) as pool:
+    with Pool(threads) as pool:
         maps(0)
         rounds: list[float] = []
         while len(rounds) < ROUNDS or sum(rounds) < SECONDS:
@@ -326,14 +305,14 @@ def _watched(anonymous: bool) -> Iterator[list[int]]:
         while not done.wait(0.003):
             peak[0] = max(peak[0], memory_of_process(anonymous))
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        peak[0] = max(peak[0], memory_of_process(anonymous))
-        done.set()
-        thread.join()
+    with Pool(1) as pool:
+        if pool.threads:
+            pool.submit(watch)
+        try:
+            yield peak
+        finally:
+            peak[0] = max(peak[0], memory_of_process(anonymous))
+            done.set()
 
 
 def memory_of_process(anonymous: bool) -> int:

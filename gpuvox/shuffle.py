@@ -32,8 +32,9 @@ from functools import cached_property
 from math import comb, prod
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
+
+from gpuvox.compiled import checked
 
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
@@ -431,7 +432,7 @@ _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _ROUND_KEY, _ROUND_BIT, _DRAW = np.uint64(1), np.uint64(2), np.uint64(3)
 
 
-@njit(cache=True, nogil=True)
+@checked
 def _philox(key: np.uint64, number: np.uint64, block: np.uint64, use: np.uint64) -> tuple:
     """Philox4x32-10 of the counter (number, block, use): four words of 32 bits, in uint64."""
     k0, k1 = key & _LOW, key >> _WORD
@@ -443,7 +444,7 @@ def _philox(key: np.uint64, number: np.uint64, block: np.uint64, use: np.uint64)
     return c0, c1, c2, c3
 
 
-@njit(cache=True, nogil=True)
+@checked
 def _bijection(key: np.uint64, indices: Words, n: np.uint64) -> Words:
     """Swap-or-not shuffle of 1 … n − 1, keyed; 0 stays 0. n ≤ 2^63."""
     bits = 0
@@ -469,7 +470,7 @@ def _bijection(key: np.uint64, indices: Words, n: np.uint64) -> Words:
     return out
 
 
-@njit(cache=True, nogil=True)
+@checked
 def _draws(key: np.uint64, indices: Words, m: int) -> Words:
     """Random 32-bit words of each shuffle: (shuffles, m rounded up to a multiple of four)."""
     blocks = (m + 3) // 4
@@ -482,7 +483,7 @@ def _draws(key: np.uint64, indices: Words, m: int) -> Words:
     return out
 
 
-@njit(cache=True, nogil=True)
+@checked
 def _permute(
     draws: Words, ranks: Words, radix: Words, strata: Ints, classes: Ints, members: Ints, out: Permuted
 ) -> None:
@@ -506,7 +507,7 @@ def _permute(
                 out[i, members[slot, k]] = members[sources[slot], k]
 
 
-@njit(cache=True, nogil=True)
+@checked
 def _shuffle_class(words: Words, first: int, last: int, pool: Ints) -> None:
     """Slots first … last − 1 in random order: Fisher-Yates, each draw biased by less than last / 2^32."""
     for k in range(first, last):
@@ -516,7 +517,7 @@ def _shuffle_class(words: Words, first: int, last: int, pool: Ints) -> None:
         pool[k], pool[other] = pool[other], pool[k]
 
 
-@njit(cache=True, nogil=True)
+@checked
 def _unrank(
     rank: np.uint64,
     count: np.uint64,

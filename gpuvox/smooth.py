@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import correlate1d, maximum_filter1d, minimum_filter1d
 
+from gpuvox.compiled import checked
 from gpuvox.device import Device, blocks_over
 from gpuvox.grid import Grid
 
@@ -214,7 +214,7 @@ def _read_by(spans: NDArray[np.int64], width: int, axis: int, px: int) -> NDArra
     return np.stack([start, stop], axis=-1)
 
 
-@njit(cache=True, nogil=True)
+@checked
 def _smooth_maps(  # noqa: PLR0913
     maps: Floats,
     norm: Floats,
@@ -239,7 +239,7 @@ def _smooth_maps(  # noqa: PLR0913
                 out[b, v] = along_z[j, x[v]] / norm[v]
 
 
-@njit(cache=True, nogil=True)
+@checked
 def _add(acc: Floats, values: Floats, a: int, b: int, weight: np.float32) -> None:
     """Accumulate two stretches of `values`, starting at a and at b: the neighbours at one distance."""
     # Unsigned indices cannot be negative, which spares numba's wrap-around and lets the loop vectorise.
@@ -248,7 +248,7 @@ def _add(acc: Floats, values: Floats, a: int, b: int, weight: np.float32) -> Non
         acc[i] += weight * (values[first + i] + values[second + i])
 
 
-@njit(cache=True, nogil=True)
+@checked
 def _pass_x(values: Floats, first: Ints, x: Ints, spans: Ints, weights: Floats, out: Floats) -> None:
     h = weights.shape[0] - 1
     row = np.zeros(out.shape[1] + 2 * h, dtype=np.float32)
@@ -268,7 +268,7 @@ def _pass_x(values: Floats, first: Ints, x: Ints, spans: Ints, weights: Floats, 
             row[x[v] + h] = 0
 
 
-@njit(cache=True, nogil=True)
+@checked
 def _pass_rows(rows: Floats, spans: Ints, weights: Floats, step: int, length: int, out: Floats) -> None:
     """Smooth along y (step 1) or z (step py): an axis of `length` rows that lie `step` rows apart."""
     flat, px, outside = rows.reshape(-1), rows.shape[1], rows.shape[0] - 1

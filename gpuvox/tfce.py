@@ -44,10 +44,9 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from gpuvox.compiled import inner
+from gpuvox.compiled import checked, inner
 from gpuvox.device import Device, DeviceError, slots_for
 from gpuvox.grid import CONNECTIVITIES, Grid, neighbour_steps
 from gpuvox.heights import LINEAR, add_to_scores, ladder, score_values
@@ -800,7 +799,7 @@ _i32 = np.int32
 # -- kernels --------------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@checked
 def _enhance(stat, layout, levels, scratch, kind, maxima, maps, high):
     """Fill maxima (2, B) and, unless it has no rows, maps (B, V). Maps with too many levels are left out, and noted."""
     full = len(maps) > 0
@@ -1195,7 +1194,7 @@ def _write(runs, cap, scratch, out):
             scores[i] = score * (np.int64(c > 0) - np.int64(c < 0))
 
 
-@njit(cache=True, nogil=True)
+@checked
 def _grow(position, worth, sizes, offsets, box):
     """TFCE of voxels listed by falling height, by a tree of components (Najman & Couprie 2006, IEEE TIP 15:3531).
 

@@ -8,6 +8,9 @@ import math
 import re
 from typing import Any, NoReturn, cast
 
+from gpuvox.cli.talk import warn
+from gpuvox.limits import most_threads
+
 
 class UsageError(ValueError):
     """An option that is unknown, lacks its value, or has one that makes no sense."""
@@ -133,3 +136,11 @@ def some_names(text: str) -> tuple[str, ...]:
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} names no column")
     return found
+
+
+def threads(text: str) -> int:
+    """A number of threads: at least 1, and at most what can be of use."""
+    asked, most = at_least_one(text), most_threads()
+    if asked > most:
+        warn(f"--threads {text}: {most} are used, the most on this machine; results do not depend on it")
+    return min(asked, most)

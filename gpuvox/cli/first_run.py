@@ -11,14 +11,15 @@ from gpuvox.cli.talk import complain
 
 def compile_ahead(quiet: bool) -> None:
     """Compile what every run needs, if that has not been done; say so unless `quiet`."""
-    from gpuvox.compiled import is_cached
-    from gpuvox.executors import default_threads
+    from gpuvox.compiled import WHY_NOT_KEPT, is_cached
+    from gpuvox.limits import default_threads
 
     if is_cached():
         return
     if not quiet:
-        complain("First run: compiling the loops, which takes some seconds.")
-    if default_threads() < 2:
+        begins = "Compiling" if WHY_NOT_KEPT else "First run: compiling"
+        complain(f"{begins} the loops, which takes some seconds.")
+    if default_threads() < 2 or WHY_NOT_KEPT:  # a helper could not pass on what it compiles
         return
     code = "from gpuvox.cli.first_run import compile_enhancement; compile_enhancement()"
     # -P: without it Python would import from the current folder, which may be somebody's data.

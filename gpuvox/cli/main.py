@@ -125,9 +125,10 @@ def _notices_told() -> Iterator[None]:
         show_other = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            from gpuvox.caches import CacheWarning
             from gpuvox.files import Notice
 
-            if not issubclass(category, Notice):
+            if not issubclass(category, Notice | CacheWarning):
                 show_other(message, category, *where, **more)
             elif str(message) not in said:
                 said.add(str(message))

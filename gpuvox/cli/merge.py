@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, UsageError, at_least_one
+from gpuvox.cli.arguments import Parser, UsageError, threads
 from gpuvox.cli.talk import say, silent, warn
 
 EPILOG = """\
@@ -37,7 +37,7 @@ def build_parser() -> Parser:
         help="output root (that of the shards, if it is in the current folder)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (auto)")
-    parser.add_argument("--threads", type=at_least_one, metavar="N", help="threads (all processors)")
+    parser.add_argument("--threads", type=threads, metavar="N", help="threads (all processors)")
     parser.add_argument("--scratch", metavar="DIR", default="", help="data in a file here, not in memory")
     parser.add_argument("--quiet", action="store_true", help="print errors and warnings only")
     return parser

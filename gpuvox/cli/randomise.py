@@ -21,6 +21,7 @@ from gpuvox.cli.arguments import (
     not_negative,
     positive,
     tfce_step,
+    threads,
 )
 from gpuvox.cli.foreign import remedy
 from gpuvox.cli.talk import say, silent, warn
@@ -151,7 +152,7 @@ def _add_own(group: Any) -> None:
                        help="repeat the permutations of ROOT_perm_tstat1.txt …, whatever -n says")  # fmt: skip
     group.add_argument("--tfce-exact", action="store_true", help="TFCE's integral in closed form, no steps")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (auto)")
-    group.add_argument("--threads", type=at_least_one, metavar="N", help="threads (all processors)")
+    group.add_argument("--threads", type=threads, metavar="N", help="threads (all processors)")
     group.add_argument("--checkpoint", metavar="FILE", default="",
                        help="keep what is done (long runs: ROOT_checkpoint.tally)")  # fmt: skip
     group.add_argument("--resume", action="store_true", help="go on from the checkpoint")
@@ -384,7 +385,7 @@ def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
 def _cluster(options: argparse.Namespace) -> Any:
     """The Dask cluster that is asked for, if one is."""
     from gpuvox.distributed import Cluster
-    from gpuvox.executors import default_threads
+    from gpuvox.limits import default_threads
 
     if not (options.workers or options.scheduler or options.scheduler_file):
         return None

@@ -17,7 +17,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,8 +26,9 @@ from scipy import fft
 from scipy.ndimage import gaussian_filter
 
 from gpuvox import files
-from gpuvox.executors import default_threads
 from gpuvox.grid import Grid
+from gpuvox.limits import default_threads
+from gpuvox.pool import Pool
 from gpuvox.qmri import FieldConversion, TissueModel, tissue_r1
 from gpuvox.study.config import example
 
@@ -482,7 +482,7 @@ def write(
     template = Template(SCALES[scale])
     cohort = draw_cohort(template, seed, null)
     scanner = Scanner(template, cohort, seed)
-    with _new_folder(os.fspath(out)) as folder, ThreadPoolExecutor(default_threads()) as pool:
+    with _new_folder(os.fspath(out)) as folder, Pool(default_threads()) as pool:
         _write_template(folder, template)
         jobs = [pool.submit(_write_subject, folder, scanner, i) for i in range(cohort.n)]
         try:

@@ -1,0 +1,99 @@
+"""Folders that compiled code is kept in: used only if nobody else can put anything there.
+
+numba's caches hold pickles, and CuPy's machine code: who can write there runs code as whoever reads them. A folder is
+trusted if it, the folders above it and the files in it belong to the user or to root, and no one else can write there.
+A group of the user's own (its name and the user's are one, and it has no other members: a umask of 002 is usual then)
+counts as the user. Where the sources lie beside their cache, whoever may change the sources may write the cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from functools import cache
+from pathlib import Path
+
+OTHERS = stat.S_IWOTH
+GROUP = stat.S_IWGRP
+
+
+class CacheWarning(UserWarning):
+    """Compiled code is not kept, or not read; one line."""
+
+
+def fault(folder: str | os.PathLike[str], beside: str | os.PathLike[str] = "") -> str:
+    """Why a folder, which need not be there yet, cannot be trusted; empty if it can.
+
+    Parameters
+    ----------
+    folder : path
+    beside : path
+        Folder of the sources, if the cache lies within it.
+    """
+    path = os.path.abspath(folder)
+    real = os.path.realpath(path)
+    source = os.stat(beside) if beside else None
+    found = _fault_of_content(real, source)
+    if found or source:
+        return found
+    above = [os.fspath(each) for each in Path(real).parents if each.exists()]
+    return next(filter(None, (_fault_of(each, is_above=True) for each in above)), "")
+
+
+def _fault_of_content(real: str, source: os.stat_result | None) -> str:
+    if not os.path.isdir(real):
+        return ""
+    with contextlib.suppress(PermissionError), os.scandir(real) as entries:
+        for entry in entries:
+            if entry.name.startswith((".", "__")) or entry.is_symlink() or entry.name.endswith(".pyc"):
+                continue
+            said = _fault_of(entry.path, source)
+            if said:
+                return said
+    return _fault_of(real, source)
+
+
+def _fault_of(path: str, source: os.stat_result | None = None, is_above: bool = False) -> str:
+    """Why others could change what is in a folder, or a file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    owners = {os.geteuid(), 0} | ({os.stat("/").st_uid} if is_above else set())
+    if source:
+        owners.add(source.st_uid)
+    if status.st_uid not in owners:
+        return f"{path} belongs to another user"
+    if is_above and status.st_mode & stat.S_ISVTX:
+        return ""  # others can add to it, and not replace what is there
+    theirs = bool(source and source.st_mode & GROUP and source.st_gid == status.st_gid)
+    if status.st_mode & OTHERS or (status.st_mode & GROUP and not theirs and not _is_private(status.st_gid)):
+        return f"others can write to {path}"
+    return ""
+
+
+@cache
+def _is_private(group: int) -> bool:
+    """Whether a group is the user's own."""
+    import grp
+    import pwd
+
+    try:
+        user, found = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+    except KeyError:
+        return False
+    return found.gr_name == user.pw_name and user.pw_gid == group and set(found.gr_mem) <= {user.pw_name}
+
+
+def make(folder: str | os.PathLike[str]) -> bool:
+    """Make a folder, and those above it that are missing, for the user alone; whether files can be written there."""
+    try:
+        missing = [each for each in (Path(folder), *Path(folder).parents) if not each.exists()]
+        for each in reversed(missing):
+            each.mkdir(mode=0o700, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
