@@ -10,7 +10,6 @@ All that can be wrong with a file is a `FileError` whose one sentence names the 
 from __future__ import annotations
 
 import contextlib
-import csv
 import glob
 import gzip
 import hashlib
@@ -44,6 +43,19 @@ from gpuvox.missing import EXPECTED, expand, what_is_there
 from gpuvox.pool import Pool
 from gpuvox.rounding import Rounding, may_round
 from gpuvox.scratch import Tiles
+from gpuvox.textfiles import (
+    FileError,
+    Row,
+    as_number,
+    check_names,
+    check_rows,
+    decode_text,
+    format_table,
+    lines_of,
+    parse_table,
+)  # fmt: skip
+from gpuvox.textfiles import Table as TextTable
+from gpuvox.textfiles import reason as _reason
 
 Name = str | os.PathLike[str]
 Progress = Callable[[int, int], None]
@@ -91,13 +103,6 @@ GEOMETRY += ["qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"
 _DAMAGE = (OSError, EOFError, zlib.error, OverflowError)
 
 
-class FileError(ValueError):
-    """A file that is missing, ambiguous, malformed, or that cannot be written; one line, whatever the file holds."""
-
-    def __init__(self, said: str) -> None:
-        super().__init__(" ".join(said.splitlines()))
-
-
 class Notice(UserWarning):
     """What was made of a file that can be read in more than one way; a warning of Python's, a line of the command."""
 
@@ -105,10 +110,6 @@ class Notice(UserWarning):
 def notice(said: str) -> None:
     """Warn of something about a file (`Notice`)."""
     warnings.warn(" ".join(said.splitlines()), Notice, stacklevel=3)
-
-
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
 
 
 # ---------------------------------------------------------------------------------------------------- names
@@ -1160,8 +1161,9 @@ def read_named_matrix(path: Name) -> Matrix:
     Parameters
     ----------
     path : path
-        A VEST file starts with `/`. Anything else is a table: a first row of names, then rows of numbers,
-        separated by tabs if the first row has one, by commas otherwise.
+        A VEST file has a line `/Matrix`, or starts with `/`. Anything else is a table: a first row of names, then
+        rows of numbers, separated by tabs if the first row has one, by commas otherwise. Numbers without names are
+        neither.
 
     Returns
     -------
@@ -1173,17 +1175,20 @@ def read_named_matrix(path: Name) -> Matrix:
         Missing, empty or not text; anything that `read_vest` refuses; a table without names, with a name
         missing or used twice, rows of another length, or an entry that is not a finite number.
     """
-    path, lines = Path(path), _text_lines(path)
+    path, text = Path(path), decode_text(path, read_bytes(path))
+    lines = lines_of(text)
     first = next((line for line in lines if line.strip()), "")
     if not first:
         raise FileError(f"{path} is empty; a VEST matrix, or a table with a row of names, is expected")
-    return _parse_vest(path, lines) if first.lstrip().startswith("/") else _parse_table(path, lines, first)
+    is_vest = first.lstrip().startswith("/") or any(line.split(maxsplit=1)[:1] == ["/Matrix"] for line in lines)
+    return _parse_vest(path, lines) if is_vest else _parse_table(path, text)
 
 
 def read_vest(path: Name) -> NDArray[np.float64]:
     """Read FSL's VEST format: `/NumWaves` columns, `/NumPoints` or `/NumContrasts` rows, after `/Matrix`.
 
-    Other lines of the header are ignored.
+    Other lines of the header are ignored. A row may go over several lines, and a line may hold several rows, as long
+    as the lines are alike.
 
     Returns
     -------
@@ -1224,7 +1229,7 @@ def write_vest(path: Name, matrix: ArrayLike, kind: str = "mat", *, names: Seque
 
 
 def _parse_vest(path: Path, lines: Sequence[str]) -> Matrix:
-    start = next((i for i, line in enumerate(lines) if line.split()[:1] == ["/Matrix"]), None)
+    start = next((i for i, line in enumerate(lines) if line.split(maxsplit=1)[:1] == ["/Matrix"]), None)
     if start is None:
         raise FileError(f"{path} has no /Matrix; a VEST file is expected")
     header = [line.strip().split(maxsplit=1) for line in lines[:start] if line.lstrip().startswith("/")]
@@ -1233,6 +1238,7 @@ def _parse_vest(path: Path, lines: Sequence[str]) -> Matrix:
     rows_key = "/NumPoints" if "/NumPoints" in keys else "/NumContrasts"
     rows = _count(path, keys, rows_key)
     numbered = [(i, line.split()) for i, line in enumerate(lines[start + 1 :], start + 2) if line.strip()]
+    numbered = _unwrapped(numbered, rows, columns)
     values = [_finite_row(path, i, fields, columns, "/NumWaves") for i, fields in numbered]
     if len(values) != rows:
         raise FileError(f"{path} has {len(values)} rows after /Matrix; {rows_key} says {rows}")
@@ -1249,28 +1255,48 @@ def _count(path: Path, keys: Mapping[str, str], key: str) -> int:
     return int(keys[key])
 
 
-def _parse_table(path: Path, lines: Sequence[str], first: str) -> Matrix:
-    reader = csv.reader(lines, delimiter="\t" if "\t" in first else ",", skipinitialspace=True)
-    try:
-        rows = [(reader.line_num, fields) for fields in reader if any(field.strip() for field in fields)]
-    except csv.Error as error:
-        raise FileError(f"{path}, line {reader.line_num}: {_reason(error)}") from error
-    if not rows:
-        raise FileError(f"{path} holds nothing but quotes; a row of names is expected")
-    names = [field.strip() for field in rows[0][1]]
-    if any(math.isfinite(_number(name)) for name in names):
+def _unwrapped(numbered: list[tuple[int, list[str]]], rows: int, columns: int) -> list[tuple[int, list[str]]]:
+    """Rows of a matrix that was written in lines of another length, if there is no doubt where they end.
+
+    FSL reads numbers in a row, whatever the lines are. A number too few in one row and one too many in another would
+    go unseen so: lines are taken for wrapped rows only if each holds whole rows, if each row begins a line, or if all
+    but the last are of one length.
+    """
+    counts = [len(fields) for _, fields in numbered]
+    if sum(counts) != rows * columns or counts == [columns] * rows:
+        return numbered
+    ends = {columns * (i + 1) for i in range(rows)}
+    begins = ends <= set(np.cumsum(counts).tolist())
+    alike = len(set(counts[:-1])) == 1 and counts[-1] <= counts[0]
+    if not (begins or alike or all(count % columns == 0 for count in counts)):
+        return numbered
+    fields = [(i, field) for i, line in numbered for field in line]
+    starts = range(0, len(fields), columns)
+    return [(fields[k][0], [field for _, field in fields[k : k + columns]]) for k in starts]
+
+
+def _parse_table(path: Path, text: str) -> Matrix:
+    table = parse_table(path, text)
+    if table is None or not table.names:
         raise FileError(
-            f"{path} starts with the numbers {first.strip()!r}; a table needs a first row of names, "
-            "and a VEST matrix its header with /Matrix"
+            f"{path} holds nothing but comments; a VEST matrix, or a table with a row of names, is expected"
         )
-    where = _column_of_names(names, rows[1:])
+    names = table.names
+    if any(name and all(math.isfinite(as_number(word)) for word in name.split()) for name in names):
+        raise FileError(
+            f"{path} starts with the numbers {table.first.strip()!r}; a table needs a first row of names, "
+            "and a VEST matrix its header with /Matrix (Text2Vest writes it)"
+        )
+    where = _column_of_names(names, table.rows)
     columns = [name for i, name in enumerate(names) if i != where]
     if not columns or "" in columns or len(set(columns)) < len(columns):
         raise FileError(f"{path}: the columns are called {names}; each needs a name of its own")
-    if len(rows) == 1:
+    if not table.rows:
         raise FileError(f"{path} has a row of names but no numbers")
+    _check_separator(path, table)
     of_rows, values = [], []
-    for line, fields in rows[1:]:
+    for row in table.rows:
+        line, fields = row.line, row.cells
         if where is not None and len(fields) == len(names):
             of_rows.append(fields[where].strip())
             fields = [field for i, field in enumerate(fields) if i != where]
@@ -1282,7 +1308,7 @@ def _parse_table(path: Path, lines: Sequence[str], first: str) -> Matrix:
     return Matrix(np.array(values), tuple(of_rows), tuple(columns))
 
 
-def _column_of_names(names: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]) -> int | None:
+def _column_of_names(names: Sequence[str], rows: Sequence[Row]) -> int | None:
     """Which column of a table of numbers names its rows, if one does.
 
     One of `ID_COLUMNS` always; the first, if it is called as in `NAME_COLUMNS` (pandas writes an index under no name),
@@ -1291,23 +1317,22 @@ def _column_of_names(names: Sequence[str], rows: Sequence[tuple[int, Sequence[st
     ids = [i for i, name in enumerate(names) if name.casefold() in ID_COLUMNS]
     if ids:
         return ids[0]
-    first = [fields[0] for _, fields in rows if fields]
-    are_text = any(not math.isfinite(_number(field)) for field in first)
+    first = [row.cells[0] for row in rows]
+    are_text = any(not math.isfinite(as_number(field)) for field in first)
     return 0 if names[0].casefold() in NAME_COLUMNS and are_text else None
 
 
-def _number(field: str) -> float:
-    """The number a field spells, NaN if it is none; Python's underscores are none."""
-    try:
-        return float(field.replace("_", "?"))
-    except ValueError:
-        return math.nan
+def _check_separator(path: Path, table: TextTable) -> None:
+    """Raise `FileError` for a table that is separated by blanks."""
+    words = table.names[0].split()
+    if len(table.names) == 1 < len(words) and all(len(row.cells[0].split()) == len(words) for row in table.rows):
+        raise FileError(f"{path} is separated by blanks; tabs or commas expected, or a VEST matrix with /Matrix")
 
 
 def _finite_row(path: Path, line: int, fields: Sequence[str], columns: int, origin: str) -> list[float]:
     if len(fields) != columns:
         raise FileError(f"{path}, line {line}: {len(fields)} numbers in the row; {origin} says {columns}")
-    values = [_number(field) for field in fields]
+    values = [as_number(field) for field in fields]
     for field, value in zip(fields, values):
         if not math.isfinite(value):
             raise FileError(f"{path}, line {line}: {field!r} is not a finite number")
@@ -1331,30 +1356,19 @@ def read_table(path: Name, required: Sequence[str] = (), *, long: bool = False, 
     Returns
     -------
     pandas.DataFrame of str
+        Of a table of participants, ``attrs["levels"]`` names the columns that a JSON file beside it gives ``Levels``.
 
     Raises
     ------
     FileError
         Not a table; no row; a column or a cell is missing; `participant_id` occurs twice.
     """
-    import pandas as pd
-
     path = Path(path)
-    lines = _text_lines(path)
-    _check_rows(path, lines)
-    try:
-        table = pd.read_csv(
-            path, sep="\t" if lines and "\t" in lines[0] else ",", dtype=str, keep_default_na=False,
-            skipinitialspace=True,
-        )  # fmt: skip
-    except UnicodeError as error:
-        raise FileError(f"{path} is not in UTF-8; save it as UTF-8 text") from error
-    except ValueError as error:
-        raise FileError(f"{path} is not a table: {_reason(error)}") from error
-    table.columns = table.columns.str.strip()
+    table = _frame(_checked_table(path))
     missing = [column for column in required if column not in table.columns]
     if missing:
-        raise FileError(f"{path} has no column {missing[0]!r}; it has {', '.join(table.columns)}")
+        there = ", ".join(table.columns[:20]) + (" …" if len(table.columns) > 20 else "")
+        raise FileError(f"{path} has no column {missing[0]!r}; it has {there}")
     if not (len(table) or may_be_empty):
         raise FileError(f"{path} has no row below its header")
     for column in required:
@@ -1367,7 +1381,41 @@ def read_table(path: Name, required: Sequence[str] = (), *, long: bool = False, 
         twice = table["participant_id"][table["participant_id"].duplicated()]
         if len(twice):
             raise FileError(f"{path} has participant_id {twice.iloc[0]} twice")
+    if "participant_id" in table.columns:
+        table.attrs["levels"] = _declared(path)
     return table
+
+
+def _checked_table(path: Path) -> TextTable:
+    table = parse_table(path, decode_text(path, read_bytes(path), strict=True))
+    if table is None:
+        raise FileError(f"{path} is empty; a table with a header row expected")
+    names = table.names
+    if "" in names and len(set(names)) == len(names):
+        names[names.index("")] = f"Unnamed: {names.index('')}"  # as pandas calls the row names that R writes
+    check_names(path, table)
+    check_rows(path, table)
+    if len(names) == 1 and "participant_id" in names[0].split()[1:] + names[0].split()[:-1]:
+        raise FileError(f"{path} is separated by blanks; tabs or commas expected")
+    return table
+
+
+def _declared(path: Path) -> tuple[str, ...]:
+    """Columns that the JSON file beside a table describes as categories, as BIDS does."""
+    beside = path.with_suffix(".json")
+    if path.suffix == ".json" or not beside.is_file():
+        return ()
+    described = read_json(beside)
+    return tuple(name for name, column in described.items() if isinstance(column, dict) and "Levels" in column)
+
+
+def _frame(table: TextTable) -> Any:
+    import pandas as pd
+
+    cells = np.empty((len(table.rows), len(table.names)), dtype=object)
+    for i, row in enumerate(table.rows):
+        cells[i] = row.cells
+    return pd.DataFrame(cells, columns=table.names, dtype=object)
 
 
 def sidecar(name: Name) -> dict[str, Any]:
@@ -1418,13 +1466,7 @@ def read_bytes(path: Name, most: int = MOST_TEXT) -> bytes:
 
 
 def _text_lines(path: Name) -> list[str]:
-    content = read_bytes(path)
-    if b"\0" in content:
-        raise FileError(f"{os.fspath(path)} is not a text file")
-    text = content.decode("utf-8-sig", errors="replace")
-    # Not str.splitlines, which also takes marks of other scripts and of word processors for ends.
-    lines = re.split(r"\r\n|\r|\n", text)
-    return lines[:-1] if not lines[-1] else lines
+    return lines_of(decode_text(path, read_bytes(path)))
 
 
 # ------------------------------------------------------------------------------ permutations, null maxima
@@ -1506,37 +1548,10 @@ def write_text(path: Name, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
-def _check_header(path: Path, lines: Sequence[str]) -> None:
-    """Columns have names of their own (pandas would make up others), and are separated by tabs or commas."""
-    line = lines[0] if lines else ""
-    names = [name.strip() for name in next(csv.reader([line], delimiter="\t" if "\t" in line else ","), [])]
-    twice = [name for i, name in enumerate(names) if name in names[:i]]
-    if twice:
-        raise FileError(f"{path} has the column {twice[0]!r} twice")
-    if len(names) == 1 and ";" in line:
-        raise FileError(f"{path} is separated by semicolons; tabs or commas expected")
-
-
-def _check_rows(path: Path, lines: Sequence[str]) -> None:
-    """Every row has a field for each column: pandas would shift, or fill up, those that have not."""
-    if not any(line.strip() for line in lines):
-        raise FileError(f"{path} is empty; a table with a header row expected")
-    _check_header(path, lines)
-    rows = csv.reader(lines, delimiter="\t" if "\t" in lines[0] else ",", skipinitialspace=True)
-    try:
-        filled = (row for row in rows if len(row) > 1 or "".join(row).strip())
-        header = next(filled, [])
-        for number, row in enumerate(filled, start=1):
-            if len(row) != len(header):
-                raise FileError(
-                    f"{path}: row {number} ({row[0].strip()}) has {len(row)} fields, the header {len(header)}"
-                )
-    except csv.Error as error:
-        raise FileError(f"{path} is not a table: {error}") from error
-
-
 def write_table(path: Name, table: Any) -> None:
     """Write a table as TSV: eight digits, ``n/a`` for what is missing; whole or not at all.
+
+    Cells with tabs, line breaks or quotation marks are in quotation marks, and `read_table` reads them back.
 
     Parameters
     ----------
@@ -1547,19 +1562,19 @@ def write_table(path: Name, table: Any) -> None:
     Raises
     ------
     FileError
-        A cell holds a tab or a line break, or the file cannot be written.
+        A cell holds what no text file can, or the file cannot be written.
     """
-    lines = ["\t".join(_cell(path, name) for name in table.columns)]
-    lines += ["\t".join(_cell(path, value) for value in row) for row in table.itertuples(index=False, name=None)]
-    write_text(path, "\n".join(lines) + "\n")
+    names = [_cell(path, name) for name in table.columns]
+    rows = [[_cell(path, value) for value in row] for row in table.itertuples(index=False, name=None)]
+    write_text(path, format_table(names, rows) if names else "\n")
 
 
 def _cell(path: Name, value: Any) -> str:
     if value is None or value != value:
         return "n/a"
     text = f"{value:.8g}" if isinstance(value, float | np.floating) else str(value)
-    if not set(text).isdisjoint("\t\n\r"):
-        raise FileError(f"{os.fspath(path)} cannot be written: {text!r} holds a tab or a line break")
+    if "\0" in text:
+        raise FileError(f"{os.fspath(path)} cannot be written: {text!r} holds a zero byte")
     return text
 
 

@@ -9,7 +9,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -328,7 +328,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         content = tomllib.loads(text)
     except RecursionError:
         raise FileError(f"{path} is not TOML of a study: brackets within brackets, too deep to be read") from None
-    except (tomllib.TOMLDecodeError, UnicodeError) as error:
+    except ValueError as error:  # also text that is not UTF-8, and numbers of more digits than Python reads
         raise FileError(f"{path} is not TOML: {error}") from None
     reader = _Reader(path, key_lines(text))
     values = reader.section(Config, content, (), {"path": path, "text": text})
@@ -442,7 +442,7 @@ class _Reader:
             wanted = f"a list, [[{_spelled(where)}]]" if tables else 'a list such as ["a", "b"]'
             self._expect(isinstance(value, list), wanted, value, where)
             found = tuple(self._typed(inner, each, (*where, i)) for i, each in enumerate(value))
-            twice = [each for i, each in enumerate(found) if each in found[:i]]
+            twice = _twice(found)
             self._expect(not twice, f"each once (not {twice[0]!r} twice)" if twice else "", value, where)
             return found
         named = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
@@ -450,11 +450,25 @@ class _Reader:
             kind is bool or not isinstance(value, bool)
         )
         self._expect(right and value == value, named[kind], value, where)
-        return kind(value)
+        try:
+            return kind(value)
+        except OverflowError:
+            raise self.error(where, f"has {len(str(value))} digits; expected {named[kind]}") from None
 
     def _expect(self, right: bool, wanted: str, value: Any, where: tuple[str | int, ...]) -> None:
         if not right:
             raise self.error(where, f"is {value!r}; expected {wanted}")
+
+
+def _twice(values: Sequence[Any]) -> list[Any]:
+    """The first value that occurs twice, if there is one."""
+    seen = set()
+    for value in values:
+        if isinstance(value, str | int | float):
+            if value in seen:
+                return [value]
+            seen.add(value)
+    return []
 
 
 def _spelled(where: tuple[str | int, ...]) -> str:
@@ -471,22 +485,30 @@ def key_lines(text: str) -> dict[tuple[str | int, ...], int]:
     counts: dict[tuple[str | int, ...], int] = {}
     section: tuple[str | int, ...] = ()
     depth, quotes = 0, ""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(re.split(r"\r\n|\n", text), 1):
         if not depth and not quotes:
-            header = re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", line)
-            key = re.match(r"\s*([A-Za-z0-9_.\"' -]+?)\s*=", line)
+            header, is_list, key = _header_or_key(line.strip())
             if header:
-                section = _located(_parts(header[2]), counts)
-                if header[1] == "[[":
+                section = _located(_parts(header), counts)
+                if is_list:
                     counts[section] = counts.get(section, -1) + 1
                     found.setdefault(section, number)
                     section = (*section, counts[section])
                 found.setdefault(section, number)
                 continue
             if key:
-                found.setdefault((*section, *_parts(key[1])), number)
+                found.setdefault((*section, *_parts(key)), number)
         depth, quotes = _open_ends(line, depth, quotes)
     return found
+
+
+def _header_or_key(line: str) -> tuple[str, bool, str]:
+    """``[section]``, whether it is one of a list, and the key before ``=``; empty where there is none."""
+    if line.startswith("["):
+        header, closed, _ = line.lstrip("[").partition("]")
+        return (header.strip() if closed else ""), line.startswith("[["), ""
+    key, is_set, _ = line.partition("=")
+    return "", False, (key.strip() if is_set and re.fullmatch(r"[A-Za-z0-9_.\"' -]+", key.strip()) else "")
 
 
 def _located(section: tuple[str | int, ...], counts: Mapping[tuple[str | int, ...], int]) -> tuple[str | int, ...]:
@@ -502,13 +524,29 @@ def _parts(dotted: str) -> tuple[str, ...]:
 
 def _open_ends(line: str, depth: int, quotes: str) -> tuple[int, str]:
     """Brackets, and the multi-line text, that are open at the end of a line."""
-    for token in re.findall(r'"""|\'\'\'|"(?:\\.|[^"\\])*"|\'[^\']*\'|#|[\[\]{}]', line):
+    position = 0
+    while position < len(line):
         if quotes:
-            quotes = "" if token == quotes else quotes
-        elif token in ('"""', "'''"):
-            quotes = token
-        elif token == "#":
+            position, quotes = _within_text(line, position, quotes)
+        elif (mark := line[position : position + 3]) in ('"""', "'''"):
+            position, quotes = position + 3, mark
+        elif line[position] in "\"'":
+            position, quotes = position + 1, line[position]
+        elif line[position] == "#":
             break
         else:
-            depth += (token in "[{") - (token in "]}") if len(token) == 1 else 0
-    return max(depth, 0), quotes
+            depth = max(depth + (line[position] in "[{") - (line[position] in "]}"), 0)
+            position += 1
+    return depth, quotes if len(quotes) == 3 else ""
+
+
+def _within_text(line: str, position: int, quotes: str) -> tuple[int, str]:
+    """Where a text ends that is open, and what is open then."""
+    while position < len(line):
+        if line[position] == "\\" and quotes[0] == '"':
+            position += 2
+        elif line.startswith(quotes, position):
+            return position + len(quotes), ""
+        else:
+            position += 1
+    return position, quotes

@@ -16,6 +16,7 @@ from scipy import stats
 
 from gpuvox.files import FileError
 from gpuvox.study.ancova import LEVEL, check_assumptions, check_finite, columns_of, mean_of, sd_of
+from gpuvox.study.levels import check_categories
 from gpuvox.study.tables import assign_groups, label, require
 
 Float64 = NDArray[np.float64]
@@ -142,6 +143,7 @@ def demographics(
         if name in (group, "participant_id"):
             raise FileError(f"{name} cannot be described by group")
         check_finite(table[name])
+        check_categories(table, name, "the table")
         samples = {v: table[name][groups.codes == i].dropna() for i, v in enumerate(groups.levels)}
         wanted = (tests or {}).get(name, "")
         try:

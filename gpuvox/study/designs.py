@@ -24,6 +24,7 @@ from gpuvox.files import FileError
 from gpuvox.names import Names
 from gpuvox.participants import Rows
 from gpuvox.study.ancova import independent
+from gpuvox.study.levels import check_categories
 from gpuvox.study.stacks import (
     Progress,
     check_target,
@@ -333,6 +334,7 @@ def group_cells(
     """
     require(table, [group], origin)
     complete(table, [group], origin)
+    check_categories(table, group, origin)
     of_row = labels(table[group]).to_numpy(dtype=object)
     levels = sorted(set(of_row))
     if len(levels) < 2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,7 +79,6 @@ def execute(command: Command, say: Callable[[str], None]) -> None:
         raise FileError(f"{origin}: {str(error).removeprefix('the table: ')}") from None
     outputs = {f"{command.out}.tsv": compared, f"{command.out}_demographics.tsv": people}
     written = {path: frame for path, frame in outputs.items() if frame is not None}
-    _check_cells(written.values(), command.table)
     record = _record(command, part, groups, compared, people) | {"subset_leaves_out": out.record()}
     for path, frame in written.items():
         files.write_table(path, frame)
@@ -103,14 +102,6 @@ def _check_outputs(command: Command) -> None:
     check_root_name(command.out, "--out", "groups")
     check_targets(command.out, endings)
     files.check_not_read([command.out + ending for ending in endings], command.inputs)
-
-
-def _check_cells(tables: Iterable[pd.DataFrame], origin: str) -> None:
-    """Raise `FileError` for text that no TSV can hold, before anything is written."""
-    for table in tables:
-        for cell in (*table.columns, *table.to_numpy(dtype=object).ravel()):
-            if isinstance(cell, str) and not set(cell).isdisjoint("\t\n\r"):
-                raise FileError(f"{origin}: {cell!r} holds a tab or a line break")
 
 
 def _chosen(command: Command, table: pd.DataFrame) -> list[str]:

@@ -43,6 +43,7 @@ from gpuvox.study.designs import (
     group_cells,
     group_design,
 )
+from gpuvox.study.levels import check_levels
 from gpuvox.study.stacks import (
     Images,
     Progress,
@@ -190,11 +191,13 @@ def read_visits(
         Columns or visits are missing, a subject has a visit twice, or the order of the visits is not known.
     """
     require(table, [subject, visit], origin)
+    check_levels(table, visit, origin)
     who, when = (table[name].str.strip() for name in (subject, visit))
     names = _order(sorted(set(when)), order, visit, os.fspath(origin))
     inside = np.flatnonzero(when.isin(names))
     subjects = tuple(dict.fromkeys(who.iloc[inside]))
-    who_code = np.array([subjects.index(name) for name in who.iloc[inside]])
+    numbers = {name: i for i, name in enumerate(subjects)}
+    who_code = np.array([numbers[name] for name in who.iloc[inside]])
     when_code = np.array([names.index(name) for name in when.iloc[inside]])
     sequence = np.lexsort((when_code, who_code))
     rows, who_code, when_code = inside[sequence], who_code[sequence], when_code[sequence]
@@ -217,12 +220,16 @@ def _order(found: Sequence[str], given: Sequence[str], column: str, origin: str)
         raise FileError(f"{origin}: the only {column} is {names[0]}; two visits are needed")
     if given:
         return names
-    parts = [re.fullmatch(r"(\D*)(\d+(?:\.\d+)?)(\D*)", name) for name in names]
-    if not all(parts) or len({(part[1], part[3]) for part in parts if part}) > 1:
+    parts = [re.fullmatch(r"(\D*)(\d+(?:\.(\d+))?)(\D*)", name) for name in names]
+    numbers = {name: float(part[2]) for name, part in zip(names, parts) if part}
+    # Whether 1.10 comes after 1.9 depends on who writes it.
+    decimals = {len(part[3]) for part in parts if part and part[3]}
+    alike = len({(part[1], part[4]) for part in parts if part}) == 1 and len(numbers) == len(names)
+    if not alike or len(decimals) > 1 or len(set(numbers.values())) < len(names):
         raise FileError(
             f"{origin}: in which order {column} {', '.join(names)} came is not known; say it with --visits"
         )
-    return tuple(sorted(names, key=lambda name: float(re.sub(r"[^\d.]", "", name))))
+    return tuple(sorted(names, key=numbers.__getitem__))
 
 
 def visit_design(
@@ -403,7 +410,8 @@ def find_change(visits: Visits, group: str = "", covariates: Sequence[str] = (),
         if not pd.api.types.is_numeric_dtype(visits.table[name]) or name == group:
             continue
         values = visits.table[name].to_numpy(dtype=np.float64)
-        difference = values[after] - values[before]
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            difference = values[after] - values[before]
         if np.nan_to_num(difference).any():
             if f"{name}_change" in table.columns:
                 raise FileError(f"{visits.origin} has a column {name}_change; that is to be the change of {name}")

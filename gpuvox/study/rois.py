@@ -24,6 +24,7 @@ from gpuvox.grid import Grid
 from gpuvox.study.labels import Region, alike, read_regions
 from gpuvox.study.tables import require
 from gpuvox.targets import check_targets
+from gpuvox.textfiles import as_number
 
 Progress = Callable[[str, int, int], None]
 SIDES = ("left", "right", "both", "none")
@@ -376,7 +377,7 @@ def head_size(table: Any, column: str, origin: str) -> NDArray[np.float64]:
         No such column; a factor is missing, no number, or not positive.
     """
     require(table, [column], origin)
-    factors = pd.to_numeric(table[column].str.strip(), errors="coerce").to_numpy(dtype=np.float64)
+    factors = np.array([as_number(cell) for cell in table[column]])
     wrong = np.flatnonzero(~(np.isfinite(factors) & (factors > 0)))
     if len(wrong):
         who, value = (table[name].iloc[wrong[0]] for name in ("participant_id", column))

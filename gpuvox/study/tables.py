@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import math
 import operator
 import os
 import re
@@ -22,10 +23,12 @@ from numpy.typing import NDArray
 
 from gpuvox import files
 from gpuvox.files import FileError
+from gpuvox.study.levels import alike, check_categories, is_declared
+from gpuvox.textfiles import as_number
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
-MISSING = ("", "n/a", "N/A", "NA", "NaN", "nan", "null", "NULL")
+MISSING = ("", "n/a", "N/A", "#N/A", "NA", "<NA>", "NaN", "nan", "null", "NULL")
 """Cells that hold nothing: as BIDS, R, pandas and spreadsheets write it."""
 
 
@@ -37,17 +40,29 @@ def typed(table: pd.DataFrame) -> pd.DataFrame:
     table : DataFrame of str
         See `files.read_table`.
     """
-    return pd.DataFrame({name: _typed(table[name]) for name in table.columns}, index=table.index)
+    columns = table.to_numpy(dtype=object).T.tolist()
+    found = pd.DataFrame(
+        {name: _typed(name, column) for name, column in zip(table.columns, columns)}, index=table.index
+    )
+    found.attrs = dict(table.attrs)
+    return found
 
 
-def _typed(column: pd.Series) -> pd.Series:
-    text = column.str.strip()
-    given = text.where(~text.isin(MISSING))
-    if column.name == "participant_id":
+def _typed(name: Any, column: list[str]) -> list[Any] | Float64:
+    cells = [cell.strip() for cell in column]
+    given: list[Any] = [np.nan if is_missing(cell) else cell for cell in cells]
+    if name == "participant_id":
         return given
-    numbers = pd.to_numeric(given, errors="coerce").astype(float)
+    numbers = [cell if cell is np.nan else as_number(cell) for cell in given]
     # A column of nothing but n/a is a column of numbers that are missing.
-    return numbers if (numbers.isna() == given.isna()).all() else given
+    if all(value == value or cell is np.nan for value, cell in zip(numbers, given)):
+        return np.array(numbers, dtype=np.float64)
+    return given
+
+
+def is_missing(text: str) -> bool:
+    """Whether a cell holds nothing: one of `MISSING`, or NaN however it is spelled."""
+    return text in MISSING or text.lstrip("+-").lower() == "nan"
 
 
 def labels(column: pd.Series) -> pd.Series:
@@ -96,8 +111,12 @@ def _there_are(names: Iterable[str], wanted: str) -> str:
         return f"did you mean {alike[0]!r}?"
     if len(known) <= 20:
         return f"it has {', '.join(known)}"
-    close = difflib.get_close_matches(wanted, known, 5, 0.5)
+    close = difflib.get_close_matches(wanted, known, 5, 0.5) if len(known) <= MOST_COMPARED else []
     return f"it has {', '.join(close) if close else ', '.join(known[:12])} and others ({len(known)} in all)"
+
+
+MOST_COMPARED = 5000
+"""Names among which those that look alike are sought."""
 
 
 # -- conditions -----------------------------------------------------------------------------------------------------
@@ -145,6 +164,7 @@ class _Condition:
     def __init__(self, table: pd.DataFrame, text: str) -> None:
         self.table = table
         self.quoted: dict[str, str] = {}
+        self.spelled: set[Any] = set()
         self.text = re.sub(r"`([^`]*)`", self._quote, text.strip())
 
     def _quote(self, found: re.Match[str]) -> str:
@@ -154,7 +174,9 @@ class _Condition:
 
     def rows(self) -> Bool:
         try:
-            return self._truth(ast.parse(self.text, mode="eval").body)[0]
+            tree = ast.parse(self.text, mode="eval").body
+            self.spelled = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+            return self._truth(tree)[0]
         except FileError:
             raise
         except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -194,17 +216,42 @@ class _Condition:
             text = left if a.dtype == object else right
             raise FileError(f"{ast.unparse(text)} is text, and is compared with a number")
         known = ~(pd.isna(a) | pd.isna(b))
+        if isinstance(how, ast.Eq | ast.NotEq) and a.dtype == object:
+            self._check_spelling(left, a[known], right, b[known])
         answer = np.zeros(len(known), dtype=bool)
         answer[known] = COMPARISONS[type(how)](a[known], b[known]).astype(bool)
         return answer, known & ~answer
 
+    def _check_spelling(self, left: ast.AST, a: NDArray, right: ast.AST, b: NDArray) -> None:
+        """Raise `FileError` if text that is asked for differs from a value in capitals or blanks only."""
+        for asked, node, values in ((left, right, b), (right, left, a)):
+            if (
+                not isinstance(asked, ast.Constant)
+                or not isinstance(asked.value, str)
+                or isinstance(node, ast.Constant)
+            ):
+                continue
+            name = self._name(node)
+            if is_declared(self.table, name):
+                continue
+            for value in dict.fromkeys(values.tolist()):
+                if value not in self.spelled and alike(value) == alike(asked.value):
+                    raise FileError(
+                        f"{name} is {value!r} in a row, which differs from {asked.value!r} in capitals or blanks only"
+                    )
+
+    def _name(self, node: ast.AST) -> str:
+        name = ast.unparse(node)
+        return self.quoted.get(name, name)
+
     def _value(self, node: ast.AST) -> NDArray:
         n = len(self.table)
-        if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str):
-            return np.full(n, node.value, dtype=object if isinstance(node.value, str) else np.float64)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            return np.full(n, node.value, dtype=object)
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+            return np.full(n, _as_float(node.value))
         if isinstance(node, ast.Name | ast.Attribute):
-            name = ast.unparse(node)
-            name = self.quoted.get(name, name)
+            name = self._name(node)
             require(self.table, [name], "the table")
             column = self.table[name]
             numeric = pd.api.types.is_numeric_dtype(column)
@@ -221,6 +268,16 @@ class _Condition:
         if value.dtype == object:
             raise FileError(f"{ast.unparse(node)} is text; a number is needed")
         return value
+
+
+def _as_float(value: float) -> float:
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise FileError("a number in it is too large")
+    return found
 
 
 # -- covariates and variables ---------------------------------------------------------------------------------------
@@ -243,7 +300,7 @@ def indicators(
     Raises
     ------
     FileError
-        A column or a value is missing.
+        A column or a value is missing, a number is not finite, or text is no categories (`check_categories`).
     """
     require(table, names, origin)
     columns: dict[str, Any] = {}
@@ -251,23 +308,27 @@ def indicators(
         column = table[name]
         complete(table, [name], origin)
         if pd.api.types.is_numeric_dtype(column):
-            columns[name] = column.to_numpy(dtype=np.float64)
+            columns[name] = finite(table, name, origin)
             continue
-        _check_text(table, name, origin)
+        check_categories(table, name, origin)
         for level in sorted(set(column))[1:]:
             columns[f"{name}[{level}]"] = (column == level).to_numpy(dtype=np.float64)
     return pd.DataFrame(columns, index=table.index)
 
 
-def _check_text(table: pd.DataFrame, name: str, origin: str | os.PathLike[str]) -> None:
-    """Raise `FileError` for a column of numbers that a slip has made one of text."""
-    given = table[name].dropna()
-    odd = given[pd.to_numeric(given, errors="coerce").isna()]
-    if len(odd) and len(odd) < len(given) / 2:
-        who = table["participant_id"].loc[odd.index[0]] if "participant_id" in table.columns else "a row"
+def finite(table: pd.DataFrame, name: str, origin: str | os.PathLike[str] = "the table") -> Float64:
+    """(n,) A column of numbers; `FileError` for an infinite one, with its participant. Missing ones are in order."""
+    values = table[name].to_numpy(dtype=np.float64)
+    if np.isinf(values).any():
+        row = int(np.flatnonzero(np.isinf(values))[0])
         raise FileError(
-            f"{os.fspath(origin)}: {name} of {who} is {odd.iloc[0]!r}; a number expected, as in most rows"
+            f"{os.fspath(origin)}: {name} of {_whose(table, row)} is {values[row]:g}; a finite number expected"
         )
+    return values
+
+
+def _whose(table: pd.DataFrame, row: int) -> str:
+    return str(table["participant_id"].iloc[row]) if "participant_id" in table.columns else f"row {row + 1}"
 
 
 def complete(table: pd.DataFrame, names: Iterable[str], origin: str | os.PathLike[str] = "the table") -> None:
@@ -275,8 +336,7 @@ def complete(table: pd.DataFrame, names: Iterable[str], origin: str | os.PathLik
     for name in names:
         missing = table[name].isna().to_numpy()
         if missing.any():
-            row = int(np.flatnonzero(missing)[0])
-            who = table["participant_id"].iloc[row] if "participant_id" in table.columns else f"row {row + 1}"
+            who = _whose(table, int(np.flatnonzero(missing)[0]))
             raise FileError(f"{os.fspath(origin)} has no {name} of {who}")
 
 
@@ -293,25 +353,26 @@ def matching(
     FileError
         A pattern fits none.
     """
-    known, found = list(columns), []
+    known, found = list(columns), dict[str, None]()
     for pattern in patterns:
         # fnmatch has no notion of dots: a segment at a time.
         named = fitting(known, pattern)
         if not named:
             raise FileError(f"{os.fspath(origin)} has nothing named {pattern!r}; {_there_are(known, pattern)}")
-        found += [name for name in named if name not in found]
-    return found
+        found.update(dict.fromkeys(named))
+    return list(found)
 
 
 def fitting(columns: Iterable[str], pattern: str) -> list[str]:
     """Columns that fit a pattern; see `matching`."""
     known = list(columns)
-    return [name for name in known if name == pattern] or [name for name in known if _fits(name, pattern)]
+    wanted = [re.compile(fnmatch.translate(part)) for part in pattern.split(".")]
+    return [name for name in known if name == pattern] or [name for name in known if _fits(name, wanted)]
 
 
-def _fits(name: str, pattern: str) -> bool:
-    parts, wanted = str(name).split("."), pattern.split(".")
-    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+def _fits(name: str, wanted: Sequence[re.Pattern[str]]) -> bool:
+    parts = str(name).split(".")
+    return len(parts) == len(wanted) and all(pattern.match(part) for pattern, part in zip(wanted, parts))
 
 
 def as_name(text: str) -> str:
@@ -350,6 +411,7 @@ def gather(
         A file is no such table, or lacks a participant.
     """
     found = read_participants(table)
+    attributes = dict(found.attrs)
     parts = [(rois, _from_rois(rois))] if rois else []
     parts += [(path, _from_clusters(name, path)) for name, path in (clusters or {}).items()]
     for path, part in parts:
@@ -361,6 +423,7 @@ def gather(
         found = pd.concat([found, part.reindex(found["participant_id"]).reset_index(drop=True)], axis=1)
     if found.columns.duplicated().any():
         raise FileError(f"{found.columns[found.columns.duplicated()][0]} is the name of two variables")
+    found.attrs = attributes
     return found
 
 
@@ -452,6 +515,7 @@ def assign_groups(table: pd.DataFrame, group: str, order: Sequence[str] = ()) ->
         No such column or group, fewer than two groups, or a group of one participant.
     """
     require(table, [group], "the table")
+    check_categories(table, group, "the table")
     there = dict(zip(labels(table[group].dropna()), table[group].dropna().tolist()))
     levels = tuple(order) or tuple(name for name, value in sorted(there.items(), key=lambda pair: pair[1]))
     for level in levels:
@@ -460,7 +524,8 @@ def assign_groups(table: pd.DataFrame, group: str, order: Sequence[str] = ()) ->
     if len(set(levels)) < max(len(levels), 2):
         raise FileError(f"the groups are {', '.join(levels) or 'none'}; two different ones at least are needed")
     names = labels(table[group])
-    codes = np.array([levels.index(name) if name in levels else -1 for name in names], dtype=np.int64)
+    numbers = {level: i for i, level in enumerate(levels)}
+    codes = np.array([numbers.get(name, -1) for name in names], dtype=np.int64)
     groups = Groups(levels, codes)
     for level, n in groups.counts().items():
         if n < 2:

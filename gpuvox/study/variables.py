@@ -22,6 +22,7 @@ from gpuvox.study.ancova import AUTO, analysed, assign_families, check_finite
 from gpuvox.study.clusters import adjusted
 from gpuvox.study.config import Config, Correlation, GroupTable, Regression, SampleSize
 from gpuvox.study.demographics import COUNTS, demographics
+from gpuvox.textfiles import as_number
 
 Bool = NDArray[np.bool_]
 Where = tuple[str | int, ...]
@@ -67,15 +68,15 @@ class Variables:
     def find(self, where: Where, patterns: Sequence[str], names: Sequence[str] | None = None) -> list[str]:
         """Variables that fit patterns, each once; `FileError` if there is none."""
         known = self.names if names is None else names
-        found: list[str] = []
+        found: dict[str, None] = {}
         for pattern in patterns:
             fitting = tables.fitting(known, pattern)
             if not fitting:
-                near = difflib.get_close_matches(pattern, known, 1, 0.5)
+                near = difflib.get_close_matches(pattern, known[: tables.MOST_COMPARED], 1, 0.5)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise self.config.error(where, f"there is no variable {pattern!r}{hint}")
-            found += [name for name in fitting if name not in found]
-        return found
+            found.update(dict.fromkeys(fitting))
+        return list(found)
 
     def is_known(self, name: str) -> bool:
         """Whether a variable has its values already."""
@@ -90,9 +91,11 @@ class Variables:
         for name in names:
             if self.is_text(name):
                 given = self.columns[name].dropna()
-                odd = given.index[pd.to_numeric(given, errors="coerce").isna()][0]
-                who = self.columns["participant_id"][odd]
-                raise self.config.error(where, f"{name} is text ({given[odd]!r} of {who}); numbers are needed")
+                odd = next(i for i, cell in enumerate(given) if np.isnan(as_number(cell)))
+                who = self.columns["participant_id"].loc[given.index[odd]]
+                raise self.config.error(
+                    where, f"{name} is text ({given.iloc[odd]!r} of {who}); numbers are needed"
+                )
 
     def rows(self, where: Where, condition: str) -> Bool | None:
         """Participants who fulfil a condition; None where that depends on what is not measured yet."""
@@ -237,7 +240,7 @@ class Variables:
                     with self.config.reading(key):
                         check_finite(self.columns[name])
             self.numbers(key, found)
-            variables += [name for name in found if name not in variables]
+            variables = list(dict.fromkeys([*variables, *found]))
         with self.config.reading((*where, "families")):
             assign_families(variables, given.families)
         return variables

@@ -1,0 +1,123 @@
+"""Text as categories: what is a level, and what is a number with a slip.
+
+A column is one of numbers if every cell that is there is a number, and of text otherwise. Text that is used as
+categories is refused where it is numbers but for a slip (`check_categories`), and where two levels would be one but for
+capitals or blanks (`check_levels`). Who means such text declares it, as BIDS does, with ``Levels`` of the column in the
+JSON file beside the table: ``{"stage": {"Levels": {"1": "…", "2": "…", "2a": "…"}}}``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gpuvox.files import FileError
+from gpuvox.textfiles import as_number
+
+LEVELS = "levels"
+"""Key of a table's attributes: columns that are declared to be categories."""
+FORMS = (
+    (re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+\.[0-9]*"), "without commas between thousands"),
+    (re.compile(r"[+-]?[0-9]*,[0-9]+(?:[eE][+-]?[0-9]+)?"), "with a decimal point instead of the comma"),
+    (re.compile(r"[+-]?[0-9]{1,3}(?:[.'\u2019\u00a0\u202f ][0-9]{3})+(?:,[0-9]*)?"), "without marks between thousands"),
+    (re.compile(r"[+-]?0[xX][0-9a-fA-F]+"), "in decimal digits"),
+    (re.compile(r"[+-]?[0-9]+(?:_[0-9]+)+(?:\.[0-9]*)?"), "without underscores"),
+    (re.compile(r"[+-]?[0-9]*\.?[0-9]+[dD][+-]?[0-9]+"), "with e for its exponent"),
+)  # fmt: skip
+"""Numbers as they are written elsewhere, and what would be read instead."""
+UNIT = re.compile(r"([+-]?[0-9.,]+) ?([^0-9]+)")
+MOST_WITH_A_UNIT = 5
+"""Levels such as ``1.5T`` and ``3T`` that are taken for categories; more are numbers with a unit."""
+
+
+def is_declared(table: pd.DataFrame, name: str) -> bool:
+    """Whether a column is said to be one of categories."""
+    return name in table.attrs.get(LEVELS, ())
+
+
+def other_form(text: str) -> str:
+    """How a number should be written that is written as it is not read; empty for anything else."""
+    for form, wanted in FORMS:
+        if form.fullmatch(text):
+            return wanted
+    plain = unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("\u2013", "-")
+    if plain != text and as_number(plain) == as_number(plain):
+        return "in digits of ASCII"
+    return ""
+
+
+def check_categories(table: pd.DataFrame, name: str, origin: str | os.PathLike[str]) -> None:
+    """Make sure that text is categories.
+
+    Raises
+    ------
+    FileError
+        Most cells are numbers, or numbers in another form (`other_form`), or all are numbers with one unit; or two
+        levels are alike (`check_levels`). The message has the first cell that is no number, and its participant.
+    """
+    rows, given = _given(table, name)
+    if is_declared(table, name) or pd.api.types.is_numeric_dtype(table[name]) or not given:
+        return
+    cells = [str(value).strip() for value in given]
+    is_number = [as_number(cell) == as_number(cell) for cell in cells]
+    forms = [other_form(cell) for cell in cells]
+    if sum(is_number) < len(cells):
+        odd = is_number.index(False)
+        if sum(is_number) > len(cells) / 2:
+            raise _slip(table, name, origin, rows[odd], forms[odd] or "as in most rows")
+        if sum(map(bool, is_number)) + sum(map(bool, forms)) > len(cells) / 2:
+            first = next((i for i, form in enumerate(forms) if form), odd)
+            raise _slip(table, name, origin, rows[first], forms[first])
+        unit = _common_unit(cells)
+        if unit:
+            raise _slip(table, name, origin, rows[0], f"without {unit!r}")
+    check_levels(table, name, origin)
+
+
+def _common_unit(cells: Sequence[str]) -> str:
+    found = [UNIT.fullmatch(cell) for cell in cells]
+    units = {match[2] for match in found if match}
+    return units.pop() if all(found) and len(units) == 1 and len(set(cells)) > MOST_WITH_A_UNIT else ""
+
+
+def _slip(table: pd.DataFrame, name: str, origin: str | os.PathLike[str], row: int, wanted: str) -> FileError:
+    return FileError(
+        f"{os.fspath(origin)}: {name} of {_who(table, row)} is {str(table[name].iloc[row])!r}; a number expected, "
+        f"{wanted} ({name} is one of categories if the JSON file beside the table gives it Levels)"
+    )
+
+
+def check_levels(table: pd.DataFrame, name: str, origin: str | os.PathLike[str]) -> None:
+    """Raise `FileError` if two levels of a column differ in capitals or blanks only; it names a participant of each."""
+    if is_declared(table, name) or pd.api.types.is_numeric_dtype(table[name]):
+        return
+    seen: dict[str, tuple[str, int]] = {}
+    for row, value in zip(*_given(table, name)):
+        text = str(value).strip()
+        first, where = seen.setdefault(alike(text), (text, row))
+        if first != text:
+            raise FileError(
+                f"{os.fspath(origin)}: {name} is {first!r} of {_who(table, where)} and {text!r} of {_who(table, row)}; "
+                "one spelling expected"
+            )
+
+
+def _given(table: pd.DataFrame, name: str) -> tuple[list[int], list[Any]]:
+    """Rows whose cell is not missing, and those cells."""
+    rows = np.flatnonzero(table[name].notna().to_numpy()).tolist()
+    return rows, table[name].iloc[rows].tolist()
+
+
+def alike(text: str) -> str:
+    """What is left of a level without capitals and blanks."""
+    return "".join(unicodedata.normalize("NFKC", text).split()).casefold()
+
+
+def _who(table: pd.DataFrame, row: int) -> str:
+    return str(table["participant_id"].iloc[row]) if "participant_id" in table.columns else f"row {row + 1}"
