@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuvox import __version__, files, locks, participants
+from gpuvox import __version__, concerns, files, locks, participants
 from gpuvox.analysis import (
     Inputs,
     Keep,
@@ -326,6 +326,8 @@ def read_inputs(
     n = len(prepared.inputs.design)
     for note in prepared.notes:
         warn(note)
+    for said in _said_of_design(prepared.inputs, prepared.options, tuple(prepared.voxelwise), command.design):
+        warn(said)
     say("Loading Data: ")
     grid = _read_grid(command, progress)
     check_memory(n, grid.n_voxels, len(prepared.voxelwise), command.options.scratch)
@@ -345,7 +347,22 @@ def read_inputs(
             f"{constant} of the {grid.n_voxels} voxels of the mask do not vary over the {n} volumes; "
             "their statistic is 0"
         )
-    return replace(prepared.inputs, data=data, grid=grid, evs=maps), prepared.options
+    inputs = replace(prepared.inputs, data=data, grid=grid, evs=maps)
+    for said in _said_of_data(inputs, prepared.options):
+        warn(said)
+    return inputs, prepared.options
+
+
+def _said_of_design(inputs: Inputs, options: Options, voxelwise: tuple[int, ...], origin: str) -> list[str]:
+    """What is odd about a design, in sentences; see `concerns`."""
+    found = concerns.of_design(inputs.design, demean=options.demean, flip=options.flip, voxelwise=voxelwise)
+    return [concerns.worded(each, inputs.names.evs, origin or "the design") for each in found]
+
+
+def _said_of_data(inputs: Inputs, options: Options) -> list[str]:
+    """The same of the data with it."""
+    found = concerns.of_data(inputs.data, inputs.design, demean=options.demean, voxelwise=tuple(inputs.evs))
+    return [concerns.worded(each, inputs.names.evs) for each in found]
 
 
 def _about_exclusion(mask: Data) -> str:

@@ -137,13 +137,18 @@ def parse_table(path: Name, text: str) -> Table | None:
         line that may be a row or a comment.
     """
     lines = END.split(text)
-    start = next((i for i, line in enumerate(lines) if line.strip() and not line.lstrip().startswith("#")), None)
+    filled = (
+        i for i, line in enumerate(lines) if line.strip().strip(" \t,") and not line.lstrip().startswith("#")
+    )
+    start = next(filled, None)
     if start is None:
         return None
     first = lines[start]
     separator = _separator(path, "\n".join(lines[start:]) if '"' in first else first)
     rows = _Scanner(path, text, separator).rows()
     found = [row for row in rows if row.line > start and (row.quoted or any(cell.strip() for cell in row.cells))]
+    if not found:
+        return None
     header, body = found[0], found[1:]
     names = [cell.strip() for cell in header.cells]
     for i, line in enumerate(lines[:start], start=1):
@@ -158,15 +163,17 @@ def parse_table(path: Name, text: str) -> Table | None:
 
 def _separator(path: Name, text: str) -> str:
     """What separates the cells of the first row: a tab if there is one outside of quotation marks, or a comma."""
-    counts = {}
+    counts, wrong = {}, set()
     for separator in "\t,;":
         try:
             counts[separator] = len(_Scanner(path, text, separator).first())
         except FileError:
             counts[separator] = 1 + END.split(text, maxsplit=1)[0].count(separator)
-    if counts["\t"] > 1:
+            wrong.add(separator)
+    no_commas = "," in wrong or counts[","] == 1
+    if counts["\t"] > 1 and ("\t" not in wrong or no_commas):
         return "\t"
-    if counts[";"] > counts[","]:
+    if counts[";"] > counts[","] and (";" not in wrong or no_commas):
         raise FileError(f"{os.fspath(path)} is separated by semicolons; tabs or commas expected")
     return ","
 

@@ -50,6 +50,8 @@ def test_every_table_that_is_written_is_read_back(tmp_path, table):
 
 @quick
 @given(frames(), st.sampled_from("\t,"))
+@example((["0", "0\t0"], [["", ""]]), ",")
+@example((["0;1;2", "0"], [["", ""]]), ",")
 def test_tables_of_other_programs_are_read(tmp_path, table, separator):
     """With every cell in marks, Python's csv module and we mean the same."""
     names, rows = table
@@ -126,6 +128,7 @@ TEXT = "participant_id\tgroup\tage\ns1\tMS\t30\ns2\tHöhe\t40\n"
         TEXT.replace("\n", "\t\n").encode(),
         TEXT.replace("\n", "\t\t\n").encode(),
         TEXT.replace("\t", ",").replace("\n", ",,\n").encode(),
+        ("\t\t\n" + TEXT).encode(),
         ("# exported\n" + TEXT + "# end\n").encode(),
         TEXT.rstrip("\n").encode(),
         TEXT.replace("s2", '"s2"').encode(),
@@ -151,6 +154,7 @@ def test_the_same_table_in_another_file(tmp_path, content):
         (TEXT.replace("\t", "  ").encode(), "is separated by blanks; tabs or commas expected"),
         (TEXT.replace("s1", "s1\t").encode(), r"row 1 \(s1\) has 4 fields, the header 3"),
         (b"# nothing\n\n", "is empty"),
+        (b",,\n,,\n", "is empty"),
     ],
 )
 def test_what_is_no_table_is_told(tmp_path, content, match):

@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox import files, participants
+from gpuvox.concerns import of_design, worded
 from gpuvox.design import DesignError, partition
 from gpuvox.files import FileError
 from gpuvox.names import Names
@@ -130,6 +131,10 @@ class Design:
             ]
             lines.append(f"F tests: {', '.join(_numbered(stacked))}")
         return [*lines, f"exchangeable: {self._exchangeable()}"]
+
+    def concerns(self) -> list[str]:
+        """What is odd about it, in sentences; see `gpuvox.concerns`."""
+        return [worded(each, self.names) for each in of_design(self.matrix, flip=self.flip)]
 
     def _exchangeable(self) -> str:
         if self.blocks is None:
@@ -427,6 +432,7 @@ def execute(command: Command, say: Say, progress: Progress | None = None, warn: 
         f"{len(rows)} of the {len(text)} rows of {command.table}, in the order of {command.out}_participants.tsv"
     ]
     lines += left_out(table, command.subset).lines()
+    lines += [*(f"Warning: {said}" for said in design.concerns())]
     lines += [*design.describe(), *(design.command(data, command.out, o) for data, o in runs or [("DATA", "OUT")])]
     with ExitStack() as stack:
         for (_, out), images in zip(command.images, found):

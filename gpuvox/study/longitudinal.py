@@ -633,7 +633,7 @@ def _say_plan(command: Command, plan: _Plan) -> list[str]:
     for kind, design in plan.designs.items():
         root, images = f"{command.out}_{kind}", "change" if kind == "change" else "visits"
         lines += ["", f"{kind}: {_about(kind, command, plan)}; rows as in {command.out}_{images}.tsv"]
-        lines += design.describe()
+        lines += [*(f"Warning: {said}" for said in design.concerns()), *design.describe()]
         runs = [(f"{command.out}_{name}_{images}", f"{root}_{name}") for name in names]
         lines += [design.command(data, root, out) for data, out in runs or [("DATA", "OUT")]]
     return lines

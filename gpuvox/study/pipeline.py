@@ -198,6 +198,8 @@ class Pipeline(StudyInputs):
             self.design.write(
                 self.path("design"), participants.of_table(self.cohort, self.path("participants.tsv"))
             )
+            for said in self.design.concerns():
+                talk.warn(said)
 
         settings = {"order": groups.order, "cells": self._cells(groups.column, *groups.covariates)}
         return self._stage("design", settings, ("design.mat", "design.con", "design_design.json"), work)
