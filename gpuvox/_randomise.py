@@ -1134,6 +1134,9 @@ def randomise(
     named = dict(zip(inputs.evs, (voxelwise or {}).values()))
     workers = None if client is None else _workers_of(client, device, data, named)
     shufflers = _shufflers(inputs, options)
+    origin = os.fspath(design) if isinstance(design, str | os.PathLike) else ""
+    for said in [*_said_of_design(inputs, options, tuple(inputs.evs), origin), *_said_of_data(inputs, options)]:
+        files.notice(said)
     about = None
     if name is not None:
         about = About(fingerprint(hash_inputs(inputs, options), options), shuffle_counts(shufflers, options))
