@@ -307,7 +307,15 @@ class ImageHeader:
 
     def grid(self, mask: NDArray[np.bool_]) -> Grid:
         """The grid of this image with the given (nx, ny, nz) mask; no affine if the header gives none."""
-        return Grid(mask, self.voxel_size, self.affine if self.oriented else None)
+        if not self.oriented:
+            return Grid(mask, self.voxel_size)
+        sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
+        if not np.allclose(sizes, self.voxel_size, rtol=0.01):
+            notice(
+                f"the voxels of {self.path} are {by_mm(self.voxel_size)} by pixdim, {by_mm(sizes)} by its affine; "
+                "pixdim is taken"
+            )
+        return Grid(mask, self.voxel_size, self.affine)
 
 
 def read_header(name: Name) -> ImageHeader:
@@ -746,6 +754,11 @@ def lie_alike(affine: NDArray, other: NDArray, voxel_size: Sequence[float]) -> b
 def by(sizes: Sequence[int]) -> str:
     """Sizes in print: 5 × 6 × 4."""
     return " × ".join(str(size) for size in sizes)
+
+
+def by_mm(sizes: Sequence[float] | NDArray) -> str:
+    """Sizes in print: 2 × 2 × 3.5 mm."""
+    return " × ".join(f"{size:.3g}" for size in sizes) + " mm"
 
 
 def rows(affine: NDArray[np.float64]) -> str:

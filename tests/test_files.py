@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -522,6 +523,22 @@ def test_a_slope_that_is_none_scales_nothing(tmp_path, grid, slope, inter):
     path.write_bytes(raw)
     with pytest.raises(FileError, match=r"d\.nii is not an image that can be read: Valid slope but invalid"):
         files.read_header(path)
+
+
+def test_voxel_sizes_that_contradict_each_other_are_told(tmp_path):
+    """nibabel reads a pixdim of 0 as 1, and millimetres follow pixdim."""
+    path = save(tmp_path / "m.nii", np.ones(SHAPE, "u1"))
+    raw = bytearray(path.read_bytes())
+    raw[80:92] = np.array([0, 3, 4], "<f4").tobytes()
+    path.write_bytes(raw)
+    match = r"voxels of .*m\.nii are 1 × 3 × 4 mm by pixdim, 2 × 3 × 4 mm by its affine; pixdim is taken"
+    with pytest.warns(files.Notice, match=match):
+        assert files.read_mask(path).voxel_size == (1, 3, 4)
+    raw[80:92] = np.array([2.001, 3, 4], "<f4").tobytes()
+    path.write_bytes(raw)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        files.read_mask(path)
 
 
 @pytest.mark.parametrize(
