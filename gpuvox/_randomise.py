@@ -54,6 +54,7 @@ from gpuvox.distributed import (
     find_crew,
     open_client,
 )  # fmt: skip
+from gpuvox.earlier import remove_earlier
 from gpuvox.exclusion import Columns, split
 from gpuvox.fingerprint import Hashes, fingerprint, hash_files, hash_inputs
 from gpuvox.grid import Grid
@@ -537,9 +538,11 @@ def _run_and_write(
         results.append(replace(result, maps={}))
     if command.wanted.estimates or command.wanted.film:
         writer.estimates(inputs, options.demean)
-    files.write_json(
-        f"{command.root}_randomise.json", provenance(command, inputs, options, results, writer, hashes)
-    )
+    record = provenance(command, inputs, options, results, writer, hashes)
+    removed = remove_earlier(command.root, record, [name for named in hashes.values() for name, _ in named])
+    if removed:
+        reporting.warn(f"removed what an earlier run of other inputs had left: {', '.join(removed)}")
+    files.write_json(f"{command.root}_randomise.json", record)
 
 
 # ----------------------------------------------------------------------------------- checkpoints, shards, merging
@@ -890,6 +893,7 @@ def provenance(
         **({"command_of_shards": list(command.shard_line)} if command.shard_line else {}),
         **_about_run(inputs, options, results, hashes, _where(options)),
         "maps": writer.written,
+        "files": writer.files,
     }
 
 
@@ -957,7 +961,7 @@ def _about_test(result: TestResult) -> dict[str, Any]:
         "permutations": shuffler.n if result.nulls else 0,
         "distinct": str(shuffler.n_distinct) if shuffler.n_distinct < 10**4000 else _in_short(shuffler.n_distinct),
         "exhaustive": bool(shuffler.exhaustive),
-        "smallest_p": 1 / shuffler.n,
+        "smallest_possible_p": 1 / shuffler.n,
         **({"tfce_step": result.tfce_step} if result.tfce_step else {}),
         "critical_values": {kind: result.critical(kind) for kind in result.nulls},
         "seconds": round(result.seconds, 3),
@@ -983,6 +987,8 @@ class Randomised:
         Of the images, if they were files.
     device : str
         What the shuffles were run on.
+    read : tuple of str
+        Images that were read.
     maps : dict of (V,) float32
         By FSL's names: ``tstat1``, ``vox_corrp_tstat1``, ``tfce_corrp_tstat1`` … (corrected and uncorrected
         maps are 1 − p).
@@ -997,6 +1003,7 @@ class Randomised:
     options: Options
     header: files.ImageHeader | None = None
     device: str = "cpu"
+    read: tuple[str, ...] = ()
 
     @property
     def grid(self) -> Grid:
@@ -1055,7 +1062,11 @@ class Randomised:
             writer.result(result)
         hashes = hash_inputs(self.inputs, self.options)
         about = _about_run(self.inputs, self.options, self.tests, hashes, self.device)
-        files.write_json(f"{root}_randomise.json", {"software": _software(), **about, "maps": writer.written})
+        record = {"software": _software(), **about, "maps": writer.written, "files": writer.files}
+        removed = remove_earlier(root, record, self.read)
+        if removed:
+            files.notice(f"removed what an earlier run of other inputs had left: {', '.join(removed)}")
+        files.write_json(f"{root}_randomise.json", record)
 
 
 def randomise(
@@ -1149,7 +1160,11 @@ def randomise(
         warnings.warn(text, stacklevel=2)
     if workers:
         workers.release()
-    return Randomised(results, inputs, options, header, _where(replace(options, workers=workers)))
+    images = [name for name in (data, mask, *(voxelwise or {}).values()) if files.are_names(name)]
+    read = tuple(
+        os.fspath(path) for name in images for each in files.image_names(name) for path in files.image_files(each)
+    )
+    return Randomised(results, inputs, options, header, _where(replace(options, workers=workers)), read)
 
 
 def _without_exclusions(

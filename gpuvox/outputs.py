@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -45,7 +46,9 @@ class Writer:
         Header of the input, whose geometry the outputs take over.
     wanted : Wanted
     written : dict
-        File name without folder and extension → what it holds (scale, correction, contrast …).
+        File name without folder → what it holds (scale, correction, contrast …).
+    texts : list of str
+        Names of text files that were written.
     """
 
     root: str
@@ -53,6 +56,13 @@ class Writer:
     header: ImageHeader | None
     wanted: Wanted
     written: dict[str, dict] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[str]:
+        """Names of all files that were written, those of data of pairs included."""
+        pairs = [name.replace(".hdr", ".img") for name in self.written if name.endswith((".hdr", ".hdr.gz"))]
+        return sorted([*self.written, *pairs, *self.texts])
 
     def name(self, stem: str) -> str:
         """File name of a statistic: ``<root>_<stem>``; ``--film`` has no underscore."""
@@ -69,11 +79,17 @@ class Writer:
             self.image(stem, values, about, label)
         if self.wanted.nulls:
             for stem, null in self._nulls(result):
-                write_column(self.name(stem) + ".txt", null)
+                write_column(self._text(stem), null)
         if self.wanted.permutations and result.nulls:
             shuffles = result.shuffler.shuffles(0, result.shuffler.n)
             rows = shuffles if result.shuffler.flips else shuffles + 1
-            write_permutations(self.name(f"perm_{result.test.name}") + ".txt", rows)
+            write_permutations(self._text(f"perm_{result.test.name}"), rows)
+
+    def _text(self, stem: str) -> str:
+        """A text file that is about to be written."""
+        path = self.name(stem) + ".txt"
+        self.texts.append(os.path.basename(path))
+        return path
 
     def _images(self, result: TestResult) -> Iterator[tuple[str, NDArray, dict, Label | None]]:
         test, film = result.test.name, self.wanted.film
@@ -118,6 +134,7 @@ class Writer:
     def _about(self, result: TestResult, statistic: str, correction: str | None = None) -> dict:
         about: dict = {
             "test": result.test.name,
+            "contrast_name": result.test.label,
             "contrast": result.test.contrast.tolist(),
             "statistic": ("F" if result.test.is_f else "t") if statistic in ("stat", "vox") else statistic,
             "tail": "one-sided, large values" if not result.test.is_f else "large values of F",
@@ -128,7 +145,8 @@ class Writer:
             "scale": "1-p",
             "correction": correction,
             "permutations": result.shuffler.n,
-            "smallest_p": 1 / result.shuffler.n,
+            "smallest_possible_p": 1 / result.shuffler.n,
+            "smallest_p": _smallest_p(result, f"{statistic}_{'p' if correction == 'none' else 'corrp'}"),
         }
 
     def estimates(self, inputs: Inputs, demean: bool) -> None:
@@ -200,6 +218,12 @@ def _map_names(test: Test, kinds: Iterable[str], wanted: Wanted) -> list[str]:
         names += [f"{kind}_{test.name}"] if wanted.raw and kind != "vox" else []
     letter = "f" if test.is_f else ""
     return names + [f"{part}{letter}stat{test.name[5:]}" for part in "pz" if wanted.film]
+
+
+def _smallest_p(result: TestResult, name: str) -> float:
+    """Smallest p of a map of 1 − p; stored in float32, it is a multiple of 1/N."""
+    n = result.shuffler.n
+    return round((1 - float(result.maps[name].max())) * n) / n
 
 
 def _intent(result: TestResult) -> Label:

@@ -56,6 +56,8 @@ def test_arrays_images_and_paths_agree_with_the_command(study):
     assert {"data", "mask", "design", "contrasts"} <= set(ours.pop("inputs"))
     of_command = {name.replace("out", "saved", 1): about for name, about in theirs.pop("maps").items()}
     saved = ours.pop("maps")
+    assert ours.pop("files") == sorted(path.name for path in study.glob("saved_*") if path.suffix != ".json")
+    assert theirs.pop("files") == sorted(path.name for path in study.glob("out_*") if path.suffix != ".json")
     assert saved == {name: of_command[name] for name in saved}
     assert len(saved) == len(list(study.glob("saved*.nii.gz")))
     for record in (ours, theirs):

@@ -136,7 +136,7 @@ def _test(pipeline: Pipeline, comparison: Comparison) -> dict[str, Any]:
         "method": "TFCE",
         "permutations": test["permutations"],
         "df": test["degrees_of_freedom"],
-        "smallest_p": test["smallest_p"],
+        "smallest_possible_p": test.get("smallest_possible_p", test.get("smallest_p")),
         "critical": test["critical_values"]["tfce"],
         "observed_maximum": float(np.loadtxt(null, max_rows=1)),
         "statistic": _image(f"{root}_tstat{comparison.contrast}", folder),

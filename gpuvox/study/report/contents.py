@@ -145,8 +145,9 @@ KEYS: dict[str, tuple[str, ...]] = {
     "design": ("matrix", "contrasts", "columns"),
     "checks": ("what", "kind"),
     "tests": (
-        "name", "map", "title", "unit", "contrast", "method", "permutations", "df", "smallest_p", "critical",
-        "observed_maximum", "statistic", "corrected", "null", "clusters", "cluster_image", "subjects",
+        "name", "map", "title", "unit", "contrast", "method", "permutations", "df", "smallest_p",
+        "smallest_possible_p", "critical", "observed_maximum",
+        "statistic", "corrected", "null", "clusters", "cluster_image", "subjects",
     ),
     "regions": ("labels", "labels_of", "jacobian", "lesions", "erosion", "head_size", "merge"),
     "groups": ("title", "table", "demographics", "json"),

@@ -1,0 +1,69 @@
+"""Files of an earlier run of the same root: those of other inputs are removed, for they would pass for this run's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gpuvox import files
+from gpuvox.files import FileError, Name
+
+
+def remove_earlier(root: Name, record: Mapping[str, Any], read: Iterable[Name]) -> list[str]:
+    """Remove files that the record of an earlier run lists as its own, and that this run has not written.
+
+    A run of the same inputs, as with other statistics or ``--skipTo``, leaves them: they are still right.
+
+    Parameters
+    ----------
+    root : path
+        What the names of the run's files begin with.
+    record : dict
+        What is about to be written as ``<root>_randomise.json``: its `inputs`, `design`, `contrasts`, `f_tests` and
+        `files`.
+    read : iterable of path
+        Files that the run reads, which are never removed.
+
+    Returns
+    -------
+    list of str
+        Names of what was removed.
+    """
+    path = Path(f"{os.fspath(root)}_randomise.json")
+    try:
+        earlier, written = files.read_json(path), path.stat().st_mtime_ns if path.exists() else 0
+    except FileError:
+        return []  # not one of ours
+    if "gpuvox" not in (earlier.get("software") or {}) or _inputs(earlier) == _inputs(record):
+        return []
+    kept = {os.path.realpath(name) for name in read}
+    removed = []
+    for name in sorted(set(_listed(earlier)) - set(_listed(record))):
+        file = path.parent / name
+        if os.path.basename(name) != name or not name.startswith(os.path.basename(os.fspath(root))):
+            continue
+        with contextlib.suppress(OSError):
+            # What is newer than the record has been written by somebody else.
+            if file.is_file() and os.path.realpath(file) not in kept and file.stat().st_mtime_ns <= written:
+                file.unlink()
+                removed.append(name)
+    return removed
+
+
+def _listed(record: Mapping[str, Any]) -> Collection[str]:
+    """Files of a run; those of records without a list of files by their maps, a pair by its header."""
+    named = record.get("files") or [*(record.get("maps") or {})]
+    return [str(name) for name in named]
+
+
+def _inputs(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What the maps of a run depend on: what was in its files, and its matrices."""
+    hashes = sorted(str(each.get("sha256")) for each in (record.get("inputs") or {}).values())
+    return hashes, *(_plain(record.get(key)) for key in ("design", "contrasts", "f_tests"))
+
+
+def _plain(matrix: Any) -> Any:
+    return matrix.tolist() if hasattr(matrix, "tolist") else matrix
