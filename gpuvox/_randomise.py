@@ -144,6 +144,7 @@ def read_matrices(command: Command, n: int) -> Matrices:
                 "a design (-d) and t contrasts (-t) are needed, both of them, or neither for a one-sample test (-1)"
             )
         M, C = participants.read_matrix(command.design), participants.read_matrix(command.contrasts)
+        _check_exchanged(command, M, C, n)
         C = matched(C, M.column_names, command.contrasts, command.design)
     F = files.Matrix(np.zeros((0, len(C.values))))
     if command.f_tests:
@@ -173,6 +174,15 @@ def _read_effective(command: Command, n: int) -> tuple[NDArray[np.float64], Rows
     return effective.values, of_matrix(effective, name)
 
 
+def _check_exchanged(command: Command, M: files.Matrix, C: files.Matrix, n: int) -> None:
+    """The two files given the wrong way round are told so."""
+    if len(M.values) != n and len(C.values) == n and M.values.shape[1] == C.values.shape[1]:
+        raise files.FileError(
+            f"{command.design} (-d) has {len(M.values)} rows, and {command.contrasts} (-t) one for each of the {n} "
+            "volumes: design and contrasts have been exchanged"
+        )
+
+
 def _fits(name: str, what: str, found: int, expected: int, of: str) -> None:
     if found != expected:
         raise files.FileError(f"{name} has {found} {what}; there are {expected} {of}")
@@ -183,7 +193,10 @@ def _read_blocks(command: Command, n: int) -> tuple[NDArray[np.int64] | None, Ro
         return None, None
     matrix = participants.read_matrix(command.blocks)
     blocks = matrix.values
-    _fits(command.blocks, "columns", blocks.shape[1], 1, "column of exchangeability blocks expected")
+    if blocks.shape[1] != 1:
+        raise files.FileError(
+            f"{command.blocks} has {blocks.shape[1]} columns; exchangeability blocks are a single column of numbers"
+        )
     _fits(command.blocks, "rows", len(blocks), n, f"volumes in {command.data}")
     if (blocks > n).any():
         raise files.FileError(

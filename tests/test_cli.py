@@ -20,6 +20,7 @@ from oracle import read_vest
 import gpuvox
 from gpuvox import __version__, _randomise
 from gpuvox.cli import main, main_randomise
+from gpuvox.cli.main import COMMANDS
 from gpuvox.cli.progress import Progress
 from gpuvox.cli.randomise import make_command, parse
 from gpuvox.cli.streams import spell_out
@@ -1006,3 +1007,102 @@ def test_no_degrees_of_freedom_left_is_told(study, capsys):
     assert run("-x", "--vxl=-4", "--vxf=lesions") == 0
     assert "no degrees of freedom are left at 1 of" in capsys.readouterr().err
     assert value("out_tstat1.nii.gz")[2, 2, 2] == 0
+
+
+# -- mistakes of a first use ----------------------------------------------------------------------------------------
+
+MISTAKES = {
+    "no design": ("-i data -o out -t design.con", ["the design (-d) is missing", "design.con"]),
+    "no contrasts": ("-i data -o out -d design.mat", ["t contrasts (-t)", "design.mat", "missing"]),
+    "neither": ("-i data -o out", ["-d", "-t", "-1"]),
+    "no data": ("-o out -d design.mat -t design.con", ["-i is missing"]),
+    "no root": ("-i data -d design.mat -t design.con", ["-o is missing"]),
+    "exchanged": (
+        "-i data -o out -d design.con -t design.mat",
+        ["design.con (-d)", "design.mat (-t)", "exchanged"],
+    ),
+    "a folder": ("-i . -o out -d design.mat -t design.con", ["folder"]),
+    "3D data": ("-i mask -o out -d design.mat -t design.con", ["mask.nii.gz", "one volume"]),
+    "an open pattern": ("-i data mask.nii.gz -o out", ["mask.nii.gz", "quotation marks"]),
+    "no value": ("-i data -o out -d design.mat -t design.con -c -x", ["the value of -c is missing"]),
+    "a value too many": ("-i data -o out -d design.mat -t design.con -T 2", ["'2'"]),
+    "F as t": ("-i data -o out -d design.mat -t design.fts -f design.con", ["design.con"]),
+    "blocks of the design": (
+        "-i data -o out -d design.mat -t design.con -e design.mat",
+        ["design.mat", "single column"],
+    ),
+    "an image as a design": ("-i data -o out -d data.nii.gz -t design.con", ["data.nii.gz", "text"]),
+    "a design as an image": ("-i design.mat -o out -d design.mat -t design.con", ["design.mat"]),
+    "no such folder": ("-i data -o none/out -d design.mat -t design.con", ["there is no folder none"]),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_of_a_first_use(name, study, capsys):
+    line, words = MISTAKES[name]
+    before = set(os.listdir(study))
+    assert main_randomise([*line.split(), "-x", "-n", "5"]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("gpuvox randomise: ")
+    assert err.count("\n") == 1
+    assert "Loading Data" not in out
+    for word in words:
+        assert word in err, err
+    assert set(os.listdir(study)) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("report", ["STUDY.json is missing"]),
+        ("phantom", ["folder"]),
+        ("study", ["CONFIG.toml is missing", "--example"]),
+        ("merge", ["TALLY"]),
+        ("merge data.nii.gz", ["data.nii.gz", "--shard"]),
+        ("models", ["regression, correlation or samplesize"]),
+        ("models samplesize", ["--table", "--r", "--d"]),
+        ("design --table", ["the value of --table is missing"]),
+        ("design --out d", ["--table is missing"]),
+        ("rois --table p.tsv --labels mask --map m=mask", ["--out is missing"]),
+        ("clusters --corrected mask", ["--out is missing"]),
+        ("groups --table p.tsv --out g", ["--group is missing"]),
+        ("longitudinal --table p.tsv --out l", ["--visit is missing"]),
+        ("ironmyelin --table p.tsv", ["--out is missing"]),
+    ],
+)
+def test_what_is_missing_is_named(line, words, study, capsys):
+    assert main(line.split()) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err, err
+
+
+# -- help -----------------------------------------------------------------------------------------------------------
+
+EVERY = [[name] for name in COMMANDS] + [["models", kind] for kind in ("regression", "correlation", "samplesize")]
+
+
+@pytest.mark.parametrize("command", EVERY, ids=" ".join)
+def test_every_command_has_help_and_a_version(command, capsys):
+    for option, word in (("--help", f"usage: gpuvox {' '.join(command)}"), ("--version", f"gpuvox {__version__}")):
+        try:
+            status = main([*command, option])
+        except SystemExit as end:  # as argparse ends
+            status = end.code
+        out, err = capsys.readouterr()
+        assert (status or 0, err) == (0, "")
+        assert out.startswith(word)
+        assert "left_caudate.volume" not in out
+        assert max(map(len, out.splitlines())) <= 120
+
+
+def test_help_in_other_words(capsys):
+    assert main(["help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in COMMANDS)
+    assert main(["help", "randomise"]) == 0
+    assert "--tfce_H" in capsys.readouterr().out
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", text)

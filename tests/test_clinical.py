@@ -538,7 +538,7 @@ SIZES = ["samplesize", "--table", "participants.tsv", "--group", "group"]
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        ([], "which model is missing"),
+        ([], "the model is missing"),
         (["regresion"], "invalid choice: 'regresion'"),
         (REGRESSION, "--outcome is missing"),
         ([*REGRESSION, "--outcome", "edss"], "needs predictors"),

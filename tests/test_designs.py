@@ -722,7 +722,7 @@ def test_change_against_a_clinical_change(cohort):
         (None, "--designs change,mixed", ["--designs", "'mixed'"]),
         (None, "--map ferritin=ferritin", ["there is no image ferritin"]),
         (None, "--map a/b=iron", ["--map", "'a/b'"]),
-        (None, "--map iron=myelin", ["--map gives a name twice"]),
+        (None, "--map iron=myelin", ["--map gives the same name twice"]),
         (None, "--out none/long", ["there is no folder none"]),
         (("visits.tsv", "s03\tses-2", "s03\tses-1"), "", ["visits.tsv has ses-1 of s03 twice"]),
         (("visits.tsv", "s03\tses-2", "s03\tn/a"), "", ["nothing in column 'session'"]),
@@ -813,7 +813,10 @@ def test_whom_a_subset_leaves_out_is_told(cohort, capsys):
         ("design --table visits.tsv", ["--out is missing"]),
         ("design --table none.tsv --out d", ["none.tsv cannot be read"]),
         ("design --table visits.tsv --out d --select iron", ["--select", "NAME=VALUE"]),
-        ("design --table visits.tsv --out d --select iron=a --select myelin=a", ["two images to one place"]),
+        (
+            "design --table visits.tsv --out d --select iron=a --select myelin=a",
+            ["--select is given the same output twice"],
+        ),
         (
             "design --table visits.tsv --out d --subset \"session == 'ses-1'\" --select iron=iron",
             ["would be replaced"],

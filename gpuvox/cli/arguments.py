@@ -8,6 +8,7 @@ import math
 import re
 from typing import Any, NoReturn, cast
 
+from gpuvox import __version__
 from gpuvox.cli.talk import warn
 from gpuvox.limits import most_threads
 
@@ -23,6 +24,11 @@ class Parser(argparse.ArgumentParser):
         if settings.get("epilog"):
             settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **settings)
+        self._positionals.title = "arguments"
+        if settings.get("add_help", True):
+            self._actions[0].help = "show this help and exit"
+            version = f"gpuvox {__version__}"
+            self.add_argument("--version", action="version", version=version, help="show the version and exit")
 
     @property
     def names(self) -> list[str]:
@@ -51,7 +57,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise `UsageError`."""
-        raise UsageError(f"{message[0].lower()}{message[1:]}; see {self.prog} --help")
+        message = re.sub(r"argument (\S+): expected one argument", r"the value of \1 is missing", message)
+        message = re.sub(r"the following arguments are required: (.*)", r"\1 is missing", message)
+        raise UsageError(
+            f"{message[0].lower() if message[1:2].islower() else message[0]}{message[1:]}; see {self.prog} --help"
+        )
 
 
 def positive(text: str) -> float:

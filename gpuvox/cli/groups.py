@@ -10,9 +10,11 @@ from gpuvox.cli.talk import say, warn
 
 EPILOG = """\
 Writes OUT.tsv (analysis of covariance of each variable: adjusted means, F, p, corrected p, Cohen's d, checks of
-assumptions), OUT_demographics.tsv (groups described and compared without covariates) and OUT.json (what was done).
-Variables are columns of numbers: of the table, of gpuvox rois (thalamus.iron, left_caudate.volume) and of gpuvox
-clusters (NAME.1). Example:
+assumptions), OUT_demographics.tsv (groups described and compared without covariates) and OUT.json (a record of what was
+done). Variables are numeric columns of the table, of gpuvox rois (such as thalamus.iron, left.caudate.volume) and of
+gpuvox clusters (such as NAME.1).
+
+example:
   gpuvox groups --table participants.tsv --group group --order MS,HC --rois rois.tsv --covariates age,sex \\
     --family 'volume=*.volume' --family 'iron=*.iron' --demographics age,sex,edss --out groups
 """
@@ -22,34 +24,55 @@ def build_parser() -> Parser:
     """The parser; its destinations are the fields of `groups.Command`."""
     parser = Parser(
         prog="gpuvox groups",
-        description=f"Comparisons of groups (gpuvox {__version__}).",
+        description=f"Describe groups, and compare them by analysis of covariance (gpuvox {__version__}).",
         epilog=EPILOG,
     )
     add = parser.add_argument
-    add("--table", metavar="FILE", help="table of the participants")
-    add("--group", metavar="COLUMN", help="group of each participant")
-    add("--order", type=names, metavar="A,B", default=(), help="groups to compare; differences are A - B")
-    add("--rois", metavar="FILE", default="", help="what gpuvox rois wrote")
-    add("--clusters", metavar="NAME=FILE", action="append", type=pair, help="what gpuvox clusters wrote")
+    add("--table", metavar="FILE", help="table of participants (required)")
+    add("--group", metavar="COLUMN", help="column with the group of each participant (required)")
+    add("--order", type=names, metavar="A,B", default=(), help="groups to compare; differences are A minus B")
+    add("--rois", metavar="FILE", default="", help="table written by gpuvox rois")
+    add(
+        "--clusters",
+        metavar="NAME=FILE",
+        action="append",
+        type=pair,
+        help="OUT_subjects.tsv written by gpuvox clusters; may be repeated",
+    )
     add("--covariates", type=names, metavar="A,B", default=(), help="columns of the table to adjust for")
     add(
         "--variables",
         type=names,
         metavar="PATTERNS",
         default=(),
-        help="what to compare (all of rois and clusters)",
+        help="variables to compare (all those of --rois and --clusters)",
     )
     add("--family", dest="families", metavar="NAME=PATTERNS", action="append", type=pair,
-        help="variables whose p are corrected together (all); may be repeated")  # fmt: skip
+        help="variables corrected together for multiple testing (all); may be repeated")  # fmt: skip
     add(
-        "--correction", choices=("fdr_bh", "bonferroni", "none"), default="fdr_bh", help="within a family (fdr_bh)"
+        "--correction",
+        choices=("fdr_bh", "bonferroni", "none"),
+        default="fdr_bh",
+        help="correction within each family (fdr_bh)",
     )
-    add("--subset", metavar="EXPRESSION", default="", help='participants, such as "age <= 50"')
-    add("--log", type=names, metavar="PATTERNS", default=(), help="log-transform; auto: those that are skewed")
-    add("--demographics", type=names, metavar="A,B", default=(), help="columns to describe by group")
+    add(
+        "--subset",
+        metavar="EXPRESSION",
+        default="",
+        help='include only these participants, for example "age <= 50"',
+    )
+    add(
+        "--log",
+        type=names,
+        metavar="PATTERNS",
+        default=(),
+        help="variables to log-transform; auto for those that are skewed",
+    )
+    add("--demographics", type=names, metavar="A,B", default=(), help="columns to describe and compare by group")
     add("--test", dest="tests", metavar="COLUMN=TEST", action="append", type=pair,
-        help="student, welch, mannwhitney, anova, welch_anova, kruskal, fisher or chi2")  # fmt: skip
-    add("--out", metavar="OUT", help="root of what is written")
+        help="test for a column of --demographics: student, welch, mannwhitney, anova, welch_anova, kruskal, "
+        "fisher or chi2")  # fmt: skip
+    add("--out", metavar="OUT", help="root of the output names (required)")
     return parser
 
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from gpuvox import __version__
 from gpuvox.cli.talk import say
 
-USAGE = """usage: gpuvox info
+USAGE = """usage: gpuvox info [--help] [--version]
 
-Versions, devices and memory; whether the CUDA kernels compile and give the right answer; what is missing if not.
+Shows versions, devices and memory, and tests whether the CUDA kernels compile and give the right answer; if not, says
+what is missing. The exit status is 1 if there is a GPU that does not work.
 """
 
 
 def run(argv: Sequence[str]) -> int:
     """Exit status: 0, or 1 if there is a GPU that does not work."""
+    if argv and argv[0] == "--version":
+        say(f"gpuvox {__version__}")
+        return 0
     if argv:
         asked = argv[0] in ("-h", "--help")
         (sys.stdout if asked else sys.stderr).write(USAGE)

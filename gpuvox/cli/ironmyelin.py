@@ -12,10 +12,13 @@ from gpuvox.cli.arguments import Parser, UsageError, not_negative, number, posit
 from gpuvox.cli.talk import warn
 
 EPILOG = """\
-The table is a TSV or CSV with the columns participant_id, qsm, r1, csf and, for content maps, jacobian (determinants
-of the template-to-subject map); paths are relative to it. In its place: 4D images, a volume a subject (--csf may be
-one volume for all). Writes iron, myelin and, with Jacobians, ironmass and myelinmass (4D, in the table's order) with
-JSON sidecars, and csf_reference.tsv. Example:  gpuvox ironmyelin --table participants.tsv --out maps --from-field 3
+The table is a TSV or CSV file with the columns participant_id, qsm, r1, csf and, for content maps, jacobian
+(determinants of the template-to-subject transformation); paths are relative to the table. 4D images with one volume per
+participant may be given instead (--csf may be a single volume for all). Writes iron, myelin and, with Jacobians,
+ironmass and myelinmass (4D, in the order of the table) with JSON sidecars, and csf_reference.tsv.
+
+example:
+  gpuvox ironmyelin --table participants.tsv --out maps --from-field 3
 """
 
 
@@ -23,31 +26,57 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser; its destinations are the fields of `ironmyelin.Command`."""
     parser = Parser(
         prog="gpuvox ironmyelin",
-        description=f"Iron and myelin maps of a cohort from QSM and R1 (gpuvox {__version__}).",
+        description=f"Compute iron and myelin maps of a cohort from QSM and R1 (gpuvox {__version__}).",
         epilog=EPILOG,
     )
     add = parser.add_argument
-    add("--table", metavar="FILE", default="", help="table of the subjects and their images")
+    add("--table", metavar="FILE", default="", help="table of participants and their images")
     for kind, text in (("qsm", "QSM"), ("r1", "R1 or T1"), ("csf", "masks of CSF"), ("jacobian", "Jacobians")):
-        add(f"--{kind}", metavar="IMAGE", default="", help=f"4D image of {text}, in place of a table")
-    add("--out", metavar="DIR", help="folder for the maps")
-    add("--mask", metavar="IMAGE", default="", help="write, and smooth, only within it")
-    add("--model", metavar="FILE", default="", help="TOML file of a model (Stüber 2014)")
-    add("--from-field", type=positive, metavar="T", help="field of R1, tesla (by the sidecars)")
-    add("--to-field", type=positive, metavar="T", help="field of the model, tesla (7)")
-    add("--field-method", choices=("curve", "power"), default="curve", help="conversion between fields (curve)")
-    add("--exponent", type=number, metavar="B", help="of --field-method power (0.376, gray matter)")
-    add("--reference", choices=("cohort", "subject", "none"), default="cohort", help="CSF to subtract (cohort)")
-    add("--fwhm", type=not_negative, metavar="MM", default=0.0, help="Gaussian smoothing (0)")
-    add("--qsm-units", choices=("ppm", "ppb"), default="", help="else the sidecars', else ppm")
+        add(f"--{kind}", metavar="IMAGE", default="", help=f"4D image of {text}, instead of a table")
+    add("--out", metavar="DIR", help="folder for the maps (required)")
+    add("--mask", metavar="IMAGE", default="", help="write and smooth only within this mask")
+    add(
+        "--model",
+        metavar="FILE",
+        default="",
+        help="TOML file that describes the tissue model (Stüber et al. 2014)",
+    )
+    add(
+        "--from-field",
+        type=positive,
+        metavar="T",
+        help="field strength of the R1 maps in tesla (from the sidecars)",
+    )
+    add("--to-field", type=positive, metavar="T", help="field strength of the model in tesla (7)")
+    add(
+        "--field-method",
+        choices=("curve", "power"),
+        default="curve",
+        help="how R1 is converted between field strengths (curve)",
+    )
+    add("--exponent", type=number, metavar="B", help="exponent for --field-method power (0.376, gray matter)")
+    add(
+        "--reference",
+        choices=("cohort", "subject", "none"),
+        default="cohort",
+        help="subtract the mean of CSF over the cohort, of each subject, or not (cohort)",
+    )
+    add(
+        "--fwhm",
+        type=not_negative,
+        metavar="MM",
+        default=0.0,
+        help="full width at half maximum of Gaussian smoothing (0)",
+    )
+    add("--qsm-units", choices=("ppm", "ppb"), default="", help="units of QSM (from the sidecars, else ppm)")
     add(
         "--r1-units",
         choices=("1/s", "1/ms", "ms", "s"),
         default="",
-        help="else the sidecars', else 1/s; ms, s: T1",
+        help="units of R1, or of T1: ms, s (from the sidecars, else 1/s)",
     )
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:i (auto)")
-    add("--quiet", action="store_true", help="no progress bar")
+    add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:i (auto)")
+    add("--quiet", action="store_true", help="show no progress bar")
     return parser
 
 

@@ -12,14 +12,16 @@ from gpuvox.cli.talk import say, silent, warn
 
 DESIGNS = ("change", "visit", "interaction", "between")
 EPILOG = """\
-The table has a row for each visit of each subject. IMAGE is a column of it (a path for each visit, relative to it) or
-a 4D image with a volume for each row. Designs (all that can be made; --designs says which):
-  change       change from baseline to follow-up, compared between groups, or against none     OUT_change
-  visit        effect of the visit, exchanged within subjects                                  OUT_visit
-  interaction  groups in their change, subjects exchanged with all their visits                OUT_interaction
-  between      groups over all visits, subjects exchanged with all their visits                OUT_between
-each with .mat, .con, .fts, .grp as needed; OUT_NAME_change and OUT_NAME_visits, the images; OUT_change.tsv and
-OUT_visits.tsv, their rows; OUT.txt, the commands that test them. Example:
+The table has one row for each visit of each participant. IMAGE is a column of it (paths relative to the table) or a 4D
+image with one volume per row. The designs, all that are possible unless --designs selects some:
+  change       change from baseline to follow-up, compared between groups or with zero              OUT_change
+  visit        effect of visit; visits are permuted within participants                             OUT_visit
+  interaction  group by visit; participants are permuted with all their visits                      OUT_interaction
+  between      groups over all visits; participants are permuted with all their visits              OUT_between
+Each is written as .mat and .con, with .fts and .grp where needed. OUT_NAME_change and OUT_NAME_visits are the images,
+OUT_change.tsv and OUT_visits.tsv list their volumes, and OUT.txt gives the commands that run the tests.
+
+example:
   gpuvox longitudinal --table visits.tsv --visit session --group group --order MS,HC --covariates age,sex \\
     --years time --map iron=iron --out long
 """
@@ -37,7 +39,9 @@ def named_map(text: str) -> tuple[str, str]:
     """NAME=IMAGE; the name becomes a part of names of files."""
     name, image = pair(text)
     if not re.fullmatch(r"[\w.+-]+", name):
-        raise argparse.ArgumentTypeError(f"{name!r} cannot be a part of the name of a file")
+        raise argparse.ArgumentTypeError(
+            f"{name!r} cannot be part of a file name; use letters, digits and . _ + -"
+        )
     return name, image
 
 
@@ -45,43 +49,62 @@ def build_parser() -> Parser:
     """The parser; its destinations are the fields of `longitudinal.Command`."""
     parser = Parser(
         prog="gpuvox longitudinal",
-        description=f"Change scores and repeated measures for randomise (gpuvox {__version__}).",
+        description=f"Make designs of change scores and repeated measures for gpuvox randomise (gpuvox {__version__}).",
         epilog=EPILOG,
     )
     add = parser.add_argument
-    add("--table", metavar="FILE", help="table of the visits")
-    add("--subject", metavar="COLUMN", default="participant_id", help="who (participant_id)")
-    add("--visit", metavar="COLUMN", help="which visit")
+    add("--table", metavar="FILE", help="table of visits (required)")
+    add(
+        "--subject",
+        metavar="COLUMN",
+        default="participant_id",
+        help="column that identifies the participant (participant_id)",
+    )
+    add("--visit", metavar="COLUMN", help="column that identifies the visit (required)")
     add(
         "--visits",
         metavar="A,B,C",
         type=names,
         default=(),
-        help="the visits that count, in order (by their number)",
+        help="visits to include, in temporal order (sorted by number)",
     )
-    add("--baseline", metavar="VISIT", default="", help="where change starts (the first visit)")
-    add("--follow-up", metavar="VISIT", default="", help="where change ends (the last visit)")
-    add("--group", metavar="COLUMN", default="", help="groups to compare")
-    add("--order", metavar="A,B", type=names, default=(), help="their order (alphabetical)")
-    add("--covariates", metavar="A,B", type=names, default=(), help="columns to adjust for, as at the first visit")
-    add("--years", metavar="COLUMN", default="", help="time of a visit in years: change becomes change per year")
+    add("--baseline", metavar="VISIT", default="", help="visit from which change is measured (the first)")
+    add("--follow-up", metavar="VISIT", default="", help="visit up to which change is measured (the last)")
+    add("--group", metavar="COLUMN", default="", help="column of the groups to compare")
+    add("--order", metavar="A,B", type=names, default=(), help="order of the groups (alphabetical)")
+    add(
+        "--covariates",
+        metavar="A,B",
+        type=names,
+        default=(),
+        help="columns to adjust for, with their values at the first visit",
+    )
+    add(
+        "--years", metavar="COLUMN", default="", help="time of each visit in years; change is then change per year"
+    )
     add(
         "--subset",
         metavar="EXPRESSION",
         default="",
-        help="subjects that count, by what is true at the first visit",
+        help="include only these participants, judged at their first visit",
     )
     add("--map", dest="maps", metavar="NAME=IMAGE", type=named_map, action="append", default=[],
-        help="a map; may be repeated")  # fmt: skip
-    add("--designs", metavar="A,B", type=designs, default=(), help=f"some of {', '.join(DESIGNS)}")
+        help="a map and its images; may be repeated")  # fmt: skip
+    add(
+        "--designs",
+        metavar="A,B",
+        type=designs,
+        default=(),
+        help=f"which of {', '.join(DESIGNS)} to make (all that are possible)",
+    )
     add(
         "--incomplete",
         choices=("refuse", "drop", "keep"),
         default="refuse",
-        help="subjects who lack a visit (refuse)",
+        help="what to do with participants who lack a visit (refuse)",
     )
-    add("--out", metavar="OUT", help="root of what is written")
-    add("--quiet", action="store_true", help="print nothing")
+    add("--out", metavar="OUT", help="root of the output names (required)")
+    add("--quiet", action="store_true", help="print only errors and warnings")
     return parser
 
 
@@ -92,10 +115,10 @@ def run(argv: Sequence[str]) -> int:
         if not options[name]:
             raise UsageError(f"--{name} is missing")
     if options["order"] and not options["group"]:
-        raise UsageError("--order is that of the groups; --group is missing")
+        raise UsageError("--order is the order of the groups, and needs --group")
     maps = dict(options["maps"])
     if len(maps) < len(options["maps"]):
-        raise UsageError("--map gives a name twice")
+        raise UsageError("--map gives the same name twice")
     options["maps"] = maps
     from gpuvox import locks
     from gpuvox.cli.progress import shown

@@ -25,24 +25,27 @@ USAGE = """usage: gpuvox COMMAND ...
 
 Voxelwise permutation inference for neuroimaging.
 
-commands:
-  randomise     permutation tests on the general linear model, with the options and the files of FSL randomise
-  merge         the shards of a randomise run to its maps
-  design        design and contrast files for it, from a table of participants
-  longitudinal  the same for repeated visits: changes, and repeated measures with exchangeability blocks
-  info          versions, devices, and whether the GPU works
+analysis:
+  randomise     permutation tests on the general linear model, with the options and files of FSL randomise
+  merge         combine the shards of a randomise run into its maps
+  design        make design and contrast files for randomise from a table of participants
+  longitudinal  the same for repeated visits: change scores, and repeated measures with exchangeability blocks
 
-  study         a study of iron and myelin from maps to a report, of these steps:
-  ironmyelin    iron and myelin maps of a cohort from QSM and R1
-  rois          volume, mean, median and SD of maps in regions of interest
-  clusters      clusters of a corrected map, and a value of each for every subject
-  groups        demographics and analyses of covariance between groups
-  models        clinical models: regression in blocks, partial correlations, sample sizes
-  report        the report of a study, one HTML file
-  phantom       a synthetic cohort of that kind whose truth is known
+study of iron and myelin:
+  study         run a whole study, from maps to a report; its steps are the commands below
+  ironmyelin    compute iron and myelin maps of a cohort from QSM and R1
+  rois          measure volume, mean, median and SD of maps in regions of interest
+  clusters      list the clusters of a corrected map, and extract a value of each for every participant
+  groups        describe groups, and compare them by analysis of covariance
+  models        fit clinical models: regression in blocks, partial correlations, sample sizes
+  report        write the report of a study as one HTML file
+  phantom       make a synthetic cohort whose true effects are known
 
-  gpuvox COMMAND --help      the options of a command
-  gpuvox --version           the version
+installation:
+  info          show versions and devices, and test whether the GPU works
+
+  gpuvox COMMAND --help      show the options of a command
+  gpuvox --version           show the version
 """
 
 
@@ -54,9 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     spell_out()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments:
+        sys.stderr.write(USAGE)
+        return 2
+    if arguments[0] == "help" and len(arguments) > 1:
+        arguments = [*arguments[1:], "--help"]
+    if arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(USAGE)
-        return 0 if arguments else 2
+        return 0
     if arguments[0] in ("--version", "-V"):
         sys.stdout.write(f"gpuvox {__version__}\n")
         return 0

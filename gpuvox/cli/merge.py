@@ -14,8 +14,10 @@ from gpuvox.cli.arguments import Parser, UsageError, threads
 from gpuvox.cli.talk import say, silent, warn
 
 EPILOG = """\
-The shards know their command and the hashes of its files, which are read again under the names they had. The maps are,
-bit for bit, those of one run. Example, on three machines and then on one:
+Each shard records its command and checksums of the input files, which are read again under the same names. The maps
+are, bit for bit, those of a single run.
+
+example, on three machines and then on one:
   gpuvox randomise -i maps -o out -m mask -d design.mat -t design.con -T --seed 1 --shard 1/3     (2/3, 3/3)
   gpuvox merge out_shard*.tally
 """
@@ -25,21 +27,28 @@ def build_parser() -> Parser:
     """The parser."""
     parser = Parser(
         prog="gpuvox merge",
-        usage="gpuvox merge TALLY... [options]",
-        description=f"Add up the shards of a randomise run (gpuvox {__version__}).",
+        usage="gpuvox merge TALLY [TALLY ...] [options]",
+        description=f"Combine the shards of a randomise run into its maps (gpuvox {__version__}).",
         epilog=EPILOG,
     )
-    parser.add_argument("tallies", nargs="*", metavar="TALLY", help="files that --shard wrote, in any order")
+    parser.add_argument(
+        "tallies", nargs="*", metavar="TALLY", help="files written by gpuvox randomise --shard, in any order"
+    )
     parser.add_argument(
         "--out",
         metavar="ROOT",
         default="",
         help="output root (that of the shards, if it is in the current folder)",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (auto)")
-    parser.add_argument("--threads", type=threads, metavar="N", help="threads (all processors)")
-    parser.add_argument("--scratch", metavar="DIR", default="", help="data in a file here, not in memory")
-    parser.add_argument("--quiet", action="store_true", help="print errors and warnings only")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:i (auto)")
+    parser.add_argument("--threads", type=threads, metavar="N", help="number of threads (all processors)")
+    parser.add_argument(
+        "--scratch",
+        metavar="DIR",
+        default="",
+        help="keep data that do not fit in memory in a temporary file in DIR",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print only errors and warnings")
     return parser
 
 
@@ -47,7 +56,7 @@ def run(argv: Sequence[str]) -> int:
     """Exit status 0."""
     options = build_parser().parse_args(argv)
     if not options.tallies:
-        raise UsageError("the files to merge are missing: gpuvox merge TALLY...")
+        raise UsageError("the files to merge are missing: gpuvox merge TALLY [TALLY ...]")
     from gpuvox._randomise import write_merged
     from gpuvox.checkpoint import read_all
     from gpuvox.cli.progress import shown

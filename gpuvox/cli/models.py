@@ -12,21 +12,28 @@ from gpuvox.cli.talk import say, warn
 
 CORRECTIONS = ("fdr_bh", "bonferroni", "none")
 REGRESSION = """\
-COLUMNS are columns of the table, and with --rois and --clusters also such as thalamus.iron, left_caudate.volume, NAME.1
-(eigenvariate of cluster 1): separated by commas, * and ? stand for several. Text becomes columns of 0 and 1. Writes
-OUT.tsv (R2, its change, F and P of each block), OUT_coefficients.tsv, OUT_data.tsv (what was analysed) and OUT.json.
+COLUMNS are separated by commas; * and ? match several. They are columns of the table and, with --rois and --clusters,
+variables such as thalamus.iron, left.caudate.volume or NAME.1 (eigenvariate of cluster 1). Text becomes indicator
+columns of 0 and 1. Writes OUT.tsv (R2, its change, F and P of each block), OUT_coefficients.tsv, OUT_data.tsv (the data
+analysed) and OUT.json.
+
+example:
   gpuvox models regression --table participants.tsv --rois rois.tsv --subset "group == 'MS'" --outcome edss \\
     --block volumes=brain_volume,lesion_load --log lesion_load --each 'thalamus*.iron' \\
     --adjust age,sex --reference "group == 'HC'" --bootstrap 5000 --out edss
 """
 CORRELATION = """\
-COLUMNS as for gpuvox models regression. Writes OUT.tsv and OUT.json.
+COLUMNS are as for gpuvox models regression. Writes OUT.tsv and OUT.json.
+
+example:
   gpuvox models correlation --table participants.tsv --clusters iron=iron_up_subjects.tsv --x 'iron.*' \\
     --y edss,disease_duration --given age,sex --method spearman --out correlations
 """
 SAMPLE_SIZE = """\
-For a correlation, for a difference in SD, or for the differences of two groups in a table (COLUMNS as for gpuvox models
-regression; with --out, OUT.tsv and OUT.json are written):
+The sample size is that for a correlation (--r), for a standardised difference (--d), or for the differences between two
+groups in a table (COLUMNS are as for gpuvox models regression; with --out, OUT.tsv and OUT.json are written).
+
+examples:
   gpuvox models samplesize --r 0.28
   gpuvox models samplesize --d 0.5 --r2 0.3
   gpuvox models samplesize --table participants.tsv --rois rois.tsv --group group --order MS,HC \\
@@ -43,12 +50,15 @@ def build_parser() -> Parser:
     """The parser; its destinations are the fields of the commands of `gpuvox.study.clinical`."""
     parser = Parser(
         prog="gpuvox models",
-        description=f"Clinical models (gpuvox {__version__}).",
+        description=f"Fit clinical models (gpuvox {__version__}).",
+        epilog="gpuvox models MODEL --help shows the options of each.",
     )
     kinds = parser.add_subparsers(dest="kind", metavar="regression|correlation|samplesize", parser_class=Parser)
     _regression(_subcommand(kinds, "regression", "hierarchical linear regression in blocks", REGRESSION))
-    _correlation(_subcommand(kinds, "correlation", "(partial) correlations", CORRELATION))
-    _sample_size(_subcommand(kinds, "samplesize", "participants that a study needs", SAMPLE_SIZE))
+    _correlation(
+        _subcommand(kinds, "correlation", "correlations, with covariates partial correlations", CORRELATION)
+    )
+    _sample_size(_subcommand(kinds, "samplesize", "number of participants that a study needs", SAMPLE_SIZE))
     return parser
 
 
@@ -57,22 +67,37 @@ def _subcommand(kinds: Any, name: str, text: str, epilog: str) -> Parser:
         name, help=text, description=f"{text[0].upper()}{text[1:]} (gpuvox {__version__}).", epilog=epilog,
     )  # fmt: skip
     add = parser.add_argument
-    add("--table", metavar="FILE", default="", help="table of the participants")
-    add("--rois", metavar="FILE", default="", help="table that gpuvox rois wrote")
-    add("--clusters", metavar="NAME=FILE", action="append", type=pair, help="OUT_subjects.tsv of gpuvox clusters")
-    add("--subset", metavar="CONDITION", default="", help="who is analysed, such as \"phenotype == 'RRMS'\"")
-    add("--log", metavar="COLUMNS", type=some_names, default=(), help="natural logarithm of these")
-    add("--out", metavar="OUT", default="", help="root of what is written")
+    add("--table", metavar="FILE", default="", help="table of participants")
+    add("--rois", metavar="FILE", default="", help="table written by gpuvox rois")
+    add(
+        "--clusters",
+        metavar="NAME=FILE",
+        action="append",
+        type=pair,
+        help="OUT_subjects.tsv written by gpuvox clusters; may be repeated",
+    )
+    add(
+        "--subset",
+        metavar="CONDITION",
+        default="",
+        help="include only these participants, for example \"phenotype == 'RRMS'\"",
+    )
+    add("--log", metavar="COLUMNS", type=some_names, default=(), help="variables to log-transform")
+    add("--out", metavar="OUT", default="", help="root of the output names")
     return parser
 
 
 def _resampling(parser: Parser) -> None:
     add = parser.add_argument
     add(
-        "--bootstrap", type=count, metavar="N", default=0, help="resamples, percentile and BCa intervals (0: none)"
+        "--bootstrap",
+        type=count,
+        metavar="N",
+        default=0,
+        help="bootstrap resamples for percentile and BCa intervals (0, none)",
     )
-    add("--seed", type=count, metavar="N", default=0, help="seed of the resamples (0)")
-    add("--correction", choices=CORRECTIONS, default="fdr_bh", help="of P for multiple testing (fdr_bh)")
+    add("--seed", type=count, metavar="N", default=0, help="seed of the bootstrap (0)")
+    add("--correction", choices=CORRECTIONS, default="fdr_bh", help="correction for multiple testing (fdr_bh)")
 
 
 def _regression(parser: Parser) -> None:
@@ -80,44 +105,45 @@ def _regression(parser: Parser) -> None:
     add("--outcome", metavar="COLUMN", default="", help="the dependent variable")
     add(
         "--block", dest="blocks", metavar="NAME=COLUMNS", action="append", type=_block,
-        help="predictors that are entered together; repeated, in this order",
+        help="predictors entered together; repeat for further blocks, in order of entry",
     )  # fmt: skip
     add(
         "--each",
         metavar="COLUMNS",
         type=some_names,
         default=(),
-        help="a model for each of these, as its last block",
+        help="fit one model for each of these, as its last block",
     )
     add(
         "--adjust",
         metavar="COLUMNS",
         type=some_names,
         default=(),
-        help="covariates that predictors are adjusted for",
+        help="covariates for which predictors are adjusted",
     )
     add(
         "--reference", metavar="CONDITION", default="",
-        help="in whom the adjustment is estimated (those analysed; also for predictors not measured in it)",
+        help="condition for the participants in whom the adjustment is estimated (those analysed; also for "
+        "predictors not measured in the reference group)",
     )  # fmt: skip
     add(
         "--adjusted", metavar="COLUMNS", type=some_names, default=(),
-        help="predictors that are adjusted (those that are numbers of more than two kinds)",
+        help="predictors to adjust (numeric ones with more than two values)",
     )  # fmt: skip
     _resampling(parser)
 
 
 def _correlation(parser: Parser) -> None:
     add = parser.add_argument
-    add("--x", metavar="COLUMNS", type=some_names, default=(), help="variables")
+    add("--x", metavar="COLUMNS", type=some_names, default=(), help="variables on one side")
     add(
         "--y",
         metavar="COLUMNS",
         type=some_names,
         default=(),
-        help="variables that each of them is correlated with",
+        help="variables with which each of these is correlated",
     )
-    add("--given", metavar="COLUMNS", type=some_names, default=(), help="covariates")
+    add("--given", metavar="COLUMNS", type=some_names, default=(), help="covariates to control for")
     add("--method", choices=("pearson", "spearman"), default="pearson", help="kind of correlation (pearson)")
     _resampling(parser)
 
@@ -125,21 +151,38 @@ def _correlation(parser: Parser) -> None:
 def _sample_size(parser: Parser) -> None:
     add = parser.add_argument
     add("--r", type=number, metavar="R", help="a correlation")
-    add("--d", type=number, metavar="D", help="a difference of two groups, in SD")
-    add("--r2", type=number, metavar="R2", help="with --d: variance within groups that a covariate explains")
+    add("--d", type=number, metavar="D", help="a difference between two groups, in SD")
+    add(
+        "--r2",
+        type=number,
+        metavar="R2",
+        help="with --d: share of the variance within groups that a covariate explains",
+    )
     add("--group", metavar="COLUMN", default="", help="column with the groups")
-    add("--order", metavar="A,B", type=some_names, default=(), help="two groups: the difference is A less B")
+    add("--order", metavar="A,B", type=some_names, default=(), help="the two groups; the difference is A minus B")
     add(
         "--variables",
         metavar="COLUMNS",
         type=some_names,
         default=(),
-        help="variables whose difference is looked at",
+        help="variables whose differences are considered",
     )
-    add("--covariates", metavar="COLUMNS", type=some_names, default=(), help="covariates of an ANCOVA")
-    add("--reduction", type=positive, metavar="F", default=1.0, help="effect: share of the difference (1)")
+    add(
+        "--covariates",
+        metavar="COLUMNS",
+        type=some_names,
+        default=(),
+        help="covariates of an analysis of covariance",
+    )
+    add(
+        "--reduction",
+        type=positive,
+        metavar="F",
+        default=1.0,
+        help="effect to detect, as a share of the difference (1)",
+    )
     add("--power", type=number, metavar="P", default=0.8, help="power (0.8)")
-    add("--alpha", type=number, metavar="P", default=0.05, help="two-sided level (0.05)")
+    add("--alpha", type=number, metavar="P", default=0.05, help="two-sided significance level (0.05)")
 
 
 NEEDED = {
@@ -154,7 +197,7 @@ def run(argv: Sequence[str]) -> int:
     options = vars(build_parser().parse_args(argv))
     kind, out = options.pop("kind"), options.pop("out", "")
     if not kind:
-        raise UsageError("which model is missing: regression, correlation or samplesize; see gpuvox models --help")
+        raise UsageError("the model is missing: regression, correlation or samplesize; see gpuvox models --help")
     if kind == "samplesize":
         given = {name: options.pop(name) for name in ("r", "d", "r2")}
         if any(value is not None for value in given.values()):
@@ -190,7 +233,7 @@ def _say_size(given: dict[str, float | None], options: dict[str, Any], out: str)
     """Sample size for a correlation or a difference that is given."""
     r, d, r2 = given["r"], given["d"], given["r2"]
     if (r is None) == (d is None) or (r is not None and r2 is not None):
-        raise UsageError("a sample size is for --r, or for --d with or without --r2, or for a table")
+        raise UsageError("a sample size is computed for --r, for --d with or without --r2, or for a table")
     for name in ("table", "rois", "clusters", "subset", "log", "group", "order", "variables", "covariates"):
         if options[name]:
             raise UsageError(f"--{name} is for a sample size from a table; it does not go with --r or --d")

@@ -12,17 +12,20 @@ def build_parser() -> Parser:
     """The parser."""
     parser = Parser(
         prog="gpuvox phantom",
-        description="A synthetic study of iron and myelin in multiple sclerosis: 91 patients, 55 controls "
-        f"(gpuvox {__version__}). Writes participants.tsv, QSM, R1 (3 T) and Jacobians of each subject, labels and "
-        "masks, a design, and the truth (in the folder truth, which no command reads).",
+        description="Make a synthetic study of iron and myelin in multiple sclerosis, of 91 patients and 55 controls "
+        f"(gpuvox {__version__}). Writes participants.tsv, QSM, R1 (3 T) and Jacobians of each participant, labels and "
+        "masks, a design, and the true effects (in the folder truth, which no command reads).",
     )
-    parser.add_argument("out", nargs="?", help="a new folder")
-    parser.add_argument("--seed", type=count, default=0, help="seed (0)")
+    parser.add_argument("out", nargs="?", help="folder to make; it must not exist")
+    parser.add_argument("--seed", type=count, default=0, metavar="N", help="seed of the random numbers (0)")
     parser.add_argument(
-        "--scale", choices=("full", "small", "tiny"), default="full", help="voxels of 1, 3 or 4 mm"
+        "--scale",
+        choices=("full", "small", "tiny"),
+        default="full",
+        help="size of the images: voxels of 1, 3 or 4 mm (full)",
     )
-    parser.add_argument("--null", action="store_true", help="no difference between the groups")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--null", action="store_true", help="make the groups the same")
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
     return parser
 
 

@@ -27,15 +27,20 @@ from gpuvox.cli.foreign import remedy
 from gpuvox.cli.talk import say, silent, warn
 
 EPILOG = """\
-Options may be written --option value or --option=value. Image names may come without extension; FSLOUTPUTTYPE
-says what is written. Corrected and uncorrected maps are 1-p, as FSL's. A file <root>_randomise.json says what was
-done. Example, as with FSL:  gpuvox randomise -i maps -o out -m mask -d design.mat -t design.con -T
+Options are written as --option value or --option=value. Image names may be given without extension, and FSLOUTPUTTYPE
+selects the file type of the outputs. Corrected and uncorrected p-value maps contain 1-p, as in FSL.
+<root>_randomise.json records how the maps were made.
+
+examples:
+  gpuvox randomise -i maps -o out -m mask -d design.mat -t design.con -T
+  gpuvox randomise -i maps -o out -m mask -1 -T                            (one-sample test)
+  gpuvox randomise -i maps -o out -m mask -d design.mat -t design.con -f design.fts -T -x -n 10000 --seed 1
 """
 
 TLS = {
-    "--tls-ca-file": "certificates of whom to trust, where the scheduler encrypts (tls://)",
-    "--tls-cert": "the certificate of this command, which they signed",
-    "--tls-key": "its private key, where the certificate's file does not hold it",
+    "--tls-ca-file": "certificates to trust, where the scheduler encrypts its connections (tls://)",
+    "--tls-cert": "certificate of this command, signed by one of these",
+    "--tls-key": "its private key, if the certificate file does not contain it",
 }
 
 
@@ -58,16 +63,17 @@ def build_parser() -> Parser:
     """The parser; its destinations are the names that `make_command` reads."""
     parser = Parser(
         prog="gpuvox randomise",
-        usage="gpuvox randomise -i <data> -o <root> [-m <mask>] -d <design.mat> -t <design.con> [options]",
+        usage="gpuvox randomise -i <data> -o <root> [-m <mask>] -d <design.mat> -t <design.con> [options]\n"
+        "       gpuvox randomise -i <data> -o <root> [-m <mask>] -1 [options]",
         description=f"Permutation tests on the general linear model (gpuvox {__version__}).",
         epilog=EPILOG,
         add_help=False,
     )
-    _add_files(parser.add_argument_group("files"))
-    _add_inference(parser.add_argument_group("inference"))
+    _add_files(parser.add_argument_group("input and output"))
+    _add_inference(parser.add_argument_group("inference (at least one of -x -T --T2 -c -C -F -S)"))
     _add_model(parser.add_argument_group("model and permutations"))
-    _add_outputs(parser.add_argument_group("outputs"))
-    _add_own(parser.add_argument_group("not in FSL"))
+    _add_outputs(parser.add_argument_group("further outputs and information"))
+    _add_own(parser.add_argument_group("beyond FSL"))
     _add_hidden(parser)
     return parser
 
@@ -77,101 +83,147 @@ def _add_files(group: Any) -> None:
         "-i",
         dest="data",
         metavar="IMAGE",
-        help="4D data, a volume a subject; or TABLE:COLUMN of 3D images, a .txt list or a quoted pattern",
+        help="4D image with one volume per subject; or 3D images: TABLE:COLUMN, a .txt list, or a quoted pattern",
     )
-    group.add_argument("-o", dest="root", metavar="ROOT", help="output root")
+    group.add_argument("-o", dest="root", metavar="ROOT", help="output root, with which all file names begin")
     group.add_argument(
-        "-m", dest="mask", metavar="IMAGE", default="", help="mask; by default every voxel that varies"
+        "-m", dest="mask", metavar="IMAGE", default="", help="mask (every voxel that varies between subjects)"
     )
-    group.add_argument("-d", dest="design", metavar="FILE", default="", help="design matrix (VEST, CSV or TSV)")
+    group.add_argument(
+        "-d", dest="design", metavar="FILE", default="", help="design matrix (VEST file, CSV or TSV)"
+    )
     group.add_argument("-t", dest="contrasts", metavar="FILE", default="", help="t contrasts")
     group.add_argument(
-        "-f", dest="f_tests", metavar="FILE", default="", help="F tests: rows of 0 and 1 over contrasts"
+        "-f",
+        dest="f_tests",
+        metavar="FILE",
+        default="",
+        help="F tests: each row marks with 1 the t contrasts to combine",
     )
-    group.add_argument("-e", dest="blocks", metavar="FILE", default="", help="exchangeability blocks")
     group.add_argument(
-        "--effective_design", metavar="FILE", default="", help="design that says which rows are alike"
+        "-e", dest="blocks", metavar="FILE", default="", help="exchangeability blocks, one number per subject"
+    )
+    group.add_argument(
+        "--effective_design",
+        metavar="FILE",
+        default="",
+        help="design matrix that determines which rows are exchangeable",
     )
     group.add_argument("--vxl", type=_columns, default=(), metavar="1,2", help="columns of voxelwise EVs, from 1")
-    group.add_argument("--vxf", type=_names, default=(), metavar="A,B", help="4D images of the voxelwise EVs")
+    group.add_argument(
+        "--vxf", type=_names, default=(), metavar="A,B", help="4D images of the voxelwise EVs, in the same order"
+    )
 
 
 def _add_inference(group: Any) -> None:
-    group.add_argument("-x", dest="voxel", action="store_true", help="voxelwise corrected p")
-    group.add_argument("-T", dest="tfce", action="store_true", help="TFCE")
-    group.add_argument("--T2", dest="tfce_2d", action="store_true", help="TFCE for 2D (TBSS): H=2, E=1, C=26")
-    group.add_argument("-c", dest="extent", type=positive, metavar="T", help="cluster extent, threshold for t")
-    group.add_argument("-C", dest="mass", type=positive, metavar="T", help="cluster mass, threshold for t")
-    group.add_argument("-F", dest="f_extent", type=positive, metavar="F", help="cluster extent, threshold for F")
-    group.add_argument("-S", dest="f_mass", type=positive, metavar="F", help="cluster mass, threshold for F")
-    group.add_argument("--tfce_H", type=not_negative, metavar="H", help="TFCE height power (2)")
-    group.add_argument("--tfce_E", type=not_negative, metavar="E", help="TFCE extent power (0.5)")
-    group.add_argument("--tfce_C", type=connectivity, metavar="C", help="TFCE connectivity (6)")
-    group.add_argument("--tfce_D", type=tfce_step, metavar="D",
-                       help="TFCE step (maximum / 100); robust: not led by a few outlying voxels")  # fmt: skip
+    group.add_argument("-x", dest="voxel", action="store_true", help="voxelwise test")
+    group.add_argument("-T", dest="tfce", action="store_true", help="threshold-free cluster enhancement (TFCE)")
     group.add_argument(
-        "--twopass", action="store_true", help="cluster and TFCE normalised over permutations (t only)"
+        "--T2", dest="tfce_2d", action="store_true", help="TFCE for skeletonised data (TBSS): H=2, E=1, C=26"
+    )
+    group.add_argument(
+        "-c", dest="extent", type=positive, metavar="T", help="cluster extent, with this threshold for t"
+    )
+    group.add_argument(
+        "-C", dest="mass", type=positive, metavar="T", help="cluster mass, with this threshold for t"
+    )
+    group.add_argument(
+        "-F", dest="f_extent", type=positive, metavar="F", help="cluster extent, with this threshold for F"
+    )
+    group.add_argument(
+        "-S", dest="f_mass", type=positive, metavar="F", help="cluster mass, with this threshold for F"
+    )
+    group.add_argument("--tfce_H", type=not_negative, metavar="H", help="TFCE: exponent of height (2)")
+    group.add_argument("--tfce_E", type=not_negative, metavar="E", help="TFCE: exponent of extent (0.5)")
+    group.add_argument("--tfce_C", type=connectivity, metavar="C", help="TFCE: connectivity, 6, 18 or 26 (6)")
+    group.add_argument("--tfce_D", type=tfce_step, metavar="D",
+                       help="TFCE: step (observed maximum / 100), or robust: not led by outlying voxels")  # fmt: skip
+    group.add_argument(
+        "--twopass", action="store_true", help="also normalise clusters and TFCE by a first pass (t only)"
     )
     group.add_argument("-v", dest="variance", type=not_negative, default=0.0, metavar="MM",
-                       help="variance smoothing, standard deviation in mm (t only)")  # fmt: skip
-    group.add_argument("--fonly", action="store_true", help="F tests only")
+                       help="variance smoothing with a Gaussian of this standard deviation (t only)")  # fmt: skip
+    group.add_argument("--fonly", action="store_true", help="run F tests only")
 
 
 def _add_model(group: Any) -> None:
     group.add_argument("-n", dest="number", type=count, default=5000, metavar="N",
-                       help="permutations, the unpermuted one included; 0: all (5000)")  # fmt: skip
-    group.add_argument("-1", dest="one_sample", action="store_true", help="one-sample test by sign flips")
-    group.add_argument("-D", dest="demean", action="store_true", help="remove the mean of data and design")
-    group.add_argument("--permuteBlocks", action="store_true", help="permute whole blocks")
-    group.add_argument("--detectNull", action="store_true", help="keep rows that the effect does not touch")
+                       help="number of permutations, counting the unpermuted one; 0 for all (5000)")  # fmt: skip
+    group.add_argument("-1", dest="one_sample", action="store_true", help="one-sample test by sign flipping")
+    group.add_argument("-D", dest="demean", action="store_true", help="demean data and design")
+    group.add_argument(
+        "--permuteBlocks", action="store_true", help="permute blocks as wholes rather than within blocks"
+    )
+    group.add_argument(
+        "--detectNull", action="store_true", help="do not permute rows that the contrast does not involve"
+    )
     group.add_argument("-U", dest="nuisance", type=integer, choices=(0, 1, 2, 3), default=1, metavar="MODE",
-                       help="nuisance: 0 Kennedy, 1 Freedman-Lane, 2 none, 3 ter Braak (1)")  # fmt: skip
-    group.add_argument("--seed", type=count, metavar="N", help="seed; without it one is drawn and recorded")
-    group.add_argument("--skipTo", type=at_least_one, default=0, metavar="N", help="test N alone (F before t)")
-    group.add_argument("--norcmask", action="store_true", help="keep constant voxels in the automatic mask")
+                       help="nuisance: 0 Kennedy, 1 Freedman-Lane, 2 ignored, 3 ter Braak (1)")  # fmt: skip
+    group.add_argument("--seed", type=count, metavar="N", help="seed of the random numbers (drawn, and recorded)")
+    group.add_argument(
+        "--skipTo",
+        type=at_least_one,
+        default=0,
+        metavar="N",
+        help="run test number N alone, counting F before t tests",
+    )
+    group.add_argument("--norcmask", action="store_true", help="without -m: keep voxels that are constant")
 
 
 def _add_outputs(group: Any) -> None:
-    group.add_argument("-R", dest="raw", action="store_true", help="unpermuted TFCE and cluster maps too")
-    group.add_argument("--uncorrp", action="store_true", help="uncorrected p too")
-    group.add_argument("-P", dest="permutation_files", action="store_true", help="write the permutations")
-    group.add_argument("-N", dest="nulls", action="store_true", help="write the null distributions")
-    group.add_argument("--permout", action="store_true", help="write the maps of every permutation")
     group.add_argument(
-        "--glm_output", action="store_true", help="parameter estimates, contrasts and variances too"
+        "-R", dest="raw", action="store_true", help="also write the TFCE and cluster maps themselves"
     )
-    group.add_argument("--film", action="store_true", help="file names of FILM")
-    group.add_argument("-q", dest="count", action="store_true", help="print the number of permutations, and stop")
-    group.add_argument("-Q", dest="schedule", action="store_true", help="print what a scheduler needs, and stop")
-    group.add_argument("--quiet", action="store_true", help="print errors and warnings only")
-    group.add_argument("-h", "--help", action="store_true", help="this text")
+    group.add_argument("--uncorrp", action="store_true", help="also write uncorrected p-values")
+    group.add_argument("-P", dest="permutation_files", action="store_true", help="also write the permutations")
+    group.add_argument(
+        "-N", dest="nulls", action="store_true", help="also write the null distributions of the maximum"
+    )
+    group.add_argument("--permout", action="store_true", help="also write the maps of every permutation")
+    group.add_argument(
+        "--glm_output", action="store_true", help="also write parameter estimates, contrasts and variances"
+    )
+    group.add_argument("--film", action="store_true", help="use FILM's file names")
+    group.add_argument(
+        "-q", dest="count", action="store_true", help="print the number of possible permutations and exit"
+    )
+    group.add_argument(
+        "-Q",
+        dest="schedule",
+        action="store_true",
+        help="print number of permutations, tests, root and job size for a scheduler, and exit",
+    )
+    group.add_argument("--quiet", action="store_true", help="print only errors and warnings")
+    group.add_argument("-h", "--help", action="store_true", help="show this help and exit")
 
 
 def _add_own(group: Any) -> None:
     group.add_argument("--permutations", metavar="ROOT", default="",
-                       help="repeat the permutations of ROOT_perm_tstat1.txt …, whatever -n says")  # fmt: skip
-    group.add_argument("--tfce-exact", action="store_true", help="TFCE's integral in closed form, no steps")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (auto)")
-    group.add_argument("--threads", type=threads, metavar="N", help="threads (all processors)")
+                       help="use the permutations in ROOT_perm_tstat1.txt and so on, in place of -n")  # fmt: skip
+    group.add_argument(
+        "--tfce-exact", action="store_true", help="TFCE with its integral in closed form, without steps"
+    )
+    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:i (auto)")
+    group.add_argument("--threads", type=threads, metavar="N", help="number of threads (all processors)")
     group.add_argument("--checkpoint", metavar="FILE", default="",
-                       help="keep what is done (long runs: ROOT_checkpoint.tally)")  # fmt: skip
-    group.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+                       help="save progress to FILE (long runs: ROOT_checkpoint.tally)")  # fmt: skip
+    group.add_argument("--resume", action="store_true", help="resume from the checkpoint")
     group.add_argument("--shard", type=_shard, metavar="I/N",
-                       help="part I of N of the permutations, as a file for gpuvox merge")  # fmt: skip
+                       help="run part I of N of the permutations, and write a file for gpuvox merge")  # fmt: skip
     group.add_argument("--workers", type=at_least_one, default=0, metavar="N",
-                       help="run on N processes of a Dask cluster on this machine")  # fmt: skip
+                       help="run on a Dask cluster of N processes on this machine")  # fmt: skip
     group.add_argument("--scheduler", metavar="ADDRESS", default="",
-                       help="run on the workers of a Dask scheduler")  # fmt: skip
+                       help="run on the workers of the Dask scheduler at ADDRESS")  # fmt: skip
     group.add_argument("--scheduler-file", metavar="FILE", default="",
-                       help="the same, by the file that the scheduler wrote")  # fmt: skip
+                       help="the same, with the address in the file that the scheduler wrote")  # fmt: skip
     for name, text in TLS.items():
         group.add_argument(name, metavar="FILE", default="", help=text)
     group.add_argument("--scratch", metavar="DIR", default="",
-                       help="keep data and residuals in a file in DIR, where they do not fit in memory")  # fmt: skip
+                       help="keep data that do not fit in memory in a temporary file in DIR")  # fmt: skip
     group.add_argument(
-        "--plan", action="store_true", help="say what would be done, in which time and memory, and stop"
+        "--plan", action="store_true", help="show what would be run, with estimates of time and memory, and exit"
     )
-    group.add_argument("--version", action="store_true", help="print the version, and stop")
+    group.add_argument("--version", action="store_true", help="show the version and exit")
 
 
 def _add_hidden(parser: argparse.ArgumentParser) -> None:
@@ -200,8 +252,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
             glued.append(token)
     options, rest = parser.parse_known_args(glued)
     if rest:
-        raise UsageError(parser.unknown(rest[0]))
+        raise UsageError(_expanded(rest) or parser.unknown(rest[0]))
     return options
+
+
+def _expanded(rest: list[str]) -> str:
+    """What is said where the shell has made many names of a pattern; empty if that is not so."""
+    images = [name for name in rest if name.endswith((".nii.gz", ".nii", ".hdr", ".img"))]
+    if not images or images[0] != rest[0]:
+        return ""
+    return (
+        f"{rest[0]} is one image too many: -i and -m take one name each. The images of several files are named by a "
+        "pattern in quotation marks, such as -i 'maps/*.nii.gz', by a .txt list, or by a column of a table"
+    )
 
 
 def _is_number(token: str) -> bool:
@@ -282,11 +345,12 @@ def check(options: argparse.Namespace) -> None:
         raise UsageError("--multi is not supported: it was an experiment of FSL's that no version documents")
     for name, option in (("data", "-i"), ("root", "-o")):
         if not getattr(options, name):
-            raise UsageError(f"{option} is missing; at least -i, -o, -d and -t (or -1) are needed")
+            raise UsageError(
+                f"{option} is missing; -i, -o, -d and -t are needed (or -i, -o and -1 for a one-sample test)"
+            )
+    _check_matrices(options)
     if bool(options.vxl) != bool(options.vxf):
         raise UsageError("--vxl and --vxf belong together")
-    if options.one_sample and not options.design and (options.contrasts or options.f_tests):
-        raise UsageError("contrasts (-t) and F tests (-f) need a design (-d), also with -1")
     if options.permuteBlocks and not options.blocks:
         raise UsageError("--permuteBlocks needs exchangeability blocks (-e)")
     if options.fonly and not options.f_tests:
@@ -298,6 +362,22 @@ def check(options: argparse.Namespace) -> None:
     beaten = [name for name, value in given.items() if value is not None]
     if options.tfce_2d and beaten:
         warn(f"--T2 is TFCE with H=2, E=1, C=26, as in FSL: it leaves no effect to {', '.join(beaten)}")
+
+
+def _check_matrices(options: argparse.Namespace) -> None:
+    """A design and contrasts, or neither with -1."""
+    if options.one_sample and not options.design:
+        if options.contrasts or options.f_tests:
+            raise UsageError("contrasts (-t) and F tests (-f) need a design (-d), also with -1")
+        return
+    if not (options.design or options.contrasts):
+        raise UsageError(
+            "the design (-d) and the t contrasts (-t) are missing; a one-sample test needs -1 instead"
+        )
+    if not options.design:
+        raise UsageError(f"the design (-d) is missing, to which the contrasts {options.contrasts} (-t) belong")
+    if not options.contrasts:
+        raise UsageError(f"the t contrasts (-t) of the design {options.design} (-d) are missing")
 
 
 def _check_cluster(options: argparse.Namespace) -> None:

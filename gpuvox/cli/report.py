@@ -9,9 +9,12 @@ from gpuvox.cli.arguments import Parser
 from gpuvox.cli.talk import say
 
 EPILOG = """\
-STUDY.json is what gpuvox study writes as study.json; paths in it are relative to its folder, and nothing outside that
-is read: --within names a larger folder, as for a mask beside the results. The report is one file
-that needs neither the network nor other files: tables, maps with an orthogonal viewer, figures, methods with citations.
+STUDY.json is the file study.json that gpuvox study writes. Paths in it are relative to its folder, and nothing outside
+that folder is read; --within names a larger one, for instance for a mask beside the results. The report is one file
+that needs neither the network nor other files: tables, maps with an orthogonal viewer, figures, and methods with
+citations.
+
+example:
   gpuvox report results/study.json --within . --out report.html
 """
 
@@ -20,11 +23,13 @@ def build_parser() -> Parser:
     """The parser."""
     parser = Parser(
         prog="gpuvox report",
-        description=f"The report of a study, one HTML file (gpuvox {__version__}).",
+        description=f"Write the report of a study as one HTML file (gpuvox {__version__}).",
         epilog=EPILOG,
     )
-    parser.add_argument("study", metavar="STUDY.json", help="what the study wrote about itself")
-    parser.add_argument("--out", metavar="FILE", default=None, help="the report (report.html beside STUDY.json)")
+    parser.add_argument("study", metavar="STUDY.json", help="record of the study, written by gpuvox study")
+    parser.add_argument(
+        "--out", metavar="FILE", default=None, help="report to write (report.html beside STUDY.json)"
+    )
     parser.add_argument(
         "--within", metavar="DIR", default=None,
         help="folder that all files it names must lie in, links followed (that of STUDY.json)",

@@ -9,10 +9,13 @@ from gpuvox.cli.arguments import Parser, UsageError, count, pair
 from gpuvox.cli.talk import warn
 
 EPILOG = """\
-IMAGE is a column of the table (a path for each subject, relative to the table) or a file: 4D with a volume a subject in
-the table's order; labels and lesions may be one 3D image for everyone. Writes a row for each participant, structure,
-side and map: n, mean, median, SD, volume (mL; with Jacobians, their sum), normalised volume, and for maps named iron
-and myelin the mass (mg, mL; with --head-size that of the normalised volume), and mass_raw (of the volume). Example:
+IMAGE is a column of the table (paths relative to the table) or a file: a 4D image with one volume per participant in
+the order of the table; labels and lesions may also be one 3D image for everyone. Writes one row for each participant,
+structure, side and map: number of voxels, mean, median, SD, volume (mL; with Jacobians, their sum), normalised volume,
+and for maps named iron and myelin the mass (mg, mL; with --head-size that of the normalised volume) and mass_raw (that
+of the volume itself).
+
+example:
   gpuvox rois --table participants.tsv --labels template/labels --names template/labels.tsv --map iron=maps/iron \\
     --map myelin=maps/myelin --jacobian jacobian --merge 'thalamus=thalamus_*' --out rois.tsv
 """
@@ -22,23 +25,56 @@ def build_parser() -> Parser:
     """The parser; its destinations are the fields of `rois.Command`."""
     parser = Parser(
         prog="gpuvox rois",
-        description=f"Volume, mean, median and SD of maps in regions of interest (gpuvox {__version__}).",
+        description=f"Measure volume, mean, median and SD of maps in regions of interest (gpuvox {__version__}).",
         epilog=EPILOG,
     )
     add = parser.add_argument
-    add("--table", metavar="FILE", help="table of the subjects, with a column participant_id")
-    add("--labels", metavar="IMAGE", help="label image, or images")
-    add("--names", metavar="FILE", default="", help="index and name of labels, or a FreeSurfer look-up table")
-    add("--map", dest="maps", metavar="NAME=IMAGE", action="append", type=pair, help="a map; may be repeated")
-    add("--merge", dest="merged", metavar="NAME=PATTERN", action="append", type=pair, help="several as one more")
-    add("--jacobian", metavar="IMAGE", default="", help="determinants of the template-to-subject map")
-    add("--lesions", metavar="IMAGE", default="", help="left out of means, medians and SDs")
-    add("--head-size", metavar="COLUMN", default="", help="factor that normalises volumes and masses")
+    add("--table", metavar="FILE", help="table of participants, with a column participant_id (required)")
+    add("--labels", metavar="IMAGE", help="label image, or images (required)")
     add(
-        "--erosion", type=count, metavar="N", default=0, help="voxels of border to leave out of the statistics (0)"
+        "--names",
+        metavar="FILE",
+        default="",
+        help="table with index and name of the labels, or a FreeSurfer look-up table",
     )
-    add("--out", metavar="FILE", help="the table to write")
-    add("--quiet", action="store_true", help="no progress bar")
+    add(
+        "--map",
+        dest="maps",
+        metavar="NAME=IMAGE",
+        action="append",
+        type=pair,
+        help="a map and its images (required; may be repeated)",
+    )
+    add(
+        "--merge",
+        dest="merged",
+        metavar="NAME=PATTERN",
+        action="append",
+        type=pair,
+        help="combine the structures that fit PATTERN into one more; may be repeated",
+    )
+    add(
+        "--jacobian",
+        metavar="IMAGE",
+        default="",
+        help="Jacobian determinants of the template-to-subject transformation",
+    )
+    add("--lesions", metavar="IMAGE", default="", help="lesion masks, excluded from mean, median and SD")
+    add(
+        "--head-size",
+        metavar="COLUMN",
+        default="",
+        help="column with the factor that normalises volumes and masses",
+    )
+    add(
+        "--erosion",
+        type=count,
+        metavar="N",
+        default=0,
+        help="number of layers of border voxels excluded from mean, median and SD (0)",
+    )
+    add("--out", metavar="FILE", help="table to write (required)")
+    add("--quiet", action="store_true", help="show no progress bar")
     return parser
 
 

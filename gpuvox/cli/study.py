@@ -11,8 +11,10 @@ from gpuvox.cli.arguments import Parser, UsageError
 from gpuvox.cli.talk import say, warn
 
 EPILOG = """\
-Stages whose settings and inputs have not changed since they were done are skipped; an interrupted run goes on where it
-was. To begin:
+Stages whose settings and inputs have not changed since they were run are skipped, and an interrupted study resumes
+where it stopped.
+
+to begin:
   gpuvox phantom cohort
   gpuvox study --example > cohort/study.toml     # every key, explained
   gpuvox study cohort/study.toml --dry-run
@@ -24,14 +26,14 @@ def build_parser() -> Parser:
     """The parser of the command."""
     parser = Parser(
         prog="gpuvox study",
-        description=f"Run a study from maps to a report (gpuvox {__version__}).",
+        description=f"Run a whole study, from maps to a report (gpuvox {__version__}).",
         epilog=EPILOG,
     )
     add = parser.add_argument
-    add("config", metavar="CONFIG.toml", nargs="?", default="", help="describes the study")
-    add("--dry-run", action="store_true", help="list what would run, and why")
-    add("--example", action="store_true", help="print a description with every key explained")
-    add("--quiet", action="store_true", help="no progress bar")
+    add("config", metavar="CONFIG.toml", nargs="?", default="", help="file that describes the study")
+    add("--dry-run", action="store_true", help="list the stages that would be run, and why")
+    add("--example", action="store_true", help="print an example of CONFIG.toml in which every key is explained")
+    add("--quiet", action="store_true", help="show no progress bar")
     return parser
 
 

@@ -253,7 +253,8 @@ def execute(
     usual = _usual_labels(measured)
     where = command.names or "the numbers of FreeSurfer"
     if not usual:
-        raise FileError(f"{command.labels} has none of the labels that are named in {where}")
+        other = "" if command.names else "; --names FILE gives the names of other labels"
+        raise FileError(f"{command.labels} has none of the labels that are named in {where}{other}")
     whole = [[row for row in rows if row.labels == usual[row.structure, row.side]] for rows in measured]
     names = table["participant_id"].tolist()
     lines = [_line(name, row, factor) for name, rows, factor in zip(names, whole, factors) for row in rows]
