@@ -274,7 +274,7 @@ def _read_mask(command: Command) -> Grid:
     headers = [files.read_header(name) for name in files.image_names(command.data)]
     mask = files.read_header(command.mask)
     for header in headers:
-        files.check_headers(header, mask)
+        files.placed_like(header, mask)
     return files.read_mask(command.mask, headers[0])
 
 

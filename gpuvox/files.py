@@ -25,7 +25,7 @@ import warnings
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -40,6 +40,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gpuvox.grid import Grid, inside
 from gpuvox.missing import EXPECTED, expand, what_is_there
+from gpuvox.orientation import lie_alike, order_on
 from gpuvox.pool import Pool
 from gpuvox.rounding import Rounding, may_round
 from gpuvox.scratch import Tiles
@@ -269,6 +270,9 @@ class ImageHeader:
         The header as it was read.
     proxy : nibabel.arrayproxy.ArrayProxy
         Where in which file the data lie, their type and scaling.
+    order : (nx·ny·nz,) int64, optional
+        Where the file stores each voxel, if shape and affine are those of a grid whose axes it has in another order or
+        direction; see `placed`.
     """
 
     path: Path
@@ -276,6 +280,7 @@ class ImageHeader:
     affine: NDArray[np.float64]
     nifti: Any
     proxy: Any
+    order: NDArray[np.int64] | None = None
 
     @property
     def zooms(self) -> tuple[float, ...]:
@@ -448,7 +453,7 @@ def read_mask(name: Name, on: ImageHeader | None = None) -> Grid:
     """
     header = read_header(name)
     if on is not None:
-        check_headers(on, header)
+        placed_like(on, header)
     if header.shape[3] != 1:
         notice(f"{header.path} has {header.shape[3]} volumes; the first one is the mask")
     values = next(_volumes(header))
@@ -487,8 +492,7 @@ def mask_of(values: NDArray, name: str) -> NDArray[np.bool_]:
 
 def read_map(name: Name, grid: Grid) -> NDArray[np.float32]:
     """Read one volume within a mask: (V,) float32. Errors as of `read_cohort`, and several volumes."""
-    header = _single_volume(name)
-    check_grid(header, grid)
+    header = _all_placed([_single_volume(name)], grid)[0]
     values = next(_volumes(header, grid.index))
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if bad:
@@ -498,9 +502,8 @@ def read_map(name: Name, grid: Grid) -> NDArray[np.float32]:
 
 def read_label_map(name: Name, grid: Grid) -> NDArray[np.int64]:
     """Read the labels of the voxels of a mask: (V,). Errors as of `read_labels` and `read_map`."""
-    header = _single_volume(name)
-    check_grid(header, grid)
-    return next(read_labels(name)).take(grid.index)
+    header = _all_placed([_single_volume(name)], grid)[0]
+    return next(read_labels(name)).take(grid.index if header.order is None else header.order[grid.index])
 
 
 def count_volumes(names: Name | Sequence[Name]) -> int:
@@ -559,10 +562,7 @@ def read_tiles(
 
 
 def _headers_on(names: Name | Sequence[Name], grid: Grid) -> list[ImageHeader]:
-    headers = _cohort_headers(names)
-    for header in headers:
-        check_grid(header, grid)
-    return headers
+    return _all_placed(_cohort_headers(names), grid)
 
 
 def _read_rows(
@@ -612,8 +612,7 @@ def first_volumes(
     """
     headers = _cohort_headers(names)[:count]
     template = headers[0].grid(np.ones(headers[0].shape[:3], dtype=bool))
-    for header in headers:
-        check_grid(header, template, headers[0].path)
+    headers = _all_placed(headers, template, headers[0].path)
     volumes = (values for _, _, values in _all_volumes(headers, index))
     return np.nan_to_num(np.array(list(islice(volumes, count))), posinf=0, neginf=0)
 
@@ -641,9 +640,7 @@ def automatic_mask(names: Name | Sequence[Name], *, progress: Progress | None = 
     headers = _cohort_headers(names)
     n = sum(header.shape[3] for header in headers)
     reference, template = headers[0], headers[0].grid(np.ones(headers[0].shape[:3], dtype=bool))
-    for header in headers[1:]:
-        check_grid(header, template, reference.path)
-    volumes = _all_volumes(headers)
+    volumes = _all_volumes(_all_placed(headers, template, reference.path))
     _, _, first = next(volumes)
     varies = np.zeros(template.mask.size, dtype=bool)
     for i, (_, _, values) in enumerate(volumes, start=2):
@@ -720,6 +717,49 @@ def check_grid(header: ImageHeader, grid: Grid, other: Name = "the mask") -> Non
     _check_place(header, grid.shape, grid.affine, grid.voxel_size, other)
 
 
+def placed(header: ImageHeader, grid: Grid, other: Name = "the mask") -> ImageHeader:
+    """The header of an image as one that lies where the grid lies, to be read in the grid's order of voxels.
+
+    Images of the same voxels in the world may store their axes in another order or direction.
+
+    Raises
+    ------
+    FileError
+        As of `check_grid`.
+    """
+    return _placed(header, grid.shape, grid.affine, grid.voxel_size, other)
+
+
+def placed_like(header: ImageHeader, other: ImageHeader) -> ImageHeader:
+    """The same of two images, from their headers: before anything is read that takes memory."""
+    return _placed(header, other.shape[:3], other.affine if other.oriented else None, other.voxel_size, other.path)
+
+
+def _placed(
+    header: ImageHeader,
+    shape: tuple[int, int, int],
+    affine: NDArray[np.float64] | None,
+    voxel_size: tuple[float, float, float],
+    other: Name,
+) -> ImageHeader:
+    if affine is not None and header.oriented:
+        order = order_on(header.affine, header.shape[:3], affine, shape, voxel_size)
+        if order is not None:
+            return replace(header, shape=(*shape, header.shape[3]), affine=affine, order=order)
+    _check_place(header, shape, affine, voxel_size, other)
+    return header
+
+
+def _all_placed(headers: Sequence[ImageHeader], grid: Grid, other: Name = "the mask") -> list[ImageHeader]:
+    """All images on one grid, with a `Notice` where some are stored in another way."""
+    found = [placed(header, grid, other) for header in headers]
+    turned = [header.path for header in found if header.order is not None]
+    if turned:
+        more = f" and {len(turned) - 1} more images have" if len(turned) > 1 else " has"
+        notice(f"{turned[0]}{more} the voxels of {other} along other or reversed axes; reoriented exactly")
+    return found
+
+
 def check_headers(header: ImageHeader, other: ImageHeader) -> None:
     """The same of two images, from their headers: before anything is read that takes memory."""
     affine = other.affine if other.oriented else None
@@ -744,11 +784,6 @@ def _check_place(
             f"{header.path} and {other} lie differently in space: their affines are "
             f"{rows(header.affine)} and {rows(affine)}; they must be on the same grid"
         )
-
-
-def lie_alike(affine: NDArray, other: NDArray, voxel_size: Sequence[float]) -> bool:
-    """Whether two affines are one, within a thousandth of a voxel."""
-    return bool(np.abs(affine - other).max() <= 1e-3 * min(voxel_size))  # nor NaN
 
 
 def by(sizes: Sequence[int]) -> str:
@@ -811,6 +846,8 @@ def _volumes(
     proxy = header.proxy
     raw = np.empty(math.prod(header.shape[:3]), dtype=proxy.dtype)
     n = header.shape[3]
+    if header.order is not None:
+        index = header.order if index is None else header.order[index]
     volume = 0
     try:
         with _opened(Path(proxy.file_like)) as file:

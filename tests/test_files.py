@@ -1,6 +1,7 @@
 """Files: what is read is what nibabel reads, what is written is what FSL writes, what is wrong is said."""
 
 import gzip
+import itertools
 import json
 import math
 import os
@@ -1038,3 +1039,73 @@ def test_check_output_root(tmp_path, monkeypatch):
 
 def test_file_errors_are_value_errors():
     assert issubclass(FileError, ValueError)
+
+
+# -- axes in another order or direction ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("flips", list(itertools.product((1, -1), repeat=3)))
+def test_images_of_the_same_voxels_are_read_in_the_order_of_the_mask(axes, flips, tmp_path):
+    """nibabel reorients the same way; the data, the automatic mask of several images, single maps and labels."""
+    rng = np.random.default_rng(0)
+    affine = np.array([[0, 2.5, 0.1, 7], [-2, 0, 0, 3], [0.1, 0, 3, -5], [0, 0, 0, 1.0]])
+    shape = (3, 4, 5)
+    mask = nib.Nifti1Image((rng.random(shape) < 0.7).astype("u1"), affine)
+    data = nib.Nifti1Image(rng.normal(size=(*shape, 3)).astype("f4"), affine)
+    labels = nib.Nifti1Image(rng.integers(0, 9, shape).astype("i2"), affine)
+    turn = np.stack([axes, flips], axis=1).astype(float)
+    for name, image in (("data", data), ("labels", labels)):
+        nib.save(image.as_reoriented(turn), tmp_path / f"{name}.nii")
+    nib.save(mask, tmp_path / "mask.nii")
+    grid = files.read_mask(tmp_path / "mask.nii", files.read_header(tmp_path / "data.nii"))
+    expected = grid.to_vector(data.get_fdata())
+    same = axes == (0, 1, 2) and flips == (1, 1, 1)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        np.testing.assert_array_equal(files.read_cohort(tmp_path / "data.nii", grid), expected)
+        found = files.first_volumes(tmp_path / "data.nii", 2, grid.index) if same else expected[:2]
+        np.testing.assert_array_equal(found, expected[:2])
+        np.testing.assert_array_equal(
+            files.read_map(tmp_path / "labels.nii", grid), grid.to_vector(labels.dataobj)
+        )
+        np.testing.assert_array_equal(
+            files.read_label_map(tmp_path / "labels.nii", grid), grid.to_vector(labels.dataobj)
+        )
+    said = [str(one.message) for one in told if "reoriented exactly" in str(one.message)]
+    assert len(said) == (0 if same else 3)
+
+
+def test_several_images_take_the_place_of_the_first(tmp_path):
+    rng = np.random.default_rng(0)
+    first = nib.Nifti1Image(rng.normal(size=(3, 4, 5)), np.diag([-2, 2, 2, 1.0]))
+    other = nib.Nifti1Image(rng.normal(size=(3, 4, 5)), np.diag([-2, 2, 2, 1.0]))
+    nib.save(first, tmp_path / "a.nii")
+    nib.save(other.as_reoriented(np.array([[2, 1], [0, -1], [1, 1.0]])), tmp_path / "b.nii")
+    names = [tmp_path / "a.nii", tmp_path / "b.nii"]
+    with pytest.warns(files.Notice, match=r"b\.nii has the voxels of .*a\.nii along other or reversed axes"):
+        grid = files.automatic_mask(names)
+    assert grid.shape == (3, 4, 5)
+    with pytest.warns(files.Notice):
+        rows = files.read_cohort(names, grid)
+    np.testing.assert_allclose(rows, [grid.to_vector(i.get_fdata()) for i in (first, other)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", ["shifted", "half a voxel", "rotated", "other size"])
+def test_other_grids_are_refused_though_axes_are_turned(wrong, tmp_path):
+    affine = np.diag([-2.0, 2, 2, 1])
+    image = nib.Nifti1Image(np.ones((3, 4, 5), "f4"), affine)
+    grid = Grid(np.ones((3, 4, 5), bool), (2.0, 2, 2), affine)
+    turned = image.as_reoriented(np.array([[0, -1], [1, 1], [2, 1.0]]))
+    place = turned.affine.copy()
+    if wrong == "shifted":
+        place[0, 3] += 2
+    elif wrong == "half a voxel":
+        place[1, 3] += 1
+    elif wrong == "rotated":
+        place[:2, :2] = np.array([[1.6, -1.2], [1.2, 1.6]])
+    else:
+        place[:3, :3] *= 1.1
+    nib.save(nib.Nifti1Image(turned.get_fdata(), place), tmp_path / "a.nii")
+    with pytest.raises(FileError, match="lie differently in space"):
+        files.read_map(tmp_path / "a.nii", grid)

@@ -1,0 +1,60 @@
+"""Images of one grid in the world whose axes are stored in another order or direction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+TOLERANCE = 1e-3
+"""Of a voxel: how far apart two voxels may lie that are the same."""
+
+
+def lie_alike(affine: NDArray, other: NDArray, voxel_size: Sequence[float]) -> bool:
+    """Whether two affines are one, within a thousandth of a voxel."""
+    return bool(np.abs(affine - other).max() <= TOLERANCE * min(voxel_size))  # nor NaN
+
+
+def order_on(
+    affine: NDArray, shape: Sequence[int], other: NDArray, other_shape: Sequence[int], voxel_size: Sequence[float]
+) -> NDArray[np.int64] | None:
+    """Where an image stores the voxels of another one's grid, if the two differ in the axes' order or direction alone.
+
+    Parameters
+    ----------
+    affine, shape : (4, 4), (3,)
+        Of the image.
+    other, other_shape : (4, 4), (3,)
+        Of the grid.
+    voxel_size : (3,)
+        Of the grid, millimetres.
+
+    Returns
+    -------
+    (nx·ny·nz,) int64
+        For each voxel of the grid, x fastest, its position in the image, x fastest; None if the images do not have the
+        same voxels, or lie alike.
+    """
+    try:
+        turn = np.rint(np.linalg.inv(affine)[:3, :3] @ other[:3, :3])
+    except np.linalg.LinAlgError:
+        return None
+    if not (
+        np.isfinite(turn).all() and (np.abs(turn).sum(axis=0) == 1).all() and (np.abs(turn).sum(axis=1) == 1).all()
+    ):
+        return None
+    axis = np.abs(turn).argmax(axis=1)  # of the grid, for each axis of the image
+    sign = turn[np.arange(3), axis]
+    if tuple(np.asarray(other_shape)[axis]) != tuple(shape):
+        return None
+    step = np.eye(4)
+    step[:3, :3] = turn
+    step[:3, 3] = np.where(sign < 0, np.asarray(shape) - 1, 0)
+    if not lie_alike(affine @ step, other, voxel_size) or np.array_equal(step, np.eye(4)):
+        return None
+    places = np.arange(np.prod(shape)).reshape(shape, order="F")
+    for k in range(3):
+        if sign[k] < 0:
+            places = np.flip(places, k)
+    return np.ascontiguousarray(places.transpose(np.argsort(axis)).ravel(order="F"))
