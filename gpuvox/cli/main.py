@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from gpuvox import __version__
+from gpuvox.cli.closed import attach, detach
 from gpuvox.cli.streams import spell_out
 from gpuvox.cli.talk import complain, warn
 from gpuvox.leaving import heeded_signals
@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 if all is done, 2 if something is wrong with the input, 1 if nobody reads the output (and, of ``gpuvox info``,
     if a GPU does not work), 130 after Ctrl-C, 128 plus its number after another signal.
     """
+    attach()
     spell_out()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
@@ -91,6 +92,7 @@ def main_randomise(argv: Sequence[str] | None = None) -> int:
     """``gpuvox-randomise``, the drop-in for ``randomise``."""
     from gpuvox.cli import randomise
 
+    attach()
     spell_out()
     return guarded("randomise", lambda: randomise.run(list(sys.argv[1:] if argv is None else argv)))
 
@@ -114,8 +116,7 @@ def guarded(command: str, work: Callable[[], int]) -> int:
         complain(f"gpuvox {command}: not enough memory: {error}")
         return 2
     except BrokenPipeError:
-        # Nobody reads any more; Python would say so once again at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+        detach()
         return 1
     except OSError as error:
         complain(f"gpuvox {command}: {error}")

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from gpuvox import files
 from gpuvox.study.report import findings, safe
 from gpuvox.study.report.contents import Contents, read_contents
+from gpuvox.study.report.figures import own_style
 from gpuvox.study.report.page import Page
 from gpuvox.study.report.volumes import read_scene, read_tests
 from gpuvox.targets import check_targets
@@ -90,7 +91,11 @@ def build(
     """
     links = os.path.relpath(folder, relative_to) if relative_to is not None else "."
     source = Contents(contents, Path(folder), origin=origin, within=Path(within) if within else None)
-    page = Page.of(source, Path(links).as_posix())
+    with own_style():
+        return _rendered(Page.of(source, Path(links).as_posix()))
+
+
+def _rendered(page: Page) -> str:
     environment = Environment(
         loader=PackageLoader("gpuvox.study.report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=safe.isolated,

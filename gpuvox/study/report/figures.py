@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps, rc_context
+from matplotlib import colormaps, rc_context, rcdefaults, rcParams
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
@@ -89,8 +89,17 @@ def _uri(kind: str, buffer: io.BytesIO) -> str:
 
 
 @contextlib.contextmanager
+def own_style() -> Iterator[None]:
+    """Figures in the style of the report, whatever the user's own settings of matplotlib are."""
+    with rc_context():
+        rcdefaults()
+        rcParams.update(STYLE)
+        yield
+
+
+@contextlib.contextmanager
 def _plot(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
-    with rc_context(STYLE):
+    with own_style():
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.add_subplot()
 
@@ -212,7 +221,7 @@ def _letters(figure: Figure, edges: tuple[str, str]) -> None:
 
 def colour_bar(vmax: float, label: str) -> Picture:
     """The bar of the slices' colours."""
-    with rc_context(STYLE):
+    with own_style():
         figure = Figure(figsize=(2.6, 0.52))
         ax = figure.add_axes((0.04, 0.62, 0.92, 0.3))
         bar = figure.colorbar(
