@@ -187,7 +187,6 @@ BAD = {
     "threads": (lambda f: None, ["--threads", "0"], ["--threads", "0"]),
     "negative seed": (lambda f: None, ["--seed", "-5"], ["--seed", "negative"]),
     "connectivity": (lambda f: None, ["--tfce_C=4"], ["--tfce_C", "26"]),
-    "too many steps": (lambda f: None, ["--tfce_D=1e-12"], ["delta"]),
     "seed": (lambda f: None, ["--seed", "99999999999999999999999"], ["seed"]),
 }
 
