@@ -29,6 +29,7 @@ from gpuvox.design import DesignError
 from gpuvox.device import Device, blocks_for
 from gpuvox.glm import (
     ALONE,
+    ORTHOGONAL,
     SSE_FLOOR,
     Z_BITS,
     ZERO_RESIDUAL,
@@ -258,6 +259,8 @@ def _finish(products, lost, first, n_nuisance, is_f, df, rank, limit, statistic,
         numerator = 0
         for a in range(first, k):
             product = np.float64(products[a, j])
+            if abs(product) < ORTHOGONAL:
+                product = 0.0
             left -= product * product
             if a >= n_nuisance:
                 numerator += rank[a, j]

@@ -4,7 +4,8 @@
 
 namespace {
 
-const double DEPENDENT = 1e-7, TINY = 1e-12, ZERO = 1e-10, ALONE = 1e-10, FLOOR = 1e-14, NO_LIMIT = -1e300;
+const double DEPENDENT = 1e-7, TINY = 1e-12, ZERO = 1e-10, ALONE = 1e-10, ORTHOGONAL = 1e-13, FLOOR = 1e-14,
+             NO_LIMIT = -1e300;
 
 DEVICE double norm_of(const double* block, int n, int64 stride) {
     double norm = 0.0;
@@ -148,7 +149,7 @@ DEVICE Fit fit(const double* columns, const double* y, const int* stands, int64 
             else
                 product = (T)fma((double)column[(flip ? i : s) * stride], (double)value, (double)product);
         }
-        const double p = (double)product;
+        const double p = fabs((double)product) < ORTHOGONAL ? 0.0 : (double)product;
         left -= p * p;
         df -= stands[a * stride];
         if (a >= n_nuisance) {

@@ -7,11 +7,14 @@ import oracle
 import pytest
 
 from gpuvox.design import DesignError, partition
+from gpuvox.executors import run
 from gpuvox.glm import Glm, Nuisance
 from gpuvox.grid import Grid
+from gpuvox.permtest import PermutationTest, Statistics
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.voxelwise import VoxelwiseGlm
+from tests.cuda_on_cpu.shim import CXX, ShimDevice
 
 N, V = 14, 70
 
@@ -368,3 +371,27 @@ def test_constant_data_are_zero_without_an_intercept_too():
     maps = VoxelwiseGlm(Y, np.ones((N, 1)), np.ones((1, 1)), {-2: out}).maps(flips)
     assert not maps[:, [1, 8]].any()
     assert maps[:, 2:8].all()
+
+
+@pytest.mark.parametrize("is_f", [False, True])
+@pytest.mark.parametrize("device", [None, "kernels"])
+def test_ties_of_whole_numbers_are_ties(is_f, device):
+    """Sums of two groups, compared in integers at every labelling; one subject more is left out."""
+    if device and CXX is None:
+        pytest.skip("no C++ compiler to run the kernels on the CPU")
+    rng = np.random.default_rng(0)
+    n, voxels = 9, 40
+    group, Y = np.repeat([1.0, 0.0, 0.0], [4, 4, 1]), rng.integers(0, 3, (n, voxels)).astype(np.float32)
+    out = np.zeros((n, voxels), dtype=np.float32)
+    out[8] = 1
+    shuffler = Shuffler(group[:, None], Permutations(0, 0, np.repeat([1, 0], [8, 1])))
+    M, C = np.c_[group, 1 - group], np.array([[1.0, -1]])
+    model = VoxelwiseGlm(Y, M, C, {-3: out}, is_f=is_f, device=ShimDevice() if device else None)
+    wanted = Statistics(uncorrected=True)
+    done = run(PermutationTest(model, Grid(np.ones((voxels, 1, 1), bool)), shuffler, wanted), threads=1)
+    sums = np.array([group[p] @ Y for p in shuffler.shuffles(0, 70)]).astype(int) * 2 - Y[:8].sum(axis=0).astype(
+        int
+    )
+    assert (sums[0] == 0).any()
+    order = np.abs(sums) if is_f else sums
+    np.testing.assert_array_equal(done.tally.below["vox"][0], (order < order[0]).sum(axis=0))
