@@ -59,7 +59,7 @@ from gpuvox.exclusion import Columns, split
 from gpuvox.fingerprint import Hashes, fingerprint, hash_files, hash_inputs
 from gpuvox.grid import Grid
 from gpuvox.info import versions
-from gpuvox.limits import default_threads
+from gpuvox.limits import threads_for
 from gpuvox.names import Names, by_name
 from gpuvox.oddities import about_volumes
 from gpuvox.outputs import Wanted, Writer, expected_names
@@ -614,7 +614,7 @@ def _about(command: Command, prepared: Prepared, hashes: Hashes) -> About:
 
 def _is_long(command: Command, prepared: Prepared) -> bool:
     """Whether a checkpoint is worth its while though none was asked for: by the guess for the CPU."""
-    threads = command.options.threads or default_threads()
+    threads = threads_for(command.options.threads)
     return not command.permuted_maps and _guess(command, prepared, _count_voxels(command)) / threads > LONG_RUN
 
 
@@ -721,7 +721,7 @@ def plan(command: Command) -> str:
     crew = find_crew(command.cluster) if command.cluster else None
     device = None if crew else resolve(command.device)
     inputs, seconds = _sketch(command, prepared)
-    threads = command.options.threads or default_threads()
+    threads = threads_for(command.options.threads)
     if crew:
         threads = min(threads, max(1, crew.threads // max(crew.processes, 1)))
     lines = [
@@ -919,7 +919,7 @@ def _about_run(
 ) -> dict[str, Any]:
     return {
         "device": device,
-        "threads": options.threads or default_threads(),
+        "threads": threads_for(options.threads),
         "seed": options.seed,
         "inputs": {name: {"sha256": digest} for named in hashes.values() for name, digest in named},
         "volumes": inputs.data.shape[0],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import platform
 import warnings
 from collections.abc import Callable
@@ -10,12 +11,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numba
-from numba.core.caching import UserProvidedCacheLocator, UserWideCacheLocator
-
 from gpuvox import __version__, caches
+from gpuvox.elsewhere import without
+
+SETTINGS = ".numba_config.yaml"
+"""Where numba would look for settings, in whatever folder it is used."""
+
+with without(SETTINGS):
+    import numba
+    from numba.core.caching import UserProvidedCacheLocator, UserWideCacheLocator
+    from numba.extending import intrinsic
+
+__all__ = ["WHY_NOT_KEPT", "checked", "inner", "intrinsic", "is_cached", "loop", "software"]
 
 _config: Any = numba.config
+_config._config_fname = os.devnull  # it would be read again whenever a loop is compiled
 
 PACKAGES = ("numpy", "scipy", "numba")
 """What computes; how an image is read changes no bit."""

@@ -37,7 +37,7 @@ def remove_earlier(root: Name, record: Mapping[str, Any], read: Iterable[Name]) 
         earlier, written = files.read_json(path), path.stat().st_mtime_ns if path.exists() else 0
     except FileError:
         return []  # not one of ours
-    if "gpuvox" not in (earlier.get("software") or {}) or _inputs(earlier) == _inputs(record):
+    if not _is_ours(earlier) or _inputs(earlier) == _inputs(record):
         return []
     kept = {os.path.realpath(name) for name in read}
     removed = []
@@ -51,6 +51,19 @@ def remove_earlier(root: Name, record: Mapping[str, Any], read: Iterable[Name]) 
                 file.unlink()
                 removed.append(name)
     return removed
+
+
+def _is_ours(earlier: Mapping[str, Any]) -> bool:
+    """Whether this is the record of a run; it may come from others, and hold anything."""
+    software, inputs, maps, names = (earlier.get(key) for key in ("software", "inputs", "maps", "files"))
+    return (
+        isinstance(software, dict)
+        and "gpuvox" in software
+        and isinstance(inputs, dict | None)
+        and all(isinstance(each, dict) for each in (inputs or {}).values())
+        and isinstance(maps, dict | None)
+        and isinstance(names, list | None)
+    )
 
 
 def _listed(record: Mapping[str, Any]) -> Collection[str]:

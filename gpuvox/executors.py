@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from gpuvox import leaving
 from gpuvox.device import DeviceError, OutOfDeviceMemory
-from gpuvox.limits import default_threads, most_threads
+from gpuvox.limits import threads_for
 from gpuvox.permtest import BlockResult, LevelOverflow, Maps, ObservedTest, PermutationTest, Tally
 from gpuvox.pool import Pool
 
@@ -112,7 +112,7 @@ def run(
     if share and test.statistics.normalised:
         raise ValueError("the two-pass scheme cannot be run in shares: its second pass needs all of the first")
     device = test.device
-    threads = DEVICE_THREADS if device else min(threads or default_threads(), most_threads())
+    threads = DEVICE_THREADS if device else threads_for(threads)
     # The threads are ours; a linear algebra library that opens its own would only be in their way.
     try:
         with threadpool_limits(1):

@@ -33,12 +33,11 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-from numba.extending import intrinsic
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicSpline
 from scipy.special import betainc, betaln, fdtri, hyp2f1, ndtri_exp
 
-from gpuvox.compiled import inner, loop
+from gpuvox.compiled import inner, intrinsic, loop
 from gpuvox.design import Model, invariant_part
 from gpuvox.device import Device, blocks_for, blocks_over
 from gpuvox.maps import list_items, put_on_device

@@ -66,6 +66,11 @@ def most_threads() -> int:
     return max(LEAST_CAP, 4 * (os.cpu_count() or 1))
 
 
+def threads_for(asked: int | None) -> int:
+    """Threads that are started where so many are asked for; None and 0 ask for all processors."""
+    return min(asked or default_threads(), most_threads())
+
+
 def _shares_of_time() -> Iterator[float]:
     """Processors that each group may keep busy."""
     for folder in _groups("cpu"):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from string import digits
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,9 +85,9 @@ def by_name(
 
 def _only_count(names: Sequence[str]) -> bool:
     """Whether names are 1, 2, 3 … with the same word before them: they then stand for places."""
-    matches = [re.fullmatch(r"(.*?)0*([1-9]\d*)", name) for name in names]
-    parts = [(match[1], int(match[2])) for match in matches if match]
-    return parts == [(parts[0][0], i) for i in range(1, len(names) + 1)] if len(parts) == len(names) else False
+    words = [name.rstrip(digits) for name in names]
+    places = [name[len(word) :].lstrip("0") for name, word in zip(names, words)]
+    return len(set(words)) == 1 and places == [str(i) for i in range(1, len(names) + 1)]
 
 
 def _listed(names: Sequence[str]) -> str:

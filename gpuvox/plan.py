@@ -30,7 +30,7 @@ from gpuvox.analysis import Inputs, Options, Test, make_model, make_shuffler
 from gpuvox.distributed import Crew
 from gpuvox.executors import DEVICE_THREADS, ranges
 from gpuvox.grid import Grid
-from gpuvox.limits import available_bytes, default_threads
+from gpuvox.limits import available_bytes, threads_for
 from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest, StatisticModel, Tally, share
 from gpuvox.pool import Pool
 from gpuvox.scratch import as_tiles
@@ -145,7 +145,7 @@ def cost_of_test(
     Cost
     """
     n, n_voxels, n_evs = n_subjects, inputs.grid.n_voxels, len(inputs.evs)
-    threads = DEVICE_THREADS if options.device else options.threads or default_threads()
+    threads = DEVICE_THREADS if options.device else threads_for(options.threads)
     few = _few(inputs, options, test, shuffler, n)
     n_few = len(few[0].design)
     try:

@@ -19,6 +19,7 @@ from gpuvox.cuda import resolve
 from gpuvox.design import DesignError
 from gpuvox.device import Device
 from gpuvox.glm import Nuisance
+from gpuvox.limits import most_threads
 from gpuvox.permtest import Statistics
 from gpuvox.tfce import Tfce
 
@@ -149,9 +150,13 @@ def _whole(name: str, value: Any, least: int = 0) -> int:
 def _number(name: str, value: Any, what: str = "a number") -> float:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} is {_shown(value)}; {what} is expected")
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        raise ValueError(f"{name} is too large; {what} is expected") from None
+    if not math.isfinite(number):
         raise ValueError(f"{name} is {_shown(value)}; {what} is expected")
-    return float(value)
+    return number
 
 
 def _positive(name: str, value: Any) -> float | None:
@@ -171,7 +176,12 @@ def _not_negative(name: str, value: Any) -> float:
 
 
 def _threads(name: str, value: Any) -> int | None:
-    return None if value is None else _whole(name, value, 1)
+    asked = None if value is None else _whole(name, value, 1)
+    if asked is not None and asked > most_threads():
+        files.notice(
+            f"{name} is {asked}; {most_threads()} are used, the most on this machine; results do not depend on it"
+        )
+    return asked
 
 
 def _tfce(name: str, value: Any) -> Tfce | None:

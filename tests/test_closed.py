@@ -30,3 +30,15 @@ def test_nobody_reads(study):
         assert "Traceback" not in done.stderr
         assert "Exception ignored" not in done.stderr
         assert done.returncode in (0, 1)
+
+
+@pytest.mark.parametrize(
+    "words", ["--help", "--version", "help", "randomise --help", "study --example", "", "nothing"]
+)
+def test_nobody_reads_what_is_short(words):
+    for redirected in ("| true", "2>&1 | true"):
+        command = f"(sleep 0.1; {sys.executable} -m gpuvox {words}; exit $?) {redirected}; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+        assert done.returncode in (0, 1, 2)

@@ -12,6 +12,7 @@ from conftest import vest
 
 import gpuvox
 from gpuvox.cli import main_randomise
+from gpuvox.earlier import remove_earlier
 
 
 @pytest.fixture
@@ -69,6 +70,29 @@ def test_a_record_that_is_not_ours_is_left_alone(run):
     Path("out_randomise.json").write_text('{"maps": {"out_tstat3.nii.gz": {}}}')
     assert run("-t", "one.con") == 0
     assert Path("out_tstat3.nii.gz").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"software": 1}, {"software": ["gpuvox"]}, {"inputs": [1]}, {"inputs": {"a": 1}}, {"maps": [1]}, {"maps": 1},
+        {"files": 1}, {"files": {"a": 1}}, {"files": ["\0", 1, None, "../precious.txt", "/precious.txt", ""]},
+        {"files": ["out_link"], "design": "x", "contrasts": {"a": [1]}},
+    ],
+)  # fmt: skip
+def test_a_record_of_others_may_hold_anything(content, tmp_path):
+    """Nothing else than files of this root, in its folder, is removed, and a link's target is not."""
+    precious, folder = tmp_path / "precious.txt", tmp_path / "results"
+    folder.mkdir()
+    precious.write_text("precious")
+    (folder / "out_link").symlink_to(precious)
+    (folder / "other_map").write_text("another's")
+    record = {"software": {"gpuvox": "0.1.0"}, "files": ["other_map", str(precious), "../precious.txt"]} | content
+    (folder / "out_randomise.json").write_text(json.dumps(record))
+    os.utime(folder / "out_randomise.json", ns=(2**62, 2**62))
+    remove_earlier(folder / "out", {"inputs": {"a": {"sha256": "0"}}}, [])
+    assert precious.read_text() == "precious"
+    assert (folder / "other_map").exists()
 
 
 def test_from_python_too(study):

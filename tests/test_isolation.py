@@ -88,6 +88,46 @@ def test_workers_have_a_folder_of_their_own(tmp_path, monkeypatch):
     assert "PYTHONSAFEPATH" not in os.environ
 
 
+def test_numba_takes_no_settings_from_the_current_folder(tmp_path, monkeypatch):
+    """They could name a cache, whose files are pickles; the file is looked for again whenever a loop is compiled."""
+    pytest.importorskip("yaml", reason="numba reads such a file only where there is PyYAML")
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    (tmp_path / ".numba_config.yaml").write_text("cache_dir: ./planted\ndisable_jit: 1\ndebug_cache: 1\n")
+    program = (
+        "import gpuvox.glm, numba, os; print(repr(numba.config.CACHE_DIR), numba.config.DISABLE_JIT, os.getcwd())"
+    )
+    assert run(tmp_path, "-P", "-c", program).stdout == f"'' 0 {os.path.realpath(tmp_path)}\n"
+    program = "import gpuvox.compiled, numba, os; os.environ['NUMBA_X'] = '1'; numba.config.reload_config()"
+    program += "; print(repr(numba.config.CACHE_DIR), numba.config.DEBUG_CACHE)"
+    assert run(tmp_path, "-P", "-c", program).stdout == "'' 0\n"
+
+
+def test_packages_that_read_settings_are_imported_in_one_place():
+    found = []
+    for path in sorted((ROOT / "gpuvox").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            found += [(path.name, name.partition(".")[0]) for name in names]
+    assert {each for each in found if each[1] in ("numba", "matplotlib")} == {
+        ("compiled.py", "numba"),
+        ("figures.py", "matplotlib"),
+    }
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"svg.hashsalt: planted\nno_such_key: \x1b[31m\n"])
+def test_figures_take_no_settings_from_the_current_folder(content, tmp_path):
+    """Nor from the user, whose file may be broken, nor a way to show windows."""
+    (tmp_path / "matplotlibrc").write_bytes(content)
+    program = (
+        "import os; from gpuvox.study.report import figures as f; print(os.getcwd(), os.environ['MPLBACKEND'])"
+    )
+    more = {"MPLBACKEND": "none", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
+    done = run(tmp_path, "-P", "-c", program, **more)
+    assert done.stdout == f"{os.path.realpath(tmp_path)} none\n"
+    assert "key" not in done.stderr
+
+
 def test_no_other_python_is_started():
     """What starts one is known, and says so."""
     found = []

@@ -10,6 +10,7 @@ import pytest
 from gpuvox.cli.main import main
 from gpuvox.files import FileError
 from gpuvox.study import config, tables
+from gpuvox.study.levels import UNIT, other_form
 from gpuvox.study.longitudinal import read_visits
 
 NUMBERS = [f"{30 + i}.5" for i in range(12)]
@@ -291,3 +292,13 @@ def test_numbers_too_large_for_a_condition():
     for number in ("1" + "0" * 400, "1e400", "0x" + "f" * 400, "1" + "0" * 5000):
         with pytest.raises(FileError, match=r"too large|not of the form"):
             tables.select(table, f"x < {number}")
+
+
+def test_forms_of_numbers_take_time_linear_in_the_text():
+    """A cell may be as long as its file."""
+    n = 200_000
+    start = time.monotonic()
+    for cell in ("1" * n, "1" * n + "x", "1," * n, "1_" * n, "0" * n + ".", "111 " * n, "1d" * n):
+        other_form(cell)
+        UNIT.fullmatch(cell)
+    assert time.monotonic() - start < 5

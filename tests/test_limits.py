@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gpuvox
 from gpuvox import limits, plan
 from gpuvox.cli.main import main
-from gpuvox.limits import available_bytes, default_threads, most_threads
+from gpuvox.limits import available_bytes, default_threads, most_threads, threads_for
 from gpuvox.pool import Pool
 
 MIB = 1 << 20
@@ -178,3 +179,14 @@ def test_more_threads_than_are_of_use(study, monkeypatch, capsys):
     with Pool(10**6) as pool:
         assert pool.threads == most_threads()
         assert np.array_equal(sorted(pool.map(int, range(100))), range(100))
+
+
+def test_more_threads_than_are_of_use_from_python(study):
+    """It is said, and the record has the number that is started."""
+    settings = {"mask": "mask", "n_permutations": 5, "seed": 1, "device": "cpu", "threads": 100_000}
+    with pytest.warns(UserWarning, match=rf"threads is 100000; {most_threads()} are used"):
+        result = gpuvox.randomise("data", "design.mat", "design.con", **settings)
+    result.save("out")
+    assert f'"threads": {most_threads()},' in (study / "out_randomise.json").read_text()
+    assert threads_for(10**6) == most_threads()
+    assert threads_for(None) == threads_for(0) == default_threads()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import gpuvox
 from gpuvox import files
 from gpuvox.cli import main_randomise
 from gpuvox.design import DesignError
-from gpuvox.names import Names, by_name
+from gpuvox.names import Names, _only_count, by_name
 
 LINE = "-i data -m mask -x -n 20 --seed 1 --quiet"
 EVS = ("patients", "controls", "age")
@@ -153,3 +154,16 @@ def test_data_frames_are_matched_by_name(study):
     assert [test.test.label for test in result.tests] == ["of age", "MS > HC", "age +"]
     with pytest.raises(DesignError, match="contrasts has a column 'x', which the table of the design has not"):
         gpuvox.randomise("data", M, C.rename(columns={"age": "x"}), **settings)
+
+
+def test_names_that_only_count():
+    assert _only_count(["c1", "c2", "c3"])
+    assert _only_count(["ev08", "ev9"]) is False
+    assert _only_count(["ev01", "ev02"])
+    assert _only_count(["1", "2"])
+    for names in (["c1", "d2"], ["c0", "c1"], ["c2", "c1"], ["a", "b"], ["c1", "c1"], ["c1", ""]):
+        assert not _only_count(names)
+    start = time.monotonic()
+    for name in ("0" * 200_000, "1" * 200_000 + "x", "10" * 100_000 + "x"):
+        assert not _only_count([name, name])
+    assert time.monotonic() - start < 5

@@ -77,14 +77,27 @@ def test_a_table_from_others_does_not_reach_the_terminal(tmp_path, capsys):
 
 def test_nothing_is_written_to_the_terminal_elsewhere():
     """But help, the version and the example, which are our own text."""
-    allowed = {"cli/talk.py": 2, "cli/main.py": 2, "cli/study.py": 1, "cli/info.py": 1}
+    allowed = {"cli/talk.py": 2, "cli/main.py": 1, "cli/study.py": 1, "cli/info.py": 1}
     package = Path(gpuvox.__file__).parent
     found = {}
     for path in package.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        count = sum(text.count(f"{stream}.write(") for stream in ("stdout", "stderr")) + text.count(
+        count = sum(text.count(f"{stream}.write(") for stream in ("stdout", "stderr", "stream")) + text.count(
             "stderr).write("
         )
         if count:
             found[path.relative_to(package).as_posix()] = count
     assert found == allowed
+
+
+def test_warnings_of_other_packages_leave_escaped(capsys):
+    """numpy and pandas may quote a cell."""
+
+    def work() -> int:
+        warnings.warn(NASTY, RuntimeWarning, stacklevel=1)
+        return 0
+
+    assert guarded("study", work) == 0
+    said = capsys.readouterr().err
+    assert "RuntimeWarning" in said
+    assert escaped(said) == said

@@ -104,3 +104,10 @@ def test_settings_of_any_number_type():
         gpuvox.randomise(DATA, frame, [1, 0], **settings)["tstat1"],
         gpuvox.randomise(DATA, frame.astype(float), [1, 0], **settings)["tstat1"],
     )
+
+
+@pytest.mark.parametrize("name", ["n_permutations", "seed", "threads", "variance_mm", "cluster_extent"])
+def test_numbers_of_hundreds_of_digits(name):
+    for number in (10**400, -(10**400), 10**5000):
+        with pytest.raises(ValueError, match=f"{name} is too large"):
+            gpuvox.randomise(DATA, **({"n_permutations": 2} | {name: number}))

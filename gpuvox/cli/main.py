@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, TextIO
 
 from gpuvox import __version__
 from gpuvox.cli.closed import attach, detach
@@ -59,21 +59,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     spell_out()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
-        sys.stderr.write(USAGE)
-        return 2
+        return guarded("", lambda: _written(sys.stderr, USAGE) or 2)
     if arguments[0] == "help" and len(arguments) > 1:
         arguments = [*arguments[1:], "--help"]
     if arguments[0] in ("-h", "--help", "help"):
-        sys.stdout.write(USAGE)
-        return 0
+        return guarded("", lambda: _written(sys.stdout, USAGE))
     if arguments[0] in ("--version", "-V"):
-        sys.stdout.write(f"gpuvox {__version__}\n")
-        return 0
+        return guarded("", lambda: _written(sys.stdout, f"gpuvox {__version__}\n"))
     command, *rest = arguments
     if command not in COMMANDS:
         complain(f"gpuvox: {_no_command(command)}")
         return 2
     return guarded(command, lambda: import_module(f"gpuvox.cli.{command}").run(rest))
+
+
+def _written(stream: TextIO, text: str) -> int:
+    """Exit status 0."""
+    stream.write(text)
+    stream.flush()  # here, where it is noticed that nobody reads, and not at Python's end
+    return 0
 
 
 def _no_command(command: str) -> str:
@@ -99,30 +103,31 @@ def main_randomise(argv: Sequence[str] | None = None) -> int:
 
 def guarded(command: str, work: Callable[[], int]) -> int:
     """Run a command; what is wrong with its input becomes one sentence on stderr and exit status 2."""
+    said = f"gpuvox {command}".rstrip()
     try:
         with heeded_signals(), _notices_told():
             return work()
     except ValueError as error:
-        complain(f"gpuvox {command}: {error}")
+        complain(f"{said}: {error}")
         return 2
     except RuntimeError as error:
         from gpuvox.device import DeviceError
 
         if not isinstance(error, DeviceError):
             raise
-        complain(f"gpuvox {command}: {error}")
+        complain(f"{said}: {error}")
         return 2
     except MemoryError as error:
-        complain(f"gpuvox {command}: not enough memory: {error}")
+        complain(f"{said}: not enough memory: {error}")
         return 2
     except BrokenPipeError:
         detach()
         return 1
     except OSError as error:
-        complain(f"gpuvox {command}: {error}")
+        complain(f"{said}: {error}")
         return 2
     except KeyboardInterrupt:
-        complain(f"\ngpuvox {command}: interrupted")
+        complain(f"\n{said}: interrupted")
         return 130
 
 
@@ -131,14 +136,13 @@ def _notices_told() -> Iterator[None]:
     """What is said of files that can be read in more than one way (`files.Notice`) is a line on stderr, once."""
     said: set[str] = set()
     with warnings.catch_warnings():
-        show_other = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             from gpuvox.caches import CacheWarning
             from gpuvox.files import Notice
 
             if not issubclass(category, Notice | CacheWarning):
-                show_other(message, category, *where, **more)
+                complain(warnings.formatwarning(message, category, *where[:2]).rstrip())
             elif str(message) not in said:
                 said.add(str(message))
                 warn(str(message))

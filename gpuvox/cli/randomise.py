@@ -465,11 +465,11 @@ def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
 def _cluster(options: argparse.Namespace) -> Any:
     """The Dask cluster that is asked for, if one is."""
     from gpuvox.distributed import Cluster
-    from gpuvox.limits import default_threads
+    from gpuvox.limits import threads_for
 
     if not (options.workers or options.scheduler or options.scheduler_file):
         return None
-    threads = options.threads or default_threads()
+    threads = threads_for(options.threads)
     if options.workers > max(threads, 2):
         raise UsageError(
             f"--workers {options.workers}: there are {threads} threads; at most a worker a thread (--threads)"

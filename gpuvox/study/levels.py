@@ -28,9 +28,9 @@ FORMS = (
     (re.compile(r"[+-]?[0-9]{1,3}(?:[.'\u2019\u00a0\u202f ][0-9]{3})+(?:,[0-9]*)?"), "without marks between thousands"),
     (re.compile(r"[+-]?0[xX][0-9a-fA-F]+"), "in decimal digits"),
     (re.compile(r"[+-]?[0-9]+(?:_[0-9]+)+(?:\.[0-9]*)?"), "without underscores"),
-    (re.compile(r"[+-]?[0-9]*\.?[0-9]+[dD][+-]?[0-9]+"), "with e for its exponent"),
+    (re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[dD][+-]?[0-9]+"), "with e for its exponent"),
 )  # fmt: skip
-"""Numbers as they are written elsewhere, and what would be read instead."""
+"""Numbers as they are written elsewhere, and what would be read instead; every form takes time linear in the text."""
 UNIT = re.compile(r"([+-]?[0-9.,]+) ?([^0-9]+)")
 MOST_WITH_A_UNIT = 5
 """Levels such as ``1.5T`` and ``3T`` that are taken for categories; more are numbers with a unit."""

@@ -5,24 +5,28 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps, rc_context, rcdefaults, rcParams
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.collections import LineCollection
-from matplotlib.colors import Colormap, ListedColormap, Normalize
-from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import stats
 
+from gpuvox.elsewhere import without
 from gpuvox.study.report.tables import significant
 from gpuvox.study.report.volumes import Scene, VoxelwiseTest
+
+with without("matplotlibrc", MATPLOTLIBRC=os.devnull, MPLBACKEND=None):
+    from matplotlib import colormaps, rc_context, rcdefaults, rcParams
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import Colormap, ListedColormap, Normalize
+    from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
+    from matplotlib.ticker import MaxNLocator
 
 Float64 = NDArray[np.float64]
 
