@@ -1296,7 +1296,7 @@ def _as_ev(image: Any, column: int, grid: Grid, n: int, scratch: str) -> Data:
 def _check_given_order(rows: Sequence[Rows | None], data: Any, voxelwise: Mapping[int, Any]) -> None:
     """Like `_check_order`, where the images are files."""
     known = next((each for each in rows if each is not None), None)
-    given = [name for name in (data, *voxelwise.values()) if files.are_names(name)]
+    given = [name for name in map(participants.files_of, (data, *voxelwise.values())) if name is not None]
     participants.compare_all([*rows, *(participants.of_images(name, known) for name in given)], files.notice)
     for name in given:
         if twice := participants.repeated(files.image_names(name)):

@@ -1355,21 +1355,23 @@ def _parse_table(path: Path, text: str) -> Matrix:
             values.append(_finite_row(path, line, fields, len(names), "the row of names"))
     if "" in of_rows:
         raise FileError(f"{path}: row {of_rows.index('') + 1} has nothing in column {names[where or 0]!r}")
-    return Matrix(np.array(values), tuple(of_rows), tuple(columns))
+    counts = where is not None and not names[where] and all(name.isdecimal() for name in of_rows)
+    return Matrix(np.array(values), () if counts else tuple(of_rows), tuple(columns))
 
 
 def _column_of_names(names: Sequence[str], rows: Sequence[Row]) -> int | None:
     """Which column of a table of numbers names its rows, if one does.
 
-    One of `ID_COLUMNS` always; the first, if it is called as in `NAME_COLUMNS` (pandas writes an index under no name),
-    where its cells are no numbers.
+    One of `ID_COLUMNS` always; the first, if it is called as in `NAME_COLUMNS` (pandas and R write an index under no
+    name), where its cells are no numbers; without a name also where they count, and then they name nothing.
     """
     ids = [i for i, name in enumerate(names) if name.casefold() in ID_COLUMNS]
     if ids:
         return ids[0]
     first = [row.cells[0] for row in rows]
     are_text = any(not math.isfinite(as_number(field)) for field in first)
-    return 0 if names[0].casefold() in NAME_COLUMNS and are_text else None
+    counts = not names[0] and len(set(first)) == len(first) and all(field.strip().isdecimal() for field in first)
+    return 0 if counts or (names[0].casefold() in NAME_COLUMNS and are_text) else None
 
 
 def _check_separator(path: Path, table: TextTable) -> None:

@@ -81,8 +81,8 @@ class Rows:
 
 def canonical(name: str) -> str:
     """An id without what differs between spellings of it: capitals, leading zeros, ``sub-``."""
-    text = re.sub(r"(?<!\d)0+(?=\d)", "", name.strip().casefold())
-    return text.removeprefix("sub-")
+    text = re.sub(r"^(\d+)\.0+$", r"\1", name.strip().casefold())  # whole numbers among which one was missing
+    return re.sub(r"(?<!\d)0+(?=\d)", "", text).removeprefix("sub-")
 
 
 def _distinct(names: Iterable[str]) -> dict[str, str]:
@@ -195,6 +195,20 @@ def _has_word(text: str, word: str) -> bool:
     return re.search(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", text) is not None
 
 
+def files_of(given: Any) -> Name | Sequence[Name] | None:
+    """Names of the files of data from Python: as they were given, or those that images of nibabel's were read from.
+
+    None for arrays, and for images that are in memory alone.
+    """
+    if files.are_names(given):
+        names: Name | Sequence[Name] = given
+        return names
+    images = given if isinstance(given, list | tuple) else [given]
+    read = [each.get_filename() if hasattr(each, "get_filename") else None for each in images]
+    there = [name for name in read if name and files.split_suffix(name)[1] and os.path.isfile(name)]
+    return there if there and len(there) == len(images) else None
+
+
 # -- compared -------------------------------------------------------------------------------------------------------
 
 
@@ -253,10 +267,11 @@ def _remedy(a: Sequence[str], b: Sequence[str], images: Rows) -> str:
 
 
 def compare_all(rows: Iterable[Rows | None], warn: Say | None = None) -> None:
-    """`compare` each with the first that is known."""
+    """`compare` each with all before it: where the first names participants differently, others may not."""
     known = [each for each in rows if each is not None]
-    for other in known[1:]:
-        compare(known[0], other, warn)
+    for i, other in enumerate(known):
+        for k, before in enumerate(known[:i]):
+            compare(before, other, None if k else warn)
 
 
 def shared(names: Sequence[Name], who: Rows) -> str:

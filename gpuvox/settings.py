@@ -7,6 +7,7 @@ import math
 import operator
 import os
 from collections.abc import Callable, Collection, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,11 @@ def _with_numbers(given: Any) -> Any:
     kinds = getattr(given, "dtypes", None)
     if kinds is None or not hasattr(given, "columns"):
         return given
-    wrong = [str(name) for name, kind in zip(given.columns, kinds) if getattr(kind, "kind", "O") not in "biuf"]
+    wrong = [
+        str(name)
+        for i, (name, kind) in enumerate(zip(given.columns, kinds))
+        if getattr(kind, "kind", "O") not in "biuf" and not all(isinstance(x, Real) for x in given.iloc[:, i])
+    ]
     if wrong:
         raise ValueError(
             f"column {wrong[0]!r} of the DataFrame is not of numbers; make indicator columns of categories"

@@ -70,8 +70,11 @@ def test_a_mask_that_lies_elsewhere_is_refused(tmp_path, monkeypatch, data):
     mask = np.ones(SHAPE)
     save(tmp_path / "m.nii.gz", mask, other)
     save(tmp_path / "d.nii.gz", data, AFFINE)
+    shifted = other + np.eye(4, k=3) * 2
+    save(tmp_path / "s.nii.gz", mask, shifted)
     for given in (nib.Nifti1Image(data, AFFINE), "d.nii.gz"):
-        for elsewhere in ("m.nii.gz", nib.load("m.nii.gz"), gpuvox.Grid(mask > 0, (2, 2, 3), other)):
+        of_files = ("s.nii.gz",) if isinstance(given, str) else ("s.nii.gz", "m.nii.gz")  # files are reoriented
+        for elsewhere in (*of_files, nib.load("m.nii.gz"), gpuvox.Grid(mask > 0, (2, 2, 3), other)):
             with pytest.raises(ValueError, match="lie differently in space: their affines are"):
                 as_cohort(given, elsewhere)
         with pytest.raises(ValueError, match="lie differently in space"):
@@ -216,3 +219,13 @@ def test_units_of_an_image_in_memory(data):
         as_cohort(image)
     other = nib.MGHImage(data, AFFINE)  # a format without forms, units or codes
     np.testing.assert_array_equal(as_cohort(other)[1].affine, AFFINE)
+
+
+def test_columns_of_numbers_of_any_type(data):
+    """A DataFrame put together row by row has columns of objects."""
+    frame = pd.DataFrame(DESIGN, columns=["a", "b"]).astype(object)
+    found = gpuvox.randomise(data, frame, [1, -1], n_permutations=5, seed=1)
+    np.testing.assert_array_equal(found["tstat1"], analysed(data)["tstat1"])
+    frame.iloc[3, 1] = "1"
+    with pytest.raises(ValueError, match="column 'b' of the DataFrame is not of numbers"):
+        gpuvox.randomise(data, frame, [1, -1], n_permutations=5, seed=1)

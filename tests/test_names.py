@@ -167,3 +167,16 @@ def test_names_that_only_count():
     for name in ("0" * 200_000, "1" * 200_000 + "x", "10" * 100_000 + "x"):
         assert not _only_count([name, name])
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("first", ["0", "1", "7"])
+def test_an_index_that_counts_names_nothing(tmp_path, first):
+    """As pandas and R write it; of some rows of a table, with gaps."""
+    path = tmp_path / "design.csv"
+    path.write_text(f'"","MS","HC"\n"{first}",1,0\n"9",0,1\n')
+    matrix = files.read_named_matrix(path)
+    assert (matrix.row_names, matrix.column_names) == ((), ("MS", "HC"))
+    np.testing.assert_array_equal(matrix.values, [[1, 0], [0, 1]])
+    path.write_text(",MS,HC\n1.5,1,0\n9,0,1\n")
+    with pytest.raises(files.FileError, match="each needs a name of its own"):
+        files.read_named_matrix(path)

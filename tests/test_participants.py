@@ -319,3 +319,49 @@ def test_what_design_writes_has_its_names_in_the_record(cohort):
     assert names["evs"] == ["a", "b", "c"]
     assert names["contrasts"][:2] == ["a > b", "a < b"]
     assert names["f_tests"] == ["group"]
+
+
+def test_ids_that_became_floats():
+    """A column of ids of which one was missing is written by pandas as 1.0, 2.0 …"""
+    compare(Rows(("1.0", "10.0"), "a"), Rows(("sub-01", "sub-10"), "b"))
+    with pytest.raises(FileError, match=r"row 1 of a is 1\.0, row 1 of b is 10"):
+        compare(Rows(("1.0", "10.0"), "a"), Rows(("10", "1"), "b"))
+
+
+@pytest.fixture
+def pairs(tmp_path, monkeypatch):
+    """Images and voxelwise EVs of ten participants; a design with names for them that no file has."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in IDS:
+        for kind in ("fa", "gm"):
+            save(Path(f"{name}_{kind}.nii.gz"), rng.normal(size=(4, 4, 4)))
+    design = pd.DataFrame(
+        {"MS": [1, 0] * 5, "HC": [0, 1] * 5, "ev": range(10)}, index=[f"P{i}x" for i in range(10)]
+    )
+    return [f"{name}_fa.nii.gz" for name in IDS], [f"{name}_gm.nii.gz" for name in IDS], design
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("load", [lambda names: names, lambda names: [nib.load(name) for name in names]])
+def test_images_are_compared_with_each_other_where_the_design_has_other_names(pairs, load):
+    images, evs, design = pairs
+    settings = {"contrasts": [1, -1, 0], "n_permutations": 5, "seed": 1}
+    gpuvox.randomise(load(images), design, voxelwise={2: load(evs)}, **settings)
+    with pytest.raises(FileError, match=r"volume 1 of the list of images is sub-01, volume 1 .* is sub-10"):
+        gpuvox.randomise(load(images), design, voxelwise={2: load(evs[::-1])}, **settings)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_images_in_memory_are_those_of_the_files_that_they_were_read_from(pairs):
+    images, _, design = pairs
+    settings = {"contrasts": [1, -1, 0], "n_permutations": 5, "seed": 1}
+    design.index = IDS[::-1]
+    with pytest.raises(FileError, match="row 1 of the design is sub-10, volume 1 of the list of images is sub-01"):
+        gpuvox.randomise([nib.load(name) for name in images], design, **settings)
+    values = np.stack([nib.load(name).get_fdata() for name in images], axis=3)
+    save(Path("all.nii.gz"), values)
+    subjects("all", IDS)
+    with pytest.raises(FileError, match=r"row 1 of the design is sub-10, volume 1 of all\.nii\.gz is sub-01"):
+        gpuvox.randomise(nib.load("all.nii.gz"), design, **settings)
+    gpuvox.randomise(nib.Nifti1Image(values, np.eye(4)), design, **settings)
