@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuvox import __version__, concerns, files, locks, participants
+from gpuvox import __version__, concerns, files, locks, participants, private
 from gpuvox.analysis import (
     Inputs,
     Keep,
@@ -609,7 +609,11 @@ def _about(command: Command, prepared: Prepared, hashes: Hashes) -> About:
     counts = shuffle_counts(prepared.shufflers, options)
     if command.shard and not counts:
         raise ValueError("--shard: nothing is permuted without -x, -T, -c, -C, -F or -S")
-    return About(fingerprint(hashes, options, more), counts, command.line[1:], command.shard)
+    folder = os.path.dirname(command.root)
+    named: Hashes = {
+        option: [[private.brief(name, folder), digest] for name, digest in each] for option, each in hashes.items()
+    }
+    return About(fingerprint(named, options, more), counts, tuple(private.here(command.line[1:])), command.shard)
 
 
 def _is_long(command: Command, prepared: Prepared) -> bool:
@@ -900,7 +904,7 @@ def provenance(
     hashes: Hashes,
 ) -> dict[str, Any]:
     """What ``<root>_randomise.json`` says."""
-    return {
+    found = {
         "software": _software(),
         "command": list(command.line),
         **({"command_of_shards": list(command.shard_line)} if command.shard_line else {}),
@@ -908,6 +912,7 @@ def provenance(
         "maps": writer.written,
         "files": writer.files,
     }
+    return private.record(found, os.path.dirname(command.root))
 
 
 def _software() -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox import __version__, files, locks, participants, qmri
+from gpuvox import __version__, files, locks, participants, private, qmri
 from gpuvox.cuda import resolve
 from gpuvox.device import Device
 from gpuvox.files import FileError
@@ -614,9 +614,13 @@ def about(run: Run, reference: Reference | None, name: str) -> dict[str, Any]:
         "FieldConversion": None,
         "Reference": command.reference,
         "SmoothingFWHM": command.fwhm,
-        "Mask": command.mask or None,
-        "Sources": dict(run.cohort.images),
-        "GeneratedBy": {"Name": "gpuvox", "Version": __version__, "Command": list(command.line)},
+        "Mask": private.brief(command.mask, command.out) or None,
+        "Sources": private.record(dict(run.cohort.images), command.out),
+        "GeneratedBy": {
+            "Name": "gpuvox",
+            "Version": __version__,
+            "Command": private.words(command.line, command.out),
+        },
     }
     if conversion is not None:
         found["FieldConversion"] = {

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, TextIO
 
-from gpuvox import __version__
+from gpuvox import __version__, private
 from gpuvox.cli.closed import attach, detach
 from gpuvox.cli.streams import spell_out
 from gpuvox.cli.talk import complain, warn
@@ -45,6 +45,8 @@ installation:
   info          show versions and devices, and test whether the GPU works
 
   gpuvox COMMAND --help      show the options of a command
+  gpuvox COMMAND --record-paths …
+                             record file names as given, not relative to the results
   gpuvox --version           show the version
 """
 
@@ -70,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         complain(f"gpuvox: {_no_command(command)}")
         return 2
+    rest = _settled(rest)
     return guarded(command, lambda: import_module(f"gpuvox.cli.{command}").run(rest))
 
 
@@ -78,6 +81,12 @@ def _written(stream: TextIO, text: str) -> int:
     stream.write(text)
     stream.flush()  # here, where it is noticed that nobody reads, and not at Python's end
     return 0
+
+
+def _settled(arguments: Sequence[str]) -> list[str]:
+    """The arguments without ``--record-paths``, which every command takes."""
+    private.settings["record_paths"] = "--record-paths" in arguments
+    return [word for word in arguments if word != "--record-paths"]
 
 
 def _no_command(command: str) -> str:
@@ -98,7 +107,7 @@ def main_randomise(argv: Sequence[str] | None = None) -> int:
 
     attach()
     spell_out()
-    return guarded("randomise", lambda: randomise.run(list(sys.argv[1:] if argv is None else argv)))
+    return guarded("randomise", lambda: randomise.run(_settled(sys.argv[1:] if argv is None else argv)))
 
 
 def guarded(command: str, work: Callable[[], int]) -> int:

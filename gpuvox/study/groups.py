@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gpuvox import __version__, files
+from gpuvox import __version__, files, private
 from gpuvox.files import FileError
 from gpuvox.study.ancova import ANCOVA, LEVEL, ancova
 from gpuvox.study.demographics import DEMOGRAPHICS, demographics
@@ -132,7 +133,7 @@ def _record(
         "gpuvox": __version__,
         "software": {"numpy": np.__version__, "pandas": pd.__version__, "scipy": scipy.__version__,
                      "statsmodels": statsmodels.__version__},
-        "inputs": {name: files.hash_file(name) for name in command.inputs},
+        "inputs": private.keys({name: files.hash_file(name) for name in command.inputs}, os.path.dirname(command.out)),
         "group": command.group,
         "order": list(groups.levels),
         "n": groups.counts(),

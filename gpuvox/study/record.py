@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuvox import __version__, files
+from gpuvox import __version__, files, private
 from gpuvox.info import versions
 from gpuvox.study.config import Rois, slug
 from gpuvox.study.stages import Ledger
@@ -30,7 +30,7 @@ def describe(pipeline: Pipeline, ledger: Ledger) -> dict[str, Any]:
         "title": config.study.title,
         "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "gpuvox": __version__,
-        "command": " ".join(pipeline.line),
+        "command": " ".join(private.words(pipeline.line, os.fspath(folder))),
         "versions": versions() | {"statsmodels": importlib.metadata.version("statsmodels")},
         "device": _device(pipeline),
         "seed": config.study.seed,

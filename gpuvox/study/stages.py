@@ -147,8 +147,9 @@ class Ledger:
 
     def hash(self, path: str) -> str:
         """SHA-256 of a file."""
-        name = os.path.realpath(path)
-        now = _stamp(name)
+        path = os.path.realpath(path)
+        name = hashlib.sha256(os.fsencode(path)).hexdigest()  # where files lie is not told
+        now = _stamp(path)
         known = self.hashes.get(name)
         if known is None or known[1:] != now:
             self.hashes[name] = [files.hash_file(path), *now]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gpuvox import __version__, files
+from gpuvox import __version__, files, private
 from gpuvox.files import FileError
 from gpuvox.study import models, tables
 from gpuvox.study.subsets import LeftOut, left_out
@@ -183,8 +184,10 @@ def record_of(command: Source, data: Data) -> dict[str, Any]:
             "pandas": pd.__version__,
             **versions,
         },
-        "options": asdict(command),
-        "inputs": {path: files.hash_file(path) for path in command.inputs},
+        "options": private.record(asdict(command), os.path.dirname(getattr(command, "out", ""))),
+        "inputs": private.keys(
+            {path: files.hash_file(path) for path in command.inputs}, os.path.dirname(getattr(command, "out", ""))
+        ),
         "n_subset": int(data.chosen.sum()),
         "subset_leaves_out": data.out.record(),
         "log": "natural" if command.log else None,

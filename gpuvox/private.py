@@ -1,0 +1,75 @@
+"""Names of files as records have them: nothing of where a home folder lies or whose it is, unless that is wanted.
+
+A record that is passed on, and a report that is published, name what was used by its place beside the results, or by
+its name alone; what it was is said by its SHA-256.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+settings = {"record_paths": False}
+"""Set by ``--record-paths``: names are recorded as they were given."""
+
+
+def brief(name: str, folder: str) -> str:
+    """An absolute name relative to a folder, if it lies in that or in the one around it; else its last part.
+
+    Parameters
+    ----------
+    name : str
+        Relative names stay as they are.
+    folder : str
+        Of the results.
+    """
+    if settings["record_paths"] or not name.startswith(("/", "~")):
+        return name
+    name = os.path.expanduser(name)
+    for path, base in ((name, os.path.abspath(folder)), (os.path.realpath(name), os.path.realpath(folder))):
+        relative = os.path.relpath(path, base)
+        if not relative.startswith("../.."):
+            return relative
+    return os.path.basename(name.rstrip("/")) or "."
+
+
+def words(command: Iterable[str], folder: str) -> list[str]:
+    """The words of a command with `brief` names, also of ``--option=FILE`` and ``NAME=FILE,FILE``."""
+    found = []
+    for word in command:
+        start, equals, names = word.rpartition("=") if "=/" in word else ("", "", word)
+        found.append(start + equals + ",".join(brief(name, folder) for name in names.split(",")))
+    return found
+
+
+def here(command: Sequence[str]) -> list[str]:
+    """The words of a command that is to be repeated in the current folder: what lies in it by its place there."""
+    top = os.getcwd()
+    return [
+        os.path.relpath(word, top) if word.startswith("/") and word.startswith(top + os.sep) else word
+        for word in command
+    ]
+
+
+def keys(named: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """The same values by `brief` names; of several that become one, the later ones are numbered."""
+    found: dict[str, Any] = {}
+    for name, value in named.items():
+        short, number = brief(name, folder) if isinstance(name, str) else name, 2
+        while short in found:
+            short, number = f"{brief(name, folder)} ({number})", number + 1
+        found[short] = value
+    return found
+
+
+def record(content: Any, folder: str) -> Any:
+    """A record with `brief` names in all of its texts, lists and keys."""
+    if isinstance(content, str):
+        return words([content], folder)[0]
+    if isinstance(content, os.PathLike):
+        return brief(os.fspath(content), folder)
+    if isinstance(content, Mapping):
+        inner = {key: record(value, folder) for key, value in content.items()}
+        return keys(inner, folder)
+    return [record(each, folder) for each in content] if isinstance(content, list | tuple) else content
