@@ -233,7 +233,9 @@ def _say_size(given: dict[str, float | None], options: dict[str, Any], out: str)
     """Sample size for a correlation or a difference that is given."""
     r, d, r2 = given["r"], given["d"], given["r2"]
     if (r is None) == (d is None) or (r is not None and r2 is not None):
-        raise UsageError("a sample size is for --r, or for --d with or without --r2, or for a table: give one of them")
+        raise UsageError(
+            "a sample size is for --r, or for --d with or without --r2, or for a table: give one of them"
+        )
     for name in ("table", "rois", "clusters", "subset", "log", "group", "order", "variables", "covariates"):
         if options[name]:
             raise UsageError(f"--{name} is for a sample size from a table; it does not go with --r or --d")
