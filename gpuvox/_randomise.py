@@ -1292,7 +1292,10 @@ def _workers_of(client: Any, device: Any, data: Any, voxelwise: Mapping[int, Any
 
 def _as_ev(image: Any, column: int, grid: Grid, n: int, scratch: str) -> Data:
     """A voxelwise EV: n values a voxel."""
-    values = as_cohort(image, grid, scratch, f"the values of the voxelwise EV of column {column}")[0]
+    if files.are_names(image):  # reoriented where need be
+        values = files.read_tiles(image, grid, scratch) if scratch else files.read_cohort(image, grid)
+    else:
+        values = as_cohort(image, grid, scratch, f"the values of the voxelwise EV of column {column}")[0]
     if values.shape[0] != n:
         raise DesignError(f"the voxelwise EV of column {column} has {values.shape[0]} volumes; the data have {n}")
     return values

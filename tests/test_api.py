@@ -81,6 +81,23 @@ def test_one_sample_and_rows_of_voxels():
     assert result["vox_corrp_tstat1"].max() <= 255 / 256
 
 
+def test_voxelwise_images_along_other_axes_are_reoriented(study):
+    M, C = matrices(study)
+    ev = nib.Nifti1Image(
+        np.random.default_rng(0).normal(size=nib.load("data.nii.gz").shape), np.diag([2.0, 2, 2, 1])
+    )
+    nib.save(ev, "ev.nii.gz")
+    nib.save(ev.as_reoriented(np.array([[2, -1], [0, 1], [1, -1.0]])), "turned.nii.gz")
+    settings = {"mask": "mask", "n_permutations": 5, "seed": 1}
+    expected = gpuvox.randomise("data", M, C, voxelwise={2: "ev.nii.gz"}, **settings)
+    for scratch in ("", "."):
+        with pytest.warns(
+            UserWarning, match="turned.nii.gz has the voxels of the mask along other or reversed axes"
+        ):
+            found = gpuvox.randomise("data", M, C, voxelwise={2: "turned.nii.gz"}, scratch=scratch, **settings)
+        np.testing.assert_array_equal(found["tstat1"], expected["tstat1"])
+
+
 def test_voxelwise_ev_and_f(study):
     M, _ = matrices(study)
     rng = np.random.default_rng(1)
