@@ -16,6 +16,7 @@ import pickle
 import re
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -51,22 +52,34 @@ def labellings(permutations, labels):
 # ---- FSL -----------------------------------------------------------------------------------------
 
 
+def fsl_options(case):
+    return (FSL / case / "command.txt").read_text().split()
+
+
 def fsl_test(case, name):
     """Effective regressor, blocks and sign flipping of one test (tstat1, fstat2 …) of a reference case."""
-    folder = FSL / case
-    number = int(name[5:]) - 1
+    folder, options = FSL / case, fsl_options(case)
+    blocks = vest(folder / "design.grp")[:, 0] if (folder / "design.grp").exists() else None
     if not (folder / "design.mat").exists():
-        return np.zeros((8, 1)), None, True
+        n = len(blocks) if blocks is not None else nib.load(folder / "data.nii.gz").shape[3]
+        return np.zeros((n, 1)), blocks, True
+    if any(option.startswith("--effective_design") for option in options):
+        return vest(folder / "effective.mat"), blocks, False  # rows are alike if they are equal there
+    number = int(name[5:]) - 1
     M, C = vest(folder / "design.mat"), vest(folder / "design.con")
     rows = vest(folder / "design.fts")[number] != 0 if name.startswith("f") else [number]
     regressor = (M - M.mean(0)) @ C[rows].T
-    blocks = vest(folder / "design.grp")[:, 0] if (folder / "design.grp").exists() else None
-    return regressor, blocks, (case, name) == ("voxelwise_covariate", "tstat2")
+    if "--detectNull" in options:
+        still = np.abs(regressor).sum(axis=1) < 1e-10
+        given = blocks[~still & (blocks > 0)]
+        blocks = np.where(still | (blocks == 0), 0, np.searchsorted(np.unique(given), blocks) + 1)
+    flips = {("voxelwise_covariate", "tstat2"), ("zero_contrast", "tstat1")}
+    return regressor, blocks, (case, name) in flips
 
 
 def fsl_shuffler(case, name, **options):
     regressor, blocks, flip = fsl_test(case, name)
-    whole = "--permuteBlocks" in (FSL / case / "command.txt").read_text()
+    whole = "--permuteBlocks" in fsl_options(case)
     return Shuffler(regressor, Permutations(blocks=blocks, whole_blocks=whole, flip=flip, **options))
 
 
