@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 import nibabel as nib
@@ -28,6 +29,23 @@ def vest(path: Path, rows, names=("NumWaves", "NumPoints")) -> None:
     rows = np.atleast_2d(rows)
     body = "\n".join(" ".join(f"{value:g}" for value in row) for row in rows)
     path.write_text(f"/{names[0]} {rows.shape[1]}\n/{names[1]} {rows.shape[0]}\n\n/Matrix\n{body}\n")
+
+
+REPEATABLE = {"--map", "--merge", "--select", "--clusters", "--family", "--test", "--block"}
+
+
+def overriding(base: Iterable[str], extra: Iterable[str]) -> list[str]:
+    """The options of a base line, without those that others replace, and then the others."""
+    extra = list(extra)
+    names = {word.split("=")[0] for word in extra if word.startswith("-")} - REPEATABLE
+    kept: list[str] = []
+    dropped = False
+    for word in base:
+        if word.startswith("-"):
+            dropped = word in names
+        if not dropped:
+            kept.append(word)
+    return kept + extra
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import SHAPE, save, vest
+from conftest import SHAPE, overriding, save, vest
 from oracle import read_vest
 
 import gpuvox
@@ -29,7 +29,7 @@ BASE = "-i data -o out -m mask -d design.mat -t design.con -n 20 --seed 1 --quie
 
 
 def run(*extra: str, base=BASE) -> int:
-    return main_randomise([*base, *extra])
+    return main_randomise(overriding(base, extra))
 
 
 def value(name: str) -> np.ndarray:
@@ -204,6 +204,72 @@ def test_bad_input(name, study, capsys):
     for word in words:
         assert word in message, message
     assert set(os.listdir(study)) == before
+
+
+FILES = (
+    *("-i", "-o", "-m", "-d", "-t", "-f", "-e", "--effective_design", "--vxl", "--vxf", "--permutations"),
+    *("--checkpoint", "--scratch", "--scheduler-file", "--tls-ca-file"),
+)
+
+
+@pytest.mark.parametrize("option", FILES)
+def test_a_file_that_is_given_twice_is_refused(option, study, capsys):
+    line = [*BASE, "-x", option, "1", option, "2"]
+    before = set(os.listdir(study))
+    assert main_randomise(line) == 2
+    said = capsys.readouterr().err
+    first = BASE[BASE.index(option) + 1] if option in BASE else "1"
+    second = "1" if option in BASE else "2"
+    assert (
+        said
+        == f"gpuvox randomise: {option} is given more than once, as {first} and as {second}; one is expected\n"
+    )
+    assert set(os.listdir(study)) == before
+
+
+def test_of_other_options_the_last_counts_and_it_is_said(study, capsys):
+    assert main_randomise([*BASE, "-x", "-i", "data", "-n", "25", "-c", "2", "-c=2.0"]) == 0
+    assert capsys.readouterr().err == "Warning: -n is given more than once, as 20 and as 25; the last one counts\n"
+    record = json.loads((study / "out_randomise.json").read_text())
+    assert {test["permutations"] for test in record["tests"]} == {25}
+
+
+def test_an_empty_value_takes_back_the_one_before_it(study, capsys):
+    assert main_randomise([*BASE, "-x", "-f", "none.fts", "-f", "", "-m", "", "-m", "mask"]) == 0
+    assert capsys.readouterr().err == ""
+    record = json.loads((study / "out_randomise.json").read_text())
+    assert {name for name in record["inputs"] if "mask" in name} == {"mask.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    ("line", "option"),
+    [
+        ("clusters --corrected a --corrected b --out o", "--corrected"),
+        ("design --table a --out o --out p", "--out"),
+        ("longitudinal --table a --table b --visit v --out o", "--table"),
+        ("groups --table a --rois b --rois c --group g --out o", "--rois"),
+        ("models regression --table a --table b", "--table"),
+        ("ironmyelin --qsm a --qsm b --out o", "--qsm"),
+        ("ironmyelin --out o --out p", "--out"),
+        ("rois --labels a --labels b", "--labels"),
+        ("merge a --out b --out c", "--out"),
+        ("report a --within b --within c", "--within"),
+    ],
+)
+def test_other_commands_refuse_a_second_file_too(line, option, capsys):
+    command, *words = line.split()
+    values = [words[i + 1] for i, word in enumerate(words) if word == option]
+    assert main([command, *words]) == 2
+    told = f"{option} is given more than once, as {values[0]} and as {values[1]}; one is expected\n"
+    assert capsys.readouterr().err == f"gpuvox {command}: {told}"
+
+
+def test_options_that_repeat_are_not_repeated_by_accident(study, capsys):
+    """Subcommands warn too, and what may be repeated is no mistake."""
+    assert main("models samplesize --r 0.3 --r 0.5 --power 0.8 --power 0.80".split()) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("30 participants for a correlation of 0.5")
+    assert said.err == "Warning: --r is given more than once, as 0.3 and as 0.5; the last one counts\n"
 
 
 @pytest.mark.parametrize(
@@ -819,7 +885,7 @@ def ascii_run(*arguments, **environment):
 def test_output_in_ascii(extra, study):
     (study / "d\u00e9.nii.gz").write_bytes((study / "data.nii.gz").read_bytes())
     save(study / "other.nii.gz", np.ones((3, 4, 5)))  # 7 \u00d7 6 \u00d7 5 voxels are expected
-    done = ascii_run("randomise", *[b for b in BASE if b != "--quiet"], "-i", "d\u00e9", *extra)
+    done = ascii_run("randomise", *overriding([b for b in BASE if b != "--quiet"], ["-i", "d\u00e9", *extra]))
     assert done.returncode == (2 if extra[0] in ("-d", "-m") else 0), done.stderr
     assert b"Traceback" not in done.stderr
     assert b"codec" not in done.stderr
@@ -902,7 +968,7 @@ def test_subjects_left_out_at_some_voxels(study, capsys):
         study / "design.con", np.hstack([contrasts, np.zeros((len(contrasts), 10))]), ("NumWaves", "NumContrasts")
     )
     line = [*extra, "--vxl=-4", "--vxf=lesions", "-o", "long"]
-    assert main_randomise([a for a in [*BASE, *line] if a != "--quiet"]) == 0
+    assert main_randomise(overriding([a for a in BASE if a != "--quiet"], line)) == 0
     said = capsys.readouterr().out
     inside = value("mask.nii.gz") > 0
     counts = np.count_nonzero(mask[inside], axis=1)

@@ -539,7 +539,8 @@ SIZES = ["samplesize", "--table", "participants.tsv", "--group", "group"]
     ("argv", "says"),
     [
         ([], "the model is missing"),
-        (["regresion"], "invalid choice: 'regresion'"),
+        (["regresion"], "models: 'regresion' is none of regression, correlation and samplesize; see"),
+        (["correlation", "--method", "kendall"], "models: --method is 'kendall'; pearson or spearman expected; see"),
         (REGRESSION, "--outcome is missing"),
         ([*REGRESSION, "--outcome", "edss"], "needs predictors"),
         ([*REGRESSION, "--outcome", "eds", *BLOCK], "participants.tsv with rois.tsv has no column 'eds'"),

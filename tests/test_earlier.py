@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import vest
+from conftest import overriding, vest
 
 import gpuvox
 from gpuvox.cli import main_randomise
@@ -21,7 +21,7 @@ def run(study):
 
     def call(*more):
         line = "-i data -o out -m mask -d design.mat -n 5 --seed 1 -x --quiet".split()
-        return main_randomise([*line, *more])
+        return main_randomise(overriding(line, more))
 
     return call
 

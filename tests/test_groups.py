@@ -17,6 +17,7 @@ from gpuvox.cli.main import guarded
 from gpuvox.study.ancova import ANCOVA, ancova, assign_families, check_assumptions, cohens_d
 from gpuvox.study.demographics import DEMOGRAPHICS, demographics
 from gpuvox.study.tables import assign_groups
+from tests.conftest import overriding
 
 
 def command(*arguments):
@@ -653,7 +654,7 @@ def test_refusals(extra, says, folder, capsys):
     slip.loc[4, "age"] = "forty"
     slip.to_csv("slip.tsv", sep="\t", index=False, na_rep="n/a")
     before = {path: path.read_bytes() for path in Path().iterdir()}
-    assert command(*COMMAND, "--variables", "y,z,w", *extra) == 2
+    assert command(*overriding(COMMAND, ["--variables", "y,z,w", *extra])) == 2
     error = capsys.readouterr().err
     assert error.startswith("gpuvox groups: ")
     assert error.count("\n") == 1

@@ -24,6 +24,7 @@ from gpuvox.study.phantom import (
     STRUCTURES,
     Scanner,
     Template,
+    _new_folder,
     design_of,
     draw_cohort,
 )
@@ -258,7 +259,10 @@ def test_refusals(tmp_path, capsys):
     assert list((tmp_path / "full").iterdir()) == [tmp_path / "full" / "notes.txt"]
     assert list(tmp_path.iterdir()) == [tmp_path / "full"]
     assert main(["phantom"]) == 2
+    capsys.readouterr()
     assert main(["phantom", str(tmp_path / "x"), "--scale", "huge"]) == 2
+    expected = "gpuvox phantom: --scale is 'huge'; full, small or tiny expected; see gpuvox phantom --help\n"
+    assert capsys.readouterr().err == expected
     assert main(["phantom", str(tmp_path / "full" / "notes.txt" / "x")]) == 2
     assert Path(tmp_path / "x").exists() is False
 
@@ -270,3 +274,13 @@ def test_an_interrupted_phantom_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("gpuvox.study.phantom._write_tables", interrupt)
     assert main(["phantom", str(tmp_path / "out"), "--scale", "tiny", "--quiet"]) == 130
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_says_that_an_empty_folder_is_filled(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["phantom", "--help"])
+    assert "folder to make, or an empty one" in " ".join(capsys.readouterr().out.split())
+    (tmp_path / "empty").mkdir()
+    with _new_folder(str(tmp_path / "empty")) as folder:
+        Path(folder, "file").touch()
+    assert (tmp_path / "empty" / "file").exists()

@@ -25,7 +25,7 @@ from gpuvox.grid import Grid
 from gpuvox.permtest import Statistics
 from gpuvox.scratch import ScratchError, Tiles, as_tiles, block, count_constant, take
 from gpuvox.tfce import Tfce
-from tests.conftest import save, vest
+from tests.conftest import overriding, save, vest
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
 from tests.test_device import assert_same
 
@@ -176,13 +176,13 @@ def test_the_command_writes_the_same_files(study_files, tmp_path):
     options = ["-T", "-x", "--uncorrp", "-c", "1.5", "-f", "design.fts", "--glm_output"]
     assert main_randomise([*BASE, *options]) == 0
     (tmp_path / "scratch").mkdir()
-    assert main_randomise(["--scratch", "scratch", *BASE, *options, "-o", "tiled"]) == 0
+    assert main_randomise(overriding(BASE, ["--scratch", "scratch", *options, "-o", "tiled"])) == 0
     assert written(study_files) == written(study_files, "tiled") != {}
     assert os.listdir("scratch") == []
     # Voxelwise EVs, and no mask.
     options = [*BASE[:4], *BASE[6:], "--vxl", "3", "--vxf", "data", "-x"]
-    assert main_randomise([*options, "-o", "ev"]) == 0
-    assert main_randomise([*options, "-o", "evtiled", "--scratch", "scratch"]) == 0
+    assert main_randomise(overriding(options, ["-o", "ev"])) == 0
+    assert main_randomise(overriding(options, ["-o", "evtiled", "--scratch", "scratch"])) == 0
     assert written(study_files, "ev") == written(study_files, "evtiled") != {}
 
 
@@ -235,7 +235,13 @@ def test_without_a_folder_too_much_data_is_one_sentence(study_files, capsys, mon
 
 def test_nothing_is_left_when_the_process_is_killed(study_files, tmp_path):
     (tmp_path / "scratch").mkdir()
-    command = [sys.executable, "-m", "gpuvox", "randomise", *BASE, "-T", "-n", "100000", "--scratch", "scratch"]
+    command = [
+        sys.executable,
+        "-m",
+        "gpuvox",
+        "randomise",
+        *overriding(BASE, ["-T", "-n", "100000", "--scratch", "scratch"]),
+    ]
     process = subprocess.Popen(command)
     maps = Path(f"/proc/{process.pid}/maps")
     deadline = time.monotonic() + 60

@@ -202,3 +202,14 @@ def test_a_root_with_a_slash_names_files_as_fsl_does(study, capsys):
     assert main_randomise([*BASE, "-o", "results/", "-x"]) == 0
     assert (study / "results" / "_tstat1.nii.gz").exists()
     assert "results/_tstat1" in capsys.readouterr().err
+
+
+def test_a_root_with_the_suffix_of_an_image_names_files_as_fsl_does(study, capsys):
+    assert main_randomise([*BASE, "-o", "out.nii.gz", "-x", "--quiet"]) == 0
+    assert (study / "out.nii.gz_tstat1.nii.gz").exists()
+    assert capsys.readouterr().err == (
+        "Warning: the output root out.nii.gz ends in .nii.gz: the files are called out.nii.gz_tstat1 and so on; a root "
+        "without it, out, is usual\n"
+    )
+    assert main_randomise([*BASE, "-o", "out.v2", "-x", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""

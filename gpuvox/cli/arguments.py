@@ -17,13 +17,64 @@ class UsageError(ValueError):
     """An option that is unknown, lacks its value, or has one that makes no sense."""
 
 
+NAMES_OF_FILES = {"FILE", "IMAGE", "DIR", "ROOT", "OUT"}
+"""Metavars of the options that name files; which of two is meant is not for us to choose."""
+
+
+class _Once(argparse._StoreAction):
+    """Keeps the value of an option. Another value after it is refused where it names files, and told elsewhere."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Called by argparse for each time that the option is given."""
+        before = parser.given.get(self.dest)
+        # An empty value takes back what came before it, as scripts may do on purpose.
+        if option_string and not _is_empty(before) and not _is_empty(values) and before != values:
+            told = f"{option_string} is given more than once, as {_shown(before)} and as {_shown(values)}"
+            if self.metavar in NAMES_OF_FILES or self.dest in parser.once:
+                raise UsageError(f"{told}; one is expected")
+            warn(f"{told}; the last one counts")
+        parser.given[self.dest] = values
+        super().__call__(parser, namespace, values, option_string)
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value in ("", (), ("",))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ",".join(str(each) for each in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _no_choice(match: re.Match[str]) -> str:
+    """What argparse says of an option, or a subcommand, that has a value which is none of its choices."""
+    name, value, choices = match.groups()
+    *others, last = choices.replace("'", "").split(", ")
+    if name.startswith("-"):
+        return f"{name} is {value}; {', '.join(others)} or {last} expected"
+    return f"{value} is none of {', '.join(others)} and {last}"
+
+
 class Parser(argparse.ArgumentParser):
-    """Options are written out, errors become one sentence, and an epilog keeps its lines."""
+    """Options are written out, errors become one sentence, an epilog keeps its lines, and files are named once.
+
+    Attributes
+    ----------
+    once : set of str
+        Destinations of options of which a second value is refused, beside those in `NAMES_OF_FILES`.
+    given : dict
+        Destination → the value that has been read last.
+    """
 
     def __init__(self, **settings: Any) -> None:
         if settings.get("epilog"):
             settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **settings)
+        self.once: set[str] = set()
+        self.given: dict[str, Any] = {}
+        for name in (None, "store"):
+            self.register("action", name, _Once)
         self._positionals.title = "arguments"
         if settings.get("add_help", True):
             self._actions[0].help = "show this help and exit"
@@ -58,6 +109,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise `UsageError`."""
         message = re.sub(r"argument (\S+): expected one argument", r"the value of \1 is missing", message)
+        message = re.sub(r"argument (\S+): invalid choice: (.+) \(choose from (.*)\)", _no_choice, message)
         message = re.sub(r"the following arguments are required: (.*)", r"\1 is missing", message)
         raise UsageError(
             f"{message[0].lower() if message[1:2].islower() else message[0]}{message[1:]}; see {self.prog} --help"

@@ -60,13 +60,14 @@ def run(argv: Sequence[str]) -> int:
     from gpuvox._randomise import write_merged
     from gpuvox.checkpoint import read_all
     from gpuvox.cli.progress import shown
-    from gpuvox.cli.randomise import open_device
+    from gpuvox.cli.randomise import check_root, open_device
     from gpuvox.files import FileError
 
     merged = read_all(options.tallies)
     line = (os.path.basename(sys.argv[0]) or "gpuvox", "merge", *argv)
     command = replace(_command(merged, options), line=line, shard_line=merged.about.command)
     tell = silent if options.quiet else say
+    check_root(command.root)
     tell(f"Merging to {command.root}")
     open_device(options.device, options.quiet)
     try:

@@ -16,7 +16,7 @@ def build_parser() -> Parser:
         f"(gpuvox {__version__}). Writes participants.tsv, QSM, R1 (3 T) and Jacobians of each participant, labels and "
         "masks, a design, and the true effects (in the folder truth, which no command reads).",
     )
-    parser.add_argument("out", nargs="?", help="folder to make; it must not exist")
+    parser.add_argument("out", nargs="?", help="folder to make, or an empty one")
     parser.add_argument("--seed", type=count, default=0, metavar="N", help="seed of the random numbers (0)")
     parser.add_argument(
         "--scale",

@@ -75,6 +75,7 @@ def build_parser() -> Parser:
     _add_outputs(parser.add_argument_group("further outputs and information"))
     _add_own(parser.add_argument_group("beyond FSL"))
     _add_hidden(parser)
+    parser.once = {"vxl", "vxf"}
     return parser
 
 
@@ -301,10 +302,7 @@ def run(argv: list[str]) -> int:
     from gpuvox.cli.progress import shown
 
     command = make_command(options, argv)
-    if not os.path.basename(options.root):
-        warn(
-            f"the output root {options.root} ends with a slash: the files are called {options.root}_tstat1 and so on"
-        )
+    check_root(options.root)
     if options.schedule:
         say(_randomise.schedule(command))
     elif options.plan:
@@ -324,6 +322,20 @@ def run(argv: list[str]) -> int:
         with shown(options.quiet) as progress:
             _randomise.execute(command, tell, warn, progress)
     return 0
+
+
+def check_root(root: str) -> None:
+    """Warn of an output root that is a folder or an image, which FSL takes all the same."""
+    from gpuvox.files import split_suffix
+
+    if not os.path.basename(root):
+        warn(f"the output root {root} ends with a slash: the files are called {root}_tstat1 and so on")
+    stem, suffix = split_suffix(root)
+    if suffix and os.path.basename(stem):
+        warn(
+            f"the output root {root} ends in {suffix}: the files are called {root}_tstat1 and so on; a root without "
+            f"it, {stem}, is usual"
+        )
 
 
 def open_device(name: str, quiet: bool) -> None:
