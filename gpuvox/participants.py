@@ -2,9 +2,10 @@
 
 Ids of participants come from a column `participant_id` of a table, from the file ``OUT_design.json`` that ``gpuvox
 design`` writes beside a design, from ``Subjects`` in the JSON file beside a 4D image, and from the names of image
-files: BIDS' ``sub-…``, or an id of the other side that stands in the name as a whole word. What only one side knows is
-not compared. Capitals, leading zeros and a ``sub-`` before an id make no difference (``sub-01``, ``01`` and ``1``),
-unless two ids of one file differ by these alone.
+files: BIDS' ``sub-…``, or an id of the other side that stands in the name as a whole word. Where a design has
+``Visits``, they are compared as well: with those of the JSON file beside an image, or with ``ses-…`` in the names. What
+only one side knows is not compared. Capitals, leading zeros and a ``sub-`` before an id or ``ses-`` before a visit make
+no difference (``sub-01``, ``01`` and ``1``), unless two ids of one file differ by these alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 from gpuvox import files
 from gpuvox.files import FileError, Matrix, Name
 from gpuvox.names import Names
+from gpuvox.plain import several
 
 Say = Callable[[str], None]
 
@@ -47,6 +49,8 @@ class Rows:
         Visits of the rows, where there are several; empty if nothing is known of them.
     from_names : bool
         The ids are words of file names, which may follow another scheme.
+    named_visits : bool
+        The visits are.
     """
 
     ids: tuple[str, ...]
@@ -54,6 +58,7 @@ class Rows:
     kind: str = "row"
     visits: tuple[str, ...] = ()
     from_names: bool = False
+    named_visits: bool = False
 
     def __post_init__(self) -> None:
         if self.visits and len(self.visits) != len(self.ids):
@@ -62,7 +67,7 @@ class Rows:
     def keys(self, with_visits: bool = False, *, exact: bool = False) -> list[str]:
         """What is compared of each row."""
         who = list(self.ids) if exact else [canonical(name) for name in self.ids]
-        return [f"{a} at {canonical(b)}" for a, b in zip(who, self.visits)] if with_visits else who
+        return [f"{a} at {canonical_visit(b)}" for a, b in zip(who, self.visits)] if with_visits else who
 
     @property
     def needs_spelling(self) -> bool:
@@ -83,6 +88,11 @@ def canonical(name: str) -> str:
     """An id without what differs between spellings of it: capitals, leading zeros, ``sub-``."""
     text = re.sub(r"^(\d+)\.0+$", r"\1", name.strip().casefold())  # whole numbers among which one was missing
     return re.sub(r"(?<!\d)0+(?=\d)", "", text).removeprefix("sub-")
+
+
+def canonical_visit(name: str) -> str:
+    """A visit in the same way, without ``ses-``."""
+    return canonical(name).removeprefix("ses-")
 
 
 def _distinct(names: Iterable[str]) -> dict[str, str]:
@@ -120,11 +130,15 @@ def of_images(names: Name | Sequence[Name], known: Rows | None = None) -> Rows |
     text = os.fspath(names) if isinstance(names, str | os.PathLike) else ""
     table, colon, _ = text.rpartition(":")
     if colon and table.endswith((".tsv", ".csv")):
-        return of_table(files.read_table(table, long=True), table)
+        rows = of_table(files.read_table(table, long=True), table)
+        if rows is None or known is None or not known.visits:
+            return rows
+        return _with_visits(rows, files.image_names(names), known)
     paths = files.image_names(names)
     if len(paths) == 1:
         return of_volumes(paths[0])
-    return _of_file_names(paths, text or "the list of images", known)
+    rows = _of_file_names(paths, text or "the list of images", known)
+    return rows and _with_visits(rows, paths, known)
 
 
 def of_volumes(name: Name) -> Rows | None:
@@ -143,7 +157,8 @@ def of_volumes(name: Name) -> Rows | None:
     if len(ids) != header.shape[3]:
         beside = files.split_suffix(header.path)[0] + ".json"
         raise FileError(
-            f"{beside} names {len(ids)} {SUBJECTS}; {header.path} has {header.shape[3]} volumes: write it anew, or "
+            f"{beside} names {len(ids)} {SUBJECTS}; "
+            f"{header.path} has {several(header.shape[3], 'volume')}: write it anew, or "
             f"remove {SUBJECTS} from it"
         )
     return Rows(ids, os.fspath(header.path), "volume", _texts(content, VISITS))
@@ -156,7 +171,7 @@ def _texts(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
 
 def _of_file_names(paths: Sequence[Path], origin: str, known: Rows | None) -> Rows | None:
     """By BIDS' entity ``sub``; else by the ids of the other side, if most files have just one of them."""
-    found = [_entity(path) for path in paths]
+    found = [_entity(path, "sub") for path in paths]
     bids = None
     if all(found):
         bids = Rows(tuple(name or "" for name in found), origin, "volume", from_names=True)
@@ -171,10 +186,23 @@ def _of_file_names(paths: Sequence[Path], origin: str, known: Rows | None) -> Ro
     return Rows(named, origin, "volume", from_names=True)
 
 
-def _entity(path: Path) -> str | None:
+def _with_visits(rows: Rows, paths: Sequence[Path], known: Rows | None) -> Rows:
+    """The same, with visits where the other side has them: BIDS' entity ``ses``; else its visits, as words."""
+    if known is None or not known.visits:
+        return rows
+    visits = [_entity(path, "ses") for path in paths]
+    if not all(visits):
+        there = _distinct(known.visits)
+        visits = [_words_of(path, there) for path in paths]
+        if Counter(visits) != Counter(known.visits):
+            return rows
+    return replace(rows, visits=tuple(name or "" for name in visits), named_visits=True)
+
+
+def _entity(path: Path, key: str) -> str | None:
     """``sub-01`` of the last part of a path that has it."""
     for part in reversed(path.parts):
-        match = re.search(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+", part)
+        match = re.search(rf"(?<![A-Za-z0-9]){key}-[A-Za-z0-9]+", part)
         if match:
             return match[0]
     return None
@@ -229,7 +257,7 @@ def compare(first: Rows | None, second: Rows | None, warn: Say | None = None) ->
     """
     if first is None or second is None:
         return
-    with_visits, exact = bool(first.visits and second.visits), first.needs_spelling or second.needs_spelling
+    with_visits, exact = _visits_meet(first, second, warn), first.needs_spelling or second.needs_spelling
     a, b = (each.keys(with_visits, exact=exact) for each in (first, second))
     refined = bool(first.visits) and not second.visits  # ids such as sub-01_ses-2 are of visits
     same = [x == y or (refined and _has_word(y.replace("_", " "), x)) for x, y in zip(a, b)]
@@ -244,7 +272,8 @@ def compare(first: Rows | None, second: Rows | None, warn: Say | None = None) ->
         return
     if len(a) != len(b):
         raise FileError(
-            f"{second.origin} has {len(b)} {second.kind}s; {first.origin} has {len(a)} {first.kind}s, of which "
+            f"{second.origin} has {several(len(b), second.kind)}; "
+            f"{first.origin} has {several(len(a), first.kind)}, of which "
             f"{_only(a, b, first) or _only(b, a, second) or 'some are there twice'}"
         )
     row = same.index(False)
@@ -252,6 +281,21 @@ def compare(first: Rows | None, second: Rows | None, warn: Say | None = None) ->
         f"{first.kind} {row + 1} of {first.origin} is {first.named(row)}, {second.kind} {row + 1} of {second.origin} "
         f"is {second.named(row)}; {_remedy(a, b, second)}"
     )
+
+
+def _visits_meet(first: Rows, second: Rows, warn: Say | None) -> bool:
+    """Whether both have visits, in one scheme where they stand in names of files."""
+    if not (first.visits and second.visits):
+        return False
+    a, b = ({canonical_visit(name) for name in each.visits} for each in (first, second))
+    if a & b or not (first.named_visits or second.named_visits):
+        return True
+    if warn:
+        warn(
+            f"{first.origin} ({first.visits[0]}, …) and {second.origin} ({second.visits[0]}, …) name visits "
+            "differently; that they are in the same order is taken for granted"
+        )
+    return False
 
 
 def _only(these: Sequence[str], those: Sequence[str], rows: Rows) -> str:

@@ -13,6 +13,11 @@ TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
 """Marks that turn round the text after them; those that only stand for a letter of a direction are none."""
 
 
+def several(n: int, noun: str) -> str:
+    """A number with its noun: 1 volume, 2 volumes."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
 def escaped(text: str) -> str:
     """The text with its hidden characters as Python writes them, as in ``\\x1b[31m``.
 

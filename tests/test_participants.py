@@ -287,6 +287,54 @@ def test_longitudinal_designs_and_images_say_whose_they_are(sidecar, capsys):
     )
 
 
+LONG = "-o out -x -n 30 --seed 1 --quiet -e long_visit.grp -d long_visit.mat -t long_visit.con -i"
+
+
+@pytest.mark.parametrize(
+    ("visits", "names"), [("ses-1,ses-2", "ses-01,ses-02"), ("1,2", "ses-1,ses-2"), ("m06,m12", "M6,M12")]
+)
+def test_visits_in_the_names_of_images_are_compared(cohort, capsys, visits, names):
+    """The participants are in order, and their two visits are exchanged."""
+    visits, names = visits.split(","), names.split(",")
+    data = nib.load("data.nii.gz").get_fdata()
+    images = [f"{IDS[i // 2]}_{names[i % 2]}_fa.nii.gz" for i in range(10)]
+    for i, name in enumerate(images):
+        save(Path(name), data[..., i])
+    table = pd.DataFrame({"participant_id": np.repeat(IDS[:5], 2), "visit": visits * 5, "fa": images})
+    table.to_csv("v.tsv", sep="\t", index=False)
+    assert main("longitudinal --table v.tsv --visit visit --out long --quiet".split()) == 0
+    swapped = [*images[:2], images[3], images[2], *images[4:]]
+    table.assign(fa=swapped).to_csv("w.tsv", sep="\t", index=False)
+    Path("right.txt").write_text("\n".join(images))
+    Path("wrong.txt").write_text("\n".join(swapped))
+    for source in ("right.txt", "v.tsv:fa"):
+        assert main_randomise([*LONG.split(), source]) == 0
+        assert capsys.readouterr().err == ""
+    # A pattern sorts M12 before M6.
+    assert main_randomise([*LONG.split(), f"sub-*_{names[0][0]}*_fa.nii.gz"]) == (2 if names[0] == "M6" else 0)
+    capsys.readouterr()
+    for source, kind, origin in (("wrong.txt", "volume", "wrong.txt"), ("w.tsv:fa", "row", "w.tsv")):
+        assert main_randomise([*LONG.split(), source]) == 2
+        told = f"row 3 of long_visit.mat is sub-02 at {visits[0]}, {kind} 3 of {origin} is sub-02 at "
+        assert told in capsys.readouterr().err
+
+
+def test_visits_of_another_scheme_are_told_and_not_compared(cohort, capsys):
+    data = nib.load("data.nii.gz").get_fdata()
+    images = [f"{IDS[i // 2]}_ses-{'ab'[i % 2]}.nii.gz" for i in range(10)]
+    for i, name in enumerate(images):
+        save(Path(name), data[..., i])
+    rows = pd.DataFrame({"participant_id": np.repeat(IDS[:5], 2), "visit": ["before", "after"] * 5})
+    rows.to_csv("v.tsv", sep="\t", index=False)
+    line = "longitudinal --table v.tsv --visit visit --visits before,after --out long --quiet"
+    assert main(line.split()) == 0
+    Path("list.txt").write_text("\n".join(images))
+    assert main_randomise([*LONG.split(), "list.txt"]) == 0
+    assert "long_visit.mat (before, …) and list.txt (ses-a, …) name visits differently" in capsys.readouterr().err
+    with pytest.raises(FileError, match="row 1 of a is s at 1, row 1 of b is s at 3"):  # both say so themselves
+        compare(Rows(("s",), "a", "row", ("1",)), Rows(("s",), "b", "row", ("3",)))
+
+
 def test_subjects_that_nobody_named_are_not_numbered(tmp_path, monkeypatch, capsys):
     """``ironmyelin`` of 4D images: their sidecars are compared, and without any none are made up."""
     monkeypatch.chdir(tmp_path)

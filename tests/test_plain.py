@@ -14,7 +14,7 @@ from gpuvox.cli import main, talk
 from gpuvox.cli.main import guarded
 from gpuvox.cli.progress import Progress
 from gpuvox.files import FileError, Notice
-from gpuvox.plain import escaped
+from gpuvox.plain import escaped, several
 
 NASTY = "\x1b]0;pwn\x07\x1b[31mX\x9b2J\u202eY\u2066Z\x7f\r"
 
@@ -101,3 +101,7 @@ def test_warnings_of_other_packages_leave_escaped(capsys):
     said = capsys.readouterr().err
     assert "RuntimeWarning" in said
     assert escaped(said) == said
+
+
+def test_nouns_have_their_number():
+    assert [several(n, "volume") for n in (0, 1, 2)] == ["0 volumes", "1 volume", "2 volumes"]
