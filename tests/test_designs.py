@@ -23,7 +23,7 @@ from gpuvox.design import DesignError
 from gpuvox.files import FileError, read_named_matrix
 from gpuvox.study.designs import centred, group_design
 from gpuvox.study.longitudinal import between_design, find_change, interaction_design, read_visits, visit_design
-from tests.conftest import save
+from tests.conftest import overriding, save
 
 SHAPE = (4, 3, 2)
 V = 24
@@ -173,6 +173,7 @@ def test_one_sample():
         ({"interactions": ["age"]}, "need groups"),
         ({"effects": ["scanner"]}, "scanner is the same in all 8 rows"),
         ({"group": "group", "covariates": ["course"]}, r"the covariate course\[RR\] is determined by the group"),
+        ({"group": "age"}, "age has 7 different numbers in 8 rows, which make no groups; a covariate is expected"),
         ({"group": "participant_id"}, "no residual degrees of freedom"),
     ],
 )
@@ -754,7 +755,7 @@ def test_refusals(edit, extra, says, cohort, capsys):
     elif edit == "column":
         pd.read_csv("visits.tsv", sep="\t").assign(age_change=1).to_csv("visits.tsv", sep="\t", index=False)
     before = sorted(Path().rglob("*"))
-    assert call(f"{LONG} {extra}") == 2
+    assert call(shlex.join(overriding(shlex.split(LONG), shlex.split(extra)))) == 2
     error = capsys.readouterr().err
     assert error.startswith("gpuvox longitudinal: ")
     assert error.count("\n") == 1
@@ -771,7 +772,8 @@ def test_a_covariate_within_the_groups_is_named(line, cohort, capsys):
     table.to_csv("visits.tsv", sep="\t", index=False, na_rep="n/a")
     designs = [""] if line != LONG else [f"--designs {name}" for name in ("change", "interaction", "between")]
     for options in designs:
-        assert call(f"{line} --group group --covariates course --out d {options}") == 2
+        more = f"--group group --covariates course --out d {options}"
+        assert call(shlex.join(overriding(shlex.split(line), more.split()))) == 2
         error = capsys.readouterr().err
         assert "visits.tsv: the covariate course[none] is determined by the group and the other" in error
 

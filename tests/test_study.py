@@ -75,6 +75,22 @@ def again(out):
     return [line.split(":")[0] for line in ran(out) if not line.endswith(": unchanged")]
 
 
+def test_other_columns_with_paths_are_relative_to_the_results(fresh):
+    """Also those that no stage reads."""
+    people = pd.read_csv(fresh / "participants.tsv", sep="\t", dtype=str, keep_default_na=False)
+    people["other"] = people["r1"]
+    people.to_csv(fresh / "participants.tsv", sep="\t", index=False)
+    pipeline = Pipeline(read_config(fresh / "study.toml"), ())
+    (fresh / "results").mkdir()
+    pipeline._participants().work(Talk(print, print, None))
+    written = table(fresh / "results" / "participants.tsv")
+    assert written["other"][0] == f"../{people['r1'][0]}"
+    for column in ("other", "r1", "qsm"):
+        assert all((fresh / "results" / path).is_file() for path in written[column])
+    same = [name for name in people.columns if name not in ("other", "qsm", "r1", "jacobian", "csf")]
+    pd.testing.assert_frame_equal(written[same], table(fresh / "participants.tsv")[same])
+
+
 # -- findings -------------------------------------------------------------------------------------------------------
 
 
@@ -438,7 +454,7 @@ def test_an_image_of_regions_has_a_volume_for_each_row(given_maps, capsys):
     status, _, err = run(capsys, given_maps)
     assert status == 2
     assert "rois.jacobian: " in err
-    assert "has 1 volumes; the table has 146 rows" in err
+    assert "has 1 volume; the table has 146 rows" in err
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------------------

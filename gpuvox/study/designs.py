@@ -25,7 +25,8 @@ from gpuvox.files import FileError
 from gpuvox.names import Names
 from gpuvox.participants import Rows
 from gpuvox.study.ancova import independent
-from gpuvox.study.levels import check_categories
+from gpuvox.study.levels import check_categories, is_declared
+from gpuvox.study.relocate import relocated
 from gpuvox.study.stacks import (
     Progress,
     check_target,
@@ -327,6 +328,10 @@ def _test_slopes(terms: Terms, name: str, columns: Mapping[str, Mapping[str, Flo
     terms.jointly(name, [f"{column} +" for column in columns])
 
 
+MOST_SINGLE = 4
+"""So many groups may hardly have more than a participant each."""
+
+
 def group_cells(
     table: pd.DataFrame, group: str, order: Sequence[str] = (), origin: str | os.PathLike[str] = "the table"
 ) -> dict[str, Float64]:
@@ -346,12 +351,25 @@ def group_cells(
         raise FileError(
             f"{os.fspath(origin)}: {group} is {levels[0]} in all {len(table)} rows; two groups are needed"
         )
+    _check_number_of_groups(table, group, levels, origin)
     if order and sorted(order) != levels:
         raise FileError(
             f"the order of the groups is {', '.join(order)}; {group} in {os.fspath(origin)} is {', '.join(levels)}"
             + _others_out(table[group], order, levels)
         )
     return {level: (of_row == level).astype(np.float64) for level in (order or levels)}
+
+
+def _check_number_of_groups(
+    table: pd.DataFrame, group: str, levels: Sequence[str], origin: str | os.PathLike[str]
+) -> None:
+    """Raise `FileError` for a column of numbers, such as age, that hardly any two rows share."""
+    is_number = pd.api.types.is_numeric_dtype(table[group]) and not is_declared(table, group)
+    if is_number and len(levels) > max(len(table) / 2, MOST_SINGLE):
+        raise FileError(
+            f"{os.fspath(origin)}: {group} has {len(levels)} different numbers in {len(table)} rows, which make no "
+            f"groups; a covariate is expected under --covariates or --effect"
+        )
 
 
 def _others_out(column: pd.Series, order: Sequence[str], levels: Sequence[str]) -> str:
@@ -439,6 +457,7 @@ def execute(command: Command, say: Say, progress: Progress | None = None, warn: 
             volumes = counted(images.volumes(rows), Path(out).name, len(rows), progress)
             write_images(stack, out, images, volumes, who, "participants of a design")
         design.write(command.out, who)
-        files.write_table(f"{command.out}_participants.tsv", listed)
+        target = f"{command.out}_participants.tsv"
+        files.write_table(target, relocated(listed, command.table, target, [name for name, _ in command.images]))
         files.write_text(f"{command.out}.txt", "\n".join(lines) + "\n")
     say("\n".join(lines))

@@ -44,6 +44,7 @@ from gpuvox.study.designs import (
     group_design,
 )
 from gpuvox.study.levels import check_levels
+from gpuvox.study.relocate import relocated
 from gpuvox.study.stacks import (
     Images,
     Progress,
@@ -529,9 +530,11 @@ def execute(command: Command, say: Say, progress: Progress | None = None, warn: 
             design.write(f"{command.out}_{kind}", plan.who(kind))
         if plan.change is not None:
             table = plan.change.table.drop(columns=set(command.maps.values()), errors="ignore")
-            files.write_table(f"{command.out}_change.tsv", table)
+            target = f"{command.out}_change.tsv"
+            files.write_table(target, relocated(table, command.table, target))
         if plan.repeated:
-            files.write_table(f"{command.out}_visits.tsv", text.iloc[plan.visits.rows])
+            target, rows = f"{command.out}_visits.tsv", text.iloc[plan.visits.rows]
+            files.write_table(target, relocated(rows, command.table, target, command.maps.values()))
         files.write_text(f"{command.out}.txt", "\n".join(lines) + "\n")
     say("\n".join(lines))
 

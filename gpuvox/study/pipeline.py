@@ -36,6 +36,7 @@ from gpuvox.study.checks import check_maps, oddities
 from gpuvox.study.config import IRONMYELIN, slug
 from gpuvox.study.inputs import IMAGES, REGION_IMAGES, Comparison, StudyInputs, copy_stage
 from gpuvox.study.record import describe
+from gpuvox.study.relocate import relocated
 from gpuvox.study.stages import Ledger, Stage, Talk
 from gpuvox.tfce import Tfce
 
@@ -104,7 +105,7 @@ class Pipeline(StudyInputs):
         with_paths = [c for c in dict.fromkeys((*IMAGES, *rois_columns)) if c in self.cohort.columns]
 
         def work(talk: Talk) -> None:
-            table = self.cohort.copy()
+            table = relocated(self.cohort, source, self.path("participants.tsv")).copy()
             for column in with_paths:
                 table[column] = [
                     value if value.strip() in tables.MISSING else self._relative(path)
