@@ -197,7 +197,7 @@ def as_grid(mask: Any, place: Grid, what: str = "the data") -> Grid:
         return grid if sized and place.affine is None else replace(place, mask=grid.mask)
     if place.affine is not None and not files.lie_alike(grid.affine, place.affine, place.voxel_size):
         raise ValueError(
-            f"the mask and {what} lie differently in space: their affines are {files.rows(grid.affine)} and "
+            f"the mask and {what} have different affines, {files.rows(grid.affine)} and "
             f"{files.rows(place.affine)}; they must be on the same grid"
         )
     return grid

@@ -195,7 +195,8 @@ def image_names(names: Name | Sequence[Name]) -> list[Path]:
     if colon and table.endswith((".tsv", ".csv")):
         path = Path(table)
         return [
-            _image_of_row(path, column, i, name) for i, name in enumerate(read_table(path, [column])[column], 1)
+            _image_of_row(path, column, i, name)
+            for i, name in enumerate(read_table(path, [column], long=True)[column], 1)
         ]
     if text.endswith((".tsv", ".csv")):
         raise FileError(f"{text} is a table; {text}:COLUMN expected, with the column that names the images")
@@ -781,7 +782,7 @@ def _check_place(
         return
     if not lie_alike(header.affine, affine, voxel_size):
         raise FileError(
-            f"{header.path} and {other} lie differently in space: their affines are "
+            f"{header.path} and {other} have different affines, "
             f"{rows(header.affine)} and {rows(affine)}; they must be on the same grid"
         )
 

@@ -24,6 +24,7 @@ from gpuvox.device import Device
 from gpuvox.files import FileError
 from gpuvox.grid import Grid
 from gpuvox.participants import Rows
+from gpuvox.plain import several
 from gpuvox.pool import Pool
 from gpuvox.targets import check_targets
 
@@ -189,7 +190,7 @@ def _check_image(
     files.check_grid(header, grid, first.path)
     allowed = {n_volumes, 1} if kind == "csf" else {n_volumes}
     if header.shape[3] not in allowed:
-        raise FileError(f"{header.path} has {header.shape[3]} volumes; {n_volumes} expected")
+        raise FileError(f"{header.path} has {several(header.shape[3], 'volume')}; {n_volumes} expected")
 
 
 def qsm_factor(command: Command, image: str) -> float:

@@ -395,7 +395,7 @@ def test_read_cohort_refuses_absurd_headers(tmp_path, grid):
     good = path.read_bytes()
     for offset, number, match in (
         (108, 2.0**96, r"d\.nii (is truncated or damaged|is not an image)"),  # vox_offset
-        (280, np.nan, r"d\.nii and the mask lie differently in space"),  # srow_x
+        (280, np.nan, r"d\.nii and the mask have different affines"),  # srow_x
         (70, 0, r"d\.nii is not an image that can be read"),  # datatype, of no image
     ):
         field = np.array(number, "<i2" if offset == 70 else "<f4").tobytes()
@@ -410,7 +410,7 @@ def test_read_cohort_compares_affines_to_a_thousandth_of_a_voxel(tmp_path, grid)
     shifted[1, 3] += 0.0019  # voxels of 2 × 3 × 4 mm
     files.read_cohort(save(tmp_path / "d.nii", data, shifted), grid)
     shifted[1, 3] += 0.0002
-    with pytest.raises(FileError, match="lie differently in space"):
+    with pytest.raises(FileError, match="have different affines"):
         files.read_cohort(save(tmp_path / "d.nii", data, shifted), grid)
     shifted[1, 3] = -29.5
     path = save(tmp_path / "d.nii", data, shifted)
@@ -1107,5 +1107,5 @@ def test_other_grids_are_refused_though_axes_are_turned(wrong, tmp_path):
     else:
         place[:3, :3] *= 1.1
     nib.save(nib.Nifti1Image(turned.get_fdata(), place), tmp_path / "a.nii")
-    with pytest.raises(FileError, match="lie differently in space"):
+    with pytest.raises(FileError, match="have different affines"):
         files.read_map(tmp_path / "a.nii", grid)

@@ -14,7 +14,7 @@ import pytest
 from gpuvox import ironmyelin
 from gpuvox.cli import main
 from gpuvox.qmri import FieldConversion, TissueModel, smooth
-from tests.conftest import save
+from tests.conftest import overriding, save
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
 
 SHAPE, N = (8, 7, 6), 4
@@ -94,7 +94,7 @@ def test_references(cohort):
     csf = cohort[3] > 0
     means = {}
     for reference in ("none", "cohort", "subject"):
-        assert main([*COMMAND, "--reference", reference]) == 0
+        assert main(overriding(COMMAND, ["--reference", reference])) == 0
         means[reference] = read("out/iron")[:, csf].mean(axis=1)
     assert abs(means["cohort"].mean()) < 0.01
     assert np.abs(means["subject"]).max() < 0.01
@@ -107,7 +107,7 @@ def test_references(cohort):
 
 def test_4d_files_and_units(cohort):
     """The same from 4D files, in other units, T1 in place of R1, one CSF mask for all."""
-    assert main([*COMMAND, "--fwhm", "2"]) == 0
+    assert main(overriding(COMMAND, ["--fwhm", "2"])) == 0
     expected = read("out/iron")
     images = {k: [np.asarray(nib.load(f"maps/{k}{i}.nii.gz").dataobj) for i in range(N)] for k in ("qsm", "r1")}
     t1 = [np.divide(1000, r1, out=np.zeros_like(r1), where=r1 != 0) for r1 in images["r1"]]
@@ -143,7 +143,7 @@ def test_smoothing_and_mask(cohort):
     assert main(COMMAND) == 0
     sharp = read("out/iron")
     for extra, inside in (([], None), (["--mask", "mask.nii.gz"], mask > 0)):
-        assert main([*COMMAND, *extra, "--fwhm", "1.5"]) == 0
+        assert main(overriding(COMMAND, [*extra, "--fwhm", "1.5"])) == 0
         found = read("out/iron")
         for i in range(N):
             np.testing.assert_allclose(found[i], smooth(sharp[i], 1.5, (1, 1, 2), inside), atol=0.01)
@@ -153,7 +153,7 @@ def test_smoothing_and_mask(cohort):
 def test_on_a_device(cohort, monkeypatch):
     assert main(COMMAND) == 0
     monkeypatch.setattr(ironmyelin, "resolve", lambda name: ShimDevice())
-    assert main([*COMMAND, "--out", "device", "--device", "cuda"]) == 0
+    assert main(overriding(COMMAND, ["--out", "device", "--device", "cuda"])) == 0
     for name in ("iron", "myelin", "ironmass", "myelinmass"):
         here, there = read(f"out/{name}"), read(f"device/{name}")
         np.testing.assert_allclose(there, here, rtol=0, atol=1e-6 * np.abs(here).max())
@@ -254,7 +254,7 @@ def replace(name, values):
 )
 def test_refusals(change, extra, says, cohort, capsys):
     change()
-    assert main([*COMMAND, *extra]) == 2
+    assert main(overriding(COMMAND, [*extra])) == 2
     error = capsys.readouterr().err
     assert error.startswith("gpuvox ironmyelin: ")
     assert error.count("\n") == 1
@@ -284,7 +284,7 @@ def test_missing_options(cohort, capsys):
     Path("participants.tsv").write_text(table)
     assert main(COMMAND) == 2
     assert "no column 'csf'" in capsys.readouterr().err
-    assert main([*COMMAND, "--reference", "none"]) == 0
+    assert main(overriding(COMMAND, ["--reference", "none"])) == 0
 
 
 def test_the_field_is_taken_from_the_sidecars(cohort, capsys):
@@ -324,6 +324,6 @@ def test_nothing_of_an_earlier_run_is_left(cohort, monkeypatch):
     monkeypatch.setenv("FSLOUTPUTTYPE", "NIFTI")
     Path("participants.tsv").write_text(Path("participants.tsv").read_text().replace("\tjacobian", "\tother", 1))
     Path("out/mine.txt").write_text("mine")
-    assert main([*COMMAND, "--reference", "none"]) == 0
+    assert main(overriding(COMMAND, ["--reference", "none"])) == 0
     expected = ["iron.json", "iron.nii", "mine.txt", "myelin.json", "myelin.nii"]
     assert sorted(path.name for path in Path("out").iterdir()) == expected

@@ -24,7 +24,7 @@ COUNTED = ("how_many", "how_many_effective")
 """Cases that count permutations and write nothing."""
 REFUSED = {
     "nan_inside": ("data.nii.gz", "not finite in 1 of the 272 voxels", "volume 4"),
-    "other_affine_mask": ("mask.nii.gz", "lie differently in space"),
+    "other_affine_mask": ("mask.nii.gz", "have different affines"),
     "zero_contrast": ("t-test 1", "the contrast is zero"),
 }
 """Cases that FSL runs, and the words of our refusal."""

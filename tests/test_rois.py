@@ -12,7 +12,7 @@ from gpuvox.cli import main
 from gpuvox.study.labels import AS_FREESURFER, Region, read_regions
 from gpuvox.study.phantom import SCALES, Template
 from gpuvox.study.rois import measure, members
-from tests.conftest import save
+from tests.conftest import overriding, save
 
 SHAPE, N = (12, 10, 9), 3
 AFFINE = np.diag([1.0, 2, 1.5, 1])
@@ -144,7 +144,7 @@ COMMAND = [
 
 def test_a_cohort_in_native_space(cohort):
     labels, iron = cohort
-    assert main([*COMMAND, "--head-size", "vscale", "--quiet"]) == 0
+    assert main(overriding(COMMAND, ["--head-size", "vscale", "--quiet"])) == 0
     table = pd.read_csv("rois.tsv", sep="\t")
     assert len(table) == N * 3  # left, right, both
     for i in range(N):
@@ -180,9 +180,9 @@ def test_masses_are_those_that_are_printed(tmp_path, monkeypatch):
 
 
 def test_lesions_and_erosion(cohort):
-    assert main([*COMMAND, "--quiet"]) == 0
+    assert main(overriding(COMMAND, ["--quiet"])) == 0
     whole = pd.read_csv("rois.tsv", sep="\t")
-    assert main([*COMMAND, "--lesions", "lesion", "--erosion", "1", "--quiet"]) == 0
+    assert main(overriding(COMMAND, ["--lesions", "lesion", "--erosion", "1", "--quiet"])) == 0
     less = pd.read_csv("rois.tsv", sep="\t")
     assert (less.n < whole.n).all()
     np.testing.assert_array_equal(less.volume, whole.volume)
@@ -269,7 +269,7 @@ def test_refusals(change, extra, says, cohort, capsys):
     elif change == "no labels":
         for i in range(N):
             save(Path(f"seg{i}.nii.gz"), np.full(SHAPE, 999), AFFINE)
-    assert main([*COMMAND, "--quiet", *extra]) == 2
+    assert main(overriding(COMMAND, ["--quiet", *extra])) == 2
     error = capsys.readouterr().err
     assert error.startswith("gpuvox rois: ")
     assert error.count("\n") == 1
@@ -379,7 +379,7 @@ def test_a_region_that_erosion_empties_is_told_once(cohort, capsys):
         labels[i, 1:4][labels[i, 1:4] == 11] = 0
         labels[i, 2, 2:5, 2:6] = 11
         save(Path(f"seg{i}.nii.gz"), labels[i], AFFINE)
-    assert main([*COMMAND, "--erosion", "1", "--quiet"]) == 0
+    assert main(overriding(COMMAND, ["--erosion", "1", "--quiet"])) == 0
     assert capsys.readouterr().err.splitlines() == [
         "Warning: erosion: no voxel of caudate (left) is left in 3 of 3 participants, nor a mean"
     ]

@@ -11,6 +11,7 @@ import pandas as pd
 from gpuvox import files, participants
 from gpuvox.files import FileError
 from gpuvox.participants import Rows
+from gpuvox.plain import several
 
 FAR = 5.0
 """Robust standard deviations from which somebody's mean is told."""
@@ -46,7 +47,9 @@ def check_maps(images: Mapping[str, str], mask: str, names: list[str]) -> pd.Dat
         header = files.read_header(image)
         files.check_grid(header, grid, mask)
         if header.shape[3] != len(names):
-            raise FileError(f"{header.path} has {header.shape[3]} volumes; there are {len(names)} participants")
+            raise FileError(
+                f"{header.path} has {several(header.shape[3], 'volume')}; {several(len(names), 'participant')} expected"
+            )
         participants.compare(Rows(tuple(names), "the table of participants"), participants.of_volumes(image))
         seen: dict[bytes, str] = {}
         for name, values in zip(names, files.read_volumes(image)):

@@ -19,6 +19,7 @@ from gpuvox import files, participants
 from gpuvox.cluster import label
 from gpuvox.files import FileError
 from gpuvox.grid import Grid
+from gpuvox.plain import several
 from gpuvox.study.labels import Region, read_regions
 from gpuvox.study.tables import indicators, select, typed
 from gpuvox.targets import check_root_name, check_targets
@@ -359,7 +360,9 @@ def subject_table(
     part = Grid(grid.to_volume(labels > 0).astype(bool), grid.voxel_size, grid.affine)
     n = files.count_volumes(command.data)
     if n != len(table):
-        raise FileError(f"{command.data} has {n} volumes; {command.table} has {len(table)} subjects")
+        raise FileError(
+            f"{command.data} has {several(n, 'volume')}; {command.table} has {several(len(table), 'subject')}"
+        )
     who = participants.of_table(table, command.table)
     participants.compare(who, participants.of_images(command.data, who), warn)
     if twice := participants.repeated(files.image_names(command.data)):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gpuvox import files, ironmyelin, participants
 from gpuvox.cuda import resolve
 from gpuvox.files import FileError
+from gpuvox.plain import several
 from gpuvox.study import rois, tables
 from gpuvox.study.config import IRONMYELIN, Config, Map
 from gpuvox.study.designs import Design, group_design
@@ -262,7 +263,9 @@ class StudyInputs:
             return
         of_all = where[0] == "maps" or (where[0] == "rois" and (n_volumes > 1 or key == "jacobian"))
         if of_all and n_volumes != len(self.everyone):
-            raise FileError(f"{image} has {n_volumes} volumes; the table has {len(self.everyone)} rows")
+            raise FileError(
+                f"{image} has {several(n_volumes, 'volume')}; the table has {several(len(self.everyone), 'row')}"
+            )
         if of_all:
             who = participants.of_table(self.everyone, self.config.file(self.config.study.table))
             participants.compare(who, participants.of_volumes(image))

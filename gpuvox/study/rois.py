@@ -21,6 +21,7 @@ from scipy.ndimage import binary_erosion
 from gpuvox import files, participants
 from gpuvox.files import FileError
 from gpuvox.grid import Grid
+from gpuvox.plain import several
 from gpuvox.study.labels import Region, alike, read_regions
 from gpuvox.study.tables import require
 from gpuvox.targets import check_targets
@@ -439,7 +440,9 @@ def _images(
                 raise FileError(f"{command.table} has no {source} of {name}")
             header = files.read_header(folder / path.strip())
             if header.shape[3] != 1:
-                raise FileError(f"{header.path} has {header.shape[3]} volumes; that of {name} alone expected")
+                raise FileError(
+                    f"{header.path} has {several(header.shape[3], 'volume')}; that of {name} alone expected"
+                )
             yield header, partial(next, read(header.path))
         return
     header = files.read_header(source)
@@ -449,7 +452,10 @@ def _images(
             yield header, only
         return
     if header.shape[3] != len(table):
-        raise FileError(f"{header.path} has {header.shape[3]} volumes; {command.table} has {len(table)} subjects")
+        raise FileError(
+            f"{header.path} has {several(header.shape[3], 'volume')}; "
+            f"{command.table} has {several(len(table), 'subject')}"
+        )
     participants.compare(participants.of_table(table, command.table), participants.of_volumes(source))
     volumes = read(source)
     for _ in range(len(table)):

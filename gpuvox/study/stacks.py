@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gpuvox import files, participants
 from gpuvox.files import FileError
 from gpuvox.participants import Rows
+from gpuvox.plain import several
 from gpuvox.targets import check_targets
 
 Float32 = NDArray[np.float32]
@@ -83,7 +84,9 @@ def find_images(source: str, table: pd.DataFrame, rows: Sequence[int], who: Rows
     if source not in table.columns:
         header = files.read_header(source)
         if header.shape[3] != len(table):
-            raise FileError(f"{header.path} has {header.shape[3]} volumes; {who.origin} has {len(table)} rows")
+            raise FileError(
+                f"{header.path} has {several(header.shape[3], 'volume')}; {who.origin} has {several(len(table), 'row')}"
+            )
         participants.compare(who, participants.of_volumes(source))
         return Images(dict.fromkeys(rows, header), True)
     headers: dict[int, files.ImageHeader] = {}
@@ -95,7 +98,7 @@ def find_images(source: str, table: pd.DataFrame, rows: Sequence[int], who: Rows
         header = headers[row] = files.read_header(Path(who.origin).parent / path)
         if header.shape[3] != 1:
             raise FileError(
-                f"{header.path} has {header.shape[3]} volumes; that of {who.named(row)} alone expected"
+                f"{header.path} has {several(header.shape[3], 'volume')}; that of {who.named(row)} alone expected"
             )
         grid = grid or header.grid(np.ones(header.shape[:3], dtype=bool))
         files.check_grid(header, grid, headers[rows[0]].path)
