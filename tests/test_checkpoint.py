@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHAPE, save, vest
+from conftest import SHAPE, overriding, save, vest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -62,7 +62,7 @@ def work(study, monkeypatch):
 
 
 def run(line: str, *extra: str) -> int:
-    return main_randomise([*line.split(), *extra])
+    return main_randomise(overriding(line.split(), extra))
 
 
 def outputs(folder: Path, root: str = "out") -> dict[str, object]:
@@ -864,7 +864,7 @@ def test_shards_with_different_steps_of_tfce(work, capsys):
 def test_gaps_overlaps_and_strangers(work, capsys):
     line = f"{BASE} -x"
     names = shards(line, 3)
-    run(f"{line} -n 50", "-o", "few", "--shard", "1/3")
+    run(line, "-n", "50", "-o", "few", "--shard", "1/3")
     run(line, "-o", "half", "--shard", "1/2")
     capsys.readouterr()
     refused = {

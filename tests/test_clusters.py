@@ -236,9 +236,9 @@ def test_a_map_of_p_is_not_taken_for_1_minus_p(result, capsys):
 
 
 def test_images_that_meet_lie_on_one_grid(result, capsys):
-    """Mask, statistic, atlas and data, each with its left and right exchanged."""
+    """Mask, statistic, atlas and data, each with its left and right exchanged, and a voxel to the left of it all."""
     flipped = AFFINE.copy()
-    flipped[0] = [2, 0, 0, -4]
+    flipped[0] = [2, 0, 0, -2]
     save(Path("other.nii.gz"), np.ones((*SHAPE, 12)), flipped)
     save(Path("one.nii.gz"), np.ones(SHAPE), flipped)
     for option in ("--mask", "--statistic", "--atlas", "--data"):

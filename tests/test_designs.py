@@ -811,7 +811,10 @@ def test_whom_a_subset_leaves_out_is_told(cohort, capsys):
             "design --table visits.tsv --group group --out d --subset \"session == 'x'\"",
             ["no row of visits.tsv fits"],
         ),
-        ("design --table visits.tsv --out d --order MS,HC", ["--group is missing"]),
+        (
+            "design --table visits.tsv --out d --order MS,HC",
+            ["--order is the order of the groups, and needs --group"],
+        ),
         ("design --table visits.tsv", ["--out is missing"]),
         ("design --table none.tsv --out d", ["none.tsv cannot be read"]),
         ("design --table visits.tsv --out d --select iron", ["--select", "NAME=VALUE"]),

@@ -414,7 +414,9 @@ def test_read_cohort_compares_affines_to_a_thousandth_of_a_voxel(tmp_path, grid)
         files.read_cohort(save(tmp_path / "d.nii", data, shifted), grid)
     shifted[1, 3] = -29.5
     path = save(tmp_path / "d.nii", data, shifted)
-    match = r"d\.nii and the mask lie differently .* \[-2 0 0 26; 0 3 0 -29\.5; 0 0 4 -20\] and \[.* 0 3 0 -30;"
+    match = (
+        r"d\.nii and the mask have different affines, \[-2 0 0 26; 0 3 0 -29\.5; 0 0 4 -20\] and \[.* 0 3 0 -30;"
+    )
     with pytest.raises(FileError, match=match):
         files.read_cohort(path, grid)
     files.read_cohort(path, Grid(grid.mask, grid.voxel_size))  # a mask that does not say where it lies

@@ -654,7 +654,7 @@ def test_refusals(extra, says, folder, capsys):
     slip.loc[4, "age"] = "forty"
     slip.to_csv("slip.tsv", sep="\t", index=False, na_rep="n/a")
     before = {path: path.read_bytes() for path in Path().iterdir()}
-    assert command(*overriding(COMMAND, ["--variables", "y,z,w", *extra])) == 2
+    assert command(*overriding([*COMMAND, "--variables", "y,z,w"], extra)) == 2
     error = capsys.readouterr().err
     assert error.startswith("gpuvox groups: ")
     assert error.count("\n") == 1

@@ -126,12 +126,12 @@ def test_4d_files_and_units(cohort):
         "--fwhm",
         "2",
     ]
-    assert main([*command, "--qsm-units", "ppb", "--r1-units", "ms", "--out", "four"]) == 0
+    assert main(overriding(command, ["--qsm-units", "ppb", "--r1-units", "ms", "--out", "four"])) == 0
     np.testing.assert_allclose(read("four/iron"), expected, atol=0.05)
     assert not Path("four/csf_reference.tsv").read_text().startswith("sub")
     Path("qsm.json").write_text('{"Units": "ppb"}')
     Path("t1.json").write_text('{"Units": "ms"}')
-    assert main([*command, "--out", "sidecars"]) == 0
+    assert main(overriding(command, ["--out", "sidecars"])) == 0
     np.testing.assert_array_equal(read("sidecars/iron"), read("four/iron"))
     assert not os.path.exists("four/ironmass.nii.gz")
 
