@@ -593,7 +593,7 @@ SIZES = ["samplesize", "--table", "participants.tsv", "--group", "group"]
         ([*SIZES, "--order", "MS,HC", "--variables", "age", "--power", "2"], "must lie between 0 and 1"),
         ([*SIZES, "--order", "MS,HC", "--variables", "sex"], "sex is text"),
         (["samplesize", "--r", "2"], "must lie between"),
-        (["samplesize", "--r", "0.2", "--d", "1"], "is computed for --r, for --d with or without --r2, or for a table"),
+        (["samplesize", "--r", "0.2", "--d", "1"], "is for --r, or for --d"),
         (["samplesize", "--d", "1", "--table", "participants.tsv"], "--table is for a sample size from a table"),
     ],
 )  # fmt: skip
