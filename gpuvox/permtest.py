@@ -543,6 +543,8 @@ class ObservedTest:
         for threshold in dict.fromkeys((wanted.extent, wanted.mass)):
             if threshold is not None:
                 yield near_threshold(statistic, first, threshold, self.device)
+        if self.enhancer is not None and self.enhancer.options.exact and wanted.two_pass:
+            yield near_threshold(statistic, first, 0.0, self.device)  # what is 0 does not count in local means
         if self.enhancer is not None and not self.enhancer.options.exact:
             up, down = (1 / delta if delta else 0.0 for delta in self.enhancer.deltas)
             yield near_steps(self.test._enhanceable(statistic), first, (up, down), self.device)
@@ -608,9 +610,7 @@ class ObservedTest:
         for kind in ("clustere", "tfce"):
             if kind in maps:
                 shift = self._shift if kind == "tfce" else 0
-                # 2^-30 of the observed maximum leaves room for sums of 2^23 times that before anything is rounded.
-                peak = float(np.abs(self.observed[kind]).max(initial=0)) or 1.0
-                quantum = 2.0 ** (math.frexp(peak)[1] - 30)
+                quantum = _quantum(np.abs(self.observed[kind]))
                 result.total[kind], result.nonzero[kind] = sum_up(maps[kind], shift, quantum, self.device)
 
     def sums(self, tally: Tally) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
@@ -697,3 +697,13 @@ def _on(device: Device | None, work: Callable[[], Result]) -> Result:
         gc.collect()  # what failed may still hold arrays
         device.forget()
         return work()
+
+
+def _quantum(observed: NDArray) -> float:
+    """2⁻³⁰ of the observed maximum: sums of 2²³ times that have no rounding of their own.
+
+    What outlying voxels have counts up to 2¹⁰ times the median, so that the sums of all others keep their digits.
+    """
+    positive = observed[observed > 0]
+    peak = min(float(positive.max()), 1024 * float(np.median(positive))) if len(positive) else 1.0
+    return float(2.0 ** (math.frexp(peak)[1] - 30))

@@ -132,6 +132,22 @@ def test_the_bits_do_not_depend_on_threads_or_device(tfce, two_pass):
     assert all(np.isfinite(v).all() and (v >= 0).all() for v in values)
 
 
+def test_local_means_of_the_exact_integral_beside_enormous_values():
+    """Low voxels keep the digits of their sums, and shuffles in which t is 0 do not count, rounding or not."""
+    test, Y = lesions(tfce=Tfce(exact=True), two_pass=True, separated=True)
+    done = run(test, threads=1)
+    group = np.repeat([1.0, 0.0], 5)
+    shuffles = test.shuffler.shuffles(0, test.shuffler.n) + 1
+    t = oracle.statistic_maps(Y, np.c_[group, 1 - group], np.array([[1.0, -1]]), shuffles)
+    t[(np.abs(t) < 1e-9) | (np.ptp(Y, axis=0) == 0)] = 0
+    t = np.clip(t, -(8**0.5) * 1e7, 8**0.5 * 1e7)
+    values = np.maximum(done.observed.enhancer.maps(t.astype(np.float32)), 0)
+    _, samples, mean = oracle.local_mean(values, floor=True)
+    np.testing.assert_array_equal(done.tally.nonzero["tfce"][0], samples)
+    np.testing.assert_allclose(done.second.local_mean["tfce"][0], mean, rtol=1e-4)
+    assert mean.max() > 1e9 * mean.min() > 0
+
+
 def test_variance_smoothing_of_perfect_fits_is_finite():
     grid = Grid(np.ones(SHAPE, bool))
     finished = run(lesions(smoother=MaskedGaussian(grid, 1.0), extent=2.0, mass=2.0)[0], threads=1)
