@@ -68,3 +68,17 @@ def test_a_ledger_tells_of_no_home(tmp_path):
     ledger.save()
     assert "jane.doe" not in "".join(path.read_text() for path in folder.iterdir())
     assert Ledger.open(folder).hash(str(tmp_path / "jane.doe" / "table.tsv")) == before
+
+
+def test_records_of_models_tell_of_no_home(tmp_path, monkeypatch):
+    """Names are brief by the folder of the record, whatever the current folder is."""
+    folder = tmp_path / "jane.doe" / "ms"
+    (folder / "models").mkdir(parents=True)
+    rows = "".join(f"s{i}\t{i % 7}\t{i * i % 11}\n" for i in range(30))
+    (folder / "t.tsv").write_text(f"participant_id\ta\tb\n{rows}")
+    monkeypatch.chdir(tmp_path)
+    line = ["models", "correlation", "--table", f"{folder}/t.tsv", "--x", "a", "--y", "b"]
+    assert main([*line, "--out", f"{folder}/models/m"]) == 0
+    text = (folder / "models" / "m.json").read_text()
+    assert "jane.doe" not in text
+    assert "../t.tsv" in json.loads(text)["inputs"]

@@ -85,7 +85,7 @@ def write(result: Result, out: str) -> None:
     """
     for suffix, table in result.tables.items():
         files.write_table(f"{out}{suffix}.tsv", table)
-    files.write_json(f"{out}.json", result.record)
+    files.write_json(f"{out}.json", private.record(result.record, os.path.dirname(out)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,10 +184,8 @@ def record_of(command: Source, data: Data) -> dict[str, Any]:
             "pandas": pd.__version__,
             **versions,
         },
-        "options": private.record(asdict(command), os.path.dirname(getattr(command, "out", ""))),
-        "inputs": private.keys(
-            {path: files.hash_file(path) for path in command.inputs}, os.path.dirname(getattr(command, "out", ""))
-        ),
+        "options": asdict(command),
+        "inputs": {path: files.hash_file(path) for path in command.inputs},
         "n_subset": int(data.chosen.sum()),
         "subset_leaves_out": data.out.record(),
         "log": "natural" if command.log else None,
