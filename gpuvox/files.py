@@ -455,6 +455,21 @@ def read_mask(name: Name, on: ImageHeader | None = None) -> Grid:
     header = read_header(name)
     if on is not None:
         placed_like(on, header)
+    return _grid_of_mask(header)
+
+
+def read_mask_on(name: Name, on: ImageHeader) -> Grid:
+    """Read a mask as voxels of the grid of an image, in that image's order of axes.
+
+    Raises
+    ------
+    FileError
+        As of `read_mask`; it lies on another grid.
+    """
+    return on.grid(_grid_of_mask(placed_like(read_header(name), on)).mask)
+
+
+def _grid_of_mask(header: ImageHeader) -> Grid:
     if header.shape[3] != 1:
         notice(f"{header.path} has {header.shape[3]} volumes; the first one is the mask")
     values = next(_volumes(header))

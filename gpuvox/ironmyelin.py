@@ -477,7 +477,7 @@ def settle(command: Command, cohort: Cohort, model: qmri.TissueModel) -> tuple[q
         )
     grid = cohort.header.grid(np.ones(cohort.header.shape[:3], dtype=bool))
     if command.mask:
-        grid = cohort.header.grid(files.read_mask(command.mask, cohort.header).mask)
+        grid = files.read_mask_on(command.mask, cohort.header)
     return qmri.Inversion(model, conversion), grid
 
 

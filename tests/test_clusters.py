@@ -236,17 +236,34 @@ def test_a_map_of_p_is_not_taken_for_1_minus_p(result, capsys):
 
 
 def test_images_that_meet_lie_on_one_grid(result, capsys):
-    """Mask, statistic, atlas and data, each with its left and right exchanged, and a voxel to the left of it all."""
-    flipped = AFFINE.copy()
-    flipped[0] = [2, 0, 0, -2]
-    save(Path("other.nii.gz"), np.ones((*SHAPE, 12)), flipped)
-    save(Path("one.nii.gz"), np.ones(SHAPE), flipped)
+    """Mask, statistic, atlas and data, each a voxel to the left."""
+    moved = AFFINE + 2 * np.eye(4, k=3)
+    save(Path("other.nii.gz"), np.ones((*SHAPE, 12)), moved)
+    save(Path("one.nii.gz"), np.ones(SHAPE), moved)
     for option in ("--mask", "--statistic", "--atlas", "--data"):
         name = "other" if option == "--data" else "one"
-        assert main(overriding(COMMAND, ["--table", "people.tsv", option, name])) == 2
+        base = COMMAND[:3] + COMMAND[5:] if option == "--statistic" else COMMAND
+        assert main([*base, "--table", "people.tsv", option, name]) == 2
         error = capsys.readouterr().err
         assert "have different affines" in error, option
         assert not list(Path().glob("found*"))
+
+
+def test_images_stored_from_right_to_left_are_read_exactly(result):
+    """Statistic, mask, atlas and data with their x axis reversed, their affines with them: the same tables."""
+    mirrored = AFFINE @ np.array([[-1, 0, 0, SHAPE[0] - 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    save(Path("mask.nii.gz"), (np.indices(SHAPE)[0] > 1).astype(np.uint8), AFFINE)
+    for name in ("stat", "mask", "atlas", "data"):
+        values = np.asarray(nib.load(f"{name}.nii.gz").dataobj)
+        save(Path(f"{name}_mirrored.nii.gz"), values[::-1], mirrored)
+    tables = {}
+    for suffix in ("", "_mirrored"):
+        images = [(f"--{name}", f"{name[:4] if name != 'atlas' else name}{suffix}") for name in
+                  ("statistic", "mask", "atlas", "data")]  # fmt: skip
+        line = [word for pair in images for word in pair]
+        assert main(["clusters", "--corrected", "corrp", *line, "--table", "people.tsv", "--out", "found"]) == 0
+        tables[suffix] = Path("found.tsv").read_text(), Path("found_subjects.tsv").read_text()
+    assert tables[""] == tables["_mirrored"]
 
 
 def test_labels_of_an_atlas_are_whole_numbers(result, capsys):

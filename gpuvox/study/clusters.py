@@ -293,7 +293,7 @@ def execute(command: Command, say: Say, warn: Say = lambda text: None) -> None:
     header = files.read_header(command.corrected)
     grid = header.grid(np.ones(header.shape[:3], dtype=bool))
     if command.mask:
-        grid = header.grid(files.read_mask(command.mask, header).mask)
+        grid = files.read_mask_on(command.mask, header)
     corrected = _read_corrected(command, grid)
     try:
         labels = find_clusters(corrected, grid, command.p, command.extent, command.connectivity)
