@@ -149,6 +149,21 @@ def test_smoothing_and_mask(cohort):
             np.testing.assert_allclose(found[i], smooth(sharp[i], 1.5, (1, 1, 2), inside), atol=0.01)
 
 
+def test_a_mask_stored_the_other_way_round_is_read_exactly(cohort):
+    mask = np.zeros(SHAPE)
+    mask[2:5, 1:6, 1:5] = 1
+    save("mask.nii.gz", mask, AFFINE)
+    save("mirrored.nii.gz", mask[::-1], AFFINE @ np.array(
+        [[-1, 0, 0, SHAPE[0] - 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    ))  # fmt: skip
+    found = []
+    for name in ("mask", "mirrored"):
+        assert main([*COMMAND, "--mask", name]) == 0
+        found.append(read("out/iron"))
+        assert (found[-1] != 0).any(axis=0).sum() == mask.sum()
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.skipif(CXX is None, reason="no C++ compiler to run the kernels on the CPU")
 def test_on_a_device(cohort, monkeypatch):
     assert main(COMMAND) == 0
