@@ -45,12 +45,13 @@ def fault(folder: str | os.PathLike[str], beside: str | os.PathLike[str] = "") -
 def _fault_of_content(real: str, source: os.stat_result | None) -> str:
     if not os.path.isdir(real):
         return ""
+    is_closed = not os.stat(real).st_mode & (stat.S_IXGRP | stat.S_IXOTH)  # nobody else gets at what is in it
     with contextlib.suppress(PermissionError), os.scandir(real) as entries:
         for entry in entries:
             if entry.name.startswith((".", "__")) or entry.is_symlink() or entry.name.endswith(".pyc"):
                 continue
             said = _fault_of(entry.path, source)
-            if said:
+            if said and not (is_closed and entry.stat().st_uid == os.geteuid() and entry.stat().st_nlink == 1):
                 return said
     return _fault_of(real, source)
 

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from gpuvox.files import FileError
+from gpuvox.limits import available_bytes
 from gpuvox.locks import hold, open_own
 from gpuvox.permtest import ObservedTest, Tally, share, spans
 
@@ -254,13 +255,11 @@ def read(path: str | os.PathLike[str]) -> Tallies:
     Raises
     ------
     FileError
-        It cannot be read; it is no such file, or of another format; it is damaged: cut short, or edited.
+        It cannot be read, or is larger than the memory; it is no such file, or of another format; it is damaged: cut
+        short, or edited.
     """
     _check_kind(Path(path))
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise FileError(f"{os.fspath(path)} cannot be read: {error.strerror}") from error
+    content = _content(path)
     first, _, digest = content[:200].partition(b"\n")
     if first != MAGIC + b"%d" % FORMAT:
         number = first[len(MAGIC) :][:20].decode(errors="replace")
@@ -274,6 +273,20 @@ def read(path: str | os.PathLike[str]) -> Tallies:
         return _parsed(line, body[len(line) + 1 :])
     except NONSENSE as error:
         raise FileError(f"{os.fspath(path)} has no content that makes sense: {error}") from error
+
+
+def _content(path: str | os.PathLike[str]) -> bytes:
+    """All that is in a file, whose size is seen first: it may come from others."""
+    try:
+        with open(path, "rb") as file:
+            size, free = os.fstat(file.fileno()).st_size, available_bytes()
+            if free is None or size <= free:
+                return file.read(size)
+    except OSError as error:
+        raise FileError(f"{os.fspath(path)} cannot be read: {error.strerror}") from error
+    raise FileError(
+        f"{os.fspath(path)} has {size >> 20} MiB, more than the memory that is free ({free >> 20} MiB)"
+    )
 
 
 def _check_kind(path: Path) -> None:

@@ -40,11 +40,16 @@ def test_a_folder_that_others_can_write(private):
     assert caches.fault(private) == caches.fault(private / "not" / "there") == ""
 
 
-def test_a_file_that_others_can_write(private):
+def test_a_file_that_others_can_write(private, tmp_path):
     file = private / "glm.nbi"
     file.write_bytes(b"")
     assert caches.fault(private) == ""
     file.chmod(0o666)
+    assert caches.fault(private) == ""  # nobody else can enter the folder; so it is with a umask of 002
+    os.link(file, tmp_path / "another")
+    assert "glm.nbi" in caches.fault(private)
+    (tmp_path / "another").unlink()
+    private.chmod(0o711)
     assert "glm.nbi" in caches.fault(private)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import os
 import shutil
 import struct
+import tempfile
 import tracemalloc
 import zlib
 from importlib import resources
 from itertools import pairwise
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -17,10 +21,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gpuvox import _randomise, files, ironmyelin
+from gpuvox import _randomise, checkpoint, files, ironmyelin
 from gpuvox import randomise as api_randomise
+from gpuvox.checkpoint import About
 from gpuvox.files import FileError
 from gpuvox.grid import Grid
+from gpuvox.locks import output
 from gpuvox.qmri import TissueModel
 from gpuvox.study import clusters, labels, rois
 from gpuvox.study.checks import check_maps
@@ -28,7 +34,7 @@ from gpuvox.study.config import example as example_study
 from gpuvox.study.config import read_config
 from gpuvox.study.report import build
 from gpuvox.study.report.contents import read_contents
-from gpuvox.study.stages import STATE, Ledger, Stage, Talk, run
+from gpuvox.study.stages import STATE, Ledger, Stage, Talk, locked, remove_others, run
 
 SHAPE = (4, 3, 2)
 MOST_BYTES = 32 << 20
@@ -495,3 +501,128 @@ def test_ledgers_of_a_study(tmp_path, content):
 def test_records_of_a_study(tmp_path, content):
     said = refusal(lambda: build(content, tmp_path))
     assert said is None or "study.json" in said
+
+
+# -- links, and files of any size, in a folder of results that came from others -------------------------------------
+
+HOLE = 1 << 40
+"""Bytes of a file that is a hole: it takes no room on the disk."""
+
+
+def hollow(path, beginning=b""):
+    with path.open("wb") as file:
+        file.write(beginning)
+        file.truncate(HOLE)
+    return path
+
+
+def test_tallies_and_ledgers_of_an_absurd_size(tmp_path):
+    """They are refused by their size, before anything is read."""
+    tally = hollow(tmp_path / "c.tally", b"gpuvox tally 1\n")
+    assert peak(lambda: refused(lambda: checkpoint.read(tally), str(tally), "memory")) < MOST_BYTES
+    ledger = hollow(tmp_path / STATE, b"{")
+    assert peak(lambda: refused(lambda: Ledger.open(tmp_path), str(ledger), "damaged")) < MOST_BYTES
+
+
+kinds = st.sampled_from(["file", "link", "folder link", "dangling", "loop", "hard link", "pipe", "folder"])
+outputs = st.sampled_from(
+    ["o.txt", "sub/o.txt", "sub/../o.txt", "../precious.txt", "sub/../../precious.txt", "sub", ".", "", "sub/x/o.txt",
+     "..", "o.txt/..", "\0", "é" * 300, "/etc/hostname", "*"]
+)  # fmt: skip
+
+
+def plant(path, kind, precious):
+    """Something at a place where a run may look for a file, or a folder, of its own."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(exist_ok=True)
+        if kind == "file":
+            path.write_text("x")
+        elif kind in ("link", "folder link", "dangling", "loop"):
+            target = {
+                "link": precious,
+                "folder link": precious.parent,
+                "dangling": precious.parent / "new",
+                "loop": path,
+            }
+            path.symlink_to(target[kind])
+        elif kind == "hard link":
+            os.link(precious, path)
+        elif kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.mkdir()
+
+
+def outside(folder, results):
+    """All that is beside a folder of results: names, and what they hold."""
+    return {
+        path.relative_to(folder): path.is_file() and path.read_bytes()
+        for path in folder.rglob("*")
+        if results not in (path, *path.parents)
+    }
+
+
+@quick
+@given(
+    st.dictionaries(st.sampled_from(["o.txt", "sub", "sub/o.txt", f"{STATE}.lock"]), kinds, max_size=3),
+    st.lists(outputs, max_size=3),
+)
+@example({"sub": "folder link"}, ["sub/precious.txt"])
+@example({"o.txt": "link"}, ["o.txt"])
+@example({f"{STATE}.lock": "link"}, [])
+def test_links_in_the_results_of_a_study(planted, recorded):
+    """Whatever stands in the folder, and in its ledger: nothing outside of it is written, removed or made."""
+    with tempfile.TemporaryDirectory() as name:
+        top = Path(name)
+        precious, results = top / "precious.txt", top / "results"
+        precious.write_text("precious")
+        results.mkdir()
+        for place, kind in planted.items():
+            plant(results / place, kind, precious)
+        key = {"settings": {}, "sources": {}, "after": {}}
+        done = {"key": key, "outputs": dict.fromkeys(recorded, "0"), "seconds": 1, "warnings": []}
+        ledger = {"format": 1, "stages": {"s": done, "gone": done}, "hashes": {}}
+        (results / STATE).write_text(json.dumps(ledger))
+        before = outside(top, results)
+
+        def work(talk):
+            files.write_text(results / "o.txt", "x")
+            files.write_text(results / "sub" / "o.txt", "x")
+
+        def study():
+            with locked(results, str):
+                read_back = Ledger.open(results)
+                remove_others(read_back, ["s"])
+                run([Stage("s", {}, ("o.txt", "sub/o.txt"), work)], read_back, Talk(str, str))
+
+        refusal(study)
+        assert outside(top, results) == before
+
+
+@quick
+@given(st.dictionaries(st.sampled_from(["", ".lock", "_randomise.json", "_tstat1.nii.gz"]), kinds, max_size=3))
+@example({"": "link"})
+@example({".lock": "hard link"})
+def test_links_beside_the_outputs_of_a_run(planted):
+    """A checkpoint, a lock, a record and a map are files of the run's own, or it does not begin."""
+    with tempfile.TemporaryDirectory() as name:
+        top = Path(name)
+        precious, results = top / "precious.txt", top / "results"
+        precious.write_text("precious")
+        results.mkdir()
+        for ending, kind in planted.items():
+            plant(results / f"out{ending}", kind, precious)
+        before = outside(top, results)
+
+        def work():
+            with (
+                output(results / "out", str),
+                checkpoint.Checkpoint(results / "out", About({}, {}), False, str) as kept,
+            ):
+                files.write_json(results / "out_randomise.json", {"a": 1})
+                grid = Grid(np.ones(SHAPE, dtype=bool))
+                files.write_map(results / "out_tstat1", np.zeros(24, np.float32), grid, None)
+                kept.write()
+
+        refusal(work)
+        assert outside(top, results) == before

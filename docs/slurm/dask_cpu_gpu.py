@@ -8,10 +8,11 @@ checkpoint and adds up. Set queue, account and times to those of your site. Jobs
 or are preempted are replaced. If this process is stopped, start it again: `resume` goes on.
 """
 
+import os
 import sys
 from pathlib import Path
 
-from dask.distributed import Client
+from dask.distributed import Client, Security
 from dask_jobqueue import SLURMCluster
 
 import gpuvox
@@ -40,7 +41,14 @@ PRIVATE = {
 
 def main(kind: str) -> None:
     """Run the analysis on the workers of one queue, and write what the command would."""
-    with SLURMCluster(**QUEUES[kind], **PRIVATE) as cluster, Client(cluster) as client:
+    # Whoever can connect could run programs in your name. The certificate of this run alone is handed to the workers
+    # in files that only you can read, in a folder that all nodes see.
+    security = {
+        "protocol": "tls://",
+        "security": Security.temporary(),
+        "shared_temp_directory": os.path.expanduser("~"),
+    }
+    with SLURMCluster(**QUEUES[kind], **PRIVATE, **security) as cluster, Client(cluster) as client:
         cluster.scale(jobs=JOBS[kind])
         result = gpuvox.randomise(
             "maps.nii.gz", "design.mat", "design.con", mask="mask.nii.gz", tfce=True, n_permutations=10_000, seed=1,

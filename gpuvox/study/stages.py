@@ -126,6 +126,8 @@ class Ledger:
             return cls(folder)
         try:
             with os.fdopen(open_own(path, os.O_RDONLY), encoding="utf-8") as file:
+                if os.fstat(file.fileno()).st_size > files.MOST_SETTINGS:
+                    raise ValueError
                 content = json.load(file)
             if content["format"] != FORMAT:
                 raise FileError(f"{path} is of another version of gpuvox; another folder for the results expected")
