@@ -178,7 +178,7 @@ def _of_file_names(paths: Sequence[Path], origin: str, known: Rows | None) -> Ro
     if known is None or (bids and set(bids.keys()) & set(known.keys())):
         return bids
     ids = _distinct(known.ids)
-    words = [_words_of(path, ids) for path in paths]
+    words = _words_of(paths, ids)
     counts, expected = Counter(word for word in words if word), Counter(known.ids)
     if 2 * sum(counts.values()) < len(paths) or any(n > expected[word] for word, n in counts.items()):
         return bids
@@ -208,15 +208,33 @@ def _entity(path: Path, key: str) -> str | None:
     return None
 
 
-def _words_of(path: Path, ids: Mapping[str, str]) -> str | None:
-    """The one id that stands in the name of a file, or else of its folders, as a whole word."""
-    for part in reversed(path.parts):
-        text = files.split_suffix(part)[0]
-        there = {name for form, name in ids.items() if _has_word(text, name) or _has_word(canonical(text), form)}
-        longest = {a for a in there if not any(a != b and _has_word(b, a) for b in there)}
-        if longest:
-            return longest.pop() if len(longest) == 1 else None
-    return None
+def _words_of(paths: Sequence[Path], ids: Mapping[str, str]) -> list[str | None]:
+    """The one id that stands in the name of each file, or else of its folders, as a whole word.
+
+    An id that is in all names, as the 1 of ``con_0001``, is none unless all are of one participant.
+    """
+    found = [[_ids_in(part, ids) for part in reversed(path.parts)] for path in paths]
+    depth = min(map(len, found)) if len(ids) > 1 < len(paths) else 0
+    everywhere = [set.intersection(*(levels[k] for levels in found)) for k in range(depth)]
+    words: list[str | None] = []
+    for levels in found:
+        telling = [there - common for there, common in zip(levels, everywhere)] + levels[depth:]
+        first = next((there for there in telling if there), set())
+        words.append(next(iter(first)) if len(first) == 1 else None)
+    left = set().union(*everywhere).difference(words)
+    if left and None in words:  # the 1 of 1_con_0001 is that of all others
+        return (
+            [word or left.pop() for word in words] if words.count(None) == len(left) == 1 else [None] * len(words)
+        )
+    return words
+
+
+def _ids_in(part: str, ids: Mapping[str, str]) -> set[str]:
+    """The ids that are words of a name, without those that are words of another one there."""
+    text = files.split_suffix(part)[0]
+    short = canonical(text)
+    there = {name for form, name in ids.items() if _has_word(text, name) or _has_word(short, form)}
+    return {a for a in there if not any(a != b and _has_word(b, a) for b in there)}
 
 
 def _has_word(text: str, word: str) -> bool:

@@ -413,3 +413,24 @@ def test_images_in_memory_are_those_of_the_files_that_they_were_read_from(pairs)
     with pytest.raises(FileError, match=r"row 1 of the design is sub-10, volume 1 of all\.nii\.gz is sub-01"):
         gpuvox.randomise(nib.load("all.nii.gz"), design, **settings)
     gpuvox.randomise(nib.Nifti1Image(values, np.eye(4)), design, **settings)
+
+
+@pytest.mark.parametrize("pattern", ["{}/con_0001.nii.gz", "run_2/{}_con_0001.nii.gz", "1/s_{}/2_con_0001.nii.gz"])
+def test_numbers_that_are_in_all_names_are_no_participants(tmp_path, pattern):
+    """Folders 1, 10, 11, 2 … as a pattern finds them, where the table counts: contrast 1 is in all of the names."""
+    paths = [tmp_path / pattern.format(i) for i in sorted(map(str, range(1, 13)))]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(path, np.zeros((2, 2, 2)))
+    known = Rows(tuple(str(i) for i in range(1, 13)), "table")
+    found = of_images(str(tmp_path / pattern.format("*")), known)
+    assert found is not None
+    order = sorted(known.ids, key=lambda name: str(tmp_path / pattern.format(name)))
+    assert found.ids == tuple(order)
+    assert order != list(known.ids)
+    with pytest.raises(FileError, match=r"row [12] of table is [12], volume [12] of .* is 10"):
+        compare(known, found)
+    compare(known, of_images([tmp_path / pattern.format(i) for i in known.ids], known))
+    one = of_images([paths[0], paths[0]], Rows(("1", "1"), "table"))
+    assert one is not None
+    assert one.ids == ("1", "1")
