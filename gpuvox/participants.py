@@ -193,7 +193,7 @@ def _with_visits(rows: Rows, paths: Sequence[Path], known: Rows | None) -> Rows:
     visits = [_entity(path, "ses") for path in paths]
     if not all(visits):
         there = _distinct(known.visits)
-        visits = [_words_of(path, there) for path in paths]
+        visits = _words_of(paths, there)
         if Counter(visits) != Counter(known.visits):
             return rows
     return replace(rows, visits=tuple(name or "" for name in visits), named_visits=True)
