@@ -441,7 +441,9 @@ class VoxelwiseGlm:
         object.__setattr__(self, "_ranks", self._count_ranks())
         if self.df < 1:
             rank = int(self._ranks[:2].max(axis=1).sum())
-            raise DesignError(f"no residual degrees of freedom: {n} volumes, a design of rank {rank}")
+            most = n - int(self._ranks[2].min())
+            left = f", of which no more than {most} are left in at any voxel" if most < n else ""
+            raise DesignError(f"no residual degrees of freedom: {n} volumes{left}, a design of rank {rank}")
 
     @property
     def _columns(self) -> list[int]:

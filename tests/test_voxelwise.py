@@ -395,3 +395,13 @@ def test_ties_of_whole_numbers_are_ties(is_f, device):
     assert (sums[0] == 0).any()
     order = np.abs(sums) if is_f else sums
     np.testing.assert_array_equal(done.tally.below["vox"][0], (order < order[0]).sum(axis=0))
+
+
+def test_subjects_left_out_everywhere_are_named_as_what_takes_the_degrees_of_freedom():
+    Y, M, _ = study()
+    out = np.ones((N, V), dtype=np.float32)
+    for stay, rank in ((0, 0), (2, 2)):
+        out[:stay] = 0
+        said = f"14 volumes, of which no more than {stay} are left in at any voxel, a design of rank {rank}"
+        with pytest.raises(DesignError, match=said):
+            VoxelwiseGlm(Y, M, np.array([[0.0, 0, 1]]), {-4: out})
