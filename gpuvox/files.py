@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -1379,17 +1379,15 @@ def _column_of_names(names: Sequence[str], rows: Sequence[Row]) -> int | None:
     """Which column of a table of numbers names its rows, if one does.
 
     One of `ID_COLUMNS` always; the first, if it is called as in `NAME_COLUMNS` (pandas and R write an index under no
-    name), where its cells are no numbers; without a name also where they count the rows of more than one, and then they
-    name nothing.
+    name), where its cells are no numbers; without a name also where they count up, and then they name nothing.
     """
     ids = [i for i, name in enumerate(names) if name.casefold() in ID_COLUMNS]
     if ids:
         return ids[0]
     first = [row.cells[0] for row in rows]
     are_text = any(not math.isfinite(as_number(field)) for field in first)
-    counts = (
-        not names[0] and len(set(first)) == len(first) > 1 and all(field.strip().isdecimal() for field in first)
-    )
+    whole = not names[0] and len(first) > 1 and all(field.strip().isdecimal() for field in first)
+    counts = whole and all(a < b for a, b in pairwise(map(as_number, first)))
     return 0 if counts or (names[0].casefold() in NAME_COLUMNS and are_text) else None
 
 
