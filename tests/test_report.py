@@ -25,7 +25,7 @@ import pytest
 
 from gpuvox import files
 from gpuvox.cli import report as command
-from gpuvox.cli.main import guarded
+from gpuvox.cli.main import guarded, main
 from gpuvox.files import FileError
 from gpuvox.grid import Grid
 from gpuvox.study import clusters, phantom, record
@@ -818,7 +818,7 @@ def test_the_viewer_holds_the_values_of_the_maps(study, monkeypatch, step):
     scene = read_scene(source)
     if step == 2:
         monkeypatch.setattr(viewer, "BUDGET", 5000)
-    data = json.loads(json.dumps(viewer.viewer_data(scene, read_tests(source, scene), 9.0, 0.05)))
+    data = json.loads(json.dumps(viewer.viewer_data(scene, read_tests(source, scene), {"t": 9.0}, 0.05)))
     assert data["step"] == step
     affine, shape = np.array(data["affine"]), data["shape"]
     assert (np.diag(affine[:3, :3]) > 0).all()  # right, anterior, superior
@@ -830,7 +830,7 @@ def test_the_viewer_holds_the_values_of_the_maps(study, monkeypatch, step):
         assert len(old) == image(folder / "mask").sum()
     np.testing.assert_array_equal(labels[tuple(voxels.T)], image(folder / "labels")[tuple(old.T)])
     for packed, test in zip(data["tests"], contents["tests"], strict=True):
-        t = unpacked(packed["t"], "<i2") * packed["scale"]
+        t = unpacked(packed["statistic"], "<i2") * packed["scale"]
         exact = image(folder / test["statistic"])[tuple(old.T)]
         np.testing.assert_allclose(t, exact, atol=packed["scale"] * 0.501)
         p = unpacked(packed["p"], "<u2") / packed["count"]
@@ -1088,6 +1088,117 @@ def test_a_study_from_others_has_no_other_files_read(study, tmp_path, capsys, wa
         assert guarded("report", lambda: command.run([str(folder / "study.json"), "--within", str(tmp_path)])) == 0
 
 
+# -- F --------------------------------------------------------------------------------------------------------------
+
+
+def run_randomise(folder: Path) -> None:
+    """Three groups of five, by `gpuvox randomise`: F of two contrasts, and the contrasts' t; the blob differs."""
+    rng, mask = np.random.default_rng(5), image(folder / "mask") > 0
+    group = np.repeat(np.eye(3), 5, axis=0)
+    blob = np.linalg.norm(millimetres() - [-7, 8, 6], axis=-1) < 7
+    data = rng.normal(size=(15, *SHAPE)) + (group @ [0, 5, -5])[:, None, None, None] * blob
+    grid = Grid(mask, (2.0, 2.0, 3.0), AFFINE)
+    files.write_map(folder / "data", np.stack([grid.to_vector(each.astype(np.float32)) for each in data]), grid)
+    files.write_vest(folder / "three.mat", group)
+    files.write_vest(folder / "three.con", [[1, -1, 0], [0, 1, -1]], "con")
+    files.write_vest(folder / "three.fts", [[1, 1]], "fts")
+    command = "-i data -o three -m mask -d three.mat -t three.con -f three.fts -T -n 60 --seed 1 --quiet"
+    words = [str(folder / w) if w in ("data", "three", "mask") or "." in w else w for w in command.split()]
+    assert main(["randomise", *words]) == 0
+
+
+def shown_test(name: str, **keys: Any) -> dict[str, Any]:
+    about = {"name": name, "map": "iron", "title": "Iron", "contrast": name, "method": "TFCE", "permutations": 60}
+    return about | {"statistic": f"three_{name}.nii.gz", "corrected": f"three_tfce_corrp_{name}.nii.gz"} | keys
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """Folder with maps of F and t, and what a study says of them."""
+    folder = tmp_path_factory.mktemp("three")
+    contents = make_study(folder, survives=())
+    run_randomise(folder)
+    options = clusters.Command(
+        f"{folder}/three_tfce_corrp_fstat1", f"{folder}/f", f"{folder}/three_fstat1", mask=f"{folder}/mask"
+    )
+    clusters.execute(options, lambda text: None)
+    f = shown_test("fstat1", contrast="any of A, B, C", clusters="f.tsv")
+    return folder, {key: contents[key] for key in ("title", "cohort", "mask")} | {"tests": [f]}
+
+
+def test_f_is_called_f_and_has_no_direction(three):
+    folder, contents = three
+    html = build(contents | {"files": ["three_randomise.json"]}, folder)
+    page, said = parse(html), parse(html).said()
+    assert "Slices through the largest F of each test" in said
+    assert "Colour is F, the same scale in all maps: opaque" in said
+    assert "the fainter the smaller F. F has no direction" in said
+    assert "the statistic its largest F" in said
+    assert "F tests have no direction, and p is not corrected over maps and tests. All F values are shown" in said
+    assert "(H = 2, E = 0.5, 6 neighbours)" in said
+    assert "one-sided" not in said
+    assert not re.search(
+        r"\bt\b(?! test)", re.sub(r"Student’s t", "", said.split("Methods")[-1].split("Record")[0])
+    )
+    assert not re.search(r"largest t\b|Colour is t\b|smaller t\b|All t\b|\bt at least", said)
+    alts = [i["alt"] for i in page.of("img")]
+    assert len([alt for alt in alts if "mm: F of Iron, any of A, B, C; outlined voxels" in alt]) == 3
+    assert not [alt for alt in alts if re.search(r"\bt of\b", alt)]
+    assert len([alt for alt in alts if alt.startswith("Colour bar of F from 0 to")]) == 2
+    assert "F" in [cell["text"] for cell in page.tables["clusters-0"][0]]
+    (packed,) = page.volumes()["tests"]
+    assert (packed["kind"], packed["vmax"]) == ("F", np.ceil(image(folder / "three_fstat1").max()))
+
+
+def test_t_and_f_of_one_report_have_scales_of_their_own(three):
+    folder, contents = three
+    tests = [*contents["tests"], shown_test("tstat1")]
+    page = parse(build(contents | {"tests": tests}, folder))
+    said = page.said()
+    assert "the largest F or t of each test" in said
+    assert "the same scale in all maps of the same statistic: opaque" in said
+    assert "each direction of a t test is a test of its own, one-sided, F tests have no direction" in said
+    assert "All F and t values are shown" in said
+    tops = {name: np.ceil(image(folder / f"three_{name}").max()) for name in ("fstat1", "tstat1")}
+    assert [each["vmax"] for each in page.volumes()["tests"]] == list(tops.values())
+    bars = [i["alt"] for i in page.of("img") if i["alt"].startswith("Colour bar")]
+    assert bars == 2 * [
+        f"Colour bar of F from 0 to {tops['fstat1']:g}",
+        f"Colour bar of t from 0 to {tops['tstat1']:g}",
+    ]
+
+
+@pytest.mark.parametrize("says", ["header", "record", "df", "kind", "nothing"])
+def test_that_it_is_f_is_known_from_records_and_not_from_its_name(three, tmp_path, says):
+    folder, contents = three
+    name = "any_tstat7.nii.gz"
+    shutil.copy(folder / "mask.nii.gz", tmp_path)
+    shutil.copy(folder / "three_tfce_corrp_fstat1.nii.gz", tmp_path)
+    map_ = nib.load(folder / "three_fstat1.nii.gz")
+    assert map_.header.get_intent() == ("f test", (2.0, 12.0), "")
+    if says != "header":
+        map_.header.set_intent("none")
+    nib.save(map_, tmp_path / name)
+    if says == "record":
+        about = json.loads((folder / "three_randomise.json").read_text())["maps"]["three_fstat1.nii.gz"]
+        files.write_json(tmp_path / "any_randomise.json", {"maps": {name: about}})
+    keys = {"df": {"df": [2, 12]}, "kind": {"kind": "F"}}.get(says, {})
+    changed = contents | {"tests": [shown_test("fstat1", statistic=name, **keys)]}
+    source = Contents(changed, tmp_path)
+    assert read_tests(source, read_scene(source))[0].kind == ("t" if says == "nothing" else "F")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [({"kind": "z"}, r'tests\[0\]\.kind is "z"; expected t or F'),
+     ({"kind": "t"}, r"tests\[0\]\.statistic is t by kind, and F by the header of three_fstat1\.nii\.gz")],
+)  # fmt: skip
+def test_kinds_that_contradict_each_other_are_refused(three, keys, message):
+    folder, contents = three
+    with pytest.raises(FileError, match=message):
+        build(contents | {"tests": [shown_test("fstat1", **keys)]}, folder)
+
+
 # -- in a browser ---------------------------------------------------------------------------------------------------
 
 
@@ -1308,6 +1419,22 @@ def test_in_a_browser_left_is_left_and_up_is_up(opened):
     for (across, down), left in zip(middle, (False, True, True), strict=True):
         assert (across < 0.45) if left else (across > 0.55)
         assert down < 0.45
+
+
+def test_in_a_browser_the_viewer_shows_f_and_t_on_their_scales(browser, three, tmp_path):
+    folder, contents = three
+    tests = [*contents["tests"], shown_test("tstat1")]
+    (tmp_path / "report.html").write_text(build(contents | {"tests": tests}, folder), encoding="utf-8")
+    browser.open(tmp_path / "report.html", 1280, mobile=False)
+    bars = "[...document.querySelectorAll('#ortho .bar')].filter(b => b.offsetParent).map(b => b.dataset.kind)"
+    for number, kind in (("0", "F"), ("1", "t")):
+        browser.choose("v-test", f"'{number}'", "change")
+        assert f"{kind} = " in browser.run(READOUT)
+        assert browser.run("document.getElementById('v-kind').textContent") == kind
+        assert browser.run(bars) == [kind]
+        top = np.ceil(image(folder / f"three_{kind.lower()}stat1").max())
+        assert float(browser.run("document.getElementById('v-t').max")) == top
+    assert not browser.complaints()
 
 
 PIXELS = """[...document.querySelectorAll('#v-planes canvas')].map(c => {

@@ -127,19 +127,21 @@ def _test(pipeline: Pipeline, comparison: Comparison) -> dict[str, Any]:
     record = json.loads(Path(f"{root}_randomise.json").read_text(encoding="utf-8"))
     test = next(test for test in record["tests"] if test["name"] == f"tstat{comparison.contrast}")
     null = f"{root}_tfce_corrp_tstat{comparison.contrast}.txt"
+    statistic = _image(f"{root}_tstat{comparison.contrast}", folder)
     found = {
         "name": comparison.name,
         "map": comparison.map,
         "title": each.title,
         "unit": each.unit,
         "contrast": comparison.title,
+        "kind": record["maps"][os.path.basename(statistic)]["statistic"],
         "method": "TFCE",
         "permutations": test["permutations"],
         "df": test["degrees_of_freedom"],
         "smallest_possible_p": test.get("smallest_possible_p", test.get("smallest_p")),
         "critical": test["critical_values"]["tfce"],
         "observed_maximum": float(np.loadtxt(null, max_rows=1)),
-        "statistic": _image(f"{root}_tstat{comparison.contrast}", folder),
+        "statistic": statistic,
         "corrected": _image(f"{root}_tfce_corrp_tstat{comparison.contrast}", folder),
         "null": os.path.relpath(null, folder),
     }

@@ -130,7 +130,7 @@ class Contents:
         """What is wrong with a file is told with the key that names it."""
         try:
             yield
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self.error(name, f"cannot be shown: {error}") from None
 
 
@@ -145,7 +145,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "design": ("matrix", "contrasts", "columns"),
     "checks": ("what", "kind"),
     "tests": (
-        "name", "map", "title", "unit", "contrast", "method", "permutations", "df", "smallest_p",
+        "name", "map", "title", "unit", "contrast", "kind", "method", "permutations", "df", "smallest_p",
         "smallest_possible_p", "critical", "observed_maximum",
         "statistic", "corrected", "null", "clusters", "cluster_image", "subjects",
     ),

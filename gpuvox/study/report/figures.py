@@ -117,7 +117,7 @@ EDGES = (("L", "R"), ("P", "A"))
 
 
 def slices(scene: Scene, test: VoxelwiseTest, vmax: float, level: float) -> list[Picture]:
-    """Three slices through the peak of a test: t over anatomy, and the outline of what survives.
+    """Three slices through the peak of a test: its statistic over anatomy, and the outline of what survives.
 
     Parameters
     ----------
@@ -139,7 +139,8 @@ def slices(scene: Scene, test: VoxelwiseTest, vmax: float, level: float) -> list
     for axis, name in enumerate(PLANES):
         where = f"{'xyz'[axis]} = {signed(position[axis])} mm"
         outlined = "outlined voxels" if test.survivors else "no voxel"
-        alt = f"{name.capitalize()} slice, {where}: t of {test.label}; {outlined} with corrected p < {level:g}"
+        what = f"{test.kind} of {test.label}; {outlined} with corrected p < {level:g}"
+        alt = f"{name.capitalize()} slice, {where}: {what}"
         figure = _slice(scene, test, axis, vmax, per_mm)
         if scene.oriented:
             _letters(figure, EDGES[0 if axis else 1])

@@ -93,6 +93,11 @@ def told(test: VoxelwiseTest, study: Contents) -> Finding:
     return finding(test, clusters[1] if clusters else None, study.get("level", 0.05), study.get("extent", 1))
 
 
+def kinds(tests: Sequence[VoxelwiseTest], word: str = "or") -> str:
+    """What the statistics of tests are: ``t``, ``F``, or both in the order of the tests."""
+    return f" {word} ".join(dict.fromkeys(test.kind for test in tests))
+
+
 def level_text(level: float) -> str:
     """A level as p is written."""
     return f"{level:g}".removeprefix("0")

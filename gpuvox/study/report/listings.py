@@ -15,6 +15,10 @@ from gpuvox.study.report.tables import Cell, Heading, Table
 from gpuvox.study.report.volumes import VoxelwiseTest
 
 DESCRIPTIONS = (
+    (r"tfce_corrp_fstat(\d+)\.nii", "1 − p of F test {}, TFCE, corrected"),
+    (r"corrp_fstat(\d+)\.nii", "1 − p of F test {}, corrected"),
+    (r"_fstat(\d+)\.nii", "F of F test {}"),
+    (r"_corrp_fstat(\d+)\.txt", "largest statistic of each permutation, F test {}"),
     (r"tfce_corrp_tstat(\d+)\.nii", "1 − p of contrast {}, TFCE, corrected"),
     (r"corrp_tstat(\d+)\.nii", "1 − p of contrast {}, corrected"),
     (r"_tstat(\d+)\.nii", "t of contrast {}"),
@@ -115,7 +119,9 @@ def cluster_table(
     apart = {"regions", *(key for _, keys in PLACES for key in keys)}
     plain = [name for name in names if name not in apart]
     made = tables.make_table(f"clusters-{test.number}", test.label, plain, rows, level=level)
-    heads = [Heading(Markup("<i>t</i>")) if head.html == "Value" else head for head in made.headings]
+    heads = [
+        Heading(Markup("<i>{}</i>").format(test.kind)) if head.html == "Value" else head for head in made.headings
+    ]
     body = [list(row) for row in made.rows]
     for title, keys in PLACES:
         if set(keys) <= set(names):

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from gpuvox.files import MOST_SETTINGS, read_bytes
 from gpuvox.study.report.contents import Contents
-from gpuvox.study.report.findings import capital, level_text, listed, number_word
+from gpuvox.study.report.findings import capital, kinds, level_text, listed, number_word
 from gpuvox.study.report.tables import of_formula, read_rows
 from gpuvox.study.report.volumes import VoxelwiseTest
 
@@ -170,11 +170,10 @@ def _voxelwise(contents: Contents, tests: Sequence[VoxelwiseTest]) -> str:
         f"{methods or 'the statistic'} was tested by {how} permutations{_scheme(about)}; corrected p is the share of "
         "permutations, the observed one included, whose largest value in the mask is at least that observed "
         "[@winkler2014].",
-        _tfce(about) if "TFCE" in methods else "",
+        *(_tfce(about, tests) if "TFCE" in methods else ()),
         f"Voxels count as significant where the family-wise error corrected p is below "
-        f"{level_text(contents.get('level', 0.05))}; each direction is a test of its own, one-sided, and p is not "
-        "corrected over maps and directions. All t values are shown, faded where they are not significant "
-        "[@taylor2023].",
+        f"{level_text(contents.get('level', 0.05))}; {_directions(tests)}. All {kinds(tests, 'and')} values are shown, "
+        "faded where they are not significant [@taylor2023].",
     ]
     return " ".join(filter(None, sentences))
 
@@ -189,18 +188,43 @@ def _scheme(about: Mapping[str, Any]) -> str:
     return " of the residuals of the nuisance model (Freedman–Lane [@freedman1983])"
 
 
-def _tfce(about: Mapping[str, Any]) -> str:
-    tfce = (about.get("statistics") or {}).get("t", {}).get("tfce") or {}
-    settings = (
-        f" (H = {tfce['H']:g}, E = {tfce['E']:g}, {tfce['connectivity']} neighbours)"
-        if {"H", "E", "connectivity"} <= set(tfce)
-        else ""
-    )
+def _directions(tests: Sequence[VoxelwiseTest]) -> str:
+    """Whether tests are one-sided, and what p is not corrected over."""
+    found = {test.kind for test in tests}
+    if found == {"F"}:
+        return "F tests have no direction, and p is not corrected over maps and tests"
+    if "F" in found:
+        return (
+            "each direction of a t test is a test of its own, one-sided, F tests have no direction, and p is not "
+            "corrected over maps, directions and tests"
+        )
+    return "each direction is a test of its own, one-sided, and p is not corrected over maps and directions"
+
+
+def _tfce(about: Mapping[str, Any], tests: Sequence[VoxelwiseTest]) -> list[str]:
+    """Sentences about TFCE, with its settings for the statistics that were tested."""
+    recorded = about.get("statistics") or {}
+    used = {
+        kind: (recorded.get(kind) or {}).get("tfce") or {} for kind in dict.fromkeys(test.kind for test in tests)
+    }
+    told = {kind: _settings(tfce) for kind, tfce in used.items() if _settings(tfce)}
+    alike = set(told.values())
+    settings = "; ".join(alike if len(alike) == 1 else [f"of {kind}: {text}" for kind, text in told.items()])
+    sentences = [f"TFCE is threshold-free cluster enhancement [@smith2009]{f' ({settings})' if settings else ''}."]
+    if any(tfce.get("delta") == "robust" for tfce in used.values()):
+        sentences.append(
+            "Its step is a hundredth of the largest statistic, less what a few outlying voxels make of it."
+        )
     smoothing = about.get("variance_smoothing_mm")
-    text = f"TFCE is threshold-free cluster enhancement [@smith2009]{settings}."
-    if tfce.get("delta") == "robust":
-        text += " Its step is a hundredth of the largest statistic, less what a few outlying voxels make of it."
-    return text + (f" Variances were smoothed with a Gaussian of SD {smoothing:g} mm." if smoothing else "")
+    if smoothing:
+        sentences.append(f"Variances were smoothed with a Gaussian of SD {smoothing:g} mm.")
+    return sentences
+
+
+def _settings(tfce: Mapping[str, Any]) -> str:
+    if not {"H", "E", "connectivity"} <= set(tfce):
+        return ""
+    return f"H = {tfce['H']:g}, E = {tfce['E']:g}, {tfce['connectivity']} neighbours"
 
 
 def _clusters(contents: Contents, tests: Sequence[VoxelwiseTest]) -> str:

@@ -85,10 +85,12 @@ class Page:
         return self.source.get("level", 0.05)
 
     @property
-    def vmax(self) -> float:
-        """Upper end of the colours, the same for all tests."""
-        largest = max((float(test.statistic.max()) for test in self.tests), default=0.0)
-        return float(np.ceil(largest)) if largest > 0 else 1.0
+    def vmax(self) -> dict[str, float]:
+        """Upper end of the colours, the same for all tests of a kind: t and F are not measured with one scale."""
+        largest: dict[str, float] = {}
+        for test in self.tests:
+            largest[test.kind] = max(largest.get(test.kind, 0.0), float(test.statistic.max()))
+        return {kind: float(np.ceil(top)) if top > 0 else 1.0 for kind, top in largest.items()}
 
     def variables(self) -> dict[str, Any]:
         """What the template needs; the sections are in its order."""
@@ -104,7 +106,9 @@ class Page:
             "found": [*found, *self._of_groups(), *self._of_models()],
             "cohort": self._cohort(), "design": self._design(), "checks": self._checks(), "mask": self._mask(),
             "groups": groups, "maps": _by_map(shown), "shown": shown,
-            "bar": figures.colour_bar(self.vmax, "t"), "viewer": self._viewer(),
+            "kinds": findings.kinds(self.tests),
+            "bars": {kind: figures.colour_bar(top, kind) for kind, top in self.vmax.items()},
+            "viewer": self._viewer(),
             "regions": self._regions(), "scores": self._scores(), "models": models,
             "methods": text, "references": references, "record": self._record(),
         }  # fmt: skip
@@ -116,7 +120,7 @@ class Page:
         clusters = findings.cluster_rows(test)
         table = listings.cluster_table(test, *clusters, self.level) if clusters and clusters[1] else None
         at = ", ".join(figures.signed(value) for value in self.scene.millimetres(test.peak))
-        pictures = figures.slices(self.scene, test, self.vmax, self.level)
+        pictures = figures.slices(self.scene, test, self.vmax[test.kind], self.level)
         return Shown(test, findings.told(test, self.source), pictures, at, table, self._null(test))
 
     def _null(self, test: VoxelwiseTest) -> Picture | None:

@@ -1,7 +1,7 @@
 """What the orthogonal viewer shows, packed for JavaScript: integers as base64, x fastest.
 
-t is stored as int16 with a scale of its own, corrected p as a uint16 multiple of 1/permutations, which is what it is;
-mask and labels as runs (value, length) of uint16.
+The statistic is stored as int16 with a scale of its own, corrected p as a uint16 multiple of 1/permutations, which is
+what it is; mask and labels as runs (value, length) of uint16.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ BUDGET = 6e6
 """Bytes, in base64, above which every second (third …) voxel is shown."""
 
 
-def viewer_data(scene: Scene, tests: Sequence[VoxelwiseTest], vmax: float, level: float) -> dict[str, Any]:
+def viewer_data(
+    scene: Scene, tests: Sequence[VoxelwiseTest], vmax: Mapping[str, float], level: float
+) -> dict[str, Any]:
     """Volumes and their names for the viewer.
 
     Parameters
     ----------
     scene : Scene
     tests : sequence of VoxelwiseTest
-    vmax : float
-        Statistic at the upper end of the colours.
+    vmax : dict of str to float
+        Statistic at the upper end of the colours, by its kind (t, F).
     level : float
     """
     step = _step(scene, len(tests))
@@ -41,10 +43,10 @@ def viewer_data(scene: Scene, tests: Sequence[VoxelwiseTest], vmax: float, level
     colours = (statistic_colours()(np.arange(256))[:, :3] * 255).round().astype(np.uint8)
     return {
         "shape": list(mask.shape), "affine": affine.tolist(), "step": step, "oriented": scene.oriented,
-        "size": [size * step for size in scene.voxel_size], "level": level, "vmax": vmax, "faded": FADED,
+        "size": [size * step for size in scene.voxel_size], "level": level, "faded": FADED,
         "underlay": pack(scene.underlay[thin], "<u1"), "mask": runs(mask.astype(np.int64)), "labels": runs(labels),
         "names": names(scene, labels), "colours": base64.b64encode(colours.tobytes()).decode(),
-        "tests": [_packed(test, thin, mask, scene) for test in tests],
+        "tests": [_packed(test, thin, mask, scene) | {"vmax": vmax[test.kind]} for test in tests],
     }  # fmt: skip
 
 
@@ -59,9 +61,9 @@ def _packed(test: VoxelwiseTest, thin: tuple[slice, ...], mask: NDArray[np.bool_
     count = test.permutations if 0 < test.permutations <= LARGEST else LARGEST
     p = np.rint((1 - corrected.astype(np.float64)) * count)
     return {
-        "name": test.name, "title": test.title, "contrast": test.contrast, "method": test.method,
+        "name": test.name, "title": test.title, "contrast": test.contrast, "method": test.method, "kind": test.kind,
         "peak": list(scene.millimetres(test.peak)), "survivors": test.survivors,
-        "t": pack(_inside(statistic / scale, mask), "<i2"), "scale": scale,
+        "statistic": pack(_inside(statistic / scale, mask), "<i2"), "scale": scale,
         "p": pack(_inside(p, mask), "<u2"), "count": count,
     }  # fmt: skip
 

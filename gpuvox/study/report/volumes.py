@@ -15,6 +15,7 @@ from gpuvox.grid import Grid
 from gpuvox.study.clusters import is_p
 from gpuvox.study.labels import Region, read_regions
 from gpuvox.study.report.contents import Contents
+from gpuvox.study.report.kinds import kind_of
 
 MARGIN = 12.0
 """mm of anatomy around the mask."""
@@ -29,6 +30,8 @@ class VoxelwiseTest:
     number : int
         From 0, in the order of the study.
     name, map, title, unit, contrast, method : str
+    kind : str
+        What the statistic is: t or F.
     permutations : int
         0 where it is not said.
     statistic, corrected : (nx, ny, nz) float32
@@ -48,6 +51,7 @@ class VoxelwiseTest:
     unit: str
     contrast: str
     method: str
+    kind: str
     permutations: int
     statistic: NDArray[np.float32]
     corrected: NDArray[np.float32]
@@ -289,8 +293,8 @@ def _read_test(part: Contents, number: int, scene: Scene, level: float) -> Voxel
     name = part.need("name", str)
     return VoxelwiseTest(
         number, name, part.get("map", name), part.get("title", part.get("map", name)), part.get("unit", ""),
-        part.need("contrast", str), part.get("method", ""), permutations, statistic, corrected, significant,
-        (int(top[0]), int(top[1]), int(top[2])), part,
+        part.need("contrast", str), part.get("method", ""), kind_of(part), permutations, statistic, corrected,
+        significant, (int(top[0]), int(top[1]), int(top[2])), part,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@
   for (let i = 0, n = 0; i < mask.length; i++) if (mask[i]) place[i] = n++;
   const decoded = new Map();
   const maps = (test) => {
-    if (!decoded.has(test)) decoded.set(test, { t: numbers(test.t, true), p: numbers(test.p, false) });
+    if (!decoded.has(test)) decoded.set(test, { values: numbers(test.statistic, true), p: numbers(test.p, false) });
     return decoded.get(test);
   };
 
@@ -45,7 +45,7 @@
   const pText = (p) => (p < 0.001 ? "< .001" : "= " + p.toFixed(p.toFixed(3) === data.level.toFixed(3) && p !== data.level ? 4 : 3).replace(/^0/, ""));
 
   const byId = (id) => document.getElementById(id);
-  const state = { test: data.tests[0], at: [0, 0, 0], p: data.level, t: 0, fade: true };
+  const state = { test: data.tests[0], at: [0, 0, 0], p: data.level, least: 0, fade: true };
 
   // -- slices --------------------------------------------------------------------------------------------------
 
@@ -56,7 +56,7 @@
   ];
 
   function pixels(plane, image) {
-    const { axis, across, up } = plane, { t, p } = maps(state.test);
+    const { axis, across, up } = plane, { values, p } = maps(state.test);
     const w = data.shape[across], h = data.shape[up], out = image.data;
     for (let v = 0; v < h; v++) {
       for (let u = 0; u < w; u++) {
@@ -65,10 +65,10 @@
         const grey = underlay[i] * 0.85;
         let alpha = 0, colour = 0;
         if (place[i] >= 0) {
-          const value = t[place[i]] * state.test.scale;
-          const share = Math.min(Math.max(value / data.vmax, 0), 1);
+          const value = values[place[i]] * state.test.scale;
+          const share = Math.min(Math.max(value / state.test.vmax, 0), 1);
           colour = 3 * Math.round(share * 255);
-          if (value >= state.t) alpha = p[place[i]] / state.test.count < state.p ? 1 : state.fade ? data.faded * share : 0;
+          if (value >= state.least) alpha = p[place[i]] / state.test.count < state.p ? 1 : state.fade ? data.faded * share : 0;
         }
         for (let c = 0; c < 3; c++) out[o + c] = (1 - alpha) * grey + alpha * colours[colour + c];
         out[o + 3] = 255;
@@ -138,8 +138,8 @@
     const mm = millimetres(state.at), i = state.at[0] + nx * (state.at[1] + ny * state.at[2]), k = place[i];
     const parts = [`(${mm.map(rounded).join(", ")}) mm`];
     if (k >= 0) {
-      const { t, p } = maps(state.test);
-      parts.push(`t = ${minus((t[k] * state.test.scale).toFixed(2))}`, `corrected p ${pText(p[k] / state.test.count)}`);
+      const { values, p } = maps(state.test);
+      parts.push(`${state.test.kind} = ${minus((values[k] * state.test.scale).toFixed(2))}`, `corrected p ${pText(p[k] / state.test.count)}`);
     } else parts.push("outside the mask");
     if (labels[i]) parts.push(data.names[labels[i]] ?? `label ${labels[i]}`);
     byId("v-readout").textContent = parts.join("  ·  ");
@@ -206,8 +206,26 @@
     plane.slider.addEventListener("input", () => { const at = [...state.at]; at[plane.axis] = Number(plane.slider.value); move(at); });
   }
 
+  function setLeast(value) {
+    state.least = value;
+    byId("v-t").value = value;
+    byId("v-t-out").textContent = value.toFixed(1);
+  }
+
+  function setKind() { // t and F have scales of their own
+    const { kind, vmax } = state.test;
+    byId("v-kind").textContent = kind;
+    byId("v-t").max = vmax;
+    setLeast(0);
+    byId("v-p").lastElementChild.textContent = `all ${kind}`;
+    for (const bar of document.querySelectorAll("#ortho .bar")) bar.hidden = bar.dataset.kind !== kind;
+  }
+
   function show(number, mm) {
+    const before = state.kind;
     state.test = data.tests[number];
+    state.kind = state.test.kind;
+    if (state.kind !== before) setKind();
     byId("v-test").value = number;
     move(nearest(mm ?? state.test.peak));
   }
@@ -224,7 +242,7 @@
     });
     const levels = [...new Set([data.level, 0.05, 0.01, 0.001])].sort((a, b) => b - a);
     for (const level of levels) byId("v-p").append(new Option(`corrected p < ${String(level).replace(/^0/, "")}`, level));
-    byId("v-p").append(new Option("all t", 2));
+    byId("v-p").append(new Option("all", 2));
     byId("v-p").value = data.level;
   }
 
@@ -233,7 +251,7 @@
   PLANES.forEach(addPlane);
   byId("v-test").addEventListener("change", (event) => show(Number(event.target.value)));
   byId("v-p").addEventListener("change", (event) => { state.p = Number(event.target.value); update(); });
-  byId("v-t").addEventListener("input", (event) => { state.t = Number(event.target.value); byId("v-t-out").textContent = state.t.toFixed(1); update(); });
+  byId("v-t").addEventListener("input", (event) => { setLeast(Number(event.target.value)); update(); });
   byId("v-fade").addEventListener("change", (event) => { state.fade = event.target.checked; update(); });
   byId("v-peak").addEventListener("click", () => show(data.tests.indexOf(state.test)));
   for (const button of document.querySelectorAll("button.peak")) {
