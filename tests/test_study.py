@@ -1,8 +1,12 @@
 """`gpuvox study` on the phantom: findings, what runs again, and what is said of mistakes."""
 
+import hashlib
 import json
+import os
 import re
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +17,7 @@ from gpuvox.cli.main import main
 from gpuvox.study import phantom
 from gpuvox.study.config import read_config
 from gpuvox.study.pipeline import Pipeline, execute
+from gpuvox.study.report.own import own_ledger, way_out
 from gpuvox.study.stages import Talk
 
 
@@ -89,6 +94,85 @@ def test_other_columns_with_paths_are_relative_to_the_results(fresh):
         assert all((fresh / "results" / path).is_file() for path in written[column])
     same = [name for name in people.columns if name not in ("other", "qsm", "r1", "jacobian", "csf")]
     pd.testing.assert_frame_equal(written[same], table(fresh / "participants.tsv")[same])
+
+
+# -- the report of one's own study ----------------------------------------------------------------------------------
+
+
+def report(capsys, study, out, *options):
+    capsys.readouterr()
+    status = main(["report", str(study), "--out", str(out), *options])
+    return status, capsys.readouterr().err
+
+
+def test_the_report_of_ones_own_study_needs_no_option(finished, tmp_path, capsys, monkeypatch):
+    """The mask lies beside the results. Of a study of another user it is not read."""
+    study, out = finished / "study.json", tmp_path / "report.html"
+    assert json.loads(study.read_text())["mask"].startswith("..")
+    assert report(capsys, study, out) == (0, "")
+    assert "Two clusters" in out.read_text()
+    out.unlink()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    status, err = report(capsys, study, out)
+    assert (status, out.exists()) == (2, False)
+    assert "mask names ../template/" in err
+
+
+@pytest.mark.parametrize(
+    "way", ["copied", "ledger fitted", "edited", "another file", "no ledger", "linked ledger"]
+)
+def test_a_study_that_was_not_left_as_it_was_run_is_taken_for_one_from_others(finished, tmp_path, capsys, way):
+    folder = tmp_path / "received"
+    shutil.copytree(finished.parent, folder, copy_function=shutil.copy2)
+    study, ledger = folder / "results" / "study.json", folder / "results" / ".gpuvox-study.json"
+    if way in ("edited", "another file"):  # the last stage runs there: it is the user's own until then
+        (folder / "results" / "report.html").unlink()
+        assert run(capsys, folder)[0] == 0
+        assert report(capsys, study, tmp_path / "own.html") == (0, "")
+    before = study.read_text()
+    if way == "ledger fitted":  # to the place, as one who knows where it will lie could
+        content = json.loads(ledger.read_text())
+        kept = content["hashes"]
+        for path in finished.parent.rglob("*"):
+            there = folder / path.relative_to(finished.parent)
+            old, new = (hashlib.sha256(os.fsencode(os.path.realpath(each))).hexdigest() for each in (path, there))
+            kept |= {new: kept[old]} if old in kept else {}
+        assert hashlib.sha256(os.fsencode(os.path.realpath(study))).hexdigest() in kept
+        ledger.write_text(json.dumps(content))
+    if way == "no ledger":
+        ledger.unlink()
+    if way == "linked ledger":
+        ledger.rename(tmp_path / "ledger")
+        ledger.symlink_to(tmp_path / "ledger")
+    if way == "edited":
+        study.write_text(before.replace('"MS > HC"', '"MS > XX"'))
+    if way == "another file":
+        (tmp_path / "secret.tsv").write_text("index\tname\n")
+        study.write_text(json.dumps(json.loads(before) | {"names": str(tmp_path / "secret.tsv")}))
+    status, err = report(capsys, study, tmp_path / "out.html")
+    assert (status, (tmp_path / "out.html").exists()) == (2, False)
+    assert "which lies outside" in err
+    words = shlex.split(err.split("if the study is yours or you trust it: gpuvox report ")[1])
+    assert words == [str(study), "--within", os.path.relpath(folder)]
+    assert report(capsys, words[0], tmp_path / "out.html", *words[1:])[0] == (2 if way == "another file" else 0)
+
+
+def test_no_folder_of_all_that_one_has_is_proposed(tmp_path, monkeypatch):
+    """A study from others that lies in the home folder and names what lies there."""
+    study, named = tmp_path / "results" / "study.json", tmp_path / "notes.tsv"
+    study.parent.mkdir()
+    assert "--within" in way_out(study, named).split(": ")[1]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert way_out(study, named) == "give --within a folder that holds all, if you trust the study"
+    assert "gpuvox report" not in way_out(study, Path("/etc/passwd"))
+
+
+def test_a_study_of_ones_own_reads_what_it_read_and_nothing_else(finished, tmp_path):
+    (tmp_path / "secret").write_text("")
+    ledger = own_ledger(finished / "study.json")
+    assert ledger.knows(finished.parent / "template" / "labels.tsv")
+    assert not ledger.knows(tmp_path / "secret")
+    assert not ledger.knows("/etc/passwd")
 
 
 # -- findings -------------------------------------------------------------------------------------------------------

@@ -9,13 +9,15 @@ from gpuvox.cli.arguments import Parser
 from gpuvox.cli.talk import say
 
 EPILOG = """\
-STUDY.json is the file study.json that gpuvox study writes. Paths in it are relative to its folder, and nothing outside
-that folder is read; --within names a larger one, for instance for a mask beside the results. The report is one file
-that needs neither the network nor other files: tables, maps with an orthogonal viewer, figures, and methods with
+STUDY.json is the file study.json that gpuvox study writes. Paths in it are relative to its folder. Of a study that you
+ran yourself, and that was not moved or edited since, everything is read that it was made of. Of any other study nothing
+outside that folder is read; --within names a larger one, for instance for a mask beside the results. The report is one
+file that needs neither the network nor other files: tables, maps with an orthogonal viewer, figures, and methods with
 citations.
 
 example:
-  gpuvox report results/study.json --within . --out report.html
+  gpuvox report results/study.json
+  gpuvox report received/results/study.json --within received --out report.html
 """
 
 
@@ -32,7 +34,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument(
         "--within", metavar="DIR", default=None,
-        help="folder that all files it names must lie in, links followed (that of STUDY.json)",
+        help="folder that all files it names must lie in, links followed (that of STUDY.json, but for your own study)",
     )  # fmt: skip
     return parser
 

@@ -150,12 +150,26 @@ class Ledger:
     def hash(self, path: str) -> str:
         """SHA-256 of a file."""
         path = os.path.realpath(path)
-        name = hashlib.sha256(os.fsencode(path)).hexdigest()  # where files lie is not told
-        now = _stamp(path)
+        name, now = _name(path), _stamp(path)
         known = self.hashes.get(name)
         if known is None or known[1:] != now:
             self.hashes[name] = [files.hash_file(path), *now]
         return self.hashes[name][0]
+
+    def knows(self, path: str | os.PathLike[str]) -> bool:
+        """Whether a file is one that the stages read or wrote."""
+        return _name(os.path.realpath(path)) in self.hashes
+
+    def wrote(self, stage: str, path: str | os.PathLike[str]) -> bool:
+        """Whether a file is the very one that a stage left: the same content, not written, copied or moved since."""
+        real = os.path.realpath(path)
+        name = os.path.relpath(real, os.path.realpath(self.folder))
+        content = self.stages.get(stage, {}).get("outputs", {}).get(name)
+        return (
+            isinstance(content, str)
+            and self.hashes.get(_name(real)) == [content, *_stamp(real)]
+            and files.hash_file(real) == content
+        )
 
     def key(self, stage: Stage) -> dict[str, Any]:
         """What a stage depends on."""
@@ -196,6 +210,11 @@ class Ledger:
                 raise FileError(f"{stage.name} did not write {self.folder / pattern}")
             found += fitting
         return found
+
+
+def _name(path: str) -> str:
+    """What a file, without links in its path, is called in the ledger: where files lie is not told."""
+    return hashlib.sha256(os.fsencode(path)).hexdigest()
 
 
 def _is_record(stages: Any) -> bool:

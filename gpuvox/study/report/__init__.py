@@ -19,6 +19,7 @@ from gpuvox import files
 from gpuvox.study.report import findings, safe
 from gpuvox.study.report.contents import Contents, read_contents
 from gpuvox.study.report.figures import own_style
+from gpuvox.study.report.own import own_ledger
 from gpuvox.study.report.page import Page
 from gpuvox.study.report.volumes import read_scene, read_tests
 from gpuvox.targets import check_targets
@@ -46,7 +47,8 @@ def execute(
         Receives a line: where the report is.
     within : path, optional
         Folder that every file it names must lie in, links followed: a study from others is not to have others' files
-        put into its report. That of `study` by default.
+        put into its report. By default that of `study`, and, of a study that this user ran here and that is as
+        it was left, whatever it was made of.
 
     Raises
     ------
@@ -56,7 +58,7 @@ def execute(
     study = Path(study)
     out = study.with_name("report.html") if out is None else Path(out)
     check_targets(out)
-    text = build(read_contents(study), study.parent, origin=study.name, relative_to=out.parent, within=within)
+    text = _html(_source(study, within), os.path.relpath(study.parent, out.parent))
     files.write_text(out, text)
     say(f"{out} ({len(text.encode()) / 1e6:.1f} MB)")
 
@@ -82,7 +84,7 @@ def build(
     relative_to : path, optional
         Folder of the report, for links to files; `folder` by default.
     within : path, optional
-        See `execute`.
+        Folder that every file must lie in, links followed; `folder` by default.
 
     Raises
     ------
@@ -90,7 +92,19 @@ def build(
         A key or a file is missing or wrong; the sentence names both.
     """
     links = os.path.relpath(folder, relative_to) if relative_to is not None else "."
-    source = Contents(contents, Path(folder), origin=origin, within=Path(within) if within else None)
+    return _html(Contents(contents, Path(folder), origin=origin, within=Path(within) if within else None), links)
+
+
+def _source(study: Path, within: str | os.PathLike[str] | None) -> Contents:
+    """``study.json``, and what it may have read."""
+    contents = read_contents(study)
+    return Contents(
+        contents, study.parent, origin=study.name, within=Path(within) if within else None,
+        own=None if within else own_ledger(study),
+    )  # fmt: skip
+
+
+def _html(source: Contents, links: str) -> str:
     with own_style():
         return _rendered(Page.of(source, Path(links).as_posix()))
 
@@ -120,10 +134,7 @@ def headlines(study: str | os.PathLike[str], within: str | os.PathLike[str] | No
     FileError
         A key or a file is missing or wrong.
     """
-    study = Path(study)
-    source = Contents(
-        read_contents(study), study.parent, origin=study.name, within=Path(within) if within else None
-    )
+    source = _source(Path(study), within)
     lines = []
     for test in read_tests(source, read_scene(source)):
         told = findings.told(test, source)

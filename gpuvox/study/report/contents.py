@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gpuvox.files import MOST_SETTINGS, FileError, image_files, read_bytes, split_suffix
+from gpuvox.study.report.own import way_out
+from gpuvox.study.stages import Ledger
 
 Kind = TypeVar("Kind", str, int, float, list, dict)
 EXPECTED = {
@@ -36,6 +38,8 @@ class Contents:
         Name of the file.
     within : Path, optional
         Folder that every file must lie in, links followed; `folder` by default.
+    own : Ledger, optional
+        Of a study that the user ran here: the files that it knows may be read wherever they lie.
     """
 
     values: Mapping[str, Any]
@@ -43,6 +47,7 @@ class Contents:
     where: str = ""
     origin: str = "study.json"
     within: Path | None = None
+    own: Ledger | None = None
 
     def key(self, name: str) -> str:
         """Full name of a key, as in ``tests[2].null``."""
@@ -119,11 +124,11 @@ class Contents:
         return path
 
     def _check_within(self, name: str, given: str, path: Path) -> None:
-        within = self.within or self.folder
-        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(within)):
-            raise self.error(
-                name, f"names {given}, which lies outside {within}; give --within a folder that holds all"
-            )
+        within, real = self.within or self.folder, Path(os.path.realpath(path))
+        if real.is_relative_to(os.path.realpath(within)) or (self.own is not None and self.own.knows(real)):
+            return
+        advice = way_out(self.folder / self.origin, real)
+        raise self.error(name, f"names {given}, which lies outside {within}; {advice}")
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[None]:
