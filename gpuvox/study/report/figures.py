@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from gpuvox.elsewhere import without
+from gpuvox.plain import escaped
 from gpuvox.study.report.tables import significant
 from gpuvox.study.report.volumes import Scene, VoxelwiseTest
 
@@ -26,6 +27,7 @@ with without("matplotlibrc", MATPLOTLIBRC=os.devnull, MPLBACKEND=None):
     from matplotlib.colors import Colormap, ListedColormap, Normalize
     from matplotlib.figure import Figure
     from matplotlib.patheffects import withStroke
+    from matplotlib.text import Text
     from matplotlib.ticker import MaxNLocator
 
 Float64 = NDArray[np.float64]
@@ -82,6 +84,8 @@ def _png(figure: Figure, alt: str, scale: float = 2.0) -> Picture:
 
 
 def _svg(figure: Figure, alt: str, caption: str = "") -> Picture:
+    for text in figure.findobj(Text):
+        text.set_text(escaped(text.get_text()))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", dpi=200, metadata={"Date": None, "Creator": None})
     width, height = figure.get_size_inches() * 96
@@ -150,7 +154,8 @@ def slices(scene: Scene, test: VoxelwiseTest, vmax: float, level: float) -> list
 
 
 def short(text: str, length: int = 30) -> str:
-    """A name that fits a figure."""
+    """A name that fits a figure; characters that no XML may hold, and that would make it no image, are shown."""
+    text = escaped(text)
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
