@@ -1317,6 +1317,17 @@ KEYS = {"Tab": 9, "Enter": 13, "ArrowRight": 39, "ArrowUp": 38, "PageUp": 33}
 
 @pytest.fixture(scope="module")
 def browser():
+    """For the page of `opened`, which stays open for several tests."""
+    yield from started()
+
+
+@pytest.fixture(scope="module")
+def other_browser():
+    """For pages that a test opens itself."""
+    yield from started()
+
+
+def started():
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
@@ -1430,20 +1441,20 @@ def test_in_a_browser_left_is_left_and_up_is_up(opened):
         assert down < 0.45
 
 
-def test_in_a_browser_the_viewer_shows_f_and_t_on_their_scales(browser, three, tmp_path):
+def test_in_a_browser_the_viewer_shows_f_and_t_on_their_scales(other_browser, three, tmp_path):
     folder, contents = three
     tests = [*contents["tests"], shown_test("tstat1")]
     (tmp_path / "report.html").write_text(build(contents | {"tests": tests}, folder), encoding="utf-8")
-    browser.open(tmp_path / "report.html", 1280, mobile=False)
+    other_browser.open(tmp_path / "report.html", 1280, mobile=False)
     bars = "[...document.querySelectorAll('#ortho .bar')].filter(b => b.offsetParent).map(b => b.dataset.kind)"
     for number, kind in (("0", "F"), ("1", "t")):
-        browser.choose("v-test", f"'{number}'", "change")
-        assert f"{kind} = " in browser.run(READOUT)
-        assert browser.run("document.getElementById('v-kind').textContent") == kind
-        assert browser.run(bars) == [kind]
+        other_browser.choose("v-test", f"'{number}'", "change")
+        assert f"{kind} = " in other_browser.run(READOUT)
+        assert other_browser.run("document.getElementById('v-kind').textContent") == kind
+        assert other_browser.run(bars) == [kind]
         top = np.ceil(image(folder / f"three_{kind.lower()}stat1").max())
-        assert float(browser.run("document.getElementById('v-t').max")) == top
-    assert not browser.complaints()
+        assert float(other_browser.run("document.getElementById('v-t').max")) == top
+    assert not other_browser.complaints()
 
 
 HOSTILE = [
@@ -1453,7 +1464,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_in_a_browser_hostile_names_change_neither_page_nor_layout(browser, study, tmp_path, width):
+def test_in_a_browser_hostile_names_change_neither_page_nor_layout(other_browser, study, tmp_path, width):
     contents, folder = json.loads(json.dumps(study[0])), tmp_path / "study"
     shutil.copytree(study[1], folder)
     every = " ".join(HOSTILE)
@@ -1466,16 +1477,16 @@ def test_in_a_browser_hostile_names_change_neither_page_nor_layout(browser, stud
     (folder / "labels.tsv").write_text(f"index\tname\n1\t{HOSTILE[0]}\n2\t{HOSTILE[2]}\n")
     path = tmp_path / "report.html"
     path.write_text(build(contents, folder), encoding="utf-8")
-    browser.open(path, width, mobile=width < 500)
-    assert browser.run("document.title").startswith(HOSTILE[0])
-    assert browser.run("document.scripts.length") == 3
-    browser.run("document.querySelectorAll('details').forEach(each => each.open = true)")
-    assert browser.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    assert browser.run("[...document.images].every(each => each.naturalWidth > 20)")
-    browser.choose("v-test", "'1'", "change")
-    assert "t = " in browser.run(READOUT)
-    assert not browser.complaints()
-    assert browser.requests() == [path.as_uri()]
+    other_browser.open(path, width, mobile=width < 500)
+    assert other_browser.run("document.title").startswith(HOSTILE[0])
+    assert other_browser.run("document.scripts.length") == 3
+    other_browser.run("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert other_browser.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert other_browser.run("[...document.images].every(each => each.naturalWidth > 20)")
+    other_browser.choose("v-test", "'1'", "change")
+    assert "t = " in other_browser.run(READOUT)
+    assert not other_browser.complaints()
+    assert other_browser.requests() == [path.as_uri()]
 
 
 PIXELS = """[...document.querySelectorAll('#v-planes canvas')].map(c => {
