@@ -477,7 +477,7 @@ def _grid_of_mask(header: ImageHeader) -> Grid:
 
 
 def mask_of(values: NDArray, name: str) -> NDArray[np.bool_]:
-    """The voxels that a mask's values take in (`grid.inside`), with a `Notice` where they are not all 0 or 1.
+    """The voxels that a mask's values take in (`grid.inside`), with a `Notice` where they are not 0 and one label.
 
     Parameters
     ----------
@@ -496,7 +496,8 @@ def mask_of(values: NDArray, name: str) -> NDArray[np.bool_]:
         finite = values[np.isfinite(values)]
         largest = f"; its largest value is {finite.max():g}" if finite.size else ""
         raise FileError(f"the mask {name} is empty: none of its {values.size} voxels is above 0.5{largest}")
-    if not ((values == 0) | (values == 1)).all():
+    others = values[values != 0]
+    if not (others == others[0]).all():  # one label, such as 255, is as clear as 1
         numbers = values[~np.isnan(values)]
         nan = " and NaN" if len(numbers) < values.size else ""
         notice(

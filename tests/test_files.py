@@ -305,6 +305,14 @@ def test_read_mask_takes_in_what_is_above_a_half(tmp_path):
     assert mask[2, 2].tolist()[:3] == [False, True, False]
 
 
+def test_a_mask_of_one_label_is_as_clear_as_one_of_ones(tmp_path, recwarn):
+    values = np.zeros((4, 3, 2))
+    values[1:3] = 255
+    save(tmp_path / "m.nii", values)
+    assert files.read_mask(tmp_path / "m.nii").n_voxels == 12
+    assert not recwarn.list
+
+
 def test_read_mask_takes_the_first_volume(tmp_path):
     values = np.zeros((*SHAPE, 2), "u1")
     values[0, 0, 0, 0], values[1, ..., 1] = 1, 1
