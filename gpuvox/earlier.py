@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from gpuvox import files
 from gpuvox.files import FileError, Name
+
+OURS = re.compile(
+    r"_*((vox|tfcen?|cluster[emn])_|(tfce|cluster)norm_|perm_|glm_|[ft]stat\d|[pz]f?stat\d|(pe|(var)?cope)\d)"
+    r".*(\.nii|\.hdr|\.img|\.nii\.gz|\.hdr\.gz|\.img\.gz|\.txt)"
+)
+"""What follows the root in names that `outputs` gives: a record may come from others, and list anything."""
 
 
 def remove_earlier(root: Name, record: Mapping[str, Any], read: Iterable[Name]) -> list[str]:
@@ -43,7 +50,8 @@ def remove_earlier(root: Name, record: Mapping[str, Any], read: Iterable[Name]) 
     removed = []
     for name in sorted(set(_listed(earlier)) - set(_listed(record))):
         file = path.parent / name
-        if os.path.basename(name) != name or not name.startswith(os.path.basename(os.fspath(root))):
+        base = os.path.basename(os.fspath(root))
+        if os.path.basename(name) != name or not name.startswith(base) or not OURS.fullmatch(name[len(base) :]):
             continue
         with contextlib.suppress(OSError):
             # What is newer than the record has been written by somebody else.

@@ -12,7 +12,7 @@ from conftest import overriding, vest
 
 import gpuvox
 from gpuvox.cli import main_randomise
-from gpuvox.earlier import remove_earlier
+from gpuvox.earlier import OURS, remove_earlier
 
 
 @pytest.fixture
@@ -87,12 +87,26 @@ def test_a_record_of_others_may_hold_anything(content, tmp_path):
     precious.write_text("precious")
     (folder / "out_link").symlink_to(precious)
     (folder / "other_map").write_text("another's")
-    record = {"software": {"gpuvox": "0.1.0"}, "files": ["other_map", str(precious), "../precious.txt"]} | content
+    (folder / "out_T1w.nii.gz").write_text("an image of one's own")
+    record = {
+        "software": {"gpuvox": "0.1.0"},
+        "files": ["other_map", "out_T1w.nii.gz", str(precious), "../precious.txt"],
+    } | content
     (folder / "out_randomise.json").write_text(json.dumps(record))
     os.utime(folder / "out_randomise.json", ns=(2**62, 2**62))
     remove_earlier(folder / "out", {"inputs": {"a": {"sha256": "0"}}}, [])
     assert precious.read_text() == "precious"
     assert (folder / "other_map").exists()
+    assert (folder / "out_T1w.nii.gz").exists()
+
+
+@pytest.mark.parametrize("film", [[], ["--film"]])
+def test_every_name_of_a_run_is_known_as_one(run, film):
+    line = "-x -T -c 1 -C 1 --uncorrp -R -N -P --permout --twopass --glm_output".split()
+    assert run("-t", "design.con", *line, *film) == 0
+    named = json.loads(Path("out_randomise.json").read_text())["files"]
+    assert len(named) > 40
+    assert [name for name in named if not OURS.fullmatch(name[len("out") :])] == []
 
 
 def test_from_python_too(study):
