@@ -1178,8 +1178,10 @@ def test_t_and_f_of_one_report_have_scales_of_their_own(three):
 
 
 @pytest.mark.parametrize("says", ["header", "record", "df", "kind", "nothing"])
-def test_that_it_is_f_is_known_from_records_and_not_from_its_name(three, tmp_path, says):
+def test_that_it_is_f_is_known_from_records_and_not_from_its_name(three, tmp_path, monkeypatch, says):
+    """Also where the folder of the results is named from the current one."""
     folder, contents = three
+    monkeypatch.chdir(tmp_path.parent)
     name = "any_tstat7.nii.gz"
     shutil.copy(folder / "mask.nii.gz", tmp_path)
     shutil.copy(folder / "three_tfce_corrp_fstat1.nii.gz", tmp_path)
@@ -1193,7 +1195,7 @@ def test_that_it_is_f_is_known_from_records_and_not_from_its_name(three, tmp_pat
         files.write_json(tmp_path / "any_randomise.json", {"maps": {name: about}})
     keys = {"df": {"df": [2, 12]}, "kind": {"kind": "F"}}.get(says, {})
     changed = contents | {"tests": [shown_test("fstat1", statistic=name, **keys)]}
-    source = Contents(changed, tmp_path)
+    source = Contents(changed, Path(tmp_path.name))
     assert read_tests(source, read_scene(source))[0].kind == ("t" if says == "nothing" else "F")
 
 

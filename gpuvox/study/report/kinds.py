@@ -61,7 +61,7 @@ def _record(test: Contents, path: Path) -> str:
     for record in sorted(path.parent.glob("*_randomise.json")):
         if not path.name.startswith(record.name.removesuffix("randomise.json")):
             continue
-        test.located("statistic", str(record))
+        test.located("statistic", str(record.absolute()))
         with test.reading("statistic"):
             about = json.loads(read_bytes(record, MOST_SETTINGS))
         kind = _listed(about, path.name)
