@@ -41,12 +41,12 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.cohort import brain_grid, cohort, smooth_noise, smooth_t_maps
-from gpuvox import maps as primitives
+from gpuvox import reductions as primitives
 from gpuvox.cluster import cluster_maps, cluster_maxima, normalised_extents
-from gpuvox.design import effective_regressor, partition
 from gpuvox.device import Device, OutOfDeviceMemory, why_not
 from gpuvox.glm import Glm, Nuisance, f_to_z
 from gpuvox.grid import Grid
+from gpuvox.partition import effective_regressor, partition
 from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest, Statistics, Tally
 from gpuvox.qmri import FieldConversion, Inversion, TissueModel
 from gpuvox.shuffle import Permutations, Shuffler
@@ -1548,7 +1548,8 @@ def process(arguments: list[str], folder: str) -> tuple[float, str]:
 def stages_of_command(arguments: list[str]) -> dict:
     """Run the command in this process; seconds of its stages."""
     start = perf_counter()
-    from gpuvox import _randomise, analysis, outputs
+    from gpuvox import analysis
+    from gpuvox.application import execute, outputs
     from gpuvox.cli import main as command
 
     spent = {"imports": perf_counter() - start}
@@ -1564,7 +1565,7 @@ def stages_of_command(arguments: list[str]) -> dict:
         return call
 
     for name, owner, attribute in (
-        ("opening the device", _randomise, "resolve"), ("reading", _randomise, "read_inputs"),
+        ("opening the device", execute, "resolve"), ("reading", execute, "read_inputs"),
         ("model", analysis, "make_model"), ("permutations", analysis, "run"), ("p values", analysis, "_result"),
         ("writing", outputs.Writer, "result"),
     ):  # fmt: skip

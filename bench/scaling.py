@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from bench.cohort import brain_grid, smooth_noise
-from gpuvox.design import partition
 from gpuvox.executors import run
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
+from gpuvox.partition import partition
 from gpuvox.permtest import PermutationTest, Statistics
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.tfce import Tfce

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from bench.cohort import brain_grid, cohort
-from gpuvox.design import partition
 from gpuvox.glm import Glm
+from gpuvox.partition import partition
 from gpuvox.permtest import PermutationTest, Statistics
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.tfce import Tfce

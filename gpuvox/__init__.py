@@ -17,8 +17,8 @@ _HOMES = {
     "Shuffler": "shuffle",
     "Statistics": "permtest",
     "Tfce": "tfce",
-    "partition": "design",
-    "randomise": "_randomise",
+    "partition": "partition",
+    "randomise": "application.execute",
     "run": "executors",
 }
 

@@ -12,13 +12,14 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox.design import DesignError, demean_columns, effective_regressor, null_rows, partition
 from gpuvox.device import Device
+from gpuvox.errors import DesignError
 from gpuvox.exclusion import fit, with_columns
 from gpuvox.executors import Finished, Keeper, Share, Workers, run
 from gpuvox.glm import Glm, Nuisance, f_to_z
 from gpuvox.grid import Grid
 from gpuvox.names import Names
+from gpuvox.partition import demean_columns, effective_regressor, null_rows, partition
 from gpuvox.permtest import Maps, ObservedTest, PermutationTest, StatisticModel, Statistics, Tally, share
 from gpuvox.pvalues import corrected, critical_value, shares
 from gpuvox.scratch import Data, block

@@ -29,10 +29,10 @@ from typing import Any
 
 import numpy as np
 
-from gpuvox.files import FileError
-from gpuvox.limits import available_bytes
-from gpuvox.locks import hold, open_own
+from gpuvox.errors import AnotherRunError, FileError
+from gpuvox.files.locks import hold, open_own
 from gpuvox.permtest import ObservedTest, Tally, share, spans
+from gpuvox.runtime.limits import available_bytes
 
 INTERVAL = 60.0
 """Seconds between two writings of a checkpoint."""
@@ -61,10 +61,6 @@ Run = dict[str, Any]
 
 NOT_TALLIES = (".nii", ".gz", ".hdr", ".img", ".txt", ".json", ".mat", ".con", ".fts", ".grp", ".tsv", ".csv")
 """What a run reads and writes: its checkpoint, which is removed at the end, is none of them."""
-
-
-class AnotherRun(FileError):
-    """A checkpoint is of another run than the one that is to go on from it."""
 
 
 @dataclass(frozen=True)
@@ -503,7 +499,7 @@ class Checkpoint:
         if shards[0] != shards[1]:
             difference = f"--shard is {shards[0]} in the checkpoint, {shards[1]} in this run"
         if difference:
-            raise AnotherRun(f"{self.path} is the checkpoint of another run: {difference}")
+            raise AnotherRunError(f"{self.path} is the checkpoint of another run: {difference}")
         return Tallies(about, kept.tests)
 
     def _added(self, ended: bool) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox.compiled import inner, loop
 from gpuvox.device import Device, slots_for
 from gpuvox.grid import Grid
+from gpuvox.jit import inner, loop
 
 UNITS = 2.0**24
 """Units of mass in 1."""

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from gpuvox import caches
-from gpuvox.device import Device, DeviceError, OutOfDeviceMemory, memory_limit, why_not
+from gpuvox.device import Device, OutOfDeviceMemory, memory_limit, why_not
+from gpuvox.errors import CacheWarning, DeviceError
+from gpuvox.runtime import caches
 
 KERNELS: dict[str, tuple[str, ...]] = {
     "glm": (
@@ -123,7 +124,7 @@ def settle_cache() -> None:
     atexit.register(shutil.rmtree, private, ignore_errors=True)
     os.environ["CUPY_CACHE_DIR"] = private
     advice = "CUPY_CACHE_DIR can name a folder of your own"
-    warnings.warn(caches.CacheWarning(f"compiled kernels are not kept, for {said}; {advice}"), stacklevel=3)
+    warnings.warn(CacheWarning(f"compiled kernels are not kept, for {said}; {advice}"), stacklevel=3)
 
 
 class CudaDevice(Device):

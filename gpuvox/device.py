@@ -25,10 +25,6 @@ KEPT = 64
 """Uploads that `Device.keep` remembers."""
 
 
-class DeviceError(RuntimeError):
-    """A device was asked for that cannot be used."""
-
-
 class OutOfDeviceMemory(MemoryError):
     """The device has not enough memory for an array."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuvox.design import DesignError
+from gpuvox.errors import DesignError
 
 Float64 = NDArray[np.float64]
 

@@ -12,11 +12,12 @@ from typing import Protocol
 
 from threadpoolctl import threadpool_limits
 
-from gpuvox import leaving
-from gpuvox.device import DeviceError, OutOfDeviceMemory
-from gpuvox.limits import threads_for
+from gpuvox.device import OutOfDeviceMemory
+from gpuvox.errors import DeviceError
 from gpuvox.permtest import BlockResult, LevelOverflow, Maps, ObservedTest, PermutationTest, Tally
-from gpuvox.pool import Pool
+from gpuvox.runtime import signals
+from gpuvox.runtime.limits import threads_for
+from gpuvox.runtime.pool import Pool
 
 Progress = Callable[[int], None]
 Callback = Callable[[int, Maps], None]
@@ -182,7 +183,7 @@ def fold(
         tally.add(result)
         if keeper:
             keeper.added()
-        leaving.check()
+        signals.check()
         if progress:
             progress(tally.n_done)
 

@@ -37,10 +37,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicSpline
 from scipy.special import betainc, betaln, fdtri, hyp2f1, ndtri_exp
 
-from gpuvox.compiled import inner, intrinsic, loop
-from gpuvox.design import Model, invariant_part
 from gpuvox.device import Device, blocks_for, blocks_over
-from gpuvox.maps import list_items, put_on_device
+from gpuvox.jit import inner, intrinsic, loop
+from gpuvox.partition import Model, invariant_part
+from gpuvox.reductions import list_items, put_on_device
 from gpuvox.scratch import WIDTH, Data, Tiles, block, pieces, pieces_with, take
 from gpuvox.smooth import MaskedGaussian
 

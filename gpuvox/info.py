@@ -11,11 +11,12 @@ import numpy as np
 
 from gpuvox import __version__
 from gpuvox.cuda import KERNELS, CudaDevice, kernel_directory, open_device
-from gpuvox.design import partition
-from gpuvox.device import Device, DeviceError, memory_limit, why_not
+from gpuvox.device import Device, memory_limit, why_not
+from gpuvox.errors import DeviceError
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
-from gpuvox.limits import default_threads
+from gpuvox.partition import partition
+from gpuvox.runtime.limits import default_threads
 from gpuvox.tfce import Enhancer, Tfce
 
 PACKAGES = ("numpy", "scipy", "numba", "nibabel", "pandas", "cupy-cuda12x", "cupy-cuda13x")

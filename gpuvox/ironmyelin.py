@@ -18,15 +18,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox import __version__, files, locks, participants, private, qmri
+from gpuvox import __version__, files, participants, private, qmri
 from gpuvox.cuda import resolve
 from gpuvox.device import Device
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
+from gpuvox.files import locks
+from gpuvox.files.targets import check_targets
 from gpuvox.grid import Grid
 from gpuvox.participants import Rows
 from gpuvox.plain import several
-from gpuvox.pool import Pool
-from gpuvox.targets import check_targets
+from gpuvox.runtime.pool import Pool
 
 KINDS = ("qsm", "r1", "csf", "jacobian")
 QSM_UNITS = {"ppm": 1.0, "ppb": 1e-3}

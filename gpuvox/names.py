@@ -9,7 +9,7 @@ from string import digits
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox.design import DesignError
+from gpuvox.errors import DesignError
 
 
 @dataclass(frozen=True)

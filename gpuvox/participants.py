@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from gpuvox import files
-from gpuvox.files import FileError, Matrix, Name
+from gpuvox.errors import FileError
+from gpuvox.files import Matrix, Name
 from gpuvox.names import Names
 from gpuvox.plain import several
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from gpuvox.cluster import cluster_maps, cluster_maxima, normalised_extents
 from gpuvox.device import Device, OutOfDeviceMemory
 from gpuvox.grid import Grid
-from gpuvox.maps import (
+from gpuvox.reductions import (
     Items,
     close_to_maximum,
     count_below,

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from gpuvox.compiled import loop
 from gpuvox.device import Device, blocks_for
+from gpuvox.jit import loop
 
 GYROMAGNETIC_RATIO = 42.577478518e6
 """Of the proton, Hz/T (CODATA 2018)."""

@@ -20,6 +20,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuvox.errors import ScratchError
+
 WIDTH = 256
 """Voxels of a tile."""
 READ_BYTES = 32 << 20
@@ -28,10 +30,6 @@ WRITE_BYTES = 64 << 20
 """Rows that are collected before they are written into tiles."""
 
 Float32 = NDArray[np.float32]
-
-
-class ScratchError(ValueError):
-    """A scratch folder that cannot be used."""
 
 
 class Tiles:

@@ -34,7 +34,7 @@ from math import comb, prod
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuvox.compiled import checked
+from gpuvox.jit import checked
 
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]

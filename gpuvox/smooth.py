@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import correlate1d, maximum_filter1d, minimum_filter1d
 
-from gpuvox.compiled import checked
 from gpuvox.device import Device, blocks_over
 from gpuvox.grid import Grid
+from gpuvox.jit import checked
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

@@ -46,11 +46,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox.compiled import checked, inner
-from gpuvox.device import Device, DeviceError, slots_for
+from gpuvox.device import Device, slots_for
+from gpuvox.errors import DeviceError
 from gpuvox.grid import CONNECTIVITIES, Grid, neighbour_steps
 from gpuvox.heights import LINEAR, add_to_scores, ladder, score_values
-from gpuvox.maps import extremes
+from gpuvox.jit import checked, inner
+from gpuvox.reductions import extremes
 
 __all__ = [
     "Enhancer",

@@ -24,9 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox.compiled import inner, loop
-from gpuvox.design import DesignError
 from gpuvox.device import Device, blocks_for
+from gpuvox.errors import DesignError
 from gpuvox.glm import (
     ALONE,
     ORTHOGONAL,
@@ -41,6 +40,7 @@ from gpuvox.glm import (
     upload_shuffles,
     z_table,
 )
+from gpuvox.jit import inner, loop
 from gpuvox.scratch import WIDTH, Data, Tiles, as_tiles, block, pieces, pieces_with
 from gpuvox.smooth import MaskedGaussian
 

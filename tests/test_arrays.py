@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 import gpuvox
-from gpuvox.arrays import as_cohort
-from gpuvox.files import FileError, Notice
+from gpuvox.application.arrays import as_cohort
+from gpuvox.errors import FileError, InputWarning
 from tests.conftest import save
 
 SHAPE, N = (6, 5, 4), 12
@@ -53,10 +53,12 @@ def test_a_mask_is_the_same_in_whatever_holds_it(tmp_path, monkeypatch, data):
             nib.Nifti1Image(ring()[..., None], AFFINE),
         ):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Notice)
+                warnings.simplefilter("ignore", InputWarning)
                 grid = as_cohort(given, mask)[1]
             np.testing.assert_array_equal(grid.mask, ring() > 0.5)
-    with pytest.warns(Notice, match="the mask given holds values other than 0 and 1 .* its 18 voxels above 0.5"):
+    with pytest.warns(
+        InputWarning, match="the mask given holds values other than 0 and 1 .* its 18 voxels above 0.5"
+    ):
         as_cohort(data, ring())
     with pytest.raises(FileError, match=r"the mask given is empty: none of its 120 voxels is above 0\.5"):
         as_cohort(data, np.zeros(SHAPE))
@@ -200,7 +202,7 @@ def test_what_float32_loses_is_told(tmp_path, data, kind):
         return image if kind == "image" else values
 
     with pytest.warns(
-        Notice, match="held as float32, and in 30 of 120 voxels that changes values by more than a hun"
+        InputWarning, match="held as float32, and in 30 of 120 voxels that changes values by more than a hun"
     ):
         as_cohort(form(given), np.ones(SHAPE))
     whole = np.rint(data * 3).astype("i4") + 10_000_000
@@ -208,7 +210,7 @@ def test_what_float32_loses_is_told(tmp_path, data, kind):
         warnings.simplefilter("error")
         as_cohort(form(whole), np.ones(SHAPE))
         as_cohort(form(data.astype("f8") + 100), np.ones(SHAPE))
-    with pytest.warns(Notice, match="in 120 of 120 voxels"):
+    with pytest.warns(InputWarning, match="in 120 of 120 voxels"):
         as_cohort(form(whole + 90_000_000), np.ones(SHAPE))
 
 

@@ -258,8 +258,9 @@ def test_the_command(lab, monkeypatch, tmp_path):
     bench.write_study(lab, study)
     monkeypatch.chdir(study)
     for owner, name in (
-        ("gpuvox._randomise", "resolve"), ("gpuvox._randomise", "read_inputs"), ("gpuvox.analysis", "make_model"),
-        ("gpuvox.analysis", "run"), ("gpuvox.analysis", "_result"), ("gpuvox.outputs", "Writer.result"),
+        ("gpuvox.application.execute", "resolve"), ("gpuvox.application.execute", "read_inputs"),
+        ("gpuvox.analysis", "make_model"),
+        ("gpuvox.analysis", "run"), ("gpuvox.analysis", "_result"), ("gpuvox.application.outputs", "Writer.result"),
     ):  # fmt: skip
         place = import_module(owner)
         for part in name.split(".")[:-1]:

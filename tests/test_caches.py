@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from gpuvox import caches, cuda
+from gpuvox import cuda
+from gpuvox.errors import CacheWarning
+from gpuvox.runtime import caches
 
 ROOT = Path(__file__).parents[1]
 LINE = "randomise -i data -m mask -d design.mat -t design.con -x -n 25 --seed 1 --device cpu --quiet".split()
@@ -117,7 +119,7 @@ def test_kernels_go_to_a_private_folder(tmp_path, monkeypatch):
     assert os.environ["CUPY_CACHE_DIR"] == str(tmp_path / "good")
     for folder in (str(tmp_path / "bad"), "/proc/none/cupy"):
         monkeypatch.setenv("CUPY_CACHE_DIR", folder)
-        with pytest.warns(caches.CacheWarning, match=f"compiled kernels are not kept, for .*{folder}"):
+        with pytest.warns(CacheWarning, match=f"compiled kernels are not kept, for .*{folder}"):
             cuda.settle_cache.__wrapped__()
         ours = Path(os.environ["CUPY_CACHE_DIR"])
         assert ours.stat().st_mode & 0o777 == 0o700

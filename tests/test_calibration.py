@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gpuvox.design import partition
 from gpuvox.executors import run
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
+from gpuvox.partition import partition
 from gpuvox.permtest import PermutationTest, Statistics
 from gpuvox.shuffle import Permutations, Shuffler
 

@@ -29,12 +29,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gpuvox
-from gpuvox import _randomise, checkpoint, locks, permtest
+from gpuvox import checkpoint, permtest
 from gpuvox.analysis import Inputs, Options, analyse
+from gpuvox.application import execute
+from gpuvox.application.fingerprint import NO_MATTER, fingerprint, hash_inputs
 from gpuvox.checkpoint import About, Checkpoint, Tallies, read, write
 from gpuvox.cli import main, main_randomise
-from gpuvox.files import FileError
-from gpuvox.fingerprint import NO_MATTER, fingerprint, hash_inputs
+from gpuvox.errors import FileError
+from gpuvox.files import locks
 from gpuvox.glm import Nuisance
 from gpuvox.grid import Grid
 from gpuvox.permtest import BlockResult, Statistics, Tally, share, spans
@@ -569,7 +571,7 @@ def test_another_run_is_refused(name, tally, capsys):
 
 
 def test_another_version_is_refused(tally, monkeypatch, capsys):
-    monkeypatch.setattr("gpuvox.compiled.__version__", "9.8.7")
+    monkeypatch.setattr("gpuvox.jit.__version__", "9.8.7")
     capsys.readouterr()
     assert run(CASES["pairs, F, counts"], "-o", "out", "--checkpoint", "c.tally", "--resume") == 2
     assert f"gpuvox is {gpuvox.__version__} in the checkpoint, 9.8.7 in this run" in sentence(capsys)
@@ -624,7 +626,7 @@ def test_long_runs_have_a_checkpoint_unasked(work, monkeypatch, capsys):
     monkeypatch.setattr(checkpoint, "write", lambda path, tallies: (made.append(str(path)), plain(path, tallies)))
     assert run(line, "-o", "out") == 0
     assert not made
-    monkeypatch.setattr(_randomise, "LONG_RUN", 0.0)
+    monkeypatch.setattr(execute, "LONG_RUN", 0.0)
     assert run(line, "-o", "out") == 0
     assert set(made) == {"out_checkpoint.tally"}
     assert outputs(work) == truth

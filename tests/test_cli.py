@@ -18,7 +18,8 @@ from conftest import SHAPE, overriding, save, vest
 from oracle import read_vest
 
 import gpuvox
-from gpuvox import __version__, _randomise
+from gpuvox import __version__
+from gpuvox.application import execute
 from gpuvox.cli import main, main_randomise
 from gpuvox.cli.main import COMMANDS
 from gpuvox.cli.progress import Progress
@@ -907,7 +908,7 @@ def test_signs_are_spelled_where_they_cannot_be_written(monkeypatch):
 def test_permutations_are_announced_when_they_begin(study):
     events = []
     command = make_command(parse([*BASE, "-x"]), [])
-    _randomise.execute(command, events.append, events.append, lambda test, done, total: events.append(test))
+    execute.execute(command, events.append, events.append, lambda test, done, total: events.append(test))
     doing = [i for i, event in enumerate(events) if event.startswith("Doing 20 random permutations")]
     assert len(doing) == 3
     assert doing[0] < events.index("t-test 1 and t-test 2")
@@ -930,7 +931,7 @@ def test_an_interrupted_run_says_how_to_go_on(extra, study, capsys, monkeypatch)
     def interrupted(*_args, **_more):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gpuvox._randomise.analyse", interrupted)
+    monkeypatch.setattr("gpuvox.application.execute.analyse", interrupted)
     assert run("-x", *extra) == 130
     message = capsys.readouterr().err
     assert ("--checkpoint FILE" in message) is not bool(extra)

@@ -12,6 +12,7 @@ import pytest
 import gpuvox
 from gpuvox import concerns, files
 from gpuvox.cli.main import main
+from gpuvox.errors import InputWarning
 from gpuvox.study import tables
 from gpuvox.study.designs import group_design
 
@@ -157,7 +158,7 @@ def test_python_tells_them(folder):
         gpuvox.randomise(folder, (AGE - AGE.mean())[:, None], [[1]], mask=mask, **options)
     assert any("the data are far from zero" in str(each.message) for each in caught)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", files.Notice)
+        warnings.simplefilter("error", InputWarning)
         gpuvox.randomise(folder, np.column_stack([ONES, AGE]), [[0, 1]], mask=mask, **options)
 
 

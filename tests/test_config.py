@@ -6,7 +6,7 @@ import typing
 
 import pytest
 
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
 from gpuvox.study import config
 
 

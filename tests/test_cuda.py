@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from gpuvox import cuda
-from gpuvox.device import DeviceError, OutOfDeviceMemory, why_not
+from gpuvox.device import OutOfDeviceMemory, why_not
+from gpuvox.errors import DeviceError
 from gpuvox.info import check_kernels, report
 from tests.cuda_on_cpu.shim import CXX, ShimDevice, _Tracked
 

@@ -12,11 +12,11 @@ from conftest import save, vest
 
 from gpuvox.analysis import Inputs, Options, analyse
 from gpuvox.cli import main_randomise
-from gpuvox.design import partition
 from gpuvox.executors import run
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
 from gpuvox.heights import LINEAR
+from gpuvox.partition import partition
 from gpuvox.permtest import PermutationTest, Statistics
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian

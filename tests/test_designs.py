@@ -19,8 +19,8 @@ from scipy import stats
 import gpuvox
 from gpuvox.cli import main
 from gpuvox.cli.main import guarded
-from gpuvox.design import DesignError
-from gpuvox.files import FileError, read_named_matrix
+from gpuvox.errors import DesignError, FileError
+from gpuvox.files import read_named_matrix
 from gpuvox.study.designs import centred, group_design
 from gpuvox.study.longitudinal import between_design, find_change, interaction_design, read_visits, visit_design
 from tests.conftest import overriding, save

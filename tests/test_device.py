@@ -16,16 +16,18 @@ import numpy as np
 import pytest
 
 from bench.cohort import brain_grid
-from gpuvox import _randomise, cuda
+from gpuvox import cuda
 from gpuvox import device as devices
 from gpuvox.analysis import Inputs, Options, analyse
+from gpuvox.application import execute
 from gpuvox.cli import main, main_randomise
-from gpuvox.design import partition
-from gpuvox.device import DeviceError, OutOfDeviceMemory
+from gpuvox.device import OutOfDeviceMemory
+from gpuvox.errors import DeviceError
 from gpuvox.executors import run
 from gpuvox.glm import Glm, Nuisance, f_to_z
 from gpuvox.grid import Grid
 from gpuvox.info import check_kernels
+from gpuvox.partition import partition
 from gpuvox.permtest import PermutationTest, Statistics
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
@@ -281,7 +283,7 @@ def test_fsl_cases_give_the_bits_of_the_cpu(case, tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
     run_case(case, tmp_path / "cpu", extra=("--device", "cpu"))
     device = ShimDevice()
-    monkeypatch.setattr(_randomise, "resolve", lambda name: device)
+    monkeypatch.setattr(execute, "resolve", lambda name: device)
     run_case(case, tmp_path / "device", extra=("--device", "cuda"))
     assert device.launched
     for path in sorted((tmp_path / "cpu").iterdir()):
@@ -296,7 +298,7 @@ def test_fsl_cases_give_the_bits_of_the_cpu(case, tmp_path, monkeypatch):
 
 @needs_compiler
 def test_the_command_says_which_device(study_files, monkeypatch, capsys):
-    monkeypatch.setattr(_randomise, "resolve", lambda name: ShimDevice())
+    monkeypatch.setattr(execute, "resolve", lambda name: ShimDevice())
     command = ["-i", "data", "-o", "out", "-m", "mask", "-d", "design.mat", "-t", "design.con", "-n", "20", "-x"]
     assert main_randomise(command) == 0
     assert "Device: kernels on the CPU (shim); float32" in capsys.readouterr().out
@@ -457,7 +459,7 @@ def test_smoothing_in_several_parts_fits_beside_them():
 def test_limits_of_cuda_are_kept(seed, monkeypatch):
     """No more than so many blocks along y, nor items than 32 bits count; here with small numbers."""
     monkeypatch.setattr("gpuvox.glm._MOST_TILES", 1)
-    monkeypatch.setattr("gpuvox.maps.MOST_ITEMS", 200)
+    monkeypatch.setattr("gpuvox.reductions.MOST_ITEMS", 200)
     monkeypatch.setattr("gpuvox.glm._COLUMNS", 128)
     rng = np.random.default_rng(seed)
     n, grid = 10, Grid(np.ones((10, 10, 4), dtype=bool))

@@ -24,10 +24,11 @@ from conftest import SHAPE, save
 from test_checkpoint import outputs
 
 import gpuvox
-from gpuvox import checkpoint, compiled, distributed, plan
+from gpuvox import checkpoint, distributed, jit
+from gpuvox.application import cost
 from gpuvox.cli import main_randomise
-from gpuvox.device import DeviceError
 from gpuvox.distributed import DaskWorkers
+from gpuvox.errors import ClusterError, DeviceError
 from gpuvox.executors import fold
 from gpuvox.permtest import BlockResult, Tally
 from gpuvox.tfce import Tfce
@@ -290,7 +291,7 @@ def test_workers_without_the_files_are_sent_the_data(study, farm, monkeypatch):
     expected = outputs(study)
     plain = distributed.hash_file
     # What the client has read had another content than what workers find now.
-    from gpuvox import fingerprint
+    from gpuvox.application import fingerprint
 
     monkeypatch.setattr(fingerprint, "hash_file", lambda path: plain(path)[::-1])
     before = len(farm.noted("read"))
@@ -304,7 +305,7 @@ def test_workers_without_the_files_are_sent_the_data(study, farm, monkeypatch):
 @pytest.mark.parametrize("with_files", [True, False])
 def test_data_larger_than_memory_on_workers(study, farm, monkeypatch, with_files):
     """A worker keeps its data in the folder too; what has to be sent is sent from there."""
-    from gpuvox import fingerprint
+    from gpuvox.application import fingerprint
 
     line = CASES["voxelwise EVs"].split()
     save(study / "ev.nii.gz", np.random.default_rng(5).normal(size=(*SHAPE, 10)))
@@ -330,8 +331,8 @@ def test_the_plan_of_a_run_on_a_cluster(study, farm, capsys, where):
 
 
 def test_time_on_a_cluster_goes_with_its_threads():
-    here = plan.Cost(1.0, 0.1, 1000)
-    there = plan.on_cluster(here, 2, distributed.Crew(5, 10))
+    here = cost.Cost(1.0, 0.1, 1000)
+    there = cost.on_cluster(here, 2, distributed.Crew(5, 10))
     assert there.each == pytest.approx(0.02)
     assert there.setup > 2 * here.setup
     assert there.memory > here.memory
@@ -430,7 +431,7 @@ def test_a_lost_scheduler_is_an_error_and_what_is_done_is_kept(
         dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
         dask_distributed.Client(scheduler_file=str(slow_farm.file)) as client,
         warnings.catch_warnings(record=True) as caught,
-        pytest.raises(distributed.ClusterError, match=r"^the connection to the Dask scheduler at .* is lost$"),
+        pytest.raises(ClusterError, match=r"^the connection to the Dask scheduler at .* is lost$"),
     ):
         gpuvox.randomise(**cohort(), client=client, checkpoint=kept)
     assert any("what is done is kept" in str(warning.message) for warning in caught)
@@ -517,16 +518,14 @@ def test_an_error_on_a_worker_is_the_same_sentence(study, farm, capsys):
 def test_a_worker_with_other_software_is_refused(slow_farm, client):
     (slow_farm.folder / "old.py").write_text(
         "from gpuvox import distributed\n"
-        "from gpuvox.compiled import software\n"
+        "from gpuvox.jit import software\n"
         "distributed.software = lambda: software() | {'numba': '0.1'}\n"
     )
     slow_farm.worker(preload="old.py")
     with dask_distributed.Client(scheduler_file=str(slow_farm.file)) as there:
         there.wait_for_workers(1)
-        expected = (
-            rf"^the worker at tcp://\S+ has numba 0.1, and the client {compiled.software()['numba']}: the bits"
-        )
-        with pytest.raises(distributed.ClusterError, match=expected):
+        expected = rf"^the worker at tcp://\S+ has numba 0.1, and the client {jit.software()['numba']}: the bits"
+        with pytest.raises(ClusterError, match=expected):
             gpuvox.randomise(**cohort(), client=there)
 
 
@@ -552,9 +551,7 @@ def test_a_late_worker_that_computes_other_bits_is_refused(slow_farm, monkeypatc
     left = when(monkeypatch, {10: hire_another})
     with dask_distributed.Client(scheduler_file=str(slow_farm.file)) as client:
         client.wait_for_workers(1)
-        with pytest.raises(
-            distributed.ClusterError, match=r"^a worker on \S+ computes other bits than the client"
-        ):
+        with pytest.raises(ClusterError, match=r"^a worker on \S+ computes other bits than the client"):
             gpuvox.randomise(**cohort(), client=client)
     assert left[0] > 100
 
@@ -652,7 +649,7 @@ def test_results_are_packed_without_loss():
 
 
 def test_device_errors_are_cluster_errors_parents():
-    assert issubclass(distributed.ClusterError, DeviceError)
+    assert issubclass(ClusterError, DeviceError)
 
 
 def test_a_fold_closes_what_it_draws_from():
@@ -686,7 +683,7 @@ def test_workers_that_never_answer(slow_farm, client, monkeypatch):
     monkeypatch.setattr(distributed, "PAUSE", 0.01)
     workers = DaskWorkers(client)
     monkeypatch.setattr(workers, "_introduced", lambda device: {})
-    with pytest.raises(distributed.ClusterError, match="lost 5 times before any of them answered"):
+    with pytest.raises(ClusterError, match="lost 5 times before any of them answered"):
         workers._gather_hands("cpu")
 
 

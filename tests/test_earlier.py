@@ -11,8 +11,8 @@ import pytest
 from conftest import overriding, vest
 
 import gpuvox
+from gpuvox.application.earlier import OURS, remove_earlier
 from gpuvox.cli import main_randomise
-from gpuvox.earlier import OURS, remove_earlier
 
 
 @pytest.fixture

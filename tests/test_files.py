@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from gpuvox import files
-from gpuvox.files import FileError
+from gpuvox.errors import FileError, InputWarning
 from gpuvox.grid import Grid
 
 CASES = Path(__file__).parent / "data" / "fsl"
@@ -277,7 +277,7 @@ def test_a_mask_has_infinity_and_neither_nan_nor_negative_values(tmp_path):
     values = np.zeros(SHAPE, "f4")
     values[0, 0, 0], values[1, 0, 0], values[2, 0, 0], values[3, 0, 0] = np.nan, np.inf, -0.5, 7
     for data in (values, values[..., None]):
-        with pytest.warns(files.Notice, match="other than 0 and 1"):
+        with pytest.warns(InputWarning, match="other than 0 and 1"):
             grid = files.read_mask(save(tmp_path / "m.nii", data))
         np.testing.assert_array_equal(np.argwhere(grid.mask), [[1, 0, 0], [3, 0, 0]])
 
@@ -298,7 +298,7 @@ def test_read_mask_takes_in_what_is_above_a_half(tmp_path):
     values[1, 1, :3] = -1, np.nan, np.inf
     values[2, 2, :3] = 0.5, 0.50001, 0.3
     with pytest.warns(
-        files.Notice, match=r"m\.nii holds values other than 0 and 1 \(-1 to inf and NaN\); its 5 voxels"
+        InputWarning, match=r"m\.nii holds values other than 0 and 1 \(-1 to inf and NaN\); its 5 voxels"
     ):
         mask = files.read_mask(save(tmp_path / "m.nii", values)).mask
     assert mask[1, 1].tolist()[:3] == [False, False, True]
@@ -316,7 +316,7 @@ def test_a_mask_of_one_label_is_as_clear_as_one_of_ones(tmp_path, recwarn):
 def test_read_mask_takes_the_first_volume(tmp_path):
     values = np.zeros((*SHAPE, 2), "u1")
     values[0, 0, 0, 0], values[1, ..., 1] = 1, 1
-    with pytest.warns(files.Notice, match=r"m\.nii has 2 volumes; the first one is the mask"):
+    with pytest.warns(InputWarning, match=r"m\.nii has 2 volumes; the first one is the mask"):
         assert np.argwhere(files.read_mask(save(tmp_path / "m.nii", values)).mask).tolist() == [[0, 0, 0]]
 
 
@@ -543,7 +543,7 @@ def test_voxel_sizes_that_contradict_each_other_are_told(tmp_path):
     raw[80:92] = np.array([0, 3, 4], "<f4").tobytes()
     path.write_bytes(raw)
     match = r"voxels of .*m\.nii are 1 × 3 × 4 mm by pixdim, 2 × 3 × 4 mm by its affine; pixdim is taken"
-    with pytest.warns(files.Notice, match=match):
+    with pytest.warns(InputWarning, match=match):
         assert files.read_mask(path).voxel_size == (1, 3, 4)
     raw[80:92] = np.array([2.001, 3, 4], "<f4").tobytes()
     path.write_bytes(raw)
@@ -783,7 +783,7 @@ if file_type == "text":
     write = lambda: files.write_column(folder + "/a.txt", values)
 try:
     write()
-except files.FileError as error:
+except FileError as error:
     sys.stdout.write(str(error))
 """
 
@@ -1093,10 +1093,10 @@ def test_several_images_take_the_place_of_the_first(tmp_path):
     nib.save(first, tmp_path / "a.nii")
     nib.save(other.as_reoriented(np.array([[2, 1], [0, -1], [1, 1.0]])), tmp_path / "b.nii")
     names = [tmp_path / "a.nii", tmp_path / "b.nii"]
-    with pytest.warns(files.Notice, match=r"b\.nii has the voxels of .*a\.nii along other or reversed axes"):
+    with pytest.warns(InputWarning, match=r"b\.nii has the voxels of .*a\.nii along other or reversed axes"):
         grid = files.automatic_mask(names)
     assert grid.shape == (3, 4, 5)
-    with pytest.warns(files.Notice):
+    with pytest.warns(InputWarning):
         rows = files.read_cohort(names, grid)
     np.testing.assert_allclose(rows, [grid.to_vector(i.get_fdata()) for i in (first, other)], rtol=1e-6)
 

@@ -21,12 +21,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gpuvox import _randomise, checkpoint, files, ironmyelin
+from gpuvox import checkpoint, files, ironmyelin
 from gpuvox import randomise as api_randomise
+from gpuvox.application import execute
 from gpuvox.checkpoint import About
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
+from gpuvox.files.locks import output
 from gpuvox.grid import Grid
-from gpuvox.locks import output
 from gpuvox.qmri import TissueModel
 from gpuvox.study import clusters, labels, rois
 from gpuvox.study.checks import check_maps
@@ -253,11 +254,11 @@ def test_masks_of_another_grid_are_not_inflated(tmp_path, bomb):
     map_ = tmp_path / "map.nii"
     map_.write_bytes(image_bytes(n=1))
     table.write_text("participant_id\tmap\tlabels\n1\tmap.nii\tmask.nii.gz\n")
-    randomise = _randomise.Command(str(data), str(out), mask=str(bomb), one_sample=True)
+    randomise = execute.Command(str(data), str(out), mask=str(bomb), one_sample=True)
     works = [
-        lambda: _randomise.read_inputs(randomise, str, str),
-        lambda: _randomise.plan(randomise),
-        lambda: _randomise.execute(randomise, str, str),
+        lambda: execute.read_inputs(randomise, str, str),
+        lambda: execute.plan(randomise),
+        lambda: execute.execute(randomise, str, str),
         lambda: api_randomise(str(data), mask=str(bomb)),
         lambda: ironmyelin.execute(
             ironmyelin.Command(

@@ -97,7 +97,7 @@ def test_numba_takes_no_settings_from_the_current_folder(tmp_path, monkeypatch):
         "import gpuvox.glm, numba, os; print(repr(numba.config.CACHE_DIR), numba.config.DISABLE_JIT, os.getcwd())"
     )
     assert run(tmp_path, "-P", "-c", program).stdout == f"'' 0 {os.path.realpath(tmp_path)}\n"
-    program = "import gpuvox.compiled, numba, os; os.environ['NUMBA_X'] = '1'; numba.config.reload_config()"
+    program = "import gpuvox.jit, numba, os; os.environ['NUMBA_X'] = '1'; numba.config.reload_config()"
     program += "; print(repr(numba.config.CACHE_DIR), numba.config.DEBUG_CACHE)"
     assert run(tmp_path, "-P", "-c", program).stdout == "'' 0\n"
 
@@ -110,7 +110,7 @@ def test_packages_that_read_settings_are_imported_in_one_place():
             names += [each.name for each in node.names] if isinstance(node, ast.Import) else []
             found += [(path.name, name.partition(".")[0]) for name in names]
     assert {each for each in found if each[1] in ("numba", "matplotlib")} == {
-        ("compiled.py", "numba"),
+        ("jit.py", "numba"),
         ("figures.py", "matplotlib"),
     }
 

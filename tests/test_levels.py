@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from gpuvox.cli.main import main
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
 from gpuvox.study import config, tables
 from gpuvox.study.levels import UNIT, other_form
 from gpuvox.study.longitudinal import read_visits

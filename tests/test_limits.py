@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import gpuvox
-from gpuvox import limits, plan
+from gpuvox.application import cost
 from gpuvox.cli.main import main
-from gpuvox.limits import available_bytes, default_threads, most_threads, threads_for
-from gpuvox.pool import Pool
+from gpuvox.runtime import limits
+from gpuvox.runtime.limits import available_bytes, default_threads, most_threads, threads_for
+from gpuvox.runtime.pool import Pool
 
 MIB = 1 << 20
 LINE = "randomise -i data -m mask -o out -d design.mat -t design.con -x -n 50 --seed 1 --device cpu --quiet"
@@ -99,7 +100,7 @@ def test_a_share_of_the_processors(machine):
 
 def test_the_address_space():
     code = (
-        "import resource; from gpuvox.limits import available_bytes\n"
+        "import resource; from gpuvox.runtime.limits import available_bytes\n"
         "resource.setrlimit(resource.RLIMIT_{}, (1 << 30, 1 << 30))\nprint(available_bytes())"
     )
     for kind in ("AS", "DATA"):
@@ -112,7 +113,7 @@ def test_the_address_space():
 def test_data_are_refused_before_they_are_read(machine):
     machine.group("slurm/job_7", memory__max=MIB, memory__current=0)
     with pytest.raises(ValueError, match=r"take 0\.0 GiB of memory, and 0\.0 GiB are free; --scratch"):
-        plan.check_memory(100, 10000, 0, "")
+        cost.check_memory(100, 10000, 0, "")
 
 
 # -------------------------------------------------------------------------------------------------------- threads

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from gpuvox import checkpoint, locks
+from gpuvox import checkpoint
 from gpuvox.checkpoint import About, Checkpoint, Tallies
 from gpuvox.cli.main import main
-from gpuvox.files import FileError
-from gpuvox.locks import InUse, check_folders, hold, is_inside, output
+from gpuvox.errors import FileError, InUseError
+from gpuvox.files import locks
+from gpuvox.files.locks import check_folders, hold, is_inside, output
 from gpuvox.study import stages
 
 BASE = "randomise -i data -m mask -d design.mat -t design.con -x -n 20 --seed 1 --device cpu --quiet"
@@ -38,7 +39,7 @@ def fail(text):
 def test_a_lock_is_held_by_one_and_leaves_no_file(tmp_path):
     path = tmp_path / "out.lock"
     lock = hold(path, "the output", fail)
-    with pytest.raises(InUse, match=f"the output is in use by another run .process {os.getpid()} on"):
+    with pytest.raises(InUseError, match=f"the output is in use by another run .process {os.getpid()} on"):
         hold(path, "the output", fail)
     lock.release()
     assert not path.exists()

@@ -14,7 +14,7 @@ from conftest import vest
 import gpuvox
 from gpuvox import files
 from gpuvox.cli import main_randomise
-from gpuvox.design import DesignError
+from gpuvox.errors import DesignError, FileError
 from gpuvox.names import Names, _only_count, by_name
 
 LINE = "-i data -m mask -x -n 20 --seed 1 --quiet"
@@ -136,7 +136,7 @@ def test_a_column_of_names_is_no_column_of_numbers(tmp_path):
         ("participant_id,age\n,1\n", "row 1 has nothing in column 'participant_id'"),
     ):
         path.write_text(text)
-        with pytest.raises(files.FileError, match=says):
+        with pytest.raises(FileError, match=says):
             files.read_named_matrix(path)
 
 
@@ -179,5 +179,5 @@ def test_an_index_that_counts_names_nothing(tmp_path, first):
     np.testing.assert_array_equal(matrix.values, [[1, 0], [0, 1]])
     for text in (",MS,HC\n1.5,1,0\n9,0,1\n", ",MS,HC\n41,1,0\n38,0,1\n"):  # may be a covariate
         path.write_text(text)
-        with pytest.raises(files.FileError, match="each needs a name of its own"):
+        with pytest.raises(FileError, match="each needs a name of its own"):
             files.read_named_matrix(path)

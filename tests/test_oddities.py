@@ -11,7 +11,7 @@ import pytest
 
 import gpuvox
 from gpuvox.cli import main_randomise
-from gpuvox.files import Notice
+from gpuvox.errors import InputWarning
 from gpuvox.oddities import about_volumes
 from gpuvox.scratch import as_tiles
 from tests.conftest import save
@@ -58,7 +58,7 @@ def test_the_command_and_python_name_them(study, capsys):
     for i in range(10):
         save(Path(f"s{i}.nii.gz"), values[..., i], image.affine)
     listed = [f"s{i}.nii.gz" for i in range(10)]
-    with pytest.warns(Notice) as caught:
+    with pytest.warns(InputWarning) as caught:
         gpuvox.randomise(listed, np.c_[np.ones(10), np.arange(10)], [0, 1], mask="mask", n_permutations=2, seed=1)
     texts = [str(each.message) for each in caught]
     assert any(text.startswith("volume 4 (s3.nii.gz) has the value 0") for text in texts)

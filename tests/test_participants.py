@@ -14,7 +14,7 @@ from conftest import save
 import gpuvox
 from gpuvox import files, participants
 from gpuvox.cli import main, main_randomise
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
 from gpuvox.participants import Rows, canonical, compare, of_images, of_volumes
 
 IDS = [f"sub-{i:02d}" for i in range(1, 11)]

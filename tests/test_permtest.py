@@ -10,10 +10,10 @@ import oracle
 import pytest
 from naive import naive_tfce
 
-from gpuvox.design import partition
 from gpuvox.executors import fold, run
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
+from gpuvox.partition import partition
 from gpuvox.permtest import PermutationTest, Statistics, Tally
 from gpuvox.pvalues import corrected, critical_value
 from gpuvox.shuffle import Permutations, Shuffler

@@ -13,7 +13,7 @@ import gpuvox
 from gpuvox.cli import main, talk
 from gpuvox.cli.main import guarded
 from gpuvox.cli.progress import Progress
-from gpuvox.files import FileError, Notice
+from gpuvox.errors import FileError, InputWarning
 from gpuvox.plain import escaped, several
 
 NASTY = "\x1b]0;pwn\x07\x1b[31mX\x9b2J\u202eY\u2066Z\x7f\r"
@@ -42,7 +42,7 @@ def test_every_message_leaves_escaped(capsys):
     progress(NASTY, 1, 2)
 
     def notice() -> int:
-        warnings.warn(NASTY, Notice, stacklevel=1)
+        warnings.warn(NASTY, InputWarning, stacklevel=1)
         return 0
 
     def failing(error):
@@ -51,7 +51,7 @@ def test_every_message_leaves_escaped(capsys):
 
         return work
 
-    from gpuvox.device import DeviceError
+    from gpuvox.errors import DeviceError
 
     assert guarded("study", notice) == 0
     for error in (FileError(NASTY), ValueError(NASTY), OSError(NASTY), MemoryError(NASTY), DeviceError(NASTY)):

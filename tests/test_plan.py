@@ -13,9 +13,11 @@ import pytest
 
 from bench.cohort import brain_grid
 from bench.out_of_core import cropped
-from gpuvox import _randomise, files, plan
+from gpuvox import files
 from gpuvox.analysis import Inputs, Options, make_shuffler
 from gpuvox.analysis import Test as OneTest
+from gpuvox.application import cost as plan
+from gpuvox.application import execute
 from gpuvox.cli import main_randomise
 from gpuvox.permtest import Statistics
 from gpuvox.tfce import Tfce
@@ -37,7 +39,7 @@ def make_cohort(folder: Path, mm: float, n: int) -> None:
 PEAK = """
 import sys
 from gpuvox.cli import main_randomise
-from gpuvox.plan import memory_of_process
+from gpuvox.application.cost import memory_of_process
 import threading, time
 peak, anonymous = 0, "--scratch" in sys.argv
 def watch():
@@ -140,7 +142,7 @@ def test_a_shard_costs_its_part(study, capsys, monkeypatch):
         said = capsys.readouterr().out
         return said, float(re.search(r"time: about ([\d.]+) h", said)[1])
 
-    monkeypatch.setattr(_randomise, "cost_of_test", cost)
+    monkeypatch.setattr(execute, "cost_of_test", cost)
     line = [*LINE, "-n", "100000", "-x", "--seed", "1", "--skipTo", "3", "--plan"]
     assert hours()[1] == pytest.approx(1e8 / 3600, rel=1e-2)
     said, part = hours("--shard", "2/50")

@@ -27,7 +27,7 @@ import pytest
 from gpuvox import files
 from gpuvox.cli import report as command
 from gpuvox.cli.main import guarded, main
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
 from gpuvox.grid import Grid
 from gpuvox.study import clusters, phantom, record
 from gpuvox.study.config import read_config

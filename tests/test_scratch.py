@@ -16,14 +16,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from gpuvox import _randomise, analysis, files, fingerprint, plan, scratch
+from gpuvox import analysis, files, scratch
 from gpuvox.analysis import Inputs, Options, analyse
+from gpuvox.application import cost, execute, fingerprint
 from gpuvox.cli import main_randomise
-from gpuvox.files import FileError
+from gpuvox.errors import FileError, ScratchError
 from gpuvox.glm import Nuisance
 from gpuvox.grid import Grid
 from gpuvox.permtest import Statistics
-from gpuvox.scratch import ScratchError, Tiles, as_tiles, block, count_constant, take
+from gpuvox.scratch import Tiles, as_tiles, block, count_constant, take
 from gpuvox.tfce import Tfce
 from tests.conftest import overriding, save, vest
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
@@ -191,12 +192,12 @@ study_files = pytest.fixture(lambda study: study)
 
 def test_from_python(study_files, tmp_path):
     given = {"mask": "mask.nii.gz", "n_permutations": 20, "seed": 1, "tfce": True, "device": "cpu"}
-    expected = _randomise.randomise("data", "design.mat", "design.con", **given)
+    expected = execute.randomise("data", "design.mat", "design.con", **given)
     for data in ("data", nib.load("data.nii.gz")):
-        found = _randomise.randomise(data, "design.mat", "design.con", scratch=tmp_path, **given)
+        found = execute.randomise(data, "design.mat", "design.con", scratch=tmp_path, **given)
         for name, values in expected.maps.items():
             np.testing.assert_array_equal(found.maps[name], values)
-    assert isinstance(_randomise.randomise("data", scratch=tmp_path, n_permutations=2).inputs.data, Tiles)
+    assert isinstance(execute.randomise("data", scratch=tmp_path, n_permutations=2).inputs.data, Tiles)
 
 
 def sentence(capsys, *words: str) -> str:
@@ -226,11 +227,11 @@ def test_a_full_disk_is_one_sentence(study_files, capsys):
 
 
 def test_without_a_folder_too_much_data_is_one_sentence(study_files, capsys, monkeypatch):
-    monkeypatch.setattr(plan, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(cost, "available_bytes", lambda: 1000)
     said = sentence(capsys)
     assert "10 volumes of 120 voxels take 0.0 GiB of memory, and 0.0 GiB are free; --scratch DIR" in said
     assert main_randomise([*BASE, "--scratch", "."]) == 0
-    assert (plan.data_bytes(10, 120, 0), plan.data_bytes(10, 120, 2)) == (9600, 24000)
+    assert (cost.data_bytes(10, 120, 0), cost.data_bytes(10, 120, 2)) == (9600, 24000)
 
 
 def test_nothing_is_left_when_the_process_is_killed(study_files, tmp_path):
@@ -264,8 +265,8 @@ def test_anonymous_memory_does_not_grow_with_the_data(tmp_path, rng):
     vest(tmp_path / "design.mat", np.c_[np.arange(n) % 2, 1 - np.arange(n) % 2])
     vest(tmp_path / "design.con", [[1, -1]], ("NumWaves", "NumContrasts"))
     code = (
-        "import sys\nfrom gpuvox.cli import main_randomise\nfrom gpuvox import plan\n"
-        "with plan._watched(True) as peak:\n    main_randomise(sys.argv[1:])\nprint(peak[0])"
+        "import sys\nfrom gpuvox.cli import main_randomise\nfrom gpuvox.application import cost\n"
+        "with cost._watched(True) as peak:\n    main_randomise(sys.argv[1:])\nprint(peak[0])"
     )
     peaks = {}
     for words in ((), ("--scratch", ".")):

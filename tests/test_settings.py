@@ -8,8 +8,8 @@ import pytest
 
 import gpuvox
 from gpuvox.analysis import Options
+from gpuvox.application.settings import OF_OPTIONS, make_options
 from gpuvox.glm import Nuisance
-from gpuvox.settings import OF_OPTIONS, make_options
 from gpuvox.tfce import Tfce
 
 N = 8

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
 from gpuvox.study import stages
 from gpuvox.study.stages import Ledger, Stage, Talk
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gpuvox import files
 from gpuvox.cli.main import main
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
 from gpuvox.study import tables
 
 TABLE = tables.typed(

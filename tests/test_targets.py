@@ -12,13 +12,13 @@ import pytest
 from conftest import overriding, save
 
 from gpuvox.analysis import Inputs, Options, list_tests
+from gpuvox.application.outputs import Wanted, expected_names
 from gpuvox.cli import main, main_randomise
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
+from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.grid import Grid
-from gpuvox.outputs import Wanted, expected_names
 from gpuvox.permtest import Statistics
 from gpuvox.study.stages import Stage, check_names
-from gpuvox.targets import check_root_name, check_targets
 from gpuvox.tfce import Tfce
 
 BASE = "-i data -m mask -d design.mat -t design.con -n 5 --seed 1".split()
@@ -84,7 +84,7 @@ def test_the_names_that_are_checked_are_those_that_are_written(options, study, m
     def note(root, endings=("",), *, maps=()):
         checked.extend([f"{root}{ending}" for ending in endings] + [f"{root}{stem}.nii.gz" for stem in maps])
 
-    monkeypatch.setattr("gpuvox._randomise.check_targets", note)
+    monkeypatch.setattr("gpuvox.application.execute.check_targets", note)
     assert main_randomise([*BASE, "-o", "out", "--quiet", *options.split()]) == 0
     written = {path.name for path in study.glob("out*")}
     longest = max(written, key=len)

@@ -6,10 +6,11 @@ import numpy as np
 import oracle
 import pytest
 
-from gpuvox.design import DesignError, partition
+from gpuvox.errors import DesignError
 from gpuvox.executors import run
 from gpuvox.glm import Glm, Nuisance
 from gpuvox.grid import Grid
+from gpuvox.partition import partition
 from gpuvox.permtest import PermutationTest, Statistics
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian

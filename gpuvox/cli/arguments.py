@@ -10,12 +10,8 @@ from typing import Any, NoReturn, cast
 
 from gpuvox import __version__
 from gpuvox.cli.talk import warn
-from gpuvox.limits import most_threads
-
-
-class UsageError(ValueError):
-    """An option that is unknown, lacks its value, or has one that makes no sense."""
-
+from gpuvox.errors import UsageError
+from gpuvox.runtime.limits import most_threads
 
 NAMES_OF_FILES = {"FILE", "IMAGE", "DIR", "ROOT", "OUT"}
 """Metavars of the options that name files; which of two is meant is not for us to choose."""

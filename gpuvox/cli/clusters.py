@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, UsageError, at_least_one, integer, names, positive
+from gpuvox.cli.arguments import Parser, at_least_one, integer, names, positive
 from gpuvox.cli.talk import say, warn
+from gpuvox.errors import UsageError
 
 EPILOG = """\
 Writes OUT.tsv (size, p, peak and centre of gravity in mm, shares of atlas regions), OUT.nii.gz (clusters numbered by
@@ -64,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
         if not options[name]:
             raise UsageError(f"--{name} is missing")
     options["covariates"] = names(options["covariates"])
-    from gpuvox import locks
+    from gpuvox.files import locks
     from gpuvox.study.clusters import Command, execute
 
     with locks.output(options["out"], warn):

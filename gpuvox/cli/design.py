@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, UsageError, names, pair
+from gpuvox.cli.arguments import Parser, names, pair
 from gpuvox.cli.talk import say, silent, warn
+from gpuvox.errors import UsageError
 
 EPILOG = """\
 Writes OUT.mat, OUT.con and, with F tests, OUT.fts for gpuvox randomise; OUT_design.json with the names of their rows
@@ -68,8 +69,8 @@ def run(argv: Sequence[str]) -> int:
     if len(set(targets)) < len(targets):
         raise UsageError("--select is given the same output twice")
     options["images"] = tuple(options["images"])
-    from gpuvox import locks
     from gpuvox.cli.progress import shown
+    from gpuvox.files import locks
     from gpuvox.study.designs import Command, execute
 
     quiet = options.pop("quiet")

@@ -11,8 +11,8 @@ from gpuvox.cli.talk import complain
 
 def compile_ahead(quiet: bool) -> None:
     """Compile what every run needs, if that has not been done; say so unless `quiet`."""
-    from gpuvox.compiled import WHY_NOT_KEPT, is_cached
-    from gpuvox.limits import default_threads
+    from gpuvox.jit import WHY_NOT_KEPT, is_cached
+    from gpuvox.runtime.limits import default_threads
 
     if is_cached():
         return
@@ -48,7 +48,7 @@ def compile_enhancement() -> None:
 
 def compile_models() -> None:
     """Compile the loops of linear models and of shuffling."""
-    from gpuvox._randomise import randomise
+    from gpuvox.application.execute import randomise
 
     data = [[1.0, 2.0], [2.0, 1.0], [4.0, 3.0], [3.0, 5.0], [5.0, 4.0], [7.0, 6.0]]
     design = [[1.0, row] for row in range(6)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, UsageError, names, pair
+from gpuvox.cli.arguments import Parser, names, pair
 from gpuvox.cli.talk import say, warn
+from gpuvox.errors import UsageError
 
 EPILOG = """\
 Writes OUT.tsv (analysis of covariance of each variable: adjusted means, F, p, corrected p, Cohen's d, checks of
@@ -88,7 +89,7 @@ def run(argv: Sequence[str]) -> int:
             raise UsageError(f"a name is given twice: {', '.join(key for key, _ in pairs)}")
         options[name] = dict(pairs)
     options["families"] = {name: names(patterns) for name, patterns in options["families"].items()}
-    from gpuvox import locks
+    from gpuvox.files import locks
     from gpuvox.study.groups import Command, execute
 
     with locks.output(options["out"], warn):

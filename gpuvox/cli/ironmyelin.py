@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, UsageError, not_negative, number, positive
+from gpuvox.cli.arguments import Parser, not_negative, number, positive
 from gpuvox.cli.talk import warn
+from gpuvox.errors import UsageError
 
 EPILOG = """\
 The table is a TSV or CSV file with the columns participant_id, qsm, r1, csf and, for content maps, jacobian

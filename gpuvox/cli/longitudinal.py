@@ -7,8 +7,9 @@ import re
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, UsageError, names, pair
+from gpuvox.cli.arguments import Parser, names, pair
 from gpuvox.cli.talk import say, silent, warn
+from gpuvox.errors import UsageError
 
 DESIGNS = ("change", "visit", "interaction", "between")
 EPILOG = """\
@@ -120,8 +121,8 @@ def run(argv: Sequence[str]) -> int:
     if len(maps) < len(options["maps"]):
         raise UsageError("--map gives the same name twice")
     options["maps"] = maps
-    from gpuvox import locks
     from gpuvox.cli.progress import shown
+    from gpuvox.files import locks
     from gpuvox.study.longitudinal import Command, execute
 
     quiet = options.pop("quiet")

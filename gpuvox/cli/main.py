@@ -14,7 +14,7 @@ from gpuvox import __version__, private
 from gpuvox.cli.closed import attach, detach
 from gpuvox.cli.streams import spell_out
 from gpuvox.cli.talk import complain, warn
-from gpuvox.leaving import heeded_signals
+from gpuvox.runtime.signals import heeded_signals
 
 COMMANDS = (
     "randomise", "merge", "design", "longitudinal", "info",
@@ -120,7 +120,7 @@ def guarded(command: str, work: Callable[[], int]) -> int:
         complain(f"{said}: {error}")
         return 2
     except RuntimeError as error:
-        from gpuvox.device import DeviceError
+        from gpuvox.errors import DeviceError
 
         if not isinstance(error, DeviceError):
             raise
@@ -142,15 +142,14 @@ def guarded(command: str, work: Callable[[], int]) -> int:
 
 @contextmanager
 def _notices_told() -> Iterator[None]:
-    """What is said of files that can be read in more than one way (`files.Notice`) is a line on stderr, once."""
+    """What is said of files that can be read in more than one way (`InputWarning`) is a line on stderr, once."""
     said: set[str] = set()
     with warnings.catch_warnings():
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            from gpuvox.caches import CacheWarning
-            from gpuvox.files import Notice
+            from gpuvox.errors import CacheWarning, InputWarning
 
-            if not issubclass(category, Notice | CacheWarning):
+            if not issubclass(category, InputWarning | CacheWarning):
                 complain(warnings.formatwarning(message, category, *where[:2]).rstrip())
             elif str(message) not in said:
                 said.add(str(message))

@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, UsageError, threads
+from gpuvox.cli.arguments import Parser, threads
 from gpuvox.cli.talk import say, silent, warn
+from gpuvox.errors import UsageError
 
 EPILOG = """\
 Each shard records its command and checksums of the input files, which are read again under the same names. The maps
@@ -57,11 +58,11 @@ def run(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(argv)
     if not options.tallies:
         raise UsageError("the files to merge are missing: gpuvox merge TALLY [TALLY ...]")
-    from gpuvox._randomise import write_merged
+    from gpuvox.application.execute import write_merged
     from gpuvox.checkpoint import read_all
     from gpuvox.cli.progress import shown
     from gpuvox.cli.randomise import check_root, open_device
-    from gpuvox.files import FileError
+    from gpuvox.errors import FileError
 
     merged = read_all(options.tallies)
     line = (os.path.basename(sys.argv[0]) or "gpuvox", "merge", *argv)

@@ -7,8 +7,9 @@ from contextlib import nullcontext
 from typing import Any
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, UsageError, count, number, pair, positive, some_names
+from gpuvox.cli.arguments import Parser, count, number, pair, positive, some_names
 from gpuvox.cli.talk import say, warn
+from gpuvox.errors import UsageError
 
 CORRECTIONS = ("fdr_bh", "bonferroni", "none")
 REGRESSION = """\
@@ -208,7 +209,7 @@ def run(argv: Sequence[str]) -> int:
             raise UsageError(f"--{name} is missing{extra}")
     for name in ("clusters", *(["blocks"] if kind == "regression" else [])):
         options[name] = _unique(options[name] or [], name.removesuffix("s") if name == "blocks" else name)
-    from gpuvox import locks
+    from gpuvox.files import locks
     from gpuvox.study import clinical
 
     kinds: dict[str, Any] = {

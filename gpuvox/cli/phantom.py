@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, UsageError, count
+from gpuvox.cli.arguments import Parser, count
+from gpuvox.errors import UsageError
 
 
 def build_parser() -> Parser:

@@ -13,7 +13,6 @@ from typing import Any
 from gpuvox import __version__
 from gpuvox.cli.arguments import (
     Parser,
-    UsageError,
     at_least_one,
     connectivity,
     count,
@@ -25,6 +24,7 @@ from gpuvox.cli.arguments import (
 )
 from gpuvox.cli.foreign import remedy
 from gpuvox.cli.talk import say, silent, warn
+from gpuvox.errors import UsageError
 
 EPILOG = """\
 Options are written as --option value or --option=value. Image names may be given without extension, and FSLOUTPUTTYPE
@@ -298,21 +298,21 @@ def run(argv: list[str]) -> int:
         return 0
     check(options)
 
-    from gpuvox import _randomise
+    from gpuvox.application import execute
     from gpuvox.cli.progress import shown
 
     command = make_command(options, argv)
     check_root(options.root)
     if options.schedule:
-        say(_randomise.schedule(command))
+        say(execute.schedule(command))
     elif options.plan:
         from gpuvox.cli.first_run import compile_ahead
 
         compile_ahead(quiet=True)
-        say(_randomise.plan(command))
+        say(execute.plan(command))
     elif options.count:
         say(f"randomise options: {' '.join(argv)} ")
-        _randomise.count_permutations(command, say)
+        execute.count_permutations(command, say)
         say("Finished, exiting.")
     else:
         tell = silent if options.quiet else say
@@ -320,7 +320,7 @@ def run(argv: list[str]) -> int:
         tell(f"Seeding with {command.options.seed}")
         open_device("cpu" if command.cluster else command.device, options.quiet)
         with shown(options.quiet) as progress:
-            _randomise.execute(command, tell, warn, progress)
+            execute.execute(command, tell, warn, progress)
     return 0
 
 
@@ -340,7 +340,7 @@ def check_root(root: str) -> None:
 
 def open_device(name: str, quiet: bool) -> None:
     """Find the device, with its warnings; for the CPU, compile what every run needs."""
-    from gpuvox._randomise import resolve
+    from gpuvox.application.execute import resolve
     from gpuvox.cli.first_run import compile_ahead
 
     with warnings.catch_warnings(record=True) as caught:
@@ -426,9 +426,9 @@ def _check_shard(options: argparse.Namespace) -> None:
 
 
 def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
-    """Parsed options → `_randomise.Command`."""
-    from gpuvox import _randomise as app
+    """Parsed options → `execute.Command`."""
     from gpuvox.analysis import Options
+    from gpuvox.application import execute as app
     from gpuvox.glm import Nuisance
 
     t, f = _statistics(options)
@@ -477,7 +477,7 @@ def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
 def _cluster(options: argparse.Namespace) -> Any:
     """The Dask cluster that is asked for, if one is."""
     from gpuvox.distributed import Cluster
-    from gpuvox.limits import threads_for
+    from gpuvox.runtime.limits import threads_for
 
     if not (options.workers or options.scheduler or options.scheduler_file):
         return None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, UsageError, count, pair
+from gpuvox.cli.arguments import Parser, count, pair
 from gpuvox.cli.talk import warn
+from gpuvox.errors import UsageError
 
 EPILOG = """\
 IMAGE is a column of the table (paths relative to the table) or a file: a 4D image with one volume per participant in

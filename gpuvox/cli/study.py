@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, UsageError
+from gpuvox.cli.arguments import Parser
 from gpuvox.cli.talk import say, warn
+from gpuvox.errors import UsageError
 
 EPILOG = """\
 Stages whose settings and inputs have not changed since they were run are skipped, and an interrupted study resumes

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
 from gpuvox.study.models import adjust_p
 from gpuvox.study.tables import assign_groups, indicators, matching, require
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from gpuvox import files, participants
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
 from gpuvox.participants import Rows
 from gpuvox.plain import several
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from gpuvox import files, participants
 from gpuvox.cluster import label
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
+from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.grid import Grid
 from gpuvox.plain import several
 from gpuvox.study.labels import Region, read_regions
 from gpuvox.study.tables import indicators, select, typed
-from gpuvox.targets import check_root_name, check_targets
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuvox import files
-from gpuvox.device import DeviceError
-from gpuvox.files import FileError
+from gpuvox.errors import DeviceError, FileError
 from gpuvox.ironmyelin import QSM_UNITS, R1_UNITS
 
 EXAMPLE = "example.toml"

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
 from gpuvox.study.ancova import LEVEL, check_assumptions, check_finite, columns_of, mean_of, sd_of
 from gpuvox.study.levels import check_categories
 from gpuvox.study.tables import assign_groups, label, require

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from gpuvox import files, participants
 from gpuvox.concerns import of_design, worded
-from gpuvox.design import DesignError, partition
-from gpuvox.files import FileError
+from gpuvox.errors import DesignError, FileError
+from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.names import Names
 from gpuvox.participants import Rows
+from gpuvox.partition import partition
 from gpuvox.study.ancova import independent
 from gpuvox.study.levels import check_categories, is_declared
 from gpuvox.study.relocate import relocated
@@ -37,7 +38,6 @@ from gpuvox.study.stacks import (
 )
 from gpuvox.study.subsets import left_out
 from gpuvox.study.tables import complete, indicators, labels, require, select, typed
-from gpuvox.targets import check_root_name, check_targets
 
 Say = Callable[[str], None]
 Float64 = NDArray[np.float64]

@@ -12,12 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox import __version__, files, private
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
+from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.study.ancova import ANCOVA, LEVEL, ancova
 from gpuvox.study.demographics import DEMOGRAPHICS, demographics
 from gpuvox.study.subsets import left_out
 from gpuvox.study.tables import Groups, assign_groups, gather, matching, read_participants, select
-from gpuvox.targets import check_root_name, check_targets
 
 Bool = NDArray[np.bool_]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gpuvox import files, ironmyelin, participants
 from gpuvox.cuda import resolve
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
 from gpuvox.plain import several
 from gpuvox.study import rois, tables
 from gpuvox.study.config import IRONMYELIN, Config, Map

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
 from gpuvox import files
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
 
 AS_FREESURFER = {
     4: "left_lateral-ventricle", 10: "left_thalamus", 11: "left_caudate", 12: "left_putamen", 13: "left_pallidus",

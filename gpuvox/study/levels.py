@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuvox.files import FileError
-from gpuvox.textfiles import as_number
+from gpuvox.errors import FileError
+from gpuvox.files.text import as_number
 
 LEVELS = "levels"
 """Key of a table's attributes: columns that are declared to be categories."""

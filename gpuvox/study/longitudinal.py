@@ -28,7 +28,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox import files
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
+from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.participants import Rows
 from gpuvox.study.designs import (
     SUBJECT,
@@ -56,7 +57,6 @@ from gpuvox.study.stacks import (
 )
 from gpuvox.study.subsets import left_out
 from gpuvox.study.tables import require, select, typed
-from gpuvox.targets import check_root_name, check_targets
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]

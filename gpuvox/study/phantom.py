@@ -26,10 +26,11 @@ from scipy import fft
 from scipy.ndimage import gaussian_filter
 
 from gpuvox import files
+from gpuvox.errors import FileError
 from gpuvox.grid import Grid
-from gpuvox.limits import default_threads
-from gpuvox.pool import Pool
 from gpuvox.qmri import FieldConversion, TissueModel, tissue_r1
+from gpuvox.runtime.limits import default_threads
+from gpuvox.runtime.pool import Pool
 from gpuvox.study.config import example
 
 Float32 = NDArray[np.float32]
@@ -514,12 +515,12 @@ def _new_folder(out: str) -> Iterator[str]:
     """A folder beside `out` that becomes `out` when everything is in it, and is removed if something fails."""
     try:
         if os.path.lexists(out) and os.listdir(out):
-            raise files.FileError(f"the folder {out} is not empty: it has {sorted(os.listdir(out))[0]}")
+            raise FileError(f"the folder {out} is not empty: it has {sorted(os.listdir(out))[0]}")
         parent = os.path.dirname(os.path.abspath(out))
         os.makedirs(parent, exist_ok=True)
         temporary = tempfile.mkdtemp(prefix=".gpuvox-", dir=parent)
     except OSError as error:
-        raise files.FileError(f"the folder {out} cannot be written: {error.strerror}") from None
+        raise FileError(f"the folder {out} cannot be written: {error.strerror}") from None
     try:
         os.makedirs(os.path.join(temporary, "truth"))
         yield temporary

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpuvox import _randomise, files, ironmyelin, participants
+from gpuvox import files, ironmyelin, participants
 from gpuvox.analysis import Options
-from gpuvox.checkpoint import AnotherRun
-from gpuvox.files import FileError
+from gpuvox.application import execute as randomise
+from gpuvox.errors import AnotherRunError, FileError
 from gpuvox.permtest import Statistics
 from gpuvox.study import clinical, clusters, groups, report, rois, stages, tables
 from gpuvox.study import config as config_
@@ -219,10 +219,10 @@ class Pipeline(StudyInputs):
                 variance_mm=given.variance_smoothing, threads=study.threads or None,
             )  # fmt: skip
             checkpoint = self.path(f"voxelwise/{name}_checkpoint.tally")
-            command = _randomise.Command(
+            command = randomise.Command(
                 self.maps[name].image, self.path(f"voxelwise/{name}"), mask, self.path("design.mat"),
                 self.path("design.con"), options=options, device=study.device, line=self.line,
-                wanted=_randomise.Wanted(nulls=True),
+                wanted=randomise.Wanted(nulls=True),
             )  # fmt: skip
             _go_on(replace(command, checkpoint=checkpoint, resume=os.path.exists(checkpoint)), talk)
 
@@ -498,7 +498,7 @@ class Pipeline(StudyInputs):
         return self._stage("report", settings, ("study.json", "report.html"), work, after, sources)
 
 
-def _go_on(command: _randomise.Command, talk: Talk) -> None:
+def _go_on(command: randomise.Command, talk: Talk) -> None:
     """Run a permutation test from where an interrupted study left it, or from the beginning where that does not fit."""
 
     def say(text: str) -> None:
@@ -509,10 +509,10 @@ def _go_on(command: _randomise.Command, talk: Talk) -> None:
         talk.warn(text.replace("--resume goes on", "the next gpuvox study goes on"))
 
     try:
-        _randomise.execute(command, say, warn, talk.progress)
-    except AnotherRun:
+        randomise.execute(command, say, warn, talk.progress)
+    except AnotherRunError:
         os.remove(command.checkpoint)
-        _randomise.execute(replace(command, resume=False), say, warn, talk.progress)
+        randomise.execute(replace(command, resume=False), say, warn, talk.progress)
 
 
 def listing(pipeline: Pipeline) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from gpuvox import files
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
 from gpuvox.study.tables import is_missing
 
 

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from gpuvox import files, participants
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
+from gpuvox.files.targets import check_targets
+from gpuvox.files.text import as_number
 from gpuvox.grid import Grid
 from gpuvox.plain import several
 from gpuvox.study.labels import Region, alike, read_regions
 from gpuvox.study.tables import require
-from gpuvox.targets import check_targets
-from gpuvox.textfiles import as_number
 
 Progress = Callable[[str, int, int], None]
 SIDES = ("left", "right", "both", "none")

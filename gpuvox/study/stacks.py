@@ -13,10 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox import files, participants
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
+from gpuvox.files.targets import check_targets
 from gpuvox.participants import Rows
 from gpuvox.plain import several
-from gpuvox.targets import check_targets
 
 Float32 = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]

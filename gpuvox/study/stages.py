@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from gpuvox import __version__, files
-from gpuvox.files import FileError
-from gpuvox.locks import InUse, check_folders, hold, is_inside, open_own
+from gpuvox.errors import FileError, InUseError
+from gpuvox.files.locks import check_folders, hold, is_inside, open_own
 
 STATE = ".gpuvox-study.json"
 FORMAT = 1
@@ -296,7 +296,7 @@ def locked(folder: Path, warn: Callable[[str], None] = warnings.warn) -> Iterato
     """
     try:
         lock = hold(folder / f"{STATE}.lock", os.fspath(folder), warn)
-    except InUse as error:
+    except InUseError as error:
         raise FileError(f"another gpuvox study is at work in {folder} ({error.holder})") from None
     try:
         check_folders(folder)

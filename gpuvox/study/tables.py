@@ -22,9 +22,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox import files
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
+from gpuvox.files.text import as_number
 from gpuvox.study.levels import alike, check_categories, is_declared
-from gpuvox.textfiles import as_number
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]

@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
+from gpuvox.files.text import as_number
 from gpuvox.study import tables
 from gpuvox.study.ancova import AUTO, analysed, assign_families, check_finite
 from gpuvox.study.clusters import adjusted
 from gpuvox.study.config import Config, Correlation, GroupTable, Regression, SampleSize
 from gpuvox.study.demographics import COUNTS, demographics
-from gpuvox.textfiles import as_number
 
 Bool = NDArray[np.bool_]
 Where = tuple[str | int, ...]

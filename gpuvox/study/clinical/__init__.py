@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gpuvox import files
+from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.study.clinical.common import Result, Source, write
 from gpuvox.study.clinical.correlation import Correlations, correlations
 from gpuvox.study.clinical.regression import Regression, regression
 from gpuvox.study.clinical.samplesize import SampleSizes, sample_sizes
-from gpuvox.targets import check_root_name, check_targets
 
 __all__ = [
     "Correlations", "Regression", "Result", "SampleSizes", "Source", "correlations", "execute", "regression",

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox import __version__, files, private
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
 from gpuvox.study import models, tables
 from gpuvox.study.subsets import LeftOut, left_out
 

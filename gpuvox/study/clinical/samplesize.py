@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gpuvox.files import FileError
+from gpuvox.errors import FileError
 from gpuvox.study import models, tables
 from gpuvox.study.clinical.common import (
     Result,

@@ -16,13 +16,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from gpuvox import files
+from gpuvox.files.targets import check_targets
 from gpuvox.study.report import findings, safe
 from gpuvox.study.report.contents import Contents, read_contents
 from gpuvox.study.report.figures import own_style
 from gpuvox.study.report.own import own_ledger
 from gpuvox.study.report.page import Page
 from gpuvox.study.report.volumes import read_scene, read_tests
-from gpuvox.targets import check_targets
 
 __all__ = ["build", "execute", "headlines"]
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gpuvox.files import MOST_SETTINGS, FileError, image_files, read_bytes, split_suffix
+from gpuvox.errors import FileError
+from gpuvox.files import MOST_SETTINGS, image_files, read_bytes, split_suffix
 from gpuvox.study.report.own import way_out
 from gpuvox.study.stages import Ledger
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from gpuvox.elsewhere import without
 from gpuvox.plain import escaped
+from gpuvox.runtime.elsewhere import without
 from gpuvox.study.report.tables import significant
 from gpuvox.study.report.volumes import Scene, VoxelwiseTest
 

@@ -7,7 +7,8 @@ import shlex
 import stat
 from pathlib import Path
 
-from gpuvox.files import MOST_SETTINGS, FileError
+from gpuvox.errors import FileError
+from gpuvox.files import MOST_SETTINGS
 from gpuvox.study.stages import STATE, Ledger
 
 

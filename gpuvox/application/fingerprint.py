@@ -18,8 +18,8 @@ import numpy as np
 
 from gpuvox.analysis import Inputs, Options
 from gpuvox.checkpoint import Run
-from gpuvox.compiled import software
 from gpuvox.files import hash_file
+from gpuvox.jit import software
 from gpuvox.scratch import Tiles
 
 NO_MATTER = ("threads", "device", "workers", "permutations", "scratch")

@@ -15,7 +15,8 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gpuvox.files import FileError, check_output_root
+from gpuvox.errors import FileError, InUseError
+from gpuvox.files import check_output_root
 
 HOLDER = re.compile(rb"(process \d+ on [^\n]{0,200})?\s*")
 """What a lock holds."""
@@ -24,14 +25,6 @@ Name = str | os.PathLike[str]
 
 _without_locks: list[str] = []
 """Folders, in use now, of which it was said that nothing can be locked there."""
-
-
-class InUse(FileError):
-    """Another process holds a lock; `holder` says which."""
-
-    def __init__(self, what: str, holder: str) -> None:
-        super().__init__(f"{what} is in use by another run ({holder or 'of which nothing is known'})")
-        self.holder = holder
 
 
 def open_own(path: Name, flags: int) -> int:
@@ -109,7 +102,7 @@ def hold(path: Name, what: str, warn: Callable[[str], None]) -> Lock:
 
     Raises
     ------
-    InUse
+    InUseError
         Another process has it.
     FileError
         The file cannot be made, or is something else than a lock.
@@ -122,7 +115,7 @@ def hold(path: Name, what: str, warn: Callable[[str], None]) -> Lock:
         except BlockingIOError:
             holder = os.read(number, 300).decode(errors="replace").strip()
             os.close(number)
-            raise InUse(what, holder) from None
+            raise InUseError(what, holder) from None
         except OSError as error:
             return _unlockable(path, number, f"{what} cannot be locked ({error.strerror})", warn)
         # Its holder may have removed it between our opening and our locking it.

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from gpuvox import files, participants
 from gpuvox.analysis import Options
-from gpuvox.arrays import real_array
+from gpuvox.application.arrays import real_array
 from gpuvox.cuda import resolve
-from gpuvox.design import DesignError
 from gpuvox.device import Device
+from gpuvox.errors import DesignError
 from gpuvox.glm import Nuisance
-from gpuvox.limits import most_threads
 from gpuvox.permtest import Statistics
+from gpuvox.runtime.limits import most_threads
 from gpuvox.tfce import Tfce
 
 Float64 = NDArray[np.float64]

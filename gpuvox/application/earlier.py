@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gpuvox import files
-from gpuvox.files import FileError, Name
+from gpuvox.errors import FileError
+from gpuvox.files import Name
 
 OURS = re.compile(
     r"_*((vox|tfcen?|cluster[emn])_|(tfce|cluster)norm_|perm_|glm_|[ft]stat\d|[pz]f?stat\d|(pe|(var)?cope)\d)"

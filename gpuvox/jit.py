@@ -11,8 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gpuvox import __version__, caches
-from gpuvox.elsewhere import without
+from gpuvox import __version__
+from gpuvox.errors import CacheWarning
+from gpuvox.runtime import caches
+from gpuvox.runtime.elsewhere import without
 
 SETTINGS = ".numba_config.yaml"
 """Where numba would look for settings, in whatever folder it is used."""
@@ -57,7 +59,7 @@ WHY_NOT_KEPT = _why_not_kept()
 
 def _tell(said: str) -> None:
     if multiprocessing.parent_process() is None:  # otherwise the client says it
-        warnings.warn(caches.CacheWarning(said), stacklevel=3)
+        warnings.warn(CacheWarning(said), stacklevel=3)
 
 
 if WHY_NOT_KEPT:

@@ -8,7 +8,8 @@ import stat
 from collections.abc import Iterable
 
 from gpuvox import files
-from gpuvox.files import FileError, Name
+from gpuvox.errors import FileError
+from gpuvox.files import Name
 
 
 def check_targets(root: Name, endings: Iterable[str] = ("",), *, maps: Iterable[str] = ()) -> None:

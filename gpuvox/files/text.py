@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from gpuvox.errors import FileError
+
 Name = str | os.PathLike[str]
 
 END = re.compile(r"\r\n|\r|\n")
@@ -20,13 +22,6 @@ END = re.compile(r"\r\n|\r|\n")
 MARKS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig"))
 """Byte-order marks; spreadsheets write "Unicode text" as UTF-16."""
 NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|inf(?:inity)?)", re.IGNORECASE)
-
-
-class FileError(ValueError):
-    """A file that is missing, ambiguous, malformed, or that cannot be written; one line, whatever the file holds."""
-
-    def __init__(self, said: str) -> None:
-        super().__init__(" ".join(said.splitlines()))
 
 
 def reason(error: BaseException) -> str:

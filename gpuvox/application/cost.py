@@ -30,9 +30,9 @@ from gpuvox.analysis import Inputs, Options, Test, make_model, make_shuffler
 from gpuvox.distributed import Crew
 from gpuvox.executors import DEVICE_THREADS, ranges
 from gpuvox.grid import Grid
-from gpuvox.limits import available_bytes, threads_for
 from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest, StatisticModel, Tally, share
-from gpuvox.pool import Pool
+from gpuvox.runtime.limits import available_bytes, threads_for
+from gpuvox.runtime.pool import Pool
 from gpuvox.scratch import as_tiles
 from gpuvox.shuffle import ImportedShuffler, Shuffler
 

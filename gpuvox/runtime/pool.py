@@ -13,7 +13,7 @@ from threading import Thread
 from types import TracebackType
 from typing import Any, TypeVar
 
-from gpuvox.limits import most_threads
+from gpuvox.runtime.limits import most_threads
 
 T = TypeVar("T")
 

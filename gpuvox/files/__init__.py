@@ -38,14 +38,11 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import ArrayLike, NDArray
 
-from gpuvox.grid import Grid, inside
-from gpuvox.missing import EXPECTED, expand, what_is_there
-from gpuvox.orientation import lie_alike, order_on
-from gpuvox.pool import Pool
-from gpuvox.rounding import Rounding, may_round
-from gpuvox.scratch import Tiles
-from gpuvox.textfiles import (
-    FileError,
+from gpuvox.errors import FileError, InputWarning
+from gpuvox.files.missing import EXPECTED, expand, what_is_there
+from gpuvox.files.orientation import lie_alike, order_on
+from gpuvox.files.rounding import Rounding, may_round
+from gpuvox.files.text import (
     Row,
     as_number,
     check_names,
@@ -54,9 +51,12 @@ from gpuvox.textfiles import (
     format_table,
     lines_of,
     parse_table,
-)  # fmt: skip
-from gpuvox.textfiles import Table as TextTable
-from gpuvox.textfiles import reason as _reason
+)
+from gpuvox.files.text import Table as TextTable
+from gpuvox.files.text import reason as _reason
+from gpuvox.grid import Grid, inside
+from gpuvox.runtime.pool import Pool
+from gpuvox.scratch import Tiles
 
 Name = str | os.PathLike[str]
 Progress = Callable[[int, int], None]
@@ -104,13 +104,9 @@ GEOMETRY += ["qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"
 _DAMAGE = (OSError, EOFError, zlib.error, OverflowError)
 
 
-class Notice(UserWarning):
-    """What was made of a file that can be read in more than one way; a warning of Python's, a line of the command."""
-
-
 def notice(said: str) -> None:
-    """Warn of something about a file (`Notice`)."""
-    warnings.warn(" ".join(said.splitlines()), Notice, stacklevel=3)
+    """Warn of something about a file (`InputWarning`)."""
+    warnings.warn(" ".join(said.splitlines()), InputWarning, stacklevel=3)
 
 
 # ---------------------------------------------------------------------------------------------------- names
@@ -438,7 +434,7 @@ def read_mask(name: Name, on: ImageHeader | None = None) -> Grid:
     Parameters
     ----------
     name : path
-        A 3D image; of a 4D one the first volume, with a `Notice`.
+        A 3D image; of a 4D one the first volume, with a `InputWarning`.
     on : ImageHeader, optional
         An image that the mask is for: nothing but the header is read of a mask that lies on another grid.
 
@@ -477,7 +473,7 @@ def _grid_of_mask(header: ImageHeader) -> Grid:
 
 
 def mask_of(values: NDArray, name: str) -> NDArray[np.bool_]:
-    """The voxels that a mask's values take in (`grid.inside`), with a `Notice` where they are not 0 and one label.
+    """The voxels that a mask's values take in (`grid.inside`); an `InputWarning` if they are not 0 and one label.
 
     Parameters
     ----------
@@ -768,7 +764,7 @@ def _placed(
 
 
 def _all_placed(headers: Sequence[ImageHeader], grid: Grid, other: Name = "the mask") -> list[ImageHeader]:
-    """All images on one grid, with a `Notice` where some are stored in another way."""
+    """All images on one grid, with a `InputWarning` where some are stored in another way."""
     found = [placed(header, grid, other) for header in headers]
     turned = [header.path for header in found if header.order is not None]
     if turned:

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gpuvox.errors import DesignError
+
 RANK_TOLERANCE = 1e-10
 """Singular values under this share of the largest count as zero."""
 CONSTANT = 1e-14
 """Numbers that differ by less than this share of the largest are one number."""
-
-
-class DesignError(ValueError):
-    """A design or a contrast with which no test can be made."""
 
 
 def orthonormal_basis(matrix: NDArray[np.float64], scale: float | None = None) -> NDArray[np.float64]:

@@ -19,10 +19,6 @@ OTHERS = stat.S_IWOTH
 GROUP = stat.S_IWGRP
 
 
-class CacheWarning(UserWarning):
-    """Compiled code is not kept, or not read; one line."""
-
-
 def fault(folder: str | os.PathLike[str], beside: str | os.PathLike[str] = "") -> str:
     """Why a folder, which need not be there yet, cannot be trusted; empty if it can.
 

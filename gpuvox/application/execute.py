@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuvox import __version__, concerns, files, locks, participants, private
+from gpuvox import __version__, concerns, files, participants, private
 from gpuvox.analysis import (
     Inputs,
     Keep,
@@ -38,10 +38,21 @@ from gpuvox.analysis import (
     run_shard,
     shuffle_counts,
 )
-from gpuvox.arrays import as_cohort
+from gpuvox.application.arrays import as_cohort
+from gpuvox.application.cost import Cost, check_memory, cost_of_test, data_bytes, on_cluster
+from gpuvox.application.earlier import remove_earlier
+from gpuvox.application.fingerprint import Hashes, fingerprint, hash_files, hash_inputs
+from gpuvox.application.outputs import Wanted, Writer, expected_names
+from gpuvox.application.settings import (
+    check_fit,
+    check_names,
+    check_voxelwise,
+    make_options,
+    named_matrix,
+    need_places,
+)
 from gpuvox.checkpoint import ENDINGS, About, Checkpoint, Tallies, differences, read_to_resume
 from gpuvox.cuda import resolve
-from gpuvox.design import DesignError, Model, partition
 from gpuvox.device import Device
 from gpuvox.distributed import (
     Cluster,
@@ -54,22 +65,20 @@ from gpuvox.distributed import (
     find_crew,
     open_client,
 )  # fmt: skip
-from gpuvox.earlier import remove_earlier
+from gpuvox.errors import DesignError, FileError
 from gpuvox.exclusion import Columns, split
-from gpuvox.fingerprint import Hashes, fingerprint, hash_files, hash_inputs
+from gpuvox.files import locks
+from gpuvox.files.targets import check_targets
 from gpuvox.grid import Grid
 from gpuvox.info import versions
-from gpuvox.limits import threads_for
 from gpuvox.names import Names, by_name
 from gpuvox.oddities import about_volumes
-from gpuvox.outputs import Wanted, Writer, expected_names
 from gpuvox.participants import Rows, of_matrix
+from gpuvox.partition import Model, partition
 from gpuvox.permtest import Statistics, share
-from gpuvox.plan import Cost, check_memory, cost_of_test, data_bytes, on_cluster
+from gpuvox.runtime.limits import threads_for
 from gpuvox.scratch import Data, block, check_folder, count_constant, pieces
-from gpuvox.settings import check_fit, check_names, check_voxelwise, make_options, named_matrix, need_places
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler, check_blocks
-from gpuvox.targets import check_targets
 
 Say = Callable[[str], None]
 
@@ -140,7 +149,7 @@ def read_matrices(command: Command, n: int) -> Matrices:
         M, C = files.Matrix(np.ones((n, 1))), files.Matrix(np.ones((1, 1)))
     else:
         if not (command.design and command.contrasts):
-            raise files.FileError(
+            raise FileError(
                 "a design (-d) and t contrasts (-t) are needed, both of them, or neither for a one-sample test (-1)"
             )
         M, C = participants.read_matrix(command.design), participants.read_matrix(command.contrasts)
@@ -177,7 +186,7 @@ def _read_effective(command: Command, n: int) -> tuple[NDArray[np.float64], Rows
 def _check_exchanged(command: Command, M: files.Matrix, C: files.Matrix, n: int) -> None:
     """The two files given the wrong way round are told so."""
     if len(M.values) != n and len(C.values) == n and M.values.shape[1] == C.values.shape[1]:
-        raise files.FileError(
+        raise FileError(
             f"{command.design} (-d) has {len(M.values)} rows, and {command.contrasts} (-t) one for each of the {n} "
             "volumes: design and contrasts have been exchanged"
         )
@@ -185,7 +194,7 @@ def _check_exchanged(command: Command, M: files.Matrix, C: files.Matrix, n: int)
 
 def _fits(name: str, what: str, found: int, expected: int, of: str) -> None:
     if found != expected:
-        raise files.FileError(f"{name} has {found} {what}; there are {expected} {of}")
+        raise FileError(f"{name} has {found} {what}; there are {expected} {of}")
 
 
 def _read_blocks(command: Command, n: int) -> tuple[NDArray[np.int64] | None, Rows | None]:
@@ -194,19 +203,19 @@ def _read_blocks(command: Command, n: int) -> tuple[NDArray[np.int64] | None, Ro
     matrix = participants.read_matrix(command.blocks)
     blocks = matrix.values
     if blocks.shape[1] != 1:
-        raise files.FileError(
+        raise FileError(
             f"{command.blocks} has {blocks.shape[1]} columns; exchangeability blocks are a single column of numbers"
         )
     _fits(command.blocks, "rows", len(blocks), n, f"volumes in {command.data}")
     if (blocks > n).any():
-        raise files.FileError(
+        raise FileError(
             f"{command.blocks} holds block {blocks.max():g}; the blocks of {n} volumes are numbered 1, 2, 3 … "
             "without gaps"
         )
     try:
         Shuffler(np.zeros((n, 1)), Permutations(1, 0, blocks[:, 0], command.options.whole_blocks))
     except ValueError as error:
-        raise files.FileError(f"{command.blocks}: {error}") from None
+        raise FileError(f"{command.blocks}: {error}") from None
     return blocks[:, 0].astype(np.int64), of_matrix(matrix, command.blocks)
 
 
@@ -247,7 +256,7 @@ def _read_permutations(command: Command, tests: Sequence[Test], n: int) -> dict[
         try:
             ImportedShuffler(found[test.name], n)
         except ValueError as error:
-            raise files.FileError(f"{name}: {error}") from None
+            raise FileError(f"{name}: {error}") from None
     return found
 
 
@@ -256,7 +265,7 @@ def _permutation_file(command: Command, test: Test) -> str:
     names = [f"{command.permutations}{gap}perm_{test.name}.txt" for gap in ("_", "")]
     name = next((name for name in names if os.path.exists(name)), None)
     if name is None:
-        raise files.FileError(f"no permutations for {test.name}: neither {names[0]} nor {names[1]} exists")
+        raise FileError(f"no permutations for {test.name}: neither {names[0]} nor {names[1]} exists")
     return name
 
 
@@ -282,7 +291,7 @@ def _voxelwise(command: Command, n: int) -> None:
     """Check the options of voxelwise EVs, but for the columns."""
     columns, names = command.voxelwise_columns, command.voxelwise_files
     if len(columns) != len(names):
-        raise files.FileError(f"--vxl names {len(columns)} columns and --vxf {len(names)} files")
+        raise FileError(f"--vxl names {len(columns)} columns and --vxf {len(names)} files")
     for name in names:
         _fits(name, "volumes", files.count_volumes(name), n, f"in {command.data}")
 
@@ -643,7 +652,7 @@ def write_merged(command: Command, merged: Tallies, say: Say, warn: Say, progres
     prepared, hashes, about = _ready(command)
     difference = differences(merged.about.run, about.run, ("the shards", "this run"))
     if difference:
-        raise files.FileError(f"the shards cannot be merged here: {difference}")
+        raise FileError(f"the shards cannot be merged here: {difference}")
     again = sum(merged.about.shuffles.values()) - merged.n_done
     if again:
         warn(
@@ -798,7 +807,7 @@ def _sketch(command: Command, prepared: Prepared) -> tuple[Inputs, float]:
         volumes, passes = files.first_volumes(command.data, SKETCH), 2  # once more, to find the mask
         varies = (volumes != volumes[0]).any(axis=0)
         if not varies.any():
-            raise files.FileError(f"no voxel of {command.data} varies over the first {len(volumes)} volumes")
+            raise FileError(f"no voxel of {command.data} varies over the first {len(volumes)} volumes")
         header = files.read_header(files.image_names(command.data)[0])
         grid, volumes = header.grid(varies.reshape(header.shape[:3], order="F")), volumes[:, varies]
     reading = (time.perf_counter() - start) / len(volumes) * n * (passes + len(prepared.voxelwise))

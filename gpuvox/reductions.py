@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox.compiled import inner, loop
 from gpuvox.device import Device, blocks_for, blocks_over
 from gpuvox.heights import LINEAR
+from gpuvox.jit import inner, loop
 
 TIE = 1e-4
 """Relative difference within which a float32 statistic is compared again in float64."""

@@ -40,13 +40,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from gpuvox.compiled import software
 from gpuvox.cuda import resolve
-from gpuvox.device import Device, DeviceError
-from gpuvox.files import FileError, hash_file, read_cohort, read_tiles
+from gpuvox.device import Device
+from gpuvox.errors import ClusterError, DeviceError, FileError, ScratchError
+from gpuvox.files import hash_file, read_cohort, read_tiles
 from gpuvox.grid import Grid
+from gpuvox.jit import software
 from gpuvox.permtest import BlockResult, ObservedTest, Tally
-from gpuvox.scratch import Data, ScratchError, block
+from gpuvox.scratch import Data, block
 
 PER_THREAD = 8
 """Ranges for each thread, or each GPU, about, so that all end at nearly the same time and who joins late finds work."""
@@ -78,10 +79,6 @@ ENCRYPTED = ("tls", "wss", "inproc")
 """Protocols of Dask's that others cannot listen to or take part in."""
 
 Say = Callable[[str], None]
-
-
-class ClusterError(DeviceError):
-    """Workers, or a scheduler, that cannot be used."""
 
 
 class UnreadableData(Exception):
@@ -767,7 +764,7 @@ def _opened_client(cluster: Cluster, folder: str, warn: Say) -> Iterator[Any]:
 
 def _start_workers(cluster: Cluster, folder: str) -> Any:
     """Processes on this machine that nobody else can talk to."""
-    from gpuvox import loopback
+    from gpuvox.distributed import loopback
 
     return loopback.start(cluster.n_workers, max(1, cluster.threads // cluster.n_workers), local_directory=folder)
 

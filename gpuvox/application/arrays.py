@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuvox import files
+from gpuvox.files.rounding import Rounding, may_round
 from gpuvox.grid import Grid
-from gpuvox.rounding import Rounding, may_round
 from gpuvox.scratch import Data
 
 

@@ -1,0 +1,106 @@
+"""What can be wrong with what the user gave, and what is worth a warning.
+
+The command line shows an `InputError` as one sentence with exit status 2. Every other exception is a fault of
+gpuvox, and is shown with its traceback. No code reads the message of another part: what a caller needs to know,
+the exception holds as an attribute.
+"""
+
+from __future__ import annotations
+
+import os
+
+__all__ = [
+    "AnotherRunError",
+    "CacheWarning",
+    "ClusterError",
+    "DesignError",
+    "DeviceError",
+    "FileError",
+    "InUseError",
+    "InputError",
+    "InputWarning",
+    "ScratchError",
+    "SettingError",
+    "UsageError",
+]
+
+
+class InputError(ValueError):
+    """Something that the user gave is wrong.
+
+    Parameters
+    ----------
+    message : str
+        One sentence: what is wrong, in which file, what was expected. Line breaks become spaces.
+    option : str, optional
+        The option or setting that is wrong, as the command spells it: ``--tfce_H``.
+    file : path, optional
+        The file that is wrong.
+
+    Attributes
+    ----------
+    message, option, file : str
+        Empty if there is none.
+    """
+
+    def __init__(self, message: str, *, option: str = "", file: str | os.PathLike[str] = "") -> None:
+        self.message = " ".join(message.splitlines())
+        self.option = option
+        self.file = os.fspath(file)
+        super().__init__(self.message)
+
+
+class FileError(InputError):
+    """A file that is missing, ambiguous or malformed, or that cannot be written."""
+
+
+class DesignError(InputError):
+    """A design or a contrast with which no test can be made."""
+
+
+class SettingError(InputError, TypeError):
+    """A setting given from Python that does not exist, or whose value has the wrong type."""
+
+
+class UsageError(InputError):
+    """An option that does not exist, lacks its value, or has a value that makes no sense."""
+
+
+class ScratchError(InputError):
+    """A scratch folder that cannot be used."""
+
+
+class DeviceError(InputError, RuntimeError):
+    """A device was asked for that cannot be used."""
+
+
+class ClusterError(DeviceError):
+    """Dask workers, or a scheduler, that cannot be used."""
+
+
+class AnotherRunError(FileError):
+    """A checkpoint belongs to another run than the one that is to be resumed from it."""
+
+
+class InUseError(FileError):
+    """Another process holds a lock.
+
+    Parameters
+    ----------
+    what : str
+        What is locked.
+    holder : str
+        Which process holds it; empty if that is unknown.
+    """
+
+    def __init__(self, what: str, holder: str) -> None:
+        super().__init__(f"{what} is in use by another run ({holder or 'of which nothing is known'})")
+        self.holder = holder
+
+
+class InputWarning(UserWarning):
+    """How a file was read that can be read in more than one way; the command line shows it as one line."""
+
+
+class CacheWarning(UserWarning):
+    """Compiled code that is not kept, or not read; one line."""
