@@ -1,4 +1,4 @@
-"""Voxelwise permutation inference with TFCE: FSL randomise's answers, at tens of times its speed.
+"""Voxelwise permutation inference for neuroimaging, with the options, files and results of FSL randomise.
 
 ``gpuvox.randomise`` runs a whole analysis; ``gpuvox.PermutationTest`` is the engine beneath it, arrays only.
 Names are imported when they are first used, so that ``import gpuvox`` costs nothing.
