@@ -21,8 +21,8 @@ import gpuvox
 from gpuvox import __version__
 from gpuvox.application import execute
 from gpuvox.cli import main, main_randomise
+from gpuvox.cli.console import ProgressBar
 from gpuvox.cli.main import COMMANDS
-from gpuvox.cli.progress import Progress
 from gpuvox.cli.randomise import make_command, parse
 from gpuvox.cli.streams import spell_out
 
@@ -742,12 +742,12 @@ def test_help_loads_nothing_heavy():
 
 
 def test_progress_is_a_line_at_intervals_where_there_is_no_terminal(capsys):
-    progress = Progress(interval=0.0)
+    progress = ProgressBar(interval=0.0)
     progress("t-test 1", 5, 10)
     progress("t-test 1", 10, 10)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("t-test 1: 5 of 10 permutations")
-    slow = Progress(interval=1e9)
+    slow = ProgressBar(interval=1e9)
     slow("t-test 1", 5, 10)
     assert capsys.readouterr().err == ""
 
@@ -921,7 +921,7 @@ def test_permutations_are_announced_when_they_begin(study):
 
 
 def test_reading_is_counted_in_volumes(capsys):
-    progress = Progress(interval=0.0)
+    progress = ProgressBar(interval=0.0)
     progress("reading data", 5, 10)
     assert capsys.readouterr().err.startswith("reading data: 5 of 10 volumes")
 

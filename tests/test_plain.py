@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gpuvox
-from gpuvox.cli import main, talk
+from gpuvox.cli import console, main
 from gpuvox.cli.main import guarded
-from gpuvox.cli.progress import Progress
 from gpuvox.errors import FileError, InputWarning
 from gpuvox.plain import escaped, several
 
@@ -36,9 +35,9 @@ def test_no_character_is_left_that_steers(text):
 
 def test_every_message_leaves_escaped(capsys):
     """Lines, warnings, notices, progress and errors of every kind."""
-    talk.say(NASTY)
-    talk.warn(NASTY)
-    progress = Progress(interval=0)
+    console.say(NASTY)
+    console.warn(NASTY)
+    progress = console.ProgressBar(interval=0)
     progress(NASTY, 1, 2)
 
     def notice() -> int:
@@ -77,7 +76,7 @@ def test_a_table_from_others_does_not_reach_the_terminal(tmp_path, capsys):
 
 def test_nothing_is_written_to_the_terminal_elsewhere():
     """But help, the version and the example, which are our own text."""
-    allowed = {"cli/talk.py": 2, "cli/main.py": 1, "cli/study.py": 1, "cli/info.py": 1}
+    allowed = {"cli/console.py": 2, "cli/main.py": 1, "cli/study.py": 1, "cli/info.py": 1}
     package = Path(gpuvox.__file__).parent
     found = {}
     for path in package.rglob("*.py"):

@@ -9,7 +9,7 @@ import re
 from typing import Any, NoReturn, cast
 
 from gpuvox import __version__
-from gpuvox.cli.talk import warn
+from gpuvox.cli.console import warn
 from gpuvox.errors import UsageError
 from gpuvox.runtime.limits import most_threads
 

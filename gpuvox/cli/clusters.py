@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, at_least_one, integer, names, positive
-from gpuvox.cli.talk import say, warn
+from gpuvox.cli.console import say, warn
 from gpuvox.errors import UsageError
 
 EPILOG = """\

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, names, pair
-from gpuvox.cli.talk import say, silent, warn
+from gpuvox.cli.console import terminal
 from gpuvox.errors import UsageError
 
 EPILOG = """\
@@ -69,11 +69,13 @@ def run(argv: Sequence[str]) -> int:
     if len(set(targets)) < len(targets):
         raise UsageError("--select is given the same output twice")
     options["images"] = tuple(options["images"])
-    from gpuvox.cli.progress import shown
     from gpuvox.files import locks
     from gpuvox.study.designs import Command, execute
 
-    quiet = options.pop("quiet")
-    with locks.output(options["out"], warn), shown(quiet, "images") as progress:
-        execute(Command(**options), silent if quiet else say, progress, warn)
+    shown = not options.pop("quiet")
+    with (
+        terminal(lines=shown, bar=shown, unit="images") as reporter,
+        locks.output(options["out"], reporter.warn),
+    ):
+        execute(Command(**options), reporter.say, reporter.progress, reporter.warn)
     return 0

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from contextlib import suppress
 
-from gpuvox.cli.talk import complain
+from gpuvox.cli.console import complain
 
 
 def compile_ahead(quiet: bool) -> None:

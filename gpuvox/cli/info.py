@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.talk import say
+from gpuvox.cli.console import say
 
 USAGE = """usage: gpuvox info [--help] [--version]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, not_negative, number, positive
-from gpuvox.cli.talk import warn
+from gpuvox.cli.console import terminal
 from gpuvox.errors import UsageError
 
 EPILOG = """\
@@ -93,12 +93,11 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("--exponent belongs to --field-method power")
     if not options["table"] and not (options["qsm"] and options["r1"]):
         raise UsageError("--table is missing (or --qsm and --r1)")
-    from gpuvox.cli.progress import shown
     from gpuvox.ironmyelin import Command, execute
 
     quiet = options.pop("quiet")
     given = {name: value for name, value in options.items() if value is not None}
     line = (os.path.basename(sys.argv[0]) or "gpuvox", "ironmyelin", *argv)
-    with shown(quiet, "subjects") as progress:
-        execute(Command(**given, line=line), progress, warn)
+    with terminal(bar=not quiet, unit="subjects") as reporter:
+        execute(Command(**given, line=line), reporter.progress, reporter.warn)
     return 0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, names, pair
-from gpuvox.cli.talk import say, silent, warn
+from gpuvox.cli.console import terminal
 from gpuvox.errors import UsageError
 
 DESIGNS = ("change", "visit", "interaction", "between")
@@ -121,11 +121,13 @@ def run(argv: Sequence[str]) -> int:
     if len(maps) < len(options["maps"]):
         raise UsageError("--map gives the same name twice")
     options["maps"] = maps
-    from gpuvox.cli.progress import shown
     from gpuvox.files import locks
     from gpuvox.study.longitudinal import Command, execute
 
-    quiet = options.pop("quiet")
-    with locks.output(options["out"], warn), shown(quiet, "images") as progress:
-        execute(Command(**options), silent if quiet else say, progress, warn)
+    shown = not options.pop("quiet")
+    with (
+        terminal(lines=shown, bar=shown, unit="images") as reporter,
+        locks.output(options["out"], reporter.warn),
+    ):
+        execute(Command(**options), reporter.say, reporter.progress, reporter.warn)
     return 0

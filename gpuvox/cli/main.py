@@ -12,8 +12,8 @@ from typing import Any, TextIO
 
 from gpuvox import __version__, private
 from gpuvox.cli.closed import attach, detach
+from gpuvox.cli.console import complain, warn
 from gpuvox.cli.streams import spell_out
-from gpuvox.cli.talk import complain, warn
 from gpuvox.runtime.signals import heeded_signals
 
 COMMANDS = (

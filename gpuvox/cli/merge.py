@@ -11,7 +11,7 @@ from typing import Any
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, threads
-from gpuvox.cli.talk import say, silent, warn
+from gpuvox.cli.console import terminal
 from gpuvox.errors import UsageError
 
 EPILOG = """\
@@ -60,20 +60,18 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("the files to merge are missing: gpuvox merge TALLY [TALLY ...]")
     from gpuvox.application.execute import write_merged
     from gpuvox.checkpoint import read_all
-    from gpuvox.cli.progress import shown
     from gpuvox.cli.randomise import check_root, open_device
     from gpuvox.errors import FileError
 
     merged = read_all(options.tallies)
     line = (os.path.basename(sys.argv[0]) or "gpuvox", "merge", *argv)
     command = replace(_command(merged, options), line=line, shard_line=merged.about.command)
-    tell = silent if options.quiet else say
-    check_root(command.root)
-    tell(f"Merging to {command.root}")
-    open_device(options.device, options.quiet)
     try:
-        with shown(options.quiet) as progress:
-            write_merged(command, merged, tell, warn, progress)
+        with terminal(lines=not options.quiet, bar=not options.quiet) as reporter:
+            check_root(command.root)
+            reporter.say(f"Merging to {command.root}")
+            open_device(options.device, options.quiet)
+            write_merged(command, merged, reporter.say, reporter.warn, reporter.progress)
     except FileError as error:
         raise FileError(
             f"{error} (names are those of the shards' command: merge in the folder where it ran)"

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, count, number, pair, positive, some_names
-from gpuvox.cli.talk import say, warn
+from gpuvox.cli.console import say, warn
 from gpuvox.errors import UsageError
 
 CORRECTIONS = ("fdr_bh", "bonferroni", "none")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, count
+from gpuvox.cli.console import terminal
 from gpuvox.errors import UsageError
 
 
@@ -35,9 +36,8 @@ def run(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(argv)
     if not options.out:
         raise UsageError("the folder to write is missing: gpuvox phantom OUT")
-    from gpuvox.cli.progress import shown
     from gpuvox.study.phantom import write
 
-    with shown(options.quiet, "subjects") as progress:
-        write(options.out, options.seed, options.scale, options.null, progress)
+    with terminal(bar=not options.quiet, unit="subjects") as reporter:
+        write(options.out, options.seed, options.scale, options.null, reporter.progress)
     return 0

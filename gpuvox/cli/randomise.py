@@ -22,8 +22,8 @@ from gpuvox.cli.arguments import (
     tfce_step,
     threads,
 )
+from gpuvox.cli.console import say, terminal, warn
 from gpuvox.cli.foreign import remedy
-from gpuvox.cli.talk import say, silent, warn
 from gpuvox.errors import UsageError
 
 EPILOG = """\
@@ -299,7 +299,6 @@ def run(argv: list[str]) -> int:
     check(options)
 
     from gpuvox.application import execute
-    from gpuvox.cli.progress import shown
 
     command = make_command(options, argv)
     check_root(options.root)
@@ -315,12 +314,11 @@ def run(argv: list[str]) -> int:
         execute.count_permutations(command, say)
         say("Finished, exiting.")
     else:
-        tell = silent if options.quiet else say
-        tell(f"randomise options: {' '.join(argv)} ")
-        tell(f"Seeding with {command.options.seed}")
-        open_device("cpu" if command.cluster else command.device, options.quiet)
-        with shown(options.quiet) as progress:
-            execute.execute(command, tell, warn, progress)
+        with terminal(lines=not options.quiet, bar=not options.quiet) as reporter:
+            reporter.say(f"randomise options: {' '.join(argv)} ")
+            reporter.say(f"Seeding with {command.options.seed}")
+            open_device("cpu" if command.cluster else command.device, options.quiet)
+            execute.execute(command, reporter.say, reporter.warn, reporter.progress)
     return 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser
-from gpuvox.cli.talk import say
+from gpuvox.cli.console import say
 
 EPILOG = """\
 STUDY.json is the file study.json that gpuvox study writes. Paths in it are relative to its folder. Of a study that you

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, count, pair
-from gpuvox.cli.talk import warn
+from gpuvox.cli.console import terminal
 from gpuvox.errors import UsageError
 
 EPILOG = """\
@@ -90,9 +90,8 @@ def run(argv: Sequence[str]) -> int:
         if len(dict(pairs)) < len(pairs):
             raise UsageError(f"a name is given twice: {', '.join(key for key, _ in pairs)}")
         options[name] = dict(pairs)
-    from gpuvox.cli.progress import shown
     from gpuvox.study.rois import Command, execute
 
-    with shown(options.pop("quiet"), "subjects") as progress:
-        execute(Command(**options), progress, warn)
+    with terminal(bar=not options.pop("quiet"), unit="subjects") as reporter:
+        execute(Command(**options), reporter.progress, reporter.warn)
     return 0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser
-from gpuvox.cli.talk import say, warn
+from gpuvox.cli.console import say, terminal
 from gpuvox.errors import UsageError
 
 EPILOG = """\
@@ -49,7 +49,6 @@ def run(argv: Sequence[str]) -> int:
     if not options.config:
         raise UsageError("CONFIG.toml is missing; gpuvox study --example prints one")
     from gpuvox.cli.first_run import compile_ahead
-    from gpuvox.cli.progress import shown
     from gpuvox.study.config import read_config
     from gpuvox.study.pipeline import Pipeline, execute, listing
     from gpuvox.study.stages import Talk
@@ -60,6 +59,6 @@ def run(argv: Sequence[str]) -> int:
         say("\n".join(listing(pipeline)))
         return 0
     compile_ahead(options.quiet)
-    with shown(options.quiet) as progress:
-        execute(pipeline, Talk(say, warn, progress))
+    with terminal(bar=not options.quiet) as reporter:
+        execute(pipeline, Talk(reporter.say, reporter.warn, reporter.progress))
     return 0
