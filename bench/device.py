@@ -1566,7 +1566,7 @@ def stages_of_command(arguments: list[str]) -> dict:
 
     for name, owner, attribute in (
         ("opening the device", execute, "resolve"), ("reading", execute, "read_inputs"),
-        ("model", analysis, "make_model"), ("permutations", analysis, "run"), ("p values", analysis, "_result"),
+        ("model", analysis, "make_model"), ("permutations", analysis, "run"), ("p values", analysis, "make_result"),
         ("writing", outputs.Writer, "result"),
     ):  # fmt: skip
         if hasattr(owner, attribute):

@@ -260,7 +260,7 @@ def test_the_command(lab, monkeypatch, tmp_path):
     for owner, name in (
         ("gpuvox.application.execute", "resolve"), ("gpuvox.application.execute", "read_inputs"),
         ("gpuvox.analysis", "make_model"),
-        ("gpuvox.analysis", "run"), ("gpuvox.analysis", "_result"), ("gpuvox.application.outputs", "Writer.result"),
+        ("gpuvox.analysis", "run"), ("gpuvox.analysis", "make_result"), ("gpuvox.application.outputs", "Writer.result"),
     ):  # fmt: skip
         place = import_module(owner)
         for part in name.split(".")[:-1]:

@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from gpuvox import analysis, files, scratch
+from gpuvox import estimates, files, scratch
 from gpuvox.analysis import Inputs, Options, analyse
 from gpuvox.application import cost, execute, fingerprint
 from gpuvox.cli import main_randomise
@@ -124,8 +124,8 @@ def test_every_option_gives_the_bits_of_memory(seed, tmp_path, monkeypatch):
     assert_same(expected, list(analyse(inputs, dataclasses.replace(options, scratch=str(tmp_path)))))
     assert os.listdir(tmp_path) == []
     tiles, both = in_folder(inputs, options, tmp_path)
-    for name, values in analysis.parameter_estimates(inputs, options.demean).items():
-        np.testing.assert_array_equal(analysis.parameter_estimates(tiles, both.demean)[name], values)
+    for name, values in estimates.parameter_estimates(inputs, options.demean).items():
+        np.testing.assert_array_equal(estimates.parameter_estimates(tiles, both.demean)[name], values)
 
 
 class Small(ShimDevice):

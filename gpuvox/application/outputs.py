@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from gpuvox import __version__
-from gpuvox.analysis import Inputs, Options, Test, TestResult, parameter_estimates
+from gpuvox.analysis import Inputs, Options, Test, TestResult
+from gpuvox.estimates import parameter_estimates
 from gpuvox.files import ImageHeader, Label, write_column, write_map, write_permutations
 from gpuvox.grid import Grid
 from gpuvox.permtest import Maps
