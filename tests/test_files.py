@@ -773,6 +773,7 @@ FULL = """
 import resource, sys
 import numpy as np
 from gpuvox import files
+from gpuvox.errors import FileError
 from gpuvox.grid import Grid
 folder, file_type = sys.argv[1:]
 grid = Grid(np.ones((40, 40, 40), bool))

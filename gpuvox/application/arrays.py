@@ -197,8 +197,8 @@ def as_grid(mask: Any, place: Grid, what: str = "the data") -> Grid:
         return grid if sized and place.affine is None else replace(place, mask=grid.mask)
     if place.affine is not None and not files.lie_alike(grid.affine, place.affine, place.voxel_size):
         raise ValueError(
-            f"the mask and {what} have different affines, {files.rows(grid.affine)} and "
-            f"{files.rows(place.affine)}; they must be on the same grid"
+            f"the mask and {what} have different affines, {files.format_affine(grid.affine)} and "
+            f"{files.format_affine(place.affine)}; they must be on the same grid"
         )
     return grid
 
@@ -206,7 +206,8 @@ def as_grid(mask: Any, place: Grid, what: str = "the data") -> Grid:
 def _check_shape(shape: tuple[int, ...], place: Grid, what: str) -> None:
     if shape != place.shape:
         raise ValueError(
-            f"the mask has {files.by(shape)} voxels, {what} {files.by(place.shape)}; they must be on the same grid"
+            f"the mask has {files.format_shape(shape)} voxels, {what} {files.format_shape(place.shape)}; "
+            "they must be on the same grid"
         )
 
 

@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gpuvox.errors import FileError, InUseError
-from gpuvox.files import check_output_root
+from gpuvox.files.targets import check_output_root
+from gpuvox.files.text import Name
 
 HOLDER = re.compile(rb"(process \d+ on [^\n]{0,200})?\s*")
 """What a lock holds."""
-
-Name = str | os.PathLike[str]
 
 _without_locks: list[str] = []
 """Folders, in use now, of which it was said that nothing can be locked there."""
@@ -127,7 +126,7 @@ def hold(path: Name, what: str, warn: Callable[[str], None]) -> Lock:
 
 @contextlib.contextmanager
 def output(root: Name, warn: Callable[[str], None]) -> Iterator[None]:
-    """One process at a time that writes files named ``root…``; errors of `hold` and `files.check_output_root`."""
+    """One process at a time that writes files named ``root…``; errors of `hold` and `targets.check_output_root`."""
     check_output_root(root)
     lock = hold(f"{os.fspath(root)}.lock", f"the output {os.fspath(root)}", warn)
     try:

@@ -58,3 +58,18 @@ def order_on(
         if sign[k] < 0:
             places = np.flip(places, k)
     return np.ascontiguousarray(places.transpose(np.argsort(axis)).ravel(order="F"))
+
+
+def format_shape(sizes: Sequence[int]) -> str:
+    """Sizes in print: 5 × 6 × 4."""
+    return " × ".join(str(size) for size in sizes)
+
+
+def format_sizes(sizes: Sequence[float] | NDArray) -> str:
+    """Sizes in print: 2 × 2 × 3.5 mm."""
+    return " × ".join(f"{size:.3g}" for size in sizes) + " mm"
+
+
+def format_affine(affine: NDArray[np.float64]) -> str:
+    """An affine in print, its first three rows."""
+    return "[" + "; ".join(" ".join(f"{value:g}" for value in row) for row in affine[:3]) + "]"

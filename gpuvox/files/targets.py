@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Iterable
 
-from gpuvox import files
 from gpuvox.errors import FileError
-from gpuvox.files import Name
+from gpuvox.files.names import FILE_TYPES, output_type, split_suffix
+from gpuvox.files.text import Name, reason
 
 
 def check_targets(root: Name, endings: Iterable[str] = ("",), *, maps: Iterable[str] = ()) -> None:
@@ -33,9 +34,9 @@ def check_targets(root: Name, endings: Iterable[str] = ("",), *, maps: Iterable[
     text = os.fspath(root)
     if "\0" in text:
         raise FileError(f"the output {text!r} cannot be written: its name holds a zero byte")
-    files.check_output_root(root)
-    suffixes = dict.fromkeys(files.FILE_TYPES[files.output_type()])
-    images = [f"{files.split_suffix(f'{text}{stem}')[0]}{suffix}" for stem in maps for suffix in suffixes]
+    check_output_root(root)
+    suffixes = dict.fromkeys(FILE_TYPES[output_type()])
+    images = [f"{split_suffix(f'{text}{stem}')[0]}{suffix}" for stem in maps for suffix in suffixes]
     for path in (*(f"{text}{ending}" for ending in endings), *images):
         _check_target(path)
 
@@ -72,3 +73,36 @@ def _check_target(path: str) -> None:
 
 def _shortened(name: str) -> str:
     return name if len(name) <= 60 else f"{name[:24]}…{name[-32:]}"
+
+
+def check_not_read(written: Iterable[Name], read: Iterable[Name]) -> None:
+    """Make sure that a command writes over nothing that it reads.
+
+    Raises
+    ------
+    FileError
+        It would, under whatever name.
+    """
+    there = [path for path in read if os.fspath(path) and os.path.exists(path)]
+    for path in written:
+        if os.path.exists(path) and any(os.path.samefile(path, other) for other in there):
+            raise FileError(f"the output would write over {os.fspath(path)}, which is read; choose another name")
+
+
+def check_output_root(root: Name) -> None:
+    """Make sure that files named `root…` can be created, before any work is done.
+
+    Raises
+    ------
+    FileError
+        The folder does not exist or nothing can be written there.
+    """
+    folder = os.path.dirname(os.fspath(root)) or "."
+    if not os.path.isdir(folder):
+        raise FileError(f"the output {os.fspath(root)} cannot be written: there is no folder {folder}")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise FileError(
+            f"the output {os.fspath(root)} cannot be written: no file can be created in {folder} ({reason(error)})"
+        ) from error

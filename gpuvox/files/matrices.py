@@ -1,0 +1,225 @@
+"""Matrices of numbers: FSL's VEST format, and tables with a row of names."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gpuvox.errors import FileError
+from gpuvox.files.contents import read_bytes, text_lines
+from gpuvox.files.delimited import Row, Table, parse_table
+from gpuvox.files.text import Name, as_number, decode_text, finite_row, lines_of
+from gpuvox.files.writing import write_text
+
+# Columns that say whose a row is, and what it is called, in a table of numbers.
+ID_COLUMNS = ("participant_id", "participant", "subject_id", "subject", "id")
+NAME_COLUMNS = ("", "contrast", "contrasts", "contrast_name", "name", "test", "f_test")
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """A matrix from a file.
+
+    Attributes
+    ----------
+    values : (rows, columns) float64
+        Finite.
+    row_names : tuple of str
+        `/ContrastName1` … of a VEST file, "" where one is missing; the column of names of a table (`participant_id`,
+        `contrast`, or the first if it has no name, as pandas writes an index); empty if there are none.
+    column_names : tuple of str
+        The header row of a table, without the column of names; empty for a VEST file.
+    """
+
+    values: NDArray[np.float64]
+    row_names: tuple[str, ...] = ()
+    column_names: tuple[str, ...] = ()
+
+
+def read_matrix(path: Name) -> NDArray[np.float64]:
+    """Read a design, contrasts, F-tests or groups: `read_named_matrix` without the names."""
+    return read_named_matrix(path).values
+
+
+def read_named_matrix(path: Name) -> Matrix:
+    """Read a matrix from a VEST file or a table, whichever the file is.
+
+    Parameters
+    ----------
+    path : path
+        A VEST file has a line `/Matrix`, or starts with `/`. Anything else is a table: a first row of names, then
+        rows of numbers, separated by tabs if the first row has one, by commas otherwise. Numbers without names are
+        neither.
+
+    Returns
+    -------
+    Matrix
+
+    Raises
+    ------
+    FileError
+        Missing, empty or not text; anything that `read_vest` refuses; a table without names, with a name
+        missing or used twice, rows of another length, or an entry that is not a finite number.
+    """
+    path, text = Path(path), decode_text(path, read_bytes(path))
+    lines = lines_of(text)
+    first = next((line for line in lines if line.strip()), "")
+    if not first:
+        raise FileError(f"{path} is empty; a VEST matrix, or a table with a row of names, is expected")
+    is_vest = first.lstrip().startswith("/") or any(line.split(maxsplit=1)[:1] == ["/Matrix"] for line in lines)
+    return _parse_vest(path, lines) if is_vest else _parse_table(path, text)
+
+
+def read_vest(path: Name) -> NDArray[np.float64]:
+    """Read FSL's VEST format: `/NumWaves` columns, `/NumPoints` or `/NumContrasts` rows, after `/Matrix`.
+
+    Other lines of the header are ignored. A row may go over several lines, and a line may hold several rows, as long
+    as the lines are alike.
+
+    Returns
+    -------
+    (rows, columns) float64
+        Finite.
+
+    Raises
+    ------
+    FileError
+        Missing or not text; no `/Matrix`, no counts, or counts that the matrix does not have; an entry that
+        is not a finite number.
+    """
+    return _parse_vest(Path(path), text_lines(path)).values
+
+
+def write_vest(path: Name, matrix: ArrayLike, kind: str = "mat", *, names: Sequence[str] = ()) -> None:
+    """Write FSL's VEST format; the numbers are read back bit by bit.
+
+    Parameters
+    ----------
+    path : path
+    matrix : (rows, columns) or (rows,)
+    kind : {"mat", "con", "fts", "grp"}
+        Rows are points ("mat", "grp") or contrasts ("con", "fts").
+    names : sequence of str, optional
+        Of the contrasts.
+    """
+    if kind not in ("mat", "con", "fts", "grp"):
+        raise ValueError(f"kind is {kind!r}; it must be 'mat', 'con', 'fts' or 'grp'")
+    values = np.asarray(matrix, dtype=np.float64)
+    values = values.reshape(len(values), -1)
+    rows, columns = values.shape
+    lines = [f"/ContrastName{i}\t{name}" for i, name in enumerate(names, start=1)]
+    lines += [f"/NumWaves {columns}", f"/Num{'Points' if kind in ('mat', 'grp') else 'Contrasts'} {rows}"]
+    lines += ["", "/Matrix"]
+    lines += [" ".join(repr(value).removesuffix(".0") for value in row) for row in values.tolist()]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _parse_vest(path: Path, lines: Sequence[str]) -> Matrix:
+    start = next((i for i, line in enumerate(lines) if line.split(maxsplit=1)[:1] == ["/Matrix"]), None)
+    if start is None:
+        raise FileError(f"{path} has no /Matrix; a VEST file is expected")
+    header = [line.strip().split(maxsplit=1) for line in lines[:start] if line.lstrip().startswith("/")]
+    keys = {key: value[0] if value else "" for key, *value in header}
+    columns = _count(path, keys, "/NumWaves")
+    rows_key = "/NumPoints" if "/NumPoints" in keys else "/NumContrasts"
+    rows = _count(path, keys, rows_key)
+    numbered = [(i, line.split()) for i, line in enumerate(lines[start + 1 :], start + 2) if line.strip()]
+    numbered = _unwrapped(numbered, rows, columns)
+    values = [finite_row(path, i, fields, columns, "/NumWaves") for i, fields in numbered]
+    if len(values) != rows:
+        raise FileError(f"{path} has {len(values)} rows after /Matrix; {rows_key} says {rows}")
+    names = tuple(keys.get(f"/ContrastName{i}", "") for i in range(1, rows + 1))
+    return Matrix(np.array(values), names if any(names) else ())
+
+
+def _count(path: Path, keys: Mapping[str, str], key: str) -> int:
+    if key not in keys:
+        also = "neither /NumPoints nor /NumContrasts" if key == "/NumContrasts" else f"no {key}"
+        raise FileError(f"{path} has {also} before /Matrix; a VEST file needs the number of columns and of rows")
+    if not re.fullmatch(r"[1-9]\d*", keys[key]):
+        raise FileError(f"{path}: {key} is {keys[key]!r}; it must be a whole number of at least 1")
+    return int(keys[key])
+
+
+def _unwrapped(numbered: list[tuple[int, list[str]]], rows: int, columns: int) -> list[tuple[int, list[str]]]:
+    """Rows of a matrix that was written in lines of another length, if there is no doubt where they end.
+
+    FSL reads numbers in a row, whatever the lines are. A number too few in one row and one too many in another would
+    go unseen so: lines are taken for wrapped rows only if each holds whole rows, if each row begins a line, or if all
+    but the last are of one length.
+    """
+    counts = [len(fields) for _, fields in numbered]
+    if sum(counts) != rows * columns or counts == [columns] * rows:
+        return numbered
+    ends = {columns * (i + 1) for i in range(rows)}
+    begins = ends <= set(np.cumsum(counts).tolist())
+    alike = len(set(counts[:-1])) == 1 and counts[-1] <= counts[0]
+    if not (begins or alike or all(count % columns == 0 for count in counts)):
+        return numbered
+    fields = [(i, field) for i, line in numbered for field in line]
+    starts = range(0, len(fields), columns)
+    return [(fields[k][0], [field for _, field in fields[k : k + columns]]) for k in starts]
+
+
+def _parse_table(path: Path, text: str) -> Matrix:
+    table = parse_table(path, text)
+    if table is None or not table.names:
+        raise FileError(
+            f"{path} holds nothing but comments; a VEST matrix, or a table with a row of names, is expected"
+        )
+    names = table.names
+    if any(name and all(math.isfinite(as_number(word)) for word in name.split()) for name in names):
+        raise FileError(
+            f"{path} starts with the numbers {table.first.strip()!r}; a table needs a first row of names, "
+            "and a VEST matrix its header with /Matrix (Text2Vest writes it)"
+        )
+    where = _column_of_names(names, table.rows)
+    columns = [name for i, name in enumerate(names) if i != where]
+    if not columns or "" in columns or len(set(columns)) < len(columns):
+        raise FileError(f"{path}: the columns are called {names}; each needs a name of its own")
+    if not table.rows:
+        raise FileError(f"{path} has a row of names but no numbers")
+    _check_separator(path, table)
+    of_rows, values = [], []
+    for row in table.rows:
+        line, fields = row.line, row.cells
+        if where is not None and len(fields) == len(names):
+            of_rows.append(fields[where].strip())
+            fields = [field for i, field in enumerate(fields) if i != where]
+            values.append(finite_row(path, line, fields, len(columns), "the row of names"))
+        else:
+            values.append(finite_row(path, line, fields, len(names), "the row of names"))
+    if "" in of_rows:
+        raise FileError(f"{path}: row {of_rows.index('') + 1} has nothing in column {names[where or 0]!r}")
+    counts = where is not None and not names[where] and all(name.isdecimal() for name in of_rows)
+    return Matrix(np.array(values), () if counts else tuple(of_rows), tuple(columns))
+
+
+def _column_of_names(names: Sequence[str], rows: Sequence[Row]) -> int | None:
+    """Which column of a table of numbers names its rows, if one does.
+
+    One of `ID_COLUMNS` always; the first, if it is called as in `NAME_COLUMNS` (pandas and R write an index under no
+    name), where its cells are no numbers; without a name also where they count up, and then they name nothing.
+    """
+    ids = [i for i, name in enumerate(names) if name.casefold() in ID_COLUMNS]
+    if ids:
+        return ids[0]
+    first = [row.cells[0] for row in rows]
+    are_text = any(not math.isfinite(as_number(field)) for field in first)
+    whole = not names[0] and len(first) > 1 and all(field.strip().isdecimal() for field in first)
+    counts = whole and all(a < b for a, b in pairwise(map(as_number, first)))
+    return 0 if counts or (names[0].casefold() in NAME_COLUMNS and are_text) else None
+
+
+def _check_separator(path: Path, table: Table) -> None:
+    """Raise `FileError` for a table that is separated by blanks."""
+    words = table.names[0].split()
+    if len(table.names) == 1 < len(words) and all(len(row.cells[0].split()) == len(words) for row in table.rows):
+        raise FileError(f"{path} is separated by blanks; tabs or commas expected, or a VEST matrix with /Matrix")

@@ -1,0 +1,91 @@
+"""Whether images lie on one grid, voxel for voxel, whatever the order and direction of their axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuvox.errors import FileError
+from gpuvox.files.headers import ImageHeader
+from gpuvox.files.notices import notice
+from gpuvox.files.orientation import format_affine, format_shape, lie_alike, order_on
+from gpuvox.files.text import Name
+from gpuvox.grid import Grid
+
+
+def check_grid(header: ImageHeader, grid: Grid, other: Name = "the mask") -> None:
+    """An image must lie where the grid lies, voxel for voxel; orientation counts where both have one."""
+    _check_place(header, grid.shape, grid.affine, grid.voxel_size, other)
+
+
+def check_headers(header: ImageHeader, other: ImageHeader) -> None:
+    """The same of two images, from their headers: before anything is read that takes memory."""
+    affine = other.affine if other.oriented else None
+    _check_place(header, other.shape[:3], affine, other.voxel_size, other.path)
+
+
+def placed(header: ImageHeader, grid: Grid, other: Name = "the mask") -> ImageHeader:
+    """The header of an image as one that lies where the grid lies, to be read in the grid's order of voxels.
+
+    Images of the same voxels in the world may store their axes in another order or direction.
+
+    Raises
+    ------
+    FileError
+        As of `check_grid`.
+    """
+    return _placed(header, grid.shape, grid.affine, grid.voxel_size, other)
+
+
+def placed_like(header: ImageHeader, other: ImageHeader) -> ImageHeader:
+    """The same of two images, from their headers: before anything is read that takes memory."""
+    return _placed(header, other.shape[:3], other.affine if other.oriented else None, other.voxel_size, other.path)
+
+
+def all_placed(headers: Sequence[ImageHeader], grid: Grid, other: Name = "the mask") -> list[ImageHeader]:
+    """All images on one grid, with a `InputWarning` where some are stored in another way."""
+    found = [placed(header, grid, other) for header in headers]
+    turned = [header.path for header in found if header.order is not None]
+    if turned:
+        more = f" and {len(turned) - 1} more images have" if len(turned) > 1 else " has"
+        notice(f"{turned[0]}{more} the voxels of {other} along other or reversed axes; reoriented exactly")
+    return found
+
+
+def _placed(
+    header: ImageHeader,
+    shape: tuple[int, int, int],
+    affine: NDArray[np.float64] | None,
+    voxel_size: tuple[float, float, float],
+    other: Name,
+) -> ImageHeader:
+    if affine is not None and header.oriented:
+        order = order_on(header.affine, header.shape[:3], affine, shape, voxel_size)
+        if order is not None:
+            return replace(header, shape=(*shape, header.shape[3]), affine=affine, order=order)
+    _check_place(header, shape, affine, voxel_size, other)
+    return header
+
+
+def _check_place(
+    header: ImageHeader,
+    shape: tuple[int, ...],
+    affine: NDArray[np.float64] | None,
+    voxel_size: tuple[float, ...],
+    other: Name,
+) -> None:
+    if header.shape[:3] != shape:
+        raise FileError(
+            f"{header.path} has {format_shape(header.shape[:3])} voxels, {other} {format_shape(shape)}; "
+            "they must be on the same grid"
+        )
+    if affine is None or not header.oriented:
+        return
+    if not lie_alike(header.affine, affine, voxel_size):
+        raise FileError(
+            f"{header.path} and {other} have different affines, "
+            f"{format_affine(header.affine)} and {format_affine(affine)}; they must be on the same grid"
+        )

@@ -1,0 +1,125 @@
+"""Tables with a header row, TSV or CSV, as data frames of text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuvox.errors import FileError
+from gpuvox.files.contents import read_bytes, read_json
+from gpuvox.files.delimited import Table, check_names, check_rows, format_table, parse_table
+from gpuvox.files.text import Name, decode_text
+from gpuvox.files.writing import write_text
+
+
+def read_table(path: Name, required: Sequence[str] = (), *, long: bool = False, may_be_empty: bool = False) -> Any:
+    """Read a table with a header row, TSV or CSV, as text.
+
+    Parameters
+    ----------
+    path : path
+        ``participants.tsv`` and the like; commas if the first line has no tab.
+    required : sequence of str
+        Columns that there must be, without empty cells.
+    long : bool
+        Several rows of a participant are in order.
+    may_be_empty : bool
+        No row below the header is in order.
+
+    Returns
+    -------
+    pandas.DataFrame of str
+        Of a table of participants, ``attrs["levels"]`` names the columns that a JSON file beside it gives ``Levels``.
+
+    Raises
+    ------
+    FileError
+        Not a table; no row; a column or a cell is missing; `participant_id` occurs twice.
+    """
+    path = Path(path)
+    table = _frame(_checked_table(path))
+    missing = [column for column in required if column not in table.columns]
+    if missing:
+        there = ", ".join(table.columns[:20]) + (" …" if len(table.columns) > 20 else "")
+        raise FileError(f"{path} has no column {missing[0]!r}; it has {there}")
+    if not (len(table) or may_be_empty):
+        raise FileError(f"{path} has no row below its header")
+    for column in required:
+        empty = np.flatnonzero(table[column].str.strip().isin(["", "n/a"]))
+        if len(empty):
+            raise FileError(f"{path} has nothing in column {column!r} of row {empty[0] + 1}")
+    if "participant_id" in table.columns:
+        table["participant_id"] = table["participant_id"].str.strip()
+    if "participant_id" in table.columns and not long:
+        twice = table["participant_id"][table["participant_id"].duplicated()]
+        if len(twice):
+            raise FileError(f"{path} has participant_id {twice.iloc[0]} twice")
+    if "participant_id" in table.columns:
+        table.attrs["levels"] = _declared(path)
+    return table
+
+
+def _checked_table(path: Path) -> Table:
+    table = parse_table(path, decode_text(path, read_bytes(path), strict=True))
+    if table is None:
+        raise FileError(f"{path} is empty; a table with a header row expected")
+    names = table.names
+    if "" in names and len(set(names)) == len(names):
+        names[names.index("")] = f"Unnamed: {names.index('')}"  # as pandas calls the row names that R writes
+    check_names(path, table)
+    check_rows(path, table)
+    if len(names) == 1 and "participant_id" in names[0].split()[1:] + names[0].split()[:-1]:
+        raise FileError(f"{path} is separated by blanks; tabs or commas expected")
+    return table
+
+
+def _declared(path: Path) -> tuple[str, ...]:
+    """Columns that the JSON file beside a table describes as categories, as BIDS does."""
+    beside = path.with_suffix(".json")
+    if path.suffix == ".json" or not beside.is_file():
+        return ()
+    described = read_json(beside)
+    return tuple(name for name, column in described.items() if isinstance(column, dict) and "Levels" in column)
+
+
+def _frame(table: Table) -> Any:
+    import pandas as pd
+
+    cells = np.empty((len(table.rows), len(table.names)), dtype=object)
+    for i, row in enumerate(table.rows):
+        cells[i] = row.cells
+    return pd.DataFrame(cells, columns=table.names, dtype=object)
+
+
+def write_table(path: Name, table: Any) -> None:
+    """Write a table as TSV: eight digits, ``n/a`` for what is missing; whole or not at all.
+
+    Cells with tabs, line breaks or quotation marks are in quotation marks, and `read_table` reads them back.
+
+    Parameters
+    ----------
+    path : path
+    table : pandas.DataFrame
+        Its index is not written.
+
+    Raises
+    ------
+    FileError
+        A cell holds what no text file can, or the file cannot be written.
+    """
+    names = [_cell(path, name) for name in table.columns]
+    rows = [[_cell(path, value) for value in row] for row in table.itertuples(index=False, name=None)]
+    write_text(path, format_table(names, rows) if names else "\n")
+
+
+def _cell(path: Name, value: Any) -> str:
+    if value is None or value != value:
+        return "n/a"
+    text = f"{value:.8g}" if isinstance(value, float | np.floating) else str(value)
+    if "\0" in text:
+        raise FileError(f"{os.fspath(path)} cannot be written: {text!r} holds a zero byte")
+    return text

@@ -1,0 +1,65 @@
+"""Text and JSON that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuvox.errors import FileError
+from gpuvox.files.text import Name, reason
+
+
+@contextlib.contextmanager
+def atomic(path: Name) -> Iterator[Path]:
+    """A temporary path in the folder of `path`, renamed to `path` at the end, or removed on any failure.
+
+    Raises
+    ------
+    FileError
+        For every `OSError` within: no such folder, no permission, disk full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".gpuvox-{secrets.token_hex(8)}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise FileError(f"{path} cannot be written: {reason(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Name, text: str) -> None:
+    """Write a text file, whole or not at all (`FileError`)."""
+    with atomic(path) as temporary:
+        # Names of files that are not UTF-8 come as lone surrogates; as \udcXX they are right in JSON, too.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def write_json(path: Name, content: Mapping[str, Any]) -> None:
+    """Write JSON, keys sorted, indented, whole or not at all.
+
+    numpy arrays and numbers, paths and tuples are taken too; NaN and infinity are a `FileError`, for JSON
+    has no such numbers.
+    """
+    try:
+        text = json.dumps(content, sort_keys=True, indent=2, allow_nan=False, default=_plain, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise FileError(f"{os.fspath(path)} cannot be written: {error}") from error
+    write_text(path, text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{value!r} has no form in JSON")
