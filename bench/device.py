@@ -47,10 +47,12 @@ from gpuvox.device import Device, OutOfDeviceMemory, why_not
 from gpuvox.glm import Glm, Nuisance, f_to_z
 from gpuvox.grid import Grid
 from gpuvox.partition import effective_regressor, partition
-from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest, Statistics, Tally
+from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest
 from gpuvox.qmri import FieldConversion, Inversion, TissueModel
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
+from gpuvox.statistics import Statistics
+from gpuvox.tally import Tally
 from gpuvox.tfce import Enhancer, Tfce, step_size
 from gpuvox.voxelwise import VoxelwiseGlm
 

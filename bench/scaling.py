@@ -23,8 +23,9 @@ from gpuvox.executors import run
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
 from gpuvox.partition import partition
-from gpuvox.permtest import PermutationTest, Statistics
+from gpuvox.permtest import PermutationTest
 from gpuvox.shuffle import Permutations, Shuffler
+from gpuvox.statistics import Statistics
 from gpuvox.tfce import Tfce
 
 BATCH = 16

@@ -12,8 +12,9 @@ import pytest
 from bench.cohort import brain_grid, cohort
 from gpuvox.glm import Glm
 from gpuvox.partition import partition
-from gpuvox.permtest import PermutationTest, Statistics
+from gpuvox.permtest import PermutationTest
 from gpuvox.shuffle import Permutations, Shuffler
+from gpuvox.statistics import Statistics
 from gpuvox.tfce import Tfce
 
 SIZES = [(2.0, 40), (2.0, 146), (1.0, 40)]

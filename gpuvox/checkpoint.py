@@ -31,8 +31,9 @@ import numpy as np
 
 from gpuvox.errors import AnotherRunError, FileError
 from gpuvox.files.locks import hold, open_own
-from gpuvox.permtest import ObservedTest, Tally, share, spans
+from gpuvox.permtest import ObservedTest
 from gpuvox.runtime.limits import available_bytes
+from gpuvox.tally import Tally, share, spans
 
 INTERVAL = 60.0
 """Seconds between two writings of a checkpoint."""

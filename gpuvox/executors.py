@@ -14,10 +14,11 @@ from threadpoolctl import threadpool_limits
 
 from gpuvox.device import OutOfDeviceMemory
 from gpuvox.errors import DeviceError
-from gpuvox.permtest import BlockResult, LevelOverflow, Maps, ObservedTest, PermutationTest, Tally
+from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest
 from gpuvox.runtime import signals
 from gpuvox.runtime.limits import threads_for
 from gpuvox.runtime.pool import Pool
+from gpuvox.tally import BlockResult, Maps, Tally
 
 Progress = Callable[[int], None]
 Callback = Callable[[int, Maps], None]

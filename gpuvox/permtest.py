@@ -38,17 +38,14 @@ from gpuvox.reductions import (
     ties_everywhere,
 )
 from gpuvox.shuffle import ImportedShuffler, Shuffler
-from gpuvox.tfce import FIRST_LEVELS, Enhancer, LevelOverflow, Tfce, most_levels, robust_peak, step_size
+from gpuvox.statistics import Statistics
+from gpuvox.tally import BlockResult, Maps, Tally
+from gpuvox.tfce import FIRST_LEVELS, Enhancer, LevelOverflow, most_levels, robust_peak, step_size
 
 __all__ = [
-    "BlockResult",
     "LevelOverflow",
     "ObservedTest",
     "PermutationTest",
-    "Statistics",
-    "Tally",
-    "share",
-    "spans",
 ]
 
 BATCH_BYTES = 16 << 20
@@ -62,7 +59,6 @@ SUM_TIE = 4e-6
 CLUSTER_KINDS = {"clustere": 0, "clusterm": 1}
 """Statistics of clusters: extent and mass, as `cluster` returns them."""
 
-Maps = dict[str, NDArray]
 MapsAnywhere = dict[str, Any]
 """Maps by statistic, on the host or on a device."""
 Float32 = NDArray[np.float32]
@@ -90,182 +86,6 @@ class StatisticModel(Protocol):
     def exact_map(self, shuffle: NDArray) -> NDArray[np.float64]: ...
     def exact(self, shuffles: NDArray, number: NDArray, voxels: NDArray) -> NDArray[np.float64]: ...
     def release(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What is wanted of each permutation.
-
-    Parameters
-    ----------
-    voxel : bool
-        Maximum of the statistic itself.
-    tfce : Tfce, optional
-        Threshold-free cluster enhancement.
-    extent, mass : float, optional
-        Cluster-forming thresholds for the extent (voxels) and the mass (sum of the statistic) of clusters.
-    uncorrected : bool
-        Count, at every voxel, the permutations that lie below the observed value.
-    two_pass : bool
-        Normalise cluster extent and TFCE by their local mean over permutations (a second pass over them).
-    """
-
-    voxel: bool = True
-    tfce: Tfce | None = None
-    extent: float | None = None
-    mass: float | None = None
-    uncorrected: bool = False
-    two_pass: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("extent", "mass"):
-            threshold = getattr(self, name)
-            if threshold is not None and not (threshold > 0 and math.isfinite(threshold)):
-                raise ValueError(f"the cluster-forming threshold is {threshold}; it must be a positive number")
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Names of the statistics of the first pass, as in FSL's file names."""
-        wanted = {
-            "vox": self.voxel,
-            "clustere": self.extent is not None,
-            "clusterm": self.mass is not None,
-            "tfce": self.tfce is not None,
-        }
-        return tuple(kind for kind, is_wanted in wanted.items() if is_wanted)
-
-    def threshold(self, kind: str) -> float:
-        """Cluster-forming threshold of a statistic of clusters."""
-        threshold = self.extent if kind == "clustere" else self.mass
-        if threshold is None:
-            raise ValueError(f"no cluster-forming threshold is set for {kind}")
-        return threshold
-
-    @property
-    def normalised(self) -> tuple[str, ...]:
-        """Names of the statistics of the second pass."""
-        if not self.two_pass:
-            return ()
-        return tuple(new for old, new in (("clustere", "clustern"), ("tfce", "tfcen")) if old in self.kinds)
-
-
-@dataclass(frozen=True, eq=False)
-class BlockResult:
-    """What shuffles ``start … stop − 1`` contribute.
-
-    Attributes
-    ----------
-    maxima : dict of (2, stop − start) arrays
-        Per statistic, largest value of each permuted map and of its negative.
-    below : dict of (2, V) int64
-        Per statistic, permutations strictly below the observed value, for the map and its negative.
-    total, nonzero : dict of (2, V) int64
-        For the two-pass scheme: sums of the values, and permutations in which the voxel is not zero.
-    """
-
-    start: int
-    stop: int
-    maxima: Maps = field(default_factory=dict)
-    below: Maps = field(default_factory=dict)
-    total: Maps = field(default_factory=dict)
-    nonzero: Maps = field(default_factory=dict)
-
-    def followed_by(self, other: BlockResult) -> BlockResult:
-        """What both contribute, where the other begins at this one's end."""
-        joined = BlockResult(self.start, other.stop)
-        for kind, values in self.maxima.items():
-            joined.maxima[kind] = np.concatenate([values, other.maxima[kind]], axis=1)
-        for name in ("below", "total", "nonzero"):
-            for kind, values in getattr(self, name).items():
-                getattr(joined, name)[kind] = values + getattr(other, name)[kind]
-        return joined
-
-
-def spans(flags: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """Ranges ``start … stop − 1`` in which every flag is set, in order."""
-    edges = np.flatnonzero(np.diff(flags.astype(np.int8), prepend=0, append=0)).tolist()
-    yield from zip(edges[::2], edges[1::2])
-
-
-def share(n: int, part: int, parts: int) -> tuple[int, int]:
-    """The shuffles, start and stop, of part 1 … `parts` of a run of n."""
-    return n * (part - 1) // parts, n * part // parts
-
-
-class Tally:
-    """Sum of block results, in any order.
-
-    Parameters
-    ----------
-    n : int
-        Number of shuffles of the whole run.
-    start, stop : int, optional
-        The share of them that is wanted in this tally; all by default.
-    """
-
-    def __init__(self, n: int, start: int = 0, stop: int | None = None) -> None:
-        self.n = n
-        self.start, self.stop = start, n if stop is None else stop
-        self.done = np.zeros(n, dtype=bool)
-        self.is_consistent = True
-        self.maxima: Maps = {}
-        self.below: Maps = {}
-        self.total: Maps = {}
-        self.nonzero: Maps = {}
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every shuffle that is wanted has been counted."""
-        return bool(self.done[self.start : self.stop].all())
-
-    @property
-    def n_done(self) -> int:
-        """Number of shuffles that have been counted."""
-        return int(np.count_nonzero(self.done))
-
-    def left(self) -> Iterator[tuple[int, int]]:
-        """Ranges of shuffles that are wanted and not counted yet, in order."""
-        for start, stop in spans(~self.done[self.start : self.stop]):
-            yield self.start + start, self.start + stop
-
-    def add(self, result: BlockResult) -> None:
-        """Add the result of a range of shuffles that is not in the tally yet.
-
-        Raises
-        ------
-        ValueError
-            Some of the shuffles were counted before, or the range does not belong to the run.
-        """
-        part = slice(result.start, result.stop)
-        if not 0 <= result.start <= result.stop <= self.n:
-            raise ValueError(f"shuffles {result.start} to {result.stop} are not among the run's {self.n}")
-        if self.done[part].any():
-            raise ValueError(f"shuffles {result.start} to {result.stop} are already counted")
-        # A signal may end the process within these lines: what is half added must not be kept.
-        self.is_consistent = False
-        for kind, values in result.maxima.items():
-            if kind not in self.maxima:
-                self.maxima[kind] = np.zeros((2, self.n), dtype=values.dtype)
-            self.maxima[kind][:, part] = values
-        for name in ("below", "total", "nonzero"):
-            mine = getattr(self, name)
-            for kind, values in getattr(result, name).items():
-                mine[kind] = mine[kind] + values if kind in mine else values
-        self.done[part] = True
-        self.is_consistent = True
-
-    def include(self, other: Tally) -> None:
-        """Add all that another tally of the same test has counted; a `ValueError` if both have a shuffle."""
-        if other.n != self.n or (self.done & other.done).any():
-            raise ValueError("the two tallies have shuffles in common, or are of different runs")
-        for kind, values in other.maxima.items():
-            mine = self.maxima.setdefault(kind, np.zeros((2, self.n), dtype=values.dtype))
-            mine[:, other.done] = values[:, other.done]
-        for name in ("below", "total", "nonzero"):
-            sums = getattr(self, name)
-            for kind, values in getattr(other, name).items():
-                sums[kind] = sums[kind] + values if kind in sums else values
-        self.done |= other.done
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,9 +15,9 @@ from gpuvox.glm import Nuisance
 from gpuvox.grid import Grid
 from gpuvox.names import Names
 from gpuvox.partition import effective_regressor, null_rows
-from gpuvox.permtest import Statistics
 from gpuvox.scratch import Data
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
+from gpuvox.statistics import Statistics
 
 Float64 = NDArray[np.float64]
 AnyShuffler = Shuffler | ImportedShuffler

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from gpuvox.executors import Finished
 from gpuvox.glm import Nuisance, f_to_z
-from gpuvox.permtest import Maps, ObservedTest, Tally
+from gpuvox.permtest import ObservedTest
 from gpuvox.prepared import Options, Test
 from gpuvox.pvalues import corrected, critical_value, shares
 from gpuvox.shuffle import ImportedShuffler, Shuffler
+from gpuvox.tally import Maps, Tally
 from gpuvox.tfce import robust_peak, step_size
 from gpuvox.voxelwise import VoxelwiseGlm
 

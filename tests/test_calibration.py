@@ -15,8 +15,9 @@ from gpuvox.executors import run
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
 from gpuvox.partition import partition
-from gpuvox.permtest import PermutationTest, Statistics
+from gpuvox.permtest import PermutationTest
 from gpuvox.shuffle import Permutations, Shuffler
+from gpuvox.statistics import Statistics
 
 DATA_SETS = 2000
 LOW, HIGH = stats.binom.ppf([0.005, 0.995], DATA_SETS, 0.05) / DATA_SETS

@@ -39,7 +39,8 @@ from gpuvox.errors import FileError
 from gpuvox.files import locks
 from gpuvox.glm import Nuisance
 from gpuvox.grid import Grid
-from gpuvox.permtest import BlockResult, Statistics, Tally, share, spans
+from gpuvox.statistics import Statistics
+from gpuvox.tally import BlockResult, Tally, share, spans
 from gpuvox.tfce import Tfce
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
 

@@ -17,9 +17,10 @@ from gpuvox.glm import Glm
 from gpuvox.grid import Grid
 from gpuvox.heights import LINEAR
 from gpuvox.partition import partition
-from gpuvox.permtest import PermutationTest, Statistics
+from gpuvox.permtest import PermutationTest
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
+from gpuvox.statistics import Statistics
 from gpuvox.tfce import Tfce
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
 

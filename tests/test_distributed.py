@@ -30,7 +30,7 @@ from gpuvox.cli import main_randomise
 from gpuvox.distributed import DaskWorkers
 from gpuvox.errors import ClusterError, DeviceError
 from gpuvox.executors import fold
-from gpuvox.permtest import BlockResult, Tally
+from gpuvox.tally import BlockResult, Tally
 from gpuvox.tfce import Tfce
 
 dask = pytest.importorskip("dask", reason="Dask is not installed (gpuvox[cluster])")

@@ -99,7 +99,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
 SLOW = """
 import sys, time
 from gpuvox.cli.main import main
-from gpuvox.permtest import Tally
+from gpuvox.tally import Tally
 plain = Tally.add
 def slow(self, result):
     plain(self, result)

@@ -14,10 +14,12 @@ from gpuvox.executors import fold, run
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
 from gpuvox.partition import partition
-from gpuvox.permtest import PermutationTest, Statistics, Tally
+from gpuvox.permtest import PermutationTest
 from gpuvox.pvalues import corrected, critical_value
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
+from gpuvox.statistics import Statistics
+from gpuvox.tally import Tally
 from gpuvox.tfce import Tfce
 
 

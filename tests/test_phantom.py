@@ -13,8 +13,8 @@ import pytest
 from gpuvox.analysis import Inputs, Options, analyse
 from gpuvox.cli import main
 from gpuvox.grid import Grid
-from gpuvox.permtest import Statistics
 from gpuvox.qmri import FieldConversion, Inversion, TissueModel
+from gpuvox.statistics import Statistics
 from gpuvox.study.phantom import (
     N_CONTROLS,
     N_PATIENTS,

@@ -19,7 +19,7 @@ from gpuvox.analysis import Test as OneTest
 from gpuvox.application import cost as plan
 from gpuvox.application import execute
 from gpuvox.cli import main_randomise
-from gpuvox.permtest import Statistics
+from gpuvox.statistics import Statistics
 from gpuvox.tfce import Tfce
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
 

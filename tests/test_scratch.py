@@ -23,8 +23,8 @@ from gpuvox.cli import main_randomise
 from gpuvox.errors import FileError, ScratchError
 from gpuvox.glm import Nuisance
 from gpuvox.grid import Grid
-from gpuvox.permtest import Statistics
 from gpuvox.scratch import Tiles, as_tiles, block, count_constant, take
+from gpuvox.statistics import Statistics
 from gpuvox.tfce import Tfce
 from tests.conftest import overriding, save, vest
 from tests.cuda_on_cpu.shim import CXX, ShimDevice

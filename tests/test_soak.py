@@ -19,7 +19,8 @@ from gpuvox import analysis
 from gpuvox.analysis import Inputs, Options, analyse, make_model, make_shuffler
 from gpuvox.executors import fold
 from gpuvox.grid import Grid
-from gpuvox.permtest import PermutationTest, Statistics
+from gpuvox.permtest import PermutationTest
+from gpuvox.statistics import Statistics
 from gpuvox.tfce import Tfce
 
 SECONDS = float(os.environ.get("GPUVOX_SOAK", "2"))

@@ -17,7 +17,7 @@ from gpuvox.cli import main, main_randomise
 from gpuvox.errors import FileError
 from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.grid import Grid
-from gpuvox.permtest import Statistics
+from gpuvox.statistics import Statistics
 from gpuvox.study.stages import Stage, check_names
 from gpuvox.tfce import Tfce
 

@@ -11,9 +11,10 @@ from gpuvox.executors import run
 from gpuvox.glm import Glm, Nuisance
 from gpuvox.grid import Grid
 from gpuvox.partition import partition
-from gpuvox.permtest import PermutationTest, Statistics
+from gpuvox.permtest import PermutationTest
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
+from gpuvox.statistics import Statistics
 from gpuvox.voxelwise import VoxelwiseGlm
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
 

@@ -75,10 +75,11 @@ from gpuvox.names import Names, by_name
 from gpuvox.oddities import about_volumes
 from gpuvox.participants import Rows, of_matrix
 from gpuvox.partition import Model, partition
-from gpuvox.permtest import Statistics, share
 from gpuvox.runtime.limits import threads_for
 from gpuvox.scratch import Data, block, check_folder, count_constant, pieces
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler, check_blocks
+from gpuvox.statistics import Statistics
+from gpuvox.tally import share
 
 Say = Callable[[str], None]
 

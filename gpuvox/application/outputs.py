@@ -15,7 +15,7 @@ from gpuvox.analysis import Inputs, Options, Test, TestResult
 from gpuvox.estimates import parameter_estimates
 from gpuvox.files import ImageHeader, Label, write_column, write_map, write_permutations
 from gpuvox.grid import Grid
-from gpuvox.permtest import Maps
+from gpuvox.tally import Maps
 
 CORRECTED = ("vox", "clustere", "clusterm", "clustern", "tfce", "tfcen")
 """In the order in which ``--film`` lets one overwrite the other."""

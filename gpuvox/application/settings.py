@@ -20,8 +20,8 @@ from gpuvox.cuda import resolve
 from gpuvox.device import Device
 from gpuvox.errors import DesignError
 from gpuvox.glm import Nuisance
-from gpuvox.permtest import Statistics
 from gpuvox.runtime.limits import most_threads
+from gpuvox.statistics import Statistics
 from gpuvox.tfce import Tfce
 
 Float64 = NDArray[np.float64]

@@ -495,7 +495,7 @@ def _tls(options: argparse.Namespace) -> dict[str, str]:
 
 def _statistics(options: argparse.Namespace) -> tuple[Any, Any]:
     """What is wanted of t and of F tests."""
-    from gpuvox.permtest import Statistics
+    from gpuvox.statistics import Statistics
     from gpuvox.tfce import Tfce
 
     tfce = None

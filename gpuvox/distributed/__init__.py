@@ -46,8 +46,9 @@ from gpuvox.errors import ClusterError, DeviceError, FileError, ScratchError
 from gpuvox.files import hash_file, read_cohort, read_tiles
 from gpuvox.grid import Grid
 from gpuvox.jit import software
-from gpuvox.permtest import BlockResult, ObservedTest, Tally
+from gpuvox.permtest import ObservedTest
 from gpuvox.scratch import Data, block
+from gpuvox.tally import BlockResult, Tally
 
 PER_THREAD = 8
 """Ranges for each thread, or each GPU, about, so that all end at nearly the same time and who joins late finds work."""

@@ -29,7 +29,7 @@ from gpuvox import files, ironmyelin, participants
 from gpuvox.analysis import Options
 from gpuvox.application import execute as randomise
 from gpuvox.errors import AnotherRunError, FileError
-from gpuvox.permtest import Statistics
+from gpuvox.statistics import Statistics
 from gpuvox.study import clinical, clusters, groups, report, rois, stages, tables
 from gpuvox.study import config as config_
 from gpuvox.study.checks import check_maps, oddities
