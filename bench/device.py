@@ -620,8 +620,8 @@ def iron_and_myelin(curve: bool, means: bool, device: Device | None) -> dict:
     if means:
         return {"means": inversion.means(held[0], held[1], held[3], device)}
     return {
-        "concentrations": host(device, inversion.maps(*held[:2], (3.0, 0.1), None, device)),
-        "contents": host(device, inversion.maps(*held[:2], (3.0, 0.1), held[2], device)),
+        "concentrations": host(device, inversion.invert(*held[:2], (3.0, 0.1), None, device)),
+        "contents": host(device, inversion.invert(*held[:2], (3.0, 0.1), held[2], device)),
     }
 
 
@@ -739,8 +739,8 @@ def model_results(model: Any, shuffles: NDArray) -> dict:
     """Maps of a batch and of one shuffle, float64 of pairs and of a map."""
     rng = np.random.default_rng(6)
     found = {
-        "maps": host(model.device, model.maps(shuffles)),
-        "one": host(model.device, model.maps(shuffles[-1:])),
+        "maps": host(model.device, model.statistic_maps(shuffles)),
+        "one": host(model.device, model.statistic_maps(shuffles[-1:])),
         "float64 map": model.exact_map(shuffles[-1]),
     }
     if model.has_exact:
@@ -889,7 +889,7 @@ def enhanced(make: Enhancer, values: NDArray, device: Device | None) -> dict:
     """Maxima and maps, or why not."""
     maps = there(device, values)
     try:
-        return {"maxima": make.maxima(maps), "maps": host(device, make.maps(maps))}
+        return {"maxima": make.maxima(maps), "maps": host(device, make.enhance(maps))}
     except LevelOverflow as overflow:
         return {"levels": overflow.needed}
     except ValueError as error:
@@ -1255,7 +1255,7 @@ def time_t_maps(lab: Lab, n: int) -> None:
     model = Glm(data, partition(design, contrast), shuffler.invariant, device=lab.device)
     shuffles = shuffler.shuffles(1, 1 + lab.sizes.batch)
     none = np.zeros(len(shuffles), dtype=bool)
-    time = measured(lab, lambda: model.maps(shuffles, none))
+    time = measured(lab, lambda: model.statistic_maps(shuffles, none))
     note(lab, f"t maps, n {n}, 3 covariates", len(shuffles), time, work_of_t_maps(model, len(shuffles)))
     model.release()
 
@@ -1268,7 +1268,7 @@ def batch_of_maps(lab: Lab, fwhm: float) -> tuple[ObservedTest, Any]:
     data = lab.data(sizes.mm, n, fwhm)
     model = Glm(data, partition(design, contrast), shuffler.invariant, device=lab.device)
     test = PermutationTest(model, lab.grid(sizes.mm), shuffler, Statistics(True, Tfce()), signs=2)
-    maps = model.maps(shuffler.shuffles(1, 1 + sizes.batch))
+    maps = model.statistic_maps(shuffler.shuffles(1, 1 + sizes.batch))
     return levelled(test, lambda observed: tfce_of(observed, 6).maxima(maps)), maps
 
 

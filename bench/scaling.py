@@ -89,15 +89,15 @@ def products(n: int, mm: float, q: int) -> tuple[int, float]:
     """Voxels, and seconds a permutation for the t maps on one core."""
     test = make_test(brain_grid(mm), n, q, 1000, tfce=False)
     shuffles = test.shuffler.shuffles(1, 1 + BATCH)
-    test.model.maps(shuffles[:1])
-    return test.grid.n_voxels, best(lambda: test.model.maps(shuffles)) / BATCH
+    test.model.statistic_maps(shuffles[:1])
+    return test.grid.n_voxels, best(lambda: test.model.statistic_maps(shuffles)) / BATCH
 
 
 def enhancement(mm: float) -> tuple[int, float]:
     """Voxels, and seconds for the TFCE of a map, both signs, on one core."""
     test = make_test(brain_grid(mm), 24, 0, 1000)
     observed = test.observe()
-    maps = test.model.maps(test.shuffler.shuffles(1, 5))
+    maps = test.model.statistic_maps(test.shuffler.shuffles(1, 5))
     assert observed.enhancer is not None
     enhancer = observed.enhancer
     enhancer.maxima(maps[:1])

@@ -31,7 +31,7 @@ def engine(mm, n):
 def test_t_maps(benchmark, mm, n):
     _, shuffler, model = engine(mm, n)
     batch = 16
-    model.maps(shuffler.shuffles(0, 2))
+    model.statistic_maps(shuffler.shuffles(0, 2))
     benchmark.extra_info["maps"] = batch
     benchmark.pedantic(model.maps, (shuffler.shuffles(1, 1 + batch),), rounds=3)
     benchmark.extra_info["ms_per_map"] = 1e3 * benchmark.stats.stats.min / batch

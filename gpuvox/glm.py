@@ -39,7 +39,7 @@ from scipy.special import betainc, betaln, fdtri, hyp2f1, ndtri_exp
 
 from gpuvox.device import Device, blocks_for, blocks_over
 from gpuvox.jit import inner, intrinsic, loop
-from gpuvox.partition import Model, invariant_part
+from gpuvox.partition import PartitionedDesign, invariant_part
 from gpuvox.reductions import list_items, put_on_device
 from gpuvox.scratch import WIDTH, Data, Tiles, block, pieces, pieces_with, take
 from gpuvox.smooth import MaskedGaussian
@@ -318,7 +318,7 @@ class Glm:
     ----------
     data : (n, V) float32, array or `scratch.Tiles`
         Data of the voxels of the mask.
-    model : Model
+    model : PartitionedDesign
         Effect and nuisance.
     invariant : (n, k) float64
         Orthonormal basis of the vectors that no shuffle moves (`Shuffler.invariant`).
@@ -333,7 +333,7 @@ class Glm:
     """
 
     data: Data
-    model: Model
+    model: PartitionedDesign
     invariant: Float64
     nuisance: Nuisance = Nuisance.FREEDMAN_LANE
     smoother: MaskedGaussian | None = None
@@ -414,7 +414,7 @@ class Glm:
             found[found] = (nuisance**2).sum(axis=(1, 2)) > q - 1e-10
         return found
 
-    def maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_] | None = None) -> Any:
+    def statistic_maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_] | None = None) -> Any:
         """Statistic maps.
 
         Parameters
@@ -428,7 +428,7 @@ class Glm:
         (B, V) float32, on the device if there is one
         """
         equivalent = self.equivalent(shuffles) if equivalent is None else equivalent
-        return (self._maps if self.device is None else self._on_device.maps)(shuffles, equivalent)
+        return (self._maps if self.device is None else self._on_device.statistic_maps)(shuffles, equivalent)
 
     def _maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_]) -> Float32:
         rows = self._rows(shuffles)
@@ -576,7 +576,7 @@ class _GlmOnDevice:
             self.device.put(self.device.rows(found, first, rows.stop), part)
         return found
 
-    def maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_]) -> Any:
+    def statistic_maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_]) -> Any:
         """(B, V) Statistic maps, on the device."""
         glm, device = self.glm, self.device
         shape = (len(shuffles), glm.n_voxels)

@@ -48,8 +48,8 @@ def check_kernels(device: Device) -> None:
     data = rng.normal(size=(12, grid.n_voxels)).astype(np.float32)
     shuffles = np.stack([rng.permutation(12) for _ in range(4)]).astype(np.int32)
     here, there = Glm(data, model, contrast), Glm(data, model, contrast, device=device)
-    t, deltas = here.maps(shuffles), (0.05, 0.05)
-    on_device = there.maps(shuffles)
+    t, deltas = here.statistic_maps(shuffles), (0.05, 0.05)
+    on_device = there.statistic_maps(shuffles)
     if not np.array_equal(t, device.download(on_device)):
         raise DeviceError(f"{device.title}: its t maps differ from those of the CPU")
     scores = Enhancer(grid, Tfce(), deltas).maxima(t)

@@ -577,7 +577,7 @@ def write_maps(
         arrays = [a if a is None else a[run.grid.index] for a in (subject.qsm, subject.r1, subject.jacobian)]
         if run.device is not None:
             arrays = [a if a is None else run.device.upload(a) for a in arrays]
-        maps = run.inversion.maps(arrays[0], arrays[1], subtract, arrays[2], run.device)
+        maps = run.inversion.invert(arrays[0], arrays[1], subtract, arrays[2], run.device)
         maps = maps if run.device is None else run.device.download(maps)
         jobs = [pool.submit(_write, run, maps[OUTPUTS[name][1]], write) for name, write in writers.items()]
         for job in jobs:

@@ -61,7 +61,7 @@ def standardised(design: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDAr
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class PartitionedDesign:
     """One test: orthonormal bases of effect and nuisance, and the degrees of freedom.
 
     Attributes
@@ -135,8 +135,8 @@ def partition(
     demean: bool = False,
     is_f: bool = False,
     check: bool = True,
-) -> Model:
-    """Model of one contrast.
+) -> PartitionedDesign:
+    """Partition a design for one contrast.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def partition(
 
     Returns
     -------
-    Model
+    PartitionedDesign
 
     Raises
     ------
@@ -188,7 +188,7 @@ def partition(
             f"no residual degrees of freedom: {M.shape[0]} volumes, a design of rank "
             f"{nuisance.shape[1] + effect.shape[1]}" + (" and the mean removed" if demean else "")
         )
-    return Model(effect, nuisance, df, C.shape[0], demean, is_f)
+    return PartitionedDesign(effect, nuisance, df, C.shape[0], demean, is_f)
 
 
 def _check_contrast(M: NDArray[np.float64], C: NDArray[np.float64], is_f: bool) -> None:

@@ -81,7 +81,7 @@ class StatisticModel(Protocol):
     def streamed(self) -> bool: ...
     def to_z(self, statistic: Any) -> Any: ...
     def equivalent(self, shuffles: NDArray) -> NDArray[np.bool_]: ...
-    def maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_] | None = None) -> Any: ...
+    def statistic_maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_] | None = None) -> Any: ...
     def settle(self, shuffles: NDArray, maps: Any, chosen: NDArray[np.bool_]) -> None: ...
     def exact_map(self, shuffle: NDArray) -> NDArray[np.float64]: ...
     def exact(self, shuffles: NDArray, number: NDArray, voxels: NDArray) -> NDArray[np.float64]: ...
@@ -179,7 +179,7 @@ class PermutationTest:
                 found = cluster_maps(statistic, self.grid, wanted.threshold(kind), device=self.device)
                 maps[kind] = found[CLUSTER_KINDS[kind]]
             elif kind == "tfce" and enhancer is not None:
-                maps[kind] = enhancer.maps(self._enhanceable(statistic))
+                maps[kind] = enhancer.enhance(self._enhanceable(statistic))
         return maps
 
 
@@ -293,7 +293,7 @@ class ObservedTest:
         callback: Callable[[int, Maps], None] | None,
     ) -> BlockResult:
         stop = start + len(shuffles)
-        statistic = self.test.model.maps(shuffles, equivalent)
+        statistic = self.test.model.statistic_maps(shuffles, equivalent)
         # Data can make a map the observed one, or its negative, where the design does not: a subject that is there
         # twice, few distinct images. Clusters and TFCE must then tie too.
         self.test.model.settle(shuffles, statistic, ties_everywhere(statistic, self.statistic, self.device))
@@ -470,7 +470,7 @@ class ObservedTest:
 
     def _with_observed(self) -> ObservedTest:
         """The second pass with its own observed values."""
-        statistic = self.test.model.maps(self.test.shuffler.shuffles(0, 1))
+        statistic = self.test.model.statistic_maps(self.test.shuffler.shuffles(0, 1))
         return replace(self, observed=self.test._download(self._normalised(statistic)))
 
     def _second_pass(self, start: int, stop: int, statistic: Any) -> BlockResult:
@@ -490,7 +490,7 @@ class ObservedTest:
                 statistic, self.test.grid, threshold, self.local_mean["clustere"], self.device
             )
         if "tfce" in self.local_mean and self.enhancer is not None:
-            scores = self.enhancer.maps(self.test._enhanceable(statistic))
+            scores = self.enhancer.enhance(self.test._enhanceable(statistic))
             worth = np.ones(1)
             scales = tuple(float(self.enhancer.to_float(worth, row)[0]) for row in (0, 1))
             maps["tfcen"] = normalise(scores, (scales[0], scales[1]), self.local_mean["tfce"], self.device)

@@ -194,11 +194,11 @@ class TissueModel:
     @classmethod
     def default(cls) -> TissueModel:
         """Stüber et al. 2014."""
-        return cls.read(Path(__file__).parent / "models" / "stueber2014.toml")
+        return cls.read(Path(__file__).parent / "relaxation" / "stueber2014.toml")
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> TissueModel:
-        """Read a model from a TOML file like ``gpuvox/models/stueber2014.toml``.
+        """Read a model from a TOML file like ``gpuvox/relaxation/stueber2014.toml``.
 
         Raises
         ------
@@ -276,7 +276,7 @@ class Inversion:
         pieces = self.conversion.pieces if self.conversion else (0.0, 1.0, 0.0, 1.0, 0.0)
         return np.array([*pieces, *self.model.inverse_rows[0], *self.model.inverse_rows[1]])
 
-    def maps(
+    def invert(
         self,
         qsm: Any,
         r1: Any,

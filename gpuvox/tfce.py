@@ -366,7 +366,7 @@ class Enhancer:
         """
         return self._run(stat, False)[0]
 
-    def maps(self, stat: Any) -> Any:
+    def enhance(self, stat: Any) -> Any:
         """Score at each voxel: of the map where it is positive, minus that of its negative where it is negative.
 
         Parameters

@@ -574,11 +574,11 @@ class VoxelwiseGlm:
         identity = shuffles == (shuffles[:, :1] if shuffles.dtype == np.int8 else np.arange(shuffles.shape[1]))
         return identity.all(axis=1)
 
-    def maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_] | None = None) -> Any:
-        """Statistic maps, see `glm.Glm.maps`."""
+    def statistic_maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_] | None = None) -> Any:
+        """Statistic maps, see `glm.Glm.statistic_maps`."""
         equivalent = self.equivalent(shuffles) if equivalent is None else equivalent
         if self.device is not None:
-            return self._on_device.maps(shuffles, equivalent)
+            return self._on_device.statistic_maps(shuffles, equivalent)
         out = np.empty((len(shuffles), self.n_voxels), dtype=np.float32)
         chosen = np.flatnonzero(~equivalent)
         if len(chosen):
@@ -709,7 +709,7 @@ class _OnDevice:
         numbers = (self.n, self.k, first, glm._n_nuisance, glm._spent, self.outside >= 0 and not kennedy, glm.is_f)
         return tuple(np.int32(number) for number in numbers)
 
-    def maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_]) -> Any:
+    def statistic_maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_]) -> Any:
         """(B, V) Statistic maps, on the device."""
         out, variance = self._all(shuffles, np.float32)
         if self.glm.smoother is not None:

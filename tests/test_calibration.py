@@ -154,7 +154,7 @@ def test_permuted_t_follows_the_t_distribution(flip):
     C = np.eye(1, M.shape[1])
     shuffler = Shuffler(M @ C.T, Permutations(400, 1, flip=flip))
     model = Glm(rng.normal(size=(n, 400)).astype(np.float32), partition(M, C), shuffler.invariant)
-    t = model.maps(shuffler.shuffles(0, 400))
+    t = model.statistic_maps(shuffler.shuffles(0, 400))
     sample = np.diag(t)  # a shuffle a voxel: independent values
     assert stats.kstest(sample, stats.t(model.df).cdf).pvalue > 0.001
     assert stats.kstest(sample * 2, stats.t(model.df).cdf).pvalue < 0.001

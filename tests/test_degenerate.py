@@ -61,7 +61,7 @@ def test_permutations_that_separate_the_groups_finish_and_count_right():
     tally, observed = finished.tally, finished.observed
     assert observed.test.level_cap <= 4096
     deltas = observed.enhancer.deltas
-    maps = test.model.maps(test.shuffler.shuffles(0, tally.n)).astype(np.float64)
+    maps = test.model.statistic_maps(test.shuffler.shuffles(0, tally.n)).astype(np.float64)
     huge = np.abs(maps) > 1e6
     assert 2 <= huge.any(axis=1).sum() < 100
     scores = np.zeros((2, *maps.shape))
@@ -142,7 +142,7 @@ def test_local_means_of_the_exact_integral_beside_enormous_values():
     t = oracle.statistic_maps(Y, np.c_[group, 1 - group], np.array([[1.0, -1]]), shuffles)
     t[(np.abs(t) < 1e-9) | (np.ptp(Y, axis=0) == 0)] = 0
     t = np.clip(t, -(8**0.5) * 1e7, 8**0.5 * 1e7)
-    values = np.maximum(done.observed.enhancer.maps(t.astype(np.float32)), 0)
+    values = np.maximum(done.observed.enhancer.enhance(t.astype(np.float32)), 0)
     _, samples, mean = oracle.local_mean(values, floor=True)
     np.testing.assert_array_equal(done.tally.nonzero["tfce"][0], samples)
     np.testing.assert_allclose(done.second.local_mean["tfce"][0], mean, rtol=1e-4)

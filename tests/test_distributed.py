@@ -534,13 +534,13 @@ def test_a_late_worker_that_computes_other_bits_is_refused(slow_farm, monkeypatc
         "import numpy as np\n"
         "from gpuvox import glm\n"
         "def wrong(plain):\n"
-        "    def maps(self, *given):\n"
+        "    def statistic_maps(self, *given):\n"
         "        found = plain(self, *given)\n"
         "        found[:, -1] = np.nextafter(found[:, -1], np.float32(9))\n"
         "        return found\n"
-        "    return maps\n"
-        "if glm.Glm.maps.__module__ == 'gpuvox.glm':\n"
-        "    glm.Glm.maps = wrong(glm.Glm.maps)\n"
+        "    return statistic_maps\n"
+        "if glm.Glm.statistic_maps.__module__ == 'gpuvox.glm':\n"
+        "    glm.Glm.statistic_maps = wrong(glm.Glm.statistic_maps)\n"
     )
     slow_farm.worker()
 

@@ -419,7 +419,7 @@ def test_compressed_files_of_several_members(tmp_path, cuts, zeros, garbage):
 # -- TOML and JSON of a study ---------------------------------------------------------------------------------------
 
 EXAMPLE = example_study()
-MODEL = (resources.files("gpuvox") / "models" / "stueber2014.toml").read_text(encoding="utf-8")
+MODEL = (resources.files("gpuvox") / "relaxation" / "stueber2014.toml").read_text(encoding="utf-8")
 
 fragments = st.sampled_from(
     ["=", "[", "]", "[[", '"', "'", '"""', "\n", "#", "{", "}", ",", "true", "1", "-1", "nan", "inf", "1e999", "0x1F",

@@ -80,9 +80,9 @@ def test_maps_equal_full_refits(name, mode, seed, n, flip, demean):
     glm = Glm(Y, model, shuffler.invariant, mode)
     theirs = oracle.statistic_maps(Y, M, C, as_fsl(shuffles), mode=int(mode), demean=demean, is_f=is_f)
     if mode == Nuisance.TER_BRAAK:
-        assert not glm.maps(shuffles)[0].any()
+        assert not glm.statistic_maps(shuffles)[0].any()
         shuffles, theirs = shuffles[1:], theirs[1:]
-    ours = glm.maps(shuffles)
+    ours = glm.statistic_maps(shuffles)
     assert close(ours, theirs).all()
     for shuffle, row in zip(shuffles, theirs):
         assert close(glm.exact(shuffle[None], np.zeros(7, dtype=int), np.arange(7)), row, 1e-9).all()
@@ -138,7 +138,7 @@ def test_designs_of_any_rank(mode, seed, n, rows, blocks, flip, demean):
     M, C = M / unit, C / unit
     theirs = oracle.statistic_maps(Y, M, C, as_fsl(shuffles), mode=int(mode), demean=demean, is_f=rows > 1)
     fair = np.abs(theirs) < 1e3
-    assert close(glm.maps(shuffles), theirs)[fair].all()
+    assert close(glm.statistic_maps(shuffles), theirs)[fair].all()
     for shuffle, row in zip(shuffles, theirs):
         assert close(glm.exact(shuffle[None], np.zeros(5, dtype=int), np.arange(5)), row, 1e-9)[
             np.abs(row) < 1e3
@@ -154,7 +154,8 @@ def test_columns_that_are_collinear_to_rounding_count_once(noise):
     none = np.empty((16, 0))
     plain, double = (partition(A, [1, -1, 0, 0][: A.shape[1]]) for A in (M, twice))
     assert plain.df == double.df
-    assert close(Glm(Y, double, none).maps(shuffles), Glm(Y, plain, none).maps(shuffles), 1e-6).all()
+    ours, theirs = (Glm(Y, model, none).statistic_maps(shuffles) for model in (double, plain))
+    assert close(ours, theirs, 1e-6).all()
 
 
 def test_variance_smoothing():
@@ -164,7 +165,7 @@ def test_variance_smoothing():
     Y = (rng.normal(size=(14, grid.n_voxels)) * np.geomspace(1, 30, grid.n_voxels)).astype(np.float32)
     shuffler = Shuffler(M @ C.T, Permutations(9, 1))
     shuffles = shuffler.shuffles(0, 9)
-    ours = Glm(Y, partition(M, C), shuffler.invariant, smoother=MaskedGaussian(grid, 3.0)).maps(shuffles)
+    ours = Glm(Y, partition(M, C), shuffler.invariant, smoother=MaskedGaussian(grid, 3.0)).statistic_maps(shuffles)
     theirs = oracle.statistic_maps(
         Y, M, C, shuffles + 1, smooth=lambda v: oracle.smooth_variance(v, grid.mask, 3.0, grid.voxel_size)
     )
@@ -188,7 +189,7 @@ def test_blocks_whose_invariants_are_skipped(seed):
     glm = Glm(Y, partition(M, C), shuffler.invariant)
     assert glm._moving.shape[1] == 0
     shuffles = shuffler.shuffles(0, 40)
-    assert close(glm.maps(shuffles), oracle.statistic_maps(Y, M, C, shuffles + 1)).all()
+    assert close(glm.statistic_maps(shuffles), oracle.statistic_maps(Y, M, C, shuffles + 1)).all()
 
 
 @pytest.mark.parametrize("ratio", [100, 1000, 10_000])
@@ -201,7 +202,7 @@ def test_large_means(ratio):
     glm = Glm(Y, partition(M, C), shuffler.invariant)
     theirs = oracle.statistic_maps(Y, M, C, shuffles)
     assert np.abs(theirs).max() > ratio
-    assert close(glm.maps(shuffles), theirs, 1e-5).all()
+    assert close(glm.statistic_maps(shuffles), theirs, 1e-5).all()
     M = np.c_[np.arange(10) < 5, np.arange(10) >= 5, rng.normal(size=10)].astype(float)
     C = np.array([[1.0, -1, 0]])
     shuffler = Shuffler(M @ C.T, Permutations(30, 1))
@@ -209,7 +210,7 @@ def test_large_means(ratio):
         glm = Glm(Y, partition(M, C), shuffler.invariant, mode)
         shuffles = shuffler.shuffles(0, 30)
         theirs = oracle.statistic_maps(Y, M, C, shuffles + 1, mode=int(mode))
-        assert close(glm.maps(shuffles), theirs, 1e-5).all()
+        assert close(glm.statistic_maps(shuffles), theirs, 1e-5).all()
 
 
 def test_constant_voxels_are_zero_in_every_shuffle():
@@ -218,7 +219,7 @@ def test_constant_voxels_are_zero_in_every_shuffle():
     Y[:, 1], Y[:, 3] = 0, 1000.1
     M = two_groups(rng, 12)
     shuffler = Shuffler(M @ [[1], [-1], [0]], Permutations(50, 1))
-    maps = Glm(Y, partition(M, [1, -1, 0]), shuffler.invariant).maps(shuffler.shuffles(0, 50))
+    maps = Glm(Y, partition(M, [1, -1, 0]), shuffler.invariant).statistic_maps(shuffler.shuffles(0, 50))
     assert not maps[:, [1, 3]].any()
     assert maps[:, [0, 2, 4]].all()
 
@@ -229,9 +230,10 @@ def test_units_of_design_and_data_do_not_matter(factor):
     Y, M = rng.normal(size=(14, 30)).astype(np.float32), two_groups(rng, 14)
     shuffler = Shuffler(M @ [[1], [-1], [0]], Permutations(20, 1))
     shuffles = shuffler.shuffles(0, 20)
-    plain = Glm(Y, partition(M, [1, -1, 0]), shuffler.invariant).maps(shuffles)
+    plain = Glm(Y, partition(M, [1, -1, 0]), shuffler.invariant).statistic_maps(shuffles)
     M2 = M * [1, 1, factor]
-    scaled = Glm((Y * factor).astype(np.float32), partition(M2, [1, -1, 0]), shuffler.invariant).maps(shuffles)
+    model = Glm((Y * factor).astype(np.float32), partition(M2, [1, -1, 0]), shuffler.invariant)
+    scaled = model.statistic_maps(shuffles)
     assert close(scaled, plain, 1e-5).all()
 
 
@@ -247,9 +249,9 @@ def test_bits_do_not_depend_on_the_batch(C, flip, smooth):
     shuffler = Shuffler(M @ C.T, Permutations(37, 1, flip=flip))
     smoother = MaskedGaussian(grid, 1.5) if smooth and len(C) == 1 else None
     glm = Glm(Y, partition(M, C, is_f=len(C) > 1), shuffler.invariant, smoother=smoother)
-    whole = glm.maps(shuffler.shuffles(0, 37))
+    whole = glm.statistic_maps(shuffler.shuffles(0, 37))
     for start, stop in ((0, 1), (1, 2), (5, 18), (36, 37)):
-        np.testing.assert_array_equal(glm.maps(shuffler.shuffles(start, stop)), whole[start:stop])
+        np.testing.assert_array_equal(glm.statistic_maps(shuffler.shuffles(start, stop)), whole[start:stop])
 
 
 @pytest.mark.parametrize(("df1", "df2"), [(1, 5), (2, 12), (3, 142), (7, 1000)])
@@ -302,7 +304,7 @@ def test_constant_voxels_are_zero_in_every_shuffle_and_change_no_other(name, mod
         models = []
         for data in (Y, Z, np.where(np.arange(40) == 8, 0, Z).astype(np.float32)):
             models.append(Glm(data, partition(M, C, is_f=len(C) > 1), np.zeros((n, 0)), mode, smoother))
-        usual, maps, zero = (model.maps(shuffles) for model in models)
+        usual, maps, zero = (model.statistic_maps(shuffles) for model in models)
         assert not maps[:, [0, 7, 8, 39]].any()
         assert (models[1].is_constant == np.isin(np.arange(40), [0, 7, 8, 39])).all()
         np.testing.assert_array_equal(maps, zero)  # as if it were 0 in everybody
@@ -326,7 +328,7 @@ def test_a_subject_that_the_nuisance_leaves_out_makes_no_voxel_vary():
     shuffler = Shuffler(np.ones((n, 1)), Permutations(20, 1, flip=True))
     model = Glm(Y, partition(np.c_[np.ones(n), alone], [1, 0]), shuffler.invariant)
     assert list(model.is_constant) == [False, True, False]
-    assert not model.maps(shuffler.shuffles(0, 20))[:, 1].any()
+    assert not model.statistic_maps(shuffler.shuffles(0, 20))[:, 1].any()
 
 
 def test_a_voxel_that_separates_the_groups_is_a_large_effect_and_finite():
@@ -336,7 +338,7 @@ def test_a_voxel_that_separates_the_groups_is_a_large_effect_and_finite():
     Y[:, 2] = group
     for C, is_f in (([1, -1], False), ([[1, -1]], True)):
         shuffler = Shuffler(group[:, None], Permutations(0))
-        maps = Glm(Y, partition(np.c_[group, 1 - group], C, is_f=is_f), shuffler.invariant).maps(
+        maps = Glm(Y, partition(np.c_[group, 1 - group], C, is_f=is_f), shuffler.invariant).statistic_maps(
             shuffler.shuffles(0, shuffler.n)
         )
         assert np.isfinite(maps).all()
@@ -380,8 +382,8 @@ def test_nuisance_that_is_the_rounding_of_zero_is_none(name):
             sign = np.sign(C[0] @ np.linalg.pinv(X[p]) @ data)
             expected.append(sign * np.sqrt((fit**2).sum(axis=0) / left))
     for ours in (
-        Glm(Y, model, np.zeros((n, 0))).maps(shuffles),
+        Glm(Y, model, np.zeros((n, 0))).statistic_maps(shuffles),
         VoxelwiseGlm(Y, M, C, {0: np.repeat(M[:, :1], 6, axis=1).astype(np.float32)}, demean=demean, is_f=len(C) > 1)
-        .maps(shuffles),
+        .statistic_maps(shuffles),
     ):  # fmt: skip
         np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=2e-5)

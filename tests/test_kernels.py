@@ -108,7 +108,7 @@ def on_shim(make, t, device):
     """(maxima, maps) of the kernels; both calls of tfce_peaks."""
     stat = device.upload(t)
     on = Enhancer(make.grid, make.options, make.deltas, make.cap, device)
-    maxima, maps = on.maxima(stat), device.download(on.maps(stat))
+    maxima, maps = on.maxima(stat), device.download(on.enhance(stat))
     return maxima, maps
 
 
@@ -136,7 +136,7 @@ def test_scores_are_those_of_the_naive_sum_and_of_the_cpu(threads, connectivity)
         device = ShimDevice(threads, n_processors=1 + batch % 2, shared_bytes=shared, libraries={"tfce": library})
         make = Enhancer(grid, options, deltas, cap)
         maxima, maps = on_shim(make, t, device)
-        np.testing.assert_array_equal(maps, make.maps(t))
+        np.testing.assert_array_equal(maps, make.enhance(t))
         np.testing.assert_array_equal(maxima, make.maxima(t))
         for row, sign in enumerate((1, -1)):
             ours = make.to_float(np.maximum(sign * maps, 0), row)
@@ -159,7 +159,7 @@ def test_room_for_edges_that_is_too_small_grows(connectivity):
     assert len(device.launched) == 2
     assert on._edge_room[0] > 9
     on._edge_room[0] = 1
-    np.testing.assert_array_equal(device.download(on.maps(device.upload(t))), make.maps(t))
+    np.testing.assert_array_equal(device.download(on.enhance(device.upload(t))), make.enhance(t))
     assert len(device.launched) == 4
 
 
@@ -178,7 +178,7 @@ def test_tables_that_are_too_short_say_what_is_needed(cap, full):
         for where, stat in ((None, t), (device, device.upload(t))):
             make = Enhancer(grid, Tfce(), tuple(deltas), cap, where)
             with pytest.raises(LevelOverflow) as caught:
-                make.maps(stat) if full else make.maxima(stat)
+                make.enhance(stat) if full else make.maxima(stat)
             needed.append(caught.value.needed)
         assert cap < needed[0] == needed[1]
 
@@ -217,10 +217,10 @@ def test_voxel_by_voxel(options, threads):
         assert f"tfce_grow<{'double' if options.exact else 'long long'}>" in device.launched
         assert not any(kernel.startswith("tfce_peaks") for kernel in device.launched)
         if float(options.H).is_integer():
-            np.testing.assert_array_equal(maps, make.maps(t))
+            np.testing.assert_array_equal(maps, make.enhance(t))
             np.testing.assert_array_equal(maxima, make.maxima(t))
         else:  # numpy's power is not the C library's
-            np.testing.assert_allclose(maps, make.maps(t), rtol=1e-13)
+            np.testing.assert_allclose(maps, make.enhance(t), rtol=1e-13)
             np.testing.assert_allclose(maxima, make.maxima(t), rtol=1e-13)
 
 

@@ -212,7 +212,7 @@ def survivors(seed: int) -> list[bool]:
     for i in range(cohort.n):
         images = scanner.images(i)
         values = [a.ravel(order="F")[gray] for a in (images.qsm, images.r1, images.jacobian)]
-        for kind, found in zip(KINDS, inversion.maps(*values[:2], (0.0, -1.0), values[2])):
+        for kind, found in zip(KINDS, inversion.invert(*values[:2], (0.0, -1.0), values[2])):
             data[kind][i] = found
     design, contrasts = design_of(cohort)
     grid, found = Grid(template.gray), []

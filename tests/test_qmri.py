@@ -75,7 +75,7 @@ def test_intercepts_cancel_after_referencing():
         qsm32, r1_32 = qsm.astype(np.float32), r1.astype(np.float32)
         mean, count = inversion.means(qsm32, r1_32, csf)
         assert count == 50
-        found.append(inversion.maps(qsm32, r1_32, tuple(mean)))
+        found.append(inversion.invert(qsm32, r1_32, tuple(mean)))
     np.testing.assert_allclose(found[0], found[1], rtol=0, atol=1e-6 * 1200)
     np.testing.assert_allclose(found[0][0], iron - iron[:50].mean(), atol=0.05)  # float32 of the images
     np.testing.assert_allclose(found[0][1], myelin - myelin[:50].mean(), atol=1e-5)
@@ -88,7 +88,7 @@ def test_whole_maps_are_the_formula_in_float64():
         np.random.default_rng(1).uniform(0.5, 2, len(qsm)).astype(np.float32),
     )
     qsm32, r1_32 = qsm.astype(np.float32), r1.astype(np.float32)
-    maps = Inversion(MODEL, conversion).maps(qsm32, r1_32, (10.0, -0.5), jacobian)
+    maps = Inversion(MODEL, conversion).invert(qsm32, r1_32, (10.0, -0.5), jacobian)
     iron, myelin = MODEL.inverse(qsm32, conversion(r1_32))
     expected = [iron - 10, myelin + 0.5, (iron - 10) * jacobian, (myelin + 0.5) * jacobian]
     for ours, theirs in zip(maps, expected):
@@ -103,7 +103,7 @@ def test_background_stays_background():
     qsm = np.array([0.1, nan, 0.1, 0.0, 0.0, inf, 0.1, 0.1], dtype=np.float32)
     r1 = np.array([0.0, 0.5, nan, 0.5, 0.0, 0.5, inf, -0.1], dtype=np.float32)
     jacobian = np.where(np.arange(8) == 3, 2.0, [nan, inf] * 4).astype(np.float32)
-    maps = Inversion(MODEL).maps(qsm, r1, (1.0, 1.0), jacobian)
+    maps = Inversion(MODEL).invert(qsm, r1, (1.0, 1.0), jacobian)
     assert (maps[:, [0, 1, 2, 4, 5, 6, 7]] == 0).all()
     assert (maps[:, 3] != 0).all()  # to the arithmetic a susceptibility of 0 is a measurement
     mean, count = Inversion(MODEL).means(qsm, r1, np.ones(8, dtype=np.uint8))
@@ -216,9 +216,9 @@ def test_the_kernel_gives_the_same(threads):
         assert n == count == 394
         np.testing.assert_allclose(ours, expected, rtol=1e-12)
         for j, j_device in ((None, None), (jacobian, on_device[2])):
-            theirs = inversion.maps(qsm, r1, (3.0, 0.1), j)
+            theirs = inversion.invert(qsm, r1, (3.0, 0.1), j)
             np.testing.assert_array_equal(
-                device.download(inversion.maps(*on_device[:2], (3.0, 0.1), j_device, device)), theirs
+                device.download(inversion.invert(*on_device[:2], (3.0, 0.1), j_device, device)), theirs
             )
 
 
@@ -245,7 +245,7 @@ def test_refusals(make, says):
         make()
 
 
-GOOD = (Path(__file__).parent.parent / "gpuvox" / "models" / "stueber2014.toml").read_text()
+GOOD = (Path(__file__).parent.parent / "gpuvox" / "relaxation" / "stueber2014.toml").read_text()
 
 
 @pytest.mark.parametrize(

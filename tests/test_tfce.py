@@ -56,7 +56,7 @@ def test_random_maps(connectivity, kind):
         options = Tfce(H, E, connectivity)
         t = random_map(rng, kind, grid.n_voxels)
         make, steps = enhancer(grid, t, options)
-        scores, maxima = make.maps(t[None])[0], make.maxima(t[None])[:, 0]
+        scores, maxima = make.enhance(t[None])[0], make.maxima(t[None])[:, 0]
         for row, sign in enumerate((1, -1)):
             image = grid.to_volume(np.where(np.ones_like(t), sign * t, 0))
             expected = grid.to_vector(naive_tfce(image, np.float32(steps[row]), H, E, connectivity))
@@ -72,10 +72,10 @@ def test_a_batch_is_its_maps_one_by_one_and_the_negative_mirrors():
     grid = Grid(rng.random((12, 11, 10)) < 0.8)
     maps = rng.normal(size=(7, grid.n_voxels)).astype(np.float32) * 2
     make = Enhancer(grid, Tfce(), (0.05, 0.05), 1024)
-    whole = make.maps(maps)
+    whole = make.enhance(maps)
     for one, scores in zip(maps, whole):
-        np.testing.assert_array_equal(make.maps(one[None])[0], scores)
-    np.testing.assert_array_equal(make.maps(-maps), -whole)
+        np.testing.assert_array_equal(make.enhance(one[None])[0], scores)
+    np.testing.assert_array_equal(make.enhance(-maps), -whole)
     np.testing.assert_array_equal(make.maxima(maps), [whole.max(axis=1), (-whole).max(axis=1)])
 
 
@@ -104,7 +104,7 @@ def test_levels_beyond_the_cap_are_reported():
         low.maxima(t)
     assert caught.value.needed >= 299
     with pytest.raises(LevelOverflow):
-        low.maps(t)
+        low.enhance(t)
     high = Enhancer(grid, Tfce(), (0.01, 0.01), caught.value.needed)
     assert high.maxima(t).min() > 0
 
@@ -114,7 +114,7 @@ def test_more_levels_than_int16_holds():
     t = np.random.default_rng(2).normal(size=(1, 18)).astype(np.float32)
     make = Enhancer(grid, Tfce(), (5e-5, 5e-5), 1 << 17)
     expected = naive_like(grid, t[0], 5e-5, 6)
-    np.testing.assert_allclose(make.to_float(np.maximum(make.maps(t)[0], 0), 0), expected, rtol=1e-4)
+    np.testing.assert_allclose(make.to_float(np.maximum(make.enhance(t)[0], 0), 0), expected, rtol=1e-4)
 
 
 def test_too_many_levels_are_refused():
@@ -136,7 +136,7 @@ def test_exact_integral(connectivity, H, E):
     grid = Grid(rng.random((5, 4, 4)) < 0.8)
     t = rng.normal(size=grid.n_voxels).astype(np.float32)
     make, _ = enhancer(grid, t, Tfce(H, E, connectivity, exact=True))
-    scores = make.maps(t[None])[0]
+    scores = make.enhance(t[None])[0]
     for row, sign in enumerate((1, -1)):
         expected = grid.to_vector(naive_integral(grid.to_volume(sign * t), H, E, connectivity))
         np.testing.assert_allclose(np.maximum(sign * scores, 0), expected, rtol=2e-3, atol=1e-6)
@@ -159,7 +159,7 @@ def test_fsl_maps(case, options):
         t = grid.to_vector(nib.load(folder / f"fsl_tstat{i}.nii.gz").get_fdata()).astype(np.float32)
         theirs = grid.to_vector(nib.load(folder / f"fsl_tfce_tstat{i}.nii.gz").get_fdata())
         make, _ = enhancer(grid, t, options)
-        ours = make.to_float(np.maximum(make.maps(t[None])[0], 0), 0)
+        ours = make.to_float(np.maximum(make.enhance(t[None])[0], 0), 0)
         np.testing.assert_allclose(ours, theirs, atol=1e-3 * theirs.max())
 
 
@@ -175,7 +175,7 @@ def test_exponents_may_be_integers():
     grid, stat = Grid(np.ones((3, 3, 3), dtype=bool)), np.arange(27, dtype=np.float32)[None]
     for exact in (False, True):
         one, other = (Enhancer(grid, Tfce(H=h, E=e, exact=exact), (1.0, 1.0)) for h, e in ((2, 1), (2.0, 1.0)))
-        np.testing.assert_array_equal(one.maps(stat), other.maps(stat))
+        np.testing.assert_array_equal(one.enhance(stat), other.enhance(stat))
 
 
 # -- statistics of any size -----------------------------------------------------------------------------------------
@@ -199,8 +199,9 @@ def test_a_map_far_above_the_tables_has_the_naive_sum(H, E, connectivity):
         grid, t = spiked(rng, (6, 5, 4), 90.0)
         options, steps = Tfce(H, E, connectivity), (0.05, 0.0 if trial == 3 else 0.07)
         make = Enhancer(grid, options, steps, 512, most=512)
-        scores, maxima = make.maps(np.stack([t, t / 50]))[0], make.maxima(np.stack([t, t / 50]))
-        np.testing.assert_array_equal(make.maps((t / 50)[None]).max(), maxima[0, 1])  # an ordinary map beside it
+        scores, maxima = make.enhance(np.stack([t, t / 50]))[0], make.maxima(np.stack([t, t / 50]))
+        ordinary = make.enhance((t / 50)[None])  # beside a map that is not
+        np.testing.assert_array_equal(ordinary.max(), maxima[0, 1])
         for row, sign in enumerate((1, -1)):
             expected = grid.to_vector(naive_tfce(grid.to_volume(sign * t), steps[row], H, E, connectivity))
             tolerance = 5e-5 if H == 1.5 else 1e-5
@@ -209,7 +210,7 @@ def test_a_map_far_above_the_tables_has_the_naive_sum(H, E, connectivity):
             )
             assert maxima[row, 0] == max((sign * scores).max(), 0)
         large = Enhancer(grid, options, steps, 2048)
-        np.testing.assert_allclose(make.to_float(scores), large.to_float(large.maps(t[None])[0]), rtol=2e-5)
+        np.testing.assert_allclose(make.to_float(scores), large.to_float(large.enhance(t[None])[0]), rtol=2e-5)
 
 
 @pytest.mark.parametrize("height", [3e4, 4e7, 1e12, 1e30])
@@ -218,7 +219,7 @@ def test_enormous_statistics_finish_and_leave_the_others_alone(height):
     grid, t = spiked(rng, (7, 6, 5), height)
     make = Enhancer(grid, Tfce(), (0.05, 0.05), most=512)
     quiet = np.where(np.abs(t) > 10, np.sign(t) * np.float32(10), t).astype(np.float32)  # joined in the same way
-    scores, usual = make.maps(t[None])[0], make.maps(quiet[None])[0]
+    scores, usual = make.enhance(t[None])[0], make.enhance(quiet[None])[0]
     ordinary = np.abs(t) < 10
     np.testing.assert_array_equal(scores[ordinary], usual[ordinary])
     assert (scores[t > 10] > usual.max()).all()
@@ -259,10 +260,10 @@ def test_a_map_exactly_as_high_as_the_table_is_no_overflow():
     table = level_table(0.1, Tfce(), 16, 512)
     for edge in (table.thresholds[-1], np.nextafter(table.thresholds[-1], np.float32(0))):
         t = np.linspace(0, edge, 16, dtype=np.float32)[None]
-        scores = Enhancer(grid, Tfce(), (0.1, 0.1)).maps(t)[0]
+        scores = Enhancer(grid, Tfce(), (0.1, 0.1)).enhance(t)[0]
         assert scores[-1] > scores[-2] > 0
     with pytest.raises(LevelOverflow):
-        Enhancer(grid, Tfce(), (0.1, 0.1)).maps(np.nextafter(t, np.float32(np.inf)) * np.float32(1.001))
+        Enhancer(grid, Tfce(), (0.1, 0.1)).enhance(np.nextafter(t, np.float32(np.inf)) * np.float32(1.001))
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
@@ -272,7 +273,7 @@ def test_values_that_are_not_finite_are_refused(wrong, options):
     t = np.random.default_rng(0).normal(size=(2, 64)).astype(np.float32)
     t[1, 30] = wrong
     make = Enhancer(grid, options, (0.1, 0.1))
-    for call in (make.maps, make.maxima):
+    for call in (make.enhance, make.maxima):
         with pytest.raises(ValueError, match="finite"):
             call(t)
 
@@ -299,7 +300,7 @@ def test_the_exact_integral_of_low_voxels_beside_high_peaks(top, low):
     x[:, 0] *= -1
     grid = Grid(np.ones(x.shape, bool))
     t = grid.to_vector(x.astype(np.float32))
-    scores = Enhancer(grid, Tfce(exact=True, connectivity=26), (1.0, 1.0)).maps(t[None])[0]
+    scores = Enhancer(grid, Tfce(exact=True, connectivity=26), (1.0, 1.0)).enhance(t[None])[0]
     for sign in (1, -1):
         expected = tree_of_fractions(grid, sign * t, 26, 0.5, 2)
         np.testing.assert_allclose(np.maximum(sign * scores, 0), expected, rtol=1e-9, atol=0)

@@ -42,7 +42,7 @@ def test_against_the_oracle(mode, flip, C, demean):
     model = VoxelwiseGlm(Y, M, C, {2: ev}, mode, demean, len(C) > 1)
     given = shuffles if flip else shuffles + 1
     theirs = oracle.voxelwise_maps(Y, M, C, given, {2: ev}, mode=int(mode), demean=demean)
-    ours = model.maps(shuffles)
+    ours = model.statistic_maps(shuffles)
     first = 1 if mode == Nuisance.TER_BRAAK else 0
     assert (np.abs(ours - theirs)[first:] <= 1e-4 * np.maximum(1, np.abs(theirs[first:]))).all()
     exact = np.array([model.exact(s[None], np.zeros(V, dtype=int), np.arange(V)) for s in shuffles])
@@ -54,10 +54,10 @@ def test_an_ev_that_is_constant_at_a_voxel_does_not_count_there():
     ev[:, 5] = 1.0
     C = np.array([[1.0, -1, 0]])
     shuffles = Shuffler(M @ C.T, Permutations(5, 3)).shuffles(0, 5)
-    ours = VoxelwiseGlm(Y, M, C, {2: ev}).maps(shuffles)
+    ours = VoxelwiseGlm(Y, M, C, {2: ev}).statistic_maps(shuffles)
     theirs = oracle.statistic_maps(Y[:, [5]], M[:, :2], C[:, :2], shuffles + 1)
     np.testing.assert_allclose(ours[:, [5]], theirs, rtol=1e-4, atol=1e-4)
-    tested = VoxelwiseGlm(Y, M, np.array([[0, 0, 1.0]]), {2: ev}).maps(shuffles)
+    tested = VoxelwiseGlm(Y, M, np.array([[0, 0, 1.0]]), {2: ev}).statistic_maps(shuffles)
     assert not tested[:, 5].any()
 
 
@@ -70,7 +70,7 @@ def test_variance_smoothing():
     ev = np.repeat(rng.normal(size=(N, 1)), grid.n_voxels, axis=1).astype(np.float32)
     C = np.array([[0, 1.0]])
     shuffles = Shuffler(rng.normal(size=(N, 1)), Permutations(4, 1)).shuffles(0, 4)
-    ours = VoxelwiseGlm(Y, M, C, {1: ev}, smoother=MaskedGaussian(grid, 3.0)).maps(shuffles)
+    ours = VoxelwiseGlm(Y, M, C, {1: ev}, smoother=MaskedGaussian(grid, 3.0)).statistic_maps(shuffles)
     M[:, 1] = ev[:, 0]
     theirs = oracle.statistic_maps(
         Y, M, C, shuffles + 1, smooth=lambda v: oracle.smooth_variance(v, mask, 3.0, grid.voxel_size)
@@ -88,7 +88,7 @@ def test_variance_smoothing_where_the_ev_varies(mode):
     Y = (rng.normal(size=ev.shape) * np.geomspace(1, 9, grid.n_voxels) + ev).astype(np.float32)
     C = np.array([[0, 1.0, 0]])
     shuffles = Shuffler(M[:, 1:2], Permutations(4, 1)).shuffles(1, 4)
-    ours = VoxelwiseGlm(Y, M, C, {2: ev}, mode, smoother=MaskedGaussian(grid, 3.0)).maps(shuffles)
+    ours = VoxelwiseGlm(Y, M, C, {2: ev}, mode, smoother=MaskedGaussian(grid, 3.0)).statistic_maps(shuffles)
     t = oracle.voxelwise_maps(Y, M, C, shuffles + 1, {2: ev}, mode=int(mode))
     unit = oracle.voxelwise_maps(
         Y, M, C, shuffles + 1, {2: ev}, mode=int(mode), smooth=lambda v: np.ones_like(v)
@@ -107,7 +107,7 @@ def test_f_where_the_rank_drops():
     model = VoxelwiseGlm(Y, M, C, {2: ev}, is_f=True)
     assert model.f_dfs == (2, N - 3)
     theirs = oracle.statistic_maps(Y[:, 5:7], M[:, :2], C[:1, :2], shuffles + 1, is_f=True)
-    ours = model.maps(shuffles)
+    ours = model.statistic_maps(shuffles)
     assert close(ours[:, 5:7], theirs).all()
     assert not close(
         ours[:, :5], oracle.statistic_maps(Y[:, :5], M[:, :2], C[:1, :2], shuffles + 1, is_f=True)
@@ -125,7 +125,7 @@ def test_large_means(ratio, mode):
     Y, ev = Y + np.float32(ratio), ev + np.float32(ratio)
     C = np.array([[0, 0, 1.0]])
     shuffles = Shuffler(M @ C.T, Permutations(7, 3)).shuffles(0, 7)
-    ours = VoxelwiseGlm(Y, M, C, {2: ev}, mode).maps(shuffles)
+    ours = VoxelwiseGlm(Y, M, C, {2: ev}, mode).statistic_maps(shuffles)
     # The groups span the constant; the oracle inverts MᵀM, which wants the EV without its mean.
     centred = {2: ev.astype(float) - ratio}
     assert close(ours, oracle.voxelwise_maps(Y, M, C, shuffles + 1, centred, mode=int(mode))).all()
@@ -135,7 +135,7 @@ def test_constant_voxels_are_zero_in_every_shuffle():
     Y, M, ev = study()
     Y[:, 1], Y[:, 66] = 0, 1000.1
     C = np.array([[1.0, -1, 0]])
-    maps = VoxelwiseGlm(Y, M, C, {2: ev}).maps(Shuffler(M @ C.T, Permutations(20, 3)).shuffles(0, 20))
+    maps = VoxelwiseGlm(Y, M, C, {2: ev}).statistic_maps(Shuffler(M @ C.T, Permutations(20, 3)).shuffles(0, 20))
     assert not maps[:, [1, 66]].any()
     assert maps[:, 2:66].all()
 
@@ -146,9 +146,9 @@ def test_an_ev_that_is_the_same_everywhere_is_a_column():
     C = np.array([[1.0, -1, 0]])
     shuffler = Shuffler(M @ C.T, Permutations(20, 3))
     shuffles = shuffler.shuffles(0, 20)
-    plain = Glm(Y, partition(M, C), shuffler.invariant).maps(shuffles)
+    plain = Glm(Y, partition(M, C), shuffler.invariant).statistic_maps(shuffles)
     assert close(
-        VoxelwiseGlm(Y, M, C, {2: np.repeat(M[:, 2:], V, 1).astype(np.float32)}).maps(shuffles), plain
+        VoxelwiseGlm(Y, M, C, {2: np.repeat(M[:, 2:], V, 1).astype(np.float32)}).statistic_maps(shuffles), plain
     ).all()
 
 
@@ -159,16 +159,16 @@ def test_bits_do_not_depend_on_the_batch(C):
     C = np.array(C, float)
     shuffler = Shuffler(M @ C.T, Permutations(23, 3))
     model = VoxelwiseGlm(Y, M, C, {2: ev}, is_f=len(C) > 1)
-    whole = model.maps(shuffler.shuffles(0, 23))
+    whole = model.statistic_maps(shuffler.shuffles(0, 23))
     for start, stop in ((0, 1), (1, 2), (5, 18), (22, 23)):
-        np.testing.assert_array_equal(model.maps(shuffler.shuffles(start, stop)), whole[start:stop])
+        np.testing.assert_array_equal(model.statistic_maps(shuffler.shuffles(start, stop)), whole[start:stop])
 
 
 def test_all_signs_flipped_leave_f_as_it_is():
     """To the bit: the tie counts."""
     Y, M, ev = study()
     model = VoxelwiseGlm(Y, M, np.array([[1.0, -1, 0], [0, 0, 1]]), {2: ev}, is_f=True)
-    maps = model.maps(np.array([[1], [-1]], np.int8) * np.ones(N, np.int8))
+    maps = model.statistic_maps(np.array([[1], [-1]], np.int8) * np.ones(N, np.int8))
     np.testing.assert_array_equal(maps[1], maps[0])
 
 
@@ -192,7 +192,7 @@ def test_a_perfect_fit_is_a_number(seed):
     evs = {2: rng.integers(0, 2, data.shape).astype(np.float32)}
     model = VoxelwiseGlm(data, design, np.array([[0, 1.0, 0]]), evs)
     shuffles = np.array([rng.permutation(n) for _ in range(20)], dtype=np.int32)
-    assert np.isfinite(model.maps(shuffles)).all()
+    assert np.isfinite(model.statistic_maps(shuffles)).all()
     assert np.isfinite(model.exact_map(np.arange(n, dtype=np.int32))).all()
 
 
@@ -206,11 +206,11 @@ def test_constant_voxels_are_zero_in_every_model_and_change_no_other(C, flip, de
     C = np.array(C, float)
     shuffles = Shuffler(M[:, 2:], Permutations(9, 3, flip=flip)).shuffles(0, 9)
     model = VoxelwiseGlm(Y, M, C, {2: ev}, demean=demean, is_f=len(C) > 1)
-    maps = model.maps(shuffles)
+    maps = model.statistic_maps(shuffles)
     assert not maps[:, [3, 60, 64]].any()
     assert not model.exact(shuffles, np.arange(9), np.resize([3, 60, 64], 9)).any()
     others = np.setdiff1d(np.arange(V), [3, 60, 64])
-    expected = VoxelwiseGlm(usual, M, C, {2: ev}, demean=demean, is_f=len(C) > 1).maps(shuffles)
+    expected = VoxelwiseGlm(usual, M, C, {2: ev}, demean=demean, is_f=len(C) > 1).statistic_maps(shuffles)
     np.testing.assert_array_equal(maps[:, others], expected[:, others])
 
 
@@ -220,7 +220,7 @@ def test_subjects_left_out_at_a_voxel_make_it_no_less_constant():
     Y, ev = rng.normal(size=(N, 3)).astype(np.float32), np.zeros((N, 3), np.float32)
     Y[:, 1:], Y[4, 1:], ev[4, 1] = 2.0, 9.0, 1.0
     shuffles = Shuffler(np.ones((N, 1)), Permutations(30, 3, flip=True)).shuffles(0, 30)
-    maps = VoxelwiseGlm(Y, np.ones((N, 2)), np.array([[1.0, 0]]), {1: ev}).maps(shuffles)
+    maps = VoxelwiseGlm(Y, np.ones((N, 2)), np.array([[1.0, 0]]), {1: ev}).statistic_maps(shuffles)
     assert not maps[:, 1].any()
     assert maps[:, 2].all()
     assert np.isfinite(maps).all()
@@ -234,7 +234,7 @@ def test_perfect_fits_are_finite_and_the_largest():
         for smoother in (None, MaskedGaussian(Grid(np.ones((V, 1, 1), bool)), 1.0)) if len(C) == 1 else (None,):
             shuffles = Shuffler(rng_labels(), Permutations(40, 3)).shuffles(0, 40)
             model = VoxelwiseGlm(Y, M, np.array(C), {2: ev}, is_f=len(C) > 1, smoother=smoother)
-            maps = model.maps(shuffles)
+            maps = model.statistic_maps(shuffles)
             assert np.isfinite(maps).all()
             if smoother is None:
                 assert maps[0].argmax() == at
@@ -284,7 +284,7 @@ def test_subjects_left_out_against_full_refits(mode, flip, C, demean):
     sensible[:, [7, 9]] = False
     assert sensible.mean() > 0.9
     for ours, tolerance in (
-        (model.maps(shuffles), 2e-4),
+        (model.statistic_maps(shuffles), 2e-4),
         (np.array([model.exact(s[None], np.zeros(V, dtype=int), np.arange(V)) for s in shuffles]), 1e-8),
     ):
         wrong = np.abs(ours - theirs) > tolerance * np.maximum(1, np.abs(theirs))
@@ -313,7 +313,7 @@ def test_demeaning_is_over_those_who_remain():
     shuffles = Shuffler(M[:, :1], Permutations(6, 3)).shuffles(0, 6)
     demeaned = VoxelwiseGlm(Y, M[:, [2, 0]], C, {0: ev, -3: out}, demean=True)
     with_mean = VoxelwiseGlm(Y, np.c_[M[:, [2, 0]], np.ones(N)], np.array([[0, 1.0, 0]]), {0: ev, -4: out})
-    assert close(demeaned.maps(shuffles), with_mean.maps(shuffles)).all()
+    assert close(demeaned.statistic_maps(shuffles), with_mean.statistic_maps(shuffles)).all()
     np.testing.assert_array_equal(demeaned._dfs[1], with_mean._dfs[1])
 
 
@@ -323,8 +323,9 @@ def test_several_masks_leave_out_whom_either_does():
     C = np.array([[1.0, -1, 0]])
     both = ((one != 0) | (other != 0)).astype(np.float32)
     shuffles = Shuffler(M @ C.T, Permutations(6, 3)).shuffles(0, 6)
-    expected = VoxelwiseGlm(Y, M, C, {2: ev, -4: both}).maps(shuffles)
-    np.testing.assert_array_equal(VoxelwiseGlm(Y, M, C, {2: ev, -4: one, -18: other}).maps(shuffles), expected)
+    expected = VoxelwiseGlm(Y, M, C, {2: ev, -4: both}).statistic_maps(shuffles)
+    ours = VoxelwiseGlm(Y, M, C, {2: ev, -4: one, -18: other}).statistic_maps(shuffles)
+    np.testing.assert_array_equal(ours, expected)
 
 
 def test_subjects_left_out_from_a_scratch_file(tmp_path):
@@ -335,7 +336,7 @@ def test_subjects_left_out_from_a_scratch_file(tmp_path):
         VoxelwiseGlm(Y, M, C, {2: ev, -4: out}, is_f=True, demean=True, scratch=folder)
         for folder in ("", str(tmp_path))
     ]
-    maps = [model.maps(shuffles) for model in models]
+    maps = [model.statistic_maps(shuffles) for model in models]
     np.testing.assert_array_equal(*maps)
     np.testing.assert_array_equal(models[0].to_z(maps[0]), models[1].to_z(maps[1]))
 
@@ -346,7 +347,7 @@ def test_z_of_f_has_the_degrees_of_freedom_of_each_voxel(mode):
     C, out = np.array([[1.0, -1, 0], [0, 0, 1]]), lesions()
     ev[:, 5] = 1  # the rank of the effect drops, too
     model = VoxelwiseGlm(Y, M, C, {2: ev, -4: out}, mode, is_f=True)
-    f = model.maps(Shuffler(M @ C.T, Permutations(6, 3)).shuffles(0, 6))
+    f = model.statistic_maps(Shuffler(M @ C.T, Permutations(6, 3)).shuffles(0, 6))
     expected = np.zeros(f.shape)
     for v in range(V):
         left = out[:, v] == 0
@@ -370,7 +371,7 @@ def test_constant_data_are_zero_without_an_intercept_too():
     out[:3, 8] = 1
     Y[:, 1], Y[3:, 8] = 1000.1, 7
     flips = Shuffler(np.ones(N), Permutations(20, 3, flip=True)).shuffles(0, 20)
-    maps = VoxelwiseGlm(Y, np.ones((N, 1)), np.ones((1, 1)), {-2: out}).maps(flips)
+    maps = VoxelwiseGlm(Y, np.ones((N, 1)), np.ones((1, 1)), {-2: out}).statistic_maps(flips)
     assert not maps[:, [1, 8]].any()
     assert maps[:, 2:8].all()
 

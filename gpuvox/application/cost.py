@@ -281,10 +281,10 @@ def _seconds_of_maps(model: StatisticModel, shuffles: NDArray, threads: int) -> 
 
     def maps(_: int) -> None:
         if model.device is None:
-            model.maps(shuffles)
+            model.statistic_maps(shuffles)
             return
         with lock:
-            found = model.maps(shuffles)
+            found = model.statistic_maps(shuffles)
             model.device.download(model.device.rows(found, 0, 1))
 
     with Pool(threads) as pool:

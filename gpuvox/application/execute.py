@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuvox import __version__, concerns, files, participants, private
+from gpuvox import __version__, design_checks, files, participants, private
 from gpuvox.analysis import (
     Inputs,
     Keep,
@@ -72,14 +72,14 @@ from gpuvox.files.targets import check_targets
 from gpuvox.grid import Grid
 from gpuvox.info import versions
 from gpuvox.names import Names, by_name
-from gpuvox.oddities import about_volumes
 from gpuvox.participants import Rows, of_matrix
-from gpuvox.partition import Model, partition
+from gpuvox.partition import PartitionedDesign, partition
 from gpuvox.runtime.limits import threads_for
 from gpuvox.scratch import Data, block, check_folder, count_constant, pieces
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler, check_blocks
 from gpuvox.statistics import Statistics
 from gpuvox.tally import share
+from gpuvox.volume_checks import volume_warnings
 
 Say = Callable[[str], None]
 
@@ -363,7 +363,7 @@ def read_inputs(
         if column < 0:
             say(_about_exclusion(maps[column]))
     say("Data loaded")
-    for sentence in about_volumes(data, _titles(command.data, n)):
+    for sentence in volume_warnings(data, _titles(command.data, n)):
         warn(sentence)
     constant = count_constant(data) if command.mask or command.keep_constant else 0
     if constant:
@@ -378,15 +378,18 @@ def read_inputs(
 
 
 def _said_of_design(inputs: Inputs, options: Options, voxelwise: tuple[int, ...], origin: str) -> list[str]:
-    """What is odd about a design, in sentences; see `concerns`."""
-    found = concerns.of_design(inputs.design, demean=options.demean, flip=options.flip, voxelwise=voxelwise)
-    return [concerns.worded(each, inputs.names.evs, origin or "the design") for each in found]
+    """What is odd about a design, in sentences; see `design_checks`."""
+    found = design_checks.check_design(
+        inputs.design, demean=options.demean, flip=options.flip, voxelwise=voxelwise
+    )
+    return [design_checks.describe_finding(each, inputs.names.evs, origin or "the design") for each in found]
 
 
 def _said_of_data(inputs: Inputs, options: Options) -> list[str]:
     """The same of the data with it."""
-    found = concerns.of_data(inputs.data, inputs.design, demean=options.demean, voxelwise=tuple(inputs.evs))
-    return [concerns.worded(each, inputs.names.evs) for each in found]
+    evs = tuple(inputs.evs)
+    found = design_checks.check_data_mean(inputs.data, inputs.design, demean=options.demean, voxelwise=evs)
+    return [design_checks.describe_finding(each, inputs.names.evs) for each in found]
 
 
 def _about_exclusion(mask: Data) -> str:
@@ -865,7 +868,7 @@ def _count_voxels(command: Command) -> int:
     return math.prod(files.read_header(files.image_names(command.data)[0]).shape[:3])
 
 
-def _model_of(command: Command, inputs: Inputs, test: Test) -> Model:
+def _model_of(command: Command, inputs: Inputs, test: Test) -> PartitionedDesign:
     return partition(
         inputs.design, test.contrast, demean=command.options.demean, is_f=test.is_f,
         check=not command.voxelwise_columns,
@@ -1229,7 +1232,7 @@ def _given(
     n = values.shape[0]
     if mask is None and header is None and not hasattr(data, "dataobj") and np.ndim(data) == 2:
         need_places(options, values.shape)
-    for sentence in about_volumes(values, _titles(data, n)):
+    for sentence in volume_warnings(values, _titles(data, n)):
         files.notice(sentence)
     if matrices["contrasts"] is None and design is not None:
         raise DesignError("t contrasts are needed with a design")

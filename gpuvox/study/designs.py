@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox import files, participants
-from gpuvox.concerns import of_design, worded
+from gpuvox.design_checks import check_design, describe_finding
 from gpuvox.errors import DesignError, FileError
 from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.names import Names
@@ -134,8 +134,8 @@ class Design:
         return [*lines, f"exchangeable: {self._exchangeable()}"]
 
     def concerns(self) -> list[str]:
-        """What is odd about it, in sentences; see `gpuvox.concerns`."""
-        return [worded(each, self.names) for each in of_design(self.matrix, flip=self.flip)]
+        """What is odd about it, in sentences; see `gpuvox.design_checks`."""
+        return [describe_finding(each, self.names) for each in check_design(self.matrix, flip=self.flip)]
 
     def _exchangeable(self) -> str:
         if self.blocks is None:

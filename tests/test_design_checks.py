@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 import gpuvox
-from gpuvox import concerns, files
+from gpuvox import files
 from gpuvox.cli.main import main
+from gpuvox.design_checks import WORDS, DesignFinding, check_data_mean, check_design, describe_finding
 from gpuvox.errors import InputWarning
 from gpuvox.study import tables
 from gpuvox.study.designs import group_design
@@ -26,7 +27,7 @@ ONES = np.ones(N)
 
 
 def kinds(*columns, **options):
-    return [(each.kind, each.columns) for each in concerns.of_design(np.column_stack(columns), **options)]
+    return [(each.kind, each.columns) for each in check_design(np.column_stack(columns), **options)]
 
 
 @pytest.mark.parametrize("case", sorted(path.parent.name for path in CASES.glob("*/design.mat")))
@@ -35,9 +36,7 @@ def test_means_are_told_where_fsl_tells_them(case):
     name = CASES / case / words[words.index("-d") + 1]
     said = CASES / case / "stderr.txt"
     told = said.read_text() if said.exists() else ""
-    found = [
-        each.kind for each in concerns.of_design(files.read_vest(name), demean="-D" in words, flip="-1" in words)
-    ]
+    found = [each.kind for each in check_design(files.read_vest(name), demean="-D" in words, flip="-1" in words)]
     assert ("zero_mean" in found) == ("All design columns have zero mean" in told)
     assert ("demeaned" in found) == ("at least one design column has non-zero mean" in told)
 
@@ -89,30 +88,30 @@ def test_columns_that_do_nothing_or_concern_one_row():
     assert kinds(ONES, np.zeros(N)) == [("empty", (1,))]
     assert kinds(ONES, AGE, 2 * ONES) == [("constants", (0, 2))]
     assert kinds(ONES, AGE, demean=True) == [("demeaned", (0, 1)), ("constant_demeaned", (0,))]
-    found = concerns.of_design(np.column_stack([ONES, one, but_one]))
-    assert found == [concerns.Concern("one_row", (1, 2), (4, 7))]
-    assert "columns 2 (s5) but row 5 and 3 but row 8 are" in concerns.worded(found[0], ["mean", "s5"], "d.mat")
+    found = check_design(np.column_stack([ONES, one, but_one]))
+    assert found == [DesignFinding("one_row", (1, 2), (4, 7))]
+    assert "columns 2 (s5) but row 5 and 3 but row 8 are" in describe_finding(found[0], ["mean", "s5"], "d.mat")
 
 
 def test_means_that_nobody_models():
     rng = np.random.default_rng(0)
     data = (10 + rng.normal(size=(N, 50))).astype(np.float32)
     slope = (AGE - AGE.mean())[:, None]
-    assert [each.kind for each in concerns.of_data(data, slope)] == ["unmodelled_mean"]
-    assert [each.kind for each in concerns.of_data(data, AGE[:, None])] == ["unmodelled_mean"]
-    assert concerns.of_data(data, slope)[0].value == pytest.approx(10, rel=0.2)
+    assert [each.kind for each in check_data_mean(data, slope)] == ["unmodelled_mean"]
+    assert [each.kind for each in check_data_mean(data, AGE[:, None])] == ["unmodelled_mean"]
+    assert check_data_mean(data, slope)[0].value == pytest.approx(10, rel=0.2)
     for design in (np.column_stack([ONES, AGE]), np.column_stack([GROUP, 1 - GROUP]), 2 * ONES[:, None]):
-        assert concerns.of_data(data, design) == []
-    assert concerns.of_data(data, slope, demean=True) == []
-    assert concerns.of_data(data - 10, slope) == []
-    assert concerns.of_data(data - data.mean(axis=0), AGE[:, None]) == []
-    assert concerns.of_data(data, np.column_stack([ONES, AGE]), voxelwise=[0])[0].columns == (0, 1)
+        assert check_data_mean(data, design) == []
+    assert check_data_mean(data, slope, demean=True) == []
+    assert check_data_mean(data - 10, slope) == []
+    assert check_data_mean(data - data.mean(axis=0), AGE[:, None]) == []
+    assert check_data_mean(data, np.column_stack([ONES, AGE]), voxelwise=[0])[0].columns == (0, 1)
 
 
-def test_every_concern_has_words():
-    for kind in concerns.WORDS:
+def test_every_finding_has_words():
+    for kind in WORDS:
         for columns in ((0,), (0, 1), tuple(range(12))):
-            text = concerns.worded(concerns.Concern(kind, columns, columns, 1e-4), ["age", ""], "d.csv")
+            text = describe_finding(DesignFinding(kind, columns, columns, 1e-4), ["age", ""], "d.csv")
             assert "1 (age)" in text
             assert "\n" not in text
 

@@ -1,7 +1,7 @@
 """What is odd about a design: columns that do nothing, that almost repeat each other, means that nobody models.
 
-Nothing here changes a number. A `Concern` is a fact about arrays; `worded` says it, with the columns by number and
-name.
+Nothing here changes a number. A `DesignFinding` is a fact about arrays; `describe_finding` says it in a sentence,
+with the columns by number and name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MOST_VOXELS = 4096
 
 
 @dataclass(frozen=True)
-class Concern:
+class DesignFinding:
     """A fact about a design.
 
     Attributes
@@ -57,10 +57,10 @@ class Concern:
     value: float = 0.0
 
 
-def of_design(
+def check_design(
     design: ArrayLike, *, demean: bool = False, flip: bool = False, voxelwise: Collection[int] = ()
-) -> list[Concern]:
-    """Concerns about a design.
+) -> list[DesignFinding]:
+    """What is odd about a design.
 
     Parameters
     ----------
@@ -79,26 +79,26 @@ def of_design(
     return [*_of_means(M, demean, flip), *_of_columns(M, fixed, demean), *_collinear(M, fixed, demean)]
 
 
-def _of_means(M: Float64, demean: bool, flip: bool) -> Iterator[Concern]:
+def _of_means(M: Float64, demean: bool, flip: bool) -> Iterator[DesignFinding]:
     with_mean = np.flatnonzero(np.abs(M.sum(axis=0)) > ZERO_SUM)
     if demean and len(with_mean):
-        yield Concern("demeaned", tuple(with_mean.tolist()))
+        yield DesignFinding("demeaned", tuple(with_mean.tolist()))
     if not (demean or flip or len(with_mean)):
-        yield Concern("zero_mean", tuple(range(M.shape[1])))
+        yield DesignFinding("zero_mean", tuple(range(M.shape[1])))
 
 
-def _of_columns(M: Float64, fixed: Sequence[int], demean: bool) -> Iterator[Concern]:
+def _of_columns(M: Float64, fixed: Sequence[int], demean: bool) -> Iterator[DesignFinding]:
     empty = [j for j in fixed if not M[:, j].any()]
     constant = [j for j in fixed if j not in empty and _is_constant(M[:, j])]
     if empty:
-        yield Concern("empty", tuple(empty))
+        yield DesignFinding("empty", tuple(empty))
     if constant and demean:
-        yield Concern("constant_demeaned", tuple(constant))
+        yield DesignFinding("constant_demeaned", tuple(constant))
     elif len(constant) > 1:
-        yield Concern("constants", tuple(constant))
+        yield DesignFinding("constants", tuple(constant))
     single = {j: row for j in fixed if (row := _only_row(M[:, j])) is not None}
     if single:
-        yield Concern("one_row", tuple(single), tuple(single.values()))
+        yield DesignFinding("one_row", tuple(single), tuple(single.values()))
 
 
 def _is_constant(column: Float64) -> bool:
@@ -114,7 +114,7 @@ def _only_row(column: Float64) -> int | None:
     return int(different[0]) if len(different) == 1 else None
 
 
-def _collinear(M: Float64, fixed: Sequence[int], demean: bool) -> Iterator[Concern]:
+def _collinear(M: Float64, fixed: Sequence[int], demean: bool) -> Iterator[DesignFinding]:
     """Columns whose combination is zero but for rounding; exact dependence is in order, contrasts are checked for it.
 
     With the mean in the model, columns are less their means: a year of birth is no multiple of the constant. A singular
@@ -133,7 +133,7 @@ def _collinear(M: Float64, fixed: Sequence[int], demean: bool) -> Iterator[Conce
     for k in np.flatnonzero((s > RANK_TOLERANCE * s[0]) & (s < NEARLY)):
         weights = np.abs(vt[k])
         named = np.flatnonzero(weights > 0.05 * weights.max())
-        yield Concern("collinear", tuple(columns[j] for j in named), value=float(s[k]))
+        yield DesignFinding("collinear", tuple(columns[j] for j in named), value=float(s[k]))
 
 
 def _spans_mean(M: Float64) -> bool:
@@ -145,9 +145,9 @@ def _spans_mean(M: Float64) -> bool:
     return float(np.square(ones - basis @ (basis.T @ ones)).sum()) <= INSIDE * len(M)
 
 
-def of_data(
+def check_data_mean(
     data: Data, design: ArrayLike, *, demean: bool = False, voxelwise: Collection[int] = ()
-) -> list[Concern]:
+) -> list[DesignFinding]:
     """Whether the data are far from zero while neither the design nor demeaning takes their mean away.
 
     Parameters
@@ -155,7 +155,7 @@ def of_data(
     data : (n, V) float32, array or `scratch.Tiles`
     design : (n, p) array_like
     demean, voxelwise
-        As of `of_design`.
+        As of `check_design`.
     """
     M = np.asarray(design, dtype=np.float64)
     fixed = [j for j in range(M.shape[1]) if j not in voxelwise]
@@ -167,26 +167,28 @@ def of_data(
     ratio = np.abs(values.mean(axis=0))[sd > 0] / sd[sd > 0]
     if not len(ratio) or np.median(ratio) < 1:
         return []
-    return [Concern("unmodelled_mean", tuple(range(M.shape[1])), value=float(np.median(ratio)))]
+    return [DesignFinding("unmodelled_mean", tuple(range(M.shape[1])), value=float(np.median(ratio)))]
 
 
 # -- words ----------------------------------------------------------------------------------------------------------
 
 
-def worded(concern: Concern, names: Sequence[str] = (), origin: str | os.PathLike[str] = "the design") -> str:
-    """A concern as a sentence.
+def describe_finding(
+    finding: DesignFinding, names: Sequence[str] = (), origin: str | os.PathLike[str] = "the design"
+) -> str:
+    """A finding as a sentence.
 
     Parameters
     ----------
-    concern : Concern
+    finding : DesignFinding
     names : sequence of str
         Of the columns of the design, as far as they have any.
     origin : path
         The file of the design.
     """
-    columns = [_named(j, names) for j in concern.columns]
-    said: Any = WORDS[concern.kind](concern, columns)
-    return f"{os.fspath(origin)}: {said}" if concern.kind != "unmodelled_mean" else said
+    columns = [_named(j, names) for j in finding.columns]
+    said: Any = WORDS[finding.kind](finding, columns)
+    return f"{os.fspath(origin)}: {said}" if finding.kind != "unmodelled_mean" else said
 
 
 def _named(column: int, names: Sequence[str]) -> str:
@@ -201,52 +203,52 @@ def _listed(columns: Sequence[str], kind: str = "column") -> str:
     return f"{kind} {text}" if len(shown) == 1 else f"{kind}s {text}"
 
 
-def _zero_mean(concern: Concern, columns: Sequence[str]) -> str:
+def _zero_mean(finding: DesignFinding, columns: Sequence[str]) -> str:
     return (
         f"all design columns have zero mean ({_listed(columns)}) - consider using the -D option to demean your data "
         "(demean=True from Python), or a column of ones"
     )
 
 
-def _demeaned(concern: Concern, columns: Sequence[str]) -> str:
+def _demeaned(finding: DesignFinding, columns: Sequence[str]) -> str:
     have = "has" if len(columns) == 1 else "have"
     return (
         f"data demeaning selected, but {_listed(columns)} {have} a non-zero mean - so the design is demeaned too"
     )
 
 
-def _empty(concern: Concern, columns: Sequence[str]) -> str:
+def _empty(finding: DesignFinding, columns: Sequence[str]) -> str:
     return f"{_listed(columns)} {'is' if len(columns) == 1 else 'are'} 0 in all rows, and explains nothing"
 
 
-def _constants(concern: Concern, columns: Sequence[str]) -> str:
+def _constants(finding: DesignFinding, columns: Sequence[str]) -> str:
     return f"{_listed(columns)} are constant, all of them; one column of ones models the mean"
 
 
-def _constant_demeaned(concern: Concern, columns: Sequence[str]) -> str:
+def _constant_demeaned(finding: DesignFinding, columns: Sequence[str]) -> str:
     return f"{_listed(columns)} {'is' if len(columns) == 1 else 'are'} constant; demeaning leaves nothing of it"
 
 
-def _one_row(concern: Concern, columns: Sequence[str]) -> str:
-    pairs = [f"{column} but row {row + 1}" for column, row in zip(columns, concern.rows)]
+def _one_row(finding: DesignFinding, columns: Sequence[str]) -> str:
+    pairs = [f"{column} but row {row + 1}" for column, row in zip(columns, finding.rows)]
     verb = "is" if len(columns) == 1 else "are"
     return f"{_listed(pairs)} {verb} the same in all rows; that takes the volume of this row out of the model"
 
 
-def _collinear_said(concern: Concern, columns: Sequence[str]) -> str:
+def _collinear_said(finding: DesignFinding, columns: Sequence[str]) -> str:
     if len(columns) == 2:
-        size = f"their correlation is 1 - {concern.value**2:.1g} in magnitude"
+        size = f"their correlation is 1 - {finding.value**2:.1g} in magnitude"
     else:
-        size = f"their smallest singular value is {concern.value:.1g} of their size"
+        size = f"their smallest singular value is {finding.value:.1g} of their size"
     return (
         f"{_listed(columns)} are collinear but for about the rounding of numbers in a text file ({size}); what they "
         "explain apart from each other is noise: leave one out, or give more digits"
     )
 
 
-def _unmodelled(concern: Concern, columns: Sequence[str]) -> str:
+def _unmodelled(finding: DesignFinding, columns: Sequence[str]) -> str:
     return (
-        f"the data are far from zero (the mean is {concern.value:.3g} standard deviations in half of the voxels), and "
+        f"the data are far from zero (the mean is {finding.value:.3g} standard deviations in half of the voxels), and "
         f"neither {_listed(columns, 'design column')} nor -D (demean=True from Python) takes their mean away, which is "
         "then tested with the design: add a column of ones (an intercept), or -D"
     )

@@ -27,7 +27,7 @@ def constant_rows(data: Data) -> dict[int, float]:
     return {} if first is None else {int(i): float(first[i]) for i in np.flatnonzero(same)}
 
 
-def alike_rows(data: Data) -> list[list[int]]:
+def duplicate_rows(data: Data) -> list[list[int]]:
     """Groups of rows that are the same, by the digest of their bytes."""
     digests = [hashlib.blake2b(digest_size=16) for _ in range(data.shape[0])]
     for start, values in pieces(data):
@@ -39,7 +39,7 @@ def alike_rows(data: Data) -> list[list[int]]:
     return sorted(group for group in groups if len(group) > 1)
 
 
-def about_volumes(data: Data, titles: Sequence[str]) -> Iterator[str]:
+def volume_warnings(data: Data, titles: Sequence[str]) -> Iterator[str]:
     """Sentences on volumes that are constant within the mask, or the same as another.
 
     Parameters
@@ -55,7 +55,7 @@ def about_volumes(data: Data, titles: Sequence[str]) -> Iterator[str]:
         rows = [i for i, of_row in constant.items() if of_row == value]
         has = "has" if len(rows) == 1 else "have"
         yield f"{_named(rows, titles)} {has} the value {value:g} in all {data.shape[1]} voxels of the mask"
-    for rows in alike_rows(data):
+    for rows in duplicate_rows(data):
         if rows[0] not in constant:
             yield f"{_named(rows, titles)} are identical in all {data.shape[1]} voxels of the mask"
 

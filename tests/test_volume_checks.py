@@ -12,8 +12,8 @@ import pytest
 import gpuvox
 from gpuvox.cli import main_randomise
 from gpuvox.errors import InputWarning
-from gpuvox.oddities import about_volumes
 from gpuvox.scratch import as_tiles
+from gpuvox.volume_checks import volume_warnings
 from tests.conftest import save
 
 
@@ -34,11 +34,11 @@ EXPECTED = [
 
 def test_sentences(rows, tmp_path):
     names = [f"v{i}" for i in range(1, 12)]
-    assert list(about_volumes(rows, names)) == EXPECTED
-    assert list(about_volumes(as_tiles(rows, str(tmp_path)), names)) == EXPECTED
-    assert list(about_volumes(rows[:, :1], names)) == []
-    assert list(about_volumes(np.random.default_rng(1).normal(size=(5, 9)).astype("f4"), names)) == []
-    assert list(about_volumes(np.zeros((11, 9), "f4"), names)) == [
+    assert list(volume_warnings(rows, names)) == EXPECTED
+    assert list(volume_warnings(as_tiles(rows, str(tmp_path)), names)) == EXPECTED
+    assert list(volume_warnings(rows[:, :1], names)) == []
+    assert list(volume_warnings(np.random.default_rng(1).normal(size=(5, 9)).astype("f4"), names)) == []
+    assert list(volume_warnings(np.zeros((11, 9), "f4"), names)) == [
         "v1, v2, v3, v4, v5, v6 and 5 more have the value 0 in all 9 voxels of the mask"
     ]
 
