@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuvox.study.checks import check_maps, oddities
+from gpuvox.study.pipeline.checks import check_maps, oddities
 from tests.conftest import save
 
 

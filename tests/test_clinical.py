@@ -13,8 +13,15 @@ from scipy import stats
 
 from gpuvox.cli.main import guarded
 from gpuvox.cli.models import run
-from gpuvox.study.clinical import Correlations, Regression, SampleSizes, correlations, regression, sample_sizes
 from gpuvox.study.phantom import SCALES, Template, draw_cohort
+from gpuvox.study.statistics.clinical import (
+    Correlations,
+    Regression,
+    SampleSizes,
+    correlations,
+    regression,
+    sample_sizes,
+)
 
 STRUCTURES = ("thalamus", "caudate")
 MS = "group == 'MS'"

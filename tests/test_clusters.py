@@ -12,8 +12,8 @@ from scipy import ndimage
 
 from gpuvox.cli import main
 from gpuvox.grid import Grid
-from gpuvox.study.clusters import adjusted, describe, eigenvariate, find_clusters
-from gpuvox.study.labels import Region
+from gpuvox.study.measures.clusters import adjusted, describe, eigenvariate, find_clusters
+from gpuvox.study.measures.labels import Region
 from tests.conftest import overriding, save
 
 SHAPE = (8, 7, 6)

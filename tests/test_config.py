@@ -7,7 +7,7 @@ import typing
 import pytest
 
 from gpuvox.errors import FileError
-from gpuvox.study import config
+from gpuvox.study.pipeline import config
 
 
 def parse(tmp_path, text):

@@ -14,8 +14,8 @@ from gpuvox import files
 from gpuvox.cli.main import main
 from gpuvox.design_checks import WORDS, DesignFinding, check_data_mean, check_design, describe_finding
 from gpuvox.errors import InputWarning
-from gpuvox.study import tables
-from gpuvox.study.designs import group_design
+from gpuvox.study.designs.cross_sectional import group_design
+from gpuvox.study.tables.reading import typed
 
 CASES = Path(__file__).parent / "data" / "fsl"
 N = 20
@@ -178,5 +178,5 @@ def test_designs_from_tables_tell_them_by_name(tmp_path, monkeypatch, capsys):
     assert "columns 4 (onset) and 5 (duration) are collinear but for about the rounding" in out
     assert "column 1 (CIS) but row 4 is the same in all rows" in out
     assert out.strip().startswith("20 of the 20 rows")
-    usual = group_design(tables.typed(table.astype(str)).query("group != 'CIS'"), "group", covariates=["onset"])
+    usual = group_design(typed(table.astype(str)).query("group != 'CIS'"), "group", covariates=["onset"])
     assert usual.concerns() == []

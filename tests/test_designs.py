@@ -21,8 +21,14 @@ from gpuvox.cli import main
 from gpuvox.cli.main import guarded
 from gpuvox.errors import DesignError, FileError
 from gpuvox.files import read_named_matrix
-from gpuvox.study.designs import centred, group_design
-from gpuvox.study.longitudinal import between_design, find_change, interaction_design, read_visits, visit_design
+from gpuvox.study.designs.cross_sectional import centred, group_design
+from gpuvox.study.designs.longitudinal import (
+    between_design,
+    find_change,
+    interaction_design,
+    read_visits,
+    visit_design,
+)
 from tests.conftest import overriding, save
 
 SHAPE = (4, 3, 2)

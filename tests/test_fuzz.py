@@ -29,13 +29,13 @@ from gpuvox.errors import FileError
 from gpuvox.files.locks import output
 from gpuvox.grid import Grid
 from gpuvox.qmri import TissueModel
-from gpuvox.study import clusters, labels, rois
-from gpuvox.study.checks import check_maps
-from gpuvox.study.config import example as example_study
-from gpuvox.study.config import read_config
+from gpuvox.study.measures import clusters, labels, rois
+from gpuvox.study.pipeline.checks import check_maps
+from gpuvox.study.pipeline.config import example as example_study
+from gpuvox.study.pipeline.config import read_config
+from gpuvox.study.pipeline.stages import STATE, Ledger, Stage, Talk, locked, remove_others, run
 from gpuvox.study.report import build
 from gpuvox.study.report.contents import read_contents
-from gpuvox.study.stages import STATE, Ledger, Stage, Talk, locked, remove_others, run
 
 SHAPE = (4, 3, 2)
 MOST_BYTES = 32 << 20

@@ -14,9 +14,9 @@ from gpuvox import files
 from gpuvox.cli import main
 from gpuvox.cli.groups import run
 from gpuvox.cli.main import guarded
-from gpuvox.study.ancova import ANCOVA, ancova, assign_families, check_assumptions, cohens_d
-from gpuvox.study.demographics import DEMOGRAPHICS, demographics
-from gpuvox.study.tables import assign_groups
+from gpuvox.study.statistics.ancova import ANCOVA, ancova, assign_families, check_assumptions, cohens_d
+from gpuvox.study.statistics.demographics import DEMOGRAPHICS, demographics
+from gpuvox.study.tables.groups import assign_groups
 from tests.conftest import overriding
 
 

@@ -9,9 +9,13 @@ import pytest
 
 from gpuvox.cli.main import main
 from gpuvox.errors import FileError
-from gpuvox.study import config, tables
-from gpuvox.study.levels import UNIT, other_form
-from gpuvox.study.longitudinal import read_visits
+from gpuvox.study.designs.longitudinal import read_visits
+from gpuvox.study.pipeline import config
+from gpuvox.study.tables.columns import indicators
+from gpuvox.study.tables.conditions import select
+from gpuvox.study.tables.groups import assign_groups
+from gpuvox.study.tables.levels import UNIT, other_form
+from gpuvox.study.tables.reading import typed
 
 NUMBERS = [f"{30 + i}.5" for i in range(12)]
 
@@ -19,7 +23,7 @@ NUMBERS = [f"{30 + i}.5" for i in range(12)]
 def frame(values, **more):
     n = len(values)
     people = {"participant_id": [f"s{i}" for i in range(n)], "group": ["MS", "HC"] * (n // 2) + ["MS"] * (n % 2)}
-    return tables.typed(pd.DataFrame(people | {"x": list(values)} | more))
+    return typed(pd.DataFrame(people | {"x": list(values)} | more))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +48,7 @@ def frame(values, **more):
 def test_one_slip_makes_no_categories(slip):
     table = frame([*NUMBERS[:4], slip, *NUMBERS[5:]])
     with pytest.raises(FileError, match=r"x of s4 is .*; a number expected"):
-        tables.indicators(table, ["x"], "p.tsv")
+        indicators(table, ["x"], "p.tsv")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +70,7 @@ def test_one_slip_makes_no_categories(slip):
 )
 def test_numbers_in_another_form_are_no_categories(values, match):
     with pytest.raises(FileError, match=match):
-        tables.indicators(frame(values), ["x"], "p.tsv")
+        indicators(frame(values), ["x"], "p.tsv")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_numbers_in_another_form_are_no_categories(values, match):
 )
 def test_categories_stay_categories(values):
     table = frame(values).dropna()
-    assert tables.indicators(table, ["x"]).shape[1] == table["x"].nunique() - 1
+    assert indicators(table, ["x"]).shape[1] == table["x"].nunique() - 1
 
 
 @pytest.mark.parametrize(
@@ -97,16 +101,16 @@ def test_categories_stay_categories(values):
 def test_levels_have_one_spelling(values, match):
     table = frame(values)
     for use in (
-        lambda: tables.indicators(table, ["x"]),
-        lambda: tables.assign_groups(table, "x"),
-        lambda: tables.assign_groups(table, "x", [values[0], "HC"]),
+        lambda: indicators(table, ["x"]),
+        lambda: assign_groups(table, "x"),
+        lambda: assign_groups(table, "x", [values[0], "HC"]),
     ):
         with pytest.raises(FileError, match=match):
             use()
 
 
 def test_blanks_around_a_level_are_none_of_it():
-    assert tables.assign_groups(frame(["MS ", " MS", "MS", "HC", "HC\u00a0"]), "x").counts() == {"HC": 2, "MS": 3}
+    assert assign_groups(frame(["MS ", " MS", "MS", "HC", "HC\u00a0"]), "x").counts() == {"HC": 2, "MS": 3}
 
 
 @pytest.mark.parametrize(
@@ -115,16 +119,16 @@ def test_blanks_around_a_level_are_none_of_it():
 def test_a_condition_means_one_spelling(condition):
     table = frame(["MS", "HC", "ms", "HC"])
     with pytest.raises(FileError, match=r"x is 'ms' in a row, which differs from 'MS'|x is 'MS' in a row"):
-        tables.select(table, condition)
-    assert tables.select(table, "x in ('MS', 'ms')").tolist() == [True, False, True, False]
-    assert tables.select(table, "x == 'HC'").tolist() == [False, True, False, True]
+        select(table, condition)
+    assert select(table, "x in ('MS', 'ms')").tolist() == [True, False, True, False]
+    assert select(table, "x == 'HC'").tolist() == [False, True, False, True]
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "Infinity", "1e400", "-1E999"])
 def test_infinite_covariates_are_told_by_participant(value):
     table = frame([*NUMBERS[:4], value, *NUMBERS[5:]])
     with pytest.raises(FileError, match=r"p\.tsv: x of s4 is -?inf; a finite number expected"):
-        tables.indicators(table, ["x"], "p.tsv")
+        indicators(table, ["x"], "p.tsv")
 
 
 @pytest.mark.parametrize("value", ["nan", "NaN", "NAN", "Nan", "-nan", "+NaN", "<NA>", "#N/A"])
@@ -132,7 +136,7 @@ def test_nan_of_every_spelling_is_missing(value):
     table = frame([*NUMBERS[:4], value, *NUMBERS[5:]])
     assert np.isnan(table["x"][4])
     with pytest.raises(FileError, match=r"p\.tsv has no x of s4"):
-        tables.indicators(table, ["x"], "p.tsv")
+        indicators(table, ["x"], "p.tsv")
 
 
 # -- commands -------------------------------------------------------------------------------------------------------
@@ -291,7 +295,7 @@ def test_numbers_too_large_for_a_condition():
     table = frame(NUMBERS)
     for number in ("1" + "0" * 400, "1e400", "0x" + "f" * 400, "1" + "0" * 5000):
         with pytest.raises(FileError, match=r"too large|not of the form"):
-            tables.select(table, f"x < {number}")
+            select(table, f"x < {number}")
 
 
 def test_forms_of_numbers_take_time_linear_in_the_text():

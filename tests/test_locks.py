@@ -18,7 +18,7 @@ from gpuvox.cli.main import main
 from gpuvox.errors import FileError, InUseError
 from gpuvox.files import locks
 from gpuvox.files.locks import check_folders, hold, is_inside, output
-from gpuvox.study import stages
+from gpuvox.study.pipeline import stages
 
 BASE = "randomise -i data -m mask -d design.mat -t design.con -x -n 20 --seed 1 --device cpu --quiet"
 

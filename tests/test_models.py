@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from gpuvox.study.models import (
+from gpuvox.study.statistics.least_squares import (
     _corrected,
     adjust_p,
     bootstrap,

@@ -10,7 +10,7 @@ import pytest
 
 from gpuvox import private
 from gpuvox.cli import main
-from gpuvox.study.stages import Ledger
+from gpuvox.study.pipeline.stages import Ledger
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from gpuvox.cli import main
-from gpuvox.study.labels import AS_FREESURFER, Region, read_regions
+from gpuvox.study.measures.labels import AS_FREESURFER, Region, read_regions
+from gpuvox.study.measures.rois import measure, members
 from gpuvox.study.phantom import SCALES, Template
-from gpuvox.study.rois import measure, members
 from tests.conftest import overriding, save
 
 SHAPE, N = (12, 10, 9), 3

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gpuvox.errors import FileError
-from gpuvox.study import stages
-from gpuvox.study.stages import Ledger, Stage, Talk
+from gpuvox.study.pipeline import stages
+from gpuvox.study.pipeline.stages import Ledger, Stage, Talk
 
 
 class Study:

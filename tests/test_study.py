@@ -15,10 +15,10 @@ import pytest
 from gpuvox import files
 from gpuvox.cli.main import main
 from gpuvox.study import phantom
-from gpuvox.study.config import read_config
-from gpuvox.study.pipeline import Pipeline, execute
+from gpuvox.study.pipeline.config import read_config
+from gpuvox.study.pipeline.pipeline import Pipeline, execute
+from gpuvox.study.pipeline.stages import Talk
 from gpuvox.study.report.own import own_ledger, way_out
-from gpuvox.study.stages import Talk
 
 
 def write_study(folder, **changes):
@@ -367,7 +367,7 @@ zscores = [{clusters}, "putamen.fa"]
 
 def test_a_report_never_tells_of_what_is_no_longer_there(copy, capsys, monkeypatch):
     """It goes as soon as another stage runs, and comes back only at the end."""
-    from gpuvox.study import rois
+    from gpuvox.study.measures import rois
 
     def fails(*arguments):
         raise ValueError("a failure")
@@ -762,7 +762,7 @@ def test_permutations_that_are_done_are_not_done_again(copy, capsys):
 
 
 def test_an_interrupted_study_goes_on(copy, capsys, monkeypatch):
-    from gpuvox.study import clinical
+    from gpuvox.study.statistics import clinical
 
     def interrupted(*arguments):
         raise KeyboardInterrupt

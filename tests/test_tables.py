@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from gpuvox import files
 from gpuvox.cli.main import main
 from gpuvox.errors import FileError
-from gpuvox.study import tables
+from gpuvox.study.tables.columns import indicators, matching
+from gpuvox.study.tables.conditions import select
+from gpuvox.study.tables.reading import gather, labels, read_participants, typed
 
-TABLE = tables.typed(
+TABLE = typed(
     pd.DataFrame(
         {
             "participant_id": ["a", "b", "c", "d"],
@@ -32,7 +34,7 @@ def test_columns_are_numbers_or_text():
     assert np.isnan(TABLE["age"][2])
     assert TABLE["group"].isna().tolist() == [False, False, False, True]
     assert TABLE["nothing"].dtype == float
-    ids = tables.typed(pd.DataFrame({"participant_id": ["01", "02"]}))
+    ids = typed(pd.DataFrame({"participant_id": ["01", "02"]}))
     assert ids["participant_id"].tolist() == ["01", "02"]
 
 
@@ -60,7 +62,7 @@ def test_columns_are_numbers_or_text():
     ],
 )
 def test_conditions(condition, expected):
-    assert tables.select(TABLE, condition).tolist() == [bool(e) for e in expected]
+    assert select(TABLE, condition).tolist() == [bool(e) for e in expected]
 
 
 def kleene(text, values):
@@ -94,7 +96,7 @@ def test_missing_values_follow_three_valued_logic(postfix, infix):
     cell = {"T": 1.0, "F": 0.0, "U": np.nan}
     table = pd.DataFrame([[cell[s] for s in row] for row in states], columns=list("pqr"))
     expected = [kleene(postfix, dict(zip("pqr", row))) for row in states]
-    assert tables.select(table, infix).tolist() == expected
+    assert select(table, infix).tolist() == expected
     assert any(expected)
     assert not all(expected)
 
@@ -117,14 +119,14 @@ def test_missing_values_follow_three_valued_logic(postfix, infix):
 )
 def test_what_is_no_condition(condition, message):
     with pytest.raises(FileError, match="the condition") as caught:
-        tables.select(TABLE, condition)
+        select(TABLE, condition)
     assert message in str(caught.value)
 
 
 @given(st.text(alphabet="age<>=!()'1 andotrin.[],`~&|+-*/:lambdx_", max_size=40))
 def test_no_text_does_more_than_select(text):
     try:
-        chosen = tables.select(TABLE, text)
+        chosen = select(TABLE, text)
     except FileError:
         return
     assert chosen.shape == (4,)
@@ -132,14 +134,14 @@ def test_no_text_does_more_than_select(text):
 
 
 def test_indicators():
-    table = tables.typed(pd.DataFrame({"participant_id": list("abc"), "sex": list("MFM"), "age": ["1", "2", "3"]}))
-    found = tables.indicators(table, ["age", "sex"])
+    table = typed(pd.DataFrame({"participant_id": list("abc"), "sex": list("MFM"), "age": ["1", "2", "3"]}))
+    found = indicators(table, ["age", "sex"])
     assert list(found.columns) == ["age", "sex[M]"]
     assert found.to_numpy().tolist() == [[1, 1], [2, 0], [3, 1]]
     with pytest.raises(FileError, match="has no age of c"):
-        tables.indicators(TABLE, ["age"])
+        indicators(TABLE, ["age"])
     with pytest.raises(FileError, match="no column 'weight'"):
-        tables.indicators(TABLE, ["weight"])
+        indicators(TABLE, ["weight"])
 
 
 def test_patterns_stay_between_dots():
@@ -152,11 +154,11 @@ def test_patterns_stay_between_dots():
         "ms.1",
         "ms.1.mean",
     ]
-    assert tables.matching(names, ["*.iron"]) == ["putamen.iron", "thalamus.iron"]
-    assert tables.matching(names, ["thalamus.iron", "*.iron"]) == ["thalamus.iron", "putamen.iron"]
-    assert tables.matching(names, ["ms.*", "*.putamen.*"]) == ["ms.1", "left.putamen.iron"]
+    assert matching(names, ["*.iron"]) == ["putamen.iron", "thalamus.iron"]
+    assert matching(names, ["thalamus.iron", "*.iron"]) == ["thalamus.iron", "putamen.iron"]
+    assert matching(names, ["ms.*", "*.putamen.*"]) == ["ms.1", "left.putamen.iron"]
     with pytest.raises(FileError, match=r"nothing named '\*\.myelin'"):
-        tables.matching(names, ["age", "*.myelin"])
+        matching(names, ["age", "*.myelin"])
 
 
 def write_rois(path, ids=("a", "b"), drop=None):
@@ -181,7 +183,7 @@ def test_gathering(tmp_path):
     clusters = pd.DataFrame(lines, columns=["participant_id", "cluster", "mean", "eigenvariate", "eigenvariate_z"])
     files.write_table(tmp_path / "up.tsv", clusters)
     files.write_table(tmp_path / "none.tsv", clusters.iloc[:0])
-    found = tables.gather(
+    found = gather(
         tmp_path / "p.tsv", tmp_path / "rois.tsv", {"up": tmp_path / "up.tsv", "none": tmp_path / "none.tsv"}
     )
     assert found["participant_id"].tolist() == ["b", "a"]
@@ -205,7 +207,7 @@ def test_both_masses_are_gathered_with_a_head_size_factor(tmp_path):
     for factor, expected in ((2.0, [0.055, 0.005]), (float("nan"), None)):
         changed = rows.assign(mass_raw=rows["mass"] / 2, volume_normalised=rows["volume"] * factor)
         files.write_table(tmp_path / "rois.tsv", changed)
-        found = tables.gather(tmp_path / "p.tsv", tmp_path / "rois.tsv")
+        found = gather(tmp_path / "p.tsv", tmp_path / "rois.tsv")
         assert found["putamen.iron.mass"].tolist() == [0.11, 0.01]
         raw = found.get("putamen.iron.mass_raw")
         assert (raw if raw is None else raw.tolist()) == expected
@@ -215,16 +217,16 @@ def test_gathering_refuses(tmp_path):
     files.write_table(tmp_path / "p.tsv", pd.DataFrame({"participant_id": ["b", "c"]}))
     write_rois(tmp_path / "rois.tsv")
     with pytest.raises(FileError, match=r"rois\.tsv has nothing of c"):
-        tables.gather(tmp_path / "p.tsv", tmp_path / "rois.tsv")
+        gather(tmp_path / "p.tsv", tmp_path / "rois.tsv")
     write_rois(tmp_path / "rois.tsv", ("b", "c", "c"))
     with pytest.raises(FileError, match="of c twice"):
-        tables.gather(tmp_path / "p.tsv", tmp_path / "rois.tsv")
+        gather(tmp_path / "p.tsv", tmp_path / "rois.tsv")
     with pytest.raises(FileError, match="no column 'structure'"):
-        tables.gather(tmp_path / "p.tsv", tmp_path / "p.tsv")
+        gather(tmp_path / "p.tsv", tmp_path / "p.tsv")
     write_rois(tmp_path / "rois.tsv", ("b", "c"))
     files.write_table(tmp_path / "p.tsv", pd.DataFrame({"participant_id": ["b", "c"], "putamen.iron": [1.0, 2.0]}))
     with pytest.raises(FileError, match=r"putamen\.iron is the name of two"):
-        tables.gather(tmp_path / "p.tsv", tmp_path / "rois.tsv")
+        gather(tmp_path / "p.tsv", tmp_path / "rois.tsv")
 
 
 def test_tables_are_written_whole(tmp_path):
@@ -238,35 +240,35 @@ def test_tables_are_written_whole(tmp_path):
 
 @pytest.mark.parametrize("missing", ["", "n/a", "NA", "NaN", "nan", "N/A", "null", " NA "])
 def test_what_r_and_others_write_for_a_missing_value(missing):
-    found = tables.typed(pd.DataFrame({"age": ["1", missing, "3"], "site": ["a", missing, "b"]}))
+    found = typed(pd.DataFrame({"age": ["1", missing, "3"], "site": ["a", missing, "b"]}))
     assert found["age"].dtype == float
     assert found["age"].isna().tolist() == found["site"].isna().tolist() == [False, True, False]
 
 
 def test_a_slip_in_a_column_of_numbers_makes_no_categories():
-    table = tables.typed(pd.DataFrame({"participant_id": list("abc"), "age": ["30.5", "12,5", "41"]}))
+    table = typed(pd.DataFrame({"participant_id": list("abc"), "age": ["30.5", "12,5", "41"]}))
     with pytest.raises(FileError, match="age of b is '12,5'; a number expected"):
-        tables.indicators(table, ["age"])
-    mixed = tables.typed(pd.DataFrame({"participant_id": list("abc"), "site": ["1", "2a", "2b"]}))
-    assert list(tables.indicators(mixed, ["site"])) == ["site[2a]", "site[2b]"]
+        indicators(table, ["age"])
+    mixed = typed(pd.DataFrame({"participant_id": list("abc"), "site": ["1", "2a", "2b"]}))
+    assert list(indicators(mixed, ["site"])) == ["site[2a]", "site[2b]"]
 
 
 def test_groups_of_numbers_are_named_as_numbers():
     column = pd.Series([1.0, 0.0, np.nan, 1234567.0, 1234568.0, 0.5])
-    assert tables.labels(column).tolist()[:2] == ["1", "0"]
-    assert tables.labels(column).isna().tolist() == [False, False, True, False, False, False]
-    assert tables.labels(column).tolist()[3:] == ["1234567", "1234568", "0.5"]
+    assert labels(column).tolist()[:2] == ["1", "0"]
+    assert labels(column).isna().tolist() == [False, False, True, False, False, False]
+    assert labels(column).tolist()[3:] == ["1234567", "1234568", "0.5"]
 
 
 @pytest.mark.parametrize("condition", ["age in ()", "age not in []"])
 def test_empty_lists_are_refused(condition):
     with pytest.raises(FileError, match="not empty"):
-        tables.select(TABLE, condition)
+        select(TABLE, condition)
 
 
 def test_names_are_told_that_differ_by_case():
     with pytest.raises(FileError, match=r"no column 'AGE'; did you mean 'age'\?"):
-        tables.indicators(TABLE, ["AGE"])
+        indicators(TABLE, ["AGE"])
 
 
 @pytest.mark.parametrize(
@@ -280,7 +282,7 @@ def test_names_are_told_that_differ_by_case():
 def test_tables_that_would_be_misread(tmp_path, text, message):
     (tmp_path / "p.tsv").write_text(text)
     with pytest.raises(FileError, match=message):
-        tables.read_participants(tmp_path / "p.tsv")
+        read_participants(tmp_path / "p.tsv")
 
 
 @pytest.mark.parametrize(

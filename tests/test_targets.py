@@ -18,7 +18,7 @@ from gpuvox.errors import FileError
 from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.grid import Grid
 from gpuvox.statistics import Statistics
-from gpuvox.study.stages import Stage, check_names
+from gpuvox.study.pipeline.stages import Stage, check_names
 from gpuvox.tfce import Tfce
 
 BASE = "-i data -m mask -d design.mat -t design.con -n 5 --seed 1".split()

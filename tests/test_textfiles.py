@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from gpuvox import files
 from gpuvox.errors import FileError
-from gpuvox.study import tables
+from gpuvox.study.tables.columns import matching
+from gpuvox.study.tables.reading import read_participants, typed
 
 quick = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CELLS = st.text(
@@ -136,7 +137,7 @@ TEXT = "participant_id\tgroup\tage\ns1\tMS\t30\ns2\tHöhe\t40\n"
 )
 def test_the_same_table_in_another_file(tmp_path, content):
     (tmp_path / "p.tsv").write_bytes(content)
-    found = tables.read_participants(tmp_path / "p.tsv")
+    found = read_participants(tmp_path / "p.tsv")
     assert list(found.columns) == ["participant_id", "group", "age"]
     assert found.to_numpy(dtype=object).tolist() == [["s1", "MS", 30], ["s2", "Höhe", 40]]
 
@@ -231,7 +232,7 @@ def test_what_is_no_finite_number_is_never_another(tmp_path, text):
 def test_what_is_a_number(tmp_path, text, value):
     (tmp_path / "d.tsv").write_text(f"a\tb\n1\t{text}\n")
     assert files.read_matrix(tmp_path / "d.tsv").tolist() == [[1, value]]
-    assert tables.typed(pd.DataFrame({"a": [text]}))["a"].tolist() == [value]
+    assert typed(pd.DataFrame({"a": [text]}))["a"].tolist() == [value]
 
 
 # -- size -----------------------------------------------------------------------------------------------------------
@@ -262,7 +263,7 @@ def test_reading_is_linear(tmp_path, content):
 
     def read():
         with contextlib.suppress(FileError):
-            tables.matching(tables.read_participants(tmp_path / "p.tsv").columns, ["*"])
+            matching(read_participants(tmp_path / "p.tsv").columns, ["*"])
 
     assert seconds(read) < 60
 

@@ -66,7 +66,7 @@ def run(argv: Sequence[str]) -> int:
             raise UsageError(f"--{name} is missing")
     options["covariates"] = names(options["covariates"])
     from gpuvox.files import locks
-    from gpuvox.study.clusters import Command, execute
+    from gpuvox.study.measures.clusters import Command, execute
 
     with locks.output(options["out"], warn):
         execute(Command(**options), say, warn)

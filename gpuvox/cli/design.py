@@ -70,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("--select is given the same output twice")
     options["images"] = tuple(options["images"])
     from gpuvox.files import locks
-    from gpuvox.study.designs import Command, execute
+    from gpuvox.study.designs.cross_sectional import Command, execute
 
     shown = not options.pop("quiet")
     with (

@@ -90,7 +90,7 @@ def run(argv: Sequence[str]) -> int:
         options[name] = dict(pairs)
     options["families"] = {name: names(patterns) for name, patterns in options["families"].items()}
     from gpuvox.files import locks
-    from gpuvox.study.groups import Command, execute
+    from gpuvox.study.statistics.groups import Command, execute
 
     with locks.output(options["out"], warn):
         execute(Command(**options), say)

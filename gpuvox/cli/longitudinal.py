@@ -122,7 +122,7 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("--map gives the same name twice")
     options["maps"] = maps
     from gpuvox.files import locks
-    from gpuvox.study.longitudinal import Command, execute
+    from gpuvox.study.designs.longitudinal import Command, execute
 
     shown = not options.pop("quiet")
     with (

@@ -48,7 +48,7 @@ def _block(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def build_parser() -> Parser:
-    """The parser; its destinations are the fields of the commands of `gpuvox.study.clinical`."""
+    """The parser; its destinations are the fields of the commands of `gpuvox.study.statistics.clinical`."""
     parser = Parser(
         prog="gpuvox models",
         description=f"Fit clinical models (gpuvox {__version__}).",
@@ -210,7 +210,7 @@ def run(argv: Sequence[str]) -> int:
     for name in ("clusters", *(["blocks"] if kind == "regression" else [])):
         options[name] = _unique(options[name] or [], name.removesuffix("s") if name == "blocks" else name)
     from gpuvox.files import locks
-    from gpuvox.study import clinical
+    from gpuvox.study.statistics import clinical
 
     kinds: dict[str, Any] = {
         "regression": clinical.Regression,
@@ -242,7 +242,7 @@ def _say_size(given: dict[str, float | None], options: dict[str, Any], out: str)
             raise UsageError(f"--{name} is for a sample size from a table; it does not go with --r or --d")
     if out:
         raise UsageError("--out is for sample sizes from a table; those for --r and --d are printed")
-    from gpuvox.study.models import sample_size_correlation, sample_size_groups
+    from gpuvox.study.statistics.least_squares import sample_size_correlation, sample_size_groups
 
     power, alpha = options["power"], options["alpha"]
     level = f"power {power:g}, two-sided {alpha:g}"

@@ -90,7 +90,7 @@ def run(argv: Sequence[str]) -> int:
         if len(dict(pairs)) < len(pairs):
             raise UsageError(f"a name is given twice: {', '.join(key for key, _ in pairs)}")
         options[name] = dict(pairs)
-    from gpuvox.study.rois import Command, execute
+    from gpuvox.study.measures.rois import Command, execute
 
     with terminal(bar=not options.pop("quiet"), unit="subjects") as reporter:
         execute(Command(**options), reporter.progress, reporter.warn)

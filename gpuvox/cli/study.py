@@ -42,16 +42,16 @@ def run(argv: Sequence[str]) -> int:
     """Exit status 0."""
     options = build_parser().parse_args(argv)
     if options.example:
-        from gpuvox.study.config import example
+        from gpuvox.study.pipeline.config import example
 
         sys.stdout.write(example())
         return 0
     if not options.config:
         raise UsageError("CONFIG.toml is missing; gpuvox study --example prints one")
     from gpuvox.cli.first_run import compile_ahead
-    from gpuvox.study.config import read_config
-    from gpuvox.study.pipeline import Pipeline, execute, listing
-    from gpuvox.study.stages import Talk
+    from gpuvox.study.pipeline.config import read_config
+    from gpuvox.study.pipeline.pipeline import Pipeline, execute, listing
+    from gpuvox.study.pipeline.stages import Talk
 
     line = (os.path.basename(sys.argv[0]) or "gpuvox", "study", *argv)
     pipeline = Pipeline(read_config(options.config), line)

@@ -31,7 +31,7 @@ from gpuvox.grid import Grid
 from gpuvox.qmri import FieldConversion, TissueModel, tissue_r1
 from gpuvox.runtime.limits import default_threads
 from gpuvox.runtime.pool import Pool
-from gpuvox.study.config import example
+from gpuvox.study.pipeline.config import example
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gpuvox.study.labels import Region
+from gpuvox.study.measures.labels import Region
 from gpuvox.study.report.contents import Contents
 from gpuvox.study.report.tables import (
     analysed_name,

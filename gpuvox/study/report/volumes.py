@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from gpuvox import files
 from gpuvox.grid import Grid
-from gpuvox.study.clusters import is_p
-from gpuvox.study.labels import Region, read_regions
+from gpuvox.study.measures.clusters import is_p
+from gpuvox.study.measures.labels import Region, read_regions
 from gpuvox.study.report.contents import Contents
 from gpuvox.study.report.kinds import kind_of
 

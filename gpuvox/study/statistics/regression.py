@@ -11,8 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox.errors import FileError
-from gpuvox.study import models, tables
-from gpuvox.study.clinical.common import (
+from gpuvox.study.measures.clusters import adjusted
+from gpuvox.study.statistics import least_squares
+from gpuvox.study.statistics.sources import (
     INTERVALS,
     Data,
     Result,
@@ -29,7 +30,7 @@ from gpuvox.study.clinical.common import (
     read_data,
     record_of,
 )
-from gpuvox.study.clusters import adjusted
+from gpuvox.study.tables.columns import indicators, matching, require
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
@@ -153,7 +154,7 @@ def regression(command: Regression) -> Result:
 
 def _plan(command: Regression, table: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
     """Variables of every block of every model."""
-    tables.require(table, [command.outcome], command.origin)
+    require(table, [command.outcome], command.origin)
     numbers_of(table, command.outcome, command)
     place: dict[str, str] = {command.outcome: "the outcome"}
     blocks = {n: find_columns(table, c, f"block {n}", command) for n, c in command.blocks.items()}
@@ -179,8 +180,8 @@ class _Fitted:
     outcome: str
     rows: pd.DataFrame
     frames: dict[str, pd.DataFrame]
-    blocks: list[models.Block]
-    boot: models.Bootstrap | None
+    blocks: list[least_squares.Block]
+    boot: least_squares.Bootstrap | None
     excluded: dict[str, list[str]]
 
     @classmethod
@@ -190,14 +191,14 @@ class _Fitted:
         rows, excluded = complete_cases(
             data, [command.outcome, *(c for names in blocks.values() for c in names)], what
         )
-        frames = {block: tables.indicators(rows, names, command.origin) for block, names in blocks.items()}
+        frames = {block: indicators(rows, names, command.origin) for block, names in blocks.items()}
         y, boot = rows[command.outcome].to_numpy(dtype=np.float64), None
         try:
-            found = models.hierarchical_regression(y, frames)
+            found = least_squares.hierarchical_regression(y, frames)
             if command.bootstrap:
                 X = np.column_stack([frame.to_numpy() for frame in frames.values()])
-                statistic = models.regression_statistic(y, X, [frame.shape[1] for frame in frames.values()])
-                boot = models.bootstrap(statistic, len(y), command.bootstrap, command.seed)
+                statistic = least_squares.regression_statistic(y, X, [frame.shape[1] for frame in frames.values()])
+                boot = least_squares.bootstrap(statistic, len(y), command.bootstrap, command.seed)
         except ValueError as error:
             raise FileError(f"{what}: {error}") from None
         return cls(model, command.outcome, rows, frames, found, boot, excluded)
@@ -340,7 +341,7 @@ def _adjust(command: Regression, data: Data, predictors: Sequence[str]) -> tuple
     covariates = find_columns(data.table, command.adjust, "adjust", command)
     table, people = data.table.copy(), data.chosen | data.reference
     known = people & table[covariates].notna().all(axis=1).to_numpy()
-    design = tables.indicators(table[known], covariates, command.origin).reindex(table.index).to_numpy()
+    design = indicators(table[known], covariates, command.origin).reindex(table.index).to_numpy()
     groups = {}
     for name in _to_adjust(command, data, predictors, covariates):
         values = numbers_of(table, name, command)
@@ -363,7 +364,7 @@ def _to_adjust(command: Regression, data: Data, predictors: Sequence[str], covar
             if name not in covariates and is_numeric(analysed, name) and analysed[name].nunique() > 2
         ]
     try:
-        found = tables.matching(predictors, command.adjusted, "the list of predictors")
+        found = matching(predictors, command.adjusted, "the list of predictors")
     except FileError as error:
         raise FileError(f"--adjusted: {error}") from None
     for name in found:

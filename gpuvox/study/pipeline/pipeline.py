@@ -30,14 +30,20 @@ from gpuvox.analysis import Options
 from gpuvox.application import execute as randomise
 from gpuvox.errors import AnotherRunError, FileError
 from gpuvox.statistics import Statistics
-from gpuvox.study import clinical, clusters, groups, report, rois, stages, tables
-from gpuvox.study import config as config_
-from gpuvox.study.checks import check_maps, oddities
-from gpuvox.study.config import IRONMYELIN, slug
-from gpuvox.study.inputs import IMAGES, REGION_IMAGES, Comparison, StudyInputs, copy_stage
-from gpuvox.study.record import describe
-from gpuvox.study.relocate import relocated
-from gpuvox.study.stages import Ledger, Stage, Talk
+from gpuvox.study import report
+from gpuvox.study.measures import clusters, rois
+from gpuvox.study.pipeline import config as config_
+from gpuvox.study.pipeline import stages
+from gpuvox.study.pipeline.checks import check_maps, oddities
+from gpuvox.study.pipeline.config import IRONMYELIN, slug
+from gpuvox.study.pipeline.inputs import IMAGES, REGION_IMAGES, Comparison, StudyInputs, copy_stage
+from gpuvox.study.pipeline.manifest import describe
+from gpuvox.study.pipeline.stages import Ledger, Stage, Talk
+from gpuvox.study.statistics import clinical, groups
+from gpuvox.study.tables.columns import fitting, indicators, matching
+from gpuvox.study.tables.conditions import select
+from gpuvox.study.tables.reading import MISSING, gather
+from gpuvox.study.tables.relocate import relocated
 from gpuvox.tfce import Tfce
 
 Models = clinical.Regression | clinical.Correlations | clinical.SampleSizes
@@ -108,7 +114,7 @@ class Pipeline(StudyInputs):
             table = relocated(self.cohort, source, self.path("participants.tsv")).copy()
             for column in with_paths:
                 table[column] = [
-                    value if value.strip() in tables.MISSING else self._relative(path)
+                    value if value.strip() in MISSING else self._relative(path)
                     for value, path in zip(self.cohort[column], self._paths(column))
                 ]
             files.write_table(self.path("participants.tsv"), table)
@@ -326,7 +332,7 @@ class Pipeline(StudyInputs):
     def features(self) -> pd.DataFrame:
         """Participants with every variable; see `tables.gather`."""
         given = {c.name: self.path(f"clusters/{c.name}_subjects.tsv") for c in self.comparisons}
-        return tables.gather(
+        return gather(
             self.path("participants.tsv"),
             self.path("rois.tsv") if self.config.rois is not None else None,
             given if self.config.clusters is not None else None,
@@ -335,9 +341,9 @@ class Pipeline(StudyInputs):
     def _zscores(self, found: pd.DataFrame, talk: Talk) -> pd.DataFrame:
         groups = self.config.groups
         patterns = self._surviving(self.config.report.zscores, talk, found.columns)
-        chosen = tables.matching(found.columns, patterns, f"{self.config.path}, report.zscores")
-        covariates = tables.indicators(found, groups.covariates).to_numpy()
-        inside = tables.select(found, self.reference)
+        chosen = matching(found.columns, patterns, f"{self.config.path}, report.zscores")
+        covariates = indicators(found, groups.covariates).to_numpy()
+        inside = select(found, self.reference)
         z = {}
         for name in chosen:
             if not pd.api.types.is_numeric_dtype(found[name]):
@@ -478,7 +484,7 @@ class Pipeline(StudyInputs):
         gone = []
         for pattern in patterns:
             name, _, number = pattern.partition(".")
-            if name in clusters and not tables.fitting(columns, pattern):
+            if name in clusters and not fitting(columns, pattern):
                 which = "no cluster" if f"{name}.1" not in columns else f"no cluster {number.split('.')[0]}"
                 talk.warn(f"{pattern} is left out: {which} of {name} survived")
                 gone.append(pattern)

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from gpuvox.errors import FileError
-from gpuvox.study.ancova import LEVEL, check_assumptions, check_finite, columns_of, mean_of, sd_of
-from gpuvox.study.levels import check_categories
-from gpuvox.study.tables import assign_groups, label, require
+from gpuvox.study.statistics.ancova import LEVEL, check_assumptions, check_finite, columns_of, mean_of, sd_of
+from gpuvox.study.tables.columns import require
+from gpuvox.study.tables.groups import assign_groups
+from gpuvox.study.tables.levels import check_categories
+from gpuvox.study.tables.reading import label
 
 Float64 = NDArray[np.float64]
 

@@ -1,6 +1,6 @@
 """Designs for `randomise` from a table of participants: groups, covariates, slopes within groups.
 
-docs/designs.md shows them; `gpuvox.study.longitudinal` has those of several visits.
+docs/designs.md shows them; `gpuvox.study.designs.longitudinal` has those of several visits.
 """
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.names import Names
 from gpuvox.participants import Rows
 from gpuvox.partition import partition
-from gpuvox.study.ancova import independent
-from gpuvox.study.levels import check_categories, is_declared
-from gpuvox.study.relocate import relocated
-from gpuvox.study.stacks import (
+from gpuvox.study.measures.image_series import (
     Progress,
     check_target,
     counted,
@@ -36,8 +33,12 @@ from gpuvox.study.stacks import (
     shared_images,
     write_images,
 )
-from gpuvox.study.subsets import left_out
-from gpuvox.study.tables import complete, indicators, labels, require, select, typed
+from gpuvox.study.statistics.ancova import independent
+from gpuvox.study.tables.columns import complete, indicators, require
+from gpuvox.study.tables.conditions import left_out, select
+from gpuvox.study.tables.levels import check_categories, is_declared
+from gpuvox.study.tables.reading import labels, typed
+from gpuvox.study.tables.relocate import relocated
 
 Say = Callable[[str], None]
 Float64 = NDArray[np.float64]

@@ -21,8 +21,10 @@ from gpuvox.errors import FileError
 from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.grid import Grid
 from gpuvox.plain import several
-from gpuvox.study.labels import Region, read_regions
-from gpuvox.study.tables import indicators, select, typed
+from gpuvox.study.measures.labels import Region, read_regions
+from gpuvox.study.tables.columns import indicators
+from gpuvox.study.tables.conditions import select
+from gpuvox.study.tables.reading import typed
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from gpuvox.errors import FileError
 from gpuvox.files.text import as_number
-from gpuvox.study import tables
-from gpuvox.study.ancova import AUTO, analysed, assign_families, check_finite
-from gpuvox.study.clusters import adjusted
-from gpuvox.study.config import Config, Correlation, GroupTable, Regression, SampleSize
-from gpuvox.study.demographics import COUNTS, demographics
+from gpuvox.study.measures.clusters import adjusted
+from gpuvox.study.pipeline.config import Config, Correlation, GroupTable, Regression, SampleSize
+from gpuvox.study.statistics.ancova import AUTO, analysed, assign_families, check_finite
+from gpuvox.study.statistics.demographics import COUNTS, demographics
+from gpuvox.study.tables.columns import MOST_COMPARED, fitting, indicators, matching
+from gpuvox.study.tables.conditions import select
+from gpuvox.study.tables.reading import label
 
 Bool = NDArray[np.bool_]
 Where = tuple[str | int, ...]
@@ -70,12 +72,12 @@ class Variables:
         known = self.names if names is None else names
         found: dict[str, None] = {}
         for pattern in patterns:
-            fitting = tables.fitting(known, pattern)
-            if not fitting:
-                near = difflib.get_close_matches(pattern, known[: tables.MOST_COMPARED], 1, 0.5)
+            named = fitting(known, pattern)
+            if not named:
+                near = difflib.get_close_matches(pattern, known[:MOST_COMPARED], 1, 0.5)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise self.config.error(where, f"there is no variable {pattern!r}{hint}")
-            found.update(dict.fromkeys(fitting))
+            found.update(dict.fromkeys(named))
         return list(found)
 
     def is_known(self, name: str) -> bool:
@@ -102,9 +104,9 @@ class Variables:
         later = pd.DataFrame(np.nan, index=self.columns.index, columns=self.names)
         later[self.columns.columns] = self.columns
         with self.config.reading(where):
-            tables.select(later, condition)
+            select(later, condition)
         try:
-            found = tables.select(self.columns, condition)
+            found = select(self.columns, condition)
         except FileError:
             return None
         if not found.any():
@@ -138,7 +140,7 @@ class Variables:
             )
         for name in known:
             if whole[name].nunique() == 1:
-                value = tables.label(whole[name].iloc[0])
+                value = label(whole[name].iloc[0])
                 raise self.config.error(where, f"{name} is {value} in all {len(whole)} participants analysed")
         return whole
 
@@ -170,7 +172,7 @@ class Variables:
         with self.config.reading(("groups", "covariates")):
             _ = self.design
         with self.config.reading(("groups", "reference")):
-            inside = tables.select(self.columns, reference)
+            inside = select(self.columns, reference)
             if not inside.any():
                 raise FileError(f"no participant of the study fulfils {reference!r}")
             if self.config.clusters is not None:
@@ -180,7 +182,7 @@ class Variables:
     @cached_property
     def design(self) -> NDArray[np.float64]:
         """Covariates of the groups."""
-        return tables.indicators(self.columns, self.config.groups.covariates, self.table).to_numpy()
+        return indicators(self.columns, self.config.groups.covariates, self.table).to_numpy()
 
     @property
     def any_values(self) -> NDArray[np.float64]:
@@ -280,13 +282,13 @@ class Variables:
     def _indicators(self, where: Where, names: Sequence[str], whole: pd.DataFrame) -> None:
         """Raise `FileError` for text that is numbers but for a slip."""
         with self.config.reading(where):
-            tables.indicators(whole, [name for name in names if self.is_known(name)], self.table)
+            indicators(whole, [name for name in names if self.is_known(name)], self.table)
 
     def _adjusted(self, where: Where, patterns: Sequence[str], predictors: Sequence[str]) -> list[str]:
         """Predictors that are adjusted for the covariates of the groups."""
         self.find(where, patterns)
         with self.config.reading(where):
-            found = tables.matching(predictors, patterns, "the list of predictors")
+            found = matching(predictors, patterns, "the list of predictors")
         self.numbers(where, found)
         for name in found:
             if name in self.config.groups.covariates:
@@ -302,7 +304,7 @@ class Variables:
         # Where the reference group has nothing, or all the same, the model's own participants take its place.
         if len(there) == 1 or np.ptp(there if len(there) else [0]) > 0:
             with self.config.reading(where):
-                design = tables.indicators(self.columns[people], self.config.groups.covariates, self.table)
+                design = indicators(self.columns[people], self.config.groups.covariates, self.table)
                 adjusted(values[people], design.to_numpy(), inside[people])
 
     def _check_log(
@@ -341,7 +343,7 @@ class Variables:
         if whole is None or not self.is_text(name):
             return
         with self.config.reading(where):
-            n = tables.indicators(whole, [name], self.table).shape[1] + 1
+            n = indicators(whole, [name], self.table).shape[1] + 1
         if n > 2:
             raise self.config.error(where, f"{name} is text with {n} values; numbers or two values are needed")
 

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from gpuvox import __version__, files, private
 from gpuvox.errors import FileError
 from gpuvox.files.targets import check_root_name, check_targets
-from gpuvox.study.ancova import ANCOVA, LEVEL, ancova
-from gpuvox.study.demographics import DEMOGRAPHICS, demographics
-from gpuvox.study.subsets import left_out
-from gpuvox.study.tables import Groups, assign_groups, gather, matching, read_participants, select
+from gpuvox.study.statistics.ancova import ANCOVA, LEVEL, ancova
+from gpuvox.study.statistics.demographics import DEMOGRAPHICS, demographics
+from gpuvox.study.tables.columns import matching
+from gpuvox.study.tables.conditions import left_out, select
+from gpuvox.study.tables.groups import Groups, assign_groups
+from gpuvox.study.tables.reading import gather, read_participants
 
 Bool = NDArray[np.bool_]
 

@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox.errors import FileError
-from gpuvox.study import models, tables
-from gpuvox.study.clinical.common import (
+from gpuvox.study.statistics import least_squares
+from gpuvox.study.statistics.sources import (
     INTERVALS,
     Data,
     Result,
@@ -27,6 +27,7 @@ from gpuvox.study.clinical.common import (
     read_data,
     record_of,
 )
+from gpuvox.study.tables.columns import indicators
 
 Float64 = NDArray[np.float64]
 
@@ -146,13 +147,13 @@ def _correlated(
     given = find_columns(data.table, command.given, "given", command)
     rows, excluded = complete_cases(data, [x, y, *given], what)
     (x_name, a), (y_name, b) = (_one_column(rows, name, what) for name in (x, y))
-    Z = tables.indicators(rows, given, command.origin).to_numpy()
+    Z = indicators(rows, given, command.origin).to_numpy()
     ends, undetermined = np.full(4, np.nan), 0
     try:
-        found = models.partial_correlation(a, b, Z, command.method)
+        found = least_squares.partial_correlation(a, b, Z, command.method)
         if command.bootstrap:
-            statistic = models.correlation_statistic(a, b, Z, command.method)
-            boot = models.bootstrap(statistic, len(rows), command.bootstrap, command.seed)
+            statistic = least_squares.correlation_statistic(a, b, Z, command.method)
+            boot = least_squares.bootstrap(statistic, len(rows), command.bootstrap, command.seed)
             ends = np.concatenate([boot.percentile[0], boot.bca[0]])
             undetermined = int(np.isnan(boot.samples).sum())
     except ValueError as error:
@@ -166,7 +167,7 @@ def _correlated(
 
 def _one_column(rows: pd.DataFrame, name: str, what: str) -> tuple[str, Float64]:
     """A variable as numbers; text of two values as 0 and 1."""
-    column = tables.indicators(rows, [name], what)
+    column = indicators(rows, [name], what)
     if column.shape[1] != 1:
         raise FileError(
             f"{what}: {name} is text with {column.shape[1] + 1} values; numbers or two values are needed"

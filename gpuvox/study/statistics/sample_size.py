@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox.errors import FileError
-from gpuvox.study import models, tables
-from gpuvox.study.clinical.common import (
+from gpuvox.study.statistics import least_squares
+from gpuvox.study.statistics.sources import (
     Result,
     Source,
     complete_cases,
@@ -21,6 +21,8 @@ from gpuvox.study.clinical.common import (
     read_data,
     record_of,
 )
+from gpuvox.study.tables.columns import indicators, require
+from gpuvox.study.tables.reading import labels
 
 Bool = NDArray[np.bool_]
 
@@ -115,10 +117,10 @@ def sample_sizes(command: SampleSizes) -> Result:
 
 
 def _two_groups(command: SampleSizes, table: pd.DataFrame) -> tuple[Bool, Bool]:
-    tables.require(table, [command.group], command.origin)
+    require(table, [command.group], command.origin)
     if len(set(command.order)) != 2 or len(command.order) != 2:
         raise FileError(f"--order names {len(command.order)} groups; two different ones are needed, such as MS,HC")
-    text = tables.labels(table[command.group])
+    text = labels(table[command.group])
     for value in command.order:
         if not (text == value).any():
             there = ", ".join(sorted(set(text.dropna())))
@@ -130,12 +132,14 @@ def _sample_size(
     command: SampleSizes, rows: pd.DataFrame, name: str, first: Bool, covariates: Sequence[str]
 ) -> dict[str, Any]:
     values = numbers_of(rows, name, command)
-    Z = tables.indicators(rows, covariates, command.origin).to_numpy()
+    Z = indicators(rows, covariates, command.origin).to_numpy()
     try:
-        found = models.group_difference(values, first, Z)
+        found = least_squares.group_difference(values, first, Z)
         effect, given = found.d * command.reduction, found.d_adjusted * command.reduction
-        t_test = models.sample_size_groups(effect, command.power, command.alpha)
-        ancova = models.sample_size_groups(given, command.power, command.alpha, found.r2_covariates, Z.shape[1])
+        t_test = least_squares.sample_size_groups(effect, command.power, command.alpha)
+        ancova = least_squares.sample_size_groups(
+            given, command.power, command.alpha, found.r2_covariates, Z.shape[1]
+        )
     except ValueError as error:
         raise FileError(f"{command.origin}, {name}: {error}") from None
     return {

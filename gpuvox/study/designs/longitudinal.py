@@ -31,7 +31,7 @@ from gpuvox import files
 from gpuvox.errors import FileError
 from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.participants import Rows
-from gpuvox.study.designs import (
+from gpuvox.study.designs.cross_sectional import (
     SUBJECT,
     Design,
     Say,
@@ -44,9 +44,7 @@ from gpuvox.study.designs import (
     group_cells,
     group_design,
 )
-from gpuvox.study.levels import check_levels
-from gpuvox.study.relocate import relocated
-from gpuvox.study.stacks import (
+from gpuvox.study.measures.image_series import (
     Images,
     Progress,
     check_target,
@@ -55,8 +53,11 @@ from gpuvox.study.stacks import (
     shared_images,
     write_images,
 )
-from gpuvox.study.subsets import left_out
-from gpuvox.study.tables import require, select, typed
+from gpuvox.study.tables.columns import require
+from gpuvox.study.tables.conditions import left_out, select
+from gpuvox.study.tables.levels import check_levels
+from gpuvox.study.tables.reading import typed
+from gpuvox.study.tables.relocate import relocated
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]

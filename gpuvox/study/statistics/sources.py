@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from gpuvox import __version__, files, private
 from gpuvox.errors import FileError
-from gpuvox.study import models, tables
-from gpuvox.study.subsets import LeftOut, left_out
+from gpuvox.study.statistics import least_squares
+from gpuvox.study.tables.columns import matching
+from gpuvox.study.tables.conditions import LeftOut, left_out, select
+from gpuvox.study.tables.reading import gather
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
@@ -100,7 +102,7 @@ class Data:
 
 def read_data(source: Source, reference: str = "") -> Data:
     """Variables of a command, and who fits its conditions; `FileError`."""
-    table = tables.gather(source.table, source.rois or None, source.clusters)
+    table = gather(source.table, source.rois or None, source.clusters)
     chosen = _group(table, source.subset, "subset", source)
     out = left_out(table, source.subset)
     # Conditions are on the variables as they are in the files: before logarithms.
@@ -118,7 +120,7 @@ def read_data(source: Source, reference: str = "") -> Data:
 
 def _group(table: pd.DataFrame, condition: str, option: str, source: Source) -> Bool:
     try:
-        rows = tables.select(table, condition)
+        rows = select(table, condition)
     except FileError as error:
         raise FileError(f"--{option}: {error}") from None
     if not rows.any():
@@ -132,7 +134,7 @@ def find_columns(table: pd.DataFrame, patterns: Sequence[str], option: str, sour
     if twice:
         raise FileError(f"--{option} names {twice[0]!r} twice")
     try:
-        return tables.matching([c for c in table.columns if c != "participant_id"], patterns, source.origin)
+        return matching([c for c in table.columns if c != "participant_id"], patterns, source.origin)
     except FileError as error:
         raise FileError(f"--{option}: {error}") from None
 
@@ -210,7 +212,7 @@ def check_correction(correction: str) -> None:
 
 def corrected_p(p: Sequence[float], correction: str) -> Float64:
     """P corrected for their number; NaN for no correction."""
-    return np.full(len(p), np.nan) if correction == "none" else models.adjust_p(p, correction)
+    return np.full(len(p), np.nan) if correction == "none" else least_squares.adjust_p(p, correction)
 
 
 def count_of(n: int, noun: str) -> str:

@@ -1,6 +1,6 @@
 """Clinical models: partial correlations, hierarchical regression, their bootstrap, multiple testing, sample size.
 
-Arrays and data frames in, numbers out; `gpuvox.study.clinical` is what reads and writes files. Least squares and
+Arrays and data frames in, numbers out; `gpuvox.study.statistics.clinical` reads and writes files. Least squares and
 corrections for multiple testing are those of statsmodels. The bootstrap is vectorised here: regressions of many
 resamples at once, by normal equations of predictors that are centred and scaled beforehand.
 """

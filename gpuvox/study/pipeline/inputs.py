@@ -17,12 +17,14 @@ from gpuvox import files, ironmyelin, participants
 from gpuvox.cuda import resolve
 from gpuvox.errors import FileError
 from gpuvox.plain import several
-from gpuvox.study import rois, tables
-from gpuvox.study.config import IRONMYELIN, Config, Map
-from gpuvox.study.designs import Design, group_design
-from gpuvox.study.labels import read_regions
-from gpuvox.study.subsets import LeftOut, left_out
-from gpuvox.study.variables import Variables
+from gpuvox.study.designs.cross_sectional import Design, group_design
+from gpuvox.study.measures import rois
+from gpuvox.study.measures.labels import read_regions
+from gpuvox.study.pipeline.config import IRONMYELIN, Config, Map
+from gpuvox.study.pipeline.variables import Variables
+from gpuvox.study.tables.columns import as_name, complete, require
+from gpuvox.study.tables.conditions import LeftOut, left_out, select
+from gpuvox.study.tables.reading import MISSING, labels, typed
 
 IMAGES = ("qsm", "r1", "csf", "jacobian")
 REGION_IMAGES = ("labels", "jacobian", "lesions")
@@ -77,8 +79,8 @@ class StudyInputs:
         """
         groups, path = self.config.groups, self.config.file(self.config.study.table)
         chosen = self.everyone[self._is_chosen].reset_index(drop=True)
-        columns = tables.typed(chosen)
-        members = tables.labels(columns[groups.column])
+        columns = typed(chosen)
+        members = labels(columns[groups.column])
         others = chosen[~members.isin(groups.order)]
         if len(others):
             who, value = others["participant_id"].iloc[0], others[groups.column].iloc[0]
@@ -93,7 +95,7 @@ class StudyInputs:
                     ("groups", "order"), f"fewer than two participants of {path} have {groups.column} {name!r}"
                 )
         with self.config.reading(("groups", "covariates")):
-            tables.complete(columns, groups.covariates, path)
+            complete(columns, groups.covariates, path)
         return chosen
 
     @cached_property
@@ -105,27 +107,27 @@ class StudyInputs:
     @cached_property
     def _is_chosen(self) -> NDArray[np.bool_]:
         """Rows of the table who are in the study."""
-        groups, columns = self.config.groups, tables.typed(self.everyone)
+        groups, columns = self.config.groups, typed(self.everyone)
         for key, names in (("column", [groups.column]), ("covariates", groups.covariates)):
             with self.config.reading(("groups", key)):
-                tables.require(columns, names, self.config.file(self.config.study.table))
+                require(columns, names, self.config.file(self.config.study.table))
         with self.config.reading(("groups", "subset")):
-            return tables.select(columns, groups.subset)
+            return select(columns, groups.subset)
 
     @cached_property
     def left_out(self) -> LeftOut:
         """Whom the subset leaves out."""
-        return left_out(tables.typed(self.everyone), self.config.groups.subset)
+        return left_out(typed(self.everyone), self.config.groups.subset)
 
     @cached_property
     def columns(self) -> pd.DataFrame:
         """The same, numbers as numbers."""
-        return tables.typed(self.cohort)
+        return typed(self.cohort)
 
     @cached_property
     def members(self) -> pd.Series:
         """The group of each, as text."""
-        return tables.labels(self.columns[self.config.groups.column])
+        return labels(self.columns[self.config.groups.column])
 
     @cached_property
     def design(self) -> Design:
@@ -291,9 +293,7 @@ class StudyInputs:
             return
         with self.config.reading(("ironmyelin",)):
             command = ironmyelin.Command(out="", **self.ironmyelin_options)
-            tables.require(
-                self.cohort, ironmyelin.needed_kinds(command), self.config.file(self.config.study.table)
-            )
+            require(self.cohort, ironmyelin.needed_kinds(command), self.config.file(self.config.study.table))
             images = {kind: self._images(kind) for kind in IMAGES if kind in self.cohort.columns}
             ironmyelin.check(command, self.cohort["participant_id"].tolist(), images)
 
@@ -325,7 +325,7 @@ class StudyInputs:
         if self.config.voxelwise is None:
             return []
         a, b = self.config.groups.order
-        first, second = (tables.as_name(group) for group in (a, b))
+        first, second = (as_name(group) for group in (a, b))
         return [
             Comparison(name, number, f"{name}_{first}_{how}_{second}", f"{a} {sign} {b}")
             for name in self.config.voxelwise.maps or tuple(self.maps)
@@ -356,7 +356,7 @@ class StudyInputs:
     def _images(self, column: str) -> list[str]:
         """Images in a column of the table, from here."""
         for name, value in zip(self.cohort["participant_id"], self.cohort[column].str.strip()):
-            if value in tables.MISSING:
+            if value in MISSING:
                 raise FileError(f"{self.config.file(self.config.study.table)} has no {column} of {name}")
         return self._paths(column)
 
@@ -373,7 +373,7 @@ class StudyInputs:
     def _adjustment(self) -> dict[str, Any]:
         """What z-scores depend on."""
         groups = self.config.groups
-        inside = tables.select(self.columns, self.reference)
+        inside = select(self.columns, self.reference)
         return {"covariates": self._cells(*groups.covariates), "reference": [bool(each) for each in inside]}
 
     def _column_files(self, column: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The clinical models of a study: tables of participants in, tables of regressions, correlations, sample sizes out.
 
 Variables are columns of the table of participants, of regions (`gpuvox rois`) and of clusters (`gpuvox clusters`); see
-`tables.gather` for their names. What is computed stands in `gpuvox.study.models`.
+`tables.gather` for their names. What is computed stands in `gpuvox.study.statistics.least_squares`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from gpuvox import files
 from gpuvox.files.targets import check_root_name, check_targets
-from gpuvox.study.clinical.common import Result, Source, write
-from gpuvox.study.clinical.correlation import Correlations, correlations
-from gpuvox.study.clinical.regression import Regression, regression
-from gpuvox.study.clinical.samplesize import SampleSizes, sample_sizes
+from gpuvox.study.statistics.correlation import Correlations, correlations
+from gpuvox.study.statistics.regression import Regression, regression
+from gpuvox.study.statistics.sample_size import SampleSizes, sample_sizes
+from gpuvox.study.statistics.sources import Result, Source, write
 
 __all__ = [
     "Correlations", "Regression", "Result", "SampleSizes", "Source", "correlations", "execute", "regression",

@@ -24,8 +24,8 @@ from gpuvox.files.targets import check_targets
 from gpuvox.files.text import as_number
 from gpuvox.grid import Grid
 from gpuvox.plain import several
-from gpuvox.study.labels import Region, alike, read_regions
-from gpuvox.study.tables import require
+from gpuvox.study.measures.labels import Region, alike, read_regions
+from gpuvox.study.tables.columns import require
 
 Progress = Callable[[str, int, int], None]
 SIDES = ("left", "right", "both", "none")

@@ -18,8 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from gpuvox.errors import FileError
-from gpuvox.study.models import adjust_p
-from gpuvox.study.tables import assign_groups, indicators, matching, require
+from gpuvox.study.statistics.least_squares import adjust_p
+from gpuvox.study.tables.columns import indicators, matching, require
+from gpuvox.study.tables.groups import assign_groups
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
@@ -203,7 +204,7 @@ def ancova(
     families : dict of str to sequence of str, optional
         Name → patterns of the variables whose p-values are corrected together. By default one family, ``all``.
     correction : {"fdr_bh", "bonferroni", "none"}
-        See `models.adjust_p`.
+        See `least_squares.adjust_p`.
     log : sequence of str
         Patterns of the variables that are log-transformed: log(x), or log(x + c) with c half the smallest positive
         value if there are zeros. ``auto``: also those without negative values whose residuals have a skewness above

@@ -1,0 +1,1 @@
+"""Design files for `gpuvox randomise`, made from a table of participants or of visits."""

@@ -1,0 +1,1 @@
+"""Statistics of tables: groups compared, demographics, regression, correlation, sample size."""

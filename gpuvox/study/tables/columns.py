@@ -1,0 +1,137 @@
+"""Columns of a table: found by their names and patterns, checked, and as the columns of a design."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gpuvox.errors import FileError
+from gpuvox.study.tables.levels import check_categories
+
+Float64 = NDArray[np.float64]
+MOST_COMPARED = 5000
+"""Names among which those that look alike are sought."""
+
+
+def require(table: pd.DataFrame, names: Iterable[str], origin: str | os.PathLike[str]) -> None:
+    """Raise `FileError` if a column is missing; it names those that look alike, or all."""
+    for name in names:
+        if name not in table.columns:
+            raise FileError(f"{os.fspath(origin)} has no column {name!r}; {_there_are(table.columns, name)}")
+
+
+def _there_are(names: Iterable[str], wanted: str) -> str:
+    import difflib
+
+    known = [str(name) for name in names]
+    alike = [name for name in known if name.lower() == wanted.lower()]
+    if alike:
+        return f"did you mean {alike[0]!r}?"
+    if len(known) <= 20:
+        return f"it has {', '.join(known)}"
+    close = difflib.get_close_matches(wanted, known, 5, 0.5) if len(known) <= MOST_COMPARED else []
+    return f"it has {', '.join(close) if close else ', '.join(known[:12])} and others ({len(known)} in all)"
+
+
+def finite(table: pd.DataFrame, name: str, origin: str | os.PathLike[str] = "the table") -> Float64:
+    """(n,) A column of numbers; `FileError` for an infinite one, with its participant. Missing ones are in order."""
+    values = table[name].to_numpy(dtype=np.float64)
+    if np.isinf(values).any():
+        row = int(np.flatnonzero(np.isinf(values))[0])
+        raise FileError(
+            f"{os.fspath(origin)}: {name} of {_whose(table, row)} is {values[row]:g}; a finite number expected"
+        )
+    return values
+
+
+def _whose(table: pd.DataFrame, row: int) -> str:
+    return str(table["participant_id"].iloc[row]) if "participant_id" in table.columns else f"row {row + 1}"
+
+
+def complete(table: pd.DataFrame, names: Iterable[str], origin: str | os.PathLike[str] = "the table") -> None:
+    """Raise `FileError` if a value is missing; it names the first participant."""
+    for name in names:
+        missing = table[name].isna().to_numpy()
+        if missing.any():
+            who = _whose(table, int(np.flatnonzero(missing)[0]))
+            raise FileError(f"{os.fspath(origin)} has no {name} of {who}")
+
+
+def matching(
+    columns: Iterable[str], patterns: Sequence[str], origin: str | os.PathLike[str] = "the table"
+) -> list[str]:
+    """Columns that fit the patterns, in the order of the patterns, each once.
+
+    ``*`` stands for anything but a dot: ``*.iron`` is the mean iron of every structure, both sides together, but
+    neither ``left.putamen.iron`` nor ``putamen.iron.median``.
+
+    Raises
+    ------
+    FileError
+        A pattern fits none.
+    """
+    known, found = list(columns), dict[str, None]()
+    for pattern in patterns:
+        # fnmatch has no notion of dots: a segment at a time.
+        named = fitting(known, pattern)
+        if not named:
+            raise FileError(f"{os.fspath(origin)} has nothing named {pattern!r}; {_there_are(known, pattern)}")
+        found.update(dict.fromkeys(named))
+    return list(found)
+
+
+def fitting(columns: Iterable[str], pattern: str) -> list[str]:
+    """Columns that fit a pattern; see `matching`."""
+    known = list(columns)
+    wanted = [re.compile(fnmatch.translate(part)) for part in pattern.split(".")]
+    return [name for name in known if name == pattern] or [name for name in known if _fits(name, wanted)]
+
+
+def _fits(name: str, wanted: Sequence[re.Pattern[str]]) -> bool:
+    parts = str(name).split(".")
+    return len(parts) == len(wanted) and all(pattern.match(part) for pattern, part in zip(wanted, parts))
+
+
+def as_name(text: str) -> str:
+    """A value of a table as a part of a name: letters, digits and ``_``."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_") or "_"
+
+
+def indicators(
+    table: pd.DataFrame, names: Sequence[str], origin: str | os.PathLike[str] = "the table"
+) -> pd.DataFrame:
+    """Columns of a design: numbers as they are, text as a column of 0 and 1 for each value but the first.
+
+    Parameters
+    ----------
+    table : DataFrame
+        See `typed`.
+    names : sequence of str
+        Columns of it. ``sex`` with the values F and M becomes ``sex[M]``.
+    origin : path
+        For messages.
+
+    Raises
+    ------
+    FileError
+        A column or a value is missing, a number is not finite, or text is no categories (`check_categories`).
+    """
+    require(table, names, origin)
+    columns: dict[str, Any] = {}
+    for name in names:
+        column = table[name]
+        complete(table, [name], origin)
+        if pd.api.types.is_numeric_dtype(column):
+            columns[name] = finite(table, name, origin)
+            continue
+        check_categories(table, name, origin)
+        for level in sorted(set(column))[1:]:
+            columns[f"{name}[{level}]"] = (column == level).to_numpy(dtype=np.float64)
+    return pd.DataFrame(columns, index=table.index)

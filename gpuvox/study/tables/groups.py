@@ -1,0 +1,72 @@
+"""Groups of participants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gpuvox.errors import FileError
+from gpuvox.study.tables.columns import require
+from gpuvox.study.tables.levels import check_categories
+from gpuvox.study.tables.reading import labels
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Who belongs to which group.
+
+    Attributes
+    ----------
+    levels : tuple of str
+        The groups, in their order.
+    codes : (n,) int64
+        Index into `levels`; -1 for those who are left out: their group is missing, or not in the order.
+    """
+
+    levels: tuple[str, ...]
+    codes: NDArray[np.int64]
+
+    def counts(self) -> dict[str, int]:
+        """Participants of each group."""
+        return {level: int((self.codes == i).sum()) for i, level in enumerate(self.levels)}
+
+
+def assign_groups(table: pd.DataFrame, group: str, order: Sequence[str] = ()) -> Groups:
+    """Groups of a table.
+
+    Parameters
+    ----------
+    table : DataFrame
+        See `tables.typed`.
+    group : str
+        Column with the group of each participant; who has none is left out.
+    order : sequence of str, optional
+        The groups that are compared, differences being the first less the second; others are left out. By default
+        all, sorted.
+
+    Raises
+    ------
+    ValueError
+        No such column or group, fewer than two groups, or a group of one participant.
+    """
+    require(table, [group], "the table")
+    check_categories(table, group, "the table")
+    there = dict(zip(labels(table[group].dropna()), table[group].dropna().tolist()))
+    levels = tuple(order) or tuple(name for name, value in sorted(there.items(), key=lambda pair: pair[1]))
+    for level in levels:
+        if level not in there:
+            raise FileError(f"nobody has {group} {level!r}; there are {', '.join(sorted(there)) or 'none'}")
+    if len(set(levels)) < max(len(levels), 2):
+        raise FileError(f"the groups are {', '.join(levels) or 'none'}; two different ones at least are needed")
+    names = labels(table[group])
+    numbers = {level: i for i, level in enumerate(levels)}
+    codes = np.array([numbers.get(name, -1) for name in names], dtype=np.int64)
+    groups = Groups(levels, codes)
+    for level, n in groups.counts().items():
+        if n < 2:
+            raise FileError(f"the {group} {level} has one participant; at least 2 are needed")
+    return groups

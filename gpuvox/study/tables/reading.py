@@ -1,0 +1,179 @@
+"""Tables of participants, read: numbers and text, missing cells, and values that were measured elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gpuvox import files
+from gpuvox.errors import FileError
+from gpuvox.files.text import as_number
+from gpuvox.study.tables.columns import require
+
+Float64 = NDArray[np.float64]
+MISSING = ("", "n/a", "N/A", "#N/A", "NA", "<NA>", "NaN", "nan", "null", "NULL")
+"""Cells that hold nothing: as BIDS, R, pandas and spreadsheets write it."""
+
+
+def typed(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns of text as numbers where all that is there are numbers; missing cells (`MISSING`) as NaN.
+
+    Parameters
+    ----------
+    table : DataFrame of str
+        See `files.read_table`.
+    """
+    columns = table.to_numpy(dtype=object).T.tolist()
+    found = pd.DataFrame(
+        {name: _typed(name, column) for name, column in zip(table.columns, columns)}, index=table.index
+    )
+    found.attrs = dict(table.attrs)
+    return found
+
+
+def _typed(name: Any, column: list[str]) -> list[Any] | Float64:
+    cells = [cell.strip() for cell in column]
+    given: list[Any] = [np.nan if is_missing(cell) else cell for cell in cells]
+    if name == "participant_id":
+        return given
+    numbers = [cell if cell is np.nan else as_number(cell) for cell in given]
+    # A column of nothing but n/a is a column of numbers that are missing.
+    if all(value == value or cell is np.nan for value, cell in zip(numbers, given)):
+        return np.array(numbers, dtype=np.float64)
+    return given
+
+
+def is_missing(text: str) -> bool:
+    """Whether a cell holds nothing: one of `MISSING`, or NaN however it is spelled."""
+    return text in MISSING or text.lstrip("+-").lower() == "nan"
+
+
+def labels(column: pd.Series) -> pd.Series:
+    """Values of a column as text, as they name groups: 1 is ``1``, not ``1.0``; missing stays missing."""
+    return column.map(label, na_action="ignore")
+
+
+def label(value: Any) -> str:
+    """One of them."""
+    return f"{value:.15g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def read_participants(path: str | os.PathLike[str], required: Sequence[str] = ()) -> pd.DataFrame:
+    """Table of participants, a row each.
+
+    Parameters
+    ----------
+    path : path
+        TSV or CSV with the column ``participant_id``.
+    required : sequence of str
+        Columns that there must be; cells may be missing.
+
+    Raises
+    ------
+    FileError
+        It is no such table, a column is missing, or a participant occurs twice.
+    """
+    table = files.read_table(path, ["participant_id"])
+    require(table, required, path)
+    return typed(table)
+
+
+def gather(
+    table: str | os.PathLike[str],
+    rois: str | os.PathLike[str] | None = None,
+    clusters: Mapping[str, str | os.PathLike[str]] | None = None,
+) -> pd.DataFrame:
+    """Participants with what was measured in them, a column for every value.
+
+    Parameters
+    ----------
+    table : path
+        Participants.
+    rois : path, optional
+        What ``gpuvox rois`` wrote: adds ``thalamus.volume`` (mL), ``thalamus.volume_normalised``, and for each map
+        ``thalamus.iron`` (mean), ``thalamus.iron.median``, ``thalamus.iron.sd``, ``thalamus.iron.mass`` (with a
+        head-size factor that of the normalised volume, and ``thalamus.iron.mass_raw``); those of one side are
+        called ``left.thalamus.iron``.
+    clusters : dict of str to path, optional
+        Name → what ``gpuvox clusters`` wrote as ``OUT_subjects.tsv``: adds ``name.1``, the eigenvariate of cluster 1
+        (its z where there is one), and ``name.1.mean``.
+
+    Returns
+    -------
+    DataFrame
+        A row for each participant, in the order of the table.
+
+    Raises
+    ------
+    FileError
+        A file is no such table, or lacks a participant.
+    """
+    found = read_participants(table)
+    attributes = dict(found.attrs)
+    parts = [(rois, _from_rois(rois))] if rois else []
+    parts += [(path, _from_clusters(name, path)) for name, path in (clusters or {}).items()]
+    for path, part in parts:
+        if not len(part.columns):
+            continue
+        for name in found["participant_id"]:
+            if name not in part.index:
+                raise FileError(f"{os.fspath(path)} has nothing of {name}, who is in {os.fspath(table)}")
+        found = pd.concat([found, part.reindex(found["participant_id"]).reset_index(drop=True)], axis=1)
+    if found.columns.duplicated().any():
+        raise FileError(f"{found.columns[found.columns.duplicated()][0]} is the name of two variables")
+    found.attrs = attributes
+    return found
+
+
+def _long(path: str | os.PathLike[str], needed: Sequence[str]) -> pd.DataFrame:
+    table = files.read_table(path, ["participant_id", *needed], long=True)
+    return typed(table)
+
+
+def _from_rois(path: str | os.PathLike[str]) -> pd.DataFrame:
+    long = _long(path, ["structure", "side", "map"])
+    require(long, ("mean", "median", "sd", "volume", "volume_normalised", "mass"), path)
+    sided = long["side"].isin(["left", "right"])
+    place = long["structure"].where(~sided, long["side"] + "." + long["structure"])
+    parts = []
+    kinds = {"mean": "", "median": ".median", "sd": ".sd", "mass": ".mass"}
+    if "mass_raw" in long and long["volume_normalised"].notna().any():
+        kinds["mass_raw"] = ".mass_raw"
+    for value, suffix in kinds.items():
+        parts.append(long.assign(variable=place + "." + long["map"] + suffix, value=long[value]))
+    for value in ("volume", "volume_normalised"):
+        # The same in the rows of all maps.
+        rows = ~pd.DataFrame({"who": long["participant_id"], "where": place}).duplicated()
+        parts.append(long.assign(variable=place + "." + value, value=long[value])[rows])
+    return _wide(pd.concat(parts), path)
+
+
+def _wide(long: pd.DataFrame, path: str | os.PathLike[str]) -> pd.DataFrame:
+    twice = long.duplicated(["participant_id", "variable"])
+    if twice.any():
+        row = long[twice].iloc[0]
+        raise FileError(f"{os.fspath(path)} has {row['variable']} of {row['participant_id']} twice")
+    order = long["variable"].unique()
+    wide = long.pivot(index="participant_id", columns="variable", values="value")[order].astype(float)
+    wide.columns.name = None
+    return wide.dropna(axis=1, how="all")
+
+
+def _from_clusters(name: str, path: str | os.PathLike[str]) -> pd.DataFrame:
+    lines = files.read_table(path, [], long=True, may_be_empty=True)
+    require(lines, ("participant_id", "cluster", "mean", "eigenvariate"), path)
+    if not len(lines):
+        return pd.DataFrame()
+    long = typed(lines)
+    place = name + "." + long["cluster"].astype(int).astype(str)
+    best = "eigenvariate_z" if "eigenvariate_z" in long.columns else "eigenvariate"
+    parts = [
+        long.assign(variable=place, value=long[best]),
+        long.assign(variable=place + ".mean", value=long["mean"]),
+    ]
+    return _wide(pd.concat(parts), path)
