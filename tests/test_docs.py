@@ -1,13 +1,51 @@
-"""What the documentation names is there."""
+"""What the documentation names exists: tests, options, modules, functions and files.
 
+| part | establishes |
+|---|---|
+| validation | every test that docs/validation.md names exists |
+| options | every option in README and docs belongs to a command (or to another program that is listed here) |
+| names | every ``gpuvox.…`` can be imported, and every file of the package exists |
+| architecture | the table of modules has every module of the package, and no other |
+"""
+
+import argparse
 import re
+from importlib import import_module
 from pathlib import Path
 
+import pytest
+
+import gpuvox
+
 ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted(
+    (ROOT / "docs").glob("*.md")
+)
+TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
+
+# Options of Dask and of FSL's fdr, an option of FSL that gpuvox refuses, and a placeholder.
+OTHERS = {"--memory-limit", "--nthreads", "--oneminusp", "--multi", "--option"}
 
 
-def test_every_test_that_the_validation_names_is_there():
-    text = (ROOT / "docs" / "validation.md").read_text(encoding="utf-8")
+def _options(parser: argparse.ArgumentParser) -> set[str]:
+    names = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                names |= _options(child)
+    return names
+
+
+def _known_options() -> set[str]:
+    names = {"--record-paths"}
+    for module in sorted((ROOT / "gpuvox" / "cli").glob("*.py")):
+        build = getattr(import_module(f"gpuvox.cli.{module.stem}"), "build_parser", None)
+        names |= _options(build()) if build else set()
+    return names
+
+
+def test_every_test_that_the_validation_names_exists():
+    text = TEXTS["docs/validation.md"]
     table = text.split("## Kinds of fault")[1].split("\n## ")[0]
     named = [
         (file, re.findall(r"`(test_\w+)`", names))
@@ -18,3 +56,50 @@ def test_every_test_that_the_validation_names_is_there():
         source = (ROOT / "tests" / file).read_text(encoding="utf-8")
         missing = [name for name in names if not re.search(rf"^def {name}\(", source, re.MULTILINE)]
         assert not missing, (file, missing)
+    for file in re.findall(r"`(test_\w+\.py)`", text):
+        assert (ROOT / "tests" / file).is_file(), file
+
+
+def test_every_option_belongs_to_a_command():
+    known = _known_options() | OTHERS
+    for page, text in TEXTS.items():
+        lines = [
+            line for line in text.splitlines() if not re.search(r"openssl|dask (scheduler|worker)|tls=\"", line)
+        ]
+        named = set(re.findall(r"(?<![\w-])--[A-Za-z]\w*(?:-\w+)*", "\n".join(lines)))
+        assert not {name for name in named if name not in known and not name.endswith("_")}, page
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_name_of_the_package_exists(page):
+    for name in set(re.findall(r"\bgpuvox(?:\.[A-Za-z_]\w*)+", TEXTS[page])):
+        if name.endswith((".toml", ".py", ".html")):
+            continue
+        thing, parts = gpuvox, name.split(".")[1:]
+        for i, part in enumerate(parts):
+            try:
+                thing = getattr(thing, part)
+            except AttributeError:
+                thing = import_module(".".join(["gpuvox", *parts[: i + 1]]))
+    for file in set(re.findall(r"\b(?:gpuvox|kernels|tests|bench)/[\w./]*[a-z]\b", TEXTS[page])):
+        assert (ROOT / file).exists(), file
+    for target in set(re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", TEXTS[page])):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_example_in_python_imports_what_exists(page):
+    for code in re.findall(r"```python\n(.*?)```", TEXTS[page], re.DOTALL):
+        compile(code, page, "exec")
+        for module, names in re.findall(r"^from (gpuvox[\w.]*) import ([\w, ]+)$", code, re.MULTILINE):
+            for name in names.split(", "):
+                assert hasattr(import_module(module), name), (module, name)
+
+
+def test_links_to_headings_have_a_heading():
+    for page, text in TEXTS.items():
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text):
+            other = TEXTS[str(((ROOT / page).parent / target).resolve().relative_to(ROOT))] if target else text
+            headings = re.findall(r"^#+ (.*)$", other, re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in anchors, (page, target, anchor)
