@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 
 from gpuvox.errors import DesignError
-from gpuvox.executors import Finished, Keeper, Share, run
+from gpuvox.executors import Finished, Share, TallyStore, run
 from gpuvox.glm import Glm
 from gpuvox.partition import partition
 from gpuvox.permtest import PermutationTest, StatisticModel
@@ -21,14 +21,29 @@ from gpuvox.tally import Maps, Tally, share
 from gpuvox.voxelwise import VoxelwiseGlm
 
 __all__ = [
-    "AnyShuffler", "Begin", "Inputs", "Keep", "MapCallback", "Options", "Progress", "Say", "Test", "TestResult",
-    "analyse", "list_tests", "make_model", "make_shuffler", "negative_of", "run_shard", "shuffle_counts",
+    "AnyShuffler",
+    "Begin",
+    "Inputs",
+    "MapCallback",
+    "OpenStore",
+    "Options",
+    "Progress",
+    "Say",
+    "Test",
+    "TestResult",
+    "analyse",
+    "list_tests",
+    "make_model",
+    "make_shuffler",
+    "negative_of",
+    "run_shard",
+    "shuffle_counts",
 ]  # fmt: skip
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 """Called with the name of the test, the shuffles done and the shuffles in all."""
-Keep = Callable[[str], Keeper]
+OpenStore = Callable[[str], TallyStore]
 """Who keeps the tallies of a test, or of a contrast and its negative, by name."""
 MapCallback = Callable[[str, int, Maps], None]
 """Called with the name of the test, the index of the shuffle and its maps."""
@@ -71,7 +86,7 @@ def analyse(
     *,
     progress: Progress | None = None,
     on_maps: MapCallback | None = None,
-    keep: Keep | None = None,
+    open_store: OpenStore | None = None,
     begin: Begin | None = None,
 ) -> Iterator[TestResult]:
     """Test every contrast, in FSL's order.
@@ -84,8 +99,8 @@ def analyse(
         See `Progress`.
     on_maps : callable, optional
         Called with the maps of every shuffle; see `MapCallback`.
-    keep : callable, optional
-        Tallies are kept, and gone on from; see `Keep`.
+    open_store : callable, optional
+        Tallies are kept, and gone on from; see `OpenStore`.
     begin : callable, optional
         Called before the shuffles of a test; see `Begin`.
 
@@ -106,7 +121,9 @@ def analyse(
         if begin:
             begin(tests[0], shuffler)
         start = perf_counter()
-        finished = _run(inputs, options, tests, shuffler, progress=progress, on_maps=on_maps, keep=keep)
+        finished = _run(
+            inputs, options, tests, shuffler, progress=progress, on_maps=on_maps, open_store=open_store
+        )
         seconds = perf_counter() - start
         for row, (i, test) in enumerate(zip(numbers, tests)):
             waiting[i] = make_result(test, finished, row, seconds if row == 0 else 0.0, options)
@@ -118,7 +135,7 @@ def analyse(
 def run_shard(
     inputs: Inputs,
     options: Options,
-    keep: Keep,
+    open_store: OpenStore,
     shard: tuple[int, int],
     progress: Progress | None = None,
     begin: Begin | None = None,
@@ -131,11 +148,11 @@ def run_shard(
             part = share(shuffler.n, *shard)
             if begin:
                 begin(tests[0], shuffler)
-            _run(inputs, options, tests, shuffler, progress=progress, keep=keep, part=part)
+            _run(inputs, options, tests, shuffler, progress=progress, open_store=open_store, part=part)
 
 
 def shuffle_counts(prepared: Sequence[tuple[Test, AnyShuffler]], options: Options) -> dict[str, int]:
-    """Shuffles of each test, or contrast and its negative, whose tallies are kept, by `Keep`'s name."""
+    """Shuffles of each test, or contrast and its negative, whose tallies are kept, by `OpenStore`'s name."""
     return {
         _name([prepared[i][0] for i in numbers]): shuffler.n
         for numbers, shuffler in _groups(prepared, options)
@@ -184,7 +201,7 @@ def _run(
     *,
     progress: Progress | None = None,
     on_maps: MapCallback | None = None,
-    keep: Keep | None = None,
+    open_store: OpenStore | None = None,
     part: Share | None = None,
 ) -> Finished:
     """Run the permutations of a contrast and, if wanted, of its negative."""
@@ -200,7 +217,7 @@ def _run(
         threads=options.threads,
         progress=(lambda done: progress(name, done, total)) if progress else None,
         callback=(lambda i, maps: on_maps(test.name, i, maps)) if on_maps else None,
-        keeper=keep(_name(tests)) if keep else None,
+        store=open_store(_name(tests)) if open_store else None,
         share=part,
         workers=options.workers,
     )

@@ -8,8 +8,8 @@ A file of format 1 is::
     the arrays, little-endian, one after the other
 
 It holds numbers and text, never code. It is written under another name and renamed, so that it is whole or not there;
-what was cut or edited since does not fit the checksum and is refused. What makes two runs one run (`About.run`) is
-compared word for word, so that the message can say what differs.
+what was cut or edited since does not fit the checksum and is refused. What makes two runs one run
+(`RunIdentity.run`) is compared word for word, so that the message can say what differs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ DTYPES = ("<f4", "<f8", "<i4", "<i8", "<u4", "<u8")
 GROUPS = ("maxima", "below", "total", "nonzero")
 """The dictionaries of arrays of a `permtest.Tally`."""
 MOST_SHUFFLES = 2**31
-NONSENSE = (
+CORRUPT_CONTENT = (
     ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError, MemoryError,
 )  # fmt: skip
 """What a file may cause whose checksum is right and whose content is not."""
@@ -65,7 +65,7 @@ NOT_TALLIES = (".nii", ".gz", ".hdr", ".img", ".txt", ".json", ".mat", ".con", "
 
 
 @dataclass(frozen=True)
-class About:
+class RunIdentity:
     """What a file of tallies belongs to.
 
     Attributes
@@ -88,7 +88,7 @@ class About:
 
 @dataclass(eq=False)
 class KeptTest:
-    """The tallies of one permutation test, a pass each; an `executors.Keeper`.
+    """The tallies of one permutation test, a pass each; an `executors.TallyStore`.
 
     Attributes
     ----------
@@ -149,11 +149,11 @@ def _fits(tally: Tally, observed: ObservedTest) -> bool:
 class Tallies:
     """The tallies of a run, by test."""
 
-    about: About
+    identity: RunIdentity
     tests: dict[str, KeptTest] = field(default_factory=dict)
     on_added: Callable[[bool], None] = lambda ended: None
 
-    def keeper(self, name: str) -> KeptTest:
+    def store(self, name: str) -> KeptTest:
         """The tallies of a test, none at first."""
         test = self.tests.setdefault(name, KeptTest())
         test.on_added = self.on_added
@@ -172,7 +172,7 @@ class Tallies:
     @property
     def seed(self) -> int:
         """Seed of the run; a `FileError` if the file has none."""
-        seed = self.about.run["options"].get("--seed")
+        seed = self.identity.run["options"].get("--seed")
         if not isinstance(seed, int):
             raise FileError(f"the tallies have {seed!r} for a seed")
         return seed
@@ -180,7 +180,7 @@ class Tallies:
     def done(self, name: str) -> np.ndarray:
         """(n,) bool Shuffles of a test that are counted, in its first pass."""
         passes = self.tests[name].passes if name in self.tests else []
-        return passes[0].done if passes else np.zeros(self.about.shuffles[name], dtype=bool)
+        return passes[0].done if passes else np.zeros(self.identity.shuffles[name], dtype=bool)
 
 
 # --------------------------------------------------------------------------------------------------------- the file
@@ -199,8 +199,13 @@ def write(path: str | os.PathLike[str], tallies: Tallies) -> None:
         {"name": name, "level_cap": test.level_cap, "passes": [_described(tally, arrays) for tally in test.passes]}
         for name, test in tallies.tests.items()
     ]
-    about = tallies.about
-    header = {"run": about.run, "shuffles": about.shuffles, "command": about.command, "shard": about.shard}
+    identity = tallies.identity
+    header = {
+        "run": identity.run,
+        "shuffles": identity.shuffles,
+        "command": identity.command,
+        "shard": identity.shard,
+    }
     parts: list[Any] = [json.dumps(header | {"tests": tests}, allow_nan=False).encode() + b"\n", *arrays]
     digest = hashlib.sha256()
     for part in parts:
@@ -268,7 +273,7 @@ def read(path: str | os.PathLike[str]) -> Tallies:
     line = content[start : content.find(b"\n", start)]
     try:
         return _parsed(line, body[len(line) + 1 :])
-    except NONSENSE as error:
+    except CORRUPT_CONTENT as error:
         raise FileError(f"{os.fspath(path)} has no content that makes sense: {error}") from error
 
 
@@ -317,7 +322,7 @@ def _parsed(line: bytes, rest: memoryview) -> Tallies:
     run = {part: dict(header["run"][part]) for part in ("software", "files", "options")}
     shuffles = {str(name): _count(n, MOST_SHUFFLES) for name, n in header["shuffles"].items()}
     shard = None if header["shard"] is None else (_count(header["shard"][0]), _count(header["shard"][1]))
-    tallies = Tallies(About(run, shuffles, tuple(map(str, header["command"])), shard))
+    tallies = Tallies(RunIdentity(run, shuffles, tuple(map(str, header["command"])), shard))
     at = 0
     for test in header["tests"]:
         passes = []
@@ -418,7 +423,7 @@ class Checkpoint:
     Parameters
     ----------
     path : path
-    about : About
+    identity : RunIdentity
     resume : bool
         Go on from what the file holds.
     warn : callable
@@ -432,7 +437,7 @@ class Checkpoint:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], about: About, resume: bool, warn: Callable[[str], None]
+        self, path: str | os.PathLike[str], identity: RunIdentity, resume: bool, warn: Callable[[str], None]
     ) -> None:
         self.path, self.warn = Path(path), warn
         self.has_warned = False
@@ -445,7 +450,7 @@ class Checkpoint:
         try:
             if self.lock.is_held:
                 _remove_unfinished(self.path)
-            self.tallies = self._resumed(about) if resume else self._fresh(about)
+            self.tallies = self._resumed(identity) if resume else self._fresh(identity)
             self.resumed = self.tallies.n_done
             self.tallies.on_added = self._added
             self.write()
@@ -463,9 +468,9 @@ class Checkpoint:
         finally:
             self.lock.release()
 
-    def keeper(self, name: str) -> KeptTest:
-        """Keeps the tallies of one test; see `executors.Keeper`."""
-        return self.tallies.keeper(name)
+    def store(self, name: str) -> KeptTest:
+        """Keeps the tallies of one test; see `executors.TallyStore`."""
+        return self.tallies.store(name)
 
     def write(self) -> None:
         """Write the file; a `FileError` if that cannot be done."""
@@ -480,7 +485,7 @@ class Checkpoint:
         """Remove the file: all that it is for has been done."""
         self.path.unlink(missing_ok=True)
 
-    def _fresh(self, about: About) -> Tallies:
+    def _fresh(self, identity: RunIdentity) -> Tallies:
         if self.path.exists():
             try:
                 done = read(self.path).n_done
@@ -491,17 +496,17 @@ class Checkpoint:
                     f"{self.path} holds {done} shuffles that are done: go on from there with --resume, or remove it "
                     "to start from the beginning"
                 )
-        return Tallies(about)
+        return Tallies(identity)
 
-    def _resumed(self, about: About) -> Tallies:
+    def _resumed(self, identity: RunIdentity) -> Tallies:
         kept = read_to_resume(self.path)
-        difference = differences(kept.about.run, about.run, ("the checkpoint", "this run"))
-        shards = [f"{a.shard[0]}/{a.shard[1]}" if a.shard else "not set" for a in (kept.about, about)]
+        difference = differences(kept.identity.run, identity.run, ("the checkpoint", "this run"))
+        shards = [f"{a.shard[0]}/{a.shard[1]}" if a.shard else "not set" for a in (kept.identity, identity)]
         if shards[0] != shards[1]:
             difference = f"--shard is {shards[0]} in the checkpoint, {shards[1]} in this run"
         if difference:
             raise AnotherRunError(f"{self.path} is the checkpoint of another run: {difference}")
-        return Tallies(about, kept.tests)
+        return Tallies(identity, kept.tests)
 
     def _added(self, ended: bool) -> None:
         if time.monotonic() >= (self.soonest if ended else self.next):
@@ -560,15 +565,15 @@ def merge(found: Mapping[str, Tallies]) -> Tallies:
         raise FileError("there are no tallies to merge")
     first, *others = found
     for name in others:
-        one, other = found[first].about, found[name].about
+        one, other = found[first].identity, found[name].identity
         difference = differences(one.run, other.run, (first, name))
         if one.shuffles != other.shuffles:
             difference = difference or "their tests have not the same names and numbers of shuffles"
         if difference:
             raise FileError(f"{first} and {name} are of different runs: {difference}")
-    about = min(found.values(), key=lambda tallies: tallies.about.shard or (0, 0)).about
-    merged = Tallies(About(about.run, about.shuffles, about.command))
-    for test in about.shuffles:
+    identity = min(found.values(), key=lambda tallies: tallies.identity.shard or (0, 0)).identity
+    merged = Tallies(RunIdentity(identity.run, identity.shuffles, identity.command))
+    for test in identity.shuffles:
         _check_cover(test, found)
         merged.tests[test] = _sum([tallies.tests[test] for tallies in found.values() if test in tallies.tests])
     return merged
@@ -576,7 +581,7 @@ def merge(found: Mapping[str, Tallies]) -> Tallies:
 
 def _check_cover(test: str, found: Mapping[str, Tallies]) -> None:
     """Every shuffle of a test must be in one file, and in one only."""
-    count = np.zeros(next(iter(found.values())).about.shuffles[test], dtype=np.int32)
+    count = np.zeros(next(iter(found.values())).identity.shuffles[test], dtype=np.int32)
     for name, tallies in found.items():
         done = tallies.done(test)
         if (done & (count > 0)).any():
@@ -588,7 +593,7 @@ def _check_cover(test: str, found: Mapping[str, Tallies]) -> None:
     if missing:
         unfinished = [name for name, tallies in found.items() if _is_unfinished(tallies, test)]
         given = ", ".join(
-            sorted(f"{t.about.shard[0]}/{t.about.shard[1]}" for t in found.values() if t.about.shard)
+            sorted(f"{t.identity.shard[0]}/{t.identity.shard[1]}" for t in found.values() if t.identity.shard)
         )
         raise FileError(
             f"of {test} shuffles {', '.join(missing[:3])}{' …' * (len(missing) > 3)} of {len(count)} are missing; "
@@ -598,8 +603,8 @@ def _check_cover(test: str, found: Mapping[str, Tallies]) -> None:
 
 
 def _is_unfinished(tallies: Tallies, test: str) -> bool:
-    about = tallies.about
-    start, stop = share(about.shuffles[test], *(about.shard or (1, 1)))
+    identity = tallies.identity
+    start, stop = share(identity.shuffles[test], *(identity.shard or (1, 1)))
     return not tallies.done(test)[start:stop].all()
 
 

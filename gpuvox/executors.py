@@ -30,7 +30,7 @@ DEVICE_THREADS = 2
 """Threads that feed a device: while it works for one, the other makes its shuffles."""
 
 
-class Keeper(Protocol):
+class TallyStore(Protocol):
     """Keeps the tallies of a permutation test, so that another process can go on from them."""
 
     @property
@@ -75,7 +75,7 @@ def run(
     threads: int | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
-    keeper: Keeper | None = None,
+    store: TallyStore | None = None,
     share: Share | None = None,
     workers: Workers | None = None,
 ) -> Finished:
@@ -91,7 +91,7 @@ def run(
         Called with the number of shuffles done so far.
     callback : callable, optional
         Called with the maps of each shuffle, see `ObservedTest.run`; not in order.
-    keeper : Keeper, optional
+    store : TallyStore, optional
         Keeps the tallies, and gives those that were kept before.
     share : (start, stop), optional
         Run these shuffles only; the tally then says nothing of p yet. Not with the two-pass scheme.
@@ -118,7 +118,7 @@ def run(
     # The threads are ours; a linear algebra library that opens its own would only be in their way.
     try:
         with threadpool_limits(1):
-            return _run(test, threads, progress, callback, keeper, share, workers)
+            return _run(test, threads, progress, callback, store, share, workers)
     except OutOfDeviceMemory as error:
         raise DeviceError(
             f"the device has not enough memory even for one map at a time ({error}); use --device cpu"
@@ -134,16 +134,16 @@ def _run(
     threads: int,
     progress: Progress | None,
     callback: Callback | None,
-    keeper: Keeper | None,
+    store: TallyStore | None,
     share: Share | None,
     workers: Workers | None,
 ) -> Finished:
-    if keeper and keeper.level_cap:
-        test = replace(test, level_cap=keeper.level_cap)
+    if store and store.level_cap:
+        test = replace(test, level_cap=store.level_cap)
     while True:
         try:
             observed = test.observe()
-            tally = fold(observed, threads, progress, callback, keeper, share, workers)
+            tally = fold(observed, threads, progress, callback, store, share, workers)
             break
         except LevelOverflow as overflow:
             test = test.with_cap(overflow.needed)
@@ -153,7 +153,7 @@ def _run(
     if not test.statistics.normalised:
         return Finished(observed, tally)
     second = observed.second_pass(tally)
-    return Finished(observed, tally, second, fold(second, threads, progress, keeper=keeper, workers=workers))
+    return Finished(observed, tally, second, fold(second, threads, progress, store=store, workers=workers))
 
 
 def ranges(observed: ObservedTest, threads: int, tally: Tally) -> Iterator[tuple[int, int]]:
@@ -171,19 +171,19 @@ def fold(
     threads: int,
     progress: Progress | None = None,
     callback: Callback | None = None,
-    keeper: Keeper | None = None,
+    store: TallyStore | None = None,
     share: Share | None = None,
     workers: Workers | None = None,
 ) -> Tally:
     """Run every range of shuffles that is not in the kept tally and add up the results."""
     tally = Tally(observed.n, *(share or ()))
-    if keeper:
-        tally = keeper.tally(observed, tally)
+    if store:
+        tally = store.tally(observed, tally)
 
     def add(result: BlockResult) -> None:
         tally.add(result)
-        if keeper:
-            keeper.added()
+        if store:
+            store.added()
         signals.check()
         if progress:
             progress(tally.n_done)

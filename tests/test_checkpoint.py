@@ -33,7 +33,7 @@ from gpuvox import checkpoint, permtest
 from gpuvox.analysis import Inputs, Options, analyse
 from gpuvox.application import execute
 from gpuvox.application.fingerprint import NO_MATTER, fingerprint, hash_inputs
-from gpuvox.checkpoint import About, Checkpoint, Tallies, read, write
+from gpuvox.checkpoint import Checkpoint, RunIdentity, Tallies, read, write
 from gpuvox.cli import main, main_randomise
 from gpuvox.errors import FileError
 from gpuvox.files import locks
@@ -159,7 +159,7 @@ def test_killed_five_times_at_random_moments(case, work, monkeypatch):
         kept = read(path)
         done.append(kept.n_done)
         passes = 2 if case == "two passes" else 1
-        assert done[-2] < done[-1] < passes * sum(kept.about.shuffles.values())
+        assert done[-2] < done[-1] < passes * sum(kept.identity.shuffles.values())
     monkeypatch.setattr(Tally, "add", plain)
     assert run(line, *extra, "--resume") == 0
     assert outputs(work) == truth
@@ -385,10 +385,12 @@ def places(value, path=()):
 def test_made_up_headers(data, tmp_path_factory):
     """With a right checksum anything may stand in the file: it is read, or refused in a sentence."""
     path = tmp_path_factory.mktemp("fuzz") / "c.tally"
-    tallies = Tallies(About({"software": {}, "files": {}, "options": {"--seed": 1}}, {"tstat1": 9}, ("-n", "9")))
+    tallies = Tallies(
+        RunIdentity({"software": {}, "files": {}, "options": {"--seed": 1}}, {"tstat1": 9}, ("-n", "9"))
+    )
     kept = Tally(9)
     kept.add(BlockResult(2, 4, {"vox": np.ones((2, 2), np.float32)}, {"vox": np.ones((2, 3), np.int64)}))
-    tallies.keeper("tstat1").passes.append(kept)
+    tallies.store("tstat1").passes.append(kept)
     write(path, tallies)
     header, _, arrays = path.read_bytes()[80:].partition(b"\n")
     header = json.loads(header)
@@ -468,7 +470,7 @@ def test_a_shard_that_cannot_be_written_is_an_error(work, monkeypatch, capfd):
     assert process.exitcode == 2
     assert "out_shard1of1.tally cannot be written" in message
     with pytest.raises(FileError, match="cannot be written"):
-        Checkpoint("nowhere/c.tally", About({}, {}), False, print)
+        Checkpoint("nowhere/c.tally", RunIdentity({}, {}), False, print)
 
 
 def test_two_runs_on_one_checkpoint(work, monkeypatch, capsys):
@@ -716,12 +718,12 @@ def test_on_a_device(first_on_device, monkeypatch, tmp_path):
     devices = [ShimDevice(n_processors=1), None] if first_on_device else [None, ShimDevice(n_processors=1)]
     monkeypatch.setattr(permtest, "BATCH_BYTES", 4 * inputs.grid.n_voxels * 16)
     stop_after(monkeypatch, 3 if first_on_device else 10)
-    kept = Tallies(About({}, {}))
+    kept = Tallies(RunIdentity({}, {}))
     with pytest.raises(KeyboardInterrupt):
-        list(analyse(inputs, dataclasses.replace(options, device=devices[0]), keep=kept.keeper))
+        list(analyse(inputs, dataclasses.replace(options, device=devices[0]), open_store=kept.store))
     assert 0 < kept.n_done < 240
     for result, other in zip(
-        truth, analyse(inputs, dataclasses.replace(options, device=devices[1]), keep=kept.keeper)
+        truth, analyse(inputs, dataclasses.replace(options, device=devices[1]), open_store=kept.store)
     ):
         for mine, theirs in ((other.maps, result.maps), (other.nulls, result.nulls)):
             assert mine.keys() == theirs.keys()

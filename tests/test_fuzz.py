@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from gpuvox import checkpoint, files, ironmyelin
 from gpuvox import randomise as api_randomise
 from gpuvox.application import execute
-from gpuvox.checkpoint import About
+from gpuvox.checkpoint import RunIdentity
 from gpuvox.errors import FileError
 from gpuvox.files.locks import output
 from gpuvox.grid import Grid
@@ -618,7 +618,7 @@ def test_links_beside_the_outputs_of_a_run(planted):
         def work():
             with (
                 output(results / "out", str),
-                checkpoint.Checkpoint(results / "out", About({}, {}), False, str) as kept,
+                checkpoint.Checkpoint(results / "out", RunIdentity({}, {}), False, str) as kept,
             ):
                 files.write_json(results / "out_randomise.json", {"a": 1})
                 grid = Grid(np.ones(SHAPE, dtype=bool))

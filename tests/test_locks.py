@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gpuvox import checkpoint
-from gpuvox.checkpoint import About, Checkpoint, Tallies
+from gpuvox.checkpoint import Checkpoint, RunIdentity, Tallies
 from gpuvox.cli.main import main
 from gpuvox.errors import FileError, InUseError
 from gpuvox.files import locks
@@ -187,8 +187,8 @@ def test_a_checkpoint_is_written_through_no_link(tmp_path, precious, monkeypatch
     (tmp_path / f"c.tally.{'0' * 16}.new").symlink_to(precious)
     (tmp_path / "c.tally.new").symlink_to(precious)
     with pytest.raises(FileError, match="is a link"):
-        checkpoint.write(path, Tallies(About({}, {})))
-    checkpoint.write(path, Tallies(About({}, {})))
+        checkpoint.write(path, Tallies(RunIdentity({}, {})))
+    checkpoint.write(path, Tallies(RunIdentity({}, {})))
     assert path.is_file()
 
 
@@ -199,7 +199,7 @@ def test_a_checkpoint_that_is_a_link_is_refused(tmp_path, precious):
         path.symlink_to(target)
         for resume in (False, True):
             with pytest.raises(FileError, match="is a link"):
-                Checkpoint(path, About({}, {}), resume, fail)
+                Checkpoint(path, RunIdentity({}, {}), resume, fail)
         assert path.is_symlink()
 
 
@@ -207,7 +207,7 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path):
     left = tmp_path / "c.tally.0123456789abcdef.new"
     left.write_text("half")
     (tmp_path / "c.tally.notes.new").write_text("kept")
-    with Checkpoint(tmp_path / "c.tally", About({}, {}), False, fail):
+    with Checkpoint(tmp_path / "c.tally", RunIdentity({}, {}), False, fail):
         assert sorted(os.listdir(tmp_path)) == ["c.tally", "c.tally.lock", "c.tally.notes.new"]
 
 

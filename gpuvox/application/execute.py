@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from gpuvox import __version__, design_checks, files, participants, private
 from gpuvox.analysis import (
     Inputs,
-    Keep,
+    OpenStore,
     Options,
     Progress,
     Test,
@@ -51,7 +51,7 @@ from gpuvox.application.settings import (
     named_matrix,
     need_places,
 )
-from gpuvox.checkpoint import ENDINGS, About, Checkpoint, Tallies, differences, read_to_resume
+from gpuvox.checkpoint import ENDINGS, Checkpoint, RunIdentity, Tallies, differences, read_to_resume
 from gpuvox.cuda import resolve
 from gpuvox.device import Device
 from gpuvox.distributed import (
@@ -484,7 +484,7 @@ def execute(command: Command, say: Say, warn: Say, progress: Progress | None = N
             say(f"Device: {describe(options.device)}")
         if checkpoint and command.shard:
             run_shard(
-                inputs, options, checkpoint.keeper, command.shard, progress, _announced_part(command.shard, say)
+                inputs, options, checkpoint.store, command.shard, progress, _announced_part(command.shard, say)
             )
             checkpoint.write()
             say(
@@ -492,8 +492,8 @@ def execute(command: Command, say: Say, warn: Say, progress: Progress | None = N
                 "gpuvox merge makes the maps of all shards."
             )
         else:
-            keep = checkpoint.keeper if checkpoint else None
-            _run_and_write(command, inputs, options, hashes, Reporting(say, warn, progress), keep)
+            open_store = checkpoint.store if checkpoint else None
+            _run_and_write(command, inputs, options, hashes, Reporting(say, warn, progress), open_store)
             if checkpoint:
                 checkpoint.remove()
     say("Finished, exiting.")
@@ -519,7 +519,7 @@ def _workers(
         yield DaskWorkers(client, command.device, images, warn)
 
 
-def _checkpoint(command: Command, prepared: Prepared, about: About, warn: Say) -> Any:
+def _checkpoint(command: Command, prepared: Prepared, about: RunIdentity, warn: Say) -> Any:
     """The checkpoint of a command in a ``with`` statement; None if it needs none."""
     if command.checkpoint or command.resume or command.shard or _is_long(command, prepared):
         return Checkpoint(checkpoint_name(command), about, command.resume, warn)
@@ -538,7 +538,12 @@ def _nothing_kept(command: Command, warn: Say) -> Iterator[None]:
 
 
 def _run_and_write(
-    command: Command, inputs: Inputs, options: Options, hashes: Hashes, reporting: Reporting, keep: Keep | None
+    command: Command,
+    inputs: Inputs,
+    options: Options,
+    hashes: Hashes,
+    reporting: Reporting,
+    open_store: OpenStore | None,
 ) -> None:
     """Run every test and write its files."""
     header = files.read_header(command.mask or files.image_names(command.data)[0])
@@ -554,7 +559,9 @@ def _run_and_write(
             announce_run(shuffler, test, reporting.say)
             announced.add(test.name)
 
-    for result in analyse(inputs, options, progress=reporting.progress, on_maps=on_maps, keep=keep, begin=begin):
+    for result in analyse(
+        inputs, options, progress=reporting.progress, on_maps=on_maps, open_store=open_store, begin=begin
+    ):
         if result.nulls and result.test.name not in announced:  # it shares the maps of its negative
             announce_run(result.shuffler, result.test, reporting.say)
         announce_critical(result, writer, reporting.say)
@@ -587,7 +594,7 @@ def kept_seed(command: Command) -> int:
     return read_to_resume(checkpoint_name(command)).seed
 
 
-def _ready(command: Command) -> tuple[Prepared, Hashes, About]:
+def _ready(command: Command) -> tuple[Prepared, Hashes, RunIdentity]:
     """A command with all but its data read and checked, the hashes of its files, and which run it is."""
     if command.cluster:
         check_installed()
@@ -615,7 +622,7 @@ def _check_names(command: Command, prepared: Prepared) -> None:
         check_targets(checkpoint_name(command), ENDINGS)
 
 
-def _about(command: Command, prepared: Prepared, hashes: Hashes) -> About:
+def _about(command: Command, prepared: Prepared, hashes: Hashes) -> RunIdentity:
     """Which run this is."""
     options = prepared.options
     more = {"--norcmask": command.keep_constant, "--vxl": command.voxelwise_columns}
@@ -626,7 +633,9 @@ def _about(command: Command, prepared: Prepared, hashes: Hashes) -> About:
     named: Hashes = {
         option: [[private.brief(name, folder), digest] for name, digest in each] for option, each in hashes.items()
     }
-    return About(fingerprint(named, options, more), counts, tuple(private.here(command.line[1:])), command.shard)
+    return RunIdentity(
+        fingerprint(named, options, more), counts, tuple(private.here(command.line[1:])), command.shard
+    )
 
 
 def _is_long(command: Command, prepared: Prepared) -> bool:
@@ -654,17 +663,17 @@ def write_merged(command: Command, merged: Tallies, say: Say, warn: Say, progres
         Inputs or software that have changed since; errors of `execute`.
     """
     prepared, hashes, about = _ready(command)
-    difference = differences(merged.about.run, about.run, ("the shards", "this run"))
+    difference = differences(merged.identity.run, about.run, ("the shards", "this run"))
     if difference:
         raise FileError(f"the shards cannot be merged here: {difference}")
-    again = sum(merged.about.shuffles.values()) - merged.n_done
+    again = sum(merged.identity.shuffles.values()) - merged.n_done
     if again:
         warn(
             f"{again} shuffles are run again: their shards were prepared for fewer steps of TFCE than others needed"
         )
     with _root(command, warn):
         inputs, options = read_inputs(command, say, warn, prepared, progress)
-        _run_and_write(command, inputs, options, hashes, Reporting(say, warn, progress), merged.keeper)
+        _run_and_write(command, inputs, options, hashes, Reporting(say, warn, progress), merged.store)
     say("Finished, exiting.")
 
 
@@ -1181,10 +1190,10 @@ def randomise(
         files.notice(said)
     about = None
     if name is not None:
-        about = About(fingerprint(hash_inputs(inputs, options), options), shuffle_counts(shufflers, options))
+        about = RunIdentity(fingerprint(hash_inputs(inputs, options), options), shuffle_counts(shufflers, options))
     with Checkpoint(name, about, resume, warnings.warn) if name and about else nullcontext() as checkpoint:
-        keep = checkpoint.keeper if checkpoint else None
-        results = tuple(analyse(inputs, replace(options, workers=workers), keep=keep))
+        open_store = checkpoint.store if checkpoint else None
+        results = tuple(analyse(inputs, replace(options, workers=workers), open_store=open_store))
         if checkpoint:
             checkpoint.remove()
     for text in (text for result in results for text in result.warnings):

@@ -65,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
 
     merged = read_all(options.tallies)
     line = (os.path.basename(sys.argv[0]) or "gpuvox", "merge", *argv)
-    command = replace(_command(merged, options), line=line, shard_line=merged.about.command)
+    command = replace(_command(merged, options), line=line, shard_line=merged.identity.command)
     try:
         with terminal(lines=not options.quiet, bar=not options.quiet) as reporter:
             check_root(command.root)
@@ -83,7 +83,7 @@ def _command(merged: Any, options: argparse.Namespace) -> Any:
     """The command of the shards, with the seed, the output and the device of now."""
     from gpuvox.cli.randomise import check, make_command, parse
 
-    arguments = list(merged.about.command)
+    arguments = list(merged.identity.command)
     theirs = parse(arguments)
     theirs.seed, theirs.device, theirs.threads = merged.seed, options.device, options.threads
     theirs.checkpoint, theirs.resume, theirs.shard = "", False, None
