@@ -12,8 +12,9 @@ from scipy import ndimage
 
 from gpuvox.cli import main
 from gpuvox.grid import Grid
-from gpuvox.study.measures.clusters import adjusted, describe, eigenvariate, find_clusters
+from gpuvox.study.measures.clusters import describe, eigenvariate, find_clusters
 from gpuvox.study.measures.labels import Region
+from gpuvox.study.statistics.adjustment import adjusted
 from tests.conftest import overriding, save
 
 SHAPE = (8, 7, 6)

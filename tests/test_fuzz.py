@@ -29,11 +29,13 @@ from gpuvox.errors import FileError
 from gpuvox.files.locks import output
 from gpuvox.grid import Grid
 from gpuvox.qmri import TissueModel
+from gpuvox.reporter import Reporter
+from gpuvox.study.ledger import STATE, Ledger
 from gpuvox.study.measures import clusters, labels, rois
 from gpuvox.study.pipeline.checks import check_maps
 from gpuvox.study.pipeline.config import example as example_study
 from gpuvox.study.pipeline.config import read_config
-from gpuvox.study.pipeline.stages import STATE, Ledger, Stage, Talk, locked, remove_others, run
+from gpuvox.study.pipeline.stages import Stage, locked, remove_others, run
 from gpuvox.study.report import build
 from gpuvox.study.report.contents import read_contents
 
@@ -265,8 +267,8 @@ def test_masks_of_another_grid_are_not_inflated(tmp_path, bomb):
                 qsm=str(data), r1=str(data), mask=str(bomb), reference="none", out=str(out), from_field=3.0
             )
         ),
-        lambda: clusters.execute(clusters.Command(str(map_), str(out), mask=str(bomb)), str),
-        lambda: rois.execute(rois.Command(str(table), "labels", {"m": "map"}, str(out))),
+        lambda: clusters.execute(clusters.Command(str(map_), str(out), mask=str(bomb)), Reporter(str, str)),
+        lambda: rois.execute(rois.Command(str(table), "labels", {"m": "map"}, str(out)), Reporter(str, str)),
         lambda: check_maps({"m": str(data)}, str(bomb), ["1", "2", "3"]),
         lambda: build(
             {"title": "t", "cohort": {}, "mask": "mask.nii.gz", "tests": [{"statistic": "map.nii"}]}, tmp_path
@@ -491,7 +493,7 @@ def test_ledgers_of_a_study(tmp_path, content):
     def work(talk):
         (folder / "o.txt").write_text("x")
 
-    said = refusal(lambda: run([Stage("s", {}, ("o.txt",), work)], Ledger.open(folder), Talk(str, str)))
+    said = refusal(lambda: run([Stage("s", {}, ("o.txt",), work)], Ledger.open(folder), Reporter(str, str)))
     assert said is None or str(folder) in said
 
 
@@ -594,7 +596,7 @@ def test_links_in_the_results_of_a_study(planted, recorded):
             with locked(results, str):
                 read_back = Ledger.open(results)
                 remove_others(read_back, ["s"])
-                run([Stage("s", {}, ("o.txt", "sub/o.txt"), work)], read_back, Talk(str, str))
+                run([Stage("s", {}, ("o.txt", "sub/o.txt"), work)], read_back, Reporter(str, str))
 
         refusal(study)
         assert outside(top, results) == before

@@ -18,6 +18,8 @@ from gpuvox.cli.main import main
 from gpuvox.errors import FileError, InUseError
 from gpuvox.files import locks
 from gpuvox.files.locks import check_folders, hold, is_inside, output
+from gpuvox.reporter import Reporter
+from gpuvox.study.ledger import STATE, Ledger
 from gpuvox.study.pipeline import stages
 
 BASE = "randomise -i data -m mask -d design.mat -t design.con -x -n 20 --seed 1 --device cpu --quiet"
@@ -213,9 +215,9 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path):
 
 def test_a_ledger_that_is_a_link_is_refused(tmp_path, precious):
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / stages.STATE).symlink_to(precious)
+    (tmp_path / "results" / STATE).symlink_to(precious)
     with pytest.raises(FileError, match="is a link"):
-        stages.Ledger.open(tmp_path / "results")
+        Ledger.open(tmp_path / "results")
 
 
 def test_a_ledger_removes_nothing_through_links(tmp_path, precious):
@@ -223,7 +225,7 @@ def test_a_ledger_removes_nothing_through_links(tmp_path, precious):
     out.mkdir()
     (out / "maps").symlink_to(tmp_path)
     done = {"key": {}, "outputs": {f"maps/{precious.name}": "0"}, "seconds": 0, "warnings": []}
-    ledger = stages.Ledger(out, {"a": done})
+    ledger = Ledger(out, {"a": done})
     with pytest.raises(FileError, match="lies elsewhere"):
         stages.remove_others(ledger, [])
 
@@ -232,11 +234,11 @@ def test_a_stage_writes_nothing_elsewhere(tmp_path):
     out = tmp_path / "results"
     out.mkdir()
     (out / "maps").symlink_to(tmp_path)
-    talk = stages.Talk(print, print)
+    talk = Reporter(print, print)
     for pattern in ("maps/x.txt", "../x.txt", "maps/../x.txt"):
         stage = stages.Stage("a", {}, (pattern,), lambda talk: pytest.fail("it ran"))
         with pytest.raises(FileError, match="outside"):
-            stages.run([stage], stages.Ledger(out), talk)
+            stages.run([stage], Ledger(out), talk)
     with pytest.raises(FileError, match="maps is a link to"), stages.locked(out, fail):
         pass
     (out / "maps").unlink()

@@ -10,7 +10,7 @@ import pytest
 
 from gpuvox import private
 from gpuvox.cli import main
-from gpuvox.study.pipeline.stages import Ledger
+from gpuvox.study.ledger import Ledger
 
 
 @pytest.fixture(autouse=True)

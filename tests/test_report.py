@@ -29,6 +29,7 @@ from gpuvox.cli import report as command
 from gpuvox.cli.main import guarded, main
 from gpuvox.errors import FileError
 from gpuvox.grid import Grid
+from gpuvox.reporter import Reporter
 from gpuvox.study import phantom
 from gpuvox.study.measures import clusters
 from gpuvox.study.pipeline import manifest
@@ -73,7 +74,7 @@ def write_test(folder: Path, name: str, mask: np.ndarray, survives: bool, seed: 
         f"{folder}/{name}_p", f"{folder}/{name}", f"{folder}/{name}_t", extent=4, mask=f"{folder}/mask",
         atlas=f"{folder}/labels", names=f"{folder}/labels.tsv",
     )  # fmt: skip
-    clusters.execute(options, lambda text: None)
+    clusters.execute(options, Reporter.silent())
     return {
         "name": name, "map": name[:-3], "title": f"Map {name[:-3]}", "unit": "mg/kg", "contrast": f"A {name[-2:]} B",
         "method": "TFCE", "permutations": N, "df": 30, "smallest_p": 1 / N, "critical": 420.0,
@@ -1135,7 +1136,7 @@ def three(tmp_path_factory):
     options = clusters.Command(
         f"{folder}/three_tfce_corrp_fstat1", f"{folder}/f", f"{folder}/three_fstat1", mask=f"{folder}/mask"
     )
-    clusters.execute(options, lambda text: None)
+    clusters.execute(options, Reporter.silent())
     f = shown_test("fstat1", contrast="any of A, B, C", clusters="f.tsv")
     return folder, {key: contents[key] for key in ("title", "cohort", "mask")} | {"tests": [f]}
 

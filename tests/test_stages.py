@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from gpuvox.errors import FileError
+from gpuvox.reporter import Reporter
+from gpuvox.study.ledger import STATE, Ledger
 from gpuvox.study.pipeline import stages
-from gpuvox.study.pipeline.stages import Ledger, Stage, Talk
+from gpuvox.study.pipeline.stages import Stage
 
 
 class Study:
@@ -45,7 +47,7 @@ class Study:
 
     def run(self):
         self.ran, self.said = [], []
-        stages.run(self.stages(), Ledger.open(self.out), Talk(self.said.append, self.said.append))
+        stages.run(self.stages(), Ledger.open(self.out), Reporter(self.said.append, self.said.append))
         return "".join(self.ran)
 
     def plan(self):
@@ -134,7 +136,7 @@ def test_stages_that_are_no_longer_there_are_removed(study):
 def test_a_stage_must_write_what_it_says(study):
     bad = Stage("bad", {}, ("never.txt",), lambda talk: None)
     with pytest.raises(FileError, match=r"bad did not write .*never\.txt"):
-        stages.run([bad], Ledger.open(study.out), Talk(print, print))
+        stages.run([bad], Ledger.open(study.out), Reporter(print, print))
 
 
 def test_folders_of_others_are_left_alone(study):
@@ -146,14 +148,14 @@ def test_folders_of_others_are_left_alone(study):
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 1, "stages": 3, "hashes": {}}'])
 def test_a_damaged_ledger_is_refused(study, text):
     study.run()
-    (study.out / stages.STATE).write_text(text)
+    (study.out / STATE).write_text(text)
     with pytest.raises(FileError, match="damaged"):
         study.run()
 
 
 def test_a_ledger_of_another_format(study):
     study.run()
-    (study.out / stages.STATE).write_text('{"format": 99}')
+    (study.out / STATE).write_text('{"format": 99}')
     with pytest.raises(FileError, match="another version"):
         study.run()
 
@@ -162,10 +164,10 @@ def test_a_ledger_cannot_remove_files_elsewhere(study, tmp_path):
     study.run()
     precious = tmp_path / "precious.txt"
     precious.write_text("x")
-    content = json.loads((study.out / stages.STATE).read_text())
+    content = json.loads((study.out / STATE).read_text())
     for path in ("../precious.txt", str(precious)):
         content["stages"]["c"]["outputs"] = {path: [0, 0]}
-        (study.out / stages.STATE).write_text(json.dumps(content))
+        (study.out / STATE).write_text(json.dumps(content))
         with pytest.raises(FileError, match="lies elsewhere"):
             study.run()
     assert precious.exists()
@@ -206,7 +208,7 @@ def test_files_that_change_places_are_noticed(tmp_path):
             (out / "o.txt").write_text(first.read_text() + second.read_text())
 
         sources = {"first": (str(first),), "second": (str(second),)}
-        stages.run([Stage("s", {}, ("o.txt",), work, (), sources)], Ledger.open(out), Talk(print, print))
+        stages.run([Stage("s", {}, ("o.txt",), work, (), sources)], Ledger.open(out), Reporter(print, print))
         return (out / "o.txt").read_text()
 
     assert study(one, other) == "AAAABBBB"

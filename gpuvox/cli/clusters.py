@@ -8,6 +8,7 @@ from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, at_least_one, integer, names, positive
 from gpuvox.cli.console import say, warn
 from gpuvox.errors import UsageError
+from gpuvox.reporter import Reporter
 
 EPILOG = """\
 Writes OUT.tsv (size, p, peak and centre of gravity in mm, shares of atlas regions), OUT.nii.gz (clusters numbered by
@@ -69,5 +70,5 @@ def run(argv: Sequence[str]) -> int:
     from gpuvox.study.measures.clusters import Command, execute
 
     with locks.output(options["out"], warn):
-        execute(Command(**options), say, warn)
+        execute(Command(**options), Reporter(say, warn))
     return 0

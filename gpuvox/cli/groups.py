@@ -8,6 +8,7 @@ from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, names, pair
 from gpuvox.cli.console import say, warn
 from gpuvox.errors import UsageError
+from gpuvox.reporter import Reporter
 
 EPILOG = """\
 Writes OUT.tsv (analysis of covariance of each variable: adjusted means, F, p, corrected p, Cohen's d, checks of
@@ -93,5 +94,5 @@ def run(argv: Sequence[str]) -> int:
     from gpuvox.study.statistics.groups import Command, execute
 
     with locks.output(options["out"], warn):
-        execute(Command(**options), say)
+        execute(Command(**options), Reporter(say, warn))
     return 0

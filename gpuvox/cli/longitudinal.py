@@ -129,5 +129,5 @@ def run(argv: Sequence[str]) -> int:
         terminal(lines=shown, bar=shown, unit="images") as reporter,
         locks.output(options["out"], reporter.warn),
     ):
-        execute(Command(**options), reporter.say, reporter.progress, reporter.warn)
+        execute(Command(**options), reporter)
     return 0

@@ -10,6 +10,7 @@ from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, count, number, pair, positive, some_names
 from gpuvox.cli.console import say, warn
 from gpuvox.errors import UsageError
+from gpuvox.reporter import Reporter
 
 CORRECTIONS = ("fdr_bh", "bonferroni", "none")
 REGRESSION = """\
@@ -218,7 +219,7 @@ def run(argv: Sequence[str]) -> int:
         "samplesize": clinical.SampleSizes,
     }
     with locks.output(out, warn) if out else nullcontext():
-        clinical.execute(kinds[kind](**options), out, say)
+        clinical.execute(kinds[kind](**options), out, Reporter(say, warn))
     return 0
 
 

@@ -93,5 +93,5 @@ def run(argv: Sequence[str]) -> int:
     from gpuvox.study.measures.rois import Command, execute
 
     with terminal(bar=not options.pop("quiet"), unit="subjects") as reporter:
-        execute(Command(**options), reporter.progress, reporter.warn)
+        execute(Command(**options), reporter)
     return 0

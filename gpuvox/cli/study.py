@@ -51,7 +51,6 @@ def run(argv: Sequence[str]) -> int:
     from gpuvox.cli.first_run import compile_ahead
     from gpuvox.study.pipeline.config import read_config
     from gpuvox.study.pipeline.pipeline import Pipeline, execute, listing
-    from gpuvox.study.pipeline.stages import Talk
 
     line = (os.path.basename(sys.argv[0]) or "gpuvox", "study", *argv)
     pipeline = Pipeline(read_config(options.config), line)
@@ -60,5 +59,5 @@ def run(argv: Sequence[str]) -> int:
         return 0
     compile_ahead(options.quiet)
     with terminal(bar=not options.quiet) as reporter:
-        execute(pipeline, Talk(reporter.say, reporter.warn, reporter.progress))
+        execute(pipeline, reporter)
     return 0

@@ -31,22 +31,18 @@ from gpuvox import files
 from gpuvox.errors import FileError
 from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.participants import Rows
+from gpuvox.reporter import Progress, Reporter
 from gpuvox.study.designs.cross_sectional import (
-    SUBJECT,
-    Design,
-    Say,
-    Terms,
     alone,
     centred,
     compare_groups,
     determined,
-    difference,
     group_cells,
     group_design,
 )
+from gpuvox.study.designs.design import SUBJECT, Design, Terms, difference
 from gpuvox.study.measures.image_series import (
     Images,
-    Progress,
     check_target,
     counted,
     find_images,
@@ -500,7 +496,7 @@ class _Plan:
         return sorted(rows)
 
 
-def execute(command: Command, say: Say, progress: Progress | None = None, warn: Say = lambda text: None) -> None:
+def execute(command: Command, reporter: Reporter) -> None:
     """Run ``gpuvox longitudinal``: designs, tables and images, and the commands that test them in ``OUT.txt``.
 
     Raises
@@ -518,7 +514,7 @@ def execute(command: Command, say: Say, progress: Progress | None = None, warn: 
         for kind in ("change", "visits"):
             check_target(f"{command.out}_{name}_{kind}", images)
         if twice := shared_images(images, everyone):
-            warn(twice)
+            reporter.warn(twice)
     lines = _say_plan(command, plan)
     endings = [
         f"_{name}{ending}" for name in plan.designs for ending in (".mat", ".con", ".fts", ".grp", "_design.json")
@@ -526,7 +522,7 @@ def execute(command: Command, say: Say, progress: Progress | None = None, warn: 
     check_targets(command.out, [*endings, "_change.tsv", "_visits.tsv", ".txt"])
     with ExitStack() as stack:
         for name, images in found.items():
-            _write_map(stack, command, plan, name, images, progress)
+            _write_map(stack, command, plan, name, images, reporter.progress)
         for kind, design in plan.designs.items():
             design.write(f"{command.out}_{kind}", plan.who(kind))
         if plan.change is not None:
@@ -537,7 +533,7 @@ def execute(command: Command, say: Say, progress: Progress | None = None, warn: 
             target, rows = f"{command.out}_visits.tsv", text.iloc[plan.visits.rows]
             files.write_table(target, relocated(rows, command.table, target, command.maps.values()))
         files.write_text(f"{command.out}.txt", "\n".join(lines) + "\n")
-    say("\n".join(lines))
+    reporter.say("\n".join(lines))
 
 
 def _plan(command: Command, text: pd.DataFrame) -> _Plan:
@@ -663,7 +659,7 @@ def _write_map(
     plan: _Plan,
     name: str,
     images: Images,
-    progress: Progress | None,
+    progress: Progress,
 ) -> None:
     """The images of a map: change, and all visits."""
     root = f"{command.out}_{name}"

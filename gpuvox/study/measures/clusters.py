@@ -21,13 +21,14 @@ from gpuvox.errors import FileError
 from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.grid import Grid
 from gpuvox.plain import several
+from gpuvox.reporter import Reporter
 from gpuvox.study.measures.labels import Region, read_regions
+from gpuvox.study.statistics.adjustment import adjusted
 from gpuvox.study.tables.columns import indicators
 from gpuvox.study.tables.conditions import select
 from gpuvox.study.tables.reading import typed
 
 Progress = Callable[[str, int, int], None]
-Say = Callable[[str], None]
 Float64 = NDArray[np.float64]
 
 
@@ -199,47 +200,6 @@ def eigenvariate(data: NDArray) -> Float64:
     return sign * u * np.sqrt(square / Y.shape[1])
 
 
-def adjusted(values: NDArray, covariates: NDArray, reference: NDArray[np.bool_]) -> Float64:
-    """Values as z of the residuals of a reference group.
-
-    The values are regressed on the covariates, with an intercept, in the reference group alone; what everyone's value
-    is off that line is divided by the SD of the reference group's residuals (degrees of freedom: its size less the
-    number of coefficients).
-
-    Parameters
-    ----------
-    values : (n,) array
-        NaN for who has none; they are left out, and get none.
-    covariates : (n, k) array
-    reference : (n,) bool
-
-    Raises
-    ------
-    ValueError
-        The reference group is too small for its coefficients, they cannot be told apart in it, or nothing is left
-        of the values there.
-    """
-    X = np.column_stack([np.ones(len(values)), np.asarray(covariates, dtype=np.float64)])
-    y = np.asarray(values, dtype=np.float64)
-    reference = reference & np.isfinite(y)
-    inside = X[reference]
-    df = len(inside) - X.shape[1]
-    if df < 1:
-        count = f"{len(inside)} subject{'' if len(inside) == 1 else 's'}"
-        raise ValueError(f"the reference group has {count}; {X.shape[1]} coefficients need more")
-    scale = np.abs(inside).max(axis=0)
-    if np.linalg.matrix_rank(inside / np.where(scale > 0, scale, 1)) < X.shape[1]:
-        raise ValueError(
-            "the covariates cannot be told apart in the reference group: one is constant or a combination"
-        )
-    coefficients = np.linalg.lstsq(inside, y[reference], rcond=None)[0]
-    residuals = y - X @ coefficients
-    size = np.linalg.norm(residuals[reference])
-    if size <= 1e-10 * np.linalg.norm(y[reference]):
-        raise ValueError("the covariates leave nothing of it in the reference group")
-    return residuals / (size / np.sqrt(df))
-
-
 # -- the command ----------------------------------------------------------------------------------------------------
 
 
@@ -279,7 +239,7 @@ COLUMNS = (
 )
 
 
-def execute(command: Command, say: Say, warn: Say = lambda text: None) -> None:
+def execute(command: Command, reporter: Reporter) -> None:
     """Run a command: ``OUT.tsv``, ``OUT.nii.gz`` with the numbers of the clusters, ``OUT_subjects.tsv``.
 
     Raises
@@ -309,7 +269,7 @@ def execute(command: Command, say: Say, warn: Say = lambda text: None) -> None:
         raise FileError(
             f"{command.statistic} is negative in a cluster of {command.corrected}: it is of another test"
         )
-    subjects = subject_table(command, labels, grid, len(found), warn) if command.data else None
+    subjects = subject_table(command, labels, grid, len(found), reporter) if command.data else None
     files.write_map(
         command.out, labels.astype(np.float32), grid, header, label=files.Label("gpuvox: clusters", "label")
     )
@@ -317,7 +277,9 @@ def execute(command: Command, say: Say, warn: Say = lambda text: None) -> None:
     if subjects is not None:
         files.write_table(f"{command.out}_subjects.tsv", subjects)
     limit = f" of at least {command.extent} voxels" if command.extent > 1 else ""
-    say(f"{len(found) or 'No'} cluster{'' if len(found) == 1 else 's'}{limit} with corrected p < {command.p:g}")
+    reporter.say(
+        f"{len(found) or 'No'} cluster{'' if len(found) == 1 else 's'}{limit} with corrected p < {command.p:g}"
+    )
 
 
 def _read_corrected(command: Command, grid: Grid) -> NDArray[np.float32]:
@@ -352,7 +314,7 @@ def _line(cluster: Cluster) -> tuple:
 
 
 def subject_table(
-    command: Command, labels: NDArray[np.int32], grid: Grid, n_clusters: int, warn: Say = lambda text: None
+    command: Command, labels: NDArray[np.int32], grid: Grid, n_clusters: int, reporter: Reporter
 ) -> pd.DataFrame:
     """Mean and eigenvariate of every subject in every cluster, and their z if there is a reference group."""
     if not command.table:
@@ -366,9 +328,9 @@ def subject_table(
             f"{command.data} has {several(n, 'volume')}; {command.table} has {several(len(table), 'subject')}"
         )
     who = participants.of_table(table, command.table)
-    participants.compare(who, participants.of_images(command.data, who), warn)
+    participants.compare(who, participants.of_images(command.data, who), reporter.warn)
     if twice := participants.repeated(files.image_names(command.data)):
-        warn(f"{twice} is there twice among the images of --data")
+        reporter.warn(f"{twice} is there twice among the images of --data")
     data = files.read_cohort(command.data, part) if len(inside) else np.zeros((n, 0), dtype=np.float32)
     covariates, reference = _covariates(command, table)
     columns = ["participant_id", "cluster", "mean", "eigenvariate"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,9 @@ from gpuvox.errors import FileError
 from gpuvox.files.targets import check_targets
 from gpuvox.participants import Rows
 from gpuvox.plain import several
+from gpuvox.reporter import Progress
 
 Float32 = NDArray[np.float32]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,9 +135,8 @@ def write_images(
         write(values)
 
 
-def counted(volumes: Iterator[NDArray], title: str, n: int, progress: Progress | None) -> Iterator[NDArray]:
+def counted(volumes: Iterator[NDArray], title: str, n: int, progress: Progress) -> Iterator[NDArray]:
     """The same volumes; each is reported when it has been used."""
     for i, values in enumerate(volumes, start=1):
         yield values
-        if progress:
-            progress(title, i, n)
+        progress(title, i, n)

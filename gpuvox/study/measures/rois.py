@@ -24,10 +24,10 @@ from gpuvox.files.targets import check_targets
 from gpuvox.files.text import as_number
 from gpuvox.grid import Grid
 from gpuvox.plain import several
+from gpuvox.reporter import Reporter
 from gpuvox.study.measures.labels import Region, alike, read_regions
 from gpuvox.study.tables.columns import require
 
-Progress = Callable[[str, int, int], None]
 SIDES = ("left", "right", "both", "none")
 
 MASSES = {"iron": 1e-3, "myelin": 1.0}
@@ -214,9 +214,7 @@ COLUMNS = (
 )
 
 
-def execute(
-    command: Command, progress: Progress | None = None, warn: Callable[[str], None] = lambda text: None
-) -> None:
+def execute(command: Command, reporter: Reporter) -> None:
     """Run a command: write the table.
 
     A region of which somebody lacks a label that others have is left out in that subject: half a caudate is not a small
@@ -225,11 +223,9 @@ def execute(
     Parameters
     ----------
     command : Command
-    progress : callable, optional
-        Receives ("regions", subjects done, subjects in all).
-    warn : callable, optional
-        Receives sentences: labels without a name; regions that are left out in somebody, or of which nothing is left,
-        those with the same labels and participants in one.
+    reporter : Reporter
+        Receives the progress ("regions", subjects done, subjects in all) and warnings: labels without a name; regions
+        that are left out in somebody, or of which nothing is left, those with the same labels and participants in one.
 
     Raises
     ------
@@ -241,7 +237,7 @@ def execute(
     table = files.read_table(command.table, ["participant_id"])
     factors = _factors(command, table)
     for text in _shared(command, table):
-        warn(text)
+        reporter.warn(text)
     regions = read_regions(command.names or None)
     structures = members(regions, command.merged)
     measured: list[list[Measure]] = []
@@ -249,8 +245,7 @@ def execute(
     for numbers, rows in _measured(command, table, structures):
         there |= numbers
         measured.append(rows)
-        if progress:
-            progress("regions", len(measured), len(table))
+        reporter.progress("regions", len(measured), len(table))
     usual = _usual_labels(measured)
     where = command.names or "the numbers of FreeSurfer"
     if not usual:
@@ -261,12 +256,14 @@ def execute(
     lines = [_line(name, row, factor) for name, rows, factor in zip(names, whole, factors) for row in rows]
     unnamed = there - set(regions) - {0}
     if unnamed:
-        warn(f"{_labels(unnamed)} of {command.labels} left out: no name in {where}")
+        reporter.warn(f"{_labels(unnamed)} of {command.labels} left out: no name in {where}")
     for title, same in alike(regions, there).items():
         named = ", ".join(f"{number} ({regions[number].name})" for number in same)
-        warn(f"labels {named} are measured together, as {title}: their names differ in capitals or marks alone")
+        reporter.warn(
+            f"labels {named} are measured together, as {title}: their names differ in capitals or marks alone"
+        )
     for text in (*_left_out(names, measured, usual), *_without_values(names, whole), *_emptied(command, whole)):
-        warn(text)
+        reporter.warn(text)
     files.write_table(command.out, pd.DataFrame(lines, columns=COLUMNS))
 
 

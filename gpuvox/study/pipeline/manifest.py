@@ -13,8 +13,8 @@ import numpy as np
 
 from gpuvox import __version__, files, private
 from gpuvox.info import versions
+from gpuvox.study.ledger import Ledger
 from gpuvox.study.pipeline.config import Rois, slug
-from gpuvox.study.pipeline.stages import Ledger
 
 if TYPE_CHECKING:
     from gpuvox.study.pipeline.pipeline import Comparison, Pipeline

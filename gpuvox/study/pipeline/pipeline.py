@@ -29,8 +29,10 @@ from gpuvox import files, ironmyelin, participants
 from gpuvox.analysis import Options
 from gpuvox.application import execute as randomise
 from gpuvox.errors import AnotherRunError, FileError
+from gpuvox.reporter import Reporter
 from gpuvox.statistics import Statistics
 from gpuvox.study import report
+from gpuvox.study.ledger import Ledger
 from gpuvox.study.measures import clusters, rois
 from gpuvox.study.pipeline import config as config_
 from gpuvox.study.pipeline import stages
@@ -38,8 +40,9 @@ from gpuvox.study.pipeline.checks import check_maps, oddities
 from gpuvox.study.pipeline.config import IRONMYELIN, slug
 from gpuvox.study.pipeline.inputs import IMAGES, REGION_IMAGES, Comparison, StudyInputs, copy_stage
 from gpuvox.study.pipeline.manifest import describe
-from gpuvox.study.pipeline.stages import Ledger, Stage, Talk
+from gpuvox.study.pipeline.stages import Stage
 from gpuvox.study.statistics import clinical, groups
+from gpuvox.study.statistics.adjustment import adjusted
 from gpuvox.study.tables.columns import fitting, indicators, matching
 from gpuvox.study.tables.conditions import select
 from gpuvox.study.tables.reading import MISSING, gather
@@ -88,7 +91,7 @@ class Pipeline(StudyInputs):
         name: str,
         settings: Any,
         outputs: tuple[str, ...],
-        work: Callable[[Talk], None],
+        work: Callable[[Reporter], None],
         after: tuple[str, ...] = (),
         sources: Mapping[str, tuple[str, ...]] | None = None,
     ) -> Stage:
@@ -110,7 +113,7 @@ class Pipeline(StudyInputs):
         )
         with_paths = [c for c in dict.fromkeys((*IMAGES, *rois_columns)) if c in self.cohort.columns]
 
-        def work(talk: Talk) -> None:
+        def work(reporter: Reporter) -> None:
             table = relocated(self.cohort, source, self.path("participants.tsv")).copy()
             for column in with_paths:
                 table[column] = [
@@ -119,9 +122,9 @@ class Pipeline(StudyInputs):
                 ]
             files.write_table(self.path("participants.tsv"), table)
             counts = self.members.value_counts()
-            talk.say("  " + ", ".join(f"{name} {counts[name]}" for name in self.config.groups.order))
+            reporter.say("  " + ", ".join(f"{name} {counts[name]}" for name in self.config.groups.order))
             for line in self.left_out.lines():
-                talk.say(f"  {line}")
+                reporter.say(f"  {line}")
 
         source = self.config.file(self.config.study.table)
         settings = {"groups": asdict(self.config.groups), "paths": with_paths}
@@ -133,14 +136,14 @@ class Pipeline(StudyInputs):
         names = [column for column in IMAGES if column in self.cohort.columns]
         options = self.ironmyelin_options
 
-        def work(talk: Talk) -> None:
+        def work(reporter: Reporter) -> None:
             os.makedirs(self.path("maps"), exist_ok=True)
             command = ironmyelin.Command(
                 out=self.path("maps"), table=self.path("participants.tsv"), device=self.config.study.device,
                 line=self.line, **options,
             )  # fmt: skip
             with self.config.reading(("ironmyelin",)):
-                ironmyelin.execute(command, talk.progress, talk.warn)
+                ironmyelin.execute(command, reporter.progress, reporter.warn)
 
         sources = {name: self._column_files(name) for name in names}
         for name in ("mask", "model"):
@@ -154,7 +157,7 @@ class Pipeline(StudyInputs):
     def _copy(self, name: str, given: str) -> Stage:
         """The volumes of a given image that are of those in the study."""
 
-        def work(talk: Talk) -> None:
+        def work(reporter: Reporter) -> None:
             os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
             header = files.read_header(given)
             grid = header.grid(np.ones(header.shape[:3], dtype=bool))
@@ -184,7 +187,7 @@ class Pipeline(StudyInputs):
             [given] if given else self._images("r1") if "r1" in self.cohort.columns else [self.maps[first].image]
         )
 
-        def work(talk: Talk) -> None:
+        def work(reporter: Reporter) -> None:
             header = files.read_header(images[0])
             grid = header.grid(np.ones(header.shape[:3], dtype=bool))
             total, n = np.zeros(grid.n_voxels), 0
@@ -201,12 +204,12 @@ class Pipeline(StudyInputs):
     def _design(self) -> Stage:
         groups = self.config.groups
 
-        def work(talk: Talk) -> None:
+        def work(reporter: Reporter) -> None:
             self.design.write(
                 self.path("design"), participants.of_table(self.cohort, self.path("participants.tsv"))
             )
             for said in self.design.concerns():
-                talk.warn(said)
+                reporter.warn(said)
 
         settings = {"order": groups.order, "cells": self._cells(groups.column, *groups.covariates)}
         return self._stage("design", settings, ("design.mat", "design.con", "design_design.json"), work)
@@ -218,7 +221,7 @@ class Pipeline(StudyInputs):
         mask = self.config.file(self.config.template.mask)
         tfce = Tfce(H=given.tfce_height, E=given.tfce_extent, connectivity=given.connectivity, delta="robust")
 
-        def work(talk: Talk) -> None:
+        def work(reporter: Reporter) -> None:
             os.makedirs(self.path("voxelwise"), exist_ok=True)
             options = Options(
                 statistics=Statistics(voxel=False, tfce=tfce), n_permutations=given.permutations, seed=study.seed,
@@ -230,7 +233,7 @@ class Pipeline(StudyInputs):
                 self.path("design.con"), options=options, device=study.device, line=self.line,
                 wanted=randomise.Wanted(nulls=True),
             )  # fmt: skip
-            _go_on(replace(command, checkpoint=checkpoint, resume=os.path.exists(checkpoint)), talk)
+            _go_on(replace(command, checkpoint=checkpoint, resume=os.path.exists(checkpoint)), reporter)
 
         settings = {k: v for k, v in asdict(given).items() if k != "maps"} | {
             "seed": study.seed,
@@ -252,14 +255,14 @@ class Pipeline(StudyInputs):
         image, root = self.maps[comparison.map].image, self.path(f"voxelwise/{comparison.map}")
         atlas, names, mask = (self.config.file(name) for name in (template.labels, template.names, template.mask))
 
-        def work(talk: Talk) -> None:
+        def work(reporter: Reporter) -> None:
             os.makedirs(self.path("clusters"), exist_ok=True)
             command = clusters.Command(
                 f"{root}_tfce_corrp_tstat{comparison.contrast}", self.path(f"clusters/{comparison.name}"),
                 f"{root}_tstat{comparison.contrast}", given.p, given.extent, given.connectivity, mask, atlas, names,
                 image, self.path("participants.tsv"), groups.covariates, self.reference,
             )  # fmt: skip
-            clusters.execute(command, lambda text: talk.say(f"  {text}"), talk.warn)
+            clusters.execute(command, indented(reporter))
 
         after, sources = self._of_maps(comparison.map)
         sources |= self._of_template("mask", "labels", "names")
@@ -286,13 +289,13 @@ class Pipeline(StudyInputs):
         if names:
             sources["names"] = (names,)
 
-        def work(talk: Talk) -> None:
+        def work(reporter: Reporter) -> None:
             command = rois.Command(
                 self.path("participants.tsv"), images["labels"], {name: self.maps[name].image for name in chosen},
                 self.path("rois.tsv"), names, given.merge, images["jacobian"], images["lesions"], given.head_size,
                 given.erosion,
             )  # fmt: skip
-            rois.execute(command, talk.progress, talk.warn)
+            rois.execute(command, reporter)
 
         used = [c for c in (*images.values(), given.head_size) if c in self.cohort.columns]
         settings = asdict(given) | {"maps": chosen, "cells": self._cells(*used)}
@@ -305,12 +308,12 @@ class Pipeline(StudyInputs):
         after, sources = self._of_maps(*self.maps)
         sources |= self._of_template("mask")
 
-        def work(talk: Talk) -> None:
+        def work(reporter: Reporter) -> None:
             images = {name: each.image for name, each in self.maps.items()}
             found = check_maps(images, mask, self.cohort["participant_id"].tolist())
             files.write_table(self.path("checks.tsv"), found)
             for text in oddities(found):
-                talk.warn(text)
+                reporter.warn(text)
 
         settings = self._cells() | {"maps": list(self.maps)}
         return self._stage("checks", settings, ("checks.tsv",), work, after, sources)
@@ -319,10 +322,10 @@ class Pipeline(StudyInputs):
         """A column for every variable, and the z-scores that the report draws."""
         patterns = self.config.report.zscores
 
-        def work(talk: Talk) -> None:
+        def work(reporter: Reporter) -> None:
             found = self.features()
             files.write_table(self.path("features.tsv"), found)
-            files.write_table(self.path("zscores.tsv"), self._zscores(found, talk))
+            files.write_table(self.path("zscores.tsv"), self._zscores(found, reporter))
 
         groups = self.config.groups
         settings = {"zscores": patterns, "covariates": groups.covariates, "reference": self.reference}
@@ -338,21 +341,21 @@ class Pipeline(StudyInputs):
             given if self.config.clusters is not None else None,
         )
 
-    def _zscores(self, found: pd.DataFrame, talk: Talk) -> pd.DataFrame:
+    def _zscores(self, found: pd.DataFrame, reporter: Reporter) -> pd.DataFrame:
         groups = self.config.groups
-        patterns = self._surviving(self.config.report.zscores, talk, found.columns)
+        patterns = self._surviving(self.config.report.zscores, reporter, found.columns)
         chosen = matching(found.columns, patterns, f"{self.config.path}, report.zscores")
         covariates = indicators(found, groups.covariates).to_numpy()
         inside = select(found, self.reference)
         z = {}
         for name in chosen:
             if not pd.api.types.is_numeric_dtype(found[name]):
-                talk.warn(f"{name} has no z-score: it is text; numbers are expected")
+                reporter.warn(f"{name} has no z-score: it is text; numbers are expected")
                 continue
             try:
-                z[name] = clusters.adjusted(found[name].to_numpy(), covariates, inside)
+                z[name] = adjusted(found[name].to_numpy(), covariates, inside)
             except ValueError as error:
-                talk.warn(f"{name} has no z-score: {error}")
+                reporter.warn(f"{name} has no z-score: {error}")
         return pd.DataFrame({"participant_id": found["participant_id"], groups.column: found[groups.column], **z})
 
     # -- tables -------------------------------------------------------------------------------------------------
@@ -375,37 +378,41 @@ class Pipeline(StudyInputs):
         out, study = f"groups/{file}", self.config.groups
         name = f"group table {file}" if len(where) > 1 else file
 
-        def work(talk: Talk) -> None:
+        def work(reporter: Reporter) -> None:
             os.makedirs(self.path("groups"), exist_ok=True)
-            left = self._surviving_options(options, talk)
+            left = self._surviving_options(options, reporter)
             if not (left.get("variables") or left.get("families") or left.get("demographics")):
-                self._note(out, f"{name}: nothing to compare, for no cluster survived that it is about", talk)
+                self._note(out, f"{name}: nothing to compare, for no cluster survived that it is about", reporter)
                 return
             command = groups.Command(
                 table=self.path("features.tsv"), group=study.column, order=study.order, out=self.path(out), **left
             )
             with self.config.reading(where):
-                groups.execute(command, lambda text: talk.say(f"  {text}"))
+                groups.execute(command, indented(reporter))
 
         settings = dict(options) | {"group": study.column, "order": study.order}
         return self._stage(name, settings, (f"{out}.json", f"{out}*"), work, ("variables",))
 
-    def _surviving_options(self, options: Mapping[str, Any], talk: Talk) -> dict[str, Any]:
+    def _surviving_options(self, options: Mapping[str, Any], reporter: Reporter) -> dict[str, Any]:
         """Those of a table of groups, without variables that there are not."""
         left, columns = dict(options), self._feature_columns()
         for key in ("variables", "demographics", "log"):
             if key in left:
-                left[key] = self._surviving(left[key], talk, columns)
+                left[key] = self._surviving(left[key], reporter, columns)
         if "families" in left:
-            families = {n: self._surviving(patterns, talk, columns) for n, patterns in left["families"].items()}
+            families = {
+                n: self._surviving(patterns, reporter, columns) for n, patterns in left["families"].items()
+            }
             left["families"] = {name: patterns for name, patterns in families.items() if patterns}
         if "tests" in left:
-            left["tests"] = {n: test for n, test in left["tests"].items() if self._surviving((n,), talk, columns)}
+            left["tests"] = {
+                n: test for n, test in left["tests"].items() if self._surviving((n,), reporter, columns)
+            }
         return left
 
-    def _note(self, out: str, note: str, talk: Talk) -> None:
+    def _note(self, out: str, note: str, reporter: Reporter) -> None:
         """In place of a table."""
-        talk.warn(note)
+        reporter.warn(note)
         files.write_json(self.path(f"{out}.json"), {"note": note})
 
     def _models(self) -> list[Stage]:
@@ -419,19 +426,21 @@ class Pipeline(StudyInputs):
             found.append(self._model(("sample_size", number), size, self._sample_size))
         return found
 
-    def _model(self, where: tuple[str, int], given: Any, make: Callable[[Any, Talk], Models | None]) -> Stage:
+    def _model(self, where: tuple[str, int], given: Any, make: Callable[[Any, Reporter], Models | None]) -> Stage:
         """A table of models; where all its variables are of clusters that did not survive, a note of that."""
         kind = where[0].replace("_", "")
         out = f"models/{slug(given.title)}/{kind}"
 
-        def work(talk: Talk) -> None:
+        def work(reporter: Reporter) -> None:
             os.makedirs(os.path.dirname(self.path(out)), exist_ok=True)
-            command = make(given, talk)
+            command = make(given, reporter)
             if command is None:
-                self._note(out, f"{given.title}: nothing to model, for no cluster survived that it is about", talk)
+                self._note(
+                    out, f"{given.title}: nothing to model, for no cluster survived that it is about", reporter
+                )
                 return
             with self.config.reading(where):
-                clinical.execute(command, self.path(out), lambda text: talk.say(f"  {text}"))
+                clinical.execute(command, self.path(out), indented(reporter))
 
         groups, study = self.config.groups, self.config.study
         settings = asdict(given) | {"groups": asdict(groups), "seed": study.seed}
@@ -439,22 +448,22 @@ class Pipeline(StudyInputs):
             f"{kind} {slug(given.title)}", settings, (f"{out}.json", f"{out}*"), work, ("variables",)
         )
 
-    def _regression(self, given: config_.Regression, talk: Talk) -> Models | None:
-        each = self._surviving(given.each, talk)
-        blocks = {name: self._surviving(names, talk) for name, names in given.blocks.items()}
+    def _regression(self, given: config_.Regression, reporter: Reporter) -> Models | None:
+        each = self._surviving(given.each, reporter)
+        blocks = {name: self._surviving(names, reporter) for name, names in given.blocks.items()}
         blocks = {name: names for name, names in blocks.items() if names}
-        if not self._surviving((given.outcome,), talk) or (not each and (given.each or not blocks)):
+        if not self._surviving((given.outcome,), reporter) or (not each and (given.each or not blocks)):
             return None
         options = {name: getattr(given, name) for name in ("outcome", "subset", "log", "bootstrap", "correction")}
-        adjusted = self._surviving(given.adjusted, talk)
+        adjusted = self._surviving(given.adjusted, reporter)
         return clinical.Regression(
             table=self.path("features.tsv"), blocks=blocks, each=each, adjusted=adjusted,
             adjust=self.config.groups.covariates if adjusted else (), reference=self.reference if adjusted else "",
             seed=self.config.study.seed, **options,
         )  # fmt: skip
 
-    def _correlation(self, given: config_.Correlation, talk: Talk) -> Models | None:
-        x, y = self._surviving(given.x, talk), self._surviving(given.y, talk)
+    def _correlation(self, given: config_.Correlation, reporter: Reporter) -> Models | None:
+        x, y = self._surviving(given.x, reporter), self._surviving(given.y, reporter)
         options = {n: v for n, v in asdict(given).items() if n not in ("title", "x", "y")}
         if not (x and y):
             return None
@@ -462,8 +471,8 @@ class Pipeline(StudyInputs):
             table=self.path("features.tsv"), x=x, y=y, seed=self.config.study.seed, **options
         )
 
-    def _sample_size(self, given: config_.SampleSize, talk: Talk) -> Models | None:
-        variables = self._surviving(given.variables, talk)
+    def _sample_size(self, given: config_.SampleSize, reporter: Reporter) -> Models | None:
+        variables = self._surviving(given.variables, reporter)
         if not variables:
             return None
         groups = self.config.groups
@@ -476,7 +485,7 @@ class Pipeline(StudyInputs):
         return files.read_table(self.path("features.tsv"), []).columns
 
     def _surviving(
-        self, patterns: tuple[str, ...], talk: Talk, columns: Iterable[str] | None = None
+        self, patterns: tuple[str, ...], reporter: Reporter, columns: Iterable[str] | None = None
     ) -> tuple[str, ...]:
         """Names without those of clusters where no cluster survived."""
         columns = self._feature_columns() if columns is None else columns
@@ -486,17 +495,17 @@ class Pipeline(StudyInputs):
             name, _, number = pattern.partition(".")
             if name in clusters and not fitting(columns, pattern):
                 which = "no cluster" if f"{name}.1" not in columns else f"no cluster {number.split('.')[0]}"
-                talk.warn(f"{pattern} is left out: {which} of {name} survived")
+                reporter.warn(f"{pattern} is left out: {which} of {name} survived")
                 gone.append(pattern)
         return tuple(pattern for pattern in patterns if pattern not in gone)
 
     def report(self, ledger: Ledger, others: Sequence[Stage]) -> Stage:
         """The last stage: ``study.json`` and the report, of all the others."""
 
-        def work(talk: Talk) -> None:
+        def work(reporter: Reporter) -> None:
             files.write_json(self.path("study.json"), describe(self, ledger))
             # Written here: it names what the user's configuration names, wherever that lies.
-            report.execute(self.path("study.json"), self.path("report.html"), lambda text: None, within="/")
+            report.execute(self.path("study.json"), self.path("report.html"), Reporter.silent(), within="/")
 
         after = tuple(stage.name for stage in others)
         settings = {"title": self.config.study.title, "text": self.config.text}
@@ -504,21 +513,26 @@ class Pipeline(StudyInputs):
         return self._stage("report", settings, ("study.json", "report.html"), work, after, sources)
 
 
-def _go_on(command: randomise.Command, talk: Talk) -> None:
+def indented(reporter: Reporter) -> Reporter:
+    """The same reporter; lines stand below that of their stage."""
+    return replace(reporter, say=lambda text: reporter.say(f"  {text}"))
+
+
+def _go_on(command: randomise.Command, reporter: Reporter) -> None:
     """Run a permutation test from where an interrupted study left it, or from the beginning where that does not fit."""
 
     def say(text: str) -> None:
         if text.startswith("Resuming"):
-            talk.say(f"  {text}")
+            reporter.say(f"  {text}")
 
     def warn(text: str) -> None:
-        talk.warn(text.replace("--resume goes on", "the next gpuvox study goes on"))
+        reporter.warn(text.replace("--resume goes on", "the next gpuvox study goes on"))
 
     try:
-        randomise.execute(command, say, warn, talk.progress)
+        randomise.execute(command, say, warn, reporter.progress)
     except AnotherRunError:
         os.remove(command.checkpoint)
-        randomise.execute(replace(command, resume=False), say, warn, talk.progress)
+        randomise.execute(replace(command, resume=False), say, warn, reporter.progress)
 
 
 def listing(pipeline: Pipeline) -> list[str]:
@@ -535,7 +549,7 @@ def _because(reason: str) -> str:
     return f": {reason}" if reason else ""
 
 
-def execute(pipeline: Pipeline, talk: Talk) -> None:
+def execute(pipeline: Pipeline, reporter: Reporter) -> None:
     """Run a study: whatever is not up to date.
 
     Raises
@@ -552,11 +566,11 @@ def execute(pipeline: Pipeline, talk: Talk) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(f"the folder {out} cannot be made: {error.strerror}") from None
-    with stages.locked(out, talk.warn):
+    with stages.locked(out, reporter.warn):
         ledger = Ledger.open(out)
         work = [*work, pipeline.report(ledger, work)]
         stages.remove_others(ledger, [stage.name for stage in work])
-        stages.run(work, ledger, talk, summary="report")
+        stages.run(work, ledger, reporter, summary="report")
     for line in report.headlines(pipeline.path("study.json"), within="/"):
-        talk.say(line)
-    talk.say(f"Report: {pipeline.path('report.html')}")
+        reporter.say(line)
+    reporter.say(f"Report: {pipeline.path('report.html')}")

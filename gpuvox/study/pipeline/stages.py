@@ -8,7 +8,6 @@ that was interrupted goes on there.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import time
@@ -18,24 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpuvox import __version__, files
+from gpuvox import __version__
 from gpuvox.errors import FileError, InUseError
-from gpuvox.files.locks import check_folders, hold, is_inside, open_own
+from gpuvox.files.locks import check_folders, hold, is_inside
+from gpuvox.reporter import Reporter
+from gpuvox.study.ledger import STATE, Ledger
 
-STATE = ".gpuvox-study.json"
-FORMAT = 1
 NEW = "not done yet"
 MOST_BYTES = 255 - len("_tfce_corrp_tstat10.nii.gz")
 """What file systems allow for a name, less what a stage may add to it."""
-
-
-@dataclass(frozen=True, eq=False)
-class Talk:
-    """How a stage talks: a line, a warning, its progress."""
-
-    say: Callable[[str], None]
-    warn: Callable[[str], None]
-    progress: Callable[[str, int, int], None] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +50,7 @@ class Stage:
     name: str
     settings: Mapping[str, Any]
     outputs: tuple[str, ...]
-    work: Callable[[Talk], None]
+    work: Callable[[Reporter], None]
     after: tuple[str, ...] = ()
     sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -91,152 +81,29 @@ class Plan:
     reason: str
 
 
-@dataclass(eq=False)
-class Ledger:
-    """What was done before, in a folder of results.
-
-    Attributes
-    ----------
-    folder : Path
-    stages : dict
-        Name → ``key`` (what it depended on), ``outputs`` (file → SHA-256), ``seconds``, ``warnings``.
-    hashes : dict
-        File → SHA-256 and size, times and number on the disk: contents are read again only when these change.
-    """
-
-    folder: Path
-    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    hashes: dict[str, list[Any]] = field(default_factory=dict)
-
-    @classmethod
-    def open(cls, folder: Path) -> Ledger:
-        """That of a folder; empty if nothing was done there.
-
-        Raises
-        ------
-        FileError
-            The folder holds other things, or the file is damaged.
-        """
-        path = folder / STATE
-        if not os.path.lexists(path):
-            if folder.is_dir() and any(not each.name.startswith(STATE) for each in folder.iterdir()):
-                raise FileError(
-                    f"{folder} is not empty, and was not made by gpuvox study; another folder expected"
-                )
-            return cls(folder)
-        try:
-            with os.fdopen(open_own(path, os.O_RDONLY), encoding="utf-8") as file:
-                if os.fstat(file.fileno()).st_size > files.MOST_SETTINGS:
-                    raise ValueError
-                content = json.load(file)
-            if content["format"] != FORMAT:
-                raise FileError(f"{path} is of another version of gpuvox; another folder for the results expected")
-            if not (_is_record(content["stages"]) and isinstance(content["hashes"], dict)):
-                raise ValueError
-            hashes = {
-                name: found for name, found in content["hashes"].items() if isinstance(found, list) and found
-            }
-            return cls(folder, content["stages"], hashes)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            if isinstance(error, FileError):
-                raise
-            raise FileError(f"{path} is damaged; remove {folder}, and all stages run again") from None
-
-    def save(self) -> None:
-        """Write it, whole or not at all."""
-        content = {"format": FORMAT, "stages": self.stages, "hashes": self.hashes}
-        files.write_json(self.folder / STATE, content)
-
-    def hash(self, path: str) -> str:
-        """SHA-256 of a file."""
-        path = os.path.realpath(path)
-        name, now = _name(path), _stamp(path)
-        known = self.hashes.get(name)
-        if known is None or known[1:] != now:
-            self.hashes[name] = [files.hash_file(path), *now]
-        return self.hashes[name][0]
-
-    def knows(self, path: str | os.PathLike[str]) -> bool:
-        """Whether a file is one that the stages read or wrote."""
-        return _name(os.path.realpath(path)) in self.hashes
-
-    def wrote(self, stage: str, path: str | os.PathLike[str]) -> bool:
-        """Whether a file is the very one that a stage left: the same content, not written, copied or moved since."""
-        real = os.path.realpath(path)
-        name = os.path.relpath(real, os.path.realpath(self.folder))
-        content = self.stages.get(stage, {}).get("outputs", {}).get(name)
-        return (
-            isinstance(content, str)
-            and self.hashes.get(_name(real)) == [content, *_stamp(real)]
-            and files.hash_file(real) == content
-        )
-
-    def key(self, stage: Stage) -> dict[str, Any]:
-        """What a stage depends on."""
-        return {
-            "gpuvox": __version__,
-            "settings": json.loads(json.dumps(stage.settings)),
-            # Relative names: a study may be moved with all that belongs to it.
-            "sources": {
-                role: [[os.path.relpath(path, self.folder), self.hash(path)] for path in paths]
-                for role, paths in stage.sources.items()
-            },
-            "after": {name: self.digest(name) for name in stage.after},
-        }
-
-    def digest(self, name: str) -> str:
-        """Of the content of what a stage left; empty if it was not done."""
-        outputs = self.stages.get(name, {}).get("outputs", {})
-        return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest() if outputs else ""
-
-    def intact(self, name: str) -> bool:
-        """Whether everything that a stage left is as it left it."""
-        outputs = self.stages[name]["outputs"]
-        paths = {os.fspath(self.folder / path): content for path, content in outputs.items()}
-        return all(os.path.isfile(path) and self.hash(path) == content for path, content in paths.items())
-
-    def outputs(self, stage: Stage) -> list[Path]:
-        """Files that fit what the stage leaves.
-
-        Raises
-        ------
-        FileError
-            A pattern fits none.
-        """
-        found: list[Path] = []
-        for pattern in stage.outputs:
-            fitting = sorted(path for path in self.folder.glob(pattern) if path.is_file())
-            if not fitting:
-                raise FileError(f"{stage.name} did not write {self.folder / pattern}")
-            found += fitting
-        return found
+def _dependencies(stage: Stage, ledger: Ledger) -> dict[str, Any]:
+    """What a stage depends on."""
+    return {
+        "gpuvox": __version__,
+        "settings": json.loads(json.dumps(stage.settings)),
+        # Relative names: a study may be moved with all that belongs to it.
+        "sources": {
+            role: [[os.path.relpath(path, ledger.folder), ledger.hash(path)] for path in paths]
+            for role, paths in stage.sources.items()
+        },
+        "after": {name: ledger.digest(name) for name in stage.after},
+    }
 
 
-def _name(path: str) -> str:
-    """What a file, without links in its path, is called in the ledger: where files lie is not told."""
-    return hashlib.sha256(os.fsencode(path)).hexdigest()
-
-
-def _is_record(stages: Any) -> bool:
-    """Whether this is what was kept of stages."""
-    return isinstance(stages, dict) and all(
-        isinstance(done, dict)
-        and isinstance(done.get("key"), dict)
-        and all(isinstance(done["key"].get(part), dict) for part in ("settings", "sources", "after"))
-        and isinstance(done.get("outputs"), dict)
-        and isinstance(done.get("seconds"), int | float)
-        and isinstance(done.get("warnings"), list)
-        for done in stages.values()
-    )
-
-
-def _stamp(path: str) -> list[int]:
-    """What changes when a file is written, moved or put in another's place; nothing for a file that is not there."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+def _outputs(stage: Stage, ledger: Ledger) -> list[Path]:
+    """Files that fit what a stage leaves; `FileError` if a pattern fits none."""
+    found: list[Path] = []
+    for pattern in stage.outputs:
+        fitting = sorted(path for path in ledger.folder.glob(pattern) if path.is_file())
+        if not fitting:
+            raise FileError(f"{stage.name} did not write {ledger.folder / pattern}")
+        found += fitting
+    return found
 
 
 def plan(stages: Sequence[Stage], ledger: Ledger) -> list[Plan]:
@@ -260,7 +127,7 @@ def _reason(stage: Stage, ledger: Ledger) -> str:
         return NEW
     if not ledger.intact(stage.name):
         return "a file that it wrote is missing or changed"
-    key = ledger.key(stage)
+    key = _dependencies(stage, ledger)
     return "" if done["key"] == key else _difference(done["key"], key)
 
 
@@ -305,14 +172,14 @@ def locked(folder: Path, warn: Callable[[str], None] = warnings.warn) -> Iterato
         lock.release()
 
 
-def run(stages: Sequence[Stage], ledger: Ledger, talk: Talk, summary: str = "") -> None:
+def run(stages: Sequence[Stage], ledger: Ledger, reporter: Reporter, summary: str = "") -> None:
     """Run what must run.
 
     Parameters
     ----------
     stages : sequence of Stage
     ledger : Ledger
-    talk : Talk
+    reporter : Reporter
     summary : str
         Name of a stage that tells of the others: what it left is removed as soon as one of them runs, so that it
         never tells of what is no longer there.
@@ -325,48 +192,35 @@ def run(stages: Sequence[Stage], ledger: Ledger, talk: Talk, summary: str = "") 
     for number, stage in enumerate(stages, 1):
         reason = _reason(stage, ledger)
         why = {"": ": unchanged", NEW: ""}.get(reason, f": {reason}")
-        talk.say(f"[{number:2d}/{len(stages)}] {stage.name}{why}")
+        reporter.say(f"[{number:2d}/{len(stages)}] {stage.name}{why}")
         if reason:
-            _remove(ledger, summary)
-            _work(stage, ledger, talk)
+            ledger.remove(summary)
+            _work(stage, ledger, reporter)
 
 
-def _work(stage: Stage, ledger: Ledger, talk: Talk) -> None:
+def _work(stage: Stage, ledger: Ledger, reporter: Reporter) -> None:
     said: list[str] = []
 
     def warn(text: str) -> None:
         said.append(text)
-        talk.warn(text)
+        reporter.warn(text)
 
     for pattern in stage.outputs:
         if not is_inside(pattern, ledger.folder):
             raise FileError(
                 f"{stage.name} would write {ledger.folder / pattern}, which is outside {ledger.folder}"
             )
-    _remove(ledger, stage.name)
-    key, start = ledger.key(stage), time.perf_counter()
-    stage.work(Talk(talk.say, warn, talk.progress))
-    written = ledger.outputs(stage)
+    ledger.remove(stage.name)
+    key, start = _dependencies(stage, ledger), time.perf_counter()
+    stage.work(Reporter(reporter.say, warn, reporter.progress))
+    written = _outputs(stage, ledger)
     outputs = {os.fspath(path.relative_to(ledger.folder)): ledger.hash(os.fspath(path)) for path in written}
     seconds = round(time.perf_counter() - start, 2)
     ledger.stages[stage.name] = {"key": key, "outputs": outputs, "seconds": seconds, "warnings": said}
     ledger.save()
 
 
-def _remove(ledger: Ledger, name: str) -> None:
-    """What a stage left before: no file may stay that the new run would not write."""
-    done = ledger.stages.pop(name, None)
-    if done is None:
-        return
-    ledger.save()
-    for path in done["outputs"]:
-        if os.path.isabs(path) or ".." in Path(path).parts or not is_inside(path, ledger.folder):
-            raise FileError(f"{ledger.folder / STATE} is damaged: {path} lies elsewhere")
-        with contextlib.suppress(OSError):
-            (ledger.folder / path).unlink()
-
-
 def remove_others(ledger: Ledger, names: Iterable[str]) -> None:
     """Remove what stages left that are no longer part of the study."""
     for name in set(ledger.stages) - set(names):
-        _remove(ledger, name)
+        ledger.remove(name)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from gpuvox.errors import FileError
 from gpuvox.files.text import as_number
-from gpuvox.study.measures.clusters import adjusted
 from gpuvox.study.pipeline.config import Config, Correlation, GroupTable, Regression, SampleSize
+from gpuvox.study.statistics.adjustment import adjusted
 from gpuvox.study.statistics.ancova import AUTO, analysed, assign_families, check_finite
 from gpuvox.study.statistics.demographics import COUNTS, demographics
 from gpuvox.study.tables.columns import MOST_COMPARED, fitting, indicators, matching

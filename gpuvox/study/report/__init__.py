@@ -7,7 +7,7 @@ template and what runs in the browser (tables that sort, the viewer) lie in ``te
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from gpuvox import files
 from gpuvox.files.targets import check_targets
+from gpuvox.reporter import Reporter
 from gpuvox.study.report import findings, safe
 from gpuvox.study.report.contents import Contents, read_contents
 from gpuvox.study.report.figures import own_style
@@ -32,7 +33,7 @@ ASSETS = {"style": "report.css", "script": "report.js", "viewer_script": "viewer
 def execute(
     study: str | os.PathLike[str],
     out: str | os.PathLike[str] | None,
-    say: Callable[[str], None],
+    reporter: Reporter,
     within: str | os.PathLike[str] | None = None,
 ) -> None:
     """Write the report of a study.
@@ -43,7 +44,7 @@ def execute(
         ``study.json``; other paths in it are relative to its folder.
     out : path, optional
         ``report.html`` beside it by default.
-    say : callable
+    reporter : Reporter
         Receives a line: where the report is.
     within : path, optional
         Folder that every file it names must lie in, links followed: a study from others is not to have others' files
@@ -60,7 +61,7 @@ def execute(
     check_targets(out)
     text = _html(_source(study, within), os.path.relpath(study.parent, out.parent))
     files.write_text(out, text)
-    say(f"{out} ({len(text.encode()) / 1e6:.1f} MB)")
+    reporter.say(f"{out} ({len(text.encode()) / 1e6:.1f} MB)")
 
 
 def build(

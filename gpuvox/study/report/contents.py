@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from gpuvox.errors import FileError
 from gpuvox.files import MOST_SETTINGS, image_files, read_bytes, split_suffix
-from gpuvox.study.pipeline.stages import Ledger
+from gpuvox.study.ledger import Ledger
 from gpuvox.study.report.own import way_out
 
 Kind = TypeVar("Kind", str, int, float, list, dict)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpuvox.errors import FileError
 from gpuvox.files import MOST_SETTINGS
-from gpuvox.study.pipeline.stages import STATE, Ledger
+from gpuvox.study.ledger import STATE, Ledger
 
 
 def own_ledger(study: Path) -> Ledger | None:

@@ -6,10 +6,9 @@ Variables are columns of the table of participants, of regions (`gpuvox rois`) a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from gpuvox import files
 from gpuvox.files.targets import check_root_name, check_targets
+from gpuvox.reporter import Reporter
 from gpuvox.study.statistics.correlation import Correlations, correlations
 from gpuvox.study.statistics.regression import Regression, regression
 from gpuvox.study.statistics.sample_size import SampleSizes, sample_sizes
@@ -21,7 +20,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def execute(command: Regression | Correlations | SampleSizes, out: str, say: Callable[[str], None]) -> None:
+def execute(command: Regression | Correlations | SampleSizes, out: str, reporter: Reporter) -> None:
     """Run a command and write what it finds: ``OUT.tsv`` and other tables, ``OUT.json``.
 
     Parameters
@@ -29,8 +28,8 @@ def execute(command: Regression | Correlations | SampleSizes, out: str, say: Cal
     command : Regression, Correlations or SampleSizes
     out : str
         Root of the files; empty: nothing is written.
-    say : callable
-        Takes lines for people.
+    reporter : Reporter
+        Receives a summary.
 
     Raises
     ------
@@ -50,4 +49,4 @@ def execute(command: Regression | Correlations | SampleSizes, out: str, say: Cal
         files.check_not_read([*(f"{out}{suffix}.tsv" for suffix in result.tables), f"{out}.json"], command.inputs)
         write(result, out)
     for line in result.messages:
-        say(line)
+        reporter.say(line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gpuvox import __version__, files, private
 from gpuvox.errors import FileError
 from gpuvox.files.targets import check_root_name, check_targets
+from gpuvox.reporter import Reporter
 from gpuvox.study.statistics.ancova import ANCOVA, LEVEL, ancova
 from gpuvox.study.statistics.demographics import DEMOGRAPHICS, demographics
 from gpuvox.study.tables.columns import matching
@@ -52,7 +53,7 @@ class Command:
         return [self.table, *([self.rois] if self.rois else []), *self.clusters.values()]
 
 
-def execute(command: Command, say: Callable[[str], None]) -> None:
+def execute(command: Command, reporter: Reporter) -> None:
     """Run a command: ``OUT.tsv``, ``OUT_demographics.tsv``, ``OUT.json``.
 
     Raises
@@ -87,7 +88,7 @@ def execute(command: Command, say: Callable[[str], None]) -> None:
         files.write_table(path, frame)
     files.write_json(f"{command.out}.json", record)
     for line in [*out.lines(), *_messages(command, groups, compared)]:
-        say(line)
+        reporter.say(line)
 
 
 def _subset(command: Command, table: pd.DataFrame) -> Bool:

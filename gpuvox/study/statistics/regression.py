@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox.errors import FileError
-from gpuvox.study.measures.clusters import adjusted
 from gpuvox.study.statistics import least_squares
+from gpuvox.study.statistics.adjustment import adjusted
 from gpuvox.study.statistics.sources import (
     INTERVALS,
     Data,

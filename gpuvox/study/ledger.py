@@ -1,0 +1,155 @@
+"""The ledger of a folder of results: what each stage of a study depended on, and what it left."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpuvox import files
+from gpuvox.errors import FileError
+from gpuvox.files.locks import is_inside, open_own
+
+STATE = ".gpuvox-study.json"
+FORMAT = 1
+
+
+@dataclass(eq=False)
+class Ledger:
+    """What was done before, in a folder of results.
+
+    Attributes
+    ----------
+    folder : Path
+    stages : dict
+        Name → ``key`` (what it depended on), ``outputs`` (file → SHA-256), ``seconds``, ``warnings``.
+    hashes : dict
+        File → SHA-256 and size, times and number on the disk: contents are read again only when these change.
+    """
+
+    folder: Path
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    hashes: dict[str, list[Any]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path) -> Ledger:
+        """That of a folder; empty if nothing was done there.
+
+        Raises
+        ------
+        FileError
+            The folder holds other things, or the file is damaged.
+        """
+        path = folder / STATE
+        if not os.path.lexists(path):
+            if folder.is_dir() and any(not each.name.startswith(STATE) for each in folder.iterdir()):
+                raise FileError(
+                    f"{folder} is not empty, and was not made by gpuvox study; another folder expected"
+                )
+            return cls(folder)
+        try:
+            with os.fdopen(open_own(path, os.O_RDONLY), encoding="utf-8") as file:
+                if os.fstat(file.fileno()).st_size > files.MOST_SETTINGS:
+                    raise ValueError
+                content = json.load(file)
+            if content["format"] != FORMAT:
+                raise FileError(f"{path} is of another version of gpuvox; another folder for the results expected")
+            if not (_is_record(content["stages"]) and isinstance(content["hashes"], dict)):
+                raise ValueError
+            hashes = {
+                name: found for name, found in content["hashes"].items() if isinstance(found, list) and found
+            }
+            return cls(folder, content["stages"], hashes)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            if isinstance(error, FileError):
+                raise
+            raise FileError(f"{path} is damaged; remove {folder}, and all stages run again") from None
+
+    def save(self) -> None:
+        """Write it, whole or not at all."""
+        content = {"format": FORMAT, "stages": self.stages, "hashes": self.hashes}
+        files.write_json(self.folder / STATE, content)
+
+    def hash(self, path: str) -> str:
+        """SHA-256 of a file."""
+        path = os.path.realpath(path)
+        name, now = _name(path), _stamp(path)
+        known = self.hashes.get(name)
+        if known is None or known[1:] != now:
+            self.hashes[name] = [files.hash_file(path), *now]
+        return self.hashes[name][0]
+
+    def knows(self, path: str | os.PathLike[str]) -> bool:
+        """Whether a file is one that the stages read or wrote."""
+        return _name(os.path.realpath(path)) in self.hashes
+
+    def wrote(self, stage: str, path: str | os.PathLike[str]) -> bool:
+        """Whether a file is the very one that a stage left: the same content, not written, copied or moved since."""
+        real = os.path.realpath(path)
+        name = os.path.relpath(real, os.path.realpath(self.folder))
+        content = self.stages.get(stage, {}).get("outputs", {}).get(name)
+        return (
+            isinstance(content, str)
+            and self.hashes.get(_name(real)) == [content, *_stamp(real)]
+            and files.hash_file(real) == content
+        )
+
+    def digest(self, name: str) -> str:
+        """Of the content of what a stage left; empty if it was not done."""
+        outputs = self.stages.get(name, {}).get("outputs", {})
+        return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest() if outputs else ""
+
+    def intact(self, name: str) -> bool:
+        """Whether everything that a stage left is as it left it."""
+        outputs = self.stages[name]["outputs"]
+        paths = {os.fspath(self.folder / path): content for path, content in outputs.items()}
+        return all(os.path.isfile(path) and self.hash(path) == content for path, content in paths.items())
+
+    def remove(self, name: str) -> None:
+        """Forget a stage and remove what it left: no file may stay that a new run would not write.
+
+        Raises
+        ------
+        FileError
+            The ledger names a file that lies elsewhere.
+        """
+        done = self.stages.pop(name, None)
+        if done is None:
+            return
+        self.save()
+        for path in done["outputs"]:
+            if os.path.isabs(path) or ".." in Path(path).parts or not is_inside(path, self.folder):
+                raise FileError(f"{self.folder / STATE} is damaged: {path} lies elsewhere")
+            with contextlib.suppress(OSError):
+                (self.folder / path).unlink()
+
+
+def _name(path: str) -> str:
+    """What a file, without links in its path, is called in the ledger: where files lie is not told."""
+    return hashlib.sha256(os.fsencode(path)).hexdigest()
+
+
+def _is_record(stages: Any) -> bool:
+    """Whether this is what was kept of stages."""
+    return isinstance(stages, dict) and all(
+        isinstance(done, dict)
+        and isinstance(done.get("key"), dict)
+        and all(isinstance(done["key"].get(part), dict) for part in ("settings", "sources", "after"))
+        and isinstance(done.get("outputs"), dict)
+        and isinstance(done.get("seconds"), int | float)
+        and isinstance(done.get("warnings"), list)
+        for done in stages.values()
+    )
+
+
+def _stamp(path: str) -> list[int]:
+    """What changes when a file is written, moved or put in another's place; nothing for a file that is not there."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]

@@ -1,0 +1,49 @@
+"""Values adjusted for covariates, as z-scores of a reference group."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+
+
+def adjusted(values: NDArray, covariates: NDArray, reference: NDArray[np.bool_]) -> Float64:
+    """Values as z of the residuals of a reference group.
+
+    The values are regressed on the covariates, with an intercept, in the reference group alone; what everyone's value
+    is off that line is divided by the SD of the reference group's residuals (degrees of freedom: its size less the
+    number of coefficients).
+
+    Parameters
+    ----------
+    values : (n,) array
+        NaN for who has none; they are left out, and get none.
+    covariates : (n, k) array
+    reference : (n,) bool
+
+    Raises
+    ------
+    ValueError
+        The reference group is too small for its coefficients, they cannot be told apart in it, or nothing is left
+        of the values there.
+    """
+    X = np.column_stack([np.ones(len(values)), np.asarray(covariates, dtype=np.float64)])
+    y = np.asarray(values, dtype=np.float64)
+    reference = reference & np.isfinite(y)
+    inside = X[reference]
+    df = len(inside) - X.shape[1]
+    if df < 1:
+        count = f"{len(inside)} subject{'' if len(inside) == 1 else 's'}"
+        raise ValueError(f"the reference group has {count}; {X.shape[1]} coefficients need more")
+    scale = np.abs(inside).max(axis=0)
+    if np.linalg.matrix_rank(inside / np.where(scale > 0, scale, 1)) < X.shape[1]:
+        raise ValueError(
+            "the covariates cannot be told apart in the reference group: one is constant or a combination"
+        )
+    coefficients = np.linalg.lstsq(inside, y[reference], rcond=None)[0]
+    residuals = y - X @ coefficients
+    size = np.linalg.norm(residuals[reference])
+    if size <= 1e-10 * np.linalg.norm(y[reference]):
+        raise ValueError("the covariates leave nothing of it in the reference group")
+    return residuals / (size / np.sqrt(df))
