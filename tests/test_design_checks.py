@@ -15,7 +15,7 @@ from gpuvox.cli.main import main
 from gpuvox.design_checks import WORDS, DesignFinding, check_data_mean, check_design, describe_finding
 from gpuvox.errors import InputWarning
 from gpuvox.study.designs.cross_sectional import group_design
-from gpuvox.study.tables.reading import typed
+from gpuvox.tables.reading import typed
 
 CASES = Path(__file__).parent / "data" / "fsl"
 N = 20

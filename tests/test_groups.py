@@ -16,7 +16,7 @@ from gpuvox.cli.groups import run
 from gpuvox.cli.main import guarded
 from gpuvox.study.statistics.ancova import ANCOVA, ancova, assign_families, check_assumptions, cohens_d
 from gpuvox.study.statistics.demographics import DEMOGRAPHICS, demographics
-from gpuvox.study.tables.groups import assign_groups
+from gpuvox.tables.groups import assign_groups
 from tests.conftest import overriding
 
 

@@ -11,11 +11,11 @@ from gpuvox.cli.main import main
 from gpuvox.errors import FileError
 from gpuvox.study.designs.longitudinal import read_visits
 from gpuvox.study.pipeline import config
-from gpuvox.study.tables.columns import indicators
-from gpuvox.study.tables.conditions import select
-from gpuvox.study.tables.groups import assign_groups
-from gpuvox.study.tables.levels import UNIT, other_form
-from gpuvox.study.tables.reading import typed
+from gpuvox.tables.columns import indicators
+from gpuvox.tables.conditions import select
+from gpuvox.tables.groups import assign_groups
+from gpuvox.tables.levels import UNIT, other_form
+from gpuvox.tables.reading import typed
 
 NUMBERS = [f"{30 + i}.5" for i in range(12)]
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import save
 
 from gpuvox.cli import main, main_randomise
-from gpuvox.study.tables.relocate import relocated
+from gpuvox.tables.relocate import relocated
 
 IDS = [f"sub-{i:02d}" for i in range(1, 11)]
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from gpuvox import files
 from gpuvox.cli.main import main
 from gpuvox.errors import FileError
-from gpuvox.study.tables.columns import indicators, matching
-from gpuvox.study.tables.conditions import select
-from gpuvox.study.tables.reading import gather, labels, read_participants, typed
+from gpuvox.tables.columns import indicators, matching
+from gpuvox.tables.conditions import select
+from gpuvox.tables.reading import gather, labels, read_participants, typed
 
 TABLE = typed(
     pd.DataFrame(

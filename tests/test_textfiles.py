@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from gpuvox import files
 from gpuvox.errors import FileError
-from gpuvox.study.tables.columns import matching
-from gpuvox.study.tables.reading import read_participants, typed
+from gpuvox.tables.columns import matching
+from gpuvox.tables.reading import read_participants, typed
 
 quick = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CELLS = st.text(

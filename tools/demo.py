@@ -14,7 +14,7 @@ import pandas as pd
 from gpuvox import files
 from gpuvox.cli import main as gpuvox
 from gpuvox.study.statistics.ancova import ancova
-from gpuvox.study.tables.reading import read_participants
+from gpuvox.tables.reading import read_participants
 
 PARTS = (
     "caudate",

@@ -30,11 +30,11 @@ from gpuvox.study.measures.image_series import (
     write_images,
 )
 from gpuvox.study.statistics.ancova import independent
-from gpuvox.study.tables.columns import complete, indicators, require
-from gpuvox.study.tables.conditions import left_out, select
-from gpuvox.study.tables.levels import check_categories, is_declared
-from gpuvox.study.tables.reading import labels, typed
-from gpuvox.study.tables.relocate import relocated
+from gpuvox.tables.columns import complete, indicators, require
+from gpuvox.tables.conditions import left_out, select
+from gpuvox.tables.levels import check_categories, is_declared
+from gpuvox.tables.reading import labels, typed
+from gpuvox.tables.relocate import relocated
 
 Float64 = NDArray[np.float64]
 

@@ -49,11 +49,11 @@ from gpuvox.study.measures.image_series import (
     shared_images,
     write_images,
 )
-from gpuvox.study.tables.columns import require
-from gpuvox.study.tables.conditions import left_out, select
-from gpuvox.study.tables.levels import check_levels
-from gpuvox.study.tables.reading import typed
-from gpuvox.study.tables.relocate import relocated
+from gpuvox.tables.columns import require
+from gpuvox.tables.conditions import left_out, select
+from gpuvox.tables.levels import check_levels
+from gpuvox.tables.reading import typed
+from gpuvox.tables.relocate import relocated
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]

@@ -24,9 +24,9 @@ from gpuvox.plain import several
 from gpuvox.reporter import Reporter
 from gpuvox.study.measures.labels import Region, read_regions
 from gpuvox.study.statistics.adjustment import adjusted
-from gpuvox.study.tables.columns import indicators
-from gpuvox.study.tables.conditions import select
-from gpuvox.study.tables.reading import typed
+from gpuvox.tables.columns import indicators
+from gpuvox.tables.conditions import select
+from gpuvox.tables.reading import typed
 
 Progress = Callable[[str, int, int], None]
 Float64 = NDArray[np.float64]

@@ -26,7 +26,7 @@ from gpuvox.grid import Grid
 from gpuvox.plain import several
 from gpuvox.reporter import Reporter
 from gpuvox.study.measures.labels import Region, alike, read_regions
-from gpuvox.study.tables.columns import require
+from gpuvox.tables.columns import require
 
 SIDES = ("left", "right", "both", "none")
 

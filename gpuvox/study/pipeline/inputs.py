@@ -22,9 +22,9 @@ from gpuvox.study.measures import rois
 from gpuvox.study.measures.labels import read_regions
 from gpuvox.study.pipeline.config import IRONMYELIN, Config, Map
 from gpuvox.study.pipeline.variables import Variables
-from gpuvox.study.tables.columns import as_name, complete, require
-from gpuvox.study.tables.conditions import LeftOut, left_out, select
-from gpuvox.study.tables.reading import MISSING, labels, typed
+from gpuvox.tables.columns import as_name, complete, require
+from gpuvox.tables.conditions import LeftOut, left_out, select
+from gpuvox.tables.reading import MISSING, labels, typed
 
 IMAGES = ("qsm", "r1", "csf", "jacobian")
 REGION_IMAGES = ("labels", "jacobian", "lesions")

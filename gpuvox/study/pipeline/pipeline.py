@@ -43,10 +43,10 @@ from gpuvox.study.pipeline.manifest import describe
 from gpuvox.study.pipeline.stages import Stage
 from gpuvox.study.statistics import clinical, groups
 from gpuvox.study.statistics.adjustment import adjusted
-from gpuvox.study.tables.columns import fitting, indicators, matching
-from gpuvox.study.tables.conditions import select
-from gpuvox.study.tables.reading import MISSING, gather
-from gpuvox.study.tables.relocate import relocated
+from gpuvox.tables.columns import fitting, indicators, matching
+from gpuvox.tables.conditions import select
+from gpuvox.tables.reading import MISSING, gather
+from gpuvox.tables.relocate import relocated
 from gpuvox.tfce import Tfce
 
 Models = clinical.Regression | clinical.Correlations | clinical.SampleSizes

@@ -22,9 +22,9 @@ from gpuvox.study.pipeline.config import Config, Correlation, GroupTable, Regres
 from gpuvox.study.statistics.adjustment import adjusted
 from gpuvox.study.statistics.ancova import AUTO, analysed, assign_families, check_finite
 from gpuvox.study.statistics.demographics import COUNTS, demographics
-from gpuvox.study.tables.columns import MOST_COMPARED, fitting, indicators, matching
-from gpuvox.study.tables.conditions import select
-from gpuvox.study.tables.reading import label
+from gpuvox.tables.columns import MOST_COMPARED, fitting, indicators, matching
+from gpuvox.tables.conditions import select
+from gpuvox.tables.reading import label
 
 Bool = NDArray[np.bool_]
 Where = tuple[str | int, ...]

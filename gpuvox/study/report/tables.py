@@ -16,7 +16,7 @@ from typing import Any
 from markupsafe import Markup
 
 from gpuvox import files
-from gpuvox.study.tables.columns import fitting
+from gpuvox.tables.columns import fitting
 
 MISSING = ("", "n/a", "nan", "NaN")
 DASH = "–"

@@ -19,8 +19,8 @@ from scipy import stats
 
 from gpuvox.errors import FileError
 from gpuvox.study.statistics.least_squares import adjust_p
-from gpuvox.study.tables.columns import indicators, matching, require
-from gpuvox.study.tables.groups import assign_groups
+from gpuvox.tables.columns import indicators, matching, require
+from gpuvox.tables.groups import assign_groups
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]

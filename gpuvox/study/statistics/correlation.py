@@ -27,7 +27,7 @@ from gpuvox.study.statistics.sources import (
     read_data,
     record_of,
 )
-from gpuvox.study.tables.columns import indicators
+from gpuvox.tables.columns import indicators
 
 Float64 = NDArray[np.float64]
 

@@ -16,10 +16,10 @@ from scipy import stats
 
 from gpuvox.errors import FileError
 from gpuvox.study.statistics.ancova import LEVEL, check_assumptions, check_finite, columns_of, mean_of, sd_of
-from gpuvox.study.tables.columns import require
-from gpuvox.study.tables.groups import assign_groups
-from gpuvox.study.tables.levels import check_categories
-from gpuvox.study.tables.reading import label
+from gpuvox.tables.columns import require
+from gpuvox.tables.groups import assign_groups
+from gpuvox.tables.levels import check_categories
+from gpuvox.tables.reading import label
 
 Float64 = NDArray[np.float64]
 

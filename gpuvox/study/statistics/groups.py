@@ -17,10 +17,10 @@ from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.reporter import Reporter
 from gpuvox.study.statistics.ancova import ANCOVA, LEVEL, ancova
 from gpuvox.study.statistics.demographics import DEMOGRAPHICS, demographics
-from gpuvox.study.tables.columns import matching
-from gpuvox.study.tables.conditions import left_out, select
-from gpuvox.study.tables.groups import Groups, assign_groups
-from gpuvox.study.tables.reading import gather, read_participants
+from gpuvox.tables.columns import matching
+from gpuvox.tables.conditions import left_out, select
+from gpuvox.tables.groups import Groups, assign_groups
+from gpuvox.tables.reading import gather, read_participants
 
 Bool = NDArray[np.bool_]
 

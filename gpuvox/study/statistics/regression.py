@@ -30,7 +30,7 @@ from gpuvox.study.statistics.sources import (
     read_data,
     record_of,
 )
-from gpuvox.study.tables.columns import indicators, matching, require
+from gpuvox.tables.columns import indicators, matching, require
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]

@@ -21,8 +21,8 @@ from gpuvox.study.statistics.sources import (
     read_data,
     record_of,
 )
-from gpuvox.study.tables.columns import indicators, require
-from gpuvox.study.tables.reading import labels
+from gpuvox.tables.columns import indicators, require
+from gpuvox.tables.reading import labels
 
 Bool = NDArray[np.bool_]
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from gpuvox import __version__, files, private
 from gpuvox.errors import FileError
 from gpuvox.study.statistics import least_squares
-from gpuvox.study.tables.columns import matching
-from gpuvox.study.tables.conditions import LeftOut, left_out, select
-from gpuvox.study.tables.reading import gather
+from gpuvox.tables.columns import matching
+from gpuvox.tables.conditions import LeftOut, left_out, select
+from gpuvox.tables.reading import gather
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]

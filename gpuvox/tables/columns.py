@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox.errors import FileError
-from gpuvox.study.tables.levels import check_categories
+from gpuvox.tables.levels import check_categories
 
 Float64 = NDArray[np.float64]
 MOST_COMPARED = 5000

@@ -10,9 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox.errors import FileError
-from gpuvox.study.tables.columns import require
-from gpuvox.study.tables.levels import check_categories
-from gpuvox.study.tables.reading import labels
+from gpuvox.tables.columns import require
+from gpuvox.tables.levels import check_categories
+from gpuvox.tables.reading import labels
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from gpuvox import files
 from gpuvox.errors import FileError
-from gpuvox.study.tables.reading import is_missing
+from gpuvox.tables.reading import is_missing
 
 
 def relocated(

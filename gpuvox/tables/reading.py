@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gpuvox import files
 from gpuvox.errors import FileError
 from gpuvox.files.text import as_number
-from gpuvox.study.tables.columns import require
+from gpuvox.tables.columns import require
 
 Float64 = NDArray[np.float64]
 MISSING = ("", "n/a", "N/A", "#N/A", "NA", "<NA>", "NaN", "nan", "null", "NULL")

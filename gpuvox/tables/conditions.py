@@ -20,8 +20,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox.errors import FileError
-from gpuvox.study.tables.columns import require
-from gpuvox.study.tables.levels import alike, is_declared
+from gpuvox.tables.columns import require
+from gpuvox.tables.levels import alike, is_declared
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
