@@ -46,7 +46,7 @@ from gpuvox.cluster import cluster_maps, cluster_maxima, normalised_extents
 from gpuvox.device import Device, OutOfDeviceMemory, why_not
 from gpuvox.glm import Glm, Nuisance, f_to_z
 from gpuvox.grid import Grid
-from gpuvox.partition import effective_regressor, partition
+from gpuvox.partitioning import effective_regressor, partition
 from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest
 from gpuvox.qmri import FieldConversion, Inversion, TissueModel
 from gpuvox.shuffle import Permutations, Shuffler

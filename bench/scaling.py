@@ -22,7 +22,7 @@ from bench.cohort import brain_grid, smooth_noise
 from gpuvox.executors import run
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
-from gpuvox.partition import partition
+from gpuvox.partitioning import partition
 from gpuvox.permtest import PermutationTest
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.statistics import Statistics

@@ -11,7 +11,7 @@ import pytest
 
 from bench.cohort import brain_grid, cohort
 from gpuvox.glm import Glm
-from gpuvox.partition import partition
+from gpuvox.partitioning import partition
 from gpuvox.permtest import PermutationTest
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.statistics import Statistics

@@ -17,7 +17,7 @@ _HOMES = {
     "Shuffler": "shuffle",
     "Statistics": "permtest",
     "Tfce": "tfce",
-    "partition": "partition",
+    "partition": "partitioning",
     "randomise": "application.execute",
     "run": "executors",
 }

@@ -11,7 +11,7 @@ from time import perf_counter
 from gpuvox.errors import DesignError
 from gpuvox.executors import Finished, Share, TallyStore, run
 from gpuvox.glm import Glm
-from gpuvox.partition import partition
+from gpuvox.partitioning import partition
 from gpuvox.permtest import PermutationTest, StatisticModel
 from gpuvox.prepared import AnyShuffler, Inputs, Options, Test, list_tests, make_shuffler, negative_of
 from gpuvox.results import TestResult, make_result

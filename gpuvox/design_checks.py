@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuvox.partition import CONSTANT, RANK_TOLERANCE, orthonormal_basis, standardised
+from gpuvox.partitioning import CONSTANT, RANK_TOLERANCE, orthonormal_basis, standardised
 from gpuvox.scratch import Data, take
 
 Float64 = NDArray[np.float64]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuvox.exclusion import fit, with_columns
-from gpuvox.partition import demean_columns
+from gpuvox.partitioning import demean_columns
 from gpuvox.prepared import Inputs
 from gpuvox.scratch import block
 

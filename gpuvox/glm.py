@@ -39,7 +39,7 @@ from scipy.special import betainc, betaln, fdtri, hyp2f1, ndtri_exp
 
 from gpuvox.device import Device, blocks_for, blocks_over
 from gpuvox.jit import inner, intrinsic, loop
-from gpuvox.partition import PartitionedDesign, invariant_part
+from gpuvox.partitioning import PartitionedDesign, invariant_part
 from gpuvox.reductions import list_items, put_on_device
 from gpuvox.scratch import WIDTH, Data, Tiles, block, pieces, pieces_with, take
 from gpuvox.smooth import MaskedGaussian

@@ -15,7 +15,7 @@ from gpuvox.device import Device, memory_limit, why_not
 from gpuvox.errors import DeviceError
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
-from gpuvox.partition import partition
+from gpuvox.partitioning import partition
 from gpuvox.runtime.limits import default_threads
 from gpuvox.tfce import Enhancer, Tfce
 

@@ -14,7 +14,7 @@ from gpuvox.executors import Workers
 from gpuvox.glm import Nuisance
 from gpuvox.grid import Grid
 from gpuvox.names import Names
-from gpuvox.partition import effective_regressor, null_rows
+from gpuvox.partitioning import effective_regressor, null_rows
 from gpuvox.scratch import Data
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
 from gpuvox.statistics import Statistics

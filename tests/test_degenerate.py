@@ -16,7 +16,7 @@ from gpuvox.executors import run
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
 from gpuvox.heights import LINEAR
-from gpuvox.partition import partition
+from gpuvox.partitioning import partition
 from gpuvox.permtest import PermutationTest
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian

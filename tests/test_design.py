@@ -8,7 +8,7 @@ import pytest
 from gpuvox.analysis import Inputs, Options, list_tests, make_shuffler
 from gpuvox.errors import DesignError
 from gpuvox.grid import Grid
-from gpuvox.partition import demean_columns, invariant_part, null_rows, partition
+from gpuvox.partitioning import demean_columns, invariant_part, null_rows, partition
 
 GROUPS = np.c_[np.repeat([1.0, 0], 5), np.repeat([0, 1.0], 5), np.linspace(-1, 1, 10) ** 2]
 

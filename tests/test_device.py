@@ -27,7 +27,7 @@ from gpuvox.executors import run
 from gpuvox.glm import Glm, Nuisance, f_to_z
 from gpuvox.grid import Grid
 from gpuvox.info import check_kernels
-from gpuvox.partition import partition
+from gpuvox.partitioning import partition
 from gpuvox.permtest import PermutationTest
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian

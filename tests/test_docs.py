@@ -10,6 +10,8 @@
 
 import argparse
 import re
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -94,6 +96,14 @@ def test_every_example_in_python_imports_what_exists(page):
         for module, names in re.findall(r"^from (gpuvox[\w.]*) import ([\w, ]+)$", code, re.MULTILINE):
             for name in names.split(", "):
                 assert hasattr(import_module(module), name), (module, name)
+
+
+def test_the_engine_of_the_readme_runs():
+    """In a process of its own: a module of the name of a function would hide it once it is imported."""
+    engine = next(
+        code for code in re.findall(r"```python\n(.*?)```", TEXTS["README.md"], re.DOTALL) if "Shuffler" in code
+    )
+    subprocess.run([sys.executable, "-c", f"{engine}\nassert block.maxima"], check=True, cwd=ROOT)
 
 
 def test_links_to_headings_have_a_heading():

@@ -12,7 +12,7 @@ from scipy.special import ndtri_exp
 from gpuvox.errors import DesignError
 from gpuvox.glm import Glm, Nuisance, f_to_z, f_to_z_exact
 from gpuvox.grid import Grid
-from gpuvox.partition import partition
+from gpuvox.partitioning import partition
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.voxelwise import VoxelwiseGlm

@@ -13,7 +13,7 @@ from naive import naive_tfce
 from gpuvox.executors import fold, run
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
-from gpuvox.partition import partition
+from gpuvox.partitioning import partition
 from gpuvox.permtest import PermutationTest
 from gpuvox.pvalues import corrected, critical_value
 from gpuvox.shuffle import Permutations, Shuffler

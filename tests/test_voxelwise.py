@@ -10,7 +10,7 @@ from gpuvox.errors import DesignError
 from gpuvox.executors import run
 from gpuvox.glm import Glm, Nuisance
 from gpuvox.grid import Grid
-from gpuvox.partition import partition
+from gpuvox.partitioning import partition
 from gpuvox.permtest import PermutationTest
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian

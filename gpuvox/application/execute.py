@@ -73,7 +73,7 @@ from gpuvox.grid import Grid
 from gpuvox.info import versions
 from gpuvox.names import Names, by_name
 from gpuvox.participants import Rows, of_matrix
-from gpuvox.partition import PartitionedDesign, partition
+from gpuvox.partitioning import PartitionedDesign, partition
 from gpuvox.runtime.limits import threads_for
 from gpuvox.scratch import Data, block, check_folder, count_constant, pieces
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler, check_blocks

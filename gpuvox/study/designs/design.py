@@ -16,7 +16,7 @@ from gpuvox.design_checks import check_design, describe_finding
 from gpuvox.errors import DesignError, FileError
 from gpuvox.names import Names
 from gpuvox.participants import Rows
-from gpuvox.partition import partition
+from gpuvox.partitioning import partition
 
 Float64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
