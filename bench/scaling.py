@@ -133,7 +133,8 @@ def measured() -> Machine:
 
 def whole_runs() -> None:
     """Print whole tests against permutations, threads and workers."""
-    from gpuvox.distributed import Cluster, DaskWorkers, open_client
+    from gpuvox.distributed.client import DaskWorkers
+    from gpuvox.distributed.launch import DaskCluster, open_client
 
     print("\n| permutations | who | s | ms a permutation |\n|---|---|---|---|")
 
@@ -147,7 +148,7 @@ def whole_runs() -> None:
         row("1 thread", permutations, lambda test: run(test, threads=1))
     row("2 threads", 2048, lambda test: run(test, threads=2))
     for n_workers in (1, 2):
-        with open_client(Cluster(n_workers=n_workers)) as client:
+        with open_client(DaskCluster(n_workers=n_workers)) as client:
             workers = DaskWorkers(client)
             for permutations in (128, 2048):
                 row(f"Dask, {n_workers} × 1 thread", permutations, partial(run, workers=workers))
@@ -183,7 +184,7 @@ def print_model(core: Machine) -> None:
             "permutations a range | s products | s feeding | s TFCE | in all |\n" + "|---" * 9 + "|"
         )
         for n, V in ((1000, 235_000), (40_000, 235_000), (40_000, 1_900_000)):
-            per_range = 132 if machine.feed else 4  # as `distributed.ranges` cuts them
+            per_range = 132 if machine.feed else 4  # as `distributed.client.ranges` cuts them
             print(modelled(n, V, 11, 10_000, count, machine, per_range))
 
 

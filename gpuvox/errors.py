@@ -12,9 +12,9 @@ import os
 __all__ = [
     "AnotherRunError",
     "CacheWarning",
-    "ClusterError",
     "DesignError",
     "DeviceError",
+    "DistributedError",
     "FileError",
     "InUseError",
     "InputError",
@@ -74,7 +74,7 @@ class DeviceError(InputError, RuntimeError):
     """A device was asked for that cannot be used."""
 
 
-class ClusterError(DeviceError):
+class DistributedError(DeviceError):
     """Dask workers, or a scheduler, that cannot be used."""
 
 

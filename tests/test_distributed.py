@@ -24,17 +24,19 @@ from conftest import SHAPE, save
 from test_checkpoint import outputs
 
 import gpuvox
-from gpuvox import checkpoint, distributed, jit
+from gpuvox import checkpoint, jit
 from gpuvox.application import cost
 from gpuvox.cli import main_randomise
-from gpuvox.distributed import DaskWorkers
-from gpuvox.errors import ClusterError, DeviceError
+from gpuvox.distributed import client as client_module
+from gpuvox.distributed import launch, messages, worker
+from gpuvox.distributed.client import DaskWorkers
+from gpuvox.errors import DeviceError, DistributedError
 from gpuvox.executors import fold
 from gpuvox.tally import BlockResult, Tally
 from gpuvox.tfce import Tfce
 
-dask = pytest.importorskip("dask", reason="Dask is not installed (gpuvox[cluster])")
-dask_distributed = pytest.importorskip("distributed", reason="Dask is not installed (gpuvox[cluster])")
+dask = pytest.importorskip("dask", reason="Dask is not installed (gpuvox[distributed])")
+dask_distributed = pytest.importorskip("distributed", reason="Dask is not installed (gpuvox[distributed])")
 
 ROOT = Path(__file__).parents[1]
 BASE = "-i data -m mask -d design.mat -t design.con -n 150 --seed 1 --quiet -o out"
@@ -46,7 +48,8 @@ CASES = {
 }
 SPY = """
 import os, time
-from gpuvox import distributed, permtest
+from gpuvox import permtest
+from gpuvox.distributed import worker
 
 def note(text):
     with open({log!r}, "a") as file:
@@ -66,7 +69,7 @@ def spied(plain, read):
     return run, read_cohort
 
 if permtest.ObservedTest.run.__module__ == "gpuvox.permtest":  # Dask loads this more than once
-    permtest.ObservedTest.run, distributed.read_cohort = spied(permtest.ObservedTest.run, distributed.read_cohort)
+    permtest.ObservedTest.run, worker.read_cohort = spied(permtest.ObservedTest.run, worker.read_cohort)
 """
 
 
@@ -175,7 +178,7 @@ def truth():
 @pytest.fixture
 def small_ranges(monkeypatch):
     """A hundred ranges of the analysis of `cohort`."""
-    monkeypatch.setattr(distributed, "PER_THREAD", 100)
+    monkeypatch.setattr(client_module, "RANGES_PER_THREAD", 100)
 
 
 # ------------------------------------------------------------------------------------------------------ same bits
@@ -224,9 +227,9 @@ def test_arrays_are_sent_once_and_let_go(client, farm, truth):
     assert len(farm.noted("read")) == reads
 
     def kept() -> int:
-        from gpuvox import distributed
+        from gpuvox.distributed import worker
 
-        return len(distributed._arrays) + len(distributed._tests)
+        return len(worker._arrays) + len(worker._tests)
 
     until(lambda: not any(client.run(kept).values()))
 
@@ -254,14 +257,14 @@ def test_images_are_closed_after_a_while(study, farm, client):
     """The run that follows opens them again."""
 
     def keep_for(seconds: float) -> None:
-        from gpuvox import distributed
+        from gpuvox.distributed import worker
 
-        distributed.KEPT = seconds
+        worker.KEEP_OPEN_SECONDS = seconds
 
     def n_open() -> int:
-        from gpuvox import distributed
+        from gpuvox.distributed import worker
 
-        return len(distributed._opened)
+        return len(worker._opened)
 
     line = [*CASES["two passes"].split(), "--scheduler-file", str(farm.file)]
     client.run(keep_for, 0.1)
@@ -272,7 +275,7 @@ def test_images_are_closed_after_a_while(study, farm, client):
         assert main_randomise(line) == 0
         assert len(farm.noted("read")) - before >= 2
     finally:
-        client.run(keep_for, distributed.KEPT)
+        client.run(keep_for, worker.KEEP_OPEN_SECONDS)
 
 
 def test_each_worker_makes_a_test_once(client, farm):
@@ -289,7 +292,7 @@ def test_workers_without_the_files_are_sent_the_data(study, farm, monkeypatch):
     save(study / "ev.nii.gz", np.random.default_rng(5).normal(size=(*SHAPE, 10)))
     assert main_randomise(line) == 0
     expected = outputs(study)
-    plain = distributed.hash_file
+    plain = worker.hash_file
     # What the client has read had another content than what workers find now.
     from gpuvox.application import fingerprint
 
@@ -312,7 +315,7 @@ def test_data_larger_than_memory_on_workers(study, farm, monkeypatch, with_files
     assert main_randomise(line) == 0
     expected = outputs(study)
     if not with_files:
-        monkeypatch.setattr(fingerprint, "hash_file", lambda path: distributed.hash_file(path)[::-1])
+        monkeypatch.setattr(fingerprint, "hash_file", lambda path: worker.hash_file(path)[::-1])
     assert main_randomise([*line, "--scratch", str(study), "--scheduler-file", str(farm.file)]) == 0
     found = outputs(study)
     del found["out_randomise.json"], expected["out_randomise.json"]
@@ -332,7 +335,7 @@ def test_the_plan_of_a_run_on_a_cluster(study, farm, capsys, where):
 
 def test_time_on_a_cluster_goes_with_its_threads():
     here = cost.Cost(1.0, 0.1, 1000)
-    there = cost.on_cluster(here, 2, distributed.Crew(5, 10))
+    there = cost.on_cluster(here, 2, launch.ClusterSize(5, 10))
     assert there.each == pytest.approx(0.02)
     assert there.setup > 2 * here.setup
     assert there.memory > here.memory
@@ -412,7 +415,7 @@ def test_all_workers_are_lost_and_one_joins_later(slow_farm, monkeypatch, truth,
     left = when(monkeypatch, {10: kill_all})
     with dask_distributed.Client(scheduler_file=str(slow_farm.file)) as client:
         client.wait_for_workers(2)
-        with pytest.warns(UserWarning, match=r"there are no workers at tcp://127.0.0.1:\d+; waiting for some"):
+        with pytest.warns(UserWarning, match=r"there are no workers at tcp://127.0.0.1:\d+; waiting"):
             same(gpuvox.randomise(**cohort(), client=client), truth)
     assert left[0] > 100
     by_replacement = sum(stop - start for pid, start, stop in slow_farm.noted("run") if pid == workers[2].pid)
@@ -426,12 +429,12 @@ def test_a_lost_scheduler_is_an_error_and_what_is_done_is_kept(
     slow_farm.worker(2)
     kept = slow_farm.folder / "run.tally"
     left = when(monkeypatch, {10: lambda: slow_farm.scheduler.send_signal(number)})
-    monkeypatch.setattr(distributed, "PAUSE", 0.1)
+    monkeypatch.setattr(client_module, "POLL_SECONDS", 0.1)
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
         dask_distributed.Client(scheduler_file=str(slow_farm.file)) as client,
         warnings.catch_warnings(record=True) as caught,
-        pytest.raises(ClusterError, match=r"^the connection to the Dask scheduler at .* is lost$"),
+        pytest.raises(DistributedError, match=r"^the connection to the Dask scheduler at .* is lost$"),
     ):
         gpuvox.randomise(**cohort(), client=client, checkpoint=kept)
     assert any("what is done is kept" in str(warning.message) for warning in caught)
@@ -478,9 +481,10 @@ def test_ctrl_c_while_the_workers_start(study):
     line = [*BASE.split(), "-T", "--workers", "2", "--checkpoint", "run.tally"]
     line[line.index("-n") + 1] = "2000000"
     process = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from gpuvox import distributed; plain = distributed._interrupts_later\n"
+        [sys.executable, "-c", "import sys; from gpuvox.distributed import launch\n"
+         "plain = launch._deferred_interrupts\n"
          "def told():\n    open('starting', 'w').close()\n    return plain()\n"
-         "distributed._interrupts_later = told\n"
+         "launch._deferred_interrupts = told\n"
          "from gpuvox.cli import main_randomise; sys.exit(main_randomise(sys.argv[1:]))", *line],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
@@ -517,15 +521,15 @@ def test_an_error_on_a_worker_is_the_same_sentence(study, farm, capsys):
 
 def test_a_worker_with_other_software_is_refused(slow_farm, client):
     (slow_farm.folder / "old.py").write_text(
-        "from gpuvox import distributed\n"
+        "from gpuvox.distributed import worker\n"
         "from gpuvox.jit import software\n"
-        "distributed.software = lambda: software() | {'numba': '0.1'}\n"
+        "worker.software = lambda: software() | {'numba': '0.1'}\n"
     )
     slow_farm.worker(preload="old.py")
     with dask_distributed.Client(scheduler_file=str(slow_farm.file)) as there:
         there.wait_for_workers(1)
         expected = rf"^the worker at tcp://\S+ has numba 0.1, and the client {jit.software()['numba']}: the bits"
-        with pytest.raises(ClusterError, match=expected):
+        with pytest.raises(DistributedError, match=expected):
             gpuvox.randomise(**cohort(), client=there)
 
 
@@ -551,7 +555,7 @@ def test_a_late_worker_that_computes_other_bits_is_refused(slow_farm, monkeypatc
     left = when(monkeypatch, {10: hire_another})
     with dask_distributed.Client(scheduler_file=str(slow_farm.file)) as client:
         client.wait_for_workers(1)
-        with pytest.raises(ClusterError, match=r"^a worker on \S+ computes other bits than the client"):
+        with pytest.raises(DistributedError, match=r"^a worker on \S+ computes other bits than the client"):
             gpuvox.randomise(**cohort(), client=client)
     assert left[0] > 100
 
@@ -584,9 +588,9 @@ def test_no_scheduler_answers(study, capsys):
 
 
 def test_without_dask_one_sentence(study, capsys, monkeypatch):
-    monkeypatch.setattr(distributed, "find_spec", lambda name: None)
+    monkeypatch.setattr(launch, "find_spec", lambda name: None)
     assert main_randomise([*BASE.split(), "-x", "--workers", "2"]) == 2
-    assert capsys.readouterr().err == "gpuvox randomise: Dask is not installed; install gpuvox[cluster]\n"
+    assert capsys.readouterr().err == "gpuvox randomise: Dask is not installed; install gpuvox[distributed]\n"
 
 
 def test_dask_is_imported_only_when_it_is_asked_for(study):
@@ -616,15 +620,15 @@ def test_ranges_cover_what_is_left_once(n, workers, processors):
     tally = Tally(n)
     tally.done[n // 3 : n // 2] = True
     expected = ~tally.done
-    hands = {str(i): distributed._Hand(2, processors, "", {}) for i in range(workers)}
-    found = list(distributed.ranges(tally, 16, hands))
+    infos = {str(i): messages.WorkerInfo(2, processors, "", {}) for i in range(workers)}
+    found = list(client_module.ranges(tally, 16, infos))
     count = np.zeros(n, dtype=int)
     for start, stop in found:
         count[start:stop] += 1
     assert np.array_equal(count, expected)
-    assert len(found) <= distributed.MOST_RANGES + 1
+    assert len(found) <= client_module.MAX_RANGES + 1
     n_left = int(expected.sum())
-    if n_left >= 2 * distributed.PER_THREAD * workers * 2 and n <= 10_000:
+    if n_left >= 2 * client_module.RANGES_PER_THREAD * workers * 2 and n <= 10_000:
         assert len(found) >= 2 * workers, "every thread has something to do"
 
 
@@ -636,9 +640,9 @@ def test_results_are_packed_without_loss():
         "none": np.zeros((2, 0), dtype=np.int64), "real": rng.normal(size=(2, 50)),
     }  # fmt: skip
     result = BlockResult(3, 9, {"tfce": rng.integers(0, 9, (2, 6))}, counts, dict(counts), dict(counts))
-    packed = distributed._packed(result)
+    packed = messages.pack(result)
     assert packed.below["small"].itemsize == 1
-    unpacked = distributed._unpacked(packed)
+    unpacked = messages.unpack(packed)
     assert (unpacked.start, unpacked.stop) == (3, 9)
     assert unpacked.maxima["tfce"].dtype == np.int64
     for group in ("below", "total", "nonzero"):
@@ -648,8 +652,8 @@ def test_results_are_packed_without_loss():
             assert np.array_equal(again, values), kind
 
 
-def test_device_errors_are_cluster_errors_parents():
-    assert issubclass(ClusterError, DeviceError)
+def test_device_errors_are_distributed_errors_parents():
+    assert issubclass(DistributedError, DeviceError)
 
 
 def test_a_fold_closes_what_it_draws_from():
@@ -675,21 +679,21 @@ def test_a_fold_closes_what_it_draws_from():
 def test_a_file_that_no_scheduler_wrote(study, capsys, content):
     Path("scheduler.json").write_text(content)
     assert main_randomise([*BASE.split(), "-x", "--scheduler-file", "scheduler.json"]) == 2
-    assert "is no file that a Dask scheduler wrote" in capsys.readouterr().err
+    assert "was not written by a Dask scheduler" in capsys.readouterr().err
 
 
 def test_workers_that_never_answer(slow_farm, client, monkeypatch):
     """As those whose memory is too small for a start."""
-    monkeypatch.setattr(distributed, "PAUSE", 0.01)
+    monkeypatch.setattr(client_module, "POLL_SECONDS", 0.01)
     workers = DaskWorkers(client)
-    monkeypatch.setattr(workers, "_introduced", lambda device: {})
-    with pytest.raises(ClusterError, match="lost 5 times before any of them answered"):
-        workers._gather_hands("cpu")
+    monkeypatch.setattr(workers, "_ask_workers", lambda device: {})
+    with pytest.raises(DistributedError, match="lost 5 times before any of them answered"):
+        workers._collect_workers("cpu")
 
 
 def test_workers_that_take_no_data_for_a_while(client, monkeypatch, truth):
     """As those that Dask paused, or that have just gone."""
-    monkeypatch.setattr(distributed, "PAUSE", 0.01)
+    monkeypatch.setattr(client_module, "POLL_SECONDS", 0.01)
     plain, calls = client.scatter, itertools.count(1)
 
     def scatter(*arguments, **options):

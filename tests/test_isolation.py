@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuvox import distributed
+from gpuvox.distributed import launch
 
 ROOT = Path(__file__).parents[1]
 LINE = "randomise -i data -m mask -o out -d design.mat -t design.con -x -T -n 20 --seed 1 --device cpu --quiet"
@@ -78,7 +78,7 @@ def test_workers_have_a_folder_of_their_own(tmp_path, monkeypatch):
     pytest.importorskip("distributed")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
-    with distributed.open_client(distributed.Cluster(n_workers=1)) as client:
+    with launch.open_client(launch.DaskCluster(n_workers=1)) as client:
         (folder,) = client.run(lambda dask_worker: dask_worker.local_directory).values()
         (ours,) = tmp_path.glob("*")
         assert Path(folder).is_relative_to(ours)

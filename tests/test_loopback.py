@@ -13,10 +13,11 @@ from test_checkpoint import outputs
 from test_distributed import BASE, ROOT, until
 
 from gpuvox.cli import main_randomise
-from gpuvox.distributed import Cluster, open_client
+from gpuvox.distributed import launch
+from gpuvox.distributed.launch import DaskCluster, open_client
 
-distributed = pytest.importorskip("distributed", reason="Dask is not installed (gpuvox[cluster])")
-pytest.importorskip("cryptography", reason="cryptography is not installed (gpuvox[cluster])")
+distributed = pytest.importorskip("distributed", reason="Dask is not installed (gpuvox[distributed])")
+pytest.importorskip("cryptography", reason="cryptography is not installed (gpuvox[distributed])")
 
 INTRUDER = """
 import os, sys
@@ -53,7 +54,7 @@ def listening() -> set[int]:
 def own():
     """A cluster as of ``--workers 1``: its client, and the ports that were opened for it."""
     before, said = listening(), []
-    with open_client(Cluster(n_workers=1, threads=1), said.append) as client:
+    with open_client(DaskCluster(n_workers=1, threads=1), said.append) as client:
         client.wait_for_workers(1)
         assert not said
         yield client, listening() - before
@@ -162,8 +163,6 @@ def test_certificates_that_do_not_fit(study, capsys, words, said):
 
 
 def test_without_cryptography_one_sentence(study, capsys, monkeypatch):
-    from gpuvox import distributed as ours
-
-    monkeypatch.setattr(ours, "find_spec", lambda name: None if name == "cryptography" else True)
+    monkeypatch.setattr(launch, "find_spec", lambda name: None if name == "cryptography" else True)
     assert main_randomise([*BASE.split(), "-x", "--workers", "2"]) == 2
     assert "cryptography" in capsys.readouterr().err

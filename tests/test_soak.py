@@ -92,13 +92,14 @@ def _rest(given: Inputs) -> tuple:
 
 
 def test_tests_on_a_worker():
-    pytest.importorskip("distributed", reason="Dask is not installed (gpuvox[cluster])")
+    pytest.importorskip("distributed", reason="Dask is not installed (gpuvox[distributed])")
     from dataclasses import replace
 
-    from gpuvox.distributed import Cluster, DaskWorkers, open_client
+    from gpuvox.distributed.client import DaskWorkers
+    from gpuvox.distributed.launch import DaskCluster, open_client
 
     given = inputs()
-    with open_client(Cluster(n_workers=1)) as client:
+    with open_client(DaskCluster(n_workers=1)) as client:
 
         def work() -> None:
             workers = DaskWorkers(client)

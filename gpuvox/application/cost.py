@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from gpuvox.analysis import Inputs, Options, Test, make_model, make_shuffler
-from gpuvox.distributed import Crew
+from gpuvox.distributed.launch import ClusterSize
 from gpuvox.executors import DEVICE_THREADS, ranges
 from gpuvox.grid import Grid
 from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest, StatisticModel
@@ -75,7 +75,7 @@ DASK_BYTES = 30 << 20
 """What a worker of Dask holds besides."""
 
 
-def on_cluster(cost: Cost, threads: int, crew: Crew) -> Cost:
+def on_cluster(cost: Cost, threads: int, crew: ClusterSize) -> Cost:
     """What a test costs on a cluster.
 
     Parameters
@@ -83,7 +83,7 @@ def on_cluster(cost: Cost, threads: int, crew: Crew) -> Cost:
     cost : Cost
         As measured here with `threads` threads, as many as a worker has.
     threads : int
-    crew : Crew
+    crew : ClusterSize
         Its threads are taken to be as fast as those here.
 
     Returns

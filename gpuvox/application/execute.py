@@ -54,17 +54,16 @@ from gpuvox.application.settings import (
 from gpuvox.checkpoint import ENDINGS, Checkpoint, RunIdentity, Tallies, differences, read_to_resume
 from gpuvox.cuda import resolve
 from gpuvox.device import Device
-from gpuvox.distributed import (
-    Cluster,
-    Crew,
-    DaskWorkers,
-    Images,
-    absolute,
+from gpuvox.distributed.client import DaskWorkers
+from gpuvox.distributed.launch import (
+    ClusterSize,
+    DaskCluster,
     check_client,
     check_installed,
-    find_crew,
+    find_size,
     open_client,
-)  # fmt: skip
+)
+from gpuvox.distributed.messages import Images, absolute
 from gpuvox.errors import DesignError, FileError
 from gpuvox.exclusion import Columns, split
 from gpuvox.files import locks
@@ -115,7 +114,7 @@ class Command:
     checkpoint: str = ""
     resume: bool = False
     shard: tuple[int, int] | None = None
-    cluster: Cluster | None = None
+    cluster: DaskCluster | None = None
     options: Options = field(default_factory=Options)
     wanted: Wanted = field(default_factory=Wanted)
     line: tuple[str, ...] = ()
@@ -744,7 +743,7 @@ def plan(command: Command) -> str:
         files.check_output_root(command.checkpoint)
     if command.resume:
         read_to_resume(checkpoint_name(command))
-    crew = find_crew(command.cluster) if command.cluster else None
+    crew = find_size(command.cluster) if command.cluster else None
     device = None if crew else resolve(command.device)
     inputs, seconds = _sketch(command, prepared)
     threads = threads_for(command.options.threads)
@@ -785,7 +784,7 @@ def _n_done(command: Command, n: int) -> int:
     return stop - start
 
 
-def _about_device(device: Device | None, threads: int, crew: Crew | None) -> str:
+def _about_device(device: Device | None, threads: int, crew: ClusterSize | None) -> str:
     if crew:
         return (
             f"cluster: {crew.processes} workers with {crew.threads} threads in all, each taken to be as fast as one "
@@ -794,7 +793,7 @@ def _about_device(device: Device | None, threads: int, crew: Crew | None) -> str
     return f"device: cpu, {threads} threads" if device is None else f"device: {describe(device)}"
 
 
-def _about_memory(command: Command, inputs: Inputs, costs: Sequence[Cost], crew: Crew | None) -> str:
+def _about_memory(command: Command, inputs: Inputs, costs: Sequence[Cost], crew: ClusterSize | None) -> str:
     if not costs:
         return "memory: little"
     held = f"memory: about {max(cost.memory for cost in costs) / 2**20:,.0f} MiB"

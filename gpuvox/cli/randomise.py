@@ -474,7 +474,7 @@ def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
 
 def _cluster(options: argparse.Namespace) -> Any:
     """The Dask cluster that is asked for, if one is."""
-    from gpuvox.distributed import Cluster
+    from gpuvox.distributed.launch import DaskCluster
     from gpuvox.runtime.limits import threads_for
 
     if not (options.workers or options.scheduler or options.scheduler_file):
@@ -484,7 +484,7 @@ def _cluster(options: argparse.Namespace) -> Any:
         raise UsageError(
             f"--workers {options.workers}: there are {threads} threads; at most a worker a thread (--threads)"
         )
-    return Cluster(options.scheduler, options.scheduler_file, options.workers, threads, _tls(options))
+    return DaskCluster(options.scheduler, options.scheduler_file, options.workers, threads, _tls(options))
 
 
 def _tls(options: argparse.Namespace) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""A Dask cluster of processes on this machine that none but their own can talk to.
+"""A Dask cluster of processes on this machine that nobody else can use.
 
-Scheduler and workers listen on loopback, where every user of the machine can connect; so they speak TLS alone, with a
-certificate that is made for the run and never leaves the memory of its processes, and take connections from its holders
-only. There is no HTTP server, whose pages would be open to all.
+Scheduler and workers listen on loopback, where every user of the machine can connect. They therefore use TLS only, with
+a certificate that is made for the run and never leaves the memory of its processes, and accept connections from its
+holders only. There is no HTTP server, whose pages would be open to everyone.
 """
 
 from __future__ import annotations
@@ -16,22 +16,36 @@ ADDRESS = "127.0.0.1"
 
 
 class _Private:
-    """A server of Dask's without its HTTP server, which cannot be configured away."""
+    """A Dask server without its HTTP server, which no setting turns off."""
 
     def start_http_server(self, *args: Any, **settings: Any) -> None:
-        """Start none."""
+        """Start no HTTP server."""
 
 
 class PrivateScheduler(_Private, Scheduler):
-    """A scheduler that is reached by its own protocol alone."""
+    """A scheduler that can be reached by its own protocol only."""
 
 
 class PrivateWorker(_Private, Worker):
-    """A worker that is reached by its own protocol alone."""
+    """A worker that can be reached by its own protocol only."""
 
 
 def start(n_workers: int, threads: int, **settings: Any) -> Any:
-    """Start a cluster: `n_workers` processes of so many threads each; `settings` are those of Dask's `Nanny`."""
+    """Start a cluster on this machine.
+
+    Parameters
+    ----------
+    n_workers : int
+        Number of worker processes.
+    threads : int
+        Threads of each.
+    **settings
+        Passed to Dask's `Nanny`.
+
+    Returns
+    -------
+    distributed.SpecCluster
+    """
     security = Security.temporary()
     shared = {"host": ADDRESS, "protocol": "tls://", "security": security, "dashboard": False}
     workers = {

@@ -1,0 +1,204 @@
+"""The worker's side: it makes a test once, checks its bits against the client's, and runs ranges of permutations."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import traceback
+import weakref
+from dataclasses import replace
+from functools import cache, partial
+from threading import Lock, Timer
+from typing import Any
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from gpuvox.cuda import resolve
+from gpuvox.device import Device
+from gpuvox.distributed.messages import (
+    Arrays,
+    DataSource,
+    Images,
+    Job,
+    UnreadableData,
+    WorkerInfo,
+    check_software,
+    hash_first_maps,
+    pack,
+    rebuild_model,
+)
+from gpuvox.errors import DistributedError, FileError, ScratchError
+from gpuvox.files import hash_file, read_cohort, read_tiles
+from gpuvox.grid import Grid
+from gpuvox.jit import software
+from gpuvox.permtest import ObservedTest
+from gpuvox.tally import BlockResult
+
+KEEP_OPEN_SECONDS = 60.0
+"""Seconds for which a worker keeps the images that it used last in memory."""
+
+# A worker's arrays and tests live as long as the client's objects that Dask keeps there, and no longer.
+_arrays: weakref.WeakKeyDictionary[DataSource, Arrays] = weakref.WeakKeyDictionary()
+_tests: weakref.WeakKeyDictionary[Job, ObservedTest] = weakref.WeakKeyDictionary()
+_opened: weakref.WeakValueDictionary[tuple[Any, ...], Arrays] = weakref.WeakValueDictionary()
+_one_at_a_time = Lock()
+
+
+class _RecentArrays:
+    """The arrays that were used last; dropped after `KEEP_OPEN_SECONDS`."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._arrays: Arrays | None = None
+        self._timer: Timer | None = None
+
+    def keep(self, arrays: Arrays) -> None:
+        """Keep these arrays, and no others, from now on for `KEEP_OPEN_SECONDS`."""
+        with self._lock:
+            if self._timer:
+                self._timer.cancel()
+            self._arrays = arrays
+            self._timer = Timer(KEEP_OPEN_SECONDS, self.drop)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def drop(self) -> None:
+        """Keep nothing."""
+        with self._lock:
+            self._arrays = None
+
+
+_recent = _RecentArrays()
+
+
+def run_range(job: Job, source: DataSource, start: int, stop: int) -> BlockResult | Exception:
+    """Run permutations ``start … stop − 1`` of a test on this worker; the result is packed for sending.
+
+    Exceptions are returned rather than raised: Dask sends a traceback with what is raised, and a client that cannot
+    unpickle it waits for ever.
+    """
+    try:
+        with _libraries().limit(limits=1):
+            with _one_at_a_time:
+                observed = _tests.get(job) or _make(job, source)
+                arrays = _data(job, source)
+            step, result = observed.batch, None
+            for first in range(start, stop, step):
+                part = observed.run(first, min(first + step, stop))
+                result = result.followed_by(part) if result else part
+        if source.images:
+            _recent.keep(arrays)
+        return pack(result or BlockResult(start, stop))
+    except Exception as error:
+        return _portable(error)
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """The libraries with thread pools of their own; cached, since searching for them can take longer than a range."""
+    return ThreadpoolController()
+
+
+def _portable(error: Exception) -> Exception:
+    """The error without its frames, which hold the data; the traceback is added as a note."""
+    error.add_note("".join(traceback.format_exception(error)).rstrip())
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return DistributedError(f"a worker failed with {type(error).__name__}: {error}")
+    return error
+
+
+def _make(job: Job, source: DataSource) -> ObservedTest:
+    """Make the client's test on the device of this process, and check that it computes the same bits."""
+    check_software(f"a worker on {os.uname().nodename}", software(), job.software)
+    device = resolve(job.device)
+    test, enhancer = job.observed.test, job.observed.enhancer
+    recipe: Any = test.model
+    model = rebuild_model(recipe, _data(job, source), device)
+    observed = replace(
+        job.observed, test=replace(test, model=model), enhancer=enhancer.on(device) if enhancer else None
+    )
+    if hash_first_maps(observed) != job.first_maps:
+        raise DistributedError(
+            f"a worker on {os.uname().nodename} computes other bits than the client: its processor, device or "
+            "libraries differ; the workers and the client of a run must be alike"
+        )
+    _tests[job] = observed
+    if device is not None:
+        weakref.finalize(job, _forget_arrays, device)
+    return observed
+
+
+def _data(job: Job, source: DataSource) -> Arrays:
+    """The arrays of a source; read when they are first needed."""
+    if source not in _arrays:
+        test = job.observed.test
+        recipe: Any = test.model
+        scratch = recipe.arguments.get("scratch", "")
+        _arrays[source] = source.arrays or _open(source.images, test.grid, scratch)
+    return _arrays[source]
+
+
+def _open(images: Images | None, grid: Grid, scratch: str) -> Arrays:
+    """Read the images, unless they are still open; into a file in the folder `scratch` if one is named.
+
+    Raises
+    ------
+    UnreadableData
+        The files do not exist here, or have other contents than the client's.
+    """
+    if images is None:
+        raise UnreadableData("the data are not in image files")
+    mask = hashlib.sha256(np.packbits(grid.mask).data).digest()
+    key = images.data, tuple(images.evs.items()), images.hashes, scratch, grid.mask.shape, mask
+    arrays = _opened.get(key)
+    if arrays is None:
+        _recent.drop()  # so that two data sets are never in memory together
+        arrays = _opened[key] = _read(images, grid, scratch)
+    return arrays
+
+
+def _read(images: Images, grid: Grid, scratch: str) -> Arrays:
+    try:
+        for name, digest in images.hashes:
+            if hash_file(name) != digest:
+                raise UnreadableData(f"{name} has other contents here")
+        read: Any = partial(read_tiles, folder=scratch) if scratch else read_cohort
+        evs = {column: read(names, grid) for column, names in images.evs.items()}
+        return Arrays(read(images.data, grid), evs)
+    except ScratchError as error:
+        raise DistributedError(f"on the worker's machine, {os.uname().nodename}, {error}") from None
+    except (FileError, OSError) as error:
+        raise UnreadableData(str(error)) from None
+
+
+def _forget_arrays(device: Device) -> None:
+    with device.lock:
+        device.forget()
+
+
+def describe_worker(device: str, dask_worker: Any = None) -> WorkerInfo | Exception:
+    """Describe this worker, before it gets work.
+
+    Parameters
+    ----------
+    device : str
+        Name of the device that it is to use; see `cuda.resolve`.
+    dask_worker : distributed.Worker
+        Filled in by Dask.
+
+    Returns
+    -------
+    WorkerInfo or Exception
+        The exception if the device cannot be used; see `run_range`.
+    """
+    try:
+        resolved = resolve(device)
+    except Exception as error:
+        return _portable(error)
+    processors, title = (0, "cpu") if resolved is None else (resolved.n_processors, resolved.title)
+    return WorkerInfo(dask_worker.state.nthreads, processors, title, software())
