@@ -113,3 +113,21 @@ def test_links_to_headings_have_a_heading():
             headings = re.findall(r"^#+ (.*)$", other, re.MULTILINE)
             anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in anchors, (page, target, anchor)
+
+
+def test_the_table_of_modules_has_every_module_and_no_other():
+    """A row for a package names each of its modules, except for packages whose modules are many and alike."""
+    text = TEXTS["docs/architecture.md"].split("## Modules")[1].split("\n## ")[0]
+    rows = dict(re.findall(r"^\| `([\w/.]+)` \| (.*) \|$", text, re.MULTILINE))
+    package = ROOT / "gpuvox"
+    unnamed = ("__init__", "__main__")
+    modules = {str(path.relative_to(package)) for path in package.rglob("*.py") if path.stem not in unnamed}
+    listed = set()
+    for row, contents in rows.items():
+        assert (package / row).exists(), row
+        inside = {name for name in modules if name.startswith(row) and row.endswith("/")}
+        listed |= inside if row.endswith("/") else {row}
+        if row not in ("cli/", "study/report/"):
+            missing = {name for name in inside if f"`{name[len(row) : -3]}`" not in contents}
+            assert not missing, (row, missing)
+    assert listed == modules, sorted(listed ^ modules)
