@@ -29,11 +29,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gpuvox
-from gpuvox import checkpoint, permtest
+from gpuvox import permtest
 from gpuvox.analysis import Inputs, Options, analyse
 from gpuvox.application import execute
 from gpuvox.application.fingerprint import NO_MATTER, fingerprint, hash_inputs
-from gpuvox.checkpoint import Checkpoint, RunIdentity, Tallies, read, write
+from gpuvox.checkpoint import Checkpoint, RunIdentity, Tallies, read, resumable, write
 from gpuvox.cli import main, main_randomise
 from gpuvox.errors import FileError
 from gpuvox.files import locks
@@ -58,8 +58,8 @@ CASES = {
 def work(study, monkeypatch):
     """The study; checkpoints are written after every range of four shuffles."""
     save(study / "ev.nii.gz", np.random.default_rng(5).normal(size=(*SHAPE, 10)))
-    monkeypatch.setattr(checkpoint, "INTERVAL", 0.0)
-    monkeypatch.setattr(checkpoint, "SHARE_OF_TIME", math.inf)
+    monkeypatch.setattr(resumable, "INTERVAL", 0.0)
+    monkeypatch.setattr(resumable, "SHARE_OF_TIME", math.inf)
     monkeypatch.setattr(permtest.ObservedTest, "batch", 4)
     return study
 
@@ -168,7 +168,7 @@ def test_killed_five_times_at_random_moments(case, work, monkeypatch):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_keeps_what_is_done(number, status, work, monkeypatch, capfd):
-    monkeypatch.setattr(checkpoint, "INTERVAL", 1e9)
+    monkeypatch.setattr(resumable, "INTERVAL", 1e9)
     line = CASES["pairs, F, counts"]
     truth = expected(work, line)
     plain = Tally.add
@@ -196,7 +196,7 @@ def test_a_signal_keeps_what_is_done(number, status, work, monkeypatch, capfd):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_that_python_drops_ends_the_run_too(number, status, work, monkeypatch, capfd):
     """An exception within a destructor goes no further."""
-    monkeypatch.setattr(checkpoint, "INTERVAL", 1e9)
+    monkeypatch.setattr(resumable, "INTERVAL", 1e9)
     plain = Tally.add
 
     class Kills:
@@ -502,18 +502,18 @@ def test_two_runs_on_one_checkpoint(work, monkeypatch, capsys):
 def test_when_it_is_written(work, monkeypatch):
     """At the start, every minute, at the end of each test; large files less often."""
     written = []
-    plain = checkpoint.write
-    monkeypatch.setattr(checkpoint, "write", lambda path, tallies: (written.append(1), plain(path, tallies)))
-    monkeypatch.setattr(checkpoint, "INTERVAL", 1e9)
+    plain = resumable.write
+    monkeypatch.setattr(resumable, "write", lambda path, tallies: (written.append(1), plain(path, tallies)))
+    monkeypatch.setattr(resumable, "INTERVAL", 1e9)
     line = f"{CASES['pairs, F, counts']} -o out --checkpoint c.tally --threads 1"
     assert run(line) == 0
     assert len(written) == 1 + 3
     written.clear()
-    monkeypatch.setattr(checkpoint, "INTERVAL", 0.0)
+    monkeypatch.setattr(resumable, "INTERVAL", 0.0)
     assert run(line) == 0
     assert len(written) == 1 + 75
     written.clear()
-    monkeypatch.setattr(checkpoint, "SHARE_OF_TIME", 1e-9)
+    monkeypatch.setattr(resumable, "SHARE_OF_TIME", 1e-9)
     assert run(line) == 0
     assert len(written) == 1
 
@@ -625,8 +625,8 @@ def test_long_runs_have_a_checkpoint_unasked(work, monkeypatch, capsys):
     line = CASES["sign flips, exact integral"]
     truth = expected(work, line)
     made = []
-    plain = checkpoint.write
-    monkeypatch.setattr(checkpoint, "write", lambda path, tallies: (made.append(str(path)), plain(path, tallies)))
+    plain = resumable.write
+    monkeypatch.setattr(resumable, "write", lambda path, tallies: (made.append(str(path)), plain(path, tallies)))
     assert run(line, "-o", "out") == 0
     assert not made
     monkeypatch.setattr(execute, "LONG_RUN", 0.0)
@@ -953,5 +953,5 @@ def test_tallies_add_up_once():
 def test_a_checkpoint_is_none_of_the_files_of_a_run(tmp_path, name):
     """It is removed at the end."""
     with pytest.raises(FileError, match="another kind of file"):
-        checkpoint.Checkpoint(tmp_path / name, None, False, print)
+        Checkpoint(tmp_path / name, None, False, print)
     assert not list(tmp_path.iterdir())

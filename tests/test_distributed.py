@@ -459,7 +459,7 @@ def test_a_signal_ends_the_command_and_its_workers(study, number, status):
     line = [*BASE.split(), "-T", "--uncorrp", "--workers", "1", "--checkpoint", "run.tally"]
     line[line.index("-n") + 1] = "2000000"
     process = subprocess.Popen(
-        [sys.executable, "-c", "from gpuvox import checkpoint; checkpoint.INTERVAL = 0.1; "
+        [sys.executable, "-c", "from gpuvox.checkpoint import resumable; resumable.INTERVAL = 0.1; "
          "import sys; from gpuvox.cli import main_randomise; sys.exit(main_randomise(sys.argv[1:]))", *line],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip

@@ -185,7 +185,7 @@ def test_every_command_with_an_output_root_is_alone(study, capsys):
 def test_a_checkpoint_is_written_through_no_link(tmp_path, precious, monkeypatch):
     path = tmp_path / "c.tally"
     tokens = iter(["0" * 16, "1" * 16])
-    monkeypatch.setattr(checkpoint.secrets, "token_hex", lambda _: next(tokens))
+    monkeypatch.setattr("secrets.token_hex", lambda _: next(tokens))
     (tmp_path / f"c.tally.{'0' * 16}.new").symlink_to(precious)
     (tmp_path / "c.tally.new").symlink_to(precious)
     with pytest.raises(FileError, match="is a link"):
