@@ -36,7 +36,7 @@ def test_means_are_told_where_fsl_tells_them(case):
     name = CASES / case / words[words.index("-d") + 1]
     said = CASES / case / "stderr.txt"
     told = said.read_text() if said.exists() else ""
-    found = [each.kind for each in check_design(files.read_vest(name), demean="-D" in words, flip="-1" in words)]
+    found = [each.kind for each in check_design(files.read_matrix(name), demean="-D" in words, flip="-1" in words)]
     assert ("zero_mean" in found) == ("All design columns have zero mean" in told)
     assert ("demeaned" in found) == ("at least one design column has non-zero mean" in told)
 

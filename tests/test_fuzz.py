@@ -63,7 +63,6 @@ contents = st.one_of(texts, st.binary(max_size=300))
 TEXT_READERS = {
     "read_matrix": files.read_matrix,
     "read_named_matrix": files.read_named_matrix,
-    "read_vest": files.read_vest,
     "read_permutations": files.read_permutations,
     "read_table": files.read_table,
     "read_table of columns": lambda path: files.read_table(path, ["a", "participant_id"]),

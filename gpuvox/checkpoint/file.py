@@ -30,6 +30,7 @@ import numpy as np
 from gpuvox.checkpoint.identity import RunIdentity
 from gpuvox.checkpoint.tallies import KeptTest, Tallies
 from gpuvox.errors import FileError
+from gpuvox.files import atomic
 from gpuvox.files.locks import open_own
 from gpuvox.runtime.limits import available_bytes
 from gpuvox.tally import Tally, spans
@@ -76,19 +77,15 @@ def write(path: str | os.PathLike[str], tallies: Tallies) -> None:
 
 
 def _replace(path: Path, parts: Sequence[Any]) -> None:
-    """As `files.atomic`, but what a killed process leaves behind is known by its name, and the next run removes it."""
+    """Replace the file and wait for the disk; what a killed process leaves behind, the next run knows by its name."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
-    try:
-        with os.fdopen(open_own(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FileError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with (
+        atomic(path, temporary),
+        os.fdopen(open_own(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file,
+    ):
+        file.writelines(parts)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def remove_unfinished(path: Path) -> None:

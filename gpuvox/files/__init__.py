@@ -24,7 +24,7 @@ from gpuvox.files.images import (
     stacked,
 )
 from gpuvox.files.maps import GEOMETRY, GZIP_LEVEL, Label, make_image, open_map, write_map
-from gpuvox.files.matrices import ID_COLUMNS, Matrix, read_matrix, read_named_matrix, read_vest, write_vest
+from gpuvox.files.matrices import ID_COLUMNS, Matrix, read_matrix, read_named_matrix, write_vest
 from gpuvox.files.names import (
     FILE_TYPES,
     are_names,
@@ -93,7 +93,6 @@ __all__ = [
     "read_permutations",
     "read_table",
     "read_tiles",
-    "read_vest",
     "read_volumes",
     "sidecar",
     "split_suffix",

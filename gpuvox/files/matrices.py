@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gpuvox.errors import FileError
-from gpuvox.files.contents import read_bytes, text_lines
+from gpuvox.files.contents import read_bytes
 from gpuvox.files.delimited import Row, Table, parse_table
 from gpuvox.files.text import Name, as_number, decode_text, finite_row, lines_of
 from gpuvox.files.writing import write_text
@@ -54,9 +54,10 @@ def read_named_matrix(path: Name) -> Matrix:
     Parameters
     ----------
     path : path
-        A VEST file has a line `/Matrix`, or starts with `/`. Anything else is a table: a first row of names, then
-        rows of numbers, separated by tabs if the first row has one, by commas otherwise. Numbers without names are
-        neither.
+        A VEST file has a line `/Matrix`, or starts with `/`: `/NumWaves` columns, `/NumPoints` or `/NumContrasts` rows,
+        other lines of its header are ignored; a row may go over several lines, and a line may hold several rows, as
+        long as the lines are alike. Anything else is a table: a first row of names, then rows of numbers, separated by
+        tabs if the first row has one, by commas otherwise. Numbers without names are neither.
 
     Returns
     -------
@@ -65,8 +66,9 @@ def read_named_matrix(path: Name) -> Matrix:
     Raises
     ------
     FileError
-        Missing, empty or not text; anything that `read_vest` refuses; a table without names, with a name
-        missing or used twice, rows of another length, or an entry that is not a finite number.
+        Missing, empty or not text. A VEST file without `/Matrix` or counts, or with counts that the matrix does not
+        have; a table without names, with a name missing or used twice, or rows of another length. An entry that is not
+        a finite number.
     """
     path, text = Path(path), decode_text(path, read_bytes(path))
     lines = lines_of(text)
@@ -75,26 +77,6 @@ def read_named_matrix(path: Name) -> Matrix:
         raise FileError(f"{path} is empty; a VEST matrix, or a table with a row of names, is expected")
     is_vest = first.lstrip().startswith("/") or any(line.split(maxsplit=1)[:1] == ["/Matrix"] for line in lines)
     return _parse_vest(path, lines) if is_vest else _parse_table(path, text)
-
-
-def read_vest(path: Name) -> NDArray[np.float64]:
-    """Read FSL's VEST format: `/NumWaves` columns, `/NumPoints` or `/NumContrasts` rows, after `/Matrix`.
-
-    Other lines of the header are ignored. A row may go over several lines, and a line may hold several rows, as long
-    as the lines are alike.
-
-    Returns
-    -------
-    (rows, columns) float64
-        Finite.
-
-    Raises
-    ------
-    FileError
-        Missing or not text; no `/Matrix`, no counts, or counts that the matrix does not have; an entry that
-        is not a finite number.
-    """
-    return _parse_vest(Path(path), text_lines(path)).values
 
 
 def write_vest(path: Name, matrix: ArrayLike, kind: str = "mat", *, names: Sequence[str] = ()) -> None:

@@ -17,8 +17,14 @@ from gpuvox.files.text import Name, reason
 
 
 @contextlib.contextmanager
-def atomic(path: Name) -> Iterator[Path]:
+def atomic(path: Name, temporary: Path | None = None) -> Iterator[Path]:
     """A temporary path in the folder of `path`, renamed to `path` at the end, or removed on any failure.
+
+    Parameters
+    ----------
+    path : path
+    temporary : Path, optional
+        In the same folder; a random hidden name by default, which is short even where that of `path` is long.
 
     Raises
     ------
@@ -26,7 +32,7 @@ def atomic(path: Name) -> Iterator[Path]:
         For every `OSError` within: no such folder, no permission, disk full.
     """
     path = Path(path)
-    temporary = path.with_name(f".gpuvox-{secrets.token_hex(8)}.tmp")
+    temporary = temporary or path.with_name(f".gpuvox-{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
