@@ -9,27 +9,23 @@ of each term, and the rest.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuvox.device import Device, slots_for
 from gpuvox.grid import Grid
 from gpuvox.jit import inner, loop
+from gpuvox.types import AnyArray, DeviceArray, Float32, Float64, Int32, Ints, MapBatch
 
 UNITS = 2.0**24
 """Units of mass in 1."""
 LARGEST = 2.0**38
 """A voxel adds no more than this to a mass."""
 
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
 
 def cluster_maxima(
-    stat: Any, grid: Grid, threshold: float, connectivity: int = 26, device: Device | None = None
+    stat: MapBatch, grid: Grid, threshold: float, connectivity: int = 26, device: Device | None = None
 ) -> tuple[Ints, Float64]:
     """Largest extent and largest mass of the clusters of each map and of its negative.
 
@@ -62,8 +58,8 @@ def cluster_maxima(
 
 
 def cluster_maps(
-    stat: Any, grid: Grid, threshold: float, connectivity: int = 26, device: Device | None = None
-) -> tuple[Any, Any]:
+    stat: MapBatch, grid: Grid, threshold: float, connectivity: int = 26, device: Device | None = None
+) -> tuple[MapBatch, MapBatch]:
     """Extent and mass of the cluster of every voxel.
 
     Returns
@@ -83,8 +79,8 @@ def cluster_maps(
 
 
 def normalised_extents(
-    stat: Any, grid: Grid, threshold: float, local_mean: Float64, device: Device | None = None
-) -> Any:
+    stat: MapBatch, grid: Grid, threshold: float, local_mean: Float64, device: Device | None = None
+) -> MapBatch:
     """Extent of every voxel's cluster over the mean, within the cluster, of a local mean.
 
     Parameters
@@ -109,18 +105,20 @@ def normalised_extents(
     return out
 
 
+_Scratch: TypeAlias = tuple[Int32, Int32, Int32, Ints, Ints, Ints, Float64]
+
 _THREADS, _RESIDENT = 512, 3  # threads of a block, and blocks that a multiprocessor holds
 
 
 def _measure_on(
     device: Device,
     what: int,
-    stat: Any,
+    stat: DeviceArray,
     grid: Grid,
-    arguments: tuple,
+    arguments: tuple[np.float32, Int32, Int32],
     local_mean: Float64 | None,
-    extent: Any,
-    mass: Any,
+    extent: DeviceArray,
+    mass: DeviceArray,
 ) -> None:
     n_maps, n_voxels = stat.shape
     if not n_maps or not n_voxels:
@@ -139,7 +137,7 @@ def _measure_on(
     )  # fmt: skip
 
 
-def label(stat: NDArray, grid: Grid, threshold: float, connectivity: int = 26) -> tuple[NDArray[np.int32], int]:
+def label(stat: AnyArray, grid: Grid, threshold: float, connectivity: int = 26) -> tuple[Int32, int]:
     """Number the clusters of a map by decreasing size.
 
     Parameters
@@ -170,9 +168,7 @@ def label(stat: NDArray, grid: Grid, threshold: float, connectivity: int = 26) -
     return labels, len(roots)
 
 
-def _arguments(
-    grid: Grid, threshold: float, connectivity: int
-) -> tuple[np.float32, NDArray[np.int32], NDArray[np.int32]]:
+def _arguments(grid: Grid, threshold: float, connectivity: int) -> tuple[np.float32, Int32, Int32]:
     if not threshold > 0:
         raise ValueError(f"the cluster-forming threshold is {threshold}; it must be positive")
     offsets = grid.padded.offsets(connectivity)
@@ -184,7 +180,7 @@ def _arguments(
 
 
 @loop
-def _find(root, i):
+def _find(root: Int32, i: int) -> int:
     while root[i] != i:
         root[i] = root[root[i]]
         i = root[i]
@@ -192,7 +188,9 @@ def _find(root, i):
 
 
 @loop
-def _components(t, threshold, index, back, at, voxels, root):
+def _components(
+    t: Float32, threshold: np.float32, index: Int32, back: Int32, at: Int32, voxels: Int32, root: Int32
+) -> int:
     """Voxels beyond ±threshold and the first of each one's cluster (as numbers into `voxels`); their count.
 
     `at` is −1 everywhere, and is left so.
@@ -217,7 +215,7 @@ def _components(t, threshold, index, back, at, voxels, root):
 
 
 @inner
-def _scratch(index):
+def _scratch(index: Int32) -> _Scratch:
     n = len(index)
     at = np.full(index.max() + 1 if n else 1, -1, np.int32)
     voxels, root = np.empty(n, np.int32), np.empty(n, np.int32)
@@ -226,7 +224,7 @@ def _scratch(index):
 
 
 @inner
-def _add_up(weight, root, n, size, high, low):
+def _add_up(weight: Float64, root: Int32, n: int, size: Ints, high: Ints, low: Ints) -> None:
     """Size, and sum of the weights of the voxels (in two words), at the first voxel of each cluster."""
     for i in range(n):
         size[i] = 0
@@ -240,18 +238,18 @@ def _add_up(weight, root, n, size, high, low):
 
 
 @inner
-def _sum(high, low):
+def _sum(high: int, low: int) -> float:
     return (np.float64(high) * 2147483648.0 + np.float64(low)) / UNITS
 
 
 @inner
-def _heights(t, voxels, n, weight):
+def _heights(t: Float32, voxels: Int32, n: int, weight: Float64) -> None:
     for i in range(n):
         weight[i] = abs(np.float64(t[voxels[i]]))
 
 
 @loop
-def _maxima(stat, threshold, index, back, extent, mass):
+def _maxima(stat: Float32, threshold: np.float32, index: Int32, back: Int32, extent: Ints, mass: Float64) -> None:
     at, voxels, root, size, high, low, weight = _scratch(index)
     for b in range(len(stat)):
         n = _components(stat[b], threshold, index, back, at, voxels, root)
@@ -264,7 +262,7 @@ def _maxima(stat, threshold, index, back, extent, mass):
 
 
 @loop
-def _maps(stat, threshold, index, back, extent, mass):
+def _maps(stat: Float32, threshold: np.float32, index: Int32, back: Int32, extent: Ints, mass: Float64) -> None:
     at, voxels, root, size, high, low, weight = _scratch(index)
     for b in range(len(stat)):
         n = _components(stat[b], threshold, index, back, at, voxels, root)
@@ -278,7 +276,9 @@ def _maps(stat, threshold, index, back, extent, mass):
 
 
 @loop
-def _normalised(stat, threshold, index, back, local_mean, out):
+def _normalised(
+    stat: Float32, threshold: np.float32, index: Int32, back: Int32, local_mean: Float64, out: Float64
+) -> None:
     at, voxels, root, size, high, low, weight = _scratch(index)
     for b in range(len(stat)):
         n = _components(stat[b], threshold, index, back, at, voxels, root)

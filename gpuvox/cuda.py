@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from gpuvox.device import Device, OutOfDeviceMemory, memory_limit, why_not
 from gpuvox.errors import CacheWarning, DeviceError
 from gpuvox.runtime import caches
+from gpuvox.types import AnyArray, DeviceArray
 
 KERNELS: dict[str, tuple[str, ...]] = {
     "glm": (
@@ -182,11 +183,11 @@ class CudaDevice(Device):
                 raise OutOfDeviceMemory(str(error)) from None
             raise DeviceError(f"{self.title} ({self.name}) failed: {error}") from None
 
-    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
+    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
         """See `Device.empty`."""
         return self._allocated(self._pool, shape, dtype)
 
-    def _allocated(self, pool: Any, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
+    def _allocated(self, pool: Any, shape: int | tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
         shape = (shape,) if isinstance(shape, int) else shape
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         if self._limit and size > self._limit - self._pool.total_bytes() - self._kept_pool.total_bytes():
@@ -194,9 +195,10 @@ class CudaDevice(Device):
             if size > self._limit - self._pool.total_bytes() - self._kept_pool.total_bytes():
                 raise OutOfDeviceMemory(f"{size} bytes are more than the limit of {self._limit} bytes leaves")
         with self._current():
-            return self._cupy.ndarray(shape, dtype, memptr=pool.malloc(size))
+            array: DeviceArray = self._cupy.ndarray(shape, dtype, memptr=pool.malloc(size))
+            return array
 
-    def _upload_to_keep(self, array: NDArray) -> Any:
+    def _upload_to_keep(self, array: AnyArray) -> DeviceArray:
         out = self._allocated(self._kept_pool, array.shape, array.dtype)
         self.put(out, array)
         return out
@@ -209,30 +211,37 @@ class CudaDevice(Device):
         with self._current():
             array.data.memset_async(0xFF if value else 0, array.nbytes)
 
-    def upload(self, array: NDArray) -> Any:
+    def upload(self, array: AnyArray) -> DeviceArray:
         """See `Device.upload`."""
         out = self.empty(array.shape, array.dtype)
         self.put(out, array)
         return out
 
-    def put(self, array: Any, values: NDArray) -> None:
+    def put(self, array: Any, values: AnyArray) -> None:
         """See `Device.put`."""
         if values.size:
             with self._current():
                 array.set(np.ascontiguousarray(values))
 
-    def download(self, array: Any) -> NDArray:
+    def download(self, array: Any) -> AnyArray:
         """See `Device.download`."""
         with self._current():
-            return array.get()
+            values: AnyArray = array.get()
+            return values
 
-    def rows(self, array: Any, start: int, stop: int) -> Any:
+    def rows(self, array: Any, start: int, stop: int) -> DeviceArray:
         """See `Device.rows`."""
         with self._current():
-            return array[start:stop]
+            part: DeviceArray = array[start:stop]
+            return part
 
     def launch(
-        self, kernel: str, blocks: int | tuple[int, int], threads: int, *arguments: Any, shared: int = 0
+        self,
+        kernel: str,
+        blocks: int | tuple[int, int],
+        threads: int,
+        *arguments: DeviceArray | np.generic,
+        shared: int = 0,
     ) -> None:
         """See `Device.launch`."""
         grid = (blocks, 1) if isinstance(blocks, int) else blocks
@@ -269,8 +278,8 @@ class CudaDevice(Device):
     def free_bytes(self) -> int:
         """See `Device.free_bytes`."""
         with self._current():
-            free = int(self._cupy.cuda.runtime.memGetInfo()[0]) + self._pool.free_bytes()
-        used = self._pool.used_bytes() + self._kept_pool.total_bytes()
+            free = int(self._cupy.cuda.runtime.memGetInfo()[0]) + int(self._pool.free_bytes())
+        used = int(self._pool.used_bytes() + self._kept_pool.total_bytes())
         return min(free, self._limit - used) if self._limit else free
 
     def release(self) -> None:

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from gpuvox.partitioning import CONSTANT, RANK_TOLERANCE, orthonormal_basis, standardised
 from gpuvox.scratch import Data, take
-
-Float64 = NDArray[np.float64]
+from gpuvox.types import Float64
 
 ZERO_SUM = 1e-4
 """FSL takes a column for one of zero mean if the magnitude of its sum is at most this."""

@@ -13,10 +13,11 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from importlib.util import find_spec
 from threading import RLock
-from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
+
+from gpuvox.types import AnyArray, DeviceArray
 
 MEMORY_VARIABLE = "GPUVOX_DEVICE_MEMORY"
 """Environment variable that limits what is used of a device's memory: bytes, or a number with K, M or G."""
@@ -53,10 +54,10 @@ class Device(ABC):
 
     def __init__(self) -> None:
         self.lock = RLock()
-        self._kept: OrderedDict[int, tuple[NDArray, Any]] = OrderedDict()
+        self._kept: OrderedDict[int, tuple[AnyArray, DeviceArray]] = OrderedDict()
 
     @abstractmethod
-    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Any:
+    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
         """An array of the device, of any content.
 
         Raises
@@ -65,28 +66,33 @@ class Device(ABC):
         """
 
     @abstractmethod
-    def fill(self, array: Any, value: int) -> None:
+    def fill(self, array: DeviceArray, value: int) -> None:
         """Set every element: to 0, or integers to -1."""
 
     @abstractmethod
-    def upload(self, array: NDArray) -> Any:
+    def upload(self, array: AnyArray) -> DeviceArray:
         """Copy to the device."""
 
     @abstractmethod
-    def put(self, array: Any, values: NDArray) -> None:
+    def put(self, array: DeviceArray, values: AnyArray) -> None:
         """Copy values from the host into an array of the device, of the same shape and type."""
 
     @abstractmethod
-    def download(self, array: Any) -> NDArray:
+    def download(self, array: DeviceArray) -> AnyArray:
         """Copy from the device, when all that was launched before is done."""
 
     @abstractmethod
-    def rows(self, array: Any, start: int, stop: int) -> Any:
+    def rows(self, array: DeviceArray, start: int, stop: int) -> DeviceArray:
         """Rows ``start … stop − 1`` of an array, not copied."""
 
     @abstractmethod
     def launch(
-        self, kernel: str, blocks: int | tuple[int, int], threads: int, *arguments: Any, shared: int = 0
+        self,
+        kernel: str,
+        blocks: int | tuple[int, int],
+        threads: int,
+        *arguments: DeviceArray | np.generic,
+        shared: int = 0,
     ) -> None:
         """Start a kernel.
 
@@ -110,13 +116,13 @@ class Device(ABC):
     def release(self) -> None:
         """Give back memory that is only kept for later."""
 
-    def full(self, shape: int | tuple[int, ...], value: int, dtype: DTypeLike) -> Any:
+    def full(self, shape: int | tuple[int, ...], value: int, dtype: DTypeLike) -> DeviceArray:
         """An array of the device, of one value."""
         array = self.empty(shape, dtype)
         self.fill(array, value)
         return array
 
-    def keep(self, array: NDArray) -> Any:
+    def keep(self, array: AnyArray) -> DeviceArray:
         """Copy to the device an array that will not change; the copy is kept for the next call.
 
         The array is held too, so that its identity stays its own.
@@ -129,7 +135,7 @@ class Device(ABC):
         self._kept.move_to_end(key)
         return self._kept[key][1]
 
-    def _upload_to_keep(self, array: NDArray) -> Any:
+    def _upload_to_keep(self, array: AnyArray) -> DeviceArray:
         return self.upload(array)
 
     def forget(self) -> None:

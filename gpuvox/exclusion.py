@@ -12,11 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from gpuvox.errors import DesignError
-
-Float64 = NDArray[np.float64]
+from gpuvox.types import AnyArray, Bools, Float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +35,7 @@ class Columns:
     design: Float64
     contrasts: Float64
     number: Mapping[int, int]
-    kept: NDArray[np.bool_]
+    kept: Bools
 
 
 def split(design: Float64, contrasts: Float64, columns: Sequence[int]) -> Columns:
@@ -83,7 +82,7 @@ def split(design: Float64, contrasts: Float64, columns: Sequence[int]) -> Column
     return Columns(design[:, ~out], contrasts, number, ~out)
 
 
-def _check_zero(contrasts: Float64, out: NDArray[np.bool_], named: str) -> None:
+def _check_zero(contrasts: Float64, out: Bools, named: str) -> None:
     wrong = np.argwhere((contrasts != 0) & out)
     if len(wrong):
         raise DesignError(
@@ -115,9 +114,7 @@ def with_columns(estimates: Float64, residuals: Float64, masks: Mapping[int, Arr
     return estimates
 
 
-def fit(
-    Y: Float64, M: Float64, gone: NDArray[np.bool_], demean: bool
-) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+def fit(Y: Float64, M: Float64, gone: Bools, demean: bool) -> tuple[AnyArray, AnyArray, AnyArray, AnyArray]:
     """Least squares at each voxel without the subjects who are left out there.
 
     Parameters

@@ -19,8 +19,8 @@ from gpuvox.runtime import signals
 from gpuvox.runtime.limits import threads_for
 from gpuvox.runtime.pool import Pool
 from gpuvox.tally import BlockResult, Maps, Tally
+from gpuvox.types import PermutationsDone
 
-Progress = Callable[[int], None]
 Callback = Callable[[int, Maps], None]
 
 Share = tuple[int, int]
@@ -73,7 +73,7 @@ def run(
     test: PermutationTest,
     *,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: PermutationsDone | None = None,
     callback: Callback | None = None,
     store: TallyStore | None = None,
     share: Share | None = None,
@@ -132,7 +132,7 @@ def run(
 def _run(
     test: PermutationTest,
     threads: int,
-    progress: Progress | None,
+    progress: PermutationsDone | None,
     callback: Callback | None,
     store: TallyStore | None,
     share: Share | None,
@@ -169,7 +169,7 @@ def ranges(observed: ObservedTest, threads: int, tally: Tally) -> Iterator[tuple
 def fold(
     observed: ObservedTest,
     threads: int,
-    progress: Progress | None = None,
+    progress: PermutationsDone | None = None,
     callback: Callback | None = None,
     store: TallyStore | None = None,
     share: Share | None = None,

@@ -33,7 +33,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline
 from scipy.special import betainc, betaln, fdtri, hyp2f1, ndtri_exp
 
@@ -43,6 +43,7 @@ from gpuvox.partitioning import PartitionedDesign, invariant_part
 from gpuvox.reductions import list_items, put_on_device
 from gpuvox.scratch import WIDTH, Data, Tiles, block, pieces, pieces_with, take
 from gpuvox.smooth import MaskedGaussian
+from gpuvox.types import AnyArray, Bools, DeviceArray, Float32, Float64, Floats, Int32, Ints, MapBatch, Shuffles
 
 TILE = WIDTH
 """Voxels a kernel works on at a time."""
@@ -58,8 +59,6 @@ ALONE = 1e-10
 """A row whose leverage under the nuisance is 1 to within this is fitted alone: nothing of it is left."""
 ORTHOGONAL = 1e-13
 """Product of two unit vectors that is rounding."""
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 
 
 class Nuisance(IntEnum):
@@ -77,17 +76,17 @@ def cancels_below(n: int) -> float:
 
 
 @intrinsic
-def fma(typingctx, a, b, c):
+def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """a·b + c, rounded once."""
 
-    def codegen(context, builder, signature, args):
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.fma(*args)
 
     return a(a, b, c), codegen
 
 
 @inner
-def _accumulate(W, row, depth, first, y, acc):
+def _accumulate(W: Float32, row: int, depth: int, first: int, y: Float32, acc: Float32) -> None:
     """acc[row … row+3] += W[row … row+3, first … first+depth−1] · y, four subjects at a time, in index order."""
     a0, a1, a2, a3 = acc[row], acc[row + 1], acc[row + 2], acc[row + 3]
     i = 0
@@ -113,7 +112,9 @@ def _accumulate(W, row, depth, first, y, acc):
 
 
 @inner
-def _statistic_tile(products, rank, is_f, df, limit, statistic, sse):  # noqa: C901
+def _statistic_tile(  # noqa: C901
+    products: Float32, rank: int, is_f: bool, df: float, limit: np.float32, statistic: Float32, sse: Float32
+) -> int:
     """Products of one shuffle (m, TILE) → statistic and SSE of the tile; count of voxels that need float64."""
     m = products.shape[0]
     one = np.float32(1)
@@ -141,7 +142,18 @@ def _statistic_tile(products, rank, is_f, df, limit, statistic, sse):  # noqa: C
 
 
 @loop
-def _statistic_maps(W, per_shuffle, tiles, first_voxel, rank, is_f, df, limit, out, sse_out):  # noqa: C901, PLR0913
+def _statistic_maps(  # noqa: C901, PLR0913
+    W: Float32,
+    per_shuffle: int,
+    tiles: Float32,
+    first_voxel: int,
+    rank: int,
+    is_f: bool,
+    df: float,
+    limit: np.float32,
+    out: Float32,
+    sse_out: Floats,
+) -> Ints:
     """Statistic maps of a batch at the voxels of some tiles.
 
     W (rows, n) float32 holds `per_shuffle` rows for each of B shuffles, rows padded to a multiple of four;
@@ -185,7 +197,7 @@ def _statistic_maps(W, per_shuffle, tiles, first_voxel, rank, is_f, df, limit, o
 
 
 @inner
-def _residualise_tile(data, voxels, basis, buffer, norm):  # noqa: C901
+def _residualise_tile(data: Float32, voxels: Ints, basis: Float64, buffer: Float64, norm: Float64) -> None:  # noqa: C901
     """Data of some voxels, residualised on an orthonormal basis in float64, into buffer (n, TILE); norms.
 
     A norm of 0 says that nothing was left but rounding.
@@ -218,7 +230,7 @@ def _residualise_tile(data, voxels, basis, buffer, norm):  # noqa: C901
 
 
 @inner
-def _is_constant(data, voxel, counts):
+def _is_constant(data: Float32, voxel: int, counts: Bools) -> bool:
     """Whether the data of a voxel are one number in all rows that count."""
     first = -1
     for i in range(data.shape[0]):
@@ -230,7 +242,7 @@ def _is_constant(data, voxel, counts):
 
 
 @loop
-def _unit_residuals(data, basis, counts, tiles, norms):
+def _unit_residuals(data: Float32, basis: Float64, counts: Bools, tiles: Float32, norms: Float64) -> None:
     """tiles (k, n, TILE) float32 = residuals scaled to unit norm (0 where there is none); norms (V,) float64.
 
     data (n, V or more) float32; counts (n,): rows in which data must differ, or the voxel is constant.
@@ -255,7 +267,18 @@ def _unit_residuals(data, basis, counts, tiles, norms):
 
 
 @loop
-def _exact(data, voxels, norms, basis, W, rank, is_f, df, statistic, sse_out):  # noqa: C901, PLR0913
+def _exact(  # noqa: C901, PLR0913
+    data: Float32,
+    voxels: Ints,
+    norms: Float64,
+    basis: Float64,
+    W: Float64,
+    rank: int,
+    is_f: bool,
+    df: float,
+    statistic: Float64,
+    sse_out: Float64,
+) -> None:
     """Statistic and SSE of one shuffle at some voxels, all in float64 from the data; W (m, n) float64.
 
     norms: those of `_unit_residuals`, of these voxels.
@@ -303,7 +326,7 @@ def _exact(data, voxels, norms, basis, W, rank, is_f, df, statistic, sse_out):  
                 statistic[start + j] = effect[j] * np.sqrt(df / left)
 
 
-def _shuffled(basis: Float64, shuffles: NDArray) -> Float64:
+def _shuffled(basis: Float64, shuffles: Shuffles) -> Float64:
     """Rows ``(P b)ᵀ`` of each shuffle and basis vector: (B, k, n)."""
     if np.issubdtype(shuffles.dtype, np.int8):
         return basis.T[None] * shuffles[:, None, :]
@@ -375,7 +398,7 @@ class Glm:
     @property
     def n_voxels(self) -> int:
         """Number of voxels."""
-        return self.data.shape[1]
+        return int(self.data.shape[1])
 
     @property
     def df(self) -> int:
@@ -385,7 +408,7 @@ class Glm:
         """
         return self.model.df + (self.model.rank_nuisance if self.nuisance == Nuisance.KENNEDY else 0)
 
-    def to_z(self, statistic: Any) -> Any:
+    def to_z(self, statistic: MapBatch) -> MapBatch:
         """The z equivalent of F maps, where they are."""
         return f_to_z(statistic, self.model.rank_effect, self.df, self.device)
 
@@ -394,27 +417,22 @@ class Glm:
         """Numerator and denominator degrees of freedom of an F; None for t."""
         return (self.model.rank_effect, self.df) if self.model.is_f else None
 
-    @property
-    def is_constant(self) -> NDArray[np.bool_]:
-        """(V,) Voxels that are constant, or have no residual: statistic 0 in every shuffle."""
-        return self._norms == 0
-
-    def _rows(self, shuffles: NDArray) -> Float64:
+    def _rows(self, shuffles: Shuffles) -> Float64:
         """(B, r + q, n) Shuffled bases of effect and of the nuisance that moves."""
         effect = _shuffled(self.model.effect, shuffles)
         return np.concatenate([effect, _shuffled(self._moving, shuffles)], axis=1)
 
-    def equivalent(self, shuffles: NDArray) -> NDArray[np.bool_]:
+    def equivalent(self, shuffles: Shuffles) -> Bools:
         """(B,) Shuffles under which every data set has the unshuffled statistic, up to the sign of t."""
         r, q = self.model.rank_effect, self._moving.shape[1]
         effect = _shuffled(self.model.effect, shuffles) @ self.model.effect
-        found = (effect**2).sum(axis=(1, 2)) > r - 1e-10
-        if found.any():
-            nuisance = _shuffled(self._moving, shuffles[found]) @ self._moving
-            found[found] = (nuisance**2).sum(axis=(1, 2)) > q - 1e-10
-        return found
+        is_equivalent: Bools = (effect**2).sum(axis=(1, 2)) > r - 1e-10
+        if is_equivalent.any():
+            nuisance = _shuffled(self._moving, shuffles[is_equivalent]) @ self._moving
+            is_equivalent[is_equivalent] = (nuisance**2).sum(axis=(1, 2)) > q - 1e-10
+        return is_equivalent
 
-    def statistic_maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_] | None = None) -> Any:
+    def statistic_maps(self, shuffles: Shuffles, equivalent: Bools | None = None) -> MapBatch:
         """Statistic maps.
 
         Parameters
@@ -430,7 +448,7 @@ class Glm:
         equivalent = self.equivalent(shuffles) if equivalent is None else equivalent
         return (self._maps if self.device is None else self._on_device.statistic_maps)(shuffles, equivalent)
 
-    def _maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_]) -> Float32:
+    def _maps(self, shuffles: Shuffles, equivalent: Bools) -> Float32:
         rows = self._rows(shuffles)
         B, per_shuffle, n = rows.shape
         out = np.empty((B, self.n_voxels), dtype=np.float32)
@@ -457,7 +475,7 @@ class Glm:
             out[b] = self.exact_map(shuffles[b])
         return out
 
-    def settle(self, shuffles: NDArray, maps: Any, chosen: NDArray[np.bool_]) -> None:
+    def settle(self, shuffles: Shuffles, maps: MapBatch, chosen: Bools) -> None:
         """Replace whole maps by what float64 gives, in place."""
         if self.device is not None:
             self._on_device.settle(shuffles, maps, chosen)
@@ -465,7 +483,7 @@ class Glm:
         for b in np.flatnonzero(chosen):
             maps[b] = self.exact_map(shuffles[b])
 
-    def exact_map(self, shuffle: NDArray) -> Float64:
+    def exact_map(self, shuffle: Shuffles) -> Float64:
         """(V,) Statistic map of one shuffle, in float64 from the data; on the host."""
         voxels = np.arange(self.n_voxels)
         if self.device is not None:
@@ -477,7 +495,7 @@ class Glm:
         variance = sse * self._norms**2 / self.df
         return smooth_variance(statistic, variance, self.smoother.exact(variance))
 
-    def exact(self, shuffles: NDArray, number: NDArray, voxels: NDArray) -> Float64:
+    def exact(self, shuffles: Shuffles, number: AnyArray, voxels: AnyArray) -> Float64:
         """Statistic in float64, from the data, for pairs of a shuffle and a voxel.
 
         Not available with variance smoothing, where a voxel's statistic depends on its neighbours.
@@ -512,7 +530,7 @@ class Glm:
         """Whether `exact` applies."""
         return self.smoother is None
 
-    def _exact(self, rows: Float64, voxels: NDArray[np.int64]) -> tuple[Float64, Float64]:
+    def _exact(self, rows: Float64, voxels: Ints) -> tuple[Float64, Float64]:
         statistic, sse = np.zeros(len(voxels)), np.ones(len(voxels))
         r, is_f = self.model.rank_effect, self.model.is_f
         if r:
@@ -554,8 +572,8 @@ class _GlmOnDevice:
         self.is_null = not glm.model.rank_effect
         wide = -(-n_voxels // _COLUMNS) * _COLUMNS
         self.slab = min(wide, _MOST_TILES * _COLUMNS)
-        self.residuals: Any = None
-        self.data: Any = None
+        self.residuals: DeviceArray | None = None
+        self.data: DeviceArray | None = None
         if self.slab == wide and 8 * n * wide <= device.free_bytes() // 2:
             self.residuals = self._columns(glm._residuals, 0, wide)
             self.data = self._columns(glm.data, 0, n_voxels)
@@ -563,7 +581,7 @@ class _GlmOnDevice:
             affordable = device.free_bytes() // (16 * n) // _COLUMNS * _COLUMNS
             self.slab = int(np.clip(affordable, _COLUMNS, self.slab))
 
-    def _columns(self, values: Data, start: int, width: int) -> Any:
+    def _columns(self, values: Data, start: int, width: int) -> DeviceArray:
         """Columns of (n, V) values on the device, 0 beyond the last; rows pass through the host a few at a time."""
         n, n_voxels = values.shape
         found = self.device.empty((n, width), np.float32)
@@ -576,7 +594,7 @@ class _GlmOnDevice:
             self.device.put(self.device.rows(found, first, rows.stop), part)
         return found
 
-    def statistic_maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_]) -> Any:
+    def statistic_maps(self, shuffles: Shuffles, equivalent: Bools) -> DeviceArray:
         """(B, V) Statistic maps, on the device."""
         glm, device = self.glm, self.device
         shape = (len(shuffles), glm.n_voxels)
@@ -599,7 +617,7 @@ class _GlmOnDevice:
         self.settle(shuffles, out, equivalent)
         return out
 
-    def _shuffled_rows(self, shuffles: NDArray) -> Any:
+    def _shuffled_rows(self, shuffles: Shuffles) -> DeviceArray:
         """(n, rows) Rows of all shuffles, in whole tiles."""
         device, (n, per_shuffle) = self.device, self.rows.shape
         stride = -(-len(shuffles) // self.group) * (-(-per_shuffle // _ROWS) * _ROWS)
@@ -612,7 +630,14 @@ class _GlmOnDevice:
         return rows
 
     def _products(
-        self, rows: Any, residuals: Any, start: int, n_maps: int, out: Any, sse: Any, marks: Any
+        self,
+        rows: DeviceArray,
+        residuals: DeviceArray,
+        start: int,
+        n_maps: int,
+        out: DeviceArray,
+        sse: DeviceArray,
+        marks: DeviceArray,
     ) -> None:
         """Maps of the slab of voxels that begins at `start`."""
         glm, (n, per_shuffle) = self.glm, self.rows.shape
@@ -626,7 +651,7 @@ class _GlmOnDevice:
             np.int32(glm.smoother is not None), sse, marks,
         )  # fmt: skip
 
-    def _settle_nan(self, shuffles: NDArray, maps: Any, sse: Any) -> None:
+    def _settle_nan(self, shuffles: Shuffles, maps: DeviceArray, sse: DeviceArray) -> None:
         """Replace NaN by what float64 gives, and the SSE there."""
         whole = self.device.full(len(shuffles), 0, np.int32)
         for items, statistic, left in self._unsettled(shuffles, maps, 0, whole):
@@ -634,7 +659,7 @@ class _GlmOnDevice:
             if self.glm.smoother:
                 put_on_device(self.device, sse, *items, left)
 
-    def settle(self, shuffles: NDArray, maps: Any, chosen: NDArray[np.bool_]) -> None:
+    def settle(self, shuffles: Shuffles, maps: DeviceArray, chosen: Bools) -> None:
         """Replace whole maps by what float64 gives."""
         if self.glm.smoother:
             for b in map(int, np.flatnonzero(chosen)):
@@ -646,18 +671,19 @@ class _GlmOnDevice:
                 put_on_device(self.device, maps, *items, statistic)
 
     def _unsettled(
-        self, shuffles: NDArray, maps: Any, first: int, whole: Any
-    ) -> Iterator[tuple[tuple[int, Any, Any], Any, Any]]:
+        self, shuffles: Shuffles, maps: DeviceArray, first: int, whole: DeviceArray
+    ) -> Iterator[tuple[tuple[int, DeviceArray, DeviceArray], DeviceArray, DeviceArray]]:
         for n_items, number, voxel, _ in list_items(self.device, maps, first, "maps_list_unsettled", whole):
             if self.data is not None:
                 norms = self.device.keep(self.glm._norms)
                 found = self._exact(shuffles, number, voxel, n_items, self.data, norms)
             else:
                 chosen = [self.device.download(values)[:n_items] for values in (number, voxel)]
-                found = tuple(self.device.upload(values) for values in self.exact(shuffles, *chosen))
+                statistic, sse = self.exact(shuffles, *chosen)
+                found = self.device.upload(statistic), self.device.upload(sse)
             yield (n_items, number, voxel), *found
 
-    def _smooth(self, t: Any, sse: Any) -> None:
+    def _smooth(self, t: DeviceArray, sse: DeviceArray) -> None:
         glm, device = self.glm, self.device
         if glm.smoother is None:
             return
@@ -675,7 +701,7 @@ class _GlmOnDevice:
         )
         smooth_variance_on(device, t, variance, glm.smoother)
 
-    def exact(self, shuffles: NDArray, number: NDArray, voxels: NDArray) -> tuple[Float64, Float64]:
+    def exact(self, shuffles: Shuffles, number: AnyArray, voxels: AnyArray) -> tuple[Float64, Float64]:
         """Statistic and SSE in float64 for pairs of a shuffle and a voxel; on the host."""
         statistic, sse = np.zeros(len(number)), np.ones(len(number))
         if self.is_null:
@@ -697,8 +723,14 @@ class _GlmOnDevice:
         return statistic, sse
 
     def _exact(
-        self, shuffles: NDArray, number: Any, column: Any, n_items: int, data: Any, norms: Any
-    ) -> tuple[Any, Any]:
+        self,
+        shuffles: Shuffles,
+        number: DeviceArray,
+        column: DeviceArray,
+        n_items: int,
+        data: DeviceArray,
+        norms: DeviceArray,
+    ) -> tuple[DeviceArray, DeviceArray]:
         glm, device, (n, per_shuffle) = self.glm, self.device, self.rows.shape
         held, flip = upload_shuffles(shuffles, self.device)
         statistic, sse = device.empty(n_items, np.float64), device.empty(n_items, np.float64)
@@ -714,14 +746,14 @@ class _GlmOnDevice:
         return statistic, sse
 
 
-def smooth_variance(t: NDArray, variance: NDArray, smoothed: NDArray) -> NDArray:
+def smooth_variance(t: AnyArray, variance: AnyArray, smoothed: AnyArray) -> AnyArray:
     """t·√(variance / smoothed variance); factors common to all voxels of a map cancel."""
     ratio = np.divide(variance, smoothed, out=np.zeros_like(t), where=smoothed > 0)
     with np.errstate(invalid="ignore"):  # where an SSE cancelled, in maps that are replaced as a whole
         return t * np.sqrt(ratio)
 
 
-def smooth_variance_on(device: Device, t: Any, variance: Any, smoother: MaskedGaussian) -> None:
+def smooth_variance_on(device: Device, t: DeviceArray, variance: DeviceArray, smoother: MaskedGaussian) -> None:
     """`smooth_variance` of maps on a device, in place."""
     size = int(np.prod(t.shape))
     smoothed = smoother.on_device(variance, device)
@@ -729,7 +761,7 @@ def smooth_variance_on(device: Device, t: Any, variance: Any, smoother: MaskedGa
     device.launch("glm_smooth_variance", blocks, 256, t, variance, smoothed, np.int64(size))
 
 
-def upload_shuffles(shuffles: NDArray, device: Device) -> tuple[Any, np.int32]:
+def upload_shuffles(shuffles: Shuffles, device: Device) -> tuple[DeviceArray, np.int32]:
     """Shuffles as the kernels want them, and whether they are signs."""
     return device.upload(shuffles.astype(np.int32)), np.int32(np.issubdtype(shuffles.dtype, np.int8))
 
@@ -779,7 +811,7 @@ def z_table(df1: int, df2: int) -> tuple[int, Float64]:
 
 
 @loop
-def _interpolate_z(number, rest, first, cubics, out):
+def _interpolate_z(number: Int32, rest: int, first: int, cubics: Float64, out: Float32) -> None:
     """`number`: the bits of F, of which the last `rest` are the position in an interval."""
     scale = np.float64(1 << rest)
     for i in range(len(number)):
@@ -788,12 +820,12 @@ def _interpolate_z(number, rest, first, cubics, out):
         if number[i] > 0 and k >= 0:
             d = np.float64(number[i] & ((1 << rest) - 1)) / scale
             if k >= len(cubics):
-                k, d = len(cubics) - 1, 1.0
+                k, d = len(cubics) - 1, np.float64(1)
             c = cubics[k]
             out[i] = np.float32(max(((c[0] * d + c[1]) * d + c[2]) * d + c[3], 0.0))
 
 
-def f_to_z(f: Any, df1: int, df2: int, device: Device | None = None) -> Any:
+def f_to_z(f: MapBatch, df1: int, df2: int, device: Device | None = None) -> MapBatch:
     """Like `f_to_z_exact` in float32, for whole maps and for enhancement: 0 also where z would be negative.
 
     Parameters

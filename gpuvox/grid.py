@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from gpuvox.types import AnyArray, Bools, Float64, Int32, Ints
 
 CONNECTIVITIES = (6, 18, 26)
 
 
-def neighbour_steps(connectivity: int) -> NDArray[np.int64]:
+def neighbour_steps(connectivity: int) -> Ints:
     """Steps to the neighbours of a voxel.
 
     Parameters
@@ -47,7 +49,7 @@ def neighbour_steps(connectivity: int) -> NDArray[np.int64]:
     return np.array(steps, dtype=np.int64)
 
 
-def inside(values: ArrayLike) -> NDArray[np.bool_]:
+def inside(values: ArrayLike) -> Bools:
     """Voxels of a mask: where its values, scaled as its header says, are above 0.5 (FSL's rule).
 
     Negative values, the ringing of an interpolation and NaN are outside, infinity is inside.
@@ -68,14 +70,14 @@ class Padded:
     """
 
     shape: tuple[int, int, int]
-    index: NDArray[np.int32]
+    index: Int32
 
     @property
     def size(self) -> int:
         """Number of positions in the box."""
         return int(np.prod(self.shape))
 
-    def offsets(self, connectivity: int) -> NDArray[np.int32]:
+    def offsets(self, connectivity: int) -> Int32:
         """Offsets of the neighbours in the flattened box, ascending; see `neighbour_steps`."""
         strides = np.array([1, self.shape[0], self.shape[0] * self.shape[1]], dtype=np.int64)
         return (neighbour_steps(connectivity) @ strides).astype(np.int32)
@@ -95,9 +97,9 @@ class Grid:
         Voxel to world; only carried along.
     """
 
-    mask: NDArray[np.bool_]
+    mask: Bools
     voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    affine: NDArray[np.float64] | None = None
+    affine: Float64 | None = None
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 3:
@@ -105,7 +107,7 @@ class Grid:
         object.__setattr__(self, "mask", np.asarray(self.mask, dtype=bool))
 
     @cached_property
-    def index(self) -> NDArray[np.int64]:
+    def index(self) -> Ints:
         """(V,) Position of each voxel of the mask in the image flattened with x fastest; ascending."""
         return np.flatnonzero(self.mask.ravel(order="F"))
 
@@ -120,7 +122,7 @@ class Grid:
         nx, ny, nz = self.mask.shape
         return nx, ny, nz
 
-    def to_vector(self, volume: ArrayLike) -> NDArray:
+    def to_vector(self, volume: ArrayLike) -> AnyArray:
         """(nx, ny, nz) or (nx, ny, nz, n) image → (V,) or (n, V)."""
         volume = np.asarray(volume)
         if volume.shape[:3] != self.shape:
@@ -128,7 +130,7 @@ class Grid:
         flat = volume.reshape((-1, *volume.shape[3:]), order="F")[self.index]
         return np.ascontiguousarray(flat.T) if volume.ndim == 4 else flat
 
-    def to_volume(self, values: ArrayLike, fill: float = 0) -> NDArray:
+    def to_volume(self, values: ArrayLike, fill: float = 0) -> AnyArray:
         """(V,) or (n, V) values → (nx, ny, nz) or (nx, ny, nz, n) image, `fill` outside the mask."""
         values = np.asarray(values)
         flat = np.full((self.mask.size, *values.shape[:-1]), fill, dtype=values.dtype)

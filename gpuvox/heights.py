@@ -20,17 +20,14 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+
+from gpuvox.types import AnyArray, Float32, Float64, Ints
 
 LINEAR = (1 << 63) - (1 << 59)
 """Scores up to here are integers; larger ones are logarithmic."""
 _DROPPED = 3
 """Bits of a float64 that a logarithmic score has no room for."""
 _FIRST_BITS = int(np.float64(LINEAR).view(np.int64))
-
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 def add_to_scores(score: Ints, more: Float64) -> Ints:
@@ -43,7 +40,7 @@ def add_to_scores(score: Ints, more: Float64) -> Ints:
     return np.where(linear, np.minimum(score + whole, LINEAR), LINEAR + beyond)
 
 
-def score_values(score: NDArray) -> Float64:
+def score_values(score: AnyArray) -> Float64:
     """What scores, of either sign, stand for."""
     score = np.asarray(score)
     values = score.astype(np.float64)
@@ -88,7 +85,8 @@ class Ladder:
             sums = (_primitive(high, power) - _primitive(low, power)) / rise
             if power > 0:
                 sums -= power * (high ** (power - 1) - low ** (power - 1)) * rise / 24
-        return np.where(below > 0, sums, 0.0).sum(axis=1)
+        total: Float64 = np.where(below > 0, sums, 0.0).sum(axis=1)
+        return total
 
 
 def _primitive(x: Float64, power: float) -> Float64:

@@ -28,6 +28,7 @@ from gpuvox.grid import Grid
 from gpuvox.participants import Rows
 from gpuvox.plain import several
 from gpuvox.runtime.pool import Pool
+from gpuvox.types import MapBatch
 
 KINDS = ("qsm", "r1", "csf", "jacobian")
 QSM_UNITS = {"ppm": 1.0, "ppb": 1e-3}
@@ -571,10 +572,12 @@ def write_maps(
     wanted = ("qsm", "r1", "jacobian") if reference is not None else KINDS
     for i, subject in enumerate(subjects(run.cohort, run.command, wanted, reference is None)):
         if subject.jacobian is not None:
-            images = run.cohort.images["jacobian"]
-            check_jacobian(subject, images[i if len(images) > 1 else 0], run.grid)
+            names = run.cohort.images["jacobian"]
+            check_jacobian(subject, names[i if len(names) > 1 else 0], run.grid)
         subtract = reference.of(i, run.command.reference) if reference is not None else (0.0, 0.0)
-        arrays = [a if a is None else a[run.grid.index] for a in (subject.qsm, subject.r1, subject.jacobian)]
+        arrays: list[MapBatch] = [
+            a if a is None else a[run.grid.index] for a in (subject.qsm, subject.r1, subject.jacobian)
+        ]
         if run.device is not None:
             arrays = [a if a is None else run.device.upload(a) for a in arrays]
         maps = run.inversion.invert(arrays[0], arrays[1], subtract, arrays[2], run.device)

@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gpuvox import __version__
 from gpuvox.errors import CacheWarning
 from gpuvox.runtime import caches
 from gpuvox.runtime.elsewhere import without
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 SETTINGS = ".numba_config.yaml"
 """Where numba would look for settings, in whatever folder it is used."""
@@ -22,11 +24,12 @@ SETTINGS = ".numba_config.yaml"
 with without(SETTINGS):
     import numba
     from numba.core.caching import UserProvidedCacheLocator, UserWideCacheLocator
-    from numba.extending import intrinsic
 
 __all__ = ["WHY_NOT_KEPT", "checked", "inner", "intrinsic", "is_cached", "loop", "software"]
 
 _config: Any = numba.config
+_user_wide: Any = UserWideCacheLocator
+_user_provided: Any = UserProvidedCacheLocator
 _config._config_fname = os.devnull  # it would be read again whenever a loop is compiled
 
 PACKAGES = ("numpy", "scipy", "numba")
@@ -35,9 +38,9 @@ PACKAGES = ("numpy", "scipy", "numba")
 
 def _numba_folders() -> list[tuple[Path, Path | None]]:
     """Where numba would keep what it compiles of this package, the first that can be written; beside which sources."""
-    locators: list[Any] = [UserWideCacheLocator(_numba_folders, __file__)]
+    locators: list[Any] = [_user_wide(_numba_folders, __file__)]
     if _config.CACHE_DIR:
-        locators.insert(0, UserProvidedCacheLocator(_numba_folders, __file__))
+        locators.insert(0, _user_provided(_numba_folders, __file__))
     found: list[tuple[Path, Path | None]] = [(Path(each.get_cache_path()), None) for each in locators]
     here = Path(__file__).parent
     return [*found[:-1], (here / "__pycache__", here), found[-1]]
@@ -69,10 +72,15 @@ if _config.DISABLE_JIT:
     _tell("NUMBA_DISABLE_JIT is not heeded: gpuvox's loops are right only when they are compiled")
 
 
-def _njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+def _njit(**options: Any) -> Callable[[F], F]:
     """numba's, with a cache if it can be trusted."""
-    decorator: Any = numba.njit(cache=not WHY_NOT_KEPT, **options)
-    return lambda function: decorator(function)
+    njit: Any = numba.njit
+    decorator: Callable[[F], F] = njit(cache=not WHY_NOT_KEPT, **options)
+    return decorator
+
+
+intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.extending.intrinsic
+"""For functions that write instructions of the compiler; called without the compiler's context."""
 
 
 loop = _njit(nogil=True, error_model="numpy")
@@ -96,7 +104,8 @@ def software() -> dict[str, str]:
 
 def is_cached() -> bool:
     """Whether a run has compiled the loops before; the first one ever takes some seconds longer."""
-    return not WHY_NOT_KEPT and any(Path(str(_probe.stats.cache_path)).glob("glm._statistic_maps*.nbi"))
+    probe: Any = _probe
+    return not WHY_NOT_KEPT and any(Path(str(probe.stats.cache_path)).glob("glm._statistic_maps*.nbi"))
 
 
 @_njit()

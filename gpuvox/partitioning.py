@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from gpuvox.errors import DesignError
+from gpuvox.types import Bools, Float64
 
 RANK_TOLERANCE = 1e-10
 """Singular values under this share of the largest count as zero."""
@@ -21,7 +22,7 @@ CONSTANT = 1e-14
 """Numbers that differ by less than this share of the largest are one number."""
 
 
-def orthonormal_basis(matrix: NDArray[np.float64], scale: float | None = None) -> NDArray[np.float64]:
+def orthonormal_basis(matrix: Float64, scale: float | None = None) -> Float64:
     """Orthonormal basis of the column space.
 
     Parameters
@@ -42,14 +43,14 @@ def orthonormal_basis(matrix: NDArray[np.float64], scale: float | None = None) -
     return u[:, s > RANK_TOLERANCE * largest] if largest > 0 else u[:, :0]
 
 
-def demean_columns(design: NDArray[np.float64]) -> NDArray[np.float64]:
+def demean_columns(design: Float64) -> Float64:
     """Columns less their means; what rounding leaves of a constant is 0."""
     centred = design - design.mean(axis=0)
     constant = np.ptp(design, axis=0) <= CONSTANT * np.abs(design).max(axis=0, initial=0.0)
     return np.where(constant, 0.0, centred)
 
 
-def standardised(design: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def standardised(design: Float64) -> tuple[Float64, Float64]:
     """Columns scaled to a largest absolute entry of 1, and the scales (1 for an empty column).
 
     A covariate in units that make it 1e6 times larger than its neighbours must not decide what counts as
@@ -73,40 +74,35 @@ class PartitionedDesign:
         Orthonormal basis of the nuisance.
     df : int
         Residual degrees of freedom.
-    n_contrasts : int
-        Rows of the contrast: 1 for t, the number of stacked rows for F.
     demean : bool
         Whether the mean of each voxel is removed first.
     is_f : bool
         Whether the statistic is F.
     """
 
-    effect: NDArray[np.float64]
-    nuisance: NDArray[np.float64]
+    effect: Float64
+    nuisance: Float64
     df: int
-    n_contrasts: int
     demean: bool = False
     is_f: bool = False
 
     @property
     def n_rows(self) -> int:
         """Number of rows of the design."""
-        return self.effect.shape[0]
+        return len(self.effect)
 
     @property
     def rank_effect(self) -> int:
         """Rank of the effect: the numerator degrees of freedom of an F."""
-        return self.effect.shape[1]
+        return int(self.effect.shape[1])
 
     @property
     def rank_nuisance(self) -> int:
         """Rank of the nuisance."""
-        return self.nuisance.shape[1]
+        return int(self.nuisance.shape[1])
 
 
-def split(
-    design: NDArray[np.float64], contrast: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def split(design: Float64, contrast: Float64) -> tuple[Float64, Float64]:
     """Effect ``X = M·pinv(C)`` and nuisance ``Z = M − M·Cᵀ·pinv(Cᵀ)``.
 
     Returns
@@ -118,7 +114,7 @@ def split(
     return design @ pinv, design - design @ (pinv @ contrast)
 
 
-def is_estimable(design: NDArray[np.float64], contrast: NDArray[np.float64]) -> bool:
+def is_estimable(design: Float64, contrast: Float64) -> bool:
     """Whether every row of the contrast lies in the row space of the design."""
     scaled, scale = standardised(design)
     rows = contrast / scale
@@ -188,10 +184,10 @@ def partition(
             f"no residual degrees of freedom: {M.shape[0]} volumes, a design of rank "
             f"{nuisance.shape[1] + effect.shape[1]}" + (" and the mean removed" if demean else "")
         )
-    return PartitionedDesign(effect, nuisance, df, C.shape[0], demean, is_f)
+    return PartitionedDesign(effect, nuisance, df, demean, is_f)
 
 
-def _check_contrast(M: NDArray[np.float64], C: NDArray[np.float64], is_f: bool) -> None:
+def _check_contrast(M: Float64, C: Float64, is_f: bool) -> None:
     if M.ndim != 2 or not M.shape[0]:
         raise DesignError(f"the design must be a matrix of volumes × EVs; this one has shape {M.shape}")
     if C.shape[1] != M.shape[1]:
@@ -204,7 +200,7 @@ def _check_contrast(M: NDArray[np.float64], C: NDArray[np.float64], is_f: bool) 
         raise DesignError("the contrast is zero")
 
 
-def _effect_basis(X: NDArray[np.float64], scale: float, is_f: bool) -> NDArray[np.float64]:
+def _effect_basis(X: Float64, scale: float, is_f: bool) -> Float64:
     """Orthonormal basis of the residualised effect; for t its direction, sign kept."""
     if is_f:
         return orthonormal_basis(X, scale)
@@ -212,7 +208,7 @@ def _effect_basis(X: NDArray[np.float64], scale: float, is_f: bool) -> NDArray[n
     return X / norm if norm > RANK_TOLERANCE * scale else X[:, :0]
 
 
-def effective_regressor(design: ArrayLike, contrast: ArrayLike) -> NDArray[np.float64]:
+def effective_regressor(design: ArrayLike, contrast: ArrayLike) -> Float64:
     """Demeaned design times contrast: rows equal in it are interchangeable.
 
     Returns
@@ -223,17 +219,16 @@ def effective_regressor(design: ArrayLike, contrast: ArrayLike) -> NDArray[np.fl
     return M @ np.atleast_2d(np.asarray(contrast, dtype=np.float64)).T
 
 
-def null_rows(design: ArrayLike, contrast: ArrayLike) -> NDArray[np.bool_]:
+def null_rows(design: ArrayLike, contrast: ArrayLike) -> Bools:
     """Rows that the effect does not touch (``--detectNull``).
 
     A row of the demeaned effective regressor whose entries sum to less than 1e-10 in magnitude.
     """
-    return np.abs(effective_regressor(design, contrast).sum(axis=1)) < 1e-10
+    untouched: Bools = np.abs(effective_regressor(design, contrast).sum(axis=1)) < 1e-10
+    return untouched
 
 
-def invariant_part(
-    nuisance: NDArray[np.float64], invariant: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def invariant_part(nuisance: Float64, invariant: Float64) -> tuple[Float64, Float64]:
     """Split a nuisance basis into the part that no shuffle moves and the rest.
 
     Parameters

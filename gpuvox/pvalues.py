@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from gpuvox.types import Float32
 
 
-def corrected(null: ArrayLike, observed: ArrayLike) -> NDArray[np.float32]:
+def corrected(null: ArrayLike, observed: ArrayLike) -> Float32:
     """Family-wise-error corrected 1 − p.
 
     Parameters
@@ -32,7 +34,7 @@ def corrected(null: ArrayLike, observed: ArrayLike) -> NDArray[np.float32]:
     return shares(np.searchsorted(null, np.asarray(observed), side="left"), len(null))
 
 
-def shares(count: ArrayLike, total: int) -> NDArray[np.float32]:
+def shares(count: ArrayLike, total: int) -> Float32:
     """Counts over their total, in float32 as randomise writes them."""
     return (np.asarray(count, dtype=np.float64) / total).astype(np.float32)
 

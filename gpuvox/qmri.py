@@ -20,14 +20,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter1d
 
 from gpuvox.device import Device, blocks_for
 from gpuvox.jit import loop
+from gpuvox.types import AnyArray, Float32, Float64, MapBatch
 
 GYROMAGNETIC_RATIO = 42.577478518e6
 """Of the proton, Hz/T (CODATA 2018)."""
@@ -37,9 +37,6 @@ CSF_T1 = 4.329
 """T1 of cerebrospinal fluid in seconds at every field (Rooney et al. 2007)."""
 METHODS = ("power", "curve")
 FWHM_PER_SIGMA: float = 2 * float(np.sqrt(2 * np.log(2)))
-
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 
 
 # -- field strengths ------------------------------------------------------------------------------------------------
@@ -62,7 +59,7 @@ def tissue_r1(tissue: str, field: float) -> float:
     if tissue == "csf":
         return 1 / CSF_T1
     a, b = ROONEY[tissue]
-    return 1 / (a * (GYROMAGNETIC_RATIO * field) ** b)
+    return 1 / float(a * (GYROMAGNETIC_RATIO * field) ** b)
 
 
 @dataclass(frozen=True)
@@ -151,7 +148,8 @@ def voxelwise_conversion(
     if missing:
         raise ValueError(f"the tissue map has label {missing[0]}, for which there is no exponent")
     factors = np.array([(from_field / to_field) ** exponents[int(label)] for label in labels])
-    return np.asarray(r1, dtype=np.float64) * factors[place].reshape(tissue.shape)
+    converted: Float64 = np.asarray(r1, dtype=np.float64) * factors[place].reshape(tissue.shape)
+    return converted
 
 
 # -- the model ------------------------------------------------------------------------------------------------------
@@ -278,12 +276,12 @@ class Inversion:
 
     def invert(
         self,
-        qsm: Any,
-        r1: Any,
+        qsm: MapBatch,
+        r1: MapBatch,
         reference: tuple[float, float] = (0.0, 0.0),
-        jacobian: Any = None,
+        jacobian: MapBatch = None,
         device: Device | None = None,
-    ) -> Any:
+    ) -> MapBatch:
         """Iron and myelin of every voxel, less a reference.
 
         Parameters
@@ -309,14 +307,16 @@ class Inversion:
             out = np.empty((n_out, n_voxels), dtype=np.float32)
             _maps(qsm, r1, qsm if jacobian is None else jacobian, coefficients, out)
             return out
-        out = device.empty((n_out, n_voxels), np.float32)
+        there = device.empty((n_out, n_voxels), np.float32)
         device.launch(
             "inversion_maps", blocks_for(n_voxels, 256, device), 256, qsm, r1, qsm if jacobian is None else jacobian,
-            np.int32(n_out == 4), np.int64(n_voxels), device.upload(coefficients), out,
+            np.int32(n_out == 4), np.int64(n_voxels), device.upload(coefficients), there,
         )  # fmt: skip
-        return out
+        return there
 
-    def means(self, qsm: Any, r1: Any, mask: Any, device: Device | None = None) -> tuple[Float64, int]:
+    def means(
+        self, qsm: MapBatch, r1: MapBatch, mask: MapBatch, device: Device | None = None
+    ) -> tuple[Float64, int]:
         """Mean iron and myelin over a mask, and the number of voxels; background is left out.
 
         Parameters
@@ -354,7 +354,7 @@ class Inversion:
 
 
 @loop
-def _maps(qsm, r1, jacobian, c, out):
+def _maps(qsm: Float32, r1: Float32, jacobian: Float32, c: Float64, out: Float32) -> None:
     content = len(out) == 4
     for v in range(len(qsm)):
         x, y = np.float64(qsm[v]), np.float64(r1[v])
@@ -373,7 +373,7 @@ def _maps(qsm, r1, jacobian, c, out):
 
 
 @loop
-def _sums(qsm, r1, mask, c):
+def _sums(qsm: Float32, r1: Float32, mask: AnyArray, c: Float64) -> Float64:
     sums = np.zeros(3)
     for v in range(len(qsm)):
         x, y = np.float64(qsm[v]), np.float64(r1[v])
@@ -397,7 +397,8 @@ def modulate(concentration: ArrayLike, jacobian: ArrayLike) -> Float32:
         A determinant is not positive: the logarithm was given, or the map folds.
     """
     check_jacobian(jacobian)
-    return (np.asarray(concentration, dtype=np.float64) * np.asarray(jacobian)).astype(np.float32)
+    content: Float64 = np.asarray(concentration, dtype=np.float64) * np.asarray(jacobian)
+    return content.astype(np.float32)
 
 
 def check_jacobian(jacobian: ArrayLike, where: str = "the Jacobian determinants") -> None:

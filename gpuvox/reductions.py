@@ -6,16 +6,15 @@ unless said otherwise. Counts and sums do not depend on the order of the maps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuvox.device import Device, blocks_for, blocks_over
 from gpuvox.heights import LINEAR
 from gpuvox.jit import inner, loop
+from gpuvox.types import AnyArray, Bools, DeviceArray, Float32, Float64, Int32, Ints, MapBatch
 
 TIE = 1e-4
 """Relative difference within which a float32 statistic is compared again in float64."""
@@ -30,9 +29,6 @@ ROOM = 1 << 20
 MOST_ITEMS = 2**31 - 1
 """Items that a kernel can count."""
 
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 C_NAMES = {"float32": "float", "float64": "double", "int64": "long long"}
 
@@ -48,21 +44,21 @@ class Items:
         What is there.
     """
 
-    map: NDArray[np.int32]
-    voxel: NDArray[np.int32]
+    map: Int32
+    voxel: Int32
     value: Float32
 
     def __len__(self) -> int:
         return len(self.map)
 
 
-def extremes(maps: Any, device: Device | None = None) -> NDArray:
+def extremes(maps: MapBatch, device: Device | None = None) -> AnyArray:
     """(2, B) Largest value of each map and of its negative."""
     n_maps, n_voxels = maps.shape
     if not n_voxels or not n_maps:
         return np.zeros((2, n_maps), dtype=maps.dtype)
     if device is None:
-        found = np.stack([maps.max(axis=1), -maps.min(axis=1)])
+        found: AnyArray = np.stack([maps.max(axis=1), -maps.min(axis=1)])
     else:
         out = device.empty((2, n_maps), maps.dtype)
         device.launch(
@@ -70,10 +66,11 @@ def extremes(maps: Any, device: Device | None = None) -> NDArray:
             maps, np.int32(n_maps), np.int64(n_voxels), out, shared=2 * 8 * THREADS,
         )  # fmt: skip
         found = device.download(out)
-    return found + found.dtype.type(0)  # no negative zeros
+    found += found.dtype.type(0)  # no negative zeros
+    return found
 
 
-def ties_everywhere(maps: Any, observed: Float32, device: Device | None = None) -> NDArray[np.bool_]:
+def ties_everywhere(maps: MapBatch, observed: Float32, device: Device | None = None) -> Bools:
     """(B,) Whether a map is within rounding of the observed one (V,), or of its negative, at every voxel."""
     n_maps, n_voxels = maps.shape
     if device is None:
@@ -86,7 +83,9 @@ def ties_everywhere(maps: Any, observed: Float32, device: Device | None = None) 
     return device.download(out).astype(bool)
 
 
-def close_to_maximum(maps: Any, first: int, sign: int, maxima: Float32, device: Device | None = None) -> Items:
+def close_to_maximum(
+    maps: MapBatch, first: int, sign: int, maxima: Float32, device: Device | None = None
+) -> Items:
     """Voxels within rounding of the maximum of the maps times `sign`.
 
     Parameters
@@ -105,21 +104,21 @@ def close_to_maximum(maps: Any, first: int, sign: int, maxima: Float32, device: 
     )
 
 
-def near_ties(maps: Any, first: int, observed: Float32, device: Device | None = None) -> Items:
+def near_ties(maps: MapBatch, first: int, observed: Float32, device: Device | None = None) -> Items:
     """Voxels within rounding of the observed value (V,), from map `first` on; those that are 0 in both are left out."""
     if device is None:
         return _gather(maps, range(first, len(maps)), lambda b: _near_ties(maps[b], observed))
     return _download(device, list_items(device, maps, first, "maps_list_ties", device.keep(observed)))
 
 
-def near_threshold(maps: Any, first: int, threshold: float, device: Device | None = None) -> Items:
+def near_threshold(maps: MapBatch, first: int, threshold: float, device: Device | None = None) -> Items:
     """Voxels whose value is within rounding of a threshold, or of its negative, from map `first` on."""
     if device is None:
         return _gather(maps, range(first, len(maps)), lambda b: _near_threshold(maps[b], np.float32(threshold)))
     return _download(device, list_items(device, maps, first, "maps_list_threshold", np.float32(threshold)))
 
 
-def near_steps(maps: Any, first: int, per_unit: tuple[float, float], device: Device | None = None) -> Items:
+def near_steps(maps: MapBatch, first: int, per_unit: tuple[float, float], device: Device | None = None) -> Items:
     """Voxels whose value is within rounding of a whole number of steps, from map `first` on.
 
     Parameters
@@ -135,7 +134,7 @@ def near_steps(maps: Any, first: int, per_unit: tuple[float, float], device: Dev
     return _download(device, list_items(device, maps, first, "maps_list_steps", up, down))
 
 
-def put(maps: Any, items: Items, values: Float64, device: Device | None = None) -> None:
+def put(maps: MapBatch, items: Items, values: Float64, device: Device | None = None) -> None:
     """Replace values of maps (B, V) float32, in place."""
     if device is None:
         maps[items.map, items.voxel] = values
@@ -144,7 +143,9 @@ def put(maps: Any, items: Items, values: Float64, device: Device | None = None) 
         put_on_device(device, maps, len(items), *lists)
 
 
-def put_on_device(device: Device, maps: Any, n: int, number: Any, voxel: Any, values: Any) -> None:
+def put_on_device(
+    device: Device, maps: MapBatch, n: int, number: DeviceArray, voxel: DeviceArray, values: DeviceArray
+) -> None:
     """The same of n items that are on the device: maps, voxels, float64 values."""
     device.launch(
         "maps_put", blocks_for(n, THREADS, device), THREADS,
@@ -152,7 +153,7 @@ def put_on_device(device: Device, maps: Any, n: int, number: Any, voxel: Any, va
     )  # fmt: skip
 
 
-def _gather(maps: Float32, chosen: Any, find: Callable[[int], Ints]) -> Items:
+def _gather(maps: Float32, chosen: Iterable[int], find: Callable[[int], Ints]) -> Items:
     voxels = {b: find(b) for b in chosen}
     number = np.repeat(np.array(list(voxels), dtype=np.int32), [len(v) for v in voxels.values()])
     voxel = np.concatenate([*voxels.values(), np.zeros(0, dtype=np.int64)]).astype(np.int32)
@@ -160,8 +161,8 @@ def _gather(maps: Float32, chosen: Any, find: Callable[[int], Ints]) -> Items:
 
 
 def list_items(
-    device: Device, maps: Any, first: int, kernel: str, *arguments: Any
-) -> Iterator[tuple[int, Any, Any, Any]]:
+    device: Device, maps: MapBatch, first: int, kernel: str, *arguments: DeviceArray | np.generic
+) -> Iterator[tuple[int, DeviceArray, DeviceArray, DeviceArray]]:
     """Lists that a kernel makes, a range of maps at a time if they are long: length, maps, voxels, values."""
     n_maps, n_voxels = maps.shape
     room = max(min(ROOM, device.free_bytes() // 128), n_voxels)
@@ -171,20 +172,22 @@ def list_items(
     while waiting:
         start, stop = waiting.pop()
         count = device.full(1, 0, np.int32)
-        lists = [device.empty(room, kind) for kind in (np.int32, np.int32, np.float32)]
+        number, voxel = device.empty(room, np.int32), device.empty(room, np.int32)
+        value = device.empty(room, np.float32)
         device.launch(
             kernel, blocks_over(stop - start, n_voxels, THREADS, device), THREADS,
-            maps, np.int32(start), np.int32(stop), np.int64(n_voxels), *arguments, np.int32(room), count, *lists,
+            maps, np.int32(start), np.int32(stop), np.int64(n_voxels), *arguments, np.int32(room), count,
+            number, voxel, value,
         )  # fmt: skip
         n = int(device.download(count)[0])
         if n > room:
             middle = (start + stop) // 2
             waiting += [(start, middle), (middle, stop)]
         elif n:
-            yield n, *lists
+            yield n, number, voxel, value
 
 
-def _download(device: Device, lists: Iterator[tuple[int, Any, Any, Any]]) -> Items:
+def _download(device: Device, lists: Iterator[tuple[int, DeviceArray, DeviceArray, DeviceArray]]) -> Items:
     parts = [[device.download(values)[:n] for values in found] for n, *found in lists]
     if not parts:
         none = np.zeros(0, dtype=np.int32)
@@ -192,7 +195,7 @@ def _download(device: Device, lists: Iterator[tuple[int, Any, Any, Any]]) -> Ite
     return Items(*(np.concatenate(values) for values in zip(*parts)))
 
 
-def count_below(maps: Any, observed: NDArray, disjoint: bool, device: Device | None = None) -> Ints:
+def count_below(maps: MapBatch, observed: AnyArray, disjoint: bool, device: Device | None = None) -> Ints:
     """(2, V) Maps below the observed value, and negated maps below its negative.
 
     Parameters
@@ -214,7 +217,7 @@ def count_below(maps: Any, observed: NDArray, disjoint: bool, device: Device | N
     return device.download(below)
 
 
-def sum_up(maps: Any, shift: int, quantum: float, device: Device | None = None) -> tuple[NDArray, Ints]:
+def sum_up(maps: MapBatch, shift: int, quantum: float, device: Device | None = None) -> tuple[AnyArray, Ints]:
     """Sums over the maps of their positive parts and of those of their negatives, and how many are not 0.
 
     Parameters
@@ -239,15 +242,17 @@ def sum_up(maps: Any, shift: int, quantum: float, device: Device | None = None) 
             positive, negative = (np.rint(values / quantum) * quantum for values in (positive, negative))
         total = np.stack([positive.sum(axis=0), negative.sum(axis=0)])
         return total, np.stack([(maps > 0).sum(axis=0), (maps < 0).sum(axis=0)])
-    total, nonzero = device.empty((2, n_voxels), maps.dtype), device.empty((2, n_voxels), np.int64)
+    sums, nonzero = device.empty((2, n_voxels), maps.dtype), device.empty((2, n_voxels), np.int64)
     device.launch(
         f"maps_sum_up<{C_NAMES[maps.dtype.name]}>", blocks_for(n_voxels, THREADS, device), THREADS,
-        maps, np.int32(n_maps), np.int64(n_voxels), np.int32(shift), np.float64(quantum), total, nonzero,
+        maps, np.int32(n_maps), np.int64(n_voxels), np.int32(shift), np.float64(quantum), sums, nonzero,
     )  # fmt: skip
-    return device.download(total), device.download(nonzero)
+    return device.download(sums), device.download(nonzero)
 
 
-def normalise(maps: Any, scales: tuple[float, float], local_mean: Float64, device: Device | None = None) -> Any:
+def normalise(
+    maps: MapBatch, scales: tuple[float, float], local_mean: Float64, device: Device | None = None
+) -> MapBatch:
     """Values in units, over their local means.
 
     Parameters
@@ -271,16 +276,16 @@ def normalise(maps: Any, scales: tuple[float, float], local_mean: Float64, devic
             value = (np.minimum(value, LINEAR) if value.dtype == np.int64 else value).astype(np.float64) * scale
             out += sign * np.divide(value, mean, out=np.zeros_like(out), where=mean > 0)
         return out
-    out = device.empty(maps.shape, np.float64)
+    there = device.empty(maps.shape, np.float64)
     device.launch(
         f"maps_normalise<{C_NAMES[maps.dtype.name]}>", blocks_over(n_maps, n_voxels, THREADS, device), THREADS,
-        maps, np.int32(n_maps), np.int64(n_voxels), *map(np.float64, scales), device.keep(local_mean), out,
+        maps, np.int32(n_maps), np.int64(n_voxels), *map(np.float64, scales), device.keep(local_mean), there,
     )  # fmt: skip
-    return out
+    return there
 
 
 @loop
-def _close_to_maximum(values, sign, maximum):
+def _close_to_maximum(values: AnyArray, sign: np.float32, maximum: np.float32) -> Ints:
     """Voxels within rounding of the maximum."""
     bound = maximum - np.float32(TIE) * max(maximum, np.float32(1))
     count = 0
@@ -296,7 +301,7 @@ def _close_to_maximum(values, sign, maximum):
 
 
 @loop
-def _near_ties(values, observed):
+def _near_ties(values: AnyArray, observed: AnyArray) -> Ints:
     """Voxels whose value is within rounding of the observed one; voxels that are 0 in both are left out."""
     out = np.empty(len(values), np.int64)
     count = 0
@@ -309,7 +314,7 @@ def _near_ties(values, observed):
 
 
 @loop
-def _near_threshold(values, threshold):
+def _near_threshold(values: AnyArray, threshold: np.float32) -> Ints:
     """Voxels within rounding of the threshold, or of its negative; stretches that have none are left quickly."""
     bound = np.float32(TIE) * max(threshold, np.float32(1))
     out = np.empty(len(values), np.int64)
@@ -328,16 +333,17 @@ def _near_threshold(values, threshold):
 
 
 @inner
-def _is_near_step(value, up, down):
+def _is_near_step(value: np.float32, up: np.float32, down: np.float32) -> bool:
     per_step = down if value < 0 else up
     height = abs(value) * per_step
     nearest = np.rint(height)
     near = abs(height - nearest) <= np.float32(STEP_TIE) * (height + per_step)
-    return (nearest >= np.float32(1)) & near
+    is_step: bool = near & (nearest >= np.float32(1))
+    return is_step
 
 
 @loop
-def _near_steps(values, up, down):
+def _near_steps(values: AnyArray, up: np.float32, down: np.float32) -> Ints:
     """Voxels within rounding of a whole number of steps; stretches that have none are left quickly."""
     out = np.empty(len(values), np.int64)
     n = 0
@@ -355,7 +361,7 @@ def _near_steps(values, up, down):
 
 
 @loop
-def _ties_everywhere(values, observed):
+def _ties_everywhere(values: AnyArray, observed: AnyArray) -> bool:
     """Decided at the first voxel, mostly."""
     same, opposite = True, True
     for v in range(len(values)):
@@ -368,7 +374,7 @@ def _ties_everywhere(values, observed):
 
 
 @loop
-def _count_below(values, observed, disjoint):
+def _count_below(values: AnyArray, observed: AnyArray, disjoint: bool) -> Ints:
     zero = values.dtype.type(0)
     below = np.zeros((2, values.shape[1]), np.int64)
     for b in range(values.shape[0]):

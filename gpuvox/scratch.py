@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuvox.errors import ScratchError
+from gpuvox.types import AnyArray, Float32, Ints
 
 WIDTH = 256
 """Voxels of a tile."""
@@ -28,8 +28,6 @@ READ_BYTES = 32 << 20
 """What is asked of a file ahead of its use."""
 WRITE_BYTES = 64 << 20
 """Rows that are collected before they are written into tiles."""
-
-Float32 = NDArray[np.float32]
 
 
 class Tiles:
@@ -189,7 +187,7 @@ def pieces(data: Data) -> Iterator[tuple[int, Float32]]:
         yield 0, data
 
 
-def pieces_with(data: Data, voxels: NDArray[np.int64]) -> Iterator[tuple[Any, Float32, NDArray[np.int64]]]:
+def pieces_with(data: Data, voxels: Ints) -> Iterator[tuple[Any, Float32, Ints]]:
     """Parts of the data that hold some voxels.
 
     Yields
@@ -217,7 +215,7 @@ def block(data: Data, rows: slice, voxels: slice) -> Float32:
     return data.block(rows, voxels) if isinstance(data, Tiles) else data[rows, voxels]
 
 
-def take(data: Data, voxels: NDArray) -> Float32:
+def take(data: Data, voxels: AnyArray) -> Float32:
     """(n, m) A copy of some columns."""
     out = np.empty((data.shape[0], len(voxels)), dtype=np.float32)
     for place, values, column in pieces_with(data, voxels):

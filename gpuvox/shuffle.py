@@ -26,7 +26,7 @@ R. O. Dror and D. E. Shaw, SC 2011): the key is the seed, the counter says what 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import comb, prod
@@ -35,10 +35,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gpuvox.jit import checked
-
-Ints = NDArray[np.int64]
-Words = NDArray[np.uint64]
-Permuted = NDArray[np.int32]
+from gpuvox.types import AnyArray, Float64, Int32, Ints, Words
 
 EQUAL = 1e-10
 """Effective regressors that differ by less than this share of the largest are equal."""
@@ -71,7 +68,7 @@ class Permutations:
     flip: bool = False
 
 
-def effective_labels(regressors: ArrayLike, scale: ArrayLike = 0.0) -> NDArray[np.int64]:
+def effective_labels(regressors: ArrayLike, scale: ArrayLike = 0.0) -> Ints:
     """Number the different rows of a regressor, by their first appearance.
 
     Parameters
@@ -107,12 +104,12 @@ def effective_labels(regressors: ArrayLike, scale: ArrayLike = 0.0) -> NDArray[n
     return _by_first_appearance(map(tuple, codes.tolist()))
 
 
-def _by_first_appearance(things: Iterable) -> NDArray[np.int64]:
-    seen: dict = {}
+def _by_first_appearance(things: Iterable[Hashable]) -> Ints:
+    seen: dict[Hashable, int] = {}
     return np.array([seen.setdefault(thing, len(seen)) for thing in things], dtype=np.int64)
 
 
-def check_blocks(blocks: ArrayLike, n_rows: int) -> NDArray[np.int64]:
+def check_blocks(blocks: ArrayLike, n_rows: int) -> Ints:
     """Exchangeability blocks as integers.
 
     Raises
@@ -151,9 +148,9 @@ class _Layout:
         The slots of class c are numbers classes[c] … classes[c+1] − 1.
     """
 
-    members: NDArray[np.int64]
-    strata: NDArray[np.int64]
-    classes: NDArray[np.int64]
+    members: Ints
+    strata: Ints
+    classes: Ints
 
     @cached_property
     def counts(self) -> list[int]:
@@ -172,7 +169,7 @@ def _multinomial(sizes: Sequence[int]) -> int:
     return prod(comb(total, size) for total, size in zip(totals, sizes))
 
 
-def _strata(n_rows: int, options: Permutations) -> list[NDArray[np.int64]]:
+def _strata(n_rows: int, options: Permutations) -> list[Ints]:
     """Rows of the units that trade places: (units, rows of a unit) per stratum."""
     if options.blocks is None:
         if options.whole_blocks:
@@ -192,7 +189,7 @@ def _strata(n_rows: int, options: Permutations) -> list[NDArray[np.int64]]:
     return [np.array(rows)] if rows else []
 
 
-def _layout(strata: list[NDArray[np.int64]], labels: NDArray[np.int64]) -> _Layout:
+def _layout(strata: list[Ints], labels: Ints) -> _Layout:
     members, class_sizes, n_classes = [np.zeros((0, 1), dtype=np.int64)], [], []
     for units in strata:
         unit_labels = _by_first_appearance(map(tuple, labels[units].tolist()))
@@ -204,7 +201,7 @@ def _layout(strata: list[NDArray[np.int64]], labels: NDArray[np.int64]) -> _Layo
     return _Layout(np.concatenate(members[1:] or members), *bounds)
 
 
-def _orbits(units: NDArray[np.int64], n_rows: int) -> NDArray[np.float64]:
+def _orbits(units: Ints, n_rows: int) -> Float64:
     """Orthonormal vectors, constant over the rows that come at the same place of a unit: (n_rows, size)."""
     vectors = np.zeros((n_rows, units.shape[1]))
     for k, rows in enumerate(units.T):
@@ -231,7 +228,7 @@ class Shuffler:
         Labels, blocks, number or seed that make no sense; the message says which.
     """
 
-    labels: NDArray
+    labels: AnyArray
     options: Permutations = field(default_factory=Permutations)
     scale: ArrayLike = 0.0
 
@@ -269,7 +266,7 @@ class Shuffler:
         """Number of shuffles of this run."""
         return self.n_distinct if self.exhaustive else int(self.options.number)
 
-    def shuffles(self, start: int, stop: int) -> NDArray:
+    def shuffles(self, start: int, stop: int) -> AnyArray:
         """Shuffles start … stop − 1 of the run; shuffle 0 leaves everything in place.
 
         Parameters
@@ -315,7 +312,7 @@ class Shuffler:
         signs[:, members] = np.where(bits & _ONE, -1, 1)[:, :, None]
         return signs
 
-    def _permutations(self, draws: Words, ranks: Words | None) -> NDArray[np.int32]:
+    def _permutations(self, draws: Words, ranks: Words | None) -> Int32:
         layout = self._layout
         if ranks is None:
             # As if all rows of a block were equal: the random order of equals is then the permutation.
@@ -326,7 +323,7 @@ class Shuffler:
         return out
 
     @cached_property
-    def _strata(self) -> list[NDArray[np.int64]]:
+    def _strata(self) -> list[Ints]:
         return _strata(self.n_rows, self.options)
 
     @cached_property
@@ -335,7 +332,7 @@ class Shuffler:
         return _layout(self._strata, np.arange(self.n_rows) if self.flips else self.labels)
 
     @cached_property
-    def invariant(self) -> NDArray[np.float64]:
+    def invariant(self) -> Float64:
         """(n_rows, k) Orthonormal basis of the vectors that no shuffle changes."""
         still = np.setdiff1d(np.arange(self.n_rows), self._layout.members)
         moving = [] if self.flips else [_orbits(units, self.n_rows) for units in self._strata]
@@ -378,13 +375,13 @@ class ImportedShuffler:
         self._table = _import_signs(table) if self.flips else _import_permutations(table)
         self._table.setflags(write=False)
 
-    def shuffles(self, start: int, stop: int) -> NDArray:
+    def shuffles(self, start: int, stop: int) -> AnyArray:
         """Shuffles start … stop − 1, in the form of `Shuffler.shuffles`."""
         _check_range(start, stop, self.n)
         return self._table[start:stop].copy()
 
     @cached_property
-    def invariant(self) -> NDArray[np.float64]:
+    def invariant(self) -> Float64:
         """(n_rows, k) Orthonormal basis of the vectors that no shuffle changes."""
         if self.flips:
             return np.eye(self.n_rows)[:, (self._table > 0).all(axis=0)]
@@ -403,7 +400,7 @@ def _check_range(start: int, stop: int, n: int) -> None:
         raise ValueError(f"shuffles {start} to {stop} are asked for; this run has 0 to {n}")
 
 
-def _import_permutations(table: NDArray[np.float64]) -> NDArray[np.int32]:
+def _import_permutations(table: Float64) -> Int32:
     in_place = np.arange(1, table.shape[1] + 1)
     wrong = np.flatnonzero((np.sort(table, axis=1) != in_place).any(axis=1))
     if len(wrong):
@@ -415,7 +412,7 @@ def _import_permutations(table: NDArray[np.float64]) -> NDArray[np.int32]:
     return (table - 1).astype(np.int32)
 
 
-def _import_signs(table: NDArray[np.float64]) -> NDArray[np.int8]:
+def _import_signs(table: Float64) -> NDArray[np.int8]:
     wrong = np.flatnonzero((np.abs(table) != 1).any(axis=1))
     if len(wrong):
         raise ValueError(f"row {wrong[0] + 1} of the imported sign flips has an entry that is not 1 or -1")
@@ -433,7 +430,9 @@ _ROUND_KEY, _ROUND_BIT, _DRAW = np.uint64(1), np.uint64(2), np.uint64(3)
 
 
 @checked
-def _philox(key: np.uint64, number: np.uint64, block: np.uint64, use: np.uint64) -> tuple:
+def _philox(
+    key: np.uint64, number: np.uint64, block: np.uint64, use: np.uint64
+) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
     """Philox4x32-10 of the counter (number, block, use): four words of 32 bits, in uint64."""
     k0, k1 = key & _LOW, key >> _WORD
     c0, c1, c2, c3 = number & _LOW, number >> _WORD, block, use
@@ -485,7 +484,7 @@ def _draws(key: np.uint64, indices: Words, m: int) -> Words:
 
 @checked
 def _permute(
-    draws: Words, ranks: Words, radix: Words, strata: Ints, classes: Ints, members: Ints, out: Permuted
+    draws: Words, ranks: Words, radix: Words, strata: Ints, classes: Ints, members: Ints, out: Int32
 ) -> None:
     """Write the permutation of each rank: a labelling, then rows of each class in the drawn order.
 

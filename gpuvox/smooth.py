@@ -10,18 +10,16 @@ Variance smoothing: T. E. Nichols and A. P. Holmes, Human Brain Mapping 15:1-25 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.ndimage import correlate1d, maximum_filter1d, minimum_filter1d
 
 from gpuvox.device import Device, blocks_over
 from gpuvox.grid import Grid
 from gpuvox.jit import checked
+from gpuvox.types import DeviceArray, Float32, Float64, Ints
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 HALF = np.float32(0.5)
 
 
@@ -30,7 +28,7 @@ def half_width(sigma_voxels: float) -> int:
     return 2 * int(sigma_voxels - 0.001) + 3
 
 
-def gaussian_weights(sigma_voxels: float, longest: int | None = None) -> NDArray[np.float64]:
+def gaussian_weights(sigma_voxels: float, longest: int | None = None) -> Float64:
     """Half of a truncated Gaussian kernel.
 
     Parameters
@@ -47,8 +45,9 @@ def gaussian_weights(sigma_voxels: float, longest: int | None = None) -> NDArray
     """
     width = half_width(sigma_voxels)
     distance = np.arange((width if longest is None else min(width, longest)) + 1)
-    weights = np.exp(-0.5 * (distance / sigma_voxels) ** 2)
-    return weights / (2 * weights.sum() - weights[0])
+    weights: Float64 = np.exp(-0.5 * (distance / sigma_voxels) ** 2)
+    weights /= 2 * weights.sum() - weights[0]
+    return weights
 
 
 class MaskedGaussian:
@@ -82,7 +81,7 @@ class MaskedGaussian:
         ones = np.ones((1, grid.n_voxels), dtype=np.float32)
         self._norm = self._smooth(ones, ones[0])[0]
 
-    def __call__(self, maps: ArrayLike) -> NDArray[np.float32]:
+    def __call__(self, maps: ArrayLike) -> Float32:
         """Smooth one map, or several.
 
         Parameters
@@ -106,7 +105,7 @@ class MaskedGaussian:
             raise ValueError(f"maps of shape {values.shape} do not fit a mask of {self.grid.n_voxels} voxels")
         return self._smooth(np.atleast_2d(values), self._norm).reshape(values.shape)
 
-    def on_device(self, maps: Any, device: Device) -> Any:
+    def on_device(self, maps: DeviceArray, device: Device) -> DeviceArray:
         """Smooth maps (B, V) float32 that are on a device, to the same bits (``kernels/smooth.cu``)."""
         padded = self.grid.padded
         n_maps, n_voxels = maps.shape
@@ -133,7 +132,7 @@ class MaskedGaussian:
             del one, other  # there is no room for the next ones beside them
         return out
 
-    def exact(self, maps: ArrayLike) -> NDArray[np.float64]:
+    def exact(self, maps: ArrayLike) -> Float64:
         """Smooth with sums in float64, with scipy: for the map that everything else is measured against.
 
         Images are rounded to float32 between the passes along the axes. FSL's must be too: in the reference
@@ -152,14 +151,14 @@ class MaskedGaussian:
         smoothed = [(self._correlate(f) / norm).astype(np.float32) for f in np.atleast_2d(values)]
         return np.stack(smoothed).astype(np.float64).reshape(values.shape)
 
-    def _correlate(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _correlate(self, values: Float64) -> Float64:
         volume = self.grid.to_volume(values.astype(np.float32))
         for axis, half in enumerate(self._exact_weights):
             kernel = np.concatenate([half[:0:-1], half])
             volume = correlate1d(volume, kernel, axis=axis, mode="constant")  # sums in float64
         return self.grid.to_vector(volume).astype(np.float64)
 
-    def _smooth(self, maps: NDArray[np.float32], norm: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _smooth(self, maps: Float32, norm: Float32) -> Float32:
         rows, out = self._rows, np.empty_like(maps)
         # One row more than the box has: it stays zero, and stands for every row outside.
         px, n_rows = self.grid.padded.shape[0], rows.steps[2]
@@ -185,10 +184,10 @@ class _Rows:
         From a row to its neighbour along y (1) and along z (py), and number of rows (pz·py).
     """
 
-    first: NDArray[np.int64]
-    x: NDArray[np.int64]
-    spans: NDArray[np.int64]
-    steps: NDArray[np.int64]
+    first: Ints
+    x: Ints
+    spans: Ints
+    steps: Ints
 
 
 def _rows(grid: Grid, widths: list[int]) -> _Rows:
@@ -206,7 +205,7 @@ def _rows(grid: Grid, widths: list[int]) -> _Rows:
     return _Rows(first, x, spans, np.array([1, py, pz * py]))
 
 
-def _read_by(spans: NDArray[np.int64], width: int, axis: int, px: int) -> NDArray[np.int64]:
+def _read_by(spans: Ints, width: int, axis: int, px: int) -> Ints:
     """Spans of the rows that a pass along `axis` reads, given the spans that it computes."""
     size = 2 * width + 1
     start = minimum_filter1d(spans[..., 0], size, axis=axis, mode="constant", cval=px)
@@ -216,18 +215,18 @@ def _read_by(spans: NDArray[np.int64], width: int, axis: int, px: int) -> NDArra
 
 @checked
 def _smooth_maps(  # noqa: PLR0913
-    maps: Floats,
-    norm: Floats,
+    maps: Float32,
+    norm: Float32,
     first: Ints,
     x: Ints,
     spans: Ints,
     steps: Ints,
-    wx: Floats,
-    wy: Floats,
-    wz: Floats,
-    along_x: Floats,
-    along_y: Floats,
-    out: Floats,
+    wx: Float32,
+    wy: Float32,
+    wz: Float32,
+    along_x: Float32,
+    along_y: Float32,
+    out: Float32,
 ) -> None:
     along_z = along_x  # the next map's x pass writes over all that the z pass wrote
     for b in range(maps.shape[0]):
@@ -240,7 +239,7 @@ def _smooth_maps(  # noqa: PLR0913
 
 
 @checked
-def _add(acc: Floats, values: Floats, a: int, b: int, weight: np.float32) -> None:
+def _add(acc: Float32, values: Float32, a: int, b: int, weight: np.float32) -> None:
     """Accumulate two stretches of `values`, starting at a and at b: the neighbours at one distance."""
     # Unsigned indices cannot be negative, which spares numba's wrap-around and lets the loop vectorise.
     first, second = np.uint64(a), np.uint64(b)
@@ -249,7 +248,7 @@ def _add(acc: Floats, values: Floats, a: int, b: int, weight: np.float32) -> Non
 
 
 @checked
-def _pass_x(values: Floats, first: Ints, x: Ints, spans: Ints, weights: Floats, out: Floats) -> None:
+def _pass_x(values: Float32, first: Ints, x: Ints, spans: Ints, weights: Float32, out: Float32) -> None:
     h = weights.shape[0] - 1
     row = np.zeros(out.shape[1] + 2 * h, dtype=np.float32)
     for j in range(spans.shape[0]):
@@ -269,7 +268,7 @@ def _pass_x(values: Floats, first: Ints, x: Ints, spans: Ints, weights: Floats, 
 
 
 @checked
-def _pass_rows(rows: Floats, spans: Ints, weights: Floats, step: int, length: int, out: Floats) -> None:
+def _pass_rows(rows: Float32, spans: Ints, weights: Float32, step: int, length: int, out: Float32) -> None:
     """Smooth along y (step 1) or z (step py): an axis of `length` rows that lie `step` rows apart."""
     flat, px, outside = rows.reshape(-1), rows.shape[1], rows.shape[0] - 1
     for j in range(spans.shape[0]):

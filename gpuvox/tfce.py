@@ -41,7 +41,7 @@ import math
 from collections import namedtuple
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,7 @@ from gpuvox.grid import CONNECTIVITIES, Grid, neighbour_steps
 from gpuvox.heights import LINEAR, add_to_scores, ladder, score_values
 from gpuvox.jit import checked, inner
 from gpuvox.reductions import extremes
+from gpuvox.types import AnyArray, Bools, DeviceArray, Float32, Float64, Int32, Ints, MapBatch
 
 __all__ = [
     "Enhancer",
@@ -144,7 +145,7 @@ class LevelOverflow(Exception):
         super().__init__(f"TFCE needs {needed} levels")
         self.needed = needed
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type[LevelOverflow], tuple[int]]:
         return LevelOverflow, (self.needed,)
 
 
@@ -169,7 +170,7 @@ def step_size(peak: float, options: Tfce) -> float:
     return float(np.float32(float(peak) / STEPS_TO_MAXIMUM)) if peak > 0 else 0.0
 
 
-def robust_peak(values: NDArray) -> float:
+def robust_peak(values: AnyArray) -> float:
     """The maximum of a map (V,) of t or z, less what a few outlying voxels make of it; see `Tfce`."""
     if not len(values):
         return 0.0
@@ -207,9 +208,9 @@ class LevelTable:
     """
 
     delta: float
-    thresholds: NDArray[np.float32]
-    weights: NDArray[np.int64]
-    sizes: NDArray[np.int64]
+    thresholds: Float32
+    weights: Ints
+    sizes: Ints
     scale: float
     slack: float
     unit: float = 1.0
@@ -300,7 +301,7 @@ def level_table(delta: float, options: Tfce, n_voxels: int, cap: int = FIRST_LEV
     return LevelTable(float(step), heights[first : first + cap + 1], weights, sizes, scale, slack, 2.0**r)
 
 
-def _thresholds(step: np.float32, n: int) -> NDArray[np.float32]:
+def _thresholds(step: np.float32, n: int) -> Float32:
     """0, δ, 2δ, … summed in float32."""
     terms = np.full(n, step, dtype=np.float32)
     terms[0] = 0
@@ -345,7 +346,7 @@ class Enhancer:
     device: Device | None = None
     most: int = MAX_LEVELS
 
-    def maxima(self, stat: Any) -> NDArray:
+    def maxima(self, stat: MapBatch) -> AnyArray:
         """Maximum of the enhanced map and of the enhanced negative, for each map.
 
         Parameters
@@ -366,7 +367,7 @@ class Enhancer:
         """
         return self._run(stat, False)[0]
 
-    def enhance(self, stat: Any) -> Any:
+    def enhance(self, stat: MapBatch) -> MapBatch:
         """Score at each voxel: of the map where it is positive, minus that of its negative where it is negative.
 
         Parameters
@@ -384,7 +385,7 @@ class Enhancer:
         """
         return self._run(stat, True)[1]
 
-    def to_float(self, score: NDArray, row: int = 0) -> NDArray[np.float64]:
+    def to_float(self, score: AnyArray, row: int = 0) -> Float64:
         """Scores → TFCE in FSL's units.
 
         Parameters
@@ -422,7 +423,7 @@ class Enhancer:
         return _layout(self.grid)
 
     @cached_property
-    def _size_table(self) -> NDArray:
+    def _size_table(self) -> AnyArray:
         """S, or n^E where exact."""
         if not self.options.exact:
             return self.tables[0].sizes
@@ -444,7 +445,7 @@ class Enhancer:
             np.diff(up.sizes, append=0),
         )
 
-    def _run(self, stat: Any, full: bool) -> tuple[NDArray, Any]:
+    def _run(self, stat: MapBatch, full: bool) -> tuple[AnyArray, MapBatch]:
         """(maxima, maps); maps are empty unless `full`."""
         if stat.ndim != 2 or stat.shape[1] != self.grid.n_voxels:
             raise ValueError(
@@ -477,12 +478,13 @@ class Enhancer:
 
     # Maps with more levels than the tables have.
 
-    def _rise_above(self, stat: NDArray[np.float32]) -> NDArray[np.bool_]:
+    def _rise_above(self, stat: Float32) -> Bools:
         """(B,) Maps that have more levels than the tables, or values that are not finite."""
         up, down = (table.thresholds[-1] for table in self.tables)
-        return ((stat > up) | (-stat > down) | ~np.isfinite(stat)).any(axis=1)
+        high: Bools = ((stat > up) | (-stat > down) | ~np.isfinite(stat)).any(axis=1)
+        return high
 
-    def _finished(self, stat: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
+    def _finished(self, stat: Float32) -> tuple[AnyArray, AnyArray]:
         """(maxima, map) of a map (V,) on the host that rises above the tables; raises if that is to be reported."""
         self._overflow(stat[None])
         up, down = (table.thresholds[-1] for table in self.tables)
@@ -493,7 +495,7 @@ class Enhancer:
             found[voxels] = sign * add_to_scores(sign * found[voxels], more)
         return np.maximum([found.max(), -found.min()], 0), found
 
-    def _above(self, values: NDArray[np.float32], row: int) -> tuple[NDArray, NDArray[np.float64]]:
+    def _above(self, values: Float32, row: int) -> tuple[AnyArray, Float64]:
         """Voxels above the tables, by falling height, and what their scores gain from the thresholds up there."""
         table = self.tables[row]
         last = table.thresholds[-1]
@@ -509,7 +511,7 @@ class Enhancer:
         more = _grow(padded.index[voxels], worth * table.unit, sizes, offsets, padded.size)
         return voxels, self._in_range(more)
 
-    def _in_range(self, scores: NDArray) -> NDArray:
+    def _in_range(self, scores: AnyArray) -> AnyArray:
         """Scores, if float64 can hold them."""
         if not np.isfinite(scores).all():
             raise ValueError(
@@ -527,7 +529,7 @@ class Enhancer:
         return [int(share * self.grid.n_voxels) + 32]
 
     @cached_property
-    def _peak_tables(self) -> tuple[NDArray, NDArray, NDArray]:
+    def _peak_tables(self) -> tuple[AnyArray, AnyArray, AnyArray]:
         """Thresholds, weights w_k and 1/δ of both signs."""
         up, down = self.tables
         per_step = np.array([1 / t.delta if t.delta else 0 for t in self.tables], dtype=np.float32)
@@ -535,17 +537,17 @@ class Enhancer:
         return np.stack([up.thresholds, down.thresholds]), weights, per_step
 
     @cached_property
-    def _height_tables(self) -> list[tuple[NDArray, NDArray, float]]:
+    def _height_tables(self) -> list[tuple[AnyArray, AnyArray, float]]:
         """Thresholds, C and 1/δ of either sign; of no meaning where exact."""
         if self.options.exact:
             return [(np.zeros(1, dtype=np.float32), np.zeros(1), 0.0)] * 2
         return [(t.thresholds, t.weights, 1 / t.delta if t.delta else 0.0) for t in self.tables]
 
     @cached_property
-    def _offsets(self) -> NDArray[np.int32]:
+    def _offsets(self) -> Int32:
         return self.grid.padded.offsets(self.options.connectivity)
 
-    def _overflow(self, stat: NDArray[np.float32]) -> None:
+    def _overflow(self, stat: Float32) -> None:
         """Raise if a map has too many levels, but not so many that it is to be finished, or values not finite."""
         if not np.isfinite(stat).all():
             raise ValueError(NOT_FINITE)
@@ -554,7 +556,7 @@ class Enhancer:
         if self.cap < needed <= self.most:
             raise LevelOverflow(needed)
 
-    def _sorted(self, stat: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
+    def _sorted(self, stat: Float32) -> tuple[AnyArray, AnyArray]:
         """The slow way, voxel by voxel: for the exact integral, and for more levels than int16 holds."""
         maps = np.zeros(stat.shape, dtype=np.float64 if self.options.exact else np.int64)
         padded = self.grid.padded
@@ -571,7 +573,7 @@ class Enhancer:
             extremes[:] = np.maximum([maps.max(axis=1), -maps.min(axis=1)], 0)
         return self._in_range(extremes), maps
 
-    def _descending(self, values: NDArray[np.float32], row: int) -> tuple[NDArray, NDArray, NDArray]:
+    def _descending(self, values: Float32, row: int) -> tuple[AnyArray, AnyArray, AnyArray]:
         """Voxels of positive weight by falling height, C at each, and S."""
         order = np.argsort(-values, kind="stable")
         order = order[values[order] > 0]
@@ -586,7 +588,7 @@ class Enhancer:
         return order, table.weights[level], table.sizes
 
 
-def _power(x: NDArray[np.float64], power: float) -> NDArray[np.float64]:
+def _power(x: Float64, power: float) -> Float64:
     """x^power, by multiplication where the power is whole: any device gets the same bits."""
     if not power.is_integer() or power > 64:
         return x**power
@@ -605,7 +607,7 @@ _SHARED_LEVELS = 2048  # up to so many, counts by level are in shared memory
 _PEAK_BYTES = 12  # of shared memory
 
 
-def _enhance_on(device: Device, enhancer: Enhancer, stat: Any, full: bool) -> tuple[NDArray, Any]:
+def _enhance_on(device: Device, enhancer: Enhancer, stat: DeviceArray, full: bool) -> tuple[AnyArray, DeviceArray]:
     """(maxima, maps) of maps on a device."""
     n_maps, n_voxels = stat.shape
     kind = np.float64 if enhancer.options.exact else np.int64
@@ -629,8 +631,8 @@ def _enhance_on(device: Device, enhancer: Enhancer, stat: Any, full: bool) -> tu
 
 
 def _finish_on(
-    device: Device, enhancer: Enhancer, stat: Any, high: NDArray[np.bool_], maxima: NDArray, maps: Any | None
-) -> NDArray:
+    device: Device, enhancer: Enhancer, stat: DeviceArray, high: Bools, maxima: AnyArray, maps: DeviceArray | None
+) -> AnyArray:
     """Maxima, with those of maps that rise above the tables, which are finished on the host, as their scores are."""
     for b in map(int, np.flatnonzero(high)):
         values = device.download(device.rows(stat, b, b + 1))
@@ -644,8 +646,8 @@ def _finish_on(
 
 
 def _peaks_on(
-    device: Device, enhancer: Enhancer, stat: Any, edge_room: int, maps: Any | None
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    device: Device, enhancer: Enhancer, stat: DeviceArray, edge_room: int, maps: DeviceArray | None
+) -> tuple[Ints, Int32]:
     """Maxima and what became of each map; its scores go to `maps`."""
     n_maps, n_voxels = stat.shape
     full, padded, cap = maps is not None, enhancer.grid.padded, enhancer.cap
@@ -676,7 +678,7 @@ def _peaks_on(
     return device.download(maxima), device.download(status)
 
 
-def _grow_on(device: Device, enhancer: Enhancer, stat: Any, row: int, maps: Any) -> NDArray[np.int32]:
+def _grow_on(device: Device, enhancer: Enhancer, stat: DeviceArray, row: int, maps: DeviceArray) -> Int32:
     """Add the scores of one sign to maps that are 0 there; which maps rise above the tables, or are not finite."""
     n_maps, n_voxels = stat.shape
     padded, exact, i32 = enhancer.grid.padded, enhancer.options.exact, np.int32
@@ -749,7 +751,7 @@ def _layout(grid: Grid) -> _Layout:
     )
 
 
-def steps_of_the_cube() -> NDArray[np.int64]:
+def steps_of_the_cube() -> Ints:
     """(27, 3) The steps of `neighbour_steps(26)` with the voxel itself in the middle."""
     return np.insert(neighbour_steps(26), _PEAK, 0, axis=0)
 
@@ -757,10 +759,10 @@ def steps_of_the_cube() -> NDArray[np.int64]:
 def _scratch(grid: Grid, cap: int) -> _Scratch:
     n, size = grid.n_voxels + 1, grid.padded.size + 2 * _LANES
 
-    def words(length: int) -> NDArray[np.int32]:
+    def words(length: int) -> Int32:
         return np.empty(length, dtype=np.int32)
 
-    def longs(length: int) -> NDArray[np.int64]:
+    def longs(length: int) -> Ints:
         return np.empty(length, dtype=np.int64)
 
     code, label = np.zeros(size, dtype=np.int16), np.zeros(size, dtype=np.int32)
@@ -792,6 +794,8 @@ _AXIAL_ROUNDS, _DIAGONAL_ROUNDS = 4, 3
 _FACES = _bits(1)
 _X0, _X2, _Y0, _Y2 = _without(0, -1), _without(0, 1), _without(1, -1), _without(1, 1)
 
+_Kind: TypeAlias = tuple[np.int32, np.int32, bool]
+
 _u = np.uintp  # unsigned indices: numba then leaves out the test for negative ones
 _i16 = np.int16
 _i32 = np.int32
@@ -801,7 +805,16 @@ _i32 = np.int32
 
 
 @checked
-def _enhance(stat, layout, levels, scratch, kind, maxima, maps, high):
+def _enhance(
+    stat: Float32,
+    layout: _Layout,
+    levels: _Levels,
+    scratch: _Scratch,
+    kind: _Kind,
+    maxima: Ints,
+    maps: Ints,
+    high: Bools,
+) -> None:
     """Fill maxima (2, B) and, unless it has no rows, maps (B, V). Maps with too many levels are left out, and noted."""
     full = len(maps) > 0
     ends, ends_level = np.empty(1024, np.int64), np.empty(1024, np.int32)
@@ -832,7 +845,7 @@ def _enhance(stat, layout, levels, scratch, kind, maxima, maps, high):
 
 
 @inner
-def _largest(values):
+def _largest(values: Ints) -> int:
     largest = 0
     for value in values:
         largest = max(largest, value)
@@ -840,7 +853,7 @@ def _largest(values):
 
 
 @inner
-def _quantise(t, runs, levels, code):
+def _quantise(t: Float32, runs: Ints, levels: _Levels, code: NDArray[np.int16]) -> bool:
     """Signed levels of a map into the padded box. Returns whether there are too many."""
     up, down = levels.per_step
     slack, cap, shift = levels.slack, levels.cap, levels.shift
@@ -862,11 +875,12 @@ def _quantise(t, runs, levels, code):
             codes[i] = _i16(level if positive else -level)
         # Whatever seems to lie above the last level is looked up too.
         over |= _look_up(values, levels, codes) if unsure else too_many
-    return over != 0
+    too_high: bool = over != 0
+    return too_high
 
 
 @inner
-def _look_up(values, levels, codes):
+def _look_up(values: Float32, levels: _Levels, codes: NDArray[np.int16]) -> np.int32:
     """Levels of a run by bisection of the table, where |t|/δ is close to an integer."""
     over = _i32(0)
     for i in range(len(values)):
@@ -888,7 +902,7 @@ def _look_up(values, levels, codes):
 
 
 @inner
-def _ascend(layout, kind, scratch):
+def _ascend(layout: _Layout, kind: _Kind, scratch: _Scratch) -> tuple[np.intp, np.intp]:
     """Point every voxel at a greater one of its cube, give provisional labels, and list the saddles.
 
     A voxel that can point backwards takes the label of its target at once. One that cannot is a *head*: it opens a
@@ -924,7 +938,17 @@ def _ascend(layout, kind, scratch):
 
 
 @inner
-def _planes(code, centre, row, px, n, tie_low, tie_mid, tie_high, out):  # noqa: PLR0913
+def _planes(  # noqa: PLR0913
+    code: NDArray[np.int16],
+    centre: int,
+    row: int,
+    px: int,
+    n: int,
+    tie_low: np.int16,
+    tie_mid: np.int16,
+    tie_high: np.int16,
+    out: NDArray[np.int16],
+) -> None:
     """Nine bits: which voxels of one plane of the cube are further from zero, of the same sign.
 
     x ^ s with s the sign (0 or −1) maps negative codes c to −c − 1, and the other sign below all of them.
@@ -953,7 +977,7 @@ def _planes(code, centre, row, px, n, tie_low, tie_mid, tie_high, out):  # noqa:
 
 
 @inner
-def _flood(reached, diagonal):
+def _flood(reached: np.int32, diagonal: bool) -> np.int32:
     """Bits of the cube within one step of these."""
     x = ((reached << _i32(1)) & _X0) | ((reached >> _i32(1)) & _X2)
     along = reached | x if diagonal else reached
@@ -963,13 +987,22 @@ def _flood(reached, diagonal):
 
 
 @inner
-def _bit_number(bit):
+def _bit_number(bit: np.int32) -> np.int32:
     """Position of the only bit of a number, as the exponent of a float32: vectorises everywhere."""
     return (np.float32(bit).view(np.int32) >> _i32(23)) - _i32(127)
 
 
 @inner
-def _pieces(below, own, above, n, kind, target, cube, unreached):
+def _pieces(
+    below: NDArray[np.int16],
+    own: NDArray[np.int16],
+    above: NDArray[np.int16],
+    n: int,
+    kind: _Kind,
+    target: NDArray[np.uint8],
+    cube: Int32,
+    unreached: Int32,
+) -> None:
     """Where a voxel points, and which of its greater neighbours a flood from one of them has not reached."""
     neighbours, path, diagonal = kind
     if diagonal:
@@ -993,24 +1026,24 @@ def _pieces(below, own, above, n, kind, target, cube, unreached):
 
 
 @inner
-def _join(below, own, above):
+def _join(below: np.int16, own: np.int16, above: np.int16) -> np.int32:
     return _i32(below) | (_i32(own) << _i32(9)) | (_i32(above) << _i32(18))
 
 
 @inner
-def _lowest(bits):
+def _lowest(bits: np.int32) -> np.int32:
     return bits & -bits
 
 
 @inner
-def _target(reached, rest):
+def _target(reached: np.int32, rest: np.int32) -> np.int32:
     """Number of a bit to point at, backwards if possible; flagged if something is left unreached."""
     bit = _bit_number(_lowest(reached)) if reached else _i32(_PEAK)
     return bit | (_i32(_SADDLE) if rest else _i32(0))
 
 
 @inner
-def _label_peaks(n_heads, scratch):
+def _label_peaks(n_heads: np.intp, scratch: _Scratch) -> tuple[int, int]:
     """Final label of each provisional one: the number of its peak.
 
     Peaks of the map are numbered from 0 up, those of its negative from n_heads − 1 down. Returns how many there are.
@@ -1039,7 +1072,7 @@ def _label_peaks(n_heads, scratch):
 
 
 @inner
-def _count(runs, code, cap, count):
+def _count(runs: Ints, code: NDArray[np.int16], cap: int, count: Int32) -> None:
     """Number of voxels of each signed level."""
     count[:] = 0
     for j in range(len(runs)):
@@ -1049,7 +1082,9 @@ def _count(runs, code, cap, count):
 
 
 @inner
-def _edges(n_saddles, up, kind, cap, scratch, ends, level):
+def _edges(
+    n_saddles: np.intp, up: Ints, kind: _Kind, cap: int, scratch: _Scratch, ends: Ints, level: Int32
+) -> tuple[int, Ints, Int32]:
     """Edges between the label of each saddle and those of the other pieces of its greater neighbours."""
     diagonal, count = kind[2], scratch.edge_count
     count[:] = 0
@@ -1076,7 +1111,7 @@ def _edges(n_saddles, up, kind, cap, scratch, ends, level):
 
 
 @inner
-def _grown(values):
+def _grown(values: AnyArray) -> AnyArray:
     new = np.empty(2 * len(values), values.dtype)
     for i in range(len(values)):  # a slice would compile for seconds
         new[i] = values[i]
@@ -1084,7 +1119,7 @@ def _grown(values):
 
 
 @inner
-def _sort_edges(n, ends, level, scratch, edges):
+def _sort_edges(n: int, ends: Ints, level: Int32, scratch: _Scratch, edges: Ints) -> None:
     """Edges by signed level."""
     start = scratch.edge_start
     total = 0
@@ -1092,13 +1127,13 @@ def _sort_edges(n, ends, level, scratch, edges):
         start[k] = total
         total += scratch.edge_count[k]
     for i in range(n):
-        k = _u(level[i])
-        edges[_u(start[k])] = ends[i]
-        start[k] += 1
+        at = _u(level[i])
+        edges[_u(start[at])] = ends[i]
+        start[at] += 1
 
 
 @inner
-def _sort_voxels(runs, cap, scratch):
+def _sort_voxels(runs: Ints, cap: int, scratch: _Scratch) -> None:
     """Labels of the voxels by signed level."""
     start, final = scratch.start, scratch.final
     total = 0
@@ -1109,14 +1144,14 @@ def _sort_voxels(runs, cap, scratch):
         p, _, n = runs[j]
         codes, labels = scratch.code[p : p + n], scratch.label[p : p + n]
         for i in range(n):
-            k = _u(cap + codes[i])
-            place = start[k]
+            at = _u(cap + codes[i])
+            place = start[at]
             scratch.order[_u(place)] = final[_u(labels[i])]
-            start[k] = place + 1
+            start[at] = place + 1
 
 
 @inner
-def _sweep(levels, edges, scratch, full):
+def _sweep(levels: _Levels, edges: Ints, scratch: _Scratch, full: bool) -> None:
     """Both signs from the highest level down: unions, then the voxels."""
     cap = levels.cap
     for row in range(2):
@@ -1135,7 +1170,7 @@ def _sweep(levels, edges, scratch, full):
 
 
 @inner
-def _add_voxels(labels, worth, gain, scratch):
+def _add_voxels(labels: Int32, worth: int, gain: Ints, scratch: _Scratch) -> None:
     root, size, total = scratch.root, scratch.size, scratch.total
     for label in labels:
         r = _u(root[_u(label)])
@@ -1145,7 +1180,7 @@ def _add_voxels(labels, worth, gain, scratch):
 
 
 @inner
-def _gathered(labels, worth, sizes, scratch, above):
+def _gathered(labels: Int32, worth: int, sizes: Ints, scratch: _Scratch, above: Ints) -> None:
     """What each voxel's label gathered above this level; true at any moment of the level."""
     for i in range(len(labels)):
         label = _u(labels[i])
@@ -1154,7 +1189,7 @@ def _gathered(labels, worth, sizes, scratch, above):
 
 
 @inner
-def _unite(edges, worth, sizes, scratch):
+def _unite(edges: Ints, worth: int, sizes: Ints, scratch: _Scratch) -> None:
     """Join components; the members of the smaller one, a ring, learn their new root and offset."""
     root, ring, size, total, offset = scratch.root, scratch.ring, scratch.size, scratch.total, scratch.offset
     for edge in edges:
@@ -1178,7 +1213,7 @@ def _unite(edges, worth, sizes, scratch):
 
 
 @inner
-def _write(runs, cap, scratch, out):
+def _write(runs: Ints, cap: int, scratch: _Scratch, out: Ints) -> None:
     """Scores of the voxels. The sort is repeated to find the place of each; `offset` holds the final totals."""
     start, final = scratch.start, scratch.final
     for k in range(len(start)):
@@ -1188,15 +1223,15 @@ def _write(runs, cap, scratch, out):
         codes, labels, scores = scratch.code[p : p + n], scratch.label[p : p + n], out[v : v + n]
         for i in range(n):
             c = np.int64(codes[i])
-            k = _u(cap + c)
-            place = start[k]
-            start[k] = place + 1
+            at = _u(cap + c)
+            place = start[at]
+            start[at] = place + 1
             score = scratch.offset[_u(final[_u(labels[i])])] - scratch.above[_u(place)]
             scores[i] = score * (np.int64(c > 0) - np.int64(c < 0))
 
 
 @checked
-def _grow(position, worth, sizes, offsets, box):
+def _grow(position: Int32, worth: AnyArray, sizes: AnyArray, offsets: Int32, box: int) -> AnyArray:
     """TFCE of voxels listed by falling height, by a tree of components (Najman & Couprie 2006, IEEE TIP 15:3531).
 
     An implementation independent of the one above. `worth`: C at each voxel, int64 or float64. Voxel v stands for its

@@ -20,9 +20,9 @@ __all__ = [
     "Floats",
     "Int32",
     "Ints",
-    "Maps",
-    "Permutation",
+    "MapBatch",
     "PermutationsDone",
+    "Shuffles",
     "Words",
 ]
 
@@ -36,7 +36,7 @@ Words: TypeAlias = NDArray[np.uint64]
 Bools: TypeAlias = NDArray[np.bool_]
 AnyArray: TypeAlias = NDArray[Any]
 """An array of numpy of any type of number."""
-Permutation: TypeAlias = NDArray[Any]
+Shuffles: TypeAlias = NDArray[Any]
 """(n,) or (B, n): the row that comes to each place, int32, or the sign of each row, int8."""
 
 PermutationsDone: TypeAlias = Callable[[int], None]
@@ -59,7 +59,7 @@ class DeviceArray(Protocol):
     def __len__(self) -> int: ...
 
 
-Maps: TypeAlias = Any
+MapBatch: TypeAlias = Any
 """(B, V) maps where the model is: an `AnyArray` on the CPU, a `DeviceArray` on a device.
 
 Which of the two, the code knows from its `device`, and mypy cannot: a union would need a cast in every branch.

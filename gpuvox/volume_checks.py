@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuvox.scratch import Data, pieces
+from gpuvox.types import AnyArray
 
 MOST_NAMED = 6
 """Volumes that a sentence names."""
@@ -17,7 +17,7 @@ MOST_NAMED = 6
 
 def constant_rows(data: Data) -> dict[int, float]:
     """Rows that have one value in all voxels, and that value."""
-    first: NDArray | None = None
+    first: AnyArray | None = None
     same = np.ones(data.shape[0], dtype=bool)
     for start, values in pieces(data):
         width = min(values.shape[1], data.shape[1] - start)

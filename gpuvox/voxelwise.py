@@ -19,344 +19,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuvox.device import Device, blocks_for
 from gpuvox.errors import DesignError
 from gpuvox.glm import (
-    ALONE,
-    ORTHOGONAL,
-    SSE_FLOOR,
     Z_BITS,
-    ZERO_RESIDUAL,
     Nuisance,
     cancels_below,
-    fma,
     smooth_variance,
     smooth_variance_on,
     upload_shuffles,
     z_table,
 )
-from gpuvox.jit import inner, loop
 from gpuvox.scratch import WIDTH, Data, Tiles, as_tiles, block, pieces, pieces_with
 from gpuvox.smooth import MaskedGaussian
-
-TILE = 64
-"""Voxels a kernel works on at a time: their bases fit in the cache."""
-DEPENDENT = 1e-7
-"""Share of a column's norm under which its remainder is rounding (voxelwise EVs are stored in float32)."""
-
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
-
-
-@inner
-def _fill_columns(static, evs, position, mixing, demean, voxels, columns):
-    """columns (k, n, T) = per-voxel design · mixing; position[c] is the voxelwise EV in column c, or −1."""
-    k, n = columns.shape[0], columns.shape[1]
-    width = len(voxels)
-    columns[:] = 0.0
-    for c in range(static.shape[1]):
-        for a in range(k):
-            weight = mixing[c, a]
-            if weight == 0.0:
-                continue
-            for i in range(n):
-                if position[c] < 0:
-                    for j in range(width):
-                        columns[a, i, j] += weight * static[i, c]
-                else:
-                    for j in range(width):
-                        columns[a, i, j] += weight * evs[position[c], i, voxels[j]]
-    if demean:
-        for a in range(k):
-            _demean(columns[a])
-
-
-@inner
-def _leave_out(evs, outside, voxels, gone):
-    """gone (n, T): 1 for subjects who are left out of a voxel."""
-    for i in range(gone.shape[0]):
-        for j in range(len(voxels)):
-            gone[i, j] = 1.0 if evs[outside, i, voxels[j]] != 0 else 0.0
-
-
-@inner
-def _clear(block, gone):
-    """0 in the rows of subjects who are left out."""
-    for i in range(gone.shape[0]):
-        for j in range(block.shape[1]):
-            if gone[i, j] != 0:
-                block[i, j] = 0.0
-
-
-@inner
-def _demean(block):
-    n, width = block.shape
-    mean = np.zeros(width)
-    for i in range(n):
-        for j in range(width):
-            mean[j] += block[i, j]
-    for i in range(n):
-        for j in range(width):
-            block[i, j] -= mean[j] / n
-
-
-@inner
-def _project_out(block, direction):
-    """block −= direction (directionᵀ block), voxel by voxel."""
-    n, width = block.shape
-    dot = np.zeros(width)
-    for i in range(n):
-        for j in range(width):
-            dot[j] += direction[i, j] * block[i, j]
-    for i in range(n):
-        for j in range(width):
-            block[i, j] -= direction[i, j] * dot[j]
-
-
-@inner
-def _normalise(block, before, tolerance):
-    """Unit norm, or 0 where no more than `tolerance` of the norm `before` is left; returns the norms."""
-    norm = _norms(block)
-    n, width = block.shape
-    for j in range(width):
-        if norm[j] <= tolerance * before[j]:
-            norm[j] = 0.0
-    for i in range(n):
-        for j in range(width):
-            block[i, j] = block[i, j] / norm[j] if norm[j] > 0 else 0.0
-    return norm
-
-
-@inner
-def _norms(block):
-    n, width = block.shape
-    norm = np.zeros(width)
-    for i in range(n):
-        for j in range(width):
-            norm[j] += block[i, j] * block[i, j]
-    return np.sqrt(norm)
-
-
-@inner
-def _orthonormalise(columns, size, rank):
-    """Gram–Schmidt along the first axis; rank (k, T) says which columns stand.
-
-    `size` (k,) bounds the norms: under 1e-12 of it, a column is what rounding left of zero.
-    """
-    for a in range(columns.shape[0]):
-        before = np.maximum(_norms(columns[a]), size[a] * 1e-12 / DEPENDENT)
-        for _ in range(2):
-            for b in range(a):
-                _project_out(columns[a], columns[b])
-        norm = _normalise(columns[a], before, DEPENDENT)
-        for j in range(len(norm)):
-            rank[a, j] = norm[j] > 0
-
-
-@inner
-def _make_bases(static, evs, position, mixing, outside, demean, voxels, size, columns, rank, gone):  # noqa: PLR0913
-    """Orthonormal bases (k, n, T) of a tile, 0 for subjects who are left out."""
-    _fill_columns(static, evs, position, mixing, demean, voxels, columns)
-    if outside >= 0:
-        _leave_out(evs, outside, voxels, gone)
-        for a in range(columns.shape[0]):
-            _clear(columns[a], gone)
-    _orthonormalise(columns, size, rank)
-
-
-@inner
-def _prepare(  # noqa: PLR0913
-    data, static, evs, position, mixing, outside, n_nuisance, mode, demean, voxels, size, columns, rank, y, gone
-):  # fmt: skip
-    """Bases (k, n, T) and unit residuals (n, T) of a tile in float64; returns the residuals' norms.
-
-    demean: bit 1 for the columns, bit 2 for the data.
-    """
-    n = data.shape[0]
-    width = len(voxels)
-    y[:] = 0.0
-    for i in range(n):
-        for j in range(width):
-            y[i, j] = data[i, voxels[j]]
-    _make_bases(static, evs, position, mixing, outside, demean & 1, voxels, size, columns, rank, gone)
-    if mode != 2:
-        _clear(y, gone)
-    before = _norms(y)
-    if demean & 2:
-        _demean(y)
-    removed = n_nuisance
-    if mode == 2:
-        removed = 0
-    elif mode == 3:
-        removed = columns.shape[0]
-    constant = _constant(y, gone, columns[:removed], 1.0 / n if demean & 2 else 0.0)
-    for a in range(removed):
-        _project_out(y, columns[a])
-    norm = _normalise(y, before, ZERO_RESIDUAL)
-    for j in range(width):
-        if constant[j]:
-            norm[j] = 0.0
-    return norm
-
-
-@inner
-def _constant(y, gone, removed, leverage):
-    """(T,) Whether data are one number in all rows that the removed columns, and `leverage` more, do not fit alone.
-
-    Rows of subjects who are left out do not count.
-    """
-    n, width = y.shape
-    constant = np.ones(width, np.bool_)
-    first = np.full(width, -1)
-    for i in range(n):
-        for j in range(width):
-            fitted = leverage
-            for a in range(removed.shape[0]):
-                fitted += removed[a, i, j] * removed[a, i, j]
-            if fitted < 1 - ALONE and not (gone.shape[0] and gone[i, j] != 0):
-                if first[j] >= 0 and y[i, j] != y[first[j], j]:
-                    constant[j] = False
-                first[j] = i
-    return constant
-
-
-@inner
-def _fit(columns, y, gone, permutation, signs, first, products, lost):
-    """products (k, T) = (P columns)ᵀ y; lost (T): the share of y in the rows of subjects who are left out.
-
-    `permutation` when there are no signs.
-    """
-    n = y.shape[0]
-    lost[:] = lost.dtype.type(0)
-    for i in range(gone.shape[0]):
-        source = gone[i if signs.size else permutation[i]]
-        for j in range(y.shape[1]):
-            lost[j] = fma(source[j] * y[i, j], y[i, j], lost[j])
-    for a in range(first, columns.shape[0]):
-        products[a, :] = products.dtype.type(0)
-        for i in range(n):
-            source = columns[a, i if signs.size else permutation[i]]
-            if signs.size and signs[i] < 0:
-                for j in range(y.shape[1]):
-                    products[a, j] -= source[j] * y[i, j]
-            else:
-                for j in range(y.shape[1]):
-                    products[a, j] = fma(source[j], y[i, j], products[a, j])
-
-
-@inner
-def _finish(products, lost, first, n_nuisance, is_f, df, rank, limit, statistic, sse):  # noqa: PLR0913
-    """Statistic and SSE of a tile; voxels whose SSE is under `limit` get NaN (−inf: none, floored instead)."""
-    k, width = products.shape
-    for j in range(width):
-        left = 1.0 - np.float64(lost[j])
-        effect = 0.0
-        numerator = 0
-        for a in range(first, k):
-            product = np.float64(products[a, j])
-            if abs(product) < ORTHOGONAL:
-                product = 0.0
-            left -= product * product
-            if a >= n_nuisance:
-                numerator += rank[a, j]
-                effect = effect + product * product if is_f else product
-        sse[j] = max(left, SSE_FLOOR)
-        if df[j] < 1 or numerator == 0:
-            statistic[j] = 0.0
-        elif left < limit:
-            statistic[j] = np.nan
-        elif is_f:
-            statistic[j] = effect / numerator * (df[j] / sse[j])
-        else:
-            statistic[j] = effect * np.sqrt(df[j] / sse[j])
-
-
-@loop
-def _maps(  # noqa: C901, PLR0913
-    data, static, evs, position, mixing, size, outside, n_nuisance, mode, demean, is_f, spent, shuffles, flip, voxels,
-    exact, limit, out, sse_out,
-):  # fmt: skip
-    """Statistic maps (B, len(voxels)) of a batch of shuffles; `spent`: degrees of freedom that no column takes."""
-    n = data.shape[0]
-    k = mixing.shape[1]
-    columns, y = np.empty((k, n, TILE)), np.empty((n, TILE))
-    rank = np.zeros((k, TILE), np.bool_)
-    rough, wide = np.empty((k, TILE), np.float32), np.empty((k, TILE))
-    rough_lost, wide_lost = np.empty(TILE, np.float32), np.empty(TILE)
-    statistic, sse, df = np.empty(TILE), np.empty(TILE), np.empty(TILE)
-    better, better_sse = np.empty(TILE), np.empty(TILE)
-    first = n_nuisance if mode == 0 else 0
-    gone = np.zeros((n if outside >= 0 else 0, TILE))
-    none = np.empty(0, shuffles.dtype)
-    for start in range(0, len(voxels), TILE):
-        part = voxels[start : start + TILE]
-        norm = _prepare(
-            data, static, evs, position, mixing, outside, n_nuisance, mode, demean, part, size, columns, rank, y,
-            gone,
-        )  # fmt: skip
-        in_fit = gone if mode != 0 else gone[:0]  # Kennedy's fit has no nuisance
-        df[:] = n - spent
-        for a in range(first, k):
-            df -= rank[a]
-        for i in range(len(in_fit)):
-            df -= in_fit[i]
-        columns32, y32, gone32 = columns.astype(np.float32), y.astype(np.float32), in_fit.astype(np.float32)
-        for b in range(len(shuffles)):
-            signs = shuffles[b] if flip else none
-            redo = exact
-            if not exact:
-                _fit(columns32, y32, gone32, shuffles[b], signs, first, rough, rough_lost)
-                _finish(rough, rough_lost, first, n_nuisance, is_f, df, rank, limit, statistic, sse)
-                for j in range(len(part)):
-                    redo |= np.isnan(statistic[j])
-            if redo:
-                _fit(columns, y, in_fit, shuffles[b], signs, first, wide, wide_lost)
-                _finish(wide, wide_lost, first, n_nuisance, is_f, df, rank, -np.inf, better, better_sse)
-                for j in range(len(part)):
-                    if exact or np.isnan(statistic[j]):
-                        statistic[j], sse[j] = better[j], better_sse[j]
-            for j in range(len(part)):
-                out[b, start + j] = statistic[j] if norm[j] > 0 else 0.0
-                if sse_out.size:
-                    sse_out[b, start + j] = sse[j] * norm[j] * norm[j] / max(df[j], 1.0)
-
-
-@loop
-def _ranks(static, evs, position, mixing, size, outside, n_nuisance, demean, out):  # noqa: PLR0913
-    """out (3, V): rank of the nuisance, rank of the effect, and subjects left out, at every voxel."""
-    n, k = static.shape[0], mixing.shape[1]
-    columns, rank = np.empty((k, n, TILE)), np.zeros((k, TILE), np.bool_)
-    gone = np.zeros((n if outside >= 0 else 0, TILE))
-    for start in range(0, out.shape[1], TILE):
-        part = np.arange(start, min(start + TILE, out.shape[1]))
-        _make_bases(static, evs, position, mixing, outside, demean & 1, part, size, columns, rank, gone)
-        for j in range(len(part)):
-            out[0, start + j] = rank[:n_nuisance, j].sum()
-            out[1, start + j] = rank[n_nuisance:, j].sum()
-            out[2, start + j] = int(gone[:, j].sum())
-
-
-@loop
-def _z_by_voxel(number, rest, kind, first, begin, cubics, out):
-    """`glm.f_to_z` with a table for each kind of voxel: rows begin[k] … begin[k + 1] − 1 of the cubics."""
-    scale = np.float64(1 << rest)
-    for b in range(number.shape[0]):
-        for v in range(number.shape[1]):
-            out[b, v] = np.float32(0)
-            table = kind[v]
-            count = begin[table + 1] - begin[table]
-            k = (number[b, v] >> rest) - first[table]
-            if count > 0 and number[b, v] > 0 and k >= 0:
-                d = np.float64(number[b, v] & ((1 << rest) - 1)) / scale
-                if k >= count:
-                    k, d = count - 1, 1.0
-                c = cubics[begin[table] + k]
-                out[b, v] = np.float32(max(((c[0] * d + c[1]) * d + c[2]) * d + c[3], 0.0))
+from gpuvox.types import AnyArray, Bools, DeviceArray, Float32, Float64, Int32, Ints, MapBatch, Shuffles
+from gpuvox.voxelwise_loops import count_ranks, fill_maps, fill_z
 
 
 @dataclass(frozen=True, eq=False)
@@ -403,10 +83,10 @@ class VoxelwiseGlm:
     smoother: MaskedGaussian | None = None
     device: Device | None = None
     scratch: str = ""
-    _arguments: tuple = field(init=False, repr=False)
+    _arguments: tuple[Float64, Ints, Float64, Float64, int] = field(init=False, repr=False)
     _evs: Data = field(init=False, repr=False)
     _n_nuisance: int = field(init=False, repr=False)
-    _ranks: NDArray[np.int32] = field(init=False, repr=False)
+    _ranks: Int32 = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         n, p = self.design.shape
@@ -471,14 +151,14 @@ class VoxelwiseGlm:
         """Degrees of freedom that the mean takes without being a column of the fit."""
         return int(self.demean and (not self._has_intercept or self.nuisance == Nuisance.KENNEDY))
 
-    def _count_ranks(self) -> NDArray[np.int32]:
+    def _count_ranks(self) -> Int32:
         found = np.zeros((3, self.n_voxels), dtype=np.int32)
         for start, evs in pieces(self._evs):
             width = min(evs.shape[1], self.n_voxels - start)
             part = np.zeros((3, width), dtype=np.int32)
             static, position, mixing, size, outside = self._arguments
             stacked = self._split(evs)
-            _ranks(static, stacked, position, mixing, size, outside, self._n_nuisance, self._demeaned, part)
+            count_ranks(static, stacked, position, mixing, size, outside, self._n_nuisance, self._demeaned, part)
             found[:, start : start + width] = part
         return found
 
@@ -510,10 +190,10 @@ class VoxelwiseGlm:
     @property
     def n_voxels(self) -> int:
         """Number of voxels."""
-        return self.data.shape[1]
+        return int(self.data.shape[1])
 
     @property
-    def _dfs(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def _dfs(self) -> tuple[Int32, Int32]:
         """(V,) Rank of the effect, and residual degrees of freedom, at every voxel."""
         nuisance, effect, gone = self._ranks
         taken = effect if self.nuisance == Nuisance.KENNEDY else nuisance + effect + gone
@@ -526,7 +206,7 @@ class VoxelwiseGlm:
             return 1
         nuisance, effect, _ = self._ranks.max(axis=1).tolist()
         counted = effect if self.nuisance == Nuisance.KENNEDY else nuisance + effect + int(self._ranks[2].min())
-        return self.data.shape[0] - counted - self._spent
+        return int(self.data.shape[0] - counted - self._spent)
 
     @property
     def f_dfs(self) -> tuple[int, int] | None:
@@ -539,7 +219,7 @@ class VoxelwiseGlm:
         return int(np.count_nonzero(self._dfs[1] < 1))
 
     @cached_property
-    def _z_tables(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], Float64]:
+    def _z_tables(self) -> tuple[Int32, Int32, Int32, Float64]:
         """Which table each voxel's F takes to become z; first intervals, beginnings and rows of all tables."""
         pairs, kind = np.unique(np.stack(self._dfs, axis=1), axis=0, return_inverse=True)
         empty = 0, np.zeros((0, 4))
@@ -549,14 +229,14 @@ class VoxelwiseGlm:
         cubics = np.ascontiguousarray(np.concatenate([np.zeros((0, 4)), *(cubics for _, cubics in tables)]))
         return kind.reshape(-1).astype(np.int32), first, begin, cubics
 
-    def to_z(self, statistic: Any) -> Any:
+    def to_z(self, statistic: MapBatch) -> MapBatch:
         """The z equivalent of F maps (B, V), with the degrees of freedom of each voxel; where the maps are."""
         tables = self._z_tables
         if self.device is not None:
             return self._on_device.to_z(statistic, tables)
         out = np.zeros(statistic.shape, dtype=np.float32)
         bits = np.ascontiguousarray(statistic, dtype=np.float32).view(np.int32)
-        _z_by_voxel(bits, 32 - Z_BITS, *tables, out)
+        fill_z(bits, 32 - Z_BITS, *tables, out)
         return out
 
     @property
@@ -569,12 +249,13 @@ class VoxelwiseGlm:
         """Whether `exact` applies."""
         return self.smoother is None
 
-    def equivalent(self, shuffles: NDArray) -> NDArray[np.bool_]:
+    def equivalent(self, shuffles: Shuffles) -> Bools:
         """(B,) The identity; with all signs flipped it is one too, but for the sign of t."""
-        identity = shuffles == (shuffles[:, :1] if shuffles.dtype == np.int8 else np.arange(shuffles.shape[1]))
-        return identity.all(axis=1)
+        in_place = shuffles[:, :1] if shuffles.dtype == np.int8 else np.arange(shuffles.shape[1])
+        is_identity: Bools = (shuffles == in_place).all(axis=1)
+        return is_identity
 
-    def statistic_maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_] | None = None) -> Any:
+    def statistic_maps(self, shuffles: Shuffles, equivalent: Bools | None = None) -> MapBatch:
         """Statistic maps, see `glm.Glm.statistic_maps`."""
         equivalent = self.equivalent(shuffles) if equivalent is None else equivalent
         if self.device is not None:
@@ -587,7 +268,7 @@ class VoxelwiseGlm:
         self.settle(shuffles, out, equivalent)
         return out
 
-    def settle(self, shuffles: NDArray, maps: Any, chosen: NDArray[np.bool_]) -> None:
+    def settle(self, shuffles: Shuffles, maps: MapBatch, chosen: Bools) -> None:
         """Replace whole maps by what float64 gives, in place."""
         for b in map(int, np.flatnonzero(chosen)):
             exact = self.exact_map(shuffles[b])
@@ -596,15 +277,17 @@ class VoxelwiseGlm:
             else:
                 self.device.put(self.device.rows(maps, b, b + 1), exact[None].astype(np.float32))
 
-    def exact_map(self, shuffle: NDArray) -> Float64:
+    def exact_map(self, shuffle: Shuffles) -> Float64:
         """(V,) Statistic map of one shuffle in float64, on the host."""
         if self.device is not None:
             maps, variance = self._on_device.exact_maps(shuffle[None])
         else:
             maps, variance = self._maps(shuffle[None], np.arange(self.n_voxels), True)
-        return smooth_variance(maps, variance, self.smoother.exact(variance))[0] if self.smoother else maps[0]
+        whole = smooth_variance(maps, variance, self.smoother.exact(variance)) if self.smoother else maps
+        first: Float64 = whole[0]
+        return first
 
-    def exact(self, shuffles: NDArray, number: NDArray, voxels: NDArray) -> Float64:
+    def exact(self, shuffles: Shuffles, number: AnyArray, voxels: AnyArray) -> Float64:
         """Statistic in float64 for pairs of a shuffle and a voxel, see `glm.Glm.exact`."""
         if self.device is not None:
             return self._on_device.exact(shuffles, number, voxels)
@@ -614,7 +297,7 @@ class VoxelwiseGlm:
             out[chosen] = self._maps(shuffles[b : b + 1], voxels[chosen].astype(np.int64), True)[0][0]
         return out
 
-    def _maps(self, shuffles: NDArray, voxels: NDArray[np.int64], exact: bool) -> tuple[Float64, Float64]:
+    def _maps(self, shuffles: Shuffles, voxels: Ints, exact: bool) -> tuple[Float64, Float64]:
         out = np.empty((len(shuffles), len(voxels)), dtype=np.float64 if exact else np.float32)
         variance = np.empty(out.shape if self.smoother else (0, 0), dtype=out.dtype)
         flip = shuffles.dtype == np.int8
@@ -625,7 +308,7 @@ class VoxelwiseGlm:
             maps = np.empty(shape, dtype=out.dtype)
             sse = np.empty(shape if self.smoother else (0, 0), dtype=out.dtype)
             static, position, mixing, size, outside = self._arguments
-            _maps(
+            fill_maps(
                 values, static, self._split(evs), position, mixing, size, outside, self._n_nuisance,
                 int(self.nuisance), self._demeaned, self.is_f, self._spent, held, flip, column, exact,
                 cancels_below(len(static)), maps, sse,
@@ -646,9 +329,10 @@ class VoxelwiseGlm:
         return _OnDevice(self, self.device)
 
 
-def _any_nonzero(masks: Iterable[NDArray]) -> Float32:
+def _any_nonzero(masks: Iterable[AnyArray]) -> Float32:
     """1 where one of the arrays is not 0, and 0 elsewhere."""
-    return np.logical_or.reduce([mask != 0 for mask in masks]).astype(np.float32)
+    outside: Float32 = np.logical_or.reduce([mask != 0 for mask in masks]).astype(np.float32)
+    return outside
 
 
 _THREADS = 128
@@ -670,10 +354,10 @@ class _OnDevice:
         self.slab = int(np.clip(device.free_bytes() // 4 // each, 1, max(glm.n_voxels, 1)))
         if isinstance(glm.data, Tiles):  # then the host has no room for large slabs either
             self.slab = max(1, min(self.slab, _UPLOAD_BYTES // sent))
-        self.constants = [np.ascontiguousarray(static), position.astype(np.int32), mixing, size]
-        self.prepared: tuple[int, int, list[Any]] | None = None
+        self.constants: list[AnyArray] = [np.ascontiguousarray(static), position.astype(np.int32), mixing, size]
+        self.prepared: tuple[int, int, list[DeviceArray]] | None = None
 
-    def slabs(self) -> Iterator[tuple[int, int, list[Any]]]:
+    def slabs(self) -> Iterator[tuple[int, int, list[DeviceArray]]]:
         """Start, width, and (columns, y, stands, norms) of every slab."""
         for start in range(0, self.glm.n_voxels, self.slab):
             width = min(self.slab, self.glm.n_voxels - start)
@@ -682,7 +366,7 @@ class _OnDevice:
                 self.prepared = start, width, self._prepare(start, width)
             yield self.prepared
 
-    def _prepare(self, start: int, width: int) -> list[Any]:
+    def _prepare(self, start: int, width: int) -> list[DeviceArray]:
         glm, device, n, k = self.glm, self.device, self.n, self.k
         part, everyone = slice(start, start + width), slice(None)
         data, evs = block(glm.data, everyone, part), glm._split(block(glm._evs, everyone, part))
@@ -709,7 +393,7 @@ class _OnDevice:
         numbers = (self.n, self.k, first, glm._n_nuisance, glm._spent, self.outside >= 0 and not kennedy, glm.is_f)
         return tuple(np.int32(number) for number in numbers)
 
-    def statistic_maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_]) -> Any:
+    def statistic_maps(self, shuffles: Shuffles, equivalent: Bools) -> DeviceArray:
         """(B, V) Statistic maps, on the device."""
         out, variance = self._all(shuffles, np.float32)
         if self.glm.smoother is not None:
@@ -717,7 +401,7 @@ class _OnDevice:
         self.glm.settle(shuffles, out, equivalent)
         return out
 
-    def to_z(self, statistic: Any, tables: tuple[NDArray, ...]) -> Any:
+    def to_z(self, statistic: DeviceArray, tables: tuple[AnyArray, ...]) -> DeviceArray:
         """z of F maps (B, V), see `VoxelwiseGlm.to_z`."""
         device, (n_maps, n_voxels) = self.device, statistic.shape
         z = device.empty(statistic.shape, np.float32)
@@ -729,12 +413,12 @@ class _OnDevice:
             )  # fmt: skip
         return z
 
-    def exact_maps(self, shuffles: NDArray) -> tuple[Float64, Float64]:
+    def exact_maps(self, shuffles: Shuffles) -> tuple[Float64, Float64]:
         """Statistic and variance in float64, on the host."""
         found = self._all(shuffles, np.float64)
         return self.device.download(found[0]), self.device.download(found[1])
 
-    def _all(self, shuffles: NDArray, kind: type) -> tuple[Any, Any]:
+    def _all(self, shuffles: Shuffles, kind: type) -> tuple[DeviceArray, DeviceArray]:
         glm, device = self.glm, self.device
         shape = (len(shuffles), glm.n_voxels)
         out, variance = device.empty(shape, kind), device.empty(shape if glm.smoother else (1, 1), kind)
@@ -750,7 +434,7 @@ class _OnDevice:
             )  # fmt: skip
         return out, variance
 
-    def exact(self, shuffles: NDArray, number: NDArray, voxels: NDArray) -> Float64:
+    def exact(self, shuffles: Shuffles, number: AnyArray, voxels: AnyArray) -> Float64:
         """Statistic in float64 for pairs of a shuffle and a voxel; on the host."""
         device, statistic = self.device, np.zeros(len(number))
         if not len(number):

@@ -1,0 +1,340 @@
+"""Compiled loops of models with voxelwise explanatory variables, a tile of voxels at a time; see `voxelwise`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpuvox.glm import ALONE, ORTHOGONAL, SSE_FLOOR, ZERO_RESIDUAL, fma
+from gpuvox.jit import inner, loop
+from gpuvox.types import AnyArray, Bools, Float32, Float64, Floats, Int32, Ints
+
+TILE = 64
+"""Voxels a kernel works on at a time: their bases fit in the cache."""
+DEPENDENT = 1e-7
+"""Share of a column's norm under which its remainder is rounding (voxelwise EVs are stored in float32)."""
+
+
+@inner
+def _fill_columns(
+    static: Float64, evs: Float32, position: Ints, mixing: Float64, demean: int, voxels: Ints,
+    columns: Floats,
+) -> None:  # fmt: skip
+    """columns (k, n, T) = per-voxel design · mixing; position[c] is the voxelwise EV in column c, or −1."""
+    k, n = columns.shape[0], columns.shape[1]
+    width = len(voxels)
+    columns[:] = 0.0
+    for c in range(static.shape[1]):
+        for a in range(k):
+            weight = mixing[c, a]
+            if weight == 0.0:
+                continue
+            for i in range(n):
+                if position[c] < 0:
+                    for j in range(width):
+                        columns[a, i, j] += weight * static[i, c]
+                else:
+                    for j in range(width):
+                        columns[a, i, j] += weight * evs[position[c], i, voxels[j]]
+    if demean:
+        for a in range(k):
+            _demean(columns[a])
+
+
+@inner
+def _leave_out(evs: Float32, outside: int, voxels: Ints, gone: Floats) -> None:
+    """gone (n, T): 1 for subjects who are left out of a voxel."""
+    for i in range(gone.shape[0]):
+        for j in range(len(voxels)):
+            gone[i, j] = 1.0 if evs[outside, i, voxels[j]] != 0 else 0.0
+
+
+@inner
+def _clear(block: Floats, gone: Floats) -> None:
+    """0 in the rows of subjects who are left out."""
+    for i in range(gone.shape[0]):
+        for j in range(block.shape[1]):
+            if gone[i, j] != 0:
+                block[i, j] = 0.0
+
+
+@inner
+def _demean(block: Floats) -> None:
+    n, width = block.shape
+    mean = np.zeros(width)
+    for i in range(n):
+        for j in range(width):
+            mean[j] += block[i, j]
+    for i in range(n):
+        for j in range(width):
+            block[i, j] -= mean[j] / n
+
+
+@inner
+def _project_out(block: Floats, direction: Float64) -> None:
+    """block −= direction (directionᵀ block), voxel by voxel."""
+    n, width = block.shape
+    dot = np.zeros(width)
+    for i in range(n):
+        for j in range(width):
+            dot[j] += direction[i, j] * block[i, j]
+    for i in range(n):
+        for j in range(width):
+            block[i, j] -= direction[i, j] * dot[j]
+
+
+@inner
+def _normalise(block: Floats, before: Float64, tolerance: float) -> Float64:
+    """Unit norm, or 0 where no more than `tolerance` of the norm `before` is left; returns the norms."""
+    norm = _norms(block)
+    n, width = block.shape
+    for j in range(width):
+        if norm[j] <= tolerance * before[j]:
+            norm[j] = 0.0
+    for i in range(n):
+        for j in range(width):
+            block[i, j] = block[i, j] / norm[j] if norm[j] > 0 else 0.0
+    return norm
+
+
+@inner
+def _norms(block: Floats) -> Float64:
+    n, width = block.shape
+    norm = np.zeros(width)
+    for i in range(n):
+        for j in range(width):
+            norm[j] += block[i, j] * block[i, j]
+    return np.sqrt(norm)
+
+
+@inner
+def _orthonormalise(columns: Floats, size: Float64, rank: Bools) -> None:
+    """Gram–Schmidt along the first axis; rank (k, T) says which columns stand.
+
+    `size` (k,) bounds the norms: under 1e-12 of it, a column is what rounding left of zero.
+    """
+    for a in range(columns.shape[0]):
+        before = np.maximum(_norms(columns[a]), size[a] * 1e-12 / DEPENDENT)
+        for _ in range(2):
+            for b in range(a):
+                _project_out(columns[a], columns[b])
+        norm = _normalise(columns[a], before, DEPENDENT)
+        for j in range(len(norm)):
+            rank[a, j] = norm[j] > 0
+
+
+@inner
+def _make_bases(  # noqa: PLR0913
+    static: Float64, evs: Float32, position: Ints, mixing: Float64, outside: int, demean: int, voxels: Ints,
+    size: Float64, columns: Floats, rank: Bools, gone: Floats,
+) -> None:  # fmt: skip
+    """Orthonormal bases (k, n, T) of a tile, 0 for subjects who are left out."""
+    _fill_columns(static, evs, position, mixing, demean, voxels, columns)
+    if outside >= 0:
+        _leave_out(evs, outside, voxels, gone)
+        for a in range(columns.shape[0]):
+            _clear(columns[a], gone)
+    _orthonormalise(columns, size, rank)
+
+
+@inner
+def _prepare(  # noqa: PLR0913
+    data: Float32, static: Float64, evs: Float32, position: Ints, mixing: Float64, outside: int,
+    n_nuisance: int, mode: int, demean: int, voxels: Ints, size: Float64, columns: Float64, rank: Bools,
+    y: Float64, gone: Float64,
+) -> Float64:  # fmt: skip
+    """Bases (k, n, T) and unit residuals (n, T) of a tile in float64; returns the residuals' norms.
+
+    demean: bit 1 for the columns, bit 2 for the data.
+    """
+    n = data.shape[0]
+    width = len(voxels)
+    y[:] = 0.0
+    for i in range(n):
+        for j in range(width):
+            y[i, j] = data[i, voxels[j]]
+    _make_bases(static, evs, position, mixing, outside, demean & 1, voxels, size, columns, rank, gone)
+    if mode != 2:
+        _clear(y, gone)
+    before = _norms(y)
+    if demean & 2:
+        _demean(y)
+    removed = n_nuisance
+    if mode == 2:
+        removed = 0
+    elif mode == 3:
+        removed = columns.shape[0]
+    constant = _constant(y, gone, columns[:removed], 1.0 / n if demean & 2 else 0.0)
+    for a in range(removed):
+        _project_out(y, columns[a])
+    norm = _normalise(y, before, ZERO_RESIDUAL)
+    for j in range(width):
+        if constant[j]:
+            norm[j] = 0.0
+    return norm
+
+
+@inner
+def _constant(y: Float64, gone: Float64, removed: Float64, leverage: float) -> Bools:
+    """(T,) Whether data are one number in all rows that the removed columns, and `leverage` more, do not fit alone.
+
+    Rows of subjects who are left out do not count.
+    """
+    n, width = y.shape
+    constant = np.ones(width, np.bool_)
+    first = np.full(width, -1)
+    for i in range(n):
+        for j in range(width):
+            fitted = leverage
+            for a in range(removed.shape[0]):
+                fitted += removed[a, i, j] * removed[a, i, j]
+            if fitted < 1 - ALONE and not (gone.shape[0] and gone[i, j] != 0):
+                if first[j] >= 0 and y[i, j] != y[first[j], j]:
+                    constant[j] = False
+                first[j] = i
+    return constant
+
+
+@inner
+def _fit(
+    columns: Floats, y: Floats, gone: Floats, permutation: Int32, signs: Int32, first: int, products: Floats,
+    lost: Floats,
+) -> None:  # fmt: skip
+    """products (k, T) = (P columns)ᵀ y; lost (T): the share of y in the rows of subjects who are left out.
+
+    `permutation` when there are no signs.
+    """
+    n = y.shape[0]
+    lost[:] = lost.dtype.type(0)
+    for i in range(gone.shape[0]):
+        source = gone[i if signs.size else permutation[i]]
+        for j in range(y.shape[1]):
+            lost[j] = fma(source[j] * y[i, j], y[i, j], lost[j])
+    for a in range(first, columns.shape[0]):
+        products[a, :] = products.dtype.type(0)
+        for i in range(n):
+            source = columns[a, i if signs.size else permutation[i]]
+            if signs.size and signs[i] < 0:
+                for j in range(y.shape[1]):
+                    products[a, j] -= source[j] * y[i, j]
+            else:
+                for j in range(y.shape[1]):
+                    products[a, j] = fma(source[j], y[i, j], products[a, j])
+
+
+@inner
+def _finish(  # noqa: PLR0913
+    products: Floats, lost: Floats, first: int, n_nuisance: int, is_f: bool, df: Float64, rank: Bools,
+    limit: float, statistic: Float64, sse: Float64,
+) -> None:  # fmt: skip
+    """Statistic and SSE of a tile; voxels whose SSE is under `limit` get NaN (−inf: none, floored instead)."""
+    k, width = products.shape
+    for j in range(width):
+        left = 1.0 - np.float64(lost[j])
+        effect = 0.0
+        numerator = 0
+        for a in range(first, k):
+            product = np.float64(products[a, j])
+            if abs(product) < ORTHOGONAL:
+                product = np.float64(0)
+            left -= product * product
+            if a >= n_nuisance:
+                numerator += rank[a, j]
+                effect = effect + product * product if is_f else product
+        sse[j] = max(left, SSE_FLOOR)
+        if df[j] < 1 or numerator == 0:
+            statistic[j] = 0.0
+        elif left < limit:
+            statistic[j] = np.nan
+        elif is_f:
+            statistic[j] = effect / numerator * (df[j] / sse[j])
+        else:
+            statistic[j] = effect * np.sqrt(df[j] / sse[j])
+
+
+@loop
+def fill_maps(  # noqa: C901, PLR0913
+    data: Float32, static: Float64, evs: Float32, position: Ints, mixing: Float64, size: Float64,
+    outside: int, n_nuisance: int, mode: int, demean: int, is_f: bool, spent: int, shuffles: Int32,
+    flip: bool, voxels: Ints, exact: bool, limit: float, out: AnyArray, sse_out: Floats,
+) -> None:  # fmt: skip
+    """Statistic maps (B, len(voxels)) of a batch of shuffles; `spent`: degrees of freedom that no column takes."""
+    n = data.shape[0]
+    k = mixing.shape[1]
+    columns, y = np.empty((k, n, TILE)), np.empty((n, TILE))
+    rank = np.zeros((k, TILE), np.bool_)
+    rough, wide = np.empty((k, TILE), np.float32), np.empty((k, TILE))
+    rough_lost, wide_lost = np.empty(TILE, np.float32), np.empty(TILE)
+    statistic, sse, df = np.empty(TILE), np.empty(TILE), np.empty(TILE)
+    better, better_sse = np.empty(TILE), np.empty(TILE)
+    first = n_nuisance if mode == 0 else 0
+    gone = np.zeros((n if outside >= 0 else 0, TILE))
+    none = np.empty(0, shuffles.dtype)
+    for start in range(0, len(voxels), TILE):
+        part = voxels[start : start + TILE]
+        norm = _prepare(
+            data, static, evs, position, mixing, outside, n_nuisance, mode, demean, part, size, columns, rank, y,
+            gone,
+        )  # fmt: skip
+        in_fit = gone if mode != 0 else gone[:0]  # Kennedy's fit has no nuisance
+        df[:] = n - spent
+        for a in range(first, k):
+            df -= rank[a]
+        for i in range(len(in_fit)):
+            df -= in_fit[i]
+        columns32, y32, gone32 = columns.astype(np.float32), y.astype(np.float32), in_fit.astype(np.float32)
+        for b in range(len(shuffles)):
+            signs = shuffles[b] if flip else none
+            redo = exact
+            if not exact:
+                _fit(columns32, y32, gone32, shuffles[b], signs, first, rough, rough_lost)
+                _finish(rough, rough_lost, first, n_nuisance, is_f, df, rank, limit, statistic, sse)
+                for j in range(len(part)):
+                    redo |= np.isnan(statistic[j])
+            if redo:
+                _fit(columns, y, in_fit, shuffles[b], signs, first, wide, wide_lost)
+                _finish(wide, wide_lost, first, n_nuisance, is_f, df, rank, -np.inf, better, better_sse)
+                for j in range(len(part)):
+                    if exact or np.isnan(statistic[j]):
+                        statistic[j], sse[j] = better[j], better_sse[j]
+            for j in range(len(part)):
+                out[b, start + j] = statistic[j] if norm[j] > 0 else 0.0
+                if sse_out.size:
+                    sse_out[b, start + j] = sse[j] * norm[j] * norm[j] / max(df[j], 1.0)
+
+
+@loop
+def count_ranks(  # noqa: PLR0913
+    static: Float64, evs: Float32, position: Ints, mixing: Float64, size: Float64, outside: int,
+    n_nuisance: int, demean: int, out: AnyArray,
+) -> None:  # fmt: skip
+    """out (3, V): rank of the nuisance, rank of the effect, and subjects left out, at every voxel."""
+    n, k = static.shape[0], mixing.shape[1]
+    columns, rank = np.empty((k, n, TILE)), np.zeros((k, TILE), np.bool_)
+    gone = np.zeros((n if outside >= 0 else 0, TILE))
+    for start in range(0, out.shape[1], TILE):
+        part = np.arange(start, min(start + TILE, out.shape[1]))
+        _make_bases(static, evs, position, mixing, outside, demean & 1, part, size, columns, rank, gone)
+        for j in range(len(part)):
+            out[0, start + j] = rank[:n_nuisance, j].sum()
+            out[1, start + j] = rank[n_nuisance:, j].sum()
+            out[2, start + j] = int(gone[:, j].sum())
+
+
+@loop
+def fill_z(
+    number: Int32, rest: int, kind: Int32, first: Int32, begin: Int32, cubics: Float64, out: AnyArray,
+) -> None:  # fmt: skip
+    """`glm.f_to_z` with a table for each kind of voxel: rows begin[k] … begin[k + 1] − 1 of the cubics."""
+    scale = np.float64(1 << rest)
+    for b in range(number.shape[0]):
+        for v in range(number.shape[1]):
+            out[b, v] = np.float32(0)
+            table = kind[v]
+            count = begin[table + 1] - begin[table]
+            k = (number[b, v] >> rest) - first[table]
+            if count > 0 and number[b, v] > 0 and k >= 0:
+                d = np.float64(number[b, v] & ((1 << rest) - 1)) / scale
+                if k >= count:
+                    k, d = count - 1, np.float64(1)
+                c = cubics[begin[table] + k]
+                out[b, v] = np.float32(max(((c[0] * d + c[1]) * d + c[2]) * d + c[3], 0.0))
