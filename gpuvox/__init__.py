@@ -18,7 +18,7 @@ _HOMES = {
     "Statistics": "permtest",
     "Tfce": "tfce",
     "partition": "partitioning",
-    "randomise": "application.execute",
+    "randomise": "application.api",
     "run": "executors",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 # Control characters but tab and line feed; marks of writing direction and what else has no width and hides; separators
 # of lines that terminals and browsers do not agree on; halves of characters, which cannot be written out.
@@ -27,3 +28,8 @@ def escaped(text: str) -> str:
         Lines and tabs stay.
     """
     return _HIDDEN.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def in_short(number: int) -> str:
+    """A count as C's %g prints it, however large."""
+    return f"{number:g}" if number < 10**300 else f"{Decimal(number):.5e}"

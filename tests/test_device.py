@@ -19,7 +19,7 @@ from bench.cohort import brain_grid
 from gpuvox import cuda
 from gpuvox import device as devices
 from gpuvox.analysis import Inputs, Options, analyse
-from gpuvox.application import execute
+from gpuvox.application import execute, plan
 from gpuvox.cli import main, main_randomise
 from gpuvox.device import OutOfDeviceMemory
 from gpuvox.errors import DeviceError
@@ -302,6 +302,7 @@ def test_fsl_cases_give_the_bits_of_the_cpu(case, tmp_path, monkeypatch):
 @needs_compiler
 def test_the_command_says_which_device(study_files, monkeypatch, capsys):
     monkeypatch.setattr(execute, "resolve", lambda name: ShimDevice())
+    monkeypatch.setattr(plan, "resolve", lambda name: ShimDevice())
     command = ["-i", "data", "-o", "out", "-m", "mask", "-d", "design.mat", "-t", "design.con", "-n", "20", "-x"]
     assert main_randomise(command) == 0
     assert "Device: kernels on the CPU (shim); float32" in capsys.readouterr().out

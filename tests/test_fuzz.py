@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from gpuvox import checkpoint, files, ironmyelin
 from gpuvox import randomise as api_randomise
-from gpuvox.application import execute
+from gpuvox.application import command, execute, inputs, plan
 from gpuvox.checkpoint import RunIdentity
 from gpuvox.errors import FileError
 from gpuvox.files.locks import output
@@ -255,10 +255,10 @@ def test_masks_of_another_grid_are_not_inflated(tmp_path, bomb):
     map_ = tmp_path / "map.nii"
     map_.write_bytes(image_bytes(n=1))
     table.write_text("participant_id\tmap\tlabels\n1\tmap.nii\tmask.nii.gz\n")
-    randomise = execute.Command(str(data), str(out), mask=str(bomb), one_sample=True)
+    randomise = command.Command(str(data), str(out), mask=str(bomb), one_sample=True)
     works = [
-        lambda: execute.read_inputs(randomise, str, str),
-        lambda: execute.plan(randomise),
+        lambda: inputs.read_inputs(randomise, str, str),
+        lambda: plan.plan(randomise),
         lambda: execute.execute(randomise, str, str),
         lambda: api_randomise(str(data), mask=str(bomb)),
         lambda: ironmyelin.execute(

@@ -16,8 +16,8 @@ from bench.out_of_core import cropped
 from gpuvox import files
 from gpuvox.analysis import Inputs, Options, make_shuffler
 from gpuvox.analysis import Test as OneTest
-from gpuvox.application import cost as plan
-from gpuvox.application import execute
+from gpuvox.application import cost as costs
+from gpuvox.application import plan
 from gpuvox.cli import main_randomise
 from gpuvox.statistics import Statistics
 from gpuvox.tfce import Tfce
@@ -85,11 +85,11 @@ def inputs_for(n: int, n_voxels_mm: float = 8.0) -> Inputs:
     return Inputs(volumes, grid, design, np.array([[0, 1.0, 0, 0]]), np.zeros((0, 1)))
 
 
-def cost(n: int, options: Options, is_f: bool = False) -> plan.Cost:
+def cost(n: int, options: Options, is_f: bool = False) -> costs.Cost:
     inputs = inputs_for(n)
     contrast = np.eye(2, 4, 1) if is_f else inputs.contrasts
     test = OneTest("fstat1" if is_f else "tstat1", contrast, is_f)
-    return plan.cost_of_test(inputs, options, test, make_shuffler(inputs, options, test), 1, n)
+    return costs.cost_of_test(inputs, options, test, make_shuffler(inputs, options, test), 1, n)
 
 
 def test_subjects_that_the_small_analysis_lacks_are_counted():
@@ -135,14 +135,14 @@ def test_a_shard_costs_its_part(study, capsys, monkeypatch):
 
     def cost(*arguments):
         asked.append(arguments[-1])
-        return plan.Cost(0.0, 1000.0, 1 << 20)
+        return costs.Cost(0.0, 1000.0, 1 << 20)
 
     def hours(*extra):
         assert main_randomise([*line, *extra]) == 0
         said = capsys.readouterr().out
         return said, float(re.search(r"time: about ([\d.]+) h", said)[1])
 
-    monkeypatch.setattr(execute, "cost_of_test", cost)
+    monkeypatch.setattr(plan, "cost_of_test", cost)
     line = [*LINE, "-n", "100000", "-x", "--seed", "1", "--skipTo", "3", "--plan"]
     assert hours()[1] == pytest.approx(1e8 / 3600, rel=1e-2)
     said, part = hours("--shard", "2/50")

@@ -18,7 +18,7 @@ import pytest
 
 from gpuvox import estimates, files, scratch
 from gpuvox.analysis import Inputs, Options, analyse
-from gpuvox.application import cost, execute, fingerprint
+from gpuvox.application import api, cost, fingerprint
 from gpuvox.cli import main_randomise
 from gpuvox.errors import FileError, ScratchError
 from gpuvox.glm import Nuisance
@@ -192,12 +192,12 @@ study_files = pytest.fixture(lambda study: study)
 
 def test_from_python(study_files, tmp_path):
     given = {"mask": "mask.nii.gz", "n_permutations": 20, "seed": 1, "tfce": True, "device": "cpu"}
-    expected = execute.randomise("data", "design.mat", "design.con", **given)
+    expected = api.randomise("data", "design.mat", "design.con", **given)
     for data in ("data", nib.load("data.nii.gz")):
-        found = execute.randomise(data, "design.mat", "design.con", scratch=tmp_path, **given)
+        found = api.randomise(data, "design.mat", "design.con", scratch=tmp_path, **given)
         for name, values in expected.maps.items():
             np.testing.assert_array_equal(found.maps[name], values)
-    assert isinstance(execute.randomise("data", scratch=tmp_path, n_permutations=2).inputs.data, Tiles)
+    assert isinstance(api.randomise("data", scratch=tmp_path, n_permutations=2).inputs.data, Tiles)
 
 
 def sentence(capsys, *words: str) -> str:

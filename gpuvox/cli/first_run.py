@@ -48,7 +48,7 @@ def compile_enhancement() -> None:
 
 def compile_models() -> None:
     """Compile the loops of linear models and of shuffling."""
-    from gpuvox.application.execute import randomise
+    from gpuvox.application.api import randomise
 
     data = [[1.0, 2.0], [2.0, 1.0], [4.0, 3.0], [3.0, 5.0], [5.0, 4.0], [7.0, 6.0]]
     design = [[1.0, row] for row in range(6)]

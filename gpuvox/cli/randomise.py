@@ -298,7 +298,7 @@ def run(argv: list[str]) -> int:
         return 0
     check(options)
 
-    from gpuvox.application import execute
+    from gpuvox.application import execute, plan
 
     command = make_command(options, argv)
     check_root(options.root)
@@ -308,7 +308,7 @@ def run(argv: list[str]) -> int:
         from gpuvox.cli.first_run import compile_ahead
 
         compile_ahead(quiet=True)
-        say(execute.plan(command))
+        say(plan.plan(command))
     elif options.count:
         say(f"randomise options: {' '.join(argv)} ")
         execute.count_permutations(command, say)
@@ -338,8 +338,8 @@ def check_root(root: str) -> None:
 
 def open_device(name: str, quiet: bool) -> None:
     """Find the device, with its warnings; for the CPU, compile what every run needs."""
-    from gpuvox.application.execute import resolve
     from gpuvox.cli.first_run import compile_ahead
+    from gpuvox.cuda import resolve
 
     with warnings.catch_warnings(record=True) as caught:
         on_cpu = resolve(name) is None
@@ -424,9 +424,10 @@ def _check_shard(options: argparse.Namespace) -> None:
 
 
 def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
-    """Parsed options → `execute.Command`."""
+    """Parsed options → `command.Command`."""
     from gpuvox.analysis import Options
-    from gpuvox.application import execute as app
+    from gpuvox.application import command as app
+    from gpuvox.application.outputs import Wanted
     from gpuvox.glm import Nuisance
 
     t, f = _statistics(options)
@@ -446,7 +447,7 @@ def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
         threads=options.threads,
         scratch=os.path.abspath(options.scratch) if options.scratch else "",  # workers have folders of their own
     )
-    wanted = app.Wanted(
+    wanted = Wanted(
         options.raw, options.nulls, options.permutation_files, options.glm_output, options.film, options.uncorrp
     )
     names = ("data", "root", "mask", "design", "contrasts", "f_tests", "blocks", "effective_design", "one_sample")

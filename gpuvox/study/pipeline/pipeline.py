@@ -28,6 +28,8 @@ import pandas as pd
 from gpuvox import files, ironmyelin, participants
 from gpuvox.analysis import Options
 from gpuvox.application import execute as randomise
+from gpuvox.application.command import Command
+from gpuvox.application.outputs import Wanted
 from gpuvox.errors import AnotherRunError, FileError
 from gpuvox.reporter import Reporter
 from gpuvox.statistics import Statistics
@@ -228,10 +230,10 @@ class Pipeline(StudyInputs):
                 variance_mm=given.variance_smoothing, threads=study.threads or None,
             )  # fmt: skip
             checkpoint = self.path(f"voxelwise/{name}_checkpoint.tally")
-            command = randomise.Command(
+            command = Command(
                 self.maps[name].image, self.path(f"voxelwise/{name}"), mask, self.path("design.mat"),
                 self.path("design.con"), options=options, device=study.device, line=self.line,
-                wanted=randomise.Wanted(nulls=True),
+                wanted=Wanted(nulls=True),
             )  # fmt: skip
             _go_on(replace(command, checkpoint=checkpoint, resume=os.path.exists(checkpoint)), reporter)
 
@@ -518,7 +520,7 @@ def indented(reporter: Reporter) -> Reporter:
     return replace(reporter, say=lambda text: reporter.say(f"  {text}"))
 
 
-def _go_on(command: randomise.Command, reporter: Reporter) -> None:
+def _go_on(command: Command, reporter: Reporter) -> None:
     """Run a permutation test from where an interrupted study left it, or from the beginning where that does not fit."""
 
     def say(text: str) -> None:

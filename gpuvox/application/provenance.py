@@ -1,0 +1,98 @@
+"""What ``<root>_randomise.json`` says of a run."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from gpuvox import __version__, private
+from gpuvox.analysis import (
+    Inputs,
+    Options,
+    TestResult,
+)
+from gpuvox.application.command import Command
+from gpuvox.application.fingerprint import Hashes
+from gpuvox.application.outputs import Writer
+from gpuvox.distributed.client import DaskWorkers
+from gpuvox.info import versions
+from gpuvox.plain import in_short
+from gpuvox.runtime.limits import threads_for
+
+
+def provenance(
+    command: Command,
+    inputs: Inputs,
+    options: Options,
+    results: Sequence[TestResult],
+    writer: Writer,
+    hashes: Hashes,
+) -> dict[str, Any]:
+    """What ``<root>_randomise.json`` says."""
+    found = {
+        "software": software_record(),
+        "command": list(command.line),
+        **({"command_of_shards": list(command.shard_line)} if command.shard_line else {}),
+        **run_record(inputs, options, results, hashes, where_run(options)),
+        "maps": writer.written,
+        "files": writer.files,
+    }
+    return private.record(found, os.path.dirname(command.root))
+
+
+def software_record() -> dict[str, str]:
+    """Versions of what computed."""
+    return {"gpuvox": __version__, "python": platform.python_version(), **versions()}
+
+
+def run_record(
+    inputs: Inputs, options: Options, results: Sequence[TestResult], hashes: Hashes, device: str
+) -> dict[str, Any]:
+    """What a run was given, how it was run, and its tests."""
+    return {
+        "device": device,
+        "threads": threads_for(options.threads),
+        "seed": options.seed,
+        "inputs": {name: {"sha256": digest} for named in hashes.values() for name, digest in named},
+        "volumes": inputs.data.shape[0],
+        "voxels": inputs.grid.n_voxels,
+        "design": inputs.design,
+        "contrasts": inputs.contrasts,
+        "f_tests": inputs.f_tests,
+        "names": asdict(inputs.names),
+        "nuisance": options.nuisance.name.lower(),
+        "demeaned": options.demean,
+        "variance_smoothing_mm": options.variance_mm,
+        "statistics": {"t": asdict(options.statistics), "F": asdict(options.f_statistics)},
+        "tests": [test_record(result) for result in results],
+    }
+
+
+def where_run(options: Options) -> str:
+    """What the shuffles were run on."""
+    if isinstance(options.workers, DaskWorkers):
+        return options.workers.description
+    return "cpu" if options.device is None else f"{options.device.name} ({options.device.title})"
+
+
+def test_record(result: TestResult) -> dict[str, Any]:
+    """What came of one test, but for its maps."""
+    shuffler = result.shuffler
+    return {
+        "name": result.test.name,
+        "contrast_name": result.test.label,
+        "contrast": result.test.contrast,
+        "degrees_of_freedom": result.f_dfs or result.df,
+        "method": "sign-flips" if shuffler.flips else "permutations",
+        "permutations": shuffler.n if result.nulls else 0,
+        "distinct": str(shuffler.n_distinct) if shuffler.n_distinct < 10**4000 else in_short(shuffler.n_distinct),
+        "exhaustive": bool(shuffler.exhaustive),
+        "smallest_possible_p": 1 / shuffler.n,
+        **({"tfce_step": result.tfce_step} if result.tfce_step else {}),
+        "critical_values": {kind: result.critical(kind) for kind in result.nulls},
+        "seconds": round(result.seconds, 3),
+        "warnings": list(result.warnings),
+    }
