@@ -14,15 +14,19 @@ import pytest
 from cuda_on_cpu.shim import CXX, ShimDevice
 
 import gpuvox.cuda
-from bench import device as bench
+from bench.device import command, floors, machine, main, sanitizer, studies, table, timings
+from bench.device import lab as laboratory
+from bench.device.checks import compare, families, primitives, runs
+from gpuvox.device import OutOfDeviceMemory
+from gpuvox.statistics import Statistics
 
-bench_process = bench.process
+bench_process = command.process
 
 pytestmark = pytest.mark.skipif(CXX is None, reason="no C++ compiler")
 
 
 class Stopwatch:
-    """What `bench.device.Cuda` is to the script, without a GPU."""
+    """What `machine.Cuda` is to the command, without a GPU."""
 
     def __init__(self):
         self.device = ShimDevice()
@@ -49,17 +53,17 @@ class Stopwatch:
 
     def copy_rate(self, n_bytes, repeats):
         source, target = np.zeros(n_bytes, np.uint8), np.ones(n_bytes, np.uint8)
-        return bench.rate(self, lambda: np.copyto(target, source), 2 * n_bytes, repeats)
+        return machine.rate(self, lambda: np.copyto(target, source), 2 * n_bytes, repeats)
 
     def fma_rate(self, repeats):
         x = np.ones(100_000, np.float32)
-        return bench.rate(self, lambda: x * x + x, 2 * x.size, repeats)
+        return machine.rate(self, lambda: x * x + x, 2 * x.size, repeats)
 
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "process", no_process)
-    return bench.Lab(Stopwatch(), bench.TINY, out=tmp_path)
+    monkeypatch.setattr(command, "process", no_process)
+    return laboratory.Lab(Stopwatch(), laboratory.TINY, out=tmp_path)
 
 
 def no_process(arguments, folder):
@@ -74,7 +78,7 @@ def written(lab):
 
 
 def test_correctness(lab, capsys):
-    assert bench.work(lab, "correctness") == 0
+    assert main.work(lab, "correctness") == 0
     found = written(lab)
     assert len(found["checks"]) > 100
     assert {c["verdict"] for c in found["checks"]} == {"same bits", "within 1e-09"}
@@ -83,7 +87,7 @@ def test_correctness(lab, capsys):
 
 
 def test_timings(lab, capsys):
-    assert bench.work(lab, "timings") == 0, lab.report.errors
+    assert main.work(lab, "timings") == 0, lab.report.errors
     found = written(lab)
     assert found["checks"] == []
     names = [row["name"] for row in found["timings"]]
@@ -108,15 +112,15 @@ def test_timings(lab, capsys):
 def test_floors(lab):
     """Bytes and operations of a case counted by hand, at ceilings of one each per millisecond."""
     lab.report.facts["ceilings"] = {"copy_bytes": {"per_s": 1e3}, "float32_operations": {"per_s": 1e3}}
-    test = bench.make_test(lab, None, 24.0, 20, 8, bench.Statistics())
+    test = studies.make_test(lab, None, 24.0, 20, 8, Statistics())
     v = lab.grid(24.0).n_voxels
-    work = bench.work_of_t_maps(test.model, 5)
+    work = floors.work_of_t_maps(test.model, 5)
     assert work["operations"] == 2 * 20 * v * 4 * 5  # the group and three covariates; the mean does not move
     assert work["bytes"] == 4 * v * (20 + 5)
     time = {"ms": 3.0, "fastest_ms": 3.0, "slowest_ms": 3.0}
-    bench.note(lab, "t", 5, time, work)
+    floors.note(lab, "t", 5, time, work)
     assert lab.report.timings[-1]["floor_ms"] == pytest.approx(work["operations"])
-    bench.note(lab, "c", 5, time, bench.work_of_maps(5, v, 8))
+    floors.note(lab, "c", 5, time, floors.work_of_maps(5, v, 8))
     assert lab.report.timings[-1]["floor_ms"] == pytest.approx(5 * v * 12)
     assert lab.report.timings[-1]["times_the_floor"] == pytest.approx(3 / (5 * v * 12))
 
@@ -132,8 +136,8 @@ def test_a_wrong_bit_fails(lab, monkeypatch, capsys):
         return values
 
     monkeypatch.setattr(lab.device, "download", download)
-    monkeypatch.setattr(bench, "all_checks", bench.primitive_checks)
-    assert bench.work(lab, "correctness") == 1
+    monkeypatch.setattr(families, "all_checks", primitives.primitive_checks)
+    assert main.work(lab, "correctness") == 1
     verdicts = {c["name"]: c["verdict"] for c in written(lab)["checks"]}
     assert sum(v == "failed" for v in verdicts.values()) == 3
     assert all(("smoothing" in name) == (v == "failed") for name, v in verdicts.items())
@@ -157,7 +161,7 @@ def test_a_wrong_bit_fails(lab, monkeypatch, capsys):
     ],
 )
 def test_differences(a, b, n):
-    assert len(list(bench.differences(a, b))) == n
+    assert len(list(compare.differences(a, b))) == n
 
 
 def test_an_error_is_noted_and_the_script_goes_on(lab):
@@ -172,17 +176,17 @@ def test_an_error_is_noted_and_the_script_goes_on(lab):
 
 
 def test_no_memory_for_a_moment(lab):
-    with bench.no_memory_at(lab.device, 2):
+    with runs.no_memory_at(lab.device, 2):
         lab.device.empty(3, np.int32)
-        with pytest.raises(bench.OutOfDeviceMemory):
+        with pytest.raises(OutOfDeviceMemory):
             lab.device.empty(3, np.int32)
-    with pytest.raises(AssertionError, match="only 0"), bench.no_memory_at(lab.device, 1):
+    with pytest.raises(AssertionError, match="only 0"), runs.no_memory_at(lab.device, 1):
         pass
 
 
 def test_what_there_is_no_time_for_is_named(lab):
     lab.sizes = replace(lab.sizes, seconds=0.0)
-    assert bench.work(lab) == 0
+    assert main.work(lab) == 0
     found = written(lab)
     assert "correctness" in found["left_out"]
     assert "whole, C 6" in found["left_out"]
@@ -190,26 +194,25 @@ def test_what_there_is_no_time_for_is_named(lab):
 
 
 def test_fewer_permutations_where_time_is_short(lab, monkeypatch):
-    monkeypatch.setattr(bench, "expected_seconds", lambda *_: 1e6)
+    monkeypatch.setattr(timings, "expected_seconds", lambda *_: 1e6)
     lab.sizes = replace(lab.sizes, permutations=10_000, seconds=3000.0)
-    bench.time_whole(lab, 6, lab.sizes.mm)
+    timings.time_whole(lab, 6, lab.sizes.mm)
     (row,) = lab.report.timings
     assert row["permutations"] == pytest.approx(12, abs=1)  # 40 % of the time that is left
     assert row["seconds_for"]["scaled"]
     assert row["seconds_for"]["s"] == pytest.approx(row["ms"] / 1e3 * 10_000 / row["permutations"])
-    assert "(scaled)" in bench.line_of(row)
+    assert "(scaled)" in table.line_of(row)
 
 
 def test_without_threadpoolctl_and_nibabel(lab, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "EXECUTORS", False)
-    monkeypatch.setattr(bench, "COMMAND", False)
-    bench.say_what_is_missing()
-    assert list(bench.whole_checks(lab)) == []
+    lab.has_executors = lab.has_command = False
+    main.say_what_is_missing(lab)
+    assert list(runs.whole_checks(lab)) == []
     lab.sizes = replace(lab.sizes, seconds=0.0)
-    bench.timings(lab)
+    timings.timings(lab)
     assert len(lab.report.skipped) == 3
-    monkeypatch.setattr(bench, "EXECUTORS", True)
-    bench.say_what_is_missing()
+    lab.has_executors = True
+    main.say_what_is_missing(lab)
     assert len(capsys.readouterr().out.split("\n")) == 3
 
 
@@ -233,20 +236,20 @@ def test_sanitizer(lab, monkeypatch, tmp_path, summary, status, verdict):
     tool = tmp_path / "tool"
     tool.write_text(TOOL.format(summary=summary, status=status))
     tool.chmod(0o755)
-    monkeypatch.setattr(bench.shutil, "which", lambda *_, **__: str(tool))
+    monkeypatch.setattr("shutil.which", lambda *_, **__: str(tool))
     lab.out = None
-    bench.sanitizer(lab)
+    sanitizer.sanitizer(lab)
     assert [entry["verdict"] for entry in lab.report.sanitizer] == [verdict] * 2
     assert "Host Frame: f in lib.so" in lab.report.sanitizer[0]["lines"]
     assert lab.report.failed == [entry["name"] for entry in lab.report.sanitizer if verdict == "failed"]
 
 
 def test_sanitizer_that_is_missing_or_slow(lab, monkeypatch):
-    monkeypatch.setattr(bench.shutil, "which", lambda *_, **__: None)
-    bench.sanitizer(lab)
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    sanitizer.sanitizer(lab)
     assert lab.report.skipped == ["compute-sanitizer: it is not installed"]
     slow = [sys.executable, "-uc", "print('begun'); import time; time.sleep(60)"]
-    found = bench.judged(slow, 1.0)
+    found = sanitizer.judged(slow, 1.0)
     assert found["verdict"] == "not finished within 1 s"
     assert found["lines"] == ["begun"]
 
@@ -255,7 +258,7 @@ def test_the_command(lab, monkeypatch, tmp_path):
     """Its files are read by the command itself, whose stages are timed."""
     study = tmp_path / "study"
     study.mkdir()
-    bench.write_study(lab, study)
+    command.write_study(lab, study)
     monkeypatch.chdir(study)
     for owner, name in (
         ("gpuvox.application.execute", "resolve"), ("gpuvox.application.execute", "read_inputs"),
@@ -267,7 +270,7 @@ def test_the_command(lab, monkeypatch, tmp_path):
             place = getattr(place, part)
         monkeypatch.setattr(place, name.split(".")[-1], getattr(place, name.split(".")[-1]))  # put back afterwards
     options = ["-i", "data", "-o", "out", "-m", "mask", "-d", "design.mat", "-t", "design.con", "-T", "-n", "5"]
-    found = bench.stages_of_command(["randomise", *options, "--quiet", "--device", "cpu"])
+    found = command.stages_of_command(["randomise", *options, "--quiet", "--device", "cpu"])
     assert {
         "imports",
         "opening the device",
@@ -290,8 +293,8 @@ def test_process(tmp_path):
 
 
 def test_no_gpu(monkeypatch, capsys):
-    monkeypatch.setattr(bench, "why_not", lambda: "no CUDA device answers; use --device cpu")
-    assert bench.main([]) == 2
+    monkeypatch.setattr(main, "why_not", lambda: "no CUDA device answers; use --device cpu")
+    assert main.main([]) == 2
     assert capsys.readouterr().err == "There is no GPU to check or to time: no CUDA device answers.\n"
 
 
@@ -333,16 +336,16 @@ def test_cuda(monkeypatch):
     monkeypatch.setattr(gpuvox.cuda, "open_device", lambda number, limit: device)
     empty = device.empty
     monkeypatch.setattr(device, "fill", lambda array, value: None)
-    monkeypatch.setattr(bench, "first_line", lambda *command: "1, 2, 3, 4, 5, 6")
-    machine = bench.Cuda(pooled=False)
+    monkeypatch.setattr(machine, "first_line", lambda *command: "1, 2, 3, 4, 5, 6")
+    gpu = machine.Cuda(pooled=False)
     assert device._pool.malloc(5) == (5, 0)
     assert device._pool.free_bytes() == device._pool.used_bytes() == 0
     device._pool.free_all_blocks()
-    assert machine.facts()["multiprocessors"] == 2
-    assert machine.clocks()["clocks.sm"] == "2"
-    assert machine.compile()["kernels"]["glm_rows"] == {"registers": 1, "local_bytes": 2, "shared_bytes": 3}
-    machine.synchronise()
-    assert machine.fma_rate(3)["per_s"] > 0
+    assert gpu.facts()["multiprocessors"] == 2
+    assert gpu.clocks()["clocks.sm"] == "2"
+    assert gpu.compile()["kernels"]["glm_rows"] == {"registers": 1, "local_bytes": 2, "shared_bytes": 3}
+    gpu.synchronise()
+    assert gpu.fma_rate(3)["per_s"] > 0
     assert len(calls) == 4
 
     def with_pointer(shape, dtype):
@@ -351,20 +354,20 @@ def test_cuda(monkeypatch):
         return array
 
     monkeypatch.setattr(device, "empty", with_pointer)
-    assert machine.copy_rate(1000, 2)["per_s"] > 0
+    assert gpu.copy_rate(1000, 2)["per_s"] > 0
     assert calls[-1] == (7, 7, 1000, 3, 0)
 
 
 def test_facts_and_the_command_line(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(bench, "why_not", lambda: None)
-    monkeypatch.setattr(bench, "Cuda", lambda pooled: Stopwatch())
-    assert bench.main(["--only", "facts", "--small", "--seconds", "9", "--out", str(tmp_path)]) == 0
+    monkeypatch.setattr(main, "why_not", lambda: None)
+    monkeypatch.setattr(main, "Cuda", lambda pooled: Stopwatch())
+    assert main.main(["--only", "facts", "--small", "--seconds", "9", "--out", str(tmp_path)]) == 0
     facts = json.loads(next(tmp_path.iterdir()).read_text())["facts"]
     assert facts["sizes"]["seconds"] == 9
     assert facts["ceilings"]["copy_bytes"]["per_s"] > 0
     assert facts["numpy"] == np.__version__
-    monkeypatch.setattr(bench, "stages_of_command", lambda given: {"given": given})
-    assert bench.main(["--stages", "randomise", "-i"]) == 0
+    monkeypatch.setattr(main, "stages_of_command", lambda given: {"given": given})
+    assert main.main(["--stages", "randomise", "-i"]) == 0
     assert json.loads(capsys.readouterr().out.split("\n")[-2]) == {"given": ["randomise", "-i"]}
 
 
@@ -372,8 +375,10 @@ def test_compiling(monkeypatch):
     """A process for each family of loops, which its checks run without a device."""
     started = []
     monkeypatch.setattr(
-        bench.subprocess, "Popen", lambda command, **_: started.append(command) or SimpleNamespace(wait=lambda: 0)
+        families.subprocess,
+        "Popen",
+        lambda command, **_: started.append(command) or SimpleNamespace(wait=lambda: 0),
     )
-    bench.compile_loops()
-    assert [command[-2:] for command in started] == [["--compile", family] for family in bench.FAMILIES]
-    assert bench.main(["--compile", "primitives"]) == 0
+    families.compile_loops()
+    assert [command[-2:] for command in started] == [["--compile", family] for family in families.FAMILIES]
+    assert main.main(["--compile", "primitives"]) == 0

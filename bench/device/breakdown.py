@@ -1,0 +1,109 @@
+"""Where the time of one batch goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from bench.device.floors import measured, wall_ms
+from bench.device.lab import Lab
+from bench.device.studies import levelled, make_test
+from gpuvox.device import Device
+from gpuvox.statistics import Statistics
+from gpuvox.tfce import Tfce
+
+STAGES = {
+    "glm_": "t maps", "maps_ties_everywhere": "ties", "maps_list": "ties", "maps_put": "ties", "tfce_": "TFCE",
+    "download": "downloads", "upload": "uploads", "put": "uploads", "empty": "allocations", "fill": "fills",
+}  # fmt: skip
+
+
+class Tracer:
+    """Times each call of a device alone: the device is idle before it, and done after it.
+
+    Attributes
+    ----------
+    spent : dict
+        Kernel, or method of the device → [calls, milliseconds, bytes].
+    """
+
+    METHODS = ("launch", "download", "upload", "put", "fill", "empty")
+
+    def __init__(self, machine: Any, device: Device) -> None:
+        self.machine, self.device, self.inside = machine, device, False
+        self.spent: dict[str, list[float]] = {}
+
+    def __enter__(self) -> Tracer:
+        for method in self.METHODS:
+            setattr(self.device, method, self._traced(method, getattr(self.device, method)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for method in self.METHODS:
+            delattr(self.device, method)
+
+    def _traced(self, method: str, real: Callable) -> Callable:
+        def call(*arguments: Any, **more: Any) -> Any:
+            if self.inside:  # an upload allocates
+                return real(*arguments, **more)
+            self.inside = True
+            try:
+                self.machine.synchronise()
+                start = perf_counter()
+                result = real(*arguments, **more)
+                self.machine.synchronise()
+                ms = 1e3 * (perf_counter() - start)
+            finally:
+                self.inside = False
+            entry = self.spent.setdefault(arguments[0] if method == "launch" else method, [0, 0.0, 0])
+            moved = {"download": result, "put": arguments[0]}.get(method, arguments[0])
+            entry[0] += 1
+            entry[1] += ms
+            entry[2] += size_of(moved) if method in ("download", "upload", "put") else 0
+            return result
+
+        return call
+
+
+def size_of(array: Any) -> int:
+    """Bytes."""
+    return int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize
+
+
+def break_down(lab: Lab, connectivity: int, mm: float) -> None:
+    """Where the time of one batch goes."""
+    test = make_test(
+        lab,
+        lab.device,
+        mm,
+        lab.sizes.n,
+        lab.sizes.permutations,
+        Statistics(False, Tfce(connectivity=connectivity)),
+    )
+    batch = min(test.observe().batch, test.shuffler.n - 1)
+    part = 1, 1 + batch
+    observed = levelled(test, lambda observed: observed.run(*part))
+    untraced = measured(lab, lambda: observed.run(*part))
+    start = perf_counter()
+    shuffles = test.shuffler.shuffles(*part)
+    middle = perf_counter()
+    test.model.equivalent(shuffles)
+    stages = {
+        "shuffles on the host": 1e3 * (middle - start),
+        "comparing shuffles": 1e3 * (perf_counter() - middle),
+    }
+    with Tracer(lab.machine, lab.device) as tracer:
+        traced = wall_ms(lab, lambda: observed.run(*part))
+    for call, (_, ms, _) in tracer.spent.items():
+        stage = next((name for start_, name in STAGES.items() if call.startswith(start_)), "other kernels")
+        stages[stage] = stages.get(stage, 0.0) + ms
+    stages["the rest, on the host"] = max(traced - sum(stages.values()), 0.0)
+    lab.report.breakdowns.append({
+        "name": f"one batch of {batch}, {mm:g} mm, n {lab.sizes.n}, C {connectivity}", "maps": batch, "ms": untraced,
+        "ms_one_call_at_a_time": traced, "stages_ms": stages,
+        "calls": {k: {"calls": c, "ms": ms, "bytes": b} for k, (c, ms, b) in tracer.spent.items()},
+    })  # fmt: skip
+    test.model.release()

@@ -1,0 +1,66 @@
+"""Every kernel against the CPU path, bit for bit."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from collections.abc import Iterator
+from time import perf_counter
+
+from bench.device.checks.compare import Check, differences
+from bench.device.checks.enhancement import cluster_checks, tfce_checks
+from bench.device.checks.models import glm_checks, voxelwise_checks
+from bench.device.checks.primitives import primitive_checks
+from bench.device.checks.runs import memory_checks, whole_checks
+from bench.device.lab import PROGRAM, TINY, Lab, describe, say
+
+FAMILIES = {
+    "primitives": primitive_checks, "glm": glm_checks, "voxelwise": voxelwise_checks, "cluster": cluster_checks,
+    "tfce": tfce_checks,
+}  # fmt: skip
+"""Checks that share few of the CPU's compiled loops."""
+
+
+def all_checks(lab: Lab) -> Iterator[Check]:
+    """The checks, quick ones first."""
+    for family in (*FAMILIES.values(), whole_checks, memory_checks):
+        yield from family(lab)
+
+
+def correctness(lab: Lab) -> None:
+    """Every check: CPU, device, comparison."""
+    for check in all_checks(lab):
+        if not lab.allows(check.name, check.seconds):
+            continue
+        start = perf_counter()
+        try:
+            expected = check.results(None)
+            middle = perf_counter()
+            wrong = list(differences(expected, check.results(lab.device), check.tolerance))
+        except Exception as error:
+            middle, wrong = perf_counter(), [describe(error)]
+        verdict = "failed" if wrong else "same bits" if not check.tolerance else f"within {check.tolerance:g}"
+        lab.report.checks.append({
+            "name": check.name, "verdict": verdict, "differences": wrong[:10],
+            "cpu_s": middle - start, "device_s": perf_counter() - middle,
+        })  # fmt: skip
+        if wrong:
+            say(f"FAILED {check.name}: {wrong[0][-300:]}")
+            gc.collect()  # what failed may hold arrays
+        lab.device.forget()
+    lab.write()
+
+
+def compile_loops() -> None:
+    """Compile the CPU's loops, a family to a process; they are kept on disk."""
+    start = [sys.executable, PROGRAM, "--compile"]
+    running = [subprocess.Popen([*start, family], stdout=subprocess.DEVNULL) for family in FAMILIES]
+    for process in running:
+        process.wait()  # what fails there fails again, and is reported, where it is needed
+
+
+def compile_family(family: str) -> None:
+    """One of those processes."""
+    for check in FAMILIES[family](Lab(None, TINY)):
+        check.results(None)

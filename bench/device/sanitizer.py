@@ -1,0 +1,51 @@
+"""NVIDIA's compute-sanitizer on the small checks."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from time import perf_counter
+
+from bench.device.lab import PROGRAM, Lab, say, without_paths
+
+
+def sanitizer(lab: Lab, seconds: float = 75.0) -> None:
+    """memcheck and racecheck on the small checks, each array an allocation of its own."""
+    program = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+    if not program:
+        lab.report.skipped.append("compute-sanitizer: it is not installed")
+        return
+    for tools_left, tool in ((2, "memcheck"), (1, "racecheck")):
+        limit = min(seconds, lab.left() / tools_left)
+        if not lab.allows(f"compute-sanitizer {tool}", 20):
+            continue
+        command = [program, "--tool", tool, "--error-exitcode", "99", sys.executable, PROGRAM]
+        command += ["--small", "--only", "correctness", "--no-pool", "--seconds", str(0.8 * limit)]
+        lab.report.sanitizer.append({"name": f"compute-sanitizer {tool}"} | judged(command, limit))
+        say(f"compute-sanitizer {tool}: {lab.report.sanitizer[-1]['verdict']}")
+        lab.write()
+
+
+def judged(command: list[str], limit: float) -> dict:
+    """Verdict and last lines of a sanitizer's run."""
+    start = perf_counter()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+        text, status = done.stdout + done.stderr, done.returncode
+    except subprocess.TimeoutExpired as error:
+        text, status = "".join(as_text(part) for part in (error.stdout, error.stderr)), None
+    lines = without_paths(text).strip().split("\n")[-25:]
+    summary = next((line for line in reversed(lines) if "SUMMARY" in line), "")
+    if status is None:
+        verdict = f"not finished within {limit:.0f} s"
+    elif not summary:
+        verdict = f"did not run (status {status})"
+    else:
+        verdict = "clean" if "SUMMARY: 0 " in summary and status == 0 else "failed"
+    return {"verdict": verdict, "summary": summary, "lines": lines, "seconds": perf_counter() - start}
+
+
+def as_text(part: bytes | str | None) -> str:
+    """Output of a process that was stopped: bytes, whatever was asked for."""
+    return part.decode(errors="replace") if isinstance(part, bytes) else part or ""

@@ -1,0 +1,43 @@
+"""The table for people."""
+
+from __future__ import annotations
+
+from bench.device.lab import Report, say
+
+
+def line_of(row: dict) -> str:
+    """A timing in a line."""
+    spread = 100 * (row["slowest_ms"] - row["fastest_ms"]) / row["ms"] if row["ms"] else 0.0
+    floor = f"{row['floor_ms']:10.3f} {row['times_the_floor']:7.1f}" if "floor_ms" in row else f"{'':18}"
+    more = f"  {row['times_the_device']:.1f} x the device" if row.get("times_the_device") else ""
+    if row.get("seconds_for", {}).get("scaled"):
+        of = row["seconds_for"]
+        more += f"  {of['permutations']:,} permutations: {of['s']:.2f} s (scaled)"
+    return f"{row['name'][:86]:86} {row['ms']:11.3f} {spread:4.0f} % {row['us_per_map']:10.2f} {floor}{more}"
+
+
+def table(report: Report) -> None:
+    """Everything, for people."""
+    say("")
+    say(f"{report.facts.get('device')}, commit {report.facts.get('commit')}")
+    if report.timings:
+        say(f"{'':86} {'ms':>11} {'range':>6} {'us/map':>10} {'floor ms':>10} {'x floor':>7}")
+        for row in report.timings:
+            say(line_of(row))
+    for each in report.breakdowns:
+        say(
+            f"{each['name']}: {each['ms']['ms']:.2f} ms; one call at a time {each['ms_one_call_at_a_time']:.2f} ms:"
+        )
+        for stage, ms in sorted(each["stages_ms"].items(), key=lambda item: -item[1]):
+            say(f"    {stage:30} {ms:10.3f} ms")
+    for row in report.timings:
+        for stage, seconds in row.get("processes_s", {}).get("stages", {}).items():
+            say(f"    command, {stage:34} {seconds:8.3f} s")
+    for entry in report.sanitizer:
+        say(f"{entry['name']}: {entry['verdict']} {entry['summary']}")
+    for text in report.skipped:
+        say(f"skipped: {text}")
+    if report.left_out:
+        say(f"left out for time: {'; '.join(report.left_out)}")
+    failed = report.failed
+    say(f"{len(report.checks)} checks, {len(failed)} failed" + (": " + "; ".join(failed) if failed else ""))
