@@ -18,7 +18,7 @@ from gpuvox.results import TestResult, make_result
 from gpuvox.shuffle import ImportedShuffler, Shuffler
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.tally import Maps, Tally, share
-from gpuvox.voxelwise import VoxelwiseGlm
+from gpuvox.voxelwise_evs import VoxelwiseGlm
 
 __all__ = [
     "AnyShuffler",

@@ -16,7 +16,7 @@ from gpuvox.pvalues import corrected, critical_value, shares
 from gpuvox.shuffle import ImportedShuffler, Shuffler
 from gpuvox.tally import Maps, Tally
 from gpuvox.tfce import robust_peak, step_size
-from gpuvox.voxelwise import VoxelwiseGlm
+from gpuvox.voxelwise_evs import VoxelwiseGlm
 
 
 @dataclass(frozen=True, eq=False)

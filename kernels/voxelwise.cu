@@ -1,4 +1,4 @@
-// Models with voxelwise explanatory variables, as in gpuvox/voxelwise.py, operation by operation: a thread has a voxel.
+// Models with voxelwise explanatory variables, as in gpuvox/voxelwise_evs.py, operation by operation: a thread has a voxel.
 
 #include "common.cuh"
 

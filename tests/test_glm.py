@@ -15,7 +15,7 @@ from gpuvox.grid import Grid
 from gpuvox.partitioning import partition
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
-from gpuvox.voxelwise import VoxelwiseGlm
+from gpuvox.voxelwise_evs import VoxelwiseGlm
 
 FEW = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 

@@ -19,7 +19,7 @@ from gpuvox.grid import Grid
 from gpuvox.partitioning import effective_regressor, partition
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
-from gpuvox.voxelwise import VoxelwiseGlm
+from gpuvox.voxelwise_evs import VoxelwiseGlm
 
 
 @dataclass(frozen=True)

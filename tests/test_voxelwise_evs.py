@@ -15,7 +15,7 @@ from gpuvox.permtest import PermutationTest
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.statistics import Statistics
-from gpuvox.voxelwise import VoxelwiseGlm
+from gpuvox.voxelwise_evs import VoxelwiseGlm
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
 
 N, V = 14, 70
