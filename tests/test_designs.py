@@ -176,10 +176,10 @@ def test_one_sample():
         ({"group": "group", "order": ["MS"]}, "the order of the groups is MS; group in the table is HC, MS"),
         ({"group": "group", "covariates": ["group"]}, "cannot be a covariate"),
         ({"group": "group", "covariates": ["weight"]}, "no column 'weight'"),
-        ({"interactions": ["age"]}, "need groups"),
-        ({"effects": ["scanner"]}, "scanner is the same in all 8 rows"),
+        ({"interactions": ["age"]}, "needs groups"),
+        ({"effects": ["scanner"]}, "scanner has the same value in all 8 rows"),
         ({"group": "group", "covariates": ["course"]}, r"the covariate course\[RR\] is determined by the group"),
-        ({"group": "age"}, "age has 7 different numbers in 8 rows, which make no groups; a covariate is expected"),
+        ({"group": "age"}, "age has 7 different numbers in 8 rows, so it does not define groups; give covariates"),
         ({"group": "participant_id"}, "no residual degrees of freedom"),
     ],
 )
@@ -653,14 +653,14 @@ def test_incomplete_visits(cohort):
     assert set(pd.read_csv("long_visits.tsv", sep="\t")["participant_id"]) == {
         f"s{i:02d}" for i in (0, 1, 2, 4, 5, 6, 7)
     }
-    assert "left out, with too few visits: " in Path("long.txt").read_text()
+    assert "excluded because of too few visits: " in Path("long.txt").read_text()
     assert call(f"{line} --incomplete keep".replace("--out long", "--out kept")) == 0
     visits = pd.read_csv("kept_visits.tsv", sep="\t")
     assert len(visits) == 27
     assert len(pd.read_csv("kept_change.tsv", sep="\t")) == 7  # ses-1 and ses-3
     assert not Path("kept_between.mat").exists()
     text = Path("kept.txt").read_text()
-    assert "no design 'interaction': subjects with all their visits are exchanged, and s" in text
+    assert "no design 'interaction': participants are permuted with all their visits, but s" in text
     assert "errors of one variance, and equally correlated" in text
     assert nib.load("kept_myelin_visits.nii.gz").shape == (*SHAPE, 27)
     # Change between the first two, of everyone who has them.
@@ -720,12 +720,12 @@ def test_change_against_a_clinical_change(cohort):
         (None, "--covariates weight", ["visits.tsv", "no column 'weight'"]),
         (None, "--covariates edss", ["visits.tsv", "no edss of s"]),
         (None, "--years sex", ["visits.tsv", "sex is text"]),
-        (None, "--years edss", ["visits.tsv", "by edss the time of s", "not known"]),
+        (None, "--years edss", ["visits.tsv", "according to edss, the time of s", "unknown"]),
         (None, "--visits ses-1,ses-9", ["no session is ses-9", "ses-1, ses-2"]),
         (None, "--visits ses-1", ["the only session is ses-1"]),
         (None, "--follow-up ses-3", ["--follow-up is ses-3"]),
         (None, "--baseline ses-2", ["--baseline ses-2", "--follow-up ses-2"]),
-        (None, "--subset 'age > 99'", ["no subject", "age > 99"]),
+        (None, "--subset 'age > 99'", ["no participant", "age > 99"]),
         (None, "--designs change,mixed", ["--designs", "'mixed'"]),
         (None, "--map ferritin=ferritin", ["there is no image ferritin"]),
         (None, "--map a/b=iron", ["--map", "'a/b'"]),
@@ -737,7 +737,7 @@ def test_change_against_a_clinical_change(cohort):
         (("visits.tsv", "s03\tses-2\tMS", "s03\tses-2\tHC"), "", ["group of s03 is", "HC", "the same at all"]),
         (("visits.tsv", "images/s03_ses-2.nii.gz", "n/a"), "", ["no myelin of s03 at ses-2"]),
         (("visits.tsv", "images/s03_ses-2.nii.gz", "iron.nii.gz"), "", ["20 volumes", "s03 at ses-2"]),
-        (("visits.tsv", "ses-2", "later"), "", ["in which order session later, ses-1"]),
+        (("visits.tsv", "ses-2", "later"), "", ["the order of session later, ses-1 is unknown"]),
         ("grid", "", ["images/s03_ses-2.nii.gz", "same grid"]),
         ("volumes", "", ["iron", "19 volumes", "20 rows"]),
         ("truncated", "", ["s03_ses-2.nii", "truncated"]),
@@ -793,7 +793,7 @@ def test_the_way_to_leave_out_a_group_is_named(line, cohort, capsys):
     assert call(f"{line} --group group --order MS,HC", *(["--subset", once[:-5]] if once else [])) == 2
     error = capsys.readouterr().err
     assert "the order of the groups is MS, HC; group in visits.tsv is CIS, HC, MS; " in error
-    way = error.split('--subset "')[1].split('" leaves the others out')[0]
+    way = error.split('--subset "')[1].split('" excludes the others')[0]
     assert way == "group in ('MS', 'HC')"
     assert call(f"{line} --group group --order MS,HC", "--subset", once + way) == 0
     assert "leaves out" in capsys.readouterr().out
@@ -815,7 +815,7 @@ def test_whom_a_subset_leaves_out_is_told(cohort, capsys):
         ("design --table visits.tsv --group group --out d", ["participant_id s", "twice", "--subset"]),
         (
             "design --table visits.tsv --group group --out d --subset \"session == 'x'\"",
-            ["no row of visits.tsv fits"],
+            ["no row of visits.tsv fulfils"],
         ),
         (
             "design --table visits.tsv --out d --order MS,HC",
@@ -849,7 +849,7 @@ def test_other_refusals(line, says, cohort, capsys):
 def test_whole_blocks_need_all_visits():
     found = visits(6, 3, lacking=[(2, 1)])
     for make in (interaction_design, between_design):
-        with pytest.raises(FileError, match="exchanging subjects with all their visits, and s2 has no ses-2"):
+        with pytest.raises(FileError, match="permuting participants with all their visits, but s2 has no ses-2"):
             make(found, "group")
     with pytest.raises(DesignError, match="not estimable"):
         visit_design(visits(4, 3, lacking=[(2, 1), (3, 1)]), "group")

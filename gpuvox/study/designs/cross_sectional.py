@@ -1,6 +1,6 @@
 """Designs for `randomise` from a table of participants: groups, covariates, slopes within groups.
 
-docs/designs.md shows them; `gpuvox.study.designs.longitudinal` has those of several visits.
+docs/designs.md describes them; `gpuvox.study.designs.longitudinal` is for several visits.
 """
 
 from __future__ import annotations
@@ -51,46 +51,46 @@ def group_design(
     effects: Sequence[str] = (),
     origin: str | os.PathLike[str] = "the table",
 ) -> Design:
-    """Design of a comparison of groups, of the effect of covariates, or of one sample.
+    """Design that compares groups, tests covariates, or tests the mean of one sample.
 
-    EVs: one of 0 and 1 for each group (without groups, one of 1, ``mean``), then the covariates less their means over
-    the rows, text as a column for each value but the first. A covariate that is the same in all rows has no EV.
+    EVs: an indicator of 0 and 1 for each group (without groups a column of ones, ``mean``), then the covariates,
+    centred over the rows; text becomes an indicator for each value except the first. A constant covariate has no EV.
 
     Parameters
     ----------
     table : DataFrame
-        A row for each volume; see `tables.typed`.
+        One row per volume; see `tables.typed`.
     group : str, optional
-        Column of the groups. Contrasts: every pair, both ways; of three and more groups an F test too.
+        Column of the groups. Contrasts: every pair, in both directions; with three or more groups also an F test.
     order : sequence of str, optional
         Groups in the order of EVs and contrasts; alphabetical by default.
     covariates : sequence of str
         Columns to adjust for.
     interactions : sequence of str
-        Covariates with a slope in each group. Contrasts: every pair of slopes, both ways. Groups are then compared at
-        the mean of the covariate.
+        Covariates with a separate slope in each group. Contrasts: every pair of slopes, in both directions. Groups are
+        then compared at the mean of the covariate.
     effects : sequence of str
-        Covariates whose own effect is tested, ``edss +`` and ``edss -``; of one with several slopes, their mean.
+        Covariates whose effect is tested, ``edss +`` and ``edss -``; with several slopes, their mean.
     origin : path
         For messages.
 
     Returns
     -------
     Design
-        With neither group nor effects, of one sample: the mean, tested by flips of signs.
+        With neither group nor effects, a one-sample test: the mean, tested by sign flips.
 
     Raises
     ------
     FileError
-        A column or a value is missing, there is a single group, or `order` names others.
+        A column or a value is missing, there is a single group, or `order` lists other groups.
     DesignError
-        A contrast cannot be estimated: a covariate is as good as the groups.
+        A contrast cannot be estimated, because the groups determine a covariate.
     """
     names = list(dict.fromkeys([*covariates, *interactions, *effects]))
     if group in names:
         raise FileError(f"{group} is the group, and cannot be a covariate too")
     if interactions and not group:
-        raise FileError(f"slopes of {interactions[0]} in each group need groups")
+        raise FileError(f"an interaction with {interactions[0]} needs groups (--group)")
     cells = group_cells(table, group, order, origin) if group else {"mean": np.ones(len(table))}
     terms = Terms()
     terms.add(cells)
@@ -101,7 +101,9 @@ def group_design(
     for name in names:
         columns = centred(table, name, origin)
         if not columns and name in (*interactions, *effects):
-            raise FileError(f"{os.fspath(origin)}: {name} is the same in all {len(table)} rows; it has no effect")
+            raise FileError(
+                f"{os.fspath(origin)}: {name} has the same value in all {len(table)} rows; its effect cannot be tested"
+            )
         slopes = _slopes(columns, cells if name in interactions else {})
         for evs in slopes.values():
             terms.add(evs)
@@ -117,7 +119,7 @@ def group_design(
 def determined(
     cells: Mapping[str, Float64], covariates: Mapping[str, Float64], group: str, origin: str | os.PathLike[str]
 ) -> Iterator[None]:
-    """What cannot be estimated because the groups and other covariates determine a covariate is said in these terms."""
+    """Turn an error of estimability into one that names the covariate which groups and other covariates determine."""
     try:
         yield
     except DesignError:
@@ -131,18 +133,18 @@ def determined(
 
 
 def compare_groups(terms: Terms, group: str, levels: Sequence[str]) -> None:
-    """Every pair of groups, and all of them."""
+    """Add the comparison of every two groups, and the F test of all."""
     terms.pairs(levels, alone)
     terms.jointly(group, [f"{levels[0]} > {other}" for other in levels[1:]])
 
 
 def alone(name: str) -> Weights:
-    """The contrast that is one EV."""
+    """The contrast that selects one EV."""
     return {name: 1.0}
 
 
 def _slopes(columns: Mapping[str, Float64], cells: Mapping[str, Float64]) -> dict[str, dict[str, Float64]]:
-    """EVs of each column of a covariate: itself, or one for each group."""
+    """EVs of each column of a covariate: the column itself, or one EV per group."""
     if not cells:
         return {column: {column: values} for column, values in columns.items()}
     return {
@@ -165,18 +167,18 @@ def _test_slopes(terms: Terms, name: str, columns: Mapping[str, Mapping[str, Flo
 
 
 MOST_SINGLE = 4
-"""So many groups may hardly have more than a participant each."""
+"""Up to this number of groups, most groups may have a single participant."""
 
 
 def group_cells(
     table: pd.DataFrame, group: str, order: Sequence[str] = (), origin: str | os.PathLike[str] = "the table"
 ) -> dict[str, Float64]:
-    """Group → column of 0 and 1.
+    """Indicator column of each group.
 
     Raises
     ------
     FileError
-        The column or a value is missing, there is a single group, or `order` is of others.
+        The column or a value is missing, there is a single group, or `order` lists other groups.
     """
     require(table, [group], origin)
     complete(table, [group], origin)
@@ -185,7 +187,7 @@ def group_cells(
     levels = sorted(set(of_row))
     if len(levels) < 2:
         raise FileError(
-            f"{os.fspath(origin)}: {group} is {levels[0]} in all {len(table)} rows; two groups are needed"
+            f"{os.fspath(origin)}: {group} is {levels[0]} in all {len(table)} rows; at least two groups are needed"
         )
     _check_number_of_groups(table, group, levels, origin)
     if order and sorted(order) != levels:
@@ -199,26 +201,26 @@ def group_cells(
 def _check_number_of_groups(
     table: pd.DataFrame, group: str, levels: Sequence[str], origin: str | os.PathLike[str]
 ) -> None:
-    """Raise `FileError` for a column of numbers, such as age, that hardly any two rows share."""
+    """Raise `FileError` for a numeric column, such as age, in which hardly any two rows are equal."""
     is_number = pd.api.types.is_numeric_dtype(table[group]) and not is_declared(table, group)
     if is_number and len(levels) > max(len(table) / 2, MOST_SINGLE):
         raise FileError(
-            f"{os.fspath(origin)}: {group} has {len(levels)} different numbers in {len(table)} rows, which make no "
-            f"groups; a covariate is expected under --covariates or --effect"
+            f"{os.fspath(origin)}: {group} has {len(levels)} different numbers in {len(table)} rows, so it "
+            f"does not define groups; give covariates with --covariates or --effect"
         )
 
 
 def _others_out(column: pd.Series, order: Sequence[str], levels: Sequence[str]) -> str:
-    """How those of no group in the order are left out."""
+    """Advice on how to exclude the groups that are not in the order."""
     if len(set(order)) < max(len(order), 2) or not set(order) <= set(levels):
         return ""
     values = order if pd.api.types.is_numeric_dtype(column) else map(repr, order)
     name = str(column.name) if str(column.name).isidentifier() else f"`{column.name}`"
-    return f'; --subset "{name} in ({", ".join(values)})" leaves the others out'
+    return f'; --subset "{name} in ({", ".join(values)})" excludes the others'
 
 
 def centred(table: pd.DataFrame, name: str, origin: str | os.PathLike[str] = "the table") -> dict[str, Float64]:
-    """Columns of a covariate less their means; none that is constant. Errors as of `tables.indicators`."""
+    """Centred columns of a covariate, without constant ones. Errors as for `tables.indicators`."""
     columns = indicators(table, [name], origin)
     values = {column: columns[column].to_numpy(dtype=np.float64) for column in columns.columns}
     return {column: each - each.mean() for column, each in values.items() if np.ptp(each) > 0}
@@ -229,7 +231,7 @@ def centred(table: pd.DataFrame, name: str, origin: str | os.PathLike[str] = "th
 
 @dataclass(frozen=True)
 class Command:
-    """A ``gpuvox design`` command, its options parsed; `images` are pairs of what is taken and where it goes."""
+    """A ``gpuvox design`` command, with its options parsed; `images` are pairs of source and target."""
 
     table: str
     out: str
@@ -248,7 +250,7 @@ def execute(command: Command, reporter: Reporter) -> None:
     Raises
     ------
     FileError, DesignError
-        One sentence that says what is wrong; nothing is written then.
+        The message is one sentence; nothing is written.
     """
     endings = (".mat", ".con", ".fts", ".grp", ".txt", "_participants.tsv", "_design.json")
     check_root_name(command.out, "--out", "design")
@@ -258,12 +260,12 @@ def execute(command: Command, reporter: Reporter) -> None:
     table = typed(text)
     rows = [int(row) for row in np.flatnonzero(select(table, command.subset))]
     if not rows:
-        raise FileError(f"no row of {command.table} fits --subset {command.subset!r}")
+        raise FileError(f"no row of {command.table} fulfils --subset {command.subset!r}")
     chosen, listed = table.iloc[rows].reset_index(drop=True), text.iloc[rows]
     double = listed["participant_id"][listed["participant_id"].duplicated()]
     if len(double):
         raise FileError(
-            f"{command.table} has participant_id {double.iloc[0]} twice; --subset can choose one of the rows"
+            f"{command.table} has participant_id {double.iloc[0]} twice; use --subset to select one of the rows"
         )
     design = group_design(
         chosen,

@@ -1,4 +1,4 @@
-"""A design matrix with its contrasts, and how it grows term by term."""
+"""A design matrix with its contrasts, and the terms it is built from."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ Weights = dict[str, float]
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """A design matrix, its contrasts, and what is exchangeable.
+    """A design matrix, its contrasts, and its exchangeability.
 
     Attributes
     ----------
     matrix : (n, p) float64
     names : tuple of str
-        Of the EVs.
+        Names of the EVs.
     contrasts : (k, p) float64
         t contrasts.
     contrast_names : tuple of str
     f_tests : (f, k) float64
-        Rows of 0 and 1: the t contrasts that are stacked.
+        Rows of 0 and 1: the t contrasts that are combined.
     f_names : tuple of str
     blocks : (n,) int, optional
         Exchangeability blocks, from 1.
     whole_blocks : bool
-        Blocks are permuted as wholes, instead of the rows within each.
+        Permute whole blocks instead of the rows within them.
     flip : bool
-        Signs are flipped: a test of one sample.
+        Flip signs (one-sample test).
 
     Raises
     ------
@@ -72,9 +72,9 @@ class Design:
                 raise DesignError(f"contrast {name!r} on the EVs {evs}: {error}") from None
 
     def write(self, root: str | os.PathLike[str], who: Rows | None = None) -> None:
-        """Write ``root.mat`` and ``root.con``; ``root.fts`` and ``root.grp`` where there are F tests and blocks.
+        """Write ``root.mat`` and ``root.con``, and ``root.fts`` and ``root.grp`` if there are F tests and blocks.
 
-        ``root_design.json`` names EVs and contrasts, and whose the rows are.
+        ``root_design.json`` lists the names of EVs and contrasts, and the participants of the rows.
         """
         files.write_vest(f"{root}.mat", self.matrix)
         files.write_vest(f"{root}.con", self.contrasts, "con", names=self.contrast_names)
@@ -87,7 +87,7 @@ class Design:
         participants.write_design_sidecar(root, names, ids, visits)
 
     def command(self, data: str, root: str, out: str) -> str:
-        """The command that runs the tests of a design that was written to `root`, with TFCE."""
+        """The command that tests a design written to `root`, with TFCE."""
         words = ["gpuvox", "randomise", "-i", data, "-o", out, "-d", f"{root}.mat", "-t", f"{root}.con"]
         words += ["-f", f"{root}.fts"] if len(self.f_tests) else []
         words += ["-e", f"{root}.grp"] if self.blocks is not None else []
@@ -96,9 +96,9 @@ class Design:
         return shlex.join([*words, "-T"])
 
     def describe(self) -> list[str]:
-        """EVs, contrasts, F tests and exchangeability, a line each."""
+        """EVs, contrasts, F tests and exchangeability, one line each."""
         n = sum(name.startswith(SUBJECT) for name in self.names)
-        evs = ([f"1 to {n} a subject each"] if n else []) + _numbered(self.names[n:], n + 1)
+        evs = ([f"1 to {n} one per participant"] if n else []) + _numbered(self.names[n:], n + 1)
         lines = [f"EVs: {', '.join(evs)}", f"t contrasts: {', '.join(_numbered(self.contrast_names))}"]
         if self.f_names:
             stacked = [
@@ -106,25 +106,29 @@ class Design:
                 for name, row in zip(self.f_names, self.f_tests)
             ]
             lines.append(f"F tests: {', '.join(_numbered(stacked))}")
-        return [*lines, f"exchangeable: {self._exchangeable()}"]
+        return [*lines, f"permuted: {self._permuted()}"]
 
     def concerns(self) -> list[str]:
-        """What is odd about it, in sentences; see `gpuvox.design_checks`."""
+        """Warnings about the design, as sentences; see `gpuvox.design_checks`."""
         return [describe_finding(each, self.names) for each in check_design(self.matrix, flip=self.flip)]
 
-    def _exchangeable(self) -> str:
+    def _permuted(self) -> str:
         if self.blocks is None:
-            return "the signs of the rows (errors symmetric around 0)" if self.flip else "the rows"
+            return "the signs of the rows (assumes errors symmetric around 0)" if self.flip else "the rows"
         if self.flip:
-            return "the signs of subjects, of all their visits at once (errors symmetric around 0)"
+            return "the signs of participants, for all their visits at once (assumes errors symmetric around 0)"
         if self.whole_blocks:
-            return "subjects, with all their visits"
-        alike = " (errors of one variance, and equally correlated)" if np.bincount(self.blocks).max() > 2 else ""
-        return f"the visits of each subject{alike}"
+            return "participants, with all their visits"
+        assumed = (
+            " (assumes errors of equal variance and equal correlation)"
+            if np.bincount(self.blocks).max() > 2
+            else ""
+        )
+        return f"the visits of each participant{assumed}"
 
 
 SUBJECT = "subject "
-"""How the names of the EVs of subjects begin."""
+"""Prefix of the names of the EVs of participants."""
 
 
 def _numbered(names: Sequence[str], start: int = 1) -> list[str]:
@@ -133,36 +137,38 @@ def _numbered(names: Sequence[str], start: int = 1) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class Terms:
-    """A design as it grows: EVs by name, contrasts by the EVs that they weigh, F tests by their contrasts."""
+    """A design under construction: EVs by name, contrasts as weights of EVs, F tests as lists of contrasts."""
 
     evs: dict[str, Float64] = field(default_factory=dict)
     contrasts: dict[str, Weights] = field(default_factory=dict)
     f_tests: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, evs: Mapping[str, Float64]) -> None:
-        """More EVs; `FileError` if a name is there already."""
+        """Add EVs; raise `FileError` if a name exists already."""
         for name, values in evs.items():
             if name in self.evs:
-                raise FileError(f"two EVs would be called {name!r}: a group, a visit and a covariate share a name")
+                raise FileError(
+                    f"two EVs would have the name {name!r}, because groups, visits or covariates share it"
+                )
             self.evs[name] = values
 
     def both(self, plus: str, minus: str, weights: Weights) -> None:
-        """A contrast and its negative."""
+        """Add a contrast and its negative."""
         self.contrasts[plus] = weights
         self.contrasts[minus] = {name: -weight for name, weight in weights.items()}
 
     def pairs(self, levels: Sequence[str], ev: Callable[[str], Weights], label: str = "") -> None:
-        """Every level against every other."""
+        """Add the comparison of every two levels, in both directions."""
         for a, b in combinations(levels, 2):
             self.both(f"{label}{a} > {b}", f"{label}{a} < {b}", difference(ev(a), ev(b)))
 
     def jointly(self, name: str, contrasts: Sequence[str]) -> None:
-        """An F test of contrasts, where there are several."""
+        """Add an F test of contrasts, if there are several."""
         if len(contrasts) > 1:
             self.f_tests[name] = list(contrasts)
 
     def design(self, blocks: Ints | None = None, whole_blocks: bool = False, flip: bool = False) -> Design:
-        """What it has become."""
+        """The finished design."""
         names, titles = tuple(self.evs), tuple(self.contrasts)
         contrasts = [[weights.get(name, 0.0) for name in names] for weights in self.contrasts.values()]
         f_tests = [[float(title in chosen) for title in titles] for chosen in self.f_tests.values()]
@@ -174,5 +180,5 @@ class Terms:
 
 
 def difference(a: Weights, b: Weights) -> Weights:
-    """One contrast less another."""
+    """One contrast minus another."""
     return {name: a.get(name, 0.0) - b.get(name, 0.0) for name in (*a, *b)}

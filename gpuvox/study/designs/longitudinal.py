@@ -1,16 +1,16 @@
 """Designs for `randomise` from a table of visits: change between visits, repeated measures.
 
-What may be exchanged depends on the contrast. Participants are permuted freely; change scores of one sample have their
-signs flipped; and where rows are visits, those of a subject are a block:
+What is exchangeable depends on the contrast. Participants are permuted freely, and change scores of one sample are
+sign-flipped. If rows are visits, the visits of a participant form a block:
 
-* what lies between subjects (groups, and how groups differ in their change) is tested by permuting whole blocks, which
-  needs the same visits in the same order in each, and assumes nothing of how the visits of a subject are correlated;
-* the effect of the visit is tested on a design with an EV for every subject. Two visits are exchanged within subjects.
-  Of three and more, signs are flipped for whole subjects: exchanging visits would assume the same variance of all and
-  the same correlation of any two, which subjects who change at their own pace do not have. Where visits are missing
-  that assumption is made.
+* effects between participants (groups, and group differences in change) are tested by permuting whole blocks. This
+  requires the same visits in the same order in each block, and assumes nothing about their correlation;
+* the effect of the visit is tested on a design with an EV for every participant. Two visits are permuted within
+  participants. With three or more, the signs of whole participants are flipped: permuting visits would assume equal
+  variances and equal correlations of any two, which does not hold if participants change at different rates. If visits
+  are missing, that assumption is made.
 
-Winkler et al. 2014 (NeuroImage 92:381) and 2015 (NeuroImage 123:253). docs/designs.md says which is which.
+Winkler et al. 2014 (NeuroImage 92:381) and 2015 (NeuroImage 123:253). docs/designs.md explains each design.
 """
 
 from __future__ import annotations
@@ -66,20 +66,20 @@ Weights = dict[str, float]
 
 @dataclass(frozen=True, eq=False)
 class Visits:
-    """Visits of subjects, by subject and then by visit.
+    """Visits of participants, sorted by participant and then by visit.
 
     Attributes
     ----------
     table : DataFrame
-        A row for each visit, without the column of the visit; see `tables.typed`.
+        One row per visit, without the column of the visit; see `tables.typed`.
     rows : (N,) int
-        Where each stands in the file, from 0.
+        Row of each visit in the file, from 0.
     subject : (N,) int
-        Index of its subject.
+        Index into `subjects`.
     visit : (N,) int
-        Index of its visit.
+        Index into `names`.
     subjects, names : tuple of str
-        Subjects, in the order of the file; visits, in theirs.
+        Participants in the order of the file; visits in temporal order.
     origin : str
         For messages.
     """
@@ -94,18 +94,18 @@ class Visits:
 
     @property
     def seen(self) -> Bool:
-        """(subjects, visits) Who was seen when."""
+        """(subjects, visits) Whether a participant has a visit."""
         found = np.zeros((len(self.subjects), len(self.names)), dtype=bool)
         found[self.subject, self.visit] = True
         return found
 
     @property
     def blocks(self) -> Ints:
-        """(N,) Exchangeability blocks: the subjects, from 1."""
+        """(N,) Exchangeability blocks: the participants, numbered from 1."""
         return self.subject + 1
 
     def of(self, keep: Bool) -> Visits:
-        """The visits of some subjects."""
+        """The visits of the selected participants."""
         inside = np.flatnonzero(keep[self.subject])
         return Visits(
             self.table.iloc[inside].reset_index(drop=True), self.rows[inside],
@@ -114,7 +114,7 @@ class Visits:
         )  # fmt: skip
 
     def only(self, names: tuple[str, ...]) -> Visits:
-        """Some of the visits, of the subjects who had all of them."""
+        """Only these visits, of the participants who have all of them."""
         numbers = [self.names.index(name) for name in names]
         inside = np.flatnonzero(np.isin(self.visit, numbers))
         visit = np.array([numbers.index(number) for number in self.visit[inside]])
@@ -122,25 +122,25 @@ class Visits:
         found = Visits(table, self.rows[inside], self.subject[inside], visit, self.subjects, names, self.origin)
         both = np.bincount(found.subject, minlength=len(self.subjects)) == len(names)
         if not both.any():
-            raise FileError(f"{self.origin}: no subject has {' and '.join(names)}")
+            raise FileError(f"{self.origin}: no participant has {' and '.join(names)}")
         return found.of(both)
 
     def at(self, visit: str) -> Ints:
-        """(subjects,) Row of everyone's visit of that name, here; everyone must have it."""
+        """(subjects,) Index of the visit of that name for each participant; all must have it."""
         return np.flatnonzero(self.visit == self.names.index(visit))
 
     def missing(self) -> str:
-        """The first visit that a subject lacks, in words; empty if there is none."""
+        """A phrase that names the first missing visit; empty if there is none."""
         lacking = np.argwhere(~self.seen)
         return f"{self.subjects[lacking[0][0]]} has no {self.names[lacking[0][1]]}" if len(lacking) else ""
 
     def people(self, group: str = "", covariates: Sequence[str] = ()) -> pd.DataFrame:
-        """A row for each subject: what is said of the first visit; group and text are of all visits.
+        """One row per participant, with the values of the first visit; group and text must be the same at all visits.
 
         Raises
         ------
         FileError
-            A column is missing; a group or a text changes from visit to visit.
+            A column is missing; a group or a text changes between visits.
         """
         require(self.table, [*([group] if group else []), *covariates], self.origin)
         _, first = np.unique(self.subject, return_index=True)
@@ -157,7 +157,7 @@ class Visits:
             if len(values) > 1:
                 raise FileError(
                     f"{self.origin}: {name} of {who} is {values[0]} at one visit and {values[1]} at another; "
-                    "it must be the same at all"
+                    "it must be the same at all visits"
                 )
             found.append(values[0] if len(values) else None)
         return found
@@ -175,18 +175,18 @@ def read_visits(
     Parameters
     ----------
     table : DataFrame of str
-        A row for each visit of each subject; see `files.read_table`.
+        One row for each visit of each participant; see `files.read_table`.
     subject, visit : str
         Columns.
     order : sequence of str, optional
-        The visits that count, in their order; by default all, by their number (``ses-1``, ``ses-2``).
+        The visits to include, in temporal order; by default all, sorted by number (``ses-1``, ``ses-2``).
     origin : path
         For messages.
 
     Raises
     ------
     FileError
-        Columns or visits are missing, a subject has a visit twice, or the order of the visits is not known.
+        Columns or visits are missing, a participant has a visit twice, or the order of the visits is unknown.
     """
     require(table, [subject, visit], origin)
     check_levels(table, visit, origin)
@@ -209,10 +209,10 @@ def read_visits(
 
 
 def _order(found: Sequence[str], given: Sequence[str], column: str, origin: str) -> tuple[str, ...]:
-    """Visits in their order: as given, or by the number in names that are alike otherwise."""
+    """Visits in temporal order: as given, or by the number in names that are otherwise identical."""
     for name in given:
         if name not in found:
-            raise FileError(f"{origin}: no {column} is {name}; there are {', '.join(found)}")
+            raise FileError(f"{origin}: no {column} is {name}; the visits are {', '.join(found)}")
     names = tuple(dict.fromkeys(given or found))
     if len(names) < 2:
         raise FileError(f"{origin}: the only {column} is {names[0]}; two visits are needed")
@@ -220,12 +220,12 @@ def _order(found: Sequence[str], given: Sequence[str], column: str, origin: str)
         return names
     parts = [re.fullmatch(r"(\D*)(\d+(?:\.(\d+))?)(\D*)", name) for name in names]
     numbers = {name: float(part[2]) for name, part in zip(names, parts) if part}
-    # Whether 1.10 comes after 1.9 depends on who writes it.
+    # Whether 1.10 comes after 1.9 is ambiguous.
     decimals = {len(part[3]) for part in parts if part and part[3]}
     alike = len({(part[1], part[4]) for part in parts if part}) == 1 and len(numbers) == len(names)
     if not alike or len(decimals) > 1 or len(set(numbers.values())) < len(names):
         raise FileError(
-            f"{origin}: in which order {column} {', '.join(names)} came is not known; say it with --visits"
+            f"{origin}: the order of {column} {', '.join(names)} is unknown; use --visits to define it"
         )
     return tuple(sorted(names, key=numbers.__getitem__))
 
@@ -233,24 +233,25 @@ def _order(found: Sequence[str], given: Sequence[str], column: str, origin: str)
 def visit_design(
     visits: Visits, group: str = "", order: Sequence[str] = (), covariates: Sequence[str] = ()
 ) -> Design:
-    """Design of the effect of the visit, within subjects.
+    """Design of the effect of the visit, within participants.
 
-    EVs: one for each subject; one for each visit but the first (``ses-2``; with groups, ``ses-2:MS``); and for each of
-    them the covariates at the first visit, centred (``ses-2:age``), for what is the same at all visits is in the EVs of
-    the subjects already. Contrasts: every pair of visits, both ways, as the mean over groups; of three and more visits
-    an F test too. Exchangeable are the two visits of a subject; the signs of whole subjects, where there are more
-    visits; and where some are missing, the visits of a subject.
+    EVs: one for each participant; one for each visit except the first (``ses-2``; with groups, ``ses-2:MS``); and for
+    each of these the covariates at the first visit, centred (``ses-2:age``), because effects that are the same at all
+    visits are contained in the EVs of the participants. Contrasts: every pair of visits, in both directions, as the
+    mean over groups; with three or more visits also an F test. Two visits are permuted within participants. With more
+    visits the signs of whole participants are flipped, or, if some visits are missing, visits are permuted within
+    participants.
 
     Parameters
     ----------
     visits : Visits
     group, order, covariates
-        As of `group_design`.
+        As for `group_design`.
 
     Raises
     ------
     FileError, DesignError
-        As of `group_design`; the group of a subject changes.
+        As for `group_design`; the group of a participant changes.
     """
     terms, later, cells = _within(visits, group, order, covariates)
     first = visits.names[0]
@@ -269,11 +270,11 @@ def visit_design(
 def interaction_design(
     visits: Visits, group: str, order: Sequence[str] = (), covariates: Sequence[str] = ()
 ) -> Design:
-    """Design of the difference of groups in their change, tested by permuting whole subjects.
+    """Design of the group difference in change, tested by permuting whole participants.
 
-    EVs as of `visit_design`. Contrasts: for each visit, every pair of groups in the change since the first one, both
-    ways (``ses-2 - ses-1: MS > HC``); an F test where there are several. With two visits t is that of the change
-    scores.
+    EVs as for `visit_design`. Contrasts: for each visit, every pair of groups in the change since the first visit, in
+    both directions (``ses-2 - ses-1: MS > HC``); an F test if there are several. With two visits t equals that of the
+    change scores.
 
     Raises
     ------
@@ -295,7 +296,7 @@ def interaction_design(
 def _within(
     visits: Visits, group: str, order: Sequence[str], covariates: Sequence[str]
 ) -> tuple[Terms, dict[str, list[str]], int]:
-    """EVs of subjects, of visits, of their covariates; names of the EVs of each later visit; number of groups."""
+    """EVs of participants, visits and their covariates; names of the EVs of each later visit; number of groups."""
     people, terms = visits.people(group, covariates), Terms()
     cells = group_cells(people, group, order, visits.origin) if group else {"": np.ones(len(people))}
     terms.add({f"{SUBJECT}{who}": (visits.subject == i).astype(float) for i, who in enumerate(visits.subjects)})
@@ -314,7 +315,7 @@ def _within(
 def _explained(
     visits: Visits, group: str, order: Sequence[str], covariates: Sequence[str]
 ) -> AbstractContextManager[None]:
-    """See `determined`: of the subjects, for a covariate is the same at all visits."""
+    """See `determined`; applied to participants, because a covariate has the same value at all visits."""
     people = visits.people(group, covariates)
     cells = group_cells(people, group, order, visits.origin) if group else {"": np.ones(len(people))}
     columns = [centred(people, name, visits.origin) for name in covariates]
@@ -326,11 +327,11 @@ def _explained(
 def between_design(
     visits: Visits, group: str, order: Sequence[str] = (), covariates: Sequence[str] = ()
 ) -> Design:
-    """Design of the difference of groups over all visits, tested by permuting whole subjects.
+    """Design of the group difference over all visits, tested by permuting whole participants.
 
-    EVs: the groups, each visit but the first, the covariates at the first visit, centred. Contrasts as of
-    `group_design`. The visits of a subject are no independent data: t does not follow the t distribution here, and
-    p-values are those of the permutations alone.
+    EVs: the groups, each visit except the first, and the covariates at the first visit, centred. Contrasts as for
+    `group_design`. The visits of a participant are not independent, so t does not follow the t distribution, and only
+    permutation p-values are valid.
 
     Raises
     ------
@@ -354,7 +355,7 @@ def _whole(visits: Visits, what: str) -> None:
     missing = visits.missing()
     if missing:
         raise FileError(
-            f"{visits.origin}: {what} is tested by exchanging subjects with all their visits, and {missing}"
+            f"{visits.origin}: {what} is tested by permuting participants with all their visits, but {missing}"
         )
 
 
@@ -363,18 +364,18 @@ def _whole(visits: Visits, what: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """From one visit to another.
+    """Change from one visit to another.
 
     Attributes
     ----------
     before, after : (subjects,) int
         Rows of the file.
     interval : (subjects,) float64
-        Years that a change is divided by; 1 where it is not.
+        Years by which the change is divided; 1 if it is not divided.
     people : DataFrame
-        A row for each subject; see `Visits.people`.
+        One row per participant; see `Visits.people`.
     table : DataFrame
-        The same, and the change of every number that changes, ``edss_change``.
+        The same with the change of every numeric column that changes, ``edss_change``.
     """
 
     before: Ints
@@ -385,7 +386,7 @@ class Change:
 
 
 def find_change(visits: Visits, group: str = "", covariates: Sequence[str] = (), years: str = "") -> Change:
-    """Change from the first to the last visit; everyone must have both.
+    """Change from the first to the last visit; every participant must have both.
 
     Parameters
     ----------
@@ -393,12 +394,12 @@ def find_change(visits: Visits, group: str = "", covariates: Sequence[str] = (),
     group, covariates
         See `Visits.people`.
     years : str, optional
-        Column with the time of each visit in years: since the first, or age.
+        Column with the time of each visit in years: since the first visit, or as age.
 
     Raises
     ------
     FileError
-        A column or a time is missing, or times make no sense; errors of `Visits.people`.
+        A column or a time is missing, or times are implausible; errors of `Visits.people`.
     """
     _whole(visits, "change")
     before, after = visits.at(visits.names[0]), visits.at(visits.names[-1])
@@ -408,17 +409,19 @@ def find_change(visits: Visits, group: str = "", covariates: Sequence[str] = (),
         if not pd.api.types.is_numeric_dtype(visits.table[name]) or name == group:
             continue
         values = visits.table[name].to_numpy(dtype=np.float64)
-        with np.errstate(invalid="ignore"):  # infinity less infinity
+        with np.errstate(invalid="ignore"):  # infinity minus infinity
             difference = values[after] - values[before]
         if np.nan_to_num(difference).any():
             if f"{name}_change" in table.columns:
-                raise FileError(f"{visits.origin} has a column {name}_change; that is to be the change of {name}")
+                raise FileError(
+                    f"{visits.origin} already has a column {name}_change, which is to hold the change of {name}"
+                )
             table[f"{name}_change"] = difference
     return Change(visits.rows[before], visits.rows[after], _interval(visits, years), people, table)
 
 
 LONGEST = 60.0
-"""Years between two visits; more are days or months."""
+"""Longest plausible interval between two visits in years; longer ones are probably days or months."""
 
 
 def _interval(visits: Visits, years: str) -> Float64:
@@ -430,11 +433,11 @@ def _interval(visits: Visits, years: str) -> Float64:
     values = visits.table[years].to_numpy(dtype=np.float64)
     interval = values[visits.at(visits.names[-1])] - values[visits.at(visits.names[0])]
     for who, value in zip(visits.subjects, interval):
-        if not 0 < value <= LONGEST:  # nor NaN
-            known = "not known" if np.isnan(value) else f"{value:g} years"
+        if not 0 < value <= LONGEST:  # also true for NaN
+            known = "unknown" if np.isnan(value) else f"{value:g} years"
             raise FileError(
-                f"{visits.origin}: by {years} the time of {who} from {visits.names[0]} to {visits.names[-1]} is "
-                f"{known}; between 0 and {LONGEST:g} expected"
+                f"{visits.origin}: according to {years}, the time of {who} from {visits.names[0]} to "
+                f"{visits.names[-1]} is {known}; between 0 and {LONGEST:g} years are expected"
             )
     return interval
 
@@ -446,7 +449,7 @@ DESIGNS = ("change", "visit", "interaction", "between")
 
 @dataclass(frozen=True)
 class Command:
-    """A ``gpuvox longitudinal`` command, its options parsed; `designs` is empty for all that can be made."""
+    """A ``gpuvox longitudinal`` command, with its options parsed; empty `designs` selects all that are possible."""
 
     table: str
     visit: str
@@ -467,7 +470,7 @@ class Command:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """What a command comes to: designs, the rows that their images are made of, and what is to be said."""
+    """What a command will do: designs, the rows whose images are needed, and notes for the user."""
 
     visits: Visits
     change: Change | None
@@ -480,7 +483,7 @@ class _Plan:
         return any(name != "change" for name in self.designs)
 
     def who(self, design: str) -> Rows:
-        """Whose the rows of a design are: of subjects for ``change``, else of their visits."""
+        """Participants of the rows of a design: one row each for ``change``, otherwise one per visit."""
         if design == "change":
             assert self.change is not None
             return Rows(tuple(str(name) for name in self.change.people["participant_id"]), self.visits.origin)
@@ -502,7 +505,7 @@ def execute(command: Command, reporter: Reporter) -> None:
     Raises
     ------
     FileError, DesignError
-        One sentence that says what is wrong; nothing is written then.
+        The message is one sentence; nothing is written.
     """
     check_root_name(command.out, "--out", "long")
     files.check_not_read([command.out + e for e in ("_change.tsv", "_visits.tsv", ".txt")], [command.table])
@@ -537,7 +540,7 @@ def execute(command: Command, reporter: Reporter) -> None:
 
 
 def _plan(command: Command, text: pd.DataFrame) -> _Plan:
-    """Designs that are wanted and can be made."""
+    """The designs that are requested and possible."""
     visits, first, last = _choose_visits(command, text)
     chosen, out = _subset(command, visits)
     visits, notes = _complete(command, chosen)
@@ -561,17 +564,17 @@ def _plan(command: Command, text: pd.DataFrame) -> _Plan:
 
 
 def _impossible(name: str, command: Command, visits: Visits) -> str:
-    """Why a design cannot be made."""
+    """Why a design is not possible; empty if it is."""
     if name in ("interaction", "between"):
         if not command.group:
-            return "it compares groups, and there are none (--group)"
+            return "it compares groups, and no groups are given (--group)"
         if visits.missing():
-            return f"subjects with all their visits are exchanged, and {visits.missing()}"
+            return f"participants are permuted with all their visits, but {visits.missing()}"
     return ""
 
 
 def _choose_visits(command: Command, text: pd.DataFrame) -> tuple[Visits, str, str]:
-    """The visits that count, and the two that change is between."""
+    """The visits to include, and the two visits between which change is measured."""
     order, pair = command.visits, (command.baseline, command.follow_up)
     if all(pair) and not order and (command.designs == ("change",) or text[command.visit].nunique() == 2):
         order = pair
@@ -591,16 +594,18 @@ def _choose_visits(command: Command, text: pd.DataFrame) -> tuple[Visits, str, s
 
 
 def _subset(command: Command, visits: Visits) -> tuple[Visits, list[str]]:
-    """Subjects for whom the condition is true at their first visit; what is to be said of the others."""
+    """Participants who fulfil the condition at their first visit; notes about the others."""
     people = visits.people()
     keep = select(people, command.subset)
     if not keep.any():
-        raise FileError(f"no subject of {command.table} fits --subset {command.subset!r} at the first visit")
+        raise FileError(
+            f"no participant of {command.table} fulfils --subset {command.subset!r} at the first visit"
+        )
     return visits.of(keep), left_out(people, command.subset).lines()
 
 
 def _complete(command: Command, visits: Visits) -> tuple[Visits, list[str]]:
-    """What is done about subjects who lack a visit, and what is to be said of it."""
+    """The visits after participants who lack one are handled, and notes about them."""
     n_visits = visits.seen.sum(axis=1)
     complete = n_visits == len(visits.names)
     n_less = int((~complete).sum())
@@ -608,26 +613,29 @@ def _complete(command: Command, visits: Visits) -> tuple[Visits, list[str]]:
         return visits, []
     if command.incomplete == "refuse":
         raise FileError(
-            f"{command.table}: {visits.missing()} ({n_less} of {len(complete)} subjects lack a visit); "
-            "--incomplete drop leaves such subjects out, --incomplete keep takes the visits there are"
+            f"{command.table}: {visits.missing()} ({n_less} of {len(complete)} participants lack a visit); "
+            "--incomplete drop excludes such participants, --incomplete keep uses the visits that exist"
         )
     keep = complete if command.incomplete == "drop" else n_visits > 1
     if not keep.any():
         raise FileError(
-            f"{command.table}: no subject has {'all visits' if command.incomplete == 'drop' else 'two'}"
+            f"{command.table}: no participant has {'all visits' if command.incomplete == 'drop' else 'two visits'}"
         )
     out = [name for name, kept in zip(visits.subjects, keep) if not kept]
-    notes = [f"left out, with too few visits: {', '.join(out)}"] if out else []
+    notes = [f"excluded because of too few visits: {', '.join(out)}"] if out else []
     if command.incomplete == "keep" and n_less > len(out):
-        notes.append(f"{n_less - len(out)} subjects lack a visit, and are in where the others suffice")
+        notes.append(
+            f"{n_less - len(out)} participants lack a visit, and are included where their other visits suffice"
+        )
     return visits.of(keep), notes
 
 
 def _say_plan(command: Command, plan: _Plan) -> list[str]:
-    """What was made, and how it is tested."""
+    """What was made, and how to test it."""
     visits, names = plan.visits, list(command.maps)
     lines = [
-        f"{len(visits.subjects)} subjects and {len(visits.rows)} visits ({', '.join(visits.names)}) of {command.table}",
+        f"{len(visits.subjects)} participants and {len(visits.rows)} visits ({', '.join(visits.names)}) of "
+        f"{command.table}",
         *plan.notes,
     ]
     for kind, design in plan.designs.items():
@@ -641,16 +649,16 @@ def _say_plan(command: Command, plan: _Plan) -> list[str]:
 
 def _about(kind: str, command: Command, plan: _Plan) -> str:
     if kind == "visit":
-        return "the effect of the visit, within subjects"
+        return "the effect of the visit, within participants"
     if kind == "interaction":
-        return "groups in their change"
+        return "group differences in change"
     if kind == "between":
-        return "groups, over all visits"
+        return "group differences, over all visits"
     assert plan.change is not None
     names, n = plan.visits.names, len(plan.change.people)
     last, first = command.follow_up or names[-1], command.baseline or names[0]
-    rate = f", a year (units of the map per year, time by {command.years})" if command.years else ""
-    return f"{last} - {first}{rate}, of {n} subjects"
+    rate = f", per year (units of the map per year, time from {command.years})" if command.years else ""
+    return f"{last} - {first}{rate}, {n} participants"
 
 
 def _write_map(
@@ -661,7 +669,7 @@ def _write_map(
     images: Images,
     progress: Progress,
 ) -> None:
-    """The images of a map: change, and all visits."""
+    """Write the images of a map: change, and all visits."""
     root = f"{command.out}_{name}"
     if plan.change is not None:
         n, text = len(plan.change.before), "change per year" if command.years else "change"
@@ -670,7 +678,7 @@ def _write_map(
     if plan.repeated:
         n = len(plan.visits.rows)
         volumes = counted(_all_visits(images, plan.visits), f"{name}, visits", n, progress)
-        write_images(stack, f"{root}_visits", images, volumes, plan.who("visits"), "visits of subjects")
+        write_images(stack, f"{root}_visits", images, volumes, plan.who("visits"), "visits of participants")
 
 
 def _changes(images: Images, change: Change) -> Iterator[NDArray]:
@@ -680,7 +688,7 @@ def _changes(images: Images, change: Change) -> Iterator[NDArray]:
 
 
 def _all_visits(images: Images, visits: Visits) -> Iterator[NDArray]:
-    """In the order of the visits. One stream a visit: a 4D image sorted by visit is then never held in memory."""
+    """Volumes in the order of the visits, from one stream per visit, so that no 4D image is ever held in memory."""
     streams = [images.volumes(visits.rows[visits.visit == k].tolist()) for k in range(len(visits.names))]
     for k in visits.visit:
         yield next(streams[k])
