@@ -661,7 +661,7 @@ def test_incomplete_visits(cohort):
     assert not Path("kept_between.mat").exists()
     text = Path("kept.txt").read_text()
     assert "no design 'interaction': participants are permuted with all their visits, but s" in text
-    assert "errors of one variance, and equally correlated" in text
+    assert "assumes errors of equal variance and equal correlation" in text
     assert nib.load("kept_myelin_visits.nii.gz").shape == (*SHAPE, 27)
     # Change between the first two, of everyone who has them.
     assert call(f"{line} --designs change --baseline ses-1 --follow-up ses-2 --incomplete drop") == 0
