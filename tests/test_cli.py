@@ -230,7 +230,9 @@ def test_a_file_that_is_given_twice_is_refused(option, study, capsys):
 
 def test_of_other_options_the_last_counts_and_it_is_said(study, capsys):
     assert main_randomise([*BASE, "-x", "-i", "data", "-n", "25", "-c", "2", "-c=2.0"]) == 0
-    assert capsys.readouterr().err == "Warning: -n is given more than once, as 20 and as 25; the last one counts\n"
+    assert (
+        capsys.readouterr().err == "Warning: -n is given more than once, as 20 and as 25; the last one is used\n"
+    )
     record = json.loads((study / "out_randomise.json").read_text())
     assert {test["permutations"] for test in record["tests"]} == {25}
 
@@ -270,7 +272,7 @@ def test_options_that_repeat_are_not_repeated_by_accident(study, capsys):
     assert main("models samplesize --r 0.3 --r 0.5 --power 0.8 --power 0.80".split()) == 0
     said = capsys.readouterr()
     assert said.out.startswith("30 participants for a correlation of 0.5")
-    assert said.err == "Warning: --r is given more than once, as 0.3 and as 0.5; the last one counts\n"
+    assert said.err == "Warning: --r is given more than once, as 0.3 and as 0.5; the last one is used\n"
 
 
 @pytest.mark.parametrize(

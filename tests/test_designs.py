@@ -729,7 +729,7 @@ def test_change_against_a_clinical_change(cohort):
         (None, "--designs change,mixed", ["--designs", "'mixed'"]),
         (None, "--map ferritin=ferritin", ["there is no image ferritin"]),
         (None, "--map a/b=iron", ["--map", "'a/b'"]),
-        (None, "--map iron=myelin", ["--map gives the same name twice"]),
+        (None, "--map iron=myelin", ["--map iron is given twice"]),
         (None, "--out none/long", ["there is no folder none"]),
         (("visits.tsv", "s03\tses-2", "s03\tses-1"), "", ["visits.tsv has ses-1 of s03 twice"]),
         (("visits.tsv", "s03\tses-2", "s03\tn/a"), "", ["nothing in column 'session'"]),

@@ -628,7 +628,7 @@ def test_whom_a_subset_leaves_out_is_told(folder, capsys):
         (["--family", "a=y,z", "--family", "b=z,w"], ["z is in two families, a and b"]),
         (["--family", "a=y,z,w", "--family", "b=q"], ["family b", "'q'"]),
         (["--family", "a"], ["--family", "NAME=VALUE"]),
-        (["--family", "a=y", "--family", "a=z"], ["a name is given twice", "a"]),
+        (["--family", "a=y", "--family", "a=z"], ["--family a is given twice"]),
         (["--subset", "agee > 3"], ["--subset", "people.tsv", "agee"]),
         (["--subset", "age > 300"], ["--subset", "age > 300", "nobody"]),
         (["--subset", "group == 'MS'"], ["people.tsv", "subset", "'HC'"]),

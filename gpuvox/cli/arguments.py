@@ -1,4 +1,4 @@
-"""Kinds of arguments of the commands, and how their errors read."""
+"""The parser of every command: types of arguments, and errors in one sentence."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from gpuvox.errors import UsageError
 from gpuvox.runtime.limits import most_threads
 
 NAMES_OF_FILES = {"FILE", "IMAGE", "DIR", "ROOT", "OUT"}
-"""Metavars of the options that name files; which of two is meant is not for us to choose."""
+"""Metavars of the options that name files; a second, different file is refused."""
 
 
 class _Once(argparse._StoreAction):
-    """Keeps the value of an option. Another value after it is refused where it names files, and told elsewhere."""
+    """Store the value of an option; a second one that differs is refused for files, and causes a warning elsewhere."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        """Called by argparse for each time that the option is given."""
+        """Called by argparse each time that the option occurs."""
         before = parser.given.get(self.dest)
-        # An empty value takes back what came before it, as scripts may do on purpose.
+        # An empty value resets the option, as scripts may do on purpose.
         if option_string and not _is_empty(before) and not _is_empty(values) and before != values:
-            told = f"{option_string} is given more than once, as {_shown(before)} and as {_shown(values)}"
+            message = f"{option_string} is given more than once, as {_shown(before)} and as {_shown(values)}"
             if self.metavar in NAMES_OF_FILES or self.dest in parser.once:
-                raise UsageError(f"{told}; one is expected")
-            warn(f"{told}; the last one counts")
+                raise UsageError(f"{message}; one is expected", option=option_string)
+            warn(f"{message}; the last one is used")
         parser.given[self.dest] = values
         super().__call__(parser, namespace, values, option_string)
 
@@ -43,30 +43,21 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _no_choice(match: re.Match[str]) -> str:
-    """What argparse says of an option, or a subcommand, that has a value which is none of its choices."""
-    name, value, choices = match.groups()
-    *others, last = choices.replace("'", "").split(", ")
-    if name.startswith("-"):
-        return f"{name} is {value}; {', '.join(others)} or {last} expected"
-    return f"{value} is none of {', '.join(others)} and {last}"
-
-
 class Parser(argparse.ArgumentParser):
-    """Options are written out, errors become one sentence, an epilog keeps its lines, and files are named once.
+    """A parser without abbreviations of options, whose errors are one sentence and whose epilog keeps its lines.
 
     Attributes
     ----------
     once : set of str
-        Destinations of options of which a second value is refused, beside those in `NAMES_OF_FILES`.
+        Destinations of options of which a second value is refused, besides those in `NAMES_OF_FILES`.
     given : dict
-        Destination → the value that has been read last.
+        Destination → the value that was read last.
     """
 
     def __init__(self, **settings: Any) -> None:
         if settings.get("epilog"):
             settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(allow_abbrev=False, **settings)
+        super().__init__(allow_abbrev=False, exit_on_error=False, **settings)
         self.once: set[str] = set()
         self.given: dict[str, Any] = {}
         for name in (None, "store"):
@@ -80,36 +71,53 @@ class Parser(argparse.ArgumentParser):
     @property
     def names(self) -> list[str]:
         """Every option, as it is written; those of subcommands too."""
-        found: list[str] = []
+        names: list[str] = []
         for action in self._actions:
-            found += action.option_strings
+            names += action.option_strings
             if isinstance(action, argparse._SubParsersAction):
-                found += [name for parser in action.choices.values() for name in cast(Parser, parser).names]
-        return found
+                names += [name for parser in action.choices.values() for name in cast(Parser, parser).names]
+        return names
 
-    def unknown(self, token: str) -> str:
-        """What is said of an argument that nothing takes."""
+    def unknown(self, token: str) -> UsageError:
+        """The error for an argument that nothing takes."""
         name = token.split("=")[0]
         if not name.startswith("-"):
-            return f"{name!r} is not an option, nor the value of one"
+            return UsageError(f"{name!r} is neither an option nor the value of one; see {self.prog} --help")
         close = difflib.get_close_matches(name, self.names, 1, 0.6)
-        return f"unknown option {name}" + (f"; the closest is {close[0]}" if close else "")
+        hint = f"; the closest is {close[0]}" if close else ""
+        return UsageError(f"unknown option {name}{hint}; see {self.prog} --help", option=name)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse all arguments; `UsageError` for one that is unknown."""
         options, rest = self.parse_known_args(args, namespace)
         if rest:
-            raise UsageError(f"{self.unknown(rest[0])}; see {self.prog} --help")
+            raise self.unknown(rest[0])
         return options
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the arguments that are known; `UsageError` for a value that is missing or wrong."""
+        try:
+            return super().parse_known_args(args, namespace)
+        except argparse.ArgumentError as error:
+            message, name = self._explained(error), error.argument_name or ""
+        option = name if name.startswith("-") else ""
+        raise UsageError(f"{message}; see {self.prog} --help", option=option)
+
+    def _explained(self, error: argparse.ArgumentError) -> str:
+        """An error of argparse, in our words."""
+        if error.message == "expected one argument":
+            return f"the value of {error.argument_name} is missing"
+        if match := re.fullmatch(r"invalid choice: (.+) \(choose from (.*)\)", error.message):
+            *others, last = match[2].replace("'", "").split(", ")
+            if (error.argument_name or "").startswith("-"):
+                return f"{error.argument_name} is {match[1]}; {', '.join(others)} or {last} expected"
+            return f"{match[1]} is none of {', '.join(others)} and {last}"
+        return str(error)
+
     def error(self, message: str) -> NoReturn:
-        """Raise `UsageError`."""
-        message = re.sub(r"argument (\S+): expected one argument", r"the value of \1 is missing", message)
-        message = re.sub(r"argument (\S+): invalid choice: (.+) \(choose from (.*)\)", _no_choice, message)
-        message = re.sub(r"the following arguments are required: (.*)", r"\1 is missing", message)
-        raise UsageError(
-            f"{message[0].lower() if message[1:2].islower() else message[0]}{message[1:]}; see {self.prog} --help"
-        )
+        """Raise `UsageError`; called by argparse."""
+        message = re.sub("the following arguments are required: (.*)", r"\1 is missing", message)
+        raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def positive(text: str) -> float:
@@ -168,7 +176,7 @@ def integer(text: str) -> int:
 
 
 def connectivity(text: str) -> int:
-    """The neighbours of a voxel: 6, 18 or 26; numbers between are taken down to one of these, as FSL takes them."""
+    """The number of neighbours of a voxel: 6, 18 or 26; as in FSL, numbers between these are rounded down."""
     value = integer(text)
     if value < 6:
         raise argparse.ArgumentTypeError(f"{text} is not a connectivity; it must be 6, 18 or 26")
@@ -184,21 +192,21 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """``A,B,C``; empty names do not count."""
+    """``A,B,C``; empty names are ignored."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def some_names(text: str) -> tuple[str, ...]:
     """``A,B,C``, at least one."""
-    found = names(text)
-    if not found:
+    columns = names(text)
+    if not columns:
         raise argparse.ArgumentTypeError(f"{text!r} names no column")
-    return found
+    return columns
 
 
 def threads(text: str) -> int:
-    """A number of threads: at least 1, and at most what can be of use."""
+    """A number of threads from 1 to the most that this machine can use."""
     asked, most = at_least_one(text), most_threads()
     if asked > most:
-        warn(f"--threads {text}: {most} are used, the most on this machine; results do not depend on it")
+        warn(f"--threads {text}: {most} are used, the maximum on this machine; the results do not depend on it")
     return min(asked, most)

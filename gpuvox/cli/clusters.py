@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, at_least_one, integer, names, positive
-from gpuvox.cli.console import say, warn
-from gpuvox.errors import UsageError
-from gpuvox.reporter import Reporter
+from gpuvox.cli.arguments import Parser, at_least_one, integer, positive
+from gpuvox.cli.console import terminal
+from gpuvox.cli.options import add_covariates, add_root, add_table, add_text, require
 
 EPILOG = """\
 Writes OUT.tsv (size, p, peak and centre of gravity in mm, shares of atlas regions), OUT.nii.gz (clusters numbered by
@@ -30,45 +29,42 @@ def build_parser() -> Parser:
         f"(gpuvox {__version__}).",
         epilog=EPILOG,
     )
-    add = parser.add_argument
-    add("--corrected", metavar="IMAGE", help="corrected p-value map, as 1-p (required)")
-    add("--scale", choices=("1-p", "p"), default="", help="what it holds (1-p, refused where it is exactly 1)")
-    add("--statistic", metavar="IMAGE", default="", help="map of the statistic, to find the peaks")
-    add("--p", type=positive, metavar="P", default=0.05, help="significance level (0.05)")
-    add("--extent", type=at_least_one, metavar="N", default=1, help="smallest cluster to list, in voxels (1)")
-    add(
+    add_text(parser, "--corrected", "IMAGE", "corrected p-value map, as 1-p (required)")
+    parser.add_argument(
+        "--scale", choices=("1-p", "p"), default="", help="what it holds (1-p, refused where it is exactly 1)"
+    )
+    add_text(parser, "--statistic", "IMAGE", "map of the statistic, to find the peaks")
+    parser.add_argument("--p", type=positive, metavar="P", default=0.05, help="significance level (0.05)")
+    parser.add_argument(
+        "--extent", type=at_least_one, metavar="N", default=1, help="smallest cluster to list, in voxels (1)"
+    )
+    parser.add_argument(
         "--connectivity",
         type=integer,
         choices=(6, 18, 26),
         default=26,
         help="number of neighbours of a voxel (26)",
     )
-    add("--mask", metavar="IMAGE", default="", help="mask of the voxels to consider")
-    add("--atlas", metavar="IMAGE", default="", help="label image of an atlas")
-    add("--names", metavar="FILE", default="", help="table with index and name of its labels")
-    add("--data", metavar="IMAGE", default="", help="4D image with one volume per participant")
-    add("--table", metavar="FILE", default="", help="table of participants, in the order of the volumes")
-    add("--covariates", metavar="A,B", default="", help="columns to adjust for")
-    add(
-        "--reference",
-        metavar="EXPRESSION",
-        default="",
-        help="condition for the participants in whom the adjustment is estimated",
+    add_text(parser, "--mask", "IMAGE", "mask of the voxels to consider")
+    add_text(parser, "--atlas", "IMAGE", "label image of an atlas")
+    add_text(parser, "--names", "FILE", "table with index and name of its labels")
+    add_text(parser, "--data", "IMAGE", "4D image with one volume per participant")
+    add_table(parser, "table of participants, in the order of the volumes")
+    add_covariates(parser)
+    add_text(
+        parser, "--reference", "CONDITION", "condition for the participants in whom the adjustment is estimated"
     )
-    add("--out", metavar="OUT", help="root of the output names (required)")
+    add_root(parser)
     return parser
 
 
 def run(argv: Sequence[str]) -> int:
     """Exit status 0."""
     options = vars(build_parser().parse_args(argv))
-    for name in ("corrected", "out"):
-        if not options[name]:
-            raise UsageError(f"--{name} is missing")
-    options["covariates"] = names(options["covariates"])
+    require(options, "--corrected", "--out")
     from gpuvox.files import locks
     from gpuvox.study.measures.clusters import Command, execute
 
-    with locks.output(options["out"], warn):
-        execute(Command(**options), Reporter(say, warn))
+    with terminal(bar=False) as reporter, locks.output(options["out"], reporter.warn):
+        execute(Command(**options), reporter)
     return 0

@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, names, pair
+from gpuvox.cli.arguments import Parser
 from gpuvox.cli.console import terminal
+from gpuvox.cli.options import (
+    add_covariates,
+    add_groups,
+    add_list,
+    add_pairs,
+    add_quiet,
+    add_root,
+    add_subset,
+    add_table,
+    check_order,
+    require,
+)  # fmt: skip
 from gpuvox.errors import UsageError
 
 EPILOG = """\
@@ -30,44 +42,35 @@ def build_parser() -> Parser:
         f"(gpuvox {__version__}).",
         epilog=EPILOG,
     )
-    add = parser.add_argument
-    add("--table", metavar="FILE", help="table of participants, with a column participant_id (required)")
-    add(
-        "--group",
-        metavar="COLUMN",
-        default="",
-        help="column of the groups to compare; without --group and --effect, a one-sample design",
+    add_table(parser, "table of participants, with a column participant_id (required)")
+    add_groups(parser, "column of the groups to compare; without --group and --effect, a one-sample design")
+    add_covariates(parser)
+    add_list(
+        parser, "--interaction", "A,B", "covariates with a slope of their own in each group; the slopes are compared",
+        dest="interactions",
+    )  # fmt: skip
+    add_list(parser, "--effect", "A,B", "covariates whose effect is tested", dest="effects")
+    add_subset(parser)
+    add_pairs(
+        parser,
+        "--select",
+        "IMAGE=OUT",
+        "also write the images of these participants to the 4D image OUT",
+        dest="images",
     )
-    add("--order", metavar="A,B", type=names, default=(), help="order of the groups (alphabetical)")
-    add("--covariates", metavar="A,B", type=names, default=(), help="columns to adjust for")
-    add("--interaction", dest="interactions", metavar="A,B", type=names, default=(),
-        help="covariates with a slope of its own in each group; the slopes are compared")  # fmt: skip
-    add("--effect", dest="effects", metavar="A,B", type=names, default=(),
-        help="covariates whose effect is tested")  # fmt: skip
-    add(
-        "--subset",
-        metavar="EXPRESSION",
-        default="",
-        help='include only these participants, for example "age <= 50"',
-    )
-    add("--select", dest="images", metavar="IMAGE=OUT", type=pair, action="append", default=[],
-        help="also write the images of these participants to the 4D image OUT; may be repeated")  # fmt: skip
-    add("--out", metavar="OUT", help="root of the output names (required)")
-    add("--quiet", action="store_true", help="print only errors and warnings")
+    add_root(parser)
+    add_quiet(parser, "print only errors and warnings")
     return parser
 
 
 def run(argv: Sequence[str]) -> int:
     """Exit status 0."""
     options = vars(build_parser().parse_args(argv))
-    for name in ("table", "out"):
-        if not options[name]:
-            raise UsageError(f"--{name} is missing")
-    if options["order"] and not options["group"]:
-        raise UsageError("--order is the order of the groups, and needs --group")
-    targets = [out for _, out in options["images"]]
-    if len(set(targets)) < len(targets):
-        raise UsageError("--select is given the same output twice")
+    require(options, "--table", "--out")
+    check_order(options)
+    outputs = [out for _, out in options["images"]]
+    if len(set(outputs)) < len(outputs):
+        raise UsageError("--select is given the same output twice", option="--select")
     options["images"] = tuple(options["images"])
     from gpuvox.files import locks
     from gpuvox.study.designs.cross_sectional import Command, execute

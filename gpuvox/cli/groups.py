@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, names, pair
-from gpuvox.cli.console import say, warn
-from gpuvox.errors import UsageError
-from gpuvox.reporter import Reporter
+from gpuvox.cli.arguments import Parser, names
+from gpuvox.cli.console import terminal
+from gpuvox.cli.options import (
+    add_correction,
+    add_covariates,
+    add_groups,
+    add_list,
+    add_measurements,
+    add_pairs,
+    add_root,
+    add_subset,
+    add_table,
+    require,
+    unique,
+)  # fmt: skip
 
 EPILOG = """\
 Writes OUT.tsv (analysis of covariance of each variable: adjusted means, F, p, corrected p, Cohen's d, checks of
@@ -29,70 +40,41 @@ def build_parser() -> Parser:
         description=f"Describe groups, and compare them by analysis of covariance (gpuvox {__version__}).",
         epilog=EPILOG,
     )
-    add = parser.add_argument
-    add("--table", metavar="FILE", help="table of participants (required)")
-    add("--group", metavar="COLUMN", help="column with the group of each participant (required)")
-    add("--order", type=names, metavar="A,B", default=(), help="groups to compare; differences are A minus B")
-    add("--rois", metavar="FILE", default="", help="table written by gpuvox rois")
-    add(
-        "--clusters",
-        metavar="NAME=FILE",
-        action="append",
-        type=pair,
-        help="OUT_subjects.tsv written by gpuvox clusters; may be repeated",
+    add_table(parser)
+    add_groups(
+        parser,
+        "column with the group of each participant (required)",
+        "groups to compare; differences are A minus B",
     )
-    add("--covariates", type=names, metavar="A,B", default=(), help="columns of the table to adjust for")
-    add(
-        "--variables",
-        type=names,
-        metavar="PATTERNS",
-        default=(),
-        help="variables to compare (all those of --rois and --clusters)",
-    )
-    add("--family", dest="families", metavar="NAME=PATTERNS", action="append", type=pair,
-        help="variables corrected together for multiple testing (all); may be repeated")  # fmt: skip
-    add(
-        "--correction",
-        choices=("fdr_bh", "bonferroni", "none"),
-        default="fdr_bh",
-        help="correction within each family (fdr_bh)",
-    )
-    add(
-        "--subset",
-        metavar="EXPRESSION",
-        default="",
-        help='include only these participants, for example "age <= 50"',
-    )
-    add(
-        "--log",
-        type=names,
-        metavar="PATTERNS",
-        default=(),
-        help="variables to log-transform; auto for those that are skewed",
-    )
-    add("--demographics", type=names, metavar="A,B", default=(), help="columns to describe and compare by group")
-    add("--test", dest="tests", metavar="COLUMN=TEST", action="append", type=pair,
-        help="test for a column of --demographics: student, welch, mannwhitney, anova, welch_anova, kruskal, "
-        "fisher or chi2")  # fmt: skip
-    add("--out", metavar="OUT", help="root of the output names (required)")
+    add_measurements(parser)
+    add_covariates(parser, "columns of the table to adjust for")
+    add_list(parser, "--variables", "PATTERNS", "variables to compare (all those of --rois and --clusters)")
+    add_pairs(
+        parser, "--family", "NAME=PATTERNS", "variables corrected together for multiple testing (all)",
+        dest="families",
+    )  # fmt: skip
+    add_correction(parser, "correction within each family (fdr_bh)")
+    add_subset(parser)
+    add_list(parser, "--log", "PATTERNS", "variables to log-transform; auto for those that are skewed")
+    add_list(parser, "--demographics", "A,B", "columns to describe and compare by group")
+    add_pairs(
+        parser, "--test", "COLUMN=TEST", "test for a column of --demographics: student, welch, mannwhitney, anova, "
+        "welch_anova, kruskal, fisher or chi2", dest="tests",
+    )  # fmt: skip
+    add_root(parser)
     return parser
 
 
 def run(argv: Sequence[str]) -> int:
     """Exit status 0."""
     options = vars(build_parser().parse_args(argv))
-    for name in ("table", "group", "out"):
-        if not options[name]:
-            raise UsageError(f"--{name} is missing")
-    for name in ("clusters", "families", "tests"):
-        pairs = options[name] or []
-        if len(dict(pairs)) < len(pairs):
-            raise UsageError(f"a name is given twice: {', '.join(key for key, _ in pairs)}")
-        options[name] = dict(pairs)
+    require(options, "--table", "--group", "--out")
+    for option, name in (("--clusters", "clusters"), ("--family", "families"), ("--test", "tests")):
+        options[name] = unique(options[name], option)
     options["families"] = {name: names(patterns) for name, patterns in options["families"].items()}
     from gpuvox.files import locks
     from gpuvox.study.statistics.groups import Command, execute
 
-    with locks.output(options["out"], warn):
-        execute(Command(**options), Reporter(say, warn))
+    with terminal(bar=False) as reporter, locks.output(options["out"], reporter.warn):
+        execute(Command(**options), reporter)
     return 0

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, not_negative, number, positive
 from gpuvox.cli.console import terminal
+from gpuvox.cli.options import add_device, add_quiet, add_table, add_text, command_line
 from gpuvox.errors import UsageError
 
 EPILOG = """\
@@ -23,25 +22,27 @@ example:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The parser; its destinations are the fields of `ironmyelin.Command`."""
     parser = Parser(
         prog="gpuvox ironmyelin",
         description=f"Compute iron and myelin maps of a cohort from QSM and R1 (gpuvox {__version__}).",
         epilog=EPILOG,
     )
-    add = parser.add_argument
-    add("--table", metavar="FILE", default="", help="table of participants and their images")
+    add_table(parser, "table of participants and their images")
     for kind, text in (("qsm", "QSM"), ("r1", "R1 or T1"), ("csf", "masks of CSF"), ("jacobian", "Jacobians")):
-        add(f"--{kind}", metavar="IMAGE", default="", help=f"4D image of {text}, instead of a table")
-    add("--out", metavar="DIR", help="folder for the maps (required)")
-    add("--mask", metavar="IMAGE", default="", help="write and smooth only within this mask")
-    add(
-        "--model",
-        metavar="FILE",
-        default="",
-        help="TOML file that describes the tissue model (Stüber et al. 2014)",
-    )
+        add_text(parser, f"--{kind}", "IMAGE", f"4D image of {text}, instead of a table")
+    add_text(parser, "--out", "DIR", "folder for the maps (required)")
+    add_text(parser, "--mask", "IMAGE", "write and smooth only within this mask")
+    _add_model(parser)
+    add_device(parser)
+    add_quiet(parser)
+    return parser
+
+
+def _add_model(parser: Parser) -> None:
+    add = parser.add_argument
+    add_text(parser, "--model", "FILE", "TOML file that describes the tissue model (Stüber et al. 2014)")
     add(
         "--from-field",
         type=positive,
@@ -50,54 +51,47 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--to-field", type=positive, metavar="T", help="field strength of the model in tesla (7)")
     add(
-        "--field-method",
-        choices=("curve", "power"),
-        default="curve",
+        "--field-method", choices=("curve", "power"), default="curve",
         help="how R1 is converted between field strengths (curve)",
-    )
+    )  # fmt: skip
     add("--exponent", type=number, metavar="B", help="exponent for --field-method power (0.376, gray matter)")
     add(
-        "--reference",
-        choices=("cohort", "subject", "none"),
-        default="cohort",
+        "--reference", choices=("cohort", "subject", "none"), default="cohort",
         help="subtract the mean of CSF over the cohort, of each subject, or not (cohort)",
-    )
+    )  # fmt: skip
     add(
-        "--fwhm",
-        type=not_negative,
-        metavar="MM",
-        default=0.0,
+        "--fwhm", type=not_negative, metavar="MM", default=0.0,
         help="full width at half maximum of Gaussian smoothing (0)",
-    )
+    )  # fmt: skip
     add("--qsm-units", choices=("ppm", "ppb"), default="", help="units of QSM (from the sidecars, else ppm)")
     add(
-        "--r1-units",
-        choices=("1/s", "1/ms", "ms", "s"),
-        default="",
+        "--r1-units", choices=("1/s", "1/ms", "ms", "s"), default="",
         help="units of R1, or of T1: ms, s (from the sidecars, else 1/s)",
-    )
-    add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:i (auto)")
-    add("--quiet", action="store_true", help="show no progress bar")
-    return parser
+    )  # fmt: skip
 
 
 def run(argv: Sequence[str]) -> int:
     """Exit status 0."""
     options = vars(build_parser().parse_args(argv))
-    if not options["out"]:
-        raise UsageError("--out is missing: the folder for the maps")
-    images = [kind for kind in ("qsm", "r1", "csf", "jacobian") if options[kind]]
-    if options["table"] and images:
-        raise UsageError(f"--table and --{images[0]} exclude each other")
-    if options["exponent"] is not None and options["field_method"] != "power":
-        raise UsageError("--exponent belongs to --field-method power")
-    if not options["table"] and not (options["qsm"] and options["r1"]):
-        raise UsageError("--table is missing (or --qsm and --r1)")
+    _check(options)
     from gpuvox.ironmyelin import Command, execute
 
     quiet = options.pop("quiet")
-    given = {name: value for name, value in options.items() if value is not None}
-    line = (os.path.basename(sys.argv[0]) or "gpuvox", "ironmyelin", *argv)
+    settings = {name: value for name, value in options.items() if value is not None}
+    line = command_line("ironmyelin", *argv)
     with terminal(bar=not quiet, unit="subjects") as reporter:
-        execute(Command(**given, line=line), reporter.progress, reporter.warn)
+        execute(Command(**settings, line=line), reporter.progress, reporter.warn)
     return 0
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    """Options that are missing, or that exclude each other."""
+    if not options["out"]:
+        raise UsageError("--out is missing: the folder for the maps", option="--out")
+    images = [f"--{kind}" for kind in ("qsm", "r1", "csf", "jacobian") if options[kind]]
+    if options["table"] and images:
+        raise UsageError(f"--table and {images[0]} exclude each other", option=images[0])
+    if options["exponent"] is not None and options["field_method"] != "power":
+        raise UsageError("--exponent needs --field-method power", option="--exponent")
+    if not options["table"] and not (options["qsm"] and options["r1"]):
+        raise UsageError("--table is missing (or --qsm and --r1)", option="--table")

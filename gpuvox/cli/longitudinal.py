@@ -9,7 +9,20 @@ from collections.abc import Sequence
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, names, pair
 from gpuvox.cli.console import terminal
-from gpuvox.errors import UsageError
+from gpuvox.cli.options import (
+    add_covariates,
+    add_groups,
+    add_list,
+    add_pairs,
+    add_quiet,
+    add_root,
+    add_subset,
+    add_table,
+    add_text,
+    check_order,
+    require,
+    unique,
+)  # fmt: skip
 
 DESIGNS = ("change", "visit", "interaction", "between")
 EPILOG = """\
@@ -29,7 +42,7 @@ example:
 
 
 def designs(text: str) -> tuple[str, ...]:
-    """Some of the designs."""
+    """``A,B``: names of designs."""
     for name in names(text):
         if name not in DESIGNS:
             raise argparse.ArgumentTypeError(f"there is no design {name!r}; there are {', '.join(DESIGNS)}")
@@ -37,7 +50,7 @@ def designs(text: str) -> tuple[str, ...]:
 
 
 def named_map(text: str) -> tuple[str, str]:
-    """NAME=IMAGE; the name becomes a part of names of files."""
+    """``NAME=IMAGE``; the name becomes part of file names."""
     name, image = pair(text)
     if not re.fullmatch(r"[\w.+-]+", name):
         raise argparse.ArgumentTypeError(
@@ -53,74 +66,42 @@ def build_parser() -> Parser:
         description=f"Make designs of change scores and repeated measures for gpuvox randomise (gpuvox {__version__}).",
         epilog=EPILOG,
     )
-    add = parser.add_argument
-    add("--table", metavar="FILE", help="table of visits (required)")
-    add(
-        "--subject",
-        metavar="COLUMN",
-        default="participant_id",
-        help="column that identifies the participant (participant_id)",
+    add_table(parser, "table of visits (required)")
+    _add_visits(parser)
+    add_groups(parser, "column of the groups to compare")
+    add_covariates(parser, "columns to adjust for, with their values at the first visit")
+    add_subset(parser, "include only these participants, judged at their first visit")
+    add_pairs(parser, "--map", "NAME=IMAGE", "a map and its images", kind=named_map, dest="maps")
+    add_list(
+        parser, "--designs", "A,B", f"which of {', '.join(DESIGNS)} to make (all that are possible)", kind=designs
     )
-    add("--visit", metavar="COLUMN", help="column that identifies the visit (required)")
-    add(
-        "--visits",
-        metavar="A,B,C",
-        type=names,
-        default=(),
-        help="visits to include, in temporal order (sorted by number)",
-    )
-    add("--baseline", metavar="VISIT", default="", help="visit from which change is measured (the first)")
-    add("--follow-up", metavar="VISIT", default="", help="visit up to which change is measured (the last)")
-    add("--group", metavar="COLUMN", default="", help="column of the groups to compare")
-    add("--order", metavar="A,B", type=names, default=(), help="order of the groups (alphabetical)")
-    add(
-        "--covariates",
-        metavar="A,B",
-        type=names,
-        default=(),
-        help="columns to adjust for, with their values at the first visit",
-    )
-    add(
-        "--years", metavar="COLUMN", default="", help="time of each visit in years; change is then change per year"
-    )
-    add(
-        "--subset",
-        metavar="EXPRESSION",
-        default="",
-        help="include only these participants, judged at their first visit",
-    )
-    add("--map", dest="maps", metavar="NAME=IMAGE", type=named_map, action="append", default=[],
-        help="a map and its images; may be repeated")  # fmt: skip
-    add(
-        "--designs",
-        metavar="A,B",
-        type=designs,
-        default=(),
-        help=f"which of {', '.join(DESIGNS)} to make (all that are possible)",
-    )
-    add(
-        "--incomplete",
-        choices=("refuse", "drop", "keep"),
-        default="refuse",
-        help="what to do with participants who lack a visit (refuse)",
-    )
-    add("--out", metavar="OUT", help="root of the output names (required)")
-    add("--quiet", action="store_true", help="print only errors and warnings")
+    add_root(parser)
+    add_quiet(parser, "print only errors and warnings")
     return parser
+
+
+def _add_visits(parser: Parser) -> None:
+    add_text(
+        parser, "--subject", "COLUMN", "column that identifies the participant (participant_id)",
+        default="participant_id",
+    )  # fmt: skip
+    add_text(parser, "--visit", "COLUMN", "column that identifies the visit (required)")
+    add_list(parser, "--visits", "A,B,C", "visits to include, in temporal order (sorted by number)")
+    add_text(parser, "--baseline", "VISIT", "visit from which change is measured (the first)")
+    add_text(parser, "--follow-up", "VISIT", "visit up to which change is measured (the last)")
+    add_text(parser, "--years", "COLUMN", "time of each visit in years; change is then change per year")
+    parser.add_argument(
+        "--incomplete", choices=("refuse", "drop", "keep"), default="refuse",
+        help="what to do with participants who lack a visit (refuse)",
+    )  # fmt: skip
 
 
 def run(argv: Sequence[str]) -> int:
     """Exit status 0."""
     options = vars(build_parser().parse_args(argv))
-    for name in ("table", "visit", "out"):
-        if not options[name]:
-            raise UsageError(f"--{name} is missing")
-    if options["order"] and not options["group"]:
-        raise UsageError("--order is the order of the groups, and needs --group")
-    maps = dict(options["maps"])
-    if len(maps) < len(options["maps"]):
-        raise UsageError("--map gives the same name twice")
-    options["maps"] = maps
+    require(options, "--table", "--visit", "--out")
+    check_order(options)
+    options["maps"] = unique(options["maps"], "--map")
     from gpuvox.files import locks
     from gpuvox.study.designs.longitudinal import Command, execute
 

@@ -1,9 +1,11 @@
-"""Entry points: choose the subcommand, turn errors into one sentence and an exit status."""
+"""Entry points: choose the subcommand, and turn errors into one sentence and an exit status."""
 
 from __future__ import annotations
 
 import difflib
+import shlex
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +13,9 @@ from importlib import import_module
 from typing import Any, TextIO
 
 from gpuvox import __version__, private
-from gpuvox.cli.closed import attach, detach
 from gpuvox.cli.console import complain, warn
-from gpuvox.cli.streams import spell_out
+from gpuvox.cli.streams import attach, detach, spell_out
+from gpuvox.errors import CacheWarning, InputError, InputWarning
 from gpuvox.runtime.signals import heeded_signals
 
 COMMANDS = (
@@ -39,10 +41,13 @@ study of iron and myelin:
   groups        describe groups, and compare them by analysis of covariance
   models        fit clinical models: regression in blocks, partial correlations, sample sizes
   report        write the report of a study as one HTML file
-  phantom       make a synthetic cohort whose true effects are known
+  phantom       make a synthetic cohort with known ground truth
 
 installation:
   info          show versions and devices, and test whether the GPU works
+
+exit status: 0 success; 1 an internal error of gpuvox, an output pipe that was closed, or (gpuvox info) a GPU that does
+not work; 2 an error in the input; 130 interrupted by Ctrl-C; 128 + N ended by signal N
 
   gpuvox COMMAND --help      show the options of a command
   gpuvox COMMAND --record-paths …
@@ -52,44 +57,47 @@ installation:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``gpuvox``: returns the exit status.
+    """Run ``gpuvox``.
 
-    0 if all is done, 2 if something is wrong with the input, 1 if nobody reads the output (and, of ``gpuvox info``,
-    if a GPU does not work), 130 after Ctrl-C, 128 plus its number after another signal.
+    Returns
+    -------
+    int
+        Exit status: 0 for success; 1 for an internal error, an output pipe that was closed, and (``gpuvox info``) a GPU
+        that does not work; 2 for an error in the input; 130 after Ctrl-C; 128 plus its number after another signal.
     """
     attach()
     spell_out()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
-        return guarded("", lambda: _written(sys.stderr, USAGE) or 2)
+        return guarded("", lambda: _print(sys.stderr, USAGE) or 2)
     if arguments[0] == "help" and len(arguments) > 1:
         arguments = [*arguments[1:], "--help"]
     if arguments[0] in ("-h", "--help", "help"):
-        return guarded("", lambda: _written(sys.stdout, USAGE))
+        return guarded("", lambda: _print(sys.stdout, USAGE))
     if arguments[0] in ("--version", "-V"):
-        return guarded("", lambda: _written(sys.stdout, f"gpuvox {__version__}\n"))
+        return guarded("", lambda: _print(sys.stdout, f"gpuvox {__version__}\n"))
     command, *rest = arguments
     if command not in COMMANDS:
-        complain(f"gpuvox: {_no_command(command)}")
+        complain(f"gpuvox: {_unknown_command(command)}")
         return 2
-    rest = _settled(rest)
+    rest = _without_record_paths(rest)
     return guarded(command, lambda: import_module(f"gpuvox.cli.{command}").run(rest))
 
 
-def _written(stream: TextIO, text: str) -> int:
-    """Exit status 0."""
+def _print(stream: TextIO, text: str) -> int:
+    """Print our own text; returns exit status 0."""
     stream.write(text)
-    stream.flush()  # here, where it is noticed that nobody reads, and not at Python's end
+    stream.flush()  # here, where a closed pipe is handled, rather than when Python exits
     return 0
 
 
-def _settled(arguments: Sequence[str]) -> list[str]:
-    """The arguments without ``--record-paths``, which every command takes."""
+def _without_record_paths(arguments: Sequence[str]) -> list[str]:
+    """The arguments without ``--record-paths``, which every command accepts."""
     private.settings["record_paths"] = "--record-paths" in arguments
     return [word for word in arguments if word != "--record-paths"]
 
 
-def _no_command(command: str) -> str:
+def _unknown_command(command: str) -> str:
     if command == "palm":
         return "there is no command palm yet; gpuvox randomise names what does the same as most of PALM's options"
     if command.startswith("-"):
@@ -107,52 +115,70 @@ def main_randomise(argv: Sequence[str] | None = None) -> int:
 
     attach()
     spell_out()
-    return guarded("randomise", lambda: randomise.run(_settled(sys.argv[1:] if argv is None else argv)))
+    return guarded(
+        "randomise", lambda: randomise.run(_without_record_paths(sys.argv[1:] if argv is None else argv))
+    )
 
 
 def guarded(command: str, work: Callable[[], int]) -> int:
-    """Run a command; what is wrong with its input becomes one sentence on stderr and exit status 2."""
-    said = f"gpuvox {command}".rstrip()
-    try:
-        with heeded_signals(), _notices_told():
-            return work()
-    except ValueError as error:
-        complain(f"{said}: {error}")
-        return 2
-    except RuntimeError as error:
-        from gpuvox.errors import DeviceError
+    """Run a command; an error in its input becomes one sentence on stderr.
 
-        if not isinstance(error, DeviceError):
-            raise
-        complain(f"{said}: {error}")
+    Parameters
+    ----------
+    command : str
+        Name of the command, for messages.
+    work : callable
+        Returns the exit status.
+
+    Returns
+    -------
+    int
+        Exit status; see `main`.
+    """
+    name = f"gpuvox {command}".rstrip()
+    try:
+        with heeded_signals(), _warnings_printed():
+            return work()
+    except (InputError, ValueError) as error:
+        complain(f"{name}: {error}")
         return 2
     except MemoryError as error:
-        complain(f"{said}: not enough memory: {error}")
+        complain(f"{name}: not enough memory: {error}")
         return 2
     except BrokenPipeError:
         detach()
         return 1
     except OSError as error:
-        complain(f"{said}: {error}")
+        complain(f"{name}: {error}")
         return 2
     except KeyboardInterrupt:
-        complain(f"\n{said}: interrupted")
+        complain(f"\n{name}: interrupted")
         return 130
+    except Exception:
+        _report_fault(name)
+        return 1
+
+
+def _report_fault(name: str) -> None:
+    """Print the traceback of an internal error, and ask to report it."""
+    complain(traceback.format_exc().rstrip())
+    complain(
+        f"{name}: this is an error in gpuvox {__version__}, not in your input; please report it with the lines above and "
+        f"the command: {shlex.join(sys.argv)}"
+    )
 
 
 @contextmanager
-def _notices_told() -> Iterator[None]:
-    """What is said of files that can be read in more than one way (`InputWarning`) is a line on stderr, once."""
-    said: set[str] = set()
+def _warnings_printed() -> Iterator[None]:
+    """Print warnings on stderr; ours (`InputWarning`, `CacheWarning`) as one line, once."""
+    printed: set[str] = set()
     with warnings.catch_warnings():
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            from gpuvox.errors import CacheWarning, InputWarning
-
             if not issubclass(category, InputWarning | CacheWarning):
                 complain(warnings.formatwarning(message, category, *where[:2]).rstrip())
-            elif str(message) not in said:
-                said.add(str(message))
+            elif str(message) not in printed:
+                printed.add(str(message))
                 warn(str(message))
 
         warnings.showwarning = show

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, threads
+from gpuvox.cli.arguments import Parser
 from gpuvox.cli.console import terminal
+from gpuvox.cli.options import add_device, add_quiet, add_scratch, add_text, add_threads, command_line
 from gpuvox.errors import UsageError
 
 EPILOG = """\
@@ -35,21 +35,11 @@ def build_parser() -> Parser:
     parser.add_argument(
         "tallies", nargs="*", metavar="TALLY", help="files written by gpuvox randomise --shard, in any order"
     )
-    parser.add_argument(
-        "--out",
-        metavar="ROOT",
-        default="",
-        help="output root (that of the shards, if it is in the current folder)",
-    )
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:i (auto)")
-    parser.add_argument("--threads", type=threads, metavar="N", help="number of threads (all processors)")
-    parser.add_argument(
-        "--scratch",
-        metavar="DIR",
-        default="",
-        help="keep data that do not fit in memory in a temporary file in DIR",
-    )
-    parser.add_argument("--quiet", action="store_true", help="print only errors and warnings")
+    add_text(parser, "--out", "ROOT", "output root (that of the shards, if it is in the current folder)")
+    add_device(parser)
+    add_threads(parser)
+    add_scratch(parser)
+    add_quiet(parser, "print only errors and warnings")
     return parser
 
 
@@ -64,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
     from gpuvox.errors import FileError
 
     merged = read_all(options.tallies)
-    line = (os.path.basename(sys.argv[0]) or "gpuvox", "merge", *argv)
+    line = command_line("merge", *argv)
     command = replace(_command(merged, options), line=line, shard_line=merged.identity.command)
     try:
         with terminal(lines=not options.quiet, bar=not options.quiet) as reporter:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, count, number, pair, positive, some_names
-from gpuvox.cli.console import say, warn
+from gpuvox.cli.console import say, terminal
+from gpuvox.cli.options import (
+    add_correction,
+    add_list,
+    add_measurements,
+    add_root,
+    add_subset,
+    add_table,
+    add_text,
+    require,
+    unique,
+)  # fmt: skip
 from gpuvox.errors import UsageError
-from gpuvox.reporter import Reporter
 
-CORRECTIONS = ("fdr_bh", "bonferroni", "none")
 REGRESSION = """\
 COLUMNS are separated by commas; * and ? match several. They are columns of the table and, with --rois and --clusters,
 variables such as thalamus.iron, left.caudate.volume or NAME.1 (eigenvariate of cluster 1). Text becomes indicator
@@ -56,11 +65,11 @@ def build_parser() -> Parser:
         epilog="gpuvox models MODEL --help shows the options of each.",
     )
     kinds = parser.add_subparsers(dest="kind", metavar="regression|correlation|samplesize", parser_class=Parser)
-    _regression(_subcommand(kinds, "regression", "hierarchical linear regression in blocks", REGRESSION))
-    _correlation(
+    _add_regression(_subcommand(kinds, "regression", "hierarchical linear regression in blocks", REGRESSION))
+    _add_correlation(
         _subcommand(kinds, "correlation", "correlations, with covariates partial correlations", CORRELATION)
     )
-    _sample_size(_subcommand(kinds, "samplesize", "number of participants that a study needs", SAMPLE_SIZE))
+    _add_sample_size(_subcommand(kinds, "samplesize", "number of participants that a study needs", SAMPLE_SIZE))
     return parser
 
 
@@ -68,148 +77,96 @@ def _subcommand(kinds: Any, name: str, text: str, epilog: str) -> Parser:
     parser: Parser = kinds.add_parser(
         name, help=text, description=f"{text[0].upper()}{text[1:]} (gpuvox {__version__}).", epilog=epilog,
     )  # fmt: skip
-    add = parser.add_argument
-    add("--table", metavar="FILE", default="", help="table of participants")
-    add("--rois", metavar="FILE", default="", help="table written by gpuvox rois")
-    add(
-        "--clusters",
-        metavar="NAME=FILE",
-        action="append",
-        type=pair,
-        help="OUT_subjects.tsv written by gpuvox clusters; may be repeated",
-    )
-    add(
-        "--subset",
-        metavar="CONDITION",
-        default="",
-        help="include only these participants, for example \"phenotype == 'RRMS'\"",
-    )
-    add("--log", metavar="COLUMNS", type=some_names, default=(), help="variables to log-transform")
-    add("--out", metavar="OUT", default="", help="root of the output names")
+    add_table(parser, "table of participants")
+    add_measurements(parser)
+    add_subset(parser)
+    _add_columns(parser, "--log", "variables to log-transform")
+    add_root(parser, "root of the output names")
     return parser
 
 
-def _resampling(parser: Parser) -> None:
-    add = parser.add_argument
-    add(
-        "--bootstrap",
-        type=count,
-        metavar="N",
-        default=0,
+def _add_columns(parser: Parser, option: str, text: str, metavar: str = "COLUMNS") -> None:
+    add_list(parser, option, metavar, text, kind=some_names)
+
+
+def _add_resampling(parser: Parser) -> None:
+    parser.add_argument(
+        "--bootstrap", type=count, metavar="N", default=0,
         help="bootstrap resamples for percentile and BCa intervals (0, none)",
-    )
-    add("--seed", type=count, metavar="N", default=0, help="seed of the bootstrap (0)")
-    add("--correction", choices=CORRECTIONS, default="fdr_bh", help="correction for multiple testing (fdr_bh)")
+    )  # fmt: skip
+    parser.add_argument("--seed", type=count, metavar="N", default=0, help="seed of the bootstrap (0)")
+    add_correction(parser, "correction for multiple testing (fdr_bh)")
 
 
-def _regression(parser: Parser) -> None:
-    add = parser.add_argument
-    add("--outcome", metavar="COLUMN", default="", help="the dependent variable")
-    add(
-        "--block", dest="blocks", metavar="NAME=COLUMNS", action="append", type=_block,
+def _add_regression(parser: Parser) -> None:
+    add_text(parser, "--outcome", "COLUMN", "the dependent variable")
+    parser.add_argument(
+        "--block", dest="blocks", metavar="NAME=COLUMNS", action="append", default=[], type=_block,
         help="predictors entered together; repeat for further blocks, in order of entry",
     )  # fmt: skip
-    add(
-        "--each",
-        metavar="COLUMNS",
-        type=some_names,
-        default=(),
-        help="fit one model for each of these, as its last block",
-    )
-    add(
-        "--adjust",
-        metavar="COLUMNS",
-        type=some_names,
-        default=(),
-        help="covariates for which predictors are adjusted",
-    )
-    add(
-        "--reference", metavar="CONDITION", default="",
-        help="condition for the participants in whom the adjustment is estimated (those analysed; also for "
-        "predictors not measured in the reference group)",
+    _add_columns(parser, "--each", "fit one model for each of these, as its last block")
+    _add_columns(parser, "--adjust", "covariates for which predictors are adjusted")
+    add_text(
+        parser, "--reference", "CONDITION", "condition for the participants in whom the adjustment is estimated (those "
+        "analysed; also for predictors not measured in the reference group)",
     )  # fmt: skip
-    add(
-        "--adjusted", metavar="COLUMNS", type=some_names, default=(),
-        help="predictors to adjust (numeric ones with more than two values)",
-    )  # fmt: skip
-    _resampling(parser)
+    _add_columns(parser, "--adjusted", "predictors to adjust (numeric ones with more than two values)")
+    _add_resampling(parser)
 
 
-def _correlation(parser: Parser) -> None:
-    add = parser.add_argument
-    add("--x", metavar="COLUMNS", type=some_names, default=(), help="variables on one side")
-    add(
-        "--y",
-        metavar="COLUMNS",
-        type=some_names,
-        default=(),
-        help="variables with which each of these is correlated",
+def _add_correlation(parser: Parser) -> None:
+    _add_columns(parser, "--x", "variables on one side")
+    _add_columns(parser, "--y", "variables with which each of these is correlated")
+    _add_columns(parser, "--given", "covariates to control for")
+    parser.add_argument(
+        "--method", choices=("pearson", "spearman"), default="pearson", help="kind of correlation (pearson)"
     )
-    add("--given", metavar="COLUMNS", type=some_names, default=(), help="covariates to control for")
-    add("--method", choices=("pearson", "spearman"), default="pearson", help="kind of correlation (pearson)")
-    _resampling(parser)
+    _add_resampling(parser)
 
 
-def _sample_size(parser: Parser) -> None:
+def _add_sample_size(parser: Parser) -> None:
     add = parser.add_argument
     add("--r", type=number, metavar="R", help="a correlation")
     add("--d", type=number, metavar="D", help="a difference between two groups, in SD")
     add(
-        "--r2",
-        type=number,
-        metavar="R2",
+        "--r2", type=number, metavar="R2",
         help="with --d: share of the variance within groups that a covariate explains",
-    )
-    add("--group", metavar="COLUMN", default="", help="column with the groups")
-    add("--order", metavar="A,B", type=some_names, default=(), help="the two groups; the difference is A minus B")
+    )  # fmt: skip
+    add_text(parser, "--group", "COLUMN", "column with the groups")
+    _add_columns(parser, "--order", "the two groups; the difference is A minus B", "A,B")
+    _add_columns(parser, "--variables", "variables whose differences are considered")
+    _add_columns(parser, "--covariates", "covariates of an analysis of covariance")
     add(
-        "--variables",
-        metavar="COLUMNS",
-        type=some_names,
-        default=(),
-        help="variables whose differences are considered",
-    )
-    add(
-        "--covariates",
-        metavar="COLUMNS",
-        type=some_names,
-        default=(),
-        help="covariates of an analysis of covariance",
-    )
-    add(
-        "--reduction",
-        type=positive,
-        metavar="F",
-        default=1.0,
+        "--reduction", type=positive, metavar="F", default=1.0,
         help="effect to detect, as a share of the difference (1)",
-    )
+    )  # fmt: skip
     add("--power", type=number, metavar="P", default=0.8, help="power (0.8)")
     add("--alpha", type=number, metavar="P", default=0.05, help="two-sided significance level (0.05)")
 
 
 NEEDED = {
-    "regression": ("table", "outcome", "out"),
-    "correlation": ("table", "x", "y", "out"),
-    "samplesize": ("table", "group", "order", "variables"),
+    "regression": ("--table", "--outcome", "--out"),
+    "correlation": ("--table", "--x", "--y", "--out"),
+    "samplesize": ("--table", "--group", "--order", "--variables"),
 }
+FROM_A_TABLE = ("table", "rois", "clusters", "subset", "log", "group", "order", "variables", "covariates")
+"""Destinations of the options of ``samplesize`` that describe differences in a table."""
 
 
 def run(argv: Sequence[str]) -> int:
     """Exit status 0."""
     options = vars(build_parser().parse_args(argv))
-    kind, out = options.pop("kind"), options.pop("out", "")
+    kind = options.pop("kind")
     if not kind:
         raise UsageError("the model is missing: regression, correlation or samplesize; see gpuvox models --help")
     if kind == "samplesize":
-        given = {name: options.pop(name) for name in ("r", "d", "r2")}
-        if any(value is not None for value in given.values()):
-            return _say_size(given, options, out)
-    for name in NEEDED[kind]:
-        if not (out if name == "out" else options[name]):
-            extra = ", or --r or --d" if kind == "samplesize" else ""
-            raise UsageError(f"--{name} is missing{extra}")
-    for name in ("clusters", *(["blocks"] if kind == "regression" else [])):
-        options[name] = _unique(options[name] or [], name.removesuffix("s") if name == "blocks" else name)
+        effect = {name: options.pop(name) for name in ("r", "d", "r2")}
+        if any(value is not None for value in effect.values()):
+            return _print_size(effect, options)
+    _require(options, kind)
+    options["clusters"] = unique(options["clusters"], "--clusters")
+    if kind == "regression":
+        options["blocks"] = unique(options["blocks"], "--block")
     from gpuvox.files import locks
     from gpuvox.study.statistics import clinical
 
@@ -218,31 +175,38 @@ def run(argv: Sequence[str]) -> int:
         "correlation": clinical.Correlations,
         "samplesize": clinical.SampleSizes,
     }
-    with locks.output(out, warn) if out else nullcontext():
-        clinical.execute(kinds[kind](**options), out, Reporter(say, warn))
+    out = options.pop("out")
+    with terminal(bar=False) as reporter, locks.output(out, reporter.warn) if out else nullcontext():
+        clinical.execute(kinds[kind](**options), out, reporter)
     return 0
 
 
-def _unique(pairs: Sequence[tuple[str, Any]], option: str) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"--{option} {name} is given twice")
-    return dict(pairs)
+def _require(options: Mapping[str, Any], kind: str) -> None:
+    try:
+        require(options, *NEEDED[kind])
+    except UsageError as error:
+        if kind != "samplesize":
+            raise
+        raise UsageError(f"{error.message}, or --r or --d", option=error.option) from None
 
 
-def _say_size(given: dict[str, float | None], options: dict[str, Any], out: str) -> int:
-    """Sample size for a correlation or a difference that is given."""
-    r, d, r2 = given["r"], given["d"], given["r2"]
+def _print_size(effect: Mapping[str, float | None], options: Mapping[str, Any]) -> int:
+    """Print the sample size for a given correlation or difference."""
+    r, d, r2 = effect["r"], effect["d"], effect["r2"]
     if (r is None) == (d is None) or (r is not None and r2 is not None):
         raise UsageError(
             "a sample size is for --r, or for --d with or without --r2, or for a table: give one of them"
         )
-    for name in ("table", "rois", "clusters", "subset", "log", "group", "order", "variables", "covariates"):
+    for name in FROM_A_TABLE:
         if options[name]:
-            raise UsageError(f"--{name} is for a sample size from a table; it does not go with --r or --d")
-    if out:
-        raise UsageError("--out is for sample sizes from a table; those for --r and --d are printed")
+            raise UsageError(
+                f"--{name} is for a sample size from a table; it cannot be used with --r or --d",
+                option=f"--{name}",
+            )
+    if options["out"]:
+        raise UsageError(
+            "--out is for sample sizes from a table; those for --r and --d are printed", option="--out"
+        )
     from gpuvox.study.statistics.least_squares import sample_size_correlation, sample_size_groups
 
     power, alpha = options["power"], options["alpha"]

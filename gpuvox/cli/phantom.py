@@ -1,4 +1,4 @@
-"""``gpuvox phantom``: a synthetic cohort whose truth is known."""
+"""``gpuvox phantom``: a synthetic cohort with known ground truth."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, count
 from gpuvox.cli.console import terminal
+from gpuvox.cli.options import add_flag, add_quiet
 from gpuvox.errors import UsageError
 
 
@@ -21,13 +22,11 @@ def build_parser() -> Parser:
     parser.add_argument("out", nargs="?", help="folder to make, or an empty one")
     parser.add_argument("--seed", type=count, default=0, metavar="N", help="seed of the random numbers (0)")
     parser.add_argument(
-        "--scale",
-        choices=("full", "small", "tiny"),
-        default="full",
+        "--scale", choices=("full", "small", "tiny"), default="full",
         help="size of the images: voxels of 1, 3 or 4 mm (full)",
-    )
-    parser.add_argument("--null", action="store_true", help="make the groups the same")
-    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
+    )  # fmt: skip
+    add_flag(parser, "--null", "make the groups the same")
+    add_quiet(parser)
     return parser
 
 

@@ -1,290 +1,19 @@
-"""``gpuvox randomise``: FSL's grammar, option by option."""
+"""``gpuvox randomise``: permutation tests on the general linear model."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import warnings
 from dataclasses import replace
 from typing import Any
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import (
-    Parser,
-    at_least_one,
-    connectivity,
-    count,
-    integer,
-    not_negative,
-    positive,
-    tfce_step,
-    threads,
-)
 from gpuvox.cli.console import say, terminal, warn
-from gpuvox.cli.foreign import remedy
+from gpuvox.cli.options import command_line
+from gpuvox.cli.randomise_options import TLS, build_parser, parse
 from gpuvox.errors import UsageError
-
-EPILOG = """\
-Options are written as --option value or --option=value. Image names may be given without extension, and FSLOUTPUTTYPE
-selects the file type of the outputs. Corrected and uncorrected p-value maps contain 1-p, as in FSL.
-<root>_randomise.json records how the maps were made.
-
-examples:
-  gpuvox randomise -i maps -o out -m mask -d design.mat -t design.con -T
-  gpuvox randomise -i maps -o out -m mask -1 -T                            (one-sample test)
-  gpuvox randomise -i maps -o out -m mask -d design.mat -t design.con -f design.fts -T -x -n 10000 --seed 1
-"""
-
-TLS = {
-    "--tls-ca-file": "certificates to trust, where the scheduler encrypts its connections (tls://)",
-    "--tls-cert": "certificate of this command, signed by one of these",
-    "--tls-key": "its private key, if the certificate file does not contain it",
-}
-
-
-def _columns(text: str) -> tuple[int, ...]:
-    return tuple(integer(part) for part in text.split(","))
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
-
-
-def _shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N")
-    return int(match[1]), int(match[2])
-
-
-def build_parser() -> Parser:
-    """The parser; its destinations are the names that `make_command` reads."""
-    parser = Parser(
-        prog="gpuvox randomise",
-        usage="gpuvox randomise -i <data> -o <root> [-m <mask>] -d <design.mat> -t <design.con> [options]\n"
-        "       gpuvox randomise -i <data> -o <root> [-m <mask>] -1 [options]",
-        description=f"Permutation tests on the general linear model (gpuvox {__version__}).",
-        epilog=EPILOG,
-        add_help=False,
-    )
-    _add_files(parser.add_argument_group("input and output"))
-    _add_inference(parser.add_argument_group("inference (at least one of -x -T --T2 -c -C -F -S)"))
-    _add_model(parser.add_argument_group("model and permutations"))
-    _add_outputs(parser.add_argument_group("further outputs and information"))
-    _add_own(parser.add_argument_group("beyond FSL"))
-    _add_hidden(parser)
-    parser.once = {"vxl", "vxf"}
-    return parser
-
-
-def _add_files(group: Any) -> None:
-    group.add_argument(
-        "-i",
-        dest="data",
-        metavar="IMAGE",
-        help="4D image with one volume per subject; or 3D images: TABLE:COLUMN, a .txt list, or a quoted pattern",
-    )
-    group.add_argument("-o", dest="root", metavar="ROOT", help="output root, with which all file names begin")
-    group.add_argument(
-        "-m", dest="mask", metavar="IMAGE", default="", help="mask (every voxel that varies between subjects)"
-    )
-    group.add_argument(
-        "-d", dest="design", metavar="FILE", default="", help="design matrix (VEST file, CSV or TSV)"
-    )
-    group.add_argument("-t", dest="contrasts", metavar="FILE", default="", help="t contrasts")
-    group.add_argument(
-        "-f",
-        dest="f_tests",
-        metavar="FILE",
-        default="",
-        help="F tests: each row marks with 1 the t contrasts to combine",
-    )
-    group.add_argument(
-        "-e", dest="blocks", metavar="FILE", default="", help="exchangeability blocks, one number per subject"
-    )
-    group.add_argument(
-        "--effective_design",
-        metavar="FILE",
-        default="",
-        help="design matrix that determines which rows are exchangeable",
-    )
-    group.add_argument("--vxl", type=_columns, default=(), metavar="1,2", help="columns of voxelwise EVs, from 1")
-    group.add_argument(
-        "--vxf", type=_names, default=(), metavar="A,B", help="4D images of the voxelwise EVs, in the same order"
-    )
-
-
-def _add_inference(group: Any) -> None:
-    group.add_argument("-x", dest="voxel", action="store_true", help="voxelwise test")
-    group.add_argument("-T", dest="tfce", action="store_true", help="threshold-free cluster enhancement (TFCE)")
-    group.add_argument(
-        "--T2", dest="tfce_2d", action="store_true", help="TFCE for skeletonised data (TBSS): H=2, E=1, C=26"
-    )
-    group.add_argument(
-        "-c", dest="extent", type=positive, metavar="T", help="cluster extent, with this threshold for t"
-    )
-    group.add_argument(
-        "-C", dest="mass", type=positive, metavar="T", help="cluster mass, with this threshold for t"
-    )
-    group.add_argument(
-        "-F", dest="f_extent", type=positive, metavar="F", help="cluster extent, with this threshold for F"
-    )
-    group.add_argument(
-        "-S", dest="f_mass", type=positive, metavar="F", help="cluster mass, with this threshold for F"
-    )
-    group.add_argument("--tfce_H", type=not_negative, metavar="H", help="TFCE: exponent of height (2)")
-    group.add_argument("--tfce_E", type=not_negative, metavar="E", help="TFCE: exponent of extent (0.5)")
-    group.add_argument("--tfce_C", type=connectivity, metavar="C", help="TFCE: connectivity, 6, 18 or 26 (6)")
-    group.add_argument("--tfce_D", type=tfce_step, metavar="D",
-                       help="TFCE: step (observed maximum / 100), or robust: not led by outlying voxels")  # fmt: skip
-    group.add_argument(
-        "--twopass", action="store_true", help="also normalise clusters and TFCE by a first pass (t only)"
-    )
-    group.add_argument("-v", dest="variance", type=not_negative, default=0.0, metavar="MM",
-                       help="variance smoothing with a Gaussian of this standard deviation (t only)")  # fmt: skip
-    group.add_argument("--fonly", action="store_true", help="run F tests only")
-
-
-def _add_model(group: Any) -> None:
-    group.add_argument("-n", dest="number", type=count, default=5000, metavar="N",
-                       help="number of permutations, counting the unpermuted one; 0 for all (5000)")  # fmt: skip
-    group.add_argument("-1", dest="one_sample", action="store_true", help="one-sample test by sign flipping")
-    group.add_argument("-D", dest="demean", action="store_true", help="demean data and design")
-    group.add_argument(
-        "--permuteBlocks", action="store_true", help="permute blocks as wholes rather than within blocks"
-    )
-    group.add_argument(
-        "--detectNull", action="store_true", help="do not permute rows that the contrast does not involve"
-    )
-    group.add_argument("-U", dest="nuisance", type=integer, choices=(0, 1, 2, 3), default=1, metavar="MODE",
-                       help="nuisance: 0 Kennedy, 1 Freedman-Lane, 2 ignored, 3 ter Braak (1)")  # fmt: skip
-    group.add_argument("--seed", type=count, metavar="N", help="seed of the random numbers (drawn, and recorded)")
-    group.add_argument(
-        "--skipTo",
-        type=at_least_one,
-        default=0,
-        metavar="N",
-        help="run test number N alone, counting F before t tests",
-    )
-    group.add_argument("--norcmask", action="store_true", help="without -m: keep voxels that are constant")
-
-
-def _add_outputs(group: Any) -> None:
-    group.add_argument(
-        "-R", dest="raw", action="store_true", help="also write the TFCE and cluster maps themselves"
-    )
-    group.add_argument("--uncorrp", action="store_true", help="also write uncorrected p-values")
-    group.add_argument("-P", dest="permutation_files", action="store_true", help="also write the permutations")
-    group.add_argument(
-        "-N", dest="nulls", action="store_true", help="also write the null distributions of the maximum"
-    )
-    group.add_argument("--permout", action="store_true", help="also write the maps of every permutation")
-    group.add_argument(
-        "--glm_output", action="store_true", help="also write parameter estimates, contrasts and variances"
-    )
-    group.add_argument("--film", action="store_true", help="use FILM's file names")
-    group.add_argument(
-        "-q", dest="count", action="store_true", help="print the number of possible permutations and exit"
-    )
-    group.add_argument(
-        "-Q",
-        dest="schedule",
-        action="store_true",
-        help="print number of permutations, tests, root and job size for a scheduler, and exit",
-    )
-    group.add_argument("--quiet", action="store_true", help="print only errors and warnings")
-    group.add_argument("-h", "--help", action="store_true", help="show this help and exit")
-
-
-def _add_own(group: Any) -> None:
-    group.add_argument("--permutations", metavar="ROOT", default="",
-                       help="use the permutations in ROOT_perm_tstat1.txt and so on, in place of -n")  # fmt: skip
-    group.add_argument(
-        "--tfce-exact", action="store_true", help="TFCE with its integral in closed form, without steps"
-    )
-    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:i (auto)")
-    group.add_argument("--threads", type=threads, metavar="N", help="number of threads (all processors)")
-    group.add_argument("--checkpoint", metavar="FILE", default="",
-                       help="save progress to FILE (long runs: ROOT_checkpoint.tally)")  # fmt: skip
-    group.add_argument("--resume", action="store_true", help="resume from the checkpoint")
-    group.add_argument("--shard", type=_shard, metavar="I/N",
-                       help="run part I of N of the permutations, and write a file for gpuvox merge")  # fmt: skip
-    group.add_argument("--workers", type=at_least_one, default=0, metavar="N",
-                       help="run on a Dask cluster of N processes on this machine")  # fmt: skip
-    group.add_argument("--scheduler", metavar="ADDRESS", default="",
-                       help="run on the workers of the Dask scheduler at ADDRESS")  # fmt: skip
-    group.add_argument("--scheduler-file", metavar="FILE", default="",
-                       help="the same, with the address in the file that the scheduler wrote")  # fmt: skip
-    for name, text in TLS.items():
-        group.add_argument(name, metavar="FILE", default="", help=text)
-    group.add_argument("--scratch", metavar="DIR", default="",
-                       help="keep data that do not fit in memory in a temporary file in DIR")  # fmt: skip
-    group.add_argument(
-        "--plan", action="store_true", help="show what would be run, with estimates of time and memory, and exit"
-    )
-    group.add_argument("--version", action="store_true", help="show the version and exit")
-
-
-def _add_hidden(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("-V", dest="verbose", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--multi", action="store_true", help=argparse.SUPPRESS)
-
-
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Parse the arguments.
-
-    Raises
-    ------
-    UsageError
-        Unknown option (the closest one is named), or a value that makes no sense.
-    """
-    parser = build_parser()
-    # argparse takes -5 for an option, since there is an option -1.
-    with_value = {name for action in parser._actions if action.nargs is None for name in action.option_strings}
-    glued: list[str] = []
-    for token in argv:
-        if _is_number(token) and glued and glued[-1] in with_value:
-            glued[-1] += ("=" if glued[-1].startswith("--") else "") + token
-        else:
-            _check_token(token, with_value, parser)
-            glued.append(token)
-    options, rest = parser.parse_known_args(glued)
-    if rest:
-        raise UsageError(_expanded(rest) or parser.unknown(rest[0]))
-    return options
-
-
-def _expanded(rest: list[str]) -> str:
-    """What is said where the shell has made many names of a pattern; empty if that is not so."""
-    images = [name for name in rest if name.endswith((".nii.gz", ".nii", ".hdr", ".img"))]
-    if not images or images[0] != rest[0]:
-        return ""
-    return (
-        f"{rest[0]} is one image too many: -i and -m take one name each. The images of several files are named by a "
-        "pattern in quotation marks, such as -i 'maps/*.nii.gz', by a .txt list, or by a column of a table"
-    )
-
-
-def _is_number(token: str) -> bool:
-    return bool(re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", token, re.IGNORECASE))
-
-
-def _check_token(token: str, with_value: set[str], parser: Parser) -> None:
-    """argparse would read PALM's -twotail as -t wotail, and -seed as -s of something."""
-    name = token.split("=")[0]
-    if not token.startswith("-") or len(token) < 2 or name in parser.names or _is_number(token):
-        return
-    told = remedy(name)
-    if not told and f"-{name}" in parser.names:
-        told = f"unknown option {name}; it has two dashes here: -{name}"
-    short, value = token[:2], token[2:]
-    if not told and short in with_value and not (_is_number(value) or value.startswith("=")):
-        told = f"unknown option {name}; if {value!r} is the value of {short}, put a blank between them"
-    if told:
-        raise UsageError(told)
 
 
 def run(argv: list[str]) -> int:
@@ -323,7 +52,7 @@ def run(argv: list[str]) -> int:
 
 
 def check_root(root: str) -> None:
-    """Warn of an output root that is a folder or an image, which FSL takes all the same."""
+    """Warn of an output root that is a folder or an image, which FSL accepts too."""
     from gpuvox.files import split_suffix
 
     if not os.path.basename(root):
@@ -331,13 +60,13 @@ def check_root(root: str) -> None:
     stem, suffix = split_suffix(root)
     if suffix and os.path.basename(stem):
         warn(
-            f"the output root {root} ends in {suffix}: the files are called {root}_tstat1 and so on; a root without "
-            f"it, {stem}, is usual"
+            f"the output root {root} ends in {suffix}: the files are called {root}_tstat1 and so on; the usual root is "
+            f"{stem}"
         )
 
 
 def open_device(name: str, quiet: bool) -> None:
-    """Find the device, with its warnings; for the CPU, compile what every run needs."""
+    """Look for the device, and show its warnings; for the CPU, compile what every run needs."""
     from gpuvox.cli.first_run import compile_ahead
     from gpuvox.cuda import resolve
 
@@ -350,77 +79,103 @@ def open_device(name: str, quiet: bool) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """What can be said of the options without reading a file."""
+    """Check the options as far as that is possible without reading a file.
+
+    Raises
+    ------
+    UsageError
+        Options that are missing, or that contradict each other.
+    """
     if options.multi:
-        raise UsageError("--multi is not supported: it was an experiment of FSL's that no version documents")
-    for name, option in (("data", "-i"), ("root", "-o")):
-        if not getattr(options, name):
+        raise UsageError(
+            "--multi is not supported: it was an experiment in FSL that no version documents", option="--multi"
+        )
+    for option, value in (("-i", options.data), ("-o", options.root)):
+        if not value:
             raise UsageError(
-                f"{option} is missing; -i, -o, -d and -t are needed (or -i, -o and -1 for a one-sample test)"
+                f"{option} is missing; -i, -o, -d and -t are needed (or -i, -o and -1 for a one-sample test)",
+                option=option,
             )
     _check_matrices(options)
-    if bool(options.vxl) != bool(options.vxf):
-        raise UsageError("--vxl and --vxf belong together")
-    if options.permuteBlocks and not options.blocks:
-        raise UsageError("--permuteBlocks needs exchangeability blocks (-e)")
-    if options.fonly and not options.f_tests:
-        raise UsageError("--fonly needs F tests (-f)")
     _check_shard(options)
-    _check_cluster(options)
-    given = {"-T": options.tfce or None, "--tfce_H": options.tfce_H, "--tfce_E": options.tfce_E,
+    _check_workers(options)
+    named = {"-T": options.tfce or None, "--tfce_H": options.tfce_H, "--tfce_E": options.tfce_E,
              "--tfce_C": options.tfce_C}  # fmt: skip
-    beaten = [name for name, value in given.items() if value is not None]
-    if options.tfce_2d and beaten:
-        warn(f"--T2 is TFCE with H=2, E=1, C=26, as in FSL: it leaves no effect to {', '.join(beaten)}")
+    overridden = [option for option, value in named.items() if value is not None]
+    if options.tfce_2d and overridden:
+        warn(f"--T2 is TFCE with H=2, E=1, C=26, as in FSL: {', '.join(overridden)} has no effect")
 
 
 def _check_matrices(options: argparse.Namespace) -> None:
-    """A design and contrasts, or neither with -1."""
+    """A design and contrasts, or neither with -1; and what options need them."""
     if options.one_sample and not options.design:
         if options.contrasts or options.f_tests:
-            raise UsageError("contrasts (-t) and F tests (-f) need a design (-d), also with -1")
-        return
-    if not (options.design or options.contrasts):
+            raise UsageError("contrasts (-t) and F tests (-f) need a design (-d), also with -1", option="-d")
+    elif not (options.design or options.contrasts):
         raise UsageError(
-            "the design (-d) and the t contrasts (-t) are missing; a one-sample test needs -1 instead"
+            "the design (-d) and the t contrasts (-t) are missing; a one-sample test needs -1 instead", option="-d"
         )
-    if not options.design:
-        raise UsageError(f"the design (-d) is missing, to which the contrasts {options.contrasts} (-t) belong")
-    if not options.contrasts:
-        raise UsageError(f"the t contrasts (-t) of the design {options.design} (-d) are missing")
+    elif not options.design:
+        raise UsageError(
+            f"the design (-d) is missing, to which the contrasts {options.contrasts} (-t) belong", option="-d"
+        )
+    elif not options.contrasts:
+        raise UsageError(f"the t contrasts (-t) of the design {options.design} (-d) are missing", option="-t")
+    if bool(options.vxl) != bool(options.vxf):
+        raise UsageError("--vxl and --vxf belong together", option="--vxf" if options.vxl else "--vxl")
+    if options.permuteBlocks and not options.blocks:
+        raise UsageError("--permuteBlocks needs exchangeability blocks (-e)", option="--permuteBlocks")
+    if options.fonly and not options.f_tests:
+        raise UsageError("--fonly needs F tests (-f)", option="--fonly")
 
 
-def _check_cluster(options: argparse.Namespace) -> None:
-    """At most one cluster, and none for maps that stay where they are made."""
+def _check_workers(options: argparse.Namespace) -> None:
+    """At most one set of Dask workers, and none for maps that stay where they are made."""
     named = {
         "--workers": options.workers, "--scheduler": options.scheduler, "--scheduler-file": options.scheduler_file,
     }  # fmt: skip
-    wanted = [name for name, value in named.items() if value]
-    if len(wanted) > 1:
-        raise UsageError(f"{' and '.join(wanted)} name different clusters; only one of them can be used")
+    chosen = [option for option, value in named.items() if value]
+    if len(chosen) > 1:
+        raise UsageError(
+            f"{' and '.join(chosen)} name different workers; only one of them can be used", option=chosen[1]
+        )
     tls = _tls(options)
     if tls and not (options.scheduler or options.scheduler_file):
+        option = next(iter(tls))
         raise UsageError(
-            f"{next(iter(tls))} is for --scheduler and --scheduler-file; --workers encrypts by itself"
+            f"{option} is for --scheduler and --scheduler-file; --workers encrypts by itself", option=option
         )
-    missing = [name for name in ("--tls-ca-file", "--tls-cert") if tls and name not in tls]
+    missing = [option for option in ("--tls-ca-file", "--tls-cert") if tls and option not in tls]
     if missing:
-        raise UsageError(f"{missing[0]} is missing; --tls-ca-file and --tls-cert belong together")
-    if wanted and options.permout:
-        raise UsageError(f"--permout writes maps as they are made, and so cannot be done with {wanted[0]}")
+        raise UsageError(
+            f"{missing[0]} is missing; --tls-ca-file and --tls-cert belong together", option=missing[0]
+        )
+    if chosen and options.permout:
+        raise _refused_permout(chosen[0])
 
 
 def _check_shard(options: argparse.Namespace) -> None:
-    """What cannot be done in parts."""
+    """Options that cannot be used for a part of the permutations."""
     for name in ("checkpoint", "resume", "shard"):
         if options.permout and getattr(options, name):
-            raise UsageError(f"--permout writes maps as they are made, and so cannot be done with --{name}")
+            raise _refused_permout(f"--{name}")
     if not options.shard:
         return
     if options.twopass and (options.tfce or options.tfce_2d or options.tfce_exact or options.extent):
-        raise UsageError("--shard cannot be used with --twopass, whose second pass needs all of the first")
+        raise UsageError(
+            "--shard cannot be used with --twopass, whose second pass needs all of the first", option="--shard"
+        )
     if options.seed is None and not options.resume:
-        raise UsageError("--shard needs --seed, the same for all shards, or each would draw its own permutations")
+        raise UsageError(
+            "--shard needs --seed, the same for all shards, or each would draw its own permutations",
+            option="--seed",
+        )
+
+
+def _refused_permout(option: str) -> UsageError:
+    return UsageError(
+        f"--permout writes each map as it is computed, and so cannot be used with {option}", option="--permout"
+    )
 
 
 def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
@@ -465,7 +220,7 @@ def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
         cluster=_cluster(options),
         options=settings,
         wanted=wanted,
-        line=(os.path.basename(sys.argv[0]) or "gpuvox", *argv),
+        line=command_line(*argv),
     )
     if options.seed is not None:
         return command
@@ -474,7 +229,7 @@ def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
 
 
 def _cluster(options: argparse.Namespace) -> Any:
-    """The Dask cluster that is asked for, if one is."""
+    """The Dask cluster that is asked for; None without one."""
     from gpuvox.distributed.launch import DaskCluster
     from gpuvox.runtime.limits import threads_for
 
@@ -483,29 +238,32 @@ def _cluster(options: argparse.Namespace) -> Any:
     threads = threads_for(options.threads)
     if options.workers > max(threads, 2):
         raise UsageError(
-            f"--workers {options.workers}: there are {threads} threads; at most a worker a thread (--threads)"
+            f"--workers {options.workers}: there are {threads} threads, and at most one worker per thread (--threads)",
+            option="--workers",
         )
     return DaskCluster(options.scheduler, options.scheduler_file, options.workers, threads, _tls(options))
 
 
 def _tls(options: argparse.Namespace) -> dict[str, str]:
-    """Option → file, of those that are given."""
-    given = {name: getattr(options, name[2:].replace("-", "_")) for name in TLS}
-    return {name: path for name, path in given.items() if path}
+    """Option → file, for the certificates that are given."""
+    files = {option: getattr(options, option[2:].replace("-", "_")) for option in TLS}
+    return {option: path for option, path in files.items() if path}
 
 
 def _statistics(options: argparse.Namespace) -> tuple[Any, Any]:
-    """What is wanted of t and of F tests."""
+    """The statistics that are asked for, of t and of F tests."""
     from gpuvox.statistics import Statistics
     from gpuvox.tfce import Tfce
 
     tfce = None
     if options.tfce or options.tfce_2d or options.tfce_exact:
-        given = {"H": options.tfce_H, "E": options.tfce_E, "connectivity": options.tfce_C}
+        parameters = {"H": options.tfce_H, "E": options.tfce_E, "connectivity": options.tfce_C}
         if options.tfce_2d:
-            given = {"H": 2.0, "E": 1.0, "connectivity": 26}
-        given["delta"] = options.tfce_D
-        tfce = Tfce(**{k: v for k, v in given.items() if v is not None}, exact=options.tfce_exact)
+            parameters = {"H": 2.0, "E": 1.0, "connectivity": 26}
+        parameters["delta"] = options.tfce_D
+        tfce = Tfce(
+            **{name: value for name, value in parameters.items() if value is not None}, exact=options.tfce_exact
+        )
     # FILM's zstat is the uncorrected voxelwise value.
     uncorrected = options.uncorrp or (options.film and options.voxel)
     t = Statistics(options.voxel, tfce, options.extent, options.mass, uncorrected, options.twopass)

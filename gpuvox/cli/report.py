@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser
-from gpuvox.cli.console import say, warn
-from gpuvox.reporter import Reporter
+from gpuvox.cli.console import terminal
 
 EPILOG = """\
 STUDY.json is the file study.json that gpuvox study writes. Paths in it are relative to its folder. Of a study that you
@@ -45,5 +44,6 @@ def run(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(argv)
     from gpuvox.study.report import execute
 
-    execute(options.study, options.out, Reporter(say, warn), options.within)
+    with terminal(bar=False) as reporter:
+        execute(options.study, options.out, reporter, options.within)
     return 0

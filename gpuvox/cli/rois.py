@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, count, pair
+from gpuvox.cli.arguments import Parser, count
 from gpuvox.cli.console import terminal
-from gpuvox.errors import UsageError
+from gpuvox.cli.options import add_pairs, add_quiet, add_table, add_text, require, unique
 
 EPILOG = """\
 IMAGE is a column of the table (paths relative to the table) or a file: a 4D image with one volume per participant in
@@ -29,67 +29,32 @@ def build_parser() -> Parser:
         description=f"Measure volume, mean, median and SD of maps in regions of interest (gpuvox {__version__}).",
         epilog=EPILOG,
     )
-    add = parser.add_argument
-    add("--table", metavar="FILE", help="table of participants, with a column participant_id (required)")
-    add("--labels", metavar="IMAGE", help="label image, or images (required)")
-    add(
-        "--names",
-        metavar="FILE",
-        default="",
-        help="table with index and name of the labels, or a FreeSurfer look-up table",
-    )
-    add(
-        "--map",
-        dest="maps",
-        metavar="NAME=IMAGE",
-        action="append",
-        type=pair,
-        help="a map and its images (required; may be repeated)",
-    )
-    add(
-        "--merge",
+    add_table(parser, "table of participants, with a column participant_id (required)")
+    add_text(parser, "--labels", "IMAGE", "label image, or images (required)")
+    add_text(parser, "--names", "FILE", "table with index and name of the labels, or a FreeSurfer look-up table")
+    add_pairs(parser, "--map", "NAME=IMAGE", "a map and its images (required)", dest="maps")
+    add_pairs(
+        parser, "--merge", "NAME=PATTERN", "combine the structures that match PATTERN into an additional one",
         dest="merged",
-        metavar="NAME=PATTERN",
-        action="append",
-        type=pair,
-        help="combine the structures that fit PATTERN into one more; may be repeated",
-    )
-    add(
-        "--jacobian",
-        metavar="IMAGE",
-        default="",
-        help="Jacobian determinants of the template-to-subject transformation",
-    )
-    add("--lesions", metavar="IMAGE", default="", help="lesion masks, excluded from mean, median and SD")
-    add(
-        "--head-size",
-        metavar="COLUMN",
-        default="",
-        help="column with the factor that normalises volumes and masses",
-    )
-    add(
-        "--erosion",
-        type=count,
-        metavar="N",
-        default=0,
+    )  # fmt: skip
+    add_text(parser, "--jacobian", "IMAGE", "Jacobian determinants of the template-to-subject transformation")
+    add_text(parser, "--lesions", "IMAGE", "lesion masks, excluded from mean, median and SD")
+    add_text(parser, "--head-size", "COLUMN", "column with the factor that normalises volumes and masses")
+    parser.add_argument(
+        "--erosion", type=count, metavar="N", default=0,
         help="number of layers of border voxels excluded from mean, median and SD (0)",
-    )
-    add("--out", metavar="FILE", help="table to write (required)")
-    add("--quiet", action="store_true", help="show no progress bar")
+    )  # fmt: skip
+    add_text(parser, "--out", "FILE", "table to write (required)")
+    add_quiet(parser)
     return parser
 
 
 def run(argv: Sequence[str]) -> int:
     """Exit status 0."""
     options = vars(build_parser().parse_args(argv))
-    for name in ("table", "labels", "maps", "out"):
-        if not options[name]:
-            raise UsageError(f"--{name.removesuffix('s') if name == 'maps' else name} is missing")
-    for name in ("maps", "merged"):
-        pairs = options[name] or []
-        if len(dict(pairs)) < len(pairs):
-            raise UsageError(f"a name is given twice: {', '.join(key for key, _ in pairs)}")
-        options[name] = dict(pairs)
+    require(options, "--table", "--labels", "--map:maps", "--out")
+    options["maps"] = unique(options["maps"], "--map")
+    options["merged"] = unique(options["merged"], "--merge")
     from gpuvox.study.measures.rois import Command, execute
 
     with terminal(bar=not options.pop("quiet"), unit="subjects") as reporter:

@@ -1,22 +1,47 @@
-"""Output for terminals and files that take ASCII only: letters that they lack are spelled, and no command fails."""
+"""The standard streams: closed ones are replaced, and text that a terminal cannot encode is spelled out."""
 
 from __future__ import annotations
 
 import codecs
+import contextlib
+import os
 import sys
 
 PLAIN = {
     "×": "x", "−": "-", "–": "-", "—": "-", "…": "...", "·": "*", "→": "->", "≤": "<=", "≥": ">=", "±": "+-", "≈": "~",
     "‘": "'", "’": "'", "“": '"', "”": '"', "µ": "u", "μ": "u", "²": "^2", "³": "^3", "°": " degrees", "\u00a0": " ",
 }  # fmt: skip
-"""Signs that our own messages use. What comes from elsewhere, such as names of files, is escaped as Python does it."""
+"""Substitutes for characters of our own messages. Other text, such as file names, is escaped as Python does it."""
+
+
+def attach() -> None:
+    """Open the null device in place of closed streams (cron's), lest a file that is opened later takes their number."""
+    for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            while os.open(os.devnull, mode) < number:
+                pass  # os.open returns the lowest free number
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", encoding="utf-8", errors="replace", closefd=False))  # noqa: SIM115
+
+
+def detach() -> None:
+    """Discard what is still to be printed to a pipe that nobody reads; Python would report it when it exits."""
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 def spell_out() -> None:
-    """From now on, what stdout and stderr cannot encode is spelled out."""
+    """Make stdout and stderr spell out what they cannot encode, rather than fail."""
     codecs.register_error("gpuvox.spelled", _spelled)
     for stream in (sys.stdout, sys.stderr):
-        # Closed streams are None; a stream of a notebook or of a test may be anything.
+        # In a notebook or a test, a stream may be any object.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="gpuvox.spelled")
 

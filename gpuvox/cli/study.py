@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser
 from gpuvox.cli.console import say, terminal
+from gpuvox.cli.options import add_flag, add_plan, add_quiet, command_line
 from gpuvox.errors import UsageError
 
 EPILOG = """\
@@ -18,7 +18,7 @@ where it stopped.
 to begin:
   gpuvox phantom cohort
   gpuvox study --example > cohort/study.toml     # every key, explained
-  gpuvox study cohort/study.toml --dry-run
+  gpuvox study cohort/study.toml --plan
   gpuvox study cohort/study.toml
 """
 
@@ -30,11 +30,12 @@ def build_parser() -> Parser:
         description=f"Run a whole study, from maps to a report (gpuvox {__version__}).",
         epilog=EPILOG,
     )
-    add = parser.add_argument
-    add("config", metavar="CONFIG.toml", nargs="?", default="", help="file that describes the study")
-    add("--dry-run", action="store_true", help="list the stages that would be run, and why")
-    add("--example", action="store_true", help="print an example of CONFIG.toml in which every key is explained")
-    add("--quiet", action="store_true", help="show no progress bar")
+    parser.add_argument(
+        "config", metavar="CONFIG.toml", nargs="?", default="", help="file that describes the study"
+    )
+    add_plan(parser, "list the stages that would be run, and why")
+    add_flag(parser, "--example", "print an example of CONFIG.toml in which every key is explained")
+    add_quiet(parser)
     return parser
 
 
@@ -52,9 +53,8 @@ def run(argv: Sequence[str]) -> int:
     from gpuvox.study.pipeline.config import read_config
     from gpuvox.study.pipeline.pipeline import Pipeline, execute, listing
 
-    line = (os.path.basename(sys.argv[0]) or "gpuvox", "study", *argv)
-    pipeline = Pipeline(read_config(options.config), line)
-    if options.dry_run:
+    pipeline = Pipeline(read_config(options.config), command_line("study", *argv))
+    if options.plan:
         say("\n".join(listing(pipeline)))
         return 0
     compile_ahead(options.quiet)
