@@ -862,7 +862,7 @@ def test_numbers_may_touch_their_option(study):
         ("-i data", ["must follow a command", "gpuvox randomise -i"]),
         ("rois --tabel p.tsv", ["unknown option --tabel", "--table", "gpuvox rois --help"]),
         ("models regression --outcom edss", ["--outcom", "--outcome"]),
-        ("design table.tsv", ["'table.tsv' is not an option"]),
+        ("design table.tsv", ["'table.tsv' is neither an option"]),
         ("info all", ["gpuvox info"]),
     ],
 )

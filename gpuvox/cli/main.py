@@ -163,8 +163,8 @@ def _report_fault(name: str) -> None:
     """Print the traceback of an internal error, and ask to report it."""
     complain(traceback.format_exc().rstrip())
     complain(
-        f"{name}: this is an error in gpuvox {__version__}, not in your input; please report it with the lines above and "
-        f"the command: {shlex.join(sys.argv)}"
+        f"{name}: this is an error in gpuvox {__version__}, not in your input; please report it with the lines above "
+        f"and the command: {shlex.join(sys.argv)}"
     )
 
 
