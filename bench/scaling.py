@@ -26,6 +26,7 @@ from gpuvox.partitioning import partition
 from gpuvox.permtest import PermutationTest
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.statistics import Statistics
+from gpuvox.statistics.tfce import TfceStatistic
 from gpuvox.tfce import Tfce
 
 BATCH = 16
@@ -98,8 +99,9 @@ def enhancement(mm: float) -> tuple[int, float]:
     test = make_test(brain_grid(mm), 24, 0, 1000)
     observed = test.observe()
     maps = test.model.statistic_maps(test.shuffler.shuffles(1, 5))
-    assert observed.enhancer is not None
-    enhancer = observed.enhancer
+    statistic = observed.statistics["tfce"]
+    assert isinstance(statistic, TfceStatistic)
+    enhancer = statistic.enhancer
     enhancer.maxima(maps[:1])
     return test.grid.n_voxels, best(lambda: enhancer.maxima(maps)) / len(maps)
 

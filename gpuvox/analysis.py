@@ -12,11 +12,12 @@ from gpuvox.errors import DesignError
 from gpuvox.executors import Finished, Share, TallyStore, run
 from gpuvox.glm import Glm
 from gpuvox.partitioning import partition
-from gpuvox.permtest import PermutationTest, StatisticModel
+from gpuvox.permtest import PermutationTest
 from gpuvox.prepared import AnyShuffler, Inputs, Options, Test, list_tests, make_shuffler, negative_of
 from gpuvox.results import TestResult, make_result
 from gpuvox.shuffle import ImportedShuffler, Shuffler
 from gpuvox.smooth import MaskedGaussian
+from gpuvox.statistics import StatisticModel
 from gpuvox.tally import Maps, Tally, share
 from gpuvox.voxelwise_evs import VoxelwiseGlm
 

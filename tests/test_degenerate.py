@@ -60,7 +60,7 @@ def test_permutations_that_separate_the_groups_finish_and_count_right():
     finished = run(test, threads=1)
     tally, observed = finished.tally, finished.observed
     assert observed.test.level_cap <= 4096
-    deltas = observed.enhancer.deltas
+    deltas = observed.statistics["tfce"].enhancer.deltas
     maps = test.model.statistic_maps(test.shuffler.shuffles(0, tally.n)).astype(np.float64)
     huge = np.abs(maps) > 1e6
     assert 2 <= huge.any(axis=1).sum() < 100
@@ -72,7 +72,7 @@ def test_permutations_that_separate_the_groups_finish_and_count_right():
             scores[row, b] = oracle.tfce(lowered, test.grid.mask, np.float32(deltas[row]))
             scores[row, b, sign * t > 1e6] = np.inf
     for row, sign in enumerate((1, -1)):
-        ours = observed.in_units("tfce", tally.maxima["tfce"][row], row)
+        ours = observed.statistics["tfce"].in_units(tally.maxima["tfce"][row], row)
         assert np.isfinite(ours).all()
         enormous = (sign * maps > 1e6).any(axis=1)
         assert (ours[enormous] > 1e15).all()
@@ -95,7 +95,7 @@ def test_enormous_observed_values_keep_their_order():
     score, null = finished.observed.observed["tfce"][0, ALONE], finished.tally.maxima["tfce"][0]
     assert score > LINEAR
     assert score == score.__class__(null[0])
-    worth = finished.observed.in_units("tfce", null, 0)
+    worth = finished.observed.statistics["tfce"].in_units(null, 0)
     level = finished.observed.statistic[ALONE] / 0.1
     assert worth[0] == pytest.approx(
         2**0.5 * 0.1**2 * float(level) ** 3 / 3, rel=0.5
@@ -111,7 +111,9 @@ def test_the_cap_is_bounded_and_starts_nothing_again():
     assert finished.observed.test.level_cap == 512
     higher = run(replace(test, level_cap=2048), threads=1)
     for row in range(2):
-        ours, theirs = (f.observed.in_units("tfce", f.tally.maxima["tfce"][row], row) for f in (finished, higher))
+        ours, theirs = (
+            f.observed.statistics["tfce"].in_units(f.tally.maxima["tfce"][row], row) for f in (finished, higher)
+        )
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
     np.testing.assert_array_equal(finished.tally.below["tfce"], higher.tally.below["tfce"])
 
@@ -142,10 +144,10 @@ def test_local_means_of_the_exact_integral_beside_enormous_values():
     t = oracle.statistic_maps(Y, np.c_[group, 1 - group], np.array([[1.0, -1]]), shuffles)
     t[(np.abs(t) < 1e-9) | (np.ptp(Y, axis=0) == 0)] = 0
     t = np.clip(t, -(8**0.5) * 1e7, 8**0.5 * 1e7)
-    values = np.maximum(done.observed.enhancer.enhance(t.astype(np.float32)), 0)
+    values = np.maximum(done.observed.statistics["tfce"].enhancer.enhance(t.astype(np.float32)), 0)
     _, samples, mean = oracle.local_mean(values, floor=True)
     np.testing.assert_array_equal(done.tally.nonzero["tfce"][0], samples)
-    np.testing.assert_allclose(done.second.local_mean["tfce"][0], mean, rtol=1e-4)
+    np.testing.assert_allclose(done.second.local_means["tfce"][0], mean, rtol=1e-4)
     assert mean.max() > 1e9 * mean.min() > 0
 
 
@@ -262,7 +264,7 @@ def test_an_ordinary_map_has_no_warning_and_one_step_by_both_rules():
             wanted = Statistics(tfce=Tfce(delta=delta))
             results = list(analyse(inputs, Options(wanted, wanted, n_permutations=20, seed=1, threads=1)))
             assert not any("coarse" in w or "step of TFCE" in w for r in results for w in r.warnings)
-            steps.append([r.tfce_step for r in results])
+            steps.append([r.records["tfce_step"] for r in results])
         assert steps[0] == steps[1]
         assert all(step > 0 for step in steps[0])
 

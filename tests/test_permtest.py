@@ -49,7 +49,7 @@ def test_nulls_and_p_values_equal_naive_loops(seed):
         enhanced = np.array([
             oracle.flat(naive_tfce(np.where(mask, oracle.unflat(sign * t, mask), 0), delta), mask) for t in maps
         ])  # fmt: skip
-        ours = observed.in_units("tfce", tally.maxima["tfce"][row], row)
+        ours = observed.statistics["tfce"].in_units(tally.maxima["tfce"][row], row)
         np.testing.assert_allclose(ours, enhanced.max(axis=1), rtol=1e-5, atol=1e-6)
         extents = [oracle.cluster_extent(sign * t, mask, 1.5) for t in maps]
         np.testing.assert_array_equal(tally.maxima["clustere"][row], np.max(extents, axis=1))
@@ -68,7 +68,7 @@ def test_f_is_enhanced_as_z():
     z = oracle.F_to_z(maps, 2, test.model.df)
     enhanced = [oracle.tfce(one, test.grid.mask, np.float32(z[0].max() / 100)) for one in z]
     done = run(replace(test, signs=1), threads=1)
-    ours = done.observed.in_units("tfce", done.tally.maxima["tfce"][0], 0)
+    ours = done.observed.statistics["tfce"].in_units(done.tally.maxima["tfce"][0], 0)
     np.testing.assert_allclose(ours, np.max(enhanced, axis=1), rtol=1e-3)
 
 
@@ -115,8 +115,8 @@ def test_a_contrast_and_its_negative_in_one_pass():
     negative = Glm(Y, partition(M, -C), test.shuffler.invariant)
     alone = run(replace(test, model=negative, signs=1), threads=1)
     for kind in both.tally.maxima:
-        theirs = alone.observed.in_units(kind, alone.tally.maxima[kind][0], 0)
-        ours = both.observed.in_units(kind, both.tally.maxima[kind][1], 1)
+        theirs = alone.observed.statistics[kind].in_units(alone.tally.maxima[kind][0], 0)
+        ours = both.observed.statistics[kind].in_units(both.tally.maxima[kind][1], 1)
         np.testing.assert_array_equal(ours, theirs)
         np.testing.assert_array_equal(both.tally.below[kind][1], alone.tally.below[kind][0])
 
@@ -129,7 +129,7 @@ def test_a_map_beyond_the_cap_restarts_the_run():
     high = run(replace(test, level_cap=cap), threads=1)
     same(low.tally, high.tally)
     higher = run(replace(test, level_cap=8 * cap), threads=1)
-    ours, theirs = (d.observed.in_units("tfce", d.tally.maxima["tfce"], 0) for d in (low, higher))
+    ours, theirs = (d.observed.statistics["tfce"].in_units(d.tally.maxima["tfce"], 0) for d in (low, higher))
     np.testing.assert_allclose(ours, theirs, rtol=1e-7)
     np.testing.assert_array_equal(low.tally.below["tfce"], higher.tally.below["tfce"])
 
@@ -309,7 +309,7 @@ def test_clusters_of_integers_tie_as_rational_numbers_do(kind, threshold):
         }
         for name, values in worth.items():
             observed = np.maximum(done.observed.observed[name][0], 0)
-            p = corrected(done.tally.maxima[name][0], done.observed.least_tie(name, observed))
+            p = corrected(done.tally.maxima[name][0], done.observed.statistics[name].least_tie(observed))
             null = [max(one) for one in values]
             assert np.rint(p * 70).tolist() == [sum(m < x for m in null) for x in values[0]]
             below = [sum(one[v] < values[0][v] for one in values) for v in range(4)]
@@ -394,8 +394,8 @@ def test_two_pass_scheme():
     done = run(test, threads=2)
     _, _, extent_mean = oracle.local_mean(extents)
     _, _, tfce_mean = oracle.local_mean(enhanced, floor=True)
-    np.testing.assert_allclose(done.second.local_mean["clustere"][0], extent_mean)
-    np.testing.assert_allclose(done.second.local_mean["tfce"][0], tfce_mean, rtol=1e-5)
+    np.testing.assert_allclose(done.second.local_means["clustere"][0], extent_mean)
+    np.testing.assert_allclose(done.second.local_means["tfce"][0], tfce_mean, rtol=1e-5)
     normed = [oracle.cluster_normed_extent(t, mask, 1.2, extent_mean).max() for t in maps]
     np.testing.assert_allclose(done.second_tally.maxima["clustern"][0], normed)
     tfcen = oracle.ratio(enhanced, tfce_mean).max(axis=1)

@@ -21,6 +21,7 @@ from gpuvox.permtest import ObservedTest, PermutationTest
 from gpuvox.qmri import FieldConversion, Inversion, TissueModel
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.statistics import Statistics
+from gpuvox.statistics.tfce import TfceStatistic
 from gpuvox.tfce import Enhancer, Tfce
 
 
@@ -79,9 +80,10 @@ def batch_of_maps(lab: Lab, fwhm: float) -> tuple[ObservedTest, Any]:
 
 def tfce_of(observed: ObservedTest, connectivity: int) -> Enhancer:
     """A test's TFCE, with this connectivity."""
-    if observed.enhancer is None:
+    statistic = observed.statistics["tfce"]
+    if not isinstance(statistic, TfceStatistic):
         raise ValueError("the test has no TFCE")
-    return replace(observed.enhancer, options=Tfce(connectivity=connectivity))
+    return replace(statistic.enhancer, options=Tfce(connectivity=connectivity))
 
 
 def time_tfce(lab: Lab, fwhm: float) -> None:

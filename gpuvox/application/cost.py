@@ -30,11 +30,12 @@ from gpuvox.analysis import Inputs, Options, Test, make_model, make_shuffler
 from gpuvox.distributed.launch import ClusterSize
 from gpuvox.executors import DEVICE_THREADS, ranges
 from gpuvox.grid import Grid
-from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest, StatisticModel
+from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest
 from gpuvox.runtime.limits import available_bytes, threads_for
 from gpuvox.runtime.pool import Pool
 from gpuvox.scratch import as_tiles
 from gpuvox.shuffle import ImportedShuffler, Shuffler
+from gpuvox.statistics import StatisticModel
 from gpuvox.tally import Tally, share
 
 WHOLE = 8 << 20

@@ -73,9 +73,8 @@ def _named(options: Options) -> dict[str, Any]:
             named[NAMES.get(name, name)] = value
         elif flat.get(t) != value:  # asked of F, and not of t
             named[f"{NAMES[t]} of F tests"] = value
-    tfce = options.statistics.tfce or options.f_statistics.tfce
-    if tfce is not None and tfce.exact and tfce.H % 1:
-        named["--device"] = "cpu" if options.device is None else "cuda"  # pow() is not the same in the last bit
+    if not (options.statistics.is_portable and options.f_statistics.is_portable):
+        named["--device"] = "cpu" if options.device is None else "cuda"
     return named
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,8 @@ from gpuvox.analysis import Inputs, Options, Test, TestResult
 from gpuvox.estimates import parameter_estimates
 from gpuvox.files import ImageHeader, Label, write_column, write_map, write_permutations
 from gpuvox.grid import Grid
+from gpuvox.statistics import StatisticInfo
 from gpuvox.tally import Maps
-
-CORRECTED = ("vox", "clustere", "clusterm", "clustern", "tfce", "tfcen")
-"""In the order in which ``--film`` lets one overwrite the other."""
-NORMALISED = ("clusternorm", "tfcenorm")
 
 
 @dataclass(frozen=True)
@@ -93,61 +91,60 @@ class Writer:
         return path
 
     def _images(self, result: TestResult) -> Iterator[tuple[str, NDArray, dict, Label | None]]:
-        test, film = result.test.name, self.wanted.film
-        yield test, result.maps["stat"], self._about(result, "stat"), _intent(result)
-        for kind in CORRECTED:
-            if f"{kind}_corrp" in result.maps:
-                stem = self._pstat(result) if film else f"{kind}_corrp_{test}"
-                yield stem, result.maps[f"{kind}_corrp"], self._about(result, kind, "family-wise error"), None
-            if f"{kind}_p" in result.maps:
-                if film and kind == "vox":
-                    yield self._zstat(result), *self._z(result)
-                elif self.wanted.uncorrected:
-                    yield f"{kind}_p_{test}", result.maps[f"{kind}_p"], self._about(result, kind, "none"), None
-            if self.wanted.raw and kind in result.maps:
-                yield f"{kind}_{test}", result.maps[kind], self._about(result, kind), None
-        for kind in NORMALISED:
+        test = result.test.name
+        yield test, result.maps["stat"], self._about(result, _letter(result.test)), _intent(result)
+        infos = _by_precedence(result)
+        for info in infos:
+            yield from self._images_of(info, result)
+        for means in (info.local_means for info in infos if info.local_means):
             for part in ("sum", "samp", "post"):
-                if f"{kind}_{part}" in result.maps:
-                    about = self._about(result, f"{kind}_{part}")
-                    yield f"_{kind}_{test}{part}", result.maps[f"{kind}_{part}"], about, None
+                about = self._about(result, f"{means}_{part}")
+                yield f"_{means}_{test}{part}", result.maps[f"{means}_{part}"], about, None
+
+    def _images_of(
+        self, info: StatisticInfo, result: TestResult
+    ) -> Iterator[tuple[str, NDArray, dict, Label | None]]:
+        """The corrected values of one statistic, the uncorrected ones, and its own map."""
+        name, maps = info.name, result.maps
+        label = _letter(result.test) if info.is_image else name
+        about = self._about(result, label, f"{name}_corrp", "family-wise error")
+        yield self._corrected_stem(info, result.test), maps[f"{name}_corrp"], about, None
+        if f"{name}_p" in maps:
+            about = self._about(result, label, f"{name}_p", "none")
+            if self.wanted.film and info.is_image:
+                yield _film_stem("z", result.test), *_z_of(maps[f"{name}_p"], about)
+            elif self.wanted.uncorrected:
+                yield f"{name}_p_{result.test.name}", maps[f"{name}_p"], about, None
+        if self.wanted.raw and name in maps:
+            yield f"{name}_{result.test.name}", maps[name], self._about(result, name), None
 
     def _nulls(self, result: TestResult) -> Iterator[tuple[str, NDArray]]:
-        for kind in CORRECTED:
-            if kind in result.nulls:
-                stem = self._pstat(result) if self.wanted.film else f"{kind}_corrp_{result.test.name}"
-                yield stem, result.nulls[kind]
+        for info in _by_precedence(result):
+            yield self._corrected_stem(info, result.test), result.nulls[info.name]
 
-    def _pstat(self, result: TestResult) -> str:
-        return ("pfstat" if result.test.is_f else "pstat") + result.test.name[5:]
+    def _corrected_stem(self, info: StatisticInfo, test: Test) -> str:
+        return _film_stem("p", test) if self.wanted.film else f"{info.name}_corrp_{test.name}"
 
-    def _zstat(self, result: TestResult) -> str:
-        return ("zfstat" if result.test.is_f else "zstat") + result.test.name[5:]
-
-    def _z(self, result: TestResult) -> tuple[NDArray, dict, Label]:
-        """z of the uncorrected voxelwise value; 0 where that is 0 or 1."""
-        p = result.maps["vox_p"].astype(np.float64)
-        inside = (p > 0) & (p < 1)
-        z = np.where(inside, ndtri(np.where(inside, p, 0.5)), 0.0)
-        about = self._about(result, "vox", "none") | {"scale": "z"}
-        return z, about, _label(about, "z score")
-
-    def _about(self, result: TestResult, statistic: str, correction: str | None = None) -> dict:
+    def _about(
+        self, result: TestResult, statistic: str, values: str = "", correction: str | None = None
+    ) -> dict[str, Any]:
+        """What a map is; `values` is the name of a map of 1 − p in the result."""
+        is_f, shuffler = result.test.is_f, result.shuffler
         about: dict = {
             "test": result.test.name,
             "contrast_name": result.test.label,
             "contrast": result.test.contrast.tolist(),
-            "statistic": ("F" if result.test.is_f else "t") if statistic in ("stat", "vox") else statistic,
-            "tail": "one-sided, large values" if not result.test.is_f else "large values of F",
+            "statistic": statistic,
+            "tail": "large values of F" if is_f else "one-sided, large values",
         }
         if correction is None:
             return about | {"scale": "statistic", "degrees_of_freedom": result.f_dfs or result.df}
         return about | {
             "scale": "1-p",
             "correction": correction,
-            "permutations": result.shuffler.n,
-            "smallest_possible_p": 1 / result.shuffler.n,
-            "smallest_p": _smallest_p(result, f"{statistic}_{'p' if correction == 'none' else 'corrp'}"),
+            "permutations": shuffler.n,
+            "smallest_possible_p": 1 / shuffler.n,
+            "smallest_p": _smallest_p(result, values),
         }
 
     def estimates(self, inputs: Inputs, demean: bool) -> None:
@@ -181,12 +178,12 @@ def expected_names(
     options : Options
     wanted : Wanted
     permuted : bool
-        Whether the maps of every shuffle are written (``--permout``).
+        Whether the maps of every permutation are written (``--permout``).
 
     Returns
     -------
     maps : list of str
-        Of images, without their extension; of the maps of shuffles and of parameters with ``--film``, one each.
+        Of images, without their extension; of the maps of permutations and of parameters with ``--film``, one each.
     texts : list of str
         Of other files.
     """
@@ -194,31 +191,54 @@ def expected_names(
     maps, texts = [], ["_randomise.json"]
     for test in tests:
         statistics = options.wanted(test)
-        kinds = (*statistics.kinds, *statistics.normalised)
-        maps += [gap + stem for stem in (test.name, *(_map_names(test, kinds, wanted) if kinds else ()))]
+        infos = statistics.infos
+        maps += [gap + stem for stem in (test.name, *(_map_names(test, infos, wanted) if infos else ()))]
         if permuted:
-            maps += [
-                f"{gap}{kind}_perm{max(options.n_permutations, 1):05d}_{test.name}" for kind in statistics.kinds
-            ]
-        maps += [f"{gap}_{kind[:-1]}norm_{test.name}samp" for kind in statistics.normalised]
-        if wanted.permutations and kinds:
+            last = f"perm{max(options.n_permutations, 1):05d}_{test.name}"
+            maps += [f"{gap}{name}_{last}" for name in statistics.kinds]
+        maps += [f"{gap}_{info.local_means}_{test.name}samp" for info in infos if info.local_means]
+        if wanted.permutations and infos:
             texts.append(f"{gap}perm_{test.name}.txt")
-        if wanted.nulls:
-            texts += [f"{gap}{kind}_corrp_{test.name}.txt" for kind in kinds if not wanted.film]
-            texts += [f"p{'f' if test.is_f else ''}stat{test.name[5:]}.txt"] if wanted.film and kinds else []
+        if wanted.nulls and wanted.film and infos:
+            texts.append(f"{_film_stem('p', test)}.txt")
+        elif wanted.nulls:
+            texts += [f"{gap}{info.name}_corrp_{test.name}.txt" for info in infos]
     if wanted.estimates and not wanted.film:
         maps += ["_glm_pe", "_glm_cope", "_glm_varcope", "_glm_sigmasqr"]
     return maps, texts
 
 
-def _map_names(test: Test, kinds: Iterable[str], wanted: Wanted) -> list[str]:
+def _map_names(test: Test, infos: Iterable[StatisticInfo], wanted: Wanted) -> list[str]:
     names = []
-    for kind in kinds:
-        names += [] if wanted.film else [f"{kind}_corrp_{test.name}"]
-        names += [f"{kind}_p_{test.name}"] if wanted.uncorrected and not (wanted.film and kind == "vox") else []
-        names += [f"{kind}_{test.name}"] if wanted.raw and kind != "vox" else []
-    letter = "f" if test.is_f else ""
-    return names + [f"{part}{letter}stat{test.name[5:]}" for part in "pz" if wanted.film]
+    for info in infos:
+        names += [] if wanted.film else [f"{info.name}_corrp_{test.name}"]
+        is_z = wanted.film and info.is_image
+        names += [f"{info.name}_p_{test.name}"] if wanted.uncorrected and not is_z else []
+        names += [f"{info.name}_{test.name}"] if wanted.raw and not info.is_image else []
+    return names + [_film_stem(part, test) for part in "pz" if wanted.film]
+
+
+def _by_precedence(result: TestResult) -> list[StatisticInfo]:
+    """The statistics of a test; with ``--film``, a later one overwrites the corrected values of those before."""
+    return sorted(result.statistics, key=lambda info: info.precedence)
+
+
+def _film_stem(part: str, test: Test) -> str:
+    """``pstat1``, ``zfstat2``: names that ``--film`` gives."""
+    return f"{part}{'f' if test.is_f else ''}stat{test.name[5:]}"
+
+
+def _letter(test: Test) -> str:
+    return "F" if test.is_f else "t"
+
+
+def _z_of(values: NDArray, about: dict) -> tuple[NDArray, dict, Label]:
+    """z of a map of uncorrected 1 − p; 0 where that is 0 or 1."""
+    p = values.astype(np.float64)
+    inside = (p > 0) & (p < 1)
+    z = np.where(inside, ndtri(np.where(inside, p, 0.5)), 0.0)
+    about = about | {"scale": "z"}
+    return z, about, _label(about, "z score")
 
 
 def _smallest_p(result: TestResult, name: str) -> float:

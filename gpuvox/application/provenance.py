@@ -91,7 +91,7 @@ def test_record(result: TestResult) -> dict[str, Any]:
         "distinct": str(shuffler.n_distinct) if shuffler.n_distinct < 10**4000 else in_short(shuffler.n_distinct),
         "exhaustive": bool(shuffler.exhaustive),
         "smallest_possible_p": 1 / shuffler.n,
-        **({"tfce_step": result.tfce_step} if result.tfce_step else {}),
+        **result.records,
         "critical_values": {kind: result.critical(kind) for kind in result.nulls},
         "seconds": round(result.seconds, 3),
         "warnings": list(result.warnings),

@@ -312,18 +312,13 @@ def need_places(options: Options, shape: tuple[int, ...]) -> None:
         Of the data.
     """
     both = (options.statistics, options.f_statistics)
-    wanted = {
-        "TFCE": any(each.tfce is not None for each in both),
-        "cluster extent": any(each.extent is not None for each in both),
-        "cluster mass": any(each.mass is not None for each in both),
-        "variance smoothing": options.variance_mm > 0,
-    }
-    for name, is_wanted in wanted.items():
-        if is_wanted:
-            raise ValueError(
-                f"the data have shape {shape}, and no mask says where the {shape[1]} voxels lie, which {name} needs: "
-                "give (nx, ny, nz, n) data, or as mask a gpuvox.Grid, whose to_vector lists the voxels"
-            )
+    titles = [info.title for each in both for info in each.infos if info.needs_neighbours]
+    titles += ["variance smoothing"] if options.variance_mm > 0 else []
+    if titles:
+        raise ValueError(
+            f"the data have shape {shape}, and no mask says where the {shape[1]} voxels lie, which {titles[0]} needs: "
+            "give (nx, ny, nz, n) data, or as mask a gpuvox.Grid, whose to_vector lists the voxels"
+        )
 
 
 def _shown(value: Any) -> str:

@@ -36,7 +36,7 @@ class KeptTest:
         FileError
             What is kept is not a tally of this test.
         """
-        cap, number = observed.test.level_cap, int(bool(observed.local_mean))
+        cap, number = observed.test.level_cap, int(observed.is_second)
         if cap != self.level_cap:
             self.passes, self.level_cap = [], cap
         if number == len(self.passes):
@@ -57,18 +57,12 @@ def _fits(tally: Tally, observed: ObservedTest) -> bool:
     """Whether a tally that was read has the statistics of a test, and a column a voxel."""
     if not tally.done.any():
         return True
-    first, counted = not observed.local_mean, set(observed.kinds)
-    wanted = observed.test.statistics
-    sums = {"clustere", "tfce"} & counted if wanted.two_pass and first else set()
-    names = {
-        "maxima": counted, "below": counted if wanted.uncorrected else set(), "total": sums, "nonzero": sums,
-    }  # fmt: skip
     return all(
         set(getattr(tally, group)) == expected
         and (
             group == "maxima" or all(a.shape[1] == len(observed.statistic) for a in getattr(tally, group).values())
         )
-        for group, expected in names.items()
+        for group, expected in observed.names_of_results.items()
     )
 
 

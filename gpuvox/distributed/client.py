@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from gpuvox.distributed.messages import (
@@ -110,14 +110,9 @@ class DaskWorkers:
         self._held = None
 
     def _job(self, observed: ObservedTest) -> Job:
-        test, enhancer, device = observed.test, observed.enhancer, self.device
-        tfce = test.statistics.tfce
-        if tfce is not None and tfce.exact and tfce.H % 1:
-            device = "cpu"  # a GPU's pow() can differ from the client's in the last bit
-        recipe: Any = make_recipe(test.model)
-        without_data = replace(
-            observed, test=replace(test, model=recipe), enhancer=enhancer.on(None) if enhancer else None
-        )
+        device = self.device if observed.test.statistics.is_portable else "cpu"
+        recipe: Any = make_recipe(observed.test.model)
+        without_data = observed.with_model(recipe, None)
         return Job(without_data, device, hash_first_maps(observed), software())
 
     def _attempt(

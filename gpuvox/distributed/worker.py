@@ -7,7 +7,6 @@ import os
 import pickle
 import traceback
 import weakref
-from dataclasses import replace
 from functools import cache, partial
 from threading import Lock, Timer
 from typing import Any
@@ -116,12 +115,9 @@ def _make(job: Job, source: DataSource) -> ObservedTest:
     """Make the client's test on the device of this process, and check that it computes the same bits."""
     check_software(f"a worker on {os.uname().nodename}", software(), job.software)
     device = resolve(job.device)
-    test, enhancer = job.observed.test, job.observed.enhancer
-    recipe: Any = test.model
+    recipe: Any = job.observed.test.model
     model = rebuild_model(recipe, _data(job, source), device)
-    observed = replace(
-        job.observed, test=replace(test, model=model), enhancer=enhancer.on(device) if enhancer else None
-    )
+    observed = job.observed.with_model(model, device)
     if hash_first_maps(observed) != job.first_maps:
         raise DistributedError(
             f"a worker on {os.uname().nodename} computes other bits than the client: its processor, device or "

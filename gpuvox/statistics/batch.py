@@ -1,0 +1,171 @@
+"""A batch of permuted maps, as statistics see it, and the values in it that float32 does not decide."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuvox.device import Device
+from gpuvox.grid import Grid
+from gpuvox.reductions import Items, near_steps, near_threshold, put
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+
+class StatisticModel(Protocol):
+    """What a permutation test asks of a model (`glm.Glm`, `voxelwise.VoxelwiseGlm`)."""
+
+    @property
+    def n_voxels(self) -> int:
+        """Number of voxels, V."""
+
+    @property
+    def df(self) -> int:
+        """Residual degrees of freedom."""
+
+    @property
+    def f_dfs(self) -> tuple[int, int] | None:
+        """Degrees of freedom of F; None for t."""
+
+    @property
+    def has_exact(self) -> bool:
+        """Whether single values can be had in float64."""
+
+    @property
+    def device(self) -> Device | None:
+        """Where maps are made; None is the CPU."""
+
+    @property
+    def streamed(self) -> bool:
+        """Whether every batch reads the data from a file."""
+
+    def to_z(self, statistic: Any) -> Any:
+        """(B, V) z equivalents of maps of F."""
+
+    def equivalent(self, shuffles: NDArray) -> NDArray[np.bool_]:
+        """(B,) Which permutations leave the design as it is, or negate its effect."""
+
+    def statistic_maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_] | None = None) -> Any:
+        """(B, V) float32 maps of t or F."""
+
+    def settle(self, shuffles: NDArray, maps: Any, chosen: NDArray[np.bool_]) -> None:
+        """Compute the chosen maps again in float64."""
+
+    def exact_map(self, shuffle: NDArray) -> Float64:
+        """(V,) The map of one permutation in float64."""
+
+    def exact(self, shuffles: NDArray, number: NDArray, voxels: NDArray) -> Float64:
+        """(m,) The values at some voxels of some maps in float64."""
+
+    def release(self) -> None:
+        """Let go of what is on the device."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The maps of t or F of some permutations.
+
+    Attributes
+    ----------
+    model : StatisticModel
+    grid : Grid
+        Mask and neighbourhood of the voxels.
+    shuffles : (B, n) int
+    maps : (B, V) float32
+        Where the model's device has them.
+    unshuffled : (V,) float32
+        The map of the unshuffled data, on the host.
+    first : int
+        Number of the first map that is not the unshuffled one: 1 if the batch begins with that one, else 0.
+    signs : {1, 2}
+        2: the negative contrast is tested too.
+    """
+
+    model: StatisticModel
+    grid: Grid
+    shuffles: NDArray
+    maps: Any
+    unshuffled: Float32
+    first: int = 0
+    signs: int = 1
+
+    @property
+    def device(self) -> Device | None:
+        """Where the maps are; None is the CPU."""
+        return self.model.device
+
+    def t_or_z(self) -> Any:
+        """(B, V) The maps of t, or the z equivalents of F; computed anew by every call for F."""
+        return self.maps if self.model.f_dfs is None else self.model.to_z(self.maps)
+
+    def exact(self, items: Items) -> Float64:
+        """The values of some voxels, computed again in float64."""
+        return self.model.exact(self.shuffles, items.map, items.voxel)
+
+    def settle(self, edge: Edge) -> None:
+        """Compute again in float64, and put in the maps, the values that float32 cannot tell from an edge."""
+        items = edge.near(self)
+        put(self.maps, items, self.exact(items), self.device)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Unshuffled(Batch):
+    """The batch of the unshuffled map alone, by which settings are fixed.
+
+    Attributes
+    ----------
+    exact_map : (V,) float64
+        The map before it was rounded to float32.
+    n : int
+        Number of permutations of the run.
+    level_cap : int
+        Steps of TFCE that are prepared for.
+    """
+
+    exact_map: Float64
+    n: int
+    level_cap: int
+
+
+class Edge(ABC):
+    """A value, or many, at which a statistic jumps: maps that tie there must tie in float64.
+
+    Edges that compare equal are the same edge, and are looked for once.
+    """
+
+    @abstractmethod
+    def near(self, batch: Batch) -> Items:
+        """The voxels of a batch that are within rounding of the edge, from map `batch.first` on."""
+
+
+@dataclass(frozen=True)
+class ThresholdEdge(Edge):
+    """A threshold of the statistic, and its negative."""
+
+    threshold: float
+
+    def near(self, batch: Batch) -> Items:
+        """See `Edge.near`."""
+        return near_threshold(batch.maps, batch.first, self.threshold, batch.device)
+
+
+@dataclass(frozen=True)
+class StepEdges(Edge):
+    """Whole numbers of steps of height of t, or of the z of F.
+
+    Attributes
+    ----------
+    per_unit : (float, float)
+        Steps in 1, for the map and for its negative; 0 for a sign without steps.
+    """
+
+    per_unit: tuple[float, float]
+
+    def near(self, batch: Batch) -> Items:
+        """See `Edge.near`."""
+        return near_steps(batch.t_or_z(), batch.first, self.per_unit, batch.device)

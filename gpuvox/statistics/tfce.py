@@ -1,0 +1,202 @@
+"""Threshold-free cluster enhancement as a statistic, and its normalised form; the scores are computed by `gpuvox.tfce`.
+
+TFCE sees t, or the z equivalent of F. The unshuffled map fixes the step of height of either sign.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuvox.device import Device
+from gpuvox.glm import f_to_z
+from gpuvox.grid import Grid
+from gpuvox.reductions import extremes, normalise
+from gpuvox.statistics.base import SUM_TIE, Normalisable, Normalised, Setting, StatisticInfo
+from gpuvox.statistics.batch import Batch, Edge, StatisticModel, StepEdges, ThresholdEdge, Unshuffled
+from gpuvox.tfce import Enhancer, Tfce, most_levels, robust_peak, step_size
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+INFO = StatisticInfo("tfce", "TFCE", precedence=50)
+NORMALISED_INFO = StatisticInfo("tfcen", "normalised TFCE", precedence=60, local_means="tfcenorm")
+
+LOWEST_SHARE = 0.02
+"""Local means below this quantile of those in the mask are raised to it."""
+
+
+@dataclass(frozen=True)
+class TfceSetting(Setting):
+    """TFCE as the user asked for it.
+
+    Parameters
+    ----------
+    options : Tfce
+    """
+
+    options: Tfce
+
+    info: ClassVar = INFO
+    normalised_info: ClassVar = NORMALISED_INFO
+
+    @property
+    def is_portable(self) -> bool:
+        """False where pow() is needed, whose last bit differs between CPUs and GPUs."""
+        return not (self.options.exact and self.options.H % 1)
+
+    def fixed_by(self, unshuffled: Unshuffled) -> TfceStatistic:
+        """TFCE with the steps that the unshuffled map asks for."""
+        grid, device = unshuffled.grid, unshuffled.device
+        up, down = self._peaks(unshuffled)
+        # A step of 0 (no positive value, or a sign that is not wanted) leaves that sign blank.
+        steps = step_size(up, self.options), step_size(down, self.options) if unshuffled.signs == 2 else 0.0
+        most = most_levels(self.options, grid.n_voxels)
+        enhancer = Enhancer(grid, self.options, steps, unshuffled.level_cap, device, most)
+        return TfceStatistic(enhancer, max(unshuffled.n - 1, 1).bit_length())
+
+    def _peaks(self, unshuffled: Unshuffled) -> tuple[float, float]:
+        """What the steps are taken from: the maxima of the map and of its negative, before rounding if it is t."""
+        device, is_t = unshuffled.device, unshuffled.model.f_dfs is None
+        if self.options.delta != "robust":
+            up, down = (extremes(unshuffled.exact_map[None]) if is_t else extremes(unshuffled.t_or_z(), device))[
+                :, 0
+            ]
+            return up, down
+        if is_t:
+            values = unshuffled.exact_map
+        else:
+            z = unshuffled.t_or_z()
+            values = (z if device is None else device.download(z))[0]
+        return robust_peak(values), robust_peak(-values)
+
+
+@dataclass(frozen=True, eq=False)
+class TfceStatistic(Normalisable):
+    """TFCE with fixed steps.
+
+    Parameters
+    ----------
+    enhancer : Enhancer
+    n_bits : int
+        Bits that hold the number of permutations less one.
+    """
+
+    enhancer: Enhancer
+    n_bits: int
+
+    info: ClassVar = INFO
+    normalised_info: ClassVar = NORMALISED_INFO
+
+    @property
+    def options(self) -> Tfce:
+        """Parameters of TFCE."""
+        return self.enhancer.options
+
+    def on(self, device: Device | None) -> TfceStatistic:
+        """The same, with the very same tables, for maps on a device."""
+        return replace(self, enhancer=self.enhancer.on(device))
+
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        """Whole numbers of steps; none for the exact integral."""
+        if self.options.exact:
+            return ()
+        up, down = (1 / delta if delta else 0.0 for delta in self.enhancer.deltas)
+        return (StepEdges((up, down)),)
+
+    @property
+    def edges_of_sums(self) -> tuple[Edge, ...]:
+        """0, for the exact integral: what is 0 does not count in local means."""
+        return (ThresholdEdge(0.0),) if self.options.exact else ()
+
+    def evaluate(self, batch: Batch) -> Any:
+        """(B, V) int64 scores; float64 values for the exact integral."""
+        return self.enhancer.enhance(batch.t_or_z())
+
+    def maxima(self, batch: Batch, values: Any = None) -> NDArray:
+        """See `Statistic.maxima`; takes no maps where none were made."""
+        return self.enhancer.maxima(batch.t_or_z()) if values is None else super().maxima(batch, values)
+
+    def least_tie(self, values: NDArray) -> NDArray:
+        """See `Statistic.least_tie`; the exact integral sums values of the statistic."""
+        return values * (1 - SUM_TIE) if self.options.exact else values
+
+    def in_units(self, values: NDArray, row: int) -> NDArray:
+        """Scores → TFCE in FSL's units."""
+        return self.enhancer.to_float(values, row)
+
+    def step(self, row: int) -> float:
+        """Step of height of the map or of its negative; 0 where that is blank, and for the exact integral."""
+        return 0.0 if self.options.exact else float(self.enhancer.deltas[row] or 0)
+
+    def record(self, row: int) -> dict[str, Any]:
+        """The step, if there is one."""
+        step = self.step(row)
+        return {"tfce_step": step} if step else {}
+
+    def warnings(self, observed: Float32, row: int, model: StatisticModel, grid: Grid) -> Iterator[str]:
+        """See `Statistic.warnings`: a sign that is blank, and a step that a few outlying voxels make too coarse."""
+        if not (observed > 0).any():
+            yield "the statistic has no positive value; its TFCE images are blank"
+        step = self.step(row)
+        if step and self.options.delta is None:
+            yield from self._coarse_step(step, observed, model, grid)
+
+    def _coarse_step(self, step: float, observed: Float32, model: StatisticModel, grid: Grid) -> Iterator[str]:
+        """A maximum so large that a hundredth of it is too coarse a step of TFCE for the other voxels."""
+        values = observed if model.f_dfs is None else f_to_z(observed, *model.f_dfs)
+        robust = step_size(robust_peak(values), replace(self.options, delta="robust"))
+        n_lost = int(((values > robust) & (values <= step)).sum())
+        if step < 2 * robust or not n_lost:
+            return
+        peak = int(np.argmax(values))
+        voxel = ", ".join(str(int(i)) for i in np.unravel_index(grid.index[peak], grid.shape, order="F"))
+        letter = "t" if model.f_dfs is None else "z"
+        yield (
+            f"the largest {letter}{'' if model.f_dfs is None else ' of F'} is {values[peak]:.6g}, at voxel ({voxel}), "
+            f"and the step of TFCE, a hundredth of it as in FSL, {step:.3g}: TFCE is 0 in {n_lost} voxels of the mask "
+            f"that have {letter} up to that step, but more than {robust:.3g}, the step that does not follow a few "
+            "outlying voxels; --tfce_D robust takes that step, --tfce_D a step of your own, --tfce-exact none"
+        )
+
+    # -- two-pass scheme ---------------------------------------------------------------------------------------
+
+    @property
+    def bits_dropped(self) -> int:
+        """See `Normalisable.bits_dropped`; scores alone may fill 63 bits."""
+        return self.n_bits
+
+    def normalised_by(self, local_mean: Float64) -> NormalisedTfce:
+        """Local means under their 2nd percentile in the mask (the ⌈0.02·V⌉-th smallest) are raised to it."""
+        n_voxels = local_mean.shape[1]
+        if n_voxels:
+            rank = max(math.ceil(LOWEST_SHARE * n_voxels), 1) - 1
+            local_mean = np.maximum(local_mean, np.sort(local_mean, axis=1)[:, rank : rank + 1])
+        return NormalisedTfce(self.enhancer, local_mean)
+
+
+@dataclass(frozen=True, eq=False)
+class NormalisedTfce(Normalised):
+    """TFCE over its local mean."""
+
+    enhancer: Enhancer
+    local_mean: Float64
+
+    info: ClassVar = NORMALISED_INFO
+    source: ClassVar = INFO.name
+
+    def on(self, device: Device | None) -> NormalisedTfce:
+        """See `TfceStatistic.on`."""
+        return replace(self, enhancer=self.enhancer.on(device))
+
+    def evaluate(self, batch: Batch) -> Any:
+        """(B, V) float64."""
+        scores = self.enhancer.enhance(batch.t_or_z())
+        up, down = (float(self.enhancer.to_float(np.ones(1), row)[0]) for row in (0, 1))
+        return normalise(scores, (up, down), self.local_mean, batch.device)
