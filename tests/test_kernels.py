@@ -193,7 +193,7 @@ def test_what_is_not_a_number_is_refused(value, options, cap):
     messages = []
     for where, stat in ((None, t), (device, device.upload(t))):
         make = Enhancer(grid, options, (0.1, 0.1), cap, where)
-        for call in (make.maxima, make.maps):
+        for call in (make.maxima, make.enhance):
             with pytest.raises(ValueError, match="not a number") as caught:
                 call(stat)
             messages.append(str(caught.value))
