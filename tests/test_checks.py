@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuvox.study.pipeline.checks import check_maps, oddities
+from gpuvox.study.measures.map_checks import check_maps, warnings_about_maps
 from tests.conftest import save
 
 
@@ -23,7 +23,7 @@ def test_constant_and_identical_maps(tmp_path):
     found = check_maps(images, str(tmp_path / "mask.nii.gz"), [f"s{i}" for i in range(7)])
     assert found.loc[found["map"] == "iron", "constant"].tolist() == [0, 1, 0, 0, 0, 1, 0]
     assert found["same_as"].notna().sum() == 1
-    texts = [text for text in oddities(found) if "robust" not in text]
+    texts = [text for text in warnings_about_maps(found) if "robust" not in text]
     assert texts == [
         "iron of s1 is 0 in every voxel of the mask",
         "iron of s4 is that of s2 in every voxel of the mask",

@@ -32,7 +32,7 @@ from gpuvox.qmri import TissueModel
 from gpuvox.reporter import Reporter
 from gpuvox.study.ledger import STATE, Ledger
 from gpuvox.study.measures import clusters, labels, rois
-from gpuvox.study.pipeline.checks import check_maps
+from gpuvox.study.measures.map_checks import check_maps
 from gpuvox.study.pipeline.config import example as example_study
 from gpuvox.study.pipeline.config import read_config
 from gpuvox.study.pipeline.stages import Stage, locked, remove_others, run

@@ -697,16 +697,16 @@ def test_the_record_has_who_is_left_out_and_how_regions_were_measured(tmp_path):
         text = re.sub(rf'(?m)^{key} = "[^"]*"', f'{key} = "{value}"', text, count=1)
     (tmp_path / "study.toml").write_text(text.replace("erosion = 0", "erosion = 1"))
     pipeline = Pipeline(read_config(tmp_path / "study.toml"))
-    cohort = manifest._cohort(pipeline)
+    cohort = manifest._cohort(pipeline.inputs)
     assert cohort["of"] == {"table": "people.tsv", "rows": len(people)}
     assert cohort["left_out"] == {"subset": old.sum(), "undecided": 3}
     assert sum(cohort["n"].values()) == len(people) - old.sum() - 3
-    assert manifest._regions(pipeline, pipeline.config.rois) == {
+    assert manifest._regions(pipeline.inputs, pipeline.config.rois) == {
         "labels": "labels.nii.gz", "labels_of": "everyone", "jacobian": "jacobian", "lesions": "csf", "erosion": 1,
         "head_size": "", "merge": {"thalamus": "thalamus_*"},
     }  # fmt: skip
     native = replace(pipeline.config.rois, labels="csf")
-    assert manifest._regions(pipeline, native)["labels_of"] == "participant"
+    assert manifest._regions(pipeline.inputs, native)["labels_of"] == "participant"
 
 
 @pytest.mark.parametrize("formula", ["log(x)", "log(x + 0.051234567)"])

@@ -18,6 +18,7 @@ from gpuvox.reporter import Reporter
 from gpuvox.study import phantom
 from gpuvox.study.pipeline.config import read_config
 from gpuvox.study.pipeline.pipeline import Pipeline, execute
+from gpuvox.study.pipeline.steps.cohort import participants_stage
 from gpuvox.study.report.own import own_ledger, way_out
 
 
@@ -87,7 +88,7 @@ def test_other_columns_with_paths_are_relative_to_the_results(fresh):
     people.to_csv(fresh / "participants.tsv", sep="\t", index=False)
     pipeline = Pipeline(read_config(fresh / "study.toml"), ())
     (fresh / "results").mkdir()
-    pipeline._participants().work(Reporter(print, print))
+    participants_stage(pipeline.inputs).work(Reporter(print, print))
     written = table(fresh / "results" / "participants.tsv")
     assert written["other"][0] == f"../{people['r1'][0]}"
     for column in ("other", "r1", "qsm"):
@@ -742,7 +743,7 @@ def test_permutations_that_are_done_are_not_done_again(copy, capsys):
 
     def study(progress, lines):
         pipeline = Pipeline(read_config(copy / "study.toml"))
-        execute(pipeline, Reporter(lines.append, lines.append, progress))
+        execute(pipeline, Reporter(lines.append, lines.append, *([progress] if progress else [])))
 
     for change_settings in (False, True):
         for path in (copy / "results" / "voxelwise").glob("iron_*"):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gpuvox import files, participants
 from gpuvox.errors import FileError
 from gpuvox.files.targets import check_targets
+from gpuvox.grid import Grid
 from gpuvox.participants import Rows
 from gpuvox.plain import several
 from gpuvox.reporter import Progress
@@ -140,3 +141,51 @@ def counted(volumes: Iterator[NDArray], title: str, n: int, progress: Progress) 
     for i, values in enumerate(volumes, start=1):
         yield values
         progress(title, i, n)
+
+
+def copy_volumes(source: str, out: str, keep: NDArray[np.bool_], ids: Sequence[str]) -> None:
+    """Write some volumes of a 4D image as another, with the participants in the JSON file beside it.
+
+    Parameters
+    ----------
+    source, out : path
+    keep : (volumes,) bool
+        Which volumes are copied.
+    ids : sequence of str
+        Participants of the volumes that are copied.
+    """
+    header = files.read_header(source)
+    grid = header.grid(np.ones(header.shape[:3], dtype=bool))
+    label = files.Label(f"gpuvox: {os.path.basename(out)} of those in the study")
+    opened = files.open_map(out, grid, header, len(ids), label=label)
+    with participants.sidecar(out, list(ids)), opened as (_, write):
+        for values, is_kept in zip(files.read_volumes(source), keep):
+            if is_kept:
+                write(values)
+
+
+def mean_image(images: Sequence[str]) -> tuple[Float32, Grid, files.ImageHeader]:
+    """Mean over all volumes of images on one grid, values that are not finite counting as numpy's ``nan_to_num``.
+
+    Returns
+    -------
+    mean : (voxels,) float32
+    grid : Grid
+        Every voxel of the first image.
+    header : ImageHeader
+        Of the first image.
+
+    Raises
+    ------
+    FileError
+        An image is on another grid.
+    """
+    header = files.read_header(images[0])
+    grid = header.grid(np.ones(header.shape[:3], dtype=bool))
+    total, n = np.zeros(grid.n_voxels), 0
+    for image in images:
+        files.check_grid(files.read_header(image), grid, header.path)
+        for values in files.read_volumes(image):
+            total += np.nan_to_num(values)
+            n += 1
+    return (total / n).astype(np.float32), grid, header

@@ -1,9 +1,8 @@
-"""What a study is of: participants, maps, comparisons and variables; all that can be found wrong before work begins."""
+"""The inputs of a study: participants, maps, comparisons, and the names of what will be measured."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gpuvox import files, ironmyelin, participants
-from gpuvox.cuda import resolve
+from gpuvox import files
 from gpuvox.errors import FileError
-from gpuvox.plain import several
 from gpuvox.study.designs.cross_sectional import Design, group_design
 from gpuvox.study.measures import rois
 from gpuvox.study.measures.labels import read_regions
 from gpuvox.study.pipeline.config import IRONMYELIN, Config, Map
-from gpuvox.study.pipeline.variables import Variables
 from gpuvox.tables.columns import as_name, complete, require
 from gpuvox.tables.conditions import LeftOut, left_out, select
 from gpuvox.tables.reading import MISSING, labels, typed
@@ -54,7 +50,7 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class StudyInputs:
-    """What a study is of.
+    """The inputs of a study, read from the files that its configuration names.
 
     Attributes
     ----------
@@ -66,7 +62,10 @@ class StudyInputs:
     config: Config
     line: tuple[str, ...] = ()
 
-    # -- what there is ------------------------------------------------------------------------------------------
+    @property
+    def table(self) -> str:
+        """The file of the table of participants."""
+        return self.config.file(self.config.study.table)
 
     @cached_property
     def cohort(self) -> pd.DataFrame:
@@ -77,8 +76,8 @@ class StudyInputs:
         FileError
             A column is missing, a group has nobody, or somebody is of neither group.
         """
-        groups, path = self.config.groups, self.config.file(self.config.study.table)
-        chosen = self.everyone[self._is_chosen].reset_index(drop=True)
+        groups, path = self.config.groups, self.table
+        chosen = self.everyone[self.is_included].reset_index(drop=True)
         columns = typed(chosen)
         members = labels(columns[groups.column])
         others = chosen[~members.isin(groups.order)]
@@ -102,21 +101,21 @@ class StudyInputs:
     def everyone(self) -> pd.DataFrame:
         """The table, cells as text."""
         with self.config.reading(("study", "table")):
-            return files.read_table(self.config.file(self.config.study.table), ["participant_id"])
+            return files.read_table(self.table, ["participant_id"])
 
     @cached_property
-    def _is_chosen(self) -> NDArray[np.bool_]:
-        """Rows of the table who are in the study."""
+    def is_included(self) -> NDArray[np.bool_]:
+        """(rows,) Whether a row of the table is in the study."""
         groups, columns = self.config.groups, typed(self.everyone)
         for key, names in (("column", [groups.column]), ("covariates", groups.covariates)):
             with self.config.reading(("groups", key)):
-                require(columns, names, self.config.file(self.config.study.table))
+                require(columns, names, self.table)
         with self.config.reading(("groups", "subset")):
             return select(columns, groups.subset)
 
     @cached_property
-    def left_out(self) -> LeftOut:
-        """Whom the subset leaves out."""
+    def excluded(self) -> LeftOut:
+        """Rows of the table that the subset excludes."""
         return left_out(typed(self.everyone), self.config.groups.subset)
 
     @cached_property
@@ -174,7 +173,7 @@ class StudyInputs:
     @cached_property
     def copied(self) -> dict[str, str]:
         """Image in the results → image of everybody, of which those in the study have their volumes copied there."""
-        if self._is_chosen.all():
+        if self.is_included.all():
             return {}
         found = {f"maps/{name}": self.config.file(given.image) for name, given in self.config.maps.items()}
         for kind in REGION_IMAGES:
@@ -196,8 +195,6 @@ class StudyInputs:
             value = value or template.labels
         return value if value in self.cohort.columns else self.config.file(value)
 
-    # -- what can be wrong --------------------------------------------------------------------------------------
-
     @cached_property
     def measured(self) -> list[str]:
         """Names of what is measured in regions; some may have nobody to be measured in."""
@@ -218,85 +215,6 @@ class StudyInputs:
         # One structure with sides and one without have the same place where both sides are measured together.
         return list(dict.fromkeys(place + measure for place in places for measure in measures))
 
-    def check(self) -> None:
-        """Raise `FileError` for what can be found wrong before anything runs; it names the key and its line."""
-        with self.config.reading(("study", "device")):
-            resolve(self.config.study.device)
-        # The maps first: where one is not there, neither is anything that is measured in it.
-        _ = self.maps
-        self._check_files()
-        self._check_ironmyelin()
-        self._check_head_size()
-        clustered = [comparison.name for comparison in self.comparisons] if self.config.clusters else []
-        if self.config.voxelwise is not None:
-            with self.config.reading(("groups", "covariates")):
-                _ = self.design
-        Variables(self.config, self.columns, self.measured, clustered).check(self.reference)
-
-    def _check_files(self) -> None:
-        """Images are there, and lie on one grid; those of everyone have a volume for each row of the table."""
-        config, mask = self.config, None
-        if config.template is not None:
-            with config.reading(("template", "mask")):
-                mask = files.read_header(config.file(config.template.mask))
-        for where, image in self._given_images():
-            with config.reading(where):
-                header = files.read_header(image)
-                if mask is not None:
-                    files.check_headers(header, mask)
-                self._check_volumes(where, image, header.shape[3])
-        if mask is not None:
-            with config.reading(("template", "mask")):
-                files.read_mask(mask.path)
-        for where in (("template", "names"), ("rois", "names"), ("ironmyelin", "model")):
-            path = config.file(getattr(getattr(config, where[0]), where[1], ""))
-            if path and not os.path.isfile(path):
-                raise config.error(where, f"there is no file {path}")
-            if path and where[1] == "names":
-                with config.reading(where):
-                    read_regions(path)
-
-    def _check_volumes(self, where: tuple[str, ...], image: str, n_volumes: int) -> None:
-        """Raise `FileError` for an image of everybody that has not a volume for each row of the table."""
-        key = where[-1]
-        if where[0] == "rois" and getattr(self.config.rois, key) in self.cohort.columns:
-            if n_volumes != 1:
-                raise FileError(f"{image} has {n_volumes} volumes; that of a participant alone expected")
-            return
-        of_all = where[0] == "maps" or (where[0] == "rois" and (n_volumes > 1 or key == "jacobian"))
-        if of_all and n_volumes != len(self.everyone):
-            raise FileError(
-                f"{image} has {several(n_volumes, 'volume')}; the table has {several(len(self.everyone), 'row')}"
-            )
-        if of_all:
-            who = participants.of_table(self.everyone, self.config.file(self.config.study.table))
-            participants.compare(who, participants.of_volumes(image))
-
-    def _given_images(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """Key and file of each image that the configuration names, and of the first in a column."""
-        config = self.config
-        keys: list[tuple[str, ...]] = [("template", "labels"), ("template", "underlay"), ("ironmyelin", "mask")]
-        keys += [("rois", name) for name in REGION_IMAGES]
-        for section, key in keys:
-            value = getattr(getattr(config, section), key, "")
-            in_table = section == "rois" and value in self.cohort.columns
-            if value:
-                yield (section, key), self._images(value)[0] if in_table else config.file(value)
-        for name, given in config.maps.items():
-            yield ("maps", name, "image"), config.file(given.image)
-        if config.ironmyelin is not None and "qsm" in self.cohort.columns:
-            yield ("ironmyelin",), self._images("qsm")[0]
-
-    def _check_ironmyelin(self) -> None:
-        given = self.config.ironmyelin
-        if given is None:
-            return
-        with self.config.reading(("ironmyelin",)):
-            command = ironmyelin.Command(out="", **self.ironmyelin_options)
-            require(self.cohort, ironmyelin.needed_kinds(command), self.config.file(self.config.study.table))
-            images = {kind: self._images(kind) for kind in IMAGES if kind in self.cohort.columns}
-            ironmyelin.check(command, self.cohort["participant_id"].tolist(), images)
-
     @property
     def ironmyelin_options(self) -> dict[str, Any]:
         """Those of ``[ironmyelin]``, as the command has them."""
@@ -304,16 +222,6 @@ class StudyInputs:
         assert given is not None
         options = asdict(given) | {name: self.config.file(getattr(given, name)) for name in ("mask", "model")}
         return options | {name: options[name] or None for name in ("from_field", "to_field")}
-
-    def _check_head_size(self) -> None:
-        given = self.config.rois
-        if given is not None and given.head_size:
-            with self.config.reading(("rois", "head_size")):
-                rois.head_size(self.cohort, given.head_size, self.config.file(self.config.study.table))
-
-    def _relative(self, path: str) -> str:
-        """A file from the results; links are followed, as opening it does."""
-        return os.path.relpath(os.path.realpath(path), os.path.realpath(self.config.out))
 
     def path(self, name: str) -> str:
         """A file of the results."""
@@ -332,56 +240,14 @@ class StudyInputs:
             for number, (how, sign) in enumerate(zip(DIRECTIONS, "><"), 1)
         ]
 
-    def _of_image(self, name: str) -> tuple[str, ...]:
-        """Files of an image, and the JSON beside it."""
-        found = [os.fspath(path) for path in files.image_files(name)]
-        beside = files.split_suffix(found[0])[0] + ".json"
-        return (*found, *([beside] if os.path.exists(beside) else []))
-
-    def _of_maps(self, *names: str) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-        """(stages, outside files by map) that maps come from."""
-        given = [name for name in names if name in self.config.maps]
-        if not self._is_chosen.all():
-            stages = tuple(copy_stage(f"maps/{name}") for name in given)
-            return ("iron and myelin",) * (len(given) < len(names)) + stages, {}
-        outside = {f"map {name}": self._of_image(self.maps[name].image) for name in given}
-        return ("iron and myelin",) * (len(given) < len(names)), outside
-
-    def _of_template(self, *names: str) -> dict[str, tuple[str, ...]]:
-        """Files of the template, by what they are."""
-        template = self.config.template
-        given = {name: self.config.file(getattr(template, name)) for name in names if getattr(template, name, "")}
-        return {n: (path,) if n == "names" else self._of_image(path) for n, path in given.items()}
-
-    def _images(self, column: str) -> list[str]:
+    def images(self, column: str) -> list[str]:
         """Images in a column of the table, from here."""
         for name, value in zip(self.cohort["participant_id"], self.cohort[column].str.strip()):
             if value in MISSING:
-                raise FileError(f"{self.config.file(self.config.study.table)} has no {column} of {name}")
-        return self._paths(column)
+                raise FileError(f"{self.table} has no {column} of {name}")
+        return self.paths(column)
 
-    def _paths(self, column: str) -> list[str]:
+    def paths(self, column: str) -> list[str]:
         """The same, where cells may be missing."""
-        folder = Path(self.config.file(self.config.study.table)).parent
+        folder = Path(self.table).parent
         return [os.fspath(folder / value.strip()) for value in self.cohort[column]]
-
-    def _cells(self, *names: str) -> dict[str, Any]:
-        """Cells of the table that a stage reads, for its settings: others may change."""
-        return {name: self.cohort[name].str.strip().tolist() for name in ("participant_id", *names)}
-
-    @property
-    def _adjustment(self) -> dict[str, Any]:
-        """What z-scores depend on."""
-        groups = self.config.groups
-        inside = select(self.columns, self.reference)
-        return {"covariates": self._cells(*groups.covariates), "reference": [bool(each) for each in inside]}
-
-    def _column_files(self, column: str) -> tuple[str, ...]:
-        images = dict.fromkeys(self._images(column))
-        return tuple(file for image in images for file in self._of_image(image))
-
-
-def copy_stage(name: str) -> str:
-    """Name of the stage that copies an image of everybody: ``map fa``, ``regions jacobian``."""
-    folder, image = name.split("/")
-    return f"{'map' if folder == 'maps' else folder} {image}"

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,55 +15,53 @@ from gpuvox import __version__, files, private
 from gpuvox.info import versions
 from gpuvox.study.ledger import Ledger
 from gpuvox.study.pipeline.config import Rois, slug
-
-if TYPE_CHECKING:
-    from gpuvox.study.pipeline.pipeline import Comparison, Pipeline
+from gpuvox.study.pipeline.inputs import Comparison, StudyInputs
 
 MODELS = ("regression", "correlation", "sample_size")
 
 
-def describe(pipeline: Pipeline, ledger: Ledger) -> dict[str, Any]:
+def describe(inputs: StudyInputs, ledger: Ledger) -> dict[str, Any]:
     """Everything that the report tells; paths are relative to the folder of the results."""
-    config = pipeline.config
+    config = inputs.config
     template, folder = config.template, config.out
     found: dict[str, Any] = {
         "title": config.study.title,
         "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "gpuvox": __version__,
-        "command": " ".join(private.words(pipeline.line, os.fspath(folder))),
+        "command": " ".join(private.words(inputs.line, os.fspath(folder))),
         "versions": versions() | {"statsmodels": importlib.metadata.version("statsmodels")},
-        "device": _device(pipeline),
+        "device": _device(inputs),
         "seed": config.study.seed,
         "config": {"path": config.path.name, "text": config.text},
-        "cohort": _cohort(pipeline),
-        "checks": _checks(pipeline, ledger),
-        "tests": [_test(pipeline, comparison) for comparison in pipeline.comparisons],
-        "groups": _groups(pipeline),
-        "models": _models(pipeline),
+        "cohort": _cohort(inputs),
+        "checks": _checks(inputs, ledger),
+        "tests": [_test(inputs, comparison) for comparison in inputs.comparisons],
+        "groups": _groups(inputs),
+        "models": _models(inputs),
         "stages": [{"name": name, "seconds": done["seconds"]} for name, done in ledger.stages.items()],
         "files": sorted(path for done in ledger.stages.values() for path in done["outputs"]),
     }
     if config.voxelwise is not None:
-        columns = list(pipeline.design.names)
+        columns = list(inputs.design.names)
         found["design"] = {"matrix": "design.mat", "contrasts": "design.con", "columns": columns}
     if template is not None:
         named = {"mask": template.mask, "labels": template.labels}
         found |= {key: _image(config.file(name), folder) for key, name in named.items() if name}
-        found["underlay"] = _image(pipeline.path("underlay"), folder)
+        found["underlay"] = _image(inputs.path("underlay"), folder)
         if template.names:
             found["names"] = os.path.relpath(config.file(template.names), folder)
     if config.clusters is not None:
         found |= {"level": config.clusters.p, "extent": config.clusters.extent}
     if config.rois is not None:
-        found |= {"rois": "rois.tsv", "regions": _regions(pipeline, config.rois)}
+        found |= {"rois": "rois.tsv", "regions": _regions(inputs, config.rois)}
     if config.report.zscores:
-        found["zscores"] = {"table": "zscores.tsv", "title": f"z-scores given {pipeline.reference}"}
+        found["zscores"] = {"table": "zscores.tsv", "title": f"z-scores given {inputs.reference}"}
     return found
 
 
-def _device(pipeline: Pipeline) -> str:
+def _device(inputs: StudyInputs) -> str:
     """What the permutations were computed on, whenever that was."""
-    records = [pipeline.path(f"voxelwise/{c.map}_randomise.json") for c in pipeline.comparisons]
+    records = [inputs.path(f"voxelwise/{c.map}_randomise.json") for c in inputs.comparisons]
     names = [json.loads(Path(path).read_text(encoding="utf-8"))["device"] for path in dict.fromkeys(records)]
     return ", ".join(dict.fromkeys("CPU" if name == "cpu" else str(name) for name in names))
 
@@ -72,11 +70,11 @@ def _image(name: str, folder: Path) -> str:
     return os.path.relpath(files.find_image(name), folder)
 
 
-def _regions(pipeline: Pipeline, given: Rois) -> dict[str, Any]:
+def _regions(inputs: StudyInputs, given: Rois) -> dict[str, Any]:
     """How regions were measured; images by the column or the name of the file that they are from."""
-    template, columns = pipeline.config.template, pipeline.cohort.columns
+    template, columns = inputs.config.template, inputs.cohort.columns
     labels = given.labels or (template.labels if template else "")
-    path = pipeline.config.file(labels)
+    path = inputs.config.file(labels)
     one_each = labels in columns or files.read_header(path).shape[3] > 1
     images = {"labels": labels, "jacobian": given.jacobian, "lesions": given.lesions}
     return {
@@ -88,42 +86,42 @@ def _regions(pipeline: Pipeline, given: Rois) -> dict[str, Any]:
     }
 
 
-def _cohort(pipeline: Pipeline) -> dict[str, Any]:
-    groups = pipeline.config.groups
-    counts = pipeline.members.value_counts()
+def _cohort(inputs: StudyInputs) -> dict[str, Any]:
+    groups = inputs.config.groups
+    counts = inputs.members.value_counts()
     return {
         "table": "participants.tsv",
         "group": groups.column,
         "order": list(groups.order),
         "covariates": list(groups.covariates),
         "subset": groups.subset,
-        "reference": pipeline.reference,
+        "reference": inputs.reference,
         "n": {name: int(counts[name]) for name in groups.order},
-        "of": {"table": os.path.basename(pipeline.config.study.table), "rows": len(pipeline.everyone)},
-        "left_out": {"subset": pipeline.left_out.false, "undecided": pipeline.left_out.unknown},
+        "of": {"table": os.path.basename(inputs.config.study.table), "rows": len(inputs.everyone)},
+        "left_out": {"subset": inputs.excluded.false, "undecided": inputs.excluded.unknown},
     }
 
 
-def _checks(pipeline: Pipeline, ledger: Ledger) -> list[dict[str, str]]:
+def _checks(inputs: StudyInputs, ledger: Ledger) -> list[dict[str, str]]:
     """Warnings of the stages, and whose values are missing."""
     found = [
         {"what": f"{name}: {text}", "kind": "warning"}
         for name, done in ledger.stages.items()
         for text in done["warnings"]
     ]
-    groups, columns = pipeline.config.groups, pipeline.columns
+    groups, columns = inputs.config.groups, inputs.columns
     for name in columns.columns:
         missing = columns[name].isna()
         if missing.any():
-            by_group = missing.groupby(pipeline.members).sum()
+            by_group = missing.groupby(inputs.members).sum()
             text = ", ".join(f"{by_group[group]} {group}" for group in groups.order if by_group[group])
             found.append({"what": f"{name} is missing in {text}", "kind": "info"})
     return found
 
 
-def _test(pipeline: Pipeline, comparison: Comparison) -> dict[str, Any]:
-    each, folder = pipeline.maps[comparison.map], pipeline.config.out
-    root = pipeline.path(f"voxelwise/{comparison.map}")
+def _test(inputs: StudyInputs, comparison: Comparison) -> dict[str, Any]:
+    each, folder = inputs.maps[comparison.map], inputs.config.out
+    root = inputs.path(f"voxelwise/{comparison.map}")
     record = json.loads(Path(f"{root}_randomise.json").read_text(encoding="utf-8"))
     test = next(test for test in record["tests"] if test["name"] == f"tstat{comparison.contrast}")
     null = f"{root}_tfce_corrp_tstat{comparison.contrast}.txt"
@@ -145,32 +143,32 @@ def _test(pipeline: Pipeline, comparison: Comparison) -> dict[str, Any]:
         "corrected": _image(f"{root}_tfce_corrp_tstat{comparison.contrast}", folder),
         "null": os.path.relpath(null, folder),
     }
-    if pipeline.config.clusters is not None:
+    if inputs.config.clusters is not None:
         clusters = f"clusters/{comparison.name}"
         found |= {"clusters": f"{clusters}.tsv", "subjects": f"{clusters}_subjects.tsv"}
-        found["cluster_image"] = _image(pipeline.path(clusters), folder)
+        found["cluster_image"] = _image(inputs.path(clusters), folder)
     return found
 
 
-def _groups(pipeline: Pipeline) -> list[dict[str, Any]]:
+def _groups(inputs: StudyInputs) -> list[dict[str, Any]]:
     found = []
-    if pipeline.config.demographics is not None:
+    if inputs.config.demographics is not None:
         root = "groups/demographics"
         found.append({"title": "Demographics", "demographics": f"{root}_demographics.tsv", "json": f"{root}.json"})
-    for table in pipeline.config.group_table:
+    for table in inputs.config.group_table:
         root = f"groups/{slug(table.title)}"
         found.append({"title": table.title, "table": f"{root}.tsv", "json": f"{root}.json"})
     # Where no cluster survived there may be a note in place of a table.
-    return [{k: v for k, v in part.items() if k == "title" or os.path.exists(pipeline.path(v))} for part in found]
+    return [{k: v for k, v in part.items() if k == "title" or os.path.exists(inputs.path(v))} for part in found]
 
 
-def _models(pipeline: Pipeline) -> list[dict[str, Any]]:
+def _models(inputs: StudyInputs) -> list[dict[str, Any]]:
     found = []
     for kind in MODELS:
-        for model in getattr(pipeline.config, kind):
+        for model in getattr(inputs.config, kind):
             root = f"models/{slug(model.title)}/{kind.replace('_', '')}"
             named = {"table": f"{root}.tsv", "coefficients": f"{root}_coefficients.tsv", "data": f"{root}_data.tsv",
                      "json": f"{root}.json"}  # fmt: skip
-            there = {key: path for key, path in named.items() if os.path.exists(pipeline.path(path))}
+            there = {key: path for key, path in named.items() if os.path.exists(inputs.path(path))}
             found.append({"title": model.title, "kind": kind.replace("_", ""), **there})
     return found

@@ -13,7 +13,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,11 @@ class Stage:
     work: Callable[[Reporter], None]
     after: tuple[str, ...] = ()
     sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def indented(reporter: Reporter) -> Reporter:
+    """A reporter whose lines stand below that of their stage."""
+    return replace(reporter, say=lambda text: reporter.say(f"  {text}"))
 
 
 def check_names(work: Iterable[Stage]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+
+from gpuvox.errors import DesignError
 
 Float64 = NDArray[np.float64]
 
@@ -24,7 +27,7 @@ def adjusted(values: NDArray, covariates: NDArray, reference: NDArray[np.bool_])
 
     Raises
     ------
-    ValueError
+    DesignError
         The reference group is too small for its coefficients, they cannot be told apart in it, or nothing is left
         of the values there.
     """
@@ -35,15 +38,46 @@ def adjusted(values: NDArray, covariates: NDArray, reference: NDArray[np.bool_])
     df = len(inside) - X.shape[1]
     if df < 1:
         count = f"{len(inside)} subject{'' if len(inside) == 1 else 's'}"
-        raise ValueError(f"the reference group has {count}; {X.shape[1]} coefficients need more")
+        raise DesignError(f"the reference group has {count}; {X.shape[1]} coefficients need more")
     scale = np.abs(inside).max(axis=0)
     if np.linalg.matrix_rank(inside / np.where(scale > 0, scale, 1)) < X.shape[1]:
-        raise ValueError(
+        raise DesignError(
             "the covariates cannot be told apart in the reference group: one is constant or a combination"
         )
     coefficients = np.linalg.lstsq(inside, y[reference], rcond=None)[0]
     residuals = y - X @ coefficients
     size = np.linalg.norm(residuals[reference])
     if size <= 1e-10 * np.linalg.norm(y[reference]):
-        raise ValueError("the covariates leave nothing of it in the reference group")
+        raise DesignError("the covariates leave nothing of it in the reference group")
     return residuals / (size / np.sqrt(df))
+
+
+def z_scores(
+    table: pd.DataFrame, covariates: NDArray, reference: NDArray[np.bool_]
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """z-scores of every column; see `adjusted`.
+
+    Parameters
+    ----------
+    table : (n, m) DataFrame
+    covariates : (n, k) array
+    reference : (n,) bool
+
+    Returns
+    -------
+    scores : DataFrame
+        The columns that have z-scores.
+    failures : dict of str to str
+        Other columns → why they have none.
+    """
+    scores: dict[str, Float64] = {}
+    failures: dict[str, str] = {}
+    for name in table.columns:
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            failures[name] = "it is text; numbers are expected"
+            continue
+        try:
+            scores[name] = adjusted(table[name].to_numpy(), covariates, reference)
+        except DesignError as error:
+            failures[name] = error.message
+    return pd.DataFrame(scores, index=table.index), failures

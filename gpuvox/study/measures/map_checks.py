@@ -1,4 +1,4 @@
-"""Checks of the maps that go into a study: what is odd about somebody's."""
+"""Checks of the maps of a study: implausible values of single participants."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gpuvox.participants import Rows
 from gpuvox.plain import several
 
 FAR = 5.0
-"""Robust standard deviations from which somebody's mean is told."""
+"""Robust standard deviations from the median beyond which a participant's mean triggers a warning."""
 
 
 def check_maps(images: Mapping[str, str], mask: str, names: list[str]) -> pd.DataFrame:
-    """What everybody's maps hold within a mask.
+    """Summarise every participant's maps within a mask.
 
     Parameters
     ----------
@@ -61,17 +61,17 @@ def check_maps(images: Mapping[str, str], mask: str, names: list[str]) -> pd.Dat
             counts = (int((inside == 0).sum()), int((~finite).sum()))
             rows.append((kind, name, *counts, mean, constant, None if first == name else first))
     columns = ["map", "participant_id", "zero", "not_finite", "mean", "constant", "same_as"]
-    found = pd.DataFrame(rows, columns=columns)
-    middle = found.groupby("map")["mean"].transform("median")
-    spread = 1.4826 * (found["mean"] - middle).abs().groupby(found["map"]).transform("median")
-    found.insert(5, "distance", (found["mean"] - middle) / spread.where(spread > 0))
-    return found
+    table = pd.DataFrame(rows, columns=columns)
+    middle = table.groupby("map")["mean"].transform("median")
+    spread = 1.4826 * (table["mean"] - middle).abs().groupby(table["map"]).transform("median")
+    table.insert(5, "distance", (table["mean"] - middle) / spread.where(spread > 0))
+    return table
 
 
-def oddities(found: pd.DataFrame) -> list[str]:
-    """Sentences on what stands out in the table of `check_maps`."""
+def warnings_about_maps(table: pd.DataFrame) -> list[str]:
+    """Warnings, one sentence each, on implausible values in the table of `check_maps`."""
     texts = []
-    for kind, name, zero, missing, mean, distance, constant, same_as in found.itertuples(index=False, name=None):
+    for kind, name, zero, missing, mean, distance, constant, same_as in table.itertuples(index=False, name=None):
         if constant:
             texts.append(f"{kind} of {name} is {mean:.4g} in every voxel of the mask")
             continue

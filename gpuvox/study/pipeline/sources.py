@@ -1,0 +1,63 @@
+"""What the stages of a study depend on: files from outside, earlier stages, and cells of the table."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from gpuvox import files
+from gpuvox.study.pipeline.inputs import StudyInputs
+from gpuvox.tables.conditions import select
+
+Sources = dict[str, tuple[str, ...]]
+"""Files from outside, by what they are to a stage."""
+
+
+def image_files(name: str) -> tuple[str, ...]:
+    """Files of an image, and the JSON file beside it if there is one."""
+    paths = [os.fspath(path) for path in files.image_files(name)]
+    sidecar = files.split_suffix(paths[0])[0] + ".json"
+    return (*paths, *([sidecar] if os.path.exists(sidecar) else []))
+
+
+def column_files(inputs: StudyInputs, column: str) -> tuple[str, ...]:
+    """Files of the images that a column of the table names."""
+    return tuple(file for image in dict.fromkeys(inputs.images(column)) for file in image_files(image))
+
+
+def of_maps(inputs: StudyInputs, *names: str) -> tuple[tuple[str, ...], Sources]:
+    """(earlier stages, files from outside) that maps come from."""
+    from_config = [name for name in names if name in inputs.config.maps]
+    computed = ("iron and myelin",) * (len(from_config) < len(names))
+    if not inputs.is_included.all():
+        return computed + tuple(copy_stage_name(f"maps/{name}") for name in from_config), {}
+    return computed, {f"map {name}": image_files(inputs.maps[name].image) for name in from_config}
+
+
+def of_template(inputs: StudyInputs, *names: str) -> Sources:
+    """Files of the template, by the keys that name them."""
+    template = inputs.config.template
+    paths = {name: inputs.config.file(getattr(template, name)) for name in names if getattr(template, name, "")}
+    return {name: (path,) if name == "names" else image_files(path) for name, path in paths.items()}
+
+
+def cells(inputs: StudyInputs, *names: str) -> dict[str, Any]:
+    """Cells of the table that a stage reads, for its settings: others may change."""
+    return {name: inputs.cohort[name].str.strip().tolist() for name in ("participant_id", *names)}
+
+
+def adjustment_settings(inputs: StudyInputs) -> dict[str, Any]:
+    """What z-scores depend on."""
+    in_reference = [bool(each) for each in select(inputs.columns, inputs.reference)]
+    return {"covariates": cells(inputs, *inputs.config.groups.covariates), "reference": in_reference}
+
+
+def copy_stage_name(name: str) -> str:
+    """Name of the stage that copies an image of all rows of the table: ``map fa``, ``regions jacobian``."""
+    folder, image = name.split("/")
+    return f"{'map' if folder == 'maps' else folder} {image}"
+
+
+def relative(inputs: StudyInputs, path: str) -> str:
+    """A file, relative to the folder of the results; links are followed, as opening it does."""
+    return os.path.relpath(os.path.realpath(path), os.path.realpath(inputs.config.out))

@@ -1,0 +1,68 @@
+"""Stages of the tables that compare groups: demographics, and analyses of covariance."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from gpuvox.reporter import Reporter
+from gpuvox.study.pipeline.config import slug
+from gpuvox.study.pipeline.inputs import StudyInputs
+from gpuvox.study.pipeline.stages import Stage, indented
+from gpuvox.study.pipeline.steps.features import feature_columns, surviving, write_note
+from gpuvox.study.statistics import groups
+
+
+def group_stages(inputs: StudyInputs) -> list[Stage]:
+    """A stage for each table."""
+    config, stages = inputs.config, []
+    if config.demographics is not None:
+        options = {"demographics": config.demographics.variables, "tests": config.demographics.tests}
+        stages.append(_table(inputs, ("demographics",), "demographics", options))
+    for number, table in enumerate(config.group_table):
+        options = {name: value for name, value in asdict(table).items() if name != "title"}
+        options["covariates"] = config.groups.covariates if table.covariates is None else table.covariates
+        stages.append(_table(inputs, ("group_table", number), slug(table.title), options))
+    return stages
+
+
+def _table(inputs: StudyInputs, where: tuple[str | int, ...], file: str, options: Mapping[str, Any]) -> Stage:
+    """A table of groups, or a note if all its variables are of clusters that did not survive."""
+    out, section = f"groups/{file}", inputs.config.groups
+    name = f"group table {file}" if len(where) > 1 else file
+
+    def work(reporter: Reporter) -> None:
+        os.makedirs(inputs.path("groups"), exist_ok=True)
+        present = _surviving_options(inputs, options, reporter)
+        if not (present.get("variables") or present.get("families") or present.get("demographics")):
+            note = f"{name}: nothing to compare, because none of the clusters that it is about survived"
+            write_note(inputs, out, note, reporter)
+            return
+        command = groups.Command(
+            table=inputs.path("features.tsv"), group=section.column, order=section.order, out=inputs.path(out),
+            **present,
+        )  # fmt: skip
+        with inputs.config.reading(where):
+            groups.execute(command, indented(reporter))
+
+    settings = dict(options) | {"group": section.column, "order": section.order}
+    return Stage(name, settings, (f"{out}.json", f"{out}*"), work, ("variables",))
+
+
+def _surviving_options(inputs: StudyInputs, options: Mapping[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """The options of a table, without the variables of clusters that did not survive."""
+    present, columns = dict(options), feature_columns(inputs)
+    for key in ("variables", "demographics", "log"):
+        if key in present:
+            present[key] = surviving(inputs, present[key], reporter, columns)
+    if "families" in present:
+        families = {
+            name: surviving(inputs, patterns, reporter, columns) for name, patterns in present["families"].items()
+        }
+        present["families"] = {name: patterns for name, patterns in families.items() if patterns}
+    if "tests" in present:
+        tests = present["tests"].items()
+        present["tests"] = {name: test for name, test in tests if surviving(inputs, (name,), reporter, columns)}
+    return present

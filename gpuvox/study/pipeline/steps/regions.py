@@ -1,0 +1,41 @@
+"""The stage that measures regions of interest."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from gpuvox.reporter import Reporter
+from gpuvox.study.measures import rois
+from gpuvox.study.pipeline.inputs import REGION_IMAGES, StudyInputs
+from gpuvox.study.pipeline.sources import cells, column_files, copy_stage_name, image_files, of_maps
+from gpuvox.study.pipeline.stages import Stage
+
+
+def region_stage(inputs: StudyInputs) -> Stage:
+    """Write ``rois.tsv``."""
+    section, template = inputs.config.rois, inputs.config.template
+    assert section is not None
+    maps = section.maps or tuple(inputs.maps)
+    after, sources = of_maps(inputs, *maps)
+    images = {kind: inputs.region_image(kind) for kind in REGION_IMAGES}
+    for kind, image in images.items():
+        if f"regions/{kind}" in inputs.copied:
+            after = (*after, copy_stage_name(f"regions/{kind}"))
+        elif image:
+            in_table = image in inputs.cohort.columns
+            sources[kind] = column_files(inputs, image) if in_table else image_files(image)
+    names = inputs.config.file(section.names or (template.names if template else ""))
+    if names:
+        sources["names"] = (names,)
+
+    def work(reporter: Reporter) -> None:
+        command = rois.Command(
+            inputs.path("participants.tsv"), images["labels"], {name: inputs.maps[name].image for name in maps},
+            inputs.path("rois.tsv"), names, section.merge, images["jacobian"], images["lesions"],
+            section.head_size, section.erosion,
+        )  # fmt: skip
+        rois.execute(command, reporter)
+
+    columns = [name for name in (*images.values(), section.head_size) if name in inputs.cohort.columns]
+    settings = asdict(section) | {"maps": maps, "cells": cells(inputs, *columns)}
+    return Stage("regions", settings, ("rois.tsv",), work, after, sources)
