@@ -19,6 +19,7 @@ __all__ = [
     "InUseError",
     "InputError",
     "InputWarning",
+    "OptionError",
     "ScratchError",
     "SettingError",
     "UsageError",
@@ -64,6 +65,22 @@ class SettingError(InputError, TypeError):
 
 class UsageError(InputError):
     """An option that does not exist, lacks its value, or has a value that makes no sense."""
+
+
+class OptionError(UsageError):
+    """An option whose value does not fit the files.
+
+    Parameters
+    ----------
+    option : str
+        As the command spells it: ``--log``.
+    reason : str
+        One sentence: what is wrong. The message is the option and this.
+    """
+
+    def __init__(self, option: str, reason: str, *, file: str | os.PathLike[str] = "") -> None:
+        super().__init__(f"{option}: {reason}", option=option, file=file)
+        self.reason = " ".join(reason.splitlines())
 
 
 class ScratchError(InputError):

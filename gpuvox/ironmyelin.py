@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gpuvox import __version__, files, participants, private, qmri
 from gpuvox.cuda import resolve
 from gpuvox.device import Device
-from gpuvox.errors import FileError
+from gpuvox.errors import FileError, InputError, OptionError
 from gpuvox.files import locks
 from gpuvox.files.targets import check_targets
 from gpuvox.grid import Grid
@@ -205,7 +205,7 @@ def qsm_factor(command: Command, image: str) -> float:
     """
     units = command.qsm_units or str(files.sidecar(image).get("Units") or "ppm").strip().casefold()
     if units not in QSM_UNITS:
-        raise FileError(f"{image} is in {units!r}; QSM must be in {' or '.join(QSM_UNITS)} (--qsm-units)")
+        raise OptionError("--qsm-units", f"{image} is in {units!r}; QSM must be in {' or '.join(QSM_UNITS)}")
     return QSM_UNITS[units]
 
 
@@ -220,7 +220,7 @@ def to_r1(values: Float32, command: Command, image: str) -> Float32:
     units = command.r1_units or str(files.sidecar(image).get("Units") or "1/s").strip().casefold()
     units = SAME_UNITS.get(units, units)
     if units not in R1_UNITS:
-        raise FileError(f"{image} is in {units!r}; R1 must be in 1/s or 1/ms, or T1 in ms or s (--r1-units)")
+        raise OptionError("--r1-units", f"{image} is in {units!r}; R1 must be in 1/s or 1/ms, or T1 in ms or s")
     if units in ("s", "ms"):
         values = np.divide(1, values, out=np.zeros_like(values), where=values != 0)
     return values * np.float32(1000) if units in ("1/ms", "ms") else values
@@ -311,24 +311,27 @@ def check_plausible(subject: Subject, qsm_file: str, r1_file: str) -> None:
         raise FileError(f"{r1_file} (subject {subject.name}) and {qsm_file} have no voxel with values in both")
     extent = float(np.percentile(np.abs(subject.qsm[tissue]), 99))
     if not QSM_RANGE[0] <= extent <= QSM_RANGE[1]:
-        raise FileError(
-            f"{qsm_file} (subject {subject.name}): the 99th percentile of |QSM| is {extent:.4g} ppm; between "
-            f"{QSM_RANGE[0]:g} and {QSM_RANGE[1]:g} expected (--qsm-units says what the file is in)"
+        raise OptionError(
+            "--qsm-units",
+            f"the 99th percentile of |QSM| in {qsm_file} (subject {subject.name}) is {extent:.4g} ppm; between "
+            f"{QSM_RANGE[0]:g} and {QSM_RANGE[1]:g} expected: are these the units of the file?",
         )
     median = float(np.median(subject.r1[tissue]))
     if not R1_RANGE[0] <= median <= R1_RANGE[1]:
-        raise FileError(
-            f"{r1_file} (subject {subject.name}): the median of R1 is {median:.4g} 1/s; between {R1_RANGE[0]:g} and "
-            f"{R1_RANGE[1]:g} expected (--r1-units says what the file is in)"
+        raise OptionError(
+            "--r1-units",
+            f"the median of R1 in {r1_file} (subject {subject.name}) is {median:.4g} 1/s; between {R1_RANGE[0]:g} and "
+            f"{R1_RANGE[1]:g} expected: are these the units of the file?",
         )
     if subject.csf is not None:
         fluid, solid = tissue & (subject.csf > 0), tissue & (subject.csf == 0)
         if fluid.any() and solid.any():
             in_csf, outside = float(np.median(subject.r1[fluid])), float(np.median(subject.r1[solid]))
             if in_csf > min(outside, CSF_R1):
-                raise FileError(
-                    f"{r1_file} (subject {subject.name}): the median is {in_csf:.4g} in CSF and {outside:.4g} "
-                    "elsewhere; R1 is lowest in CSF, about 0.23: is this T1 (--r1-units s or ms), or the mask not CSF?"
+                raise OptionError(
+                    "--r1-units",
+                    f"the median in {r1_file} (subject {subject.name}) is {in_csf:.4g} in CSF and {outside:.4g} "
+                    "elsewhere; R1 is lowest in CSF, about 0.23: is this T1 (in s or ms), or is the mask not of CSF?",
                 )
 
 
@@ -461,9 +464,10 @@ def read_model(command: Command) -> qmri.TissueModel:
     model = qmri.TissueModel.read(command.model) if command.model else qmri.TissueModel.default()
     check_field(model.field, f"the field of the model {model.name}")
     if command.to_field not in (None, model.field):
-        raise ValueError(
-            f"R1 would be at {command.to_field:g} T; the model {model.name} is for {model.field:g} T "
-            f"(--to-field {model.field:g}, or a model of that field)"
+        raise OptionError(
+            "--to-field",
+            f"R1 would be at {command.to_field:g} T; the model {model.name} is for {model.field:g} T: expected that "
+            "field, or a model of the other",
         )
     return model
 
@@ -474,8 +478,8 @@ def settle(command: Command, cohort: Cohort, model: qmri.TissueModel) -> tuple[q
     if field_of_r1 != model.field:
         conversion = qmri.FieldConversion(field_of_r1, model.field, command.field_method, command.exponent)
     if command.reference != "none" and "csf" not in cohort.images:
-        raise FileError(
-            "masks of CSF are needed for the reference (--csf, or a column csf); --reference none does without"
+        raise OptionError(
+            "--reference", "masks of CSF are needed (--csf, or a column csf), except for the reference none"
         )
     grid = cohort.header.grid(np.ones(cohort.header.shape[:3], dtype=bool))
     if command.mask:
@@ -497,22 +501,26 @@ def _without_empty_folder(path: str) -> Iterator[None]:
         raise
 
 
-def check_field(given: Any, origin: str) -> float:
+def check_field(given: Any, origin: str, option: str = "") -> float:
     """A field strength in tesla.
 
     Raises
     ------
     FileError
-        No number, or none of a scanner, in gauss for instance.
+        No number, or none of a scanner, in gauss for instance; an `OptionError` if `option` names the option.
     """
+
+    def error(message: str) -> InputError:
+        return OptionError(option, message) if option else FileError(message)
+
     if isinstance(given, bool) or not isinstance(given, int | float):
-        raise FileError(f"{origin} is {given!r}; a number, the field strength in tesla, expected")
+        raise error(f"{origin} is {given!r}; a number, the field strength in tesla, expected")
     low, high = FIELDS
     if low <= given <= high:
         return float(given)
     units = next((name for name, factor in OTHER_FIELDS.items() if USUAL[0] <= given / factor <= USUAL[1]), "")
     hint = f"; is it in {units}, {given / OTHER_FIELDS[units]:g} T?" if units else ""
-    raise FileError(f"{origin} is {given:g}; a field strength between {low:g} and {high:g} T expected{hint}")
+    raise error(f"{origin} is {given:g}; a field strength between {low:g} and {high:g} T expected{hint}")
 
 
 def find_field(command: Command, cohort: Cohort) -> float:
@@ -525,19 +533,20 @@ def find_field(command: Command, cohort: Cohort) -> float:
     """
     known = command.from_field
     if known is not None:
-        known = check_field(known, "--from-field")
+        known = check_field(known, "the field strength of R1", option="--from-field")
     for image in cohort.images["r1"]:
         said = files.sidecar(image).get("MagneticFieldStrength")
         if said is None:
             continue
         said = check_field(said, f"MagneticFieldStrength beside {image}")
         if known is not None and abs(said - known) > 0.1 * known:
-            raise FileError(f"{image} is from {said} T, by its sidecar; {known} T expected (--from-field)")
+            raise OptionError("--from-field", f"{image} is from {said} T, by its sidecar; {known} T expected")
         known = said if known is None else known
     if known is None:
-        raise FileError(
-            f"the field strength of {cohort.images['r1'][0]} is not known: --from-field T, or MagneticFieldStrength in "
-            "the JSON beside it"
+        raise OptionError(
+            "--from-field",
+            f"the field strength of {cohort.images['r1'][0]} is unknown; expected here in tesla, or as "
+            "MagneticFieldStrength in the JSON file beside the image",
         )
     return known
 

@@ -231,12 +231,14 @@ def replace(name, values):
         (
             lambda: None,
             ["--from-field", "30000"],
-            ["--from-field is 30000; a field strength between 0.05 and 25 T expected; is it in gauss, 3 T?"],
+            [
+                "--from-field: the field strength of R1 is 30000; a field strength between 0.05 and 25 T expected; is it in gauss, 3"
+            ],
         ),
         (
             lambda: None,
             ["--from-field", "100000000"],
-            ["--from-field is 1e+08; a field strength between 0.05 and"],
+            ["--from-field: the field strength of R1 is 1e+08; a field strength between 0.05 and"],
         ),
         *(
             (

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuvox import files
-from gpuvox.errors import FileError
+from gpuvox.errors import FileError, InputError
 from gpuvox.files.locks import is_inside, open_own
 
 STATE = ".gpuvox-study.json"
@@ -51,23 +51,13 @@ class Ledger:
                     f"{folder} is not empty, and was not made by gpuvox study; another folder expected"
                 )
             return cls(folder)
-        try:
-            with os.fdopen(open_own(path, os.O_RDONLY), encoding="utf-8") as file:
-                if os.fstat(file.fileno()).st_size > files.MOST_SETTINGS:
-                    raise ValueError
-                content = json.load(file)
-            if content["format"] != FORMAT:
-                raise FileError(f"{path} is of another version of gpuvox; another folder for the results expected")
-            if not (_is_record(content["stages"]) and isinstance(content["hashes"], dict)):
-                raise ValueError
-            hashes = {
-                name: found for name, found in content["hashes"].items() if isinstance(found, list) and found
-            }
-            return cls(folder, content["stages"], hashes)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            if isinstance(error, FileError):
-                raise
-            raise FileError(f"{path} is damaged; remove {folder}, and all stages run again") from None
+        content = _read(path)
+        if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
+            raise FileError(f"{path} is of another version of gpuvox; another folder for the results expected")
+        if not _is_ledger(content):
+            raise FileError(f"{path} is damaged; remove {folder}, and all stages run again", file=path)
+        hashes = {name: known for name, known in content["hashes"].items() if isinstance(known, list) and known}
+        return cls(folder, content["stages"], hashes)
 
     def save(self) -> None:
         """Write it, whole or not at all."""
@@ -131,6 +121,29 @@ class Ledger:
 def _name(path: str) -> str:
     """What a file, without links in its path, is called in the ledger: where files lie is not told."""
     return hashlib.sha256(os.fsencode(path)).hexdigest()
+
+
+def _read(path: Path) -> Any:
+    """Content of the file; None if it cannot be read or is not JSON."""
+    try:
+        with os.fdopen(open_own(path, os.O_RDONLY), encoding="utf-8") as file:
+            if os.fstat(file.fileno()).st_size > files.MOST_SETTINGS:
+                return None
+            return json.load(file)
+    except InputError:
+        raise
+    except (OSError, ValueError, RecursionError):  # of text that is not UTF-8 or not JSON, or is nested too deeply
+        return None
+
+
+def _is_ledger(content: Any) -> bool:
+    """Whether this is what `Ledger.save` writes."""
+    return (
+        isinstance(content, dict)
+        and "format" in content
+        and _is_record(content.get("stages"))
+        and isinstance(content.get("hashes"), dict)
+    )
 
 
 def _is_record(stages: Any) -> bool:

@@ -26,7 +26,7 @@ from scipy import fft
 from scipy.ndimage import gaussian_filter
 
 from gpuvox import files
-from gpuvox.errors import FileError
+from gpuvox.errors import FileError, InputError
 from gpuvox.grid import Grid
 from gpuvox.qmri import FieldConversion, TissueModel, tissue_r1
 from gpuvox.runtime.limits import default_threads
@@ -475,11 +475,11 @@ def write(
     ------
     FileError
         The folder is not empty, or cannot be written.
-    ValueError
+    InputError
         No such scale.
     """
     if scale not in SCALES:
-        raise ValueError(f"there is no scale {scale!r}; expected {', '.join(SCALES)}")
+        raise InputError(f"there is no scale {scale!r}; expected {', '.join(SCALES)}")
     template = Template(SCALES[scale])
     cohort = draw_cohort(template, seed, null)
     scanner = Scanner(template, cohort, seed)

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox.errors import FileError
-from gpuvox.tables.levels import check_categories
+from gpuvox.tables.levels import check_categories, located, whose
 
 Float64 = NDArray[np.float64]
 MOST_COMPARED = 5000
@@ -24,49 +24,46 @@ def require(table: pd.DataFrame, names: Iterable[str], origin: str | os.PathLike
     """Raise `FileError` if a column is missing; it names those that look alike, or all."""
     for name in names:
         if name not in table.columns:
-            raise FileError(f"{os.fspath(origin)} has no column {name!r}; {_there_are(table.columns, name)}")
+            subject = f"{os.fspath(origin)} has" if origin else "there is"
+            raise FileError(
+                f"{subject} no column {name!r}; {_there_are(table.columns, name, origin)}", file=origin
+            )
 
 
-def _there_are(names: Iterable[str], wanted: str) -> str:
+def _there_are(names: Iterable[str], wanted: str, origin: str | os.PathLike[str]) -> str:
     import difflib
 
-    known = [str(name) for name in names]
+    known, verb = [str(name) for name in names], "it has" if origin else "there are"
     alike = [name for name in known if name.lower() == wanted.lower()]
     if alike:
         return f"did you mean {alike[0]!r}?"
     if len(known) <= 20:
-        return f"it has {', '.join(known)}"
+        return f"{verb} {', '.join(known)}"
     close = difflib.get_close_matches(wanted, known, 5, 0.5) if len(known) <= MOST_COMPARED else []
-    return f"it has {', '.join(close) if close else ', '.join(known[:12])} and others ({len(known)} in all)"
+    return f"{verb} {', '.join(close) if close else ', '.join(known[:12])} and others ({len(known)} in all)"
 
 
-def finite(table: pd.DataFrame, name: str, origin: str | os.PathLike[str] = "the table") -> Float64:
+def finite(table: pd.DataFrame, name: str, origin: str | os.PathLike[str] = "") -> Float64:
     """(n,) A column of numbers; `FileError` for an infinite one, with its participant. Missing ones are in order."""
     values = table[name].to_numpy(dtype=np.float64)
     if np.isinf(values).any():
         row = int(np.flatnonzero(np.isinf(values))[0])
-        raise FileError(
-            f"{os.fspath(origin)}: {name} of {_whose(table, row)} is {values[row]:g}; a finite number expected"
-        )
+        text = f"{name} of {whose(table, row)} is {values[row]:g}; a finite number expected"
+        raise FileError(located(origin, text), file=origin)
     return values
 
 
-def _whose(table: pd.DataFrame, row: int) -> str:
-    return str(table["participant_id"].iloc[row]) if "participant_id" in table.columns else f"row {row + 1}"
-
-
-def complete(table: pd.DataFrame, names: Iterable[str], origin: str | os.PathLike[str] = "the table") -> None:
+def complete(table: pd.DataFrame, names: Iterable[str], origin: str | os.PathLike[str] = "") -> None:
     """Raise `FileError` if a value is missing; it names the first participant."""
     for name in names:
         missing = table[name].isna().to_numpy()
         if missing.any():
-            who = _whose(table, int(np.flatnonzero(missing)[0]))
-            raise FileError(f"{os.fspath(origin)} has no {name} of {who}")
+            who = whose(table, int(np.flatnonzero(missing)[0]))
+            subject = f"{os.fspath(origin)} has" if origin else "there is"
+            raise FileError(f"{subject} no {name} of {who}", file=origin)
 
 
-def matching(
-    columns: Iterable[str], patterns: Sequence[str], origin: str | os.PathLike[str] = "the table"
-) -> list[str]:
+def matching(columns: Iterable[str], patterns: Sequence[str], origin: str | os.PathLike[str] = "") -> list[str]:
     """Columns that fit the patterns, in the order of the patterns, each once.
 
     ``*`` stands for anything but a dot: ``*.iron`` is the mean iron of every structure, both sides together, but
@@ -82,7 +79,10 @@ def matching(
         # fnmatch has no notion of dots: a segment at a time.
         named = fitting(known, pattern)
         if not named:
-            raise FileError(f"{os.fspath(origin)} has nothing named {pattern!r}; {_there_are(known, pattern)}")
+            subject = f"{os.fspath(origin)} has" if origin else "there is"
+            raise FileError(
+                f"{subject} nothing named {pattern!r}; {_there_are(known, pattern, origin)}", file=origin
+            )
         found.update(dict.fromkeys(named))
     return list(found)
 
@@ -104,9 +104,7 @@ def as_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_") or "_"
 
 
-def indicators(
-    table: pd.DataFrame, names: Sequence[str], origin: str | os.PathLike[str] = "the table"
-) -> pd.DataFrame:
+def indicators(table: pd.DataFrame, names: Sequence[str], origin: str | os.PathLike[str] = "") -> pd.DataFrame:
     """Columns of a design: numbers as they are, text as a column of 0 and 1 for each value but the first.
 
     Parameters

@@ -156,7 +156,7 @@ class _Condition:
             return np.full(n, _as_float(node.value))
         if isinstance(node, ast.Name | ast.Attribute):
             name = self._name(node)
-            require(self.table, [name], "the table")
+            require(self.table, [name], "")
             column = self.table[name]
             numeric = pd.api.types.is_numeric_dtype(column)
             return column.to_numpy(dtype=np.float64 if numeric else object)

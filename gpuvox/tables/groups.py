@@ -50,11 +50,11 @@ def assign_groups(table: pd.DataFrame, group: str, order: Sequence[str] = ()) ->
 
     Raises
     ------
-    ValueError
+    FileError
         No such column or group, fewer than two groups, or a group of one participant.
     """
-    require(table, [group], "the table")
-    check_categories(table, group, "the table")
+    require(table, [group], "")
+    check_categories(table, group, "")
     there = dict(zip(labels(table[group].dropna()), table[group].dropna().tolist()))
     levels = tuple(order) or tuple(name for name, value in sorted(there.items(), key=lambda pair: pair[1]))
     for level in levels:

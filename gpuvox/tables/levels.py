@@ -87,10 +87,11 @@ def _common_unit(cells: Sequence[str]) -> str:
 
 
 def _slip(table: pd.DataFrame, name: str, origin: str | os.PathLike[str], row: int, wanted: str) -> FileError:
-    return FileError(
-        f"{os.fspath(origin)}: {name} of {_who(table, row)} is {str(table[name].iloc[row])!r}; a number expected, "
-        f"{wanted} ({name} is one of categories if the JSON file beside the table gives it Levels)"
+    text = (
+        f"{name} of {whose(table, row)} is {str(table[name].iloc[row])!r}; a number expected, {wanted} ({name} is "
+        "categorical if the JSON file beside the table gives it Levels)"
     )
+    return FileError(located(origin, text), file=origin)
 
 
 def check_levels(table: pd.DataFrame, name: str, origin: str | os.PathLike[str]) -> None:
@@ -102,10 +103,8 @@ def check_levels(table: pd.DataFrame, name: str, origin: str | os.PathLike[str])
         text = str(value).strip()
         first, where = seen.setdefault(alike(text), (text, row))
         if first != text:
-            raise FileError(
-                f"{os.fspath(origin)}: {name} is {first!r} of {_who(table, where)} and {text!r} of {_who(table, row)}; "
-                "one spelling expected"
-            )
+            both = f"{name} is {first!r} of {whose(table, where)} and {text!r} of {whose(table, row)}"
+            raise FileError(located(origin, f"{both}; one spelling expected"), file=origin)
 
 
 def _given(table: pd.DataFrame, name: str) -> tuple[list[int], list[Any]]:
@@ -119,5 +118,11 @@ def alike(text: str) -> str:
     return "".join(unicodedata.normalize("NFKC", text).split()).casefold()
 
 
-def _who(table: pd.DataFrame, row: int) -> str:
+def located(origin: str | os.PathLike[str], text: str) -> str:
+    """A sentence about a table, with its file before it if there is one."""
+    return f"{os.fspath(origin)}: {text}" if origin else text
+
+
+def whose(table: pd.DataFrame, row: int) -> str:
+    """The participant of a row; its number if the table does not say."""
     return str(table["participant_id"].iloc[row]) if "participant_id" in table.columns else f"row {row + 1}"

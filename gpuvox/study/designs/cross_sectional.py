@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox import files
-from gpuvox.errors import DesignError, FileError
+from gpuvox.errors import DesignError, FileError, OptionError
 from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.participants import Rows
 from gpuvox.reporter import Reporter
@@ -260,7 +260,7 @@ def execute(command: Command, reporter: Reporter) -> None:
     table = typed(text)
     rows = [int(row) for row in np.flatnonzero(select(table, command.subset))]
     if not rows:
-        raise FileError(f"no row of {command.table} fulfils --subset {command.subset!r}")
+        raise OptionError("--subset", f"no row of {command.table} fulfils {command.subset!r}")
     chosen, listed = table.iloc[rows].reset_index(drop=True), text.iloc[rows]
     double = listed["participant_id"][listed["participant_id"].duplicated()]
     if len(double):

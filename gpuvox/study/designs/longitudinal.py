@@ -28,7 +28,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox import files
-from gpuvox.errors import FileError
+from gpuvox.errors import FileError, OptionError
 from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.participants import Rows
 from gpuvox.reporter import Progress, Reporter
@@ -583,7 +583,7 @@ def _choose_visits(command: Command, text: pd.DataFrame) -> tuple[Visits, str, s
     first, last = command.baseline or names[0], command.follow_up or names[-1]
     for option, name in (("--baseline", first), ("--follow-up", last)):
         if name not in names:
-            raise FileError(f"{option} is {name}; the visits in {command.table} are {', '.join(names)}")
+            raise OptionError(option, f"{name} is not a visit of {command.table}; these are {', '.join(names)}")
     if names.index(first) >= names.index(last):
         raise FileError(
             f"change is from --baseline {first} to --follow-up {last}, but visits are {', '.join(names)}"
@@ -598,8 +598,8 @@ def _subset(command: Command, visits: Visits) -> tuple[Visits, list[str]]:
     people = visits.people()
     keep = select(people, command.subset)
     if not keep.any():
-        raise FileError(
-            f"no participant of {command.table} fulfils --subset {command.subset!r} at the first visit"
+        raise OptionError(
+            "--subset", f"no participant of {command.table} fulfils {command.subset!r} at the first visit"
         )
     return visits.of(keep), left_out(people, command.subset).lines()
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gpuvox import files, participants
 from gpuvox.cluster import label
-from gpuvox.errors import FileError
+from gpuvox.errors import FileError, InputError, OptionError
 from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.grid import Grid
 from gpuvox.plain import several
@@ -97,14 +97,14 @@ def find_clusters(
 
     Raises
     ------
-    ValueError
+    InputError
         The level is not between 0 and 1, or the values are no 1 − p.
     """
     if not 0 < p < 1:
-        raise ValueError(f"the level is {p}; it must be between 0 and 1")
+        raise InputError(f"the level is {p}; it must be between 0 and 1")
     values = np.asarray(corrected, dtype=np.float32)
     if values.size and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-        raise ValueError(
+        raise InputError(
             f"corrected values are 1 - p, between 0 and 1; these are between {values.min()} and {values.max()}"
         )
     level = np.nextafter(np.float32(1 - p), np.float32(2))  # p < level, strictly
@@ -244,14 +244,14 @@ def execute(command: Command, reporter: Reporter) -> None:
 
     Raises
     ------
-    FileError, ValueError
+    InputError
         One sentence that says what is wrong; nothing is written then.
     """
     check_root_name(command.out, "--out", "clusters")
     check_targets(command.out, (".tsv", "_subjects.tsv"), maps=("",))
     _check_outputs(command)
     if not 0 < command.p < 1:
-        raise FileError(f"--p is {command.p:g}; a level between 0 and 1 expected")
+        raise OptionError("--p", f"{command.p:g} is not a level between 0 and 1")
     header = files.read_header(command.corrected)
     grid = header.grid(np.ones(header.shape[:3], dtype=bool))
     if command.mask:
@@ -259,7 +259,7 @@ def execute(command: Command, reporter: Reporter) -> None:
     corrected = _read_corrected(command, grid)
     try:
         labels = find_clusters(corrected, grid, command.p, command.extent, command.connectivity)
-    except ValueError as error:
+    except InputError as error:
         raise FileError(f"{command.corrected}: {error}") from None
     statistic = files.read_map(command.statistic, grid) if command.statistic else None
     atlas = files.read_label_map(command.atlas, grid) if command.atlas else None
@@ -318,7 +318,7 @@ def subject_table(
 ) -> pd.DataFrame:
     """Mean and eigenvariate of every subject in every cluster, and their z if there is a reference group."""
     if not command.table:
-        raise FileError("--data needs --table, for the names of the subjects")
+        raise OptionError("--data", "it needs --table, for the names of the subjects")
     table = files.read_table(command.table, ["participant_id"])
     inside = np.flatnonzero(labels)
     part = Grid(grid.to_volume(labels > 0).astype(bool), grid.voxel_size, grid.affine)
@@ -350,12 +350,14 @@ def _covariates(command: Command, table: Any) -> tuple[Float64, NDArray[np.bool_
     """Columns of numbers, categories as indicators; and the reference group."""
     if not command.reference:
         if command.covariates:
-            raise FileError("--covariates needs --reference: the group in which they are estimated")
+            raise OptionError(
+                "--covariates", "they need --reference: the group in which their effects are estimated"
+            )
         return np.zeros((len(table), 0)), None
     participants = typed(table)
     covariates = indicators(participants, command.covariates, command.table)
     try:
         reference = select(participants, command.reference)
-    except FileError as error:
-        raise FileError(f"--reference cannot be evaluated on {command.table}: {error}") from None
+    except InputError as error:
+        raise OptionError("--reference", f"cannot be evaluated on {command.table}: {error}") from None
     return covariates.to_numpy(), reference

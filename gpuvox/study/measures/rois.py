@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from gpuvox import files, participants
-from gpuvox.errors import FileError
+from gpuvox.errors import FileError, InputError
 from gpuvox.files.targets import check_targets
 from gpuvox.files.text import as_number
 from gpuvox.grid import Grid
@@ -92,7 +92,7 @@ def members(
 
     Raises
     ------
-    ValueError
+    InputError
         A pattern fits nothing, or the name is taken.
     """
     found: dict[tuple[str, str], list[int]] = {}
@@ -100,11 +100,11 @@ def members(
         found.setdefault((region.structure, region.side), []).append(number)
     for name, pattern in (merged or {}).items():
         if any(structure == name for structure, _ in found):
-            raise ValueError(f"there is a structure {name} already; choose another name for {pattern}")
+            raise InputError(f"there is a structure {name} already; choose another name for {pattern}")
         chosen = {n: r for n, r in regions.items() if fnmatch.fnmatchcase(r.structure, pattern)}
         if not chosen:
             names = ", ".join(sorted({r.structure for r in regions.values()}))
-            raise ValueError(f"no structure fits {pattern!r}; there are {names}")
+            raise InputError(f"no structure fits {pattern!r}; there are {names}")
         for number, region in chosen.items():
             found.setdefault((name, region.side), []).append(number)
     for structure in {structure for structure, _ in found}:
@@ -229,7 +229,7 @@ def execute(command: Command, reporter: Reporter) -> None:
 
     Raises
     ------
-    FileError, ValueError
+    InputError
         One sentence that says what is wrong; nothing is written then.
     """
     check_targets(command.out)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuvox import files
-from gpuvox.errors import DeviceError, FileError
+from gpuvox.errors import FileError, InputError, OptionError
 from gpuvox.ironmyelin import QSM_UNITS, R1_UNITS
 
 EXAMPLE = "example.toml"
@@ -29,9 +29,6 @@ IRONMYELIN = {
     "myelinmass": ("Myelin content", "volume fraction × J"),
 }
 """Maps that ``gpuvox ironmyelin`` writes: title, unit."""
-
-OPTION = re.compile(r"(?<![^\s(])--([a-z0-9][a-z0-9-]*)")
-"""An option of a command, in a message."""
 
 Check = Callable[[Any], str]
 """What is expected, where a value is not; empty where it is."""
@@ -291,21 +288,26 @@ class Config:
     def reading(self, where: tuple[str | int, ...]) -> Iterator[None]:
         """What is wrong with what a key names is told with its line and name.
 
-        A command speaks of its options: they are told as the keys that they are here, and a section as the first of
-        its keys that is spoken of.
+        The option of a command that is wrong (`error.option`) is told as the key that it is here.
         """
         try:
             yield
-        except (ValueError, DeviceError) as error:
-            part: Any = self
-            for name in where:
-                inside = isinstance(name, int) or isinstance(part, Mapping)
-                part = part[name] if inside else getattr(part, str(name), None)
-            spoken = [name.replace("-", "_") for name in OPTION.findall(str(error))]
-            keys = [name for name in spoken if is_dataclass(part) and hasattr(part, name)]
-            said = re.sub(rf"^{OPTION.pattern}: ", "", str(error)) if keys else str(error)
-            text = OPTION.sub(lambda found: found[1].replace("-", "_"), said)
-            raise self.error((*where, *keys[:1]), text) from None
+        except ValueError as error:
+            if not isinstance(error, InputError):
+                raise self.error(where, str(error)) from None
+            key = error.option.removeprefix("--").replace("-", "_")
+            inside = bool(key) and key in self._keys(where)
+            reason = error.reason if isinstance(error, OptionError) else error.message
+            text = reason if inside or not isinstance(error, OptionError) else f"{key}: {reason}"
+            raise self.error((*where, key) if inside else where, text) from None
+
+    def _keys(self, where: tuple[str | int, ...]) -> list[str]:
+        """Keys of a section; none of anything else."""
+        part: Any = self
+        for name in where:
+            is_item = isinstance(name, int) or isinstance(part, Mapping)
+            part = part[name] if is_item else getattr(part, str(name), None)
+        return [field.name for field in fields(part)] if is_dataclass(part) else []
 
 
 def example() -> str:

@@ -191,7 +191,7 @@ def run(stages: Sequence[Stage], ledger: Ledger, reporter: Reporter, summary: st
 
     Raises
     ------
-    FileError, ValueError
+    InputError
         Of a stage; what was done before it is kept.
     """
     for number, stage in enumerate(stages, 1):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gpuvox.errors import FileError
+from gpuvox.errors import FileError, InputError
 from gpuvox.files import MOST_SETTINGS, image_files, read_bytes, split_suffix
 from gpuvox.study.ledger import Ledger
 from gpuvox.study.report.own import way_out
@@ -136,7 +136,7 @@ class Contents:
         """What is wrong with a file is told with the key that names it."""
         try:
             yield
-        except (ValueError, RecursionError) as error:
+        except InputError as error:
             raise self.error(name, f"cannot be shown: {error}") from None
 
 
@@ -178,6 +178,21 @@ def check_keys(source: Contents) -> None:
                     raise part.error(key, f"is unknown; {hint}")
 
 
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The content of a JSON file.
+
+    Raises
+    ------
+    FileError
+        It cannot be read, or is not JSON.
+    """
+    content = read_bytes(path, MOST_SETTINGS)
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # of text that is not UTF-8 or not JSON, or is nested too deeply
+        raise FileError(f"{path} is not JSON: {error}", file=path) from None
+
+
 def read_contents(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """Read ``study.json``.
 
@@ -186,12 +201,7 @@ def read_contents(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     FileError
         It cannot be read, or is no JSON object.
     """
-    try:
-        found = json.loads(read_bytes(path, MOST_SETTINGS).decode("utf-8-sig"))
-    except FileError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise FileError(f"{path} is not JSON: {error}") from None
+    found = read_json(path)
     if not isinstance(found, dict):
         raise FileError(f"{path} is not a JSON object; expected what gpuvox study writes as study.json")
     return found

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuvox import files
-from gpuvox.files import MOST_SETTINGS, read_bytes
-from gpuvox.study.report.contents import Contents
+from gpuvox.study.report.contents import Contents, read_json
 
 KINDS = ("t", "F")
 INTENTS = {3: "t", 4: "F"}
@@ -63,7 +62,7 @@ def _record(test: Contents, path: Path) -> str:
             continue
         test.located("statistic", str(record.absolute()))
         with test.reading("statistic"):
-            about = json.loads(read_bytes(record, MOST_SETTINGS))
+            about = read_json(record)
         kind = _listed(about, path.name)
         if kind:
             return kind

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from gpuvox.files import MOST_SETTINGS, read_bytes
-from gpuvox.study.report.contents import Contents
+from gpuvox.study.report.contents import Contents, read_json
 from gpuvox.study.report.findings import capital, kinds, level_text, listed, number_word
 from gpuvox.study.report.tables import of_formula, read_rows
 from gpuvox.study.report.volumes import VoxelwiseTest
@@ -79,7 +77,7 @@ def record(contents: Contents, pattern: str) -> Mapping[str, Any]:
     for name in fnmatch.filter(contents.texts("files"), pattern):
         path = contents.located("files", name)
         with contents.reading("files"):
-            found = json.loads(read_bytes(path, MOST_SETTINGS))
+            found = read_json(path)
         if isinstance(found, dict):
             return found
     return {}
@@ -91,7 +89,7 @@ def beside(part: Contents) -> Mapping[str, Any]:
     if path is None:
         return {}
     with part.reading("json"):
-        found = json.loads(read_bytes(path, MOST_SETTINGS))
+        found = read_json(path)
     if not isinstance(found, dict):
         raise part.error("json", f"names {path}, which is not a JSON object")
     return found

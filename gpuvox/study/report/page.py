@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuvox import files
+from gpuvox.errors import FileError
+from gpuvox.files.text import as_number
 from gpuvox.study.report import figures, findings, listings, methods, tables
 from gpuvox.study.report.contents import Contents, check_keys
 from gpuvox.study.report.figures import Float64, Picture
@@ -128,9 +130,9 @@ class Page:
         if path is None:
             return None
         with test.contents.reading("null"):
-            values = np.array([float(line) for line in files.read_bytes(path).split()])
+            values = np.array([as_number(line) for line in files.read_bytes(path).decode("latin-1").split()])
             if not (values.size and np.isfinite(values).all()):
-                raise ValueError(f"{path} is no column of finite numbers")
+                raise FileError(f"{path} is not a column of finite numbers")
         return figures.null_distribution(test, values, self.level)
 
     def _mask(self) -> dict[str, Any] | None:
@@ -177,9 +179,7 @@ class Page:
             with part.reading("contrasts"):
                 contrasts = files.read_named_matrix(path)
                 if contrasts.values.shape[1] != len(names):
-                    raise ValueError(
-                        f"{path} has {contrasts.values.shape[1]} columns; the design has {len(names)}"
-                    )
+                    raise FileError(f"{path} has {contrasts.values.shape[1]} columns; the design has {len(names)}")
             found["contrasts"] = listings.contrast_table(contrasts, names)
         return found
 
@@ -220,7 +220,7 @@ class Page:
             names, rows = tables.read_rows(path)
             for name in needed:
                 if name not in names:
-                    raise ValueError(f"{path} has no column {name!r}")
+                    raise FileError(f"{path} has no column {name!r}")
         return rows
 
     def _groups(self) -> list[Group]:
@@ -322,7 +322,7 @@ class Page:
         known = dict(zip(table["participant_id"], table[group].str.strip()))
         for row in rows:
             if row["participant_id"] not in known:
-                raise ValueError(f"{path} has no participant {row['participant_id']}")
+                raise FileError(f"{path} has no participant {row['participant_id']}")
         return np.array([known[row["participant_id"]] for row in rows])
 
     # -- the record -----------------------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ def _added_variable(rows: Sequence[Mapping[str, str]], log: Sequence[str]) -> Pi
         for role in ("predictor", "outcome")
     )
     if len(x) != len(y):
-        raise ValueError(f"{rows[0]['model']} has {len(x)} values of its predictor and {len(y)} of its outcome")
+        raise FileError(f"{rows[0]['model']} has {len(x)} values of its predictor and {len(y)} of its outcome")
     before = {row["variable"] for row in rows if row["role"] == "predictor"} - predictors
     names = tables.analysed_name(predictors.pop(), log), tables.analysed_name(outcome[0]["variable"], log)
     # Nothing but the mean comes before a block that is the first.

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from gpuvox.errors import FileError
+from gpuvox.errors import DesignError, FileError, InputError, OptionError
 from gpuvox.study.statistics.least_squares import adjust_p
 from gpuvox.tables.columns import indicators, matching, require
 from gpuvox.tables.groups import assign_groups
@@ -32,7 +32,7 @@ SKEWED = 1.0
 AUTO = "auto"
 
 
-class _NotTestedError(ValueError):
+class _NotTestedError(DesignError):
     """A variable cannot be tested; the text says why."""
 
 
@@ -218,12 +218,12 @@ def ancova(
 
     Raises
     ------
-    ValueError
+    InputError
         A column is missing, is not numeric, or is in no family or in two; a covariate is constant or determined by
         the group and others; a group is too small; the logarithm of negative values is wanted.
     """
     if correction not in CORRECTIONS:
-        raise ValueError(f"there is no correction {correction!r}; expected {', '.join(CORRECTIONS)}")
+        raise InputError(f"there is no correction {correction!r}; expected {', '.join(CORRECTIONS)}")
     _check_variables(table, variables, [group, *covariates])
     member = assign_families(variables, families)
     forced = matching(variables, [pattern for pattern in log if pattern != AUTO], "the list of variables")
@@ -253,7 +253,7 @@ def columns_of(descriptions: Mapping[str, str], levels: Sequence[str]) -> list[s
 
 
 def _check_variables(table: pd.DataFrame, variables: Sequence[str], taken: Sequence[str]) -> None:
-    require(table, variables, "the table")
+    require(table, variables, "")
     for name in variables:
         if name in taken or list(variables).count(name) > 1:
             raise FileError(f"{name} cannot be a variable: it is the group, a covariate, or a variable already")
@@ -302,7 +302,7 @@ def analysed(
     table: pd.DataFrame, group: str, order: Sequence[str], covariates: Sequence[str]
 ) -> tuple[Bool, _Design]:
     """Rows with a group and all covariates, and their design."""
-    require(table, covariates, "the table")
+    require(table, covariates, "")
     groups = assign_groups(table, group, order)
     if group in covariates or len(set(covariates)) < len(covariates):
         raise FileError(f"the covariates are {', '.join(covariates)}; each once, and the group is none")
@@ -328,7 +328,7 @@ def _variable(values: Float64, everyone: _Design, how: str, name: str) -> dict[s
         y, formula, before = _transformed(x, design, how, name)
         return row | {"transform": formula, "skewness_before": before} | _tested(y, design)
     except _NotTestedError as reason:
-        return row | {"note": str(reason)}
+        return row | {"note": reason.message}
 
 
 def mean_of(x: Float64) -> float:
@@ -362,7 +362,7 @@ def _centred(y: Float64) -> Float64:
 def _transformed(x: Float64, design: _Design, how: str, name: str) -> tuple[Float64, str, float]:
     """Values as they are tested, the formula, and the skewness of the residuals of the untransformed ones."""
     if how == "log" and x.min(initial=0) < 0:
-        raise FileError(f"{name} has negative values, of which there is no logarithm; leave it out of --log")
+        raise OptionError("--log", f"{name} has negative values, which have no logarithm")
     X = design.matrix()
     residuals = _fit(_centred(x), X).resid
     before = check_assumptions(x, design.codes, residuals)

@@ -33,7 +33,7 @@ def execute(command: Regression | Correlations | SampleSizes, out: str, reporter
 
     Raises
     ------
-    FileError, ValueError
+    InputError
         One sentence that says what is wrong; nothing is written then.
     """
     if out:

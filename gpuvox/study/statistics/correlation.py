@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gpuvox.errors import FileError
+from gpuvox.errors import FileError, InputError, OptionError, UsageError
 from gpuvox.study.statistics import least_squares
 from gpuvox.study.statistics.sources import (
     INTERVALS,
@@ -125,17 +125,17 @@ def _pairs(command: Correlations, table: pd.DataFrame) -> list[tuple[str, str]]:
     given = find_columns(table, command.given, "given", command)
     for option, names in (("x", x), ("y", y)):
         if not names:
-            raise FileError(f"a correlation needs --{option}: the variables")
+            raise UsageError(f"--{option} is missing: a correlation needs variables")
         for name in names:
             if name in given:
-                raise FileError(f"--{option}: {name} is a covariate of --given already")
+                raise OptionError(f"--{option}", f"{name} is already a covariate (--given)")
     pairs: dict[tuple[str, str], None] = {}
     for a in x:
         for b in y:
             if a != b and (b, a) not in pairs:
                 pairs[a, b] = None
     if not pairs:
-        raise FileError(f"--x and --y are the same variable, {x[0]}; two are needed")
+        raise OptionError("--y", f"{x[0]} is also the only variable of --x; two variables are needed")
     return list(pairs)
 
 
@@ -156,7 +156,7 @@ def _correlated(
             boot = least_squares.bootstrap(statistic, len(rows), command.bootstrap, command.seed)
             ends = np.concatenate([boot.percentile[0], boot.bca[0]])
             undetermined = int(np.isnan(boot.samples).sum())
-    except ValueError as error:
+    except InputError as error:
         raise FileError(f"{what}: {error}") from None
     line = {
         "x": x_name, "y": y_name, "given": ", ".join(given) or None, "method": command.method, "n": len(rows),

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from gpuvox.errors import FileError
+from gpuvox.errors import FileError, InputError
 from gpuvox.study.statistics.ancova import LEVEL, check_assumptions, check_finite, columns_of, mean_of, sd_of
 from gpuvox.tables.columns import require
 from gpuvox.tables.groups import assign_groups
@@ -130,10 +130,10 @@ def demographics(
 
     Raises
     ------
-    ValueError
+    InputError
         A column is missing; a group is too small; there is no such test, or not for this variable.
     """
-    require(table, variables, "the table")
+    require(table, variables, "")
     groups = assign_groups(table, group, order)
     for name, test in (tests or {}).items():
         if test not in TESTS:
@@ -145,12 +145,12 @@ def demographics(
         if name in (group, "participant_id"):
             raise FileError(f"{name} cannot be described by group")
         check_finite(table[name])
-        check_categories(table, name, "the table")
+        check_categories(table, name, "")
         samples = {v: table[name][groups.codes == i].dropna() for i, v in enumerate(groups.levels)}
         wanted = (tests or {}).get(name, "")
         try:
             rows += [{"variable": name} | row for row in _described(samples, wanted)]
-        except ValueError as error:
+        except InputError as error:
             raise FileError(f"{name}: {error}") from None
     return pd.DataFrame(rows, columns=columns_of(DEMOGRAPHICS, groups.levels))
 
@@ -161,7 +161,7 @@ def _described(samples: Mapping[str, pd.Series], wanted: str) -> list[dict[str, 
     numeric = pd.api.types.is_numeric_dtype(together)
     categorical = wanted in COUNTS or not (wanted or (numeric and together.nunique() != 2))
     if not categorical and not numeric:
-        raise ValueError(f"the test {wanted} is one of numbers, and this is text")
+        raise InputError(f"the test {wanted} is one of numbers, and this is text")
     there = [level for level, values in samples.items() if len(values)]
     if categorical:
         rows, test = _counted(samples, together), _counts_compared([samples[v] for v in there], together, wanted)
@@ -180,7 +180,7 @@ def _measured(
     """Row of a numeric variable, and its test in the groups that have values."""
     tests = TWO if len(there) <= 2 else MORE
     if wanted and wanted not in tests and len(there) > 1:
-        raise ValueError(
+        raise InputError(
             f"the test {wanted} does not compare {len(there)} groups; expected {', '.join(tests)}, "
             f"or {', '.join(COUNTS)} for counts"
         )
@@ -274,7 +274,7 @@ def _counts_compared(compared: Sequence[pd.Series], together: pd.Series, wanted:
     if len(levels) < 2:
         return {"note": "the same in everyone"}
     if wanted == "fisher" and counts.shape != (2, 2):
-        raise ValueError(f"Fisher's exact test is for 2 × 2 counts; these are {len(counts)} × {len(levels)}")
+        raise InputError(f"Fisher's exact test is for 2 × 2 counts; these are {len(counts)} × {len(levels)}")
     test = wanted or ("fisher" if counts.shape == (2, 2) else "chi2")
     outcome = _outcome(test, COUNTS[test](counts))
     if test == "chi2":

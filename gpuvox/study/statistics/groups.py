@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox import __version__, files, private
-from gpuvox.errors import FileError
+from gpuvox.errors import FileError, InputError, OptionError, UsageError
 from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.reporter import Reporter
 from gpuvox.study.statistics.ancova import ANCOVA, LEVEL, ancova
@@ -58,7 +58,7 @@ def execute(command: Command, reporter: Reporter) -> None:
 
     Raises
     ------
-    FileError, ValueError
+    InputError
         One sentence that says what is wrong; nothing is written then.
     """
     _check_outputs(command)
@@ -66,7 +66,9 @@ def execute(command: Command, reporter: Reporter) -> None:
     origin = command.table + (f", subset {command.subset!r}" if command.subset else "")
     variables = _chosen(command, table)
     if not (variables or command.demographics):
-        raise FileError("nothing to compare: expected --rois, --clusters, --variables, --family or --demographics")
+        raise UsageError(
+            "nothing to compare: expected --rois, --clusters, --variables, --family or --demographics"
+        )
     part, out = table[_subset(command, table)], left_out(table, command.subset)
     described = matching(part.columns, command.demographics, command.table)
     try:
@@ -79,8 +81,10 @@ def execute(command: Command, reporter: Reporter) -> None:
             )  # fmt: skip
         if described or command.tests:
             people = demographics(part, described, command.group, order=command.order, tests=command.tests)
-    except ValueError as error:
-        raise FileError(f"{origin}: {str(error).removeprefix('the table: ')}") from None
+    except OptionError:
+        raise
+    except InputError as error:
+        raise FileError(f"{origin}: {error.message}", file=command.table) from None
     outputs = {f"{command.out}.tsv": compared, f"{command.out}_demographics.tsv": people}
     written = {path: frame for path, frame in outputs.items() if frame is not None}
     record = _record(command, part, groups, compared, people) | {"subset_leaves_out": out.record()}
@@ -94,10 +98,10 @@ def execute(command: Command, reporter: Reporter) -> None:
 def _subset(command: Command, table: pd.DataFrame) -> Bool:
     try:
         rows = select(table, command.subset)
-    except FileError as error:
-        raise FileError(f"--subset cannot be evaluated on {command.table}: {error}") from None
+    except InputError as error:
+        raise OptionError("--subset", f"cannot be evaluated on {command.table}: {error}") from None
     if not rows.any():
-        raise FileError(f"--subset {command.subset!r} leaves nobody of {command.table}")
+        raise OptionError("--subset", f"no participant of {command.table} fulfils {command.subset!r}")
     return rows
 
 

@@ -17,6 +17,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from gpuvox.errors import DesignError, InputError
+
 Float64 = NDArray[np.float64]
 Statistic = Callable[[NDArray[np.int64]], Float64]
 INTERCEPT = "(intercept)"
@@ -67,23 +69,23 @@ def partial_correlation(
 
     Raises
     ------
-    ValueError
+    InputError
         No such method, too few values, one that is not finite, a variable that does not vary given the covariates,
         or covariates that cannot be told apart.
     """
     V, Z = _variables(x, y, covariates, method)
     df = len(V) - 2 - Z.shape[1]
     if df < 1:
-        raise ValueError(
+        raise DesignError(
             f"a correlation of {len(V)} values given {Z.shape[1]} covariates has no degree of freedom left"
         )
     if not _independent(Z):
-        raise ValueError("a covariate of the correlation is constant, or a combination of others")
+        raise DesignError("a covariate of the correlation is constant, or a combination of others")
     X = np.column_stack([np.ones(len(V)), _standardised(Z)])
     left = V - X @ np.linalg.lstsq(X, V, rcond=None)[0]
     norms = np.linalg.norm(left, axis=0)
     if (norms <= 1e-10 * np.linalg.norm(V, axis=0)).any():
-        raise ValueError("a variable of the correlation does not vary, given the covariates")
+        raise DesignError("a variable of the correlation does not vary, given the covariates")
     r = float(np.clip(left[:, 0] @ left[:, 1] / norms.prod(), -1, 1))
     t = r * math.sqrt(df / max(1 - r * r, 1e-300))
     low, high = -1.0, 1.0
@@ -131,12 +133,12 @@ def correlation_statistic(
 def _variables(x: ArrayLike, y: ArrayLike, covariates: ArrayLike | None, method: str) -> tuple[Float64, Float64]:
     """(n, 2) variables and (n, k) covariates of a correlation, ranked for Spearman's."""
     if method not in METHODS:
-        raise ValueError(f"there is no correlation {method!r}; expected {' or '.join(METHODS)}")
+        raise InputError(f"there is no correlation {method!r}; expected {' or '.join(METHODS)}")
     V = np.column_stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)])
     given = np.zeros((len(V), 0)) if covariates is None else np.asarray(covariates, dtype=np.float64)
     Z = given.reshape(len(V), -1) if given.size else np.zeros((len(V), 0))
     if not (np.isfinite(V).all() and np.isfinite(Z).all()):
-        raise ValueError("a variable of the correlation has a value that is not a number")
+        raise InputError("a variable of the correlation has a value that is not a number")
     return (_ranks(V, 0), _ranks(Z, 0)) if method == "spearman" else (V, Z)
 
 
@@ -154,7 +156,7 @@ def _independent(X: Float64) -> bool:
     """Whether the columns and a constant are linearly independent."""
     centred = X - X.mean(axis=0)
     size = np.linalg.norm(centred, axis=0)
-    if (size <= 1e-10 * np.linalg.norm(X, axis=0)).any():
+    if not np.isfinite(size).all() or (size <= 1e-10 * np.linalg.norm(X, axis=0)).any():
         return False
     return not X.size or int(np.linalg.matrix_rank(centred / size)) == X.shape[1]
 
@@ -203,7 +205,7 @@ def hierarchical_regression(y: ArrayLike, blocks: Mapping[str, pd.DataFrame]) ->
 
     Raises
     ------
-    ValueError
+    InputError
         A value is missing, the outcome is constant or an exact combination of the predictors, a predictor occurs
         twice, is constant or a combination of others, a block is empty, or there are too few subjects.
     """
@@ -219,7 +221,7 @@ def hierarchical_regression(y: ArrayLike, blocks: Mapping[str, pd.DataFrame]) ->
         # QR does not care how columns are scaled; the pseudo-inverse would cut off small ones.
         fit = sm.OLS(outcome, np.column_stack([np.ones(len(outcome)), X])).fit(method="qr")
         if fit.ssr <= 1e-20 * fit.centered_tss:
-            raise ValueError(f"block {name!r}: the outcome is an exact combination of the predictors")
+            raise DesignError(f"block {name!r}: the outcome is an exact combination of the predictors")
         df = (block.shape[1], len(outcome) - X.shape[1] - 1)
         f = ((error - fit.ssr) / df[0]) / (fit.ssr / df[1])
         found.append(
@@ -235,19 +237,21 @@ def hierarchical_regression(y: ArrayLike, blocks: Mapping[str, pd.DataFrame]) ->
 def _check(y: Float64, X: pd.DataFrame, added: int, name: str) -> None:
     values = X.to_numpy(dtype=np.float64)
     if not added:
-        raise ValueError(f"block {name!r} has no predictor")
+        raise DesignError(f"block {name!r} has no predictor")
     if len(values) != len(y) or not (np.isfinite(values).all() and np.isfinite(y).all()):
-        raise ValueError(f"block {name!r}: the predictors and the outcome need a number in every row")
+        raise DesignError(f"block {name!r}: the predictors and the outcome need a number in every row")
     if X.columns.duplicated().any() or INTERCEPT in X.columns:
         twice = [*X.columns[X.columns.duplicated()], INTERCEPT][0]
-        raise ValueError(f"block {name!r}: {twice!r} is a predictor already")
+        raise DesignError(f"block {name!r}: {twice!r} is a predictor already")
     if len(y) < X.shape[1] + 2:
         subjects = "1 subject" if len(y) == 1 else f"{len(y)} subjects"
-        raise ValueError(f"block {name!r}: {X.shape[1]} predictors need more than {subjects}")
+        raise DesignError(f"block {name!r}: {X.shape[1]} predictors need more than {subjects}")
+    if not np.isfinite(np.linalg.norm(y)):
+        raise DesignError("the outcome has values too large for the sum of their squares")
     if np.linalg.norm(y - y.mean()) <= 1e-10 * np.linalg.norm(y):
-        raise ValueError("the outcome is the same in everyone")
+        raise DesignError("the outcome is the same in all participants")
     if not _independent(values):
-        raise ValueError(f"block {name!r}: a predictor is constant, or a combination of others")
+        raise DesignError(f"block {name!r}: a predictor is constant, or a combination of others")
 
 
 def _coefficients(fit: object, y: Float64, X: pd.DataFrame) -> pd.DataFrame:
@@ -312,11 +316,11 @@ def bootstrap(
 
     Raises
     ------
-    ValueError
+    InputError
         Fewer than two subjects or resamples.
     """
     if n < 2 or resamples < 2:
-        raise ValueError(f"a bootstrap of {n} subjects with {resamples} resamples; at least 2 of each are needed")
+        raise InputError(f"a bootstrap of {n} subjects with {resamples} resamples; at least 2 of each are needed")
     observed = statistic(np.arange(n)[None])[0]
     samples = statistic(np.random.default_rng(seed).integers(0, n, (resamples, n)))
     jackknife = statistic(np.array([np.delete(np.arange(n), i) for i in range(n)]))
@@ -431,16 +435,16 @@ def adjust_p(p: ArrayLike, method: str = "fdr_bh") -> Float64:
 
     Raises
     ------
-    ValueError
+    InputError
         No such method, or values outside 0 … 1.
     """
     from statsmodels.stats.multitest import multipletests
 
     if method not in ("fdr_bh", "bonferroni"):
-        raise ValueError(f"there is no correction {method!r}; expected fdr_bh or bonferroni")
+        raise InputError(f"there is no correction {method!r}; expected fdr_bh or bonferroni")
     values = np.asarray(p, dtype=np.float64)
     if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError("a p-value is not between 0 and 1")
+        raise InputError("a p-value is not between 0 and 1")
     return multipletests(values, method=method)[1] if values.size else values
 
 
@@ -481,7 +485,7 @@ def group_difference(values: ArrayLike, first: ArrayLike, covariates: ArrayLike 
 
     Raises
     ------
-    ValueError
+    InputError
         Too few in a group, values or covariates that do not vary within the groups, covariates that cannot be told
         apart, or that explain all.
     """
@@ -490,19 +494,19 @@ def group_difference(values: ArrayLike, first: ArrayLike, covariates: ArrayLike 
     n = int(inside.sum()), int((~inside).sum())
     df = len(y) - 2
     if min(n) < 2 or df <= Z.shape[1]:
-        raise ValueError(f"groups of {n[0]} and {n[1]} with {Z.shape[1]} covariates are too small")
+        raise DesignError(f"groups of {n[0]} and {n[1]} with {Z.shape[1]} covariates are too small")
     V = np.column_stack([y, Z])
     left = np.where(inside[:, None], V - V[inside].mean(axis=0), V - V[~inside].mean(axis=0))
     norms = np.linalg.norm(left, axis=0)
     if norms[0] <= 1e-10 * np.linalg.norm(y):
-        raise ValueError("it does not vary within the groups")
+        raise DesignError("it does not vary within the groups")
     if (norms <= 1e-10 * np.linalg.norm(V, axis=0)).any() or not _independent(left[:, 1:]):
-        raise ValueError("a covariate does not vary within the groups, or is a combination of others")
+        raise DesignError("a covariate does not vary within the groups, or is a combination of others")
     scaled = left / norms
     slopes = np.linalg.lstsq(scaled[:, 1:], scaled[:, 0], rcond=None)[0]
     unexplained = float(((scaled[:, 0] - scaled[:, 1:] @ slopes) ** 2).sum())
     if unexplained <= 1e-20:
-        raise ValueError("the covariates explain all of it within the groups")
+        raise DesignError("the covariates explain all of it within the groups")
     means, sd = (float(y[inside].mean()), float(y[~inside].mean())), float(norms[0] / math.sqrt(df))
     r2 = max(0.0, 1 - unexplained * df / (df - Z.shape[1]))
     # What the groups' difference in the covariates predicts is taken off.
@@ -520,12 +524,12 @@ def sample_size_correlation(r: float, power: float = 0.8, alpha: float = 0.05) -
 
     Raises
     ------
-    ValueError
+    InputError
         A correlation of 0 or ±1, or power or level out of range.
     """
     _check_power(power, alpha)
     if not 0 < abs(r) < 1:
-        raise ValueError(f"a correlation of {r}; it must lie between -1 and 1 and not be 0")
+        raise InputError(f"a correlation of {r}; it must lie between -1 and 1 and not be 0")
     total = stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)
     return max(4, math.ceil((max(total, 0) / math.atanh(abs(r))) ** 2 + 3))
 
@@ -553,14 +557,14 @@ def sample_size_groups(
 
     Raises
     ------
-    ValueError
+    InputError
         A difference of 0, or power, level, r2 or n_covariates out of range.
     """
     _check_power(power, alpha)
     if n_covariates < 0:
-        raise ValueError(f"a number of covariates of {n_covariates}; it must not be negative")
+        raise InputError(f"a number of covariates of {n_covariates}; it must not be negative")
     if not (d and math.isfinite(d) and 0 <= r2 < 1):
-        raise ValueError(f"a difference of {d} SD with r2 {r2}; expected a number other than 0, and 0 <= r2 < 1")
+        raise InputError(f"a difference of {d} SD with r2 {r2}; expected a number other than 0, and 0 <= r2 < 1")
     effect = abs(d) / math.sqrt(1 - r2)
     least = enough = max(2, 2 + n_covariates // 2)  # a degree of freedom is left
 
@@ -581,4 +585,4 @@ def _power_of_t(effect: float, n: int, df: int, alpha: float) -> float:
 
 def _check_power(power: float, alpha: float) -> None:
     if not (0 < power < 1 and 0 < alpha < 1):
-        raise ValueError(f"power {power} at level {alpha}; both must lie between 0 and 1")
+        raise InputError(f"power {power} at level {alpha}; both must lie between 0 and 1")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gpuvox.errors import FileError
+from gpuvox.errors import FileError, InputError, OptionError, UsageError
 from gpuvox.study.statistics import least_squares
 from gpuvox.study.statistics.adjustment import adjusted
 from gpuvox.study.statistics.sources import (
@@ -160,15 +160,15 @@ def _plan(command: Regression, table: pd.DataFrame) -> dict[str, dict[str, list[
     blocks = {n: find_columns(table, c, f"block {n}", command) for n, c in command.blocks.items()}
     each = find_columns(table, command.each, "each", command)
     if not (each or blocks):
-        raise FileError("a regression needs predictors: --block NAME=COLUMNS, or --each COLUMNS")
+        raise UsageError("a regression needs predictors: --block NAME=COLUMNS, or --each COLUMNS")
     for block, names in [*((f"--block {n}", names) for n, names in blocks.items()), ("--each", each)]:
         for name in names:
             if name in place:
-                raise FileError(f"{block}: {name} is {place[name]} already")
+                raise OptionError(block, f"{name} is already {place[name]}")
             place[name] = f"a predictor of {block}"
     for name in each:
         if name in blocks:
-            raise FileError(f"--block {name}: --each makes a block of this name; choose another")
+            raise OptionError(f"--block {name}", "--each makes a block of this name; choose another")
     return {name: {**blocks, name: [name]} for name in each} or {command.outcome: blocks}
 
 
@@ -199,7 +199,7 @@ class _Fitted:
                 X = np.column_stack([frame.to_numpy() for frame in frames.values()])
                 statistic = least_squares.regression_statistic(y, X, [frame.shape[1] for frame in frames.values()])
                 boot = least_squares.bootstrap(statistic, len(y), command.bootstrap, command.seed)
-        except ValueError as error:
+        except InputError as error:
             raise FileError(f"{what}: {error}") from None
         return cls(model, command.outcome, rows, frames, found, boot, excluded)
 
@@ -336,7 +336,9 @@ def _adjust(command: Regression, data: Data, predictors: Sequence[str]) -> tuple
     """Predictors as z of a group's residuals; in which group, of how many, by predictor."""
     if not (command.adjust or command.adjusted):
         if command.reference:
-            raise FileError("--reference needs --adjust or --adjusted: covariates, or what is to be a z-score")
+            raise OptionError(
+                "--reference", "it needs --adjust (covariates) or --adjusted (predictors to be z-scores)"
+            )
         return data, {}
     covariates = find_columns(data.table, command.adjust, "adjust", command)
     table, people = data.table.copy(), data.chosen | data.reference
@@ -365,11 +367,11 @@ def _to_adjust(command: Regression, data: Data, predictors: Sequence[str], covar
         ]
     try:
         found = matching(predictors, command.adjusted, "the list of predictors")
-    except FileError as error:
-        raise FileError(f"--adjusted: {error}") from None
+    except InputError as error:
+        raise OptionError("--adjusted", error.message) from None
     for name in found:
         if name in covariates:
-            raise FileError(f"--adjusted: {name} cannot be adjusted for itself")
+            raise OptionError("--adjusted", f"{name} cannot be adjusted for itself")
     return found
 
 
@@ -377,5 +379,5 @@ def _z(name: str, values: Float64, design: Float64, inside: Bool, covariates: Se
     what = f"{name} cannot be {'adjusted for ' + ', '.join(covariates) if covariates else 'a z-score'}"
     try:
         return adjusted(values, design, inside)
-    except ValueError as error:
+    except InputError as error:
         raise FileError(f"{what}: {error}") from None

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gpuvox.errors import FileError
+from gpuvox.errors import FileError, InputError, OptionError, UsageError
+from gpuvox.plain import several
 from gpuvox.study.statistics import least_squares
 from gpuvox.study.statistics.sources import (
     Result,
@@ -88,7 +89,7 @@ def sample_sizes(command: SampleSizes) -> Result:
 
     Raises
     ------
-    FileError, ValueError
+    InputError
         One sentence that says what is wrong with the files or the command.
     """
     data = read_data(command)
@@ -96,10 +97,10 @@ def sample_sizes(command: SampleSizes) -> Result:
     names = find_columns(data.table, command.variables, "variables", command)
     covariates = find_columns(data.table, command.covariates, "covariates", command)
     if not (names and np.isfinite(command.reduction) and command.reduction):
-        raise FileError("sample sizes need --variables, and a --reduction other than 0")
+        raise UsageError("sample sizes need --variables, and a --reduction other than 0")
     for name in names:
         if name in (command.group, *covariates):
-            raise FileError(f"--variables: {name} is the group, or a covariate")
+            raise OptionError("--variables", f"{name} is the group or a covariate")
     both = replace(data, chosen=data.chosen & (first | second))
     lines, about = [], {}
     for name in names:
@@ -119,12 +120,14 @@ def sample_sizes(command: SampleSizes) -> Result:
 def _two_groups(command: SampleSizes, table: pd.DataFrame) -> tuple[Bool, Bool]:
     require(table, [command.group], command.origin)
     if len(set(command.order)) != 2 or len(command.order) != 2:
-        raise FileError(f"--order names {len(command.order)} groups; two different ones are needed, such as MS,HC")
+        raise OptionError(
+            "--order", f"{several(len(command.order), 'group')}; two different ones are needed, such as MS,HC"
+        )
     text = labels(table[command.group])
     for value in command.order:
         if not (text == value).any():
             there = ", ".join(sorted(set(text.dropna())))
-            raise FileError(f"--order: {command.origin} has no {command.group} {value!r}; there are {there}")
+            raise OptionError("--order", f"{command.origin} has no {command.group} {value!r}; there are {there}")
     return (text == command.order[0]).to_numpy(), (text == command.order[1]).to_numpy()
 
 
@@ -140,7 +143,7 @@ def _sample_size(
         ancova = least_squares.sample_size_groups(
             given, command.power, command.alpha, found.r2_covariates, Z.shape[1]
         )
-    except ValueError as error:
+    except InputError as error:
         raise FileError(f"{command.origin}, {name}: {error}") from None
     return {
         "variable": name,

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox import __version__, files, private
-from gpuvox.errors import FileError
+from gpuvox.errors import FileError, InputError, OptionError
 from gpuvox.study.statistics import least_squares
 from gpuvox.tables.columns import matching
 from gpuvox.tables.conditions import LeftOut, left_out, select
@@ -113,7 +113,7 @@ def read_data(source: Source, reference: str = "") -> Data:
         bad = np.flatnonzero((chosen | (inside & (values[inside] > 0).any())) & (values <= 0))
         if len(bad):
             who = table["participant_id"].iloc[bad[0]]
-            raise FileError(f"--log: {name} of {who} is {values[bad[0]]:g}; a logarithm needs positive values")
+            raise OptionError("--log", f"{name} of {who} is {values[bad[0]]:g}; a logarithm needs positive values")
         table[name] = np.log(np.where(values > 0, values, np.nan))
     return Data(table, chosen, inside, out)
 
@@ -121,10 +121,10 @@ def read_data(source: Source, reference: str = "") -> Data:
 def _group(table: pd.DataFrame, condition: str, option: str, source: Source) -> Bool:
     try:
         rows = select(table, condition)
-    except FileError as error:
-        raise FileError(f"--{option}: {error}") from None
+    except InputError as error:
+        raise OptionError(f"--{option}", error.message) from None
     if not rows.any():
-        raise FileError(f"--{option}: no participant of {source.table} fits {condition!r}")
+        raise OptionError(f"--{option}", f"no participant of {source.table} fulfils {condition!r}")
     return rows
 
 
@@ -132,11 +132,11 @@ def find_columns(table: pd.DataFrame, patterns: Sequence[str], option: str, sour
     """Variables that an option names."""
     twice = [name for i, name in enumerate(patterns) if name in patterns[:i]]
     if twice:
-        raise FileError(f"--{option} names {twice[0]!r} twice")
+        raise OptionError(f"--{option}", f"{twice[0]!r} is named twice")
     try:
         return matching([c for c in table.columns if c != "participant_id"], patterns, source.origin)
-    except FileError as error:
-        raise FileError(f"--{option}: {error}") from None
+    except InputError as error:
+        raise OptionError(f"--{option}", error.message) from None
 
 
 def is_numeric(table: pd.DataFrame, name: str) -> bool:
@@ -207,7 +207,7 @@ def bootstrap_record(resamples: int, seed: int) -> dict[str, Any] | None:
 def check_correction(correction: str) -> None:
     """Raise `FileError` if there is no such correction."""
     if correction not in CORRECTIONS:
-        raise FileError(f"there is no correction {correction!r}; expected {', '.join(CORRECTIONS)}")
+        raise InputError(f"there is no correction {correction!r}; expected {', '.join(CORRECTIONS)}")
 
 
 def corrected_p(p: Sequence[float], correction: str) -> Float64:
