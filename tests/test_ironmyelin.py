@@ -232,7 +232,8 @@ def replace(name, values):
             lambda: None,
             ["--from-field", "30000"],
             [
-                "--from-field: the field strength of R1 is 30000; a field strength between 0.05 and 25 T expected; is it in gauss, 3"
+                "--from-field: the field strength of R1 is 30000; a field strength ",
+                "T expected; is it in gauss, 3 T?",
             ],
         ),
         (

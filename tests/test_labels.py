@@ -108,8 +108,8 @@ def test_names_that_become_one_structure_are_told(cohort, capsys):
     Path("names").write_text("10 IA\n49 Ia\n")
     assert main([*cohort, "--quiet"]) == 0
     assert capsys.readouterr().err.splitlines() == [
-        "Warning: labels 10 (IA), 49 (Ia) are measured together, as ia (none): their names differ in capitals or marks "
-        "alone"
+        "Warning: labels 10 (IA), 49 (Ia) are measured together, as ia (none): their names differ only in case or "
+        "punctuation"
     ]
     assert pd.read_csv("r.tsv", sep="\t")["n"].tolist() == [3 * 64 * 2]
     Path("names").write_text("10 IA\n49 IA\n")

@@ -138,7 +138,7 @@ def test_indicators():
     found = indicators(table, ["age", "sex"])
     assert list(found.columns) == ["age", "sex[M]"]
     assert found.to_numpy().tolist() == [[1, 1], [2, 0], [3, 1]]
-    with pytest.raises(FileError, match="has no age of c"):
+    with pytest.raises(FileError, match="there is no age of c"):
         indicators(TABLE, ["age"])
     with pytest.raises(FileError, match="no column 'weight'"):
         indicators(TABLE, ["weight"])

@@ -260,7 +260,7 @@ def execute(command: Command, reporter: Reporter) -> None:
     for title, same in alike(regions, there).items():
         named = ", ".join(f"{number} ({regions[number].name})" for number in same)
         reporter.warn(
-            f"labels {named} are measured together, as {title}: their names differ in capitals or marks alone"
+            f"labels {named} are measured together, as {title}: their names differ only in case or punctuation"
         )
     for text in (*_left_out(names, measured, usual), *_without_values(names, whole), *_emptied(command, whole)):
         reporter.warn(text)
