@@ -7,7 +7,9 @@ from dataclasses import asdict, replace
 
 from gpuvox import participants
 from gpuvox.analysis import Options
-from gpuvox.application import execute as randomise
+from gpuvox.application.command import Command
+from gpuvox.application.execute import execute
+from gpuvox.application.outputs import Wanted
 from gpuvox.errors import AnotherRunError
 from gpuvox.reporter import Reporter
 from gpuvox.statistics import Statistics
@@ -62,7 +64,7 @@ def _test(inputs: StudyInputs, name: str) -> Stage:
     return Stage(f"voxelwise {name}", settings, outputs, work, ("design", *after), sources)
 
 
-def _command(inputs: StudyInputs, name: str, root: str) -> randomise.Command:
+def _command(inputs: StudyInputs, name: str, root: str) -> Command:
     section, template, study = inputs.config.voxelwise, inputs.config.template, inputs.config.study
     assert section is not None
     assert template is not None
@@ -71,14 +73,14 @@ def _command(inputs: StudyInputs, name: str, root: str) -> randomise.Command:
         statistics=Statistics(voxel=False, tfce=tfce), n_permutations=section.permutations, seed=study.seed,
         variance_mm=section.variance_smoothing, threads=study.threads or None,
     )  # fmt: skip
-    return randomise.Command(
+    return Command(
         inputs.maps[name].image, root, inputs.config.file(template.mask), inputs.path("design.mat"),
         inputs.path("design.con"), options=options, device=study.device, line=inputs.line,
-        wanted=randomise.Wanted(nulls=True), checkpoint=f"{root}_checkpoint.tally",
+        wanted=Wanted(nulls=True), checkpoint=f"{root}_checkpoint.tally",
     )  # fmt: skip
 
 
-def _resume(command: randomise.Command, reporter: Reporter) -> None:
+def _resume(command: Command, reporter: Reporter) -> None:
     """Run a test from the checkpoint of an interrupted study, or from the beginning if that is of other settings."""
 
     def say(text: str) -> None:
@@ -89,12 +91,10 @@ def _resume(command: randomise.Command, reporter: Reporter) -> None:
         reporter.warn(text.replace("--resume goes on", "the next gpuvox study goes on"))
 
     try:
-        randomise.execute(
-            replace(command, resume=os.path.exists(command.checkpoint)), say, warn, reporter.progress
-        )
+        execute(replace(command, resume=os.path.exists(command.checkpoint)), say, warn, reporter.progress)
     except AnotherRunError:
         os.remove(command.checkpoint)
-        randomise.execute(command, say, warn, reporter.progress)
+        execute(command, say, warn, reporter.progress)
 
 
 def _clusters(inputs: StudyInputs, comparison: Comparison) -> Stage:
