@@ -701,9 +701,9 @@ def test_the_studys_findings(tmp_path, monkeypatch):
     assert (found.df_residual == 142).all()
     np.testing.assert_allclose(abs(found.d), 2 * np.sqrt(found.f) / np.sqrt(142), rtol=1e-6)
     clear = found.d.where(found.p_corrected < 0.05, 0)
-    for structure in ("thalamus", "caudate", "putamen", "pallidus"):
+    for structure in ("thalamus", "caudate", "putamen", "pallidum"):
         assert clear[f"{structure}.volume"] < 0
-    for structure in ("caudate", "putamen", "pallidus"):
+    for structure in ("caudate", "putamen", "pallidum"):
         assert clear[f"{structure}.iron"] > 0
     assert clear["thalamus.iron"] < 0
     assert clear["thalamus_medial.iron"] < 0
@@ -711,7 +711,7 @@ def test_the_studys_findings(tmp_path, monkeypatch):
     assert iron.d.idxmin() == "thalamus_pulvinar.iron"
     assert clear["thalamus_pulvinar.iron.mass"] < 0
     people, truth = pd.read_csv("c/participants.tsv", sep="\t"), pd.read_csv("c/truth/parts.tsv", sep="\t")
-    for name, kind in (("thalamus_pulvinar", "volume"), ("pallidus", "iron")):
+    for name, kind in (("thalamus_pulvinar", "volume"), ("pallidum", "iron")):
         true = truth[truth.part == name].set_index("participant_id").loc[people.participant_id, kind].to_numpy()
         X = np.column_stack([np.ones(146), people.group == "MS", people.age, people.sex == "M"]).astype(float)
         difference = np.linalg.lstsq(X, true, rcond=None)[0][1]

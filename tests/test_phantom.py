@@ -183,9 +183,9 @@ def significant(study, kind, out):
 
 def test_randomise_finds_the_pattern_of_the_study(study, tmp_path):
     found = {kind: significant(study, kind, tmp_path) for kind in KINDS}
-    basal = ("caudate", "putamen", "pallidus")
+    basal = ("caudate", "putamen", "pallidum")
     more, less = found["iron"]
-    assert more["pallidus"] > 0.5
+    assert more["pallidum"] > 0.5
     assert sum(more[s] for s in basal) > 1.0
     assert less["thalamus_pulvinar"] > 0.5
     assert all(less[s] == 0 for s in basal)

@@ -439,7 +439,7 @@ def test_p(p, text):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("left.pallidus.iron.mass", "left pallidus, iron mass"), ("iron_MS_lt_HC.2", "iron MS < HC, cluster 2"),
+    [("left.pallidum.iron.mass", "left pallidum, iron mass"), ("iron_MS_lt_HC.2", "iron MS < HC, cluster 2"),
      ("disease_duration", "disease duration"), ("edss", "EDSS"), ("iron_A_gt_B.1.mean", "iron A > B, cluster 1 mean")],
 )  # fmt: skip
 def test_names_of_variables(name, text):
@@ -551,7 +551,7 @@ def test_clusters_that_are_too_small_are_told_from_nothing(study):
 def test_structures_of_clusters():
     rows = [
         {"voxels": "100", "regions": "left_putamen 60 %; left_caudate 39 %; elsewhere 1 %"},
-        {"voxels": "50", "regions": "right_putamen 100 %; right_pallidus 0 %"},
+        {"voxels": "50", "regions": "right_putamen 100 %; right_pallidum 0 %"},
         {"voxels": "20", "regions": "n/a"},
     ]
     assert findings.structures(rows) == "putamen (both sides) and the left caudate"

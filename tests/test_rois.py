@@ -41,7 +41,7 @@ def test_names_are_taken_apart(name, structure, side):
 def test_freesurfer_and_first_are_known():
     regions = read_regions(None)
     assert regions[10] == Region("thalamus", "left")
-    assert regions[52] == Region("pallidus", "right")
+    assert regions[52] == Region("pallidum", "right")
     assert len(regions) == len(AS_FREESURFER)
     both = members(regions)
     assert both["caudate", "both"] == [11, 50]
@@ -208,7 +208,7 @@ def test_the_phantom_in_template_space(tmp_path, monkeypatch):
     table = pd.read_csv("r.tsv", sep="\t")
     both = table[table.side == "both"].set_index(["participant_id", "structure", "map"])
     truth = pd.read_csv("c/truth/parts.tsv", sep="\t")
-    for part in ("caudate", "pallidus", "thalamus_pulvinar"):
+    for part in ("caudate", "pallidum", "thalamus_pulvinar"):
         true = truth[truth.part == part].set_index("participant_id")
         for kind in ("iron", "myelin"):
             found = both.xs((part, kind), level=("structure", "map")).loc[true.index]

@@ -183,7 +183,7 @@ def test_the_findings_of_the_study_are_recovered(finished):
     found = {path.stem: table(path) for path in (finished / "clusters").glob("*C.tsv")}
     assert len(found) == 8
     where = {name: " ".join(each["regions"].fillna("")) for name, each in found.items()}
-    assert "pallidus" in where["iron_MS_gt_HC"]
+    assert "pallidum" in where["iron_MS_gt_HC"]
     assert "putamen" in where["iron_MS_gt_HC"]
     assert "caudate" in where["iron_MS_gt_HC"]
     assert "thalamus_pulvinar" in where["iron_MS_lt_HC"]
@@ -192,10 +192,10 @@ def test_the_findings_of_the_study_are_recovered(finished):
     for name in ("myelin_MS_gt_HC", "myelin_MS_lt_HC", "myelinmass_MS_gt_HC"):
         assert not len(found[name])
     bulk = table(finished / "groups" / "deep_gray_matter_structures.tsv").set_index("variable")
-    for structure in ("thalamus", "caudate", "putamen", "pallidus"):
+    for structure in ("thalamus", "caudate", "putamen", "pallidum"):
         assert bulk.loc[f"{structure}.volume", "d"] < 0
         assert bulk.loc[f"{structure}.volume", "p_corrected"] < 0.05
-    assert bulk.loc["pallidus.iron", "d"] > 0
+    assert bulk.loc["pallidum.iron", "d"] > 0
     nuclei = table(finished / "groups" / "nuclei_of_the_thalamus.tsv").set_index("variable")
     assert nuclei.loc["thalamus_pulvinar.iron", "d"] < 0
     assert nuclei["d"].idxmin() == "thalamus_pulvinar.volume"
@@ -572,7 +572,7 @@ def change(path, old, new):
         ("study.toml", 'maps = ["iron", "myelin", "ironmass"', 'maps = ["iron", "fat"', "voxelwise.maps: names 'fat'"),
         ("study.toml", 'merge = { thalamus = "thalamus_*', 'merge = { thalamus = "thalamuss_*', "no structure fits"),
         ("study.toml", 'outcome = "edss"', 'outcome = "eds"', "regression[1].outcome: there is no variable 'eds'"),
-        ("study.toml", '"pallidus.iron", "putamen', '"palidus.iron", "putamen', "no variable 'palidus.iron'"),
+        ("study.toml", '"pallidum.iron", "putamen', '"palidum.iron", "putamen', "no variable 'palidum.iron'"),
         ("study.toml", '"iron_MS_lt_HC.*"', '"iron_HC_lt_MS.*"', "no variable 'iron_HC_lt_MS.*'"),
         ("study.toml", 'subset = "age <= 50"', 'subset = "ag <= 50"', "group_table[3].subset: the condition 'ag <= "),
         ("study.toml", 'reference = "group == \'HC\'"', 'reference = "grp == 1"', "groups.reference: the condition"),
@@ -605,14 +605,14 @@ TESTS = 'tests = { edss = "mannwhitney" }'
         ('outcome = "edss"', 'outcome = "ed*"', "regression[1].outcome: is 'ed*'; the name of one variable expected"),
         ('outcome = "edss"', 'outcome = "brain_volume"', "regression[1].blocks.global: brain_volume is the outcome"),
         ('outcome = "edss"', 'outcome = "participant_id"', "regression[1].outcome: there is no variable 'participant_"),
-        ('each = ["pallidus.iron"', 'each = ["lesion_load"', "each: lesion_load is a predictor of global already"),
+        ('each = ["pallidum.iron"', 'each = ["lesion_load"', "each: lesion_load is a predictor of global already"),
         ('log = ["lesion_load"]', 'log = ["phenotype"]', "regression[1].log: phenotype is text ('"),
         ('adjusted = ["brain_volume"', 'adjusted = ["age"', "regression[1].adjusted: the list of predictors has nothi"),
         ('global = ["brain_volume"', 'global = ["age"', "regression[1].adjusted: the list of predictors has nothing"),
         ('["brain_volume", "lesion_load"] }', '["age", "brain_volume"] }\nadjust = ["age"]', "regression[1].adjust: "),
         ('blocks = { global', 'blocks = { "phase" = ["group"], global', "regression[1]: group is MS in all "),
         (CORRELATION, 'x = ["phenotype"]', "correlation[1].x: phenotype is text with 3 values; numbers or two"),
-        ('y = ["pallidus.iron"', 'y = ["age", "pallidus.iron"', "correlation[1].given: age is of y already"),
+        ('y = ["pallidum.iron"', 'y = ["age", "pallidum.iron"', "correlation[1].given: age is of y already"),
         (CORRELATION, 'x = ["age", "edss"]', "correlation[1].given: age is of x already"),
         (CORRELATION, 'x = ["edss", "group"]', "correlation[1]: group is MS in all "),
         (TESTS, 'tests = { edss = "mannwhitney", age_ = "welch" }', "demographics.tests.age_: age_ is not among the v"),

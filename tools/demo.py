@@ -19,7 +19,7 @@ from gpuvox.tables.reading import read_participants
 PARTS = (
     "caudate",
     "putamen",
-    "pallidus",
+    "pallidum",
     "thalamus_pulvinar",
     "thalamus_medial",
     "thalamus_lateral",

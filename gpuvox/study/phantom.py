@@ -1,7 +1,7 @@
 """A synthetic cohort whose truth is known: patients with multiple sclerosis (MS) and healthy controls (HC).
 
 Means and SDs of volumes, iron and myelin are those printed by Pontillo et al. 2021 (AJNR, doi 10.3174/ajnr.A7093) for
-caudate, putamen, pallidus and thalamus; within the thalamus, atrophy and loss of iron are concentrated in the pulvinar.
+caudate, putamen, pallidum and thalamus; within the thalamus, atrophy and loss of iron are concentrated in the pulvinar.
 Structures are ellipsoids on a grid around the deep gray matter (MNI-like coordinates, mm).
 
 For every subject a displacement field u is made whose divergence shrinks or widens the structures and varies
@@ -44,14 +44,14 @@ SCALES = {"full": 1.0, "small": 3.0, "tiny": 4.0}
 BOX = ((-45.0, 45.0), (-42.0, 36.0), (-22.0, 34.0))
 """Extent of the grid, mm."""
 
-STRUCTURES = ("caudate", "putamen", "pallidus", "thalamus")
+STRUCTURES = ("caudate", "putamen", "pallidum", "thalamus")
 NUCLEI = ("anterior", "lateral", "medial", "midline", "pulvinar", "lamina")
 """Subnuclei of the thalamus; lamina is the internal medullary lamina."""
 
 # Centre and radii in mm of the right one; the left one mirrors it. Earlier ones win where they overlap.
 ELLIPSOIDS = {
     "thalamus": ((12.0, -18.0, 8.0), (10.0, 16.5, 15.7)),
-    "pallidus": ((19.0, 1.0, -2.0), (4.6, 9.5, 13.4)),
+    "pallidum": ((19.0, 1.0, -2.0), (4.6, 9.5, 13.4)),
     "caudate": ((13.0, 14.0, 11.0), (5.5, 13.5, 15.6)),
     "putamen": ((29.0, 3.0, 0.0), (7.0, 17.0, 13.8)),
     "ventricle": ((4.5, -2.0, 24.0), (3.5, 22.0, 7.0)),
@@ -68,7 +68,7 @@ PRINTED = {
     "putamen": {
         "volume": ((12.6, 1.9), (13.8, 1.6)), "iron": ((276, 112), (243, 94)), "myelin": ((0.23, 0.06), (0.22, 0.08)),
     },
-    "pallidus": {
+    "pallidum": {
         "volume": ((4.5, 0.6), (4.9, 0.4)), "iron": ((786, 135), (697, 128)), "myelin": ((0.21, 0.06), (0.20, 0.08)),
     },
 }  # fmt: skip
@@ -84,7 +84,7 @@ PATTERN = {
 }
 VOLUME_SLOPE = -0.004
 """Share of the volume per year of age."""
-IRON_SLOPES = {"thalamus": 0.3, "caudate": 1.5, "putamen": 2.5, "pallidus": 1.0}
+IRON_SLOPES = {"thalamus": 0.3, "caudate": 1.5, "putamen": 2.5, "pallidum": 1.0}
 """mg/kg per year of age."""
 LOCAL = {"iron": 35.0, "myelin": 0.2, "volume": 0.04}
 """SD of what varies smoothly from place to place within a subject: iron; logarithms of myelin and of J. Within a
@@ -144,7 +144,7 @@ class Template:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the labels 1, 2, …: structures and nuclei, left then right, and the ventricles."""
-        parts = ["caudate", "putamen", "pallidus", *(f"thalamus_{n}" for n in NUCLEI), "ventricle"]
+        parts = ["caudate", "putamen", "pallidum", *(f"thalamus_{n}" for n in NUCLEI), "ventricle"]
         return tuple(f"{side}_{part}" for part in parts for side in ("left", "right"))
 
     @cached_property
@@ -171,7 +171,7 @@ class Template:
     @cached_property
     def parts(self) -> dict[str, NDArray[np.bool_]]:
         """Parts with a volume, an iron and a myelin of their own."""
-        names = ["caudate", "putamen", "pallidus", *(f"thalamus_{n}" for n in NUCLEI)]
+        names = ["caudate", "putamen", "pallidum", *(f"thalamus_{n}" for n in NUCLEI)]
         return {name: self.where(name) for name in names}
 
     @cached_property

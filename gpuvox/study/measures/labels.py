@@ -17,10 +17,10 @@ from gpuvox import files
 from gpuvox.errors import FileError
 
 AS_FREESURFER = {
-    4: "left_lateral-ventricle", 10: "left_thalamus", 11: "left_caudate", 12: "left_putamen", 13: "left_pallidus",
+    4: "left_lateral-ventricle", 10: "left_thalamus", 11: "left_caudate", 12: "left_putamen", 13: "left_pallidum",
     14: "third-ventricle", 15: "fourth-ventricle", 16: "brainstem", 17: "left_hippocampus", 18: "left_amygdala",
     26: "left_accumbens", 28: "left_ventral-dc", 43: "right_lateral-ventricle", 49: "right_thalamus",
-    50: "right_caudate", 51: "right_putamen", 52: "right_pallidus", 53: "right_hippocampus", 54: "right_amygdala",
+    50: "right_caudate", 51: "right_putamen", 52: "right_pallidum", 53: "right_hippocampus", 54: "right_amygdala",
     58: "right_accumbens", 60: "right_ventral-dc",
 }  # fmt: skip
 """Subcortical numbers of FreeSurfer's aseg; FIRST uses the same."""

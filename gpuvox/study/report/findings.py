@@ -188,7 +188,7 @@ def of_group_table(
 
 
 def _by_measure(names: Sequence[str]) -> str:
-    """``iron of caudate, pallidus; volume of thalamus``."""
+    """``iron of caudate, pallidum; volume of thalamus``."""
     found: dict[str, list[str]] = {}
     for name in names:
         measure, structure = measure_and_structure(name)

@@ -196,7 +196,7 @@ ABBREVIATIONS = {"edss": "EDSS", "bmi": "BMI"}
 
 
 def variable_name(name: str) -> str:
-    """A variable in words: ``left.pallidus.iron.mass`` is "left pallidus, iron mass", ``iron_A_gt_B.1`` "iron A > B,
+    """A variable in words: ``left.pallidum.iron.mass`` is "left pallidum, iron mass", ``iron_A_gt_B.1`` "iron A > B,
     cluster 1".
     """
     if name in ABBREVIATIONS:
@@ -225,7 +225,7 @@ def analysed_name(name: str, log: Sequence[str]) -> str:
 
 
 def measure_and_structure(name: str) -> tuple[str, str]:
-    """What is measured and where: ``left.pallidus.iron.mass`` is (iron mass, left pallidus); else ("", name)."""
+    """What is measured and where: ``left.pallidum.iron.mass`` is (iron mass, left pallidum); else ("", name)."""
     structure, comma, measure = variable_name(name).rpartition(", ")
     return (measure, structure) if comma else ("", measure)
 
