@@ -23,7 +23,7 @@ PACKAGES = ("numpy", "scipy", "numba", "nibabel", "pandas", "cupy-cuda12x", "cup
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that results depend on; those that are not installed are left out."""
+    """Versions of the packages that results depend on, without those that are not installed."""
     found = {}
     for name in PACKAGES:
         try:
@@ -39,7 +39,7 @@ def check_kernels(device: Device) -> None:
     Raises
     ------
     DeviceError
-        They differ: the device, its driver or its compiler is broken.
+        The maps differ, because the device, its driver or its compiler is faulty.
     """
     rng = np.random.default_rng(1)
     grid = Grid(np.ones((6, 6, 6), dtype=bool))
@@ -58,7 +58,7 @@ def check_kernels(device: Device) -> None:
 
 
 def report() -> Iterator[tuple[str, bool]]:
-    """Lines about the installation, and whether each is good news."""
+    """Lines about the installation, and whether each reports success."""
     yield (
         f"gpuvox {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
         True,
@@ -91,7 +91,7 @@ def _about(device: CudaDevice) -> Iterator[tuple[str, bool]]:
             for kernel in kernels:
                 device.kernel(kernel)
     except Exception as error:
-        # A missing library of CUDA raises what it likes.
+        # A missing CUDA library may raise anything.
         yield f"{device.name}: the kernels cannot be loaded: {error}", False
         return
     yield f"{device.name}: kernels compiled or loaded in {perf_counter() - start:.1f} s", True

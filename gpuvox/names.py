@@ -1,4 +1,4 @@
-"""Names of EVs, contrasts and F tests: where two matrices meet, columns are matched by name, never by order alone."""
+"""Names of EVs, contrasts and F tests. Columns of two matrices are matched by name, not only by order."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from gpuvox.errors import DesignError
 
 @dataclass(frozen=True)
 class Names:
-    """What the columns of a design, its contrasts and its F tests are called; empty where nobody says.
+    """Names of the columns of a design, of its contrasts and of its F tests; empty if unknown.
 
     Attributes
     ----------
     evs : tuple of str
-        Of the columns of the design.
+        Names of the columns of the design.
     contrasts : tuple of str
-        Of the t contrasts; "" for one without a name.
+        Names of the t contrasts; "" for one without a name.
     f_tests : tuple of str
-        Of the F tests; "" for one without a name.
+        Names of the F tests; "" for one without a name.
     """
 
     evs: tuple[str, ...] = ()
@@ -31,11 +31,11 @@ class Names:
     f_tests: tuple[str, ...] = ()
 
     def of_columns(self, kept: NDArray[np.bool_]) -> Names:
-        """Without the names of columns that are not kept."""
+        """These names without those of columns that are dropped."""
         return replace(self, evs=tuple(name for name, keep in zip(self.evs, kept) if keep))
 
     def of_test(self, test: str) -> str:
-        """Name of ``tstat1``, ``fstat2`` …; "" if it has none."""
+        """Name of ``tstat1``, ``fstat2`` and so on; "" if it has none."""
         names, number = self.f_tests if test.startswith("f") else self.contrasts, int(test[5:])
         return names[number - 1] if number <= len(names) else ""
 
@@ -43,27 +43,27 @@ class Names:
 def by_name(
     values: NDArray[np.float64], given: Sequence[str], wanted: Sequence[str], origin: str, other: str
 ) -> NDArray[np.float64]:
-    """Columns of a matrix in the order of the names that another has.
+    """Put the columns of a matrix into the order of the names of another.
 
     Parameters
     ----------
     values : (rows, columns) array
     given : sequence of str
-        Names of its columns, or none.
+        Names of its columns; may be empty.
     wanted : sequence of str
-        Names in the other, or none.
+        Names in the other matrix; may be empty.
     origin, other : str
-        What the two are, for messages.
+        Descriptions of the two matrices, for messages.
 
     Returns
     -------
     (rows, columns) array
-        As it was where either has no names, or where the names of `given` only count the columns (``c1``, ``c2``, …).
+        Unchanged if either has no names, or if the names only count the columns (``c1``, ``c2``, …).
 
     Raises
     ------
     DesignError
-        A name is missing, or is not in the other.
+        A name occurs in only one of the two matrices.
     """
     if not given or not wanted or "" in wanted:
         return values
@@ -71,24 +71,26 @@ def by_name(
         return values
     twice = [name for name in wanted if list(wanted).count(name) > 1]
     if twice:
-        raise DesignError(f"{other} has the name {twice[0]!r} twice; which of them {origin} means cannot be told")
+        raise DesignError(f"{other} has the name {twice[0]!r} twice, so the columns of {origin} cannot be matched")
     for name in given:
         if name not in wanted:
-            raise DesignError(f"{origin} has a column {name!r}, which {other} has not; it has {_listed(wanted)}")
+            raise DesignError(
+                f"{origin} has a column {name!r}, which {other} does not have; its columns are {_listed(wanted)}"
+            )
     for name in wanted:
         if name not in given:
             raise DesignError(
-                f"{origin} has no column {name!r}, which {other} has; a column of 0 says that it plays no part"
+                f"{origin} has no column {name!r}, which {other} has; add a column of 0 if it is not tested"
             )
     return values[:, [list(given).index(name) for name in wanted]]
 
 
 def _only_count(names: Sequence[str]) -> bool:
-    """Whether names are 1, 2, 3 … with the same word before them: they then stand for places."""
+    """Whether names are 1, 2, 3, … after a common word, and so only count the columns."""
     words = [name.rstrip(digits) for name in names]
     places = [name[len(word) :].lstrip("0") for name, word in zip(names, words)]
     return len(set(words)) == 1 and places == [str(i) for i in range(1, len(names) + 1)]
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:12]) + (f" … ({len(names)} in all)" if len(names) > 12 else "")
+    return ", ".join(names[:12]) + (f" … ({len(names)} in total)" if len(names) > 12 else "")

@@ -1,11 +1,11 @@
-"""Whose the rows of a table and the volumes of an image are, compared wherever the two meet.
+"""The participants of table rows and image volumes, compared wherever two files meet.
 
-Ids of participants come from a column `participant_id` of a table, from the file ``OUT_design.json`` that ``gpuvox
+Participant ids come from a column `participant_id` of a table, from the file ``OUT_design.json`` that ``gpuvox
 design`` writes beside a design, from ``Subjects`` in the JSON file beside a 4D image, and from the names of image
-files: BIDS' ``sub-…``, or an id of the other side that stands in the name as a whole word. Where a design has
-``Visits``, they are compared as well: with those of the JSON file beside an image, or with ``ses-…`` in the names. What
-only one side knows is not compared. Capitals, leading zeros and a ``sub-`` before an id or ``ses-`` before a visit make
-no difference (``sub-01``, ``01`` and ``1``), unless two ids of one file differ by these alone.
+files: BIDS' ``sub-…``, or an id of the other side that occurs in the name as a whole word. If a design has
+``Visits``, they are compared too, with those in the JSON file beside an image or with ``ses-…`` in the names.
+Information that only one side has is not compared. Case, leading zeros, a ``sub-`` before an id and a ``ses-`` before
+a visit are ignored (``sub-01``, ``01`` and ``1`` are equal), unless two ids of one file differ only in these.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ EVS, CONTRASTS, F_TESTS = "EVs", "Contrasts", "FTests"
 
 @dataclass(frozen=True)
 class Rows:
-    """Whose the rows of a table or the volumes of an image are.
+    """Participants of the rows of a table or the volumes of an image.
 
     Attributes
     ----------
     ids : tuple of str
-        Participants in their order.
+        Participants, in order.
     origin : str
         The file, for messages.
     kind : str
         ``row`` or ``volume``.
     visits : tuple of str
-        Visits of the rows, where there are several; empty if nothing is known of them.
+        Visits of the rows, if there are several; empty if unknown.
     from_names : bool
-        The ids are words of file names, which may follow another scheme.
+        The ids were taken from file names, which may follow another naming scheme.
     named_visits : bool
-        The visits are.
+        The visits were taken from file names.
     """
 
     ids: tuple[str, ...]
@@ -66,44 +66,44 @@ class Rows:
             raise FileError(f"{self.origin} has {len(self.visits)} {VISITS} and {len(self.ids)} {SUBJECTS}")
 
     def keys(self, with_visits: bool = False, *, exact: bool = False) -> list[str]:
-        """What is compared of each row."""
+        """Canonical id and visit of each row, which are compared."""
         who = list(self.ids) if exact else [canonical(name) for name in self.ids]
         return [f"{a} at {canonical_visit(b)}" for a, b in zip(who, self.visits)] if with_visits else who
 
     @property
     def needs_spelling(self) -> bool:
-        """Whether two ids differ by their spelling alone."""
+        """Whether two ids differ only in their spelling."""
         return len(set(self.ids)) > len(set(self.keys()))
 
     def of(self, rows: Sequence[int]) -> Rows:
-        """Some of the rows."""
+        """A selection of the rows."""
         visits = tuple(self.visits[row] for row in rows) if self.visits else ()
         return replace(self, ids=tuple(self.ids[row] for row in rows), visits=visits)
 
     def named(self, row: int) -> str:
-        """A row, for messages."""
+        """A row as described in messages."""
         return f"{self.ids[row]} at {self.visits[row]}" if self.visits else self.ids[row]
 
 
 def canonical(name: str) -> str:
-    """An id without what differs between spellings of it: capitals, leading zeros, ``sub-``."""
-    text = re.sub(r"^(\d+)\.0+$", r"\1", name.strip().casefold())  # whole numbers among which one was missing
+    """An id in lower case, without leading zeros and ``sub-``."""
+    text = re.sub(r"^(\d+)\.0+$", r"\1", name.strip().casefold())  # whole numbers in a column with a missing value
     return re.sub(r"(?<!\d)0+(?=\d)", "", text).removeprefix("sub-")
 
 
 def canonical_visit(name: str) -> str:
-    """A visit in the same way, without ``ses-``."""
+    """A visit in the same form, without ``ses-``."""
     return canonical(name).removeprefix("ses-")
 
 
 def _distinct(names: Iterable[str]) -> dict[str, str]:
-    """Canonical form → id; where two ids have one form, the ids themselves."""
+    """Canonical form → id; the ids themselves if two of them have the same form."""
     given = list(dict.fromkeys(names))
     found = {canonical(name): name for name in given}
     return found if len(found) == len(given) else {name: name for name in given}
 
 
-# -- who is where ---------------------------------------------------------------------------------------------------
+# -- finding ids ---------------------------------------------------------------------------------------------------
 
 
 def of_table(table: Any, origin: Name, column: str = "participant_id") -> Rows | None:
@@ -114,19 +114,19 @@ def of_table(table: Any, origin: Name, column: str = "participant_id") -> Rows |
 
 
 def of_images(names: Name | Sequence[Name], known: Rows | None = None) -> Rows | None:
-    """Participants of the volumes of a cohort, or None if nothing says who they are.
+    """Participants of the volumes of a cohort, or None if they are unknown.
 
     Parameters
     ----------
     names : path or sequence of paths
         See `files.image_names`.
     known : Rows, optional
-        Ids that may be words of the names of the files.
+        Ids that may occur as words in the names of the files.
 
     Raises
     ------
     FileError
-        As of `files.image_names`; a JSON file that names another number of participants than there are volumes.
+        As for `files.image_names`; the number of participants in a JSON file differs from the number of volumes.
     """
     text = os.fspath(names) if isinstance(names, str | os.PathLike) else ""
     table, colon, _ = text.rpartition(":")
@@ -143,12 +143,12 @@ def of_images(names: Name | Sequence[Name], known: Rows | None = None) -> Rows |
 
 
 def of_volumes(name: Name) -> Rows | None:
-    """Participants of the volumes of a 4D image, as the JSON file beside it names them; None if it does not.
+    """Participants of the volumes of a 4D image, from the JSON file beside it; None if it does not list them.
 
     Raises
     ------
     FileError
-        It names another number of participants than there are volumes.
+        The number of participants differs from the number of volumes.
     """
     content = files.sidecar(name)
     ids = _texts(content, SUBJECTS)
@@ -159,7 +159,7 @@ def of_volumes(name: Name) -> Rows | None:
         beside = files.split_suffix(header.path)[0] + ".json"
         raise FileError(
             f"{beside} names {len(ids)} {SUBJECTS}; "
-            f"{header.path} has {several(header.shape[3], 'volume')}: write it anew, or "
+            f"{header.path} has {several(header.shape[3], 'volume')}: write it again, or "
             f"remove {SUBJECTS} from it"
         )
     return Rows(ids, os.fspath(header.path), "volume", _texts(content, VISITS))
@@ -171,7 +171,7 @@ def _texts(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
 
 
 def _of_file_names(paths: Sequence[Path], origin: str, known: Rows | None) -> Rows | None:
-    """By BIDS' entity ``sub``; else by the ids of the other side, if most files have just one of them."""
+    """Ids from BIDS' entity ``sub``, or else the ids of the other side, if most names contain exactly one of them."""
     found = [_entity(path, "sub") for path in paths]
     bids = None
     if all(found):
@@ -188,7 +188,7 @@ def _of_file_names(paths: Sequence[Path], origin: str, known: Rows | None) -> Ro
 
 
 def _with_visits(rows: Rows, paths: Sequence[Path], known: Rows | None) -> Rows:
-    """The same, with visits where the other side has them: BIDS' entity ``ses``; else its visits, as words."""
+    """The same with visits, if the other side has them: BIDS' entity ``ses``, or else its visits as words."""
     if known is None or not known.visits:
         return rows
     visits = [_entity(path, "ses") for path in paths]
@@ -201,7 +201,7 @@ def _with_visits(rows: Rows, paths: Sequence[Path], known: Rows | None) -> Rows:
 
 
 def _entity(path: Path, key: str) -> str | None:
-    """``sub-01`` of the last part of a path that has it."""
+    """The entity, such as ``sub-01``, from the last part of the path that has it."""
     for part in reversed(path.parts):
         match = re.search(rf"(?<![A-Za-z0-9]){key}-[A-Za-z0-9]+", part)
         if match:
@@ -210,9 +210,9 @@ def _entity(path: Path, key: str) -> str | None:
 
 
 def _words_of(paths: Sequence[Path], ids: Mapping[str, str]) -> list[str | None]:
-    """The one id that stands in the name of each file, or else of its folders, as a whole word.
+    """The only id that occurs as a whole word in the name of each file, or else in those of its folders.
 
-    An id that is in all names, as the 1 of ``con_0001``, is none unless all are of one participant.
+    A word common to all names, such as the 1 of ``con_0001``, is not an id unless all are of one participant.
     """
     found = [[_ids_in(part, ids) for part in reversed(path.parts)] for path in paths]
     depth = min(map(len, found)) if len(ids) > 1 < len(paths) else 0
@@ -223,7 +223,7 @@ def _words_of(paths: Sequence[Path], ids: Mapping[str, str]) -> list[str | None]
         first = next((there for there in telling if there), set())
         words.append(next(iter(first)) if len(first) == 1 else None)
     left = set().union(*everywhere).difference(words)
-    if left and None in words:  # the 1 of 1_con_0001 is that of all others
+    if left and None in words:  # the 1 of 1_con_0001 is common to all names
         return (
             [word or left.pop() for word in words] if words.count(None) == len(left) == 1 else [None] * len(words)
         )
@@ -231,7 +231,7 @@ def _words_of(paths: Sequence[Path], ids: Mapping[str, str]) -> list[str | None]
 
 
 def _ids_in(part: str, ids: Mapping[str, str]) -> set[str]:
-    """The ids that are words of a name, without those that are words of another one there."""
+    """The ids that occur as words in a name, without those that are part of another id in it."""
     text = files.split_suffix(part)[0]
     short = canonical(text)
     there = {name for form, name in ids.items() if _has_word(text, name) or _has_word(short, form)}
@@ -243,9 +243,9 @@ def _has_word(text: str, word: str) -> bool:
 
 
 def files_of(given: Any) -> Name | Sequence[Name] | None:
-    """Names of the files of data from Python: as they were given, or those that images of nibabel's were read from.
+    """File names of data from Python: as given, or the files from which nibabel images were loaded.
 
-    None for arrays, and for images that are in memory alone.
+    None for arrays, and for images that exist only in memory.
     """
     if files.are_names(given):
         names: Name | Sequence[Name] = given
@@ -256,29 +256,29 @@ def files_of(given: Any) -> Name | Sequence[Name] | None:
     return there if there and len(there) == len(images) else None
 
 
-# -- compared -------------------------------------------------------------------------------------------------------
+# -- comparison -----------------------------------------------------------------------------------------------------
 
 
 def compare(first: Rows | None, second: Rows | None, warn: Say | None = None) -> None:
-    """Make sure that the rows of two files are of the same participants, in the same order.
+    """Check that the rows of two files are the same participants in the same order.
 
     Parameters
     ----------
     first, second : Rows, optional
-        Nothing is compared where one of them is not known.
+        Nothing is compared if one of them is unknown.
     warn : callable, optional
-        Told when ids and the names of files have nothing in common, so that nothing can be compared.
+        Receives a warning if ids and file names have nothing in common and cannot be compared.
 
     Raises
     ------
     FileError
-        With the first row that differs.
+        The participants differ; the message states the first row.
     """
     if first is None or second is None:
         return
     with_visits, exact = _visits_meet(first, second, warn), first.needs_spelling or second.needs_spelling
     a, b = (each.keys(with_visits, exact=exact) for each in (first, second))
-    refined = bool(first.visits) and not second.visits  # ids such as sub-01_ses-2 are of visits
+    refined = bool(first.visits) and not second.visits  # ids such as sub-01_ses-2 include visits
     same = [x == y or (refined and _has_word(y.replace("_", " "), x)) for x, y in zip(a, b)]
     if len(a) == len(b) and all(same):
         return
@@ -286,14 +286,14 @@ def compare(first: Rows | None, second: Rows | None, warn: Say | None = None) ->
         if warn:
             warn(
                 f"{first.origin} ({first.named(0)}, …) and {second.origin} ({second.named(0)}, …) name participants "
-                "differently; that they are in the same order is taken for granted"
+                "differently; gpuvox assumes that they are in the same order"
             )
         return
     if len(a) != len(b):
         raise FileError(
             f"{second.origin} has {several(len(b), second.kind)}; "
             f"{first.origin} has {several(len(a), first.kind)}, of which "
-            f"{_only(a, b, first) or _only(b, a, second) or 'some are there twice'}"
+            f"{_only(a, b, first) or _only(b, a, second) or 'some occur twice'}"
         )
     row = same.index(False)
     raise FileError(
@@ -303,7 +303,7 @@ def compare(first: Rows | None, second: Rows | None, warn: Say | None = None) ->
 
 
 def _visits_meet(first: Rows, second: Rows, warn: Say | None) -> bool:
-    """Whether both have visits, in one scheme where they stand in names of files."""
+    """Whether both have visits that can be compared."""
     if not (first.visits and second.visits):
         return False
     a, b = ({canonical_visit(name) for name in each.visits} for each in (first, second))
@@ -312,25 +312,25 @@ def _visits_meet(first: Rows, second: Rows, warn: Say | None) -> bool:
     if warn:
         warn(
             f"{first.origin} ({first.visits[0]}, …) and {second.origin} ({second.visits[0]}, …) name visits "
-            "differently; that they are in the same order is taken for granted"
+            "differently; gpuvox assumes that they are in the same order"
         )
     return False
 
 
 def _only(these: Sequence[str], those: Sequence[str], rows: Rows) -> str:
     row = next((i for i, name in enumerate(these) if name not in those), None)
-    return "" if row is None else f"{rows.named(row)} is in {rows.origin} alone"
+    return "" if row is None else f"{rows.named(row)} is only in {rows.origin}"
 
 
 def _remedy(a: Sequence[str], b: Sequence[str], images: Rows) -> str:
     if sorted(a) != sorted(b):
-        return "both must be of the same participants, in the same order"
-    way = ", such as by TABLE:COLUMN in place of a pattern" if images.from_names else ""
-    return f"the participants are the same, so put one of them into the order of the other{way}"
+        return "both must have the same participants, in the same order"
+    way = ", for example with TABLE:COLUMN instead of a pattern" if images.from_names else ""
+    return f"the participants are the same, so put one of the files into the order of the other{way}"
 
 
 def compare_all(rows: Iterable[Rows | None], warn: Say | None = None) -> None:
-    """`compare` each with all before it: where the first names participants differently, others may not."""
+    """`compare` each with all before it, since later ones may share a naming scheme that the first does not use."""
     known = [each for each in rows if each is not None]
     for i, other in enumerate(known):
         for k, before in enumerate(known[:i]):
@@ -338,7 +338,7 @@ def compare_all(rows: Iterable[Rows | None], warn: Say | None = None) -> None:
 
 
 def shared(names: Sequence[Name], who: Rows) -> str:
-    """A sentence on the first image that two rows of a table share; empty if each has its own."""
+    """A sentence about the first image that two rows of a table share; empty if there is none."""
     seen: dict[str, int] = {}
     for row, name in enumerate(names):
         path = os.path.realpath(name)
@@ -349,7 +349,7 @@ def shared(names: Sequence[Name], who: Rows) -> str:
 
 
 def repeated(names: Sequence[Name]) -> str:
-    """The first image that is there twice in a list; empty if each is there once."""
+    """A sentence about the first duplicate image in a list; empty if there is none."""
     seen: set[str] = set()
     for name in names:
         path = os.path.realpath(name)
@@ -361,7 +361,7 @@ def repeated(names: Sequence[Name]) -> str:
 
 @contextmanager
 def sidecar(image: Name, ids: Sequence[str], visits: Sequence[str] = ()) -> Iterator[None]:
-    """The JSON file beside a 4D image that says whose its volumes are; it appears if no error comes up meanwhile."""
+    """The JSON file beside a 4D image with the participants of its volumes; it appears only if no error occurs."""
     content = {SUBJECTS: list(ids), VISITS: list(visits)}
     with files.atomic(files.split_suffix(image)[0] + ".json") as temporary:
         files.write_json(temporary, {key: value for key, value in content.items() if value})
@@ -372,12 +372,12 @@ def sidecar(image: Name, ids: Sequence[str], visits: Sequence[str] = ()) -> Iter
 
 
 def design_sidecar(name: Name) -> str:
-    """``OUT_design.json``, which names rows and columns of ``OUT.mat``, ``.con``, ``.fts`` and ``.grp``."""
+    """``OUT_design.json``, with the names of rows and columns of ``OUT.mat``, ``.con``, ``.fts`` and ``.grp``."""
     return os.path.splitext(os.fspath(name))[0] + "_design.json"
 
 
 def write_design_sidecar(root: Name, names: Names, ids: Sequence[str] = (), visits: Sequence[str] = ()) -> None:
-    """Write ``ROOT_design.json``: names of EVs, contrasts and F tests, and whose the rows are."""
+    """Write ``ROOT_design.json``: names of EVs, contrasts and F tests, and the participants of the rows."""
     content = {SUBJECTS: ids, VISITS: visits, EVS: names.evs, CONTRASTS: names.contrasts, F_TESTS: names.f_tests}
     files.write_json(f"{os.fspath(root)}_design.json", {key: value for key, value in content.items() if value})
 
@@ -388,7 +388,7 @@ def read_matrix(name: Name) -> Matrix:
     Raises
     ------
     FileError
-        As of `files.read_named_matrix`; a JSON file that is of another matrix.
+        As for `files.read_named_matrix`; the JSON file belongs to another matrix.
     """
     matrix = files.read_named_matrix(name)
     content = {} if matrix.column_names else files.read_json(design_sidecar(name))
@@ -408,9 +408,9 @@ def read_matrix(name: Name) -> Matrix:
 
 
 def taken_apart(given: Any) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
-    """What is not a name in a DataFrame, a Series or an array; names of its rows; names of its columns.
+    """Values of a DataFrame, a Series or an array without names; names of its rows; names of its columns.
 
-    Participants are in a column (`files.ID_COLUMNS`) or in the index, unless that only counts.
+    Participants are in a column (`files.ID_COLUMNS`) or in the index, unless that only counts rows.
     """
     if not (hasattr(given, "index") and hasattr(given, "to_numpy")):
         return given, (), ()
@@ -436,14 +436,14 @@ def _is_count(name: Any) -> bool:
 
 
 def rows_of(matrix: Matrix, title: str, given: Any) -> Rows | None:
-    """Participants of a matrix that was given; the title is for messages, unless it is a file."""
+    """Participants of a matrix given by the user; `title` is used in messages if it is not a file."""
     if isinstance(given, str | os.PathLike):
         return of_matrix(matrix, given)
     return Rows(matrix.row_names, title) if matrix.row_names else None
 
 
 def of_matrix(matrix: Matrix, name: Name) -> Rows | None:
-    """Participants of a design or of blocks that `read_matrix` read."""
+    """Participants of a design or of blocks read by `read_matrix`."""
     if not matrix.row_names:
         return None
     beside = design_sidecar(name)

@@ -1,7 +1,7 @@
-"""Names of files as records have them: nothing of where a home folder lies or whose it is, unless that is wanted.
+"""File names as written to records, which do not reveal home folders unless the user asks for it.
 
-A record that is passed on, and a report that is published, name what was used by its place beside the results, or by
-its name alone; what it was is said by its SHA-256.
+Records and reports may be passed on or published. They name files relative to the results, or by the name without its
+folder; their SHA-256 identifies the content.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 settings = {"record_paths": False}
-"""Set by ``--record-paths``: names are recorded as they were given."""
+"""Set by ``--record-paths``: names are recorded as given."""
 
 
 def brief(name: str, folder: str) -> str:
-    """An absolute name relative to a folder, if it lies in that or in the one around it; else its last part.
+    """An absolute name relative to a folder, if it is in that folder or its parent; otherwise its last part.
 
     Parameters
     ----------
     name : str
-        Relative names stay as they are.
+        Relative names are returned unchanged.
     folder : str
-        Of the results.
+        Folder of the results.
     """
     if settings["record_paths"] or not name.startswith(("/", "~")):
         return name
@@ -35,7 +35,7 @@ def brief(name: str, folder: str) -> str:
 
 
 def words(command: Iterable[str], folder: str) -> list[str]:
-    """The words of a command with `brief` names, also of ``--option=FILE`` and ``NAME=FILE,FILE``."""
+    """The words of a command with `brief` names, also within ``--option=FILE`` and ``NAME=FILE,FILE``."""
     found = []
     for word in command:
         start, equals, names = word.rpartition("=") if "=/" in word else ("", "", word)
@@ -44,7 +44,7 @@ def words(command: Iterable[str], folder: str) -> list[str]:
 
 
 def here(command: Sequence[str]) -> list[str]:
-    """The words of a command that is to be repeated in the current folder: what lies in it by its place there."""
+    """The words of a command to be repeated in the current folder: files in it are named relative to it."""
     top = os.getcwd()
     return [
         os.path.relpath(word, top) if word.startswith("/") and word.startswith(top + os.sep) else word
@@ -53,7 +53,7 @@ def here(command: Sequence[str]) -> list[str]:
 
 
 def keys(named: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """The same values by `brief` names; of several that become one, the later ones are numbered."""
+    """The same values under `brief` names; names that become equal are numbered."""
     found: dict[str, Any] = {}
     for name, value in named.items():
         short, number = brief(name, folder) if isinstance(name, str) else name, 2

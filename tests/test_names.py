@@ -46,13 +46,13 @@ def test_columns_are_put_into_the_order_of_the_names():
     np.testing.assert_array_equal(by_name(values, tuple("cab"), tuple("abc"), "x", "y"), values[:, [1, 2, 0]])
     for given, wanted in (("", "abc"), ("abc", ""), (("c1", "c2", "c3"), "abc"), (("1", "02", "3"), "abc")):
         np.testing.assert_array_equal(by_name(values, tuple(given), tuple(wanted), "x", "y"), values)
-    with pytest.raises(DesignError, match="x has a column 'd', which y has not; it has a, b, c"):
+    with pytest.raises(DesignError, match="x has a column 'd', which y does not have; its columns are a, b, c"):
         by_name(values, tuple("abd"), tuple("abc"), "x", "y")
-    with pytest.raises(DesignError, match="x has no column 'c', which y has; a column of 0 says"):
+    with pytest.raises(DesignError, match="x has no column 'c', which y has; add a column of 0"):
         by_name(values[:, :2], tuple("ab"), tuple("abc"), "x", "y")
     with pytest.raises(DesignError, match="y has the name 'b' twice"):
         by_name(values, tuple("abc"), tuple("bbc"), "x", "y")
-    with pytest.raises(DesignError, match="x has a column 'c2', which y has not"):
+    with pytest.raises(DesignError, match="x has a column 'c2', which y does not have"):
         by_name(values, ("c2", "c1", "c3"), tuple("abc"), "x", "y")
 
 
@@ -80,7 +80,7 @@ def test_contrasts_follow_the_names_of_the_design(tables):
 @pytest.mark.parametrize(
     ("header", "says"),
     [
-        ("patients,foo,age", ["c.csv has a column 'foo', which d.csv has not; it has patients, controls, age"]),
+        ("patients,foo,age", ["c.csv has a column 'foo', which d.csv does not have"]),
         ("Patients,controls,age", ["c.csv has a column 'Patients'"]),
         ("patients,controls", ["c.csv has no column 'age', which d.csv has"]),
     ],
@@ -103,7 +103,10 @@ def test_f_tests_follow_the_names_of_the_contrasts(tables, capsys):
     assert [test["contrast_name"] for test in record()["tests"]] == ["of age", "both", "group", "age"]
     Path("f.csv").write_text("age,sex\n1,0\n")
     assert run("-d design.mat -t c.con -f f.csv -F 3") == 2
-    assert "f.csv has a column 'sex', which c.con has not; it has group, age" in capsys.readouterr().err
+    assert (
+        "f.csv has a column 'sex', which c.con does not have; its columns are group, age"
+        in capsys.readouterr().err
+    )
 
 
 def test_names_stand_in_warnings_and_errors_but_not_in_lines_of_fsl(tables, capsys):
@@ -152,7 +155,9 @@ def test_data_frames_are_matched_by_name(study):
     for name in ("tstat1", "tstat2", "fstat1"):
         np.testing.assert_array_equal(result[name], plain[name])
     assert [test.test.label for test in result.tests] == ["of age", "MS > HC", "age +"]
-    with pytest.raises(DesignError, match="contrasts has a column 'x', which the table of the design has not"):
+    with pytest.raises(
+        DesignError, match="contrasts has a column 'x', which the table of the design does not have"
+    ):
         gpuvox.randomise("data", M, C.rename(columns={"age": "x"}), **settings)
 
 

@@ -69,9 +69,9 @@ def test_the_first_row_that_differs_is_said():
         FileError, match=r"row 2 of a\.tsv is y, volume 2 of b\.nii is z; the participants are the same"
     ):
         compare(a, Rows(("x", "z", "y"), "b.nii", "volume"))
-    with pytest.raises(FileError, match=r"row 3 of a\.tsv is z, row 3 of b is w; both must be of the same"):
+    with pytest.raises(FileError, match=r"row 3 of a\.tsv is z, row 3 of b is w; both must have the same"):
         compare(a, Rows(("x", "y", "w"), "b"))
-    with pytest.raises(FileError, match=r"b has 2 rows; a\.tsv has 3 rows, of which y is in a\.tsv alone"):
+    with pytest.raises(FileError, match=r"b has 2 rows; a\.tsv has 3 rows, of which y is only in a\.tsv"):
         compare(a, Rows(("x", "z"), "b"))
 
 
@@ -127,7 +127,7 @@ def test_a_pattern_in_another_order_than_the_design_is_refused(cohort, capsys):
     assert run("sub-*_fa.nii.gz") == 2
     assert (
         "row 1 of des.mat is sub-04, volume 1 of sub-*_fa.nii.gz is sub-01; the participants are the same, so put one "
-        "of them into the order of the other, such as by TABLE:COLUMN" in capsys.readouterr().err
+        "of the files into the order of the other, for example with TABLE:COLUMN" in capsys.readouterr().err
     )
     assert not list(Path().glob("out*"))
     maps = []
