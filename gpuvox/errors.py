@@ -112,7 +112,10 @@ class InUseError(FileError):
 
     def __init__(self, what: str, holder: str) -> None:
         super().__init__(f"{what} is in use by another run ({holder or 'of which nothing is known'})")
-        self.holder = holder
+        self.what, self.holder = what, holder
+
+    def __reduce__(self) -> tuple[type[InUseError], tuple[str, str]]:
+        return type(self), (self.what, self.holder)
 
 
 class InputWarning(UserWarning):

@@ -76,7 +76,7 @@ def test_a_table_from_others_does_not_reach_the_terminal(tmp_path, capsys):
 
 def test_nothing_is_written_to_the_terminal_elsewhere():
     """But help, the version and the example, which are our own text."""
-    allowed = {"cli/console.py": 2, "cli/main.py": 1, "cli/study.py": 1, "cli/info.py": 1}
+    allowed = {"cli/console.py": 2, "cli/main.py": 1, "cli/study.py": 1}
     package = Path(gpuvox.__file__).parent
     found = {}
     for path in package.rglob("*.py"):

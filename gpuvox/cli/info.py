@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from gpuvox import __version__
+from gpuvox.cli.arguments import Parser
 from gpuvox.cli.console import say
 
-USAGE = """usage: gpuvox info [--help] [--version]
 
-Shows versions, devices and memory, and tests whether the CUDA kernels compile and give the right answer; if not, says
-what is missing. The exit status is 1 if there is a GPU that does not work.
-"""
+def build_parser() -> Parser:
+    """The parser."""
+    return Parser(
+        prog="gpuvox info",
+        description="Show versions, devices and memory, and test whether the CUDA kernels compile and give correct "
+        f"results (gpuvox {__version__}). If they do not, the output says what is missing. The exit status is 1 if there "
+        "is a GPU that does not work.",
+    )
 
 
 def run(argv: Sequence[str]) -> int:
     """Exit status: 0, or 1 if there is a GPU that does not work."""
-    if argv and argv[0] == "--version":
-        say(f"gpuvox {__version__}")
-        return 0
-    if argv:
-        asked = argv[0] in ("-h", "--help")
-        (sys.stdout if asked else sys.stderr).write(USAGE)
-        return 0 if asked else 2
+    build_parser().parse_args(argv)
     from gpuvox.info import report
 
     good = True

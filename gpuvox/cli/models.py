@@ -211,11 +211,15 @@ def _print_size(effect: Mapping[str, float | None], options: Mapping[str, Any]) 
 
     power, alpha = options["power"], options["alpha"]
     level = f"power {power:g}, two-sided {alpha:g}"
+    lines: list[str] = []
     if r is not None:
-        say(f"{sample_size_correlation(r, power, alpha)} participants for a correlation of {r:g} ({level})")
+        lines = [f"{sample_size_correlation(r, power, alpha)} participants for a correlation of {r:g} ({level})"]
     elif d is not None:
-        say(f"{sample_size_groups(d, power, alpha)} participants in each group for {d:g} SD, t test ({level})")
+        lines = [
+            f"{sample_size_groups(d, power, alpha)} participants in each group for {d:g} SD, t test ({level})"
+        ]
         if r2 is not None:
             n = sample_size_groups(d, power, alpha, r2, n_covariates=1)
-            say(f"{n} participants in each group, ANCOVA with a covariate of R2 {r2:g} within groups")
+            lines.append(f"{n} participants in each group, ANCOVA with a covariate of R2 {r2:g} within groups")
+    say("\n".join(lines))
     return 0
