@@ -14,8 +14,8 @@ def build_parser() -> Parser:
     return Parser(
         prog="gpuvox info",
         description="Show versions, devices and memory, and test whether the CUDA kernels compile and give correct "
-        f"results (gpuvox {__version__}). If they do not, the output says what is missing. The exit status is 1 if there "
-        "is a GPU that does not work.",
+        f"results (gpuvox {__version__}). If they do not, the output says what is missing. The exit status is 1 if "
+        "there is a GPU that does not work.",
     )
 
 
