@@ -18,7 +18,7 @@ from gpuvox.results import TestResult, make_result
 from gpuvox.shuffle import ImportedShuffler, Shuffler
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.statistics import StatisticModel
-from gpuvox.tally import Maps, Tally, share
+from gpuvox.tally import ByStatistic, Tally, share
 from gpuvox.voxelwise_evs import VoxelwiseGlm
 
 __all__ = [
@@ -46,7 +46,7 @@ Progress = Callable[[str, int, int], None]
 """Called with the name of the test, the shuffles done and the shuffles in all."""
 OpenStore = Callable[[str], TallyStore]
 """Who keeps the tallies of a test, or of a contrast and its negative, by name."""
-MapCallback = Callable[[str, int, Maps], None]
+MapCallback = Callable[[str, int, ByStatistic], None]
 """Called with the name of the test, the index of the shuffle and its maps."""
 
 

@@ -18,10 +18,10 @@ from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest
 from gpuvox.runtime import signals
 from gpuvox.runtime.limits import threads_for
 from gpuvox.runtime.pool import Pool
-from gpuvox.tally import BlockResult, Maps, Tally
+from gpuvox.tally import BlockResult, ByStatistic, Tally
 from gpuvox.types import PermutationsDone
 
-Callback = Callable[[int, Maps], None]
+Callback = Callable[[int, ByStatistic], None]
 
 Share = tuple[int, int]
 """Range of shuffles, start and stop."""

@@ -20,7 +20,6 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuvox.device import Device, OutOfDeviceMemory
 from gpuvox.grid import Grid
@@ -36,8 +35,9 @@ from gpuvox.statistics import (
     Statistics,
     Unshuffled,
 )
-from gpuvox.tally import BlockResult, Maps, Tally
+from gpuvox.tally import BlockResult, ByStatistic, Tally
 from gpuvox.tfce import FIRST_LEVELS, LevelOverflow
+from gpuvox.types import AnyArray, Bools, Float32, Float64, Ints, MapBatch, Shuffles
 
 __all__ = [
     "LevelOverflow",
@@ -51,9 +51,7 @@ BATCH_BYTES = 16 << 20
 STREAMED_BATCH_BYTES = 128 << 20
 """The same where every batch reads the data from a file: the products for it take longer than reading."""
 
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
-MapsOfPermutation = Callable[[int, Maps], None]
+MapsOfPermutation = Callable[[int, ByStatistic], None]
 """Called with the number of a permutation and its maps (V,) by statistic, in FSL's units."""
 
 
@@ -152,7 +150,7 @@ class ObservedTest:
     test: PermutationTest
     statistic: Float32
     statistics: Mapping[str, Statistic]
-    observed: Maps
+    observed: ByStatistic
     edges: tuple[Edge, ...] = ()
     is_second: bool = False
 
@@ -227,7 +225,7 @@ class ObservedTest:
             return self._run_in_parts(start, shuffles, equivalent, callback)
 
     def _run_in_parts(
-        self, start: int, shuffles: NDArray, equivalent: NDArray[np.bool_], callback: MapsOfPermutation | None
+        self, start: int, shuffles: Shuffles, equivalent: Bools, callback: MapsOfPermutation | None
     ) -> BlockResult:
         """In one go, or, where the device has not enough memory for that, in halves."""
         if len(shuffles) == 1:
@@ -246,7 +244,7 @@ class ObservedTest:
         )
 
     def _run(
-        self, start: int, shuffles: NDArray, equivalent: NDArray[np.bool_], callback: MapsOfPermutation | None
+        self, start: int, shuffles: Shuffles, equivalent: Bools, callback: MapsOfPermutation | None
     ) -> BlockResult:
         wanted, maps = self.test.statistics, dict[str, Any]()
         batch = self._settled(start, shuffles, equivalent)
@@ -267,7 +265,7 @@ class ObservedTest:
                 callback(start + b, {name: values[b] for name, values in maps.items()})
         return result
 
-    def _settled(self, start: int, shuffles: NDArray, equivalent: NDArray[np.bool_]) -> Batch:
+    def _settled(self, start: int, shuffles: Shuffles, equivalent: Bools) -> Batch:
         """The maps, computed in float64 wherever a statistic could not tell ties from differences in float32."""
         model = self.test.model
         maps = model.statistic_maps(shuffles, equivalent)
@@ -279,12 +277,12 @@ class ObservedTest:
             batch.settle(edge)
         return batch
 
-    def _batch_of(self, start: int, shuffles: NDArray, maps: Any) -> Batch:
+    def _batch_of(self, start: int, shuffles: Shuffles, maps: MapBatch) -> Batch:
         first, test = 1 if start == 0 else 0, self.test
         return Batch(test.model, test.grid, shuffles, maps, self.statistic, first, test.signs)
 
     @cached_property
-    def _least_ties(self) -> dict[str, tuple[NDArray, NDArray]]:
+    def _least_ties(self) -> dict[str, tuple[AnyArray, AnyArray]]:
         """The least values that tie with the observed ones; kept, because a device keeps them by their identity."""
         return {name: statistic.least_ties(self.observed[name]) for name, statistic in self.statistics.items()}
 
@@ -296,7 +294,7 @@ class ObservedTest:
         summed = (name for name, statistic in self.statistics.items() if isinstance(statistic, Normalisable))
         return {name: _quantum(np.abs(self.observed[name])) for name in summed}
 
-    def sums(self, tally: Tally) -> dict[str, tuple[Float64, NDArray[np.int64]]]:
+    def sums(self, tally: Tally) -> dict[str, tuple[Float64, Ints]]:
         """Sums over all permutations in the statistic's units, and counts of the non-zero ones, (2, V) each."""
         return {
             name: (statistic.sums_in_units(tally.total[name]), tally.nonzero[name])
@@ -333,13 +331,13 @@ class ObservedTest:
         return replace(self, observed=_evaluate(self.statistics, batch))
 
 
-def _evaluate(statistics: Mapping[str, Statistic], batch: Batch) -> Maps:
+def _evaluate(statistics: Mapping[str, Statistic], batch: Batch) -> MapBatch:
     """Values of every statistic, on the host."""
     return {name: _on_host(statistic.evaluate(batch), batch.device) for name, statistic in statistics.items()}
 
 
-def _on_host(values: Any, device: Device | None) -> NDArray:
-    host: NDArray = values if device is None else device.download(values)
+def _on_host(values: MapBatch, device: Device | None) -> AnyArray:
+    host: AnyArray = values if device is None else device.download(values)
     return host
 
 
@@ -360,7 +358,7 @@ def _on(device: Device | None, work: Callable[[], Result]) -> Result:
         return work()
 
 
-def _quantum(observed: NDArray) -> float:
+def _quantum(observed: AnyArray) -> float:
     """2⁻³⁰ of the observed maximum: sums of 2²³ times that have no rounding of their own.
 
     What outlying voxels have counts up to 2¹⁰ times the median, so that the sums of all others keep their digits.

@@ -53,8 +53,3 @@ def critical_value(null: ArrayLike, level: float = 0.05) -> float:
     # (1 − 0.05)·20 is 19.000000000000004 in binary: take off what rounding may have added.
     rank = math.ceil((1 - level) * len(null) - 1e-9)
     return float(null[max(rank, 1) - 1])
-
-
-def smallest(n_shuffles: int) -> float:
-    """Smallest p-value that N shuffles can give: 1/N."""
-    return 1.0 / n_shuffles

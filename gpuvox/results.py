@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuvox.executors import Finished
 from gpuvox.glm import Nuisance
@@ -16,7 +15,8 @@ from gpuvox.prepared import Options, Test
 from gpuvox.pvalues import corrected, critical_value, shares
 from gpuvox.shuffle import ImportedShuffler, Shuffler
 from gpuvox.statistics import Normalised, StatisticInfo, StatisticModel
-from gpuvox.tally import Maps, Tally
+from gpuvox.tally import ByStatistic, Tally
+from gpuvox.types import AnyArray
 from gpuvox.voxelwise_evs import VoxelwiseGlm
 
 FEWEST_PERMUTATIONS = 20
@@ -53,8 +53,8 @@ class TestResult:
     test: Test
     df: int
     f_dfs: tuple[int, int] | None
-    maps: dict[str, NDArray]
-    nulls: dict[str, NDArray]
+    maps: dict[str, AnyArray]
+    nulls: dict[str, AnyArray]
     shuffler: Shuffler | ImportedShuffler
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
@@ -69,8 +69,8 @@ class TestResult:
 def make_result(test: Test, finished: Finished, row: int, seconds: float, options: Options) -> TestResult:
     """All that came of one contrast, or (row 1) of its negative, whose maps were made with it."""
     observed, model = finished.observed, finished.observed.test.model
-    maps: dict[str, NDArray] = {"stat": (1, -1)[row] * observed.statistic}
-    nulls: dict[str, NDArray] = {}
+    maps: dict[str, AnyArray] = {"stat": (1, -1)[row] * observed.statistic}
+    nulls: dict[str, AnyArray] = {}
     infos: list[StatisticInfo] = []
     for part, tally in ((observed, finished.tally), (finished.second, finished.second_tally)):
         if part is not None and tally is not None and tally.n:
@@ -88,7 +88,7 @@ def make_result(test: Test, finished: Finished, row: int, seconds: float, option
     )  # fmt: skip
 
 
-def _add_values(maps: Maps, nulls: Maps, part: ObservedTest, tally: Tally, row: int) -> None:
+def _add_values(maps: ByStatistic, nulls: ByStatistic, part: ObservedTest, tally: Tally, row: int) -> None:
     """Corrected and uncorrected values, unshuffled maps and null distributions of one sign."""
     for name, statistic in part.statistics.items():
         values = statistic.of_sign(part.observed[name][0], row)
@@ -101,7 +101,7 @@ def _add_values(maps: Maps, nulls: Maps, part: ObservedTest, tally: Tally, row: 
             maps[name] = statistic.in_units(values, row)
 
 
-def _add_local_means(maps: Maps, first: ObservedTest, second: ObservedTest, tally: Tally, row: int) -> None:
+def _add_local_means(maps: ByStatistic, first: ObservedTest, second: ObservedTest, tally: Tally, row: int) -> None:
     """Sums of the first pass, permutations that are not 0, and the local means that were made of them."""
     sums = first.sums(tally)
     for statistic in second.statistics.values():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-Maps = dict[str, NDArray]
-"""Arrays by the name of a statistic, on the host."""
+from gpuvox.types import AnyArray, Bools
+
+ByStatistic: TypeAlias = dict[str, AnyArray]
+"""An array for each statistic, by its name, on the host."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +30,10 @@ class BlockResult:
 
     start: int
     stop: int
-    maxima: Maps = field(default_factory=dict)
-    below: Maps = field(default_factory=dict)
-    total: Maps = field(default_factory=dict)
-    nonzero: Maps = field(default_factory=dict)
+    maxima: ByStatistic = field(default_factory=dict)
+    below: ByStatistic = field(default_factory=dict)
+    total: ByStatistic = field(default_factory=dict)
+    nonzero: ByStatistic = field(default_factory=dict)
 
     def followed_by(self, other: BlockResult) -> BlockResult:
         """What both contribute, where the other begins at this one's end."""
@@ -44,7 +46,7 @@ class BlockResult:
         return joined
 
 
-def spans(flags: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+def spans(flags: Bools) -> Iterator[tuple[int, int]]:
     """Ranges ``start … stop − 1`` in which every flag is set, in order."""
     edges = np.flatnonzero(np.diff(flags.astype(np.int8), prepend=0, append=0)).tolist()
     yield from zip(edges[::2], edges[1::2])
@@ -71,10 +73,10 @@ class Tally:
         self.start, self.stop = start, n if stop is None else stop
         self.done = np.zeros(n, dtype=bool)
         self.is_consistent = True
-        self.maxima: Maps = {}
-        self.below: Maps = {}
-        self.total: Maps = {}
-        self.nonzero: Maps = {}
+        self.maxima: ByStatistic = {}
+        self.below: ByStatistic = {}
+        self.total: ByStatistic = {}
+        self.nonzero: ByStatistic = {}
 
     @property
     def is_complete(self) -> bool:

@@ -17,7 +17,7 @@ from gpuvox.estimates import parameter_estimates
 from gpuvox.files import ImageHeader, Label, write_column, write_map, write_permutations
 from gpuvox.grid import Grid
 from gpuvox.statistics import StatisticInfo
-from gpuvox.tally import Maps
+from gpuvox.tally import ByStatistic
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Writer:
                 for i, volume in enumerate(values, 1):
                     self.image(f"{name}{i}", volume, about)
 
-    def permuted(self, test: str, index: int, maps: Maps) -> None:
+    def permuted(self, test: str, index: int, maps: ByStatistic) -> None:
         """Write the maps of one shuffle (``--permout``)."""
         for kind, values in maps.items():
             stem = f"{kind}_perm{index + 1:05d}_{test}"

@@ -13,18 +13,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuvox.device import Device
 from gpuvox.grid import Grid
 from gpuvox.reductions import count_below, extremes, sum_up
 from gpuvox.statistics.batch import Batch, Edge, StatisticModel, Unshuffled
+from gpuvox.types import AnyArray, Float32, Float64, Ints, MapBatch
 
 SUM_TIE = 4e-6
 """Relative difference within which sums of a float32 statistic are the same."""
-
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -98,10 +95,10 @@ class Statistic(Setting):
         return ()
 
     @abstractmethod
-    def evaluate(self, batch: Batch) -> Any:
+    def evaluate(self, batch: Batch) -> MapBatch:
         """(B, V) Values at every voxel for both signs, where the maps are; scores that are integers may stay so."""
 
-    def maxima(self, batch: Batch, values: Any = None) -> NDArray:
+    def maxima(self, batch: Batch, values: MapBatch | None = None) -> AnyArray:
         """(2, B) Largest value of each map and of its negative, on the host.
 
         Parameters
@@ -113,7 +110,7 @@ class Statistic(Setting):
         largest = extremes(self.evaluate(batch) if values is None else values, batch.device)
         return np.maximum(largest, 0) if self.disjoint else largest
 
-    def below(self, batch: Batch, values: Any, ties: tuple[NDArray, NDArray]) -> NDArray[np.int64]:
+    def below(self, batch: Batch, values: MapBatch, ties: tuple[AnyArray, AnyArray]) -> Ints:
         """(2, V) How many of the maps, and of their negatives, lie strictly below the observed value.
 
         Parameters
@@ -131,20 +128,20 @@ class Statistic(Setting):
             below[1] = count_below(values, down, self.disjoint, batch.device)[1]
         return below
 
-    def least_tie(self, values: NDArray) -> NDArray:
+    def least_tie(self, values: AnyArray) -> AnyArray:
         """The smallest values that count as equal to these: less than they are if they carry float32's rounding."""
         return values
 
-    def least_ties(self, observed: NDArray) -> tuple[NDArray, NDArray]:
+    def least_ties(self, observed: AnyArray) -> tuple[AnyArray, AnyArray]:
         """The same of observed values for both signs, and, with their sign, of their negatives."""
         return self.least_tie(observed), -self.least_tie(-observed)
 
-    def of_sign(self, values: NDArray, row: int) -> NDArray:
+    def of_sign(self, values: AnyArray, row: int) -> AnyArray:
         """Values for both signs → those of the map (row 0) or of its negative (row 1)."""
         signed = -values if row else values
         return np.maximum(signed, 0) if self.disjoint else signed
 
-    def in_units(self, values: NDArray, row: int) -> NDArray:
+    def in_units(self, values: AnyArray, row: int) -> AnyArray:
         """Values or maxima of the map (row 0) or of its negative (row 1) in FSL's units."""
         del row
         return values
@@ -189,7 +186,7 @@ class Normalisable(Statistic):
         """Bits to drop from integer values so that their sum over all permutations fits in 63 bits."""
         return 0
 
-    def sums(self, values: Any, quantum: float, device: Device | None) -> tuple[NDArray, NDArray[np.int64]]:
+    def sums(self, values: MapBatch, quantum: float, device: Device | None) -> tuple[AnyArray, Ints]:
         """(2, V) Sums of the values over the batch, and permutations that are not 0, for both signs.
 
         Parameters
@@ -203,7 +200,7 @@ class Normalisable(Statistic):
         """
         return sum_up(values, self.bits_dropped, quantum, device)
 
-    def sums_in_units(self, total: NDArray) -> Float64:
+    def sums_in_units(self, total: AnyArray) -> Float64:
         """(2, V) Sums in FSL's units."""
         value = total.astype(np.float64)
         if total.dtype == np.int64:

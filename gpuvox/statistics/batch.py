@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Protocol
 
 from gpuvox.device import Device
 from gpuvox.grid import Grid
 from gpuvox.reductions import Items, near_steps, near_threshold, put
-
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
+from gpuvox.types import AnyArray, Bools, Float32, Float64, MapBatch, Shuffles
 
 
 class StatisticModel(Protocol):
@@ -44,22 +39,22 @@ class StatisticModel(Protocol):
     def streamed(self) -> bool:
         """Whether every batch reads the data from a file."""
 
-    def to_z(self, statistic: Any) -> Any:
+    def to_z(self, statistic: MapBatch) -> MapBatch:
         """(B, V) z equivalents of maps of F."""
 
-    def equivalent(self, shuffles: NDArray) -> NDArray[np.bool_]:
+    def equivalent(self, shuffles: Shuffles) -> Bools:
         """(B,) Which permutations leave the design as it is, or negate its effect."""
 
-    def statistic_maps(self, shuffles: NDArray, equivalent: NDArray[np.bool_] | None = None) -> Any:
+    def statistic_maps(self, shuffles: Shuffles, equivalent: Bools | None = None) -> MapBatch:
         """(B, V) float32 maps of t or F."""
 
-    def settle(self, shuffles: NDArray, maps: Any, chosen: NDArray[np.bool_]) -> None:
+    def settle(self, shuffles: Shuffles, maps: MapBatch, chosen: Bools) -> None:
         """Compute the chosen maps again in float64."""
 
-    def exact_map(self, shuffle: NDArray) -> Float64:
+    def exact_map(self, shuffle: Shuffles) -> Float64:
         """(V,) The map of one permutation in float64."""
 
-    def exact(self, shuffles: NDArray, number: NDArray, voxels: NDArray) -> Float64:
+    def exact(self, shuffles: Shuffles, number: AnyArray, voxels: AnyArray) -> Float64:
         """(m,) The values at some voxels of some maps in float64."""
 
     def release(self) -> None:
@@ -88,8 +83,8 @@ class Batch:
 
     model: StatisticModel
     grid: Grid
-    shuffles: NDArray
-    maps: Any
+    shuffles: Shuffles
+    maps: MapBatch
     unshuffled: Float32
     first: int = 0
     signs: int = 1
@@ -99,7 +94,7 @@ class Batch:
         """Where the maps are; None is the CPU."""
         return self.model.device
 
-    def t_or_z(self) -> Any:
+    def t_or_z(self) -> MapBatch:
         """(B, V) The maps of t, or the z equivalents of F; computed anew by every call for F."""
         return self.maps if self.model.f_dfs is None else self.model.to_z(self.maps)
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import ClassVar
 
 from gpuvox.cluster import cluster_maps, cluster_maxima, normalised_extents
 from gpuvox.statistics.base import SUM_TIE, Normalisable, Normalised, Statistic, StatisticInfo
 from gpuvox.statistics.batch import Batch, ThresholdEdge
-
-Float64 = NDArray[np.float64]
+from gpuvox.types import AnyArray, Float64, MapBatch
 
 
 @dataclass(frozen=True)
@@ -35,17 +31,17 @@ class _OfClusters(Statistic):
         return (ThresholdEdge(self.threshold),)
 
     @abstractmethod
-    def _choose(self, measured: tuple[Any, Any]) -> Any:
+    def _choose(self, measured: tuple[MapBatch, MapBatch]) -> MapBatch:
         """Extent or mass, of a pair of both."""
 
-    def _measure(self, measure: Callable[..., tuple[Any, Any]], batch: Batch) -> Any:
+    def _measure(self, measure: Callable[..., tuple[MapBatch, MapBatch]], batch: Batch) -> MapBatch:
         return self._choose(measure(batch.maps, batch.grid, self.threshold, device=batch.device))
 
-    def evaluate(self, batch: Batch) -> Any:
+    def evaluate(self, batch: Batch) -> MapBatch:
         """(B, V) What each voxel's cluster measures."""
         return self._measure(cluster_maps, batch)
 
-    def maxima(self, batch: Batch, values: Any = None) -> NDArray:
+    def maxima(self, batch: Batch, values: MapBatch | None = None) -> AnyArray:
         """See `Statistic.maxima`; takes no maps where none were made."""
         return self._measure(cluster_maxima, batch) if values is None else super().maxima(batch, values)
 
@@ -59,7 +55,7 @@ class ClusterExtent(_OfClusters, Normalisable):
         "clustern", "normalised cluster extent", precedence=40, local_means="clusternorm"
     )
 
-    def _choose(self, measured: tuple[Any, Any]) -> Any:
+    def _choose(self, measured: tuple[MapBatch, MapBatch]) -> MapBatch:
         return measured[0]
 
     def normalised_by(self, local_mean: Float64) -> NormalisedExtent:
@@ -73,10 +69,10 @@ class ClusterMass(_OfClusters):
 
     info: ClassVar = StatisticInfo("clusterm", "cluster mass", precedence=30)
 
-    def _choose(self, measured: tuple[Any, Any]) -> Any:
+    def _choose(self, measured: tuple[MapBatch, MapBatch]) -> MapBatch:
         return measured[1]
 
-    def least_tie(self, values: NDArray) -> NDArray:
+    def least_tie(self, values: AnyArray) -> AnyArray:
         """See `Statistic.least_tie`; sums of the statistic carry its rounding."""
         return values * (1 - SUM_TIE)
 
@@ -91,6 +87,6 @@ class NormalisedExtent(Normalised):
     info: ClassVar = ClusterExtent.normalised_info
     source: ClassVar = ClusterExtent.info.name
 
-    def evaluate(self, batch: Batch) -> Any:
+    def evaluate(self, batch: Batch) -> MapBatch:
         """See `Statistic.evaluate`."""
         return normalised_extents(batch.maps, batch.grid, self.threshold, self.local_mean, batch.device)

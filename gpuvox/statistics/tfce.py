@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuvox.device import Device
 from gpuvox.glm import f_to_z
@@ -20,9 +19,7 @@ from gpuvox.reductions import extremes, normalise
 from gpuvox.statistics.base import SUM_TIE, Normalisable, Normalised, Setting, StatisticInfo
 from gpuvox.statistics.batch import Batch, Edge, StatisticModel, StepEdges, ThresholdEdge, Unshuffled
 from gpuvox.tfce import Enhancer, Tfce, most_levels, robust_peak, step_size
-
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
+from gpuvox.types import AnyArray, Float32, Float64, MapBatch
 
 INFO = StatisticInfo("tfce", "TFCE", precedence=50)
 NORMALISED_INFO = StatisticInfo("tfcen", "normalised TFCE", precedence=60, local_means="tfcenorm")
@@ -115,19 +112,19 @@ class TfceStatistic(Normalisable):
         """0, for the exact integral: what is 0 does not count in local means."""
         return (ThresholdEdge(0.0),) if self.options.exact else ()
 
-    def evaluate(self, batch: Batch) -> Any:
+    def evaluate(self, batch: Batch) -> MapBatch:
         """(B, V) int64 scores; float64 values for the exact integral."""
         return self.enhancer.enhance(batch.t_or_z())
 
-    def maxima(self, batch: Batch, values: Any = None) -> NDArray:
+    def maxima(self, batch: Batch, values: MapBatch | None = None) -> AnyArray:
         """See `Statistic.maxima`; takes no maps where none were made."""
         return self.enhancer.maxima(batch.t_or_z()) if values is None else super().maxima(batch, values)
 
-    def least_tie(self, values: NDArray) -> NDArray:
+    def least_tie(self, values: AnyArray) -> AnyArray:
         """See `Statistic.least_tie`; the exact integral sums values of the statistic."""
         return values * (1 - SUM_TIE) if self.options.exact else values
 
-    def in_units(self, values: NDArray, row: int) -> NDArray:
+    def in_units(self, values: AnyArray, row: int) -> AnyArray:
         """Scores → TFCE in FSL's units."""
         return self.enhancer.to_float(values, row)
 
@@ -195,7 +192,7 @@ class NormalisedTfce(Normalised):
         """See `TfceStatistic.on`."""
         return replace(self, enhancer=self.enhancer.on(device))
 
-    def evaluate(self, batch: Batch) -> Any:
+    def evaluate(self, batch: Batch) -> MapBatch:
         """(B, V) float64."""
         scores = self.enhancer.enhance(batch.t_or_z())
         up, down = (float(self.enhancer.to_float(np.ones(1), row)[0]) for row in (0, 1))

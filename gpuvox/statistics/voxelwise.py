@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuvox.reductions import close_to_maximum, extremes, near_ties
 from gpuvox.statistics.base import SUM_TIE, Statistic, StatisticInfo
 from gpuvox.statistics.batch import Batch, Unshuffled
+from gpuvox.types import AnyArray, Float32, Ints, MapBatch
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Voxelwise(Statistic):
         """With the kind of ties that the model allows."""
         return replace(self, is_rounded=not unshuffled.model.has_exact)
 
-    def evaluate(self, batch: Batch) -> Any:
+    def evaluate(self, batch: Batch) -> MapBatch:
         """The maps as they are."""
         return batch.maps
 
-    def maxima(self, batch: Batch, values: Any = None) -> NDArray[np.float32]:
+    def maxima(self, batch: Batch, values: MapBatch | None = None) -> Float32:
         """(2, B) Maxima; the voxels that decide them are computed in float64, so that ties are ties."""
         del values
         maxima = extremes(batch.maps, batch.device)
@@ -51,7 +51,7 @@ class Voxelwise(Statistic):
             np.maximum.at(maxima[row], items.map, exact)
         return maxima
 
-    def below(self, batch: Batch, values: Any, ties: tuple[NDArray, NDArray]) -> NDArray[np.int64]:
+    def below(self, batch: Batch, values: MapBatch, ties: tuple[AnyArray, AnyArray]) -> Ints:
         """See `Statistic.below`; what float32 cannot tell from the observed value is compared in float64."""
         below = super().below(batch, values, ties)
         if self.is_rounded:
@@ -63,7 +63,7 @@ class Voxelwise(Statistic):
         np.add.at(below[1], items.voxel, (exact > target).astype(np.int64) - (items.value > target))
         return below
 
-    def least_tie(self, values: NDArray) -> NDArray:
+    def least_tie(self, values: AnyArray) -> AnyArray:
         """See `Statistic.least_tie`."""
         if self.is_rounded:
             return values - np.maximum(np.abs(values), np.float32(1)) * np.float32(SUM_TIE)
