@@ -92,7 +92,7 @@ def test_voxelwise_images_along_other_axes_are_reoriented(study):
     expected = gpuvox.randomise("data", M, C, voxelwise={2: "ev.nii.gz"}, **settings)
     for scratch in ("", "."):
         with pytest.warns(
-            UserWarning, match="turned.nii.gz has the voxels of the mask along other or reversed axes"
+            UserWarning, match="turned.nii.gz has the voxels of the mask along exchanged or reversed axes"
         ):
             found = gpuvox.randomise("data", M, C, voxelwise={2: "turned.nii.gz"}, scratch=scratch, **settings)
         np.testing.assert_array_equal(found["tstat1"], expected["tstat1"])
@@ -210,7 +210,7 @@ def test_lists_of_images_of_subjects(study):
         result = gpuvox.randomise(data, M, C, mask="mask", **settings)
         np.testing.assert_array_equal(result["tstat1"], expected["tstat1"])
     other = nib.Nifti1Image(values[..., 9], image.affine + np.eye(4), image.header)
-    with pytest.raises(ValueError, match="image 10 of the data lies on another grid"):
+    with pytest.raises(ValueError, match="image 10 of the data is on another grid"):
         gpuvox.randomise([*single[:9], other], M, C, **settings)
     with pytest.raises(ValueError, match="a list of images and of something else"):
         gpuvox.randomise([*single[:9], "s9.nii.gz"], M, C, **settings)

@@ -217,7 +217,7 @@ def test_the_record_says_who_computed(study, farm, capsys):
     assert len(said) == 1
     assert "tcp://127.0.0.1" in said[0]
     assert (
-        '"device": "Dask: 2 workers with 3 threads in all, on cpu"' in (study / "out_randomise.json").read_text()
+        '"device": "Dask: 2 workers with 3 threads in total, on cpu"' in (study / "out_randomise.json").read_text()
     )
 
 

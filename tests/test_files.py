@@ -139,18 +139,18 @@ def test_two_stars_are_folders_of_any_depth(tmp_path):
 @pytest.mark.parametrize(
     ("there", "asked", "said"),
     [
-        ("a.NII.GZ", "a", r"no image '.*/a', but 'a\.NII\.GZ' in .*spelled so$"),
+        ("a.NII.GZ", "a", r"no image '.*/a', but 'a\.NII\.GZ' in .*give the name in this spelling$"),
         ("a.NII.GZ", "a.nii.gz", r"but 'a\.NII\.GZ' in"),
         ("A.nii", "a", r"but 'A\.nii' in"),
-        ("a.nii ", "a.nii", r"but 'a\.nii ' in .*a blank at the end counts"),
-        ("a.nii", "a.nii ", r"but 'a\.nii' in .*a blank at the end counts"),
+        ("a.nii ", "a.nii", r"but 'a\.nii ' in .*including a blank at the end"),
+        ("a.nii", "a.nii ", r"but 'a\.nii' in .*including a blank at the end"),
         (
             "a.nii.bz2",
             "a",
-            r"no image .*/a, but a\.nii\.bz2 in .* not in a form that is read: NIfTI images end in",
+            r"no image .*/a, but a\.nii\.bz2 in .* not in a supported format: NIfTI images end in",
         ),
         ("a.mgz", "a", r"but a\.mgz in"),
-        ("a.mgz", "a.mgz", r"a\.mgz is not in a form that is read"),
+        ("a.mgz", "a.mgz", r"a\.mgz is not in a supported format"),
         ("a.nii/b", "a.nii", r"a\.nii is a folder; the name of an image"),
         ("a/b", "a", r"/a is a folder"),
         ("a", "a/b/c", r"no image .*/a/b/c: .*/a is not a folder"),
@@ -173,7 +173,9 @@ def test_a_link_to_nothing_is_told(tmp_path):
 
 def test_a_pattern_that_fits_other_files_says_so(tmp_path):
     (tmp_path / "s1.mgz").touch()
-    with pytest.raises(FileError, match=r"no image matches .*s\*; .*s1\.mgz does, which is not in a form"):
+    with pytest.raises(
+        FileError, match=r"no image matches .*s\*; .*s1\.mgz does, which is not in a supported format"
+    ):
         files.image_names(tmp_path / "s*")
 
 
@@ -240,13 +242,13 @@ def test_read_header_refuses(tmp_path):
     with pytest.raises(FileError, match=r"c\.nii holds values of type complex64; real numbers are expected"):
         files.read_header(save(tmp_path / "c.nii", np.zeros(SHAPE, "c8")))
     (tmp_path / "text.nii").write_text("not an image" * 50)
-    with pytest.raises(FileError, match=r"text\.nii is not an image that can be read"):
+    with pytest.raises(FileError, match=r"text\.nii cannot be read as an image"):
         files.read_header(tmp_path / "text.nii")
     (tmp_path / "none.nii.gz").touch()
-    with pytest.raises(FileError, match=r"none\.nii\.gz is not an image that can be read"):
+    with pytest.raises(FileError, match=r"none\.nii\.gz cannot be read as an image"):
         files.read_header(tmp_path / "none.nii.gz")
     (tmp_path / "text.nii.gz").write_text("not an image" * 50)
-    with pytest.raises(FileError, match=r"text\.nii\.gz is not an image that can be read"):
+    with pytest.raises(FileError, match=r"text\.nii\.gz cannot be read as an image"):
         files.read_header(tmp_path / "text.nii.gz")
 
 
@@ -316,7 +318,7 @@ def test_a_mask_of_one_label_is_as_clear_as_one_of_ones(tmp_path, recwarn):
 def test_read_mask_takes_the_first_volume(tmp_path):
     values = np.zeros((*SHAPE, 2), "u1")
     values[0, 0, 0, 0], values[1, ..., 1] = 1, 1
-    with pytest.warns(InputWarning, match=r"m\.nii has 2 volumes; the first one is the mask"):
+    with pytest.warns(InputWarning, match=r"m\.nii has 2 volumes; the first is used as the mask"):
         assert np.argwhere(files.read_mask(save(tmp_path / "m.nii", values)).mask).tolist() == [[0, 0, 0]]
 
 
@@ -380,7 +382,7 @@ def test_read_cohort_reports_its_progress(tmp_path, grid):
 
 def test_read_cohort_refuses_a_single_volume(tmp_path, grid):
     for data in (np.zeros(SHAPE, "f4"), np.zeros((*SHAPE, 1), "f4")):
-        with pytest.raises(FileError, match=r"d\.nii has one volume; a 4D image with one volume a subject"):
+        with pytest.raises(FileError, match=r"d\.nii has one volume; a 4D image with one volume per participant"):
             files.read_cohort(save(tmp_path / "d.nii", data), grid)
 
 
@@ -404,7 +406,7 @@ def test_read_cohort_refuses_absurd_headers(tmp_path, grid):
     for offset, number, match in (
         (108, 2.0**96, r"d\.nii (is truncated or damaged|is not an image)"),  # vox_offset
         (280, np.nan, r"d\.nii and the mask have different affines"),  # srow_x
-        (70, 0, r"d\.nii is not an image that can be read"),  # datatype, of no image
+        (70, 0, r"d\.nii cannot be read as an image"),  # datatype, of no image
     ):
         field = np.array(number, "<i2" if offset == 70 else "<f4").tobytes()
         path.write_bytes(good[:offset] + field + good[offset + len(field) :])
@@ -437,11 +439,11 @@ def test_read_cohort_says_where_data_are_not_finite(tmp_path, grid):
     data[(*outside[0], 0)] = np.nan
     assert files.read_cohort(save(tmp_path / "d.nii", data), grid).shape == (4, grid.n_voxels)
     data[(*inside[3], 2)], data[(*inside[9], 3)] = np.nan, -np.inf
-    match = rf"in 2 of the {grid.n_voxels} voxels of the mask, first in volume 3 of .*d\.nii \(subject 3\)"
+    match = rf"in 2 of the {grid.n_voxels} voxels of the mask, first in volume 3 of .*d\.nii \(participant 3\)"
     with pytest.raises(FileError, match=match):
         files.read_cohort(save(tmp_path / "d.nii", data), grid)
     names = [save(tmp_path / f"s{i}.nii", data[..., i]) for i in range(4)]
-    with pytest.raises(FileError, match=r"in 2 of .*, first in volume 1 of .*s2\.nii \(subject 3\)"):
+    with pytest.raises(FileError, match=r"in 2 of .*, first in volume 1 of .*s2\.nii \(participant 3\)"):
         files.read_cohort(names, grid)
 
 
@@ -514,7 +516,7 @@ def test_data_within_the_header_are_refused(tmp_path, kind, offset, least):
     at, number = (108, np.array(offset, "<f4")) if least == 352 else (168, np.array(offset, "<i8"))
     raw[at : at + number.nbytes] = number.tobytes()
     path.write_bytes(raw)
-    match = rf"d\.nii (says that its data begin at byte {offset}.*byte {least} or|is not an image that can)"
+    match = rf"d\.nii (says that its data begin at byte {offset}.*byte {least} or|cannot be read as an image)"
     with pytest.raises(FileError, match=match):
         files.read_header(path)
     pair = save(tmp_path / "p.img", np.ones((*SHAPE, 2), "f4"), kind=nib.Nifti1Pair)
@@ -532,7 +534,7 @@ def test_a_slope_that_is_none_scales_nothing(tmp_path, grid, slope, inter):
     assert files.read_cohort(path, Grid(np.ones(SHAPE, bool))).max() == 239
     raw[112:120] = np.array([2, np.nan], "<f4").tobytes()
     path.write_bytes(raw)
-    with pytest.raises(FileError, match=r"d\.nii is not an image that can be read: Valid slope but invalid"):
+    with pytest.raises(FileError, match=r"d\.nii cannot be read as an image: Valid slope but invalid"):
         files.read_header(path)
 
 
@@ -542,7 +544,7 @@ def test_voxel_sizes_that_contradict_each_other_are_told(tmp_path):
     raw = bytearray(path.read_bytes())
     raw[80:92] = np.array([0, 3, 4], "<f4").tobytes()
     path.write_bytes(raw)
-    match = r"voxels of .*m\.nii are 1 × 3 × 4 mm by pixdim, 2 × 3 × 4 mm by its affine; pixdim is taken"
+    match = r"voxels of .*m\.nii are 1 × 3 × 4 mm by pixdim, 2 × 3 × 4 mm by its affine; pixdim is used"
     with pytest.warns(InputWarning, match=match):
         assert files.read_mask(path).voxel_size == (1, 3, 4)
     raw[80:92] = np.array([2.001, 3, 4], "<f4").tobytes()
@@ -592,7 +594,7 @@ def test_labels_are_whole_numbers_in_full_precision(tmp_path, endian):
     [
         ("f4", 0.5, "has values that are not whole numbers; labels expected"),
         ("f4", np.nan, "has values that are not whole numbers; labels expected"),
-        ("f4", 312782566, "has labels up to 312782560; those from 16777216 on are not told apart in it"),
+        ("f4", 312782566, "has labels up to 312782560; those from 16777216 on cannot be distinguished in it"),
         ("f4", -np.inf, "has labels up to inf; those from 16777216"),
         ("f8", 2.0**53, "has labels up to 9007199254740992; those from 9007199254740992 on"),
         ("u8", 2**63, "has labels up to 9223372036854775808; those from 9223372036854775808 on"),
@@ -744,7 +746,7 @@ def test_label(tmp_path, grid):
         files.Label("−log₁₀ p" + "d" * 66)
     with pytest.raises(ValueError, match=r"takes 16 bytes in a header; at most 15 fit"):
         files.Label(intent_name="i" * 16)
-    with pytest.raises(ValueError, match=r"no header for .*intent 'guess'"):
+    with pytest.raises(ValueError, match=r"cannot store shape .*intent 'guess'"):
         files.write_map(tmp_path / "a", grid.index, grid, label=files.Label(intent="guess"))
 
 
@@ -908,12 +910,12 @@ def test_read_a_table(tmp_path, text):
     [
         ("", r"design\.csv is empty; a VEST matrix, or a table"),
         (" \n\n", r"design\.csv is empty"),
-        ("1,2\n3,4\n", r"starts with the numbers '1,2'; a table needs a first row of names"),
+        ("1,2\n3,4\n", r"starts with the numbers '1,2'; a table needs a header row"),
         ("age,age\n3,4\n", r"columns are called \['age', 'age'\]; each needs a name of its own"),
         (",age\n0,4\n", r"columns are called \['', 'age'\]; each needs a name of its own"),
-        ("age,sex\n", r"design\.csv has a row of names but no numbers"),
-        ("age,sex\n1,2\n3\n", r"design\.csv, line 3: 1 numbers in the row; the row of names says 2"),
-        ("age,sex\n1,2,3\n", r"design\.csv, line 2: 3 numbers in the row; the row of names says 2"),
+        ("age,sex\n", r"design\.csv has a header row but no numbers"),
+        ("age,sex\n1,2\n3\n", r"design\.csv, line 3: 1 numbers in the row; the header says 2"),
+        ("age,sex\n1,2,3\n", r"design\.csv, line 2: 3 numbers in the row; the header says 2"),
         ("age,sex\n1,2\n\n3,\n", r"design\.csv, line 4: '' is not a finite number"),
         ("age,sex\n1,F\n", r"design\.csv, line 2: 'F' is not a finite number"),
         ("age,sex\n1,NA\n", r"design\.csv, line 2: 'NA' is not a finite number"),
@@ -960,7 +962,7 @@ def test_plain_integers_and_flips(tmp_path):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("", r"p\.txt is empty; a permutation or sign flip a line is expected"),
+        ("", r"p\.txt is empty; one permutation or sign flip per line is expected"),
         ("1 2 3\n1 2.5 3\n", r"p\.txt, line 2: 1 2\.5 3 is not a row of the numbers 1 to 3, each once"),
         ("1 2 3\n\n1 2 2\n", r"p\.txt, line 3: 1 2 2 is not a row of the numbers 1 to 3, each once"),
         ("0 1 2\n", r"p\.txt, line 1: 0 1 2 is not a row of the numbers 1 to 3"),
@@ -1093,7 +1095,7 @@ def test_several_images_take_the_place_of_the_first(tmp_path):
     nib.save(first, tmp_path / "a.nii")
     nib.save(other.as_reoriented(np.array([[2, 1], [0, -1], [1, 1.0]])), tmp_path / "b.nii")
     names = [tmp_path / "a.nii", tmp_path / "b.nii"]
-    with pytest.warns(InputWarning, match=r"b\.nii has the voxels of .*a\.nii along other or reversed axes"):
+    with pytest.warns(InputWarning, match=r"b\.nii has the voxels of .*a\.nii along exchanged or reversed axes"):
         grid = files.automatic_mask(names)
     assert grid.shape == (3, 4, 5)
     with pytest.warns(InputWarning):

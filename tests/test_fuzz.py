@@ -293,7 +293,7 @@ def test_data_longer_than_the_header_promises(tmp_path, suffix):
         (tmp_path / "mask.img.gz").write_bytes(gzip.compress(bytes(content[352:])))
         path.unlink()
         path = tmp_path / "mask.hdr.gz"
-    assert peak(lambda: refused(lambda: files.read_mask(path), "more data than its header promises")) < MOST_BYTES
+    assert peak(lambda: refused(lambda: files.read_mask(path), "more data than its header announces")) < MOST_BYTES
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -133,7 +133,7 @@ def test_a_column_of_names_is_no_column_of_numbers(tmp_path):
     path.write_text("age,participant_id\n3,a\n4,b\n")
     assert files.read_named_matrix(path).row_names == ("a", "b")
     for text, says in (
-        ("age,participant_id\n3,a\n4\n", "1 numbers in the row; the row of names says 2"),
+        ("age,participant_id\n3,a\n4\n", "1 numbers in the row; the header says 2"),
         ("group,age\nMS,1\n", "'MS' is not a finite number"),
         ("participant_id\na\n", "each needs a name of its own"),
         ("participant_id,age\n,1\n", "row 1 has nothing in column 'participant_id'"),

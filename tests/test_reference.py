@@ -340,7 +340,7 @@ def test_a_constant_voxel_is_zero_and_the_others_are_as_without_it(case, outputs
 def test_flipped_mask_is_told(tmp_path, capsys):
     run_case("flipped_mask", tmp_path)
     said = capsys.readouterr().err
-    assert "data.nii.gz has the voxels of the mask along other or reversed axes; reoriented exactly" in said
+    assert "data.nii.gz has the voxels of the mask along exchanged or reversed axes; reoriented exactly" in said
     grid = nib.load(CASES / "flipped_mask" / "mask.nii.gz").affine
     np.testing.assert_array_equal(nib.load(tmp_path / "fsl_tstat1.nii.gz").affine, grid)
 

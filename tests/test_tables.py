@@ -233,7 +233,7 @@ def test_tables_are_written_whole(tmp_path):
     table = pd.DataFrame({"a": [1.5, np.nan, 1 / 3], "b": ["x", None, "z"], "c": [1, 2, 3]})
     files.write_table(tmp_path / "t.tsv", table)
     assert (tmp_path / "t.tsv").read_text() == "a\tb\tc\n1.5\tx\t1\nn/a\tn/a\t2\n0.33333333\tz\t3\n"
-    with pytest.raises(FileError, match="holds a zero byte"):
+    with pytest.raises(FileError, match="contains a zero byte"):
         files.write_table(tmp_path / "u.tsv", pd.DataFrame({"a": ["x\0"]}))
     assert not (tmp_path / "u.tsv").exists()
 
@@ -344,6 +344,6 @@ def test_no_command_writes_over_what_it_reads(command, name, tmp_path, monkeypat
     assert main(command.format(name).split()) == 2
     error = capsys.readouterr().err
     assert name in error
-    assert "would write over" in error
+    assert "would overwrite" in error
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == content

@@ -148,7 +148,7 @@ def test_the_same_table_in_another_file(tmp_path, content):
         (TEXT.encode("latin-1"), r"p\.tsv, line 3, is not in UTF-8; save it as UTF-8 text"),
         (TEXT.replace("ö", "o").encode("utf-16-le"), "is not a text file"),
         (TEXT.encode("utf-16")[:-1], "is not a text file"),
-        ((TEXT + TEXT).encode(), "line 4, is the row of names again"),
+        ((TEXT + TEXT).encode(), "line 4, repeats the header"),
         (("#" + TEXT).encode(), "line 1, begins with '#' and has 3 fields, as the row after it"),
         (TEXT.replace("\t", ";").encode(), "is separated by semicolons; tabs or commas expected"),
         (TEXT.replace("\t", '";"').replace("\n", '"\n"').encode().join([b'"', b""]), "is separated by semicolons"),

@@ -75,9 +75,7 @@ class DaskWorkers:
         """Number of workers that took part, their threads and devices, in words."""
         kinds = sorted({worker.device for worker in self._workers.values()})
         threads = sum(worker.threads for worker in self._workers.values())
-        return (
-            f"Dask: {len(self._workers)} workers with {threads} threads in all, on {', '.join(kinds) or 'nothing'}"
-        )
+        return f"Dask: {len(self._workers)} workers with {threads} threads in total, on {', '.join(kinds) or 'nothing'}"
 
     def results(self, observed: ObservedTest, tally: Tally) -> Generator[BlockResult, None, None]:
         """The results that a tally lacks, in any order; the caller adds each to the tally before it asks for the next.

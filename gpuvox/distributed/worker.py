@@ -162,7 +162,7 @@ def _read(images: Images, grid: Grid, scratch: str) -> Arrays:
     try:
         for name, digest in images.hashes:
             if hash_file(name) != digest:
-                raise UnreadableData(f"{name} has other contents here")
+                raise UnreadableData(f"{name} has different content here")
         read: Any = partial(read_tiles, folder=scratch) if scratch else read_cohort
         evs = {column: read(names, grid) for column, names in images.evs.items()}
         return Arrays(read(images.data, grid), evs)

@@ -37,7 +37,7 @@ def read_bytes(path: Name, most: int = MOST_TEXT) -> bytes:
                     return content
     except (OSError, ValueError) as error:  # a name with a zero byte
         raise FileError(f"{os.fspath(path)} cannot be read: {reason(error)}") from error
-    raise FileError(f"{os.fspath(path)} has more than {most >> 20} MiB; no file of its kind is so large")
+    raise FileError(f"{os.fspath(path)} has more than {most >> 20} MiB, which is too large for a file of its kind")
 
 
 def some_bytes(file: Any, count: int) -> bytes:

@@ -85,7 +85,7 @@ def parse_table(path: Name, text: str) -> Table | None:
         if line.lstrip().startswith("#") and line.count(separator) + 1 == len(names) > 1:
             raise FileError(
                 f"{os.fspath(path)}, line {i}, begins with '#' and has {len(names)} fields, as the row after it: "
-                "is it the row of names? Remove the '#' then, or the line"
+                "if it is the header, remove the '#', otherwise the line"
             )
     body = [row for row in body if not _is_comment(path, row, len(names))]
     return Table(first, Row(header.line, names, header.quoted), _without_blank_columns(names, body))
@@ -136,7 +136,7 @@ def _without_blank_columns(names: list[str], rows: list[Row]) -> list[Row]:
 
 
 def check_rows(path: Name, table: Table) -> None:
-    """Raise `FileError` unless every row has a cell for each column, and none is the row of names again."""
+    """Raise `FileError` unless every row has a cell for each column, and none repeats the header."""
     names = table.names
     for i, row in enumerate(table.rows, start=1):
         if len(row.cells) != len(names):
@@ -146,7 +146,7 @@ def check_rows(path: Name, table: Table) -> None:
             )
         if row.cells[0].strip() == names[0] and not row.quoted and [cell.strip() for cell in row.cells] == names:
             raise FileError(
-                f"{os.fspath(path)}, line {row.line}, is the row of names again; a table has one, as its first row"
+                f"{os.fspath(path)}, line {row.line}, repeats the header, which may occur only once, as the first row"
             )
 
 
@@ -261,7 +261,7 @@ class _Scanner:
 def format_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Text of a table, separated by tabs, of which `parse_table` makes the same cells.
 
-    A row is in quotation marks, all of it, where a cell needs them; so is the row of names where any cell has a line
+    A row is in quotation marks, all of it, where a cell needs them; so is the header if any cell has a line
     break. Where no cell has a tab, a line break, a quotation mark or blanks around it, nothing is in marks.
     """
     listed = [list(row) for row in rows]

@@ -81,7 +81,7 @@ class ImageHeader:
         units = SPACE_UNITS.get(int(self.nifti["xyzt_units"]) & 7 if known else 0)
         if units:
             raise FileError(
-                f"{self.path} says that its voxels of {dx:g} × {dy:g} × {dz:g} are in {units} (xyzt_units); "
+                f"{self.path} says that its voxels of {dx:g} × {dy:g} × {dz:g} are in {units} (xyzt_units), but "
                 "millimetres are expected: correct the units, or sizes and affine"
             )
         if not all(math.isfinite(d) and d > 0 for d in (dx, dy, dz)):
@@ -103,7 +103,7 @@ class ImageHeader:
         if not np.allclose(sizes, self.voxel_size, rtol=0.01):
             notice(
                 f"the voxels of {self.path} are {format_sizes(self.voxel_size)} by pixdim, "
-                f"{format_sizes(sizes)} by its affine; pixdim is taken"
+                f"{format_sizes(sizes)} by its affine; pixdim is used"
             )
         return Grid(mask, self.voxel_size, self.affine)
 
@@ -122,7 +122,7 @@ def read_header(name: Name) -> ImageHeader:
         image: Any = _load(path)
         dims, proxy = tuple(int(n) for n in image.shape), image.dataobj
     except (ImageFileError, HeaderDataError, WrapStructError, ValueError, *DAMAGE) as error:
-        raise FileError(f"{path} is not an image that can be read: {reason(error)}") from error
+        raise FileError(f"{path} cannot be read as an image: {reason(error)}") from error
     if not isinstance(image.header, nib.AnalyzeHeader):
         raise FileError(f"{path} is a {type(image).__name__}; a NIfTI image is expected")
     _check_offset(path, image.header, int(proxy.offset))
@@ -182,7 +182,7 @@ def _check_size(proxy: Any, dims: tuple[int, ...]) -> None:
     claimed = proxy.offset + math.prod(dims) * proxy.dtype.itemsize
     if claimed > most + READ_SIZE:
         raise FileError(
-            f"{path} is truncated or damaged: its header promises {claimed:.4g} bytes of data, which a file of {size} "
+            f"{path} is truncated or damaged: its header announces {claimed:.4g} bytes of data, which a file of {size} "
             "bytes cannot hold"
         )
 
@@ -200,7 +200,7 @@ def _check_extensions(path: Path) -> None:
         is_single = ".nii" in split_suffix(path)[1]
         if is_single and not offset <= MOST_HEADER:
             raise FileError(
-                f"{path} is truncated or damaged: its data begin at byte {offset:.4g}; no header is so long"
+                f"{path} is truncated or damaged: its data begin at byte {offset:.4g}, but no header is that long"
             )
         if start[size : size + 1] in (b"", b"\0"):
             return

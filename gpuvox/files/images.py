@@ -66,7 +66,7 @@ def read_mask_on(name: Name, on: ImageHeader) -> Grid:
 
 def _grid_of_mask(header: ImageHeader) -> Grid:
     if header.shape[3] != 1:
-        notice(f"{header.path} has {header.shape[3]} volumes; the first one is the mask")
+        notice(f"{header.path} has {header.shape[3]} volumes; the first is used as the mask")
     values = next(volumes(header))
     return header.grid(mask_of(values, os.fspath(header.path)).reshape(header.shape[:3], order="F"))
 
@@ -194,14 +194,14 @@ def _read_rows(
         if wrong.any():
             bad |= wrong
             voxel = grid.position(int(np.argmax(wrong)))
-            first = first or f"volume {volume} of {header.path} (subject {i + 1}), voxel {voxel}"
+            first = first or f"volume {volume} of {header.path} (participant {i + 1}), voxel {voxel}"
         if progress is not None:
             progress(i + 1, n)
     if first:
         count = np.count_nonzero(bad)
         raise FileError(
             f"the data are not finite in {count} of the {len(bad)} voxels of the mask, first in {first}: NaN, infinite "
-            "or beyond float32 (3.4e38); leave these voxels out of the mask, or mend the image"
+            "or beyond float32 (3.4e38); exclude these voxels from the mask, or mend the image"
         )
     said = rounding.sentence(os.fspath(headers[0].path)) if rounding else ""
     if said:
@@ -260,7 +260,7 @@ def automatic_mask(names: Name | Sequence[Name], *, progress: Progress | None = 
         if progress is not None:
             progress(i, n)
     if not varies.any():
-        raise FileError(f"no voxel of {reference.path} varies over the {n} volumes; a mask cannot be found")
+        raise FileError(f"no voxel of {reference.path} varies over the {n} volumes; no mask can be derived")
     return reference.grid(varies.reshape(reference.shape[:3], order="F"))
 
 
@@ -275,11 +275,9 @@ def stacked(images: Sequence[Any]) -> Any:
     first = images[0]
     for i, image in enumerate(images, start=1):
         if len(image.shape) != 3 and tuple(image.shape[3:]) != (1,):
-            raise ValueError(
-                f"image {i} of the data has the shape {tuple(image.shape)}; that of one subject is 3D"
-            )
+            raise ValueError(f"image {i} of the data has the shape {tuple(image.shape)}; each image must be 3D")
         if image.shape[:3] != first.shape[:3] or not np.allclose(image.affine, first.affine, atol=1e-3):
-            raise ValueError(f"image {i} of the data lies on another grid than the first")
+            raise ValueError(f"image {i} of the data is on another grid than the first")
     volumes = [np.asanyarray(image.dataobj).reshape(first.shape[:3]) for image in images]
     return nib.Nifti1Image(np.stack(volumes, axis=3), first.affine, first.header)
 
@@ -287,18 +285,20 @@ def stacked(images: Sequence[Any]) -> Any:
 def _single_volume(name: Name) -> ImageHeader:
     header = read_header(name)
     if header.shape[3] != 1:
-        raise FileError(f"{header.path} has {header.shape[3]} volumes; a single one is expected")
+        raise FileError(f"{header.path} has {header.shape[3]} volumes; one volume is expected")
     return header
 
 
 def _cohort_headers(names: Name | Sequence[Name]) -> list[ImageHeader]:
     headers = [read_header(path) for path in image_names(names)]
     if len(headers) == 1 and headers[0].shape[3] == 1:
-        raise FileError(f"{headers[0].path} has one volume; a 4D image with one volume a subject is expected")
+        raise FileError(
+            f"{headers[0].path} has one volume; a 4D image with one volume per participant is expected"
+        )
     wrong = [header for header in headers if len(headers) > 1 and header.shape[3] != 1]
     if wrong:
         raise FileError(
             f"{wrong[0].path} has {wrong[0].shape[3]} volumes; "
-            f"of several images ({len(headers)} here) each must have one, that of one subject"
+            f"of several images ({len(headers)} here) each must have one"
         )
     return headers

@@ -158,7 +158,7 @@ def _sign(path: Path, number: int) -> None:
     """Write into a lock who has it, unless it is something else than a lock."""
     if not HOLDER.fullmatch(os.read(number, 400)):
         os.close(number)
-        raise FileError(f"{path} is not a lock of gpuvox, and is left alone; remove it or choose another name")
+        raise FileError(f"{path} is not a lock of gpuvox, so it is not used; remove it or choose another name")
     with contextlib.suppress(OSError):  # a full disk, or a file that can only be read
         os.ftruncate(number, 0)
         os.pwrite(number, f"process {os.getpid()} on {platform.node()}".encode(), 0)
@@ -172,7 +172,7 @@ def _unlockable(path: Path, number: int, said: str, warn: Callable[[str], None])
         with contextlib.suppress(OSError):
             os.unlink(path)
     if not any(folder == known or folder.startswith(f"{known}{os.sep}") for known in _without_locks):
-        warn(f"{said}: see to it that no other run uses it")
+        warn(f"{said}: make sure that no other run uses it")
     _without_locks.append(folder)
     return Lock(path, None, folder)
 

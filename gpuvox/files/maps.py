@@ -166,7 +166,7 @@ def _header_block(
         nifti.set_data_shape(shape)
         nifti.set_intent(label.intent, label.intent_parameters, label.intent_name)
     except (KeyError, HeaderDataError) as error:
-        raise ValueError(f"NIfTI has no header for shape {shape}, intent {label.intent!r}: {error}") from error
+        raise ValueError(f"NIfTI cannot store shape {shape}, intent {label.intent!r}: {error}") from error
     nifti.set_data_dtype(np.float32)
     if header is None:
         nifti["pixdim"][1:4] = grid.voxel_size

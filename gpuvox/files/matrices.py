@@ -74,7 +74,7 @@ def read_named_matrix(path: Name) -> Matrix:
     lines = lines_of(text)
     first = next((line for line in lines if line.strip()), "")
     if not first:
-        raise FileError(f"{path} is empty; a VEST matrix, or a table with a row of names, is expected")
+        raise FileError(f"{path} is empty; a VEST matrix, or a table with a header row, is expected")
     is_vest = first.lstrip().startswith("/") or any(line.split(maxsplit=1)[:1] == ["/Matrix"] for line in lines)
     return _parse_vest(path, lines) if is_vest else _parse_table(path, text)
 
@@ -153,13 +153,11 @@ def _unwrapped(numbered: list[tuple[int, list[str]]], rows: int, columns: int) -
 def _parse_table(path: Path, text: str) -> Matrix:
     table = parse_table(path, text)
     if table is None or not table.names:
-        raise FileError(
-            f"{path} holds nothing but comments; a VEST matrix, or a table with a row of names, is expected"
-        )
+        raise FileError(f"{path} contains only comments; a VEST matrix, or a table with a header row, is expected")
     names = table.names
     if any(name and all(math.isfinite(as_number(word)) for word in name.split()) for name in names):
         raise FileError(
-            f"{path} starts with the numbers {table.first.strip()!r}; a table needs a first row of names, "
+            f"{path} starts with the numbers {table.first.strip()!r}; a table needs a header row, "
             "and a VEST matrix its header with /Matrix (Text2Vest writes it)"
         )
     where = _column_of_names(names, table.rows)
@@ -167,7 +165,7 @@ def _parse_table(path: Path, text: str) -> Matrix:
     if not columns or "" in columns or len(set(columns)) < len(columns):
         raise FileError(f"{path}: the columns are called {names}; each needs a name of its own")
     if not table.rows:
-        raise FileError(f"{path} has a row of names but no numbers")
+        raise FileError(f"{path} has a header row but no numbers")
     _check_separator(path, table)
     of_rows, values = [], []
     for row in table.rows:
@@ -175,9 +173,9 @@ def _parse_table(path: Path, text: str) -> Matrix:
         if where is not None and len(fields) == len(names):
             of_rows.append(fields[where].strip())
             fields = [field for i, field in enumerate(fields) if i != where]
-            values.append(finite_row(path, line, fields, len(columns), "the row of names"))
+            values.append(finite_row(path, line, fields, len(columns), "the header"))
         else:
-            values.append(finite_row(path, line, fields, len(names), "the row of names"))
+            values.append(finite_row(path, line, fields, len(names), "the header"))
     if "" in of_rows:
         raise FileError(f"{path}: row {of_rows.index('') + 1} has nothing in column {names[where or 0]!r}")
     counts = where is not None and not names[where] and all(name.isdecimal() for name in of_rows)

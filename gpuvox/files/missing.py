@@ -29,14 +29,14 @@ def what_is_there(name: str, stem: str, suffixes: Sequence[str]) -> str:
         if os.path.exists(path) and not os.path.isfile(path):
             return f"{path} is neither a file nor a folder; an image is expected"
     if os.path.isfile(name):
-        return f"{name} is not in a form that is read: {EXPECTED}"
+        return f"{name} is not in a supported format: {EXPECTED}"
     folder = os.path.dirname(stem) or "."
     if not os.path.isdir(folder):
         return _no_folder(name, folder)
     try:
         return _alike(name, folder, os.path.basename(stem), os.path.basename(name), suffixes)
     except OSError as error:
-        return f"the image {name} cannot be looked for: the folder {folder} cannot be read ({error.strerror})"
+        return f"the image {name} cannot be searched for: the folder {folder} cannot be read ({error.strerror})"
 
 
 def _no_folder(name: str, folder: str) -> str:
@@ -54,12 +54,12 @@ def _alike(name: str, folder: str, stem: str, base: str, suffixes: Sequence[str]
     wanted = {text.strip().casefold() for text in (base, *(stem.strip() + suffix for suffix in suffixes))}
     for other in there:
         if other.strip().casefold() in wanted:
-            blank = "" if other == other.strip() and name == name.strip() else " (a blank at the end counts)"
-            return f"there is no image {name!r}, but {other!r} in {folder}: give that name, spelled so{blank}"
+            blank = "" if other == other.strip() and name == name.strip() else " (including a blank at the end)"
+            return f"there is no image {name!r}, but {other!r} in {folder}: give the name in this spelling{blank}"
     packed = tuple(f"{stem}{suffix}." for suffix in ("", ".nii"))
     for other in there:
         if stem and other.startswith(packed) and not other.endswith((".json", ".txt", ".tsv", ".csv")):
-            return f"there is no image {name}, but {other} in {folder}, which is not in a form that is read: {EXPECTED}"
+            return f"there is no image {name}, but {other} in {folder}, which is not in a supported format: {EXPECTED}"
     return ""
 
 

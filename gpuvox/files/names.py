@@ -160,7 +160,7 @@ def _listed_images(path: Path) -> list[Path]:
     lines = [line.strip() for line in text_lines(path)]
     names = [path.parent / line for line in lines if line and not line.startswith("#")]
     if not names:
-        raise FileError(f"{path} names no image; expected one name a line")
+        raise FileError(f"{path} names no image; one name per line is expected")
     return [find_image(name) for name in names]
 
 
@@ -172,7 +172,7 @@ def _matching_images(pattern: str) -> list[Path]:
         if matches:
             return list(dict.fromkeys(find_image(match) for match in matches))  # a pair matches twice
         others += every
-    hint = f"; {others[0]} does, which is not in a form that is read: {EXPECTED}" if others else ""
+    hint = f"; {others[0]} does, which is not in a supported format: {EXPECTED}" if others else ""
     raise FileError(f"no image matches {pattern}{hint}")
 
 

@@ -31,7 +31,7 @@ def read_permutations(path: Name) -> NDArray[np.int64]:
     path = Path(path)
     numbered = [(i, line.split()) for i, line in enumerate(text_lines(path), 1) if line.strip()]
     if not numbered:
-        raise FileError(f"{path} is empty; a permutation or sign flip a line is expected")
+        raise FileError(f"{path} is empty; one permutation or sign flip per line is expected")
     n = len(numbered[0][1])
     values = np.array([finite_row(path, i, fields, n, "the first row") for i, fields in numbered])
     flips = bool((np.abs(values[0]) == 1).all())

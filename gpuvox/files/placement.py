@@ -51,7 +51,7 @@ def all_placed(headers: Sequence[ImageHeader], grid: Grid, other: Name = "the ma
     turned = [header.path for header in found if header.order is not None]
     if turned:
         more = f" and {len(turned) - 1} more images have" if len(turned) > 1 else " has"
-        notice(f"{turned[0]}{more} the voxels of {other} along other or reversed axes; reoriented exactly")
+        notice(f"{turned[0]}{more} the voxels of {other} along exchanged or reversed axes; reoriented exactly")
     return found
 
 

@@ -59,6 +59,6 @@ class Rounding:
             return ""
         return (
             f"{what}: data are held as float32, and in {count} of {len(self._error)} voxels that changes values by "
-            "more than a hundredth of their SD over subjects (values far from zero beside their differences): "
+            "more than a hundredth of their SD across participants (values far from zero beside their differences): "
             "subtract a number from all volumes that leaves them near zero"
         )

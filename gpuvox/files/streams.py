@@ -98,4 +98,4 @@ def fill(file: IO[bytes], array: NDArray) -> None:
 def check_end(file: GzipStream, name: Name) -> None:
     """Read to the very end, where gzip has its checksum; no more than a little padding may come before it."""
     if len(some_bytes(file, READ_SIZE + 1)) > READ_SIZE:
-        raise FileError(f"{os.fspath(name)} is damaged: it holds more data than its header promises")
+        raise FileError(f"{os.fspath(name)} is damaged: it holds more data than its header announces")

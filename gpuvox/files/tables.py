@@ -121,5 +121,5 @@ def _cell(path: Name, value: Any) -> str:
         return "n/a"
     text = f"{value:.8g}" if isinstance(value, float | np.floating) else str(value)
     if "\0" in text:
-        raise FileError(f"{os.fspath(path)} cannot be written: {text!r} holds a zero byte")
+        raise FileError(f"{os.fspath(path)} cannot be written: {text!r} contains a zero byte")
     return text

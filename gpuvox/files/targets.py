@@ -33,7 +33,7 @@ def check_targets(root: Name, endings: Iterable[str] = ("",), *, maps: Iterable[
     """
     text = os.fspath(root)
     if "\0" in text:
-        raise FileError(f"the output {text!r} cannot be written: its name holds a zero byte")
+        raise FileError(f"the output {text!r} cannot be written: its name contains a zero byte")
     check_output_root(root)
     suffixes = dict.fromkeys(FILE_TYPES[output_type()])
     images = [f"{split_suffix(f'{text}{stem}')[0]}{suffix}" for stem in maps for suffix in suffixes]
@@ -86,7 +86,9 @@ def check_not_read(written: Iterable[Name], read: Iterable[Name]) -> None:
     there = [path for path in read if os.fspath(path) and os.path.exists(path)]
     for path in written:
         if os.path.exists(path) and any(os.path.samefile(path, other) for other in there):
-            raise FileError(f"the output would write over {os.fspath(path)}, which is read; choose another name")
+            raise FileError(
+                f"the output would overwrite {os.fspath(path)}, which is an input; choose another name"
+            )
 
 
 def check_output_root(root: Name) -> None:

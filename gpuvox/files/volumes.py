@@ -68,7 +68,8 @@ def _whole(values: NDArray, slope: float, inter: float) -> NDArray[np.int64]:
     largest = max(abs(float(values.max())), abs(float(values.min())))
     if largest >= most:
         raise ValueError(
-            f"has labels up to {largest:.0f}; those from {most:.0f} on are not told apart in it: save it with integers"
+            f"has labels up to {largest:.0f}; those from {most:.0f} on cannot be distinguished in it: "
+            "save it with integers"
         )
     return values.astype(np.int64)
 
