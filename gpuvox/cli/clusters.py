@@ -10,10 +10,10 @@ from gpuvox.cli.console import terminal
 from gpuvox.cli.options import add_covariates, add_root, add_table, add_text, require
 
 EPILOG = """\
-Writes OUT.tsv (size, p, peak and centre of gravity in mm, shares of atlas regions), OUT.nii.gz (clusters numbered by
-decreasing size) and, with --data and --table, OUT_subjects.tsv: mean and first eigenvariate of each participant in each
-cluster, and with --covariates and --reference their z-scores, adjusted with coefficients estimated in the reference
-group alone.
+The command writes OUT.tsv (size, p, peak and centre of gravity in mm, overlap with atlas regions) and OUT.nii.gz
+(clusters numbered by decreasing size). With --data and --table it also writes OUT_subjects.tsv: mean and first
+eigenvariate of each participant in each cluster and, with --covariates and --reference, their z-scores, adjusted with
+coefficients that are estimated in the reference group alone.
 
 example:
   gpuvox clusters --corrected iron_tfce_corrp_tstat1 --statistic iron_tstat1 --extent 100 --out iron_up \\
@@ -25,15 +25,18 @@ def build_parser() -> Parser:
     """The parser; its destinations are the fields of `clusters.Command`."""
     parser = Parser(
         prog="gpuvox clusters",
-        description="List the clusters of a corrected map, and extract a value of each for every participant "
+        description="List the clusters of a corrected map, and extract their values for every participant "
         f"(gpuvox {__version__}).",
         epilog=EPILOG,
     )
     add_text(parser, "--corrected", "IMAGE", "corrected p-value map, as 1-p (required)")
     parser.add_argument(
-        "--scale", choices=("1-p", "p"), default="", help="what it holds (1-p, refused where it is exactly 1)"
+        "--scale",
+        choices=("1-p", "p"),
+        default="",
+        help="content of the map (1-p; required if a value is exactly 1)",
     )
-    add_text(parser, "--statistic", "IMAGE", "map of the statistic, to find the peaks")
+    add_text(parser, "--statistic", "IMAGE", "map of the statistic, which determines the peaks")
     parser.add_argument("--p", type=positive, metavar="P", default=0.05, help="significance level (0.05)")
     parser.add_argument(
         "--extent", type=at_least_one, metavar="N", default=1, help="smallest cluster to list, in voxels (1)"
@@ -47,7 +50,7 @@ def build_parser() -> Parser:
     )
     add_text(parser, "--mask", "IMAGE", "mask of the voxels to consider")
     add_text(parser, "--atlas", "IMAGE", "label image of an atlas")
-    add_text(parser, "--names", "FILE", "table with index and name of its labels")
+    add_text(parser, "--names", "FILE", "table with the index and name of each label")
     add_text(parser, "--data", "IMAGE", "4D image with one volume per participant")
     add_table(parser, "table of participants, in the order of the volumes")
     add_covariates(parser)

@@ -22,10 +22,10 @@ from gpuvox.cli.options import (
 from gpuvox.errors import UsageError
 
 EPILOG = """\
-Writes OUT.mat, OUT.con and, with F tests, OUT.fts for gpuvox randomise; OUT_design.json with the names of their rows
-and columns; OUT_participants.tsv, the participants in the order of the rows; and OUT.txt, which lists the EVs, the
-contrasts and the command that tests them. --select makes the 4D image of these participants, from a column of the table
-(paths relative to the table) or from a 4D image in the order of the table.
+The command writes OUT.mat, OUT.con and, with F tests, OUT.fts for gpuvox randomise; OUT_design.json with the names of
+their rows and columns; OUT_participants.tsv, the participants in the order of the rows; and OUT.txt, which lists the
+EVs, the contrasts and the command that tests them. With --select it also writes a 4D image of these participants, taken
+from a column of the table (paths relative to the table) or from a 4D image in the order of the table.
 
 examples:
   gpuvox design --table participants.tsv --group group --order MS,HC --covariates age,sex --out ms_hc

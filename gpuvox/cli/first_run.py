@@ -1,4 +1,4 @@
-"""The first run ever compiles the loops; two processes share the work and leave the result in the cache on disk."""
+"""The first run compiles the loops; two processes share the work, and the result stays in the cache on disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gpuvox.cli.console import complain
 
 
 def compile_ahead(quiet: bool) -> None:
-    """Compile what every run needs, if that has not been done; say so unless `quiet`."""
+    """Compile what every run needs, unless the cache has it; print a line about it unless `quiet`."""
     from gpuvox.jit import WHY_NOT_KEPT, is_cached
     from gpuvox.runtime.limits import default_threads
 
@@ -19,11 +19,10 @@ def compile_ahead(quiet: bool) -> None:
     if not quiet:
         begins = "Compiling" if WHY_NOT_KEPT else "First run: compiling"
         complain(f"{begins} the loops, which takes some seconds.")
-    if default_threads() < 2 or WHY_NOT_KEPT:  # a helper could not pass on what it compiles
+    if default_threads() < 2 or WHY_NOT_KEPT:  # without a cache, a helper process would be of no use
         return
     code = "from gpuvox.cli.first_run import compile_enhancement; compile_enhancement()"
-    # -P: without it Python would import from the current folder, which may be somebody's data.
-    # What fails there is compiled, or reported, where it is needed.
+    # Without -P, Python would import from the current folder. What a failing helper leaves is compiled when it is needed.
     words, nothing = [sys.executable, "-P", "-c", code], subprocess.DEVNULL
     helper = None
     with suppress(OSError):
@@ -36,7 +35,7 @@ def compile_ahead(quiet: bool) -> None:
 
 
 def compile_enhancement() -> None:
-    """Compile the loops of TFCE: maxima and maps are one loop."""
+    """Compile the loops of TFCE; maxima and maps share one loop."""
     import numpy as np
 
     from gpuvox.grid import Grid
@@ -47,10 +46,10 @@ def compile_enhancement() -> None:
 
 
 def compile_models() -> None:
-    """Compile the loops of linear models and of shuffling."""
+    """Compile the loops of linear models and of permutations."""
     from gpuvox.application.api import randomise
 
     data = [[1.0, 2.0], [2.0, 1.0], [4.0, 3.0], [3.0, 5.0], [5.0, 4.0], [7.0, 6.0]]
     design = [[1.0, row] for row in range(6)]
-    # From 20 permutations on, nothing warns that they are few.
+    # With fewer than 20 permutations, there would be a warning.
     randomise(data, design, [0, 1.0], n_permutations=20, seed=1, threads=1, device="cpu")

@@ -22,10 +22,10 @@ from gpuvox.cli.options import (
 )  # fmt: skip
 
 EPILOG = """\
-Writes OUT.tsv (analysis of covariance of each variable: adjusted means, F, p, corrected p, Cohen's d, checks of
-assumptions), OUT_demographics.tsv (groups described and compared without covariates) and OUT.json (a record of what was
-done). Variables are numeric columns of the table, of gpuvox rois (such as thalamus.iron, left.caudate.volume) and of
-gpuvox clusters (such as NAME.1).
+The command writes OUT.tsv (analysis of covariance of each variable: adjusted means, F, p, corrected p, Cohen's d,
+checks of assumptions), OUT_demographics.tsv (groups described and compared without covariates) and OUT.json (a record
+of the analysis). Variables are numeric columns of the table, of gpuvox rois (such as thalamus.iron,
+left.caudate.volume) and of gpuvox clusters (such as NAME.1).
 
 example:
   gpuvox groups --table participants.tsv --group group --order MS,HC --rois rois.tsv --covariates age,sex \\

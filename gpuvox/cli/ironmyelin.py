@@ -14,8 +14,8 @@ from gpuvox.errors import UsageError
 EPILOG = """\
 The table is a TSV or CSV file with the columns participant_id, qsm, r1, csf and, for content maps, jacobian
 (determinants of the template-to-subject transformation); paths are relative to the table. 4D images with one volume per
-participant may be given instead (--csf may be a single volume for all). Writes iron, myelin and, with Jacobians,
-ironmass and myelinmass (4D, in the order of the table) with JSON sidecars, and csf_reference.tsv.
+participant may be given instead (--csf may be a single volume for all). The command writes iron, myelin and, with
+Jacobians, ironmass and myelinmass (4D, in the order of the table) with JSON sidecars, and csf_reference.tsv.
 
 example:
   gpuvox ironmyelin --table participants.tsv --out maps --from-field 3
@@ -57,7 +57,7 @@ def _add_model(parser: Parser) -> None:
     add("--exponent", type=number, metavar="B", help="exponent for --field-method power (0.376, gray matter)")
     add(
         "--reference", choices=("cohort", "subject", "none"), default="cohort",
-        help="subtract the mean of CSF over the cohort, of each subject, or not (cohort)",
+        help="mean of CSF that is subtracted: of the cohort, of each subject, or none (cohort)",
     )  # fmt: skip
     add(
         "--fwhm", type=not_negative, metavar="MM", default=0.0,

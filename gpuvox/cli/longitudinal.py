@@ -27,13 +27,13 @@ from gpuvox.cli.options import (
 DESIGNS = ("change", "visit", "interaction", "between")
 EPILOG = """\
 The table has one row for each visit of each participant. IMAGE is a column of it (paths relative to the table) or a 4D
-image with one volume per row. The designs, all that are possible unless --designs selects some:
+image with one volume per row. These designs are made, if they are possible, unless --designs selects some:
   change       change from baseline to follow-up, compared between groups or with zero              OUT_change
   visit        effect of visit; visits are permuted within participants                             OUT_visit
   interaction  group by visit; participants are permuted with all their visits                      OUT_interaction
   between      groups over all visits; participants are permuted with all their visits              OUT_between
-Each is written as .mat and .con, with .fts and .grp where needed. OUT_NAME_change and OUT_NAME_visits are the images,
-OUT_change.tsv and OUT_visits.tsv list their volumes, and OUT.txt gives the commands that run the tests.
+Each is written as .mat and .con, with .fts and .grp if needed. OUT_NAME_change and OUT_NAME_visits are the images,
+OUT_change.tsv and OUT_visits.tsv list their volumes, and OUT.txt contains the commands that run the tests.
 
 example:
   gpuvox longitudinal --table visits.tsv --visit session --group group --order MS,HC --covariates age,sex \\

@@ -16,7 +16,7 @@ from gpuvox.errors import UsageError
 
 EPILOG = """\
 Each shard records its command and checksums of the input files, which are read again under the same names. The maps
-are, bit for bit, those of a single run.
+are bitwise identical to those of a single run.
 
 example, on three machines and then on one:
   gpuvox randomise -i maps -o out -m mask -d design.mat -t design.con -T --seed 1 --shard 1/3     (2/3, 3/3)

@@ -25,8 +25,8 @@ from gpuvox.errors import UsageError
 REGRESSION = """\
 COLUMNS are separated by commas; * and ? match several. They are columns of the table and, with --rois and --clusters,
 variables such as thalamus.iron, left.caudate.volume or NAME.1 (eigenvariate of cluster 1). Text becomes indicator
-columns of 0 and 1. Writes OUT.tsv (R2, its change, F and P of each block), OUT_coefficients.tsv, OUT_data.tsv (the data
-analysed) and OUT.json.
+columns of 0 and 1. The command writes OUT.tsv (R2, its change, F and p of each block), OUT_coefficients.tsv,
+OUT_data.tsv (the data analysed) and OUT.json.
 
 example:
   gpuvox models regression --table participants.tsv --rois rois.tsv --subset "group == 'MS'" --outcome edss \\
@@ -34,7 +34,7 @@ example:
     --adjust age,sex --reference "group == 'HC'" --bootstrap 5000 --out edss
 """
 CORRELATION = """\
-COLUMNS are as for gpuvox models regression. Writes OUT.tsv and OUT.json.
+COLUMNS are as for gpuvox models regression. The command writes OUT.tsv and OUT.json.
 
 example:
   gpuvox models correlation --table participants.tsv --clusters iron=iron_up_subjects.tsv --x 'iron.*' \\

@@ -33,7 +33,7 @@ examples:
 """
 
 TLS = {
-    "--tls-ca-file": "certificates to trust, where the scheduler encrypts its connections (tls://)",
+    "--tls-ca-file": "trusted certificates, if the scheduler encrypts its connections (tls://)",
     "--tls-cert": "certificate of this command, signed by one of these",
     "--tls-key": "its private key, if the certificate file does not contain it",
 }
@@ -112,8 +112,10 @@ def _add_inference(group: Any) -> None:
     group.add_argument("--tfce_H", type=not_negative, metavar="H", help="TFCE: exponent of height (2)")
     group.add_argument("--tfce_E", type=not_negative, metavar="E", help="TFCE: exponent of extent (0.5)")
     group.add_argument("--tfce_C", type=connectivity, metavar="C", help="TFCE: connectivity, 6, 18 or 26 (6)")
-    group.add_argument("--tfce_D", type=tfce_step, metavar="D",
-                       help="TFCE: step (observed maximum / 100), or robust: not led by outlying voxels")  # fmt: skip
+    group.add_argument(
+        "--tfce_D", type=tfce_step, metavar="D",
+        help="TFCE: step (observed maximum / 100), or robust: not dominated by outlying voxels",
+    )  # fmt: skip
     add_flag(group, "--twopass", "also normalise clusters and TFCE by a first pass (t only)")
     group.add_argument("-v", dest="variance", type=not_negative, default=0.0, metavar="MM",
                        help="variance smoothing with a Gaussian of this standard deviation (t only)")  # fmt: skip

@@ -9,11 +9,11 @@ from gpuvox.cli.arguments import Parser
 from gpuvox.cli.console import terminal
 
 EPILOG = """\
-STUDY.json is the file study.json that gpuvox study writes. Paths in it are relative to its folder. Of a study that you
-ran yourself, and that was not moved or edited since, everything is read that it was made of. Of any other study nothing
-outside that folder is read; --within names a larger one, for instance for a mask beside the results. The report is one
-file that needs neither the network nor other files: tables, maps with an orthogonal viewer, figures, and methods with
-citations.
+STUDY.json is the file study.json that gpuvox study writes; the paths in it are relative to its folder. If you ran the
+study yourself, and it was not moved or edited since, the report may read every file of the study. For any other study,
+it reads no file outside the folder of STUDY.json, unless --within names a larger folder (for instance because a mask is
+beside the results). The report is a single file that needs neither a network nor other files. It contains tables, maps
+in an orthogonal viewer, figures, and methods with citations.
 
 example:
   gpuvox report results/study.json
@@ -34,7 +34,8 @@ def build_parser() -> Parser:
     )
     parser.add_argument(
         "--within", metavar="DIR", default=None,
-        help="folder that all files it names must lie in, links followed (that of STUDY.json, but for your own study)",
+        help="folder that must contain all files of the study, links resolved (the folder of STUDY.json; not needed for your "
+        "own study)",
     )  # fmt: skip
     return parser
 

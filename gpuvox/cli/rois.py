@@ -11,10 +11,10 @@ from gpuvox.cli.options import add_pairs, add_quiet, add_table, add_text, requir
 
 EPILOG = """\
 IMAGE is a column of the table (paths relative to the table) or a file: a 4D image with one volume per participant in
-the order of the table; labels and lesions may also be one 3D image for everyone. Writes one row for each participant,
-structure, side and map: number of voxels, mean, median, SD, volume (mL; with Jacobians, their sum), normalised volume,
-and for maps named iron and myelin the mass (mg, mL; with --head-size that of the normalised volume) and mass_raw (that
-of the volume itself).
+the order of the table; labels and lesions may also be a single 3D image for everyone. The table that is written has one
+row for each participant, structure, side and map: number of voxels, mean, median, SD, volume (mL; with Jacobians, their
+sum), normalised volume and, for maps named iron and myelin, the mass (mg, mL; with --head-size that of the normalised
+volume) and mass_raw (that of the volume itself).
 
 example:
   gpuvox rois --table participants.tsv --labels template/labels --names template/labels.tsv --map iron=maps/iron \\
