@@ -22,7 +22,7 @@ def compile_ahead(quiet: bool) -> None:
     if default_threads() < 2 or WHY_NOT_KEPT:  # without a cache, a helper process would be of no use
         return
     code = "from gpuvox.cli.first_run import compile_enhancement; compile_enhancement()"
-    # Without -P, Python would import from the current folder. What a failing helper leaves is compiled when it is needed.
+    # Without -P, Python would import from the current folder. If the helper fails, the run compiles its part itself.
     words, nothing = [sys.executable, "-P", "-c", code], subprocess.DEVNULL
     helper = None
     with suppress(OSError):
