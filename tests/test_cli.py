@@ -827,7 +827,7 @@ def test_options_of_palm_are_told_from_values(name, study, capsys):
 @pytest.mark.parametrize(
     ("token", "words"),
     [
-        ("-twotail", ["negative", "half the level"]),
+        ("-twotail", ["negative", "half the significance level"]),
         ("-eb", ["-e FILE"]),
         ("-tfce2D", ["--T2"]),
         ("-logp", ["1-p"]),

@@ -34,8 +34,8 @@ def build_parser() -> Parser:
     )
     parser.add_argument(
         "--within", metavar="DIR", default=None,
-        help="folder that must contain all files of the study, links resolved (the folder of STUDY.json; not needed for "
-        "your own study)",
+        help="folder that must contain all files of the study, links resolved (the folder of STUDY.json; not needed "
+        "for your own study)",
     )  # fmt: skip
     return parser
 
