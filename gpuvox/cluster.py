@@ -14,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from gpuvox.device import Device, slots_for
+from gpuvox.errors import InputError
 from gpuvox.grid import Grid
 from gpuvox.jit import inner, loop
 from gpuvox.types import AnyArray, DeviceArray, Float32, Float64, Int32, Ints, MapBatch
@@ -170,7 +171,7 @@ def label(stat: AnyArray, grid: Grid, threshold: float, connectivity: int = 26) 
 
 def _arguments(grid: Grid, threshold: float, connectivity: int) -> tuple[np.float32, Int32, Int32]:
     if not threshold > 0:
-        raise ValueError(f"the cluster-forming threshold is {threshold}; it must be positive")
+        raise InputError(f"the cluster-forming threshold is {threshold}; it must be positive")
     offsets = grid.padded.offsets(connectivity)
     # The smallest float32 that is at least the threshold: comparing float32 values with it is exact.
     bound = np.float32(threshold)

@@ -1,7 +1,7 @@
 """CUDA through CuPy: loads ``kernels/*.cu`` and runs them.
 
-The sources are shipped and compiled by NVRTC when a kernel is first needed; CuPy keeps the result on disk. Its cache
-does not look into included headers, so a hash of them is among the options.
+The sources are part of the package; NVRTC compiles them when a kernel is first needed, and CuPy caches the result on
+disk. Its cache does not consider included headers, so the compiler options contain a hash of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuvox.device import Device, OutOfDeviceMemory, memory_limit, why_not
-from gpuvox.errors import CacheWarning, DeviceError
+from gpuvox.errors import CacheWarning, DeviceError, UsageError
 from gpuvox.runtime import caches
 from gpuvox.types import AnyArray, DeviceArray
 
@@ -73,18 +73,18 @@ KERNELS: dict[str, tuple[str, ...]] = {
         "tfce_grow<double>",
     ),
 }
-"""Kernels by family, a family to a file, with their template arguments."""
+"""Kernels of each family (one file per family), with their template arguments."""
 
 FAMILY = {kernel: family for family, kernels in KERNELS.items() for kernel in kernels}
 """The file of each kernel."""
 
 OPTIONS = ("-std=c++17", "-fmad=false")
-"""a * b + c is not contracted, so that a CPU gets the same bits; fused multiply-adds are written as such."""
+"""a * b + c is not contracted, so that CPU and GPU produce the same bits; fused multiply-adds are explicit."""
 
 STATIC_SHARED = 1024
 """Shared memory left for the static variables of a kernel with dynamic shared memory."""
 USUAL_SHARED = 48 * 1024 - STATIC_SHARED
-"""Dynamic shared memory that needs no asking for."""
+"""Dynamic shared memory that a kernel may use without requesting it."""
 
 
 @cache
@@ -98,7 +98,7 @@ def kernel_directory() -> Path:
 
 
 def source(family: str) -> str:
-    """Text of a family's file, such that the compiler's messages point into it."""
+    """Source of a family; the compiler's messages refer to its file."""
     path = kernel_directory() / f"{family}.cu"
     return f'#line 1 "{path}"\n{path.read_text()}'
 
@@ -113,19 +113,19 @@ def compile_options() -> tuple[str, ...]:
 
 @cache
 def settle_cache() -> None:
-    """Where CuPy would keep kernels in a folder that cannot be written or trusted, they go to a private one.
+    """Use a private folder if CuPy's cache is in a folder that cannot be written or trusted.
 
-    It is removed at the end; a warning says so.
+    The private folder is removed at exit; a warning says that kernels are not kept.
     """
     folder = os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache")
-    said = caches.fault(folder) if caches.make(folder) else f"{folder} cannot be written"
-    if not said:
+    reason = caches.fault(folder) if caches.make(folder) else f"{folder} cannot be written"
+    if not reason:
         return
     private = tempfile.mkdtemp(prefix="gpuvox-")
     atexit.register(shutil.rmtree, private, ignore_errors=True)
     os.environ["CUPY_CACHE_DIR"] = private
-    advice = "CUPY_CACHE_DIR can name a folder of your own"
-    warnings.warn(CacheWarning(f"compiled kernels are not kept, for {said}; {advice}"), stacklevel=3)
+    advice = "set CUPY_CACHE_DIR to a folder of your own"
+    warnings.warn(CacheWarning(f"compiled kernels are not kept because {reason}; {advice}"), stacklevel=3)
 
 
 class CudaDevice(Device):
@@ -136,7 +136,7 @@ class CudaDevice(Device):
     number : int
         Which one.
     limit : int, optional
-        Bytes of its memory to use at most.
+        Largest number of bytes of its memory to use.
 
     Raises
     ------
@@ -165,13 +165,13 @@ class CudaDevice(Device):
         self._modules: dict[str, Any] = {}
         self._limit = limit
         with self._device:
-            # Pools of our own: other users of CuPy in this process keep theirs. What is kept has one to itself, or
-            # small tables would hold on to pieces of large chunks.
+            # Separate pools, so that other users of CuPy in this process keep theirs. Kept arrays have a pool of their
+            # own, or small tables would pin parts of large chunks.
             self._pool, self._kept_pool = cupy.cuda.MemoryPool(), cupy.cuda.MemoryPool()
 
     @contextmanager
     def _current(self) -> Iterator[None]:
-        """Make this the device of the calling thread; what CUDA has to complain of becomes one sentence."""
+        """Make this the current device of the calling thread; errors of CUDA become one sentence."""
         cuda = self._cupy.cuda
         try:
             with self._device:
@@ -205,7 +205,7 @@ class CudaDevice(Device):
 
     def fill(self, array: Any, value: int) -> None:
         """See `Device.fill`."""
-        # All that is asked for is all bits clear or set, which needs no kernel.
+        # Only values with all bits clear or set are needed, which takes no kernel.
         if value not in (0, -1):
             raise ValueError(f"arrays are filled with 0 or -1, not {value}")
         with self._current():
@@ -259,7 +259,7 @@ class CudaDevice(Device):
         Raises
         ------
         DeviceError
-            It cannot be compiled or loaded: an error in the kernel, or a library of CUDA that is missing.
+            It cannot be compiled or loaded: an error in the kernel, or a missing CUDA library.
         """
         if name not in self._kernels:
             family = FAMILY[name]
@@ -271,7 +271,7 @@ class CudaDevice(Device):
                 with self._device:
                     self._kernels[name] = self._modules[family].get_function(name)
             except Exception as error:
-                # CuPy raises what it likes where a library or a header is missing.
+                # CuPy raises various exceptions if a library or a header is missing.
                 raise DeviceError(f"the CUDA kernels cannot be compiled for {self.title}: {error}") from None
         return self._kernels[name]
 
@@ -291,7 +291,7 @@ class CudaDevice(Device):
 
 @lru_cache(maxsize=8)
 def open_device(number: int = 0, limit: int | None = None) -> CudaDevice:
-    """The GPU of this number; one object for each, with its compiled kernels."""
+    """The GPU with this number; one object per GPU, with its compiled kernels."""
     return CudaDevice(number, limit)
 
 
@@ -301,7 +301,7 @@ def resolve(name: str = "auto") -> Device | None:
     Parameters
     ----------
     name : str
-        ``auto``: a GPU if one answers and the kernels can be loaded, else the CPU; ``cpu``; ``cuda`` or ``cuda:i``.
+        ``auto``: a GPU if one is found and its kernels load, otherwise the CPU; ``cpu``; ``cuda`` or ``cuda:i``.
 
     Returns
     -------
@@ -310,15 +310,15 @@ def resolve(name: str = "auto") -> Device | None:
     Raises
     ------
     DeviceError
-        ``cuda`` is asked for and cannot be used; the message says what is missing.
-    ValueError
-        No such device name, or `MEMORY_VARIABLE` is not a size.
+        ``cuda`` is requested but cannot be used; the message says what is missing.
+    InputError
+        There is no device of this name, or `MEMORY_VARIABLE` is not a size.
     """
     if name == "cpu":
         return None
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if name != "auto" and not match:
-        raise ValueError(f"--device {name}: expected auto, cpu, cuda or cuda:i")
+        raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:i", option="--device")
     reason = why_not()
     if name == "auto":
         return None if reason else _usable(open_device(0, memory_limit()))
@@ -329,7 +329,7 @@ def resolve(name: str = "auto") -> Device | None:
 
 @cache
 def _usable(device: CudaDevice) -> CudaDevice | None:
-    """The device, unless its kernels cannot be compiled: then the CPU, and one warning."""
+    """The device, or None (the CPU) with a warning if its kernels cannot be compiled."""
     try:
         device.kernel("maps_put")
     except DeviceError as error:

@@ -1,15 +1,14 @@
-"""What is odd about a design: columns that do nothing, that almost repeat each other, means that nobody models.
+"""Warnings about a design: columns without effect, columns that are nearly collinear, means that are not modelled.
 
-Nothing here changes a number. A `DesignFinding` is a fact about arrays; `describe_finding` says it in a sentence,
-with the columns by number and name.
+Nothing here changes a result. A `DesignFinding` is a fact about arrays; `describe_finding` puts it into a sentence that
+names the columns.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,13 +18,13 @@ from gpuvox.scratch import Data, take
 from gpuvox.types import Float64
 
 ZERO_SUM = 1e-4
-"""FSL takes a column for one of zero mean if the magnitude of its sum is at most this."""
+"""FSL treats a column as having zero mean if the magnitude of its sum is at most this."""
 NEARLY = 1e-3
-"""Share of a column's variation, beyond what the others explain, below which the rounding of a text file decides it."""
+"""Share of a column's variation that the others do not explain, below which it may be rounding in a text file."""
 INSIDE = 1e-8
-"""Share of a column of ones, beyond the design, that is rounding."""
+"""Share of a column of ones that the design does not explain, up to which it is rounding."""
 MOST_VOXELS = 4096
-"""Voxels whose means are looked at."""
+"""Number of voxels whose means are examined."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,11 @@ class DesignFinding:
     ----------
     kind : str
         ``zero_mean``: all columns have zero mean, and nothing is demeaned; FSL warns then. ``demeaned``: the data are
-        demeaned, and columns of the design that have a mean are so too; FSL warns then. ``empty``: 0 in all rows.
-        ``constants``: several columns are constant; ``constant_demeaned``: constant columns, of which demeaning leaves
-        nothing. ``one_row``: the same in all rows but one. ``collinear``: a combination of columns is zero up to
-        about the rounding of a text file. ``unmodelled_mean``: the data are far from zero, and neither the design nor
-        demeaning takes their mean away.
+        demeaned, and so are the columns of the design that have a mean; FSL warns then. ``empty``: 0 in all rows.
+        ``constants``: several columns are constant; ``constant_demeaned``: constant columns, which demeaning makes 0.
+        ``one_row``: constant except in one row. ``collinear``: a combination of columns is zero to within about the
+        rounding of a text file. ``unmodelled_mean``: the data are far from zero, and neither the design nor
+        demeaning removes their mean.
     columns : tuple of int
         Columns of the design, from 0.
     rows : tuple of int
@@ -59,7 +58,7 @@ class DesignFinding:
 def check_design(
     design: ArrayLike, *, demean: bool = False, flip: bool = False, voxelwise: Collection[int] = ()
 ) -> list[DesignFinding]:
-    """What is odd about a design.
+    """Warnings that a design deserves.
 
     Parameters
     ----------
@@ -67,9 +66,9 @@ def check_design(
     demean : bool
         Data and design are demeaned (``-D``).
     flip : bool
-        Signs are flipped (``-1``): a mean that nobody models is then what is tested.
+        Signs are flipped (``-1``): a mean that is not modelled is then what is tested.
     voxelwise : collection of int
-        Columns that are replaced voxel by voxel; they say nothing here but of their own means.
+        Columns that are replaced voxel by voxel; of these only the means are checked.
     """
     M = np.asarray(design, dtype=np.float64)
     if M.ndim != 2 or not M.size or not np.isfinite(M).all():
@@ -105,7 +104,7 @@ def _is_constant(column: Float64) -> bool:
 
 
 def _only_row(column: Float64) -> int | None:
-    """The one row that differs, where all others are the same."""
+    """The one row that differs from all others, which are equal."""
     if len(column) < 3:
         return None
     usual = np.sort(column)[len(column) // 2]
@@ -114,10 +113,10 @@ def _only_row(column: Float64) -> int | None:
 
 
 def _collinear(M: Float64, fixed: Sequence[int], demean: bool) -> Iterator[DesignFinding]:
-    """Columns whose combination is zero but for rounding; exact dependence is in order, contrasts are checked for it.
+    """Columns with a combination that is zero up to rounding; exact dependence is allowed, as contrasts are checked.
 
-    With the mean in the model, columns are less their means: a year of birth is no multiple of the constant. A singular
-    value of columns of length 1 is the length of the combination that its right vector weighs.
+    If the model includes the mean, columns are demeaned first: a year of birth is not a multiple of the constant. A
+    singular value of columns of length 1 is the length of the combination that its right singular vector defines.
     """
     columns = [j for j in fixed if M[:, j].any()]
     X = M[:, columns]
@@ -147,7 +146,7 @@ def _spans_mean(M: Float64) -> bool:
 def check_data_mean(
     data: Data, design: ArrayLike, *, demean: bool = False, voxelwise: Collection[int] = ()
 ) -> list[DesignFinding]:
-    """Whether the data are far from zero while neither the design nor demeaning takes their mean away.
+    """Whether the data are far from zero although neither the design nor demeaning removes their mean.
 
     Parameters
     ----------
@@ -169,7 +168,7 @@ def check_data_mean(
     return [DesignFinding("unmodelled_mean", tuple(range(M.shape[1])), value=float(np.median(ratio)))]
 
 
-# -- words ----------------------------------------------------------------------------------------------------------
+# -- sentences ------------------------------------------------------------------------------------------------------
 
 
 def describe_finding(
@@ -181,13 +180,13 @@ def describe_finding(
     ----------
     finding : DesignFinding
     names : sequence of str
-        Of the columns of the design, as far as they have any.
+        Names of the columns of the design; those without a name are empty or missing.
     origin : path
         The file of the design.
     """
     columns = [_named(j, names) for j in finding.columns]
-    said: Any = WORDS[finding.kind](finding, columns)
-    return f"{os.fspath(origin)}: {said}" if finding.kind != "unmodelled_mean" else said
+    sentence = WORDS[finding.kind](finding, columns)
+    return f"{os.fspath(origin)}: {sentence}" if finding.kind != "unmodelled_mean" else sentence
 
 
 def _named(column: int, names: Sequence[str]) -> str:
@@ -217,21 +216,22 @@ def _demeaned(finding: DesignFinding, columns: Sequence[str]) -> str:
 
 
 def _empty(finding: DesignFinding, columns: Sequence[str]) -> str:
-    return f"{_listed(columns)} {'is' if len(columns) == 1 else 'are'} 0 in all rows, and explains nothing"
+    verbs = ("is", "explains") if len(columns) == 1 else ("are", "explain")
+    return f"{_listed(columns)} {verbs[0]} 0 in all rows and {verbs[1]} nothing"
 
 
 def _constants(finding: DesignFinding, columns: Sequence[str]) -> str:
-    return f"{_listed(columns)} are constant, all of them; one column of ones models the mean"
+    return f"{_listed(columns)} are all constant; a single column of ones models the mean"
 
 
 def _constant_demeaned(finding: DesignFinding, columns: Sequence[str]) -> str:
-    return f"{_listed(columns)} {'is' if len(columns) == 1 else 'are'} constant; demeaning leaves nothing of it"
+    return f"{_listed(columns)} {'is' if len(columns) == 1 else 'are'} constant, and so 0 after demeaning"
 
 
 def _one_row(finding: DesignFinding, columns: Sequence[str]) -> str:
-    pairs = [f"{column} but row {row + 1}" for column, row in zip(columns, finding.rows)]
+    pairs = [f"{column} (except in row {row + 1})" for column, row in zip(columns, finding.rows)]
     verb = "is" if len(columns) == 1 else "are"
-    return f"{_listed(pairs)} {verb} the same in all rows; that takes the volume of this row out of the model"
+    return f"{_listed(pairs)} {verb} constant; this excludes the volume of that row from the rest of the model"
 
 
 def _collinear_said(finding: DesignFinding, columns: Sequence[str]) -> str:
@@ -240,20 +240,20 @@ def _collinear_said(finding: DesignFinding, columns: Sequence[str]) -> str:
     else:
         size = f"their smallest singular value is {finding.value:.1g} of their size"
     return (
-        f"{_listed(columns)} are collinear but for about the rounding of numbers in a text file ({size}); what they "
-        "explain apart from each other is noise: leave one out, or give more digits"
+        f"{_listed(columns)} are collinear to within about the rounding of numbers in a text file ({size}); what "
+        "distinguishes them is noise: remove one of them, or give more digits"
     )
 
 
 def _unmodelled(finding: DesignFinding, columns: Sequence[str]) -> str:
     return (
-        f"the data are far from zero (the mean is {finding.value:.3g} standard deviations in half of the voxels), and "
-        f"neither {_listed(columns, 'design column')} nor -D (demean=True from Python) takes their mean away, which is "
-        "then tested with the design: add a column of ones (an intercept), or -D"
+        f"the data are far from zero (the mean exceeds {finding.value:.3g} standard deviations in half of the voxels), "
+        f"and neither {_listed(columns, 'design column')} nor -D (demean=True from Python) removes their mean, "
+        "which is then tested together with the design: add a column of ones (an intercept), or use -D"
     )
 
 
-WORDS = {
+WORDS: dict[str, Callable[[DesignFinding, Sequence[str]], str]] = {
     "zero_mean": _zero_mean,
     "demeaned": _demeaned,
     "empty": _empty,

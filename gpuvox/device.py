@@ -1,8 +1,8 @@
-"""The one place that asks whether there is a GPU, and what the engine asks of one.
+"""The only place that checks for a GPU, and the interface through which the engine uses one.
 
-A `Device` holds arrays and runs kernels on them: `cuda.CudaDevice` through CuPy, and in the tests a device that runs
-the same kernels on the CPU. Where a function takes a `device`, None is the CPU with its compiled loops. What it gives
-back on a device are the device's arrays, unless it says otherwise.
+A `Device` holds arrays and runs kernels on them: `cuda.CudaDevice` through CuPy and, in the tests, a device that runs
+the same kernels on the CPU. Where a function takes a `device`, None means the CPU with its compiled loops. On a device
+the results are arrays of the device, unless the function says otherwise.
 """
 
 from __future__ import annotations
@@ -17,34 +17,35 @@ from threading import RLock
 import numpy as np
 from numpy.typing import DTypeLike
 
+from gpuvox.errors import InputError
 from gpuvox.types import AnyArray, DeviceArray
 
 MEMORY_VARIABLE = "GPUVOX_DEVICE_MEMORY"
-"""Environment variable that limits what is used of a device's memory: bytes, or a number with K, M or G."""
+"""Environment variable that limits how much of a device's memory is used: bytes, or a number with K, M or G."""
 
 KEPT = 64
 """Uploads that `Device.keep` remembers."""
 
 
 class OutOfDeviceMemory(MemoryError):
-    """The device has not enough memory for an array."""
+    """The device does not have enough memory for an array."""
 
 
 class Device(ABC):
     """A device with its memory and its kernels.
 
-    Calls of one thread take place in order; threads that share a device hold its `lock` while they use it.
+    Calls from one thread are executed in order. Threads that share a device hold its `lock` while they use it.
 
     Attributes
     ----------
     name : str
         ``cuda:0`` and the like.
     title : str
-        What it is, for people.
+        A description for users.
     n_processors : int
-        Multiprocessors: blocks that run at a time, at least.
+        Number of multiprocessors: at least so many blocks run at the same time.
     shared_bytes : int
-        Most shared memory that a block may ask for.
+        Largest amount of shared memory that a block may request.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Device(ABC):
 
     @abstractmethod
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
-        """An array of the device, of any content.
+        """An uninitialised array on the device.
 
         Raises
         ------
@@ -79,11 +80,11 @@ class Device(ABC):
 
     @abstractmethod
     def download(self, array: DeviceArray) -> AnyArray:
-        """Copy from the device, when all that was launched before is done."""
+        """Copy from the device, once everything that was launched before has finished."""
 
     @abstractmethod
     def rows(self, array: DeviceArray, start: int, stop: int) -> DeviceArray:
-        """Rows ``start … stop − 1`` of an array, not copied."""
+        """Rows ``start … stop − 1`` of an array, as a view."""
 
     @abstractmethod
     def launch(
@@ -99,33 +100,33 @@ class Device(ABC):
         Parameters
         ----------
         kernel : str
-            Its name with template arguments, as in `cuda.KERNELS`.
+            Its name with its template arguments, as in `cuda.KERNELS`.
         blocks, threads : int
-            Blocks (along x, or x and y) and threads of each.
+            Number of blocks (along x, or x and y), and of threads per block.
         arguments
-            Arrays of the device, and numpy scalars of the exact C type.
+            Arrays of the device, and numpy scalars of exactly the C type.
         shared : int
             Bytes of dynamic shared memory.
         """
 
     @abstractmethod
     def free_bytes(self) -> int:
-        """Memory that new arrays may take, within the limit."""
+        """Memory available to new arrays, within the limit."""
 
     @abstractmethod
     def release(self) -> None:
-        """Give back memory that is only kept for later."""
+        """Release memory that is cached for later use."""
 
     def full(self, shape: int | tuple[int, ...], value: int, dtype: DTypeLike) -> DeviceArray:
-        """An array of the device, of one value."""
+        """An array on the device, filled with one value."""
         array = self.empty(shape, dtype)
         self.fill(array, value)
         return array
 
     def keep(self, array: AnyArray) -> DeviceArray:
-        """Copy to the device an array that will not change; the copy is kept for the next call.
+        """Copy an array that will not change to the device; the copy is kept and returned by later calls.
 
-        The array is held too, so that its identity stays its own.
+        A reference to the array is kept too, so that its identity is not reused.
         """
         key = id(array)
         if key not in self._kept:
@@ -135,17 +136,21 @@ class Device(ABC):
         self._kept.move_to_end(key)
         return self._kept[key][1]
 
+    def put_row(self, array: DeviceArray, row: int, values: AnyArray) -> None:
+        """Copy values from the host into one row of a two-dimensional array, as numbers of its type."""
+        self.put(self.rows(array, row, row + 1), values[None].astype(array.dtype))
+
     def _upload_to_keep(self, array: AnyArray) -> DeviceArray:
         return self.upload(array)
 
     def forget(self) -> None:
-        """Let go of what `keep` has kept, and of memory kept for later."""
+        """Release what `keep` has kept, and memory that is cached for later use."""
         self._kept.clear()
         self.release()
 
 
 def why_not() -> str | None:
-    """Why no GPU can be used, in one sentence; None if one can."""
+    """The reason why no GPU can be used, in one sentence; None if one can be used."""
     if find_spec("cupy") is None:
         return (
             "CuPy is not installed; install gpuvox[cuda13] or gpuvox[cuda12], whichever the driver supports, "
@@ -156,7 +161,7 @@ def why_not() -> str | None:
 
         n = int(cupy.cuda.runtime.getDeviceCount())
     except Exception as error:
-        # Whatever a broken driver or library raises: there is no device then.
+        # A broken driver or library may raise anything; in any case there is no usable device.
         return f"no CUDA device answers ({type(error).__name__}: {error}); use --device cpu"
     return None if n else "no CUDA device answers; use --device cpu"
 
@@ -168,22 +173,22 @@ def memory_limit() -> int | None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", text, re.IGNORECASE)
     if not match or not float(match[1]):
-        raise ValueError(f"{MEMORY_VARIABLE} is {text!r}; expected a size such as 4G or 800M")
+        raise InputError(f"{MEMORY_VARIABLE} is {text!r}; expected a size such as 4G or 800M")
     return int(float(match[1]) * 1024 ** " KMG".index(match[2].upper() or " "))
 
 
 def blocks_for(items: int, threads: int, device: Device) -> int:
-    """Blocks for a loop over independent items: enough to fill the device, no more than there is work for."""
+    """Number of blocks for a loop over independent items: enough to fill the device, but no more than have work."""
     return int(np.clip(-(-items // threads), 1, 16 * device.n_processors))
 
 
 def slots_for(n_maps: int, resident: int, bytes_each: int, device: Device) -> int:
-    """Maps that blocks work on at a time: as many as the device holds blocks, and as there is memory for scratch."""
+    """Number of maps processed at the same time: limited by resident blocks and by memory for scratch arrays."""
     affordable = int(0.9 * device.free_bytes()) // bytes_each
     return max(1, min(n_maps, resident * device.n_processors, affordable))
 
 
 def blocks_over(n_maps: int, items: int, threads: int, device: Device) -> tuple[int, int]:
-    """Blocks along x for the items of a map, and along y for maps."""
-    wanted = -(-16 * device.n_processors // max(n_maps, 1))
-    return int(np.clip(-(-items // threads), 1, wanted)), int(np.clip(n_maps, 1, 65535))
+    """Number of blocks along x (items of a map) and along y (maps)."""
+    most = -(-16 * device.n_processors // max(n_maps, 1))
+    return int(np.clip(-(-items // threads), 1, most)), int(np.clip(n_maps, 1, 65535))

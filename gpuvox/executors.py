@@ -1,4 +1,4 @@
-"""Map the ranges of a permutation test over threads, a device, or workers elsewhere, and fold the results."""
+"""Map ranges of permutations over threads, a device or distributed workers, and fold the results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Protocol
 from threadpoolctl import threadpool_limits
 
 from gpuvox.device import OutOfDeviceMemory
-from gpuvox.errors import DeviceError
+from gpuvox.errors import DeviceError, InputError
 from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest
 from gpuvox.runtime import signals
 from gpuvox.runtime.limits import threads_for
@@ -24,10 +24,10 @@ from gpuvox.types import PermutationsDone
 Callback = Callable[[int, ByStatistic], None]
 
 Share = tuple[int, int]
-"""Range of shuffles, start and stop."""
+"""Range of permutations, start and stop."""
 
 DEVICE_THREADS = 2
-"""Threads that feed a device: while it works for one, the other makes its shuffles."""
+"""Threads that feed a device: while it works for one, the other makes its permutations."""
 
 
 class TallyStore(Protocol):
@@ -45,7 +45,7 @@ class TallyStore(Protocol):
 
 
 class Workers(Protocol):
-    """Other processes that run shuffles, see `distributed.DaskWorkers`."""
+    """Other processes that run permutations, see `distributed.DaskWorkers`."""
 
     def results(self, observed: ObservedTest, tally: Tally) -> Generator[BlockResult, None, None]:
         """The results that a tally lacks, in any order; each is added to it before the next is asked for."""
@@ -85,18 +85,18 @@ def run(
     ----------
     test : PermutationTest
     threads : int, optional
-        Threads to use, fewer where they cannot be started; all processors by default. The result does not depend on
-        it. On a device it has no meaning.
+        Number of threads; fewer if they cannot be started, all processors by default. The result does not depend on
+        it. Ignored on a device.
     progress : callable, optional
-        Called with the number of shuffles done so far.
+        Called with the number of permutations done so far.
     callback : callable, optional
-        Called with the maps of each shuffle, see `ObservedTest.run`; not in order.
+        Called with the maps of each permutation, in any order; see `ObservedTest.run`.
     store : TallyStore, optional
         Keeps the tallies, and gives those that were kept before.
     share : (start, stop), optional
-        Run these shuffles only; the tally then says nothing of p yet. Not with the two-pass scheme.
+        Run only these permutations; the tally is then incomplete. Not with the two-pass scheme.
     workers : Workers, optional
-        Who runs the shuffles, in place of the threads of this process; not with a callback.
+        Workers that run the permutations instead of threads of this process; not with a callback.
 
     Returns
     -------
@@ -105,23 +105,23 @@ def run(
     Raises
     ------
     DeviceError
-        The device cannot hold a single map.
-    ValueError
+        The device does not have enough memory for a single map.
+    InputError
         The two-pass scheme with a share of the shuffles; a callback with workers.
     """
     if workers and callback:
-        raise ValueError("maps stay where they are made: workers do not send them to a callback")
+        raise InputError("a callback cannot be used with workers, which do not send maps back")
     if share and test.statistics.normalised:
-        raise ValueError("the two-pass scheme cannot be run in shares: its second pass needs all of the first")
+        raise InputError("the two-pass scheme cannot be run in shares: its second pass needs all of the first")
     device = test.device
     threads = DEVICE_THREADS if device else threads_for(threads)
-    # The threads are ours; a linear algebra library that opens its own would only be in their way.
+    # We start the threads; those of a linear algebra library would only compete with them.
     try:
         with threadpool_limits(1):
             return _run(test, threads, progress, callback, store, share, workers)
     except OutOfDeviceMemory as error:
         raise DeviceError(
-            f"the device has not enough memory even for one map at a time ({error}); use --device cpu"
+            f"the device does not have enough memory even for one map at a time ({error}); use --device cpu"
         ) from None
     finally:
         if device:
@@ -157,7 +157,7 @@ def _run(
 
 
 def ranges(observed: ObservedTest, threads: int, tally: Tally) -> Iterator[tuple[int, int]]:
-    """Ranges of the shuffles that are left, of a size that suits memory and keeps every thread busy to the end."""
+    """Ranges of the remaining permutations, sized to fit memory and to keep every thread busy to the end."""
     step = observed.batch
     if observed.device is None:
         step = max(1, min(step, -(-(tally.stop - tally.start) // (4 * threads))))
@@ -175,7 +175,7 @@ def fold(
     share: Share | None = None,
     workers: Workers | None = None,
 ) -> Tally:
-    """Run every range of shuffles that is not in the kept tally and add up the results."""
+    """Run every range of permutations that the stored tally lacks, and add up the results."""
     tally = Tally(observed.n, *(share or ()))
     if store:
         tally = store.tally(observed, tally)
@@ -198,7 +198,7 @@ def fold(
 def _results(
     observed: ObservedTest, threads: int, tally: Tally, callback: Callback | None
 ) -> Generator[BlockResult, None, None]:
-    """Results of all that the tally lacks, in any order."""
+    """Results of all permutations that the tally lacks, in any order."""
     parts = ranges(observed, threads, tally)
     if threads == 1:
         for start, stop in parts:

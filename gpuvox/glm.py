@@ -38,6 +38,7 @@ from scipy.interpolate import CubicSpline
 from scipy.special import betainc, betaln, fdtri, hyp2f1, ndtri_exp
 
 from gpuvox.device import Device, blocks_for, blocks_over
+from gpuvox.errors import DesignError
 from gpuvox.jit import inner, intrinsic, loop
 from gpuvox.partitioning import PartitionedDesign, invariant_part
 from gpuvox.reductions import list_items, put_on_device
@@ -333,8 +334,24 @@ def _shuffled(basis: Float64, shuffles: Shuffles) -> Float64:
     return np.ascontiguousarray(basis[shuffles].transpose(0, 2, 1))
 
 
+class DeviceModel:
+    """A model that may be on a device: what computes there is its `_on_device`, made when it is first needed."""
+
+    device: Device | None
+
+    @property
+    def _own_device(self) -> Device:
+        if self.device is None:
+            raise ValueError("the model is not on a device")
+        return self.device
+
+    def release(self) -> None:
+        """Release the memory that the model takes on its device."""
+        self.__dict__.pop("_on_device", None)
+
+
 @dataclass(frozen=True, eq=False)
-class Glm:
+class Glm(DeviceModel):
     """Statistic maps of one model for any shuffles.
 
     Parameters
@@ -370,7 +387,7 @@ class Glm:
     def __post_init__(self) -> None:
         n = self.model.n_rows
         if self.data.shape[0] != n:
-            raise ValueError(f"the design has {n} rows; the data have {self.data.shape[0]} volumes")
+            raise DesignError(f"the design has {n} rows; the data have {self.data.shape[0]} volumes")
         Q = self.model.nuisance
         fixed, moving = invariant_part(Q, self.invariant)
         removed = {
@@ -541,15 +558,9 @@ class Glm:
                 statistic[place], sse[place] = found
         return statistic, sse
 
-    def release(self) -> None:
-        """Let go of what is kept on the device."""
-        self.__dict__.pop("_on_device", None)
-
     @cached_property
     def _on_device(self) -> _GlmOnDevice:
-        if self.device is None:
-            raise ValueError("the model is not on a device")
-        return _GlmOnDevice(self, self.device)
+        return _GlmOnDevice(self, self._own_device)
 
 
 _COLUMNS, _ROWS = 128, 64  # tile of a block of glm_maps
@@ -663,8 +674,7 @@ class _GlmOnDevice:
         """Replace whole maps by what float64 gives."""
         if self.glm.smoother:
             for b in map(int, np.flatnonzero(chosen)):
-                exact = self.glm.exact_map(shuffles[b])
-                self.device.put(self.device.rows(maps, b, b + 1), exact[None].astype(np.float32))
+                self.device.put_row(maps, b, self.glm.exact_map(shuffles[b]))
         elif chosen.any():
             whole = self.device.upload(chosen.astype(np.int32))
             for items, statistic, _ in self._unsettled(shuffles, maps, int(np.argmax(chosen)), whole):

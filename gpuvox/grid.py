@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gpuvox.errors import InputError
 from gpuvox.types import AnyArray, Bools, Float64, Int32, Ints
 
 CONNECTIVITIES = (6, 18, 26)
@@ -103,7 +104,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 3:
-            raise ValueError(f"a mask has three dimensions; this one has shape {self.mask.shape}")
+            raise InputError(f"a mask has three dimensions; this one has shape {self.mask.shape}")
         object.__setattr__(self, "mask", np.asarray(self.mask, dtype=bool))
 
     @cached_property
@@ -126,7 +127,7 @@ class Grid:
         """(nx, ny, nz) or (nx, ny, nz, n) image → (V,) or (n, V)."""
         volume = np.asarray(volume)
         if volume.shape[:3] != self.shape:
-            raise ValueError(f"an image of shape {volume.shape} is not on the grid {self.shape} of the mask")
+            raise InputError(f"an image of shape {volume.shape} is not on the grid {self.shape} of the mask")
         flat = volume.reshape((-1, *volume.shape[3:]), order="F")[self.index]
         return np.ascontiguousarray(flat.T) if volume.ndim == 4 else flat
 
@@ -151,7 +152,7 @@ class Grid:
         high = [int(np.flatnonzero(self.mask.any(axis=a))[-1]) for a in ((1, 2), (0, 2), (0, 1))]
         px, py, pz = (h - lo + 3 for lo, h in zip(low, high))
         if px * py * pz >= 2**31:
-            raise ValueError(f"the mask's bounding box has {px * py * pz} voxels; at most 2^31 - 1 are handled")
+            raise InputError(f"the mask's bounding box has {px * py * pz} voxels; at most 2^31 - 1 are handled")
         x, y, z = np.unravel_index(self.index, self.shape, order="F")
         index = (x - low[0] + 1) + px * ((y - low[1] + 1) + py * (z - low[2] + 1))
         return Padded((px, py, pz), index.astype(np.int32))

@@ -1,4 +1,4 @@
-"""How loops are compiled, whether they have been, and the software that decides about bits."""
+"""How loops are compiled, whether compiled loops are cached, and the versions that determine the bits of results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gpuvox.runtime.elsewhere import without
 F = TypeVar("F", bound=Callable[..., Any])
 
 SETTINGS = ".numba_config.yaml"
-"""Where numba would look for settings, in whatever folder it is used."""
+"""File in the current folder from which numba would read settings."""
 
 with without(SETTINGS):
     import numba
@@ -33,11 +33,11 @@ _user_provided: Any = UserProvidedCacheLocator
 _config._config_fname = os.devnull  # it would be read again whenever a loop is compiled
 
 PACKAGES = ("numpy", "scipy", "numba")
-"""What computes; how an image is read changes no bit."""
+"""Packages that compute. How an image is read does not change any bit."""
 
 
 def _numba_folders() -> list[tuple[Path, Path | None]]:
-    """Where numba would keep what it compiles of this package, the first that can be written; beside which sources."""
+    """Candidate folders for numba's cache of this package, in order, each with the folder of sources it lies beside."""
     locators: list[Any] = [_user_wide(_numba_folders, __file__)]
     if _config.CACHE_DIR:
         locators.insert(0, _user_provided(_numba_folders, __file__))
@@ -47,29 +47,29 @@ def _numba_folders() -> list[tuple[Path, Path | None]]:
 
 
 def _why_not_kept() -> str:
-    """Why compiled loops are neither kept nor read; empty if they are."""
-    advice = "NUMBA_CACHE_DIR can name a folder of your own"
+    """The reason why compiled loops are neither saved nor loaded; empty if they are."""
+    advice = "set NUMBA_CACHE_DIR to a folder of your own"
     for folder, beside in _numba_folders():
         if caches.make(folder):
-            said = caches.fault(folder, beside or "")
-            return f"compiled loops are not kept, for {said}; {advice}" if said else ""
-    return f"compiled loops are not kept, for there is no folder that can be written; {advice}"
+            reason = caches.fault(folder, beside or "")
+            return f"compiled loops are not kept because {reason}; {advice}" if reason else ""
+    return f"compiled loops are not kept because there is no folder that can be written; {advice}"
 
 
 WHY_NOT_KEPT = _why_not_kept()
-"""Why every run compiles the loops anew; empty if they are kept."""
+"""The reason why every run compiles the loops again; empty if they are cached."""
 
 
-def _tell(said: str) -> None:
-    if multiprocessing.parent_process() is None:  # otherwise the client says it
-        warnings.warn(CacheWarning(said), stacklevel=3)
+def _warn(text: str) -> None:
+    if multiprocessing.parent_process() is None:  # otherwise the client warns
+        warnings.warn(CacheWarning(text), stacklevel=3)
 
 
 if WHY_NOT_KEPT:
-    _tell(WHY_NOT_KEPT)
+    _warn(WHY_NOT_KEPT)
 if _config.DISABLE_JIT:
     _config.DISABLE_JIT = 0  # here and not around our functions, for numba compiles its own in the same way
-    _tell("NUMBA_DISABLE_JIT is not heeded: gpuvox's loops are right only when they are compiled")
+    _warn("NUMBA_DISABLE_JIT is ignored: gpuvox's loops are correct only when they are compiled")
 
 
 def _njit(**options: Any) -> Callable[[F], F]:
@@ -87,14 +87,14 @@ loop = _njit(nogil=True, error_model="numpy")
 """For loops that Python calls. Division by zero gives infinity or NaN, as everywhere in numpy."""
 
 inner = _njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")
-"""For loops that only other compiled loops call: without entry points from Python they compile faster."""
+"""For loops that only other compiled loops call: without Python entry points they compile faster."""
 
 checked = _njit(nogil=True)
 """For loops that Python calls, in which division by zero is an error."""
 
 
 def software() -> dict[str, str]:
-    """Versions of all that the bits of a result may depend on."""
+    """Versions of everything that the bits of a result may depend on."""
     return {
         "gpuvox": __version__,
         **{name: version(name) for name in PACKAGES},
@@ -103,11 +103,11 @@ def software() -> dict[str, str]:
 
 
 def is_cached() -> bool:
-    """Whether a run has compiled the loops before; the first one ever takes some seconds longer."""
+    """Whether the loops have been compiled before; the very first run takes longer."""
     probe: Any = _probe
     return not WHY_NOT_KEPT and any(Path(str(probe.stats.cache_path)).glob("glm._statistic_maps*.nbi"))
 
 
 @_njit()
 def _probe() -> None:
-    """Never called: it knows where the cache is."""
+    """Never called; tells where the cache is."""

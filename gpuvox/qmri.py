@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter1d
 
 from gpuvox.device import Device, blocks_for
+from gpuvox.errors import FileError, InputError
 from gpuvox.jit import loop
 from gpuvox.types import AnyArray, Float32, Float64, MapBatch
 
@@ -79,7 +80,7 @@ class FieldConversion:
 
     Raises
     ------
-    ValueError
+    InputError
         A field is not positive, or there is no such method.
     """
 
@@ -89,13 +90,18 @@ class FieldConversion:
     exponent: float = ROONEY["gray"][1]
 
     def __post_init__(self) -> None:
-        for field in (self.from_field, self.to_field):
+        for option, field in (("--from-field", self.from_field), ("--to-field", self.to_field)):
             if not (field > 0 and np.isfinite(field)):
-                raise ValueError(f"a field strength is {field} T; it must be positive")
+                raise InputError(f"a field strength is {field} T; it must be positive", option=option)
         if self.method not in METHODS:
-            raise ValueError(f"field conversion {self.method!r}; expected {' or '.join(METHODS)}")
+            raise InputError(
+                f"field conversion {self.method!r}; expected {' or '.join(METHODS)}", option="--field-method"
+            )
         if not np.isfinite(self.exponent):
-            raise ValueError(f"the exponent of the field conversion is {self.exponent}; it must be a number")
+            raise InputError(
+                f"the exponent of the field conversion is {self.exponent}; it must be a number",
+                option="--exponent",
+            )
 
     @property
     def pieces(self) -> tuple[float, float, float, float, float]:
@@ -139,14 +145,14 @@ def voxelwise_conversion(
 
     Raises
     ------
-    ValueError
+    InputError
         A label has no exponent.
     """
     tissue = np.asarray(tissue)
     labels, place = np.unique(tissue, return_inverse=True)
     missing = [int(label) for label in labels if label not in exponents]
     if missing:
-        raise ValueError(f"the tissue map has label {missing[0]}, for which there is no exponent")
+        raise InputError(f"the tissue map has label {missing[0]}, for which there is no exponent")
     factors = np.array([(from_field / to_field) ** exponents[int(label)] for label in labels])
     converted: Float64 = np.asarray(r1, dtype=np.float64) * factors[place].reshape(tissue.shape)
     return converted
@@ -170,7 +176,7 @@ class TissueModel:
 
     Raises
     ------
-    ValueError
+    InputError
         The two contrasts do not tell iron from myelin (a singular model).
     """
 
@@ -185,9 +191,9 @@ class TissueModel:
     def __post_init__(self) -> None:
         (a, b, _), (c, d, _) = self.qsm, self.r1
         if not np.isfinite([*self.qsm, *self.r1]).all():
-            raise ValueError(f"the model {self.name!r} has a coefficient that is not a number")
+            raise InputError(f"the model {self.name!r} has a coefficient that is not a number")
         if abs(a * d - b * c) <= 1e-12 * (abs(a * d) + abs(b * c)):
-            raise ValueError(f"the model {self.name!r} is singular: it cannot tell iron from myelin")
+            raise InputError(f"the model {self.name!r} is singular: it cannot tell iron from myelin")
 
     @classmethod
     def default(cls) -> TissueModel:
@@ -200,25 +206,27 @@ class TissueModel:
 
         Raises
         ------
-        ValueError
-            The file is no such model; the message names it.
+        FileError
+            The file is not such a model.
         """
         try:
             with open(path, "rb") as file:
                 content = tomllib.load(file)
             if content["version"] != 1:
-                raise ValueError(f"version {content['version']!r} is not known; this reads version 1")
+                raise InputError(f"version {content['version']!r} is not known; this reads version 1")
             rows = [[float(content[c][k]) for k in ("iron", "myelin", "constant")] for c in ("qsm", "r1")]
             texts = {k: str(content.get(k, "")) for k in ("name", "citation")}
             units = {f"{k}_units": str(content[k]) for k in ("iron", "myelin")}
             (a, b, a0), (c, d, c0) = rows
             return cls((a, b, a0), (c, d, c0), float(content["field"]), **texts, **units)
         except OSError as error:
-            raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+            raise FileError(f"{path} cannot be read: {error.strerror}", file=path) from None
         except KeyError as error:
-            raise ValueError(f"{path} is not a model of iron and myelin: {error.args[0]!r} is missing") from None
+            raise FileError(
+                f"{path} is not a model of iron and myelin: {error.args[0]!r} is missing", file=path
+            ) from None
         except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not a model of iron and myelin: {error}") from None
+            raise FileError(f"{path} is not a model of iron and myelin: {error}", file=path) from None
 
     def relative_to(self, qsm: float, r1: float) -> TissueModel:
         """The same model with other constants: QSM and R1 where there is neither iron nor myelin (CSF)."""
@@ -393,7 +401,7 @@ def modulate(concentration: ArrayLike, jacobian: ArrayLike) -> Float32:
 
     Raises
     ------
-    ValueError
+    InputError
         A determinant is not positive: the logarithm was given, or the map folds.
     """
     check_jacobian(jacobian)
@@ -406,14 +414,14 @@ def check_jacobian(jacobian: ArrayLike, where: str = "the Jacobian determinants"
 
     Raises
     ------
-    ValueError
+    InputError
     """
     jacobian = np.asarray(jacobian)
     finite = np.isfinite(jacobian)
     bad = int(np.count_nonzero(~(finite & (jacobian > 0))))
     if bad:
         least = float(jacobian[finite].min()) if finite.any() else float("nan")
-        raise ValueError(
+        raise InputError(
             f"{where} are not positive numbers in {bad} of {jacobian.size} voxels (least {least:.4g}); expected "
             "determinants of the template-to-subject map, not their logarithms"
         )
@@ -439,12 +447,14 @@ def smooth(image: ArrayLike, fwhm: ArrayLike, voxel_size: ArrayLike, mask: Array
 
     Raises
     ------
-    ValueError
+    InputError
         A width is negative or not a number.
     """
     widths = np.broadcast_to(np.asarray(fwhm, dtype=np.float64), 3)
     if not (np.isfinite(widths) & (widths >= 0)).all():
-        raise ValueError(f"the full width at half maximum is {widths.tolist()} mm; it must be at least 0")
+        raise InputError(
+            f"the full width at half maximum is {widths.tolist()} mm; it must be at least 0", option="--fwhm"
+        )
     sigmas = widths / FWHM_PER_SIGMA / np.asarray(voxel_size, dtype=np.float64)
     values = np.asarray(image, dtype=np.float64)
     if mask is None:

@@ -1,12 +1,11 @@
-"""Arrays of n × V float32 values in tiles of voxels: in memory, or in a file without a name where memory is too small.
+"""Arrays of n × V float32 values in tiles of voxels: in memory or, where memory is too small, in an unnamed file.
 
-A tile holds all n values of `WIDTH` voxels, one row after the other, so that what a loop over voxels works on is
-contiguous, and what is read from a disk is read from one end to the other. The bits of a result do not depend on where
-the tiles are.
+A tile holds all n values of `WIDTH` voxels, one row after the other, so that a loop over voxels works on contiguous
+memory and a disk is read sequentially. The bits of a result do not depend on where the tiles are.
 
-The file is mapped: its pages belong to the system, which reads ahead (`Tiles.sweep`), keeps what there is room for, and
-drops the rest. Threads that sweep at the same time follow each other, so that a page that was read for one is there
-for the others (a cooperative scan: Zukowski et al. 2007, VLDB).
+The file is memory-mapped: the system owns its pages, reads ahead (`Tiles.sweep`), keeps as many pages as fit, and drops
+the rest. Threads that sweep at the same time follow each other, so that a page read for one of them is available to the
+others (a cooperative scan: Zukowski et al. 2007, VLDB).
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from gpuvox.types import AnyArray, Float32, Ints
 WIDTH = 256
 """Voxels of a tile."""
 READ_BYTES = 32 << 20
-"""What is asked of a file ahead of its use."""
+"""Bytes of a file that are requested ahead of their use."""
 WRITE_BYTES = 64 << 20
-"""Rows that are collected before they are written into tiles."""
+"""Bytes of rows that are collected before they are written into tiles."""
 
 
 class Tiles:
@@ -37,8 +36,7 @@ class Tiles:
     ----------
     n, n_voxels : int
     folder : str
-        Where the file is made; "" for memory. The file has no name, so nothing is left of it, however the process
-        ends.
+        Folder of the file; "" for memory. The file has no name, so nothing remains of it, however the process ends.
 
     Attributes
     ----------
@@ -48,7 +46,7 @@ class Tiles:
     Raises
     ------
     ScratchError
-        The folder does not exist, cannot be written, or has no room.
+        The folder does not exist, cannot be written to, or does not have enough space.
     """
 
     def __init__(self, n: int, n_voxels: int, folder: str = "") -> None:
@@ -70,9 +68,9 @@ class Tiles:
         return self._map is not None
 
     def sweep(self) -> Iterator[tuple[int, int]]:
-        """Ranges of tiles that make up the whole, each read ahead while the one before is used.
+        """Ranges of tiles that cover all data; each is read ahead while the one before it is used.
 
-        In a file the first is the one that any thread used last.
+        In a file, the first range is the one that any thread used last.
         """
         n_tiles = len(self.values)
         if self._map is None:
@@ -88,7 +86,7 @@ class Tiles:
             yield start, min(start + self._per_read, n_tiles)
 
     def read_ahead(self, tile: int) -> None:
-        """Ask the system, where a range of `sweep` begins at this tile, to read the range after it."""
+        """If a range of `sweep` begins at this tile, ask the system to read the range after it."""
         if self._map is None or tile % self._per_read or not hasattr(mmap, "MADV_WILLNEED"):
             return
         start = tile + self._per_read if tile + self._per_read < len(self.values) else 0
@@ -98,13 +96,13 @@ class Tiles:
         self._map.madvise(mmap.MADV_WILLNEED, first, stop * size - first)
 
     def pieces(self) -> Iterator[tuple[int, Float32]]:
-        """Number of the first voxel, and the (n, WIDTH) values, of each tile in turn."""
+        """Number of the first voxel, and the (n, WIDTH) values, of each tile."""
         for start, stop in self.sweep():
             for tile in range(start, stop):
                 yield tile * WIDTH, self.values[tile]
 
     def block(self, rows: slice, voxels: slice) -> Float32:
-        """(rows, voxels) A copy of a rectangle, in rows."""
+        """(rows, voxels) Copy of a rectangle of the data."""
         start, stop, _ = voxels.indices(self.shape[1])
         first = start // WIDTH
         tiles = self.values[first : -(-stop // WIDTH), rows]
@@ -123,11 +121,11 @@ class Tiles:
 
     @property
     def rows_at_a_time(self) -> int:
-        """Rows worth collecting before they are written."""
+        """Number of rows to collect before they are written."""
         return min(self.shape[0], max(1, WRITE_BYTES // (4 * max(self.shape[1], 1))))
 
     def writer(self) -> Callable[[int, Float32], None]:
-        """A function that takes the number and the values (V,) of every row in turn, and writes some at a time."""
+        """A function to call with number and values (V,) of each row in order; it writes several rows at a time."""
         held = np.empty((self.rows_at_a_time, self.shape[1]), dtype=np.float32)
 
         def put(row: int, values: Float32) -> None:
@@ -144,7 +142,7 @@ Data: TypeAlias = Float32 | Tiles
 
 
 def _mapped(folder: str, size: int) -> mmap.mmap:
-    """A new file without a name, mapped; room for all of it is claimed, lest a full disk kill the process later."""
+    """A new unnamed file, mapped. Its space is allocated at once, or a full disk would kill the process later."""
     try:
         with tempfile.TemporaryFile(dir=folder, prefix="gpuvox-") as file:
             if hasattr(os, "posix_fallocate"):
@@ -177,9 +175,9 @@ def as_tiles(data: Data, folder: str) -> Tiles:
 
 
 def pieces(data: Data) -> Iterator[tuple[int, Float32]]:
-    """Number of the first voxel, and the (n, width) values, of parts of the data that are contiguous.
+    """Number of the first voxel, and the (n, width) values, of each contiguous part of the data.
 
-    An array is one part. The last tile goes beyond the last voxel.
+    An array is one part. The last tile extends beyond the last voxel.
     """
     if isinstance(data, Tiles):
         yield from data.pieces()
@@ -188,12 +186,12 @@ def pieces(data: Data) -> Iterator[tuple[int, Float32]]:
 
 
 def pieces_with(data: Data, voxels: Ints) -> Iterator[tuple[Any, Float32, Ints]]:
-    """Parts of the data that hold some voxels.
+    """Parts of the data that contain given voxels.
 
     Yields
     ------
     place : index
-        Which of the voxels.
+        Which of the given voxels.
     values : (n, width) float32
     column : (m,) int64
         Their columns in the values.
@@ -211,12 +209,12 @@ def pieces_with(data: Data, voxels: Ints) -> Iterator[tuple[Any, Float32, Ints]]
 
 
 def block(data: Data, rows: slice, voxels: slice) -> Float32:
-    """A rectangle of the data; of an array, a view."""
+    """A rectangle of the data; a view if the data are an array."""
     return data.block(rows, voxels) if isinstance(data, Tiles) else data[rows, voxels]
 
 
 def take(data: Data, voxels: AnyArray) -> Float32:
-    """(n, m) A copy of some columns."""
+    """(n, m) Copy of some columns."""
     out = np.empty((data.shape[0], len(voxels)), dtype=np.float32)
     for place, values, column in pieces_with(data, voxels):
         out[:, place] = values[:, column]
@@ -233,7 +231,7 @@ def count_constant(data: Data) -> int:
 
 
 def check_folder(folder: str | os.PathLike[str]) -> str:
-    """The absolute name of a folder in which scratch files can be made (`ScratchError`); an empty one stays empty."""
+    """Absolute path of a folder in which scratch files can be created (else `ScratchError`); empty if `folder` is."""
     if folder and not os.path.isdir(folder):
         raise ScratchError(
             f"the scratch folder {folder} {'is a file' if os.path.exists(folder) else 'does not exist'}"

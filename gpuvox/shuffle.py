@@ -34,6 +34,7 @@ from math import comb, prod
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gpuvox.errors import DesignError, InputError
 from gpuvox.jit import checked
 from gpuvox.types import AnyArray, Float64, Int32, Ints, Words
 
@@ -87,7 +88,7 @@ def effective_labels(regressors: ArrayLike, scale: ArrayLike = 0.0) -> Ints:
 
     Raises
     ------
-    ValueError
+    InputError
         No rows, more than two dimensions, or an entry that is not finite.
     """
     X = np.asarray(regressors, dtype=np.float64)
@@ -95,7 +96,7 @@ def effective_labels(regressors: ArrayLike, scale: ArrayLike = 0.0) -> Ints:
     if X.ndim != 2 or not len(X):
         raise ValueError(f"effective regressors have shape {X.shape}; expected rows and columns")
     if not np.isfinite(X).all():
-        raise ValueError("the effective regressors have an entry that is not finite")
+        raise DesignError("the effective regressors have an entry that is not finite")
     tolerance = EQUAL * np.maximum(scale, np.abs(X).max(axis=0, initial=0.0))
     codes = np.zeros((len(X), X.shape[1] + 1), dtype=np.int64)
     for column, values in enumerate(X.T):
@@ -114,21 +115,29 @@ def check_blocks(blocks: ArrayLike, n_rows: int) -> Ints:
 
     Raises
     ------
-    ValueError
+    InputError
         Not one number a row; not integers; negative; or numbers left out between 1 and the largest.
     """
     given = np.asarray(blocks, dtype=np.float64)
     given = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
     if given.shape != (n_rows,):
-        raise ValueError(f"the exchangeability blocks have shape {given.shape}; expected {n_rows} numbers")
+        raise InputError(
+            f"the exchangeability blocks have shape {given.shape}; expected {n_rows} numbers", option="-e"
+        )
     if not (np.isfinite(given).all() and (given == np.round(given)).all()):
-        raise ValueError("an exchangeability block is not an integer; blocks are numbered from 1 (0: fixed)")
+        raise InputError(
+            "an exchangeability block is not an integer; blocks are numbered from 1 (0: fixed)", option="-e"
+        )
     if (given < 0).any():
-        raise ValueError(f"exchangeability block {given.min():.0f} is negative; blocks are numbered from 1")
+        raise InputError(
+            f"exchangeability block {given.min():.0f} is negative; blocks are numbered from 1", option="-e"
+        )
     numbers = np.unique(given[given > 0]).astype(np.int64)
     missing = np.flatnonzero(numbers != np.arange(1, len(numbers) + 1))
     if len(missing):
-        raise ValueError(f"no row is in exchangeability block {missing[0] + 1}, though {numbers[-1]} exists")
+        raise InputError(
+            f"no row is in exchangeability block {missing[0] + 1}, though {numbers[-1]} exists", option="-e"
+        )
     return given.astype(np.int64)
 
 
@@ -173,7 +182,10 @@ def _strata(n_rows: int, options: Permutations) -> list[Ints]:
     """Rows of the units that trade places: (units, rows of a unit) per stratum."""
     if options.blocks is None:
         if options.whole_blocks:
-            raise ValueError("whole blocks are to be shuffled, but there are no exchangeability blocks")
+            raise InputError(
+                "blocks are to be permuted as wholes, but there are no exchangeability blocks",
+                option="--permuteBlocks",
+            )
         return [np.arange(n_rows)[:, None]]
     blocks = check_blocks(options.blocks, n_rows)
     rows = [np.flatnonzero(blocks == b) for b in range(1, int(blocks.max()) + 1)]
@@ -182,9 +194,10 @@ def _strata(n_rows: int, options: Permutations) -> list[Ints]:
     sizes = [len(r) for r in rows]
     if len(set(sizes)) > 1:
         odd = next(b for b, size in enumerate(sizes) if size != sizes[0])
-        raise ValueError(
+        raise InputError(
             f"exchangeability block {odd + 1} has {sizes[odd]} rows and block 1 has {sizes[0]}; "
-            "blocks shuffled as wholes must be of equal size"
+            "blocks that are permuted as wholes must be of equal size",
+            option="--permuteBlocks",
         )
     return [np.array(rows)] if rows else []
 
@@ -224,7 +237,7 @@ class Shuffler:
 
     Raises
     ------
-    ValueError
+    InputError
         Labels, blocks, number or seed that make no sense; the message says which.
     """
 
@@ -236,9 +249,11 @@ class Shuffler:
         object.__setattr__(self, "labels", effective_labels(self.labels, self.scale))
         number, seed = operator.index(self.options.number), operator.index(self.options.seed)
         if number < 0:
-            raise ValueError(f"{number} permutations are asked for; expected a positive number, or 0 for all")
+            raise InputError(
+                f"{number} permutations are asked for; expected a positive number, or 0 for all", option="-n"
+            )
         if not 0 <= seed < 2**64:
-            raise ValueError(f"the seed is {seed}; expected an integer from 0 to 2^64 - 1")
+            raise InputError(f"the seed is {seed}; expected an integer from 0 to 2^64 - 1", option="--seed")
         _ = self.n  # finds mistakes in the blocks now
 
     @property
@@ -286,7 +301,10 @@ class Shuffler:
         """
         _check_range(start, stop, self.n)
         if self.n > RANK_LIMIT:
-            raise ValueError(f"a run of all {self.n} shuffles cannot be made; ask for a number of permutations")
+            raise InputError(
+                f"there are {self.n} permutations, too many for a run of them all; ask for a number of permutations",
+                option="-n",
+            )
         # Exhaustive runs are the same for every seed.
         key = np.uint64(0 if self.exhaustive else self.options.seed)
         indices = np.arange(start, stop, dtype=np.uint64)
@@ -357,7 +375,7 @@ class ImportedShuffler:
 
     Raises
     ------
-    ValueError
+    InputError
         Not a table, wrong number of columns, a row that is no permutation (or not all ±1), or a first row
         that moves something; with the number of the row.
     """
@@ -367,10 +385,10 @@ class ImportedShuffler:
     def __init__(self, array: ArrayLike, n_rows: int | None = None) -> None:
         table = np.asarray(array, dtype=np.float64)
         if table.ndim != 2 or not table.size:
-            raise ValueError(f"imported permutations have shape {table.shape}; expected a row a permutation")
+            raise InputError(f"imported permutations have shape {table.shape}; expected a row a permutation")
         self.n, self.n_rows = self.n_distinct, _ = table.shape
         if n_rows is not None and self.n_rows != n_rows:
-            raise ValueError(f"imported permutations have {self.n_rows} columns; the design has {n_rows} rows")
+            raise InputError(f"imported permutations have {self.n_rows} columns; the design has {n_rows} rows")
         self.flips = bool((table == -1).any() or (self.n_rows > 1 and (table[0] == 1).all()))
         self._table = _import_signs(table) if self.flips else _import_permutations(table)
         self._table.setflags(write=False)
@@ -397,27 +415,27 @@ class ImportedShuffler:
 
 def _check_range(start: int, stop: int, n: int) -> None:
     if not 0 <= start <= stop <= n:
-        raise ValueError(f"shuffles {start} to {stop} are asked for; this run has 0 to {n}")
+        raise ValueError(f"permutations {start} to {stop} are asked for; this run has 0 to {n}")
 
 
 def _import_permutations(table: Float64) -> Int32:
     in_place = np.arange(1, table.shape[1] + 1)
     wrong = np.flatnonzero((np.sort(table, axis=1) != in_place).any(axis=1))
     if len(wrong):
-        raise ValueError(
+        raise InputError(
             f"row {wrong[0] + 1} of the imported permutations is not a permutation of 1 to {table.shape[1]}"
         )
     if (table[0] != in_place).any():
-        raise ValueError("row 1 of the imported permutations must leave every row in its place")
+        raise InputError("row 1 of the imported permutations must leave every row in its place")
     return (table - 1).astype(np.int32)
 
 
 def _import_signs(table: Float64) -> NDArray[np.int8]:
     wrong = np.flatnonzero((np.abs(table) != 1).any(axis=1))
     if len(wrong):
-        raise ValueError(f"row {wrong[0] + 1} of the imported sign flips has an entry that is not 1 or -1")
+        raise InputError(f"row {wrong[0] + 1} of the imported sign flips has an entry that is not 1 or -1")
     if (table[0] != 1).any():
-        raise ValueError("row 1 of the imported sign flips must be 1 throughout")
+        raise InputError("row 1 of the imported sign flips must be 1 throughout")
     return table.astype(np.int8)
 
 

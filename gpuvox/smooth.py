@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import correlate1d, maximum_filter1d, minimum_filter1d
 
 from gpuvox.device import Device, blocks_over
+from gpuvox.errors import InputError
 from gpuvox.grid import Grid
 from gpuvox.jit import checked
 from gpuvox.types import DeviceArray, Float32, Float64, Ints
@@ -62,15 +63,15 @@ class MaskedGaussian:
 
     Raises
     ------
-    ValueError
+    InputError
         `sigma_mm` or a voxel size is not a positive number.
     """
 
     def __init__(self, grid: Grid, sigma_mm: float) -> None:
         if not (np.isfinite(sigma_mm) and sigma_mm > 0):
-            raise ValueError(f"the standard deviation of smoothing is {sigma_mm} mm; it must be positive")
+            raise InputError(f"the standard deviation of smoothing is {sigma_mm} mm; it must be positive")
         if not all(np.isfinite(size) and size > 0 for size in grid.voxel_size):
-            raise ValueError(f"the voxel size is {grid.voxel_size} mm; smoothing needs positive sizes")
+            raise InputError(f"the voxel size is {grid.voxel_size} mm; smoothing needs positive sizes")
         self.grid = grid
         self.sigma_mm = float(sigma_mm)
         self._exact_weights = tuple(

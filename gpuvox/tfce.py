@@ -47,7 +47,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuvox.device import Device, slots_for
-from gpuvox.errors import DeviceError
+from gpuvox.errors import DeviceError, InputError
 from gpuvox.grid import CONNECTIVITIES, Grid, neighbour_steps
 from gpuvox.heights import LINEAR, add_to_scores, ladder, score_values
 from gpuvox.jit import checked, inner
@@ -109,7 +109,7 @@ class Tfce:
 
     Raises
     ------
-    ValueError
+    InputError
         An option is out of range.
     """
 
@@ -123,13 +123,19 @@ class Tfce:
         for name in ("H", "E"):
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"TFCE's {name} is {value}; it must be a number of at least 0")
+                raise InputError(
+                    f"TFCE's {name} is {value}; it must be a number of at least 0", option=f"--tfce_{name}"
+                )
         if self.connectivity not in CONNECTIVITIES:
-            raise ValueError(f"TFCE's connectivity is {self.connectivity}; it must be 6, 18 or 26")
+            raise InputError(
+                f"TFCE's connectivity is {self.connectivity}; it must be 6, 18 or 26", option="--tfce_C"
+            )
         if self.delta is None or self.delta == "robust":
             return
         if isinstance(self.delta, str) or not (self.delta > 0 and math.isfinite(self.delta)):
-            raise ValueError(f"TFCE's delta is {self.delta}; it must be a positive number, or 'robust'")
+            raise InputError(
+                f"TFCE's delta is {self.delta}; it must be a positive number, or 'robust'", option="--tfce_D"
+            )
 
 
 class LevelOverflow(Exception):
@@ -229,7 +235,7 @@ def _fraction_bits(options: Tfce, n_voxels: int, cap: int) -> tuple[int, int]:
         # Sums in float32 overshoot kδ by at most k·2^-24 of themselves; 1 % for rounding, the rest for `LINEAR`.
         largest *= 1.01 * 2.0**63 / LINEAR * (1 + cap * 2.0**-24) ** options.H
     if not math.isfinite(largest):
-        raise ValueError(
+        raise InputError(
             f"TFCE with H = {options.H}, E = {options.E} over {cap} levels is beyond double precision"
         )
     spare = math.floor(63 - math.log2(largest))
@@ -276,11 +282,14 @@ def level_table(delta: float, options: Tfce, n_voxels: int, cap: int = FIRST_LEV
 
     Raises
     ------
-    ValueError
+    InputError
         Too many levels, δ too small for float32, or exponents that overflow.
     """
     if not 1 <= cap <= MAX_LEVELS:
-        raise ValueError(f"TFCE over {cap} levels; between 1 and {MAX_LEVELS} are handled (choose a larger delta)")
+        raise InputError(
+            f"TFCE over {cap} levels; between 1 and {MAX_LEVELS} are handled (choose a larger delta)",
+            option="--tfce_D",
+        )
     q, r = _fraction_bits(options, n_voxels, cap)
     sizes = np.rint(np.arange(n_voxels + 1.0) ** options.E * 2.0**q).astype(np.int64)
     sizes[0] = 0
@@ -289,7 +298,7 @@ def level_table(delta: float, options: Tfce, n_voxels: int, cap: int = FIRST_LEV
         return LevelTable(0.0, nowhere, np.zeros(cap + 1, dtype=np.int64), sizes, 0.0, 0.0)
     step = np.float32(delta)
     if not step > np.finfo(np.float32).tiny or not np.isfinite(step):
-        raise ValueError(f"TFCE's step is {delta}; it must be a normal float32 number")
+        raise InputError(f"TFCE's step is {delta}; it must be a normal float32 number", option="--tfce_D")
     heights = _thresholds(step, cap + 2)
     relative = heights.astype(np.float64) / float(step)
     k = np.arange(1, cap + 2)
@@ -362,7 +371,7 @@ class Enhancer:
         ------
         LevelOverflow
             A map has more than `cap` levels, and no more than `most`.
-        ValueError
+        InputError
             Values that are not finite.
         """
         return self._run(stat, False)[0]
@@ -380,7 +389,7 @@ class Enhancer:
 
         Raises
         ------
-        LevelOverflow, ValueError
+        LevelOverflow, InputError
             As for `maxima`.
         """
         return self._run(stat, True)[1]
@@ -514,7 +523,7 @@ class Enhancer:
     def _in_range(self, scores: AnyArray) -> AnyArray:
         """Scores, if float64 can hold them."""
         if not np.isfinite(scores).all():
-            raise ValueError(
+            raise InputError(
                 f"TFCE with H = {self.options.H:g} and E = {self.options.E:g} of a map this high is beyond double "
                 "precision"
             )
@@ -550,7 +559,7 @@ class Enhancer:
     def _overflow(self, stat: Float32) -> None:
         """Raise if a map has too many levels, but not so many that it is to be finished, or values not finite."""
         if not np.isfinite(stat).all():
-            raise ValueError(NOT_FINITE)
+            raise InputError(NOT_FINITE)
         peaks = (float(stat.max(initial=0)), -float(stat.min(initial=0)))
         needed = max(_levels_needed(table, peak, self.most) for table, peak in zip(self.tables, peaks))
         if self.cap < needed <= self.most:
@@ -579,7 +588,7 @@ class Enhancer:
         order = order[values[order] > 0]
         if self.options.exact:
             if not np.isfinite(values).all():
-                raise ValueError(NOT_FINITE)
+                raise InputError(NOT_FINITE)
             power = float(self.options.H) + 1
             return order, _power(values[order].astype(np.float64), power) / power, self._size_table
         table = self.tables[row]
@@ -641,7 +650,7 @@ def _finish_on(
             raise DeviceError(DISAGREES)
         maxima[:, b], found = enhancer._finished(values[0])
         if maps is not None:
-            device.put(device.rows(maps, b, b + 1), found[None])
+            device.put_row(maps, b, found)
     return maxima
 
 

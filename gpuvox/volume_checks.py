@@ -1,4 +1,4 @@
-"""What is odd about volumes of the data: one that is the same everywhere, two that are alike."""
+"""Warnings about volumes of the data: constant volumes, and identical ones."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gpuvox.scratch import Data, pieces
 from gpuvox.types import AnyArray
 
 MOST_NAMED = 6
-"""Volumes that a sentence names."""
+"""Number of volumes that a sentence names."""
 
 
 def constant_rows(data: Data) -> dict[int, float]:
-    """Rows that have one value in all voxels, and that value."""
+    """Rows that have one value in all voxels: number of the row → that value."""
     first: AnyArray | None = None
     same = np.ones(data.shape[0], dtype=bool)
     for start, values in pieces(data):
@@ -28,7 +28,7 @@ def constant_rows(data: Data) -> dict[int, float]:
 
 
 def duplicate_rows(data: Data) -> list[list[int]]:
-    """Groups of rows that are the same, by the digest of their bytes."""
+    """Groups of identical rows, found by the digest of their bytes."""
     digests = [hashlib.blake2b(digest_size=16) for _ in range(data.shape[0])]
     for start, values in pieces(data):
         width = min(values.shape[1], data.shape[1] - start)
@@ -40,13 +40,13 @@ def duplicate_rows(data: Data) -> list[list[int]]:
 
 
 def volume_warnings(data: Data, titles: Sequence[str]) -> Iterator[str]:
-    """Sentences on volumes that are constant within the mask, or the same as another.
+    """Sentences on volumes that are constant within the mask, or identical to another.
 
     Parameters
     ----------
     data : (n, V) float32
     titles : (n,) sequence of str
-        What the volumes are called, "volume 3 (sub-03)".
+        What a sentence calls each volume, such as "volume 3 (sub-03)".
     """
     if data.shape[1] < 2:
         return

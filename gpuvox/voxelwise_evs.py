@@ -26,6 +26,7 @@ from gpuvox.device import Device, blocks_for
 from gpuvox.errors import DesignError
 from gpuvox.glm import (
     Z_BITS,
+    DeviceModel,
     Nuisance,
     cancels_below,
     smooth_variance,
@@ -40,7 +41,7 @@ from gpuvox.voxelwise_loops import count_ranks, fill_maps, fill_z
 
 
 @dataclass(frozen=True, eq=False)
-class VoxelwiseGlm:
+class VoxelwiseGlm(DeviceModel):
     """Statistic maps of a model with voxelwise EVs; the interface of `glm.Glm`.
 
     Parameters
@@ -275,7 +276,7 @@ class VoxelwiseGlm:
             if self.device is None:
                 maps[b] = exact
             else:
-                self.device.put(self.device.rows(maps, b, b + 1), exact[None].astype(np.float32))
+                self.device.put_row(maps, b, exact)
 
     def exact_map(self, shuffle: Shuffles) -> Float64:
         """(V,) Statistic map of one shuffle in float64, on the host."""
@@ -318,15 +319,9 @@ class VoxelwiseGlm:
                 variance[:, place] = sse
         return out, variance
 
-    def release(self) -> None:
-        """Let go of what is kept on the device."""
-        self.__dict__.pop("_on_device", None)
-
     @cached_property
     def _on_device(self) -> _OnDevice:
-        if self.device is None:
-            raise ValueError("the model is not on a device")
-        return _OnDevice(self, self.device)
+        return _OnDevice(self, self._own_device)
 
 
 def _any_nonzero(masks: Iterable[AnyArray]) -> Float32:

@@ -119,7 +119,7 @@ def test_kernels_go_to_a_private_folder(tmp_path, monkeypatch):
     assert os.environ["CUPY_CACHE_DIR"] == str(tmp_path / "good")
     for folder in (str(tmp_path / "bad"), "/proc/none/cupy"):
         monkeypatch.setenv("CUPY_CACHE_DIR", folder)
-        with pytest.warns(CacheWarning, match=f"compiled kernels are not kept, for .*{folder}"):
+        with pytest.warns(CacheWarning, match=f"compiled kernels are not kept because .*{folder}"):
             cuda.settle_cache.__wrapped__()
         ours = Path(os.environ["CUPY_CACHE_DIR"])
         assert ours.stat().st_mode & 0o777 == 0o700
@@ -145,7 +145,7 @@ def test_a_cache_that_others_can_write_is_not_read(study, tmp_path):
     cache.chmod(0o777)
     said = run(study, NUMBA_CACHE_DIR=str(cache))
     assert said.count("\n") == 1
-    assert said.startswith("Warning: compiled loops are not kept, for others can write to")
+    assert said.startswith("Warning: compiled loops are not kept because others can write to")
     assert not list(cache.rglob("*.nb?"))
 
 
@@ -159,9 +159,9 @@ def test_nothing_can_be_written(study, tmp_path):
     site = {"PYTHONPATH": str(tmp_path / "site"), "PYTHONDONTWRITEBYTECODE": "1", "NUMBA_CACHE_DIR": ""}
     said = run(study, **nowhere, **site)
     assert said.count("\n") == 1
-    assert "there is no folder that can be written; NUMBA_CACHE_DIR can name" in said
+    assert "there is no folder that can be written; set NUMBA_CACHE_DIR" in said
     maps = {path.name: path.read_bytes() for path in study.glob("out*.nii.gz")}
     assert run(study, NUMBA_DISABLE_JIT="1").splitlines() == [
-        "Warning: NUMBA_DISABLE_JIT is not heeded: gpuvox's loops are right only when they are compiled"
+        "Warning: NUMBA_DISABLE_JIT is ignored: gpuvox's loops are correct only when they are compiled"
     ]
     assert {path.name: path.read_bytes() for path in study.glob("out*.nii.gz")} == maps

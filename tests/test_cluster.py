@@ -7,6 +7,7 @@ import pytest
 from naive import naive_components
 
 from gpuvox.cluster import cluster_maps, cluster_maxima, label
+from gpuvox.errors import InputError
 from gpuvox.grid import Grid
 
 
@@ -55,5 +56,5 @@ def test_empty_mask_and_refusals():
     extent, mass = cluster_maxima(np.zeros((3, 0), np.float32), empty, 1.0)
     assert not extent.any()
     assert not mass.any()
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(InputError, match="positive"):
         cluster_maxima(np.zeros((1, 0), np.float32), empty, 0.0)

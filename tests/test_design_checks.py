@@ -90,7 +90,9 @@ def test_columns_that_do_nothing_or_concern_one_row():
     assert kinds(ONES, AGE, demean=True) == [("demeaned", (0, 1)), ("constant_demeaned", (0,))]
     found = check_design(np.column_stack([ONES, one, but_one]))
     assert found == [DesignFinding("one_row", (1, 2), (4, 7))]
-    assert "columns 2 (s5) but row 5 and 3 but row 8 are" in describe_finding(found[0], ["mean", "s5"], "d.mat")
+    assert "columns 2 (s5) (except in row 5) and 3 (except in row 8) are constant" in describe_finding(
+        found[0], ["mean", "s5"], "d.mat"
+    )
 
 
 def test_means_that_nobody_models():
@@ -175,8 +177,8 @@ def test_designs_from_tables_tell_them_by_name(tmp_path, monkeypatch, capsys):
     files.write_table("p.tsv", table)
     assert main("design --table p.tsv --group group --covariates onset,duration --out o".split()) == 0
     out = capsys.readouterr().out
-    assert "columns 4 (onset) and 5 (duration) are collinear but for about the rounding" in out
-    assert "column 1 (CIS) but row 4 is the same in all rows" in out
+    assert "columns 4 (onset) and 5 (duration) are collinear to within about the rounding" in out
+    assert "column 1 (CIS) (except in row 4) is constant" in out
     assert out.strip().startswith("20 of the 20 rows")
     usual = group_design(typed(table.astype(str)).query("group != 'CIS'"), "group", covariates=["onset"])
     assert usual.concerns() == []

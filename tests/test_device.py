@@ -22,7 +22,7 @@ from gpuvox.analysis import Inputs, Options, analyse
 from gpuvox.application import execute, plan
 from gpuvox.cli import main, main_randomise
 from gpuvox.device import OutOfDeviceMemory
-from gpuvox.errors import DeviceError
+from gpuvox.errors import DeviceError, InputError
 from gpuvox.executors import run
 from gpuvox.glm import Glm, Nuisance, f_to_z
 from gpuvox.grid import Grid
@@ -332,7 +332,7 @@ def test_names(monkeypatch):
     with pytest.raises(DeviceError, match="--device cuda:1: CuPy is not installed"):
         cuda.resolve("cuda:1")
     for name in ("gpu", "cuda:", "cuda:x", ""):
-        with pytest.raises(ValueError, match="expected auto, cpu, cuda or cuda:i"):
+        with pytest.raises(InputError, match="expected auto, cpu, cuda or cuda:i"):
             cuda.resolve(name)
     opened = []
     monkeypatch.setattr(cuda, "why_not", lambda: None)
@@ -355,7 +355,7 @@ def test_memory_limit(text, size, monkeypatch):
 @pytest.mark.parametrize("text", ["much", "0", "-1", "4T"])
 def test_memory_limit_refused(text, monkeypatch):
     monkeypatch.setenv(devices.MEMORY_VARIABLE, text)
-    with pytest.raises(ValueError, match="expected a size"):
+    with pytest.raises(InputError, match="expected a size"):
         devices.memory_limit()
 
 

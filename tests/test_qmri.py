@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from gpuvox.errors import FileError, InputError
 from gpuvox.qmri import (
     FieldConversion,
     Inversion,
@@ -157,7 +158,7 @@ def test_exponents_by_tissue():
     r1, tissue = np.array([[1.0, 0.8], [0.5, 0.23]]), np.array([[1, 2], [2, 0]])
     found = voxelwise_conversion(r1, tissue, {0: 0.0, 1: 0.376, 2: 0.5}, 3, 7)
     np.testing.assert_allclose(found, r1 * (3 / 7) ** np.array([[0.376, 0.5], [0.5, 0.0]]))
-    with pytest.raises(ValueError, match="label 2"):
+    with pytest.raises(InputError, match="label 2"):
         voxelwise_conversion(r1, tissue, {0: 0.0, 1: 0.376}, 3, 7)
 
 
@@ -241,7 +242,7 @@ def test_the_kernel_gives_the_same(threads):
     ],
 )
 def test_refusals(make, says):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(InputError, match=says):
         make()
 
 
@@ -264,8 +265,9 @@ def test_models_of_ones_own(old, new, says, tmp_path):
     path.write_text(GOOD)
     assert TissueModel.read(path) == MODEL
     path.write_text(GOOD.replace(old, new, 1))
-    with pytest.raises(ValueError, match=says) as raised:
+    with pytest.raises(FileError, match=says) as raised:
         TissueModel.read(path)
+    assert raised.value.file == str(path)
     assert "mine.toml" in str(raised.value)
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(FileError, match="cannot be read"):
         TissueModel.read(tmp_path / "none.toml")

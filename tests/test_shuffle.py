@@ -23,6 +23,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from gpuvox.errors import InputError
 from gpuvox.shuffle import (
     ImportedShuffler,
     Permutations,
@@ -587,7 +588,7 @@ def test_bad_regressors(bad):
     ],
 )
 def test_bad_blocks(blocks, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         Shuffler(np.arange(4), Permutations(blocks=blocks))
 
 
@@ -596,19 +597,22 @@ def test_blocks_may_be_a_column_of_floats():
 
 
 def test_whole_blocks_must_be_of_equal_size():
-    with pytest.raises(ValueError, match="block 2 has 1 rows and block 1 has 2"):
+    with pytest.raises(InputError, match="block 2 has 1 rows and block 1 has 2"):
         Shuffler(np.arange(3), Permutations(blocks=[1, 1, 2], whole_blocks=True))
 
 
 def test_whole_blocks_need_blocks():
-    with pytest.raises(ValueError, match="no exchangeability blocks"):
+    with pytest.raises(InputError, match="no exchangeability blocks"):
         Shuffler(np.arange(3), Permutations(whole_blocks=True))
 
 
-@pytest.mark.parametrize("options", [{"number": -1}, {"seed": -1}, {"seed": 2**64}])
-def test_bad_numbers(options):
-    with pytest.raises(ValueError, match="expected"):
+@pytest.mark.parametrize(
+    ("options", "name"), [({"number": -1}, "-n"), ({"seed": -1}, "--seed"), ({"seed": 2**64}, "--seed")]
+)
+def test_bad_numbers(options, name):
+    with pytest.raises(InputError, match="expected") as raised:
         Shuffler(np.arange(3), Permutations(**options))
+    assert raised.value.option == name
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 2), (3, 2), (0, 7), (7, 7)])
@@ -621,7 +625,7 @@ def test_range_must_be_of_the_run(start, stop):
 def test_exhaustive_run_that_nobody_can_make():
     shuffler = Shuffler(np.arange(30), Permutations(0))
     assert shuffler.n == math.factorial(30)
-    with pytest.raises(ValueError, match="ask for a number"):
+    with pytest.raises(InputError, match="ask for a number"):
         shuffler.shuffles(0, 1)
 
 
@@ -664,12 +668,12 @@ def test_imported_signs():
     ],
 )
 def test_bad_import(table, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         ImportedShuffler(table)
 
 
 def test_import_must_fit_the_design():
-    with pytest.raises(ValueError, match="3 columns; the design has 4 rows"):
+    with pytest.raises(InputError, match="3 columns; the design has 4 rows"):
         ImportedShuffler([[1, 2, 3]], 4)
 
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import correlate1d
 
+from gpuvox.errors import InputError
 from gpuvox.grid import Grid
 from gpuvox.smooth import MaskedGaussian, gaussian_weights, half_width
 
@@ -141,12 +142,12 @@ def test_empty_mask():
 
 @pytest.mark.parametrize("sigma_mm", [0, -1.0, np.nan, np.inf])
 def test_standard_deviation_must_be_positive(sigma_mm):
-    with pytest.raises(ValueError, match="standard deviation"):
+    with pytest.raises(InputError, match="standard deviation"):
         MaskedGaussian(Grid(np.ones((2, 2, 2), dtype=bool)), sigma_mm)
 
 
 def test_voxel_size_must_be_positive():
-    with pytest.raises(ValueError, match="voxel size"):
+    with pytest.raises(InputError, match="voxel size"):
         MaskedGaussian(Grid(np.ones((2, 2, 2), dtype=bool), (1.0, 0.0, 1.0)), 1.0)
 
 

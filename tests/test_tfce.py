@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from naive import naive_extent, naive_integral, naive_tfce
 
+from gpuvox.errors import InputError
 from gpuvox.grid import Grid
 from gpuvox.tfce import (
     CODE_LEVELS,
@@ -118,7 +119,7 @@ def test_more_levels_than_int16_holds():
 
 
 def test_too_many_levels_are_refused():
-    with pytest.raises(ValueError, match="larger delta"):
+    with pytest.raises(InputError, match="larger delta"):
         level_table(1e-9, Tfce(), 100, 1 << 23)
 
 
@@ -167,8 +168,10 @@ def test_fsl_maps(case, options):
     "wrong", [{"H": -1}, {"E": -0.5}, {"connectivity": 8}, {"delta": 0.0}, {"delta": np.inf}, {"delta": "fine"}]
 )
 def test_refusals(wrong):
-    with pytest.raises(ValueError, match=r"TFCE|connectivity|delta|H|E"):
+    with pytest.raises(InputError, match=r"TFCE") as raised:
         Tfce(**wrong)
+    names = {"H": "--tfce_H", "E": "--tfce_E", "connectivity": "--tfce_C", "delta": "--tfce_D"}
+    assert [raised.value.option] == [names[name] for name in wrong]
 
 
 def test_exponents_may_be_integers():
@@ -274,7 +277,7 @@ def test_values_that_are_not_finite_are_refused(wrong, options):
     t[1, 30] = wrong
     make = Enhancer(grid, options, (0.1, 0.1))
     for call in (make.enhance, make.maxima):
-        with pytest.raises(ValueError, match="finite"):
+        with pytest.raises(InputError, match="finite"):
             call(t)
 
 
@@ -336,5 +339,5 @@ def test_the_robust_step_is_not_led_by_outliers(n_voxels, n_outliers):
 def test_what_double_precision_cannot_hold_is_refused(options):
     grid = Grid(np.ones((3, 3, 3), bool))
     t = np.full((1, 27), 1e7, np.float32)
-    with pytest.raises(ValueError, match=r"H = 60 and E = 0\.5 of a map this high is beyond double precision"):
+    with pytest.raises(InputError, match=r"H = 60 and E = 0\.5 of a map this high is beyond double precision"):
         Enhancer(grid, options, (1e-3, 1e-3), most=512).maxima(t)

@@ -1,9 +1,9 @@
-"""Folders that compiled code is kept in: used only if nobody else can put anything there.
+"""Cache folders of compiled code, which are used only if nobody else can write to them.
 
-numba's caches hold pickles, and CuPy's machine code: who can write there runs code as whoever reads them. A folder is
-trusted if it, the folders above it and the files in it belong to the user or to root, and no one else can write there.
-A group of the user's own (its name and the user's are one, and it has no other members: a umask of 002 is usual then)
-counts as the user. Where the sources lie beside their cache, whoever may change the sources may write the cache.
+numba's caches contain pickles and CuPy's contain machine code: whoever can write there can run code as the user who
+reads it. A folder is trusted if it, the folders above it and its files belong to the user or to root and only they
+can write there. A private group of the user (of the same name and without other members; a umask of 002 is then
+common) counts as the user. If the cache lies beside the sources, whoever may change the sources may write the cache.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ GROUP = stat.S_IWGRP
 
 
 def fault(folder: str | os.PathLike[str], beside: str | os.PathLike[str] = "") -> str:
-    """Why a folder, which need not be there yet, cannot be trusted; empty if it can.
+    """The reason why a folder, which need not exist yet, cannot be trusted; empty if it can.
 
     Parameters
     ----------
     folder : path
     beside : path
-        Folder of the sources, if the cache lies within it.
+        Folder of the sources, if the cache is inside it.
     """
     path = os.path.abspath(folder)
     real = os.path.realpath(path)
@@ -41,7 +41,7 @@ def fault(folder: str | os.PathLike[str], beside: str | os.PathLike[str] = "") -
 def _fault_of_content(real: str, source: os.stat_result | None) -> str:
     if not os.path.isdir(real):
         return ""
-    is_closed = not os.stat(real).st_mode & (stat.S_IXGRP | stat.S_IXOTH)  # nobody else gets at what is in it
+    is_closed = not os.stat(real).st_mode & (stat.S_IXGRP | stat.S_IXOTH)  # nobody else can reach what is in it
     with contextlib.suppress(PermissionError), os.scandir(real) as entries:
         for entry in entries:
             if entry.name.startswith((".", "__")) or entry.is_symlink() or entry.name.endswith(".pyc"):
@@ -53,7 +53,7 @@ def _fault_of_content(real: str, source: os.stat_result | None) -> str:
 
 
 def _fault_of(path: str, source: os.stat_result | None = None, is_above: bool = False) -> str:
-    """Why others could change what is in a folder, or a file."""
+    """The reason why others could change a file, or what is in a folder."""
     try:
         status = os.stat(path)
     except OSError:
@@ -64,7 +64,7 @@ def _fault_of(path: str, source: os.stat_result | None = None, is_above: bool = 
     if status.st_uid not in owners:
         return f"{path} belongs to another user"
     if is_above and status.st_mode & stat.S_ISVTX:
-        return ""  # others can add to it, and not replace what is there
+        return ""  # others can add files but not replace existing ones
     theirs = bool(source and source.st_mode & GROUP and source.st_gid == status.st_gid)
     if status.st_mode & OTHERS or (status.st_mode & GROUP and not theirs and not _is_private(status.st_gid)):
         return f"others can write to {path}"
@@ -73,7 +73,7 @@ def _fault_of(path: str, source: os.stat_result | None = None, is_above: bool = 
 
 @cache
 def _is_private(group: int) -> bool:
-    """Whether a group is the user's own."""
+    """Whether a group is the user's private group."""
     import grp
     import pwd
 
@@ -85,7 +85,7 @@ def _is_private(group: int) -> bool:
 
 
 def make(folder: str | os.PathLike[str]) -> bool:
-    """Make a folder, and those above it that are missing, for the user alone; whether files can be written there."""
+    """Create a folder and its missing parents for the user alone; returns whether files can be written there."""
     try:
         missing = [each for each in (Path(folder), *Path(folder).parents) if not each.exists()]
         for each in reversed(missing):

@@ -1,4 +1,4 @@
-"""Packages that read settings from the current folder are imported so that they do not: it may be data of others.
+"""Import packages that read settings from the current folder without letting them: it may hold data of others.
 
 numba takes from ``.numba_config.yaml`` the folder of its cache, whose files are pickles; matplotlib reads
 ``matplotlibrc``.
@@ -13,13 +13,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def without(name: str, **environment: str | None) -> Iterator[None]:
-    """Where the current folder has a file of that name, be in the top folder for a while.
+    """If the current folder has a file of this name, change to the root folder inside the ``with`` block.
 
     Parameters
     ----------
     name : str
     **environment
-        Variables of the environment for that while; None takes one away.
+        Environment variables inside the block; None removes one.
     """
     before = {key: os.environ.get(key) for key in environment}
     here = os.open(".", getattr(os, "O_PATH", os.O_RDONLY)) if os.path.lexists(name) else None

@@ -1,8 +1,8 @@
-"""What this process may take of the machine: memory, processors, threads.
+"""Resources that this process may use: memory, processors, threads.
 
-A job of a scheduler, or a container, is a control group with limits of its own; those of the groups above it hold too.
-`/proc/self/cgroup` says which group it is. Version 2 has one tree, version 1 one for each resource; inside a container
-the path may be that of the host, and the group itself lies at the top of the tree.
+A job of a scheduler, or a container, is a control group with limits of its own; the limits of the groups above it apply
+too. `/proc/self/cgroup` names the group. Version 2 has one tree, version 1 one per resource; in a container the path
+may be that of the host, while the group itself is at the top of the tree.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 PROC = Path("/proc")
 TREE = Path("/sys/fs/cgroup")
 LEAST_CAP = 16
-"""Threads that can be asked for on any machine; see `most_threads`."""
+"""Number of threads that can be requested on any machine; see `most_threads`."""
 
 
 def available_bytes() -> int | None:
-    """Memory that this process may still take, swap included; None where the system does not say."""
+    """Memory available to this process, including swap; None if the system does not report it."""
     try:
         lines = dict(line.split(":") for line in (PROC / "meminfo").read_text().splitlines())
         free = sum(int(lines[name].split()[0]) << 10 for name in ("MemAvailable", "SwapFree"))
@@ -29,7 +29,7 @@ def available_bytes() -> int | None:
 
 
 def _left_of_groups() -> Iterator[int]:
-    """Bytes that each group may still take; what it holds of files is given up when memory is short."""
+    """Bytes available in each group; page cache counts as available, as the system reclaims it when needed."""
     for folder in _groups("memory"):
         for limit, usage, kept in (
             ("memory.max", "memory.current", ("inactive_file", "active_file")),
@@ -41,7 +41,7 @@ def _left_of_groups() -> Iterator[int]:
 
 
 def _left_of_address_space() -> Iterator[int]:
-    """Bytes of ``ulimit -v``, and of ``ulimit -d``, that are left."""
+    """Bytes remaining under ``ulimit -v`` and ``ulimit -d``."""
     try:
         import resource
 
@@ -56,23 +56,23 @@ def _left_of_address_space() -> Iterator[int]:
 
 
 def default_threads() -> int:
-    """Number of processors this process may use: those it is bound to, and at most its group's share of time."""
+    """Number of processors available to this process: those it is bound to, limited by its group's share of time."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([bound, *(math.ceil(share) for share in _shares_of_time())]))
 
 
 def most_threads() -> int:
-    """More threads than this are never started: they would take memory, and bring nothing."""
+    """Largest number of threads that are ever started; more would take memory without a benefit."""
     return max(LEAST_CAP, 4 * (os.cpu_count() or 1))
 
 
 def threads_for(asked: int | None) -> int:
-    """Threads that are started where so many are asked for; None and 0 ask for all processors."""
+    """Number of threads to start for a requested number; None and 0 request all processors."""
     return min(asked or default_threads(), most_threads())
 
 
 def _shares_of_time() -> Iterator[float]:
-    """Processors that each group may keep busy."""
+    """Number of processors that each group may use."""
     for folder in _groups("cpu"):
         try:
             quota, period = (folder / "cpu.max").read_text().split()[:2]
@@ -86,7 +86,7 @@ def _shares_of_time() -> Iterator[float]:
 
 
 def _groups(resource: str) -> Iterator[Path]:
-    """Folders of the control groups that this process is in, from its own to the top, of both versions."""
+    """Folders of the control groups of this process, from its own to the top, of both versions."""
     try:
         lines = (PROC / "self" / "cgroup").read_text().splitlines()
     except OSError:

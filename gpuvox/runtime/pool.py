@@ -1,7 +1,7 @@
-"""Threads that run functions: as many as can be started, and this one alone where none can.
+"""A pool of threads that makes do with as many as can be started, or with the calling thread alone.
 
-`concurrent.futures.ThreadPoolExecutor` ends with an exception where the system allows fewer threads (``ulimit -u``, the
-limit of a job's control group).
+`concurrent.futures.ThreadPoolExecutor` raises an exception if the system allows fewer threads (``ulimit -u``, the limit
+of a job's control group).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Pool:
-    """A number of threads, used in a ``with`` statement; at its end everything submitted is done or cancelled.
+    """A pool of threads, used in a ``with`` statement; at its end everything submitted is done or cancelled.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class Pool:
     Attributes
     ----------
     threads : int
-        That could be started; with 0, `submit` does the work itself.
+        Number of threads that could be started; if 0, `submit` does the work itself.
     """
 
     def __init__(self, threads: int) -> None:
@@ -45,11 +45,11 @@ class Pool:
 
     @property
     def threads(self) -> int:
-        """That could be started."""
+        """Number of threads that could be started."""
         return len(self._threads)
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Have a function run; its result, or its exception, is that of the future."""
+        """Run a function in the pool; the future receives its result or its exception."""
         future: Future[T] = Future()
         if self._threads:
             self._queue.put((future, function, arguments))

@@ -1,7 +1,7 @@
-"""Signals that end a run: it leaves as by an exception, wherever the signal arrives.
+"""Signals that end a run: each becomes an exception, wherever it arrives.
 
-Python drops an exception that a handler raises within ``__del__`` or a callback of the garbage collector. Loops that
-run for long ask `check`, which raises it again.
+Python drops an exception that a handler raises inside ``__del__`` or a callback of the garbage collector. Long-running
+loops therefore call `check`, which raises it again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _came: list[int] = []
 
 @contextmanager
 def heeded_signals() -> Iterator[None]:
-    """Leave at Ctrl-C, at a scheduler's SIGTERM, and where the terminal is gone; not at what ``nohup`` ignores."""
+    """Raise at Ctrl-C, at SIGTERM, and when the terminal is gone, but not for signals that are ignored."""
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -33,7 +33,7 @@ def heeded_signals() -> Iterator[None]:
 
 
 def check() -> None:
-    """Leave if a signal came that has not ended what runs."""
+    """Raise if a signal has arrived that did not end the run."""
     if _came:
         _raise(_came[-1])
 
