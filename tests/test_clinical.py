@@ -440,7 +440,7 @@ def test_whom_a_subset_leaves_out_is_told(cohort, capsys):
     assert missing
     assert false
     assert (
-        f"out {missing + false} of 60: false in {false}, a value is missing in {missing}"
+        f"excludes {missing + false} of 60 rows: false for {false}, missing values in {missing}"
         in capsys.readouterr().out
     )
     record = json.loads(Path("found.json").read_text())["subset_leaves_out"]

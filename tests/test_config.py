@@ -70,7 +70,7 @@ def test_what_the_example_says_of_defaults_is_true():
 
 
 MISTAKES = [
-    ("permutations = 5000", "permutation = 5000", "voxelwise.permutation: there is no such key; did you mean 'permuta"),
+    ("permutations = 5000", "permutation = 5000", "voxelwise.permutation: this key is unknown; did you mean 'permuta"),
     ('order = ["MS", "HC"]', 'order = ["MS"]', "groups.order: is ['MS']; expected two different groups"),
     ('order = ["MS", "HC"]', 'order = "MS"', "groups.order: is 'MS'; expected a list"),
     ("from_field = 3", 'from_field = "3"', "ironmyelin.from_field: is '3'; expected a number"),
@@ -81,9 +81,9 @@ MISTAKES = [
     ('title = "A new study"', "title = 3", "sample_size[1].title: is 3; expected text in quotes"),
     ('tests = { edss = "mannwhitney" }', 'tests = { edss = "u" }', "demographics.tests: is {'edss': 'u'}; expected te"),
     ('log = ["lesion_load"]', 'log = ["lesion_load", 3]', "regression[1].log[2]: is 3; expected text"),
-    ("[[correlation]]", "[[corelation]]", "corelation: there is no such key; did you mean 'correlation'?"),
+    ("[[correlation]]", "[[corelation]]", "corelation: this key is unknown; did you mean 'correlation'?"),
     ('method = "spearman"', 'method = "kendall"', "correlation[1].method: is 'kendall'; expected pearson or spearman"),
-    ('title = "Deep gray matter structures, age up to 50"', 'title = "Deep gray matter  Structures"', "file is called"),
+    ('title = "Deep gray matter structures, age up to 50"', 'title = "Deep gray matter  Structures"', "file called"),
 ]  # fmt: skip
 
 

@@ -796,17 +796,17 @@ def test_the_way_to_leave_out_a_group_is_named(line, cohort, capsys):
     way = error.split('--subset "')[1].split('" excludes the others')[0]
     assert way == "group in ('MS', 'HC')"
     assert call(f"{line} --group group --order MS,HC", "--subset", once + way) == 0
-    assert "leaves out" in capsys.readouterr().out
+    assert "excludes" in capsys.readouterr().out
 
 
 def test_whom_a_subset_leaves_out_is_told(cohort, capsys):
     assert call("design --table visits.tsv --out d", "--subset", "edss >= 1 and session == 'ses-1'") == 0
     # Another session is false whatever the EDSS is; of the others two patients have less, and controls none.
-    line = "leaves out 17 of 20: false in 12, a value is missing in 5"
+    line = "excludes 17 of 20 rows: false for 12, missing values in 5"
     assert line in capsys.readouterr().out
     assert line in Path("d.txt").read_text()
     assert call(f"{LONG} --quiet --designs change --subset 'age <= 50'") == 0
-    assert "leaves out 3 of 10" in Path("long.txt").read_text()
+    assert "excludes 3 of 10 rows" in Path("long.txt").read_text()
 
 
 @pytest.mark.parametrize(

@@ -212,8 +212,8 @@ def test_missing_values_are_left_out_of_their_analysis():
     notes = found.note.fillna("")
     assert notes["nothing"] == "0 participants of MS with all values; at least 2 are needed"
     assert notes["patients"] == "0 participants of HC with all values; at least 2 are needed"
-    assert notes["same"] == "the same in everyone"
-    assert notes["age2"] == "no variance is left within the groups, given the covariates"
+    assert notes["same"] == "same value in all participants"
+    assert notes["age2"] == "no variance remains within the groups, given the covariates"
     assert (notes[["y", "z"]] == "").all()
     # They do not count in the family.
     assert (found.family_size == 2).all()
@@ -309,15 +309,15 @@ def test_logarithms():
         ({"variables": ["y", "y"]}, {}, "already"),
         ({"covariates": ["y"]}, {}, "y cannot be a variable"),
         ({"covariates": ["height"]}, {}, "no column 'height'"),
-        ({"covariates": ["group"]}, {}, "the group is none"),
+        ({"covariates": ["group"]}, {}, "list each once, without the group"),
         ({"covariates": ["age", "age"]}, {}, "each once"),
-        ({"order": ["MS", "CIS"]}, {}, "nobody has group 'CIS'; there are HC, MS"),
+        ({"order": ["MS", "CIS"]}, {}, "no participant has group 'CIS'; the groups are HC, MS"),
         ({"order": ["MS"]}, {}, "two different"),
         ({"order": ["MS", "MS"]}, {}, "two different"),
         ({}, {"group": "MS"}, "two different"),
         ({}, {"group": ["HC"] + ["MS"] * 59}, "HC has one participant"),
-        ({"covariates": ["age"]}, {"age": 40.0}, "covariate age is the same in everyone"),
-        ({"covariates": ["sex"]}, {"sex": "F"}, "covariate sex is the same in everyone"),
+        ({"covariates": ["age"]}, {"age": 40.0}, "covariate age has the same value in all participants"),
+        ({"covariates": ["sex"]}, {"sex": "F"}, "covariate sex has the same value in all participants"),
         ({"covariates": ["age", "z"]}, {"z": "twice"}, "z is determined by the group and the other covariates"),
         ({"covariates": ["z"]}, {"z": "group"}, "z is determined by the group"),
         ({"covariates": ["z"]}, {"z": "patients"}, "0 participants of HC"),
@@ -497,8 +497,8 @@ def test_values_that_are_not_compared():
     assert found.p.isna().all()
     notes = found.drop_duplicates("variable").set_index("variable").note
     assert dict(notes) == {
-        "edss": "values in MS only", "course": "values in MS only", "site": "the same in everyone",
-        "scanner": "the same in everyone", "nothing": "no values", "one": "one value in HC",
+        "edss": "values in MS only", "course": "values in MS only", "site": "same value in all participants",
+        "scanner": "same value in all participants", "nothing": "no values", "one": "one value in HC",
     }  # fmt: skip
     edss = found.iloc[0]
     assert edss.summary_MS.startswith("median ")
@@ -520,9 +520,9 @@ def test_values_that_are_not_compared():
         (["height"], {}, "no column 'height'"),
         (["group"], {}, "group cannot be described"),
         (["age"], {"age": "anova"}, "age: the test anova does not compare 2 groups; expected student, welch"),
-        (["age"], {"age": "t"}, "no test 't'"),
+        (["age"], {"age": "t"}, "the test 't'"),
         (["age"], {"sex": "fisher"}, "sex, which is not among"),
-        (["sex"], {"sex": "student"}, "sex: the test student is one of numbers"),
+        (["sex"], {"sex": "student"}, "sex: the test student is for numbers"),
         (["age"], {"age": "fisher"}, "age: Fisher's exact test is for 2 × 2 counts"),
     ],
 )
@@ -577,7 +577,7 @@ def test_the_command(folder, capsys):
     assert len(record["inputs"]["people.tsv"]) == 64
     assert set(record["ancova"]["columns"]) == set(table.columns)
     assert set(record["demographics"]["columns"]) == set(people.columns)
-    assert said[0] == "1 left out: no group, or another than MS, HC"
+    assert said[0] == "1 excluded: no group, or one other than MS, HC"
     assert said[1] == "values or covariates are missing: 58 participants in the smallest analysis"
     low = int((expected.p_corrected < 0.05).sum())
     assert said[2].endswith(f": {low} of 3 variables differ with corrected p (fdr_bh) < 0.05")
@@ -608,10 +608,10 @@ def test_whom_a_subset_leaves_out_is_told(folder, capsys):
     for condition in ("years <= 50", "not years > 50  # young"):
         assert command(*COMMAND, "--variables", "w", "--subset", condition) == 0
         said = capsys.readouterr().out.splitlines()
-        assert said[0] == f"the condition {condition!r} leaves out 3 of 60: false in 2, a value is missing in 1"
+        assert said[0] == f"the condition {condition!r} excludes 3 of 60 rows: false for 2, missing values in 1"
         assert json.loads(Path("found.json").read_text())["subset_leaves_out"] == {"false": 2, "value_missing": 1}
     assert command(*COMMAND, "--variables", "w", "--subset", "years > 0 or age > 0") == 0
-    assert "leaves out" not in capsys.readouterr().out
+    assert "excludes" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -630,10 +630,10 @@ def test_whom_a_subset_leaves_out_is_told(folder, capsys):
         (["--family", "a"], ["--family", "NAME=VALUE"]),
         (["--family", "a=y", "--family", "a=z"], ["--family a is given twice"]),
         (["--subset", "agee > 3"], ["--subset", "people.tsv", "agee"]),
-        (["--subset", "age > 300"], ["--subset", "age > 300", "nobody"]),
+        (["--subset", "age > 300"], ["--subset", "age > 300", "no participant"]),
         (["--subset", "group == 'MS'"], ["people.tsv", "subset", "'HC'"]),
-        (["--subset", "sex == 'F'", "--covariates", "sex"], ["subset", "sex", "the same in everyone"]),
-        (["--log", "z"], ["people.tsv", "z has negative values"]),
+        (["--subset", "sex == 'F'", "--covariates", "sex"], ["subset", "sex", "same value in all participants"]),
+        (["--log", "z"], ["--log", "z has negative values"]),
         (["--correction", "holm"], ["holm"]),
         (
             ["--table", "slip.tsv", "--covariates", "age,sex"],
@@ -645,8 +645,8 @@ def test_whom_a_subset_leaves_out_is_told(folder, capsys):
         (["--rois", "none.tsv"], ["none.tsv"]),
         (["--clusters", "iron=none.tsv"], ["none.tsv"]),
         (["--out", "none/x"], ["none"]),
-        (["--out", "people"], ["people.tsv", "write over"]),
-        (["--out", "people", "--rois", "other.tsv"], ["people.tsv", "write over"]),
+        (["--out", "people"], ["people.tsv", "overwrite"]),
+        (["--out", "people", "--rois", "other.tsv"], ["people.tsv", "overwrite"]),
     ],
 )
 def test_refusals(extra, says, folder, capsys):

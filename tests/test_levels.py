@@ -93,7 +93,7 @@ def test_categories_stay_categories(values):
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        (["MS", "HC", "ms", "HC"], "is 'MS' of s0 and 'ms' of s2; one spelling expected"),
+        (["MS", "HC", "ms", "HC"], "is 'MS' of s0 and 'ms' of s2; use one spelling"),
         (["M S", "HC", "MS", "HC"], "is 'M S' of s0 and 'MS' of s2"),
         (["M\u00a0S", "HC", "M S", "HC"], "of s0 and 'M S' of s2"),
     ],
@@ -172,7 +172,7 @@ COMMANDS = (
             ["1,0", "1,5", "2,0"] * 4,
             "x of s0 is '1,0'; a number expected, with a decimal point instead of the comma",
         ),
-        (["a", "b", "A"] * 4, "x is 'a' of s0 and 'A' of s2; one spelling expected"),
+        (["a", "b", "A"] * 4, "x is 'a' of s0 and 'A' of s2; use one spelling"),
     ],
 )
 def test_every_command_tells_column_and_participant(tmp_path, monkeypatch, capsys, command, values, says):
@@ -244,13 +244,13 @@ def test_visits_are_in_natural_order(names):
     "names", [["v1.9", "v1.10"], ["v1", "v01"], ["v1.5", "v1.50"], ["a1", "b2"], ["pre", "post"]]
 )
 def test_visits_whose_order_may_be_another_are_asked_for(names):
-    with pytest.raises(FileError, match="is not known; say it with --visits"):
+    with pytest.raises(FileError, match="is unknown; use --visits to define it"):
         visits(names)
     assert visits(names, names) == tuple(names)
 
 
 def test_visits_have_one_spelling():
-    with pytest.raises(FileError, match="visit is 'ses-1' of a and 'Ses-1' of a; one spelling expected"):
+    with pytest.raises(FileError, match="visit is 'ses-1' of a and 'Ses-1' of a; use one spelling"):
         visits(["ses-1", "Ses-1", "ses-2"], ["ses-1", "ses-2"])
 
 

@@ -280,7 +280,7 @@ def test_regressions_that_cannot_be(blocks, says):
 
 
 def test_an_outcome_that_is_constant_and_a_predictor_called_as_the_intercept():
-    with pytest.raises(ValueError, match="the same in all participants"):
+    with pytest.raises(ValueError, match="the same value in all participants"):
         hierarchical_regression([0.1] * 5, {"x": pd.DataFrame({"a": [1.0, 2, 4, 3, 1]})})
     with pytest.raises(ValueError, match="already"):
         hierarchical_regression([1.0, 2, 3, 5, 4], {"x": pd.DataFrame({"(intercept)": [1.0, 2, 4, 3, 1]})})
@@ -316,7 +316,7 @@ def test_partial_correlations():
     for given in (np.column_stack([z, z[:, 0]]), np.ones(40)):
         with pytest.raises(ValueError, match="a covariate of the correlation is constant, or a combination"):
             partial_correlation(x, y, given)
-    with pytest.raises(ValueError, match="no degree of freedom"):
+    with pytest.raises(ValueError, match="no degrees of freedom"):
         partial_correlation(x[:4], y[:4], z[:4])
 
 

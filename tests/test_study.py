@@ -511,7 +511,7 @@ def test_a_subset_takes_volumes_of_regions_along(given_maps, capsys, kind):
     unknown = (people["age"] < 45) & people["edss"].isna()
     chosen = ((people["age"] < 45) & (people["edss"] != 3) & ~unknown).to_numpy()
     false = int((~chosen & ~unknown).sum())
-    said = f"leaves out {(~chosen).sum()} of {len(people)}: false in {false}, a value is missing in 2"
+    said = f"excludes {(~chosen).sum()} of {len(people)} rows: false for {false}, missing values in 2"
     assert said in out
     record = json.loads((given_maps / "results" / "study.json").read_text())["cohort"]
     assert record["left_out"] == {"subset": false, "undecided": 2}
@@ -554,7 +554,7 @@ def change(path, old, new):
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
-        ("study.toml", "seed = 1", "sead = 1", "line 19: study.sead: there is no such key; did you mean 'seed'?"),
+        ("study.toml", "seed = 1", "sead = 1", "line 19: study.sead: this key is unknown; did you mean 'seed'?"),
         ("study.toml", 'column = "group"', 'column = "grp"', "participants.tsv has no column 'grp'"),
         ("study.toml", '["age", "sex"]', '["age", "sexe"]', "line 26: groups.covariates: "),
         ("study.toml", '["age", "sex"]', '["age", "age"]', "expected each once (not 'age' twice)"),
@@ -640,7 +640,7 @@ TESTS = 'tests = { edss = "mannwhitney" }'
         ('qsm_units = ""', 'qsm_units = "ppb"', "ironmyelin.qsm_units: "),
         ("from_field = 3 ", "from_field = 7 ", "ironmyelin.from_field: "),
         ("to_field = 0 ", "to_field = 3 ", "ironmyelin.to_field: "),
-        ("fwhm = 1 ", "csf = 1 ", "ironmyelin.csf: there is no such key"),
+        ("fwhm = 1 ", "csf = 1 ", "ironmyelin.csf: this key is unknown"),
         ('model = ""', 'model = "participants.tsv"', "participants.tsv is not a model"),
         ('reference = "group == \'HC\'"', 'reference = "age > 99"', "groups.reference: no participant of the study fu"),
         ('reference = "group == \'HC\'"', 'reference = "sex == \'F\'"', "groups.reference: the covariates cannot be t"),

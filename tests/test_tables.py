@@ -105,10 +105,10 @@ def test_missing_values_follow_three_valued_logic(postfix, infix):
     ("condition", "message"),
     [
         ("weight > 3", "no column 'weight'"),
-        ("age > 'x'", "is text, and is compared with a number"),
+        ("age > 'x'", "is text but is compared with a number"),
         ("group > 3", "group is text"),
         ("group + 1 > 3", "group is text; a number is needed"),
-        ("age", "age is no comparison"),
+        ("age", "age is not a comparison"),
         ("age <", "not of the form"),
         ("age in group", "needs a list"),
         ("__import__('os').getpid() > 0", "neither a column"),
@@ -216,7 +216,7 @@ def test_both_masses_are_gathered_with_a_head_size_factor(tmp_path):
 def test_gathering_refuses(tmp_path):
     files.write_table(tmp_path / "p.tsv", pd.DataFrame({"participant_id": ["b", "c"]}))
     write_rois(tmp_path / "rois.tsv")
-    with pytest.raises(FileError, match=r"rois\.tsv has nothing of c"):
+    with pytest.raises(FileError, match=r"rois\.tsv has no values of c"):
         gather(tmp_path / "p.tsv", tmp_path / "rois.tsv")
     write_rois(tmp_path / "rois.tsv", ("b", "c", "c"))
     with pytest.raises(FileError, match="of c twice"):

@@ -40,7 +40,7 @@ def _there_are(names: Iterable[str], wanted: str, origin: str | os.PathLike[str]
     if len(known) <= 20:
         return f"{verb} {', '.join(known)}"
     close = difflib.get_close_matches(wanted, known, 5, 0.5) if len(known) <= MOST_COMPARED else []
-    return f"{verb} {', '.join(close) if close else ', '.join(known[:12])} and others ({len(known)} in all)"
+    return f"{verb} {', '.join(close) if close else ', '.join(known[:12])} and others ({len(known)} in total)"
 
 
 def finite(table: pd.DataFrame, name: str, origin: str | os.PathLike[str] = "") -> Float64:

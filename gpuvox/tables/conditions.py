@@ -97,7 +97,7 @@ class _Condition:
         if isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
             return self._joined("and", [self._compared(*each) for each in zip(sides, node.ops, sides[1:])])
-        raise FileError(f"{ast.unparse(node)} is no comparison")
+        raise FileError(f"{ast.unparse(node)} is not a comparison")
 
     @staticmethod
     def _joined(kind: str, parts: Sequence[tuple[Bool, Bool]]) -> tuple[Bool, Bool]:
@@ -118,7 +118,7 @@ class _Condition:
         a, b = self._value(left), self._value(right)
         if (a.dtype == object) != (b.dtype == object):
             text = left if a.dtype == object else right
-            raise FileError(f"{ast.unparse(text)} is text, and is compared with a number")
+            raise FileError(f"{ast.unparse(text)} is text but is compared with a number")
         known = ~(pd.isna(a) | pd.isna(b))
         if isinstance(how, ast.Eq | ast.NotEq) and a.dtype == object:
             self._check_spelling(left, a[known], right, b[known])
@@ -127,7 +127,7 @@ class _Condition:
         return answer, known & ~answer
 
     def _check_spelling(self, left: ast.AST, a: NDArray, right: ast.AST, b: NDArray) -> None:
-        """Raise `FileError` if text that is asked for differs from a value in capitals or blanks only."""
+        """Raise `FileError` if text that is asked for differs from a value only in case or blanks."""
         for asked, node, values in ((left, right, b), (right, left, a)):
             if (
                 not isinstance(asked, ast.Constant)
@@ -141,7 +141,7 @@ class _Condition:
             for value in dict.fromkeys(values.tolist()):
                 if value not in self.spelled and alike(value) == alike(asked.value):
                     raise FileError(
-                        f"{name} is {value!r} in a row, which differs from {asked.value!r} in capitals or blanks only"
+                        f"{name} is {value!r} in a row, which differs from {asked.value!r} only in case or blanks"
                     )
 
     def _name(self, node: ast.AST) -> str:
@@ -194,7 +194,7 @@ class LeftOut:
     n : int
         Rows of the table.
     false, unknown : int
-        Rows for which it is false, and for which it cannot be decided: a value that it compares is missing.
+        Rows for which it is false, and for which it is undecided because a compared value is missing.
     """
 
     condition: str = ""
@@ -203,12 +203,12 @@ class LeftOut:
     unknown: int = 0
 
     def lines(self) -> list[str]:
-        """A sentence, if it leaves out anybody."""
+        """A sentence if rows are excluded, otherwise none."""
         out = self.false + self.unknown
         if not out:
             return []
-        reasons = f": false in {self.false}, a value is missing in {self.unknown}" if self.unknown else ""
-        return [f"the condition {self.condition!r} leaves out {out} of {self.n}{reasons}"]
+        reasons = f": false for {self.false}, missing values in {self.unknown}" if self.unknown else ""
+        return [f"the condition {self.condition!r} excludes {out} of {self.n} rows{reasons}"]
 
     def record(self) -> dict[str, int]:
         """The same for a JSON file."""

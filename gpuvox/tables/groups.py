@@ -43,10 +43,10 @@ def assign_groups(table: pd.DataFrame, group: str, order: Sequence[str] = ()) ->
     table : DataFrame
         See `tables.typed`.
     group : str
-        Column with the group of each participant; who has none is left out.
+        Column with the group of each participant; participants without a group are excluded.
     order : sequence of str, optional
-        The groups that are compared, differences being the first less the second; others are left out. By default
-        all, sorted.
+        The groups to compare (differences are the first minus the second); others are excluded. By default all,
+        sorted.
 
     Raises
     ------
@@ -59,9 +59,11 @@ def assign_groups(table: pd.DataFrame, group: str, order: Sequence[str] = ()) ->
     levels = tuple(order) or tuple(name for name, value in sorted(there.items(), key=lambda pair: pair[1]))
     for level in levels:
         if level not in there:
-            raise FileError(f"nobody has {group} {level!r}; there are {', '.join(sorted(there)) or 'none'}")
+            raise FileError(
+                f"no participant has {group} {level!r}; the groups are {', '.join(sorted(there)) or 'none'}"
+            )
     if len(set(levels)) < max(len(levels), 2):
-        raise FileError(f"the groups are {', '.join(levels) or 'none'}; two different ones at least are needed")
+        raise FileError(f"the groups are {', '.join(levels) or 'none'}; at least two different groups are needed")
     names = labels(table[group])
     numbers = {level: i for i, level in enumerate(levels)}
     codes = np.array([numbers.get(name, -1) for name in names], dtype=np.int64)

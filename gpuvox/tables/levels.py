@@ -104,7 +104,7 @@ def check_levels(table: pd.DataFrame, name: str, origin: str | os.PathLike[str])
         first, where = seen.setdefault(alike(text), (text, row))
         if first != text:
             both = f"{name} is {first!r} of {whose(table, where)} and {text!r} of {whose(table, row)}"
-            raise FileError(located(origin, f"{both}; one spelling expected"), file=origin)
+            raise FileError(located(origin, f"{both}; use one spelling"), file=origin)
 
 
 def _given(table: pd.DataFrame, name: str) -> tuple[list[int], list[Any]]:

@@ -122,7 +122,7 @@ def gather(
             continue
         for name in found["participant_id"]:
             if name not in part.index:
-                raise FileError(f"{os.fspath(path)} has nothing of {name}, who is in {os.fspath(table)}")
+                raise FileError(f"{os.fspath(path)} has no values of {name}, a participant in {os.fspath(table)}")
         found = pd.concat([found, part.reindex(found["participant_id"]).reset_index(drop=True)], axis=1)
     if found.columns.duplicated().any():
         raise FileError(f"{found.columns[found.columns.duplicated()][0]} is the name of two variables")

@@ -328,7 +328,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         text = files.read_bytes(path, files.MOST_SETTINGS).decode("utf-8-sig").replace("\r\n", "\n")
         content = tomllib.loads(text)
     except RecursionError:
-        raise FileError(f"{path} is not TOML of a study: brackets within brackets, too deep to be read") from None
+        raise FileError(f"{path} is not TOML of a study: brackets are nested too deeply") from None
     except ValueError as error:  # also text that is not UTF-8, and numbers of more digits than Python reads
         raise FileError(f"{path} is not TOML: {error}") from None
     reader = _Reader(path, key_lines(text))
@@ -369,7 +369,7 @@ def _check_titles(config: Config, reader: _Reader) -> None:
             # Titles become names of files.
             if (kind, slug(table.title)) in titles:
                 name = slug(table.title)
-                raise reader.error((kind, number, "title"), f"another table's file is called {name!r} already")
+                raise reader.error((kind, number, "title"), f"another table already has a file called {name!r}")
             titles.add((kind, slug(table.title)))
 
 
@@ -410,7 +410,7 @@ class _Reader:
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1)
                 what = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-                raise self.error((*where, name), f"there is no such key; {what}")
+                raise self.error((*where, name), f"this key is unknown; {what}")
         for name, each in known.items():
             if name not in content and each.default is MISSING and each.default_factory is MISSING:
                 raise self.error(where, f"the {'key' if where else 'section'} {name!r} is missing")

@@ -86,7 +86,7 @@ class StudyInputs:
             raise self.config.error(
                 ("groups", "order"),
                 f"{who} has {value!r} in column {groups.column} of {path}; expected {' or '.join(groups.order)} "
-                "(groups.subset leaves others out)",
+                "(groups.subset excludes others)",
             )
         for name in groups.order:
             if (members == name).sum() < 2:

@@ -169,7 +169,7 @@ def locked(folder: Path, warn: Callable[[str], None] = warnings.warn) -> Iterato
     try:
         lock = hold(folder / f"{STATE}.lock", os.fspath(folder), warn)
     except InUseError as error:
-        raise FileError(f"another gpuvox study is at work in {folder} ({error.holder})") from None
+        raise FileError(f"another gpuvox study is running in {folder} ({error.holder})") from None
     try:
         check_folders(folder)
         yield

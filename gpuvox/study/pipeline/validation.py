@@ -61,7 +61,7 @@ def _check_volumes(inputs: StudyInputs, where: tuple[str, ...], image: str, n_vo
     key = where[-1]
     if where[0] == "rois" and getattr(inputs.config.rois, key) in inputs.cohort.columns:
         if n_volumes != 1:
-            raise FileError(f"{image} has {n_volumes} volumes; that of a participant alone expected")
+            raise FileError(f"{image} has {n_volumes} volumes; one volume, of one participant, is expected")
         return
     of_all = where[0] == "maps" or (where[0] == "rois" and (n_volumes > 1 or key == "jacobian"))
     if of_all and n_volumes != len(inputs.everyone):

@@ -97,37 +97,37 @@ def check_assumptions(values: ArrayLike, group: ArrayLike, residuals: ArrayLike)
 # -- analysis of covariance -----------------------------------------------------------------------------------------
 
 ANCOVA = {
-    "variable": "what is compared",
-    "family": "the p-values that are corrected together",
-    "transform": "what was done to the values x before the test",
+    "variable": "variable compared",
+    "family": "family of p-values that are corrected together",
+    "transform": "transformation of the values x before the test",
     "n": "participants with the variable, the group and all covariates",
-    "n_{group}": "of them, in the group",
+    "n_{group}": "of these, participants in the group",
     "mean_{group}": "mean, not adjusted, not transformed",
     "sd_{group}": "standard deviation, not adjusted, not transformed",
     "adjusted_mean_{group}": "mean of the (transformed) values at the covariates' means over the n participants",
     "adjusted_se_{group}": "standard error of the adjusted mean",
     "adjusted_low_{group}": "adjusted mean, lower end of the 95 % confidence interval",
     "adjusted_high_{group}": "adjusted mean, upper end of the 95 % confidence interval",
-    "difference": "adjusted mean of the first group less that of the second (two groups only)",
+    "difference": "adjusted mean of the first group minus that of the second (two groups only)",
     "difference_se": "standard error of the difference",
     "difference_low": "difference, lower end of the 95 % confidence interval",
     "difference_high": "difference, upper end of the 95 % confidence interval",
     "f": "F of the group given the covariates (type III)",
     "df_group": "degrees of freedom of the group",
     "df_residual": "degrees of freedom of the residuals",
-    "p": "of F",
-    "p_corrected": "of F, corrected within the family; n/a without correction",
+    "p": "p of F",
+    "p_corrected": "p of F, corrected within the family; n/a without correction",
     "family_size": "number of p-values in the family",
     "d": "Cohen's d, 2 sqrt(F / df_residual), with the sign of the difference (two groups only)",
     "levene_f": "Levene's test of equal variances of the (transformed) values, deviations from medians",
-    "levene_p": "of Levene's test",
+    "levene_p": "p of Levene's test",
     "lilliefors_d": "distance of the residuals from a normal distribution (Kolmogorov-Smirnov, Lilliefors)",
-    "lilliefors_p": "of that distance",
-    "skewness": "of the residuals",
-    "skewness_before": "of the residuals, were the values not transformed",
+    "lilliefors_p": "p of that distance",
+    "skewness": "skewness of the residuals",
+    "skewness_before": "skewness of the residuals without the transformation",
     "slopes_f": "F of the interactions of group and covariates (homogeneity of regression slopes)",
     "slopes_df": "degrees of freedom of the interactions",
-    "slopes_p": "of the interactions",
+    "slopes_p": "p of the interactions",
     "note": "why the variable was not tested",
 }
 """Columns of the table of `ancova`, and what they are."""
@@ -153,7 +153,7 @@ class _Design:
                 raise _NotTestedError(f"{who} of {level} with all values; at least 2 are needed")
         for name in self.covariates.columns:
             if self.covariates[name].nunique() < 2:
-                raise _NotTestedError(f"the covariate {name} is the same in everyone")
+                raise _NotTestedError(f"the covariate {name} has the same value in all participants")
         columns = indicators(self.covariates, list(self.covariates.columns))
         C = columns.to_numpy(dtype=np.float64)
         if len(G) <= G.shape[1] + C.shape[1]:
@@ -223,7 +223,7 @@ def ancova(
         the group and others; a group is too small; the logarithm of negative values is wanted.
     """
     if correction not in CORRECTIONS:
-        raise InputError(f"there is no correction {correction!r}; expected {', '.join(CORRECTIONS)}")
+        raise InputError(f"the correction {correction!r} is unknown; expected {', '.join(CORRECTIONS)}")
     _check_variables(table, variables, [group, *covariates])
     member = assign_families(variables, families)
     forced = matching(variables, [pattern for pattern in log if pattern != AUTO], "the list of variables")
@@ -305,7 +305,7 @@ def analysed(
     require(table, covariates, "")
     groups = assign_groups(table, group, order)
     if group in covariates or len(set(covariates)) < len(covariates):
-        raise FileError(f"the covariates are {', '.join(covariates)}; each once, and the group is none")
+        raise FileError(f"the covariates are {', '.join(covariates)}; list each once, without the group")
     chosen = table[list(covariates)]
     for name in covariates:
         check_finite(chosen[name])
@@ -348,14 +348,14 @@ def _fit(y: Float64, X: Float64) -> Any:
     spread = float(np.linalg.norm(y))
     fit = sm.OLS(y, X).fit()
     if math.sqrt(fit.ssr) <= 1e-10 * spread:
-        raise _NotTestedError("no variance is left within the groups, given the covariates")
+        raise _NotTestedError("no variance remains within the groups, given the covariates")
     return fit
 
 
 def _centred(y: Float64) -> Float64:
     left = y - y.mean()
     if np.linalg.norm(left) <= 1e-12 * np.linalg.norm(y):
-        raise _NotTestedError("the same in everyone")
+        raise _NotTestedError("same value in all participants")
     return left
 
 

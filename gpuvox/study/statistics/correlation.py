@@ -63,7 +63,7 @@ CORRELATION_COLUMNS = {
     "y": "variable",
     "given": "covariates",
     "method": "pearson, or spearman (of ranks, of the covariates too)",
-    "n": "participants of the subset in whom both variables and the covariates are known",
+    "n": "participants of the subset with known values of both variables and the covariates",
     "r": "(partial) correlation",
     "low": "lower end of the 95 % confidence interval: Fisher's z, standard error 1/sqrt(n - k - 3) for k covariates; "
     "of spearman sqrt(1 + r^2/2)/sqrt(n - k - 3) (Bonett & Wright 2000)",

@@ -25,22 +25,22 @@ Float64 = NDArray[np.float64]
 
 
 DEMOGRAPHICS = {
-    "variable": "what is described",
-    "level": "its value, of a categorical variable; a row for each",
-    "summary_{group}": "mean (SD), median (quartiles), or number of all (share), as text",
+    "variable": "variable described",
+    "level": "level of a categorical variable; one row for each",
+    "summary_{group}": "mean (SD), median (quartiles), or count of total (percentage), as text",
     "n_{group}": "participants of the group with a value",
-    "count_{group}": "of them, with this level",
+    "count_{group}": "of these, participants with this level",
     "mean_{group}": "mean",
     "sd_{group}": "standard deviation",
     "median_{group}": "median",
     "q1_{group}": "lower quartile",
     "q3_{group}": "upper quartile",
-    "test": "student, welch, mannwhitney, anova, welch_anova, kruskal, fisher or chi2; of the variable, in each row",
+    "test": "student, welch, mannwhitney, anova, welch_anova, kruskal, fisher or chi2; repeated in each row",
     "statistic_name": "t, U, F, H, odds ratio or chi2",
-    "statistic": "its value; t, U and the odds ratio are of the first group against the second",
+    "statistic": "value of the statistic; t, U and the odds ratio compare the first group with the second",
     "df": "degrees of freedom",
-    "df_residual": "of F, degrees of freedom of the residuals",
-    "p": "two-sided, not corrected",
+    "df_residual": "degrees of freedom of the residuals, for F",
+    "p": "two-sided p, not corrected",
     "note": "why there is no test, or a caution",
 }
 """Columns of the table of `demographics`, and what they are."""
@@ -137,9 +137,9 @@ def demographics(
     groups = assign_groups(table, group, order)
     for name, test in (tests or {}).items():
         if test not in TESTS:
-            raise FileError(f"there is no test {test!r} (of {name}); there are {', '.join(TESTS)}")
+            raise FileError(f"the test {test!r} (of {name}) is unknown; the tests are {', '.join(TESTS)}")
         if name not in variables:
-            raise FileError(f"the test {test} is wanted of {name}, which is not among the demographics")
+            raise FileError(f"the test {test} is requested for {name}, which is not among the demographics")
     rows: list[dict[str, Any]] = []
     for name in variables:
         if name in (group, "participant_id"):
@@ -161,7 +161,7 @@ def _described(samples: Mapping[str, pd.Series], wanted: str) -> list[dict[str, 
     numeric = pd.api.types.is_numeric_dtype(together)
     categorical = wanted in COUNTS or not (wanted or (numeric and together.nunique() != 2))
     if not categorical and not numeric:
-        raise InputError(f"the test {wanted} is one of numbers, and this is text")
+        raise InputError(f"the test {wanted} is for numbers, but this is text")
     there = [level for level, values in samples.items() if len(values)]
     if categorical:
         rows, test = _counted(samples, together), _counts_compared([samples[v] for v in there], together, wanted)
@@ -233,7 +233,7 @@ def _untestable(samples: Mapping[str, Float64], ranked: bool) -> str:
             return f"one value in {level}"
     together = np.concatenate(list(samples.values()))
     if np.ptp(together) == 0:
-        return "the same in everyone"
+        return "same value in all participants"
     if not ranked and all(np.ptp(x) <= 1e-12 * np.abs(together).max() for x in samples.values()):
         return "no variance within the groups"
     return ""
@@ -272,7 +272,7 @@ def _counts_compared(compared: Sequence[pd.Series], together: pd.Series, wanted:
     if len(compared) < 2:
         return {}
     if len(levels) < 2:
-        return {"note": "the same in everyone"}
+        return {"note": "same value in all participants"}
     if wanted == "fisher" and counts.shape != (2, 2):
         raise InputError(f"Fisher's exact test is for 2 × 2 counts; these are {len(counts)} × {len(levels)}")
     test = wanted or ("fisher" if counts.shape == (2, 2) else "chi2")

@@ -191,7 +191,7 @@ def _messages(command: Command, groups: Groups, compared: pd.DataFrame | None) -
     lines = []
     out = int((groups.codes < 0).sum())
     if out:
-        lines.append(f"{out} left out: no {command.group}, or another than {', '.join(groups.levels)}")
+        lines.append(f"{out} excluded: no {command.group}, or one other than {', '.join(groups.levels)}")
     counts = ", ".join(f"{level} {n}" for level, n in groups.counts().items())
     if compared is None:
         return [*lines, counts]

@@ -77,7 +77,7 @@ def partial_correlation(
     df = len(V) - 2 - Z.shape[1]
     if df < 1:
         raise DesignError(
-            f"a correlation of {len(V)} values given {Z.shape[1]} covariates has no degree of freedom left"
+            f"a correlation of {len(V)} values given {Z.shape[1]} covariates has no degrees of freedom"
         )
     if not _independent(Z):
         raise DesignError("a covariate of the correlation is constant, or a combination of others")
@@ -133,7 +133,7 @@ def correlation_statistic(
 def _variables(x: ArrayLike, y: ArrayLike, covariates: ArrayLike | None, method: str) -> tuple[Float64, Float64]:
     """(n, 2) variables and (n, k) covariates of a correlation, ranked for Spearman's."""
     if method not in METHODS:
-        raise InputError(f"there is no correlation {method!r}; expected {' or '.join(METHODS)}")
+        raise InputError(f"the correlation method {method!r}; expected {' or '.join(METHODS)}")
     V = np.column_stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)])
     given = np.zeros((len(V), 0)) if covariates is None else np.asarray(covariates, dtype=np.float64)
     Z = given.reshape(len(V), -1) if given.size else np.zeros((len(V), 0))
@@ -249,7 +249,7 @@ def _check(y: Float64, X: pd.DataFrame, added: int, name: str) -> None:
     if not np.isfinite(np.linalg.norm(y)):
         raise DesignError("the outcome has values too large for the sum of their squares")
     if np.linalg.norm(y - y.mean()) <= 1e-10 * np.linalg.norm(y):
-        raise DesignError("the outcome is the same in all participants")
+        raise DesignError("the outcome has the same value in all participants")
     if not _independent(values):
         raise DesignError(f"block {name!r}: a predictor is constant, or a combination of others")
 
@@ -320,7 +320,9 @@ def bootstrap(
         Fewer than two subjects or resamples.
     """
     if n < 2 or resamples < 2:
-        raise InputError(f"a bootstrap of {n} subjects with {resamples} resamples; at least 2 of each are needed")
+        raise InputError(
+            f"a bootstrap of {n} participants with {resamples} resamples; at least 2 of each are needed"
+        )
     observed = statistic(np.arange(n)[None])[0]
     samples = statistic(np.random.default_rng(seed).integers(0, n, (resamples, n)))
     jackknife = statistic(np.array([np.delete(np.arange(n), i) for i in range(n)]))
@@ -441,7 +443,7 @@ def adjust_p(p: ArrayLike, method: str = "fdr_bh") -> Float64:
     from statsmodels.stats.multitest import multipletests
 
     if method not in ("fdr_bh", "bonferroni"):
-        raise InputError(f"there is no correction {method!r}; expected fdr_bh or bonferroni")
+        raise InputError(f"the correction {method!r} is unknown; expected fdr_bh or bonferroni")
     values = np.asarray(p, dtype=np.float64)
     if not ((values >= 0) & (values <= 1)).all():
         raise InputError("a p-value is not between 0 and 1")

@@ -73,16 +73,16 @@ class Regression(Source):
 
 
 MODEL_COLUMNS = {
-    "model": "the variable that is the last block; with one model, the outcome",
+    "model": "the variable of the last block; with a single model, the outcome",
     "outcome": "dependent variable",
-    "block": "step of the hierarchical regression; each has the predictors of the blocks before it too",
+    "block": "step of the hierarchical regression; each includes the predictors of earlier blocks",
     "predictors": "predictors that the block adds; name[value] is 1 for this value of a text and 0 for others",
-    "n": "participants of the subset in whom every variable of the model is known",
-    "r2": "R2 of this block and those before",
+    "n": "participants of the subset with known values of every variable of the model",
+    "r2": "R2 of this block and the earlier ones",
     "r2_adjusted": "R2 adjusted for the number of predictors",
     "r2_change": "R2 that the block adds",
     **interval_columns("R2 change"),
-    "f_change": "F of the block given those before",
+    "f_change": "F of the block given the earlier ones",
     "df1": "degrees of freedom of F, numerator",
     "df2": "degrees of freedom of F, denominator",
     "p_change": "P of F, not corrected",
@@ -91,12 +91,12 @@ MODEL_COLUMNS = {
 COEFFICIENT_COLUMNS = {
     "model": MODEL_COLUMNS["model"],
     "block": "step of the hierarchical regression",
-    "predictor": "predictor of this block or one before",
+    "predictor": "predictor of this block or an earlier one",
     "B": "coefficient",
     "se": "its standard error",
     "beta": "standardised coefficient: B times the SD of the predictor over that of the outcome",
     "t": "B over its standard error",
-    "p": "two-sided P of t, not corrected; of a last block of one predictor it is the P of the F change",
+    "p": "two-sided P of t, not corrected; if the last block has one predictor, it equals the P of the F change",
     "low": "lower end of the 95 % confidence interval of B, by t",
     "high": "upper end of the 95 % confidence interval of B, by t",
     "vif": "variance inflation factor",
@@ -108,8 +108,8 @@ DATA_COLUMNS = {
     "role": "outcome, predictor, or fitted: what the whole model predicts",
     "block": "block of a predictor",
     "variable": "name",
-    "value": "as analysed: logarithm taken, adjusted",
-    "residual": "outcome and predictors of the last block: what the blocks before leave (for added-variable plots)",
+    "value": "value as analysed: log-transformed, adjusted",
+    "residual": "outcome and predictors of the last block: residuals given the earlier blocks (added-variable plots)",
 }
 
 

@@ -64,13 +64,13 @@ SAMPLE_SIZE_COLUMNS = {
     "mean_first": "mean of the first group",
     "mean_second": "mean of the second group",
     "sd": "SD within the groups, pooled",
-    "d": "Cohen's d: the first mean less the second over the SD",
-    "d_adjusted": "the same of the means adjusted for the covariates",
-    "r2_covariates": "share of the variance within groups that the covariates explain: 1 less the ratio of the two "
+    "d": "Cohen's d: first mean minus second, divided by the SD",
+    "d_adjusted": "the same for the means adjusted for the covariates",
+    "r2_covariates": "share of the variance within groups that the covariates explain: 1 minus the ratio of the two "
     "residual variances (an adjusted R2; not below 0)",
-    "effect": "difference to be found, in SD: d times the reduction",
+    "effect": "difference to detect, in SD: d times the reduction",
     "n_t_test": "participants in each of two equal arms, t test",
-    "effect_adjusted": "difference to be found given the covariates, in SD: d_adjusted times the reduction",
+    "effect_adjusted": "difference to detect given the covariates, in SD: d_adjusted times the reduction",
     "n_ancova": "participants in each of two equal arms, ANCOVA with these covariates",
 }
 
@@ -121,7 +121,7 @@ def _two_groups(command: SampleSizes, table: pd.DataFrame) -> tuple[Bool, Bool]:
     require(table, [command.group], command.origin)
     if len(set(command.order)) != 2 or len(command.order) != 2:
         raise OptionError(
-            "--order", f"{several(len(command.order), 'group')}; two different ones are needed, such as MS,HC"
+            "--order", f"{several(len(command.order), 'group')}; two different groups are needed, such as MS,HC"
         )
     text = labels(table[command.group])
     for value in command.order:
@@ -165,7 +165,7 @@ def _sample_size(
 def _sample_size_messages(command: SampleSizes, table: pd.DataFrame) -> list[str]:
     share = "the difference" if command.reduction == 1 else f"{command.reduction:g} of the difference"
     found = [
-        f"participants in each arm to find {share} of {' and '.join(command.order)} with power {command.power:g}, "
+        f"participants in each arm to detect {share} of {' and '.join(command.order)} with power {command.power:g}, "
         f"two-sided {command.alpha:g}"
     ]
     width = max(len("variable"), *(len(name) for name in table["variable"]))

@@ -207,7 +207,7 @@ def bootstrap_record(resamples: int, seed: int) -> dict[str, Any] | None:
 def check_correction(correction: str) -> None:
     """Raise `FileError` if there is no such correction."""
     if correction not in CORRECTIONS:
-        raise InputError(f"there is no correction {correction!r}; expected {', '.join(CORRECTIONS)}")
+        raise InputError(f"the correction {correction!r} is unknown; expected {', '.join(CORRECTIONS)}")
 
 
 def corrected_p(p: Sequence[float], correction: str) -> Float64:

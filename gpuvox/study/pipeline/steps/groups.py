@@ -37,7 +37,7 @@ def _table(inputs: StudyInputs, where: tuple[str | int, ...], file: str, options
         os.makedirs(inputs.path("groups"), exist_ok=True)
         present = _surviving_options(inputs, options, reporter)
         if not (present.get("variables") or present.get("families") or present.get("demographics")):
-            note = f"{name}: nothing to compare, because none of the clusters that it is about survived"
+            note = f"{name}: nothing to compare, because none of its clusters survived"
             write_note(inputs, out, note, reporter)
             return
         command = groups.Command(

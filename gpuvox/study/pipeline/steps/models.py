@@ -42,7 +42,7 @@ def _model(
         os.makedirs(os.path.dirname(inputs.path(out)), exist_ok=True)
         command = make(inputs, section, reporter)
         if command is None:
-            note = f"{section.title}: nothing to model, because none of the clusters that it is about survived"
+            note = f"{section.title}: nothing to model, because none of its clusters survived"
             write_note(inputs, out, note, reporter)
             return
         with inputs.config.reading(where):
