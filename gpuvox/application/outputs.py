@@ -34,7 +34,7 @@ class Wanted:
 
 @dataclass(eq=False)
 class Writer:
-    """Writes the maps of an analysis, and keeps account of what each file is.
+    """Writes the maps of an analysis, and keeps a record of each file.
 
     Attributes
     ----------
@@ -67,15 +67,15 @@ class Writer:
         """File name of a statistic: ``<root>_<stem>``; ``--film`` has no underscore."""
         return f"{self.root}{'' if self.wanted.film else '_'}{stem}"
 
-    def image(self, stem: str, values: NDArray, about: dict, label: Label | None = None) -> None:
-        """Write one map and note what it is."""
-        path = write_map(self.name(stem), values, self.grid, self.header, label=label or _label(about))
-        self.written[path.name] = about
+    def image(self, stem: str, values: NDArray, record: dict, label: Label | None = None) -> None:
+        """Write one map, and keep its record."""
+        path = write_map(self.name(stem), values, self.grid, self.header, label=label or _label(record))
+        self.written[path.name] = record
 
     def result(self, result: TestResult) -> None:
-        """Write everything that was wanted of one test."""
-        for stem, values, about, label in self._images(result):
-            self.image(stem, values, about, label)
+        """Write everything that the user asked for of one test."""
+        for stem, values, record, label in self._images(result):
+            self.image(stem, values, record, label)
         if self.wanted.nulls:
             for stem, null in self._nulls(result):
                 write_column(self._text(stem), null)
@@ -85,21 +85,21 @@ class Writer:
             write_permutations(self._text(f"perm_{result.test.name}"), rows)
 
     def _text(self, stem: str) -> str:
-        """A text file that is about to be written."""
+        """The name of a text file, which is noted."""
         path = self.name(stem) + ".txt"
         self.texts.append(os.path.basename(path))
         return path
 
     def _images(self, result: TestResult) -> Iterator[tuple[str, NDArray, dict, Label | None]]:
         test = result.test.name
-        yield test, result.maps["stat"], self._about(result, _letter(result.test)), _intent(result)
+        yield test, result.maps["stat"], self._record(result, _letter(result.test)), _intent(result)
         infos = _by_precedence(result)
         for info in infos:
             yield from self._images_of(info, result)
         for means in (info.local_means for info in infos if info.local_means):
             for part in ("sum", "samp", "post"):
-                about = self._about(result, f"{means}_{part}")
-                yield f"_{means}_{test}{part}", result.maps[f"{means}_{part}"], about, None
+                record = self._record(result, f"{means}_{part}")
+                yield f"_{means}_{test}{part}", result.maps[f"{means}_{part}"], record, None
 
     def _images_of(
         self, info: StatisticInfo, result: TestResult
@@ -107,16 +107,16 @@ class Writer:
         """The corrected values of one statistic, the uncorrected ones, and its own map."""
         name, maps = info.name, result.maps
         label = _letter(result.test) if info.is_image else name
-        about = self._about(result, label, f"{name}_corrp", "family-wise error")
-        yield self._corrected_stem(info, result.test), maps[f"{name}_corrp"], about, None
+        record = self._record(result, label, f"{name}_corrp", "family-wise error")
+        yield self._corrected_stem(info, result.test), maps[f"{name}_corrp"], record, None
         if f"{name}_p" in maps:
-            about = self._about(result, label, f"{name}_p", "none")
+            record = self._record(result, label, f"{name}_p", "none")
             if self.wanted.film and info.is_image:
-                yield _film_stem("z", result.test), *_z_of(maps[f"{name}_p"], about)
+                yield _film_stem("z", result.test), *_z_of(maps[f"{name}_p"], record)
             elif self.wanted.uncorrected:
-                yield f"{name}_p_{result.test.name}", maps[f"{name}_p"], about, None
+                yield f"{name}_p_{result.test.name}", maps[f"{name}_p"], record, None
         if self.wanted.raw and name in maps:
-            yield f"{name}_{result.test.name}", maps[name], self._about(result, name), None
+            yield f"{name}_{result.test.name}", maps[name], self._record(result, name), None
 
     def _nulls(self, result: TestResult) -> Iterator[tuple[str, NDArray]]:
         for info in _by_precedence(result):
@@ -125,12 +125,12 @@ class Writer:
     def _corrected_stem(self, info: StatisticInfo, test: Test) -> str:
         return _film_stem("p", test) if self.wanted.film else f"{info.name}_corrp_{test.name}"
 
-    def _about(
+    def _record(
         self, result: TestResult, statistic: str, values: str = "", correction: str | None = None
     ) -> dict[str, Any]:
-        """What a map is; `values` is the name of a map of 1 − p in the result."""
+        """The record of a map; `values` is the name of a map of 1 − p in the result."""
         is_f, shuffler = result.test.is_f, result.shuffler
-        about: dict = {
+        record: dict = {
             "test": result.test.name,
             "contrast_name": result.test.label,
             "contrast": result.test.contrast.tolist(),
@@ -138,8 +138,8 @@ class Writer:
             "tail": "large values of F" if is_f else "one-sided, large values",
         }
         if correction is None:
-            return about | {"scale": "statistic", "degrees_of_freedom": result.f_dfs or result.df}
-        return about | {
+            return record | {"scale": "statistic", "degrees_of_freedom": result.f_dfs or result.df}
+        return record | {
             "scale": "1-p",
             "correction": correction,
             "permutations": shuffler.n,
@@ -151,20 +151,18 @@ class Writer:
         """Write the parameter estimates of the whole design (``--glm_output``, ``--film``)."""
         maps = parameter_estimates(inputs, demean)
         for name, values in maps.items():
-            about = {"scale": "estimate", "statistic": name}
+            record = {"scale": "estimate", "statistic": name}
             if not self.wanted.film:
-                self.image(f"glm_{name}", values if name != "sigmasqr" else values[0], about)
+                self.image(f"glm_{name}", values if name != "sigmasqr" else values[0], record)
             elif name != "sigmasqr":
                 for i, volume in enumerate(values, 1):
-                    self.image(f"{name}{i}", volume, about)
+                    self.image(f"{name}{i}", volume, record)
 
     def permuted(self, test: str, index: int, maps: ByStatistic) -> None:
-        """Write the maps of one shuffle (``--permout``)."""
-        for kind, values in maps.items():
-            stem = f"{kind}_perm{index + 1:05d}_{test}"
-            self.image(
-                stem, values, {"scale": "statistic", "statistic": kind, "test": test, "permutation": index + 1}
-            )
+        """Write the maps of one permutation (``--permout``)."""
+        for name, values in maps.items():
+            record = {"scale": "statistic", "statistic": name, "test": test, "permutation": index + 1}
+            self.image(f"{name}_perm{index + 1:05d}_{test}", values, record)
 
 
 def expected_names(
@@ -232,13 +230,13 @@ def _letter(test: Test) -> str:
     return "F" if test.is_f else "t"
 
 
-def _z_of(values: NDArray, about: dict) -> tuple[NDArray, dict, Label]:
+def _z_of(values: NDArray, record: dict) -> tuple[NDArray, dict, Label]:
     """z of a map of uncorrected 1 − p; 0 where that is 0 or 1."""
     p = values.astype(np.float64)
     inside = (p > 0) & (p < 1)
     z = np.where(inside, ndtri(np.where(inside, p, 0.5)), 0.0)
-    about = about | {"scale": "z"}
-    return z, about, _label(about, "z score")
+    record = record | {"scale": "z"}
+    return z, record, _label(record, "z score")
 
 
 def _smallest_p(result: TestResult, name: str) -> float:
@@ -255,14 +253,14 @@ def _intent(result: TestResult) -> Label:
     return Label(text, "t test", (float(result.df),))
 
 
-def _label(about: dict, intent: str = "none") -> Label:
-    text = f"gpuvox {__version__} {_describe(about)}".encode()[:79]
+def _label(record: dict, intent: str = "none") -> Label:
+    text = f"gpuvox {__version__} {_describe(record)}".encode()[:79]
     return Label(text.decode(errors="ignore"), intent)
 
 
-def _describe(about: dict) -> str:
+def _describe(record: dict) -> str:
     """One line for a header."""
-    parts = [about.get("test", ""), str(about["statistic"]), about["scale"]]
-    if "correction" in about:
-        parts += [f"correction {about['correction']}", f"N={about['permutations']}"]
+    parts = [record.get("test", ""), str(record["statistic"]), record["scale"]]
+    if "correction" in record:
+        parts += [f"correction {record['correction']}", f"N={record['permutations']}"]
     return " ".join(part for part in parts if part)
