@@ -1,7 +1,7 @@
 """From null distributions to p-values, on randomise's scale: 1 − p.
 
 A corrected value is the share of permutations whose maximum lies strictly below the observed value, an
-uncorrected one the share whose value at that voxel does (Nichols & Holmes 2002, HBM 15:1). The unshuffled map
+uncorrected one the share whose value at that voxel does (Nichols & Holmes 2002, HBM 15:1). The unpermuted map
 is one of the permutations, so p is never below 1/N.
 """
 
@@ -21,7 +21,7 @@ def corrected(null: ArrayLike, observed: ArrayLike) -> Float32:
     Parameters
     ----------
     null : (N,) array_like
-        Maximum of each permutation, the unshuffled one included.
+        Maximum of each permutation, the unpermuted one included.
     observed : (V,) array_like
         Observed statistic, of the same type as `null`.
 

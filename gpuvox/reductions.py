@@ -1,7 +1,7 @@
-"""What a permutation test does with a batch of maps (B, V): extremes, ties with the observed map, counts, sums.
+"""Reductions of batches of maps (B, V): extremes, voxels that tie, counts and sums.
 
-Compiled loops on the CPU; ``kernels/maps.cu`` on a device, for maps that are there. Results come back to the host
-unless said otherwise. Counts and sums do not depend on the order of the maps.
+The CPU has compiled loops, a device that holds the maps has ``kernels/maps.cu``. Results are on the host unless the
+docstring says otherwise. Counts and sums do not depend on the order of the maps.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from gpuvox.types import AnyArray, Bools, DeviceArray, Float32, Float64, Int32, 
 TIE = 1e-4
 """Relative difference within which a float32 statistic is compared again in float64."""
 STEP_TIE = 1e-5
-"""The same of a step of TFCE: there are so many of them that the bound has to be closer."""
+"""The same for steps of TFCE, of which there are so many that the bound must be tighter."""
 STRETCH = 128
-"""Voxels that are looked at together."""
+"""Voxels that are tested together."""
 THREADS = 256
 ROOM = 1 << 20
-"""Items that a list on the device has room for, if there is memory enough; else those of one map."""
+"""Items that a list on the device holds if there is enough memory; otherwise those of one map."""
 
 MOST_ITEMS = 2**31 - 1
-"""Items that a kernel can count."""
+"""The most items that a kernel can count."""
 
 
 C_NAMES = {"float32": "float", "float64": "double", "int64": "long long"}
@@ -35,13 +35,12 @@ C_NAMES = {"float32": "float", "float64": "double", "int64": "long long"}
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """Places in a batch of maps.
+    """Voxels in a batch of maps, with their values.
 
     Attributes
     ----------
     map, voxel : (m,) int arrays
     value : (m,) float32
-        What is there.
     """
 
     map: Int32
@@ -58,16 +57,16 @@ def extremes(maps: MapBatch, device: Device | None = None) -> AnyArray:
     if not n_voxels or not n_maps:
         return np.zeros((2, n_maps), dtype=maps.dtype)
     if device is None:
-        found: AnyArray = np.stack([maps.max(axis=1), -maps.min(axis=1)])
+        largest: AnyArray = np.stack([maps.max(axis=1), -maps.min(axis=1)])
     else:
         out = device.empty((2, n_maps), maps.dtype)
         device.launch(
             f"maps_extremes<{C_NAMES[maps.dtype.name]}>", min(n_maps, 4 * device.n_processors), THREADS,
             maps, np.int32(n_maps), np.int64(n_voxels), out, shared=2 * 8 * THREADS,
         )  # fmt: skip
-        found = device.download(out)
-    found += found.dtype.type(0)  # no negative zeros
-    return found
+        largest = device.download(out)
+    largest += largest.dtype.type(0)  # no negative zeros
+    return largest
 
 
 def ties_everywhere(maps: MapBatch, observed: Float32, device: Device | None = None) -> Bools:
@@ -92,7 +91,7 @@ def close_to_maximum(
     ----------
     maps : (B, V) float32
     first : int
-        Maps before it are left out, as are those with a maximum of 0.
+        Maps before it are skipped, as are those with a maximum of 0.
     sign : {1, -1}
     maxima : (B,) float32
     """
@@ -105,7 +104,7 @@ def close_to_maximum(
 
 
 def near_ties(maps: MapBatch, first: int, observed: Float32, device: Device | None = None) -> Items:
-    """Voxels within rounding of the observed value (V,), from map `first` on; those that are 0 in both are left out."""
+    """Voxels within rounding of the observed value (V,), from map `first` on, unless both are 0."""
     if device is None:
         return _gather(maps, range(first, len(maps)), lambda b: _near_ties(maps[b], observed))
     return _download(device, list_items(device, maps, first, "maps_list_ties", device.keep(observed)))
@@ -146,7 +145,7 @@ def put(maps: MapBatch, items: Items, values: Float64, device: Device | None = N
 def put_on_device(
     device: Device, maps: MapBatch, n: int, number: DeviceArray, voxel: DeviceArray, values: DeviceArray
 ) -> None:
-    """The same of n items that are on the device: maps, voxels, float64 values."""
+    """The same for n items on the device: numbers of maps, voxels, float64 values."""
     device.launch(
         "maps_put", blocks_for(n, THREADS, device), THREADS,
         number, voxel, values, np.int32(n), np.int64(maps.shape[1]), maps,
@@ -163,7 +162,7 @@ def _gather(maps: Float32, chosen: Iterable[int], find: Callable[[int], Ints]) -
 def list_items(
     device: Device, maps: MapBatch, first: int, kernel: str, *arguments: DeviceArray | np.generic
 ) -> Iterator[tuple[int, DeviceArray, DeviceArray, DeviceArray]]:
-    """Lists that a kernel makes, a range of maps at a time if they are long: length, maps, voxels, values."""
+    """Lists made by a kernel, in ranges of maps if they are long: length, numbers of maps, voxels, values."""
     n_maps, n_voxels = maps.shape
     room = max(min(ROOM, device.free_bytes() // 128), n_voxels)
     # The kernel counts in 32 bits, also what there is no room for.
@@ -188,7 +187,7 @@ def list_items(
 
 
 def _download(device: Device, lists: Iterator[tuple[int, DeviceArray, DeviceArray, DeviceArray]]) -> Items:
-    parts = [[device.download(values)[:n] for values in found] for n, *found in lists]
+    parts = [[device.download(values)[:n] for values in arrays] for n, *arrays in lists]
     if not parts:
         none = np.zeros(0, dtype=np.int32)
         return Items(none, none, np.zeros(0, dtype=np.float32))
@@ -218,7 +217,7 @@ def count_below(maps: MapBatch, observed: AnyArray, disjoint: bool, device: Devi
 
 
 def sum_up(maps: MapBatch, shift: int, quantum: float, device: Device | None = None) -> tuple[AnyArray, Ints]:
-    """Sums over the maps of their positive parts and of those of their negatives, and how many are not 0.
+    """Sums over the maps of their positive and negative parts, and the numbers of maps that are not 0.
 
     Parameters
     ----------
@@ -253,7 +252,7 @@ def sum_up(maps: MapBatch, shift: int, quantum: float, device: Device | None = N
 def normalise(
     maps: MapBatch, scales: tuple[float, float], local_mean: Float64, device: Device | None = None
 ) -> MapBatch:
-    """Values in units, over their local means.
+    """Values in FSL's units, divided by their local means.
 
     Parameters
     ----------
@@ -302,7 +301,7 @@ def _close_to_maximum(values: AnyArray, sign: np.float32, maximum: np.float32) -
 
 @loop
 def _near_ties(values: AnyArray, observed: AnyArray) -> Ints:
-    """Voxels whose value is within rounding of the observed one; voxels that are 0 in both are left out."""
+    """Voxels whose value is within rounding of the observed one, unless both are 0."""
     out = np.empty(len(values), np.int64)
     count = 0
     for v in range(len(values)):
@@ -315,16 +314,16 @@ def _near_ties(values: AnyArray, observed: AnyArray) -> Ints:
 
 @loop
 def _near_threshold(values: AnyArray, threshold: np.float32) -> Ints:
-    """Voxels within rounding of the threshold, or of its negative; stretches that have none are left quickly."""
+    """Voxels within rounding of the threshold, or of its negative; stretches without any are skipped quickly."""
     bound = np.float32(TIE) * max(threshold, np.float32(1))
     out = np.empty(len(values), np.int64)
     n = 0
     for start in range(0, len(values), STRETCH):
         part = values[start : start + STRETCH]
-        found = 0
+        n_near = 0
         for i in range(len(part)):
-            found += abs(abs(part[i]) - threshold) <= bound
-        if found:
+            n_near += abs(abs(part[i]) - threshold) <= bound
+        if n_near:
             for i in range(len(part)):
                 if abs(abs(part[i]) - threshold) <= bound:
                     out[n] = start + i
@@ -344,15 +343,15 @@ def _is_near_step(value: np.float32, up: np.float32, down: np.float32) -> bool:
 
 @loop
 def _near_steps(values: AnyArray, up: np.float32, down: np.float32) -> Ints:
-    """Voxels within rounding of a whole number of steps; stretches that have none are left quickly."""
+    """Voxels within rounding of a whole number of steps; stretches without any are skipped quickly."""
     out = np.empty(len(values), np.int64)
     n = 0
     for start in range(0, len(values), STRETCH):
         part = values[start : start + STRETCH]
-        found = 0
+        n_near = 0
         for i in range(len(part)):
-            found += _is_near_step(part[i], up, down)
-        if found:
+            n_near += _is_near_step(part[i], up, down)
+        if n_near:
             for i in range(len(part)):
                 if _is_near_step(part[i], up, down):
                     out[n] = start + i
@@ -362,7 +361,7 @@ def _near_steps(values: AnyArray, up: np.float32, down: np.float32) -> Ints:
 
 @loop
 def _ties_everywhere(values: AnyArray, observed: AnyArray) -> bool:
-    """Decided at the first voxel, mostly."""
+    """See `ties_everywhere`; mostly decided at the first voxel."""
     same, opposite = True, True
     for v in range(len(values)):
         bound = np.float32(TIE) * max(abs(observed[v]), np.float32(1))
