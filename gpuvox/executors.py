@@ -161,7 +161,7 @@ def ranges(observed: ObservedTest, threads: int, tally: Tally) -> Iterator[tuple
     step = observed.batch
     if observed.device is None:
         step = max(1, min(step, -(-(tally.stop - tally.start) // (4 * threads))))
-    for first, last in tally.left():
+    for first, last in tally.missing():
         for start in range(first, last, step):
             yield start, min(start + step, last)
 

@@ -33,7 +33,7 @@ from gpuvox.statistics import (
     Statistic,
     StatisticModel,
     Statistics,
-    Unshuffled,
+    Unpermuted,
 )
 from gpuvox.tally import BlockResult, ByStatistic, Tally
 from gpuvox.tfce import FIRST_LEVELS, LevelOverflow
@@ -104,13 +104,13 @@ class PermutationTest:
         exact = self.model.exact_map(shuffles[0])
         statistic = exact.astype(np.float32)
         maps = statistic[None] if self.device is None else self.device.upload(statistic[None])
-        unshuffled = Unshuffled(
+        unpermuted = Unpermuted(
             self.model, self.grid, shuffles, maps, statistic, 1, self.signs,
             exact_map=exact, n=self.shuffler.n, level_cap=self.level_cap,
         )  # fmt: skip
-        statistics = {setting.info.name: setting.fixed_by(unshuffled) for setting in self.statistics.settings}
+        statistics = {setting.info.name: setting.fixed_by(unpermuted) for setting in self.statistics.settings}
         return ObservedTest(
-            self, statistic, statistics, _evaluate(statistics, unshuffled), self._edges(statistics)
+            self, statistic, statistics, _evaluate(statistics, unpermuted), self._edges(statistics)
         )
 
     def _edges(self, statistics: Mapping[str, Statistic]) -> tuple[Edge, ...]:
@@ -130,17 +130,17 @@ class PermutationTest:
 
 @dataclass(frozen=True, eq=False)
 class ObservedTest:
-    """A test whose unshuffled maps are known: the first pass, or the second of the two-pass scheme.
+    """A test whose unpermuted maps are known: the first pass, or the second of the two-pass scheme.
 
     Attributes
     ----------
     test : PermutationTest
     statistic : (V,) float32
-        Unshuffled t or F.
+        Unpermuted t or F.
     statistics : dict of Statistic
         By name, those of this pass.
     observed : dict of (1, V) arrays
-        Their unshuffled values for both signs, see `statistics.base` (integer scores for TFCE).
+        Their unpermuted values for both signs, see `statistics.base` (integer scores for TFCE).
     edges : tuple of Edge
         Where values are computed again in float64.
     is_second : bool
@@ -167,8 +167,8 @@ class ObservedTest:
     @property
     def batch(self) -> int:
         """Permutations worth holding at a time."""
-        wanted, model = self.test.statistics, self.test.model
-        wide = wanted.uncorrected or wanted.two_pass or (model.streamed and not model.has_exact)
+        choice, model = self.test.statistics, self.test.model
+        wide = choice.uncorrected or choice.two_pass or (model.streamed and not model.has_exact)
         per_map = model.n_voxels * (16 if wide else 4)
         room = STREAMED_BATCH_BYTES if model.streamed else BATCH_BYTES
         if self.device is not None:
@@ -184,10 +184,10 @@ class ObservedTest:
     @property
     def names_of_results(self) -> dict[str, set[str]]:
         """Names of the statistics in each group of arrays of a `BlockResult`."""
-        names, wanted = set(self.statistics), self.test.statistics
-        summed = set(self._quanta) if wanted.two_pass else set()
+        names, choice = set(self.statistics), self.test.statistics
+        summed = set(self._quanta) if choice.two_pass else set()
         return {
-            "maxima": names, "below": names if wanted.uncorrected else set(), "total": summed, "nonzero": summed,
+            "maxima": names, "below": names if choice.uncorrected else set(), "total": summed, "nonzero": summed,
         }  # fmt: skip
 
     @property
@@ -208,7 +208,7 @@ class ObservedTest:
         Parameters
         ----------
         start, stop : int
-            Range of permutations; 0 is the unshuffled one.
+            Range of permutations; 0 is the unpermuted one.
         callback : callable, optional
             Called as ``callback(i, maps)`` with the maps (V,) of every statistic of permutation i, in FSL's units.
 
@@ -246,17 +246,17 @@ class ObservedTest:
     def _run(
         self, start: int, shuffles: Shuffles, equivalent: Bools, callback: MapsOfPermutation | None
     ) -> BlockResult:
-        wanted, maps = self.test.statistics, dict[str, Any]()
+        choice, maps = self.test.statistics, dict[str, Any]()
         batch = self._settled(start, shuffles, equivalent)
         result = BlockResult(start, start + len(shuffles))
         for name, statistic in self.statistics.items():
             values = None
-            if wanted.uncorrected or wanted.two_pass or callback:
+            if choice.uncorrected or choice.two_pass or callback:
                 values = statistic.evaluate(batch)
             result.maxima[name] = statistic.maxima(batch, values)
-            if wanted.uncorrected:
+            if choice.uncorrected:
                 result.below[name] = statistic.below(batch, values, self._least_ties[name])
-            if wanted.two_pass and isinstance(statistic, Normalisable):
+            if choice.two_pass and isinstance(statistic, Normalisable):
                 result.total[name], result.nonzero[name] = statistic.sums(values, self._quanta[name], self.device)
             if callback:
                 maps[name] = statistic.in_units(statistic.of_sign(_on_host(values, self.device), 0), 0)

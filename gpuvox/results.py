@@ -36,10 +36,10 @@ class TestResult:
         Degrees of freedom of an F.
     maps : dict of (V,) float32
         ``stat``; and by the name of a statistic: ``vox_corrp``, ``tfce_corrp`` … (1 − p, family-wise error
-        corrected); ``vox_p`` … (1 − p, uncorrected); ``tfce``, ``clustere`` … (unshuffled values); with the two-pass
+        corrected); ``vox_p`` … (1 − p, uncorrected); ``tfce``, ``clustere`` … (unpermuted values); with the two-pass
         scheme the images of the local means (``tfcenorm_sum``, ``tfcenorm_samp``, ``tfcenorm_post`` …).
     nulls : dict of (N,) arrays
-        By statistic, the maximum of every permutation, the unshuffled data first.
+        By statistic, the maximum of every permutation, the unpermuted data first.
     shuffler : Shuffler
     seconds : float
         Wall time; 0 for a contrast that shared the maps of its negative.
@@ -89,7 +89,7 @@ def make_result(test: Test, finished: Finished, row: int, seconds: float, option
 
 
 def _add_values(maps: ByStatistic, nulls: ByStatistic, part: ObservedTest, tally: Tally, row: int) -> None:
-    """Corrected and uncorrected values, unshuffled maps and null distributions of one sign."""
+    """Corrected and uncorrected values, unpermuted maps and null distributions of one sign."""
     for name, statistic in part.statistics.items():
         values = statistic.of_sign(part.observed[name][0], row)
         null = tally.maxima[name][row]
@@ -116,9 +116,9 @@ def _warnings(test: Test, observed: ObservedTest, row: int, options: Options, ta
     model = observed.test.model
     for sentence in _warnings_about_model(test, model, options):
         yield f"{test.title}: {sentence}"
-    unshuffled = observed.statistic * np.float32((1, -1)[row])
+    unpermuted = observed.statistic * np.float32((1, -1)[row])
     for statistic in observed.statistics.values():
-        for sentence in statistic.warnings(unshuffled, row, model, observed.test.grid):
+        for sentence in statistic.warnings(unpermuted, row, model, observed.test.grid):
             yield f"{test.title}: {sentence}"
     shuffler = observed.test.shuffler
     if tally.n and shuffler.n < FEWEST_PERMUTATIONS:
@@ -143,8 +143,8 @@ def _warnings_about_model(test: Test, model: StatisticModel, options: Options) -
             )
     if options.nuisance == Nuisance.TER_BRAAK:
         yield (
-            "with -U 3 the unshuffled map is that of the full model's residuals, as in FSL, and so zero: nothing can "
-            "be significant"
+            "with -U 3 the unpermuted map is computed from the residuals of the full model, as in FSL, and is "
+            "therefore zero: nothing can be significant"
         )
     if isinstance(model, VoxelwiseGlm) and model.n_without_df:
         yield (

@@ -935,14 +935,14 @@ def test_shares_and_spans_cover_everything_once():
 def test_tallies_add_up_once():
     one, other, late = Tally(6, 1, 5), Tally(6), Tally(6)
     one.add(BlockResult(2, 4, {"vox": np.array([[1, 2], [3, 4.0]])}, {"vox": np.array([[1], [2]])}))
-    assert list(one.left()) == [(1, 2), (4, 5)]
+    assert list(one.missing()) == [(1, 2), (4, 5)]
     assert not one.is_complete
     other.add(BlockResult(4, 6, {"vox": np.array([[5, 6], [7, 8.0]])}, {"vox": np.array([[10], [20]])}))
     late.include(other)
     late.include(one)
     np.testing.assert_array_equal(late.maxima["vox"], [[0, 0, 1, 2, 5, 6], [0, 0, 3, 4, 7, 8]])
     np.testing.assert_array_equal(late.below["vox"], [[11], [22]])
-    assert list(late.left()) == [(0, 2)]
+    assert list(late.missing()) == [(0, 2)]
     with pytest.raises(ValueError, match="in common"):
         late.include(one)
     with pytest.raises(ValueError, match="in common"):

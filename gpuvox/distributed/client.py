@@ -242,7 +242,7 @@ def ranges(tally: Tally, batch: int, workers: Mapping[str, WorkerInfo]) -> Itera
     # The threads of a worker with a GPU take turns on it.
     threads = sum(1 if worker.processors else worker.threads for worker in workers.values())
     processors = max(worker.processors for worker in workers.values())
-    remaining = list(tally.left())
+    remaining = list(tally.missing())
     n_remaining = sum(stop - start for start, stop in remaining)
     size = min(WAVES * processors or BATCHES * batch, -(-n_remaining // (RANGES_PER_THREAD * threads)))
     if processors and size > processors:

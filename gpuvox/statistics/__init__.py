@@ -1,7 +1,7 @@
 """The statistics that are computed of each permutation, one file each.
 
 `Statistics` is what the user asked for. It lists `Setting` objects (a cluster-forming threshold, the parameters of
-TFCE), each of which the unshuffled map turns into a `Statistic` (steps of TFCE fixed). A statistic knows its values
+TFCE), each of which the unpermuted map turns into a `Statistic` (steps of TFCE fixed). A statistic knows its values
 and maxima, its ties, its units and its names; `permtest` computes whatever statistics it is given, and `outputs`
 writes them under their names.
 """
@@ -15,7 +15,7 @@ from gpuvox.statistics.base import (
     Statistic,
     StatisticInfo,
 )
-from gpuvox.statistics.batch import Batch, Edge, StatisticModel, Unshuffled
+from gpuvox.statistics.batch import Batch, Edge, StatisticModel, Unpermuted
 from gpuvox.statistics.options import Statistics
 
 __all__ = [
@@ -28,5 +28,5 @@ __all__ = [
     "StatisticInfo",
     "StatisticModel",
     "Statistics",
-    "Unshuffled",
+    "Unpermuted",
 ]

@@ -1,4 +1,4 @@
-"""What a statistic is: the setting that the user asked for, and the statistic that the unshuffled map makes of it.
+"""What a statistic is: the setting that the user asked for, and the statistic that the unpermuted map makes of it.
 
 The values of a statistic stand in maps (B, V) for both signs at once. If its signs are `disjoint`, as those of
 clusters and of TFCE are, a positive value belongs to the map of t and a negative one to its negative, and each sign
@@ -17,7 +17,7 @@ import numpy as np
 from gpuvox.device import Device
 from gpuvox.grid import Grid
 from gpuvox.reductions import count_below, extremes, sum_up
-from gpuvox.statistics.batch import Batch, Edge, StatisticModel, Unshuffled
+from gpuvox.statistics.batch import Batch, Edge, StatisticModel, Unpermuted
 from gpuvox.types import AnyArray, Float32, Float64, Ints, MapBatch
 
 SUM_TIE = 4e-6
@@ -65,23 +65,23 @@ class Setting(ABC):
         return True
 
     @abstractmethod
-    def fixed_by(self, unshuffled: Unshuffled) -> Statistic:
-        """The statistic whose values are compared: with all that depends on the unshuffled map."""
+    def fixed_by(self, unpermuted: Unpermuted) -> Statistic:
+        """The statistic whose values are compared: with all that depends on the unpermuted map."""
 
 
 class Statistic(Setting):
     """A statistic that can be computed of any batch of maps; immutable.
 
-    A setting that needs nothing of the unshuffled map is a statistic by itself. `evaluate` is all that a subclass must
+    A setting that needs nothing of the unpermuted map is a statistic by itself. `evaluate` is all that a subclass must
     define.
     """
 
     disjoint: ClassVar[bool] = True
     """Whether the signs are statistics of their own, each 0 where the other is not."""
 
-    def fixed_by(self, unshuffled: Unshuffled) -> Statistic:
+    def fixed_by(self, unpermuted: Unpermuted) -> Statistic:
         """This statistic."""
-        del unshuffled
+        del unpermuted
         return self
 
     def on(self, device: Device | None) -> Statistic:
@@ -152,7 +152,7 @@ class Statistic(Setting):
         Parameters
         ----------
         observed : (V,) float32
-            Unshuffled t or F; negated for the negative of a contrast.
+            Unpermuted t or F; negated for the negative of a contrast.
         row : {0, 1}
             1 for the negative of a contrast.
         model : StatisticModel

@@ -73,10 +73,10 @@ class Batch:
     shuffles : (B, n) int
     maps : (B, V) float32
         Where the model's device has them.
-    unshuffled : (V,) float32
-        The map of the unshuffled data, on the host.
+    unpermuted : (V,) float32
+        The map of the unpermuted data, on the host.
     first : int
-        Number of the first map that is not the unshuffled one: 1 if the batch begins with that one, else 0.
+        Number of the first map that is not the unpermuted one: 1 if the batch begins with that one, else 0.
     signs : {1, 2}
         2: the negative contrast is tested too.
     """
@@ -85,7 +85,7 @@ class Batch:
     grid: Grid
     shuffles: Shuffles
     maps: MapBatch
-    unshuffled: Float32
+    unpermuted: Float32
     first: int = 0
     signs: int = 1
 
@@ -109,8 +109,8 @@ class Batch:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Unshuffled(Batch):
-    """The batch of the unshuffled map alone, by which settings are fixed.
+class Unpermuted(Batch):
+    """The batch of the unpermuted map alone, by which settings are fixed.
 
     Attributes
     ----------

@@ -1,6 +1,6 @@
 """Threshold-free cluster enhancement as a statistic, and its normalised form; the scores are computed by `gpuvox.tfce`.
 
-TFCE sees t, or the z equivalent of F. The unshuffled map fixes the step of height of either sign.
+TFCE sees t, or the z equivalent of F. The unpermuted map fixes the step of height of either sign.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gpuvox.glm import f_to_z
 from gpuvox.grid import Grid
 from gpuvox.reductions import extremes, normalise
 from gpuvox.statistics.base import SUM_TIE, Normalisable, Normalised, Setting, StatisticInfo
-from gpuvox.statistics.batch import Batch, Edge, StatisticModel, StepEdges, ThresholdEdge, Unshuffled
+from gpuvox.statistics.batch import Batch, Edge, StatisticModel, StepEdges, ThresholdEdge, Unpermuted
 from gpuvox.tfce import Enhancer, Tfce, most_levels, robust_peak, step_size
 from gpuvox.types import AnyArray, Float32, Float64, MapBatch
 
@@ -47,28 +47,28 @@ class TfceSetting(Setting):
         """False where pow() is needed, whose last bit differs between CPUs and GPUs."""
         return not (self.options.exact and self.options.H % 1)
 
-    def fixed_by(self, unshuffled: Unshuffled) -> TfceStatistic:
-        """TFCE with the steps that the unshuffled map asks for."""
-        grid, device = unshuffled.grid, unshuffled.device
-        up, down = self._peaks(unshuffled)
+    def fixed_by(self, unpermuted: Unpermuted) -> TfceStatistic:
+        """TFCE with the steps that the unpermuted map asks for."""
+        grid, device = unpermuted.grid, unpermuted.device
+        up, down = self._peaks(unpermuted)
         # A step of 0 (no positive value, or a sign that is not wanted) leaves that sign blank.
-        steps = step_size(up, self.options), step_size(down, self.options) if unshuffled.signs == 2 else 0.0
+        steps = step_size(up, self.options), step_size(down, self.options) if unpermuted.signs == 2 else 0.0
         most = most_levels(self.options, grid.n_voxels)
-        enhancer = Enhancer(grid, self.options, steps, unshuffled.level_cap, device, most)
-        return TfceStatistic(enhancer, max(unshuffled.n - 1, 1).bit_length())
+        enhancer = Enhancer(grid, self.options, steps, unpermuted.level_cap, device, most)
+        return TfceStatistic(enhancer, max(unpermuted.n - 1, 1).bit_length())
 
-    def _peaks(self, unshuffled: Unshuffled) -> tuple[float, float]:
+    def _peaks(self, unpermuted: Unpermuted) -> tuple[float, float]:
         """What the steps are taken from: the maxima of the map and of its negative, before rounding if it is t."""
-        device, is_t = unshuffled.device, unshuffled.model.f_dfs is None
+        device, is_t = unpermuted.device, unpermuted.model.f_dfs is None
         if self.options.delta != "robust":
-            up, down = (extremes(unshuffled.exact_map[None]) if is_t else extremes(unshuffled.t_or_z(), device))[
+            up, down = (extremes(unpermuted.exact_map[None]) if is_t else extremes(unpermuted.t_or_z(), device))[
                 :, 0
             ]
             return up, down
         if is_t:
-            values = unshuffled.exact_map
+            values = unpermuted.exact_map
         else:
-            z = unshuffled.t_or_z()
+            z = unpermuted.t_or_z()
             values = (z if device is None else device.download(z))[0]
         return robust_peak(values), robust_peak(-values)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpuvox.reductions import close_to_maximum, extremes, near_ties
 from gpuvox.statistics.base import SUM_TIE, Statistic, StatisticInfo
-from gpuvox.statistics.batch import Batch, Unshuffled
+from gpuvox.statistics.batch import Batch, Unpermuted
 from gpuvox.types import AnyArray, Float32, Ints, MapBatch
 
 
@@ -30,9 +30,9 @@ class Voxelwise(Statistic):
     info: ClassVar = StatisticInfo("vox", "voxelwise", precedence=10, is_image=True, needs_neighbours=False)
     disjoint: ClassVar = False
 
-    def fixed_by(self, unshuffled: Unshuffled) -> Voxelwise:
+    def fixed_by(self, unpermuted: Unpermuted) -> Voxelwise:
         """With the kind of ties that the model allows."""
-        return replace(self, is_rounded=not unshuffled.model.has_exact)
+        return replace(self, is_rounded=not unpermuted.model.has_exact)
 
     def evaluate(self, batch: Batch) -> MapBatch:
         """The maps as they are."""
@@ -56,9 +56,9 @@ class Voxelwise(Statistic):
         below = super().below(batch, values, ties)
         if self.is_rounded:
             return below
-        items = near_ties(values, batch.first, batch.unshuffled, batch.device)
+        items = near_ties(values, batch.first, batch.unpermuted, batch.device)
         exact = batch.exact(items).astype(np.float32)
-        target = batch.unshuffled[items.voxel]
+        target = batch.unpermuted[items.voxel]
         np.add.at(below[0], items.voxel, (exact < target).astype(np.int64) - (items.value < target))
         np.add.at(below[1], items.voxel, (exact > target).astype(np.int64) - (items.value > target))
         return below
