@@ -337,7 +337,7 @@ def _adjust(command: Regression, data: Data, predictors: Sequence[str]) -> tuple
     if not (command.adjust or command.adjusted):
         if command.reference:
             raise OptionError(
-                "--reference", "it needs --adjust (covariates) or --adjusted (predictors to be z-scores)"
+                "--reference", "requires --adjust (covariates) or --adjusted (predictors to be z-scores)"
             )
         return data, {}
     covariates = find_columns(data.table, command.adjust, "adjust", command)
