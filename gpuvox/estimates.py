@@ -9,6 +9,7 @@ from gpuvox.exclusion import fit, with_columns
 from gpuvox.partitioning import demean_columns
 from gpuvox.prepared import Inputs
 from gpuvox.scratch import block
+from gpuvox.types import AnyArray
 
 Float64 = NDArray[np.float64]
 
@@ -48,7 +49,7 @@ def parameter_estimates(inputs: Inputs, demean: bool) -> dict[str, Float64]:
     return out
 
 
-def _fit_all(Y: Float64, M: Float64, demean: bool) -> tuple[NDArray, NDArray, NDArray]:
+def _fit_all(Y: Float64, M: Float64, demean: bool) -> tuple[AnyArray, AnyArray, AnyArray]:
     """Pseudoinverse, estimates and residual variance; M is (V, n, p), or (1, n, p) if all voxels share it."""
     n, p = M.shape[1:]
     if demean:

@@ -18,6 +18,7 @@ from gpuvox.partitioning import effective_regressor, null_rows
 from gpuvox.scratch import Data
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
 from gpuvox.statistics import Statistics
+from gpuvox.types import AnyArray
 
 Float64 = NDArray[np.float64]
 AnyShuffler = Shuffler | ImportedShuffler
@@ -77,7 +78,7 @@ class Options:
     f_only: bool = False
     only_test: int = 0
     variance_mm: float = 0.0
-    permutations: Mapping[str, NDArray] | None = None
+    permutations: Mapping[str, AnyArray] | None = None
     threads: int | None = None
     device: Device | None = None
     scratch: str = ""

@@ -13,13 +13,13 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuvox.device import Device
 from gpuvox.errors import DistributedError
 from gpuvox.permtest import ObservedTest
 from gpuvox.scratch import Data, block
 from gpuvox.tally import BlockResult
+from gpuvox.types import AnyArray
 
 SMALL_INTEGERS = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32)
 """Types in which counts and sums are sent; the smallest that fits is chosen."""
@@ -161,7 +161,7 @@ def hash_first_maps(observed: ObservedTest) -> str:
     """SHA-256 of all maps and results of the first two permutations."""
     digest = hashlib.sha256()
 
-    def add(_: int, maps: Mapping[str, NDArray]) -> None:
+    def add(_: int, maps: Mapping[str, AnyArray]) -> None:
         for kind in sorted(maps):
             digest.update(np.ascontiguousarray(maps[kind]).data)
 
@@ -174,7 +174,7 @@ def hash_first_maps(observed: ObservedTest) -> str:
 def pack(result: BlockResult) -> BlockResult:
     """The same result with counts and integer sums in the smallest type that holds them."""
 
-    def smallest(values: NDArray) -> NDArray:
+    def smallest(values: AnyArray) -> AnyArray:
         if not np.issubdtype(values.dtype, np.integer):
             return values
         low, high = values.min(initial=0), values.max(initial=0)
@@ -189,7 +189,7 @@ def unpack(result: BlockResult) -> BlockResult:
     return _converted(result, lambda v: v.astype(np.int64) if np.issubdtype(v.dtype, np.integer) else v)
 
 
-def _converted(result: BlockResult, convert: Callable[[NDArray], NDArray]) -> BlockResult:
+def _converted(result: BlockResult, convert: Callable[[AnyArray], AnyArray]) -> BlockResult:
     sums = (result.below, result.total, result.nonzero)
     return BlockResult(
         result.start,

@@ -25,6 +25,7 @@ from gpuvox.files.text import Name
 from gpuvox.files.volumes import Progress, all_volumes, read_labels, volumes
 from gpuvox.grid import Grid, inside
 from gpuvox.scratch import Tiles
+from gpuvox.types import AnyArray
 
 
 def read_mask(name: Name, on: ImageHeader | None = None) -> Grid:
@@ -71,7 +72,7 @@ def _grid_of_mask(header: ImageHeader) -> Grid:
     return header.grid(mask_of(values, os.fspath(header.path)).reshape(header.shape[:3], order="F"))
 
 
-def mask_of(values: NDArray, name: str) -> NDArray[np.bool_]:
+def mask_of(values: AnyArray, name: str) -> NDArray[np.bool_]:
     """The voxels that a mask's values take in (`grid.inside`); an `InputWarning` if they are not 0 and one label.
 
     Parameters
@@ -226,7 +227,8 @@ def first_volumes(
     template = headers[0].grid(np.ones(headers[0].shape[:3], dtype=bool))
     headers = all_placed(headers, template, headers[0].path)
     volumes = (values for _, _, values in all_volumes(headers, index))
-    return np.nan_to_num(np.array(list(islice(volumes, count))), posinf=0, neginf=0)
+    finite: NDArray[np.float32] = np.nan_to_num(np.array(list(islice(volumes, count))), posinf=0, neginf=0)
+    return finite
 
 
 def automatic_mask(names: Name | Sequence[Name], *, progress: Progress | None = None) -> Grid:

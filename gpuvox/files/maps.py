@@ -12,13 +12,14 @@ from typing import IO, Any
 import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from gpuvox.files.headers import ImageHeader
 from gpuvox.files.names import FILE_TYPES, output_type, split_suffix
 from gpuvox.files.text import Name
 from gpuvox.files.writing import atomic
 from gpuvox.grid import Grid
+from gpuvox.types import AnyArray
 
 # Maps are noise: level 6 makes a t map 2 % smaller, a map of p values 10 %, in up to twice the time.
 GZIP_LEVEL = 1
@@ -114,7 +115,7 @@ def open_map(
     *,
     label: Label | None = None,
     file_type: str | None = None,
-) -> Iterator[tuple[Path, Callable[[NDArray], None]]]:
+) -> Iterator[tuple[Path, Callable[[AnyArray], None]]]:
     """Write an image volume by volume; see `write_map`.
 
     Parameters
@@ -140,7 +141,7 @@ def open_map(
         header_file.write(block)
         flat = np.zeros(grid.mask.size, dtype="<f4")
 
-        def write(volume: NDArray) -> None:
+        def write(volume: AnyArray) -> None:
             flat[grid.index] = volume
             data_file.write(flat.data)
 
@@ -159,9 +160,10 @@ def _header_block(
     """The bytes of a header as FSL writes them, and 4 that say: no extension; NIfTI-2 where a side is too long."""
     large = max(shape) > MOST_IN_NIFTI1
     if large:
-        nifti: Any = (nib.Nifti2Header if single else nib.nifti2.Nifti2PairHeader)(endianness="<")
+        kind: Any = nib.Nifti2Header if single else nib.nifti2.Nifti2PairHeader
     else:
-        nifti = (nib.Nifti1Header if single else nib.nifti1.Nifti1PairHeader)(endianness="<")
+        kind = nib.Nifti1Header if single else nib.nifti1.Nifti1PairHeader
+    nifti = kind(endianness="<")
     try:
         nifti.set_data_shape(shape)
         nifti.set_intent(label.intent, label.intent_parameters, label.intent_name)
@@ -181,7 +183,8 @@ def _header_block(
     fsl |= {} if large else {"extents": 16384, "regular": b"r"}
     for key, value in {**fixed, **fsl, "descrip": label.descrip.encode()}.items():
         nifti[key] = value
-    return nifti.binaryblock + bytes(4)
+    block: bytes = nifti.binaryblock
+    return block + bytes(4)
 
 
 @contextlib.contextmanager

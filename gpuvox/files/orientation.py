@@ -7,17 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuvox.types import AnyArray
+
 TOLERANCE = 1e-3
 """Of a voxel: how far apart two voxels may lie that are the same."""
 
 
-def lie_alike(affine: NDArray, other: NDArray, voxel_size: Sequence[float]) -> bool:
+def lie_alike(affine: AnyArray, other: AnyArray, voxel_size: Sequence[float]) -> bool:
     """Whether two affines are one, within a thousandth of a voxel."""
     return bool(np.abs(affine - other).max() <= TOLERANCE * min(voxel_size))  # nor NaN
 
 
 def order_on(
-    affine: NDArray, shape: Sequence[int], other: NDArray, other_shape: Sequence[int], voxel_size: Sequence[float]
+    affine: AnyArray,
+    shape: Sequence[int],
+    other: AnyArray,
+    other_shape: Sequence[int],
+    voxel_size: Sequence[float],
 ) -> NDArray[np.int64] | None:
     """Where an image stores the voxels of another one's grid, if the two differ in the axes' order or direction alone.
 
@@ -65,7 +71,7 @@ def format_shape(sizes: Sequence[int]) -> str:
     return " × ".join(str(size) for size in sizes)
 
 
-def format_sizes(sizes: Sequence[float] | NDArray) -> str:
+def format_sizes(sizes: Sequence[float] | AnyArray) -> str:
     """Sizes in print: 2 × 2 × 3.5 mm."""
     return " × ".join(f"{size:.3g}" for size in sizes) + " mm"
 

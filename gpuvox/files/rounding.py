@@ -7,6 +7,8 @@ import threading
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from gpuvox.types import AnyArray
+
 SHARE = 0.01
 """Of a voxel's SD over subjects: the rounding that is told."""
 
@@ -31,7 +33,7 @@ class Rounding:
         self._first = np.zeros(0)
         self._sum, self._squares, self._error = np.zeros((3, n_voxels))
 
-    def add(self, given: NDArray, held: NDArray[np.float32]) -> None:
+    def add(self, given: AnyArray, held: NDArray[np.float32]) -> None:
         """Take note of one volume: (V,) as given, and as float32."""
         exact = given.astype(np.float64)
         with self._lock, np.errstate(all="ignore"):

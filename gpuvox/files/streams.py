@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuvox.errors import FileError
 from gpuvox.files.contents import READ_SIZE, some_bytes
 from gpuvox.files.text import Name
+from gpuvox.types import AnyArray
 
 # How a gzip file, and each of its members, begins.
 GZIP_MAGIC = b"\x1f\x8b"
@@ -85,7 +85,7 @@ class GzipStream(contextlib.AbstractContextManager[Any]):
             offset -= len(values)
 
 
-def fill(file: IO[bytes], array: NDArray) -> None:
+def fill(file: IO[bytes], array: AnyArray) -> None:
     """Read as many bytes as the array has into it."""
     view = array.view(np.uint8).data
     while len(view):

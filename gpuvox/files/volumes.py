@@ -18,9 +18,10 @@ from gpuvox.files.rounding import Rounding
 from gpuvox.files.streams import DAMAGE, GzipStream, check_end, fill, open_stream
 from gpuvox.files.text import Name, reason
 from gpuvox.runtime.pool import Pool
+from gpuvox.types import AnyArray
 
 Progress = Callable[[int, int], None]
-Convert = Callable[[NDArray, float, float], NDArray]
+Convert = Callable[[AnyArray, float, float], AnyArray]
 # Files that are read at the same time, each with a volume in memory.
 MOST_READERS = 8
 
@@ -47,7 +48,7 @@ def read_labels(name: Name) -> Iterator[NDArray[np.int64]]:
     """
     header = read_header(name)
 
-    def convert(values: NDArray, slope: float, inter: float) -> NDArray[np.int64]:
+    def convert(values: AnyArray, slope: float, inter: float) -> NDArray[np.int64]:
         try:
             return _whole(values, slope, inter)
         except ValueError as error:
@@ -56,7 +57,7 @@ def read_labels(name: Name) -> Iterator[NDArray[np.int64]]:
     yield from volumes(header, convert=convert)
 
 
-def _whole(values: NDArray, slope: float, inter: float) -> NDArray[np.int64]:
+def _whole(values: AnyArray, slope: float, inter: float) -> NDArray[np.int64]:
     """Stored values as whole numbers; `ValueError` if they are none, or are too large to be exact."""
     most = 2.0**53 if (slope, inter) != (1, 0) or values.dtype.kind == "f" else 2.0**63
     if values.dtype.kind == "f":
@@ -110,7 +111,7 @@ def volumes(
     header: ImageHeader,
     index: NDArray[np.int64] | None = None,
     convert: Convert | None = None,
-) -> Iterator[NDArray]:
+) -> Iterator[AnyArray]:
     """The volumes of an image one after the other, at the voxels of `index` (all, if None).
 
     `convert` makes values of what is stored, slope and intercept; float32 by default.
@@ -137,7 +138,7 @@ def volumes(
         ) from error
 
 
-def _scaled(values: NDArray, slope: float, inter: float) -> NDArray[np.float32]:
+def _scaled(values: AnyArray, slope: float, inter: float) -> NDArray[np.float32]:
     """`slope · values + inter` as float32, always a new array; what float32 cannot hold becomes infinite."""
     with np.errstate(over="ignore", invalid="ignore"):
         if slope != 1 or inter != 0:
@@ -145,7 +146,7 @@ def _scaled(values: NDArray, slope: float, inter: float) -> NDArray[np.float32]:
         return values.astype(np.float32)
 
 
-def _noted(rounding: Rounding, values: NDArray, slope: float, inter: float) -> NDArray[np.float32]:
+def _noted(rounding: Rounding, values: AnyArray, slope: float, inter: float) -> NDArray[np.float32]:
     """As `_scaled`; `rounding` takes note."""
     held = _scaled(values, slope, inter)
     rounding.add(values.astype(np.float64) * slope + inter, held)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from gpuvox.errors import FileError
 from gpuvox.tables.columns import require
 from gpuvox.tables.levels import alike, is_declared
+from gpuvox.types import AnyArray
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
@@ -126,7 +127,7 @@ class _Condition:
         answer[known] = COMPARISONS[type(how)](a[known], b[known]).astype(bool)
         return answer, known & ~answer
 
-    def _check_spelling(self, left: ast.AST, a: NDArray, right: ast.AST, b: NDArray) -> None:
+    def _check_spelling(self, left: ast.AST, a: AnyArray, right: ast.AST, b: AnyArray) -> None:
         """Raise `FileError` if text that is asked for differs from a value only in case or blanks."""
         for asked, node, values in ((left, right, b), (right, left, a)):
             if (
@@ -148,7 +149,7 @@ class _Condition:
         name = ast.unparse(node)
         return self.quoted.get(name, name)
 
-    def _value(self, node: ast.AST) -> NDArray:
+    def _value(self, node: ast.AST) -> AnyArray:
         n = len(self.table)
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             return np.full(n, node.value, dtype=object)
@@ -164,7 +165,8 @@ class _Condition:
             return -self._number(node.operand)
         if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
             with np.errstate(all="ignore"):
-                return ARITHMETIC[type(node.op)](self._number(node.left), self._number(node.right))
+                value: AnyArray = ARITHMETIC[type(node.op)](self._number(node.left), self._number(node.right))
+                return value
         raise FileError(f"{ast.unparse(node)} is neither a column, a number nor text in quotes")
 
     def _number(self, node: ast.AST) -> Float64:
