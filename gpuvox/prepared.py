@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from gpuvox.executors import Workers
 from gpuvox.glm import Nuisance
 from gpuvox.grid import Grid
 from gpuvox.names import Names
-from gpuvox.partitioning import effective_regressor, null_rows
+from gpuvox.partitioning import PartitionedDesign, effective_regressor, null_rows, partition
 from gpuvox.scratch import Data
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
 from gpuvox.statistics import Statistics
@@ -84,8 +84,8 @@ class Options:
     scratch: str = ""
     workers: Workers | None = None
 
-    def wanted(self, test: Test) -> Statistics:
-        """What is computed of a test."""
+    def statistics_for(self, test: Test) -> Statistics:
+        """What is computed for a test."""
         return self.f_statistics if test.is_f else self.statistics
 
 
@@ -177,11 +177,159 @@ def _is_one_sample(labels: Float64, scale: Float64, blocks: NDArray[np.int64] | 
     return alike and one_block and int(np.count_nonzero(contrast)) == 1
 
 
-def negative_of(tests: Sequence[Test], i: int, options: Options) -> int | None:
-    """A later t contrast that is the negative of contrast i and uses the same shuffles."""
-    if tests[i].is_f or options.permutations is not None:
-        return None
-    for j in range(i + 1, len(tests)):
-        if not tests[j].is_f and np.array_equal(tests[j].contrast, -tests[i].contrast):
-            return j
-    return None
+@dataclass(frozen=True, eq=False)
+class PreparedTest:
+    """One contrast with its permutations and its partitioned design.
+
+    Attributes
+    ----------
+    test : Test
+    shuffler : Shuffler or ImportedShuffler
+        Its permutations, or sign flips.
+    design : PartitionedDesign
+        Effect of interest and nuisance. With voxelwise EVs, that of the placeholder columns, whose ranks are those
+        of most voxels.
+    negative : int or None
+        Number, from 0, of the later t contrast that is the negative of this one and has the same permutations: the
+        maps of the two are made once. At most one contrast shares the maps of another.
+    """
+
+    test: Test
+    shuffler: AnyShuffler
+    design: PartitionedDesign
+    negative: int | None = None
+
+
+TestGroup = tuple[PreparedTest, ...]
+"""Tests whose maps are made once: a test alone, or a t contrast and its negative."""
+
+
+def group_name(group: TestGroup) -> str:
+    """The name under which the tallies of a group are kept: ``tstat1``, or ``tstat1+tstat2``."""
+    return "+".join(prepared.test.name for prepared in group)
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """Everything that is known of an analysis before its permutations are run; made by `prepare`, once per run.
+
+    Attributes
+    ----------
+    inputs : Inputs
+        Its `data`, `grid` and `evs` may be stand-ins until they are read, see `with_data`.
+    options : Options
+    tests : tuple of PreparedTest
+        In FSL's order: F, then t.
+    """
+
+    inputs: Inputs
+    options: Options
+    tests: tuple[PreparedTest, ...]
+
+    def with_data(self, data: Data, grid: Grid, evs: Mapping[int, Data]) -> Analysis:
+        """The same tests of the data that have been read.
+
+        Parameters
+        ----------
+        data : (n, V) float32, array or `scratch.Tiles`
+        grid : Grid
+        evs : dict of int to (n, V) float32
+            Voxelwise EVs, by the columns that the inputs name.
+
+        Raises
+        ------
+        ValueError
+            The number of volumes, or the columns of the voxelwise EVs, are not those that were prepared.
+        """
+        if data.shape[0] != len(self.inputs.design) or evs.keys() != self.inputs.evs.keys():
+            raise ValueError(
+                f"{data.shape[0]} volumes and voxelwise EVs {list(evs)} do not fit tests that were prepared for "
+                f"{len(self.inputs.design)} volumes and voxelwise EVs {list(self.inputs.evs)}"
+            )
+        return replace(self, inputs=replace(self.inputs, data=data, grid=grid, evs=dict(evs)))
+
+    def run_with(
+        self, *, device: Device | None = None, workers: Workers | None = None, threads: int | None = None
+    ) -> Analysis:
+        """The same tests, run by these means; `threads` None leaves their number as it is."""
+        options = replace(
+            self.options, device=device, workers=workers, threads=threads or self.options.threads
+        )  # fmt: skip
+        return replace(self, options=options)
+
+    def statistics_for(self, prepared: PreparedTest) -> Statistics:
+        """What is computed for a test."""
+        return self.options.statistics_for(prepared.test)
+
+    def groups(self, *, joined: bool = True) -> Iterator[TestGroup]:
+        """The tests in groups that are run together; each test alone if they are not to be `joined`."""
+        shared = {prepared.negative for prepared in self.tests} if joined else set()
+        for number, prepared in enumerate(self.tests):
+            if number in shared:
+                continue
+            negative = prepared.negative if joined else None
+            yield (prepared,) if negative is None else (prepared, self.tests[negative])
+
+    def permutation_counts(self) -> dict[str, int]:
+        """Number of permutations of each group whose tallies are kept, by `group_name`."""
+        return {
+            group_name(group): group[0].shuffler.n
+            for group in self.groups()
+            if self.statistics_for(group[0]).kinds
+        }
+
+
+def prepare(inputs: Inputs, options: Options) -> Analysis:
+    """List the tests of an analysis, partition the design for each, and make their permutations.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        Without its images, if these are to be read later: `data` then has no voxels, and so have the voxelwise EVs,
+        of which only the columns count.
+    options : Options
+
+    Raises
+    ------
+    DesignError
+        An F test without contrasts; a contrast that cannot be tested with this design. The message names the test.
+    InputError
+        Exchangeability blocks, imported permutations, or numbers that make no sense.
+    """
+    tests = list_tests(inputs, options)
+    designs = [_partitioned(inputs, options, test) for test in tests]
+    shufflers = [make_shuffler(inputs, options, test) for test in tests]
+    negatives = _negatives(tests, shufflers)
+    return Analysis(inputs, options, tuple(map(PreparedTest, tests, shufflers, designs, negatives)))
+
+
+def prepare_test(inputs: Inputs, options: Options, test: Test) -> PreparedTest:
+    """One test by itself; errors of `prepare`."""
+    return PreparedTest(test, make_shuffler(inputs, options, test), _partitioned(inputs, options, test))
+
+
+def _partitioned(inputs: Inputs, options: Options, test: Test) -> PartitionedDesign:
+    """Placeholders of voxelwise EVs say nothing about ranks: then only the contrast is checked."""
+    try:
+        return partition(
+            inputs.design, test.contrast, demean=options.demean, is_f=test.is_f, check=not inputs.evs
+        )  # fmt: skip
+    except DesignError as error:
+        raise DesignError(f"{test.title}: {error}") from None
+
+
+def _negatives(tests: Sequence[Test], shufflers: Sequence[AnyShuffler]) -> list[int | None]:
+    """For each test, the later t contrast whose maps it makes too; imported permutations may differ."""
+    negatives: list[int | None] = [None] * len(tests)
+    for i, test in enumerate(tests):
+        if test.is_f or i in negatives or isinstance(shufflers[i], ImportedShuffler):
+            continue
+        negatives[i] = next(
+            (
+                j
+                for j in range(i + 1, len(tests))
+                if not tests[j].is_f and j not in negatives and np.array_equal(tests[j].contrast, -test.contrast)
+            ),
+            None,
+        )
+    return negatives

@@ -191,7 +191,7 @@ def test_effective_design_from_python():
     np.testing.assert_array_equal(in_one["vox_corrp_tstat1"], result["vox_corrp_tstat1"])
     with pytest.raises(ValueError, match="there is no test 2"):
         gpuvox.randomise(data, design, [[0, 1.0]], only_test=2)
-    with pytest.raises(ValueError, match="effective design has shape"):
+    with pytest.raises(ValueError, match="the effective design has 5 rows; there are 6 volumes in the data"):
         gpuvox.randomise(data, design, [[0, 1.0]], effective_design=effective[:5])
 
 

@@ -30,9 +30,9 @@ from hypothesis import strategies as st
 
 import gpuvox
 from gpuvox import permtest
-from gpuvox.analysis import Inputs, Options, analyse
+from gpuvox.analysis import Inputs, Options, analyse, prepare
 from gpuvox.application import execute
-from gpuvox.application.fingerprint import NO_MATTER, fingerprint, hash_inputs
+from gpuvox.application.fingerprint import NOT_IN_FINGERPRINT, fingerprint, hash_inputs
 from gpuvox.checkpoint import Checkpoint, RunIdentity, Tallies, read, resumable, write
 from gpuvox.cli import main, main_randomise
 from gpuvox.errors import FileError
@@ -665,7 +665,7 @@ def test_every_option_makes_another_run():
     """An option that is added and not compared would let two runs be mixed."""
     inputs, options = inputs_and_options()
     assert set(OTHER) == {f.name for f in dataclasses.fields(Options)} - {
-        *NO_MATTER, "statistics", "f_statistics",
+        *NOT_IN_FINGERPRINT, "statistics", "f_statistics",
     }  # fmt: skip
     changed = [dataclasses.replace(options, **{name: value}) for name, value in OTHER.items()]
     for part in ("statistics", "f_statistics"):
@@ -714,16 +714,16 @@ def test_from_python(study, monkeypatch):
 def test_on_a_device(first_on_device, monkeypatch, tmp_path):
     """Begun on one and finished on the other: the bits of the CPU alone."""
     inputs, options = inputs_and_options()
-    truth = list(analyse(inputs, options))
+    truth = list(analyse(prepare(inputs, options)))
     devices = [ShimDevice(n_processors=1), None] if first_on_device else [None, ShimDevice(n_processors=1)]
     monkeypatch.setattr(permtest, "BATCH_BYTES", 4 * inputs.grid.n_voxels * 16)
     stop_after(monkeypatch, 3 if first_on_device else 10)
     kept = Tallies(RunIdentity({}, {}))
     with pytest.raises(KeyboardInterrupt):
-        list(analyse(inputs, dataclasses.replace(options, device=devices[0]), open_store=kept.store))
+        list(analyse(prepare(inputs, dataclasses.replace(options, device=devices[0])), open_store=kept.store))
     assert 0 < kept.n_done < 240
     for result, other in zip(
-        truth, analyse(inputs, dataclasses.replace(options, device=devices[1]), open_store=kept.store)
+        truth, analyse(prepare(inputs, dataclasses.replace(options, device=devices[1])), open_store=kept.store)
     ):
         for mine, theirs in ((other.maps, result.maps), (other.nulls, result.nulls)):
             assert mine.keys() == theirs.keys()

@@ -23,8 +23,9 @@ from gpuvox.application import execute
 from gpuvox.cli import main, main_randomise
 from gpuvox.cli.console import ProgressBar
 from gpuvox.cli.main import COMMANDS
-from gpuvox.cli.randomise import make_command, parse
+from gpuvox.cli.randomise import describe_run, parse
 from gpuvox.cli.streams import spell_out
+from gpuvox.reporter import Reporter
 
 BASE = "-i data -o out -m mask -d design.mat -t design.con -n 20 --seed 1 --quiet".split()
 
@@ -762,7 +763,7 @@ def test_images_of_a_list_that_come_twice_are_told(study, capsys):
     Path("list.txt").write_text("".join(f"one{i % 9}\n" for i in range(10)))
     line = "-o out -m mask -d design.mat -t design.con -x -n 20 --seed 1 --quiet -i"
     assert main_randomise([*line.split(), "list.txt"]) == 0
-    assert "one0.nii.gz is there twice" in capsys.readouterr().err
+    assert "one0.nii.gz appears twice" in capsys.readouterr().err
     assert main_randomise([*line.split(), "one?"]) == 0
     assert "twice" not in capsys.readouterr().err
 
@@ -909,8 +910,8 @@ def test_signs_are_spelled_where_they_cannot_be_written(monkeypatch):
 
 def test_permutations_are_announced_when_they_begin(study):
     events = []
-    command = make_command(parse([*BASE, "-x"]), [])
-    execute.execute(command, events.append, events.append, lambda test, done, total: events.append(test))
+    command = describe_run(parse([*BASE, "-x"]), [])
+    execute.execute(command, Reporter(events.append, events.append, lambda test, done, total: events.append(test)))
     doing = [i for i, event in enumerate(events) if event.startswith("Doing 20 random permutations")]
     assert len(doing) == 3
     assert doing[0] < events.index("t-test 1 and t-test 2")

@@ -10,7 +10,7 @@ import oracle
 import pytest
 from conftest import save, vest
 
-from gpuvox.analysis import Inputs, Options, analyse
+from gpuvox.analysis import Inputs, Options, analyse, prepare
 from gpuvox.cli import main_randomise
 from gpuvox.executors import run
 from gpuvox.glm import Glm
@@ -262,7 +262,7 @@ def test_an_ordinary_map_has_no_warning_and_one_step_by_both_rules():
         steps = []
         for delta in (None, "robust"):
             wanted = Statistics(tfce=Tfce(delta=delta))
-            results = list(analyse(inputs, Options(wanted, wanted, n_permutations=20, seed=1, threads=1)))
+            results = list(analyse(prepare(inputs, Options(wanted, wanted, n_permutations=20, seed=1, threads=1))))
             assert not any("coarse" in w or "step of TFCE" in w for r in results for w in r.warnings)
             steps.append([r.records["tfce_step"] for r in results])
         assert steps[0] == steps[1]

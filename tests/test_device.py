@@ -18,7 +18,7 @@ import pytest
 from bench.cohort import brain_grid
 from gpuvox import cuda
 from gpuvox import device as devices
-from gpuvox.analysis import Inputs, Options, analyse
+from gpuvox.analysis import Inputs, Options, analyse, prepare
 from gpuvox.application import execute, plan
 from gpuvox.cli import main, main_randomise
 from gpuvox.device import OutOfDeviceMemory
@@ -112,12 +112,12 @@ def assert_same(one, other):
 @pytest.mark.parametrize("seed", range(24))
 def test_every_option_gives_the_bits_of_the_cpu(seed, device):
     inputs, options = study(seed)
-    expected = list(analyse(inputs, options))
-    assert_same(expected, list(analyse(inputs, dataclasses.replace(options, device=device))))
+    expected = list(analyse(prepare(inputs, options)))
+    assert_same(expected, list(analyse(prepare(inputs, dataclasses.replace(options, device=device)))))
     # In batches of another size too, and with blocks of several threads.
     if isinstance(device, ShimDevice):
         small = ShimDevice(max_threads=1 + seed % 3 // 2, limit=16 << 20, n_processors=1, shared_bytes=8 << 10)
-        assert_same(expected, list(analyse(inputs, dataclasses.replace(options, device=small))))
+        assert_same(expected, list(analyse(prepare(inputs, dataclasses.replace(options, device=small)))))
         gc.collect()
         assert device.used == small.used == 0  # nothing is left behind
 
@@ -127,20 +127,20 @@ def test_every_option_gives_the_bits_of_the_cpu(seed, device):
 def test_memory_that_runs_out_anywhere_changes_nothing(seed):
     """An allocation fails; the batch is cut, and no result is lost or counted twice."""
     inputs, options = study(seed)
-    expected = list(analyse(inputs, options))
+    expected = list(analyse(prepare(inputs, options)))
     n_allocations = counted(inputs, options)
     rng = np.random.default_rng(seed)
     for fail_at in (1, *rng.integers(2, n_allocations, 6)):
         device = ShimDevice()
         device.fail_at = int(fail_at)
-        assert_same(expected, list(analyse(inputs, dataclasses.replace(options, device=device))))
+        assert_same(expected, list(analyse(prepare(inputs, dataclasses.replace(options, device=device)))))
         assert device.fail_at < 0
 
 
 def counted(inputs, options) -> int:
     device = ShimDevice()
     device.fail_at = 1 << 30
-    list(analyse(inputs, dataclasses.replace(options, device=device)))
+    list(analyse(prepare(inputs, dataclasses.replace(options, device=device))))
     return (1 << 30) - device.fail_at
 
 
@@ -155,9 +155,9 @@ def test_data_larger_than_the_device_are_sent_in_slabs():
     for evs in ({}, {0: rng.normal(size=data.shape).astype(np.float32)}):
         ours = dataclasses.replace(inputs, evs=evs)
         options = Options(wanted, n_permutations=10, seed=2, nuisance=Nuisance.NONE, threads=1)
-        expected = list(analyse(ours, options))
+        expected = list(analyse(prepare(ours, options)))
         device = ShimDevice(limit=1 << 20)  # the data alone are 0.7 MB, and wanted twice
-        assert_same(expected, list(analyse(ours, dataclasses.replace(options, device=device))))
+        assert_same(expected, list(analyse(prepare(ours, dataclasses.replace(options, device=device)))))
         assert device.largest <= device.limit
         kernel = "voxelwise_prepare" if evs else "glm_maps<false>"
         assert device.launched.count(kernel) > 4
@@ -167,7 +167,7 @@ def test_data_larger_than_the_device_are_sent_in_slabs():
 def test_a_device_too_small_for_one_map_is_refused():
     inputs, options = study(1)
     with pytest.raises(DeviceError, match="not enough memory even for one map"):
-        list(analyse(inputs, dataclasses.replace(options, device=ShimDevice(limit=4000))))
+        list(analyse(prepare(inputs, dataclasses.replace(options, device=ShimDevice(limit=4000)))))
 
 
 class Broken(ShimDevice):
@@ -182,7 +182,7 @@ class Broken(ShimDevice):
 @needs_compiler
 def test_a_failed_launch_ends_the_run():
     inputs, options = study(1)
-    results = analyse(inputs, dataclasses.replace(options, device=Broken()))
+    results = analyse(prepare(inputs, dataclasses.replace(options, device=Broken())))
     with pytest.raises(DeviceError, match="illegal memory access"):
         next(results)
 
@@ -427,7 +427,10 @@ def test_a_whole_brain_in_one_gigabyte():
     )
     options = Options(Statistics(tfce=Tfce(), uncorrected=True), n_permutations=few, seed=1)
     device = ShimDevice(limit=limit, n_processors=132, shared_bytes=227 << 10)
-    assert_same(list(analyse(inputs, options)), list(analyse(inputs, dataclasses.replace(options, device=device))))
+    assert_same(
+        list(analyse(prepare(inputs, options))),
+        list(analyse(prepare(inputs, dataclasses.replace(options, device=device)))),
+    )
     assert 8 * n * grid.n_voxels < device.largest <= limit  # the data stayed there
 
 
@@ -471,7 +474,10 @@ def test_limits_of_cuda_are_kept(seed, monkeypatch):
     inputs = Inputs(data, grid, np.c_[np.ones(n), np.arange(n) % 2], np.array([[0, 1.0]]), np.zeros((0, 1)))
     options = Options(Statistics(uncorrected=True), n_permutations=30, seed=seed)
     device = ShimDevice()
-    assert_same(list(analyse(inputs, options)), list(analyse(inputs, dataclasses.replace(options, device=device))))
+    assert_same(
+        list(analyse(prepare(inputs, options))),
+        list(analyse(prepare(inputs, dataclasses.replace(options, device=device)))),
+    )
     assert device.launched.count("glm_maps<false>") % 4 == 0  # slabs of 128 voxels
 
 

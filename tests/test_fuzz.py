@@ -255,11 +255,11 @@ def test_masks_of_another_grid_are_not_inflated(tmp_path, bomb):
     map_ = tmp_path / "map.nii"
     map_.write_bytes(image_bytes(n=1))
     table.write_text("participant_id\tmap\tlabels\n1\tmap.nii\tmask.nii.gz\n")
-    randomise = command.Command(str(data), str(out), mask=str(bomb), one_sample=True)
+    randomise = command.RunDescription(str(data), str(out), mask=str(bomb), one_sample=True)
     works = [
-        lambda: inputs.read_inputs(randomise, str, str),
+        lambda: inputs.read_images(inputs.prepare_run(randomise), Reporter.silent()),
         lambda: plan.plan(randomise),
-        lambda: execute.execute(randomise, str, str),
+        lambda: execute.execute(randomise, Reporter.silent()),
         lambda: api_randomise(str(data), mask=str(bomb)),
         lambda: ironmyelin.execute(
             ironmyelin.Command(

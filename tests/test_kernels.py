@@ -248,7 +248,7 @@ def test_the_sanitizers_find_nothing(family, flags):
 
 ANALYSES = """
 import dataclasses, sys
-from gpuvox.analysis import analyse
+from gpuvox.analysis import analyse, prepare
 from gpuvox.cuda import FAMILY
 from tests.cuda_on_cpu.shim import ShimDevice
 from tests.test_device import study
@@ -256,7 +256,7 @@ launched = set()
 for seed in (1, 2, 3):
     device = ShimDevice(max_threads=2, libraries=dict(a.split("=") for a in sys.argv[1:]))
     inputs, options = study(seed)
-    list(analyse(inputs, dataclasses.replace(options, n_permutations=12, device=device)))
+    list(analyse(prepare(inputs, dataclasses.replace(options, n_permutations=12, device=device))))
     launched |= {FAMILY[kernel] for kernel in device.launched}
 print(*sorted(launched))
 """

@@ -155,9 +155,7 @@ def test_data_frames_are_matched_by_name(study):
     for name in ("tstat1", "tstat2", "fstat1"):
         np.testing.assert_array_equal(result[name], plain[name])
     assert [test.test.label for test in result.tests] == ["of age", "MS > HC", "age +"]
-    with pytest.raises(
-        DesignError, match="contrasts has a column 'x', which the table of the design does not have"
-    ):
+    with pytest.raises(DesignError, match="contrasts has a column 'x', which the design does not have"):
         gpuvox.randomise("data", M, C.rename(columns={"age": "x"}), **settings)
 
 

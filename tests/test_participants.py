@@ -208,9 +208,11 @@ def test_data_frames_know_their_participants(cohort):
         ):
             gpuvox.randomise(images, other, [1, -1], **settings)
     blocks = pd.Series(np.repeat([1, 2], 5), index=[IDS[i] for i in ORDER])
-    with pytest.raises(FileError, match="row 1 of the design is sub-01, row 1 of the blocks is sub-04"):
+    with pytest.raises(
+        FileError, match="row 1 of the design is sub-01, row 1 of the exchangeability blocks is sub-04"
+    ):
         gpuvox.randomise(images, M, [1, -1], blocks=blocks, **settings)
-    with pytest.warns(UserWarning, match=r"sub-01_fa\.nii\.gz is there twice in a list of images"):
+    with pytest.warns(UserWarning, match=r"sub-01_fa\.nii\.gz appears twice among the images of the data"):
         gpuvox.randomise([*images[:9], images[0]], M.to_numpy(), [1, -1], **settings)
 
 

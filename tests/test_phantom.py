@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gpuvox.analysis import Inputs, Options, analyse
+from gpuvox.analysis import Inputs, Options, analyse, prepare
 from gpuvox.cli import main
 from gpuvox.grid import Grid
 from gpuvox.qmri import FieldConversion, Inversion, TissueModel
@@ -219,7 +219,7 @@ def survivors(seed: int) -> list[bool]:
     for kind in KINDS:
         inputs = Inputs(data[kind], grid, design, contrasts, np.zeros((0, 2)))
         options = Options(Statistics(voxel=False, tfce=Tfce()), n_permutations=200, seed=seed, threads=1)
-        found += [bool((result.maps["tfce_corrp"] > 0.95).any()) for result in analyse(inputs, options)]
+        found += [bool((result.maps["tfce_corrp"] > 0.95).any()) for result in analyse(prepare(inputs, options))]
     return found
 
 

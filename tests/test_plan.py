@@ -14,7 +14,7 @@ import pytest
 from bench.cohort import brain_grid
 from bench.out_of_core import cropped
 from gpuvox import files
-from gpuvox.analysis import Inputs, Options, make_shuffler
+from gpuvox.analysis import Analysis, Inputs, Options, prepare_test
 from gpuvox.analysis import Test as OneTest
 from gpuvox.application import cost as costs
 from gpuvox.application import plan
@@ -89,7 +89,8 @@ def cost(n: int, options: Options, is_f: bool = False) -> costs.Cost:
     inputs = inputs_for(n)
     contrast = np.eye(2, 4, 1) if is_f else inputs.contrasts
     test = OneTest("fstat1" if is_f else "tstat1", contrast, is_f)
-    return costs.cost_of_test(inputs, options, test, make_shuffler(inputs, options, test), 1, n)
+    prepared = prepare_test(inputs, options, test)
+    return costs.cost_of_test(Analysis(inputs, options, (prepared,)), prepared)
 
 
 def test_subjects_that_the_small_analysis_lacks_are_counted():

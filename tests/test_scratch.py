@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from gpuvox import estimates, files, scratch
-from gpuvox.analysis import Inputs, Options, analyse
+from gpuvox.analysis import Inputs, Options, analyse, prepare
 from gpuvox.application import api, cost, fingerprint
 from gpuvox.cli import main_randomise
 from gpuvox.errors import FileError, ScratchError
@@ -119,9 +119,9 @@ def in_folder(inputs: Inputs, options: Options, folder: Path) -> tuple[Inputs, O
 def test_every_option_gives_the_bits_of_memory(seed, tmp_path, monkeypatch):
     monkeypatch.setattr(scratch, "READ_BYTES", 4 * 256 * 14 + 1)  # a tile a range
     inputs, options = study(seed)
-    expected = list(analyse(inputs, options))
-    assert_same(expected, list(analyse(*in_folder(inputs, options, tmp_path))))
-    assert_same(expected, list(analyse(inputs, dataclasses.replace(options, scratch=str(tmp_path)))))
+    expected = list(analyse(prepare(inputs, options)))
+    assert_same(expected, list(analyse(prepare(*in_folder(inputs, options, tmp_path)))))
+    assert_same(expected, list(analyse(prepare(inputs, dataclasses.replace(options, scratch=str(tmp_path))))))
     assert os.listdir(tmp_path) == []
     tiles, both = in_folder(inputs, options, tmp_path)
     for name, values in estimates.parameter_estimates(inputs, options.demean).items():
@@ -142,9 +142,9 @@ def test_a_device_gives_the_same_from_a_file(seed, kind, tmp_path, monkeypatch):
     monkeypatch.setattr("gpuvox.glm._UPLOAD_BYTES", 4 * 3 * 1000)
     inputs, options = study(seed)
     options = dataclasses.replace(options, n_permutations=12)
-    expected = list(analyse(inputs, options))
+    expected = list(analyse(prepare(inputs, options)))
     tiles, both = in_folder(inputs, options, tmp_path)
-    assert_same(expected, list(analyse(tiles, dataclasses.replace(both, device=kind()))))
+    assert_same(expected, list(analyse(prepare(tiles, dataclasses.replace(both, device=kind())))))
 
 
 # -- the command ----------------------------------------------------------------------------------------------------

@@ -26,8 +26,16 @@ DESIGN = np.c_[np.ones(N), np.arange(N)]
         ({"zzz": 1}, TypeError, "unknown setting 'zzz'; there are blocks, checkpoint, client"),
         ({"statistics": None}, TypeError, "unknown setting 'statistics'"),
         ({"voxelwise": True}, TypeError, "voxelwise is True; a dict of image by column of the design"),
-        ({"voxelwise": {5: DATA}}, ValueError, "voxelwise names column 5; the design has the columns 0 to 1"),
-        ({"voxelwise": {1: DATA[..., :3]}}, ValueError, "EV of column 1 has 3 volumes; the data have 8"),
+        (
+            {"voxelwise": {5: DATA}},
+            ValueError,
+            "there is a voxelwise EV for column 6 (counted from 1) of the design, which has 2",
+        ),
+        (
+            {"voxelwise": {1: DATA[..., :3]}},
+            ValueError,
+            "EV of column 2 (counted from 1) has 3 volumes; the data have 8",
+        ),
         ({"tfce": "yes"}, TypeError, "tfce is 'yes'; True, or a gpuvox.Tfce with its parameters, is expected"),
         ({"tfce": 2}, TypeError, "tfce is 2; True, or"),
         ({"voxel": 1}, TypeError, "voxel is 1; True or False is expected"),
@@ -49,10 +57,18 @@ DESIGN = np.c_[np.ones(N), np.arange(N)]
         (
             {"f_tests": [[1, 1]]},
             ValueError,
-            "the F tests have shape (1, 2); a row for each, with 0 or 1 for each of",
+            "the matrix of F tests has 2 columns; there is 1 t contrast in the matrix of contrasts",
         ),
-        ({"f_tests": [["a"]]}, ValueError, "the F tests hold values of type <U1; real numbers are expected"),
-        ({"blocks": ["a"] * N}, ValueError, "the blocks hold values of type <U1; real numbers are expected"),
+        (
+            {"f_tests": [["a"]]},
+            ValueError,
+            "the values of the matrix of F tests hold values of type <U1; real numbers are expected",
+        ),
+        (
+            {"blocks": ["a"] * N},
+            ValueError,
+            "the values of the exchangeability blocks hold values of type <U1; real numbers are expected",
+        ),
     ],
 )
 def test_refusals(settings, error, words):
@@ -68,11 +84,11 @@ def test_refusals(settings, error, words):
         (
             DESIGN,
             [0, 1, 0],
-            r"the contrasts have shape \(1, 3\); a row for each, with a weight for each of the 2 col",
+            r"the matrix of contrasts has 3 columns; there are 2 columns \(EVs\) in the design",
         ),
-        (DESIGN, [[0], [1]], r"the contrasts have shape \(2, 1\)"),
-        (DESIGN, [0, np.nan], "the contrasts are not finite in 1 entries"),
-        (DESIGN, [[0, 1], [1]], "the contrasts are no array"),
+        (DESIGN, [[0], [1]], "the matrix of contrasts has 1 column; there are 2"),
+        (DESIGN, [0, np.nan], "the values of the matrix of contrasts are not finite in 1 entries"),
+        (DESIGN, [[0, 1], [1]], "the values of the matrix of contrasts are no array"),
         (DESIGN, "age", "age cannot be read"),
         (np.where(DESIGN == 3, np.inf, DESIGN), [0, 1], "the values of the design are not finite in 1 entries"),
         (DESIGN.astype(str), [0, 1], "the values of the design hold values of type <U32"),
@@ -81,7 +97,7 @@ def test_refusals(settings, error, words):
             [0, 1],
             "column 'sex' of the DataFrame is not of numbers",
         ),
-        (DESIGN[:5], [0, 1], r"the design has shape \(5, 2\); the data have 8 volumes"),
+        (DESIGN[:5], [0, 1], "the design has 5 rows; there are 8 volumes in the data"),
     ],
 )
 def test_matrices_that_do_not_fit(design, contrasts, words):

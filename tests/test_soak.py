@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from gpuvox import analysis
-from gpuvox.analysis import Inputs, Options, analyse, make_model, make_shuffler
+from gpuvox.analysis import Inputs, Options, analyse, make_model, prepare, prepare_test
 from gpuvox.executors import fold
 from gpuvox.grid import Grid
 from gpuvox.permtest import PermutationTest
@@ -71,8 +71,9 @@ def _only_where_it_can_be_read():
 def test_blocks_of_one_test():
     given = inputs()
     test = analysis.Test("tstat1", given.contrasts[:1], False)
-    shuffler = make_shuffler(given, OPTIONS, test)
-    observed = PermutationTest(make_model(given, OPTIONS, test, shuffler), given.grid, shuffler, WANTED).observe()
+    prepared = prepare_test(given, OPTIONS, test)
+    model = make_model(analysis.Analysis(given, OPTIONS, (prepared,)), prepared)
+    observed = PermutationTest(model, given.grid, prepared.shuffler, WANTED).observe()
     assert watch(lambda: fold(observed, 2)) < LIMIT
 
 
@@ -81,7 +82,7 @@ def test_tests_one_after_the_other():
     given = inputs()
 
     def work() -> None:
-        for _ in analyse(Inputs(given.data.copy(), Grid(given.grid.mask), *_rest(given)), OPTIONS):
+        for _ in analyse(prepare(Inputs(given.data.copy(), Grid(given.grid.mask), *_rest(given)), OPTIONS)):
             pass
 
     assert watch(work) < LIMIT
@@ -103,7 +104,7 @@ def test_tests_on_a_worker():
 
         def work() -> None:
             workers = DaskWorkers(client)
-            for _ in analyse(given, replace(OPTIONS, workers=workers)):
+            for _ in analyse(prepare(given, replace(OPTIONS, workers=workers))):
                 pass
 
         work()

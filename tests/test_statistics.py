@@ -15,7 +15,7 @@ from naive import naive_steps
 from numpy.typing import NDArray
 
 import gpuvox
-from gpuvox.analysis import Inputs, Options, analyse, list_tests
+from gpuvox.analysis import Inputs, Options, analyse, prepare, list_tests
 from gpuvox.application import outputs
 from gpuvox.application.settings import need_places
 from gpuvox.errors import InputError
@@ -162,9 +162,9 @@ def test_it_is_written_under_its_name(tmp_path, energies):
     Y, grid = make()
     inputs = Inputs(Y, grid, DESIGN, np.array([[1.0, -1], [-1, 1]]), np.zeros((0, 2)))
     options = Options(WithMeanEnergy(voxel=False, two_pass=True, uncorrected=True), n_permutations=0, threads=1)
-    parts = outputs.Wanted(raw=True, nulls=True)
+    parts = outputs.OutputOptions(raw=True, nulls=True)
     writer = outputs.Writer(str(tmp_path / "out"), grid, None, parts)
-    for result in analyse(inputs, options):
+    for result in analyse(prepare(inputs, options)):
         assert result.critical("energy") == np.sort(result.nulls["energy"])[-4]
         writer.result(result)
     for row, test in enumerate(("tstat1", "tstat2")):
@@ -191,8 +191,8 @@ def test_film_has_one_file_a_test_and_the_statistic_of_highest_precedence_in_it(
     Y, grid = make()
     inputs = Inputs(Y, grid, DESIGN, CONTRAST, np.zeros((0, 2)))
     statistics = WithEnergy(extent=1.0, tfce=Tfce(), uncorrected=True)
-    (result,) = analyse(inputs, Options(statistics, n_permutations=0, threads=1))
-    writer = outputs.Writer(str(tmp_path / "out"), grid, None, outputs.Wanted(film=True, uncorrected=False))
+    (result,) = analyse(prepare(inputs, Options(statistics, n_permutations=0, threads=1)))
+    writer = outputs.Writer(str(tmp_path / "out"), grid, None, outputs.OutputOptions(film=True, uncorrected=False))
     writer.result(result)
     assert set(writer.written) == {"outtstat1.nii.gz", "outpstat1.nii.gz", "outzstat1.nii.gz"}
     written = nib.load(tmp_path / "outpstat1.nii.gz").get_fdata()

@@ -12,7 +12,7 @@ import pytest
 from conftest import overriding, save
 
 from gpuvox.analysis import Inputs, Options, list_tests
-from gpuvox.application.outputs import Wanted, expected_names
+from gpuvox.application.outputs import OutputOptions, expected_names
 from gpuvox.cli import main, main_randomise
 from gpuvox.errors import FileError
 from gpuvox.files.targets import check_root_name, check_targets
@@ -100,16 +100,16 @@ def test_names_follow_the_options():
     inputs = Inputs(data, Grid(np.ones((4, 1, 1), bool)), np.ones((6, 1)), np.ones((1, 1)), np.zeros((0, 1)))
     options = Options(statistics=Statistics(tfce=Tfce(), voxel=False))
     tests = list_tests(inputs, options)
-    assert expected_names(tests, options, Wanted(uncorrected=False)) == (
+    assert expected_names(tests, options, OutputOptions(uncorrected=False)) == (
         ["_tstat1", "_tfce_corrp_tstat1"],
         ["_randomise.json"],
     )
-    maps, texts = expected_names(tests, options, Wanted(raw=True, nulls=True, permutations=True))
+    maps, texts = expected_names(tests, options, OutputOptions(raw=True, nulls=True, permutations=True))
     assert "_tfce_tstat1" in maps
     assert "_tfce_p_tstat1" in maps
     assert "_tfce_corrp_tstat1.txt" in texts
     assert "_perm_tstat1.txt" in texts
-    maps, _ = expected_names(tests, replace(options, n_permutations=123456), Wanted(), permuted=True)
+    maps, _ = expected_names(tests, replace(options, n_permutations=123456), OutputOptions(), permuted=True)
     assert "_tfce_perm123456_tstat1" in maps
 
 

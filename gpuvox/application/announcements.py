@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from gpuvox.analysis import (
-    Test,
-    TestResult,
-)
+from gpuvox.analysis import Begin, PreparedTest, TestResult
 from gpuvox.application.outputs import Writer
 from gpuvox.device import Device
 from gpuvox.plain import in_short
@@ -18,43 +14,46 @@ from gpuvox.tally import share
 Say = Callable[[str], None]
 
 
-def describe(device: Device) -> str:
+def describe_device(device: Device) -> str:
     """A device in a line: what it is, its memory, and the precision of the arithmetic."""
     return f"{device.title} ({device.name}); float32, and float64 where float32 is not enough"
 
 
-def announce_shuffles(shuffler: Any, test: Test, say: Say) -> None:
-    """The lines that tell how many permutations there are."""
-    if getattr(shuffler, "exhaustive", False) or shuffler.n_distinct != shuffler.n:
+def announce_count(prepared: PreparedTest, say: Say) -> None:
+    """The lines that say how many permutations there are."""
+    test, shuffler = prepared.test, prepared.shuffler
+    if shuffler.exhaustive or shuffler.n_distinct != shuffler.n:
         if shuffler.flips and not test.is_f:
             say("One-sample design detected; sign-flipping instead of permuting.")
         kind = "sign-flips" if shuffler.flips else "permutations"
         say(f"{in_short(shuffler.n_distinct)} {kind} required for exhaustive test of {test.number}")
 
 
-def announce_run(shuffler: Any, test: Test, say: Say) -> None:
+def announce_run(prepared: PreparedTest, say: Say) -> None:
     """What FSL prints before the permutations of a test; the line before names the test."""
-    announce_shuffles(shuffler, test, say)
+    shuffler = prepared.shuffler
+    announce_count(prepared, say)
     if isinstance(shuffler, ImportedShuffler):
-        say(f"Doing {shuffler.n} permutations of {test.title}, as imported")
+        say(f"Doing {shuffler.n} permutations of {prepared.test.title}, as imported")
     elif shuffler.exhaustive:
         say(f"Doing all {shuffler.n} unique permutations")
     else:
         say(f"Doing {shuffler.n} random permutations")
 
 
-def announce_part(shard: tuple[int, int], say: Say) -> Callable[[Test, Any], None]:
-    """Announces the part of a shard."""
+def announcer_of_part(shard: tuple[int, int], say: Say) -> Begin:
+    """What is called as the permutations of a shard begin."""
 
-    def begin(test: Test, shuffler: Any) -> None:
-        start, stop = share(shuffler.n, *shard)
-        say(f"Doing {stop - start} of the {shuffler.n} permutations of {test.title}")
+    def begin(prepared: PreparedTest) -> None:
+        n = prepared.shuffler.n
+        start, stop = share(n, *shard)
+        say(f"Doing {stop - start} of the {n} permutations of {prepared.test.title}")
 
     return begin
 
 
 def announce_critical(result: TestResult, writer: Writer, say: Say) -> None:
-    """What FSL prints after them: the critical values."""
+    """What FSL prints after the permutations: the critical values."""
     for kind in result.nulls:
         name = writer.name(result.test.name if writer.wanted.film else f"{kind}_{result.test.name}")
         say(f"Critical Value for: {name} is: {result.critical(kind):g}")

@@ -1,54 +1,33 @@
-"""`gpuvox.randomise`: the same from Python."""
+"""`gpuvox.randomise`: a run that is described from Python, with files, images or arrays."""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from gpuvox import files
-from gpuvox.analysis import (
-    Inputs,
-    Options,
-    Test,
-    TestResult,
-    analyse,
-    list_tests,
-    make_shuffler,
-    shuffle_counts,
-)
-from gpuvox.application.command import draw_seed
+from gpuvox.analysis import Inputs, Options, TestResult, analyse
+from gpuvox.application.command import RunDescription
 from gpuvox.application.earlier import remove_earlier
-from gpuvox.application.fingerprint import fingerprint, hash_inputs
-from gpuvox.application.inputs import (
-    check_permutation_counts,
-    read_given,
-    warnings_about_data,
-    warnings_about_design,
-)
-from gpuvox.application.outputs import Wanted, Writer, expected_names
-from gpuvox.application.provenance import run_record, software_record, where_run
-from gpuvox.application.settings import (
-    check_names,
-    make_options,
-)
-from gpuvox.checkpoint import Checkpoint, RunIdentity, read_to_resume
-from gpuvox.distributed.client import DaskWorkers
-from gpuvox.distributed.launch import (
-    check_client,
-)
-from gpuvox.distributed.messages import Images, absolute
-from gpuvox.errors import DesignError
+from gpuvox.application.execute import prepare_to_run, session
+from gpuvox.application.fingerprint import hash_inputs, hash_sources, identify
+from gpuvox.application.inputs import PreparedRun, read_images
+from gpuvox.application.outputs import OutputOptions, Writer, expected_names
+from gpuvox.application.provenance import describe_processor, run_record, software_record
+from gpuvox.application.settings import check_device, check_names, check_voxelwise, make_options
+from gpuvox.distributed.launch import check_client
+from gpuvox.errors import DesignError, SettingError
 from gpuvox.files import locks
 from gpuvox.files.targets import check_targets
 from gpuvox.grid import Grid
+from gpuvox.reporter import Reporter
 from gpuvox.scratch import check_folder
+from gpuvox.types import AnyArray, Float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +44,7 @@ class Randomised:
     header : ImageHeader or None
         Of the images, if they were files.
     device : str
-        What the shuffles were run on.
+        What the permutations were run on.
     read : tuple of str
         Images that were read.
     maps : dict of (V,) float32
@@ -90,7 +69,7 @@ class Randomised:
         return self.inputs.grid
 
     @property
-    def maps(self) -> dict[str, NDArray[np.float32]]:
+    def maps(self) -> dict[str, Float32]:
         """Every map, a value a voxel of the mask."""
         return {
             (r.test.name if name == "stat" else f"{name}_{r.test.name}"): values
@@ -99,7 +78,7 @@ class Randomised:
         }
 
     @property
-    def nulls(self) -> dict[str, NDArray]:
+    def nulls(self) -> dict[str, AnyArray]:
         """Every null distribution."""
         return {f"{kind}_{r.test.name}": null for r in self.tests for kind, null in r.nulls.items()}
 
@@ -108,10 +87,10 @@ class Randomised:
         """Degrees of freedom: a number for t, a pair for F."""
         return {r.test.name: r.f_dfs or r.df for r in self.tests}
 
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
+    def __getitem__(self, name: str) -> Float32:
         return self.maps[name]
 
-    def volume(self, name: str) -> NDArray[np.float32]:
+    def volume(self, name: str) -> Float32:
         """(nx, ny, nz) A map as an array, 0 outside the mask."""
         return self.grid.to_volume(self.maps[name])
 
@@ -119,7 +98,7 @@ class Randomised:
         """A map as a nibabel image."""
         return files.make_image(self.maps[name], self.grid)
 
-    def save(self, root: str | os.PathLike[str], wanted: Wanted | None = None) -> None:
+    def save(self, root: str | os.PathLike[str], outputs: OutputOptions | None = None) -> None:
         """Write the files that ``gpuvox randomise -o root`` writes.
 
         In ``<root>_randomise.json`` the inputs are the arrays that were analysed.
@@ -129,19 +108,19 @@ class Randomised:
         FileError
             A file cannot be written.
         """
-        wanted = wanted or Wanted()
-        maps, texts = expected_names([result.test for result in self.tests], self.options, wanted)
+        outputs = outputs or OutputOptions()
+        maps, texts = expected_names([result.test for result in self.tests], self.options, outputs)
         check_targets(root, texts, maps=maps)
         with locks.output(root, warnings.warn):
-            self._save(os.fspath(root), wanted)
+            self._save(os.fspath(root), outputs)
 
-    def _save(self, root: str, wanted: Wanted) -> None:
-        writer = Writer(root, self.grid, self.header, wanted)
+    def _save(self, root: str, outputs: OutputOptions) -> None:
+        writer = Writer(root, self.grid, self.header, outputs)
         for result in self.tests:
             writer.result(result)
         hashes = hash_inputs(self.inputs, self.options)
-        about = run_record(self.inputs, self.options, self.tests, hashes, self.device)
-        record = {"software": software_record(), **about, "maps": writer.written, "files": writer.files}
+        run = run_record(self.inputs, self.options, self.tests, hashes, self.device)
+        record = {"software": software_record(), **run, "maps": writer.written, "files": writer.files}
         removed = remove_earlier(root, record, self.read)
         if removed:
             files.notice(f"removed what an earlier run of other inputs had left: {', '.join(removed)}")
@@ -192,8 +171,8 @@ def randomise(
         ``flip``, ``demean``, ``nuisance``, ``whole_blocks``, ``detect_null``, ``f_only``, ``variance_mm``,
         ``permutations``, ``threads``, ``scratch`` (folder for data and residuals that are too large for memory;
         arrays stay where they are); ``device`` (``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:i"``);
-        ``checkpoint`` (a file that keeps what is done, removed at the end) and ``resume`` (True: go on from it);
-        ``client`` (a `distributed.Client`: its workers run the shuffles, each on the ``device`` it has).
+        ``checkpoint`` (a file that keeps what is done, removed at the end) and ``resume`` (True: resume from it);
+        ``client`` (a `distributed.Client`: its workers run the permutations, each on the ``device`` it has).
 
     Returns
     -------
@@ -201,74 +180,75 @@ def randomise(
 
     Raises
     ------
-    FileError, DesignError, DeviceError, ValueError
-        As the command; `TypeError` for an unknown setting, or one of another type.
+    InputError
+        As the command; a `SettingError`, which is a `TypeError` too, for an unknown setting, or one of another type.
 
     Examples
     --------
     >>> result = gpuvox.randomise("maps.nii.gz", "design.mat", "design.con", mask="gm.nii.gz", tfce=True)
     >>> result.image("tfce_corrp_tstat1")
     """
-    check_names(settings)
-    settings["scratch"] = check_folder(settings.get("scratch") or "")
-    name, resume = settings.pop("checkpoint", None), settings.pop("resume", False)
-    if resume and name is None:
-        raise ValueError("resume needs the name of a checkpoint")
-    if resume:
-        settings.setdefault("seed", read_to_resume(name).seed)
-    client, device = settings.pop("client", None), settings.pop("device", "auto")
-    settings |= {"device": device if client is None else "cpu", "seed": settings.get("seed", draw_seed())}
-    options = make_options(settings, one_sample=design is None)
-    matrices = {"contrasts": contrasts, "f_tests": f_tests, "blocks": blocks, "effective_design": effective_design}
-    inputs, header = read_given(options, data, mask, design, matrices, voxelwise)
-    named = dict(zip(inputs.evs, (voxelwise or {}).values()))
-    workers = None if client is None else _workers_of(client, device, data, named)
-    shufflers = _shufflers(inputs, options)
-    origin = os.fspath(design) if isinstance(design, str | os.PathLike) else ""
-    for said in [
-        *warnings_about_design(inputs, options, tuple(inputs.evs), origin),
-        *warnings_about_data(inputs, options),
-    ]:
-        files.notice(said)
-    about = None
-    if name is not None:
-        about = RunIdentity(fingerprint(hash_inputs(inputs, options), options), shuffle_counts(shufflers, options))
-    with Checkpoint(name, about, resume, warnings.warn) if name and about else nullcontext() as checkpoint:
-        open_store = checkpoint.store if checkpoint else None
-        results = tuple(analyse(inputs, replace(options, workers=workers), open_store=open_store))
+    sources = {
+        "mask": mask, "design": design, "contrasts": contrasts, "f_tests": f_tests, "blocks": blocks,
+        "effective_design": effective_design,
+    }  # fmt: skip
+    description = _describe(data, sources, voxelwise, settings)
+    reporter = replace(Reporter.silent(), warn=files.notice)
+    run = prepare_to_run(description)
+    if not run.analysis.tests:
+        raise DesignError(f"there is no test {description.options.only_test}")
+    if not run.images_are_files:
+        run = read_images(run, reporter)  # they are in memory, and are told apart by their values
+    needs_hashes = description.checkpoint or (description.has_workers and run.images_are_files)
+    hashes = hash_sources(run) if needs_hashes else {}
+    identity = identify(run, hashes) if description.checkpoint else None
+    with session(run, hashes, identity, reporter) as (run, checkpoint):
+        results = tuple(analyse(run.analysis, open_store=checkpoint.store if checkpoint else None))
         if checkpoint:
             checkpoint.remove()
     for text in (text for result in results for text in result.warnings):
         warnings.warn(text, stacklevel=2)
-    if workers:
-        workers.release()
-    images = [name for name in (data, mask, *(voxelwise or {}).values()) if files.are_names(name)]
-    read = tuple(
-        os.fspath(path) for name in images for each in files.image_names(name) for path in files.image_files(each)
+    options = run.analysis.options
+    return Randomised(
+        results, run.analysis.inputs, replace(options, workers=None), run.header, describe_processor(options),
+        _files_read(run),
+    )  # fmt: skip
+
+
+def _describe(
+    data: Any, sources: Mapping[str, Any], voxelwise: Mapping[int, Any] | None, settings: dict[str, Any]
+) -> RunDescription:
+    """The run that `randomise` is asked for."""
+    check_names(settings)
+    settings["scratch"] = check_folder(settings.get("scratch") or "")
+    checkpoint, resume = settings.pop("checkpoint", None), settings.pop("resume", False)
+    if resume and checkpoint is None:
+        raise SettingError("resume needs the name of a checkpoint", option="resume")
+    client, device = settings.pop("client", None), settings.pop("device", "auto")
+    if client is not None:
+        check_client(client)
+    one_sample = sources["design"] is None
+    options = make_options(settings, one_sample=one_sample)
+    return RunDescription(
+        data,
+        **sources,
+        one_sample=one_sample,
+        voxelwise=check_voxelwise(voxelwise),
+        device=check_device("device", device),
+        checkpoint="" if checkpoint is None else os.fspath(checkpoint),
+        resume=bool(resume),
+        client=client,
+        options=options,
+    ).with_seed(options.seed if "seed" in settings else None)
+
+
+def _files_read(run: PreparedRun) -> tuple[str, ...]:
+    """Images that were read; `remove_earlier` never removes them."""
+    sources = (run.description.data, run.description.mask, *run.evs.values())
+    return tuple(
+        os.fspath(path)
+        for source in sources
+        if files.are_names(source)
+        for name in files.image_names(source)
+        for path in files.image_files(name)
     )
-    return Randomised(results, inputs, options, header, where_run(replace(options, workers=workers)), read)
-
-
-def _shufflers(inputs: Inputs, options: Options) -> list[tuple[Test, Any]]:
-    """Every test with its shuffles, checked."""
-    shufflers = [(test, make_shuffler(inputs, options, test)) for test in list_tests(inputs, options)]
-    if not shufflers:
-        raise DesignError(f"there is no test {options.only_test}")
-    check_permutation_counts(shufflers)
-    return shufflers
-
-
-def _workers_of(client: Any, device: Any, data: Any, voxelwise: Mapping[int, Any]) -> DaskWorkers:
-    """Workers that may read the images themselves, where all of them are files."""
-    if not isinstance(device, str):
-        raise TypeError("with a client, device is a name that each worker understands: auto, cpu, cuda or cuda:i")
-    check_client(client)
-    images = None
-    given: dict[int | None, Any] = {None: data} | dict(voxelwise)
-    if all(files.are_names(name) for name in given.values()):
-        names = {column: files.image_names(name) for column, name in given.items()}
-        paths = [path for listed in names.values() for name in listed for path in files.image_files(name)]
-        hashes = tuple((os.path.abspath(path), files.hash_file(path)) for path in paths)
-        evs = {column: absolute(listed) for column, listed in names.items() if column is not None}
-        images = Images(absolute(names[None]), evs, hashes)
-    return DaskWorkers(client, device, images, warnings.warn)

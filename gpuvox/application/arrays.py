@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuvox import files
+from gpuvox.errors import InputError
 from gpuvox.files.rounding import Rounding, may_round
 from gpuvox.grid import Grid
 from gpuvox.scratch import Data
@@ -36,7 +37,7 @@ def real_array(given: Any, what: str) -> NDArray:
     """
     if isinstance(given, np.ma.MaskedArray):
         if np.ma.is_masked(given):
-            raise ValueError(
+            raise InputError(
                 f"{what} are a masked array, of which {np.count_nonzero(np.ma.getmaskarray(given))} values are masked; "
                 "fill them, and leave their voxels out by mask="
             )
@@ -44,9 +45,9 @@ def real_array(given: Any, what: str) -> NDArray:
     try:
         values = np.asarray(given)
     except ValueError as error:
-        raise ValueError(f"{what} are no array: {error}") from None
+        raise InputError(f"{what} are no array: {error}") from None
     if values.dtype.kind not in "biuf":
-        raise ValueError(f"{what} hold values of type {values.dtype}; real numbers are expected")
+        raise InputError(f"{what} hold values of type {values.dtype}; real numbers are expected")
     return values
 
 
@@ -91,7 +92,7 @@ def as_cohort(
         grid = _grid_of_rows(values, mask, what)
         return _held(iter(values), kind, grid, what), grid, None
     if values.ndim != 4:
-        raise ValueError(f"{what} have shape {values.shape}; expected (nx, ny, nz, n) or (n, V)")
+        raise InputError(f"{what} have shape {values.shape}; expected (nx, ny, nz, n) or (n, V)")
     whole = Grid(np.ones(values.shape[:3], dtype=bool))
     template = whole if place is None else place.grid(whole.mask)
     grid = replace(template, mask=_varying(values, what)) if mask is None else as_grid(mask, template, what)
@@ -116,12 +117,12 @@ def _grid_of_rows(values: NDArray, mask: Any, what: str) -> Grid:
     if mask is None:
         return Grid(np.ones((values.shape[1], 1, 1), dtype=bool))
     if not isinstance(mask, Grid):
-        raise ValueError(
+        raise InputError(
             f"{what} have shape {values.shape}, and the mask does not say in which order its voxels are listed there: "
             "give (nx, ny, nz, n) data, or as mask a gpuvox.Grid, whose to_vector lists them"
         )
     if values.shape[1] != mask.n_voxels:
-        raise ValueError(f"{what} have {values.shape[1]} voxels; the mask has {mask.n_voxels}")
+        raise InputError(f"{what} have {values.shape[1]} voxels; the mask has {mask.n_voxels}")
     return mask
 
 
@@ -143,7 +144,7 @@ def _held(volumes: Any, kind: tuple[int, np.dtype], grid: Grid, what: str) -> ND
         if rounding:
             rounding.add(volume, held[i])
     if first:
-        raise ValueError(
+        raise InputError(
             f"{what} are not finite in {np.count_nonzero(bad)} of the {len(bad)} voxels of the mask, or beyond float32 "
             f"(3.4e38), first in {first}; leave these voxels out of the mask, or mend the data"
         )
@@ -161,7 +162,7 @@ def _varying(volumes: NDArray, what: str) -> NDArray[np.bool_]:
         values = volumes[..., i]
         varies |= (values != first) & ~((values != values) & (first != first))  # NaN is not itself
     if not varies.any():
-        raise ValueError(f"no voxel of {what} varies over the {volumes.shape[3]} volumes; a mask cannot be found")
+        raise InputError(f"no voxel of {what} varies over the {volumes.shape[3]} volumes; a mask cannot be found")
     return varies
 
 
@@ -196,7 +197,7 @@ def as_grid(mask: Any, place: Grid, what: str = "the data") -> Grid:
         sized = isinstance(mask, Grid) and grid.voxel_size != (1.0, 1.0, 1.0)
         return grid if sized and place.affine is None else replace(place, mask=grid.mask)
     if place.affine is not None and not files.lie_alike(grid.affine, place.affine, place.voxel_size):
-        raise ValueError(
+        raise InputError(
             f"the mask and {what} have different affines, {files.format_affine(grid.affine)} and "
             f"{files.format_affine(place.affine)}; they must be on the same grid"
         )
@@ -205,7 +206,7 @@ def as_grid(mask: Any, place: Grid, what: str = "the data") -> Grid:
 
 def _check_shape(shape: tuple[int, ...], place: Grid, what: str) -> None:
     if shape != place.shape:
-        raise ValueError(
+        raise InputError(
             f"the mask has {files.format_shape(shape)} voxels, {what} {files.format_shape(place.shape)}; "
             "they must be on the same grid"
         )
@@ -223,7 +224,7 @@ def _mask_alone(mask: Any) -> Grid:
             files.notice(f"the mask has {values.shape[3]} volumes; the first one is the mask")
         values = values[..., 0]
     if values.ndim != 3:
-        raise ValueError(f"the mask has shape {values.shape}; expected (nx, ny, nz)")
+        raise InputError(f"the mask has shape {values.shape}; expected (nx, ny, nz)")
     chosen = files.mask_of(values, "given")
     return Grid(chosen) if header is None else header.grid(chosen)
 
@@ -241,14 +242,14 @@ def _unlisted(data: Any) -> Any:
     if data and all(isinstance(each, np.ndarray) and each.ndim == 3 for each in data):
         shapes = list(dict.fromkeys(each.shape for each in data))
         if len(shapes) > 1:
-            raise ValueError(
+            raise InputError(
                 f"the arrays of the data have shapes {shapes[0]} and {shapes[1]}; one shape is expected"
             )
         return np.stack([real_array(each, "the arrays of the data") for each in data], axis=3)
     if not any(hasattr(each, "dataobj") for each in data):
         return data
     if not all(hasattr(each, "dataobj") for each in data):
-        raise ValueError(
+        raise InputError(
             "the data are a list of images and of something else; a list of the one or the other expected"
         )
     return files.stacked(data)

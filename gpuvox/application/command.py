@@ -1,69 +1,132 @@
-"""What a front door asks for: a run of randomise, its options parsed."""
+"""What a front door asks for: the description of one run of randomise.
+
+The command line, the Python function and the study's pipeline fill the same `RunDescription`; nothing below them knows
+which of them did.
+"""
 
 from __future__ import annotations
 
+import os
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
-from gpuvox.analysis import (
-    Options,
-)
-from gpuvox.application.outputs import Wanted
+from gpuvox.analysis import Options
+from gpuvox.application.outputs import OutputOptions
 from gpuvox.checkpoint import read_to_resume
-from gpuvox.distributed.launch import (
-    DaskCluster,
-)
+from gpuvox.device import Device
+from gpuvox.distributed.launch import DaskCluster
 
-MOST_SHUFFLES = 10**8
-"""A run's null distributions are held in memory, and more would take months."""
+MOST_PERMUTATIONS = 10**8
+"""A run's null distributions are held in memory, and more permutations would take months."""
+
+MatrixSource: TypeAlias = Any
+"""Where a matrix comes from: the name of a file, an array, or a DataFrame (which a type cannot say without pandas)."""
+ImageSource: TypeAlias = Any
+"""Where an image comes from: a name, a list of names, a nibabel image, a list of them, or an array; a mask may be a
+`Grid`."""
+
+SOURCES = ("mask", "design", "contrasts", "f_tests", "blocks", "effective_design")
 
 
-@dataclass(frozen=True)
-class Command:
-    """A ``gpuvox randomise`` command, its options parsed.
+@dataclass(frozen=True, eq=False)
+class RunDescription:
+    """A run of randomise: where its inputs come from, what is done with them, and what is written.
 
-    File names are as given; empty for none. `options` holds what the analysis is to do, `wanted` which
-    files it writes.
+    Attributes
+    ----------
+    data : ImageSource
+        One volume per row of the design.
+    root : str
+        Output root; empty from Python, where nothing is written.
+    mask : ImageSource, optional
+        Every voxel that varies, if it is left out. An empty name stands for None here and in the matrices.
+    design, contrasts, f_tests, blocks, effective_design : MatrixSource, optional
+        Without a design, a one-sample test.
+    one_sample : bool
+        Whether the design may be left out.
+    keep_constant : bool
+        Without a mask: voxels that do not vary are kept (``--norcmask``).
+    permutations : str
+        Root of the files of permutations that replace drawn ones; arrays are in `options.permutations`.
+    voxelwise : tuple of (int, ImageSource)
+        Columns as of ``--vxl``, from 1 or −N, with their images.
+    permuted_maps : bool
+        Whether the maps of every permutation are written.
+    device : str or Device, optional
+        A name as `cuda.resolve` takes it, or a device; None for the CPU.
+    checkpoint : str
+        File of tallies; empty for a name beside the output, where one is needed.
+    resume : bool
+    shard : (int, int), optional
+        Part I of N of the permutations, from 1.
+    cluster : DaskCluster, optional
+        Dask workers that are looked for or started.
+    client : distributed.Client, optional
+        A Dask client whose workers are used; not with `cluster`.
+    options : Options
+    outputs : OutputOptions
+    line : tuple of str
+        The words of the command, for the record.
+    shard_line : tuple of str
+        Those of the shards that are merged.
     """
 
-    data: str
-    root: str
-    mask: str = ""
-    design: str = ""
-    contrasts: str = ""
-    f_tests: str = ""
-    blocks: str = ""
-    effective_design: str = ""
+    data: ImageSource
+    root: str = ""
+    mask: ImageSource | None = None
+    design: MatrixSource | None = None
+    contrasts: MatrixSource | None = None
+    f_tests: MatrixSource | None = None
+    blocks: MatrixSource | None = None
+    effective_design: MatrixSource | None = None
     one_sample: bool = False
     keep_constant: bool = False
     permutations: str = ""
-    voxelwise_columns: tuple[int, ...] = ()
-    voxelwise_files: tuple[str, ...] = ()
+    voxelwise: tuple[tuple[int, ImageSource], ...] = ()
     permuted_maps: bool = False
-    device: str = "auto"
+    device: str | Device | None = "auto"
     checkpoint: str = ""
     resume: bool = False
     shard: tuple[int, int] | None = None
     cluster: DaskCluster | None = None
+    client: Any = None
     options: Options = field(default_factory=Options)
-    wanted: Wanted = field(default_factory=Wanted)
+    outputs: OutputOptions = field(default_factory=OutputOptions)
     line: tuple[str, ...] = ()
     shard_line: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name in SOURCES:
+            if isinstance(getattr(self, name), str) and not getattr(self, name):
+                object.__setattr__(self, name, None)
 
-def checkpoint_name(command: Command) -> str:
-    """The file of tallies of a command: what ``--checkpoint`` says, or a name beside the output."""
-    if command.checkpoint:
-        return command.checkpoint
-    part = f"shard{command.shard[0]}of{command.shard[1]}" if command.shard else "checkpoint"
-    return f"{command.root}_{part}.tally"
+    @property
+    def has_workers(self) -> bool:
+        """Whether other processes run the permutations."""
+        return self.cluster is not None or self.client is not None
 
+    @property
+    def tally_file(self) -> str:
+        """The file of tallies: `checkpoint`, or a name beside the output."""
+        if self.checkpoint:
+            return self.checkpoint
+        part = f"shard{self.shard[0]}of{self.shard[1]}" if self.shard else "checkpoint"
+        return f"{self.root}_{part}.tally"
 
-def kept_seed(command: Command) -> int:
-    """Seed of the run that a command goes on from; a `FileError` if there is none, or it cannot be read."""
-    return read_to_resume(checkpoint_name(command)).seed
+    @property
+    def folder(self) -> str:
+        """The folder of the results, beside which names are recorded."""
+        return os.path.dirname(self.root or self.checkpoint)
 
+    def with_seed(self, seed: int | None) -> RunDescription:
+        """With this seed; without one, that of the checkpoint that is resumed, or one that is drawn and recorded.
 
-def draw_seed() -> int:
-    """A seed for a run that was given none; it is recorded."""
-    return secrets.randbits(32)
+        Raises
+        ------
+        FileError
+            There is no checkpoint to resume from, or it cannot be read.
+        """
+        if seed is None:
+            seed = read_to_resume(self.tally_file).seed if self.resume else secrets.randbits(32)
+        return replace(self, options=replace(self.options, seed=seed))

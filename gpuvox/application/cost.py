@@ -26,16 +26,16 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from gpuvox.analysis import Inputs, Options, Test, make_model, make_shuffler
+from gpuvox.analysis import Analysis, PreparedTest, make_model, prepare_test
 from gpuvox.distributed.launch import ClusterSize
+from gpuvox.errors import InputError
 from gpuvox.executors import DEVICE_THREADS, ranges
 from gpuvox.grid import Grid
 from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest
 from gpuvox.runtime.limits import available_bytes, threads_for
 from gpuvox.runtime.pool import Pool
 from gpuvox.scratch import as_tiles
-from gpuvox.shuffle import ImportedShuffler, Shuffler
-from gpuvox.statistics import StatisticModel
+from gpuvox.statistics import StatisticModel, Statistics
 from gpuvox.tally import Tally, share
 
 WHOLE = 8 << 20
@@ -47,7 +47,6 @@ ROUNDS = 3
 SECONDS = 0.4
 """How long a measurement lasts at least."""
 
-Shuffles = Shuffler | ImportedShuffler
 Float32 = NDArray[np.float32]
 
 
@@ -106,65 +105,76 @@ def check_memory(n: int, n_voxels: int, n_evs: int, scratch: str) -> None:
 
     Raises
     ------
-    ValueError
+    InputError
         One sentence that says that a scratch folder is needed.
     """
     needed, free = data_bytes(n, n_voxels, n_evs), available_bytes()
     if not scratch and free is not None and needed > free:
-        raise ValueError(
+        raise InputError(
             f"{n} volumes of {n_voxels:,} voxels take {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB "
             "are free; --scratch DIR (scratch= from Python) keeps them in a file instead"
         )
 
 
+def guess_seconds(analysis: Analysis, n_voxels: int) -> float:
+    """Seconds that all permutations of all tests take on one core; measuring takes longer than many runs."""
+    n = len(analysis.inputs.design)
+    return sum(
+        prepared.shuffler.n
+        * _seconds_per_map(n, n_voxels, prepared.design.rank_nuisance, analysis.statistics_for(prepared))
+        for prepared in analysis.tests
+    )
+
+
+def _seconds_per_map(n: int, n_voxels: int, rank_nuisance: int, statistics: Statistics) -> float:
+    """Rough cost on one core of 2020: products at 12 G fused operations a second, enhancement by the voxel."""
+    cost = n * (1 + rank_nuisance) * n_voxels / 12e9
+    if statistics.tfce is not None:
+        cost += n_voxels * (3e-8 if statistics.tfce.connectivity == 6 else 6e-8)
+    if statistics.extent is not None or statistics.mass is not None:
+        cost += n_voxels * 4e-9
+    return cost * (2 if statistics.two_pass or statistics.uncorrected else 1)
+
+
 def cost_of_test(
-    inputs: Inputs,
-    options: Options,
-    test: Test,
-    shuffler: Shuffles,
-    signs: int,
-    n_subjects: int,
-    shard: tuple[int, int] | None = None,
+    analysis: Analysis, prepared: PreparedTest, signs: int = 1, shard: tuple[int, int] | None = None
 ) -> Cost:
     """What a test will cost.
 
     Parameters
     ----------
-    inputs : Inputs
+    analysis : Analysis
         Of the run, but with the first few volumes for data, and anything for voxelwise EVs.
-    options : Options
-    test : Test
-    shuffler : Shuffler
-        The shuffles of the run.
+    prepared : PreparedTest
+        One of its tests.
     signs : {1, 2}
         2: with its negative.
-    n_subjects : int
     shard : (int, int), optional
-        Part 1 … of so many parts of the shuffles.
+        Part 1 … of so many parts of the permutations.
 
     Returns
     -------
     Cost
     """
-    n, n_voxels, n_evs = n_subjects, inputs.grid.n_voxels, len(inputs.evs)
+    inputs, options = analysis.inputs, analysis.options
+    n, n_voxels, n_evs = len(inputs.design), inputs.grid.n_voxels, len(inputs.evs)
     threads = DEVICE_THREADS if options.device else threads_for(options.threads)
-    few = _few(inputs, options, test, shuffler, n)
-    n_few = len(few[0].design)
+    few, one = _few(analysis, prepared)
+    n_few = len(few.inputs.design)
     try:
         with threadpool_limits(1):
-            setup, each, peak, step = _measure_small(few, signs, threads, shard or (1, 1))
+            setup, each, peak, step = _measure_small(few, one, signs, threads, shard or (1, 1))
             at_few = at_all = (0.0, 0.0)
             if n_few < n:  # otherwise the small analysis has all subjects
-                at_few = seconds_of_products(*few, threads, step)
-                at_all = seconds_of_products(inputs, options, test, shuffler, threads, step)
+                at_few = seconds_of_products(few, one, threads, step)
+                at_all = seconds_of_products(analysis, prepared, threads, step)
     finally:
         if options.device:
             options.device.forget()
     sent = 0 if options.scratch else data_bytes(n, n_voxels, n_evs) - data_bytes(n_few, n_voxels, n_evs)
     held = inputs.data.nbytes if isinstance(inputs.data, np.ndarray) else 0
-    rows = (
-        20 * (n - n_few) * threads * step * inputs.design.shape[1]
-    )  # shuffled regressors: float64 twice, float32
+    # Permuted regressors: float64 twice, float32.
+    rows = 20 * (n - n_few) * threads * step * inputs.design.shape[1]
     return Cost(
         setup + n_voxels * (at_all[0] - at_few[0]),
         max(each + n_voxels * (at_all[1] - at_few[1]), 0.1 * each),
@@ -172,31 +182,33 @@ def cost_of_test(
     )
 
 
-Small = tuple[Inputs, Options, Test, Shuffles]
-
-
-def _few(inputs: Inputs, options: Options, test: Test, shuffler: Shuffles, n: int) -> Small:
-    """The analysis with noise for data, and with few subjects if there are many."""
-    columns = inputs.design.shape[1]
+def _few(analysis: Analysis, prepared: PreparedTest) -> tuple[Analysis, PreparedTest]:
+    """The analysis with noise for data, and with few subjects, and so another design, if there are many."""
+    inputs, options = analysis.inputs, analysis.options
+    assert isinstance(inputs.data, np.ndarray)
+    n, columns = inputs.design.shape
     n_few = n if n * inputs.grid.n_voxels <= WHOLE else min(n, SUBJECTS + columns)
-    evs = {column: _noise(inputs.data, n_few, 2 + abs(column)) for column in inputs.evs}  # type: ignore[arg-type]
+    evs = {column: _noise(inputs.data, n_few, 2 + abs(column)) for column in inputs.evs}
     for column in evs:
         if column < 0:
             evs[column] *= 0  # nobody is left out
-    data = _noise(inputs.data, n_few, 1)  # type: ignore[arg-type]
-    small = replace(inputs, data=as_tiles(data, options.scratch) if options.scratch else data, evs=evs)
+    noise = _noise(inputs.data, n_few, 1)
+    data = as_tiles(noise, options.scratch) if options.scratch else noise
+    small = replace(inputs, data=data, evs=evs)
     if n_few == n:
-        return small, options, test, shuffler
-    rank = np.linalg.matrix_rank(test.contrast)
+        return replace(analysis, inputs=small), prepared
+    rank = int(np.linalg.matrix_rank(prepared.test.contrast))
     design = np.random.default_rng(0).normal(size=(n_few, columns))
     design[:, -1] = 1 if columns > rank else design[:, -1]
+    shuffler = prepared.shuffler
     options = replace(
         options, permutations=None, n_permutations=shuffler.n, flip=shuffler.flips, whole_blocks=False,
         detect_null=False,
     )  # fmt: skip
-    test = replace(test, contrast=np.eye(rank, columns))
+    test = replace(prepared.test, contrast=np.eye(rank, columns))
     small = replace(small, design=design, blocks=None, effective_design=None)
-    return small, options, test, make_shuffler(small, options, test)
+    one = prepare_test(small, options, test)
+    return Analysis(small, options, (one,)), one
 
 
 def _noise(volumes: Float32, n: int, seed: int) -> Float32:
@@ -212,19 +224,18 @@ def _noise(volumes: Float32, n: int, seed: int) -> Float32:
 
 
 def _measure_small(
-    small: Small, signs: int, threads: int, shard: tuple[int, int]
+    small: Analysis, prepared: PreparedTest, signs: int, threads: int, shard: tuple[int, int]
 ) -> tuple[float, float, int, int]:
     """Seconds of setup and a shuffle, bytes at the peak, and shuffles a batch, of a whole but small analysis."""
-    inputs, options, test, shuffler = small
-    wanted = options.wanted(test)
+    grid, statistics, shuffler = small.inputs.grid, small.statistics_for(prepared), prepared.shuffler
     start = time.perf_counter()
-    PermutationTest(make_model(*small), inputs.grid, shuffler, wanted, signs).observe().run(0, 1)
+    PermutationTest(make_model(small, prepared), grid, shuffler, statistics, signs).observe().run(0, 1)
     setup = time.perf_counter() - start  # the compiled loops are loaded meanwhile, as in a run
-    with _watched(bool(options.scratch)) as peak:
-        observed = PermutationTest(make_model(*small), inputs.grid, shuffler, wanted, signs).observe()
+    with _watched(bool(small.options.scratch)) as peak:
+        observed = PermutationTest(make_model(small, prepared), grid, shuffler, statistics, signs).observe()
         here, beyond = share(observed.n, *shard)
-        wanted_here = Tally(observed.n, here, max(beyond, here + 1))
-        first, *others = islice(ranges(observed, threads, wanted_here), threads + 1)
+        part_of_run = Tally(observed.n, here, max(beyond, here + 1))
+        first, *others = islice(ranges(observed, threads, part_of_run), threads + 1)
         parts = others or [first]  # the first has the unshuffled map, which takes longer
         observed, each, tally = _run(observed, parts, threads)
         if observed.test.statistics.normalised:
@@ -252,12 +263,13 @@ def _run(
 
 
 def seconds_of_products(
-    inputs: Inputs, options: Options, test: Test, shuffler: Shuffles, threads: int, step: int
+    analysis: Analysis, prepared: PreparedTest, threads: int, step: int
 ) -> tuple[float, float]:
     """Seconds a voxel for the model and its unshuffled map, and a voxel and shuffle for its maps.
 
-    Measured at a few voxels with all subjects of `inputs`, whose data are replaced by noise.
+    Measured at a few voxels with all subjects of the inputs, whose data are replaced by noise.
     """
+    inputs, shuffler = analysis.inputs, prepared.shuffler
     n = len(inputs.design)
     n_voxels = max(256, min(inputs.grid.n_voxels, WHOLE // 2 // max(n, 1)) // 256 * 256)
     rng = np.random.default_rng(3)
@@ -268,7 +280,7 @@ def seconds_of_products(
     )
     shuffles = shuffler.shuffles(min(1, shuffler.n - 1), min(1 + step, shuffler.n))
     start = time.perf_counter()
-    model = make_model(part, replace(options, scratch=""), test, shuffler)
+    model = make_model(Analysis(part, replace(analysis.options, scratch=""), (prepared,)), prepared)
     model.exact_map(shuffles[0])
     setup = (time.perf_counter() - start) / n_voxels
     each = _seconds_of_maps(model, shuffles, threads)

@@ -1,302 +1,326 @@
-"""The application: files and options in, randomise's files out; and the same from Python.
+"""A run of randomise: read, run, write.
 
-This is the only place where files and arithmetic meet. Everything that can be wrong with the input is found
-before anything is written.
+This is the only place where files and arithmetic meet. Everything that can be wrong with the input is found before
+anything is written.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 
-from gpuvox import files, private
-from gpuvox.analysis import (
-    Inputs,
-    OpenStore,
-    Options,
-    Progress,
-    Test,
-    analyse,
-    run_shard,
-    shuffle_counts,
-)
+from gpuvox import files
+from gpuvox.analysis import Analysis, OpenStore, PreparedTest, analyse, run_shard
 from gpuvox.application.announcements import (
+    announce_count,
     announce_critical,
-    announce_part,
     announce_run,
-    announce_shuffles,
-    describe,
+    announcer_of_part,
+    describe_device,
 )
-from gpuvox.application.command import Command, checkpoint_name
+from gpuvox.application.command import RunDescription
+from gpuvox.application.cost import guess_seconds
 from gpuvox.application.earlier import remove_earlier
-from gpuvox.application.fingerprint import Hashes, fingerprint
+from gpuvox.application.fingerprint import Hashes, hash_sources, identify
 from gpuvox.application.inputs import (
-    Prepared,
+    PreparedRun,
     check_permutation_counts,
     count_voxels,
-    hash_sources,
-    prepare,
-    read_inputs,
+    prepare_run,
+    read_images,
 )
 from gpuvox.application.outputs import Writer, expected_names
-from gpuvox.application.plan import guess_seconds
 from gpuvox.application.provenance import provenance
 from gpuvox.checkpoint import ENDINGS, Checkpoint, RunIdentity, Tallies, differences
 from gpuvox.cuda import resolve
+from gpuvox.device import Device
 from gpuvox.distributed.client import DaskWorkers
-from gpuvox.distributed.launch import (
-    check_installed,
-    open_client,
-)
+from gpuvox.distributed.launch import check_installed, open_client
 from gpuvox.distributed.messages import Images, absolute
-from gpuvox.errors import FileError
+from gpuvox.errors import FileError, SettingError
 from gpuvox.files import locks
 from gpuvox.files.targets import check_targets
+from gpuvox.reporter import Reporter
 from gpuvox.runtime.limits import threads_for
 from gpuvox.scratch import check_folder
-
-Say = Callable[[str], None]
 
 LONG_RUN = 300.0
 """Seconds a run must be expected to take for a checkpoint that was not asked for."""
 
 
-@dataclass(frozen=True)
-class Reporting:
-    """Who is told what: lines that FSL prints, warnings, progress."""
-
-    say: Say
-    warn: Say
-    progress: Progress | None = None
-
-
-def execute(command: Command, say: Say, warn: Say, progress: Progress | None = None) -> None:
-    """Run a command: read, analyse, write.
+def execute(description: RunDescription, reporter: Reporter) -> None:
+    """Run what a front door with an output root describes: read, analyse, write.
 
     Parameters
     ----------
-    command : Command
-    say : callable
-        Receives the lines that FSL prints.
-    warn : callable
-        Receives warnings.
-    progress : callable, optional
-        See `analysis.Progress`.
+    description : RunDescription
+    reporter : Reporter
+        `say` receives the lines that FSL prints.
 
     Raises
     ------
-    FileError, DesignError, DeviceError, ValueError
+    InputError
         One sentence that says what is wrong.
     """
-    prepared, hashes, about = _ready(command)
-    if not prepared.shufflers:
-        warn(f"--skipTo={command.options.only_test}: there is no such test; nothing is written")
-        say("Finished, exiting.")
+    run = prepare_to_run(description)
+    if not run.analysis.tests:
+        reporter.warn(f"--skipTo={description.options.only_test}: there is no such test; nothing is written")
+        reporter.say("Finished, exiting.")
         return
-    with (
-        _root(command, warn),
-        _workers(command, prepared.voxelwise, hashes, warn) as workers,
-        _checkpoint(command, prepared, about, warn) as checkpoint,
-    ):
-        if checkpoint and command.resume:
-            say(f"Resuming from {checkpoint.path}: {checkpoint.resumed} permutations already done")
-        inputs, options = read_inputs(command, say, warn, prepared, progress)
-        options = replace(options, workers=workers)
-        if options.device is not None:
-            say(f"Device: {describe(options.device)}")
-        if checkpoint and command.shard:
-            run_shard(
-                inputs, options, checkpoint.store, command.shard, progress, announce_part(command.shard, say)
-            )
+    hashes = hash_sources(run)
+    identity = identify(run, hashes)
+    with _output_lock(description, reporter), session(run, hashes, identity, reporter) as (run, checkpoint):
+        if checkpoint and description.shard:
+            begin = announcer_of_part(description.shard, reporter.say)
+            run_shard(run.analysis, checkpoint.store, description.shard, reporter.progress, begin)
             checkpoint.write()
-            say(
-                f"Shard {command.shard[0]} of {command.shard[1]} is in {checkpoint.path}; "
+            reporter.say(
+                f"Shard {description.shard[0]} of {description.shard[1]} is in {checkpoint.path}; "
                 "gpuvox merge makes the maps of all shards."
             )
         else:
-            open_store = checkpoint.store if checkpoint else None
-            _run_and_write(command, inputs, options, hashes, Reporting(say, warn, progress), open_store)
+            _run_and_write(run, hashes, reporter, checkpoint.store if checkpoint else None)
             if checkpoint:
                 checkpoint.remove()
-    say("Finished, exiting.")
+    reporter.say("Finished, exiting.")
 
 
-def _root(command: Command, warn: Say) -> Any:
-    """The output root to ourselves in a ``with`` statement; a shard writes only its tally, which has its own lock."""
-    return nullcontext() if command.shard else locks.output(command.root, warn)
-
-
-@contextmanager
-def _workers(
-    command: Command, voxelwise: Mapping[int, str], hashes: Hashes, warn: Say
-) -> Iterator[DaskWorkers | None]:
-    """The workers of a command's cluster; None if it wants none."""
-    if command.cluster is None:
-        yield None
-        return
-    with open_client(command.cluster, warn) as client:
-        evs = {column: absolute(files.image_names(name)) for column, name in voxelwise.items()}
-        named = [(os.path.abspath(name), digest) for option in ("-i", "--vxf") for name, digest in hashes[option]]
-        images = Images(absolute(files.image_names(command.data)), evs, tuple(named))
-        yield DaskWorkers(client, command.device, images, warn)
-
-
-def _checkpoint(command: Command, prepared: Prepared, about: RunIdentity, warn: Say) -> Any:
-    """The checkpoint of a command in a ``with`` statement; None if it needs none."""
-    if command.checkpoint or command.resume or command.shard or _is_long(command, prepared):
-        return Checkpoint(checkpoint_name(command), about, command.resume, warn)
-    return _nothing_kept(command, warn)
-
-
-@contextmanager
-def _nothing_kept(command: Command, warn: Say) -> Iterator[None]:
-    """Who stops a run that keeps nothing is told how the next one can be resumed."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        if not command.permuted_maps:  # cannot be resumed
-            warn("nothing of this run was kept; with --checkpoint FILE, a run can be resumed where it was stopped")
-        raise
-
-
-def _run_and_write(
-    command: Command,
-    inputs: Inputs,
-    options: Options,
-    hashes: Hashes,
-    reporting: Reporting,
-    open_store: OpenStore | None,
-) -> None:
-    """Run every test and write its files."""
-    header = files.read_header(command.mask or files.image_names(command.data)[0])
-    writer = Writer(command.root, inputs.grid, header, command.wanted)
-    if not (options.statistics.kinds or options.f_statistics.kinds):
-        reporting.warn("no inference was asked for (-x, -T, -c, -C, -F, -S): only the raw statistic is written")
-    on_maps = writer.permuted if command.permuted_maps else None
-    results = []
-    announced: set[str] = set()
-
-    def begin(test: Test, shuffler: Any) -> None:
-        if options.wanted(test).kinds:
-            announce_run(shuffler, test, reporting.say)
-            announced.add(test.name)
-
-    for result in analyse(
-        inputs, options, progress=reporting.progress, on_maps=on_maps, open_store=open_store, begin=begin
-    ):
-        if result.nulls and result.test.name not in announced:  # it shares the maps of its negative
-            announce_run(result.shuffler, result.test, reporting.say)
-        announce_critical(result, writer, reporting.say)
-        for warning in result.warnings:
-            reporting.warn(warning)
-        writer.result(result)
-        results.append(replace(result, maps={}))
-    if command.wanted.estimates or command.wanted.film:
-        writer.estimates(inputs, options.demean)
-    record = provenance(command, inputs, options, results, writer, hashes)
-    removed = remove_earlier(command.root, record, [name for named in hashes.values() for name, _ in named])
-    if removed:
-        reporting.warn(f"removed what an earlier run of other inputs had left: {', '.join(removed)}")
-    files.write_json(f"{command.root}_randomise.json", record)
-
-
-def _ready(command: Command) -> tuple[Prepared, Hashes, RunIdentity]:
-    """A command with all but its data read and checked, the hashes of its files, and which run it is."""
-    if command.cluster:
-        check_installed()
-    # Workers have devices of their own; what is left here is one map a test.
-    device = None if command.cluster else resolve(command.device)
-    files.check_output_root(command.root)
-    files.output_type()
-    check_folder(command.options.scratch)
-    prepared = prepare(command)
-    check_permutation_counts(prepared.shufflers)
-    _check_names(command, prepared)
-    prepared = replace(prepared, options=replace(prepared.options, device=device))
-    hashes = hash_sources(command, prepared)
-    return prepared, hashes, _about(command, prepared, hashes)
-
-
-def _check_names(command: Command, prepared: Prepared) -> None:
-    """No name of an output may turn out to be impossible after hours of permutations."""
-    maps, texts = expected_names(
-        [test for test, _ in prepared.shufflers], prepared.options, command.wanted, permuted=command.permuted_maps
-    )
-    if not command.shard:
-        check_targets(command.root, texts, maps=maps)
-    if command.checkpoint or command.shard or _is_long(command, prepared):
-        check_targets(checkpoint_name(command), ENDINGS)
-
-
-def _about(command: Command, prepared: Prepared, hashes: Hashes) -> RunIdentity:
-    """Which run this is."""
-    options = prepared.options
-    more = {"--norcmask": command.keep_constant, "--vxl": command.voxelwise_columns}
-    counts = shuffle_counts(prepared.shufflers, options)
-    if command.shard and not counts:
-        raise ValueError("--shard: nothing is permuted without -x, -T, -c, -C, -F or -S")
-    folder = os.path.dirname(command.root)
-    named: Hashes = {
-        option: [[private.brief(name, folder), digest] for name, digest in each] for option, each in hashes.items()
-    }
-    return RunIdentity(
-        fingerprint(named, options, more), counts, tuple(private.here(command.line[1:])), command.shard
-    )
-
-
-def _is_long(command: Command, prepared: Prepared) -> bool:
-    """Whether a checkpoint is worth its while though none was asked for: by the guess for the CPU."""
-    threads = threads_for(command.options.threads)
-    return (
-        not command.permuted_maps and guess_seconds(command, prepared, count_voxels(command)) / threads > LONG_RUN
-    )
-
-
-def write_merged(command: Command, merged: Tallies, say: Say, warn: Say, progress: Progress | None = None) -> None:
+def write_merged(description: RunDescription, merged: Tallies, reporter: Reporter) -> None:
     """``gpuvox merge``: write what the whole run would have written, from the tallies of its shards.
 
     Parameters
     ----------
-    command : Command
+    description : RunDescription
         That of the shards.
     merged : Tallies
         All of them, see `checkpoint.merge`. What they lack is run: a shard whose TFCE had fewer steps than another
         turned out to need.
-    say, warn, progress
-        As of `execute`.
+    reporter : Reporter
 
     Raises
     ------
-    FileError, DesignError, DeviceError, ValueError
+    InputError
         Inputs or software that have changed since; errors of `execute`.
     """
-    prepared, hashes, about = _ready(command)
-    difference = differences(merged.identity.run, about.run, ("the shards", "this run"))
+    run = prepare_to_run(description)
+    hashes = hash_sources(run)
+    difference = differences(merged.identity.run, identify(run, hashes).run, ("the shards", "this run"))
     if difference:
         raise FileError(f"the shards cannot be merged here: {difference}")
     again = sum(merged.identity.shuffles.values()) - merged.n_done
     if again:
-        warn(
-            f"{again} shuffles are run again: their shards were prepared for fewer steps of TFCE than others needed"
+        reporter.warn(
+            f"{again} permutations are run again: their shards were prepared for fewer steps of TFCE than others needed"
         )
-    with _root(command, warn):
-        inputs, options = read_inputs(command, say, warn, prepared, progress)
-        _run_and_write(command, inputs, options, hashes, Reporting(say, warn, progress), merged.store)
-    say("Finished, exiting.")
+    with _output_lock(description, reporter):
+        _run_and_write(read_images(run, reporter), hashes, reporter, merged.store)
+    reporter.say("Finished, exiting.")
 
 
-def count_permutations(command: Command, say: Say) -> None:
+def count_permutations(description: RunDescription, reporter: Reporter) -> None:
     """``-q``: how many distinct permutations each test has."""
-    for test, shuffler in prepare(command).shufflers:
-        announce_shuffles(shuffler, test, say)
+    for prepared in prepare_run(description).analysis.tests:
+        announce_count(prepared, reporter.say)
 
 
-def schedule(command: Command) -> str:
+def schedule(description: RunDescription) -> str:
     """``-Q``: permutations, contrasts, root and permutations a job, for a scheduler of ``randomise``."""
-    shufflers = prepare(command).shufflers
-    check_permutation_counts(shufflers)
-    chunk = 100 if command.options.statistics.tfce or command.options.f_statistics.tfce else 300
-    return f"{max((shuffler.n for _, shuffler in shufflers), default=0)} {len(shufflers)} {command.root} {chunk}"
+    tests, options = prepare_run(description).analysis.tests, description.options
+    check_permutation_counts(tests)
+    chunk = 100 if options.statistics.tfce or options.f_statistics.tfce else 300
+    most = max((prepared.shuffler.n for prepared in tests), default=0)
+    return f"{most} {len(tests)} {description.root} {chunk}"
+
+
+# -- a run and what it needs ----------------------------------------------------------------------------------------
+
+
+def prepare_to_run(description: RunDescription) -> PreparedRun:
+    """Check everything that can be checked before images are read and anything is written.
+
+    Raises
+    ------
+    InputError
+        One sentence that says what is wrong.
+    """
+    if description.cluster:
+        check_installed()
+    device = _find_device(description)
+    if description.root:
+        files.check_output_root(description.root)
+        files.output_type()
+    check_folder(description.options.scratch)
+    run = prepare_run(description, device)
+    check_permutation_counts(run.analysis.tests)
+    if description.root:
+        _check_names(run)
+    return run
+
+
+def _find_device(description: RunDescription) -> Device | None:
+    """The device of this process: none beside workers, which have devices of their own."""
+    device = description.device
+    if description.has_workers:
+        if not isinstance(device, str):
+            raise SettingError(
+                "with a client, device is a name that each worker understands: auto, cpu, cuda or cuda:i"
+            )
+        return None
+    return resolve(device) if isinstance(device, str) else device
+
+
+def _check_names(run: PreparedRun) -> None:
+    """No name of an output may turn out to be impossible after hours of permutations."""
+    description, analysis = run.description, run.analysis
+    tests = [prepared.test for prepared in analysis.tests]
+    maps, texts = expected_names(tests, analysis.options, description.outputs, permuted=description.permuted_maps)
+    if not description.shard:
+        check_targets(description.root, texts, maps=maps)
+    if _keeps_tallies(run):
+        check_targets(description.tally_file, ENDINGS)
+
+
+def _keeps_tallies(run: PreparedRun) -> bool:
+    """Whether a checkpoint is asked for, or worth its while: by the guess for the CPU."""
+    description = run.description
+    if description.checkpoint or description.resume or description.shard:
+        return True
+    if not description.root or description.permuted_maps:
+        return False
+    threads = threads_for(description.options.threads)
+    return guess_seconds(run.analysis, count_voxels(run)) / threads > LONG_RUN
+
+
+@contextmanager
+def session(
+    run: PreparedRun, hashes: Hashes, identity: RunIdentity | None, reporter: Reporter
+) -> Iterator[tuple[PreparedRun, Checkpoint | None]]:
+    """A run with its workers, its checkpoint and its images, in the order in which each can fail.
+
+    Parameters
+    ----------
+    run : PreparedRun
+    hashes : dict
+        See `hash_sources`; empty where neither a checkpoint nor workers need them.
+    identity : RunIdentity or None
+        None if no checkpoint is wanted.
+    reporter : Reporter
+
+    Yields
+    ------
+    run : PreparedRun
+        Whose images have been read.
+    checkpoint : Checkpoint or None
+    """
+    with _open_workers(run, hashes, reporter) as workers, _open_checkpoint(run, identity, reporter) as checkpoint:
+        if checkpoint and run.description.resume:
+            reporter.say(f"Resuming from {checkpoint.path}: {checkpoint.resumed} permutations already done")
+        run = read_images(run, reporter)
+        device = run.analysis.options.device
+        if device is not None:
+            reporter.say(f"Device: {describe_device(device)}")
+        yield replace(run, analysis=run.analysis.run_with(device=device, workers=workers)), checkpoint
+
+
+def _output_lock(description: RunDescription, reporter: Reporter) -> AbstractContextManager[object]:
+    """The output root for this run alone; a shard writes only its tally, which has its own lock."""
+    return nullcontext() if description.shard else locks.output(description.root, reporter.warn)
+
+
+@contextmanager
+def _open_workers(run: PreparedRun, hashes: Hashes, reporter: Reporter) -> Iterator[DaskWorkers | None]:
+    """The workers of a run; None if it wants none."""
+    description = run.description
+    if not description.has_workers:
+        yield None
+        return
+    assert isinstance(description.device, str)
+    with (
+        nullcontext(description.client)
+        if description.cluster is None
+        else open_client(description.cluster, reporter.warn) as client
+    ):
+        workers = DaskWorkers(client, description.device, _files_of_images(run, hashes), reporter.warn)
+        yield workers
+        workers.release()
+
+
+def _files_of_images(run: PreparedRun, hashes: Hashes) -> Images | None:
+    """Files that workers may read themselves; None if some of the images are in memory."""
+    data = run.description.data
+    if not all(files.are_names(source) for source in (data, *run.evs.values())):
+        return None
+    evs = {column: absolute(files.image_names(source)) for column, source in run.evs.items()}
+    named = [(os.path.abspath(name), digest) for option in ("-i", "--vxf") for name, digest in hashes[option]]
+    return Images(absolute(files.image_names(data)), evs, tuple(named))
+
+
+def _open_checkpoint(
+    run: PreparedRun, identity: RunIdentity | None, reporter: Reporter
+) -> AbstractContextManager[Checkpoint | None]:
+    """The checkpoint of a run in a ``with`` statement; None if it needs none."""
+    description = run.description
+    if identity and _keeps_tallies(run):
+        return Checkpoint(description.tally_file, identity, description.resume, reporter.warn)
+    return _without_checkpoint(description, reporter)
+
+
+@contextmanager
+def _without_checkpoint(description: RunDescription, reporter: Reporter) -> Iterator[None]:
+    """Whoever stops a command that keeps nothing is told how the next one can be resumed."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if description.root and not description.permuted_maps:  # with these it cannot be resumed
+            reporter.warn(
+                "nothing of this run was kept; with --checkpoint FILE, a run can be resumed where it was stopped"
+            )
+        raise
+
+
+# -- writing --------------------------------------------------------------------------------------------------------
+
+
+def _run_and_write(run: PreparedRun, hashes: Hashes, reporter: Reporter, open_store: OpenStore | None) -> None:
+    """Run every test and write its files."""
+    description, analysis = run.description, run.analysis
+    writer = Writer(description.root, analysis.inputs.grid, run.header, description.outputs)
+    if not (analysis.options.statistics.kinds or analysis.options.f_statistics.kinds):
+        reporter.warn("no inference was asked for (-x, -T, -c, -C, -F, -S): only the raw statistic is written")
+    by_name = {prepared.test.name: prepared for prepared in analysis.tests}
+    results, announced = [], set[str]()
+
+    def begin(prepared: PreparedTest) -> None:
+        if analysis.statistics_for(prepared).kinds:
+            announce_run(prepared, reporter.say)
+            announced.add(prepared.test.name)
+
+    on_maps = writer.permuted if description.permuted_maps else None
+    for result in analyse(
+        analysis, progress=reporter.progress, on_maps=on_maps, open_store=open_store, begin=begin
+    ):
+        if result.nulls and result.test.name not in announced:  # it shares the maps of its negative
+            announce_run(by_name[result.test.name], reporter.say)
+        announce_critical(result, writer, reporter.say)
+        for warning in result.warnings:
+            reporter.warn(warning)
+        writer.result(result)
+        results.append(replace(result, maps={}))
+    if description.outputs.estimates or description.outputs.film:
+        writer.estimates(analysis.inputs, analysis.options.demean)
+    _write_record(
+        description, analysis, provenance(description, analysis, results, writer, hashes), hashes, reporter
+    )
+
+
+def _write_record(
+    description: RunDescription, analysis: Analysis, record: dict[str, object], hashes: Hashes, reporter: Reporter
+) -> None:
+    """Write the JSON record, once the files of an earlier run of other inputs have been removed."""
+    read = [name for named in hashes.values() for name, _ in named]
+    removed = remove_earlier(description.root, record, read)
+    if removed:
+        reporter.warn(f"removed what an earlier run of other inputs had left: {', '.join(removed)}")
+    files.write_json(f"{description.root}_randomise.json", record)

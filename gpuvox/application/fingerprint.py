@@ -16,13 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from gpuvox import files, private
 from gpuvox.analysis import Inputs, Options
-from gpuvox.checkpoint import Run
-from gpuvox.files import hash_file
+from gpuvox.application.command import ImageSource
+from gpuvox.application.inputs import PreparedRun, permutation_file
+from gpuvox.checkpoint import Run, RunIdentity
+from gpuvox.errors import UsageError
 from gpuvox.jit import software
 from gpuvox.scratch import Tiles
 
-NO_MATTER = ("threads", "device", "workers", "permutations", "scratch")
+NOT_IN_FINGERPRINT = ("threads", "device", "workers", "permutations", "scratch")
 """Fields of `Options` that change no bit, or that are compared as files."""
 
 NAMES = {
@@ -64,7 +67,7 @@ def _named(options: Options) -> dict[str, Any]:
     """Value of each option that changes results."""
     flat: dict[str, Any] = {}
     for field in fields(options):
-        if field.name not in NO_MATTER:
+        if field.name not in NOT_IN_FINGERPRINT:
             flat |= _flat(field.name, getattr(options, field.name))
     named = {}
     for name, value in flat.items():
@@ -89,13 +92,12 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
     return {name: value.value if isinstance(value, Enum) else value}
 
 
-def hash_files(named: Mapping[str, Sequence[str | os.PathLike[str]]]) -> Hashes:
-    """Names and SHA-256 of the files of each option."""
-    return {option: [[os.fspath(path), hash_file(path)] for path in paths] for option, paths in named.items()}
-
-
 def hash_inputs(inputs: Inputs, options: Options) -> Hashes:
-    """The same of arrays, for a run from Python."""
+    """Names and SHA-256 of the arrays of an analysis."""
+    return {name: [[name, _hash(array)]] for name, array in _arrays(inputs, options).items()}
+
+
+def _arrays(inputs: Inputs, options: Options) -> dict[str, Any]:
     arrays: dict[str, Any] = {
         "data": inputs.data, "mask": inputs.grid.mask, "voxel size": inputs.grid.voxel_size,
         "design": inputs.design, "contrasts": inputs.contrasts, "f_tests": inputs.f_tests,
@@ -103,7 +105,92 @@ def hash_inputs(inputs: Inputs, options: Options) -> Hashes:
     }  # fmt: skip
     arrays |= {f"voxelwise {column}": ev for column, ev in inputs.evs.items()}
     arrays |= {f"permutations {name}": table for name, table in (options.permutations or {}).items()}
-    return {name: [[name, _hash(array)]] for name, array in arrays.items() if array is not None}
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+def hash_sources(run: PreparedRun) -> Hashes:
+    """Names and SHA-256 of the sources of a run, by option: files as they are, all else as it is analysed.
+
+    Parameters
+    ----------
+    run : PreparedRun
+        With its images, unless all of these are files.
+
+    Raises
+    ------
+    FileError
+        A file cannot be read.
+    """
+    description = run.description
+    hashes: Hashes = {
+        "-i": _hash_images([description.data], run, "data", "mask", "voxel size"),
+        "--vxf": _hash_images(list(run.evs.values()), run, *(f"voxelwise {column}" for column in run.evs)),
+        "-m": [] if description.mask is None else _hash_images([description.mask], run, "mask"),
+    }
+    for option, name in MATRICES.items():
+        source = getattr(description, name)
+        if source is not None:
+            is_file = isinstance(source, str | os.PathLike)
+            hashes[option] = _hash_files([source]) if is_file else _hash_arrays(run, name)
+    permutations = run.analysis.options.permutations
+    if description.permutations:
+        tests = [prepared.test.name for prepared in run.analysis.tests]
+        hashes["--permutations"] = _hash_files(
+            [permutation_file(description.permutations, test) for test in tests]
+        )
+    elif permutations is not None:
+        hashes["--permutations"] = _hash_arrays(run, *(f"permutations {name}" for name in permutations))
+    return hashes
+
+
+MATRICES = {
+    "-d": "design", "-t": "contrasts", "-f": "f_tests", "-e": "blocks", "--effective_design": "effective_design",
+}  # fmt: skip
+"""Options of the command by the fields of a description."""
+
+
+def _hash_images(sources: Sequence[ImageSource], run: PreparedRun, *names: str) -> list[list[str]]:
+    """Hashes of images that are files; if one of them is not, of the arrays that they have become."""
+    if not all(files.are_names(source) for source in sources):
+        return _hash_arrays(run, *names)
+    return _hash_files(
+        [path for source in sources for name in files.image_names(source) for path in files.image_files(name)]
+    )
+
+
+def _hash_files(paths: Sequence[files.Name]) -> list[list[str]]:
+    return [[os.fspath(path), files.hash_file(path)] for path in paths]
+
+
+def _hash_arrays(run: PreparedRun, *names: str) -> list[list[str]]:
+    arrays = _arrays(run.analysis.inputs, run.analysis.options)
+    return [[name, _hash(arrays[name])] for name in names if name in arrays]
+
+
+def identify(run: PreparedRun, hashes: Hashes) -> RunIdentity:
+    """Which run this is, for its checkpoint.
+
+    Raises
+    ------
+    UsageError
+        A shard of a run that permutes nothing.
+    """
+    description = run.description
+    counts = run.analysis.permutation_counts()
+    if description.shard and not counts:
+        raise UsageError("--shard: nothing is permuted without -x, -T, -c, -C, -F or -S", option="--shard")
+    more = {
+        "--norcmask": description.keep_constant,
+        "--vxl": tuple(column for column, _ in description.voxelwise),
+    }
+    named: Hashes = {
+        option: [[private.brief(name, description.folder), digest] for name, digest in each]
+        for option, each in hashes.items()
+    }
+    return RunIdentity(
+        fingerprint(named, run.analysis.options, more), counts, tuple(private.here(description.line[1:])),
+        description.shard,
+    )  # fmt: skip
 
 
 def _hash(array: Any) -> str:

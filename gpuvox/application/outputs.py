@@ -21,7 +21,7 @@ from gpuvox.tally import ByStatistic
 
 
 @dataclass(frozen=True)
-class Wanted:
+class OutputOptions:
     """Files beyond the statistics and the corrected maps."""
 
     raw: bool = False
@@ -43,7 +43,7 @@ class Writer:
     grid : Grid
     header : ImageHeader, optional
         Header of the input, whose geometry the outputs take over.
-    wanted : Wanted
+    wanted : OutputOptions
     written : dict
         File name without folder → what it holds (scale, correction, contrast …).
     texts : list of str
@@ -53,7 +53,7 @@ class Writer:
     root: str
     grid: Grid
     header: ImageHeader | None
-    wanted: Wanted
+    wanted: OutputOptions
     written: dict[str, dict] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
 
@@ -166,7 +166,7 @@ class Writer:
 
 
 def expected_names(
-    tests: Iterable[Test], options: Options, wanted: Wanted, *, permuted: bool = False
+    tests: Iterable[Test], options: Options, wanted: OutputOptions, *, permuted: bool = False
 ) -> tuple[list[str], list[str]]:
     """What follows the output root in the names of the files that a run will write.
 
@@ -174,7 +174,7 @@ def expected_names(
     ----------
     tests : iterable of Test
     options : Options
-    wanted : Wanted
+    wanted : OutputOptions
     permuted : bool
         Whether the maps of every permutation are written (``--permout``).
 
@@ -188,7 +188,7 @@ def expected_names(
     gap = "" if wanted.film else "_"
     maps, texts = [], ["_randomise.json"]
     for test in tests:
-        statistics = options.wanted(test)
+        statistics = options.statistics_for(test)
         infos = statistics.infos
         maps += [gap + stem for stem in (test.name, *(_map_names(test, infos, wanted) if infos else ()))]
         if permuted:
@@ -206,7 +206,7 @@ def expected_names(
     return maps, texts
 
 
-def _map_names(test: Test, infos: Iterable[StatisticInfo], wanted: Wanted) -> list[str]:
+def _map_names(test: Test, infos: Iterable[StatisticInfo], wanted: OutputOptions) -> list[str]:
     names = []
     for info in infos:
         names += [] if wanted.film else [f"{info.name}_corrp_{test.name}"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,11 +9,12 @@ from typing import Any
 
 from gpuvox import __version__, private
 from gpuvox.analysis import (
+    Analysis,
     Inputs,
     Options,
     TestResult,
 )
-from gpuvox.application.command import Command
+from gpuvox.application.command import RunDescription
 from gpuvox.application.fingerprint import Hashes
 from gpuvox.application.outputs import Writer
 from gpuvox.distributed.client import DaskWorkers
@@ -24,23 +24,22 @@ from gpuvox.runtime.limits import threads_for
 
 
 def provenance(
-    command: Command,
-    inputs: Inputs,
-    options: Options,
+    description: RunDescription,
+    analysis: Analysis,
     results: Sequence[TestResult],
     writer: Writer,
     hashes: Hashes,
 ) -> dict[str, Any]:
-    """What ``<root>_randomise.json`` says."""
-    found = {
+    """The record of a run that a front door with an output root described."""
+    content = {
         "software": software_record(),
-        "command": list(command.line),
-        **({"command_of_shards": list(command.shard_line)} if command.shard_line else {}),
-        **run_record(inputs, options, results, hashes, where_run(options)),
+        "command": list(description.line),
+        **({"command_of_shards": list(description.shard_line)} if description.shard_line else {}),
+        **run_record(analysis.inputs, analysis.options, results, hashes, describe_processor(analysis.options)),
         "maps": writer.written,
         "files": writer.files,
     }
-    return private.record(found, os.path.dirname(command.root))
+    return private.record(content, description.folder)
 
 
 def software_record() -> dict[str, str]:
@@ -71,8 +70,8 @@ def run_record(
     }
 
 
-def where_run(options: Options) -> str:
-    """What the shuffles were run on."""
+def describe_processor(options: Options) -> str:
+    """What the permutations were run on."""
     if isinstance(options.workers, DaskWorkers):
         return options.workers.description
     return "cpu" if options.device is None else f"{options.device.name} ({options.device.title})"

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from gpuvox import files, participants
 from gpuvox.analysis import Options
 from gpuvox.application.arrays import real_array
-from gpuvox.cuda import resolve
 from gpuvox.device import Device
-from gpuvox.errors import DesignError
+from gpuvox.errors import DesignError, InputError, SettingError
 from gpuvox.glm import Nuisance
 from gpuvox.runtime.limits import most_threads
 from gpuvox.statistics import Statistics
@@ -30,43 +29,31 @@ Float64 = NDArray[np.float64]
 # -- matrices -------------------------------------------------------------------------------------------------------
 
 
-def matrix(given: Any, what: str, *, rows: bool = False) -> Float64:
-    """A matrix from a file, an array or a DataFrame.
+def matrix_of(given: Any, what: str, *, rows: bool = False) -> files.Matrix:
+    """A matrix from an array or a DataFrame, with the names that a DataFrame or a Series has.
 
     Parameters
     ----------
-    given : path, array_like or DataFrame
+    given : array_like, DataFrame or Series
+        A Series of one contrast has the names of its columns.
     what : str
-        What it is called in messages, in the plural: "the contrasts".
+        What it is called in messages: "the design".
     rows : bool
         A vector is one row.
 
     Raises
     ------
-    FileError
-        As of `files.read_matrix`.
-    ValueError
+    InputError
         Not numbers, or not finite.
     """
-    if isinstance(given, str | os.PathLike):
-        return files.read_matrix(given)
-    values = real_array(_with_numbers(given), what).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{what} are not finite in {np.count_nonzero(~np.isfinite(values))} entries")
-    return np.atleast_2d(values) if rows else values
-
-
-def named_matrix(given: Any, what: str, *, rows: bool = False) -> files.Matrix:
-    """`matrix` with the names that a file, a DataFrame or a Series gives to its rows and columns.
-
-    A Series of one contrast has the names of its columns.
-    """
-    if isinstance(given, str | os.PathLike):
-        return participants.read_matrix(given)
     numbers, of_rows, of_columns = participants.taken_apart(given)
-    values = matrix(numbers, what, rows=rows)
-    if rows and np.ndim(numbers) == 1:
-        return files.Matrix(values, (), of_rows)
+    values = real_array(_with_numbers(numbers), f"the values of {what}").astype(np.float64)
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"the values of {what} are not finite in {np.count_nonzero(~np.isfinite(values))} entries"
+        )
+    if rows and values.ndim == 1:
+        return files.Matrix(values[None], (), of_rows)
     return files.Matrix(values, of_rows, of_columns)
 
 
@@ -81,56 +68,35 @@ def _with_numbers(given: Any) -> Any:
         if getattr(kind, "kind", "O") not in "biuf" and not all(isinstance(x, Real) for x in given.iloc[:, i])
     ]
     if wrong:
-        raise ValueError(
+        raise SettingError(
             f"column {wrong[0]!r} of the DataFrame is not of numbers; make indicator columns of categories"
         )
     return given.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def check_fit(design: Float64, contrasts: Float64, f_tests: Float64, n: int) -> None:
-    """Make sure that matrices belong to each other and to n volumes.
+def check_voxelwise(given: Any) -> tuple[tuple[int, Any], ...]:
+    """Voxelwise EVs by column, from 0 or −N, as pairs with columns as of ``--vxl``, from 1 or −N.
 
     Raises
     ------
+    SettingError
+        Not a dict.
     DesignError
-    """
-    if design.ndim != 2 or len(design) != n:
-        raise DesignError(f"the design has shape {design.shape}; the data have {n} volumes")
-    if contrasts.ndim != 2 or contrasts.shape[1] != design.shape[1]:
-        raise DesignError(
-            f"the contrasts have shape {contrasts.shape}; a row for each, with a weight for each of the "
-            f"{design.shape[1]} columns (EVs) of the design, is expected"
-        )
-    if f_tests.ndim != 2 or f_tests.shape[1] != len(contrasts):
-        raise DesignError(
-            f"the F tests have shape {f_tests.shape}; a row for each, with 0 or 1 for each of the {len(contrasts)} t "
-            "contrasts, is expected"
-        )
-
-
-def check_voxelwise(given: Any, n_columns: int) -> Mapping[int, Any]:
-    """Voxelwise EVs by column, from 0, or −N as of ``--vxl`` for those that take subjects out of voxels.
-
-    Raises
-    ------
-    TypeError
-        Not a mapping.
-    DesignError
-        There is no such column.
+        A column that is not a whole number.
     """
     if given is None:
-        return {}
+        return ()
     if not isinstance(given, Mapping):
-        raise TypeError(
+        raise SettingError(
             f"voxelwise is {_shown(given)}; a dict of image by column of the design (from 0) is expected. Voxelwise "
             "statistics alone are the default, without tfce and cluster thresholds"
         )
     for column in given:
-        if not isinstance(column, int | np.integer) or not -n_columns - 1 <= column < n_columns:
+        if not isinstance(column, int | np.integer):
             raise DesignError(
-                f"voxelwise names column {column!r}; the design has the columns 0 to {n_columns - 1}"
+                f"voxelwise names column {column!r}; the number of a column of the design is expected"
             )
-    return {int(column): image for column, image in given.items()}
+    return tuple((int(column) + (column >= 0), image) for column, image in given.items())
 
 
 # -- settings -------------------------------------------------------------------------------------------------------
@@ -139,28 +105,28 @@ def check_voxelwise(given: Any, n_columns: int) -> Mapping[int, Any]:
 def _flag(name: str, value: Any) -> bool:
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    raise TypeError(f"{name} is {_shown(value)}; True or False is expected")
+    raise SettingError(f"{name} is {_shown(value)}; True or False is expected")
 
 
 def _whole(name: str, value: Any, least: int = 0) -> int:
     number = _number(name, value, "a whole number")
     if number != math.floor(number):
-        raise ValueError(f"{name} is {_shown(value)}; a whole number is expected")
+        raise SettingError(f"{name} is {_shown(value)}; a whole number is expected")
     exact = operator.index(value) if isinstance(value, int | np.integer) else int(number)
     if exact < least:
-        raise ValueError(f"{name} is {_shown(value)}; a whole number of at least {least} is expected")
+        raise SettingError(f"{name} is {_shown(value)}; a whole number of at least {least} is expected")
     return exact
 
 
 def _number(name: str, value: Any, what: str = "a number") -> float:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} is {_shown(value)}; {what} is expected")
+        raise SettingError(f"{name} is {_shown(value)}; {what} is expected")
     try:
         number = float(value)
     except OverflowError:  # a whole number of hundreds of digits
-        raise ValueError(f"{name} is too large; {what} is expected") from None
+        raise SettingError(f"{name} is too large; {what} is expected") from None
     if not math.isfinite(number):
-        raise ValueError(f"{name} is {_shown(value)}; {what} is expected")
+        raise SettingError(f"{name} is {_shown(value)}; {what} is expected")
     return number
 
 
@@ -169,14 +135,14 @@ def _positive(name: str, value: Any) -> float | None:
         return None
     number = _number(name, value, "a positive number")
     if number <= 0:
-        raise ValueError(f"{name} is {_shown(value)}; a positive number is expected")
+        raise SettingError(f"{name} is {_shown(value)}; a positive number is expected")
     return number
 
 
 def _not_negative(name: str, value: Any) -> float:
     number = _number(name, value, "a number of at least 0")
     if number < 0:
-        raise ValueError(f"{name} is {_shown(value)}; a number of at least 0 is expected")
+        raise SettingError(f"{name} is {_shown(value)}; a number of at least 0 is expected")
     return number
 
 
@@ -194,7 +160,7 @@ def _tfce(name: str, value: Any) -> Tfce | None:
         return value
     if isinstance(value, bool | np.bool_):
         return Tfce() if value else None
-    raise TypeError(f"{name} is {_shown(value)}; True, or a gpuvox.Tfce with its parameters, is expected")
+    raise SettingError(f"{name} is {_shown(value)}; True, or a gpuvox.Tfce with its parameters, is expected")
 
 
 def _nuisance(name: str, value: Any) -> Nuisance:
@@ -204,28 +170,29 @@ def _nuisance(name: str, value: Any) -> Nuisance:
         found = next((each for each in Nuisance if each == value and not isinstance(value, bool)), None)
     if found is None:
         names = ", ".join(each.name.lower() for each in Nuisance)
-        raise ValueError(f"{name} is {_shown(value)}; one of {names} is expected")
+        raise SettingError(f"{name} is {_shown(value)}; one of {names} is expected")
     return found
 
 
-def _device(name: str, value: Any) -> Device | None:
-    if isinstance(value, str):
-        return resolve(value)
-    if value is None or isinstance(value, Device):
+def check_device(name: str, value: Any) -> str | Device | None:
+    """A device, or its name."""
+    if value is None or isinstance(value, str | Device):
         return value
-    raise TypeError(f"{name} is {_shown(value)}; 'auto', 'cpu', 'cuda' or 'cuda:i' is expected")
+    raise SettingError(f"{name} is {_shown(value)}; 'auto', 'cpu', 'cuda' or 'cuda:i' is expected")
 
 
 def _permutations(name: str, value: Any) -> Any:
     if value is None or isinstance(value, Mapping):
         return value
-    raise TypeError(f"{name} is {_shown(value)}; a dict of arrays by the names of the tests (tstat1) is expected")
+    raise SettingError(
+        f"{name} is {_shown(value)}; a dict of arrays by the names of the tests (tstat1) is expected"
+    )
 
 
 def _text(name: str, value: Any) -> str:
     if isinstance(value, str | os.PathLike):
         return os.fspath(value)
-    raise TypeError(f"{name} is {_shown(value)}; the name of a folder is expected")
+    raise SettingError(f"{name} is {_shown(value)}; the name of a folder is expected")
 
 
 OF_STATISTICS: dict[str, Callable[[str, Any], Any]] = {
@@ -236,7 +203,7 @@ OF_STATISTICS: dict[str, Callable[[str, Any], Any]] = {
 OF_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "n_permutations": _whole, "seed": _whole, "flip": _flag, "demean": _flag, "nuisance": _nuisance,
     "whole_blocks": _flag, "detect_null": _flag, "f_only": _flag, "only_test": _whole,
-    "variance_mm": _not_negative, "permutations": _permutations, "threads": _threads, "device": _device,
+    "variance_mm": _not_negative, "permutations": _permutations, "threads": _threads, "device": check_device,
     "scratch": _text,
 }  # fmt: skip
 OTHERS = ("mask", "f_tests", "blocks", "voxelwise", "effective_design", "checkpoint", "resume", "client")
@@ -249,7 +216,7 @@ def check_names(given: Collection[str]) -> None:
     for name in sorted(set(given) - set(known)):
         near = difflib.get_close_matches(name, known, 1) or _alias(name, known)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
-        raise TypeError(f"unknown setting {name!r}; {hint}")
+        raise SettingError(f"unknown setting {name!r}; {hint}")
 
 
 def _alias(name: str, known: Collection[str]) -> list[str]:
@@ -315,7 +282,7 @@ def need_places(options: Options, shape: tuple[int, ...]) -> None:
     titles = [info.title for each in both for info in each.infos if info.needs_neighbours]
     titles += ["variance smoothing"] if options.variance_mm > 0 else []
     if titles:
-        raise ValueError(
+        raise InputError(
             f"the data have shape {shape}, and no mask says where the {shape[1]} voxels lie, which {titles[0]} needs: "
             "give (nx, ny, nz, n) data, or as mask a gpuvox.Grid, whose to_vector lists the voxels"
         )

@@ -55,13 +55,13 @@ def run(argv: Sequence[str]) -> int:
 
     merged = read_all(options.tallies)
     line = command_line("merge", *argv)
-    command = replace(_command(merged, options), line=line, shard_line=merged.identity.command)
+    description = replace(_description(merged, options), line=line, shard_line=merged.identity.command)
     try:
         with terminal(lines=not options.quiet, bar=not options.quiet) as reporter:
-            check_root(command.root)
-            reporter.say(f"Merging to {command.root}")
+            check_root(description.root)
+            reporter.say(f"Merging to {description.root}")
             open_device(options.device, options.quiet)
-            write_merged(command, merged, reporter.say, reporter.warn, reporter.progress)
+            write_merged(description, merged, reporter)
     except FileError as error:
         raise FileError(
             f"{error} (names are those of the shards' command: merge in the folder where it ran)"
@@ -69,9 +69,9 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _command(merged: Any, options: argparse.Namespace) -> Any:
+def _description(merged: Any, options: argparse.Namespace) -> Any:
     """The command of the shards, with the seed, the output and the device of now."""
-    from gpuvox.cli.randomise import check, make_command, parse
+    from gpuvox.cli.randomise import check, describe_run, parse
 
     arguments = list(merged.identity.command)
     theirs = parse(arguments)
@@ -88,7 +88,7 @@ def _command(merged: Any, options: argparse.Namespace) -> Any:
             f"the shards were to write to {theirs.root}, which is not in the current folder; give --out, that root or "
             "another"
         )
-    return make_command(theirs, arguments)
+    return describe_run(theirs, arguments)
 
 
 def _is_here(root: str) -> bool:

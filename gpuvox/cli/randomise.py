@@ -14,6 +14,7 @@ from gpuvox.cli.console import say, terminal, warn
 from gpuvox.cli.options import command_line
 from gpuvox.cli.randomise_options import TLS, build_parser, parse
 from gpuvox.errors import UsageError
+from gpuvox.reporter import Reporter
 
 
 def run(argv: list[str]) -> int:
@@ -29,25 +30,25 @@ def run(argv: list[str]) -> int:
 
     from gpuvox.application import execute, plan
 
-    command = make_command(options, argv)
+    description = describe_run(options, argv)
     check_root(options.root)
     if options.schedule:
-        say(execute.schedule(command))
+        say(execute.schedule(description))
     elif options.plan:
         from gpuvox.cli.first_run import compile_ahead
 
         compile_ahead(quiet=True)
-        say(plan.plan(command))
+        say(plan.plan(description))
     elif options.count:
         say(f"randomise options: {' '.join(argv)} ")
-        execute.count_permutations(command, say)
+        execute.count_permutations(description, replace(Reporter.silent(), say=say))
         say("Finished, exiting.")
     else:
         with terminal(lines=not options.quiet, bar=not options.quiet) as reporter:
             reporter.say(f"randomise options: {' '.join(argv)} ")
-            reporter.say(f"Seeding with {command.options.seed}")
-            open_device("cpu" if command.cluster else command.device, options.quiet)
-            execute.execute(command, reporter.say, reporter.warn, reporter.progress)
+            reporter.say(f"Seeding with {description.options.seed}")
+            open_device("cpu" if description.cluster else options.device, options.quiet)
+            execute.execute(description, reporter)
     return 0
 
 
@@ -178,11 +179,11 @@ def _refused_permout(option: str) -> UsageError:
     )
 
 
-def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
-    """Parsed options → `command.Command`."""
+def describe_run(options: argparse.Namespace, argv: list[str]) -> Any:
+    """Parsed options → `command.RunDescription`."""
     from gpuvox.analysis import Options
-    from gpuvox.application import command as app
-    from gpuvox.application.outputs import Wanted
+    from gpuvox.application.command import RunDescription
+    from gpuvox.application.outputs import OutputOptions
     from gpuvox.glm import Nuisance
 
     t, f = _statistics(options)
@@ -190,7 +191,6 @@ def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
         statistics=t,
         f_statistics=f,
         n_permutations=options.number,
-        seed=options.seed or 0,
         flip=options.one_sample,
         demean=options.demean,
         nuisance=Nuisance(options.nuisance),
@@ -202,16 +202,19 @@ def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
         threads=options.threads,
         scratch=os.path.abspath(options.scratch) if options.scratch else "",  # workers have folders of their own
     )
-    wanted = Wanted(
+    outputs = OutputOptions(
         options.raw, options.nulls, options.permutation_files, options.glm_output, options.film, options.uncorrp
     )
     names = ("data", "root", "mask", "design", "contrasts", "f_tests", "blocks", "effective_design", "one_sample")
-    command = app.Command(
+    if len(options.vxl) != len(options.vxf):
+        raise UsageError(
+            f"--vxl names {len(options.vxl)} columns and --vxf {len(options.vxf)} files", option="--vxl"
+        )
+    description = RunDescription(
         **{name: getattr(options, name) for name in names},
         keep_constant=options.norcmask,
         permutations=options.permutations,
-        voxelwise_columns=options.vxl,
-        voxelwise_files=options.vxf,
+        voxelwise=tuple(zip(options.vxl, options.vxf)),
         permuted_maps=options.permout,
         device=options.device,
         checkpoint=options.checkpoint,
@@ -219,13 +222,10 @@ def make_command(options: argparse.Namespace, argv: list[str]) -> Any:
         shard=options.shard,
         cluster=_cluster(options),
         options=settings,
-        wanted=wanted,
+        outputs=outputs,
         line=command_line(*argv),
     )
-    if options.seed is not None:
-        return command
-    seed = app.kept_seed(command) if options.resume else app.draw_seed()
-    return replace(command, options=replace(settings, seed=seed))
+    return description.with_seed(options.seed)
 
 
 def _cluster(options: argparse.Namespace) -> Any:

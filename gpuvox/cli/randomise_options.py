@@ -55,7 +55,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def build_parser() -> Parser:
-    """The parser; its destinations are the names that `randomise.make_command` reads."""
+    """The parser; its destinations are the names that `randomise.describe_run` reads."""
     parser = Parser(
         prog="gpuvox randomise",
         usage="gpuvox randomise -i <data> -o <root> [-m <mask>] -d <design.mat> -t <design.con> [options]\n"

@@ -50,7 +50,7 @@ def whole_checks(lab: Lab) -> Iterator[Check]:
 
 def analysed(lab: Lab, given: dict, device: Device | None) -> dict:
     """All that an analysis gives."""
-    from gpuvox.analysis import Inputs, Options, analyse
+    from gpuvox.analysis import Inputs, Options, analyse, prepare
 
     options = dict(given)
     grid, n = lab.grid(lab.sizes.coarse_mm), 24
@@ -71,7 +71,9 @@ def analysed(lab: Lab, given: dict, device: Device | None) -> dict:
     keep = (lambda test, i, maps: kept.update({f"{test} {i}": maps})) if options.pop("keep", False) else None
     inputs = Inputs(data, grid, study.design, contrasts, f_tests, blocks, evs)
     settings = Options(n_permutations=lab.sizes.checked, seed=3, device=device, **options)
-    results = {r.test.name: {"maps": r.maps, "nulls": r.nulls} for r in analyse(inputs, settings, on_maps=keep)}
+    results = {
+        r.test.name: {"maps": r.maps, "nulls": r.nulls} for r in analyse(prepare(inputs, settings), on_maps=keep)
+    }
     return results | {"permuted": dict(sorted(kept.items()))}
 
 

@@ -7,9 +7,9 @@ from dataclasses import asdict, replace
 
 from gpuvox import participants
 from gpuvox.analysis import Options
-from gpuvox.application.command import Command
+from gpuvox.application.command import RunDescription
 from gpuvox.application.execute import execute
-from gpuvox.application.outputs import Wanted
+from gpuvox.application.outputs import OutputOptions
 from gpuvox.errors import AnotherRunError
 from gpuvox.reporter import Reporter
 from gpuvox.statistics import Statistics
@@ -54,7 +54,7 @@ def _test(inputs: StudyInputs, name: str) -> Stage:
 
     def work(reporter: Reporter) -> None:
         os.makedirs(inputs.path("voxelwise"), exist_ok=True)
-        _resume(_command(inputs, name, inputs.path(root)), reporter)
+        _resume(_describe(inputs, name, inputs.path(root)), reporter)
 
     settings = {key: value for key, value in asdict(section).items() if key != "maps"}
     settings |= {"seed": inputs.config.study.seed, "tfce_step": "robust"}
@@ -64,7 +64,7 @@ def _test(inputs: StudyInputs, name: str) -> Stage:
     return Stage(f"voxelwise {name}", settings, outputs, work, ("design", *after), sources)
 
 
-def _command(inputs: StudyInputs, name: str, root: str) -> Command:
+def _describe(inputs: StudyInputs, name: str, root: str) -> RunDescription:
     section, template, study = inputs.config.voxelwise, inputs.config.template, inputs.config.study
     assert section is not None
     assert template is not None
@@ -73,14 +73,14 @@ def _command(inputs: StudyInputs, name: str, root: str) -> Command:
         statistics=Statistics(voxel=False, tfce=tfce), n_permutations=section.permutations, seed=study.seed,
         variance_mm=section.variance_smoothing, threads=study.threads or None,
     )  # fmt: skip
-    return Command(
+    return RunDescription(
         inputs.maps[name].image, root, inputs.config.file(template.mask), inputs.path("design.mat"),
         inputs.path("design.con"), options=options, device=study.device, line=inputs.line,
-        wanted=Wanted(nulls=True), checkpoint=f"{root}_checkpoint.tally",
+        outputs=OutputOptions(nulls=True), checkpoint=f"{root}_checkpoint.tally",
     )  # fmt: skip
 
 
-def _resume(command: Command, reporter: Reporter) -> None:
+def _resume(description: RunDescription, reporter: Reporter) -> None:
     """Run a test from the checkpoint of an interrupted study, or from the beginning if that is of other settings."""
 
     def say(text: str) -> None:
@@ -90,11 +90,12 @@ def _resume(command: Command, reporter: Reporter) -> None:
     def warn(text: str) -> None:
         reporter.warn(text.replace("--resume goes on", "the next gpuvox study goes on"))
 
+    within = replace(reporter, say=say, warn=warn)
     try:
-        execute(replace(command, resume=os.path.exists(command.checkpoint)), say, warn, reporter.progress)
+        execute(replace(description, resume=os.path.exists(description.checkpoint)), within)
     except AnotherRunError:
-        os.remove(command.checkpoint)
-        execute(command, say, warn, reporter.progress)
+        os.remove(description.checkpoint)
+        execute(description, within)
 
 
 def _clusters(inputs: StudyInputs, comparison: Comparison) -> Stage:
