@@ -29,7 +29,7 @@ DESIGN = np.c_[np.ones(N), np.arange(N)]
         (
             {"voxelwise": {5: DATA}},
             ValueError,
-            "there is a voxelwise EV for column 6 (counted from 1) of the design, which has 2",
+            "--vxl 6: the columns of the design are numbered from 1 to 2 (from 0 to 1 for voxelwise= from Python)",
         ),
         (
             {"voxelwise": {1: DATA[..., :3]}},

@@ -15,7 +15,7 @@ from naive import naive_steps
 from numpy.typing import NDArray
 
 import gpuvox
-from gpuvox.analysis import Inputs, Options, analyse, prepare, list_tests
+from gpuvox.analysis import Inputs, Options, analyse, list_tests, prepare
 from gpuvox.application import outputs
 from gpuvox.application.settings import need_places
 from gpuvox.errors import InputError

@@ -329,8 +329,8 @@ def _check_voxelwise(description: RunDescription, n: int, n_columns: int) -> Non
     for column, source in description.voxelwise:
         if column > n_columns:
             raise DesignError(
-                f"there is a voxelwise EV for column {column} (counted from 1) of the design, which has {n_columns} "
-                "columns",
+                f"--vxl {column}: the columns of the design are numbered from 1 to {n_columns} (from 0 to "
+                f"{n_columns - 1} for voxelwise= from Python)",
                 option="--vxl",
             )
         if files.are_names(source):
