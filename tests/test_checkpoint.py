@@ -862,7 +862,7 @@ def test_shards_with_different_steps_of_tfce(work, capsys):
     assert set(caps) == {512, 1024}
     capsys.readouterr()
     assert main(["merge", "--quiet", *names]) == 0
-    assert f"{15 * caps.count(512)} shuffles are run again" in sentence(capsys)
+    assert f"{15 * caps.count(512)} permutations are run again" in sentence(capsys)
     assert outputs(work) == truth
 
 
