@@ -208,8 +208,8 @@ def test_a_root_with_the_suffix_of_an_image_names_files_as_fsl_does(study, capsy
     assert main_randomise(overriding(BASE, ["-o", "out.nii.gz", "-x", "-n", "20", "--quiet"])) == 0
     assert (study / "out.nii.gz_tstat1.nii.gz").exists()
     assert capsys.readouterr().err == (
-        "Warning: the output root out.nii.gz ends in .nii.gz: the files are called out.nii.gz_tstat1 and so on; a root "
-        "without it, out, is usual\n"
+        "Warning: the output root out.nii.gz ends in .nii.gz: the files are called out.nii.gz_tstat1 and so on; the "
+        "usual root is out\n"
     )
     assert main_randomise(overriding(BASE, ["-o", "out.v2", "-x", "-n", "20", "--quiet"])) == 0
     assert capsys.readouterr().err == ""
