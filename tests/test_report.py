@@ -503,7 +503,7 @@ def test_findings_are_sentences_with_the_numbers_of_the_files(study, page):
         in said
     )
     assert (
-        "The last block of the one model explains more of EDSS with corrected p < .05: iron, cluster 1 (ΔR² .101)."
+        "The last block of the only model explains additional variance of EDSS, with corrected p < .05: iron, cluster 1 (ΔR² .101)."
         in said
     )
 
@@ -541,7 +541,7 @@ def test_clusters_that_are_too_small_are_told_from_nothing(study):
     test = read_tests(Contents(contents, folder), read_scene(Contents(contents, folder)))[0]
     told = findings.finding(test, [], 0.05, 500)
     assert told.sentence == (
-        f"{test.survivors} voxels had corrected p\u00a0<\u00a0.05, but no cluster had 500 voxels; the smallest "
+        f"{test.survivors} voxels had corrected p\u00a0<\u00a0.05, but no cluster reached 500 voxels; the smallest "
         "corrected p\u00a0=\u00a0.015."
     )
     assert not told.found
@@ -597,7 +597,7 @@ def test_methods_say_of_each_group_table_what_differs(study):
         in text
     )
     assert "In “One”, within each family, p was corrected for the family-wise error (Bonferroni)." in text
-    assert "In “Two”, no p was corrected for the number of tests." in text
+    assert "In “Two”, p was not corrected for the number of tests." in text
     assert "In “Two”, logarithms were analysed: log(bv) and log(lesion load + 0.0512)." in text
     assert text.count("logarithms") == text.count("Bonferroni") == 1
     text = told(folder, groups=recorded(folder, {"One": one, "Two": one}, table="groups.tsv"))
@@ -621,11 +621,11 @@ def test_methods_say_of_each_model_what_differs(study):
     models = {"One": about("bonferroni", 100, log=["lesion_load"]), "Two": about("fdr_bh", 300), "Gone": nothing}
     text = told(folder, models=recorded(folder, models, kind="regression"))
     assert "In “One”, the natural logarithm of lesion load was taken." in text
-    assert "In “One”, over the models, p of the last block was corrected for the family-wise error" in text
-    assert "In “Two”, over the models, p of the last block was corrected for the false discovery rate" in text
+    assert "In “One”, across the models, p of the last block was corrected for the family-wise error" in text
+    assert "In “Two”, across the models, p of the last block was corrected for the false discovery rate" in text
     for title, count in (("One", 100), ("Two", 300)):
         assert re.search(
-            rf"In “{title}”, bootstrap intervals, [^.]* from {count} resamples of participants\.", text
+            rf"In “{title}”, bootstrap intervals \([^.]*\) are based on {count} resamples of participants\.", text
         )
     assert "Gone" not in text
     models = {
@@ -647,7 +647,7 @@ def test_methods_say_how_regions_were_measured(tmp_path):
     how = {"labels": "native_labels", "labels_of": "participant", "erosion": 2, "lesions": "lesion_mask",
            "head_size": "vscaling", "merge": {"thalamus": "thalamus_*"}}  # fmt: skip
     text = told(tmp_path, rois="rois.tsv", regions=how)
-    assert "Regions are those of each participant’s own labels (native_labels)." in text
+    assert "Regions are defined by each participant’s own labels (native_labels)." in text
     assert (
         "Mean, median and SD of fa and iron were measured in every region and participant, without the two outermost "
         "layers of its voxels and voxels in lesions (lesion_mask). Volume is the number of voxels of the whole region, "
@@ -660,7 +660,7 @@ def test_methods_say_how_regions_were_measured(tmp_path):
     assert "Iron mass is mean concentration times volume at 1 g/mL." in text
     assert "yelin" not in text  # not measured
     text = told(tmp_path, rois="rois.tsv", regions={"labels": "l.nii", "labels_of": "everyone", "jacobian": "jac"})
-    assert "Regions are those of one image of labels for everyone (l.nii)." in text
+    assert "Regions are defined by one label image for all participants (l.nii)." in text
     assert (
         "Volume is the sum of the Jacobian determinants of the template-to-subject transformation (jac) in" in text
     )
@@ -676,13 +676,13 @@ def test_who_is_not_in_the_analysis_is_said(study, tmp_path):
                                    "left_out": {"subset": 4, "undecided": 1}}  # fmt: skip
     said = parse(build(light | {"cohort": cohort}, folder)).said()
     assert (
-        "They fulfil my age > 5. Of 39 in all.tsv, 5 are not in the analysis: four participants do not fulfil it and "
-        "for one participant it cannot be decided, since a value that it compares is missing." in said
+        "Inclusion condition: my age > 5. Of 39 in all.tsv, 5 are not included: four participants do not fulfil the "
+        "condition and for one participant it cannot be evaluated, because a value is missing." in said
     )
     cohort["left_out"] = {"subset": 1, "undecided": 0}
     said = parse(build(light | {"cohort": cohort}, folder)).said()
-    assert "Of 39 in all.tsv, 1 is not in the analysis: one participant does not fulfil it." in said
-    assert "not in the analysis" not in parse(html).said()
+    assert "Of 39 in all.tsv, 1 is not included: one participant does not fulfil the condition." in said
+    assert "not included" not in parse(html).said()
 
 
 def test_the_record_has_who_is_left_out_and_how_regions_were_measured(tmp_path):
@@ -719,7 +719,7 @@ def test_a_variable_whose_logarithm_was_compared_is_marked(tmp_path, formula):
     for table in (main, more):
         assert [row[0].html.striptags() for row in table.rows] == [shown, "nucleus, volume", "other"]
         assert 'value="nucleus.iron"' in table.rows[0][0].html
-    assert "means and SD are of the values as they are" in main.note
+    assert "means and SDs are those of the original values" in main.note
     (tmp_path / "t.tsv").write_text("\n".join([*lines[:1], *(f"{o}\tnone\t1" for o in (iron, *others))]) + "\n")
     assert "log" not in tables.tables_of("t", "t", tmp_path / "t.tsv")[0].note
 
@@ -731,7 +731,7 @@ def test_logarithms_of_models_are_marked(study):
     page = parse(build(light | {"models": [contents["models"][0] | {"json": "log.json"}]}, folder))
     assert [row["Predictors"]["text"] for row in body(page, "models-0-table")] == ["log(age)", "iron, cluster 1"]
     assert "In all rows: Outcome log(EDSS); n 34." in page.said()
-    assert "explains more of log(EDSS) with corrected" in page.said()
+    assert "explains additional variance of log(EDSS), with corrected" in page.said()
     assert next(i["alt"] for i in page.of("img")).startswith("Scatter plot of log(EDSS), residual against iron")
 
 
@@ -752,7 +752,7 @@ def test_one_model_and_one_variable_are_called_so(p, how):
     assert said.startswith(f"The last block of the one model {how} more of EDSS with corrected p < .05")
     rows = [{"variable": "iron", "p": p, "p_corrected": p, "d": "1"}]
     said = findings.of_group_table("t", rows, ["A", "B"], 0.05).sentence.replace("\u00a0", " ")
-    assert said.startswith(f"The one variable {'differs' if how == 'explains' else 'does not differ'} between")
+    assert said.startswith(f"The only variable {'differs' if how == 'explains' else 'does not differ'} between")
 
 
 # -- null distributions ---------------------------------------------------------------------------------------------

@@ -1,13 +1,13 @@
-"""A synthetic cohort whose truth is known: patients with multiple sclerosis (MS) and healthy controls (HC).
+"""A synthetic cohort with known ground truth: patients with multiple sclerosis (MS) and healthy controls (HC).
 
 Means and SDs of volumes, iron and myelin are those printed by Pontillo et al. 2021 (AJNR, doi 10.3174/ajnr.A7093) for
 caudate, putamen, pallidum and thalamus; within the thalamus, atrophy and loss of iron are concentrated in the pulvinar.
 Structures are ellipsoids on a grid around the deep gray matter (MNI-like coordinates, mm).
 
-For every subject a displacement field u is made whose divergence shrinks or widens the structures and varies
-smoothly elsewhere (u = ∇φ, ∇²φ = divergence, by FFT); the Jacobian map is det(I + ∇u), and the subject's volume of a
-structure is its sum over the structure. Iron and myelin, in template space, follow group and age; QSM and R1 come
-from the forward model relative to CSF at 7 T; R1 is taken back to 3 T; noise is added.
+For every participant, a displacement field u is computed whose divergence shrinks or expands the structures and varies
+smoothly elsewhere (u = ∇φ, ∇²φ = divergence, by FFT); the Jacobian map is det(I + ∇u), and the volume of a structure
+is its sum over the structure. Iron and myelin, in template space, depend on group and age; QSM and R1 are computed by
+the forward model relative to CSF at 7 T; R1 is converted to 3 T, and noise is added.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -29,13 +29,13 @@ from gpuvox import files
 from gpuvox.errors import FileError, InputError
 from gpuvox.grid import Grid
 from gpuvox.qmri import FieldConversion, TissueModel, tissue_r1
+from gpuvox.reporter import Progress
 from gpuvox.runtime.limits import default_threads
 from gpuvox.runtime.pool import Pool
 from gpuvox.study.pipeline.config import example
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-Progress = Callable[[str, int, int], None]
 
 N_PATIENTS, N_CONTROLS = 91, 55
 N_PROGRESSIVE = 20
@@ -87,8 +87,8 @@ VOLUME_SLOPE = -0.004
 IRON_SLOPES = {"thalamus": 0.3, "caudate": 1.5, "putamen": 2.5, "pallidum": 1.0}
 """mg/kg per year of age."""
 LOCAL = {"iron": 35.0, "myelin": 0.2, "volume": 0.04}
-"""SD of what varies smoothly from place to place within a subject: iron; logarithms of myelin and of J. Within a
-subject, then, iron makes three quarters of the variance of QSM, not the nine tenths that the paper prints."""
+"""SD of the smooth variation within a participant: of iron, and of the logarithms of myelin and J. Within a
+participant, iron therefore explains three quarters of the variance of QSM, not nine tenths as in the paper."""
 VOLUME_ERROR = 0.005
 """Relative error of the volumes, at most."""
 BACKGROUND = {"iron": 40.0, "myelin": 0.30}
@@ -99,7 +99,7 @@ CSF_QSM = -0.02
 AGES = ((38.3, 11.1), (41.6, 13.9))
 FEMALE = (54, 27)
 CORRELATION = 0.5
-"""Of a quantity between structures of one subject."""
+"""Correlation of a quantity between the structures of one participant."""
 
 
 # -- template -------------------------------------------------------------------------------------------------------
@@ -203,12 +203,12 @@ def _nuclei(u: Float64, v: Float64) -> dict[str, NDArray[np.bool_]]:
     }
 
 
-# -- people ---------------------------------------------------------------------------------------------------------
+# -- cohort --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """Who is in the study, and the truth of each part of each subject.
+    """The participants, and the ground truth of each part of each participant.
 
     Attributes
     ----------
@@ -341,7 +341,7 @@ def _clinical(
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Maps of one subject in template space, (nx, ny, nz) float32."""
+    """Maps of one participant in template space, (nx, ny, nz) float32."""
 
     qsm: NDArray[np.float32]
     r1: NDArray[np.float32]
@@ -349,7 +349,7 @@ class Images:
 
 
 class Scanner:
-    """Makes the maps of the subjects of a cohort."""
+    """Simulates the maps of the participants of a cohort."""
 
     def __init__(self, template: Template, cohort: Cohort, seed: int) -> None:
         self.template, self.cohort, self.seed = template, cohort, seed
@@ -372,7 +372,7 @@ class Scanner:
         return noise / noise.std()
 
     def images(self, i: int) -> Images:
-        """Maps of subject i."""
+        """Maps of participant i."""
         rng = np.random.default_rng([self.seed, 1, i])
         jacobian = self._warp(rng, i)
         iron, myelin = (self._tissue(rng, kind, i) for kind in ("iron", "myelin"))
@@ -382,7 +382,7 @@ class Scanner:
         return Images(qsm.astype(np.float32), r1.astype(np.float32), jacobian.astype(np.float32))
 
     def _tissue(self, rng: np.random.Generator, kind: str, i: int) -> Float32:
-        """Iron or myelin: the part's truth, blurred into its surroundings, and what varies locally."""
+        """Iron or myelin: the ground truth of the parts, blurred into their surroundings, with local variation."""
         truth, local = self.cohort.truth[kind], self._smooth_noise(rng)
         values = np.float32(BACKGROUND[kind]) * np.clip(1 - sum(self._weights.values()) - self._fluid, 0, 1)
         for part, w in self._weights.items():
@@ -419,7 +419,7 @@ class Scanner:
 
 
 def _displacement(divergence: Float32) -> Float32:
-    """(3, nx, ny, nz) Field in voxels, without curl, of a given divergence."""
+    """(3, nx, ny, nz) Curl-free displacement field in voxels with a given divergence."""
     shape = divergence.shape
     # Central differences have the symbol i·sin(k): with it the divergence comes out as given.
     symbols = [np.sin(2 * np.pi * fft.fftfreq(n)) for n in shape[:2]] + [
@@ -457,26 +457,26 @@ def write(
     null: bool = False,
     progress: Progress | None = None,
 ) -> None:
-    """Write a cohort to a folder, as a study would have it; the truth goes to the folder ``truth`` in it.
+    """Write a cohort to a folder, organised like a study; the ground truth is in its folder ``truth``.
 
     Parameters
     ----------
     out : path
-        A folder that does not exist, or is empty.
+        A folder that does not exist or is empty.
     seed : int
     scale : {"full", "small", "tiny"}
         Voxels of 1, 3 or 4 mm.
     null : bool
         No difference between the groups.
     progress : callable, optional
-        Receives ("phantom", subjects done, subjects in all).
+        Receives ("phantom", participants done, participants in total).
 
     Raises
     ------
     FileError
         The folder is not empty, or cannot be written.
     InputError
-        No such scale.
+        There is no such scale.
     """
     if scale not in SCALES:
         raise InputError(f"there is no scale {scale!r}; expected {', '.join(SCALES)}")
@@ -498,7 +498,7 @@ def write(
 
 
 def _write_subject(out: str, scanner: Scanner, i: int) -> None:
-    """Images of a subject and their sidecars."""
+    """Images of a participant and their JSON files."""
     folder = os.path.join(out, str(scanner.cohort.table["participant_id"][i]))
     os.makedirs(folder)
     images, grid = scanner.images(i), scanner.template.grid
@@ -506,13 +506,13 @@ def _write_subject(out: str, scanner: Scanner, i: int) -> None:
         # Noise does not compress.
         values = grid.to_vector(getattr(images, kind))
         files.write_map(os.path.join(folder, kind), values, grid, file_type="NIFTI")
-        about = {"Units": units} | ({"MagneticFieldStrength": 3} if kind != "jacobian" else {})
-        files.write_json(os.path.join(folder, f"{kind}.json"), about)
+        sidecar = {"Units": units} | ({"MagneticFieldStrength": 3} if kind != "jacobian" else {})
+        files.write_json(os.path.join(folder, f"{kind}.json"), sidecar)
 
 
 @contextlib.contextmanager
 def _new_folder(out: str) -> Iterator[str]:
-    """A folder beside `out` that becomes `out` when everything is in it, and is removed if something fails."""
+    """A temporary folder beside `out` that is renamed to `out` when complete, and removed if anything fails."""
     try:
         if os.path.lexists(out) and os.listdir(out):
             raise FileError(f"the folder {out} is not empty: it has {sorted(os.listdir(out))[0]}")
@@ -550,7 +550,7 @@ def _write_template(out: str, template: Template) -> None:
 
 
 def _write_tables(out: str, template: Template, cohort: Cohort) -> None:
-    """Participants with their images, the design of the voxelwise tests, the truth."""
+    """The table of participants with their images, the design of the voxelwise tests, and the ground truth."""
     ids = cohort.table["participant_id"]
     table = dict(cohort.table)
     for kind in ("qsm", "r1", "jacobian"):
@@ -570,7 +570,7 @@ def _write_tables(out: str, template: Template, cohort: Cohort) -> None:
 
 
 def _study(template: Template) -> str:
-    """The example of a study, which is of this cohort; clusters of 100 voxels are of 0.1 mL."""
+    """The example configuration, which fits this cohort; the cluster extent is adapted to 0.1 mL."""
     extent = max(1, round(100 / template.voxel_size**3))
     return example().replace("extent = 100 ", f"extent = {extent:<3} ")
 

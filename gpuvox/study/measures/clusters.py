@@ -1,8 +1,8 @@
-"""Read-outs of a voxelwise result: its clusters, where they lie, and a value of each for every subject.
+"""Clusters of a voxelwise result: their location, and a value of each for every participant.
 
-The value of a subject in a cluster is the mean of the data there and their first eigenvariate: with the data of the
-cluster Y (subjects × voxels) = U S Vᵀ, the first column of U times its singular value over the square root of the
-number of voxels, with the sign that makes the sum of the weights V positive (as SPM defines it).
+The values of a participant in a cluster are the mean of the data there and their first eigenvariate: with the data of
+the cluster Y (participants × voxels) = U S Vᵀ, the first column of U times its singular value over the square root of
+the number of voxels, with the sign that makes the sum of the weights V positive (the definition of SPM).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster of voxels that survive.
+    """A cluster of significant voxels.
 
     Attributes
     ----------
@@ -46,11 +46,11 @@ class Cluster:
     p : float
         Smallest corrected p.
     statistic : float
-        Largest statistic; NaN where no image of it is given.
+        Largest statistic; NaN if no image of the statistic is given.
     peak : (float, float, float)
-        Of the largest statistic, or of the smallest p; mm.
+        Position of the largest statistic, or of the smallest p; mm.
     centre : (float, float, float)
-        Of gravity, weighted by the statistic if there is one; mm.
+        Centre of gravity, weighted by the statistic if there is one; mm.
     shares : dict of str to float
         Share of the voxels in each region of an atlas, largest first.
     """
@@ -66,10 +66,10 @@ class Cluster:
 
 
 def is_p(corrected: NDArray) -> bool:
-    """Whether values hold p, not 1 − p, as far as can be told: one of exactly 1.
+    """Whether values are p rather than 1 − p, as far as this can be recognised: one of them is exactly 1.
 
-    Of N permutations the unpermuted is one, so that p is at least 1/N and 1 − p never 1; but the corrected p of the
-    voxel with the lowest statistic is 1, as good as always.
+    The N permutations include the unpermuted data, so that p is at least 1/N and 1 − p is never 1; but the corrected p
+    of the voxel with the lowest statistic is practically always 1.
     """
     return bool((np.asarray(corrected) == 1).any())
 
@@ -77,7 +77,7 @@ def is_p(corrected: NDArray) -> bool:
 def find_clusters(
     corrected: NDArray, grid: Grid, p: float = 0.05, extent: int = 1, connectivity: int = 26
 ) -> NDArray[np.int32]:
-    """Number the clusters of voxels with a corrected p under a level.
+    """Number the clusters of voxels with a corrected p below a level.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def find_clusters(
     Raises
     ------
     InputError
-        The level is not between 0 and 1, or the values are no 1 − p.
+        The level is not between 0 and 1, or the values are not 1 − p.
     """
     if not 0 < p < 1:
         raise InputError(f"the level is {p}; it must be between 0 and 1")
@@ -122,7 +122,7 @@ def describe(
     atlas: NDArray | None = None,
     regions: Mapping[int, Region] | None = None,
 ) -> list[Cluster]:
-    """What is to be said of each cluster.
+    """Describe each cluster.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def describe(
         See `find_clusters`.
     corrected, statistic : (V,) arrays
     grid : Grid
-        Its affine, if any, makes millimetres of voxels.
+        Its affine, if any, converts voxels to millimetres.
     atlas : (V,) int, optional
     regions : dict of int to Region, optional
         Names of its labels.
@@ -176,7 +176,7 @@ def _shares(labels: NDArray, regions: Mapping[int, Region]) -> dict[str, float]:
 
 
 def eigenvariate(data: NDArray) -> Float64:
-    """First eigenvariate of a cluster.
+    """First eigenvariate of a cluster; see the head of this module.
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ COLUMNS = (
 
 
 def execute(command: Command, reporter: Reporter) -> None:
-    """Run a command: ``OUT.tsv``, ``OUT.nii.gz`` with the numbers of the clusters, ``OUT_subjects.tsv``.
+    """Run a command: write ``OUT.tsv``, ``OUT.nii.gz`` with the numbers of the clusters, and ``OUT_subjects.tsv``.
 
     Raises
     ------
@@ -267,7 +267,7 @@ def execute(command: Command, reporter: Reporter) -> None:
     found = describe(labels, corrected, grid, statistic, atlas, regions)
     if any(cluster.statistic < 0 for cluster in found):
         raise FileError(
-            f"{command.statistic} is negative in a cluster of {command.corrected}: it is of another test"
+            f"{command.statistic} is negative in a cluster of {command.corrected}: it belongs to another test"
         )
     subjects = subject_table(command, labels, grid, len(found), reporter) if command.data else None
     files.write_map(
@@ -283,14 +283,14 @@ def execute(command: Command, reporter: Reporter) -> None:
 
 
 def _read_corrected(command: Command, grid: Grid) -> NDArray[np.float32]:
-    """1 − p; of p (``--scale p``), 0 stands for what is outside."""
+    """1 − p; if the file contains p (``--scale p``), 0 marks voxels outside the mask."""
     values = files.read_map(command.corrected, grid)
     if command.scale == "p":
         return np.where(values > 0, 1 - values, values)
     if not command.scale and is_p(values):
         raise FileError(
-            f"{command.corrected} is 1 in {np.count_nonzero(values == 1)} voxels, as p can be and 1 - p cannot: "
-            "--scale p if it holds p, --scale 1-p if it does hold 1 - p"
+            f"{command.corrected} is 1 in {np.count_nonzero(values == 1)} voxels, which is possible for p, but not "
+            "for 1 - p: use --scale p if it contains p, or --scale 1-p if it does contain 1 - p"
         )
     return values
 
@@ -316,21 +316,21 @@ def _line(cluster: Cluster) -> tuple:
 def subject_table(
     command: Command, labels: NDArray[np.int32], grid: Grid, n_clusters: int, reporter: Reporter
 ) -> pd.DataFrame:
-    """Mean and eigenvariate of every subject in every cluster, and their z if there is a reference group."""
+    """Mean and eigenvariate of every participant in every cluster, and their z-scores if there is a reference group."""
     if not command.table:
-        raise OptionError("--data", "it needs --table, for the names of the subjects")
+        raise OptionError("--data", "it needs --table, for the names of the participants")
     table = files.read_table(command.table, ["participant_id"])
     inside = np.flatnonzero(labels)
     part = Grid(grid.to_volume(labels > 0).astype(bool), grid.voxel_size, grid.affine)
     n = files.count_volumes(command.data)
     if n != len(table):
         raise FileError(
-            f"{command.data} has {several(n, 'volume')}; {command.table} has {several(len(table), 'subject')}"
+            f"{command.data} has {several(n, 'volume')}; {command.table} has {several(len(table), 'participant')}"
         )
     who = participants.of_table(table, command.table)
     participants.compare(who, participants.of_images(command.data, who), reporter.warn)
     if twice := participants.repeated(files.image_names(command.data)):
-        reporter.warn(f"{twice} is there twice among the images of --data")
+        reporter.warn(f"{twice} occurs twice among the images of --data")
     data = files.read_cohort(command.data, part) if len(inside) else np.zeros((n, 0), dtype=np.float32)
     covariates, reference = _covariates(command, table)
     columns = ["participant_id", "cluster", "mean", "eigenvariate"]
@@ -347,7 +347,7 @@ def subject_table(
 
 
 def _covariates(command: Command, table: Any) -> tuple[Float64, NDArray[np.bool_] | None]:
-    """Columns of numbers, categories as indicators; and the reference group."""
+    """The covariates, with categories as indicators, and the rows of the reference group."""
     if not command.reference:
         if command.covariates:
             raise OptionError(

@@ -1,4 +1,4 @@
-"""Images of the rows of a table, gathered into 4D images."""
+"""Image series: the images of the rows of a table, as 4D images with a volume for each row."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images of the rows of a table: a file for each, or a 4D one with a volume for each.
+    """Images of the rows of a table: one file for each row, or a 4D image with one volume for each.
 
     Attributes
     ----------
     headers : dict of int to ImageHeader
-        By row; the 4D image is that of all.
+        By row; all rows of a 4D image have the same header.
     stacked : bool
-        It is one 4D image.
+        Whether it is one 4D image.
     """
 
     headers: Mapping[int, files.ImageHeader]
@@ -40,11 +40,11 @@ class Images:
 
     @property
     def first(self) -> files.ImageHeader:
-        """Whose grid the others have."""
+        """Header of the first image, whose grid the others share."""
         return next(iter(self.headers.values()))
 
     def volumes(self, rows: Sequence[int]) -> Iterator[Float32]:
-        """The volumes of some rows, in that order: every voxel."""
+        """The volumes of some rows, in the given order, with all voxels."""
         if self.stacked:
             yield from _in_order(files.read_volumes(self.first.path), rows)
             return
@@ -53,7 +53,7 @@ class Images:
 
 
 def _in_order(volumes: Iterator[Float32], rows: Sequence[int]) -> Iterator[Float32]:
-    """Volumes of a stream by their numbers; those that come before their turn wait in memory."""
+    """Volumes of a stream, reordered by their numbers; a volume read before its turn is kept in memory."""
     wanted, waiting, n = set(rows), {}, 0
     for row in rows:
         while row not in waiting:
@@ -65,22 +65,22 @@ def _in_order(volumes: Iterator[Float32], rows: Sequence[int]) -> Iterator[Float
 
 
 def find_images(source: str, table: pd.DataFrame, rows: Sequence[int], who: Rows) -> Images:
-    """Find the images of some rows of a table, and check that they lie on one grid.
+    """Find the images of some rows of a table, and check that they are on one grid.
 
     Parameters
     ----------
     source : str
-        A column of the table, with paths relative to it; or a 4D image with a volume for each row of the table.
+        A column of the table, with paths relative to it, or a 4D image with one volume for each row of the table.
     table : DataFrame of str
     rows : sequence of int
     who : Rows
-        Whose each row of the table is.
+        The participant (and visit) of each row of the table.
 
     Raises
     ------
     FileError
-        A path is missing, a file is no such image, or grids differ; a 4D image of other participants than the table,
-        or in another order, as far as it says.
+        A path is missing, an image cannot be read, or grids differ; a 4D image is recorded to be of other participants
+        than the table, or in another order.
     """
     if source not in table.columns:
         header = files.read_header(source)
@@ -99,7 +99,7 @@ def find_images(source: str, table: pd.DataFrame, rows: Sequence[int], who: Rows
         header = headers[row] = files.read_header(Path(who.origin).parent / path)
         if header.shape[3] != 1:
             raise FileError(
-                f"{header.path} has {several(header.shape[3], 'volume')}; that of {who.named(row)} alone expected"
+                f"{header.path} has {several(header.shape[3], 'volume')}; expected one, of {who.named(row)}"
             )
         grid = grid or header.grid(np.ones(header.shape[:3], dtype=bool))
         files.check_grid(header, grid, headers[rows[0]].path)
@@ -107,25 +107,25 @@ def find_images(source: str, table: pd.DataFrame, rows: Sequence[int], who: Rows
 
 
 def shared_images(images: Images, who: Rows) -> str:
-    """A sentence on the first file that two rows share; see `participants.shared`."""
+    """A warning about the first file that two rows share, or an empty text; see `participants.shared`."""
     if images.stacked:
         return ""
     return participants.shared([header.path for header in images.headers.values()], who.of(list(images.headers)))
 
 
 def check_target(out: str, images: Images) -> None:
-    """An image must not replace one that it is made of."""
+    """Raise `FileError` if an output image would replace one of its own inputs."""
     check_targets(files.split_suffix(out)[0], (".json",), maps=("",))
     target = os.path.realpath(files.split_suffix(out)[0])
     for header in images.headers.values():
         if os.path.realpath(files.split_suffix(header.path)[0]) == target:
-            raise FileError(f"{header.path} would be replaced by what is made of it; choose another output")
+            raise FileError(f"{header.path} is an input and would be replaced; choose another output")
 
 
 def write_images(
     stack: ExitStack, out: str, like: Images, volumes: Iterator[NDArray], who: Rows, text: str
 ) -> None:
-    """Write a 4D image, which appears when the stack is left without an error, and whose its volumes are."""
+    """Write a 4D image and the participants of its volumes; the files appear when the stack exits without an error."""
     header = like.first
     grid = header.grid(np.ones(header.shape[:3], dtype=bool))
     stack.enter_context(participants.sidecar(out, who.ids, who.visits))
@@ -137,7 +137,7 @@ def write_images(
 
 
 def counted(volumes: Iterator[NDArray], title: str, n: int, progress: Progress) -> Iterator[NDArray]:
-    """The same volumes; each is reported when it has been used."""
+    """The same volumes, with progress reported after each has been used."""
     for i, values in enumerate(volumes, start=1):
         yield values
         progress(title, i, n)
@@ -156,7 +156,7 @@ def copy_volumes(source: str, out: str, keep: NDArray[np.bool_], ids: Sequence[s
     """
     header = files.read_header(source)
     grid = header.grid(np.ones(header.shape[:3], dtype=bool))
-    label = files.Label(f"gpuvox: {os.path.basename(out)} of those in the study")
+    label = files.Label(f"gpuvox: {os.path.basename(out)} of the participants in the study")
     opened = files.open_map(out, grid, header, len(ids), label=label)
     with participants.sidecar(out, list(ids)), opened as (_, write):
         for values, is_kept in zip(files.read_volumes(source), keep):
@@ -165,7 +165,7 @@ def copy_volumes(source: str, out: str, keep: NDArray[np.bool_], ids: Sequence[s
 
 
 def mean_image(images: Sequence[str]) -> tuple[Float32, Grid, files.ImageHeader]:
-    """Mean over all volumes of images on one grid, values that are not finite counting as numpy's ``nan_to_num``.
+    """Mean over all volumes of images on one grid; NaN counts as 0.
 
     Returns
     -------

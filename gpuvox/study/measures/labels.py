@@ -1,8 +1,8 @@
-"""Names of the labels of an image, from the forms in which atlases come.
+"""Names of the labels of an image, in the formats of common atlases.
 
-A table with the columns ``index`` and ``name`` (BIDS' ``_dseg.tsv``), a look-up table of FreeSurfer, a label
-description of ITK-SNAP, an XML atlas of FSL, or a plain list with a number and a name a line. What a file is is told
-by what it holds.
+A table with the columns ``index`` and ``name`` (BIDS ``_dseg.tsv``), a FreeSurfer look-up table, an ITK-SNAP label
+description, an FSL atlas in XML, or a plain list with a number and a name on each line. The format is recognised by the
+content of the file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ AS_FREESURFER = {
     50: "right_caudate", 51: "right_putamen", 52: "right_pallidum", 53: "right_hippocampus", 54: "right_amygdala",
     58: "right_accumbens", 60: "right_ventral-dc",
 }  # fmt: skip
-"""Subcortical numbers of FreeSurfer's aseg; FIRST uses the same."""
+"""Subcortical labels of FreeSurfer's aseg, which FSL FIRST shares."""
 
 Pairs = list[tuple[str, str]]
 
@@ -37,15 +37,15 @@ PLAIN = re.compile(r"(\d+)[\s,;:]+(\S.*)")
 
 @dataclass(frozen=True)
 class Region:
-    """What a label is.
+    """The structure and side of a label.
 
     Attributes
     ----------
     structure : str
-        In small letters, its words joined by underscores.
+        In lower case, with words joined by underscores.
     side : {"left", "right", "none"}
     name : str
-        As it stands in the file.
+        As written in the file.
     """
 
     structure: str
@@ -54,7 +54,7 @@ class Region:
 
     @classmethod
     def named(cls, name: str) -> Region:
-        """Take a name apart: ``Left-Caudate``, ``L_Thal``, ``caudate_left``, ``ctx-lh-insula`` …"""
+        """Split a name into structure and side: ``Left-Caudate``, ``L_Thal``, ``caudate_left``, ``ctx-lh-insula`` …"""
         words = re.split(r"[\s_.-]+", name.strip())
         side, rest = "none", words
         for place in (0, len(words) - 1, 1):
@@ -68,7 +68,7 @@ class Region:
 
     @property
     def title(self) -> str:
-        """The name as it stands in the file."""
+        """The name as written in the file."""
         return self.name or (self.structure if self.side == "none" else f"{self.side}_{self.structure}")
 
 
@@ -78,12 +78,12 @@ def read_regions(path: str | os.PathLike[str] | None) -> dict[int, Region]:
     Parameters
     ----------
     path : path, optional
-        In one of the forms of this module; without one, `AS_FREESURFER`.
+        In one of the formats of this module; `AS_FREESURFER` by default.
 
     Raises
     ------
     FileError
-        It is in none of them; an index is no whole number, or occurs twice; a name is empty.
+        The format is unknown; an index is not a whole number, or occurs twice; a name is empty.
     """
     if path is None:
         return {number: Region.named(name) for number, name in AS_FREESURFER.items()}
@@ -93,7 +93,7 @@ def read_regions(path: str | os.PathLike[str] | None) -> dict[int, Region]:
         if index in found:
             raise FileError(f"{path} has the index {number} twice")
         if not name.strip():
-            raise FileError(f"{path} has no name of the index {number}")
+            raise FileError(f"{path} has no name for the index {number}")
         found[index] = Region.named(name)
     found.pop(0, None)
     return found
@@ -101,7 +101,7 @@ def read_regions(path: str | os.PathLike[str] | None) -> dict[int, Region]:
 
 def _index(path: str | os.PathLike[str], number: str) -> int:
     if not re.fullmatch(r"\s*[0-9]{1,18}(\.0*)?\s*", number):
-        raise FileError(f"{path} has the index {number!r}; a whole number expected")
+        raise FileError(f"{path} has the index {number!r}; expected a whole number")
     return int(number.strip().partition(".")[0])
 
 
@@ -123,8 +123,8 @@ def _pairs(path: str | os.PathLike[str]) -> Pairs:
     found: Pairs = next((pairs for form in forms if (pairs := form(rows))), [])
     if not found:
         raise FileError(
-            f"{path} is no table of labels: columns index and name, a look-up table of FreeSurfer, a label description "
-            "of ITK-SNAP, an atlas of FSL in XML, or lines of a number and a name expected"
+            f"{path} is not a table of labels: expected columns index and name, a FreeSurfer look-up table, an "
+            "ITK-SNAP label description, an FSL atlas in XML, or lines with a number and a name"
         )
     return found
 
@@ -134,7 +134,7 @@ def _of_itk_snap(rows: Sequence[str]) -> Pairs:
 
 
 def _of_freesurfer(rows: Sequence[str]) -> Pairs:
-    """A name that is a number would be a colour of another kind of table."""
+    """Empty if a name is a number: that would be a colour in another kind of table."""
     matches = [FREESURFER.fullmatch(row) for row in rows]
     if any(match is None or match[2].isdigit() or max(map(int, match[3].split())) > 255 for match in matches):
         return []
@@ -142,7 +142,7 @@ def _of_freesurfer(rows: Sequence[str]) -> Pairs:
 
 
 def _of_list(rows: Sequence[str]) -> Pairs:
-    """Names, not further numbers: what columns of numbers mean is not known."""
+    """Empty if a name contains further numbers, whose meaning would be unknown."""
     pairs = _all(PLAIN.fullmatch(row) for row in rows)
     names = [name.strip("\"'") for _, name in pairs]
     if any(re.search(r"(^|[\s,;])[\d.]+($|[\s,;])", name) for name in names):
@@ -151,25 +151,25 @@ def _of_list(rows: Sequence[str]) -> Pairs:
 
 
 def _all(matches: Iterable[re.Match[str] | None]) -> Pairs:
-    """Number and name of every row; nothing if one is in another form."""
+    """Number and name of every row; empty if one is in another format."""
     listed = list(matches)
     return [(match[1], match[2]) for match in listed if match] if all(listed) else []
 
 
 def _of_xml(path: str | os.PathLike[str], text: str) -> Pairs:
-    """An atlas of FSL: the summary image of a probabilistic one holds index + 1, that of labels the index."""
+    """An FSL atlas: the summary image of a probabilistic atlas contains index + 1, that of a label atlas the index."""
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise FileError(f"{path} declares entities; an atlas of FSL in XML has none")
+        raise FileError(f"{path} declares entities, which an FSL atlas does not have")
     try:
         root = ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError) as error:
         raise FileError(f"{path} is not XML: {error}") from None
     labels = root.findall("./data/label")
     if not labels:
-        raise FileError(f"{path} has no label; an atlas of FSL in XML expected")
+        raise FileError(f"{path} has no label; expected an FSL atlas in XML")
     kind = (root.findtext("./header/type") or "").strip().casefold()
     if kind not in ("label", "probabilistic"):
-        raise FileError(f"{path} is an atlas of type {kind!r}; Label or Probabilistic expected")
+        raise FileError(f"{path} is an atlas of type {kind!r}; expected Label or Probabilistic")
     shift = 1 if kind == "probabilistic" else 0
     found = []
     for label in labels:
@@ -179,7 +179,7 @@ def _of_xml(path: str | os.PathLike[str], text: str) -> Pairs:
 
 
 def alike(regions: Mapping[int, Region], there: Iterable[int]) -> dict[str, list[int]]:
-    """Labels of an image whose names differ in capitals or marks alone, and so are one structure, by its name."""
+    """Labels of an image whose names differ only in case or punctuation, and which are therefore one structure."""
     found: dict[Region, list[int]] = {}
     for number in sorted(set(there) & set(regions)):
         found.setdefault(regions[number], []).append(number)

@@ -31,14 +31,14 @@ def check_maps(images: Mapping[str, str], mask: str, names: list[str]) -> pd.Dat
     Returns
     -------
     DataFrame
-        ``map``, ``participant_id``, ``zero`` and ``not_finite`` (voxels), ``mean``, ``distance``: how far that is from
-        the median of everyone, in units of 1.4826 times the median absolute deviation; ``constant``: 1 if all voxels
-        have one value; ``same_as``: the first participant whose map is the same in every voxel, None if there is none.
+        ``map``, ``participant_id``, ``zero`` and ``not_finite`` (voxels), ``mean``, ``distance``: its distance
+        from the median of all participants, in units of 1.4826 times the median absolute deviation; ``constant``: 1 if
+        all voxels have the same value; ``same_as``: the first participant with an identical map, None if there is none.
 
     Raises
     ------
     FileError
-        Images that are not on the grid of the mask, or have another number of volumes.
+        An image is not on the grid of the mask, or has another number of volumes.
     """
     headers = [files.read_header(image) for image in images.values()]
     grid = files.read_mask(mask, headers[0] if headers else None)
@@ -76,14 +76,14 @@ def warnings_about_maps(table: pd.DataFrame) -> list[str]:
             texts.append(f"{kind} of {name} is {mean:.4g} in every voxel of the mask")
             continue
         if isinstance(same_as, str):
-            texts.append(f"{kind} of {name} is that of {same_as} in every voxel of the mask")
+            texts.append(f"{kind} of {name} equals that of {same_as} in every voxel of the mask")
         if missing:
-            texts.append(f"{kind} of {name} has {missing} voxels of the mask without a number")
+            texts.append(f"{kind} of {name} is not finite in {missing} voxels of the mask")
         if zero:
             texts.append(f"{kind} of {name} is 0 in {zero} voxels of the mask")
         if abs(distance) > FAR:
             texts.append(
-                f"{kind} of {name} has the mean {mean:.4g} in the mask, {abs(distance):.1f} robust standard deviations "
-                "from the median of all"
+                f"{kind} of {name} has mean {mean:.4g} in the mask, {abs(distance):.1f} robust standard deviations "
+                "from the median of all participants"
             )
     return texts

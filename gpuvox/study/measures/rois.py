@@ -1,7 +1,8 @@
-"""Tables of regions of interest: volume, and mean, median and SD of maps, by subject, structure and side.
+"""Tables of regions of interest: volume, and mean, median and SD of maps, by participant, structure and side.
 
-Labels are images of whole numbers, in the space of the maps: one for everyone (template space) or one a subject
-(native space). What the numbers mean is read by `labels`, or is as FreeSurfer's aseg and FSL FIRST share it.
+Labels are images of whole numbers in the space of the maps: one for all participants (template space), or one for each
+(native space). The names of the labels are read by `labels`; the default is
+FreeSurfer's aseg, which FSL FIRST shares.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from gpuvox.tables.columns import require
 SIDES = ("left", "right", "both", "none")
 
 MASSES = {"iron": 1e-3, "myelin": 1.0}
-"""Maps whose mean times volume is a mass: mg of iron (mg/kg and 1 g/mL), mL of myelin. Where a head-size factor is
-given the volume is the normalised one, as in Pontillo et al. 2021; the mass of the volume itself is then beside it."""
+"""Maps whose mean times volume is a mass: mg of iron (mg/kg at 1 g/mL), mL of myelin. With a head-size factor, the
+volume is normalised, as in Pontillo et al. 2021, and the mass of the raw volume is given beside it."""
 
 
 # -- measuring ------------------------------------------------------------------------------------------------------
@@ -46,15 +47,15 @@ class Measure:
     ----------
     structure, side, map : str
     n : int
-        Voxels that the statistics are of: within the eroded region, outside lesions, finite.
+        Voxels in the statistics: within the eroded region, outside lesions, finite.
     mean, median, sd : float
-        NaN without a voxel, or where one of its labels has no finite value; SD with n − 1.
+        NaN if there is no voxel, or if one of the labels has no finite value; SD with n − 1.
     volume : float
         mL, of the whole region.
     labels : frozenset of int
-        Those of its labels that there are.
+        The labels of the region that are present.
     blank : frozenset of int
-        Of these, those with no finite value where they count: the rest would not stand for the whole.
+        Those of `labels` without a finite value in the statistics: the other labels do not represent the region.
     """
 
     structure: str
@@ -70,41 +71,41 @@ class Measure:
 
     @property
     def mass(self) -> float:
-        """Mean × volume, not normalised, see `MASSES`; NaN for other maps."""
+        """Mean × volume, not normalised; NaN for maps that are not in `MASSES`."""
         return self.mean * self.volume * MASSES.get(self.map, float("nan"))
 
 
 def members(
     regions: Mapping[int, Region], merged: Mapping[str, str] | None = None
 ) -> dict[tuple[str, str], list[int]]:
-    """Labels of every structure and side.
+    """The labels of every structure and side.
 
     Parameters
     ----------
     regions : dict of int to Region
     merged : dict of str to str, optional
-        Name of a further structure → pattern of the structures that make it up (``thalamus``: ``thalamus_*``).
+        Name of a combined structure → pattern of its parts (``thalamus``: ``thalamus_*``).
 
     Returns
     -------
     dict of (structure, side) to list of int
-        Where there is a left and a right, ``both`` too.
+        With ``both`` for structures that have a left and a right side.
 
     Raises
     ------
     InputError
-        A pattern fits nothing, or the name is taken.
+        A pattern matches no structure, or the name is taken.
     """
     found: dict[tuple[str, str], list[int]] = {}
     for number, region in regions.items():
         found.setdefault((region.structure, region.side), []).append(number)
     for name, pattern in (merged or {}).items():
         if any(structure == name for structure, _ in found):
-            raise InputError(f"there is a structure {name} already; choose another name for {pattern}")
+            raise InputError(f"there is already a structure {name}; choose another name for {pattern}")
         chosen = {n: r for n, r in regions.items() if fnmatch.fnmatchcase(r.structure, pattern)}
         if not chosen:
             names = ", ".join(sorted({r.structure for r in regions.values()}))
-            raise InputError(f"no structure fits {pattern!r}; there are {names}")
+            raise InputError(f"no structure matches {pattern!r}; there are {names}")
         for number, region in chosen.items():
             found.setdefault((name, region.side), []).append(number)
     for structure in {structure for structure, _ in found}:
@@ -124,22 +125,22 @@ def measure(
     exclude: NDArray | None = None,
     erosion: int = 0,
 ) -> list[Measure]:
-    """Measure the regions of one subject.
+    """Measure the regions of one participant.
 
     Parameters
     ----------
     labels : (nx, ny, nz) int
     maps : dict of str to (nx, ny, nz) array
     structures : dict
-        See `members`. Those without a voxel are left out.
+        See `members`. Structures without a voxel are not in the result.
     voxel_volume : float
         mm³.
     jacobian : (nx, ny, nz) array, optional
-        In template space: determinants of the template → subject map. The volume is their sum.
+        In template space: Jacobian determinants of the template-to-subject transformation. The volume is their sum.
     exclude : (nx, ny, nz) bool, optional
-        Lesions: not in the statistics of maps, but in the volume.
+        Lesions, which are excluded from the statistics of maps, but not from the volume.
     erosion : int
-        How often the border of a region (voxels that share a face with what is not it) is left out of the statistics.
+        Number of layers of border voxels (voxels that share a face with another region) excluded from the statistics.
 
     Returns
     -------
@@ -182,8 +183,8 @@ def _row(structure: str, side: str, name: str, values: NDArray[np.float64], volu
 class Command:
     """A ``gpuvox rois`` command, its options parsed.
 
-    Images are columns of the table, with a path relative to it for each subject, or files: 4D ones with a volume a
-    subject in the order of the table, or, for labels, a 3D one for everyone.
+    Images are given as columns of the table, with paths relative to it, or as files: 4D images with one volume per
+    participant in the order of the table, or, for labels and lesions, a 3D image for all participants.
     """
 
     table: str
@@ -217,15 +218,15 @@ COLUMNS = (
 def execute(command: Command, reporter: Reporter) -> None:
     """Run a command: write the table.
 
-    A region of which somebody lacks a label that others have is left out in that subject: half a caudate is not a small
+    A region is omitted for a participant who lacks one of its labels that others have: half a caudate is not a small
     caudate.
 
     Parameters
     ----------
     command : Command
     reporter : Reporter
-        Receives the progress ("regions", subjects done, subjects in all) and warnings: labels without a name; regions
-        that are left out in somebody, or of which nothing is left, those with the same labels and participants in one.
+        Receives the progress ("regions", participants done, participants in total), and warnings about labels without
+        a name, and about regions that are omitted or empty in some participants.
 
     Raises
     ------
@@ -249,14 +250,14 @@ def execute(command: Command, reporter: Reporter) -> None:
     usual = _usual_labels(measured)
     where = command.names or "the numbers of FreeSurfer"
     if not usual:
-        other = "" if command.names else "; --names FILE gives the names of other labels"
-        raise FileError(f"{command.labels} has none of the labels that are named in {where}{other}")
+        other = "" if command.names else "; --names FILE names other labels"
+        raise FileError(f"{command.labels} has none of the labels named in {where}{other}")
     whole = [[row for row in rows if row.labels == usual[row.structure, row.side]] for rows in measured]
     names = table["participant_id"].tolist()
     lines = [_line(name, row, factor) for name, rows, factor in zip(names, whole, factors) for row in rows]
     unnamed = there - set(regions) - {0}
     if unnamed:
-        reporter.warn(f"{_labels(unnamed)} of {command.labels} left out: no name in {where}")
+        reporter.warn(f"{_labels(unnamed)} of {command.labels} excluded, without a name in {where}")
     for title, same in alike(regions, there).items():
         named = ", ".join(f"{number} ({regions[number].name})" for number in same)
         reporter.warn(
@@ -268,7 +269,7 @@ def execute(command: Command, reporter: Reporter) -> None:
 
 
 def _shared(command: Command, table: Any) -> Iterator[str]:
-    """Images in a column of the table that are of two participants; labels and lesions may be those of everyone."""
+    """Warnings about images that two participants share; labels and lesions may be shared by all."""
     who = participants.of_table(table, command.table)
     assert who is not None
     for source in dict.fromkeys((*command.maps.values(), command.jacobian, command.labels, command.lesions)):
@@ -281,7 +282,7 @@ def _shared(command: Command, table: Any) -> Iterator[str]:
 
 
 def _usual_labels(measured: Sequence[Sequence[Measure]]) -> dict[tuple[str, str], frozenset[int]]:
-    """Labels of each region that anybody has."""
+    """The labels of each region that occur in any participant."""
     found: dict[tuple[str, str], frozenset[int]] = {}
     for rows in measured:
         for row in rows:
@@ -295,7 +296,7 @@ def _left_out(
     measured: Sequence[Sequence[Measure]],
     usual: Mapping[tuple[str, str], frozenset[int]],
 ) -> Iterator[str]:
-    """Regions that somebody has not, or not whole."""
+    """Warnings about regions that are missing or incomplete in some participants."""
     found: dict[tuple[str, frozenset[int]], list[str]] = {}
     for name, rows in zip(names, measured):
         there = {(row.structure, row.side): row.labels for row in rows}
@@ -304,11 +305,11 @@ def _left_out(
             if lacking:
                 found.setdefault((_title(structure, side), lacking), []).append(name)
     for (labels, people), titles in _together(found).items():
-        yield f"no voxel of {_labels(labels)} in {', '.join(people)}: {', '.join(titles)} left out in them"
+        yield f"no voxel of {_labels(labels)} in {', '.join(people)}: {', '.join(titles)} omitted for them"
 
 
 def _without_values(names: Sequence[str], whole: Sequence[Sequence[Measure]]) -> Iterator[str]:
-    """Regions of which a part has no finite value in somebody."""
+    """Warnings about regions of which a part has no finite value in some participants."""
     for kind in dict.fromkeys(row.map for rows in whole for row in rows):
         found: dict[tuple[str, frozenset[int]], list[str]] = {}
         for name, rows in zip(names, whole):
@@ -318,14 +319,14 @@ def _without_values(names: Sequence[str], whole: Sequence[Sequence[Measure]]) ->
         for (labels, people), titles in _together(found).items():
             yield (
                 f"{kind} has no finite value in {_labels(labels)} of {', '.join(people)}: no mean of "
-                f"{', '.join(titles)} in them"
+                f"{', '.join(titles)} for them"
             )
 
 
 def _together(
     found: Mapping[tuple[str, frozenset[int]], Sequence[str]],
 ) -> dict[tuple[frozenset[int], tuple[str, ...]], list[str]]:
-    """Regions by the labels and the participants that they are about."""
+    """Titles of regions, grouped by labels and participants."""
     sorted_out: dict[tuple[frozenset[int], tuple[str, ...]], list[str]] = {}
     for (title, labels), people in found.items():
         sorted_out.setdefault((labels, tuple(people)), []).append(title)
@@ -333,14 +334,14 @@ def _together(
 
 
 def _emptied(command: Command, whole: Sequence[Sequence[Measure]]) -> Iterator[str]:
-    """Regions of which erosion and lesions leave nothing."""
+    """Warnings about regions of which erosion and lesions leave no voxel."""
     counts: dict[str, int] = {}
     for rows in whole:
         for title in {_title(row.structure, row.side) for row in rows if not (row.n or row.blank)}:
             counts[title] = counts.get(title, 0) + 1
     causes = " and ".join(["erosion"] * bool(command.erosion) + ["lesions"] * bool(command.lesions))
     for title, count in sorted(counts.items()):
-        yield f"{causes}: no voxel of {title} is left in {count} of {len(whole)} participants, nor a mean"
+        yield f"{causes}: no voxel of {title} remains in {count} of {len(whole)} participants, so there is no mean"
 
 
 def _labels(numbers: Iterable[int]) -> str:
@@ -354,35 +355,33 @@ def _title(structure: str, side: str) -> str:
 
 
 def _factors(command: Command, table: Any) -> NDArray[np.float64]:
-    """Head-size factor of each subject; NaN where none is given."""
+    """Head-size factor of each participant; NaN if none is given."""
     if not command.head_size:
         return np.full(len(table), np.nan)
     return head_size(table, command.head_size, command.table)
 
 
 def head_size(table: Any, column: str, origin: str) -> NDArray[np.float64]:
-    """Factors that make normalised volumes of volumes.
+    """Head-size factors, by which volumes are multiplied to normalise them.
 
     Parameters
     ----------
     table : DataFrame of str
     column : str
     origin : str
-        The file of the table, for messages.
+        File name of the table, for messages.
 
     Raises
     ------
     FileError
-        No such column; a factor is missing, no number, or not positive.
+        There is no such column; a factor is missing, not a number, or not positive.
     """
     require(table, [column], origin)
     factors = np.array([as_number(cell) for cell in table[column]])
     wrong = np.flatnonzero(~(np.isfinite(factors) & (factors > 0)))
     if len(wrong):
         who, value = (table[name].iloc[wrong[0]] for name in ("participant_id", column))
-        raise FileError(
-            f"{origin}: {column} of {who} is {value!r}; a positive number, the head-size factor, expected"
-        )
+        raise FileError(f"{origin}: {column} of {who} is {value!r}; expected a positive number (head-size factor)")
     return factors
 
 
@@ -395,7 +394,7 @@ def _line(name: str, row: Measure, factor: float) -> tuple:
 def _measured(
     command: Command, table: Any, structures: Mapping[tuple[str, str], Sequence[int]]
 ) -> Iterator[tuple[frozenset[int], list[Measure]]]:
-    """Labels, and rows, of each subject."""
+    """The labels and the rows of the table of each participant."""
     sources = {"labels": command.labels, **{f"map {k}": v for k, v in command.maps.items()}}
     sources |= {k: v for k, v in (("jacobian", command.jacobian), ("lesions", command.lesions)) if v}
     streams = {kind: _images(command, table, kind, source) for kind, source in sources.items()}
@@ -428,7 +427,7 @@ def _voxel_volume(grid: Grid) -> float:
 def _images(
     command: Command, table: Any, kind: str, source: str
 ) -> Iterator[tuple[files.ImageHeader, Callable[[], NDArray]]]:
-    """Header of the image of each subject, and what reads its values once it fits; labels are whole numbers."""
+    """Header of each participant's image, and a function that reads its values once its grid has been checked."""
     read: Callable[[Any], Iterator[NDArray]] = files.read_labels if kind == "labels" else files.read_volumes
     if source in table.columns:
         folder = Path(command.table).parent
@@ -437,9 +436,7 @@ def _images(
                 raise FileError(f"{command.table} has no {source} of {name}")
             header = files.read_header(folder / path.strip())
             if header.shape[3] != 1:
-                raise FileError(
-                    f"{header.path} has {several(header.shape[3], 'volume')}; that of {name} alone expected"
-                )
+                raise FileError(f"{header.path} has {several(header.shape[3], 'volume')}; expected one, of {name}")
             yield header, partial(next, read(header.path))
         return
     header = files.read_header(source)
@@ -451,7 +448,7 @@ def _images(
     if header.shape[3] != len(table):
         raise FileError(
             f"{header.path} has {several(header.shape[3], 'volume')}; "
-            f"{command.table} has {several(len(table), 'subject')}"
+            f"{command.table} has {several(len(table), 'participant')}"
         )
     participants.compare(participants.of_table(table, command.table), participants.of_volumes(source))
     volumes = read(source)

@@ -1,4 +1,4 @@
-"""What was found, in sentences."""
+"""The findings of a study, as sentences."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from gpuvox.study.report.volumes import VoxelwiseTest, readable
 
 SHARE = re.compile(r"\s*(.+?) (\d+) %")
 LEAST = 0.02
-"""Share of a test's surviving volume from which a structure is named."""
+"""Smallest share of a test's significant volume for which a structure is named."""
 WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One test, told.
+    """The finding of one test.
 
     Attributes
     ----------
     subject : str
         Map and contrast.
     sentence : str
-        What was found there.
+        The finding.
     found : bool
         Whether anything survived.
     anchor : str
@@ -52,7 +52,7 @@ class Finding:
 def finding(
     test: VoxelwiseTest, clusters: Sequence[Mapping[str, str]] | None, level: float, extent: int
 ) -> Finding:
-    """What a test found.
+    """Describe the finding of a test.
 
     Parameters
     ----------
@@ -66,15 +66,17 @@ def finding(
     smallest = p_phrase(test.p, level)
     if test.permutations and 1 / test.permutations >= level:
         few = plural(test.permutations, "permutation")
-        text = f"nothing could survive: with {few}, no p is below {significant(1 / test.permutations)}."
+        text = (
+            f"no result could be significant: with {few}, p cannot be below {significant(1 / test.permutations)}."
+        )
     elif not test.survivors:
         text = f"nothing survived correction; the smallest corrected {smallest}."
     elif clusters is None:
-        text = f"{plural(test.survivors, 'voxel')} survived; the smallest corrected {smallest}."
+        text = f"{plural(test.survivors, 'voxel')} survived correction; the smallest corrected {smallest}."
     elif not clusters:
         text = (
-            f"{plural(test.survivors, 'voxel')} had corrected p\u00a0<\u00a0{level_text(level)}, but no cluster had "
-            f"{extent} voxels; the smallest corrected {smallest}."
+            f"{plural(test.survivors, 'voxel')} had corrected p\u00a0<\u00a0{level_text(level)}, but no cluster "
+            f"reached {extent} voxels; the smallest corrected {smallest}."
         )
     else:
         volume = sum(number(row["mm3"]) for row in clusters) / 1000
@@ -88,18 +90,18 @@ def finding(
 
 
 def told(test: VoxelwiseTest, study: Contents) -> Finding:
-    """The finding of a test of a study."""
+    """The finding of a test, with its table of clusters if there is one."""
     clusters = cluster_rows(test)
     return finding(test, clusters[1] if clusters else None, study.get("level", 0.05), study.get("extent", 1))
 
 
 def kinds(tests: Sequence[VoxelwiseTest], word: str = "or") -> str:
-    """What the statistics of tests are: ``t``, ``F``, or both in the order of the tests."""
+    """The kinds of statistic of the tests: ``t``, ``F``, or both in the order of the tests."""
     return f" {word} ".join(dict.fromkeys(test.kind for test in tests))
 
 
 def level_text(level: float) -> str:
-    """A level as p is written."""
+    """A significance level, written like p."""
     return f"{level:g}".removeprefix("0")
 
 
@@ -114,7 +116,7 @@ def number_word(n: int) -> str:
 
 
 def structures(clusters: Sequence[Mapping[str, str]]) -> str:
-    """The structures that clusters lie in, largest share first; both sides of one together."""
+    """The structures in which clusters lie, largest share first; both sides of one together."""
     voxels: dict[tuple[str, str], float] = {}
     for row in clusters:
         for part in row.get("regions", "").split(";"):
@@ -151,20 +153,21 @@ def overall(found: Sequence[Finding], tests: Sequence[VoxelwiseTest], level: flo
     limit = f"corrected p\u00a0<\u00a0{level_text(level)}"
     with_any = sum(each.found for each in found)
     if with_any and len(found) == 1:
-        return f"The one voxelwise test found a difference with {limit}."
+        return f"The only voxelwise test found a difference with {limit}."
     if with_any:
         count = f"{number_word(with_any).capitalize()} of {plural(len(found), 'voxelwise test')}"
         return f"{count} found a difference with {limit}."
     best = min(tests, key=lambda test: test.p)
     what = "no cluster was large enough" if any(test.survivors for test in tests) else f"no voxel had {limit}"
     where = f"in any of {plural(len(found), 'voxelwise test')}" if len(found) > 1 else "in one voxelwise test"
-    return f"Nothing survived: {what} {where}. The smallest corrected {p_phrase(best.p, level)} ({best.label})."
+    smallest = f"The smallest corrected {p_phrase(best.p, level)} ({best.label})."
+    return f"Nothing survived: {what} {where}. {smallest}"
 
 
 def of_group_table(
     title: str, rows: Sequence[Mapping[str, str]], order: Sequence[str], level: float
 ) -> Finding | None:
-    """Which variables differ between the groups, by corrected p, or by p where none was corrected; None without p."""
+    """Which variables differ between the groups, by corrected p, or by p if none was corrected; None without p."""
     known = {c: [row for row in rows if not math.isnan(number(row.get(c, "")))] for c in ("p_corrected", "p")}
     column, name = ("p_corrected", "corrected p") if known["p_corrected"] else ("p", "uncorrected p")
     tested = known[column]
@@ -173,7 +176,7 @@ def of_group_table(
     low = [row for row in tested if number(row[column]) < level]
     limit = f"between the groups with {name}\u00a0<\u00a0{level_text(level)}"
     if len(tested) == 1:
-        text = f"The one variable {'differs' if low else 'does not differ'} {limit}"
+        text = f"The only variable {'differs' if low else 'does not differ'} {limit}"
     else:
         count = f"{number_word(len(low)).capitalize()} of {plural(len(tested), 'variable')}"
         text = f"{count} {'differs' if len(low) == 1 else 'differ'} {limit}"
@@ -201,7 +204,7 @@ def _by_measure(names: Sequence[str]) -> str:
 def of_regression(
     title: str, rows: Sequence[Mapping[str, str]], level: float, log: Sequence[str] = ()
 ) -> Finding | None:
-    """In which models the last block explains something; None where there is no corrected p. `log`: see
+    """In which models the last block is significant; None if there is no corrected p. `log`: see
     `tables.analysed_name`.
     """
     tested = [row for row in rows if not math.isnan(number(row.get("p_corrected", "")))]
@@ -218,39 +221,37 @@ def of_regression(
     )
     if len(tested) == 1:
         how = "explains" if low else "does not explain"
-        text = f"The last block of the one model {how} more of {outcome} with corrected {limit}"
+        text = f"The last block of the only model {how} additional variance of {outcome}, with corrected {limit}"
     else:
         count = f"{number_word(len(low))} of {plural(len(tested), 'model')}"
-        text = f"The last block explains more of {outcome}, with corrected {limit}, in {count}"
+        text = f"The last block explains additional variance of {outcome}, with corrected {limit}, in {count}"
     return Finding(title, f"{text}{f': {names}' if names else ''}.", bool(low), "models")
 
 
 def left_out(cohort: Contents) -> str:
-    """Who of the table is not analysed, and why; empty where it is not recorded or nobody is."""
+    """How many participants are excluded, and why; empty if none are, or if it is not recorded."""
     others, of = cohort.part("left_out"), cohort.part("of")
     fails, undecided = others.get("subset", 0), others.get("undecided", 0)
     if not fails + undecided:
         return ""
     whys = []
     if fails:
-        whys.append(f"{plural(fails, 'participant')} {'does' if fails == 1 else 'do'} not fulfil it")
+        whys.append(f"{plural(fails, 'participant')} {'does' if fails == 1 else 'do'} not fulfil the condition")
     if undecided:
-        whys.append(
-            f"for {plural(undecided, 'participant')} it cannot be decided, since a value that it compares is missing"
-        )
+        whys.append(f"for {plural(undecided, 'participant')} it cannot be evaluated, because a value is missing")
     total = of.get("rows", 0)
     where = f"Of {total} in {of.get('table', '') or 'the table'}, " if total else "Of the table, "
     verb = "is" if fails + undecided == 1 else "are"
-    return f"{where}{fails + undecided} {verb} not in the analysis: {listed(whys)}."
+    return f"{where}{fails + undecided} {verb} not included: {listed(whys)}."
 
 
 def capital(text: str) -> str:
-    """The same with a capital letter at its beginning."""
+    """The text with a capital letter at its beginning."""
     return text[:1].upper() + text[1:]
 
 
 def cluster_rows(test: VoxelwiseTest) -> tuple[list[str], list[dict[str, str]]] | None:
-    """Columns and rows of a test's table of clusters; None if clusters were not read out.
+    """Columns and rows of a test's table of clusters; None if clusters were not extracted.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Tables of the report that no file holds as they are shown: contrasts, clusters, stages, files."""
+"""Tables of the report that are not files themselves: contrasts, clusters, stages, files."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ DESCRIPTIONS = (
     (r"_tstat(\d+)\.nii", "t of contrast {}"),
     (r"_corrp_tstat(\d+)\.txt", "largest statistic of each permutation, contrast {}"),
     (r"_randomise\.json", "settings, seed and software of a voxelwise test"),
-    (r"clusters/.*_subjects\.tsv", "value of every participant in every cluster"),
+    (r"clusters/.*_subjects\.tsv", "values of every cluster, by participant"),
     (r"clusters/.*\.tsv", "clusters: size, p, peak, regions"),
-    (r"clusters/.*\.nii", "numbers of the clusters"),
-    (r"csf_reference\.tsv", "mean in cerebrospinal fluid of every participant"),
+    (r"clusters/.*\.nii", "cluster labels"),
+    (r"csf_reference\.tsv", "mean value in cerebrospinal fluid, by participant"),
     (r"maps/.*\.json", "how the map was computed"),
-    (r"maps/.*\.nii", "map of all participants, a volume each"),
-    (r"rois\.tsv", "measures of every region, participant and map"),
-    (r"features\.tsv", "every variable, a row for each participant"),
-    (r"zscores\.tsv|features_z\.tsv", "regional values as z of the reference group"),
-    (r"participants\.tsv", "who was analysed"),
-    (r"checks\.tsv", "what every map holds within the mask"),
+    (r"maps/.*\.nii", "map of all participants, one volume each"),
+    (r"rois\.tsv", "measurements of every region, participant and map"),
+    (r"features\.tsv", "all variables, one row per participant"),
+    (r"zscores\.tsv|features_z\.tsv", "regional values as z-scores of the reference group"),
+    (r"participants\.tsv", "participants in the analysis"),
+    (r"checks\.tsv", "summary of every participant’s maps within the mask"),
     (r"design\.mat", "design matrix"),
     (r"design\.con", "contrasts"),
-    (r"underlay\.nii", "anatomy below the maps"),
-    (r"_demographics\.tsv", "groups described and compared"),
+    (r"underlay\.nii", "anatomical underlay of the maps"),
+    (r"_demographics\.tsv", "demographics: description and comparison of the groups"),
     (r"groups/.*\.tsv", "analyses of covariance"),
     (r"(groups|models)/.*\.json", "how the table was computed, and its columns"),
     (r"_coefficients\.tsv", "coefficients of the models"),
-    (r"_data\.tsv", "values that the models were fitted to"),
+    (r"_data\.tsv", "values to which the models were fitted"),
     (r"models/.*\.tsv", "clinical models"),
-    (r"study\.json", "what this report was made from"),
+    (r"study\.json", "the record from which this report was made"),
     (r"\.toml", "configuration of the study"),
 )
 
 
 def describe(name: str) -> str:
-    """What a file of a study holds, by its name."""
+    """The contents of a file of a study, from its name."""
     for pattern, text in DESCRIPTIONS:
         match = re.search(pattern, name)
         if match:
@@ -59,7 +59,7 @@ def describe(name: str) -> str:
 
 
 def file_table(contents: Contents, links: str) -> Table | None:
-    """Every file of the study, what it is, and its size.
+    """Every file of the study, its contents and its size.
 
     Parameters
     ----------
@@ -74,19 +74,19 @@ def file_table(contents: Contents, links: str) -> Table | None:
         link = Markup('<a href="{}">{}</a>').format(quote(f"./{links}/{name}"), name)
         shown = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
         rows.append([Cell(link, name), _text(describe(name)), Cell(Markup.escape(shown), str(size))])
-    heads = [Heading(Markup(text), "", text == "Size") for text in ("File", "What it holds", "Size")]
+    heads = [Heading(Markup(text), "", text == "Size") for text in ("File", "Contents", "Size")]
     return Table("file-index", "Files of the study", tuple(heads), rows) if rows else None
 
 
 def stage_table(contents: Contents) -> Table | None:
-    """How long each stage took."""
+    """The duration of each stage."""
     rows = []
     for part in contents.parts("stages"):
         seconds = part.need("seconds", float)
         shown = Markup('<data value="{}">{}</data>').format(seconds, tables.fixed(seconds, 1))
         rows.append([_text(part.need("name", str)), Cell(shown, str(seconds))])
     heads = (Heading(Markup("Stage"), "", False), Heading(Markup("Seconds")))
-    return Table("stages", "Time of each stage", heads, rows) if rows else None
+    return Table("stages", "Duration of each stage", heads, rows) if rows else None
 
 
 def contrast_table(matrix: files.Matrix, names: Sequence[str]) -> Table:
@@ -100,7 +100,7 @@ def contrast_table(matrix: files.Matrix, names: Sequence[str]) -> Table:
         ]
         rows.append([_text(name), *cells])
     heads = (Heading(Markup("Contrast"), "", False), *(Heading(Markup.escape(name)) for name in names))
-    return Table("contrasts", "Contrasts: weights of the columns", heads, rows)
+    return Table("contrasts", "Contrast weights of the columns", heads, rows)
 
 
 def _text(text: str) -> Cell:
@@ -115,7 +115,7 @@ PLACES = (("Peak (mm)", ("x", "y", "z")), ("Centre (mm)", ("centre_x", "centre_y
 def cluster_table(
     test: VoxelwiseTest, names: Sequence[str], rows: Sequence[Mapping[str, str]], level: float
 ) -> Table:
-    """Clusters of a test, their coordinates together; the peak is a button that moves the viewer there."""
+    """Clusters of a test; the coordinates of a peak are a button that moves the viewer there."""
     apart = {"regions", *(key for _, keys in PLACES for key in keys)}
     plain = [name for name in names if name not in apart]
     made = tables.make_table(f"clusters-{test.number}", test.label, plain, rows, level=level)
@@ -147,7 +147,7 @@ def _place(test: VoxelwiseTest, texts: Sequence[str], is_peak: bool) -> Cell:
 
 
 def _regions(text: str) -> str:
-    """Shares of regions, those under half a percent left out."""
+    """Shares of regions, without those under half a percent."""
     parts = [part.strip().replace("_", " ") for part in text.split(";")]
     kept = "; ".join(part for part in parts if part and not part.endswith(" 0 %"))
     return kept.replace(" %", "\u00a0%") or tables.DASH

@@ -1,4 +1,4 @@
-"""What was done, in the words of a methods section, from what the stages recorded; with the literature it cites."""
+"""The methods section of the report, written from the records of the stages, with its references."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def cited(paragraphs: Sequence[str]) -> tuple[list[Markup], list[tuple[str, str]
 
 
 def record(contents: Contents, pattern: str) -> Mapping[str, Any]:
-    """The first JSON file of the study's files whose name fits a pattern; empty if there is none."""
+    """The first JSON file of the study whose name matches a pattern; empty if there is none."""
     for name in fnmatch.filter(contents.texts("files"), pattern):
         path = contents.located("files", name)
         with contents.reading("files"):
@@ -110,7 +110,7 @@ def named(names: Sequence[str]) -> str:
 
 
 def plain(condition: str) -> str:
-    """A condition to be read by people: without the backticks around names of columns."""
+    """A condition for readers: without the backticks around names of columns."""
     return re.sub(r"`([^`]*)`", r"\1", condition)
 
 
@@ -125,15 +125,15 @@ def _maps(contents: Contents, about: Mapping[str, Any]) -> str:
         f"quantitative susceptibility and R1, by closed-form inversion of the linear model of {named}.",
         _field(field, model),
         {
-            "cohort": "The mean over all participants of their mean in cerebrospinal fluid was subtracted once from "
-            "everyone.",
-            "subject": "Each participant’s own mean in cerebrospinal fluid was subtracted.",
+            "cohort": "The mean value in cerebrospinal fluid, averaged over all participants, was subtracted from "
+            "all maps.",
+            "subject": "Each participant’s own mean value in cerebrospinal fluid was subtracted.",
         }.get(str(reference), ""),
     ]
     if any(re.search(r"maps/\w+mass\.nii", path) for path in contents.texts("files")):
         sentences.append(
-            "Content is concentration times the Jacobian determinant of the template-to-subject transformation, above "
-            "1 where the participant’s structure is larger than the template’s."
+            "Content is concentration multiplied by the Jacobian determinant of the template-to-subject "
+            "transformation, which exceeds 1 where the participant’s structure is larger than the template’s."
         )
     if about.get("SmoothingFWHM"):
         sentences.append(f"Maps were smoothed with a Gaussian kernel of {about['SmoothingFWHM']:g}\u00a0mm FWHM.")
@@ -144,9 +144,9 @@ def _field(field: Any, model: Mapping[str, Any]) -> str:
     if not isinstance(field, Mapping) or field.get("from") == field.get("to"):
         return f"R1 was measured at the model’s field of {model.get('field', 7):g}\u00a0T."
     how = (
-        "by interpolation between cerebrospinal fluid, gray and white matter at both fields"
+        "by interpolation between the values of cerebrospinal fluid, gray matter and white matter at both fields"
         if field.get("method") == "curve"
-        else f"by a power of the ratio of the fields (exponent {field.get('exponent'):g})"
+        else f"by a power law in the ratio of the fields (exponent {field.get('exponent'):g})"
     )
     return (
         f"R1 at {field['from']:g}\u00a0T was converted to {field['to']:g}\u00a0T {how}, after Rooney et al. "
@@ -159,19 +159,23 @@ def _voxelwise(contents: Contents, tests: Sequence[VoxelwiseTest]) -> str:
         return ""
     about, cohort = record(contents, "*_randomise.json"), contents.part("cohort")
     covariates = cohort.texts("covariates")
-    given = f", with {named(covariates)} as nuisance" if covariates else ""
+    given = (
+        f", with {named(covariates)} as nuisance variable{'' if len(covariates) == 1 else 's'}"
+        if covariates
+        else ""
+    )
     counts = sorted({test.permutations for test in tests if test.permutations})
     how = listed([_count(count) for count in counts]) or "an unrecorded number of"
     methods = listed(list(dict.fromkeys(test.method for test in tests if test.method)))
     sentences = [
         f"Groups were compared in every voxel of the mask by a general linear model{given}, and "
-        f"{methods or 'the statistic'} was tested by {how} permutations{_scheme(about)}; corrected p is the share of "
-        "permutations, the observed one included, whose largest value in the mask is at least that observed "
-        "[@winkler2014].",
+        f"{methods or 'the statistic'} was tested by {how} permutations{_scheme(about)}; the corrected p-value is the "
+        "proportion of permutations, including the unpermuted data, whose maximum over the mask reaches the "
+        "observed value [@winkler2014].",
         *(_tfce(about, tests) if "TFCE" in methods else ()),
-        f"Voxels count as significant where the family-wise error corrected p is below "
+        f"Voxels were considered significant where p, corrected for the family-wise error, was below "
         f"{level_text(contents.get('level', 0.05))}; {_directions(tests)}. All {kinds(tests, 'and')} values are shown, "
-        "faded where they are not significant [@taylor2023].",
+        "transparent where they are not significant [@taylor2023].",
     ]
     return " ".join(filter(None, sentences))
 
@@ -187,16 +191,16 @@ def _scheme(about: Mapping[str, Any]) -> str:
 
 
 def _directions(tests: Sequence[VoxelwiseTest]) -> str:
-    """Whether tests are one-sided, and what p is not corrected over."""
+    """Whether tests are one-sided, and across what p is not corrected."""
     found = {test.kind for test in tests}
     if found == {"F"}:
-        return "F tests have no direction, and p is not corrected over maps and tests"
+        return "F tests have no direction, and p is not corrected across maps and tests"
     if "F" in found:
         return (
-            "each direction of a t test is a test of its own, one-sided, F tests have no direction, and p is not "
-            "corrected over maps, directions and tests"
+            "each direction of a t test is a separate one-sided test, F tests have no direction, and p is not "
+            "corrected across maps, directions and tests"
         )
-    return "each direction is a test of its own, one-sided, and p is not corrected over maps and directions"
+    return "each direction is a separate one-sided test, and p is not corrected across maps and directions"
 
 
 def _tfce(about: Mapping[str, Any], tests: Sequence[VoxelwiseTest]) -> list[str]:
@@ -211,7 +215,8 @@ def _tfce(about: Mapping[str, Any], tests: Sequence[VoxelwiseTest]) -> list[str]
     sentences = [f"TFCE is threshold-free cluster enhancement [@smith2009]{f' ({settings})' if settings else ''}."]
     if any(tfce.get("delta") == "robust" for tfce in used.values()):
         sentences.append(
-            "Its step is a hundredth of the largest statistic, less what a few outlying voxels make of it."
+            "Its step is one hundredth of the largest statistic, after excluding the influence of a few outlying "
+            "voxels."
         )
     smoothing = about.get("variance_smoothing_mm")
     if smoothing:
@@ -229,13 +234,14 @@ def _clusters(contents: Contents, tests: Sequence[VoxelwiseTest]) -> str:
     if not any(test.contents.get("clusters", "") for test in tests):
         return ""
     extent, cohort = contents.get("extent", 1), contents.part("cohort")
-    text = "Significant voxels were joined to clusters"
-    text += f"; clusters of fewer than {extent} voxels were dropped." if extent > 1 else "."
+    text = "Significant voxels were grouped into clusters"
+    text += f"; clusters of fewer than {extent} voxels were discarded." if extent > 1 else "."
     if any(test.contents.get("subjects", "") for test in tests):
         text += (
-            " Each participant’s value in a cluster is the first eigenvariate as SPM defines it [@spm2007]"
+            " Each participant’s value in a cluster is the first eigenvariate as defined by SPM [@spm2007]"
             + _adjusted(cohort)
-            + ". Clusters were chosen by the difference of the groups, so that group means within them are biased."
+            + ". Because clusters were selected by the difference between the groups, group means within them are "
+            "biased."
         )
     return text
 
@@ -246,8 +252,8 @@ def _adjusted(cohort: Contents) -> str:
         return ""
     given = f" of {named(covariates)}" if covariates else ""
     return (
-        f", as z of the residuals of the reference group ({plain(reference)}), in which alone the effects{given} were "
-        "estimated"
+        f", expressed as z-score of the residuals of the reference group ({plain(reference)}), in which alone the "
+        f"effects{given} were estimated"
     )
 
 
@@ -265,7 +271,7 @@ def _regions(contents: Contents) -> str:
         _volumes(how),
         *(_mass(text, how) for name, text in MASSES.items() if name in maps),
         *(
-            f"{named([name])} is made of all that fits {pattern}."
+            f"{named([name])} combines all structures that match {pattern}."
             for name, pattern in how.get("merge", {}).items()
         ),
     ]
@@ -273,34 +279,34 @@ def _regions(contents: Contents) -> str:
 
 
 MASSES = {
-    "iron": "Iron mass is mean concentration times {volume} at 1 g/mL.",
-    "myelin": "Myelin mass is mean fraction times {volume}.",
+    "iron": "Iron mass is mean concentration multiplied by {volume}, assuming 1 g/mL.",
+    "myelin": "Myelin mass is mean fraction multiplied by {volume}.",
 }
 
 
 def _mass(text: str, how: Contents) -> str:
-    """Of the normalised volume where there is one."""
+    """The sentence with the normalised volume if there is one."""
     normalised = bool(how.values) and bool(how.get("head_size", ""))
     return text.format(volume="normalised volume" if normalised else "volume")
 
 
 def _labels(how: Contents) -> str:
-    """Whose labels the regions are of."""
+    """Which labels define the regions."""
     return {
-        "participant": f"Regions are those of each participant’s own labels ({how.get('labels', '')}).",
-        "everyone": f"Regions are those of one image of labels for everyone ({how.get('labels', '')}).",
+        "participant": f"Regions are defined by each participant’s own labels ({how.get('labels', '')}).",
+        "everyone": f"Regions are defined by one label image for all participants ({how.get('labels', '')}).",
     }.get(how.get("labels_of", ""), "")
 
 
 def _without(how: Contents) -> str:
-    """What is left out of the statistics of a region, though not of its volume."""
-    erosion, left = how.get("erosion", 0), []
+    """What is excluded from the statistics of a region, but not from its volume."""
+    erosion, excluded = how.get("erosion", 0), []
     if erosion:
         layers = "the outermost layer" if erosion == 1 else f"the {number_word(erosion)} outermost layers"
-        left.append(f"{layers} of its voxels")
+        excluded.append(f"{layers} of its voxels")
     if how.get("lesions", ""):
-        left.append(f"voxels in lesions ({how.get('lesions', '')})")
-    return f", without {listed(left)}" if left else ""
+        excluded.append(f"voxels in lesions ({how.get('lesions', '')})")
+    return f", excluding {listed(excluded)}" if excluded else ""
 
 
 def _volumes(how: Contents) -> str:
@@ -308,13 +314,13 @@ def _volumes(how: Contents) -> str:
         return ""
     jacobian, head_size = how.get("jacobian", ""), how.get("head_size", "")
     counted = (
-        f"the sum of the Jacobian determinants of the template-to-subject transformation ({jacobian}) in"
+        f"the sum of the Jacobian determinants of the template-to-subject transformation ({jacobian}) over"
         if jacobian
         else "the number of voxels of"
     )
-    text = f"Volume is {counted} the whole region, times the volume of a voxel"
+    text = f"Volume is {counted} the whole region, multiplied by the voxel volume"
     if head_size:
-        text += f"; normalised volume is volume times the participant’s factor of head size ({head_size})"
+        text += f"; normalised volume is volume multiplied by the participant’s head-size factor ({head_size})"
     return f"{text}."
 
 
@@ -323,7 +329,7 @@ def _volumes(how: Contents) -> str:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A table of the study: its title, and what the JSON file beside it says."""
+    """A table of the study: its title, and the content of the JSON file beside it."""
 
     title: str
     about: Mapping[str, Any]
@@ -335,9 +341,9 @@ class Recorded:
 
 
 def _told(tables: Sequence[Recorded], tell: Callable[[Recorded], str]) -> str:
-    """A sentence about each table, said once where it is the same for all, else with the tables' titles.
+    """A sentence about each table: once if it is the same for all, otherwise with the titles of the tables.
 
-    `tell` gives it without the full stop; nothing for a table about which there is nothing to be said.
+    `tell` returns it without the full stop; an empty text for a table that needs no sentence.
     """
     found: dict[str, list[str]] = {}
     for table in tables:
@@ -353,13 +359,17 @@ def _groups(contents: Contents) -> str:
     if any(part.get("demographics", "") for part in groups):
         sentences.append(
             "Demographic variables were compared by Student’s or Welch’s t test, the Mann–Whitney test, Fisher’s exact "
-            "test or Pearson’s χ², as the table says."
+            "test or Pearson’s χ² test, as given in the table."
         )
     tables = [Recorded(part.need("title", str), beside(part)) for part in groups if part.get("table", "")]
     if tables:
         given = [bool(_ancova(table).get("covariates")) for table in tables]
-        where = "" if all(given) else ", where there are covariates,"
-        slopes = f", and{where} homogeneity of slopes by the interactions" if any(given) else ""
+        where = "" if all(given) else ", where there were covariates,"
+        slopes = (
+            f", and{where} homogeneity of regression slopes by the group × covariate interactions"
+            if any(given)
+            else ""
+        )
         sentences.append(
             "Variables were compared by analysis of covariance; Cohen’s d is 2√F/√df with the sign of the difference."
             + "".join(_told(tables, tell) for tell in (_covariates, _group_correction, _transforms, _group_subset))
@@ -394,7 +404,11 @@ def _transforms(table: Recorded) -> str:
     formulas = [
         of_formula(str(how), str(name).replace("_", " ")) for name, how in about.get("transforms", {}).items()
     ]
-    chosen = ", chosen for the skewness of residuals where not asked for" if "auto" in about.get("log", []) else ""
+    chosen = (
+        ", chosen because of the skewness of the residuals unless specified beforehand"
+        if "auto" in about.get("log", [])
+        else ""
+    )
     return f"logarithms were analysed: {listed(formulas)}{chosen}" if formulas else ""
 
 
@@ -412,7 +426,7 @@ def _subset(condition: Any) -> str:
 
 def _correction(method: Any, where: str) -> str:
     if str(method) == "none":
-        return "no p was corrected for the number of tests"
+        return "p was not corrected for the number of tests"
     return f"{where} was corrected for {CORRECTED[str(method)]}" if str(method) in CORRECTED else ""
 
 
@@ -430,13 +444,16 @@ def _models(contents: Contents) -> list[str]:
 
 
 def _regression(tables: Sequence[Recorded]) -> str:
-    text = "Clinical outcomes were modelled by hierarchical linear regression, one block of predictors after the other."
+    text = (
+        "Clinical outcomes were modelled by hierarchical linear regression, with blocks of predictors entered one "
+        "after the other."
+    )
     tell = (_adjustments, _logarithms, _bootstrap, _regression_correction, _model_subset)
     return text + "".join(_told(tables, each) for each in tell)
 
 
 def _adjustments(table: Recorded) -> str:
-    """Which predictors are z-scores, of whom."""
+    """Which predictors are z-scores, and of which group."""
     adjustment = table.about.get("adjustment")
     if not isinstance(adjustment, Mapping):
         return ""
@@ -445,7 +462,7 @@ def _adjustments(table: Recorded) -> str:
     for place in dict.fromkeys(places.values()):
         names = named([name for name, where in places.items() if where == place])
         found.append(
-            f"{names} entered as z{f' of the residuals given {given}' if given else ''} in {plain(place)}"
+            f"{names} entered as z-scores{f' of the residuals given {given}' if given else ''} in {plain(place)}"
         )
     return "; ".join(found)
 
@@ -456,11 +473,11 @@ def _logarithms(table: Recorded) -> str:
 
 
 def _regression_correction(table: Recorded) -> str:
-    return _correction(_method(table), "over the models, p of the last block")
+    return _correction(_method(table), "across the models, p of the last block")
 
 
 def _correlation_correction(table: Recorded) -> str:
-    return _correction(_method(table), "over all correlations, p")
+    return _correction(_method(table), "across all correlations, p")
 
 
 def _method(table: Recorded) -> Any:
@@ -469,8 +486,10 @@ def _method(table: Recorded) -> Any:
 
 def _correlation(tables: Sequence[Recorded]) -> str:
     spearman = any("spearman" in str(table.about.get("analysis")) for table in tables)
-    text = "Confidence intervals of correlations are by Fisher’s z"
-    text += ", those of ranks with the standard error of Bonett and Wright [@bonett2000]." if spearman else "."
+    text = "Confidence intervals of correlations use Fisher’s z transformation"
+    text += (
+        ", for rank correlations with the standard error of Bonett and Wright [@bonett2000]." if spearman else "."
+    )
     tell = (_kind_of_correlation, _logarithms, _bootstrap, _correlation_correction, _model_subset)
     return text + "".join(_told(tables, each) for each in tell)
 
@@ -488,7 +507,7 @@ CORRELATIONS = {"pearson": "Pearson", "spearman": "Spearman rank"}
 
 
 def _sample_size(tables: Sequence[Recorded]) -> str:
-    text = "Sample sizes are from the noncentral t distribution [@cohen1988]."
+    text = "Sample sizes were computed from the noncentral t distribution [@cohen1988]."
     tell = (_size, _size_covariates, _size_share)
     return text + "".join(_told(tables, each) for each in tell)
 
@@ -502,7 +521,7 @@ def _size_covariates(table: Recorded) -> str:
     given = table.options().get("covariates")
     if not given:
         return ""
-    return f"those of an analysis of covariance take the differences and variances given {named(given)}"
+    return f"those for an analysis of covariance use differences and variances adjusted for {named(given)}"
 
 
 def _size_share(table: Recorded) -> str:
@@ -515,7 +534,7 @@ def _bootstrap(table: Recorded) -> str:
     if not isinstance(bootstrap, Mapping):
         return ""
     return (
-        "bootstrap intervals, percentile and bias-corrected and accelerated (BCa [@efron1987]), are from "
+        "bootstrap intervals (percentile, and bias-corrected and accelerated, BCa [@efron1987]) are based on "
         f"{_count(bootstrap['resamples'])} resamples of participants"
     )
 

@@ -1,6 +1,6 @@
-"""Tables of the report: any TSV, its columns named and its numbers set as a journal sets them.
+"""Tables of the report: any TSV, with columns named and numbers formatted as in a journal.
 
-What is shown is rounded; every cell keeps what the file says (``<data value="…">``), by which columns are sorted.
+Numbers are shown rounded; every cell keeps the value of the file (``<data value="…">``), by which columns are sorted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: what is shown, and what it is sorted by (a number or text as in the file; empty if missing)."""
+    """A cell: the HTML shown, and the key for sorting (a number or text as in the file; empty if missing)."""
 
     html: Markup
     key: str = ""
@@ -34,7 +34,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Heading:
-    """Head of a column: its name, what it is, and whether it holds numbers."""
+    """The heading of a column: its name, its description, and whether the column is numeric."""
 
     html: Markup
     title: str = ""
@@ -43,7 +43,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it is shown.
+    """A table of the report.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class Table:
 
 
 def number(text: str) -> float:
-    """The number that a cell holds; NaN where there is none."""
+    """The number in a cell; NaN if there is none."""
     try:
         return math.nan if text.strip() in MISSING else float(text)
     except ValueError:
@@ -76,7 +76,7 @@ def number(text: str) -> float:
 
 
 def p_text(p: float, level: float = 0.05) -> str:
-    """A p-value with three digits and without the zero before the point; four, where three would hide its side."""
+    """A p-value with three decimals and no leading zero; four if three would hide on which side of the level it is."""
     if math.isnan(p):
         return DASH
     if p < 0.001:
@@ -93,7 +93,7 @@ def p_phrase(p: float, level: float = 0.05) -> str:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits, whole numbers of more digits whole."""
+    """A number with a number of significant digits; longer whole numbers are not rounded."""
     if math.isnan(value):
         return DASH
     if math.isinf(value):
@@ -108,7 +108,7 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def fixed(value: float, decimals: int) -> str:
-    """A number with so many decimals; a real minus sign, none before zero."""
+    """A number with fixed decimals; with a true minus sign, but no minus zero."""
     if math.isnan(value):
         return DASH
     text = f"{value:.{decimals}f}"
@@ -155,10 +155,10 @@ TESTS = {
 NAMES_IN = ("variable", "outcome", "predictor", "predictors", "model", "block", "x", "y", "given", "feature")
 """Columns whose cells are names of variables."""
 LABELS = ("model", "block")
-"""Those of them that only say which model it is: what is not on its own scale is not marked there."""
+"""Those that only identify the model: transformations are not marked there."""
 TRANSFORMED = (
-    "Where a variable stands in log(…), the logarithm was compared: means and SD are of the values as they are, "
-    "differences, adjusted means, tests and d of the logarithms."
+    "For variables in log(…), the logarithm was compared: means and SDs are those of the original values; "
+    "differences, adjusted means, tests and d are those of the logarithms."
 )
 TWO_DECIMALS = (
     "f", "t", "F", "d", "levene_f", "slopes_f", "f_change", "skewness", "skewness_before", "vif", "statistic", "effect",
@@ -167,20 +167,20 @@ THREE_DECIMALS = ("r", "r2", "r2_change", "r2_adjusted", "r2_covariates", "beta"
 ADDITIONAL = re.compile(
     r"levene_|lilliefors_|skewness|slopes_|adjusted_(mean|low|high)_|family_size|transform$|bootstrap_"
 )
-"""Columns that are shown apart, on demand."""
+"""Columns that are shown separately, on demand."""
 LEFT_OUT = re.compile(r"adjusted_se_|difference_se$")
-"""Columns that intervals make superfluous."""
+"""Columns that are redundant beside confidence intervals."""
 LEADING = ("variable", "level", "model", "block", "predictor", "x", "y")
-"""Columns that say what a row is."""
+"""Columns that identify a row."""
 CONSTANT = ("outcome", "given", "method", "family", "family_size", "n", "transform")
-"""Columns that are told once if they are the same in all rows."""
+"""Columns that become a note if they are the same in all rows."""
 SUMMARISED = re.compile(r"(n|count|mean|sd|median|q1|q3)_")
-"""Columns that ``summary_…`` says in words."""
+"""Columns that ``summary_…`` summarises."""
 IS_P = re.compile(r"p|p_.*|.*_p")
 
 
 def heading_of(name: str) -> Markup:
-    """A column's name in print; statistics in italics."""
+    """A column's heading; statistics in italics."""
     if name in ITALIC:
         return Markup("<i>{}</i>").format(ITALIC[name])
     for start, text in GROUPED:
@@ -242,7 +242,7 @@ class Column:
 def columns_of(
     names: Sequence[str], explained: Mapping[str, str], level: float, log: Sequence[str] = ()
 ) -> list[Column]:
-    """How columns are shown: mean with SD, an estimate with its interval, two degrees of freedom in one."""
+    """Columns as shown: mean with SD, an estimate with its interval, two degrees of freedom together."""
     known, used = set(names), set[str]()
     found = []
     for name in names:
@@ -327,7 +327,7 @@ def _ends(texts: Sequence[str], decimals: int | None) -> Cell:
 
 
 def _alike(values: Sequence[float]) -> list[str]:
-    """Numbers with the decimals that the largest of them needs for three digits."""
+    """Numbers with the decimals that the largest of them needs for three significant digits."""
     size = max((abs(v) for v in values if math.isfinite(v)), default=0)
     if not 1e-4 <= size < 1e9:
         return [significant(v) for v in values]
@@ -384,7 +384,7 @@ def make_table(
     note: str = "",
     log: Sequence[str] = (),
 ) -> Table:
-    """Table of chosen columns; those that are empty throughout are left out."""
+    """A table of chosen columns, without those that are empty throughout."""
     kept = list(rows)
     filled = [n for n in names if not kept or any(row[n].strip() not in MISSING for row in kept)]
     columns = columns_of(filled, explained or {}, level, log)
@@ -423,7 +423,7 @@ def tables_of(
     explained: Mapping[str, str] | None = None,
     log: Sequence[str] = (),
 ) -> list[Table]:
-    """A file as one table, or two: what matters, and what else there is. What is the same in all rows is a note.
+    """A file as one table, or two: the main columns, and the others. What is the same in all rows becomes a note.
 
     `log` are the patterns of variables whose logarithm was analysed in all rows; rows with a ``transform`` say so
     themselves.
@@ -463,13 +463,13 @@ def _empty(name: str, rows: Sequence[Mapping[str, str]]) -> bool:
 
 
 def explained_columns(record: Mapping[str, Any], part: str) -> dict[str, str]:
-    """What columns are, as the JSON beside a table says.
+    """Descriptions of the columns, from the JSON file beside a table.
 
     Parameters
     ----------
     record : dict
     part : str
-        What the columns stand below: ``ancova`` or ``demographics`` of group tables; end of the file's name of models.
+        Key of the columns: ``ancova`` or ``demographics`` of group tables; end of the file's name of models.
     """
     found: Any = record.get(part, {}).get("columns") if part in ("ancova", "demographics") else None
     found = record.get("columns", {}).get(part) if found is None else found

@@ -12,24 +12,24 @@ Float64 = NDArray[np.float64]
 
 
 def adjusted(values: NDArray, covariates: NDArray, reference: NDArray[np.bool_]) -> Float64:
-    """Values as z of the residuals of a reference group.
+    """Values as z-scores of the residuals of a reference group.
 
-    The values are regressed on the covariates, with an intercept, in the reference group alone; what everyone's value
-    is off that line is divided by the SD of the reference group's residuals (degrees of freedom: its size less the
-    number of coefficients).
+    The values are regressed on the covariates, with an intercept, in the reference group alone; the residuals of all
+    participants are divided by the SD of the reference group's residuals (degrees of freedom: its size minus the number
+    of coefficients).
 
     Parameters
     ----------
     values : (n,) array
-        NaN for who has none; they are left out, and get none.
+        NaN if missing; these get NaN.
     covariates : (n, k) array
     reference : (n,) bool
 
     Raises
     ------
     DesignError
-        The reference group is too small for its coefficients, they cannot be told apart in it, or nothing is left
-        of the values there.
+        The reference group is too small for the number of coefficients, the covariates are collinear in it, or they
+        explain all of the values there.
     """
     X = np.column_stack([np.ones(len(values)), np.asarray(covariates, dtype=np.float64)])
     y = np.asarray(values, dtype=np.float64)
@@ -37,18 +37,18 @@ def adjusted(values: NDArray, covariates: NDArray, reference: NDArray[np.bool_])
     inside = X[reference]
     df = len(inside) - X.shape[1]
     if df < 1:
-        count = f"{len(inside)} subject{'' if len(inside) == 1 else 's'}"
-        raise DesignError(f"the reference group has {count}; {X.shape[1]} coefficients need more")
+        count = f"{len(inside)} participant{'' if len(inside) == 1 else 's'}"
+        raise DesignError(f"the reference group has {count}, too few for {X.shape[1]} coefficients")
     scale = np.abs(inside).max(axis=0)
     if np.linalg.matrix_rank(inside / np.where(scale > 0, scale, 1)) < X.shape[1]:
         raise DesignError(
-            "the covariates cannot be told apart in the reference group: one is constant or a combination"
+            "the covariates are collinear in the reference group: one is constant, or a combination of others"
         )
     coefficients = np.linalg.lstsq(inside, y[reference], rcond=None)[0]
     residuals = y - X @ coefficients
     size = np.linalg.norm(residuals[reference])
     if size <= 1e-10 * np.linalg.norm(y[reference]):
-        raise DesignError("the covariates leave nothing of it in the reference group")
+        raise DesignError("the covariates explain all of its variance in the reference group")
     return residuals / (size / np.sqrt(df))
 
 
@@ -74,7 +74,7 @@ def z_scores(
     failures: dict[str, str] = {}
     for name in table.columns:
         if not pd.api.types.is_numeric_dtype(table[name]):
-            failures[name] = "it is text; numbers are expected"
+            failures[name] = "it is text; expected numbers"
             continue
         try:
             scores[name] = adjusted(table[name].to_numpy(), covariates, reference)
