@@ -503,8 +503,8 @@ def test_findings_are_sentences_with_the_numbers_of_the_files(study, page):
         in said
     )
     assert (
-        "The last block of the only model explains additional variance of EDSS, with corrected p < .05: iron, cluster 1 (ΔR² .101)."
-        in said
+        "The last block of the only model explains additional variance of EDSS, with corrected p < .05: iron, cluster "
+        "1 (ΔR² .101)." in said
     )
 
 
@@ -635,7 +635,7 @@ def test_methods_say_of_each_model_what_differs(study):
     text = told(folder, models=recorded(folder, models, kind="correlation"))
     assert "In “One”, partial Spearman rank correlations given age were computed." in text
     assert "In “Two”, simple Pearson correlations were computed." in text
-    assert " No p was corrected for the number of tests." in text
+    assert " P was not corrected for the number of tests." in text
     assert "In “Two”, bootstrap" in text
     assert "In “One”, bootstrap" not in text
     assert "regression" not in told(folder, models=recorded(folder, {"Gone": nothing}, kind="regression"))
@@ -649,20 +649,21 @@ def test_methods_say_how_regions_were_measured(tmp_path):
     text = told(tmp_path, rois="rois.tsv", regions=how)
     assert "Regions are defined by each participant’s own labels (native_labels)." in text
     assert (
-        "Mean, median and SD of fa and iron were measured in every region and participant, without the two outermost "
+        "Mean, median and SD of fa and iron were measured in every region and participant, excluding the two outermost "
         "layers of its voxels and voxels in lesions (lesion_mask). Volume is the number of voxels of the whole region, "
-        "times the volume of a voxel; normalised volume is volume times the participant’s factor of head size "
+        "multiplied by the voxel volume; normalised volume is volume multiplied by the participant’s head-size factor "
         "(vscaling)."
     ) in text
-    assert "Thalamus is made of all that fits thalamus_*." in text
-    assert "Iron mass is mean concentration times normalised volume at 1 g/mL." in text
+    assert "Thalamus combines all structures that match thalamus_*." in text
+    assert "Iron mass is mean concentration multiplied by normalised volume, assuming 1 g/mL." in text
     text = told(tmp_path, rois="rois.tsv", regions=how | {"head_size": ""})
-    assert "Iron mass is mean concentration times volume at 1 g/mL." in text
+    assert "Iron mass is mean concentration multiplied by volume, assuming 1 g/mL." in text
     assert "yelin" not in text  # not measured
     text = told(tmp_path, rois="rois.tsv", regions={"labels": "l.nii", "labels_of": "everyone", "jacobian": "jac"})
     assert "Regions are defined by one label image for all participants (l.nii)." in text
     assert (
-        "Volume is the sum of the Jacobian determinants of the template-to-subject transformation (jac) in" in text
+        "Volume is the sum of the Jacobian determinants of the template-to-subject transformation (jac) over"
+        in text
     )
     assert "without" not in text
     text = told(tmp_path, rois="rois.tsv")  # nothing is known of how
@@ -749,7 +750,9 @@ def test_axes_of_models_of_one_block_say_that_the_mean_is_gone(study):
 def test_one_model_and_one_variable_are_called_so(p, how):
     rows = [{"outcome": "edss", "block": "iron", "r2_change": "0.1", "p_corrected": p}]
     said = findings.of_regression("t", rows, 0.05).sentence.replace("\u00a0", " ")
-    assert said.startswith(f"The last block of the one model {how} more of EDSS with corrected p < .05")
+    assert said.startswith(
+        f"The last block of the only model {how} additional variance of EDSS, with corrected p < .05"
+    )
     rows = [{"variable": "iron", "p": p, "p_corrected": p, "d": "1"}]
     said = findings.of_group_table("t", rows, ["A", "B"], 0.05).sentence.replace("\u00a0", " ")
     assert said.startswith(f"The only variable {'differs' if how == 'explains' else 'does not differ'} between")
@@ -936,7 +939,7 @@ def test_an_image_that_does_not_say_where_left_is(tmp_path):
             header.nifti[code] = 0
         files.write_map(tmp_path / name, values, grid, header)
     said = parse(build(contents, tmp_path)).said()
-    assert "The images do not say where left is" in said
+    assert "The images do not specify left and right" in said
     assert "Left is on the left" not in said
 
 
@@ -991,8 +994,8 @@ def test_dollar_signs_are_no_formulas(tmp_path):
 def test_a_study_of_nothing(tmp_path):
     page = parse(build({"title": "Nothing", "cohort": {"order": ["A", "B"]}}, tmp_path))
     said = page.said()
-    parts = ("Voxelwise tests were", "Tables of group comparisons were", "Voxelwise maps were", "A mask was",
-             "Measures of regions were", "Clinical models were", "A voxelwise design was")  # fmt: skip
+    parts = ("Voxelwise tests were", "Group comparisons were", "Voxelwise maps were", "A mask was",
+             "Regional measurements were", "Clinical models were", "A voxelwise design was")  # fmt: skip
     for text in parts:
         assert f"{text} not part of this study" in said
     assert len(page.scripts) == 1
@@ -1146,13 +1149,13 @@ def test_f_is_called_f_and_has_no_direction(three):
     html = build(contents | {"files": ["three_randomise.json"]}, folder)
     page, said = parse(html), parse(html).said()
     assert "Slices through the largest F of each test" in said
-    assert "Colour is F, the same scale in all maps: opaque" in said
-    assert "the fainter the smaller F. F has no direction" in said
-    assert "the statistic its largest F" in said
+    assert "The colour shows F, on the same scale in all maps: opaque" in said
+    assert "elsewhere, opacity decreases with F. F has no direction" in said
+    assert "the statistic is its largest F" in said
     assert "F tests have no direction, and p is not corrected over maps and tests. All F values are shown" in said
     assert "(H = 2, E = 0.5, 6 neighbours)" in said
     assert "one-sided" not in said
-    assert not re.search(r"largest t\b|Colour is t\b|smaller t\b|All t\b|\bt at least", said)
+    assert not re.search(r"largest t\b|colour shows t\b|decreases with t\b|All t\b|\bt at least", said)
     alts = [i["alt"] for i in page.of("img")]
     assert len([alt for alt in alts if "mm: F of Iron, any of A, B, C; outlined voxels" in alt]) == 3
     assert not [alt for alt in alts if re.search(r"\bt of\b", alt)]
@@ -1168,8 +1171,8 @@ def test_t_and_f_of_one_report_have_scales_of_their_own(three):
     page = parse(build(contents | {"tests": tests}, folder))
     said = page.said()
     assert "the largest F or t of each test" in said
-    assert "the same scale in all maps of the same statistic: opaque" in said
-    assert "each direction of a t test is a test of its own, one-sided, F tests have no direction" in said
+    assert "on the same scale in all maps of the same statistic: opaque" in said
+    assert "each direction of a t test is a separate one-sided test, F tests have no direction" in said
     assert "All F and t values are shown" in said
     tops = {name: np.ceil(image(folder / f"three_{name}").max()) for name in ("fstat1", "tstat1")}
     assert [each["vmax"] for each in page.volumes()["tests"]] == list(tops.values())
