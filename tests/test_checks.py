@@ -26,7 +26,7 @@ def test_constant_and_identical_maps(tmp_path):
     texts = [text for text in warnings_about_maps(found) if "robust" not in text]
     assert texts == [
         "iron of s1 is 0 in every voxel of the mask",
-        "iron of s4 is that of s2 in every voxel of the mask",
+        "iron of s4 equals that of s2 in every voxel of the mask",
         "iron of s5 is 3 in every voxel of the mask",
-        "myelin of s3 has 1 voxels of the mask without a number",
+        "myelin of s3 is not finite in 1 voxels of the mask",
     ]

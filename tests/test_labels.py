@@ -56,12 +56,15 @@ def test_names_are_those_of_the_file(tmp_path, text, names):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("1 Precentral_L 2001\n2 Precentral_R 2002\n", "is no table of labels: columns index and name"),  # AAL
-        ("10 255 0 0 1 1 1\n", "is no table of labels"),
-        ("10 255 0 0 1\n", "is no table of labels"),
-        ("Thalamus\nCaudate\n", "is no table of labels"),
-        ("", "is no table of labels"),
-        (ITK_SNAP + "50 0 0 0 1 1 1 Caudate\n", "is no table of labels"),
+        (
+            "1 Precentral_L 2001\n2 Precentral_R 2002\n",
+            "is not a table of labels: expected columns index and name",
+        ),  # AAL
+        ("10 255 0 0 1 1 1\n", "is not a table of labels"),
+        ("10 255 0 0 1\n", "is not a table of labels"),
+        ("Thalamus\nCaudate\n", "is not a table of labels"),
+        ("", "is not a table of labels"),
+        (ITK_SNAP + "50 0 0 0 1 1 1 Caudate\n", "is not a table of labels"),
         ("index\tname\n1e3\ta\n", "has the index '1e3'; a whole number expected"),
         ("index\tname\n1.5\ta\n", "has the index '1.5'; a whole number expected"),
         ("index\tname\n-1\ta\n", "has the index '-1'; a whole number expected"),

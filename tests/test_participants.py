@@ -260,7 +260,7 @@ def test_an_image_of_two_participants_is_told(sidecar, capsys, command):
     assert main([*line.split(), "t.tsv"]) == 0
     said = capsys.readouterr().err
     assert "sub-01_fa.nii.gz is the image both of sub-04 and of sub-01" in said or (
-        command == "clusters" and "sub-01_fa.nii.gz is there twice" in said
+        command == "clusters" and "sub-01_fa.nii.gz occurs twice" in said
     )
 
 

@@ -1152,7 +1152,9 @@ def test_f_is_called_f_and_has_no_direction(three):
     assert "The colour shows F, on the same scale in all maps: opaque" in said
     assert "elsewhere, opacity decreases with F. F has no direction" in said
     assert "the statistic is its largest F" in said
-    assert "F tests have no direction, and p is not corrected over maps and tests. All F values are shown" in said
+    assert (
+        "F tests have no direction, and p is not corrected across maps and tests. All F values are shown" in said
+    )
     assert "(H = 2, E = 0.5, 6 neighbours)" in said
     assert "one-sided" not in said
     assert not re.search(r"largest t\b|colour shows t\b|decreases with t\b|All t\b|\bt at least", said)

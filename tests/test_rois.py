@@ -75,7 +75,7 @@ def test_merged_structures():
     found = members(regions, {"thalamus": "thalamus_*"})
     assert found["thalamus", "left"] == [1, 2]
     assert found["thalamus", "both"] == [1, 2, 3]
-    with pytest.raises(ValueError, match="no structure fits 'x\\*'; there are thalamus_a, thalamus_b"):
+    with pytest.raises(ValueError, match="no structure matches 'x\\*'; there are thalamus_a, thalamus_b"):
         members(regions, {"x": "x*"})
     with pytest.raises(ValueError, match="already"):
         members(regions, {"thalamus_a": "thalamus_*"})
@@ -304,7 +304,7 @@ def test_half_a_structure_is_no_structure(tmp_path, capsys):
     values = np.random.default_rng(0).normal(size=labels.shape).astype(np.float32)
     table = measured(tmp_path, labels, values)
     assert capsys.readouterr().err.splitlines() == [
-        "Warning: no voxel of label 50 in b: caudate (both), caudate (right) left out in them"
+        "Warning: no voxel of label 50 in b: caudate (both), caudate (right) omitted for them"
     ]
     rows = pd.read_csv(table, sep="\t")
     assert set(zip(rows["participant_id"], rows["side"])) == {
@@ -321,7 +321,7 @@ def test_half_the_values_are_no_mean(tmp_path, capsys):
     values[0, 0, 0, 1] = np.inf
     table = measured(tmp_path, labels, values)
     assert capsys.readouterr().err.splitlines() == [
-        "Warning: iron has no finite value in label 50 of b: no mean of caudate (both), caudate (right) in them"
+        "Warning: iron has no finite value in label 50 of b: no mean of caudate (both), caudate (right) for them"
     ]
     rows = pd.read_csv(table, sep="\t").set_index(["participant_id", "side"])
     assert rows["n"].tolist() == [16, 16, 32, 15, 0, 0]
@@ -333,8 +333,8 @@ def test_half_the_values_are_no_mean(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ("", "labels 50, 8120 of labels left out: no name in the numbers of FreeSurfer"),
-        ("index\tname\n11\tL_caudate\n8120\tred\n", "label 50 of labels left out: no name in names.tsv"),
+        ("", "labels 50, 8120 of labels excluded, without a name in the numbers of FreeSurfer"),
+        ("index\tname\n11\tL_caudate\n8120\tred\n", "label 50 of labels excluded, without a name in names.tsv"),
     ],
 )
 def test_labels_without_a_name_are_told_once(table, says, tmp_path, capsys, monkeypatch):
@@ -366,9 +366,9 @@ def test_who_lacks_a_label_is_told_in_a_line(tmp_path, capsys, monkeypatch):
     assert main([*command, "--merge", "striatum=*"]) == 0
     assert capsys.readouterr().err.splitlines() == [
         "Warning: no voxel of label 50 in b, c: caudate (both), caudate (right), striatum (both), striatum (right) "
-        "left out in them",
-        "Warning: no voxel of label 12 in d: putamen (both), putamen (left), striatum (both), striatum (left) left "
-        "out in them",
+        "omitted for them",
+        "Warning: no voxel of label 12 in d: putamen (both), putamen (left), striatum (both), striatum (left) "
+        "omitted for them",
     ]
 
 
@@ -381,7 +381,7 @@ def test_a_region_that_erosion_empties_is_told_once(cohort, capsys):
         save(Path(f"seg{i}.nii.gz"), labels[i], AFFINE)
     assert main(overriding(COMMAND, ["--erosion", "1", "--quiet"])) == 0
     assert capsys.readouterr().err.splitlines() == [
-        "Warning: erosion: no voxel of caudate (left) is left in 3 of 3 participants, nor a mean"
+        "Warning: erosion: no voxel of caudate (left) remains in 3 of 3 participants, so there is no mean"
     ]
     rows = pd.read_csv("rois.tsv", sep="\t").set_index("side")
     assert (rows.loc["left", "n"] == 0).all()

@@ -438,7 +438,7 @@ def test_images_of_ones_own_and_groups_of_numbers(given_maps, capsys):
     status, _, err = run(capsys, given_maps)
     assert status == 0, err
     assert "site has no z-score: it is text; numbers are expected" in err
-    assert "fa_1_lt_0.7 is left out: no cluster 7 of fa_1_lt_0 survived" in err
+    assert "fa_1_lt_0.7 is excluded: no cluster 7 of fa_1_lt_0 survived" in err
     assert "putamen.volume has no z-score" in err
     data = table(given_maps / "results" / "models" / "adjusted" / "regression_coefficients.tsv")
     features = table(given_maps / "results" / "features.tsv")
@@ -570,7 +570,7 @@ def change(path, old, new):
         ("study.toml", 'order = ["MS", "HC"]', 'order = ["MS", "NC"]', "expected MS or NC"),
         ("study.toml", 'mask = "template/deepgray.nii.gz"', 'mask = "template/deep.nii.gz"', "deep"),
         ("study.toml", 'maps = ["iron", "myelin", "ironmass"', 'maps = ["iron", "fat"', "voxelwise.maps: names 'fat'"),
-        ("study.toml", 'merge = { thalamus = "thalamus_*', 'merge = { thalamus = "thalamuss_*', "no structure fits"),
+        ("study.toml", 'merge = { thalamus = "thalamus_*', 'merge = { thalamus = "thalamuss_*', "no structure matches"),
         ("study.toml", 'outcome = "edss"', 'outcome = "eds"', "regression[1].outcome: there is no variable 'eds'"),
         ("study.toml", '"pallidum.iron", "putamen', '"palidum.iron", "putamen', "no variable 'palidum.iron'"),
         ("study.toml", '"iron_MS_lt_HC.*"', '"iron_HC_lt_MS.*"', "no variable 'iron_HC_lt_MS.*'"),
@@ -791,7 +791,7 @@ def test_a_site_that_a_model_has_not_is_no_reason_to_refuse_it(given_maps, capsy
     change(given_maps / "study.toml", 'each = ["putamen.fa", "fa_1_lt_0.7"]', 'each = ["putamen.fa"]')
     status, _, err = run(capsys, given_maps, "--dry-run")
     assert status == 2
-    assert "regression[1].adjusted: the covariates cannot be told apart in the reference group" in err
+    assert "regression[1].adjusted: the covariates are collinear in the reference group" in err
     change(given_maps / "study.toml", 'subset = "group == 1"', "subset = \"group == 1 and site != 'c'\"")
     status, _, err = run(capsys, given_maps)
     assert status == 0, err
