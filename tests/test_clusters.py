@@ -193,7 +193,7 @@ def test_values_of_the_subjects(result):
             ["'weight'"],
         ),
         (["--data", "data", "--table", "people.tsv", "--reference", "height > 1"], ["height > 1", "people.tsv"]),
-        (["--data", "data", "--table", "people.tsv", "--reference", "age > 99"], ["0 subjects"]),
+        (["--data", "data", "--table", "people.tsv", "--reference", "age > 99"], ["0 participants"]),
         (
             ["--data", "data", "--table", "gap.tsv", "--covariates", "age", "--reference", "sex == 'F'"],
             ["gap.tsv has no age of s4"],

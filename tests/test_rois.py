@@ -60,7 +60,7 @@ def test_tables_of_names(tmp_path):
     for text, says in (
         ("index\tname\nx\ta\n", "'x'"),
         ("index\tname\n1\ta\n1\tb\n", "twice"),
-        ("hello world\n", "no table"),
+        ("hello world\n", "not a table"),
     ):
         (tmp_path / "bad.tsv").write_text(text)
         with pytest.raises(ValueError, match=says) as raised:
@@ -232,16 +232,16 @@ def test_the_phantom_in_template_space(tmp_path, monkeypatch):
         (None, ["--map", "iron=seg"], ["twice", "iron"]),
         (None, ["--merge", "x=y*"], ["y*", "caudate"]),
         (None, ["--head-size", "age"], ["participants.tsv", "'age'"]),
-        (None, ["--head-size", "seg"], ["participants.tsv: seg of s0 is 'seg0.nii.gz'; a positive number"]),
+        (None, ["--head-size", "seg"], ["participants.tsv: seg of s0 is 'seg0.nii.gz'; expected a positive number"]),
         (
             ("participants.tsv", "\t1.3", "\tn/a"),
             ["--head-size", "vscale"],
-            ["vscale of s1 is 'n/a'; a positive number"],
+            ["vscale of s1 is 'n/a'; expected a positive number"],
         ),
         (
             ("participants.tsv", "\t1.3", "\t-2"),
             ["--head-size", "vscale"],
-            ["vscale of s1 is '-2'; a positive number"],
+            ["vscale of s1 is '-2'; expected a positive number"],
         ),
         (None, ["--out", "none/rois.tsv"], ["none"]),
         (("participants.tsv", "s1", "s0"), [], ["s0 twice"]),
@@ -249,7 +249,7 @@ def test_the_phantom_in_template_space(tmp_path, monkeypatch):
         (
             ("participants.tsv", "s2\tseg2.nii.gz\tlesion2.nii.gz\t1.4\n", ""),
             [],
-            ["iron", "3 volumes", "2 subjects"],
+            ["iron", "3 volumes", "2 participants"],
         ),
         ("other grid", [], ["seg1", "on the same grid"]),
         ("no labels", [], ["none of the labels"]),
