@@ -232,7 +232,11 @@ def test_the_phantom_in_template_space(tmp_path, monkeypatch):
         (None, ["--map", "iron=seg"], ["twice", "iron"]),
         (None, ["--merge", "x=y*"], ["y*", "caudate"]),
         (None, ["--head-size", "age"], ["participants.tsv", "'age'"]),
-        (None, ["--head-size", "seg"], ["participants.tsv: seg of s0 is 'seg0.nii.gz'; expected a positive number"]),
+        (
+            None,
+            ["--head-size", "seg"],
+            ["participants.tsv: seg of s0 is 'seg0.nii.gz'; expected a positive number"],
+        ),
         (
             ("participants.tsv", "\t1.3", "\tn/a"),
             ["--head-size", "vscale"],
