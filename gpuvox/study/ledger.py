@@ -1,4 +1,4 @@
-"""The ledger of a folder of results: what each stage of a study depended on, and what it left."""
+"""The ledger of a folder of results: what each stage of a study depended on, and which files it wrote."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMAT = 1
 
 @dataclass(eq=False)
 class Ledger:
-    """What was done before, in a folder of results.
+    """The record of earlier runs in a results folder.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Ledger:
     stages : dict
         Name → ``key`` (what it depended on), ``outputs`` (file → SHA-256), ``seconds``, ``warnings``.
     hashes : dict
-        File → SHA-256 and size, times and number on the disk: contents are read again only when these change.
+        File → SHA-256, and size, times and inode: contents are read again only if these change.
     """
 
     folder: Path
@@ -37,12 +37,12 @@ class Ledger:
 
     @classmethod
     def open(cls, folder: Path) -> Ledger:
-        """That of a folder; empty if nothing was done there.
+        """Read the ledger of a folder; empty if no stage has run there.
 
         Raises
         ------
         FileError
-            The folder holds other things, or the file is damaged.
+            The folder contains other files, or the ledger is damaged.
         """
         path = folder / STATE
         if not os.path.lexists(path):
@@ -60,7 +60,7 @@ class Ledger:
         return cls(folder, content["stages"], hashes)
 
     def save(self) -> None:
-        """Write it, whole or not at all."""
+        """Write the ledger completely or not at all."""
         content = {"format": FORMAT, "stages": self.stages, "hashes": self.hashes}
         files.write_json(self.folder / STATE, content)
 
@@ -74,11 +74,11 @@ class Ledger:
         return self.hashes[name][0]
 
     def knows(self, path: str | os.PathLike[str]) -> bool:
-        """Whether a file is one that the stages read or wrote."""
+        """Whether the stages read or wrote a file."""
         return _name(os.path.realpath(path)) in self.hashes
 
     def wrote(self, stage: str, path: str | os.PathLike[str]) -> bool:
-        """Whether a file is the very one that a stage left: the same content, not written, copied or moved since."""
+        """Whether a file is exactly the one that a stage wrote: same content, not rewritten, copied or moved since."""
         real = os.path.realpath(path)
         name = os.path.relpath(real, os.path.realpath(self.folder))
         content = self.stages.get(stage, {}).get("outputs", {}).get(name)
@@ -89,23 +89,23 @@ class Ledger:
         )
 
     def digest(self, name: str) -> str:
-        """Of the content of what a stage left; empty if it was not done."""
+        """Hash of the content of a stage's files; empty if the stage has not run."""
         outputs = self.stages.get(name, {}).get("outputs", {})
         return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest() if outputs else ""
 
     def intact(self, name: str) -> bool:
-        """Whether everything that a stage left is as it left it."""
+        """Whether all files of a stage are unchanged."""
         outputs = self.stages[name]["outputs"]
         paths = {os.fspath(self.folder / path): content for path, content in outputs.items()}
         return all(os.path.isfile(path) and self.hash(path) == content for path, content in paths.items())
 
     def remove(self, name: str) -> None:
-        """Forget a stage and remove what it left: no file may stay that a new run would not write.
+        """Forget a stage and remove its files, so that none remains that a new run would not write.
 
         Raises
         ------
         FileError
-            The ledger names a file that lies elsewhere.
+            The ledger names a file outside the folder.
         """
         done = self.stages.pop(name, None)
         if done is None:
@@ -113,13 +113,13 @@ class Ledger:
         self.save()
         for path in done["outputs"]:
             if os.path.isabs(path) or ".." in Path(path).parts or not is_inside(path, self.folder):
-                raise FileError(f"{self.folder / STATE} is damaged: {path} lies elsewhere")
+                raise FileError(f"{self.folder / STATE} is damaged: {path} is outside the folder")
             with contextlib.suppress(OSError):
                 (self.folder / path).unlink()
 
 
 def _name(path: str) -> str:
-    """What a file, without links in its path, is called in the ledger: where files lie is not told."""
+    """Key of a file (without links in its path) in the ledger, which does not reveal its location."""
     return hashlib.sha256(os.fsencode(path)).hexdigest()
 
 
@@ -132,7 +132,7 @@ def _read(path: Path) -> Any:
             return json.load(file)
     except InputError:
         raise
-    except (OSError, ValueError, RecursionError):  # of text that is not UTF-8 or not JSON, or is nested too deeply
+    except (OSError, ValueError, RecursionError):  # not UTF-8, not JSON, or nested too deeply
         return None
 
 
@@ -147,7 +147,7 @@ def _is_ledger(content: Any) -> bool:
 
 
 def _is_record(stages: Any) -> bool:
-    """Whether this is what was kept of stages."""
+    """Whether this is the record of stages as `Ledger.save` writes it."""
     return isinstance(stages, dict) and all(
         isinstance(done, dict)
         and isinstance(done.get("key"), dict)
@@ -160,7 +160,7 @@ def _is_record(stages: Any) -> bool:
 
 
 def _stamp(path: str) -> list[int]:
-    """What changes when a file is written, moved or put in another's place; nothing for a file that is not there."""
+    """What changes if a file is written, moved or replaced; empty if the file does not exist."""
     try:
         status = os.stat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""Columns of a table: found by their names and patterns, checked, and as the columns of a design."""
+"""Columns of a table: found by names and patterns, checked, and converted to columns of a design."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from gpuvox.tables.levels import check_categories, located, whose
 
 Float64 = NDArray[np.float64]
 MOST_COMPARED = 5000
-"""Names among which those that look alike are sought."""
+"""Largest number of names that are listed in full, or searched for similar ones."""
 
 
 def require(table: pd.DataFrame, names: Iterable[str], origin: str | os.PathLike[str]) -> None:
-    """Raise `FileError` if a column is missing; it names those that look alike, or all."""
+    """Raise `FileError` if a column is missing; the message suggests similar names, or lists all."""
     for name in names:
         if name not in table.columns:
             subject = f"{os.fspath(origin)} has" if origin else "there is"
@@ -44,7 +44,7 @@ def _there_are(names: Iterable[str], wanted: str, origin: str | os.PathLike[str]
 
 
 def finite(table: pd.DataFrame, name: str, origin: str | os.PathLike[str] = "") -> Float64:
-    """(n,) A column of numbers; `FileError` for an infinite one, with its participant. Missing ones are in order."""
+    """(n,) A numeric column; `FileError` if a value is infinite. Missing values are allowed."""
     values = table[name].to_numpy(dtype=np.float64)
     if np.isinf(values).any():
         row = int(np.flatnonzero(np.isinf(values))[0])
@@ -54,7 +54,7 @@ def finite(table: pd.DataFrame, name: str, origin: str | os.PathLike[str] = "") 
 
 
 def complete(table: pd.DataFrame, names: Iterable[str], origin: str | os.PathLike[str] = "") -> None:
-    """Raise `FileError` if a value is missing; it names the first participant."""
+    """Raise `FileError` if a value is missing; the message names the first participant."""
     for name in names:
         missing = table[name].isna().to_numpy()
         if missing.any():
@@ -64,19 +64,19 @@ def complete(table: pd.DataFrame, names: Iterable[str], origin: str | os.PathLik
 
 
 def matching(columns: Iterable[str], patterns: Sequence[str], origin: str | os.PathLike[str] = "") -> list[str]:
-    """Columns that fit the patterns, in the order of the patterns, each once.
+    """Columns that match the patterns, in the order of the patterns, each once.
 
-    ``*`` stands for anything but a dot: ``*.iron`` is the mean iron of every structure, both sides together, but
+    ``*`` stands for anything except a dot: ``*.iron`` is the mean iron of every structure, both sides together, but
     neither ``left.putamen.iron`` nor ``putamen.iron.median``.
 
     Raises
     ------
     FileError
-        A pattern fits none.
+        A pattern matches no column.
     """
     known, found = list(columns), dict[str, None]()
     for pattern in patterns:
-        # fnmatch has no notion of dots: a segment at a time.
+        # fnmatch treats dots like any character, so match segment by segment.
         named = fitting(known, pattern)
         if not named:
             subject = f"{os.fspath(origin)} has" if origin else "there is"
@@ -88,7 +88,7 @@ def matching(columns: Iterable[str], patterns: Sequence[str], origin: str | os.P
 
 
 def fitting(columns: Iterable[str], pattern: str) -> list[str]:
-    """Columns that fit a pattern; see `matching`."""
+    """Columns that match a pattern; see `matching`."""
     known = list(columns)
     wanted = [re.compile(fnmatch.translate(part)) for part in pattern.split(".")]
     return [name for name in known if name == pattern] or [name for name in known if _fits(name, wanted)]
@@ -100,26 +100,26 @@ def _fits(name: str, wanted: Sequence[re.Pattern[str]]) -> bool:
 
 
 def as_name(text: str) -> str:
-    """A value of a table as a part of a name: letters, digits and ``_``."""
+    """A value of a table as part of a name: letters, digits and ``_``."""
     return re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_") or "_"
 
 
 def indicators(table: pd.DataFrame, names: Sequence[str], origin: str | os.PathLike[str] = "") -> pd.DataFrame:
-    """Columns of a design: numbers as they are, text as a column of 0 and 1 for each value but the first.
+    """Columns of a design: numeric columns unchanged, text as an indicator for each value except the first.
 
     Parameters
     ----------
     table : DataFrame
         See `typed`.
     names : sequence of str
-        Columns of it. ``sex`` with the values F and M becomes ``sex[M]``.
+        Columns of the table. ``sex`` with the values F and M becomes ``sex[M]``.
     origin : path
         For messages.
 
     Raises
     ------
     FileError
-        A column or a value is missing, a number is not finite, or text is no categories (`check_categories`).
+        A column or a value is missing, a number is not finite, or text is not categorical (`check_categories`).
     """
     require(table, names, origin)
     columns: dict[str, Any] = {}

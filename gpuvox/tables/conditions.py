@@ -1,8 +1,8 @@
 """Conditions on the rows of a table of participants.
 
 A condition is a comparison of columns with numbers or text, ``age <= 50 and phenotype == 'RRMS'``: ``and``, ``or``,
-``not``, ``in ('a', 'b')``, parentheses, arithmetic. It is read, not executed. A comparison with a missing value is
-neither true nor false, so a participant with one is in neither a subset nor its negation.
+``not``, ``in ('a', 'b')``, parentheses, arithmetic. It is parsed, not executed. A comparison with a missing value is
+neither true nor false, so such a participant belongs neither to a subset nor to its complement.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def select(table: pd.DataFrame, condition: str) -> Bool:
     table : DataFrame
         See `typed`.
     condition : str
-        See the head of this module; empty for everyone. Names may have dots; others stand in `` `backticks` ``.
+        See the docstring of this module; empty selects all. Names may contain dots; unusual names are put in
+        `` `backticks` ``.
 
     Returns
     -------
@@ -53,7 +54,7 @@ def select(table: pd.DataFrame, condition: str) -> Bool:
     Raises
     ------
     FileError
-        It is no condition on these columns.
+        The condition is not valid for these columns.
     """
     if not condition.strip():
         return np.ones(len(table), dtype=bool)
@@ -64,7 +65,7 @@ def select(table: pd.DataFrame, condition: str) -> Bool:
 
 
 class _Condition:
-    """A condition, evaluated in three-valued logic: a truth is a pair of masks, true and false."""
+    """A condition, evaluated in three-valued logic: a truth value is a pair of masks, true and false."""
 
     def __init__(self, table: pd.DataFrame, text: str) -> None:
         self.table = table
@@ -128,7 +129,7 @@ class _Condition:
         return answer, known & ~answer
 
     def _check_spelling(self, left: ast.AST, a: AnyArray, right: ast.AST, b: AnyArray) -> None:
-        """Raise `FileError` if text that is asked for differs from a value only in case or blanks."""
+        """Raise `FileError` if text in the condition differs from a value only in case or blanks."""
         for asked, node, values in ((left, right, b), (right, left, a)):
             if (
                 not isinstance(asked, ast.Constant)
@@ -188,7 +189,7 @@ def _as_float(value: float) -> float:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Whom a condition leaves out.
+    """Rows excluded by a condition.
 
     Attributes
     ----------
@@ -213,15 +214,15 @@ class LeftOut:
         return [f"the condition {self.condition!r} excludes {out} of {self.n} rows{reasons}"]
 
     def record(self) -> dict[str, int]:
-        """The same for a JSON file."""
+        """The numbers, for a JSON file."""
         return {"false": self.false, "value_missing": self.unknown}
 
 
 def left_out(table: pd.DataFrame, condition: str) -> LeftOut:
-    """Count them; `FileError` as of `select`."""
+    """Count the excluded rows; errors as for `select`."""
     if not condition.strip():
         return LeftOut(condition, len(table))
-    # On a line of its own: a condition may end in a comment.
+    # On a separate line, because a condition may end with a comment.
     false = select(table, f"not (\n{condition}\n)")
     undecided = ~(select(table, condition) | false)
     return LeftOut(condition, len(table), int(np.count_nonzero(false)), int(np.count_nonzero(undecided)))

@@ -17,14 +17,14 @@ from gpuvox.tables.reading import labels
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Who belongs to which group.
+    """Group membership of the participants.
 
     Attributes
     ----------
     levels : tuple of str
-        The groups, in their order.
+        The groups, in order.
     codes : (n,) int64
-        Index into `levels`; -1 for those who are left out: their group is missing, or not in the order.
+        Index into `levels`; -1 if excluded, because the group is missing or not in the order.
     """
 
     levels: tuple[str, ...]
@@ -51,7 +51,7 @@ def assign_groups(table: pd.DataFrame, group: str, order: Sequence[str] = ()) ->
     Raises
     ------
     FileError
-        No such column or group, fewer than two groups, or a group of one participant.
+        The column or a group does not exist, there are fewer than two groups, or a group has one participant.
     """
     require(table, [group], "")
     check_categories(table, group, "")

@@ -1,9 +1,9 @@
-"""Text as categories: what is a level, and what is a number with a slip.
+"""Text as categories: distinguishing levels from numbers with typing errors.
 
-A column is one of numbers if every cell that is there is a number, and of text otherwise. Text that is used as
-categories is refused where it is numbers but for a slip (`check_categories`), and where two levels would be one but for
-capitals or blanks (`check_levels`). Who means such text declares it, as BIDS does, with ``Levels`` of the column in the
-JSON file beside the table: ``{"stage": {"Levels": {"1": "…", "2": "…", "2a": "…"}}}``.
+A column is numeric if every non-missing cell is a number, and text otherwise. Text that is used as categories is
+refused if it appears to be numeric with typing errors (`check_categories`), or if two levels differ only in case or
+blanks (`check_levels`). To use such text, declare it as in BIDS, with ``Levels`` of the column in the JSON file beside
+the table: ``{"stage": {"Levels": {"1": "…", "2": "…", "2a": "…"}}}``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gpuvox.errors import FileError
 from gpuvox.files.text import as_number
 
 LEVELS = "levels"
-"""Key of a table's attributes: columns that are declared to be categories."""
+"""Key of a table's attributes: columns that are declared as categories."""
 FORMS = (
     (re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+\.[0-9]*"), "without commas between thousands"),
     (re.compile(r"[+-]?[0-9]*,[0-9]+(?:[eE][+-]?[0-9]+)?"), "with a decimal point instead of the comma"),
@@ -30,19 +30,19 @@ FORMS = (
     (re.compile(r"[+-]?[0-9]+(?:_[0-9]+)+(?:\.[0-9]*)?"), "without underscores"),
     (re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[dD][+-]?[0-9]+"), "with e for its exponent"),
 )  # fmt: skip
-"""Numbers as they are written elsewhere, and what would be read instead; every form takes time linear in the text."""
+"""Other notations of numbers, and how to write them instead; matching takes linear time for all of them."""
 UNIT = re.compile(r"([+-]?[0-9.,]+) ?([^0-9]+)")
 MOST_WITH_A_UNIT = 5
-"""Levels such as ``1.5T`` and ``3T`` that are taken for categories; more are numbers with a unit."""
+"""Number of levels such as ``1.5T`` and ``3T`` that count as categories; more are numbers with a unit."""
 
 
 def is_declared(table: pd.DataFrame, name: str) -> bool:
-    """Whether a column is said to be one of categories."""
+    """Whether a column is declared as categorical."""
     return name in table.attrs.get(LEVELS, ())
 
 
 def other_form(text: str) -> str:
-    """How a number should be written that is written as it is not read; empty for anything else."""
+    """How to write a number that is in another notation; empty for anything else."""
     for form, wanted in FORMS:
         if form.fullmatch(text):
             return wanted
@@ -53,13 +53,13 @@ def other_form(text: str) -> str:
 
 
 def check_categories(table: pd.DataFrame, name: str, origin: str | os.PathLike[str]) -> None:
-    """Make sure that text is categories.
+    """Check that a text column is categorical.
 
     Raises
     ------
     FileError
-        Most cells are numbers, or numbers in another form (`other_form`), or all are numbers with one unit; or two
-        levels are alike (`check_levels`). The message has the first cell that is no number, and its participant.
+        Most cells are numbers, or numbers in another notation (`other_form`), or all are numbers with a unit; or two
+        levels are similar (`check_levels`). The message states the first non-numeric cell and its participant.
     """
     rows, given = _given(table, name)
     if is_declared(table, name) or pd.api.types.is_numeric_dtype(table[name]) or not given:
@@ -95,7 +95,7 @@ def _slip(table: pd.DataFrame, name: str, origin: str | os.PathLike[str], row: i
 
 
 def check_levels(table: pd.DataFrame, name: str, origin: str | os.PathLike[str]) -> None:
-    """Raise `FileError` if two levels of a column differ in capitals or blanks only; it names a participant of each."""
+    """Raise `FileError` if two levels differ only in case or blanks; the message names a participant of each."""
     if is_declared(table, name) or pd.api.types.is_numeric_dtype(table[name]):
         return
     seen: dict[str, tuple[str, int]] = {}
@@ -108,21 +108,21 @@ def check_levels(table: pd.DataFrame, name: str, origin: str | os.PathLike[str])
 
 
 def _given(table: pd.DataFrame, name: str) -> tuple[list[int], list[Any]]:
-    """Rows whose cell is not missing, and those cells."""
+    """Rows with a value, and these values."""
     rows = np.flatnonzero(table[name].notna().to_numpy()).tolist()
     return rows, table[name].iloc[rows].tolist()
 
 
 def alike(text: str) -> str:
-    """What is left of a level without capitals and blanks."""
+    """A level in lower case without blanks."""
     return "".join(unicodedata.normalize("NFKC", text).split()).casefold()
 
 
 def located(origin: str | os.PathLike[str], text: str) -> str:
-    """A sentence about a table, with its file before it if there is one."""
+    """A sentence about a table, preceded by its file if there is one."""
     return f"{os.fspath(origin)}: {text}" if origin else text
 
 
 def whose(table: pd.DataFrame, row: int) -> str:
-    """The participant of a row; its number if the table does not say."""
+    """The participant of a row; the row's number if the table has no ids."""
     return str(table["participant_id"].iloc[row]) if "participant_id" in table.columns else f"row {row + 1}"

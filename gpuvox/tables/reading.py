@@ -1,4 +1,4 @@
-"""Tables of participants, read: numbers and text, missing cells, and values that were measured elsewhere."""
+"""Reading tables of participants: numeric and text columns, missing cells, measures from other tables."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from gpuvox.tables.columns import require
 
 Float64 = NDArray[np.float64]
 MISSING = ("", "n/a", "N/A", "#N/A", "NA", "<NA>", "NaN", "nan", "null", "NULL")
-"""Cells that hold nothing: as BIDS, R, pandas and spreadsheets write it."""
+"""Cells that are missing, as written by BIDS, R, pandas and spreadsheets."""
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:
-    """Columns of text as numbers where all that is there are numbers; missing cells (`MISSING`) as NaN.
+    """Convert columns in which all values are numbers; missing cells (`MISSING`) become NaN.
 
     Parameters
     ----------
@@ -42,41 +42,41 @@ def _typed(name: Any, column: list[str]) -> list[Any] | Float64:
     if name == "participant_id":
         return given
     numbers = [cell if cell is np.nan else as_number(cell) for cell in given]
-    # A column of nothing but n/a is a column of numbers that are missing.
+    # A column with only missing values counts as numeric.
     if all(value == value or cell is np.nan for value, cell in zip(numbers, given)):
         return np.array(numbers, dtype=np.float64)
     return given
 
 
 def is_missing(text: str) -> bool:
-    """Whether a cell holds nothing: one of `MISSING`, or NaN however it is spelled."""
+    """Whether a cell is missing: one of `MISSING`, or any spelling of NaN."""
     return text in MISSING or text.lstrip("+-").lower() == "nan"
 
 
 def labels(column: pd.Series) -> pd.Series:
-    """Values of a column as text, as they name groups: 1 is ``1``, not ``1.0``; missing stays missing."""
+    """Values of a column as names of groups: 1 is ``1``, not ``1.0``; missing values stay missing."""
     return column.map(label, na_action="ignore")
 
 
 def label(value: Any) -> str:
-    """One of them."""
+    """A single value as a label."""
     return f"{value:.15g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def read_participants(path: str | os.PathLike[str], required: Sequence[str] = ()) -> pd.DataFrame:
-    """Table of participants, a row each.
+    """Read a table of participants, one row each.
 
     Parameters
     ----------
     path : path
         TSV or CSV with the column ``participant_id``.
     required : sequence of str
-        Columns that there must be; cells may be missing.
+        Columns that must exist; cells may be missing.
 
     Raises
     ------
     FileError
-        It is no such table, a column is missing, or a participant occurs twice.
+        The file is not such a table, a column is missing, or a participant occurs twice.
     """
     table = files.read_table(path, ["participant_id"])
     require(table, required, path)
@@ -88,30 +88,30 @@ def gather(
     rois: str | os.PathLike[str] | None = None,
     clusters: Mapping[str, str | os.PathLike[str]] | None = None,
 ) -> pd.DataFrame:
-    """Participants with what was measured in them, a column for every value.
+    """Participants with their measures, one column per variable.
 
     Parameters
     ----------
     table : path
         Participants.
     rois : path, optional
-        What ``gpuvox rois`` wrote: adds ``thalamus.volume`` (mL), ``thalamus.volume_normalised``, and for each map
+        Table written by ``gpuvox rois``: adds ``thalamus.volume`` (mL), ``thalamus.volume_normalised``, and per map
         ``thalamus.iron`` (mean), ``thalamus.iron.median``, ``thalamus.iron.sd``, ``thalamus.iron.mass`` (with a
         head-size factor that of the normalised volume, and ``thalamus.iron.mass_raw``); those of one side are
         called ``left.thalamus.iron``.
     clusters : dict of str to path, optional
-        Name → what ``gpuvox clusters`` wrote as ``OUT_subjects.tsv``: adds ``name.1``, the eigenvariate of cluster 1
-        (its z where there is one), and ``name.1.mean``.
+        Name → ``OUT_subjects.tsv`` written by ``gpuvox clusters``: adds ``name.1``, the eigenvariate of cluster 1
+        (its z-score if there is one), and ``name.1.mean``.
 
     Returns
     -------
     DataFrame
-        A row for each participant, in the order of the table.
+        One row per participant, in the order of the table.
 
     Raises
     ------
     FileError
-        A file is no such table, or lacks a participant.
+        A file is not such a table, or lacks a participant.
     """
     found = read_participants(table)
     attributes = dict(found.attrs)
@@ -147,7 +147,7 @@ def _from_rois(path: str | os.PathLike[str]) -> pd.DataFrame:
     for value, suffix in kinds.items():
         parts.append(long.assign(variable=place + "." + long["map"] + suffix, value=long[value]))
     for value in ("volume", "volume_normalised"):
-        # The same in the rows of all maps.
+        # Identical in the rows of all maps.
         rows = ~pd.DataFrame({"who": long["participant_id"], "where": place}).duplicated()
         parts.append(long.assign(variable=place + "." + value, value=long[value])[rows])
     return _wide(pd.concat(parts), path)

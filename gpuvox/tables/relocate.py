@@ -1,4 +1,4 @@
-"""Paths in a table, which are relative to its folder, made those of a table in another folder."""
+"""Paths in a table, which are relative to its folder, rewritten for a table in another folder."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from gpuvox.tables.reading import is_missing
 def relocated(
     table: pd.DataFrame, origin: files.Name, target: files.Name, columns: Collection[str] = ()
 ) -> pd.DataFrame:
-    """The rows of one table as another table, in whose folder they name the same files.
+    """The rows of a table with paths rewritten, so that they name the same files from another folder.
 
-    A column holds paths if one of its cells has a slash or the suffix of an image, and there is such a file. Absolute
-    paths stay as they are.
+    A column holds paths if one of its cells has a slash or the suffix of an image, and the file exists. Absolute
+    paths are kept.
 
     Parameters
     ----------
     table : DataFrame
         Read from `origin`.
     origin, target : path
-        Where the rows come from, and the table that is to be written.
+        The source table, and the table to be written.
     columns : collection of str
-        Columns that are known to hold paths; names without folder and suffix are then paths, too.
+        Columns that are known to hold paths; in these, names without folder and suffix are paths too.
 
     Returns
     -------
     DataFrame
-        `table` itself if both lie in one folder.
+        `table` itself if both are in the same folder.
     """
     before, after = (os.path.realpath(Path(name).parent) for name in (origin, target))
     if before == after:

@@ -1,4 +1,4 @@
-"""The file that describes a study: TOML, checked key by key; a mistake is told with the key's name and its line."""
+"""The TOML file that describes a study, checked key by key; errors state the key and its line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ IRONMYELIN = {
 """Maps that ``gpuvox ironmyelin`` writes: title, unit."""
 
 Check = Callable[[Any], str]
-"""What is expected, where a value is not; empty where it is."""
+"""A check of a value: what is expected instead, or empty if the value is accepted."""
 
 
 def _between(low: float, high: float, *, open_ends: bool = False) -> Check:
@@ -84,7 +84,7 @@ def _key(default: Any = MISSING, check: Check | None = None) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """``[study]``: what, of whom, where to."""
+    """``[study]``: title, table and results folder."""
 
     table: str = _key(check=_not_empty)
     out: str = _key("results", _not_empty)
@@ -96,7 +96,7 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """``[groups]``: the two groups and what is adjusted for."""
+    """``[groups]``: the two groups and the covariates."""
 
     column: str = _key("group", _not_empty)
     order: tuple[str, ...] = _key(check=lambda v: "" if len(set(v)) == len(v) == 2 else "two different groups")
@@ -122,7 +122,7 @@ class IronMyelin:
 
 @dataclass(frozen=True, kw_only=True)
 class Map:
-    """``[maps.NAME]``: a 4D image, and how it is called."""
+    """``[maps.NAME]``: a 4D image and its title."""
 
     image: str = _key(check=_not_empty)
     title: str = _key("")
@@ -131,7 +131,7 @@ class Map:
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """``[template]``: images that everyone shares."""
+    """``[template]``: images common to all participants."""
 
     mask: str = _key(check=_not_empty)
     labels: str = _key("")
@@ -162,7 +162,7 @@ class Clusters:
 
 @dataclass(frozen=True, kw_only=True)
 class Rois:
-    """``[rois]``: options of ``gpuvox rois``; labels are those of ``[template]`` if it names none."""
+    """``[rois]``: options of ``gpuvox rois``; the default labels are those of ``[template]``."""
 
     maps: tuple[str, ...] = _key(())
     labels: str = _key("")
@@ -184,7 +184,7 @@ class Demographics:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupTable:
-    """``[[group_table]]``: analyses of covariance, one a variable."""
+    """``[[group_table]]``: analyses of covariance, one per variable."""
 
     title: str = _key(check=_not_empty)
     variables: tuple[str, ...] = _key(())
@@ -227,7 +227,7 @@ class Correlation:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSize:
-    """``[[sample_size]]``: participants that another study would need."""
+    """``[[sample_size]]``: number of participants for a new study."""
 
     title: str = _key(check=_not_empty)
     variables: tuple[str, ...] = _key(check=_not_empty)
@@ -272,23 +272,23 @@ class Config:
     report: Report = field(default_factory=Report)
 
     def file(self, name: str) -> str:
-        """A path of the file, as seen from here; empty stays empty."""
+        """A path in the file, relative to the current folder; empty stays empty."""
         return os.fspath(self.path.parent / os.path.expanduser(name)) if name else ""
 
     @property
     def out(self) -> Path:
-        """Folder of the results."""
+        """The results folder."""
         return Path(self.file(self.study.out))
 
     def error(self, where: tuple[str | int, ...], message: str) -> FileError:
-        """A mistake in the file, told with its line and key."""
+        """An error in the file, with its line and key."""
         return _error(self.path, key_lines(self.text), where, message)
 
     @contextlib.contextmanager
     def reading(self, where: tuple[str | int, ...]) -> Iterator[None]:
-        """What is wrong with what a key names is told with its line and name.
+        """Add line and key to errors about what a key names.
 
-        The option of a command that is wrong (`error.option`) is told as the key that it is here.
+        The option of a command (`error.option`) is translated to the key in this file.
         """
         try:
             yield
@@ -302,7 +302,7 @@ class Config:
             raise self.error((*where, key) if inside else where, text) from None
 
     def _keys(self, where: tuple[str | int, ...]) -> list[str]:
-        """Keys of a section; none of anything else."""
+        """Keys of a section; none for anything else."""
         part: Any = self
         for name in where:
             is_item = isinstance(name, int) or isinstance(part, Mapping)
@@ -311,7 +311,7 @@ class Config:
 
 
 def example() -> str:
-    """The written example: every key with what it means."""
+    """The example file, with an explanation of every key."""
     return (resources.files("gpuvox.study") / EXAMPLE).read_text(encoding="utf-8")
 
 
@@ -321,7 +321,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     Raises
     ------
     FileError
-        No TOML; a key that is unknown, missing or of the wrong kind: the message has its name and line.
+        The file is not TOML, or a key is unknown, missing or of the wrong type; the message states key and line.
     """
     path = Path(path)
     try:
@@ -329,7 +329,9 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         content = tomllib.loads(text)
     except RecursionError:
         raise FileError(f"{path} is not TOML of a study: brackets are nested too deeply") from None
-    except ValueError as error:  # also text that is not UTF-8, and numbers of more digits than Python reads
+    except (
+        ValueError
+    ) as error:  # also raised for text that is not UTF-8, and for numbers with more digits than Python accepts
         raise FileError(f"{path} is not TOML: {error}") from None
     reader = _Reader(path, key_lines(text))
     values = reader.section(Config, content, (), {"path": path, "text": text})
@@ -339,7 +341,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
 
 
 def _check_together(config: Config, reader: _Reader) -> None:
-    """What one section needs of another."""
+    """Check what sections require of each other."""
     if config.voxelwise is not None and config.template is None:
         raise reader.error(("voxelwise",), "needs the section [template] with a mask")
     if config.clusters is not None and config.voxelwise is None:
@@ -366,7 +368,7 @@ def _check_titles(config: Config, reader: _Reader) -> None:
     titles = {("group_table", "demographics")} if config.demographics else set()
     for kind in ("group_table", "regression", "correlation", "sample_size"):
         for number, table in enumerate(getattr(config, kind)):
-            # Titles become names of files.
+            # Titles become file names.
             if (kind, slug(table.title)) in titles:
                 name = slug(table.title)
                 raise reader.error((kind, number, "title"), f"another table already has a file called {name!r}")
@@ -381,7 +383,7 @@ def slug(title: str) -> str:
 def _error(
     path: Path, lines: Mapping[tuple[str | int, ...], int], where: tuple[str | int, ...], message: str
 ) -> FileError:
-    """The message with line and key; where the key has no line, that of what it is in."""
+    """The message with line and key; a key without a line gets that of its section."""
     place, name = where, _spelled(where)
     while place and place not in lines:
         place = place[:-1]
@@ -390,7 +392,7 @@ def _error(
 
 
 class _Reader:
-    """Turns the content of the file into the dataclasses above."""
+    """Converts the content of the file to the dataclasses above."""
 
     def __init__(self, path: Path, lines: Mapping[tuple[str | int, ...], int]) -> None:
         self.path, self.lines = path, lines
@@ -419,7 +421,7 @@ class _Reader:
         }
 
     def value(self, kind: Any, value: Any, where: tuple[str | int, ...], of: Field | None = None) -> Any:
-        """A value as its type, checked."""
+        """A value converted to its type and checked."""
         found = self._typed(kind, value, where)
         expected = of.metadata["check"](found) if of and "check" in of.metadata else ""
         if expected:
@@ -481,7 +483,7 @@ def _spelled(where: tuple[str | int, ...]) -> str:
 
 
 def key_lines(text: str) -> dict[tuple[str | int, ...], int]:
-    """Line of every section and key of a TOML text; keys of inline tables have that of the key that holds them."""
+    """Line of every section and key of a TOML text; keys of inline tables have the line of the enclosing key."""
     found: dict[tuple[str | int, ...], int] = {}
     counts: dict[tuple[str | int, ...], int] = {}
     section: tuple[str | int, ...] = ()
@@ -504,7 +506,7 @@ def key_lines(text: str) -> dict[tuple[str | int, ...], int]:
 
 
 def _header_or_key(line: str) -> tuple[str, bool, str]:
-    """``[section]``, whether it is one of a list, and the key before ``=``; empty where there is none."""
+    """``[section]``, whether it belongs to a list, and the key before ``=``; empty if there is none."""
     if line.startswith("["):
         header, closed, _ = line.lstrip("[").partition("]")
         return (header.strip() if closed else ""), line.startswith("[["), ""
@@ -513,7 +515,7 @@ def _header_or_key(line: str) -> tuple[str, bool, str]:
 
 
 def _located(section: tuple[str | int, ...], counts: Mapping[tuple[str | int, ...], int]) -> tuple[str | int, ...]:
-    """``[a.b]`` below ``[[a]]`` is a part of the last a."""
+    """``[a.b]`` below ``[[a]]`` belongs to the last a."""
     if section[:1] in counts and len(section) > 1:
         return (*section[:1], counts[section[:1]], *section[1:])
     return section
@@ -542,7 +544,7 @@ def _open_ends(line: str, depth: int, quotes: str) -> tuple[int, str]:
 
 
 def _within_text(line: str, position: int, quotes: str) -> tuple[int, str]:
-    """Where a text ends that is open, and what is open then."""
+    """Where an open string ends, and what is open after it."""
     while position < len(line):
         if line[position] == "\\" and quotes[0] == '"':
             position += 2

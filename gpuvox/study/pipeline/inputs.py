@@ -69,12 +69,12 @@ class StudyInputs:
 
     @cached_property
     def cohort(self) -> pd.DataFrame:
-        """Participants who are in the study, cells as text.
+        """Participants of the study, with cells as text.
 
         Raises
         ------
         FileError
-            A column is missing, a group has nobody, or somebody is of neither group.
+            A column is missing, a group is empty, or a participant belongs to neither group.
         """
         groups, path = self.config.groups, self.table
         chosen = self.everyone[self.is_included].reset_index(drop=True)
@@ -99,13 +99,13 @@ class StudyInputs:
 
     @cached_property
     def everyone(self) -> pd.DataFrame:
-        """The table, cells as text."""
+        """The whole table, with cells as text."""
         with self.config.reading(("study", "table")):
             return files.read_table(self.table, ["participant_id"])
 
     @cached_property
     def is_included(self) -> NDArray[np.bool_]:
-        """(rows,) Whether a row of the table is in the study."""
+        """(rows,) Whether each row of the table is in the study."""
         groups, columns = self.config.groups, typed(self.everyone)
         for key, names in (("column", [groups.column]), ("covariates", groups.covariates)):
             with self.config.reading(("groups", key)):
@@ -120,12 +120,12 @@ class StudyInputs:
 
     @cached_property
     def columns(self) -> pd.DataFrame:
-        """The same, numbers as numbers."""
+        """The same with numeric columns converted."""
         return typed(self.cohort)
 
     @cached_property
     def members(self) -> pd.Series:
-        """The group of each, as text."""
+        """The group of each participant, as text."""
         return labels(self.columns[self.config.groups.column])
 
     @cached_property
@@ -151,7 +151,7 @@ class StudyInputs:
         Raises
         ------
         FileError
-            The configuration names one that there is not.
+            The configuration names a map that does not exist.
         """
         found: dict[str, Map] = {}
         if self.config.ironmyelin is not None:
@@ -160,7 +160,7 @@ class StudyInputs:
                 title, unit = IRONMYELIN[name]
                 found[name] = Map(image=self.path(f"maps/{name}"), title=title, unit=unit)
         for name, given in self.config.maps.items():
-            # Where the subset leaves somebody out, the volumes of the others are copied.
+            # If the subset excludes participants, the volumes of the others are copied.
             image = self.path(f"maps/{name}") if f"maps/{name}" in self.copied else self.config.file(given.image)
             found[name] = Map(image=image, title=given.title or name, unit=given.unit)
         for section in ("voxelwise", "rois"):
@@ -172,7 +172,7 @@ class StudyInputs:
 
     @cached_property
     def copied(self) -> dict[str, str]:
-        """Image in the results → image of everybody, of which those in the study have their volumes copied there."""
+        """Image in the results → image of all rows, from which the volumes of the study's participants are copied."""
         if self.is_included.all():
             return {}
         found = {f"maps/{name}": self.config.file(given.image) for name, given in self.config.maps.items()}
@@ -185,7 +185,7 @@ class StudyInputs:
         return found
 
     def region_image(self, kind: str) -> str:
-        """Labels, Jacobians or lesions of those in the study: a column of the table or an image; empty for none."""
+        """Labels, Jacobians or lesions of the study: a column of the table or an image; empty for none."""
         return self.path(f"regions/{kind}") if f"regions/{kind}" in self.copied else self._region_image(kind)
 
     def _region_image(self, kind: str) -> str:
@@ -197,7 +197,7 @@ class StudyInputs:
 
     @cached_property
     def measured(self) -> list[str]:
-        """Names of what is measured in regions; some may have nobody to be measured in."""
+        """Names of the measures of regions; some may have no values."""
         given, template = self.config.rois, self.config.template
         if given is None:
             return []
@@ -212,12 +212,12 @@ class StudyInputs:
             kinds = ("", ".median", ".sd", *(masses if name in rois.MASSES else ()))
             measures += [f".{name}{kind}" for kind in kinds]
         places = [f"{side}.{name}" if side in ("left", "right") else name for name, side in structures]
-        # One structure with sides and one without have the same place where both sides are measured together.
+        # A structure with sides and one without have the same name if both sides are combined.
         return list(dict.fromkeys(place + measure for place in places for measure in measures))
 
     @property
     def ironmyelin_options(self) -> dict[str, Any]:
-        """Those of ``[ironmyelin]``, as the command has them."""
+        """The options of ``[ironmyelin]``, as the command takes them."""
         given = self.config.ironmyelin
         assert given is not None
         options = asdict(given) | {name: self.config.file(getattr(given, name)) for name in ("mask", "model")}
@@ -241,13 +241,13 @@ class StudyInputs:
         ]
 
     def images(self, column: str) -> list[str]:
-        """Images in a column of the table, from here."""
+        """Images in a column of the table, relative to the current folder."""
         for name, value in zip(self.cohort["participant_id"], self.cohort[column].str.strip()):
             if value in MISSING:
                 raise FileError(f"{self.table} has no {column} of {name}")
         return self.paths(column)
 
     def paths(self, column: str) -> list[str]:
-        """The same, where cells may be missing."""
+        """The same, but cells may be missing."""
         folder = Path(self.table).parent
         return [os.fspath(folder / value.strip()) for value in self.cohort[column]]

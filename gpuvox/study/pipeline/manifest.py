@@ -1,4 +1,4 @@
-"""What a study did, for its report: ``study.json``, and the findings in a few lines."""
+"""The record of a study for its report: ``study.json``, and a summary of the findings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODELS = ("regression", "correlation", "sample_size")
 
 
 def describe(inputs: StudyInputs, ledger: Ledger) -> dict[str, Any]:
-    """Everything that the report tells; paths are relative to the folder of the results."""
+    """Everything that the report needs; paths are relative to the results folder."""
     config = inputs.config
     template, folder = config.template, config.out
     found: dict[str, Any] = {
@@ -60,7 +60,7 @@ def describe(inputs: StudyInputs, ledger: Ledger) -> dict[str, Any]:
 
 
 def _device(inputs: StudyInputs) -> str:
-    """What the permutations were computed on, whenever that was."""
+    """The device on which the permutations were computed."""
     records = [inputs.path(f"voxelwise/{c.map}_randomise.json") for c in inputs.comparisons]
     names = [json.loads(Path(path).read_text(encoding="utf-8"))["device"] for path in dict.fromkeys(records)]
     return ", ".join(dict.fromkeys("CPU" if name == "cpu" else str(name) for name in names))
@@ -71,7 +71,7 @@ def _image(name: str, folder: Path) -> str:
 
 
 def _regions(inputs: StudyInputs, given: Rois) -> dict[str, Any]:
-    """How regions were measured; images by the column or the name of the file that they are from."""
+    """How regions were measured; images are named by their column or file."""
     template, columns = inputs.config.template, inputs.cohort.columns
     labels = given.labels or (template.labels if template else "")
     path = inputs.config.file(labels)
@@ -103,7 +103,7 @@ def _cohort(inputs: StudyInputs) -> dict[str, Any]:
 
 
 def _checks(inputs: StudyInputs, ledger: Ledger) -> list[dict[str, str]]:
-    """Warnings of the stages, and whose values are missing."""
+    """Warnings of the stages, and participants with missing values."""
     found = [
         {"what": f"{name}: {text}", "kind": "warning"}
         for name, done in ledger.stages.items()
@@ -158,7 +158,7 @@ def _groups(inputs: StudyInputs) -> list[dict[str, Any]]:
     for table in inputs.config.group_table:
         root = f"groups/{slug(table.title)}"
         found.append({"title": table.title, "table": f"{root}.tsv", "json": f"{root}.json"})
-    # Where no cluster survived there may be a note in place of a table.
+    # If no cluster survived, there may be a note instead of a table.
     return [{k: v for k, v in part.items() if k == "title" or os.path.exists(inputs.path(v))} for part in found]
 
 

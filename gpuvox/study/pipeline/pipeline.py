@@ -41,7 +41,7 @@ from gpuvox.study.pipeline.validation import check_inputs
 
 @dataclass(frozen=True, eq=False)
 class Pipeline:
-    """A study, ready to be run.
+    """A study that can be run.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class Pipeline:
         return StudyInputs(self.config, self.line)
 
     def stages(self) -> list[Stage]:
-        """All stages but the report, in order; what can be found wrong with the inputs is found first.
+        """All stages except the report, in order; the inputs are checked first.
 
         Raises
         ------
@@ -85,7 +85,7 @@ class Pipeline:
 
 
 def listing(pipeline: Pipeline) -> list[str]:
-    """What a run would do, a line for each stage."""
+    """What a run would do, one line per stage."""
     work, ledger = pipeline.stages(), Ledger.open(pipeline.config.out)
     planned = stages.plan([*work, report_stage(pipeline.inputs, ledger, work)], ledger)
     return [
@@ -95,12 +95,12 @@ def listing(pipeline: Pipeline) -> list[str]:
 
 
 def execute(pipeline: Pipeline, reporter: Reporter) -> None:
-    """Run a study: every stage that is not up to date.
+    """Run all stages of a study that are not up to date.
 
     Raises
     ------
     InputError
-        One sentence that says what is wrong. What was done before stays, and is not done again.
+        The message is one sentence. Finished stages are kept and not repeated.
     """
     inputs, out = pipeline.inputs, pipeline.config.out
     work = pipeline.stages()

@@ -1,4 +1,4 @@
-"""What the stages of a study depend on: files from outside, earlier stages, and cells of the table."""
+"""What the stages of a study depend on: input files, earlier stages, and cells of the table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gpuvox.study.pipeline.inputs import StudyInputs
 from gpuvox.tables.conditions import select
 
 Sources = dict[str, tuple[str, ...]]
-"""Files from outside, by what they are to a stage."""
+"""Input files, by their role in a stage."""
 
 
 def image_files(name: str) -> tuple[str, ...]:
@@ -26,7 +26,7 @@ def column_files(inputs: StudyInputs, column: str) -> tuple[str, ...]:
 
 
 def of_maps(inputs: StudyInputs, *names: str) -> tuple[tuple[str, ...], Sources]:
-    """(earlier stages, files from outside) that maps come from."""
+    """(earlier stages, input files) that maps depend on."""
     from_config = [name for name in names if name in inputs.config.maps]
     computed = ("iron and myelin",) * (len(from_config) < len(names))
     if not inputs.is_included.all():
@@ -42,7 +42,7 @@ def of_template(inputs: StudyInputs, *names: str) -> Sources:
 
 
 def cells(inputs: StudyInputs, *names: str) -> dict[str, Any]:
-    """Cells of the table that a stage reads, for its settings: others may change."""
+    """Cells of the table that a stage reads, as part of its settings; changes of other cells do not matter."""
     return {name: inputs.cohort[name].str.strip().tolist() for name in ("participant_id", *names)}
 
 

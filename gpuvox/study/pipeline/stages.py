@@ -1,8 +1,8 @@
-"""Stages of work that leave files: run in order, skipped where nothing they depend on has changed.
+"""Stages that write files: run in order, and skipped if nothing that they depend on has changed.
 
-A stage depends on its settings, on files from outside and on what earlier stages left (by their content), and on the
-version of gpuvox. What it depended on, and what it left, is kept in a file beside the results as soon as it ends; a run
-that was interrupted goes on there.
+A stage depends on its settings, on the content of input files and of the files of earlier stages, and on the
+version of gpuvox. What it depended on and wrote is recorded in the ledger as soon as it ends, so an interrupted run
+resumes there.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from gpuvox.study.ledger import STATE, Ledger
 
 NEW = "not done yet"
 MOST_BYTES = 255 - len("_tfce_corrp_tstat10.nii.gz")
-"""What file systems allow for a name, less what a stage may add to it."""
+"""Longest name that file systems accept, minus what a stage may append."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """A piece of work.
+    """A stage of a study.
 
     Attributes
     ----------
     name : str
     settings : dict
-        What JSON can hold; also the cells of a table that it reads, where others do not matter.
+        Values that JSON can represent, including the cells of a table that the stage reads.
     outputs : tuple of str
-        Patterns of what it leaves, relative to the folder of the results; each fits at least one file then.
+        Patterns of the files that it writes, relative to the results folder; each matches at least one file.
     work : callable
-        Does it.
+        Runs the stage.
     after : tuple of str
         Names of earlier stages whose results it reads.
     sources : dict of str to sequence of str
-        Files from outside that it reads, by what they are to it.
+        Input files that it reads, by their role.
     """
 
     name: str
@@ -56,17 +56,17 @@ class Stage:
 
 
 def indented(reporter: Reporter) -> Reporter:
-    """A reporter whose lines stand below that of their stage."""
+    """A reporter that indents lines below that of their stage."""
     return replace(reporter, say=lambda text: reporter.say(f"  {text}"))
 
 
 def check_names(work: Iterable[Stage]) -> None:
-    """Make sure that file systems take the names of what the stages will leave.
+    """Check that file systems accept the names of the files that the stages will write.
 
     Raises
     ------
     FileError
-        A name that is too long: of a map, a comparison or a title.
+        A map, a comparison or a title has a name that is too long.
     """
     for stage in work:
         for part in (part for pattern in stage.outputs for part in pattern.split("/")):
@@ -80,7 +80,7 @@ def check_names(work: Iterable[Stage]) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done with a stage: it runs for a reason, or is skipped (no reason)."""
+    """A stage and the reason why it runs; no reason if it is skipped."""
 
     stage: Stage
     reason: str
@@ -91,7 +91,7 @@ def _dependencies(stage: Stage, ledger: Ledger) -> dict[str, Any]:
     return {
         "gpuvox": __version__,
         "settings": json.loads(json.dumps(stage.settings)),
-        # Relative names: a study may be moved with all that belongs to it.
+        # Relative names, so that a study can be moved with all its files.
         "sources": {
             role: [[os.path.relpath(path, ledger.folder), ledger.hash(path)] for path in paths]
             for role, paths in stage.sources.items()
@@ -101,7 +101,7 @@ def _dependencies(stage: Stage, ledger: Ledger) -> dict[str, Any]:
 
 
 def _outputs(stage: Stage, ledger: Ledger) -> list[Path]:
-    """Files that fit what a stage leaves; `FileError` if a pattern fits none."""
+    """Files that a stage wrote; `FileError` if a pattern matches none."""
     found: list[Path] = []
     for pattern in stage.outputs:
         fitting = sorted(path for path in ledger.folder.glob(pattern) if path.is_file())
@@ -112,8 +112,9 @@ def _outputs(stage: Stage, ledger: Ledger) -> list[Path]:
 
 
 def plan(stages: Sequence[Stage], ledger: Ledger) -> list[Plan]:
-    """What a run would do. A stage that comes after one that runs is listed, though it is skipped if that leaves the
-    same as before.
+    """What a run would do.
+
+    A stage after one that runs is listed, although it is skipped if that one writes the same as before.
     """
     pending: set[str] = set()
     found = []
@@ -149,7 +150,7 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _flat(part: Mapping[str, Any]) -> dict[str, Any]:
-    """Files by their names, where they stand by what they are to a stage."""
+    """Files by name, from files by role."""
     found: dict[str, Any] = {}
     for name, value in part.items():
         is_files = isinstance(value, list) and value and all(isinstance(v, list) and len(v) == 2 for v in value)
@@ -159,12 +160,12 @@ def _flat(part: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def locked(folder: Path, warn: Callable[[str], None] = warnings.warn) -> Iterator[None]:
-    """One process at a time in a folder of results, which has no links that lead elsewhere.
+    """Hold the lock of a results folder, and check that it contains no links to other places.
 
     Raises
     ------
     FileError
-        Another one is at work there; a folder in it is a link to another place.
+        Another process is running there, or a folder in it is a link to another place.
     """
     try:
         lock = hold(folder / f"{STATE}.lock", os.fspath(folder), warn)
@@ -178,7 +179,7 @@ def locked(folder: Path, warn: Callable[[str], None] = warnings.warn) -> Iterato
 
 
 def run(stages: Sequence[Stage], ledger: Ledger, reporter: Reporter, summary: str = "") -> None:
-    """Run what must run.
+    """Run the stages that are not up to date.
 
     Parameters
     ----------
@@ -186,13 +187,13 @@ def run(stages: Sequence[Stage], ledger: Ledger, reporter: Reporter, summary: st
     ledger : Ledger
     reporter : Reporter
     summary : str
-        Name of a stage that tells of the others: what it left is removed as soon as one of them runs, so that it
-        never tells of what is no longer there.
+        Name of a stage that reports on the others: its files are removed as soon as one of them runs, so that they
+        never describe results that no longer exist.
 
     Raises
     ------
     InputError
-        Of a stage; what was done before it is kept.
+        A stage failed; finished stages are kept.
     """
     for number, stage in enumerate(stages, 1):
         reason = _reason(stage, ledger)
@@ -226,6 +227,6 @@ def _work(stage: Stage, ledger: Ledger, reporter: Reporter) -> None:
 
 
 def remove_others(ledger: Ledger, names: Iterable[str]) -> None:
-    """Remove what stages left that are no longer part of the study."""
+    """Remove the files of stages that are no longer part of the study."""
     for name in set(ledger.stages) - set(names):
         ledger.remove(name)

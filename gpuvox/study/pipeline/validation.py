@@ -1,4 +1,4 @@
-"""Checks of a study before anything runs: its files, and what its configuration says of them."""
+"""Checks of a study before any stage runs: its files, and what its configuration says about them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from gpuvox.tables.columns import require
 
 
 def check_inputs(inputs: StudyInputs) -> None:
-    """Raise `FileError` for what can be found wrong before anything runs; it names the key and its line."""
+    """Raise `FileError` for anything that can be found wrong in advance; the message names the key and its line."""
     with inputs.config.reading(("study", "device")):
         resolve(inputs.config.study.device)
-    # The maps first: where one is not there, neither is anything that is measured in it.
+    # Maps first: if one does not exist, neither does anything that is measured in it.
     _ = inputs.maps
     _check_files(inputs)
     _check_ironmyelin(inputs)
@@ -33,7 +33,7 @@ def check_inputs(inputs: StudyInputs) -> None:
 
 
 def _check_files(inputs: StudyInputs) -> None:
-    """Images are there, and lie on one grid; those of everyone have a volume for each row of the table."""
+    """Check that images exist and are on one grid; 4D images need one volume per row of the table."""
     config, mask = inputs.config, None
     if config.template is not None:
         with config.reading(("template", "mask")):
@@ -57,7 +57,7 @@ def _check_files(inputs: StudyInputs) -> None:
 
 
 def _check_volumes(inputs: StudyInputs, where: tuple[str, ...], image: str, n_volumes: int) -> None:
-    """Raise `FileError` for an image of everybody that has not a volume for each row of the table."""
+    """Raise `FileError` if a 4D image does not have one volume per row of the table."""
     key = where[-1]
     if where[0] == "rois" and getattr(inputs.config.rois, key) in inputs.cohort.columns:
         if n_volumes != 1:
@@ -74,7 +74,7 @@ def _check_volumes(inputs: StudyInputs, where: tuple[str, ...], image: str, n_vo
 
 
 def _given_images(inputs: StudyInputs) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Key and file of each image that the configuration names, and of the first in a column."""
+    """Key and file of each image that the configuration names, and of the first image in a column."""
     config = inputs.config
     keys: list[tuple[str, ...]] = [("template", "labels"), ("template", "underlay"), ("ironmyelin", "mask")]
     keys += [("rois", name) for name in REGION_IMAGES]

@@ -1,7 +1,7 @@
-"""What the file of a study says of variables, checked before anything runs: that they are there, and of the right kind.
+"""Variables named in the file of a study, checked before any stage runs: that they exist and have the right type.
 
-Columns of the table are known with their values. What will be measured in regions and clusters is known by its names
-only; what can be wrong with its values is found when they are there.
+The values of columns of the table are known. Of measures of regions and clusters only the names are known in
+advance; their values are checked when they exist.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from gpuvox.tables.reading import label
 
 Bool = NDArray[np.bool_]
 Where = tuple[str | int, ...]
-"""A key of the file."""
+"""A key in the file."""
 
 
 @dataclass(frozen=True, eq=False)
 class Variables:
-    """The variables that there can be.
+    """The variables of a study.
 
     Attributes
     ----------
     config : Config
     columns : DataFrame
-        The table of those in the study; see `tables.typed`.
+        The table of the study's participants; see `tables.typed`.
     measured : sequence of str
-        Names of what is measured in regions.
+        Names of the measures of regions.
     clusters : sequence of str
         Names of the comparisons whose clusters are measured.
     """
@@ -53,7 +53,7 @@ class Variables:
 
     @cached_property
     def names(self) -> list[str]:
-        """Every variable; of each comparison the first cluster, and those that the file names."""
+        """Every variable; for each comparison the first cluster and those that the file names."""
         found = [name for name in self.columns.columns if name != "participant_id"] + list(self.measured)
         for name in self.clusters:
             numbers = dict.fromkeys(["1", *re.findall(rf"\b{re.escape(name)}\.(\d+)", self.config.text)])
@@ -68,7 +68,7 @@ class Variables:
     # -- one key ------------------------------------------------------------------------------------------------
 
     def find(self, where: Where, patterns: Sequence[str], names: Sequence[str] | None = None) -> list[str]:
-        """Variables that fit patterns, each once; `FileError` if there is none."""
+        """Variables that match patterns, each once; `FileError` if a pattern matches none."""
         known = self.names if names is None else names
         found: dict[str, None] = {}
         for pattern in patterns:
@@ -81,15 +81,15 @@ class Variables:
         return list(found)
 
     def is_known(self, name: str) -> bool:
-        """Whether a variable has its values already."""
+        """Whether the values of a variable are known already."""
         return name in self.columns.columns
 
     def is_text(self, name: str) -> bool:
-        """Whether it is a column of text."""
+        """Whether a variable is a text column."""
         return self.is_known(name) and not pd.api.types.is_numeric_dtype(self.columns[name])
 
     def numbers(self, where: Where, names: Sequence[str]) -> None:
-        """Raise `FileError` for text; it has the first cell that is no number."""
+        """Raise `FileError` for text; the message states the first cell that is not a number."""
         for name in names:
             if self.is_text(name):
                 given = self.columns[name].dropna()
@@ -100,7 +100,7 @@ class Variables:
                 )
 
     def rows(self, where: Where, condition: str) -> Bool | None:
-        """Participants who fulfil a condition; None where that depends on what is not measured yet."""
+        """Participants who fulfil a condition; None if that depends on measures that do not exist yet."""
         later = pd.DataFrame(np.nan, index=self.columns.index, columns=self.names)
         later[self.columns.columns] = self.columns
         with self.config.reading(where):
@@ -114,7 +114,7 @@ class Variables:
         return found
 
     def positive(self, where: Where, names: Sequence[str], rows: Bool | None, *, or_zero: bool = False) -> None:
-        """Raise `FileError` for a value without a logarithm."""
+        """Raise `FileError` for a value that has no logarithm."""
         self.numbers(where, names)
         for name in names:
             if rows is None or not self.is_known(name):
@@ -129,7 +129,7 @@ class Variables:
                 )
 
     def complete(self, where: Where, names: Sequence[str], rows: Bool | None) -> pd.DataFrame | None:
-        """Those who have what is known of some variables; `FileError` if too few, or the same in all."""
+        """Participants with values of the known variables; `FileError` if too few, or if a variable is constant."""
         if rows is None:
             return None
         chosen, known = self.columns[rows], [name for name in names if self.is_known(name)]
@@ -147,7 +147,7 @@ class Variables:
     # -- sections -----------------------------------------------------------------------------------------------
 
     def check(self, reference: str) -> None:
-        """Raise `FileError` for the first mistake, with its key and line."""
+        """Raise `FileError` for the first error, with its key and line."""
         config = self.config
         for name in self.columns.columns:
             if name in self.measured:
@@ -168,7 +168,7 @@ class Variables:
         self.numbers(("report", "zscores"), [name for name in config.report.zscores if self.is_known(name)])
 
     def _check_groups(self, reference: str) -> Bool:
-        """The reference group, which must be good for the covariates where clusters are measured."""
+        """The reference group, which must allow the covariates to be estimated if clusters are measured."""
         with self.config.reading(("groups", "covariates")):
             _ = self.design
         with self.config.reading(("groups", "reference")):
@@ -186,7 +186,7 @@ class Variables:
 
     @property
     def any_values(self) -> NDArray[np.float64]:
-        """Of a variable that is not measured yet: whether it can be adjusted depends on the covariates."""
+        """Check the covariates of a variable that is not measured yet."""
         return np.random.default_rng(0).normal(size=len(self.columns))
 
     def _check_demographics(self) -> None:
@@ -232,7 +232,7 @@ class Variables:
             patterns = {(*where, "families", name): each for name, each in given.families.items()}
         variables: list[str] = []
         for key, each in patterns.items():
-            # A column by its name is meant, whatever it is; a pattern means those that can be compared.
+            # A name selects a column of any kind; a pattern selects those that can be compared.
             names = [n for n in self.names if n in each or not (n in taken or self.is_text(n))]
             found = self.find(key, each, names)
             for name in found:
@@ -248,7 +248,7 @@ class Variables:
         return variables
 
     def _exact(self, where: Where, name: str) -> None:
-        """Raise `FileError` unless this is a variable's name, not a pattern."""
+        """Raise `FileError` unless this is the name of a variable, not a pattern."""
         if name not in self.names:
             self.find(where, [name])
             raise self.config.error(where, f"is {name!r}; the name of one variable expected")
@@ -280,7 +280,7 @@ class Variables:
         self._check_log(where, given.log, rows, inside if given.adjusted else None)
 
     def _indicators(self, where: Where, names: Sequence[str], whole: pd.DataFrame) -> None:
-        """Raise `FileError` for text that is numbers but for a slip."""
+        """Raise `FileError` for text that appears to be numeric with typing errors."""
         with self.config.reading(where):
             indicators(whole, [name for name in names if self.is_known(name)], self.table)
 
@@ -296,12 +296,12 @@ class Variables:
         return found
 
     def _adjustable(self, where: Where, name: str, inside: Bool, people: Bool) -> None:
-        """Raise `FileError` if the covariates are no good in the reference group of a model's participants."""
+        """Raise `FileError` if the covariates cannot be estimated in the reference group of a model's participants."""
         values = self.any_values
         given = self.columns[name].to_numpy() if self.is_known(name) else values
         values[np.isnan(given)] = np.nan
         there = given[inside & np.isfinite(given)]
-        # Where the reference group has nothing, or all the same, the model's own participants take its place.
+        # If the reference group has no values or constant ones, the model's participants are used instead.
         if len(there) == 1 or np.ptp(there if len(there) else [0]) > 0:
             with self.config.reading(where):
                 design = indicators(self.columns[people], self.config.groups.covariates, self.table)
@@ -310,7 +310,7 @@ class Variables:
     def _check_log(
         self, where: Where, patterns: Sequence[str], rows: Bool | None, inside: Bool | None = None
     ) -> None:
-        """Logarithms of a model; in a reference group too, but for what nobody of it has."""
+        """Check the logarithms of a model, also in the reference group unless a variable is missing there."""
         key = (*where, "log")
         for name in self.find(key, patterns):
             self.numbers(key, [name])

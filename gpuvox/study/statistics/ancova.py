@@ -1,8 +1,8 @@
-"""Analysis of covariance of each variable, and checks of what it assumes.
+"""Analysis of covariance of each variable, and checks of its assumptions.
 
 Ordinary least squares of a variable on the groups and covariates, with common slopes. F tests the groups given the
-covariates (type III); adjusted means are those of the model at the covariates' means over the participants analysed.
-Fits are statsmodels'.
+covariates (type III); adjusted means are the model's values at the means of the covariates over the participants
+analysed. statsmodels fits the models.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
 CORRECTIONS = ("fdr_bh", "bonferroni", "none")
 LEVEL = 0.05
-"""Of the tests of assumptions that choose a test or a transformation."""
+"""Level of the tests of assumptions that select a test or a transformation."""
 SKEWED = 1.0
-"""Skewness above which, if Lilliefors' test rejects too, values count as skewed."""
+"""Skewness above which values count as skewed, if Lilliefors' test rejects too."""
 AUTO = "auto"
 
 
 class _NotTestedError(DesignError):
-    """A variable cannot be tested; the text says why."""
+    """A variable cannot be tested; the message gives the reason."""
 
 
 # -- assumptions ----------------------------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ class _NotTestedError(DesignError):
 
 @dataclass(frozen=True)
 class Assumptions:
-    """Checks of what an analysis of variance or covariance assumes; NaN where there are too few values.
+    """Checks of the assumptions of an analysis of variance or covariance; NaN if there are too few values.
 
     Attributes
     ----------
@@ -50,9 +50,9 @@ class Assumptions:
         (Brown & Forsythe 1974, JASA 69:364).
     lilliefors_d, lilliefors_p : float
         Kolmogorov–Smirnov distance of the residuals from a normal distribution whose mean and SD are estimated from
-        them, with the p-value that belongs to that (Lilliefors 1967, JASA 62:399), from a table that starts at .001.
+        them, with the corresponding p-value (Lilliefors 1967, JASA 62:399), from a table that ends at .001.
     skewness : float
-        Of the residuals: the adjusted Fisher–Pearson coefficient G1.
+        Skewness of the residuals: the adjusted Fisher–Pearson coefficient G1.
     """
 
     levene_f: float
@@ -63,7 +63,7 @@ class Assumptions:
 
     @property
     def skewed(self) -> bool:
-        """Clearly not normal: |skewness| > 1, and Lilliefors' p < .05."""
+        """Whether the residuals are clearly not normal: |skewness| > 1 and Lilliefors' p < .05."""
         return abs(self.skewness) > SKEWED and self.lilliefors_p < LEVEL
 
 
@@ -76,7 +76,7 @@ def check_assumptions(values: ArrayLike, group: ArrayLike, residuals: ArrayLike)
     group : (n,) array_like
         Group of each value.
     residuals : (n,) array_like
-        Of the model that is to be checked.
+        Residuals of the model to check.
     """
     from statsmodels.stats.diagnostic import lilliefors
 
@@ -84,7 +84,7 @@ def check_assumptions(values: ArrayLike, group: ArrayLike, residuals: ArrayLike)
     labels = np.asarray(group)
     samples = [y[labels == level] for level in np.unique(labels)]
     levene_f = levene_p = lilliefors_d = lilliefors_p = skewness = math.nan
-    # Two values lie equally far from their median: more are needed for deviations that vary.
+    # Two values have equal deviations from their median, so more are needed.
     if len(samples) > 1 and min(map(len, samples)) > 1 and any(np.ptp(abs(x - np.median(x))) > 0 for x in samples):
         levene_f, levene_p = stats.levene(*samples, center="median")
     if len(e) > 3 and np.ptp(e) > 1e-10 * max(np.abs(y).max(), np.abs(e).max()):
@@ -130,7 +130,7 @@ ANCOVA = {
     "slopes_p": "p of the interactions",
     "note": "why the variable was not tested",
 }
-"""Columns of the table of `ancova`, and what they are."""
+"""Columns of the table of `ancova`, with descriptions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +167,7 @@ class _Design:
 
 
 def independent(X: Float64, columns: Float64) -> list[int]:
-    """Those columns that are no combination of X and of the columns before them."""
+    """Indices of columns that are not combinations of X and the columns before them."""
     Q, found = np.linalg.qr(X)[0], []
     for i, column in enumerate(columns.T):
         left = column - Q @ (Q.T @ column)
@@ -194,13 +194,13 @@ def ancova(
     Parameters
     ----------
     table : DataFrame
-        A row for each participant; see `tables.typed` and `tables.gather`.
+        One row per participant; see `tables.typed` and `tables.gather`.
     variables : sequence of str
-        Columns of numbers. Participants in whom one is missing are left out of its analysis.
+        Numeric columns. Participants with a missing value are excluded from the analysis of that variable.
     group, order
         See `assign_groups`.
     covariates : sequence of str
-        Columns of numbers or of text (indicators of each value but the first); whoever lacks one is left out.
+        Numeric or text columns (indicators of each value except the first); participants who lack one are excluded.
     families : dict of str to sequence of str, optional
         Name → patterns of the variables whose p-values are corrected together. By default one family, ``all``.
     correction : {"fdr_bh", "bonferroni", "none"}
@@ -213,14 +213,14 @@ def ancova(
     Returns
     -------
     DataFrame
-        A row for each variable, in their order; `ANCOVA` says what the columns are. A variable that does not vary, or
-        of which too few values are there, has a note and no test, and does not count in its family.
+        One row per variable, in order; `ANCOVA` describes the columns. A variable that is constant or has
+        too few values has a note and no test, and does not count in its family.
 
     Raises
     ------
     InputError
         A column is missing, is not numeric, or is in no family or in two; a covariate is constant or determined by
-        the group and others; a group is too small; the logarithm of negative values is wanted.
+        the group and others; a group is too small; a variable with negative values is to be log-transformed.
     """
     if correction not in CORRECTIONS:
         raise InputError(f"the correction {correction!r} is unknown; expected {', '.join(CORRECTIONS)}")
@@ -235,7 +235,7 @@ def ancova(
         found.append(row | _variable(table[name].to_numpy(dtype=np.float64)[rows], design, how, name))
     result = pd.DataFrame(found, columns=columns_of(ANCOVA, design.levels))
     for family in result["family"].unique():
-        # A variable that was not tested makes the correction of the others no stricter.
+        # Variables that were not tested do not make the correction stricter.
         inside = (result["family"] == family) & result["p"].notna()
         p = result.loc[inside, "p"].to_numpy(dtype=np.float64)
         if correction != "none":
@@ -245,7 +245,7 @@ def ancova(
 
 
 def columns_of(descriptions: Mapping[str, str], levels: Sequence[str]) -> list[str]:
-    """Names of columns: those with ``{group}`` for each group."""
+    """Names of columns, with ``{group}`` expanded for each group."""
     found: list[str] = []
     for name in descriptions:
         found += [name.format(group=level) for level in levels] if "{group}" in name else [name]
@@ -263,7 +263,7 @@ def _check_variables(table: pd.DataFrame, variables: Sequence[str], taken: Seque
 
 
 def check_finite(column: pd.Series) -> None:
-    """Raise `FileError` for an infinite value; missing ones are in order."""
+    """Raise `FileError` for an infinite value; missing values are allowed."""
     if pd.api.types.is_numeric_dtype(column) and np.isinf(column.to_numpy(dtype=np.float64)).any():
         raise FileError(f"the column {str(column.name)!r} has an infinite value")
 
@@ -282,7 +282,7 @@ def assign_families(
     Raises
     ------
     FileError
-        A pattern fits no variable; a variable is in two families or in none.
+        A pattern matches no variable; a variable is in two families or in none.
     """
     if not families:
         return dict.fromkeys(variables, "all")
@@ -311,13 +311,13 @@ def analysed(
         check_finite(chosen[name])
     rows = (groups.codes >= 0) & chosen.notna().all(axis=1).to_numpy()
     design = _Design(groups.levels, groups.codes[rows], chosen[rows])
-    indicators(table[rows], list(covariates))  # of the whole table: it says who has text among numbers
+    indicators(table[rows], list(covariates))  # of the whole table, so that errors name participants
     design.matrix()
     return rows, design
 
 
 def _variable(values: Float64, everyone: _Design, how: str, name: str) -> dict[str, Any]:
-    """Numbers of one variable: described, and tested or a note."""
+    """Row of one variable: description, and test or note."""
     there = ~np.isnan(values)
     design, x = everyone.part(there), values[there]
     row: dict[str, Any] = {"n": len(x)}
@@ -332,17 +332,17 @@ def _variable(values: Float64, everyone: _Design, how: str, name: str) -> dict[s
 
 
 def mean_of(x: Float64) -> float:
-    """Mean; NaN of nothing."""
+    """Mean; NaN without values."""
     return float(x.mean()) if len(x) else math.nan
 
 
 def sd_of(x: Float64) -> float:
-    """Standard deviation; NaN of fewer than two."""
+    """Standard deviation; NaN for fewer than two values."""
     return float(x.std(ddof=1)) if len(x) > 1 else math.nan
 
 
 def _fit(y: Float64, X: Float64) -> Any:
-    """Least squares of statsmodels; y has mean 0."""
+    """Least-squares fit by statsmodels; y has mean 0."""
     import statsmodels.api as sm
 
     spread = float(np.linalg.norm(y))
@@ -360,7 +360,7 @@ def _centred(y: Float64) -> Float64:
 
 
 def _transformed(x: Float64, design: _Design, how: str, name: str) -> tuple[Float64, str, float]:
-    """Values as they are tested, the formula, and the skewness of the residuals of the untransformed ones."""
+    """Values to test, the formula, and the skewness of the residuals without transformation."""
     if how == "log" and x.min(initial=0) < 0:
         raise OptionError("--log", f"{name} has negative values, which have no logarithm")
     X = design.matrix()
@@ -410,7 +410,7 @@ def _tested(y: Float64, design: _Design) -> dict[str, float]:
 
 
 def _slopes(fit: Any, X: Float64, k: int) -> dict[str, float]:
-    """Test that the covariates' slopes are the same in all groups."""
+    """Test that the slopes of the covariates are equal in all groups."""
     import statsmodels.api as sm
 
     products = np.column_stack(

@@ -1,7 +1,7 @@
-"""The clinical models of a study: tables of participants in, tables of regressions, correlations, sample sizes out.
+"""Clinical models of a study: from tables of participants to tables of regressions, correlations and sample sizes.
 
 Variables are columns of the table of participants, of regions (`gpuvox rois`) and of clusters (`gpuvox clusters`); see
-`tables.gather` for their names. What is computed stands in `gpuvox.study.statistics.least_squares`.
+`tables.gather` for their names. The computations are in `gpuvox.study.statistics.least_squares`.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ __all__ = [
 
 
 def execute(command: Regression | Correlations | SampleSizes, out: str, reporter: Reporter) -> None:
-    """Run a command and write what it finds: ``OUT.tsv`` and other tables, ``OUT.json``.
+    """Run a command and write its results: ``OUT.tsv`` and other tables, ``OUT.json``.
 
     Parameters
     ----------
     command : Regression, Correlations or SampleSizes
     out : str
-        Root of the files; empty: nothing is written.
+        Root of the output names; empty to write nothing.
     reporter : Reporter
         Receives a summary.
 
     Raises
     ------
     InputError
-        One sentence that says what is wrong; nothing is written then.
+        The message is one sentence; nothing is written.
     """
     if out:
         check_root_name(out, "--out", "models")

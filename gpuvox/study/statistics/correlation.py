@@ -39,14 +39,14 @@ class Correlations(Source):
     Attributes
     ----------
     x, y : sequence of str
-        Variables (or patterns); each of x with each of y, a pair once. Text with two values is 0 and 1.
+        Variables (or patterns); each of x with each of y, each pair once. Text with two values is coded as 0 and 1.
     given : sequence of str
         Covariates.
     method : {"pearson", "spearman"}
     bootstrap, seed : int
         Number of resamples; 0 for none.
     correction : {"fdr_bh", "bonferroni", "none"}
-        Over all of them.
+        Correction over all correlations.
     """
 
     x: Sequence[str]
@@ -76,7 +76,7 @@ CORRELATION_COLUMNS = {
 
 
 def correlations(command: Correlations) -> Result:
-    """(Partial) correlations of each of some variables with each of others.
+    """(Partial) correlations of every variable of x with every variable of y.
 
     Parameters
     ----------
@@ -85,12 +85,12 @@ def correlations(command: Correlations) -> Result:
     Returns
     -------
     Result
-        One table, a row for each pair.
+        One table with one row per pair.
 
     Raises
     ------
     FileError
-        One sentence that says what is wrong with the files or the command.
+        Something is wrong with the files or the command; the message is one sentence.
     """
     check_correction(command.correction)
     data = read_data(command)
@@ -142,7 +142,7 @@ def _pairs(command: Correlations, table: pd.DataFrame) -> list[tuple[str, str]]:
 def _correlated(
     command: Correlations, data: Data, x: str, y: str
 ) -> tuple[dict[str, Any], dict[str, list[str]], int]:
-    """Row of a pair; who is excluded; number of resamples that do not determine it."""
+    """Row of a pair, the excluded participants, and the number of resamples that do not determine it."""
     what = f"{command.origin}, {x} with {y}"
     given = find_columns(data.table, command.given, "given", command)
     rows, excluded = complete_cases(data, [x, y, *given], what)
@@ -166,7 +166,7 @@ def _correlated(
 
 
 def _one_column(rows: pd.DataFrame, name: str, what: str) -> tuple[str, Float64]:
-    """A variable as numbers; text of two values as 0 and 1."""
+    """A variable as numbers; text with two values is coded as 0 and 1."""
     column = indicators(rows, [name], what)
     if column.shape[1] != 1:
         raise FileError(

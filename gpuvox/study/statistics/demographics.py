@@ -43,7 +43,7 @@ DEMOGRAPHICS = {
     "p": "two-sided p, not corrected",
     "note": "why there is no test, or a caution",
 }
-"""Columns of the table of `demographics`, and what they are."""
+"""Columns of the table of `demographics`, with descriptions."""
 
 Result = tuple[str, float, float, float, float]
 """Name of the statistic, statistic, df, df of the residuals, p."""
@@ -112,7 +112,7 @@ def demographics(
         See `ancova`.
     variables : sequence of str
         Text, and numbers with two values, are counted; other numbers are described by mean and SD, or by median and
-        quartiles (linear interpolation) where they are ordinal or skewed: no value is other than a multiple of 0.5
+        quartiles (linear interpolation) if they are ordinal or skewed: all values are multiples of 0.5
         and there are at most 20 of them (EDSS), or the residuals from the groups' means are skewed
         (`Assumptions.skewed`).
     group, order
@@ -125,13 +125,13 @@ def demographics(
     Returns
     -------
     DataFrame
-        A row for each variable, or for each level of a categorical one; `DEMOGRAPHICS` says what the columns are.
+        One row per variable, or per level of a categorical one; `DEMOGRAPHICS` describes the columns.
         A variable with values in one group only is described, not tested.
 
     Raises
     ------
     InputError
-        A column is missing; a group is too small; there is no such test, or not for this variable.
+        A column is missing; a group is too small; a test is unknown or not suitable for its variable.
     """
     require(table, variables, "")
     groups = assign_groups(table, group, order)
@@ -206,7 +206,7 @@ def _outcome(test: str, result: Result) -> dict[str, Any]:
 
 
 def _suitable(samples: Sequence[Float64]) -> str:
-    """The test for numbers; its place in `TWO` and `MORE` is the same."""
+    """The test for a numeric variable; `TWO` and `MORE` list corresponding tests in the same order."""
     together = np.concatenate([np.zeros(0), *samples])
     codes = np.repeat(np.arange(len(samples)), [len(x) for x in samples])
     residuals = np.concatenate([np.zeros(0), *(x - x.mean() for x in samples)])
@@ -220,14 +220,14 @@ def _suitable(samples: Sequence[Float64]) -> str:
 
 
 def _ordinal(x: Float64) -> bool:
-    """A scale like that of EDSS: at most 20 values, in steps of a half."""
+    """Whether values form a scale such as the EDSS: at most 20 values, in steps of a half."""
     return len(np.unique(x)) <= 20 and bool((2 * x == np.rint(2 * x)).all())
 
 
 def _untestable(samples: Mapping[str, Float64], ranked: bool) -> str:
     """Why groups cannot be compared; empty if they can."""
     if len(samples) < 2:
-        return ""  # There is nothing to compare with; that is said elsewhere.
+        return ""  # Nothing to compare with; the caller reports that.
     for level, x in samples.items():
         if len(x) < 2:
             return f"one value in {level}"
@@ -240,7 +240,7 @@ def _untestable(samples: Mapping[str, Float64], ranked: bool) -> str:
 
 
 def _summary(x: Float64, ranked: bool) -> str:
-    """Mean (SD), or median (quartiles): SD or interquartile range with two digits, and one decimal at least."""
+    """Mean (SD), or median (quartiles), to two digits of the SD or interquartile range and at least one decimal."""
     q1, median, q3 = (float(q) for q in np.quantile(x, [0.25, 0.5, 0.75]))
     spread = q3 - q1 if ranked else sd_of(x)
     decimals = max(1, 1 - math.floor(math.log10(spread))) if spread > 0 else 1
@@ -252,7 +252,7 @@ def _summary(x: Float64, ranked: bool) -> str:
 
 
 def _counted(samples: Mapping[str, pd.Series], together: pd.Series) -> list[dict[str, Any]]:
-    """Rows of a categorical variable, a row for each level."""
+    """Rows of a categorical variable, one per level."""
     rows: list[dict[str, Any]] = []
     for value in sorted(together.unique().tolist()) or [None]:
         row: dict[str, Any] = {"level": None if value is None else label(value)}

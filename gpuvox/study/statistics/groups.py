@@ -27,9 +27,9 @@ Bool = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Command:
-    """A ``gpuvox groups`` command, its options parsed.
+    """A ``gpuvox groups`` command with its options parsed.
 
-    Without `variables` those of `families` are compared; without these, everything that `rois` and `clusters` add.
+    By default the variables of `families` are compared, or else all variables that `rois` and `clusters` add.
     """
 
     table: str
@@ -54,12 +54,12 @@ class Command:
 
 
 def execute(command: Command, reporter: Reporter) -> None:
-    """Run a command: ``OUT.tsv``, ``OUT_demographics.tsv``, ``OUT.json``.
+    """Run the command and write ``OUT.tsv``, ``OUT_demographics.tsv``, ``OUT.json``.
 
     Raises
     ------
     InputError
-        One sentence that says what is wrong; nothing is written then.
+        The message is one sentence; nothing is written.
     """
     _check_outputs(command)
     table = gather(command.table, command.rois or None, command.clusters)
@@ -120,7 +120,7 @@ def _chosen(command: Command, table: pd.DataFrame) -> list[str]:
     if not patterns:
         own = read_participants(command.table).columns
         return [name for name in numeric if name not in own]
-    # A column by its name is meant, whatever it is; a pattern means those that can be compared.
+    # A name selects a column of any kind; a pattern selects those that can be compared.
     named = [pattern for pattern in patterns if pattern in table.columns and pattern not in numeric]
     return matching([*numeric, *named], patterns, command.table)
 
@@ -132,7 +132,7 @@ def _record(
     compared: pd.DataFrame | None,
     people: pd.DataFrame | None,
 ) -> dict[str, Any]:
-    """What was done, for ``OUT.json``."""
+    """The record for ``OUT.json``."""
     import scipy
     import statsmodels
 
@@ -187,7 +187,7 @@ def _explained(descriptions: Mapping[str, str], levels: Sequence[str]) -> dict[s
 
 
 def _messages(command: Command, groups: Groups, compared: pd.DataFrame | None) -> list[str]:
-    """What is said at the end."""
+    """The summary that is printed at the end."""
     lines = []
     out = int((groups.codes < 0).sum())
     if out:

@@ -1,7 +1,7 @@
 """Clinical models: partial correlations, hierarchical regression, their bootstrap, multiple testing, sample size.
 
 Arrays and data frames in, numbers out; `gpuvox.study.statistics.clinical` reads and writes files. Least squares and
-corrections for multiple testing are those of statsmodels. The bootstrap is vectorised here: regressions of many
+corrections for multiple testing are statsmodels'. The bootstrap is vectorised here: regressions of many
 resamples at once, by normal equations of predictors that are centred and scaled beforehand.
 """
 
@@ -23,7 +23,7 @@ Float64 = NDArray[np.float64]
 Statistic = Callable[[NDArray[np.int64]], Float64]
 INTERCEPT = "(intercept)"
 METHODS = ("pearson", "spearman")
-# Resamples that are regressed at once: some megabytes for a hundred subjects and ten predictors.
+# Resamples per batch: some megabytes for a hundred participants and ten predictors.
 CHUNK = 512
 
 
@@ -37,13 +37,13 @@ class Correlation:
     Attributes
     ----------
     r, p : float
-        Two-sided, by the t distribution; of Spearman's an approximation, as in scipy.
+        The correlation, and its two-sided p from the t distribution (for Spearman's an approximation, as in scipy).
     df : int
         n − 2 − number of covariates.
     low, high : float
         Confidence interval by Fisher's z. Its standard error is 1/√(n − k − 3) for Pearson's r given k covariates,
-        and √(1 + r²/2)/√(n − k − 3) for Spearman's (Bonett & Wright 2000, Psychometrika 65:23), which the former
-        would make too narrow. ±1 where n − k < 4.
+        and √(1 + r²/2)/√(n − k − 3) for Spearman's (Bonett & Wright 2000, Psychometrika 65:23), where the former
+        would be too narrow. ±1 if n − k < 4.
     """
 
     r: float
@@ -56,22 +56,22 @@ class Correlation:
 def partial_correlation(
     x: ArrayLike, y: ArrayLike, covariates: ArrayLike | None = None, method: str = "pearson", level: float = 0.95
 ) -> Correlation:
-    """Correlation of two variables given others.
+    """Correlation of two variables, controlling for others.
 
     Parameters
     ----------
     x, y : (n,) array_like
     covariates : (n, k) array_like, optional
     method : {"pearson", "spearman"}
-        Spearman: everything is ranked first, covariates too; ties have the mean of their ranks.
+        Spearman: all variables are ranked first, including covariates; ties share their mean rank.
     level : float
         Of the confidence interval.
 
     Raises
     ------
     InputError
-        No such method, too few values, one that is not finite, a variable that does not vary given the covariates,
-        or covariates that cannot be told apart.
+        The method is unknown; values are too few or not finite; a variable is constant given the covariates;
+        the covariates are collinear.
     """
     V, Z = _variables(x, y, covariates, method)
     df = len(V) - 2 - Z.shape[1]
@@ -104,12 +104,12 @@ def correlation_statistic(
     Parameters
     ----------
     x, y, covariates, method
-        See `partial_correlation`. Spearman: every resample is ranked anew.
+        See `partial_correlation`. Spearman: every resample is ranked again.
 
     Returns
     -------
     callable
-        To (resamples, 1). NaN where a resample does not determine it.
+        Function to (resamples, 1) values; NaN if a resample does not determine the correlation.
     """
     V, Z = _variables(x, y, covariates, method)
     values = _standardised(np.column_stack([V, Z]))
@@ -122,7 +122,7 @@ def correlation_statistic(
                 part = (_ranks(part, 1) - (part.shape[1] + 1) / 2) / part.shape[1]
             _, left = _least_squares(part[:, :, :2], _with_intercept(part[:, :, 2:]))
             norms = np.linalg.norm(left, axis=1)
-            # Of what does not vary, rounding is left.
+            # A constant variable leaves only rounding error.
             norms[norms <= 1e-8] = np.nan
             out[start : start + CHUNK, 0] = (left[:, :, 0] * left[:, :, 1]).sum(axis=1) / norms.prod(axis=1)
         return out
@@ -147,7 +147,7 @@ def _ranks(values: Float64, axis: int) -> Float64:
 
 
 def _standardised(X: Float64) -> Float64:
-    """Columns less their mean, over their SD; those that are constant only centred."""
+    """Columns centred and divided by their SD; constant columns are only centred."""
     scale = X.std(axis=0)
     return (X - X.mean(axis=0)) / np.where(scale > 0, scale, 1)
 
@@ -173,7 +173,7 @@ class Block:
     name : str
     r2, r2_adjusted, r2_change : float
     f_change, p_change : float
-        Test of the block's predictors, given those before.
+        Test of the block's predictors, given the earlier blocks.
     df_change : (int, int)
     coefficients : DataFrame
         By predictor, the intercept first: ``B``, ``se``, ``beta`` (standardised), ``t``, ``p``, ``low`` and ``high``
@@ -191,7 +191,7 @@ class Block:
 
 
 def hierarchical_regression(y: ArrayLike, blocks: Mapping[str, pd.DataFrame]) -> list[Block]:
-    """Ordinary least squares, one block of predictors added after the other.
+    """Ordinary least squares, with blocks of predictors added one after the other.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ def hierarchical_regression(y: ArrayLike, blocks: Mapping[str, pd.DataFrame]) ->
     ------
     InputError
         A value is missing, the outcome is constant or an exact combination of the predictors, a predictor occurs
-        twice, is constant or a combination of others, a block is empty, or there are too few subjects.
+        twice, is constant or a combination of others, a block is empty, or there are too few participants.
     """
     import statsmodels.api as sm
 
@@ -218,7 +218,7 @@ def hierarchical_regression(y: ArrayLike, blocks: Mapping[str, pd.DataFrame]) ->
     for name, block in blocks.items():
         X = pd.concat([X, block.reset_index(drop=True).astype(float)], axis=1)
         _check(outcome, X, block.shape[1], name)
-        # QR does not care how columns are scaled; the pseudo-inverse would cut off small ones.
+        # QR does not depend on the scale of columns; the pseudo-inverse would truncate small ones.
         fit = sm.OLS(outcome, np.column_stack([np.ones(len(outcome)), X])).fit(method="qr")
         if fit.ssr <= 1e-20 * fit.centered_tss:
             raise DesignError(f"block {name!r}: the outcome is an exact combination of the predictors")
@@ -272,20 +272,20 @@ def _coefficients(fit: object, y: Float64, X: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True, eq=False)
 class Bootstrap:
-    """Intervals of several statistics from resampled subjects.
+    """Intervals of several statistics from resampled participants.
 
     Attributes
     ----------
     observed : (m,) float64
     samples : (resamples, m) float64
-        NaN where a resample does not determine a statistic; intervals are of the others.
+        NaN if a resample does not determine a statistic; such resamples do not enter the intervals.
     percentile : (m, 2) float64
         Ends of the percentile interval.
     bca : (m, 2) float64
-        Of the bias-corrected and accelerated one (Efron 1987, JASA 82:171), with the acceleration of the jackknife.
-        NaN where leaving one subject out leaves a statistic undetermined.
+        Ends of the bias-corrected and accelerated interval (Efron 1987, JASA 82:171), with jackknife acceleration.
+        NaN if a statistic is undetermined without one of the participants.
     bias, acceleration : (m,) float64
-        Its z₀ and a. Resamples that equal what is observed count half in z₀.
+        z₀ and a of the BCa interval. Resamples equal to the observed value count half in z₀.
     """
 
     observed: Float64
@@ -299,25 +299,25 @@ class Bootstrap:
 def bootstrap(
     statistic: Statistic, n: int, resamples: int = 5000, seed: int = 0, level: float = 0.95
 ) -> Bootstrap:
-    """Bootstrap over subjects.
+    """Bootstrap over participants.
 
     Parameters
     ----------
     statistic : callable
-        (resamples, k) indices of subjects → (resamples, m) values; see `regression_statistic`,
+        (resamples, k) indices of participants → (resamples, m) values; see `regression_statistic`,
         `correlation_statistic`.
     n : int
-        Number of subjects.
+        Number of participants.
     resamples : int
     seed : int
-        With the same seed and n, the same resamples.
+        The same seed and n give the same resamples.
     level : float
         Of the intervals.
 
     Raises
     ------
     InputError
-        Fewer than two subjects or resamples.
+        There are fewer than two participants or resamples.
     """
     if n < 2 or resamples < 2:
         raise InputError(
@@ -343,18 +343,18 @@ def bootstrap(
 
 
 def _acceleration(jackknife: Float64) -> Float64:
-    """(m,) Accelerations from the (n, m) statistics without each subject; 0 where these do not differ."""
+    """(m,) Accelerations from the (n, m) statistics without each participant; 0 if these are equal."""
     off = jackknife.mean(axis=0) - jackknife
     spread = (off**2).sum(axis=0) ** 1.5
     return np.divide((off**3).sum(axis=0), 6 * spread, out=np.zeros_like(spread), where=spread != 0)
 
 
 def _corrected(tails: Float64, bias: float, acceleration: float) -> Float64:
-    """Probabilities at which the BCa interval cuts the distribution of the resamples."""
+    """Quantiles of the resamples that are the ends of the BCa interval."""
     z = bias + stats.norm.ppf(tails)
     left = 1 - acceleration * z
     # At left = 0 the corrected point has gone to infinity, on the side of z; beyond, the formula would bring it back.
-    # As |a| < 1/6, that takes |z| > 6: all of some 50,000 resamples on one side of what is observed.
+    # As |a| < 1/6, this needs |z| > 6: all of some 50,000 resamples on one side of the observed value.
     moved = np.divide(z, left, out=np.copysign(np.inf, z), where=left > 0)
     return stats.norm.cdf(bias + moved)
 
@@ -374,8 +374,8 @@ def regression_statistic(y: ArrayLike, X: ArrayLike, sizes: Sequence[int]) -> St
     Returns
     -------
     callable
-        To (resamples, m): for one block after the other the intercept, the coefficients of all predictors up to this
-        block, and its ΔR². NaN where a resample does not determine them.
+        Function to (resamples, m) values: for each block the intercept, the coefficients of all predictors up to this
+        block, and its ΔR². NaN if a resample does not determine them.
     """
     outcome, predictors = np.asarray(y, dtype=np.float64), np.asarray(X, dtype=np.float64)
     centre, scale = predictors.mean(axis=0), predictors.std(axis=0)
@@ -411,7 +411,7 @@ def _with_intercept(X: Float64) -> Float64:
 def _least_squares(Y: Float64, A: Float64) -> tuple[Float64, Float64]:
     """Coefficients (m, p, q) and residuals (m, n, q) of m regressions of (m, n, q) on (m, n, p).
 
-    The columns of A are of like size. NaN where they are linearly dependent.
+    The columns of A have similar scale. NaN if they are linearly dependent.
     """
     across = A.transpose(0, 2, 1)
     gram = across @ A
@@ -438,7 +438,7 @@ def adjust_p(p: ArrayLike, method: str = "fdr_bh") -> Float64:
     Raises
     ------
     InputError
-        No such method, or values outside 0 … 1.
+        The method is unknown, or values are outside 0 … 1.
     """
     from statsmodels.stats.multitest import multipletests
 
@@ -458,14 +458,14 @@ class Difference:
     ----------
     means : (float, float)
     sd : float
-        Within the groups, pooled.
+        Pooled within the groups.
     d : float
-        Cohen's: the first mean less the second, over the SD.
+        Cohen's d: first mean minus second, divided by the SD.
     r2_covariates : float
-        Share of the variance within the groups that covariates explain: 1 − (residual variance of groups and
-        covariates) / (that of the groups alone), each over its degrees of freedom; not below 0.
+        Share of the variance within groups that the covariates explain: 1 − (residual variance of groups and
+        covariates) / (that of groups alone), each divided by its degrees of freedom; at least 0.
     d_adjusted : float
-        The difference given the covariates (analysis of covariance), over the same SD.
+        The difference given the covariates (analysis of covariance), divided by the same SD.
     """
 
     means: tuple[float, float]
@@ -476,7 +476,7 @@ class Difference:
 
 
 def group_difference(values: ArrayLike, first: ArrayLike, covariates: ArrayLike | None = None) -> Difference:
-    """What a sample size needs to know of two groups.
+    """The difference of two groups, for a sample size.
 
     Parameters
     ----------
@@ -488,8 +488,8 @@ def group_difference(values: ArrayLike, first: ArrayLike, covariates: ArrayLike 
     Raises
     ------
     InputError
-        Too few in a group, values or covariates that do not vary within the groups, covariates that cannot be told
-        apart, or that explain all.
+        A group is too small; values or covariates are constant within the groups; the covariates are collinear
+        or explain all variance.
     """
     y, inside = np.asarray(values, dtype=np.float64), np.asarray(first, dtype=bool)
     Z = np.zeros((len(y), 0)) if covariates is None else np.asarray(covariates, dtype=np.float64)
@@ -511,14 +511,14 @@ def group_difference(values: ArrayLike, first: ArrayLike, covariates: ArrayLike 
         raise DesignError("the covariates explain all of it within the groups")
     means, sd = (float(y[inside].mean()), float(y[~inside].mean())), float(norms[0] / math.sqrt(df))
     r2 = max(0.0, 1 - unexplained * df / (df - Z.shape[1]))
-    # What the groups' difference in the covariates predicts is taken off.
+    # Subtract the difference that is predicted by the groups' difference in the covariates.
     predicted = (Z[inside].mean(axis=0) - Z[~inside].mean(axis=0)) @ (slopes * norms[0] / norms[1:])
     difference = means[0] - means[1]
     return Difference(means, sd, difference / sd, r2, float((difference - predicted) / sd))
 
 
 def sample_size_correlation(r: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Subjects for a correlation, two-sided, by Fisher's z: ((z₁₋α/₂ + z_power) / atanh r)² + 3, rounded up.
+    """Participants for a correlation, two-sided, by Fisher's z: ((z₁₋α/₂ + z_power) / atanh r)² + 3, rounded up.
 
     Parameters
     ----------
@@ -527,7 +527,7 @@ def sample_size_correlation(r: float, power: float = 0.8, alpha: float = 0.05) -
     Raises
     ------
     InputError
-        A correlation of 0 or ±1, or power or level out of range.
+        The correlation is 0 or ±1, or power or level is out of range.
     """
     _check_power(power, alpha)
     if not 0 < abs(r) < 1:
@@ -539,18 +539,18 @@ def sample_size_correlation(r: float, power: float = 0.8, alpha: float = 0.05) -
 def sample_size_groups(
     d: float, power: float = 0.8, alpha: float = 0.05, r2: float = 0.0, n_covariates: int = 0
 ) -> int:
-    """Subjects in each of two equal groups, for a two-sided t test or an ANCOVA.
+    """Participants in each of two equal groups, for a two-sided t test or an ANCOVA.
 
     Parameters
     ----------
     d : float
-        Difference of the means over the common SD.
+        Difference of the means divided by the common SD.
     power, alpha : float
     r2 : float
         Share of the variance within groups that covariates explain (ANCOVA): the difference is then d/√(1 − r2), for
-        covariates that are alike in the groups, as randomisation makes them.
+        covariates with equal distributions in the groups, as under randomisation.
     n_covariates : int
-        Each takes a degree of freedom.
+        Each costs one degree of freedom.
 
     Returns
     -------
@@ -560,7 +560,7 @@ def sample_size_groups(
     Raises
     ------
     InputError
-        A difference of 0, or power, level, r2 or n_covariates out of range.
+        The difference is 0, or power, level, r2 or n_covariates is out of range.
     """
     _check_power(power, alpha)
     if n_covariates < 0:
@@ -568,7 +568,7 @@ def sample_size_groups(
     if not (d and math.isfinite(d) and 0 <= r2 < 1):
         raise InputError(f"a difference of {d} SD with r2 {r2}; expected a number other than 0, and 0 <= r2 < 1")
     effect = abs(d) / math.sqrt(1 - r2)
-    least = enough = max(2, 2 + n_covariates // 2)  # a degree of freedom is left
+    least = enough = max(2, 2 + n_covariates // 2)  # at least one degree of freedom
 
     def reached(n: int) -> float:
         return _power_of_t(effect, n, 2 * n - 2 - n_covariates, alpha)

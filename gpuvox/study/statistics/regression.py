@@ -1,4 +1,4 @@
-"""Hierarchical linear regression, of predictors as they are or as adjusted z-scores."""
+"""Hierarchical linear regression on raw predictors or adjusted z-scores."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ class Regression(Source):
     ----------
     outcome : str
     blocks : dict of str to sequence of str
-        Name → variables (or patterns) of each block, in their order.
+        Name → variables (or patterns) of each block, in order of entry.
     each : sequence of str
-        Variables (or patterns): one model for each, in which it is the last block. None: one model.
+        Variables (or patterns): one model for each, as its last block. None: a single model.
     adjust : sequence of str
-        Covariates for which predictors are adjusted: each becomes the z of a group's residuals.
+        Covariates for which predictors are adjusted: they become z-scores of a group's residuals.
     reference : str
-        Condition: the group in which this is estimated. The subset if empty, and for predictors that are missing
-        there in everyone or the same.
+        Condition for the group in which the adjustment is estimated. The subset is used if it is empty, and for
+        predictors that are missing or constant in that group.
     adjusted : sequence of str
-        Predictors (or patterns) that are adjusted; by default those that are numbers of more than two kinds, and no
-        covariate of the adjustment.
+        Predictors (or patterns) that are adjusted; by default numeric ones with more than two values that are not
+        covariates of the adjustment.
     bootstrap, seed : int
         Number of resamples; 0 for none.
     correction : {"fdr_bh", "bonferroni", "none"}
-        Over the models, of the P of the last block's F change.
+        Correction over the models, of the P of the last block's F change.
     """
 
     outcome: str
@@ -123,12 +123,12 @@ def regression(command: Regression) -> Result:
     Returns
     -------
     Result
-        Tables ``""`` (a row for each model and block), ``"_coefficients"`` and ``"_data"`` (the values analysed).
+        Tables ``""`` (one row per model and block), ``"_coefficients"`` and ``"_data"`` (the values analysed).
 
     Raises
     ------
     FileError
-        One sentence that says what is wrong with the files or the command.
+        Something is wrong with the files or the command; the message is one sentence.
     """
     check_correction(command.correction)
     data = read_data(command, command.reference)
@@ -153,7 +153,7 @@ def regression(command: Regression) -> Result:
 
 
 def _plan(command: Regression, table: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
-    """Variables of every block of every model."""
+    """Variables of each block of each model."""
     require(table, [command.outcome], command.origin)
     numbers_of(table, command.outcome, command)
     place: dict[str, str] = {command.outcome: "the outcome"}
@@ -174,7 +174,7 @@ def _plan(command: Regression, table: pd.DataFrame) -> dict[str, dict[str, list[
 
 @dataclass(frozen=True, eq=False)
 class _Fitted:
-    """One model."""
+    """A model to fit."""
 
     model: str
     outcome: str
@@ -186,7 +186,7 @@ class _Fitted:
 
     @classmethod
     def of(cls, command: Regression, data: Data, model: str, blocks: Mapping[str, Sequence[str]]) -> _Fitted:
-        """Fit it."""
+        """Fit the model."""
         what = f"{command.origin}, model {model}"
         rows, excluded = complete_cases(
             data, [command.outcome, *(c for names in blocks.values() for c in names)], what
@@ -205,11 +205,11 @@ class _Fitted:
 
     @property
     def undetermined(self) -> int:
-        """Resamples in which a coefficient or ΔR² is not determined."""
+        """Number of resamples that do not determine a coefficient or ΔR²."""
         return 0 if self.boot is None else int(np.isnan(self.boot.samples).any(axis=1).sum())
 
     def _intervals(self) -> list[tuple[Float64, Float64]]:
-        """Of each block, (m, 4) intervals of the coefficients and (4,) of ΔR²; NaN without a bootstrap."""
+        """For each block, (m, 4) intervals of the coefficients and (4,) of ΔR²; NaN without a bootstrap."""
         found, start = [], 0
         for block in self.blocks:
             stop = start + len(block.coefficients)
@@ -221,7 +221,7 @@ class _Fitted:
         return found
 
     def overview(self) -> list[dict[str, Any]]:
-        """A row for each block."""
+        """One row per block."""
         return [
             {
                 "model": self.model,
@@ -242,7 +242,7 @@ class _Fitted:
         ]
 
     def coefficients(self) -> pd.DataFrame:
-        """A row for each block and predictor."""
+        """One row per block and predictor."""
         parts = []
         for block, (ends, _) in zip(self.blocks, self._intervals()):
             part = block.coefficients.rename_axis("predictor").reset_index()
@@ -251,7 +251,7 @@ class _Fitted:
         return pd.concat(parts)
 
     def data(self) -> pd.DataFrame:
-        """A row for each participant and variable."""
+        """One row per participant and variable."""
         *before, last = self.frames
         y = self.rows[self.outcome].to_numpy(dtype=np.float64)
         X = np.column_stack([np.ones(len(y)), *(frame.to_numpy() for frame in self.frames.values())])
@@ -333,7 +333,7 @@ def _regression_messages(
 
 
 def _adjust(command: Regression, data: Data, predictors: Sequence[str]) -> tuple[Data, dict[str, tuple[str, int]]]:
-    """Predictors as z of a group's residuals; in which group, of how many, by predictor."""
+    """Predictors as z-scores of a group's residuals; the group and its size, by predictor."""
     if not (command.adjust or command.adjusted):
         if command.reference:
             raise OptionError(

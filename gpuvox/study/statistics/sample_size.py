@@ -37,15 +37,15 @@ class SampleSizes(Source):
     group : str
         Column.
     order : sequence of str
-        Its two values: the difference is the first less the second.
+        Its two values: the difference is the first minus the second.
     variables : sequence of str
         Variables (or patterns).
     covariates : sequence of str
-        Of an ANCOVA.
+        Covariates of an ANCOVA.
     reduction : float
-        The effect to be found, as a share of the observed difference.
+        The effect to detect, as a share of the observed difference.
     power, alpha : float
-        Two-sided.
+        Power and two-sided level.
     """
 
     group: str
@@ -76,7 +76,7 @@ SAMPLE_SIZE_COLUMNS = {
 
 
 def sample_sizes(command: SampleSizes) -> Result:
-    """Participants in each arm of a trial whose effect is a share of the difference of two groups.
+    """Participants in each arm of a trial whose effect is a share of the difference between two groups.
 
     Parameters
     ----------
@@ -85,12 +85,12 @@ def sample_sizes(command: SampleSizes) -> Result:
     Returns
     -------
     Result
-        One table, a row for each variable.
+        One table with one row per variable.
 
     Raises
     ------
     InputError
-        One sentence that says what is wrong with the files or the command.
+        Something is wrong with the files or the command; the message is one sentence.
     """
     data = read_data(command)
     first, second = _two_groups(command, data.table)

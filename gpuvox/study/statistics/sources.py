@@ -1,4 +1,4 @@
-"""What the clinical models share: variables and who is analysed, results, and their record."""
+"""Common parts of the clinical models: variables, participants, results and their record."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INTERVALS = ("bootstrap_low", "bootstrap_high", "bca_low", "bca_high")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where variables come from, and who is analysed.
+    """The files with the variables, and the participants to analyse.
 
     Attributes
     ----------
@@ -36,9 +36,9 @@ class Source:
     clusters : dict of str to str
         Name → file.
     subset : str
-        Condition on the variables as they are in the files; empty for everyone.
+        Condition on the variables as in the files; empty for all participants.
     log : sequence of str
-        Variables (or patterns) of which the natural logarithm is analysed.
+        Variables (or patterns) that are log-transformed (natural logarithm).
     """
 
     table: str
@@ -49,27 +49,27 @@ class Source:
 
     @property
     def inputs(self) -> list[str]:
-        """Files that are read."""
+        """The input files."""
         return [self.table, *([self.rois] if self.rois else []), *self.clusters.values()]
 
     @property
     def origin(self) -> str:
-        """For messages."""
+        """Description of the files, for messages."""
         return " with ".join(self.inputs)
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a command found.
+    """The results of a command.
 
     Attributes
     ----------
     tables : dict of str to DataFrame
-        End of the name of a file → table.
+        Suffix of the file name → table.
     record : dict
-        What was done, for the JSON file.
+        The record for the JSON file.
     messages : list of str
-        For people.
+        Summary for the user.
     """
 
     tables: dict[str, pd.DataFrame]
@@ -92,7 +92,7 @@ def write(result: Result, out: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Variables, logarithms taken; who is in the subset, whom it leaves out, and who is in the reference group."""
+    """Variables, log-transformed where requested; the subset, excluded rows, and the reference group."""
 
     table: pd.DataFrame
     chosen: Bool
@@ -101,15 +101,15 @@ class Data:
 
 
 def read_data(source: Source, reference: str = "") -> Data:
-    """Variables of a command, and who fits its conditions; `FileError`."""
+    """Variables of a command, and participants who fulfil its conditions."""
     table = gather(source.table, source.rois or None, source.clusters)
     chosen = _group(table, source.subset, "subset", source)
     out = left_out(table, source.subset)
-    # Conditions are on the variables as they are in the files: before logarithms.
+    # Conditions apply to the variables as in the files, before logarithms.
     inside = _group(table, reference, "reference", source) if reference else np.zeros(len(table), dtype=bool)
     for name in find_columns(table, source.log, "log", source):
         values = numbers_of(table, name, source)
-        # A reference group that has none of it (no lesions) is not one for this variable; one that lacks some is wrong.
+        # A reference group with only zeros (no lesions) is not used for this variable; single zeros are an error.
         bad = np.flatnonzero((chosen | (inside & (values[inside] > 0).any())) & (values <= 0))
         if len(bad):
             who = table["participant_id"].iloc[bad[0]]
@@ -140,7 +140,7 @@ def find_columns(table: pd.DataFrame, patterns: Sequence[str], option: str, sour
 
 
 def is_numeric(table: pd.DataFrame, name: str) -> bool:
-    """Whether a variable is numbers."""
+    """Whether a variable is numeric."""
     return pd.api.types.is_numeric_dtype(table[name])
 
 
@@ -152,9 +152,9 @@ def numbers_of(table: pd.DataFrame, name: str, source: Source) -> Float64:
 
 
 def complete_cases(data: Data, names: Sequence[str], what: str) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """Participants of the subset who have every variable; what the others lack.
+    """Participants of the subset who have every variable; the variables that the others lack.
 
-    Raises `FileError` if fewer than three are left, or one variable is the same in all.
+    Raises `FileError` if fewer than three remain, or a variable is constant.
     """
     table = data.table[data.chosen]
     missing = table[list(names)].isna()
@@ -174,7 +174,7 @@ def complete_cases(data: Data, names: Sequence[str], what: str) -> tuple[pd.Data
 
 
 def record_of(command: Source, data: Data) -> dict[str, Any]:
-    """What every JSON file says: versions, options, inputs."""
+    """Common entries of the JSON files: versions, options, inputs."""
     import scipy
     import statsmodels
 
@@ -195,7 +195,7 @@ def record_of(command: Source, data: Data) -> dict[str, Any]:
 
 
 def bootstrap_record(resamples: int, seed: int) -> dict[str, Any] | None:
-    """What it says of a bootstrap."""
+    """Entries of the JSON file about a bootstrap."""
     if not resamples:
         return None
     return {
@@ -205,13 +205,13 @@ def bootstrap_record(resamples: int, seed: int) -> dict[str, Any] | None:
 
 
 def check_correction(correction: str) -> None:
-    """Raise `FileError` if there is no such correction."""
+    """Raise `FileError` if the correction is unknown."""
     if correction not in CORRECTIONS:
         raise InputError(f"the correction {correction!r} is unknown; expected {', '.join(CORRECTIONS)}")
 
 
 def corrected_p(p: Sequence[float], correction: str) -> Float64:
-    """P corrected for their number; NaN for no correction."""
+    """P-values corrected for their number; NaN without correction."""
     return np.full(len(p), np.nan) if correction == "none" else least_squares.adjust_p(p, correction)
 
 
