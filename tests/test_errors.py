@@ -5,11 +5,15 @@ from __future__ import annotations
 import pickle
 import shlex
 
+import numpy as np
 import pytest
 
-from gpuvox import errors
+from gpuvox import __version__, errors
 from gpuvox.cli import main
 from gpuvox.cli.main import COMMANDS, guarded
+from gpuvox.permtest import ObservedTest
+
+LINE = "randomise -i data -m mask -o out -d design.mat -t design.con -x -T -n 200 --seed 1 --quiet --device cpu"
 
 WRONG = {
     "randomise": ["-i none -o out -m mask -d design.mat -t design.con --quiet", "-i data -o out -n x", "-o out"],
@@ -46,7 +50,31 @@ def test_every_command_has_a_wrong_input():
     assert set(WRONG) == set(COMMANDS)
 
 
-@pytest.mark.parametrize("error", [TypeError("x"), RuntimeError("x"), KeyError("x"), AssertionError()])
+def test_an_error_of_ours_is_not_told_as_the_users(study, capsys, monkeypatch):
+    """A broadcast error of numpy in the middle of a run: traceback, a request to report it, nothing half-written."""
+    plain, calls = ObservedTest.run, []
+
+    def run(self, start, stop, callback=None):
+        calls.append(start)
+        if len(calls) > 1:
+            np.ones(3) + np.ones(4)
+        return plain(self, start, stop, callback)
+
+    monkeypatch.setattr(ObservedTest, "run", run)
+    before = sorted(study.rglob("*"))
+    assert main(LINE.split()) == 1
+    assert len(calls) > 1
+    traceback, _, request = capsys.readouterr().err.rstrip().rpartition("\n")
+    assert "Traceback (most recent call last):" in traceback
+    assert "could not be broadcast" in traceback
+    assert request.startswith(f"gpuvox randomise: this is an error in gpuvox {__version__}, not in your input; ")
+    assert "please report it" in request
+    assert sorted(study.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), TypeError("x"), RuntimeError("x"), KeyError("x"), AssertionError()]
+)
 def test_other_exceptions_are_errors_of_ours(error, capsys):
     def work() -> int:
         raise error

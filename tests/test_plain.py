@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import gpuvox
 from gpuvox.cli import console, main
 from gpuvox.cli.main import guarded
-from gpuvox.errors import FileError, InputWarning
+from gpuvox.errors import DeviceError, FileError, InputError, InputWarning
 from gpuvox.plain import escaped, several
 
 NASTY = "\x1b]0;pwn\x07\x1b[31mX\x9b2J\u202eY\u2066Z\x7f\r"
@@ -50,15 +50,15 @@ def test_every_message_leaves_escaped(capsys):
 
         return work
 
-    from gpuvox.errors import DeviceError
-
     assert guarded("study", notice) == 0
-    for error in (FileError(NASTY), ValueError(NASTY), OSError(NASTY), MemoryError(NASTY), DeviceError(NASTY)):
+    for error in (FileError(NASTY), InputError(NASTY), OSError(NASTY), MemoryError(NASTY), DeviceError(NASTY)):
         assert guarded("study", failing(error)) == 2
     assert main([NASTY]) == 2
     out, err = capsys.readouterr()
     assert not set("\x1b\x07\x9b\u202e\u2066\x7f\r") & set(out + err)
     assert len(err.splitlines()) == 9
+    assert guarded("study", failing(ValueError(NASTY))) == 1
+    assert not set("\x1b\x07\x9b\u202e\u2066\x7f\r") & set(capsys.readouterr().err)
 
 
 def test_a_table_from_others_does_not_reach_the_terminal(tmp_path, capsys):

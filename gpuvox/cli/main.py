@@ -139,7 +139,7 @@ def guarded(command: str, work: Callable[[], int]) -> int:
     try:
         with heeded_signals(), _warnings_printed():
             return work()
-    except (InputError, ValueError) as error:
+    except InputError as error:
         complain(f"{name}: {error}")
         return 2
     except MemoryError as error:
