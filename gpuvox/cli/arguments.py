@@ -22,14 +22,14 @@ class _Once(argparse._StoreAction):
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         """Called by argparse each time that the option occurs."""
-        before = parser.given.get(self.dest)
+        before = parser.values.get(self.dest)
         # An empty value resets the option, as scripts may do on purpose.
         if option_string and not _is_empty(before) and not _is_empty(values) and before != values:
             message = f"{option_string} is given more than once, as {_shown(before)} and as {_shown(values)}"
             if self.metavar in NAMES_OF_FILES or self.dest in parser.once:
                 raise UsageError(f"{message}; one is expected", option=option_string)
             warn(f"{message}; the last one is used")
-        parser.given[self.dest] = values
+        parser.values[self.dest] = values
         super().__call__(parser, namespace, values, option_string)
 
 
@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
     ----------
     once : set of str
         Destinations of options of which a second value is refused, besides those in `NAMES_OF_FILES`.
-    given : dict
+    values : dict
         Destination → the value that was read last.
     """
 
@@ -59,7 +59,7 @@ class Parser(argparse.ArgumentParser):
             settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, exit_on_error=False, **settings)
         self.once: set[str] = set()
-        self.given: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
         for name in (None, "store"):
             self.register("action", name, _Once)
         self._positionals.title = "arguments"
