@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuvox.exclusion import fit, with_columns
 from gpuvox.partitioning import demean_columns
 from gpuvox.prepared import Inputs
 from gpuvox.scratch import block
-from gpuvox.types import AnyArray
-
-Float64 = NDArray[np.float64]
+from gpuvox.types import AnyArray, Float64
 
 
 def parameter_estimates(inputs: Inputs, demean: bool) -> dict[str, Float64]:

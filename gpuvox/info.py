@@ -74,14 +74,14 @@ def report() -> Iterator[tuple[str, bool]]:
 
     yield f"CUDA: driver {_cuda(cupy.cuda.runtime.driverGetVersion())}, CuPy {cupy.__version__}", True
     for number in range(int(cupy.cuda.runtime.getDeviceCount())):
-        yield from _about(open_device(number, memory_limit()))
+        yield from _device_lines(open_device(number, memory_limit()))
 
 
 def _cuda(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def _about(device: CudaDevice) -> Iterator[tuple[str, bool]]:
+def _device_lines(device: CudaDevice) -> Iterator[tuple[str, bool]]:
     """Lines about one GPU."""
     free = device.free_bytes() / 2**30
     yield f"{device.name}: {device.title}, {free:.1f} GB to use, {device.n_processors} multiprocessors", True

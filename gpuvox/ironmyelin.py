@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,6 +26,7 @@ from gpuvox.files.targets import check_targets
 from gpuvox.grid import Grid
 from gpuvox.participants import Rows
 from gpuvox.plain import several
+from gpuvox.reporter import Reporter
 from gpuvox.runtime.pool import Pool
 from gpuvox.types import MapBatch
 
@@ -57,7 +57,6 @@ CSF_R1 = 0.6
 """Most that the median of R1 in CSF may be, 1/s."""
 
 Float32 = NDArray[np.float32]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -294,7 +293,7 @@ def check_jacobian(subject: Subject, image: str, grid: Grid) -> None:
         return
     try:
         qmri.check_jacobian(subject.jacobian[grid.index][subject.tissue[grid.index]])
-    except ValueError as error:
+    except InputError as error:
         raise FileError(f"{image} (subject {subject.name}): {error}") from None
 
 
@@ -378,30 +377,28 @@ OUTPUTS = {
 }
 
 
-def execute(
-    command: Command, progress: Progress | None = None, warn: Callable[[str], None] = lambda text: None
-) -> None:
+def execute(command: Command, reporter: Reporter) -> None:
     """Run a command: maps, sidecars and the table of CSF.
 
     Raises
     ------
-    FileError, DeviceError, ValueError
+    InputError
         One sentence that says what is wrong; nothing is written then.
     """
     with _without_empty_folder(command.out):
-        _execute(command, progress, warn)
+        _execute(command, reporter)
 
 
-def _execute(command: Command, progress: Progress | None, warn: Callable[[str], None]) -> None:
+def _execute(command: Command, reporter: Reporter) -> None:
     run = prepare(command)
     for text in shared_images(run.cohort):
-        warn(text)
-    with locks.output(os.path.join(command.out, "ironmyelin"), warnings.warn):
-        _write_cohort(run, progress)
+        reporter.warn(text)
+    with locks.output(os.path.join(command.out, "ironmyelin"), reporter.warn):
+        _write_cohort(run, reporter)
 
 
-def _write_cohort(run: Run, progress: Progress | None) -> None:
-    command, reference = run.command, measure_csf(run, progress)
+def _write_cohort(run: Run, reporter: Reporter) -> None:
+    command, reference = run.command, measure_csf(run, reporter)
     with contextlib.ExitStack() as stack:
         writers = {}
         pool = stack.enter_context(Pool(len(run.outputs)))  # compression takes longest
@@ -410,9 +407,9 @@ def _write_cohort(run: Run, progress: Progress | None) -> None:
             target = os.path.join(command.out, name)
             opened = files.open_map(target, run.grid, run.cohort.header, len(run.cohort.names), label=label)
             _, writers[name] = stack.enter_context(opened)
-        write_maps(run, reference, writers, pool, progress)
+        write_maps(run, reference, writers, pool, reporter)
     for name in run.outputs:
-        files.write_json(os.path.join(command.out, f"{name}.json"), about(run, reference, name))
+        files.write_json(os.path.join(command.out, f"{name}.json"), map_sidecar(run, reference, name))
     remove_stale(run)
     if reference is not None:
         write_reference(os.path.join(command.out, "csf_reference.tsv"), run, reference)
@@ -449,7 +446,7 @@ def check(command: Command, names: Sequence[str], images: dict[str, list[str]]) 
 
     Raises
     ------
-    FileError, ValueError
+    InputError
         As of `execute`.
     """
     model, cohort = read_model(command), check_cohort(names, images, of_subjects=True)
@@ -551,7 +548,7 @@ def find_field(command: Command, cohort: Cohort) -> float:
     return known
 
 
-def measure_csf(run: Run, progress: Progress | None) -> Reference | None:
+def measure_csf(run: Run, reporter: Reporter) -> Reference | None:
     """Mean iron and myelin in each subject's CSF."""
     if run.command.reference == "none":
         return None
@@ -565,8 +562,7 @@ def measure_csf(run: Run, progress: Progress | None) -> Reference | None:
         means[i], counts[i] = run.inversion.means(arrays[0], arrays[1], arrays[2], run.device)
         if not counts[i]:
             raise FileError(f"the CSF mask of subject {subject.name} has no voxel with QSM and R1")
-        if progress:
-            progress("CSF", i + 1, n)
+        reporter.progress("CSF", i + 1, n)
     return Reference(means, counts)
 
 
@@ -575,7 +571,7 @@ def write_maps(
     reference: Reference | None,
     writers: dict[str, Callable[[NDArray], None]],
     pool: Pool,
-    progress: Progress | None,
+    reporter: Reporter,
 ) -> None:
     """Iron and myelin of every subject, smoothed where wanted."""
     wanted = ("qsm", "r1", "jacobian") if reference is not None else KINDS
@@ -594,8 +590,7 @@ def write_maps(
         jobs = [pool.submit(_write, run, maps[OUTPUTS[name][1]], write) for name, write in writers.items()]
         for job in jobs:
             job.result()
-        if progress:
-            progress("maps", i + 1, len(run.cohort.names))
+        reporter.progress("maps", i + 1, len(run.cohort.names))
 
 
 def _write(run: Run, values: Float32, write: Callable[[NDArray], None]) -> None:
@@ -611,7 +606,7 @@ def smoothed(run: Run, values: Float32) -> Float32:
     return run.grid.to_vector(image)
 
 
-def about(run: Run, reference: Reference | None, name: str) -> dict[str, Any]:
+def map_sidecar(run: Run, reference: Reference | None, name: str) -> dict[str, Any]:
     """Sidecar of a map."""
     command, model, conversion = run.command, run.inversion.model, run.inversion.conversion
     found: dict[str, Any] = {

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuvox.device import Device
 from gpuvox.errors import DesignError
@@ -18,15 +17,14 @@ from gpuvox.partitioning import PartitionedDesign, effective_regressor, null_row
 from gpuvox.scratch import Data
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
 from gpuvox.statistics import Statistics
-from gpuvox.types import AnyArray
+from gpuvox.types import AnyArray, Float64, Ints
 
-Float64 = NDArray[np.float64]
 AnyShuffler = Shuffler | ImportedShuffler
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What is analysed.
+    """Data, design and contrasts of an analysis.
 
     Attributes
     ----------
@@ -53,7 +51,7 @@ class Inputs:
     design: Float64
     contrasts: Float64
     f_tests: Float64
-    blocks: NDArray[np.int64] | None = None
+    blocks: Ints | None = None
     evs: Mapping[int, Data] = field(default_factory=dict)
     effective_design: Float64 | None = None
     names: Names = field(default_factory=Names)
@@ -61,7 +59,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Options:
-    """How it is analysed; see the options of ``gpuvox randomise``.
+    """How an analysis is done; see the options of ``gpuvox randomise``.
 
     `only_test` is the number of the one test that is done, from 1 through F and then t; 0 for all.
     """
@@ -146,7 +144,7 @@ def list_tests(inputs: Inputs, options: Options) -> list[Test]:
 
 
 def make_shuffler(inputs: Inputs, options: Options, test: Test) -> Shuffler | ImportedShuffler:
-    """The shuffles of one test."""
+    """The permutations, or sign flips, of one test."""
     labels, scale = _exchangeable(inputs, test)
     if options.permutations is not None:
         return ImportedShuffler(options.permutations[test.name], len(labels))
@@ -170,7 +168,7 @@ def _exchangeable(inputs: Inputs, test: Test) -> tuple[Float64, Float64]:
     return effective_regressor(inputs.design, test.contrast), scale
 
 
-def _is_one_sample(labels: Float64, scale: Float64, blocks: NDArray[np.int64] | None, contrast: Float64) -> bool:
+def _is_one_sample(labels: Float64, scale: Float64, blocks: Ints | None, contrast: Float64) -> bool:
     """FSL's rule: all rows alike, one block, one non-zero weight in the contrast."""
     alike = bool((np.ptp(labels, axis=0) <= 1e-10 * scale).all())
     one_block = blocks is None or len(np.unique(blocks)) == 1

@@ -264,7 +264,8 @@ def test_masks_of_another_grid_are_not_inflated(tmp_path, bomb):
         lambda: ironmyelin.execute(
             ironmyelin.Command(
                 qsm=str(data), r1=str(data), mask=str(bomb), reference="none", out=str(out), from_field=3.0
-            )
+            ),
+            Reporter.silent(),
         ),
         lambda: clusters.execute(clusters.Command(str(map_), str(out), mask=str(bomb)), Reporter(str, str)),
         lambda: rois.execute(rois.Command(str(table), "labels", {"m": "map"}, str(out)), Reporter(str, str)),

@@ -14,6 +14,7 @@ import pytest
 from gpuvox import ironmyelin
 from gpuvox.cli import main
 from gpuvox.qmri import FieldConversion, TissueModel, smooth
+from gpuvox.reporter import Reporter
 from tests.conftest import overriding, save
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
 
@@ -290,7 +291,9 @@ def test_a_run_that_fails_while_it_writes_leaves_no_folder(cohort, monkeypatch):
     monkeypatch.setattr(ironmyelin, "_write", fails)
     for out in ("new/deep/maps", "maps"):
         with pytest.raises(ValueError, match="no space"):
-            ironmyelin.execute(ironmyelin.Command(out=out, table="participants.tsv", from_field=3))
+            ironmyelin.execute(
+                ironmyelin.Command(out=out, table="participants.tsv", from_field=3), Reporter.silent()
+            )
     assert not Path("new").exists()
     assert len(list(Path("maps").glob("*"))) == 4 * N
 

@@ -32,7 +32,7 @@ def real_array(given: Any, what: str) -> NDArray:
 
     Raises
     ------
-    ValueError
+    InputError
         Masked values, complex numbers, text, objects, or rows of different length.
     """
     if isinstance(given, np.ma.MaskedArray):
@@ -79,7 +79,7 @@ def as_cohort(
     ------
     FileError
         As of `files.read_cohort` and `files.read_mask`.
-    ValueError
+    InputError
         An array of another shape, a mask that lies elsewhere, or values that are not real or not finite.
     """
     data = _unlisted(data)
@@ -186,7 +186,7 @@ def as_grid(mask: Any, place: Grid, what: str = "the data") -> Grid:
     ------
     FileError
         As of `files.read_mask`.
-    ValueError
+    InputError
         Another shape or affine; no voxel; values that are not real numbers.
     """
     if isinstance(mask, str | os.PathLike):  # nothing is unpacked that is too large
@@ -234,7 +234,7 @@ def _unlisted(data: Any) -> Any:
 
     Raises
     ------
-    ValueError
+    InputError
         Images of several grids, an image that is not 3D, or images among names.
     """
     if not isinstance(data, list | tuple):

@@ -1,10 +1,10 @@
 """What an analysis will cost in time and memory, found by doing a small part of it on this machine.
 
-A test costs, for every shuffle, products of n subjects with V voxels, and what follows on a map of V voxels (maxima,
-clusters, TFCE). The second is measured by the engine itself: on the grid, with the statistics and threads of the
-run, but with so few subjects that it takes about a second. The products are linear in the voxels, and are measured with
-all subjects at a few of them. The memory of the small analysis is watched; what is missing is that of the other
-subjects, which is known.
+For every permutation, a test costs products of n subjects with V voxels, and what follows on a map of V voxels
+(maxima, clusters, TFCE). The second is measured by the engine itself: on the grid, with the statistics and threads of
+the run, but with so few subjects that it takes about a second. The products are linear in the voxels, and are
+measured with all subjects at a few of them. The memory of the small analysis is watched; what is missing is that of
+the other subjects, which is known.
 
 The small analysis has noise for data, as smooth in space as the first volumes of the cohort: how long enhancement
 takes depends on that. A device is measured in the same way.
@@ -23,7 +23,6 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from gpuvox.analysis import Analysis, PreparedTest, make_model, prepare_test
@@ -37,6 +36,7 @@ from gpuvox.runtime.pool import Pool
 from gpuvox.scratch import as_tiles
 from gpuvox.statistics import StatisticModel, Statistics
 from gpuvox.tally import Tally, share
+from gpuvox.types import Float32, Shuffles
 
 WHOLE = 8 << 20
 """Numbers (subjects × voxels) up to which the small analysis has all subjects."""
@@ -47,8 +47,6 @@ ROUNDS = 3
 SECONDS = 0.4
 """How long a measurement lasts at least."""
 
-Float32 = NDArray[np.float32]
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -57,9 +55,9 @@ class Cost:
     Attributes
     ----------
     setup : float
-        Seconds for the model and the unshuffled map.
+        Seconds for the model and the unpermuted map.
     each : float
-        Seconds a shuffle, with all threads at work.
+        Seconds per permutation, with all threads at work.
     memory : int
         Bytes of the whole process at the peak; with a scratch folder, of its anonymous memory.
     """
@@ -226,7 +224,7 @@ def _noise(volumes: Float32, n: int, seed: int) -> Float32:
 def _measure_small(
     small: Analysis, prepared: PreparedTest, signs: int, threads: int, shard: tuple[int, int]
 ) -> tuple[float, float, int, int]:
-    """Seconds of setup and a shuffle, bytes at the peak, and shuffles a batch, of a whole but small analysis."""
+    """Seconds of setup and per permutation, bytes at the peak, and permutations per batch, of a small analysis."""
     grid, statistics, shuffler = small.inputs.grid, small.statistics_for(prepared), prepared.shuffler
     start = time.perf_counter()
     PermutationTest(make_model(small, prepared), grid, shuffler, statistics, signs).observe().run(0, 1)
@@ -236,7 +234,7 @@ def _measure_small(
         here, beyond = share(observed.n, *shard)
         part_of_run = Tally(observed.n, here, max(beyond, here + 1))
         first, *others = islice(ranges(observed, threads, part_of_run), threads + 1)
-        parts = others or [first]  # the first has the unshuffled map, which takes longer
+        parts = others or [first]  # the first has the unpermuted map, which takes longer
         observed, each, tally = _run(observed, parts, threads)
         if observed.test.statistics.normalised:
             tally.done[:] = True  # what the second pass takes does not hang on the values
@@ -247,7 +245,7 @@ def _measure_small(
 def _run(
     observed: ObservedTest, parts: Sequence[tuple[int, int]], threads: int
 ) -> tuple[ObservedTest, float, Tally]:
-    """Run ranges of shuffles side by side; wall seconds a shuffle."""
+    """Run ranges of permutations side by side; wall seconds per permutation."""
     rounds: list[float] = []
     while len(rounds) < ROUNDS or sum(rounds) < SECONDS:
         tally, start = Tally(observed.n), time.perf_counter()
@@ -265,7 +263,7 @@ def _run(
 def seconds_of_products(
     analysis: Analysis, prepared: PreparedTest, threads: int, step: int
 ) -> tuple[float, float]:
-    """Seconds a voxel for the model and its unshuffled map, and a voxel and shuffle for its maps.
+    """Seconds per voxel for the model and its unpermuted map, and per voxel and permutation for its maps.
 
     Measured at a few voxels with all subjects of the inputs, whose data are replaced by noise.
     """
@@ -288,7 +286,7 @@ def seconds_of_products(
     return setup, each / (len(shuffles) * n_voxels)
 
 
-def _seconds_of_maps(model: StatisticModel, shuffles: NDArray, threads: int) -> float:
+def _seconds_of_maps(model: StatisticModel, shuffles: Shuffles, threads: int) -> float:
     """Wall seconds of a batch, with all threads at work."""
     lock = threading.Lock() if model.device is None else model.device.lock
 
@@ -330,7 +328,7 @@ def _watched(anonymous: bool) -> Iterator[list[int]]:
 
 
 def memory_of_process(anonymous: bool) -> int:
-    """Bytes of this process that are in memory; only the anonymous ones if wanted."""
+    """Bytes of this process that are in memory, or only the anonymous ones."""
     try:
         words = Path("/proc/self/statm").read_text().split()
     except OSError:

@@ -203,7 +203,7 @@ def _read_blocks(description: RunDescription, n: int) -> tuple[Ints | None, Rows
         )
     try:
         Shuffler(np.zeros((n, 1)), Permutations(1, 0, blocks[:, 0], description.options.whole_blocks))
-    except ValueError as error:
+    except InputError as error:
         raise (FileError(f"{source.origin}: {error}") if source.is_file else DesignError(str(error))) from None
     return blocks[:, 0].astype(np.int64), source.rows
 
@@ -228,7 +228,7 @@ class PermutationFiles(dict[str, AnyArray]):
         table = files.read_permutations(name)
         try:
             ImportedShuffler(table, self.n)
-        except ValueError as error:
+        except InputError as error:
             raise FileError(f"{name}: {error}", file=name) from None
         self[test] = table
         return table

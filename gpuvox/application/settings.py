@@ -211,7 +211,7 @@ OTHERS = ("mask", "f_tests", "blocks", "voxelwise", "effective_design", "checkpo
 
 
 def check_names(given: Collection[str]) -> None:
-    """Refuse settings that there are not, with the nearest that there is (`TypeError`)."""
+    """Refuse settings that there are not, with the nearest that there is (`SettingError`)."""
     known = [*OF_STATISTICS, *OF_OPTIONS, *OTHERS]
     for name in sorted(set(given) - set(known)):
         near = difflib.get_close_matches(name, known, 1) or _alias(name, known)
@@ -234,7 +234,7 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises
     ------
-    TypeError, ValueError
+    SettingError
         One sentence: which, what it is, what was expected.
     """
     check_names(given)
@@ -253,7 +253,7 @@ def make_options(given: Mapping[str, Any], *, one_sample: bool) -> Options:
 
     Raises
     ------
-    TypeError, ValueError
+    SettingError
         As of `checked`.
     """
     settings = checked(given)
@@ -270,7 +270,7 @@ def make_options(given: Mapping[str, Any], *, one_sample: bool) -> Options:
 
 
 def need_places(options: Options, shape: tuple[int, ...]) -> None:
-    """Refuse what hangs on neighbours where it is not known which voxels are (`ValueError`).
+    """Refuse what hangs on neighbours where it is not known which voxels are (`InputError`).
 
     Parameters
     ----------

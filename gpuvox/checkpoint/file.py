@@ -42,7 +42,8 @@ DIGITS = 64
 DTYPES = ("<f4", "<f8", "<i4", "<i8", "<u4", "<u8")
 GROUPS = ("maxima", "below", "total", "nonzero")
 """The dictionaries of arrays of a `permtest.Tally`."""
-MOST_SHUFFLES = 2**31
+LARGEST_COUNT = 2**31
+"""More permutations, or steps of TFCE, are no number that a file of tallies can truly hold."""
 CORRUPT_CONTENT = (
     ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError, MemoryError,
 )  # fmt: skip
@@ -180,7 +181,7 @@ def read_to_resume(path: str | os.PathLike[str]) -> Tallies:
 def _parsed(line: bytes, rest: memoryview) -> Tallies:
     header = json.loads(line)
     run = {part: dict(header["run"][part]) for part in ("software", "files", "options")}
-    shuffles = {str(name): _count(n, MOST_SHUFFLES) for name, n in header["shuffles"].items()}
+    shuffles = {str(name): _count(n, LARGEST_COUNT) for name, n in header["shuffles"].items()}
     shard = None if header["shard"] is None else (_count(header["shard"][0]), _count(header["shard"][1]))
     tallies = Tallies(RunIdentity(run, shuffles, tuple(map(str, header["command"])), shard))
     at = 0
@@ -191,7 +192,7 @@ def _parsed(line: bytes, rest: memoryview) -> Tallies:
             passes.append(tally)
         if test["name"] not in shuffles or any(tally.n != shuffles[test["name"]] for tally in passes[:2]):
             raise ValueError(f"{test['name']!r} is not a test of the run")
-        tallies.tests[test["name"]] = KeptTest(_count(test["level_cap"], MOST_SHUFFLES), passes)
+        tallies.tests[test["name"]] = KeptTest(_count(test["level_cap"], LARGEST_COUNT), passes)
     if at != len(rest):
         raise ValueError(f"{len(rest) - at} bytes are left over")
     return tallies
@@ -199,7 +200,7 @@ def _parsed(line: bytes, rest: memoryview) -> Tallies:
 
 def _tally(described: Mapping[str, Any], rest: memoryview, at: int) -> tuple[Tally, int]:
     """A tally, and where in the file it ends."""
-    tally = Tally(_count(described["n"], MOST_SHUFFLES))
+    tally = Tally(_count(described["n"], LARGEST_COUNT))
     for start, stop in described["done"]:
         if not 0 <= _count(start) < _count(stop) <= tally.n or tally.done[start:stop].any():
             raise ValueError(f"shuffles {start} to {stop} of {tally.n}")

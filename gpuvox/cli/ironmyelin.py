@@ -80,7 +80,7 @@ def run(argv: Sequence[str]) -> int:
     settings = {name: value for name, value in options.items() if value is not None}
     line = command_line("ironmyelin", *argv)
     with terminal(bar=not quiet, unit="subjects") as reporter:
-        execute(Command(**settings, line=line), reporter.progress, reporter.warn)
+        execute(Command(**settings, line=line), reporter)
     return 0
 
 

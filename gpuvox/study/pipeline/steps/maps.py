@@ -36,7 +36,7 @@ def _ironmyelin(inputs: StudyInputs) -> Stage:
             **options,
         )  # fmt: skip
         with inputs.config.reading(("ironmyelin",)):
-            ironmyelin.execute(command, reporter.progress, reporter.warn)
+            ironmyelin.execute(command, reporter)
 
     sources = {name: column_files(inputs, name) for name in names}
     for name in ("mask", "model"):
