@@ -24,17 +24,9 @@ DEVICE int find_root(int* parent, int i) {
 }
 
 DEVICE void unite(int* parent, int a, int b) {
-    for (;;) {
-        a = find_root(parent, a);
-        b = find_root(parent, b);
-        if (a == b) return;
-        if (a < b) {
-            const int c = a;
-            a = b;
-            b = c;
-        }
-        if (swap(parent + a, a, b) == a) return;
-    }
+    join_trees(
+        a, b, [=](int i) { return find_root(parent, i); },
+        [=](int root, int below) { return swap(parent + root, root, below) == root; });
 }
 
 DEVICE int64 in_units(double value) {

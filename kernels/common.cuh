@@ -56,6 +56,25 @@ DEVICE int64 double_bits(double value) {
     return bits.i;
 }
 
+// Join the trees of two nodes of a union-find forest that several threads work on: the root with the larger number is
+// hooked under the other one. Returns the root that was hooked, or -1 if both nodes are in one tree already.
+// find(node): the root of its tree; hook(root, below): whether `root` was a root still, and now hangs below the other.
+template <class Find, class Hook> DEVICE int join_trees(int a, int b, Find find, Hook hook) {
+    a = find(a);
+    b = find(b);
+    while (a != b) {
+        if (a < b) {
+            const int c = a;
+            a = b;
+            b = c;
+        }
+        if (hook(a, b)) return a;
+        a = find(a);
+        b = find(b);
+    }
+    return -1;
+}
+
 // f(offset) for every neighbour before a voxel in the padded box, then for every one after it, ascending. C is the
 // connectivity; a row of the box has px positions, a plane pxy.
 template <int C, class F> DEVICE void neighbours_before(int px, int pxy, F f) {

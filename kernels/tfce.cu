@@ -112,25 +112,14 @@ DEVICE int64 total_of(const uint32* word, const int64* gathered, int node) {
 
 // One edge of step a; returns the node that was hooked, or -1, and its word before.
 DEVICE int hook(uint32* word, int a, int b, uint32* before) {
-    a = find(word, a);
-    b = find(word, b);
-    while (a != b) {
-        if (a < b) {
-            const int c = a;
-            a = b;
-            b = c;
-        }
-        const uint32 w = load(word + a);
-        if (w & ROOT) {
-            if (swap(word + a, w, (uint32)b) == w) {
-                *before = w;
-                return a;
-            }
-        }
-        a = find(word, a);
-        b = find(word, b);
-    }
-    return -1;
+    return join_trees(
+        a, b, [=](int node) { return find(word, node); },
+        [=](int root, int below) {
+            const uint32 w = load(word + root);
+            if (!(w & ROOT) || swap(word + root, w, (uint32)below) != w) return false;
+            *before = w;
+            return true;
+        });
 }
 
 }  // namespace

@@ -148,8 +148,9 @@ BY_HAND = {
     "cluster": (
         Fault(
             "hooking without a check",
-            "if (swap(parent + a, a, b) == a) return;",
-            "if (planted == @) let_others_run();\n        if (swap(parent + a, a, b) == a || planted == @) return;",
+            "return swap(parent + root, root, below) == root; });",
+            "if (planted == @) let_others_run();\n"
+            "        return swap(parent + root, root, below) == root || planted == @; });",
         ),
         Fault(
             "sign ignored",
@@ -193,12 +194,23 @@ def shipped(family: str) -> str:
     return (kernel_directory() / f"{family}.cu").read_text()
 
 
+def with_joining(text: str) -> str:
+    """A family with a copy of `join_trees` of common.cuh in its text, so that faults can be planted in that too."""
+    header = (kernel_directory() / "common.cuh").read_text()
+    start = header.index("template <class Find, class Hook> DEVICE int join_trees")
+    function = header[start : header.index("\n}\n", start) + 3]
+    place = text.index("namespace {\n") + len("namespace {\n")
+    return (text[:place] + function + text[place:]).replace("join_trees(", "join_here(")
+
+
 def with_faults(family: str) -> tuple[str, list[str]]:
     """Text with every fault behind its switch, and the names of the faults, the first of which is number 1.
 
     Besides those written by hand: every barrier left out, every operation on a shared word made a plain one.
     """
     text, names = shipped(family), []
+    if family == "tfce":
+        text = with_joining(text)
     seen: Counter[str] = Counter()
 
     def number(name: str) -> str:
