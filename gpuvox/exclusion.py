@@ -1,4 +1,4 @@
-"""Subjects who are left out at some voxels: the columns of a design that say so (``--vxl=-N --vxf=MASKS``).
+"""Subjects excluded at some voxels: the columns of a design that exclude them (``--vxl=-N --vxf=MASKS``).
 
 As FSL has it, columns N … N + n − 1 of the design of n subjects are, at each voxel, the diagonal matrix of the values
 of the n volumes of an image: one that is not 0, a lesion say, gives its subject a parameter of its own there. What
@@ -20,7 +20,7 @@ from gpuvox.types import AnyArray, Bools, Float64
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """A design and its contrasts without the columns that leave subjects out.
+    """A design and its contrasts without the columns that exclude subjects.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Columns:
 
 
 def split(design: Float64, contrasts: Float64, columns: Sequence[int]) -> Columns:
-    """Take the columns that leave subjects out from a design.
+    """Remove the columns that exclude subjects from a design.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def split(design: Float64, contrasts: Float64, columns: Sequence[int]) -> Column
     Raises
     ------
     DesignError
-        A column that does not exist or is named twice; a contrast that is not 0 in a column that leaves a subject out.
+        A column that does not exist or is named twice; a contrast that is not 0 in a column that excludes a subject.
     """
     n, p = design.shape
     named = f"--vxl {','.join(map(str, columns))}"
@@ -98,14 +98,14 @@ def with_columns(estimates: Float64, residuals: Float64, masks: Mapping[int, Arr
     ----------
     estimates : (q, V) float64
     residuals : (n, V) float64
-        Of all subjects, those who are left out included.
+        Of all subjects, including excluded ones.
     masks : dict of int to (n, V) array
-        −N → values that take a subject out where they are not 0.
+        −N → values that exclude a subject where they are not 0.
 
     Returns
     -------
     (p, V) float64
-        The parameter of a subject is the residual over the mask's value, 0 where it is not left out.
+        The parameter of a subject is the residual over the mask's value, 0 where the subject is not excluded.
     """
     for column in sorted(masks, reverse=True):
         mask = np.asarray(masks[column], dtype=np.float64)
@@ -115,7 +115,7 @@ def with_columns(estimates: Float64, residuals: Float64, masks: Mapping[int, Arr
 
 
 def fit(Y: Float64, M: Float64, gone: Bools, demean: bool) -> tuple[AnyArray, AnyArray, AnyArray, AnyArray]:
-    """Least squares at each voxel without the subjects who are left out there.
+    """Least squares at each voxel without the subjects who are excluded there.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def fit(Y: Float64, M: Float64, gone: Bools, demean: bool) -> tuple[AnyArray, An
     Returns
     -------
     pinv : (V, q, n) float64
-        Pseudoinverse of the design, 0 for those who are left out.
+        Pseudoinverse of the design, 0 for excluded subjects.
     estimates : (q, V) float64
     residuals : (n, V) float64
         Of all subjects.

@@ -1,24 +1,24 @@
-"""t and F maps over many shuffles of a general linear model, without ever forming permuted data.
+"""t and F maps of a general linear model for many permutations, without ever forming permuted data.
 
 Let y be the data of a voxel, residualised on the nuisance Z and scaled to unit norm; x̃ the effect residualised
-on Z, likewise; Q an orthonormal basis of Z. The Freedman–Lane shuffle P regresses y on the row-permuted model
-``[P x̃, P Q]``, whose columns are orthonormal, so that three products hold the whole fit:
+on Z, likewise; Q an orthonormal basis of Z. The Freedman–Lane permutation P regresses y on the row-permuted model
+``[P x̃, P Q]``, whose columns are orthonormal, so that three products determine the whole fit:
 
     r = (P x̃)ᵀ y        SSE = 1 − r² − Σⱼ ((P qⱼ)ᵀ y)²        t = r·√(df / SSE)
 
-and for an effect of rank k with basis x̃₁ … x̃ₖ, ``F = (Σ rᵢ² / k) / (SSE / df)``. A vector of Z that no shuffle
+and for an effect of rank k with basis x̃₁ … x̃ₖ, ``F = (Σ rᵢ² / k) / (SSE / df)``. A vector of Z that no permutation
 moves (the intercept; with permutation within blocks, the mean of each block) stays orthogonal to y: its
 product is skipped. Freedman & Lane 1983; Winkler et al. 2014, NeuroImage 92:381.
 
-Precision. The products are float32, summed over subjects in index order with fused multiply-add: the same bits
-whatever the batch or the thread. The subtraction cancels where the fit is nearly perfect, so a voxel with
-SSE < 1e-2 is computed again in float64 from the data; so is the whole unshuffled map, any shuffle that is
-equivalent to it, and the voxels that decide a maximum or come close to tying with the observed value.
+Precision. The products are float32, summed over subjects in index order with fused multiply-add, so that the bits
+depend neither on the batch nor on the thread. The subtraction cancels where the fit is nearly perfect, so voxels with
+SSE < 1e-2 are computed again in float64 from the data; so are the whole unpermuted map, any permutation that is
+equivalent to it, and voxels that determine a maximum or nearly tie with the observed value.
 
-Constant voxels. Data that are one number, not zero, in all subjects leave nothing to test; where neither the nuisance
-nor ``-D`` takes them out (a one-sample test), t would be noise over noise. Their statistic is 0 in every shuffle of
+Constant voxels. Data that are one number, not zero, in all subjects leave nothing to test; if neither the nuisance
+nor ``-D`` removes it (a one-sample test), t would be noise over noise. Their statistic is 0 in every permutation of
 every model. Constant means equal as float32 numbers, as for the automatic mask, over the subjects that the nuisance
-does not fit alone (an indicator of one subject leaves it out). A voxel that lies in the span of the model without being
+does not fit alone (an indicator of one subject excludes it). A voxel that lies in the span of the model without being
 constant is a real effect (lesions in all patients and no control): its SSE counts as 1e-14, and t stays finite.
 
 On a GPU (``kernels/glm.cu``) every step is the same operation in the same order, and so are the bits.
@@ -51,19 +51,19 @@ TILE = WIDTH
 DEPTH = 64
 """Subjects a kernel keeps in cache at a time."""
 SSE_FLOOR = 1e-14
-"""Residual share under which a fit counts as perfect; keeps t finite (√df·1e7)."""
+"""Share of the residual below which a fit counts as perfect; this keeps t finite (√df·1e7)."""
 SSE_CANCELS = 1e-2
-"""Residual share under which float32 is not enough, up to 500 subjects; see `cancels_below`."""
+"""Share of the residual below which float32 is not precise enough, up to 500 subjects; see `cancels_below`."""
 ZERO_RESIDUAL = 1e-10
-"""A residual norm under this share of the data's norm is zero: the statistic is 0 in every shuffle."""
+"""A residual norm below this share of the data's norm is zero: the statistic is 0 in every permutation."""
 ALONE = 1e-10
-"""A row whose leverage under the nuisance is 1 to within this is fitted alone: nothing of it is left."""
+"""A row whose leverage under the nuisance is 1 to within this is fitted exactly: its residual is zero."""
 ORTHOGONAL = 1e-13
-"""Product of two unit vectors that is rounding."""
+"""A product of two unit vectors up to this is rounding."""
 
 
 class Nuisance(IntEnum):
-    """How shuffles treat the nuisance variables: the numbers of FSL's ``-U``."""
+    """How permutations treat the nuisance variables; the numbers of FSL's ``-U``."""
 
     KENNEDY = 0
     FREEDMAN_LANE = 1
@@ -72,7 +72,7 @@ class Nuisance(IntEnum):
 
 
 def cancels_below(n: int) -> float:
-    """Residual share under which float32 is not enough: rounding grows with the number of subjects."""
+    """Share of the residual below which float32 is not precise enough: rounding grows with the number of subjects."""
     return max(SSE_CANCELS, 2e-5 * n)
 
 
@@ -116,7 +116,7 @@ def _accumulate(W: Float32, row: int, depth: int, first: int, y: Float32, acc: F
 def _statistic_tile(  # noqa: C901
     products: Float32, rank: int, is_f: bool, df: float, limit: np.float32, statistic: Float32, sse: Float32
 ) -> int:
-    """Products of one shuffle (m, TILE) → statistic and SSE of the tile; count of voxels that need float64."""
+    """Products of one permutation (m, TILE) → statistic and SSE of the tile; returns how many voxels need float64."""
     m = products.shape[0]
     one = np.float32(1)
     for j in range(TILE):
@@ -157,9 +157,9 @@ def _statistic_maps(  # noqa: C901, PLR0913
 ) -> Ints:
     """Statistic maps of a batch at the voxels of some tiles.
 
-    W (rows, n) float32 holds `per_shuffle` rows for each of B shuffles, rows padded to a multiple of four;
+    W (rows, n) float32 holds `per_shuffle` rows for each of B permutations, rows padded to a multiple of four;
     tiles (k, n, TILE) float32, of the voxels from `first_voxel` on; out (B, V). sse_out (B, V) receives the SSE
-    unless it is empty. A voxel whose SSE cancels is marked by NaN. Returns the number of such marks per shuffle.
+    unless it is empty. A voxel whose SSE cancels is marked by NaN. Returns the number of such marks per permutation.
     """
     n = tiles.shape[1]
     n_maps, n_voxels = out.shape
@@ -201,7 +201,7 @@ def _statistic_maps(  # noqa: C901, PLR0913
 def _residualise_tile(data: Float32, voxels: Ints, basis: Float64, buffer: Float64, norm: Float64) -> None:  # noqa: C901
     """Data of some voxels, residualised on an orthonormal basis in float64, into buffer (n, TILE); norms.
 
-    A norm of 0 says that nothing was left but rounding.
+    A norm of 0 means that only rounding was left.
     """
     n = data.shape[0]
     width = len(voxels)
@@ -232,7 +232,7 @@ def _residualise_tile(data: Float32, voxels: Ints, basis: Float64, buffer: Float
 
 @inner
 def _is_constant(data: Float32, voxel: int, counts: Bools) -> bool:
-    """Whether the data of a voxel are one number in all rows that count."""
+    """Whether the data of a voxel are the same in all rows that count."""
     first = -1
     for i in range(data.shape[0]):
         if counts[i]:
@@ -280,9 +280,9 @@ def _exact(  # noqa: C901, PLR0913
     statistic: Float64,
     sse_out: Float64,
 ) -> None:
-    """Statistic and SSE of one shuffle at some voxels, all in float64 from the data; W (m, n) float64.
+    """Statistic and SSE of one permutation at some voxels, in float64 from the data; W (m, n) float64.
 
-    norms: those of `_unit_residuals`, of these voxels.
+    norms: the norms of `_unit_residuals` at these voxels.
     """
     n = data.shape[0]
     m = W.shape[0]
@@ -328,7 +328,7 @@ def _exact(  # noqa: C901, PLR0913
 
 
 def _shuffled(basis: Float64, shuffles: Shuffles) -> Float64:
-    """Rows ``(P b)ᵀ`` of each shuffle and basis vector: (B, k, n)."""
+    """Rows ``(P b)ᵀ`` of each permutation and basis vector: (B, k, n)."""
     if np.issubdtype(shuffles.dtype, np.int8):
         return basis.T[None] * shuffles[:, None, :]
     return np.ascontiguousarray(basis[shuffles].transpose(0, 2, 1))
@@ -352,7 +352,7 @@ class DeviceModel:
 
 @dataclass(frozen=True, eq=False)
 class Glm(DeviceModel):
-    """Statistic maps of one model for any shuffles.
+    """Statistic maps of one model for any permutations.
 
     Parameters
     ----------
@@ -361,13 +361,13 @@ class Glm(DeviceModel):
     model : PartitionedDesign
         Effect and nuisance.
     invariant : (n, k) float64
-        Orthonormal basis of the vectors that no shuffle moves (`Shuffler.invariant`).
+        Orthonormal basis of the vectors that no permutation moves (`Shuffler.invariant`).
     nuisance : Nuisance
-        How shuffles treat the nuisance variables.
+        How permutations treat the nuisance variables.
     smoother : MaskedGaussian, optional
         Variance smoothing (t only): t·√(variance / smoothed variance), Nichols & Holmes 2002, HBM 15:1.
     device : Device, optional
-        Where maps are computed, and remain; the CPU by default.
+        Where maps are computed and kept; the CPU by default.
     scratch : str
         Folder for the residuals; "" keeps them in memory.
     """
@@ -419,9 +419,9 @@ class Glm(DeviceModel):
 
     @property
     def df(self) -> int:
-        """Residual degrees of freedom of the model that is fitted to shuffled data.
+        """Residual degrees of freedom of the model that is fitted to permuted data.
 
-        Kennedy's fits the residualised effect alone, and so does not count the nuisance (as FSL does).
+        Kennedy's method fits only the residualised effect, and so does not count the nuisance (as in FSL).
         """
         return self.model.df + (self.model.rank_nuisance if self.nuisance == Nuisance.KENNEDY else 0)
 
@@ -435,12 +435,12 @@ class Glm(DeviceModel):
         return (self.model.rank_effect, self.df) if self.model.is_f else None
 
     def _rows(self, shuffles: Shuffles) -> Float64:
-        """(B, r + q, n) Shuffled bases of effect and of the nuisance that moves."""
+        """(B, r + q, n) Permuted bases of the effect and of the nuisance that moves."""
         effect = _shuffled(self.model.effect, shuffles)
         return np.concatenate([effect, _shuffled(self._moving, shuffles)], axis=1)
 
     def equivalent(self, shuffles: Shuffles) -> Bools:
-        """(B,) Shuffles under which every data set has the unshuffled statistic, up to the sign of t."""
+        """(B,) Permutations under which any data have the unpermuted statistic, up to the sign of t."""
         r, q = self.model.rank_effect, self._moving.shape[1]
         effect = _shuffled(self.model.effect, shuffles) @ self.model.effect
         is_equivalent: Bools = (effect**2).sum(axis=(1, 2)) > r - 1e-10
@@ -456,7 +456,7 @@ class Glm(DeviceModel):
         ----------
         shuffles : (B, n) int32 row permutations, or int8 signs
         equivalent : (B,) bool, optional
-            What `equivalent` says of them.
+            The result of `equivalent` for these permutations.
 
         Returns
         -------
@@ -493,7 +493,7 @@ class Glm(DeviceModel):
         return out
 
     def settle(self, shuffles: Shuffles, maps: MapBatch, chosen: Bools) -> None:
-        """Replace whole maps by what float64 gives, in place."""
+        """Replace whole maps in place by maps computed in float64."""
         if self.device is not None:
             self._on_device.settle(shuffles, maps, chosen)
             return
@@ -501,7 +501,7 @@ class Glm(DeviceModel):
             maps[b] = self.exact_map(shuffles[b])
 
     def exact_map(self, shuffle: Shuffles) -> Float64:
-        """(V,) Statistic map of one shuffle, in float64 from the data; on the host."""
+        """(V,) Statistic map of one permutation, in float64 from the data; on the host."""
         voxels = np.arange(self.n_voxels)
         if self.device is not None:
             statistic, sse = self._on_device.exact(shuffle[None], np.zeros_like(voxels), voxels)
@@ -513,7 +513,7 @@ class Glm(DeviceModel):
         return smooth_variance(statistic, variance, self.smoother.exact(variance))
 
     def exact(self, shuffles: Shuffles, number: AnyArray, voxels: AnyArray) -> Float64:
-        """Statistic in float64, from the data, for pairs of a shuffle and a voxel.
+        """Statistic in float64, from the data, for pairs of a permutation and a voxel.
 
         Not available with variance smoothing, where a voxel's statistic depends on its neighbours.
 
@@ -521,7 +521,7 @@ class Glm(DeviceModel):
         ----------
         shuffles : (B, n) array
         number : (m,) int
-            Which of the shuffles.
+            Which of the permutations.
         voxels : (m,) int
 
         Returns
@@ -572,7 +572,7 @@ _UPLOAD_BYTES = 64 << 20  # of the host, for what is on its way to the device
 class _GlmOnDevice:
     """Maps of a `Glm` on a device.
 
-    Data that fill no more than half of the free memory stay there; others are sent slab by slab for every batch.
+    Data that take no more than half of the free memory stay there; larger data are sent slab by slab for every batch.
     """
 
     def __init__(self, glm: Glm, device: Device) -> None:
@@ -593,7 +593,7 @@ class _GlmOnDevice:
             self.slab = int(np.clip(affordable, _COLUMNS, self.slab))
 
     def _columns(self, values: Data, start: int, width: int) -> DeviceArray:
-        """Columns of (n, V) values on the device, 0 beyond the last; rows pass through the host a few at a time."""
+        """Columns of (n, V) values on the device, 0 beyond the last; rows are sent a few at a time."""
         n, n_voxels = values.shape
         found = self.device.empty((n, width), np.float32)
         step = max(1, _UPLOAD_BYTES // (4 * max(width, 1)))
@@ -629,7 +629,7 @@ class _GlmOnDevice:
         return out
 
     def _shuffled_rows(self, shuffles: Shuffles) -> DeviceArray:
-        """(n, rows) Rows of all shuffles, in whole tiles."""
+        """(n, rows) Rows of all permutations, in whole tiles."""
         device, (n, per_shuffle) = self.device, self.rows.shape
         stride = -(-len(shuffles) // self.group) * (-(-per_shuffle // _ROWS) * _ROWS)
         rows = device.empty((n, stride), np.float32)
@@ -663,7 +663,7 @@ class _GlmOnDevice:
         )  # fmt: skip
 
     def _settle_nan(self, shuffles: Shuffles, maps: DeviceArray, sse: DeviceArray) -> None:
-        """Replace NaN by what float64 gives, and the SSE there."""
+        """Replace NaN, and the SSE there, by values computed in float64."""
         whole = self.device.full(len(shuffles), 0, np.int32)
         for items, statistic, left in self._unsettled(shuffles, maps, 0, whole):
             put_on_device(self.device, maps, *items, statistic)
@@ -671,7 +671,7 @@ class _GlmOnDevice:
                 put_on_device(self.device, sse, *items, left)
 
     def settle(self, shuffles: Shuffles, maps: DeviceArray, chosen: Bools) -> None:
-        """Replace whole maps by what float64 gives."""
+        """Replace whole maps by maps computed in float64."""
         if self.glm.smoother:
             for b in map(int, np.flatnonzero(chosen)):
                 self.device.put_row(maps, b, self.glm.exact_map(shuffles[b]))
@@ -712,7 +712,7 @@ class _GlmOnDevice:
         smooth_variance_on(device, t, variance, glm.smoother)
 
     def exact(self, shuffles: Shuffles, number: AnyArray, voxels: AnyArray) -> tuple[Float64, Float64]:
-        """Statistic and SSE in float64 for pairs of a shuffle and a voxel; on the host."""
+        """Statistic and SSE in float64 for pairs of a permutation and a voxel; on the host."""
         statistic, sse = np.zeros(len(number)), np.ones(len(number))
         if self.is_null:
             return statistic, sse
@@ -772,7 +772,7 @@ def smooth_variance_on(device: Device, t: DeviceArray, variance: DeviceArray, sm
 
 
 def upload_shuffles(shuffles: Shuffles, device: Device) -> tuple[DeviceArray, np.int32]:
-    """Shuffles as the kernels want them, and whether they are signs."""
+    """Permutations in the form that kernels take, and whether they are sign flips."""
     return device.upload(shuffles.astype(np.int32)), np.int32(np.issubdtype(shuffles.dtype, np.int8))
 
 
@@ -844,7 +844,7 @@ def f_to_z(f: MapBatch, df1: int, df2: int, device: Device | None = None) -> Map
     df1, df2 : int
         Degrees of freedom of numerator and denominator.
     device : Device, optional
-        Where the maps are, and z will be.
+        Where the maps are, and the result.
     """
     shape, size = f.shape, int(np.prod(f.shape))
     if device is not None:

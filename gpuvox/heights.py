@@ -2,9 +2,8 @@
 
 A permutation that separates the groups perfectly at a voxel has a statistic millions of steps high: data of few
 values in small groups do that. A table of so many levels would leave no bits for the others, so the voxels above the
-last level of the table, a handful, are taken by themselves. What they have under the end of the table is an integer
-as everywhere; what they have above it is summed in closed form, in float64 on the host, whatever device the maps are
-on.
+last level of the table, a handful, are taken by themselves. Their score up to the end of the table is an integer
+as elsewhere; the part above it is summed in closed form, in float64 on the host, whatever device the maps are on.
 
 **Thresholds.** FSL sums h += δ in float32, so that between two powers of 2 the increment is a constant, but for the
 first one or two: δ to the nearest multiple of the spacing of float32 there. A few dozen arithmetic progressions hold
@@ -41,7 +40,7 @@ def add_to_scores(score: Ints, more: Float64) -> Ints:
 
 
 def score_values(score: AnyArray) -> Float64:
-    """What scores, of either sign, stand for."""
+    """Values of scores, of either sign."""
     score = np.asarray(score)
     values = score.astype(np.float64)
     if score.dtype != np.int64:

@@ -17,7 +17,7 @@ from gpuvox.jit import inner, loop
 from gpuvox.types import AnyArray, Bools, DeviceArray, Float32, Float64, Int32, Ints, MapBatch
 
 TIE = 1e-4
-"""Relative difference within which a float32 statistic is compared again in float64."""
+"""Relative difference within which float32 statistics are compared again in float64."""
 STEP_TIE = 1e-5
 """The same for steps of TFCE, of which there are so many that the bound must be tighter."""
 STRETCH = 128

@@ -1,21 +1,21 @@
-"""Exchangeability: which shuffles of the rows of a design are distinct, how many, and the i-th of them.
+"""Exchangeability: which permutations of the rows of a design are distinct, how many, and the i-th of them.
 
-A shuffle is a permutation of the rows, or a flip of their signs. Permutations that give the same sequence of
-effective regressor values are one labelling, and a run has no labelling twice. Shuffle i is a pure function
-of (seed, i), so it does not matter who computes it, or in what order:
+Permutations here include sign flips of the rows. Permutations of the rows that produce the same sequence of effective
+regressor values are one *labelling*, and a run contains no labelling twice. Permutation i is a pure function of
+(seed, i), so it does not matter who computes it, or in what order:
 
 * Labellings are ranked: lexicographically within a block (or over whole blocks), and as the digits of a
   number across blocks, the first block being the fastest digit. Flips count in binary, the last row being
-  the last bit. Rank 0 is the unshuffled design. An exhaustive run takes all ranks in order.
-* Otherwise shuffle i has rank π(i), where π is a keyed bijection of the ranks that fixes 0: the swap-or-not
+  the last bit. Rank 0 is the unpermuted design. An exhaustive run takes all ranks in order.
+* Otherwise permutation i has rank π(i), where π is a keyed bijection of the ranks that fixes 0: the swap-or-not
   shuffle of V. T. Hoang, B. Morris and P. Rogaway (CRYPTO 2012, LNCS 7417:1-13).
-* Beyond 2^63 labellings every shuffle is an independent draw; any repeat among N has a chance below N²/2^64.
+* Beyond 2^63 labellings every permutation is drawn independently; the probability of a repeat among N is below N²/2^64.
 
-Which of several rows with equal effective regressor goes where matters only to the nuisance regressors that a
-Freedman-Lane shuffle takes along. Those rows are put in random order (the same in every exhaustive run), so
-that each permutation of the rows is equally likely. Kept in the order of the file, often that of a covariate
-such as age, they would leave shuffled nuisance regressors close to the real ones, and the size of the test
-would hang on the design: simulated with 40 covariates, sorted within two groups of 8, 1000 data sets each,
+Which of several rows with equal effective regressor goes where matters only to the nuisance regressors, which a
+Freedman-Lane permutation moves too. Those rows are put in random order (the same in every exhaustive run), so
+that each permutation of the rows is equally likely. In the order of the file, often that of a covariate such as age,
+they would leave permuted nuisance regressors close to the original ones, and the size of the test would depend on
+the design: simulated with 40 covariates, sorted within two groups of 8, 1000 data sets each,
 the rate of false positives at level 5 % was 0.4 to 15 % (80 % of designs: 1 to 9 %), against 2 to 6 %
 (80 % of designs: 4 to 5 %).
 
@@ -41,25 +41,25 @@ from gpuvox.types import AnyArray, Float64, Int32, Ints, Words
 EQUAL = 1e-10
 """Effective regressors that differ by less than this share of the largest are equal."""
 RANK_LIMIT = 2**63
-"""Shuffles are ranked in 64-bit integers up to this number of labellings."""
+"""Permutations are ranked in 64-bit integers up to this number of labellings."""
 
 
 @dataclass(frozen=True, eq=False)
 class Permutations:
-    """What is asked of a permutation run.
+    """Options of a permutation run.
 
     Parameters
     ----------
     number : int
-        Shuffles wanted, the unshuffled one included; 0, or as many as there are: all of them.
+        Number of permutations, including the unpermuted one; 0, or more than exist: all of them.
     seed : int
         0 ≤ seed < 2^64.
     blocks : (n,) array of int, optional
         Exchangeability block of each row, numbered from 1; rows in block 0 never move.
     whole_blocks : bool
-        Blocks are shuffled as wholes, instead of the rows within each block.
+        Permute blocks as wholes instead of rows within each block.
     flip : bool
-        Signs are flipped instead of permuting rows.
+        Flip signs instead of permuting rows.
     """
 
     number: int = 5000
@@ -224,7 +224,7 @@ def _orbits(units: Ints, n_rows: int) -> Float64:
 
 @dataclass(frozen=True, eq=False)
 class Shuffler:
-    """The distinct shuffles of one contrast, and those of a run.
+    """The distinct permutations of one contrast, and those of a run.
 
     Parameters
     ----------
@@ -238,7 +238,7 @@ class Shuffler:
     Raises
     ------
     InputError
-        Labels, blocks, number or seed that make no sense; the message says which.
+        Labels, blocks, number or seed are invalid; the message says which.
     """
 
     labels: AnyArray
@@ -254,7 +254,7 @@ class Shuffler:
             )
         if not 0 <= seed < 2**64:
             raise InputError(f"the seed is {seed}; expected an integer from 0 to 2^64 - 1", option="--seed")
-        _ = self.n  # finds mistakes in the blocks now
+        _ = self.n  # raises errors in the blocks now
 
     @property
     def n_rows(self) -> int:
@@ -263,26 +263,26 @@ class Shuffler:
 
     @property
     def flips(self) -> bool:
-        """Shuffles are signs, not permutations."""
+        """Whether permutations are sign flips."""
         return bool(self.options.flip)
 
     @cached_property
     def n_distinct(self) -> int:
-        """Number of distinct shuffles, exact however large."""
+        """Number of distinct permutations, exact however large."""
         return 2 ** len(self._layout.members) if self.flips else prod(self._layout.counts)
 
     @property
     def exhaustive(self) -> bool:
-        """Whether the run holds every distinct shuffle."""
+        """Whether the run contains every distinct permutation."""
         return not 0 < self.options.number < self.n_distinct
 
     @property
     def n(self) -> int:
-        """Number of shuffles of this run."""
+        """Number of permutations of this run."""
         return self.n_distinct if self.exhaustive else int(self.options.number)
 
     def shuffles(self, start: int, stop: int) -> AnyArray:
-        """Shuffles start … stop − 1 of the run; shuffle 0 leaves everything in place.
+        """Permutations start … stop − 1 of the run; permutation 0 leaves everything in place.
 
         Parameters
         ----------
@@ -292,7 +292,7 @@ class Shuffler:
         Returns
         -------
         (stop − start, n_rows) int32 or int8
-            Permutations p, from 0: row i of the shuffled design is row p[i] of the design. Or signs ±1.
+            Permutations p, from 0: row i of the permuted design is row p[i] of the design. Or signs ±1.
 
         Raises
         ------
@@ -315,7 +315,7 @@ class Shuffler:
         return out
 
     def _ranks(self, indices: Words, key: np.uint64) -> Words | None:
-        """Ranks of the shuffles; None if there are too many to be ranked."""
+        """Ranks of the permutations; None if there are too many to rank."""
         if self.n_distinct > RANK_LIMIT:
             return None
         return indices if self.exhaustive else _bijection(key, indices, np.uint64(self.n_distinct))
@@ -351,26 +351,26 @@ class Shuffler:
 
     @cached_property
     def invariant(self) -> Float64:
-        """(n_rows, k) Orthonormal basis of the vectors that no shuffle changes."""
+        """(n_rows, k) Orthonormal basis of the vectors that no permutation changes."""
         still = np.setdiff1d(np.arange(self.n_rows), self._layout.members)
         moving = [] if self.flips else [_orbits(units, self.n_rows) for units in self._strata]
         return np.hstack([np.eye(self.n_rows)[:, still], *moving])
 
 
 class ImportedShuffler:
-    """Shuffles that were made elsewhere, such as those that FSL writes with ``-P``.
+    """Permutations from elsewhere, such as those that FSL writes with ``-P``.
 
     Parameters
     ----------
     array : (N, n) array
-        A shuffle a row: row numbers from 1, or signs ±1. The first leaves everything in place.
+        One permutation per row: row numbers from 1, or signs ±1. The first leaves everything in place.
     n_rows : int, optional
         Number of rows of the design.
 
     Attributes
     ----------
     n_rows, flips, n_distinct, n, exhaustive
-        As in `Shuffler`. How many distinct shuffles there would have been is not known: `n_distinct` is `n`,
+        As in `Shuffler`. How many distinct permutations exist is not known: `n_distinct` is `n`,
         and `exhaustive` is False.
 
     Raises
@@ -394,13 +394,13 @@ class ImportedShuffler:
         self._table.setflags(write=False)
 
     def shuffles(self, start: int, stop: int) -> AnyArray:
-        """Shuffles start … stop − 1, in the form of `Shuffler.shuffles`."""
+        """Permutations start … stop − 1, in the form of `Shuffler.shuffles`."""
         _check_range(start, stop, self.n)
         return self._table[start:stop].copy()
 
     @cached_property
     def invariant(self) -> Float64:
-        """(n_rows, k) Orthonormal basis of the vectors that no shuffle changes."""
+        """(n_rows, k) Orthonormal basis of the vectors that no permutation changes."""
         if self.flips:
             return np.eye(self.n_rows)[:, (self._table > 0).all(axis=0)]
         orbit = np.arange(self.n_rows)
@@ -489,7 +489,7 @@ def _bijection(key: np.uint64, indices: Words, n: np.uint64) -> Words:
 
 @checked
 def _draws(key: np.uint64, indices: Words, m: int) -> Words:
-    """Random 32-bit words of each shuffle: (shuffles, m rounded up to a multiple of four)."""
+    """Random 32-bit words of each permutation: (shuffles, m rounded up to a multiple of four)."""
     blocks = (m + 3) // 4
     out = np.empty((len(indices), 4 * blocks), dtype=np.uint64)
     for i in range(len(indices)):
@@ -506,7 +506,7 @@ def _permute(
 ) -> None:
     """Write the permutation of each rank: a labelling, then rows of each class in the drawn order.
 
-    out (shuffles, n_rows) comes with every row in its place; nothing is done for slots that do not move.
+    out (permutations, n_rows) starts with every row in its place; slots that do not move are not touched.
     """
     m, n_classes = len(members), len(classes) - 1
     sources, pool = np.empty(m, dtype=np.int64), np.empty(m, dtype=np.int64)

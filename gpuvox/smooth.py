@@ -52,7 +52,7 @@ def gaussian_weights(sigma_voxels: float, longest: int | None = None) -> Float64
 
 
 class MaskedGaussian:
-    """Gaussian smoothing of maps within a mask; a call is thread-safe and lets go of the GIL.
+    """Gaussian smoothing of maps within a mask; a call is thread-safe and releases the GIL.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ class MaskedGaussian:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """What each pass has to compute, by row (z, y) of the padded box: all else is zero or never read.
+    """What each pass has to compute, by row (z, y) of the padded box; everything else is zero or never read.
 
     Attributes
     ----------

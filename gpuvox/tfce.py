@@ -68,17 +68,17 @@ __all__ = [
 MAX_LEVELS = 1 << 22
 """Most steps of height that are handled: float32 sums of δ stop growing soon after."""
 ORDINARY_PEAK = 50.0
-"""A statistic up to here is no outlier, however few voxels have it."""
+"""A statistic up to this is not an outlier, however few voxels reach it."""
 SPARE = 10.0
-"""Times what many voxels have, up to which a statistic is no outlier."""
+"""Multiple of what many voxels reach, up to which a statistic is not an outlier."""
 FIRST_LEVELS = 512
-"""Steps that are prepared for at first."""
+"""Number of levels of the first table."""
 ENOUGH_BITS = 18
-"""Fraction bits that a table larger than the first must leave."""
+"""Fraction bits that a table larger than the first must keep."""
 CODE_LEVELS = 32_000
 """Most steps that fit the int16 codes of the fast kernel; more go through `_grow`."""
 NOT_FINITE = "a statistic map has a value that is not a number; TFCE needs finite values"
-DISAGREES = "the device finds more levels of TFCE in a map than the host: it does not compute as it should"
+DISAGREES = "the device finds more TFCE levels in a map than the host, so it computes incorrectly"
 STEPS_TO_MAXIMUM = 100
 """FSL: δ is a hundredth of the maximum of the unpermuted map."""
 
@@ -187,7 +187,7 @@ def robust_peak(values: AnyArray) -> float:
 
 @dataclass(frozen=True, eq=False)
 class LevelTable:
-    """What a level is, and what it is worth, for one sign.
+    """Thresholds and weights of the levels of one sign.
 
     A score is Σ_k S[n_k]·w_k with S[n] = round(n^E·2^q), w_k = round((h_k/δ)^H·2^r). q and r depend on V, E, H
     and the number of levels alone and let the largest sum fit in 63 bits: q = 0 for integer E, r = 0 for integer
@@ -342,7 +342,7 @@ class Enhancer:
     cap : int
         Number of levels of the tables.
     device : Device, optional
-        Where the maps are; the CPU by default. The scores do not depend on it.
+        Where the maps are; the CPU by default. Scores do not depend on it.
     most : int
         Maps with more levels are finished by closed sums (`heights`), on the host; those with more than `cap` but no
         more than this are reported, so that larger tables can be made.
@@ -424,7 +424,7 @@ class Enhancer:
 
     @property
     def by_height(self) -> bool:
-        """Whether voxels are taken one by one: for the exact integral, and for more levels than int16 holds."""
+        """Whether voxels are processed one by one: for the exact integral, and for more levels than int16 holds."""
         return self.options.exact or self.cap > CODE_LEVELS
 
     @cached_property
@@ -529,7 +529,7 @@ class Enhancer:
             )
         return scores
 
-    # What follows is for devices: arrays that stay the same, so that they are copied there once.
+    # For devices: arrays that stay the same, so that they are copied there only once.
 
     @cached_property
     def _edge_room(self) -> list[int]:
@@ -566,7 +566,7 @@ class Enhancer:
             raise LevelOverflow(needed)
 
     def _sorted(self, stat: Float32) -> tuple[AnyArray, AnyArray]:
-        """The slow way, voxel by voxel: for the exact integral, and for more levels than int16 holds."""
+        """Process voxel by voxel (slow): for the exact integral, and for more levels than int16 holds."""
         maps = np.zeros(stat.shape, dtype=np.float64 if self.options.exact else np.int64)
         padded = self.grid.padded
         offsets = padded.offsets(self.options.connectivity)
@@ -657,7 +657,7 @@ def _finish_on(
 def _peaks_on(
     device: Device, enhancer: Enhancer, stat: DeviceArray, edge_room: int, maps: DeviceArray | None
 ) -> tuple[Ints, Int32]:
-    """Maxima and what became of each map; its scores go to `maps`."""
+    """Maxima and outcome of each map; its scores go to `maps`."""
     n_maps, n_voxels = stat.shape
     full, padded, cap = maps is not None, enhancer.grid.padded, enhancer.cap
     box, i32 = padded.size, np.int32

@@ -1,15 +1,15 @@
 """t and F maps of a model with voxelwise explanatory variables: the design differs from voxel to voxel.
 
 The algebra is that of `glm`, with the bases of effect and nuisance found for each voxel by Gram–Schmidt
-(modified, twice: Björck 1967, BIT 7:1), for a tile of voxels at a time. A shuffle permutes the rows of the whole
-per-voxel design, as FSL does. Degrees of freedom are counted per voxel: a voxelwise EV that is constant, or
-collinear with the rest, at some voxel does not count there. What counts as constant data, whose statistic is 0, is told
-in `glm`; subjects that a voxelwise EV leaves out at a voxel are left out of that too.
+(modified, twice: Björck 1967, BIT 7:1), for a tile of voxels at a time. A permutation permutes the rows of the whole
+per-voxel design, as in FSL. Degrees of freedom are counted per voxel: a voxelwise EV that is constant, or
+collinear with the rest, at some voxel does not count there. Constant data, whose statistic is 0, are defined in `glm`;
+subjects that a voxelwise EV excludes at a voxel are not considered there.
 
-Subjects may be left out at some voxels (``--vxl=-N``), as if the design had, at each voxel, an indicator column for
-each of them. Those columns are never made: the basis of the others is 0 in the rows of these subjects, so that all
-of them together are orthonormal, and what permuted indicators take of the residuals is their share in the rows where
-they come to lie.
+Subjects may be excluded at some voxels (``--vxl=-N``), as if the design had, at each voxel, an indicator column for
+each of them. These columns are never formed: the basis of the other columns is 0 in the rows of excluded subjects, so
+that all columns together are orthonormal, and what the permuted indicators explain of the residuals is the residuals'
+share in the rows to which they are permuted.
 
 On a GPU (``kernels/voxelwise.cu``) a thread does the same operations for a voxel, to the same bits.
 """
@@ -53,10 +53,10 @@ class VoxelwiseGlm(DeviceModel):
     contrast : (rows, p) float64
         One row for t, the stacked rows for F.
     evs : dict of int to (n, V) float32, arrays or `scratch.Tiles`
-        Column (from 0) → voxelwise values. Those of a negative number take a subject out of a voxel where they are
-        not 0; `design` has no columns for that (see `exclusion.split`).
+        Column (from 0) → voxelwise values. Those of a negative number exclude a subject from the voxels where they
+        are not 0; `design` has no columns for them (see `exclusion.split`).
     nuisance : Nuisance
-        How shuffles treat the nuisance variables.
+        How permutations treat the nuisance variables.
     demean : bool
         Remove the mean of data and design at every voxel.
     is_f : bool
@@ -64,9 +64,9 @@ class VoxelwiseGlm(DeviceModel):
     smoother : MaskedGaussian, optional
         Variance smoothing (t only).
     device : Device, optional
-        Where maps are computed, and remain; the CPU by default.
+        Where maps are computed and kept; the CPU by default.
     scratch : str
-        Folder for data and EVs; "" keeps them in memory, unless they are tiles already.
+        Folder for data and EVs; "" keeps them in memory unless they are already tiles.
 
     Raises
     ------
@@ -137,7 +137,7 @@ class VoxelwiseGlm(DeviceModel):
 
     @property
     def _has_intercept(self) -> bool:
-        """Whether the mean is a column: where subjects are left out, it is that of the others."""
+        """Whether the mean is a column of the design: with excluded subjects it is the mean of the others."""
         return self.demean and self._has_exclusions
 
     @property
@@ -149,7 +149,7 @@ class VoxelwiseGlm(DeviceModel):
 
     @property
     def _spent(self) -> int:
-        """Degrees of freedom that the mean takes without being a column of the fit."""
+        """Degrees of freedom of a mean that is not a column of the fit."""
         return int(self.demean and (not self._has_intercept or self.nuisance == Nuisance.KENNEDY))
 
     def _count_ranks(self) -> Int32:
@@ -164,7 +164,7 @@ class VoxelwiseGlm(DeviceModel):
         return found
 
     def _stack(self) -> None:
-        """All EVs, and last who is left out, in one array, and the data, in tiles if any of it is to be in a file."""
+        """Stack all EVs, exclusions last, in one array; use tiles, for the data too, if anything is in a file."""
         evs = [self.evs[column] for column in self._columns]
         masks = [values for column, values in self.evs.items() if column < 0]
         n, n_voxels = self.data.shape
@@ -216,12 +216,12 @@ class VoxelwiseGlm(DeviceModel):
 
     @property
     def n_without_df(self) -> int:
-        """Voxels where so many subjects are left out that no degree of freedom is: their statistic is 0."""
+        """Number of voxels that exclusions leave without degrees of freedom: their statistic is 0."""
         return int(np.count_nonzero(self._dfs[1] < 1))
 
     @cached_property
     def _z_tables(self) -> tuple[Int32, Int32, Int32, Float64]:
-        """Which table each voxel's F takes to become z; first intervals, beginnings and rows of all tables."""
+        """Number of the F-to-z table of each voxel; first intervals, offsets and rows of all tables."""
         pairs, kind = np.unique(np.stack(self._dfs, axis=1), axis=0, return_inverse=True)
         empty = 0, np.zeros((0, 4))
         tables = [z_table(df1, df2) if df1 > 0 and df2 > 0 else empty for df1, df2 in pairs.tolist()]
@@ -251,7 +251,7 @@ class VoxelwiseGlm(DeviceModel):
         return self.smoother is None
 
     def equivalent(self, shuffles: Shuffles) -> Bools:
-        """(B,) The identity; with all signs flipped it is one too, but for the sign of t."""
+        """(B,) Whether a permutation is the identity, or flips all signs, which changes only the sign of t."""
         in_place = shuffles[:, :1] if shuffles.dtype == np.int8 else np.arange(shuffles.shape[1])
         is_identity: Bools = (shuffles == in_place).all(axis=1)
         return is_identity
@@ -270,7 +270,7 @@ class VoxelwiseGlm(DeviceModel):
         return out
 
     def settle(self, shuffles: Shuffles, maps: MapBatch, chosen: Bools) -> None:
-        """Replace whole maps by what float64 gives, in place."""
+        """Replace whole maps in place by maps computed in float64."""
         for b in map(int, np.flatnonzero(chosen)):
             exact = self.exact_map(shuffles[b])
             if self.device is None:
@@ -279,7 +279,7 @@ class VoxelwiseGlm(DeviceModel):
                 self.device.put_row(maps, b, exact)
 
     def exact_map(self, shuffle: Shuffles) -> Float64:
-        """(V,) Statistic map of one shuffle in float64, on the host."""
+        """(V,) Statistic map of one permutation in float64, on the host."""
         if self.device is not None:
             maps, variance = self._on_device.exact_maps(shuffle[None])
         else:
@@ -289,7 +289,7 @@ class VoxelwiseGlm(DeviceModel):
         return first
 
     def exact(self, shuffles: Shuffles, number: AnyArray, voxels: AnyArray) -> Float64:
-        """Statistic in float64 for pairs of a shuffle and a voxel, see `glm.Glm.exact`."""
+        """Statistic in float64 for pairs of a permutation and a voxel, see `glm.Glm.exact`."""
         if self.device is not None:
             return self._on_device.exact(shuffles, number, voxels)
         out = np.empty(len(number))
@@ -337,7 +337,7 @@ _UPLOAD_BYTES = 128 << 20  # of the host, for a slab of data and EVs in tiles
 class _OnDevice:
     """Maps of a `VoxelwiseGlm` on a device, a slab of voxels at a time.
 
-    The bases of the last slab are kept, so that they are made once where one slab is enough.
+    The bases of the last slab are kept, so that they are computed only once if one slab is enough.
     """
 
     def __init__(self, glm: VoxelwiseGlm, device: Device) -> None:
@@ -381,7 +381,7 @@ class _OnDevice:
         return made
 
     def _model(self) -> tuple[np.int32, ...]:
-        """n, k, first column, columns of nuisance, df of the mean, subjects left out, F: as the kernels want them."""
+        """Arguments of kernels: n, k, first and nuisance columns, df of the mean, whether there are exclusions, F."""
         glm = self.glm
         kennedy = glm.nuisance == Nuisance.KENNEDY
         first = glm._n_nuisance if kennedy else 0
@@ -430,7 +430,7 @@ class _OnDevice:
         return out, variance
 
     def exact(self, shuffles: Shuffles, number: AnyArray, voxels: AnyArray) -> Float64:
-        """Statistic in float64 for pairs of a shuffle and a voxel; on the host."""
+        """Statistic in float64 for pairs of a permutation and a voxel; on the host."""
         device, statistic = self.device, np.zeros(len(number))
         if not len(number):
             return statistic

@@ -42,7 +42,7 @@ def _fill_columns(
 
 @inner
 def _leave_out(evs: Float32, outside: int, voxels: Ints, gone: Floats) -> None:
-    """gone (n, T): 1 for subjects who are left out of a voxel."""
+    """gone (n, T): 1 for subjects who are excluded at a voxel."""
     for i in range(gone.shape[0]):
         for j in range(len(voxels)):
             gone[i, j] = 1.0 if evs[outside, i, voxels[j]] != 0 else 0.0
@@ -50,7 +50,7 @@ def _leave_out(evs: Float32, outside: int, voxels: Ints, gone: Floats) -> None:
 
 @inner
 def _clear(block: Floats, gone: Floats) -> None:
-    """0 in the rows of subjects who are left out."""
+    """Set the rows of excluded subjects to 0."""
     for i in range(gone.shape[0]):
         for j in range(block.shape[1]):
             if gone[i, j] != 0:
@@ -127,7 +127,7 @@ def _make_bases(  # noqa: PLR0913
     static: Float64, evs: Float32, position: Ints, mixing: Float64, outside: int, demean: int, voxels: Ints,
     size: Float64, columns: Floats, rank: Bools, gone: Floats,
 ) -> None:  # fmt: skip
-    """Orthonormal bases (k, n, T) of a tile, 0 for subjects who are left out."""
+    """Orthonormal bases (k, n, T) of a tile, 0 for excluded subjects."""
     _fill_columns(static, evs, position, mixing, demean, voxels, columns)
     if outside >= 0:
         _leave_out(evs, outside, voxels, gone)
@@ -177,7 +177,7 @@ def _prepare(  # noqa: PLR0913
 def _constant(y: Float64, gone: Float64, removed: Float64, leverage: float) -> Bools:
     """(T,) Whether data are one number in all rows that the removed columns, and `leverage` more, do not fit alone.
 
-    Rows of subjects who are left out do not count.
+    Rows of excluded subjects do not count.
     """
     n, width = y.shape
     constant = np.ones(width, np.bool_)
@@ -199,7 +199,7 @@ def _fit(
     columns: Floats, y: Floats, gone: Floats, permutation: Int32, signs: Int32, first: int, products: Floats,
     lost: Floats,
 ) -> None:  # fmt: skip
-    """products (k, T) = (P columns)ᵀ y; lost (T): the share of y in the rows of subjects who are left out.
+    """products (k, T) = (P columns)ᵀ y; lost (T): the share of y in the rows of excluded subjects.
 
     `permutation` when there are no signs.
     """
@@ -257,7 +257,7 @@ def fill_maps(  # noqa: C901, PLR0913
     outside: int, n_nuisance: int, mode: int, demean: int, is_f: bool, spent: int, shuffles: Int32,
     flip: bool, voxels: Ints, exact: bool, limit: float, out: AnyArray, sse_out: Floats,
 ) -> None:  # fmt: skip
-    """Statistic maps (B, len(voxels)) of a batch of shuffles; `spent`: degrees of freedom that no column takes."""
+    """Statistic maps (B, len(voxels)) of a batch; `spent`: degrees of freedom that no column takes."""
     n = data.shape[0]
     k = mixing.shape[1]
     columns, y = np.empty((k, n, TILE)), np.empty((n, TILE))
@@ -307,7 +307,7 @@ def count_ranks(  # noqa: PLR0913
     static: Float64, evs: Float32, position: Ints, mixing: Float64, size: Float64, outside: int,
     n_nuisance: int, demean: int, out: AnyArray,
 ) -> None:  # fmt: skip
-    """out (3, V): rank of the nuisance, rank of the effect, and subjects left out, at every voxel."""
+    """out (3, V): rank of the nuisance, rank of the effect, and number of excluded subjects, at every voxel."""
     n, k = static.shape[0], mixing.shape[1]
     columns, rank = np.empty((k, n, TILE)), np.zeros((k, TILE), np.bool_)
     gone = np.zeros((n if outside >= 0 else 0, TILE))
