@@ -185,7 +185,7 @@ def test_a_signal_keeps_what_is_done(number, status, work, monkeypatch, capfd):
     os.kill(process.pid, number)
     process.join()
     assert process.exitcode == status
-    assert "kept in c.tally; --resume goes on" in capfd.readouterr().err
+    assert "kept in c.tally, from which the run can be resumed" in capfd.readouterr().err
     assert 0 < read("c.tally").n_done < 300
     monkeypatch.setattr(Tally, "add", plain)
     assert run(line, "-o", "out", "--checkpoint", "c.tally", "--resume") == 0
@@ -216,7 +216,7 @@ def test_a_signal_that_python_drops_ends_the_run_too(number, status, work, monke
         process = child(run, CASES["pairs, F, counts"], "-o", "out", "--checkpoint", "c.tally", "--threads", "1")
         process.join()
     assert process.exitcode == status
-    assert "kept in c.tally; --resume goes on" in capfd.readouterr().err
+    assert "kept in c.tally, from which the run can be resumed" in capfd.readouterr().err
     assert 0 < read("c.tally").n_done < 300
 
 

@@ -755,7 +755,7 @@ def test_permutations_that_are_done_are_not_done_again(copy, capsys):
             write_study(copy, permutations="150")
         lines = []
         study(None, lines)
-        assert any("Resuming from" in line for line in lines) is not change_settings
+        assert any("Resumed from" in line for line in lines) is not change_settings
         assert not (copy / "results" / "voxelwise" / "iron_checkpoint.tally").exists()
         found = (copy / "results" / "voxelwise" / "iron_tfce_corrp_tstat1.txt").read_text()
         assert (found == expected) is not change_settings

@@ -50,7 +50,7 @@ LONG_RUN = 300.0
 """Seconds a run must be expected to take for a checkpoint that was not asked for."""
 
 
-def execute(description: RunDescription, reporter: Reporter) -> None:
+def execute(description: RunDescription, reporter: Reporter) -> int:
     """Run what a front door with an output root describes: read, analyse, write.
 
     Parameters
@@ -58,6 +58,11 @@ def execute(description: RunDescription, reporter: Reporter) -> None:
     description : RunDescription
     reporter : Reporter
         `say` receives the lines that FSL prints.
+
+    Returns
+    -------
+    int
+        Permutations that were already done in the checkpoint from which the run was resumed; 0 without one.
 
     Raises
     ------
@@ -68,7 +73,7 @@ def execute(description: RunDescription, reporter: Reporter) -> None:
     if not run.analysis.tests:
         reporter.warn(f"--skipTo={description.options.only_test}: there is no such test; nothing is written")
         reporter.say("Finished, exiting.")
-        return
+        return 0
     hashes = hash_sources(run)
     identity = identify(run, hashes)
     with _output_lock(description, reporter), session(run, hashes, identity, reporter) as (run, checkpoint):
@@ -85,6 +90,7 @@ def execute(description: RunDescription, reporter: Reporter) -> None:
             if checkpoint:
                 checkpoint.remove()
     reporter.say("Finished, exiting.")
+    return checkpoint.resumed if checkpoint and description.resume else 0
 
 
 def write_merged(description: RunDescription, merged: Tallies, reporter: Reporter) -> None:

@@ -138,4 +138,4 @@ class Checkpoint:
         if not self.tallies.n_done:
             self.remove()
         elif self._try_to_write():
-            self.warn(f"what is done is kept in {self.path}; --resume goes on from there")
+            self.warn(f"what is done is kept in {self.path}, from which the run can be resumed")

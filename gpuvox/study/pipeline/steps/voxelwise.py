@@ -83,19 +83,14 @@ def _describe(inputs: StudyInputs, name: str, root: str) -> RunDescription:
 def _resume(description: RunDescription, reporter: Reporter) -> None:
     """Run a test from the checkpoint of an interrupted study, or from the beginning if that is of other settings."""
 
-    def say(text: str) -> None:
-        if text.startswith("Resuming"):
-            reporter.say(f"  {text}")
-
-    def warn(text: str) -> None:
-        reporter.warn(text.replace("--resume goes on", "the next gpuvox study goes on"))
-
-    within = replace(reporter, say=say, warn=warn)
+    quiet = replace(reporter, say=Reporter.silent().say)
     try:
-        execute(replace(description, resume=os.path.exists(description.checkpoint)), within)
+        done = execute(replace(description, resume=os.path.exists(description.checkpoint)), quiet)
     except AnotherRunError:
         os.remove(description.checkpoint)
-        execute(description, within)
+        done = execute(description, quiet)
+    if done:
+        reporter.say(f"  Resumed from {description.checkpoint}: {done} permutations were already done")
 
 
 def _clusters(inputs: StudyInputs, comparison: Comparison) -> Stage:
