@@ -46,13 +46,13 @@ study of iron and myelin:
 installation:
   info          show versions and devices, and test whether the GPU works
 
-exit status: 0 success; 1 an internal error of gpuvox, an output pipe that was closed, or (gpuvox info) a GPU that does
-not work; 2 an error in the input; 130 interrupted by Ctrl-C; 128 + N ended by signal N
-
   gpuvox COMMAND --help      show the options of a command
   gpuvox COMMAND --record-paths …
                              record file names as given, not relative to the results
   gpuvox --version           show the version
+
+exit status: 0 success; 1 an internal error of gpuvox, an output pipe that was closed, or (gpuvox info) a GPU that does
+not work; 2 an error in the input; 130 interrupted by Ctrl-C; 128 + N ended by signal N
 """
 
 
