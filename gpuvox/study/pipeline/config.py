@@ -292,9 +292,7 @@ class Config:
         """
         try:
             yield
-        except ValueError as error:
-            if not isinstance(error, InputError):
-                raise self.error(where, str(error)) from None
+        except InputError as error:
             key = error.option.removeprefix("--").replace("-", "_")
             inside = bool(key) and key in self._keys(where)
             reason = error.reason if isinstance(error, OptionError) else error.message
