@@ -813,7 +813,7 @@ def test_shards_from_others_do_not_choose_where_to_write(way, work, capsys, monk
         assert run(line, "-o", root, "--shard", f"{i}/2", "--checkpoint", f"{i}.tally") == 0
     capsys.readouterr()
     assert main(["merge", "1.tally", "2.tally"]) == 2
-    assert f"were to write to {root}, which is not in the current folder; give --out" in capsys.readouterr().err
+    assert f"output root of the shards, {root}, is not in the current folder; --out" in capsys.readouterr().err
     assert [path.read_text() for path in home.iterdir()] == ["last year's"]
     assert main(["merge", "1.tally", "2.tally", "--out", "down/mine"]) == 0
     assert capsys.readouterr().out.startswith("Merging to down/mine\n")

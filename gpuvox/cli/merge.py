@@ -1,4 +1,4 @@
-"""``gpuvox merge``: the shards of a ``gpuvox randomise`` run to the maps of the whole run."""
+"""``gpuvox merge``: combine the shards of a ``gpuvox randomise`` run into the maps of the whole run."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _description(merged: Any, options: argparse.Namespace) -> Any:
-    """The command of the shards, with the seed, the output and the device of now."""
+    """The run that the shards describe, with their seed, and the output root and device of this command."""
     from gpuvox.cli.randomise import check, describe_run, parse
 
     arguments = list(merged.identity.command)
@@ -79,19 +79,19 @@ def _description(merged: Any, options: argparse.Namespace) -> Any:
     theirs.checkpoint, theirs.resume, theirs.shard = "", False, None
     theirs.workers, theirs.scheduler, theirs.scheduler_file = 0, "", ""
     theirs.tls_ca_file, theirs.tls_cert, theirs.tls_key = "", "", ""
-    theirs.scratch = options.scratch  # theirs may be of another machine
+    theirs.scratch = options.scratch  # the folder of a shard may be on another machine
     check(theirs)
     if options.out:
         theirs.root = options.out
     elif not _is_here(theirs.root):
         raise UsageError(
-            f"the shards were to write to {theirs.root}, which is not in the current folder; give --out, that root or "
-            "another"
+            f"the output root of the shards, {theirs.root}, is not in the current folder; --out names another",
+            option="--out",
         )
     return describe_run(theirs, arguments)
 
 
 def _is_here(root: str) -> bool:
-    """Whether files of this root lie in the current folder: shards from others are not to choose among all folders."""
+    """Whether an output root is in the current folder: shards made by others must not write anywhere else."""
     here = os.path.realpath(os.curdir)
     return os.path.commonpath([here, os.path.realpath(os.path.dirname(root) or os.curdir)]) == here

@@ -124,6 +124,10 @@ def _check_matrices(options: argparse.Namespace) -> None:
         raise UsageError(f"the t contrasts (-t) of the design {options.design} (-d) are missing", option="-t")
     if bool(options.vxl) != bool(options.vxf):
         raise UsageError("--vxl and --vxf belong together", option="--vxf" if options.vxl else "--vxl")
+    if len(options.vxl) != len(options.vxf):
+        raise UsageError(
+            f"--vxl names {len(options.vxl)} columns and --vxf {len(options.vxf)} files", option="--vxl"
+        )
     if options.permuteBlocks and not options.blocks:
         raise UsageError("--permuteBlocks needs exchangeability blocks (-e)", option="--permuteBlocks")
     if options.fonly and not options.f_tests:
@@ -181,13 +185,38 @@ def _refused_permout(option: str) -> UsageError:
 
 def describe_run(options: argparse.Namespace, argv: list[str]) -> Any:
     """Parsed options → `command.RunDescription`."""
-    from gpuvox.analysis import Options
     from gpuvox.application.command import RunDescription
     from gpuvox.application.outputs import OutputOptions
+
+    outputs = OutputOptions(
+        options.raw, options.nulls, options.permutation_files, options.glm_output, options.film, options.uncorrp
+    )
+    names = ("data", "root", "mask", "design", "contrasts", "f_tests", "blocks", "effective_design", "one_sample")
+    description = RunDescription(
+        **{name: getattr(options, name) for name in names},
+        keep_constant=options.norcmask,
+        permutations=options.permutations,
+        voxelwise=tuple(zip(options.vxl, options.vxf)),
+        permuted_maps=options.permout,
+        device=options.device,
+        checkpoint=options.checkpoint,
+        resume=options.resume,
+        shard=options.shard,
+        cluster=_cluster(options),
+        options=_analysis_options(options),
+        outputs=outputs,
+        line=command_line(*argv),
+    )
+    return description.with_seed(options.seed)
+
+
+def _analysis_options(options: argparse.Namespace) -> Any:
+    """Parsed options → `analysis.Options`."""
+    from gpuvox.analysis import Options
     from gpuvox.glm import Nuisance
 
     t, f = _statistics(options)
-    settings = Options(
+    return Options(
         statistics=t,
         f_statistics=f,
         n_permutations=options.number,
@@ -202,30 +231,6 @@ def describe_run(options: argparse.Namespace, argv: list[str]) -> Any:
         threads=options.threads,
         scratch=os.path.abspath(options.scratch) if options.scratch else "",  # workers have folders of their own
     )
-    outputs = OutputOptions(
-        options.raw, options.nulls, options.permutation_files, options.glm_output, options.film, options.uncorrp
-    )
-    names = ("data", "root", "mask", "design", "contrasts", "f_tests", "blocks", "effective_design", "one_sample")
-    if len(options.vxl) != len(options.vxf):
-        raise UsageError(
-            f"--vxl names {len(options.vxl)} columns and --vxf {len(options.vxf)} files", option="--vxl"
-        )
-    description = RunDescription(
-        **{name: getattr(options, name) for name in names},
-        keep_constant=options.norcmask,
-        permutations=options.permutations,
-        voxelwise=tuple(zip(options.vxl, options.vxf)),
-        permuted_maps=options.permout,
-        device=options.device,
-        checkpoint=options.checkpoint,
-        resume=options.resume,
-        shard=options.shard,
-        cluster=_cluster(options),
-        options=settings,
-        outputs=outputs,
-        line=command_line(*argv),
-    )
-    return description.with_seed(options.seed)
 
 
 def _cluster(options: argparse.Namespace) -> Any:
