@@ -258,15 +258,8 @@ def execute(command: Command, reporter: Reporter) -> None:
     files.check_not_read([command.out + ending for ending in endings], [command.table])
     text = files.read_table(command.table, ["participant_id"], long=True)
     table = typed(text)
-    rows = [int(row) for row in np.flatnonzero(select(table, command.subset))]
-    if not rows:
-        raise OptionError("--subset", f"no row of {command.table} fulfils {command.subset!r}")
+    rows = _selected_rows(command, table)
     chosen, listed = table.iloc[rows].reset_index(drop=True), text.iloc[rows]
-    double = listed["participant_id"][listed["participant_id"].duplicated()]
-    if len(double):
-        raise FileError(
-            f"{command.table} has participant_id {double.iloc[0]} twice; use --subset to select one of the rows"
-        )
     design = group_design(
         chosen,
         command.group,
@@ -283,13 +276,11 @@ def execute(command: Command, reporter: Reporter) -> None:
         check_target(out, images)
         if twice := shared_images(images, everyone):
             reporter.warn(twice)
-    runs = [(out, f"{command.out}_{Path(files.split_suffix(out)[0]).name}") for _, out in command.images]
     lines = [
-        f"{len(rows)} of the {len(text)} rows of {command.table}, in the order of {command.out}_participants.tsv"
+        f"{len(rows)} of the {len(text)} rows of {command.table}, in the order of {command.out}_participants.tsv",
+        *left_out(table, command.subset).lines(),
+        *_describe(command, design),
     ]
-    lines += left_out(table, command.subset).lines()
-    lines += [*(f"Warning: {said}" for said in design.concerns())]
-    lines += [*design.describe(), *(design.command(data, command.out, o) for data, o in runs or [("DATA", "OUT")])]
     with ExitStack() as stack:
         for (_, out), images in zip(command.images, found):
             volumes = counted(images.volumes(rows), Path(out).name, len(rows), reporter.progress)
@@ -299,3 +290,24 @@ def execute(command: Command, reporter: Reporter) -> None:
         files.write_table(target, relocated(listed, command.table, target, [name for name, _ in command.images]))
         files.write_text(f"{command.out}.txt", "\n".join(lines) + "\n")
     reporter.say("\n".join(lines))
+
+
+def _selected_rows(command: Command, table: pd.DataFrame) -> list[int]:
+    """Numbers of the rows that fulfil the condition, one for each participant."""
+    rows = [int(row) for row in np.flatnonzero(select(table, command.subset))]
+    if not rows:
+        raise OptionError("--subset", f"no row of {command.table} fulfils {command.subset!r}")
+    ids = table["participant_id"].iloc[rows]
+    double = ids[ids.duplicated()]
+    if len(double):
+        raise FileError(
+            f"{command.table} has participant_id {double.iloc[0]} twice; use --subset to select one of the rows"
+        )
+    return rows
+
+
+def _describe(command: Command, design: Design) -> list[str]:
+    """The design, what is unusual about it, and the commands that test it."""
+    runs = [(out, f"{command.out}_{Path(files.split_suffix(out)[0]).name}") for _, out in command.images]
+    commands = [design.command(data, command.out, out) for data, out in runs or [("DATA", "OUT")]]
+    return [*(f"Warning: {text}" for text in design.concerns()), *design.describe(), *commands]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -346,7 +345,7 @@ def subject_table(
     return pd.concat(parts) if parts else pd.DataFrame(columns=columns)
 
 
-def _covariates(command: Command, table: Any) -> tuple[Float64, NDArray[np.bool_] | None]:
+def _covariates(command: Command, table: pd.DataFrame) -> tuple[Float64, NDArray[np.bool_] | None]:
     """The covariates, with categories as indicators, and the rows of the reference group."""
     if not command.reference:
         if command.covariates:

@@ -268,7 +268,7 @@ def execute(command: Command, reporter: Reporter) -> None:
     files.write_table(command.out, pd.DataFrame(lines, columns=COLUMNS))
 
 
-def _shared(command: Command, table: Any) -> Iterator[str]:
+def _shared(command: Command, table: pd.DataFrame) -> Iterator[str]:
     """Warnings about images that two participants share; labels and lesions may be shared by all."""
     who = participants.of_table(table, command.table)
     assert who is not None
@@ -354,14 +354,14 @@ def _title(structure: str, side: str) -> str:
     return structure if side == "none" else f"{structure} ({side})"
 
 
-def _factors(command: Command, table: Any) -> NDArray[np.float64]:
+def _factors(command: Command, table: pd.DataFrame) -> NDArray[np.float64]:
     """Head-size factor of each participant; NaN if none is given."""
     if not command.head_size:
         return np.full(len(table), np.nan)
     return head_size(table, command.head_size, command.table)
 
 
-def head_size(table: Any, column: str, origin: str) -> NDArray[np.float64]:
+def head_size(table: pd.DataFrame, column: str, origin: str) -> NDArray[np.float64]:
     """Head-size factors, by which volumes are multiplied to normalise them.
 
     Parameters
@@ -392,7 +392,7 @@ def _line(name: str, row: Measure, factor: float) -> tuple:
 
 
 def _measured(
-    command: Command, table: Any, structures: Mapping[tuple[str, str], Sequence[int]]
+    command: Command, table: pd.DataFrame, structures: Mapping[tuple[str, str], Sequence[int]]
 ) -> Iterator[tuple[frozenset[int], list[Measure]]]:
     """The labels and the rows of the table of each participant."""
     sources = {"labels": command.labels, **{f"map {k}": v for k, v in command.maps.items()}}
@@ -425,7 +425,7 @@ def _voxel_volume(grid: Grid) -> float:
 
 
 def _images(
-    command: Command, table: Any, kind: str, source: str
+    command: Command, table: pd.DataFrame, kind: str, source: str
 ) -> Iterator[tuple[files.ImageHeader, Callable[[], NDArray]]]:
     """Header of each participant's image, and a function that reads its values once its grid has been checked."""
     read: Callable[[Any], Iterator[NDArray]] = files.read_labels if kind == "labels" else files.read_volumes
