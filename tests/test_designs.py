@@ -723,7 +723,7 @@ def test_change_against_a_clinical_change(cohort):
         (None, "--years edss", ["visits.tsv", "according to edss, the time of s", "unknown"]),
         (None, "--visits ses-1,ses-9", ["no session is ses-9", "ses-1, ses-2"]),
         (None, "--visits ses-1", ["the only session is ses-1"]),
-        (None, "--follow-up ses-3", ["--follow-up is ses-3"]),
+        (None, "--follow-up ses-3", ["--follow-up: ses-3"]),
         (None, "--baseline ses-2", ["--baseline ses-2", "--follow-up ses-2"]),
         (None, "--subset 'age > 99'", ["no participant", "age > 99"]),
         (None, "--designs change,mixed", ["--designs", "'mixed'"]),
