@@ -65,8 +65,8 @@ def split(design: Float64, contrasts: Float64, columns: Sequence[int]) -> Column
         first, width = abs(column) - 1, n if column < 0 else 1
         if column < 0 and first != p and first + n > p:
             raise DesignError(
-                f"{named}: the design has {p} columns, and so not all of {-column} to {-column + n - 1}, one for "
-                f"each of {n} subjects; --vxl=-{p + 1} leaves subjects out without such columns"
+                f"{named}: the design has {p} columns and lacks some of {-column} to {-column + n - 1}, one for "
+                f"each of {n} participants; --vxl=-{p + 1} excludes participants without such columns"
             )
         if column == 0 or (column > 0 and first >= p):
             raise DesignError(f"{named}: expected different columns from 1 to {p}")
@@ -86,7 +86,7 @@ def _check_zero(contrasts: Float64, out: Bools, named: str) -> None:
     wrong = np.argwhere((contrasts != 0) & out)
     if len(wrong):
         raise DesignError(
-            f"{named}: t contrast {wrong[0][0] + 1} is not 0 in column {wrong[0][1] + 1}, which leaves a subject out "
+            f"{named}: t contrast {wrong[0][0] + 1} is not 0 in column {wrong[0][1] + 1}, which excludes a participant "
             "and cannot be tested"
         )
 

@@ -276,7 +276,7 @@ def to_mask(image: str, values: Float32, name: str) -> NDArray[np.uint8]:
     high = float(values.max(initial=0))
     if values.min(initial=0) < 0 or (high > 1 and np.unique(values[values > 0]).size > 1):
         raise FileError(
-            f"{image} (subject {name}) has values from {values.min():.4g} to {high:.4g}; a mask, or probabilities "
+            f"{image} (participant {name}) has values from {values.min():.4g} to {high:.4g}; a mask, or probabilities "
             "between 0 and 1, expected"
         )
     return (values > 0.5 * min(high, 1.0)).astype(np.uint8)
@@ -294,7 +294,7 @@ def check_jacobian(subject: Subject, image: str, grid: Grid) -> None:
     try:
         qmri.check_jacobian(subject.jacobian[grid.index][subject.tissue[grid.index]])
     except InputError as error:
-        raise FileError(f"{image} (subject {subject.name}): {error}") from None
+        raise FileError(f"{image} (participant {subject.name}): {error}") from None
 
 
 def check_plausible(subject: Subject, qsm_file: str, r1_file: str) -> None:
@@ -307,20 +307,20 @@ def check_plausible(subject: Subject, qsm_file: str, r1_file: str) -> None:
     """
     tissue = subject.tissue
     if not tissue.any():
-        raise FileError(f"{r1_file} (subject {subject.name}) and {qsm_file} have no voxel with values in both")
+        raise FileError(f"{r1_file} (participant {subject.name}) and {qsm_file} have no voxel with values in both")
     extent = float(np.percentile(np.abs(subject.qsm[tissue]), 99))
     if not QSM_RANGE[0] <= extent <= QSM_RANGE[1]:
         raise OptionError(
             "--qsm-units",
-            f"the 99th percentile of |QSM| in {qsm_file} (subject {subject.name}) is {extent:.4g} ppm; between "
+            f"the 99th percentile of |QSM| in {qsm_file} (participant {subject.name}) is {extent:.4g} ppm; between "
             f"{QSM_RANGE[0]:g} and {QSM_RANGE[1]:g} expected: are these the units of the file?",
         )
     median = float(np.median(subject.r1[tissue]))
     if not R1_RANGE[0] <= median <= R1_RANGE[1]:
         raise OptionError(
             "--r1-units",
-            f"the median of R1 in {r1_file} (subject {subject.name}) is {median:.4g} 1/s; between {R1_RANGE[0]:g} and "
-            f"{R1_RANGE[1]:g} expected: are these the units of the file?",
+            f"the median of R1 in {r1_file} (participant {subject.name}) is {median:.4g} 1/s; between "
+            f"{R1_RANGE[0]:g} and {R1_RANGE[1]:g} expected: are these the units of the file?",
         )
     if subject.csf is not None:
         fluid, solid = tissue & (subject.csf > 0), tissue & (subject.csf == 0)
@@ -329,7 +329,7 @@ def check_plausible(subject: Subject, qsm_file: str, r1_file: str) -> None:
             if in_csf > min(outside, CSF_R1):
                 raise OptionError(
                     "--r1-units",
-                    f"the median in {r1_file} (subject {subject.name}) is {in_csf:.4g} in CSF and {outside:.4g} "
+                    f"the median in {r1_file} (participant {subject.name}) is {in_csf:.4g} in CSF and {outside:.4g} "
                     "elsewhere; R1 is lowest in CSF, about 0.23: is this T1 (in s or ms), or is the mask not of CSF?",
                 )
 
@@ -561,7 +561,7 @@ def measure_csf(run: Run, reporter: Reporter) -> Reference | None:
         ]
         means[i], counts[i] = run.inversion.means(arrays[0], arrays[1], arrays[2], run.device)
         if not counts[i]:
-            raise FileError(f"the CSF mask of subject {subject.name} has no voxel with QSM and R1")
+            raise FileError(f"the CSF mask of participant {subject.name} has no voxel with QSM and R1")
         reporter.progress("CSF", i + 1, n)
     return Reference(means, counts)
 

@@ -171,11 +171,11 @@ def test_places_are_needed_for_what_hangs_on_neighbours():
     assert len(analysed(values)["tstat1"]) == 60
     for wanted in ({"tfce": True}, {"cluster_extent": 2.0}, {"cluster_mass": 2}, {"variance_mm": 3}):
         with pytest.raises(
-            ValueError, match=r"the data have shape \(12, 60\), and no mask says where the 60 voxels"
+            ValueError, match=r"the data have shape \(12, 60\), but no mask defines the positions of the 60 voxels"
         ):
             analysed(values, **wanted)
         assert len(analysed(values, grid, **wanted)["tstat1"]) == 60
-    with pytest.raises(ValueError, match="does not say in which order its voxels are listed"):
+    with pytest.raises(ValueError, match="does not define the order of its voxels"):
         analysed(values, grid.mask)
     with pytest.raises(ValueError, match="the data have 60 voxels; the mask has 48"):
         analysed(values, gpuvox.Grid(np.ones((4, 4, 3), bool)))

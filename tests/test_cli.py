@@ -978,7 +978,7 @@ def test_subjects_left_out_at_some_voxels(study, capsys):
     counts = np.count_nonzero(mask[inside], axis=1)
     assert "Loading voxelwise ev: lesions for EV -4" in said
     assert (
-        f"leaves out subjects at {np.count_nonzero(counts)} of {len(counts)} voxels, at most {counts.max()}"
+        f"Participants are excluded at {np.count_nonzero(counts)} of {len(counts)} voxels, at most {counts.max()}"
         in said
     )
     vest(study / "design.mat", np.hstack([design[:, :2], np.eye(10), design[:, 2:]]))

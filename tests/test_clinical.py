@@ -567,7 +567,7 @@ SIZES = ["samplesize", "--table", "participants.tsv", "--group", "group"]
         ([*REGRESSION, "--outcome", "edss", *BLOCK, "--subset", "ages > 20"], "--subset: the condition"),
         ([*REGRESSION, "--outcome", "edss", *BLOCK, "--subset", HC], "model edss: none of 20 participants has all of"),
         ([*REGRESSION, "--outcome", "edss", *BLOCK, "--subset", "participant_id in ('s01', 's02', 's04')"],
-         "2 predictors need more than 3 subjects"),
+         "2 predictors need more than 3 participants"),
         ([*REGRESSION, "--outcome", "edss", "--block", "a=age,double"], "a predictor is constant, or a combination"),
         ([*REGRESSION, "--outcome", "edss", "--block", "a=same"], "same is 1.0 in all 39 participants analysed"),
         ([*REGRESSION, "--outcome", "same", "--block", "a=age"], "same is 1.0 in all 60 participants analysed"),

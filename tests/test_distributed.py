@@ -329,7 +329,7 @@ def test_the_plan_of_a_run_on_a_cluster(study, farm, capsys, where):
     threads = ["--threads", "6"] if where == "--workers" else []
     assert main_randomise([*CASES["two passes"].split(), "--plan", where, value, *threads]) == 0
     said = capsys.readouterr().out
-    assert f"cluster: 2 workers with {6 if where == '--workers' else 3} threads in all" in said
+    assert f"cluster: 2 workers with {6 if where == '--workers' else 3} threads in total" in said
     assert re.search(r"memory: about \d+ MiB in each worker, and as much here; time: about", said)
 
 

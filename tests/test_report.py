@@ -743,7 +743,7 @@ def test_axes_of_models_of_one_block_say_that_the_mean_is_gone(study):
     light = {key: contents[key] for key in ("title", "cohort")}
     page = parse(build(light | {"models": [contents["models"][0] | {"data": "one_block.tsv"}]}, folder))
     alt = next(i["alt"] for i in page.of("img"))
-    assert alt.startswith("Scatter plot of EDSS, less its mean against iron, cluster 1, less its mean")
+    assert alt.startswith("Scatter plot of EDSS, minus its mean against iron, cluster 1, minus its mean")
 
 
 @pytest.mark.parametrize(("p", "how"), [("0.2", "does not explain"), ("0.01", "explains")])

@@ -118,7 +118,7 @@ def _grid_of_rows(values: NDArray, mask: Any, what: str) -> Grid:
         return Grid(np.ones((values.shape[1], 1, 1), dtype=bool))
     if not isinstance(mask, Grid):
         raise InputError(
-            f"{what} have shape {values.shape}, and the mask does not say in which order its voxels are listed there: "
+            f"{what} have shape {values.shape}, but the mask does not define the order of its voxels: "
             "give (nx, ny, nz, n) data, or as mask a gpuvox.Grid, whose to_vector lists them"
         )
     if values.shape[1] != mask.n_voxels:

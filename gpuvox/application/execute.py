@@ -281,7 +281,7 @@ def _without_checkpoint(description: RunDescription, reporter: Reporter) -> Iter
     except (KeyboardInterrupt, SystemExit):
         if description.root and not description.permuted_maps:  # with these it cannot be resumed
             reporter.warn(
-                "nothing of this run was kept; with --checkpoint FILE, a run can be resumed where it was stopped"
+                "no progress of this run was saved; with --checkpoint FILE, an interrupted run can be resumed"
             )
         raise
 

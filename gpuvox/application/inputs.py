@@ -361,7 +361,7 @@ def _check_order(description: RunDescription, rows: Sequence[Rows | None]) -> li
         twice = "" if names is None else participants.repeated(files.image_names(names))
         if twice:
             warnings.append(
-                f"{twice} appears twice among the images of {title}; each row of the design is a volume of its own"
+                f"{twice} appears twice among the images of {title}; each row of the design needs its own volume"
             )
     return warnings
 
@@ -380,7 +380,7 @@ def check_permutation_counts(tests: Sequence[PreparedTest]) -> None:
             which = "all there are" if shuffler.exhaustive else "as asked for"
             raise UsageError(
                 f"{prepared.test.title} would take {in_short(shuffler.n)} {kind}, {which}; at most "
-                f"{MOST_PERMUTATIONS:,} are done: ask for a smaller number, other than 0",
+                f"{MOST_PERMUTATIONS:,} are possible: choose a smaller number, other than 0",
                 option="-n",
             )
 
@@ -532,7 +532,8 @@ def _volume_titles(data: ImageSource, n: int) -> list[str]:
 
 
 def _describe_exclusion(mask: Data) -> str:
-    """At how many voxels, and how many, subjects are left out."""
+    """The number of voxels at which participants are excluded, and of participants."""
     counts = np.concatenate([np.count_nonzero(values, axis=0) for _, values in pieces(mask)])[: mask.shape[1]]
     most = counts.max(initial=0)
-    return f"It leaves out subjects at {np.count_nonzero(counts)} of {len(counts)} voxels, at most {most} of them"
+    n_voxels = np.count_nonzero(counts)
+    return f"Participants are excluded at {n_voxels} of {len(counts)} voxels, at most {most} at one voxel"

@@ -97,8 +97,8 @@ def _n_done(description: RunDescription, n: int) -> int:
 def _device_line(device: Device | None, threads: int, cluster: ClusterSize | None) -> str:
     if cluster:
         return (
-            f"cluster: {cluster.processes} workers with {cluster.threads} threads in all, each taken to be as fast as "
-            "one here; starting them comes on top"
+            f"cluster: {cluster.processes} workers with {cluster.threads} threads in total, assumed to be as fast as "
+            "one here; starting them takes additional time"
         )
     return f"device: cpu, {threads} threads" if device is None else f"device: {describe_device(device)}"
 

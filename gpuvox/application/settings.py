@@ -283,8 +283,8 @@ def need_places(options: Options, shape: tuple[int, ...]) -> None:
     titles += ["variance smoothing"] if options.variance_mm > 0 else []
     if titles:
         raise InputError(
-            f"the data have shape {shape}, and no mask says where the {shape[1]} voxels lie, which {titles[0]} needs: "
-            "give (nx, ny, nz, n) data, or as mask a gpuvox.Grid, whose to_vector lists the voxels"
+            f"the data have shape {shape}, but no mask defines the positions of the {shape[1]} voxels, which "
+            f"{titles[0]} needs: give (nx, ny, nz, n) data, or as mask a gpuvox.Grid, whose to_vector lists the voxels"
         )
 
 

@@ -57,7 +57,7 @@ def _add_model(parser: Parser) -> None:
     add("--exponent", type=number, metavar="B", help="exponent for --field-method power (0.376, gray matter)")
     add(
         "--reference", choices=("cohort", "subject", "none"), default="cohort",
-        help="mean of CSF that is subtracted: of the cohort, of each subject, or none (cohort)",
+        help="mean of CSF that is subtracted: of the cohort, of each participant (subject), or none (cohort)",
     )  # fmt: skip
     add(
         "--fwhm", type=not_negative, metavar="MM", default=0.0,

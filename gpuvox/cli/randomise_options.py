@@ -77,15 +77,15 @@ def build_parser() -> Parser:
 
 def _add_files(group: Any) -> None:
     add_text(
-        group, "-i", "IMAGE", "4D image with one volume per subject; or 3D images: TABLE:COLUMN, a .txt list, or a "
+        group, "-i", "IMAGE", "4D image with one volume per participant; or 3D images: TABLE:COLUMN, a .txt list, or a "
         "quoted pattern", dest="data",
     )  # fmt: skip
     add_text(group, "-o", "ROOT", "output root, with which all file names begin", dest="root")
-    add_text(group, "-m", "IMAGE", "mask (every voxel that varies between subjects)", dest="mask")
+    add_text(group, "-m", "IMAGE", "mask (every voxel that varies across participants)", dest="mask")
     add_text(group, "-d", "FILE", "design matrix (VEST file, CSV or TSV)", dest="design")
     add_text(group, "-t", "FILE", "t contrasts", dest="contrasts")
     add_text(group, "-f", "FILE", "F tests: each row marks with 1 the t contrasts to combine", dest="f_tests")
-    add_text(group, "-e", "FILE", "exchangeability blocks, one number per subject", dest="blocks")
+    add_text(group, "-e", "FILE", "exchangeability blocks, one number per row of the design", dest="blocks")
     add_text(group, "--effective_design", "FILE", "design matrix that determines which rows are exchangeable")
     group.add_argument("--vxl", type=_columns, default=(), metavar="1,2", help="columns of voxelwise EVs, from 1")
     group.add_argument(

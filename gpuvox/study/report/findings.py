@@ -82,7 +82,7 @@ def finding(
         volume = sum(number(row["mm3"]) for row in clusters) / 1000
         where = structures(clusters)
         text = (
-            f"{plural(len(clusters), 'cluster')}, {significant(volume)} mL{' in all' if len(clusters) > 1 else ''}"
+            f"{plural(len(clusters), 'cluster')}, {significant(volume)} mL{' in total' if len(clusters) > 1 else ''}"
             f"{f', in {where}' if where else ''}; the smallest corrected {smallest}."
         )
     found = bool(test.survivors and (clusters is None or clusters))

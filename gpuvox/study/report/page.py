@@ -364,6 +364,6 @@ def _added_variable(rows: Sequence[Mapping[str, str]], log: Sequence[str]) -> Pi
     before = {row["variable"] for row in rows if row["role"] == "predictor"} - predictors
     names = tables.analysed_name(predictors.pop(), log), tables.analysed_name(outcome[0]["variable"], log)
     # Nothing but the mean comes before a block that is the first.
-    scale = "residual" if before else "less its mean"
+    scale = "residual" if before else "minus its mean"
     axes = f"{names[0]}, {scale}", f"{names[1]}, {scale}"
     return figures.scatter(x, y, axes, len(before), f"{names[1]} and {names[0]}")

@@ -244,7 +244,7 @@ def _check(y: Float64, X: pd.DataFrame, added: int, name: str) -> None:
         twice = [*X.columns[X.columns.duplicated()], INTERCEPT][0]
         raise DesignError(f"block {name!r}: {twice!r} is a predictor already")
     if len(y) < X.shape[1] + 2:
-        subjects = "1 subject" if len(y) == 1 else f"{len(y)} subjects"
+        subjects = "1 participant" if len(y) == 1 else f"{len(y)} participants"
         raise DesignError(f"block {name!r}: {X.shape[1]} predictors need more than {subjects}")
     if not np.isfinite(np.linalg.norm(y)):
         raise DesignError("the outcome has values too large for the sum of their squares")
