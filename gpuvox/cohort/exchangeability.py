@@ -1,0 +1,158 @@
+"""What may be exchanged under the null hypothesis, by columns of the table.
+
+``--blocks site``
+    Rows trade places within a site only: sites may differ in mean, variance and distribution.
+``--within family``
+    The same of families, twins or any other group of rows.
+``--paired subject``
+    Rows trade places within a subject only, and the model has a mean for each subject: paired tests.
+``--whole family``
+    Families trade places as wholes, with all of their rows in the order of the table.
+
+Several columns nest: rows trade places only where all of them are equal. (Winkler et al. 2015, NeuroImage 123:253.)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuvox.cohort.table import Cohort, listed
+from gpuvox.errors import DesignError
+from gpuvox.plain import several
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that say what may be exchanged; see the head of this module."""
+
+    paired: str = ""
+    within: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
+    whole: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """All of them."""
+        given = [self.paired, *self.blocks, *self.within, self.whole]
+        return list(dict.fromkeys(name for name in given if name))
+
+
+@dataclass(frozen=True, eq=False)
+class Exchangeability:
+    """Exchangeability blocks, as the engine has them.
+
+    Attributes
+    ----------
+    blocks : (n,) int64 or None
+        Block of each row, from 1; None if all rows may trade places.
+    whole : bool
+        Blocks trade places as wholes, instead of the rows within each.
+    sentence : str
+        What may move.
+    warnings : tuple of str
+    """
+
+    blocks: Ints | None
+    whole: bool
+    sentence: str
+    warnings: tuple[str, ...] = ()
+
+
+def find_blocks(columns: Columns, cohort: Cohort) -> Exchangeability:
+    """Exchangeability blocks of the rows of a table.
+
+    Parameters
+    ----------
+    columns : Columns
+    cohort : Cohort
+        The rows that are analysed, none of which lacks a value in these columns.
+
+    Raises
+    ------
+    DesignError
+        Columns that cannot be combined; blocks that are to be exchanged as wholes and differ in their rows.
+    FileError
+        The table has no such column.
+    """
+    inner = list(dict.fromkeys(name for name in (*columns.blocks, columns.paired, *columns.within) if name))
+    if columns.whole and inner:
+        raise DesignError(
+            f"--whole {columns.whole} cannot be combined with {listed(inner)}: blocks that are exchanged as wholes "
+            "within other blocks are not supported",
+            option="--whole",
+        )
+    if columns.whole:
+        return _as_wholes(columns.whole, cohort)
+    if not inner:
+        return Exchangeability(None, False, f"all {several(len(cohort), 'row')} trade places freely")
+    keys = list(zip(*(cohort.categories(name)[0] for name in inner)))
+    numbers, sizes = _numbered(keys), Counter(keys)
+    single = [key for key, count in sizes.items() if count == 1]
+    if len(single) == len(sizes):
+        raise DesignError(
+            f"every row has {' and '.join(inner)} of its own, so that nothing could be exchanged",
+            option="--within",
+        )
+    warnings = []
+    if single:
+        names = [" ".join(map(str, key)) for key in single]
+        warnings.append(f"{' and '.join(inner)}: {listed(names)} in one row only, which never moves")
+    if columns.paired and max(sizes.values()) > 2:
+        warnings.append(
+            f"{columns.paired} has more than two rows: to exchange them assumes that all have the same variance and "
+            "any two the same correlation"
+        )
+    sentence = f"rows trade places within each {' and '.join(inner)} only ({several(len(sizes), 'block')})"
+    return Exchangeability(numbers, False, sentence, tuple(warnings))
+
+
+def _numbered(keys: Sequence[object]) -> Ints:
+    """Blocks from 1, by their first row."""
+    seen: dict[object, int] = {}
+    return np.array([seen.setdefault(key, len(seen) + 1) for key in keys], dtype=np.int64)
+
+
+def _as_wholes(name: str, cohort: Cohort) -> Exchangeability:
+    levels = cohort.categories(name)[0]
+    sizes = Counter(levels)
+    usual = sizes.most_common(1)[0][1]
+    if max(sizes.values()) == 1:
+        return Exchangeability(
+            None, False, f"all {several(len(cohort), 'row')} trade places freely, one for a {name}"
+        )
+    odd = [str(level) for level, count in sizes.items() if count != usual]
+    if odd:
+        raise DesignError(
+            f"{name} is exchanged as a whole and must have the same number of rows everywhere; most have {usual}, "
+            f"unlike {listed(odd)}",
+            option="--whole",
+        )
+    _check_sequence(name, levels, cohort)
+    sentence = f"the {len(sizes)} blocks of {name} trade places as wholes, each with its {several(usual, 'row')}"
+    return Exchangeability(_numbered(levels), True, sentence)
+
+
+def _check_sequence(name: str, levels: Sequence[str | None], cohort: Cohort) -> None:
+    """Rows that trade places must be of the same visit."""
+    visit = cohort.visit_column
+    if not visit or visit == name:
+        return
+    visits = cohort.text[visit].str.strip().tolist()
+    sequences: dict[str | None, list[str]] = {}
+    for level, at in zip(levels, visits):
+        sequences.setdefault(level, []).append(at)
+    first = next(iter(sequences))
+    for level, sequence in sequences.items():
+        if sequence != sequences[first]:
+            raise DesignError(
+                f"{name} is exchanged as a whole and needs the same {visit} in the same order everywhere; {first} has "
+                f"{listed(sequences[first])}, {level} has {listed(sequence)}",
+                option="--whole",
+            )

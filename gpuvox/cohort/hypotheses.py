@@ -1,0 +1,551 @@
+"""Tests by words: what is compared, in the names of the table, as weights of the columns of a model.
+
+========================================  ==========================================================================
+``MS - HC``                               difference of two levels of a factor
+``RRMS + SPMS - 2*HC``                    any weights that sum to 0; ``(RRMS + SPMS)/2 - HC`` has means on both sides
+``MS:post - MS:pre - HC:post + HC:pre``   cells of two factors
+``group[MS] - group[HC]``                 the same as ``MS - HC``, where two factors have a level of that name
+``age``                                   the slope of a covariate
+``age[MS] - age[HC]``                     a difference of slopes
+``group``, ``group:sex``, ``group:age``   F tests: any difference between levels, any interaction
+``poly(age, 2)``                          an F test of all columns of a term
+``mean``, ``MS``                          whether a mean differs from 0
+``atrophy: HC - MS``                      any of them with a name
+========================================  ==========================================================================
+
+Means of levels are **adjusted means**, those of R's ``emmeans`` and of SPM's balanced contrasts: the model's mean for a
+level, averaged over all combinations of the levels of the other factors with equal weights (whatever the number of
+rows in each), and with every covariate at its mean over the rows. A slope is the change of the model's mean for a
+change of the covariate by 1, averaged over levels in the same way. All weights follow from rows that the model has at
+such places (`Model.expected`), so they do not depend on how factors are coded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpuvox.cohort.formula import Model, Term
+from gpuvox.cohort.table import listed
+from gpuvox.errors import DesignError
+from gpuvox.partitioning import is_estimable, orthonormal_basis
+
+Float64 = NDArray[np.float64]
+
+MEAN = ("mean", "intercept", "Intercept")
+"""What the mean over everything is called."""
+ZERO = 1e-9
+"""Weights below this share of the largest are rounding error."""
+NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+")
+
+
+@dataclass(frozen=True, eq=False)
+class Hypothesis:
+    """A test of a model.
+
+    Attributes
+    ----------
+    name : str
+        What the user calls it; otherwise its text.
+    text : str
+        What is tested, as it was given.
+    weights : (rows, p) float64
+        One row for a t test; the rows of an F test.
+    is_f : bool
+    is_mean : bool
+        A mean is compared with 0, so that signs are flipped and rows are not permuted.
+    sentence : str
+        What it means.
+    """
+
+    name: str
+    text: str
+    weights: Float64
+    is_f: bool
+    is_mean: bool
+    sentence: str
+
+    def rows(self, names: Sequence[str]) -> list[str]:
+        """Its weights by column, a line for each row: ``-1 group[HC] + 1 group[MS]``."""
+        return [_weighted(row, names) for row in self.weights]
+
+
+def _weighted(row: Float64, names: Sequence[str]) -> str:
+    parts = [f"{abs(value):.6g} {name}" for value, name in zip(row, names) if value]
+    signs = ["-" if value < 0 else "+" for value in row if value]
+    first = f"{'-' if signs[0] == '-' else ''}{parts[0]}"
+    return " ".join([first, *(f"{sign} {part}" for sign, part in zip(signs[1:], parts[1:]))])
+
+
+@dataclass(frozen=True)
+class Item:
+    """A mean or a slope: at these levels, by these covariates."""
+
+    levels: tuple[tuple[str, str], ...] = ()
+    covariates: tuple[str, ...] = ()
+    factors: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return ":".join([*self.covariates, *self.factors, *(level for _, level in self.levels)]) or "mean"
+
+
+Combination = dict[Item, float]
+
+
+def read_hypotheses(texts: Sequence[str], model: Model) -> list[Hypothesis]:
+    """The tests of a run.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        See the head of this module; none for the mean of one sample.
+    model : Model
+
+    Raises
+    ------
+    DesignError
+        A test cannot be read or estimated, or two have one name.
+    """
+    if not texts:
+        if model.variables:
+            raise DesignError(f"no test is given; such as --test {_example(model)!r}", option="--test")
+        texts = ["mean"]
+    found = [read_hypothesis(text, model) for text in texts]
+    twice = next((name for name, count in Counter(each.name for each in found).items() if count > 1), None)
+    if twice is not None:
+        raise DesignError(
+            f"two tests are called {twice!r}; put a name and a colon before one of them", option="--test"
+        )
+    return found
+
+
+def _example(model: Model) -> str:
+    for factor in model.factors.values():
+        return f"{factor.levels[1]} - {factor.levels[0]}"
+    return next(iter(model.covariates))
+
+
+def read_hypothesis(text: str, model: Model) -> Hypothesis:
+    """One test; see `read_hypotheses`."""
+    name, words = _named(text.strip(), model)
+    if not words:
+        _refuse(text, "it is empty")
+    sign = -1.0 if words.startswith("-") else 1.0
+    term = next((term for term in model.terms if _same(term.name, words.removeprefix("-"))), None)
+    if term is not None and _is_function(term, model) and (sign > 0 or len(term.columns) == 1):
+        return _of_columns(name, words, term.columns, model, sign)
+    combination = _Parser(words, model).combination()
+    if len(combination) == 1:
+        item, weight = next(iter(combination.items()))
+        if item.factors:
+            return _omnibus(name, words, item, weight, model)
+        if len(item.covariates) == 1 and not model.variables[item.covariates[0]].linear:
+            return _curve(name, words, item, weight, model)
+    return _contrast(name, words, combination, model)
+
+
+def _is_function(term: Term, model: Model) -> bool:
+    """Whether a term has a function of numbers in it, so that only its columns together can be tested.
+
+    They can where no other term holds it: the columns of a main effect change their meaning beside an interaction.
+    """
+    of_functions = not all(part in model.variables for part in term.name.split(":"))
+    return of_functions and not any(set(term.variables) < set(other.variables) for other in model.terms)
+
+
+def _same(a: str, b: str) -> bool:
+    return "".join(a.split()) == "".join(b.split())
+
+
+def _named(text: str, model: Model) -> tuple[str, str]:
+    """The name before a colon, and the rest; a colon without a blank after it may be an interaction."""
+    match = re.match(r"([^:'\"`\[]+?)\s*:(\s*)(.+)", text, re.DOTALL)
+    if match is None or any(_same(text, term.name) for term in model.terms):
+        return text, text
+    known = {*model.variables, *(level for f in model.factors.values() for level in f.levels), *MEAN}
+    known |= {part for term in model.terms for part in term.name.split(":")}
+    first = match[1].strip()
+    if match[2] or (first not in known and not re.search(r"[-+*/()]", first)):
+        return first, match[3].strip()
+    return text, text
+
+
+def _refuse(text: str, reason: str) -> NoReturn:
+    raise DesignError(f"the test {text!r}: {reason}", option="--test")
+
+
+# -- weights --------------------------------------------------------------------------------------------------------
+
+
+def _contrast(name: str, words: str, combination: Combination, model: Model) -> Hypothesis:
+    """A t test of means, or of slopes."""
+    if any(item.factors for item in combination):
+        factor = next(item.factors[0] for item in combination if item.factors)
+        _refuse(
+            words,
+            f"{factor} is a factor; its levels are compared by their names: {listed(_levels(model, factor))}",
+        )
+    slopes = [bool(item.covariates) for item in combination]
+    if any(slopes) and not all(slopes):
+        _refuse(words, "a slope and a mean cannot be added up")
+    for item in combination:
+        _check_linear(words, item, model)
+    total, largest = sum(combination.values()), max(abs(weight) for weight in combination.values())
+    is_mean = not slopes[0] and abs(total) > ZERO * largest
+    if is_mean and any(weight < 0 for weight in combination.values()) and len(combination) > 1:
+        _refuse(
+            words,
+            f"its weights sum to {total:g}; those of a comparison sum to 0, as in {_balanced(combination)!r}",
+        )
+    weights = sum(weight * _row(item, model) for item, weight in combination.items())
+    sentence = _of_means(combination, is_mean) if not slopes[0] else _of_slopes(combination)
+    return _checked(name, words, np.atleast_2d(weights), model, False, is_mean, sentence)
+
+
+def _row(item: Item, model: Model) -> Float64:
+    """(p,) The mean at its levels or, for covariates, how it changes with them: a difference of rows of the model."""
+    levels = dict(item.levels)
+    total = np.zeros(len(model.names))
+    for steps in product((0.0, 1.0), repeat=len(item.covariates)):
+        sign = (-1.0) ** (len(steps) - sum(steps))
+        total += sign * model.expected(levels, dict(zip(item.covariates, steps)))
+    return total
+
+
+def _check_linear(words: str, item: Item, model: Model) -> None:
+    curved = next((name for name in item.covariates if not model.variables[name].linear), None)
+    if curved is not None:
+        terms = [term.name for term in model.terms if curved in term.variables]
+        _refuse(
+            words, f"{curved} has no single slope in this model, which has {listed(terms)}; test {terms[-1]!r}"
+        )
+
+
+def _balanced(combination: Combination) -> str:
+    plus = [str(item) for item, weight in combination.items() if weight > 0]
+    minus = [str(item) for item, weight in combination.items() if weight < 0]
+    left, right = (side[0] if len(side) == 1 else f"({' + '.join(side)})/{len(side)}" for side in (plus, minus))
+    return f"{left} - {right}"
+
+
+def _omnibus(name: str, words: str, item: Item, weight: float, model: Model) -> Hypothesis:
+    """An F test of any difference between the levels of factors, in their means or in slopes."""
+    if item.levels or weight != 1:
+        _refuse(words, "an F test is of a term of the model: factors, or factors and a covariate, by their names")
+    _check_linear(words, item, model)
+    sets = [[(name, level) for level in _levels(model, name)] for name in item.factors]
+    rows = []
+    for others in product(*(each[1:] for each in sets)):
+        row = np.zeros(len(model.names))
+        for chosen in product((0, 1), repeat=len(sets)):
+            at = tuple(each[0] if first == 0 else other for each, other, first in zip(sets, others, chosen))
+            row += (-1.0) ** (len(chosen) - sum(chosen)) * _row(Item(at, item.covariates), model)
+        rows.append(row)
+    what = f"the slope of {' by '.join(item.covariates)}" if item.covariates else "the mean"
+    if len(item.factors) == 1:
+        levels = _levels(model, item.factors[0])
+        sentence = f"{what} differs between any of {_and(levels)}"
+    else:
+        sentence = f"{what} depends on the combination of {_and(item.factors)}: any interaction"
+    return _checked(name, words, np.array(rows), model, True, False, sentence)
+
+
+def _curve(name: str, words: str, item: Item, weight: float, model: Model) -> Hypothesis:
+    """An F test of all columns of a covariate that has several."""
+    covariate = item.covariates[0]
+    terms = [term for term in model.terms if covariate in term.variables]
+    alone = all(term.variables == (covariate,) for term in terms)
+    if item.levels or not alone:
+        _refuse(words, f"{covariate} is in {listed([t.name for t in terms])}: name the term to be tested")
+    columns = model.columns_of(covariate)
+    if len(columns) == 1:
+        return _of_columns(name, f"{'-' if weight < 0 else ''}{terms[0].name}", columns, model, weight)
+    if weight != 1:
+        _refuse(words, f"{covariate} has several columns, and an F test of them has no weight")
+    return _of_columns(name, words, columns, model)
+
+
+def _of_columns(name: str, words: str, columns: Sequence[int], model: Model, weight: float = 1.0) -> Hypothesis:
+    """An F test (of one column, a t test) that some columns have no part in the data."""
+    weights = weight * np.eye(len(model.names))[list(columns)]
+    if len(columns) == 1:
+        sentence = f"the values {'rise' if weight > 0 else 'fall'} with {words.removeprefix('-')}"
+    else:
+        sentence = f"the values depend on {words} in any way that the model has for it"
+    return _checked(name, words, weights, model, len(columns) > 1, False, sentence)
+
+
+def _checked(
+    name: str, words: str, weights: Float64, model: Model, is_f: bool, is_mean: bool, sentence: str
+) -> Hypothesis:
+    """The hypothesis, if the model can estimate it."""
+    largest = np.abs(weights).max(axis=1, keepdims=True)
+    if (largest < ZERO).any():
+        _refuse(words, "the model has no such difference: it is 0 for whatever data")
+    weights = np.where(np.abs(weights) < ZERO * largest, 0.0, weights)
+    weights = _rounded(weights)
+    if not is_estimable(model.matrix, weights):
+        _refuse(words, f"it cannot be estimated, since {_why(weights, model)}")
+    if is_f and orthonormal_basis(weights.T).shape[1] < len(weights):
+        _refuse(words, "some of its comparisons follow from others")
+    adjusted = _adjustment(weights, model, words)
+    return Hypothesis(name, words, weights, is_f, is_mean, sentence + adjusted)
+
+
+def _rounded(weights: Float64) -> Float64:
+    """Weights without rounding error of their averages: 0.33333333333333337 and 0.3333333333333333 are one number."""
+    nearest = np.round(weights * 720720) / 720720
+    return np.where(np.abs(weights - nearest) < ZERO, nearest, weights)
+
+
+def _why(weights: Float64, model: Model) -> str:
+    """Which columns are collinear that the test would have to tell apart."""
+    for columns, combination in model.dependencies:
+        if np.abs(weights @ combination).max() > ZERO * np.abs(weights).max() * np.abs(combination).max():
+            return f"{model.describe_dependency(columns)}"
+    return "the model does not hold it"
+
+
+def _adjustment(weights: Float64, model: Model, words: str) -> str:
+    """What it is adjusted for: variables in columns of which the test has no part."""
+    used = {name for name in model.variables if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", words)}
+    used |= {
+        name
+        for name, factor in model.factors.items()
+        if any(re.search(rf"(?<!\w){re.escape(level)}(?!\w)", words) for level in factor.levels)
+    }
+    others = [name for name in model.variables if name not in used]
+    return f"; adjusted for {_and(others)}" if others else ""
+
+
+def _levels(model: Model, factor: str) -> tuple[str, ...]:
+    return model.variables[factor].levels
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _of_means(combination: Mapping[Item, float], is_mean: bool) -> str:
+    if is_mean:
+        return f"{_sum(combination, 1)} is above 0"
+    return f"{_sum(combination, 1)} is larger than {_sum(combination, -1)}"
+
+
+def _of_slopes(combination: Mapping[Item, float]) -> str:
+    if len(combination) == 1:
+        item, weight = next(iter(combination.items()))
+        direction = "rise" if weight > 0 else "fall"
+        where = f" in {' and '.join(level for _, level in item.levels)}" if item.levels else ""
+        return f"the values {direction} with {' times '.join(item.covariates)}{where}"
+    if min(combination.values()) > 0:
+        return f"{_sum(combination, 1)} is above 0"
+    if max(combination.values()) < 0:
+        return f"{_sum(combination, -1)} is below 0"
+    return f"{_sum(combination, 1)} is larger than {_sum(combination, -1)}"
+
+
+def _sum(combination: Mapping[Item, float], sign: int) -> str:
+    """One side of a comparison: ``the mean of MS``, ``2 times the mean of HC``."""
+    parts = []
+    for item, weight in combination.items():
+        if weight * sign > 0:
+            times = "" if abs(weight) == 1 else f"{abs(weight):g} times "
+            parts.append(times + _title(item))
+    return " plus ".join(parts) or "0"
+
+
+def _title(item: Item) -> str:
+    where = " and ".join(level for _, level in item.levels)
+    if item.covariates:
+        return f"the slope of {' by '.join(item.covariates)}" + (f" in {where}" if where else "")
+    return f"the mean of {where}" if where else "the mean"
+
+
+# -- grammar --------------------------------------------------------------------------------------------------------
+
+
+class _Parser:
+    """``(RRMS + SPMS)/2 - HC``: sums of items with weights, by recursive descent."""
+
+    def __init__(self, text: str, model: Model) -> None:
+        self.text, self.model = text, model
+        self.words = sorted(
+            {*model.variables, *(level for f in model.factors.values() for level in f.levels), *MEAN},
+            key=len,
+            reverse=True,
+        )
+        self.place = 0
+        self.depth = 0
+
+    def combination(self) -> Combination:
+        """Item → weight; none is 0."""
+        value = self._sum()
+        self._skip()
+        if self.place < len(self.text):
+            self._wrong()
+        if not isinstance(value, dict):
+            _refuse(self.text, "it names neither a level nor a covariate of the model")
+        found = {item: weight for item, weight in value.items() if weight}
+        if not found:
+            _refuse(self.text, "it is 0 for whatever data")
+        return found
+
+    def _sum(self) -> Combination | float:
+        self.depth += 1
+        if self.depth > 50:
+            _refuse(self.text, "its parentheses are nested too deep")
+        value = self._product()
+        while (sign := self._take("+-")) is not None:
+            value = self._added(value, self._product(), -1.0 if sign == "-" else 1.0)
+        self.depth -= 1
+        return value
+
+    def _product(self) -> Combination | float:
+        value = self._signed()
+        while (sign := self._take("*/")) is not None:
+            other = self._signed()
+            if isinstance(value, dict) and isinstance(other, dict):
+                _refuse(self.text, "a weight is a number; two levels together are a cell, as in MS:post")
+            if sign == "/":
+                if isinstance(other, dict) or not other:
+                    _refuse(self.text, "what stands after / is a number other than 0")
+                other = 1 / other
+            value = self._times(value, other)
+        return value
+
+    def _signed(self) -> Combination | float:
+        sign = 1.0
+        while (taken := self._take("+-")) is not None:
+            sign *= -1.0 if taken == "-" else 1.0
+        if self._take("(") is not None:
+            value = self._sum()
+            if self._take(")") is None:
+                _refuse(self.text, "a parenthesis is not closed")
+        else:
+            value = self._item()
+        return self._times(value, sign)
+
+    @staticmethod
+    def _times(a: Combination | float, b: Combination | float) -> Combination | float:
+        if isinstance(a, dict):
+            assert not isinstance(b, dict)
+            return {item: weight * b for item, weight in a.items()}
+        return {item: weight * a for item, weight in b.items()} if isinstance(b, dict) else a * b
+
+    def _added(self, a: Combination | float, b: Combination | float, sign: float) -> Combination | float:
+        if isinstance(a, dict) and isinstance(b, dict):
+            return {item: a.get(item, 0.0) + sign * b.get(item, 0.0) for item in {**a, **b}}
+        if isinstance(a, dict) or isinstance(b, dict):
+            _refuse(self.text, "a number stands by itself; numbers are weights, as in 2*HC")
+        return a + sign * b
+
+    def _item(self) -> Combination | float:
+        """A number, or levels, factors and covariates with colons between them."""
+        word = self._word()
+        if word is None:
+            number = NUMBER.match(self.text, self.place)
+            if number is None:
+                self._wrong()
+            self.place = number.end()
+            return float(number[0])
+        levels: dict[str, str] = {}
+        covariates: list[str] = []
+        factors: list[str] = []
+        while True:
+            self._part(word, levels, covariates, factors)
+            if self._take(":") is None:
+                break
+            word = self._word() or self._wrong()
+        return {Item(tuple(sorted(levels.items())), tuple(covariates), tuple(factors)): 1.0}
+
+    def _part(self, word: str, levels: dict[str, str], covariates: list[str], factors: list[str]) -> None:
+        variable = self.model.variables.get(word)
+        owners = [name for name, factor in self.model.factors.items() if word in factor.levels]
+        if self._take("[") is not None:
+            inside = self._levels_inside()
+            if variable is None:
+                _refuse(self.text, f"{word} is no column of the model")
+            if variable.is_factor:
+                if len(inside) != 1 or inside[0] not in variable.levels:
+                    _refuse(self.text, f"{word} has the levels {listed(variable.levels)}")
+                self._put(levels, word, inside[0])
+            else:
+                covariates.append(word)
+                for level in inside:
+                    self._put(levels, self._owner(level), level)
+        elif variable is not None and not owners:
+            (factors if variable.is_factor else covariates).append(word)
+        elif owners:
+            self._put(levels, self._owner(word), word)
+
+    def _levels_inside(self) -> list[str]:
+        inside = []
+        while True:
+            inside.append(self._word() or self._wrong())
+            if self._take("]") is not None:
+                return inside
+            if self._take(",:") is None:
+                self._wrong()
+
+    def _owner(self, level: str) -> str:
+        owners = [name for name, factor in self.model.factors.items() if level in factor.levels]
+        if not owners:
+            _refuse(self.text, f"{level} is no level of a factor of the model; {self._there_are()}")
+        if len(owners) > 1:
+            _refuse(self.text, f"{level} is a level of {_and(owners)}: write {owners[0]}[{level}]")
+        return owners[0]
+
+    def _put(self, levels: dict[str, str], factor: str, level: str) -> None:
+        if factor in levels:
+            _refuse(self.text, f"a cell has one level of {factor}, not two")
+        levels[factor] = level
+
+    def _word(self) -> str | None:
+        """The longest name of the model here, or what stands in quotation marks; None if there is neither."""
+        self._skip()
+        rest = self.text[self.place :]
+        quoted = re.match(r"([`'\"])(.+?)\1", rest)
+        if quoted:
+            self.place += quoted.end()
+            if quoted[2] not in self.words:
+                _refuse(self.text, f"there is no {quoted[2]!r} in the model; {self._there_are()}")
+            return quoted[2]
+        for word in self.words:
+            after = rest[len(word) : len(word) + 1]
+            if rest.startswith(word) and not (word[-1:].isalnum() and (after.isalnum() or after == "_")):
+                if NUMBER.fullmatch(word) and re.match(r"\s*\*", rest[len(word) :]):
+                    continue  # a weight
+                self.place += len(word)
+                return word
+        return None
+
+    def _take(self, letters: str) -> str | None:
+        self._skip()
+        letter = self.text[self.place : self.place + 1]
+        if letter and letter in letters:
+            self.place += 1
+            return letter
+        return None
+
+    def _skip(self) -> None:
+        while self.text[self.place : self.place + 1].isspace():
+            self.place += 1
+
+    def _wrong(self) -> NoReturn:
+        rest = self.text[self.place :].strip()
+        match = re.match(r"[\w.]+|.", rest)
+        if not match:
+            _refuse(self.text, "it ends where a level or a covariate is expected")
+        _refuse(self.text, f"{match[0]!r} is not known here; {self._there_are()}")
+
+    def _there_are(self) -> str:
+        each = [f"{name} ({listed(factor.levels, 8)})" for name, factor in self.model.factors.items()]
+        return f"the model has {listed([*each, *self.model.covariates]) or 'a mean and no column of the table'}"

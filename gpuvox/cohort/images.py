@@ -1,0 +1,261 @@
+"""The images of a cohort, joined with the rows of its table by participant and never by order alone.
+
+Images are named in one of three ways:
+
+* a template such as ``derivatives/{participant_id}/anat/{participant_id}_*probseg.nii.gz``: each ``{column}`` is the
+  cell of that column, ``*``, ``?``, ``[…]`` and ``**`` are a shell's patterns, and exactly one image must match a row;
+* the name of a column of the table, with a path for each row, relative to the table's folder;
+* a 4D image whose JSON file (``Subjects``, ``Visits``) or companion table (the image's name with ``.tsv`` or ``.csv``
+  in place of its extension) says whose its volumes are.
+
+Whatever the way, ids that stand in the names of the files are compared with the table.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Formatter
+
+import pandas as pd
+
+from gpuvox import files, participants
+from gpuvox.cohort.table import ID, VISIT_COLUMNS, Cohort, listed
+from gpuvox.errors import FileError
+from gpuvox.files.missing import expand
+from gpuvox.participants import Rows, canonical, canonical_visit
+from gpuvox.plain import several
+from gpuvox.reporter import Reporter
+from gpuvox.tables.reading import is_missing
+
+
+@dataclass(frozen=True, eq=False)
+class CohortImages:
+    """Where the image of each row is.
+
+    Attributes
+    ----------
+    paths : dict of int to Path
+        Row → its image; of a 4D image, that image for every row.
+    volumes : dict of int to int
+        Row → number of its volume, from 0, in a 4D image; empty for separate images.
+    missing : dict of int to str
+        Row → why it has no image.
+    total : int
+        Volumes of the 4D image; 0 for separate images.
+    column : str
+        The column of the table that names them; empty if there is none.
+    """
+
+    paths: Mapping[int, Path]
+    missing: Mapping[int, str]
+    volumes: Mapping[int, int]
+    total: int = 0
+    column: str = ""
+
+    @property
+    def stacked(self) -> bool:
+        """Whether they are volumes of one 4D image."""
+        return self.total > 0
+
+    def ordered(self, rows: Sequence[int]) -> list[int]:
+        """Rows in the order in which they are analysed: that of the table or, of a 4D image, of its volumes."""
+        return sorted(rows, key=lambda row: self.volumes.get(row, row))
+
+    def names(self, rows: Sequence[int]) -> list[Path]:
+        """The images of some rows, one for each."""
+        return [self.paths[row] for row in rows]
+
+    def is_whole(self, rows: Sequence[int]) -> bool:
+        """Whether some rows, in this order, are all volumes of the 4D image in its order."""
+        return [self.volumes.get(row) for row in rows] == list(range(self.total))
+
+
+def find_images(source: str, cohort: Cohort, reporter: Reporter) -> CohortImages:
+    """Find the image of each row of a table.
+
+    Parameters
+    ----------
+    source : str
+        A template, a column, or a 4D image; see the head of this module.
+    cohort : Cohort
+    reporter : Reporter
+        Warned if ids of the table and names of the files have nothing in common.
+
+    Raises
+    ------
+    FileError
+        Several images match a row, two rows have the same image, a file name has the id of another participant, or
+        a 4D image does not say whose its volumes are.
+    """
+    if "{" in source:
+        found = _by_template(source, cohort)
+    elif source in cohort.text.columns:
+        found = _by_column(source, cohort)
+    elif source.endswith((".txt", ".tsv", ".csv")) or (glob.has_magic(source) and not os.path.exists(source)):
+        raise FileError(
+            f"--images {source} says nothing of participants; a template such as 'maps/{{{ID}}}_*.nii.gz', a column of "
+            f"{cohort.origin}, or a 4D image that names its volumes is expected",
+            option="--images",
+        )
+    else:
+        return _by_volume(source, cohort)
+    _check_separate(found, cohort, reporter)
+    return found
+
+
+def _check_separate(found: CohortImages, cohort: Cohort, reporter: Reporter) -> None:
+    rows = sorted(found.paths)
+    who = cohort.who.of(rows)
+    if twice := participants.shared(found.names(rows), who):
+        raise FileError(f"{twice}; each row needs an image of its own: is a column such as the session missing?")
+    if rows:
+        participants.compare(who, participants.of_images(found.names(rows), who), reporter.warn)
+
+
+# -- templates ------------------------------------------------------------------------------------------------------
+
+
+def _by_template(template: str, cohort: Cohort) -> CohortImages:
+    pieces = _parse_template(template, cohort)
+    paths, missing, several_match = {}, {}, []
+    for row in range(len(cohort)):
+        cells = {name: cohort.text[name].iloc[row].strip() for _, name in pieces if name}
+        empty = [name for name, cell in cells.items() if is_missing(cell)]
+        if empty:
+            missing[row] = f"no {', '.join(empty)} for the name of its image"
+            continue
+        pattern = "".join(text + (glob.escape(cells[name]) if name else "") for text, name in pieces)
+        matches = _matches(pattern)
+        if not matches:
+            missing[row] = f"no image matches {pattern}"
+        elif len(matches) > 1:
+            several_match.append(f"{cohort.who.named(row)}: {listed([os.fspath(path) for path in matches], 4)}")
+        else:
+            paths[row] = matches[0]
+    if several_match:
+        raise FileError(
+            f"several images match {template} for {several(len(several_match), 'row')}, and one is expected for each: "
+            f"{'; '.join(several_match[:6])}; make the template more exact, or add a column to it",
+            option="--images",
+        )
+    if not paths:
+        raise FileError(
+            f"no image matches {template} for any of {len(cohort)} rows; the first was looked for as "
+            f"{missing[0].removeprefix('no image matches ')}",
+            option="--images",
+        )
+    return CohortImages(paths, missing, {})
+
+
+def _parse_template(template: str, cohort: Cohort) -> list[tuple[str, str]]:
+    """Text and the column after it, in turns; the last column may be empty."""
+    try:
+        parsed = list(Formatter().parse(template))
+    except ValueError:
+        raise FileError(
+            f"{template} is not a template: braces are around the name of a column, as in {{{ID}}}",
+            option="--images",
+        ) from None
+    pieces = []
+    for text, name, form, conversion in parsed:
+        if name is not None and (not name or form or conversion):
+            raise FileError(f"{template}: a column is named as in {{{ID}}}, and nothing else", option="--images")
+        pieces.append((text, name or ""))
+    cohort.require(name for _, name in pieces if name)
+    return pieces
+
+
+def _matches(pattern: str) -> list[Path]:
+    """Images whose names fit, with or without the extension, each once."""
+    for tried in (pattern, f"{pattern}.*"):
+        found = [name for name in expand(tried) if files.split_suffix(name)[1] and os.path.isfile(name)]
+        if found:
+            return list(dict.fromkeys(files.find_image(name) for name in found))  # a pair matches twice
+    return []
+
+
+# -- columns --------------------------------------------------------------------------------------------------------
+
+
+def _by_column(column: str, cohort: Cohort) -> CohortImages:
+    paths, missing = {}, {}
+    for row, cell in enumerate(cohort.text[column].str.strip()):
+        if is_missing(cell):
+            missing[row] = f"no {column}"
+            continue
+        try:
+            paths[row] = files.find_image(Path(cohort.origin).parent / cell)
+        except FileError as error:
+            missing[row] = str(error)
+    if not paths:
+        raise FileError(f"the column {column} of {cohort.origin} names no image that exists: {missing[0]}")
+    return CohortImages(paths, missing, {}, column=column)
+
+
+# -- 4D images ------------------------------------------------------------------------------------------------------
+
+
+def _by_volume(source: str, cohort: Cohort) -> CohortImages:
+    header = files.read_header(source)
+    n = header.shape[3]
+    who = participants.of_volumes(source) or _of_companion(header.path, n, cohort)
+    if who is None:
+        stem = files.split_suffix(header.path)[0]
+        raise FileError(
+            f"nothing says whose the {several(n, 'volume')} of {header.path} are; name them in {stem}.tsv (a column "
+            f"{ID}) or in {stem}.json (a list {participants.SUBJECTS}), in the order of the volumes",
+            file=header.path,
+        )
+    volumes = _joined(cohort.who, who)
+    missing = {row: f"no volume of {header.path}" for row in range(len(cohort)) if row not in volumes}
+    if not volumes:
+        raise FileError(
+            f"{who.origin} ({who.named(0)}, …) and {cohort.origin} ({cohort.who.named(0)}, …) have no participant in "
+            "common"
+        )
+    return CohortImages(dict.fromkeys(volumes, header.path), missing, volumes, n)
+
+
+def _of_companion(image: Path, n: int, cohort: Cohort) -> Rows | None:
+    """Whose the volumes are, by the table beside an image."""
+    stem = files.split_suffix(image)[0]
+    path = next((stem + ending for ending in (".tsv", ".csv") if os.path.isfile(stem + ending)), None)
+    if path is None:
+        return None
+    table: pd.DataFrame = files.read_table(path, [ID], long=True)
+    if len(table) != n:
+        raise FileError(f"{path} has {several(len(table), 'row')}; {image} has {several(n, 'volume')}", file=path)
+    visit = next((name for name in (cohort.visit_column, *VISIT_COLUMNS) if name in table.columns), None)
+    visits = tuple(table[visit].str.strip()) if visit and cohort.visit_column else ()
+    return Rows(tuple(table[ID]), path, "volume", visits)
+
+
+def _joined(rows: Rows, volumes: Rows) -> dict[int, int]:
+    """Row of the table → volume of the same participant (and visit).
+
+    Raises
+    ------
+    FileError
+        A participant has several rows or volumes that nothing tells apart.
+    """
+    exact = rows.needs_spelling or volumes.needs_spelling
+    keys = [_keys(each, exact, bool(rows.visits)) for each in (rows, volumes)]
+    for each, of in zip(keys, (rows, volumes)):
+        twice = next((i for i, key in enumerate(each) if key in each[:i]), None)
+        if twice is not None:
+            raise FileError(
+                f"{of.origin} has {of.named(twice)} twice, and nothing tells its {of.kind}s apart: a column "
+                f"such as {VISIT_COLUMNS[0]} is needed in the table and with the volumes"
+            )
+    where = {key: number for number, key in enumerate(keys[1])}
+    return {row: where[key] for row, key in enumerate(keys[0]) if key in where}
+
+
+def _keys(rows: Rows, exact: bool, with_visits: bool) -> list[tuple[str, str]]:
+    ids = rows.ids if exact else tuple(map(canonical, rows.ids))
+    visits = tuple(map(canonical_visit, rows.visits)) if with_visits and rows.visits else ("",) * len(ids)
+    return list(zip(ids, visits))
