@@ -20,6 +20,7 @@ _HOMES = {
     "partition": "partitioning",
     "randomise": "application.api",
     "run": "executors",
+    "voxelwise": "application.voxelwise.api",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -19,7 +19,7 @@ from gpuvox.errors import CacheWarning, InputError, InputWarning
 from gpuvox.runtime.signals import heeded_signals
 
 COMMANDS = (
-    "randomise", "merge", "design", "longitudinal", "info",
+    "randomise", "voxelwise", "merge", "design", "longitudinal", "info",
     "study", "ironmyelin", "rois", "clusters", "groups", "models", "report", "phantom",
 )  # fmt: skip
 
@@ -28,6 +28,7 @@ USAGE = """usage: gpuvox COMMAND ...
 Voxelwise permutation inference for neuroimaging.
 
 analysis:
+  voxelwise     permutation tests from a table of participants and a formula: images in, maps and findings out
   randomise     permutation tests on the general linear model, with the options and files of FSL randomise
   merge         combine the shards of a randomise run into its maps
   design        make design and contrast files for randomise from a table of participants

@@ -99,7 +99,7 @@ def check(options: argparse.Namespace) -> None:
             )
     _check_matrices(options)
     _check_shard(options)
-    _check_workers(options)
+    check_workers(options)
     named = {"-T": options.tfce or None, "--tfce_H": options.tfce_H, "--tfce_E": options.tfce_E,
              "--tfce_C": options.tfce_C}  # fmt: skip
     overridden = [option for option, value in named.items() if value is not None]
@@ -134,7 +134,7 @@ def _check_matrices(options: argparse.Namespace) -> None:
         raise UsageError("--fonly needs F tests (-f)", option="--fonly")
 
 
-def _check_workers(options: argparse.Namespace) -> None:
+def check_workers(options: argparse.Namespace) -> None:
     """At most one set of Dask workers, and none for maps that stay where they are made."""
     named = {
         "--workers": options.workers, "--scheduler": options.scheduler, "--scheduler-file": options.scheduler_file,

@@ -65,11 +65,13 @@ def build_parser() -> Parser:
         add_help=False,
     )
     _add_files(parser.add_argument_group("input and output"))
-    _add_inference(parser.add_argument_group("inference (at least one of -x -T --T2 -c -C -F -S)"))
+    inference = parser.add_argument_group("inference (at least one of -x -T --T2 -c -C -F -S)")
+    add_statistics(inference)
+    add_flag(inference, "--fonly", "run F tests only")
     _add_model(parser.add_argument_group("model and permutations"))
     _add_outputs(parser.add_argument_group("further outputs and information"))
     _add_own(parser.add_argument_group("beyond FSL"))
-    _add_distributed(parser.add_argument_group("runs on Dask workers"))
+    add_workers(parser.add_argument_group("runs on Dask workers"))
     _add_hidden(parser)
     parser.once = {"vxl", "vxf"}
     return parser
@@ -93,7 +95,8 @@ def _add_files(group: Any) -> None:
     )
 
 
-def _add_inference(group: Any) -> None:
+def add_statistics(group: Any) -> None:
+    """Add the statistics of which p-values are computed, and their parameters."""
     add_flag(group, "-x", "voxelwise test", dest="voxel")
     add_flag(group, "-T", "threshold-free cluster enhancement (TFCE)", dest="tfce")
     add_flag(group, "--T2", "TFCE for skeletonised data (TBSS): H=2, E=1, C=26", dest="tfce_2d")
@@ -119,31 +122,40 @@ def _add_inference(group: Any) -> None:
     add_flag(group, "--twopass", "also normalise clusters and TFCE by a first pass (t only)")
     group.add_argument("-v", dest="variance", type=not_negative, default=0.0, metavar="MM",
                        help="variance smoothing with a Gaussian of this standard deviation (t only)")  # fmt: skip
-    add_flag(group, "--fonly", "run F tests only")
 
 
-def _add_model(group: Any) -> None:
+def add_permutations(group: Any) -> None:
+    """Add number and seed of the permutations, and what they do with the nuisance."""
     group.add_argument("-n", dest="number", type=count, default=5000, metavar="N",
                        help="number of permutations, counting the unpermuted one; 0 for all (5000)")  # fmt: skip
-    add_flag(group, "-1", "one-sample test by sign flipping", dest="one_sample")
-    add_flag(group, "-D", "demean data and design", dest="demean")
-    add_flag(group, "--permuteBlocks", "permute blocks as wholes rather than within blocks")
     add_flag(group, "--detectNull", "do not permute rows that the contrast does not involve")
     group.add_argument("-U", dest="nuisance", type=integer, choices=(0, 1, 2, 3), default=1, metavar="MODE",
                        help="nuisance: 0 Kennedy, 1 Freedman-Lane, 2 ignored, 3 ter Braak (1)")  # fmt: skip
     group.add_argument("--seed", type=count, metavar="N", help="seed of the random numbers (drawn, and recorded)")
+
+
+def _add_model(group: Any) -> None:
+    add_permutations(group)
+    add_flag(group, "-1", "one-sample test by sign flipping", dest="one_sample")
+    add_flag(group, "-D", "demean data and design", dest="demean")
+    add_flag(group, "--permuteBlocks", "permute blocks as wholes rather than within blocks")
     group.add_argument("--skipTo", type=at_least_one, default=0, metavar="N",
                        help="run test number N alone, counting F before t tests")  # fmt: skip
     add_flag(group, "--norcmask", "without -m: keep voxels that are constant")
 
 
-def _add_outputs(group: Any) -> None:
+def add_further_outputs(group: Any) -> None:
+    """Add what is written besides the statistics and their corrected p-values."""
     add_flag(group, "-R", "also write the TFCE and cluster maps themselves", dest="raw")
     add_flag(group, "--uncorrp", "also write uncorrected p-values")
     add_flag(group, "-P", "also write the permutations", dest="permutation_files")
     add_flag(group, "-N", "also write the null distributions of the maximum", dest="nulls")
-    add_flag(group, "--permout", "also write the maps of every permutation")
     add_flag(group, "--glm_output", "also write parameter estimates, contrasts and variances")
+
+
+def _add_outputs(group: Any) -> None:
+    add_further_outputs(group)
+    add_flag(group, "--permout", "also write the maps of every permutation")
     add_flag(group, "--film", "use FILM's file names")
     add_flag(group, "-q", "print the number of possible permutations and exit", dest="count")
     add_flag(
@@ -160,19 +172,25 @@ def _add_own(group: Any) -> None:
     add_text(
         group, "--permutations", "ROOT", "use the permutations in ROOT_perm_tstat1.txt and so on, in place of -n"
     )
-    add_flag(group, "--tfce-exact", "TFCE with its integral in closed form, without steps")
-    add_device(group)
-    add_threads(group)
     add_text(group, "--checkpoint", "FILE", "save progress to FILE (long runs: ROOT_checkpoint.tally)")
-    add_flag(group, "--resume", "resume from the checkpoint")
     group.add_argument("--shard", type=_shard, metavar="I/N",
                        help="run part I of N of the permutations, and write a file for gpuvox merge")  # fmt: skip
-    add_scratch(group)
-    add_plan(group, "show what would be run, with estimates of time and memory")
+    add_computing(group)
     add_flag(group, "--version", "show the version and exit")
 
 
-def _add_distributed(group: Any) -> None:
+def add_computing(group: Any) -> None:
+    """Add where and how a run is computed; none of it changes a result but ``--tfce-exact``."""
+    add_flag(group, "--tfce-exact", "TFCE with its integral in closed form, without steps")
+    add_device(group)
+    add_threads(group)
+    add_flag(group, "--resume", "resume from the checkpoint")
+    add_scratch(group)
+    add_plan(group, "show what would be run, with estimates of time and memory")
+
+
+def add_workers(group: Any) -> None:
+    """Add the Dask workers that run the permutations."""
     group.add_argument("--workers", type=at_least_one, default=0, metavar="N",
                        help="run on N Dask workers, started on this machine")  # fmt: skip
     add_text(group, "--scheduler", "ADDRESS", "run on the workers of the Dask scheduler at ADDRESS")

@@ -1,0 +1,364 @@
+"""What a voxelwise analysis is: its rows, images, model, tests, and the runs of randomise that it takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+from gpuvox.application.command import RunDescription
+from gpuvox.cohort.exchangeability import Columns, Exchangeability, find_blocks
+from gpuvox.cohort.formula import Model, build_model, columns_of_formula
+from gpuvox.cohort.hypotheses import Hypothesis, read_hypotheses
+from gpuvox.cohort.images import CohortImages, find_images
+from gpuvox.cohort.table import ID, Cohort, Excluded, as_cohort, complete, listed
+from gpuvox.errors import DesignError, FileError
+from gpuvox.grid import Grid
+from gpuvox.names import Names
+from gpuvox.plain import in_short, several
+from gpuvox.prepared import Inputs, Options, list_tests, make_shuffler
+from gpuvox.reporter import Reporter
+from gpuvox.tables.conditions import select
+from gpuvox.types import Float64
+
+EXACT = 10**15
+"""Numbers of permutations below this are printed to the last digit."""
+
+
+@dataclass(frozen=True)
+class ClusterThreshold:
+    """A cluster-forming threshold for t and F, as a t, a z or an (uncorrected, one-sided) p."""
+
+    value: float
+    scale: Literal["z", "p"]
+    mass: bool = False
+
+    def of(self, df: int, df_effect: int = 0) -> float:
+        """The t or, with the degrees of freedom of an effect, the F that it is."""
+        p = self.value if self.scale == "p" else float(stats.norm.sf(self.value))
+        return float(stats.f.isf(p, df_effect, df) if df_effect else stats.t.isf(p, df))
+
+
+@dataclass(frozen=True)
+class VoxelwiseDescription:
+    """What a voxelwise analysis is asked for.
+
+    Attributes
+    ----------
+    table : path or DataFrame
+        Participants, a row for each image.
+    images : str or sequence of paths
+        A template, a column of the table, or a 4D image; see `cohort.images`. Or a path for each row of the table.
+    model : str
+        A formula; see `cohort.formula`. Empty for one sample.
+    tests : tuple of str
+        See `cohort.hypotheses`.
+    subset : str
+        Rows that count, as a condition; see `tables.conditions`.
+    missing : str
+        What is done with rows that lack an image or a value: ``refuse`` or ``drop``.
+    columns : Columns
+        What may be exchanged.
+    thresholds : tuple of ClusterThreshold
+        Cluster-forming thresholds whose t depends on the degrees of freedom.
+    run : RunDescription
+        All that a run of randomise is told besides: mask, statistics, permutations, device.
+    """
+
+    table: Any
+    images: str | Sequence[Any]
+    model: str = ""
+    tests: tuple[str, ...] = ()
+    subset: str = ""
+    missing: str = "refuse"
+    columns: Columns = field(default_factory=Columns)
+    thresholds: tuple[ClusterThreshold, ...] = ()
+    run: RunDescription = field(default_factory=lambda: RunDescription("", ""))
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Tests that one run of randomise makes: t tests, F tests, or tests of means by flips of signs.
+
+    Attributes
+    ----------
+    name : str
+        Of its files: ``t``, ``f``, ``mean``.
+    hypotheses : tuple of Hypothesis
+    contrasts : (k, p) float64
+    f_tests : (f, k) float64
+        No rows but in a run of F tests.
+    names : Names
+    options : Options
+    """
+
+    name: str
+    hypotheses: tuple[Hypothesis, ...]
+    contrasts: Float64
+    f_tests: Float64
+    names: Names
+    options: Options
+
+    @property
+    def tests(self) -> list[tuple[str, Hypothesis]]:
+        """FSL's name of each test, and what it is."""
+        kind = "fstat" if len(self.f_tests) else "tstat"
+        return [(f"{kind}{i}", each) for i, each in enumerate(self.hypotheses, start=1)]
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelwiseAnalysis:
+    """A voxelwise analysis whose small files have been read and checked.
+
+    Attributes
+    ----------
+    cohort : Cohort
+        The rows that are analysed, in the order of the design.
+    images : CohortImages
+        Of all rows of the table.
+    rows : tuple of int
+        The row of the table (after `subset`) of each.
+    total : int
+        Rows before any were dropped.
+    dropped : Excluded
+    model : Model
+    hypotheses : tuple of Hypothesis
+    exchangeability : Exchangeability
+    runs : tuple of Run
+    """
+
+    cohort: Cohort
+    images: CohortImages
+    rows: tuple[int, ...]
+    total: int
+    dropped: Excluded
+    model: Model
+    hypotheses: tuple[Hypothesis, ...]
+    exchangeability: Exchangeability
+    runs: tuple[Run, ...]
+
+    def inputs(self, run: Run) -> Inputs:
+        """The inputs of a run, without data."""
+        return Inputs(
+            np.zeros((0, 0), dtype=np.float32), Grid(np.zeros((1, 1, 1), dtype=bool)), self.model.matrix,
+            run.contrasts, run.f_tests, self.exchangeability.blocks, names=run.names,
+        )  # fmt: skip
+
+    def lines(self) -> list[str]:
+        """What is said of it before it is run."""
+        found = [f"{several(len(self.cohort), 'row')} of {self.total} of {self.cohort.origin} are analysed"]
+        found += self.dropped.lines(self.total)
+        found += [f"model: {self.model.formula}, {several(len(self.model.names), 'column')}"]
+        found += [f"  {note}" for note in self.model.notes]
+        for run in self.runs:
+            for hypothesis, counted in zip(run.hypotheses, self.permutations(run)):
+                degrees = f"{several(len(hypothesis.weights), 'degree')} of freedom"
+                kind = f"F, {degrees}" if hypothesis.is_f else "t, one-sided"
+                found += [f"test {hypothesis.name!r} ({kind}): {hypothesis.sentence}"]
+                found += [f"  {row}" for row in hypothesis.rows(self.model.names)]
+                found += [f"  {counted}"]
+        found += [f"exchangeability: {self.exchangeability.sentence}"]
+        return found
+
+    def permutations(self, run: Run) -> list[str]:
+        """How many permutations each test of a run has, and how many of them are done."""
+        inputs, options = self.inputs(run), run.options
+        found = []
+        for test in list_tests(inputs, options):
+            shuffler = make_shuffler(inputs, options, test)
+            kind = "sign flips" if shuffler.flips else "permutations"
+            done = "all of them" if shuffler.exhaustive else str(shuffler.n)
+            distinct = shuffler.n_distinct
+            number = f"{distinct:,}" if distinct < EXACT else in_short(distinct)
+            found.append(f"{number} distinct {kind}, {done} are done")
+        return found
+
+
+def prepare_analysis(description: VoxelwiseDescription, reporter: Reporter) -> VoxelwiseAnalysis:
+    """Read and check everything but the voxels of the images.
+
+    Raises
+    ------
+    FileError, DesignError
+        One sentence that says what is wrong.
+    """
+    cohort, source = _with_images(as_cohort(description.table), description.images)
+    cohort = _subset(cohort, description.subset)
+    images = find_images(source, cohort, reporter)
+    formula = _with_pairs(description, cohort)
+    needed = [*(columns_of_formula(formula, cohort) if formula else []), *description.columns.names]
+    lacking = {row: [why] for row, why in images.missing.items()}
+    for row, names in cohort.missing(needed).items():
+        lacking.setdefault(row, []).extend(f"no {name}" for name in names)
+    kept, dropped = complete(cohort, lacking, description.missing)
+    rows = images.ordered(kept)
+    analysed = cohort.at(rows)
+    _check_independent(analysed, description.columns)
+    exchangeability = find_blocks(description.columns, analysed)
+    model = build_model(formula or "1", analysed)
+    _check_df(model)
+    hypotheses = tuple(read_hypotheses(description.tests, model))
+    for warning in (*model.warnings, *exchangeability.warnings):
+        reporter.warn(warning)
+    _check_means(hypotheses, analysed, exchangeability)
+    runs = _runs(hypotheses, model, exchangeability, description)
+    analysis = VoxelwiseAnalysis(
+        analysed, images, tuple(rows), len(cohort), dropped, model, hypotheses, exchangeability, runs
+    )
+    for run in runs:
+        _check_moves(analysis, run)
+    return analysis
+
+
+def _check_df(model: Model) -> None:
+    if model.df < 1:
+        raise DesignError(
+            f"the model has as many independent columns as there are rows ({len(model.matrix)}), so that nothing is "
+            "left to estimate errors from",
+            option="--model",
+        )
+
+
+def _with_images(cohort: Cohort, images: str | Sequence[Any]) -> tuple[Cohort, str]:
+    """The table, with a column of paths if a list of them is given; and what names the images."""
+    if isinstance(images, str):
+        return cohort, images
+    if len(images) != len(cohort):
+        raise FileError(
+            f"there are {several(len(images), 'image')}, and {several(len(cohort), 'row')} in {cohort.origin}; a list "
+            "of images has one for each row"
+        )
+    column = "image"
+    while column in cohort.text.columns:
+        column += "_"
+    text = cohort.text.assign(**{column: ["n/a" if each is None else os.path.abspath(each) for each in images]})
+    text.attrs = dict(cohort.text.attrs)
+    return replace(cohort, text=text), column
+
+
+def _subset(cohort: Cohort, condition: str) -> Cohort:
+    if not condition:
+        return cohort
+    rows = np.flatnonzero(select(cohort.table, condition)).tolist()
+    if not rows:
+        raise FileError(f"no row of {cohort.origin} fits --subset {condition!r}", option="--subset")
+    return cohort.at(rows)
+
+
+def _with_pairs(description: VoxelwiseDescription, cohort: Cohort) -> str:
+    """The formula, with a mean for each subject of paired tests."""
+    formula, paired = description.model.strip(), description.columns.paired
+    if not paired:
+        return formula
+    cohort.require([paired])
+    if formula and paired in columns_of_formula(formula, cohort):
+        return formula
+    if not formula:
+        raise DesignError(
+            f"--paired {paired} needs a model of what differs within {paired}, such as --model session",
+            option="--model",
+        )
+    name = paired if paired.isidentifier() else f"`{paired}`"
+    return f"{formula} + {f'C({name})' if cohort.is_number(paired) else name}"
+
+
+def _check_independent(cohort: Cohort, columns: Columns) -> None:
+    """Rows of one participant are not exchangeable with those of others."""
+    twice = cohort.text[ID].duplicated()
+    if twice.any() and not columns.names:
+        first = cohort.ids[int(np.flatnonzero(twice.to_numpy())[0])]
+        raise DesignError(
+            f"{first} has several rows, which are not independent: say with --paired or --whole participant_id what "
+            "may be exchanged, or choose a row of each with --subset",
+            option="--paired",
+        )
+
+
+def _check_means(hypotheses: Sequence[Hypothesis], cohort: Cohort, exchangeability: Exchangeability) -> None:
+    """The signs of rows are flipped one by one, unless they belong to a block that is exchanged as a whole."""
+    mean = next((each for each in hypotheses if each.is_mean), None)
+    if mean is not None and cohort.text[ID].duplicated().any() and not exchangeability.whole:
+        raise DesignError(
+            f"the test {mean.text!r} is of a mean, for which the rows of a participant are not independent; choose a "
+            f"row of each with --subset, or flip their signs together with --whole {ID}",
+            option="--test",
+        )
+
+
+# -- runs -----------------------------------------------------------------------------------------------------------
+
+
+def _runs(
+    hypotheses: Sequence[Hypothesis],
+    model: Model,
+    exchangeability: Exchangeability,
+    description: VoxelwiseDescription,
+) -> tuple[Run, ...]:
+    """Tests by how they are made; F tests of different numerators apart if the threshold of clusters depends on it."""
+    options = replace(description.run.options, whole_blocks=exchangeability.whole)
+    of_t = [each for each in hypotheses if not each.is_f and not each.is_mean]
+    of_mean = [each for each in hypotheses if each.is_mean]
+    found = []
+    if of_t:
+        found.append(_t_run("t", of_t, model, _with_thresholds(options, description.thresholds, model.df)))
+    if of_mean:
+        flipped = replace(_with_thresholds(options, description.thresholds, model.df), flip=True)
+        found.append(_t_run("mean", of_mean, model, flipped))
+    of_f = [each for each in hypotheses if each.is_f]
+    sizes = sorted({len(each.weights) for each in of_f}) if description.thresholds else [0]
+    for size in sizes if of_f else []:
+        chosen = [each for each in of_f if not size or len(each.weights) == size]
+        with_f = replace(options, f_only=True)
+        name = "f" if len(sizes) == 1 else f"f{size}"
+        found.append(_f_run(name, chosen, model, _with_thresholds(with_f, description.thresholds, model.df, size)))
+    return tuple(found)
+
+
+def _t_run(name: str, hypotheses: Sequence[Hypothesis], model: Model, options: Options) -> Run:
+    contrasts = np.vstack([each.weights for each in hypotheses])
+    names = Names(model.names, tuple(each.name for each in hypotheses))
+    return Run(name, tuple(hypotheses), contrasts, np.zeros((0, len(contrasts))), names, options)
+
+
+def _f_run(name: str, hypotheses: Sequence[Hypothesis], model: Model, options: Options) -> Run:
+    contrasts = np.vstack([each.weights for each in hypotheses])
+    f_tests = np.zeros((len(hypotheses), len(contrasts)))
+    start, of_rows = 0, []
+    for i, each in enumerate(hypotheses):
+        f_tests[i, start : start + len(each.weights)] = 1
+        start += len(each.weights)
+        of_rows += [f"{each.name} ({k})" for k in range(1, len(each.weights) + 1)]
+    names = Names(model.names, tuple(of_rows), tuple(each.name for each in hypotheses))
+    return Run(name, tuple(hypotheses), contrasts, f_tests, names, options)
+
+
+def _with_thresholds(
+    options: Options, thresholds: Sequence[ClusterThreshold], df: int, df_effect: int = 0
+) -> Options:
+    """Options with thresholds of clusters as t, or as F of a numerator."""
+    which = "f_statistics" if df_effect else "statistics"
+    statistics = getattr(options, which)
+    for threshold in thresholds:
+        kind = "mass" if threshold.mass else "extent"
+        statistics = replace(statistics, **{kind: threshold.of(df, df_effect)})
+    return replace(options, **{which: statistics})
+
+
+def _check_moves(analysis: VoxelwiseAnalysis, run: Run) -> None:
+    """A test whose effect no permutation changes cannot be made."""
+    inputs = analysis.inputs(run)
+    stuck = [
+        hypothesis.text
+        for test, hypothesis in zip(list_tests(inputs, run.options), run.hypotheses)
+        if make_shuffler(inputs, run.options, test).n_distinct < 2
+    ]
+    if stuck:
+        raise DesignError(
+            f"the test {listed([repr(text) for text in stuck])} cannot be made by permutation: "
+            f"{analysis.exchangeability.sentence}, and what is tested is the same in all that trade places",
+            option="--test",
+        )

@@ -1,0 +1,216 @@
+"""`gpuvox.voxelwise`: the same from Python."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from gpuvox import files
+from gpuvox.application.api import Randomised, randomise
+from gpuvox.application.command import RunDescription
+from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis, VoxelwiseDescription, prepare_analysis
+from gpuvox.application.voxelwise.findings import Finding, find, log_p, p_values
+from gpuvox.application.voxelwise.folder import ResultFolder, write_volumes
+from gpuvox.application.voxelwise.names import map_entities
+from gpuvox.cohort.exchangeability import Columns
+from gpuvox.cohort.hypotheses import Hypothesis
+from gpuvox.errors import SettingError
+from gpuvox.files import locks
+from gpuvox.prepared import Options
+from gpuvox.reporter import Reporter
+from gpuvox.types import Float32, Float64
+
+STATISTICS = ("tfce", "voxel", "cluster_extent", "cluster_mass", "f_cluster_extent", "f_cluster_mass")
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelwiseResult:
+    """The outcome of `voxelwise`; printed, it says what was analysed and what was found.
+
+    Attributes
+    ----------
+    analysis : VoxelwiseAnalysis
+        Rows, model, tests, exchangeability.
+    findings : tuple of Finding
+        For each test: the largest statistic, and what survives.
+    """
+
+    analysis: VoxelwiseAnalysis
+    findings: tuple[Finding, ...]
+    runs: tuple[tuple[Run, Randomised], ...]
+
+    @property
+    def maps(self) -> dict[tuple[str, str], Float32]:
+        """Every map by test and kind: ``result.maps["MS - HC", "t"]``, ``["MS - HC", "tfceFWE"]`` (−log10 p)."""
+        found = {}
+        for run, result in self.runs:
+            for test, hypothesis in run.tests:
+                for kind, values in _maps(result, test).items():
+                    found[hypothesis.name, kind] = values
+        return found
+
+    def image(self, test: str, kind: str) -> Any:
+        """A map as a nibabel image."""
+        return files.make_image(self.maps[test, kind], self.runs[0][1].grid)
+
+    def save(self, folder: str | os.PathLike[str], *, fsl_names: bool = False) -> None:
+        """Write the folder that ``gpuvox voxelwise --out folder`` writes.
+
+        Raises
+        ------
+        FileError
+            A file cannot be written.
+        """
+        target = ResultFolder(folder)
+        target.prepare(self.analysis, [])
+        with locks.output(target.path / "voxelwise", files.notice):
+            target.write_design(self.analysis)
+            for run, result in self.runs:
+                result.save(target.root(run))
+            target.finish(self.analysis, fsl_names=fsl_names, line=())
+
+    def __repr__(self) -> str:
+        return "\n".join([*self.analysis.lines(), *(line for each in self.findings for line in each.lines())])
+
+
+def voxelwise(
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    table: str | os.PathLike[str] | pd.DataFrame,
+    model: str = "",
+    tests: str | Sequence[str] = (),
+    *,
+    mask: Any = None,
+    subset: str = "",
+    missing: str = "refuse",
+    exchangeability: Mapping[str, str | Sequence[str]] | None = None,
+    **settings: Any,
+) -> VoxelwiseResult:
+    """Test hypotheses about images by permutation, from a table of participants and a formula.
+
+    Parameters
+    ----------
+    images : str or list of paths
+        A template such as ``"maps/{participant_id}_*.nii.gz"`` whose ``{column}`` are cells of the table, a column of
+        the table with a path for each row, or a 4D image beside which a table or a JSON file names its volumes. Or a
+        list with a path for each row of the table (None where there is no image).
+    table : path or DataFrame
+        Participants, with the column ``participant_id``; a row for each image.
+    model : str
+        A formula, as ``"group + age + sex"``; one sample if it is empty.
+    tests : str or sequence of str
+        As ``"MS - HC"``, ``"age"``, ``"age[MS] - age[HC]"``, ``"group"`` (F); the mean of one sample by default.
+    mask : path, nibabel image, array or Grid, optional
+        Every voxel that varies, if it is left out.
+    subset : str
+        A condition for the rows that count: ``"group != 'PD' and age >= 18"``.
+    missing : str
+        What is done with rows that lack an image or a value: ``"refuse"`` or ``"drop"``.
+    exchangeability : dict, optional
+        Columns under ``paired``, ``within``, ``whole`` and ``blocks``; see ``gpuvox voxelwise --help``.
+    **settings
+        Those of `gpuvox.randomise`. TFCE is the default; ``voxel`` and cluster statistics are made when they are set.
+
+    Returns
+    -------
+    VoxelwiseResult
+
+    Raises
+    ------
+    InputError
+        One sentence that says what is wrong.
+
+    Examples
+    --------
+    >>> result = gpuvox.voxelwise("vbm/{participant_id}.nii.gz", "participants.tsv", "group + age", "MS - HC", seed=1)
+    >>> result.maps["MS - HC", "tfceFWE"]
+    """
+    settings.setdefault("tfce", not any(settings.get(name) for name in STATISTICS))
+    settings.setdefault("voxel", False)
+    settings.setdefault("seed", secrets.randbits(32))
+    options = Options(n_permutations=settings.get("n_permutations", 5000), seed=settings["seed"])
+    description = VoxelwiseDescription(
+        table=table,
+        images=os.fspath(images) if isinstance(images, str | os.PathLike) else images,
+        model=model,
+        tests=(tests,) if isinstance(tests, str) else tuple(tests),
+        subset=subset,
+        missing=missing,
+        columns=_columns(exchangeability or {}),
+        run=RunDescription("", options=options),
+    )
+    analysis = prepare_analysis(description, replace(Reporter.silent(), warn=files.notice))
+    with tempfile.TemporaryDirectory() as temporary:
+        data = _data(analysis, temporary)
+        runs = tuple((run, _run(analysis, run, data, {**settings, "mask": mask})) for run in analysis.runs)
+    findings = {each: found for run, result in runs for each, found in _findings(run, result)}
+    return VoxelwiseResult(analysis, tuple(findings[each] for each in analysis.hypotheses), runs)
+
+
+def _columns(given: Mapping[str, str | Sequence[str]]) -> Columns:
+    """What may be exchanged."""
+    unknown = next((key for key in given if key not in ("paired", "within", "blocks", "whole")), None)
+    if unknown is not None:
+        raise SettingError(f"exchangeability has {unknown!r}; it takes paired, within, blocks and whole")
+    named = {key: (value,) if isinstance(value, str) else tuple(value) for key, value in given.items()}
+    return Columns(
+        paired=next(iter(named.get("paired", ())), ""),
+        within=named.get("within", ()),
+        blocks=named.get("blocks", ()),
+        whole=next(iter(named.get("whole", ())), ""),
+    )
+
+
+def _run(analysis: VoxelwiseAnalysis, run: Run, data: Any, settings: Mapping[str, Any]) -> Randomised:
+    """One run of randomise."""
+    names = run.names
+    design = pd.DataFrame(analysis.model.matrix, columns=names.evs, index=pd.Index(analysis.cohort.ids))
+    contrasts = pd.DataFrame(run.contrasts, columns=names.evs, index=names.contrasts)
+    f_tests = pd.DataFrame(run.f_tests, columns=names.contrasts, index=names.f_tests) if len(run.f_tests) else None
+    options = run.options
+    return randomise(
+        data, design, contrasts, f_tests=f_tests, blocks=analysis.exchangeability.blocks, flip=options.flip,
+        whole_blocks=options.whole_blocks, f_only=options.f_only, **settings,
+    )  # fmt: skip
+
+
+def _data(analysis: VoxelwiseAnalysis, temporary: str) -> Any:
+    """The images, in the order of the rows; some volumes of a 4D image are copied into a temporary folder."""
+    if not analysis.images.stacked:
+        return analysis.images.names(analysis.rows)
+    source = analysis.images.paths[analysis.rows[0]]
+    if analysis.images.is_whole(analysis.rows):
+        return source
+    out = os.path.join(temporary, "images")
+    write_volumes(source, out, [analysis.images.volumes[row] for row in analysis.rows], analysis)
+    return out
+
+
+def _p_values(result: Randomised, test: str) -> dict[str, Float64]:
+    """p of a test by correction."""
+    permutations = next(each.shuffler.n for each in result.tests if each.test.name == test)
+    named = {map_entities(name, test): values for name, values in result.maps.items()}
+    return {
+        each[1]: p_values(values, permutations) for each, values in named.items() if each and each[0] == "logp"
+    }
+
+
+def _maps(result: Randomised, test: str) -> dict[str, Float32]:
+    """Maps of a test by kind; p-values as −log10 p."""
+    named = {map_entities(name, test): values for name, values in result.maps.items()}
+    found = {each[0]: values for each, values in named.items() if each and each[0] != "logp"}
+    return found | {desc: log_p(p) for desc, p in _p_values(result, test).items()}
+
+
+def _findings(run: Run, result: Randomised) -> list[tuple[Hypothesis, Finding]]:
+    found = []
+    for test, hypothesis in run.tests:
+        kind = "F" if hypothesis.is_f else "t"
+        corrected = {desc: p for desc, p in _p_values(result, test).items() if desc.endswith("FWE")}
+        found.append((hypothesis, find(hypothesis.name, kind, _maps(result, test)[kind], corrected, result.grid)))
+    return found

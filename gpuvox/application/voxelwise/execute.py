@@ -1,0 +1,159 @@
+"""``gpuvox voxelwise``: prepare, run each of its runs of randomise, write, and say what was found."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gpuvox.application.command import RunDescription
+from gpuvox.application.execute import execute as execute_run
+from gpuvox.application.execute import prepare_to_run
+from gpuvox.application.inputs import read_grid
+from gpuvox.application.plan import plan as plan_run
+from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis, VoxelwiseDescription, prepare_analysis
+from gpuvox.application.voxelwise.findings import Finding
+from gpuvox.application.voxelwise.folder import ResultFolder
+from gpuvox.checkpoint import read_to_resume
+from gpuvox.files import locks
+from gpuvox.reporter import Reporter
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where results are written.
+
+    Attributes
+    ----------
+    folder : str
+    fsl_names : bool
+        Maps are there under FSL's names, too.
+    line : tuple of str
+        The words of the command, for the record.
+    """
+
+    folder: str
+    fsl_names: bool = False
+    line: tuple[str, ...] = ()
+
+
+def execute(
+    description: VoxelwiseDescription, output: Output, reporter: Reporter, seed: int | None = None
+) -> list[Finding]:
+    """Run a voxelwise analysis.
+
+    Parameters
+    ----------
+    description : VoxelwiseDescription
+    output : Output
+    reporter : Reporter
+        Receives what is analysed and what was found, warnings, and progress.
+    seed : int, optional
+        By default that of the run that is resumed, or one that is drawn.
+
+    Returns
+    -------
+    list of Finding
+        For each test.
+
+    Raises
+    ------
+    InputError
+        One sentence that says what is wrong; nothing is written then.
+    """
+    folder = ResultFolder(output.folder)
+    analysis = prepare_analysis(description, reporter)
+    for line in analysis.lines():
+        reporter.say(line)
+    _check_images(description.run, analysis)
+    folder.prepare(analysis, _names_read(description))
+    with locks.output(folder.path / "voxelwise", reporter.warn):
+        folder.write_design(analysis)
+        data = folder.data(analysis)
+        described = replace(description.run, data=data, line=output.line)
+        runs = [_describe(described, analysis, run, folder) for run in analysis.runs]
+        seed = _seed(runs) if seed is None else seed
+        once = _once(reporter)
+        for run in runs:
+            resume = run.resume and os.path.exists(run.tally_file)
+            execute_run(replace(run.with_seed(seed), resume=resume), once)
+        found = folder.finish(analysis, fsl_names=output.fsl_names, line=output.line)
+    reporter.say("")
+    for finding in found:
+        for line in finding.lines():
+            reporter.say(line)
+    reporter.say(f"Results are in {folder.path}.")
+    return found
+
+
+def plan(description: VoxelwiseDescription, reporter: Reporter) -> None:
+    """Say what would be run, with estimates of time and memory; nothing is written."""
+    analysis = prepare_analysis(description, reporter)
+    for line in analysis.lines():
+        reporter.say(line)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = ResultFolder(Path(temporary) / "plan")
+        folder.prepare(analysis, [])
+        folder.write_design(analysis)
+        described = replace(description.run, data=folder.data(analysis), resume=False)
+        for run in analysis.runs:
+            for line in plan_run(_describe(described, analysis, run, folder)).splitlines():
+                if not line.startswith("data: "):  # a temporary name
+                    reporter.say(line)
+
+
+def _check_images(described: RunDescription, analysis: VoxelwiseAnalysis) -> None:
+    """Find what is wrong with images, mask, device or workers before anything is written."""
+    paths = analysis.images.names(analysis.rows)
+    data = paths[0] if analysis.images.stacked else paths
+    sources = replace(
+        described, root="", data=data, one_sample=True, options=replace(described.options, flip=True)
+    )
+    prepare_to_run(sources)
+    if described.mask is not None:
+        read_grid(sources, Reporter.silent())
+
+
+def _names_read(description: VoxelwiseDescription) -> list[str]:
+    """Files besides the images that the results must not replace."""
+    table = description.table
+    return [os.fspath(table)] if isinstance(table, str | os.PathLike) else []
+
+
+def _describe(
+    described: RunDescription, analysis: VoxelwiseAnalysis, run: Run, folder: ResultFolder
+) -> RunDescription:
+    """A run of randomise whose files are in the folder."""
+    root = folder.root(run)
+    return replace(
+        described,
+        root=root,
+        design=f"{root}.mat",
+        contrasts=f"{root}.con",
+        f_tests=f"{root}.fts" if len(run.f_tests) else None,
+        blocks=f"{root}.grp" if analysis.exchangeability.blocks is not None else None,
+        options=run.options,
+    )
+
+
+def _seed(runs: Sequence[RunDescription]) -> int:
+    """The seed of what is resumed, or one that is drawn."""
+    for run in runs:
+        if run.resume and os.path.exists(run.tally_file):
+            return read_to_resume(run.tally_file).seed
+    return secrets.randbits(32)
+
+
+def _once(reporter: Reporter) -> Reporter:
+    """A reporter for the runs, which say nothing, and whose warnings are not repeated."""
+    said: set[str] = set()
+
+    def warn(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            reporter.warn(text)
+
+    return replace(reporter, say=Reporter.silent().say, warn=warn)

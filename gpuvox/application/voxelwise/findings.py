@@ -1,0 +1,138 @@
+"""What a test shows, in numbers and in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpuvox.application.voxelwise.names import title
+from gpuvox.cluster import label
+from gpuvox.grid import Grid
+from gpuvox.plain import several
+from gpuvox.types import Bools, Float32, Float64
+
+LEVEL = 0.05
+"""Corrected p-values below this survive."""
+CONNECTIVITY = 26
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The largest value of a statistic, and where it is: in mm or, without an affine, the numbers of its voxel."""
+
+    value: float
+    place: tuple[float, float, float]
+    unit: str = "mm"
+
+    def __str__(self) -> str:
+        place = f"({', '.join(f'{each:.4g}' for each in self.place)})"
+        return f"{self.value:.2f} at {place} mm" if self.unit == "mm" else f"{self.value:.2f} at voxel {place}"
+
+
+@dataclass(frozen=True)
+class Survival:
+    """What survives one correction.
+
+    Attributes
+    ----------
+    smallest_p : float
+        Over all voxels.
+    voxels : int
+        Below `LEVEL`.
+    clusters : tuple of int
+        Their sizes in voxels, the largest first; neighbours share a face, an edge or a corner.
+    peak : Peak or None
+        The largest statistic within the largest cluster.
+    """
+
+    smallest_p: float
+    voxels: int
+    clusters: tuple[int, ...] = ()
+    peak: Peak | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one test shows.
+
+    Attributes
+    ----------
+    name : str
+    statistic : str
+        ``t`` or ``F``.
+    largest : Peak
+    survivals : dict of str to Survival
+        By correction, ``tfceFWE``.
+    """
+
+    name: str
+    statistic: str
+    largest: Peak
+    survivals: Mapping[str, Survival]
+
+    def lines(self) -> list[str]:
+        """What is printed."""
+        found = [f"{self.name}: largest {self.statistic} {self.largest}"]
+        for desc, survival in self.survivals.items():
+            p = f"{survival.smallest_p:.4g}"
+            if not survival.voxels:
+                found.append(f"  {title(desc)}: nothing survives at p < {LEVEL:g}, corrected (smallest p {p})")
+                continue
+            clusters = several(len(survival.clusters), "cluster")
+            found.append(
+                f"  {title(desc)}: {several(survival.voxels, 'voxel')} in {clusters} survive at p < {LEVEL:g}, "
+                f"corrected (smallest p {p}); the largest has {several(survival.clusters[0], 'voxel')}, "
+                f"{self.statistic} up to {survival.peak}"
+            )
+        return found
+
+
+def find(name: str, statistic: str, stat: Float32, corrected: Mapping[str, Float64], grid: Grid) -> Finding:
+    """What a test shows.
+
+    Parameters
+    ----------
+    name, statistic : str
+    stat : (V,) float32
+        Its statistic.
+    corrected : dict of str to (V,) float64
+        By correction, p-values.
+    grid : Grid
+    """
+    everywhere = np.ones(grid.n_voxels, dtype=bool)
+    survivals = {desc: _survival(p, stat, grid) for desc, p in corrected.items()}
+    return Finding(name, statistic, _peak(stat, everywhere, grid), survivals)
+
+
+def _survival(p: Float64, stat: Float32, grid: Grid) -> Survival:
+    inside = p < LEVEL
+    smallest = float(p.min(initial=1.0))
+    if not inside.any():
+        return Survival(smallest, 0)
+    clusters, n = label(inside.astype(np.float32), grid, 0.5, CONNECTIVITY)
+    sizes = np.bincount(clusters[inside], minlength=n + 1)[1:]
+    return Survival(smallest, int(inside.sum()), tuple(sizes.tolist()), _peak(stat, clusters == 1, grid))
+
+
+def _peak(stat: Float32, where: Bools, grid: Grid) -> Peak:
+    voxel = int(np.argmax(np.where(where, stat, -np.inf)))
+    index = grid.position(voxel)
+    if grid.affine is None:
+        return Peak(float(stat[voxel]), (float(index[0]), float(index[1]), float(index[2])), "voxel")
+    x, y, z = (grid.affine[:3, :3] @ index + grid.affine[:3, 3]).tolist()
+    return Peak(float(stat[voxel]), (x, y, z))
+
+
+def p_values(one_minus_p: Float32, permutations: int) -> Float64:
+    """p of a map of 1 − p: exact multiples of 1 / permutations, which float32 holds only nearly."""
+    return np.round((1 - one_minus_p.astype(np.float64)) * permutations) / permutations
+
+
+def log_p(p: Float64) -> Float32:
+    """−log10 p, rounded down: a p of exactly 0.05 is not above −log10(0.05)."""
+    exact = 0.0 - np.log10(p)
+    rounded = exact.astype(np.float32)
+    values: Float32 = np.where(rounded > exact, np.nextafter(rounded, np.float32(0)), rounded)
+    return values

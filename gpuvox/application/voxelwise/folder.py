@@ -1,0 +1,377 @@
+"""The folder of a voxelwise analysis, a BIDS derivative.
+
+====================================  ==============================================================================
+``contrast-…_statmap.nii.gz``         a map, and beside it a ``.json`` that says what it is
+``design.tsv``                        the model matrix, a row for each image, columns with names
+``contrasts.tsv``                     the tests: their weights of these columns
+``participants.tsv``                  the rows of the table that are analysed, with the name of each image
+``voxelwise.json``                    the record: what was read, what was tested and how, what it shows
+``randomise/``                        the same as designs for ``gpuvox randomise``; with ``--fsl-names``, its maps
+====================================  ==============================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuvox import __version__, files, participants, private
+from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis
+from gpuvox.application.voxelwise.findings import Finding, find, log_p, p_values
+from gpuvox.application.voxelwise.names import MAP, contrast_labels, map_entities, map_name
+from gpuvox.cohort.hypotheses import Hypothesis
+from gpuvox.cohort.table import ID
+from gpuvox.errors import FileError
+from gpuvox.files.targets import check_targets
+from gpuvox.files.writing import write_json, write_text
+from gpuvox.tables.relocate import relocated
+from gpuvox.types import Float32, Float64
+
+RECORD = "voxelwise.json"
+RANDOMISE = "randomise"
+RUN_FILE = re.compile(r"(t|mean|f\d*)(\.(mat|con|fts|grp)|_[\w.]+)|images\.(json|nii|hdr|img)(\.gz)?")
+"""Files of the runs of randomise: a record may come from others, and list anything."""
+DATASET = {
+    "Name": "Voxelwise permutation tests",
+    "BIDSVersion": "1.10.0",
+    "DatasetType": "derivative",
+    "GeneratedBy": [{"Name": "gpuvox", "Version": __version__}],
+}
+"""``dataset_description.json``."""
+LOGP_OF_05 = 1.3010299956639813
+"""−log10(0.05)."""
+
+
+@dataclass(frozen=True, eq=False)
+class _RunMap:
+    """A map that a run of randomise wrote: entities of its name, the values of all voxels, and what it is."""
+
+    stat: str
+    desc: str
+    values: Float32
+    header: files.ImageHeader
+    about: Mapping[str, Any]
+
+
+class ResultFolder:
+    """The folder of a voxelwise analysis.
+
+    Parameters
+    ----------
+    out : path
+        It is made if it does not exist.
+    """
+
+    def __init__(self, out: str | os.PathLike[str]) -> None:
+        self.path = Path(out)
+
+    def root(self, run: Run) -> str:
+        """The output root of a run of randomise."""
+        return os.fspath(self.path / RANDOMISE / run.name)
+
+    def prepare(self, analysis: VoxelwiseAnalysis, read: Sequence[str]) -> None:
+        """Make the folder, once it is known that nothing that is read would be replaced.
+
+        Parameters
+        ----------
+        analysis : VoxelwiseAnalysis
+        read : sequence of path
+            Files that are read, besides the images.
+
+        Raises
+        ------
+        FileError
+            It cannot be made or written, is a file, or holds what is read under a name that is written.
+        """
+        written = [self.path / name for name in ("participants.tsv", "design.tsv", "contrasts.tsv", RECORD)]
+        files.check_not_read(written, read)
+        try:
+            self.path.mkdir(exist_ok=True, parents=True)
+            (self.path / RANDOMISE).mkdir(exist_ok=True)
+        except OSError as error:
+            raise FileError(
+                f"the folder {self.path} cannot be made: {error.strerror}", option="--out", file=self.path
+            ) from error
+        labels = contrast_labels([each.name for each in analysis.hypotheses])
+        maps = [os.sep + map_name(label, "logp", "clusterNormalisedFWE") for label in labels]
+        check_targets(self.path, [os.sep + RECORD, os.sep + "design.tsv"], maps=maps)
+
+    # -- the design -------------------------------------------------------------------------------------------------
+
+    def write_design(self, analysis: VoxelwiseAnalysis) -> None:
+        """Write tables of rows, columns and tests, and the designs of the runs of randomise."""
+        self._remove(RANDOMISE, self._earlier("randomise_files", RUN_FILE))
+        self._write_participants(analysis)
+        names, ids = analysis.model.names, analysis.cohort.ids
+        lines = ["\t".join([ID, *names])]
+        lines += ["\t".join([who, *map(_digits, row)]) for who, row in zip(ids, analysis.model.matrix.tolist())]
+        write_text(self.path / "design.tsv", "\n".join(lines) + "\n")
+        rows = [(each, i, row) for each in analysis.hypotheses for i, row in enumerate(each.weights.tolist(), 1)]
+        lines = ["\t".join(["contrast", "statistic", *names])]
+        lines += [
+            "\t".join(
+                [f"{each.name} ({i})" if each.is_f else each.name, "F" if each.is_f else "t", *map(_digits, row)]
+            )
+            for each, i, row in rows
+        ]
+        write_text(self.path / "contrasts.tsv", "\n".join(lines) + "\n")
+        for run in analysis.runs:
+            self._write_run(analysis, run)
+
+    def _write_run(self, analysis: VoxelwiseAnalysis, run: Run) -> None:
+        root = self.root(run)
+        files.write_vest(f"{root}.mat", analysis.model.matrix)
+        files.write_vest(f"{root}.con", run.contrasts, "con", names=run.names.contrasts)
+        if len(run.f_tests):
+            files.write_vest(f"{root}.fts", run.f_tests, "fts")
+        if analysis.exchangeability.blocks is not None:
+            files.write_vest(f"{root}.grp", analysis.exchangeability.blocks, "grp")
+        who = analysis.cohort.who
+        participants.write_design_sidecar(root, run.names, who.ids, who.visits)
+
+    def _write_participants(self, analysis: VoxelwiseAnalysis) -> None:
+        """The rows that are analysed, with the place of each image beside this table."""
+        target = self.path / "participants.tsv"
+        table = analysis.cohort.text
+        if os.path.isfile(analysis.cohort.origin):
+            table = relocated(table, analysis.cohort.origin, target)
+        table = table.assign(**{self.image_column(analysis): self._image_cells(analysis)})
+        if analysis.images.stacked:
+            table = table.assign(volume=[str(analysis.images.volumes[row] + 1) for row in analysis.rows])
+        files.write_table(target, table)
+
+    def image_column(self, analysis: VoxelwiseAnalysis) -> str:
+        """The column of ``participants.tsv`` that names the images: that of the table, or one more."""
+        if analysis.images.column:
+            return analysis.images.column
+        name = "image"
+        while name in analysis.cohort.text.columns:
+            name += "_"
+        return name
+
+    def _image_cells(self, analysis: VoxelwiseAnalysis) -> list[str]:
+        paths = analysis.images.names(analysis.rows)
+        return [os.path.relpath(os.path.realpath(path), os.path.realpath(self.path)) for path in paths]
+
+    def data(self, analysis: VoxelwiseAnalysis) -> str:
+        """What ``-i`` of randomise is: a column of ``participants.tsv``, or a 4D image, written if only some count."""
+        if not analysis.images.stacked:
+            return f"{self.path / 'participants.tsv'}:{self.image_column(analysis)}"
+        source = analysis.images.paths[analysis.rows[0]]
+        if analysis.images.is_whole(analysis.rows):
+            return os.fspath(source)
+        out = os.fspath(self.path / RANDOMISE / "images")
+        write_volumes(source, out, [analysis.images.volumes[row] for row in analysis.rows], analysis)
+        return out
+
+    # -- maps and record --------------------------------------------------------------------------------------------
+
+    def finish(self, analysis: VoxelwiseAnalysis, *, fsl_names: bool, line: Sequence[str]) -> list[Finding]:
+        """Write the maps of all tests under their names, what they are, and the record.
+
+        Parameters
+        ----------
+        analysis : VoxelwiseAnalysis
+            Whose runs have been written under `root`.
+        fsl_names : bool
+            Randomise's own files stay.
+        line : sequence of str
+            The command.
+        """
+        labels = dict(zip(analysis.hypotheses, contrast_labels([each.name for each in analysis.hypotheses])))
+        earlier = self._earlier("files", MAP)
+        written: list[str] = []
+        findings: dict[Hypothesis, Finding] = {}
+        runs = []
+        for run in analysis.runs:
+            root = self.root(run)
+            record = files.read_json(f"{root}_randomise.json")
+            for test, hypothesis in run.tests:
+                names, finding = self._write_test(run, test, hypothesis, labels[hypothesis], record, fsl_names)
+                written += names
+                findings[hypothesis] = finding
+            runs.append(_without_maps(record, fsl_names))
+            if not fsl_names:
+                Path(f"{root}_randomise.json").unlink()
+        found = [findings[each] for each in analysis.hypotheses]
+        self._remove("", earlier - set(written))
+        self._write_record(analysis, labels, found, written, {"command": list(line), "runs": runs})
+        return found
+
+    def _earlier(self, key: str, ours: re.Pattern[str]) -> set[str]:
+        """Files that the record of an earlier analysis in this folder lists, and whose names are ours."""
+        try:
+            names = files.read_json(self.path / RECORD).get(key)
+        except FileError:
+            return set()
+        listed = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+        return {name for name in listed if ours.fullmatch(name)}
+
+    def _remove(self, folder: str, names: Iterable[str]) -> None:
+        for name in names:
+            with contextlib.suppress(OSError):
+                (self.path / folder / name).unlink()
+
+    def _randomise_files(self) -> list[str]:
+        """Files of the runs of randomise."""
+        return sorted(path.name for path in (self.path / RANDOMISE).iterdir() if RUN_FILE.fullmatch(path.name))
+
+    def _write_test(
+        self, run: Run, test: str, hypothesis: Hypothesis, label: str, record: Mapping[str, Any], keep: bool
+    ) -> tuple[list[str], Finding]:
+        """Files of the maps of one test, and what they show."""
+        written: list[str] = []
+        corrected: dict[str, Float64] = {}
+        kind = "F" if hypothesis.is_f else "t"
+        for each in self._maps_of(run, test, record):
+            values = each.values
+            if each.stat == kind:
+                stat, header = values, each.header
+            elif each.stat == "logp":
+                p = p_values(values, each.about["permutations"])
+                values = log_p(p)
+                if each.desc.endswith("FWE"):
+                    corrected[each.desc] = p
+            name = map_name(label, each.stat, each.desc)
+            written += self._write_map(name, values, each, _sidecar(hypothesis, run, each.about, record))
+            if not keep:
+                for path in files.image_files(each.header.path):
+                    path.unlink()
+        mask = stat != 0 if np.any(stat) else np.ones(len(stat), dtype=bool)
+        grid = header.grid(mask.reshape(header.shape[:3], order="F"))
+        inside = {desc: p[mask] for desc, p in corrected.items()}
+        return written, find(hypothesis.name, kind, stat[mask], inside, grid)
+
+    def _maps_of(self, run: Run, test: str, record: Mapping[str, Any]) -> Iterator[_RunMap]:
+        """The maps of one test that a run of randomise wrote, but for those that keep their names."""
+        for name, about in record["maps"].items():
+            stem = files.split_suffix(name)[0].removeprefix(f"{run.name}_")
+            entities = map_entities(stem, test) if about.get("test") == test else None
+            if entities is not None:
+                header = files.read_header(self.path / RANDOMISE / name)
+                yield _RunMap(*entities, next(files.read_volumes(header.path)), header, about)
+
+    def _write_map(self, name: str, values: Float32, of_run: _RunMap, about: Mapping[str, Any]) -> list[str]:
+        header = of_run.header
+        grid = header.grid(np.ones(header.shape[:3], dtype=bool))
+        intent: tuple[str, tuple[float, ...]] = ("none", ())
+        if of_run.stat == "logp":
+            intent = ("log10 p value", ())
+        elif of_run.stat in ("t", "F"):
+            df = np.atleast_1d(of_run.about["degrees_of_freedom"]).astype(float).tolist()
+            intent = ("t test" if of_run.stat == "t" else "f test", tuple(df))
+        label = files.Label(f"gpuvox {__version__} {name}"[:79], *intent)
+        path = files.write_map(self.path / name, values, grid, header, label=label)
+        write_json(self.path / f"{name}.json", about)
+        return [path.name, *(other.name for other in files.image_files(path) if other != path), f"{name}.json"]
+
+    def _write_record(
+        self,
+        analysis: VoxelwiseAnalysis,
+        labels: Mapping[Hypothesis, str],
+        findings: Sequence[Finding],
+        written: Sequence[str],
+        more: Mapping[str, Any],
+    ) -> None:
+        record = {
+            "software": {"gpuvox": __version__},
+            "table": analysis.cohort.origin,
+            "rows": len(analysis.cohort),
+            "rows_of_table": analysis.total,
+            "dropped": dict(zip(analysis.dropped.who, analysis.dropped.reasons)),
+            "model": analysis.model.formula,
+            "columns": list(analysis.model.names),
+            "notes": list(analysis.model.notes),
+            "degrees_of_freedom": analysis.model.df,
+            "exchangeability": analysis.exchangeability.sentence,
+            "tests": [_test_record(*each, labels, analysis) for each in zip(analysis.hypotheses, findings)],
+            **more,
+            "files": sorted(written),
+            "randomise_files": self._randomise_files(),
+        }
+        write_json(self.path / "dataset_description.json", DATASET)
+        write_json(self.path / RECORD, private.record(record, os.fspath(self.path)))
+
+
+def _test_record(
+    hypothesis: Hypothesis, finding: Finding, labels: Mapping[Hypothesis, str], analysis: VoxelwiseAnalysis
+) -> dict[str, Any]:
+    """What the record says of a test."""
+    return {
+        "name": hypothesis.name,
+        "test": hypothesis.text,
+        "label": labels[hypothesis],
+        "statistic": "F" if hypothesis.is_f else "t",
+        "meaning": hypothesis.sentence,
+        "weights": _weights(hypothesis, analysis),
+        "finding": asdict(finding),
+    }
+
+
+def _digits(value: float) -> str:
+    """A number that is read back bit by bit."""
+    return repr(value).removesuffix(".0")
+
+
+def _weights(hypothesis: Hypothesis, analysis: VoxelwiseAnalysis) -> list[dict[str, float]]:
+    names = analysis.model.names
+    return [{name: value for name, value in zip(names, row) if value} for row in hypothesis.weights.tolist()]
+
+
+def _without_maps(record: Mapping[str, Any], keep: bool) -> dict[str, Any]:
+    """The record of a run, in that of the analysis; without the names of maps that are not there."""
+    return dict(record) if keep else {key: value for key, value in record.items() if key not in ("maps", "files")}
+
+
+def _sidecar(
+    hypothesis: Hypothesis, run: Run, about: Mapping[str, Any], record: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What stands beside a map."""
+    content = {
+        "Contrast": hypothesis.name,
+        "Test": hypothesis.text,
+        "Description": hypothesis.sentence,
+        "Statistic": "F" if hypothesis.is_f else "t",
+        "Columns": list(run.names.evs),
+        "Weights": hypothesis.weights.tolist(),
+        "Tail": about.get("tail"),
+        "Scale": "-log10(p)" if about["scale"] == "1-p" else "statistic",
+    }
+    if about["scale"] == "1-p":
+        fwe = about["correction"] != "none"
+        content |= {
+            "Correction": "family-wise error over the voxels of this test" if fwe else "none",
+            "Permutations": about["permutations"],
+            "SmallestPossibleP": about["smallest_possible_p"],
+            "SmallestP": about["smallest_p"],
+            "ValueOfP05": LOGP_OF_05,
+        }
+    else:
+        content |= {"DegreesOfFreedom": about.get("degrees_of_freedom")}
+    return content | {"Seed": record["seed"], "Software": f"gpuvox {__version__}"}
+
+
+def write_volumes(source: Path, out: str, numbers: Sequence[int], analysis: VoxelwiseAnalysis) -> None:
+    """Some volumes of a 4D image, in their order, and whose they are."""
+    header = files.read_header(source)
+    grid = header.grid(np.ones(header.shape[:3], dtype=bool))
+    who, wanted = analysis.cohort.who, set(numbers)
+    with (
+        participants.sidecar(out, who.ids, who.visits),
+        files.open_map(
+            out, grid, header, len(numbers), label=files.Label("gpuvox: rows of a voxelwise analysis")
+        ) as (
+            _,
+            write,
+        ),
+    ):
+        for number, values in enumerate(files.read_volumes(source)):
+            if number in wanted:
+                write(values)

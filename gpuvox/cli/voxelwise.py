@@ -1,0 +1,192 @@
+"""``gpuvox voxelwise``: from a table of participants and a formula to maps and what they show."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from gpuvox import __version__
+from gpuvox.cli.arguments import Parser, positive
+from gpuvox.cli.console import terminal
+from gpuvox.cli.options import add_flag, add_list, add_quiet, add_subset, add_text, command_line, require
+from gpuvox.cli.randomise import check_workers, describe_run, open_device
+from gpuvox.cli.randomise_options import (
+    add_computing,
+    add_further_outputs,
+    add_permutations,
+    add_statistics,
+    add_workers,
+)
+from gpuvox.errors import UsageError
+
+EPILOG = """\
+Images join the table by participant. --images is a template, whose {column} are cells of the table and whose * and ?
+match any letters, a column of the table with a path for each row, or a 4D image; beside that, a table or a JSON file of
+its name says whose its volumes are.
+
+--model is a formula: 'group + age + sex', 'group * age', 'C(site) + poly(age, 2)'. It has an intercept unless it ends
+in '- 1', and columns of numbers less their means. Without --model, the mean of all images is tested.
+
+--test may be repeated; with a name before a colon ('atrophy: HC - MS') it is called so:
+  'MS - HC', 'RRMS + SPMS - 2*HC'   means of levels, adjusted for the rest of the model
+  age, -age                         whether values rise, or fall, with a covariate
+  'age[MS] - age[HC]'               a difference of slopes
+  group, group:sex, group:age       F tests: any difference, any interaction
+  mean, MS                          whether a mean is above 0, by sign flips
+t tests are one-sided: for both directions, give both ('MS - HC' and 'HC - MS'; the second costs next to nothing).
+
+OUT is a folder, a BIDS derivative. Maps of p-values hold -log10(p), so that 1.3 and more is p < 0.05.
+
+examples:
+  gpuvox voxelwise participants.tsv --images 'vbm/{participant_id}_*probseg.nii.gz' --mask gm --out results/vbm \\
+    --model 'group + age + sex + tiv' --test 'HC - MS'
+  gpuvox voxelwise participants.tsv --images fa_skeletons.nii.gz --mask skeleton --out results/tbss --T2 \\
+    --model 'group * age' --test 'age[HC] - age[MS]' --test group:age
+  gpuvox voxelwise sessions.tsv --images 'cbf/{participant_id}_{session}_cbf.nii.gz' --mask gm --out results/cbf \\
+    --model session --paired participant_id --test 'post - pre'
+"""
+NOT_HERE = {
+    "data": "", "root": "", "design": "", "contrasts": "", "f_tests": "", "effective_design": "",
+    "one_sample": False, "demean": False, "permuteBlocks": False, "fonly": False, "skipTo": 0, "permutations": "",
+    "vxl": (), "vxf": (), "permout": False, "film": False, "checkpoint": "", "shard": None,
+}  # fmt: skip
+"""Options of ``gpuvox randomise`` that the table, the model and the tests take the place of, or that are not there."""
+
+
+def build_parser() -> Parser:
+    """The parser; its destinations are those of ``gpuvox randomise``, and the fields of `VoxelwiseDescription`."""
+    parser = Parser(
+        prog="gpuvox voxelwise",
+        usage="gpuvox voxelwise TABLE --images TEMPLATE --out DIR [--model FORMULA --test TEST ...] [options]",
+        description="Permutation tests at every voxel, from a table of participants and a formula "
+        f"(gpuvox {__version__}).",
+        epilog=EPILOG,
+    )
+    parser.add_argument("table", metavar="TABLE", help="table of participants, with a column participant_id")
+    _add_model(parser.add_argument_group("images and model"))
+    _add_exchangeability(parser.add_argument_group("exchangeability (columns of the table)"))
+    inference = parser.add_argument_group("inference (TFCE unless another statistic is chosen)")
+    add_statistics(inference)
+    _add_thresholds(inference)
+    add_permutations(parser.add_argument_group("permutations"))
+    outputs = parser.add_argument_group("further outputs")
+    add_further_outputs(outputs)
+    add_flag(outputs, "--fsl-names", "also write the maps under FSL's names, in DIR/randomise")
+    add_quiet(outputs, "print only errors and warnings")
+    add_computing(parser.add_argument_group("computing"))
+    add_workers(parser.add_argument_group("runs on Dask workers"))
+    parser.set_defaults(**NOT_HERE)
+    return parser
+
+
+def _add_model(group: Any) -> None:
+    add_text(group, "--images", "TEMPLATE", "images: a template, a column of the table, or a 4D image (required)")
+    add_text(group, "--out", "DIR", "folder of the results (required)")
+    add_text(group, "--model", "FORMULA", "model, such as 'group + age' (the mean alone)")
+    group.add_argument("--test", metavar="TEST", action="append", default=[], dest="tests",
+                       help="what is tested, such as 'MS - HC'; may be repeated")  # fmt: skip
+    add_text(group, "--mask", "IMAGE", "mask (every voxel that varies between images)")
+    add_flag(group, "--norcmask", "without --mask: keep voxels that are constant")
+    add_subset(group, 'use only these rows, for example "age >= 18"')
+    group.add_argument("--missing", choices=("refuse", "drop"), default="refuse",
+                       help="what is done with rows that lack an image or a value (refuse)")  # fmt: skip
+
+
+def _add_exchangeability(group: Any) -> None:
+    add_text(group, "--paired", "COLUMN", "exchange rows within each subject, whose means are part of the model")
+    add_list(group, "--within", "A,B", "exchange rows within each value of these columns only")
+    add_list(group, "--blocks", "A,B", "the same, for sites, scanners and the like; columns nest")
+    add_text(group, "--whole", "COLUMN", "exchange families, or subjects, as wholes, with all of their rows")
+
+
+def _add_thresholds(group: Any) -> None:
+    add_flag(group, "--voxel", "the same as -x", dest="voxel")
+    group.add_argument("--cluster-t", dest="extent", type=positive, metavar="T", help="the same as -c")
+    group.add_argument("--cluster-z", type=positive, metavar="Z",
+                       help="cluster extent, with this threshold as a z, for t and F")  # fmt: skip
+    group.add_argument("--cluster-p", type=positive, metavar="P",
+                       help="cluster extent, with this one-sided p as threshold, for t and F")  # fmt: skip
+    add_flag(group, "--cluster-mass", "mass in place of extent, for --cluster-z and --cluster-p")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parse the arguments.
+
+    Raises
+    ------
+    UsageError
+        An option is unknown or missing, or its value is wrong.
+    """
+    glued: list[str] = []
+    for token in argv:
+        if glued and glued[-1] in ("--test", "--model") and token.startswith("-") and not token.startswith("--"):
+            glued[-1] += f"={token}"  # -age
+        else:
+            glued.append(token)
+    options = build_parser().parse_args(glued)
+    require(vars(options), "--images", "--out")
+    check_workers(options)
+    if options.model and not options.tests:
+        raise UsageError("--test is missing: what of the model is tested?", option="--test")
+    if options.cluster_z and options.cluster_p:
+        raise UsageError("--cluster-z and --cluster-p are two thresholds; one is expected", option="--cluster-p")
+    if options.cluster_p and options.cluster_p >= 0.5:
+        raise UsageError(f"--cluster-p is {options.cluster_p:g}; a p below 0.5 is expected", option="--cluster-p")
+    if options.cluster_mass and not (options.cluster_z or options.cluster_p):
+        raise UsageError("--cluster-mass needs --cluster-z or --cluster-p", option="--cluster-mass")
+    chosen = (
+        "voxel",
+        "tfce",
+        "tfce_2d",
+        "tfce_exact",
+        "extent",
+        "mass",
+        "f_extent",
+        "f_mass",
+        "cluster_z",
+        "cluster_p",
+    )
+    if not any(getattr(options, name) for name in chosen):
+        options.tfce = True
+    return options
+
+
+def run(argv: list[str]) -> int:
+    """Run the command; returns the exit status."""
+    options = parse(argv)
+
+    from gpuvox.application.voxelwise.execute import Output, execute, plan
+
+    description = describe(options)
+    with terminal(lines=not options.quiet, bar=not options.quiet) as reporter:
+        if options.plan:
+            plan(description, reporter)
+            return 0
+        open_device("cpu" if description.run.cluster else options.device, options.quiet)
+        output = Output(options.out, options.fsl_names, command_line("voxelwise", *argv))
+        execute(description, output, reporter, options.seed)
+    return 0
+
+
+def describe(options: argparse.Namespace) -> Any:
+    """Parsed options → `VoxelwiseDescription`."""
+    from gpuvox.application.voxelwise.analysis import ClusterThreshold, VoxelwiseDescription
+    from gpuvox.cohort.exchangeability import Columns
+
+    of_run = argparse.Namespace(**{**vars(options), "blocks": "", "seed": options.seed or 0})
+    thresholds = []
+    if options.cluster_z:
+        thresholds.append(ClusterThreshold(options.cluster_z, "z", options.cluster_mass))
+    if options.cluster_p:
+        thresholds.append(ClusterThreshold(options.cluster_p, "p", options.cluster_mass))
+    return VoxelwiseDescription(
+        table=options.table,
+        images=options.images,
+        model=options.model,
+        tests=tuple(options.tests),
+        subset=options.subset,
+        missing=options.missing,
+        columns=Columns(options.paired, options.within, options.blocks, options.whole),
+        thresholds=tuple(thresholds),
+        run=describe_run(of_run, []),
+    )

@@ -1,0 +1,497 @@
+"""``gpuvox voxelwise``: tasks of a group analyst, each in one command, against ``gpuvox randomise`` by hand."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import gpuvox
+from gpuvox.cli.main import main
+from gpuvox.files import write_vest
+
+SHAPE = (8, 7, 6)
+AFFINE = np.diag([2.0, 2, 2, 1])
+AFFINE[:3, 3] = [-8, -7, -6]
+
+
+class Cohort:
+    """A small BIDS-like folder: a table whose rows are in no order, an image for each, and a mask."""
+
+    def __init__(self, folder, table, seed=0):
+        rng = np.random.default_rng(seed)
+        self.folder, self.table = folder, table.iloc[rng.permutation(len(table))].reset_index(drop=True)
+        self.values = rng.normal(size=(len(table), *SHAPE)).astype(np.float32) + 3
+        (folder / "maps").mkdir()
+        mask = np.zeros(SHAPE)
+        mask[1:7, 1:6, 1:5] = 1
+        nib.save(nib.Nifti1Image(mask.astype(np.uint8), AFFINE), folder / "mask.nii.gz")
+
+    def write(self, sep="\t"):
+        """The images, and the table in its order."""
+        self.names = [
+            "_".join([row.participant_id, *([row.session] if "session" in self.table else []), "gm"])
+            for row in self.table.itertuples()
+        ]
+        for name, values in zip(self.names, self.values):
+            nib.save(nib.Nifti1Image(values, AFFINE), self.folder / "maps" / f"{name}.nii.gz")
+        self.table.to_csv(self.folder / "participants.tsv", sep=sep, index=False, na_rep="n/a")
+
+    def by_hand(self, design, contrasts, *options, f_tests=None, blocks=None, rows=None):
+        """``gpuvox randomise`` on a 4D image and matrices that are written here."""
+        rows = range(len(self.table)) if rows is None else rows
+        stack = np.moveaxis(self.values[list(rows)], 0, -1)
+        root = self.folder / "hand"
+        nib.save(nib.Nifti1Image(stack, AFFINE), f"{root}.nii.gz")
+        words = ["randomise", "-i", str(root), "-o", str(root), "-m", str(self.folder / "mask"), "--quiet"]
+        if design is not None:
+            write_vest(f"{root}.mat", design)
+            write_vest(f"{root}.con", np.atleast_2d(contrasts), "con")
+            words += ["-d", f"{root}.mat", "-t", f"{root}.con"]
+        if f_tests is not None:
+            write_vest(f"{root}.fts", np.atleast_2d(f_tests), "fts")
+            words += ["-f", f"{root}.fts", "--fonly"]
+        if blocks is not None:
+            write_vest(f"{root}.grp", blocks, "grp")
+            words += ["-e", f"{root}.grp"]
+        assert main([*words, *options, "-n", "60", "--seed", "7"]) == 0
+        return root
+
+    def voxelwise(self, *words, images="maps/{participant_id}_gm.nii.gz", out="out"):
+        images = str(self.folder / images) if "{" in images or "." in images else images
+        return main(
+            ["voxelwise", str(self.folder / "participants.tsv"), "--images", images, "--mask",
+             str(self.folder / "mask"), "--out", str(self.folder / out), "-n", "60", "--seed", "7", "--quiet", *words]
+        )  # fmt: skip
+
+
+def read(path):
+    return nib.load(f"{path}.nii.gz").get_fdata(dtype=np.float32)
+
+
+def exceeding(log_p, n=60):
+    """p of a map of −log10 p, as a number of permutations: exact."""
+    return np.round(10.0 ** -log_p.astype(np.float64) * n).astype(int)
+
+
+def exceeding_by_hand(path, n=60):
+    """The same of a map of 1 − p."""
+    return np.round((1 - read(path).astype(np.float64)) * n).astype(int)
+
+
+def same(out, label, root, test, kinds=("tfce",)):
+    """The maps of a test are those that randomise wrote, to the bit; p as −log10."""
+    stat = "F" if test.startswith("f") else "t"
+    assert_array_equal(read(out / f"contrast-{label}_stat-{stat}_statmap"), read(f"{root}_{test}"))
+    names = {"tfce": "tfceFWE", "vox": "voxFWE", "clustere": "clusterSizeFWE", "clusterm": "clusterMassFWE"}
+    for kind in kinds:
+        mine = read(out / f"contrast-{label}_stat-logp_desc-{names[kind]}_statmap")
+        assert mine.max() > 0
+        assert_array_equal(exceeding(mine), exceeding_by_hand(f"{root}_{kind}_corrp_{test}"))
+
+
+def people(n=16, **columns):
+    ids = [f"sub-{i:02d}" for i in range(1, n + 1)]
+    return pd.DataFrame({"participant_id": ids, **columns})
+
+
+def centred(values):
+    values = np.asarray(values, dtype=float)
+    return values - values.mean()
+
+
+def dummy(column, level):
+    return (column == level).to_numpy(dtype=float)
+
+
+@pytest.fixture
+def two_groups(tmp_path):
+    rng = np.random.default_rng(1)
+    table = people(
+        group=np.repeat(["HC", "MS"], 8), age=rng.integers(25, 60, 16), sex=rng.choice(["F", "M"], 16),
+        tiv=rng.normal(1500, 100, 16).round(1), site=np.resize(["a", "b"], 16),
+    )  # fmt: skip
+    cohort = Cohort(tmp_path, table)
+    cohort.values[(cohort.table["group"] == "MS").to_numpy(), 2:5, 2:5, 2:4] += 1.5
+    cohort.write()
+    return cohort
+
+
+# -- the tasks ------------------------------------------------------------------------------------------------------
+
+
+def test_vbm_of_two_groups_with_covariates(two_groups):
+    t = two_groups.table
+    design = np.c_[dummy(t.group, "HC"), dummy(t.group, "MS"), centred(t.age), dummy(t.sex, "M"), centred(t.tiv)]
+    root = two_groups.by_hand(design, [[-1, 1, 0, 0, 0], [1, -1, 0, 0, 0]], "-T", "-x", "-c", "2.5", "-C", "2.5")
+    words = ["--model", "group + age + sex + tiv", "--test", "MS - HC", "--test", "atrophy: HC - MS"]
+    assert two_groups.voxelwise(*words, "-T", "--voxel", "--cluster-t", "2.5", "-C", "2.5") == 0
+    out = two_groups.folder / "out"
+    same(out, "MSMinusHC", root, "tstat1", ("tfce", "vox", "clustere", "clusterm"))
+    same(out, "atrophy", root, "tstat2", ("tfce",))
+    table = pd.read_csv(out / "design.tsv", sep="\t")
+    assert list(table) == ["participant_id", "group[HC]", "group[MS]", "age", "sex[M]", "tiv"]
+    assert_array_equal(table.to_numpy()[:, 1:].astype(float), design)
+
+
+def test_tbss_of_a_4d_image_whose_table_is_in_another_order(two_groups):
+    """The volumes are in the order of their companion table, in which there is one more."""
+    t, rng = two_groups.table, np.random.default_rng(5)
+    order = rng.permutation(len(t))
+    extra = rng.normal(size=SHAPE).astype(np.float32)
+    volumes = [*two_groups.values[order[:5]], extra, *two_groups.values[order[5:]]]
+    ids = [*t.participant_id.iloc[order[:5]], "sub-99", *t.participant_id.iloc[order[5:]]]
+    nib.save(nib.Nifti1Image(np.stack(volumes, axis=-1), AFFINE), two_groups.folder / "skeletons.nii.gz")
+    pd.DataFrame({"participant_id": ids}).to_csv(two_groups.folder / "skeletons.tsv", sep="\t", index=False)
+    design = np.c_[dummy(t.group, "HC"), dummy(t.group, "MS"), centred(t.age)][order]
+    root = two_groups.by_hand(design, [1, -1, 0], "--T2", rows=order)
+    words = ["--model", "group + age", "--test", "HC - MS", "--T2"]
+    assert two_groups.voxelwise(*words, images="skeletons.nii.gz") == 0
+    same(two_groups.folder / "out", "HCMinusMS", root, "tstat1")
+
+
+def sessions(tmp_path, groups=("HC", "MS")):
+    rng = np.random.default_rng(3)
+    one = people(10, group=np.resize(groups, 10))
+    table = pd.concat([one.assign(session=s) for s in ("pre", "post")]).sort_values(["participant_id", "session"])
+    cohort = Cohort(tmp_path, table)
+    order = cohort.table.sort_values(["session", "participant_id"], ascending=[False, True]).index
+    cohort.table = cohort.table.loc[order].reset_index(drop=True)
+    cohort.values += rng.normal(size=cohort.values.shape).astype(np.float32)
+    cohort.values[(cohort.table["session"] == "post").to_numpy(), 2:5, 2:5, 2:4] += 2
+    cohort.write()
+    return cohort
+
+
+def test_paired(tmp_path):
+    cohort = sessions(tmp_path)
+    t = cohort.table
+    subjects = sorted(set(t.participant_id))
+    design = np.column_stack(
+        [dummy(t.session, "post"), dummy(t.session, "pre"), *(dummy(t.participant_id, s) for s in subjects[1:])]
+    )
+    contrast = [1, -1, *[0] * 9]
+    blocks = t.participant_id.map(
+        {s: i for i, s in enumerate(dict.fromkeys(t.participant_id), start=1)}
+    ).to_numpy()
+    root = cohort.by_hand(design, contrast, "-T", blocks=blocks)
+    words = ["--model", "session", "--paired", "participant_id", "--test", "post - pre"]
+    assert cohort.voxelwise(*words, images="maps/{participant_id}_{session}_gm.nii.gz") == 0
+    same(tmp_path / "out", "postMinusPre", root, "tstat1")
+    record = json.loads((tmp_path / "out" / "voxelwise.json").read_text())
+    assert record["exchangeability"] == "rows trade places within each participant_id only (10 blocks)"
+    assert record["runs"][0]["tests"][0]["distinct"] == str(2**10)
+
+
+def test_two_by_two_mixed(tmp_path):
+    """The interaction of group and session: series of subjects trade places, on a design with their means."""
+    cohort = sessions(tmp_path)
+    t = cohort.table
+    subjects = sorted(set(t.participant_id))
+    later = dummy(t.session, "post")
+    design = np.column_stack(
+        [
+            *(dummy(t.participant_id, s) for s in subjects),
+            later * dummy(t.group, "MS"),
+            later * dummy(t.group, "HC"),
+        ]
+    )
+    blocks = t.participant_id.map(
+        {s: i for i, s in enumerate(dict.fromkeys(t.participant_id), start=1)}
+    ).to_numpy()
+    root = cohort.by_hand(design, [*[0] * 10, 1, -1], "-T", "--permuteBlocks", blocks=blocks)
+    words = ["--model", "participant_id + session + session:group", "--whole", "participant_id"]
+    words += ["--test", "change: MS:post - MS:pre - HC:post + HC:pre"]
+    assert cohort.voxelwise(*words, images="maps/{participant_id}_{session}_gm.nii.gz") == 0
+    out = tmp_path / "out"
+    # The model is the same, its columns are others: t agrees but for rounding.
+    assert_allclose(read(out / "contrast-change_stat-t_statmap"), read(f"{root}_tstat1"), atol=1e-5)
+    mine = read(out / "contrast-change_stat-logp_desc-tfceFWE_statmap")
+    assert (exceeding(mine) == exceeding_by_hand(f"{root}_tfce_corrp_tstat1")).mean() > 0.99
+
+
+def test_group_by_age(two_groups):
+    t = two_groups.table
+    age = centred(t.age)
+    design = np.c_[dummy(t.group, "HC"), dummy(t.group, "MS"), age, dummy(t.group, "MS") * age]
+    root = two_groups.by_hand(design, [[0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 1, 0.5]], "-T")
+    words = ["--model", "group * age", "--test", "age[MS] - age[HC]", "--test", "age[HC]", "--test", "age"]
+    assert two_groups.voxelwise(*words) == 0
+    out = two_groups.folder / "out"
+    for label, test in (("ageMSMinusAgeHC", "tstat1"), ("ageHC", "tstat2"), ("age", "tstat3")):
+        same(out, label, root, test)
+
+
+def test_one_way_anova_with_pairs(tmp_path):
+    table = people(18, group=np.resize(["A", "B", "C"], 18), age=np.random.default_rng(2).integers(20, 60, 18))
+    cohort = Cohort(tmp_path, table)
+    cohort.write()
+    t = cohort.table
+    design = np.column_stack([dummy(t.group, "A"), dummy(t.group, "B"), dummy(t.group, "C"), centred(t.age)])
+    words = ["--model", "group + age", "--test", "group", "--test", "B - A", "--test", "C - A", "-x", "-T"]
+    assert cohort.voxelwise(*words) == 0
+    out = tmp_path / "out"
+    root = cohort.by_hand(design, [[-1, 1, 0, 0], [-1, 0, 1, 0]], "-T", "-x", f_tests=[[1, 1]])
+    same(out, "group", root, "fstat1", ("tfce", "vox"))
+    root = cohort.by_hand(design, [[-1, 1, 0, 0], [-1, 0, 1, 0]], "-T", "-x")
+    same(out, "BMinusA", root, "tstat1", ("tfce", "vox"))
+    same(out, "CMinusA", root, "tstat2", ("tfce", "vox"))
+
+
+def test_a_continuous_effect_in_both_directions(two_groups):
+    t = two_groups.table
+    design = np.column_stack([dummy(t.sex, "F"), dummy(t.sex, "M"), centred(t.age)])
+    root = two_groups.by_hand(design, [[0, 0, 1], [0, 0, -1]], "-T", "--uncorrp")
+    assert two_groups.voxelwise("--model", "sex + age", "--test", "age", "--test", "-age", "--uncorrp") == 0
+    out = two_groups.folder / "out"
+    same(out, "age", root, "tstat1")
+    same(out, "minusAge", root, "tstat2")
+    mine = read(out / "contrast-age_stat-logp_desc-tfceUnc_statmap")
+    assert_array_equal(exceeding(mine), exceeding_by_hand(f"{root}_tfce_p_tstat1"))
+
+
+def test_one_sample(two_groups):
+    root = two_groups.by_hand(None, None, "-1", "-T")
+    assert two_groups.voxelwise() == 0
+    same(two_groups.folder / "out", "mean", root, "tstat1")
+
+
+def test_lesion_symptom_mapping_with_missing_data(two_groups):
+    t = two_groups.table
+    score = np.round(np.random.default_rng(8).normal(20, 5, 16), 1)
+    t["score"] = score
+    t.loc[3, "score"] = np.nan
+    two_groups.write()
+    Path(two_groups.folder / "maps" / f"{two_groups.names[9]}.nii.gz").unlink()
+    words = ["--model", "score + age", "--test", "-score"]
+    assert two_groups.voxelwise(*words) == 2
+    assert not (two_groups.folder / "out").exists()
+    assert two_groups.voxelwise(*words, "--missing", "drop") == 0
+    rows = [i for i in range(16) if i not in (3, 9)]
+    design = np.c_[np.ones(14), centred(score[rows]), centred(t.age[rows])]
+    root = two_groups.by_hand(design, [0, -1, 0], "-T", rows=rows)
+    out = two_groups.folder / "out"
+    same(out, "minusScore", root, "tstat1")
+    record = json.loads((out / "voxelwise.json").read_text())
+    assert record["rows"] == 14
+    assert record["rows_of_table"] == 16
+    assert list(record["dropped"]) == [t.participant_id[3], t.participant_id[9]]
+    assert record["dropped"][t.participant_id[3]] == "no score"
+    assert len(pd.read_csv(out / "participants.tsv", sep="\t")) == 14
+
+
+def test_blocks_of_several_sites(two_groups):
+    t = two_groups.table
+    sites = dict.fromkeys(t.site)
+    blocks = t.site.map({s: i for i, s in enumerate(sites, start=1)}).to_numpy()
+    design = np.column_stack([dummy(t.group, "HC"), dummy(t.group, "MS"), dummy(t.site, "b")])
+    root = two_groups.by_hand(design, [-1, 1, 0], "-T", blocks=blocks)
+    assert two_groups.voxelwise("--model", "group + site", "--test", "MS - HC", "--blocks", "site") == 0
+    same(two_groups.folder / "out", "MSMinusHC", root, "tstat1")
+
+
+def test_means_are_tested_by_flips_beside_differences(two_groups):
+    t = two_groups.table
+    design = np.column_stack([dummy(t.group, "HC"), dummy(t.group, "MS")])
+    words = ["--model", "group", "--test", "MS", "--test", "MS - HC", "--test", "mean"]
+    assert two_groups.voxelwise(*words) == 0
+    out = two_groups.folder / "out"
+    root = two_groups.by_hand(design, [[0, 1], [0.5, 0.5]], "-T", "-1")
+    same(out, "MS", root, "tstat1")
+    same(out, "mean", root, "tstat2")
+    root = two_groups.by_hand(design, [[-1, 1]], "-T")
+    same(out, "MSMinusHC", root, "tstat1")
+
+
+def test_thresholds_by_p_follow_the_degrees_of_freedom(two_groups):
+    from scipy import stats
+
+    t = two_groups.table
+    design = np.column_stack([dummy(t.group, "HC"), dummy(t.group, "MS"), centred(t.age)])
+    words = ["--model", "group + age", "--test", "MS - HC", "--test", "group", "--cluster-p", "0.01"]
+    assert two_groups.voxelwise(*words) == 0
+    out = two_groups.folder / "out"
+    root = two_groups.by_hand(design, [-1, 1, 0], "-c", repr(float(stats.t.isf(0.01, 13))))
+    same(out, "MSMinusHC", root, "tstat1", ("clustere",))
+    root = two_groups.by_hand(design, [-1, 1, 0], "-F", repr(float(stats.f.isf(0.01, 1, 13))), f_tests=[[1]])
+    same(out, "group", root, "fstat1", ("clustere",))
+
+
+# -- the folder -----------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_is_a_derivative_that_says_what_it_is(two_groups):
+    assert two_groups.voxelwise("--model", "group + age", "--test", "MS - HC", "--fsl-names") == 0
+    out = two_groups.folder / "out"
+    about = json.loads((out / "dataset_description.json").read_text())
+    assert about["DatasetType"] == "derivative"
+    assert about["GeneratedBy"] == [{"Name": "gpuvox", "Version": gpuvox.__version__}]
+    sidecar = json.loads((out / "contrast-MSMinusHC_stat-logp_desc-tfceFWE_statmap.json").read_text())
+    assert sidecar["Test"] == "MS - HC"
+    assert sidecar["Weights"] == [[-1, 1, 0]]
+    assert sidecar["Columns"] == ["group[HC]", "group[MS]", "age"]
+    assert (sidecar["Scale"], sidecar["Permutations"], sidecar["Seed"]) == ("-log10(p)", 60, 7)
+    assert sidecar["SmallestPossibleP"] == pytest.approx(1 / 60)
+    assert not [path for path in out.rglob("*.json") if str(two_groups.folder) in path.read_text()]
+    record = json.loads((out / "voxelwise.json").read_text())
+    assert {str(p.name) for p in out.glob("contrast-*")} == set(record["files"])
+    assert record["tests"][0]["finding"]["survivals"]["tfceFWE"]["voxels"] > 0
+    mine = read(out / "contrast-MSMinusHC_stat-logp_desc-tfceFWE_statmap")
+    assert_array_equal(exceeding(mine), exceeding_by_hand(out / "randomise" / "t_tfce_corrp_tstat1"))
+
+
+def test_the_design_in_the_folder_repeats_the_run(two_groups):
+    assert two_groups.voxelwise("--model", "group + age", "--test", "MS - HC") == 0
+    out = two_groups.folder / "out"
+    root, base = two_groups.folder / "again", out / "randomise" / "t"
+    words = [
+        "randomise",
+        "-i",
+        f"{out}/participants.tsv:image",
+        "-d",
+        f"{base}.mat",
+        "-t",
+        f"{base}.con",
+        "-o",
+        str(root),
+    ]
+    assert main([*words, "-m", str(two_groups.folder / "mask"), "-T", "-n", "60", "--seed", "7", "--quiet"]) == 0
+    same(out, "MSMinusHC", root, "tstat1")
+
+
+def test_what_an_earlier_analysis_left_is_removed(two_groups):
+    assert (
+        two_groups.voxelwise("--model", "group + age", "--test", "MS - HC", "--test", "group", "--fsl-names") == 0
+    )
+    out = two_groups.folder / "out"
+    (out / "contrast-mine_stat-t_statmap.nii.gz").write_bytes(b"")
+    (out / "randomise" / "notes.txt").write_text("mine")
+    assert two_groups.voxelwise("--model", "age", "--test", "age") == 0
+    assert {path.name.split("_")[0] for path in out.glob("contrast-*")} == {"contrast-age", "contrast-mine"}
+    left = {path.name for path in (out / "randomise").iterdir()}
+    assert left == {"t.mat", "t.con", "t_design.json", "notes.txt"}
+
+
+def test_nothing_is_written_over_what_is_read(two_groups, capsys):
+    assert two_groups.voxelwise("--model", "group", "--test", "MS - HC", out=".") == 2
+    assert "would overwrite" in capsys.readouterr().err
+
+
+def test_the_plan_writes_nothing(two_groups, capsys):
+    before = sorted(two_groups.folder.rglob("*"))
+    words = ["voxelwise", str(two_groups.folder / "participants.tsv"), "--images"]
+    words += [str(two_groups.folder / "maps/{participant_id}_gm.nii.gz"), "--out", str(two_groups.folder / "out")]
+    assert main([*words, "--model", "group + age", "--test", "MS - HC", "-n", "60", "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert "12,870 distinct permutations" in said
+    assert "time: about" in said
+    assert sorted(two_groups.folder.rglob("*")) == before
+
+
+def test_what_is_said(two_groups, capsys):
+    words = ["voxelwise", str(two_groups.folder / "participants.tsv"), "--images"]
+    words += [str(two_groups.folder / "maps/{participant_id}_gm.nii.gz"), "--out", str(two_groups.folder / "out")]
+    assert (
+        main([*words, "--model", "group + age", "--test", "MS - HC", "--test", "-age", "-n", "60", "--seed", "7"])
+        == 0
+    )
+    said = capsys.readouterr().out
+    assert "16 rows of 16 of " in said
+    assert "test 'MS - HC' (t, one-sided): the mean of MS is larger than the mean of HC; adjusted for age" in said
+    assert "  -1 group[HC] + 1 group[MS]\n" in said
+    assert "exchangeability: all 16 rows trade places freely" in said
+    assert " survive at p < 0.05, corrected" in said
+    assert "TFCE: nothing survives at p < 0.05, corrected (smallest p " in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model", "group"], "--test is missing"),
+        (["--model", "group", "--test", "MS - XX"], "'XX' is not known here"),
+        (["--model", "group + nonsense", "--test", "MS - HC"], "no column 'nonsense'"),
+        (["--model", "group + participant_id", "--test", "MS - HC"], "as many independent columns"),
+        (["--model", "group", "--test", "MS - HC", "--blocks", "group"], "cannot be made by permutation"),
+        (["--model", "group", "--test", "MS - HC", "--subset", "age > 200"], "no row of"),
+        (["--model", "group", "--test", "MS - HC", "--cluster-mass"], "--cluster-mass needs"),
+        (["--model", "group", "--test", "MS - HC", "--shard", "1/2"], "unknown option --shard"),
+        (["--model", "import os", "--test", "MS - HC"], "cannot be read"),
+        (["--model", "group", "--test", "MS - HC", "--paired", "participant_id"], "nothing could be exchanged"),
+        (["--test", "MS - HC"], "'MS' is not known here; the model has a mean"),
+    ],
+)
+def test_refused_in_a_sentence(two_groups, words, said, capsys):
+    assert two_groups.voxelwise(*words) == 2
+    assert said in capsys.readouterr().err
+    assert not (two_groups.folder / "out").exists()
+
+
+def test_images_and_mask_are_checked_before_anything_is_written(two_groups, capsys):
+    words = ["--model", "group", "--test", "MS - HC"]
+    nib.save(nib.Nifti1Image(np.ones((3, 3, 3), np.uint8), AFFINE), two_groups.folder / "mask.nii.gz")
+    assert two_groups.voxelwise(*words) == 2
+    assert "mask" in capsys.readouterr().err
+    nib.save(nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE), two_groups.folder / "mask.nii.gz")
+    (two_groups.folder / "maps" / f"{two_groups.names[4]}.nii.gz").write_bytes(b"no image")
+    assert two_groups.voxelwise(*words) == 2
+    assert two_groups.names[4] in capsys.readouterr().err
+    assert not (two_groups.folder / "out").exists()
+
+
+def test_rows_of_one_participant_need_exchangeability(tmp_path, capsys):
+    cohort = sessions(tmp_path)
+    template = "maps/{participant_id}_{session}_gm.nii.gz"
+    assert cohort.voxelwise("--model", "session", "--test", "post - pre", images=template) == 2
+    assert "has several rows, which are not independent" in capsys.readouterr().err
+    assert cohort.voxelwise("--test", "mean", "--within", "participant_id", images=template) == 2
+    assert "is of a mean, for which the rows of a participant are not independent" in capsys.readouterr().err
+
+
+# -- Python ---------------------------------------------------------------------------------------------------------
+
+
+def test_python_finds_the_same(two_groups):
+    folder = two_groups.folder
+    assert (
+        two_groups.voxelwise("--model", "group + age", "--test", "MS - HC", "--test", "group", "--test", "MS") == 0
+    )
+    result = gpuvox.voxelwise(
+        f"{folder}/maps/{{participant_id}}_gm.nii.gz", folder / "participants.tsv", "group + age",
+        ["MS - HC", "group", "MS"], mask=folder / "mask.nii.gz", n_permutations=60, seed=7,
+    )  # fmt: skip
+    result.save(folder / "python")
+    for path in sorted((folder / "out").glob("contrast-*")):
+        other = folder / "python" / path.name
+        assert path.read_bytes() == other.read_bytes(), path.name
+    inside = nib.load(folder / "mask.nii.gz").get_fdata() > 0
+    mine = read(folder / "out" / "contrast-MSMinusHC_stat-logp_desc-tfceFWE_statmap")
+    assert_array_equal(result.image("MS - HC", "tfceFWE").get_fdata()[inside], mine[inside])
+    kinds = {"MS - HC": "t", "group": "F", "MS": "t"}
+    assert set(result.maps) == {(test, kind) for test, stat in kinds.items() for kind in (stat, "tfce", "tfceFWE")}
+    assert "the mean of MS is larger than the mean of HC" in repr(result)
+    assert result.findings[0].survivals["tfceFWE"].voxels == int((exceeding(mine) < 3).sum())
+
+
+def test_python_takes_a_data_frame(two_groups):
+    folder = two_groups.folder
+    common = {"mask": folder / "mask.nii.gz", "n_permutations": 20, "seed": 1}
+    images = f"{folder}/maps/{{participant_id}}_gm.nii.gz"
+    a = gpuvox.voxelwise(images, two_groups.table, "group + age", "MS - HC", **common)
+    b = gpuvox.voxelwise(images, folder / "participants.tsv", "group + age", "MS - HC", **common)
+    assert_array_equal(a.maps["MS - HC", "t"], b.maps["MS - HC", "t"])
+    files = [folder / "maps" / f"{name}.nii.gz" for name in two_groups.names]
+    c = gpuvox.voxelwise(files, two_groups.table, "group + age", "MS - HC", **common)
+    assert_array_equal(a.maps["MS - HC", "tfceFWE"], c.maps["MS - HC", "tfceFWE"])
+    c.save(folder / "listed")
+    saved = pd.read_csv(folder / "listed" / "participants.tsv", sep="\t")
+    assert list(saved) == [*two_groups.table, "image"]
+    assert saved.image[0] == f"../maps/{two_groups.names[0]}.nii.gz"
+    with pytest.raises(ValueError, match="row 1 of the table is"):
+        gpuvox.voxelwise(files[::-1], two_groups.table, "group + age", "MS - HC", **common)
+    with pytest.raises(TypeError, match="it takes paired, within"):
+        gpuvox.voxelwise(files, two_groups.table, "group", "MS - HC", exchangeability={"block": "site"}, **common)
+    with pytest.raises(ValueError, match="no column 'nonsense'"):
+        gpuvox.voxelwise(images, two_groups.table, "nonsense", "nonsense", **common)
