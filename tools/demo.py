@@ -1,4 +1,4 @@
-"""`make demo`: a cohort whose truth is known, the whole study on it, and its findings beside the truth.
+"""`make demo`: a synthetic cohort with known ground truth, the whole study on it, and its findings beside the truth.
 
 python tools/demo.py FOLDER
 """
