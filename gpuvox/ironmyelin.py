@@ -191,7 +191,7 @@ def _check_image(
     files.check_grid(header, grid, first.path)
     allowed = {n_volumes, 1} if kind == "csf" else {n_volumes}
     if header.shape[3] not in allowed:
-        raise FileError(f"{header.path} has {several(header.shape[3], 'volume')}; {n_volumes} expected")
+        raise FileError(f"{header.path} has {several(header.shape[3], 'volume')}; expected {n_volumes}")
 
 
 def qsm_factor(command: Command, image: str) -> float:
@@ -313,14 +313,14 @@ def check_plausible(subject: Subject, qsm_file: str, r1_file: str) -> None:
         raise OptionError(
             "--qsm-units",
             f"the 99th percentile of |QSM| in {qsm_file} (participant {subject.name}) is {extent:.4g} ppm; between "
-            f"{QSM_RANGE[0]:g} and {QSM_RANGE[1]:g} expected: are these the units of the file?",
+            f"{QSM_RANGE[0]:g} and {QSM_RANGE[1]:g} is expected: are these the units of the file?",
         )
     median = float(np.median(subject.r1[tissue]))
     if not R1_RANGE[0] <= median <= R1_RANGE[1]:
         raise OptionError(
             "--r1-units",
             f"the median of R1 in {r1_file} (participant {subject.name}) is {median:.4g} 1/s; between "
-            f"{R1_RANGE[0]:g} and {R1_RANGE[1]:g} expected: are these the units of the file?",
+            f"{R1_RANGE[0]:g} and {R1_RANGE[1]:g} is expected: are these the units of the file?",
         )
     if subject.csf is not None:
         fluid, solid = tissue & (subject.csf > 0), tissue & (subject.csf == 0)
@@ -511,7 +511,7 @@ def check_field(given: Any, origin: str, option: str = "") -> float:
         return OptionError(option, message) if option else FileError(message)
 
     if isinstance(given, bool) or not isinstance(given, int | float):
-        raise error(f"{origin} is {given!r}; a number, the field strength in tesla, expected")
+        raise error(f"{origin} is {given!r}; expected a number, the field strength in tesla")
     low, high = FIELDS
     if low <= given <= high:
         return float(given)
@@ -537,7 +537,9 @@ def find_field(command: Command, cohort: Cohort) -> float:
             continue
         said = check_field(said, f"MagneticFieldStrength beside {image}")
         if known is not None and abs(said - known) > 0.1 * known:
-            raise OptionError("--from-field", f"{image} is from {said} T, by its sidecar; {known} T expected")
+            raise OptionError(
+                "--from-field", f"{image} was acquired at {said} T according to its sidecar; expected {known} T"
+            )
         known = said if known is None else known
     if known is None:
         raise OptionError(

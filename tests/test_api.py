@@ -212,7 +212,7 @@ def test_lists_of_images_of_subjects(study):
     other = nib.Nifti1Image(values[..., 9], image.affine + np.eye(4), image.header)
     with pytest.raises(ValueError, match="image 10 of the data is on another grid"):
         gpuvox.randomise([*single[:9], other], M, C, **settings)
-    with pytest.raises(ValueError, match="a list of images and of something else"):
+    with pytest.raises(ValueError, match="a list that mixes images with something else"):
         gpuvox.randomise([*single[:9], "s9.nii.gz"], M, C, **settings)
     with pytest.raises(ValueError, match=r"image 1 of the data has the shape \(7, 6, 5, 10\)"):
         gpuvox.randomise([image, *single[1:]], M, C, **settings)

@@ -547,7 +547,7 @@ SIZES = ["samplesize", "--table", "participants.tsv", "--group", "group"]
     [
         ([], "the model is missing"),
         (["regresion"], "models: 'regresion' is none of regression, correlation and samplesize; see"),
-        (["correlation", "--method", "kendall"], "models: --method is 'kendall'; pearson or spearman expected; see"),
+        (["correlation", "--method", "kendall"], "models: --method is 'kendall'; expected pearson or spearman; see"),
         (REGRESSION, "--outcome is missing"),
         ([*REGRESSION, "--outcome", "edss"], "needs predictors"),
         ([*REGRESSION, "--outcome", "eds", *BLOCK], "participants.tsv with rois.tsv has no column 'eds'"),

@@ -104,7 +104,7 @@ def test_mistakes_are_told_with_key_and_line(tmp_path, old, new, message):
         ("x = [1,\n", "is not TOML"),
         ("[study]\n[groups]\norder=['a','b']\n", "line 1: study: the key 'table' is missing"),
         ("[study]\ntable='t'\n", "the section 'groups' is missing"),
-        ("study = 3\ngroups = 4\n", "line 1: study: a section [study] expected, not 3"),
+        ("study = 3\ngroups = 4\n", "line 1: study: expected a section [study], not 3"),
         ("[study]\ntable=''\n[groups]\norder=['a','b']\n", "line 2: study.table: is ''; expected something"),
         (
             "[study]\ntable='t'\n[groups]\norder=['a','b']\n[voxelwise]\n",
@@ -116,7 +116,10 @@ def test_mistakes_are_told_with_key_and_line(tmp_path, old, new, message):
         ),
         ("[study]\ntable='t'\n[groups]\norder=['a','b']\n[rois]\n", "line 5: rois: needs labels"),
         ("[study]\ntable='t'\n[groups]\norder=['a','b']\n[rois]\nlabels='l'\n", "there are no maps"),
-        ("[study]\ntable='t'\n[groups]\norder=['a','b']\n[maps]\nfa=3\n", "line 6: maps.fa: a section [maps.fa]"),
+        (
+            "[study]\ntable='t'\n[groups]\norder=['a','b']\n[maps]\nfa=3\n",
+            "line 6: maps.fa: expected a section [maps.fa]",
+        ),
         ("[study]\ntable='t'\n[groups]\norder=['a','b']\n[maps.'f a']\nimage='x'\n", "expected names of letters"),
         (
             "[study]\ntable='t'\n[groups]\norder=['a','b']\n[[regression]]\ntitle='r'\noutcome='y'\n",

@@ -637,7 +637,7 @@ def test_whom_a_subset_leaves_out_is_told(folder, capsys):
         (["--correction", "holm"], ["holm"]),
         (
             ["--table", "slip.tsv", "--covariates", "age,sex"],
-            ["slip.tsv: age of p4 is 'forty'; a number expected"],
+            ["slip.tsv: age of p4 is 'forty'; expected a number"],
         ),
         (["--demographics", "height"], ["people.tsv", "'height'"]),
         (["--demographics", "age", "--test", "age=anova"], ["people.tsv", "anova"]),

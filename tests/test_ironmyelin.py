@@ -256,8 +256,8 @@ def replace(name, values):
                     "127.731",
                     "a field strength between 0.05 and 25 T expected; is it in megahertz, 3 T?",
                 ),
-                ("true", "True", "a number, the field strength in tesla, expected"),
-                ('"3T"', "'3T'", "a number, the field strength in tesla, expected"),
+                ("true", "True", "expected a number, the field strength in tesla"),
+                ('"3T"', "'3T'", "expected a number, the field strength in tesla"),
                 ("NaN", "nan", "a field strength between 0.05 and 25 T expected"),
                 ("-3", "-3", "a field strength between 0.05 and 25 T expected"),
             )

@@ -47,24 +47,24 @@ def frame(values, **more):
 )
 def test_one_slip_makes_no_categories(slip):
     table = frame([*NUMBERS[:4], slip, *NUMBERS[5:]])
-    with pytest.raises(FileError, match=r"x of s4 is .*; a number expected"):
+    with pytest.raises(FileError, match=r"x of s4 is .*; expected a number"):
         indicators(table, ["x"], "p.tsv")
 
 
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        (["1,0", "1,5", "2,0", "2,5"] * 3, "x of s0 is '1,0'; a number expected, with a decimal point"),
-        (["3", "1,5", "2,0", "2,5"] * 3, "x of s1 is '1,5'; a number expected, with a decimal point"),
-        (["1,234.5", "2,345.0"] * 3, "x of s0 is '1,234.5'; a number expected, without commas between"),
-        (["1.234,5", "2.345,0"] * 3, "x of s0 is '1.234,5'; a number expected, without marks between"),
-        (["1 234", "2\u202f345"] * 3, "x of s0 is '1 234'; a number expected, without marks between"),
+        (["1,0", "1,5", "2,0", "2,5"] * 3, "x of s0 is '1,0'; expected a number, with a decimal point"),
+        (["3", "1,5", "2,0", "2,5"] * 3, "x of s1 is '1,5'; expected a number, with a decimal point"),
+        (["1,234.5", "2,345.0"] * 3, "x of s0 is '1,234.5'; expected a number, without commas between"),
+        (["1.234,5", "2.345,0"] * 3, "x of s0 is '1.234,5'; expected a number, without marks between"),
+        (["1 234", "2\u202f345"] * 3, "x of s0 is '1 234'; expected a number, without marks between"),
         (["0x10", "0x11"] * 3, "in decimal digits"),
         (["1D3", "2.5D-1"] * 3, "with e for its exponent"),
         (["１２", "１３"] * 3, "in digits of ASCII"),
         (["−5", "−6"] * 3, "in digits of ASCII"),
         (["1_000", "2_000"] * 3, "without underscores"),
-        ([f"{30 + i} y" for i in range(8)], "x of s0 is '30 y'; a number expected, without 'y'"),
+        ([f"{30 + i} y" for i in range(8)], "x of s0 is '30 y'; expected a number, without 'y'"),
         ([f"{30 + i}%" for i in range(8)], "without '%'"),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_condition_means_one_spelling(condition):
 @pytest.mark.parametrize("value", ["inf", "-inf", "Infinity", "1e400", "-1E999"])
 def test_infinite_covariates_are_told_by_participant(value):
     table = frame([*NUMBERS[:4], value, *NUMBERS[5:]])
-    with pytest.raises(FileError, match=r"p\.tsv: x of s4 is -?inf; a finite number expected"):
+    with pytest.raises(FileError, match=r"p\.tsv: x of s4 is -?inf; expected a finite number"):
         indicators(table, ["x"], "p.tsv")
 
 
@@ -167,10 +167,10 @@ COMMANDS = (
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ([*NUMBERS[:6], "3O.5", *NUMBERS[7:]], "x of s6 is '3O.5'; a number expected, as in most rows"),
+        ([*NUMBERS[:6], "3O.5", *NUMBERS[7:]], "x of s6 is '3O.5'; expected a number, as in most rows"),
         (
             ["1,0", "1,5", "2,0"] * 4,
-            "x of s0 is '1,0'; a number expected, with a decimal point instead of the comma",
+            "x of s0 is '1,0'; expected a number, with a decimal point instead of the comma",
         ),
         (["a", "b", "A"] * 4, "x is 'a' of s0 and 'A' of s2; use one spelling"),
     ],

@@ -261,7 +261,7 @@ def test_refusals(tmp_path, capsys):
     assert main(["phantom"]) == 2
     capsys.readouterr()
     assert main(["phantom", str(tmp_path / "x"), "--scale", "huge"]) == 2
-    expected = "gpuvox phantom: --scale is 'huge'; full, small or tiny expected; see gpuvox phantom --help\n"
+    expected = "gpuvox phantom: --scale is 'huge'; expected full, small or tiny; see gpuvox phantom --help\n"
     assert capsys.readouterr().err == expected
     assert main(["phantom", str(tmp_path / "full" / "notes.txt" / "x")]) == 2
     assert Path(tmp_path / "x").exists() is False

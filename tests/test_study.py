@@ -602,7 +602,7 @@ TESTS = 'tests = { edss = "mannwhitney" }'
     ("old", "new", "message"),
     [
         ('outcome = "edss"', 'outcome = "phenotype"', "regression[1].outcome: phenotype is text ('"),
-        ('outcome = "edss"', 'outcome = "ed*"', "regression[1].outcome: is 'ed*'; the name of one variable expected"),
+        ('outcome = "edss"', 'outcome = "ed*"', "regression[1].outcome: is 'ed*'; expected the name of one variable"),
         ('outcome = "edss"', 'outcome = "brain_volume"', "regression[1].blocks.global: brain_volume is the outcome"),
         ('outcome = "edss"', 'outcome = "participant_id"', "regression[1].outcome: there is no variable 'participant_"),
         ('each = ["pallidum.iron"', 'each = ["lesion_load"', "each: lesion_load is a predictor of global already"),

@@ -247,7 +247,7 @@ def test_what_r_and_others_write_for_a_missing_value(missing):
 
 def test_a_slip_in_a_column_of_numbers_makes_no_categories():
     table = typed(pd.DataFrame({"participant_id": list("abc"), "age": ["30.5", "12,5", "41"]}))
-    with pytest.raises(FileError, match="age of b is '12,5'; a number expected"):
+    with pytest.raises(FileError, match="age of b is '12,5'; expected a number"):
         indicators(table, ["age"])
     mixed = typed(pd.DataFrame({"participant_id": list("abc"), "site": ["1", "2a", "2b"]}))
     assert list(indicators(mixed, ["site"])) == ["site[2a]", "site[2b]"]

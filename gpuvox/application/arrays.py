@@ -249,7 +249,5 @@ def _unlisted(data: Any) -> Any:
     if not any(hasattr(each, "dataobj") for each in data):
         return data
     if not all(hasattr(each, "dataobj") for each in data):
-        raise InputError(
-            "the data are a list of images and of something else; a list of the one or the other expected"
-        )
+        raise InputError("the data are a list that mixes images with something else; expected a list of one kind")
     return files.stacked(data)

@@ -110,7 +110,7 @@ class Parser(argparse.ArgumentParser):
         if match := re.fullmatch(r"invalid choice: (.+) \(choose from (.*)\)", error.message):
             *others, last = match[2].replace("'", "").split(", ")
             if (error.argument_name or "").startswith("-"):
-                return f"{error.argument_name} is {match[1]}; {', '.join(others)} or {last} expected"
+                return f"{error.argument_name} is {match[1]}; expected {', '.join(others)} or {last}"
             return f"{match[1]} is none of {', '.join(others)} and {last}"
         return str(error)
 

@@ -217,7 +217,7 @@ def _check_tls(cluster: DaskCluster) -> None:
             ) from None
     if cluster.tls and "://" in address and not _is_encrypted(address):
         raise DistributedError(
-            f"the scheduler at {address} does not encrypt, as {next(iter(cluster.tls))} asks: tls:// expected"
+            f"the scheduler at {address} does not encrypt, as {next(iter(cluster.tls))} requires: expected tls://"
         )
 
 

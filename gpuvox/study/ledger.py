@@ -47,13 +47,11 @@ class Ledger:
         path = folder / STATE
         if not os.path.lexists(path):
             if folder.is_dir() and any(not each.name.startswith(STATE) for each in folder.iterdir()):
-                raise FileError(
-                    f"{folder} is not empty, and was not made by gpuvox study; another folder expected"
-                )
+                raise FileError(f"{folder} is not empty, and was not made by gpuvox study; choose another folder")
             return cls(folder)
         content = _read(path)
         if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
-            raise FileError(f"{path} is of another version of gpuvox; another folder for the results expected")
+            raise FileError(f"{path} was written by another version of gpuvox; choose another results folder")
         if not _is_ledger(content):
             raise FileError(f"{path} is damaged; remove {folder}, and all stages run again", file=path)
         hashes = {name: known for name, known in content["hashes"].items() if isinstance(known, list) and known}

@@ -48,7 +48,7 @@ def finite(table: pd.DataFrame, name: str, origin: str | os.PathLike[str] = "") 
     values = table[name].to_numpy(dtype=np.float64)
     if np.isinf(values).any():
         row = int(np.flatnonzero(np.isinf(values))[0])
-        text = f"{name} of {whose(table, row)} is {values[row]:g}; a finite number expected"
+        text = f"{name} of {whose(table, row)} is {values[row]:g}; expected a finite number"
         raise FileError(located(origin, text), file=origin)
     return values
 

@@ -88,7 +88,7 @@ def _common_unit(cells: Sequence[str]) -> str:
 
 def _slip(table: pd.DataFrame, name: str, origin: str | os.PathLike[str], row: int, wanted: str) -> FileError:
     text = (
-        f"{name} of {whose(table, row)} is {str(table[name].iloc[row])!r}; a number expected, {wanted} ({name} is "
+        f"{name} of {whose(table, row)} is {str(table[name].iloc[row])!r}; expected a number, {wanted} ({name} is "
         "categorical if the JSON file beside the table gives it Levels)"
     )
     return FileError(located(origin, text), file=origin)

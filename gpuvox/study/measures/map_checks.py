@@ -48,7 +48,7 @@ def check_maps(images: Mapping[str, str], mask: str, names: list[str]) -> pd.Dat
         files.check_grid(header, grid, mask)
         if header.shape[3] != len(names):
             raise FileError(
-                f"{header.path} has {several(header.shape[3], 'volume')}; {several(len(names), 'participant')} expected"
+                f"{header.path} has {several(header.shape[3], 'volume')}; expected {several(len(names), 'participant')}"
             )
         participants.compare(Rows(tuple(names), "the table of participants"), participants.of_volumes(image))
         seen: dict[bytes, str] = {}

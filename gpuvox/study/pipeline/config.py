@@ -360,9 +360,9 @@ def _check_together(config: Config, reader: _Reader) -> None:
 def _check_titles(config: Config, reader: _Reader) -> None:
     for name in config.maps:
         if name in ("volume", "volume_normalised"):
-            raise reader.error(("maps", name), "is the name of a measure of regions; another name expected")
+            raise reader.error(("maps", name), "is the name of a measure of regions; choose another name")
         if config.ironmyelin and name in IRONMYELIN:
-            raise reader.error(("maps", name), "is a map of [ironmyelin]; another name expected")
+            raise reader.error(("maps", name), "is a map of [ironmyelin]; choose another name")
     titles = {("group_table", "demographics")} if config.demographics else set()
     for kind in ("group_table", "regression", "correlation", "sample_size"):
         for number, table in enumerate(getattr(config, kind)):
@@ -403,7 +403,7 @@ class _Reader:
     ) -> dict[str, Any]:
         """Values of the fields of a dataclass."""
         if not isinstance(content, dict):
-            raise self.error(where, f"a section [{_spelled(where)}] expected, not {content!r}")
+            raise self.error(where, f"expected a section [{_spelled(where)}], not {content!r}")
         hints = typing.get_type_hints(kind)
         known: dict[str, Field] = {f.name: f for f in fields(kind) if f.name not in (given or {})}
         for name in content:

@@ -251,7 +251,7 @@ class Variables:
         """Raise `FileError` unless this is the name of a variable, not a pattern."""
         if name not in self.names:
             self.find(where, [name])
-            raise self.config.error(where, f"is {name!r}; the name of one variable expected")
+            raise self.config.error(where, f"is {name!r}; expected the name of one variable")
 
     def _check_regression(self, where: Where, given: Regression, inside: Bool) -> None:
         self._exact((*where, "outcome"), given.outcome)
@@ -266,7 +266,7 @@ class Variables:
                 place[name] = f"a predictor of {key[-1]}"
         each = found.pop((*where, "each"))
         for name in set(given.blocks).intersection(each):
-            raise self.config.error((*where, "blocks"), f"each makes a block {name}; another name expected")
+            raise self.config.error((*where, "blocks"), f"each makes a block {name}; choose another name")
         rows = self.rows((*where, "subset"), given.subset)
         common = [given.outcome, *(name for names in found.values() for name in names)]
         for names in [[*common, name] for name in each] or [common]:
