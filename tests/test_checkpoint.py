@@ -307,7 +307,7 @@ def test_torn_files(tally, capsys):
         with pytest.raises(FileError, match=r"c\.tally"):
             read(tally)
     capsys.readouterr()
-    for extra, words in (([], "remove it"), (["--resume"], "damaged")):
+    for extra, words in (([], "remove the file"), (["--resume"], "damaged")):
         assert run(CASES["pairs, F, counts"], "-o", "out", "--checkpoint", "c.tally", *extra) == 2
         assert words in sentence(capsys)
         assert tally.read_bytes() == content[:length]
@@ -353,7 +353,7 @@ def test_no_code_is_run(work, capsys):
     payload = pickle.dumps([Payload()])
     for dtype in ("|O", "O", "object", "|V8", "<U4", "<M8[s]"):
         header["tests"][0]["passes"][0]["arrays"] = [["maxima", "vox", dtype, 1]]
-        with pytest.raises(FileError, match="no content that makes sense"):
+        with pytest.raises(FileError, match="has invalid content"):
             read(sealed(work / "bad.tally", header, payload[: 2 * np.dtype(dtype).itemsize]))
     np.savez("objects.npz", maxima=np.array([Payload()], dtype=object))
     (work / "bare.tally").write_bytes(payload)
@@ -419,7 +419,7 @@ def test_tallies_of_another_test_are_refused(tally, monkeypatch, capsys):
     kept.tests["fstat1"].passes[0].below["vox"] = np.ones((2, 3), np.int64)
     write(tally, kept)
     assert run(CASES["pairs, F, counts"], "-o", "out", "--checkpoint", "c.tally", "--resume") == 2
-    assert "does not fit" in capsys.readouterr().err
+    assert "does not belong to this test" in capsys.readouterr().err
 
 
 # -- the disk and other processes ------------------------------------------------------------------------------------
@@ -441,7 +441,7 @@ def test_a_full_disk_is_said_once_and_the_run_goes_on(work, monkeypatch, capfd):
     process.join()
     message = capfd.readouterr().err
     assert process.exitcode == 0
-    assert message.count("Warning") == message.count("the checkpoint is not up to date, and the run goes on") == 1
+    assert message.count("Warning") == message.count("the checkpoint could not be updated; the run continues") == 1
     assert "c.tally" in message
     assert outputs(work) == truth
     assert not list(work.glob("*tally*"))
@@ -607,9 +607,9 @@ def test_results_are_not_overwritten(tally, capsys):
     capsys.readouterr()
     assert run(CASES["pairs, F, counts"], "-o", "out", "--checkpoint", "c.tally") == 2
     message = sentence(capsys)
-    assert f"c.tally holds {read(tally).n_done} shuffles" in message
+    assert f"c.tally already holds {read(tally).n_done} permutations" in message
     assert "--resume" in message
-    assert "remove it" in message
+    assert "remove the file" in message
     assert tally.read_bytes() == before
 
 
@@ -694,7 +694,7 @@ def test_from_python(study, monkeypatch):
     arguments = ("data", "design.mat", "design.con")
     monkeypatch.setattr(permtest.ObservedTest, "batch", 16)
     stop_after(monkeypatch, 8)
-    with pytest.warns(UserWarning, match="kept in"), pytest.raises(KeyboardInterrupt):
+    with pytest.warns(UserWarning, match="saved in"), pytest.raises(KeyboardInterrupt):
         gpuvox.randomise(*arguments, checkpoint="c.tally", **settings)
     with pytest.raises(FileError, match="-n is 200 in the checkpoint, 201 in this run"):
         gpuvox.randomise(*arguments, checkpoint="c.tally", resume=True, **settings | {"n_permutations": 201})
@@ -842,7 +842,7 @@ def test_a_shard_is_its_own_checkpoint(work, monkeypatch, capsys):
     names = ["out_shard1of2.tally", "out_shard2of2.tally"]
     assert main(["merge", *names]) == 2
     message = sentence(capsys)
-    assert "of fstat1 shuffles" in message or "of tstat1+tstat2 shuffles" in message
+    assert "fstat1: permutations" in message or "tstat1+tstat2: permutations" in message
     assert "out_shard2of2.tally is not finished: run it again with --resume" in message
     assert run(line, "-o", "out", "--shard", "2/2") == 2
     assert "--resume" in sentence(capsys)
@@ -874,10 +874,10 @@ def test_gaps_overlaps_and_strangers(work, capsys):
     capsys.readouterr()
     refused = {
         "is missing: gpuvox merge TALLY": [],
-        "of tstat1+tstat2 shuffles 34 to 66 of 100 are missing; the shards are 1/3, 3/3": [names[0], names[2]],
-        "shuffles 67 to 100 of 100 are missing": names[:2],
-        "is named twice": [*names, names[1]],
-        "shuffles 1 to 33 of tstat1+tstat2 are in": [*names, "half_shard1of2.tally"],
+        "tstat1+tstat2: permutations 34 to 66 of 100 are missing; shards given: 1/3, 3/3": [names[0], names[2]],
+        "permutations 67 to 100 of 100 are missing": names[:2],
+        "is given twice": [*names, names[1]],
+        "permutations 1 to 33 of tstat1+tstat2 are both in": [*names, "half_shard1of2.tally"],
         "-n is 100 in out_shard2of3.tally, 50 in few_shard1of3.tally": [*names[1:], "few_shard1of3.tally"],
         "no.tally cannot be read: No such file": [*names, "no.tally"],
         "design.mat is not a file of tallies": [*names, "design.mat"],
@@ -891,7 +891,7 @@ def test_gaps_overlaps_and_strangers(work, capsys):
     change_design(work)
     assert main(["merge", *names]) == 2
     message = sentence(capsys)
-    assert "the content of design.mat (-d) is not the same in the shards and in this run" in message
+    assert "the content of design.mat (-d) differs between the shards and this run" in message
     (work / "design.mat").unlink()
     assert main(["merge", *names]) == 2
     assert "design.mat" in sentence(capsys)
@@ -952,6 +952,6 @@ def test_tallies_add_up_once():
 @pytest.mark.parametrize("name", ["out_tstat1.nii.gz", "data.nii", "out.txt", "design.MAT"])
 def test_a_checkpoint_is_none_of_the_files_of_a_run(tmp_path, name):
     """It is removed at the end."""
-    with pytest.raises(FileError, match="another kind of file"):
+    with pytest.raises(FileError, match="of another kind of file"):
         Checkpoint(tmp_path / name, None, False, print)
     assert not list(tmp_path.iterdir())

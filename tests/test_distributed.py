@@ -437,7 +437,7 @@ def test_a_lost_scheduler_is_an_error_and_what_is_done_is_kept(
         pytest.raises(DistributedError, match=r"^the connection to the Dask scheduler at .* is lost$"),
     ):
         gpuvox.randomise(**cohort(), client=client, checkpoint=kept)
-    assert any("what is done is kept" in str(warning.message) for warning in caught)
+    assert any("done so far are saved" in str(warning.message) for warning in caught)
     done = checkpoint.read(kept).n_done
     assert 0 < 250 - left[0] <= done < 250
     # The rest in this process: a checkpoint does not know who computed it.
@@ -449,7 +449,7 @@ def test_a_checkpoint_goes_on_on_a_cluster(client, tmp_path, monkeypatch, truth)
         raise KeyboardInterrupt
 
     when(monkeypatch, {3: stop})
-    with pytest.warns(UserWarning, match="what is done is kept"), pytest.raises(KeyboardInterrupt):
+    with pytest.warns(UserWarning, match="done so far are saved"), pytest.raises(KeyboardInterrupt):
         gpuvox.randomise(**cohort(), device="cpu", checkpoint=tmp_path / "run.tally")
     same(gpuvox.randomise(**cohort(), client=client, checkpoint=tmp_path / "run.tally", resume=True), truth)
 
@@ -470,7 +470,7 @@ def test_a_signal_ends_the_command_and_its_workers(study, number, status):
         process.send_signal(number)
     message = process.communicate(timeout=20)[1]
     assert process.returncode == status
-    assert "what is done is kept in run.tally" in message
+    assert "done so far are saved in run.tally" in message
     assert "Traceback" not in message
     assert 0 < checkpoint.read("run.tally").n_done < 2_000_000
     until(lambda: not group_lives(process.pid))

@@ -4,12 +4,11 @@ A file of format 1 is::
 
     gpuvox tally 1\\n
     SHA-256 of all that follows this line, in hexadecimal\\n
-    a line of JSON: what run it is; of every test and pass its level cap, the shuffles done, its arrays\\n
+    a line of JSON: the identity of the run; for every test and pass its level cap, the permutations done, its arrays\\n
     the arrays, little-endian, one after the other
 
-It holds numbers and text, never code. It is written under another name and renamed, so that it is whole or not there;
-what was cut or edited since does not fit the checksum and is refused. What makes two runs one run
-(`RunIdentity.run`) is compared word for word, so that the message can say what differs.
+It holds numbers and text, never code. It is written under another name and renamed, so that it is either complete or
+absent. A file that was truncated or edited does not match its checksum and is refused.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from gpuvox.tally import Tally, spans
 MAGIC = b"gpuvox tally "
 FORMAT = 1
 DIGITS = 64
-"""Of a SHA-256 in hexadecimal."""
+"""Length of a SHA-256 in hexadecimal."""
 DTYPES = ("<f4", "<f8", "<i4", "<i8", "<u4", "<u8")
 GROUPS = ("maxima", "below", "total", "nonzero")
 """The dictionaries of arrays of a `permtest.Tally`."""
@@ -47,11 +46,11 @@ LARGEST_COUNT = 2**31
 CORRUPT_CONTENT = (
     ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError, MemoryError,
 )  # fmt: skip
-"""What a file may cause whose checksum is right and whose content is not."""
+"""Errors that a file with a valid checksum and invalid content may cause; `read` reports each as a `FileError`."""
 
 
 def write(path: str | os.PathLike[str], tallies: Tallies) -> None:
-    """Write tallies whole or not at all.
+    """Write tallies; the file is complete or unchanged.
 
     Raises
     ------
@@ -60,7 +59,11 @@ def write(path: str | os.PathLike[str], tallies: Tallies) -> None:
     """
     arrays: list[np.ndarray] = []
     tests = [
-        {"name": name, "level_cap": test.level_cap, "passes": [_described(tally, arrays) for tally in test.passes]}
+        {
+            "name": name,
+            "level_cap": test.level_cap,
+            "passes": [_tally_record(tally, arrays) for tally in test.passes],
+        }
         for name, test in tallies.tests.items()
     ]
     identity = tallies.identity
@@ -78,7 +81,7 @@ def write(path: str | os.PathLike[str], tallies: Tallies) -> None:
 
 
 def _replace(path: Path, parts: Sequence[Any]) -> None:
-    """Replace the file and wait for the disk; what a killed process leaves behind, the next run knows by its name."""
+    """Replace the file and wait for the disk; the next run recognises the leftovers of a killed process by name."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
     with (
         atomic(path, temporary),
@@ -90,16 +93,16 @@ def _replace(path: Path, parts: Sequence[Any]) -> None:
 
 
 def remove_unfinished(path: Path) -> None:
-    """What processes that were killed while they wrote this file have left behind; it is locked now."""
-    left = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.new")
+    """Remove what processes left behind that were killed while writing this file; the caller holds its lock."""
+    leftover = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.new")
     with contextlib.suppress(OSError):
         for name in os.listdir(path.parent):
-            if left.fullmatch(name):
+            if leftover.fullmatch(name):
                 path.with_name(name).unlink(missing_ok=True)
 
 
-def _described(tally: Tally, arrays: list[np.ndarray]) -> dict[str, Any]:
-    """A tally in JSON; its arrays are appended to the list."""
+def _tally_record(tally: Tally, arrays: list[np.ndarray]) -> dict[str, Any]:
+    """A tally as JSON; its arrays are appended to the list."""
     entries = []
     for group in GROUPS:
         for kind, values in getattr(tally, group).items():
@@ -117,28 +120,28 @@ def read(path: str | os.PathLike[str]) -> Tallies:
     Raises
     ------
     FileError
-        It cannot be read, or is larger than the memory; it is no such file, or of another format; it is damaged: cut
-        short, or edited.
+        The file cannot be read, is larger than the free memory, is not a file of tallies or has another format, or was
+        truncated or edited.
     """
     check_kind(Path(path))
     content = _content(path)
     first, _, digest = content[:200].partition(b"\n")
     if first != MAGIC + b"%d" % FORMAT:
         number = first[len(MAGIC) :][:20].decode(errors="replace")
-        raise FileError(f"{os.fspath(path)} is of format {number!r}; this version of gpuvox reads format {FORMAT}")
+        raise FileError(f"{os.fspath(path)} has format {number!r}; this version of gpuvox reads format {FORMAT}")
     start = len(first) + 2 + DIGITS
     body = memoryview(content)[start:]
     if hashlib.sha256(body).hexdigest().encode() + b"\n" != digest[: DIGITS + 1]:
-        raise FileError(f"{os.fspath(path)} is damaged: its content does not fit its checksum")
+        raise FileError(f"{os.fspath(path)} is damaged: its content does not match its checksum")
     line = content[start : content.find(b"\n", start)]
     try:
         return _parsed(line, body[len(line) + 1 :])
     except CORRUPT_CONTENT as error:
-        raise FileError(f"{os.fspath(path)} has no content that makes sense: {error}") from error
+        raise FileError(f"{os.fspath(path)} has invalid content: {error}") from error
 
 
 def _content(path: str | os.PathLike[str]) -> bytes:
-    """All that is in a file, whose size is seen first: it may come from others."""
+    """The content of a file, whose size is checked first, because it may come from others."""
     try:
         with open(path, "rb") as file:
             size, free = os.fstat(file.fileno()).st_size, available_bytes()
@@ -146,32 +149,32 @@ def _content(path: str | os.PathLike[str]) -> bytes:
                 return file.read(size)
     except OSError as error:
         raise FileError(f"{os.fspath(path)} cannot be read: {error.strerror}") from error
-    raise FileError(
-        f"{os.fspath(path)} has {size >> 20} MiB, more than the memory that is free ({free >> 20} MiB)"
-    )
+    raise FileError(f"{os.fspath(path)} has {size >> 20} MiB, more than the free memory ({free >> 20} MiB)")
 
 
 def check_kind(path: Path) -> None:
-    """Raise `FileError` for other files, which may be large, and for devices and pipes, which may have no end."""
+    """Raise `FileError` for files of another kind, which may be large, and for devices and pipes, which may not end."""
     try:
         if path.exists() and not path.is_file():
-            raise FileError(f"{path} is a {'folder' if path.is_dir() else 'device or a pipe'}; a file expected")
+            raise FileError(f"{path} is a {'folder' if path.is_dir() else 'device or a pipe'}; a file is expected")
         with path.open("rb") as file:
             begins = file.read(len(MAGIC)) == MAGIC
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror}") from error
     if not begins:
-        raise FileError(f"{path} is not a file of tallies, as --checkpoint and --shard write it")
+        raise FileError(f"{path} is not a file of tallies as written by --checkpoint and --shard")
 
 
 def check_is_no_link(path: Path) -> None:
-    """Raise `FileError` for a link, which would be replaced, or whose target would."""
+    """Raise `FileError` for a symbolic link."""
     if path.is_symlink():
-        raise FileError(f"{path} is a link; a checkpoint is a file of its own, which is replaced and removed")
+        raise FileError(
+            f"{path} is a link; a checkpoint must be a regular file, because it is replaced and removed"
+        )
 
 
 def read_to_resume(path: str | os.PathLike[str]) -> Tallies:
-    """Read the checkpoint that a run is to go on from; errors of `read`, and where there is none."""
+    """Read the checkpoint that a run resumes from; errors of `read`, and `FileError` if there is none."""
     check_is_no_link(Path(path))
     if not os.path.exists(path):
         raise FileError(f"--resume: there is no checkpoint {os.fspath(path)}")
@@ -194,7 +197,7 @@ def _parsed(line: bytes, rest: memoryview) -> Tallies:
             raise ValueError(f"{test['name']!r} is not a test of the run")
         tallies.tests[test["name"]] = KeptTest(_count(test["level_cap"], LARGEST_COUNT), passes)
     if at != len(rest):
-        raise ValueError(f"{len(rest) - at} bytes are left over")
+        raise ValueError(f"{len(rest) - at} bytes at the end belong to no array")
     return tallies
 
 
@@ -203,7 +206,7 @@ def _tally(described: Mapping[str, Any], rest: memoryview, at: int) -> tuple[Tal
     tally = Tally(_count(described["n"], LARGEST_COUNT))
     for start, stop in described["done"]:
         if not 0 <= _count(start) < _count(stop) <= tally.n or tally.done[start:stop].any():
-            raise ValueError(f"shuffles {start} to {stop} of {tally.n}")
+            raise ValueError(f"permutations {start} to {stop} of {tally.n}")
         tally.done[start:stop] = True
     for group, kind, dtype, columns in described["arrays"]:
         if group not in GROUPS or dtype not in DTYPES or not isinstance(kind, str):
@@ -212,8 +215,8 @@ def _tally(described: Mapping[str, Any], rest: memoryview, at: int) -> tuple[Tal
         at += values.nbytes
         values = values.astype(values.dtype.newbyteorder("="))
         if group == "maxima":
-            values, given = np.zeros((2, tally.n), values.dtype), values
-            values[:, tally.done] = given
+            maxima, values = values, np.zeros((2, tally.n), values.dtype)
+            values[:, tally.done] = maxima
         getattr(tally, group)[kind] = values
     return tally, at
 

@@ -1,4 +1,4 @@
-"""Which run it is: what must be the same for two runs to be one, and how they differ."""
+"""The identity of a run: what must agree for two files to belong to the same run, and how two runs differ."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from typing import Any
 
 Run = dict[str, Any]
-"""What makes two runs one run: ``software`` (name → version), ``files`` (option → list of [name, SHA-256]),
-``options`` (option → value)."""
+"""What must agree: ``software`` (name → version), ``files`` (option → list of [name, SHA-256]), ``options`` (option →
+value)."""
 
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What a file of tallies belongs to.
+    """The run that a file of tallies belongs to.
 
     Attributes
     ----------
     run : dict
         See `Run`.
     shuffles : dict of int
-        Shuffles of the whole run by test.
+        Permutations of the whole run, by test.
     command : tuple of str
-        The arguments that the run was started with; empty from Python.
+        Command-line arguments of the run; empty if it was started from Python.
     shard : (int, int) or None
-        Shard i of n, from 1.
+        Shard i of n, counted from 1; None for a run without shards.
     """
 
     run: Run
@@ -34,23 +34,23 @@ class RunIdentity:
 
 
 def differences(one: Run, other: Run, names: tuple[str, str]) -> str:
-    """What differs between two runs, in words; empty if they are one.
+    """How two runs differ, in words; empty if they agree.
 
     Parameters
     ----------
     one, other : dict
         See `Run`.
     names : (str, str)
-        What the two are called.
+        What the two are called in the sentence.
     """
-    found = []
+    sentences = []
     for software, (a, b) in _unequal(one["software"], other["software"]):
-        found.append(f"{software} is {_said(a)} in {names[0]}, {_said(b)} in {names[1]}")
+        sentences.append(f"{software} is {_in_words(a)} in {names[0]}, {_in_words(b)} in {names[1]}")
     for option, (a, b) in _unequal(one["files"], other["files"]):
-        found += _file_differences(option, a or [], b or [], names)
+        sentences += _file_differences(option, a or [], b or [], names)
     for option, (a, b) in _unequal(one["options"], other["options"]):
-        found.append(f"{option} is {_said(a)} in {names[0]}, {_said(b)} in {names[1]}")
-    return "; ".join(found)
+        sentences.append(f"{option} is {_in_words(a)} in {names[0]}, {_in_words(b)} in {names[1]}")
+    return "; ".join(sentences)
 
 
 def _unequal(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
@@ -62,17 +62,17 @@ def _unequal(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple
 def _file_differences(
     option: str, one: Sequence[Sequence[str]], other: Sequence[Sequence[str]], names: tuple[str, str]
 ) -> Iterator[str]:
-    """Files are told apart by their content, not by their names."""
+    """Files are compared by content, not by name."""
     if len(one) != len(other):
         yield f"{option} has {len(one) or 'no'} file{'s' * (len(one) != 1)} in {names[0]}, {len(other)} in {names[1]}"
         return
     for (mine, a), (theirs, b) in zip(one, other):
         if a != b:
             name = mine if mine == theirs else f"{mine} and {theirs}"
-            yield f"the content of {name} ({option}) is not the same in {names[0]} and in {names[1]}"
+            yield f"the content of {name} ({option}) differs between {names[0]} and {names[1]}"
 
 
-def _said(value: Any) -> str:
+def _in_words(value: Any) -> str:
     if value is None:
         return "not set"
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""Shards added up to a whole run."""
+"""Merging: the tallies of shards are added up to those of the whole run."""
 
 from __future__ import annotations
 
@@ -15,70 +15,71 @@ from gpuvox.tally import Tally, share, spans
 
 
 def read_all(names: Sequence[str]) -> Tallies:
-    """Read tallies and add them up; errors of `read` and `merge`, and a file that is named twice."""
+    """Read files of tallies and add them up; errors of `read` and `merge`, and a file that is given twice."""
     for i, name in enumerate(names):
         if any(os.path.realpath(name) == os.path.realpath(other) for other in names[:i]):
-            raise FileError(f"{name} is named twice")
+            raise FileError(f"{name} is given twice")
     return merge({name: read(name) for name in names})
 
 
-def merge(found: Mapping[str, Tallies]) -> Tallies:
-    """Add up tallies that together are a whole run.
+def merge(parts: Mapping[str, Tallies]) -> Tallies:
+    """Add up tallies that together cover a whole run.
 
     Parameters
     ----------
-    found : dict of Tallies
+    parts : dict of Tallies
         By name of the file.
 
     Returns
     -------
     Tallies
-        Of shards whose TFCE had fewer steps than another's nothing is taken over: the integer scores of the two do
-        not mix, and what is left out is to be run again.
+        Shards whose TFCE used fewer steps than another's are left out, because the integer scores of the two cannot be
+        combined; their permutations have to be run again.
 
     Raises
     ------
     FileError
-        They are of different runs, and what differs; shuffles that are in two of them, or in none.
+        The files belong to different runs (the message says what differs), or a permutation is in two of them or in
+        none.
     """
-    if not found:
+    if not parts:
         raise FileError("there are no tallies to merge")
-    first, *others = found
+    first, *others = parts
     for name in others:
-        one, other = found[first].identity, found[name].identity
+        one, other = parts[first].identity, parts[name].identity
         difference = differences(one.run, other.run, (first, name))
         if one.shuffles != other.shuffles:
-            difference = difference or "their tests have not the same names and numbers of shuffles"
+            difference = difference or "their tests differ in name or number of permutations"
         if difference:
-            raise FileError(f"{first} and {name} are of different runs: {difference}")
-    identity = min(found.values(), key=lambda tallies: tallies.identity.shard or (0, 0)).identity
+            raise FileError(f"{first} and {name} belong to different runs: {difference}")
+    identity = min(parts.values(), key=lambda tallies: tallies.identity.shard or (0, 0)).identity
     merged = Tallies(RunIdentity(identity.run, identity.shuffles, identity.command))
     for test in identity.shuffles:
-        _check_cover(test, found)
-        merged.tests[test] = _sum([tallies.tests[test] for tallies in found.values() if test in tallies.tests])
+        _check_cover(test, parts)
+        merged.tests[test] = _sum([tallies.tests[test] for tallies in parts.values() if test in tallies.tests])
     return merged
 
 
-def _check_cover(test: str, found: Mapping[str, Tallies]) -> None:
-    """Every shuffle of a test must be in one file, and in one only."""
-    count = np.zeros(next(iter(found.values())).identity.shuffles[test], dtype=np.int32)
-    for name, tallies in found.items():
+def _check_cover(test: str, parts: Mapping[str, Tallies]) -> None:
+    """Every permutation of a test must be in exactly one file."""
+    count = np.zeros(next(iter(parts.values())).identity.shuffles[test], dtype=np.int32)
+    for name, tallies in parts.items():
         done = tallies.done(test)
         if (done & (count > 0)).any():
-            other = next(key for key in found if (found[key].done(test) & done).any())
-            start, stop = next(spans(found[other].done(test) & done))
-            raise FileError(f"shuffles {start + 1} to {stop} of {test} are in {other} and again in {name}")
+            other = next(key for key in parts if (parts[key].done(test) & done).any())
+            start, stop = next(spans(parts[other].done(test) & done))
+            raise FileError(f"permutations {start + 1} to {stop} of {test} are both in {other} and in {name}")
         count += done
     missing = [f"{start + 1} to {stop}" for start, stop in spans(count == 0)]
     if missing:
-        unfinished = [name for name, tallies in found.items() if _is_unfinished(tallies, test)]
-        given = ", ".join(
-            sorted(f"{t.identity.shard[0]}/{t.identity.shard[1]}" for t in found.values() if t.identity.shard)
+        unfinished = [name for name, tallies in parts.items() if _is_unfinished(tallies, test)]
+        shards = ", ".join(
+            sorted(f"{t.identity.shard[0]}/{t.identity.shard[1]}" for t in parts.values() if t.identity.shard)
         )
         raise FileError(
-            f"of {test} shuffles {', '.join(missing[:3])}{' …' * (len(missing) > 3)} of {len(count)} are missing; "
-            f"the shards are {given or 'none'}"
-            + (f", and {unfinished[0]} is not finished: run it again with --resume" if unfinished else "")
+            f"{test}: permutations {', '.join(missing[:3])}{' …' * (len(missing) > 3)} of {len(count)} are missing; "
+            f"shards given: {shards or 'none'}"
+            + (f"; {unfinished[0]} is not finished: run it again with --resume" if unfinished else "")
         )
 
 
@@ -89,7 +90,7 @@ def _is_unfinished(tallies: Tallies, test: str) -> bool:
 
 
 def _sum(parts: Sequence[KeptTest]) -> KeptTest:
-    """The tallies with the most steps of TFCE, added up."""
+    """The sum of the tallies with the most steps of TFCE."""
     cap = max((test.level_cap for test in parts if test.passes and test.passes[0].done.any()), default=0)
     tallies = [test.passes[0] for test in parts if test.level_cap == cap and test.passes]
     if not tallies:

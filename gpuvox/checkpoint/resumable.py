@@ -1,4 +1,4 @@
-"""The checkpoint of a run: its tallies, written to a file from time to time while it goes on."""
+"""The checkpoint of a run: its tallies, saved to a file at intervals while it runs."""
 
 from __future__ import annotations
 
@@ -15,35 +15,37 @@ from gpuvox.errors import AnotherRunError, FileError
 from gpuvox.files.locks import hold
 
 INTERVAL = 60.0
-"""Seconds between two writings of a checkpoint."""
+"""Seconds between two saves of a checkpoint."""
 SHARE_OF_TIME = 0.02
-"""Most of the time that writing may take: large checkpoints are written less often."""
+"""Largest share of the run time that saving may take: large checkpoints are saved less often."""
 ENDINGS = "", ".lock", f".{0:016x}.new"
-"""What follows its name in those of a checkpoint's files; the last is random."""
+"""Suffixes of the files that belong to a checkpoint; the digits of the last are random."""
 NOT_TALLIES = (".nii", ".gz", ".hdr", ".img", ".txt", ".json", ".mat", ".con", ".fts", ".grp", ".tsv", ".csv")
-"""What a run reads and writes: its checkpoint, which is removed at the end, is none of them."""
+"""Extensions of files that a run reads or writes. A checkpoint, which is removed at the end, may not have them."""
 
 
 class Checkpoint:
-    """Tallies of a run that are kept in a file while it goes on; used in a ``with`` statement.
+    """The tallies of a run, saved to a file while it runs; a context manager.
 
-    Leaving it through an exception or a signal writes them once more, unless nothing is done yet. A second process
-    on the same file is refused; the lock ends with its process, however that ends.
+    Leaving the context through an exception or a signal saves them once more, unless nothing has been done yet. A
+    second process on the same file is refused. The lock ends with its process, however that ends.
 
     Parameters
     ----------
     path : path
     identity : RunIdentity
     resume : bool
-        Go on from what the file holds.
+        Resume from the tallies in the file.
     warn : callable
-        Receives one sentence, for instance where the disk is full: the run goes on.
+        Receives one sentence, for instance if the disk is full; the run continues.
 
     Raises
     ------
     FileError
-        The file is in use; it holds results and `resume` is not set; with `resume`, there is none, or it is of
-        another run, in which case the sentence says what differs; it cannot be written.
+        The file is in use, cannot be written, or holds results although `resume` is not set. With `resume`: there is no
+        such file.
+    AnotherRunError
+        With `resume`, the file belongs to another run; the message says what differs.
     """
 
     def __init__(
@@ -52,10 +54,12 @@ class Checkpoint:
         self.path, self.warn = Path(path), warn
         self.has_warned = False
         if self.path.suffix.lower() in NOT_TALLIES:
-            raise FileError(f"{self.path} is the name of another kind of file; a checkpoint is best called .tally")
+            raise FileError(
+                f"{self.path} has the extension of another kind of file; use the extension .tally for a checkpoint"
+            )
         check_is_no_link(self.path)
         if self.path.exists():
-            check_kind(self.path)  # before a lock stands beside it
+            check_kind(self.path)  # before a lock file is created beside it
         self.lock = hold(self.path.with_name(self.path.name + ".lock"), str(self.path), warn)
         try:
             if self.lock.is_held:
@@ -79,11 +83,11 @@ class Checkpoint:
             self.lock.release()
 
     def store(self, name: str) -> KeptTest:
-        """Keeps the tallies of one test; see `executors.TallyStore`."""
+        """The store of one test's tallies; see `executors.TallyStore`."""
         return self.tallies.store(name)
 
     def write(self) -> None:
-        """Write the file; a `FileError` if that cannot be done."""
+        """Save the tallies; `FileError` if the file cannot be written."""
         start = time.monotonic()
         if self.tallies.is_consistent:
             write(self.path, self.tallies)
@@ -92,7 +96,7 @@ class Checkpoint:
         self.next = max(end + INTERVAL, self.soonest)
 
     def remove(self) -> None:
-        """Remove the file: all that it is for has been done."""
+        """Remove the file, which a complete run no longer needs."""
         self.path.unlink(missing_ok=True)
 
     def _fresh(self, identity: RunIdentity) -> Tallies:
@@ -100,11 +104,11 @@ class Checkpoint:
             try:
                 done = read(self.path).n_done
             except FileError as error:
-                raise FileError(f"{error}; remove it to start the run from the beginning") from None
+                raise FileError(f"{error}; remove the file to start the run from the beginning") from None
             if done:
                 raise FileError(
-                    f"{self.path} holds {done} shuffles that are done: go on from there with --resume, or remove it "
-                    "to start from the beginning"
+                    f"{self.path} already holds {done} permutations: use --resume to continue from there, or "
+                    "remove the file to start from the beginning"
                 )
         return Tallies(identity)
 
@@ -123,13 +127,13 @@ class Checkpoint:
             self._try_to_write()
 
     def _try_to_write(self) -> bool:
-        """Write; where that fails the file of before is still whole, and worth more than the end of the run."""
+        """Save; if that fails, the previous file is still complete, and the run continues with a warning."""
         try:
             self.write()
         except FileError as error:
             self.next = self.soonest = time.monotonic() + INTERVAL
             if not self.has_warned:
-                self.warn(f"the checkpoint is not up to date, and the run goes on: {error}")
+                self.warn(f"the checkpoint could not be updated; the run continues: {error}")
             self.has_warned = True
             return False
         return True
@@ -138,4 +142,4 @@ class Checkpoint:
         if not self.tallies.n_done:
             self.remove()
         elif self._try_to_write():
-            self.warn(f"what is done is kept in {self.path}, from which the run can be resumed")
+            self.warn(f"the permutations done so far are kept in {self.path}, from which the run can be resumed")

@@ -1,4 +1,4 @@
-"""The tallies of a run in memory, by test and pass."""
+"""The tallies of a run in memory, by test and by pass."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gpuvox.tally import Tally
 
 @dataclass(eq=False)
 class KeptTest:
-    """The tallies of one permutation test, a pass each; an `executors.TallyStore`.
+    """The tallies of one permutation test, one for each pass; an `executors.TallyStore`.
 
     Attributes
     ----------
     level_cap : int
-        Steps of TFCE they were made with (the scores of two caps do not mix); 0 before the first.
+        Steps of TFCE that they were made with; scores of different caps cannot be combined. 0 before the first.
     passes : list of Tally
     """
 
@@ -29,12 +29,12 @@ class KeptTest:
     on_added: Callable[[bool], None] = lambda ended: None
 
     def tally(self, observed: ObservedTest, fresh: Tally) -> Tally:
-        """The kept tally of a pass, or the fresh one, kept from now on.
+        """The stored tally of a pass, or the fresh one, which is then stored.
 
         Raises
         ------
         FileError
-            What is kept is not a tally of this test.
+            The stored tally does not belong to this test.
         """
         cap, number = observed.test.level_cap, int(observed.is_second)
         if cap != self.level_cap:
@@ -45,16 +45,18 @@ class KeptTest:
         kept = self.passes[number]
         kept.start, kept.stop = fresh.start, fresh.stop
         if kept.n != fresh.n or not _fits(kept, observed):
-            raise FileError("the tally that is kept does not fit this test")
+            raise FileError(
+                "the stored tally does not belong to this test: its statistics or its number of voxels differ"
+            )
         return kept
 
     def added(self) -> None:
-        """A result was added."""
+        """Report that a result has been added."""
         self.on_added(self.passes[-1].is_complete)
 
 
 def _fits(tally: Tally, observed: ObservedTest) -> bool:
-    """Whether a tally that was read has the statistics of a test, and a column a voxel."""
+    """Whether a tally that was read has the statistics of the test, and a column for each voxel."""
     if not tally.done.any():
         return True
     return all(
@@ -75,30 +77,30 @@ class Tallies:
     on_added: Callable[[bool], None] = lambda ended: None
 
     def store(self, name: str) -> KeptTest:
-        """The tallies of a test, none at first."""
+        """The tallies of a test; none at first."""
         test = self.tests.setdefault(name, KeptTest())
         test.on_added = self.on_added
         return test
 
     @property
     def n_done(self) -> int:
-        """Shuffles that are counted, those of second passes too."""
+        """Number of permutations counted, including those of second passes."""
         return sum(tally.n_done for test in self.tests.values() for tally in test.passes)
 
     @property
     def is_consistent(self) -> bool:
-        """False if a signal came while a result was being added."""
+        """False if a signal arrived while a result was being added."""
         return all(tally.is_consistent for test in self.tests.values() for tally in test.passes)
 
     @property
     def seed(self) -> int:
-        """Seed of the run; a `FileError` if the file has none."""
+        """Seed of the run; `FileError` if the file has none."""
         seed = self.identity.run["options"].get("--seed")
         if not isinstance(seed, int):
-            raise FileError(f"the tallies have {seed!r} for a seed")
+            raise FileError(f"the tallies have no valid seed: {seed!r}")
         return seed
 
     def done(self, name: str) -> np.ndarray:
-        """(n,) bool Shuffles of a test that are counted, in its first pass."""
+        """(n,) bool: the permutations of a test that its first pass has counted."""
         passes = self.tests[name].passes if name in self.tests else []
         return passes[0].done if passes else np.zeros(self.identity.shuffles[name], dtype=bool)
