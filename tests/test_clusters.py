@@ -271,7 +271,7 @@ def test_images_stored_from_right_to_left_are_read_exactly(result):
 def test_labels_of_an_atlas_are_whole_numbers(result, capsys):
     save(Path("half.nii.gz"), np.full(SHAPE, 10.5), AFFINE)
     assert main(overriding(COMMAND, ["--atlas", "half"])) == 2
-    assert "half.nii.gz has values that are not whole numbers; labels expected" in capsys.readouterr().err
+    assert "half.nii.gz has values that are not whole numbers; labels are expected" in capsys.readouterr().err
     atlas = np.full(SHAPE, 312782566, "i4")  # of Allen's atlas: beyond what float32 holds
     atlas[2:4] += 1
     image = nib.Nifti1Image(atlas, AFFINE)

@@ -237,7 +237,7 @@ def test_read_header_without_orientation(tmp_path):
 
 
 def test_read_header_refuses(tmp_path):
-    with pytest.raises(FileError, match=r"five\.nii has dimensions \(2, 2, 2, 1, 3\); an image has three"):
+    with pytest.raises(FileError, match=r"five\.nii has dimensions \(2, 2, 2, 1, 3\); three are expected"):
         files.read_header(save(tmp_path / "five.nii", np.zeros((2, 2, 2, 1, 3), "f4")))
     with pytest.raises(FileError, match=r"c\.nii holds values of type complex64; real numbers are expected"):
         files.read_header(save(tmp_path / "c.nii", np.zeros(SHAPE, "c8")))
@@ -516,7 +516,7 @@ def test_data_within_the_header_are_refused(tmp_path, kind, offset, least):
     at, number = (108, np.array(offset, "<f4")) if least == 352 else (168, np.array(offset, "<i8"))
     raw[at : at + number.nbytes] = number.tobytes()
     path.write_bytes(raw)
-    match = rf"d\.nii (says that its data begin at byte {offset}.*byte {least} or|cannot be read as an image)"
+    match = rf"d\.nii (has a vox_offset of {offset}.*byte {least} or|cannot be read as an image)"
     with pytest.raises(FileError, match=match):
         files.read_header(path)
     pair = save(tmp_path / "p.img", np.ones((*SHAPE, 2), "f4"), kind=nib.Nifti1Pair)
@@ -592,8 +592,8 @@ def test_labels_are_whole_numbers_in_full_precision(tmp_path, endian):
 @pytest.mark.parametrize(
     ("dtype", "value", "match"),
     [
-        ("f4", 0.5, "has values that are not whole numbers; labels expected"),
-        ("f4", np.nan, "has values that are not whole numbers; labels expected"),
+        ("f4", 0.5, "has values that are not whole numbers; labels are expected"),
+        ("f4", np.nan, "has values that are not whole numbers; labels are expected"),
         ("f4", 312782566, "has labels up to 312782560; those from 16777216 on cannot be distinguished in it"),
         ("f4", -np.inf, "has labels up to inf; those from 16777216"),
         ("f8", 2.0**53, "has labels up to 9007199254740992; those from 9007199254740992 on"),
@@ -742,9 +742,9 @@ def test_label(tmp_path, grid):
     assert header["descrip"].item() == b"t, contrast 1"
     assert header.get_intent() == ("t test", (17.0,), "patients > ctrl")
     files.Label("d" * 79, intent_name="i" * 15)
-    with pytest.raises(ValueError, match=r"takes 80 bytes in a header; at most 79 fit"):
+    with pytest.raises(ValueError, match=r"takes 80 bytes in a header; at most 79 are possible"):
         files.Label("−log₁₀ p" + "d" * 66)
-    with pytest.raises(ValueError, match=r"takes 16 bytes in a header; at most 15 fit"):
+    with pytest.raises(ValueError, match=r"takes 16 bytes in a header; at most 15 are possible"):
         files.Label(intent_name="i" * 16)
     with pytest.raises(ValueError, match=r"cannot store shape .*intent 'guess'"):
         files.write_map(tmp_path / "a", grid.index, grid, label=files.Label(intent="guess"))
@@ -911,8 +911,8 @@ def test_read_a_table(tmp_path, text):
         ("", r"design\.csv is empty; a VEST matrix, or a table"),
         (" \n\n", r"design\.csv is empty"),
         ("1,2\n3,4\n", r"starts with the numbers '1,2'; a table needs a header row"),
-        ("age,age\n3,4\n", r"columns are called \['age', 'age'\]; each needs a name of its own"),
-        (",age\n0,4\n", r"columns are called \['', 'age'\]; each needs a name of its own"),
+        ("age,age\n3,4\n", r"columns are called \['age', 'age'\]; the names must be unique and not empty"),
+        (",age\n0,4\n", r"columns are called \['', 'age'\]; the names must be unique and not empty"),
         ("age,sex\n", r"design\.csv has a header row but no numbers"),
         ("age,sex\n1,2\n3\n", r"design\.csv, line 3: 1 numbers in the row; the header says 2"),
         ("age,sex\n1,2,3\n", r"design\.csv, line 2: 3 numbers in the row; the header says 2"),
@@ -1019,7 +1019,7 @@ def test_write_json(tmp_path):
     assert path.read_text("utf-8").startswith('{\n  "a": [\n')
     with pytest.raises(FileError, match=r"run\.json cannot be written: Out of range float values"):
         files.write_json(path, {"p": math.nan})
-    with pytest.raises(FileError, match=r"run\.json cannot be written: .* has no form in JSON"):
+    with pytest.raises(FileError, match=r"run\.json cannot be written: .* cannot be represented in JSON"):
         files.write_json(path, {"p": object()})
     with pytest.raises(FileError, match=r"nowhere/run\.json cannot be written: No such file or directory"):
         files.write_json(tmp_path / "nowhere" / "run.json", {})

@@ -135,8 +135,8 @@ def test_a_column_of_names_is_no_column_of_numbers(tmp_path):
     for text, says in (
         ("age,participant_id\n3,a\n4\n", "1 numbers in the row; the header says 2"),
         ("group,age\nMS,1\n", "'MS' is not a finite number"),
-        ("participant_id\na\n", "each needs a name of its own"),
-        ("participant_id,age\n,1\n", "row 1 has nothing in column 'participant_id'"),
+        ("participant_id\na\n", "the names must be unique and not empty"),
+        ("participant_id,age\n,1\n", "row 1 is empty in column 'participant_id'"),
     ):
         path.write_text(text)
         with pytest.raises(FileError, match=says):
@@ -182,5 +182,5 @@ def test_an_index_that_counts_names_nothing(tmp_path, first):
     np.testing.assert_array_equal(matrix.values, [[1, 0], [0, 1]])
     for text in (",MS,HC\n1.5,1,0\n9,0,1\n", ",MS,HC\n41,1,0\n38,0,1\n"):  # may be a covariate
         path.write_text(text)
-        with pytest.raises(FileError, match="each needs a name of its own"):
+        with pytest.raises(FileError, match="the names must be unique and not empty"):
             files.read_named_matrix(path)

@@ -566,7 +566,7 @@ def change(path, old, new):
         ("study.toml", "[template]", "[maps.iron]\nimage = 'x'\n[template]", "maps.iron: is a map of [ironmyelin]"),
         ("study.toml", "[template]", "[maps.volume]\nimage = 'x'\n[template]", "maps.volume: is the name of a measure"),
         ("study.toml", "[template]", "[maps.fa]\nimage = 'template/csf'\n[template]", "maps.fa.image: "),
-        ("participants.tsv", "\tage\t", "\tsex\t", "has the column 'sex' twice"),
+        ("participants.tsv", "\tage\t", "\tsex\t", "has two columns named 'sex'"),
         ("study.toml", 'order = ["MS", "HC"]', 'order = ["MS", "NC"]', "expected MS or NC"),
         ("study.toml", 'mask = "template/deepgray.nii.gz"', 'mask = "template/deep.nii.gz"', "deep"),
         ("study.toml", 'maps = ["iron", "myelin", "ironmass"', 'maps = ["iron", "fat"', "voxelwise.maps: names 'fat'"),

@@ -274,7 +274,7 @@ def test_names_are_told_that_differ_by_case():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("participant_id,age,age\na,1,2\n", "has the column 'age' twice"),
+        ("participant_id,age,age\na,1,2\n", "has two columns named 'age'"),
         ("participant_id;age\na;1\n", "is separated by semicolons"),
         ("participant_id\tage\na\t1\n a\t2\n", "participant_id a twice"),
     ],

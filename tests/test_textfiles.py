@@ -150,9 +150,9 @@ def test_the_same_table_in_another_file(tmp_path, content):
         (TEXT.encode("utf-16")[:-1], "is not a text file"),
         ((TEXT + TEXT).encode(), "line 4, repeats the header"),
         (("#" + TEXT).encode(), "line 1, begins with '#' and has 3 fields, as the row after it"),
-        (TEXT.replace("\t", ";").encode(), "is separated by semicolons; tabs or commas expected"),
+        (TEXT.replace("\t", ";").encode(), "is separated by semicolons; tabs or commas are expected"),
         (TEXT.replace("\t", '";"').replace("\n", '"\n"').encode().join([b'"', b""]), "is separated by semicolons"),
-        (TEXT.replace("\t", "  ").encode(), "is separated by blanks; tabs or commas expected"),
+        (TEXT.replace("\t", "  ").encode(), "is separated by blanks; tabs or commas are expected"),
         (TEXT.replace("s1", "s1\t").encode(), r"row 1 \(s1\) has 4 fields, the header 3"),
         (b"# nothing\n\n", "is empty"),
         (b",,\n,,\n", "is empty"),
@@ -178,7 +178,7 @@ def test_numbers_without_names_or_header_are_told_what_they_need(tmp_path, text)
 
 def test_names_and_numbers_with_blanks_between_are_no_table(tmp_path):
     (tmp_path / "d.txt").write_text("one age\n1 30\n1 40\n")
-    with pytest.raises(FileError, match="is separated by blanks; tabs or commas expected, or a VEST matrix"):
+    with pytest.raises(FileError, match="is separated by blanks; tabs or commas are expected, or a VEST matrix"):
         files.read_matrix(tmp_path / "d.txt")
     (tmp_path / "d.txt").write_text("mean age\n30\n40\n")
     assert files.read_matrix(tmp_path / "d.txt").tolist() == [[30], [40]]

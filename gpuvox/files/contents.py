@@ -1,4 +1,4 @@
-"""The content of files that others wrote: bytes, lines and JSON, no more than fits; hashes."""
+"""The content of files from others: bytes, lines and JSON of limited size; hashes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from gpuvox.errors import FileError
 from gpuvox.files.text import Name, decode_text, lines_of, reason
 
-# Bytes asked of a file at once; gzip holds some as well.
+# Bytes read at a time; also the buffer for gzip.
 READ_SIZE = 1 << 20
 # Bytes of a table, a matrix or permutations, and of JSON or TOML: no real file is larger, and one that is would fill
 # the memory before an error could be reported.
@@ -21,12 +21,12 @@ MOST_SETTINGS = 1 << 26
 
 
 def read_bytes(path: Name, most: int = MOST_TEXT) -> bytes:
-    """The content of a file of at most so many bytes.
+    """The content of a file of at most `most` bytes.
 
     Raises
     ------
     FileError
-        It cannot be read, or is larger: by its size, before anything is read.
+        The file cannot be read, or is larger, which is checked before anything is read.
     """
     try:
         with open(path, "rb") as file:
@@ -55,14 +55,13 @@ def text_lines(path: Name) -> list[str]:
 
 
 def read_json(name: Name) -> dict[str, Any]:
-    """Content of a JSON file; empty if there is none; a `FileError` if it is not a JSON object."""
+    """The content of a JSON file, empty if there is none; `FileError` if it is not a JSON object."""
     path = Path(name)
     if not path.exists():
         return {}
+    text = read_bytes(path, MOST_SETTINGS)
     try:
-        content = json.loads(read_bytes(path, MOST_SETTINGS).decode("utf-8-sig"))
-    except FileError:
-        raise
+        content = json.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise FileError(f"{path} cannot be read: {reason(error)}") from error
     if not isinstance(content, dict):

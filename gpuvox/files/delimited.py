@@ -1,8 +1,8 @@
 """Tables as text, separated by tabs or commas, with quotation marks.
 
 The grammar of a table is that of RFC 4180 with tabs or commas, read strictly: a cell that begins with a quotation mark
-ends with one, marks inside it are doubled, and anything else is an error. A mark that is never closed, or closed some
-rows later, would otherwise swallow the rows between.
+ends with one, marks inside it are doubled, and anything else is an error. A mark that is not closed, or is closed
+some rows later, would otherwise absorb the rows in between.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gpuvox.files.text import END, Name
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A row of a table: its line in the file, its cells, and whether each of them is in quotation marks."""
+    """A row of a table: its line in the file, its cells, and whether all of them are quoted."""
 
     line: int
     cells: list[str]
@@ -33,11 +33,11 @@ class Table:
     Attributes
     ----------
     first : str
-        The line of the header.
+        The header line.
     header : Row
-        Names, without blanks around them.
+        Names, without surrounding blanks.
     rows : list of Row
-        Neither blank lines nor comments.
+        Without blank lines and comments.
     """
 
     first: str
@@ -51,20 +51,20 @@ class Table:
 
 
 def parse_table(path: Name, text: str) -> Table | None:
-    """Cells of a table whose first row has the names; separated by tabs if that has one, by commas otherwise.
+    """The cells of a table whose first row holds the names, separated by tabs if that row has one, otherwise by commas.
 
-    Lines that are blank, and lines that begin with ``#`` and do not have a cell for every column, are left out.
+    Blank lines, and lines that start with ``#`` and do not have a cell for every column, are skipped.
 
     Returns
     -------
-    Table, or None if there is no line but blanks and comments
-        Rows have as many cells as the file gives them; see `check_rows`.
+    Table, or None if there are only blank lines and comments
+        Rows may differ in their number of cells; see `check_rows`.
 
     Raises
     ------
     FileError
-        A quotation mark that is not closed, or is closed where a cell does not end; rows within quotation marks; a
-        line that may be a row or a comment.
+        A quotation mark is not closed, or is closed before the end of a cell; quotation marks enclose rows; a line may
+        be either a row or a comment.
     """
     lines = END.split(text)
     filled = (
@@ -76,10 +76,12 @@ def parse_table(path: Name, text: str) -> Table | None:
     first = lines[start]
     separator = _separator(path, "\n".join(lines[start:]) if '"' in first else first)
     rows = _Scanner(path, text, separator).rows()
-    found = [row for row in rows if row.line > start and (row.quoted or any(cell.strip() for cell in row.cells))]
-    if not found:
+    filled_rows = [
+        row for row in rows if row.line > start and (row.quoted or any(cell.strip() for cell in row.cells))
+    ]
+    if not filled_rows:
         return None
-    header, body = found[0], found[1:]
+    header, body = filled_rows[0], filled_rows[1:]
     names = [cell.strip() for cell in header.cells]
     for i, line in enumerate(lines[:start], start=1):
         if line.lstrip().startswith("#") and line.count(separator) + 1 == len(names) > 1:
@@ -92,7 +94,7 @@ def parse_table(path: Name, text: str) -> Table | None:
 
 
 def _separator(path: Name, text: str) -> str:
-    """What separates the cells of the first row: a tab if there is one outside of quotation marks, or a comma."""
+    """The separator of the first row: a tab if there is one outside quotation marks, otherwise a comma."""
     counts, wrong = {}, set()
     for separator in "\t,;":
         try:
@@ -104,7 +106,7 @@ def _separator(path: Name, text: str) -> str:
     if counts["\t"] > 1 and ("\t" not in wrong or no_commas):
         return "\t"
     if counts[";"] > counts[","] and (";" not in wrong or no_commas):
-        raise FileError(f"{os.fspath(path)} is separated by semicolons; tabs or commas expected")
+        raise FileError(f"{os.fspath(path)} is separated by semicolons; tabs or commas are expected")
     return ","
 
 
@@ -113,14 +115,14 @@ def _is_comment(path: Name, row: Row, columns: int) -> bool:
         return False
     if len(row.cells) == columns:
         raise FileError(
-            f"{os.fspath(path)}, line {row.line}, begins with '#' and has a cell for every column: a row or a "
-            "comment? Remove the '#', or the line"
+            f"{os.fspath(path)}, line {row.line}, begins with '#' and has a cell for every column, so it may be a "
+            "row or a comment: remove the '#', or the line"
         )
     return True
 
 
 def _without_blank_columns(names: list[str], rows: list[Row]) -> list[Row]:
-    """Rows without what a separator at the end of every line adds: columns with neither name nor cells."""
+    """Rows without the columns that have neither a name nor cells, caused by separators at the ends of lines."""
     n = len(names)
     while (
         n
@@ -151,14 +153,14 @@ def check_rows(path: Name, table: Table) -> None:
 
 
 def check_names(path: Name, table: Table) -> None:
-    """Raise `FileError` for a name that occurs twice."""
+    """Raise `FileError` for a duplicate name."""
     twice = next((name for name, count in Counter(table.names).items() if count > 1), None)
     if twice is not None:
-        raise FileError(f"{os.fspath(path)} has the column {twice!r} twice")
+        raise FileError(f"{os.fspath(path)} has two columns named {twice!r}")
 
 
 class _Scanner:
-    """Rows of a text, one after the other; time is linear in its length."""
+    """The rows of a text, one after the other, in time linear in its length."""
 
     def __init__(self, path: Name, text: str, separator: str) -> None:
         self.path, self.text, self.separator = os.fspath(path), text, separator
@@ -186,11 +188,11 @@ class _Scanner:
             position = after
 
     def first(self) -> list[str]:
-        """Cells of the first row."""
+        """The cells of the first row."""
         return next(self.rows()).cells
 
     def _row(self, position: int, line: int) -> tuple[Row, int]:
-        """A row with quotation marks, and where it ends."""
+        """A row with quotation marks, and the position of its end."""
         cells: list[str] = []
         quoted = True
         while True:
@@ -216,7 +218,7 @@ class _Scanner:
             rest = text[end : end + 20].split(self.separator)[0].splitlines()[0]
             raise FileError(
                 f"{self._where(line, before)}: {rest!r} follows a quotation mark that closes a cell; "
-                "a mark within a cell is doubled, and the cell in marks"
+                "marks within a cell must be doubled, and the cell must be quoted"
             )
         return cell, True, end
 
@@ -239,10 +241,10 @@ class _Scanner:
         return f"{self.path}, line {line}{row}{column}"
 
     def _checked(self, row: Row, raw: str) -> int:
-        """Line after a row; `FileError` if its quotation marks may hold rows.
+        """The number of the line after a row; `FileError` if its quotation marks seem to enclose rows.
 
-        Where every line would be a row by itself, the marks hold rows, and not a cell of several lines, unless
-        everything is in marks.
+        If every line would be a row by itself, the marks enclose rows and not a cell of several lines, unless
+        everything is quoted.
         """
         lines = [line for line in END.split(raw) if line.strip()]
         if len(lines) > 1 and not (row.quoted and (self.trusted or not self.names)):
@@ -259,7 +261,7 @@ class _Scanner:
 
 
 def format_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Text of a table, separated by tabs, of which `parse_table` makes the same cells.
+    """The text of a table, separated by tabs, from which `parse_table` restores the same cells.
 
     A row is in quotation marks, all of it, where a cell needs them; so is the header if any cell has a line
     break. Where no cell has a tab, a line break, a quotation mark or blanks around it, nothing is in marks.
@@ -281,5 +283,5 @@ def _line(cells: Sequence[str], marks: bool) -> str:
 
 
 def _needs_marks(cell: str, alone: bool) -> bool:
-    # A table of one column has no tab to say that commas are none of its separators.
+    # A table of one column has no tab to show that commas are not its separators.
     return cell != cell.strip() or any(mark in cell for mark in '"\t\r\n') or (alone and "," in cell)

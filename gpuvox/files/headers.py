@@ -1,4 +1,4 @@
-"""What images say about themselves, without their data."""
+"""Headers of images, read without their data."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from gpuvox.files.streams import DAMAGE, open_stream, starts_with
 from gpuvox.files.text import Name, reason
 from gpuvox.grid import Grid
 
-# How a NIfTI file that is not compressed begins: the size of its header, of either byte order.
+# The first bytes of an uncompressed NIfTI file: the size of its header, in either byte order.
 NIFTI_SIZES: dict[Any, tuple[bytes, ...]] = {
     nib.Nifti1Image: (b"\x5c\1\0\0", b"\0\0\1\x5c"),
     nib.Nifti2Image: (b"\x1c\2\0\0", b"\0\0\2\x1c"),
 }
-# Bytes that a byte of a gzip file can stand for.
+# Highest compression ratio of gzip.
 MOST_DEFLATED = 1032
-# Bytes of a NIfTI header with its extensions: no real one is larger, and one that claims to be would fill the memory.
+# Bytes of a NIfTI header with its extensions. No real one is larger; a forged size would fill the memory.
 MOST_HEADER = 1 << 24
 # Units of length in a NIfTI header (the lowest bits of xyzt_units) other than millimetres, or none given.
 SPACE_UNITS = {1: "metres", 3: "micrometres"}
@@ -41,23 +41,23 @@ SPACE_UNITS = {1: "metres", 3: "micrometres"}
 
 @dataclass(frozen=True, eq=False)
 class ImageHeader:
-    """What an image says about itself; the data stay in the file.
+    """The header of an image; the data stay in the file.
 
     Attributes
     ----------
     path : Path
         The image, or the `.hdr` of a pair.
     shape : (nx, ny, nz, n)
-        Voxels along x, y, z, and volumes: 1 for a 3D image.
+        Voxels along x, y and z, and the number of volumes, 1 for a 3D image.
     affine : (4, 4) float64
-        Voxel to world, millimetres.
+        From voxels to world coordinates in millimetres.
     nifti : nibabel header
-        The header as it was read.
+        The header as read.
     proxy : nibabel.arrayproxy.ArrayProxy
-        Where in which file the data lie, their type and scaling.
+        File and position of the data, their type and scaling.
     order : (nx·ny·nz,) int64, optional
-        Where the file stores each voxel, if shape and affine are those of a grid whose axes it has in another order or
-        direction; see `placed`.
+        Where the file stores each voxel, if shape and affine are those of a grid whose axes the file stores in a
+        different order or direction; see `placement.placed`.
     """
 
     path: Path
@@ -69,13 +69,13 @@ class ImageHeader:
 
     @property
     def zooms(self) -> tuple[float, ...]:
-        """(dx, dy, dz, dt) as the header has them, absolute; 1 where the image has no such dimension."""
+        """(dx, dy, dz, dt) of the header, absolute; 1 for dimensions that the image lacks."""
         zooms = [abs(float(zoom)) for zoom in self.nifti.get_zooms()[:4]]
         return (*zooms, *[1.0] * (4 - len(zooms)))
 
     @property
     def voxel_size(self) -> tuple[float, float, float]:
-        """Millimetres along x, y, z, from `pixdim` (nibabel reads a zero as 1 and says so)."""
+        """Millimetres along x, y and z, from `pixdim` (nibabel reads zero as 1, with a warning)."""
         dx, dy, dz = self.zooms[:3]
         known = isinstance(self.nifti, nib.AnalyzeHeader) and "xyzt_units" in self.nifti
         units = SPACE_UNITS.get(int(self.nifti["xyzt_units"]) & 7 if known else 0)
@@ -90,13 +90,15 @@ class ImageHeader:
 
     @property
     def oriented(self) -> bool:
-        """Whether the header says where the image lies: a qform or an sform with a code other than 0."""
-        if not isinstance(self.nifti, nib.AnalyzeHeader):  # an image in memory of a format that always says it
+        """Whether the header gives the orientation: a qform or an sform with a code other than 0."""
+        if not isinstance(
+            self.nifti, nib.AnalyzeHeader
+        ):  # an image in memory, of a format that always has an orientation
             return True
         return any(int(self.nifti[key]) > 0 for key in ("qform_code", "sform_code") if key in self.nifti)
 
     def grid(self, mask: NDArray[np.bool_]) -> Grid:
-        """The grid of this image with the given (nx, ny, nz) mask; no affine if the header gives none."""
+        """The grid of this image with the given (nx, ny, nz) mask, without an affine if the header has none."""
         if not self.oriented:
             return Grid(mask, self.voxel_size)
         sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
@@ -114,7 +116,7 @@ def read_header(name: Name) -> ImageHeader:
     Raises
     ------
     FileError
-        As of `find_image`; not a NIfTI or Analyze image; not of real numbers; more than four dimensions.
+        As for `find_image`; not a NIfTI or Analyze image, not of real numbers, or with more than four dimensions.
     """
     path = find_image(name)
     _check_extensions(path)
@@ -129,32 +131,32 @@ def read_header(name: Name) -> ImageHeader:
     if proxy.dtype.kind not in "iuf":
         raise FileError(f"{path} holds values of type {proxy.dtype}; real numbers are expected")
     if min(dims, default=0) < 1 or any(n > 1 for n in dims[4:]):
-        raise FileError(f"{path} has dimensions {dims}; an image has three, or four with the volumes")
+        raise FileError(f"{path} has dimensions {dims}; three are expected, or four with volumes")
     _check_size(proxy, dims)
     nx, ny, nz, n = (*dims, 1, 1, 1)[:4] if len(dims) < 4 else dims[:4]
     return ImageHeader(path, (nx, ny, nz, n), np.array(image.affine, dtype=np.float64), image.header, proxy)
 
 
 def header_of(image: Any, what: str) -> ImageHeader:
-    """The header of an image in memory, called `what` in messages; its data are not touched."""
+    """The header of an image in memory, which messages call `what`; its data are not read."""
     nx, ny, nz, n = (*(int(size) for size in image.shape), 1, 1, 1)[:4]
     affine = np.array(image.affine, dtype=np.float64)
     return ImageHeader(Path(what), (nx, ny, nz, n), affine, image.header, None)
 
 
 def sidecar(name: Name) -> dict[str, Any]:
-    """Content of the JSON file beside an image; empty if there is none.
+    """The content of the JSON file beside an image; empty if there is none.
 
     Raises
     ------
     FileError
-        It is not a JSON object.
+        The file is not a JSON object.
     """
     return read_json(split_suffix(find_image(name))[0] + ".json")
 
 
 def _load(path: Path) -> Any:
-    """An image as nibabel loads it; one that is called .nii.gz and is not compressed too, as zlib reads it."""
+    """An image as nibabel loads it; also an uncompressed image whose name ends in .gz."""
     kinds = [kind for kind, sizes in NIFTI_SIZES.items() if path.suffix == ".gz" and starts_with(path, sizes)]
     if not kinds:
         return nib.load(path)
@@ -165,17 +167,17 @@ def _load(path: Path) -> Any:
 
 
 def _check_offset(path: Path, header: Any, offset: int) -> None:
-    """In a single file the data begin after the header; from byte 0, as some writers say, its bytes would be voxels."""
+    """In a single file the data begin after the header; some programs write 0, which would make the header voxels."""
     least = getattr(header, "single_vox_offset", 0) if getattr(header, "is_single", False) else 0
     if offset < least:
         raise FileError(
-            f"{path} says that its data begin at byte {offset} (vox_offset), within its header; in a single file they "
-            f"begin at byte {least} or later"
+            f"{path} has a vox_offset of {offset}, within its header; in a single file the data begin at byte {least} "
+            "or later"
         )
 
 
 def _check_size(proxy: Any, dims: tuple[int, ...]) -> None:
-    """No memory for what cannot be there: a header may claim any size. Files a little short are found on reading."""
+    """Reserve no memory for data that the file cannot hold. Files that are slightly short are found while reading."""
     path = Path(proxy.file_like)
     size = path.stat().st_size
     most = size * MOST_DEFLATED if path.suffix == ".gz" else size
@@ -188,7 +190,7 @@ def _check_size(proxy: Any, dims: tuple[int, ...]) -> None:
 
 
 def _check_extensions(path: Path) -> None:
-    """No memory for extensions that cannot be there: nibabel reads each whole, however large it says that it is."""
+    """Reserve no memory for extensions that the file cannot hold; nibabel reads each in full, whatever its size."""
     with contextlib.suppress(*DAMAGE, struct.error), open_stream(path) as file:
         start = some_bytes(file, 544)
         order = "<" if start[:4] in (b"\x5c\x01\0\0", b"\x1c\x02\0\0") else ">"
@@ -210,7 +212,7 @@ def _check_extensions(path: Path) -> None:
 
 
 def _walk_extensions(path: Path, block: bytes, place: int, order: str) -> None:
-    """Each extension begins with its size, and ends within the header."""
+    """Each extension starts with its size and ends within the header."""
     while len(block) - place >= 16:
         (size,) = struct.unpack_from(f"{order}i", block, place)
         place += size

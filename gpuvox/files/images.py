@@ -1,7 +1,7 @@
 """Masks, maps and cohorts as arrays of the voxels of a mask.
 
-A cohort is decompressed once, from the first volume to the last, with one volume in memory, and only the voxels of the
-mask are kept, as float32.
+A cohort is decompressed once, from the first volume to the last, with one volume in memory at a time, and only the
+voxels of the mask are kept, as float32.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox.errors import FileError
+from gpuvox.errors import FileError, InputError
 from gpuvox.files.headers import ImageHeader, read_header
 from gpuvox.files.names import image_names
 from gpuvox.files.notices import notice
@@ -34,9 +34,9 @@ def read_mask(name: Name, on: ImageHeader | None = None) -> Grid:
     Parameters
     ----------
     name : path
-        A 3D image; of a 4D one the first volume, with a `InputWarning`.
+        A 3D image; of a 4D image, the first volume, with an `InputWarning`.
     on : ImageHeader, optional
-        An image that the mask is for: nothing but the header is read of a mask that lies on another grid.
+        The image that the mask is for. If the mask is on another grid, only its header is read.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def read_mask(name: Name, on: ImageHeader | None = None) -> Grid:
     Raises
     ------
     FileError
-        As of `read_header`; another grid than that of `on`; no voxel in the mask.
+        As for `read_header`; the grid differs from that of `on`; the mask is empty.
     """
     header = read_header(name)
     if on is not None:
@@ -55,12 +55,12 @@ def read_mask(name: Name, on: ImageHeader | None = None) -> Grid:
 
 
 def read_mask_on(name: Name, on: ImageHeader) -> Grid:
-    """Read a mask as voxels of the grid of an image, in that image's order of axes.
+    """Read a mask in the order of axes of an image on the same grid.
 
     Raises
     ------
     FileError
-        As of `read_mask`; it lies on another grid.
+        As for `read_mask`; the mask is on another grid.
     """
     return on.grid(_grid_of_mask(placed_like(read_header(name), on)).mask)
 
@@ -79,12 +79,12 @@ def mask_of(values: AnyArray, name: str) -> NDArray[np.bool_]:
     ----------
     values : array of any shape
     name : str
-        What the mask is called in messages.
+        Name of the mask in messages.
 
     Raises
     ------
     FileError
-        No voxel is in the mask.
+        The mask is empty.
     """
     chosen = inside(values)
     count = np.count_nonzero(chosen)
@@ -93,7 +93,7 @@ def mask_of(values: AnyArray, name: str) -> NDArray[np.bool_]:
         largest = f"; its largest value is {finite.max():g}" if finite.size else ""
         raise FileError(f"the mask {name} is empty: none of its {values.size} voxels is above 0.5{largest}")
     others = values[values != 0]
-    if not (others == others[0]).all():  # one label, such as 255, is as clear as 1
+    if not (others == others[0]).all():  # a single label, such as 255, is as clear as 1
         numbers = values[~np.isnan(values)]
         nan = " and NaN" if len(numbers) < values.size else ""
         notice(
@@ -104,7 +104,7 @@ def mask_of(values: AnyArray, name: str) -> NDArray[np.bool_]:
 
 
 def read_map(name: Name, grid: Grid) -> NDArray[np.float32]:
-    """Read one volume within a mask: (V,) float32. Errors as of `read_cohort`, and several volumes."""
+    """Read one volume within a mask: (V,) float32. Errors as for `read_cohort`, or several volumes."""
     header = all_placed([_single_volume(name)], grid)[0]
     values = next(volumes(header, grid.index))
     bad = int(np.count_nonzero(~np.isfinite(values)))
@@ -114,20 +114,20 @@ def read_map(name: Name, grid: Grid) -> NDArray[np.float32]:
 
 
 def read_label_map(name: Name, grid: Grid) -> NDArray[np.int64]:
-    """Read the labels of the voxels of a mask: (V,). Errors as of `read_labels` and `read_map`."""
+    """Read the labels of the voxels of a mask: (V,). Errors as for `read_labels` and `read_map`."""
     header = all_placed([_single_volume(name)], grid)[0]
     return next(read_labels(name)).take(grid.index if header.order is None else header.order[grid.index])
 
 
 def count_volumes(names: Name | Sequence[Name]) -> int:
-    """Number of volumes of a cohort, from its headers; errors as of `read_cohort`."""
+    """Number of volumes of a cohort, from its headers; errors as for `read_cohort`."""
     return sum(header.shape[3] for header in _cohort_headers(names))
 
 
 def read_cohort(
     names: Name | Sequence[Name], grid: Grid, *, progress: Progress | None = None
 ) -> NDArray[np.float32]:
-    """Read the images of a cohort within a mask, a volume in memory at a time (of several files, one a thread).
+    """Read the images of a cohort within a mask, with one volume in memory at a time (one per thread if several).
 
     Parameters
     ----------
@@ -136,19 +136,18 @@ def read_cohort(
     grid : Grid
         The mask.
     progress : callable, optional
-        Called as `progress(volumes read, volumes in all)` after each.
+        Called as `progress(volumes read, total)` after each volume.
 
     Returns
     -------
     (n, V) float32
-        A volume a row, in the order of the files; scaled as the header says.
+        A row for each volume, in the order of the files, scaled as the header specifies.
 
     Raises
     ------
     FileError
-        As of `read_header`; fewer than two volumes; a 4D image among several; another grid than the mask's;
-        a truncated or damaged file; values within the mask that are not finite (NaN, infinite, or beyond
-        float32).
+        As for `read_header`; fewer than two volumes; a 4D image among several; a grid that differs from the mask's; a
+        truncated or damaged file; values within the mask that are not finite (NaN, infinite, or beyond float32).
     """
     headers = _headers_on(names, grid)
     data = np.empty((sum(header.shape[3] for header in headers), grid.n_voxels), dtype=np.float32)
@@ -159,14 +158,14 @@ def read_cohort(
 def read_tiles(
     names: Name | Sequence[Name], grid: Grid, folder: str, *, progress: Progress | None = None
 ) -> Tiles:
-    """Like `read_cohort`, into a file without a name in a scratch folder.
+    """Like `read_cohort`, but into an unnamed file in a scratch folder.
 
     Raises
     ------
     FileError
-        As of `read_cohort`.
+        As for `read_cohort`.
     ScratchError
-        The folder has no room, or cannot be used.
+        The folder has too little space, or cannot be used.
     """
     headers = _headers_on(names, grid)
     tiles = Tiles(sum(header.shape[3] for header in headers), grid.n_voxels, folder)
@@ -184,7 +183,7 @@ def _read_rows(
     put: Callable[[int, NDArray[np.float32]], None],
     progress: Progress | None,
 ) -> None:
-    """Hand over the volumes one after the other; at the end, complain of values that are not finite."""
+    """Pass on the volumes one after the other; `FileError` at the end if any value was not finite."""
     n = sum(header.shape[3] for header in headers)
     bad = np.zeros(grid.n_voxels, dtype=bool)
     first = ""
@@ -204,9 +203,9 @@ def _read_rows(
             f"the data are not finite in {count} of the {len(bad)} voxels of the mask, first in {first}: NaN, infinite "
             "or beyond float32 (3.4e38); exclude these voxels from the mask, or mend the image"
         )
-    said = rounding.sentence(os.fspath(headers[0].path)) if rounding else ""
-    if said:
-        notice(said)
+    sentence = rounding.sentence(os.fspath(headers[0].path)) if rounding else ""
+    if sentence:
+        notice(sentence)
 
 
 def _may_round(header: ImageHeader) -> bool:
@@ -216,12 +215,12 @@ def _may_round(header: ImageHeader) -> bool:
 def first_volumes(
     names: Name | Sequence[Name], count: int, index: NDArray[np.int64] | None = None
 ) -> NDArray[np.float32]:
-    """The first volumes of a cohort at some voxels (all by default): (at most count, voxels) float32, NaN as 0.
+    """The first volumes of a cohort at given voxels (by default all): (at most count, voxels) float32, NaN as 0.
 
     Raises
     ------
     FileError
-        As of `read_header`; another size than the first image; a truncated or damaged file.
+        As for `read_header`; a size that differs from the first image's; a truncated or damaged file.
     """
     headers = _cohort_headers(names)[:count]
     template = headers[0].grid(np.ones(headers[0].shape[:3], dtype=bool))
@@ -232,24 +231,24 @@ def first_volumes(
 
 
 def automatic_mask(names: Name | Sequence[Name], *, progress: Progress | None = None) -> Grid:
-    """The mask FSL uses when none is given: every voxel whose value is not the same in all volumes.
+    """The mask that FSL uses by default: every voxel whose value varies over the volumes.
 
-    The image is read once more, one volume at a time. Voxels that are NaN in every volume are constant too.
+    The image is read once more, one volume at a time. Voxels that are NaN in every volume count as constant.
 
     Parameters
     ----------
     names, progress
-        As of `read_cohort`.
+        As for `read_cohort`.
 
     Returns
     -------
     Grid
-        As of `read_mask`.
+        As for `read_mask`.
 
     Raises
     ------
     FileError
-        As of `read_cohort`; every voxel is constant.
+        As for `read_cohort`; every voxel is constant.
     """
     headers = _cohort_headers(names)
     n = sum(header.shape[3] for header in headers)
@@ -267,19 +266,19 @@ def automatic_mask(names: Name | Sequence[Name], *, progress: Progress | None = 
 
 
 def stacked(images: Sequence[Any]) -> Any:
-    """Images of nibabel's, one of each subject, as one 4D image.
+    """Nibabel images, one for each subject, as one 4D image.
 
     Raises
     ------
-    ValueError
-        Images of several grids, or an image that is not 3D.
+    InputError
+        The images are on different grids, or an image is not 3D.
     """
     first = images[0]
     for i, image in enumerate(images, start=1):
         if len(image.shape) != 3 and tuple(image.shape[3:]) != (1,):
-            raise ValueError(f"image {i} of the data has the shape {tuple(image.shape)}; each image must be 3D")
+            raise InputError(f"image {i} of the data has the shape {tuple(image.shape)}; each image must be 3D")
         if image.shape[:3] != first.shape[:3] or not np.allclose(image.affine, first.affine, atol=1e-3):
-            raise ValueError(f"image {i} of the data is on another grid than the first")
+            raise InputError(f"image {i} of the data is on another grid than the first")
     volumes = [np.asanyarray(image.dataobj).reshape(first.shape[:3]) for image in images]
     return nib.Nifti1Image(np.stack(volumes, axis=3), first.affine, first.header)
 

@@ -1,7 +1,7 @@
-"""Files of our own beside the results: locks, and files that are opened without following links.
+"""Locks, and files of gpuvox beside the results that are opened without following links.
 
-A folder of results may have come from somebody else, or be one that others can write. What a run keeps there is opened
-as a regular file with a single name, never through a link, and is not changed before it is known to be ours.
+A folder of results may come from somebody else, or be writable by others. Files that a run keeps there are opened as
+regular files with a single name, never through a link, and are not changed before they are known to be gpuvox's.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from gpuvox.files.targets import check_output_root
 from gpuvox.files.text import Name
 
 HOLDER = re.compile(rb"(process \d+ on [^\n]{0,200})?\s*")
-"""What a lock holds."""
+"""Content of a lock file."""
 
 _without_locks: list[str] = []
-"""Folders, in use now, of which it was said that nothing can be locked there."""
+"""Folders in use for which the warning was given that they do not support locks."""
 
 
 def open_own(path: Name, flags: int) -> int:
-    """A file descriptor of a regular file that has one name; links are not followed.
+    """Open a regular file that has a single name, without following links; returns a file descriptor.
 
     Parameters
     ----------
     path : path
     flags : int
-        As of `os.open`.
+        As for `os.open`.
 
     Raises
     ------
     FileError
-        It is a link, has a second name, or is no file.
+        The path is a link, has a second name, or is not a file.
     OSError
-        As of `os.open`.
+        As for `os.open`.
     """
     try:
         number = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
@@ -57,12 +57,12 @@ def open_own(path: Name, flags: int) -> int:
 
 
 class Lock:
-    """A file that this process has locked, from `hold` to `release`.
+    """A lock file that this process holds, from `hold` to `release`.
 
     Attributes
     ----------
     is_held : bool
-        False on file systems that know no locks.
+        False on file systems without locks.
     """
 
     def __init__(self, path: Path, number: int | None, folder: str = "") -> None:
@@ -70,11 +70,11 @@ class Lock:
 
     @property
     def is_held(self) -> bool:
-        """Whether nobody else can have it."""
+        """Whether no other process can hold it."""
         return self._number is not None
 
     def release(self) -> None:
-        """Give it back, and remove its file."""
+        """Release the lock and remove its file."""
         if self._folder:
             _without_locks.remove(self._folder)
             self._folder = ""
@@ -82,29 +82,29 @@ class Lock:
             return
         with contextlib.suppress(OSError):
             if _is_at(self._number, self._path):
-                os.unlink(self._path)  # while it is held: nobody else can have it
+                os.unlink(self._path)  # while the lock is held, so that no other process has it
         os.close(self._number)
         self._number = None
 
 
 def hold(path: Name, what: str, warn: Callable[[str], None]) -> Lock:
-    """Lock a file that is made for it; the lock ends with its process, however that ends.
+    """Create a lock file and lock it; the lock ends with its process, however that ends.
 
     Parameters
     ----------
     path : path
-        Of the lock.
+        The lock file.
     what : str
-        What is locked, for messages.
+        What is locked, in messages.
     warn : callable
-        Receives a sentence where the file system knows no locks: then nothing is locked.
+        Receives a sentence if the file system does not support locks; nothing is locked then.
 
     Raises
     ------
     InUseError
-        Another process has it.
+        Another process holds the lock.
     FileError
-        The file cannot be made, or is something else than a lock.
+        The file cannot be created, or is not a lock file.
     """
     path = Path(path)
     while True:
@@ -117,7 +117,7 @@ def hold(path: Name, what: str, warn: Callable[[str], None]) -> Lock:
             raise InUseError(what, holder) from None
         except OSError as error:
             return _unlockable(path, number, f"{what} cannot be locked ({error.strerror})", warn)
-        # Its holder may have removed it between our opening and our locking it.
+        # Its holder may have removed the file after it was opened here and before it was locked.
         if _is_at(number, path):
             _sign(path, number)
             return Lock(path, number)
@@ -126,7 +126,7 @@ def hold(path: Name, what: str, warn: Callable[[str], None]) -> Lock:
 
 @contextlib.contextmanager
 def output(root: Name, warn: Callable[[str], None]) -> Iterator[None]:
-    """One process at a time that writes files named ``root…``; errors of `hold` and `targets.check_output_root`."""
+    """Lock an output: one process at a time writes ``root…``; errors of `hold` and `targets.check_output_root`."""
     check_output_root(root)
     lock = hold(f"{os.fspath(root)}.lock", f"the output {os.fspath(root)}", warn)
     try:
@@ -139,7 +139,7 @@ def _opened(path: Path, what: str) -> int:
     try:
         return open_own(path, os.O_RDWR | os.O_CREAT)
     except PermissionError as error:
-        with contextlib.suppress(OSError):  # another user's, who was killed: it can be locked all the same
+        with contextlib.suppress(OSError):  # left by another user's killed process; it can still be locked
             return open_own(path, os.O_RDONLY)
         raise FileError(f"{what} cannot be written: {error.strerror}") from error
     except OSError as error:
@@ -147,7 +147,7 @@ def _opened(path: Path, what: str) -> int:
 
 
 def _is_at(number: int, path: Path) -> bool:
-    """Whether the path still leads to the open file."""
+    """Whether the path still refers to the open file."""
     try:
         return os.path.samestat(os.fstat(number), os.lstat(path))
     except OSError:
@@ -155,7 +155,7 @@ def _is_at(number: int, path: Path) -> bool:
 
 
 def _sign(path: Path, number: int) -> None:
-    """Write into a lock who has it, unless it is something else than a lock."""
+    """Write the holder into a lock file, after checking that it is one."""
     if not HOLDER.fullmatch(os.read(number, 400)):
         os.close(number)
         raise FileError(f"{path} is not a lock of gpuvox, so it is not used; remove it or choose another name")
@@ -164,15 +164,15 @@ def _sign(path: Path, number: int) -> None:
         os.pwrite(number, f"process {os.getpid()} on {platform.node()}".encode(), 0)
 
 
-def _unlockable(path: Path, number: int, said: str, warn: Callable[[str], None]) -> Lock:
-    """In place of a lock; said once of a folder that is in use."""
+def _unlockable(path: Path, number: int, problem: str, warn: Callable[[str], None]) -> Lock:
+    """A lock that is not held, with one warning for each folder in use."""
     is_ours, folder = os.fstat(number).st_size == 0, os.path.realpath(path.parent)
     os.close(number)
     if is_ours:
         with contextlib.suppress(OSError):
             os.unlink(path)
     if not any(folder == known or folder.startswith(f"{known}{os.sep}") for known in _without_locks):
-        warn(f"{said}: make sure that no other run uses it")
+        warn(f"{problem}: make sure that no other run uses it")
     _without_locks.append(folder)
     return Lock(path, None, folder)
 
@@ -181,7 +181,7 @@ def _unlockable(path: Path, number: int, said: str, warn: Callable[[str], None])
 
 
 def is_inside(path: Name, folder: Name) -> bool:
-    """Whether a file of this name is in the folder, or would be: ``..`` and links to other folders lead out of it."""
+    """Whether a path is inside a folder, with ``..`` and links to other folders resolved."""
     top = os.path.realpath(folder)
     where = os.path.realpath(os.path.dirname(os.path.join(folder, path)))
     return where == top or where.startswith(top.rstrip(os.sep) + os.sep)
@@ -193,7 +193,7 @@ def check_folders(folder: Name) -> None:
     Raises
     ------
     FileError
-        One is, so that results would be written elsewhere.
+        A folder is such a link.
     """
     for where, names, _ in os.walk(folder):
         for name in names:

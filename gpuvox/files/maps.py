@@ -1,4 +1,4 @@
-"""Maps, written as NIfTI images."""
+"""Maps written as NIfTI images."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from gpuvox.files.writing import atomic
 from gpuvox.grid import Grid
 from gpuvox.types import AnyArray
 
-# Maps are noise: level 6 makes a t map 2 % smaller, a map of p values 10 %, in up to twice the time.
+# Maps are mostly noise: level 6 makes a t map 2 % and a map of p-values 10 % smaller, in up to twice the time.
 GZIP_LEVEL = 1
-# Voxels along a side, or volumes, that a NIfTI-1 header can tell of.
+# Largest dimension of a NIfTI-1 header.
 MOST_IN_NIFTI1 = 32767
-# Where a voxel lies; the fields of a NIfTI header that a map takes over from the input, bit by bit.
+# Fields of a NIfTI header with the geometry, which a map takes from the input bit by bit.
 GEOMETRY = ["pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"]
 GEOMETRY += ["qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"]
 
 
 @dataclass(frozen=True)
 class Label:
-    """What a map says it is, in its header.
+    """Description and intent of a map, for its header.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class Label:
     intent : str or int
         A NIfTI intent, as nibabel names it: "none", "t test", "z score", "p value", "log10 p value", …
     intent_parameters : tuple of float
-        As many as the intent has (degrees of freedom), or none.
+        Parameters of the intent (degrees of freedom), or none.
     intent_name : str
         At most 15 bytes.
     """
@@ -54,7 +54,9 @@ class Label:
     def __post_init__(self) -> None:
         for text, limit in ((self.descrip, 79), (self.intent_name, 15)):
             if len(text.encode()) > limit:
-                raise ValueError(f"{text!r} takes {len(text.encode())} bytes in a header; at most {limit} fit")
+                raise ValueError(
+                    f"{text!r} takes {len(text.encode())} bytes in a header; at most {limit} are possible"
+                )
 
 
 def write_map(
@@ -71,14 +73,14 @@ def write_map(
     Parameters
     ----------
     name : path
-        With or without an image extension; the file type decides.
+        With or without an image extension, which the file type replaces.
     values : (V,) or (n, V)
         A 3D map, or the n volumes of a 4D one.
     grid : Grid
         The mask.
     header : ImageHeader, optional
-        Of the input: its voxel sizes, qform and sform with their codes are taken over bit by bit, as FSL
-        does. By default, the grid's voxel size, and its affine as sform ("aligned").
+        Header of the input, whose voxel sizes, qform and sform with their codes are copied bit by bit, as in FSL. By
+        default, the grid's voxel size, and its affine as sform ("aligned").
     label : Label, optional
         Description and intent.
     file_type : {"NIFTI", "NIFTI_GZ", "NIFTI_PAIR", "NIFTI_PAIR_GZ"}, optional
@@ -87,12 +89,12 @@ def write_map(
     Returns
     -------
     Path
-        The file written (the `.hdr` of a pair). The same map gives the same bytes.
+        The file written (the `.hdr` of a pair). Equal maps give equal bytes.
 
     Raises
     ------
     FileError
-        The file cannot be written; nothing of it is left, and a file of that name stays as it was.
+        The file cannot be written; an existing file of that name is unchanged.
     ValueError
         `values` is not on the grid.
     """
@@ -121,12 +123,12 @@ def open_map(
     Parameters
     ----------
     n_volumes : int, optional
-        Of a 4D image; a 3D one by default. So many must be written.
+        Number of volumes of a 4D image, all of which must be written; a 3D image by default.
 
     Yields
     ------
     Path
-        Of the file, which appears, whole, when the context is left without an error.
+        The file, which appears, complete, when the context is left without an error.
     callable
         Takes the (V,) values of the next volume.
     """
@@ -135,7 +137,7 @@ def open_map(
     single = header_path == data_path
     shape = grid.shape if n_volumes is None else (*grid.shape, n_volumes)
     block = _header_block(shape, grid, header, label or Label(), single)
-    with contextlib.ExitStack() as stack:  # the data of a pair take their place before its header
+    with contextlib.ExitStack() as stack:  # the data of a pair are renamed before its header
         header_file = stack.enter_context(_written(header_path))
         data_file = header_file if single else stack.enter_context(_written(data_path))
         header_file.write(block)
@@ -157,7 +159,7 @@ def make_image(values: ArrayLike, grid: Grid) -> Any:
 def _header_block(
     shape: tuple[int, ...], grid: Grid, header: ImageHeader | None, label: Label, single: bool
 ) -> bytes:
-    """The bytes of a header as FSL writes them, and 4 that say: no extension; NIfTI-2 where a side is too long."""
+    """The header as FSL writes it, and 4 bytes for no extensions; NIfTI-2 if a dimension is too large."""
     large = max(shape) > MOST_IN_NIFTI1
     if large:
         kind: Any = nib.Nifti2Header if single else nib.nifti2.Nifti2PairHeader
@@ -189,7 +191,7 @@ def _header_block(
 
 @contextlib.contextmanager
 def _written(path: Path) -> Iterator[IO[bytes]]:
-    """An atomic file, gzipped if its name says so; without name or time in it, so always the same bytes."""
+    """An atomic file, gzipped if its name ends in .gz, without name or time, so that its bytes are reproducible."""
     with atomic(path) as temporary, open(temporary, "wb") as file:
         if path.suffix != ".gz":
             yield file

@@ -18,7 +18,7 @@ from gpuvox.files.delimited import Row, Table, parse_table
 from gpuvox.files.text import Name, as_number, decode_text, finite_row, lines_of
 from gpuvox.files.writing import write_text
 
-# Columns that say whose a row is, and what it is called, in a table of numbers.
+# Columns of a table of numbers that identify participants, or name rows.
 ID_COLUMNS = ("participant_id", "participant", "subject_id", "subject", "id")
 NAME_COLUMNS = ("", "contrast", "contrasts", "contrast_name", "name", "test", "f_test")
 
@@ -32,8 +32,8 @@ class Matrix:
     values : (rows, columns) float64
         Finite.
     row_names : tuple of str
-        `/ContrastName1` … of a VEST file, "" where one is missing; the column of names of a table (`participant_id`,
-        `contrast`, or the first if it has no name, as pandas writes an index); empty if there are none.
+        `/ContrastName1` … of a VEST file, with "" for missing ones; the column of names of a table (`participant_id`,
+        `contrast`, or the first if it has no name, as pandas writes an index); empty if there are no names.
     column_names : tuple of str
         The header row of a table, without the column of names; empty for a VEST file.
     """
@@ -49,7 +49,7 @@ def read_matrix(path: Name) -> NDArray[np.float64]:
 
 
 def read_named_matrix(path: Name) -> Matrix:
-    """Read a matrix from a VEST file or a table, whichever the file is.
+    """Read a matrix from a VEST file or a table; the content decides which it is.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def read_named_matrix(path: Name) -> Matrix:
         A VEST file has a line `/Matrix`, or starts with `/`: `/NumWaves` columns, `/NumPoints` or `/NumContrasts` rows,
         other lines of its header are ignored; a row may go over several lines, and a line may hold several rows, as
         long as the lines are alike. Anything else is a table: a first row of names, then rows of numbers, separated by
-        tabs if the first row has one, by commas otherwise. Numbers without names are neither.
+        tabs if the first row has one, by commas otherwise. Numbers without names are not accepted.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def read_named_matrix(path: Name) -> Matrix:
 
 
 def write_vest(path: Name, matrix: ArrayLike, kind: str = "mat", *, names: Sequence[str] = ()) -> None:
-    """Write FSL's VEST format; the numbers are read back bit by bit.
+    """Write FSL's VEST format, with all digits, so that reading returns the same numbers.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def write_vest(path: Name, matrix: ArrayLike, kind: str = "mat", *, names: Seque
     kind : {"mat", "con", "fts", "grp"}
         Rows are points ("mat", "grp") or contrasts ("con", "fts").
     names : sequence of str, optional
-        Of the contrasts.
+        Names of the contrasts.
     """
     if kind not in ("mat", "con", "fts", "grp"):
         raise ValueError(f"kind is {kind!r}; it must be 'mat', 'con', 'fts' or 'grp'")
@@ -124,18 +124,20 @@ def _parse_vest(path: Path, lines: Sequence[str]) -> Matrix:
 def _count(path: Path, keys: Mapping[str, str], key: str) -> int:
     if key not in keys:
         also = "neither /NumPoints nor /NumContrasts" if key == "/NumContrasts" else f"no {key}"
-        raise FileError(f"{path} has {also} before /Matrix; a VEST file needs the number of columns and of rows")
+        raise FileError(
+            f"{path} has {also} before /Matrix; a VEST file must state its numbers of columns and of rows"
+        )
     if not re.fullmatch(r"[1-9]\d*", keys[key]):
         raise FileError(f"{path}: {key} is {keys[key]!r}; it must be a whole number of at least 1")
     return int(keys[key])
 
 
 def _unwrapped(numbered: list[tuple[int, list[str]]], rows: int, columns: int) -> list[tuple[int, list[str]]]:
-    """Rows of a matrix that was written in lines of another length, if there is no doubt where they end.
+    """Rows of a matrix that was wrapped into lines of another length, if their ends are unambiguous.
 
-    FSL reads numbers in a row, whatever the lines are. A number too few in one row and one too many in another would
-    go unseen so: lines are taken for wrapped rows only if each holds whole rows, if each row begins a line, or if all
-    but the last are of one length.
+    FSL reads a sequence of numbers, whatever the lines are, so a missing number in one row and an extra one in another
+    would go unnoticed. Lines are accepted as wrapped rows only if each line holds whole rows, if each row starts a
+    line, or if all lines but the last have the same length.
     """
     counts = [len(fields) for _, fields in numbered]
     if sum(counts) != rows * columns or counts == [columns] * rows:
@@ -163,7 +165,7 @@ def _parse_table(path: Path, text: str) -> Matrix:
     where = _column_of_names(names, table.rows)
     columns = [name for i, name in enumerate(names) if i != where]
     if not columns or "" in columns or len(set(columns)) < len(columns):
-        raise FileError(f"{path}: the columns are called {names}; each needs a name of its own")
+        raise FileError(f"{path}: the columns are called {names}; the names must be unique and not empty")
     if not table.rows:
         raise FileError(f"{path} has a header row but no numbers")
     _check_separator(path, table)
@@ -177,16 +179,17 @@ def _parse_table(path: Path, text: str) -> Matrix:
         else:
             values.append(finite_row(path, line, fields, len(names), "the header"))
     if "" in of_rows:
-        raise FileError(f"{path}: row {of_rows.index('') + 1} has nothing in column {names[where or 0]!r}")
+        raise FileError(f"{path}: row {of_rows.index('') + 1} is empty in column {names[where or 0]!r}")
     counts = where is not None and not names[where] and all(name.isdecimal() for name in of_rows)
     return Matrix(np.array(values), () if counts else tuple(of_rows), tuple(columns))
 
 
 def _column_of_names(names: Sequence[str], rows: Sequence[Row]) -> int | None:
-    """Which column of a table of numbers names its rows, if one does.
+    """The column of a table of numbers that names its rows, or None.
 
-    One of `ID_COLUMNS` always; the first, if it is called as in `NAME_COLUMNS` (pandas and R write an index under no
-    name), where its cells are no numbers; without a name also where they count up, and then they name nothing.
+    A column in `ID_COLUMNS` always does. The first column does if its name is in `NAME_COLUMNS` (pandas and R write an
+    index without a name) and its cells are not all numbers. A first column without a name whose cells are increasing
+    whole numbers is an index, which names nothing.
     """
     ids = [i for i, name in enumerate(names) if name.casefold() in ID_COLUMNS]
     if ids:
@@ -199,7 +202,9 @@ def _column_of_names(names: Sequence[str], rows: Sequence[Row]) -> int | None:
 
 
 def _check_separator(path: Path, table: Table) -> None:
-    """Raise `FileError` for a table that is separated by blanks."""
+    """Raise `FileError` for a table whose columns are separated by blanks."""
     words = table.names[0].split()
     if len(table.names) == 1 < len(words) and all(len(row.cells[0].split()) == len(words) for row in table.rows):
-        raise FileError(f"{path} is separated by blanks; tabs or commas expected, or a VEST matrix with /Matrix")
+        raise FileError(
+            f"{path} is separated by blanks; tabs or commas are expected, or a VEST matrix with /Matrix"
+        )

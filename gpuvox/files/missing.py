@@ -1,4 +1,4 @@
-"""What there is in the place of an image that is not found under its name."""
+"""Explanations for an image that cannot be found under its name."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ EXPECTED = "NIfTI images end in .nii.gz, .nii, or .hdr and .img"
 
 
 def what_is_there(name: str, stem: str, suffixes: Sequence[str]) -> str:
-    """A sentence on what stands in the way of an image; empty if there is nothing like it.
+    """A sentence on why an image is not found; empty if nothing like it exists.
 
     Parameters
     ----------
     name : str
-        The image as it was asked for.
+        The image as it was requested.
     stem : str
         The same without its image extension.
     suffixes : sequence of str
-        Extensions of images.
+        Image extensions.
     """
     for path in (name, *(stem + suffix for suffix in suffixes)):
         if os.path.islink(path) and not os.path.exists(path):
@@ -40,7 +40,7 @@ def what_is_there(name: str, stem: str, suffixes: Sequence[str]) -> str:
 
 
 def _no_folder(name: str, folder: str) -> str:
-    """The first folder on the way that is not there."""
+    """The first folder of the path that does not exist."""
     parent = os.path.dirname(folder)
     while parent and not os.path.isdir(parent):
         folder, parent = parent, os.path.dirname(parent)
@@ -50,23 +50,23 @@ def _no_folder(name: str, folder: str) -> str:
 
 def _alike(name: str, folder: str, stem: str, base: str, suffixes: Sequence[str]) -> str:
     """A file whose name differs in capitals, in blanks at its ends, or in the way it is packed."""
-    there = sorted(os.listdir(folder))
+    present = sorted(os.listdir(folder))
     wanted = {text.strip().casefold() for text in (base, *(stem.strip() + suffix for suffix in suffixes))}
-    for other in there:
+    for other in present:
         if other.strip().casefold() in wanted:
             blank = "" if other == other.strip() and name == name.strip() else " (including a blank at the end)"
             return f"there is no image {name!r}, but {other!r} in {folder}: give the name in this spelling{blank}"
     packed = tuple(f"{stem}{suffix}." for suffix in ("", ".nii"))
-    for other in there:
+    for other in present:
         if stem and other.startswith(packed) and not other.endswith((".json", ".txt", ".tsv", ".csv")):
             return f"there is no image {name}, but {other} in {folder}, which is not in a supported format: {EXPECTED}"
     return ""
 
 
 def expand(pattern: str) -> Iterator[str]:
-    """Files that fit a pattern, in the order of their names; ``**`` is folders of any depth.
+    """Files that match a pattern, sorted by name; ``**`` matches folders of any depth.
 
-    A folder that exists under the very name it has in the pattern is taken so, brackets included.
+    If a folder has exactly the name that stands in the pattern, brackets included, its name is not a pattern.
     """
     done, rest = "", pattern
     prefix = ""

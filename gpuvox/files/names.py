@@ -1,4 +1,4 @@
-"""Names of images: FSL's rules, patterns, lists, columns of tables, and the types of image that are written."""
+"""Names of images: FSL's rules, patterns, lists, columns of tables, and the file types for output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpuvox.files.tables import read_table
 from gpuvox.files.text import Name
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".hdr.gz", ".hdr", ".img.gz", ".img")
-# What FSLOUTPUTTYPE may say: the suffixes of the file with the header and of the one with the data.
+# Values of FSLOUTPUTTYPE: the suffix of the file with the header, and of the one with the data.
 FILE_TYPES = {
     "NIFTI": (".nii", ".nii"),
     "NIFTI_GZ": (".nii.gz", ".nii.gz"),
@@ -25,13 +25,13 @@ FILE_TYPES = {
 
 
 def find_image(name: Name) -> Path:
-    """The image that a name stands for, as FSL takes names: with or without extension.
+    """The image of a given name, with or without extension, as in FSL.
 
     Parameters
     ----------
     name : path
-        `data`, `data.nii`, `data.nii.gz`, `data.hdr`, `data.img` (either of them gzipped) … A file of
-        exactly this name comes first; otherwise the name without its extension is looked for with each.
+        `data`, `data.nii`, `data.nii.gz`, `data.hdr` or `data.img` (either of them gzipped). A file with exactly this
+        name takes precedence; otherwise every extension is tried with the name's stem.
 
     Returns
     -------
@@ -41,61 +41,61 @@ def find_image(name: Name) -> Path:
     Raises
     ------
     FileError
-        No such image, several with that name, or a pair of which one file is missing.
+        There is no such image, there are several of that name, or a pair lacks one of its files.
     """
     stem, suffix = split_suffix(name)
     if suffix and os.path.isfile(name):
         return _header_file(stem, suffix)
-    found = [s for s in IMAGE_SUFFIXES if os.path.isfile(stem + s) and not s.startswith(".img")]
-    if not found:
+    suffixes = [s for s in IMAGE_SUFFIXES if os.path.isfile(stem + s) and not s.startswith(".img")]
+    if not suffixes:
         looked_for = ", ".join(IMAGE_SUFFIXES[:4])
         there = what_is_there(os.fspath(name), stem, IMAGE_SUFFIXES)
         raise FileError(there or f"there is no image {name}: looked for {stem} with {looked_for}")
-    if len(found) > 1:
-        raise FileError(f"the image name {name} is ambiguous: there are {_listed(stem + s for s in found)}")
-    return _header_file(stem, found[0])
+    if len(suffixes) > 1:
+        raise FileError(f"the image name {name} is ambiguous: there are {_listed(stem + s for s in suffixes)}")
+    return _header_file(stem, suffixes[0])
 
 
 def split_suffix(name: Name) -> tuple[str, str]:
-    """A name without its image extension, and that extension ("" if there is none)."""
+    """A name without its image extension, and the extension ("" if there is none)."""
     text = os.fspath(name)
     suffix = next((s for s in IMAGE_SUFFIXES if text.endswith(s)), "")
     return text.removesuffix(suffix), suffix
 
 
 def image_files(name: Name) -> tuple[Path, ...]:
-    """The files an image consists of: one, or the `.hdr` and the `.img` of a pair; errors of `find_image`."""
+    """The files of an image: one, or the `.hdr` and the `.img` of a pair; errors of `find_image`."""
     path = find_image(name)
     stem, suffix = split_suffix(path)
     return (path, Path(stem + suffix.replace("hdr", "img"))) if "hdr" in suffix else (path,)
 
 
 def image_names(names: Name | Sequence[Name]) -> list[Path]:
-    """The images that a name, a pattern, a file of names, a column of a table or a list of names stand for.
+    """The images that a name, a pattern, a file of names, a column of a table or a list of names refers to.
 
     Parameters
     ----------
     names : path or sequence of paths
-        One image; a pattern with `*`, `**` (folders of any depth), `?` or `[`, whose matches are taken in the order
-        of their names, as a shell lists them; a `.txt` file with a name a line, relative to the folder of that
-        file (empty lines and lines that start with `#` are skipped); `participants.tsv:column`, a column of a
-        table (TSV or CSV) with names relative to the table's folder; or a list of images, whose order is kept.
+        One image; a pattern with `*`, `**` (folders of any depth), `?` or `[`, whose matches are sorted by name, as
+        in a shell; a `.txt` file with one name on each line, relative to the folder of that file (empty lines and
+        lines that start with `#` are skipped); `participants.tsv:column`, a column of a table (TSV or CSV) with names
+        relative to the table's folder; or a list of images, whose order is kept.
 
     Returns
     -------
     list of Path
-        As of `find_image`.
+        As for `find_image`.
 
     Raises
     ------
     FileError
-        Nothing matches, an empty list, or any error of `find_image`.
+        Nothing matches, the list is empty, or any error of `find_image`.
     """
     if not isinstance(names, str | os.PathLike):
-        found = [find_image(name) for name in names]
-        if not found:
-            raise FileError("the list of images is empty; it must name at least one")
-        return found
+        paths = [find_image(name) for name in names]
+        if not paths:
+            raise FileError("the list of images is empty; at least one is expected")
+        return paths
     text = os.fspath(names)
     if text.endswith(".txt"):
         return _listed_images(Path(text))
@@ -107,26 +107,28 @@ def image_names(names: Name | Sequence[Name]) -> list[Path]:
             for i, name in enumerate(read_table(path, [column], long=True)[column], 1)
         ]
     if text.endswith((".tsv", ".csv")):
-        raise FileError(f"{text} is a table; {text}:COLUMN expected, with the column that names the images")
+        raise FileError(
+            f"{text} is a table; {text}:COLUMN is expected, where COLUMN holds the names of the images"
+        )
     if glob.has_magic(text) and not _is_there(text):
         return _matching_images(text)
     return [find_image(text)]
 
 
 def are_names(data: Any) -> bool:
-    """Whether data are the name of a file, or a list of names."""
+    """Whether data are given as the name of a file, or as a list of names."""
     if isinstance(data, list | tuple):
         return bool(data) and all(isinstance(each, str | os.PathLike) for each in data)
     return isinstance(data, str | os.PathLike)
 
 
 def output_type() -> str:
-    """The file type for images: FSLOUTPUTTYPE of the environment, NIFTI_GZ if it is not set.
+    """The file type for images: the environment variable FSLOUTPUTTYPE, or NIFTI_GZ if it is not set.
 
     Raises
     ------
     FileError
-        A type that is not written.
+        The value is not a supported type.
     """
     value = os.environ.get("FSLOUTPUTTYPE") or "NIFTI_GZ"
     if value not in FILE_TYPES:
@@ -135,7 +137,7 @@ def output_type() -> str:
 
 
 def _is_there(name: str) -> bool:
-    """Whether an image has this very name, with or without its extension; brackets are then no pattern."""
+    """Whether an image has exactly this name, with or without extension, so that brackets are not a pattern."""
     return any(os.path.lexists(path) for path in (name, *(split_suffix(name)[0] + s for s in IMAGE_SUFFIXES)))
 
 
@@ -170,7 +172,7 @@ def _matching_images(pattern: str) -> list[Path]:
         every = list(expand(tried))
         matches = [match for match in every if split_suffix(match)[1]]
         if matches:
-            return list(dict.fromkeys(find_image(match) for match in matches))  # a pair matches twice
+            return list(dict.fromkeys(find_image(match) for match in matches))  # both files of a pair match
         others += every
     hint = f"; {others[0]} does, which is not in a supported format: {EXPECTED}" if others else ""
     raise FileError(f"no image matches {pattern}{hint}")

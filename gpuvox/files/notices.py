@@ -7,6 +7,6 @@ import warnings
 from gpuvox.errors import InputWarning
 
 
-def notice(said: str) -> None:
-    """Warn of something about a file (`InputWarning`)."""
-    warnings.warn(" ".join(said.splitlines()), InputWarning, stacklevel=3)
+def notice(sentence: str) -> None:
+    """Issue an `InputWarning` about a file, in one sentence."""
+    warnings.warn(" ".join(sentence.splitlines()), InputWarning, stacklevel=3)

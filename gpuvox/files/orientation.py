@@ -1,4 +1,4 @@
-"""Images of one grid in the world whose axes are stored in another order or direction."""
+"""Images with the same voxels in world space whose axes are stored in a different order or direction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gpuvox.types import AnyArray
 
 TOLERANCE = 1e-3
-"""Of a voxel: how far apart two voxels may lie that are the same."""
+"""Largest distance, in voxels, between the positions of corresponding voxels."""
 
 
 def lie_alike(affine: AnyArray, other: AnyArray, voxel_size: Sequence[float]) -> bool:
@@ -25,22 +25,22 @@ def order_on(
     other_shape: Sequence[int],
     voxel_size: Sequence[float],
 ) -> NDArray[np.int64] | None:
-    """Where an image stores the voxels of another one's grid, if the two differ in the axes' order or direction alone.
+    """Where an image stores the voxels of a grid, if the two differ only in the order or direction of their axes.
 
     Parameters
     ----------
     affine, shape : (4, 4), (3,)
-        Of the image.
+        Affine and shape of the image.
     other, other_shape : (4, 4), (3,)
-        Of the grid.
+        Affine and shape of the grid.
     voxel_size : (3,)
         Of the grid, millimetres.
 
     Returns
     -------
     (nx·ny·nz,) int64
-        For each voxel of the grid, x fastest, its position in the image, x fastest; None if the images do not have the
-        same voxels, or lie alike.
+        For each voxel of the grid, x fastest, its position in the image, x fastest; None if the two do not have the
+        same voxels, or have the same orientation.
     """
     try:
         turn = np.rint(np.linalg.inv(affine)[:3, :3] @ other[:3, :3])
@@ -67,7 +67,7 @@ def order_on(
 
 
 def format_shape(sizes: Sequence[int]) -> str:
-    """Sizes in print: 5 × 6 × 4."""
+    """A shape in words: 5 × 6 × 4."""
     return " × ".join(str(size) for size in sizes)
 
 
@@ -77,5 +77,5 @@ def format_sizes(sizes: Sequence[float] | AnyArray) -> str:
 
 
 def format_affine(affine: NDArray[np.float64]) -> str:
-    """An affine in print, its first three rows."""
+    """The first three rows of an affine, in words."""
     return "[" + "; ".join(" ".join(f"{value:g}" for value in row) for row in affine[:3]) + "]"

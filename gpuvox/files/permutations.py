@@ -15,7 +15,7 @@ from gpuvox.files.writing import write_text
 
 
 def read_permutations(path: Name) -> NDArray[np.int64]:
-    """Read permutations or sign flips, a row each, as `randomise -P` writes them or as plain integers.
+    """Read permutations or sign flips, one in each row, as written by `randomise -P` or as plain integers.
 
     Returns
     -------
@@ -25,8 +25,8 @@ def read_permutations(path: Name) -> NDArray[np.int64]:
     Raises
     ------
     FileError
-        Missing, empty or not text; rows of different length; an entry that is not an integer; a row of
-        another kind than the first.
+        The file is missing, empty or not text; rows differ in length; an entry is not an integer; a row is of a
+        different kind from the first.
     """
     path = Path(path)
     numbered = [(i, line.split()) for i, line in enumerate(text_lines(path), 1) if line.strip()]
@@ -51,7 +51,7 @@ def write_permutations(path: Name, permutations: ArrayLike) -> None:
 
 
 def write_column(path: Name, values: ArrayLike) -> None:
-    """Write (N,) null maxima as `randomise -N` does: `84.000000 `, one a line."""
+    """Write (N,) null maxima as `randomise -N` does: `84.000000 `, one on each line."""
     write_text(path, "".join(f"{value:.6f} \n" for value in np.asarray(values).tolist()))
 
 

@@ -1,4 +1,4 @@
-"""Whether images lie on one grid, voxel for voxel, whatever the order and direction of their axes."""
+"""Whether images are on the same grid, voxel for voxel, whatever the order and direction of their axes."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ from gpuvox.grid import Grid
 
 
 def check_grid(header: ImageHeader, grid: Grid, other: Name = "the mask") -> None:
-    """An image must lie where the grid lies, voxel for voxel; orientation counts where both have one."""
+    """Raise `FileError` unless an image is on the grid, voxel for voxel; affines count if both have one."""
     _check_place(header, grid.shape, grid.affine, grid.voxel_size, other)
 
 
 def check_headers(header: ImageHeader, other: ImageHeader) -> None:
-    """The same of two images, from their headers: before anything is read that takes memory."""
+    """The same for two images, from their headers alone."""
     affine = other.affine if other.oriented else None
     _check_place(header, other.shape[:3], affine, other.voxel_size, other.path)
 
 
 def placed(header: ImageHeader, grid: Grid, other: Name = "the mask") -> ImageHeader:
-    """The header of an image as one that lies where the grid lies, to be read in the grid's order of voxels.
+    """The header of an image on the grid, to be read in the grid's order of voxels.
 
-    Images of the same voxels in the world may store their axes in another order or direction.
+    Images with the same voxels in world space may store their axes in a different order or direction.
 
     Raises
     ------
     FileError
-        As of `check_grid`.
+        As for `check_grid`.
     """
     return _placed(header, grid.shape, grid.affine, grid.voxel_size, other)
 
 
 def placed_like(header: ImageHeader, other: ImageHeader) -> ImageHeader:
-    """The same of two images, from their headers: before anything is read that takes memory."""
+    """The same for two images, from their headers alone."""
     return _placed(header, other.shape[:3], other.affine if other.oriented else None, other.voxel_size, other.path)
 
 
 def all_placed(headers: Sequence[ImageHeader], grid: Grid, other: Name = "the mask") -> list[ImageHeader]:
-    """All images on one grid, with a `InputWarning` where some are stored in another way."""
-    found = [placed(header, grid, other) for header in headers]
-    turned = [header.path for header in found if header.order is not None]
+    """The headers of images on one grid, with an `InputWarning` if some are stored in a different orientation."""
+    on_grid = [placed(header, grid, other) for header in headers]
+    turned = [header.path for header in on_grid if header.order is not None]
     if turned:
         more = f" and {len(turned) - 1} more images have" if len(turned) > 1 else " has"
         notice(f"{turned[0]}{more} the voxels of {other} along exchanged or reversed axes; reoriented exactly")
-    return found
+    return on_grid
 
 
 def _placed(

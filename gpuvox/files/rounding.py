@@ -1,4 +1,4 @@
-"""What float32, in which data are held, loses of the values that they were given as."""
+"""The precision that data lose by conversion to float32."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from numpy.typing import DTypeLike, NDArray
 from gpuvox.types import AnyArray
 
 SHARE = 0.01
-"""Of a voxel's SD over subjects: the rounding that is told."""
+"""Rounding error that triggers a warning, as a share of a voxel's SD over subjects."""
 
 
 def may_round(dtype: DTypeLike) -> bool:
-    """Whether values of a type can be others as float32."""
+    """Whether conversion to float32 can change values of a type."""
     kind = np.dtype(dtype)
     return kind.itemsize > 2 and kind.kind != "b" and not (kind.kind == "f" and kind.itemsize == 4)
 
 
 class Rounding:
-    """Compares, volume by volume, what was given with what is held; threads may share it.
+    """Compares, volume by volume, original values with their float32 values; threads may share it.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Rounding:
             np.maximum(self._error, np.abs(exact - held), out=self._error)
 
     def count(self) -> int:
-        """Number of voxels in which rounding exceeds `SHARE` of the SD; what is not finite is not counted."""
+        """Number of voxels whose rounding error exceeds `SHARE` of the SD; non-finite values are not counted."""
         if self._n < 2:
             return 0
         with np.errstate(all="ignore"):
@@ -55,7 +55,7 @@ class Rounding:
         return int(np.count_nonzero(lost))
 
     def sentence(self, what: str) -> str:
-        """What is to be said, empty if nothing: `what` is the data's name."""
+        """The warning about the data called `what`; empty if there is none."""
         count = self.count()
         if not count:
             return ""

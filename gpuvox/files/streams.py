@@ -1,4 +1,4 @@
-"""The bytes of a file, gzipped or not, one after the other."""
+"""Files read from beginning to end, gzipped or not."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from gpuvox.files.contents import READ_SIZE, some_bytes
 from gpuvox.files.text import Name
 from gpuvox.types import AnyArray
 
-# How a gzip file, and each of its members, begins.
+# The first bytes of a gzip file, and of each of its members.
 GZIP_MAGIC = b"\x1f\x8b"
-# What zlib, gzip and the system raise for a file that is cut short or damaged; absurd offsets overflow.
+# Errors of zlib, gzip and the system for a truncated or damaged file; absurd offsets overflow.
 DAMAGE = (OSError, EOFError, zlib.error, OverflowError)
 
 
@@ -36,8 +36,8 @@ def starts_with(path: Path, beginnings: tuple[bytes, ...]) -> bool:
 class GzipStream(contextlib.AbstractContextManager[Any]):
     """A gzip file, read from its beginning in large steps.
 
-    Python's own reader asks zlib for some kilobytes at a time, and threads that do so spend their time waiting for the
-    interpreter: two were slower than one.
+    Python's own reader decompresses a few kilobytes at a time, so that threads spend their time waiting for the
+    interpreter lock: two were slower than one.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -48,7 +48,7 @@ class GzipStream(contextlib.AbstractContextManager[Any]):
         self._file.close()
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes, none at the end; zlib checks the checksum of each member of the file there."""
+        """At most `size` bytes, none at the end; zlib verifies the checksum of each member."""
         while True:
             if self._ended or (self._member.eof and not self._next_member()):
                 return b""
@@ -61,7 +61,7 @@ class GzipStream(contextlib.AbstractContextManager[Any]):
                 return values
 
     def _next_member(self) -> bool:
-        """Whether another member follows; what is none (zeros of a tape, other padding) is ignored, as by gzip."""
+        """Whether another member follows; anything else (padding, such as zeros from a tape) is ignored, as in gzip."""
         self._rest = (self._member.unused_data + self._rest).lstrip(b"\0")
         while len(self._rest) < len(GZIP_MAGIC):
             found = self._file.read(READ_SIZE // 4)
@@ -74,13 +74,13 @@ class GzipStream(contextlib.AbstractContextManager[Any]):
         return not self._ended
 
     def readinto(self, view: memoryview) -> int:
-        """Like `read`, into memory."""
+        """As `read`, into a buffer."""
         values = self.read(len(view))
         view[: len(values)] = values
         return len(values)
 
     def seek(self, offset: int) -> None:
-        """Leave out the first bytes of the file."""
+        """Skip bytes from the beginning of the file."""
         while offset > 0 and (values := self.read(min(offset, READ_SIZE))):
             offset -= len(values)
 
@@ -96,6 +96,6 @@ def fill(file: IO[bytes], array: AnyArray) -> None:
 
 
 def check_end(file: GzipStream, name: Name) -> None:
-    """Read to the very end, where gzip has its checksum; no more than a little padding may come before it."""
+    """Read to the end, where gzip has its checksum; at most a little padding may come before it."""
     if len(some_bytes(file, READ_SIZE + 1)) > READ_SIZE:
         raise FileError(f"{os.fspath(name)} is damaged: it holds more data than its header announces")

@@ -22,23 +22,23 @@ def read_table(path: Name, required: Sequence[str] = (), *, long: bool = False, 
     Parameters
     ----------
     path : path
-        ``participants.tsv`` and the like; commas if the first line has no tab.
+        A table such as ``participants.tsv``; separated by commas if the first line has no tab.
     required : sequence of str
-        Columns that there must be, without empty cells.
+        Columns that must be present, without empty cells.
     long : bool
-        Several rows of a participant are in order.
+        Allow several rows for each participant.
     may_be_empty : bool
-        No row below the header is in order.
+        Allow a table without rows below the header.
 
     Returns
     -------
     pandas.DataFrame of str
-        Of a table of participants, ``attrs["levels"]`` names the columns that a JSON file beside it gives ``Levels``.
+        For a table of participants, ``attrs["levels"]`` names the columns with ``Levels`` in a JSON file beside it.
 
     Raises
     ------
     FileError
-        Not a table; no row; a column or a cell is missing; `participant_id` occurs twice.
+        The file is not a table or has no rows, a column or a cell is missing, or a `participant_id` is duplicated.
     """
     path = Path(path)
     table = _frame(_checked_table(path))
@@ -51,7 +51,7 @@ def read_table(path: Name, required: Sequence[str] = (), *, long: bool = False, 
     for column in required:
         empty = np.flatnonzero(table[column].str.strip().isin(["", "n/a"]))
         if len(empty):
-            raise FileError(f"{path} has nothing in column {column!r} of row {empty[0] + 1}")
+            raise FileError(f"{path} is empty in column {column!r} of row {empty[0] + 1}")
     if "participant_id" in table.columns:
         table["participant_id"] = table["participant_id"].str.strip()
     if "participant_id" in table.columns and not long:
@@ -66,19 +66,19 @@ def read_table(path: Name, required: Sequence[str] = (), *, long: bool = False, 
 def _checked_table(path: Path) -> Table:
     table = parse_table(path, decode_text(path, read_bytes(path), strict=True))
     if table is None:
-        raise FileError(f"{path} is empty; a table with a header row expected")
+        raise FileError(f"{path} is empty; a table with a header row is expected")
     names = table.names
     if "" in names and len(set(names)) == len(names):
-        names[names.index("")] = f"Unnamed: {names.index('')}"  # as pandas calls the row names that R writes
+        names[names.index("")] = f"Unnamed: {names.index('')}"  # pandas's name for the row names that R writes
     check_names(path, table)
     check_rows(path, table)
     if len(names) == 1 and "participant_id" in names[0].split()[1:] + names[0].split()[:-1]:
-        raise FileError(f"{path} is separated by blanks; tabs or commas expected")
+        raise FileError(f"{path} is separated by blanks; tabs or commas are expected")
     return table
 
 
 def _declared(path: Path) -> tuple[str, ...]:
-    """Columns that the JSON file beside a table describes as categories, as BIDS does."""
+    """Columns that the JSON file beside a table describes as categories, as in BIDS."""
     beside = path.with_suffix(".json")
     if path.suffix == ".json" or not beside.is_file():
         return ()
@@ -96,9 +96,9 @@ def _frame(table: Table) -> Any:
 
 
 def write_table(path: Name, table: Any) -> None:
-    """Write a table as TSV: eight digits, ``n/a`` for what is missing; whole or not at all.
+    """Write a table as TSV, with eight digits and ``n/a`` for missing values; complete or not at all.
 
-    Cells with tabs, line breaks or quotation marks are in quotation marks, and `read_table` reads them back.
+    Cells with tabs, line breaks or quotation marks are quoted, and `read_table` reads them back.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def write_table(path: Name, table: Any) -> None:
     Raises
     ------
     FileError
-        A cell holds what no text file can, or the file cannot be written.
+        A cell contains a zero byte, or the file cannot be written.
     """
     names = [_cell(path, name) for name in table.columns]
     rows = [[_cell(path, value) for value in row] for row in table.itertuples(index=False, name=None)]

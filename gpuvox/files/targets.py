@@ -1,4 +1,4 @@
-"""Names of the files that a command is going to write, checked before it does any work."""
+"""Checks of the files that a command will write, made before it does any work."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from gpuvox.files.text import Name, reason
 
 
 def check_targets(root: Name, endings: Iterable[str] = ("",), *, maps: Iterable[str] = ()) -> None:
-    """Make sure that every file of an output root can be created, or replaced.
+    """Make sure that every file of an output root can be created or replaced.
 
     Parameters
     ----------
     root : path
-        What the names begin with, folder included.
+        Beginning of the names, including the folder.
     endings : iterable of str
-        What follows the root in the name of each file.
+        Rest of the name of each file.
     maps : iterable of str
-        What follows it in the name of each image, without extension; FSLOUTPUTTYPE says which one comes after it.
+        Rest of the name of each image, without the extension, which FSLOUTPUTTYPE determines.
 
     Raises
     ------
     FileError
-        There is no such folder, or nothing can be written there; a name that is too long for the file system, that
-        is missing after a slash, or that a folder has.
+        The folder does not exist or is not writable; a name is too long for the file system, is missing after a slash,
+        or is that of a folder.
     """
     text = os.fspath(root)
     if "\0" in text:
@@ -42,21 +42,21 @@ def check_targets(root: Name, endings: Iterable[str] = ("",), *, maps: Iterable[
 
 
 def check_root_name(root: Name, option: str, example: str) -> None:
-    """An output root must end in a name: behind a slash, files would be called ``.tsv`` or ``_tstat1``.
+    """Make sure that an output root ends in a name, without which files would be called ``.tsv`` or ``_tstat1``.
 
     Raises
     ------
     FileError
-        The root ends with a slash, or is ``.`` or ``..``.
+        The root ends in a slash, or is ``.`` or ``..``.
     """
     text = os.fspath(root)
     if os.path.basename(text) in ("", ".", ".."):
         better = os.path.join(text, example)
-        raise FileError(f"{option} {text} is a folder; the beginning of file names is expected, such as {better}")
+        raise FileError(f"{option} {text} is a folder; the beginning of file names, such as {better}, is expected")
 
 
 def _check_target(path: str) -> None:
-    """The file system is asked: not all of them take names of 255 bytes."""
+    """Ask the file system, because not every one allows names of 255 bytes."""
     try:
         is_folder = stat.S_ISDIR(os.stat(path).st_mode)
     except OSError as error:
@@ -66,7 +66,7 @@ def _check_target(path: str) -> None:
                 f"the output {_shortened(name)} cannot be written: its name of {len(os.fsencode(name))} bytes is too "
                 "long for the file system, which usually takes 255"
             ) from None
-        return  # it is not there
+        return  # it does not exist
     if is_folder:
         raise FileError(f"the output {path} cannot be written: there is a folder of that name")
 
@@ -76,28 +76,28 @@ def _shortened(name: str) -> str:
 
 
 def check_not_read(written: Iterable[Name], read: Iterable[Name]) -> None:
-    """Make sure that a command writes over nothing that it reads.
+    """Make sure that a command does not overwrite a file that it reads.
 
     Raises
     ------
     FileError
-        It would, under whatever name.
+        It would, possibly under another name.
     """
-    there = [path for path in read if os.fspath(path) and os.path.exists(path)]
+    existing = [path for path in read if os.fspath(path) and os.path.exists(path)]
     for path in written:
-        if os.path.exists(path) and any(os.path.samefile(path, other) for other in there):
+        if os.path.exists(path) and any(os.path.samefile(path, other) for other in existing):
             raise FileError(
                 f"the output would overwrite {os.fspath(path)}, which is an input; choose another name"
             )
 
 
 def check_output_root(root: Name) -> None:
-    """Make sure that files named `root…` can be created, before any work is done.
+    """Make sure that files named `root…` can be created.
 
     Raises
     ------
     FileError
-        The folder does not exist or nothing can be written there.
+        The folder does not exist or is not writable.
     """
     folder = os.path.dirname(os.fspath(root)) or "."
     if not os.path.isdir(folder):

@@ -1,4 +1,4 @@
-"""Text that people and programs write: encodings, line ends, numbers."""
+"""Text from people and programs: encodings, line ends, numbers."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from gpuvox.errors import FileError
 
 Name = str | os.PathLike[str]
 END = re.compile(r"\r\n|\r|\n")
-"""Not what str.splitlines takes for ends as well: marks of other scripts and of word processors."""
+"""Unlike str.splitlines, without the separators of other scripts and of word processors."""
 MARKS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig"))
 """Byte-order marks; spreadsheets write "Unicode text" as UTF-16."""
 NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|inf(?:inity)?)", re.IGNORECASE)
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed, in the words of the system."""
+    """The reason of an error, as the system words it."""
     return getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
 
 
 def decode_text(path: Name, content: bytes, *, strict: bool = False) -> str:
-    """Text of a file in UTF-8, or in UTF-16 with its mark; line ends as they are.
+    """The text of a file in UTF-8, or in UTF-16 with a byte-order mark; line ends are kept.
 
     Parameters
     ----------
     path : path
-        For messages.
+        Used in messages.
     content : bytes
     strict : bool
-        Refuse what is not UTF-8; otherwise it is taken for Latin-1.
+        Reject text that is not UTF-8, which is otherwise read as Latin-1.
 
     Raises
     ------
     FileError
-        It is not text.
+        The file is not text.
     """
     encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
     try:
@@ -55,16 +55,16 @@ def decode_text(path: Name, content: bytes, *, strict: bool = False) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    """Its lines; none after the last line end."""
+    """The lines of a text, with none after the last line end."""
     lines = END.split(text)
     return lines[:-1] if not lines[-1] else lines
 
 
 def as_number(text: str) -> float:
-    """The number that a cell spells; NaN if it is none.
+    """The number in a cell; NaN if there is none.
 
-    Digits of ASCII, one decimal point, an exponent with e: neither underscores, commas, hexadecimal, digits of other
-    scripts, nor an exponent with D. Infinity is a number, to be refused by whoever needs a finite one.
+    ASCII digits, one decimal point and an exponent with e are accepted; underscores, commas, hexadecimal, digits of
+    other scripts and exponents with D are not. Infinity is a number, which callers reject if they need a finite one.
     """
     text = text.strip()
     return float(text) if NUMBER.fullmatch(text) else float("nan")

@@ -1,4 +1,4 @@
-"""The volumes of images, one after the other, with one in memory."""
+"""The volumes of images, one after the other, with one in memory at a time."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ MOST_READERS = 8
 
 
 def read_volumes(name: Name) -> Iterator[NDArray[np.float32]]:
-    """The volumes of an image one after the other: every voxel, x fastest, as float32; NaN is let through.
+    """The volumes of an image one after the other: every voxel, x fastest, as float32; NaN is allowed.
 
     Raises
     ------
     FileError
-        As of `read_header`; a truncated or damaged file.
+        As for `read_header`; a truncated or damaged file.
     """
     yield from volumes(read_header(name))
 
@@ -43,33 +43,26 @@ def read_labels(name: Name) -> Iterator[NDArray[np.int64]]:
     Raises
     ------
     FileError
-        As of `read_header`; a truncated or damaged file; values that are not whole numbers; numbers so large that the
-        file, which holds floats, does not tell neighbours apart.
+        As for `read_header`; a truncated or damaged file; values that are not whole numbers, or are too large for the
+        file's type of number to represent exactly.
     """
     header = read_header(name)
-
-    def convert(values: AnyArray, slope: float, inter: float) -> NDArray[np.int64]:
-        try:
-            return _whole(values, slope, inter)
-        except ValueError as error:
-            raise FileError(f"{header.path} {error}") from None
-
-    yield from volumes(header, convert=convert)
+    yield from volumes(header, convert=partial(_whole_numbers, header.path))
 
 
-def _whole(values: AnyArray, slope: float, inter: float) -> NDArray[np.int64]:
-    """Stored values as whole numbers; `ValueError` if they are none, or are too large to be exact."""
+def _whole_numbers(path: Path, values: AnyArray, slope: float, inter: float) -> NDArray[np.int64]:
+    """Stored values as whole numbers; `FileError` if they are not, or are too large to be exact."""
     most = 2.0**53 if (slope, inter) != (1, 0) or values.dtype.kind == "f" else 2.0**63
     if values.dtype.kind == "f":
         most = min(most, 2.0 ** (np.finfo(values.dtype).nmant + 1))
     if (slope, inter) != (1, 0):
         values = values.astype(np.float64) * slope + inter
     if values.dtype.kind == "f" and not (values == np.rint(values)).all():  # nor NaN
-        raise ValueError("has values that are not whole numbers; labels expected")
+        raise FileError(f"{path} has values that are not whole numbers; labels are expected")
     largest = max(abs(float(values.max())), abs(float(values.min())))
     if largest >= most:
-        raise ValueError(
-            f"has labels up to {largest:.0f}; those from {most:.0f} on cannot be distinguished in it: "
+        raise FileError(
+            f"{path} has labels up to {largest:.0f}; those from {most:.0f} on cannot be distinguished in it: "
             "save it with integers"
         )
     return values.astype(np.int64)
@@ -80,11 +73,11 @@ def all_volumes(
 ) -> Iterator[tuple[ImageHeader, int, NDArray[np.float32]]]:
     """(header, number of the volume in its file from 1, values) of all volumes of all images, in order.
 
-    Of several images, which have one volume each, as many are read at a time as there are processors: what takes time
-    is gzip, which lets other threads run. The volumes of one file follow from each other, and are read in order.
-    `rounding` takes note of each.
+    Several images, which have one volume each, are read in as many threads as there are processors, because most of
+    the time goes to decompression, which releases the interpreter lock. The volumes of one file are read in order.
+    Each is added to `rounding`.
     """
-    convert = _scaled if rounding is None else partial(_noted, rounding)
+    convert = _scaled if rounding is None else partial(_scaled_and_recorded, rounding)
     if len(headers) == 1:
         for volume, values in enumerate(volumes(headers[0], index, convert), start=1):
             yield headers[0], volume, values
@@ -114,7 +107,7 @@ def volumes(
 ) -> Iterator[AnyArray]:
     """The volumes of an image one after the other, at the voxels of `index` (all, if None).
 
-    `convert` makes values of what is stored, slope and intercept; float32 by default.
+    `convert` turns stored values, slope and intercept into values; float32 by default.
     """
     convert = convert or _scaled
     proxy = header.proxy
@@ -146,7 +139,7 @@ def _scaled(values: AnyArray, slope: float, inter: float) -> NDArray[np.float32]
         return values.astype(np.float32)
 
 
-def _noted(rounding: Rounding, values: AnyArray, slope: float, inter: float) -> NDArray[np.float32]:
+def _scaled_and_recorded(rounding: Rounding, values: AnyArray, slope: float, inter: float) -> NDArray[np.float32]:
     """As `_scaled`; `rounding` takes note."""
     held = _scaled(values, slope, inter)
     rounding.add(values.astype(np.float64) * slope + inter, held)

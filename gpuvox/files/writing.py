@@ -1,4 +1,4 @@
-"""Text and JSON that appear whole or not at all."""
+"""Text and JSON files that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from gpuvox.files.text import Name, reason
 
 @contextlib.contextmanager
 def atomic(path: Name, temporary: Path | None = None) -> Iterator[Path]:
-    """A temporary path in the folder of `path`, renamed to `path` at the end, or removed on any failure.
+    """A temporary path in the folder of `path`, renamed to `path` at the end, or removed after any failure.
 
     Parameters
     ----------
     path : path
     temporary : Path, optional
-        In the same folder; a random hidden name by default, which is short even where that of `path` is long.
+        Its name, in the same folder; by default a random hidden name, which is short even if that of `path` is long.
 
     Raises
     ------
     FileError
-        For every `OSError` within: no such folder, no permission, disk full.
+        For every `OSError` in the context: no such folder, no permission, disk full.
     """
     path = Path(path)
     temporary = temporary or path.with_name(f".gpuvox-{secrets.token_hex(8)}.tmp")
@@ -44,17 +44,17 @@ def atomic(path: Name, temporary: Path | None = None) -> Iterator[Path]:
 
 
 def write_text(path: Name, text: str) -> None:
-    """Write a text file, whole or not at all (`FileError`)."""
+    """Write a text file, complete or not at all (`FileError`)."""
     with atomic(path) as temporary:
-        # Names of files that are not UTF-8 come as lone surrogates; as \udcXX they are right in JSON, too.
+        # Names of files that are not UTF-8 contain lone surrogates, which JSON can hold as \udcXX.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_json(path: Name, content: Mapping[str, Any]) -> None:
-    """Write JSON, keys sorted, indented, whole or not at all.
+    """Write JSON with sorted keys and indentation, complete or not at all.
 
-    numpy arrays and numbers, paths and tuples are taken too; NaN and infinity are a `FileError`, for JSON
-    has no such numbers.
+    Numpy arrays and numbers, paths and tuples are converted; NaN and infinity are a `FileError`, because JSON cannot
+    represent them.
     """
     try:
         text = json.dumps(content, sort_keys=True, indent=2, allow_nan=False, default=_plain, ensure_ascii=False)
@@ -68,4 +68,4 @@ def _plain(value: Any) -> Any:
         return os.fspath(value)
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
-    raise TypeError(f"{value!r} has no form in JSON")
+    raise TypeError(f"{value!r} cannot be represented in JSON")
