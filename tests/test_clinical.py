@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -259,9 +260,56 @@ def test_a_rare_category_and_no_correction(cohort, capsys):
     assert found.record["models"]["brain_volume"]["resamples_not_determined"] == 0
     assert f"of 300 resamples, those that do not determine the model: center {weak}" in found.messages
     row = found.tables["_coefficients"].query("predictor == 'center[b]'").iloc[0]
-    assert np.isfinite(row[["bootstrap_low", "bootstrap_high"]].astype(float)).all()
-    assert np.isnan(row[["bca_low", "bca_high"]].astype(float)).all()
+    assert row["bootstrap_resamples"] == 300 - weak
+    intervals = ["bootstrap_low", "bootstrap_high", "bca_low", "bca_high"]
+    assert np.isnan(row[intervals].astype(float)).all()
+    whole = found.tables["_coefficients"].query("block in ('a', 'brain_volume') and model == 'brain_volume'")
+    assert (whole["bootstrap_resamples"] == 300).all()
+    assert np.isfinite(whole[intervals].to_numpy(dtype=float)).all()
+    without = found.record["bootstrap"]["without_interval"]
+    assert without == [f"{name} (center)" for name in ("(intercept)", "age", "center[b]", "R2 change of center")]
+    assert found.record["bootstrap"]["minimum_share_determined"] == 0.9
+    said = next(line for line in found.messages if line.startswith("no bootstrap interval of"))
+    assert "age (center), center[b] (center)" in said
+    assert "fewer than 90 % of 300 resamples" in said
     assert found.tables[""]["p_corrected"].isna().all()
+    # A category of one participant cannot be resampled within itself.
+    with pytest.raises(ValueError, match="--strata: s07 is the only participant with center b"):
+        regression(replace(command, strata=["center"]))
+
+
+def test_resampling_within_categories(cohort):
+    """A category of four keeps its four in every resample, and so every resample determines its coefficient."""
+    table = cohort.drop(columns=["volume", "iron", "caudate"])
+    known = (table["group"] == "MS") & table["edss"].notna()
+    rare = [i for sex in "FM" for i in np.flatnonzero(known & (table["sex"] == sex))[:2]]
+    table["center"] = np.where(np.isin(np.arange(60), rare), "b", "a")
+    table.to_csv("rare.tsv", sep="\t", index=False, na_rep="n/a")
+    base = ("regression", "--table", "rare.tsv", "--outcome", "edss", "--subset", MS, "--block", "a=center,age")
+    assert models(*base, "--bootstrap", "200", "--seed", "4", "--strata", "center,sex", "--out", "within") == 0
+    about, found = json.loads(Path("within.json").read_text()), read("within_coefficients.tsv")
+    assert about["bootstrap"]["within"] == ["center", "sex"]
+    assert about["bootstrap"]["without_interval"] == []
+    rows = table[known].reset_index(drop=True)
+    rng, draws = np.random.default_rng(4), np.empty((200, len(rows)), dtype=int)
+    for _, cell in rows.groupby(["center", "sex"]):
+        places = cell.index.to_numpy()
+        draws[:, places] = places[rng.integers(0, len(places), (200, len(places)))]
+    X, y = np.column_stack([rows["center"] == "b", rows["age"]]).astype(float), rows["edss"].to_numpy()
+    drawn = np.array([least_squares(X[i], y[i])[0] for i in draws])
+    np.testing.assert_allclose(found["bootstrap_low"], np.quantile(drawn, 0.025, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found["bootstrap_high"], np.quantile(drawn, 0.975, axis=0), rtol=1e-6)
+    assert (found["bootstrap_resamples"] == 200).all()
+    # A correlation too; strata need a bootstrap, and values.
+    pair = Correlations(table="rare.tsv", x=["edss"], y=["age"], subset=MS, bootstrap=100, strata=["center"])
+    assert correlations(pair).record["bootstrap"]["within"] == ["center"]
+    assert correlations(pair).tables[""]["bootstrap_resamples"].tolist() == [100]
+    with pytest.raises(ValueError, match="--strata: requires --bootstrap"):
+        correlations(replace(pair, bootstrap=0))
+    table.loc[1, "center"] = np.nan
+    table.to_csv("rare.tsv", sep="\t", index=False, na_rep="n/a")
+    with pytest.raises(ValueError, match="--strata: center of s01 is missing"):
+        correlations(pair)
 
 
 def test_who_is_adjusted_in_whom(cohort):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from gpuvox.errors import InputError
 from gpuvox.study.statistics.least_squares import (
     _corrected,
     adjust_p,
@@ -467,16 +468,24 @@ def test_bootstrap_of_a_regression():
 
 
 def test_resamples_that_do_not_determine_a_coefficient():
-    """A category of two subjects is missing from some resamples: intervals are of the others."""
+    """A category of two subjects is missing from some resamples: intervals are of the others, if they are enough."""
     rng = np.random.default_rng(1)
     X = np.column_stack([rng.normal(size=20), np.arange(20) < 2])
     y = X @ [1.0, 2.0] + rng.normal(size=20)
-    found = bootstrap(regression_statistic(y, X, [1, 1]), 20, 1000, seed=0)
+    statistic = regression_statistic(y, X, [1, 1])
+    refused = bootstrap(statistic, 20, 1000, seed=0, minimum=0.95)
+    found = bootstrap(statistic, 20, 1000, seed=0, minimum=0.8)
     drawn = np.random.default_rng(0).integers(0, 20, (1000, 20))
     without = ~(drawn < 2).any(axis=1)
     assert 80 < without.sum() < 160  # (18/20)²⁰ = 12 %
     np.testing.assert_array_equal(np.isnan(found.samples).any(axis=1), without)
     assert np.isfinite(found.samples[:, :3]).all()
+    assert found.determined.tolist() == [1000] * 3 + [1000 - without.sum()] * 4
+    # Fewer than 95 % determine what belongs to the second block: no interval of any kind.
+    assert np.isnan(refused.percentile[3:]).all()
+    assert np.isnan(refused.bca[3:]).all()
+    np.testing.assert_array_equal(refused.percentile[:3], found.percentile[:3])
+    np.testing.assert_array_equal(refused.bca[:3], found.bca[:3])
     b = found.samples[~without, 5]
     np.testing.assert_allclose(found.percentile[5], np.quantile(b, [0.025, 0.975]))
     z0 = stats.norm.ppf((b < found.observed[5]).mean())
@@ -484,10 +493,67 @@ def test_resamples_that_do_not_determine_a_coefficient():
     assert np.isfinite(found.bca).all()
     # With one subject in it, leaving that one out leaves nothing: no acceleration, no BCa.
     X[1, 1] = 0
-    found = bootstrap(regression_statistic(y, X, [1, 1]), 20, 1000, seed=0)
+    found = bootstrap(regression_statistic(y, X, [1, 1]), 20, 1000, seed=0, minimum=0.5)
     assert np.isnan(found.bca[3:]).all()
     assert np.isfinite(found.bca[:3]).all()
     assert np.isfinite(found.percentile).all()
+
+
+def test_the_share_of_resamples_that_an_interval_needs():
+    """Exactly 90 % of the resamples are enough, and one fewer is not."""
+    values = np.arange(10.0)
+    for few, enough in ((100, True), (101, False)):
+
+        def statistic(rows, few=few):
+            means = values[rows].mean(axis=1)[:, None]
+            if len(rows) == 1000:
+                means[:few] = np.nan
+            return means
+
+        found = bootstrap(statistic, 10, 1000)
+        assert found.determined == 1000 - few
+        assert np.isfinite(found.percentile).all() == np.isfinite(found.bca).all() == enough
+
+
+def test_bootstrap_within_strata():
+    """Every resample has as many of each stratum; the acceleration is that of several samples."""
+    rng = np.random.default_rng(5)
+    strata = np.array(["b", "a", "c", "a", "b", "a"] * 4)
+    y = rng.exponential(size=24) + (strata == "c")
+
+    def difference(rows):
+        assert rows.shape[1] < 24 or all(sorted(strata[row]) == sorted(strata) for row in rows)
+        inside = strata[rows] == "c"
+        return ((y[rows] * inside).sum(axis=1) / inside.sum(axis=1) - y[rows].mean(axis=1))[:, None]
+
+    found = bootstrap(difference, 24, 4000, seed=2, strata=strata)
+    assert found.determined == 4000
+    # Within strata of size m, the variance of a mean is that of the values, with divisor m, over m.
+    weights = {"a": -1 / 24, "b": -1 / 24, "c": 1 / 4 - 1 / 24}
+    variance = sum(w**2 * (strata == s).sum() * y[strata == s].var() for s, w in weights.items())
+    assert found.samples.std() == pytest.approx(np.sqrt(variance), rel=0.04)
+    # For an estimate that is linear in the means of strata, the influence is the weight times the deviation. The
+    # jackknife changes the size of a stratum too, so here the strata are weighted by fixed numbers.
+    share = {"a": 0.5, "b": -1.0, "c": 2.0}
+
+    def weighted(rows):
+        sums = [w * (y[rows] * (strata[rows] == s)).sum(axis=1) / (strata[rows] == s).sum(axis=1)
+                for s, w in share.items()]  # fmt: skip
+        return sum(sums)[:, None]
+
+    found = bootstrap(weighted, 24, 500, seed=2, strata=strata)
+    cubes = squares = 0.0
+    for s, w in share.items():
+        part = y[strata == s]
+        off = w * (part - part.mean()) / len(part)
+        cubes, squares = cubes + (off**3).sum(), squares + (off**2).sum()
+    assert found.acceleration[0] == pytest.approx(cubes / (6 * squares**1.5), rel=1e-9)
+    # A single stratum changes nothing; a stratum of one participant is refused.
+    mean = lambda rows: y[rows].mean(axis=1)[:, None]  # noqa: E731
+    plain, one = (bootstrap(mean, 24, 100, strata=s) for s in (None, np.zeros(24)))
+    np.testing.assert_array_equal(plain.samples, one.samples)
+    with pytest.raises(InputError, match="a stratum of the bootstrap has one participant"):
+        bootstrap(difference, 24, 100, strata=np.arange(24) == 3)
 
 
 @pytest.mark.parametrize("method", ["pearson", "spearman"])

@@ -628,6 +628,11 @@ def test_methods_say_of_each_model_what_differs(study):
             rf"In “{title}”, bootstrap intervals \([^.]*\) are based on {count} resamples of participants\.", text
         )
     assert "Gone" not in text
+    few = about("none", 500)
+    few["bootstrap"] |= {"within": ["sex"], "without_interval": ["age (edss)"], "minimum_share_determined": 0.9}
+    text = told(folder, models=recorded(folder, {"Few": few}, kind="regression"))
+    assert "are based on 500 resamples of participants within categories of sex; fewer than 90 % of them" in text
+    assert "determine age (edss), reported without interval." in text
     models = {
         "One": about("none", 0, method="spearman", given=["age"]),
         "Two": about("none", 50, method="pearson"),
@@ -708,6 +713,20 @@ def test_the_record_has_who_is_left_out_and_how_regions_were_measured(tmp_path):
     }  # fmt: skip
     native = replace(pipeline.config.rois, labels="csf")
     assert manifest._regions(pipeline.inputs, native)["labels_of"] == "participant"
+
+
+def test_a_bootstrap_without_interval_is_said_below_the_table(tmp_path):
+    head = "predictor\tB\tbootstrap_low\tbootstrap_high\tbca_low\tbca_high\tbootstrap_resamples\n"
+    few = "center[b]\t1.5\tn/a\tn/a\tn/a\tn/a\t6\n"
+    for lines, told in ((few, True), ("", False), ("center[b]\t1.5\tn/a\tn/a\tn/a\tn/a\tn/a\n", False)):
+        (tmp_path / "t.tsv").write_text(head + "age\t2.5\t2.1\t2.9\t2.2\t3\t1000\n" + lines)
+        main, more = tables.tables_of("t", "t", tmp_path / "t.tsv")
+        assert ("too few of the resamples" in main.note) == told
+    (tmp_path / "t.tsv").write_text(head + "age\t2.5\t2.1\t2.9\t2.2\t3\t1000\n" + few)
+    _, more = tables.tables_of("t", "t", tmp_path / "t.tsv")
+    assert [[cell.html.striptags() for cell in row] for row in more.rows] == [
+        ["age", "[2.10, 2.90]", "1000"], ["center[b]", tables.DASH, "6"],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("formula", ["log(x)", "log(x + 0.051234567)"])

@@ -94,6 +94,7 @@ def _add_resampling(parser: Parser) -> None:
         "--bootstrap", type=count, metavar="N", default=0,
         help="bootstrap resamples for percentile and BCa intervals (0, none)",
     )  # fmt: skip
+    _add_columns(parser, "--strata", "resample within the categories of these variables, and their combinations")
     parser.add_argument("--seed", type=count, metavar="N", default=0, help="seed of the bootstrap (0)")
     add_correction(parser, "correction for multiple testing (fdr_bh)")
 

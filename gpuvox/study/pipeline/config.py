@@ -207,6 +207,7 @@ class Regression:
     subset: str = _key("")
     log: tuple[str, ...] = _key(())
     bootstrap: int = _key(5000, _at_least(0))
+    strata: tuple[str, ...] = _key(())
     correction: str = _key("fdr_bh", _one_of(*CORRECTIONS))
 
 
@@ -222,6 +223,7 @@ class Correlation:
     subset: str = _key("")
     log: tuple[str, ...] = _key(())
     bootstrap: int = _key(0, _at_least(0))
+    strata: tuple[str, ...] = _key(())
     correction: str = _key("fdr_bh", _one_of(*CORRECTIONS))
 
 

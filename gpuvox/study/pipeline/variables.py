@@ -278,6 +278,7 @@ class Variables:
             if rows is not None:
                 self._adjustable((*where, "adjusted"), name, inside, rows | inside)
         self._check_log(where, given.log, rows, inside if given.adjusted else None)
+        self._check_strata(where, given)
 
     def _indicators(self, where: Where, names: Sequence[str], whole: pd.DataFrame) -> None:
         """Raise `FileError` for text that appears to be numeric with typing errors."""
@@ -338,6 +339,13 @@ class Variables:
                     if whole is not None:
                         self._indicators((*where, "given"), others, whole)
         self._check_log(where, given.log, rows)
+        self._check_strata(where, given)
+
+    def _check_strata(self, where: Where, given: Regression | Correlation) -> None:
+        """Raise `FileError` for strata of a bootstrap that is not requested, or that are unknown."""
+        self.find((*where, "strata"), given.strata)
+        if given.strata and not given.bootstrap:
+            raise self.config.error((*where, "strata"), "bootstrap is 0; a number of resamples expected")
 
     def _two_values(self, where: Where, name: str, whole: pd.DataFrame | None) -> None:
         if whole is None or not self.is_text(name):

@@ -533,10 +533,16 @@ def _bootstrap(table: Recorded) -> str:
     bootstrap = table.about.get("bootstrap")
     if not isinstance(bootstrap, Mapping):
         return ""
-    return (
+    strata, without = bootstrap.get("within") or [], bootstrap.get("without_interval") or []
+    text = (
         "bootstrap intervals (percentile, and bias-corrected and accelerated, BCa [@efron1987]) are based on "
         f"{_count(bootstrap['resamples'])} resamples of participants"
     )
+    text += f" within categories of {named(strata)}" if strata else ""
+    if without:
+        share = 100 * float(bootstrap.get("minimum_share_determined", 0.9))
+        text += f"; fewer than {share:.0f} % of them determine {named(without)}, reported without interval"
+    return text
 
 
 def _scores(contents: Contents) -> str:

@@ -141,6 +141,7 @@ HEADINGS: dict[str, str] = {
     "n_first": "First group, n", "n_second": "Second group, n", "mean_first": "First group, mean",
     "mean_second": "Second group, mean", "r2_covariates": "R² of covariates", "n_t_test": "n per arm, t test",
     "n_ancova": "n per arm, ANCOVA", "volume": "Volume (mL)", "given": "Given",
+    "bootstrap_resamples": "Resamples that determine it",
 }  # fmt: skip
 GROUPED = (
     ("n_", "{} n"), ("mean_", "{}, mean"), ("sd_", "{}, SD"), ("median_", "{}, median"), ("q1_", "{}, quartile 1"),
@@ -160,6 +161,7 @@ TRANSFORMED = (
     "For variables in log(…), the logarithm was compared: means and SDs are those of the original values; "
     "differences, adjusted means, tests and d are those of the logarithms."
 )
+UNDETERMINED = "There is no bootstrap interval where too few of the resamples determine the statistic."
 TWO_DECIMALS = (
     "f", "t", "F", "d", "levene_f", "slopes_f", "f_change", "skewness", "skewness_before", "vif", "statistic", "effect",
 )  # fmt: skip
@@ -172,7 +174,7 @@ LEFT_OUT = re.compile(r"adjusted_se_|difference_se$")
 """Columns that are redundant beside confidence intervals."""
 LEADING = ("variable", "level", "model", "block", "predictor", "x", "y")
 """Columns that identify a row."""
-CONSTANT = ("outcome", "given", "method", "family", "family_size", "n", "transform")
+CONSTANT = ("outcome", "given", "method", "family", "family_size", "n", "transform", "bootstrap_resamples")
 """Columns that become a note if they are the same in all rows."""
 SUMMARISED = re.compile(r"(n|count|mean|sd|median|q1|q3)_")
 """Columns that ``summary_…`` summarises."""
@@ -405,6 +407,12 @@ def _cell(column: Column, row: Mapping[str, str]) -> Cell:
     return Cell(_data(name, of_formula(row["transform"], variable_name(name))), cell.key)
 
 
+def _lacks_interval(row: Mapping[str, str]) -> bool:
+    """Whether there is a bootstrap, but too few resamples for an interval."""
+    resamples = row.get("bootstrap_resamples", "").strip()
+    return resamples not in MISSING and row.get("bootstrap_low", "").strip() in MISSING
+
+
 def _is_transformed(row: Mapping[str, str]) -> bool:
     return row.get("transform", "").strip() not in ("none", *MISSING)
 
@@ -439,6 +447,7 @@ def tables_of(
     ]
     notes = [f"In all rows: {'; '.join(told)}."] if told else []
     notes += [TRANSFORMED] if any(map(_is_transformed, rows)) else []
+    notes += [UNDETERMINED] if any(map(_lacks_interval, rows)) else []
     names = [name for name in names if name not in same]
     more = [name for name in names if ADDITIONAL.match(name)]
     make = partial(make_table, rows=rows, level=level, explained=explained, log=log)

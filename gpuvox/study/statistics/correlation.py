@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from gpuvox.errors import FileError, InputError, OptionError, UsageError
 from gpuvox.study.statistics import least_squares
 from gpuvox.study.statistics.sources import (
+    DETERMINED,
     INTERVALS,
     Data,
     Result,
     Source,
     bootstrap_record,
     check_correction,
+    check_strata,
     complete_cases,
     corrected_p,
     count_of,
@@ -26,6 +28,8 @@ from gpuvox.study.statistics.sources import (
     interval_columns,
     read_data,
     record_of,
+    strata_of,
+    undetermined_message,
 )
 from gpuvox.tables.columns import indicators
 
@@ -45,6 +49,8 @@ class Correlations(Source):
     method : {"pearson", "spearman"}
     bootstrap, seed : int
         Number of resamples; 0 for none.
+    strata : sequence of str
+        Variables (or patterns) within whose combinations of values participants are resampled.
     correction : {"fdr_bh", "bonferroni", "none"}
         Correction over all correlations.
     """
@@ -54,6 +60,7 @@ class Correlations(Source):
     given: Sequence[str] = ()
     method: str = "pearson"
     bootstrap: int = 0
+    strata: Sequence[str] = ()
     seed: int = 0
     correction: str = "fdr_bh"
 
@@ -93,6 +100,7 @@ def correlations(command: Correlations) -> Result:
         Something is wrong with the files or the command; the message is one sentence.
     """
     check_correction(command.correction)
+    check_strata(command.strata, command.bootstrap)
     data = read_data(command)
     lines, about = [], {}
     for x, y in _pairs(command, data.table):
@@ -105,10 +113,12 @@ def correlations(command: Correlations) -> Result:
         }
     table = pd.DataFrame(lines, columns=list(CORRELATION_COLUMNS))
     table["p_corrected"] = corrected_p(table["p"].to_list(), command.correction)
+    missing = table[table[DETERMINED].notna() & table[INTERVALS[0]].isna()]
+    without = [f"{x} ~ {y}" for x, y in zip(missing["x"], missing["y"])]
     record = {
         **record_of(command, data),
         "analysis": f"{'partial ' if command.given else ''}correlation, {command.method}",
-        "bootstrap": bootstrap_record(command.bootstrap, command.seed),
+        "bootstrap": bootstrap_record(command.bootstrap, command.seed, command.strata, without),
         "correction": {"method": command.correction, "family": count_of(len(lines), "correlation")},
         "correlations": about,
         "columns": {"": CORRELATION_COLUMNS},
@@ -117,7 +127,9 @@ def correlations(command: Correlations) -> Result:
     if command.correction != "none":
         count = int((table["p_corrected"] < 0.05).sum())
         message += f"; corrected P < .05 in {count} ({command.correction})"
-    return Result({"": table}, record, [*data.out.lines(), message])
+    return Result(
+        {"": table}, record, [*data.out.lines(), message, *undetermined_message(command.bootstrap, without)]
+    )
 
 
 def _pairs(command: Correlations, table: pd.DataFrame) -> list[tuple[str, str]]:
@@ -148,19 +160,20 @@ def _correlated(
     rows, excluded = complete_cases(data, [x, y, *given], what)
     (x_name, a), (y_name, b) = (_one_column(rows, name, what) for name in (x, y))
     Z = indicators(rows, given, command.origin).to_numpy()
-    ends, undetermined = np.full(4, np.nan), 0
+    strata = strata_of(data, rows, command.strata, command)
+    ends, undetermined = np.full(5, np.nan), 0
     try:
         found = least_squares.partial_correlation(a, b, Z, command.method)
         if command.bootstrap:
             statistic = least_squares.correlation_statistic(a, b, Z, command.method)
-            boot = least_squares.bootstrap(statistic, len(rows), command.bootstrap, command.seed)
-            ends = np.concatenate([boot.percentile[0], boot.bca[0]])
+            boot = least_squares.bootstrap(statistic, len(rows), command.bootstrap, command.seed, strata=strata)
+            ends = np.array([*boot.percentile[0], *boot.bca[0], boot.determined[0]])
             undetermined = int(np.isnan(boot.samples).sum())
     except InputError as error:
         raise FileError(f"{what}: {error}") from None
     line = {
         "x": x_name, "y": y_name, "given": ", ".join(given) or None, "method": command.method, "n": len(rows),
-        **asdict(found), **dict(zip(INTERVALS, ends)),
+        **asdict(found), **dict(zip((*INTERVALS, DETERMINED), ends)),
     }  # fmt: skip
     return line, excluded, undetermined
 

@@ -25,6 +25,8 @@ INTERCEPT = "(intercept)"
 METHODS = ("pearson", "spearman")
 # Resamples per batch: some megabytes for a hundred participants and ten predictors.
 CHUNK = 512
+MINIMUM_DETERMINED = 0.9
+"""Share of the resamples that must determine a statistic: a smaller one is a selected sample, not a distribution."""
 
 
 # -- correlations ---------------------------------------------------------------------------------------------------
@@ -280,7 +282,7 @@ class Bootstrap:
     samples : (resamples, m) float64
         NaN if a resample does not determine a statistic; such resamples do not enter the intervals.
     percentile : (m, 2) float64
-        Ends of the percentile interval.
+        Ends of the percentile interval. NaN, like all of the following, if too few resamples determine the statistic.
     bca : (m, 2) float64
         Ends of the bias-corrected and accelerated interval (Efron 1987, JASA 82:171), with jackknife acceleration.
         NaN if a statistic is undetermined without one of the participants.
@@ -295,9 +297,20 @@ class Bootstrap:
     bias: Float64
     acceleration: Float64
 
+    @property
+    def determined(self) -> NDArray[np.int64]:
+        """(m,) Number of resamples that determine each statistic."""
+        return np.isfinite(self.samples).sum(axis=0)
+
 
 def bootstrap(
-    statistic: Statistic, n: int, resamples: int = 5000, seed: int = 0, level: float = 0.95
+    statistic: Statistic,
+    n: int,
+    resamples: int = 5000,
+    seed: int = 0,
+    level: float = 0.95,
+    strata: ArrayLike | None = None,
+    minimum: float = MINIMUM_DETERMINED,
 ) -> Bootstrap:
     """Bootstrap over participants.
 
@@ -310,29 +323,36 @@ def bootstrap(
         Number of participants.
     resamples : int
     seed : int
-        The same seed and n give the same resamples.
+        The same seed, n and strata give the same resamples.
     level : float
         Of the intervals.
+    strata : (n,) array_like, optional
+        Participants are resampled within strata, whose sizes stay as they are.
+    minimum : float
+        Share of the resamples that must determine a statistic; otherwise it has no intervals.
 
     Raises
     ------
     InputError
-        There are fewer than two participants or resamples.
+        There are fewer than two participants or resamples, or a stratum has fewer than two participants.
     """
     if n < 2 or resamples < 2:
         raise InputError(
             f"a bootstrap of {n} participants with {resamples} resamples; at least 2 of each are needed"
         )
+    groups = np.zeros(n, dtype=np.int64) if strata is None else np.unique(strata, return_inverse=True)[1].ravel()
+    if np.bincount(groups).min() < 2:
+        raise InputError("a stratum of the bootstrap has one participant; at least 2 are needed in each")
     observed = statistic(np.arange(n)[None])[0]
-    samples = statistic(np.random.default_rng(seed).integers(0, n, (resamples, n)))
+    samples = statistic(_drawn(groups, resamples, seed))
     jackknife = statistic(np.array([np.delete(np.arange(n), i) for i in range(n)]))
-    acceleration = _acceleration(jackknife)
+    acceleration = _acceleration(jackknife, groups)
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     bias = np.full(len(observed), np.nan)
     percentile, bca = np.full((len(observed), 2), np.nan), np.full((len(observed), 2), np.nan)
     for j, value in enumerate(observed):
         drawn = samples[np.isfinite(samples[:, j]), j]
-        if not len(drawn):
+        if not len(drawn) or len(drawn) < minimum * resamples:
             continue
         percentile[j] = np.quantile(drawn, tails)
         share = ((drawn < value).mean() + (drawn <= value).mean()) / 2
@@ -342,11 +362,29 @@ def bootstrap(
     return Bootstrap(observed, samples, percentile, bca, bias, acceleration)
 
 
-def _acceleration(jackknife: Float64) -> Float64:
-    """(m,) Accelerations from the (n, m) statistics without each participant; 0 if these are equal."""
-    off = jackknife.mean(axis=0) - jackknife
-    spread = (off**2).sum(axis=0) ** 1.5
-    return np.divide((off**3).sum(axis=0), 6 * spread, out=np.zeros_like(spread), where=spread != 0)
+def _drawn(strata: NDArray[np.int64], resamples: int, seed: int) -> NDArray[np.int64]:
+    """(resamples, n) indices of participants, drawn with replacement within each stratum."""
+    rng = np.random.default_rng(seed)
+    rows = np.empty((resamples, len(strata)), dtype=np.int64)
+    for stratum in range(int(strata.max()) + 1):
+        members = np.flatnonzero(strata == stratum)
+        rows[:, members] = members[rng.integers(0, len(members), (resamples, len(members)))]
+    return rows
+
+
+def _acceleration(jackknife: Float64, strata: NDArray[np.int64]) -> Float64:
+    """(m,) Accelerations from the (n, m) statistics without each participant; 0 if these are equal.
+
+    With several strata, influences are those within the strata (Davison & Hinkley 1997, Bootstrap Methods, chapter 5).
+    """
+    cubes, squares = np.zeros(jackknife.shape[1]), np.zeros(jackknife.shape[1])
+    for stratum in range(int(strata.max()) + 1):
+        part = jackknife[strata == stratum]
+        influence = (part.mean(axis=0) - part) * ((len(part) - 1) / len(part))
+        cubes += (influence**3).sum(axis=0)
+        squares += (influence**2).sum(axis=0)
+    spread = squares**1.5
+    return np.divide(cubes, 6 * spread, out=np.zeros_like(spread), where=spread != 0)
 
 
 def _corrected(tails: Float64, bias: float, acceleration: float) -> Float64:

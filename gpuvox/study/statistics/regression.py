@@ -14,12 +14,14 @@ from gpuvox.errors import FileError, InputError, OptionError, UsageError
 from gpuvox.study.statistics import least_squares
 from gpuvox.study.statistics.adjustment import adjusted
 from gpuvox.study.statistics.sources import (
+    DETERMINED,
     INTERVALS,
     Data,
     Result,
     Source,
     bootstrap_record,
     check_correction,
+    check_strata,
     complete_cases,
     corrected_p,
     count_of,
@@ -29,11 +31,14 @@ from gpuvox.study.statistics.sources import (
     numbers_of,
     read_data,
     record_of,
+    strata_of,
+    undetermined_message,
 )
 from gpuvox.tables.columns import indicators, matching, require
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
+BOOTSTRAP = (*INTERVALS, DETERMINED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,8 @@ class Regression(Source):
         covariates of the adjustment.
     bootstrap, seed : int
         Number of resamples; 0 for none.
+    strata : sequence of str
+        Variables (or patterns) within whose combinations of values participants are resampled.
     correction : {"fdr_bh", "bonferroni", "none"}
         Correction over the models, of the P of the last block's F change.
     """
@@ -68,6 +75,7 @@ class Regression(Source):
     reference: str = ""
     adjusted: Sequence[str] = ()
     bootstrap: int = 0
+    strata: Sequence[str] = ()
     seed: int = 0
     correction: str = "fdr_bh"
 
@@ -131,6 +139,7 @@ def regression(command: Regression) -> Result:
         Something is wrong with the files or the command; the message is one sentence.
     """
     check_correction(command.correction)
+    check_strata(command.strata, command.bootstrap)
     data = read_data(command, command.reference)
     plan = _plan(command, data.table)
     predictors = list(dict.fromkeys(name for blocks in plan.values() for b in blocks.values() for name in b))
@@ -193,12 +202,13 @@ class _Fitted:
         )
         frames = {block: indicators(rows, names, command.origin) for block, names in blocks.items()}
         y, boot = rows[command.outcome].to_numpy(dtype=np.float64), None
+        strata = strata_of(data, rows, command.strata, command)
         try:
             found = least_squares.hierarchical_regression(y, frames)
             if command.bootstrap:
                 X = np.column_stack([frame.to_numpy() for frame in frames.values()])
                 statistic = least_squares.regression_statistic(y, X, [frame.shape[1] for frame in frames.values()])
-                boot = least_squares.bootstrap(statistic, len(y), command.bootstrap, command.seed)
+                boot = least_squares.bootstrap(statistic, len(y), command.bootstrap, command.seed, strata=strata)
         except InputError as error:
             raise FileError(f"{what}: {error}") from None
         return cls(model, command.outcome, rows, frames, found, boot, excluded)
@@ -209,13 +219,14 @@ class _Fitted:
         return 0 if self.boot is None else int(np.isnan(self.boot.samples).any(axis=1).sum())
 
     def _intervals(self) -> list[tuple[Float64, Float64]]:
-        """For each block, (m, 4) intervals of the coefficients and (4,) of ΔR²; NaN without a bootstrap."""
+        """For each block, (m, 5) `BOOTSTRAP` columns of the coefficients and (5,) of ΔR²; NaN without a bootstrap."""
         found, start = [], 0
         for block in self.blocks:
             stop = start + len(block.coefficients)
-            ends = np.full((stop + 1 - start, 4), np.nan)
+            ends = np.full((stop + 1 - start, len(BOOTSTRAP)), np.nan)
             if self.boot is not None:
-                ends = np.hstack([self.boot.percentile, self.boot.bca])[start : stop + 1]
+                parts = [self.boot.percentile, self.boot.bca, self.boot.determined[:, None]]
+                ends = np.hstack(parts)[start : stop + 1]
             found.append((ends[:-1], ends[-1]))
             start = stop + 1
         return found
@@ -232,7 +243,7 @@ class _Fitted:
                 "r2": block.r2,
                 "r2_adjusted": block.r2_adjusted,
                 "r2_change": block.r2_change,
-                **dict(zip(INTERVALS, change)),
+                **dict(zip(BOOTSTRAP, change)),
                 "f_change": block.f_change,
                 "df1": block.df_change[0],
                 "df2": block.df_change[1],
@@ -246,7 +257,7 @@ class _Fitted:
         parts = []
         for block, (ends, _) in zip(self.blocks, self._intervals()):
             part = block.coefficients.rename_axis("predictor").reset_index()
-            part[list(INTERVALS)] = ends
+            part[list(BOOTSTRAP)] = ends
             parts.append(part.assign(model=self.model, block=block.name))
         return pd.concat(parts)
 
@@ -293,7 +304,7 @@ def _regression_record(
         **record_of(command, data),
         "analysis": "hierarchical linear regression, ordinary least squares",
         "adjustment": adjustment if groups else None,
-        "bootstrap": bootstrap_record(command.bootstrap, command.seed),
+        "bootstrap": bootstrap_record(command.bootstrap, command.seed, command.strata, _without_interval(fitted)),
         "correction": {
             "method": command.correction,
             "family": f"P of the last block's F change, {count_of(len(fitted), 'model')}",
@@ -329,7 +340,22 @@ def _regression_messages(
     if weak:
         counts = ", ".join(f"{model} {count}" for model, count in weak.items())
         found.append(f"of {command.bootstrap} resamples, those that do not determine the model: {counts}")
-    return found
+    return found + undetermined_message(command.bootstrap, _without_interval(fitted))
+
+
+def _without_interval(fitted: Sequence[_Fitted]) -> list[str]:
+    """Predictors, and blocks' ΔR², whose bootstrap has too few resamples."""
+    found = []
+    for one in fitted:
+        if one.boot is None:
+            continue
+        names = [
+            name
+            for block in one.blocks
+            for name in (*map(str, block.coefficients.index), f"R2 change of {block.name}")
+        ]
+        found += [f"{name} ({one.model})" for name, ends in zip(names, one.boot.percentile) if np.isnan(ends[0])]
+    return list(dict.fromkeys(found))
 
 
 def _adjust(command: Regression, data: Data, predictors: Sequence[str]) -> tuple[Data, dict[str, tuple[str, int]]]:

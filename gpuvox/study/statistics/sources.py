@@ -17,12 +17,13 @@ from gpuvox.errors import FileError, InputError, OptionError
 from gpuvox.study.statistics import least_squares
 from gpuvox.tables.columns import matching
 from gpuvox.tables.conditions import LeftOut, left_out, select
-from gpuvox.tables.reading import gather
+from gpuvox.tables.reading import gather, label
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
 CORRECTIONS = ("fdr_bh", "bonferroni", "none")
 INTERVALS = ("bootstrap_low", "bootstrap_high", "bca_low", "bca_high")
+DETERMINED = "bootstrap_resamples"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,14 +195,60 @@ def record_of(command: Source, data: Data) -> dict[str, Any]:
     }
 
 
-def bootstrap_record(resamples: int, seed: int) -> dict[str, Any] | None:
+def bootstrap_record(
+    resamples: int, seed: int, strata: Sequence[str], without_interval: Sequence[str]
+) -> dict[str, Any] | None:
     """Entries of the JSON file about a bootstrap."""
     if not resamples:
         return None
     return {
         "resamples": resamples, "seed": seed, "level": 0.95, "intervals": ["percentile", "BCa"],
-        "resampled": "participants, with replacement",
+        "resampled": "participants, with replacement", "within": list(strata),
+        "minimum_share_determined": least_squares.MINIMUM_DETERMINED, "without_interval": list(without_interval),
     }  # fmt: skip
+
+
+def check_strata(strata: Sequence[str], resamples: int) -> None:
+    """Raise `OptionError` if there are strata but no bootstrap."""
+    if strata and not resamples:
+        raise OptionError("--strata", "requires --bootstrap, the number of resamples")
+
+
+def strata_of(data: Data, rows: pd.DataFrame, names: Sequence[str], command: Source) -> NDArray[np.int64] | None:
+    """The stratum of each participant: the combination of values of some variables; None if there are none.
+
+    Raises `OptionError` if a value is missing or a stratum has a single participant: resampled alone, it would always
+    be itself, and the interval of what depends on it would be too narrow.
+    """
+    found = find_columns(data.table, names, "strata", command)
+    if not found:
+        return None
+    values = rows[found]
+    if values.isna().to_numpy().any():
+        row, column = np.argwhere(values.isna().to_numpy())[0]
+        who = rows["participant_id"].iloc[row]
+        raise OptionError("--strata", f"{found[column]} of {who} is missing")
+    groups = values.groupby(found, sort=True)
+    alone = np.flatnonzero(groups[found[0]].transform("size") == 1)
+    if len(alone):
+        cell = ", ".join(f"{name} {label(values[name].iloc[alone[0]])}" for name in found)
+        raise OptionError(
+            "--strata",
+            f"{rows['participant_id'].iloc[alone[0]]} is the only participant with {cell}, "
+            "and cannot be resampled; at least 2 are needed in each stratum",
+        )
+    return np.asarray(groups.ngroup(), dtype=np.int64)
+
+
+def undetermined_message(resamples: int, names: Sequence[str]) -> list[str]:
+    """A line that names the statistics without a bootstrap interval; nothing if there are none."""
+    if not names:
+        return []
+    share = f"{least_squares.MINIMUM_DETERMINED * 100:.0f} %"
+    return [
+        f"no bootstrap interval of {', '.join(names)}: fewer than {share} of {resamples} resamples determine it; "
+        "resampling within strata keeps every category"
+    ]
 
 
 def check_correction(correction: str) -> None:
@@ -224,7 +271,12 @@ def interval_columns(what: str) -> dict[str, str]:
     """Descriptions of the columns of a bootstrap."""
     kinds = ("percentile", "percentile", "bias-corrected and accelerated", "bias-corrected and accelerated")
     ends = ("lower", "upper") * 2
-    return {
+    columns = {
         name: f"{end} end of the 95 % interval of {what} by bootstrap, {kind}"
         for name, end, kind in zip(INTERVALS, ends, kinds)
+    }
+    share = f"{least_squares.MINIMUM_DETERMINED * 100:.0f} %"
+    return {
+        **columns,
+        DETERMINED: f"bootstrap resamples that determine {what}; no intervals if they are fewer than {share} of all",
     }

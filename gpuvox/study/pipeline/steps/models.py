@@ -59,7 +59,9 @@ def _regression(inputs: StudyInputs, section: sections.Regression, reporter: Rep
     has_outcome = surviving(inputs, (section.outcome,), reporter)
     if not has_outcome or (not each and (section.each or not blocks)):
         return None
-    options = {name: getattr(section, name) for name in ("outcome", "subset", "log", "bootstrap", "correction")}
+    options = {
+        name: getattr(section, name) for name in ("outcome", "subset", "log", "bootstrap", "strata", "correction")
+    }
     adjusted = surviving(inputs, section.adjusted, reporter)
     return clinical.Regression(
         table=inputs.path("features.tsv"), blocks=blocks, each=each, adjusted=adjusted,
