@@ -1,7 +1,7 @@
 """A whole randomise analysis on arrays: every F and t contrast of a design, from data to p-values.
 
-`prepare` makes the tests once; `analyse` and `run_shard` run what it made. Files and messages are the business of
-`application`; the arithmetic of one contrast is that of `permtest`.
+`prepare` makes the tests once; `analyse` and `run_shard` run them. Files and messages belong to
+`application`; `permtest` does the arithmetic of one contrast.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ __all__ = [
 ]
 
 OpenStore = Callable[[str], TallyStore]
-"""Opens the store of the tallies of a group of tests, by its name; see `prepared.group_name`."""
+"""Opens the store of tallies of a group of tests, by its name; see `prepared.group_name`."""
 MapCallback = Callable[[str, int, ByStatistic], None]
 """Called with the name of the test, the index of the permutation and its maps."""
 Begin = Callable[[PreparedTest], None]
-"""Called with a test as its permutations begin; for a contrast and its negative once, with the first."""
+"""Called with a test when its permutations begin; for a contrast and its negative once, with the first."""
 
 
 def make_model(analysis: Analysis, prepared: PreparedTest) -> StatisticModel:
@@ -108,7 +108,7 @@ def analyse(
     on_maps : callable, optional
         Called with the maps of every permutation; see `MapCallback`.
     open_store : callable, optional
-        Opens the stores in which tallies are kept, and from which they are resumed; see `OpenStore`.
+        Opens the stores from which tallies are resumed and to which they are saved; see `OpenStore`.
     begin : callable, optional
         Called before the permutations of a test; see `Begin`.
 
@@ -119,7 +119,7 @@ def analyse(
     Raises
     ------
     DesignError
-        A model that cannot be made.
+        A model is invalid.
     """
     names = [prepared.test.name for prepared in analysis.tests]
     results: dict[str, TestResult] = {}
@@ -144,7 +144,7 @@ def run_shard(
     progress: Progress | None = None,
     begin: Begin | None = None,
 ) -> None:
-    """Run shard i of n, from 1, of the permutations of every test, for the tallies alone."""
+    """Run shard i of n, from 1, of the permutations of every test, to produce only tallies."""
     for group in analysis.groups():
         if analysis.statistics_for(group[0]).kinds:
             part = share(group[0].shuffler.n, *shard)

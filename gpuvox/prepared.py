@@ -1,4 +1,4 @@
-"""What a whole analysis is given, and its tests: contrasts and their permutations, before any data are read."""
+"""An analysis before any data are read: its inputs, options and tests (contrasts and their permutations)."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class Inputs:
     contrasts : (k, p) float64
         t contrasts.
     f_tests : (f, k) float64
-        Row: the t contrasts that are not 0 are stacked to an F test.
+        Rows: the t contrasts with a non-zero entry are combined to an F test.
     blocks : (n,) int, optional
         Exchangeability blocks, from 1; 0 for rows that never move.
     evs : dict of int to (n, V) float32, arrays or `scratch.Tiles`
-        Voxelwise EVs by column (from 0). Under a negative number: values that, where they are not 0, take their subject
-        out of a voxel; design and contrasts have no columns for that (see `exclusion`).
+        Voxelwise EVs by column (from 0). A negative number stands for values that, where they are not 0, exclude their
+        participant from a voxel; design and contrasts have no columns for them (see `exclusion`).
     effective_design : (n, any) float64, optional
         Rows that are equal in it are interchangeable, whatever the contrast.
     names : Names
-        Of EVs, contrasts and F tests, for records and messages.
+        Names of EVs, contrasts and F tests, for records and messages.
     """
 
     data: Data
@@ -61,7 +61,7 @@ class Inputs:
 class Options:
     """How an analysis is done; see the options of ``gpuvox randomise``.
 
-    `only_test` is the number of the one test that is done, from 1 through F and then t; 0 for all.
+    `only_test` is the number of the only test to run, counting F before t from 1; 0 for all.
     """
 
     statistics: Statistics = field(default_factory=Statistics)
@@ -83,7 +83,7 @@ class Options:
     workers: Workers | None = None
 
     def statistics_for(self, test: Test) -> Statistics:
-        """What is computed for a test."""
+        """The statistics that are computed for a test."""
         return self.f_statistics if test.is_f else self.statistics
 
 
@@ -98,7 +98,7 @@ class Test:
     contrast : (rows, p) float64
     is_f : bool
     label : str
-        What its author calls it: ``MS > HC``; empty if there is no name.
+        Name given by the user, such as ``MS > HC``; may be empty.
     """
 
     name: str
@@ -118,12 +118,12 @@ class Test:
 
 
 def list_tests(inputs: Inputs, options: Options) -> list[Test]:
-    """The tests of an analysis in FSL's order: F, then t; of `only_test` that one, none if there are fewer.
+    """The tests of an analysis in FSL's order: F, then t; with `only_test` only that one, if it exists.
 
     Raises
     ------
     DesignError
-        An F test without a contrast, or more F columns than contrasts.
+        An F test has no contrast, or more columns than there are contrasts.
     """
     tests = []
     for f, row in enumerate(inputs.f_tests):
@@ -163,13 +163,13 @@ def _exchangeable(inputs: Inputs, test: Test) -> tuple[Float64, Float64]:
     """Rows equal in the first array are interchangeable; the second is the magnitude of its columns' rounding."""
     if inputs.effective_design is not None:
         return inputs.effective_design, np.abs(inputs.effective_design).max(axis=0)
-    # Rounding is of the size of the numbers that a regressor is made of, and of no others.
+    # Rounding error is relative to the numbers from which a regressor is computed.
     scale = np.abs(test.contrast) @ np.abs(inputs.design).max(axis=0)
     return effective_regressor(inputs.design, test.contrast), scale
 
 
 def _is_one_sample(labels: Float64, scale: Float64, blocks: Ints | None, contrast: Float64) -> bool:
-    """FSL's rule: all rows alike, one block, one non-zero weight in the contrast."""
+    """FSL's rule: all rows equal, one block, one non-zero weight in the contrast."""
     alike = bool((np.ptp(labels, axis=0) <= 1e-10 * scale).all())
     one_block = blocks is None or len(np.unique(blocks)) == 1
     return alike and one_block and int(np.count_nonzero(contrast)) == 1
@@ -183,13 +183,13 @@ class PreparedTest:
     ----------
     test : Test
     shuffler : Shuffler or ImportedShuffler
-        Its permutations, or sign flips.
+        Its permutations or sign flips.
     design : PartitionedDesign
         Effect of interest and nuisance. With voxelwise EVs, that of the placeholder columns, whose ranks are those
         of most voxels.
     negative : int or None
         Number, from 0, of the later t contrast that is the negative of this one and has the same permutations: the
-        maps of the two are made once. At most one contrast shares the maps of another.
+        two share their maps. At most one contrast shares the maps of another.
     """
 
     test: Test
@@ -199,22 +199,22 @@ class PreparedTest:
 
 
 TestGroup = tuple[PreparedTest, ...]
-"""Tests whose maps are made once: a test alone, or a t contrast and its negative."""
+"""Tests that share their maps: a single test, or a t contrast and its negative."""
 
 
 def group_name(group: TestGroup) -> str:
-    """The name under which the tallies of a group are kept: ``tstat1``, or ``tstat1+tstat2``."""
+    """The name of the tallies of a group: ``tstat1``, or ``tstat1+tstat2``."""
     return "+".join(prepared.test.name for prepared in group)
 
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """Everything that is known of an analysis before its permutations are run; made by `prepare`, once per run.
+    """Everything known about an analysis before its permutations run; made by `prepare`, once per run.
 
     Attributes
     ----------
     inputs : Inputs
-        Its `data`, `grid` and `evs` may be stand-ins until they are read, see `with_data`.
+        Its `data`, `grid` and `evs` may be placeholders until they are read, see `with_data`.
     options : Options
     tests : tuple of PreparedTest
         In FSL's order: F, then t.
@@ -225,7 +225,7 @@ class Analysis:
     tests: tuple[PreparedTest, ...]
 
     def with_data(self, data: Data, grid: Grid, evs: Mapping[int, Data]) -> Analysis:
-        """The same tests of the data that have been read.
+        """The same tests with the data.
 
         Parameters
         ----------
@@ -237,7 +237,7 @@ class Analysis:
         Raises
         ------
         ValueError
-            The number of volumes, or the columns of the voxelwise EVs, are not those that were prepared.
+            The number of volumes or the columns of the voxelwise EVs differ from those prepared.
         """
         if data.shape[0] != len(self.inputs.design) or evs.keys() != self.inputs.evs.keys():
             raise ValueError(
@@ -249,18 +249,18 @@ class Analysis:
     def run_with(
         self, *, device: Device | None = None, workers: Workers | None = None, threads: int | None = None
     ) -> Analysis:
-        """The same tests, run by these means; `threads` None leaves their number as it is."""
+        """The same tests with these resources; `threads` None keeps their number."""
         options = replace(
             self.options, device=device, workers=workers, threads=threads or self.options.threads
         )  # fmt: skip
         return replace(self, options=options)
 
     def statistics_for(self, prepared: PreparedTest) -> Statistics:
-        """What is computed for a test."""
+        """The statistics that are computed for a test."""
         return self.options.statistics_for(prepared.test)
 
     def groups(self, *, joined: bool = True) -> Iterator[TestGroup]:
-        """The tests in groups that are run together; each test alone if they are not to be `joined`."""
+        """The tests in groups that share their maps; single tests unless `joined`."""
         shared = {prepared.negative for prepared in self.tests} if joined else set()
         for number, prepared in enumerate(self.tests):
             if number in shared:
@@ -269,7 +269,7 @@ class Analysis:
             yield (prepared,) if negative is None else (prepared, self.tests[negative])
 
     def permutation_counts(self) -> dict[str, int]:
-        """Number of permutations of each group whose tallies are kept, by `group_name`."""
+        """Number of permutations of each group with tallies, by `group_name`."""
         return {
             group_name(group): group[0].shuffler.n
             for group in self.groups()
@@ -278,21 +278,21 @@ class Analysis:
 
 
 def prepare(inputs: Inputs, options: Options) -> Analysis:
-    """List the tests of an analysis, partition the design for each, and make their permutations.
+    """List the tests of an analysis, partition the design for each, and define their permutations.
 
     Parameters
     ----------
     inputs : Inputs
-        Without its images, if these are to be read later: `data` then has no voxels, and so have the voxelwise EVs,
-        of which only the columns count.
+        Without images if they are read later: `data` and voxelwise EVs then have no voxels,
+        and only the columns of the EVs matter.
     options : Options
 
     Raises
     ------
     DesignError
-        An F test without contrasts; a contrast that cannot be tested with this design. The message names the test.
+        An F test has no contrast, or a contrast cannot be tested with this design. The message names the test.
     InputError
-        Exchangeability blocks, imported permutations, or numbers that make no sense.
+        Exchangeability blocks, imported permutations or numbers are invalid.
     """
     tests = list_tests(inputs, options)
     designs = [_partitioned(inputs, options, test) for test in tests]
@@ -302,12 +302,12 @@ def prepare(inputs: Inputs, options: Options) -> Analysis:
 
 
 def prepare_test(inputs: Inputs, options: Options, test: Test) -> PreparedTest:
-    """One test by itself; errors of `prepare`."""
+    """Prepare a single test; errors as for `prepare`."""
     return PreparedTest(test, make_shuffler(inputs, options, test), _partitioned(inputs, options, test))
 
 
 def _partitioned(inputs: Inputs, options: Options, test: Test) -> PartitionedDesign:
-    """Placeholders of voxelwise EVs say nothing about ranks: then only the contrast is checked."""
+    """Placeholders of voxelwise EVs do not determine ranks, so only the contrast is checked."""
     try:
         return partition(
             inputs.design, test.contrast, demean=options.demean, is_f=test.is_f, check=not inputs.evs
@@ -317,7 +317,7 @@ def _partitioned(inputs: Inputs, options: Options, test: Test) -> PartitionedDes
 
 
 def _negatives(tests: Sequence[Test], shufflers: Sequence[AnyShuffler]) -> list[int | None]:
-    """For each test, the later t contrast whose maps it makes too; imported permutations may differ."""
+    """For each test, the later t contrast with which it shares its maps; imported permutations may differ."""
     negatives: list[int | None] = [None] * len(tests)
     for i, test in enumerate(tests):
         if test.is_f or i in negatives or isinstance(shufflers[i], ImportedShuffler):

@@ -20,12 +20,12 @@ from gpuvox.types import AnyArray
 from gpuvox.voxelwise_evs import VoxelwiseGlm
 
 FEWEST_PERMUTATIONS = 20
-"""With fewer, no p-value can be under 0.05."""
+"""With fewer permutations, no p-value can be below 0.05."""
 
 
 @dataclass(frozen=True, eq=False)
 class TestResult:
-    """All that came of one contrast.
+    """The results of one contrast.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class TestResult:
     statistics : tuple of StatisticInfo
         The statistics that were computed.
     records : dict
-        What the record of the run says of them, beyond the maps: ``tfce_step``.
+        Further entries for the record of the run: ``tfce_step``.
     """
 
     test: Test
@@ -67,7 +67,7 @@ class TestResult:
 
 
 def make_result(test: Test, finished: Finished, row: int, seconds: float, options: Options) -> TestResult:
-    """All that came of one contrast, or (row 1) of its negative, whose maps were made with it."""
+    """The results of one contrast, or (row 1) of its negative, which shares its maps."""
     observed, model = finished.observed, finished.observed.test.model
     maps: dict[str, AnyArray] = {"stat": (1, -1)[row] * observed.statistic}
     nulls: dict[str, AnyArray] = {}
@@ -102,7 +102,7 @@ def _add_values(maps: ByStatistic, nulls: ByStatistic, part: ObservedTest, tally
 
 
 def _add_local_means(maps: ByStatistic, first: ObservedTest, second: ObservedTest, tally: Tally, row: int) -> None:
-    """Sums of the first pass, permutations that are not 0, and the local means that were made of them."""
+    """Sums of the first pass, numbers of non-zero permutations, and the resulting local means."""
     sums = first.sums(tally)
     for statistic in second.statistics.values():
         if isinstance(statistic, Normalised):
@@ -112,7 +112,7 @@ def _add_local_means(maps: ByStatistic, first: ObservedTest, second: ObservedTes
 
 
 def _warnings(test: Test, observed: ObservedTest, row: int, options: Options, tally: Tally) -> Iterator[str]:
-    """What the user should know of this test."""
+    """Warnings about this test."""
     model = observed.test.model
     for sentence in _warnings_about_model(test, model, options):
         yield f"{test.title}: {sentence}"

@@ -15,12 +15,12 @@ Say = Callable[[str], None]
 
 
 def describe_device(device: Device) -> str:
-    """A device in a line: what it is, its memory, and the precision of the arithmetic."""
+    """A line about a device: its name, memory and precision."""
     return f"{device.title} ({device.name}); float32, and float64 where float32 is not enough"
 
 
 def announce_count(prepared: PreparedTest, say: Say) -> None:
-    """The lines that say how many permutations there are."""
+    """Print the number of possible permutations."""
     test, shuffler = prepared.test, prepared.shuffler
     if shuffler.exhaustive or shuffler.n_distinct != shuffler.n:
         if shuffler.flips and not test.is_f:
@@ -30,7 +30,7 @@ def announce_count(prepared: PreparedTest, say: Say) -> None:
 
 
 def announce_run(prepared: PreparedTest, say: Say) -> None:
-    """What FSL prints before the permutations of a test; the line before names the test."""
+    """Print FSL's lines before the permutations of a test, after a line with its name."""
     shuffler = prepared.shuffler
     announce_count(prepared, say)
     if isinstance(shuffler, ImportedShuffler):
@@ -42,7 +42,7 @@ def announce_run(prepared: PreparedTest, say: Say) -> None:
 
 
 def announcer_of_part(shard: tuple[int, int], say: Say) -> Begin:
-    """What is called as the permutations of a shard begin."""
+    """The callback at the beginning of the permutations of a shard."""
 
     def begin(prepared: PreparedTest) -> None:
         n = prepared.shuffler.n
@@ -53,7 +53,7 @@ def announcer_of_part(shard: tuple[int, int], say: Say) -> Begin:
 
 
 def announce_critical(result: TestResult, writer: Writer, say: Say) -> None:
-    """What FSL prints after the permutations: the critical values."""
+    """Print FSL's lines after the permutations: the critical values."""
     for kind in result.nulls:
         name = writer.name(result.test.name if writer.wanted.film else f"{kind}_{result.test.name}")
         say(f"Critical Value for: {name} is: {result.critical(kind):g}")

@@ -1,4 +1,4 @@
-"""`gpuvox.randomise`: a run that is described from Python, with files, images or arrays."""
+"""`gpuvox.randomise`: the Python function, for files, images or arrays."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Randomised:
         In FSL's order: F, then t.
     inputs : Inputs
     options : Options
-        With the seed that was used.
+        Including the seed that was used.
     header : ImageHeader or None
         Of the images, if they were files.
     device : str
-        What the permutations were run on.
+        The device on which the permutations ran.
     read : tuple of str
         Images that were read.
     maps : dict of (V,) float32
@@ -70,7 +70,7 @@ class Randomised:
 
     @property
     def maps(self) -> dict[str, Float32]:
-        """Every map, a value a voxel of the mask."""
+        """All maps, with one value per voxel of the mask."""
         return {
             (r.test.name if name == "stat" else f"{name}_{r.test.name}"): values
             for r in self.tests
@@ -79,7 +79,7 @@ class Randomised:
 
     @property
     def nulls(self) -> dict[str, AnyArray]:
-        """Every null distribution."""
+        """All null distributions."""
         return {f"{kind}_{r.test.name}": null for r in self.tests for kind, null in r.nulls.items()}
 
     @property
@@ -144,17 +144,17 @@ def randomise(
     Parameters
     ----------
     data : path, nibabel image, array, or list of paths or of 3D images
-        4D image, one volume a subject, or an image of each subject; an array is (nx, ny, nz, n), or (n, V): without
-        `mask` for what does not depend on neighbours, with a `Grid` as mask for everything.
+        4D image with one volume per participant, or one image per participant; an array is (nx, ny, nz, n), or (n, V),
+        without `mask` for what does not depend on neighbours, with a `Grid` as mask for everything.
     design : (n, p) array_like, DataFrame or path
         Design matrix; a column of ones (a one-sample test, by sign flips) if it is left out.
     contrasts : (k, p) array_like or path
-        t contrasts, one a row.
+        t contrasts, one per row.
     mask : path, nibabel image, (nx, ny, nz) array or Grid, optional
-        Voxels above 0.5; by default every voxel that varies over subjects. Without an affine of its own it takes
+        Voxels above 0.5; by default every voxel that varies across participants. Without an affine it takes
         voxel size and affine from the data.
     f_tests : (f, k) array_like or path, optional
-        Rows say which contrasts are stacked to an F test.
+        Each row marks the contrasts that are combined to an F test.
     blocks : (n,) array_like or path, optional
         Exchangeability blocks.
     voxelwise : dict of int to path, image or array, optional
@@ -171,7 +171,7 @@ def randomise(
         ``flip``, ``demean``, ``nuisance``, ``whole_blocks``, ``detect_null``, ``f_only``, ``variance_mm``,
         ``permutations``, ``threads``, ``scratch`` (folder for data and residuals that are too large for memory;
         arrays stay where they are); ``device`` (``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:i"``);
-        ``checkpoint`` (a file that keeps what is done, removed at the end) and ``resume`` (True: resume from it);
+        ``checkpoint`` (a file with the progress of the run, removed at the end) and ``resume`` (True: resume from it);
         ``client`` (a `distributed.Client`: its workers run the permutations, each on the ``device`` it has).
 
     Returns
@@ -198,7 +198,7 @@ def randomise(
     if not run.analysis.tests:
         raise DesignError(f"there is no test {description.options.only_test}")
     if not run.images_are_files:
-        run = read_images(run, reporter)  # they are in memory, and are told apart by their values
+        run = read_images(run, reporter)  # they are in memory, and identified by their values
     needs_hashes = description.checkpoint or (description.has_workers and run.images_are_files)
     hashes = hash_sources(run) if needs_hashes else {}
     identity = identify(run, hashes) if description.checkpoint else None
@@ -218,7 +218,7 @@ def randomise(
 def _describe(
     data: Any, sources: Mapping[str, Any], voxelwise: Mapping[int, Any] | None, settings: dict[str, Any]
 ) -> RunDescription:
-    """The run that `randomise` is asked for."""
+    """Description of the run from the arguments of `randomise`."""
     check_names(settings)
     settings["scratch"] = check_folder(settings.get("scratch") or "")
     checkpoint, resume = settings.pop("checkpoint", None), settings.pop("resume", False)

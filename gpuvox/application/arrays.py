@@ -1,7 +1,7 @@
-"""Data and masks given from Python: files, nibabel images and arrays, or lists with one for each subject.
+"""Data and masks given from Python: files, nibabel images and arrays, or lists with one per participant.
 
-An image is whatever has a `dataobj`. Where it lies counts as it does for files: a mask of another grid is refused, and
-a mask that does not say where it lies takes that from the data.
+An image is anything with a `dataobj`. Affines are compared as for files: a mask on another grid is refused, and
+a mask without an affine takes that of the data.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def real_array(given: Any, what: str) -> NDArray:
     Parameters
     ----------
     given : array_like
-        Of any byte order and memory layout; read only, mapped, a DataFrame …
+        Any byte order and memory layout; read-only or memory-mapped arrays; a DataFrame.
     what : str
-        What it is called in messages, in the plural: "the data".
+        Description for messages, in the plural: "the data".
 
     Raises
     ------
     InputError
-        Masked values, complex numbers, text, objects, or rows of different length.
+        The array has masked values, complex numbers, text, objects, or rows of different length.
     """
     if isinstance(given, np.ma.MaskedArray):
         if np.ma.is_masked(given):
@@ -59,12 +59,12 @@ def as_cohort(
     Parameters
     ----------
     data : path, nibabel image, array, or list of paths or of 3D images
-        4D, or 3D images of a subject each; an array is (nx, ny, nz, n), or (n, V) with a `Grid` as mask or with none
-        (voxels in no known place).
+        4D, or 3D images, one per participant; an array is (nx, ny, nz, n), or (n, V) with a `Grid` as mask, or without
+        one (positions of the voxels unknown).
     mask : path, nibabel image, (nx, ny, nz) array or Grid, optional
         By default every voxel that varies.
     scratch : str
-        Folder for the values of files, see `files.read_tiles`; what is in memory already stays there.
+        Folder for data read from files, see `files.read_tiles`; arrays stay in memory.
     what : str
         What the data are called in messages.
 
@@ -73,14 +73,14 @@ def as_cohort(
     data : (n, V) float32, array or `scratch.Tiles`
     grid : Grid
     header : files.ImageHeader, or None
-        Where the data come from a file.
+        If the data come from a file.
 
     Raises
     ------
     FileError
-        As of `files.read_cohort` and `files.read_mask`.
+        As for `files.read_cohort` and `files.read_mask`.
     InputError
-        An array of another shape, a mask that lies elsewhere, or values that are not real or not finite.
+        An array has another shape, a mask another affine, or values are not real or not finite.
     """
     data = _unlisted(data)
     if files.are_names(data):
@@ -113,7 +113,7 @@ def _from_files(names: Any, mask: Any, scratch: str) -> tuple[Data, Grid, files.
 
 
 def _grid_of_rows(values: NDArray, mask: Any, what: str) -> Grid:
-    """The grid of (n, V) data: that of a `Grid`, or voxels in a row."""
+    """The grid of (n, V) data: the given `Grid`, or a row of voxels."""
     if mask is None:
         return Grid(np.ones((values.shape[1], 1, 1), dtype=bool))
     if not isinstance(mask, Grid):
@@ -127,7 +127,7 @@ def _grid_of_rows(values: NDArray, mask: Any, what: str) -> Grid:
 
 
 def _held(volumes: Any, kind: tuple[int, np.dtype], grid: Grid, what: str) -> NDArray[np.float32]:
-    """(n, V) float32 of volumes, one after the other; what that loses is told, what is not finite refused."""
+    """(n, V) float32 from volumes; warns about lost precision, and refuses values that are not finite."""
     n, dtype = kind
     held = np.empty((n, grid.n_voxels), dtype=np.float32)
     bad, first = np.zeros(grid.n_voxels, dtype=bool), ""
@@ -167,29 +167,29 @@ def _varying(volumes: NDArray, what: str) -> NDArray[np.bool_]:
 
 
 def as_grid(mask: Any, place: Grid, what: str = "the data") -> Grid:
-    """A mask as a grid, checked against where the data lie.
+    """A mask as a grid, checked against the grid of the data.
 
     Parameters
     ----------
     mask : path, nibabel image, (nx, ny, nz) array or Grid
     place : Grid
-        Of the data.
+        Grid of the data.
     what : str
         What the data are called in messages.
 
     Returns
     -------
     Grid
-        With the voxel size and affine of the data where the mask has no affine.
+        With voxel size and affine of the data if the mask has no affine.
 
     Raises
     ------
     FileError
-        As of `files.read_mask`.
+        As for `files.read_mask`.
     InputError
-        Another shape or affine; no voxel; values that are not real numbers.
+        Shape or affine differ, there is no voxel, or values are not real numbers.
     """
-    if isinstance(mask, str | os.PathLike):  # nothing is unpacked that is too large
+    if isinstance(mask, str | os.PathLike):  # before anything too large is decompressed
         _check_shape(files.read_header(mask).shape[:3], place, what)
     grid = _mask_alone(mask)
     _check_shape(grid.shape, place, what)
@@ -230,12 +230,12 @@ def _mask_alone(mask: Any) -> Grid:
 
 
 def _unlisted(data: Any) -> Any:
-    """A list of 3D images or arrays, one of each subject, as one 4D image or array; anything else as it is.
+    """Combine a list of 3D images or arrays, one per participant, to a 4D one; other data are returned unchanged.
 
     Raises
     ------
     InputError
-        Images of several grids, an image that is not 3D, or images among names.
+        Images have different grids, an image is not 3D, or images are mixed with names.
     """
     if not isinstance(data, list | tuple):
         return data

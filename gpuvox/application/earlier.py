@@ -1,4 +1,5 @@
-"""Files of an earlier run of the same root: those of other inputs are removed, for they would pass for this run's."""
+"""Files of an earlier run with the same root, which are removed if its inputs differed, because they would pass for
+this run's."""
 
 from __future__ import annotations
 
@@ -17,20 +18,20 @@ OURS = re.compile(
     r"_*((vox|tfcen?|cluster[emn])_|(tfce|cluster)norm_|perm_|glm_|[ft]stat\d|[pz]f?stat\d|(pe|(var)?cope)\d)"
     r".*(\.nii|\.hdr|\.img|\.nii\.gz|\.hdr\.gz|\.img\.gz|\.txt)"
 )
-"""What follows the root in names that `outputs` gives: a record may come from others, and list anything."""
+"""Suffixes of names that gpuvox writes; a record may come from others and list any file."""
 
 
 def remove_earlier(root: Name, record: Mapping[str, Any], read: Iterable[Name]) -> list[str]:
-    """Remove files that the record of an earlier run lists as its own, and that this run has not written.
+    """Remove files that the record of an earlier run lists and that this run has not written.
 
-    A run of the same inputs, as with other statistics or ``--skipTo``, leaves them: they are still right.
+    If the earlier run had the same inputs (with other statistics or ``--skipTo``), its files are still valid and kept.
 
     Parameters
     ----------
     root : path
-        What the names of the run's files begin with.
+        Output root of the run.
     record : dict
-        What is about to be written as ``<root>_randomise.json``: its `inputs`, `design`, `contrasts`, `f_tests` and
+        The record to be written as ``<root>_randomise.json``: its `inputs`, `design`, `contrasts`, `f_tests` and
         `files`.
     read : iterable of path
         Files that the run reads, which are never removed.
@@ -38,13 +39,13 @@ def remove_earlier(root: Name, record: Mapping[str, Any], read: Iterable[Name]) 
     Returns
     -------
     list of str
-        Names of what was removed.
+        Names of the removed files.
     """
     path = Path(f"{os.fspath(root)}_randomise.json")
     try:
         earlier, written = files.read_json(path), path.stat().st_mtime_ns if path.exists() else 0
     except FileError:
-        return []  # not one of ours
+        return []  # not an output of gpuvox
     if not _is_ours(earlier) or _inputs(earlier) == _inputs(record):
         return []
     kept = {os.path.realpath(name) for name in read}
@@ -55,7 +56,7 @@ def remove_earlier(root: Name, record: Mapping[str, Any], read: Iterable[Name]) 
         if os.path.basename(name) != name or not name.startswith(base) or not OURS.fullmatch(name[len(base) :]):
             continue
         with contextlib.suppress(OSError):
-            # What is newer than the record has been written by somebody else.
+            # A file newer than the record was written by something else.
             if file.is_file() and os.path.realpath(file) not in kept and file.stat().st_mtime_ns <= written:
                 file.unlink()
                 removed.append(name)
@@ -63,7 +64,7 @@ def remove_earlier(root: Name, record: Mapping[str, Any], read: Iterable[Name]) 
 
 
 def _is_ours(earlier: Mapping[str, Any]) -> bool:
-    """Whether this is the record of a run; it may come from others, and hold anything."""
+    """Whether this is the record of a run; it may come from others and contain anything."""
     software, inputs, maps, names = (earlier.get(key) for key in ("software", "inputs", "maps", "files"))
     return (
         isinstance(software, dict)
@@ -76,13 +77,13 @@ def _is_ours(earlier: Mapping[str, Any]) -> bool:
 
 
 def _listed(record: Mapping[str, Any]) -> Collection[str]:
-    """Files of a run; those of records without a list of files by their maps, a pair by its header."""
+    """Files of a run; records without a list of files list their maps, and pairs by their header."""
     named = record.get("files") or [*(record.get("maps") or {})]
     return [str(name) for name in named]
 
 
 def _inputs(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What the maps of a run depend on: what was in its files, and its matrices."""
+    """What the maps of a run depend on: the content of its files, and its matrices."""
     hashes = sorted(str(each.get("sha256")) for each in (record.get("inputs") or {}).values())
     return hashes, *(_plain(record.get(key)) for key in ("design", "contrasts", "f_tests"))
 

@@ -47,11 +47,11 @@ from gpuvox.runtime.limits import threads_for
 from gpuvox.scratch import check_folder
 
 LONG_RUN = 300.0
-"""Seconds a run must be expected to take for a checkpoint that was not asked for."""
+"""Expected duration in seconds above which a run has a checkpoint by default."""
 
 
 def execute(description: RunDescription, reporter: Reporter) -> int:
-    """Run what a front door with an output root describes: read, analyse, write.
+    """Execute a run that has an output root: read, analyse, write.
 
     Parameters
     ----------
@@ -94,21 +94,21 @@ def execute(description: RunDescription, reporter: Reporter) -> int:
 
 
 def write_merged(description: RunDescription, merged: Tallies, reporter: Reporter) -> None:
-    """``gpuvox merge``: write what the whole run would have written, from the tallies of its shards.
+    """``gpuvox merge``: write the files of the whole run from the tallies of its shards.
 
     Parameters
     ----------
     description : RunDescription
-        That of the shards.
+        The description of the shards.
     merged : Tallies
-        All of them, see `checkpoint.merge`. What they lack is run: a shard whose TFCE had fewer steps than another
-        turned out to need.
+        All tallies, see `checkpoint.merge`. Missing permutations are run: a shard whose TFCE had fewer steps than
+        another one needs is repeated.
     reporter : Reporter
 
     Raises
     ------
     InputError
-        Inputs or software that have changed since; errors of `execute`.
+        Inputs or software have changed since; errors as for `execute`.
     """
     run = prepare_to_run(description)
     hashes = hash_sources(run)
@@ -126,13 +126,13 @@ def write_merged(description: RunDescription, merged: Tallies, reporter: Reporte
 
 
 def count_permutations(description: RunDescription, reporter: Reporter) -> None:
-    """``-q``: how many distinct permutations each test has."""
+    """``-q``: print the number of distinct permutations of each test."""
     for prepared in prepare_run(description).analysis.tests:
         announce_count(prepared, reporter.say)
 
 
 def schedule(description: RunDescription) -> str:
-    """``-Q``: permutations, contrasts, root and permutations a job, for a scheduler of ``randomise``."""
+    """``-Q``: permutations, contrasts, root and permutations per job, for a scheduler."""
     tests, options = prepare_run(description).analysis.tests, description.options
     check_permutation_counts(tests)
     chunk = 100 if options.statistics.tfce or options.f_statistics.tfce else 300
@@ -166,7 +166,7 @@ def prepare_to_run(description: RunDescription) -> PreparedRun:
 
 
 def _find_device(description: RunDescription) -> Device | None:
-    """The device of this process: none beside workers, which have devices of their own."""
+    """The device of this process; None with Dask workers, which use their own devices."""
     device = description.device
     if description.has_workers:
         if not isinstance(device, str):
@@ -178,7 +178,7 @@ def _find_device(description: RunDescription) -> Device | None:
 
 
 def _check_names(run: PreparedRun) -> None:
-    """No name of an output may turn out to be impossible after hours of permutations."""
+    """Check the names of all outputs, so that none fails after hours of permutations."""
     description, analysis = run.description, run.analysis
     tests = [prepared.test for prepared in analysis.tests]
     maps, texts = expected_names(tests, analysis.options, description.outputs, permuted=description.permuted_maps)
@@ -189,7 +189,7 @@ def _check_names(run: PreparedRun) -> None:
 
 
 def _keeps_tallies(run: PreparedRun) -> bool:
-    """Whether a checkpoint is asked for, or worth its while: by the guess for the CPU."""
+    """Whether a checkpoint is requested, or worthwhile according to the estimate for the CPU."""
     description = run.description
     if description.checkpoint or description.resume or description.shard:
         return True
@@ -203,21 +203,21 @@ def _keeps_tallies(run: PreparedRun) -> bool:
 def session(
     run: PreparedRun, hashes: Hashes, identity: RunIdentity | None, reporter: Reporter
 ) -> Iterator[tuple[PreparedRun, Checkpoint | None]]:
-    """A run with its workers, its checkpoint and its images, in the order in which each can fail.
+    """Open the workers, the checkpoint and the images of a run, in the order in which each can fail.
 
     Parameters
     ----------
     run : PreparedRun
     hashes : dict
-        See `hash_sources`; empty where neither a checkpoint nor workers need them.
+        See `hash_sources`; empty if neither a checkpoint nor workers need them.
     identity : RunIdentity or None
-        None if no checkpoint is wanted.
+        None if there is no checkpoint.
     reporter : Reporter
 
     Yields
     ------
     run : PreparedRun
-        Whose images have been read.
+        The run with its images.
     checkpoint : Checkpoint or None
     """
     with _open_workers(run, hashes, reporter) as workers, _open_checkpoint(run, identity, reporter) as checkpoint:
@@ -231,13 +231,13 @@ def session(
 
 
 def _output_lock(description: RunDescription, reporter: Reporter) -> AbstractContextManager[object]:
-    """The output root for this run alone; a shard writes only its tally, which has its own lock."""
+    """Lock the output root; a shard writes only its tally, which has its own lock."""
     return nullcontext() if description.shard else locks.output(description.root, reporter.warn)
 
 
 @contextmanager
 def _open_workers(run: PreparedRun, hashes: Hashes, reporter: Reporter) -> Iterator[DaskWorkers | None]:
-    """The workers of a run; None if it wants none."""
+    """The workers of a run; None if it has none."""
     description = run.description
     if not description.has_workers:
         yield None
@@ -254,7 +254,7 @@ def _open_workers(run: PreparedRun, hashes: Hashes, reporter: Reporter) -> Itera
 
 
 def _files_of_images(run: PreparedRun, hashes: Hashes) -> Images | None:
-    """Files that workers may read themselves; None if some of the images are in memory."""
+    """Image files that workers may read themselves; None if some images are in memory."""
     data = run.description.data
     if not all(files.are_names(source) for source in (data, *run.evs.values())):
         return None
@@ -266,7 +266,7 @@ def _files_of_images(run: PreparedRun, hashes: Hashes) -> Images | None:
 def _open_checkpoint(
     run: PreparedRun, identity: RunIdentity | None, reporter: Reporter
 ) -> AbstractContextManager[Checkpoint | None]:
-    """The checkpoint of a run in a ``with`` statement; None if it needs none."""
+    """Context with the checkpoint of a run; None if it has none."""
     description = run.description
     if identity and _keeps_tallies(run):
         return Checkpoint(description.tally_file, identity, description.resume, reporter.warn)
@@ -275,11 +275,11 @@ def _open_checkpoint(
 
 @contextmanager
 def _without_checkpoint(description: RunDescription, reporter: Reporter) -> Iterator[None]:
-    """Whoever stops a command that keeps nothing is told how the next one can be resumed."""
+    """If a run without a checkpoint is interrupted, warn that a checkpoint would have allowed to resume it."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        if description.root and not description.permuted_maps:  # with these it cannot be resumed
+        if description.root and not description.permuted_maps:  # these cannot be resumed
             reporter.warn(
                 "no progress of this run was saved; with --checkpoint FILE, an interrupted run can be resumed"
             )
@@ -324,7 +324,7 @@ def _run_and_write(run: PreparedRun, hashes: Hashes, reporter: Reporter, open_st
 def _write_record(
     description: RunDescription, analysis: Analysis, record: dict[str, object], hashes: Hashes, reporter: Reporter
 ) -> None:
-    """Write the JSON record, once the files of an earlier run of other inputs have been removed."""
+    """Remove the files of an earlier run with other inputs, and write the JSON record."""
     read = [name for named in hashes.values() for name, _ in named]
     removed = remove_earlier(description.root, record, read)
     if removed:

@@ -1,7 +1,7 @@
-"""What makes two runs one run: the content of their files, their options, the software.
+"""The identity of a run: the content of its files, its options and the software.
 
-A fingerprint is a `checkpoint.Run`. Nothing that leaves the bits alone belongs in it: threads, batches, names of files,
-which maps are written.
+A fingerprint is a `checkpoint.Run`. Nothing that does not change results belongs in it: threads, batches, file names,
+the choice of outputs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gpuvox.jit import software
 from gpuvox.scratch import Tiles
 
 NOT_IN_FINGERPRINT = ("threads", "device", "workers", "permutations", "scratch")
-"""Fields of `Options` that change no bit, or that are compared as files."""
+"""Fields of `Options` that do not change results, or that are compared as files."""
 
 NAMES = {
     "n_permutations": "-n", "seed": "--seed", "flip": "-1", "demean": "-D", "nuisance": "-U",
@@ -37,14 +37,14 @@ NAMES = {
     "statistics.uncorrected": "--uncorrp", "statistics.two_pass": "--twopass", "f_statistics.extent": "-F",
     "f_statistics.mass": "-S",
 }  # fmt: skip
-"""Options of the command by the fields they set."""
+"""Options of the command, by the field that they set."""
 
 Hashes = dict[str, list[list[str]]]
 """Option → name and SHA-256 of each of its files."""
 
 
 def fingerprint(hashes: Hashes, options: Options, more: Mapping[str, Any] | None = None) -> Run:
-    """What makes a run this run.
+    """The fingerprint of a run.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def fingerprint(hashes: Hashes, options: Options, more: Mapping[str, Any] | None
         "files": hashes,
         "options": _named(options) | dict(more or {}),
     }
-    # As it will be read again: lists for tuples.
+    # As it will be read again: lists instead of tuples.
     return json.loads(json.dumps(run, allow_nan=False, default=lambda value: value.item()))
 
 
@@ -74,7 +74,7 @@ def _named(options: Options) -> dict[str, Any]:
         t = name.removeprefix("f_")
         if name in NAMES or t not in NAMES:
             named[NAMES.get(name, name)] = value
-        elif flat.get(t) != value:  # asked of F, and not of t
+        elif flat.get(t) != value:  # for F, not t
             named[f"{NAMES[t]} of F tests"] = value
     if not (options.statistics.is_portable and options.f_statistics.is_portable):
         named["--device"] = "cpu" if options.device is None else "cuda"
@@ -109,12 +109,12 @@ def _arrays(inputs: Inputs, options: Options) -> dict[str, Any]:
 
 
 def hash_sources(run: PreparedRun) -> Hashes:
-    """Names and SHA-256 of the sources of a run, by option: files as they are, all else as it is analysed.
+    """Names and SHA-256 of the sources of a run, by option: of files, or of other sources as arrays.
 
     Parameters
     ----------
     run : PreparedRun
-        With its images, unless all of these are files.
+        With its images, unless all of them are files.
 
     Raises
     ------
@@ -146,11 +146,11 @@ def hash_sources(run: PreparedRun) -> Hashes:
 MATRICES = {
     "-d": "design", "-t": "contrasts", "-f": "f_tests", "-e": "blocks", "--effective_design": "effective_design",
 }  # fmt: skip
-"""Options of the command by the fields of a description."""
+"""Options of the command, by the field of a description."""
 
 
 def _hash_images(sources: Sequence[ImageSource], run: PreparedRun, *names: str) -> list[list[str]]:
-    """Hashes of images that are files; if one of them is not, of the arrays that they have become."""
+    """Hashes of images that are files; if one of them is not, hashes of the arrays."""
     if not all(files.are_names(source) for source in sources):
         return _hash_arrays(run, *names)
     return _hash_files(
@@ -168,12 +168,12 @@ def _hash_arrays(run: PreparedRun, *names: str) -> list[list[str]]:
 
 
 def identify(run: PreparedRun, hashes: Hashes) -> RunIdentity:
-    """Which run this is, for its checkpoint.
+    """The identity of a run, for its checkpoint.
 
     Raises
     ------
     UsageError
-        A shard of a run that permutes nothing.
+        The run is a shard but has no permutations.
     """
     description = run.description
     counts = run.analysis.permutation_counts()
@@ -195,7 +195,7 @@ def identify(run: PreparedRun, hashes: Hashes) -> RunIdentity:
 
 def _hash(array: Any) -> str:
     if isinstance(array, Tiles):
-        # Row by row, as an array in memory lies.
+        # Row by row, as in a contiguous array.
         digest = hashlib.sha256(f"{np.dtype(np.float32).str} {array.shape}".encode())
         for row in range(array.shape[0]):
             digest.update(np.ascontiguousarray(array.block(slice(row, row + 1), slice(None))).data)

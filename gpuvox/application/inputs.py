@@ -1,8 +1,8 @@
-"""Sources → inputs: files, arrays and images that a description names, read and checked.
+"""Reads and checks the files, arrays and images that a description names.
 
 Small files and headers come first (`prepare_run`), images later (`read_images`), so that everything that can be wrong
-is found as early as it can be. A source is read in one way, whoever named it; a message calls it by the name of its
-file, or else by what it is (the design).
+is found as early as possible. All front doors read a source in the same way; messages refer to it by the name of its
+file, or else by its role (the design).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NAMES = {
     "design": "the design", "contrasts": "the matrix of contrasts", "f_tests": "the matrix of F tests",
     "blocks": "the exchangeability blocks", "effective_design": "the effective design",
 }  # fmt: skip
-"""What matrices that are not files are called in messages."""
+"""How messages refer to matrices that are not files."""
 
 
 # -- matrices -------------------------------------------------------------------------------------------------------
@@ -46,15 +46,15 @@ NAMES = {
 
 @dataclass(frozen=True, eq=False)
 class SourceMatrix:
-    """A matrix that has been read.
+    """A matrix and its source.
 
     Attributes
     ----------
     matrix : files.Matrix
     origin : str
-        Its file, or what it is, for messages.
+        Its file or role, for messages.
     rows : Rows or None
-        Whose its rows are.
+        Participants of its rows.
     is_file : bool
     """
 
@@ -65,11 +65,11 @@ class SourceMatrix:
 
     @property
     def values(self) -> Float64:
-        """Its numbers."""
+        """The values of the matrix."""
         return self.matrix.values
 
     def error(self, text: str) -> InputError:
-        """An error about this matrix; the text continues its name."""
+        """An error about this matrix; `text` follows its name."""
         sentence = f"{self.origin} {text}"
         return FileError(sentence, file=self.origin) if self.is_file else DesignError(sentence)
 
@@ -86,9 +86,9 @@ def read_source(source: MatrixSource, kind: str) -> SourceMatrix:
     Raises
     ------
     FileError
-        As of `participants.read_matrix`.
+        As for `participants.read_matrix`.
     InputError
-        Not numbers, not finite, or not two-dimensional.
+        The values are not numbers, not finite, or not two-dimensional.
     """
     if isinstance(source, str | os.PathLike):
         matrix, origin = participants.read_matrix(source), os.fspath(source)
@@ -121,7 +121,7 @@ def read_matrices(description: RunDescription, n: int) -> Matrices:
     Raises
     ------
     FileError, DesignError
-        A matrix that cannot be read or does not fit; the message names it.
+        A matrix cannot be read or does not fit; the message names it.
     """
     in_data = f"in {_data_name(description)}"
     if description.design is None:
@@ -180,7 +180,7 @@ def _matched(source: SourceMatrix, names: Sequence[str], other: str) -> SourceMa
 
 
 def _check_size(source: SourceMatrix, what: str, expected: int, noun: str, where: str) -> None:
-    """Make sure that there is a row, or a column, for each of so many things."""
+    """Check the number of rows or columns of a matrix."""
     size = source.values.shape[what == "column"]
     if size != expected:
         has = "have" if source.origin == NAMES["blocks"] else "has"
@@ -209,7 +209,7 @@ def _read_blocks(description: RunDescription, n: int) -> tuple[Ints | None, Rows
 
 
 class PermutationFiles(dict[str, AnyArray]):
-    """The imported permutations of each test, read from their file when they are first asked for.
+    """The imported permutations of each test, read from their file on first access.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ class PermutationFiles(dict[str, AnyArray]):
 
 
 def permutation_file(root: str, test: str) -> str:
-    """File that ``-P``, with or without ``--film``, wrote for a test."""
+    """The file that ``-P`` wrote for a test, with or without ``--film``."""
     names = [f"{root}{gap}perm_{test}.txt" for gap in ("_", "")]
     name = next((name for name in names if os.path.exists(name)), None)
     if name is None:
@@ -248,7 +248,7 @@ def permutation_file(root: str, test: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class PreparedRun:
-    """A description with its tests; everything has been checked that small files and headers tell.
+    """A description with its tests, checked as far as small files and headers allow.
 
     Attributes
     ----------
@@ -259,7 +259,7 @@ class PreparedRun:
         Voxelwise EVs by column of the design of `analysis`.
     warnings : tuple of str
     header : ImageHeader or None
-        Whose geometry the outputs take over; None where the data come from memory.
+        Header whose geometry the outputs use; None if the data come from memory.
     is_read : bool
         Whether the images have been read.
     """
@@ -273,25 +273,25 @@ class PreparedRun:
 
     @property
     def images_are_files(self) -> bool:
-        """Whether all images are read from files that are named."""
+        """Whether all images are read from named files."""
         mask = self.description.mask
         sources = [self.description.data, *self.evs.values(), *([] if mask is None else [mask])]
         return all(files.are_names(source) for source in sources)
 
 
 def prepare_run(description: RunDescription, device: Device | None = None) -> PreparedRun:
-    """Read and check everything but the images that are files, and make the tests.
+    """Read and check everything except image files, and prepare the tests.
 
     Parameters
     ----------
     description : RunDescription
     device : Device, optional
-        What the permutations will be run on.
+        The device on which permutations will run.
 
     Raises
     ------
     FileError, DesignError, InputError
-        One sentence that says what is wrong, and in which file or test.
+        The message is one sentence that names the file or test.
     """
     data, grid = _data_from_memory(description)
     n = files.count_volumes(description.data) if data is None else data.shape[0]
@@ -314,7 +314,7 @@ def prepare_run(description: RunDescription, device: Device | None = None) -> Pr
 
 
 def _data_from_memory(description: RunDescription) -> tuple[Data | None, Grid]:
-    """Data that are not files, which are taken over at once, and their grid; None for files."""
+    """Data that are not files, and their grid; None for files."""
     data, options = description.data, description.options
     if files.are_names(data):
         return None, Grid(np.zeros((1, 1, 1), dtype=bool))
@@ -325,7 +325,7 @@ def _data_from_memory(description: RunDescription) -> tuple[Data | None, Grid]:
 
 
 def _check_voxelwise(description: RunDescription, n: int, n_columns: int) -> None:
-    """Check columns and numbers of volumes of voxelwise EVs, as far as headers tell."""
+    """Check columns and numbers of volumes of voxelwise EVs from their headers."""
     for column, source in description.voxelwise:
         if column > n_columns:
             raise DesignError(
@@ -343,12 +343,12 @@ def _check_voxelwise(description: RunDescription, n: int, n_columns: int) -> Non
 
 
 def _check_order(description: RunDescription, rows: Sequence[Rows | None]) -> list[str]:
-    """Warnings about the order of participants in design and images, as far as both tell.
+    """Compare the participants of design and images, as far as both are known; returns warnings.
 
     Raises
     ------
     FileError
-        With the first row that differs.
+        The participants differ; the message states the first row.
     """
     warnings: list[str] = []
     known = next((each for each in rows if each is not None), None)
@@ -367,7 +367,7 @@ def _check_order(description: RunDescription, rows: Sequence[Rows | None]) -> li
 
 
 def check_permutation_counts(tests: Sequence[PreparedTest]) -> None:
-    """Refuse tests that would need more permutations than can be run.
+    """Refuse tests with more permutations than can be run.
 
     Raises
     ------
@@ -389,12 +389,12 @@ def check_permutation_counts(tests: Sequence[PreparedTest]) -> None:
 
 
 def read_images(run: PreparedRun, reporter: Reporter) -> PreparedRun:
-    """Read what has not been read yet: the mask, the data and the voxelwise EVs; with all warnings about them.
+    """Read the mask, the data and the voxelwise EVs, and report warnings about them.
 
     Raises
     ------
     FileError, InputError
-        An image that cannot be read, lies on another grid, or does not fit in memory.
+        An image cannot be read, is on another grid, or does not fit in memory.
     """
     if run.is_read:
         return run
@@ -422,7 +422,7 @@ def read_images(run: PreparedRun, reporter: Reporter) -> PreparedRun:
 
 
 def read_grid(description: RunDescription, reporter: Reporter) -> tuple[Grid, ImageHeader]:
-    """The voxels that are analysed of data in files, and the header whose geometry the outputs take over."""
+    """The voxels to analyse, and the header whose geometry the outputs use, for data in files."""
     first = files.read_header(files.image_names(description.data)[0])
     everywhere = first.grid(np.ones(first.shape[:3], dtype=bool))
     if description.mask is None:
@@ -436,7 +436,7 @@ def read_grid(description: RunDescription, reporter: Reporter) -> tuple[Grid, Im
 
 
 def _read_mask(description: RunDescription, name: files.Name) -> Grid:
-    """The mask, once its header is known to fit those of the data."""
+    """Read the mask after checking its header against that of the data."""
     headers = [files.read_header(name) for name in files.image_names(description.data)]
     mask = files.read_header(name)
     for header in headers:
@@ -445,7 +445,7 @@ def _read_mask(description: RunDescription, name: files.Name) -> Grid:
 
 
 def count_voxels(run: PreparedRun) -> int:
-    """Voxels of the mask; without one, of the images: at most so many."""
+    """Number of voxels of the mask; without a mask, that of the images as an upper bound."""
     description = run.description
     if not run.images_are_files:
         return run.analysis.inputs.grid.n_voxels
@@ -462,7 +462,7 @@ def _read_data(source: ImageSource, grid: Grid, scratch: str, reporter: Reporter
 
 
 def _read_ev(source: ImageSource, number: int, grid: Grid, n: int, scratch: str, reporter: Reporter) -> Data:
-    """A voxelwise EV: n values a voxel; files are reoriented where need be."""
+    """A voxelwise EV with n values per voxel; files are reoriented if necessary."""
     if files.are_names(source):
         return _read_data(source, grid, scratch, reporter)
     title = f"the values of the voxelwise EV of column {number} (counted from 1)"
@@ -475,7 +475,7 @@ def _read_ev(source: ImageSource, number: int, grid: Grid, n: int, scratch: str,
 
 
 def _task(title: str, reporter: Reporter) -> files.Progress:
-    """Progress of one reading."""
+    """Progress of reading one image."""
     return lambda done, total: reporter.progress(title, done, total)
 
 
@@ -483,7 +483,7 @@ def _task(title: str, reporter: Reporter) -> files.Progress:
 
 
 def _source_name(source: ImageSource, otherwise: str) -> str:
-    """What an image is called: by its name, if it has a single one."""
+    """How messages refer to an image: by its name, if it has a single one."""
     return os.fspath(source) if isinstance(source, str | os.PathLike) else otherwise
 
 
@@ -492,7 +492,7 @@ def _data_name(description: RunDescription) -> str:
 
 
 def _design_warnings(run: PreparedRun) -> list[str]:
-    """What is odd about a design, in sentences; see `design_checks`."""
+    """Warnings about the design; see `design_checks`."""
     inputs, options, design = run.analysis.inputs, run.analysis.options, run.description.design
     findings = design_checks.check_design(
         inputs.design, demean=options.demean, flip=options.flip, voxelwise=tuple(run.evs)
@@ -502,7 +502,7 @@ def _design_warnings(run: PreparedRun) -> list[str]:
 
 
 def _data_warnings(description: RunDescription, analysis: Analysis) -> list[str]:
-    """What is odd about the data: volumes that are constant or alike, voxels that do not vary, means nobody models."""
+    """Warnings about the data: constant or identical volumes, constant voxels, means that are not modelled."""
     inputs, options = analysis.inputs, analysis.options
     n = inputs.data.shape[0]
     warnings = list(volume_warnings(inputs.data, _volume_titles(description.data, n)))
@@ -520,7 +520,7 @@ def _data_warnings(description: RunDescription, analysis: Analysis) -> list[str]
 
 
 def _volume_titles(data: ImageSource, n: int) -> list[str]:
-    """What the volumes of the data are called: by the files, or by the participants that a sidecar names."""
+    """How messages refer to the volumes: by their files, or by the participants in a sidecar."""
     numbers = [f"volume {i}" for i in range(1, n + 1)]
     if not files.are_names(data):
         return numbers

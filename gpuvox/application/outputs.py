@@ -39,13 +39,13 @@ class Writer:
     Attributes
     ----------
     root : str
-        Output root, ``<root>_tstat1`` …
+        Output root: ``<root>_tstat1`` and so on.
     grid : Grid
     header : ImageHeader, optional
-        Header of the input, whose geometry the outputs take over.
+        Header of the input, whose geometry the outputs use.
     wanted : OutputOptions
     written : dict
-        File name without folder → what it holds (scale, correction, contrast …).
+        File name without folder → record of its content (scale, correction, contrast and so on).
     texts : list of str
         Names of text files that were written.
     """
@@ -59,7 +59,7 @@ class Writer:
 
     @property
     def files(self) -> list[str]:
-        """Names of all files that were written, those of data of pairs included."""
+        """Names of all files that were written, including the data files of pairs."""
         pairs = [name.replace(".hdr", ".img") for name in self.written if name.endswith((".hdr", ".hdr.gz"))]
         return sorted([*self.written, *pairs, *self.texts])
 
@@ -68,12 +68,12 @@ class Writer:
         return f"{self.root}{'' if self.wanted.film else '_'}{stem}"
 
     def image(self, stem: str, values: NDArray, record: dict, label: Label | None = None) -> None:
-        """Write one map, and keep its record."""
+        """Write a map and store its record."""
         path = write_map(self.name(stem), values, self.grid, self.header, label=label or _label(record))
         self.written[path.name] = record
 
     def result(self, result: TestResult) -> None:
-        """Write everything that the user asked for of one test."""
+        """Write all requested files of one test."""
         for stem, values, record, label in self._images(result):
             self.image(stem, values, record, label)
         if self.wanted.nulls:
@@ -85,7 +85,7 @@ class Writer:
             write_permutations(self._text(f"perm_{result.test.name}"), rows)
 
     def _text(self, stem: str) -> str:
-        """The name of a text file, which is noted."""
+        """The name of a text file, which is added to `texts`."""
         path = self.name(stem) + ".txt"
         self.texts.append(os.path.basename(path))
         return path
@@ -168,7 +168,7 @@ class Writer:
 def expected_names(
     tests: Iterable[Test], options: Options, wanted: OutputOptions, *, permuted: bool = False
 ) -> tuple[list[str], list[str]]:
-    """What follows the output root in the names of the files that a run will write.
+    """Suffixes, after the output root, of the names of the files that a run will write.
 
     Parameters
     ----------
@@ -181,9 +181,9 @@ def expected_names(
     Returns
     -------
     maps : list of str
-        Of images, without their extension; of the maps of permutations and of parameters with ``--film``, one each.
+        Suffixes of images without extension; only one for the maps of permutations, and for parameters with ``--film``.
     texts : list of str
-        Of other files.
+        Suffixes of other files.
     """
     gap = "" if wanted.film else "_"
     maps, texts = [], ["_randomise.json"]
@@ -246,7 +246,7 @@ def _smallest_p(result: TestResult, name: str) -> float:
 
 
 def _intent(result: TestResult) -> Label:
-    """The statistic's own intent, with its degrees of freedom."""
+    """The NIfTI intent of the statistic, with its degrees of freedom."""
     text = f"gpuvox {__version__} {result.test.name}"
     if result.f_dfs is not None:
         return Label(text, "f test", tuple(float(df) for df in result.f_dfs))

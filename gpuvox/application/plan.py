@@ -1,4 +1,4 @@
-"""``--plan``: what a run would be, in words."""
+"""``--plan``: a description of a run, with its cost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SKETCH = 8
 
 
 def plan(description: RunDescription) -> str:
-    """``--plan``: what a run would be, from headers, matrices, mask and the first volumes, and a second of work.
+    """Describe a run and estimate its cost, from headers, matrices, mask, the first volumes and a short measurement.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ def plan(description: RunDescription) -> str:
     Raises
     ------
     InputError
-        What the run would refuse, too.
+        Anything that the run itself would refuse.
     """
-    started = time.process_time()  # loading what a run loads, too
+    started = time.process_time()  # loads what a run loads
     run = prepare_run(description)
     check_permutation_counts(run.analysis.tests)
     check_folder(description.options.scratch)
@@ -87,7 +87,7 @@ def _shard_lines(description: RunDescription) -> list[str]:
 
 
 def _n_done(description: RunDescription, n: int) -> int:
-    """Permutations that this run does of n."""
+    """Number of permutations that this run does, of n."""
     if not description.shard:
         return n
     start, stop = share(n, *description.shard)
@@ -119,7 +119,7 @@ def _memory_text(
 
 
 def _sketch(run: PreparedRun) -> tuple[Analysis, float]:
-    """The analysis with its first volumes alone, and the seconds that reading all of them will take."""
+    """The analysis with only its first volumes, and the seconds to read all of them."""
     description, silent = run.description, Reporter.silent()
     start, n = time.perf_counter(), len(run.analysis.inputs.design)
     if description.mask is not None or description.keep_constant:
@@ -138,7 +138,7 @@ def _sketch(run: PreparedRun) -> tuple[Analysis, float]:
 
 
 def _seconds_of_files(description: RunDescription, analysis: Analysis) -> float:
-    """Seconds that hashing what is read and writing the maps will take, from a little of both."""
+    """Seconds to hash the inputs and write the maps, from small samples of both."""
     sample, start = bytes(1 << 23), time.perf_counter()
     hashlib.sha256(sample)
     hashed, start = time.perf_counter() - start, time.perf_counter()
@@ -162,7 +162,7 @@ def _test_line(description: RunDescription, prepared: PreparedTest) -> str:
 
 
 def _costs(description: RunDescription, analysis: Analysis) -> list[tuple[int, Cost]]:
-    """Permutations and cost of each group of tests whose maps are made once."""
+    """Permutations and cost of each group of tests that share their maps."""
     return [
         (group[0].shuffler.n, cost_of_test(analysis, group[0], len(group), description.shard))
         for group in analysis.groups(joined=not description.permuted_maps)

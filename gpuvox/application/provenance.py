@@ -1,4 +1,4 @@
-"""What ``<root>_randomise.json`` says of a run."""
+"""The record of a run, ``<root>_randomise.json``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def provenance(
     writer: Writer,
     hashes: Hashes,
 ) -> dict[str, Any]:
-    """The record of a run that a front door with an output root described."""
+    """The record of a run that has an output root."""
     content = {
         "software": software_record(),
         "command": list(description.line),
@@ -43,14 +43,14 @@ def provenance(
 
 
 def software_record() -> dict[str, str]:
-    """Versions of what computed."""
+    """Versions of the software."""
     return {"gpuvox": __version__, "python": platform.python_version(), **versions()}
 
 
 def run_record(
     inputs: Inputs, options: Options, results: Sequence[TestResult], hashes: Hashes, device: str
 ) -> dict[str, Any]:
-    """What a run was given, how it was run, and its tests."""
+    """Inputs, options and tests of a run."""
     return {
         "device": device,
         "threads": threads_for(options.threads),
@@ -71,14 +71,14 @@ def run_record(
 
 
 def describe_processor(options: Options) -> str:
-    """What the permutations were run on."""
+    """The device on which the permutations ran."""
     if isinstance(options.workers, DaskWorkers):
         return options.workers.description
     return "cpu" if options.device is None else f"{options.device.name} ({options.device.title})"
 
 
 def test_record(result: TestResult) -> dict[str, Any]:
-    """What came of one test, but for its maps."""
+    """The results of one test except its maps."""
     shuffler = result.shuffler
     return {
         "name": result.test.name,

@@ -1,4 +1,4 @@
-"""Matrices and settings given from Python, checked: one sentence for what does not fit."""
+"""Checks of matrices and settings given from Python."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ Float64 = NDArray[np.float64]
 
 
 def matrix_of(given: Any, what: str, *, rows: bool = False) -> files.Matrix:
-    """A matrix from an array or a DataFrame, with the names that a DataFrame or a Series has.
+    """A matrix from an array or a DataFrame, with the names of a DataFrame or Series.
 
     Parameters
     ----------
     given : array_like, DataFrame or Series
-        A Series of one contrast has the names of its columns.
+        The index of a Series with one contrast names the columns.
     what : str
-        What it is called in messages: "the design".
+        Description for messages: "the design".
     rows : bool
-        A vector is one row.
+        Whether a vector is one row.
 
     Raises
     ------
     InputError
-        Not numbers, or not finite.
+        The values are not numbers, or not finite.
     """
     numbers, of_rows, of_columns = participants.taken_apart(given)
     values = real_array(_with_numbers(numbers), f"the values of {what}").astype(np.float64)
@@ -58,7 +58,7 @@ def matrix_of(given: Any, what: str, *, rows: bool = False) -> files.Matrix:
 
 
 def _with_numbers(given: Any) -> Any:
-    """A DataFrame whose columns of numbers and booleans would make an array of objects, as one of numbers."""
+    """Convert a DataFrame with numeric and boolean columns, which would become an array of objects."""
     kinds = getattr(given, "dtypes", None)
     if kinds is None or not hasattr(given, "columns"):
         return given
@@ -80,9 +80,9 @@ def check_voxelwise(given: Any) -> tuple[tuple[int, Any], ...]:
     Raises
     ------
     SettingError
-        Not a dict.
+        The argument is not a dict.
     DesignError
-        A column that is not a whole number.
+        A column is not a whole number.
     """
     if given is None:
         return ()
@@ -123,7 +123,7 @@ def _number(name: str, value: Any, what: str = "a number") -> float:
         raise SettingError(f"{name} is {_shown(value)}; {what} is expected")
     try:
         number = float(value)
-    except OverflowError:  # a whole number of hundreds of digits
+    except OverflowError:  # a whole number with hundreds of digits
         raise SettingError(f"{name} is too large; {what} is expected") from None
     if not math.isfinite(number):
         raise SettingError(f"{name} is {_shown(value)}; {what} is expected")
@@ -207,11 +207,11 @@ OF_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "scratch": _text,
 }  # fmt: skip
 OTHERS = ("mask", "f_tests", "blocks", "voxelwise", "effective_design", "checkpoint", "resume", "client")
-"""What `randomise` takes besides."""
+"""Further arguments of `randomise`."""
 
 
 def check_names(given: Collection[str]) -> None:
-    """Refuse settings that there are not, with the nearest that there is (`SettingError`)."""
+    """Raise `SettingError` for unknown settings, with the most similar known one."""
     known = [*OF_STATISTICS, *OF_OPTIONS, *OTHERS]
     for name in sorted(set(given) - set(known)):
         near = difflib.get_close_matches(name, known, 1) or _alias(name, known)
@@ -220,7 +220,7 @@ def check_names(given: Collection[str]) -> None:
 
 
 def _alias(name: str, known: Collection[str]) -> list[str]:
-    """What a name stands for in nilearn, or what begins or ends alike."""
+    """The setting that corresponds to nilearn's name, or that begins or ends alike."""
     of_nilearn = {
         "n_perm": "n_permutations",
         "n_jobs": "threads",
@@ -230,31 +230,31 @@ def _alias(name: str, known: Collection[str]) -> list[str]:
 
 
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings, each of its kind.
+    """Settings converted to their types.
 
     Raises
     ------
     SettingError
-        One sentence: which, what it is, what was expected.
+        A setting has the wrong type; the message says what was expected.
     """
     check_names(given)
     return {name: (OF_STATISTICS | OF_OPTIONS)[name](name, value) for name, value in given.items()}
 
 
 def make_options(given: Mapping[str, Any], *, one_sample: bool) -> Options:
-    """Settings as `Options`.
+    """`Options` from settings.
 
     Parameters
     ----------
     given : dict
-        Of `OF_STATISTICS` and `OF_OPTIONS`, with a seed.
+        Settings of `OF_STATISTICS` and `OF_OPTIONS`, with a seed.
     one_sample : bool
-        Signs are flipped in any case.
+        Whether signs are flipped in any case.
 
     Raises
     ------
     SettingError
-        As of `checked`.
+        As for `checked`.
     """
     settings = checked(given)
     tfce, voxel = settings.pop("tfce", None), settings.pop("voxel", True)
@@ -270,7 +270,7 @@ def make_options(given: Mapping[str, Any], *, one_sample: bool) -> Options:
 
 
 def need_places(options: Options, shape: tuple[int, ...]) -> None:
-    """Refuse what hangs on neighbours where it is not known which voxels are (`InputError`).
+    """Raise `InputError` for statistics that depend on neighbours if positions of voxels are unknown.
 
     Parameters
     ----------
