@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import gpuvox
 from gpuvox.cli.main import main
+from gpuvox.cohort.table import read_cohort
 from gpuvox.files import write_vest
 
 SHAPE = (8, 7, 6)
@@ -378,6 +379,47 @@ def test_what_an_earlier_analysis_left_is_removed(two_groups):
 def test_nothing_is_written_over_what_is_read(two_groups, capsys):
     assert two_groups.voxelwise("--model", "group", "--test", "MS - HC", out=".") == 2
     assert "would overwrite" in capsys.readouterr().err
+
+
+def test_an_interrupted_analysis_is_resumed(two_groups, monkeypatch):
+    """Also where it has several runs, of which the first was done."""
+    words = ["--model", "group + age", "--test", "MS - HC", "--test", "group"]
+    assert two_groups.voxelwise(*words, out="whole") == 0
+    monkeypatch.setattr("gpuvox.application.execute.LONG_RUN", 0.0)
+    calls = []
+
+    def interrupt(self, task, done, total):
+        calls.append(task)
+        if task.startswith(("f-test", "fstat")) and 0 < done < total:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gpuvox.cli.console.ProgressBar.__call__", interrupt)
+        options = ["--mask", str(two_groups.folder / "mask"), "--out", str(two_groups.folder / "out"), "-n", "60"]
+        images = str(two_groups.folder / "maps/{participant_id}_gm.nii.gz")
+        line = ["voxelwise", str(two_groups.folder / "participants.tsv"), "--images", images, *options, *words]
+        assert main([*line, "--seed", "7", "--threads", "1"]) == 130
+    assert calls
+    assert (two_groups.folder / "out" / "randomise" / "f_checkpoint.tally").exists()
+    assert main([*line, "--resume", "--quiet"]) == 0
+    for path in (two_groups.folder / "whole").glob("contrast-*"):
+        assert path.read_bytes() == (two_groups.folder / "out" / path.name).read_bytes(), path.name
+    assert not list((two_groups.folder / "out").rglob("*.tally"))
+
+
+def test_names_with_odd_letters_are_written_and_read_back(two_groups):
+    t = two_groups.table
+    t["group"] = t["group"].map({"HC": "control group", "MS": 'the "MS" group'})
+    t["image"], t["volume"] = "a", "b"
+    two_groups.write()
+    words = ["--model", "group", "--test", 'the "MS" group - `control group`']
+    assert two_groups.voxelwise(*words) == 0
+    out = two_groups.folder / "out"
+    label = "theMSGroupMinusControlGroup"
+    assert (out / f"contrast-{label}_stat-t_statmap.nii.gz").exists()
+    design = read_cohort(out / "design.tsv").text
+    assert list(design) == ["participant_id", "group[control group]", 'group[the "MS" group]']
+    assert list(pd.read_csv(out / "participants.tsv", sep="\t"))[-3:] == ["image", "volume", "image_"]
 
 
 def test_the_plan_writes_nothing(two_groups, capsys):

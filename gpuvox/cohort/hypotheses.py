@@ -134,7 +134,7 @@ def _example(model: Model) -> str:
 
 def read_hypothesis(text: str, model: Model) -> Hypothesis:
     """One test; see `read_hypotheses`."""
-    name, words = _named(text.strip(), model)
+    name, words = _named(" ".join(text.split()), model)
     if not words:
         _refuse(text, "it is empty")
     sign = -1.0 if words.startswith("-") else 1.0

@@ -127,6 +127,13 @@ def listed(names: Sequence[str], most: int = MOST_LISTED) -> str:
     return ", ".join(names[:most]) + rest
 
 
+def new_column(table: pd.DataFrame, name: str) -> str:
+    """A name that no column of a table has: this one, with underscores after it if need be."""
+    while name in table.columns:
+        name += "_"
+    return name
+
+
 def read_cohort(path: str | os.PathLike[str]) -> Cohort:
     """Read a table of participants; a participant may have several rows, one for each visit.
 

@@ -15,7 +15,7 @@ from gpuvox.cohort.exchangeability import Columns, Exchangeability, find_blocks
 from gpuvox.cohort.formula import Model, build_model, columns_of_formula
 from gpuvox.cohort.hypotheses import Hypothesis, read_hypotheses
 from gpuvox.cohort.images import CohortImages, find_images
-from gpuvox.cohort.table import ID, Cohort, Excluded, as_cohort, complete, listed
+from gpuvox.cohort.table import ID, Cohort, Excluded, as_cohort, complete, listed, new_column
 from gpuvox.errors import DesignError, FileError
 from gpuvox.grid import Grid
 from gpuvox.names import Names
@@ -232,9 +232,7 @@ def _with_images(cohort: Cohort, images: str | Sequence[Any]) -> tuple[Cohort, s
             f"there are {several(len(images), 'image')}, and {several(len(cohort), 'row')} in {cohort.origin}; a list "
             "of images has one for each row"
         )
-    column = "image"
-    while column in cohort.text.columns:
-        column += "_"
+    column = new_column(cohort.text, "image")
     text = cohort.text.assign(**{column: ["n/a" if each is None else os.path.abspath(each) for each in images]})
     text.attrs = dict(cohort.text.attrs)
     return replace(cohort, text=text), column

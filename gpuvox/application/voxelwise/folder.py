@@ -27,8 +27,9 @@ from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis
 from gpuvox.application.voxelwise.findings import Finding, find, log_p, p_values
 from gpuvox.application.voxelwise.names import MAP, contrast_labels, map_entities, map_name
 from gpuvox.cohort.hypotheses import Hypothesis
-from gpuvox.cohort.table import ID
+from gpuvox.cohort.table import ID, new_column
 from gpuvox.errors import FileError
+from gpuvox.files.delimited import format_table
 from gpuvox.files.targets import check_targets
 from gpuvox.files.writing import write_json, write_text
 from gpuvox.tables.relocate import relocated
@@ -110,18 +111,14 @@ class ResultFolder:
         self._remove(RANDOMISE, self._earlier("randomise_files", RUN_FILE))
         self._write_participants(analysis)
         names, ids = analysis.model.names, analysis.cohort.ids
-        lines = ["\t".join([ID, *names])]
-        lines += ["\t".join([who, *map(_digits, row)]) for who, row in zip(ids, analysis.model.matrix.tolist())]
-        write_text(self.path / "design.tsv", "\n".join(lines) + "\n")
-        rows = [(each, i, row) for each in analysis.hypotheses for i, row in enumerate(each.weights.tolist(), 1)]
-        lines = ["\t".join(["contrast", "statistic", *names])]
-        lines += [
-            "\t".join(
-                [f"{each.name} ({i})" if each.is_f else each.name, "F" if each.is_f else "t", *map(_digits, row)]
-            )
-            for each, i, row in rows
-        ]
-        write_text(self.path / "contrasts.tsv", "\n".join(lines) + "\n")
+        rows = [[who, *map(_digits, row)] for who, row in zip(ids, analysis.model.matrix.tolist())]
+        write_text(self.path / "design.tsv", format_table([ID, *names], rows))
+        rows = []
+        for each in analysis.hypotheses:
+            for number, row in enumerate(each.weights.tolist(), start=1):
+                name = f"{each.name} ({number})" if each.is_f else each.name
+                rows.append([name, "F" if each.is_f else "t", *map(_digits, row)])
+        write_text(self.path / "contrasts.tsv", format_table(["contrast", "statistic", *names], rows))
         for run in analysis.runs:
             self._write_run(analysis, run)
 
@@ -144,17 +141,13 @@ class ResultFolder:
             table = relocated(table, analysis.cohort.origin, target)
         table = table.assign(**{self.image_column(analysis): self._image_cells(analysis)})
         if analysis.images.stacked:
-            table = table.assign(volume=[str(analysis.images.volumes[row] + 1) for row in analysis.rows])
+            volumes = [str(analysis.images.volumes[row] + 1) for row in analysis.rows]
+            table = table.assign(**{new_column(table, "volume"): volumes})
         files.write_table(target, table)
 
     def image_column(self, analysis: VoxelwiseAnalysis) -> str:
         """The column of ``participants.tsv`` that names the images: that of the table, or one more."""
-        if analysis.images.column:
-            return analysis.images.column
-        name = "image"
-        while name in analysis.cohort.text.columns:
-            name += "_"
-        return name
+        return analysis.images.column or new_column(analysis.cohort.text, "image")
 
     def _image_cells(self, analysis: VoxelwiseAnalysis) -> list[str]:
         paths = analysis.images.names(analysis.rows)
