@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gpuvox.types import Float32
+from gpuvox.types import Float32, Float64
 
 
 def corrected(null: ArrayLike, observed: ArrayLike) -> Float32:
@@ -37,6 +37,29 @@ def corrected(null: ArrayLike, observed: ArrayLike) -> Float32:
 def shares(count: ArrayLike, total: int) -> Float32:
     """Counts over their total, in float32 as randomise writes them."""
     return (np.asarray(count, dtype=np.float64) / total).astype(np.float32)
+
+
+def false_discovery_rate(p: Float64, tests: int | None = None) -> Float64:
+    """Adjusted p-values of Y. Benjamini and Y. Hochberg (1995, J R Stat Soc B 57:289).
+
+    Parameters
+    ----------
+    p : (V,) float64
+        Uncorrected p-values.
+    tests : int, optional
+        How many of them are of tests, if others are 1 (outside of a mask); by default all.
+
+    Returns
+    -------
+    (V,) float64
+        The smallest false discovery rate at which each would be rejected.
+    """
+    count = len(p) if tests is None else tests
+    order = np.argsort(p, kind="stable")[:count]
+    scaled = p[order] * count / np.arange(1, count + 1)
+    adjusted = np.ones(len(p))
+    adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    return adjusted
 
 
 def critical_value(null: ArrayLike, level: float = 0.05) -> float:

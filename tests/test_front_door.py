@@ -321,6 +321,29 @@ def test_thresholds_by_p_follow_the_degrees_of_freedom(two_groups):
     same(out, "group", root, "fstat1", ("clustere",))
 
 
+def test_false_discovery_rate(two_groups):
+    from scipy.stats import false_discovery_control
+
+    words = ["--model", "group + age", "--test", "MS - HC", "-T", "-x", "--fdr", "--fsl-names", "-c", "2.3"]
+    assert two_groups.voxelwise(*words) == 0
+    out = two_groups.folder / "out"
+    inside = nib.load(two_groups.folder / "mask.nii.gz").get_fdata() > 0
+    for kind in ("tfce", "vox"):
+        p = exceeding_by_hand(out / "randomise" / f"t_{kind}_p_tstat1")[inside] / 60
+        q = 10.0 ** -read(out / f"contrast-MSMinusHC_stat-logp_desc-{kind}FDR_statmap")[inside].astype(float)
+        assert_allclose(q, false_discovery_control(p), rtol=1e-6)
+    assert not list(out.glob("*clusterSizeFDR*"))
+    sidecar = json.loads((out / "contrast-MSMinusHC_stat-logp_desc-voxFDR_statmap.json").read_text())
+    assert sidecar["Correction"].startswith("false discovery rate")
+    result = gpuvox.voxelwise(
+        f"{two_groups.folder}/maps/{{participant_id}}_gm.nii.gz", two_groups.table, "group + age", "MS - HC", fdr=True,
+        mask=two_groups.folder / "mask.nii.gz", n_permutations=60, seed=7,
+    )  # fmt: skip
+    mine = read(out / "contrast-MSMinusHC_stat-logp_desc-tfceFDR_statmap")
+    assert_array_equal(result.image("MS - HC", "tfceFDR").get_fdata(dtype=np.float32)[inside], mine[inside])
+    assert "false discovery rate" in repr(result)
+
+
 # -- the folder -----------------------------------------------------------------------------------------------------
 
 

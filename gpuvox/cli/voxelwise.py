@@ -71,6 +71,7 @@ def build_parser() -> Parser:
     add_permutations(parser.add_argument_group("permutations"))
     outputs = parser.add_argument_group("further outputs")
     add_further_outputs(outputs)
+    add_flag(outputs, "--fdr", "also write p-values of voxels that control the false discovery rate")
     add_flag(outputs, "--fsl-names", "also write the maps under FSL's names, in DIR/randomise")
     add_quiet(outputs, "print only errors and warnings")
     add_computing(parser.add_argument_group("computing"))
@@ -187,6 +188,7 @@ def describe(options: argparse.Namespace) -> Any:
         subset=options.subset,
         missing=options.missing,
         columns=Columns(options.paired, options.within, options.blocks, options.whole),
+        fdr=options.fdr,
         thresholds=tuple(thresholds),
         run=describe_run(of_run, []),
     )

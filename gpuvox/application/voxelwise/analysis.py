@@ -63,6 +63,8 @@ class VoxelwiseDescription:
         What is done with rows that lack an image or a value: ``refuse`` or ``drop``.
     columns : Columns
         What may be exchanged.
+    fdr : bool
+        Whether p-values of voxels are corrected for the false discovery rate, too.
     thresholds : tuple of ClusterThreshold
         Cluster-forming thresholds whose t depends on the degrees of freedom.
     run : RunDescription
@@ -76,6 +78,7 @@ class VoxelwiseDescription:
     subset: str = ""
     missing: str = "refuse"
     columns: Columns = field(default_factory=Columns)
+    fdr: bool = False
     thresholds: tuple[ClusterThreshold, ...] = ()
     run: RunDescription = field(default_factory=lambda: RunDescription("", ""))
 
@@ -94,6 +97,8 @@ class Run:
         No rows but in a run of F tests.
     names : Names
     options : Options
+    fdr : bool
+        p-values that are corrected for the false discovery rate are written, too.
     """
 
     name: str
@@ -102,6 +107,7 @@ class Run:
     f_tests: Float64
     names: Names
     options: Options
+    fdr: bool = False
 
     @property
     def tests(self) -> list[tuple[str, Hypothesis]]:
@@ -298,22 +304,25 @@ def _runs(
 ) -> tuple[Run, ...]:
     """Tests by how they are made; F tests of different numerators apart if the threshold of clusters depends on it."""
     options = replace(description.run.options, whole_blocks=exchangeability.whole)
-    of_t = [each for each in hypotheses if not each.is_f and not each.is_mean]
+    if description.fdr:
+        of_t, of_f = (replace(each, uncorrected=True) for each in (options.statistics, options.f_statistics))
+        options = replace(options, statistics=of_t, f_statistics=of_f)
+    differences = [each for each in hypotheses if not each.is_f and not each.is_mean]
     of_mean = [each for each in hypotheses if each.is_mean]
     found = []
-    if of_t:
-        found.append(_t_run("t", of_t, model, _with_thresholds(options, description.thresholds, model.df)))
+    if differences:
+        found.append(_t_run("t", differences, model, _with_thresholds(options, description.thresholds, model.df)))
     if of_mean:
         flipped = replace(_with_thresholds(options, description.thresholds, model.df), flip=True)
         found.append(_t_run("mean", of_mean, model, flipped))
-    of_f = [each for each in hypotheses if each.is_f]
-    sizes = sorted({len(each.weights) for each in of_f}) if description.thresholds else [0]
-    for size in sizes if of_f else []:
-        chosen = [each for each in of_f if not size or len(each.weights) == size]
+    f_tests = [each for each in hypotheses if each.is_f]
+    sizes = sorted({len(each.weights) for each in f_tests}) if description.thresholds else [0]
+    for size in sizes if f_tests else []:
+        chosen = [each for each in f_tests if not size or len(each.weights) == size]
         with_f = replace(options, f_only=True)
         name = "f" if len(sizes) == 1 else f"f{size}"
         found.append(_f_run(name, chosen, model, _with_thresholds(with_f, description.thresholds, model.df, size)))
-    return tuple(found)
+    return tuple(replace(run, fdr=description.fdr) for run in found)
 
 
 def _t_run(name: str, hypotheses: Sequence[Hypothesis], model: Model, options: Options) -> Run:

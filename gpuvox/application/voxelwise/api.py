@@ -17,12 +17,13 @@ from gpuvox.application.command import RunDescription
 from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis, VoxelwiseDescription, prepare_analysis
 from gpuvox.application.voxelwise.findings import Finding, find, log_p, p_values
 from gpuvox.application.voxelwise.folder import ResultFolder, write_volumes
-from gpuvox.application.voxelwise.names import map_entities
+from gpuvox.application.voxelwise.names import OF_VOXELS, map_entities
 from gpuvox.cohort.exchangeability import Columns
 from gpuvox.cohort.hypotheses import Hypothesis
 from gpuvox.errors import SettingError
 from gpuvox.files import locks
 from gpuvox.prepared import Options
+from gpuvox.pvalues import false_discovery_rate
 from gpuvox.reporter import Reporter
 from gpuvox.types import Float32, Float64
 
@@ -51,7 +52,7 @@ class VoxelwiseResult:
         found = {}
         for run, result in self.runs:
             for test, hypothesis in run.tests:
-                for kind, values in _maps(result, test).items():
+                for kind, values in _maps(run, result, test).items():
                     found[hypothesis.name, kind] = values
         return found
 
@@ -114,7 +115,8 @@ def voxelwise(
     exchangeability : dict, optional
         Columns under ``paired``, ``within``, ``whole`` and ``blocks``; see ``gpuvox voxelwise --help``.
     **settings
-        Those of `gpuvox.randomise`. TFCE is the default; ``voxel`` and cluster statistics are made when they are set.
+        ``fdr=True`` corrects p-values of voxels for the false discovery rate, too; and the settings of
+        `gpuvox.randomise`. TFCE is the default; ``voxel`` and cluster statistics are made when they are set.
 
     Returns
     -------
@@ -132,6 +134,8 @@ def voxelwise(
     """
     settings.setdefault("tfce", not any(settings.get(name) for name in STATISTICS))
     settings.setdefault("voxel", False)
+    fdr = bool(settings.pop("fdr", False))
+    settings["uncorrected"] = settings.get("uncorrected", False) or fdr
     settings.setdefault("seed", secrets.randbits(32))
     options = Options(n_permutations=settings.get("n_permutations", 5000), seed=settings["seed"])
     description = VoxelwiseDescription(
@@ -142,6 +146,7 @@ def voxelwise(
         subset=subset,
         missing=missing,
         columns=_columns(exchangeability or {}),
+        fdr=fdr,
         run=RunDescription("", options=options),
     )
     analysis = prepare_analysis(description, replace(Reporter.silent(), warn=files.notice))
@@ -191,26 +196,31 @@ def _data(analysis: VoxelwiseAnalysis, temporary: str) -> Any:
     return out
 
 
-def _p_values(result: Randomised, test: str) -> dict[str, Float64]:
+def _p_values(run: Run, result: Randomised, test: str) -> dict[str, Float64]:
     """p of a test by correction."""
     permutations = next(each.shuffler.n for each in result.tests if each.test.name == test)
     named = {map_entities(name, test): values for name, values in result.maps.items()}
-    return {
+    found = {
         each[1]: p_values(values, permutations) for each, values in named.items() if each and each[0] == "logp"
     }
+    if run.fdr:
+        found |= {OF_VOXELS[desc]: false_discovery_rate(p) for desc, p in found.items() if desc in OF_VOXELS}
+    return found
 
 
-def _maps(result: Randomised, test: str) -> dict[str, Float32]:
+def _maps(run: Run, result: Randomised, test: str) -> dict[str, Float32]:
     """Maps of a test by kind; p-values as −log10 p."""
     named = {map_entities(name, test): values for name, values in result.maps.items()}
     found = {each[0]: values for each, values in named.items() if each and each[0] != "logp"}
-    return found | {desc: log_p(p) for desc, p in _p_values(result, test).items()}
+    return found | {desc: log_p(p) for desc, p in _p_values(run, result, test).items()}
 
 
 def _findings(run: Run, result: Randomised) -> list[tuple[Hypothesis, Finding]]:
     found = []
     for test, hypothesis in run.tests:
         kind = "F" if hypothesis.is_f else "t"
-        corrected = {desc: p for desc, p in _p_values(result, test).items() if desc.endswith("FWE")}
-        found.append((hypothesis, find(hypothesis.name, kind, _maps(result, test)[kind], corrected, result.grid)))
+        corrected = {desc: p for desc, p in _p_values(run, result, test).items() if not desc.endswith("Unc")}
+        found.append(
+            (hypothesis, find(hypothesis.name, kind, _maps(run, result, test)[kind], corrected, result.grid))
+        )
     return found

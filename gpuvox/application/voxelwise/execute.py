@@ -128,8 +128,10 @@ def _describe(
 ) -> RunDescription:
     """A run of randomise whose files are in the folder."""
     root = folder.root(run)
+    outputs = replace(described.outputs, uncorrected=described.outputs.uncorrected or run.fdr)
     return replace(
         described,
+        outputs=outputs,
         root=root,
         design=f"{root}.mat",
         contrasts=f"{root}.con",

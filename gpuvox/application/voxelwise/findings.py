@@ -76,14 +76,15 @@ class Finding:
         """What is printed."""
         found = [f"{self.name}: largest {self.statistic} {self.largest}"]
         for desc, survival in self.survivals.items():
-            p = f"{survival.smallest_p:.4g}"
+            level = f"q < {LEVEL:g}, false discovery rate" if desc.endswith("FDR") else f"p < {LEVEL:g}, corrected"
+            p = f"{level.partition(' ')[0]} {survival.smallest_p:.4g}"
             if not survival.voxels:
-                found.append(f"  {title(desc)}: nothing survives at p < {LEVEL:g}, corrected (smallest p {p})")
+                found.append(f"  {title(desc)}: nothing survives at {level} (smallest {p})")
                 continue
             clusters = several(len(survival.clusters), "cluster")
             found.append(
-                f"  {title(desc)}: {several(survival.voxels, 'voxel')} in {clusters} survive at p < {LEVEL:g}, "
-                f"corrected (smallest p {p}); the largest has {several(survival.clusters[0], 'voxel')}, "
+                f"  {title(desc)}: {several(survival.voxels, 'voxel')} in {clusters} survive at {level} "
+                f"(smallest {p}); the largest has {several(survival.clusters[0], 'voxel')}, "
                 f"{self.statistic} up to {survival.peak}"
             )
         return found

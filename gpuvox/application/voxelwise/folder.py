@@ -25,13 +25,14 @@ import numpy as np
 from gpuvox import __version__, files, participants, private
 from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis
 from gpuvox.application.voxelwise.findings import Finding, find, log_p, p_values
-from gpuvox.application.voxelwise.names import MAP, contrast_labels, map_entities, map_name
+from gpuvox.application.voxelwise.names import MAP, OF_VOXELS, contrast_labels, map_entities, map_name
 from gpuvox.cohort.hypotheses import Hypothesis
 from gpuvox.cohort.table import ID, new_column
 from gpuvox.errors import FileError
 from gpuvox.files.delimited import format_table
 from gpuvox.files.targets import check_targets
 from gpuvox.files.writing import write_json, write_text
+from gpuvox.pvalues import false_discovery_rate
 from gpuvox.tables.relocate import relocated
 from gpuvox.types import Float32, Float64
 
@@ -46,19 +47,27 @@ DATASET = {
     "GeneratedBy": [{"Name": "gpuvox", "Version": __version__}],
 }
 """``dataset_description.json``."""
+CORRECTIONS = {
+    "family-wise error": "family-wise error over the voxels of this test",
+    "false discovery rate": "false discovery rate over the voxels of this test (Benjamini and Hochberg)",
+    "none": "none",
+}
+"""What the record of a run calls them, and what stands beside a map."""
 LOGP_OF_05 = 1.3010299956639813
 """−log10(0.05)."""
 
 
 @dataclass(frozen=True, eq=False)
 class _RunMap:
-    """A map that a run of randomise wrote: entities of its name, the values of all voxels, and what it is."""
+    """A map of a run of randomise, or derived from one: entities of its name, values everywhere, what it is, p."""
 
     stat: str
     desc: str
     values: Float32
     header: files.ImageHeader
     about: Mapping[str, Any]
+    p: Float64 | None = None
+    is_derived: bool = False
 
 
 class ResultFolder:
@@ -221,37 +230,45 @@ class ResultFolder:
     ) -> tuple[list[str], Finding]:
         """Files of the maps of one test, and what they show."""
         written: list[str] = []
+        sources: list[Path] = []
         corrected: dict[str, Float64] = {}
         kind = "F" if hypothesis.is_f else "t"
         for each in self._maps_of(run, test, record):
-            values = each.values
             if each.stat == kind:
-                stat, header = values, each.header
-            elif each.stat == "logp":
-                p = p_values(values, each.about["permutations"])
-                values = log_p(p)
-                if each.desc.endswith("FWE"):
-                    corrected[each.desc] = p
+                stat, header = each.values, each.header
+            if each.p is not None and not each.desc.endswith("Unc"):
+                corrected[each.desc] = each.p
             name = map_name(label, each.stat, each.desc)
-            written += self._write_map(name, values, each, _sidecar(hypothesis, run, each.about, record))
-            if not keep:
-                for path in files.image_files(each.header.path):
-                    path.unlink()
+            written += self._write_map(name, each, _sidecar(hypothesis, run, each.about, record))
+            if not keep and not each.is_derived:
+                sources += files.image_files(each.header.path)
+        for path in sources:
+            path.unlink()
         mask = stat != 0 if np.any(stat) else np.ones(len(stat), dtype=bool)
         grid = header.grid(mask.reshape(header.shape[:3], order="F"))
         inside = {desc: p[mask] for desc, p in corrected.items()}
         return written, find(hypothesis.name, kind, stat[mask], inside, grid)
 
     def _maps_of(self, run: Run, test: str, record: Mapping[str, Any]) -> Iterator[_RunMap]:
-        """The maps of one test that a run of randomise wrote, but for those that keep their names."""
+        """The maps of one test that a run of randomise wrote, but for those that keep their names; and what follows."""
         for name, about in record["maps"].items():
             stem = files.split_suffix(name)[0].removeprefix(f"{run.name}_")
             entities = map_entities(stem, test) if about.get("test") == test else None
-            if entities is not None:
-                header = files.read_header(self.path / RANDOMISE / name)
-                yield _RunMap(*entities, next(files.read_volumes(header.path)), header, about)
+            if entities is None:
+                continue
+            header = files.read_header(self.path / RANDOMISE / name)
+            values = next(files.read_volumes(header.path))
+            if entities[0] != "logp":
+                yield _RunMap(*entities, values, header, about)
+                continue
+            p = p_values(values, about["permutations"])
+            yield _RunMap(*entities, log_p(p), header, about, p)
+            if run.fdr and entities[1] in OF_VOXELS:
+                q = false_discovery_rate(p, record["voxels"])
+                more = {**about, "correction": "false discovery rate", "smallest_p": float(q.min())}
+                yield _RunMap("logp", OF_VOXELS[entities[1]], log_p(q), header, more, q, is_derived=True)
 
-    def _write_map(self, name: str, values: Float32, of_run: _RunMap, about: Mapping[str, Any]) -> list[str]:
+    def _write_map(self, name: str, of_run: _RunMap, about: Mapping[str, Any]) -> list[str]:
         header = of_run.header
         grid = header.grid(np.ones(header.shape[:3], dtype=bool))
         intent: tuple[str, tuple[float, ...]] = ("none", ())
@@ -261,7 +278,7 @@ class ResultFolder:
             df = np.atleast_1d(of_run.about["degrees_of_freedom"]).astype(float).tolist()
             intent = ("t test" if of_run.stat == "t" else "f test", tuple(df))
         label = files.Label(f"gpuvox {__version__} {name}"[:79], *intent)
-        path = files.write_map(self.path / name, values, grid, header, label=label)
+        path = files.write_map(self.path / name, of_run.values, grid, header, label=label)
         write_json(self.path / f"{name}.json", about)
         return [path.name, *(other.name for other in files.image_files(path) if other != path), f"{name}.json"]
 
@@ -338,9 +355,8 @@ def _sidecar(
         "Scale": "-log10(p)" if about["scale"] == "1-p" else "statistic",
     }
     if about["scale"] == "1-p":
-        fwe = about["correction"] != "none"
         content |= {
-            "Correction": "family-wise error over the voxels of this test" if fwe else "none",
+            "Correction": CORRECTIONS[about["correction"]],
             "Permutations": about["permutations"],
             "SmallestPossibleP": about["smallest_possible_p"],
             "SmallestP": about["smallest_p"],

@@ -18,6 +18,8 @@ TITLES = {
     "vox": "voxelwise", "tfce": "TFCE", "clusterSize": "cluster size", "clusterMass": "cluster mass",
     "clusterNormalised": "normalised cluster size", "tfceNormalised": "normalised TFCE",
 }  # fmt: skip
+OF_VOXELS = {"voxUnc": "voxFDR", "tfceUnc": "tfceFDR"}
+"""Uncorrected p-values that are of voxels, and what they are called with a false discovery rate."""
 SIGNS = {"-": " minus ", "+": " plus ", "*": " times ", "/": " over ", ":": " by ", ">": " above ", "<": " below "}
 LONGEST = 60
 """Letters of a label, so that names of files stay far below 255 bytes."""
@@ -77,4 +79,4 @@ def map_name(label: str, stat: str, desc: str) -> str:
 
 def title(desc: str) -> str:
     """A correction in words: ``tfceFWE`` → ``TFCE``."""
-    return TITLES[re.sub("(FWE|Unc)$", "", desc)]
+    return TITLES[re.sub("(FWE|FDR|Unc)$", "", desc)]
