@@ -1,7 +1,7 @@
 """The application ``gpuvox ironmyelin``: QSM and R1 images of a cohort in, iron and myelin images out.
 
-One subject is in memory at a time; the arithmetic is that of `qmri`. The images are read twice where maps are
-referenced to CSF: its mean must be known before the first map is written.
+One participant is in memory at a time; `qmri` does the arithmetic. The images are read twice if maps are
+referenced to CSF, because its mean must be known before the first map is written.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ SAME_UNITS = {
 }
 SAME_UNITS |= {"ms⁻¹": "1/ms", "sec": "s", "seconds": "s", "msec": "ms", "milliseconds": "ms"}
 QSM_RANGE = (0.003, 3.0)
-"""Where the 99th percentile of |QSM| lies in ppm: tissue has 0.03 to 0.3."""
+"""Accepted range of the 99th percentile of |QSM| in ppm; in tissue it is 0.03 to 0.3."""
 R1_RANGE = (0.03, 20.0)
-"""Where the median of R1 lies in 1/s: tissue has 0.4 to 2."""
+"""Accepted range of the median of R1 in 1/s; in tissue it is 0.4 to 2."""
 FIELDS = (0.05, 25.0)
-"""Field strengths, tesla."""
+"""Accepted field strengths in tesla."""
 USUAL = (0.2, 12.0)
-"""Those for which other units are told."""
+"""Field strengths that are suggested if another unit was used."""
 OTHER_FIELDS = {"megahertz": 42.577, "millitesla": 1e3, "gauss": 1e4}
-"""Units of a field strength (of hydrogen's resonance), as multiples of what it is in tesla."""
+"""Other units of a field strength (and of the resonance of hydrogen), as multiples of its value in tesla."""
 CSF_R1 = 0.6
-"""Most that the median of R1 in CSF may be, 1/s."""
+"""Largest accepted median of R1 in CSF, 1/s."""
 
 Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Command:
-    """A ``gpuvox ironmyelin`` command, its options parsed.
+    """A ``gpuvox ironmyelin`` command with its options parsed.
 
-    Either `table`, or `qsm` and `r1` (4D images) with `csf` and `jacobian` where wanted. Units are empty where the
-    sidecars, or else ppm and 1/s, are to be taken; `from_field` is None where the sidecars of R1 have it, `to_field`
-    where it is the model's.
+    Either `table`, or `qsm` and `r1` (4D images) with optional `csf` and `jacobian`. Empty units are taken from the
+    sidecars, or else are ppm and 1/s; `from_field` None means that of the sidecars of R1, and `to_field` None
+    that of the model.
     """
 
     out: str
@@ -98,13 +98,13 @@ class Cohort:
     Attributes
     ----------
     names : tuple of str
-        participant_id of each subject.
+        participant_id of each participant.
     images : dict of str to list of str
-        By kind: one file a subject; a single 4D file; or, for CSF, one 3D file for all.
+        By kind: one file per participant; a single 4D file; or, for CSF, one 3D file for all.
     header : ImageHeader
-        Of the first image; all lie on its grid.
+        Header of the first image; all images are on its grid.
     numbered : bool
-        Nothing says who the subjects are: `names` counts them.
+        The participants are unknown, and `names` are numbers.
     """
 
     names: tuple[str, ...]
@@ -113,7 +113,7 @@ class Cohort:
     numbered: bool = False
 
     def volumes(self, kind: str) -> Iterator[tuple[str, Float32]]:
-        """(file, values of all voxels) of each subject."""
+        """(file, values of all voxels) of each participant."""
         images = self.images[kind]
         if len(images) == len(self.names):
             for image in images:
@@ -133,7 +133,7 @@ def read_cohort(command: Command) -> Cohort:
     Raises
     ------
     FileError
-        A file is missing or no image; images are not on one grid; numbers of volumes differ.
+        A file is missing or not an image; images are not on the same grid; numbers of volumes differ.
     """
     if not command.table:
         images = {kind: [getattr(command, kind)] for kind in KINDS if getattr(command, kind)}
@@ -154,17 +154,17 @@ def read_cohort(command: Command) -> Cohort:
 
 
 def needed_kinds(command: Command) -> tuple[str, ...]:
-    """Columns of images that a table must have."""
+    """Image columns that a table must have."""
     return ("qsm", "r1", "csf") if command.reference != "none" else ("qsm", "r1")
 
 
 def check_cohort(names: Sequence[str], images: dict[str, list[str]], *, of_subjects: bool = False) -> Cohort:
-    """Check that images belong together; `of_subjects` says that each is one of a subject's, not one for all.
+    """Check that images belong together; `of_subjects`: one image per participant, not one for all.
 
     Raises
     ------
     FileError
-        As of `read_cohort`.
+        As for `read_cohort`.
     """
     header = files.read_header(images["qsm"][0])
     grid = header.grid(np.ones(header.shape[:3], dtype=bool))
@@ -175,7 +175,7 @@ def check_cohort(names: Sequence[str], images: dict[str, list[str]], *, of_subje
 
 
 def shared_images(cohort: Cohort) -> list[str]:
-    """Sentences on images that two subjects share, but for CSF that is everyone's."""
+    """Warnings about images that two participants share, except a common CSF mask."""
     who = Rows(cohort.names, "the table")
     listed = [
         names
@@ -195,7 +195,7 @@ def _check_image(
 
 
 def qsm_factor(command: Command, image: str) -> float:
-    """What a value of the file is in ppm.
+    """Factor from the unit of a file to ppm.
 
     Raises
     ------
@@ -209,7 +209,7 @@ def qsm_factor(command: Command, image: str) -> float:
 
 
 def to_r1(values: Float32, command: Command, image: str) -> Float32:
-    """R1 in 1/s of a file's values; 0 where they are 0.
+    """R1 in 1/s from the values of a file; 0 where they are 0.
 
     Raises
     ------
@@ -227,7 +227,7 @@ def to_r1(values: Float32, command: Command, image: str) -> Float32:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What is known of one subject, in ppm and 1/s, over all voxels of the image."""
+    """The images of one participant, in ppm and 1/s, over all voxels."""
 
     name: str
     qsm: Float32
@@ -242,12 +242,12 @@ class Subject:
 
 
 def subjects(cohort: Cohort, command: Command, wanted: Sequence[str], check: bool = True) -> Iterator[Subject]:
-    """The subjects one by one, with the kinds of images that are wanted; checked unless they have been before.
+    """The participants one by one with the requested kinds of images; checked unless they were before.
 
     Raises
     ------
     FileError
-        Values that cannot be what they are said to be.
+        Values are implausible for their kind of image.
     """
     kinds = [kind for kind in KINDS if kind in wanted and kind in cohort.images]
     for name, *given in zip(cohort.names, *(cohort.volumes(kind) for kind in kinds)):
@@ -256,7 +256,7 @@ def subjects(cohort: Cohort, command: Command, wanted: Sequence[str], check: boo
         qsm = qsm * np.float32(qsm_factor(command, qsm_file))
         r1 = to_r1(r1, command, r1_file)
         if files.read_header(qsm_file).proxy.dtype.kind == "f":
-            qsm[qsm == 0] = np.nan  # outside the mask of the reconstruction; a measured 0 there is none
+            qsm[qsm == 0] = np.nan  # outside the mask of the reconstruction; a measured value is never exactly 0
         csf = to_mask(found["csf"][0], found["csf"][1], name) if "csf" in found else None
         subject = Subject(name, qsm, r1, csf, found["jacobian"][1] if "jacobian" in found else None)
         if check:
@@ -265,12 +265,12 @@ def subjects(cohort: Cohort, command: Command, wanted: Sequence[str], check: boo
 
 
 def to_mask(image: str, values: Float32, name: str) -> NDArray[np.uint8]:
-    """Voxels of a mask, or of a map of probabilities over one half.
+    """Voxels of a mask, or of a probability map above 0.5.
 
     Raises
     ------
     FileError
-        It is neither.
+        The image is neither.
     """
     values = np.nan_to_num(values)
     high = float(values.max(initial=0))
@@ -283,7 +283,7 @@ def to_mask(image: str, values: Float32, name: str) -> NDArray[np.uint8]:
 
 
 def check_jacobian(subject: Subject, image: str, grid: Grid) -> None:
-    """Refuse Jacobians that are none, where maps are written.
+    """Refuse implausible Jacobians at the voxels that are written.
 
     Raises
     ------
@@ -298,12 +298,12 @@ def check_jacobian(subject: Subject, image: str, grid: Grid) -> None:
 
 
 def check_plausible(subject: Subject, qsm_file: str, r1_file: str) -> None:
-    """Refuse values that are off by a factor of a thousand, and T1 in place of R1.
+    """Refuse values that are wrong by a factor of a thousand, and T1 instead of R1.
 
     Raises
     ------
     FileError
-        The message has the numbers seen.
+        The message states the values.
     """
     tissue = subject.tissue
     if not tissue.any():
@@ -352,14 +352,14 @@ class Reference:
     counts: NDArray[np.int64]
 
     def of(self, i: int, method: str) -> tuple[float, float]:
-        """What is subtracted from subject i."""
+        """The value that is subtracted for participant i."""
         iron, myelin = self.means.mean(axis=0) if method == "cohort" else self.means[i]
         return float(iron), float(myelin)
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A command with what it needs at hand."""
+    """A command with everything that it needs."""
 
     command: Command
     cohort: Cohort
@@ -378,12 +378,12 @@ OUTPUTS = {
 
 
 def execute(command: Command, reporter: Reporter) -> None:
-    """Run a command: maps, sidecars and the table of CSF.
+    """Run a command: write maps, sidecars and the table of CSF.
 
     Raises
     ------
     InputError
-        One sentence that says what is wrong; nothing is written then.
+        The message is one sentence; nothing is written.
     """
     with _without_empty_folder(command.out):
         _execute(command, reporter)
@@ -416,7 +416,7 @@ def _write_cohort(run: Run, reporter: Reporter) -> None:
 
 
 def prepare(command: Command) -> Run:
-    """Everything that can be found wrong without reading an image."""
+    """Check everything that can be checked without reading an image."""
     device, model = resolve(command.device), read_model(command)
     cohort = read_cohort(command)
     inversion, grid = settle(command, cohort, model)
@@ -433,21 +433,21 @@ def prepare(command: Command) -> Run:
 
 
 def check(command: Command, names: Sequence[str], images: dict[str, list[str]]) -> None:
-    """What a command would refuse, as far as the images' headers and the first subject's values tell; writes nothing.
+    """Check a command as far as possible from headers and the first participant's values; writes nothing.
 
     Parameters
     ----------
     command : Command
-        Without a table.
+        A command without a table.
     names : sequence of str
-        Subjects.
+        Participants.
     images : dict of str to list of str
-        By kind, a file for each.
+        By kind, one file per participant.
 
     Raises
     ------
     InputError
-        As of `execute`.
+        As for `execute`.
     """
     model, cohort = read_model(command), check_cohort(names, images, of_subjects=True)
     _, grid = settle(command, cohort, model)
@@ -457,7 +457,7 @@ def check(command: Command, names: Sequence[str], images: dict[str, list[str]]) 
 
 
 def read_model(command: Command) -> qmri.TissueModel:
-    """The model, at the field that is wanted."""
+    """The model at the requested field strength."""
     model = qmri.TissueModel.read(command.model) if command.model else qmri.TissueModel.default()
     check_field(model.field, f"the field of the model {model.name}")
     if command.to_field not in (None, model.field):
@@ -470,7 +470,7 @@ def read_model(command: Command) -> qmri.TissueModel:
 
 
 def settle(command: Command, cohort: Cohort, model: qmri.TissueModel) -> tuple[qmri.Inversion, Grid]:
-    """The inversion of these images, and the voxels that are written."""
+    """The inversion for these images, and the voxels to write."""
     field_of_r1, conversion = find_field(command, cohort), None
     if field_of_r1 != model.field:
         conversion = qmri.FieldConversion(field_of_r1, model.field, command.field_method, command.exponent)
@@ -486,7 +486,7 @@ def settle(command: Command, cohort: Cohort, model: qmri.TissueModel) -> tuple[q
 
 @contextlib.contextmanager
 def _without_empty_folder(path: str) -> Iterator[None]:
-    """Folders that there were not before go again if work fails and leaves them empty."""
+    """Create folders, and remove new ones again if the work fails and leaves them empty."""
     folder = Path(path).absolute()
     new = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
@@ -504,7 +504,7 @@ def check_field(given: Any, origin: str, option: str = "") -> float:
     Raises
     ------
     FileError
-        No number, or none of a scanner, in gauss for instance; an `OptionError` if `option` names the option.
+        The value is not a number, or not a field strength in tesla; an `OptionError` if `option` is given.
     """
 
     def error(message: str) -> InputError:
@@ -521,12 +521,12 @@ def check_field(given: Any, origin: str, option: str = "") -> float:
 
 
 def find_field(command: Command, cohort: Cohort) -> float:
-    """Field strength of R1, tesla: as given, or as the sidecars say.
+    """Field strength of R1 in tesla: as given, or from the sidecars.
 
     Raises
     ------
     FileError
-        Neither; or they contradict each other.
+        It is unknown, or the two contradict each other.
     """
     known = command.from_field
     if known is not None:
@@ -551,7 +551,7 @@ def find_field(command: Command, cohort: Cohort) -> float:
 
 
 def measure_csf(run: Run, reporter: Reporter) -> Reference | None:
-    """Mean iron and myelin in each subject's CSF."""
+    """Mean iron and myelin in the CSF of each participant."""
     if run.command.reference == "none":
         return None
     n = len(run.cohort.names)
@@ -575,7 +575,7 @@ def write_maps(
     pool: Pool,
     reporter: Reporter,
 ) -> None:
-    """Iron and myelin of every subject, smoothed where wanted."""
+    """Iron and myelin of every participant, smoothed if requested."""
     wanted = ("qsm", "r1", "jacobian") if reference is not None else KINDS
     for i, subject in enumerate(subjects(run.cohort, run.command, wanted, reference is None)):
         if subject.jacobian is not None:
@@ -646,7 +646,7 @@ def map_sidecar(run: Run, reference: Reference | None, name: str) -> dict[str, A
 
 
 def remove_stale(run: Run) -> None:
-    """Remove what an earlier run left in the folder and this one has not written: it would not belong together."""
+    """Remove files of an earlier run that this run has not written, because they would not belong together."""
     now = set(files.FILE_TYPES[files.output_type()])
     every = {suffix for pair in files.FILE_TYPES.values() for suffix in pair}
     stale = [name + suffix for name in run.outputs for suffix in every - now]
@@ -658,7 +658,7 @@ def remove_stale(run: Run) -> None:
 
 
 def write_reference(path: str, run: Run, reference: Reference) -> None:
-    """Table of the CSF of each subject."""
+    """Table of the CSF of each participant."""
     import pandas as pd
 
     iron, myelin = np.transpose(reference.means)

@@ -1,13 +1,13 @@
-"""What an analysis will cost in time and memory, found by doing a small part of it on this machine.
+"""Estimates of the time and memory of an analysis, from running a small part of it on this machine.
 
-For every permutation, a test costs products of n subjects with V voxels, and what follows on a map of V voxels
-(maxima, clusters, TFCE). The second is measured by the engine itself: on the grid, with the statistics and threads of
-the run, but with so few subjects that it takes about a second. The products are linear in the voxels, and are
-measured with all subjects at a few of them. The memory of the small analysis is watched; what is missing is that of
-the other subjects, which is known.
+For every permutation, a test costs products of n participants with V voxels, and operations on a map of V voxels
+(maxima, clusters, TFCE). The latter are measured with the engine itself: on the grid, with the statistics and threads
+of the run, but with so few participants that it takes about a second. The products are linear in the voxels, and are
+measured with all participants at a few voxels. The memory of the small analysis is measured; the memory of the other
+participants is known.
 
-The small analysis has noise for data, as smooth in space as the first volumes of the cohort: how long enhancement
-takes depends on that. A device is measured in the same way.
+The small analysis uses noise that is as smooth as the first volumes of the cohort, because the time of enhancement
+depends on smoothness. A device is measured in the same way.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from gpuvox.tally import Tally, share
 from gpuvox.types import Float32, Shuffles
 
 WHOLE = 8 << 20
-"""Numbers (subjects × voxels) up to which the small analysis has all subjects."""
+"""Numbers (participants × voxels) up to which the small analysis has all participants."""
 SUBJECTS = 24
-"""Subjects that the small analysis has otherwise, beyond the columns of the design."""
+"""Participants of the small analysis otherwise, in addition to the number of columns of the design."""
 ROUNDS = 3
-"""Times that each measurement is made at least; the median of them counts, for others may use the machine."""
+"""Smallest number of repeats of each measurement; the median is used, because the machine may be shared."""
 SECONDS = 0.4
-"""How long a measurement lasts at least."""
+"""Shortest duration of a measurement, in seconds."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a test costs.
+    """The cost of a test.
 
     Attributes
     ----------
@@ -68,13 +68,13 @@ class Cost:
 
 
 DASK_SECONDS = 0.5
-"""What a test takes longer where workers open or are sent its data and make its model again (docs/scaling.md)."""
+"""Additional seconds of a test if workers read or receive its data and build its model (docs/scaling.md)."""
 DASK_BYTES = 30 << 20
-"""What a worker of Dask holds besides."""
+"""Memory of a Dask worker apart from the test."""
 
 
 def on_cluster(cost: Cost, threads: int, crew: ClusterSize) -> Cost:
-    """What a test costs on a cluster.
+    """The cost of a test on Dask workers.
 
     Parameters
     ----------
@@ -82,29 +82,29 @@ def on_cluster(cost: Cost, threads: int, crew: ClusterSize) -> Cost:
         As measured here with `threads` threads, as many as a worker has.
     threads : int
     crew : ClusterSize
-        Its threads are taken to be as fast as those here.
+        Its threads are assumed to be as fast as those here.
 
     Returns
     -------
     Cost
         Its memory is that of one worker.
     """
-    setup = 2 * cost.setup + DASK_SECONDS  # the client's, then the workers', side by side
+    setup = 2 * cost.setup + DASK_SECONDS  # the client's, then the workers', in parallel
     return Cost(setup, cost.each * threads / max(crew.threads, 1), cost.memory + DASK_BYTES)
 
 
 def data_bytes(n: int, n_voxels: int, n_evs: int) -> int:
-    """Bytes of data and residuals, or of data and voxelwise EVs, which are there twice: in memory or scratch."""
+    """Bytes of data and residuals, or of data and twice the voxelwise EVs, in memory or scratch."""
     return 4 * n * n_voxels * (1 + 2 * n_evs if n_evs else 2)
 
 
 def check_memory(n: int, n_voxels: int, n_evs: int, scratch: str) -> None:
-    """Refuse what cannot fit in memory before it is read.
+    """Refuse data that cannot fit in memory before they are read.
 
     Raises
     ------
     InputError
-        One sentence that says that a scratch folder is needed.
+        The data do not fit; the message recommends a scratch folder.
     """
     needed, free = data_bytes(n, n_voxels, n_evs), available_bytes()
     if not scratch and free is not None and needed > free:
@@ -115,7 +115,7 @@ def check_memory(n: int, n_voxels: int, n_evs: int, scratch: str) -> None:
 
 
 def guess_seconds(analysis: Analysis, n_voxels: int) -> float:
-    """Seconds that all permutations of all tests take on one core; measuring takes longer than many runs."""
+    """Rough seconds of all permutations of all tests on one core, without measuring, which would outlast many runs."""
     n = len(analysis.inputs.design)
     return sum(
         prepared.shuffler.n
@@ -142,13 +142,13 @@ def cost_of_test(
     Parameters
     ----------
     analysis : Analysis
-        Of the run, but with the first few volumes for data, and anything for voxelwise EVs.
+        The analysis of the run, but with the first few volumes as data, and any values for voxelwise EVs.
     prepared : PreparedTest
         One of its tests.
     signs : {1, 2}
         2: with its negative.
     shard : (int, int), optional
-        Part 1 … of so many parts of the permutations.
+        Number of the shard, and of shards.
 
     Returns
     -------
@@ -163,7 +163,7 @@ def cost_of_test(
         with threadpool_limits(1):
             setup, each, peak, step = _measure_small(few, one, signs, threads, shard or (1, 1))
             at_few = at_all = (0.0, 0.0)
-            if n_few < n:  # otherwise the small analysis has all subjects
+            if n_few < n:  # otherwise the small analysis has all participants
                 at_few = seconds_of_products(few, one, threads, step)
                 at_all = seconds_of_products(analysis, prepared, threads, step)
     finally:
@@ -181,7 +181,7 @@ def cost_of_test(
 
 
 def _few(analysis: Analysis, prepared: PreparedTest) -> tuple[Analysis, PreparedTest]:
-    """The analysis with noise for data, and with few subjects, and so another design, if there are many."""
+    """The analysis with noise as data, and with fewer participants (and so another design) if there are many."""
     inputs, options = analysis.inputs, analysis.options
     assert isinstance(inputs.data, np.ndarray)
     n, columns = inputs.design.shape
@@ -189,7 +189,7 @@ def _few(analysis: Analysis, prepared: PreparedTest) -> tuple[Analysis, Prepared
     evs = {column: _noise(inputs.data, n_few, 2 + abs(column)) for column in inputs.evs}
     for column in evs:
         if column < 0:
-            evs[column] *= 0  # nobody is left out
+            evs[column] *= 0  # no participant is excluded
     noise = _noise(inputs.data, n_few, 1)
     data = as_tiles(noise, options.scratch) if options.scratch else noise
     small = replace(inputs, data=data, evs=evs)
@@ -210,7 +210,7 @@ def _few(analysis: Analysis, prepared: PreparedTest) -> tuple[Analysis, Prepared
 
 
 def _noise(volumes: Float32, n: int, seed: int) -> Float32:
-    """(n, V) Noise as smooth in space as the volumes (m, V) are, beyond their mean; white if there are too few."""
+    """(n, V) Noise as smooth as the volumes (m, V) after removing their mean; white noise if there are too few."""
     rng = np.random.default_rng(seed)
     if len(volumes) < 4:
         return rng.standard_normal((n, volumes.shape[1]), dtype=np.float32)
@@ -228,16 +228,16 @@ def _measure_small(
     grid, statistics, shuffler = small.inputs.grid, small.statistics_for(prepared), prepared.shuffler
     start = time.perf_counter()
     PermutationTest(make_model(small, prepared), grid, shuffler, statistics, signs).observe().run(0, 1)
-    setup = time.perf_counter() - start  # the compiled loops are loaded meanwhile, as in a run
+    setup = time.perf_counter() - start  # loads the compiled loops, as in a run
     with _watched(bool(small.options.scratch)) as peak:
         observed = PermutationTest(make_model(small, prepared), grid, shuffler, statistics, signs).observe()
         here, beyond = share(observed.n, *shard)
         part_of_run = Tally(observed.n, here, max(beyond, here + 1))
         first, *others = islice(ranges(observed, threads, part_of_run), threads + 1)
-        parts = others or [first]  # the first has the unpermuted map, which takes longer
+        parts = others or [first]  # the first includes the unpermuted map, which takes longer
         observed, each, tally = _run(observed, parts, threads)
         if observed.test.statistics.normalised:
-            tally.done[:] = True  # what the second pass takes does not hang on the values
+            tally.done[:] = True  # the time of the second pass does not depend on the values
             each += _run(observed.second_pass(tally), parts, threads)[1]
     return setup, each, peak[0], parts[0][1] - parts[0][0]
 
@@ -245,7 +245,7 @@ def _measure_small(
 def _run(
     observed: ObservedTest, parts: Sequence[tuple[int, int]], threads: int
 ) -> tuple[ObservedTest, float, Tally]:
-    """Run ranges of permutations side by side; wall seconds per permutation."""
+    """Run ranges of permutations in parallel; returns wall seconds per permutation."""
     rounds: list[float] = []
     while len(rounds) < ROUNDS or sum(rounds) < SECONDS:
         tally, start = Tally(observed.n), time.perf_counter()
@@ -265,7 +265,7 @@ def seconds_of_products(
 ) -> tuple[float, float]:
     """Seconds per voxel for the model and its unpermuted map, and per voxel and permutation for its maps.
 
-    Measured at a few voxels with all subjects of the inputs, whose data are replaced by noise.
+    Measured at a few voxels with all participants, whose data are replaced by noise.
     """
     inputs, shuffler = analysis.inputs, prepared.shuffler
     n = len(inputs.design)
@@ -287,7 +287,7 @@ def seconds_of_products(
 
 
 def _seconds_of_maps(model: StatisticModel, shuffles: Shuffles, threads: int) -> float:
-    """Wall seconds of a batch, with all threads at work."""
+    """Wall seconds of a batch with all threads."""
     lock = threading.Lock() if model.device is None else model.device.lock
 
     def maps(_: int) -> None:
@@ -310,7 +310,7 @@ def _seconds_of_maps(model: StatisticModel, shuffles: Shuffles, threads: int) ->
 
 @contextmanager
 def _watched(anonymous: bool) -> Iterator[list[int]]:
-    """Context that finds the largest memory of this process in it, all or anonymous; 0 if the system does not tell."""
+    """Context that measures the peak memory of this process, total or anonymous; 0 if the system does not report it."""
     peak, done = [0], threading.Event()
 
     def watch() -> None:

@@ -1,5 +1,4 @@
-"""Files of an earlier run with the same root, which are removed if its inputs differed, because they would pass for
-this run's."""
+"""Removes files of an earlier run with the same root and other inputs, which would pass for this run's."""
 
 from __future__ import annotations
 
