@@ -576,16 +576,32 @@ def test_change_per_year_and_one_sample(cohort, capsys):
         "longitudinal --table visits.tsv --visit session --years years --map iron=iron --out rate --designs change"
     )
     assert call(line) == 0
-    assert "units of the map per year" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "per year (images and columns, time from years)" in said
+    assert "-i rate_iron_change_per_year " in said
+    assert not Path("rate_iron_change.nii.gz").exists()
     listed = pd.read_csv("rate_change.tsv", sep="\t")
+    # The unit of the columns is that of the images, and the name says so; the interval itself stays in years.
+    visits = pd.read_csv("visits.tsv", sep="\t").set_index(["session", "participant_id"]).sort_index()
+    first, last = (visits.loc[name].loc[listed["participant_id"]].reset_index() for name in ("ses-1", "ses-2"))
+    years = last["years"] - first["years"]
+    for name in ("edss", "age"):
+        assert f"{name}_change" not in listed
+        np.testing.assert_allclose(
+            listed[f"{name}_change_per_year"], (last[name] - first[name]) / years, rtol=1e-6
+        )
+    np.testing.assert_allclose(listed["years_change"], years, rtol=1e-6)
+    assert "years_change_per_year" not in listed
     rates = np.array([
         (images[who, "ses-2"] - images[who, "ses-1"]) / (2 + int(who[1:]) / 10) for who in listed["participant_id"]
     ])  # fmt: skip
     np.testing.assert_allclose(
-        np.moveaxis(nib.load("rate_iron_change.nii.gz").get_fdata(), -1, 0), rates, atol=1e-4
+        np.moveaxis(nib.load("rate_iron_change_per_year.nii.gz").get_fdata(), -1, 0), rates, atol=1e-4
     )
     assert not Path("rate_visits.tsv").exists()
-    done = gpuvox.randomise("rate_iron_change", "rate_change.mat", "rate_change.con", n_permutations=0, flip=True)
+    done = gpuvox.randomise(
+        "rate_iron_change_per_year", "rate_change.mat", "rate_change.con", n_permutations=0, flip=True
+    )
     expected = stats.ttest_1samp(rates, 0).statistic
     np.testing.assert_allclose(done.volume("tstat1"), expected, rtol=1e-3, atol=1e-4)
 
@@ -742,6 +758,7 @@ def test_change_against_a_clinical_change(cohort):
         ("volumes", "", ["iron", "19 volumes", "20 rows"]),
         ("truncated", "", ["s03_ses-2.nii", "truncated"]),
         ("column", "", ["a column age_change"]),
+        ("column", "--years years", ["a column age_change_per_year"]),
     ],
 )  # fmt: skip
 def test_refusals(edit, extra, says, cohort, capsys):
@@ -759,7 +776,9 @@ def test_refusals(edit, extra, says, cohort, capsys):
         raw = gzip.decompress(path.read_bytes())
         path.write_bytes(gzip.compress(raw[:-30]))
     elif edit == "column":
-        pd.read_csv("visits.tsv", sep="\t").assign(age_change=1).to_csv("visits.tsv", sep="\t", index=False)
+        pd.read_csv("visits.tsv", sep="\t").assign(age_change=1, age_change_per_year=1).to_csv(
+            "visits.tsv", sep="\t", index=False
+        )
     before = sorted(Path().rglob("*"))
     assert call(shlex.join(overriding(shlex.split(LONG), shlex.split(extra)))) == 2
     error = capsys.readouterr().err

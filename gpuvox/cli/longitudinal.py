@@ -32,8 +32,9 @@ image with one volume per row. These designs are made, if they are possible, unl
   visit        effect of visit; visits are permuted within participants                             OUT_visit
   interaction  group by visit; participants are permuted with all their visits                      OUT_interaction
   between      groups over all visits; participants are permuted with all their visits              OUT_between
-Each is written as .mat and .con, with .fts and .grp if needed. OUT_NAME_change and OUT_NAME_visits are the images,
-OUT_change.tsv and OUT_visits.tsv list their volumes, and OUT.txt contains the commands that run the tests.
+Each is written as .mat and .con, with .fts and .grp if needed. OUT_NAME_change (with --years
+OUT_NAME_change_per_year) and OUT_NAME_visits are the images, OUT_change.tsv and OUT_visits.tsv list their volumes, and
+OUT.txt contains the commands that run the tests.
 
 example:
   gpuvox longitudinal --table visits.tsv --visit session --group group --order MS,HC --covariates age,sex \\
@@ -89,7 +90,9 @@ def _add_visits(parser: Parser) -> None:
     add_list(parser, "--visits", "A,B,C", "visits to include, in temporal order (sorted by number)")
     add_text(parser, "--baseline", "VISIT", "visit from which change is measured (the first)")
     add_text(parser, "--follow-up", "VISIT", "visit up to which change is measured (the last)")
-    add_text(parser, "--years", "COLUMN", "time of each visit in years; change is then change per year")
+    add_text(
+        parser, "--years", "COLUMN", "time of each visit in years; change is then per year, in images and columns"
+    )
     parser.add_argument(
         "--incomplete", choices=("refuse", "drop", "keep"), default="refuse",
         help="what to do with participants who lack a visit (refuse)",

@@ -361,6 +361,9 @@ def _whole(visits: Visits, what: str) -> None:
 
 # -- change ---------------------------------------------------------------------------------------------------------
 
+CHANGE, CHANGE_PER_YEAR = "_change", "_change_per_year"
+"""Ends of the names of columns and images of change, in the unit of what changes or divided by years."""
+
 
 @dataclass(frozen=True, eq=False)
 class Change:
@@ -375,7 +378,8 @@ class Change:
     people : DataFrame
         One row per participant; see `Visits.people`.
     table : DataFrame
-        The same with the change of every numeric column that changes, ``edss_change``.
+        The same with the change of every numeric column that changes: ``edss_change``, or ``edss_change_per_year`` if
+        it is divided. The change of the column with the times is the interval, in years.
     """
 
     before: Ints
@@ -403,6 +407,7 @@ def find_change(visits: Visits, group: str = "", covariates: Sequence[str] = (),
     """
     _whole(visits, "change")
     before, after = visits.at(visits.names[0]), visits.at(visits.names[-1])
+    interval = _interval(visits, years)
     people = visits.people(group, covariates)
     table = people.copy()
     for name in visits.table.columns:
@@ -412,12 +417,14 @@ def find_change(visits: Visits, group: str = "", covariates: Sequence[str] = (),
         with np.errstate(invalid="ignore"):  # infinity minus infinity
             difference = values[after] - values[before]
         if np.nan_to_num(difference).any():
-            if f"{name}_change" in table.columns:
+            rate = years and name != years
+            column = f"{name}{CHANGE_PER_YEAR if rate else CHANGE}"
+            if column in table.columns:
                 raise FileError(
-                    f"{visits.origin} already has a column {name}_change, which is to hold the change of {name}"
+                    f"{visits.origin} already has a column {column}, which is to hold the change of {name}"
                 )
-            table[f"{name}_change"] = difference
-    return Change(visits.rows[before], visits.rows[after], _interval(visits, years), people, table)
+            table[column] = difference / interval if rate else difference
+    return Change(visits.rows[before], visits.rows[after], interval, people, table)
 
 
 LONGEST = 60.0
@@ -515,7 +522,7 @@ def execute(command: Command, reporter: Reporter) -> None:
     found = {name: find_images(source, text, plan.rows, everyone) for name, source in command.maps.items()}
     for name, images in found.items():
         for kind in ("change", "visits"):
-            check_target(f"{command.out}_{name}_{kind}", images)
+            check_target(_image(command, name, kind), images)
         if twice := shared_images(images, everyone):
             reporter.warn(twice)
     lines = _say_plan(command, plan)
@@ -642,7 +649,7 @@ def _say_plan(command: Command, plan: _Plan) -> list[str]:
         root, images = f"{command.out}_{kind}", "change" if kind == "change" else "visits"
         lines += ["", f"{kind}: {_about(kind, command, plan)}; rows as in {command.out}_{images}.tsv"]
         lines += [*(f"Warning: {said}" for said in design.concerns()), *design.describe()]
-        runs = [(f"{command.out}_{name}_{images}", f"{root}_{name}") for name in names]
+        runs = [(_image(command, name, images), f"{root}_{name}") for name in names]
         lines += [design.command(data, root, out) for data, out in runs or [("DATA", "OUT")]]
     return lines
 
@@ -657,8 +664,13 @@ def _about(kind: str, command: Command, plan: _Plan) -> str:
     assert plan.change is not None
     names, n = plan.visits.names, len(plan.change.people)
     last, first = command.follow_up or names[-1], command.baseline or names[0]
-    rate = f", per year (units of the map per year, time from {command.years})" if command.years else ""
+    rate = f", per year (images and columns, time from {command.years})" if command.years else ""
     return f"{last} - {first}{rate}, {n} participants"
+
+
+def _image(command: Command, name: str, kind: str) -> str:
+    """Root of the name of the images of a map: its ``change`` (with times, per year) or its ``visits``."""
+    return f"{command.out}_{name}_{kind}{'_per_year' if kind == 'change' and command.years else ''}"
 
 
 def _write_map(
@@ -670,15 +682,16 @@ def _write_map(
     progress: Progress,
 ) -> None:
     """Write the images of a map: change, and all visits."""
-    root = f"{command.out}_{name}"
     if plan.change is not None:
         n, text = len(plan.change.before), "change per year" if command.years else "change"
         volumes = counted(_changes(images, plan.change), f"{name}, change", n, progress)
-        write_images(stack, f"{root}_change", images, volumes, plan.who("change"), text)
+        write_images(stack, _image(command, name, "change"), images, volumes, plan.who("change"), text)
     if plan.repeated:
         n = len(plan.visits.rows)
         volumes = counted(_all_visits(images, plan.visits), f"{name}, visits", n, progress)
-        write_images(stack, f"{root}_visits", images, volumes, plan.who("visits"), "visits of participants")
+        write_images(
+            stack, _image(command, name, "visits"), images, volumes, plan.who("visits"), "visits of participants"
+        )
 
 
 def _changes(images: Images, change: Change) -> Iterator[NDArray]:
