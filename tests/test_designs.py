@@ -748,7 +748,7 @@ def test_change_against_a_clinical_change(cohort):
         (None, "--map iron=myelin", ["--map iron is given twice"]),
         (None, "--out none/long", ["there is no folder none"]),
         (("visits.tsv", "s03\tses-2", "s03\tses-1"), "", ["visits.tsv has ses-1 of s03 twice"]),
-        (("visits.tsv", "s03\tses-2", "s03\tn/a"), "", ["nothing in column 'session'"]),
+        (("visits.tsv", "s03\tses-2", "s03\tn/a"), "", ["is empty in column 'session'"]),
         (("visits.tsv", "s03\tses-2", "s99\tses-2"), "", ["s03 has no ses-2 (2 of 11", "--incomplete drop"]),
         (("visits.tsv", "s03\tses-2\tMS", "s03\tses-2\tHC"), "", ["group of s03 is", "HC", "the same at all"]),
         (("visits.tsv", "images/s03_ses-2.nii.gz", "n/a"), "", ["no myelin of s03 at ses-2"]),
