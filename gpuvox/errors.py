@@ -1,4 +1,4 @@
-"""What can be wrong with what the user gave, and what is worth a warning.
+"""Errors in the user's input, and warnings.
 
 The command line shows an `InputError` as one sentence with exit status 2. Every other exception is a fault of
 gpuvox, and is shown with its traceback. No code reads the message of another part: what a caller needs to know,
@@ -27,7 +27,7 @@ __all__ = [
 
 
 class InputError(ValueError):
-    """Something that the user gave is wrong.
+    """Something is wrong with the user's input.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class FileError(InputError):
 
 
 class DesignError(InputError):
-    """A design or a contrast with which no test can be made."""
+    """A design or contrast that does not allow a test."""
 
 
 class SettingError(InputError, TypeError):
@@ -64,7 +64,7 @@ class SettingError(InputError, TypeError):
 
 
 class UsageError(InputError):
-    """An option that does not exist, lacks its value, or has a value that makes no sense."""
+    """An option that does not exist, lacks its value, or has an invalid value."""
 
 
 class OptionError(UsageError):
@@ -119,8 +119,8 @@ class InUseError(FileError):
 
 
 class InputWarning(UserWarning):
-    """How a file was read that can be read in more than one way; the command line shows it as one line."""
+    """How an ambiguous file was read; the command line shows it as one line."""
 
 
 class CacheWarning(UserWarning):
-    """Compiled code that is not kept, or not read; one line."""
+    """Compiled code is not cached, or a cache is not read; shown as one line."""

@@ -27,21 +27,21 @@ Share = tuple[int, int]
 """Range of permutations, start and stop."""
 
 DEVICE_THREADS = 2
-"""Threads that feed a device: while it works for one, the other makes its permutations."""
+"""Threads that feed a device: one prepares permutations while those of the other are computed."""
 
 
 class TallyStore(Protocol):
-    """Keeps the tallies of a permutation test, so that another process can go on from them."""
+    """Stores the tallies of a permutation test, so that another process can resume from them."""
 
     @property
     def level_cap(self) -> int:
-        """Steps of TFCE that the tallies it holds were made with; 0 if it holds none."""
+        """Number of TFCE steps with which the stored tallies were computed; 0 if there are none."""
 
     def tally(self, observed: ObservedTest, fresh: Tally) -> Tally:
-        """The tally to go on from in this pass: the one that is kept, or the fresh one, kept from now on."""
+        """The tally of this pass: the stored one, or `fresh`, which is stored from now on."""
 
     def added(self) -> None:
-        """Told after each result that was added."""
+        """Called after each result that was added."""
 
 
 class Workers(Protocol):
@@ -92,7 +92,7 @@ def run(
     callback : callable, optional
         Called with the maps of each permutation, in any order; see `ObservedTest.run`.
     store : TallyStore, optional
-        Keeps the tallies, and gives those that were kept before.
+        Stores the tallies, and supplies stored ones.
     share : (start, stop), optional
         Run only these permutations; the tally is then incomplete. Not with the two-pass scheme.
     workers : Workers, optional
@@ -107,7 +107,7 @@ def run(
     DeviceError
         The device does not have enough memory for a single map.
     InputError
-        The two-pass scheme with a share of the shuffles; a callback with workers.
+        The two-pass scheme is used with a share, or a callback with workers.
     """
     if workers and callback:
         raise InputError("a callback cannot be used with workers, which do not send maps back")

@@ -1,4 +1,4 @@
-"""What a study wrote about itself, ``study.json``: looked into key by key, so that an error can name the key."""
+"""The description of a study, ``study.json``, read key by key, so that an error can name the key."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ EXPECTED = {
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """An object of ``study.json``, and where it stands.
+    """An object of ``study.json``, with its position.
 
     Attributes
     ----------
     values : dict
     folder : Path
-        That paths are relative to.
+        Folder to which paths are relative.
     where : str
         The object's key, as in ``tests[2]``; empty for the whole file.
     origin : str
         Name of the file.
     within : Path, optional
-        Folder that every file must lie in, links followed; `folder` by default.
+        Folder that must contain every file, after resolving links; `folder` by default.
     own : Ledger, optional
-        Of a study that the user ran here: the files that it knows may be read wherever they lie.
+        Ledger of a study that the user ran here, whose files may be read wherever they are.
     """
 
     values: Mapping[str, Any]
@@ -55,16 +55,16 @@ class Contents:
         return f"{self.where}.{name}" if self.where else name
 
     def error(self, name: str, message: str) -> FileError:
-        """Something is wrong with a key."""
+        """An error about a key."""
         return FileError(f"{self.origin}: {self.key(name)} {message}")
 
     def get(self, name: str, default: Kind) -> Kind:
-        """Value of a key that may be left out; it is of the default's kind."""
+        """Value of an optional key, of the type of the default."""
         value = self.values.get(name)
         return default if value is None else self._checked(name, value, type(default))
 
     def need(self, name: str, kind: type[Kind]) -> Kind:
-        """Value of a key that there must be, and that is not empty."""
+        """Value of a required key, which must not be empty."""
         value = self.values.get(name)
         if value is None or value == "":
             raise self.error(name, f"is missing; expected {EXPECTED[kind]}")
@@ -80,22 +80,22 @@ class Contents:
         return value
 
     def number(self, name: str) -> float | None:
-        """A number, or None where it is left out."""
+        """A number, or None if the key is missing."""
         return None if self.values.get(name) is None else self.need(name, float)
 
     def texts(self, name: str) -> list[str]:
-        """A list of texts, empty where it is left out."""
+        """A list of texts, empty if the key is missing."""
         found = self.get(name, [])
         for value in found:
             self._checked(name, value, str)
         return found
 
     def part(self, name: str) -> Contents:
-        """An object within this one, empty where it is left out."""
+        """An object within this one, empty if the key is missing."""
         return replace(self, values=self.get(name, {}), where=self.key(name))
 
     def parts(self, name: str) -> list[Contents]:
-        """A list of objects, empty where it is left out."""
+        """A list of objects, empty if the key is missing."""
         found = []
         for number, value in enumerate(self.get(name, [])):
             where = f"{name}[{number}]"
@@ -103,7 +103,7 @@ class Contents:
         return found
 
     def file(self, name: str) -> Path | None:
-        """Path of a file, which must be there; None where the key is left out or empty."""
+        """Path of a file, which must exist; None if the key is missing or empty."""
         given = self.get(name, "")
         return self.located(name, given) if given else None
 
@@ -113,7 +113,7 @@ class Contents:
         Raises
         ------
         FileError
-            It is not there, or lies outside the folder that the study may be read from, be it through a link.
+            The file does not exist, or is outside the folder from which the study may be read, also through a link.
         """
         path = self.folder / given
         self._check_within(name, given, path)
@@ -133,7 +133,7 @@ class Contents:
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[None]:
-        """What is wrong with a file is told with the key that names it."""
+        """Add the key to errors about a file that it names."""
         try:
             yield
         except InputError as error:
@@ -161,13 +161,13 @@ KEYS: dict[str, tuple[str, ...]] = {
     "zscores": ("table", "title"),
     "stages": ("name", "seconds"),
 }  # fmt: skip
-"""What keys there are, of the whole file and of the parts within it."""
+"""Known keys of the whole file and of its parts."""
 LISTS = ("checks", "tests", "groups", "models", "stages")
-"""Parts of which there are several."""
+"""Parts that are lists."""
 
 
 def check_keys(source: Contents) -> None:
-    """Raise `FileError` for a key that is unknown: it may be a misspelt one, and would be passed over in silence."""
+    """Raise `FileError` for an unknown key, which may be misspelt and would otherwise be ignored silently."""
     for name, known in KEYS.items():
         parts = source.parts(name) if name in LISTS else [source.part(name) if name else source]
         for part in parts:
@@ -184,12 +184,12 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Raises
     ------
     FileError
-        It cannot be read, or is not JSON.
+        The file cannot be read, or is not JSON.
     """
     content = read_bytes(path, MOST_SETTINGS)
     try:
         return json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:  # of text that is not UTF-8 or not JSON, or is nested too deeply
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deeply
         raise FileError(f"{path} is not JSON: {error}", file=path) from None
 
 
@@ -199,7 +199,7 @@ def read_contents(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     Raises
     ------
     FileError
-        It cannot be read, or is no JSON object.
+        The file cannot be read, or is not a JSON object.
     """
     found = read_json(path)
     if not isinstance(found, dict):

@@ -33,7 +33,7 @@ with without("matplotlibrc", MATPLOTLIBRC=os.devnull, MPLBACKEND=None):
 Float64 = NDArray[np.float64]
 
 GROUP_COLOURS = ("#c4510a", "#0f6ba8", "#6b6b6b", "#8f3b76")
-"""Orange and blue that the colour-blind tell apart, dark enough on white."""
+"""Orange and blue that colour-blind readers can distinguish, dark enough on white."""
 GROUP_MARKS = ("o", "^", "s", "D")
 INK = "#222222"
 STYLE: Any = {
@@ -46,7 +46,7 @@ STYLE: Any = {
 PIXELS = 2100
 """Width of three slices side by side, in pixels."""
 FADED = 0.55
-"""Opacity, at the largest statistic, where the corrected p is not under the level."""
+"""Opacity of the largest statistic where corrected p is not below the level."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Picture:
     uri : str
         ``data:`` …
     alt : str
-        What is to be seen, in words.
+        Description of the image.
     width, height : float
         CSS pixels.
     caption : str
@@ -72,7 +72,7 @@ class Picture:
 
 
 def statistic_colours() -> Colormap:
-    """Dark red to pale yellow, of rising lightness."""
+    """Dark red to pale yellow, with increasing lightness."""
     return ListedColormap(colormaps["inferno"](np.linspace(0.35, 0.98, 256)), name="statistic")
 
 
@@ -98,7 +98,7 @@ def _uri(kind: str, buffer: io.BytesIO) -> str:
 
 @contextlib.contextmanager
 def own_style() -> Iterator[None]:
-    """Figures in the style of the report, whatever the user's own settings of matplotlib are."""
+    """Context with the style of the report, independent of the user's matplotlib settings."""
     with rc_context():
         rcdefaults()
         rcParams.update(STYLE)
@@ -117,11 +117,11 @@ def _plot(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
 PLANES = ("sagittal", "coronal", "axial")
 """By the axis through the slice."""
 EDGES = (("L", "R"), ("P", "A"))
-"""What is at the left and right edge where x, or y, runs to the right: left is on the left (neurological)."""
+"""Labels of the left and right edge, by the axis that runs to the right: left is on the left (neurological)."""
 
 
 def slices(scene: Scene, test: VoxelwiseTest, vmax: float, level: float) -> list[Picture]:
-    """Three slices through the peak of a test: its statistic over anatomy, and the outline of what survives.
+    """Three slices through the peak of a test: its statistic over the anatomy, with an outline of significant voxels.
 
     Parameters
     ----------
@@ -154,13 +154,13 @@ def slices(scene: Scene, test: VoxelwiseTest, vmax: float, level: float) -> list
 
 
 def short(text: str, length: int = 30) -> str:
-    """A name that fits a figure; characters that no XML may hold, and that would make it no image, are shown."""
+    """A name shortened for a figure; characters that are invalid in XML are shown in escaped form."""
     text = escaped(text)
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def signed(value: float) -> str:
-    """A whole number of millimetres, or one decimal, with a real minus sign."""
+    """Millimetres as a whole number or with one decimal, with a true minus sign."""
     text = f"{value:.1f}".removesuffix(".0")
     return "0" if text == "-0" else text.replace("-", "−")
 
@@ -170,7 +170,7 @@ def _slice(scene: Scene, test: VoxelwiseTest, axis: int, vmax: float, per_mm: fl
     at = test.peak[axis]
     take = lambda volume: np.take(volume, at, axis).T  # noqa: E731
     size = [scene.mask.shape[a] * scene.voxel_size[a] for a in (across, up)]
-    # 200 dots an inch; sizes of text are in points of 1/72 inch.
+    # 200 dots per inch; text sizes are in points of 1/72 inch.
     figure = Figure(figsize=(size[0] * per_mm / 200, size[1] * per_mm / 200), dpi=200, facecolor="black")
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set_axis_off()
@@ -196,7 +196,7 @@ def _outline_width(voxel: float) -> float:
 
 
 def _overlay(statistic: NDArray, significant: NDArray, vmax: float) -> NDArray:
-    """Colours of positive values: opaque where they survive, elsewhere the fainter the smaller."""
+    """Colours of positive values: opaque where significant, elsewhere fading with smaller values."""
     share = np.clip(statistic / vmax, 0, 1)
     colours = statistic_colours()(share)
     colours[..., 3] = np.where(significant, 1.0, FADED * share)
@@ -204,7 +204,7 @@ def _overlay(statistic: NDArray, significant: NDArray, vmax: float) -> NDArray:
 
 
 def _edges(inside: NDArray[np.bool_], pixel: tuple[float, float]) -> list[list[tuple[float, float]]]:
-    """Borders of the voxels between inside and outside: (rows, columns) → segments in mm."""
+    """Borders between voxels inside and outside: (rows, columns) → segments in mm."""
     padded = np.pad(inside, 1)
     dx, dy = pixel
     found = []
@@ -216,7 +216,7 @@ def _edges(inside: NDArray[np.bool_], pixel: tuple[float, float]) -> list[list[t
 
 
 def _ticks(ax: Axes, centre: Sequence[float], size: Sequence[float]) -> None:
-    """Marks at the borders that point to the peak: nothing covers it."""
+    """Marks at the edges that point to the peak without covering it."""
     x, y, reach = centre[0], centre[1], 3.0
     marks = [[(x, 0), (x, reach)], [(x, size[1] - reach), (x, size[1])]]
     marks += [[(0, y), (reach, y)], [(size[0] - reach, y), (size[0], y)]]
@@ -230,7 +230,7 @@ def _letters(figure: Figure, edges: tuple[str, str]) -> None:
 
 
 def colour_bar(vmax: float, label: str) -> Picture:
-    """The bar of the slices' colours."""
+    """The colour bar of the slices."""
     with own_style():
         figure = Figure(figsize=(2.6, 0.52))
         ax = figure.add_axes((0.04, 0.62, 0.92, 0.3))
@@ -246,7 +246,7 @@ def colour_bar(vmax: float, label: str) -> Picture:
 
 
 def design_matrix(values: Float64, names: Sequence[str]) -> Picture:
-    """Picture of a design: rows are participants, each column scaled to its own largest magnitude."""
+    """Image of a design: rows are participants, each column scaled to its largest magnitude."""
     scale = np.abs(values).max(axis=0)
     with _plot(0.75 + 0.5 * values.shape[1], 3.2) as (figure, ax):
         ax.imshow(
@@ -267,9 +267,9 @@ def design_matrix(values: Float64, names: Sequence[str]) -> Picture:
 
 
 def null_distribution(test: VoxelwiseTest, null: Float64, level: float) -> Picture:
-    """Histogram of the maxima over permutations, with the critical value and what was observed.
+    """Histogram of the maxima over permutations, with the critical and the observed value.
 
-    Where these lie far beyond most permutations, the axis ends before them, and the caption says so.
+    If these are far beyond most permutations, the axis ends before them, and the caption says so.
     """
     critical, observed = (test.contents.number(key) for key in ("critical", "observed_maximum"))
     low, high = histogram_range(null, critical, observed)
@@ -289,13 +289,13 @@ def null_distribution(test: VoxelwiseTest, null: Float64, level: float) -> Pictu
         ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.set(xlabel=f"largest {short(test.method) or 'statistic'} in the mask", ylabel="permutations")
         if ax.get_legend_handles_labels()[0]:
-            # Above the axes: nothing that it could cover.
+            # Above the axes, where it covers nothing.
             figure.legend(loc="outside upper right", ncols=2, handlelength=1.4, columnspacing=1.2)
         return _svg(figure, "; ".join(parts), test.label + _beyond_axis(beyond, len(null), observed, high))
 
 
 def histogram_range(null: Float64, critical: float | None, observed: float | None) -> tuple[float, float]:
-    """Ends of the axis of a null distribution: all of it and what was observed; or, where that would squeeze it, most.
+    """Limits of the axis of a null distribution: all values, or most of them if extreme values would compress it.
 
     The axis then ends a quarter above the critical value or the 99.5th percentile, whichever is larger.
     """
@@ -306,7 +306,7 @@ def histogram_range(null: Float64, critical: float | None, observed: float | Non
 
 
 def _mark_observed(ax: Axes, observed: float, high: float) -> None:
-    """A line; at the end of the axis an arrow, if it lies beyond."""
+    """A line, or an arrow at the end of the axis if the value is beyond it."""
     colour = GROUP_COLOURS[0]
     if observed <= high:
         ax.axvline(observed, color=colour, linewidth=1.6, label="observed")
@@ -317,19 +317,19 @@ def _mark_observed(ax: Axes, observed: float, high: float) -> None:
 
 
 def _beyond_axis(beyond: int, n: int, observed: float | None, high: float) -> str:
-    """What a caption says of values that the axis does not reach."""
+    """Note for the caption about values beyond the axis."""
     what = [f"{beyond} of {n} permutations"] if beyond else []
     what += ["the observed maximum"] if observed is not None and observed > high else []
     return f"; beyond the axis: {' and '.join(what)}" if what else ""
 
 
 def box_plots(title: str, values: Mapping[str, Mapping[str, Float64]]) -> Picture:
-    """Horizontal boxes of structures by group, with every participant as a point.
+    """Horizontal box plots of structures by group, with every participant as a point.
 
     Parameters
     ----------
     title : str
-        What is measured.
+        The measure.
     values : dict
         Structure → group → values.
     """
@@ -377,9 +377,9 @@ def scatter(x: Float64, y: Float64, names: tuple[str, str], spent: int = 0, capt
     x, y : (n,) float64
         Finite.
     names : (str, str)
-        Of the axes.
+        Names of the axes.
     spent : int
-        Degrees of freedom that other predictors took, where x and y are residuals.
+        Degrees of freedom used by other predictors, if x and y are residuals.
     caption : str
     """
     with _plot(3.1, 2.7) as (figure, ax):
@@ -391,7 +391,7 @@ def scatter(x: Float64, y: Float64, names: tuple[str, str], spent: int = 0, capt
 
 
 def _line(ax: Axes, x: Float64, y: Float64, spent: int) -> str:
-    """Draw the line and its band; say its slope."""
+    """Draw the line and its band, and return a description of its slope."""
     band = regression_band(x, y, spent)
     if band is None:
         return ""
@@ -404,15 +404,15 @@ def _line(ax: Axes, x: Float64, y: Float64, spent: int) -> str:
 def regression_band(x: Float64, y: Float64, spent: int = 0) -> tuple[Float64, Float64, Float64, float] | None:
     """Least-squares line and the half-width of the 95 % confidence interval of the mean.
 
-    ``t(.975, df)·s·√(1/n + (x₀ − x̄)²/Σ(x − x̄)²)``, df = n − 2 − spent, s² the residuals' sum of squares over df. Where
-    x and y are what other predictors leave, the slope and its interval are those of the whole model (Frisch, Waugh,
-    Lovell).
+    ``t(.975, df)·s·√(1/n + (x₀ − x̄)²/Σ(x − x̄)²)``, df = n − 2 − spent, s² the residuals' sum of squares divided by
+    df. If x and y are residuals of other predictors, the slope and its interval are those of the whole model (Frisch,
+    Waugh, Lovell).
 
     Returns
     -------
     at, mean, half : (100,) float64
     slope : float
-        None where x does not vary or no degree of freedom is left.
+        None if x is constant or there are no degrees of freedom.
     """
     n, centred = len(x), x - x.mean()
     square, df = float(centred @ centred), n - 2 - spent

@@ -1,6 +1,6 @@
-"""What a page of others' texts must not do: turn round what stands beside them, or run what is not ours.
+"""Protection of the page against texts from others: they must not change the direction of other text, or run code.
 
-Every text that the template is given goes through `isolated`; the finished page goes through `sealed`.
+Every text in the template goes through `isolated`, and the finished page through `sealed`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from markupsafe import Markup
 from gpuvox.plain import TURNING, escaped
 
 POLICY = "@@content-security-policy@@"
-"""Stands in the template where the hashes belong."""
+"""Placeholder in the template for the hashes."""
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
-"""Around texts to be isolated, until it is known whether they stand in a tag; both are no characters of any text."""
+"""Delimiters of texts to isolate, until it is known whether they are inside a tag; not characters of any text."""
 _CODE = re.compile(r"(<(script|style)\b[^>]*>)(.*?)(</\2>)", re.DOTALL)
 _TITLE = re.compile(r"<title>.*?</title>", re.DOTALL)
 _TAG = re.compile(r"<[^>]*>")
@@ -26,7 +26,7 @@ _WIDTH = re.compile(r'class="w(\d+)"')
 
 
 def isolated(value: Any) -> Any:
-    """A text that runs, in part, from right to left, or that says so, marked to become a ``<bdi>``; else the value."""
+    """A text with right-to-left parts or marks, delimited to become a ``<bdi>``; other values unchanged."""
     if isinstance(value, Markup) or not isinstance(value, str) or value.isascii():
         return value
     value = value.replace(OPEN, "").replace(CLOSE, "")
@@ -35,7 +35,7 @@ def isolated(value: Any) -> Any:
 
 
 def shown(value: Any) -> Any:
-    """The same data with marks of direction shown in all texts, keys included: for what a script puts on the page."""
+    """Data for scripts, with direction marks in all texts and keys shown in escaped form."""
     if isinstance(value, str):
         return TURNING.sub(lambda match: escaped(match[0]), value)
     if isinstance(value, dict):
@@ -44,10 +44,10 @@ def shown(value: Any) -> Any:
 
 
 def sealed(page: str) -> str:
-    """The page with texts isolated, marks of direction shown, and a policy that lets its own scripts and styles run.
+    """The page with texts isolated, direction marks escaped, and a policy that permits only its own scripts and styles.
 
-    Marks that turn text round are written out wherever they stand: a sentence may hold a name, and what follows the
-    name in it must not be turned.
+    Marks that change the direction of text are escaped everywhere: a sentence may contain a name, and the text after
+    the name must keep its direction.
     """
     code: list[str] = []
 
@@ -71,7 +71,7 @@ def _without(text: str) -> str:
 
 
 def policy(page: str) -> str:
-    """The content security policy: no network, no frames, no forms, and these scripts and styles alone."""
+    """The content security policy: no network, no frames, no forms, and only these scripts and styles."""
     hashes: dict[str, list[str]] = {"script": [], "style": []}
     for start, kind, content, _ in _CODE.findall(page):
         if "application/json" not in start:

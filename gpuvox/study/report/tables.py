@@ -198,8 +198,9 @@ ABBREVIATIONS = {"edss": "EDSS", "bmi": "BMI"}
 
 
 def variable_name(name: str) -> str:
-    """A variable in words: ``left.pallidum.iron.mass`` is "left pallidum, iron mass", ``iron_A_gt_B.1`` "iron A > B,
-    cluster 1".
+    """A variable in words.
+
+    ``left.pallidum.iron.mass`` is "left pallidum, iron mass", ``iron_A_gt_B.1`` is "iron A > B, cluster 1".
     """
     if name in ABBREVIATIONS:
         return ABBREVIATIONS[name]
