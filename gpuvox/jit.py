@@ -72,11 +72,33 @@ if _config.DISABLE_JIT:
     _warn("NUMBA_DISABLE_JIT is ignored: gpuvox's loops are correct only when they are compiled")
 
 
+LOOPS = ("ascent", "cluster", "glm", "qmri", "reductions", "shuffle", "smooth", "tfce", "voxelwise_loops")
+"""Modules with compiled loops. They call each other's: what is kept of one is good for these versions of all."""
+
+
+def _stamp() -> tuple[tuple[str, float, int], ...]:
+    """Name, time of change and size of every module with compiled loops."""
+    states = [(name, (Path(__file__).parent / f"{name}.py").stat()) for name in LOOPS]
+    return tuple((name, state.st_mtime, state.st_size) for name, state in states)
+
+
+_STAMP = _stamp()
+
+
 def _njit(**options: Any) -> Callable[[F], F]:
     """numba's, with a cache if it can be trusted."""
     njit: Any = numba.njit
-    decorator: Callable[[F], F] = njit(cache=not WHY_NOT_KEPT, **options)
-    return decorator
+    decorator: Callable[[F], Any] = njit(cache=not WHY_NOT_KEPT, **options)
+
+    def compiled(function: F) -> F:
+        loop = decorator(function)
+        if not WHY_NOT_KEPT and function.__module__.startswith("gpuvox."):
+            # numba looks at the module of a loop alone, and would keep an old version of what it calls elsewhere.
+            loop._cache._cache_file._source_stamp = _STAMP
+        result: F = loop
+        return result
+
+    return compiled
 
 
 intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.extending.intrinsic

@@ -17,7 +17,7 @@ all connected through greater voxels, within its 3 × 3 × 3 cube, joins nothing
 level it only adds itself to the one component that its greater neighbours are part of. Only *peaks* (no greater
 neighbour) and *saddles* (greater neighbours in several pieces) change the topology. At 2 mm and a smoothness of
 3.5 voxels these are 7 % of the voxels. Both are recognised by bit operations on 27-bit neighbourhoods
-that vectorise (`_planes`, `_pieces`): a flood of a fixed number of rounds; where it has not reached everything the
+of many voxels at once (`ascent`): a flood of a fixed number of rounds; where it has not reached everything the
 voxel is taken for a saddle, which costs time but is never wrong. Every other voxel points at any greater voxel of
 its cube; following the pointers leads to a peak in the same component of S_L(v), its *label*. Hence components of
 S_k are components of the graph of peaks with an edge (label, label) at the level of each saddle. (Related:
@@ -41,11 +41,12 @@ import math
 from collections import namedtuple
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuvox.ascent import CENTRE, LEAST_ROW, WORD, Group, ascend, make_group
 from gpuvox.device import Device, slots_for
 from gpuvox.errors import DeviceError, InputError
 from gpuvox.grid import CONNECTIVITIES, Grid, neighbour_steps
@@ -476,8 +477,8 @@ class Enhancer:
                 maps[kept] = found
         elif stat.size:
             _enhance(
-                stat, self._layout, self._levels, _scratch(self.grid, self.cap), _KINDS[self.options.connectivity],
-                maxima, maps, high,
+                stat, self._layout, self._levels, _scratch(self.grid, self.cap), make_group(),
+                self.options.connectivity, maxima, maps, high,
             )  # fmt: skip
         for b in np.flatnonzero(high):
             maxima[:, b], found = self._finished(stat[b])
@@ -712,61 +713,53 @@ def _grow_on(device: Device, enhancer: Enhancer, stat: DeviceArray, row: int, ma
 
 # -- arrays of the kernels ------------------------------------------------------------------------------------------
 
-_CHUNK = 1024  # positions handled at a time: the neighbourhoods then stay in the first-level cache
-_LANES = 64  # chunks are padded to whole vectors
-_PEAK = 13  # bit of the voxel itself in its cube: "points at itself"
-_SADDLE = 32  # flag beside the bit number
+_SPARE = 2 * WORD  # positions after the box, which the last word reads
 
-_Layout = namedtuple("_Layout", "runs chunks first_run px pxy up back head")
-_Layout.__doc__ = """Where the voxels of a grid lie in the padded box.
+_Layout = namedtuple("_Layout", "runs blocks steps")
+_Layout.__doc__ = """Where the voxels of a grid lie in a padded box, whose rows are `ascent.LEAST_ROW` long at least.
 
-runs (n, 3): first position, first voxel, number of voxels of a contiguous row; chunks (m, 2): first position, length;
-first_run (m + 1,): runs of a chunk; up (64,): offset to bit b of the cube; back: the same if negative, else 0; head:
-whether it is not negative.
+runs (n, 3): first position, first voxel, number of voxels of a contiguous row; blocks (m,): positions at which words of
+64 begin that hold all voxels; steps (27,): offset to each cell of the cube.
 """
 _Levels = namedtuple("_Levels", "per_step slack cap shift thresholds weights sizes gain")
 _Levels.__doc__ = """The tables of both signs. gain[n] = S[n + 1] − S[n]; shift: 1 if threshold 0 counts."""
 _Scratch = namedtuple(
     "_Scratch",
-    "code label order head_up saddle cube unreached final root ring size total offset above start count edge_start "
-    "edge_count",
+    "code label order head_up final root ring size total offset above start count edge_start edge_count",
 )
 _Scratch.__doc__ = """Work space, once per call."""
 
 
+def _box(grid: Grid) -> tuple[int, int, int]:
+    """Shape of the padded box."""
+    px, py, pz = grid.padded.shape
+    return max(px, LEAST_ROW), py, pz
+
+
 def _layout(grid: Grid) -> _Layout:
-    """Runs and chunks of a grid."""
-    padded = grid.padded
-    index = padded.index.astype(np.int64)
-    gap = np.diff(index)
-    new_chunk = np.concatenate([[True], (gap > _LANES) | (np.diff(index // _CHUNK) != 0)])
-    new_run = new_chunk | np.concatenate([[True], gap != 1])
-    runs, chunks = np.flatnonzero(new_run), np.flatnonzero(new_chunk)
-    run_length = np.diff(runs, append=len(index))
-    last = np.append(chunks[1:], len(index)) - 1
-    chunk_length = -(-(index[last] + 1 - index[chunks]) // _LANES) * _LANES
-    px, py, _ = padded.shape
-    cube = np.concatenate([steps_of_the_cube() @ [1, px, px * py], np.zeros(5, dtype=np.int64)])
-    up = np.concatenate([cube, cube])
+    """Runs and words of a grid."""
+    px, py, _ = _box(grid)
+    row, x = np.divmod(grid.padded.index.astype(np.int64), grid.padded.shape[0])
+    index = row * px + x
+    runs = np.flatnonzero(np.diff(index, prepend=-2) != 1)
+    blocks, covered = [], -1
+    while (at := int(np.searchsorted(index, covered, side="right"))) < len(index):
+        blocks.append(int(index[at]))
+        covered = blocks[-1] + WORD - 1
     return _Layout(
-        np.stack([index[runs], runs, run_length], axis=1),
-        np.stack([index[chunks], chunk_length], axis=1),
-        np.append(np.searchsorted(runs, chunks), len(runs)),
-        px,
-        px * py,
-        up,
-        np.minimum(up, 0),
-        (up >= 0).astype(np.uint8),
+        np.stack([index[runs], runs, np.diff(runs, append=len(index))], axis=1),
+        np.array(blocks, dtype=np.int64),
+        steps_of_the_cube() @ np.array([1, px, px * py], dtype=np.int64),
     )
 
 
 def steps_of_the_cube() -> Ints:
     """(27, 3) The steps of `neighbour_steps(26)` with the voxel itself in the middle."""
-    return np.insert(neighbour_steps(26), _PEAK, 0, axis=0)
+    return np.insert(neighbour_steps(26), CENTRE, 0, axis=0)
 
 
 def _scratch(grid: Grid, cap: int) -> _Scratch:
-    n, size = grid.n_voxels + 1, grid.padded.size + 2 * _LANES
+    n, size = grid.n_voxels + 1, math.prod(_box(grid)) + _SPARE
 
     def words(length: int) -> Int32:
         return np.empty(length, dtype=np.int32)
@@ -775,35 +768,11 @@ def _scratch(grid: Grid, cap: int) -> _Scratch:
         return np.empty(length, dtype=np.int64)
 
     code, label = np.zeros(size, dtype=np.int16), np.zeros(size, dtype=np.int32)
-    voxel_words = [words(n) for _ in range(9)]  # order … size
+    voxel_words = [words(n) for _ in range(6)]  # order … size
+    voxel_words[2][:] = 0  # final: voxels of level 0 have labels of no meaning, and are looked up like all others
     voxel_longs = [longs(n) for _ in range(3)]  # total, offset, above
     return _Scratch(code, label, *voxel_words, *voxel_longs, *(words(2 * cap + 3) for _ in range(4)))
 
-
-def _bits(*counts: int) -> np.int32:
-    """Bits of the cube whose step has so many components that are not zero."""
-    moved = np.count_nonzero(steps_of_the_cube(), axis=1)
-    return np.int32(sum(1 << b for b in range(27) if moved[b] in counts))
-
-
-def _without(axis: int, value: int) -> np.int32:
-    """Bits of the cube but for one face: where a shift along the axis would wrap around."""
-    steps = steps_of_the_cube()[:, axis]
-    return np.int32(sum(1 << b for b in range(27) if steps[b] != value))
-
-
-# Bits that can be neighbours, bits through which they may be connected, whether the flood is diagonal.
-_KINDS = {
-    6: (_bits(1), _bits(1, 2), False),
-    18: (_bits(1, 2), _bits(1, 2, 3), False),
-    26: (_bits(1, 2, 3), _bits(1, 2, 3), True),
-}
-# Rounds of the flood: constants, or its loop would not vectorise. More find 5 % fewer saddles at most.
-_AXIAL_ROUNDS, _DIAGONAL_ROUNDS = 4, 3
-_FACES = _bits(1)
-_X0, _X2, _Y0, _Y2 = _without(0, -1), _without(0, 1), _without(1, -1), _without(1, 1)
-
-_Kind: TypeAlias = tuple[np.int32, np.int32, bool]
 
 _u = np.uintp  # unsigned indices: numba then leaves out the test for negative ones
 _i16 = np.int16
@@ -814,27 +783,33 @@ _i32 = np.int32
 
 
 @checked
-def _enhance(
+def _enhance(  # noqa: PLR0913
     stat: Float32,
     layout: _Layout,
     levels: _Levels,
     scratch: _Scratch,
-    kind: _Kind,
+    group: Group,
+    connectivity: int,
     maxima: Ints,
     maps: Ints,
     high: Bools,
 ) -> None:
     """Fill maxima (2, B) and, unless it has no rows, maps (B, V). Maps with too many levels are left out, and noted."""
     full = len(maps) > 0
+    found = np.empty((2, 1 << 14), np.int32)
     ends, ends_level = np.empty(1024, np.int64), np.empty(1024, np.int32)
     for b in range(len(stat)):
         if _quantise(stat[b], layout.runs, levels, scratch.code):
             high[b] = True
             continue
-        n_heads, n_saddles = _ascend(layout, kind, scratch)
+        n_heads, n_found, found = ascend(
+            layout.blocks, layout.steps, connectivity, group, scratch.code, scratch.label, scratch.head_up, found
+        )
         n_up, n_down = _label_peaks(n_heads, scratch)
         _count(layout.runs, scratch.code, levels.cap, scratch.count)
-        n_edges, ends, ends_level = _edges(n_saddles, layout.up, kind, levels.cap, scratch, ends, ends_level)
+        if n_found > len(ends):
+            ends, ends_level = np.empty(2 * n_found, np.int64), np.empty(2 * n_found, np.int32)
+        n_edges = _edges(found[:, :n_found], levels.cap, scratch, ends, ends_level)
         edges = np.empty(n_edges, np.int64)
         _sort_edges(n_edges, ends, ends_level, scratch, edges)
         _sort_voxels(layout.runs, levels.cap, scratch)
@@ -911,147 +886,6 @@ def _look_up(values: Float32, levels: _Levels, codes: NDArray[np.int16]) -> np.i
 
 
 @inner
-def _ascend(layout: _Layout, kind: _Kind, scratch: _Scratch) -> tuple[np.intp, np.intp]:
-    """Point every voxel at a greater one of its cube, give provisional labels, and list the saddles.
-
-    A voxel that can point backwards takes the label of its target at once. One that cannot is a *head*: it opens a
-    label and remembers its target (a peak: itself). Returns the numbers of heads and saddles.
-    """
-    px, pxy, code, label = layout.px, layout.pxy, scratch.code, scratch.label
-    below, own, above = np.empty(_CHUNK, np.int16), np.empty(_CHUNK, np.int16), np.empty(_CHUNK, np.int16)
-    target = np.empty(_CHUNK, np.uint8)
-    cube, unreached = np.empty(_CHUNK, np.int32), np.empty(_CHUNK, np.int32)
-    n_heads, n_saddles = _u(0), _u(0)
-    for j in range(len(layout.chunks)):
-        start, n = layout.chunks[j]
-        # Ties go to the higher position.
-        _planes(code, start, start - pxy, px, n, _i16(0), _i16(0), _i16(0), below)
-        _planes(code, start, start, px, n, _i16(0), _i16(1), _i16(1), own)
-        _planes(code, start, start + pxy, px, n, _i16(1), _i16(1), _i16(1), above)
-        _pieces(below, own, above, n, kind, target, cube, unreached)
-        for k in range(layout.first_run[j], layout.first_run[j + 1]):
-            low = layout.runs[k, 0] - start
-            for i in range(_u(low), _u(low + layout.runs[k, 2])):
-                p, bit = i + _u(start), _u(target[i])
-                if bit & _u(_SADDLE) and code[p]:
-                    scratch.saddle[n_saddles] = p
-                    scratch.cube[n_saddles] = cube[i]
-                    scratch.unreached[n_saddles] = unreached[i]
-                    n_saddles += _u(1)
-                # No branch on heads: a tenth of the voxels, unpredictable.
-                label[p] = n_heads
-                scratch.head_up[n_heads] = p + _u(layout.up[bit])
-                label[p] = label[p + _u(layout.back[bit])]
-                n_heads += _u(layout.head[bit])
-    return np.intp(n_heads), np.intp(n_saddles)
-
-
-@inner
-def _planes(  # noqa: PLR0913
-    code: NDArray[np.int16],
-    centre: int,
-    row: int,
-    px: int,
-    n: int,
-    tie_low: np.int16,
-    tie_mid: np.int16,
-    tie_high: np.int16,
-    out: NDArray[np.int16],
-) -> None:
-    """Nine bits: which voxels of one plane of the cube are further from zero, of the same sign.
-
-    x ^ s with s the sign (0 or −1) maps negative codes c to −c − 1, and the other sign below all of them.
-    `tie`: 1 where equal codes count as greater (rows after the voxel's own).
-    """
-    c = code[centre : centre + n]
-    a = code[row - px - 1 : row - px + 1 + n]
-    b = code[row - 1 : row + 1 + n]
-    d = code[row + px - 1 : row + px + 1 + n]
-    for i in range(n):
-        s = _i16(c[i] >> 15)
-        own = _i16(c[i] ^ s)
-        low, high = _i16(own - tie_low), _i16(own - tie_high)
-        # In the voxel's own plane (tie_low < tie_mid) the middle row is before it on one side, after on the other.
-        left, right = _i16(own - (tie_mid & tie_low)), _i16(own - tie_mid)
-        m = _i16(1) if _i16(a[i] ^ s) > low else _i16(0)
-        m |= _i16(2) if _i16(a[i + 1] ^ s) > low else _i16(0)
-        m |= _i16(4) if _i16(a[i + 2] ^ s) > low else _i16(0)
-        m |= _i16(8) if _i16(b[i] ^ s) > left else _i16(0)
-        m |= _i16(16) if _i16(b[i + 1] ^ s) > (right if tie_low == tie_high else own) else _i16(0)
-        m |= _i16(32) if _i16(b[i + 2] ^ s) > right else _i16(0)
-        m |= _i16(64) if _i16(d[i] ^ s) > high else _i16(0)
-        m |= _i16(128) if _i16(d[i + 1] ^ s) > high else _i16(0)
-        m |= _i16(256) if _i16(d[i + 2] ^ s) > high else _i16(0)
-        out[i] = m
-
-
-@inner
-def _flood(reached: np.int32, diagonal: bool) -> np.int32:
-    """Bits of the cube within one step of these."""
-    x = ((reached << _i32(1)) & _X0) | ((reached >> _i32(1)) & _X2)
-    along = reached | x if diagonal else reached
-    y = ((along << _i32(3)) & _Y0) | ((along >> _i32(3)) & _Y2)
-    across = along | y if diagonal else reached
-    return reached | x | y | across | (across << _i32(9)) | (across >> _i32(9))
-
-
-@inner
-def _bit_number(bit: np.int32) -> np.int32:
-    """Position of the only bit of a number, as the exponent of a float32: vectorises everywhere."""
-    return (np.float32(bit).view(np.int32) >> _i32(23)) - _i32(127)
-
-
-@inner
-def _pieces(
-    below: NDArray[np.int16],
-    own: NDArray[np.int16],
-    above: NDArray[np.int16],
-    n: int,
-    kind: _Kind,
-    target: NDArray[np.uint8],
-    cube: Int32,
-    unreached: Int32,
-) -> None:
-    """Where a voxel points, and which of its greater neighbours a flood from one of them has not reached."""
-    neighbours, path, diagonal = kind
-    if diagonal:
-        for i in range(n):
-            m = _join(below[i], own[i], above[i])
-            reached = _lowest(m & _FACES if m & _FACES else m)
-            for _ in range(_DIAGONAL_ROUNDS):
-                reached = _flood(reached, True) & m
-            target[i] = _target(reached, m & ~reached)
-            cube[i] = m
-            unreached[i] = m & ~reached
-    else:
-        for i in range(n):
-            m = _join(below[i], own[i], above[i]) & path
-            reached = _lowest(m & _FACES if m & _FACES else m & neighbours)
-            for _ in range(_AXIAL_ROUNDS):
-                reached = _flood(reached, False) & m
-            target[i] = _target(reached, m & neighbours & ~reached)
-            cube[i] = m
-            unreached[i] = m & neighbours & ~reached
-
-
-@inner
-def _join(below: np.int16, own: np.int16, above: np.int16) -> np.int32:
-    return _i32(below) | (_i32(own) << _i32(9)) | (_i32(above) << _i32(18))
-
-
-@inner
-def _lowest(bits: np.int32) -> np.int32:
-    return bits & -bits
-
-
-@inner
-def _target(reached: np.int32, rest: np.int32) -> np.int32:
-    """Number of a bit to point at, backwards if possible; flagged if something is left unreached."""
-    bit = _bit_number(_lowest(reached)) if reached else _i32(_PEAK)
-    return bit | (_i32(_SADDLE) if rest else _i32(0))
-
-
-@inner
 def _label_peaks(n_heads: np.intp, scratch: _Scratch) -> tuple[int, int]:
     """Final label of each provisional one: the number of its peak.
 
@@ -1091,44 +925,26 @@ def _count(runs: Ints, code: NDArray[np.int16], cap: int, count: Int32) -> None:
 
 
 @inner
-def _edges(
-    n_saddles: np.intp, up: Ints, kind: _Kind, cap: int, scratch: _Scratch, ends: Ints, level: Int32
-) -> tuple[int, Ints, Int32]:
-    """Edges between the label of each saddle and those of the other pieces of its greater neighbours."""
-    diagonal, count = kind[2], scratch.edge_count
+def _edges(found: Int32, cap: int, scratch: _Scratch, ends: Ints, level: Int32) -> np.intp:
+    """Edges between the labels of saddles and of what lies beside them, but for those within one label."""
+    count, final, label = scratch.edge_count, scratch.final, scratch.label
     count[:] = 0
-    n = 0
-    for j in range(n_saddles):
-        if n + 27 > len(ends):
-            ends, level = _grown(ends), _grown(level)
-        p, rest = scratch.saddle[j], scratch.unreached[j]
-        c = cap + scratch.code[_u(p)]
-        label = scratch.final[_u(scratch.label[_u(p)])]
-        while rest:
-            piece = rest & -rest
-            other = scratch.final[_u(scratch.label[_u(p + up[_u(_bit_number(piece))])])]
-            ends[_u(n)] = (np.int64(label) << 32) | other
-            level[_u(n)] = c
-            new = int(other != label)
-            n += new
-            count[_u(c)] += new
-            # Two rounds take most of a piece; what is left only repeats an edge.
-            piece = _flood(piece, diagonal) & scratch.cube[j]
-            piece = _flood(piece, diagonal) & scratch.cube[j]
-            rest &= ~piece
-    return n, ends, level
+    n = _u(0)
+    for i in range(found.shape[1]):
+        p = _u(found[0, i])
+        one, other = final[_u(label[p])], final[_u(label[_u(found[1, i])])]
+        c = np.int32(cap + scratch.code[p])
+        # Without a branch: what joins a label to itself is overwritten.
+        ends[n] = (np.int64(one) << 32) | other
+        level[n] = c
+        new = int(one != other)
+        n += _u(new)
+        count[_u(c)] += new
+    return np.intp(n)
 
 
 @inner
-def _grown(values: AnyArray) -> AnyArray:
-    new = np.empty(2 * len(values), values.dtype)
-    for i in range(len(values)):  # a slice would compile for seconds
-        new[i] = values[i]
-    return new
-
-
-@inner
-def _sort_edges(n: int, ends: Ints, level: Int32, scratch: _Scratch, edges: Ints) -> None:
+def _sort_edges(n: np.intp, ends: Ints, level: Int32, scratch: _Scratch, edges: Ints) -> None:
     """Edges by signed level."""
     start = scratch.edge_start
     total = 0
