@@ -772,7 +772,7 @@ def test_tables_of_images_are_explained(study, capsys):
     Path("p.tsv").write_text("participant_id\tfa\na\tdata\nb\tnone\n")
     line = "-o out -m mask -d design.mat -t design.con -x -n 20 --seed 1 -i"
     assert main_randomise([*line.split(), "p.tsv"]) == 2
-    assert "p.tsv:COLUMN expected" in capsys.readouterr().err
+    assert "p.tsv:COLUMN is expected" in capsys.readouterr().err
     assert main_randomise([*line.split(), "p.tsv:fa"]) == 2
     assert "p.tsv, column 'fa' of row 2: there is no image none" in capsys.readouterr().err
 
@@ -1047,8 +1047,8 @@ def test_estimates_where_subjects_are_left_out(study):
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ("-5", "not all of 5 to 14"),
-        ("-3", "not all of 3 to 12"),
+        ("-5", "lacks some of 5 to 14"),
+        ("-3", "lacks some of 3 to 12"),
         ("0", "from 1 to 3"),
         ("4", "from 1 to 3"),
         ("-4,-4", "different"),
