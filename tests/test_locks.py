@@ -226,7 +226,7 @@ def test_a_ledger_removes_nothing_through_links(tmp_path, precious):
     (out / "maps").symlink_to(tmp_path)
     done = {"key": {}, "outputs": {f"maps/{precious.name}": "0"}, "seconds": 0, "warnings": []}
     ledger = Ledger(out, {"a": done})
-    with pytest.raises(FileError, match="lies elsewhere"):
+    with pytest.raises(FileError, match="is outside the folder"):
         stages.remove_others(ledger, [])
 
 

@@ -168,7 +168,7 @@ def test_a_ledger_cannot_remove_files_elsewhere(study, tmp_path):
     for path in ("../precious.txt", str(precious)):
         content["stages"]["c"]["outputs"] = {path: [0, 0]}
         (study.out / STATE).write_text(json.dumps(content))
-        with pytest.raises(FileError, match="lies elsewhere"):
+        with pytest.raises(FileError, match="is outside the folder"):
             study.run()
     assert precious.exists()
 
