@@ -497,7 +497,10 @@ def test_whom_a_subset_leaves_out_is_told(cohort, capsys):
 
 def test_sample_sizes_that_are_printed(capsys):
     assert models("samplesize", "--r", "0.28") == 0
-    assert capsys.readouterr().out == "98 participants for a correlation of 0.28 (power 0.8, two-sided 0.05)\n"
+    end = "(power 0.8, two-sided 0.05)\n"
+    assert capsys.readouterr().out == f"95 participants for a correlation of 0.28, t test of the slope {end}"
+    assert models("samplesize", "--r", "0.28", "--method", "fisher") == 0
+    assert capsys.readouterr().out == f"98 participants for a correlation of 0.28, Fisher's z {end}"
     assert models("samplesize", "--d", "0.5") == 0
     assert capsys.readouterr().out.startswith("64 participants in each group for 0.5 SD")
     assert models("samplesize", "--d", "1", "--power", "0.9", "--r2", "0.5") == 0
@@ -648,6 +651,7 @@ SIZES = ["samplesize", "--table", "participants.tsv", "--group", "group"]
         ([*SIZES, "--order", "MS,HC", "--variables", "age", "--power", "2"], "must lie between 0 and 1"),
         ([*SIZES, "--order", "MS,HC", "--variables", "sex"], "sex is text"),
         (["samplesize", "--r", "2"], "must lie between"),
+        (["samplesize", "--d", "1", "--method", "fisher"], "--method is for the sample size of a correlation"),
         (["samplesize", "--r", "0.2", "--d", "1"], "is for --r, or for --d"),
         (["samplesize", "--d", "1", "--table", "participants.tsv"], "--table is for a sample size from a table"),
     ],

@@ -606,15 +606,13 @@ def test_multiple_testing_as_printed_by_benjamini_and_hochberg():
 
 
 def test_sample_sizes_as_printed():
-    """Two-sided 5 %, 80 %: d .2, .5, .8 → 394, 64, 26 (Cohen 1988, table 2.4.1, has 393, 64, 26); r .28 → 98."""
+    """Two-sided 5 %, 80 %: d .2, .5, .8 → 394, 64, 26 (Cohen 1988, table 2.4.1, has 393, 64, 26)."""
     assert [sample_size_groups(d) for d in (0.2, 0.5, 0.8)] == [394, 64, 26]
-    assert sample_size_correlation(0.28) == 98
-    assert sample_size_correlation(-0.28) == 98
     assert sample_size_groups(0.5, r2=0.75) == sample_size_groups(1.0)
     # R's help of power.t.test: delta = 1, power = .90 need 22.02. By Fisher's z r .1, .3, .5: 782.7, 84.9, 29.01.
     assert sample_size_groups(1, power=0.9) == 23
-    assert [sample_size_correlation(r) for r in (0.1, 0.3, 0.5)] == [783, 85, 30]
-    assert sample_size_correlation(0.5, power=0.01) == 4  # Fisher's z needs four
+    assert [sample_size_correlation(r, method="fisher") for r in (0.1, 0.3, 0.5)] == [783, 85, 30]
+    assert sample_size_correlation(0.5, power=0.01, method="fisher") == 4  # Fisher's z needs four
     assert sample_size_groups(8, power=0.83, alpha=0.01) == 3  # two subjects a group have a power of 0.48
     for n, d in ((64, 0.5), (26, 0.8)):
         draws = np.random.default_rng(0).normal(size=(2, n, 20_000))
@@ -638,10 +636,31 @@ def test_sample_sizes_as_printed():
         lambda: sample_size_groups(1, r2=1),
         lambda: sample_size_groups(0),
         lambda: sample_size_correlation(1),
+        lambda: sample_size_correlation(0.5, method="exact"),
         lambda: sample_size_groups(1, power=1),
     ):
         with pytest.raises(ValueError, match=r"must|expected"):
             bad()
+
+
+def test_the_sample_size_of_a_correlation():
+    """r .28: 95 by the noncentral t, as the thalamic study prints; 98 by Fisher's z."""
+    assert [sample_size_correlation(sign * 0.28) for sign in (1, -1)] == [95, 95]
+    assert [sample_size_correlation(sign * 0.28, method="fisher") for sign in (1, -1)] == [98, 98]
+    # The power of the F test of a regression on one given variable, from the noncentral F.
+    for r, power, alpha in ((0.28, 0.8, 0.05), (0.1, 0.8, 0.05), (0.5, 0.9, 0.01), (0.95, 0.8, 0.05)):
+        n = sample_size_correlation(r, power, alpha)
+        f2 = r**2 / (1 - r**2)
+        reached = [stats.ncf.sf(stats.f.ppf(1 - alpha, 1, m - 2), 1, m - 2, f2 * m) for m in (n - 1, n)]
+        assert reached[0] < power <= reached[1]
+    assert round(stats.ncf.sf(stats.f.ppf(0.95, 1, 92), 1, 92, 0.28**2 / (1 - 0.28**2) * 94), 3) == 0.799
+    # Simulated, with given values of one variable.
+    x = stats.zscore(np.arange(95.0))
+    y = 0.28 * x + np.sqrt(1 - 0.28**2) * np.random.default_rng(2).normal(size=(20_000, 95))
+    r = (y - y.mean(axis=1, keepdims=True)) @ x / (95 * y.std(axis=1))
+    t = r * np.sqrt(93 / (1 - r**2))
+    assert (abs(t) > stats.t.ppf(0.975, 93)).mean() == pytest.approx(0.8033, abs=0.01)
+    assert sample_size_correlation(0.9999) == 3
 
 
 def test_differences_of_two_groups():

@@ -128,6 +128,10 @@ def _add_correlation(parser: Parser) -> None:
 def _add_sample_size(parser: Parser) -> None:
     add = parser.add_argument
     add("--r", type=number, metavar="R", help="a correlation")
+    add(
+        "--method", choices=("regression", "fisher"),
+        help="with --r: by the t test of a regression's slope (regression), or by Fisher's z",
+    )  # fmt: skip
     add("--d", type=number, metavar="D", help="a difference between two groups, in SD")
     add(
         "--r2", type=number, metavar="R2",
@@ -162,8 +166,11 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError("the model is missing: regression, correlation or samplesize; see gpuvox models --help")
     if kind == "samplesize":
         effect = {name: options.pop(name) for name in ("r", "d", "r2")}
+        method = options.pop("method")
+        if method and effect["r"] is None:
+            raise UsageError("--method is for the sample size of a correlation (--r)", option="--method")
         if any(value is not None for value in effect.values()):
-            return _print_size(effect, options)
+            return _print_size(effect, method or "regression", options)
     _require(options, kind)
     options["clusters"] = unique(options["clusters"], "--clusters")
     if kind == "regression":
@@ -191,7 +198,10 @@ def _require(options: Mapping[str, Any], kind: str) -> None:
         raise UsageError(f"{error.message}, or --r or --d", option=error.option) from None
 
 
-def _print_size(effect: Mapping[str, float | None], options: Mapping[str, Any]) -> int:
+METHODS = {"regression": "t test of the slope", "fisher": "Fisher's z"}
+
+
+def _print_size(effect: Mapping[str, float | None], method: str, options: Mapping[str, Any]) -> int:
     """Print the sample size for a given correlation or difference."""
     r, d, r2 = effect["r"], effect["d"], effect["r2"]
     if (r is None) == (d is None) or (r is not None and r2 is not None):
@@ -214,7 +224,8 @@ def _print_size(effect: Mapping[str, float | None], options: Mapping[str, Any]) 
     level = f"power {power:g}, two-sided {alpha:g}"
     lines: list[str] = []
     if r is not None:
-        lines = [f"{sample_size_correlation(r, power, alpha)} participants for a correlation of {r:g} ({level})"]
+        n = sample_size_correlation(r, power, alpha, method)
+        lines = [f"{n} participants for a correlation of {r:g}, {METHODS[method]} ({level})"]
     elif d is not None:
         lines = [
             f"{sample_size_groups(d, power, alpha)} participants in each group for {d:g} SD, t test ({level})"

@@ -23,6 +23,8 @@ Float64 = NDArray[np.float64]
 Statistic = Callable[[NDArray[np.int64]], Float64]
 INTERCEPT = "(intercept)"
 METHODS = ("pearson", "spearman")
+CORRELATION_SIZES = ("regression", "fisher")
+"""How the number of participants for a correlation is computed."""
 # Resamples per batch: some megabytes for a hundred participants and ten predictors.
 CHUNK = 512
 MINIMUM_DETERMINED = 0.9
@@ -555,21 +557,30 @@ def group_difference(values: ArrayLike, first: ArrayLike, covariates: ArrayLike 
     return Difference(means, sd, difference / sd, r2, float((difference - predicted) / sd))
 
 
-def sample_size_correlation(r: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Participants for a correlation, two-sided, by Fisher's z: ((z₁₋α/₂ + z_power) / atanh r)² + 3, rounded up.
+def sample_size_correlation(r: float, power: float = 0.8, alpha: float = 0.05, method: str = "regression") -> int:
+    """Participants for a correlation, two-sided.
 
     Parameters
     ----------
     r, power, alpha : float
+    method : {"regression", "fisher"}
+        Regression: the smallest number for which the t test of the slope, with noncentrality r √n / √(1 − r²) and n − 2
+        degrees of freedom, has the power (Cohen 1988, chapter 9); exact for given values of one of the variables.
+        Fisher: ((z₁₋α/₂ + z_power) / atanh r)² + 3, rounded up.
 
     Raises
     ------
     InputError
-        The correlation is 0 or ±1, or power or level is out of range.
+        The correlation is 0 or ±1, the method is unknown, or power or level is out of range.
     """
     _check_power(power, alpha)
+    if method not in CORRELATION_SIZES:
+        raise InputError(f"the method {method!r} is unknown; expected {' or '.join(CORRELATION_SIZES)}")
     if not 0 < abs(r) < 1:
         raise InputError(f"a correlation of {r}; it must lie between -1 and 1 and not be 0")
+    if method == "regression":
+        effect = abs(r) / math.sqrt((1 - abs(r)) * (1 + abs(r)))
+        return _smallest(lambda n: _power_of_t(effect * math.sqrt(n), n - 2, alpha), 3, power)
     total = stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)
     return max(4, math.ceil((max(total, 0) / math.atanh(abs(r))) ** 2 + 3))
 
@@ -606,18 +617,22 @@ def sample_size_groups(
     if not (d and math.isfinite(d) and 0 <= r2 < 1):
         raise InputError(f"a difference of {d} SD with r2 {r2}; expected a number other than 0, and 0 <= r2 < 1")
     effect = abs(d) / math.sqrt(1 - r2)
-    least = enough = max(2, 2 + n_covariates // 2)  # at least one degree of freedom
+    least = max(2, 2 + n_covariates // 2)  # at least one degree of freedom
+    return _smallest(
+        lambda n: _power_of_t(effect * math.sqrt(n / 2), 2 * n - 2 - n_covariates, alpha), least, power
+    )
 
-    def reached(n: int) -> float:
-        return _power_of_t(effect, n, 2 * n - 2 - n_covariates, alpha)
 
+def _smallest(reached: Callable[[int], float], least: int, power: float) -> int:
+    """The smallest number that reaches the power, which increases with it."""
+    enough = least
     while reached(enough) < power:
         enough *= 2
     return bisect_left(range(enough), power, lo=max(least, enough // 2), key=reached)
 
 
-def _power_of_t(effect: float, n: int, df: int, alpha: float) -> float:
-    shift = effect * math.sqrt(n / 2)
+def _power_of_t(shift: float, df: int, alpha: float) -> float:
+    """Power of a two-sided t test with a noncentrality."""
     critical = stats.t.ppf(1 - alpha / 2, df)
     # The far tail by symmetry: scipy's nct.cdf is NaN there for some large shifts.
     return float(stats.nct.sf(critical, df, shift) + stats.nct.sf(critical, df, -shift))
