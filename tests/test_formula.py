@@ -87,6 +87,10 @@ def test_the_space_is_that_of_R_up_to_the_centring(formula):
     assert same_space(build_model(formula, COHORT).matrix, theirs)
 
 
+def test_columns_have_names_of_their_own():
+    assert build_model("age + center(age) - 1", COHORT).names == ("age", "center(age)")
+
+
 def test_numbers_become_categories_when_asked_or_declared():
     assert build_model("C(site)", COHORT).names == ("site[1]", "site[2]", "site[3]")
     model = build_model("site", COHORT)
@@ -175,6 +179,8 @@ def test_nothing_but_known_functions_is_run(formula, tmp_path, monkeypatch):
         ("log(zero)", "is no number"),
         ("same + group", "same is 3 in all 8 rows"),
         ("one", "one is x in all 8 rows"),
+        ("age * center(age)", r"age and center\(age\) are the same in it"),
+        ("group + C(group)", r"group and C\(group\) are the same in it"),
     ],
 )
 def test_refused_with_the_reason(formula, said):

@@ -421,8 +421,9 @@ def build_model(formula: str, cohort: Cohort) -> Model:
         return one_sample(len(cohort))
     variables = _variables(terms, formula, cohort)
     centre = intercept or any(all(factor.category for factor in term) for term in terms)
+    _check_distinct(terms, centre, formula)
     matrix, spec, slices = _materialise(terms, intercept, centre, cohort, variables)
-    names = tuple(_readable(name, _safe_names(variables)) for name in matrix.columns)
+    names = _readable_names(matrix.columns, _safe_names(variables))
     listed_terms = tuple(
         Term(
             ":".join(factor.name for factor in term), tuple(dict.fromkeys(c for f in term for c in f.columns)), at
@@ -483,6 +484,18 @@ def _check_varies(name: str, count: int, value: str, cohort: Cohort) -> None:
         )
 
 
+def _check_distinct(terms: Sequence[tuple[_Factor, ...]], centre: bool, formula: str) -> None:
+    """``age * center(age)`` would be ``age`` alone, since means are removed anyhow."""
+    seen: dict[str, str] = {}
+    for factor in (factor for term in terms for factor in term):
+        first = seen.setdefault(_expression(factor, centre, {}), factor.text)
+        if first != factor.text:
+            square = "" if factor.category else f"; a square is I({factor.columns[0]} ** 2)"
+            raise _no_formula(
+                formula, f"{first} and {factor.text} are the same in it, so write one of them{square}"
+            )
+
+
 def _frame(variables: Mapping[str, Variable], cohort: Cohort) -> pd.DataFrame:
     columns: dict[str, Any] = {}
     for name, variable in variables.items():
@@ -535,6 +548,13 @@ def _expression(factor: _Factor, centre: bool, safe: Mapping[str, str]) -> str:
     if factor.category or not centre or (called and called[1] in CENTRED):
         return text
     return f"center({text})"
+
+
+def _readable_names(columns: Iterable[str], safe: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of columns, all different: ``age`` and ``center(age)`` keep theirs where both are there."""
+    given = [str(name) for name in columns]
+    names = [_readable(name, safe) for name in given]
+    return tuple(short if names.count(short) == 1 else name for short, name in zip(names, given))
 
 
 def _readable(name: str, safe: Mapping[str, str]) -> str:
