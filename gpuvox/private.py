@@ -7,11 +7,22 @@ folder; their SHA-256 identifies the content.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
-settings = {"record_paths": False}
-"""Set by ``--record-paths``: names are recorded as given."""
+_as_given: ContextVar[bool] = ContextVar("_as_given", default=False)
+
+
+@contextmanager
+def names_as_given(wanted: bool = True) -> Iterator[None]:
+    """Record names as they were given (``--record-paths``) within a ``with`` statement, and nowhere else."""
+    token = _as_given.set(wanted)
+    try:
+        yield
+    finally:
+        _as_given.reset(token)
 
 
 def brief(name: str, folder: str) -> str:
@@ -24,7 +35,7 @@ def brief(name: str, folder: str) -> str:
     folder : str
         Folder of the results.
     """
-    if settings["record_paths"] or not name.startswith(("/", "~")):
+    if _as_given.get() or not name.startswith(("/", "~")):
         return name
     name = os.path.expanduser(name)
     for path, base in ((name, os.path.abspath(folder)), (os.path.realpath(name), os.path.realpath(folder))):

@@ -13,12 +13,6 @@ from gpuvox.cli import main
 from gpuvox.study.ledger import Ledger
 
 
-@pytest.fixture(autouse=True)
-def as_given():
-    yield
-    private.settings["record_paths"] = False
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -28,8 +22,9 @@ def as_given():
 )  # fmt: skip
 def test_names_are_brief(name, expected):
     assert private.brief(name, "/home/jane/ms/results") == expected
-    private.settings["record_paths"] = True
-    assert private.brief(name, "/home/jane/ms/results") == name
+    with private.names_as_given():
+        assert private.brief(name, "/home/jane/ms/results") == name
+    assert private.brief(name, "/home/jane/ms/results") == expected
 
 
 def test_names_in_words_and_keys():

@@ -23,6 +23,8 @@ COMMANDS = (
     "study", "ironmyelin", "rois", "clusters", "groups", "models", "report", "phantom",
 )  # fmt: skip
 
+RECORD_PATHS = "--record-paths"
+
 USAGE = """usage: gpuvox COMMAND ...
 
 Voxelwise permutation inference for neuroimaging.
@@ -81,8 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         complain(f"gpuvox: {_unknown_command(command)}")
         return 2
-    rest = _without_record_paths(rest)
-    return guarded(command, lambda: import_module(f"gpuvox.cli.{command}").run(rest))
+    return _run(command, lambda arguments: import_module(f"gpuvox.cli.{command}").run(arguments), rest)
 
 
 def _print(stream: TextIO, text: str) -> int:
@@ -92,10 +93,10 @@ def _print(stream: TextIO, text: str) -> int:
     return 0
 
 
-def _without_record_paths(arguments: Sequence[str]) -> list[str]:
-    """The arguments without ``--record-paths``, which every command accepts."""
-    private.settings["record_paths"] = "--record-paths" in arguments
-    return [word for word in arguments if word != "--record-paths"]
+def _run(command: str, work: Callable[[list[str]], int], arguments: Sequence[str]) -> int:
+    """Run a command without ``--record-paths``, which every command accepts, but as it says."""
+    with private.names_as_given(RECORD_PATHS in arguments):
+        return guarded(command, lambda: work([word for word in arguments if word != RECORD_PATHS]))
 
 
 def _unknown_command(command: str) -> str:
@@ -116,9 +117,7 @@ def main_randomise(argv: Sequence[str] | None = None) -> int:
 
     attach()
     spell_out()
-    return guarded(
-        "randomise", lambda: randomise.run(_without_record_paths(sys.argv[1:] if argv is None else argv))
-    )
+    return _run("randomise", randomise.run, sys.argv[1:] if argv is None else argv)
 
 
 def guarded(command: str, work: Callable[[], int]) -> int:
