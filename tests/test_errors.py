@@ -31,6 +31,7 @@ WRONG = {
         "samplesize --r 2", "samplesize --d 0.5 --r2 3", "samplesize --d 0.5 --power 2", "samplesize --r 0.1 --d 0.2",
     ],
     "report": ["none.json", "design.mat", ""],
+    "voxelwise": ["none.tsv --images data --out v", "design.mat --images data --out v", "t --images data", ""],
     "phantom": ["mask.nii.gz", "new --scale huge", ""],
 }  # fmt: skip
 
