@@ -154,8 +154,8 @@ def test_missing_images_are_listed_or_dropped(folder):
         ("{participant_id.nii", "is not a template"),
         ("{participant_id:3}.nii", "a column is named as in"),
         ("{}.nii", "a column is named as in"),
-        ("*.nii", "says nothing of participants"),
-        ("list.txt", "says nothing of participants"),
+        ("*.nii", "does not name participants"),
+        ("list.txt", "does not name participants"),
         ("p.tsv:age", "there is no image"),
         ("nothing.nii.gz", "there is no image"),
     ],
@@ -193,7 +193,7 @@ def test_a_4d_image_without_names_is_refused(folder):
     write_stack("all.nii.gz", 3)
     cohort = write_table(folder / "p.tsv", ["participant_id"], [["sub-1"], ["sub-2"], ["sub-3"]])
     with pytest.raises(
-        FileError, match=r"nothing says whose the 3 volumes of all.nii.gz are; name them in all.tsv"
+        FileError, match=r"nothing names the participants of the 3 volumes of all.nii.gz; list them in all.tsv"
     ):
         find("all", cohort)
 
@@ -254,10 +254,10 @@ def test_blocks_are_where_all_columns_agree():
     found = find_blocks(Columns(blocks=("site",)), VISITS)
     assert found.blocks.tolist() == [1, 1, 1, 2, 1, 2]
     assert not found.whole
-    assert found.sentence == "rows trade places within each site only (2 blocks)"
+    assert found.sentence == "rows are permuted within each site only (2 blocks)"
     nested = find_blocks(Columns(blocks=("site",), within=("scanner",)), VISITS)
     assert nested.blocks.tolist() == [1, 1, 2, 3, 2, 4]
-    assert "y 1, y 3 in one row only" in nested.warnings[0]
+    assert "y 1, y 3 occurs in one row only" in nested.warnings[0]
     assert find_blocks(Columns(), VISITS).blocks is None
 
 
@@ -268,7 +268,7 @@ def test_pairs_and_wholes():
     whole = find_blocks(Columns(whole="participant_id"), VISITS)
     assert whole.blocks.tolist() == [1, 2, 1, 3, 2, 3]
     assert whole.whole
-    assert whole.sentence == "the 3 blocks of participant_id trade places as wholes, each with its 2 rows"
+    assert whole.sentence == "the 3 blocks of participant_id are permuted as wholes, each with its 2 rows"
 
 
 def test_blocks_that_cannot_be():
@@ -278,7 +278,7 @@ def test_blocks_that_cannot_be():
         find_blocks(Columns(whole="site"), VISITS)
     with pytest.raises(FileError, match="no column 'family'"):
         find_blocks(Columns(within=("family",)), VISITS)
-    with pytest.raises(DesignError, match="nothing could be exchanged"):
+    with pytest.raises(DesignError, match="nothing can be permuted"):
         find_blocks(Columns(within=("participant_id",)), VISITS.at([0, 1, 3]))
     other = cohort_of(["participant_id", "session"], [["a", "pre"], ["a", "post"], ["b", "post"], ["b", "pre"]])
     with pytest.raises(DesignError, match="a has pre, post, b has post, pre"):

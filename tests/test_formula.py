@@ -95,7 +95,9 @@ def test_numbers_become_categories_when_asked_or_declared():
     assert build_model("C(site)", COHORT).names == ("site[1]", "site[2]", "site[3]")
     model = build_model("site", COHORT)
     assert model.names == ("mean", "site")
-    assert "site is one of 1, 2, 3 and counts as a number; as categories it is C(site)" in model.warnings
+    assert (
+        "site has the values 1, 2, 3 and is used as a number; C(site) makes categories of them" in model.warnings
+    )
     declared = as_cohort(TABLE.astype({"site": "category"}))
     assert build_model("site", declared).names == ("site[1]", "site[2]", "site[3]")
 

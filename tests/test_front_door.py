@@ -183,12 +183,12 @@ def test_paired(tmp_path):
     assert cohort.voxelwise(*words, images="maps/{participant_id}_{session}_gm.nii.gz") == 0
     same(tmp_path / "out", "postMinusPre", root, "tstat1")
     record = json.loads((tmp_path / "out" / "voxelwise.json").read_text())
-    assert record["exchangeability"] == "rows trade places within each participant_id only (10 blocks)"
+    assert record["exchangeability"] == "rows are permuted within each participant_id only (10 blocks)"
     assert record["runs"][0]["tests"][0]["distinct"] == str(2**10)
 
 
 def test_two_by_two_mixed(tmp_path):
-    """The interaction of group and session: series of subjects trade places, on a design with their means."""
+    """The interaction of group and session: series of subjects are permuted, on a design with their means."""
     cohort = sessions(tmp_path)
     t = cohort.table
     subjects = sorted(set(t.participant_id))
@@ -467,7 +467,7 @@ def test_what_is_said(two_groups, capsys):
     assert "16 rows of 16 of " in said
     assert "test 'MS - HC' (t, one-sided): the mean of MS is larger than the mean of HC; adjusted for age" in said
     assert "  -1 group[HC] + 1 group[MS]\n" in said
-    assert "exchangeability: all 16 rows trade places freely" in said
+    assert "exchangeability: all 16 rows are permuted freely" in said
     assert " survive at p < 0.05, corrected" in said
     assert "TFCE: nothing survives at p < 0.05, corrected (smallest p " in said
 
@@ -484,7 +484,7 @@ def test_what_is_said(two_groups, capsys):
         (["--model", "group", "--test", "MS - HC", "--cluster-mass"], "--cluster-mass needs"),
         (["--model", "group", "--test", "MS - HC", "--shard", "1/2"], "unknown option --shard"),
         (["--model", "import os", "--test", "MS - HC"], "cannot be read"),
-        (["--model", "group", "--test", "MS - HC", "--paired", "participant_id"], "nothing could be exchanged"),
+        (["--model", "group", "--test", "MS - HC", "--paired", "participant_id"], "nothing can be permuted"),
         (["--test", "MS - HC"], "'MS' is not known here; the model has a mean"),
     ],
 )
@@ -512,7 +512,7 @@ def test_rows_of_one_participant_need_exchangeability(tmp_path, capsys):
     assert cohort.voxelwise("--model", "session", "--test", "post - pre", images=template) == 2
     assert "has several rows, which are not independent" in capsys.readouterr().err
     assert cohort.voxelwise("--test", "mean", "--within", "participant_id", images=template) == 2
-    assert "is of a mean, for which the rows of a participant are not independent" in capsys.readouterr().err
+    assert "tests a mean, for which the rows of a participant are not independent" in capsys.readouterr().err
 
 
 # -- Python ---------------------------------------------------------------------------------------------------------

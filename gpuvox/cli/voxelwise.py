@@ -20,22 +20,22 @@ from gpuvox.cli.randomise_options import (
 from gpuvox.errors import UsageError
 
 EPILOG = """\
-Images join the table by participant. --images is a template, whose {column} are cells of the table and whose * and ?
-match any letters, a column of the table with a path for each row, or a 4D image; beside that, a table or a JSON file of
-its name says whose its volumes are.
+Images are joined with the table by participant. --images is a template, in which {column} stands for the cell of that
+column and * and ? match any letters; or a column of the table with a path for each row; or a 4D image with a table or a
+JSON file of the same name that lists the participants of its volumes.
 
 --model is a formula: 'group + age + sex', 'group * age', 'C(site) + poly(age, 2)'. It has an intercept unless it ends
-in '- 1', and columns of numbers less their means. Without --model, the mean of all images is tested.
+in '- 1'. Columns of numbers are centred. Without --model, the mean of all images is tested.
 
---test may be repeated; with a name before a colon ('atrophy: HC - MS') it is called so:
+--test may be repeated; a name before a colon names the test ('atrophy: HC - MS'):
   'MS - HC', 'RRMS + SPMS - 2*HC'   means of levels, adjusted for the rest of the model
   age, -age                         whether values rise, or fall, with a covariate
   'age[MS] - age[HC]'               a difference of slopes
   group, group:sex, group:age       F tests: any difference, any interaction
   mean, MS                          whether a mean is above 0, by sign flips
-t tests are one-sided: for both directions, give both ('MS - HC' and 'HC - MS'; the second costs next to nothing).
+t tests are one-sided. For both directions give both, 'MS - HC' and 'HC - MS'; the second takes hardly any time.
 
-OUT is a folder, a BIDS derivative. Maps of p-values hold -log10(p), so that 1.3 and more is p < 0.05.
+OUT is a folder, a BIDS derivative. Maps of p-values hold -log10(p): above 1.301 is p < 0.05.
 
 examples:
   gpuvox voxelwise participants.tsv --images 'vbm/{participant_id}_*probseg.nii.gz' --mask gm --out results/vbm \\
@@ -94,10 +94,12 @@ def _add_model(group: Any) -> None:
 
 
 def _add_exchangeability(group: Any) -> None:
-    add_text(group, "--paired", "COLUMN", "exchange rows within each subject, whose means are part of the model")
-    add_list(group, "--within", "A,B", "exchange rows within each value of these columns only")
-    add_list(group, "--blocks", "A,B", "the same, for sites, scanners and the like; columns nest")
-    add_text(group, "--whole", "COLUMN", "exchange families, or subjects, as wholes, with all of their rows")
+    add_text(
+        group, "--paired", "COLUMN", "permute rows within each subject, with a mean for each subject in the model"
+    )
+    add_list(group, "--within", "A,B", "permute rows within each value of these columns only")
+    add_list(group, "--blocks", "A,B", "the same, for sites, scanners and the like; columns are nested")
+    add_text(group, "--whole", "COLUMN", "permute families, or subjects, as wholes, with all of their rows")
 
 
 def _add_thresholds(group: Any) -> None:
@@ -128,7 +130,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     require(vars(options), "--images", "--out")
     check_workers(options)
     if options.model and not options.tests:
-        raise UsageError("--test is missing: what of the model is tested?", option="--test")
+        raise UsageError("--test is missing: say what is tested, such as 'MS - HC'", option="--test")
     if options.cluster_z and options.cluster_p:
         raise UsageError("--cluster-z and --cluster-p are two thresholds; one is expected", option="--cluster-p")
     if options.cluster_p and options.cluster_p >= 0.5:

@@ -1,15 +1,16 @@
-"""What may be exchanged under the null hypothesis, by columns of the table.
+"""Exchangeability blocks from columns of the table: what is permuted under the null hypothesis.
 
 ``--blocks site``
-    Rows trade places within a site only: sites may differ in mean, variance and distribution.
+    Rows are permuted within each site only: sites may differ in mean, variance and distribution.
 ``--within family``
-    The same of families, twins or any other group of rows.
+    The same for families, twins or any other group of rows.
 ``--paired subject``
-    Rows trade places within a subject only, and the model has a mean for each subject: paired tests.
+    Rows are permuted within each subject only, and the model has a mean for each subject: paired tests.
 ``--whole family``
-    Families trade places as wholes, with all of their rows in the order of the table.
+    Families are permuted as wholes, with all of their rows in the order of the table.
 
-Several columns nest: rows trade places only where all of them are equal. (Winkler et al. 2015, NeuroImage 123:253.)
+Several columns are nested: rows are permuted only where all of them are equal (Winkler et al. 2015,
+NeuroImage 123:253).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that say what may be exchanged; see the head of this module."""
+    """The columns that define exchangeability; see the docstring of this module."""
 
     paired: str = ""
     within: tuple[str, ...] = ()
@@ -51,11 +52,11 @@ class Exchangeability:
     Attributes
     ----------
     blocks : (n,) int64 or None
-        Block of each row, from 1; None if all rows may trade places.
+        Block of each row, from 1; None if all rows are exchangeable.
     whole : bool
-        Blocks trade places as wholes, instead of the rows within each.
+        Blocks are permuted as wholes, instead of the rows within each.
     sentence : str
-        What may move.
+        What is permuted.
     warnings : tuple of str
     """
 
@@ -84,32 +85,32 @@ def find_blocks(columns: Columns, cohort: Cohort) -> Exchangeability:
     inner = list(dict.fromkeys(name for name in (*columns.blocks, columns.paired, *columns.within) if name))
     if columns.whole and inner:
         raise DesignError(
-            f"--whole {columns.whole} cannot be combined with {listed(inner)}: blocks that are exchanged as wholes "
-            "within other blocks are not supported",
+            f"--whole {columns.whole} cannot be combined with {listed(inner)}: permuting whole blocks "
+            "within other blocks is not supported",
             option="--whole",
         )
     if columns.whole:
         return _as_wholes(columns.whole, cohort)
     if not inner:
-        return Exchangeability(None, False, f"all {several(len(cohort), 'row')} trade places freely")
+        return Exchangeability(None, False, f"all {several(len(cohort), 'row')} are permuted freely")
     keys = list(zip(*(cohort.categories(name)[0] for name in inner)))
     numbers, sizes = _numbered(keys), Counter(keys)
     single = [key for key, count in sizes.items() if count == 1]
     if len(single) == len(sizes):
         raise DesignError(
-            f"every row has {' and '.join(inner)} of its own, so that nothing could be exchanged",
+            f"every row has {' and '.join(inner)} of its own, so nothing can be permuted",
             option="--within",
         )
     warnings = []
     if single:
         names = [" ".join(map(str, key)) for key in single]
-        warnings.append(f"{' and '.join(inner)}: {listed(names)} in one row only, which never moves")
+        warnings.append(f"{' and '.join(inner)}: {listed(names)} occurs in one row only, which is never permuted")
     if columns.paired and max(sizes.values()) > 2:
         warnings.append(
-            f"{columns.paired} has more than two rows: to exchange them assumes that all have the same variance and "
+            f"{columns.paired} has more than two rows: permuting them assumes that all have the same variance and "
             "any two the same correlation"
         )
-    sentence = f"rows trade places within each {' and '.join(inner)} only ({several(len(sizes), 'block')})"
+    sentence = f"rows are permuted within each {' and '.join(inner)} only ({several(len(sizes), 'block')})"
     return Exchangeability(numbers, False, sentence, tuple(warnings))
 
 
@@ -125,22 +126,22 @@ def _as_wholes(name: str, cohort: Cohort) -> Exchangeability:
     usual = sizes.most_common(1)[0][1]
     if max(sizes.values()) == 1:
         return Exchangeability(
-            None, False, f"all {several(len(cohort), 'row')} trade places freely, one for a {name}"
+            None, False, f"all {several(len(cohort), 'row')} are permuted freely, one for each {name}"
         )
     odd = [str(level) for level, count in sizes.items() if count != usual]
     if odd:
         raise DesignError(
-            f"{name} is exchanged as a whole and must have the same number of rows everywhere; most have {usual}, "
-            f"unlike {listed(odd)}",
+            f"{name} is permuted as a whole, so all of its blocks must have the same number of rows; most have "
+            f"{usual}, unlike {listed(odd)}",
             option="--whole",
         )
     _check_sequence(name, levels, cohort)
-    sentence = f"the {len(sizes)} blocks of {name} trade places as wholes, each with its {several(usual, 'row')}"
+    sentence = f"the {len(sizes)} blocks of {name} are permuted as wholes, each with its {several(usual, 'row')}"
     return Exchangeability(_numbered(levels), True, sentence)
 
 
 def _check_sequence(name: str, levels: Sequence[str | None], cohort: Cohort) -> None:
-    """Rows that trade places must be of the same visit."""
+    """Raise `DesignError` unless all blocks have the same visits in the same order."""
     visit = cohort.visit_column
     if not visit or visit == name:
         return
@@ -152,7 +153,7 @@ def _check_sequence(name: str, levels: Sequence[str | None], cohort: Cohort) -> 
     for level, sequence in sequences.items():
         if sequence != sequences[first]:
             raise DesignError(
-                f"{name} is exchanged as a whole and needs the same {visit} in the same order everywhere; {first} has "
-                f"{listed(sequences[first])}, {level} has {listed(sequence)}",
+                f"{name} is permuted as a whole, so all of its blocks need the same {visit} in the same order; {first} "
+                f"has {listed(sequences[first])}, {level} has {listed(sequence)}",
                 option="--whole",
             )

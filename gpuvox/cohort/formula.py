@@ -102,7 +102,7 @@ class Model:
     notes : tuple of str
         What was done with the columns, in sentences.
     warnings : tuple of str
-        What may not be meant.
+        What may be a mistake.
     """
 
     formula: str
@@ -607,19 +607,19 @@ def _notes(
 def _doubts(
     terms: Sequence[tuple[_Factor, ...]], variables: Mapping[str, Variable], cohort: Cohort
 ) -> tuple[str, ...]:
-    """What may not be meant: codes of categories that are taken for numbers; levels of one row."""
+    """Possible mistakes: codes of categories that are read as numbers; levels with a single row."""
     doubts = []
     for name, variable in variables.items():
         if variable.is_factor:
             levels = cohort.categories(name)[0]
             single = [level for level in variable.levels if levels.count(level) == 1]
             if single and len(single) < len(variable.levels):
-                doubts.append(f"{name} is {listed(single, 4)} in one row only, which fits that row exactly")
+                doubts.append(f"{name} is {listed(single, 4)} in one row only, so that row is fitted exactly")
             continue
         values = np.unique(cohort.table[name].to_numpy(dtype=np.float64))
         if 2 < len(values) <= SOME_LEVELS and (values == np.round(values)).all():
             doubts.append(
-                f"{name} is one of {listed([f'{value:g}' for value in values])} and counts as a number; as categories "
-                f"it is C({name})"
+                f"{name} has the values {listed([f'{value:g}' for value in values])} and is used as a number; "
+                f"C({name}) makes categories of them"
             )
     return tuple(doubts)

@@ -6,7 +6,7 @@ Images are named in one of three ways:
   cell of that column, ``*``, ``?``, ``[…]`` and ``**`` are a shell's patterns, and exactly one image must match a row;
 * the name of a column of the table, with a path for each row, relative to the table's folder;
 * a 4D image whose JSON file (``Subjects``, ``Visits``) or companion table (the image's name with ``.tsv`` or ``.csv``
-  in place of its extension) says whose its volumes are.
+  in place of its extension) names the participants of its volumes.
 
 Whatever the way, ids that stand in the names of the files are compared with the table.
 """
@@ -89,7 +89,7 @@ def find_images(source: str, cohort: Cohort, reporter: Reporter) -> CohortImages
     ------
     FileError
         Several images match a row, two rows have the same image, a file name has the id of another participant, or
-        a 4D image does not say whose its volumes are.
+        nothing names the participants of a 4D image.
     """
     if "{" in source:
         found = _by_template(source, cohort)
@@ -97,7 +97,7 @@ def find_images(source: str, cohort: Cohort, reporter: Reporter) -> CohortImages
         found = _by_column(source, cohort)
     elif source.endswith((".txt", ".tsv", ".csv")) or (glob.has_magic(source) and not os.path.exists(source)):
         raise FileError(
-            f"--images {source} says nothing of participants; a template such as 'maps/{{{ID}}}_*.nii.gz', a column of "
+            f"--images {source} does not name participants; a template such as 'maps/{{{ID}}}_*.nii.gz', a column of "
             f"{cohort.origin}, or a 4D image that names its volumes is expected",
             option="--images",
         )
@@ -206,8 +206,8 @@ def _by_volume(source: str, cohort: Cohort) -> CohortImages:
     if who is None:
         stem = files.split_suffix(header.path)[0]
         raise FileError(
-            f"nothing says whose the {several(n, 'volume')} of {header.path} are; name them in {stem}.tsv (a column "
-            f"{ID}) or in {stem}.json (a list {participants.SUBJECTS}), in the order of the volumes",
+            f"nothing names the participants of the {several(n, 'volume')} of {header.path}; list them in {stem}.tsv "
+            f"(a column {ID}) or in {stem}.json (a list {participants.SUBJECTS}), in the order of the volumes",
             file=header.path,
         )
     volumes = _joined(cohort.who, who)
@@ -221,7 +221,7 @@ def _by_volume(source: str, cohort: Cohort) -> CohortImages:
 
 
 def _of_companion(image: Path, n: int, cohort: Cohort) -> Rows | None:
-    """Whose the volumes are, by the table beside an image."""
+    """The participants of the volumes, from the table beside an image."""
     stem = files.split_suffix(image)[0]
     path = next((stem + ending for ending in (".tsv", ".csv") if os.path.isfile(stem + ending)), None)
     if path is None:

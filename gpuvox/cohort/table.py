@@ -62,7 +62,7 @@ class Cohort:
 
     @property
     def who(self) -> Rows:
-        """Whose the rows are, for `participants.compare` and for messages."""
+        """The participants of the rows, for `participants.compare` and for messages."""
         visits = tuple(self.text[self.visit_column].str.strip()) if self.visit_column else ()
         return Rows(self.ids, self.origin, "row", visits)
 
@@ -157,7 +157,7 @@ def as_cohort(given: str | os.PathLike[str] | pd.DataFrame) -> Cohort:
         return read_cohort(given)
     frame = given.reset_index() if given.index.name == ID and ID not in given.columns else given
     if ID not in frame.columns:
-        raise FileError(f"the table has no column {ID!r}, which says whose each row is")
+        raise FileError(f"the table has no column {ID!r}, which names the participant of each row")
     if not len(frame):
         raise FileError("the table has no row")
     columns = {str(name): ["n/a" if pd.isna(value) else label(value) for value in frame[name]] for name in frame}
@@ -182,7 +182,7 @@ class Excluded:
     reasons: tuple[str, ...] = ()
 
     def lines(self, total: int) -> list[str]:
-        """What a run says of them."""
+        """The lines that report them."""
         if not self.who:
             return []
         each = [f"{name} ({reason})" for name, reason in zip(self.who, self.reasons)]

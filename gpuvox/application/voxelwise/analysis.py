@@ -1,4 +1,4 @@
-"""What a voxelwise analysis is: its rows, images, model, tests, and the runs of randomise that it takes."""
+"""A voxelwise analysis: its rows, images, model and tests, and the runs of randomise that it consists of."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ClusterThreshold:
 
 @dataclass(frozen=True)
 class VoxelwiseDescription:
-    """What a voxelwise analysis is asked for.
+    """The description of a voxelwise analysis, as a front door fills it.
 
     Attributes
     ----------
@@ -155,7 +155,7 @@ class VoxelwiseAnalysis:
         )  # fmt: skip
 
     def lines(self) -> list[str]:
-        """What is said of it before it is run."""
+        """The lines that report the analysis before it is run."""
         found = [f"{several(len(self.cohort), 'row')} of {self.total} of {self.cohort.origin} are analysed"]
         found += self.dropped.lines(self.total)
         found += [f"model: {self.model.formula}, {several(len(self.model.names), 'column')}"]
@@ -177,10 +177,10 @@ class VoxelwiseAnalysis:
         for test in list_tests(inputs, options):
             shuffler = make_shuffler(inputs, options, test)
             kind = "sign flips" if shuffler.flips else "permutations"
-            done = "all of them" if shuffler.exhaustive else str(shuffler.n)
+            done = "all" if shuffler.exhaustive else str(shuffler.n)
             distinct = shuffler.n_distinct
             number = f"{distinct:,}" if distinct < EXACT else in_short(distinct)
-            found.append(f"{number} distinct {kind}, {done} are done")
+            found.append(f"{number} distinct {kind}, of which {done} are used")
         return found
 
 
@@ -223,8 +223,8 @@ def prepare_analysis(description: VoxelwiseDescription, reporter: Reporter) -> V
 def _check_df(model: Model) -> None:
     if model.df < 1:
         raise DesignError(
-            f"the model has as many independent columns as there are rows ({len(model.matrix)}), so that nothing is "
-            "left to estimate errors from",
+            f"the model has as many independent columns as there are rows ({len(model.matrix)}), so no "
+            "degrees of freedom are left",
             option="--model",
         )
 
@@ -271,13 +271,13 @@ def _with_pairs(description: VoxelwiseDescription, cohort: Cohort) -> str:
 
 
 def _check_independent(cohort: Cohort, columns: Columns) -> None:
-    """Rows of one participant are not exchangeable with those of others."""
+    """Raise `DesignError` if participants have several rows and nothing defines their exchangeability."""
     twice = cohort.text[ID].duplicated()
     if twice.any() and not columns.names:
         first = cohort.ids[int(np.flatnonzero(twice.to_numpy())[0])]
         raise DesignError(
-            f"{first} has several rows, which are not independent: say with --paired or --whole participant_id what "
-            "may be exchanged, or choose a row of each with --subset",
+            f"{first} has several rows, which are not independent: use --paired or --whole participant_id, "
+            "or select one row of each participant with --subset",
             option="--paired",
         )
 
@@ -287,7 +287,7 @@ def _check_means(hypotheses: Sequence[Hypothesis], cohort: Cohort, exchangeabili
     mean = next((each for each in hypotheses if each.is_mean), None)
     if mean is not None and cohort.text[ID].duplicated().any() and not exchangeability.whole:
         raise DesignError(
-            f"the test {mean.text!r} is of a mean, for which the rows of a participant are not independent; choose a "
+            f"the test {mean.text!r} tests a mean, for which the rows of a participant are not independent; select one "
             f"row of each with --subset, or flip their signs together with --whole {ID}",
             option="--test",
         )
@@ -356,7 +356,7 @@ def _with_thresholds(
 
 
 def _check_moves(analysis: VoxelwiseAnalysis, run: Run) -> None:
-    """A test whose effect no permutation changes cannot be made."""
+    """Raise `DesignError` for a test whose effect no permutation changes."""
     inputs = analysis.inputs(run)
     stuck = [
         hypothesis.text
@@ -366,6 +366,6 @@ def _check_moves(analysis: VoxelwiseAnalysis, run: Run) -> None:
     if stuck:
         raise DesignError(
             f"the test {listed([repr(text) for text in stuck])} cannot be made by permutation: "
-            f"{analysis.exchangeability.sentence}, and what is tested is the same in all that trade places",
+            f"{analysis.exchangeability.sentence}, and the effect is the same in all rows or blocks that are permuted",
             option="--test",
         )

@@ -1,4 +1,4 @@
-"""``gpuvox voxelwise``: prepare, run each of its runs of randomise, write, and say what was found."""
+"""``gpuvox voxelwise``: prepare the analysis, run its runs of randomise, write the results, and report them."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _seed(runs: Sequence[RunDescription]) -> int:
 
 
 def _once(reporter: Reporter) -> Reporter:
-    """A reporter for the runs, which say nothing, and whose warnings are not repeated."""
+    """A reporter for the runs: it prints no lines, and each warning once."""
     said: set[str] = set()
 
     def warn(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What a test shows, in numbers and in a sentence."""
+"""The results of a test in numbers and in a sentence."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Finding:
 
 
 def find(name: str, statistic: str, stat: Float32, corrected: Mapping[str, Float64], grid: Grid) -> Finding:
-    """What a test shows.
+    """The results of a test.
 
     Parameters
     ----------

@@ -208,7 +208,7 @@ class ResultFolder:
         return found
 
     def _earlier(self, key: str, ours: re.Pattern[str]) -> set[str]:
-        """Files that the record of an earlier analysis in this folder lists, and whose names are ours."""
+        """Files that the record of an earlier analysis in this folder lists, as far as gpuvox writes such names."""
         try:
             names = files.read_json(self.path / RECORD).get(key)
         except FileError:
@@ -368,7 +368,7 @@ def _sidecar(
 
 
 def write_volumes(source: Path, out: str, numbers: Sequence[int], analysis: VoxelwiseAnalysis) -> None:
-    """Some volumes of a 4D image, in their order, and whose they are."""
+    """Write some volumes of a 4D image, in their order, and the participants of each."""
     header = files.read_header(source)
     grid = header.grid(np.ones(header.shape[:3], dtype=bool))
     who, wanted = analysis.cohort.who, set(numbers)
