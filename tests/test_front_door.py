@@ -281,6 +281,8 @@ def test_lesion_symptom_mapping_with_missing_data(two_groups):
     assert record["rows_of_table"] == 16
     assert list(record["dropped"]) == [t.participant_id[3], t.participant_id[9]]
     assert record["dropped"][t.participant_id[3]] == "no score"
+    assert record["dropped"][t.participant_id[9]] == f"no image matches ../maps/{t.participant_id[9]}_gm.nii.gz"
+    assert str(two_groups.folder) not in (out / "voxelwise.json").read_text()
     assert len(pd.read_csv(out / "participants.tsv", sep="\t")) == 14
 
 

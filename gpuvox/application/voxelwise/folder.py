@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -290,12 +291,14 @@ class ResultFolder:
         written: Sequence[str],
         more: Mapping[str, Any],
     ) -> None:
+        folder = os.fspath(self.path)
+        reasons = [" ".join(private.words(reason.split(" "), folder)) for reason in analysis.dropped.reasons]
         record = {
-            "software": {"gpuvox": __version__},
+            "software": {"gpuvox": __version__, "formulaic": version("formulaic")},
             "table": analysis.cohort.origin,
             "rows": len(analysis.cohort),
             "rows_of_table": analysis.total,
-            "dropped": dict(zip(analysis.dropped.who, analysis.dropped.reasons)),
+            "dropped": dict(zip(analysis.dropped.who, reasons)),
             "model": analysis.model.formula,
             "columns": list(analysis.model.names),
             "notes": list(analysis.model.notes),
@@ -307,7 +310,7 @@ class ResultFolder:
             "randomise_files": self._randomise_files(),
         }
         write_json(self.path / "dataset_description.json", DATASET)
-        write_json(self.path / RECORD, private.record(record, os.fspath(self.path)))
+        write_json(self.path / RECORD, private.record(record, folder))
 
 
 def _test_record(
