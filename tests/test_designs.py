@@ -26,9 +26,9 @@ from gpuvox.study.designs.longitudinal import (
     between_design,
     find_change,
     interaction_design,
-    read_visits,
     visit_design,
 )
+from gpuvox.study.designs.visits import read_visits
 from tests.conftest import overriding, save
 
 SHAPE = (4, 3, 2)

@@ -9,7 +9,7 @@ import pytest
 
 from gpuvox.cli.main import main
 from gpuvox.errors import FileError
-from gpuvox.study.designs.longitudinal import read_visits
+from gpuvox.study.designs.visits import read_visits
 from gpuvox.study.pipeline import config
 from gpuvox.tables.columns import indicators
 from gpuvox.tables.conditions import select
