@@ -50,9 +50,9 @@ def cluster_maxima(
     n_maps = len(stat)
     arguments = _arguments(grid, threshold, connectivity)
     if device is not None:
-        found = device.full((2, n_maps), 0, np.int64), device.full((2, n_maps), 0, np.float64)
-        _measure_on(device, 0, stat, grid, arguments, None, *found)
-        return device.download(found[0]), device.download(found[1])
+        measures = device.full((2, n_maps), 0, np.int64), device.full((2, n_maps), 0, np.float64)
+        _measure_on(device, 0, stat, grid, arguments, None, *measures)
+        return device.download(measures[0]), device.download(measures[1])
     extent, mass = np.zeros((2, n_maps), dtype=np.int64), np.zeros((2, n_maps))
     _maxima(stat, *arguments, extent, mass)
     return extent, mass
@@ -71,9 +71,9 @@ def cluster_maps(
     """
     arguments = _arguments(grid, threshold, connectivity)
     if device is not None:
-        found = device.empty(stat.shape, np.int64), device.empty(stat.shape, np.float64)
-        _measure_on(device, 1, stat, grid, arguments, None, *found)
-        return found
+        measures = device.empty(stat.shape, np.int64), device.empty(stat.shape, np.float64)
+        _measure_on(device, 1, stat, grid, arguments, None, *measures)
+        return measures
     extent, mass = np.zeros(stat.shape, dtype=np.int64), np.zeros(stat.shape)
     _maps(stat, *arguments, extent, mass)
     return extent, mass
@@ -98,9 +98,9 @@ def normalised_extents(
     """
     arguments = _arguments(grid, threshold, 26)
     if device is not None:
-        found = device.empty(stat.shape, np.float64)
-        _measure_on(device, 2, stat, grid, arguments, local_mean, device.empty((1, 1), np.int64), found)
-        return found
+        extents = device.empty(stat.shape, np.float64)
+        _measure_on(device, 2, stat, grid, arguments, local_mean, device.empty((1, 1), np.int64), extents)
+        return extents
     out = np.zeros(stat.shape)
     _normalised(stat, *arguments, local_mean, out)
     return out

@@ -319,12 +319,12 @@ def _exact(  # noqa: C901, PLR0913
             if norm[j] == 0.0:
                 sse[j] = 1.0
         for j in range(len(part)):
-            left = max(sse[j], SSE_FLOOR)
-            sse_out[start + j] = left
+            residual = max(sse[j], SSE_FLOOR)
+            sse_out[start + j] = residual
             if is_f:
-                statistic[start + j] = effect[j] / rank * (df / left)
+                statistic[start + j] = effect[j] / rank * (df / residual)
             else:
-                statistic[start + j] = effect[j] * np.sqrt(df / left)
+                statistic[start + j] = effect[j] * np.sqrt(df / residual)
 
 
 def _shuffled(basis: Float64, shuffles: Shuffles) -> Float64:
@@ -482,9 +482,9 @@ class Glm(DeviceModel):
             marks += _statistic_maps(W, per_shuffle, tiles, start * TILE, r, is_f, float(self.df), limit, out, sse)
         for b in np.flatnonzero(~equivalent & (marks > 0)):
             voxels = np.flatnonzero(np.isnan(out[b]))
-            out[b, voxels], left = self._exact(rows[b], voxels)
+            out[b, voxels], exact_sse = self._exact(rows[b], voxels)
             if self.smoother:
-                sse[b, voxels] = left
+                sse[b, voxels] = exact_sse
         if self.smoother:
             variance = (sse * self._norms**2).astype(np.float32)
             out = smooth_variance(out, variance, self.smoother(variance))
@@ -553,9 +553,11 @@ class Glm(DeviceModel):
         if r:
             W = np.ascontiguousarray(rows)
             for place, values, column in pieces_with(self.data, voxels):
-                found = np.empty(len(column)), np.empty(len(column))
-                _exact(values, column, self._norms[voxels[place]], self._basis, W, r, is_f, float(self.df), *found)
-                statistic[place], sse[place] = found
+                results = np.empty(len(column)), np.empty(len(column))
+                _exact(
+                    values, column, self._norms[voxels[place]], self._basis, W, r, is_f, float(self.df), *results
+                )
+                statistic[place], sse[place] = results
         return statistic, sse
 
     @cached_property
@@ -595,15 +597,15 @@ class _GlmOnDevice:
     def _columns(self, values: Data, start: int, width: int) -> DeviceArray:
         """Columns of (n, V) values on the device, 0 beyond the last; rows are sent a few at a time."""
         n, n_voxels = values.shape
-        found = self.device.empty((n, width), np.float32)
+        columns = self.device.empty((n, width), np.float32)
         step = max(1, _UPLOAD_BYTES // (4 * max(width, 1)))
-        given = slice(start, min(start + width, n_voxels))
+        voxels = slice(start, min(start + width, n_voxels))
         for first in range(0, n, step):
             rows = slice(first, min(first + step, n))
             part = np.zeros((rows.stop - first, width), dtype=np.float32)
-            part[:, : given.stop - start] = block(values, rows, given)
-            self.device.put(self.device.rows(found, first, rows.stop), part)
-        return found
+            part[:, : voxels.stop - start] = block(values, rows, voxels)
+            self.device.put(self.device.rows(columns, first, rows.stop), part)
+        return columns
 
     def statistic_maps(self, shuffles: Shuffles, equivalent: Bools) -> DeviceArray:
         """(B, V) Statistic maps, on the device."""
@@ -665,10 +667,10 @@ class _GlmOnDevice:
     def _settle_nan(self, shuffles: Shuffles, maps: DeviceArray, sse: DeviceArray) -> None:
         """Replace NaN, and the SSE there, by values computed in float64."""
         whole = self.device.full(len(shuffles), 0, np.int32)
-        for items, statistic, left in self._unsettled(shuffles, maps, 0, whole):
+        for items, statistic, exact_sse in self._unsettled(shuffles, maps, 0, whole):
             put_on_device(self.device, maps, *items, statistic)
             if self.glm.smoother:
-                put_on_device(self.device, sse, *items, left)
+                put_on_device(self.device, sse, *items, exact_sse)
 
     def settle(self, shuffles: Shuffles, maps: DeviceArray, chosen: Bools) -> None:
         """Replace whole maps by maps computed in float64."""
@@ -686,12 +688,12 @@ class _GlmOnDevice:
         for n_items, number, voxel, _ in list_items(self.device, maps, first, "maps_list_unsettled", whole):
             if self.data is not None:
                 norms = self.device.keep(self.glm._norms)
-                found = self._exact(shuffles, number, voxel, n_items, self.data, norms)
+                results = self._exact(shuffles, number, voxel, n_items, self.data, norms)
             else:
                 chosen = [self.device.download(values)[:n_items] for values in (number, voxel)]
                 statistic, sse = self.exact(shuffles, *chosen)
-                found = self.device.upload(statistic), self.device.upload(sse)
-            yield (n_items, number, voxel), *found
+                results = self.device.upload(statistic), self.device.upload(sse)
+            yield (n_items, number, voxel), *results
 
     def _smooth(self, t: DeviceArray, sse: DeviceArray) -> None:
         glm, device = self.glm, self.device
@@ -728,8 +730,8 @@ class _GlmOnDevice:
                 data, column = self.device.upload(take(self.glm.data, needed)), place.astype(np.int32)
                 norms = self.device.upload(self.glm._norms[needed])
             items = self.device.upload(which), self.device.upload(column)
-            found = self._exact(shuffles, *items, len(which), data, norms)
-            statistic[part], sse[part] = (self.device.download(values) for values in found)
+            results = self._exact(shuffles, *items, len(which), data, norms)
+            statistic[part], sse[part] = (self.device.download(values) for values in results)
         return statistic, sse
 
     def _exact(

@@ -24,13 +24,13 @@ PACKAGES = ("numpy", "scipy", "numba", "nibabel", "pandas", "cupy-cuda12x", "cup
 
 def versions() -> dict[str, str]:
     """Versions of the packages that results depend on, without those that are not installed."""
-    found = {}
+    installed = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def check_kernels(device: Device) -> None:

@@ -148,8 +148,8 @@ def read_cohort(command: Command) -> Cohort:
     if "jacobian" in table.columns:
         needed.append("jacobian")
         table = files.read_table(command.table, needed)
-    given = [kind for kind in KINDS if kind in needed]
-    columns = {kind: [os.fspath(folder / name.strip()) for name in table[kind]] for kind in given}
+    kinds = [kind for kind in KINDS if kind in needed]
+    columns = {kind: [os.fspath(folder / name.strip()) for name in table[kind]] for kind in kinds}
     return check_cohort(table["participant_id"], columns, of_subjects=True)
 
 
@@ -241,7 +241,7 @@ class Subject:
         return (self.r1 > 0) & np.isfinite(self.r1) & np.isfinite(self.qsm)
 
 
-def subjects(cohort: Cohort, command: Command, wanted: Sequence[str], check: bool = True) -> Iterator[Subject]:
+def subjects(cohort: Cohort, command: Command, requested: Sequence[str], check: bool = True) -> Iterator[Subject]:
     """The participants one by one with the requested kinds of images; checked unless they were before.
 
     Raises
@@ -249,16 +249,16 @@ def subjects(cohort: Cohort, command: Command, wanted: Sequence[str], check: boo
     FileError
         Values are implausible for their kind of image.
     """
-    kinds = [kind for kind in KINDS if kind in wanted and kind in cohort.images]
-    for name, *given in zip(cohort.names, *(cohort.volumes(kind) for kind in kinds)):
-        found = dict(zip(kinds, given))
-        (qsm_file, qsm), (r1_file, r1) = found["qsm"], found["r1"]
+    kinds = [kind for kind in KINDS if kind in requested and kind in cohort.images]
+    for name, *volumes in zip(cohort.names, *(cohort.volumes(kind) for kind in kinds)):
+        images = dict(zip(kinds, volumes))
+        (qsm_file, qsm), (r1_file, r1) = images["qsm"], images["r1"]
         qsm = qsm * np.float32(qsm_factor(command, qsm_file))
         r1 = to_r1(r1, command, r1_file)
         if files.read_header(qsm_file).proxy.dtype.kind == "f":
             qsm[qsm == 0] = np.nan  # outside the mask of the reconstruction; a measured value is never exactly 0
-        csf = to_mask(found["csf"][0], found["csf"][1], name) if "csf" in found else None
-        subject = Subject(name, qsm, r1, csf, found["jacobian"][1] if "jacobian" in found else None)
+        csf = to_mask(images["csf"][0], images["csf"][1], name) if "csf" in images else None
+        subject = Subject(name, qsm, r1, csf, images["jacobian"][1] if "jacobian" in images else None)
         if check:
             check_plausible(subject, qsm_file, r1_file)
         yield subject
@@ -498,7 +498,7 @@ def _without_empty_folder(path: str) -> Iterator[None]:
         raise
 
 
-def check_field(given: Any, origin: str, option: str = "") -> float:
+def check_field(field: Any, origin: str, option: str = "") -> float:
     """A field strength in tesla.
 
     Raises
@@ -510,14 +510,14 @@ def check_field(given: Any, origin: str, option: str = "") -> float:
     def error(message: str) -> InputError:
         return OptionError(option, message) if option else FileError(message)
 
-    if isinstance(given, bool) or not isinstance(given, int | float):
-        raise error(f"{origin} is {given!r}; expected a number, the field strength in tesla")
+    if isinstance(field, bool) or not isinstance(field, int | float):
+        raise error(f"{origin} is {field!r}; expected a number, the field strength in tesla")
     low, high = FIELDS
-    if low <= given <= high:
-        return float(given)
-    units = next((name for name, factor in OTHER_FIELDS.items() if USUAL[0] <= given / factor <= USUAL[1]), "")
-    hint = f"; is it in {units}, {given / OTHER_FIELDS[units]:g} T?" if units else ""
-    raise error(f"{origin} is {given:g}; a field strength between {low:g} and {high:g} T expected{hint}")
+    if low <= field <= high:
+        return float(field)
+    units = next((name for name, factor in OTHER_FIELDS.items() if USUAL[0] <= field / factor <= USUAL[1]), "")
+    hint = f"; is it in {units}, {field / OTHER_FIELDS[units]:g} T?" if units else ""
+    raise error(f"{origin} is {field:g}; a field strength between {low:g} and {high:g} T expected{hint}")
 
 
 def find_field(command: Command, cohort: Cohort) -> float:
@@ -576,8 +576,8 @@ def write_maps(
     reporter: Reporter,
 ) -> None:
     """Iron and myelin of every participant, smoothed if requested."""
-    wanted = ("qsm", "r1", "jacobian") if reference is not None else KINDS
-    for i, subject in enumerate(subjects(run.cohort, run.command, wanted, reference is None)):
+    kinds = ("qsm", "r1", "jacobian") if reference is not None else KINDS
+    for i, subject in enumerate(subjects(run.cohort, run.command, kinds, reference is None)):
         if subject.jacobian is not None:
             names = run.cohort.images["jacobian"]
             check_jacobian(subject, names[i if len(names) > 1 else 0], run.grid)
@@ -611,7 +611,7 @@ def smoothed(run: Run, values: Float32) -> Float32:
 def map_sidecar(run: Run, reference: Reference | None, name: str) -> dict[str, Any]:
     """Sidecar of a map."""
     command, model, conversion = run.command, run.inversion.model, run.inversion.conversion
-    found: dict[str, Any] = {
+    sidecar: dict[str, Any] = {
         "Description": OUTPUTS[name][0],
         "Units": run.outputs[name],
         **({} if run.cohort.numbered else {participants.SUBJECTS: list(run.cohort.names)}),
@@ -634,15 +634,15 @@ def map_sidecar(run: Run, reference: Reference | None, name: str) -> dict[str, A
         },
     }
     if conversion is not None:
-        found["FieldConversion"] = {
+        sidecar["FieldConversion"] = {
             "from": conversion.from_field, "to": conversion.to_field, "method": conversion.method,
             "exponent": conversion.exponent if conversion.method == "power" else None,
             "citation": "Rooney WD, Johnson G, Li X, et al. Magn Reson Med 2007;57:308-318",
         }  # fmt: skip
     if reference is not None and command.reference == "cohort":
         iron, myelin = reference.of(0, "cohort")
-        found["ReferenceValue"] = {"iron": iron, "myelin": myelin}
-    return found
+        sidecar["ReferenceValue"] = {"iron": iron, "myelin": myelin}
+    return sidecar
 
 
 def remove_stale(run: Run) -> None:

@@ -41,9 +41,9 @@ def _numba_folders() -> list[tuple[Path, Path | None]]:
     locators: list[Any] = [_user_wide(_numba_folders, __file__)]
     if _config.CACHE_DIR:
         locators.insert(0, _user_provided(_numba_folders, __file__))
-    found: list[tuple[Path, Path | None]] = [(Path(each.get_cache_path()), None) for each in locators]
+    folders: list[tuple[Path, Path | None]] = [(Path(each.get_cache_path()), None) for each in locators]
     here = Path(__file__).parent
-    return [*found[:-1], (here / "__pycache__", here), found[-1]]
+    return [*folders[:-1], (here / "__pycache__", here), folders[-1]]
 
 
 def _why_not_kept() -> str:

@@ -41,16 +41,16 @@ class Names:
 
 
 def by_name(
-    values: NDArray[np.float64], given: Sequence[str], wanted: Sequence[str], origin: str, other: str
+    values: NDArray[np.float64], names: Sequence[str], other_names: Sequence[str], origin: str, other: str
 ) -> NDArray[np.float64]:
     """Put the columns of a matrix into the order of the names of another.
 
     Parameters
     ----------
     values : (rows, columns) array
-    given : sequence of str
+    names : sequence of str
         Names of its columns; may be empty.
-    wanted : sequence of str
+    other_names : sequence of str
         Names in the other matrix; may be empty.
     origin, other : str
         Descriptions of the two matrices, for messages.
@@ -65,24 +65,24 @@ def by_name(
     DesignError
         A name occurs in only one of the two matrices.
     """
-    if not given or not wanted or "" in wanted:
+    if not names or not other_names or "" in other_names:
         return values
-    if not set(given) & set(wanted) and _only_count(given):
+    if not set(names) & set(other_names) and _only_count(names):
         return values
-    twice = [name for name in wanted if list(wanted).count(name) > 1]
+    twice = [name for name in other_names if list(other_names).count(name) > 1]
     if twice:
         raise DesignError(f"{other} has the name {twice[0]!r} twice, so the columns of {origin} cannot be matched")
-    for name in given:
-        if name not in wanted:
+    for name in names:
+        if name not in other_names:
             raise DesignError(
-                f"{origin} has a column {name!r}, which {other} does not have; its columns are {_listed(wanted)}"
+                f"{origin} has a column {name!r}, which {other} does not have; its columns are {_listed(other_names)}"
             )
-    for name in wanted:
-        if name not in given:
+    for name in other_names:
+        if name not in names:
             raise DesignError(
                 f"{origin} has no column {name!r}, which {other} has; add a column of 0 if it is not tested"
             )
-    return values[:, [list(given).index(name) for name in wanted]]
+    return values[:, [list(names).index(name) for name in other_names]]
 
 
 def _only_count(names: Sequence[str]) -> bool:

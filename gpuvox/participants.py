@@ -98,9 +98,9 @@ def canonical_visit(name: str) -> str:
 
 def _distinct(names: Iterable[str]) -> dict[str, str]:
     """Canonical form → id; the ids themselves if two of them have the same form."""
-    given = list(dict.fromkeys(names))
-    found = {canonical(name): name for name in given}
-    return found if len(found) == len(given) else {name: name for name in given}
+    unique = list(dict.fromkeys(names))
+    by_form = {canonical(name): name for name in unique}
+    return by_form if len(by_form) == len(unique) else {name: name for name in unique}
 
 
 # -- finding ids ---------------------------------------------------------------------------------------------------
@@ -172,10 +172,10 @@ def _texts(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
 
 def _of_file_names(paths: Sequence[Path], origin: str, known: Rows | None) -> Rows | None:
     """Ids from BIDS' entity ``sub``, or else the ids of the other side, if most names contain exactly one of them."""
-    found = [_entity(path, "sub") for path in paths]
+    entities = [_entity(path, "sub") for path in paths]
     bids = None
-    if all(found):
-        bids = Rows(tuple(name or "" for name in found), origin, "volume", from_names=True)
+    if all(entities):
+        bids = Rows(tuple(name or "" for name in entities), origin, "volume", from_names=True)
     if known is None or (bids and set(bids.keys()) & set(known.keys())):
         return bids
     ids = _distinct(known.ids)
@@ -214,18 +214,20 @@ def _words_of(paths: Sequence[Path], ids: Mapping[str, str]) -> list[str | None]
 
     A word common to all names, such as the 1 of ``con_0001``, is not an id unless all are of one participant.
     """
-    found = [[_ids_in(part, ids) for part in reversed(path.parts)] for path in paths]
-    depth = min(map(len, found)) if len(ids) > 1 < len(paths) else 0
-    everywhere = [set.intersection(*(levels[k] for levels in found)) for k in range(depth)]
+    candidates = [[_ids_in(part, ids) for part in reversed(path.parts)] for path in paths]
+    depth = min(map(len, candidates)) if len(ids) > 1 < len(paths) else 0
+    everywhere = [set.intersection(*(levels[k] for levels in candidates)) for k in range(depth)]
     words: list[str | None] = []
-    for levels in found:
+    for levels in candidates:
         telling = [there - common for there, common in zip(levels, everywhere)] + levels[depth:]
         first = next((there for there in telling if there), set())
         words.append(next(iter(first)) if len(first) == 1 else None)
-    left = set().union(*everywhere).difference(words)
-    if left and None in words:  # the 1 of 1_con_0001 is common to all names
+    unclaimed = set().union(*everywhere).difference(words)
+    if unclaimed and None in words:  # the 1 of 1_con_0001 is common to all names
         return (
-            [word or left.pop() for word in words] if words.count(None) == len(left) == 1 else [None] * len(words)
+            [word or unclaimed.pop() for word in words]
+            if words.count(None) == len(unclaimed) == 1
+            else [None] * len(words)
         )
     return words
 
@@ -242,15 +244,15 @@ def _has_word(text: str, word: str) -> bool:
     return re.search(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", text) is not None
 
 
-def files_of(given: Any) -> Name | Sequence[Name] | None:
+def files_of(data: Any) -> Name | Sequence[Name] | None:
     """File names of data from Python: as given, or the files from which nibabel images were loaded.
 
     None for arrays, and for images that exist only in memory.
     """
-    if files.are_names(given):
-        names: Name | Sequence[Name] = given
+    if files.are_names(data):
+        names: Name | Sequence[Name] = data
         return names
-    images = given if isinstance(given, list | tuple) else [given]
+    images = data if isinstance(data, list | tuple) else [data]
     read = [each.get_filename() if hasattr(each, "get_filename") else None for each in images]
     there = [name for name in read if name and files.split_suffix(name)[1] and os.path.isfile(name)]
     return there if there and len(there) == len(images) else None
@@ -407,21 +409,21 @@ def read_matrix(name: Name) -> Matrix:
     return replace(matrix, row_names=matrix.row_names or rows, column_names=matrix.column_names or columns)
 
 
-def taken_apart(given: Any) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
+def taken_apart(data: Any) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
     """Values of a DataFrame, a Series or an array without names; names of its rows; names of its columns.
 
     Participants are in a column (`files.ID_COLUMNS`) or in the index, unless that only counts rows.
     """
-    if not (hasattr(given, "index") and hasattr(given, "to_numpy")):
-        return given, (), ()
-    names = list(getattr(given, "columns", ()))
+    if not (hasattr(data, "index") and hasattr(data, "to_numpy")):
+        return data, (), ()
+    names = list(getattr(data, "columns", ()))
     ids = next((name for name in names if str(name).casefold() in files.ID_COLUMNS), None)
     if ids is None:
-        rows = _index_names(given.index)
+        rows = _index_names(data.index)
     else:
-        rows = tuple(str(name) for name in given[ids])
-        given, names = given.drop(columns=[ids]), [name for name in names if name is not ids]
-    return given, rows, () if all(_is_count(name) for name in names) else tuple(str(name) for name in names)
+        rows = tuple(str(name) for name in data[ids])
+        data, names = data.drop(columns=[ids]), [name for name in names if name is not ids]
+    return data, rows, () if all(_is_count(name) for name in names) else tuple(str(name) for name in names)
 
 
 def _index_names(index: Any) -> tuple[str, ...]:
@@ -435,10 +437,10 @@ def _is_count(name: Any) -> bool:
     return isinstance(name, int | np.integer)
 
 
-def rows_of(matrix: Matrix, title: str, given: Any) -> Rows | None:
+def rows_of(matrix: Matrix, title: str, source: Any) -> Rows | None:
     """Participants of a matrix given by the user; `title` is used in messages if it is not a file."""
-    if isinstance(given, str | os.PathLike):
-        return of_matrix(matrix, given)
+    if isinstance(source, str | os.PathLike):
+        return of_matrix(matrix, source)
     return Rows(matrix.row_names, title) if matrix.row_names else None
 
 

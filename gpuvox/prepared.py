@@ -151,9 +151,9 @@ def make_shuffler(inputs: Inputs, options: Options, test: Test) -> Shuffler | Im
     blocks = inputs.blocks
     if options.detect_null:
         still = null_rows(inputs.design, test.contrast)
-        given = np.ones(len(labels), dtype=np.int64) if blocks is None else blocks
-        numbers = np.unique(given[~still & (given > 0)])
-        blocks = np.where(still | (given == 0), 0, np.searchsorted(numbers, given) + 1)
+        block_of_row = np.ones(len(labels), dtype=np.int64) if blocks is None else blocks
+        numbers = np.unique(block_of_row[~still & (block_of_row > 0)])
+        blocks = np.where(still | (block_of_row == 0), 0, np.searchsorted(numbers, block_of_row) + 1)
     flip = options.flip or (not test.is_f and _is_one_sample(labels, scale, blocks, test.contrast))
     settings = Permutations(options.n_permutations, options.seed, blocks, options.whole_blocks, flip)
     return Shuffler(labels, settings, scale)

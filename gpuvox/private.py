@@ -16,9 +16,9 @@ _as_given: ContextVar[bool] = ContextVar("_as_given", default=False)
 
 
 @contextmanager
-def names_as_given(wanted: bool = True) -> Iterator[None]:
+def names_as_given(enabled: bool = True) -> Iterator[None]:
     """Record names as they were given (``--record-paths``) within a ``with`` statement, and nowhere else."""
-    token = _as_given.set(wanted)
+    token = _as_given.set(enabled)
     try:
         yield
     finally:
@@ -47,11 +47,11 @@ def brief(name: str, folder: str) -> str:
 
 def words(command: Iterable[str], folder: str) -> list[str]:
     """The words of a command with `brief` names, also within ``--option=FILE`` and ``NAME=FILE,FILE``."""
-    found = []
+    shortened = []
     for word in command:
         start, equals, names = word.rpartition("=") if "=/" in word else ("", "", word)
-        found.append(start + equals + ",".join(brief(name, folder) for name in names.split(",")))
-    return found
+        shortened.append(start + equals + ",".join(brief(name, folder) for name in names.split(",")))
+    return shortened
 
 
 def here(command: Sequence[str]) -> list[str]:
@@ -65,13 +65,13 @@ def here(command: Sequence[str]) -> list[str]:
 
 def keys(named: Mapping[str, Any], folder: str) -> dict[str, Any]:
     """The same values under `brief` names; names that become equal are numbered."""
-    found: dict[str, Any] = {}
+    shortened: dict[str, Any] = {}
     for name, value in named.items():
         short, number = brief(name, folder) if isinstance(name, str) else name, 2
-        while short in found:
+        while short in shortened:
             short, number = f"{brief(name, folder)} ({number})", number + 1
-        found[short] = value
-    return found
+        shortened[short] = value
+    return shortened
 
 
 def record(content: Any, folder: str) -> Any:

@@ -506,18 +506,18 @@ def shares(
     dict of label to dict of {"qsm", "r1"} to Share
     """
     iron, myelin, labels = np.asarray(iron, float), np.asarray(myelin, float), np.asarray(labels)
-    found = {}
+    by_label = {}
     for label in np.unique(labels[labels != 0]):
         inside = labels == label
         parts = np.stack([iron[inside], myelin[inside]])
-        found[int(label)] = {
+        by_label[int(label)] = {
             name: Share(
                 _fractions(np.square(row[:2]) * parts.var(axis=1)),
                 _fractions(np.abs(row[:2] * parts.mean(axis=1))),
             )
             for name, row in (("qsm", np.array(model.qsm)), ("r1", np.array(model.r1)))
         }
-    return found
+    return by_label
 
 
 def _fractions(parts: Float64) -> tuple[float, float]:

@@ -118,27 +118,27 @@ def check_blocks(blocks: ArrayLike, n_rows: int) -> Ints:
     InputError
         Not one number a row; not integers; negative; or numbers left out between 1 and the largest.
     """
-    given = np.asarray(blocks, dtype=np.float64)
-    given = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
-    if given.shape != (n_rows,):
+    values = np.asarray(blocks, dtype=np.float64)
+    values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+    if values.shape != (n_rows,):
         raise InputError(
-            f"the exchangeability blocks have shape {given.shape}; expected {n_rows} numbers", option="-e"
+            f"the exchangeability blocks have shape {values.shape}; expected {n_rows} numbers", option="-e"
         )
-    if not (np.isfinite(given).all() and (given == np.round(given)).all()):
+    if not (np.isfinite(values).all() and (values == np.round(values)).all()):
         raise InputError(
             "an exchangeability block is not an integer; blocks are numbered from 1 (0: fixed)", option="-e"
         )
-    if (given < 0).any():
+    if (values < 0).any():
         raise InputError(
-            f"exchangeability block {given.min():.0f} is negative; blocks are numbered from 1", option="-e"
+            f"exchangeability block {values.min():.0f} is negative; blocks are numbered from 1", option="-e"
         )
-    numbers = np.unique(given[given > 0]).astype(np.int64)
+    numbers = np.unique(values[values > 0]).astype(np.int64)
     missing = np.flatnonzero(numbers != np.arange(1, len(numbers) + 1))
     if len(missing):
         raise InputError(
             f"no row is in exchangeability block {missing[0] + 1}, though {numbers[-1]} exists", option="-e"
         )
-    return given.astype(np.int64)
+    return values.astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -510,15 +510,15 @@ def _permute(
     """
     m, n_classes = len(members), len(classes) - 1
     sources, pool = np.empty(m, dtype=np.int64), np.empty(m, dtype=np.int64)
-    left = np.empty(n_classes, dtype=np.int64)
+    unplaced = np.empty(n_classes, dtype=np.int64)
     for i in range(len(out)):
         rank = ranks[i]
         for c in range(n_classes):
-            left[c] = classes[c + 1] - classes[c]
+            unplaced[c] = classes[c + 1] - classes[c]
             _shuffle_class(draws[i], classes[c], classes[c + 1], pool)
         for s in range(len(radix)):
             digit, rank = rank % radix[s], rank // radix[s]
-            _unrank(digit, radix[s], strata[s], strata[s + 1], classes, left, pool, sources)
+            _unrank(digit, radix[s], strata[s], strata[s + 1], classes, unplaced, pool, sources)
         for slot in range(m):
             for k in range(members.shape[1]):
                 out[i, members[slot, k]] = members[sources[slot], k]
@@ -541,7 +541,7 @@ def _unrank(
     first: int,
     last: int,
     classes: Ints,
-    left: Ints,
+    unplaced: Ints,
     pool: Ints,
     sources: Ints,
 ) -> None:
@@ -549,12 +549,12 @@ def _unrank(
     for slot in range(classes[first], classes[last]):
         remaining = np.uint64(classes[last] - slot)
         for c in range(first, last):
-            # Arrangements that go on with class c: count · left / remaining, without overflow.
-            n = np.uint64(left[c])
+            # Arrangements that go on with class c: count · unplaced / remaining, without overflow.
+            n = np.uint64(unplaced[c])
             share = count // remaining * n + count % remaining * n // remaining
             if rank < share:
-                sources[slot] = pool[classes[c + 1] - left[c]]
-                left[c] -= 1
+                sources[slot] = pool[classes[c + 1] - unplaced[c]]
+                unplaced[c] -= 1
                 count = share
                 break
             rank -= share

@@ -472,18 +472,18 @@ class Enhancer:
         if self.by_height:
             high = self._rise_above(stat)
             kept = np.flatnonzero(~high)
-            maxima[:, kept], found = self._sorted(stat[kept])
+            maxima[:, kept], scores = self._sorted(stat[kept])
             if full:
-                maps[kept] = found
+                maps[kept] = scores
         elif stat.size:
             _enhance(
                 stat, self._layout, self._levels, _scratch(self.grid, self.cap), make_group(),
                 self.options.connectivity, maxima, maps, high,
             )  # fmt: skip
         for b in np.flatnonzero(high):
-            maxima[:, b], found = self._finished(stat[b])
+            maxima[:, b], scores = self._finished(stat[b])
             if full:
-                maps[b] = found
+                maps[b] = scores
         return maxima, maps
 
     # Maps with more levels than the tables have.
@@ -499,11 +499,11 @@ class Enhancer:
         self._overflow(stat[None])
         up, down = (table.thresholds[-1] for table in self.tables)
         under = np.clip(stat, -down, up)  # exactly `cap` levels
-        found = self.on(None)._run(under[None], True)[1][0]
+        scores = self.on(None)._run(under[None], True)[1][0]
         for row, sign in enumerate((1, -1)):
             voxels, more = self._above(stat * np.float32(sign), row)
-            found[voxels] = sign * add_to_scores(sign * found[voxels], more)
-        return np.maximum([found.max(), -found.min()], 0), found
+            scores[voxels] = sign * add_to_scores(sign * scores[voxels], more)
+        return np.maximum([scores.max(), -scores.min()], 0), scores
 
     def _above(self, values: Float32, row: int) -> tuple[AnyArray, Float64]:
         """Voxels above the tables, by falling height, and what their scores gain from the thresholds up there."""
@@ -649,9 +649,9 @@ def _finish_on(
         if enhancer.options.exact or not enhancer._rise_above(values).any():
             enhancer._overflow(values)
             raise DeviceError(DISAGREES)
-        maxima[:, b], found = enhancer._finished(values[0])
+        maxima[:, b], scores = enhancer._finished(values[0])
         if maps is not None:
-            device.put_row(maps, b, found)
+            device.put_row(maps, b, scores)
     return maxima
 
 
@@ -796,20 +796,20 @@ def _enhance(  # noqa: PLR0913
 ) -> None:
     """Fill maxima (2, B) and, unless it has no rows, maps (B, V). Maps with too many levels are left out, and noted."""
     full = len(maps) > 0
-    found = np.empty((2, 1 << 14), np.int32)
+    saddles = np.empty((2, 1 << 14), np.int32)
     ends, ends_level = np.empty(1024, np.int64), np.empty(1024, np.int32)
     for b in range(len(stat)):
         if _quantise(stat[b], layout.runs, levels, scratch.code):
             high[b] = True
             continue
-        n_heads, n_found, found = ascend(
-            layout.blocks, layout.steps, connectivity, group, scratch.code, scratch.label, scratch.head_up, found
+        n_heads, n_saddles, saddles = ascend(
+            layout.blocks, layout.steps, connectivity, group, scratch.code, scratch.label, scratch.head_up, saddles
         )
         n_up, n_down = _label_peaks(n_heads, scratch)
         _count(layout.runs, scratch.code, levels.cap, scratch.count)
-        if n_found > len(ends):
-            ends, ends_level = np.empty(2 * n_found, np.int64), np.empty(2 * n_found, np.int32)
-        n_edges = _edges(found[:, :n_found], levels.cap, scratch, ends, ends_level)
+        if n_saddles > len(ends):
+            ends, ends_level = np.empty(2 * n_saddles, np.int64), np.empty(2 * n_saddles, np.int32)
+        n_edges = _edges(saddles[:, :n_saddles], levels.cap, scratch, ends, ends_level)
         edges = np.empty(n_edges, np.int64)
         _sort_edges(n_edges, ends, ends_level, scratch, edges)
         _sort_voxels(layout.runs, levels.cap, scratch)
@@ -925,14 +925,14 @@ def _count(runs: Ints, code: NDArray[np.int16], cap: int, count: Int32) -> None:
 
 
 @inner
-def _edges(found: Int32, cap: int, scratch: _Scratch, ends: Ints, level: Int32) -> np.intp:
+def _edges(saddles: Int32, cap: int, scratch: _Scratch, ends: Ints, level: Int32) -> np.intp:
     """Edges between the labels of saddles and of what lies beside them, but for those within one label."""
     count, final, label = scratch.edge_count, scratch.final, scratch.label
     count[:] = 0
     n = _u(0)
-    for i in range(found.shape[1]):
-        p = _u(found[0, i])
-        one, other = final[_u(label[p])], final[_u(label[_u(found[1, i])])]
+    for i in range(saddles.shape[1]):
+        p = _u(saddles[0, i])
+        one, other = final[_u(label[p])], final[_u(label[_u(saddles[1, i])])]
         c = np.int32(cap + scratch.code[p])
         # Without a branch: what joins a label to itself is overwritten.
         ends[n] = (np.int64(one) << 32) | other

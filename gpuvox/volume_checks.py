@@ -34,8 +34,8 @@ def duplicate_rows(data: Data) -> list[list[int]]:
         width = min(values.shape[1], data.shape[1] - start)
         for row, digest in zip(values, digests):
             digest.update(np.ascontiguousarray(row[:width]).tobytes())
-    found = sorted((digest.digest(), i) for i, digest in enumerate(digests))
-    groups = [[i for _, i in group] for _, group in groupby(found, key=lambda item: item[0])]
+    sorted_digests = sorted((digest.digest(), i) for i, digest in enumerate(digests))
+    groups = [[i for _, i in group] for _, group in groupby(sorted_digests, key=lambda item: item[0])]
     return sorted(group for group in groups if len(group) > 1)
 
 

@@ -123,8 +123,8 @@ class VoxelwiseGlm(DeviceModel):
         if self.df < 1:
             rank = int(self._ranks[:2].max(axis=1).sum())
             most = n - int(self._ranks[2].min())
-            left = f", of which no more than {most} are left in at any voxel" if most < n else ""
-            raise DesignError(f"no residual degrees of freedom: {n} volumes{left}, a design of rank {rank}")
+            exclusions = f", of which no more than {most} are left in at any voxel" if most < n else ""
+            raise DesignError(f"no residual degrees of freedom: {n} volumes{exclusions}, a design of rank {rank}")
 
     @property
     def _columns(self) -> list[int]:
@@ -153,15 +153,15 @@ class VoxelwiseGlm(DeviceModel):
         return int(self.demean and (not self._has_intercept or self.nuisance == Nuisance.KENNEDY))
 
     def _count_ranks(self) -> Int32:
-        found = np.zeros((3, self.n_voxels), dtype=np.int32)
+        ranks = np.zeros((3, self.n_voxels), dtype=np.int32)
         for start, evs in pieces(self._evs):
             width = min(evs.shape[1], self.n_voxels - start)
             part = np.zeros((3, width), dtype=np.int32)
             static, position, mixing, size, outside = self._arguments
             stacked = self._split(evs)
             count_ranks(static, stacked, position, mixing, size, outside, self._n_nuisance, self._demeaned, part)
-            found[:, start : start + width] = part
-        return found
+            ranks[:, start : start + width] = part
+        return ranks
 
     def _stack(self) -> None:
         """Stack all EVs, exclusions last, in one array; use tiles, for the data too, if anything is in a file."""
@@ -410,8 +410,8 @@ class _OnDevice:
 
     def exact_maps(self, shuffles: Shuffles) -> tuple[Float64, Float64]:
         """Statistic and variance in float64, on the host."""
-        found = self._all(shuffles, np.float64)
-        return self.device.download(found[0]), self.device.download(found[1])
+        maps = self._all(shuffles, np.float64)
+        return self.device.download(maps[0]), self.device.download(maps[1])
 
     def _all(self, shuffles: Shuffles, kind: type) -> tuple[DeviceArray, DeviceArray]:
         glm, device = self.glm, self.device
@@ -440,10 +440,10 @@ class _OnDevice:
             if not len(here):
                 continue
             items = [device.upload(a.astype(np.int32)) for a in (number[here], voxels[here] - start)]
-            found = device.empty(len(here), np.float64)
+            results = device.empty(len(here), np.float64)
             device.launch(
                 "voxelwise_exact", blocks_for(len(here), _THREADS, device), _THREADS,
-                *made, np.int32(width), *items, np.int32(len(here)), held, flip, *self._model(), found,
+                *made, np.int32(width), *items, np.int32(len(here)), held, flip, *self._model(), results,
             )  # fmt: skip
-            statistic[here] = device.download(found)
+            statistic[here] = device.download(results)
         return statistic

@@ -229,21 +229,21 @@ def _finish(  # noqa: PLR0913
     """Statistic and SSE of a tile; voxels whose SSE is under `limit` get NaN (−inf: none, floored instead)."""
     k, width = products.shape
     for j in range(width):
-        left = 1.0 - np.float64(lost[j])
+        residual = 1.0 - np.float64(lost[j])
         effect = 0.0
         numerator = 0
         for a in range(first, k):
             product = np.float64(products[a, j])
             if abs(product) < ORTHOGONAL:
                 product = np.float64(0)
-            left -= product * product
+            residual -= product * product
             if a >= n_nuisance:
                 numerator += rank[a, j]
                 effect = effect + product * product if is_f else product
-        sse[j] = max(left, SSE_FLOOR)
+        sse[j] = max(residual, SSE_FLOOR)
         if df[j] < 1 or numerator == 0:
             statistic[j] = 0.0
-        elif left < limit:
+        elif residual < limit:
             statistic[j] = np.nan
         elif is_f:
             statistic[j] = effect / numerator * (df[j] / sse[j])

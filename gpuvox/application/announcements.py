@@ -55,5 +55,5 @@ def announcer_of_part(shard: tuple[int, int], say: Say) -> Begin:
 def announce_critical(result: TestResult, writer: Writer, say: Say) -> None:
     """Print FSL's lines after the permutations: the critical values."""
     for kind in result.nulls:
-        name = writer.name(result.test.name if writer.wanted.film else f"{kind}_{result.test.name}")
+        name = writer.name(result.test.name if writer.outputs.film else f"{kind}_{result.test.name}")
         say(f"Critical Value for: {name} is: {result.critical(kind):g}")

@@ -20,12 +20,12 @@ from gpuvox.grid import Grid
 from gpuvox.scratch import Data
 
 
-def real_array(given: Any, what: str) -> NDArray:
+def real_array(array: Any, what: str) -> NDArray:
     """An array of real numbers.
 
     Parameters
     ----------
-    given : array_like
+    array : array_like
         Any byte order and memory layout; read-only or memory-mapped arrays; a DataFrame.
     what : str
         Description for messages, in the plural: "the data".
@@ -35,15 +35,15 @@ def real_array(given: Any, what: str) -> NDArray:
     InputError
         The array has masked values, complex numbers, text, objects, or rows of different length.
     """
-    if isinstance(given, np.ma.MaskedArray):
-        if np.ma.is_masked(given):
+    if isinstance(array, np.ma.MaskedArray):
+        if np.ma.is_masked(array):
             raise InputError(
-                f"{what} are a masked array, of which {np.count_nonzero(np.ma.getmaskarray(given))} values are masked; "
+                f"{what} are a masked array, of which {np.count_nonzero(np.ma.getmaskarray(array))} values are masked; "
                 "fill them, and leave their voxels out by mask="
             )
-        given = given.data
+        array = array.data
     try:
-        values = np.asarray(given)
+        values = np.asarray(array)
     except ValueError as error:
         raise InputError(f"{what} are no array: {error}") from None
     if values.dtype.kind not in "biuf":

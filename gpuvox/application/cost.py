@@ -295,8 +295,8 @@ def _seconds_of_maps(model: StatisticModel, shuffles: Shuffles, threads: int) ->
             model.statistic_maps(shuffles)
             return
         with lock:
-            found = model.statistic_maps(shuffles)
-            model.device.download(model.device.rows(found, 0, 1))
+            batch = model.statistic_maps(shuffles)
+            model.device.download(model.device.rows(batch, 0, 1))
 
     with Pool(threads) as pool:
         maps(0)

@@ -297,8 +297,8 @@ def prepare_run(description: RunDescription, device: Device | None = None) -> Pr
     n = files.count_volumes(description.data) if data is None else data.shape[0]
     matrices = read_matrices(description, n)
     _check_voxelwise(description, n, matrices.design.shape[1])
-    given = [column for column, _ in description.voxelwise]
-    columns = split(matrices.design, matrices.contrasts, given)
+    voxelwise_columns = [column for column, _ in description.voxelwise]
+    columns = split(matrices.design, matrices.contrasts, voxelwise_columns)
     evs = {columns.number[column]: source for column, source in description.voxelwise}
     warnings = tuple(_check_order(description, matrices.rows))
     unread = np.zeros((n, 0), dtype=np.float32)

@@ -43,7 +43,7 @@ class Writer:
     grid : Grid
     header : ImageHeader, optional
         Header of the input, whose geometry the outputs use.
-    wanted : OutputOptions
+    outputs : OutputOptions
     written : dict
         File name without folder → record of its content (scale, correction, contrast and so on).
     texts : list of str
@@ -53,7 +53,7 @@ class Writer:
     root: str
     grid: Grid
     header: ImageHeader | None
-    wanted: OutputOptions
+    outputs: OutputOptions
     written: dict[str, dict] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
 
@@ -65,7 +65,7 @@ class Writer:
 
     def name(self, stem: str) -> str:
         """File name of a statistic: ``<root>_<stem>``; ``--film`` has no underscore."""
-        return f"{self.root}{'' if self.wanted.film else '_'}{stem}"
+        return f"{self.root}{'' if self.outputs.film else '_'}{stem}"
 
     def image(self, stem: str, values: NDArray, record: dict, label: Label | None = None) -> None:
         """Write a map and store its record."""
@@ -76,10 +76,10 @@ class Writer:
         """Write all requested files of one test."""
         for stem, values, record, label in self._images(result):
             self.image(stem, values, record, label)
-        if self.wanted.nulls:
+        if self.outputs.nulls:
             for stem, null in self._nulls(result):
                 write_column(self._text(stem), null)
-        if self.wanted.permutations and result.nulls:
+        if self.outputs.permutations and result.nulls:
             shuffles = result.shuffler.shuffles(0, result.shuffler.n)
             rows = shuffles if result.shuffler.flips else shuffles + 1
             write_permutations(self._text(f"perm_{result.test.name}"), rows)
@@ -111,11 +111,11 @@ class Writer:
         yield self._corrected_stem(info, result.test), maps[f"{name}_corrp"], record, None
         if f"{name}_p" in maps:
             record = self._record(result, label, f"{name}_p", "none")
-            if self.wanted.film and info.is_image:
+            if self.outputs.film and info.is_image:
                 yield _film_stem("z", result.test), *_z_of(maps[f"{name}_p"], record)
-            elif self.wanted.uncorrected:
+            elif self.outputs.uncorrected:
                 yield f"{name}_p_{result.test.name}", maps[f"{name}_p"], record, None
-        if self.wanted.raw and name in maps:
+        if self.outputs.raw and name in maps:
             yield f"{name}_{result.test.name}", maps[name], self._record(result, name), None
 
     def _nulls(self, result: TestResult) -> Iterator[tuple[str, NDArray]]:
@@ -123,7 +123,7 @@ class Writer:
             yield self._corrected_stem(info, result.test), result.nulls[info.name]
 
     def _corrected_stem(self, info: StatisticInfo, test: Test) -> str:
-        return _film_stem("p", test) if self.wanted.film else f"{info.name}_corrp_{test.name}"
+        return _film_stem("p", test) if self.outputs.film else f"{info.name}_corrp_{test.name}"
 
     def _record(
         self, result: TestResult, statistic: str, values: str = "", correction: str | None = None
@@ -152,7 +152,7 @@ class Writer:
         maps = parameter_estimates(inputs, demean)
         for name, values in maps.items():
             record = {"scale": "estimate", "statistic": name}
-            if not self.wanted.film:
+            if not self.outputs.film:
                 self.image(f"glm_{name}", values if name != "sigmasqr" else values[0], record)
             elif name != "sigmasqr":
                 for i, volume in enumerate(values, 1):
@@ -166,7 +166,7 @@ class Writer:
 
 
 def expected_names(
-    tests: Iterable[Test], options: Options, wanted: OutputOptions, *, permuted: bool = False
+    tests: Iterable[Test], options: Options, outputs: OutputOptions, *, permuted: bool = False
 ) -> tuple[list[str], list[str]]:
     """Suffixes, after the output root, of the names of the files that a run will write.
 
@@ -174,7 +174,7 @@ def expected_names(
     ----------
     tests : iterable of Test
     options : Options
-    wanted : OutputOptions
+    outputs : OutputOptions
     permuted : bool
         Whether the maps of every permutation are written (``--permout``).
 
@@ -185,35 +185,35 @@ def expected_names(
     texts : list of str
         Suffixes of other files.
     """
-    gap = "" if wanted.film else "_"
+    gap = "" if outputs.film else "_"
     maps, texts = [], ["_randomise.json"]
     for test in tests:
         statistics = options.statistics_for(test)
         infos = statistics.infos
-        maps += [gap + stem for stem in (test.name, *(_map_names(test, infos, wanted) if infos else ()))]
+        maps += [gap + stem for stem in (test.name, *(_map_names(test, infos, outputs) if infos else ()))]
         if permuted:
             last = f"perm{max(options.n_permutations, 1):05d}_{test.name}"
             maps += [f"{gap}{name}_{last}" for name in statistics.kinds]
         maps += [f"{gap}_{info.local_means}_{test.name}samp" for info in infos if info.local_means]
-        if wanted.permutations and infos:
+        if outputs.permutations and infos:
             texts.append(f"{gap}perm_{test.name}.txt")
-        if wanted.nulls and wanted.film and infos:
+        if outputs.nulls and outputs.film and infos:
             texts.append(f"{_film_stem('p', test)}.txt")
-        elif wanted.nulls:
+        elif outputs.nulls:
             texts += [f"{gap}{info.name}_corrp_{test.name}.txt" for info in infos]
-    if wanted.estimates and not wanted.film:
+    if outputs.estimates and not outputs.film:
         maps += ["_glm_pe", "_glm_cope", "_glm_varcope", "_glm_sigmasqr"]
     return maps, texts
 
 
-def _map_names(test: Test, infos: Iterable[StatisticInfo], wanted: OutputOptions) -> list[str]:
+def _map_names(test: Test, infos: Iterable[StatisticInfo], outputs: OutputOptions) -> list[str]:
     names = []
     for info in infos:
-        names += [] if wanted.film else [f"{info.name}_corrp_{test.name}"]
-        is_z = wanted.film and info.is_image
-        names += [f"{info.name}_p_{test.name}"] if wanted.uncorrected and not is_z else []
-        names += [f"{info.name}_{test.name}"] if wanted.raw and not info.is_image else []
-    return names + [_film_stem(part, test) for part in "pz" if wanted.film]
+        names += [] if outputs.film else [f"{info.name}_corrp_{test.name}"]
+        is_z = outputs.film and info.is_image
+        names += [f"{info.name}_p_{test.name}"] if outputs.uncorrected and not is_z else []
+        names += [f"{info.name}_{test.name}"] if outputs.raw and not info.is_image else []
+    return names + [_film_stem(part, test) for part in "pz" if outputs.film]
 
 
 def _by_precedence(result: TestResult) -> list[StatisticInfo]:

@@ -29,12 +29,12 @@ Float64 = NDArray[np.float64]
 # -- matrices -------------------------------------------------------------------------------------------------------
 
 
-def matrix_of(given: Any, what: str, *, rows: bool = False) -> files.Matrix:
+def matrix_of(array: Any, what: str, *, rows: bool = False) -> files.Matrix:
     """A matrix from an array or a DataFrame, with the names of a DataFrame or Series.
 
     Parameters
     ----------
-    given : array_like, DataFrame or Series
+    array : array_like, DataFrame or Series
         The index of a Series with one contrast names the columns.
     what : str
         Description for messages: "the design".
@@ -46,7 +46,7 @@ def matrix_of(given: Any, what: str, *, rows: bool = False) -> files.Matrix:
     InputError
         The values are not numbers, or not finite.
     """
-    numbers, of_rows, of_columns = participants.taken_apart(given)
+    numbers, of_rows, of_columns = participants.taken_apart(array)
     values = real_array(_with_numbers(numbers), f"the values of {what}").astype(np.float64)
     if not np.isfinite(values).all():
         raise InputError(
@@ -57,24 +57,24 @@ def matrix_of(given: Any, what: str, *, rows: bool = False) -> files.Matrix:
     return files.Matrix(values, of_rows, of_columns)
 
 
-def _with_numbers(given: Any) -> Any:
+def _with_numbers(array: Any) -> Any:
     """Convert a DataFrame with numeric and boolean columns, which would become an array of objects."""
-    kinds = getattr(given, "dtypes", None)
-    if kinds is None or not hasattr(given, "columns"):
-        return given
+    kinds = getattr(array, "dtypes", None)
+    if kinds is None or not hasattr(array, "columns"):
+        return array
     wrong = [
         str(name)
-        for i, (name, kind) in enumerate(zip(given.columns, kinds))
-        if getattr(kind, "kind", "O") not in "biuf" and not all(isinstance(x, Real) for x in given.iloc[:, i])
+        for i, (name, kind) in enumerate(zip(array.columns, kinds))
+        if getattr(kind, "kind", "O") not in "biuf" and not all(isinstance(x, Real) for x in array.iloc[:, i])
     ]
     if wrong:
         raise SettingError(
             f"column {wrong[0]!r} of the DataFrame is not of numbers; make indicator columns of categories"
         )
-    return given.to_numpy(dtype=np.float64, na_value=np.nan)
+    return array.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def check_voxelwise(given: Any) -> tuple[tuple[int, Any], ...]:
+def check_voxelwise(evs: Any) -> tuple[tuple[int, Any], ...]:
     """Voxelwise EVs by column, from 0 or −N, as pairs with columns as of ``--vxl``, from 1 or −N.
 
     Raises
@@ -84,19 +84,19 @@ def check_voxelwise(given: Any) -> tuple[tuple[int, Any], ...]:
     DesignError
         A column is not a whole number.
     """
-    if given is None:
+    if evs is None:
         return ()
-    if not isinstance(given, Mapping):
+    if not isinstance(evs, Mapping):
         raise SettingError(
-            f"voxelwise is {_shown(given)}; a dict of image by column of the design (from 0) is expected. Voxelwise "
+            f"voxelwise is {_shown(evs)}; a dict of image by column of the design (from 0) is expected. Voxelwise "
             "statistics alone are the default, without tfce and cluster thresholds"
         )
-    for column in given:
+    for column in evs:
         if not isinstance(column, int | np.integer):
             raise DesignError(
                 f"voxelwise names column {column!r}; the number of a column of the design is expected"
             )
-    return tuple((int(column) + (column >= 0), image) for column, image in given.items())
+    return tuple((int(column) + (column >= 0), image) for column, image in evs.items())
 
 
 # -- settings -------------------------------------------------------------------------------------------------------
@@ -165,13 +165,13 @@ def _tfce(name: str, value: Any) -> Tfce | None:
 
 def _nuisance(name: str, value: Any) -> Nuisance:
     if isinstance(value, str):
-        found = Nuisance.__members__.get(value.strip().upper().replace("-", "_").replace(" ", "_"))
+        nuisance = Nuisance.__members__.get(value.strip().upper().replace("-", "_").replace(" ", "_"))
     else:
-        found = next((each for each in Nuisance if each == value and not isinstance(value, bool)), None)
-    if found is None:
+        nuisance = next((each for each in Nuisance if each == value and not isinstance(value, bool)), None)
+    if nuisance is None:
         names = ", ".join(each.name.lower() for each in Nuisance)
         raise SettingError(f"{name} is {_shown(value)}; one of {names} is expected")
-    return found
+    return nuisance
 
 
 def check_device(name: str, value: Any) -> str | Device | None:
@@ -210,10 +210,10 @@ OTHERS = ("mask", "f_tests", "blocks", "voxelwise", "effective_design", "checkpo
 """Further arguments of `randomise`."""
 
 
-def check_names(given: Collection[str]) -> None:
+def check_names(names: Collection[str]) -> None:
     """Raise `SettingError` for unknown settings, with the most similar known one."""
     known = [*OF_STATISTICS, *OF_OPTIONS, *OTHERS]
-    for name in sorted(set(given) - set(known)):
+    for name in sorted(set(names) - set(known)):
         near = difflib.get_close_matches(name, known, 1) or _alias(name, known)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
         raise SettingError(f"unknown setting {name!r}; {hint}")
@@ -229,7 +229,7 @@ def _alias(name: str, known: Collection[str]) -> list[str]:
     return [of_nilearn[name]] if name in of_nilearn else [each for each in known if each.startswith(name)][:1]
 
 
-def checked(given: Mapping[str, Any]) -> dict[str, Any]:
+def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings converted to their types.
 
     Raises
@@ -237,16 +237,16 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     SettingError
         A setting has the wrong type; the message says what was expected.
     """
-    check_names(given)
-    return {name: (OF_STATISTICS | OF_OPTIONS)[name](name, value) for name, value in given.items()}
+    check_names(settings)
+    return {name: (OF_STATISTICS | OF_OPTIONS)[name](name, value) for name, value in settings.items()}
 
 
-def make_options(given: Mapping[str, Any], *, one_sample: bool) -> Options:
+def make_options(raw_settings: Mapping[str, Any], *, one_sample: bool) -> Options:
     """`Options` from settings.
 
     Parameters
     ----------
-    given : dict
+    raw_settings : dict
         Settings of `OF_STATISTICS` and `OF_OPTIONS`, with a seed.
     one_sample : bool
         Whether signs are flipped in any case.
@@ -256,7 +256,7 @@ def make_options(given: Mapping[str, Any], *, one_sample: bool) -> Options:
     SettingError
         As for `checked`.
     """
-    settings = checked(given)
+    settings = checked(raw_settings)
     tfce, voxel = settings.pop("tfce", None), settings.pop("voxel", True)
     uncorrected, two_pass = settings.pop("uncorrected", False), settings.pop("two_pass", False)
     kinds = ("cluster_extent", "cluster_mass", "f_cluster_extent", "f_cluster_mass")

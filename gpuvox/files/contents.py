@@ -42,11 +42,11 @@ def read_bytes(path: Name, most: int = MOST_TEXT) -> bytes:
 
 def some_bytes(file: Any, count: int) -> bytes:
     """The next `count` bytes of an open file, or all that are left."""
-    found: list[bytes] = []
+    parts: list[bytes] = []
     while count > 0 and (more := file.read(min(count, READ_SIZE))):
-        found.append(more)
+        parts.append(more)
         count -= len(more)
-    return b"".join(found)
+    return b"".join(parts)
 
 
 def text_lines(path: Name) -> list[str]:

@@ -208,8 +208,8 @@ class _Scanner:
         while text[position : position + 1] == " ":
             position += 1
         if text[position : position + 1] != '"':
-            found = self.bare.search(text, position)
-            end = found.start() if found else len(text)
+            match = self.bare.search(text, position)
+            end = match.start() if match else len(text)
             return text[position:end], False, end
         cell, end = self._within_marks(position + 1, line, before)
         while text[end : end + 1] == " ":

@@ -51,9 +51,9 @@ def _no_folder(name: str, folder: str) -> str:
 def _alike(name: str, folder: str, stem: str, base: str, suffixes: Sequence[str]) -> str:
     """A file whose name differs in capitals, in blanks at its ends, or in the way it is packed."""
     present = sorted(os.listdir(folder))
-    wanted = {text.strip().casefold() for text in (base, *(stem.strip() + suffix for suffix in suffixes))}
+    spellings = {text.strip().casefold() for text in (base, *(stem.strip() + suffix for suffix in suffixes))}
     for other in present:
-        if other.strip().casefold() in wanted:
+        if other.strip().casefold() in spellings:
             blank = "" if other == other.strip() and name == name.strip() else " (including a blank at the end)"
             return f"there is no image {name!r}, but {other!r} in {folder}: give the name in this spelling{blank}"
     packed = tuple(f"{stem}{suffix}." for suffix in ("", ".nii"))

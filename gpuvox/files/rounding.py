@@ -33,9 +33,9 @@ class Rounding:
         self._first = np.zeros(0)
         self._sum, self._squares, self._error = np.zeros((3, n_voxels))
 
-    def add(self, given: AnyArray, held: NDArray[np.float32]) -> None:
+    def add(self, values: AnyArray, held: NDArray[np.float32]) -> None:
         """Take note of one volume: (V,) as given, and as float32."""
-        exact = given.astype(np.float64)
+        exact = values.astype(np.float64)
         with self._lock, np.errstate(all="ignore"):
             if not self._n:
                 self._first = exact

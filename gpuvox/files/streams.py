@@ -64,10 +64,10 @@ class GzipStream(contextlib.AbstractContextManager[Any]):
         """Whether another member follows; anything else (padding, such as zeros from a tape) is ignored, as in gzip."""
         self._rest = (self._member.unused_data + self._rest).lstrip(b"\0")
         while len(self._rest) < len(GZIP_MAGIC):
-            found = self._file.read(READ_SIZE // 4)
-            if not found:
+            data = self._file.read(READ_SIZE // 4)
+            if not data:
                 break
-            self._rest = (self._rest + found).lstrip(b"\0")
+            self._rest = (self._rest + data).lstrip(b"\0")
         self._ended = not self._rest.startswith(GZIP_MAGIC)
         if not self._ended:
             self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)

@@ -31,9 +31,9 @@ def fault(folder: str | os.PathLike[str], beside: str | os.PathLike[str] = "") -
     path = os.path.abspath(folder)
     real = os.path.realpath(path)
     source = os.stat(beside) if beside else None
-    found = _fault_of_content(real, source)
-    if found or source:
-        return found
+    reason = _fault_of_content(real, source)
+    if reason or source:
+        return reason
     above = [os.fspath(each) for each in Path(real).parents if each.exists()]
     return next(filter(None, (_fault_of(each, is_above=True) for each in above)), "")
 
@@ -78,10 +78,12 @@ def _is_private(group: int) -> bool:
     import pwd
 
     try:
-        user, found = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+        user, group_entry = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
     except KeyError:
         return False
-    return found.gr_name == user.pw_name and user.pw_gid == group and set(found.gr_mem) <= {user.pw_name}
+    return (
+        group_entry.gr_name == user.pw_name and user.pw_gid == group and set(group_entry.gr_mem) <= {user.pw_name}
+    )
 
 
 def make(folder: str | os.PathLike[str]) -> bool:

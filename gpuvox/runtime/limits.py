@@ -112,7 +112,7 @@ def _number(path: Path) -> int | None:
 
 def _statistic(path: Path, name: str) -> int:
     try:
-        found = dict(line.split()[:2] for line in path.read_text().splitlines())
-        return int(found.get(name, 0))
+        statistics = dict(line.split()[:2] for line in path.read_text().splitlines())
+        return int(statistics.get(name, 0))
     except (OSError, ValueError):
         return 0

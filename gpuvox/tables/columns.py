@@ -30,16 +30,16 @@ def require(table: pd.DataFrame, names: Iterable[str], origin: str | os.PathLike
             )
 
 
-def _there_are(names: Iterable[str], wanted: str, origin: str | os.PathLike[str]) -> str:
+def _there_are(names: Iterable[str], requested: str, origin: str | os.PathLike[str]) -> str:
     import difflib
 
     known, verb = [str(name) for name in names], "it has" if origin else "there are"
-    alike = [name for name in known if name.lower() == wanted.lower()]
+    alike = [name for name in known if name.lower() == requested.lower()]
     if alike:
         return f"did you mean {alike[0]!r}?"
     if len(known) <= 20:
         return f"{verb} {', '.join(known)}"
-    close = difflib.get_close_matches(wanted, known, 5, 0.5) if len(known) <= MOST_COMPARED else []
+    close = difflib.get_close_matches(requested, known, 5, 0.5) if len(known) <= MOST_COMPARED else []
     return f"{verb} {', '.join(close) if close else ', '.join(known[:12])} and others ({len(known)} in total)"
 
 
@@ -74,7 +74,7 @@ def matching(columns: Iterable[str], patterns: Sequence[str], origin: str | os.P
     FileError
         A pattern matches no column.
     """
-    known, found = list(columns), dict[str, None]()
+    known, matches = list(columns), dict[str, None]()
     for pattern in patterns:
         # fnmatch treats dots like any character, so match segment by segment.
         named = fitting(known, pattern)
@@ -83,20 +83,20 @@ def matching(columns: Iterable[str], patterns: Sequence[str], origin: str | os.P
             raise FileError(
                 f"{subject} nothing named {pattern!r}; {_there_are(known, pattern, origin)}", file=origin
             )
-        found.update(dict.fromkeys(named))
-    return list(found)
+        matches.update(dict.fromkeys(named))
+    return list(matches)
 
 
 def fitting(columns: Iterable[str], pattern: str) -> list[str]:
     """Columns that match a pattern; see `matching`."""
     known = list(columns)
-    wanted = [re.compile(fnmatch.translate(part)) for part in pattern.split(".")]
-    return [name for name in known if name == pattern] or [name for name in known if _fits(name, wanted)]
+    segments = [re.compile(fnmatch.translate(part)) for part in pattern.split(".")]
+    return [name for name in known if name == pattern] or [name for name in known if _fits(name, segments)]
 
 
-def _fits(name: str, wanted: Sequence[re.Pattern[str]]) -> bool:
+def _fits(name: str, segments: Sequence[re.Pattern[str]]) -> bool:
     parts = str(name).split(".")
-    return len(parts) == len(wanted) and all(pattern.match(part) for pattern, part in zip(wanted, parts))
+    return len(parts) == len(segments) and all(pattern.match(part) for pattern, part in zip(segments, parts))
 
 
 def as_name(text: str) -> str:

@@ -73,9 +73,9 @@ class _Condition:
         self.spelled: set[Any] = set()
         self.text = re.sub(r"`([^`]*)`", self._quote, text.strip())
 
-    def _quote(self, found: re.Match[str]) -> str:
+    def _quote(self, match: re.Match[str]) -> str:
         name = f"quoted_{len(self.quoted)}_"
-        self.quoted[name] = found[1]
+        self.quoted[name] = match[1]
         return name
 
     def rows(self) -> Bool:
@@ -107,30 +107,32 @@ class _Condition:
         every, some = np.logical_and.reduce, np.logical_or.reduce
         return (every(yes), some(no)) if kind == "and" else (some(yes), every(no))
 
-    def _compared(self, left: ast.AST, how: ast.cmpop, right: ast.AST) -> tuple[Bool, Bool]:
+    def _compared(self, left_operand: ast.AST, how: ast.cmpop, right_operand: ast.AST) -> tuple[Bool, Bool]:
         if isinstance(how, ast.In | ast.NotIn):
-            if not isinstance(right, ast.Tuple | ast.List | ast.Set):
-                raise FileError(f"in needs a list such as ('a', 'b'), not {ast.unparse(right)}")
-            if not right.elts:
+            if not isinstance(right_operand, ast.Tuple | ast.List | ast.Set):
+                raise FileError(f"in needs a list such as ('a', 'b'), not {ast.unparse(right_operand)}")
+            if not right_operand.elts:
                 raise FileError("in needs a list that is not empty")
-            yes, no = self._joined("or", [self._compared(left, ast.Eq(), value) for value in right.elts])
+            yes, no = self._joined(
+                "or", [self._compared(left_operand, ast.Eq(), value) for value in right_operand.elts]
+            )
             return (yes, no) if isinstance(how, ast.In) else (no, yes)
         if type(how) not in COMPARISONS:
             raise FileError("expected ==, !=, <, <=, >, >= or in")
-        a, b = self._value(left), self._value(right)
+        a, b = self._value(left_operand), self._value(right_operand)
         if (a.dtype == object) != (b.dtype == object):
-            text = left if a.dtype == object else right
+            text = left_operand if a.dtype == object else right_operand
             raise FileError(f"{ast.unparse(text)} is text but is compared with a number")
         known = ~(pd.isna(a) | pd.isna(b))
         if isinstance(how, ast.Eq | ast.NotEq) and a.dtype == object:
-            self._check_spelling(left, a[known], right, b[known])
+            self._check_spelling(left_operand, a[known], right_operand, b[known])
         answer = np.zeros(len(known), dtype=bool)
         answer[known] = COMPARISONS[type(how)](a[known], b[known]).astype(bool)
         return answer, known & ~answer
 
-    def _check_spelling(self, left: ast.AST, a: AnyArray, right: ast.AST, b: AnyArray) -> None:
+    def _check_spelling(self, left_operand: ast.AST, a: AnyArray, right_operand: ast.AST, b: AnyArray) -> None:
         """Raise `FileError` if text in the condition differs from a value only in case or blanks."""
-        for asked, node, values in ((left, right, b), (right, left, a)):
+        for asked, node, values in ((left_operand, right_operand, b), (right_operand, left_operand, a)):
             if (
                 not isinstance(asked, ast.Constant)
                 or not isinstance(asked.value, str)
@@ -179,12 +181,12 @@ class _Condition:
 
 def _as_float(value: float) -> float:
     try:
-        found = float(value)
+        number = float(value)
     except OverflowError:
-        found = math.inf
-    if not math.isfinite(found):
+        number = math.inf
+    if not math.isfinite(number):
         raise FileError("a number in it is too large")
-    return found
+    return number
 
 
 @dataclass(frozen=True)

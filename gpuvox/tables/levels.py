@@ -43,9 +43,9 @@ def is_declared(table: pd.DataFrame, name: str) -> bool:
 
 def other_form(text: str) -> str:
     """How to write a number that is in another notation; empty for anything else."""
-    for form, wanted in FORMS:
+    for form, advice in FORMS:
         if form.fullmatch(text):
-            return wanted
+            return advice
     plain = unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("\u2013", "-")
     if plain != text and as_number(plain) == as_number(plain):
         return "in digits of ASCII"
@@ -61,10 +61,10 @@ def check_categories(table: pd.DataFrame, name: str, origin: str | os.PathLike[s
         Most cells are numbers, or numbers in another notation (`other_form`), or all are numbers with a unit; or two
         levels are similar (`check_levels`). The message states the first non-numeric cell and its participant.
     """
-    rows, given = _given(table, name)
-    if is_declared(table, name) or pd.api.types.is_numeric_dtype(table[name]) or not given:
+    rows, values = _given(table, name)
+    if is_declared(table, name) or pd.api.types.is_numeric_dtype(table[name]) or not values:
         return
-    cells = [str(value).strip() for value in given]
+    cells = [str(value).strip() for value in values]
     is_number = [as_number(cell) == as_number(cell) for cell in cells]
     forms = [other_form(cell) for cell in cells]
     if sum(is_number) < len(cells):
@@ -81,14 +81,14 @@ def check_categories(table: pd.DataFrame, name: str, origin: str | os.PathLike[s
 
 
 def _common_unit(cells: Sequence[str]) -> str:
-    found = [UNIT.fullmatch(cell) for cell in cells]
-    units = {match[2] for match in found if match}
-    return units.pop() if all(found) and len(units) == 1 and len(set(cells)) > MOST_WITH_A_UNIT else ""
+    matches = [UNIT.fullmatch(cell) for cell in cells]
+    units = {match[2] for match in matches if match}
+    return units.pop() if all(matches) and len(units) == 1 and len(set(cells)) > MOST_WITH_A_UNIT else ""
 
 
-def _slip(table: pd.DataFrame, name: str, origin: str | os.PathLike[str], row: int, wanted: str) -> FileError:
+def _slip(table: pd.DataFrame, name: str, origin: str | os.PathLike[str], row: int, advice: str) -> FileError:
     text = (
-        f"{name} of {whose(table, row)} is {str(table[name].iloc[row])!r}; expected a number, {wanted} ({name} is "
+        f"{name} of {whose(table, row)} is {str(table[name].iloc[row])!r}; expected a number, {advice} ({name} is "
         "categorical if the JSON file beside the table gives it Levels)"
     )
     return FileError(located(origin, text), file=origin)

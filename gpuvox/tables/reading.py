@@ -29,23 +29,23 @@ def typed(table: pd.DataFrame) -> pd.DataFrame:
         See `files.read_table`.
     """
     columns = table.to_numpy(dtype=object).T.tolist()
-    found = pd.DataFrame(
+    converted = pd.DataFrame(
         {name: _typed(name, column) for name, column in zip(table.columns, columns)}, index=table.index
     )
-    found.attrs = dict(table.attrs)
-    return found
+    converted.attrs = dict(table.attrs)
+    return converted
 
 
 def _typed(name: Any, column: list[str]) -> list[Any] | Float64:
     cells = [cell.strip() for cell in column]
-    given: list[Any] = [np.nan if is_missing(cell) else cell for cell in cells]
+    values: list[Any] = [np.nan if is_missing(cell) else cell for cell in cells]
     if name == "participant_id":
-        return given
-    numbers = [cell if cell is np.nan else as_number(cell) for cell in given]
+        return values
+    numbers = [cell if cell is np.nan else as_number(cell) for cell in values]
     # A column with only missing values counts as numeric.
-    if all(value == value or cell is np.nan for value, cell in zip(numbers, given)):
+    if all(value == value or cell is np.nan for value, cell in zip(numbers, values)):
         return np.array(numbers, dtype=np.float64)
-    return given
+    return values
 
 
 def is_missing(text: str) -> bool:
@@ -113,21 +113,21 @@ def gather(
     FileError
         A file is not such a table, or lacks a participant.
     """
-    found = read_participants(table)
-    attributes = dict(found.attrs)
+    joined = read_participants(table)
+    attributes = dict(joined.attrs)
     parts = [(rois, _from_rois(rois))] if rois else []
     parts += [(path, _from_clusters(name, path)) for name, path in (clusters or {}).items()]
     for path, part in parts:
         if not len(part.columns):
             continue
-        for name in found["participant_id"]:
+        for name in joined["participant_id"]:
             if name not in part.index:
                 raise FileError(f"{os.fspath(path)} has no values of {name}, a participant in {os.fspath(table)}")
-        found = pd.concat([found, part.reindex(found["participant_id"]).reset_index(drop=True)], axis=1)
-    if found.columns.duplicated().any():
-        raise FileError(f"{found.columns[found.columns.duplicated()][0]} is the name of two variables")
-    found.attrs = attributes
-    return found
+        joined = pd.concat([joined, part.reindex(joined["participant_id"]).reset_index(drop=True)], axis=1)
+    if joined.columns.duplicated().any():
+        raise FileError(f"{joined.columns[joined.columns.duplicated()][0]} is the name of two variables")
+    joined.attrs = attributes
+    return joined
 
 
 def _long(path: str | os.PathLike[str], needed: Sequence[str]) -> pd.DataFrame:

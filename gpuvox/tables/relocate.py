@@ -39,12 +39,12 @@ def relocated(
     before, after = (os.path.realpath(Path(name).parent) for name in (origin, target))
     if before == after:
         return table
-    found = table.copy()
+    rewritten = table.copy()
     for name in table.columns:
         if name == "participant_id" or not (name in columns or _holds_paths(table[name], before)):
             continue
-        found[name] = [_moved(cell, before, after) for cell in table[name]]
-    return found
+        rewritten[name] = [_moved(cell, before, after) for cell in table[name]]
+    return rewritten
 
 
 def _moved(cell: Any, before: str, after: str) -> Any:
