@@ -271,8 +271,8 @@ def execute(command: Command, reporter: Reporter) -> None:
     )
     everyone = Rows(tuple(text["participant_id"]), command.table)
     who = everyone.of(rows)
-    found = [find_images(source, text, rows, everyone) for source, _ in command.images]
-    for (_, out), images in zip(command.images, found):
+    image_sources = [find_images(source, text, rows, everyone) for source, _ in command.images]
+    for (_, out), images in zip(command.images, image_sources):
         check_target(out, images)
         if twice := shared_images(images, everyone):
             reporter.warn(twice)
@@ -282,7 +282,7 @@ def execute(command: Command, reporter: Reporter) -> None:
         *_describe(command, design),
     ]
     with ExitStack() as stack:
-        for (_, out), images in zip(command.images, found):
+        for (_, out), images in zip(command.images, image_sources):
             volumes = counted(images.volumes(rows), Path(out).name, len(rows), reporter.progress)
             write_images(stack, out, images, volumes, who, "participants of a design")
         design.write(command.out, who)

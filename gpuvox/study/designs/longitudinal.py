@@ -147,7 +147,7 @@ def _explained(
     cells = group_cells(people, group, order, visits.origin) if group else {"": np.ones(len(people))}
     columns = [centred(people, name, visits.origin) for name in covariates]
     return determined(
-        cells, {name: each for found in columns for name, each in found.items()}, group, visits.origin
+        cells, {name: each for covariate in columns for name, each in covariate.items()}, group, visits.origin
     )
 
 
@@ -346,8 +346,8 @@ def execute(command: Command, reporter: Reporter) -> None:
     text = files.read_table(command.table, [command.subject, command.visit], long=True)
     plan = _plan(command, text)
     everyone = Rows(tuple(text[command.subject]), command.table, "row", tuple(text[command.visit]))
-    found = {name: find_images(source, text, plan.rows, everyone) for name, source in command.maps.items()}
-    for name, images in found.items():
+    image_sources = {name: find_images(source, text, plan.rows, everyone) for name, source in command.maps.items()}
+    for name, images in image_sources.items():
         for kind in ("change", "visits"):
             check_target(_image(command, name, kind), images)
         if twice := shared_images(images, everyone):
@@ -358,7 +358,7 @@ def execute(command: Command, reporter: Reporter) -> None:
     ]
     check_targets(command.out, [*endings, "_change.tsv", "_visits.tsv", ".txt"])
     with ExitStack() as stack:
-        for name, images in found.items():
+        for name, images in image_sources.items():
             _write_map(stack, command, plan, name, images, reporter.progress)
         for kind, design in plan.designs.items():
             design.write(f"{command.out}_{kind}", plan.who(kind))

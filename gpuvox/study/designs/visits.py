@@ -52,9 +52,9 @@ class Visits:
     @property
     def seen(self) -> Bool:
         """(subjects, visits) Whether a participant has a visit."""
-        found = np.zeros((len(self.subjects), len(self.names)), dtype=bool)
-        found[self.subject, self.visit] = True
-        return found
+        has_visit = np.zeros((len(self.subjects), len(self.names)), dtype=bool)
+        has_visit[self.subject, self.visit] = True
+        return has_visit
 
     @property
     def blocks(self) -> Ints:
@@ -76,11 +76,11 @@ class Visits:
         inside = np.flatnonzero(np.isin(self.visit, numbers))
         visit = np.array([numbers.index(number) for number in self.visit[inside]])
         table = self.table.iloc[inside].reset_index(drop=True)
-        found = Visits(table, self.rows[inside], self.subject[inside], visit, self.subjects, names, self.origin)
-        both = np.bincount(found.subject, minlength=len(self.subjects)) == len(names)
+        selected = Visits(table, self.rows[inside], self.subject[inside], visit, self.subjects, names, self.origin)
+        both = np.bincount(selected.subject, minlength=len(self.subjects)) == len(names)
         if not both.any():
             raise FileError(f"{self.origin}: no participant has {' and '.join(names)}")
-        return found.of(both)
+        return selected.of(both)
 
     def at(self, visit: str) -> Ints:
         """(subjects,) Index of the visit of that name for each participant; all must have it."""
@@ -101,14 +101,14 @@ class Visits:
         """
         require(self.table, [*([group] if group else []), *covariates], self.origin)
         _, first = np.unique(self.subject, return_index=True)
-        found = self.table.iloc[first].reset_index(drop=True).assign(participant_id=list(self.subjects))
+        people = self.table.iloc[first].reset_index(drop=True).assign(participant_id=list(self.subjects))
         for name in [*([group] if group else []), *covariates]:
             if name == group or not pd.api.types.is_numeric_dtype(self.table[name]):
-                found[name] = self._constant(name)
-        return found
+                people[name] = self._constant(name)
+        return people
 
     def _constant(self, name: str) -> list[Any]:
-        found = []
+        values_of_people = []
         for i, who in enumerate(self.subjects):
             values = self.table[name][self.subject == i].dropna().unique()
             if len(values) > 1:
@@ -116,8 +116,8 @@ class Visits:
                     f"{self.origin}: {name} of {who} is {values[0]} at one visit and {values[1]} at another; "
                     "it must be the same at all visits"
                 )
-            found.append(values[0] if len(values) else None)
-        return found
+            values_of_people.append(values[0] if len(values) else None)
+        return values_of_people
 
 
 def read_visits(
@@ -165,15 +165,15 @@ def read_visits(
     return Visits(values, rows, who_code, when_code, subjects, names, os.fspath(origin))
 
 
-def _order(found: Sequence[str], given: Sequence[str], column: str, origin: str) -> tuple[str, ...]:
+def _order(present: Sequence[str], requested: Sequence[str], column: str, origin: str) -> tuple[str, ...]:
     """Visits in temporal order: as given, or by the number in names that are otherwise identical."""
-    for name in given:
-        if name not in found:
-            raise FileError(f"{origin}: no {column} is {name}; the visits are {', '.join(found)}")
-    names = tuple(dict.fromkeys(given or found))
+    for name in requested:
+        if name not in present:
+            raise FileError(f"{origin}: no {column} is {name}; the visits are {', '.join(present)}")
+    names = tuple(dict.fromkeys(requested or present))
     if len(names) < 2:
         raise FileError(f"{origin}: the only {column} is {names[0]}; two visits are needed")
-    if given:
+    if requested:
         return names
     parts = [re.fullmatch(r"(\D*)(\d+(?:\.(\d+))?)(\D*)", name) for name in names]
     numbers = {name: float(part[2]) for name, part in zip(names, parts) if part}

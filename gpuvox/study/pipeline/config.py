@@ -401,13 +401,13 @@ class _Reader:
         return _error(self.path, self.lines, where, message)
 
     def section(
-        self, kind: type, content: Any, where: tuple[str | int, ...], given: Mapping[str, Any] | None = None
+        self, kind: type, content: Any, where: tuple[str | int, ...], preset: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Values of the fields of a dataclass."""
         if not isinstance(content, dict):
             raise self.error(where, f"expected a section [{_spelled(where)}], not {content!r}")
         hints = typing.get_type_hints(kind)
-        known: dict[str, Field] = {f.name: f for f in fields(kind) if f.name not in (given or {})}
+        known: dict[str, Field] = {f.name: f for f in fields(kind) if f.name not in (preset or {})}
         for name in content:
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1)
@@ -422,11 +422,11 @@ class _Reader:
 
     def value(self, kind: Any, value: Any, where: tuple[str | int, ...], of: Field | None = None) -> Any:
         """A value converted to its type and checked."""
-        found = self._typed(kind, value, where)
-        expected = of.metadata["check"](found) if of and "check" in of.metadata else ""
+        converted = self._typed(kind, value, where)
+        expected = of.metadata["check"](converted) if of and "check" in of.metadata else ""
         if expected:
             raise self.error(where, f"is {value!r}; expected {expected}")
-        return found
+        return converted
 
     def _typed(self, kind: Any, value: Any, where: tuple[str | int, ...]) -> Any:
         if isinstance(kind, types.UnionType):
@@ -442,12 +442,12 @@ class _Reader:
         if origin is tuple:
             inner = arguments[0]
             tables = is_dataclass(inner)
-            wanted = f"a list, [[{_spelled(where)}]]" if tables else 'a list such as ["a", "b"]'
-            self._expect(isinstance(value, list), wanted, value, where)
-            found = tuple(self._typed(inner, each, (*where, i)) for i, each in enumerate(value))
-            twice = _twice(found)
+            expected = f"a list, [[{_spelled(where)}]]" if tables else 'a list such as ["a", "b"]'
+            self._expect(isinstance(value, list), expected, value, where)
+            items = tuple(self._typed(inner, each, (*where, i)) for i, each in enumerate(value))
+            twice = _twice(items)
             self._expect(not twice, f"each once (not {twice[0]!r} twice)" if twice else "", value, where)
-            return found
+            return items
         named = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
         right = isinstance(value, (int, float) if kind is float else kind) and (
             kind is bool or not isinstance(value, bool)
@@ -458,9 +458,9 @@ class _Reader:
         except OverflowError:
             raise self.error(where, f"has {len(str(value))} digits; expected {named[kind]}") from None
 
-    def _expect(self, right: bool, wanted: str, value: Any, where: tuple[str | int, ...]) -> None:
+    def _expect(self, right: bool, expected: str, value: Any, where: tuple[str | int, ...]) -> None:
         if not right:
-            raise self.error(where, f"is {value!r}; expected {wanted}")
+            raise self.error(where, f"is {value!r}; expected {expected}")
 
 
 def _twice(values: Sequence[Any]) -> list[Any]:
@@ -484,7 +484,7 @@ def _spelled(where: tuple[str | int, ...]) -> str:
 
 def key_lines(text: str) -> dict[tuple[str | int, ...], int]:
     """Line of every section and key of a TOML text; keys of inline tables have the line of the enclosing key."""
-    found: dict[tuple[str | int, ...], int] = {}
+    lines_of: dict[tuple[str | int, ...], int] = {}
     counts: dict[tuple[str | int, ...], int] = {}
     section: tuple[str | int, ...] = ()
     depth, quotes = 0, ""
@@ -495,14 +495,14 @@ def key_lines(text: str) -> dict[tuple[str | int, ...], int]:
                 section = _located(_parts(header), counts)
                 if is_list:
                     counts[section] = counts.get(section, -1) + 1
-                    found.setdefault(section, number)
+                    lines_of.setdefault(section, number)
                     section = (*section, counts[section])
-                found.setdefault(section, number)
+                lines_of.setdefault(section, number)
                 continue
             if key:
-                found.setdefault((*section, *_parts(key)), number)
+                lines_of.setdefault((*section, *_parts(key)), number)
         depth, quotes = _open_ends(line, depth, quotes)
-    return found
+    return lines_of
 
 
 def _header_or_key(line: str) -> tuple[str, bool, str]:

@@ -153,62 +153,68 @@ class StudyInputs:
         FileError
             The configuration names a map that does not exist.
         """
-        found: dict[str, Map] = {}
+        maps: dict[str, Map] = {}
         if self.config.ironmyelin is not None:
             content = ("jacobian" in self.cohort.columns) * ("ironmass", "myelinmass")
             for name in ("iron", "myelin", *content):
                 title, unit = IRONMYELIN[name]
-                found[name] = Map(image=self.path(f"maps/{name}"), title=title, unit=unit)
-        for name, given in self.config.maps.items():
+                maps[name] = Map(image=self.path(f"maps/{name}"), title=title, unit=unit)
+        for name, settings in self.config.maps.items():
             # If the subset excludes participants, the volumes of the others are copied.
-            image = self.path(f"maps/{name}") if f"maps/{name}" in self.copied else self.config.file(given.image)
-            found[name] = Map(image=image, title=given.title or name, unit=given.unit)
+            image = (
+                self.path(f"maps/{name}") if f"maps/{name}" in self.copied else self.config.file(settings.image)
+            )
+            maps[name] = Map(image=image, title=settings.title or name, unit=settings.unit)
         for section in ("voxelwise", "rois"):
-            wanted = getattr(getattr(self.config, section), "maps", ())
-            for name in wanted:
-                if name not in found:
-                    raise self.config.error((section, "maps"), f"names {name!r}; there are {', '.join(found)}")
-        return found
+            selected = getattr(getattr(self.config, section), "maps", ())
+            for name in selected:
+                if name not in maps:
+                    raise self.config.error((section, "maps"), f"names {name!r}; there are {', '.join(maps)}")
+        return maps
 
     @cached_property
     def copied(self) -> dict[str, str]:
         """Image in the results → image of all rows, from which the volumes of the study's participants are copied."""
         if self.is_included.all():
             return {}
-        found = {f"maps/{name}": self.config.file(given.image) for name, given in self.config.maps.items()}
+        originals = {
+            f"maps/{name}": self.config.file(settings.image) for name, settings in self.config.maps.items()
+        }
         for kind in REGION_IMAGES:
             image = self._region_image(kind)
             if image and image not in self.cohort.columns:
                 with self.config.reading(("rois", kind)):
                     if files.read_header(image).shape[3] > 1:
-                        found[f"regions/{kind}"] = image
-        return found
+                        originals[f"regions/{kind}"] = image
+        return originals
 
     def region_image(self, kind: str) -> str:
         """Labels, Jacobians or lesions of the study: a column of the table or an image; empty for none."""
         return self.path(f"regions/{kind}") if f"regions/{kind}" in self.copied else self._region_image(kind)
 
     def _region_image(self, kind: str) -> str:
-        given, template = self.config.rois, self.config.template
-        value = getattr(given, kind, "")
-        if given is not None and kind == "labels" and template is not None:
+        settings, template = self.config.rois, self.config.template
+        value = getattr(settings, kind, "")
+        if settings is not None and kind == "labels" and template is not None:
             value = value or template.labels
         return value if value in self.cohort.columns else self.config.file(value)
 
     @cached_property
     def measured(self) -> list[str]:
         """Names of the measures of regions; some may have no values."""
-        given, template = self.config.rois, self.config.template
-        if given is None:
+        settings, template = self.config.rois, self.config.template
+        if settings is None:
             return []
-        where = ("rois", "names") if given.names else ("template", "names")
+        where = ("rois", "names") if settings.names else ("template", "names")
         with self.config.reading(where):
-            regions = read_regions(self.config.file(given.names or (template.names if template else "")) or None)
+            regions = read_regions(
+                self.config.file(settings.names or (template.names if template else "")) or None
+            )
         with self.config.reading(("rois", "merge")):
-            structures = rois.members(regions, given.merge)
-        measures = [".volume", *([".volume_normalised"] if given.head_size else [])]
-        masses = (".mass", *([".mass_raw"] if given.head_size else []))
-        for name in given.maps or self.maps:
+            structures = rois.members(regions, settings.merge)
+        measures = [".volume", *([".volume_normalised"] if settings.head_size else [])]
+        masses = (".mass", *([".mass_raw"] if settings.head_size else []))
+        for name in settings.maps or self.maps:
             kinds = ("", ".median", ".sd", *(masses if name in rois.MASSES else ()))
             measures += [f".{name}{kind}" for kind in kinds]
         places = [f"{side}.{name}" if side in ("left", "right") else name for name, side in structures]
@@ -218,9 +224,10 @@ class StudyInputs:
     @property
     def ironmyelin_options(self) -> dict[str, Any]:
         """The options of ``[ironmyelin]``, as the command takes them."""
-        given = self.config.ironmyelin
-        assert given is not None
-        options = asdict(given) | {name: self.config.file(getattr(given, name)) for name in ("mask", "model")}
+        settings = self.config.ironmyelin
+        assert settings is not None
+        options = asdict(settings)
+        options |= {name: self.config.file(getattr(settings, name)) for name in ("mask", "model")}
         return options | {name: options[name] or None for name in ("from_field", "to_field")}
 
     def path(self, name: str) -> str:

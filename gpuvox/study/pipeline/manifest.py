@@ -24,7 +24,7 @@ def describe(inputs: StudyInputs, ledger: Ledger) -> dict[str, Any]:
     """Everything that the report needs; paths are relative to the results folder."""
     config = inputs.config
     template, folder = config.template, config.out
-    found: dict[str, Any] = {
+    manifest: dict[str, Any] = {
         "title": config.study.title,
         "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "gpuvox": __version__,
@@ -43,20 +43,20 @@ def describe(inputs: StudyInputs, ledger: Ledger) -> dict[str, Any]:
     }
     if config.voxelwise is not None:
         columns = list(inputs.design.names)
-        found["design"] = {"matrix": "design.mat", "contrasts": "design.con", "columns": columns}
+        manifest["design"] = {"matrix": "design.mat", "contrasts": "design.con", "columns": columns}
     if template is not None:
         named = {"mask": template.mask, "labels": template.labels}
-        found |= {key: _image(config.file(name), folder) for key, name in named.items() if name}
-        found["underlay"] = _image(inputs.path("underlay"), folder)
+        manifest |= {key: _image(config.file(name), folder) for key, name in named.items() if name}
+        manifest["underlay"] = _image(inputs.path("underlay"), folder)
         if template.names:
-            found["names"] = os.path.relpath(config.file(template.names), folder)
+            manifest["names"] = os.path.relpath(config.file(template.names), folder)
     if config.clusters is not None:
-        found |= {"level": config.clusters.p, "extent": config.clusters.extent}
+        manifest |= {"level": config.clusters.p, "extent": config.clusters.extent}
     if config.rois is not None:
-        found |= {"rois": "rois.tsv", "regions": _regions(inputs, config.rois)}
+        manifest |= {"rois": "rois.tsv", "regions": _regions(inputs, config.rois)}
     if config.report.zscores:
-        found["zscores"] = {"table": "zscores.tsv", "title": f"z-scores given {inputs.reference}"}
-    return found
+        manifest["zscores"] = {"table": "zscores.tsv", "title": f"z-scores given {inputs.reference}"}
+    return manifest
 
 
 def _device(inputs: StudyInputs) -> str:
@@ -70,19 +70,19 @@ def _image(name: str, folder: Path) -> str:
     return os.path.relpath(files.find_image(name), folder)
 
 
-def _regions(inputs: StudyInputs, given: Rois) -> dict[str, Any]:
+def _regions(inputs: StudyInputs, settings: Rois) -> dict[str, Any]:
     """How regions were measured; images are named by their column or file."""
     template, columns = inputs.config.template, inputs.cohort.columns
-    labels = given.labels or (template.labels if template else "")
+    labels = settings.labels or (template.labels if template else "")
     path = inputs.config.file(labels)
     one_each = labels in columns or files.read_header(path).shape[3] > 1
-    images = {"labels": labels, "jacobian": given.jacobian, "lesions": given.lesions}
+    images = {"labels": labels, "jacobian": settings.jacobian, "lesions": settings.lesions}
     return {
         **{kind: name if name in columns else os.path.basename(name) for kind, name in images.items() if name},
         "labels_of": "participant" if one_each else "everyone",
-        "erosion": given.erosion,
-        "head_size": given.head_size,
-        "merge": dict(given.merge),
+        "erosion": settings.erosion,
+        "head_size": settings.head_size,
+        "merge": dict(settings.merge),
     }
 
 
@@ -104,7 +104,7 @@ def _cohort(inputs: StudyInputs) -> dict[str, Any]:
 
 def _checks(inputs: StudyInputs, ledger: Ledger) -> list[dict[str, str]]:
     """Warnings of the stages, and participants with missing values."""
-    found = [
+    checks = [
         {"what": f"{name}: {text}", "kind": "warning"}
         for name, done in ledger.stages.items()
         for text in done["warnings"]
@@ -115,8 +115,8 @@ def _checks(inputs: StudyInputs, ledger: Ledger) -> list[dict[str, str]]:
         if missing.any():
             by_group = missing.groupby(inputs.members).sum()
             text = ", ".join(f"{by_group[group]} {group}" for group in groups.order if by_group[group])
-            found.append({"what": f"{name} is missing in {text}", "kind": "info"})
-    return found
+            checks.append({"what": f"{name} is missing in {text}", "kind": "info"})
+    return checks
 
 
 def _test(inputs: StudyInputs, comparison: Comparison) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _test(inputs: StudyInputs, comparison: Comparison) -> dict[str, Any]:
     test = next(test for test in record["tests"] if test["name"] == f"tstat{comparison.contrast}")
     null = f"{root}_tfce_corrp_tstat{comparison.contrast}.txt"
     statistic = _image(f"{root}_tstat{comparison.contrast}", folder)
-    found = {
+    entry = {
         "name": comparison.name,
         "map": comparison.map,
         "title": each.title,
@@ -145,30 +145,32 @@ def _test(inputs: StudyInputs, comparison: Comparison) -> dict[str, Any]:
     }
     if inputs.config.clusters is not None:
         clusters = f"clusters/{comparison.name}"
-        found |= {"clusters": f"{clusters}.tsv", "subjects": f"{clusters}_subjects.tsv"}
-        found["cluster_image"] = _image(inputs.path(clusters), folder)
-    return found
+        entry |= {"clusters": f"{clusters}.tsv", "subjects": f"{clusters}_subjects.tsv"}
+        entry["cluster_image"] = _image(inputs.path(clusters), folder)
+    return entry
 
 
 def _groups(inputs: StudyInputs) -> list[dict[str, Any]]:
-    found = []
+    entries = []
     if inputs.config.demographics is not None:
         root = "groups/demographics"
-        found.append({"title": "Demographics", "demographics": f"{root}_demographics.tsv", "json": f"{root}.json"})
+        entries.append(
+            {"title": "Demographics", "demographics": f"{root}_demographics.tsv", "json": f"{root}.json"}
+        )
     for table in inputs.config.group_table:
         root = f"groups/{slug(table.title)}"
-        found.append({"title": table.title, "table": f"{root}.tsv", "json": f"{root}.json"})
+        entries.append({"title": table.title, "table": f"{root}.tsv", "json": f"{root}.json"})
     # If no cluster survived, there may be a note instead of a table.
-    return [{k: v for k, v in part.items() if k == "title" or os.path.exists(inputs.path(v))} for part in found]
+    return [{k: v for k, v in part.items() if k == "title" or os.path.exists(inputs.path(v))} for part in entries]
 
 
 def _models(inputs: StudyInputs) -> list[dict[str, Any]]:
-    found = []
+    entries = []
     for kind in MODELS:
         for model in getattr(inputs.config, kind):
             root = f"models/{slug(model.title)}/{kind.replace('_', '')}"
             named = {"table": f"{root}.tsv", "coefficients": f"{root}_coefficients.tsv", "data": f"{root}_data.tsv",
                      "json": f"{root}.json"}  # fmt: skip
             there = {key: path for key, path in named.items() if os.path.exists(inputs.path(path))}
-            found.append({"title": model.title, "kind": kind.replace("_", ""), **there})
-    return found
+            entries.append({"title": model.title, "kind": kind.replace("_", ""), **there})
+    return entries

@@ -102,13 +102,13 @@ def _dependencies(stage: Stage, ledger: Ledger) -> dict[str, Any]:
 
 def _outputs(stage: Stage, ledger: Ledger) -> list[Path]:
     """Files that a stage wrote; `FileError` if a pattern matches none."""
-    found: list[Path] = []
+    written: list[Path] = []
     for pattern in stage.outputs:
         fitting = sorted(path for path in ledger.folder.glob(pattern) if path.is_file())
         if not fitting:
             raise FileError(f"{stage.name} did not write {ledger.folder / pattern}")
-        found += fitting
-    return found
+        written += fitting
+    return written
 
 
 def plan(stages: Sequence[Stage], ledger: Ledger) -> list[Plan]:
@@ -117,14 +117,14 @@ def plan(stages: Sequence[Stage], ledger: Ledger) -> list[Plan]:
     A stage after one that runs is listed, although it is skipped if that one writes the same as before.
     """
     pending: set[str] = set()
-    found = []
+    plans = []
     for stage in stages:
         upstream = [name for name in stage.after if name in pending]
         reason = f"{upstream[0]} runs" if upstream else _reason(stage, ledger)
         if reason:
             pending.add(stage.name)
-        found.append(Plan(stage, reason))
-    return found
+        plans.append(Plan(stage, reason))
+    return plans
 
 
 def _reason(stage: Stage, ledger: Ledger) -> str:
@@ -151,11 +151,11 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 def _flat(part: Mapping[str, Any]) -> dict[str, Any]:
     """Files by name, from files by role."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in part.items():
         is_files = isinstance(value, list) and value and all(isinstance(v, list) and len(v) == 2 for v in value)
-        found |= {f"{name} {path}": content for path, content in value} if is_files else {str(name): value}
-    return found
+        flat |= {f"{name} {path}": content for path, content in value} if is_files else {str(name): value}
+    return flat
 
 
 @contextlib.contextmanager

@@ -83,15 +83,15 @@ def _given_images(inputs: StudyInputs) -> Iterator[tuple[tuple[str, ...], str]]:
         in_table = section == "rois" and value in inputs.cohort.columns
         if value:
             yield (section, key), inputs.images(value)[0] if in_table else config.file(value)
-    for name, given in config.maps.items():
-        yield ("maps", name, "image"), config.file(given.image)
+    for name, settings in config.maps.items():
+        yield ("maps", name, "image"), config.file(settings.image)
     if config.ironmyelin is not None and "qsm" in inputs.cohort.columns:
         yield ("ironmyelin",), inputs.images("qsm")[0]
 
 
 def _check_ironmyelin(inputs: StudyInputs) -> None:
-    given = inputs.config.ironmyelin
-    if given is None:
+    settings = inputs.config.ironmyelin
+    if settings is None:
         return
     with inputs.config.reading(("ironmyelin",)):
         command = ironmyelin.Command(out="", **inputs.ironmyelin_options)
@@ -101,7 +101,7 @@ def _check_ironmyelin(inputs: StudyInputs) -> None:
 
 
 def _check_head_size(inputs: StudyInputs) -> None:
-    given = inputs.config.rois
-    if given is not None and given.head_size:
+    settings = inputs.config.rois
+    if settings is not None and settings.head_size:
         with inputs.config.reading(("rois", "head_size")):
-            rois.head_size(inputs.cohort, given.head_size, inputs.table)
+            rois.head_size(inputs.cohort, settings.head_size, inputs.table)

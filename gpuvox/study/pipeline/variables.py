@@ -54,11 +54,11 @@ class Variables:
     @cached_property
     def names(self) -> list[str]:
         """Every variable; for each comparison the first cluster and those that the file names."""
-        found = [name for name in self.columns.columns if name != "participant_id"] + list(self.measured)
+        names = [name for name in self.columns.columns if name != "participant_id"] + list(self.measured)
         for name in self.clusters:
             numbers = dict.fromkeys(["1", *re.findall(rf"\b{re.escape(name)}\.(\d+)", self.config.text)])
-            found += [f"{name}.{number}{mean}" for number in numbers for mean in ("", ".mean")]
-        return found
+            names += [f"{name}.{number}{mean}" for number in numbers for mean in ("", ".mean")]
+        return names
 
     @property
     def table(self) -> str:
@@ -70,15 +70,15 @@ class Variables:
     def find(self, where: Where, patterns: Sequence[str], names: Sequence[str] | None = None) -> list[str]:
         """Variables that match patterns, each once; `FileError` if a pattern matches none."""
         known = self.names if names is None else names
-        found: dict[str, None] = {}
+        matches: dict[str, None] = {}
         for pattern in patterns:
             named = fitting(known, pattern)
             if not named:
                 near = difflib.get_close_matches(pattern, known[:MOST_COMPARED], 1, 0.5)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise self.config.error(where, f"there is no variable {pattern!r}{hint}")
-            found.update(dict.fromkeys(named))
-        return list(found)
+            matches.update(dict.fromkeys(named))
+        return list(matches)
 
     def is_known(self, name: str) -> bool:
         """Whether the values of a variable are known already."""
@@ -92,11 +92,11 @@ class Variables:
         """Raise `FileError` for text; the message states the first cell that is not a number."""
         for name in names:
             if self.is_text(name):
-                given = self.columns[name].dropna()
-                odd = next(i for i, cell in enumerate(given) if np.isnan(as_number(cell)))
-                who = self.columns["participant_id"].loc[given.index[odd]]
+                cells = self.columns[name].dropna()
+                odd = next(i for i, cell in enumerate(cells) if np.isnan(as_number(cell)))
+                who = self.columns["participant_id"].loc[cells.index[odd]]
                 raise self.config.error(
-                    where, f"{name} is text ({given.iloc[odd]!r} of {who}); numbers are needed"
+                    where, f"{name} is text ({cells.iloc[odd]!r} of {who}); numbers are needed"
                 )
 
     def rows(self, where: Where, condition: str) -> Bool | None:
@@ -106,12 +106,12 @@ class Variables:
         with self.config.reading(where):
             select(later, condition)
         try:
-            found = select(self.columns, condition)
+            fulfils = select(self.columns, condition)
         except FileError:
             return None
-        if not found.any():
+        if not fulfils.any():
             raise self.config.error(where, f"no participant of the study fulfils {condition!r}")
-        return found
+        return fulfils
 
     def positive(self, where: Where, names: Sequence[str], rows: Bool | None, *, or_zero: bool = False) -> None:
         """Raise `FileError` for a value that has no logarithm."""
@@ -123,9 +123,9 @@ class Variables:
             bad = np.flatnonzero(rows & ((values < 0) if or_zero else (values <= 0)))
             if len(bad):
                 who = self.columns["participant_id"].iloc[bad[0]]
-                wanted = "values that are not negative" if or_zero else "positive values"
+                expected = "values that are not negative" if or_zero else "positive values"
                 raise self.config.error(
-                    where, f"{name} of {who} is {values[bad[0]]:g}; a logarithm needs {wanted}"
+                    where, f"{name} of {who} is {values[bad[0]]:g}; a logarithm needs {expected}"
                 )
 
     def complete(self, where: Where, names: Sequence[str], rows: Bool | None) -> pd.DataFrame | None:
@@ -190,18 +190,18 @@ class Variables:
         return np.random.default_rng(0).normal(size=len(self.columns))
 
     def _check_demographics(self) -> None:
-        given, groups = self.config.demographics, self.config.groups
-        if given is None:
+        settings, groups = self.config.demographics, self.config.groups
+        if settings is None:
             return
         where: Where = ("demographics", "variables")
-        described = self.find(where, given.variables)
+        described = self.find(where, settings.variables)
         for name in described:
             if name == groups.column:
                 raise self.config.error(where, f"{name} is the group")
             if self.is_known(name):
                 with self.config.reading(where):
                     check_finite(self.columns[name])
-        for name, test in given.tests.items():
+        for name, test in settings.tests.items():
             if test not in COUNTS:
                 self.numbers(("demographics", "tests", name), [name])
             with self.config.reading(("demographics", "tests", name)):
@@ -210,41 +210,41 @@ class Variables:
                 if self.is_known(name):
                     demographics(self.columns, [name], groups.column, order=groups.order, tests={name: test})
 
-    def _check_group_table(self, where: Where, given: GroupTable) -> None:
-        groups, own = self.config.groups, given.covariates is not None
-        covariates = groups.covariates if given.covariates is None else given.covariates
+    def _check_group_table(self, where: Where, group_table: GroupTable) -> None:
+        groups, own = self.config.groups, group_table.covariates is not None
+        covariates = groups.covariates if group_table.covariates is None else group_table.covariates
         of_covariates: Where = (*where, "covariates") if own else where
         for name in covariates:
             self._exact(of_covariates, name)
-        variables = self._compared(where, given, [groups.column, *covariates])
-        rows = self.rows((*where, "subset"), given.subset)
+        variables = self._compared(where, group_table, [groups.column, *covariates])
+        rows = self.rows((*where, "subset"), group_table.subset)
         if rows is not None and all(map(self.is_known, covariates)):
             part = self.columns[rows]
             with self.config.reading(of_covariates):
                 rows[rows] = analysed(part, groups.column, groups.order, covariates)[0]
-        logs = self.find((*where, "log"), [name for name in given.log if name != AUTO], variables)
+        logs = self.find((*where, "log"), [name for name in group_table.log if name != AUTO], variables)
         self.positive((*where, "log"), logs, rows, or_zero=True)
 
-    def _compared(self, where: Where, given: GroupTable, taken: Sequence[str]) -> list[str]:
+    def _compared(self, where: Where, group_table: GroupTable, taken: Sequence[str]) -> list[str]:
         """Variables of a group table, each in one family."""
-        patterns = {(*where, "variables"): given.variables}
-        if not given.variables:
-            patterns = {(*where, "families", name): each for name, each in given.families.items()}
+        patterns = {(*where, "variables"): group_table.variables}
+        if not group_table.variables:
+            patterns = {(*where, "families", name): each for name, each in group_table.families.items()}
         variables: list[str] = []
         for key, each in patterns.items():
             # A name selects a column of any kind; a pattern selects those that can be compared.
             names = [n for n in self.names if n in each or not (n in taken or self.is_text(n))]
-            found = self.find(key, each, names)
-            for name in found:
+            matches = self.find(key, each, names)
+            for name in matches:
                 if name in taken:
                     raise self.config.error(key, f"{name} is the group, or a covariate")
                 if self.is_known(name):
                     with self.config.reading(key):
                         check_finite(self.columns[name])
-            self.numbers(key, found)
-            variables = list(dict.fromkeys([*variables, *found]))
+            self.numbers(key, matches)
+            variables = list(dict.fromkeys([*variables, *matches]))
         with self.config.reading((*where, "families")):
-            assign_families(variables, given.families)
+            assign_families(variables, group_table.families)
         return variables
 
     def _exact(self, where: Where, name: str) -> None:
@@ -253,32 +253,33 @@ class Variables:
             self.find(where, [name])
             raise self.config.error(where, f"is {name!r}; expected the name of one variable")
 
-    def _check_regression(self, where: Where, given: Regression, inside: Bool) -> None:
-        self._exact((*where, "outcome"), given.outcome)
-        self.numbers((*where, "outcome"), [given.outcome])
-        keys: dict[Where, Sequence[str]] = {(*where, "blocks", n): each for n, each in given.blocks.items()}
-        keys[(*where, "each")] = given.each
-        place, found = {given.outcome: "the outcome"}, {key: self.find(key, each) for key, each in keys.items()}
-        for key, names in found.items():
+    def _check_regression(self, where: Where, model: Regression, inside: Bool) -> None:
+        self._exact((*where, "outcome"), model.outcome)
+        self.numbers((*where, "outcome"), [model.outcome])
+        keys: dict[Where, Sequence[str]] = {(*where, "blocks", n): each for n, each in model.blocks.items()}
+        keys[(*where, "each")] = model.each
+        predictors_of = {key: self.find(key, each) for key, each in keys.items()}
+        place = {model.outcome: "the outcome"}
+        for key, names in predictors_of.items():
             for name in names:
                 if name in place:
                     raise self.config.error(key, f"{name} is {place[name]} already")
                 place[name] = f"a predictor of {key[-1]}"
-        each = found.pop((*where, "each"))
-        for name in set(given.blocks).intersection(each):
+        each = predictors_of.pop((*where, "each"))
+        for name in set(model.blocks).intersection(each):
             raise self.config.error((*where, "blocks"), f"each makes a block {name}; choose another name")
-        rows = self.rows((*where, "subset"), given.subset)
-        common = [given.outcome, *(name for names in found.values() for name in names)]
+        rows = self.rows((*where, "subset"), model.subset)
+        common = [model.outcome, *(name for names in predictors_of.values() for name in names)]
         for names in [[*common, name] for name in each] or [common]:
             whole = self.complete(where, names, rows)
             if whole is not None:
                 self._indicators(where, names, whole)
-        predictors = [name for name in place if name != given.outcome]
-        for name in self._adjusted((*where, "adjusted"), given.adjusted, predictors):
+        predictors = [name for name in place if name != model.outcome]
+        for name in self._adjusted((*where, "adjusted"), model.adjusted, predictors):
             if rows is not None:
                 self._adjustable((*where, "adjusted"), name, inside, rows | inside)
-        self._check_log(where, given.log, rows, inside if given.adjusted else None)
-        self._check_strata(where, given)
+        self._check_log(where, model.log, rows, inside if model.adjusted else None)
+        self._check_strata(where, model)
 
     def _indicators(self, where: Where, names: Sequence[str], whole: pd.DataFrame) -> None:
         """Raise `FileError` for text that appears to be numeric with typing errors."""
@@ -289,19 +290,19 @@ class Variables:
         """Predictors that are adjusted for the covariates of the groups."""
         self.find(where, patterns)
         with self.config.reading(where):
-            found = matching(predictors, patterns, "the list of predictors")
-        self.numbers(where, found)
-        for name in found:
+            chosen = matching(predictors, patterns, "the list of predictors")
+        self.numbers(where, chosen)
+        for name in chosen:
             if name in self.config.groups.covariates:
                 raise self.config.error(where, f"{name} cannot be adjusted for itself")
-        return found
+        return chosen
 
     def _adjustable(self, where: Where, name: str, inside: Bool, people: Bool) -> None:
         """Raise `FileError` if the covariates cannot be estimated in the reference group of a model's participants."""
         values = self.any_values
-        given = self.columns[name].to_numpy() if self.is_known(name) else values
-        values[np.isnan(given)] = np.nan
-        there = given[inside & np.isfinite(given)]
+        column_values = self.columns[name].to_numpy() if self.is_known(name) else values
+        values[np.isnan(column_values)] = np.nan
+        there = column_values[inside & np.isfinite(column_values)]
         # If the reference group has no values or constant ones, the model's participants are used instead.
         if len(there) == 1 or np.ptp(there if len(there) else [0]) > 0:
             with self.config.reading(where):
@@ -315,21 +316,21 @@ class Variables:
         key = (*where, "log")
         for name in self.find(key, patterns):
             self.numbers(key, [name])
-            wanted = rows
+            checked_rows = rows
             if rows is not None and inside is not None and self.is_known(name):
                 has_some = bool((self.columns[name].to_numpy(dtype=np.float64)[inside] > 0).any())
-                wanted = rows | (inside & has_some)
-            self.positive(key, [name], wanted)
+                checked_rows = rows | (inside & has_some)
+            self.positive(key, [name], checked_rows)
 
-    def _check_correlation(self, where: Where, given: Correlation) -> None:
-        x, y, others = (self.find((*where, key), getattr(given, key)) for key in ("x", "y", "given"))
+    def _check_correlation(self, where: Where, model: Correlation) -> None:
+        x, y, others = (self.find((*where, key), getattr(model, key)) for key in ("x", "y", "given"))
         for key, names in (("x", x), ("y", y)):
             for name in names:
                 if name in others:
                     raise self.config.error((*where, "given"), f"{name} is of {key} already")
         if x == y and len(x) == 1:
             raise self.config.error((*where, "y"), f"{x[0]} is x already; another variable is needed")
-        rows = self.rows((*where, "subset"), given.subset)
+        rows = self.rows((*where, "subset"), model.subset)
         for a in x:
             for b in y:
                 if a != b:
@@ -338,13 +339,13 @@ class Variables:
                     self._two_values((*where, "y"), b, whole)
                     if whole is not None:
                         self._indicators((*where, "given"), others, whole)
-        self._check_log(where, given.log, rows)
-        self._check_strata(where, given)
+        self._check_log(where, model.log, rows)
+        self._check_strata(where, model)
 
-    def _check_strata(self, where: Where, given: Regression | Correlation) -> None:
+    def _check_strata(self, where: Where, model: Regression | Correlation) -> None:
         """Raise `FileError` for strata of a bootstrap that is not requested, or that are unknown."""
-        self.find((*where, "strata"), given.strata)
-        if given.strata and not given.bootstrap:
+        self.find((*where, "strata"), model.strata)
+        if model.strata and not model.bootstrap:
             raise self.config.error((*where, "strata"), "bootstrap is 0; a number of resamples expected")
 
     def _two_values(self, where: Where, name: str, whole: pd.DataFrame | None) -> None:
@@ -355,13 +356,13 @@ class Variables:
         if n > 2:
             raise self.config.error(where, f"{name} is text with {n} values; numbers or two values are needed")
 
-    def _check_sample_size(self, where: Where, given: SampleSize) -> None:
+    def _check_sample_size(self, where: Where, model: SampleSize) -> None:
         groups, key = self.config.groups, (*where, "variables")
-        found = self.find(key, given.variables)
-        for name in found:
+        outcomes = self.find(key, model.variables)
+        for name in outcomes:
             if name in (groups.column, *groups.covariates):
                 raise self.config.error(key, f"{name} is the group, or a covariate")
-        self.numbers(key, found)
+        self.numbers(key, outcomes)
         everyone = np.ones(len(self.columns), dtype=bool)
-        for name in found:
+        for name in outcomes:
             self.complete(key, [name, groups.column, *groups.covariates], everyone)
