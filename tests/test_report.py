@@ -544,7 +544,7 @@ def test_clusters_that_are_too_small_are_told_from_nothing(study):
         f"{test.survivors} voxels had corrected p\u00a0<\u00a0.05, but no cluster reached 500 voxels; the smallest "
         "corrected p\u00a0=\u00a0.015."
     )
-    assert not told.found
+    assert not told.survived
     assert "no cluster was large enough in one voxelwise test" in findings.overall([told], [test], 0.05)
 
 
@@ -1561,8 +1561,8 @@ def test_uncorrected_p_is_called_so():
     ]
     told = findings.of_group_table("Table", rows, ["MS", "HC"], 0.05)
     assert "uncorrected p" in told.sentence.replace("\u00a0", " ")
-    assert told.found
+    assert told.survived
     rows[0]["p_corrected"] = rows[1]["p_corrected"] = "0.5"
     told = findings.of_group_table("Table", rows, ["MS", "HC"], 0.05)
     assert "uncorrected" not in told.sentence
-    assert not told.found
+    assert not told.survived

@@ -85,10 +85,10 @@ class Contents:
 
     def texts(self, name: str) -> list[str]:
         """A list of texts, empty if the key is missing."""
-        found = self.get(name, [])
-        for value in found:
+        texts = self.get(name, [])
+        for value in texts:
             self._checked(name, value, str)
-        return found
+        return texts
 
     def part(self, name: str) -> Contents:
         """An object within this one, empty if the key is missing."""
@@ -96,18 +96,18 @@ class Contents:
 
     def parts(self, name: str) -> list[Contents]:
         """A list of objects, empty if the key is missing."""
-        found = []
+        parts = []
         for number, value in enumerate(self.get(name, [])):
             where = f"{name}[{number}]"
-            found.append(replace(self, values=self._checked(where, value, dict), where=self.key(where)))
-        return found
+            parts.append(replace(self, values=self._checked(where, value, dict), where=self.key(where)))
+        return parts
 
     def file(self, name: str) -> Path | None:
         """Path of a file, which must exist; None if the key is missing or empty."""
-        given = self.get(name, "")
-        return self.located(name, given) if given else None
+        filename = self.get(name, "")
+        return self.located(name, filename) if filename else None
 
-    def located(self, name: str, given: str) -> Path:
+    def located(self, name: str, filename: str) -> Path:
         """Path of a file that a key names.
 
         Raises
@@ -115,21 +115,21 @@ class Contents:
         FileError
             The file does not exist, or is outside the folder from which the study may be read, also through a link.
         """
-        path = self.folder / given
-        self._check_within(name, given, path)
+        path = self.folder / filename
+        self._check_within(name, filename, path)
         if not path.is_file():
-            raise self.error(name, f"names {given}, and there is no file {path}")
+            raise self.error(name, f"names {filename}, and there is no file {path}")
         if split_suffix(path)[1]:
             for each in image_files(path):
-                self._check_within(name, given, each)
+                self._check_within(name, filename, each)
         return path
 
-    def _check_within(self, name: str, given: str, path: Path) -> None:
+    def _check_within(self, name: str, filename: str, path: Path) -> None:
         within, real = self.within or self.folder, Path(os.path.realpath(path))
         if real.is_relative_to(os.path.realpath(within)) or (self.own is not None and self.own.knows(real)):
             return
         advice = way_out(self.folder / self.origin, real)
-        raise self.error(name, f"names {given}, which lies outside {within}; {advice}")
+        raise self.error(name, f"names {filename}, which lies outside {within}; {advice}")
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[None]:
@@ -201,7 +201,7 @@ def read_contents(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     FileError
         The file cannot be read, or is not a JSON object.
     """
-    found = read_json(path)
-    if not isinstance(found, dict):
+    content = read_json(path)
+    if not isinstance(content, dict):
         raise FileError(f"{path} is not a JSON object; expected what gpuvox study writes as study.json")
-    return found
+    return content

@@ -139,7 +139,7 @@ def slices(scene: Scene, test: VoxelwiseTest, vmax: float, level: float) -> list
     extents = np.multiply(scene.mask.shape, scene.voxel_size)
     per_mm = PIXELS / (extents[0] * 2 + extents[1])
     position = scene.millimetres(test.peak)
-    found = []
+    pictures = []
     for axis, name in enumerate(PLANES):
         where = f"{'xyz'[axis]} = {signed(position[axis])} mm"
         outlined = "outlined voxels" if test.survivors else "no voxel"
@@ -149,8 +149,8 @@ def slices(scene: Scene, test: VoxelwiseTest, vmax: float, level: float) -> list
         if scene.oriented:
             _letters(figure, EDGES[0 if axis else 1])
         picture = _png(figure, alt)
-        found.append(Picture(picture.uri, alt, picture.width, picture.height, f"{name.capitalize()}, {where}"))
-    return found
+        pictures.append(Picture(picture.uri, alt, picture.width, picture.height, f"{name.capitalize()}, {where}"))
+    return pictures
 
 
 def short(text: str, length: int = 30) -> str:
@@ -207,12 +207,12 @@ def _edges(inside: NDArray[np.bool_], pixel: tuple[float, float]) -> list[list[t
     """Borders between voxels inside and outside: (rows, columns) → segments in mm."""
     padded = np.pad(inside, 1)
     dx, dy = pixel
-    found = []
+    segments = []
     for row, column in np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1]):
-        found.append([(column * dx, row * dy), (column * dx, (row + 1) * dy)])
+        segments.append([(column * dx, row * dy), (column * dx, (row + 1) * dy)])
     for row, column in np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1]):
-        found.append([(column * dx, row * dy), ((column + 1) * dx, row * dy)])
-    return found
+        segments.append([(column * dx, row * dy), ((column + 1) * dx, row * dy)])
+    return segments
 
 
 def _ticks(ax: Axes, centre: Sequence[float], size: Sequence[float]) -> None:

@@ -37,7 +37,7 @@ class Finding:
         Map and contrast.
     sentence : str
         The finding.
-    found : bool
+    survived : bool
         Whether anything survived.
     anchor : str
         Where it is shown.
@@ -45,7 +45,7 @@ class Finding:
 
     subject: str
     sentence: str
-    found: bool
+    survived: bool
     anchor: str
 
 
@@ -85,8 +85,8 @@ def finding(
             f"{plural(len(clusters), 'cluster')}, {significant(volume)} mL{' in total' if len(clusters) > 1 else ''}"
             f"{f', in {where}' if where else ''}; the smallest corrected {smallest}."
         )
-    found = bool(test.survivors and (clusters is None or clusters))
-    return Finding(test.label, capital(text), found, test.anchor)
+    survived = bool(test.survivors and (clusters is None or clusters))
+    return Finding(test.label, capital(text), survived, test.anchor)
 
 
 def told(test: VoxelwiseTest, study: Contents) -> Finding:
@@ -126,12 +126,12 @@ def structures(clusters: Sequence[Mapping[str, str]]) -> str:
                 key = (readable(Region(region.structure, "none")), region.side)
                 voxels[key] = voxels.get(key, 0.0) + number(row["voxels"]) * float(match[2]) / 100
     total = sum(voxels.values())
-    found: dict[str, dict[str, float]] = {}
+    sides_of: dict[str, dict[str, float]] = {}
     for (structure, side), size in voxels.items():
         if size >= LEAST * total and structure != "elsewhere":
-            found.setdefault(structure, {})[side] = size
-    ordered = sorted(found, key=lambda structure: -sum(found[structure].values()))
-    return listed([_sided(structure, found[structure]) for structure in ordered])
+            sides_of.setdefault(structure, {})[side] = size
+    ordered = sorted(sides_of, key=lambda structure: -sum(sides_of[structure].values()))
+    return listed([_sided(structure, sides_of[structure]) for structure in ordered])
 
 
 def _sided(structure: str, sides: Mapping[str, float]) -> str:
@@ -146,20 +146,24 @@ def listed(parts: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
-def overall(found: Sequence[Finding], tests: Sequence[VoxelwiseTest], level: float) -> str:
+def overall(test_findings: Sequence[Finding], tests: Sequence[VoxelwiseTest], level: float) -> str:
     """One sentence about all tests."""
-    if not found:
+    if not test_findings:
         return "Voxelwise tests were not part of this study."
     limit = f"corrected p\u00a0<\u00a0{level_text(level)}"
-    with_any = sum(each.found for each in found)
-    if with_any and len(found) == 1:
+    with_any = sum(each.survived for each in test_findings)
+    if with_any and len(test_findings) == 1:
         return f"The only voxelwise test found a difference with {limit}."
     if with_any:
-        count = f"{number_word(with_any).capitalize()} of {plural(len(found), 'voxelwise test')}"
+        count = f"{number_word(with_any).capitalize()} of {plural(len(test_findings), 'voxelwise test')}"
         return f"{count} found a difference with {limit}."
     best = min(tests, key=lambda test: test.p)
     what = "no cluster was large enough" if any(test.survivors for test in tests) else f"no voxel had {limit}"
-    where = f"in any of {plural(len(found), 'voxelwise test')}" if len(found) > 1 else "in one voxelwise test"
+    where = (
+        f"in any of {plural(len(test_findings), 'voxelwise test')}"
+        if len(test_findings) > 1
+        else "in one voxelwise test"
+    )
     smallest = f"The smallest corrected {p_phrase(best.p, level)} ({best.label})."
     return f"Nothing survived: {what} {where}. {smallest}"
 
@@ -192,12 +196,12 @@ def of_group_table(
 
 def _by_measure(names: Sequence[str]) -> str:
     """``iron of caudate, pallidum; volume of thalamus``."""
-    found: dict[str, list[str]] = {}
+    structures_of: dict[str, list[str]] = {}
     for name in names:
         measure, structure = measure_and_structure(name)
-        found.setdefault(measure, []).append(structure)
+        structures_of.setdefault(measure, []).append(structure)
     return "; ".join(
-        f"{measure} of {', '.join(of)}" if measure else ", ".join(of) for measure, of in found.items()
+        f"{measure} of {', '.join(of)}" if measure else ", ".join(of) for measure, of in structures_of.items()
     )
 
 

@@ -31,14 +31,18 @@ def kind_of(test: Contents) -> str:
     FileError
         `kind` is neither, or two of them contradict each other.
     """
-    given = test.get("kind", "")
-    if given and given not in KINDS:
-        raise test.error("kind", f"is {json.dumps(given, ensure_ascii=False)}; expected {' or '.join(KINDS)}")
+    stated = test.get("kind", "")
+    if stated and stated not in KINDS:
+        raise test.error("kind", f"is {json.dumps(stated, ensure_ascii=False)}; expected {' or '.join(KINDS)}")
     name = test.need("statistic", str)
     path = test.located("statistic", name)
-    found = {"kind": given, f"the header of {name}": _intent(test, path), "the record beside it": _record(test, path),
-             "df": _by_df(test.values.get("df"))}  # fmt: skip
-    said = {source: kind for source, kind in found.items() if kind}
+    kind_by_source = {
+        "kind": stated,
+        f"the header of {name}": _intent(test, path),
+        "the record beside it": _record(test, path),
+        "df": _by_df(test.values.get("df")),
+    }
+    said = {source: kind for source, kind in kind_by_source.items() if kind}
     (first, kind), *others = said.items() or [("", "t")]
     for source, other in others:
         if other != kind:

@@ -68,8 +68,8 @@ def cited(paragraphs: Sequence[str]) -> tuple[list[Markup], list[tuple[str, str]
             order.append(match[1])
         return f'<a class="cite" href="#ref-{match[1]}">{order.index(match[1]) + 1}</a>'
 
-    found = [Markup(CITED.sub(mark, str(Markup.escape(text)))) for text in paragraphs]
-    return found, [(key, REFERENCES[key]) for key in order]
+    marked = [Markup(CITED.sub(mark, str(Markup.escape(text)))) for text in paragraphs]
+    return marked, [(key, REFERENCES[key]) for key in order]
 
 
 def record(contents: Contents, pattern: str) -> Mapping[str, Any]:
@@ -77,9 +77,9 @@ def record(contents: Contents, pattern: str) -> Mapping[str, Any]:
     for name in fnmatch.filter(contents.texts("files"), pattern):
         path = contents.located("files", name)
         with contents.reading("files"):
-            found = read_json(path)
-        if isinstance(found, dict):
-            return found
+            content = read_json(path)
+        if isinstance(content, dict):
+            return content
     return {}
 
 
@@ -89,10 +89,10 @@ def beside(part: Contents) -> Mapping[str, Any]:
     if path is None:
         return {}
     with part.reading("json"):
-        found = read_json(path)
-    if not isinstance(found, dict):
+        content = read_json(path)
+    if not isinstance(content, dict):
         raise part.error("json", f"names {path}, which is not a JSON object")
-    return found
+    return content
 
 
 def paragraphs(contents: Contents, tests: Sequence[VoxelwiseTest]) -> list[str]:
@@ -159,7 +159,7 @@ def _voxelwise(contents: Contents, tests: Sequence[VoxelwiseTest]) -> str:
         return ""
     about, cohort = record(contents, "*_randomise.json"), contents.part("cohort")
     covariates = cohort.texts("covariates")
-    given = (
+    nuisance = (
         f", with {named(covariates)} as nuisance variable{'' if len(covariates) == 1 else 's'}"
         if covariates
         else ""
@@ -168,7 +168,7 @@ def _voxelwise(contents: Contents, tests: Sequence[VoxelwiseTest]) -> str:
     how = listed([_count(count) for count in counts]) or "an unrecorded number of"
     methods = listed(list(dict.fromkeys(test.method for test in tests if test.method)))
     sentences = [
-        f"Groups were compared in every voxel of the mask by a general linear model{given}, and "
+        f"Groups were compared in every voxel of the mask by a general linear model{nuisance}, and "
         f"{methods or 'the statistic'} was tested by {how} permutations{_scheme(about)}; the corrected p-value is the "
         "proportion of permutations, including the unpermuted data, whose maximum over the mask reaches the "
         "observed value [@winkler2014].",
@@ -192,10 +192,10 @@ def _scheme(about: Mapping[str, Any]) -> str:
 
 def _directions(tests: Sequence[VoxelwiseTest]) -> str:
     """Whether tests are one-sided, and across what p is not corrected."""
-    found = {test.kind for test in tests}
-    if found == {"F"}:
+    kinds_of_tests = {test.kind for test in tests}
+    if kinds_of_tests == {"F"}:
         return "F tests have no direction, and p is not corrected across maps and tests"
-    if "F" in found:
+    if "F" in kinds_of_tests:
         return (
             "each direction of a t test is a separate one-sided test, F tests have no direction, and p is not "
             "corrected across maps, directions and tests"
@@ -250,10 +250,10 @@ def _adjusted(cohort: Contents) -> str:
     covariates, reference = cohort.texts("covariates"), cohort.get("reference", "")
     if not reference:
         return ""
-    given = f" of {named(covariates)}" if covariates else ""
+    of_covariates = f" of {named(covariates)}" if covariates else ""
     return (
         f", expressed as z-score of the residuals of the reference group ({plain(reference)}), in which alone the "
-        f"effects{given} were estimated"
+        f"effects{of_covariates} were estimated"
     )
 
 
@@ -336,8 +336,8 @@ class Recorded:
 
     def options(self) -> Mapping[str, Any]:
         """Options of a clinical model."""
-        found = self.about.get("options")
-        return found if isinstance(found, Mapping) else {}
+        options = self.about.get("options")
+        return options if isinstance(options, Mapping) else {}
 
 
 def _told(tables: Sequence[Recorded], tell: Callable[[Recorded], str]) -> str:
@@ -345,12 +345,12 @@ def _told(tables: Sequence[Recorded], tell: Callable[[Recorded], str]) -> str:
 
     `tell` returns it without the full stop; an empty text for a table that needs no sentence.
     """
-    found: dict[str, list[str]] = {}
+    titles_of: dict[str, list[str]] = {}
     for table in tables:
-        found.setdefault(tell(table), []).append(f"“{table.title}”")
-    if len(found) == 1:
-        return "".join(f" {capital(text)}." for text in found if text)
-    return "".join(f" In {listed(titles)}, {text}." for text, titles in found.items() if text)
+        titles_of.setdefault(tell(table), []).append(f"“{table.title}”")
+    if len(titles_of) == 1:
+        return "".join(f" {capital(text)}." for text in titles_of if text)
+    return "".join(f" In {listed(titles)}, {text}." for text, titles in titles_of.items() if text)
 
 
 def _groups(contents: Contents) -> str:
@@ -363,11 +363,11 @@ def _groups(contents: Contents) -> str:
         )
     tables = [Recorded(part.need("title", str), beside(part)) for part in groups if part.get("table", "")]
     if tables:
-        given = [bool(_ancova(table).get("covariates")) for table in tables]
-        where = "" if all(given) else ", where there were covariates,"
+        with_covariates = [bool(_ancova(table).get("covariates")) for table in tables]
+        where = "" if all(with_covariates) else ", where there were covariates,"
         slopes = (
             f", and{where} homogeneity of regression slopes by the group × covariate interactions"
-            if any(given)
+            if any(with_covariates)
             else ""
         )
         sentences.append(
@@ -380,17 +380,17 @@ def _groups(contents: Contents) -> str:
 
 
 def _ancova(table: Recorded) -> Mapping[str, Any]:
-    found = table.about.get("ancova")
-    return found if isinstance(found, Mapping) else {}
+    content = table.about.get("ancova")
+    return content if isinstance(content, Mapping) else {}
 
 
 def _covariates(table: Recorded) -> str:
-    given = _ancova(table).get("covariates")
-    if given is None:
+    covariates = _ancova(table).get("covariates")
+    if covariates is None:
         return ""
     return (
-        f"the covariate{' was' if len(given) == 1 else 's were'} {named(given)}"
-        if given
+        f"the covariate{' was' if len(covariates) == 1 else 's were'} {named(covariates)}"
+        if covariates
         else "there was no covariate"
     )
 
@@ -433,14 +433,14 @@ def _correction(method: Any, where: str) -> str:
 def _models(contents: Contents) -> list[str]:
     telling = (("regression", _regression), ("correlation", _correlation), ("samplesize", _sample_size))
     parts = contents.parts("models")
-    found = []
+    paragraphs_of_models = []
     for kind, tell in telling:
         tables = [Recorded(p.need("title", str), beside(p)) for p in parts if p.get("kind", "") == kind]
         # A note in place of a record: there was nothing to model.
         tables = [table for table in tables if "note" not in table.about]
         if tables:
-            found.append(tell(tables))
-    return found
+            paragraphs_of_models.append(tell(tables))
+    return paragraphs_of_models
 
 
 def _regression(tables: Sequence[Recorded]) -> str:
@@ -457,14 +457,14 @@ def _adjustments(table: Recorded) -> str:
     adjustment = table.about.get("adjustment")
     if not isinstance(adjustment, Mapping):
         return ""
-    places, given = adjustment.get("group_by_predictor") or {}, named(adjustment.get("covariates") or [])
-    found = []
+    places, covariates = adjustment.get("group_by_predictor") or {}, named(adjustment.get("covariates") or [])
+    phrases = []
     for place in dict.fromkeys(places.values()):
         names = named([name for name, where in places.items() if where == place])
-        found.append(
-            f"{names} entered as z-scores{f' of the residuals given {given}' if given else ''} in {plain(place)}"
+        phrases.append(
+            f"{names} entered as z-scores{f' of the residuals given {covariates}' if covariates else ''} in {plain(place)}"
         )
-    return "; ".join(found)
+    return "; ".join(phrases)
 
 
 def _logarithms(table: Recorded) -> str:
@@ -495,11 +495,11 @@ def _correlation(tables: Sequence[Recorded]) -> str:
 
 
 def _kind_of_correlation(table: Recorded) -> str:
-    method, given = str(table.options().get("method", "")), table.options().get("given") or []
+    method, covariates = str(table.options().get("method", "")), table.options().get("given") or []
     if not method:
         return ""
     name = CORRELATIONS.get(method, method)
-    how = f"partial {name} correlations given {named(given)}" if given else f"simple {name} correlations"
+    how = f"partial {name} correlations given {named(covariates)}" if covariates else f"simple {name} correlations"
     return f"{how} were computed"
 
 
@@ -518,10 +518,10 @@ def _size(table: Recorded) -> str:
 
 
 def _size_covariates(table: Recorded) -> str:
-    given = table.options().get("covariates")
-    if not given:
+    covariates = table.options().get("covariates")
+    if not covariates:
         return ""
-    return f"those for an analysis of covariance use differences and variances adjusted for {named(given)}"
+    return f"those for an analysis of covariance use differences and variances adjusted for {named(covariates)}"
 
 
 def _size_share(table: Recorded) -> str:

@@ -99,13 +99,13 @@ class Page:
         source, shown = self.source, [self._shown(test) for test in self.tests]
         groups, models = self._groups(), self._models()
         text, references = methods.cited(methods.paragraphs(source, self.tests))
-        found = [each.finding for each in shown]
+        test_findings = [each.finding for each in shown]
         return {
             "title": source.need("title", str), "created": source.get("created", "")[:10],
             "gpuvox": source.get("gpuvox", ""), "level": findings.level_text(self.level),
             "extent": source.get("extent", 1), "oriented": self.scene is not None and self.scene.oriented,
-            "overall": findings.overall(found, self.tests, self.level),
-            "found": [*found, *self._of_groups(), *self._of_models()],
+            "overall": findings.overall(test_findings, self.tests, self.level),
+            "findings": [*test_findings, *self._of_groups(), *self._of_models()],
             "cohort": self._cohort(), "design": self._design(), "checks": self._checks(), "mask": self._mask(),
             "groups": groups, "maps": _by_map(shown), "shown": shown,
             "kinds": findings.kinds(self.tests),
@@ -173,15 +173,15 @@ class Page:
         names = list(matrix.column_names) or part.texts("columns") or self._columns(matrix.values.shape[1])
         if len(names) != matrix.values.shape[1]:
             raise part.error("columns", f"has {len(names)} names; {path} has {matrix.values.shape[1]} columns")
-        found: dict[str, Any] = {"picture": figures.design_matrix(matrix.values, names), "contrasts": None}
+        shown: dict[str, Any] = {"picture": figures.design_matrix(matrix.values, names), "contrasts": None}
         path = part.file("contrasts")
         if path is not None:
             with part.reading("contrasts"):
                 contrasts = files.read_named_matrix(path)
                 if contrasts.values.shape[1] != len(names):
                     raise FileError(f"{path} has {contrasts.values.shape[1]} columns; the design has {len(names)}")
-            found["contrasts"] = listings.contrast_table(contrasts, names)
-        return found
+            shown["contrasts"] = listings.contrast_table(contrasts, names)
+        return shown
 
     def _columns(self, count: int) -> list[str]:
         """Names of the columns of a design that has none: groups and covariates, if that is how many there are."""
@@ -224,7 +224,7 @@ class Page:
         return rows
 
     def _groups(self) -> list[Group]:
-        found = []
+        sections = []
         for number, part in enumerate(self.source.parts("groups")):
             title, about, id = part.need("title", str), methods.beside(part), f"groups-{number}"
             of = [
@@ -234,8 +234,8 @@ class Page:
                              tables.explained_columns(about, "ancova")),
             ]  # fmt: skip
             main, more = [t for each in of for t in each[:1]], [t for each in of for t in each[1:]]
-            found.append(Group(title, main, more, [], methods.plain(str(about.get("subset") or ""))))
-        return found
+            sections.append(Group(title, main, more, [], methods.plain(str(about.get("subset") or ""))))
+        return sections
 
     def _of_groups(self) -> list[Finding]:
         order, parts = self.source.part("cohort").texts("order"), self.source.parts("groups")
@@ -246,7 +246,7 @@ class Page:
         return [each for each in told if each]
 
     def _models(self) -> list[Group]:
-        found = []
+        sections = []
         for number, part in enumerate(self.source.parts("models")):
             title, about, id = part.need("title", str), methods.beside(part), f"models-{number}"
             what = MODELS.get(part.get("kind", ""), "models")
@@ -255,8 +255,8 @@ class Page:
             main = self._tables(part, "table", id, f"{title}: {what}", tables.explained_columns(about, ""), log)
             explained = tables.explained_columns(about, "_coefficients")
             coefficients = self._tables(part, "coefficients", id, f"{title}: coefficients", explained, log)
-            found.append(Group(title, main[:1], [*coefficients, *main[1:]], self._plots(part, log), subset))
-        return found
+            sections.append(Group(title, main[:1], [*coefficients, *main[1:]], self._plots(part, log), subset))
+        return sections
 
     def _of_models(self) -> list[Finding]:
         told = []
@@ -342,21 +342,21 @@ MODELS = {"regression": "blocks of the models", "correlation": "correlations", "
 
 def _by_map(shown: Sequence[Shown]) -> list[tuple[str, str, list[Shown]]]:
     """Title, unit and tests of each map."""
-    found: dict[str, list[Shown]] = {}
+    tests_of: dict[str, list[Shown]] = {}
     for each in shown:
-        found.setdefault(each.test.map, []).append(each)
-    return [(of[0].test.title, of[0].test.unit, of) for of in found.values()]
+        tests_of.setdefault(each.test.map, []).append(each)
+    return [(of[0].test.title, of[0].test.unit, of) for of in tests_of.values()]
 
 
 def _added_variable(rows: Sequence[Mapping[str, str]], log: Sequence[str]) -> Picture | None:
     """Plot of a model whose last block is one predictor."""
-    left = [row for row in rows if not np.isnan(tables.number(row["residual"]))]
-    predictors = {row["variable"] for row in left if row["role"] == "predictor"}
-    outcome = [row for row in left if row["role"] == "outcome"]
+    with_residual = [row for row in rows if not np.isnan(tables.number(row["residual"]))]
+    predictors = {row["variable"] for row in with_residual if row["role"] == "predictor"}
+    outcome = [row for row in with_residual if row["role"] == "outcome"]
     if len(predictors) != 1 or not outcome:
         return None
     x, y = (
-        np.array([tables.number(row["residual"]) for row in left if row["role"] == role])
+        np.array([tables.number(row["residual"]) for row in with_residual if row["role"] == role])
         for role in ("predictor", "outcome")
     )
     if len(x) != len(y):

@@ -247,7 +247,7 @@ def columns_of(
 ) -> list[Column]:
     """Columns as shown: mean with SD, an estimate with its interval, two degrees of freedom together."""
     known, used = set(names), set[str]()
-    found = []
+    columns = []
     for name in names:
         if name in used:
             continue
@@ -257,8 +257,8 @@ def columns_of(
         used.update(column.names)
         titles = [explained[part] for part in column.names if part in explained]
         heading = Heading(column.heading.html, "; ".join(titles), column.heading.numeric)
-        found.append(Column(column.names, heading, column.cell))
-    return found
+        columns.append(Column(column.names, heading, column.cell))
+    return columns
 
 
 def _heading(name: str) -> Heading:
@@ -419,8 +419,8 @@ def _is_transformed(row: Mapping[str, str]) -> bool:
 
 
 def _numeric(cells: Sequence[Cell]) -> bool:
-    given = [cell for cell in cells if cell.key]
-    return bool(given) and all(not math.isnan(number(cell.key)) for cell in given)
+    filled = [cell for cell in cells if cell.key]
+    return bool(filled) and all(not math.isnan(number(cell.key)) for cell in filled)
 
 
 def tables_of(
@@ -481,6 +481,6 @@ def explained_columns(record: Mapping[str, Any], part: str) -> dict[str, str]:
     part : str
         Key of the columns: ``ancova`` or ``demographics`` of group tables; end of the file's name of models.
     """
-    found: Any = record.get(part, {}).get("columns") if part in ("ancova", "demographics") else None
-    found = record.get("columns", {}).get(part) if found is None else found
-    return {str(name): str(text) for name, text in found.items()} if isinstance(found, Mapping) else {}
+    texts: Any = record.get(part, {}).get("columns") if part in ("ancova", "demographics") else None
+    texts = record.get("columns", {}).get(part) if texts is None else texts
+    return {str(name): str(text) for name, text in texts.items()} if isinstance(texts, Mapping) else {}
