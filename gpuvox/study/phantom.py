@@ -120,13 +120,13 @@ class Template:
     @cached_property
     def axes(self) -> list[Float64]:
         """Coordinates along x, y, z, mm; x is symmetric."""
-        found: list[Float64] = []
+        axes: list[Float64] = []
         for low, high in BOX:
             n = int((high - low) / self.voxel_size) + 1
-            found.append(
+            axes.append(
                 np.asarray((low + high) / 2 + self.voxel_size * (np.arange(n) - (n - 1) / 2), dtype=np.float64)
             )
-        return found
+        return axes
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -267,21 +267,22 @@ def _draw(
 ) -> dict[str, Float64]:
     """Values of every part: means and SDs as printed, equal correlations between structures."""
     shared = rng.standard_normal(len(patient))
-    found = {}
+    values_of = {}
     for structure in STRUCTURES:
         (mean_ms, sd_ms), (mean_hc, sd_hc) = PRINTED[structure][kind]
         mean, sd = np.where(patient, mean_ms, mean_hc), np.where(patient, sd_ms, sd_hc)
         slope = {"volume": VOLUME_SLOPE * mean_hc, "iron": IRON_SLOPES[structure], "myelin": 0.0}[kind]
-        left = np.sqrt(sd**2 - (slope * np.where(patient, AGES[0][1], AGES[1][1])) ** 2)
+        unexplained_sd = np.sqrt(sd**2 - (slope * np.where(patient, AGES[0][1], AGES[1][1])) ** 2)
         own = rng.standard_normal(len(patient))
-        value = mean + slope * years + left * (np.sqrt(CORRELATION) * shared + np.sqrt(1 - CORRELATION) * own)
+        deviation = np.sqrt(CORRELATION) * shared + np.sqrt(1 - CORRELATION) * own
+        value = mean + slope * years + unexplained_sd * deviation
         if kind != "iron":
             value = np.maximum(value, 0.1 * mean)
         if structure != "thalamus":
-            found[structure] = value
+            values_of[structure] = value
             continue
-        found |= _over_nuclei(template, kind, patient, value)
-    return found
+        values_of |= _over_nuclei(template, kind, patient, value)
+    return values_of
 
 
 def _over_nuclei(template: Template, kind: str, patient: NDArray[np.bool_], whole: Float64) -> dict[str, Float64]:
@@ -402,14 +403,17 @@ class Scanner:
         """Jacobian determinants whose sum over each part is the part's volume."""
         template = self.template
         noise = np.float32(LOCAL["volume"]) * self._smooth_noise(rng)
-        wanted = {part: self.cohort.truth["volume"][part][i] / size for part, size in self._sizes.items() if size}
-        strength = {part: np.float32(np.log(ratio)) for part, ratio in wanted.items()}
+        target_ratios = {
+            part: self.cohort.truth["volume"][part][i] / size for part, size in self._sizes.items() if size
+        }
+        strength = {part: np.float32(np.log(ratio)) for part, ratio in target_ratios.items()}
         jacobian = np.ones(template.shape, dtype=np.float32)
         for _ in range(12):
             divergence = noise + sum(strength[part] * self._weights[part] for part in strength)
             jacobian = _determinants(_displacement(divergence))
             excess = {
-                part: wanted[part] / jacobian[template.parts[part]].mean(dtype=np.float64) for part in strength
+                part: target_ratios[part] / jacobian[template.parts[part]].mean(dtype=np.float64)
+                for part in strength
             }
             if all(abs(ratio - 1) < VOLUME_ERROR for ratio in excess.values()):
                 break

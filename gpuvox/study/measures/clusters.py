@@ -138,14 +138,14 @@ def describe(
     affine = np.diag([*grid.voxel_size, 1.0]) if grid.affine is None else grid.affine
     millimetres = position @ affine[:3, :3].T + affine[:3, 3]
     height = np.asarray(corrected if statistic is None else statistic, dtype=np.float64)
-    found = []
+    clusters = []
     for number in range(1, int(labels.max(initial=0)) + 1):
         inside = np.flatnonzero(labels == number)
         top = inside[np.argmax(height[inside])]
         weight = None if statistic is None else np.maximum(height[inside], 0)
         weight = weight if weight is not None and weight.sum() > 0 else None
         centre = np.average(millimetres[inside], axis=0, weights=weight)
-        found.append(
+        clusters.append(
             Cluster(
                 number, len(inside), len(inside) * float(np.prod(grid.voxel_size)),
                 float(1 - np.max(np.asarray(corrected)[inside])),
@@ -154,7 +154,7 @@ def describe(
                 {} if atlas is None else _shares(np.asarray(atlas)[inside], regions or {}),
             )
         )  # fmt: skip
-    return found
+    return clusters
 
 
 def _three(values: Float64) -> tuple[float, float, float]:
@@ -164,14 +164,14 @@ def _three(values: Float64) -> tuple[float, float, float]:
 
 def _shares(labels: NDArray, regions: Mapping[int, Region]) -> dict[str, float]:
     numbers, counts = np.unique(labels, return_counts=True)
-    found: dict[str, float] = {}
+    shares: dict[str, float] = {}
     for number, count in sorted(zip(numbers, counts), key=lambda pair: -pair[1]):
         region = regions.get(int(number))
         name = (
             "elsewhere" if not number else str(int(number)) if region is None else region.title.replace(";", ",")
         )
-        found[name] = found.get(name, 0.0) + float(count / len(labels))
-    return found
+        shares[name] = shares.get(name, 0.0) + float(count / len(labels))
+    return shares
 
 
 def eigenvariate(data: NDArray) -> Float64:
@@ -263,21 +263,21 @@ def execute(command: Command, reporter: Reporter) -> None:
     statistic = files.read_map(command.statistic, grid) if command.statistic else None
     atlas = files.read_label_map(command.atlas, grid) if command.atlas else None
     regions = read_regions(command.names or None) if command.atlas else None
-    found = describe(labels, corrected, grid, statistic, atlas, regions)
-    if any(cluster.statistic < 0 for cluster in found):
+    clusters = describe(labels, corrected, grid, statistic, atlas, regions)
+    if any(cluster.statistic < 0 for cluster in clusters):
         raise FileError(
             f"{command.statistic} is negative in a cluster of {command.corrected}: it belongs to another test"
         )
-    subjects = subject_table(command, labels, grid, len(found), reporter) if command.data else None
+    subjects = subject_table(command, labels, grid, len(clusters), reporter) if command.data else None
     files.write_map(
         command.out, labels.astype(np.float32), grid, header, label=files.Label("gpuvox: clusters", "label")
     )
-    files.write_table(f"{command.out}.tsv", pd.DataFrame([_line(each) for each in found], columns=COLUMNS))
+    files.write_table(f"{command.out}.tsv", pd.DataFrame([_line(each) for each in clusters], columns=COLUMNS))
     if subjects is not None:
         files.write_table(f"{command.out}_subjects.tsv", subjects)
     limit = f" of at least {command.extent} voxels" if command.extent > 1 else ""
     reporter.say(
-        f"{len(found) or 'No'} cluster{'' if len(found) == 1 else 's'}{limit} with corrected p < {command.p:g}"
+        f"{len(clusters) or 'No'} cluster{'' if len(clusters) == 1 else 's'}{limit} with corrected p < {command.p:g}"
     )
 
 

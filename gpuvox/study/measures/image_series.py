@@ -54,11 +54,11 @@ class Images:
 
 def _in_order(volumes: Iterator[Float32], rows: Sequence[int]) -> Iterator[Float32]:
     """Volumes of a stream, reordered by their numbers; a volume read before its turn is kept in memory."""
-    wanted, waiting, n = set(rows), {}, 0
+    needed, waiting, n = set(rows), {}, 0
     for row in rows:
         while row not in waiting:
             values = next(volumes)
-            if n in wanted:
+            if n in needed:
                 waiting[n] = values
             n += 1
         yield waiting.pop(row)

@@ -59,8 +59,15 @@ class Region:
         side, rest = "none", words
         for place in (0, len(words) - 1, 1):
             if len(words) > 1 and place < len(words):
-                found = {"left": "left", "l": "left", "lh": "left", "right": "right", "r": "right", "rh": "right"}
-                side = found.get(words[place].lower(), "none")
+                side_of = {
+                    "left": "left",
+                    "l": "left",
+                    "lh": "left",
+                    "right": "right",
+                    "r": "right",
+                    "rh": "right",
+                }
+                side = side_of.get(words[place].lower(), "none")
                 if side != "none":
                     rest = words[:place] + words[place + 1 :]
                     break
@@ -87,16 +94,16 @@ def read_regions(path: str | os.PathLike[str] | None) -> dict[int, Region]:
     """
     if path is None:
         return {number: Region.named(name) for number, name in AS_FREESURFER.items()}
-    found: dict[int, Region] = {}
+    regions: dict[int, Region] = {}
     for number, name in _pairs(path):
         index = _index(path, number)
-        if index in found:
+        if index in regions:
             raise FileError(f"{path} has the index {number} twice")
         if not name.strip():
             raise FileError(f"{path} has no name for the index {number}")
-        found[index] = Region.named(name)
-    found.pop(0, None)
-    return found
+        regions[index] = Region.named(name)
+    regions.pop(0, None)
+    return regions
 
 
 def _index(path: str | os.PathLike[str], number: str) -> int:
@@ -120,13 +127,13 @@ def _pairs(path: str | os.PathLike[str]) -> Pairs:
         return list(zip(table["index"], table["name"]))
     rows = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     forms: tuple[Callable[[Sequence[str]], Pairs], ...] = (_of_itk_snap, _of_freesurfer, _of_list)
-    found: Pairs = next((pairs for form in forms if (pairs := form(rows))), [])
-    if not found:
+    pairs: Pairs = next((parsed for form in forms if (parsed := form(rows))), [])
+    if not pairs:
         raise FileError(
             f"{path} is not a table of labels: expected columns index and name, a FreeSurfer look-up table, an "
             "ITK-SNAP label description, an FSL atlas in XML, or lines with a number and a name"
         )
-    return found
+    return pairs
 
 
 def _of_itk_snap(rows: Sequence[str]) -> Pairs:
@@ -171,19 +178,19 @@ def _of_xml(path: str | os.PathLike[str], text: str) -> Pairs:
     if kind not in ("label", "probabilistic"):
         raise FileError(f"{path} is an atlas of type {kind!r}; expected Label or Probabilistic")
     shift = 1 if kind == "probabilistic" else 0
-    found = []
+    pairs = []
     for label in labels:
         index = _index(path, label.get("index", ""))
-        found.append((str(index + shift), "".join(label.itertext())))
-    return found
+        pairs.append((str(index + shift), "".join(label.itertext())))
+    return pairs
 
 
 def alike(regions: Mapping[int, Region], there: Iterable[int]) -> dict[str, list[int]]:
     """Labels of an image whose names differ only in case or punctuation, and which are therefore one structure."""
-    found: dict[Region, list[int]] = {}
+    numbers_of: dict[Region, list[int]] = {}
     for number in sorted(set(there) & set(regions)):
-        found.setdefault(regions[number], []).append(number)
+        numbers_of.setdefault(regions[number], []).append(number)
     different = {
-        region: numbers for region, numbers in found.items() if len({regions[n].name for n in numbers}) > 1
+        region: numbers for region, numbers in numbers_of.items() if len({regions[n].name for n in numbers}) > 1
     }
     return {f"{region.structure} ({region.side})": numbers for region, numbers in different.items()}

@@ -461,9 +461,8 @@ def _adjustments(table: Recorded) -> str:
     phrases = []
     for place in dict.fromkeys(places.values()):
         names = named([name for name, where in places.items() if where == place])
-        phrases.append(
-            f"{names} entered as z-scores{f' of the residuals given {covariates}' if covariates else ''} in {plain(place)}"
-        )
+        residuals = f" of the residuals given {covariates}" if covariates else ""
+        phrases.append(f"{names} entered as z-scores{residuals} in {plain(place)}")
     return "; ".join(phrases)
 
 
