@@ -96,23 +96,23 @@ def members(
     InputError
         A pattern matches no structure, or the name is taken.
     """
-    found: dict[tuple[str, str], list[int]] = {}
+    labels_of: dict[tuple[str, str], list[int]] = {}
     for number, region in regions.items():
-        found.setdefault((region.structure, region.side), []).append(number)
+        labels_of.setdefault((region.structure, region.side), []).append(number)
     for name, pattern in (merged or {}).items():
-        if any(structure == name for structure, _ in found):
+        if any(structure == name for structure, _ in labels_of):
             raise InputError(f"there is already a structure {name}; choose another name for {pattern}")
         chosen = {n: r for n, r in regions.items() if fnmatch.fnmatchcase(r.structure, pattern)}
         if not chosen:
             names = ", ".join(sorted({r.structure for r in regions.values()}))
             raise InputError(f"no structure matches {pattern!r}; there are {names}")
         for number, region in chosen.items():
-            found.setdefault((name, region.side), []).append(number)
-    for structure in {structure for structure, _ in found}:
-        left, right = found.get((structure, "left")), found.get((structure, "right"))
-        if left and right:
-            found[structure, "both"] = left + right
-    return dict(sorted(found.items(), key=lambda item: (item[0][0], SIDES.index(item[0][1]))))
+            labels_of.setdefault((name, region.side), []).append(number)
+    for structure in {structure for structure, _ in labels_of}:
+        left_labels, right_labels = labels_of.get((structure, "left")), labels_of.get((structure, "right"))
+        if left_labels and right_labels:
+            labels_of[structure, "both"] = left_labels + right_labels
+    return dict(sorted(labels_of.items(), key=lambda item: (item[0][0], SIDES.index(item[0][1]))))
 
 
 def measure(
@@ -146,7 +146,7 @@ def measure(
     -------
     list of Measure
     """
-    found = []
+    rows = []
     for (structure, side), numbers in structures.items():
         region = np.isin(labels, numbers)
         if not region.any():
@@ -162,8 +162,8 @@ def measure(
             blank = _numbers(of_voxel) - _numbers(of_voxel[finite])
             used = chosen[:0] if blank else chosen[finite]
             row = _row(structure, side, name, used, float(size) * voxel_volume / 1000)
-            found.append(replace(row, labels=there, blank=blank))
-    return found
+            rows.append(replace(row, labels=there, blank=blank))
+    return rows
 
 
 def _numbers(labels: NDArray) -> frozenset[int]:
@@ -283,12 +283,12 @@ def _shared(command: Command, table: pd.DataFrame) -> Iterator[str]:
 
 def _usual_labels(measured: Sequence[Sequence[Measure]]) -> dict[tuple[str, str], frozenset[int]]:
     """The labels of each region that occur in any participant."""
-    found: dict[tuple[str, str], frozenset[int]] = {}
+    labels_of: dict[tuple[str, str], frozenset[int]] = {}
     for rows in measured:
         for row in rows:
             place = row.structure, row.side
-            found[place] = found.get(place, frozenset()) | row.labels
-    return found
+            labels_of[place] = labels_of.get(place, frozenset()) | row.labels
+    return labels_of
 
 
 def _left_out(
@@ -297,26 +297,26 @@ def _left_out(
     usual: Mapping[tuple[str, str], frozenset[int]],
 ) -> Iterator[str]:
     """Warnings about regions that are missing or incomplete in some participants."""
-    found: dict[tuple[str, frozenset[int]], list[str]] = {}
+    people_of: dict[tuple[str, frozenset[int]], list[str]] = {}
     for name, rows in zip(names, measured):
         there = {(row.structure, row.side): row.labels for row in rows}
         for (structure, side), labels in usual.items():
             lacking = labels - there.get((structure, side), frozenset())
             if lacking:
-                found.setdefault((_title(structure, side), lacking), []).append(name)
-    for (labels, people), titles in _together(found).items():
+                people_of.setdefault((_title(structure, side), lacking), []).append(name)
+    for (labels, people), titles in _together(people_of).items():
         yield f"no voxel of {_labels(labels)} in {', '.join(people)}: {', '.join(titles)} omitted for them"
 
 
 def _without_values(names: Sequence[str], whole: Sequence[Sequence[Measure]]) -> Iterator[str]:
     """Warnings about regions of which a part has no finite value in some participants."""
     for kind in dict.fromkeys(row.map for rows in whole for row in rows):
-        found: dict[tuple[str, frozenset[int]], list[str]] = {}
+        people_of: dict[tuple[str, frozenset[int]], list[str]] = {}
         for name, rows in zip(names, whole):
             for row in rows:
                 if row.map == kind and row.blank:
-                    found.setdefault((_title(row.structure, row.side), row.blank), []).append(name)
-        for (labels, people), titles in _together(found).items():
+                    people_of.setdefault((_title(row.structure, row.side), row.blank), []).append(name)
+        for (labels, people), titles in _together(people_of).items():
             yield (
                 f"{kind} has no finite value in {_labels(labels)} of {', '.join(people)}: no mean of "
                 f"{', '.join(titles)} for them"
@@ -324,11 +324,11 @@ def _without_values(names: Sequence[str], whole: Sequence[Sequence[Measure]]) ->
 
 
 def _together(
-    found: Mapping[tuple[str, frozenset[int]], Sequence[str]],
+    people_of: Mapping[tuple[str, frozenset[int]], Sequence[str]],
 ) -> dict[tuple[frozenset[int], tuple[str, ...]], list[str]]:
     """Titles of regions, grouped by labels and participants."""
     sorted_out: dict[tuple[frozenset[int], tuple[str, ...]], list[str]] = {}
-    for (title, labels), people in found.items():
+    for (title, labels), people in people_of.items():
         sorted_out.setdefault((labels, tuple(people)), []).append(title)
     return {key: sorted(titles) for key, titles in sorted_out.items()}
 
@@ -405,11 +405,11 @@ def _measured(
             files.check_headers(other, header)
         grid = header.grid(np.ones(header.shape[:3], dtype=bool))
         volumes = {kind: grid.to_volume(read()) for kind, (_, read) in images.items()}
-        found = volumes["labels"]
+        labels = volumes["labels"]
         yield (
-            _numbers(found),
+            _numbers(labels),
             measure(
-                found,
+                labels,
                 {kind.removeprefix("map "): v for kind, v in volumes.items() if kind.startswith("map ")},
                 structures,
                 _voxel_volume(grid),

@@ -159,11 +159,8 @@ def overall(test_findings: Sequence[Finding], tests: Sequence[VoxelwiseTest], le
         return f"{count} found a difference with {limit}."
     best = min(tests, key=lambda test: test.p)
     what = "no cluster was large enough" if any(test.survivors for test in tests) else f"no voxel had {limit}"
-    where = (
-        f"in any of {plural(len(test_findings), 'voxelwise test')}"
-        if len(test_findings) > 1
-        else "in one voxelwise test"
-    )
+    n = len(test_findings)
+    where = f"in any of {plural(n, 'voxelwise test')}" if n > 1 else "in one voxelwise test"
     smallest = f"The smallest corrected {p_phrase(best.p, level)} ({best.label})."
     return f"Nothing survived: {what} {where}. {smallest}"
 

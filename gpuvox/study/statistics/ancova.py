@@ -90,8 +90,8 @@ def check_assumptions(values: ArrayLike, group: ArrayLike, residuals: ArrayLike)
     if len(e) > 3 and np.ptp(e) > 1e-10 * max(np.abs(y).max(), np.abs(e).max()):
         lilliefors_d, lilliefors_p = lilliefors(e)
         skewness = stats.skew(e, bias=False)
-    found = (levene_f, levene_p, lilliefors_d, lilliefors_p, skewness)
-    return Assumptions(*(float(value) for value in found))
+    statistics = (levene_f, levene_p, lilliefors_d, lilliefors_p, skewness)
+    return Assumptions(*(float(value) for value in statistics))
 
 
 # -- analysis of covariance -----------------------------------------------------------------------------------------
@@ -168,14 +168,14 @@ class _Design:
 
 def independent(X: Float64, columns: Float64) -> list[int]:
     """Indices of columns that are not combinations of X and the columns before them."""
-    Q, found = np.linalg.qr(X)[0], []
+    Q, independent_columns = np.linalg.qr(X)[0], []
     for i, column in enumerate(columns.T):
-        left = column - Q @ (Q.T @ column)
-        left -= Q @ (Q.T @ left)
-        if np.linalg.norm(left) > 1e-8 * np.linalg.norm(column):
-            found.append(i)
-            Q = np.column_stack([Q, left / np.linalg.norm(left)])
-    return found
+        remainder = column - Q @ (Q.T @ column)
+        remainder -= Q @ (Q.T @ remainder)
+        if np.linalg.norm(remainder) > 1e-8 * np.linalg.norm(column):
+            independent_columns.append(i)
+            Q = np.column_stack([Q, remainder / np.linalg.norm(remainder)])
+    return independent_columns
 
 
 def ancova(
@@ -228,12 +228,12 @@ def ancova(
     member = assign_families(variables, families)
     forced = matching(variables, [pattern for pattern in log if pattern != AUTO], "the list of variables")
     rows, design = analysed(table, group, order, covariates)
-    found = []
+    lines = []
     for name in variables:
         how = "log" if name in forced else AUTO if AUTO in log else ""
         row = {"variable": name, "family": member[name], "transform": "none"}
-        found.append(row | _variable(table[name].to_numpy(dtype=np.float64)[rows], design, how, name))
-    result = pd.DataFrame(found, columns=columns_of(ANCOVA, design.levels))
+        lines.append(row | _variable(table[name].to_numpy(dtype=np.float64)[rows], design, how, name))
+    result = pd.DataFrame(lines, columns=columns_of(ANCOVA, design.levels))
     for family in result["family"].unique():
         # Variables that were not tested do not make the correction stricter.
         inside = (result["family"] == family) & result["p"].notna()
@@ -246,10 +246,10 @@ def ancova(
 
 def columns_of(descriptions: Mapping[str, str], levels: Sequence[str]) -> list[str]:
     """Names of columns, with ``{group}`` expanded for each group."""
-    found: list[str] = []
+    names: list[str] = []
     for name in descriptions:
-        found += [name.format(group=level) for level in levels] if "{group}" in name else [name]
-    return found
+        names += [name.format(group=level) for level in levels] if "{group}" in name else [name]
+    return names
 
 
 def _check_variables(table: pd.DataFrame, variables: Sequence[str], taken: Sequence[str]) -> None:
@@ -353,10 +353,10 @@ def _fit(y: Float64, X: Float64) -> Any:
 
 
 def _centred(y: Float64) -> Float64:
-    left = y - y.mean()
-    if np.linalg.norm(left) <= 1e-12 * np.linalg.norm(y):
+    deviations = y - y.mean()
+    if np.linalg.norm(deviations) <= 1e-12 * np.linalg.norm(y):
         raise _NotTestedError("same value in all participants")
-    return left
+    return deviations
 
 
 def _transformed(x: Float64, design: _Design, how: str, name: str) -> tuple[Float64, str, float]:
@@ -387,26 +387,26 @@ def _tested(y: Float64, design: _Design) -> dict[str, float]:
     X, k, middle = design.matrix(), len(design.levels), float(y.mean())
     fit = _fit(_centred(y), X)
     ends = fit.conf_int()
-    found: dict[str, float] = {}
+    line: dict[str, float] = {}
     for i, level in enumerate(design.levels):
-        found[f"adjusted_mean_{level}"] = middle + float(fit.params[i])
-        found[f"adjusted_se_{level}"] = float(fit.bse[i])
-        found[f"adjusted_low_{level}"], found[f"adjusted_high_{level}"] = (middle + float(e) for e in ends[i])
+        line[f"adjusted_mean_{level}"] = middle + float(fit.params[i])
+        line[f"adjusted_se_{level}"] = float(fit.bse[i])
+        line[f"adjusted_low_{level}"], line[f"adjusted_high_{level}"] = (middle + float(e) for e in ends[i])
     contrasts = np.zeros((k - 1, X.shape[1]))
     contrasts[:, 0], contrasts[:, 1:k] = 1, -np.eye(k - 1)
     test = fit.f_test(contrasts)
     f, df = float(np.squeeze(test.fvalue)), float(fit.df_resid)
-    found |= {"f": f, "df_group": k - 1, "df_residual": df, "p": float(test.pvalue)}
+    line |= {"f": f, "df_group": k - 1, "df_residual": df, "p": float(test.pvalue)}
     if k == 2:
         pair = fit.t_test(contrasts)
         difference, (low, high) = float(np.squeeze(pair.effect)), np.squeeze(pair.conf_int())
-        found |= {"difference": difference, "difference_se": float(np.squeeze(pair.sd))}
-        found |= {"difference_low": float(low), "difference_high": float(high)}
-        found["d"] = math.copysign(cohens_d(f, df), difference)
+        line |= {"difference": difference, "difference_se": float(np.squeeze(pair.sd))}
+        line |= {"difference_low": float(low), "difference_high": float(high)}
+        line["d"] = math.copysign(cohens_d(f, df), difference)
     checks = check_assumptions(y, design.codes, fit.resid)
     for name in ("levene_f", "levene_p", "lilliefors_d", "lilliefors_p", "skewness"):
-        found[name] = getattr(checks, name)
-    return found | _slopes(fit, X, k)
+        line[name] = getattr(checks, name)
+    return line | _slopes(fit, X, k)
 
 
 def _slopes(fit: Any, X: Float64, k: int) -> dict[str, float]:

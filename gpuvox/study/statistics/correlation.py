@@ -134,12 +134,12 @@ def correlations(command: Correlations) -> Result:
 
 def _pairs(command: Correlations, table: pd.DataFrame) -> list[tuple[str, str]]:
     x, y = (find_columns(table, getattr(command, option), option, command) for option in ("x", "y"))
-    given = find_columns(table, command.given, "given", command)
+    covariates = find_columns(table, command.given, "given", command)
     for option, names in (("x", x), ("y", y)):
         if not names:
             raise UsageError(f"--{option} is missing: a correlation needs variables")
         for name in names:
-            if name in given:
+            if name in covariates:
                 raise OptionError(f"--{option}", f"{name} is already a covariate (--given)")
     pairs: dict[tuple[str, str], None] = {}
     for a in x:
@@ -156,14 +156,14 @@ def _correlated(
 ) -> tuple[dict[str, Any], dict[str, list[str]], int]:
     """Row of a pair, the excluded participants, and the number of resamples that do not determine it."""
     what = f"{command.origin}, {x} with {y}"
-    given = find_columns(data.table, command.given, "given", command)
-    rows, excluded = complete_cases(data, [x, y, *given], what)
+    covariates = find_columns(data.table, command.given, "given", command)
+    rows, excluded = complete_cases(data, [x, y, *covariates], what)
     (x_name, a), (y_name, b) = (_one_column(rows, name, what) for name in (x, y))
-    Z = indicators(rows, given, command.origin).to_numpy()
+    Z = indicators(rows, covariates, command.origin).to_numpy()
     strata = strata_of(data, rows, command.strata, command)
     ends, undetermined = np.full(5, np.nan), 0
     try:
-        found = least_squares.partial_correlation(a, b, Z, command.method)
+        correlation = least_squares.partial_correlation(a, b, Z, command.method)
         if command.bootstrap:
             statistic = least_squares.correlation_statistic(a, b, Z, command.method)
             boot = least_squares.bootstrap(statistic, len(rows), command.bootstrap, command.seed, strata=strata)
@@ -172,8 +172,8 @@ def _correlated(
     except InputError as error:
         raise FileError(f"{what}: {error}") from None
     line = {
-        "x": x_name, "y": y_name, "given": ", ".join(given) or None, "method": command.method, "n": len(rows),
-        **asdict(found), **dict(zip((*INTERVALS, DETERMINED), ends)),
+        "x": x_name, "y": y_name, "given": ", ".join(covariates) or None, "method": command.method, "n": len(rows),
+        **asdict(correlation), **dict(zip((*INTERVALS, DETERMINED), ends)),
     }  # fmt: skip
     return line, excluded, undetermined
 

@@ -50,35 +50,35 @@ Result = tuple[str, float, float, float, float]
 
 
 def _t(samples: Sequence[Float64], equal: bool) -> Result:
-    found = stats.ttest_ind(*samples, equal_var=equal)
-    return "t", found.statistic, found.df, math.nan, found.pvalue
+    test = stats.ttest_ind(*samples, equal_var=equal)
+    return "t", test.statistic, test.df, math.nan, test.pvalue
 
 
 def _mannwhitney(samples: Sequence[Float64]) -> Result:
-    found = stats.mannwhitneyu(*samples, alternative="two-sided")
-    return "U", found.statistic, math.nan, math.nan, found.pvalue
+    test = stats.mannwhitneyu(*samples, alternative="two-sided")
+    return "U", test.statistic, math.nan, math.nan, test.pvalue
 
 
 def _anova(samples: Sequence[Float64], equal: bool) -> Result:
     from statsmodels.stats.oneway import anova_oneway
 
-    found = anova_oneway(list(samples), use_var="equal" if equal else "unequal")
-    return "F", found.statistic, found.df_num, found.df_denom, found.pvalue
+    test = anova_oneway(list(samples), use_var="equal" if equal else "unequal")
+    return "F", test.statistic, test.df_num, test.df_denom, test.pvalue
 
 
 def _kruskal(samples: Sequence[Float64]) -> Result:
-    found = stats.kruskal(*samples)
-    return "H", found.statistic, len(samples) - 1, math.nan, found.pvalue
+    test = stats.kruskal(*samples)
+    return "H", test.statistic, len(samples) - 1, math.nan, test.pvalue
 
 
 def _fisher(counts: NDArray[np.int64]) -> Result:
-    found = stats.fisher_exact(counts)
-    return "odds ratio", found.statistic, math.nan, math.nan, found.pvalue
+    test = stats.fisher_exact(counts)
+    return "odds ratio", test.statistic, math.nan, math.nan, test.pvalue
 
 
 def _chi2(counts: NDArray[np.int64]) -> Result:
-    found = stats.chi2_contingency(counts, correction=False)
-    return "chi2", found.statistic, found.dof, math.nan, found.pvalue
+    test = stats.chi2_contingency(counts, correction=False)
+    return "chi2", test.statistic, test.dof, math.nan, test.pvalue
 
 
 TWO: dict[str, Callable[[Sequence[Float64]], Result]] = {
@@ -147,27 +147,28 @@ def demographics(
         check_finite(table[name])
         check_categories(table, name, "")
         samples = {v: table[name][groups.codes == i].dropna() for i, v in enumerate(groups.levels)}
-        wanted = (tests or {}).get(name, "")
+        requested = (tests or {}).get(name, "")
         try:
-            rows += [{"variable": name} | row for row in _described(samples, wanted)]
+            rows += [{"variable": name} | row for row in _described(samples, requested)]
         except InputError as error:
             raise FileError(f"{name}: {error}") from None
     return pd.DataFrame(rows, columns=columns_of(DEMOGRAPHICS, groups.levels))
 
 
-def _described(samples: Mapping[str, pd.Series], wanted: str) -> list[dict[str, Any]]:
+def _described(samples: Mapping[str, pd.Series], requested: str) -> list[dict[str, Any]]:
     """Rows of a variable from its values in each group."""
     together = pd.concat(list(samples.values()))
     numeric = pd.api.types.is_numeric_dtype(together)
-    categorical = wanted in COUNTS or not (wanted or (numeric and together.nunique() != 2))
+    categorical = requested in COUNTS or not (requested or (numeric and together.nunique() != 2))
     if not categorical and not numeric:
-        raise InputError(f"the test {wanted} is for numbers, but this is text")
+        raise InputError(f"the test {requested} is for numbers, but this is text")
     there = [level for level, values in samples.items() if len(values)]
     if categorical:
-        rows, test = _counted(samples, together), _counts_compared([samples[v] for v in there], together, wanted)
+        rows = _counted(samples, together)
+        test = _counts_compared([samples[v] for v in there], together, requested)
     else:
         numbers = {level: values.to_numpy(dtype=np.float64) for level, values in samples.items()}
-        rows, test = _measured(numbers, there, wanted)
+        rows, test = _measured(numbers, there, requested)
     if len(there) < len(samples):
         where = f"values in {', '.join(there)} only" if there else "no values"
         test["note"] = "; ".join(filter(None, [where, test.get("note")]))
@@ -175,17 +176,17 @@ def _described(samples: Mapping[str, pd.Series], wanted: str) -> list[dict[str, 
 
 
 def _measured(
-    samples: Mapping[str, Float64], there: Sequence[str], wanted: str
+    samples: Mapping[str, Float64], there: Sequence[str], requested: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Row of a numeric variable, and its test in the groups that have values."""
     tests = TWO if len(there) <= 2 else MORE
-    if wanted and wanted not in tests and len(there) > 1:
+    if requested and requested not in tests and len(there) > 1:
         raise InputError(
-            f"the test {wanted} does not compare {len(there)} groups; expected {', '.join(tests)}, "
+            f"the test {requested} does not compare {len(there)} groups; expected {', '.join(tests)}, "
             f"or {', '.join(COUNTS)} for counts"
         )
     compared = {level: samples[level] for level in there}
-    test = wanted or _suitable(list(compared.values()))
+    test = requested or _suitable(list(compared.values()))
     row: dict[str, Any] = {}
     for level, x in samples.items():
         q1, median, q3 = np.quantile(x, [0.25, 0.5, 0.75]) if len(x) else [math.nan] * 3
@@ -265,7 +266,7 @@ def _counted(samples: Mapping[str, pd.Series], together: pd.Series) -> list[dict
     return rows
 
 
-def _counts_compared(compared: Sequence[pd.Series], together: pd.Series, wanted: str) -> dict[str, Any]:
+def _counts_compared(compared: Sequence[pd.Series], together: pd.Series, requested: str) -> dict[str, Any]:
     """Test of a contingency table, groups × levels."""
     levels = sorted(together.unique().tolist())
     counts = np.array([[(values == v).sum() for v in levels] for values in compared], dtype=np.int64)
@@ -273,9 +274,9 @@ def _counts_compared(compared: Sequence[pd.Series], together: pd.Series, wanted:
         return {}
     if len(levels) < 2:
         return {"note": "same value in all participants"}
-    if wanted == "fisher" and counts.shape != (2, 2):
+    if requested == "fisher" and counts.shape != (2, 2):
         raise InputError(f"Fisher's exact test is for 2 × 2 counts; these are {len(counts)} × {len(levels)}")
-    test = wanted or ("fisher" if counts.shape == (2, 2) else "chi2")
+    test = requested or ("fisher" if counts.shape == (2, 2) else "chi2")
     outcome = _outcome(test, COUNTS[test](counts))
     if test == "chi2":
         expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()

@@ -162,7 +162,7 @@ def _record(
 
 def _record_ancova(command: Command, compared: pd.DataFrame, groups: Groups) -> dict[str, Any]:
     changed = compared[compared["transform"] != "none"]
-    left = compared[compared["note"].notna()]
+    not_tested = compared[compared["note"].notna()]
     first, second, *more = groups.levels
     return {
         "model": "variable ~ " + " + ".join([command.group, *command.covariates]) + ", ordinary least squares",
@@ -173,7 +173,7 @@ def _record_ancova(command: Command, compared: pd.DataFrame, groups: Groups) -> 
         "correction": command.correction,
         "log": list(command.log),
         "transforms": dict(zip(changed["variable"], changed["transform"])),
-        "not_tested": dict(zip(left["variable"], left["note"])),
+        "not_tested": dict(zip(not_tested["variable"], not_tested["note"])),
         "columns": _explained(ANCOVA, groups.levels),
     }
 

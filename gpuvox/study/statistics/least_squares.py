@@ -86,11 +86,11 @@ def partial_correlation(
     if not _independent(Z):
         raise DesignError("a covariate of the correlation is constant, or a combination of others")
     X = np.column_stack([np.ones(len(V)), _standardised(Z)])
-    left = V - X @ np.linalg.lstsq(X, V, rcond=None)[0]
-    norms = np.linalg.norm(left, axis=0)
+    residuals = V - X @ np.linalg.lstsq(X, V, rcond=None)[0]
+    norms = np.linalg.norm(residuals, axis=0)
     if (norms <= 1e-10 * np.linalg.norm(V, axis=0)).any():
         raise DesignError("a variable of the correlation does not vary, given the covariates")
-    r = float(np.clip(left[:, 0] @ left[:, 1] / norms.prod(), -1, 1))
+    r = float(np.clip(residuals[:, 0] @ residuals[:, 1] / norms.prod(), -1, 1))
     t = r * math.sqrt(df / max(1 - r * r, 1e-300))
     low, high = -1.0, 1.0
     if df > 1:
@@ -124,11 +124,12 @@ def correlation_statistic(
             part = values[rows[start : start + CHUNK]]
             if method == "spearman":
                 part = (_ranks(part, 1) - (part.shape[1] + 1) / 2) / part.shape[1]
-            _, left = _least_squares(part[:, :, :2], _with_intercept(part[:, :, 2:]))
-            norms = np.linalg.norm(left, axis=1)
+            _, residuals = _least_squares(part[:, :, :2], _with_intercept(part[:, :, 2:]))
+            norms = np.linalg.norm(residuals, axis=1)
             # A constant variable leaves only rounding error.
             norms[norms <= 1e-8] = np.nan
-            out[start : start + CHUNK, 0] = (left[:, :, 0] * left[:, :, 1]).sum(axis=1) / norms.prod(axis=1)
+            products = (residuals[:, :, 0] * residuals[:, :, 1]).sum(axis=1)
+            out[start : start + CHUNK, 0] = products / norms.prod(axis=1)
         return out
 
     return statistic
@@ -139,8 +140,8 @@ def _variables(x: ArrayLike, y: ArrayLike, covariates: ArrayLike | None, method:
     if method not in METHODS:
         raise InputError(f"the correlation method {method!r}; expected {' or '.join(METHODS)}")
     V = np.column_stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)])
-    given = np.zeros((len(V), 0)) if covariates is None else np.asarray(covariates, dtype=np.float64)
-    Z = given.reshape(len(V), -1) if given.size else np.zeros((len(V), 0))
+    values = np.zeros((len(V), 0)) if covariates is None else np.asarray(covariates, dtype=np.float64)
+    Z = values.reshape(len(V), -1) if values.size else np.zeros((len(V), 0))
     if not (np.isfinite(V).all() and np.isfinite(Z).all()):
         raise InputError("a variable of the correlation has a value that is not a number")
     return (_ranks(V, 0), _ranks(Z, 0)) if method == "spearman" else (V, Z)
@@ -216,7 +217,7 @@ def hierarchical_regression(y: ArrayLike, blocks: Mapping[str, pd.DataFrame]) ->
     import statsmodels.api as sm
 
     outcome = np.asarray(y, dtype=np.float64)
-    found: list[Block] = []
+    fitted: list[Block] = []
     X = pd.DataFrame(index=range(len(outcome)))
     error, r2 = float(((outcome - outcome.mean()) ** 2).sum()), 0.0
     for name, block in blocks.items():
@@ -228,14 +229,14 @@ def hierarchical_regression(y: ArrayLike, blocks: Mapping[str, pd.DataFrame]) ->
             raise DesignError(f"block {name!r}: the outcome is an exact combination of the predictors")
         df = (block.shape[1], len(outcome) - X.shape[1] - 1)
         f = ((error - fit.ssr) / df[0]) / (fit.ssr / df[1])
-        found.append(
+        fitted.append(
             Block(
                 name, float(fit.rsquared), float(fit.rsquared_adj), float(fit.rsquared - r2), float(f),
                 float(stats.f.sf(f, *df)), df, _coefficients(fit, outcome, X),
             )
         )  # fmt: skip
         error, r2 = fit.ssr, fit.rsquared
-    return found
+    return fitted
 
 
 def _check(y: Float64, X: pd.DataFrame, added: int, name: str) -> None:
@@ -392,10 +393,10 @@ def _acceleration(jackknife: Float64, strata: NDArray[np.int64]) -> Float64:
 def _corrected(tails: Float64, bias: float, acceleration: float) -> Float64:
     """Quantiles of the resamples that are the ends of the BCa interval."""
     z = bias + stats.norm.ppf(tails)
-    left = 1 - acceleration * z
-    # At left = 0 the corrected point has gone to infinity, on the side of z; beyond, the formula would bring it back.
+    divisor = 1 - acceleration * z
+    # At divisor = 0 the corrected point is at infinity, on the side of z; beyond, the formula would bring it back.
     # As |a| < 1/6, this needs |z| > 6: all of some 50,000 resamples on one side of the observed value.
-    moved = np.divide(z, left, out=np.copysign(np.inf, z), where=left > 0)
+    moved = np.divide(z, divisor, out=np.copysign(np.inf, z), where=divisor > 0)
     return stats.norm.cdf(bias + moved)
 
 
@@ -430,15 +431,15 @@ def regression_statistic(y: ArrayLike, X: ArrayLike, sizes: Sequence[int]) -> St
         chosen, A = scaled[rows][:, :, None], design[rows]
         before = ((chosen - chosen.mean(axis=1, keepdims=True)) ** 2).sum(axis=(1, 2))
         total = np.where(before > 1e-16 * rows.shape[1], before, np.nan)
-        found = []
+        parts = []
         for k in np.cumsum(sizes):
-            b, left = _least_squares(chosen, A[:, :, : k + 1])
+            b, residuals = _least_squares(chosen, A[:, :, : k + 1])
             slopes = b[:, 1:, 0] * unit / scale[:k]
-            error = (left**2).sum(axis=(1, 2))
+            error = (residuals**2).sum(axis=(1, 2))
             intercept = middle + unit * b[:, 0, 0] - slopes @ centre[:k]
-            found += [intercept[:, None], slopes, ((before - error) / total)[:, None]]
+            parts += [intercept[:, None], slopes, ((before - error) / total)[:, None]]
             before = error
-        return np.concatenate(found, axis=1)
+        return np.concatenate(parts, axis=1)
 
     return statistic
 
@@ -538,13 +539,13 @@ def group_difference(values: ArrayLike, first: ArrayLike, covariates: ArrayLike 
     if min(n) < 2 or df <= Z.shape[1]:
         raise DesignError(f"groups of {n[0]} and {n[1]} with {Z.shape[1]} covariates are too small")
     V = np.column_stack([y, Z])
-    left = np.where(inside[:, None], V - V[inside].mean(axis=0), V - V[~inside].mean(axis=0))
-    norms = np.linalg.norm(left, axis=0)
+    deviations = np.where(inside[:, None], V - V[inside].mean(axis=0), V - V[~inside].mean(axis=0))
+    norms = np.linalg.norm(deviations, axis=0)
     if norms[0] <= 1e-10 * np.linalg.norm(y):
         raise DesignError("it does not vary within the groups")
-    if (norms <= 1e-10 * np.linalg.norm(V, axis=0)).any() or not _independent(left[:, 1:]):
+    if (norms <= 1e-10 * np.linalg.norm(V, axis=0)).any() or not _independent(deviations[:, 1:]):
         raise DesignError("a covariate does not vary within the groups, or is a combination of others")
-    scaled = left / norms
+    scaled = deviations / norms
     slopes = np.linalg.lstsq(scaled[:, 1:], scaled[:, 0], rcond=None)[0]
     unexplained = float(((scaled[:, 0] - scaled[:, 1:] @ slopes) ** 2).sum())
     if unexplained <= 1e-20:

@@ -204,14 +204,14 @@ class _Fitted:
         y, boot = rows[command.outcome].to_numpy(dtype=np.float64), None
         strata = strata_of(data, rows, command.strata, command)
         try:
-            found = least_squares.hierarchical_regression(y, frames)
+            fitted = least_squares.hierarchical_regression(y, frames)
             if command.bootstrap:
                 X = np.column_stack([frame.to_numpy() for frame in frames.values()])
                 statistic = least_squares.regression_statistic(y, X, [frame.shape[1] for frame in frames.values()])
                 boot = least_squares.bootstrap(statistic, len(y), command.bootstrap, command.seed, strata=strata)
         except InputError as error:
             raise FileError(f"{what}: {error}") from None
-        return cls(model, command.outcome, rows, frames, found, boot, excluded)
+        return cls(model, command.outcome, rows, frames, fitted, boot, excluded)
 
     @property
     def undetermined(self) -> int:
@@ -220,16 +220,16 @@ class _Fitted:
 
     def _intervals(self) -> list[tuple[Float64, Float64]]:
         """For each block, (m, 5) `BOOTSTRAP` columns of the coefficients and (5,) of ΔR²; NaN without a bootstrap."""
-        found, start = [], 0
+        intervals, start = [], 0
         for block in self.blocks:
             stop = start + len(block.coefficients)
             ends = np.full((stop + 1 - start, len(BOOTSTRAP)), np.nan)
             if self.boot is not None:
                 parts = [self.boot.percentile, self.boot.bca, self.boot.determined[:, None]]
                 ends = np.hstack(parts)[start : stop + 1]
-            found.append((ends[:-1], ends[-1]))
+            intervals.append((ends[:-1], ends[-1]))
             start = stop + 1
-        return found
+        return intervals
 
     def overview(self) -> list[dict[str, Any]]:
         """One row per block."""
@@ -268,13 +268,13 @@ class _Fitted:
         X = np.column_stack([np.ones(len(y)), *(frame.to_numpy() for frame in self.frames.values())])
         known = X[:, : X.shape[1] - self.frames[last].shape[1]]
         columns: list[tuple[str, str | None, str, Float64, Float64 | float]]
-        columns = [("outcome", None, self.outcome, y, _left(y, known))]
+        columns = [("outcome", None, self.outcome, y, _residuals(y, known))]
         for block in [*before, last]:
             for name, column in self.frames[block].items():
                 values = column.to_numpy(dtype=np.float64)
-                left = _left(values, known) if block == last else np.nan
-                columns.append(("predictor", block, str(name), values, left))
-        columns.append(("fitted", None, self.outcome, y - _left(y, X), np.nan))
+                residual = _residuals(values, known) if block == last else np.nan
+                columns.append(("predictor", block, str(name), values, residual))
+        columns.append(("fitted", None, self.outcome, y - _residuals(y, X), np.nan))
         parts = [
             pd.DataFrame(
                 {"participant_id": self.rows["participant_id"], "role": role, "block": block, "variable": variable,
@@ -285,7 +285,7 @@ class _Fitted:
         return pd.concat(parts, ignore_index=True).assign(model=self.model)
 
 
-def _left(values: Float64, X: Float64) -> Float64:
+def _residuals(values: Float64, X: Float64) -> Float64:
     """Residuals of a regression."""
     scale = np.abs(X).max(axis=0)
     return values - (X / scale) @ np.linalg.lstsq(X / scale, values, rcond=None)[0]
@@ -326,26 +326,26 @@ def _regression_messages(
 ) -> list[str]:
     sizes = [len(one.rows) for one in fitted]
     n = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
-    found = [f"{count_of(len(fitted), 'model')} of {command.outcome}, n = {n}"]
+    messages = [f"{count_of(len(fitted), 'model')} of {command.outcome}, n = {n}"]
     if command.correction != "none":
-        found[0] += (
+        messages[0] += (
             f"; corrected P of the last block < .05 in {int((corrected < 0.05).sum())} ({command.correction})"
         )
     for where in dict.fromkeys(groups.values()):
         names = [name for name, place in groups.items() if place == where]
         place = f"{where[0]} (n = {where[1]})"
         how = f"adjusted for {', '.join(command.adjust)}" if command.adjust else "z-scores"
-        found.append(f"{how} in {place}: {', '.join(names)}")
+        messages.append(f"{how} in {place}: {', '.join(names)}")
     weak = {one.model: one.undetermined for one in fitted if one.undetermined}
     if weak:
         counts = ", ".join(f"{model} {count}" for model, count in weak.items())
-        found.append(f"of {command.bootstrap} resamples, those that do not determine the model: {counts}")
-    return found + undetermined_message(command.bootstrap, _without_interval(fitted))
+        messages.append(f"of {command.bootstrap} resamples, those that do not determine the model: {counts}")
+    return messages + undetermined_message(command.bootstrap, _without_interval(fitted))
 
 
 def _without_interval(fitted: Sequence[_Fitted]) -> list[str]:
     """Predictors, and blocks' ΔR², whose bootstrap has too few resamples."""
-    found = []
+    titles = []
     for one in fitted:
         if one.boot is None:
             continue
@@ -354,8 +354,8 @@ def _without_interval(fitted: Sequence[_Fitted]) -> list[str]:
             for block in one.blocks
             for name in (*map(str, block.coefficients.index), f"R2 change of {block.name}")
         ]
-        found += [f"{name} ({one.model})" for name, ends in zip(names, one.boot.percentile) if np.isnan(ends[0])]
-    return list(dict.fromkeys(found))
+        titles += [f"{name} ({one.model})" for name, ends in zip(names, one.boot.percentile) if np.isnan(ends[0])]
+    return list(dict.fromkeys(titles))
 
 
 def _adjust(command: Regression, data: Data, predictors: Sequence[str]) -> tuple[Data, dict[str, tuple[str, int]]]:
@@ -392,13 +392,13 @@ def _to_adjust(command: Regression, data: Data, predictors: Sequence[str], covar
             if name not in covariates and is_numeric(analysed, name) and analysed[name].nunique() > 2
         ]
     try:
-        found = matching(predictors, command.adjusted, "the list of predictors")
+        chosen = matching(predictors, command.adjusted, "the list of predictors")
     except InputError as error:
         raise OptionError("--adjusted", error.message) from None
-    for name in found:
+    for name in chosen:
         if name in covariates:
             raise OptionError("--adjusted", f"{name} cannot be adjusted for itself")
-    return found
+    return chosen
 
 
 def _z(name: str, values: Float64, design: Float64, inside: Bool, covariates: Sequence[str]) -> Float64:

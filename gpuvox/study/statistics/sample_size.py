@@ -137,11 +137,11 @@ def _sample_size(
     values = numbers_of(rows, name, command)
     Z = indicators(rows, covariates, command.origin).to_numpy()
     try:
-        found = least_squares.group_difference(values, first, Z)
-        effect, given = found.d * command.reduction, found.d_adjusted * command.reduction
+        difference = least_squares.group_difference(values, first, Z)
+        effect, adjusted_effect = difference.d * command.reduction, difference.d_adjusted * command.reduction
         t_test = least_squares.sample_size_groups(effect, command.power, command.alpha)
         ancova = least_squares.sample_size_groups(
-            given, command.power, command.alpha, found.r2_covariates, Z.shape[1]
+            adjusted_effect, command.power, command.alpha, difference.r2_covariates, Z.shape[1]
         )
     except InputError as error:
         raise FileError(f"{command.origin}, {name}: {error}") from None
@@ -149,31 +149,31 @@ def _sample_size(
         "variable": name,
         "n_first": int(first.sum()),
         "n_second": int((~first).sum()),
-        "mean_first": found.means[0],
-        "mean_second": found.means[1],
-        "sd": found.sd,
-        "d": found.d,
-        "d_adjusted": found.d_adjusted if covariates else None,
-        "r2_covariates": found.r2_covariates if covariates else None,
+        "mean_first": difference.means[0],
+        "mean_second": difference.means[1],
+        "sd": difference.sd,
+        "d": difference.d,
+        "d_adjusted": difference.d_adjusted if covariates else None,
+        "r2_covariates": difference.r2_covariates if covariates else None,
         "effect": effect,
         "n_t_test": t_test,
-        "effect_adjusted": given if covariates else None,
+        "effect_adjusted": adjusted_effect if covariates else None,
         "n_ancova": ancova if covariates else None,
     }
 
 
 def _sample_size_messages(command: SampleSizes, table: pd.DataFrame) -> list[str]:
     share = "the difference" if command.reduction == 1 else f"{command.reduction:g} of the difference"
-    found = [
+    lines = [
         f"participants in each arm to detect {share} of {' and '.join(command.order)} with power {command.power:g}, "
         f"two-sided {command.alpha:g}"
     ]
     width = max(len("variable"), *(len(name) for name in table["variable"]))
     ancova = f"  {'adjusted':>8}  {'R2':>5}  {'ANCOVA':>8}" if command.covariates else ""
-    found.append(f"{'variable':<{width}}  {'d':>6}  {'t test':>8}{ancova}")
+    lines.append(f"{'variable':<{width}}  {'d':>6}  {'t test':>8}{ancova}")
     for row in table.itertuples(index=False):
         line = f"{row.variable:<{width}}  {row.d:>6.2f}  {row.n_t_test:>8}"
         if command.covariates:
             line += f"  {row.d_adjusted:>8.2f}  {row.r2_covariates:>5.2f}  {row.n_ancova:>8}"
-        found.append(line)
-    return found
+        lines.append(line)
+    return lines

@@ -220,18 +220,18 @@ def strata_of(data: Data, rows: pd.DataFrame, names: Sequence[str], command: Sou
     Raises `OptionError` if a value is missing or a stratum has a single participant: resampled alone, it would always
     be itself, and the interval of what depends on it would be too narrow.
     """
-    found = find_columns(data.table, names, "strata", command)
-    if not found:
+    columns = find_columns(data.table, names, "strata", command)
+    if not columns:
         return None
-    values = rows[found]
+    values = rows[columns]
     if values.isna().to_numpy().any():
         row, column = np.argwhere(values.isna().to_numpy())[0]
         who = rows["participant_id"].iloc[row]
-        raise OptionError("--strata", f"{found[column]} of {who} is missing")
-    groups = values.groupby(found, sort=True)
-    alone = np.flatnonzero(groups[found[0]].transform("size") == 1)
+        raise OptionError("--strata", f"{columns[column]} of {who} is missing")
+    groups = values.groupby(columns, sort=True)
+    alone = np.flatnonzero(groups[columns[0]].transform("size") == 1)
     if len(alone):
-        cell = ", ".join(f"{name} {label(values[name].iloc[alone[0]])}" for name in found)
+        cell = ", ".join(f"{name} {label(values[name].iloc[alone[0]])}" for name in columns)
         raise OptionError(
             "--strata",
             f"{rows['participant_id'].iloc[alone[0]]} is the only participant with {cell}, "
