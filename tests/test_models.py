@@ -270,7 +270,7 @@ def test_blocks_and_standardised_coefficients():
         ({"x": [[1.0], [1], [1], [1], [1]]}, "constant"),
         ({"x": [[1.0, 2], [2, 4], [3, 6], [4, 8], [5, 10]]}, "combination"),
         ({"x": [[1.0], [np.nan], [1], [2], [3]]}, "number in every row"),
-        ({"x": np.random.default_rng(0).normal(size=(5, 4))}, "more than 5 subjects"),
+        ({"x": np.random.default_rng(0).normal(size=(5, 4))}, "more than 5 participants"),
         ({"x": [[1.0], [2], [4], [3], [1]], "y": [[1.0], [2], [4], [3], [1]]}, "already"),
     ],
 )
