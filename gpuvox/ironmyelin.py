@@ -28,7 +28,7 @@ from gpuvox.participants import Rows
 from gpuvox.plain import several
 from gpuvox.reporter import Reporter
 from gpuvox.runtime.pool import Pool
-from gpuvox.types import MapBatch
+from gpuvox.types import Float32, MapBatch
 
 KINDS = ("qsm", "r1", "csf", "jacobian")
 QSM_UNITS = {"ppm": 1.0, "ppb": 1e-3}
@@ -55,8 +55,6 @@ OTHER_FIELDS = {"megahertz": 42.577, "millitesla": 1e3, "gauss": 1e4}
 """Other units of a field strength (and of the resonance of hydrogen), as multiples of its value in tesla."""
 CSF_R1 = 0.6
 """Largest accepted median of R1 in CSF, 1/s."""
-
-Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -571,7 +569,7 @@ def measure_csf(run: Run, reporter: Reporter) -> Reference | None:
 def write_maps(
     run: Run,
     reference: Reference | None,
-    writers: dict[str, Callable[[NDArray], None]],
+    writers: dict[str, Callable[[Float32], None]],
     pool: Pool,
     reporter: Reporter,
 ) -> None:
@@ -595,7 +593,7 @@ def write_maps(
         reporter.progress("maps", i + 1, len(run.cohort.names))
 
 
-def _write(run: Run, values: Float32, write: Callable[[NDArray], None]) -> None:
+def _write(run: Run, values: Float32, write: Callable[[Float32], None]) -> None:
     write(smoothed(run, values))
 
 

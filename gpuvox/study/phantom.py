@@ -33,9 +33,7 @@ from gpuvox.reporter import Progress
 from gpuvox.runtime.limits import default_threads
 from gpuvox.runtime.pool import Pool
 from gpuvox.study.pipeline.config import example
-
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
+from gpuvox.types import Float32, Float64
 
 N_PATIENTS, N_CONTROLS = 91, 55
 N_PROGRESSIVE = 20

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from gpuvox import files
 from gpuvox.errors import DesignError, FileError, OptionError
@@ -35,9 +34,7 @@ from gpuvox.tables.conditions import left_out, select
 from gpuvox.tables.levels import check_categories, is_declared
 from gpuvox.tables.reading import labels, typed
 from gpuvox.tables.relocate import relocated
-
-Float64 = NDArray[np.float64]
-
+from gpuvox.types import Float64
 
 # -- groups ---------------------------------------------------------------------------------------------------------
 

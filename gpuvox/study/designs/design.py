@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuvox import files, participants
 from gpuvox.design_checks import check_design, describe_finding
@@ -17,9 +16,8 @@ from gpuvox.errors import DesignError, FileError
 from gpuvox.names import Names
 from gpuvox.participants import Rows
 from gpuvox.partitioning import partition
+from gpuvox.types import Float64, Ints
 
-Float64 = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Weights = dict[str, float]
 
 

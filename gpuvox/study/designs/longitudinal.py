@@ -22,7 +22,6 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from gpuvox import files
 from gpuvox.errors import FileError, OptionError
@@ -50,10 +49,8 @@ from gpuvox.study.measures.image_series import (
 from gpuvox.tables.columns import require
 from gpuvox.tables.conditions import left_out, select
 from gpuvox.tables.relocate import relocated
+from gpuvox.types import Float32, Float64, Ints
 
-Bool = NDArray[np.bool_]
-Float64 = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Weights = dict[str, float]
 
 
@@ -521,13 +518,13 @@ def _write_map(
         )
 
 
-def _changes(images: Images, change: Change) -> Iterator[NDArray]:
+def _changes(images: Images, change: Change) -> Iterator[Float32]:
     pairs = zip(images.volumes(change.before.tolist()), images.volumes(change.after.tolist()))
     for (before, after), years in zip(pairs, change.interval):
         yield ((after.astype(np.float64) - before) / years).astype(np.float32)
 
 
-def _all_visits(images: Images, visits: Visits) -> Iterator[NDArray]:
+def _all_visits(images: Images, visits: Visits) -> Iterator[Float32]:
     """Volumes in the order of the visits, from one stream per visit, so that no 4D image is ever held in memory."""
     streams = [images.volumes(visits.rows[visits.visit == k].tolist()) for k in range(len(visits.names))]
     for k in visits.visit:

@@ -10,15 +10,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from gpuvox.errors import FileError
 from gpuvox.tables.columns import require
 from gpuvox.tables.levels import check_levels
 from gpuvox.tables.reading import typed
-
-Bool = NDArray[np.bool_]
-Ints = NDArray[np.int64]
+from gpuvox.types import Bools, Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +47,7 @@ class Visits:
     origin: str = "the table"
 
     @property
-    def seen(self) -> Bool:
+    def seen(self) -> Bools:
         """(subjects, visits) Whether a participant has a visit."""
         has_visit = np.zeros((len(self.subjects), len(self.names)), dtype=bool)
         has_visit[self.subject, self.visit] = True
@@ -61,7 +58,7 @@ class Visits:
         """(N,) Exchangeability blocks: the participants, numbered from 1."""
         return self.subject + 1
 
-    def of(self, keep: Bool) -> Visits:
+    def of(self, keep: Bools) -> Visits:
         """The visits of the selected participants."""
         inside = np.flatnonzero(keep[self.subject])
         return Visits(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,9 +27,9 @@ from gpuvox.study.statistics.adjustment import adjusted
 from gpuvox.tables.columns import indicators
 from gpuvox.tables.conditions import select
 from gpuvox.tables.reading import typed
+from gpuvox.types import Float64, Floats
 
 Progress = Callable[[str, int, int], None]
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Cluster:
     shares: dict[str, float]
 
 
-def is_p(corrected: NDArray) -> bool:
+def is_p(corrected: Floats) -> bool:
     """Whether values are p rather than 1 − p, as far as this can be recognised: one of them is exactly 1.
 
     The N permutations include the unpermuted data, so that p is at least 1/N and 1 − p is never 1; but the corrected p
@@ -74,7 +75,7 @@ def is_p(corrected: NDArray) -> bool:
 
 
 def find_clusters(
-    corrected: NDArray, grid: Grid, p: float = 0.05, extent: int = 1, connectivity: int = 26
+    corrected: Floats, grid: Grid, p: float = 0.05, extent: int = 1, connectivity: int = 26
 ) -> NDArray[np.int32]:
     """Number the clusters of voxels with a corrected p below a level.
 
@@ -115,10 +116,10 @@ def find_clusters(
 
 def describe(
     labels: NDArray[np.int32],
-    corrected: NDArray,
+    corrected: Floats,
     grid: Grid,
-    statistic: NDArray | None = None,
-    atlas: NDArray | None = None,
+    statistic: Floats | None = None,
+    atlas: NDArray[np.integer[Any]] | None = None,
     regions: Mapping[int, Region] | None = None,
 ) -> list[Cluster]:
     """Describe each cluster.
@@ -162,7 +163,7 @@ def _three(values: Float64) -> tuple[float, float, float]:
     return x, y, z
 
 
-def _shares(labels: NDArray, regions: Mapping[int, Region]) -> dict[str, float]:
+def _shares(labels: NDArray[np.integer[Any]], regions: Mapping[int, Region]) -> dict[str, float]:
     numbers, counts = np.unique(labels, return_counts=True)
     shares: dict[str, float] = {}
     for number, count in sorted(zip(numbers, counts), key=lambda pair: -pair[1]):
@@ -174,7 +175,7 @@ def _shares(labels: NDArray, regions: Mapping[int, Region]) -> dict[str, float]:
     return shares
 
 
-def eigenvariate(data: NDArray) -> Float64:
+def eigenvariate(data: Floats) -> Float64:
     """First eigenvariate of a cluster; see the head of this module.
 
     Parameters

@@ -19,8 +19,7 @@ from gpuvox.grid import Grid
 from gpuvox.participants import Rows
 from gpuvox.plain import several
 from gpuvox.reporter import Progress
-
-Float32 = NDArray[np.float32]
+from gpuvox.types import Float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +122,7 @@ def check_target(out: str, images: Images) -> None:
 
 
 def write_images(
-    stack: ExitStack, out: str, like: Images, volumes: Iterator[NDArray], who: Rows, text: str
+    stack: ExitStack, out: str, like: Images, volumes: Iterator[Float32], who: Rows, text: str
 ) -> None:
     """Write a 4D image and the participants of its volumes; the files appear when the stack exits without an error."""
     header = like.first
@@ -136,7 +135,7 @@ def write_images(
         write(values)
 
 
-def counted(volumes: Iterator[NDArray], title: str, n: int, progress: Progress) -> Iterator[NDArray]:
+def counted(volumes: Iterator[Float32], title: str, n: int, progress: Progress) -> Iterator[Float32]:
     """The same volumes, with progress reported after each has been used."""
     for i, values in enumerate(volumes, start=1):
         yield values

@@ -28,6 +28,7 @@ from gpuvox.plain import several
 from gpuvox.reporter import Reporter
 from gpuvox.study.measures.labels import Region, alike, read_regions
 from gpuvox.tables.columns import require
+from gpuvox.types import AnyArray, Bools, Floats
 
 SIDES = ("left", "right", "both", "none")
 
@@ -116,13 +117,13 @@ def members(
 
 
 def measure(
-    labels: NDArray,
-    maps: Mapping[str, NDArray],
+    labels: NDArray[np.integer[Any]],
+    maps: Mapping[str, Floats],
     structures: Mapping[tuple[str, str], Sequence[int]],
     voxel_volume: float,
     *,
-    jacobian: NDArray | None = None,
-    exclude: NDArray | None = None,
+    jacobian: Floats | None = None,
+    exclude: Bools | None = None,
     erosion: int = 0,
 ) -> list[Measure]:
     """Measure the regions of one participant.
@@ -166,7 +167,7 @@ def measure(
     return rows
 
 
-def _numbers(labels: NDArray) -> frozenset[int]:
+def _numbers(labels: NDArray[np.integer[Any]]) -> frozenset[int]:
     return frozenset(int(number) for number in np.unique(labels))
 
 
@@ -426,9 +427,11 @@ def _voxel_volume(grid: Grid) -> float:
 
 def _images(
     command: Command, table: pd.DataFrame, kind: str, source: str
-) -> Iterator[tuple[files.ImageHeader, Callable[[], NDArray]]]:
+) -> Iterator[tuple[files.ImageHeader, Callable[[], AnyArray]]]:
     """Header of each participant's image, and a function that reads its values once its grid has been checked."""
-    read: Callable[[Any], Iterator[NDArray]] = files.read_labels if kind == "labels" else files.read_volumes
+    read: Callable[[str | Path], Iterator[AnyArray]] = (
+        files.read_labels if kind == "labels" else files.read_volumes
+    )
     if source in table.columns:
         folder = Path(command.table).parent
         for name, path in zip(table["participant_id"], table[source]):

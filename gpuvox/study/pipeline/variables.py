@@ -25,8 +25,8 @@ from gpuvox.study.statistics.demographics import COUNTS, demographics
 from gpuvox.tables.columns import MOST_COMPARED, fitting, indicators, matching
 from gpuvox.tables.conditions import select
 from gpuvox.tables.reading import label
+from gpuvox.types import Bools
 
-Bool = NDArray[np.bool_]
 Where = tuple[str | int, ...]
 """A key in the file."""
 
@@ -99,7 +99,7 @@ class Variables:
                     where, f"{name} is text ({cells.iloc[odd]!r} of {who}); numbers are needed"
                 )
 
-    def rows(self, where: Where, condition: str) -> Bool | None:
+    def rows(self, where: Where, condition: str) -> Bools | None:
         """Participants who fulfil a condition; None if that depends on measures that do not exist yet."""
         later = pd.DataFrame(np.nan, index=self.columns.index, columns=self.names)
         later[self.columns.columns] = self.columns
@@ -113,7 +113,7 @@ class Variables:
             raise self.config.error(where, f"no participant of the study fulfils {condition!r}")
         return fulfils
 
-    def positive(self, where: Where, names: Sequence[str], rows: Bool | None, *, or_zero: bool = False) -> None:
+    def positive(self, where: Where, names: Sequence[str], rows: Bools | None, *, or_zero: bool = False) -> None:
         """Raise `FileError` for a value that has no logarithm."""
         self.numbers(where, names)
         for name in names:
@@ -128,7 +128,7 @@ class Variables:
                     where, f"{name} of {who} is {values[bad[0]]:g}; a logarithm needs {expected}"
                 )
 
-    def complete(self, where: Where, names: Sequence[str], rows: Bool | None) -> pd.DataFrame | None:
+    def complete(self, where: Where, names: Sequence[str], rows: Bools | None) -> pd.DataFrame | None:
         """Participants with values of the known variables; `FileError` if too few, or if a variable is constant."""
         if rows is None:
             return None
@@ -167,7 +167,7 @@ class Variables:
         self.find(("report", "zscores"), config.report.zscores)
         self.numbers(("report", "zscores"), [name for name in config.report.zscores if self.is_known(name)])
 
-    def _check_groups(self, reference: str) -> Bool:
+    def _check_groups(self, reference: str) -> Bools:
         """The reference group, which must allow the covariates to be estimated if clusters are measured."""
         with self.config.reading(("groups", "covariates")):
             _ = self.design
@@ -253,7 +253,7 @@ class Variables:
             self.find(where, [name])
             raise self.config.error(where, f"is {name!r}; expected the name of one variable")
 
-    def _check_regression(self, where: Where, model: Regression, inside: Bool) -> None:
+    def _check_regression(self, where: Where, model: Regression, inside: Bools) -> None:
         self._exact((*where, "outcome"), model.outcome)
         self.numbers((*where, "outcome"), [model.outcome])
         keys: dict[Where, Sequence[str]] = {(*where, "blocks", n): each for n, each in model.blocks.items()}
@@ -297,7 +297,7 @@ class Variables:
                 raise self.config.error(where, f"{name} cannot be adjusted for itself")
         return chosen
 
-    def _adjustable(self, where: Where, name: str, inside: Bool, people: Bool) -> None:
+    def _adjustable(self, where: Where, name: str, inside: Bools, people: Bools) -> None:
         """Raise `FileError` if the covariates cannot be estimated in the reference group of a model's participants."""
         values = self.any_values
         column_values = self.columns[name].to_numpy() if self.is_known(name) else values
@@ -310,7 +310,7 @@ class Variables:
                 adjusted(values[people], design.to_numpy(), inside[people])
 
     def _check_log(
-        self, where: Where, patterns: Sequence[str], rows: Bool | None, inside: Bool | None = None
+        self, where: Where, patterns: Sequence[str], rows: Bools | None, inside: Bools | None = None
     ) -> None:
         """Check the logarithms of a model, also in the reference group unless a variable is missing there."""
         key = (*where, "log")

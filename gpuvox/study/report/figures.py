@@ -18,6 +18,7 @@ from gpuvox.plain import escaped
 from gpuvox.runtime.elsewhere import without
 from gpuvox.study.report.tables import significant
 from gpuvox.study.report.volumes import Scene, VoxelwiseTest
+from gpuvox.types import Bools, Float64, Floats
 
 with without("matplotlibrc", MATPLOTLIBRC=os.devnull, MPLBACKEND=None):
     from matplotlib import colormaps, rc_context, rcdefaults, rcParams
@@ -30,7 +31,6 @@ with without("matplotlibrc", MATPLOTLIBRC=os.devnull, MPLBACKEND=None):
     from matplotlib.text import Text
     from matplotlib.ticker import MaxNLocator
 
-Float64 = NDArray[np.float64]
 
 GROUP_COLOURS = ("#c4510a", "#0f6ba8", "#6b6b6b", "#8f3b76")
 """Orange and blue that colour-blind readers can distinguish, dark enough on white."""
@@ -195,7 +195,7 @@ def _outline_width(voxel: float) -> float:
     return min(max(0.4 * voxel, 2.0), 6.0) * 72 / 200
 
 
-def _overlay(statistic: NDArray, significant: NDArray, vmax: float) -> NDArray:
+def _overlay(statistic: Floats, significant: Bools, vmax: float) -> Floats:
     """Colours of positive values: opaque where significant, elsewhere fading with smaller values."""
     share = np.clip(statistic / vmax, 0, 1)
     colours = statistic_colours()(share)

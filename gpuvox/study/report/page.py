@@ -15,11 +15,12 @@ from gpuvox.errors import FileError
 from gpuvox.files.text import as_number
 from gpuvox.study.report import figures, findings, listings, methods, tables
 from gpuvox.study.report.contents import Contents, check_keys
-from gpuvox.study.report.figures import Float64, Picture
+from gpuvox.study.report.figures import Picture
 from gpuvox.study.report.findings import Finding
 from gpuvox.study.report.tables import Table
 from gpuvox.study.report.viewer import viewer_data
 from gpuvox.study.report.volumes import Scene, VoxelwiseTest, read_scene, read_tests
+from gpuvox.types import Float64
 
 Rows = list[dict[str, str]]
 
@@ -312,7 +313,7 @@ class Page:
         titles = {test.map: test.title for test in self.tests}
         return [figures.box_plots(titles.get(measure, measure), values) for measure, values in kinds.items()]
 
-    def _members(self, group: str, rows: Rows) -> NDArray:
+    def _members(self, group: str, rows: Rows) -> NDArray[np.str_]:
         """Group of each row, from the table itself or from that of the participants."""
         if group in rows[0]:
             return np.array([row[group].strip() for row in rows])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gpuvox.study.report.figures import FADED, statistic_colours
 from gpuvox.study.report.volumes import Scene, VoxelwiseTest
+from gpuvox.types import AnyArray
 
 LARGEST = 65535
 BUDGET = 6e6
@@ -73,7 +74,7 @@ def _inside(volume: NDArray, mask: NDArray[np.bool_]) -> NDArray:
     return volume.ravel(order="F")[mask.ravel(order="F")]
 
 
-def pack(values: NDArray, kind: str) -> str:
+def pack(values: AnyArray, kind: str) -> str:
     """Integers as base64, x fastest."""
     return base64.b64encode(np.rint(values).ravel(order="F").astype(kind).tobytes()).decode()
 

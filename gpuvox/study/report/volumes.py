@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from gpuvox.study.measures.clusters import is_p
 from gpuvox.study.measures.labels import Region, read_regions
 from gpuvox.study.report.contents import Contents
 from gpuvox.study.report.kinds import kind_of
+from gpuvox.types import AnyArray
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 MARGIN = 12.0
 """mm of anatomy around the mask."""
@@ -121,11 +125,11 @@ class Scene:
         return float(x), float(y), float(z)
 
     def millimetres(self, voxel: tuple[int, int, int]) -> tuple[float, float, float]:
-        """Where a voxel of the box lies."""
+        """Position of a voxel of the box in millimetres."""
         x, y, z = self.affine[:3, :3] @ voxel + self.affine[:3, 3]
         return float(x), float(y), float(z)
 
-    def shown(self, volume: NDArray) -> NDArray:
+    def shown(self, volume: NDArray[Scalar]) -> NDArray[Scalar]:
         """An image of the files, turned and cut to the box."""
         return np.ascontiguousarray(self._turn.apply(volume)[self._box])
 
@@ -167,7 +171,7 @@ class Turn:
         signs = [1 if cosines[world, axis] >= 0 else -1 for world, axis in enumerate(best)]
         return cls((x, y, z), (signs[0], signs[1], signs[2]))
 
-    def apply(self, volume: NDArray) -> NDArray:
+    def apply(self, volume: NDArray[Scalar]) -> NDArray[Scalar]:
         """The image with its axes turned."""
         turned = np.transpose(volume, self.axes)
         return turned[tuple(slice(None, None, sign) for sign in self.signs)]
@@ -240,8 +244,8 @@ def _box(mask: NDArray[np.bool_], size: NDArray[np.float64]) -> tuple[slice, sli
 
 
 def _whole(
-    contents: Contents, key: str, scene: Scene, read: Callable[[Path], Iterator[NDArray]] = files.read_volumes
-) -> NDArray | None:
+    contents: Contents, key: str, scene: Scene, read: Callable[[Path], Iterator[AnyArray]] = files.read_volumes
+) -> AnyArray | None:
     """An image in the box, in and outside the mask; what is not finite there becomes 0."""
     path = contents.file(key)
     if path is None:

@@ -7,8 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox.errors import DesignError
-
-Float64 = NDArray[np.float64]
+from gpuvox.types import Float64
 
 
 def adjusted(values: NDArray, covariates: NDArray, reference: NDArray[np.bool_]) -> Float64:

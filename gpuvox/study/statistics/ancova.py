@@ -21,9 +21,8 @@ from gpuvox.errors import DesignError, FileError, InputError, OptionError
 from gpuvox.study.statistics.least_squares import adjust_p
 from gpuvox.tables.columns import indicators, matching, require
 from gpuvox.tables.groups import assign_groups
+from gpuvox.types import Bools, Float64
 
-Bool = NDArray[np.bool_]
-Float64 = NDArray[np.float64]
 CORRECTIONS = ("fdr_bh", "bonferroni", "none")
 LEVEL = 0.05
 """Level of the tests of assumptions that select a test or a transformation."""
@@ -141,7 +140,7 @@ class _Design:
     codes: NDArray[np.int64]
     covariates: pd.DataFrame
 
-    def part(self, rows: Bool) -> _Design:
+    def part(self, rows: Bools) -> _Design:
         return _Design(self.levels, self.codes[rows], self.covariates[rows])
 
     def matrix(self) -> Float64:
@@ -300,7 +299,7 @@ def assign_families(
 
 def analysed(
     table: pd.DataFrame, group: str, order: Sequence[str], covariates: Sequence[str]
-) -> tuple[Bool, _Design]:
+) -> tuple[Bools, _Design]:
     """Rows with a group and all covariates, and their design."""
     require(table, covariates, "")
     groups = assign_groups(table, group, order)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from gpuvox.errors import FileError, InputError, OptionError, UsageError
 from gpuvox.study.statistics import least_squares
@@ -32,8 +31,7 @@ from gpuvox.study.statistics.sources import (
     undetermined_message,
 )
 from gpuvox.tables.columns import indicators
-
-Float64 = NDArray[np.float64]
+from gpuvox.types import Float64
 
 
 @dataclass(frozen=True, kw_only=True)

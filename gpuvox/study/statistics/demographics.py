@@ -20,9 +20,7 @@ from gpuvox.tables.columns import require
 from gpuvox.tables.groups import assign_groups
 from gpuvox.tables.levels import check_categories
 from gpuvox.tables.reading import label
-
-Float64 = NDArray[np.float64]
-
+from gpuvox.types import Float64
 
 DEMOGRAPHICS = {
     "variable": "variable described",

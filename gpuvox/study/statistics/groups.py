@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from gpuvox import __version__, files, private
 from gpuvox.errors import FileError, InputError, OptionError, UsageError
@@ -21,8 +20,7 @@ from gpuvox.tables.columns import matching
 from gpuvox.tables.conditions import left_out, select
 from gpuvox.tables.groups import Groups, assign_groups
 from gpuvox.tables.reading import gather, read_participants
-
-Bool = NDArray[np.bool_]
+from gpuvox.types import Bools
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def execute(command: Command, reporter: Reporter) -> None:
         reporter.say(line)
 
 
-def _subset(command: Command, table: pd.DataFrame) -> Bool:
+def _subset(command: Command, table: pd.DataFrame) -> Bools:
     try:
         rows = select(table, command.subset)
     except InputError as error:

@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from gpuvox.errors import DesignError, InputError
+from gpuvox.types import Float64
 
-Float64 = NDArray[np.float64]
 Statistic = Callable[[NDArray[np.int64]], Float64]
 INTERCEPT = "(intercept)"
 METHODS = ("pearson", "spearman")

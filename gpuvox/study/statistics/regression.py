@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from gpuvox.errors import FileError, InputError, OptionError, UsageError
 from gpuvox.study.statistics import least_squares
@@ -35,9 +34,8 @@ from gpuvox.study.statistics.sources import (
     undetermined_message,
 )
 from gpuvox.tables.columns import indicators, matching, require
+from gpuvox.types import Bools, Float64
 
-Bool = NDArray[np.bool_]
-Float64 = NDArray[np.float64]
 BOOTSTRAP = (*INTERVALS, DETERMINED)
 
 
@@ -401,7 +399,7 @@ def _to_adjust(command: Regression, data: Data, predictors: Sequence[str], covar
     return chosen
 
 
-def _z(name: str, values: Float64, design: Float64, inside: Bool, covariates: Sequence[str]) -> Float64:
+def _z(name: str, values: Float64, design: Float64, inside: Bools, covariates: Sequence[str]) -> Float64:
     what = f"{name} cannot be {'adjusted for ' + ', '.join(covariates) if covariates else 'a z-score'}"
     try:
         return adjusted(values, design, inside)

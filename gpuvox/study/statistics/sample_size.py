@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from gpuvox.errors import FileError, InputError, OptionError, UsageError
 from gpuvox.plain import several
@@ -24,8 +23,7 @@ from gpuvox.study.statistics.sources import (
 )
 from gpuvox.tables.columns import indicators, require
 from gpuvox.tables.reading import labels
-
-Bool = NDArray[np.bool_]
+from gpuvox.types import Bools
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +115,7 @@ def sample_sizes(command: SampleSizes) -> Result:
     return Result({"": table}, record, [*data.out.lines(), *_sample_size_messages(command, table)])
 
 
-def _two_groups(command: SampleSizes, table: pd.DataFrame) -> tuple[Bool, Bool]:
+def _two_groups(command: SampleSizes, table: pd.DataFrame) -> tuple[Bools, Bools]:
     require(table, [command.group], command.origin)
     if len(set(command.order)) != 2 or len(command.order) != 2:
         raise OptionError(
@@ -132,7 +130,7 @@ def _two_groups(command: SampleSizes, table: pd.DataFrame) -> tuple[Bool, Bool]:
 
 
 def _sample_size(
-    command: SampleSizes, rows: pd.DataFrame, name: str, first: Bool, covariates: Sequence[str]
+    command: SampleSizes, rows: pd.DataFrame, name: str, first: Bools, covariates: Sequence[str]
 ) -> dict[str, Any]:
     values = numbers_of(rows, name, command)
     Z = indicators(rows, covariates, command.origin).to_numpy()

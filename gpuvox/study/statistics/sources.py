@@ -18,9 +18,8 @@ from gpuvox.study.statistics import least_squares
 from gpuvox.tables.columns import matching
 from gpuvox.tables.conditions import LeftOut, left_out, select
 from gpuvox.tables.reading import gather, label
+from gpuvox.types import Bools, Float64
 
-Bool = NDArray[np.bool_]
-Float64 = NDArray[np.float64]
 CORRECTIONS = ("fdr_bh", "bonferroni", "none")
 INTERVALS = ("bootstrap_low", "bootstrap_high", "bca_low", "bca_high")
 DETERMINED = "bootstrap_resamples"
@@ -96,8 +95,8 @@ class Data:
     """Variables, log-transformed where requested; the subset, excluded rows, and the reference group."""
 
     table: pd.DataFrame
-    chosen: Bool
-    reference: Bool
+    chosen: Bools
+    reference: Bools
     out: LeftOut
 
 
@@ -119,7 +118,7 @@ def read_data(source: Source, reference: str = "") -> Data:
     return Data(table, chosen, inside, out)
 
 
-def _group(table: pd.DataFrame, condition: str, option: str, source: Source) -> Bool:
+def _group(table: pd.DataFrame, condition: str, option: str, source: Source) -> Bools:
     try:
         rows = select(table, condition)
     except InputError as error:
