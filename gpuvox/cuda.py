@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuvox.device import Device, OutOfDeviceMemory, memory_limit, why_not
+from gpuvox.device import Device, OutOfDeviceMemory, memory_limit, why_unavailable
 from gpuvox.errors import CacheWarning, DeviceError, UsageError
 from gpuvox.runtime import caches
 from gpuvox.types import AnyArray, DeviceArray
@@ -118,7 +118,7 @@ def settle_cache() -> None:
     The private folder is removed at exit; a warning says that kernels are not kept.
     """
     folder = os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache")
-    reason = caches.fault(folder) if caches.make(folder) else f"{folder} cannot be written"
+    reason = caches.why_untrusted(folder) if caches.make(folder) else f"{folder} cannot be written"
     if not reason:
         return
     private = tempfile.mkdtemp(prefix="gpuvox-")
@@ -319,7 +319,7 @@ def resolve(name: str = "auto") -> Device | None:
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if name != "auto" and not match:
         raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:i", option="--device")
-    reason = why_not()
+    reason = why_unavailable()
     if name == "auto":
         return None if reason else _usable(open_device(0, memory_limit()))
     if reason:

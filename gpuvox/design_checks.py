@@ -234,7 +234,7 @@ def _one_row(finding: DesignFinding, columns: Sequence[str]) -> str:
     return f"{_listed(pairs)} {verb} constant; this excludes the volume of that row from the rest of the model"
 
 
-def _collinear_said(finding: DesignFinding, columns: Sequence[str]) -> str:
+def _collinear_columns(finding: DesignFinding, columns: Sequence[str]) -> str:
     if len(columns) == 2:
         size = f"their correlation is 1 - {finding.value**2:.1g} in magnitude"
     else:
@@ -260,6 +260,6 @@ WORDS: dict[str, Callable[[DesignFinding, Sequence[str]], str]] = {
     "constants": _constants,
     "constant_demeaned": _constant_demeaned,
     "one_row": _one_row,
-    "collinear": _collinear_said,
+    "collinear": _collinear_columns,
     "unmodelled_mean": _unmodelled,
 }

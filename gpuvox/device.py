@@ -149,7 +149,7 @@ class Device(ABC):
         self.release()
 
 
-def why_not() -> str | None:
+def why_unavailable() -> str | None:
     """The reason why no GPU can be used, in one sentence; None if one can be used."""
     if find_spec("cupy") is None:
         return (

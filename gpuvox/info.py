@@ -11,7 +11,7 @@ import numpy as np
 
 from gpuvox import __version__
 from gpuvox.cuda import KERNELS, CudaDevice, kernel_directory, open_device
-from gpuvox.device import Device, memory_limit, why_not
+from gpuvox.device import Device, memory_limit, why_unavailable
 from gpuvox.errors import DeviceError
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
@@ -66,7 +66,7 @@ def report() -> Iterator[tuple[str, bool]]:
     yield ", ".join(f"{name} {number}" for name, number in versions().items()), True
     yield f"CPU: {default_threads()} processors for this process", True
     yield f"kernels: {kernel_directory()}", True
-    reason = why_not()
+    reason = why_unavailable()
     if reason:
         yield f"GPU: none; {reason}", True
         return

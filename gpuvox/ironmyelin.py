@@ -417,7 +417,7 @@ def prepare(command: Command) -> Run:
     """Check everything that can be checked without reading an image."""
     device, model = resolve(command.device), read_model(command)
     cohort = read_cohort(command)
-    inversion, grid = settle(command, cohort, model)
+    inversion, grid = prepare_inversion(command, cohort, model)
     try:
         os.makedirs(command.out, exist_ok=True)
     except OSError as error:
@@ -448,7 +448,7 @@ def check(command: Command, names: Sequence[str], images: dict[str, list[str]]) 
         As for `execute`.
     """
     model, cohort = read_model(command), check_cohort(names, images, of_subjects=True)
-    _, grid = settle(command, cohort, model)
+    _, grid = prepare_inversion(command, cohort, model)
     first = next(subjects(cohort, command, KINDS))
     if "jacobian" in images:
         check_jacobian(first, images["jacobian"][0], grid)
@@ -467,7 +467,7 @@ def read_model(command: Command) -> qmri.TissueModel:
     return model
 
 
-def settle(command: Command, cohort: Cohort, model: qmri.TissueModel) -> tuple[qmri.Inversion, Grid]:
+def prepare_inversion(command: Command, cohort: Cohort, model: qmri.TissueModel) -> tuple[qmri.Inversion, Grid]:
     """The inversion for these images, and the voxels to write."""
     field_of_r1, conversion = find_field(command, cohort), None
     if field_of_r1 != model.field:

@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 from gpuvox import __version__
 from gpuvox.errors import CacheWarning
 from gpuvox.runtime import caches
-from gpuvox.runtime.elsewhere import without
+from gpuvox.runtime.elsewhere import ignoring_local_file
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 SETTINGS = ".numba_config.yaml"
 """File in the current folder from which numba would read settings."""
 
-with without(SETTINGS):
+with ignoring_local_file(SETTINGS):
     import numba
     from numba.core.caching import UserProvidedCacheLocator, UserWideCacheLocator
 
@@ -51,7 +51,7 @@ def _why_not_kept() -> str:
     advice = "set NUMBA_CACHE_DIR to a folder of your own"
     for folder, beside in _numba_folders():
         if caches.make(folder):
-            reason = caches.fault(folder, beside or "")
+            reason = caches.why_untrusted(folder, beside or "")
             return f"compiled loops are not kept because {reason}; {advice}" if reason else ""
     return f"compiled loops are not kept because there is no folder that can be written; {advice}"
 

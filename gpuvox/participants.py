@@ -409,7 +409,7 @@ def read_matrix(name: Name) -> Matrix:
     return replace(matrix, row_names=matrix.row_names or rows, column_names=matrix.column_names or columns)
 
 
-def taken_apart(data: Any) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
+def values_and_names(data: Any) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
     """Values of a DataFrame, a Series or an array without names; names of its rows; names of its columns.
 
     Participants are in a column (`files.ID_COLUMNS`) or in the index, unless that only counts rows.

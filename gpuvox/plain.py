@@ -30,6 +30,6 @@ def escaped(text: str) -> str:
     return _HIDDEN.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
-def in_short(number: int) -> str:
+def format_count(number: int) -> str:
     """A count formatted like C's %g, of any size."""
     return f"{number:g}" if number < 10**300 else f"{Decimal(number):.5e}"

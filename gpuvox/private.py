@@ -54,7 +54,7 @@ def words(command: Iterable[str], folder: str) -> list[str]:
     return shortened
 
 
-def here(command: Sequence[str]) -> list[str]:
+def relative_to_current_folder(command: Sequence[str]) -> list[str]:
     """The words of a command to be repeated in the current folder: files in it are named relative to it."""
     top = os.getcwd()
     return [

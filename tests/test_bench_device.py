@@ -293,7 +293,7 @@ def test_process(tmp_path):
 
 
 def test_no_gpu(monkeypatch, capsys):
-    monkeypatch.setattr(main, "why_not", lambda: "no CUDA device answers; use --device cpu")
+    monkeypatch.setattr(main, "why_unavailable", lambda: "no CUDA device answers; use --device cpu")
     assert main.main([]) == 2
     assert capsys.readouterr().err == "There is no GPU to check or to time: no CUDA device answers.\n"
 
@@ -359,7 +359,7 @@ def test_cuda(monkeypatch):
 
 
 def test_facts_and_the_command_line(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(main, "why_not", lambda: None)
+    monkeypatch.setattr(main, "why_unavailable", lambda: None)
     monkeypatch.setattr(main, "Cuda", lambda pooled: Stopwatch())
     assert main.main(["--only", "facts", "--small", "--seconds", "9", "--out", str(tmp_path)]) == 0
     facts = json.loads(next(tmp_path.iterdir()).read_text())["facts"]

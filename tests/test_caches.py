@@ -34,60 +34,60 @@ def private(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_others_can_write(private):
-    assert caches.fault(private) == ""
+    assert caches.why_untrusted(private) == ""
     for mode in (0o777, 0o702, 0o770, 0o1777):
         private.chmod(mode)
-        assert "others can write to" in caches.fault(private), oct(mode)
+        assert "others can write to" in caches.why_untrusted(private), oct(mode)
     private.chmod(0o755)
-    assert caches.fault(private) == caches.fault(private / "not" / "there") == ""
+    assert caches.why_untrusted(private) == caches.why_untrusted(private / "not" / "there") == ""
 
 
 def test_a_file_that_others_can_write(private, tmp_path):
     file = private / "glm.nbi"
     file.write_bytes(b"")
-    assert caches.fault(private) == ""
+    assert caches.why_untrusted(private) == ""
     file.chmod(0o666)
-    assert caches.fault(private) == ""  # nobody else can enter the folder; so it is with a umask of 002
+    assert caches.why_untrusted(private) == ""  # nobody else can enter the folder; so it is with a umask of 002
     os.link(file, tmp_path / "another")
-    assert "glm.nbi" in caches.fault(private)
+    assert "glm.nbi" in caches.why_untrusted(private)
     (tmp_path / "another").unlink()
     private.chmod(0o711)
-    assert "glm.nbi" in caches.fault(private)
+    assert "glm.nbi" in caches.why_untrusted(private)
 
 
 def test_a_folder_above_that_others_can_write(private):
     inner = private / "inner"
     inner.mkdir(mode=0o700)
     private.chmod(0o777)
-    assert "others can write to" in caches.fault(inner)
+    assert "others can write to" in caches.why_untrusted(inner)
     private.chmod(0o1777)  # as /tmp: others cannot replace what is there
-    assert caches.fault(inner) == ""
+    assert caches.why_untrusted(inner) == ""
 
 
 def test_a_link_is_followed(private, tmp_path):
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     (private / "link").symlink_to(tmp_path / "open")
-    assert "others can write to" in caches.fault(private / "link")
+    assert "others can write to" in caches.why_untrusted(private / "link")
 
 
 def test_a_folder_of_another_user(private, monkeypatch):
     user = private.stat().st_uid
     monkeypatch.setattr(caches.os, "geteuid", lambda: user + 1)
     if user == 0:
-        assert caches.fault(private) == ""  # root's, as in an installation
+        assert caches.why_untrusted(private) == ""  # root's, as in an installation
         monkeypatch.undo()
         os.chown(private, 12345, -1)
-    assert "belongs to another user" in caches.fault(private)
+    assert "belongs to another user" in caches.why_untrusted(private)
 
 
 def test_a_group_of_the_users_own(private, monkeypatch):
     """With a umask of 002 everything that the user makes can be written by that group."""
     private.chmod(0o775)
     monkeypatch.setattr(caches, "_is_private", lambda group: group == private.stat().st_gid)
-    assert caches.fault(private) == ""
+    assert caches.why_untrusted(private) == ""
     private.chmod(0o777)
-    assert caches.fault(private) != ""
+    assert caches.why_untrusted(private) != ""
 
 
 def test_a_cache_beside_sources_that_a_group_may_change(private):
@@ -96,10 +96,10 @@ def test_a_cache_beside_sources_that_a_group_may_change(private):
     kept.mkdir()
     private.chmod(0o775)
     kept.chmod(0o775)
-    assert "others can write" in caches.fault(kept)
-    assert caches.fault(kept, beside=private) == ""
+    assert "others can write" in caches.why_untrusted(kept)
+    assert caches.why_untrusted(kept, beside=private) == ""
     private.chmod(0o755)
-    assert "others can write" in caches.fault(kept, beside=private)
+    assert "others can write" in caches.why_untrusted(kept, beside=private)
 
 
 def test_what_is_made_is_the_users_alone(tmp_path):
@@ -114,7 +114,9 @@ def test_what_is_made_is_the_users_alone(tmp_path):
 
 def test_kernels_go_to_a_private_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "good"))
-    monkeypatch.setattr(caches, "fault", lambda folder: f"others can write to {folder}" if "bad" in folder else "")
+    monkeypatch.setattr(
+        caches, "why_untrusted", lambda folder: f"others can write to {folder}" if "bad" in folder else ""
+    )
     cuda.settle_cache.__wrapped__()
     assert os.environ["CUPY_CACHE_DIR"] == str(tmp_path / "good")
     for folder in (str(tmp_path / "bad"), "/proc/none/cupy"):

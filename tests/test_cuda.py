@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpuvox import cuda
-from gpuvox.device import OutOfDeviceMemory, why_not
+from gpuvox.device import OutOfDeviceMemory, why_unavailable
 from gpuvox.errors import DeviceError
 from gpuvox.info import check_kernels, report
 from tests.cuda_on_cpu.shim import CXX, ShimDevice, _Tracked
@@ -175,7 +175,7 @@ def cupy(monkeypatch):
 
 
 def test_the_whole_way_through_cupy(cupy):
-    assert why_not() is None
+    assert why_unavailable() is None
     device = cuda.resolve("auto")
     assert (device.name, device.title, device.n_processors) == ("cuda:0", "stand-in, 1 GB", 3)
     check_kernels(device)
@@ -238,4 +238,4 @@ def test_devices_that_are_not_there(cupy, monkeypatch):
     with pytest.raises(DeviceError, match="cuda:3: there are 1 CUDA devices"):
         cuda.resolve("cuda:3")
     monkeypatch.setattr(cupy, "devices", 0)
-    assert why_not() == "no CUDA device answers; use --device cpu"
+    assert why_unavailable() == "no CUDA device answers; use --device cpu"

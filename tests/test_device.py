@@ -43,7 +43,7 @@ needs_compiler = pytest.mark.skipif(CXX is None, reason="no C++ compiler to run 
 
 def gpu():
     """The GPU, or a reason to skip; with GPUVOX_REQUIRE_GPU=1 there must be one."""
-    reason = devices.why_not()
+    reason = devices.why_unavailable()
     if reason:
         assert os.environ.get("GPUVOX_REQUIRE_GPU") != "1", reason
         pytest.skip(reason)
@@ -320,7 +320,7 @@ def test_gpuvox_info(capsys):
     said = capsys.readouterr().out
     assert said.startswith("gpuvox ")
     assert "kernels: " in said
-    assert ("GPU: none; " in said) == bool(devices.why_not())
+    assert ("GPU: none; " in said) == bool(devices.why_unavailable())
 
 
 # -- names, memory, sources -----------------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ def test_gpuvox_info(capsys):
 
 def test_names(monkeypatch):
     assert cuda.resolve("cpu") is None
-    monkeypatch.setattr(cuda, "why_not", lambda: "CuPy is not installed")
+    monkeypatch.setattr(cuda, "why_unavailable", lambda: "CuPy is not installed")
     assert cuda.resolve("auto") is None
     with pytest.raises(DeviceError, match="--device cuda:1: CuPy is not installed"):
         cuda.resolve("cuda:1")
@@ -336,7 +336,7 @@ def test_names(monkeypatch):
         with pytest.raises(InputError, match="expected auto, cpu, cuda or cuda:i"):
             cuda.resolve(name)
     opened = []
-    monkeypatch.setattr(cuda, "why_not", lambda: None)
+    monkeypatch.setattr(cuda, "why_unavailable", lambda: None)
     monkeypatch.setattr(cuda, "open_device", lambda *given: opened.append(given))
     monkeypatch.setattr(cuda, "_usable", lambda device: device)
     monkeypatch.setenv(devices.MEMORY_VARIABLE, "4G")
@@ -362,14 +362,14 @@ def test_memory_limit_refused(text, monkeypatch):
 
 def test_without_cupy(monkeypatch):
     monkeypatch.setattr(devices, "find_spec", lambda name: None)
-    assert "CuPy is not installed; install gpuvox[cuda13]" in devices.why_not()
+    assert "CuPy is not installed; install gpuvox[cuda13]" in devices.why_unavailable()
 
 
 def test_with_cupy_but_no_driver(monkeypatch, tmp_path):
     (tmp_path / "cupy.py").write_text("raise ImportError('libcuda.so.1: cannot open shared object file')\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
-    assert "no CUDA device answers (ImportError: libcuda.so.1" in devices.why_not()
+    assert "no CUDA device answers (ImportError: libcuda.so.1" in devices.why_unavailable()
 
 
 @needs_compiler
@@ -487,7 +487,7 @@ def test_a_gpu_whose_kernels_do_not_compile_is_not_used(monkeypatch):
         def kernel(self, name):
             raise DeviceError("the CUDA kernels cannot be compiled for this: no libnvrtc")
 
-    monkeypatch.setattr(cuda, "why_not", lambda: None)
+    monkeypatch.setattr(cuda, "why_unavailable", lambda: None)
     monkeypatch.setattr(cuda, "open_device", lambda *given: Useless())
     with pytest.warns(UserWarning, match="no libnvrtc; using the CPU"):
         assert cuda.resolve("auto") is None

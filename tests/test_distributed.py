@@ -510,7 +510,7 @@ def group_lives(number: int) -> bool:
 
 def test_an_error_on_a_worker_is_the_same_sentence(study, farm, capsys):
     line = [*BASE.split(), "-x", "--device", "cuda"]
-    if gpuvox.device.why_not() is None:
+    if gpuvox.device.why_unavailable() is None:
         pytest.skip("there is a GPU")
     assert main_randomise(line) == 2
     alone = capsys.readouterr().err

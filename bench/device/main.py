@@ -18,7 +18,7 @@ from bench.device.machine import Cuda, ceilings, compile_kernels, facts
 from bench.device.sanitizer import sanitizer
 from bench.device.table import table
 from bench.device.timings import timings
-from gpuvox.device import why_not
+from gpuvox.device import why_unavailable
 
 
 def work(lab: Lab, only: str | None = None, with_sanitizer: bool = True) -> int:
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         compile_family(given[1])
         return 0
     options = parse(given)
-    reason = why_not()
+    reason = why_unavailable()
     if reason:
         sys.stderr.write(f"There is no GPU to check or to time: {reason.split(';')[0]}.\n")
         return 2

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from gpuvox.analysis import Begin, PreparedTest, TestResult
 from gpuvox.application.outputs import Writer
 from gpuvox.device import Device
-from gpuvox.plain import in_short
+from gpuvox.plain import format_count
 from gpuvox.shuffle import ImportedShuffler
 from gpuvox.tally import share
 
@@ -26,7 +26,7 @@ def announce_count(prepared: PreparedTest, say: Say) -> None:
         if shuffler.flips and not test.is_f:
             say("One-sample design detected; sign-flipping instead of permuting.")
         kind = "sign-flips" if shuffler.flips else "permutations"
-        say(f"{in_short(shuffler.n_distinct)} {kind} required for exhaustive test of {test.number}")
+        say(f"{format_count(shuffler.n_distinct)} {kind} required for exhaustive test of {test.number}")
 
 
 def announce_run(prepared: PreparedTest, say: Say) -> None:

@@ -196,7 +196,7 @@ def as_grid(mask: Any, place: Grid, what: str = "the data") -> Grid:
     if grid.affine is None:
         sized = isinstance(mask, Grid) and grid.voxel_size != (1.0, 1.0, 1.0)
         return grid if sized and place.affine is None else replace(place, mask=grid.mask)
-    if place.affine is not None and not files.lie_alike(grid.affine, place.affine, place.voxel_size):
+    if place.affine is not None and not files.affines_match(grid.affine, place.affine, place.voxel_size):
         raise InputError(
             f"the mask and {what} have different affines, {files.format_affine(grid.affine)} and "
             f"{files.format_affine(place.affine)}; they must be on the same grid"

@@ -188,8 +188,8 @@ def identify(run: PreparedRun, hashes: Hashes) -> RunIdentity:
         for option, each in hashes.items()
     }
     return RunIdentity(
-        fingerprint(named, run.analysis.options, more), counts, tuple(private.here(description.line[1:])),
-        description.shard,
+        fingerprint(named, run.analysis.options, more), counts,
+        tuple(private.relative_to_current_folder(description.line[1:])), description.shard,
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from gpuvox.files import ImageHeader, Matrix
 from gpuvox.grid import Grid
 from gpuvox.names import Names, by_name
 from gpuvox.participants import Rows
-from gpuvox.plain import in_short, several
+from gpuvox.plain import format_count, several
 from gpuvox.reporter import Reporter
 from gpuvox.scratch import Data, count_constant, pieces
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
@@ -379,7 +379,7 @@ def check_permutation_counts(tests: Sequence[PreparedTest]) -> None:
             kind = "sign-flips" if shuffler.flips else "permutations"
             which = "all there are" if shuffler.exhaustive else "as asked for"
             raise UsageError(
-                f"{prepared.test.title} would take {in_short(shuffler.n)} {kind}, {which}; at most "
+                f"{prepared.test.title} would take {format_count(shuffler.n)} {kind}, {which}; at most "
                 f"{MOST_PERMUTATIONS:,} are possible: choose a smaller number, other than 0",
                 option="-n",
             )

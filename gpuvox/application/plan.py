@@ -23,7 +23,7 @@ from gpuvox.distributed.launch import (
     find_size,
 )
 from gpuvox.errors import FileError
-from gpuvox.plain import in_short
+from gpuvox.plain import format_count
 from gpuvox.reporter import Reporter
 from gpuvox.runtime.limits import threads_for
 from gpuvox.scratch import block, check_folder
@@ -171,7 +171,7 @@ def _costs(description: RunDescription, analysis: Analysis) -> list[tuple[int, C
 
 
 def _counted(number: int) -> str:
-    return f"{number:,}" if number < 10**15 else in_short(number)
+    return f"{number:,}" if number < 10**15 else format_count(number)
 
 
 def _duration(seconds: float) -> str:

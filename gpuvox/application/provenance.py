@@ -19,7 +19,7 @@ from gpuvox.application.fingerprint import Hashes
 from gpuvox.application.outputs import Writer
 from gpuvox.distributed.client import DaskWorkers
 from gpuvox.info import versions
-from gpuvox.plain import in_short
+from gpuvox.plain import format_count
 from gpuvox.runtime.limits import threads_for
 
 
@@ -87,7 +87,9 @@ def test_record(result: TestResult) -> dict[str, Any]:
         "degrees_of_freedom": result.f_dfs or result.df,
         "method": "sign-flips" if shuffler.flips else "permutations",
         "permutations": shuffler.n if result.nulls else 0,
-        "distinct": str(shuffler.n_distinct) if shuffler.n_distinct < 10**4000 else in_short(shuffler.n_distinct),
+        "distinct": str(shuffler.n_distinct)
+        if shuffler.n_distinct < 10**4000
+        else format_count(shuffler.n_distinct),
         "exhaustive": bool(shuffler.exhaustive),
         "smallest_possible_p": 1 / shuffler.n,
         **result.records,

@@ -46,7 +46,7 @@ def matrix_of(array: Any, what: str, *, rows: bool = False) -> files.Matrix:
     InputError
         The values are not numbers, or not finite.
     """
-    numbers, of_rows, of_columns = participants.taken_apart(array)
+    numbers, of_rows, of_columns = participants.values_and_names(array)
     values = real_array(_with_numbers(numbers), f"the values of {what}").astype(np.float64)
     if not np.isfinite(values).all():
         raise InputError(

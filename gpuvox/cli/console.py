@@ -20,10 +20,10 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     """Print a warning on stderr."""
-    complain(f"Warning: {text}")
+    print_error(f"Warning: {text}")
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Print a line on stderr."""
     sys.stderr.write(escaped(text) + "\n")
 
@@ -56,7 +56,7 @@ class ProgressBar:
         elif time.monotonic() - self.last >= self.interval:
             self.last = time.monotonic()
             seconds = (self.last - self.start) * (total - done) / max(done - self.first, 1)
-            complain(f"{task}: {done} of {total} {self._unit(task)}, about {seconds:.0f} s left")
+            print_error(f"{task}: {done} of {total} {self._unit(task)}, about {seconds:.0f} s left")
 
     def _begin(self, task: str, done: int, total: int) -> None:
         self.close()

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from contextlib import suppress
 
-from gpuvox.cli.console import complain
+from gpuvox.cli.console import print_error
 
 
 def compile_ahead(quiet: bool) -> None:
@@ -18,7 +18,7 @@ def compile_ahead(quiet: bool) -> None:
         return
     if not quiet:
         begins = "Compiling" if WHY_NOT_KEPT else "First run: compiling"
-        complain(f"{begins} the loops, which takes some seconds.")
+        print_error(f"{begins} the loops, which takes some seconds.")
     if default_threads() < 2 or WHY_NOT_KEPT:  # without a cache, a helper process would be of no use
         return
     code = "from gpuvox.cli.first_run import compile_enhancement; compile_enhancement()"

@@ -13,10 +13,10 @@ from importlib import import_module
 from typing import Any, TextIO
 
 from gpuvox import __version__, private
-from gpuvox.cli.console import complain, warn
+from gpuvox.cli.console import print_error, warn
 from gpuvox.cli.streams import attach, detach, spell_out
 from gpuvox.errors import CacheWarning, InputError, InputWarning
-from gpuvox.runtime.signals import heeded_signals
+from gpuvox.runtime.signals import signals_as_exceptions
 
 COMMANDS = (
     "randomise", "voxelwise", "merge", "design", "longitudinal", "info",
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return guarded("", lambda: _print(sys.stdout, f"gpuvox {__version__}\n"))
     command, *rest = arguments
     if command not in COMMANDS:
-        complain(f"gpuvox: {_unknown_command(command)}")
+        print_error(f"gpuvox: {_unknown_command(command)}")
         return 2
     return _run(command, lambda arguments: import_module(f"gpuvox.cli.{command}").run(arguments), rest)
 
@@ -137,22 +137,22 @@ def guarded(command: str, work: Callable[[], int]) -> int:
     """
     name = f"gpuvox {command}".rstrip()
     try:
-        with heeded_signals(), _warnings_printed():
+        with signals_as_exceptions(), _warnings_printed():
             return work()
     except InputError as error:
-        complain(f"{name}: {error}")
+        print_error(f"{name}: {error}")
         return 2
     except MemoryError as error:
-        complain(f"{name}: not enough memory: {error}")
+        print_error(f"{name}: not enough memory: {error}")
         return 2
     except BrokenPipeError:
         detach()
         return 1
     except OSError as error:
-        complain(f"{name}: {error}")
+        print_error(f"{name}: {error}")
         return 2
     except KeyboardInterrupt:
-        complain(f"\n{name}: interrupted")
+        print_error(f"\n{name}: interrupted")
         return 130
     except Exception:
         _report_fault(name)
@@ -161,8 +161,8 @@ def guarded(command: str, work: Callable[[], int]) -> int:
 
 def _report_fault(name: str) -> None:
     """Print the traceback of an internal error, and ask to report it."""
-    complain(traceback.format_exc().rstrip())
-    complain(
+    print_error(traceback.format_exc().rstrip())
+    print_error(
         f"{name}: this is an error in gpuvox {__version__}, not in your input; please report it with the lines above "
         f"and the command: {shlex.join(sys.argv)}"
     )
@@ -176,7 +176,7 @@ def _warnings_printed() -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if not issubclass(category, InputWarning | CacheWarning):
-                complain(warnings.formatwarning(message, category, *where[:2]).rstrip())
+                print_error(warnings.formatwarning(message, category, *where[:2]).rstrip())
             elif str(message) not in printed:
                 printed.add(str(message))
                 warn(str(message))

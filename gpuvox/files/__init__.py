@@ -35,7 +35,7 @@ from gpuvox.files.names import (
     split_suffix,
 )
 from gpuvox.files.notices import notice
-from gpuvox.files.orientation import format_affine, format_shape, lie_alike
+from gpuvox.files.orientation import affines_match, format_affine, format_shape
 from gpuvox.files.permutations import read_permutations, write_column, write_permutations
 from gpuvox.files.placement import check_grid, check_headers, placed_like
 from gpuvox.files.tables import read_table, write_table
@@ -56,6 +56,7 @@ __all__ = [
     "Matrix",
     "Name",
     "Progress",
+    "affines_match",
     "are_names",
     "atomic",
     "automatic_mask",
@@ -72,7 +73,6 @@ __all__ = [
     "header_of",
     "image_files",
     "image_names",
-    "lie_alike",
     "make_image",
     "mask_of",
     "notice",

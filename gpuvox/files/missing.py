@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 EXPECTED = "NIfTI images end in .nii.gz, .nii, or .hdr and .img"
 
 
-def what_is_there(name: str, stem: str, suffixes: Sequence[str]) -> str:
+def explain_missing(name: str, stem: str, suffixes: Sequence[str]) -> str:
     """A sentence on why an image is not found; empty if nothing like it exists.
 
     Parameters

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpuvox.errors import FileError
 from gpuvox.files.contents import text_lines
-from gpuvox.files.missing import EXPECTED, expand, what_is_there
+from gpuvox.files.missing import EXPECTED, expand, explain_missing
 from gpuvox.files.tables import read_table
 from gpuvox.files.text import Name
 
@@ -49,7 +49,7 @@ def find_image(name: Name) -> Path:
     suffixes = [s for s in IMAGE_SUFFIXES if os.path.isfile(stem + s) and not s.startswith(".img")]
     if not suffixes:
         looked_for = ", ".join(IMAGE_SUFFIXES[:4])
-        there = what_is_there(os.fspath(name), stem, IMAGE_SUFFIXES)
+        there = explain_missing(os.fspath(name), stem, IMAGE_SUFFIXES)
         raise FileError(there or f"there is no image {name}: looked for {stem} with {looked_for}")
     if len(suffixes) > 1:
         raise FileError(f"the image name {name} is ambiguous: there are {_listed(stem + s for s in suffixes)}")

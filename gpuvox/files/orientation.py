@@ -13,12 +13,12 @@ TOLERANCE = 1e-3
 """Largest distance, in voxels, between the positions of corresponding voxels."""
 
 
-def lie_alike(affine: AnyArray, other: AnyArray, voxel_size: Sequence[float]) -> bool:
+def affines_match(affine: AnyArray, other: AnyArray, voxel_size: Sequence[float]) -> bool:
     """Whether two affines are one, within a thousandth of a voxel."""
     return bool(np.abs(affine - other).max() <= TOLERANCE * min(voxel_size))  # nor NaN
 
 
-def order_on(
+def storage_order(
     affine: AnyArray,
     shape: Sequence[int],
     other: AnyArray,
@@ -57,7 +57,7 @@ def order_on(
     step = np.eye(4)
     step[:3, :3] = turn
     step[:3, 3] = np.where(sign < 0, np.asarray(shape) - 1, 0)
-    if not lie_alike(affine @ step, other, voxel_size) or np.array_equal(step, np.eye(4)):
+    if not affines_match(affine @ step, other, voxel_size) or np.array_equal(step, np.eye(4)):
         return None
     places = np.arange(np.prod(shape)).reshape(shape, order="F")
     for k in range(3):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gpuvox.errors import FileError
 from gpuvox.files.headers import ImageHeader
 from gpuvox.files.notices import notice
-from gpuvox.files.orientation import format_affine, format_shape, lie_alike, order_on
+from gpuvox.files.orientation import affines_match, format_affine, format_shape, storage_order
 from gpuvox.files.text import Name
 from gpuvox.grid import Grid
 
@@ -63,7 +63,7 @@ def _placed(
     other: Name,
 ) -> ImageHeader:
     if affine is not None and header.oriented:
-        order = order_on(header.affine, header.shape[:3], affine, shape, voxel_size)
+        order = storage_order(header.affine, header.shape[:3], affine, shape, voxel_size)
         if order is not None:
             return replace(header, shape=(*shape, header.shape[3]), affine=affine, order=order)
     _check_place(header, shape, affine, voxel_size, other)
@@ -84,7 +84,7 @@ def _check_place(
         )
     if affine is None or not header.oriented:
         return
-    if not lie_alike(header.affine, affine, voxel_size):
+    if not affines_match(header.affine, affine, voxel_size):
         raise FileError(
             f"{header.path} and {other} have different affines, "
             f"{format_affine(header.affine)} and {format_affine(affine)}; they must be on the same grid"

@@ -19,7 +19,7 @@ OTHERS = stat.S_IWOTH
 GROUP = stat.S_IWGRP
 
 
-def fault(folder: str | os.PathLike[str], beside: str | os.PathLike[str] = "") -> str:
+def why_untrusted(folder: str | os.PathLike[str], beside: str | os.PathLike[str] = "") -> str:
     """The reason why a folder, which need not exist yet, cannot be trusted; empty if it can.
 
     Parameters

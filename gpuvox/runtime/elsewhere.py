@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def without(name: str, **environment: str | None) -> Iterator[None]:
+def ignoring_local_file(name: str, **environment: str | None) -> Iterator[None]:
     """If the current folder has a file of this name, change to the root folder inside the ``with`` block.
 
     Parameters

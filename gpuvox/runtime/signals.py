@@ -17,7 +17,7 @@ _came: list[int] = []
 
 
 @contextmanager
-def heeded_signals() -> Iterator[None]:
+def signals_as_exceptions() -> Iterator[None]:
     """Raise at Ctrl-C, at SIGTERM, and when the terminal is gone, but not for signals that are ignored."""
     before = {}
     if threading.current_thread() is threading.main_thread():

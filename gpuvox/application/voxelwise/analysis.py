@@ -19,7 +19,7 @@ from gpuvox.cohort.table import ID, Cohort, Excluded, as_cohort, complete, liste
 from gpuvox.errors import DesignError, FileError
 from gpuvox.grid import Grid
 from gpuvox.names import Names
-from gpuvox.plain import in_short, several
+from gpuvox.plain import format_count, several
 from gpuvox.prepared import Inputs, Options, list_tests, make_shuffler
 from gpuvox.reporter import Reporter
 from gpuvox.tables.conditions import select
@@ -179,7 +179,7 @@ class VoxelwiseAnalysis:
             kind = "sign flips" if shuffler.flips else "permutations"
             done = "all" if shuffler.exhaustive else str(shuffler.n)
             distinct = shuffler.n_distinct
-            number = f"{distinct:,}" if distinct < EXACT else in_short(distinct)
+            number = f"{distinct:,}" if distinct < EXACT else format_count(distinct)
             found.append(f"{number} distinct {kind}, of which {done} are used")
         return found
 

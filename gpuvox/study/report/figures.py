@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from gpuvox.plain import escaped
-from gpuvox.runtime.elsewhere import without
+from gpuvox.runtime.elsewhere import ignoring_local_file
 from gpuvox.study.report.tables import significant
 from gpuvox.study.report.volumes import Scene, VoxelwiseTest
 from gpuvox.types import Bools, Float64, Floats
 
-with without("matplotlibrc", MATPLOTLIBRC=os.devnull, MPLBACKEND=None):
+with ignoring_local_file("matplotlibrc", MATPLOTLIBRC=os.devnull, MPLBACKEND=None):
     from matplotlib import colormaps, rc_context, rcdefaults, rcParams
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
