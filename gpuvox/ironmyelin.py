@@ -28,7 +28,7 @@ from gpuvox.participants import Rows
 from gpuvox.plain import several
 from gpuvox.reporter import Reporter
 from gpuvox.runtime.pool import Pool
-from gpuvox.types import Float32, MapBatch
+from gpuvox.types import Bools, Float32, Float64, Ints, MapBatch
 
 KINDS = ("qsm", "r1", "csf", "jacobian")
 QSM_UNITS = {"ppm": 1.0, "ppb": 1e-3}
@@ -234,7 +234,7 @@ class Subject:
     jacobian: Float32 | None
 
     @cached_property
-    def tissue(self) -> NDArray[np.bool_]:
+    def tissue(self) -> Bools:
         """Voxels that are not background."""
         return (self.r1 > 0) & np.isfinite(self.r1) & np.isfinite(self.qsm)
 
@@ -346,8 +346,8 @@ class Reference:
         Voxels.
     """
 
-    means: NDArray[np.float64]
-    counts: NDArray[np.int64]
+    means: Float64
+    counts: Ints
 
     def of(self, i: int, method: str) -> tuple[float, float]:
         """The value that is subtracted for participant i."""

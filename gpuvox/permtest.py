@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -246,7 +246,7 @@ class ObservedTest:
     def _run(
         self, start: int, shuffles: Shuffles, equivalent: Bools, callback: MapsOfPermutation | None
     ) -> BlockResult:
-        choice, maps = self.test.statistics, dict[str, Any]()
+        choice, maps = self.test.statistics, dict[str, AnyArray]()
         batch = self._settled(start, shuffles, equivalent)
         result = BlockResult(start, start + len(shuffles))
         for name, statistic in self.statistics.items():

@@ -14,7 +14,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -156,7 +156,7 @@ def _mapped(folder: str, size: int) -> mmap.mmap:
         ) from None
 
 
-def _fill(file: Any, size: int) -> None:
+def _fill(file: BinaryIO, size: int) -> None:
     zeros = bytes(1 << 20)
     for start in range(0, size, len(zeros)):
         file.write(zeros[: size - start])
@@ -185,7 +185,7 @@ def pieces(data: Data) -> Iterator[tuple[int, Float32]]:
         yield 0, data
 
 
-def pieces_with(data: Data, voxels: Ints) -> Iterator[tuple[Any, Float32, Ints]]:
+def pieces_with(data: Data, voxels: Ints) -> Iterator[tuple[slice | Ints, Float32, Ints]]:
     """Parts of the data that contain given voxels.
 
     Yields

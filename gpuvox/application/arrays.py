@@ -7,20 +7,21 @@ a mask without an affine takes that of the data.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpuvox import files
 from gpuvox.errors import InputError
 from gpuvox.files.rounding import Rounding, may_round
 from gpuvox.grid import Grid
 from gpuvox.scratch import Data
+from gpuvox.types import AnyArray, Bools, Float32
 
 
-def real_array(array: Any, what: str) -> NDArray:
+def real_array(array: Any, what: str) -> AnyArray:
     """An array of real numbers.
 
     Parameters
@@ -112,7 +113,7 @@ def _from_files(names: Any, mask: Any, scratch: str) -> tuple[Data, Grid, files.
     return values, grid, first
 
 
-def _grid_of_rows(values: NDArray, mask: Any, what: str) -> Grid:
+def _grid_of_rows(values: AnyArray, mask: Any, what: str) -> Grid:
     """The grid of (n, V) data: the given `Grid`, or a row of voxels."""
     if mask is None:
         return Grid(np.ones((values.shape[1], 1, 1), dtype=bool))
@@ -126,7 +127,7 @@ def _grid_of_rows(values: NDArray, mask: Any, what: str) -> Grid:
     return mask
 
 
-def _held(volumes: Any, kind: tuple[int, np.dtype], grid: Grid, what: str) -> NDArray[np.float32]:
+def _held(volumes: Iterable[AnyArray], kind: tuple[int, np.dtype], grid: Grid, what: str) -> Float32:
     """(n, V) float32 from volumes; warns about lost precision, and refuses values that are not finite."""
     n, dtype = kind
     held = np.empty((n, grid.n_voxels), dtype=np.float32)
@@ -154,7 +155,7 @@ def _held(volumes: Any, kind: tuple[int, np.dtype], grid: Grid, what: str) -> ND
     return held
 
 
-def _varying(volumes: NDArray, what: str) -> NDArray[np.bool_]:
+def _varying(volumes: AnyArray, what: str) -> Bools:
     """Voxels whose value is not the same in all volumes, as in `files.automatic_mask`."""
     first = volumes[..., 0]
     varies = np.zeros(first.shape, dtype=bool)

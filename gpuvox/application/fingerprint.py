@@ -23,7 +23,8 @@ from gpuvox.application.inputs import PreparedRun, permutation_file
 from gpuvox.checkpoint import Run, RunIdentity
 from gpuvox.errors import UsageError
 from gpuvox.jit import software
-from gpuvox.scratch import Tiles
+from gpuvox.scratch import Data, Tiles
+from gpuvox.types import AnyArray
 
 NOT_IN_FINGERPRINT = ("threads", "device", "workers", "permutations", "scratch")
 """Fields of `Options` that do not change results, or that are compared as files."""
@@ -97,8 +98,8 @@ def hash_inputs(inputs: Inputs, options: Options) -> Hashes:
     return {name: [[name, _hash(array)]] for name, array in _arrays(inputs, options).items()}
 
 
-def _arrays(inputs: Inputs, options: Options) -> dict[str, Any]:
-    arrays: dict[str, Any] = {
+def _arrays(inputs: Inputs, options: Options) -> dict[str, Data | AnyArray | Sequence[float]]:
+    arrays: dict[str, Data | AnyArray | Sequence[float] | None] = {
         "data": inputs.data, "mask": inputs.grid.mask, "voxel size": inputs.grid.voxel_size,
         "design": inputs.design, "contrasts": inputs.contrasts, "f_tests": inputs.f_tests,
         "blocks": inputs.blocks, "effective_design": inputs.effective_design,
@@ -193,7 +194,7 @@ def identify(run: PreparedRun, hashes: Hashes) -> RunIdentity:
     )  # fmt: skip
 
 
-def _hash(array: Any) -> str:
+def _hash(array: Data | AnyArray | Sequence[float]) -> str:
     if isinstance(array, Tiles):
         # Row by row, as in a contiguous array.
         digest = hashlib.sha256(f"{np.dtype(np.float32).str} {array.shape}".encode())

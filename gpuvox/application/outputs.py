@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from gpuvox import __version__
@@ -18,6 +17,7 @@ from gpuvox.files import ImageHeader, Label, write_column, write_map, write_perm
 from gpuvox.grid import Grid
 from gpuvox.statistics import StatisticInfo
 from gpuvox.tally import ByStatistic
+from gpuvox.types import AnyArray
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Writer:
         """File name of a statistic: ``<root>_<stem>``; ``--film`` has no underscore."""
         return f"{self.root}{'' if self.outputs.film else '_'}{stem}"
 
-    def image(self, stem: str, values: NDArray, record: dict, label: Label | None = None) -> None:
+    def image(self, stem: str, values: AnyArray, record: dict, label: Label | None = None) -> None:
         """Write a map and store its record."""
         path = write_map(self.name(stem), values, self.grid, self.header, label=label or _label(record))
         self.written[path.name] = record
@@ -90,7 +90,7 @@ class Writer:
         self.texts.append(os.path.basename(path))
         return path
 
-    def _images(self, result: TestResult) -> Iterator[tuple[str, NDArray, dict, Label | None]]:
+    def _images(self, result: TestResult) -> Iterator[tuple[str, AnyArray, dict, Label | None]]:
         test = result.test.name
         yield test, result.maps["stat"], self._record(result, _letter(result.test)), _intent(result)
         infos = _by_precedence(result)
@@ -103,7 +103,7 @@ class Writer:
 
     def _images_of(
         self, info: StatisticInfo, result: TestResult
-    ) -> Iterator[tuple[str, NDArray, dict, Label | None]]:
+    ) -> Iterator[tuple[str, AnyArray, dict, Label | None]]:
         """The corrected values of one statistic, the uncorrected ones, and its own map."""
         name, maps = info.name, result.maps
         label = _letter(result.test) if info.is_image else name
@@ -118,7 +118,7 @@ class Writer:
         if self.outputs.raw and name in maps:
             yield f"{name}_{result.test.name}", maps[name], self._record(result, name), None
 
-    def _nulls(self, result: TestResult) -> Iterator[tuple[str, NDArray]]:
+    def _nulls(self, result: TestResult) -> Iterator[tuple[str, AnyArray]]:
         for info in _by_precedence(result):
             yield self._corrected_stem(info, result.test), result.nulls[info.name]
 
@@ -230,7 +230,7 @@ def _letter(test: Test) -> str:
     return "F" if test.is_f else "t"
 
 
-def _z_of(values: NDArray, record: dict) -> tuple[NDArray, dict, Label]:
+def _z_of(values: AnyArray, record: dict) -> tuple[AnyArray, dict, Label]:
     """z of a map of uncorrected 1 − p; 0 where that is 0 or 1."""
     p = values.astype(np.float64)
     inside = (p > 0) & (p < 1)

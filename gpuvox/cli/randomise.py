@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gpuvox import __version__
 from gpuvox.cli.console import say, terminal, warn
@@ -15,6 +15,12 @@ from gpuvox.cli.options import command_line
 from gpuvox.cli.randomise_options import TLS, build_parser, parse
 from gpuvox.errors import UsageError
 from gpuvox.reporter import Reporter
+
+if TYPE_CHECKING:
+    from gpuvox.analysis import Options
+    from gpuvox.application.command import RunDescription
+    from gpuvox.distributed.launch import DaskCluster
+    from gpuvox.statistics import Statistics
 
 
 def run(argv: list[str]) -> int:
@@ -183,7 +189,7 @@ def _refused_permout(option: str) -> UsageError:
     )
 
 
-def describe_run(options: argparse.Namespace, argv: list[str]) -> Any:
+def describe_run(options: argparse.Namespace, argv: list[str]) -> RunDescription:
     """Parsed options → `command.RunDescription`."""
     from gpuvox.application.command import RunDescription
     from gpuvox.application.outputs import OutputOptions
@@ -210,7 +216,7 @@ def describe_run(options: argparse.Namespace, argv: list[str]) -> Any:
     return description.with_seed(options.seed)
 
 
-def _analysis_options(options: argparse.Namespace) -> Any:
+def _analysis_options(options: argparse.Namespace) -> Options:
     """Parsed options → `analysis.Options`."""
     from gpuvox.analysis import Options
     from gpuvox.glm import Nuisance
@@ -233,7 +239,7 @@ def _analysis_options(options: argparse.Namespace) -> Any:
     )
 
 
-def _cluster(options: argparse.Namespace) -> Any:
+def _cluster(options: argparse.Namespace) -> DaskCluster | None:
     """The Dask cluster that is asked for; None without one."""
     from gpuvox.distributed.launch import DaskCluster
     from gpuvox.runtime.limits import threads_for
@@ -255,7 +261,7 @@ def _tls(options: argparse.Namespace) -> dict[str, str]:
     return {option: path for option, path in files.items() if path}
 
 
-def _statistics(options: argparse.Namespace) -> tuple[Any, Any]:
+def _statistics(options: argparse.Namespace) -> tuple[Statistics, Statistics]:
     """The statistics that are asked for, of t and of F tests."""
     from gpuvox.statistics import Statistics
     from gpuvox.tfce import Tfce
