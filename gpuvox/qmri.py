@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -478,14 +478,31 @@ class Share:
 
     Attributes
     ----------
-    by_variance : (float, float)
-        Of iron and of myelin: a²·Var(Fe) and b²·Var(My) over their sum.
     by_mean : (float, float)
-        |a·mean Fe| and |b·mean My| over their sum.
+        Of iron and of myelin, linear: |a·mean Fe| and |b·mean My| over their sum.
+    by_variance : (float, float)
+        Squared: a²·Var(Fe) and b²·Var(My) over their sum, the variances those over the voxels.
     """
 
-    by_variance: tuple[float, float]
     by_mean: tuple[float, float]
+    by_variance: tuple[float, float]
+
+    @classmethod
+    def of(cls, row: Sequence[float], means: Sequence[float], variances: Sequence[float]) -> Share:
+        """Shares in the contrast with these coefficients of iron and of myelin.
+
+        Parameters
+        ----------
+        row : sequence of float
+            `TissueModel.qsm` or `TissueModel.r1`.
+        means, variances : (float, float)
+            Of iron and of myelin, referenced to CSF. NaN gives shares that are NaN.
+        """
+        coefficients = np.asarray(row[:2], dtype=np.float64)
+        return cls(
+            _fractions(np.abs(coefficients * np.asarray(means, dtype=np.float64))),
+            _fractions(np.square(coefficients) * np.asarray(variances, dtype=np.float64)),
+        )
 
 
 def shares(
@@ -511,15 +528,12 @@ def shares(
         inside = labels == label
         parts = np.stack([iron[inside], myelin[inside]])
         by_label[int(label)] = {
-            name: Share(
-                _fractions(np.square(row[:2]) * parts.var(axis=1)),
-                _fractions(np.abs(row[:2] * parts.mean(axis=1))),
-            )
-            for name, row in (("qsm", np.array(model.qsm)), ("r1", np.array(model.r1)))
+            name: Share.of(row, parts.mean(axis=1).tolist(), parts.var(axis=1).tolist())
+            for name, row in (("qsm", model.qsm), ("r1", model.r1))
         }
     return by_label
 
 
 def _fractions(parts: Float64) -> tuple[float, float]:
-    total = parts.sum()
-    return (float(parts[0] / total), float(parts[1] / total)) if total > 0 else (0.0, 0.0)
+    total = float(parts.sum())
+    return (0.0, 0.0) if total == 0 else (float(parts[0]) / total, float(parts[1]) / total)

@@ -13,6 +13,7 @@ from gpuvox.errors import FileError, InputError
 from gpuvox.qmri import (
     FieldConversion,
     Inversion,
+    Share,
     TissueModel,
     check_jacobian,
     modulate,
@@ -195,6 +196,32 @@ def test_shares_by_hand():
     assert found[4]["qsm"].by_variance == pytest.approx((a / (a + b), b / (a + b)))
     a, b = 2.23e-4 * 200, 1.07 * 0.2
     assert found[4]["r1"].by_mean == pytest.approx((a / (a + b), b / (a + b)))
+
+
+def test_the_published_shares_are_linear():
+    """Thalamus, Pontillo et al. 2021: iron makes 88 % of QSM and 42 % of R1, of one ratio x of iron to myelin.
+
+    The printed QSM share, with its rounding, bounds x; the shares of R1 that follow must include the printed one.
+    """
+    (a, b), (c, d) = (1.43e-4, 6.85e-2), (2.23e-4, 1.07)
+
+    def implied(power):
+        ratios = [(s / (1 - s)) ** (1 / power) * b / a for s in (0.875, 0.885)]
+        return ratios, [(c * x) ** power / ((c * x) ** power + d**power) for x in ratios]
+
+    ratios, (low, high) = implied(1)
+    assert low < 0.42 < high
+    assert high - low < 0.025
+    assert implied(2)[1][1] < 0.08  # nowhere near
+    for x, qsm, r1 in zip(ratios, (0.875, 0.885), (low, high)):
+        for myelin in (0.24, -0.24):  # signs do not matter
+            means = (x * myelin, abs(myelin))
+            assert Share.of(MODEL.qsm, means, (0, 0)).by_mean[0] == pytest.approx(qsm)
+            assert Share.of(MODEL.r1, means, (0, 0)).by_mean[0] == pytest.approx(r1)
+    squared = Share.of(MODEL.r1, (0, 0), (ratios[0] ** 2, 1))
+    assert squared.by_variance[0] == pytest.approx(implied(1)[1][0] ** 2 / (low**2 + (1 - low) ** 2))
+    assert squared.by_mean == (0, 0)
+    assert np.isnan(Share.of(MODEL.r1, (np.nan, 1), (1, 1)).by_mean).all()
 
 
 # -- on a device ----------------------------------------------------------------------------------------------------

@@ -664,6 +664,13 @@ def test_methods_say_how_regions_were_measured(tmp_path):
     text = told(tmp_path, rois="rois.tsv", regions=how | {"head_size": ""})
     assert "Iron mass is mean concentration multiplied by volume, assuming 1 g/mL." in text
     assert "yelin" not in text  # not measured
+    assert "share of a contrast" not in text
+    shares = head.replace("mean", "mean\tqsm_share")
+    (tmp_path / "s.tsv").write_text(
+        shares + "s1\tputamen\tleft\tiron\t1\t0.9\ns1\tputamen\tleft\tmyelin\t1\tn/a\n"
+    )
+    text = told(tmp_path, rois="s.tsv", regions=how)
+    assert "The share of a contrast (QSM, R1) due to iron is |a·Fe| / (|a·Fe| + |b·My|)" in text
     text = told(tmp_path, rois="rois.tsv", regions={"labels": "l.nii", "labels_of": "everyone", "jacobian": "jac"})
     assert "Regions are defined by one label image for all participants (l.nii)." in text
     assert (

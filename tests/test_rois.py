@@ -12,6 +12,7 @@ from gpuvox.cli import main
 from gpuvox.study.measures.labels import AS_FREESURFER, Region, read_regions
 from gpuvox.study.measures.rois import measure, members
 from gpuvox.study.phantom import SCALES, Template
+from gpuvox.tables.reading import gather
 from tests.conftest import overriding, save
 
 SHAPE, N = (12, 10, 9), 3
@@ -177,6 +178,62 @@ def test_masses_are_those_that_are_printed(tmp_path, monkeypatch):
     assert main([*command, "--quiet"]) == 0
     row = pd.read_csv("r.tsv", sep="\t").iloc[0]
     assert (row.mass, row.mass_raw) == pytest.approx((1.86, 1.86))
+
+
+def test_shares_of_iron_by_hand(tmp_path, monkeypatch):
+    """Of the means and of the variances, in the rows of iron; with another model, its coefficients."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(4)
+    labels = np.zeros((6, 6, 6), dtype=np.float32)
+    labels[:3], labels[3:] = 10, 49  # the thalamus, left and right
+    iron, myelin = rng.normal(40, 50, labels.shape), rng.normal(0.23, 0.07, labels.shape)
+    for name, values in (("seg", labels), ("iron", iron), ("myelin", myelin)):
+        save(tmp_path / f"{name}.nii.gz", values, np.eye(4))
+    Path("participants.tsv").write_text(
+        "participant_id\tseg\tiron\tmyelin\ns\tseg.nii.gz\tiron.nii.gz\tmyelin.nii.gz\n"
+    )
+    base = [
+        "rois",
+        "--table",
+        "participants.tsv",
+        "--labels",
+        "seg",
+        "--map",
+        "iron=iron",
+        "--out",
+        "r.tsv",
+        "--quiet",
+    ]
+    assert main([*base, "--map", "myelin=myelin"]) == 0
+    table = pd.read_csv("r.tsv", sep="\t")
+    names = ["qsm_share", "r1_share", "qsm_variance_share", "r1_variance_share"]
+    assert table.loc[table["map"] == "myelin", names].isna().all(axis=None)
+
+    def expected(inside, a, b):
+        linear = abs(a * iron[inside].mean()), abs(b * myelin[inside].mean())
+        squared = a**2 * iron[inside].var(), b**2 * myelin[inside].var()
+        return linear[0] / sum(linear), squared[0] / sum(squared)
+
+    for side, inside in (("left", labels == 10), ("right", labels == 49), ("both", labels > 0)):
+        row = table[(table["map"] == "iron") & (table["side"] == side)].iloc[0]
+        (qsm, qsm_var), (r1, r1_var) = expected(inside, 1.43e-4, -6.85e-2), expected(inside, 2.23e-4, 1.07)
+        assert row[names].tolist() == pytest.approx([qsm, r1, qsm_var, r1_var], rel=1e-5)
+    found = gather("participants.tsv", "r.tsv")
+    assert found["left.thalamus.iron.qsm_share"].tolist() == pytest.approx(
+        [expected(labels == 10, 1.43e-4, 6.85e-2)[0]]
+    )
+    assert "thalamus.myelin.qsm_share" not in found
+    Path("m.toml").write_text(
+        'version = 1\nfield = 7\niron = "mg/kg"\nmyelin = "1"\n[qsm]\niron = 1e-4\nmyelin = 0.1\nconstant = 0\n'
+        "[r1]\niron = 2e-4\nmyelin = 2\nconstant = 0\n"
+    )
+    assert main([*base, "--map", "myelin=myelin", "--model", "m.toml"]) == 0
+    row = pd.read_csv("r.tsv", sep="\t").query("map == 'iron' and side == 'both'").iloc[0]
+    assert row["r1_share"] == pytest.approx(expected(labels > 0, 2e-4, 2)[0], rel=1e-5)
+    # Without myelin there is nothing to share with.
+    assert main(base) == 0
+    assert pd.read_csv("r.tsv", sep="\t")[names].isna().all(axis=None)
+    assert main([*base, "--model", "participants.tsv"]) == 2
 
 
 def test_lesions_and_erosion(cohort):

@@ -14,7 +14,9 @@ IMAGE is a column of the table (paths relative to the table) or a file: a 4D ima
 the order of the table; labels and lesions may also be a single 3D image for everyone. The table that is written has one
 row for each participant, structure, side and map: number of voxels, mean, median, SD, volume (mL; with Jacobians, their
 sum), normalised volume and, for maps named iron and myelin, the mass (mg, mL; with --head-size that of the normalised
-volume) and mass_raw (that of the volume itself).
+volume) and mass_raw (that of the volume itself). With both, qsm_share and r1_share are what a contrast owes to iron
+rather than to myelin, |a Fe| / (|a Fe| + |b My|) of the means; qsm_variance_share and r1_variance_share are those of
+the variance over the voxels, a2 Var(Fe) / (a2 Var(Fe) + b2 Var(My)).
 
 example:
   gpuvox rois --table participants.tsv --labels template/labels --names template/labels.tsv --map iron=maps/iron \\
@@ -43,6 +45,10 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--erosion", type=count, metavar="N", default=0,
         help="number of layers of border voxels excluded from mean, median and SD (0)",
+    )  # fmt: skip
+    add_text(
+        parser, "--model", "FILE", "TOML file of the tissue model, from which shares of iron are computed (Stüber et "
+        "al. 2014)",
     )  # fmt: skip
     add_text(parser, "--out", "FILE", "table to write (required)")
     add_quiet(parser)

@@ -97,8 +97,8 @@ def gather(
     rois : path, optional
         Table written by ``gpuvox rois``: adds ``thalamus.volume`` (mL), ``thalamus.volume_normalised``, and per map
         ``thalamus.iron`` (mean), ``thalamus.iron.median``, ``thalamus.iron.sd``, ``thalamus.iron.mass`` (with a
-        head-size factor that of the normalised volume, and ``thalamus.iron.mass_raw``); those of one side are
-        called ``left.thalamus.iron``.
+        head-size factor that of the normalised volume, and ``thalamus.iron.mass_raw``), and the share of iron in a
+        contrast, ``thalamus.iron.qsm_share``; those of one side are called ``left.thalamus.iron``.
     clusters : dict of str to path, optional
         Name → ``OUT_subjects.tsv`` written by ``gpuvox clusters``: adds ``name.1``, the eigenvariate of cluster 1
         (its z-score if there is one), and ``name.1.mean``.
@@ -144,6 +144,7 @@ def _from_rois(path: str | os.PathLike[str]) -> pd.DataFrame:
     kinds = {"mean": "", "median": ".median", "sd": ".sd", "mass": ".mass"}
     if "mass_raw" in long and long["volume_normalised"].notna().any():
         kinds["mass_raw"] = ".mass_raw"
+    kinds |= {name: f".{name}" for name in long.columns if name.endswith("_share") and long[name].notna().any()}
     for value, suffix in kinds.items():
         parts.append(long.assign(variable=place + "." + long["map"] + suffix, value=long[value]))
     for value in ("volume", "volume_normalised"):

@@ -25,6 +25,7 @@ from gpuvox.files.targets import check_targets
 from gpuvox.files.text import as_number
 from gpuvox.grid import Grid
 from gpuvox.plain import several
+from gpuvox.qmri import Share, TissueModel
 from gpuvox.reporter import Reporter
 from gpuvox.study.measures.labels import Region, alike, read_regions
 from gpuvox.tables.columns import require
@@ -35,6 +36,9 @@ SIDES = ("left", "right", "both", "none")
 MASSES = {"iron": 1e-3, "myelin": 1.0}
 """Maps whose mean times volume is a mass: mg of iron (mg/kg at 1 g/mL), mL of myelin. With a head-size factor, the
 volume is normalised, as in Pontillo et al. 2021, and the mass of the raw volume is given beside it."""
+
+SHARES = ("qsm_share", "r1_share", "qsm_variance_share", "r1_variance_share")
+"""Columns with the shares of iron in the contrasts of a region, in the rows of iron; see `shares_of_iron`."""
 
 
 # -- measuring ------------------------------------------------------------------------------------------------------
@@ -167,6 +171,26 @@ def measure(
     return rows
 
 
+def shares_of_iron(iron: Measure, myelin: Measure, model: TissueModel) -> tuple[float, ...]:
+    """What QSM and R1 of a region owe to iron rather than to myelin, between 0 and 1.
+
+    Parameters
+    ----------
+    iron, myelin : Measure
+        Of the same region and participant.
+    model : TissueModel
+
+    Returns
+    -------
+    (4,) tuple of float
+        `SHARES`: |a·Fe| / (|a·Fe| + |b·My|) of the means, for QSM and for R1, and a²·Var(Fe) / (a²·Var(Fe) +
+        b²·Var(My)) over the voxels. NaN where a mean or an SD is.
+    """
+    means, variances = (iron.mean, myelin.mean), (iron.sd**2, myelin.sd**2)
+    found = [Share.of(row, means, variances) for row in (model.qsm, model.r1)]
+    return (*(each.by_mean[0] for each in found), *(each.by_variance[0] for each in found))
+
+
 def _numbers(labels: NDArray[np.integer[Any]]) -> frozenset[int]:
     return frozenset(int(number) for number in np.unique(labels))
 
@@ -198,6 +222,7 @@ class Command:
     lesions: str = ""
     head_size: str = ""
     erosion: int = 0
+    model: str = ""
 
 
 COLUMNS = (
@@ -213,6 +238,7 @@ COLUMNS = (
     "volume_normalised",
     "mass",
     "mass_raw",
+    *SHARES,
 )
 
 
@@ -235,9 +261,10 @@ def execute(command: Command, reporter: Reporter) -> None:
         One sentence that says what is wrong; nothing is written then.
     """
     check_targets(command.out)
-    files.check_not_read([command.out], [command.table, command.names])
+    files.check_not_read([command.out], [command.table, command.names, command.model])
     table = files.read_table(command.table, ["participant_id"])
     factors = _factors(command, table)
+    model = TissueModel.read(command.model) if command.model else TissueModel.default()
     for text in _shared(command, table):
         reporter.warn(text)
     regions = read_regions(command.names or None)
@@ -255,7 +282,12 @@ def execute(command: Command, reporter: Reporter) -> None:
         raise FileError(f"{command.labels} has none of the labels named in {where}{other}")
     whole = [[row for row in rows if row.labels == usual[row.structure, row.side]] for rows in measured]
     names = table["participant_id"].tolist()
-    lines = [_line(name, row, factor) for name, rows, factor in zip(names, whole, factors) for row in rows]
+    lines = []
+    for name, rows, factor in zip(names, whole, factors):
+        shares = _shares(rows, model)
+        lines += [
+            (*_line(name, row, factor), *shares.get((row.structure, row.side, row.map), NONE)) for row in rows
+        ]
     unnamed = there - set(regions) - {0}
     if unnamed:
         reporter.warn(f"{_labels(unnamed)} of {command.labels} excluded, without a name in {where}")
@@ -390,6 +422,19 @@ def _line(name: str, row: Measure, factor: float) -> tuple:
     mass = row.mass if np.isnan(factor) else row.mass * factor
     numbers = (row.mean, row.median, row.sd, row.volume, row.volume * factor, mass, row.mass)
     return (name, row.structure, row.side, row.map, row.n, *numbers)
+
+
+NONE = (float("nan"),) * len(SHARES)
+
+
+def _shares(rows: Sequence[Measure], model: TissueModel) -> dict[tuple[str, str, str], tuple[float, ...]]:
+    """Shares of iron by structure, side and map; only of regions in which iron and myelin are measured."""
+    of_map = {(row.structure, row.side, row.map): row for row in rows}
+    return {
+        (structure, side, name): shares_of_iron(row, of_map[structure, side, "myelin"], model)
+        for (structure, side, name), row in of_map.items()
+        if name == "iron" and (structure, side, "myelin") in of_map
+    }
 
 
 def _measured(

@@ -214,8 +214,11 @@ class StudyInputs:
             structures = rois.members(regions, settings.merge)
         measures = [".volume", *([".volume_normalised"] if settings.head_size else [])]
         masses = (".mass", *([".mass_raw"] if settings.head_size else []))
-        for name in settings.maps or self.maps:
+        maps = settings.maps or tuple(self.maps)
+        shares = [f".{name}" for name in rois.SHARES] if {"iron", "myelin"} <= set(maps) else []
+        for name in maps:
             kinds = ("", ".median", ".sd", *(masses if name in rois.MASSES else ()))
+            kinds += tuple(shares) if name == "iron" else ()
             measures += [f".{name}{kind}" for kind in kinds]
         places = [f"{side}.{name}" if side in ("left", "right") else name for name, side in structures]
         # A structure with sides and one without have the same name if both sides are combined.

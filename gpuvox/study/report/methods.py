@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from gpuvox.study.report.contents import Contents, read_json
 from gpuvox.study.report.findings import capital, kinds, level_text, listed, number_word
-from gpuvox.study.report.tables import of_formula, read_rows
+from gpuvox.study.report.tables import number, of_formula, read_rows
 from gpuvox.study.report.volumes import VoxelwiseTest
 
 REFERENCES = {
@@ -270,6 +270,7 @@ def _regions(contents: Contents) -> str:
         f"{_without(how)}.",
         _volumes(how),
         *(_mass(text, how) for name, text in MASSES.items() if name in maps),
+        SHARES if any(number(row.get("qsm_share", "")) >= 0 for row in rows) else "",
         *(
             f"{named([name])} combines all structures that match {pattern}."
             for name, pattern in how.get("merge", {}).items()
@@ -278,6 +279,11 @@ def _regions(contents: Contents) -> str:
     return " ".join(capital(text) for text in sentences if text)
 
 
+SHARES = (
+    "The share of a contrast (QSM, R1) due to iron is |a·Fe| / (|a·Fe| + |b·My|), where Fe and My are the region’s "
+    "means and a and b their coefficients in the model of the contrast; the share of its variance is that of "
+    "a²·Var(Fe) in a²·Var(Fe) + b²·Var(My), over the region’s voxels."
+)
 MASSES = {
     "iron": "Iron mass is mean concentration multiplied by {volume}, assuming 1 g/mL.",
     "myelin": "Myelin mass is mean fraction multiplied by {volume}.",

@@ -194,6 +194,10 @@ def heading_of(name: str) -> Markup:
     return Markup(re.sub(r"\b([pFtDn])\b(?! test)", r"<i>\1</i>", str(Markup.escape(plain))))
 
 
+SHARES = {
+    "qsm share": "share of QSM", "r1 share": "share of R1", "qsm variance share": "share of QSM’s variance",
+    "r1 variance share": "share of R1’s variance",
+}  # fmt: skip
 ABBREVIATIONS = {"edss": "EDSS", "bmi": "BMI"}
 
 
@@ -205,6 +209,7 @@ def variable_name(name: str) -> str:
     if name in ABBREVIATIONS:
         return ABBREVIATIONS[name]
     parts = name.replace("_", " ").split(".")
+    parts[1:] = [SHARES.get(part, part) for part in parts[1:]]
     side = [parts.pop(0)] if len(parts) > 1 and parts[0] in ("left", "right") else []
     if len(parts) > 1 and parts[1].isdigit():
         parts[0] = parts[0].replace(" gt ", " > ").replace(" lt ", " < ")

@@ -27,12 +27,15 @@ def region_stage(inputs: StudyInputs) -> Stage:
     names = inputs.config.file(section.names or (template.names if template else ""))
     if names:
         sources["names"] = (names,)
+    model = inputs.ironmyelin_options["model"] if inputs.config.ironmyelin is not None else ""
+    if model:
+        sources["model"] = (model,)
 
     def work(reporter: Reporter) -> None:
         command = rois.Command(
             inputs.path("participants.tsv"), images["labels"], {name: inputs.maps[name].image for name in maps},
             inputs.path("rois.tsv"), names, section.merge, images["jacobian"], images["lesions"],
-            section.head_size, section.erosion,
+            section.head_size, section.erosion, model,
         )  # fmt: skip
         rois.execute(command, reporter)
 
