@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -425,6 +426,22 @@ def test_tests_as_r_prints_them():
     assert gender.p[0] == pytest.approx(2.954e-07, abs=5e-11)
     assert gender.summary_F[1] == "327 of 1557 (21 %)"
     assert gender.note.isna().all()
+
+
+@pytest.mark.parametrize(
+    ("test", "shown"), [("student", r"\d+\.(\d+) \(\d+\.(\d+)\)"), ("mannwhitney", r"\.(\d+)")]
+)
+def test_groups_of_a_row_have_the_same_decimals(test, shown):
+    """Two digits of the root mean square of the groups' SDs or interquartile ranges, whichever group is the wider."""
+    x = np.arange(40.0)
+    for scale in (0.003, 0.3):
+        row = described(test, A=x * scale, B=x * scale / 50 + 1).iloc[0]
+        found = {len(d) for text in (row.summary_A, row.summary_B) for each in re.findall(shown, text) for d in
+                 ([each] if isinstance(each, str) else each)}  # fmt: skip
+        spreads = [x.std(ddof=1) * scale, x.std(ddof=1) * scale / 50]
+        if test == "mannwhitney":
+            spreads = [np.subtract(*np.quantile(x, [0.75, 0.25])) * s for s in (scale, scale / 50)]
+        assert found == {max(1, 1 - int(np.floor(np.log10(np.sqrt(np.mean(np.square(spreads)))))))}
 
 
 def test_the_test_fits_the_values():

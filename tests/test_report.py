@@ -405,9 +405,12 @@ def test_group_tables_hold_the_numbers_of_their_files(study, page):
 
 def test_group_tables_are_set_as_in_print(page):
     iron, volume, other = body(page, "groups-0-table")
-    assert iron["Variable"]["text"] == "nucleus, iron"
+    assert iron["Variable"]["text"] == "nucleus, iron (mg/kg)"
+    assert volume["Variable"]["text"] == "nucleus, volume (mL)"
     assert iron["A, mean (SD)"]["text"] == "784 (132)"
-    assert volume["A, mean (SD)"]["text"] == "0.68 (0.10)"
+    assert iron["Difference [95 % CI]"]["text"] == "135 [90, 181]"
+    # One number of decimals in a row: two digits of the SD of both groups together, here 0.087.
+    assert (volume["A, mean (SD)"]["text"], volume["B, mean (SD)"]["text"]) == ("0.681 (0.101)", "0.760 (0.069)")
     assert volume["Difference [95 % CI]"]["text"] == "−0.079 [−0.107, −0.050]"
     assert (iron["p"]["text"], iron["p"]["bold"]) == ("<\u00a0.001", True)
     assert (volume["p"]["text"], volume["p"]["bold"]) == (".0498", True)  # .050 would hide its side
@@ -461,7 +464,7 @@ def test_a_group_may_be_called_low_or_p():
     assert [column.names for column in columns] == [
         ("variable",), ("n_low",), ("n_high",), ("mean_low", "sd_low"), ("mean_high", "sd_high"), ("n_p",), ("p",),
     ]  # fmt: skip
-    assert columns[5].cell(["34"]).html.striptags() == "34"
+    assert columns[5].cell(["34"], None).html.striptags() == "34"
 
 
 def test_the_band_of_a_regression_is_that_of_statsmodels():
@@ -736,6 +739,50 @@ def test_a_bootstrap_without_interval_is_said_below_the_table(tmp_path):
     ]  # fmt: skip
 
 
+def decimals_in(table: tables.Table, headings: list[str]) -> list[set[int]]:
+    """For each row, the numbers of decimals in the cells of some columns."""
+    places = [i for i, head in enumerate(table.headings) if head.html.striptags() in headings]
+    assert len(places) == len(headings)
+    found = []
+    for row in table.rows:
+        numbers = re.findall(r"\d+(?:\.(\d+))?", " ".join(row[i].html.striptags() for i in places))
+        found.append({len(decimals) for decimals in numbers})
+    return found
+
+
+def test_numbers_of_one_unit_have_the_same_decimals_in_a_row(tmp_path):
+    """Means, SDs, differences and adjusted means of a variable; a coefficient with its error and intervals."""
+    names = ["variable", "transform", "mean_A", "sd_A", "mean_B", "sd_B", "difference", "difference_low"]
+    names += ["difference_high", *(f"adjusted_{part}_{g}" for g in "AB" for part in ("mean", "low", "high"))]
+    rng = np.random.default_rng(0)
+    lines = []
+    for scale in (1e-3, 0.5, 9.6, 250.0):
+        for transform in ("none", "log(x)"):
+            spread = scale * rng.uniform(0.1, 3, 2)
+            numbers = [5 * scale, spread[0], 40 * scale, spread[1], *(scale * rng.normal(size=9))]
+            lines.append("\t".join(["age", transform, *map(str, numbers)]))
+    (tmp_path / "t.tsv").write_text("\n".join(["\t".join(names), *lines]) + "\n")
+    main, more = tables.tables_of("t", "t", tmp_path / "t.tsv")
+    groups, estimate = ["A, mean (SD)", "B, mean (SD)"], "Difference [95 % CI]"
+    plain = slice(0, None, 2)
+    assert all(len(each) == 1 for each in decimals_in(main, [*groups, estimate])[plain])
+    assert all(len(each) == 1 for each in decimals_in(main, groups))
+    adjusted = decimals_in(more, [f"{g}, adjusted mean [95 % CI]" for g in "AB"])
+    assert all(len(each) == 1 for each in adjusted)
+    assert adjusted == decimals_in(main, [estimate])
+    # The decimals themselves: two digits of the root mean square of the SDs.
+    for each, line in zip(decimals_in(main, groups), lines):
+        numbers = line.split("\t")
+        size = np.hypot(float(numbers[3]), float(numbers[5])) / np.sqrt(2)
+        assert each == {max(0, 1 - int(np.floor(np.log10(size))))}
+    head = "predictor\tB\tse\tlow\thigh\tbca_low\tbca_high"
+    (tmp_path / "c.tsv").write_text(
+        f"{head}\nage\t-0.0312\t0.5\t-1.1\t1.05\t-0.9\t12.3\nx\t213.2\t3\t2\t1\t1\t1\n"
+    )
+    (table,) = tables.tables_of("t", "t", tmp_path / "c.tsv")
+    assert decimals_in(table, ["B", "SE", "95 % CI", "95 % CI, BCa"]) == [{1}, {0}]
+
+
 @pytest.mark.parametrize("formula", ["log(x)", "log(x + 0.051234567)"])
 def test_a_variable_whose_logarithm_was_compared_is_marked(tmp_path, formula):
     head, iron, *others = ANCOVA.splitlines()
@@ -744,7 +791,9 @@ def test_a_variable_whose_logarithm_was_compared_is_marked(tmp_path, formula):
     main, more = tables.tables_of("t", "t", tmp_path / "t.tsv")
     shown = formula.replace("x", "nucleus, iron").replace("0.051234567", "0.0512")
     for table in (main, more):
-        assert [row[0].html.striptags() for row in table.rows] == [shown, "nucleus, volume", "other"]
+        assert [row[0].html.striptags() for row in table.rows] == [
+            f"{shown} (mg/kg)", "nucleus, volume (mL)", "other",
+        ]  # fmt: skip
         assert 'value="nucleus.iron"' in table.rows[0][0].html
     assert "means and SDs are those of the original values" in main.note
     (tmp_path / "t.tsv").write_text("\n".join([*lines[:1], *(f"{o}\tnone\t1" for o in (iron, *others))]) + "\n")

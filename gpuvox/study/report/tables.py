@@ -226,6 +226,18 @@ def of_formula(formula: str, name: str) -> str:
     return re.sub(r"\bx\b", lambda match: name, formula)
 
 
+UNITS = {
+    "volume": "mL", "volume normalised": "mL", "iron": "mg/kg", "iron median": "mg/kg", "iron sd": "mg/kg",
+    "iron mass": "mg", "iron mass raw": "mg", "myelin mass": "mL", "myelin mass raw": "mL",
+}  # fmt: skip
+"""Of measures of regions, as `gpuvox rois` writes them; fractions have none."""
+
+
+def unit_of(name: str) -> str:
+    """The unit of a measure of a region, ``mg/kg`` of ``left.pallidum.iron``; empty if it has none, or is not one."""
+    return UNITS.get(measure_and_structure(name)[0], "")
+
+
 def analysed_name(name: str, log: Sequence[str]) -> str:
     """A variable in words, within log() if one of the patterns of those whose logarithm was analysed fits it."""
     shown = variable_name(name)
@@ -244,7 +256,8 @@ class Column:
 
     names: tuple[str, ...]
     heading: Heading
-    cell: Callable[[Sequence[str]], Cell]
+    cell: Callable[[Sequence[str], int | None], Cell]
+    """Of the texts of the columns, and the decimals of the row for them; None where each cell has its own."""
 
 
 def columns_of(
@@ -278,7 +291,9 @@ def _together(name: str, known: set[str], bounded: bool) -> Column | None:
     adjusted = tuple(name.replace("_mean_", f"_{part}_") for part in ("mean", "low", "high"))
     if name.startswith("adjusted_mean_") and set(adjusted) <= known:
         return Column(
-            adjusted, Heading(heading_of(name) + Markup(" [95 % CI]")), lambda texts: _interval(texts, name)
+            adjusted,
+            Heading(heading_of(name) + Markup(" [95 % CI]")),
+            lambda texts, row: _interval(texts, name, row),
         )
     if name == "df_group" and "df_residual" in known:
         return Column((name, "df_residual"), Heading(Markup("df")), _pair)
@@ -287,11 +302,11 @@ def _together(name: str, known: set[str], bounded: bool) -> Column | None:
     low, high = f"{name}_low", f"{name}_high"
     if {low, high} <= known and not _of_a_group(low):
         html = heading_of(name) + Markup(" [95 % CI]")
-        return Column((name, low, high), Heading(html), lambda texts: _interval(texts, name))
+        return Column((name, low, high), Heading(html), lambda texts, row: _interval(texts, name, row))
     other = re.sub(r"(^|_)low$", r"\1high", name)
     if other != name and other in known and not _of_a_group(name):
         html = Markup(INTERVALS[name]) if name in INTERVALS else heading_of(name)
-        return Column((name, other), Heading(html), lambda texts: _ends(texts, 3 if bounded else None))
+        return Column((name, other), Heading(html), lambda texts, row: _ends(texts, 3 if bounded else row))
     return None
 
 
@@ -300,28 +315,29 @@ def _of_a_group(name: str) -> bool:
     return name.startswith(tuple(start for start, _ in GROUPED))
 
 
-def _mean_and_sd(texts: Sequence[str]) -> Cell:
+def _mean_and_sd(texts: Sequence[str], decimals: int | None) -> Cell:
     mean, sd = number(texts[0]), number(texts[1])
     if math.isnan(mean):
         return Cell(Markup(DASH))
-    decimals = max(0, 1 - math.floor(math.log10(sd))) if sd > 0 else 3
+    if decimals is None:
+        decimals = max(0, 1 - math.floor(math.log10(sd))) if sd > 0 else 3
     html = _data(texts[0], fixed(mean, decimals))
     if not math.isnan(sd):
         html += Markup(" (") + _data(texts[1], fixed(sd, decimals)) + Markup(")")
     return Cell(html, texts[0])
 
 
-def _pair(texts: Sequence[str]) -> Cell:
+def _pair(texts: Sequence[str], decimals: int | None) -> Cell:
     if math.isnan(number(texts[0])):
         return Cell(Markup(DASH))
     return Cell(Markup(", ").join(_data(text, f"{number(text):g}") for text in texts), texts[1])
 
 
-def _interval(texts: Sequence[str], name: str) -> Cell:
+def _interval(texts: Sequence[str], name: str, decimals: int | None) -> Cell:
     value, *ends = (number(text) for text in texts)
     if math.isnan(value):
         return Cell(Markup(DASH))
-    shown = _alike([value, *ends]) if name not in THREE_DECIMALS else [fixed(v, 3) for v in (value, *ends)]
+    shown = _alike([value, *ends], 3 if name in THREE_DECIMALS else decimals)
     parts = [_data(text, s) for text, s in zip(texts, shown)]
     return Cell(parts[0] + Markup(" [{}, {}]").format(parts[1], parts[2]), texts[0])
 
@@ -330,24 +346,29 @@ def _ends(texts: Sequence[str], decimals: int | None) -> Cell:
     values = [number(text) for text in texts]
     if math.isnan(values[0]):
         return Cell(Markup(DASH))
-    shown = _alike(values) if decimals is None else [fixed(value, decimals) for value in values]
+    shown = _alike(values, decimals)
     return Cell(Markup("[{}, {}]").format(*(_data(t, s) for t, s in zip(texts, shown))), texts[0])
 
 
-def _alike(values: Sequence[float]) -> list[str]:
-    """Numbers with the decimals that the largest of them needs for three significant digits."""
+def _decimals_for(values: Iterable[float]) -> int | None:
+    """Decimals that the largest number needs for three significant digits; None if it is very small or very large."""
     size = max((abs(v) for v in values if math.isfinite(v)), default=0)
-    if not 1e-4 <= size < 1e9:
+    return max(0, 2 - math.floor(math.log10(size))) if 1e-4 <= size < 1e9 else None
+
+
+def _alike(values: Sequence[float], decimals: int | None = None) -> list[str]:
+    """Numbers with the same decimals, by default those of `_decimals_for`."""
+    decimals = _decimals_for(values) if decimals is None else decimals
+    if decimals is None:
         return [significant(v) for v in values]
-    decimals = max(0, 2 - math.floor(math.log10(size)))
     return [fixed(v, decimals) if math.isfinite(v) else significant(v) for v in values]
 
 
-def _one(name: str, level: float, log: Sequence[str]) -> Callable[[Sequence[str]], Cell]:
-    return lambda texts: _single(name, texts[0], level, log)
+def _one(name: str, level: float, log: Sequence[str]) -> Callable[[Sequence[str], int | None], Cell]:
+    return lambda texts, decimals: _single(name, texts[0], level, log, decimals)
 
 
-def _single(name: str, text: str, level: float, log: Sequence[str]) -> Cell:
+def _single(name: str, text: str, level: float, log: Sequence[str], decimals: int | None = None) -> Cell:
     if text.strip() in MISSING:
         return Cell(Markup(DASH))
     value = number(text)
@@ -359,7 +380,7 @@ def _single(name: str, text: str, level: float, log: Sequence[str]) -> Cell:
         return Cell(_data(text, shown), shown)
     if IS_P.fullmatch(name) and not _of_a_group(name):
         return Cell(_data(text, p_text(value, level)), text, value < level)
-    return Cell(_data(text, _shown(name, text, value)), text)
+    return Cell(_data(text, _shown(name, text, value) if decimals is None else fixed(value, decimals)), text)
 
 
 def _shown(name: str, text: str, value: float) -> str:
@@ -405,12 +426,41 @@ def make_table(
 
 
 def _cell(column: Column, row: Mapping[str, str]) -> Cell:
-    """A cell; the name of a variable that was transformed, in the formula."""
-    cell = column.cell([row[name] for name in column.names])
-    if column.names != ("variable",) or not _is_transformed(row):
+    """A cell; the name of a variable that was transformed, in the formula, and with its unit."""
+    cell = column.cell([row[name] for name in column.names], row_decimals(column.names[0], row))
+    if column.names != ("variable",):
         return cell
     name = row["variable"]
-    return Cell(_data(name, of_formula(row["transform"], variable_name(name))), cell.key)
+    shown = of_formula(row["transform"], variable_name(name)) if _is_transformed(row) else variable_name(name)
+    unit = unit_of(name)
+    return Cell(_data(name, f"{shown} ({unit})" if unit else shown), cell.key)
+
+
+MEANS = re.compile(r"(mean|median|q1|q3)_.+|sd(_.+)?")
+"""Columns in the unit of the variable."""
+ESTIMATES = re.compile(r"difference(_se|_low|_high)?|adjusted_(mean|se|low|high)_.+")
+"""Columns in the unit of the variable, or of its transformation."""
+COEFFICIENTS = ("B", "se", "low", "high", "bootstrap_low", "bootstrap_high", "bca_low", "bca_high")
+
+
+def row_decimals(name: str, row: Mapping[str, str]) -> int | None:
+    """The decimals that all numbers of one unit in a row share; None for a column whose decimals are its own.
+
+    For means, SDs, differences and adjusted means: two digits of the SD, the root mean square of those of the groups.
+    For a regression coefficient with its standard error and intervals: three digits of the largest.
+    """
+    if name in COEFFICIENTS and "B" in row:
+        return _decimals_for(number(row[each]) for each in COEFFICIENTS if each in row)
+    if "variable" not in row or not (MEANS.fullmatch(name) or ESTIMATES.fullmatch(name)):
+        return None
+    if _is_transformed(row) and ESTIMATES.fullmatch(name):
+        return _decimals_for(number(text) for each, text in row.items() if ESTIMATES.fullmatch(each))
+    spreads = [number(text) for each, text in row.items() if re.fullmatch(r"sd(_.+)?", each)]
+    known = [sd for sd in spreads if sd > 0 and math.isfinite(sd)]
+    if not known:
+        return None
+    size = math.log10(max(known)) + math.log10(sum((sd / max(known)) ** 2 for sd in known) / len(known)) / 2
+    return max(0, 1 - math.floor(size)) if -4 <= size < 9 else None
 
 
 def _lacks_interval(row: Mapping[str, str]) -> bool:

@@ -190,8 +190,9 @@ def _measured(
         q1, median, q3 = np.quantile(x, [0.25, 0.5, 0.75]) if len(x) else [math.nan] * 3
         row |= {f"n_{level}": len(x), f"mean_{level}": mean_of(x), f"sd_{level}": sd_of(x)}
         row |= {f"median_{level}": median, f"q1_{level}": q1, f"q3_{level}": q3}
-        if len(x):
-            row[f"summary_{level}"] = _summary(x, ranked=test in RANKS)
+    there_are = {level: x for level, x in samples.items() if len(x)}
+    decimals = _decimals(list(there_are.values()), ranked=test in RANKS)
+    row |= {f"summary_{level}": _summary(x, decimals, ranked=test in RANKS) for level, x in there_are.items()}
     reason = _untestable(compared, ranked=test in RANKS)
     if reason or len(there) < 2:
         return [row], {"note": reason or None}
@@ -238,14 +239,24 @@ def _untestable(samples: Mapping[str, Float64], ranked: bool) -> str:
     return ""
 
 
-def _summary(x: Float64, ranked: bool) -> str:
-    """Mean (SD), or median (quartiles), to two digits of the SD or interquartile range and at least one decimal."""
+def _decimals(samples: Sequence[Float64], ranked: bool) -> int:
+    """Decimals of a row, the same in all groups: two digits of the groups' SD or interquartile range (their root mean
+    square), at least one, and none from 1000 on.
+    """
+    spreads = [float(np.ptp(np.quantile(x, [0.25, 0.75]))) if ranked else sd_of(x) for x in samples]
+    known = [spread for spread in spreads if spread > 0]
+    if not known:
+        return 1
+    spread = max(known) * math.sqrt(sum((each / max(known)) ** 2 for each in known) / len(known))
+    return 0 if spread >= 1000 else max(1, 1 - math.floor(math.log10(spread)))
+
+
+def _summary(x: Float64, decimals: int, ranked: bool) -> str:
+    """Mean (SD), or median (quartiles)."""
     q1, median, q3 = (float(q) for q in np.quantile(x, [0.25, 0.5, 0.75]))
-    spread = q3 - q1 if ranked else sd_of(x)
-    decimals = max(1, 1 - math.floor(math.log10(spread))) if spread > 0 else 1
-    decimals = 0 if spread >= 1000 else decimals
     if ranked:
         return f"median {median:.{decimals}f} ({q1:.{decimals}f}–{q3:.{decimals}f})"
+    spread = sd_of(x)
     sd = "n/a" if math.isnan(spread) else f"{spread:.{decimals}f}"
     return f"{mean_of(x):.{decimals}f} ({sd})"
 
