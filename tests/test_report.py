@@ -442,11 +442,23 @@ def test_p(p, text):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("left.pallidum.iron.mass", "left pallidum, iron mass"), ("iron_MS_lt_HC.2", "iron MS < HC, cluster 2"),
+    [("left.pallidum.iron.mass", "left pallidum, iron mass"), ("caudate.iron.qsm_share", "caudate, iron share of QSM"),
+     ("caudate.myelin.mass_raw", "caudate, myelin mass (raw volume)"),
+     ("iron_MS_lt_HC.2", "iron MS < HC, cluster 2"),
      ("disease_duration", "disease duration"), ("edss", "EDSS"), ("iron_A_gt_B.1.mean", "iron A > B, cluster 1 mean")],
 )  # fmt: skip
 def test_names_of_variables(name, text):
     assert tables.variable_name(name) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [("left.pallidum.iron.mass", "mg"), ("caudate.myelin.mass_raw", "mL"), ("caudate.iron", "mg/kg"), ("age", ""),
+     ("thalamus_lateral.volume_normalised", "mL"), ("caudate.myelin", ""), ("caudate.iron.qsm_share", ""),
+     ("iron_A_gt_B.1", "")],
+)  # fmt: skip
+def test_units_of_measures(name, unit):
+    assert tables.unit_of(name) == unit
 
 
 @pytest.mark.parametrize(
@@ -663,10 +675,14 @@ def test_methods_say_how_regions_were_measured(tmp_path):
         "(vscaling)."
     ) in text
     assert "Thalamus combines all structures that match thalamus_*." in text
-    assert "Iron mass is mean concentration multiplied by normalised volume, assuming 1 g/mL." in text
+    assert (
+        "Iron mass is mean concentration multiplied by normalised volume, assuming 1 g/mL. A mass “(raw volume)” is "
+        "the same with volume that is not normalised."
+    ) in text
     text = told(tmp_path, rois="rois.tsv", regions=how | {"head_size": ""})
     assert "Iron mass is mean concentration multiplied by volume, assuming 1 g/mL." in text
     assert "yelin" not in text  # not measured
+    assert "raw volume" not in text
     assert "share of a contrast" not in text
     shares = head.replace("mean", "mean\tqsm_share")
     (tmp_path / "s.tsv").write_text(

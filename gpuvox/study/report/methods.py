@@ -270,6 +270,7 @@ def _regions(contents: Contents) -> str:
         f"{_without(how)}.",
         _volumes(how),
         *(_mass(text, how) for name, text in MASSES.items() if name in maps),
+        RAW if maps & set(MASSES) and _is_normalised(how) else "",
         SHARES if any(number(row.get("qsm_share", "")) >= 0 for row in rows) else "",
         *(
             f"{named([name])} combines all structures that match {pattern}."
@@ -279,6 +280,7 @@ def _regions(contents: Contents) -> str:
     return " ".join(capital(text) for text in sentences if text)
 
 
+RAW = "A mass “(raw volume)” is the same with volume that is not normalised."
 SHARES = (
     "The share of a contrast (QSM, R1) due to iron is |a·Fe| / (|a·Fe| + |b·My|), where Fe and My are the region’s "
     "means and a and b their coefficients in the model of the contrast; the share of its variance is that of "
@@ -292,8 +294,12 @@ MASSES = {
 
 def _mass(text: str, how: Contents) -> str:
     """The sentence with the normalised volume if there is one."""
-    normalised = bool(how.values) and bool(how.get("head_size", ""))
-    return text.format(volume="normalised volume" if normalised else "volume")
+    return text.format(volume="normalised volume" if _is_normalised(how) else "volume")
+
+
+def _is_normalised(how: Contents) -> bool:
+    """Whether there is a head-size factor."""
+    return bool(how.values) and bool(how.get("head_size", ""))
 
 
 def _labels(how: Contents) -> str:

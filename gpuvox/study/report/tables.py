@@ -194,9 +194,9 @@ def heading_of(name: str) -> Markup:
     return Markup(re.sub(r"\b([pFtDn])\b(?! test)", r"<i>\1</i>", str(Markup.escape(plain))))
 
 
-SHARES = {
-    "qsm share": "share of QSM", "r1 share": "share of R1", "qsm variance share": "share of QSM’s variance",
-    "r1 variance share": "share of R1’s variance",
+IN_WORDS = {
+    "mass raw": "mass (raw volume)", "qsm share": "share of QSM", "r1 share": "share of R1",
+    "qsm variance share": "share of QSM’s variance", "r1 variance share": "share of R1’s variance",
 }  # fmt: skip
 ABBREVIATIONS = {"edss": "EDSS", "bmi": "BMI"}
 
@@ -209,7 +209,7 @@ def variable_name(name: str) -> str:
     if name in ABBREVIATIONS:
         return ABBREVIATIONS[name]
     parts = name.replace("_", " ").split(".")
-    parts[1:] = [SHARES.get(part, part) for part in parts[1:]]
+    parts[1:] = [IN_WORDS.get(part, part) for part in parts[1:]]
     side = [parts.pop(0)] if len(parts) > 1 and parts[0] in ("left", "right") else []
     if len(parts) > 1 and parts[1].isdigit():
         parts[0] = parts[0].replace(" gt ", " > ").replace(" lt ", " < ")
@@ -228,7 +228,7 @@ def of_formula(formula: str, name: str) -> str:
 
 UNITS = {
     "volume": "mL", "volume normalised": "mL", "iron": "mg/kg", "iron median": "mg/kg", "iron sd": "mg/kg",
-    "iron mass": "mg", "iron mass raw": "mg", "myelin mass": "mL", "myelin mass raw": "mL",
+    "iron mass": "mg", "iron mass (raw volume)": "mg", "myelin mass": "mL", "myelin mass (raw volume)": "mL",
 }  # fmt: skip
 """Of measures of regions, as `gpuvox rois` writes them; fractions have none."""
 
