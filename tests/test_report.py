@@ -1190,7 +1190,7 @@ def test_a_study_from_others_has_no_other_files_read(study, tmp_path, capsys, wa
             continue
         files.write_json(folder / "study.json", contents | key)
         assert guarded("report", lambda: command.run([str(folder / "study.json")])) == 2
-        assert "which lies outside" in capsys.readouterr().err
+        assert "which is outside" in capsys.readouterr().err
         assert not (folder / "report.html").exists()
     files.write_json(folder / "study.json", contents | {"files": [given]})
     if way != "up":

@@ -152,7 +152,7 @@ def test_a_study_that_was_not_left_as_it_was_run_is_taken_for_one_from_others(fi
         study.write_text(json.dumps(json.loads(before) | {"names": str(tmp_path / "secret.tsv")}))
     status, err = report(capsys, study, tmp_path / "out.html")
     assert (status, (tmp_path / "out.html").exists()) == (2, False)
-    assert "which lies outside" in err
+    assert "which is outside" in err
     words = shlex.split(err.split("if the study is yours or you trust it: gpuvox report ")[1])
     assert words == [str(study), "--within", os.path.relpath(folder)]
     assert report(capsys, words[0], tmp_path / "out.html", *words[1:])[0] == (2 if way == "another file" else 0)

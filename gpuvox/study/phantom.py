@@ -71,7 +71,7 @@ PRINTED = {
     },
 }  # fmt: skip
 # Of the nuclei, relative to the thalamus: loss of volume in MS; iron in HC and its change in MS; change of myelin.
-# They are shifted so that the thalamus as a whole has the printed means. ▸ ours; the paper prints only the pattern.
+# They are shifted so that the whole thalamus has the printed means. ▸ our choice; the paper prints only the pattern.
 PATTERN = {
     "anterior": {"volume": -0.04, "iron": -20.0, "iron_change": -8.0, "myelin_change": 0.003},
     "lateral": {"volume": -0.04, "iron": -25.0, "iron_change": -4.0, "myelin_change": 0.003},
@@ -354,7 +354,7 @@ class Scanner:
         self.template, self.cohort, self.seed = template, cohort, seed
         self.model = TissueModel.default().relative_to(CSF_QSM, tissue_r1("csf", 7))
         self.to_3_tesla = FieldConversion(7, 3, "curve")
-        edge = 0.7 / template.voxel_size  # what lies between two tissues belongs to both
+        edge = 0.7 / template.voxel_size  # the border between two tissues belongs to both
         self._weights = {
             part: gaussian_filter(where.astype(np.float32), edge) for part, where in template.parts.items()
         }

@@ -245,7 +245,7 @@ def execute(command: Command, reporter: Reporter) -> None:
     Raises
     ------
     InputError
-        One sentence that says what is wrong; nothing is written then.
+        The message is one sentence; nothing is written.
     """
     check_root_name(command.out, "--out", "clusters")
     check_targets(command.out, (".tsv", "_subjects.tsv"), maps=("",))

@@ -258,7 +258,7 @@ def execute(command: Command, reporter: Reporter) -> None:
     Raises
     ------
     InputError
-        One sentence that says what is wrong; nothing is written then.
+        The message is one sentence; nothing is written.
     """
     check_targets(command.out)
     files.check_not_read([command.out], [command.table, command.names, command.model])

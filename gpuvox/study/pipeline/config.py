@@ -288,7 +288,7 @@ class Config:
 
     @contextlib.contextmanager
     def reading(self, where: tuple[str | int, ...]) -> Iterator[None]:
-        """Add line and key to errors about what a key names.
+        """Add line and key to errors about the value of a key.
 
         The option of a command (`error.option`) is translated to the key in this file.
         """
@@ -544,7 +544,7 @@ def _open_ends(line: str, depth: int, quotes: str) -> tuple[int, str]:
 
 
 def _within_text(line: str, position: int, quotes: str) -> tuple[int, str]:
-    """Where an open string ends, and what is open after it."""
+    """Position after an open string, and the quotes that are still open there."""
     while position < len(line):
         if line[position] == "\\" and quotes[0] == '"':
             position += 2

@@ -1,7 +1,7 @@
-"""The report of a study: one HTML file that needs nothing else, neither other files nor the network.
+"""The report of a study: one HTML file that needs no other files and no network.
 
-`build` makes it of what a study wrote about itself (``study.json``); `execute` is the command ``gpuvox report``. The
-template and what runs in the browser (tables that sort, the viewer) lie in ``templates/``.
+`build` makes it from ``study.json``, which a study writes about itself; `execute` is the command ``gpuvox report``. The
+template and the scripts for the browser (sortable tables, the viewer) are in ``templates/``.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def execute(
     reporter : Reporter
         Receives a line: where the report is.
     within : path, optional
-        Folder that every file it names must lie in, links followed: a study from others is not to have others' files
-        put into its report. By default that of `study`, and, of a study that this user ran here and that is as
-        it was left, whatever it was made of.
+        Folder that must contain every file that the study names, after resolving links: a study from someone else
+        must not pull private files into its report. By default the folder of `study`; for a study that this user ran
+        here and that has not changed since, also all of its inputs.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def build(
     relative_to : path, optional
         Folder of the report, for links to files; `folder` by default.
     within : path, optional
-        Folder that every file must lie in, links followed; `folder` by default.
+        Folder that must contain every file, after resolving links; `folder` by default.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def build(
 
 
 def _source(study: Path, within: str | os.PathLike[str] | None) -> Contents:
-    """``study.json``, and what it may have read."""
+    """``study.json``, with the folders from which it may read files."""
     contents = read_contents(study)
     return Contents(
         contents, study.parent, origin=study.name, within=Path(within) if within else None,
@@ -138,8 +138,8 @@ def headlines(study: str | os.PathLike[str], within: str | os.PathLike[str] | No
     source = _source(Path(study), within)
     lines = []
     for test in read_tests(source, read_scene(source)):
-        told = findings.told(test, source)
-        lines.append(f"{told.subject}: {told.sentence}")
+        finding = findings.of_test(test, source)
+        lines.append(f"{finding.subject}: {finding.sentence}")
     return lines
 
 

@@ -129,7 +129,7 @@ class Contents:
         if real.is_relative_to(os.path.realpath(within)) or (self.own is not None and self.own.knows(real)):
             return
         advice = way_out(self.folder / self.origin, real)
-        raise self.error(name, f"names {filename}, which lies outside {within}; {advice}")
+        raise self.error(name, f"names {filename}, which is outside {within}; {advice}")
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[None]:

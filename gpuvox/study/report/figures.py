@@ -189,8 +189,8 @@ def _slice(scene: Scene, test: VoxelwiseTest, axis: int, vmax: float, per_mm: fl
 
 
 def _outline_width(voxel: float) -> float:
-    """Points of the outline where a voxel has so many pixels: white also at half the size, as a page shows it, and less
-    than half a voxel.
+    """Width of the outline in points, from the pixels per voxel: still white at half the size, at which a page shows
+    it, and less than half a voxel.
     """
     return min(max(0.4 * voxel, 2.0), 6.0) * 72 / 200
 

@@ -89,7 +89,7 @@ def finding(
     return Finding(test.label, capital(text), survived, test.anchor)
 
 
-def told(test: VoxelwiseTest, study: Contents) -> Finding:
+def of_test(test: VoxelwiseTest, study: Contents) -> Finding:
     """The finding of a test, with its table of clusters if there is one."""
     clusters = cluster_rows(test)
     return finding(test, clusters[1] if clusters else None, study.get("level", 0.05), study.get("extent", 1))
@@ -116,7 +116,7 @@ def number_word(n: int) -> str:
 
 
 def structures(clusters: Sequence[Mapping[str, str]]) -> str:
-    """The structures in which clusters lie, largest share first; both sides of one together."""
+    """The structures that contain the clusters, largest share first; both sides of a structure together."""
     voxels: dict[tuple[str, str], float] = {}
     for row in clusters:
         for part in row.get("regions", "").split(";"):

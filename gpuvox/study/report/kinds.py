@@ -16,10 +16,10 @@ INTENTS = {3: "t", 4: "F"}
 
 
 def kind_of(test: Contents) -> str:
-    """What the statistic of a test is, by what records say of it; t where none says anything.
+    """The kind of statistic of a test, from its records; t if none of them states it.
 
-    Asked are, in this order: `kind` of the test, the intent of its image, the record of ``gpuvox randomise`` beside the
-    image, and `df`, of which an F statistic has two. The name of the image counts for nothing.
+    Consulted, in this order: `kind` of the test, the intent of its image, the record of ``gpuvox randomise`` beside the
+    image, and `df` (an F statistic has two). The name of the image is ignored.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def kind_of(test: Contents) -> str:
     Raises
     ------
     FileError
-        `kind` is neither, or two of them contradict each other.
+        `kind` is neither t nor F, or two sources contradict each other.
     """
     stated = test.get("kind", "")
     if stated and stated not in KINDS:
@@ -60,7 +60,7 @@ def _intent(test: Contents, path: Path) -> str:
 
 
 def _record(test: Contents, path: Path) -> str:
-    """What ``<root>_randomise.json`` beside an image says that it holds, if that is there and lists the image."""
+    """Kind of statistic according to ``<root>_randomise.json`` beside an image; empty if it does not list the image."""
     for record in sorted(path.parent.glob("*_randomise.json")):
         if not path.name.startswith(record.name.removesuffix("randomise.json")):
             continue

@@ -209,9 +209,11 @@ def _tfce(about: Mapping[str, Any], tests: Sequence[VoxelwiseTest]) -> list[str]
     used = {
         kind: (recorded.get(kind) or {}).get("tfce") or {} for kind in dict.fromkeys(test.kind for test in tests)
     }
-    told = {kind: _settings(tfce) for kind, tfce in used.items() if _settings(tfce)}
-    alike = set(told.values())
-    settings = "; ".join(alike if len(alike) == 1 else [f"of {kind}: {text}" for kind, text in told.items()])
+    settings_of = {kind: _settings(tfce) for kind, tfce in used.items() if _settings(tfce)}
+    alike = set(settings_of.values())
+    settings = "; ".join(
+        alike if len(alike) == 1 else [f"of {kind}: {text}" for kind, text in settings_of.items()]
+    )
     sentences = [f"TFCE is threshold-free cluster enhancement [@smith2009]{f' ({settings})' if settings else ''}."]
     if any(tfce.get("delta") == "robust" for tfce in used.values()):
         sentences.append(
@@ -352,14 +354,14 @@ class Recorded:
         return options if isinstance(options, Mapping) else {}
 
 
-def _told(tables: Sequence[Recorded], tell: Callable[[Recorded], str]) -> str:
+def _sentences(tables: Sequence[Recorded], phrase: Callable[[Recorded], str]) -> str:
     """A sentence about each table: once if it is the same for all, otherwise with the titles of the tables.
 
-    `tell` returns it without the full stop; an empty text for a table that needs no sentence.
+    `phrase` returns it without the full stop; an empty text for a table that needs no sentence.
     """
     titles_of: dict[str, list[str]] = {}
     for table in tables:
-        titles_of.setdefault(tell(table), []).append(f"“{table.title}”")
+        titles_of.setdefault(phrase(table), []).append(f"“{table.title}”")
     if len(titles_of) == 1:
         return "".join(f" {capital(text)}." for text in titles_of if text)
     return "".join(f" In {listed(titles)}, {text}." for text, titles in titles_of.items() if text)
@@ -384,7 +386,10 @@ def _groups(contents: Contents) -> str:
         )
         sentences.append(
             "Variables were compared by analysis of covariance; Cohen’s d is 2√F/√df with the sign of the difference."
-            + "".join(_told(tables, tell) for tell in (_covariates, _group_correction, _transforms, _group_subset))
+            + "".join(
+                _sentences(tables, phrase)
+                for phrase in (_covariates, _group_correction, _transforms, _group_subset)
+            )
             + " Equality of variances was checked by Levene’s test with medians [@brown1974], normality of residuals "
             f"by Lilliefors’ test [@lilliefors1967]{slopes}."
         )
@@ -443,15 +448,15 @@ def _correction(method: Any, where: str) -> str:
 
 
 def _models(contents: Contents) -> list[str]:
-    telling = (("regression", _regression), ("correlation", _correlation), ("samplesize", _sample_size))
+    paragraph_of_kind = (("regression", _regression), ("correlation", _correlation), ("samplesize", _sample_size))
     parts = contents.parts("models")
     paragraphs_of_models = []
-    for kind, tell in telling:
+    for kind, paragraph in paragraph_of_kind:
         tables = [Recorded(p.need("title", str), beside(p)) for p in parts if p.get("kind", "") == kind]
         # A note in place of a record: there was nothing to model.
         tables = [table for table in tables if "note" not in table.about]
         if tables:
-            paragraphs_of_models.append(tell(tables))
+            paragraphs_of_models.append(paragraph(tables))
     return paragraphs_of_models
 
 
@@ -460,8 +465,8 @@ def _regression(tables: Sequence[Recorded]) -> str:
         "Clinical outcomes were modelled by hierarchical linear regression, with blocks of predictors entered one "
         "after the other."
     )
-    tell = (_adjustments, _logarithms, _bootstrap, _regression_correction, _model_subset)
-    return text + "".join(_told(tables, each) for each in tell)
+    phrases = (_adjustments, _logarithms, _bootstrap, _regression_correction, _model_subset)
+    return text + "".join(_sentences(tables, each) for each in phrases)
 
 
 def _adjustments(table: Recorded) -> str:
@@ -501,8 +506,8 @@ def _correlation(tables: Sequence[Recorded]) -> str:
     text += (
         ", for rank correlations with the standard error of Bonett and Wright [@bonett2000]." if spearman else "."
     )
-    tell = (_kind_of_correlation, _logarithms, _bootstrap, _correlation_correction, _model_subset)
-    return text + "".join(_told(tables, each) for each in tell)
+    phrases = (_kind_of_correlation, _logarithms, _bootstrap, _correlation_correction, _model_subset)
+    return text + "".join(_sentences(tables, each) for each in phrases)
 
 
 def _kind_of_correlation(table: Recorded) -> str:
@@ -519,8 +524,8 @@ CORRELATIONS = {"pearson": "Pearson", "spearman": "Spearman rank"}
 
 def _sample_size(tables: Sequence[Recorded]) -> str:
     text = "Sample sizes were computed from the noncentral t distribution [@cohen1988]."
-    tell = (_size, _size_covariates, _size_share)
-    return text + "".join(_told(tables, each) for each in tell)
+    phrases = (_size, _size_covariates, _size_share)
+    return text + "".join(_sentences(tables, each) for each in phrases)
 
 
 def _size(table: Recorded) -> str:

@@ -36,10 +36,10 @@ def own_ledger(study: Path) -> Ledger | None:
 
 
 def way_out(study: Path, outside: Path) -> str:
-    """What to do where a study is not known to be one's own and names a file outside its folder.
+    """Advice if a study that is not known to be the user's own names a file outside its folder.
 
-    A folder is proposed only where that is the one around the results, and neither the user's home nor the root: a
-    study from others is not to have all of a user's files opened to it by a command that is copied without a thought.
+    A folder is proposed only if it is the parent of the results folder, and neither the user's home nor the root: a
+    command that is copied without thinking must not give a study from someone else access to all files of the user.
     """
     around = Path(os.path.realpath(study.parent)).parent
     if outside.is_relative_to(around) and around not in (Path.home(), Path("/")):

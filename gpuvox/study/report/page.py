@@ -124,7 +124,7 @@ class Page:
         table = listings.cluster_table(test, *clusters, self.level) if clusters and clusters[1] else None
         at = ", ".join(figures.signed(value) for value in self.scene.millimetres(test.peak))
         pictures = figures.slices(self.scene, test, self.vmax[test.kind], self.level)
-        return Shown(test, findings.told(test, self.source), pictures, at, table, self._null(test))
+        return Shown(test, findings.of_test(test, self.source), pictures, at, table, self._null(test))
 
     def _null(self, test: VoxelwiseTest) -> Picture | None:
         path = test.contents.file("null")
@@ -240,11 +240,11 @@ class Page:
 
     def _of_groups(self) -> list[Finding]:
         order, parts = self.source.part("cohort").texts("order"), self.source.parts("groups")
-        told = [
+        group_findings = [
             findings.of_group_table(part.need("title", str), self._rows(part, "table"), order, self.level)
             for part in parts
         ]
-        return [each for each in told if each]
+        return [each for each in group_findings if each]
 
     def _models(self) -> list[Group]:
         sections = []
@@ -260,16 +260,16 @@ class Page:
         return sections
 
     def _of_models(self) -> list[Finding]:
-        told = []
+        model_findings = []
         for part in self.source.parts("models"):
             title, kind = part.need("title", str), part.get("kind", "")
             if kind == "regression":
                 log = methods.Recorded(title, methods.beside(part)).options().get("log") or ()
-                told.append(findings.of_regression(title, self._rows(part, "table"), self.level, log))
-        return [each for each in told if each]
+                model_findings.append(findings.of_regression(title, self._rows(part, "table"), self.level, log))
+        return [each for each in model_findings if each]
 
     def _plots(self, part: Contents, log: Sequence[str]) -> list[Picture]:
-        """Plots of what the blocks before leave of outcome and predictor, a model each."""
+        """Plots of outcome and predictor, adjusted for the preceding blocks; one per model."""
         rows = self._rows(part, "data", ("model", "role", "variable", "residual"))
         models: dict[str, Rows] = {}
         for row in rows:
@@ -364,7 +364,7 @@ def _added_variable(rows: Sequence[Mapping[str, str]], log: Sequence[str]) -> Pi
         raise FileError(f"{rows[0]['model']} has {len(x)} values of its predictor and {len(y)} of its outcome")
     before = {row["variable"] for row in rows if row["role"] == "predictor"} - predictors
     names = tables.analysed_name(predictors.pop(), log), tables.analysed_name(outcome[0]["variable"], log)
-    # Nothing but the mean comes before a block that is the first.
+    # Before the first block, only the mean is removed.
     scale = "residual" if before else "minus its mean"
     axes = f"{names[0]}, {scale}", f"{names[1]}, {scale}"
     return figures.scatter(x, y, axes, len(before), f"{names[1]} and {names[0]}")

@@ -1,7 +1,7 @@
 """What the orthogonal viewer shows, packed for JavaScript: integers as base64, x fastest.
 
-The statistic is stored as int16 with a scale of its own, corrected p as a uint16 multiple of 1/permutations, which is
-what it is; mask and labels as runs (value, length) of uint16.
+The statistic is stored as int16 with a scale of its own, corrected p exactly, as a uint16 multiple of 1/permutations;
+mask and labels as runs (value, length) of uint16.
 """
 
 from __future__ import annotations

@@ -246,7 +246,7 @@ def _box(mask: NDArray[np.bool_], size: NDArray[np.float64]) -> tuple[slice, sli
 def _whole(
     contents: Contents, key: str, scene: Scene, read: Callable[[Path], Iterator[AnyArray]] = files.read_volumes
 ) -> AnyArray | None:
-    """An image in the box, in and outside the mask; what is not finite there becomes 0."""
+    """An image in the box, inside and outside the mask; values that are not finite become 0."""
     path = contents.file(key)
     if path is None:
         return None

@@ -216,8 +216,8 @@ def check_strata(strata: Sequence[str], resamples: int) -> None:
 def strata_of(data: Data, rows: pd.DataFrame, names: Sequence[str], command: Source) -> NDArray[np.int64] | None:
     """The stratum of each participant: the combination of values of some variables; None if there are none.
 
-    Raises `OptionError` if a value is missing or a stratum has a single participant: resampled alone, it would always
-    be itself, and the interval of what depends on it would be too narrow.
+    Raises `OptionError` if a value is missing or a stratum has a single participant: resampling would always draw the
+    same one, and confidence intervals would be too narrow.
     """
     columns = find_columns(data.table, names, "strata", command)
     if not columns:

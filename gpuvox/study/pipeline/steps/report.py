@@ -19,7 +19,7 @@ def report_stage(inputs: StudyInputs, ledger: Ledger, others: Sequence[Stage]) -
 
     def work(reporter: Reporter) -> None:
         files.write_json(inputs.path("study.json"), describe(inputs, ledger))
-        # Written here: it names what the user's configuration names, wherever that lies.
+        # This study was just run: it may name every file that the user's configuration names, in any folder.
         report.execute(inputs.path("study.json"), inputs.path("report.html"), Reporter.silent(), within="/")
 
     after = tuple(stage.name for stage in others)
