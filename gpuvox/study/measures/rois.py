@@ -187,8 +187,8 @@ def shares_of_iron(iron: Measure, myelin: Measure, model: TissueModel) -> tuple[
         b²·Var(My)) over the voxels. NaN where a mean or an SD is.
     """
     means, variances = (iron.mean, myelin.mean), (iron.sd**2, myelin.sd**2)
-    found = [Share.of(row, means, variances) for row in (model.qsm, model.r1)]
-    return (*(each.by_mean[0] for each in found), *(each.by_variance[0] for each in found))
+    shares = [Share.of(row, means, variances) for row in (model.qsm, model.r1)]
+    return (*(each.by_mean[0] for each in shares), *(each.by_variance[0] for each in shares))
 
 
 def _numbers(labels: NDArray[np.integer[Any]]) -> frozenset[int]:
