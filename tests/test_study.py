@@ -368,10 +368,11 @@ zscores = [{clusters}, "putamen.fa"]
 
 def test_a_report_never_tells_of_what_is_no_longer_there(copy, capsys, monkeypatch):
     """It goes as soon as another stage runs, and comes back only at the end."""
+    from gpuvox.errors import InputError
     from gpuvox.study.measures import rois
 
     def fails(*arguments):
-        raise ValueError("a failure")
+        raise InputError("a failure")
 
     write_study(copy, merge='{ thalamus = "thalamus_*", back = "thalamus_p*" }')
     with monkeypatch.context() as patch:
