@@ -694,7 +694,7 @@ def test_from_python(study, monkeypatch):
     arguments = ("data", "design.mat", "design.con")
     monkeypatch.setattr(permtest.ObservedTest, "batch", 16)
     stop_after(monkeypatch, 8)
-    with pytest.warns(UserWarning, match="saved in"), pytest.raises(KeyboardInterrupt):
+    with pytest.warns(UserWarning, match="kept in"), pytest.raises(KeyboardInterrupt):
         gpuvox.randomise(*arguments, checkpoint="c.tally", **settings)
     with pytest.raises(FileError, match="-n is 200 in the checkpoint, 201 in this run"):
         gpuvox.randomise(*arguments, checkpoint="c.tally", resume=True, **settings | {"n_permutations": 201})

@@ -437,7 +437,7 @@ def test_a_lost_scheduler_is_an_error_and_what_is_done_is_kept(
         pytest.raises(DistributedError, match=r"^the connection to the Dask scheduler at .* is lost$"),
     ):
         gpuvox.randomise(**cohort(), client=client, checkpoint=kept)
-    assert any("done so far are saved" in str(warning.message) for warning in caught)
+    assert any("done so far are kept" in str(warning.message) for warning in caught)
     done = checkpoint.read(kept).n_done
     assert 0 < 250 - left[0] <= done < 250
     # The rest in this process: a checkpoint does not know who computed it.
@@ -449,7 +449,7 @@ def test_a_checkpoint_goes_on_on_a_cluster(client, tmp_path, monkeypatch, truth)
         raise KeyboardInterrupt
 
     when(monkeypatch, {3: stop})
-    with pytest.warns(UserWarning, match="done so far are saved"), pytest.raises(KeyboardInterrupt):
+    with pytest.warns(UserWarning, match="done so far are kept"), pytest.raises(KeyboardInterrupt):
         gpuvox.randomise(**cohort(), device="cpu", checkpoint=tmp_path / "run.tally")
     same(gpuvox.randomise(**cohort(), client=client, checkpoint=tmp_path / "run.tally", resume=True), truth)
 
@@ -470,7 +470,7 @@ def test_a_signal_ends_the_command_and_its_workers(study, number, status):
         process.send_signal(number)
     message = process.communicate(timeout=20)[1]
     assert process.returncode == status
-    assert "done so far are saved in run.tally" in message
+    assert "done so far are kept in run.tally" in message
     assert "Traceback" not in message
     assert 0 < checkpoint.read("run.tally").n_done < 2_000_000
     until(lambda: not group_lives(process.pid))
@@ -563,9 +563,9 @@ def test_a_late_worker_that_computes_other_bits_is_refused(slow_farm, monkeypatc
 @pytest.mark.parametrize(
     ("extra", "said"),
     [
-        ("--workers 2 --scheduler tcp://127.0.0.1:1", "--workers and --scheduler name different clusters"),
-        ("--workers 2 --permout", "--permout writes maps as they are made, and so cannot be done with --workers"),
-        ("--workers 99 --threads 3", "at most a worker a thread"),
+        ("--workers 2 --scheduler tcp://127.0.0.1:1", "--workers and --scheduler name different workers"),
+        ("--workers 2 --permout", "--permout writes each map as it is computed, and so cannot be used with --workers"),
+        ("--workers 99 --threads 3", "at most one worker per thread"),
         ("--workers 0", "--workers"),
         ("--scheduler-file none.json", "--scheduler-file: there is no file none.json"),
         ("--scheduler nonsense://x", "no Dask scheduler answers at nonsense://x"),
@@ -606,7 +606,7 @@ def test_a_callback_is_not_sent_to_workers():
         def results(self, observed, tally):
             yield BlockResult(0, 0)
 
-    with pytest.raises(ValueError, match="workers do not send them to a callback"):
+    with pytest.raises(ValueError, match="a callback cannot be used with workers"):
         gpuvox.run(None, callback=lambda i, maps: None, workers=Nobody())
 
 

@@ -22,6 +22,7 @@ from gpuvox.application.command import ImageSource
 from gpuvox.application.inputs import PreparedRun, permutation_file
 from gpuvox.checkpoint import Run, RunIdentity
 from gpuvox.errors import UsageError
+from gpuvox.files import hash_file
 from gpuvox.jit import software
 from gpuvox.scratch import Data, Tiles
 from gpuvox.types import AnyArray
@@ -160,7 +161,7 @@ def _hash_images(sources: Sequence[ImageSource], run: PreparedRun, *names: str) 
 
 
 def _hash_files(paths: Sequence[files.Name]) -> list[list[str]]:
-    return [[os.fspath(path), files.hash_file(path)] for path in paths]
+    return [[os.fspath(path), hash_file(path)] for path in paths]
 
 
 def _hash_arrays(run: PreparedRun, *names: str) -> list[list[str]]:
