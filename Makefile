@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-all lint bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,9 @@ demo: $(VENV)/.installed
 	$(BIN)/python tools/demo.py demo
 
 test: lint
+	$(BIN)/python -m pytest tests -m "not long" -n 2 --dist loadfile
+
+test-all: lint
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 lint: $(VENV)/.installed

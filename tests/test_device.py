@@ -411,6 +411,7 @@ def test_the_sources_in_a_wheel(tmp_path):
     assert done.stdout.strip() == str(tmp_path / "site" / "gpuvox" / "kernels"), done.stderr
 
 
+@pytest.mark.long
 @needs_compiler
 def test_a_whole_brain_in_one_gigabyte():
     """146 subjects, 2 mm, as many maps at a time as a large GPU would take: within the limit, and the same bits."""

@@ -253,6 +253,7 @@ def test_images_stay_open_between_tests(study, farm, client, monkeypatch):
     assert len(farm.noted("read")) - before == 2
 
 
+@pytest.mark.long
 def test_images_are_closed_after_a_while(study, farm, client):
     """The run that follows opens them again."""
 
@@ -564,7 +565,10 @@ def test_a_late_worker_that_computes_other_bits_is_refused(slow_farm, monkeypatc
     ("extra", "said"),
     [
         ("--workers 2 --scheduler tcp://127.0.0.1:1", "--workers and --scheduler name different workers"),
-        ("--workers 2 --permout", "--permout writes each map as it is computed, and so cannot be used with --workers"),
+        (
+            "--workers 2 --permout",
+            "--permout writes each map as it is computed, and so cannot be used with --workers",
+        ),
         ("--workers 99 --threads 3", "at most one worker per thread"),
         ("--workers 0", "--workers"),
         ("--scheduler-file none.json", "--scheduler-file: there is no file none.json"),

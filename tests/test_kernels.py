@@ -262,6 +262,7 @@ print(*sorted(launched))
 """
 
 
+@pytest.mark.long
 @needs_compiler
 def test_the_address_sanitizer_finds_nothing_in_whole_analyses():
     """All families through the host's code, so with the sizes and strides that it gives them."""
@@ -306,7 +307,11 @@ def planted():
 
 
 @needs_compiler
-@pytest.mark.parametrize(("family", "fault"), list(planted()))
+@pytest.mark.parametrize(
+    ("family", "fault"),
+    # All faults of a family are compiled with the first of them.
+    [pytest.param(*each, marks=pytest.mark.long if each[0] == "tfce" else ()) for each in planted()],
+)
 def test_planted_faults_are_noticed(family, fault):
     skip_without(faults.THREAD)
     outcome = outcomes(family)[fault]

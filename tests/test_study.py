@@ -120,8 +120,13 @@ def test_the_report_of_ones_own_study_needs_no_option(finished, tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    "way", ["copied", "ledger fitted", "edited", "another file", "no ledger", "linked ledger"]
-)
+    "way",
+    [
+        "copied", "edited",
+        *(pytest.param(way, marks=pytest.mark.long) for way in ("ledger fitted", "another file", "no ledger")),
+        pytest.param("linked ledger", marks=pytest.mark.long),
+    ],
+)  # fmt: skip
 def test_a_study_that_was_not_left_as_it_was_run_is_taken_for_one_from_others(finished, tmp_path, capsys, way):
     folder = tmp_path / "received"
     shutil.copytree(finished.parent, folder, copy_function=shutil.copy2)
@@ -236,6 +241,7 @@ def test_the_underlay_is_the_mean(finished):
     np.testing.assert_allclose(files.read_map(finished / "underlay", grid), np.mean(every, axis=0), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_odd_maps_are_told(copy, capsys):
     header = files.read_header(copy / "sub-003" / "qsm")
     grid = header.grid(np.ones(header.shape[:3], dtype=bool))
@@ -302,6 +308,7 @@ def test_parts_can_be_left_out(fresh, capsys):
     assert not (fresh / "results" / "voxelwise").exists()
 
 
+@pytest.mark.long
 def test_a_subset(fresh, capsys):
     text = (fresh / "study.toml").read_text().replace('subset = ""  ', 'subset = "age <= 45"  ', 1)
     (fresh / "study.toml").write_text(text)
@@ -313,6 +320,7 @@ def test_a_subset(fresh, capsys):
     assert files.count_volumes(fresh / "results" / "maps" / "iron") == len(expected)
 
 
+@pytest.mark.long
 def test_a_null_cohort(tmp_path, capsys):
     phantom.write(tmp_path / "null", seed=3, scale="tiny", null=True)
     write_study(tmp_path / "null", device='"cpu"')

@@ -45,10 +45,11 @@ def random_map(rng, kind, size):
 
 @pytest.mark.parametrize("connectivity", [6, 18, 26])
 @pytest.mark.parametrize("kind", ["continuous", "ties", "plateaus", "one sign"])
-def test_random_maps(connectivity, kind):
+@pytest.mark.parametrize("trials", [range(30), pytest.param(range(30, 90), marks=pytest.mark.long)])
+def test_random_maps(trials, connectivity, kind):
     """1,080 maps in all: holes, masks at the edge of the grid, slabs, lines and single voxels."""
-    rng = np.random.default_rng(connectivity)
-    for trial in range(90):
+    rng = np.random.default_rng([connectivity, trials.start])
+    for trial in trials:
         shape = rng.integers(1, 6, 3)
         mask = rng.random(shape) < rng.choice([0.5, 0.8, 1.0])
         mask.flat[0] = True
