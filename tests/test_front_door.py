@@ -346,6 +346,34 @@ def test_false_discovery_rate(two_groups):
     assert "false discovery rate" in repr(result)
 
 
+def test_effects_are_those_of_statsmodels(two_groups):
+    import statsmodels.api as sm
+
+    t = two_groups.table
+    age = centred(t.age)
+    design = np.c_[dummy(t.group, "HC"), dummy(t.group, "MS"), age, dummy(t.group, "MS") * age]
+    words = ["--model", "group * age", "--test", "MS - HC", "--test", "age[MS] - age[HC]", "--test", "group"]
+    assert two_groups.voxelwise(*words) == 0
+    out = two_groups.folder / "out"
+    fit = sm.OLS(two_groups.values[:, 3, 3, 3].astype(float), design).fit()
+    for label, contrast, size in (
+        ("MSMinusHC", [-1, 1, 0, 0], "d"),
+        ("ageMSMinusAgeHC", [0, 0, 0, 1], "partialr"),
+    ):
+        expected = fit.t_test(contrast)
+        value = expected.tvalue.item()
+        in_size = value * np.sqrt(2 / 8) if size == "d" else value / np.sqrt(value**2 + 12)
+        for stat, number in (("effect", expected.effect.item()), ("se", expected.sd.item()), (size, in_size)):
+            assert read(out / f"contrast-{label}_stat-{stat}_statmap")[3, 3, 3] == pytest.approx(number, rel=1e-4)
+        sidecar = json.loads((out / f"contrast-{label}_stat-{size}_desc-CI95lower_statmap.json").read_text())
+        assert sidecar["ConfidenceLevel"] == 0.95
+        assert sidecar["SampleSize"] == 16
+    f = fit.f_test([[-1, 1, 0, 0]]).fvalue
+    eta = read(out / "contrast-group_stat-partialetasq_statmap")[3, 3, 3]
+    assert eta == pytest.approx(f / (f + 12), rel=1e-4)
+    assert not list((out / "randomise").glob("*glm*"))
+
+
 # -- the folder -----------------------------------------------------------------------------------------------------
 
 
@@ -537,7 +565,11 @@ def test_python_finds_the_same(two_groups):
     mine = read(folder / "out" / "contrast-MSMinusHC_stat-logp_desc-tfceFWE_statmap")
     assert_array_equal(result.image("MS - HC", "tfceFWE").get_fdata()[inside], mine[inside])
     kinds = {"MS - HC": "t", "group": "F", "MS": "t"}
-    assert set(result.maps) == {(test, kind) for test, stat in kinds.items() for kind in (stat, "tfce", "tfceFWE")}
+    of_t = ("effect", "se", "d", "dCI95lower", "dCI95upper")
+    effects = {"MS - HC": of_t, "group": ("partialetasq",), "MS": of_t}
+    assert set(result.maps) == {
+        (test, kind) for test, stat in kinds.items() for kind in (stat, "tfce", "tfceFWE", *effects[test])
+    }
     assert "the mean of MS is larger than the mean of HC" in repr(result)
     assert result.findings[0].survivals["tfceFWE"].voxels == int((exceeding(mine) < 3).sum())
 

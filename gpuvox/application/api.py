@@ -118,6 +118,8 @@ class Randomised:
         writer = Writer(root, self.grid, self.header, outputs)
         for result in self.tests:
             writer.result(result)
+        if outputs.contrasts:
+            writer.estimates(self.inputs, self.options.demean)
         hashes = hash_inputs(self.inputs, self.options)
         run = run_record(self.inputs, self.options, self.tests, hashes, self.device)
         record = {"software": software_record(), **run, "maps": writer.written, "files": writer.files}

@@ -314,7 +314,8 @@ def _run_and_write(run: PreparedRun, hashes: Hashes, reporter: Reporter, open_st
             reporter.warn(warning)
         writer.result(result)
         results.append(replace(result, maps={}))
-    if description.outputs.estimates or description.outputs.film:
+    outputs = description.outputs
+    if outputs.estimates or outputs.film or outputs.contrasts:
         writer.estimates(analysis.inputs, analysis.options.demean)
     _write_record(
         description, analysis, provenance(description, analysis, results, writer, hashes), hashes, reporter

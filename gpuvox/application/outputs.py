@@ -30,6 +30,8 @@ class OutputOptions:
     estimates: bool = False
     film: bool = False
     uncorrected: bool = True
+    contrasts: bool = False
+    """Of the estimates, those of contrasts and their variances (all, with `estimates`)."""
 
 
 @dataclass(eq=False)
@@ -150,7 +152,9 @@ class Writer:
     def estimates(self, inputs: Inputs, demean: bool) -> None:
         """Write the parameter estimates of the whole design (``--glm_output``, ``--film``)."""
         maps = parameter_estimates(inputs, demean)
-        for name, values in maps.items():
+        everything = self.outputs.estimates or self.outputs.film
+        for name in maps if everything else ("cope", "varcope"):
+            values = maps[name]
             record = {"scale": "estimate", "statistic": name}
             if not self.outputs.film:
                 self.image(f"glm_{name}", values if name != "sigmasqr" else values[0], record)
@@ -203,6 +207,8 @@ def expected_names(
             texts += [f"{gap}{info.name}_corrp_{test.name}.txt" for info in infos]
     if outputs.estimates and not outputs.film:
         maps += ["_glm_pe", "_glm_cope", "_glm_varcope", "_glm_sigmasqr"]
+    elif outputs.contrasts and not outputs.film:
+        maps += ["_glm_cope", "_glm_varcope"]
     return maps, texts
 
 

@@ -148,6 +148,7 @@ def _seconds_of_files(description: RunDescription, analysis: Analysis) -> float:
     paths = [path for name in files.image_names(description.data) for path in files.image_files(name)]
     each = [analysis.statistics_for(prepared) for prepared in analysis.tests]
     n_maps = sum(1 + len(w.kinds) * (1 + w.uncorrected + description.outputs.raw) for w in each)
+    n_maps += 2 * len(analysis.inputs.contrasts) if description.outputs.contrasts else 0
     return hashed * sum(os.path.getsize(path) for path in paths) / len(sample) + written * n_maps
 
 

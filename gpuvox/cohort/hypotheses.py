@@ -25,7 +25,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import NoReturn
 
@@ -63,6 +63,9 @@ class Hypothesis:
         A mean is compared with 0, so that signs are flipped and rows are not permuted.
     sentence : str
         What it means.
+    groups : tuple of dict of str to str
+        Factor → level, of the one mean that is tested or of the two that are compared with the weights 1 and −1;
+        nothing for other tests.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Hypothesis:
     is_f: bool
     is_mean: bool
     sentence: str
+    groups: tuple[Mapping[str, str], ...] = ()
 
     def rows(self, names: Sequence[str]) -> list[str]:
         """Its weights by column, a line for each row: ``-1 group[HC] + 1 group[MS]``."""
@@ -206,7 +210,17 @@ def _contrast(name: str, words: str, combination: Combination, model: Model) -> 
         )
     weights = sum(weight * _row(item, model) for item, weight in combination.items())
     sentence = _of_means(combination, is_mean) if not slopes[0] else _of_slopes(combination)
-    return _checked(name, words, np.atleast_2d(weights), model, False, is_mean, sentence)
+    hypothesis = _checked(name, words, np.atleast_2d(weights), model, False, is_mean, sentence)
+    return hypothesis if slopes[0] else replace(hypothesis, groups=_groups(combination, is_mean, model))
+
+
+def _groups(combination: Combination, is_mean: bool, model: Model) -> tuple[Mapping[str, str], ...]:
+    """The mean of one sample or group, or the two groups that are compared."""
+    levels = tuple(dict(item.levels) for item in combination)
+    same_factors = len({frozenset(each) for each in levels}) == 1
+    if not same_factors or sorted(combination.values()) not in ([1.0], [-1.0, 1.0]):
+        return ()
+    return levels if all(levels) or (is_mean and not model.factors) else ()
 
 
 def _row(item: Item, model: Model) -> Float64:

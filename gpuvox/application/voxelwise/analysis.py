@@ -154,6 +154,22 @@ class VoxelwiseAnalysis:
             run.contrasts, run.f_tests, self.exchangeability.blocks, names=run.names,
         )  # fmt: skip
 
+    def group_sizes(self, hypothesis: Hypothesis) -> tuple[int, ...]:
+        """Rows of the sample that is tested or of the two groups that are compared.
+
+        Empty for other tests, and if participants have several rows: differences within participants have no Cohen's d
+        of two groups.
+        """
+        if self.cohort.text[ID].duplicated().any():
+            return ()
+        sizes = []
+        for levels in hypothesis.groups:
+            inside = np.ones(len(self.cohort), dtype=bool)
+            for factor, level in levels.items():
+                inside &= np.array([value == level for value in self.cohort.categories(factor)[0]])
+            sizes.append(int(inside.sum()))
+        return tuple(sizes) if all(sizes) else ()
+
     def lines(self) -> list[str]:
         """The lines that report the analysis before it is run."""
         found = [f"{several(len(self.cohort), 'row')} of {self.total} of {self.cohort.origin} are analysed"]

@@ -9,18 +9,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from gpuvox import files
 from gpuvox.application.api import Randomised, randomise
 from gpuvox.application.command import RunDescription
+from gpuvox.application.outputs import OutputOptions
 from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis, VoxelwiseDescription, prepare_analysis
+from gpuvox.application.voxelwise.effects import Effects, make_effects
 from gpuvox.application.voxelwise.findings import Finding, find, log_p, p_values
 from gpuvox.application.voxelwise.folder import ResultFolder, write_volumes
 from gpuvox.application.voxelwise.names import OF_VOXELS, map_entities
 from gpuvox.cohort.exchangeability import Columns
-from gpuvox.cohort.hypotheses import Hypothesis
 from gpuvox.errors import SettingError
+from gpuvox.estimates import parameter_estimates
 from gpuvox.files import locks
 from gpuvox.prepared import Options
 from gpuvox.pvalues import false_discovery_rate
@@ -39,21 +42,31 @@ class VoxelwiseResult:
     analysis : VoxelwiseAnalysis
         Rows, model, tests, exchangeability.
     findings : tuple of Finding
-        For each test: the largest statistic, and what survives.
+        For each test: the largest statistic with its effect, and what survives.
+    runs : tuple of (Run, Randomised)
+    effects : dict of str to Effects
+        By test: estimate, standard error, effect size and its confidence limits.
     """
 
     analysis: VoxelwiseAnalysis
     findings: tuple[Finding, ...]
     runs: tuple[tuple[Run, Randomised], ...]
+    effects: Mapping[str, Effects]
 
     @property
     def maps(self) -> dict[tuple[str, str], Float32]:
-        """Every map by test and kind: ``result.maps["MS - HC", "t"]``, ``["MS - HC", "tfceFWE"]`` (−log10 p)."""
+        """Every map by test and kind: ``result.maps["MS - HC", "t"]``, ``["MS - HC", "tfceFWE"]`` (−log10 p).
+
+        Effects are ``effect``, ``se``, and ``d``, ``dCI95lower``, ``dCI95upper`` (or ``partialr``, and so on);
+        ``partialetasq`` of F tests.
+        """
         found = {}
         for run, result in self.runs:
             for test, hypothesis in run.tests:
                 for kind, values in _maps(run, result, test).items():
                     found[hypothesis.name, kind] = values
+                for (stat, desc), values in self.effects[hypothesis.name].maps.items():
+                    found[hypothesis.name, stat + desc] = values
         return found
 
     def image(self, test: str, kind: str) -> Any:
@@ -73,7 +86,8 @@ class VoxelwiseResult:
         with locks.output(target.path / "voxelwise", files.notice):
             target.write_design(self.analysis)
             for run, result in self.runs:
-                result.save(target.root(run))
+                contrasts = not len(run.f_tests)
+                result.save(target.root(run), OutputOptions(contrasts=contrasts))
             target.finish(self.analysis, fsl_names=fsl_names, line=())
 
     def __repr__(self) -> str:
@@ -153,8 +167,9 @@ def voxelwise(
     with tempfile.TemporaryDirectory() as temporary:
         data = _data(analysis, temporary)
         runs = tuple((run, _run(analysis, run, data, {**settings, "mask": mask})) for run in analysis.runs)
-    findings = {each: found for run, result in runs for each, found in _findings(run, result)}
-    return VoxelwiseResult(analysis, tuple(findings[each] for each in analysis.hypotheses), runs)
+    effects = {name: each for run, result in runs for name, each in _effects(analysis, run, result).items()}
+    findings = {each.name: each for run, result in runs for each in _findings(run, result, effects)}
+    return VoxelwiseResult(analysis, tuple(findings[each.name] for each in analysis.hypotheses), runs, effects)
 
 
 def _columns(given: Mapping[str, str | Sequence[str]]) -> Columns:
@@ -215,12 +230,26 @@ def _maps(run: Run, result: Randomised, test: str) -> dict[str, Float32]:
     return found | {desc: log_p(p) for desc, p in _p_values(run, result, test).items()}
 
 
-def _findings(run: Run, result: Randomised) -> list[tuple[Hypothesis, Finding]]:
+def _effects(analysis: VoxelwiseAnalysis, run: Run, result: Randomised) -> dict[str, Effects]:
+    """The effects of the tests of a run, by name."""
+    estimates = None if len(run.f_tests) else parameter_estimates(result.inputs, result.options.demean)
+    found = {}
+    for i, (test, hypothesis) in enumerate(run.tests):
+        of_test = None
+        if estimates is not None:
+            of_test = (estimates["cope"][i].astype(np.float32), estimates["varcope"][i].astype(np.float32))
+        stat = _maps(run, result, test)["F" if hypothesis.is_f else "t"]
+        found[hypothesis.name] = make_effects(
+            hypothesis, analysis.group_sizes(hypothesis), len(analysis.cohort), stat, of_test, result.df[test]
+        )
+    return found
+
+
+def _findings(run: Run, result: Randomised, effects: Mapping[str, Effects]) -> list[Finding]:
     found = []
     for test, hypothesis in run.tests:
         kind = "F" if hypothesis.is_f else "t"
         corrected = {desc: p for desc, p in _p_values(run, result, test).items() if not desc.endswith("Unc")}
-        found.append(
-            (hypothesis, find(hypothesis.name, kind, _maps(run, result, test)[kind], corrected, result.grid))
-        )
+        stat = _maps(run, result, test)[kind]
+        found.append(find(hypothesis.name, kind, stat, corrected, result.grid, effects[hypothesis.name]))
     return found

@@ -80,7 +80,12 @@ def execute(
         for run in runs:
             resume = run.resume and os.path.exists(run.tally_file)
             execute_run(replace(run.with_seed(seed), resume=resume), once)
-        found = folder.finish(analysis, fsl_names=output.fsl_names, line=output.line)
+        found = folder.finish(
+            analysis,
+            fsl_names=output.fsl_names,
+            line=output.line,
+            estimates=description.run.outputs.estimates,
+        )
     reporter.say("")
     for finding in found:
         for line in finding.lines():
@@ -128,7 +133,11 @@ def _describe(
 ) -> RunDescription:
     """A run of randomise whose files are in the folder."""
     root = folder.root(run)
-    outputs = replace(described.outputs, uncorrected=described.outputs.uncorrected or run.fdr)
+    outputs = replace(
+        described.outputs,
+        uncorrected=described.outputs.uncorrected or run.fdr,
+        contrasts=not len(run.f_tests),
+    )
     return replace(
         described,
         outputs=outputs,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpuvox.application.voxelwise.effects import Effects, PeakEffect
 from gpuvox.application.voxelwise.names import title
 from gpuvox.cluster import label
 from gpuvox.grid import Grid
@@ -65,16 +66,21 @@ class Finding:
     largest : Peak
     survivals : dict of str to Survival
         By correction, ``tfceFWE``.
+    effect : PeakEffect or None
+        At the largest statistic.
     """
 
     name: str
     statistic: str
     largest: Peak
     survivals: Mapping[str, Survival]
+    effect: PeakEffect | None = None
 
     def lines(self) -> list[str]:
         """What is printed."""
         found = [f"{self.name}: largest {self.statistic} {self.largest}"]
+        if self.effect is not None:
+            found.append(f"  there: {self.effect}")
         for desc, survival in self.survivals.items():
             level = f"q < {LEVEL:g}, false discovery rate" if desc.endswith("FDR") else f"p < {LEVEL:g}, corrected"
             p = f"{level.partition(' ')[0]} {survival.smallest_p:.4g}"
@@ -90,7 +96,14 @@ class Finding:
         return found
 
 
-def find(name: str, statistic: str, stat: Float32, corrected: Mapping[str, Float64], grid: Grid) -> Finding:
+def find(
+    name: str,
+    statistic: str,
+    stat: Float32,
+    corrected: Mapping[str, Float64],
+    grid: Grid,
+    effects: Effects | None = None,
+) -> Finding:
     """The results of a test.
 
     Parameters
@@ -101,10 +114,13 @@ def find(name: str, statistic: str, stat: Float32, corrected: Mapping[str, Float
     corrected : dict of str to (V,) float64
         By correction, p-values.
     grid : Grid
+    effects : Effects, optional
+        With (V,) maps.
     """
     everywhere = np.ones(grid.n_voxels, dtype=bool)
     survivals = {desc: _survival(p, stat, grid) for desc, p in corrected.items()}
-    return Finding(name, statistic, _peak(stat, everywhere, grid), survivals)
+    effect = None if effects is None else effects.at(int(np.argmax(stat)))
+    return Finding(name, statistic, _peak(stat, everywhere, grid), survivals, effect)
 
 
 def _survival(p: Float64, stat: Float32, grid: Grid) -> Survival:

@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import numpy as np
 
 from gpuvox import __version__, files, participants, private
 from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis
+from gpuvox.application.voxelwise.effects import Effects, make_effects, stats_of
 from gpuvox.application.voxelwise.findings import Finding, find, log_p, p_values
 from gpuvox.application.voxelwise.names import MAP, OF_VOXELS, contrast_labels, map_entities, map_name
 from gpuvox.cohort.hypotheses import Hypothesis
@@ -54,6 +56,8 @@ CORRECTIONS = {
     "none": "none",
 }
 """What the record of a run calls them, and what stands beside a map."""
+CONTRASTS = ("cope", "varcope")
+"""Estimates of ``--glm_output`` from which effects are made."""
 LOGP_OF_05 = 1.3010299956639813
 """−log10(0.05)."""
 
@@ -69,6 +73,24 @@ class _RunMap:
     about: Mapping[str, Any]
     p: Float64 | None = None
     is_derived: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _TestMaps:
+    """Maps of a test from which its findings are taken: the statistic, and p by correction."""
+
+    kind: str
+    stat: Float32
+    header: files.ImageHeader
+    df: Any
+    corrected: Mapping[str, Float64]
+
+    def finding(self, hypothesis: Hypothesis, effects: Effects) -> Finding:
+        """What the test shows."""
+        mask = self.stat != 0 if np.any(self.stat) else np.ones(len(self.stat), dtype=bool)
+        grid = self.header.grid(mask.reshape(self.header.shape[:3], order="F"))
+        inside = {desc: p[mask] for desc, p in self.corrected.items()}
+        return find(hypothesis.name, self.kind, self.stat[mask], inside, grid, effects.inside(mask))
 
 
 class ResultFolder:
@@ -112,6 +134,8 @@ class ResultFolder:
             ) from error
         labels = contrast_labels([each.name for each in analysis.hypotheses])
         maps = [os.sep + map_name(label, "logp", "clusterNormalisedFWE") for label in labels]
+        for label, each in zip(labels, analysis.hypotheses):
+            maps += [os.sep + map_name(label, *names) for names in stats_of(each, analysis.group_sizes(each))]
         check_targets(self.path, [os.sep + RECORD, os.sep + "design.tsv"], maps=maps)
 
     # -- the design -------------------------------------------------------------------------------------------------
@@ -176,7 +200,9 @@ class ResultFolder:
 
     # -- maps and record --------------------------------------------------------------------------------------------
 
-    def finish(self, analysis: VoxelwiseAnalysis, *, fsl_names: bool, line: Sequence[str]) -> list[Finding]:
+    def finish(
+        self, analysis: VoxelwiseAnalysis, *, fsl_names: bool, line: Sequence[str], estimates: bool = False
+    ) -> list[Finding]:
         """Write the maps of all tests under their names, what they are, and the record.
 
         Parameters
@@ -187,6 +213,8 @@ class ResultFolder:
             Randomise's own files stay.
         line : sequence of str
             The command.
+        estimates : bool
+            All estimates of ``--glm_output`` stay.
         """
         labels = dict(zip(analysis.hypotheses, contrast_labels([each.name for each in analysis.hypotheses])))
         earlier = self._earlier("files", MAP)
@@ -196,10 +224,16 @@ class ResultFolder:
         for run in analysis.runs:
             root = self.root(run)
             record = files.read_json(f"{root}_randomise.json")
+            contrasts = self._contrast_estimates(run)
             for test, hypothesis in run.tests:
-                names, finding = self._write_test(run, test, hypothesis, labels[hypothesis], record, fsl_names)
-                written += names
-                findings[hypothesis] = finding
+                names, maps = self._write_test(run, test, hypothesis, labels[hypothesis], record, fsl_names)
+                more, effects = self._write_effects(
+                    analysis, run, hypothesis, labels, maps, next(contrasts), record
+                )
+                written += [*names, *more]
+                findings[hypothesis] = maps.finding(hypothesis, effects)
+            if not len(run.f_tests) and not (estimates or fsl_names):
+                self._remove_estimates(root)
             runs.append(_without_maps(record, fsl_names))
             if not fsl_names:
                 Path(f"{root}_randomise.json").unlink()
@@ -228,15 +262,15 @@ class ResultFolder:
 
     def _write_test(
         self, run: Run, test: str, hypothesis: Hypothesis, label: str, record: Mapping[str, Any], keep: bool
-    ) -> tuple[list[str], Finding]:
-        """Files of the maps of one test, and what they show."""
+    ) -> tuple[list[str], _TestMaps]:
+        """Files of the maps of one test, and what its findings are taken from."""
         written: list[str] = []
         sources: list[Path] = []
         corrected: dict[str, Float64] = {}
         kind = "F" if hypothesis.is_f else "t"
         for each in self._maps_of(run, test, record):
             if each.stat == kind:
-                stat, header = each.values, each.header
+                stat, header, df = each.values, each.header, each.about["degrees_of_freedom"]
             if each.p is not None and not each.desc.endswith("Unc"):
                 corrected[each.desc] = each.p
             name = map_name(label, each.stat, each.desc)
@@ -245,10 +279,40 @@ class ResultFolder:
                 sources += files.image_files(each.header.path)
         for path in sources:
             path.unlink()
-        mask = stat != 0 if np.any(stat) else np.ones(len(stat), dtype=bool)
-        grid = header.grid(mask.reshape(header.shape[:3], order="F"))
-        inside = {desc: p[mask] for desc, p in corrected.items()}
-        return written, find(hypothesis.name, kind, stat[mask], inside, grid)
+        return written, _TestMaps(kind, stat, header, df, corrected)
+
+    def _contrast_estimates(self, run: Run) -> Iterator[tuple[Float32, Float32] | None]:
+        """Estimate and variance of each test of a run; None for F."""
+        if len(run.f_tests):
+            return repeat(None)
+        return zip(*(files.read_volumes(f"{self.root(run)}_glm_{name}") for name in CONTRASTS))
+
+    def _write_effects(
+        self,
+        analysis: VoxelwiseAnalysis,
+        run: Run,
+        hypothesis: Hypothesis,
+        labels: Mapping[Hypothesis, str],
+        maps: _TestMaps,
+        estimates: tuple[Float32, Float32] | None,
+        record: Mapping[str, Any],
+    ) -> tuple[list[str], Effects]:
+        """Files of the effect of a test, and the effect."""
+        effects = make_effects(
+            hypothesis, analysis.group_sizes(hypothesis), len(analysis.cohort), maps.stat, estimates, maps.df
+        )
+        written: list[str] = []
+        for (stat, desc), values in effects.maps.items():
+            about = {**_common(hypothesis, run), **effects.about[stat, desc], **_made_by(record)}
+            of_effect = _RunMap(stat, desc, values, maps.header, {})
+            written += self._write_map(map_name(labels[hypothesis], stat, desc), of_effect, about)
+        return written, effects
+
+    def _remove_estimates(self, root: str) -> None:
+        """Remove the contrast estimates of a run, which are written under other names."""
+        for name in CONTRASTS:
+            for path in files.image_files(files.read_header(f"{root}_glm_{name}").path):
+                path.unlink()
 
     def _maps_of(self, run: Run, test: str, record: Mapping[str, Any]) -> Iterator[_RunMap]:
         """The maps of one test that a run of randomise wrote, but for those that keep their names; and what follows."""
@@ -347,13 +411,7 @@ def _sidecar(
     hypothesis: Hypothesis, run: Run, about: Mapping[str, Any], record: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What stands beside a map."""
-    content = {
-        "Contrast": hypothesis.name,
-        "Test": hypothesis.text,
-        "Description": hypothesis.sentence,
-        "Statistic": "F" if hypothesis.is_f else "t",
-        "Columns": list(run.names.evs),
-        "Weights": hypothesis.weights.tolist(),
+    content = _common(hypothesis, run) | {
         "Tail": about.get("tail"),
         "Scale": "-log10(p)" if about["scale"] == "1-p" else "statistic",
     }
@@ -367,7 +425,23 @@ def _sidecar(
         }
     else:
         content |= {"DegreesOfFreedom": about.get("degrees_of_freedom")}
-    return content | {"Seed": record["seed"], "Software": f"gpuvox {__version__}"}
+    return content | _made_by(record)
+
+
+def _common(hypothesis: Hypothesis, run: Run) -> dict[str, Any]:
+    """The test of a map."""
+    return {
+        "Contrast": hypothesis.name,
+        "Test": hypothesis.text,
+        "Description": hypothesis.sentence,
+        "Statistic": "F" if hypothesis.is_f else "t",
+        "Columns": list(run.names.evs),
+        "Weights": hypothesis.weights.tolist(),
+    }
+
+
+def _made_by(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {"Seed": record["seed"], "Software": f"gpuvox {__version__}"}
 
 
 def write_volumes(source: Path, out: str, numbers: Sequence[int], analysis: VoxelwiseAnalysis) -> None:
