@@ -21,10 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
 from numpy.typing import NDArray
 
-from gpuvox.jit import inner, intrinsic
+from gpuvox.jit import inner, intrinsic, types
 from gpuvox.types import Int32, Ints, Words
 
 WORD = 64

@@ -23,9 +23,10 @@ SETTINGS = ".numba_config.yaml"
 
 with ignoring_local_file(SETTINGS):
     import numba
+    from numba import types
     from numba.core.caching import UserProvidedCacheLocator, UserWideCacheLocator
 
-__all__ = ["WHY_NOT_KEPT", "checked", "inner", "intrinsic", "is_cached", "loop", "software"]
+__all__ = ["WHY_NOT_KEPT", "checked", "inner", "intrinsic", "is_cached", "loop", "software", "types"]
 
 _config: Any = numba.config
 _user_wide: Any = UserWideCacheLocator

@@ -1471,10 +1471,14 @@ def test_in_a_browser_tables_sort(opened):
     head = f"#groups-0-table thead th:nth-child({place})"
     opened.click(f"{head} button")
     assert opened.run(f"document.querySelector('{head}').ariaSort") == "ascending"
-    assert opened.run(column) == ["nucleus, volume", "nucleus, iron", "other"]
+    assert opened.run(column) == ["nucleus, volume (mL)", "nucleus, iron (mg/kg)", "other"]
     opened.press("Enter")  # the button has the focus
     assert opened.run(f"document.querySelector('{head}').ariaSort") == "descending"
-    assert opened.run(column) == ["nucleus, iron", "nucleus, volume", "other"]  # what is missing stays last
+    assert opened.run(column) == [
+        "nucleus, iron (mg/kg)",
+        "nucleus, volume (mL)",
+        "other",
+    ]  # what is missing stays last
     opened.click("#groups-0-table thead th:nth-child(1) button")
     assert opened.run("document.querySelectorAll('#groups-0-table [aria-sort=ascending]').length") == 1
     assert sorted(given) == opened.run(column)
