@@ -426,7 +426,8 @@ def test_tallies_of_another_test_are_refused(tally, monkeypatch, capsys):
 
 
 def limited(line: str, size: int, *extra: str) -> int:
-    """Run with files limited to a size, as on a full disk."""
+    """Run with files limited to a size, as on a full disk. Loops are compiled before, so that they can be kept."""
+    assert run(line, "-o", "compiled", "-n", "20") == 0
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     return run(line, *extra)
 
