@@ -66,6 +66,8 @@ class Hypothesis:
     groups : tuple of dict of str to str
         Factor → level, of the one mean that is tested or of the two that are compared with the weights 1 and −1;
         nothing for other tests.
+    adjusted_for : tuple of str
+        Variables of the model in which the test has no part.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Hypothesis:
     is_mean: bool
     sentence: str
     groups: tuple[Mapping[str, str], ...] = ()
+    adjusted_for: tuple[str, ...] = ()
 
     def rows(self, names: Sequence[str]) -> list[str]:
         """Its weights by column, a line for each row: ``-1 group[HC] + 1 group[MS]``."""
@@ -309,8 +312,9 @@ def _checked(
         _refuse(words, f"it cannot be estimated, since {_why(weights, model)}")
     if is_f and orthonormal_basis(weights.T).shape[1] < len(weights):
         _refuse(words, "some of its comparisons follow from others")
-    adjusted = _adjustment(weights, model, words)
-    return Hypothesis(name, words, weights, is_f, is_mean, sentence + adjusted)
+    others = _adjusted_for(model, words)
+    adjusted = f"; adjusted for {_and(others)}" if others else ""
+    return Hypothesis(name, words, weights, is_f, is_mean, sentence + adjusted, adjusted_for=tuple(others))
 
 
 def _rounded(weights: Float64) -> Float64:
@@ -327,16 +331,15 @@ def _why(weights: Float64, model: Model) -> str:
     return "the model does not hold it"
 
 
-def _adjustment(weights: Float64, model: Model, words: str) -> str:
-    """What it is adjusted for: variables in columns of which the test has no part."""
+def _adjusted_for(model: Model, words: str) -> list[str]:
+    """Variables in columns of which the test has no part."""
     used = {name for name in model.variables if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", words)}
     used |= {
         name
         for name, factor in model.factors.items()
         if any(re.search(rf"(?<!\w){re.escape(level)}(?!\w)", words) for level in factor.levels)
     }
-    others = [name for name in model.variables if name not in used]
-    return f"; adjusted for {_and(others)}" if others else ""
+    return [name for name in model.variables if name not in used]
 
 
 def _levels(model: Model, factor: str) -> tuple[str, ...]:

@@ -138,7 +138,7 @@ def _about(sizes: tuple[int, ...], hypothesis: Hypothesis) -> list[dict[str, Any
     else:
         size = {"Scale": "partial correlation", "Units": "arbitrary", "Computation": "t / sqrt(t^2 + df)"}
         method = "Fisher's z, standard error 1/sqrt(df - 1)"
-    if "; adjusted for" in hypothesis.sentence:
+    if hypothesis.adjusted_for:
         size["Computation"] += "; t is adjusted for the other columns of the model"
     limit = size | {"ConfidenceLevel": CONFIDENCE, "IntervalMethod": method}
     least = "ordinary least squares"
