@@ -17,6 +17,7 @@ into AVX-512, AVX2, SSE2 or NEON. Integer operations have the same bits everywhe
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,18 +37,12 @@ LEAST_ROW = LANES + 2
 """A row of the box is at least so long: the labels of a vector then depend on earlier vectors alone."""
 
 CENTRE = 13
-CENTRE_STEP = 1
 FACES = (4, 10, 12, 14, 16, 22)
 """Of the cube of 27, numbered x + 3·y + 9·z: those before the voxel first."""
 
 
 def _steps(bit: int) -> tuple[int, int, int]:
     return bit % 3 - 1, bit // 3 % 3 - 1, bit // 9 - 1
-
-
-def _moves(bit: int) -> int:
-    """In how many directions a step goes."""
-    return sum(step != 0 for step in _steps(bit))
 
 
 def _edge_between(a: int, b: int) -> int:
@@ -66,8 +61,18 @@ COMPARED = {
 }
 """Cells that matter, by connectivity."""
 
-NEIGHBOURS = {c: [b for b in range(27) if 0 < _moves(b) <= moves] for c, moves in ((6, 1), (18, 2), (26, 3))}
-"""Cells that are neighbours, by connectivity."""
+MOVES = {6: 1, 18: 2, 26: 3}
+"""Axes along which neighbours may differ, by connectivity."""
+
+
+def _are_neighbours(one: int, other: int, connectivity: int) -> bool:
+    """Whether two cells of the cube are neighbours of each other."""
+    moved = [abs(s - t) for s, t in zip(_steps(one), _steps(other))]
+    return max(moved) == 1 and sum(moved) <= MOVES[connectivity]
+
+
+NEIGHBOURS = {c: [bit for bit in range(27) if _are_neighbours(CENTRE, bit, c)] for c in MOVES}
+"""Cells that are neighbours of the centre, by connectivity."""
 
 ROUNDS = {6: 3, 18: 4, 26: 3}
 """Of the flood: more find a few saddles less."""
@@ -194,10 +199,10 @@ class _Circuit:
         return self.builder.and_(a, self.builder.not_(b))
 
     def _any(self, *values: Any) -> Any:
-        total = values[0]
-        for value in values[1:]:
-            total = self.builder.or_(total, value)
-        return total
+        return reduce(self.builder.or_, values)
+
+    def _all(self, *values: Any) -> Any:
+        return reduce(self.builder.and_, values)
 
     def start(self) -> None:
         """The first greater face of each voxel, or, if there is none, its first greater neighbour."""
@@ -228,20 +233,10 @@ class _Circuit:
             else:
                 self._spread_along_every_axis()
 
-    def _all(self, *values: Any) -> Any:
-        total = values[0]
-        for value in values[1:]:
-            total = self.builder.and_(total, value)
-        return total
-
     def _spread_to_faces(self) -> None:
         """One step along one axis, in place."""
         for bit in self.path:
-            near = [
-                self.reached[other]
-                for other in self.path
-                if sum(abs(s - t) for s, t in zip(_steps(bit), _steps(other))) == 1
-            ]
+            near = [self.reached[other] for other in self.path if _are_neighbours(bit, other, 6)]
             self.reached[bit] = self._any(self.reached[bit], self._all(self.path[bit], self._any(*near)))
 
     def _spread_along_every_axis(self) -> None:
@@ -265,16 +260,12 @@ class _Circuit:
         rest = {bit: self._and_not(self.path[bit], self.reached[bit]) for bit in self.neighbours}
         thin = {}
         for bit, value in rest.items():
-            lower = [rest[other] for other in rest if other < bit and self._are_joined(bit, other)]
+            lower = [
+                rest[other] for other in rest if other < bit and _are_neighbours(bit, other, self.connectivity)
+            ]
             thin[bit] = self._and_not(value, self._any(*lower)) if lower else value
         thin[CENTRE] = self._any(*rest.values())
         return thin
-
-    def _are_joined(self, bit: int, other: int) -> bool:
-        step = tuple(CENTRE_STEP + s - t for s, t in zip(_steps(bit), _steps(other)))
-        return (
-            all(0 <= s <= 2 for s in step) and step[0] + 3 * step[1] + 9 * step[2] in NEIGHBOURS[self.connectivity]
-        )
 
 
 # -- labels ---------------------------------------------------------------------------------------------------------
