@@ -404,6 +404,7 @@ def test_a_worker_is_killed_and_another_joins(slow_farm, monkeypatch, truth, sma
     assert counted[1] + counted[2] > counted[0]
 
 
+@pytest.mark.long
 def test_all_workers_are_lost_and_one_joins_later(slow_farm, monkeypatch, truth, small_ranges):
     workers = [slow_farm.worker(), slow_farm.worker()]
 
@@ -423,7 +424,7 @@ def test_all_workers_are_lost_and_one_joins_later(slow_farm, monkeypatch, truth,
     assert left[0] >= by_replacement > 100, "what was done before is not done again"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_lost_scheduler_is_an_error_and_what_is_done_is_kept(
     slow_farm, monkeypatch, truth, small_ranges, number
 ):
@@ -455,7 +456,9 @@ def test_a_checkpoint_goes_on_on_a_cluster(client, tmp_path, monkeypatch, truth)
     same(gpuvox.randomise(**cohort(), client=client, checkpoint=tmp_path / "run.tally", resume=True), truth)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
+)
 def test_a_signal_ends_the_command_and_its_workers(study, number, status):
     line = [*BASE.split(), "-T", "--uncorrp", "--workers", "1", "--checkpoint", "run.tally"]
     line[line.index("-n") + 1] = "2000000"

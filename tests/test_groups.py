@@ -178,6 +178,7 @@ def test_what_must_not_matter():
     np.testing.assert_allclose(backwards["difference"], -there["difference"], rtol=1e-9)
 
 
+@pytest.mark.long
 def test_under_the_null_p_is_uniform():
     rng = np.random.default_rng(0)
     table = cohort(4)

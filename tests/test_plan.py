@@ -57,9 +57,9 @@ print(peak / 2**20)
     ("mm", "n", "extra"),
     [
         (8.0, 30, ["-T"]),
-        (4.0, 150, ["-x", "-c", "2.3", "--uncorrp"]),
-        (2.5, 60, ["-T"]),
-        (2.5, 60, ["-T", "--scratch", "."]),
+        pytest.param(4.0, 150, ["-x", "-c", "2.3", "--uncorrp"], marks=pytest.mark.long),
+        pytest.param(2.5, 60, ["-T"], marks=pytest.mark.long),
+        pytest.param(2.5, 60, ["-T", "--scratch", "."], marks=pytest.mark.long),
     ],
 )
 def test_memory_is_as_planned(tmp_path, mm, n, extra):

@@ -92,6 +92,7 @@ def _rest(given: Inputs) -> tuple:
     return given.design, given.contrasts, given.f_tests
 
 
+@pytest.mark.long
 def test_tests_on_a_worker():
     pytest.importorskip("distributed", reason="Dask is not installed (gpuvox[distributed])")
     from dataclasses import replace

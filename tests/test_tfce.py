@@ -194,7 +194,7 @@ def spiked(rng, shape, height):
     return grid, t
 
 
-@pytest.mark.parametrize("connectivity", [6, 26])
+@pytest.mark.parametrize("connectivity", [6, pytest.param(26, marks=pytest.mark.long)])
 @pytest.mark.parametrize(("H", "E"), [(2.0, 0.5), (1.0, 1.0), (0.0, 0.5), (1.5, 0.67)])
 def test_a_map_far_above_the_tables_has_the_naive_sum(H, E, connectivity):
     """In steps that the naive sum can still take one by one; all other voxels are as in a map that has no spikes."""
