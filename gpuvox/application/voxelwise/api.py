@@ -15,12 +15,12 @@ import pandas as pd
 from gpuvox import files
 from gpuvox.application.api import Randomised, randomise
 from gpuvox.application.command import RunDescription
+from gpuvox.application.effects import Effects, make_effects
+from gpuvox.application.findings import Finding, find, log_p, p_values
+from gpuvox.application.map_names import OF_VOXELS, map_entities
 from gpuvox.application.outputs import OutputOptions
 from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis, VoxelwiseDescription, prepare_analysis
-from gpuvox.application.voxelwise.effects import Effects, make_effects
-from gpuvox.application.voxelwise.findings import Finding, find, log_p, p_values
 from gpuvox.application.voxelwise.folder import ResultFolder, write_volumes
-from gpuvox.application.voxelwise.names import OF_VOXELS, map_entities
 from gpuvox.cohort.exchangeability import Columns
 from gpuvox.errors import SettingError
 from gpuvox.estimates import parameter_estimates

@@ -12,10 +12,10 @@ from pathlib import Path
 from gpuvox.application.command import RunDescription
 from gpuvox.application.execute import execute as execute_run
 from gpuvox.application.execute import prepare_to_run
+from gpuvox.application.findings import Finding
 from gpuvox.application.inputs import read_grid
 from gpuvox.application.plan import plan as plan_run
 from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis, VoxelwiseDescription, prepare_analysis
-from gpuvox.application.voxelwise.findings import Finding
 from gpuvox.application.voxelwise.folder import ResultFolder
 from gpuvox.checkpoint import read_to_resume
 from gpuvox.files import locks

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from gpuvox import __version__, files, participants, private
+from gpuvox.application.effects import Effects, make_effects, stats_of
+from gpuvox.application.findings import Finding, find, log_p, p_values
+from gpuvox.application.map_names import MAP, OF_VOXELS, contrast_labels, map_entities, map_name
 from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis
-from gpuvox.application.voxelwise.effects import Effects, make_effects, stats_of
-from gpuvox.application.voxelwise.findings import Finding, find, log_p, p_values
-from gpuvox.application.voxelwise.names import MAP, OF_VOXELS, contrast_labels, map_entities, map_name
 from gpuvox.cohort.hypotheses import Hypothesis
 from gpuvox.cohort.table import ID, new_column
 from gpuvox.errors import FileError

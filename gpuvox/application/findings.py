@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpuvox.application.voxelwise.effects import Effects, PeakEffect
-from gpuvox.application.voxelwise.names import title
+from gpuvox.application.effects import Effects, PeakEffect
+from gpuvox.application.map_names import title
 from gpuvox.cluster import label
 from gpuvox.grid import Grid
 from gpuvox.plain import several

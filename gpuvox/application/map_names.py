@@ -1,4 +1,4 @@
-"""Names of the maps of a voxelwise analysis, as of BIDS derivatives.
+"""Names of maps in words, as of BIDS derivatives.
 
 ``contrast-MSMinusHC_stat-logp_desc-tfceFWE_statmap``: the test, what the values are, and how they were corrected.
 """
