@@ -11,9 +11,9 @@ import pytest
 from scipy import ndimage
 
 from gpuvox.cli import main
+from gpuvox.findings.clusters import describe, eigenvariate, find_clusters
+from gpuvox.findings.labels import Region
 from gpuvox.grid import Grid
-from gpuvox.study.measures.clusters import describe, eigenvariate, find_clusters
-from gpuvox.study.measures.labels import Region
 from gpuvox.study.statistics.adjustment import adjusted
 from tests.conftest import overriding, save
 

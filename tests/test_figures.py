@@ -2,7 +2,7 @@
 
 from matplotlib import rc_context
 
-from gpuvox.study.report import figures
+from gpuvox.findings import figures
 
 
 def test_settings_of_the_user_change_nothing():

@@ -119,9 +119,7 @@ def test_packages_that_read_settings_are_imported_in_one_place():
 def test_figures_take_no_settings_from_the_current_folder(content, tmp_path):
     """Nor from the user, whose file may be broken, nor a way to show windows."""
     (tmp_path / "matplotlibrc").write_bytes(content)
-    program = (
-        "import os; from gpuvox.study.report import figures as f; print(os.getcwd(), os.environ['MPLBACKEND'])"
-    )
+    program = "import os; from gpuvox.findings import figures as f; print(os.getcwd(), os.environ['MPLBACKEND'])"
     more = {"MPLBACKEND": "none", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
     done = run(tmp_path, "-P", "-c", program, **more)
     assert done.stdout == f"{os.path.realpath(tmp_path)} none\n"

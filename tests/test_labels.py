@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from gpuvox.cli import main
-from gpuvox.study.measures.labels import read_regions
+from gpuvox.findings.labels import read_regions
 from tests.conftest import save
 
 ITK_SNAP = """\

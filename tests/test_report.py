@@ -28,6 +28,8 @@ from gpuvox import files
 from gpuvox.cli import report as command
 from gpuvox.cli.main import guarded, main
 from gpuvox.errors import FileError
+from gpuvox.findings import figures, references, sentences, tables, viewer
+from gpuvox.findings.scene import Turn
 from gpuvox.grid import Grid
 from gpuvox.reporter import Reporter
 from gpuvox.study import phantom
@@ -35,9 +37,9 @@ from gpuvox.study.measures import clusters
 from gpuvox.study.pipeline import manifest
 from gpuvox.study.pipeline.config import read_config
 from gpuvox.study.pipeline.pipeline import Pipeline
-from gpuvox.study.report import build, figures, findings, headlines, methods, tables, viewer
+from gpuvox.study.report import build, findings, headlines, methods
 from gpuvox.study.report.contents import Contents
-from gpuvox.study.report.volumes import Turn, read_scene, read_tests
+from gpuvox.study.report.volumes import read_scene, read_tests
 
 SHAPE = (13, 16, 11)
 # x runs from right to left and the axes are permuted: voxel (i, j, k) lies at y = 2i − 12, x = 15 − 2j, z = 3k − 15 mm.
@@ -554,13 +556,13 @@ def image(path: Path) -> np.ndarray:
 def test_clusters_that_are_too_small_are_told_from_nothing(study):
     contents, folder, _ = study
     test = read_tests(Contents(contents, folder), read_scene(Contents(contents, folder)))[0]
-    told = findings.finding(test, [], 0.05, 500)
+    told = sentences.finding(test, [], 0.05, 500)
     assert told.sentence == (
         f"{test.survivors} voxels had corrected p\u00a0<\u00a0.05, but no cluster reached 500 voxels; the smallest "
         "corrected p\u00a0=\u00a0.015."
     )
     assert not told.survived
-    assert "no cluster was large enough in one voxelwise test" in findings.overall([told], [test], 0.05)
+    assert "no cluster was large enough in one voxelwise test" in sentences.overall([told], [test], 0.05)
 
 
 def test_structures_of_clusters():
@@ -569,7 +571,7 @@ def test_structures_of_clusters():
         {"voxels": "50", "regions": "right_putamen 100 %; right_pallidum 0 %"},
         {"voxels": "20", "regions": "n/a"},
     ]
-    assert findings.structures(rows) == "putamen (both sides) and the left caudate"
+    assert sentences.structures(rows) == "putamen (both sides) and the left caudate"
 
 
 def test_methods_cite_what_was_used(page):
@@ -579,8 +581,8 @@ def test_methods_cite_what_was_used(page):
     assert "ref-stueber2014" not in ids  # no iron and myelin in this study
     assert "200 permutations" in said
     assert "numpy 2.0" in said
-    marks, references = methods.cited(["a [@smith2009], b [@winkler2014], c [@smith2009] <d> [@nobody]"])
-    assert [key for key, _ in references] == ["smith2009", "winkler2014"]
+    marks, listed = references.cited(["a [@smith2009], b [@winkler2014], c [@smith2009] <d> [@nobody]"])
+    assert [key for key, _ in listed] == ["smith2009", "winkler2014"]
     assert re.sub(r"<[^>]+>", "", marks[0]) == "a1, b2, c1 &lt;d&gt; [@nobody]"
 
 
@@ -859,8 +861,7 @@ def drawn(study, monkeypatch):
     test = read_tests(Contents(contents, folder), read_scene(Contents(contents, folder)))[0]
 
     def draw(null: np.ndarray, critical: float, observed: float) -> tuple[Any, str, str]:
-        values = dict(test.contents.values) | {"critical": critical, "observed_maximum": observed}
-        changed = replace(test, contents=replace(test.contents, values=values))
+        changed = replace(test, critical=critical, observed=observed)
         figure, alt, caption = figures.null_distribution(changed, null, 0.05)
         figure.draw_without_rendering()
         return figure, alt, caption

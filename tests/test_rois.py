@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from gpuvox.cli import main
-from gpuvox.study.measures.labels import AS_FREESURFER, Region, read_regions
+from gpuvox.findings.labels import AS_FREESURFER, Region, read_regions
 from gpuvox.study.measures.rois import measure, members
 from gpuvox.study.phantom import SCALES, Template
 from gpuvox.tables.reading import gather

@@ -23,11 +23,11 @@ from gpuvox import files, participants
 from gpuvox.errors import FileError, InputError
 from gpuvox.files.targets import check_targets
 from gpuvox.files.text import as_number
+from gpuvox.findings.labels import Region, alike, read_regions
 from gpuvox.grid import Grid
 from gpuvox.plain import several
 from gpuvox.qmri import Share, TissueModel
 from gpuvox.reporter import Reporter
-from gpuvox.study.measures.labels import Region, alike, read_regions
 from gpuvox.tables.columns import require
 from gpuvox.types import AnyArray, Bools, Floats
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from gpuvox import files
 from gpuvox.errors import FileError
+from gpuvox.findings.labels import read_regions
 from gpuvox.study.designs.cross_sectional import Design, group_design
 from gpuvox.study.measures import rois
-from gpuvox.study.measures.labels import read_regions
 from gpuvox.study.pipeline.config import IRONMYELIN, Config, Map
 from gpuvox.tables.columns import as_name, complete, require
 from gpuvox.tables.conditions import LeftOut, left_out, select

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from gpuvox import files, ironmyelin, participants
 from gpuvox.cuda import resolve
 from gpuvox.errors import FileError
+from gpuvox.findings.labels import read_regions
 from gpuvox.plain import several
 from gpuvox.study.measures import rois
-from gpuvox.study.measures.labels import read_regions
 from gpuvox.study.pipeline.inputs import IMAGES, REGION_IMAGES, StudyInputs
 from gpuvox.study.pipeline.variables import Variables
 from gpuvox.tables.columns import require

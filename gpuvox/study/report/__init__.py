@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from gpuvox import files
 from gpuvox.files.targets import check_targets
+from gpuvox.findings.figures import own_style
+from gpuvox.findings.html import render
 from gpuvox.reporter import Reporter
-from gpuvox.study.report import findings, safe
+from gpuvox.study.report import findings
 from gpuvox.study.report.contents import Contents, read_contents
-from gpuvox.study.report.figures import own_style
 from gpuvox.study.report.own import own_ledger
 from gpuvox.study.report.page import Page
 from gpuvox.study.report.volumes import read_scene, read_tests
 
 __all__ = ["build", "execute", "headlines"]
-
-ASSETS = {"style": "report.css", "script": "report.js", "viewer_script": "viewer.js"}
 
 
 def execute(
@@ -107,17 +102,8 @@ def _source(study: Path, within: str | os.PathLike[str] | None) -> Contents:
 
 def _html(source: Contents, links: str) -> str:
     with own_style():
-        return _rendered(Page.of(source, Path(links).as_posix()))
-
-
-def _rendered(page: Page) -> str:
-    environment = Environment(
-        loader=PackageLoader("gpuvox.study.report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, finalize=safe.isolated,
-    )  # fmt: skip
-    environment.filters["shown"] = safe.shown
-    assets = {name: _asset(file) for name, file in ASSETS.items()} | {"policy": safe.POLICY}
-    return safe.sealed(environment.get_template("report.html.j2").render(page.variables() | assets))
+        page = Page.of(source, Path(links).as_posix())
+        return render("report.html.j2", page.variables(), "gpuvox.study.report")
 
 
 def headlines(study: str | os.PathLike[str], within: str | os.PathLike[str] | None = None) -> list[str]:
@@ -141,7 +127,3 @@ def headlines(study: str | os.PathLike[str], within: str | os.PathLike[str] | No
         finding = findings.of_test(test, source)
         lines.append(f"{finding.subject}: {finding.sentence}")
     return lines
-
-
-def _asset(name: str) -> Markup:
-    return Markup((resources.files("gpuvox.study.report") / "templates" / name).read_text(encoding="utf-8"))

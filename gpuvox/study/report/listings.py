@@ -1,18 +1,16 @@
-"""Tables of the report that are not files themselves: contrasts, clusters, stages, files."""
+"""Tables of a study that are not files themselves: its stages and its files."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from markupsafe import Markup
 
-from gpuvox import files
-from gpuvox.study.report import figures, tables
+from gpuvox.findings import tables
+from gpuvox.findings.listings import text_cell
+from gpuvox.findings.tables import Cell, Heading, Table
 from gpuvox.study.report.contents import Contents
-from gpuvox.study.report.tables import Cell, Heading, Table
-from gpuvox.study.report.volumes import VoxelwiseTest
 
 DESCRIPTIONS = (
     (r"tfce_corrp_fstat(\d+)\.nii", "1 − p of F test {}, TFCE, corrected"),
@@ -73,7 +71,7 @@ def file_table(contents: Contents, links: str) -> Table | None:
         # "./" keeps a name that looks like an address from being one.
         link = Markup('<a href="{}">{}</a>').format(quote(f"./{links}/{name}"), name)
         shown = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
-        rows.append([Cell(link, name), _text(describe(name)), Cell(Markup.escape(shown), str(size))])
+        rows.append([Cell(link, name), text_cell(describe(name)), Cell(Markup.escape(shown), str(size))])
     heads = [Heading(Markup(text), "", text == "Size") for text in ("File", "Contents", "Size")]
     return Table("file-index", "Files of the study", tuple(heads), rows) if rows else None
 
@@ -84,70 +82,6 @@ def stage_table(contents: Contents) -> Table | None:
     for part in contents.parts("stages"):
         seconds = part.need("seconds", float)
         shown = Markup('<data value="{}">{}</data>').format(seconds, tables.fixed(seconds, 1))
-        rows.append([_text(part.need("name", str)), Cell(shown, str(seconds))])
+        rows.append([text_cell(part.need("name", str)), Cell(shown, str(seconds))])
     heads = (Heading(Markup("Stage"), "", False), Heading(Markup("Seconds")))
     return Table("stages", "Duration of each stage", heads, rows) if rows else None
-
-
-def contrast_table(matrix: files.Matrix, names: Sequence[str]) -> Table:
-    """Contrasts, a row each: the weights of the design's columns."""
-    rows = []
-    for i, weights in enumerate(matrix.values):
-        name = (matrix.row_names[i] if matrix.row_names else "") or f"contrast {i + 1}"
-        cells = [
-            Cell(Markup('<data value="{:g}">{}</data>').format(w, f"{w:g}".replace("-", "−")), f"{w:g}")
-            for w in weights
-        ]
-        rows.append([_text(name), *cells])
-    heads = (Heading(Markup("Contrast"), "", False), *(Heading(Markup.escape(name)) for name in names))
-    return Table("contrasts", "Contrast weights of the columns", heads, rows)
-
-
-def _text(text: str) -> Cell:
-    return Cell(Markup.escape(text), text)
-
-
-# -- clusters -------------------------------------------------------------------------------------------------------
-
-PLACES = (("Peak (mm)", ("x", "y", "z")), ("Centre (mm)", ("centre_x", "centre_y", "centre_z")))
-
-
-def cluster_table(
-    test: VoxelwiseTest, names: Sequence[str], rows: Sequence[Mapping[str, str]], level: float
-) -> Table:
-    """Clusters of a test; the coordinates of a peak are a button that moves the viewer there."""
-    apart = {"regions", *(key for _, keys in PLACES for key in keys)}
-    plain = [name for name in names if name not in apart]
-    made = tables.make_table(f"clusters-{test.number}", test.label, plain, rows, level=level)
-    heads = [
-        Heading(Markup("<i>{}</i>").format(test.kind)) if head.html == "Value" else head for head in made.headings
-    ]
-    body = [list(row) for row in made.rows]
-    for title, keys in PLACES:
-        if set(keys) <= set(names):
-            heads.append(Heading(Markup.escape(title)))
-            for cells, row in zip(body, rows):
-                cells.append(_place(test, [row[key] for key in keys], keys[0] == "x"))
-    if "regions" in names:
-        heads.append(Heading(Markup("Regions"), "share of the cluster’s voxels", False))
-        for cells, row in zip(body, rows):
-            cells.append(Cell(Markup.escape(_regions(row["regions"])), row["regions"]))
-    return Table(made.id, made.caption, tuple(heads), body)
-
-
-def _place(test: VoxelwiseTest, texts: Sequence[str], is_peak: bool) -> Cell:
-    values = [tables.number(text) for text in texts]
-    parts = [Markup('<data value="{}">{}</data>').format(t, figures.signed(v)) for t, v in zip(texts, values)]
-    shown = Markup(", ").join(parts)
-    if is_peak:
-        shown = Markup(
-            '<button type="button" class="peak" data-test="{}" data-mm="{}" title="Show in the viewer">{}</button>'
-        ).format(test.number, " ".join(texts), shown)
-    return Cell(shown, texts[0])
-
-
-def _regions(text: str) -> str:
-    """Shares of regions, without those under half a percent."""
-    parts = [part.strip().replace("_", " ") for part in text.split(";")]
-    kept = "; ".join(part for part in parts if part and not part.endswith(" 0 %"))
-    return kept.replace(" %", "\u00a0%") or tables.DASH

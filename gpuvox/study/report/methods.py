@@ -1,4 +1,4 @@
-"""The methods section of the report, written from the records of the stages, with its references."""
+"""The methods section of the report of a study, written from the records of its stages."""
 
 from __future__ import annotations
 
@@ -8,68 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
-
+from gpuvox.findings.sentences import capital, kinds, level_text, listed, number_word
+from gpuvox.findings.tables import number, of_formula, read_rows
 from gpuvox.study.report.contents import Contents, read_json
-from gpuvox.study.report.findings import capital, kinds, level_text, listed, number_word
-from gpuvox.study.report.tables import number, of_formula, read_rows
-from gpuvox.study.report.volumes import VoxelwiseTest
+from gpuvox.study.report.volumes import StudyTest
 
-REFERENCES = {
-    "benjamini1995": "Benjamini Y, Hochberg Y. Controlling the false discovery rate: a practical and powerful approach "
-    "to multiple testing. J R Stat Soc B 1995;57:289–300. doi:10.1111/j.2517-6161.1995.tb02031.x",
-    "bonett2000": "Bonett DG, Wright TA. Sample size requirements for estimating Pearson, Kendall and Spearman "
-    "correlations. Psychometrika 2000;65:23–28. doi:10.1007/BF02294183",
-    "brown1974": "Brown MB, Forsythe AB. Robust tests for the equality of variances. J Am Stat Assoc 1974;69:364–367. "
-    "doi:10.1080/01621459.1974.10482955",
-    "cohen1988": "Cohen J. Statistical Power Analysis for the Behavioral Sciences. 2nd ed. Lawrence Erlbaum, 1988.",
-    "efron1987": "Efron B. Better bootstrap confidence intervals. J Am Stat Assoc 1987;82:171–185. "
-    "doi:10.1080/01621459.1987.10478410",
-    "freedman1983": "Freedman D, Lane D. A nonstochastic interpretation of reported significance levels. J Bus Econ "
-    "Stat 1983;1:292–298. doi:10.1080/07350015.1983.10509354",
-    "lilliefors1967": "Lilliefors HW. On the Kolmogorov–Smirnov test for normality with mean and variance unknown. J "
-    "Am Stat Assoc 1967;62:399–402. doi:10.1080/01621459.1967.10482916",
-    "rooney2007": "Rooney WD, Johnson G, Li X, et al. Magnetic field and tissue dependencies of human brain "
-    "longitudinal ¹H₂O relaxation in vivo. Magn Reson Med 2007;57:308–318. doi:10.1002/mrm.21122",
-    "smith2009": "Smith SM, Nichols TE. Threshold-free cluster enhancement: addressing problems of smoothing, "
-    "threshold dependence and localisation in cluster inference. NeuroImage 2009;44:83–98. "
-    "doi:10.1016/j.neuroimage.2008.03.061",
-    "spm2007": "Friston KJ, Ashburner JT, Kiebel SJ, Nichols TE, Penny WD (eds). Statistical Parametric Mapping: The "
-    "Analysis of Functional Brain Images. Academic Press, 2007.",
-    "stueber2014": "Stüber C, Morawski M, Schäfer A, et al. Myelin and iron concentration in the human brain: a "
-    "quantitative study of MRI contrast. NeuroImage 2014;93:95–106. doi:10.1016/j.neuroimage.2014.02.026",
-    "taylor2023": "Taylor PA, Reynolds RC, Calhoun V, et al. Highlight results, don’t hide them: enhance "
-    "interpretation, reduce biases and improve reproducibility. NeuroImage 2023;274:120138. "
-    "doi:10.1016/j.neuroimage.2023.120138",
-    "winkler2014": "Winkler AM, Ridgway GR, Webster MA, Smith SM, Nichols TE. Permutation inference for the general "
-    "linear model. NeuroImage 2014;92:381–397. doi:10.1016/j.neuroimage.2014.01.060",
-}
-CITED = re.compile(r" ?\[@([a-z0-9]+)\]")
 CORRECTED = {
     "fdr_bh": "the false discovery rate (Benjamini–Hochberg [@benjamini1995])",
     "bonferroni": "the family-wise error (Bonferroni)",
 }
-
-
-def cited(paragraphs: Sequence[str]) -> tuple[list[Markup], list[tuple[str, str]]]:
-    """Paragraphs with numbered citations, and the references in the order of their numbers.
-
-    Parameters
-    ----------
-    paragraphs : sequence of str
-        ``[@key]`` cites; anything else is text.
-    """
-    order: list[str] = []
-
-    def mark(match: re.Match[str]) -> str:
-        if match[1] not in REFERENCES:
-            return match[0]
-        if match[1] not in order:
-            order.append(match[1])
-        return f'<a class="cite" href="#ref-{match[1]}">{order.index(match[1]) + 1}</a>'
-
-    marked = [Markup(CITED.sub(mark, str(Markup.escape(text)))) for text in paragraphs]
-    return marked, [(key, REFERENCES[key]) for key in order]
 
 
 def record(contents: Contents, pattern: str) -> Mapping[str, Any]:
@@ -95,7 +42,7 @@ def beside(part: Contents) -> Mapping[str, Any]:
     return content
 
 
-def paragraphs(contents: Contents, tests: Sequence[VoxelwiseTest]) -> list[str]:
+def paragraphs(contents: Contents, tests: Sequence[StudyTest]) -> list[str]:
     """The methods, a paragraph for each part of the study."""
     parts = [
         *contents.texts("methods"), _maps(contents, record(contents, "maps/*.json")), _voxelwise(contents, tests),
@@ -154,7 +101,7 @@ def _field(field: Any, model: Mapping[str, Any]) -> str:
     )
 
 
-def _voxelwise(contents: Contents, tests: Sequence[VoxelwiseTest]) -> str:
+def _voxelwise(contents: Contents, tests: Sequence[StudyTest]) -> str:
     if not tests:
         return ""
     about, cohort = record(contents, "*_randomise.json"), contents.part("cohort")
@@ -190,7 +137,7 @@ def _scheme(about: Mapping[str, Any]) -> str:
     return " of the residuals of the nuisance model (Freedman–Lane [@freedman1983])"
 
 
-def _directions(tests: Sequence[VoxelwiseTest]) -> str:
+def _directions(tests: Sequence[StudyTest]) -> str:
     """Whether tests are one-sided, and across what p is not corrected."""
     kinds_of_tests = {test.kind for test in tests}
     if kinds_of_tests == {"F"}:
@@ -203,7 +150,7 @@ def _directions(tests: Sequence[VoxelwiseTest]) -> str:
     return "each direction is a separate one-sided test, and p is not corrected across maps and directions"
 
 
-def _tfce(about: Mapping[str, Any], tests: Sequence[VoxelwiseTest]) -> list[str]:
+def _tfce(about: Mapping[str, Any], tests: Sequence[StudyTest]) -> list[str]:
     """Sentences about TFCE, with its settings for the statistics that were tested."""
     recorded = about.get("statistics") or {}
     used = {
@@ -232,7 +179,7 @@ def _settings(tfce: Mapping[str, Any]) -> str:
     return f"H = {tfce['H']:g}, E = {tfce['E']:g}, {tfce['connectivity']} neighbours"
 
 
-def _clusters(contents: Contents, tests: Sequence[VoxelwiseTest]) -> str:
+def _clusters(contents: Contents, tests: Sequence[StudyTest]) -> str:
     if not any(test.contents.get("clusters", "") for test in tests):
         return ""
     extent, cohort = contents.get("extent", 1), contents.part("cohort")

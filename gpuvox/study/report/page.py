@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from gpuvox import files
 from gpuvox.errors import FileError
 from gpuvox.files.text import as_number
-from gpuvox.study.report import figures, findings, listings, methods, tables
+from gpuvox.findings import figures, references, sentences, tables
+from gpuvox.findings.figures import Picture
+from gpuvox.findings.listings import cluster_table, contrast_table
+from gpuvox.findings.scene import Scene
+from gpuvox.findings.sentences import Finding
+from gpuvox.findings.tables import Table
+from gpuvox.findings.viewer import viewer_data
+from gpuvox.study.report import findings, listings, methods
 from gpuvox.study.report.contents import Contents, check_keys
-from gpuvox.study.report.figures import Picture
-from gpuvox.study.report.findings import Finding
-from gpuvox.study.report.tables import Table
-from gpuvox.study.report.viewer import viewer_data
-from gpuvox.study.report.volumes import Scene, VoxelwiseTest, read_scene, read_tests
+from gpuvox.study.report.volumes import StudyTest, read_scene, read_tests
 from gpuvox.types import Float64
 
 Rows = list[dict[str, str]]
@@ -29,11 +32,12 @@ Rows = list[dict[str, str]]
 class Shown:
     """One test as it is shown: its slices, its sentence, its clusters, its null distribution."""
 
-    test: VoxelwiseTest
+    test: StudyTest
     finding: Finding
     pictures: list[Picture]
     at: str
     clusters: Table | None
+    is_listed: bool
     null: Picture | None
 
 
@@ -57,14 +61,14 @@ class Page:
     source : Contents
     scene : Scene or None
         Without mask and tests, None.
-    tests : list of VoxelwiseTest
+    tests : list of StudyTest
     links : str
         From the report to the folder of the results.
     """
 
     source: Contents
     scene: Scene | None
-    tests: list[VoxelwiseTest]
+    tests: list[StudyTest]
     links: str
 
     @classmethod
@@ -99,34 +103,36 @@ class Page:
         """What the template needs; the sections are in its order."""
         source, shown = self.source, [self._shown(test) for test in self.tests]
         groups, models = self._groups(), self._models()
-        text, references = methods.cited(methods.paragraphs(source, self.tests))
+        text, sources = references.cited(methods.paragraphs(source, self.tests))
         test_findings = [each.finding for each in shown]
         return {
             "title": source.need("title", str), "created": source.get("created", "")[:10],
-            "gpuvox": source.get("gpuvox", ""), "level": findings.level_text(self.level),
+            "gpuvox": source.get("gpuvox", ""), "level": sentences.level_text(self.level),
             "extent": source.get("extent", 1), "oriented": self.scene is not None and self.scene.oriented,
-            "overall": findings.overall(test_findings, self.tests, self.level),
+            "overall": sentences.overall(test_findings, self.tests, self.level),
             "findings": [*test_findings, *self._of_groups(), *self._of_models()],
             "cohort": self._cohort(), "design": self._design(), "checks": self._checks(), "mask": self._mask(),
             "groups": groups, "maps": _by_map(shown), "shown": shown,
-            "kinds": findings.kinds(self.tests),
+            "kinds": sentences.kinds(self.tests),
             "bars": {kind: figures.colour_bar(top, kind) for kind, top in self.vmax.items()},
             "viewer": self._viewer(),
             "regions": self._regions(), "scores": self._scores(), "models": models,
-            "methods": text, "references": references, "record": self._record(),
+            "methods": text, "references": sources, "record": self._record(),
         }  # fmt: skip
 
     # -- voxelwise tests ------------------------------------------------------------------------------------------
 
-    def _shown(self, test: VoxelwiseTest) -> Shown:
+    def _shown(self, test: StudyTest) -> Shown:
         assert self.scene is not None
         clusters = findings.cluster_rows(test)
-        table = listings.cluster_table(test, *clusters, self.level) if clusters and clusters[1] else None
+        table = cluster_table(test, *clusters, self.level) if clusters and clusters[1] else None
         at = ", ".join(figures.signed(value) for value in self.scene.millimetres(test.peak))
         pictures = figures.slices(self.scene, test, self.vmax[test.kind], self.level)
-        return Shown(test, findings.of_test(test, self.source), pictures, at, table, self._null(test))
+        return Shown(
+            test, findings.of_test(test, self.source), pictures, at, table, clusters is not None, self._null(test)
+        )
 
-    def _null(self, test: VoxelwiseTest) -> Picture | None:
+    def _null(self, test: StudyTest) -> Picture | None:
         path = test.contents.file("null")
         if path is None:
             return None
@@ -181,7 +187,7 @@ class Page:
                 contrasts = files.read_named_matrix(path)
                 if contrasts.values.shape[1] != len(names):
                     raise FileError(f"{path} has {contrasts.values.shape[1]} columns; the design has {len(names)}")
-            shown["contrasts"] = listings.contrast_table(contrasts, names)
+            shown["contrasts"] = contrast_table(contrasts, names)
         return shown
 
     def _columns(self, count: int) -> list[str]:

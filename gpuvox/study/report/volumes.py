@@ -1,196 +1,35 @@
-"""The images of a study around its mask, turned so that the axes point right, anterior and superior."""
+"""The images of a study: its mask, underlay and labels, and the maps of its voxelwise tests."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuvox import files
+from gpuvox.findings.clusters import is_p
+from gpuvox.findings.labels import read_regions
+from gpuvox.findings.scene import Scene, VoxelwiseTest, peak_of, significant
 from gpuvox.grid import Grid
-from gpuvox.study.measures.clusters import is_p
-from gpuvox.study.measures.labels import Region, read_regions
 from gpuvox.study.report.contents import Contents
 from gpuvox.study.report.kinds import kind_of
 from gpuvox.types import AnyArray
 
-Scalar = TypeVar("Scalar", bound=np.generic)
-
-MARGIN = 12.0
-"""mm of anatomy around the mask."""
-
 
 @dataclass(frozen=True, eq=False)
-class VoxelwiseTest:
-    """One contrast of one map.
+class StudyTest(VoxelwiseTest):
+    """A test of a study.
 
     Attributes
     ----------
-    number : int
-        From 0, in the order of the study.
-    name, map, title, unit, contrast, method : str
-    kind : str
-        What the statistic is: t or F.
-    permutations : int
-        0 where it is not said.
-    statistic, corrected : (nx, ny, nz) float32
-        In the scene; 0 outside the mask.
-    significant : (nx, ny, nz) bool
-        Where corrected p is under the level.
-    peak : (int, int, int)
-        Voxel of the largest statistic, among the survivors if there are any.
     contents : Contents
         What else the study says of it.
     """
 
-    number: int
-    name: str
-    map: str
-    title: str
-    unit: str
-    contrast: str
-    method: str
-    kind: str
-    permutations: int
-    statistic: NDArray[np.float32]
-    corrected: NDArray[np.float32]
-    significant: NDArray[np.bool_]
-    peak: tuple[int, int, int]
-    contents: Contents
-
-    @property
-    def p(self) -> float:
-        """Smallest corrected p; stored as 1 − p in float32, it is a multiple of 1/permutations."""
-        return self.exact_p(float(self.corrected.max()))
-
-    def exact_p(self, corrected: float) -> float:
-        """p of a value of the corrected map."""
-        p = 1 - float(corrected)
-        return round(p * self.permutations) / self.permutations if self.permutations else round(p, 6)
-
-    @property
-    def survivors(self) -> int:
-        """Number of voxels whose corrected p is under the level."""
-        return int(self.significant.sum())
-
-    @property
-    def anchor(self) -> str:
-        """Where the report shows it."""
-        return f"map-{self.number}"
-
-    @property
-    def label(self) -> str:
-        """Map and contrast."""
-        return f"{self.title}, {self.contrast}"
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """The box that is shown.
-
-    Attributes
-    ----------
-    grid : Grid
-        Mask of the analysis, on the grid of the files.
-    affine : (4, 4) float64
-        Voxel of the box to millimetres.
-    oriented : bool
-        Whether the images say where left is.
-    mask : (nx, ny, nz) bool
-    underlay : (nx, ny, nz) uint8
-        Shades of grey.
-    labels : (nx, ny, nz) int64
-    regions : dict of int to Region
-    """
-
-    grid: Grid
-    affine: NDArray[np.float64]
-    oriented: bool
-    mask: NDArray[np.bool_]
-    _turn: Turn
-    _box: tuple[slice, slice, slice]
-    underlay: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0, 0), dtype=np.uint8))
-    labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0, 0), dtype=np.int64))
-    regions: Mapping[int, Region] = field(default_factory=dict)
-
-    @property
-    def voxel_size(self) -> tuple[float, float, float]:
-        """mm along the axes of the box."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(x), float(y), float(z)
-
-    def millimetres(self, voxel: tuple[int, int, int]) -> tuple[float, float, float]:
-        """Position of a voxel of the box in millimetres."""
-        x, y, z = self.affine[:3, :3] @ voxel + self.affine[:3, 3]
-        return float(x), float(y), float(z)
-
-    def shown(self, volume: NDArray[Scalar]) -> NDArray[Scalar]:
-        """An image of the files, turned and cut to the box."""
-        return np.ascontiguousarray(self._turn.apply(volume)[self._box])
-
-    def region_name(self, number: int) -> str:
-        """Name of a label; empty for the background."""
-        if not number:
-            return ""
-        region = self.regions.get(number)
-        return f"label {number}" if region is None else readable(region)
-
-
-def readable(region: Region) -> str:
-    """Side and structure in words."""
-    structure = region.structure.replace("_", " ").replace("-", " ")
-    return structure if region.side == "none" else f"{region.side} {structure}"
-
-
-@dataclass(frozen=True, eq=False)
-class Turn:
-    """How the axes of an image are permuted and flipped to point right, anterior and superior, as nearly as may be.
-
-    Attributes
-    ----------
-    axes : (int, int, int)
-        Axis of the image that becomes x, y, z.
-    signs : (int, int, int)
-        −1 where it is flipped.
-    """
-
-    axes: tuple[int, int, int]
-    signs: tuple[int, int, int]
-
-    @classmethod
-    def of(cls, affine: NDArray[np.float64]) -> Turn:
-        """From the affine of the image."""
-        cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-        best = max(itertools.permutations(range(3)), key=lambda axes: _along(cosines, axes))
-        x, y, z = best
-        signs = [1 if cosines[world, axis] >= 0 else -1 for world, axis in enumerate(best)]
-        return cls((x, y, z), (signs[0], signs[1], signs[2]))
-
-    def apply(self, volume: NDArray[Scalar]) -> NDArray[Scalar]:
-        """The image with its axes turned."""
-        turned = np.transpose(volume, self.axes)
-        return turned[tuple(slice(None, None, sign) for sign in self.signs)]
-
-    def affine(self, affine: NDArray[np.float64], shape: tuple[int, int, int]) -> NDArray[np.float64]:
-        """Affine of the turned image."""
-        back = np.zeros((4, 4))
-        back[3, 3] = 1
-        for new, (old, sign) in enumerate(zip(self.axes, self.signs)):
-            back[old, new] = sign
-            back[old, 3] = 0 if sign > 0 else shape[old] - 1
-        return affine @ back
-
-
-def _along(cosines: NDArray[np.float64], axes: tuple[int, ...]) -> float:
-    return float(np.prod([abs(cosines[world, axis]) for world, axis in enumerate(axes)]))
-
-
-# -- reading --------------------------------------------------------------------------------------------------------
+    contents: Contents = field(kw_only=True)
 
 
 def read_scene(contents: Contents) -> Scene | None:
@@ -204,19 +43,12 @@ def read_scene(contents: Contents) -> Scene | None:
     grid = _mask(contents)
     if grid is None:
         return None
-    affine = np.diag([*grid.voxel_size, 1.0]) if grid.affine is None else grid.affine
-    turn = Turn.of(affine)
-    turned, mask = turn.affine(affine, grid.shape), turn.apply(grid.mask)
-    box = _box(mask, np.linalg.norm(turned[:3, :3], axis=0))
-    turned[:3, 3] += turned[:3, :3] @ [part.start for part in box]
-    bare = Scene(grid, turned, grid.affine is not None, np.ascontiguousarray(mask[box]), turn, box)
+    bare = Scene.around(grid)
     labels = _whole(contents, "labels", bare, files.read_labels)
-    numbers = np.zeros(bare.mask.shape, dtype=np.int64) if labels is None else labels
     names = contents.file("names")
     with contents.reading("names"):
         regions = read_regions(names) if labels is not None else {}
-    grey = _grey(_whole(contents, "underlay", bare), bare.mask)
-    return Scene(grid, turned, bare.oriented, bare.mask, turn, box, grey, numbers, regions)
+    return bare.holding(_whole(contents, "underlay", bare), labels, regions)
 
 
 def _mask(contents: Contents) -> Grid | None:
@@ -234,15 +66,6 @@ def _mask(contents: Contents) -> Grid | None:
     return None
 
 
-def _box(mask: NDArray[np.bool_], size: NDArray[np.float64]) -> tuple[slice, slice, slice]:
-    ranges = []
-    for axis in range(3):
-        inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        margin = int(np.ceil(MARGIN / size[axis]))
-        ranges.append(slice(max(int(inside[0]) - margin, 0), min(int(inside[-1]) + 1 + margin, mask.shape[axis])))
-    return ranges[0], ranges[1], ranges[2]
-
-
 def _whole(
     contents: Contents, key: str, scene: Scene, read: Callable[[Path], Iterator[AnyArray]] = files.read_volumes
 ) -> AnyArray | None:
@@ -256,16 +79,7 @@ def _whole(
     return scene.shown(np.nan_to_num(volume, posinf=0, neginf=0))
 
 
-def _grey(underlay: NDArray[np.float32] | None, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    if underlay is None:
-        return np.where(mask, 110, 40).astype(np.uint8)
-    low, high = np.percentile(underlay, [1, 99.5])
-    if high <= low:
-        return np.full(mask.shape, 110, dtype=np.uint8)
-    return (np.clip((underlay - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-
-
-def read_tests(contents: Contents, scene: Scene | None) -> list[VoxelwiseTest]:
+def read_tests(contents: Contents, scene: Scene | None) -> list[StudyTest]:
     """The voxelwise tests, with their maps.
 
     Raises
@@ -281,7 +95,7 @@ def read_tests(contents: Contents, scene: Scene | None) -> list[VoxelwiseTest]:
     return [_read_test(part, number, scene, level) for number, part in enumerate(contents.parts("tests"))]
 
 
-def _read_test(part: Contents, number: int, scene: Scene, level: float) -> VoxelwiseTest:
+def _read_test(part: Contents, number: int, scene: Scene, level: float) -> StudyTest:
     statistic, corrected = (_map(part, key, scene) for key in ("statistic", "corrected"))
     if corrected.min() < 0 or corrected.max() > 1:
         raise part.error(
@@ -290,15 +104,13 @@ def _read_test(part: Contents, number: int, scene: Scene, level: float) -> Voxel
     if is_p(corrected):
         raise part.error("corrected", "is 1 in some voxels, as p can be and 1 - p cannot; expected 1 - p")
     permutations = part.get("permutations", 0)
-    # p < level, strictly, as for clusters.
-    significant = scene.mask & (corrected >= np.nextafter(np.float32(1 - level), np.float32(2)))
-    among = significant if significant.any() else scene.mask
-    top = np.unravel_index(int(np.argmax(np.where(among, statistic, -np.inf))), among.shape)
+    survivors = significant(corrected, scene.mask, level)
     name = part.need("name", str)
-    return VoxelwiseTest(
+    return StudyTest(
         number, name, part.get("map", name), part.get("title", part.get("map", name)), part.get("unit", ""),
         part.need("contrast", str), part.get("method", ""), kind_of(part), permutations, statistic, corrected,
-        significant, (int(top[0]), int(top[1]), int(top[2])), part,
+        survivors, peak_of(statistic, survivors, scene.mask), part.number("critical"), part.number("observed_maximum"),
+        contents=part,
     )  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox.study.report.figures import FADED, statistic_colours
-from gpuvox.study.report.volumes import Scene, VoxelwiseTest
+from gpuvox.findings.figures import FADED, statistic_colours
+from gpuvox.findings.scene import Scene, VoxelwiseTest
 from gpuvox.types import AnyArray
 
 LARGEST = 65535

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from gpuvox.findings.scene import Scene, VoxelwiseTest
+from gpuvox.findings.tables import significant
 from gpuvox.plain import escaped
 from gpuvox.runtime.elsewhere import ignoring_local_file
-from gpuvox.study.report.tables import significant
-from gpuvox.study.report.volumes import Scene, VoxelwiseTest
 from gpuvox.types import Bools, Float64, Floats
 
 with ignoring_local_file("matplotlibrc", MATPLOTLIBRC=os.devnull, MPLBACKEND=None):
@@ -271,7 +271,7 @@ def null_distribution(test: VoxelwiseTest, null: Float64, level: float) -> Pictu
 
     If these are far beyond most permutations, the axis ends before them, and the caption says so.
     """
-    critical, observed = (test.contents.number(key) for key in ("critical", "observed_maximum"))
+    critical, observed = test.critical, test.observed
     low, high = histogram_range(null, critical, observed)
     beyond = int((null > high).sum())
     parts = [f"Null distribution of the largest statistic of {test.label}: {len(null)} permutations"]

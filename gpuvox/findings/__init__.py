@@ -1,0 +1,1 @@
+"""The results of any run: clusters, their location and values, figures, and a report."""

@@ -1,0 +1,75 @@
+"""Tables of a report that are not files themselves: contrasts and clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from markupsafe import Markup
+
+from gpuvox import files
+from gpuvox.findings import figures, tables
+from gpuvox.findings.scene import VoxelwiseTest
+from gpuvox.findings.tables import Cell, Heading, Table
+
+
+def contrast_table(matrix: files.Matrix, names: Sequence[str]) -> Table:
+    """Contrasts, a row each: the weights of the design's columns."""
+    rows = []
+    for i, weights in enumerate(matrix.values):
+        name = (matrix.row_names[i] if matrix.row_names else "") or f"contrast {i + 1}"
+        cells = [
+            Cell(Markup('<data value="{:g}">{}</data>').format(w, f"{w:g}".replace("-", "−")), f"{w:g}")
+            for w in weights
+        ]
+        rows.append([text_cell(name), *cells])
+    heads = (Heading(Markup("Contrast"), "", False), *(Heading(Markup.escape(name)) for name in names))
+    return Table("contrasts", "Contrast weights of the columns", heads, rows)
+
+
+def text_cell(text: str) -> Cell:
+    """A cell with a text as it is."""
+    return Cell(Markup.escape(text), text)
+
+
+PLACES = (("Peak (mm)", ("x", "y", "z")), ("Centre (mm)", ("centre_x", "centre_y", "centre_z")))
+
+
+def cluster_table(
+    test: VoxelwiseTest, names: Sequence[str], rows: Sequence[Mapping[str, str]], level: float
+) -> Table:
+    """Clusters of a test; the coordinates of a peak are a button that moves the viewer there."""
+    apart = {"regions", *(key for _, keys in PLACES for key in keys)}
+    plain = [name for name in names if name not in apart]
+    made = tables.make_table(f"clusters-{test.number}", test.label, plain, rows, level=level)
+    heads = [
+        Heading(Markup("<i>{}</i>").format(test.kind)) if head.html == "Value" else head for head in made.headings
+    ]
+    body = [list(row) for row in made.rows]
+    for title, keys in PLACES:
+        if set(keys) <= set(names):
+            heads.append(Heading(Markup.escape(title)))
+            for cells, row in zip(body, rows):
+                cells.append(_place(test, [row[key] for key in keys], keys[0] == "x"))
+    if "regions" in names:
+        heads.append(Heading(Markup("Regions"), "share of the cluster’s voxels", False))
+        for cells, row in zip(body, rows):
+            cells.append(Cell(Markup.escape(_regions(row["regions"])), row["regions"]))
+    return Table(made.id, made.caption, tuple(heads), body)
+
+
+def _place(test: VoxelwiseTest, texts: Sequence[str], is_peak: bool) -> Cell:
+    values = [tables.number(text) for text in texts]
+    parts = [Markup('<data value="{}">{}</data>').format(t, figures.signed(v)) for t, v in zip(texts, values)]
+    shown = Markup(", ").join(parts)
+    if is_peak:
+        shown = Markup(
+            '<button type="button" class="peak" data-test="{}" data-mm="{}" title="Show in the viewer">{}</button>'
+        ).format(test.number, " ".join(texts), shown)
+    return Cell(shown, texts[0])
+
+
+def _regions(text: str) -> str:
+    """Shares of regions, without those under half a percent."""
+    parts = [part.strip().replace("_", " ") for part in text.split(";")]
+    kept = "; ".join(part for part in parts if part and not part.endswith(" 0 %"))
+    return kept.replace(" %", "\u00a0%") or tables.DASH
