@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -19,20 +20,52 @@ from gpuvox.application.fingerprint import hash_inputs, hash_sources, identify
 from gpuvox.application.inputs import PreparedRun, read_images
 from gpuvox.application.outputs import OutputOptions, Writer, expected_names
 from gpuvox.application.provenance import describe_processor, run_record, software_record
+from gpuvox.application.result import NoSuchMapError, Result, Tested
 from gpuvox.application.settings import check_device, check_names, check_voxelwise, make_options
 from gpuvox.distributed.launch import check_client
 from gpuvox.errors import DesignError, SettingError
 from gpuvox.files import locks
 from gpuvox.files.targets import check_targets
 from gpuvox.grid import Grid
+from gpuvox.plain import several
 from gpuvox.reporter import Reporter
 from gpuvox.scratch import check_folder
 from gpuvox.types import AnyArray, Float32
 
 
-@dataclass(frozen=True, eq=False)
-class Randomised:
-    """The outcome of `randomise`.
+class Maps(dict[Any, Float32]):
+    """Maps by FSL's names; a pair of a test and a kind finds a map too: ``maps["MS - HC", "tfceFWE"]``, −log10 p.
+
+    Parameters
+    ----------
+    by_kind : callable
+        Called with test and kind; see `Result.map`.
+    maps : dict of (V,) float32
+    """
+
+    def __init__(self, by_kind: Callable[[str, str], Float32], maps: Mapping[str, Float32]) -> None:
+        super().__init__(maps)
+        self._by_kind = by_kind
+
+    def __missing__(self, key: Any) -> Float32:
+        if isinstance(key, tuple) and len(key) == 2:
+            return self._by_kind(*key)
+        raise NoSuchMapError(f"there is no map {key!r}; there are {', '.join(self)}")
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """A map, or `default` if there is none."""
+        try:
+            return self[key]
+        except NoSuchMapError:
+            return default
+
+    def __contains__(self, key: object) -> bool:
+        return self.get(key) is not None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Randomised(Result):
+    """The outcome of `randomise`; printed, it says what was tested and what was found.
 
     Attributes
     ----------
@@ -49,7 +82,8 @@ class Randomised:
         Images that were read.
     maps : dict of (V,) float32
         By FSL's names: ``tstat1``, ``vox_corrp_tstat1``, ``tfce_corrp_tstat1`` … (corrected and uncorrected
-        maps are 1 − p).
+        maps are 1 − p). And by test and kind, as of `voxelwise`: ``maps["MS - HC", "t"]``,
+        ``maps["MS - HC", "tfceFWE"]`` (−log10 p), by the name of a contrast or FSL's name of the test.
     nulls : dict of (N,) arrays
         Null distributions: ``vox_tstat1``, ``tfce_tstat1`` …
     df : dict
@@ -68,14 +102,29 @@ class Randomised:
         """Mask and voxel size."""
         return self.inputs.grid
 
-    @property
-    def maps(self) -> dict[str, Float32]:
+    @cached_property
+    def maps(self) -> Maps:
         """All maps, with one value per voxel of the mask."""
-        return {
+        named = {
             (r.test.name if name == "stat" else f"{name}_{r.test.name}"): values
             for r in self.tests
             for name, values in r.maps.items()
         }
+        return Maps(self.map, named)
+
+    @cached_property
+    def tested(self) -> tuple[Tested, ...]:
+        """The tests with their maps and findings."""
+        return tuple(Tested.of(each, self.grid) for each in self.tests)
+
+    @property
+    def headline(self) -> str:
+        """What was analysed, in a line."""
+        n, p = self.inputs.design.shape
+        return (
+            f"randomise: {several(n, 'volume')}, {several(self.grid.n_voxels, 'voxel')}, design of "
+            f"{several(p, 'column')}, seed {self.options.seed}"
+        )
 
     @property
     def nulls(self) -> dict[str, AnyArray]:
@@ -94,9 +143,9 @@ class Randomised:
         """(nx, ny, nz) A map as an array, 0 outside the mask."""
         return self.grid.to_volume(self.maps[name])
 
-    def image(self, name: str) -> Any:
-        """A map as a nibabel image."""
-        return files.make_image(self.maps[name], self.grid)
+    def image(self, name: str, kind: str = "") -> Any:
+        """A map as a nibabel image, 0 outside the mask: by FSL's name, or by a test and a kind."""
+        return files.make_image(self.maps[(name, kind) if kind else name], self.grid)
 
     def save(self, root: str | os.PathLike[str], outputs: OutputOptions | None = None) -> None:
         """Write the files that ``gpuvox randomise -o root`` writes.

@@ -43,7 +43,8 @@ class Survival:
     voxels : int
         Below `LEVEL`.
     clusters : tuple of int
-        Their sizes in voxels, the largest first; neighbours share a face, an edge or a corner.
+        Their sizes in voxels, the largest first; neighbours share a face, an edge or a corner. Empty if it is unknown
+        where the voxels are.
     peak : Peak or None
         The largest statistic within the largest cluster.
     """
@@ -52,6 +53,21 @@ class Survival:
     voxels: int
     clusters: tuple[int, ...] = ()
     peak: Peak | None = None
+
+    def sentence(self, desc: str, statistic: str) -> str:
+        """What survives a correction (``tfceFWE``) of a statistic (``t``)."""
+        level = f"q < {LEVEL:g}, false discovery rate" if desc.endswith("FDR") else f"p < {LEVEL:g}, corrected"
+        smallest = f"smallest {level.partition(' ')[0]} {self.smallest_p:.4g}"
+        if not self.voxels:
+            return f"nothing survives at {level} ({smallest})"
+        voxels, peak = several(self.voxels, "voxel"), f"{statistic} up to {self.peak}"
+        verb = "survives" if self.voxels == 1 else "survive"
+        if not self.clusters:
+            return f"{voxels} {verb} at {level} ({smallest}), {peak}"
+        return (
+            f"{voxels} in {several(len(self.clusters), 'cluster')} {verb} at {level} ({smallest}); the largest has "
+            f"{several(self.clusters[0], 'voxel')}, {peak}"
+        )
 
 
 @dataclass(frozen=True)
@@ -81,18 +97,10 @@ class Finding:
         found = [f"{self.name}: largest {self.statistic} {self.largest}"]
         if self.effect is not None:
             found.append(f"  there: {self.effect}")
-        for desc, survival in self.survivals.items():
-            level = f"q < {LEVEL:g}, false discovery rate" if desc.endswith("FDR") else f"p < {LEVEL:g}, corrected"
-            p = f"{level.partition(' ')[0]} {survival.smallest_p:.4g}"
-            if not survival.voxels:
-                found.append(f"  {title(desc)}: nothing survives at {level} (smallest {p})")
-                continue
-            clusters = several(len(survival.clusters), "cluster")
-            found.append(
-                f"  {title(desc)}: {several(survival.voxels, 'voxel')} in {clusters} survive at {level} "
-                f"(smallest {p}); the largest has {several(survival.clusters[0], 'voxel')}, "
-                f"{self.statistic} up to {survival.peak}"
-            )
+        found += [
+            f"  {title(desc)}: {survival.sentence(desc, self.statistic)}"
+            for desc, survival in self.survivals.items()
+        ]
         return found
 
 
@@ -128,6 +136,8 @@ def _survival(p: Float64, stat: Float32, grid: Grid) -> Survival:
     smallest = float(p.min(initial=1.0))
     if not inside.any():
         return Survival(smallest, 0)
+    if grid.shape[1:] == (1, 1):  # rows of voxels whose places are unknown
+        return Survival(smallest, int(inside.sum()), (), _peak(stat, inside, grid))
     clusters, n = label(inside.astype(np.float32), grid, 0.5, CONNECTIVITY)
     sizes = np.bincount(clusters[inside], minlength=n + 1)[1:]
     return Survival(smallest, int(inside.sum()), tuple(sizes.tolist()), _peak(stat, clusters == 1, grid))

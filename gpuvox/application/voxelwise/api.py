@@ -7,6 +7,7 @@ import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,25 +17,26 @@ from gpuvox import files
 from gpuvox.application.api import Randomised, randomise
 from gpuvox.application.command import RunDescription
 from gpuvox.application.effects import Effects, make_effects
-from gpuvox.application.findings import Finding, find, log_p, p_values
-from gpuvox.application.map_names import OF_VOXELS, map_entities
+from gpuvox.application.findings import Finding, find
 from gpuvox.application.outputs import OutputOptions
+from gpuvox.application.result import Result, Tested, TestMaps
 from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis, VoxelwiseDescription, prepare_analysis
 from gpuvox.application.voxelwise.folder import ResultFolder, write_volumes
 from gpuvox.cohort.exchangeability import Columns
 from gpuvox.errors import SettingError
 from gpuvox.estimates import parameter_estimates
 from gpuvox.files import locks
+from gpuvox.grid import Grid
+from gpuvox.plain import several
 from gpuvox.prepared import Options
-from gpuvox.pvalues import false_discovery_rate
 from gpuvox.reporter import Reporter
-from gpuvox.types import Float32, Float64
+from gpuvox.types import Float32
 
 STATISTICS = ("tfce", "voxel", "cluster_extent", "cluster_mass", "f_cluster_extent", "f_cluster_mass")
 
 
-@dataclass(frozen=True, eq=False)
-class VoxelwiseResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class VoxelwiseResult(Result):
     """The outcome of `voxelwise`; printed, it says what was analysed and what was found.
 
     Attributes
@@ -54,24 +56,47 @@ class VoxelwiseResult:
     effects: Mapping[str, Effects]
 
     @property
+    def grid(self) -> Grid:
+        """Mask and voxel size."""
+        return self.runs[0][1].grid
+
+    @cached_property
+    def tested(self) -> tuple[Tested, ...]:
+        """The tests with their maps and findings, in the order in which they were given."""
+        findings = dict(zip(self.analysis.hypotheses, self.findings))
+        by_name = {}
+        for run, result in self.runs:
+            for (_, hypothesis), each in zip(run.tests, result.tests):
+                maps = TestMaps.of(each, fdr=run.fdr)
+                effects = {stat + desc: map for (stat, desc), map in self.effects[hypothesis.name].maps.items()}
+                by_name[hypothesis.name] = Tested(
+                    hypothesis.name,
+                    each,
+                    {**maps.values, **effects},
+                    maps.p,
+                    findings[hypothesis],
+                    hypothesis.sentence,
+                )
+        return tuple(by_name[each.name] for each in self.analysis.hypotheses)
+
+    @property
+    def headline(self) -> str:
+        """What was analysed, in a line."""
+        rows, model, dropped = len(self.analysis.cohort), self.analysis.model, self.analysis.dropped.who
+        without = f" ({several(len(dropped), 'row')} dropped)" if dropped else ""
+        return (
+            f"voxelwise: {several(rows, 'row')}{without}, {several(self.grid.n_voxels, 'voxel')}, model "
+            f"{model.formula} ({model.df} degrees of freedom), seed {self.runs[0][1].options.seed}"
+        )
+
+    @property
     def maps(self) -> dict[tuple[str, str], Float32]:
         """Every map by test and kind: ``result.maps["MS - HC", "t"]``, ``["MS - HC", "tfceFWE"]`` (−log10 p).
 
         Effects are ``effect``, ``se``, and ``d``, ``dCI95lower``, ``dCI95upper`` (or ``partialr``, and so on);
         ``partialetasq`` of F tests.
         """
-        found = {}
-        for run, result in self.runs:
-            for test, hypothesis in run.tests:
-                for kind, values in _maps(run, result, test).items():
-                    found[hypothesis.name, kind] = values
-                for (stat, desc), values in self.effects[hypothesis.name].maps.items():
-                    found[hypothesis.name, stat + desc] = values
-        return found
-
-    def image(self, test: str, kind: str) -> Any:
-        """A map as a nibabel image."""
-        return files.make_image(self.maps[test, kind], self.runs[0][1].grid)
+        return {(each.name, kind): values for each in self.tested for kind, values in each.maps.items()}
 
     def save(self, folder: str | os.PathLike[str], *, fsl_names: bool = False) -> None:
         """Write the folder that ``gpuvox voxelwise --out folder`` writes.
@@ -89,9 +114,6 @@ class VoxelwiseResult:
                 contrasts = not len(run.f_tests)
                 result.save(target.root(run), OutputOptions(contrasts=contrasts))
             target.finish(self.analysis, fsl_names=fsl_names, line=())
-
-    def __repr__(self) -> str:
-        return "\n".join([*self.analysis.lines(), *(line for each in self.findings for line in each.lines())])
 
 
 def voxelwise(
@@ -211,25 +233,6 @@ def _data(analysis: VoxelwiseAnalysis, temporary: str) -> Any:
     return out
 
 
-def _p_values(run: Run, result: Randomised, test: str) -> dict[str, Float64]:
-    """p of a test by correction."""
-    permutations = next(each.shuffler.n for each in result.tests if each.test.name == test)
-    named = {map_entities(name, test): values for name, values in result.maps.items()}
-    found = {
-        each[1]: p_values(values, permutations) for each, values in named.items() if each and each[0] == "logp"
-    }
-    if run.fdr:
-        found |= {OF_VOXELS[desc]: false_discovery_rate(p) for desc, p in found.items() if desc in OF_VOXELS}
-    return found
-
-
-def _maps(run: Run, result: Randomised, test: str) -> dict[str, Float32]:
-    """Maps of a test by kind; p-values as −log10 p."""
-    named = {map_entities(name, test): values for name, values in result.maps.items()}
-    found = {each[0]: values for each, values in named.items() if each and each[0] != "logp"}
-    return found | {desc: log_p(p) for desc, p in _p_values(run, result, test).items()}
-
-
 def _effects(analysis: VoxelwiseAnalysis, run: Run, result: Randomised) -> dict[str, Effects]:
     """The effects of the tests of a run, by name."""
     estimates = None if len(run.f_tests) else parameter_estimates(result.inputs, result.options.demean)
@@ -238,7 +241,7 @@ def _effects(analysis: VoxelwiseAnalysis, run: Run, result: Randomised) -> dict[
         of_test = None
         if estimates is not None:
             of_test = (estimates["cope"][i].astype(np.float32), estimates["varcope"][i].astype(np.float32))
-        stat = _maps(run, result, test)["F" if hypothesis.is_f else "t"]
+        stat = result.maps[test]
         found[hypothesis.name] = make_effects(
             hypothesis, analysis.group_sizes(hypothesis), len(analysis.cohort), stat, of_test, result.df[test]
         )
@@ -247,9 +250,8 @@ def _effects(analysis: VoxelwiseAnalysis, run: Run, result: Randomised) -> dict[
 
 def _findings(run: Run, result: Randomised, effects: Mapping[str, Effects]) -> list[Finding]:
     found = []
-    for test, hypothesis in run.tests:
-        kind = "F" if hypothesis.is_f else "t"
-        corrected = {desc: p for desc, p in _p_values(run, result, test).items() if not desc.endswith("Unc")}
-        stat = _maps(run, result, test)[kind]
+    for (test, hypothesis), each in zip(run.tests, result.tests):
+        kind, corrected = "F" if hypothesis.is_f else "t", TestMaps.of(each, fdr=run.fdr).corrected
+        stat = result.maps[test]
         found.append(find(hypothesis.name, kind, stat, corrected, result.grid, effects[hypothesis.name]))
     return found

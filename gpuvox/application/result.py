@@ -1,0 +1,222 @@
+"""What a run found, for Python: maps by test and kind, findings, text, and a card for notebooks.
+
+`gpuvox.randomise` and `gpuvox.voxelwise` return results that have all of this in common.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from typing import Any
+
+from gpuvox import files
+from gpuvox.analysis import TestResult
+from gpuvox.application.findings import Finding, find, log_p, p_values
+from gpuvox.application.map_names import OF_VOXELS, map_entities, title
+from gpuvox.errors import SettingError
+from gpuvox.grid import Grid
+from gpuvox.plain import escaped, several
+from gpuvox.pvalues import false_discovery_rate
+from gpuvox.types import Float32, Float64
+
+CORRECTED = ("FWE", "FDR")
+"""How the names of corrections of p-values end; ``Unc`` is none."""
+STYLES = {
+    "card": "border:1px solid #8886;border-radius:6px;padding:.6em .9em;display:inline-block;max-width:100%;"
+    "overflow-x:auto;font-size:14px;line-height:1.45",
+    "table": "border-collapse:collapse;margin:.4em 0 0;font-size:inherit",
+    "cell": "text-align:left;vertical-align:top;padding:.25em .9em .25em 0",
+}
+"""Inline, because a notebook keeps no style sheet of its own; colours are those of the notebook."""
+
+
+class NoSuchMapError(SettingError, KeyError):
+    """A test or a map that a result does not have."""
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, eq=False)
+class TestMaps:
+    """The maps of one test.
+
+    Attributes
+    ----------
+    values : dict of str to (V,) float32
+        By kind: ``t`` or ``F``; ``tfce``, ``clusterSize``, ``clusterMass`` (unpermuted values); and −log10 p:
+        ``tfceFWE``, ``voxFWE``, ``tfceUnc``, ``tfceFDR`` …
+    p : dict of str to (V,) float64
+        The p-values themselves, by the same kinds.
+    """
+
+    values: Mapping[str, Float32]
+    p: Mapping[str, Float64]
+
+    @classmethod
+    def of(cls, result: TestResult, *, fdr: bool = False) -> TestMaps:
+        """The maps of a test; with `fdr`, uncorrected p-values of voxels also give false discovery rates."""
+        values: dict[str, Float32] = {}
+        p: dict[str, Float64] = {}
+        for name, each in result.maps.items():
+            test = result.test.name
+            entities = map_entities(test if name == "stat" else f"{name}_{test}", test)
+            if entities is None:
+                continue
+            stat, desc = entities
+            if stat == "logp":
+                p[desc] = p_values(each, result.shuffler.n)
+            else:
+                values[stat] = each
+        if fdr:
+            p |= {OF_VOXELS[desc]: false_discovery_rate(each) for desc, each in p.items() if desc in OF_VOXELS}
+        return cls(values | {desc: log_p(each) for desc, each in p.items()}, p)
+
+    @property
+    def corrected(self) -> dict[str, Float64]:
+        """p-values that are corrected, by correction."""
+        return {desc: each for desc, each in self.p.items() if desc.endswith(CORRECTED)}
+
+
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """One test of a result.
+
+    Attributes
+    ----------
+    name : str
+        What the user calls it, or FSL's name.
+    result : TestResult
+    maps : dict of str to (V,) float32
+        See `TestMaps`; and the effects, where there are some.
+    p : dict of str to (V,) float64
+    finding : Finding
+    meaning : str
+        A sentence; empty if it is unknown.
+    """
+
+    name: str
+    result: TestResult
+    maps: Mapping[str, Float32]
+    p: Mapping[str, Float64]
+    finding: Finding
+    meaning: str = ""
+
+    @property
+    def statistic(self) -> str:
+        """``t`` or ``F``."""
+        return "F" if self.result.test.is_f else "t"
+
+    @property
+    def df(self) -> str:
+        """Degrees of freedom, for reading."""
+        return ", ".join(map(str, self.result.f_dfs or (self.result.df,)))
+
+    @classmethod
+    def of(cls, result: TestResult, grid: Grid) -> Tested:
+        """A test about which nothing is known but its result."""
+        maps, statistic = TestMaps.of(result), "F" if result.test.is_f else "t"
+        name = result.test.label or result.test.name
+        finding = find(name, statistic, maps.values[statistic], maps.corrected, grid)
+        return cls(name, result, maps.values, maps.p, finding)
+
+
+class Result(ABC):
+    """What `gpuvox.randomise` and `gpuvox.voxelwise` return; printed, it says what was tested and what was found."""
+
+    @property
+    @abstractmethod
+    def grid(self) -> Grid:
+        """Mask and voxel size."""
+
+    @property
+    @abstractmethod
+    def tested(self) -> Sequence[Tested]:
+        """The tests with their maps and findings, in the order in which they were given."""
+
+    @property
+    @abstractmethod
+    def headline(self) -> str:
+        """What was analysed, in a line."""
+
+    @cached_property
+    def _by_name(self) -> dict[str, Tested]:
+        by_fsl_name = {each.result.test.name: each for each in self.tested}
+        return by_fsl_name | {each.name: each for each in self.tested}
+
+    def test(self, name: str) -> Tested:
+        """A test by its name, or by FSL's.
+
+        Raises
+        ------
+        SettingError
+            There is none of that name; the message lists those that there are.
+        """
+        if name not in self._by_name:
+            there = ", ".join(repr(each.name) for each in self.tested)
+            raise NoSuchMapError(f"there is no test {name!r}; there are {there}")
+        return self._by_name[name]
+
+    def map(self, test: str, kind: str) -> Float32:
+        """(V,) A map of a test by its kind, see `TestMaps`.
+
+        Raises
+        ------
+        SettingError
+            There is no such test or map; the message lists those that there are.
+        """
+        maps = self.test(test).maps
+        if kind not in maps:
+            raise NoSuchMapError(f"the test {test!r} has no map {kind!r}; it has {', '.join(maps)}")
+        return maps[kind]
+
+    def image(self, test: str, kind: str) -> Any:
+        """A map of a test as a nibabel image, 0 outside the mask; see `map`."""
+        return files.make_image(self.map(test, kind), self.grid)
+
+    def _lines(self) -> Iterator[str]:
+        yield self.headline
+        for each in self.tested:
+            first, *rest = each.finding.lines()
+            yield f"{each.name}{f': {each.meaning}' if each.meaning else ''}"
+            yield f"  {first.removeprefix(f'{each.name}: ')}, df {each.df}"
+            yield from rest
+
+    def __repr__(self) -> str:
+        return escaped("\n".join(self._lines()))
+
+    def _repr_html_(self) -> str:
+        """A card for notebooks."""
+        cell = f'style="{STYLES["cell"]}"'
+        heads = "".join(f"<th {cell}>{head}</th>" for head in ("Test", "Largest statistic", "What survives"))
+        rows = "".join(
+            f"<tr>{''.join(f'<td {cell}>{text}</td>' for text in _row(each))}</tr>" for each in self.tested
+        )
+        return (
+            f'<div style="{STYLES["card"]}"><div>{_html(self.headline)}</div>'
+            f'<table style="{STYLES["table"]}"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+        )
+
+
+def _row(tested: Tested) -> tuple[str, str, str]:
+    """The cells of a test in the card."""
+    finding = tested.finding
+    meaning = f"<br><small>{_html(tested.meaning)}</small>" if tested.meaning else ""
+    largest = _html(f"{tested.statistic} {finding.largest}")
+    survivals = [
+        _html(f"{title(desc)}: {each.sentence(desc, tested.statistic)}")
+        for desc, each in finding.survivals.items()
+    ]
+    effect = f"<br><small>{_html(str(finding.effect))}</small>" if finding.effect else ""
+    return (
+        f"<b>{_html(tested.name)}</b>{meaning}",
+        f"{largest}<br><small>df {tested.df}, {several(tested.result.shuffler.n, 'permutation')}</small>{effect}",
+        "<br>".join(survivals) or "no p-values were computed",
+    )
+
+
+def _html(text: str) -> str:
+    return escape(escaped(text))
