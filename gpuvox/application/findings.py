@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpuvox.application.effects import Effects, PeakEffect
-from gpuvox.application.map_names import title
 from gpuvox.cluster import label
+from gpuvox.findings.map_names import title
 from gpuvox.grid import Grid
 from gpuvox.plain import several
 from gpuvox.types import Bools, Float32, Float64

@@ -15,8 +15,8 @@ from typing import Any
 from gpuvox import files
 from gpuvox.analysis import TestResult
 from gpuvox.application.findings import Finding, find, log_p, p_values
-from gpuvox.application.map_names import OF_VOXELS, map_entities, title
 from gpuvox.errors import SettingError
+from gpuvox.findings.map_names import OF_VOXELS, map_entities, title
 from gpuvox.grid import Grid
 from gpuvox.plain import escaped, several
 from gpuvox.pvalues import false_discovery_rate

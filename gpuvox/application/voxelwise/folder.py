@@ -27,7 +27,6 @@ import numpy as np
 from gpuvox import __version__, files, participants, private
 from gpuvox.application.effects import Effects, make_effects, stats_of
 from gpuvox.application.findings import Finding, find, log_p, p_values
-from gpuvox.application.map_names import MAP, OF_VOXELS, contrast_labels, map_entities, map_name
 from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis
 from gpuvox.cohort.hypotheses import Hypothesis
 from gpuvox.cohort.table import ID, new_column
@@ -35,6 +34,7 @@ from gpuvox.errors import FileError
 from gpuvox.files.delimited import format_table
 from gpuvox.files.targets import check_targets
 from gpuvox.files.writing import write_json, write_text
+from gpuvox.findings.map_names import MAP, OF_VOXELS, contrast_labels, map_entities, map_name
 from gpuvox.pvalues import false_discovery_rate
 from gpuvox.tables.relocate import relocated
 from gpuvox.types import Float32, Float64
