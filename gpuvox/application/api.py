@@ -17,7 +17,7 @@ from gpuvox.application.command import RunDescription
 from gpuvox.application.earlier import remove_earlier
 from gpuvox.application.execute import prepare_to_run, session
 from gpuvox.application.fingerprint import hash_inputs, hash_sources, identify
-from gpuvox.application.inputs import PreparedRun, read_images
+from gpuvox.application.inputs import PreparedRun, SharedImages, read_images
 from gpuvox.application.outputs import OutputOptions, Writer, expected_names
 from gpuvox.application.provenance import describe_processor, run_record, software_record
 from gpuvox.application.result import NoSuchMapError, Result, Tested
@@ -243,7 +243,11 @@ def randomise(
         "mask": mask, "design": design, "contrasts": contrasts, "f_tests": f_tests, "blocks": blocks,
         "effective_design": effective_design,
     }  # fmt: skip
-    description = _describe(data, sources, voxelwise, settings)
+    return run_described(describe_arguments(data, sources, voxelwise, settings))
+
+
+def run_described(description: RunDescription, shared: SharedImages | None = None) -> Randomised:
+    """Run a description without writing anything; images that another run has left in `shared` are not read again."""
     reporter = replace(Reporter.silent(), warn=files.notice)
     run = prepare_to_run(description)
     if not run.analysis.tests:
@@ -253,12 +257,12 @@ def randomise(
     needs_hashes = description.checkpoint or (description.has_workers and run.images_are_files)
     hashes = hash_sources(run) if needs_hashes else {}
     identity = identify(run, hashes) if description.checkpoint else None
-    with session(run, hashes, identity, reporter) as (run, checkpoint):
+    with session(run, hashes, identity, reporter, shared) as (run, checkpoint):
         results = tuple(analyse(run.analysis, open_store=checkpoint.store if checkpoint else None))
         if checkpoint:
             checkpoint.remove()
     for text in (text for result in results for text in result.warnings):
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(text, stacklevel=3)
     options = run.analysis.options
     return Randomised(
         results, run.analysis.inputs, replace(options, workers=None), run.header, describe_processor(options),
@@ -266,7 +270,7 @@ def randomise(
     )  # fmt: skip
 
 
-def _describe(
+def describe_arguments(
     data: Any, sources: Mapping[str, Any], voxelwise: Mapping[int, Any] | None, settings: dict[str, Any]
 ) -> RunDescription:
     """Description of the run from the arguments of `randomise`."""

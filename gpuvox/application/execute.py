@@ -26,6 +26,7 @@ from gpuvox.application.earlier import remove_earlier
 from gpuvox.application.fingerprint import Hashes, hash_sources, identify
 from gpuvox.application.inputs import (
     PreparedRun,
+    SharedImages,
     check_permutation_counts,
     count_voxels,
     prepare_run,
@@ -50,7 +51,7 @@ LONG_RUN = 300.0
 """Expected duration in seconds above which a run has a checkpoint by default."""
 
 
-def execute(description: RunDescription, reporter: Reporter) -> int:
+def execute(description: RunDescription, reporter: Reporter, shared: SharedImages | None = None) -> int:
     """Execute a run that has an output root: read, analyse, write.
 
     Parameters
@@ -58,6 +59,8 @@ def execute(description: RunDescription, reporter: Reporter) -> int:
     description : RunDescription
     reporter : Reporter
         `say` receives the lines that FSL prints.
+    shared : SharedImages, optional
+        Images that several runs of one command share, which are read once.
 
     Returns
     -------
@@ -76,7 +79,10 @@ def execute(description: RunDescription, reporter: Reporter) -> int:
         return 0
     hashes = hash_sources(run)
     identity = identify(run, hashes)
-    with _output_lock(description, reporter), session(run, hashes, identity, reporter) as (run, checkpoint):
+    with (
+        _output_lock(description, reporter),
+        session(run, hashes, identity, reporter, shared) as (run, checkpoint),
+    ):
         if checkpoint and description.shard:
             begin = announcer_of_part(description.shard, reporter.say)
             run_shard(run.analysis, checkpoint.store, description.shard, reporter.progress, begin)
@@ -201,7 +207,11 @@ def _keeps_tallies(run: PreparedRun) -> bool:
 
 @contextmanager
 def session(
-    run: PreparedRun, hashes: Hashes, identity: RunIdentity | None, reporter: Reporter
+    run: PreparedRun,
+    hashes: Hashes,
+    identity: RunIdentity | None,
+    reporter: Reporter,
+    shared: SharedImages | None = None,
 ) -> Iterator[tuple[PreparedRun, Checkpoint | None]]:
     """Open the workers, the checkpoint and the images of a run, in the order in which each can fail.
 
@@ -213,6 +223,8 @@ def session(
     identity : RunIdentity or None
         None if there is no checkpoint.
     reporter : Reporter
+    shared : SharedImages, optional
+        See `read_images`.
 
     Yields
     ------
@@ -223,7 +235,7 @@ def session(
     with _open_workers(run, hashes, reporter) as workers, _open_checkpoint(run, identity, reporter) as checkpoint:
         if checkpoint and run.description.resume:
             reporter.say(f"Resuming from {checkpoint.path}: {checkpoint.resumed} permutations already done")
-        run = read_images(run, reporter)
+        run = read_images(run, reporter, shared)
         device = run.analysis.options.device
         if device is not None:
             reporter.say(f"Device: {describe_device(device)}")

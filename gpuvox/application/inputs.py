@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -388,8 +389,60 @@ def check_permutation_counts(tests: Sequence[PreparedTest]) -> None:
 # -- images ---------------------------------------------------------------------------------------------------------
 
 
-def read_images(run: PreparedRun, reporter: Reporter) -> PreparedRun:
+@dataclass(eq=False)
+class SharedImages:
+    """The images that were read last, for the next run of the same command if it reads the same.
+
+    Attributes
+    ----------
+    sources : tuple
+        Data, mask and so on, as a description names them.
+    header : ImageHeader or None
+    data, grid, evs
+        See `Inputs`.
+    """
+
+    sources: tuple[Any, ...] = ()
+    header: ImageHeader | None = None
+    data: Data | None = None
+    grid: Grid | None = None
+    evs: Mapping[int, Data] = field(default_factory=dict)
+
+    def of(self, run: PreparedRun) -> PreparedRun | None:
+        """The run with its images, if they are those that were read last."""
+        if self.data is None or self.grid is None or self.sources != _sources(run):
+            return None
+        return replace(
+            run,
+            analysis=run.analysis.with_data(self.data, self.grid, self.evs),
+            header=self.header,
+            is_read=True,
+        )
+
+    def keep(self, run: PreparedRun) -> None:
+        """Remember the images of a run that has been read from files."""
+        if run.images_are_files:
+            inputs = run.analysis.inputs
+            self.sources, self.header = _sources(run), run.header
+            self.data, self.grid, self.evs = inputs.data, inputs.grid, inputs.evs
+
+
+def _sources(run: PreparedRun) -> tuple[Any, ...]:
+    """What determines the arrays that a run reads."""
+    description = run.description
+    names = [files.image_names(source) for source in (description.data, *run.evs.values())]
+    return (names, list(run.evs), description.mask, description.keep_constant, description.options.scratch)
+
+
+def read_images(run: PreparedRun, reporter: Reporter, shared: SharedImages | None = None) -> PreparedRun:
     """Read the mask, the data and the voxelwise EVs, and report warnings about them.
+
+    Parameters
+    ----------
+    run : PreparedRun
+    reporter : Reporter
+    shared : SharedImages, optional
+        The images of the run before this one, and afterwards those of this one.
 
     Raises
     ------
@@ -398,9 +451,19 @@ def read_images(run: PreparedRun, reporter: Reporter) -> PreparedRun:
     """
     if run.is_read:
         return run
-    description, analysis = run.description, run.analysis
     for warning in [*run.warnings, *_design_warnings(run)]:
         reporter.warn(warning)
+    known = shared.of(run) if shared is not None and run.images_are_files else None
+    run = known or _read(run, reporter)
+    for warning in _data_warnings(run.description, run.analysis):
+        reporter.warn(warning)
+    if shared is not None:
+        shared.keep(run)
+    return run
+
+
+def _read(run: PreparedRun, reporter: Reporter) -> PreparedRun:
+    description, analysis = run.description, run.analysis
     reporter.say("Loading Data: ")
     header, data, grid = None, analysis.inputs.data, analysis.inputs.grid
     scratch, n = description.options.scratch, len(analysis.inputs.design)
@@ -415,10 +478,7 @@ def read_images(run: PreparedRun, reporter: Reporter) -> PreparedRun:
         if column < 0:
             reporter.say(_describe_exclusion(evs[column]))
     reporter.say("Data loaded")
-    analysis = analysis.with_data(data, grid, evs)
-    for warning in _data_warnings(description, analysis):
-        reporter.warn(warning)
-    return replace(run, analysis=analysis, header=header, is_read=True)
+    return replace(run, analysis=analysis.with_data(data, grid, evs), header=header, is_read=True)
 
 
 def read_grid(description: RunDescription, reporter: Reporter) -> tuple[Grid, ImageHeader]:

@@ -16,9 +16,10 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Formatter
+from typing import Any
 
 import pandas as pd
 
@@ -48,6 +49,8 @@ class CohortImages:
         Volumes of the 4D image; 0 for separate images.
     column : str
         The column of the table that names them; empty if there is none.
+    memory : any
+        What holds them, if they are in memory; see `in_memory`. Volumes are then numbers of images in it.
     """
 
     paths: Mapping[int, Path]
@@ -55,15 +58,26 @@ class CohortImages:
     volumes: Mapping[int, int]
     total: int = 0
     column: str = ""
+    memory: Any = None
 
     @property
     def stacked(self) -> bool:
-        """Whether they are volumes of one 4D image."""
-        return self.total > 0
+        """Whether they are volumes of one 4D image in a file."""
+        return self.total > 0 and not self.in_memory
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether they are in memory, and not in files."""
+        return self.memory is not None
+
+    def at(self, rows: Sequence[int]) -> CohortImages:
+        """The images of some rows, which are numbered from 0 then."""
+        paths, missing, volumes = (_renumbered(each, rows) for each in (self.paths, self.missing, self.volumes))
+        return replace(self, paths=paths, missing=missing, volumes=volumes)
 
     def ordered(self, rows: Sequence[int]) -> list[int]:
-        """Rows in the order in which they are analysed: that of the table or, of a 4D image, of its volumes."""
-        return sorted(rows, key=lambda row: self.volumes.get(row, row))
+        """Rows in the order of the analysis: that of the table or, of a 4D image in a file, of its volumes."""
+        return sorted(rows) if self.in_memory else sorted(rows, key=lambda row: self.volumes.get(row, row))
 
     def names(self, rows: Sequence[int]) -> list[Path]:
         """The images of some rows, one for each."""
@@ -72,6 +86,10 @@ class CohortImages:
     def is_whole(self, rows: Sequence[int]) -> bool:
         """Whether some rows, in this order, are all volumes of the 4D image in its order."""
         return [self.volumes.get(row) for row in rows] == list(range(self.total))
+
+
+def _renumbered(values: Mapping[int, Any], rows: Sequence[int]) -> dict[int, Any]:
+    return {new: values[row] for new, row in enumerate(rows) if row in values}
 
 
 def find_images(source: str, cohort: Cohort, reporter: Reporter) -> CohortImages:
@@ -103,11 +121,12 @@ def find_images(source: str, cohort: Cohort, reporter: Reporter) -> CohortImages
         )
     else:
         return _by_volume(source, cohort)
-    _check_separate(found, cohort, reporter)
+    check_separate(found, cohort, reporter)
     return found
 
 
-def _check_separate(found: CohortImages, cohort: Cohort, reporter: Reporter) -> None:
+def check_separate(found: CohortImages, cohort: Cohort, reporter: Reporter) -> None:
+    """Raise `FileError` for rows that share an image, and for images of other participants than those of their rows."""
     rows = sorted(found.paths)
     who = cohort.who.of(rows)
     if twice := participants.shared(found.names(rows), who):
@@ -210,13 +229,8 @@ def _by_volume(source: str, cohort: Cohort) -> CohortImages:
             f"(a column {ID}) or in {stem}.json (a list {participants.SUBJECTS}), in the order of the volumes",
             file=header.path,
         )
-    volumes = _joined(cohort.who, who)
+    volumes = join_volumes(cohort.who, who)
     missing = {row: f"no volume of {header.path}" for row in range(len(cohort)) if row not in volumes}
-    if not volumes:
-        raise FileError(
-            f"{who.origin} ({who.named(0)}, …) and {cohort.origin} ({cohort.who.named(0)}, …) have no participant in "
-            "common"
-        )
     return CohortImages(dict.fromkeys(volumes, header.path), missing, volumes, n)
 
 
@@ -234,13 +248,13 @@ def _of_companion(image: Path, n: int, cohort: Cohort) -> Rows | None:
     return Rows(tuple(table[ID]), path, "volume", visits)
 
 
-def _joined(rows: Rows, volumes: Rows) -> dict[int, int]:
+def join_volumes(rows: Rows, volumes: Rows) -> dict[int, int]:
     """Row of the table → volume of the same participant (and visit).
 
     Raises
     ------
     FileError
-        A participant has several rows or volumes that nothing tells apart.
+        A participant has several rows or volumes that nothing tells apart, or the two have no participant in common.
     """
     exact = rows.needs_spelling or volumes.needs_spelling
     keys = [_keys(each, exact, bool(rows.visits)) for each in (rows, volumes)]
@@ -252,7 +266,13 @@ def _joined(rows: Rows, volumes: Rows) -> dict[int, int]:
                 f"such as {VISIT_COLUMNS[0]} is needed in the table and with the volumes"
             )
     where = {key: number for number, key in enumerate(keys[1])}
-    return {row: where[key] for row, key in enumerate(keys[0]) if key in where}
+    joined = {row: where[key] for row, key in enumerate(keys[0]) if key in where}
+    if not joined:
+        raise FileError(
+            f"{volumes.origin} ({volumes.named(0)}, …) and {rows.origin} ({rows.named(0)}, …) have no participant in "
+            "common"
+        )
+    return joined
 
 
 def _keys(rows: Rows, exact: bool, with_visits: bool) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ from gpuvox.files.images import (
     read_mask,
     read_mask_on,
     read_tiles,
+    some_volumes,
     stacked,
 )
 from gpuvox.files.maps import GEOMETRY, GZIP_LEVEL, Label, make_image, open_map, write_map
@@ -95,6 +96,7 @@ __all__ = [
     "read_tiles",
     "read_volumes",
     "sidecar",
+    "some_volumes",
     "split_suffix",
     "stacked",
     "write_column",

@@ -283,6 +283,11 @@ def stacked(images: Sequence[Any]) -> Any:
     return nib.Nifti1Image(np.stack(volumes, axis=3), first.affine, first.header)
 
 
+def some_volumes(image: Any, numbers: Sequence[int]) -> Any:
+    """Some volumes of a 4D nibabel image, by their numbers from 0."""
+    return nib.Nifti1Image(np.asanyarray(image.dataobj)[..., list(numbers)], image.affine, image.header)
+
+
 def _single_volume(name: Name) -> ImageHeader:
     header = read_header(name)
     if header.shape[3] != 1:

@@ -15,6 +15,7 @@ from gpuvox.cohort.exchangeability import Columns, Exchangeability, find_blocks
 from gpuvox.cohort.formula import Model, build_model, columns_of_formula
 from gpuvox.cohort.hypotheses import Hypothesis, read_hypotheses
 from gpuvox.cohort.images import CohortImages, find_images
+from gpuvox.cohort.in_memory import is_in_memory, join_in_memory
 from gpuvox.cohort.table import ID, Cohort, Excluded, as_cohort, complete, listed, new_column
 from gpuvox.errors import DesignError, FileError
 from gpuvox.grid import Grid
@@ -51,8 +52,9 @@ class VoxelwiseDescription:
     ----------
     table : path or DataFrame
         Participants, a row for each image.
-    images : str or sequence of paths
-        A template, a column of the table, or a 4D image; see `cohort.images`. Or a path for each row of the table.
+    images : str, sequence of paths, or images in memory
+        A template, a column of the table, or a 4D image; see `cohort.images`. Or a path for each row of the table; or
+        see `cohort.in_memory`.
     model : str
         A formula; see `cohort.formula`. Empty for one sample.
     tests : tuple of str
@@ -72,7 +74,7 @@ class VoxelwiseDescription:
     """
 
     table: Any
-    images: str | Sequence[Any]
+    images: Any
     model: str = ""
     tests: tuple[str, ...] = ()
     subset: str = ""
@@ -208,9 +210,8 @@ def prepare_analysis(description: VoxelwiseDescription, reporter: Reporter) -> V
     FileError, DesignError
         One sentence that says what is wrong.
     """
-    cohort, source = _with_images(as_cohort(description.table), description.images)
-    cohort = _subset(cohort, description.subset)
-    images = find_images(source, cohort, reporter)
+    whole = as_cohort(description.table)
+    cohort, images = _joined(whole, _selected(whole, description.subset), description.images, reporter)
     formula = _with_pairs(description, cohort)
     needed = [*(columns_of_formula(formula, cohort) if formula else []), *description.columns.names]
     lacking = {row: [why] for row, why in images.missing.items()}
@@ -245,6 +246,15 @@ def _check_df(model: Model) -> None:
         )
 
 
+def _joined(whole: Cohort, rows: list[int], images: Any, reporter: Reporter) -> tuple[Cohort, CohortImages]:
+    """The selected rows of the table, and their images."""
+    if is_in_memory(images):
+        return whole.at(rows), join_in_memory(images, whole, reporter).at(rows)
+    whole, source = _with_images(whole, images)
+    cohort = whole.at(rows)
+    return cohort, find_images(source, cohort, reporter)
+
+
 def _with_images(cohort: Cohort, images: str | Sequence[Any]) -> tuple[Cohort, str]:
     """The table, with a column of paths if a list of them is given; and what names the images."""
     if isinstance(images, str):
@@ -260,13 +270,14 @@ def _with_images(cohort: Cohort, images: str | Sequence[Any]) -> tuple[Cohort, s
     return replace(cohort, text=text), column
 
 
-def _subset(cohort: Cohort, condition: str) -> Cohort:
+def _selected(cohort: Cohort, condition: str) -> list[int]:
+    """Rows that fit a condition."""
     if not condition:
-        return cohort
-    rows = np.flatnonzero(select(cohort.table, condition)).tolist()
+        return list(range(len(cohort)))
+    rows: list[int] = np.flatnonzero(select(cohort.table, condition)).tolist()
     if not rows:
         raise FileError(f"no row of {cohort.origin} fits --subset {condition!r}", option="--subset")
-    return cohort.at(rows)
+    return rows
 
 
 def _with_pairs(description: VoxelwiseDescription, cohort: Cohort) -> str:

@@ -14,15 +14,17 @@ import numpy as np
 import pandas as pd
 
 from gpuvox import files
-from gpuvox.application.api import Randomised, randomise
+from gpuvox.application.api import Randomised, describe_arguments, run_described
 from gpuvox.application.command import RunDescription
 from gpuvox.application.effects import Effects, make_effects
 from gpuvox.application.findings import Finding, find
+from gpuvox.application.inputs import SharedImages
 from gpuvox.application.outputs import OutputOptions
 from gpuvox.application.result import Result, Tested, TestMaps
 from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis, VoxelwiseDescription, prepare_analysis
 from gpuvox.application.voxelwise.folder import ResultFolder, write_volumes
 from gpuvox.cohort.exchangeability import Columns
+from gpuvox.cohort.in_memory import select_in_memory
 from gpuvox.errors import SettingError
 from gpuvox.estimates import parameter_estimates
 from gpuvox.files import locks
@@ -117,7 +119,7 @@ class VoxelwiseResult(Result):
 
 
 def voxelwise(
-    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    images: Any,
     table: str | os.PathLike[str] | pd.DataFrame,
     model: str = "",
     tests: str | Sequence[str] = (),
@@ -132,18 +134,23 @@ def voxelwise(
 
     Parameters
     ----------
-    images : str or list of paths
+    images : str, list, nibabel image, array or DataFrame
         A template such as ``"maps/{participant_id}_*.nii.gz"`` whose ``{column}`` are cells of the table, a column of
         the table with a path for each row, or a 4D image beside which a table or a JSON file names its volumes. Or a
-        list with a path for each row of the table (None where there is no image).
+        list with a path, a nibabel image or a 3D array for each row of the table (None where there is no image); a 4D
+        nibabel image or (nx, ny, nz, n) array; or an (n, V) array, for which see the mask. Images in memory belong to
+        the rows of the table in their order, unless they have ids: a DataFrame (n, V) is joined by its index, and
+        nibabel images by the names of the files from which they were loaded.
     table : path or DataFrame
         Participants, with the column ``participant_id``; a row for each image.
     model : str
         A formula, as ``"group + age + sex"``; one sample if it is empty.
     tests : str or sequence of str
         As ``"MS - HC"``, ``"age"``, ``"age[MS] - age[HC]"``, ``"group"`` (F); the mean of one sample by default.
-    mask : path, nibabel image, array or Grid, optional
-        Every voxel that varies, if it is left out.
+    mask : path, nibabel image, array, Grid or nilearn masker, optional
+        Every voxel that varies, if it is left out. For (n, V) images, a `gpuvox.Grid` whose voxels the columns are, in
+        its order, or the fitted nilearn masker that extracted them; without either, where the voxels lie is unknown,
+        and only the voxelwise test (``voxel=True, tfce=False``) is possible.
     subset : str
         A condition for the rows that count: ``"group != 'PD' and age >= 18"``.
     missing : str
@@ -168,6 +175,7 @@ def voxelwise(
     >>> result = gpuvox.voxelwise("vbm/{participant_id}.nii.gz", "participants.tsv", "group + age", "MS - HC", seed=1)
     >>> result.maps["MS - HC", "tfceFWE"]
     """
+    images, mask = _unmasked(images, mask)
     settings.setdefault("tfce", not any(settings.get(name) for name in STATISTICS))
     settings.setdefault("voxel", False)
     fdr = bool(settings.pop("fdr", False))
@@ -176,7 +184,7 @@ def voxelwise(
     options = Options(n_permutations=settings.get("n_permutations", 5000), seed=settings["seed"])
     description = VoxelwiseDescription(
         table=table,
-        images=os.fspath(images) if isinstance(images, str | os.PathLike) else images,
+        images=os.fspath(images) if isinstance(images, os.PathLike) else images,
         model=model,
         tests=(tests,) if isinstance(tests, str) else tuple(tests),
         subset=subset,
@@ -186,9 +194,10 @@ def voxelwise(
         run=RunDescription("", options=options),
     )
     analysis = prepare_analysis(description, replace(Reporter.silent(), warn=files.notice))
+    shared = SharedImages()
     with tempfile.TemporaryDirectory() as temporary:
         data = _data(analysis, temporary)
-        runs = tuple((run, _run(analysis, run, data, {**settings, "mask": mask})) for run in analysis.runs)
+        runs = tuple((run, _run(analysis, run, data, mask, settings, shared)) for run in analysis.runs)
     effects = {name: each for run, result in runs for name, each in _effects(analysis, run, result).items()}
     findings = {each.name: each for run, result in runs for each in _findings(run, result, effects)}
     return VoxelwiseResult(analysis, tuple(findings[each.name] for each in analysis.hypotheses), runs, effects)
@@ -208,21 +217,39 @@ def _columns(given: Mapping[str, str | Sequence[str]]) -> Columns:
     )
 
 
-def _run(analysis: VoxelwiseAnalysis, run: Run, data: Any, settings: Mapping[str, Any]) -> Randomised:
+def _run(
+    analysis: VoxelwiseAnalysis, run: Run, data: Any, mask: Any, settings: Mapping[str, Any], shared: SharedImages
+) -> Randomised:
     """One run of randomise."""
-    names = run.names
+    names, options = run.names, run.options
     design = pd.DataFrame(analysis.model.matrix, columns=names.evs, index=pd.Index(analysis.cohort.ids))
-    contrasts = pd.DataFrame(run.contrasts, columns=names.evs, index=names.contrasts)
-    f_tests = pd.DataFrame(run.f_tests, columns=names.contrasts, index=names.f_tests) if len(run.f_tests) else None
-    options = run.options
-    return randomise(
-        data, design, contrasts, f_tests=f_tests, blocks=analysis.exchangeability.blocks, flip=options.flip,
-        whole_blocks=options.whole_blocks, f_only=options.f_only, **settings,
-    )  # fmt: skip
+    sources = {
+        "mask": mask,
+        "design": design,
+        "contrasts": pd.DataFrame(run.contrasts, columns=names.evs, index=names.contrasts),
+        "blocks": analysis.exchangeability.blocks,
+    }
+    if len(run.f_tests):
+        sources["f_tests"] = pd.DataFrame(run.f_tests, columns=names.contrasts, index=names.f_tests)
+    of_run = {"flip": options.flip, "whole_blocks": options.whole_blocks, "f_only": options.f_only, **settings}
+    return run_described(describe_arguments(data, sources, None, of_run), shared)
+
+
+def _unmasked(images: Any, mask: Any) -> tuple[Any, Any]:
+    """The output of a nilearn masker as images, and its mask."""
+    if not hasattr(mask, "inverse_transform"):
+        return images, mask
+    if isinstance(images, pd.DataFrame) or not isinstance(images, np.ndarray):
+        raise SettingError(
+            "a nilearn masker as mask belongs to the (n, V) array that its transform returned", option="mask"
+        )
+    return mask.inverse_transform(images), mask.mask_img_
 
 
 def _data(analysis: VoxelwiseAnalysis, temporary: str) -> Any:
     """The images, in the order of the rows; some volumes of a 4D image are copied into a temporary folder."""
+    if analysis.images.in_memory:
+        return select_in_memory(analysis.images, analysis.rows)
     if not analysis.images.stacked:
         return analysis.images.names(analysis.rows)
     source = analysis.images.paths[analysis.rows[0]]

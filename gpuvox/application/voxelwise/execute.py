@@ -13,7 +13,7 @@ from gpuvox.application.command import RunDescription
 from gpuvox.application.execute import execute as execute_run
 from gpuvox.application.execute import prepare_to_run
 from gpuvox.application.findings import Finding
-from gpuvox.application.inputs import read_grid
+from gpuvox.application.inputs import SharedImages, read_grid
 from gpuvox.application.plan import plan as plan_run
 from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis, VoxelwiseDescription, prepare_analysis
 from gpuvox.application.voxelwise.folder import ResultFolder
@@ -76,10 +76,10 @@ def execute(
         described = replace(description.run, data=data, line=output.line)
         runs = [_describe(described, analysis, run, folder) for run in analysis.runs]
         seed = _seed(runs) if seed is None else seed
-        once = _once(reporter)
+        once, shared = _once(reporter), SharedImages()
         for run in runs:
             resume = run.resume and os.path.exists(run.tally_file)
-            execute_run(replace(run.with_seed(seed), resume=resume), once)
+            execute_run(replace(run.with_seed(seed), resume=resume), once, shared)
         found = folder.finish(
             analysis,
             fsl_names=output.fsl_names,

@@ -173,7 +173,8 @@ class ResultFolder:
         table = analysis.cohort.text
         if os.path.isfile(analysis.cohort.origin):
             table = relocated(table, analysis.cohort.origin, target)
-        table = table.assign(**{self.image_column(analysis): self._image_cells(analysis)})
+        if not analysis.images.in_memory:
+            table = table.assign(**{self.image_column(analysis): self._image_cells(analysis)})
         if analysis.images.stacked:
             volumes = [str(analysis.images.volumes[row] + 1) for row in analysis.rows]
             table = table.assign(**{new_column(table, "volume"): volumes})

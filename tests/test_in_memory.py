@@ -1,0 +1,149 @@
+"""Images of `gpuvox.voxelwise` that are in memory: joined by id where they have ids, else by the rows of the table."""
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_array_equal
+
+import gpuvox
+from gpuvox import files
+from gpuvox.cohort.in_memory import join_in_memory, select_in_memory
+from gpuvox.cohort.table import as_cohort
+from gpuvox.reporter import Reporter
+from tests.front_door import make_two_groups
+
+SILENT = Reporter.silent()
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return make_two_groups(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="module")
+def expected(cohort):
+    """Of the files by a template."""
+    return analyse(cohort, f"{cohort.folder}/maps/{{participant_id}}_gm.nii.gz")
+
+
+def analyse(cohort, images, **settings):
+    settings = {"mask": cohort.folder / "mask.nii.gz", "n_permutations": 20, "seed": 1, **settings}
+    return gpuvox.voxelwise(images, cohort.table, "group + age", ["MS - HC", "group"], **settings)
+
+
+def grid_of(cohort):
+    return files.read_mask(cohort.folder / "mask.nii.gz")
+
+
+class Masker:
+    """What is used of a fitted nilearn masker; its voxels are in numpy's order."""
+
+    def __init__(self, path):
+        self.mask_img_ = nib.load(path)
+
+    def transform(self, values):
+        return values[:, self.mask_img_.get_fdata() > 0]
+
+    def inverse_transform(self, rows):
+        inside = self.mask_img_.get_fdata() > 0
+        volumes = np.zeros((*inside.shape, len(rows)), dtype=np.float32)
+        volumes[inside] = rows.T
+        return nib.Nifti1Image(volumes, self.mask_img_.affine)
+
+
+def in_every_form(cohort):
+    """The same images, however they are held, with the settings that go with them."""
+    affine, grid = nib.load(cohort.folder / "mask.nii.gz").affine, grid_of(cohort)
+    stack = np.moveaxis(cohort.values, 0, -1)
+    rows = np.stack([grid.to_vector(values) for values in cohort.values])
+    masker = Masker(cohort.folder / "mask.nii.gz")
+    by_id = pd.DataFrame(rows, index=cohort.table.participant_id).iloc[::-1]
+    return {
+        "nibabel images": ([nib.Nifti1Image(values, affine) for values in cohort.values], {}),
+        "4D nibabel image": (nib.Nifti1Image(stack, affine), {}),
+        "4D array": (stack, {}),
+        "3D arrays": (list(cohort.values), {}),
+        "rows on a grid": (rows, {"mask": grid}),
+        "rows by id": (by_id, {"mask": grid}),
+        "nilearn masker": (masker.transform(cohort.values), {"mask": masker}),
+    }
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "nibabel images",
+        "4D nibabel image",
+        "4D array",
+        "3D arrays",
+        "rows on a grid",
+        "rows by id",
+        "nilearn masker",
+    ],
+)
+def test_every_form_gives_the_maps_of_the_files(cohort, expected, form):
+    images, settings = in_every_form(cohort)[form]
+    result = analyse(cohort, images, **settings)
+    for kind in ("t", "tfceFWE"):
+        assert_array_equal(result.maps["MS - HC", kind], expected.maps["MS - HC", kind])
+    if form == "4D nibabel image":
+        result.save(cohort.folder / "saved")
+        assert list(pd.read_csv(cohort.folder / "saved" / "participants.tsv", sep="\t")) == list(cohort.table)
+
+
+def test_rows_without_places_are_tested_by_voxel_only(cohort, expected):
+    rows = np.stack([grid_of(cohort).to_vector(values) for values in cohort.values])
+    with pytest.raises(ValueError, match="no mask defines the positions of the 120 voxels, which TFCE needs"):
+        analyse(cohort, rows, mask=None)
+    result = analyse(cohort, rows, mask=None, voxel=True, tfce=False)
+    assert_array_equal(result.maps["MS - HC", "t"], expected.maps["MS - HC", "t"])
+
+
+def test_a_subset_takes_the_images_of_its_rows(cohort):
+    affine = np.eye(4)
+    stack = np.moveaxis(cohort.values, 0, -1)
+    rows = np.flatnonzero(cohort.table.sex == "F").tolist()
+    table = as_cohort(cohort.table)
+    for held in (nib.Nifti1Image(stack, affine), stack, stack.reshape(-1, len(table)).T, list(cohort.values)):
+        images = join_in_memory(held, table, SILENT).at(rows)
+        chosen = select_in_memory(images, range(len(rows)))
+        if isinstance(chosen, list):
+            values = np.stack(chosen, axis=-1)
+        else:
+            values = np.asanyarray(chosen.dataobj) if hasattr(chosen, "dataobj") else chosen
+        values = values.T if values.ndim == 2 else values
+        assert_array_equal(values.reshape(stack[..., rows].shape), stack[..., rows])
+
+
+def test_what_has_ids_is_joined_by_them(cohort):
+    table = as_cohort(cohort.table)
+    rows = cohort.values.reshape(len(table), -1)
+    frame = pd.DataFrame(rows, index=[name.removeprefix("sub-") for name in table.ids]).iloc[::-1].iloc[3:]
+    images = join_in_memory(frame, table, SILENT)
+    assert len(images.missing) == 3
+    there = images.ordered(sorted(images.volumes))
+    assert_array_equal(select_in_memory(images, there), rows[there])
+    with pytest.raises(ValueError, match="have no participant in common"):
+        join_in_memory(frame.rename(index=lambda name: f"patient-{name}"), table, SILENT)
+    counted = join_in_memory(pd.DataFrame(rows), table, SILENT)  # 0, 1, 2 … are no ids
+    assert_array_equal(select_in_memory(counted, range(16)), rows)
+    loaded = [nib.load(cohort.folder / "maps" / f"{name}.nii.gz") for name in cohort.names]
+    assert not join_in_memory([*loaded[:-1], None], table, SILENT).paths
+    with pytest.raises(ValueError, match="row 1 of the table is"):
+        join_in_memory(loaded[::-1], table, SILENT)
+    with pytest.raises(ValueError, match="there are 15 images, and 16 rows in the table"):
+        join_in_memory(loaded[:-1], table, SILENT)
+    with pytest.raises(ValueError, match=r"the images have shape \(8, 7, 6\)"):
+        join_in_memory(cohort.values[0], table, SILENT)
+
+
+def test_images_are_read_once_whatever_the_number_of_runs(cohort, monkeypatch):
+    """t tests, F tests and means are three runs of randomise on the same images."""
+    calls = []
+    original = files.read_cohort
+    monkeypatch.setattr(files, "read_cohort", lambda *a, **k: calls.append(a) or original(*a, **k))
+    images = f"{cohort.folder}/maps/{{participant_id}}_gm.nii.gz"
+    common = {"mask": cohort.folder / "mask.nii.gz", "n_permutations": 5, "seed": 1}
+    gpuvox.voxelwise(images, cohort.table, "group", ["MS - HC", "group", "MS"], **common)
+    assert len(calls) == 1
