@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuvox.device import Device, OutOfDeviceMemory, memory_limit, why_unavailable
+from gpuvox.device import Device, Event, OutOfDeviceMemory, memory_limit, why_unavailable
 from gpuvox.errors import CacheWarning, DeviceError, UsageError
 from gpuvox.runtime import caches
 from gpuvox.types import AnyArray, DeviceArray
@@ -168,6 +168,7 @@ class CudaDevice(Device):
             # Separate pools, so that other users of CuPy in this process keep theirs. Kept arrays have a pool of their
             # own, or small tables would pin parts of large chunks.
             self._pool, self._kept_pool = cupy.cuda.MemoryPool(), cupy.cuda.MemoryPool()
+            self._copies = cupy.cuda.Stream(non_blocking=True)
 
     @contextmanager
     def _current(self) -> Iterator[None]:
@@ -252,6 +253,36 @@ class CudaDevice(Device):
                 function.preferred_shared_memory_carveout = 100
                 self._shared[kernel] = shared
             function((*grid, 1), (threads, 1, 1), arguments, shared_mem=shared)
+
+    def page_locked(self, shape: tuple[int, ...], dtype: DTypeLike) -> AnyArray:
+        """See `Device.page_locked`."""
+        count = int(np.prod(shape, dtype=np.int64))
+        with self._current():
+            memory = self._cupy.cuda.alloc_pinned_memory(max(1, count * np.dtype(dtype).itemsize))
+        return np.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
+
+    def send(self, array: Any, values: AnyArray, after: Event | None) -> Event:
+        """See `Device.send`."""
+        with self._current():
+            if after is not None:
+                self._copies.wait_event(after)
+            array.data.copy_from_host_async(values.ctypes.data, values.nbytes, self._copies)
+            return self._copies.record()
+
+    def mark(self) -> Event:
+        """See `Device.mark`."""
+        with self._current():
+            return self._cupy.cuda.get_current_stream().record()
+
+    def wait_for(self, event: Event) -> None:
+        """See `Device.wait_for`."""
+        with self._current():
+            self._cupy.cuda.get_current_stream().wait_event(event)
+
+    def finish(self, event: Event) -> None:
+        """See `Device.finish`."""
+        with self._current():
+            event.synchronize()
 
     def kernel(self, name: str) -> Any:
         """A compiled kernel.

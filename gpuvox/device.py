@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from importlib.util import find_spec
 from threading import RLock
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -22,6 +23,9 @@ from gpuvox.types import AnyArray, DeviceArray
 
 MEMORY_VARIABLE = "GPUVOX_DEVICE_MEMORY"
 """Environment variable that limits how much of a device's memory is used: bytes, or a number with K, M or G."""
+
+Event: TypeAlias = Any
+"""A moment in the work of a device; see `Device.send` and `Device.mark`."""
 
 KEPT = 64
 """Uploads that `Device.keep` remembers."""
@@ -108,6 +112,40 @@ class Device(ABC):
         shared : int
             Bytes of dynamic shared memory.
         """
+
+    @abstractmethod
+    def page_locked(self, shape: tuple[int, ...], dtype: DTypeLike) -> AnyArray:
+        """An array of the host for `send`, in memory that the system does not move."""
+
+    @abstractmethod
+    def send(self, array: DeviceArray, values: AnyArray, after: Event | None) -> Event:
+        """Begin to copy page-locked values into an array of the device, of the same shape and type, beside its kernels.
+
+        Parameters
+        ----------
+        array : DeviceArray
+        values : array
+            From `page_locked`; they must not change before `finish` has returned for the event.
+        after : Event, optional
+            The copy waits for this: the last use of the array.
+
+        Returns
+        -------
+        Event
+            When the copy is complete; kernels that need it are launched after `wait_for`.
+        """
+
+    @abstractmethod
+    def mark(self) -> Event:
+        """When all that has been launched so far has finished."""
+
+    @abstractmethod
+    def wait_for(self, event: Event) -> None:
+        """Let everything that is launched from now on wait for an event; the host does not wait."""
+
+    @abstractmethod
+    def finish(self, event: Event) -> None:
+        """Wait for an event on the host."""
 
     @abstractmethod
     def free_bytes(self) -> int:

@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -42,8 +42,9 @@ from gpuvox.errors import DesignError
 from gpuvox.jit import inner, intrinsic, loop
 from gpuvox.partitioning import PartitionedDesign, invariant_part
 from gpuvox.reductions import list_items, put_on_device
-from gpuvox.scratch import WIDTH, Data, Tiles, block, pieces, pieces_with, take
+from gpuvox.scratch import WIDTH, Data, Tiles, copy_block, pieces, pieces_with, take
 from gpuvox.smooth import MaskedGaussian
+from gpuvox.streaming import Slabs
 from gpuvox.types import AnyArray, Bools, DeviceArray, Float32, Float64, Floats, Int32, Ints, MapBatch, Shuffles
 
 TILE = WIDTH
@@ -574,7 +575,8 @@ _UPLOAD_BYTES = 64 << 20  # of the host, for what is on its way to the device
 class _GlmOnDevice:
     """Maps of a `Glm` on a device.
 
-    Data that take no more than half of the free memory stay there; larger data are sent slab by slab for every batch.
+    Data that take no more than half of the free memory stay there; larger data are sent slab by slab for every batch,
+    see `streaming`.
     """
 
     def __init__(self, glm: Glm, device: Device) -> None:
@@ -587,12 +589,14 @@ class _GlmOnDevice:
         self.slab = min(wide, _MOST_TILES * _COLUMNS)
         self.residuals: DeviceArray | None = None
         self.data: DeviceArray | None = None
+        self.slabs: Slabs | None = None
         if self.slab == wide and 8 * n * wide <= device.free_bytes() // 2:
             self.residuals = self._columns(glm._residuals, 0, wide)
             self.data = self._columns(glm.data, 0, n_voxels)
         else:
-            affordable = device.free_bytes() // (16 * n) // _COLUMNS * _COLUMNS
+            affordable = device.free_bytes() // (24 * n) // _COLUMNS * _COLUMNS
             self.slab = int(np.clip(affordable, _COLUMNS, self.slab))
+            self.slabs = Slabs(device, n, n_voxels, self.slab, partial(copy_block, glm._residuals))
 
     def _columns(self, values: Data, start: int, width: int) -> DeviceArray:
         """Columns of (n, V) values on the device, 0 beyond the last; rows are sent a few at a time."""
@@ -603,7 +607,7 @@ class _GlmOnDevice:
         for first in range(0, n, step):
             rows = slice(first, min(first + step, n))
             part = np.zeros((rows.stop - first, width), dtype=np.float32)
-            part[:, : voxels.stop - start] = block(values, rows, voxels)
+            copy_block(values, rows, voxels, part[:, : voxels.stop - start])
             self.device.put(self.device.rows(columns, first, rows.stop), part)
         return columns
 
@@ -617,10 +621,7 @@ class _GlmOnDevice:
         sse = device.empty(shape if glm.smoother else (1, 1), np.float32)
         marks = device.full(len(shuffles), 0, np.int32)
         rows = self._shuffled_rows(shuffles)
-        for start in range(0, glm.n_voxels, self.slab):
-            residuals = self.residuals
-            if residuals is None:
-                residuals = self._columns(glm._residuals, start, self.slab)
+        for start, residuals in self._residual_slabs():
             self._products(rows, residuals, start, len(shuffles), out, sse, marks)
         low = (device.download(marks) > 0) & ~equivalent
         if low.any():
@@ -629,6 +630,11 @@ class _GlmOnDevice:
             self._smooth(out, sse)
         self.settle(shuffles, out, equivalent)
         return out
+
+    def _residual_slabs(self) -> Iterator[tuple[int, DeviceArray]]:
+        if self.slabs is None:
+            return iter([(0, self.residuals)]) if self.residuals is not None else iter(())
+        return self.slabs.sweep()
 
     def _shuffled_rows(self, shuffles: Shuffles) -> DeviceArray:
         """(n, rows) Rows of all permutations, in whole tiles."""

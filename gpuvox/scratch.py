@@ -213,6 +213,19 @@ def block(data: Data, rows: slice, voxels: slice) -> Float32:
     return data.block(rows, voxels) if isinstance(data, Tiles) else data[rows, voxels]
 
 
+def copy_block(data: Data, rows: slice, voxels: slice, out: Float32) -> None:
+    """Copy a rectangle of the data into an array of its shape."""
+    if not isinstance(data, Tiles):
+        out[...] = data[rows, voxels]
+        return
+    start, stop, _ = voxels.indices(data.shape[1])
+    for tile in range(start // WIDTH, -(-stop // WIDTH)):
+        data.read_ahead(tile)
+        first, last = max(tile * WIDTH, start), min((tile + 1) * WIDTH, stop)
+        here = slice(first - tile * WIDTH, last - tile * WIDTH)
+        out[:, first - start : last - start] = data.values[tile, rows, here]
+
+
 def take(data: Data, voxels: AnyArray) -> Float32:
     """(n, m) Copy of some columns."""
     out = np.empty((data.shape[0], len(voxels)), dtype=np.float32)

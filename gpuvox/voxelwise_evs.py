@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -34,8 +34,9 @@ from gpuvox.glm import (
     upload_shuffles,
     z_table,
 )
-from gpuvox.scratch import WIDTH, Data, Tiles, as_tiles, block, pieces, pieces_with
+from gpuvox.scratch import WIDTH, Data, Tiles, as_tiles, copy_block, pieces, pieces_with
 from gpuvox.smooth import MaskedGaussian
+from gpuvox.streaming import Slabs
 from gpuvox.types import AnyArray, Bools, DeviceArray, Float32, Float64, Int32, Ints, MapBatch, Shuffles
 from gpuvox.voxelwise_loops import count_ranks, fill_maps, fill_z
 
@@ -330,41 +331,55 @@ def _any_nonzero(masks: Iterable[AnyArray]) -> Float32:
     return outside
 
 
+def _fill(data: Data, evs: Data, rows: slice, voxels: slice, out: Float32) -> None:
+    """Copy rows of the data, and of the EVs below them."""
+    n = data.shape[0]
+    middle = min(max(n, rows.start), rows.stop)  # the first row of the EVs
+    copy_block(data, slice(rows.start, middle), voxels, out[: middle - rows.start])
+    copy_block(evs, slice(middle - n, rows.stop - n), voxels, out[middle - rows.start :])
+
+
 _THREADS = 128
-_UPLOAD_BYTES = 128 << 20  # of the host, for a slab of data and EVs in tiles
 
 
 class _OnDevice:
     """Maps of a `VoxelwiseGlm` on a device, a slab of voxels at a time.
 
-    The bases of the last slab are kept, so that they are computed only once if one slab is enough.
+    The bases of the last slab are kept, so that they are computed only once if one slab is enough. Data and EVs of
+    several slabs are sent while the slab before is computed, see `streaming`.
     """
 
     def __init__(self, glm: VoxelwiseGlm, device: Device) -> None:
         self.glm, self.device = glm, device
         static, position, mixing, size, self.outside = glm._arguments
         self.n, self.k, self.planes = len(static), mixing.shape[1], mixing.shape[1] + glm._has_exclusions
-        sent = 4 * self.n * (len(glm.evs) + 1)
-        each = 8 * self.n * (self.planes + 1) + sent + 4 * self.k + 8
+        self.rows = self.n + glm._evs.shape[0]
+        each = 8 * self.n * (self.planes + 1) + 8 * self.rows + 4 * self.k + 8
         self.slab = int(np.clip(device.free_bytes() // 4 // each, 1, max(glm.n_voxels, 1)))
-        if isinstance(glm.data, Tiles):  # then the host has no room for large slabs either
-            self.slab = max(1, min(self.slab, _UPLOAD_BYTES // sent))
+        self.sent: Slabs | None = None
         self.constants: list[AnyArray] = [np.ascontiguousarray(static), position.astype(np.int32), mixing, size]
         self.prepared: tuple[int, int, list[DeviceArray]] | None = None
 
     def slabs(self) -> Iterator[tuple[int, int, list[DeviceArray]]]:
         """Start, width, and (columns, y, stands, norms) of every slab."""
-        for start in range(0, self.glm.n_voxels, self.slab):
+        if self.prepared is not None and self.slab >= self.glm.n_voxels:
+            yield self.prepared
+            return
+        sent = self.sent or Slabs(
+            self.device, self.rows, self.glm.n_voxels, self.slab, partial(_fill, self.glm.data, self.glm._evs)
+        )
+        if self.slab < self.glm.n_voxels:
+            self.sent = sent
+        for start, values in sent.sweep():
             width = min(self.slab, self.glm.n_voxels - start)
             if self.prepared is None or self.prepared[:2] != (start, width):
                 self.prepared = None  # its memory is needed
-                self.prepared = start, width, self._prepare(start, width)
+                self.prepared = start, width, self._prepare(width, values)
             yield self.prepared
 
-    def _prepare(self, start: int, width: int) -> list[DeviceArray]:
+    def _prepare(self, width: int, values: DeviceArray) -> list[DeviceArray]:
         glm, device, n, k = self.glm, self.device, self.n, self.k
-        part, everyone = slice(start, start + width), slice(None)
-        data, evs = block(glm.data, everyone, part), glm._split(block(glm._evs, everyone, part))
+        data, evs = device.rows(values, 0, n), device.rows(values, n, self.rows)
         static, position, mixing, size = (device.keep(array) for array in self.constants)
         made = [
             device.empty((self.planes, n, width), np.float64), device.empty((n, width), np.float64),
@@ -373,8 +388,8 @@ class _OnDevice:
         removed = {Nuisance.NONE: 0, Nuisance.TER_BRAAK: k}.get(glm.nuisance, glm._n_nuisance)
         device.launch(
             "voxelwise_prepare", blocks_for(width, _THREADS, device), _THREADS,
-            device.upload(data), np.int64(width), np.int64(0), np.int32(width), static,
-            np.int32(len(self.constants[1])), device.upload(evs), position, mixing, size, np.int32(n),
+            data, np.int64(self.slab), np.int64(0), np.int32(width), static,
+            np.int32(len(self.constants[1])), evs, position, mixing, size, np.int32(n),
             np.int32(k), np.int32(removed), np.int32(glm._demeaned), np.int32(self.outside),
             np.int32(glm.nuisance == Nuisance.NONE), *made,
         )  # fmt: skip

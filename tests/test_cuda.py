@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
+from functools import partial
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -62,9 +65,37 @@ class Pointer:
     def memset_async(self, value, size):
         self.bytes[:size] = value
 
+    def copy_from_host_async(self, address, size, stream):
+        Stream.log.append("copy")
+        ctypes.memmove(self.bytes.ctypes.data, address, size)
+
     def __del__(self):
         self.pool.used -= self.size
         self.pool.kept += self.size
+
+
+class Part:
+    """The memory of some rows."""
+
+    def __init__(self, whole, values):
+        self.whole, self.bytes = whole, values
+        self.copy_from_host_async = partial(Pointer.copy_from_host_async, self)
+
+
+class Stream:
+    """A stream that has done everything when it is asked."""
+
+    log: ClassVar[list[str]] = []
+
+    def __init__(self, non_blocking=False):
+        self.name = "copies" if non_blocking else "kernels"
+
+    def record(self):
+        Stream.log.append(f"{self.name} record")
+        return SimpleNamespace(synchronize=lambda: Stream.log.append("host waits"))
+
+    def wait_event(self, event):
+        Stream.log.append(f"{self.name} wait")
 
 
 class Array(_Tracked):
@@ -89,7 +120,7 @@ class Array(_Tracked):
 
     def view(self, values):
         out = object.__new__(Array)
-        out.data = self.data
+        out.data = Part(self.data, values)
         _Tracked.__init__(out, values, SimpleNamespace(used=0, largest=0), 0)
         out.nbytes = values.nbytes
         return out
@@ -135,6 +166,9 @@ class StandIn:
 
     class cuda:  # noqa: N801
         MemoryPool = Pool
+        Stream = Stream
+        get_current_stream = staticmethod(Stream)
+        alloc_pinned_memory = staticmethod(lambda size: np.zeros(size, np.uint8))
         memory = SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
         driver = SimpleNamespace(CUDADriverError=CUDADriverError)
 
@@ -196,6 +230,21 @@ def test_arrays(cupy):
     with pytest.raises(ValueError, match="0 or -1"):
         device.full(2, 1, np.int32)
     assert device.upload(np.zeros((0, 3))).shape == (0, 3)
+
+
+def test_copies_beside_the_kernels(cupy):
+    """A copy from page-locked memory, on its own stream, between what it waits for and what waits for it."""
+    device = cuda.CudaDevice(0)
+    array, staged = device.full((3, 2), 0, np.float32), device.page_locked((2, 2), np.float32)
+    staged[...] = [[1, 2], [3, 4]]
+    Stream.log.clear()
+    event = device.send(device.rows(array, 1, 3), staged, device.mark())
+    device.wait_for(event)
+    device.finish(device.send(device.rows(array, 0, 1), staged[:1], None))
+    np.testing.assert_array_equal(device.download(array), [[1, 2], [1, 2], [3, 4]])
+    assert Stream.log == [
+        "kernels record", "copies wait", "copy", "copies record", "kernels wait", "copy", "copies record", "host waits",
+    ]  # fmt: skip
 
 
 def test_the_limit_counts_what_is_kept(cupy):

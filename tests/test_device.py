@@ -161,6 +161,14 @@ def test_data_larger_than_the_device_are_sent_in_slabs():
         assert device.largest <= device.limit
         kernel = "voxelwise_prepare" if evs else "glm_maps<false>"
         assert device.launched.count(kernel) > 4
+        assert kinds_of(device.operations, kernel)[:7] == ["send", "wait", kernel, "send", "wait", kernel, "send"]
+
+
+def kinds_of(operations, kernel):
+    """What was asked of the device for slabs, in order: copies that follow each other are one."""
+    kinds = [name if name == kernel else kind for kind, name in operations if name == kernel or kind != "launch"]
+    kinds = [kind for kind in kinds if kind != "finish"]
+    return [kind for i, kind in enumerate(kinds) if i == 0 or kind != kinds[i - 1]]
 
 
 @needs_compiler

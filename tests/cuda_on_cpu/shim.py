@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,10 @@ class ShimDevice(Device):
 
     `limit` caps the bytes of live arrays; `fail_at` makes the n-th allocation from now fail; `max_threads` cuts the
     threads of blocks, which kernels must not notice.
+
+    Kernels run when they are launched. What `send` copies is copied as late as a GPU might: when something waits for
+    it, from what the page-locked array holds then. A copy that does not wait for the last kernel that used its target
+    fails. `operations` lists (what, which) in the order in which the host asked for them.
     """
 
     def __init__(self, max_threads=1, limit=1 << 33, n_processors=2, shared_bytes=96 << 10, libraries=None):
@@ -102,6 +107,9 @@ class ShimDevice(Device):
         self.n_processors, self.shared_bytes = n_processors, shared_bytes
         self.max_threads, self.limit, self.used, self.largest, self.fail_at = max_threads, limit, 0, 0, -1
         self.launched: list[str] = []
+        self.operations: list[tuple[str, object]] = []
+        self._sent: list[tuple[int, np.ndarray, np.ndarray]] = []
+        self._last_use = weakref.WeakKeyDictionary()
         self._libraries = dict(libraries or {})
         self._signatures = {}
 
@@ -152,8 +160,44 @@ class ShimDevice(Device):
             pointers[i] = value.ctypes.data
         x, y = (blocks, 1) if isinstance(blocks, int) else blocks
         shape = (ctypes.c_uint * 3)(x, y, min(threads, self.max_threads))
-        self.launched.append(kernel)
+        self.note_launch(kernel, arguments)
         assert self._library(FAMILY[kernel]).start(kernel.encode(), shape, ctypes.c_ulong(shared), pointers) == 0
+
+    def page_locked(self, shape, dtype):
+        return np.full(shape, 0xAB).astype(dtype)
+
+    def send(self, array, values, after):
+        assert array.shape == values.shape
+        assert array.dtype == values.dtype
+        used = self._last_use.get(root(array), 0)
+        assert used <= (after[1] if after else 0), "a copy into an array that a kernel may still use"
+        self.operations.append(("send", len(self.operations)))
+        self._sent.append((len(self.operations), array.values, values))
+        return "copy", len(self.operations)
+
+    def mark(self):
+        return "kernels", len(self.launched)
+
+    def wait_for(self, event):
+        self.operations.append(("wait", event[1] - 1))
+        self._copy_up_to(event)
+
+    def finish(self, event):
+        self.operations.append(("finish", event[1] - 1))
+        self._copy_up_to(event)
+
+    def note_launch(self, kernel, arguments):
+        """Remember what a kernel uses."""
+        self.launched.append(kernel)
+        self.operations.append(("launch", kernel))
+        for argument in arguments:
+            if isinstance(argument, _Tracked):
+                self._last_use[root(argument)] = len(self.launched)
+
+    def _copy_up_to(self, event):
+        while event[0] == "copy" and self._sent and self._sent[0][0] <= event[1]:
+            _, target, values = self._sent.pop(0)
+            target[...] = values
 
     def _library(self, family):
         if not isinstance(self._libraries.get(family), ctypes.CDLL):
@@ -165,6 +209,13 @@ class ShimDevice(Device):
 
     def release(self):
         pass
+
+
+def root(array):
+    """The allocation that an array is a part of."""
+    while hasattr(array, "base"):
+        array = array.base
+    return array
 
 
 class _Tracked:
