@@ -96,3 +96,138 @@ def test_rows_of_voxels_have_no_clusters():
     data = np.random.default_rng(1).normal(size=(10, 5))
     data[:, 3] += 9
     assert "voxelwise: 1 voxel survives at p < 0.05" in repr(gpuvox.randomise(data, n_permutations=200, seed=1))
+
+
+# -- what randomise takes --------------------------------------------------------------------------------------------
+
+
+def in_numbers(values, contrasts, **settings):
+    return gpuvox.randomise(values, DESIGN.to_numpy(), contrasts, n_permutations=10, seed=1, **settings)
+
+
+@pytest.mark.parametrize(
+    ("contrasts", "weights", "names"),
+    [
+        (["MS - HC", "age"], [[-1, 1, 0], [0, 0, 1]], ["MS - HC", "age"]),
+        ("(MS + HC)/2", [[0.5, 0.5, 0]], ["(MS + HC)/2"]),
+        (["atrophy: HC - 2 * MS"], [[1, -2, 0]], ["atrophy"]),
+        ({"slope": "-age", "weights": [0, 1, 0]}, [[0, 0, -1], [0, 1, 0]], ["slope", "weights"]),
+    ],
+)
+def test_contrasts_in_the_names_of_the_columns(values, contrasts, weights, names):
+    named = gpuvox.randomise(values, DESIGN, contrasts, n_permutations=10, seed=1)
+    numbers = in_numbers(values, weights)
+    assert [each.name for each in named.tested] == names
+    for name, expected in numbers.maps.items():
+        assert_array_equal(named.maps[name], expected)
+
+
+def test_a_column_whose_name_is_no_word(values):
+    frame = DESIGN.rename(columns={"MS": "group: MS", "HC": "3T-HC"})
+    named = gpuvox.randomise(values, frame, ["group: MS", "`group: MS` - `3T-HC`"], n_permutations=10, seed=1)
+    assert_array_equal(named.maps["tstat2"], in_numbers(values, [[0, 1, 0], [-1, 1, 0]]).maps["tstat2"])
+
+
+@pytest.mark.parametrize(
+    ("contrasts", "message"),
+    [
+        (["MS - PD"], "the contrast 'MS - PD' has 'PD', which is no column of the design; there are HC, MS, age"),
+        (["MS * HC"], "cannot be read"),
+        (["MS -"], "cannot be read"),
+        (["MS = 2"], "is not a single sum of columns that is compared with 0"),
+        (["MS - HC, age"], "is not a single sum"),
+        (["a: MS", "a: HC"], "two contrasts have the same name"),
+        ({"a": [1, 2]}, "has shape (2,); the design has 3 columns"),
+        (["MS - MS"], "t-test 1"),
+    ],
+)
+def test_contrasts_that_cannot_be_read(values, contrasts, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        gpuvox.randomise(values, DESIGN, contrasts, n_permutations=10, seed=1)
+
+
+def test_contrasts_in_names_need_a_design_that_has_them(values):
+    with pytest.raises(ValueError, match="the columns of the design have no names"):
+        in_numbers(values, ["MS - HC"])
+
+
+def test_progress(values, capsys):
+    seen = []
+    gpuvox.randomise(values, DESIGN, "age", n_permutations=30, seed=1, progress=lambda *told: seen.append(told))
+    assert seen[-1] == ("t-test 1", 30, 30)
+    gpuvox.randomise(values, DESIGN, "age", n_permutations=30, seed=1, progress=True)
+    assert "30/30" in capsys.readouterr().err
+    with pytest.raises(TypeError, match="progress is 'yes'"):
+        gpuvox.randomise(values, DESIGN, "age", progress="yes")
+
+
+class Masker:
+    """What nilearn's NiftiMasker does: voxels of a mask in the order of its array, z fastest."""
+
+    def __init__(self, mask, scale=1.0):
+        self.mask, self.scale, self.mask_img_ = mask, scale, None
+
+    def fit(self, images=None):
+        self.mask_img_ = nib.Nifti1Image(self.mask.astype(np.uint8), AFFINE)
+        return self
+
+    def transform(self, images):
+        if isinstance(images, list):
+            return np.stack([nib.load(each).get_fdata()[self.mask] for each in images]) * self.scale
+        return images.get_fdata()[self.mask].T * self.scale
+
+    def inverse_transform(self, rows):
+        out = np.zeros((*SHAPE, len(rows)))
+        out[self.mask] = rows.T
+        return nib.Nifti1Image(out, AFFINE)
+
+
+@pytest.fixture
+def masker():
+    return Masker(np.random.default_rng(4).random(SHAPE) > 0.3)
+
+
+def test_a_masker_with_its_output(values, masker):
+    """The maps are in the order of the masker, and its inverse makes the images of them that the result makes."""
+    image, settings = nib.Nifti1Image(values, AFFINE), {"tfce": True, "n_permutations": 20, "seed": 1}
+    rows = masker.fit().transform(image)
+    result = gpuvox.randomise(rows, DESIGN, ["MS - HC"], mask=masker, **settings)
+    plain = gpuvox.randomise(
+        image, DESIGN, ["MS - HC"], mask=nib.Nifti1Image(masker.mask.astype(np.uint8), AFFINE), **settings
+    )
+    for name in ("tstat1", "tfce_corrp_tstat1", "tfce_tstat1"):
+        expected = plain.volume(name)
+        assert_array_equal(masker.inverse_transform(result.maps[name][None]).get_fdata()[..., 0], expected)
+        assert_array_equal(result.volume(name), expected)
+        assert_array_equal(result.image(name).get_fdata(), expected)
+    of_kind = result.maps["MS - HC", "tfceFWE"]
+    assert_array_equal(
+        masker.inverse_transform(of_kind[None]).get_fdata()[..., 0],
+        result.image("MS - HC", "tfceFWE").get_fdata(),
+    )
+    assert repr(result) == repr(plain)
+
+
+def test_a_masker_is_applied_to_images(values, tmp_path):
+    masker = Masker(np.ones(SHAPE, dtype=bool), scale=3.0)
+    names = [tmp_path / f"sub-{i:02d}.nii.gz" for i in range(12)]
+    for i, name in enumerate(names):
+        nib.save(nib.Nifti1Image(values[..., i], AFFINE), name)
+    frame = DESIGN.set_axis([f"sub-{i:02d}" for i in range(12)])
+    result = gpuvox.randomise(names, frame, "age", mask=masker, n_permutations=10, seed=1)
+    assert_array_equal(
+        result.inputs.data, 3 * gpuvox.randomise(names, frame, "age", n_permutations=2, seed=1).inputs.data
+    )
+    with pytest.raises(ValueError, match="row 1 of the design is sub-00"):
+        gpuvox.randomise(names[::-1], frame, "age", mask=masker, n_permutations=10, seed=1)
+
+
+def test_maskers_that_do_not_fit(values, masker):
+    with pytest.raises(ValueError, match="the masker is not fitted"):
+        gpuvox.randomise(np.ones((12, 5)), DESIGN, "age", mask=masker)
+    rows = masker.fit().transform(nib.Nifti1Image(values, AFFINE))
+    with pytest.raises(ValueError, match="cannot turn a row of 3 columns into an image"):
+        gpuvox.randomise(rows[:, :3], DESIGN, "age", mask=masker)
+    masker.inverse_transform = lambda rows: nib.Nifti1Image(np.ones((*SHAPE, 1)), AFFINE)
+    with pytest.raises(ValueError, match="are not the voxels of its mask"):
+        gpuvox.randomise(rows, DESIGN, "age", mask=masker)

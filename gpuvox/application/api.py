@@ -11,14 +11,17 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from gpuvox import files
+from gpuvox import files, participants
 from gpuvox.analysis import Inputs, Options, TestResult, analyse
 from gpuvox.application.command import RunDescription
+from gpuvox.application.contrasts import is_file_name
 from gpuvox.application.earlier import remove_earlier
 from gpuvox.application.execute import prepare_to_run, session
 from gpuvox.application.fingerprint import hash_inputs, hash_sources, identify
 from gpuvox.application.inputs import PreparedRun, SharedImages, read_images
+from gpuvox.application.maskers import is_masker, rows_of_masker
 from gpuvox.application.outputs import OutputOptions, Writer, expected_names
+from gpuvox.application.progress import open_progress
 from gpuvox.application.provenance import describe_processor, run_record, software_record
 from gpuvox.application.result import NoSuchMapError, Result, Tested
 from gpuvox.application.settings import check_device, check_names, check_voxelwise, make_options
@@ -28,9 +31,9 @@ from gpuvox.files import locks
 from gpuvox.files.targets import check_targets
 from gpuvox.grid import Grid
 from gpuvox.plain import several
-from gpuvox.reporter import Reporter
+from gpuvox.reporter import Progress, Reporter
 from gpuvox.scratch import check_folder
-from gpuvox.types import AnyArray, Float32
+from gpuvox.types import AnyArray, Float32, Ints
 
 
 class Maps(dict[Any, Float32]):
@@ -80,6 +83,9 @@ class Randomised(Result):
         The device on which the permutations ran.
     read : tuple of str
         Images that were read.
+    columns : (V,) int or None
+        Where the mask was a masker: its column of each voxel of `grid`. `maps` are in the order of the masker then, so
+        that its `inverse_transform` makes images of them; what `tests` hold is in the order of `grid`.
     maps : dict of (V,) float32
         By FSL's names: ``tstat1``, ``vox_corrp_tstat1``, ``tfce_corrp_tstat1`` … (corrected and uncorrected
         maps are 1 − p). And by test and kind, as of `voxelwise`: ``maps["MS - HC", "t"]``,
@@ -96,6 +102,7 @@ class Randomised(Result):
     header: files.ImageHeader | None = None
     device: str = "cpu"
     read: tuple[str, ...] = ()
+    columns: Ints | None = None
 
     @property
     def grid(self) -> Grid:
@@ -106,7 +113,7 @@ class Randomised(Result):
     def maps(self) -> Maps:
         """All maps, with one value per voxel of the mask."""
         named = {
-            (r.test.name if name == "stat" else f"{name}_{r.test.name}"): values
+            (r.test.name if name == "stat" else f"{name}_{r.test.name}"): self.in_columns(values)
             for r in self.tests
             for name, values in r.maps.items()
         }
@@ -141,11 +148,11 @@ class Randomised(Result):
 
     def volume(self, name: str) -> Float32:
         """(nx, ny, nz) A map as an array, 0 outside the mask."""
-        return self.grid.to_volume(self.maps[name])
+        return self.grid.to_volume(self.in_grid(self.maps[name]))
 
     def image(self, name: str, kind: str = "") -> Any:
         """A map as a nibabel image, 0 outside the mask: by FSL's name, or by a test and a kind."""
-        return files.make_image(self.maps[(name, kind) if kind else name], self.grid)
+        return files.make_image(self.in_grid(self.maps[(name, kind) if kind else name]), self.grid)
 
     def save(self, root: str | os.PathLike[str], outputs: OutputOptions | None = None) -> None:
         """Write the files that ``gpuvox randomise -o root`` writes.
@@ -181,7 +188,7 @@ class Randomised(Result):
 def randomise(
     data: Any,
     design: ArrayLike | None = None,
-    contrasts: ArrayLike | None = None,
+    contrasts: Any = None,
     *,
     mask: Any = None,
     f_tests: ArrayLike | None = None,
@@ -196,14 +203,16 @@ def randomise(
     ----------
     data : path, nibabel image, array, or list of paths or of 3D images
         4D image with one volume per participant, or one image per participant; an array is (nx, ny, nz, n), or (n, V),
-        without `mask` for what does not depend on neighbours, with a `Grid` as mask for everything.
+        without `mask` for what does not depend on neighbours, with a `Grid` or a masker as mask for everything.
     design : (n, p) array_like, DataFrame or path
         Design matrix; a column of ones (a one-sample test, by sign flips) if it is left out.
-    contrasts : (k, p) array_like or path
-        t contrasts, one per row.
-    mask : path, nibabel image, (nx, ny, nz) array or Grid, optional
+    contrasts : (k, p) array_like, path, str, list of str or dict
+        t contrasts, one per row; or in the names of the columns of a design that has them: ``"MS - HC"``,
+        ``["MS - HC", "age"]``, or by name ``{"atrophy": "HC - MS"}``.
+    mask : path, nibabel image, (nx, ny, nz) array, Grid or masker, optional
         Voxels above 0.5; by default every voxel that varies across participants. Without an affine it takes
-        voxel size and affine from the data.
+        voxel size and affine from the data. With a masker (nilearn's ``NiftiMasker``, or what works like it) the data
+        are what its ``transform`` returned, or images that it is applied to.
     f_tests : (f, k) array_like or path, optional
         Each row marks the contrasts that are combined to an F test.
     blocks : (n,) array_like or path, optional
@@ -223,7 +232,8 @@ def randomise(
         ``permutations``, ``threads``, ``scratch`` (folder for data and residuals that are too large for memory;
         arrays stay where they are); ``device`` (``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:i"``);
         ``checkpoint`` (a file with the progress of the run, removed at the end) and ``resume`` (True: resume from it);
-        ``client`` (a `distributed.Client`: its workers run the permutations, each on the ``device`` it has).
+        ``client`` (a `distributed.Client`: its workers run the permutations, each on the ``device`` it has);
+        ``progress`` (True for progress bars, or a function of task, done and total).
 
     Returns
     -------
@@ -238,17 +248,29 @@ def randomise(
     --------
     >>> result = gpuvox.randomise("maps.nii.gz", "design.mat", "design.con", mask="gm.nii.gz", tfce=True)
     >>> result.image("tfce_corrp_tstat1")
+    >>> gpuvox.randomise(paths, pd.DataFrame({"HC": hc, "MS": ms, "age": age}), ["MS - HC", "age"], progress=True)
     """
+    columns, origin = None, None
+    if is_masker(mask):
+        origin = participants.files_of(data)
+        data, mask, columns = rows_of_masker(data, mask)
+    if isinstance(contrasts, str) and hasattr(design, "columns") and not is_file_name(contrasts):
+        contrasts = [contrasts]
     sources = {
         "mask": mask, "design": design, "contrasts": contrasts, "f_tests": f_tests, "blocks": blocks,
         "effective_design": effective_design,
     }  # fmt: skip
-    return run_described(describe_arguments(data, sources, voxelwise, settings))
+    with open_progress(settings.pop("progress", False)) as progress:
+        description = replace(describe_arguments(data, sources, voxelwise, settings), origin=origin)
+        return replace(run_described(description, progress=progress), columns=columns)
 
 
-def run_described(description: RunDescription, shared: SharedImages | None = None) -> Randomised:
+def run_described(
+    description: RunDescription, shared: SharedImages | None = None, progress: Progress | None = None
+) -> Randomised:
     """Run a description without writing anything; images that another run has left in `shared` are not read again."""
-    reporter = replace(Reporter.silent(), warn=files.notice)
+    silent = Reporter.silent()
+    reporter = Reporter(silent.say, files.notice, progress or silent.progress)
     run = prepare_to_run(description)
     if not run.analysis.tests:
         raise DesignError(f"there is no test {description.options.only_test}")
@@ -258,7 +280,8 @@ def run_described(description: RunDescription, shared: SharedImages | None = Non
     hashes = hash_sources(run) if needs_hashes else {}
     identity = identify(run, hashes) if description.checkpoint else None
     with session(run, hashes, identity, reporter, shared) as (run, checkpoint):
-        results = tuple(analyse(run.analysis, open_store=checkpoint.store if checkpoint else None))
+        store = checkpoint.store if checkpoint else None
+        results = tuple(analyse(run.analysis, progress=reporter.progress, open_store=store))
         if checkpoint:
             checkpoint.remove()
     for text in (text for result in results for text in result.warnings):

@@ -37,6 +37,8 @@ class RunDescription:
     ----------
     data : ImageSource
         One volume per row of the design.
+    origin : ImageSource, optional
+        Files that data in memory come from: their names are compared with the participants of the design.
     root : str
         Output root; empty from Python, where nothing is written.
     mask : ImageSource, optional
@@ -91,6 +93,7 @@ class RunDescription:
     shard: tuple[int, int] | None = None
     cluster: DaskCluster | None = None
     client: Any = None
+    origin: ImageSource | None = None
     options: Options = field(default_factory=Options)
     outputs: OutputOptions = field(default_factory=OutputOptions)
     line: tuple[str, ...] = ()

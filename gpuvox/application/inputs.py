@@ -19,6 +19,7 @@ from gpuvox import design_checks, files, participants
 from gpuvox.analysis import Analysis, Inputs, PreparedTest, prepare
 from gpuvox.application.arrays import as_cohort, as_grid
 from gpuvox.application.command import MOST_PERMUTATIONS, ImageSource, MatrixSource, RunDescription
+from gpuvox.application.contrasts import are_texts, read_contrasts
 from gpuvox.application.cost import check_memory
 from gpuvox.application.settings import matrix_of, need_places
 from gpuvox.device import Device
@@ -160,6 +161,9 @@ def _read_contrasts(description: RunDescription, design: SourceMatrix, n: int) -
         if description.design is not None:
             raise DesignError("t contrasts are needed with a design (-t)", option="-t")
         return SourceMatrix(Matrix(np.ones((1, 1))), NAMES["contrasts"])
+    if are_texts(description.contrasts):
+        matrix = read_contrasts(description.contrasts, design.matrix.column_names)
+        return SourceMatrix(matrix, NAMES["contrasts"])
     contrasts = read_source(description.contrasts, "contrasts")
     if (
         len(design.values) != n
@@ -353,7 +357,7 @@ def _check_order(description: RunDescription, rows: Sequence[Rows | None]) -> li
     """
     warnings: list[str] = []
     known = next((each for each in rows if each is not None), None)
-    sources = {"the data": description.data}
+    sources = {"the data": description.data if description.origin is None else description.origin}
     sources |= {f"the voxelwise EV of column {column}": source for column, source in description.voxelwise}
     images = {title: participants.files_of(source) for title, source in sources.items()}
     of_images = (participants.of_images(names, known) for names in images.values() if names is not None)

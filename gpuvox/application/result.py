@@ -12,6 +12,8 @@ from functools import cached_property
 from html import escape
 from typing import Any
 
+import numpy as np
+
 from gpuvox import files
 from gpuvox.analysis import TestResult
 from gpuvox.application.findings import Finding, find, log_p, p_values
@@ -20,7 +22,7 @@ from gpuvox.findings.map_names import OF_VOXELS, map_entities, title
 from gpuvox.grid import Grid
 from gpuvox.plain import escaped, several
 from gpuvox.pvalues import false_discovery_rate
-from gpuvox.types import Float32, Float64
+from gpuvox.types import Float32, Float64, Ints
 
 CORRECTED = ("FWE", "FDR")
 """How the names of corrections of p-values end; ``Unc`` is none."""
@@ -142,6 +144,17 @@ class Result(ABC):
     def headline(self) -> str:
         """What was analysed, in a line."""
 
+    columns: Ints | None
+    """The column of the data of each voxel of the grid, where they are in an order of their own."""
+
+    def in_columns(self, values: Float32) -> Float32:
+        """(V,) values in the order of the columns of the data, from the order of the grid."""
+        return values if self.columns is None else values[np.argsort(self.columns)]
+
+    def in_grid(self, values: Float32) -> Float32:
+        """(V,) values in the order of the grid, from the order of the columns of the data."""
+        return values if self.columns is None else values[self.columns]
+
     @cached_property
     def _by_name(self) -> dict[str, Tested]:
         by_fsl_name = {each.result.test.name: each for each in self.tested}
@@ -161,7 +174,7 @@ class Result(ABC):
         return self._by_name[name]
 
     def map(self, test: str, kind: str) -> Float32:
-        """(V,) A map of a test by its kind, see `TestMaps`.
+        """(V,) A map of a test by its kind, see `TestMaps`, in the order of the columns of the data.
 
         Raises
         ------
@@ -171,11 +184,11 @@ class Result(ABC):
         maps = self.test(test).maps
         if kind not in maps:
             raise NoSuchMapError(f"the test {test!r} has no map {kind!r}; it has {', '.join(maps)}")
-        return maps[kind]
+        return self.in_columns(maps[kind])
 
     def image(self, test: str, kind: str) -> Any:
         """A map of a test as a nibabel image, 0 outside the mask; see `map`."""
-        return files.make_image(self.map(test, kind), self.grid)
+        return files.make_image(self.in_grid(self.map(test, kind)), self.grid)
 
     def _lines(self) -> Iterator[str]:
         yield self.headline

@@ -206,7 +206,17 @@ OF_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "variance_mm": _not_negative, "permutations": _permutations, "threads": _threads, "device": check_device,
     "scratch": _text,
 }  # fmt: skip
-OTHERS = ("mask", "f_tests", "blocks", "voxelwise", "effective_design", "checkpoint", "resume", "client")
+OTHERS = (
+    "mask",
+    "f_tests",
+    "blocks",
+    "voxelwise",
+    "effective_design",
+    "checkpoint",
+    "resume",
+    "client",
+    "progress",
+)
 """Further arguments of `randomise`."""
 
 

@@ -19,7 +19,9 @@ from gpuvox.application.command import RunDescription
 from gpuvox.application.effects import Effects, make_effects
 from gpuvox.application.findings import Finding, find
 from gpuvox.application.inputs import SharedImages
+from gpuvox.application.maskers import is_masker, rows_of_masker
 from gpuvox.application.outputs import OutputOptions
+from gpuvox.application.progress import open_progress
 from gpuvox.application.result import Result, Tested, TestMaps
 from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis, VoxelwiseDescription, prepare_analysis
 from gpuvox.application.voxelwise.folder import ResultFolder, write_volumes
@@ -32,7 +34,7 @@ from gpuvox.grid import Grid
 from gpuvox.plain import several
 from gpuvox.prepared import Options
 from gpuvox.reporter import Reporter
-from gpuvox.types import Float32
+from gpuvox.types import Float32, Ints
 
 STATISTICS = ("tfce", "voxel", "cluster_extent", "cluster_mass", "f_cluster_extent", "f_cluster_mass")
 
@@ -50,12 +52,16 @@ class VoxelwiseResult(Result):
     runs : tuple of (Run, Randomised)
     effects : dict of str to Effects
         By test: estimate, standard error, effect size and its confidence limits.
+    columns : (V,) int or None
+        Where the mask was a masker: its column of each voxel of `grid`. `maps` are in the order of the masker then, so
+        that its `inverse_transform` makes images of them.
     """
 
     analysis: VoxelwiseAnalysis
     findings: tuple[Finding, ...]
     runs: tuple[tuple[Run, Randomised], ...]
     effects: Mapping[str, Effects]
+    columns: Ints | None = None
 
     @property
     def grid(self) -> Grid:
@@ -98,7 +104,11 @@ class VoxelwiseResult(Result):
         Effects are ``effect``, ``se``, and ``d``, ``dCI95lower``, ``dCI95upper`` (or ``partialr``, and so on);
         ``partialetasq`` of F tests.
         """
-        return {(each.name, kind): values for each in self.tested for kind, values in each.maps.items()}
+        return {
+            (each.name, kind): self.in_columns(values)
+            for each in self.tested
+            for kind, values in each.maps.items()
+        }
 
     def save(self, folder: str | os.PathLike[str], *, fsl_names: bool = False) -> None:
         """Write the folder that ``gpuvox voxelwise --out folder`` writes.
@@ -175,7 +185,9 @@ def voxelwise(
     >>> result = gpuvox.voxelwise("vbm/{participant_id}.nii.gz", "participants.tsv", "group + age", "MS - HC", seed=1)
     >>> result.maps["MS - HC", "tfceFWE"]
     """
-    images, mask = _unmasked(images, mask)
+    columns = None
+    if is_masker(mask):
+        images, mask, columns = _unmasked(images, mask)
     settings.setdefault("tfce", not any(settings.get(name) for name in STATISTICS))
     settings.setdefault("voxel", False)
     fdr = bool(settings.pop("fdr", False))
@@ -195,12 +207,14 @@ def voxelwise(
     )
     analysis = prepare_analysis(description, replace(Reporter.silent(), warn=files.notice))
     shared = SharedImages()
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, open_progress(settings.pop("progress", False)) as progress:
         data = _data(analysis, temporary)
-        runs = tuple((run, _run(analysis, run, data, mask, settings, shared)) for run in analysis.runs)
+        described = [(run, _describe(analysis, run, data, mask, settings)) for run in analysis.runs]
+        runs = tuple((run, run_described(each, shared, progress)) for run, each in described)
     effects = {name: each for run, result in runs for name, each in _effects(analysis, run, result).items()}
     findings = {each.name: each for run, result in runs for each in _findings(run, result, effects)}
-    return VoxelwiseResult(analysis, tuple(findings[each.name] for each in analysis.hypotheses), runs, effects)
+    of_tests = tuple(findings[each.name] for each in analysis.hypotheses)
+    return VoxelwiseResult(analysis, of_tests, runs, effects, columns)
 
 
 def _columns(given: Mapping[str, str | Sequence[str]]) -> Columns:
@@ -217,10 +231,10 @@ def _columns(given: Mapping[str, str | Sequence[str]]) -> Columns:
     )
 
 
-def _run(
-    analysis: VoxelwiseAnalysis, run: Run, data: Any, mask: Any, settings: Mapping[str, Any], shared: SharedImages
-) -> Randomised:
-    """One run of randomise."""
+def _describe(
+    analysis: VoxelwiseAnalysis, run: Run, data: Any, mask: Any, settings: Mapping[str, Any]
+) -> RunDescription:
+    """Description of one run of randomise."""
     names, options = run.names, run.options
     design = pd.DataFrame(analysis.model.matrix, columns=names.evs, index=pd.Index(analysis.cohort.ids))
     sources = {
@@ -232,18 +246,19 @@ def _run(
     if len(run.f_tests):
         sources["f_tests"] = pd.DataFrame(run.f_tests, columns=names.contrasts, index=names.f_tests)
     of_run = {"flip": options.flip, "whole_blocks": options.whole_blocks, "f_only": options.f_only, **settings}
-    return run_described(describe_arguments(data, sources, None, of_run), shared)
+    return describe_arguments(data, sources, None, of_run)
 
 
-def _unmasked(images: Any, mask: Any) -> tuple[Any, Any]:
-    """The output of a nilearn masker as images, and its mask."""
-    if not hasattr(mask, "inverse_transform"):
-        return images, mask
-    if isinstance(images, pd.DataFrame) or not isinstance(images, np.ndarray):
+def _unmasked(images: Any, masker: Any) -> tuple[Any, Grid, Ints]:
+    """The output of a masker in the order of a grid, the grid, and the masker's column of each of its voxels."""
+    if isinstance(images, pd.DataFrame):
+        rows, grid, columns = rows_of_masker(images.to_numpy(), masker)
+        return pd.DataFrame(rows, index=images.index), grid, columns
+    if not isinstance(images, np.ndarray):
         raise SettingError(
             "a nilearn masker as mask belongs to the (n, V) array that its transform returned", option="mask"
         )
-    return mask.inverse_transform(images), mask.mask_img_
+    return rows_of_masker(images, masker)
 
 
 def _data(analysis: VoxelwiseAnalysis, temporary: str) -> Any:
@@ -268,7 +283,7 @@ def _effects(analysis: VoxelwiseAnalysis, run: Run, result: Randomised) -> dict[
         of_test = None
         if estimates is not None:
             of_test = (estimates["cope"][i].astype(np.float32), estimates["varcope"][i].astype(np.float32))
-        stat = result.maps[test]
+        stat = result.tests[i].maps["stat"]
         found[hypothesis.name] = make_effects(
             hypothesis, analysis.group_sizes(hypothesis), len(analysis.cohort), stat, of_test, result.df[test]
         )
@@ -277,8 +292,8 @@ def _effects(analysis: VoxelwiseAnalysis, run: Run, result: Randomised) -> dict[
 
 def _findings(run: Run, result: Randomised, effects: Mapping[str, Effects]) -> list[Finding]:
     found = []
-    for (test, hypothesis), each in zip(run.tests, result.tests):
+    for (_, hypothesis), each in zip(run.tests, result.tests):
         kind, corrected = "F" if hypothesis.is_f else "t", TestMaps.of(each, fdr=run.fdr).corrected
-        stat = result.maps[test]
+        stat = each.maps["stat"]
         found.append(find(hypothesis.name, kind, stat, corrected, result.grid, effects[hypothesis.name]))
     return found
