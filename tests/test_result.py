@@ -231,3 +231,18 @@ def test_maskers_that_do_not_fit(values, masker):
     masker.inverse_transform = lambda rows: nib.Nifti1Image(np.ones((*SHAPE, 1)), AFFINE)
     with pytest.raises(ValueError, match="are not the voxels of its mask"):
         gpuvox.randomise(rows, DESIGN, "age", mask=masker)
+
+
+def test_voxelwise_takes_a_masker_with_its_output(values, masker):
+    rows = masker.fit().transform(nib.Nifti1Image(values, AFFINE))
+    table = pd.DataFrame({"participant_id": [f"sub-{i:02d}" for i in range(12)]})
+    table["group"] = np.repeat(["HC", "MS"], 6)
+    result = gpuvox.voxelwise(rows, table, "group", "MS - HC", mask=masker, n_permutations=10, seed=1)
+    for kind in ("t", "tfceFWE", "d"):
+        mine = result.maps["MS - HC", kind]
+        assert_array_equal(mine, result.map("MS - HC", kind))
+        assert_array_equal(
+            masker.inverse_transform(mine[None]).get_fdata()[..., 0], result.image("MS - HC", kind).get_fdata()
+        )
+    plain = gpuvox.randomise(values, DESIGN[["HC", "MS"]], "MS - HC", mask=masker.mask, n_permutations=10, seed=1)
+    assert_array_equal(result.image("MS - HC", "t").get_fdata(), plain.image("MS - HC", "t").get_fdata())

@@ -1,6 +1,7 @@
 """Maskers in the manner of nilearn: an object that turns images into rows of voxels, and rows into images.
 
-Nothing of nilearn is imported: a masker is what has `transform`, `inverse_transform` and `fit`.
+Nothing of nilearn is imported: a masker is what has `transform` and `inverse_transform`; `fit` is called if it is not
+fitted.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from gpuvox.types import AnyArray, Ints
 
 def is_masker(mask: Any) -> bool:
     """Whether a mask is a masker."""
-    return all(callable(getattr(mask, name, None)) for name in ("fit", "transform", "inverse_transform"))
+    return all(callable(getattr(mask, name, None)) for name in ("transform", "inverse_transform"))
 
 
 def rows_of_masker(data: Any, masker: Any) -> tuple[AnyArray, Grid, Ints]:
