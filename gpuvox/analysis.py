@@ -123,11 +123,14 @@ def analyse(
     """
     names = [prepared.test.name for prepared in analysis.tests]
     results: dict[str, TestResult] = {}
+    joint_peak = _joint_peak(analysis)
     for group in analysis.groups(joined=on_maps is None):
         if begin:
             begin(group[0])
         start = perf_counter()
-        finished = _run(analysis, group, progress=progress, on_maps=on_maps, open_store=open_store)
+        finished = _run(
+            analysis, group, progress=progress, on_maps=on_maps, open_store=open_store, joint_peak=joint_peak
+        )
         seconds = perf_counter() - start
         for row, prepared in enumerate(group):
             results[prepared.test.name] = make_result(
@@ -145,12 +148,31 @@ def run_shard(
     begin: Begin | None = None,
 ) -> None:
     """Run shard i of n, from 1, of the permutations of every test, to produce only tallies."""
+    joint_peak = _joint_peak(analysis)
     for group in analysis.groups():
         if analysis.statistics_for(group[0]).kinds:
             part = share(group[0].shuffler.n, *shard)
             if begin:
                 begin(group[0])
-            _run(analysis, group, progress=progress, open_store=open_store, part=part)
+            _run(analysis, group, progress=progress, open_store=open_store, part=part, joint_peak=joint_peak)
+
+
+def _permutation_test(analysis: Analysis, group: TestGroup, joint_peak: float | None = None) -> PermutationTest:
+    first, statistics = group[0], analysis.statistics_for(group[0])
+    signs = len(group)
+    if statistics.two_sided:
+        signs, joint_peak = 2, joint_peak or 0.0
+    return PermutationTest(
+        make_model(analysis, first), analysis.inputs.grid, first.shuffler, statistics, signs, joint_peak=joint_peak
+    )
+
+
+def _joint_peak(analysis: Analysis) -> float | None:
+    """The largest unpermuted statistic of all tests, if TFCE has the same steps in all; None otherwise."""
+    if not analysis.options.joint_steps:
+        return None
+    groups = [group for group in analysis.groups() if analysis.statistics_for(group[0]).tfce is not None]
+    return max((_permutation_test(analysis, group).peak() for group in groups), default=0.0)
 
 
 def _run(
@@ -161,13 +183,11 @@ def _run(
     on_maps: MapCallback | None = None,
     open_store: OpenStore | None = None,
     part: Share | None = None,
+    joint_peak: float | None = None,
 ) -> Finished:
     """Run the permutations of a test, or of a contrast and its negative."""
     first, options = group[0], analysis.options
-    permutation_test = PermutationTest(
-        make_model(analysis, first), analysis.inputs.grid, first.shuffler, analysis.statistics_for(first),
-        signs=len(group),
-    )  # fmt: skip
+    permutation_test = _permutation_test(analysis, group, joint_peak)
     if not permutation_test.statistics.kinds:
         return Finished(permutation_test.observe(), Tally(0))
     name = " and ".join(prepared.test.number for prepared in group)

@@ -72,6 +72,8 @@ class PermutationTest:
     signs : {1, 2}
         2: the negative contrast is tested too. It shares every map; results have a row for either sign, and with
         1 the second row means nothing.
+    joint_peak : float or None
+        See `statistics.Unpermuted`.
     level_cap : int
         Steps of TFCE that are prepared for. A run that meets a map with more, up to `tfce.most_levels`, starts
         again with a larger cap, because the integer scores of two caps do not mix; higher maps start nothing.
@@ -83,6 +85,7 @@ class PermutationTest:
     statistics: Statistics = field(default_factory=Statistics)
     signs: int = 1
     level_cap: int = FIRST_LEVELS
+    joint_peak: float | None = None
 
     @property
     def device(self) -> Device | None:
@@ -98,16 +101,30 @@ class PermutationTest:
         """
         return _on(self.device, self._observe)
 
-    def _observe(self) -> ObservedTest:
+    def peak(self) -> float:
+        """The largest unpermuted statistic, of either sign if both are tested, for `joint_peak` of other tests."""
+
+        def largest() -> float:
+            unpermuted = self._unpermuted()
+            peaks = [setting.peaks(unpermuted)[: self.signs] for setting in self.statistics.settings]
+            return max((peak for pair in peaks for peak in pair), default=0.0)
+
+        return _on(self.device, largest)
+
+    def _unpermuted(self) -> Unpermuted:
         # In float64, rounded once: one unit in the last place of the maximum adds or drops a step of TFCE.
         shuffles = self.shuffler.shuffles(0, 1)
         exact = self.model.exact_map(shuffles[0])
         statistic = exact.astype(np.float32)
         maps = statistic[None] if self.device is None else self.device.upload(statistic[None])
-        unpermuted = Unpermuted(
+        return Unpermuted(
             self.model, self.grid, shuffles, maps, statistic, 1, self.signs,
-            exact_map=exact, n=self.shuffler.n, level_cap=self.level_cap,
+            exact_map=exact, n=self.shuffler.n, level_cap=self.level_cap, joint_peak=self.joint_peak,
         )  # fmt: skip
+
+    def _observe(self) -> ObservedTest:
+        unpermuted = self._unpermuted()
+        statistic = unpermuted.unpermuted
         statistics = {setting.info.name: setting.fixed_by(unpermuted) for setting in self.statistics.settings}
         return ObservedTest(
             self, statistic, statistics, _evaluate(statistics, unpermuted), self._edges(statistics)
@@ -255,7 +272,11 @@ class ObservedTest:
                 values = statistic.evaluate(batch)
             result.maxima[name] = statistic.maxima(batch, values)
             if choice.uncorrected:
-                result.below[name] = statistic.below(batch, values, self._least_ties[name])
+                result.below[name] = (
+                    self._below_either(name, batch, values)
+                    if choice.two_sided
+                    else statistic.below(batch, values, self._least_ties[name])
+                )
             if choice.two_pass and isinstance(statistic, Normalisable):
                 result.total[name], result.nonzero[name] = statistic.sums(values, self._quanta[name], self.device)
             if callback:
@@ -285,6 +306,32 @@ class ObservedTest:
     def _least_ties(self) -> dict[str, tuple[AnyArray, AnyArray]]:
         """The least values that tie with the observed ones; kept, because a device keeps them by their identity."""
         return {name: statistic.least_ties(self.observed[name]) for name, statistic in self.statistics.items()}
+
+    @cached_property
+    def _sizes(self) -> tuple[Float32, Float32]:
+        """The size of the unpermuted statistic, and its negative; kept like `_least_ties`."""
+        return np.abs(self.statistic), -np.abs(self.statistic)
+
+    @cached_property
+    def _ties_of_sizes(self) -> dict[str, tuple[tuple[AnyArray, AnyArray], tuple[AnyArray, AnyArray]]]:
+        """`_least_ties` of the sizes of the observed values, and of their negatives."""
+        sizes = {name: np.abs(values) for name, values in self.observed.items()}
+        return {
+            name: (statistic.least_ties(sizes[name]), statistic.least_ties(-sizes[name]))
+            for name, statistic in self.statistics.items()
+        }
+
+    def _below_either(self, name: str, batch: Batch, values: MapBatch) -> Ints:
+        """(2, V) How many of the maps are nearer to 0 than the observed value, whatever the signs; two equal rows.
+
+        A map that is not lies above the size of the observed value or below its negative, but not both.
+        """
+        statistic, (size, negative) = self.statistics[name], self._sizes
+        up, down = self._ties_of_sizes[name]
+        below = statistic.below(replace(batch, unpermuted=size), values, up)[0]
+        above = statistic.below(replace(batch, unpermuted=negative), values, down)[1]
+        nearer = np.maximum(below + above - len(batch.shuffles), 0)
+        return np.stack([nearer, nearer])
 
     # -- two-pass scheme -----------------------------------------------------------------------------------------
 

@@ -61,7 +61,8 @@ class Inputs:
 class Options:
     """How an analysis is done; see the options of ``gpuvox randomise``.
 
-    `only_test` is the number of the only test to run, counting F before t from 1; 0 for all.
+    `only_test` is the number of the only test to run, counting F before t from 1; 0 for all. With `joint_steps`, TFCE
+    has the same steps in all tests, so that their scores can share a null distribution.
     """
 
     statistics: Statistics = field(default_factory=Statistics)
@@ -74,6 +75,7 @@ class Options:
     whole_blocks: bool = False
     detect_null: bool = False
     f_only: bool = False
+    joint_steps: bool = False
     only_test: int = 0
     variance_mm: float = 0.0
     permutations: Mapping[str, AnyArray] | None = None

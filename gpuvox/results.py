@@ -48,6 +48,13 @@ class TestResult:
         The statistics that were computed.
     records : dict
         Further entries for the record of the run: ``tfce_step``.
+    two_sided : bool
+        The size of t was compared, whatever its sign; maps of statistics keep their signs.
+    least_ties : dict of (V,) float64
+        By statistic, in the units of `nulls`: the least values that tie with the unpermuted ones, for p-values from
+        other null distributions.
+    weights : dict of float
+        By statistic, what both are multiplied by to be compared with other tests.
     """
 
     test: Test
@@ -60,6 +67,9 @@ class TestResult:
     warnings: tuple[str, ...] = ()
     statistics: tuple[StatisticInfo, ...] = ()
     records: dict[str, Any] = field(default_factory=dict)
+    two_sided: bool = False
+    least_ties: dict[str, AnyArray] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
 
     def critical(self, name: str, level: float = 0.05) -> float:
         """Value that a statistic must exceed at a family-wise error rate."""
@@ -71,11 +81,15 @@ def make_result(test: Test, finished: Finished, row: int, seconds: float, option
     observed, model = finished.observed, finished.observed.test.model
     maps: dict[str, AnyArray] = {"stat": (1, -1)[row] * observed.statistic}
     nulls: dict[str, AnyArray] = {}
+    least_ties: dict[str, AnyArray] = {}
+    weights: dict[str, float] = {}
     infos: list[StatisticInfo] = []
     for part, tally in ((observed, finished.tally), (finished.second, finished.second_tally)):
         if part is not None and tally is not None and tally.n:
             infos += [statistic.info for statistic in part.statistics.values()]
             _add_values(maps, nulls, part, tally, row)
+            least_ties |= _least_ties(part, row)
+            weights |= {name: statistic.weight(row) for name, statistic in part.statistics.items()}
     if finished.second is not None:
         _add_local_means(maps, observed, finished.second, finished.tally, row)
     records: dict[str, Any] = {}
@@ -84,21 +98,50 @@ def make_result(test: Test, finished: Finished, row: int, seconds: float, option
     return TestResult(
         test, model.df, model.f_dfs, {k: np.asarray(v, dtype=np.float32) for k, v in maps.items()}, nulls,
         observed.test.shuffler, seconds, tuple(_warnings(test, observed, row, options, finished.tally)),
-        tuple(infos), records,
+        tuple(infos), records, _is_two_sided(observed), least_ties, weights,
     )  # fmt: skip
+
+
+def _is_two_sided(observed: ObservedTest) -> bool:
+    return observed.test.statistics.two_sided
+
+
+def _tested_values(part: ObservedTest, name: str, row: int) -> AnyArray:
+    """The unpermuted values that are compared with the null distribution."""
+    statistic, values = part.statistics[name], part.observed[name][0]
+    if _is_two_sided(part):
+        return np.maximum(statistic.of_sign(values, 0), statistic.of_sign(values, 1))
+    return statistic.of_sign(values, row)
+
+
+def _least_ties(part: ObservedTest, row: int) -> dict[str, AnyArray]:
+    """See `TestResult.least_ties`."""
+    return {
+        name: np.asarray(
+            statistic.in_units(statistic.least_tie(_tested_values(part, name, row)), row), dtype=np.float64
+        )
+        for name, statistic in part.statistics.items()
+    }
 
 
 def _add_values(maps: ByStatistic, nulls: ByStatistic, part: ObservedTest, tally: Tally, row: int) -> None:
     """Corrected and uncorrected values, unpermuted maps and null distributions of one sign."""
     for name, statistic in part.statistics.items():
-        values = statistic.of_sign(part.observed[name][0], row)
-        null = tally.maxima[name][row]
+        values = _tested_values(part, name, row)
+        null = tally.maxima[name].max(axis=0) if _is_two_sided(part) else tally.maxima[name][row]
         maps[f"{name}_corrp"] = corrected(null, statistic.least_tie(values))
         if name in tally.below:
             maps[f"{name}_p"] = shares(tally.below[name][row], tally.n)
         nulls[name] = statistic.in_units(null, row)
         if not statistic.info.is_image:
-            maps[name] = statistic.in_units(values, row)
+            maps[name] = _signed(part, name, row) if _is_two_sided(part) else statistic.in_units(values, row)
+
+
+def _signed(part: ObservedTest, name: str, row: int) -> AnyArray:
+    """The unpermuted values of both signs in one map: those of the negative contrast are negative."""
+    statistic, values = part.statistics[name], part.observed[name][0]
+    up, down = (statistic.in_units(statistic.of_sign(values, sign), sign) for sign in (0, 1))
+    return down - up if row else up - down
 
 
 def _add_local_means(maps: ByStatistic, first: ObservedTest, second: ObservedTest, tally: Tally, row: int) -> None:
@@ -117,6 +160,8 @@ def _warnings(test: Test, observed: ObservedTest, row: int, options: Options, ta
     for sentence in _warnings_about_model(test, model, options):
         yield f"{test.title}: {sentence}"
     unpermuted = observed.statistic * np.float32((1, -1)[row])
+    if _is_two_sided(observed):
+        unpermuted = np.abs(unpermuted)
     for statistic in observed.statistics.values():
         for sentence in statistic.warnings(unpermuted, row, model, observed.test.grid):
             yield f"{test.title}: {sentence}"

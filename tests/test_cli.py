@@ -828,7 +828,7 @@ def test_options_of_palm_are_told_from_values(name, study, capsys):
 @pytest.mark.parametrize(
     ("token", "words"),
     [
-        ("-twotail", ["negative", "half the significance level"]),
+        ("-twotail", ["--two-sided", "both directions"]),
         ("-eb", ["-e FILE"]),
         ("-tfce2D", ["--T2"]),
         ("-logp", ["1-p"]),
@@ -838,7 +838,7 @@ def test_options_of_palm_are_told_from_values(name, study, capsys):
         ("-tfce_H=2", ["two dashes", "--tfce_H"]),
         ("--n_perm=100", ["-n N"]),
         ("--n-jobs", ["--threads"]),
-        ("--two_sided_test", ["negative"]),
+        ("--two_sided_test", ["--two-sided"]),
         ("--gpu", ["--device cuda"]),
         ("--tfce_h=2", ["--tfce_H"]),
     ],

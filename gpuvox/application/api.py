@@ -227,10 +227,10 @@ def randomise(
         ``tfce`` (True, or a `Tfce` with its H, E, connectivity, exact, and delta: FSL's step unless it is a number
         or ``"robust"``), ``voxel`` (default True),
         ``cluster_extent``, ``cluster_mass`` (thresholds for t), ``f_cluster_extent``, ``f_cluster_mass``,
-        ``uncorrected``, ``two_pass``; and any field of `analysis.Options`: ``n_permutations``, ``seed``,
-        ``flip``, ``demean``, ``nuisance``, ``whole_blocks``, ``detect_null``, ``f_only``, ``variance_mm``,
-        ``permutations``, ``threads``, ``scratch`` (folder for data and residuals that are too large for memory;
-        arrays stay where they are); ``device`` (``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:i"``);
+        ``uncorrected``, ``two_pass``, ``two_sided``; and any field of `analysis.Options`: ``n_permutations``, ``seed``,
+        ``flip``, ``demean``, ``nuisance``, ``whole_blocks``, ``detect_null``, ``f_only``, ``joint_steps``,
+        ``variance_mm``, ``permutations``, ``threads``, ``scratch`` (folder for data and residuals that are too large
+        for memory; arrays stay where they are); ``device`` (``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:i"``);
         ``checkpoint`` (a file with the progress of the run, removed at the end) and ``resume`` (True: resume from it);
         ``client`` (a `distributed.Client`: its workers run the permutations, each on the ``device`` it has);
         ``progress`` (True for progress bars, or a function of task, done and total).

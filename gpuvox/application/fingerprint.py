@@ -37,7 +37,7 @@ NAMES = {
     "statistics.tfce.E": "--tfce_E", "statistics.tfce.connectivity": "--tfce_C", "statistics.tfce.delta": "--tfce_D",
     "statistics.tfce.exact": "--tfce-exact", "statistics.extent": "-c", "statistics.mass": "-C",
     "statistics.uncorrected": "--uncorrp", "statistics.two_pass": "--twopass", "f_statistics.extent": "-F",
-    "f_statistics.mass": "-S",
+    "f_statistics.mass": "-S", "statistics.two_sided": "--two-sided", "joint_steps": "--across-tests",
 }  # fmt: skip
 """Options of the command, by the field that they set."""
 

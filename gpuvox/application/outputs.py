@@ -131,13 +131,13 @@ class Writer:
         self, result: TestResult, statistic: str, values: str = "", correction: str | None = None
     ) -> dict[str, Any]:
         """The record of a map; `values` is the name of a map of 1 − p in the result."""
-        is_f, shuffler = result.test.is_f, result.shuffler
+        shuffler = result.shuffler
         record: dict = {
             "test": result.test.name,
             "contrast_name": result.test.label,
             "contrast": result.test.contrast.tolist(),
             "statistic": statistic,
-            "tail": "large values of F" if is_f else "one-sided, large values",
+            "tail": _tail(result),
         }
         if correction is None:
             return record | {"scale": "statistic", "degrees_of_freedom": result.f_dfs or result.df}
@@ -230,6 +230,12 @@ def _by_precedence(result: TestResult) -> list[StatisticInfo]:
 def _film_stem(part: str, test: Test) -> str:
     """``pstat1``, ``zfstat2``: names that ``--film`` gives."""
     return f"{part}{'f' if test.is_f else ''}stat{test.name[5:]}"
+
+
+def _tail(result: TestResult) -> str:
+    if result.test.is_f:
+        return "large values of F"
+    return "two-sided, large sizes of either sign" if result.two_sided else "one-sided, large values"
 
 
 def _letter(test: Test) -> str:

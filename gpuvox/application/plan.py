@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gpuvox import files
-from gpuvox.analysis import Analysis, PreparedTest
+from gpuvox.analysis import Analysis, PreparedTest, TestGroup
 from gpuvox.application.announcements import describe_device
 from gpuvox.application.command import RunDescription
 from gpuvox.application.cost import Cost, cost_of_test, data_bytes, on_cluster
@@ -165,10 +165,14 @@ def _test_line(description: RunDescription, prepared: PreparedTest) -> str:
 def _costs(description: RunDescription, analysis: Analysis) -> list[tuple[int, Cost]]:
     """Permutations and cost of each group of tests that share their maps."""
     return [
-        (group[0].shuffler.n, cost_of_test(analysis, group[0], len(group), description.shard))
+        (group[0].shuffler.n, cost_of_test(analysis, group[0], _signs(analysis, group), description.shard))
         for group in analysis.groups(joined=not description.permuted_maps)
         if analysis.statistics_for(group[0]).kinds
     ]
+
+
+def _signs(analysis: Analysis, group: TestGroup) -> int:
+    return 2 if analysis.statistics_for(group[0]).two_sided else len(group)
 
 
 def _counted(number: int) -> str:

@@ -197,12 +197,13 @@ def _text(name: str, value: Any) -> str:
 
 OF_STATISTICS: dict[str, Callable[[str, Any], Any]] = {
     "tfce": _tfce, "voxel": _flag, "uncorrected": _flag, "two_pass": _flag,
+    "two_sided": _flag,
     "cluster_extent": _positive, "cluster_mass": _positive,
     "f_cluster_extent": _positive, "f_cluster_mass": _positive,
 }  # fmt: skip
 OF_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "n_permutations": _whole, "seed": _whole, "flip": _flag, "demean": _flag, "nuisance": _nuisance,
-    "whole_blocks": _flag, "detect_null": _flag, "f_only": _flag, "only_test": _whole,
+    "whole_blocks": _flag, "detect_null": _flag, "f_only": _flag, "joint_steps": _flag, "only_test": _whole,
     "variance_mm": _not_negative, "permutations": _permutations, "threads": _threads, "device": check_device,
     "scratch": _text,
 }  # fmt: skip
@@ -269,11 +270,12 @@ def make_options(raw_settings: Mapping[str, Any], *, one_sample: bool) -> Option
     settings = checked(raw_settings)
     tfce, voxel = settings.pop("tfce", None), settings.pop("voxel", True)
     uncorrected, two_pass = settings.pop("uncorrected", False), settings.pop("two_pass", False)
+    two_sided = settings.pop("two_sided", False)
     kinds = ("cluster_extent", "cluster_mass", "f_cluster_extent", "f_cluster_mass")
     extent, mass, f_extent, f_mass = (settings.pop(name, None) for name in kinds)
     settings["flip"] = settings.get("flip", False) or one_sample
     return Options(
-        statistics=Statistics(voxel, tfce, extent, mass, uncorrected, two_pass),
+        statistics=Statistics(voxel, tfce, extent, mass, uncorrected, two_pass, two_sided),
         f_statistics=Statistics(voxel, tfce, f_extent, f_mass, uncorrected),
         **settings,
     )

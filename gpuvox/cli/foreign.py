@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 PALM = {
-    "twotail": "tests are one-sided, as in FSL: give each contrast and its negative (which takes hardly any additional "
-    "time), and test each at half the significance level",
+    "twotail": "--two-sided tests both directions of t; unlike in PALM, positive and negative voxels never join "
+    "into one cluster",
     "fdr": "the false discovery rate is not supported yet: --uncorrp writes uncorrected p (as 1-p), which FSL's fdr "
     "reads with --oneminusp",
     "logp": "p-value maps contain 1-p, as in FSL; PALM's -logp is -log10(1 - value)",
     "save1-p": "p-value maps always contain 1-p; omit this option",
-    "corrcon": "p is corrected within each contrast; an F test (-f) tests several contrasts together, and a Bonferroni "
-    "correction covers several contrasts",
-    "corrmod": "one run tests one modality; use a Bonferroni correction over runs",
+    "corrcon": "p is corrected within each contrast; gpuvox voxelwise --across-tests corrects over all of them, and an "
+    "F test (-f) tests several contrasts together",
+    "corrmod": "one run tests one modality; gpuvox voxelwise --across-tests corrects over several (--images NAME=...)",
     "npc": "nonparametric combination is not supported yet",
     "npcmod": "nonparametric combination is not supported yet",
     "npccon": "nonparametric combination is not supported yet; an F test (-f) tests several contrasts together",

@@ -106,6 +106,10 @@ def check(options: argparse.Namespace) -> None:
     _check_matrices(options)
     _check_shard(options)
     check_workers(options)
+    if options.two_sided and options.film:
+        raise UsageError(
+            "--film has a z of one-sided p-values, and cannot be used with --two-sided", option="--film"
+        )
     named = {"-T": options.tfce or None, "--tfce_H": options.tfce_H, "--tfce_E": options.tfce_E,
              "--tfce_C": options.tfce_C}  # fmt: skip
     overridden = [option for option, value in named.items() if value is not None]
@@ -277,5 +281,7 @@ def _statistics(options: argparse.Namespace) -> tuple[Statistics, Statistics]:
         )
     # FILM's zstat is the uncorrected voxelwise value.
     uncorrected = options.uncorrp or (options.film and options.voxel)
-    t = Statistics(options.voxel, tfce, options.extent, options.mass, uncorrected, options.twopass)
+    t = Statistics(
+        options.voxel, tfce, options.extent, options.mass, uncorrected, options.twopass, options.two_sided
+    )
     return t, Statistics(options.voxel, tfce, options.f_extent, options.f_mass, uncorrected)

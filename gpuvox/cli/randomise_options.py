@@ -119,6 +119,7 @@ def add_statistics(group: Any) -> None:
         "--tfce_D", type=tfce_step, metavar="D",
         help="TFCE: step (observed maximum / 100), or robust: not dominated by outlying voxels",
     )  # fmt: skip
+    add_flag(group, "--two-sided", "test both directions of t at once: p of the size of t, whatever its sign")
     add_flag(group, "--twopass", "also normalise clusters and TFCE by a first pass (t only)")
     group.add_argument("-v", dest="variance", type=not_negative, default=0.0, metavar="MM",
                        help="variance smoothing with a Gaussian of this standard deviation (t only)")  # fmt: skip

@@ -64,6 +64,11 @@ class Setting(ABC):
         """Whether CPUs and GPUs compute the same bits."""
         return True
 
+    def peaks(self, unpermuted: Unpermuted) -> tuple[float, float]:
+        """What the statistic takes of the maxima of the unpermuted map and of its negative; 0 if it takes nothing."""
+        del unpermuted
+        return 0.0, 0.0
+
     @abstractmethod
     def fixed_by(self, unpermuted: Unpermuted) -> Statistic:
         """The statistic whose values are compared: with all that depends on the unpermuted map."""
@@ -145,6 +150,11 @@ class Statistic(Setting):
         """Values or maxima of the map (row 0) or of its negative (row 1) in FSL's units."""
         del row
         return values
+
+    def weight(self, row: int) -> float:
+        """What values in FSL's units are multiplied by to be compared with those of other tests."""
+        del row
+        return 1.0
 
     def warnings(self, observed: Float32, row: int, model: StatisticModel, grid: Grid) -> Iterator[str]:
         """What the user should know, a sentence each.

@@ -120,11 +120,15 @@ class Unpermuted(Batch):
         Number of permutations of the run.
     level_cap : int
         Steps of TFCE that are prepared for.
+    joint_peak : float or None
+        Where both signs, or several tests, share a null distribution: the largest statistic of the other tests (0
+        without any). The steps of TFCE are then those of the largest of all.
     """
 
     exact_map: Float64
     n: int
     level_cap: int
+    joint_peak: float | None = None
 
 
 class Edge(ABC):

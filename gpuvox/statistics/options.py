@@ -31,6 +31,9 @@ class Statistics:
         Count, at every voxel, the permutations that lie below the observed value.
     two_pass : bool
         Normalise cluster extent and TFCE by their local mean over permutations (a second pass over them).
+    two_sided : bool
+        Compare the size of t, whatever its sign, with the largest of both signs of each permutation. The signs stay
+        apart in clusters and in TFCE, whose steps they share. Without meaning for F.
 
     Raises
     ------
@@ -44,6 +47,7 @@ class Statistics:
     mass: float | None = None
     uncorrected: bool = False
     two_pass: bool = False
+    two_sided: bool = False
 
     def __post_init__(self) -> None:
         for name in ("extent", "mass"):

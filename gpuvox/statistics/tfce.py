@@ -50,15 +50,17 @@ class TfceSetting(Setting):
     def fixed_by(self, unpermuted: Unpermuted) -> TfceStatistic:
         """TFCE with the steps that the unpermuted map asks for."""
         grid, device = unpermuted.grid, unpermuted.device
-        up, down = self._peaks(unpermuted)
+        up, down = self.peaks(unpermuted)
+        if unpermuted.joint_peak is not None:
+            up = down = max(up, down if unpermuted.signs == 2 else 0.0, unpermuted.joint_peak)
         # A step of 0 (no positive value, or a sign that is not wanted) leaves that sign blank.
         steps = step_size(up, self.options), step_size(down, self.options) if unpermuted.signs == 2 else 0.0
         most = most_levels(self.options, grid.n_voxels)
         enhancer = Enhancer(grid, self.options, steps, unpermuted.level_cap, device, most)
         return TfceStatistic(enhancer, max(unpermuted.n - 1, 1).bit_length())
 
-    def _peaks(self, unpermuted: Unpermuted) -> tuple[float, float]:
-        """What the steps are taken from: the maxima of the map and of its negative, before rounding if it is t."""
+    def peaks(self, unpermuted: Unpermuted) -> tuple[float, float]:
+        """See `Setting.peaks`: what the steps are taken from, before rounding if the map is t."""
         device, is_t = unpermuted.device, unpermuted.model.f_dfs is None
         if self.options.delta != "robust":
             up, down = (extremes(unpermuted.exact_map[None]) if is_t else extremes(unpermuted.t_or_z(), device))[
@@ -132,6 +134,10 @@ class TfceStatistic(Normalisable):
         """Step of height of the map or of its negative; 0 where that is blank, and for the exact integral."""
         return 0.0 if self.options.exact else float(self.enhancer.deltas[row] or 0)
 
+    def weight(self, row: int) -> float:
+        """The step: FSL's TFCE is a sum over steps without it, and larger the smaller they are."""
+        return self.step(row) or 1.0
+
     def record(self, row: int) -> dict[str, Any]:
         """The step, if there is one."""
         step = self.step(row)
@@ -139,7 +145,7 @@ class TfceStatistic(Normalisable):
 
     def warnings(self, observed: Float32, row: int, model: StatisticModel, grid: Grid) -> Iterator[str]:
         """See `Statistic.warnings`: a sign that is blank, and a step that a few outlying voxels make too coarse."""
-        if not (observed > 0).any():
+        if not (observed > 0).any() and not self.step(row):
             yield "the statistic has no positive value; its TFCE images are blank"
         step = self.step(row)
         if step and self.options.delta is None:
@@ -152,11 +158,15 @@ class TfceStatistic(Normalisable):
         n_lost = int(((values > robust) & (values <= step)).sum())
         if step < 2 * robust or not n_lost:
             return
-        peak = int(np.argmax(values))
-        voxel = ", ".join(str(int(i)) for i in np.unravel_index(grid.index[peak], grid.shape, order="F"))
-        letter = "t" if model.f_dfs is None else "z"
+        peak, letter = int(np.argmax(values)), "t" if model.f_dfs is None else "z"
+        named = letter if model.f_dfs is None else "z of F"
+        if step_size(float(values[peak]), self.options) < step / 2:
+            where = f"the largest {named} of all tests is about {100 * step:.6g}"
+        else:
+            voxel = ", ".join(str(int(i)) for i in np.unravel_index(grid.index[peak], grid.shape, order="F"))
+            where = f"the largest {named} is {values[peak]:.6g}, at voxel ({voxel})"
         yield (
-            f"the largest {letter}{'' if model.f_dfs is None else ' of F'} is {values[peak]:.6g}, at voxel ({voxel}), "
+            f"{where}, "
             f"and the step of TFCE, a hundredth of it as in FSL, {step:.3g}: TFCE is 0 in {n_lost} voxels of the mask "
             f"that have {letter} up to that step, but more than {robust:.3g}, the step that does not follow a few "
             "outlying voxels; --tfce_D robust takes that step, --tfce_D a step of your own, --tfce-exact none"
