@@ -127,7 +127,7 @@ cluster_measure(const float* stat, int n_maps, int n_voxels, float threshold, co
             } else {
                 const double mean = sum / size[root];
                 const double value = mean > 0.0 ? size[root] / mean : 0.0;
-                mass[b * n_voxels + v] = row ? -value : value;
+                mass[b * n_voxels + v] = row && value > 0.0 ? -value : value;  // 0 has no sign, as on the CPU
             }
             at[index[v]] = -1;
         }

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +24,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.device.checks.compare import differences
+from bench.device.checks.families import FAMILIES
+from bench.device.checks.runs import whole_checks
+from bench.device.lab import FULL, Lab
 from gpuvox import cuda
+from gpuvox.cluster import normalised_extents
 from gpuvox.cuda import KERNELS, compile_options, kernel_directory
 from gpuvox.grid import Grid
 from gpuvox.tfce import CODE_LEVELS, Enhancer, LevelOverflow, Tfce
@@ -224,6 +230,32 @@ def test_voxel_by_voxel(options, threads):
             np.testing.assert_allclose(maxima, make.maxima(t), rtol=1e-13)
 
 
+@needs_compiler
+def test_maps_that_are_grown_voxel_by_voxel_are_a_few_to_a_launch(monkeypatch):
+    """One to a block: more would keep a graphics card busy for longer than a system with a display puts up with."""
+    monkeypatch.setattr("gpuvox.tfce._GROW_RESIDENT", 2)
+    grid, device = Grid(np.ones((4, 3, 3), bool)), ShimDevice(n_processors=1)
+    t = np.random.default_rng(0).normal(size=(7, grid.n_voxels)).astype(np.float32)
+    make = Enhancer(grid, Tfce(exact=True), (0.1, 0.1))
+    maxima, maps = on_shim(make, t, device)
+    np.testing.assert_array_equal(maps, make.enhance(t))
+    np.testing.assert_array_equal(maxima, make.maxima(t))
+    assert device.launched.count("tfce_grow<double>") == 2 * 2 * 4  # maxima and maps, signs, launches of two maps
+
+
+@needs_compiler
+def test_extents_without_a_local_mean_are_zero_without_a_sign():
+    """The bits, not only the values: -0.0 equals 0.0."""
+    rng = np.random.default_rng(0)
+    grid, device = Grid(np.ones((6, 5, 4), bool)), ShimDevice()
+    t = rng.normal(size=(4, grid.n_voxels)).astype(np.float32)
+    nowhere = np.zeros((2, grid.n_voxels))
+    expected = normalised_extents(t, grid, 1.0, nowhere)
+    found = device.download(normalised_extents(device.upload(t), grid, 1.0, nowhere, device))
+    assert not expected.any()
+    np.testing.assert_array_equal(found.view(np.int64), expected.view(np.int64))
+
+
 # -- sanitizers and planted faults ----------------------------------------------------------------------------------
 
 SEED, TRIALS = 1, 200
@@ -316,6 +348,21 @@ def test_planted_faults_are_noticed(family, fault):
     skip_without(faults.THREAD)
     outcome = outcomes(family)[fault]
     assert (outcome == "right") == (fault == ""), outcome
+
+
+@pytest.mark.long
+@needs_compiler
+@pytest.mark.parametrize("family", [*FAMILIES, "whole runs"])
+def test_the_checks_for_gpu_machines_at_their_own_sizes(family):
+    """What `bench/device` will compare on a GPU, with its sizes: all but the number of maps and permutations."""
+    lab = Lab(None, replace(FULL, maps=3, masks=90, checked=60, capped=8))
+    wrong = {}
+    for check in (FAMILIES | {"whole runs": whole_checks})[family](lab):
+        expected = check.results(None)
+        found = list(differences(expected, check.results(ShimDevice()), check.tolerance))
+        if found:
+            wrong[check.name] = found[0]
+    assert not wrong
 
 
 # -- compilers ------------------------------------------------------------------------------------------------------
