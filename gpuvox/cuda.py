@@ -1,7 +1,7 @@
 """CUDA through CuPy: loads ``kernels/*.cu`` and runs them.
 
-The sources are part of the package; NVRTC compiles them when a kernel is first needed, and CuPy caches the result on
-disk. Its cache does not consider included headers, so the compiler options contain a hash of them.
+The sources are part of the package; NVRTC compiles each kernel by itself when it is first launched, and CuPy caches the
+result on disk. Its cache does not consider included headers, so the compiler options contain a hash of them.
 """
 
 from __future__ import annotations
@@ -83,6 +83,8 @@ OPTIONS = ("-std=c++17", "-fmad=false")
 
 STATIC_SHARED = 1024
 """Shared memory left for the static variables of a kernel with dynamic shared memory."""
+MOST_IN_FLIGHT = 256 << 20
+"""Bytes of the host that wait to be copied to a device."""
 USUAL_SHARED = 48 * 1024 - STATIC_SHARED
 """Dynamic shared memory that a kernel may use without requesting it."""
 
@@ -162,7 +164,7 @@ class CudaDevice(Device):
         self.shared_bytes = int(about["sharedMemPerBlockOptin"]) - STATIC_SHARED
         self._kernels: dict[str, Any] = {}
         self._shared: dict[str, int] = {}
-        self._modules: dict[str, Any] = {}
+        self._sources: list[AnyArray] = []
         self._limit = limit
         with self._device:
             # Separate pools, so that other users of CuPy in this process keep theirs. Kept arrays have a pool of their
@@ -220,14 +222,26 @@ class CudaDevice(Device):
 
     def put(self, array: Any, values: AnyArray) -> None:
         """See `Device.put`."""
-        if values.size:
-            with self._current():
-                array.set(np.ascontiguousarray(values))
+        if not values.size:
+            return
+        source = np.ascontiguousarray(values)
+        with self._current():
+            if sum(held.nbytes for held in self._sources) + source.nbytes > MOST_IN_FLIGHT:
+                self._finish_copies()
+            # The copy may take place later, and CuPy does not keep its source.
+            self._sources.append(source)
+            array.set(source)
+
+    def _finish_copies(self) -> None:
+        """Wait for what was launched, and let go of the sources of copies."""
+        self._cupy.cuda.get_current_stream().synchronize()
+        self._sources.clear()
 
     def download(self, array: Any) -> AnyArray:
         """See `Device.download`."""
         with self._current():
             values: AnyArray = array.get()
+            self._sources.clear()  # whatever was to be copied before has been
             return values
 
     def rows(self, array: Any, start: int, stop: int) -> DeviceArray:
@@ -293,14 +307,12 @@ class CudaDevice(Device):
             It cannot be compiled or loaded: an error in the kernel, or a missing CUDA library.
         """
         if name not in self._kernels:
-            family = FAMILY[name]
             try:
-                if family not in self._modules:
-                    self._modules[family] = self._cupy.RawModule(
-                        code=source(family), options=compile_options(), name_expressions=KERNELS[family]
-                    )
                 with self._device:
-                    self._kernels[name] = self._modules[family].get_function(name)
+                    module = self._cupy.RawModule(
+                        code=source(FAMILY[name]), options=compile_options(), name_expressions=(name,)
+                    )
+                    self._kernels[name] = module.get_function(name)
             except Exception as error:
                 # CuPy raises various exceptions if a library or a header is missing.
                 raise DeviceError(f"the CUDA kernels cannot be compiled for {self.title}: {error}") from None

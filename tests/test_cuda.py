@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
+import tomllib
+import weakref
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -94,6 +98,9 @@ class Stream:
         Stream.log.append(f"{self.name} record")
         return SimpleNamespace(synchronize=lambda: Stream.log.append("host waits"))
 
+    def synchronize(self):
+        Stream.log.append(f"host waits for {self.name}")
+
     def wait_event(self, event):
         Stream.log.append(f"{self.name} wait")
 
@@ -147,6 +154,7 @@ class RawModule:
         assert "#line 1" in code
         assert "-fmad=false" in options
         self.names = name_expressions
+        StandIn.compiled.append(name_expressions)
 
     def get_function(self, name):
         if StandIn.broken:
@@ -159,6 +167,7 @@ class StandIn:
     """The module: as much of CuPy as gpuvox uses."""
 
     memory, broken, devices = 1 << 30, "", 1
+    compiled: ClassVar[list] = []
     shim = None
     __version__ = "stand-in"
     ndarray = staticmethod(lambda shape, dtype, memptr: Array(shape, dtype, memptr))
@@ -200,6 +209,7 @@ def cupy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", StandIn)
     monkeypatch.setattr("gpuvox.device.find_spec", lambda name: name)
     monkeypatch.setattr(StandIn, "broken", "")
+    monkeypatch.setattr(StandIn, "compiled", [])
     monkeypatch.setattr(StandIn, "shim", ShimDevice(shared_bytes=99 << 10))
     cuda.open_device.cache_clear()
     cuda._usable.cache_clear()
@@ -245,6 +255,45 @@ def test_copies_beside_the_kernels(cupy):
     assert Stream.log == [
         "kernels record", "copies wait", "copy", "copies record", "kernels wait", "copy", "copies record", "host waits",
     ]  # fmt: skip
+
+
+def test_each_kernel_is_compiled_by_itself_when_it_is_first_launched(cupy):
+    device = cuda.CudaDevice(0)
+    assert cupy.compiled == []
+    for _ in range(2):
+        device.kernel("maps_put")
+        device.kernel("glm_maps<false>")
+    assert cupy.compiled == [("maps_put",), ("glm_maps<false>",)]
+
+
+def test_what_is_on_its_way_to_the_device_stays_alive(cupy, monkeypatch):
+    """CuPy copies later, and does not keep what it copies from."""
+    device = cuda.CudaDevice(0)
+    target = device.empty(4, np.float64)
+    source = np.arange(4.0)
+    alive = weakref.ref(source)
+    device.put(target, source)
+    del source
+    gc.collect()
+    assert alive() is not None
+    device.download(target)
+    gc.collect()
+    assert alive() is None
+    # Without a download, what has been copied is let go of once it is too much.
+    monkeypatch.setattr(cuda, "MOST_IN_FLIGHT", 100)
+    Stream.log.clear()
+    for _ in range(5):
+        device.put(target, np.arange(4.0))
+    assert sum(held.nbytes for held in device._sources) <= 100
+    assert Stream.log == ["host waits for kernels"]
+
+
+def test_the_version_of_cupy():
+    """The first one that keeps what it has compiled, with drivers of the same age."""
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    for extra in ("cuda12", "cuda13"):
+        (cupy,) = [each for each in project["optional-dependencies"][extra] if each.startswith("cupy")]
+        assert cupy.split(">=")[1] == "14.2"
 
 
 def test_the_limit_counts_what_is_kept(cupy):
