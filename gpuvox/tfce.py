@@ -701,13 +701,18 @@ def _grow_on(device: Device, enhancer: Enhancer, stat: DeviceArray, row: int, ma
     status = device.full(n_maps, 0, i32)
     thresholds, worth, per_step = enhancer._height_tables[row]
     offsets = enhancer._offsets
-    device.launch(
-        f"tfce_grow<{'double' if exact else 'long long'}>", slots, _GROW_THREADS,
-        stat, i32(n_maps), i32(n_voxels), device.keep(padded.index), i32(padded.size), device.keep(offsets),
-        i32(len(offsets)), device.keep(thresholds), device.keep(worth), device.keep(enhancer._size_table),
-        np.float32(per_step), i32(enhancer.cap), np.float64(enhancer.options.H + 1 if exact else 0),
-        i32((1, -1)[row]), at, *words, *scores, count, status, maps,
-    )  # fmt: skip
+    # A block has one map, of which one thread adds the voxels one by one. More maps in a launch would take several
+    # times as long, and the system stops what keeps a graphics card with a display busy for seconds.
+    for start in range(0, n_maps, slots):
+        part = start, min(start + slots, n_maps)
+        device.launch(
+            f"tfce_grow<{'double' if exact else 'long long'}>", part[1] - start, _GROW_THREADS,
+            device.rows(stat, *part), i32(part[1] - start), i32(n_voxels), device.keep(padded.index), i32(padded.size),
+            device.keep(offsets), i32(len(offsets)), device.keep(thresholds), device.keep(worth),
+            device.keep(enhancer._size_table), np.float32(per_step), i32(enhancer.cap),
+            np.float64(enhancer.options.H + 1 if exact else 0), i32((1, -1)[row]), at, *words, *scores, count,
+            device.rows(status, *part), device.rows(maps, *part),
+        )  # fmt: skip
     return device.download(status)
 
 
