@@ -80,6 +80,8 @@ CODE_LEVELS = 32_000
 """Most steps that fit the int16 codes of the fast kernel; more go through `_grow`."""
 NOT_FINITE = "a statistic map has a value that is not a number; TFCE needs finite values"
 DISAGREES = "the device finds more TFCE levels in a map than the host, so it computes incorrectly"
+EDGE_SHARES = {6: 0.25, 18: 0.5, 26: 0.25}
+"""Edges that there is room for on a device, per voxel of the mask, by connectivity; maps that are not smooth have more."""
 STEPS_TO_MAXIMUM = 100
 """FSL: δ is a hundredth of the maximum of the unpermuted map."""
 
@@ -535,8 +537,7 @@ class Enhancer:
     @cached_property
     def _edge_room(self) -> list[int]:
         """Room for edges of a map; grows when a map needs more."""
-        share = 0.75 if self.options.connectivity == 6 else 1.0
-        return [int(share * self.grid.n_voxels) + 32]
+        return [int(EDGE_SHARES[self.options.connectivity] * self.grid.n_voxels) + 32]
 
     @cached_property
     def _peak_tables(self) -> tuple[AnyArray, AnyArray, AnyArray]:

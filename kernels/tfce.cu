@@ -3,9 +3,10 @@
 // tfce_peaks: a block takes a map at a time, both signs in one pass. Every voxel points at its greatest neighbour of
 // the same sign, by (level, position); the pointers end at peaks, and the peak is the voxel's label. Components of
 // {level >= k} are components of the graph of peaks with, for each pair of neighbours, an edge between their labels
-// at the lower of their levels. Peaks carry, in a union-find forest, the score that their component has gathered:
-// `gathered` of a root is its total, of any other node the difference to its parent's, so that growth of a component
-// is booked once, at its root.
+// at the lower of their levels. Only saddles have edges: voxels whose greater neighbours are in several pieces of the
+// cube around them (gpuvox/tfce.py says why that is enough). Peaks carry, in a union-find forest, the score that their
+// component has gathered: `gathered` of a root is its total, of any other node the difference to its parent's, so that
+// growth of a component is booked once, at its root.
 //
 // Levels fall from the highest, each in three steps with a barrier after each:
 //   a  edges of the level: the root with the larger number is hooked under the other one, and its size logged;
@@ -63,28 +64,58 @@ DEVICE void start_of_levels(int* counts, int cap) {
     }
 }
 
-template <int C>
-DEVICE int greatest_neighbour(const short* code, int p, int level, int sign, int px, int pxy) {
+// Where a voxel of code `own` points: its greatest neighbour, or itself. *greater: cells of the cube of 3 x 3 x 3 around
+// it that are greater than it, neighbours or what may connect them; a cell is bit x + 3 y + 9 z.
+template <int C> DEVICE int greatest_neighbour(const short* code, int p, int own, int px, int pxy, uint32* greater) {
+    // Axes along which neighbours may differ, and what connects them.
+    const int NEAR = C == 6 ? 1 : C == 18 ? 2 : 3, PATH = C == 6 ? 2 : 3;
+    // With s = -1 for negative codes, x ^ s maps a code c of that sign to -c - 1, and 0 and the other sign below.
+    const int s = own >> 31, level = own ^ s;
     int best = p, highest = -1;
-    neighbours_before<C>(px, pxy, [&](int offset) {
-        const int other = sign * code[p + offset];
-        if (other >= highest) {
-            highest = other;
-            best = p + offset;
-        }
-    });
-    if (highest <= level) {
-        highest = level;
-        best = p;
-    }
-    neighbours_after<C>(px, pxy, [&](int offset) {
-        const int other = sign * code[p + offset];
-        if (other >= highest) {
-            highest = other;
-            best = p + offset;
-        }
-    });
+    uint32 cells = 0;
+#pragma unroll
+    for (int dz = -1; dz <= 1; ++dz)
+#pragma unroll
+        for (int dy = -1; dy <= 1; ++dy)
+#pragma unroll
+            for (int dx = -1; dx <= 1; ++dx) {
+                const int moved = (dx != 0) + (dy != 0) + (dz != 0);
+                const bool before = dz < 0 || (dz == 0 && (dy < 0 || (dy == 0 && dx < 0)));
+                if (moved == 0 && highest <= level) {
+                    highest = level;
+                    best = p;
+                }
+                if (moved == 0 || moved > PATH) continue;
+                const int q = p + dx + dy * px + dz * pxy;
+                const int other = code[q] ^ s;
+                if (before ? other > level : other >= level) cells |= 1u << (dx + 3 * dy + 9 * dz + 13);
+                if (moved <= NEAR && other >= highest) {
+                    highest = other;
+                    best = q;
+                }
+            }
+    *greater = cells;
     return best;
+}
+
+// Whether the neighbours among the greater cells of a cube may be in several pieces. If not, they are in one component
+// without the voxel, and it has no edges. A flood of a fixed number of rounds: what it has not reached counts as another
+// piece, which costs time and is never wrong.
+template <int C> DEVICE bool in_pieces(uint32 cells) {
+    const uint32 FACES = 1u << 4 | 1u << 10 | 1u << 12 | 1u << 14 | 1u << 16 | 1u << 22;
+    const uint32 CORNERS = 1u << 0 | 1u << 2 | 1u << 6 | 1u << 8 | 1u << 18 | 1u << 20 | 1u << 24 | 1u << 26;
+    const uint32 NEAR = C == 6 ? FACES : C == 18 ? ~CORNERS : ~0u;
+    // Where a step up or down in x or y does not leave the row or the plane.
+    const uint32 X0 = 0x6db6db6u, X2 = 0x36db6dbu, Y0 = 0x7e3f1f8u, Y2 = 0x0fc7e3fu;
+    uint32 reached = cells & FACES ? cells & FACES : cells & NEAR;
+    reached &= 0u - reached;
+#pragma unroll
+    for (int round = 0; round < (C == 26 ? 3 : 4); ++round) {
+        const uint32 x = (reached << 1 & X0) | (reached >> 1 & X2), along = C == 26 ? reached | x : reached;
+        const uint32 y = (along << 3 & Y0) | (along >> 3 & Y2), across = C == 26 ? along | y : reached;
+        reached = (reached | x | y | across | across << 9 | across >> 9) & cells;
+    }
+    return (cells & NEAR & ~reached) != 0;
 }
 
 // f(label) for the labels of greater neighbours that differ from the voxel's own; most repetitions are left out.
@@ -127,7 +158,7 @@ DEVICE int hook(uint32* word, int a, int b, uint32* before) {
 // stat (n_maps, n_voxels); index (n_voxels): positions in the padded box of `box` positions; thresholds, weights
 // (2, cap + 1): weights[sign, k] = w_k; sizes (n_voxels + 1): S; per_step (2): 1 / delta, 0 for a blank sign.
 // Scratch of each block: code (box) zero at the start, up (box), order, word, gathered, dead, above (n_voxels),
-// raw and edge (edge_capacity), counts (3, cap + 1). above and maps are for FULL alone.
+// raw and edge (edge_capacity), counts (3, cap + 1); dead has 2 * n_voxels. above and maps are for FULL alone.
 // maxima (2, n_maps) in scores; status (n_maps); maps (n_maps, n_voxels), negative for the negative sign.
 // Dynamic shared memory: counts if cap_shared, then n_shared (gathered, word).
 template <int C, bool FULL>
@@ -140,6 +171,7 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
     DYNAMIC_SHARED(memory);
     SHARED(int, n_peaks, 1);
     SHARED(int, n_edges, 1);
+    SHARED(int, n_saddles, 1);
     SHARED(int, n_dead, 1);
     SHARED(int, highest, 1);
     SHARED(int64, best, 2);
@@ -149,18 +181,15 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
     int* up = all_up + slot * box;
     int* order = all_order + slot * n_voxels;
     int* dead = all_dead + slot * 2 * n_voxels;
-    int* raw = all_raw + slot * 2 * edge_capacity;
-    int* edge = all_edge + slot * 2 * edge_capacity;
     int* counts = cap_shared ? (int*)(memory + n_shared) + n_shared : all_counts + slot * 3 * (cap + 1);
-    int* voxel_count = counts;
-    int* edge_count = counts + (cap + 1);
-    int* peak_count = counts + 2 * (cap + 1);
+    // Counts by level, of voxels, edges and peaks. As pointers the latter two would take registers that are needed.
+    const int edges_of = cap + 1, peaks_of = 2 * (cap + 1);
 
-    for (int64 b = blockIdx.x; b < n_maps; b += gridDim.x) {
-        const float* t = stat + b * n_voxels;
+    for (int b = blockIdx.x; b < n_maps; b += gridDim.x) {
+        const float* t = stat + (int64)b * n_voxels;
         for (int i = thread; i < 3 * (cap + 1); i += threads) counts[i] = 0;
         if (thread == 0) {
-            n_peaks[0] = n_edges[0] = n_dead[0] = highest[0] = 0;
+            n_peaks[0] = n_edges[0] = n_saddles[0] = n_dead[0] = highest[0] = 0;
             best[0] = best[1] = 0;
         }
         barrier();
@@ -176,7 +205,7 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
                 level = 0;
             }
             code[index[v]] = (short)(row ? -level : level);
-            if (level) add(voxel_count + level, 1);
+            if (level) add(counts + level, 1);
         }
         barrier();
         const bool too_many = load(highest) > cap;
@@ -193,18 +222,21 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
         for (int v = thread; v < n_voxels; v += threads) {
             const int p = index[v], c = code[p];
             if (!c) continue;
-            const int level = magnitude(c);
-            const int to = greatest_neighbour<C>(code, p, level, c < 0 ? -1 : 1, px, pxy);
+            uint32 greater = 0;
+            const int to = greatest_neighbour<C>(code, p, c, px, pxy, &greater);
             up[p] = to;
+            // The list is free until the sweep: peaks from its start, saddles from its end.
             if (to == p) {
-                dead[add(n_peaks, 1)] = p;  // the list is free until the sweep
-                add(peak_count + level, 1);
-                raise(highest, level);
+                dead[add(n_peaks, 1)] = p;
+                add(counts + peaks_of + magnitude(c), 1);
+                raise(highest, magnitude(c));
+            } else if (in_pieces<C>(greater)) {
+                dead[2 * n_voxels - 1 - add(n_saddles, 1)] = p;
             }
         }
         barrier();
         const int peaks = n_peaks[0], top = highest[0];
-        for (int i = thread; i < 2; i += threads) start_of_levels(i ? peak_count : voxel_count, cap);
+        for (int i = thread; i < 2; i += threads) start_of_levels(i ? counts + peaks_of : counts, cap);
         uint32* word = peaks <= n_shared ? (uint32*)(memory + n_shared) : all_word + slot * n_voxels;
         int64* gathered = peaks <= n_shared ? (int64*)memory : all_gathered + slot * n_voxels;
         barrier();
@@ -212,7 +244,7 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
         // Peaks are numbered by falling level: those born so far are always the first ones.
         for (int i = thread; i < peaks; i += threads) {
             const int p = dead[i], c = code[p];
-            const int number = add(peak_count + magnitude(c), 1);
+            const int number = add(counts + peaks_of + magnitude(c), 1);
             up[p] = ~number;
             word[number] = c < 0 ? ROOT | NEGATIVE : ROOT;
             gathered[number] = 0;
@@ -226,21 +258,23 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
             int x = load(up + p);
             while (x >= 0) x = load(up + x);
             store(up + p, x);
-            order[add(voxel_count + magnitude(c), 1)] = FULL ? v : ~x;
+            order[add(counts + magnitude(c), 1)] = FULL ? v : ~x;
         }
         barrier();
 
         // Edges, sorted by level.
-        for (int v = thread; v < n_voxels; v += threads) {
-            const int p = index[v], c = code[p];
-            if (!c) continue;
+        int* raw = all_raw + slot * 2 * edge_capacity;
+        int* edge = all_edge + slot * 2 * edge_capacity;
+        const int saddles = n_saddles[0];
+        for (int i = thread; i < saddles; i += threads) {
+            const int p = dead[2 * n_voxels - 1 - i], c = code[p];
             const int level = magnitude(c);
             other_labels<C>(code, up, p, level, c < 0 ? -1 : 1, px, pxy, [&](int label) {
                 const int i = add(n_edges, 1);
                 if (i < edge_capacity) {
                     raw[2 * i] = p;
                     raw[2 * i + 1] = label;
-                    add(edge_count + level, 1);
+                    add(counts + edges_of + level, 1);
                 }
             });
         }
@@ -254,20 +288,20 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
             barrier();
             continue;
         }
-        if (thread == 0) start_of_levels(edge_count, cap);
+        if (thread == 0) start_of_levels(counts + edges_of, cap);
         barrier();
         for (int i = thread; i < edges; i += threads) {
             const int p = raw[2 * i];
-            const int place = add(edge_count + magnitude(code[p]), 1);
+            const int place = add(counts + edges_of + magnitude(code[p]), 1);
             edge[2 * place] = ~up[p];
             edge[2 * place + 1] = raw[2 * i + 1];
         }
         barrier();
 
-        // The sweep. The items of level k now end at count[k], and start where those of level k + 1 end.
+        // The sweep. The items of level k now end at its count, and start where those of level k + 1 end.
         int voxel = 0, edge_at = 0;
         for (int k = top; k >= 1; --k) {
-            const int voxel_end = voxel_count[k], edge_end = edge_count[k], born = peak_count[k];
+            const int voxel_end = counts[k], edge_end = counts[edges_of + k], born = counts[peaks_of + k];
             if (FULL) {
                 int64* above = all_above + slot * n_voxels;
                 for (int i = voxel + thread; i < voxel_end; i += threads) {
@@ -343,7 +377,7 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
                 const int p = index[v], c = code[p];
                 int64 score = 0;
                 if (c) score = total_of(word, gathered, ~up[p]) - above[v];
-                maps[b * n_voxels + v] = c < 0 ? -score : score;
+                maps[(int64)b * n_voxels + v] = c < 0 ? -score : score;
             }
         }
         barrier();

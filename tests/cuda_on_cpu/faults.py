@@ -109,10 +109,8 @@ BY_HAND = {
         ),
         Fault(
             "sign ignored where voxels point",
-            "int best = p, highest = -1;\n    neighbours_before<C>(px, pxy, [&](int offset) {\n"
-            "        const int other = sign * code[p + offset];",
-            "int best = p, highest = -1;\n    neighbours_before<C>(px, pxy, [&](int offset) {\n"
-            "        const int other = planted == @ ? magnitude(code[p + offset]) : sign * code[p + offset];",
+            "const int other = code[q] ^ s;",
+            "const int other = planted == @ ? magnitude(code[q]) : code[q] ^ s;",
         ),
         Fault(
             "sign ignored where labels meet",
@@ -121,13 +119,28 @@ BY_HAND = {
         ),
         Fault(
             "voxels point both ways along a tie",
-            "if (highest <= level) {",
-            "if (planted == @ ? highest < level : highest <= level) {",
+            "if (moved == 0 && highest <= level) {",
+            "if (moved == 0 && (planted == @ ? highest < level : highest <= level)) {",
         ),
         Fault(
             "ties with later voxels join nothing",
             "[&](int offset) { look(p + offset, level); }",
             "[&](int offset) { look(p + offset, level + (planted == @)); }",
+        ),
+        Fault(
+            "the flood of a cube goes on in the next row",
+            "(reached << 1 & X0)",
+            "(reached << 1 & (planted == @ ? ~0u : X0))",
+        ),
+        Fault(
+            "the flood starts at every neighbour",
+            "reached &= 0u - reached;",
+            "if (planted != @) reached &= 0u - reached;",
+        ),
+        Fault(
+            "ties with earlier voxels are greater in a cube",
+            "if (before ? other > level : other >= level) cells |=",
+            "if (before && planted != @ ? other > level : other >= level) cells |=",
         ),
         Fault(
             "sign of a peak forgotten",
