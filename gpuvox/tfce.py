@@ -81,7 +81,7 @@ CODE_LEVELS = 32_000
 NOT_FINITE = "a statistic map has a value that is not a number; TFCE needs finite values"
 DISAGREES = "the device finds more TFCE levels in a map than the host, so it computes incorrectly"
 EDGE_SHARES = {6: 0.25, 18: 0.5, 26: 0.25}
-"""Edges that there is room for on a device, per voxel of the mask, by connectivity; maps that are not smooth have more."""
+"""Edges that there is room for on a device, per voxel of the mask, by connectivity; rough maps have more."""
 STEPS_TO_MAXIMUM = 100
 """FSL: δ is a hundredth of the maximum of the unpermuted map."""
 
