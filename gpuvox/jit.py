@@ -73,7 +73,18 @@ if _config.DISABLE_JIT:
     _warn("NUMBA_DISABLE_JIT is ignored: gpuvox's loops are correct only when they are compiled")
 
 
-LOOPS = ("ascent", "cluster", "glm", "qmri", "reductions", "shuffle", "smooth", "tfce", "voxelwise_loops")
+LOOPS = (
+    "ascent",
+    "block_tree",
+    "cluster",
+    "glm",
+    "qmri",
+    "reductions",
+    "shuffle",
+    "smooth",
+    "tfce",
+    "voxelwise_loops",
+)
 """Modules with compiled loops. They call each other's: what is kept of one is good for these versions of all."""
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from gpuvox.block_tree import TreeShuffler
 from gpuvox.device import Device
 from gpuvox.errors import DesignError
 from gpuvox.executors import Workers
@@ -35,8 +36,8 @@ class Inputs:
         t contrasts.
     f_tests : (f, k) float64
         Rows: the t contrasts with a non-zero entry are combined to an F test.
-    blocks : (n,) int, optional
-        Exchangeability blocks, from 1; 0 for rows that never move.
+    blocks : (n,) or (n, levels) int, optional
+        Exchangeability blocks, from 1; 0 for rows that never move. Several columns are multi-level blocks.
     evs : dict of int to (n, V) float32, arrays or `scratch.Tiles`
         Voxelwise EVs by column (from 0). A negative number stands for values that, where they are not 0, exclude their
         participant from a voxel; design and contrasts have no columns for them (see `exclusion`).
@@ -151,14 +152,21 @@ def make_shuffler(inputs: Inputs, options: Options, test: Test) -> Shuffler | Im
     if options.permutations is not None:
         return ImportedShuffler(options.permutations[test.name], len(labels))
     blocks = inputs.blocks
+    multi_level = blocks is not None and blocks.ndim == 2
     if options.detect_null:
+        if multi_level:
+            raise DesignError(
+                "-D cannot be combined with multi-level exchangeability blocks; give the rows that "
+                "are not to move a negative number there",
+                option="--detectNullSubjects",
+            )
         still = null_rows(inputs.design, test.contrast)
         block_of_row = np.ones(len(labels), dtype=np.int64) if blocks is None else blocks
         numbers = np.unique(block_of_row[~still & (block_of_row > 0)])
         blocks = np.where(still | (block_of_row == 0), 0, np.searchsorted(numbers, block_of_row) + 1)
     flip = options.flip or (not test.is_f and _is_one_sample(labels, scale, blocks, test.contrast))
     settings = Permutations(options.n_permutations, options.seed, blocks, options.whole_blocks, flip)
-    return Shuffler(labels, settings, scale)
+    return (TreeShuffler if multi_level else Shuffler)(labels, settings, scale)
 
 
 def _exchangeable(inputs: Inputs, test: Test) -> tuple[Float64, Float64]:
@@ -173,7 +181,7 @@ def _exchangeable(inputs: Inputs, test: Test) -> tuple[Float64, Float64]:
 def _is_one_sample(labels: Float64, scale: Float64, blocks: Ints | None, contrast: Float64) -> bool:
     """FSL's rule: all rows equal, one block, one non-zero weight in the contrast."""
     alike = bool((np.ptp(labels, axis=0) <= 1e-10 * scale).all())
-    one_block = blocks is None or len(np.unique(blocks)) == 1
+    one_block = blocks is None or (blocks.ndim == 1 and len(np.unique(blocks)) == 1)
     return alike and one_block and int(np.count_nonzero(contrast)) == 1
 
 

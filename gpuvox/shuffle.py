@@ -54,8 +54,9 @@ class Permutations:
         Number of permutations, including the unpermuted one; 0, or more than exist: all of them.
     seed : int
         0 ≤ seed < 2^64.
-    blocks : (n,) array of int, optional
-        Exchangeability block of each row, numbered from 1; rows in block 0 never move.
+    blocks : (n,) or (n, levels) array of int, optional
+        Exchangeability block of each row, numbered from 1; rows in block 0 never move. Two columns or more
+        are multi-level blocks, see `gpuvox.block_tree`.
     whole_blocks : bool
         Permute blocks as wholes instead of rows within each block.
     flip : bool
@@ -165,7 +166,7 @@ class _Layout:
     def counts(self) -> list[int]:
         """Number of distinct arrangements of each stratum: multinomial coefficients."""
         sizes = np.diff(self.classes).tolist()
-        return [_multinomial(sizes[a:b]) for a, b in zip(self.strata[:-1], self.strata[1:])]
+        return [multinomial(sizes[a:b]) for a, b in zip(self.strata[:-1], self.strata[1:])]
 
     def merged(self) -> _Layout:
         """The units of a stratum all in one class."""
@@ -173,7 +174,8 @@ class _Layout:
         return _Layout(self.members, np.arange(len(bounds)), bounds)
 
 
-def _multinomial(sizes: Sequence[int]) -> int:
+def multinomial(sizes: Sequence[int]) -> int:
+    """Number of distinct arrangements of classes of these sizes."""
     totals = np.cumsum(sizes, dtype=np.int64).tolist()
     return prod(comb(total, size) for total, size in zip(totals, sizes))
 
@@ -308,7 +310,7 @@ class Shuffler:
         # Exhaustive runs are the same for every seed.
         key = np.uint64(0 if self.exhaustive else self.options.seed)
         indices = np.arange(start, stop, dtype=np.uint64)
-        draws = _draws(key, indices, len(self._layout.members))
+        draws = _draws(key, indices, self._n_draws)
         make = self._signs if self.flips else self._permutations
         out = make(draws, self._ranks(indices, key))
         out[indices == 0] = 1 if self.flips else np.arange(self.n_rows)
@@ -321,13 +323,13 @@ class Shuffler:
         return indices if self.exhaustive else _bijection(key, indices, np.uint64(self.n_distinct))
 
     def _signs(self, draws: Words, ranks: Words | None) -> NDArray[np.int8]:
-        members = self._layout.members
         if ranks is None:
-            bits = draws[:, : len(members)]
+            bits = draws[:, : self._n_draws]
         else:
-            bits = ranks[:, None] >> np.arange(len(members), dtype=np.uint64)[::-1]
+            bits = ranks[:, None] >> np.arange(self._n_draws, dtype=np.uint64)[::-1]
         signs = np.ones((len(draws), self.n_rows), dtype=np.int8)
-        signs[:, members] = np.where(bits & _ONE, -1, 1)[:, :, None]
+        flipping = self._unit_of_row >= 0
+        signs[:, flipping] = np.where(bits & _ONE, -1, 1)[:, self._unit_of_row[flipping]]
         return signs
 
     def _permutations(self, draws: Words, ranks: Words | None) -> Int32:
@@ -339,6 +341,19 @@ class Shuffler:
         out = np.tile(np.arange(self.n_rows, dtype=np.int32), (len(draws), 1))
         _permute(draws, ranks, radix, layout.strata, layout.classes, layout.members, out)
         return out
+
+    @property
+    def _n_draws(self) -> int:
+        """Random words that one permutation takes; of sign flips, the number of units."""
+        return len(self._layout.members)
+
+    @cached_property
+    def _unit_of_row(self) -> Ints:
+        """(n_rows,) Number of the unit that each row changes its sign with; -1 if it never does."""
+        units = np.full(self.n_rows, -1)
+        for number, rows in enumerate(self._layout.members):
+            units[rows] = number
+        return units
 
     @cached_property
     def _strata(self) -> list[Ints]:
@@ -515,17 +530,17 @@ def _permute(
         rank = ranks[i]
         for c in range(n_classes):
             unplaced[c] = classes[c + 1] - classes[c]
-            _shuffle_class(draws[i], classes[c], classes[c + 1], pool)
+            shuffle_class(draws[i], classes[c], classes[c + 1], pool)
         for s in range(len(radix)):
             digit, rank = rank % radix[s], rank // radix[s]
-            _unrank(digit, radix[s], strata[s], strata[s + 1], classes, unplaced, pool, sources)
+            unrank(digit, radix[s], strata[s], strata[s + 1], classes, unplaced, pool, sources)
         for slot in range(m):
             for k in range(members.shape[1]):
                 out[i, members[slot, k]] = members[sources[slot], k]
 
 
 @checked
-def _shuffle_class(words: Words, first: int, last: int, pool: Ints) -> None:
+def shuffle_class(words: Words, first: int, last: int, pool: Ints) -> None:
     """Slots first … last − 1 in random order: Fisher-Yates, each draw biased by less than last / 2^32."""
     for k in range(first, last):
         pool[k] = k
@@ -535,7 +550,7 @@ def _shuffle_class(words: Words, first: int, last: int, pool: Ints) -> None:
 
 
 @checked
-def _unrank(
+def unrank(
     rank: np.uint64,
     count: np.uint64,
     first: int,

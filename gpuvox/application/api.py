@@ -215,8 +215,9 @@ def randomise(
         are what its ``transform`` returned, or images that it is applied to.
     f_tests : (f, k) array_like or path, optional
         Each row marks the contrasts that are combined to an F test.
-    blocks : (n,) array_like or path, optional
-        Exchangeability blocks.
+    blocks : (n,) array_like or path, or (n, levels) array_like, optional
+        Exchangeability blocks, from 1. With two columns or more, multi-level blocks, whose signs say what trades
+        places; see `gpuvox.block_tree`.
     voxelwise : dict of int to path, image or array, optional
         Voxelwise explanatory variables by column of the design, from 0. Under −N, as of ``--vxl``: what takes a
         subject out of a voxel where it is not 0; N is the number of columns of the design + 1, or that of the first

@@ -22,6 +22,7 @@ from gpuvox.application.command import MOST_PERMUTATIONS, ImageSource, MatrixSou
 from gpuvox.application.contrasts import are_texts, read_contrasts
 from gpuvox.application.cost import check_memory
 from gpuvox.application.settings import matrix_of, need_places
+from gpuvox.block_tree import TreeShuffler
 from gpuvox.device import Device
 from gpuvox.errors import DesignError, FileError, InputError, UsageError
 from gpuvox.exclusion import split
@@ -197,20 +198,24 @@ def _read_blocks(description: RunDescription, n: int) -> tuple[Ints | None, Rows
     if description.blocks is None:
         return None, None
     source = read_source(description.blocks, "blocks")
-    blocks = source.values if source.is_file else source.values.reshape(-1, 1)
-    if blocks.shape[1] != 1:
+    blocks = source.values if source.is_file or len(source.values) == n else source.values.reshape(-1, 1)
+    if source.is_file and blocks.shape[1] != 1:
         raise source.error(f"has {blocks.shape[1]} columns; exchangeability blocks are a single column of numbers")
     _check_size(replace(source, matrix=Matrix(blocks)), "row", n, "volume", f"in {_data_name(description)}")
-    if (blocks > n).any():
+    if blocks.shape[1] == 1 and (blocks > n).any():
         raise source.error(
             f"{'holds' if source.is_file else 'hold'} block {blocks.max():g}; the blocks of {n} volumes are numbered "
             "1, 2, 3 … without gaps"
         )
     try:
-        Shuffler(np.zeros((n, 1)), Permutations(1, 0, blocks[:, 0], description.options.whole_blocks))
+        whole = description.options.whole_blocks
+        if blocks.shape[1] > 1:
+            TreeShuffler(np.zeros((n, 1)), Permutations(1, 0, blocks, whole))
+        else:
+            Shuffler(np.zeros((n, 1)), Permutations(1, 0, blocks[:, 0], whole))
     except InputError as error:
         raise (FileError(f"{source.origin}: {error}") if source.is_file else DesignError(str(error))) from None
-    return blocks[:, 0].astype(np.int64), source.rows
+    return (blocks if blocks.shape[1] > 1 else blocks[:, 0]).astype(np.int64), source.rows
 
 
 class PermutationFiles(dict[str, AnyArray]):
