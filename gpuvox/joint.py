@@ -9,6 +9,7 @@ same degrees of freedom. TFCE as FSL has it, a sum over steps, is multiplied by 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -54,3 +55,8 @@ class JointNull:
             name: corrected(self.maxima[name], ties * result.weights[name])
             for name, ties in result.least_ties.items()
         }
+
+    def added_to(self, result: TestResult) -> TestResult:
+        """One of the tests with these values among its maps, as ``vox_acrossp`` and so on."""
+        across = {f"{name}_acrossp": values for name, values in self.corrected(result).items()}
+        return replace(result, maps={**result.maps, **across})

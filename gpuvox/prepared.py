@@ -16,7 +16,7 @@ from gpuvox.grid import Grid
 from gpuvox.names import Names
 from gpuvox.partitioning import PartitionedDesign, effective_regressor, null_rows, partition
 from gpuvox.scratch import Data
-from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
+from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler, effective_labels
 from gpuvox.statistics import Statistics
 from gpuvox.types import AnyArray, Float64, Ints
 
@@ -176,6 +176,11 @@ def _exchangeable(inputs: Inputs, test: Test) -> tuple[Float64, Float64]:
     # Rounding error is relative to the numbers from which a regressor is computed.
     scale = np.abs(test.contrast) @ np.abs(inputs.design).max(axis=0)
     return effective_regressor(inputs.design, test.contrast), scale
+
+
+def joint_labels(inputs: Inputs, tests: Sequence[Test]) -> Float64:
+    """(n, columns) An effective design for several tests: rows that are equal in it are interchangeable in all."""
+    return np.column_stack([effective_labels(*_exchangeable(inputs, test)) for test in tests]).astype(np.float64)
 
 
 def _is_one_sample(labels: Float64, scale: Float64, blocks: Ints | None, contrast: Float64) -> bool:

@@ -150,7 +150,7 @@ def test_tests_of_other_numbers_of_permutations_have_no_joint_null():
 
 def test_the_step_of_all_tests_is_that_of_the_largest():
     data, design, contrasts = three_groups()
-    data[:, :3] += 30 * design[:, 2:]
+    data[:, :3] += 300 * design[:, 2:]
     with_tfce = {"statistics": Statistics(False, Tfce()), "n_permutations": 5}
     apart = results_of(data, design, contrasts, **with_tfce)
     joint = results_of(data, design, contrasts, joint_steps=True, **with_tfce)

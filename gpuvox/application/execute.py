@@ -7,12 +7,12 @@ anything is written.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 from gpuvox import files
-from gpuvox.analysis import Analysis, OpenStore, PreparedTest, analyse, run_shard
+from gpuvox.analysis import Analysis, OpenStore, PreparedTest, TestResult, analyse, run_shard
 from gpuvox.application.announcements import (
     announce_count,
     announce_critical,
@@ -51,7 +51,16 @@ LONG_RUN = 300.0
 """Expected duration in seconds above which a run has a checkpoint by default."""
 
 
-def execute(description: RunDescription, reporter: Reporter, shared: SharedImages | None = None) -> int:
+OnResult = Callable[[TestResult, Writer], None]
+"""Called with each test when its files have been written, and with what writes them."""
+
+
+def execute(
+    description: RunDescription,
+    reporter: Reporter,
+    shared: SharedImages | None = None,
+    on_result: OnResult | None = None,
+) -> int:
     """Execute a run that has an output root: read, analyse, write.
 
     Parameters
@@ -61,6 +70,8 @@ def execute(description: RunDescription, reporter: Reporter, shared: SharedImage
         `say` receives the lines that FSL prints.
     shared : SharedImages, optional
         Images that several runs of one command share, which are read once.
+    on_result : callable, optional
+        See `OnResult`.
 
     Returns
     -------
@@ -92,14 +103,20 @@ def execute(description: RunDescription, reporter: Reporter, shared: SharedImage
                 "gpuvox merge makes the maps of all shards."
             )
         else:
-            _run_and_write(run, hashes, reporter, checkpoint.store if checkpoint else None)
+            _run_and_write(run, hashes, reporter, checkpoint.store if checkpoint else None, on_result)
             if checkpoint:
                 checkpoint.remove()
     reporter.say("Finished, exiting.")
     return checkpoint.resumed if checkpoint and description.resume else 0
 
 
-def write_merged(description: RunDescription, merged: Tallies, reporter: Reporter) -> None:
+def write_merged(
+    description: RunDescription,
+    merged: Tallies,
+    reporter: Reporter,
+    shared: SharedImages | None = None,
+    on_result: OnResult | None = None,
+) -> None:
     """``gpuvox merge``: write the files of the whole run from the tallies of its shards.
 
     Parameters
@@ -110,6 +127,8 @@ def write_merged(description: RunDescription, merged: Tallies, reporter: Reporte
         All tallies, see `checkpoint.merge`. Missing permutations are run: a shard whose TFCE had fewer steps than
         another one needs is repeated.
     reporter : Reporter
+    shared, on_result
+        See `execute`.
 
     Raises
     ------
@@ -127,7 +146,7 @@ def write_merged(description: RunDescription, merged: Tallies, reporter: Reporte
             f"{again} permutations are run again: their shards were prepared for fewer steps of TFCE than others needed"
         )
     with _output_lock(description, reporter):
-        _run_and_write(read_images(run, reporter), hashes, reporter, merged.store)
+        _run_and_write(read_images(run, reporter, shared), hashes, reporter, merged.store, on_result)
     reporter.say("Finished, exiting.")
 
 
@@ -301,7 +320,13 @@ def _without_checkpoint(description: RunDescription, reporter: Reporter) -> Iter
 # -- writing --------------------------------------------------------------------------------------------------------
 
 
-def _run_and_write(run: PreparedRun, hashes: Hashes, reporter: Reporter, open_store: OpenStore | None) -> None:
+def _run_and_write(
+    run: PreparedRun,
+    hashes: Hashes,
+    reporter: Reporter,
+    open_store: OpenStore | None,
+    on_result: OnResult | None = None,
+) -> None:
     """Run every test and write its files."""
     description, analysis = run.description, run.analysis
     writer = Writer(description.root, analysis.inputs.grid, run.header, description.outputs)
@@ -325,7 +350,9 @@ def _run_and_write(run: PreparedRun, hashes: Hashes, reporter: Reporter, open_st
         for warning in result.warnings:
             reporter.warn(warning)
         writer.result(result)
-        results.append(replace(result, maps={}))
+        if on_result:
+            on_result(result, writer)
+        results.append(replace(result, maps={}, least_ties={}))
     outputs = description.outputs
     if outputs.estimates or outputs.film or outputs.contrasts:
         writer.estimates(analysis.inputs, analysis.options.demean)

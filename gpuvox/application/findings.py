@@ -57,6 +57,7 @@ class Survival:
     def sentence(self, desc: str, statistic: str) -> str:
         """What survives a correction (``tfceFWE``) of a statistic (``t``)."""
         level = f"q < {LEVEL:g}, false discovery rate" if desc.endswith("FDR") else f"p < {LEVEL:g}, corrected"
+        level += " over all tests" if desc.endswith("across") else ""
         smallest = f"smallest {level.partition(' ')[0]} {self.smallest_p:.4g}"
         if not self.voxels:
             return f"nothing survives at {level} ({smallest})"
@@ -80,6 +81,7 @@ class Finding:
     statistic : str
         ``t`` or ``F``.
     largest : Peak
+        Of a two-sided test the largest in size, with its sign; so are the peaks of its clusters.
     survivals : dict of str to Survival
         By correction, ``tfceFWE``.
     effect : PeakEffect or None
@@ -111,6 +113,8 @@ def find(
     corrected: Mapping[str, Float64],
     grid: Grid,
     effects: Effects | None = None,
+    *,
+    two_sided: bool = False,
 ) -> Finding:
     """The results of a test.
 
@@ -124,27 +128,37 @@ def find(
     grid : Grid
     effects : Effects, optional
         With (V,) maps.
+    two_sided : bool
+        Large values of either sign count; clusters are of one sign.
     """
     everywhere = np.ones(grid.n_voxels, dtype=bool)
-    survivals = {desc: _survival(p, stat, grid) for desc, p in corrected.items()}
-    effect = None if effects is None else effects.at(int(np.argmax(stat)))
-    return Finding(name, statistic, _peak(stat, everywhere, grid), survivals, effect)
+    signs = (1, -1) if two_sided else (1,)
+    survivals = {desc: _survival(p, stat, grid, signs) for desc, p in corrected.items()}
+    effect = None if effects is None else effects.at(int(np.argmax(np.abs(stat) if two_sided else stat)))
+    return Finding(name, statistic, _peak(stat, everywhere, grid, two_sided), survivals, effect)
 
 
-def _survival(p: Float64, stat: Float32, grid: Grid) -> Survival:
-    inside = p < LEVEL
+def _survival(p: Float64, stat: Float32, grid: Grid, signs: tuple[int, ...]) -> Survival:
+    inside, two_sided = p < LEVEL, len(signs) > 1
     smallest = float(p.min(initial=1.0))
     if not inside.any():
         return Survival(smallest, 0)
     if grid.shape[1:] == (1, 1):  # rows of voxels whose places are unknown
-        return Survival(smallest, int(inside.sum()), (), _peak(stat, inside, grid))
-    clusters, n = label(inside.astype(np.float32), grid, 0.5, CONNECTIVITY)
-    sizes = np.bincount(clusters[inside], minlength=n + 1)[1:]
-    return Survival(smallest, int(inside.sum()), tuple(sizes.tolist()), _peak(stat, clusters == 1, grid))
+        return Survival(smallest, int(inside.sum()), (), _peak(stat, inside, grid, two_sided))
+    sizes: list[int] = []
+    largest = inside
+    for sign in signs:
+        of_sign = inside & (sign * stat >= 0) if two_sided else inside
+        clusters, n = label(of_sign.astype(np.float32), grid, 0.5, CONNECTIVITY)
+        own = np.bincount(clusters[of_sign], minlength=n + 1)[1:].tolist()
+        if own and (not sizes or own[0] > sizes[0]):
+            largest = clusters == 1
+        sizes = sorted([*sizes, *own], reverse=True)
+    return Survival(smallest, int(inside.sum()), tuple(sizes), _peak(stat, largest, grid, two_sided))
 
 
-def _peak(stat: Float32, where: Bools, grid: Grid) -> Peak:
-    voxel = int(np.argmax(np.where(where, stat, -np.inf)))
+def _peak(stat: Float32, where: Bools, grid: Grid, two_sided: bool = False) -> Peak:
+    voxel = int(np.argmax(np.where(where, np.abs(stat) if two_sided else stat, -np.inf)))
     index = grid.position(voxel)
     if grid.affine is None:
         return Peak(float(stat[voxel]), (float(index[0]), float(index[1]), float(index[2])), "voxel")

@@ -111,6 +111,7 @@ class Writer:
         label = _letter(result.test) if info.is_image else name
         record = self._record(result, label, f"{name}_corrp", "family-wise error")
         yield self._corrected_stem(info, result.test), maps[f"{name}_corrp"], record, None
+        yield from self._across(info, result)
         if f"{name}_p" in maps:
             record = self._record(result, label, f"{name}_p", "none")
             if self.outputs.film and info.is_image:
@@ -119,6 +120,21 @@ class Writer:
                 yield f"{name}_p_{result.test.name}", maps[f"{name}_p"], record, None
         if self.outputs.raw and name in maps:
             yield f"{name}_{result.test.name}", maps[name], self._record(result, name), None
+
+    def across(self, result: TestResult) -> None:
+        """Write the p-values of a test that are corrected over several tests, see `joint`."""
+        for info in result.statistics:
+            for stem, values, record, label in self._across(info, result):
+                self.image(stem, values, record, label)
+
+    def _across(
+        self, info: StatisticInfo, result: TestResult
+    ) -> Iterator[tuple[str, AnyArray, dict, Label | None]]:
+        key = f"{info.name}_acrossp"
+        if key in result.maps:
+            label = _letter(result.test) if info.is_image else info.name
+            record = self._record(result, label, key, "family-wise error over all tests")
+            yield f"{key}_{result.test.name}", result.maps[key], record, None
 
     def _nulls(self, result: TestResult) -> Iterator[tuple[str, AnyArray]]:
         for info in _by_precedence(result):

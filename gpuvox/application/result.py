@@ -24,7 +24,7 @@ from gpuvox.plain import escaped, several
 from gpuvox.pvalues import false_discovery_rate
 from gpuvox.types import Float32, Float64, Ints
 
-CORRECTED = ("FWE", "FDR")
+CORRECTED = ("FWE", "FWEacross", "FDR")
 """How the names of corrections of p-values end; ``Unc`` is none."""
 STYLES = {
     "card": "border:1px solid #8886;border-radius:6px;padding:.6em .9em;display:inline-block;max-width:100%;"
@@ -122,7 +122,7 @@ class Tested:
         """A test about which nothing is known but its result."""
         maps, statistic = TestMaps.of(result), "F" if result.test.is_f else "t"
         name = result.test.label or result.test.name
-        finding = find(name, statistic, maps.values[statistic], maps.corrected, grid)
+        finding = find(name, statistic, maps.values[statistic], maps.corrected, grid, two_sided=result.two_sided)
         return cls(name, result, maps.values, maps.p, finding)
 
 

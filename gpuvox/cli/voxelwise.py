@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, positive
 from gpuvox.cli.console import terminal
-from gpuvox.cli.options import add_flag, add_list, add_quiet, add_subset, add_text, command_line, require
+from gpuvox.cli.options import add_flag, add_list, add_quiet, add_subset, add_text, command_line, require, unique
 from gpuvox.cli.randomise import check_workers, describe_run, open_device
 from gpuvox.cli.randomise_options import (
     add_computing,
@@ -19,10 +20,15 @@ from gpuvox.cli.randomise_options import (
 )
 from gpuvox.errors import UsageError
 
+SET_NAME = re.compile(r"[A-Za-z0-9{}.]+")
+"""The name of a set of images; a range in it stands for several sets."""
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
 EPILOG = """\
 Images are joined with the table by participant. --images is a template, in which {column} stands for the cell of that
 column and * and ? match any letters; or a column of the table with a path for each row; or a 4D image with a table or a
-JSON file of the same name that lists the participants of its volumes.
+JSON file of the same name that lists the participants of its volumes. Several sets of images have names, --images
+fa=... --images md=...; 'ic{00..09}=ic{00..09}.nii.gz' names ten. Each is tested; --across-tests corrects over all.
 
 --model is a formula: 'group + age + sex', 'group * age', 'C(site) + poly(age, 2)'. It has an intercept unless it ends
 in '- 1'. Columns of numbers are centred. Without --model, the mean of all images is tested.
@@ -33,7 +39,8 @@ in '- 1'. Columns of numbers are centred. Without --model, the mean of all image
   'age[MS] - age[HC]'               a difference of slopes
   group, group:sex, group:age       F tests: any difference, any interaction
   mean, MS                          whether a mean is above 0, by sign flips
-t tests are one-sided. For both directions give both, 'MS - HC' and 'HC - MS'; the second takes hardly any time.
+t tests are one-sided. For both directions give both, 'MS - HC' and 'HC - MS' (the second takes hardly any time), or
+--two-sided, which has one p for the two.
 
 OUT is a folder, a BIDS derivative. Maps of p-values hold -log10(p): above 1.301 is p < 0.05.
 
@@ -71,6 +78,7 @@ def build_parser() -> Parser:
     add_permutations(parser.add_argument_group("permutations"))
     outputs = parser.add_argument_group("further outputs")
     add_further_outputs(outputs)
+    add_flag(outputs, "--across-tests", "also write p-values that are corrected over all tests and sets of images")
     add_flag(outputs, "--fdr", "also write p-values of voxels that control the false discovery rate")
     add_flag(outputs, "--fsl-names", "also write the maps under FSL's names, in DIR/randomise")
     add_quiet(outputs, "print only errors and warnings")
@@ -81,7 +89,9 @@ def build_parser() -> Parser:
 
 
 def _add_model(group: Any) -> None:
-    add_text(group, "--images", "TEMPLATE", "images: a template, a column of the table, or a 4D image (required)")
+    group.add_argument("--images", metavar="[NAME=]TEMPLATE", action="append", default=[],
+                       help="images: a template, a column of the table, or a 4D image (required); with names, several "
+                       "sets, each of which is tested")  # fmt: skip
     add_text(group, "--out", "DIR", "folder of the results (required)")
     add_text(group, "--model", "FORMULA", "model, such as 'group + age' (the mean alone)")
     group.add_argument("--test", metavar="TEST", action="append", default=[], dest="tests",
@@ -171,6 +181,37 @@ def run(argv: list[str]) -> int:
     return 0
 
 
+def _images(texts: list[str]) -> str | dict[str, str]:
+    """The images, or several sets of them by name: ``ic{00..09}=ic{00..09}.nii.gz`` names ten."""
+    named: list[tuple[str, str]] = []
+    for text in texts:
+        name, sign, source = text.partition("=")
+        if not sign or not SET_NAME.fullmatch(name):
+            named.append(("", text))
+        else:
+            named += [(name_, source_) for name_, source_ in zip(_counted(name, text), _counted(source, text))]
+    if len(named) == 1 and not named[0][0]:
+        return named[0][1]
+    unnamed = next((source for name, source in named if not name), None)
+    if unnamed is not None:
+        raise UsageError(
+            f"--images {unnamed} is one of several sets of images, so it needs a name, as in --images gm={unnamed}",
+            option="--images",
+        )
+    return unique(named, "--images")
+
+
+def _counted(text: str, whole: str) -> list[str]:
+    """The text once for each number of the range in it, which is written {00..09}; `whole` has the same range."""
+    ranges = set(RANGE.findall(whole))
+    if not ranges:
+        return [text]
+    (first, last), *more = ranges
+    if more or int(first) > int(last):
+        raise UsageError(f"--images {whole}: one range such as {{00..09}} is expected in it", option="--images")
+    return [RANGE.sub(f"{number:0{len(first)}d}", text) for number in range(int(first), int(last) + 1)]
+
+
 def describe(options: argparse.Namespace) -> Any:
     """Parsed options → `VoxelwiseDescription`."""
     from gpuvox.application.voxelwise.analysis import ClusterThreshold, VoxelwiseDescription
@@ -184,13 +225,14 @@ def describe(options: argparse.Namespace) -> Any:
         thresholds.append(ClusterThreshold(options.cluster_p, "p", options.cluster_mass))
     return VoxelwiseDescription(
         table=options.table,
-        images=options.images,
+        images=_images(options.images),
         model=options.model,
         tests=tuple(options.tests),
         subset=options.subset,
         missing=options.missing,
         columns=Columns(options.paired, options.within, options.blocks, options.whole),
         fdr=options.fdr,
+        across_tests=options.across_tests,
         thresholds=tuple(thresholds),
         run=describe_run(of_run, []),
     )

@@ -68,6 +68,8 @@ class Hypothesis:
         nothing for other tests.
     adjusted_for : tuple of str
         Variables of the model in which the test has no part.
+    images : str
+        Which of several sets of images are tested; empty if there is one. The name of the test begins with it.
     """
 
     name: str
@@ -78,6 +80,16 @@ class Hypothesis:
     sentence: str
     groups: tuple[Mapping[str, str], ...] = ()
     adjusted_for: tuple[str, ...] = ()
+    images: str = ""
+
+    @property
+    def own_name(self) -> str:
+        """Its name without that of the images."""
+        return self.name.removeprefix(f"{self.images}: ") if self.images else self.name
+
+    def of_images(self, images: str) -> Hypothesis:
+        """The same test of one of several sets of images."""
+        return replace(self, name=f"{images}: {self.name}", images=images) if images else self
 
     def rows(self, names: Sequence[str]) -> list[str]:
         """Its weights by column, a line for each row: ``-1 group[HC] + 1 group[MS]``."""
@@ -106,7 +118,22 @@ class Item:
 Combination = dict[Item, float]
 
 
-def read_hypotheses(texts: Sequence[str], model: Model) -> list[Hypothesis]:
+@dataclass(frozen=True)
+class _Verbs:
+    """How sentences say what a t test compares."""
+
+    larger: str = "is larger than"
+    above: str = "is above 0"
+    below: str = "is below 0"
+    rise: str = "rise"
+    fall: str = "fall"
+
+
+ONE_SIDED = _Verbs()
+TWO_SIDED = _Verbs("differs from", "differs from 0", "differs from 0", "rise or fall", "rise or fall")
+
+
+def read_hypotheses(texts: Sequence[str], model: Model, two_sided: bool = False) -> list[Hypothesis]:
     """The tests of a run.
 
     Parameters
@@ -114,6 +141,8 @@ def read_hypotheses(texts: Sequence[str], model: Model) -> list[Hypothesis]:
     texts : sequence of str
         See the head of this module; none for the mean of one sample.
     model : Model
+    two_sided : bool
+        t tests have no direction.
 
     Raises
     ------
@@ -124,7 +153,7 @@ def read_hypotheses(texts: Sequence[str], model: Model) -> list[Hypothesis]:
         if model.variables:
             raise DesignError(f"no test is given; such as --test {_example(model)!r}", option="--test")
         texts = ["mean"]
-    found = [read_hypothesis(text, model) for text in texts]
+    found = [read_hypothesis(text, model, two_sided) for text in texts]
     twice = next((name for name, count in Counter(each.name for each in found).items() if count > 1), None)
     if twice is not None:
         raise DesignError(
@@ -139,23 +168,24 @@ def _example(model: Model) -> str:
     return next(iter(model.covariates))
 
 
-def read_hypothesis(text: str, model: Model) -> Hypothesis:
+def read_hypothesis(text: str, model: Model, two_sided: bool = False) -> Hypothesis:
     """One test; see `read_hypotheses`."""
+    verbs = TWO_SIDED if two_sided else ONE_SIDED
     name, words = _named(" ".join(text.split()), model)
     if not words:
         _refuse(text, "it is empty")
     sign = -1.0 if words.startswith("-") else 1.0
     term = next((term for term in model.terms if _same(term.name, words.removeprefix("-"))), None)
     if term is not None and _is_function(term, model) and (sign > 0 or len(term.columns) == 1):
-        return _of_columns(name, words, term.columns, model, sign)
+        return _of_columns(name, words, term.columns, model, sign, verbs)
     combination = _Parser(words, model).combination()
     if len(combination) == 1:
         item, weight = next(iter(combination.items()))
         if item.factors:
             return _omnibus(name, words, item, weight, model)
         if len(item.covariates) == 1 and not model.variables[item.covariates[0]].linear:
-            return _curve(name, words, item, weight, model)
-    return _contrast(name, words, combination, model)
+            return _curve(name, words, item, weight, model, verbs)
+    return _contrast(name, words, combination, model, verbs)
 
 
 def _is_function(term: Term, model: Model) -> bool:
@@ -191,7 +221,7 @@ def _refuse(text: str, reason: str) -> NoReturn:
 # -- weights --------------------------------------------------------------------------------------------------------
 
 
-def _contrast(name: str, words: str, combination: Combination, model: Model) -> Hypothesis:
+def _contrast(name: str, words: str, combination: Combination, model: Model, verbs: _Verbs) -> Hypothesis:
     """A t test of means, or of slopes."""
     if any(item.factors for item in combination):
         factor = next(item.factors[0] for item in combination if item.factors)
@@ -212,7 +242,7 @@ def _contrast(name: str, words: str, combination: Combination, model: Model) -> 
             f"its weights sum to {total:g}; those of a comparison sum to 0, as in {_balanced(combination)!r}",
         )
     weights = sum(weight * _row(item, model) for item, weight in combination.items())
-    sentence = _of_means(combination, is_mean) if not slopes[0] else _of_slopes(combination)
+    sentence = _of_means(combination, is_mean, verbs) if not slopes[0] else _of_slopes(combination, verbs)
     hypothesis = _checked(name, words, np.atleast_2d(weights), model, False, is_mean, sentence)
     return hypothesis if slopes[0] else replace(hypothesis, groups=_groups(combination, is_mean, model))
 
@@ -274,7 +304,7 @@ def _omnibus(name: str, words: str, item: Item, weight: float, model: Model) -> 
     return _checked(name, words, np.array(rows), model, True, False, sentence)
 
 
-def _curve(name: str, words: str, item: Item, weight: float, model: Model) -> Hypothesis:
+def _curve(name: str, words: str, item: Item, weight: float, model: Model, verbs: _Verbs) -> Hypothesis:
     """An F test of all columns of a covariate that has several."""
     covariate = item.covariates[0]
     terms = [term for term in model.terms if covariate in term.variables]
@@ -283,17 +313,19 @@ def _curve(name: str, words: str, item: Item, weight: float, model: Model) -> Hy
         _refuse(words, f"{covariate} is in {listed([t.name for t in terms])}: name the term to be tested")
     columns = model.columns_of(covariate)
     if len(columns) == 1:
-        return _of_columns(name, f"{'-' if weight < 0 else ''}{terms[0].name}", columns, model, weight)
+        return _of_columns(name, f"{'-' if weight < 0 else ''}{terms[0].name}", columns, model, weight, verbs)
     if weight != 1:
         _refuse(words, f"{covariate} has several columns, and an F test of them has no weight")
     return _of_columns(name, words, columns, model)
 
 
-def _of_columns(name: str, words: str, columns: Sequence[int], model: Model, weight: float = 1.0) -> Hypothesis:
+def _of_columns(
+    name: str, words: str, columns: Sequence[int], model: Model, weight: float = 1.0, verbs: _Verbs = ONE_SIDED
+) -> Hypothesis:
     """An F test (of one column, a t test) that some columns have no part in the data."""
     weights = weight * np.eye(len(model.names))[list(columns)]
     if len(columns) == 1:
-        sentence = f"the values {'rise' if weight > 0 else 'fall'} with {words.removeprefix('-')}"
+        sentence = f"the values {verbs.rise if weight > 0 else verbs.fall} with {words.removeprefix('-')}"
     else:
         sentence = f"the values depend on {words} in any way that the model has for it"
     return _checked(name, words, weights, model, len(columns) > 1, False, sentence)
@@ -350,22 +382,22 @@ def _and(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _of_means(combination: Mapping[Item, float], is_mean: bool) -> str:
+def _of_means(combination: Mapping[Item, float], is_mean: bool, verbs: _Verbs) -> str:
     if is_mean:
-        return f"{_sum(combination, 1)} is above 0"
-    return f"{_sum(combination, 1)} is larger than {_sum(combination, -1)}"
+        return f"{_sum(combination, 1)} {verbs.above}"
+    return f"{_sum(combination, 1)} {verbs.larger} {_sum(combination, -1)}"
 
 
-def _of_slopes(combination: Mapping[Item, float]) -> str:
+def _of_slopes(combination: Mapping[Item, float], verbs: _Verbs) -> str:
     if len(combination) == 1:
         item, weight = next(iter(combination.items()))
-        direction = "rise" if weight > 0 else "fall"
+        direction = verbs.rise if weight > 0 else verbs.fall
         where = f" in {' and '.join(level for _, level in item.levels)}" if item.levels else ""
         return f"the values {direction} with {' times '.join(item.covariates)}{where}"
     if min(combination.values()) > 0:
-        return f"{_sum(combination, 1)} is above 0"
+        return f"{_sum(combination, 1)} {verbs.above}"
     if max(combination.values()) < 0:
-        return f"{_sum(combination, -1)} is below 0"
+        return f"{_sum(combination, -1)} {verbs.below}"
     return f"{_sum(combination, 1)} is larger than {_sum(combination, -1)}"
 
 

@@ -20,11 +20,13 @@ TITLES = {
 }  # fmt: skip
 OF_VOXELS = {"voxUnc": "voxFDR", "tfceUnc": "tfceFDR"}
 """Uncorrected p-values that are of voxels, and what they are called with a false discovery rate."""
+CORRECTIONS = {"corrp": "FWE", "acrossp": "FWEacross", "p": "Unc", "": ""}
+"""How the names of statistics end when they stand for p-values, by what FSL's names have after the statistic."""
 SIGNS = {"-": " minus ", "+": " plus ", "*": " times ", "/": " over ", ":": " by ", ">": " above ", "<": " below "}
 LONGEST = 60
 """Letters of a label, so that names of files stay far below 255 bytes."""
 MAP = re.compile(
-    r"contrast-[A-Za-z0-9]+_stat-[A-Za-z0-9]+(_desc-[A-Za-z0-9]+)?_statmap\.(json|nii|hdr|img)(\.gz)?"
+    r"(map-[A-Za-z0-9]+_)?contrast-[A-Za-z0-9]+_stat-[A-Za-z0-9]+(_desc-[A-Za-z0-9]+)?_statmap\.(json|nii|hdr|img)(\.gz)?"
 )
 """Files that a voxelwise analysis writes for its tests."""
 
@@ -65,18 +67,16 @@ def map_entities(map_name: str, test: str) -> tuple[str, str] | None:
     if map_name == test:
         return ("F" if test.startswith("f") else "t"), ""
     kind, _, rest = map_name.removesuffix(f"_{test}").partition("_")
-    if not map_name.endswith(f"_{test}") or kind not in KINDS or rest not in ("corrp", "p", ""):
+    if not map_name.endswith(f"_{test}") or kind not in KINDS or rest not in CORRECTIONS:
         return None
-    if not rest:
-        return KINDS[kind], ""
-    return "logp", f"{KINDS[kind]}{'FWE' if rest == 'corrp' else 'Unc'}"
+    return ("logp", KINDS[kind] + CORRECTIONS[rest]) if rest else (KINDS[kind], "")
 
 
-def map_name(label: str, stat: str, desc: str) -> str:
-    """The name of a map, without extension."""
-    return f"contrast-{label}_stat-{stat}{f'_desc-{desc}' if desc else ''}_statmap"
+def map_name(label: str, stat: str, desc: str, images: str = "") -> str:
+    """The name of a map, without extension; it begins with the name of the images where there are several sets."""
+    return f"{f'map-{images}_' if images else ''}contrast-{label}_stat-{stat}{f'_desc-{desc}' if desc else ''}_statmap"
 
 
 def title(desc: str) -> str:
     """A correction in words: ``tfceFWE`` → ``TFCE``."""
-    return TITLES[re.sub("(FWE|FDR|Unc)$", "", desc)]
+    return TITLES[re.sub("(FWE|FWEacross|FDR|Unc)$", "", desc)]

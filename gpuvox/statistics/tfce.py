@@ -18,7 +18,7 @@ from gpuvox.grid import Grid
 from gpuvox.reductions import extremes, normalise
 from gpuvox.statistics.base import SUM_TIE, Normalisable, Normalised, Setting, StatisticInfo
 from gpuvox.statistics.batch import Batch, Edge, StatisticModel, StepEdges, ThresholdEdge, Unpermuted
-from gpuvox.tfce import Enhancer, Tfce, most_levels, robust_peak, step_size
+from gpuvox.tfce import ORDINARY_PEAK, STEPS_TO_MAXIMUM, Enhancer, Tfce, most_levels, robust_peak, step_size
 from gpuvox.types import AnyArray, Float32, Float64, MapBatch
 
 INFO = StatisticInfo("tfce", "TFCE", precedence=50)
@@ -154,17 +154,20 @@ class TfceStatistic(Normalisable):
     def _coarse_step(self, step: float, observed: Float32, model: StatisticModel, grid: Grid) -> Iterator[str]:
         """A maximum so large that a hundredth of it is too coarse a step of TFCE for the other voxels."""
         values = observed if model.f_dfs is None else f_to_z(observed, *model.f_dfs)
+        peak, letter = int(np.argmax(values)), "t" if model.f_dfs is None else "z"
+        named = letter if model.f_dfs is None else "z of F"
         robust = step_size(robust_peak(values), replace(self.options, delta="robust"))
+        is_own = step_size(float(values[peak]), self.options) >= step / 2
+        if not is_own:  # low values beside those of other tests are no accident
+            robust = max(robust, ORDINARY_PEAK / STEPS_TO_MAXIMUM)
         n_lost = int(((values > robust) & (values <= step)).sum())
         if step < 2 * robust or not n_lost:
             return
-        peak, letter = int(np.argmax(values)), "t" if model.f_dfs is None else "z"
-        named = letter if model.f_dfs is None else "z of F"
-        if step_size(float(values[peak]), self.options) < step / 2:
-            where = f"the largest {named} of all tests is about {100 * step:.6g}"
-        else:
+        if is_own:
             voxel = ", ".join(str(int(i)) for i in np.unravel_index(grid.index[peak], grid.shape, order="F"))
             where = f"the largest {named} is {values[peak]:.6g}, at voxel ({voxel})"
+        else:
+            where = f"the largest {named} of all tests is about {STEPS_TO_MAXIMUM * step:.6g}"
         yield (
             f"{where}, "
             f"and the step of TFCE, a hundredth of it as in FSL, {step:.3g}: TFCE is 0 in {n_lost} voxels of the mask "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from gpuvox.errors import DesignError, FileError
 from gpuvox.grid import Grid
 from gpuvox.names import Names
 from gpuvox.plain import format_count, several
-from gpuvox.prepared import Inputs, Options, list_tests, make_shuffler
+from gpuvox.prepared import Inputs, Options, joint_labels, list_tests, make_shuffler
 from gpuvox.reporter import Reporter
 from gpuvox.tables.conditions import select
 from gpuvox.types import Float64
@@ -54,7 +55,7 @@ class VoxelwiseDescription:
         Participants, a row for each image.
     images : str, sequence of paths, or images in memory
         A template, a column of the table, or a 4D image; see `cohort.images`. Or a path for each row of the table; or
-        see `cohort.in_memory`.
+        see `cohort.in_memory`. Or several of them: a dict of them by name.
     model : str
         A formula; see `cohort.formula`. Empty for one sample.
     tests : tuple of str
@@ -67,6 +68,8 @@ class VoxelwiseDescription:
         What may be exchanged.
     fdr : bool
         Whether p-values of voxels are corrected for the false discovery rate, too.
+    across_tests : bool
+        Whether p-values are corrected over all tests and sets of images, too.
     thresholds : tuple of ClusterThreshold
         Cluster-forming thresholds whose t depends on the degrees of freedom.
     run : RunDescription
@@ -81,6 +84,7 @@ class VoxelwiseDescription:
     missing: str = "refuse"
     columns: Columns = field(default_factory=Columns)
     fdr: bool = False
+    across_tests: bool = False
     thresholds: tuple[ClusterThreshold, ...] = ()
     run: RunDescription = field(default_factory=lambda: RunDescription("", ""))
 
@@ -92,7 +96,7 @@ class Run:
     Attributes
     ----------
     name : str
-        Of its files: ``t``, ``f``, ``mean``.
+        Of its files: ``t``, ``f``, ``mean``; with several sets of images ``ic00_t``.
     hypotheses : tuple of Hypothesis
     contrasts : (k, p) float64
     f_tests : (f, k) float64
@@ -101,6 +105,10 @@ class Run:
     options : Options
     fdr : bool
         p-values that are corrected for the false discovery rate are written, too.
+    images : str
+        The set of images that is tested; empty if there is one.
+    labels : (n, tests) float64 or None
+        Rows that are equal in it are interchangeable in all tests of the analysis, which are corrected together.
     """
 
     name: str
@@ -110,6 +118,8 @@ class Run:
     names: Names
     options: Options
     fdr: bool = False
+    images: str = ""
+    labels: Float64 | None = None
 
     @property
     def tests(self) -> list[tuple[str, Hypothesis]]:
@@ -126,8 +136,8 @@ class VoxelwiseAnalysis:
     ----------
     cohort : Cohort
         The rows that are analysed, in the order of the design.
-    images : CohortImages
-        Of all rows of the table.
+    sets : dict of str to CohortImages
+        By name, the images of all rows of the table; one set is without a name.
     rows : tuple of int
         The row of the table (after `subset`) of each.
     total : int
@@ -135,12 +145,15 @@ class VoxelwiseAnalysis:
     dropped : Excluded
     model : Model
     hypotheses : tuple of Hypothesis
+        The tests of each set of images.
     exchangeability : Exchangeability
     runs : tuple of Run
+    across_tests : bool
+        p-values are corrected over all tests, too.
     """
 
     cohort: Cohort
-    images: CohortImages
+    sets: Mapping[str, CohortImages]
     rows: tuple[int, ...]
     total: int
     dropped: Excluded
@@ -148,12 +161,18 @@ class VoxelwiseAnalysis:
     hypotheses: tuple[Hypothesis, ...]
     exchangeability: Exchangeability
     runs: tuple[Run, ...]
+    across_tests: bool = False
+
+    @property
+    def images(self) -> CohortImages:
+        """The first set of images."""
+        return next(iter(self.sets.values()))
 
     def inputs(self, run: Run) -> Inputs:
         """The inputs of a run, without data."""
         return Inputs(
             np.zeros((0, 0), dtype=np.float32), Grid(np.zeros((1, 1, 1), dtype=bool)), self.model.matrix,
-            run.contrasts, run.f_tests, self.exchangeability.blocks, names=run.names,
+            run.contrasts, run.f_tests, self.exchangeability.blocks, effective_design=run.labels, names=run.names,
         )  # fmt: skip
 
     def group_sizes(self, hypothesis: Hypothesis) -> tuple[int, ...]:
@@ -178,14 +197,23 @@ class VoxelwiseAnalysis:
         found += self.dropped.lines(self.total)
         found += [f"model: {self.model.formula}, {several(len(self.model.names), 'column')}"]
         found += [f"  {note}" for note in self.model.notes]
-        for run in self.runs:
+        if len(self.sets) > 1:
+            found += [f"images: {listed(list(self.sets))}; each is tested"]
+        first = next(iter(self.sets))
+        for run in (run for run in self.runs if run.images == first):
+            sides = "two-sided" if run.options.statistics.two_sided else "one-sided"
             for hypothesis, counted in zip(run.hypotheses, self.permutations(run)):
                 degrees = f"{several(len(hypothesis.weights), 'degree')} of freedom"
-                kind = f"F, {degrees}" if hypothesis.is_f else "t, one-sided"
-                found += [f"test {hypothesis.name!r} ({kind}): {hypothesis.sentence}"]
+                kind = f"F, {degrees}" if hypothesis.is_f else f"t, {sides}"
+                found += [f"test {hypothesis.own_name!r} ({kind}): {hypothesis.sentence}"]
                 found += [f"  {row}" for row in hypothesis.rows(self.model.names)]
                 found += [f"  {counted}"]
         found += [f"exchangeability: {self.exchangeability.sentence}"]
+        if self.across_tests:
+            found += [
+                f"p-values are corrected over {several(len(self.hypotheses), 'test')}, too, which have the same "
+                "permutations"
+            ]
         return found
 
     def permutations(self, run: Run) -> list[str]:
@@ -211,10 +239,11 @@ def prepare_analysis(description: VoxelwiseDescription, reporter: Reporter) -> V
         One sentence that says what is wrong.
     """
     whole = as_cohort(description.table)
-    cohort, images = _joined(whole, _selected(whole, description.subset), description.images, reporter)
+    cohort, sets = _joined(whole, _selected(whole, description.subset), description.images, reporter)
+    images = next(iter(sets.values()))
     formula = _with_pairs(description, cohort)
     needed = [*(columns_of_formula(formula, cohort) if formula else []), *description.columns.names]
-    lacking = {row: [why] for row, why in images.missing.items()}
+    lacking = _lacking_images(sets)
     for row, names in cohort.missing(needed).items():
         lacking.setdefault(row, []).extend(f"no {name}" for name in names)
     kept, dropped = complete(cohort, lacking, description.missing)
@@ -224,14 +253,18 @@ def prepare_analysis(description: VoxelwiseDescription, reporter: Reporter) -> V
     exchangeability = find_blocks(description.columns, analysed)
     model = build_model(formula or "1", analysed)
     _check_df(model)
-    hypotheses = tuple(read_hypotheses(description.tests, model))
+    tests = read_hypotheses(description.tests, model, description.run.options.statistics.two_sided)
+    hypotheses = tuple(each.of_images(name) for name in sets for each in tests)
     for warning in (*model.warnings, *exchangeability.warnings):
         reporter.warn(warning)
     _check_means(hypotheses, analysed, exchangeability)
     runs = _runs(hypotheses, model, exchangeability, description)
     analysis = VoxelwiseAnalysis(
-        analysed, images, tuple(rows), len(cohort), dropped, model, hypotheses, exchangeability, runs
-    )
+        analysed, sets, tuple(rows), len(cohort), dropped, model, hypotheses, exchangeability, runs,
+        description.across_tests,
+    )  # fmt: skip
+    if description.across_tests:
+        analysis = _across_tests(analysis)
     for run in runs:
         _check_moves(analysis, run)
     return analysis
@@ -246,16 +279,51 @@ def _check_df(model: Model) -> None:
         )
 
 
-def _joined(whole: Cohort, rows: list[int], images: Any, reporter: Reporter) -> tuple[Cohort, CohortImages]:
-    """The selected rows of the table, and their images."""
-    if is_in_memory(images):
-        return whole.at(rows), join_in_memory(images, whole, reporter).at(rows)
-    whole, source = _with_images(whole, images)
-    cohort = whole.at(rows)
-    return cohort, find_images(source, cohort, reporter)
+def _joined(
+    whole: Cohort, rows: list[int], images: Any, reporter: Reporter
+) -> tuple[Cohort, dict[str, CohortImages]]:
+    """The selected rows of the table, and the images of each set."""
+    sources = images if isinstance(images, Mapping) else {"": images}
+    if not sources:
+        raise FileError("there are no images", option="--images")
+    text, joined = whole, {}
+    for name, source in sources.items():
+        _check_set(name, sources)
+        if is_in_memory(source):
+            joined[name] = join_in_memory(source, whole, reporter).at(rows)
+            continue
+        text, column = _with_images(text, source, name)
+        joined[name] = find_images(column, text.at(rows), reporter)
+    return text.at(rows), joined
 
 
-def _with_images(cohort: Cohort, images: str | Sequence[Any]) -> tuple[Cohort, str]:
+def _check_set(name: str, sources: Mapping[str, Any]) -> None:
+    if (name or len(sources) > 1) and not re.fullmatch(r"[A-Za-z0-9]+", name):
+        raise FileError(
+            f"{name!r} cannot name a set of images, since it becomes part of file names; letters and digits are "
+            "expected",
+            option="--images",
+        )
+
+
+def check_one_mask(analysis: VoxelwiseAnalysis, mask: Any) -> None:
+    """Raise `DesignError` for several sets of images without a mask, whose voxels would differ."""
+    if mask is None and len(analysis.sets) > 1:
+        raise DesignError(
+            "several sets of images need a mask, so that all are tested at the same voxels", option="--mask"
+        )
+
+
+def _lacking_images(sets: Mapping[str, CohortImages]) -> dict[int, list[str]]:
+    """Rows that lack an image, and why."""
+    lacking: dict[int, list[str]] = {}
+    for name, images in sets.items():
+        for row, why in images.missing.items():
+            lacking.setdefault(row, []).append(f"{name}: {why}" if name else why)
+    return lacking
+
+
+def _with_images(cohort: Cohort, images: str | Sequence[Any], name: str = "") -> tuple[Cohort, str]:
     """The table, with a column of paths if a list of them is given; and what names the images."""
     if isinstance(images, str):
         return cohort, images
@@ -264,7 +332,7 @@ def _with_images(cohort: Cohort, images: str | Sequence[Any]) -> tuple[Cohort, s
             f"there are {several(len(images), 'image')}, and {several(len(cohort), 'row')} in {cohort.origin}; a list "
             "of images has one for each row"
         )
-    column = new_column(cohort.text, "image")
+    column = new_column(cohort.text, name or "image")
     text = cohort.text.assign(**{column: ["n/a" if each is None else os.path.abspath(each) for each in images]})
     text.attrs = dict(cohort.text.attrs)
     return replace(cohort, text=text), column
@@ -329,27 +397,88 @@ def _runs(
     exchangeability: Exchangeability,
     description: VoxelwiseDescription,
 ) -> tuple[Run, ...]:
-    """Tests by how they are made; F tests of different numerators apart if the threshold of clusters depends on it."""
-    options = replace(description.run.options, whole_blocks=exchangeability.whole)
+    """The tests of each set of images by how they are made."""
+    options = replace(
+        description.run.options, whole_blocks=exchangeability.whole, joint_steps=description.across_tests
+    )
     if description.fdr:
         of_t, of_f = (replace(each, uncorrected=True) for each in (options.statistics, options.f_statistics))
         options = replace(options, statistics=of_t, f_statistics=of_f)
+    found = []
+    for name in dict.fromkeys(each.images for each in hypotheses):
+        chosen = [each for each in hypotheses if each.images == name]
+        for run in _runs_of(chosen, model, options, description.thresholds):
+            full = f"{name}_{run.name}" if name else run.name
+            found.append(replace(run, name=full, fdr=description.fdr, images=name))
+    return tuple(found)
+
+
+def _runs_of(
+    hypotheses: Sequence[Hypothesis], model: Model, options: Options, thresholds: Sequence[ClusterThreshold]
+) -> list[Run]:
+    """The runs of one set; F tests of different numerators apart if the threshold of clusters depends on it."""
     differences = [each for each in hypotheses if not each.is_f and not each.is_mean]
     of_mean = [each for each in hypotheses if each.is_mean]
     found = []
     if differences:
-        found.append(_t_run("t", differences, model, _with_thresholds(options, description.thresholds, model.df)))
+        found.append(_t_run("t", differences, model, _with_thresholds(options, thresholds, model.df)))
     if of_mean:
-        flipped = replace(_with_thresholds(options, description.thresholds, model.df), flip=True)
+        flipped = replace(_with_thresholds(options, thresholds, model.df), flip=True)
         found.append(_t_run("mean", of_mean, model, flipped))
     f_tests = [each for each in hypotheses if each.is_f]
-    sizes = sorted({len(each.weights) for each in f_tests}) if description.thresholds else [0]
+    sizes = sorted({len(each.weights) for each in f_tests}) if thresholds else [0]
     for size in sizes if f_tests else []:
         chosen = [each for each in f_tests if not size or len(each.weights) == size]
         with_f = replace(options, f_only=True)
         name = "f" if len(sizes) == 1 else f"f{size}"
-        found.append(_f_run(name, chosen, model, _with_thresholds(with_f, description.thresholds, model.df, size)))
-    return tuple(replace(run, fdr=description.fdr) for run in found)
+        found.append(_f_run(name, chosen, model, _with_thresholds(with_f, thresholds, model.df, size)))
+    return found
+
+
+def _across_tests(analysis: VoxelwiseAnalysis) -> VoxelwiseAnalysis:
+    """The analysis with the same permutations for all tests.
+
+    Raises
+    ------
+    DesignError
+        The tests have no common scale, or cannot have the same permutations.
+    """
+    _check_common_scale(analysis.hypotheses)
+    run = analysis.runs[0]
+    if run.options.detect_null:
+        raise DesignError(
+            "--detectNull keeps other rows in place in each test, and --across-tests needs the same permutations of "
+            "all tests; leave one of the two options out",
+            option="--across-tests",
+        )
+    inputs = analysis.inputs(run)
+    labels = joint_labels(inputs, list_tests(inputs, run.options))
+    return replace(analysis, runs=tuple(replace(each, labels=labels) for each in analysis.runs))
+
+
+def _check_common_scale(hypotheses: Sequence[Hypothesis]) -> None:
+    first = hypotheses[0]
+    for other in hypotheses:
+        reason = ""
+        if first.is_f != other.is_f:
+            t, f = (first, other) if other.is_f else (other, first)
+            reason = f"{t.text!r} is a t test and {f.text!r} an F test, which have no common scale"
+        elif len(first.weights) != len(other.weights):
+            reason = (
+                f"{first.text!r} has {several(len(first.weights), 'degree')} of freedom and {other.text!r} "
+                f"{len(other.weights)}, so their F have no common scale"
+            )
+        elif first.is_mean != other.is_mean:
+            mean, difference = (first, other) if first.is_mean else (other, first)
+            reason = (
+                f"{mean.text!r} is tested by sign flips and {difference.text!r} by permutations, so they cannot have "
+                "the same"
+            )
+        if reason:
+            raise DesignError(
+                f"--across-tests cannot correct over these tests: {reason}; test them in separate runs",
+                option="--across-tests",
+            )
 
 
 def _t_run(name: str, hypotheses: Sequence[Hypothesis], model: Model, options: Options) -> Run:

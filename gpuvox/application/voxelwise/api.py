@@ -23,7 +23,13 @@ from gpuvox.application.maskers import is_masker, rows_of_masker
 from gpuvox.application.outputs import OutputOptions
 from gpuvox.application.progress import open_progress
 from gpuvox.application.result import Result, Tested, TestMaps
-from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis, VoxelwiseDescription, prepare_analysis
+from gpuvox.application.voxelwise.analysis import (
+    Run,
+    VoxelwiseAnalysis,
+    VoxelwiseDescription,
+    check_one_mask,
+    prepare_analysis,
+)
 from gpuvox.application.voxelwise.folder import ResultFolder, write_volumes
 from gpuvox.cohort.exchangeability import Columns
 from gpuvox.cohort.in_memory import select_in_memory
@@ -31,9 +37,11 @@ from gpuvox.errors import SettingError
 from gpuvox.estimates import parameter_estimates
 from gpuvox.files import locks
 from gpuvox.grid import Grid
+from gpuvox.joint import JointNull
 from gpuvox.plain import several
 from gpuvox.prepared import Options
 from gpuvox.reporter import Reporter
+from gpuvox.statistics import Statistics
 from gpuvox.types import Float32, Ints
 
 STATISTICS = ("tfce", "voxel", "cluster_extent", "cluster_mass", "f_cluster_extent", "f_cluster_mass")
@@ -150,7 +158,8 @@ def voxelwise(
         list with a path, a nibabel image or a 3D array for each row of the table (None where there is no image); a 4D
         nibabel image or (nx, ny, nz, n) array; or an (n, V) array, for which see the mask. Images in memory belong to
         the rows of the table in their order, unless they have ids: a DataFrame (n, V) is joined by its index, and
-        nibabel images by the names of the files from which they were loaded.
+        nibabel images by the names of the files from which they were loaded. Or several sets of images, each of which
+        is tested: a dict of any of these by name.
     table : path or DataFrame
         Participants, with the column ``participant_id``; a row for each image.
     model : str
@@ -168,8 +177,9 @@ def voxelwise(
     exchangeability : dict, optional
         Columns under ``paired``, ``within``, ``whole`` and ``blocks``; see ``gpuvox voxelwise --help``.
     **settings
-        ``fdr=True`` corrects p-values of voxels for the false discovery rate, too; and the settings of
-        `gpuvox.randomise`. TFCE is the default; ``voxel`` and cluster statistics are made when they are set.
+        ``fdr=True`` corrects p-values of voxels for the false discovery rate, too; ``across_tests=True`` those of all
+        tests and sets of images for the family-wise error over them; and the settings of `gpuvox.randomise`. TFCE is
+        the default; ``voxel`` and cluster statistics are made when they are set.
 
     Returns
     -------
@@ -190,27 +200,36 @@ def voxelwise(
         images, mask, columns = _unmasked(images, mask)
     settings.setdefault("tfce", not any(settings.get(name) for name in STATISTICS))
     settings.setdefault("voxel", False)
-    fdr = bool(settings.pop("fdr", False))
+    fdr, across_tests = bool(settings.pop("fdr", False)), bool(settings.pop("across_tests", False))
     settings["uncorrected"] = settings.get("uncorrected", False) or fdr
     settings.setdefault("seed", secrets.randbits(32))
-    options = Options(n_permutations=settings.get("n_permutations", 5000), seed=settings["seed"])
+    options = Options(
+        statistics=Statistics(two_sided=bool(settings.get("two_sided", False))),
+        n_permutations=settings.get("n_permutations", 5000),
+        seed=settings["seed"],
+        detect_null=bool(settings.get("detect_null", False)),
+    )
     description = VoxelwiseDescription(
         table=table,
-        images=os.fspath(images) if isinstance(images, os.PathLike) else images,
+        images=_as_names(images),
         model=model,
         tests=(tests,) if isinstance(tests, str) else tuple(tests),
         subset=subset,
         missing=missing,
         columns=_columns(exchangeability or {}),
         fdr=fdr,
+        across_tests=across_tests,
         run=RunDescription("", options=options),
     )
     analysis = prepare_analysis(description, replace(Reporter.silent(), warn=files.notice))
+    check_one_mask(analysis, mask)
     shared = SharedImages()
     with tempfile.TemporaryDirectory() as temporary, open_progress(settings.pop("progress", False)) as progress:
-        data = _data(analysis, temporary)
-        described = [(run, _describe(analysis, run, data, mask, settings)) for run in analysis.runs]
+        data = {name: _data(analysis, name, temporary) for name in analysis.sets}
+        described = [(run, _describe(analysis, run, data[run.images], mask, settings)) for run in analysis.runs]
         runs = tuple((run, run_described(each, shared, progress)) for run, each in described)
+    if analysis.across_tests:
+        runs = _across_tests(runs)
     effects = {name: each for run, result in runs for name, each in _effects(analysis, run, result).items()}
     findings = {each.name: each for run, result in runs for each in _findings(run, result, effects)}
     of_tests = tuple(findings[each.name] for each in analysis.hypotheses)
@@ -242,10 +261,12 @@ def _describe(
         "design": design,
         "contrasts": pd.DataFrame(run.contrasts, columns=names.evs, index=names.contrasts),
         "blocks": analysis.exchangeability.blocks,
+        "effective_design": run.labels,
     }
     if len(run.f_tests):
         sources["f_tests"] = pd.DataFrame(run.f_tests, columns=names.contrasts, index=names.f_tests)
-    of_run = {"flip": options.flip, "whole_blocks": options.whole_blocks, "f_only": options.f_only, **settings}
+    of_run = {name: getattr(options, name) for name in ("flip", "whole_blocks", "f_only", "joint_steps")}
+    of_run |= settings
     return describe_arguments(data, sources, None, of_run)
 
 
@@ -261,18 +282,32 @@ def _unmasked(images: Any, masker: Any) -> tuple[Any, Grid, Ints]:
     return rows_of_masker(images, masker)
 
 
-def _data(analysis: VoxelwiseAnalysis, temporary: str) -> Any:
-    """The images, in the order of the rows; some volumes of a 4D image are copied into a temporary folder."""
-    if analysis.images.in_memory:
-        return select_in_memory(analysis.images, analysis.rows)
-    if not analysis.images.stacked:
-        return analysis.images.names(analysis.rows)
-    source = analysis.images.paths[analysis.rows[0]]
-    if analysis.images.is_whole(analysis.rows):
+def _data(analysis: VoxelwiseAnalysis, name: str, temporary: str) -> Any:
+    """The images of a set, in the order of the rows; some volumes of a 4D image are copied into a temporary folder."""
+    images = analysis.sets[name]
+    if images.in_memory:
+        return select_in_memory(images, analysis.rows)
+    if not images.stacked:
+        return images.names(analysis.rows)
+    source = images.paths[analysis.rows[0]]
+    if images.is_whole(analysis.rows):
         return source
-    out = os.path.join(temporary, "images")
-    write_volumes(source, out, [analysis.images.volumes[row] for row in analysis.rows], analysis)
+    out = os.path.join(temporary, f"{name}_images")
+    write_volumes(source, out, [images.volumes[row] for row in analysis.rows], analysis)
     return out
+
+
+def _as_names(images: Any) -> Any:
+    """Paths as text, also those of several sets."""
+    if isinstance(images, Mapping):
+        return {name: _as_names(each) for name, each in images.items()}
+    return os.fspath(images) if isinstance(images, os.PathLike) else images
+
+
+def _across_tests(runs: Sequence[tuple[Run, Randomised]]) -> tuple[tuple[Run, Randomised], ...]:
+    """The runs with p-values that are corrected over all of their tests."""
+    null = JointNull(each for _, result in runs for each in result.tests)
+    return tuple((run, replace(result, tests=tuple(map(null.added_to, result.tests)))) for run, result in runs)
 
 
 def _effects(analysis: VoxelwiseAnalysis, run: Run, result: Randomised) -> dict[str, Effects]:
@@ -295,5 +330,6 @@ def _findings(run: Run, result: Randomised, effects: Mapping[str, Effects]) -> l
     for (_, hypothesis), each in zip(run.tests, result.tests):
         kind, corrected = "F" if hypothesis.is_f else "t", TestMaps.of(each, fdr=run.fdr).corrected
         stat = each.maps["stat"]
-        found.append(find(hypothesis.name, kind, stat, corrected, result.grid, effects[hypothesis.name]))
+        effect, two_sided = effects[hypothesis.name], each.two_sided
+        found.append(find(hypothesis.name, kind, stat, corrected, result.grid, effect, two_sided=two_sided))
     return found

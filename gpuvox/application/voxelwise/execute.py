@@ -9,13 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gpuvox.application.across import AcrossTests
 from gpuvox.application.command import RunDescription
 from gpuvox.application.execute import execute as execute_run
 from gpuvox.application.execute import prepare_to_run
 from gpuvox.application.findings import Finding
 from gpuvox.application.inputs import SharedImages, read_grid
 from gpuvox.application.plan import plan as plan_run
-from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis, VoxelwiseDescription, prepare_analysis
+from gpuvox.application.voxelwise.analysis import (
+    Run,
+    VoxelwiseAnalysis,
+    VoxelwiseDescription,
+    check_one_mask,
+    prepare_analysis,
+)
 from gpuvox.application.voxelwise.folder import ResultFolder
 from gpuvox.checkpoint import read_to_resume
 from gpuvox.files import locks
@@ -72,14 +79,15 @@ def execute(
     folder.prepare(analysis, _names_read(description))
     with locks.output(folder.path / "voxelwise", reporter.warn):
         folder.write_design(analysis)
-        data = folder.data(analysis)
-        described = replace(description.run, data=data, line=output.line)
+        described = replace(description.run, line=output.line)
         runs = [_describe(described, analysis, run, folder) for run in analysis.runs]
         seed = _seed(runs) if seed is None else seed
-        once, shared = _once(reporter), SharedImages()
+        once, shared, across = _once(reporter), SharedImages(), AcrossTests()
         for run in runs:
             resume = run.resume and os.path.exists(run.tally_file)
-            execute_run(replace(run.with_seed(seed), resume=resume), once, shared)
+            seeded = replace(run.with_seed(seed), resume=resume)
+            execute_run(seeded, once, shared, across.keep if analysis.across_tests else None)
+        across.write()
         found = folder.finish(
             analysis,
             fsl_names=output.fsl_names,
@@ -103,7 +111,7 @@ def plan(description: VoxelwiseDescription, reporter: Reporter) -> None:
         folder = ResultFolder(Path(temporary) / "plan")
         folder.prepare(analysis, [])
         folder.write_design(analysis)
-        described = replace(description.run, data=folder.data(analysis), resume=False)
+        described = replace(description.run, resume=False)
         for run in analysis.runs:
             for line in plan_run(_describe(described, analysis, run, folder)).splitlines():
                 if not line.startswith("data: "):  # a temporary name
@@ -112,14 +120,16 @@ def plan(description: VoxelwiseDescription, reporter: Reporter) -> None:
 
 def _check_images(described: RunDescription, analysis: VoxelwiseAnalysis) -> None:
     """Find what is wrong with images, mask, device or workers before anything is written."""
-    paths = analysis.images.names(analysis.rows)
-    data = paths[0] if analysis.images.stacked else paths
-    sources = replace(
-        described, root="", data=data, one_sample=True, options=replace(described.options, flip=True)
-    )
-    prepare_to_run(sources)
-    if described.mask is not None:
-        read_grid(sources, Reporter.silent())
+    check_one_mask(analysis, described.mask)
+    for images in analysis.sets.values():
+        paths = images.names(analysis.rows)
+        data = paths[0] if images.stacked else paths
+        sources = replace(
+            described, root="", data=data, one_sample=True, options=replace(described.options, flip=True)
+        )
+        prepare_to_run(sources)
+        if described.mask is not None:
+            read_grid(sources, Reporter.silent())
 
 
 def _names_read(description: VoxelwiseDescription) -> list[str]:
@@ -140,8 +150,10 @@ def _describe(
     )
     return replace(
         described,
+        data=folder.data(analysis, run.images),
         outputs=outputs,
         root=root,
+        effective_design=f"{root}_effective.mat" if run.labels is not None else None,
         design=f"{root}.mat",
         contrasts=f"{root}.con",
         f_tests=f"{root}.fts" if len(run.f_tests) else None,

@@ -29,6 +29,7 @@ from gpuvox.application.effects import Effects, make_effects, stats_of
 from gpuvox.application.findings import Finding, find, log_p, p_values
 from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis
 from gpuvox.cohort.hypotheses import Hypothesis
+from gpuvox.cohort.images import CohortImages
 from gpuvox.cohort.table import ID, new_column
 from gpuvox.errors import FileError
 from gpuvox.files.delimited import format_table
@@ -41,7 +42,9 @@ from gpuvox.types import Float32, Float64
 
 RECORD = "voxelwise.json"
 RANDOMISE = "randomise"
-RUN_FILE = re.compile(r"(t|mean|f\d*)(\.(mat|con|fts|grp)|_[\w.]+)|images\.(json|nii|hdr|img)(\.gz)?")
+RUN_FILE = re.compile(
+    r"([A-Za-z0-9]+_)?((t|mean|f\d*)(\.(mat|con|fts|grp)|_[\w.]+)|images\.(json|nii|hdr|img)(\.gz)?)"
+)
 """Files of the runs of randomise: a record may come from others, and list anything."""
 DATASET = {
     "Name": "Voxelwise permutation tests",
@@ -52,6 +55,7 @@ DATASET = {
 """``dataset_description.json``."""
 CORRECTIONS = {
     "family-wise error": "family-wise error over the voxels of this test",
+    "family-wise error over all tests": "family-wise error over the voxels of all tests of this analysis",
     "false discovery rate": "false discovery rate over the voxels of this test (Benjamini and Hochberg)",
     "none": "none",
 }
@@ -84,13 +88,22 @@ class _TestMaps:
     header: files.ImageHeader
     df: Any
     corrected: Mapping[str, Float64]
+    two_sided: bool
 
     def finding(self, hypothesis: Hypothesis, effects: Effects) -> Finding:
         """What the test shows."""
         mask = self.stat != 0 if np.any(self.stat) else np.ones(len(self.stat), dtype=bool)
         grid = self.header.grid(mask.reshape(self.header.shape[:3], order="F"))
         inside = {desc: p[mask] for desc, p in self.corrected.items()}
-        return find(hypothesis.name, self.kind, self.stat[mask], inside, grid, effects.inside(mask))
+        return find(
+            hypothesis.name,
+            self.kind,
+            self.stat[mask],
+            inside,
+            grid,
+            effects.inside(mask),
+            two_sided=self.two_sided,
+        )
 
 
 class ResultFolder:
@@ -132,10 +145,10 @@ class ResultFolder:
             raise FileError(
                 f"the folder {self.path} cannot be made: {error.strerror}", option="--out", file=self.path
             ) from error
-        labels = contrast_labels([each.name for each in analysis.hypotheses])
-        maps = [os.sep + map_name(label, "logp", "clusterNormalisedFWE") for label in labels]
-        for label, each in zip(labels, analysis.hypotheses):
-            maps += [os.sep + map_name(label, *names) for names in stats_of(each, analysis.group_sizes(each))]
+        maps = []
+        for each, label in _labels(analysis).items():
+            names = [("logp", "clusterNormalisedFWEacross"), *stats_of(each, analysis.group_sizes(each))]
+            maps += [os.sep + map_name(label, *entities, each.images) for entities in names]
         check_targets(self.path, [os.sep + RECORD, os.sep + "design.tsv"], maps=maps)
 
     # -- the design -------------------------------------------------------------------------------------------------
@@ -148,9 +161,10 @@ class ResultFolder:
         rows = [[who, *map(_digits, row)] for who, row in zip(ids, analysis.model.matrix.tolist())]
         write_text(self.path / "design.tsv", format_table([ID, *names], rows))
         rows = []
-        for each in analysis.hypotheses:
+        first = analysis.hypotheses[0].images
+        for each in (each for each in analysis.hypotheses if each.images == first):
             for number, row in enumerate(each.weights.tolist(), start=1):
-                name = f"{each.name} ({number})" if each.is_f else each.name
+                name = f"{each.own_name} ({number})" if each.is_f else each.own_name
                 rows.append([name, "F" if each.is_f else "t", *map(_digits, row)])
         write_text(self.path / "contrasts.tsv", format_table(["contrast", "statistic", *names], rows))
         for run in analysis.runs:
@@ -164,6 +178,8 @@ class ResultFolder:
             files.write_vest(f"{root}.fts", run.f_tests, "fts")
         if analysis.exchangeability.blocks is not None:
             files.write_vest(f"{root}.grp", analysis.exchangeability.blocks, "grp")
+        if run.labels is not None:
+            files.write_vest(f"{root}_effective.mat", run.labels)
         who = analysis.cohort.who
         participants.write_design_sidecar(root, run.names, who.ids, who.visits)
 
@@ -173,30 +189,35 @@ class ResultFolder:
         table = analysis.cohort.text
         if os.path.isfile(analysis.cohort.origin):
             table = relocated(table, analysis.cohort.origin, target)
-        if not analysis.images.in_memory:
-            table = table.assign(**{self.image_column(analysis): self._image_cells(analysis)})
-        if analysis.images.stacked:
-            volumes = [str(analysis.images.volumes[row] + 1) for row in analysis.rows]
-            table = table.assign(**{new_column(table, "volume"): volumes})
+        for name, images in analysis.sets.items():
+            if not images.in_memory:
+                table = table.assign(
+                    **{self.image_column(analysis, name): self._image_cells(images, analysis.rows)}
+                )
+            if images.stacked:
+                volumes = [str(images.volumes[row] + 1) for row in analysis.rows]
+                table = table.assign(**{new_column(table, f"{name}_volume" if name else "volume"): volumes})
         files.write_table(target, table)
 
-    def image_column(self, analysis: VoxelwiseAnalysis) -> str:
-        """The column of ``participants.tsv`` that names the images: that of the table, or one more."""
-        return analysis.images.column or new_column(analysis.cohort.text, "image")
+    def image_column(self, analysis: VoxelwiseAnalysis, name: str = "") -> str:
+        """The column of ``participants.tsv`` that names the images of a set: that of the table, or one more."""
+        return analysis.sets[name].column or new_column(analysis.cohort.text, name or "image")
 
-    def _image_cells(self, analysis: VoxelwiseAnalysis) -> list[str]:
-        paths = analysis.images.names(analysis.rows)
-        return [os.path.relpath(os.path.realpath(path), os.path.realpath(self.path)) for path in paths]
+    def _image_cells(self, images: CohortImages, rows: Sequence[int]) -> list[str]:
+        return [
+            os.path.relpath(os.path.realpath(path), os.path.realpath(self.path)) for path in images.names(rows)
+        ]
 
-    def data(self, analysis: VoxelwiseAnalysis) -> str:
+    def data(self, analysis: VoxelwiseAnalysis, name: str = "") -> str:
         """What ``-i`` of randomise is: a column of ``participants.tsv``, or a 4D image, written if only some count."""
-        if not analysis.images.stacked:
-            return f"{self.path / 'participants.tsv'}:{self.image_column(analysis)}"
-        source = analysis.images.paths[analysis.rows[0]]
-        if analysis.images.is_whole(analysis.rows):
+        images = analysis.sets[name]
+        if not images.stacked:
+            return f"{self.path / 'participants.tsv'}:{self.image_column(analysis, name)}"
+        source = images.paths[analysis.rows[0]]
+        if images.is_whole(analysis.rows):
             return os.fspath(source)
-        out = os.fspath(self.path / RANDOMISE / "images")
-        write_volumes(source, out, [analysis.images.volumes[row] for row in analysis.rows], analysis)
+        out = os.fspath(self.path / RANDOMISE / (f"{name}_images" if name else "images"))
+        write_volumes(source, out, [images.volumes[row] for row in analysis.rows], analysis)
         return out
 
     # -- maps and record --------------------------------------------------------------------------------------------
@@ -217,7 +238,7 @@ class ResultFolder:
         estimates : bool
             All estimates of ``--glm_output`` stay.
         """
-        labels = dict(zip(analysis.hypotheses, contrast_labels([each.name for each in analysis.hypotheses])))
+        labels = _labels(analysis)
         earlier = self._earlier("files", MAP)
         written: list[str] = []
         findings: dict[Hypothesis, Finding] = {}
@@ -274,13 +295,14 @@ class ResultFolder:
                 stat, header, df = each.values, each.header, each.about["degrees_of_freedom"]
             if each.p is not None and not each.desc.endswith("Unc"):
                 corrected[each.desc] = each.p
-            name = map_name(label, each.stat, each.desc)
+            name = map_name(label, each.stat, each.desc, hypothesis.images)
             written += self._write_map(name, each, _sidecar(hypothesis, run, each.about, record))
             if not keep and not each.is_derived:
                 sources += files.image_files(each.header.path)
         for path in sources:
             path.unlink()
-        return written, _TestMaps(kind, stat, header, df, corrected)
+        two_sided = run.options.statistics.two_sided and not hypothesis.is_f
+        return written, _TestMaps(kind, stat, header, df, corrected, two_sided)
 
     def _contrast_estimates(self, run: Run) -> Iterator[tuple[Float32, Float32] | None]:
         """Estimate and variance of each test of a run; None for F."""
@@ -306,7 +328,8 @@ class ResultFolder:
         for (stat, desc), values in effects.maps.items():
             about = {**_common(hypothesis, run), **effects.about[stat, desc], **_made_by(record)}
             of_effect = _RunMap(stat, desc, values, maps.header, {})
-            written += self._write_map(map_name(labels[hypothesis], stat, desc), of_effect, about)
+            name = map_name(labels[hypothesis], stat, desc, hypothesis.images)
+            written += self._write_map(name, of_effect, about)
         return written, effects
 
     def _remove_estimates(self, root: str) -> None:
@@ -378,6 +401,13 @@ class ResultFolder:
         write_json(self.path / RECORD, private.record(record, folder))
 
 
+def _labels(analysis: VoxelwiseAnalysis) -> dict[Hypothesis, str]:
+    """The label of each test in names of files; a test has the same label whatever the images."""
+    names = list(dict.fromkeys(each.own_name for each in analysis.hypotheses))
+    labels = dict(zip(names, contrast_labels(names)))
+    return {each: labels[each.own_name] for each in analysis.hypotheses}
+
+
 def _test_record(
     hypothesis: Hypothesis, finding: Finding, labels: Mapping[Hypothesis, str], analysis: VoxelwiseAnalysis
 ) -> dict[str, Any]:
@@ -386,6 +416,7 @@ def _test_record(
         "name": hypothesis.name,
         "test": hypothesis.text,
         "label": labels[hypothesis],
+        **({"images": hypothesis.images} if hypothesis.images else {}),
         "statistic": "F" if hypothesis.is_f else "t",
         "meaning": hypothesis.sentence,
         "weights": _weights(hypothesis, analysis),
@@ -432,7 +463,8 @@ def _sidecar(
 def _common(hypothesis: Hypothesis, run: Run) -> dict[str, Any]:
     """The test of a map."""
     return {
-        "Contrast": hypothesis.name,
+        "Contrast": hypothesis.own_name,
+        **({"Images": hypothesis.images} if hypothesis.images else {}),
         "Test": hypothesis.text,
         "Description": hypothesis.sentence,
         "Statistic": "F" if hypothesis.is_f else "t",
@@ -446,19 +478,25 @@ def _made_by(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_volumes(source: Path, out: str, numbers: Sequence[int], analysis: VoxelwiseAnalysis) -> None:
-    """Write some volumes of a 4D image, in their order, and the participants of each."""
+    """Write some volumes of a 4D image, in this order, and the participants of each."""
     header = files.read_header(source)
     grid = header.grid(np.ones(header.shape[:3], dtype=bool))
-    who, wanted = analysis.cohort.who, set(numbers)
+    who = analysis.cohort.who
+    label = files.Label("gpuvox: rows of a voxelwise analysis")
     with (
         participants.sidecar(out, who.ids, who.visits),
-        files.open_map(
-            out, grid, header, len(numbers), label=files.Label("gpuvox: rows of a voxelwise analysis")
-        ) as (
-            _,
-            write,
-        ),
+        files.open_map(out, grid, header, len(numbers), label=label) as (_, write),
     ):
-        for number, values in enumerate(files.read_volumes(source)):
-            if number in wanted:
-                write(values)
+        for values in _in_order(files.read_volumes(source), numbers):
+            write(values)
+
+
+def _in_order(volumes: Iterable[Float32], numbers: Sequence[int]) -> Iterator[Float32]:
+    """Some volumes in this order; those that come too early are kept until it is their turn."""
+    waiting, early, turn = set(numbers), dict[int, Float32](), 0
+    for number, values in enumerate(volumes):
+        if number in waiting:
+            early[number] = values
+        while turn < len(numbers) and numbers[turn] in early:
+            yield early.pop(numbers[turn])
+            turn += 1
