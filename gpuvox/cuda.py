@@ -152,7 +152,7 @@ class CudaDevice(Device):
         import cupy
 
         self._cupy = cupy
-        n = int(cupy.cuda.runtime.getDeviceCount())
+        n = count_devices()
         if number >= n:
             raise DeviceError(f"--device cuda:{number}: there are {n} CUDA devices, numbered from 0")
         self._device = cupy.cuda.Device(number)
@@ -160,6 +160,7 @@ class CudaDevice(Device):
         self.name = f"cuda:{number}"
         self.memory = int(about["totalGlobalMem"])
         self.title = f"{about['name'].decode()}, {self.memory / 2**30:.0f} GB"
+        self.bus_id = str(cupy.cuda.runtime.deviceGetPCIBusId(number))
         self.n_processors = int(about["multiProcessorCount"])
         self.shared_bytes = int(about["sharedMemPerBlockOptin"]) - STATIC_SHARED
         self._kernels: dict[str, Any] = {}
@@ -332,23 +333,31 @@ class CudaDevice(Device):
             self._kept_pool.free_all_blocks()
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def open_device(number: int = 0, limit: int | None = None) -> CudaDevice:
     """The GPU with this number; one object per GPU, with its compiled kernels."""
     return CudaDevice(number, limit)
 
 
 def resolve(name: str = "auto") -> Device | None:
-    """Device on which a run takes place.
+    """The first of the devices that a name stands for, see `resolve_all`; None for the CPU."""
+    devices = resolve_all(name)
+    return devices[0] if devices else None
+
+
+def resolve_all(name: str = "auto") -> tuple[Device, ...]:
+    """Devices on which a run takes place.
 
     Parameters
     ----------
     name : str
-        ``auto``: a GPU if one is found and its kernels load, otherwise the CPU; ``cpu``; ``cuda`` or ``cuda:i``.
+        ``auto``: a GPU if one is found and its kernels load, otherwise the CPU; ``cpu``; ``cuda``: all GPUs that
+        CUDA shows to this process (``CUDA_VISIBLE_DEVICES``); ``cuda:i`` or ``cuda:i,j``: these of them.
 
     Returns
     -------
-    Device, or None for the CPU
+    tuple of Device
+        Empty for the CPU.
 
     Raises
     ------
@@ -358,16 +367,28 @@ def resolve(name: str = "auto") -> Device | None:
         There is no device of this name, or `MEMORY_VARIABLE` is not a size.
     """
     if name == "cpu":
-        return None
-    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+        return ()
+    match = re.fullmatch(r"cuda(?::(\d+(?:,\d+)*))?", name)
     if name != "auto" and not match:
-        raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:i", option="--device")
+        raise UsageError(f"--device {name}: expected auto, cpu, cuda, cuda:i or cuda:i,j", option="--device")
     reason = why_unavailable()
     if name == "auto":
-        return None if reason else _usable(open_device(0, memory_limit()))
+        device = None if reason else _usable(open_device(0, memory_limit()))
+        return () if device is None else (device,)
     if reason:
         raise DeviceError(f"--device {name}: {reason}")
-    return open_device(int(match[1] or 0) if match else 0, memory_limit())
+    named = match[1] if match else None
+    numbers = [int(number) for number in named.split(",")] if named else range(count_devices())
+    if len(set(numbers)) < len(numbers):
+        raise UsageError(f"--device {name}: a device is named twice", option="--device")
+    return tuple(open_device(number, memory_limit()) for number in numbers)
+
+
+def count_devices() -> int:
+    """Number of GPUs that CUDA shows to this process."""
+    import cupy
+
+    return int(cupy.cuda.runtime.getDeviceCount())
 
 
 @cache

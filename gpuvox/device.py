@@ -46,6 +46,8 @@ class Device(ABC):
         ``cuda:0`` and the like.
     title : str
         A description for users.
+    bus_id : str
+        Its place in the machine, the same for every process; names may differ between processes.
     n_processors : int
         Number of multiprocessors: at least so many blocks run at the same time.
     shared_bytes : int
@@ -54,6 +56,7 @@ class Device(ABC):
 
     name: str
     title: str
+    bus_id: str
     n_processors: int
     shared_bytes: int
 

@@ -91,6 +91,10 @@ class DeviceError(InputError, RuntimeError):
     """A device was asked for that cannot be used."""
 
 
+class WrongBitsError(DeviceError):
+    """A device computes other bits than the CPU or another device; what it computed before is in doubt too."""
+
+
 class DistributedError(DeviceError):
     """Dask workers, or a scheduler, that cannot be used."""
 

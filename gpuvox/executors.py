@@ -14,20 +14,18 @@ from threadpoolctl import threadpool_limits
 
 from gpuvox.device import OutOfDeviceMemory
 from gpuvox.errors import DeviceError, InputError
-from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest
+from gpuvox.permtest import LevelOverflow, MapsOfPermutation, ObservedTest, PermutationTest
 from gpuvox.runtime import signals
 from gpuvox.runtime.limits import threads_for
 from gpuvox.runtime.pool import Pool
 from gpuvox.tally import BlockResult, ByStatistic, Tally
+from gpuvox.team import DEVICE_THREADS
 from gpuvox.types import PermutationsDone
 
 Callback = Callable[[int, ByStatistic], None]
 
 Share = tuple[int, int]
 """Range of permutations, start and stop."""
-
-DEVICE_THREADS = 2
-"""Threads that feed a device: one prepares permutations while those of the other are computed."""
 
 
 class TallyStore(Protocol):
@@ -45,10 +43,29 @@ class TallyStore(Protocol):
 
 
 class Workers(Protocol):
-    """Other processes that run permutations, see `distributed.DaskWorkers`."""
+    """Others that run permutations: processes (`distributed.DaskWorkers`) or several devices (`team.DeviceTeam`)."""
 
-    def results(self, observed: ObservedTest, tally: Tally) -> Generator[BlockResult, None, None]:
+    @property
+    def takes_callbacks(self) -> bool:
+        """Whether callbacks receive the maps of permutations that run there."""
+
+    @property
+    def description(self) -> str:
+        """Who takes part, in words."""
+
+    def observe(self, test: PermutationTest) -> ObservedTest:
+        """Evaluate the unpermuted data."""
+
+    def results(
+        self, observed: ObservedTest, tally: Tally, callback: MapsOfPermutation | None = None
+    ) -> Generator[BlockResult, None, None]:
         """The results that a tally lacks, in any order; each is added to it before the next is asked for."""
+
+    def second_pass(self, observed: ObservedTest, tally: Tally) -> ObservedTest:
+        """The second pass of the two-pass scheme."""
+
+    def finish(self) -> None:
+        """Release what belongs to the last test alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +113,7 @@ def run(
     share : (start, stop), optional
         Run only these permutations; the tally is then incomplete. Not with the two-pass scheme.
     workers : Workers, optional
-        Workers that run the permutations instead of threads of this process; not with a callback.
+        Workers that run the permutations instead of threads of this process.
 
     Returns
     -------
@@ -107,9 +124,9 @@ def run(
     DeviceError
         The device does not have enough memory for a single map.
     InputError
-        The two-pass scheme is used with a share, or a callback with workers.
+        The two-pass scheme is used with a share, or a callback with workers that do not send maps back.
     """
-    if workers and callback:
+    if workers and callback and not workers.takes_callbacks:
         raise InputError("a callback cannot be used with workers, which do not send maps back")
     if share and test.statistics.normalised:
         raise InputError("the two-pass scheme cannot be run in shares: its second pass needs all of the first")
@@ -124,7 +141,9 @@ def run(
             f"the device does not have enough memory even for one map at a time ({error}); use --device cpu"
         ) from None
     finally:
-        if device:
+        if workers:
+            workers.finish()
+        elif device:
             test.model.release()
             device.forget()
 
@@ -142,7 +161,7 @@ def _run(
         test = replace(test, level_cap=store.level_cap)
     while True:
         try:
-            observed = test.observe()
+            observed = workers.observe(test) if workers else test.observe()
             tally = fold(observed, threads, progress, callback, store, share, workers)
             break
         except LevelOverflow as overflow:
@@ -152,7 +171,7 @@ def _run(
             test.device.release()
     if not test.statistics.normalised:
         return Finished(observed, tally)
-    second = observed.second_pass(tally)
+    second = workers.second_pass(observed, tally) if workers else observed.second_pass(tally)
     return Finished(observed, tally, second, fold(second, threads, progress, store=store, workers=workers))
 
 
@@ -188,7 +207,9 @@ def fold(
         if progress:
             progress(tally.n_done)
 
-    results = workers.results(observed, tally) if workers else _results(observed, threads, tally, callback)
+    results = (
+        workers.results(observed, tally, callback) if workers else _results(observed, threads, tally, callback)
+    )
     with closing(results):
         for result in results:
             add(result)

@@ -27,10 +27,11 @@ On a GPU (``kernels/glm.cu``) every step is the same operation in the same order
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property, lru_cache, partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -345,6 +346,13 @@ class DeviceModel:
         if self.device is None:
             raise ValueError("the model is not on a device")
         return self.device
+
+    def on(self, device: Device | None) -> Self:
+        """The same model, with the same arrays of the host, on another device."""
+        twin = copy(self)
+        twin.release()
+        object.__setattr__(twin, "device", device)  # the models are frozen
+        return twin
 
     def release(self) -> None:
         """Release the memory that the model takes on its device."""

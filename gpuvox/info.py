@@ -10,7 +10,7 @@ from time import perf_counter
 import numpy as np
 
 from gpuvox import __version__
-from gpuvox.cuda import KERNELS, CudaDevice, kernel_directory, open_device
+from gpuvox.cuda import KERNELS, CudaDevice, count_devices, kernel_directory, open_device
 from gpuvox.device import Device, memory_limit, why_unavailable
 from gpuvox.errors import DeviceError
 from gpuvox.glm import Glm
@@ -73,8 +73,14 @@ def report() -> Iterator[tuple[str, bool]]:
     import cupy
 
     yield f"CUDA: driver {_cuda(cupy.cuda.runtime.driverGetVersion())}, CuPy {cupy.__version__}", True
-    for number in range(int(cupy.cuda.runtime.getDeviceCount())):
+    n_devices = count_devices()
+    for number in range(n_devices):
         yield from _device_lines(open_device(number, memory_limit()))
+    if n_devices > 1:
+        yield (
+            f"{n_devices} GPUs: --device cuda uses all of them, --device cuda:0,1 these two, auto the first",
+            True,
+        )
 
 
 def _cuda(number: int) -> str:

@@ -13,6 +13,7 @@ leaves are maxima, counts and sums.
 from __future__ import annotations
 
 import gc
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -44,6 +45,7 @@ __all__ = [
     "MapsOfPermutation",
     "ObservedTest",
     "PermutationTest",
+    "hash_first_maps",
 ]
 
 BATCH_BYTES = 16 << 20
@@ -413,3 +415,17 @@ def _quantum(observed: AnyArray) -> float:
     positive = observed[observed > 0]
     peak = min(float(positive.max()), 1024 * float(np.median(positive))) if len(positive) else 1.0
     return float(2.0 ** (math.frexp(peak)[1] - 30))
+
+
+def hash_first_maps(observed: ObservedTest) -> str:
+    """SHA-256 of all maps and results of the first two permutations."""
+    digest = hashlib.sha256()
+
+    def add(_: int, maps: Mapping[str, AnyArray]) -> None:
+        for kind in sorted(maps):
+            digest.update(np.ascontiguousarray(maps[kind]).data)
+
+    result = observed.run(0, min(2, observed.n), add)
+    for group in (result.maxima, result.below, result.total, result.nonzero):
+        add(0, group)
+    return digest.hexdigest()

@@ -48,7 +48,7 @@ from numpy.typing import NDArray
 
 from gpuvox.ascent import CENTRE, LEAST_ROW, WORD, Group, ascend, make_group
 from gpuvox.device import Device, slots_for
-from gpuvox.errors import DeviceError, InputError
+from gpuvox.errors import InputError, WrongBitsError
 from gpuvox.grid import CONNECTIVITIES, Grid, neighbour_steps
 from gpuvox.heights import LINEAR, add_to_scores, ladder, score_values
 from gpuvox.jit import checked, inner
@@ -649,7 +649,7 @@ def _finish_on(
         values = device.download(device.rows(stat, b, b + 1))
         if enhancer.options.exact or not enhancer._rise_above(values).any():
             enhancer._overflow(values)
-            raise DeviceError(DISAGREES)
+            raise WrongBitsError(DISAGREES)
         maxima[:, b], scores = enhancer._finished(values[0])
         if maps is not None:
             device.put_row(maps, b, scores)

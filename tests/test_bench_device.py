@@ -264,7 +264,7 @@ def test_the_command(lab, monkeypatch, tmp_path):
     command.write_study(lab, study)
     monkeypatch.chdir(study)
     for owner, name in (
-        ("gpuvox.application.execute", "resolve"), ("gpuvox.application.execute", "read_images"),
+        ("gpuvox.application.execute", "resolve_all"), ("gpuvox.application.execute", "read_images"),
         ("gpuvox.analysis", "make_model"),
         ("gpuvox.analysis", "run"), ("gpuvox.analysis", "make_result"), ("gpuvox.application.outputs", "Writer.result"),
     ):  # fmt: skip

@@ -194,6 +194,7 @@ class StandIn:
         class runtime:  # noqa: N801
             CUDARuntimeError = CUDARuntimeError
             getDeviceCount = staticmethod(lambda: StandIn.devices)  # noqa: N815
+            deviceGetPCIBusId = staticmethod(lambda number: f"0000:{number:02}:00.0")  # noqa: N815
             driverGetVersion = staticmethod(lambda: 13020)  # noqa: N815
             memGetInfo = staticmethod(lambda: (StandIn.memory, StandIn.memory))  # noqa: N815
             getDeviceProperties = staticmethod(  # noqa: N815

@@ -295,7 +295,7 @@ def test_fsl_cases_give_the_bits_of_the_cpu(case, tmp_path, monkeypatch):
     run_case(case, tmp_path / "cpu", extra=("--device", "cpu"))
     device = ShimDevice()
     for module in (cuda, execute):
-        monkeypatch.setattr(module, "resolve", lambda name: device)
+        monkeypatch.setattr(module, "resolve_all", lambda name: (device,))
     run_case(case, tmp_path / "device", extra=("--device", "cuda"))
     assert device.launched
     for path in sorted((tmp_path / "cpu").iterdir()):
@@ -310,8 +310,8 @@ def test_fsl_cases_give_the_bits_of_the_cpu(case, tmp_path, monkeypatch):
 
 @needs_compiler
 def test_the_command_says_which_device(study_files, monkeypatch, capsys):
-    monkeypatch.setattr(execute, "resolve", lambda name: ShimDevice())
-    monkeypatch.setattr(plan, "resolve", lambda name: ShimDevice())
+    for module in (execute, plan):
+        monkeypatch.setattr(module, "resolve_all", lambda name: (ShimDevice(),))
     command = ["-i", "data", "-o", "out", "-m", "mask", "-d", "design.mat", "-t", "design.con", "-n", "20", "-x"]
     assert main_randomise(command) == 0
     assert "Device: kernels on the CPU (shim); float32" in capsys.readouterr().out
@@ -341,16 +341,20 @@ def test_names(monkeypatch):
     with pytest.raises(DeviceError, match="--device cuda:1: CuPy is not installed"):
         cuda.resolve("cuda:1")
     for name in ("gpu", "cuda:", "cuda:x", ""):
-        with pytest.raises(InputError, match="expected auto, cpu, cuda or cuda:i"):
+        with pytest.raises(InputError, match="expected auto, cpu, cuda, cuda:i or cuda:i,j"):
             cuda.resolve(name)
     opened = []
     monkeypatch.setattr(cuda, "why_unavailable", lambda: None)
-    monkeypatch.setattr(cuda, "open_device", lambda *given: opened.append(given))
+    monkeypatch.setattr(cuda, "open_device", lambda *given: opened.append(given) or given)
     monkeypatch.setattr(cuda, "_usable", lambda device: device)
     monkeypatch.setenv(devices.MEMORY_VARIABLE, "4G")
-    cuda.resolve("auto")
-    cuda.resolve("cuda:2")
-    assert opened == [(0, 4 << 30), (2, 4 << 30)]
+    monkeypatch.setattr(cuda, "count_devices", lambda: 3)
+    for name, numbers in {"auto": [0], "cuda": [0, 1, 2], "cuda:2": [2], "cuda:2,0": [2, 0]}.items():
+        opened.clear()
+        cuda.resolve_all(name)
+        assert opened == [(number, 4 << 30) for number in numbers]
+    with pytest.raises(InputError, match="a device is named twice"):
+        cuda.resolve_all("cuda:1,0,1")
 
 
 @pytest.mark.parametrize(

@@ -610,7 +610,9 @@ def test_dask_is_imported_only_when_it_is_asked_for(study):
 
 def test_a_callback_is_not_sent_to_workers():
     class Nobody:
-        def results(self, observed, tally):
+        takes_callbacks = False
+
+        def results(self, observed, tally, callback=None):
             yield BlockResult(0, 0)
 
     with pytest.raises(ValueError, match="a callback cannot be used with workers"):
@@ -668,7 +670,7 @@ def test_a_fold_closes_what_it_draws_from():
     closed = []
 
     class Broken:
-        def results(self, observed, tally):
+        def results(self, observed, tally, callback=None):
             try:
                 yield BlockResult(0, 99)
             finally:

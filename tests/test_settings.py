@@ -52,7 +52,7 @@ DESIGN = np.c_[np.ones(N), np.arange(N)]
         ({"variance_mm": float("nan")}, ValueError, "variance_mm is nan; a number of at least 0 is expected"),
         ({"nuisance": "draper"}, ValueError, "nuisance is 'draper'; one of kennedy, freedman_lane, none"),
         ({"permutations": [1]}, TypeError, "permutations is [1]; a dict of arrays by the names of the tests"),
-        ({"device": 0}, TypeError, "device is 0; 'auto', 'cpu', 'cuda' or 'cuda:i' is expected"),
+        ({"device": 0}, TypeError, "device is 0; 'auto', 'cpu', 'cuda', 'cuda:i' or 'cuda:i,j' is expected"),
         ({"resume": True}, ValueError, "resume needs the name of a checkpoint"),
         (
             {"f_tests": [[1, 1]]},

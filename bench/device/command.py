@@ -84,7 +84,7 @@ def stages_of_command(arguments: list[str]) -> dict:
         return call
 
     for name, owner, attribute in (
-        ("opening the device", execute, "resolve"), ("reading", execute, "read_images"),
+        ("opening the device", execute, "resolve_all"), ("reading", execute, "read_images"),
         ("model", analysis, "make_model"), ("permutations", analysis, "run"), ("p values", analysis, "make_result"),
         ("writing", outputs.Writer, "result"),
     ):  # fmt: skip

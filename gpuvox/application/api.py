@@ -231,7 +231,8 @@ def randomise(
         ``uncorrected``, ``two_pass``, ``two_sided``; and any field of `analysis.Options`: ``n_permutations``, ``seed``,
         ``flip``, ``demean``, ``nuisance``, ``whole_blocks``, ``detect_null``, ``f_only``, ``joint_steps``,
         ``variance_mm``, ``permutations``, ``threads``, ``scratch`` (folder for data and residuals that are too large
-        for memory; arrays stay where they are); ``device`` (``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:i"``);
+        for memory; arrays stay where they are); ``device`` (``"auto"``, ``"cpu"``, ``"cuda"`` for all GPUs, or
+        ``"cuda:0,2"`` for some);
         ``checkpoint`` (a file with the progress of the run, removed at the end) and ``resume`` (True: resume from it);
         ``client`` (a `distributed.Client`: its workers run the permutations, each on the ``device`` it has);
         ``progress`` (True for progress bars, or a function of task, done and total).

@@ -55,8 +55,8 @@ class RunDescription:
         Columns as of ``--vxl``, from 1 or −N, with their images.
     permuted_maps : bool
         Whether the maps of every permutation are written.
-    device : str or Device, optional
-        A name as `cuda.resolve` takes it, or a device; None for the CPU.
+    device : str, Device or tuple of Device, optional
+        A name as `cuda.resolve_all` takes it, or devices; None for the CPU.
     checkpoint : str
         File of tallies; empty for a name beside the output, where one is needed.
     resume : bool
@@ -87,7 +87,7 @@ class RunDescription:
     permutations: str = ""
     voxelwise: tuple[tuple[int, ImageSource], ...] = ()
     permuted_maps: bool = False
-    device: str | Device | None = "auto"
+    device: str | Device | tuple[Device, ...] | None = "auto"
     checkpoint: str = ""
     resume: bool = False
     shard: tuple[int, int] | None = None

@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 from gpuvox.analysis import Analysis, PreparedTest, make_model, prepare_test
 from gpuvox.distributed.launch import ClusterSize
 from gpuvox.errors import InputError
-from gpuvox.executors import DEVICE_THREADS, ranges
+from gpuvox.executors import ranges
 from gpuvox.grid import Grid
 from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest
 from gpuvox.runtime.limits import available_bytes, threads_for
@@ -36,6 +36,7 @@ from gpuvox.runtime.pool import Pool
 from gpuvox.scratch import as_tiles
 from gpuvox.statistics import StatisticModel, Statistics
 from gpuvox.tally import Tally, share
+from gpuvox.team import DEVICE_THREADS
 from gpuvox.types import Float32, Shuffles
 
 WHOLE = 8 << 20

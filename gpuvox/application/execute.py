@@ -35,17 +35,19 @@ from gpuvox.application.inputs import (
 from gpuvox.application.outputs import Writer, expected_names
 from gpuvox.application.provenance import provenance
 from gpuvox.checkpoint import ENDINGS, Checkpoint, RunIdentity, Tallies, differences
-from gpuvox.cuda import resolve
+from gpuvox.cuda import resolve_all
 from gpuvox.device import Device
 from gpuvox.distributed.client import DaskWorkers
 from gpuvox.distributed.launch import check_installed, open_client
 from gpuvox.distributed.messages import Images, absolute
 from gpuvox.errors import FileError, SettingError
+from gpuvox.executors import Workers
 from gpuvox.files import locks
 from gpuvox.files.targets import check_targets
 from gpuvox.reporter import Reporter
 from gpuvox.runtime.limits import threads_for
 from gpuvox.scratch import check_folder
+from gpuvox.team import DeviceTeam
 
 LONG_RUN = 300.0
 """Expected duration in seconds above which a run has a checkpoint by default."""
@@ -178,28 +180,30 @@ def prepare_to_run(description: RunDescription) -> PreparedRun:
     """
     if description.cluster:
         check_installed()
-    device = _find_device(description)
+    devices = _find_devices(description)
     if description.root:
         files.check_output_root(description.root)
         files.output_type()
     check_folder(description.options.scratch)
-    run = prepare_run(description, device)
+    run = prepare_run(description, devices[0] if devices else None)
     check_permutation_counts(run.analysis.tests)
     if description.root:
         _check_names(run)
     return run
 
 
-def _find_device(description: RunDescription) -> Device | None:
-    """The device of this process; None with Dask workers, which use their own devices."""
+def _find_devices(description: RunDescription) -> tuple[Device, ...]:
+    """The devices of this process; none with Dask workers, which use their own devices."""
     device = description.device
     if description.has_workers:
         if not isinstance(device, str):
             raise SettingError(
-                "with a client, device is a name that each worker understands: auto, cpu, cuda or cuda:i"
+                "with a client, device is a name that each worker understands: auto, cpu, cuda, cuda:i or cuda:i,j"
             )
-        return None
-    return resolve(device) if isinstance(device, str) else device
+        return ()
+    if isinstance(device, str):
+        return resolve_all(device)
+    return () if device is None else (device,) if isinstance(device, Device) else device
 
 
 def _check_names(run: PreparedRun) -> None:
@@ -255,9 +259,9 @@ def session(
         if checkpoint and run.description.resume:
             reporter.say(f"Resuming from {checkpoint.path}: {checkpoint.resumed} permutations already done")
         run = read_images(run, reporter, shared)
+        for each in _find_devices(run.description):
+            reporter.say(f"Device: {describe_device(each)}")
         device = run.analysis.options.device
-        if device is not None:
-            reporter.say(f"Device: {describe_device(device)}")
         yield replace(run, analysis=run.analysis.run_with(device=device, workers=workers)), checkpoint
 
 
@@ -267,11 +271,12 @@ def _output_lock(description: RunDescription, reporter: Reporter) -> AbstractCon
 
 
 @contextmanager
-def _open_workers(run: PreparedRun, hashes: Hashes, reporter: Reporter) -> Iterator[DaskWorkers | None]:
-    """The workers of a run; None if it has none."""
+def _open_workers(run: PreparedRun, hashes: Hashes, reporter: Reporter) -> Iterator[Workers | None]:
+    """The workers of a run, or its devices if there are several; None for threads and a single device."""
     description = run.description
     if not description.has_workers:
-        yield None
+        devices = _find_devices(description)
+        yield DeviceTeam(devices, reporter.warn) if len(devices) > 1 else None
         return
     assert isinstance(description.device, str)
     with (

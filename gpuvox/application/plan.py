@@ -16,7 +16,7 @@ from gpuvox.application.command import RunDescription
 from gpuvox.application.cost import Cost, cost_of_test, data_bytes, on_cluster
 from gpuvox.application.inputs import PreparedRun, check_permutation_counts, prepare_run, read_grid
 from gpuvox.checkpoint import read_to_resume
-from gpuvox.cuda import resolve
+from gpuvox.cuda import resolve_all
 from gpuvox.device import Device
 from gpuvox.distributed.launch import (
     ClusterSize,
@@ -55,13 +55,17 @@ def plan(description: RunDescription) -> str:
     if description.resume:
         read_to_resume(description.tally_file)
     cluster = find_size(description.cluster) if description.cluster else None
-    device = None if cluster or not isinstance(description.device, str) else resolve(description.device)
+    named = description.device if isinstance(description.device, str) and not cluster else "cpu"
+    devices = resolve_all(named)
     analysis, seconds = _sketch(run)
     threads = threads_for(description.options.threads)
     if cluster:
         threads = min(threads, max(1, cluster.threads // max(cluster.processes, 1)))
-    analysis = analysis.run_with(device=device, threads=threads)
-    costs = _costs(description, analysis)
+    analysis = analysis.run_with(device=devices[0] if devices else None, threads=threads)
+    # Further devices are assumed to be as fast as the first.
+    costs = [
+        (n, replace(cost, each=cost.each / max(1, len(devices)))) for n, cost in _costs(description, analysis)
+    ]
     if cluster:
         costs = [(n, on_cluster(cost, threads, cluster)) for n, cost in costs]
     seconds += started + _seconds_of_files(description, analysis)
@@ -71,7 +75,7 @@ def plan(description: RunDescription) -> str:
         f"data: {description.data}, {len(analysis.inputs.design)} volumes of {' × '.join(map(str, grid.shape))} voxels",
         f"voxels: {grid.n_voxels}"
         + ("" if description.mask is not None else f" vary over the first {SKETCH} volumes (no mask given)"),
-        _device_line(device, threads, cluster),
+        *_device_lines(devices, threads, cluster),
         *(_test_line(description, prepared) for prepared in analysis.tests),
         *_shard_lines(description),
         f"{_memory_text(description, analysis, [cost for _, cost in costs], cluster)}; time: about "
@@ -94,13 +98,15 @@ def _n_done(description: RunDescription, n: int) -> int:
     return stop - start
 
 
-def _device_line(device: Device | None, threads: int, cluster: ClusterSize | None) -> str:
+def _device_lines(devices: Sequence[Device], threads: int, cluster: ClusterSize | None) -> list[str]:
     if cluster:
-        return (
+        return [
             f"cluster: {cluster.processes} workers with {cluster.threads} threads in total, assumed to be as fast as "
             "one here; starting them takes additional time"
-        )
-    return f"device: cpu, {threads} threads" if device is None else f"device: {describe_device(device)}"
+        ]
+    if not devices:
+        return [f"device: cpu, {threads} threads"]
+    return [f"device: {describe_device(device)}" for device in devices]
 
 
 def _memory_text(

@@ -17,7 +17,6 @@ from gpuvox.analysis import (
 from gpuvox.application.command import RunDescription
 from gpuvox.application.fingerprint import Hashes
 from gpuvox.application.outputs import Writer
-from gpuvox.distributed.client import DaskWorkers
 from gpuvox.info import versions
 from gpuvox.plain import format_count
 from gpuvox.runtime.limits import threads_for
@@ -71,8 +70,8 @@ def run_record(
 
 
 def describe_processor(options: Options) -> str:
-    """The device on which the permutations ran."""
-    if isinstance(options.workers, DaskWorkers):
+    """The device, or the devices or workers, on which the permutations ran."""
+    if options.workers is not None:
         return options.workers.description
     return "cpu" if options.device is None else f"{options.device.name} ({options.device.title})"
 

@@ -174,11 +174,13 @@ def _nuisance(name: str, value: Any) -> Nuisance:
     return nuisance
 
 
-def check_device(name: str, value: Any) -> str | Device | None:
-    """A device, or its name."""
+def check_device(name: str, value: Any) -> str | Device | tuple[Device, ...] | None:
+    """A device, several devices, or their name."""
     if value is None or isinstance(value, str | Device):
         return value
-    raise SettingError(f"{name} is {_shown(value)}; 'auto', 'cpu', 'cuda' or 'cuda:i' is expected")
+    if isinstance(value, list | tuple) and value and all(isinstance(device, Device) for device in value):
+        return tuple(value)
+    raise SettingError(f"{name} is {_shown(value)}; 'auto', 'cpu', 'cuda', 'cuda:i' or 'cuda:i,j' is expected")
 
 
 def _permutations(name: str, value: Any) -> Any:

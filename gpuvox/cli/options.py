@@ -96,7 +96,7 @@ def add_quiet(parser: Any, text: str = "show no progress bar") -> None:
 
 def add_device(parser: Any) -> None:
     """Add ``--device``."""
-    add_text(parser, "--device", "NAME", "auto, cpu, cuda or cuda:i (auto)", default="auto")
+    add_text(parser, "--device", "NAME", "auto, cpu, cuda (all GPUs), cuda:i or cuda:i,j (auto)", default="auto")
 
 
 def add_threads(parser: Any) -> None:

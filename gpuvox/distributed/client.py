@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gpuvox.distributed.messages import (
@@ -18,7 +18,6 @@ from gpuvox.distributed.messages import (
     UnreadableData,
     WorkerInfo,
     check_software,
-    hash_first_maps,
     in_memory,
     make_recipe,
     unpack,
@@ -26,7 +25,7 @@ from gpuvox.distributed.messages import (
 from gpuvox.distributed.worker import describe_worker, run_range
 from gpuvox.errors import DistributedError, InputError
 from gpuvox.jit import software
-from gpuvox.permtest import ObservedTest
+from gpuvox.permtest import MapsOfPermutation, ObservedTest, PermutationTest, hash_first_maps
 from gpuvox.tally import BlockResult, Tally
 
 RANGES_PER_THREAD = 8
@@ -70,6 +69,8 @@ class DaskWorkers:
         if self.client.scheduler is not None:
             self._address = self.client.scheduler.address
 
+    takes_callbacks = False
+
     @property
     def description(self) -> str:
         """Number of workers that took part, their threads and devices, in words."""
@@ -77,7 +78,20 @@ class DaskWorkers:
         threads = sum(worker.threads for worker in self._workers.values())
         return f"Dask: {len(self._workers)} workers with {threads} threads in total, on {', '.join(kinds) or 'nothing'}"
 
-    def results(self, observed: ObservedTest, tally: Tally) -> Generator[BlockResult, None, None]:
+    def observe(self, test: PermutationTest) -> ObservedTest:
+        """Evaluate the unpermuted data, in this process."""
+        return test.observe()
+
+    def second_pass(self, observed: ObservedTest, tally: Tally) -> ObservedTest:
+        """The second pass of the two-pass scheme; its unpermuted data are evaluated in this process."""
+        return observed.second_pass(tally)
+
+    def finish(self) -> None:
+        """Nothing: what belongs to a test is released by Dask, and the data are for the next test too."""
+
+    def results(
+        self, observed: ObservedTest, tally: Tally, callback: MapsOfPermutation | None = None
+    ) -> Generator[BlockResult, None, None]:
         """The results that a tally lacks, in any order; the caller adds each to the tally before it asks for the next.
 
         Raises
@@ -88,6 +102,7 @@ class DaskWorkers:
         LevelOverflow, DeviceError
             Raised by `ObservedTest.run` on a worker.
         """
+        del callback  # `executors.run` refuses it
         job = self._job(observed)
         model: Any = observed.test.model
         arrays = Arrays(model.data, getattr(model, "evs", {}))
@@ -119,7 +134,8 @@ class DaskWorkers:
         """Yield results until all have come or some are lost; return why they were lost (empty if none were)."""
         from distributed import as_completed
 
-        workers = self._collect_workers(job.device)
+        workers, names = share_devices(self._collect_workers(job.device))
+        job = replace(job, devices=names)
         pending: set[Any] = set()
         lost = ""
         try:
@@ -235,6 +251,42 @@ class DaskWorkers:
             check_software(f"the worker at {address}", answer.software, software())
             workers[address] = answer
         return workers
+
+
+def share_devices(workers: Mapping[str, WorkerInfo]) -> tuple[dict[str, WorkerInfo], dict[str, str]]:
+    """Share the GPUs of each machine among its workers: each GPU to one of them, or several workers to one GPU.
+
+    Returns
+    -------
+    workers : dict of WorkerInfo
+        With the multiprocessors of the GPUs that each has.
+    names : dict of str
+        Address of a worker → name of its GPUs, see `cuda.resolve_all`; only for machines with more than one.
+    """
+    shared, names = dict(workers), dict[str, str]()
+    for host in {info.host for info in workers.values()}:
+        crew = {address: info for address, info in sorted(workers.items()) if info.host == host and info.devices}
+        if len({place for info in crew.values() for _, place, _ in info.devices}) < 2:
+            continue
+        for address, places in _places_of(crew).items():
+            mine = [each for each in crew[address].devices if each[1] in places]
+            names[address] = "cuda:" + ",".join(name.removeprefix("cuda:") for name, _, _ in mine)
+            shared[address] = replace(crew[address], processors=sum(n for _, _, n in mine))
+    return shared, names
+
+
+def _places_of(crew: Mapping[str, WorkerInfo]) -> dict[str, list[str]]:
+    """Address of each worker of a machine → places of its GPUs, `Device.bus_id`."""
+    visible = {address: [place for _, place, _ in info.devices] for address, info in crew.items()}
+    chosen: dict[str, list[str]] = {address: [] for address in crew}
+    for place in sorted({place for places in visible.values() for place in places}):
+        seeing = [address for address in crew if place in visible[address]]
+        chosen[min(seeing, key=lambda address: len(chosen[address]))].append(place)
+    for address in crew:
+        if not chosen[address]:  # there are more workers than GPUs
+            in_use = [place for places in chosen.values() for place in places]
+            chosen[address].append(min(visible[address], key=in_use.count))
+    return chosen
 
 
 def ranges(tally: Tally, batch: int, workers: Mapping[str, WorkerInfo]) -> Iterator[tuple[int, int]]:

@@ -1,15 +1,14 @@
 """What the client and its workers send each other.
 
 A test is sent without its data and its device: `make_recipe` takes a model apart and `rebuild_model` puts it together
-on a worker. `hash_first_maps` is how both sides see that they compute the same bits.
+on a worker. `permtest.hash_first_maps` is how both sides see that they compute the same bits.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -81,17 +80,20 @@ class Job:
     observed : ObservedTest
         Its model is a `ModelRecipe`.
     device : str
-        Name of the device that a worker uses; see `cuda.resolve`.
+        Name of the devices that workers use; see `cuda.resolve_all`.
     first_maps : str
-        Hash of the maps of the first permutations, as the client computed them; see `hash_first_maps`.
+        Hash of the maps of the first permutations, as the client computed them; see `permtest.hash_first_maps`.
     software : dict of str to str
         Package → version, on the client.
+    devices : dict of str to str
+        Address of a worker → name of the devices that it uses, for workers that share those of their machine.
     """
 
     observed: ObservedTest
     device: str
     first_maps: str
     software: Mapping[str, str]
+    devices: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,17 +104,23 @@ class WorkerInfo:
     ----------
     threads : int
     processors : int
-        Number of multiprocessors of its GPU; 0 without a GPU.
+        Number of multiprocessors of its GPUs; 0 without a GPU.
     device : str
-        Title of its device.
+        Titles of its devices.
     software : dict of str to str
         Package → version.
+    host : str
+        Name of its machine.
+    devices : tuple of (str, str, int)
+        Name, place in the machine and number of multiprocessors of every GPU that it may use.
     """
 
     threads: int
     processors: int
     device: str
     software: Mapping[str, str]
+    host: str = ""
+    devices: tuple[tuple[str, str, int], ...] = ()
 
 
 def in_memory(arrays: Arrays) -> Arrays:
@@ -155,20 +163,6 @@ def check_software(worker: str, installed: Mapping[str, str], expected: Mapping[
                 f"{worker} has {name} {installed.get(name)}, and the client {version}: the bits could differ; install "
                 "the same"
             )
-
-
-def hash_first_maps(observed: ObservedTest) -> str:
-    """SHA-256 of all maps and results of the first two permutations."""
-    digest = hashlib.sha256()
-
-    def add(_: int, maps: Mapping[str, AnyArray]) -> None:
-        for kind in sorted(maps):
-            digest.update(np.ascontiguousarray(maps[kind]).data)
-
-    result = observed.run(0, min(2, observed.n), add)
-    for group in (result.maxima, result.below, result.total, result.nonzero):
-        add(0, group)
-    return digest.hexdigest()
 
 
 def pack(result: BlockResult) -> BlockResult:

@@ -7,6 +7,7 @@ import os
 import pickle
 import traceback
 import weakref
+from collections.abc import Iterator
 from functools import cache, partial
 from threading import Lock, Timer
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from gpuvox.cuda import resolve
+from gpuvox.cuda import resolve_all
 from gpuvox.device import Device
 from gpuvox.distributed.messages import (
     Arrays,
@@ -24,7 +25,6 @@ from gpuvox.distributed.messages import (
     UnreadableData,
     WorkerInfo,
     check_software,
-    hash_first_maps,
     pack,
     rebuild_model,
 )
@@ -32,15 +32,16 @@ from gpuvox.errors import DistributedError, FileError, ScratchError
 from gpuvox.files import hash_file, read_cohort, read_tiles
 from gpuvox.grid import Grid
 from gpuvox.jit import software
-from gpuvox.permtest import ObservedTest
-from gpuvox.tally import BlockResult
+from gpuvox.permtest import ObservedTest, hash_first_maps
+from gpuvox.tally import BlockResult, Tally
+from gpuvox.team import DeviceTeam
 
 KEEP_OPEN_SECONDS = 60.0
 """Seconds for which a worker keeps the images that it used last in memory."""
 
 # A worker's arrays and tests live as long as the client's objects that Dask keeps there, and no longer.
 _arrays: weakref.WeakKeyDictionary[DataSource, Arrays] = weakref.WeakKeyDictionary()
-_tests: weakref.WeakKeyDictionary[Job, ObservedTest] = weakref.WeakKeyDictionary()
+_tests: weakref.WeakKeyDictionary[Job, tuple[ObservedTest, DeviceTeam | None]] = weakref.WeakKeyDictionary()
 _opened: weakref.WeakValueDictionary[tuple[Any, ...], Arrays] = weakref.WeakValueDictionary()
 _one_at_a_time = Lock()
 
@@ -81,17 +82,26 @@ def run_range(job: Job, source: DataSource, start: int, stop: int) -> BlockResul
     try:
         with _libraries().limit(limits=1):
             with _one_at_a_time:
-                observed = _tests.get(job) or _make(job, source)
+                observed, team = _tests.get(job) or _make(job, source)
                 arrays = _data(job, source)
-            step, result = observed.batch, None
-            for first in range(start, stop, step):
-                part = observed.run(first, min(first + step, stop))
+            result = None
+            for part in _parts(observed, team, start, stop):
                 result = result.followed_by(part) if result else part
         if source.images:
             _recent.keep(arrays)
         return pack(result or BlockResult(start, stop))
     except Exception as error:
         return _portable(error)
+
+
+def _parts(observed: ObservedTest, team: DeviceTeam | None, start: int, stop: int) -> Iterator[BlockResult]:
+    """Results of a range, in order."""
+    if team:
+        yield from sorted(team.results(observed, Tally(observed.n, start, stop)), key=lambda part: part.start)
+        return
+    step = observed.batch
+    for first in range(start, stop, step):
+        yield observed.run(first, min(first + step, stop))
 
 
 @cache
@@ -111,10 +121,11 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def _make(job: Job, source: DataSource) -> ObservedTest:
-    """Make the client's test on the device of this process, and check that it computes the same bits."""
+def _make(job: Job, source: DataSource) -> tuple[ObservedTest, DeviceTeam | None]:
+    """Make the client's test on the devices of this process, and check that it computes the same bits."""
     check_software(f"a worker on {os.uname().nodename}", software(), job.software)
-    device = resolve(job.device)
+    devices = resolve_all(job.devices.get(_address(), job.device))
+    device = devices[0] if devices else None
     recipe: Any = job.observed.test.model
     model = rebuild_model(recipe, _data(job, source), device)
     observed = job.observed.with_model(model, device)
@@ -123,10 +134,21 @@ def _make(job: Job, source: DataSource) -> ObservedTest:
             f"a worker on {os.uname().nodename} computes other bits than the client: its processor, device or "
             "libraries differ; the workers and the client of a run must be alike"
         )
-    _tests[job] = observed
+    team = DeviceTeam(devices) if len(devices) > 1 else None
+    _tests[job] = observed, team
     if device is not None:
-        weakref.finalize(job, _forget_arrays, device)
-    return observed
+        weakref.finalize(job, team.finish if team else partial(_forget_arrays, device))
+    return observed, team
+
+
+def _address() -> str:
+    """Address of this worker; empty outside a worker."""
+    from distributed import get_worker
+
+    try:
+        return str(get_worker().address)
+    except ValueError:
+        return ""
 
 
 def _data(job: Job, source: DataSource) -> Arrays:
@@ -183,7 +205,7 @@ def describe_worker(device: str, dask_worker: Any = None) -> WorkerInfo | Except
     Parameters
     ----------
     device : str
-        Name of the device that it is to use; see `cuda.resolve`.
+        Name of the devices that workers are to use; see `cuda.resolve_all`.
     dask_worker : distributed.Worker
         Filled in by Dask.
 
@@ -193,8 +215,12 @@ def describe_worker(device: str, dask_worker: Any = None) -> WorkerInfo | Except
         The exception if the device cannot be used; see `run_range`.
     """
     try:
-        resolved = resolve(device)
+        devices = resolve_all(device)
+        if device == "auto" and devices:  # it works; workers of one machine share all that there are
+            devices = resolve_all("cuda")
     except Exception as error:
         return _portable(error)
-    processors, title = (0, "cpu") if resolved is None else (resolved.n_processors, resolved.title)
-    return WorkerInfo(dask_worker.state.nthreads, processors, title, software())
+    about = tuple((each.name, each.bus_id, each.n_processors) for each in devices)
+    title = devices[0].title if devices else "cpu"
+    processors = devices[0].n_processors if devices else 0
+    return WorkerInfo(dask_worker.state.nthreads, processors, title, software(), os.uname().nodename, about)

@@ -57,6 +57,9 @@ class StatisticModel(Protocol):
     def exact(self, shuffles: Shuffles, number: AnyArray, voxels: AnyArray) -> Float64:
         """(m,) The values at some voxels of some maps in float64."""
 
+    def on(self, device: Device | None) -> StatisticModel:
+        """The same model on another device."""
+
     def release(self) -> None:
         """Let go of what is on the device."""
 

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import weakref
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from gpuvox.device import Device, OutOfDeviceMemory
 HERE = Path(__file__).parent
 CXX = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
 FLAGS = ("-std=c++20", "-O2", "-march=native", "-ffp-contract=off", "-fPIC", "-shared", "-pthread", "-w")
+ONE_AT_A_TIME = Lock()  # the shared memory of blocks is static: the kernels of two devices must not run together
 C_TYPES = {
     "short": np.int16,
     "int": np.int32,
@@ -101,9 +103,11 @@ class ShimDevice(Device):
     fails. `operations` lists (what, which) in the order in which the host asked for them.
     """
 
-    def __init__(self, max_threads=1, limit=1 << 33, n_processors=2, shared_bytes=96 << 10, libraries=None):
+    def __init__(
+        self, max_threads=1, limit=1 << 33, n_processors=2, shared_bytes=96 << 10, libraries=None, name="shim"
+    ):
         super().__init__()
-        self.name, self.title = "shim", "kernels on the CPU"
+        self.name, self.title, self.bus_id = name, "kernels on the CPU", f"bus of {name}"
         self.n_processors, self.shared_bytes = n_processors, shared_bytes
         self.max_threads, self.limit, self.used, self.largest, self.fail_at = max_threads, limit, 0, 0, -1
         self.launched: list[str] = []
@@ -161,7 +165,10 @@ class ShimDevice(Device):
         x, y = (blocks, 1) if isinstance(blocks, int) else blocks
         shape = (ctypes.c_uint * 3)(x, y, min(threads, self.max_threads))
         self.note_launch(kernel, arguments)
-        assert self._library(FAMILY[kernel]).start(kernel.encode(), shape, ctypes.c_ulong(shared), pointers) == 0
+        with ONE_AT_A_TIME:
+            assert (
+                self._library(FAMILY[kernel]).start(kernel.encode(), shape, ctypes.c_ulong(shared), pointers) == 0
+            )
 
     def page_locked(self, shape, dtype):
         return np.full(shape, 0xAB).astype(dtype)
