@@ -167,7 +167,7 @@ def check_cohort(names: Sequence[str], images: dict[str, list[str]], *, of_subje
     header = files.read_header(images["qsm"][0])
     grid = header.grid(np.ones(header.shape[:3], dtype=bool))
     for kind, listed in images.items():
-        for image in listed:
+        for image in dict.fromkeys(listed):  # one mask of CSF may be that of everyone
             _check_image(files.read_header(image), grid, header, kind, 1 if of_subjects else len(names))
     return Cohort(tuple(names), images, header)
 

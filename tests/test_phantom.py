@@ -169,7 +169,7 @@ def significant(study, kind, out):
         "-t",
         cohort / "design.con",
         "-n",
-        "1000",
+        "300",
         "-T",
         "--seed",
         "1",
@@ -223,13 +223,17 @@ def survivors(seed: int) -> list[bool]:
     return found
 
 
-def test_a_null_cohort_is_rejected_as_often_as_it_should():
-    """Share of tests with any survivor over 40 seeds; the tests of a seed share subjects, so seeds are the sample."""
-    by_seed = np.array([survivors(seed) for seed in range(40)])
+@pytest.mark.parametrize(("seeds", "most"), [(6, 3), pytest.param(40, 7, marks=pytest.mark.long)])
+def test_a_null_cohort_is_rejected_as_often_as_it_should(seeds, most):
+    """Share of tests with any survivor; the tests of a seed share subjects, so seeds are the sample.
+
+    In no kind and direction by itself either: 40 draws at 5 % exceed 7 in one of 400 cases, 6 exceed 3 in one of
+    11,000.
+    """
+    by_seed = np.array([survivors(seed) for seed in range(seeds)])
     rate, error = by_seed.mean(), by_seed.mean(axis=1).std() / np.sqrt(len(by_seed))
-    assert rate == pytest.approx(0.05, abs=3 * max(error, 0.01))
-    # In no kind and direction by itself: 40 draws at 5 % exceed 7 in one of 400 cases.
-    assert by_seed.sum(axis=0).max() <= 7
+    assert rate == pytest.approx(0.05, abs=3 * max(error, 0.05 / np.sqrt(seeds)))
+    assert by_seed.sum(axis=0).max() <= most
 
 
 def test_a_null_cohort_has_no_difference_given_age_and_sex():
