@@ -67,6 +67,14 @@ def partial_eta_squared(f: Float64, df_effect: int, df: int) -> Float64:
     return eta
 
 
+def noncentrality_limits(t: Float64, df: int) -> tuple[Float64, Float64]:
+    """(V,) Confidence limits of the noncentrality of t: where P(T ≥ t) and P(T ≤ t) are `TAIL`.
+
+    For few values; `cohens_d` interpolates those of a whole map.
+    """
+    return _solve(t, df), -_solve(-t, df)
+
+
 def _noncentrality(t: Float64, df: int) -> Float64:
     """(V,) The lower limit δ of the noncentrality: P(T ≥ t | δ) is `TAIL`.
 

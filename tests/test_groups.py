@@ -15,8 +15,10 @@ from gpuvox import files
 from gpuvox.cli import main
 from gpuvox.cli.groups import run
 from gpuvox.cli.main import guarded
-from gpuvox.study.statistics.ancova import ANCOVA, ancova, assign_families, check_assumptions, cohens_d
+from gpuvox.study.statistics.ancova import ANCOVA, ancova, assign_families, check_assumptions, pairs_of_groups
+from gpuvox.study.statistics.contingency import exact_p
 from gpuvox.study.statistics.demographics import DEMOGRAPHICS, demographics
+from gpuvox.study.statistics.effects import cohens_d, interval_of_d, partial_eta_squared
 from gpuvox.tables.groups import assign_groups
 from tests.conftest import overriding
 
@@ -541,7 +543,11 @@ def test_values_that_are_not_compared():
         (["age"], {"age": "t"}, "the test 't'"),
         (["age"], {"sex": "fisher"}, "sex, which is not among"),
         (["sex"], {"sex": "student"}, "sex: the test student is for numbers"),
-        (["age"], {"age": "fisher"}, "age: Fisher's exact test is for 2 × 2 counts"),
+        (
+            ["age"],
+            {"age": "fisher"},
+            "age: Fisher's exact test is for at most 20 categories; these are 2 × 60 counts",
+        ),
     ],
 )
 def test_demographics_that_cannot_be(variables, tests, says):
@@ -682,7 +688,7 @@ def test_refusals(extra, says, folder, capsys):
 
 
 def test_missing_options_and_nothing_to_do(folder, capsys):
-    for name in ("table", "group", "out"):
+    for name in ("table", "out"):
         at = COMMAND.index(f"--{name}")
         assert command(*COMMAND[:at], *COMMAND[at + 2 :]) == 2
         assert f"--{name} is missing" in capsys.readouterr().err
@@ -745,3 +751,152 @@ def test_columns_are_documented():
     text = (Path(__file__).parent.parent / "docs" / "groups.md").read_text()
     for name in (*ANCOVA, *DEMOGRAPHICS):
         assert f"`{name.format(group='<group>')}`" in text
+
+
+# -- pairs, effect sizes, one group alone, several comparisons ---------------------------------------------------------
+
+# R's warpbreaks (Tippett 1950): breaks by wool and tension. TukeyHSD(aov(breaks ~ wool + tension), "tension") prints:
+WARPBREAKS = {
+    ("A", "L"): "26 30 54 25 70 52 51 26 67", ("A", "M"): "18 21 29 17 12 18 35 30 36",
+    ("A", "H"): "36 21 24 18 10 43 28 15 26", ("B", "L"): "27 14 29 19 29 31 41 20 44",
+    ("B", "M"): "42 26 19 16 39 28 21 39 29", ("B", "H"): "20 21 24 17 13 15 15 16 28",
+}  # fmt: skip
+TUKEY = {
+    ("M", "L"): (-10.000000, -19.35342, -0.6465793, 0.0336262),
+    ("H", "L"): (-14.722222, -24.07564, -5.3688015, 0.0011218),
+    ("H", "M"): (-4.722222, -14.07564, 4.6311985, 0.4474210),
+}
+
+
+def warpbreaks():
+    rows = [(*key, float(value)) for key, text in WARPBREAKS.items() for value in text.split()]
+    return pd.DataFrame(rows, columns=["wool", "tension", "breaks"])
+
+
+def test_pairs_as_r_prints_them():
+    options = {"order": ["H", "M", "L"], "covariates": ["wool"]}
+    pairs = pairs_of_groups(warpbreaks(), ["breaks"], "tension", **options).set_index(["first", "second"])
+    for key, (difference, low, high, p) in TUKEY.items():
+        row = pairs.loc[key]
+        assert row["difference"] == pytest.approx(difference, abs=1e-6)
+        assert [row["difference_low"], row["difference_high"]] == pytest.approx([low, high], abs=2e-5)
+        assert row["p_adjusted"] == pytest.approx(p, abs=2e-5)
+    t = pairs["t"].to_numpy()
+    np.testing.assert_allclose(pairs["p"], 2 * stats.t.sf(abs(t), 50), rtol=1e-9)
+    p = pairs["p"].to_numpy()
+    steps = np.empty(3)
+    steps[np.argsort(p)] = np.maximum.accumulate(np.sort(p) * [3, 2, 1]).clip(max=1)
+    expected = {"bonferroni": np.minimum(3 * p, 1), "sidak": 1 - (1 - p) ** 3, "holm": steps, "none": p}
+    ends = {"bonferroni": 0.05 / 3, "sidak": 1 - 0.95 ** (1 / 3), "holm": 0.05, "none": 0.05}
+    for method, adjusted in expected.items():
+        other = pairs_of_groups(warpbreaks(), ["breaks"], "tension", method=method, **options)
+        np.testing.assert_allclose(other["p_adjusted"], adjusted, rtol=1e-9)
+        half = stats.t.isf(ends[method] / 2, 50) * other["difference_se"]
+        np.testing.assert_allclose(other["difference_high"] - other["difference"], half, rtol=1e-9)
+
+
+def test_intervals_of_effect_sizes_are_where_the_tails_are():
+    for t, df in ((2.5, 40), (-0.3, 8), (9.0, 142)):
+        low, high = np.array(interval_of_d(t, df)) * np.sqrt(df) / 2
+        assert stats.nct.sf(t, df, low) == pytest.approx(0.025, abs=1e-6)
+        assert stats.nct.cdf(t, df, high) == pytest.approx(0.025, abs=1e-6)
+    for f, a, b in ((11.2, 4, 45), (6.0, 1, 142), (0.2, 2, 20)):
+        eta, low, high = partial_eta_squared(f, a, b)
+        assert eta == pytest.approx(1 / (1 + b / (a * f)))
+        for limit, share in ((low, 0.975), (high, 0.025)):
+            noncentrality = limit * (a + b + 1) / (1 - limit)
+            below = stats.ncf.cdf(f, a, b, noncentrality) if limit else min(share, stats.f.cdf(f, a, b))
+            assert below == pytest.approx(share if limit else below, abs=1e-6)
+    assert partial_eta_squared(0.2, 2, 20)[1] == 0
+    row = ancova(warpbreaks(), ["breaks"], "tension", covariates=["wool"]).iloc[0]
+    assert row.eta2_partial == pytest.approx(
+        2034.3 / (2034.3 + 6747.9), abs=1e-4
+    )  # R: anova(aov(breaks ~ wool + tension))
+    two = ancova(cohort(), ["y"], order=["MS", "HC"], covariates=["age"]).iloc[0]
+    assert (two.d_low, two.d_high) == pytest.approx(
+        interval_of_d(two.d * np.sqrt(two.df_residual) / 2, two.df_residual)
+    )
+
+
+def test_the_exact_test_of_larger_tables():
+    # Agresti (2002), Categorical Data Analysis, p. 57, as in R's help of fisher.test: p-value = 0.7827
+    job = np.array([[1, 2, 1, 0], [3, 3, 6, 1], [10, 10, 14, 9], [6, 7, 12, 11]])
+    p, exact = exact_p(job)
+    assert not exact
+    assert p == pytest.approx(0.7827, abs=0.005)
+    for table in ([[3, 1], [2, 9]], [[8, 2, 5], [1, 6, 4]], [[2, 3, 1], [0, 4, 2], [5, 1, 1]]):
+        counts = np.array(table)
+        assert exact_p(counts) == (pytest.approx(every_table(counts), rel=1e-9), True)
+        assert exact_p(counts.T[::-1])[0] == pytest.approx(exact_p(counts)[0], rel=1e-9)
+    assert exact_p(np.array([[3, 1], [2, 9]]))[0] == pytest.approx(stats.fisher_exact([[3, 1], [2, 9]])[1])
+    table = pd.DataFrame({"group": list("aaabbbbccc"), "x": list("uuvvwwwvuu"), "participant_id": range(10)})
+    row = demographics(table, ["x"], tests={"x": "fisher"}).iloc[0]
+    counts = pd.crosstab(table["group"], table["x"]).to_numpy()
+    assert row.p == pytest.approx(every_table(counts), rel=1e-6)
+
+
+def every_table(counts):
+    """Freeman and Halton's p: every table with these totals, filled in cell by cell."""
+    rows, columns = counts.sum(axis=1), counts.sum(axis=0)
+
+    def filled(row, rest):
+        if row == len(rows) - 1:
+            yield (tuple(rest),)
+            return
+        for first in np.ndindex(*(rest + 1)):
+            if sum(first) == rows[row]:
+                for others in filled(row + 1, rest - first):
+                    yield (first, *others)
+
+    def probability(table):
+        from scipy.special import gammaln
+
+        return np.exp(sum(gammaln(m + 1).sum() for m in (rows, columns)) - gammaln(rows.sum() + 1)
+                      - gammaln(np.array(table) + 1).sum())  # fmt: skip
+
+    every = [probability(table) for table in filled(0, columns)]
+    assert sum(every) == pytest.approx(1)
+    return sum(p for p in every if p <= probability(counts) * (1 + 1e-7))
+
+
+def test_one_group_alone_and_several_comparisons(tmp_path, capsys):
+    table = cohort(3, 90, ("RR", "PP", "HC"))
+    table["ms"] = np.where(table["group"] == "HC", "HC", "MS")
+    table.to_csv(tmp_path / "people.csv", index=False)
+    base = ["--table", str(tmp_path / "people.csv"), "--out", str(tmp_path / "g")]
+    assert command(*base, "--group", "group", "--order", "PP", "--variables", "y,age") == 0
+    row = pd.read_csv(tmp_path / "g.tsv", sep="\t").set_index("variable").loc["y"]
+    y = table.loc[table["group"] == "PP", "y"]
+    expected = [len(y), y.mean(), y.std(), y.min(), y.max(), y.median(), *y.quantile([0.25, 0.75])]
+    names = ["n", "mean", "sd", "minimum", "maximum", "median", "q1", "q3"]
+    np.testing.assert_allclose(row[names].astype(float), expected, rtol=1e-6)
+    low, high = stats.t.interval(0.95, len(y) - 1, y.mean(), y.sem())
+    np.testing.assert_allclose(row[["mean_low", "mean_high"]].astype(float), [low, high], rtol=1e-6)
+    assert command(*base, "--variables", "y") == 0
+    assert pd.read_csv(tmp_path / "g.tsv", sep="\t")["n"].tolist() == [90]
+    assert command(*base, "--variables", "y", "--covariates", "age") == 2
+    assert "one group is described" in capsys.readouterr().err
+    further = [
+        "--group",
+        "ms",
+        "--order",
+        "MS,HC",
+        "--demographics",
+        "age,sex,group",
+        "--also",
+        "course=group:RR,PP",
+    ]
+    assert command(*base, *further) == 0
+    merged = pd.read_csv(tmp_path / "g_demographics.tsv", sep="\t", na_values="n/a").set_index("variable")
+    alone = demographics(table, ["age", "sex"], order=["RR", "PP"]).set_index("variable")
+    assert merged.loc["age", "summary_RR"] == alone.loc["age", "summary_RR"]
+    assert merged.loc["age", "p_course"] == pytest.approx(alone.loc["age", "p"], rel=1e-6)
+    assert merged.loc["sex", "p"].iloc[0] == pytest.approx(
+        demographics(table, ["sex"], "ms", order=["MS", "HC"])["p"].iloc[0], rel=1e-6
+    )
+    assert merged.loc["group", "p_course"].isna().all()
+    assert command(*base, "--group", "ms", "--order", "MS,HC", "--demographics", "age", "--also", "x=sex:F,Q") == 2
+    assert "the comparison x: no participant has sex 'Q'" in capsys.readouterr().err
+    assert command(*base, "--group", "group", "--variables", "y", "--posthoc", "holm") == 0
+    pairs = pd.read_csv(tmp_path / "g_pairs.tsv", sep="\t")
+    assert list(zip(pairs["first"], pairs["second"])) == [("HC", "PP"), ("HC", "RR"), ("PP", "RR")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, count
+from gpuvox.cli.arguments import Parser, count, number
 from gpuvox.cli.console import terminal
 from gpuvox.cli.options import add_flag, add_quiet
 from gpuvox.errors import UsageError
@@ -26,6 +26,10 @@ def build_parser() -> Parser:
         help="size of the images: voxels of 1, 3 or 4 mm (full)",
     )  # fmt: skip
     add_flag(parser, "--null", "make the groups the same")
+    parser.add_argument(
+        "--offset", type=number, default=0.0, metavar="PPB",
+        help="SD of an offset of each participant's susceptibility, as reconstructions leave it open (0)",
+    )  # fmt: skip
     add_quiet(parser)
     return parser
 
@@ -38,5 +42,5 @@ def run(argv: Sequence[str]) -> int:
     from gpuvox.study.phantom import write
 
     with terminal(bar=not options.quiet, unit="subjects") as reporter:
-        write(options.out, options.seed, options.scale, options.null, reporter.progress)
+        write(options.out, options.seed, options.scale, options.null, reporter.progress, options.offset)
     return 0

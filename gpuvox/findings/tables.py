@@ -141,7 +141,12 @@ HEADINGS: dict[str, str] = {
     "n_first": "First group, n", "n_second": "Second group, n", "mean_first": "First group, mean",
     "mean_second": "Second group, mean", "r2_covariates": "R² of covariates", "n_t_test": "n per arm, t test",
     "n_ancova": "n per arm, ANCOVA", "volume": "Volume (mL)", "given": "Given",
-    "bootstrap_resamples": "Resamples that determine it",
+    "bootstrap_resamples": "Resamples that determine it", "p_adjusted": "p, adjusted for pairs",
+    "first": "First group", "second": "Second group", "eta2_partial": "η², partial", "minimum": "Minimum",
+    "maximum": "Maximum", "q1": "Quartile 1", "q3": "Quartile 3", "iqr": "Interquartile range",
+    "difference_cohort": "Difference, cohort’s CSF",
+    "difference_subject": "Difference, own CSF", "d_cohort": "d, cohort’s CSF", "d_subject": "d, own CSF",
+    "p_cohort": "p, cohort’s CSF", "p_subject": "p, own CSF", "csf_share": "Share of variance from CSF",
 }  # fmt: skip
 GROUPED = (
     ("n_", "{} n"), ("mean_", "{}, mean"), ("sd_", "{}, SD"), ("median_", "{}, median"), ("q1_", "{}, quartile 1"),
@@ -164,8 +169,19 @@ TRANSFORMED = (
 UNDETERMINED = "There is no bootstrap interval where too few of the resamples determine the statistic."
 TWO_DECIMALS = (
     "f", "t", "F", "d", "levene_f", "slopes_f", "f_change", "skewness", "skewness_before", "vif", "statistic", "effect",
+    "d_cohort", "d_subject", "d_low", "d_high",
 )  # fmt: skip
-THREE_DECIMALS = ("r", "r2", "r2_change", "r2_adjusted", "r2_covariates", "beta", "lilliefors_d")
+THREE_DECIMALS = (
+    "r",
+    "r2",
+    "r2_change",
+    "r2_adjusted",
+    "r2_covariates",
+    "beta",
+    "lilliefors_d",
+    "csf_share",
+    "eta2_partial",
+)
 ADDITIONAL = re.compile(
     r"levene_|lilliefors_|skewness|slopes_|adjusted_(mean|low|high)_|family_size|transform$|bootstrap_"
 )
@@ -189,6 +205,9 @@ def heading_of(name: str) -> Markup:
         if name.startswith(start) and name not in HEADINGS:
             group = text.format(name.removeprefix(start))
             return Markup("{}<i>n</i>").format(group[:-1]) if start == "n_" else Markup.escape(group)
+    of_comparison = re.fullmatch(r"(test|statistic|note)_(.+)", name)
+    if of_comparison and name not in HEADINGS:
+        return Markup("{}, {}").format(HEADINGS[of_comparison[1]], of_comparison[2])
     plain = HEADINGS.get(name, name.replace("_", " "))
     # A statistic's letter within a name.
     return Markup(re.sub(r"\b([pFtDn])\b(?! test)", r"<i>\1</i>", str(Markup.escape(plain))))
@@ -300,6 +319,9 @@ def _together(name: str, known: set[str], bounded: bool) -> Column | None:
     if name == "df1" and "df2" in known:
         return Column((name, "df2"), Heading(Markup("df")), _pair)
     low, high = f"{name}_low", f"{name}_high"
+    if name == "d" and {low, high} <= known:
+        html = heading_of(name) + Markup(" [95 % CI]")
+        return Column((name, low, high), Heading(html), lambda texts, row: _interval(texts, name, 2))
     if {low, high} <= known and not _of_a_group(low):
         html = heading_of(name) + Markup(" [95 % CI]")
         return Column((name, low, high), Heading(html), lambda texts, row: _interval(texts, name, row))
@@ -373,7 +395,7 @@ def _single(name: str, text: str, level: float, log: Sequence[str], decimals: in
         return Cell(Markup(DASH))
     value = number(text)
     if math.isnan(value):
-        shown = TESTS.get(text, text) if name == "test" else text
+        shown = TESTS.get(text, text) if re.match(r"test(_|$)", name) else text
         if name in NAMES_IN:
             patterns = () if name in LABELS else log
             shown = ", ".join(analysed_name(part.strip(), patterns) for part in text.split(","))
@@ -436,9 +458,9 @@ def _cell(column: Column, row: Mapping[str, str]) -> Cell:
     return Cell(_data(name, f"{shown} ({unit})" if unit else shown), cell.key)
 
 
-MEANS = re.compile(r"(mean|median|q1|q3)_.+|sd(_.+)?")
+MEANS = re.compile(r"(mean|median|q1|q3)(_.+)?|sd(_.+)?|minimum|maximum|iqr")
 """Columns in the unit of the variable."""
-ESTIMATES = re.compile(r"difference(_se|_low|_high)?|adjusted_(mean|se|low|high)_.+")
+ESTIMATES = re.compile(r"difference(_cohort|_subject)?(_se|_low|_high)?|adjusted_(mean|se|low|high)_.+")
 """Columns in the unit of the variable, or of its transformation."""
 COEFFICIENTS = ("B", "se", "low", "high", "bootstrap_low", "bootstrap_high", "bca_low", "bca_high")
 
@@ -453,7 +475,8 @@ def row_decimals(name: str, row: Mapping[str, str]) -> int | None:
         return _decimals_for(number(row[each]) for each in COEFFICIENTS if each in row)
     if "variable" not in row or not (MEANS.fullmatch(name) or ESTIMATES.fullmatch(name)):
         return None
-    if _is_transformed(row) and ESTIMATES.fullmatch(name):
+    alone = not any(each.startswith("sd") for each in row)
+    if ESTIMATES.fullmatch(name) and (_is_transformed(row) or alone):
         return _decimals_for(number(text) for each, text in row.items() if ESTIMATES.fullmatch(each))
     spreads = [number(text) for each, text in row.items() if re.fullmatch(r"sd(_.+)?", each)]
     known = [sd for sd in spreads if sd > 0 and math.isfinite(sd)]
@@ -527,6 +550,10 @@ def _empty(name: str, rows: Sequence[Mapping[str, str]]) -> bool:
     return bool(rows) and all(row[name].strip() in (*MISSING, *blank) for row in rows)
 
 
+OF_GROUPS = ("ancova", "pairs", "demographics", "description")
+"""Parts of the record of a group table that describe columns."""
+
+
 def explained_columns(record: Mapping[str, Any], part: str) -> dict[str, str]:
     """Descriptions of the columns, from the JSON file beside a table.
 
@@ -534,8 +561,8 @@ def explained_columns(record: Mapping[str, Any], part: str) -> dict[str, str]:
     ----------
     record : dict
     part : str
-        Key of the columns: ``ancova`` or ``demographics`` of group tables; end of the file's name of models.
+        Key of the columns: one of `OF_GROUPS` of group tables; end of the file's name of models.
     """
-    texts: Any = record.get(part, {}).get("columns") if part in ("ancova", "demographics") else None
+    texts: Any = record.get(part, {}).get("columns") if part in OF_GROUPS else None
     texts = record.get("columns", {}).get(part) if texts is None else texts
     return {str(name): str(text) for name, text in texts.items()} if isinstance(texts, Mapping) else {}

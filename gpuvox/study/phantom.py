@@ -13,6 +13,7 @@ the forward model relative to CSF at 7 T; R1 is converted to 3 T, and noise is a
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import tempfile
@@ -218,6 +219,8 @@ class Cohort:
 
     table: dict[str, NDArray]
     truth: dict[str, dict[str, Float64]]
+    offsets: Float64
+    """(n,) What the reconstruction adds to the susceptibility of each participant, ppm."""
 
     @property
     def n(self) -> int:
@@ -225,7 +228,7 @@ class Cohort:
         return len(self.table["participant_id"])
 
 
-def draw_cohort(template: Template, seed: int, null: bool = False) -> Cohort:
+def draw_cohort(template: Template, seed: int, null: bool = False, offset: float = 0.0) -> Cohort:
     """Draw subjects and their truth.
 
     Parameters
@@ -235,6 +238,8 @@ def draw_cohort(template: Template, seed: int, null: bool = False) -> Cohort:
     seed : int
     null : bool
         Patients are drawn as controls are, but for age and sex.
+    offset : float
+        SD of the participants' offsets of susceptibility, ppb; they come from a generator of their own.
     """
     rng = np.random.default_rng([seed, 0])
     n = N_PATIENTS + N_CONTROLS
@@ -257,6 +262,7 @@ def draw_cohort(template: Template, seed: int, null: bool = False) -> Cohort:
     return Cohort(
         {name: values[order] if name != "participant_id" else values for name, values in table.items()},
         {kind: {part: values[order] for part, values in parts.items()} for kind, parts in truth.items()},
+        np.random.default_rng([seed, 2]).normal(0, 1e-3 * offset, n),
     )
 
 
@@ -376,6 +382,7 @@ class Scanner:
         jacobian = self._warp(rng, i)
         iron, myelin = (self._tissue(rng, kind, i) for kind in ("iron", "myelin"))
         qsm, r1 = self.model.forward(iron, myelin)
+        qsm += np.float32(self.cohort.offsets[i])
         qsm += NOISE["qsm"] * rng.standard_normal(qsm.shape, dtype=np.float32)
         r1 = self.to_3_tesla(r1) + NOISE["r1"] * rng.standard_normal(r1.shape, dtype=np.float32)
         return Images(qsm.astype(np.float32), r1.astype(np.float32), jacobian.astype(np.float32))
@@ -458,6 +465,7 @@ def write(
     scale: str = "full",
     null: bool = False,
     progress: Progress | None = None,
+    offset: float = 0.0,
 ) -> None:
     """Write a cohort to a folder, organised like a study; the ground truth is in its folder ``truth``.
 
@@ -472,18 +480,22 @@ def write(
         No difference between the groups.
     progress : callable, optional
         Receives ("phantom", participants done, participants in total).
+    offset : float
+        SD of the participants' offsets of susceptibility, ppb, which a reconstruction leaves open.
 
     Raises
     ------
     FileError
         The folder is not empty, or cannot be written.
     InputError
-        There is no such scale.
+        There is no such scale, or the SD is negative.
     """
+    if not (math.isfinite(offset) and offset >= 0):
+        raise InputError(f"the offsets have an SD of {offset} ppb; expected a number of at least 0")
     if scale not in SCALES:
         raise InputError(f"there is no scale {scale!r}; expected {', '.join(SCALES)}")
     template = Template(SCALES[scale])
-    cohort = draw_cohort(template, seed, null)
+    cohort = draw_cohort(template, seed, null, offset)
     scanner = Scanner(template, cohort, seed)
     with _new_folder(os.fspath(out)) as folder, Pool(default_threads()) as pool:
         _write_template(folder, template)
@@ -569,6 +581,8 @@ def _write_tables(out: str, template: Template, cohort: Cohort) -> None:
         rows = zip(ids, *(cohort.truth[kind][part] for kind in ("volume", "iron", "myelin")))
         lines += [f"{name}\t{part}\t{v:.6g}\t{fe:.6g}\t{my:.6g}" for name, v, fe, my in rows]
     files.write_text(os.path.join(out, "truth", "parts.tsv"), "\n".join(lines) + "\n")
+    lines = ["participant_id\tqsm_offset", *(f"{name}\t{value:.6g}" for name, value in zip(ids, cohort.offsets))]
+    files.write_text(os.path.join(out, "truth", "offsets.tsv"), "\n".join(lines) + "\n")
 
 
 def _study(template: Template) -> str:

@@ -35,7 +35,7 @@ class Groups:
         return {level: int((self.codes == i).sum()) for i, level in enumerate(self.levels)}
 
 
-def assign_groups(table: pd.DataFrame, group: str, order: Sequence[str] = ()) -> Groups:
+def assign_groups(table: pd.DataFrame, group: str, order: Sequence[str] = (), least: int = 2) -> Groups:
     """Groups of a table.
 
     Parameters
@@ -47,11 +47,13 @@ def assign_groups(table: pd.DataFrame, group: str, order: Sequence[str] = ()) ->
     order : sequence of str, optional
         The groups to compare (differences are the first minus the second); others are excluded. By default all,
         sorted.
+    least : int
+        Number of groups that are needed.
 
     Raises
     ------
     FileError
-        The column or a group does not exist, there are fewer than two groups, or a group has one participant.
+        The column or a group does not exist, there are too few groups, or a group has one participant.
     """
     require(table, [group], "")
     check_categories(table, group, "")
@@ -62,7 +64,7 @@ def assign_groups(table: pd.DataFrame, group: str, order: Sequence[str] = ()) ->
             raise FileError(
                 f"no participant has {group} {level!r}; the groups are {', '.join(sorted(there)) or 'none'}"
             )
-    if len(set(levels)) < max(len(levels), 2):
+    if len(set(levels)) < max(len(levels), least):
         raise FileError(f"the groups are {', '.join(levels) or 'none'}; at least two different groups are needed")
     names = labels(table[group])
     numbers = {level: i for i, level in enumerate(levels)}

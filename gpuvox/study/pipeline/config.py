@@ -21,6 +21,7 @@ from gpuvox.ironmyelin import QSM_UNITS, R1_UNITS
 
 EXAMPLE = "example.toml"
 TESTS = ("student", "welch", "mannwhitney", "fisher", "chi2")
+PAIRS = ("tukey", "bonferroni", "holm", "sidak", "none")
 CORRECTIONS = ("fdr_bh", "bonferroni", "none")
 IRONMYELIN = {
     "iron": ("Iron concentration", "mg/kg"),
@@ -175,11 +176,20 @@ class Rois:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """``[demographics.comparisons.NAME]``: further groups, side by side in the same table."""
+
+    group: str = _key(check=_not_empty)
+    order: tuple[str, ...] = _key((), lambda v: "" if len(v) != 1 else "two groups or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demographics:
     """``[demographics]``: the table of the cohort."""
 
     variables: tuple[str, ...] = _key(check=_not_empty)
     tests: dict[str, str] = field(default_factory=dict, metadata={"check": _tests})
+    comparisons: dict[str, Comparison] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +199,10 @@ class GroupTable:
     title: str = _key(check=_not_empty)
     variables: tuple[str, ...] = _key(())
     families: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    group: str = _key("")
+    order: tuple[str, ...] = _key(())
     covariates: tuple[str, ...] | None = _key(None)
+    posthoc: str = _key("tukey", _one_of(*PAIRS))
     correction: str = _key("fdr_bh", _one_of(*CORRECTIONS))
     subset: str = _key("")
     log: tuple[str, ...] = _key(())
@@ -350,13 +363,22 @@ def _check_together(config: Config, reader: _Reader) -> None:
         raise reader.error(("rois",), "needs labels, here or in [template]")
     if not (config.ironmyelin or config.maps) and (config.voxelwise or config.rois):
         raise reader.error((), "there are no maps: a section [ironmyelin] or [maps.NAME] is needed")
-    for number, compared in enumerate(config.group_table):
-        if not (compared.variables or compared.families):
-            raise reader.error(("group_table", number), "needs variables, or families, or both")
+    _check_group_tables(config, reader)
     for number, model in enumerate(config.regression):
         if not (model.blocks or model.each):
             raise reader.error(("regression", number), "needs blocks, or each, or both")
     _check_titles(config, reader)
+
+
+def _check_group_tables(config: Config, reader: _Reader) -> None:
+    for number, compared in enumerate(config.group_table):
+        if not (compared.variables or compared.families):
+            raise reader.error(("group_table", number), "needs variables, or families, or both")
+        if len(compared.order) == 1:
+            for key in ("families", "covariates", "log"):
+                if getattr(compared, key):
+                    message = "is for comparisons; the order has one group, which is described"
+                    raise reader.error(("group_table", number, key), message)
 
 
 def _check_titles(config: Config, reader: _Reader) -> None:
@@ -373,6 +395,18 @@ def _check_titles(config: Config, reader: _Reader) -> None:
                 name = slug(table.title)
                 raise reader.error((kind, number, "title"), f"another table already has a file called {name!r}")
             titles.add((kind, slug(table.title)))
+
+
+def order_of(groups: Groups, table: GroupTable) -> tuple[str, ...]:
+    """The groups that a table compares; empty for all of a column of its own."""
+    return table.order or (groups.order if table.group in ("", groups.column) else ())
+
+
+def covariates_of(groups: Groups, table: GroupTable) -> tuple[str, ...]:
+    """The covariates of a table: its own, or those of the groups; none of one group alone."""
+    if len(table.order) == 1:
+        return ()
+    return groups.covariates if table.covariates is None else table.covariates
 
 
 def slug(title: str) -> str:

@@ -14,8 +14,9 @@ import numpy as np
 from gpuvox import __version__, files, private
 from gpuvox.info import versions
 from gpuvox.study.ledger import Ledger
-from gpuvox.study.pipeline.config import Rois, slug
+from gpuvox.study.pipeline.config import Rois, order_of, slug
 from gpuvox.study.pipeline.inputs import Comparison, StudyInputs
+from gpuvox.study.pipeline.steps.csf import COMPARISON, RECORD, SENSITIVITY
 
 MODELS = ("regression", "correlation", "sample_size")
 
@@ -37,6 +38,7 @@ def describe(inputs: StudyInputs, ledger: Ledger) -> dict[str, Any]:
         "checks": _checks(inputs, ledger),
         "tests": [_test(inputs, comparison) for comparison in inputs.comparisons],
         "groups": _groups(inputs),
+        "csf": _csf(inputs),
         "models": _models(inputs),
         "stages": [{"name": name, "seconds": done["seconds"]} for name, done in ledger.stages.items()],
         "files": sorted(path for done in ledger.stages.values() for path in done["outputs"]),
@@ -151,7 +153,7 @@ def _test(inputs: StudyInputs, comparison: Comparison) -> dict[str, Any]:
 
 
 def _groups(inputs: StudyInputs) -> list[dict[str, Any]]:
-    entries = []
+    entries: list[dict[str, Any]] = []
     if inputs.config.demographics is not None:
         root = "groups/demographics"
         entries.append(
@@ -159,9 +161,21 @@ def _groups(inputs: StudyInputs) -> list[dict[str, Any]]:
         )
     for table in inputs.config.group_table:
         root = f"groups/{slug(table.title)}"
-        entries.append({"title": table.title, "table": f"{root}.tsv", "json": f"{root}.json"})
+        order = order_of(inputs.config.groups, table)
+        named = {"table": f"{root}.tsv", "pairs": f"{root}_pairs.tsv", "json": f"{root}.json"}
+        entries.append({"title": table.title, **named, "order": list(order)})
     # If no cluster survived, there may be a note instead of a table.
-    return [{k: v for k, v in part.items() if k == "title" or os.path.exists(inputs.path(v))} for part in entries]
+    return [
+        {k: v for k, v in part.items() if k in ("title", "order") or os.path.exists(inputs.path(str(v)))}
+        for part in entries
+    ]
+
+
+def _csf(inputs: StudyInputs) -> dict[str, str]:
+    """Tables of the references in CSF; empty if there is none."""
+    named = {"comparison": COMPARISON, "sensitivity": SENSITIVITY, "json": RECORD}
+    section = inputs.config.ironmyelin
+    return named if section is not None and section.reference != "none" else {}
 
 
 def _models(inputs: StudyInputs) -> list[dict[str, Any]]:

@@ -18,12 +18,22 @@ from numpy.typing import NDArray
 
 from gpuvox.errors import FileError
 from gpuvox.files.text import as_number
-from gpuvox.study.pipeline.config import Config, Correlation, GroupTable, Regression, SampleSize
+from gpuvox.study.pipeline.config import (
+    Config,
+    Correlation,
+    Demographics,
+    GroupTable,
+    Regression,
+    SampleSize,
+    covariates_of,
+    order_of,
+)
 from gpuvox.study.statistics.adjustment import adjusted
 from gpuvox.study.statistics.ancova import AUTO, analysed, assign_families, check_finite
 from gpuvox.study.statistics.demographics import COUNTS, demographics
 from gpuvox.tables.columns import MOST_COMPARED, fitting, indicators, matching
 from gpuvox.tables.conditions import select
+from gpuvox.tables.groups import assign_groups
 from gpuvox.tables.reading import label
 from gpuvox.types import Bools
 
@@ -201,6 +211,7 @@ class Variables:
             if self.is_known(name):
                 with self.config.reading(where):
                     check_finite(self.columns[name])
+        self._check_comparisons(settings)
         for name, test in settings.tests.items():
             if test not in COUNTS:
                 self.numbers(("demographics", "tests", name), [name])
@@ -210,18 +221,33 @@ class Variables:
                 if self.is_known(name):
                     demographics(self.columns, [name], groups.column, order=groups.order, tests={name: test})
 
+    def _check_comparisons(self, settings: Demographics) -> None:
+        for name, comparison in settings.comparisons.items():
+            key: Where = ("demographics", "comparisons", name)
+            self._exact((*key, "group"), comparison.group)
+            if self.is_known(comparison.group):
+                with self.config.reading(key):
+                    assign_groups(self.columns, comparison.group, comparison.order)
+
     def _check_group_table(self, where: Where, group_table: GroupTable) -> None:
         groups, own = self.config.groups, group_table.covariates is not None
-        covariates = groups.covariates if group_table.covariates is None else group_table.covariates
+        covariates, order = covariates_of(groups, group_table), order_of(groups, group_table)
+        group = group_table.group or groups.column
+        self._exact((*where, "group"), group)
         of_covariates: Where = (*where, "covariates") if own else where
         for name in covariates:
             self._exact(of_covariates, name)
-        variables = self._compared(where, group_table, [groups.column, *covariates])
+        variables = self._compared(where, group_table, [group, *covariates])
         rows = self.rows((*where, "subset"), group_table.subset)
-        if rows is not None and all(map(self.is_known, covariates)):
+        if rows is not None and all(map(self.is_known, [group, *covariates])):
             part = self.columns[rows]
-            with self.config.reading(of_covariates):
-                rows[rows] = analysed(part, groups.column, groups.order, covariates)[0]
+            with self.config.reading((*where, "order") if group_table.group or group_table.order else where):
+                members = assign_groups(part, group, order, least=1 if len(order) == 1 else 2).codes
+            if len(order) == 1:
+                rows[rows] = members == 0
+            else:
+                with self.config.reading(of_covariates):
+                    rows[rows] = analysed(part, group, order, covariates)[0]
         logs = self.find((*where, "log"), [name for name in group_table.log if name != AUTO], variables)
         self.positive((*where, "log"), logs, rows, or_zero=True)
 

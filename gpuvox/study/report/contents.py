@@ -143,7 +143,7 @@ class Contents:
 KEYS: dict[str, tuple[str, ...]] = {
     "": (
         "title", "created", "gpuvox", "command", "device", "seed", "versions", "config", "cohort", "design", "checks",
-        "mask", "underlay", "labels", "names", "level", "extent", "tests", "rois", "regions", "groups", "models",
+        "mask", "underlay", "labels", "names", "level", "extent", "tests", "rois", "regions", "groups", "csf", "models",
         "zscores", "methods", "stages", "files",
     ),
     "config": ("path", "text"),
@@ -156,7 +156,8 @@ KEYS: dict[str, tuple[str, ...]] = {
         "statistic", "corrected", "null", "clusters", "cluster_image", "subjects",
     ),
     "regions": ("labels", "labels_of", "jacobian", "lesions", "erosion", "head_size", "merge"),
-    "groups": ("title", "table", "demographics", "json"),
+    "groups": ("title", "table", "pairs", "demographics", "order", "json"),
+    "csf": ("comparison", "sensitivity", "json"),
     "models": ("title", "kind", "table", "coefficients", "data", "json"),
     "zscores": ("table", "title"),
     "stages": ("name", "seconds"),

@@ -76,6 +76,13 @@ def _maps(contents: Contents, about: Mapping[str, Any]) -> str:
             "all maps.",
             "subject": "Each participant’s own mean value in cerebrospinal fluid was subtracted.",
         }.get(str(reference), ""),
+        "The maps are pseudo-quantitative: the coefficients are those of post-mortem tissue, and values are relative "
+        "to cerebrospinal fluid."
+        if reference in ("cohort", "subject")
+        else "",
+        "Comparisons of groups were repeated with the other reference (cohort’s mean, or participant’s own)."
+        if contents.part("csf").get("sensitivity", "")
+        else "",
     ]
     if any(re.search(r"maps/\w+mass\.nii", path) for path in contents.texts("files")):
         sentences.append(

@@ -234,20 +234,38 @@ class Page:
         sections = []
         for number, part in enumerate(self.source.parts("groups")):
             title, about, id = part.need("title", str), methods.beside(part), f"groups-{number}"
+            alone = "description" in about
             of = [
                 self._tables(part, "demographics", id, f"{title}: description",
                              tables.explained_columns(about, "demographics")),
-                self._tables(part, "table", id, f"{title}: analysis of covariance",
-                             tables.explained_columns(about, "ancova")),
+                self._tables(part, "table", id, f"{title}: {'description' if alone else 'analysis of covariance'}",
+                             tables.explained_columns(about, "description" if alone else "ancova")),
+                self._tables(part, "pairs", id, f"{title}: pairs of groups", tables.explained_columns(about, "pairs")),
             ]  # fmt: skip
             main, more = [t for each in of for t in each[:1]], [t for each in of for t in each[1:]]
             sections.append(Group(title, main, more, [], methods.plain(str(about.get("subset") or ""))))
-        return sections
+        return [*sections, *self._csf()]
+
+    def _csf(self) -> list[Group]:
+        """Both references in CSF side by side; none if the maps are not referenced."""
+        part = self.source.part("csf")
+        if not part.get("comparison", ""):
+            return []
+        about, tables_of = methods.beside(part), []
+        captions = {"sensitivity": "Differences with either reference", "comparison": "Mean in CSF"}
+        for key, caption in captions.items():
+            tables_of.append(self._tables(part, key, "csf", caption, tables.explained_columns(about, key)))
+        main = [table for of in tables_of for table in of[:1] if table.rows]
+        return [
+            Group("Sensitivity to the CSF reference", main, [table for of in tables_of for table in of[1:]], [])
+        ]
 
     def _of_groups(self) -> list[Finding]:
         order, parts = self.source.part("cohort").texts("order"), self.source.parts("groups")
         group_findings = [
-            findings.of_group_table(part.need("title", str), self._rows(part, "table"), order, self.level)
+            findings.of_group_table(
+                part.need("title", str), self._rows(part, "table"), part.texts("order") or order, self.level
+            )
             for part in parts
         ]
         return [each for each in group_findings if each]

@@ -18,7 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from gpuvox.errors import DesignError, FileError, InputError, OptionError
+from gpuvox.study.statistics.effects import cohens_d, interval_of_d, partial_eta_squared
 from gpuvox.study.statistics.least_squares import adjust_p
+from gpuvox.study.statistics.posthoc import METHODS, PAIRS, compare_pairs
 from gpuvox.tables.columns import indicators, matching, require
 from gpuvox.tables.groups import assign_groups
 from gpuvox.types import Bools, Float64
@@ -118,6 +120,11 @@ ANCOVA = {
     "p_corrected": "p of F, corrected within the family; n/a without correction",
     "family_size": "number of p-values in the family",
     "d": "Cohen's d, 2 sqrt(F / df_residual), with the sign of the difference (two groups only)",
+    "d_low": "Cohen's d, lower end of the 95 % confidence interval (noncentral t)",
+    "d_high": "Cohen's d, upper end of the 95 % confidence interval",
+    "eta2_partial": "partial eta squared, F df1 / (F df1 + df2)",
+    "eta2_partial_low": "partial eta squared, lower end of the 95 % confidence interval (noncentral F)",
+    "eta2_partial_high": "partial eta squared, upper end of the 95 % confidence interval",
     "levene_f": "Levene's test of equal variances of the (transformed) values, deviations from medians",
     "levene_p": "p of Levene's test",
     "lilliefors_d": "distance of the residuals from a normal distribution (Kolmogorov-Smirnov, Lilliefors)",
@@ -243,12 +250,66 @@ def ancova(
     return result.astype({"family_size": int})
 
 
+def pairs_of_groups(
+    table: pd.DataFrame,
+    variables: Sequence[str],
+    group: str = "group",
+    *,
+    order: Sequence[str] = (),
+    covariates: Sequence[str] = (),
+    log: Sequence[str] = (),
+    method: str = "tukey",
+) -> pd.DataFrame:
+    """Differences of every pair of groups in each variable, after `ancova` of the same arguments.
+
+    Parameters
+    ----------
+    method : str
+        How p is adjusted for the pairs; see `posthoc.compare_pairs`.
+
+    Returns
+    -------
+    DataFrame
+        One row per variable and pair; `posthoc.PAIRS` describes the columns. Variables that are not tested have none.
+
+    Raises
+    ------
+    InputError
+        As for `ancova`; the method is unknown.
+    """
+    if method not in METHODS:
+        raise InputError(f"the method {method!r} for pairs is unknown; expected {', '.join(METHODS)}")
+    _check_variables(table, variables, [group, *covariates])
+    forced = matching(variables, [pattern for pattern in log if pattern != AUTO], "the list of variables")
+    rows, design = analysed(table, group, order, covariates)
+    lines: list[dict[str, Any]] = []
+    for name in variables:
+        x = table[name].to_numpy(dtype=np.float64)[rows]
+        part, how = design.part(~np.isnan(x)), "log" if name in forced else AUTO if AUTO in log else ""
+        try:
+            y = _transformed(x[~np.isnan(x)], part, how, name)[0]
+            fit = _fit(_centred(y), part.matrix())
+        except _NotTestedError:
+            continue
+        lines += [{"variable": name} | row for row in compare_pairs(fit, part.levels, method)]
+    return pd.DataFrame(lines, columns=list(PAIRS))
+
+
 def columns_of(descriptions: Mapping[str, str], levels: Sequence[str]) -> list[str]:
     """Names of columns, with ``{group}`` expanded for each group."""
     names: list[str] = []
     for name in descriptions:
         names += [name.format(group=level) for level in levels] if "{group}" in name else [name]
     return names
+
+
+def explained(descriptions: Mapping[str, str], levels: Sequence[str]) -> dict[str, str]:
+    """Descriptions of columns, with ``{group}`` expanded for each group."""
+    return {
+        name: text + (f"; {level}" if level else "")
+        for key, text in descriptions.items()
+        for name, level in ([(key.format(group=v), v) for v in levels] if "{group}" in key else [(key, "")])
+    }
 
 
 def _check_variables(table: pd.DataFrame, variables: Sequence[str], taken: Sequence[str]) -> None:
@@ -402,6 +463,9 @@ def _tested(y: Float64, design: _Design) -> dict[str, float]:
         line |= {"difference": difference, "difference_se": float(np.squeeze(pair.sd))}
         line |= {"difference_low": float(low), "difference_high": float(high)}
         line["d"] = math.copysign(cohens_d(f, df), difference)
+        line["d_low"], line["d_high"] = interval_of_d(math.copysign(math.sqrt(f), difference), df)
+    names = ("eta2_partial", "eta2_partial_low", "eta2_partial_high")
+    line |= dict(zip(names, partial_eta_squared(f, k - 1, df)))
     checks = check_assumptions(y, design.codes, fit.resid)
     for name in ("levene_f", "levene_p", "lilliefors_d", "lilliefors_p", "skewness"):
         line[name] = getattr(checks, name)
@@ -423,19 +487,3 @@ def _slopes(fit: Any, X: Float64, k: int) -> dict[str, float]:
     larger = sm.OLS(fit.model.endog, np.column_stack([X, products[:, extra]])).fit()
     f = ((fit.ssr - larger.ssr) / len(extra)) / (larger.ssr / df) if larger.ssr > 0 else math.inf
     return {"slopes_f": float(f), "slopes_df": len(extra), "slopes_p": float(stats.f.sf(f, len(extra), df))}
-
-
-def cohens_d(f: float, df: float) -> float:
-    """Cohen's d of two groups from the F of their difference: 2 √F / √df, without sign.
-
-    Parameters
-    ----------
-    f : float
-    df : float
-        Degrees of freedom of the residuals.
-
-    Notes
-    -----
-    For groups of equal size without covariates, t = √F and this is Rosenthal's d = 2 t / √df.
-    """
-    return 2 * math.sqrt(f) / math.sqrt(df)

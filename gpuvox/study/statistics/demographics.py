@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy import stats
 
 from gpuvox.errors import FileError, InputError
 from gpuvox.study.statistics.ancova import LEVEL, check_assumptions, check_finite, columns_of, mean_of, sd_of
+from gpuvox.study.statistics.contingency import DRAWN, exact_p
 from gpuvox.tables.columns import require
 from gpuvox.tables.groups import assign_groups
 from gpuvox.tables.levels import check_categories
@@ -43,6 +45,8 @@ DEMOGRAPHICS = {
 }
 """Columns of the table of `demographics`, with descriptions."""
 
+MOST_LEVELS = 20
+"""Levels that Fisher's exact test compares; a number with more is not a category."""
 Result = tuple[str, float, float, float, float]
 """Name of the statistic, statistic, df, df of the residuals, p."""
 
@@ -70,6 +74,8 @@ def _kruskal(samples: Sequence[Float64]) -> Result:
 
 
 def _fisher(counts: NDArray[np.int64]) -> Result:
+    if counts.shape != (2, 2):
+        return "none", math.nan, math.nan, math.nan, exact_p(counts)[0]
     test = stats.fisher_exact(counts)
     return "odds ratio", test.statistic, math.nan, math.nan, test.pvalue
 
@@ -101,6 +107,7 @@ def demographics(
     *,
     order: Sequence[str] = (),
     tests: Mapping[str, str] | None = None,
+    least: int = 2,
 ) -> pd.DataFrame:
     """Describe groups, and compare them without covariates.
 
@@ -118,7 +125,10 @@ def demographics(
     tests : dict of str to str, optional
         Variable → test. By default: Mann–Whitney (more than two groups: Kruskal–Wallis) for ordinal or skewed
         numbers; Welch's t (Welch's analysis of variance) if Levene's p < .05; Student's t (analysis of variance)
-        otherwise; Fisher's exact test for 2 × 2 counts, Pearson's χ² without continuity correction for others.
+        otherwise; Fisher's exact test for 2 × 2 counts, Pearson's χ² without continuity correction for others, for
+        which ``fisher`` can be requested too (Freeman–Halton; of large tables by drawing).
+    least : int
+        Number of groups that are needed; one group is described and not compared.
 
     Returns
     -------
@@ -132,7 +142,7 @@ def demographics(
         A column is missing; a group is too small; a test is unknown or not suitable for its variable.
     """
     require(table, variables, "")
-    groups = assign_groups(table, group, order)
+    groups = assign_groups(table, group, order, least)
     for name, test in (tests or {}).items():
         if test not in TESTS:
             raise FileError(f"the test {test!r} (of {name}) is unknown; the tests are {', '.join(TESTS)}")
@@ -151,6 +161,94 @@ def demographics(
         except InputError as error:
             raise FileError(f"{name}: {error}") from None
     return pd.DataFrame(rows, columns=columns_of(DEMOGRAPHICS, groups.levels))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A further comparison in the table of demographics.
+
+    Attributes
+    ----------
+    group : str
+        Column with the groups.
+    order : sequence of str
+        The groups to compare; by default all, sorted.
+    """
+
+    group: str
+    order: Sequence[str] = ()
+
+
+COMPARED = {
+    "test_{name}": "test of this comparison",
+    "statistic_{name}": "value of its statistic",
+    "p_{name}": "its two-sided p, not corrected",
+    "note_{name}": "why there is no test, or a caution",
+}
+"""Columns that `merged` adds for every further comparison, with descriptions."""
+
+
+def merged(
+    table: pd.DataFrame, variables: Sequence[str], first: pd.DataFrame, comparisons: Mapping[str, Comparison]
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """One table of several comparisons: the groups of all side by side, and the test of each.
+
+    Parameters
+    ----------
+    table : DataFrame
+    variables : sequence of str
+    first : DataFrame
+        `demographics` of the variables in the first comparison.
+    comparisons : dict of str to Comparison
+        By name. A column that defines the groups of a comparison is not described in it.
+
+    Returns
+    -------
+    table : DataFrame
+        Columns of `DEMOGRAPHICS`, the description of further groups, and `COMPARED`.
+    columns : dict of str to str
+        Descriptions of the columns that were added.
+
+    Raises
+    ------
+    FileError
+        As for `demographics`; a group of two comparisons has different participants under one name.
+    """
+    whole = first
+    added: dict[str, str] = {}
+    for name, comparison in comparisons.items():
+        try:
+            found = demographics(
+                table, [v for v in variables if v != comparison.group], comparison.group, order=comparison.order
+            )
+            levels = assign_groups(table, comparison.group, comparison.order).levels
+        except InputError as error:
+            raise FileError(f"the comparison {name}: {error}") from None
+        kept = {c: DEMOGRAPHICS[k] + f"; {level}" for k in DEMOGRAPHICS for level in levels if "{group}" in k
+                for c in [k.format(group=level)]}  # fmt: skip
+        renamed = {old: f"{old}_{name}" for old in ("test", "statistic", "p", "note")}
+        part = found[["variable", "level", *kept, *renamed]].rename(columns=renamed)
+        shared = [c for c in kept if c in whole.columns]
+        _check_shared(whole, part, shared, name)
+        whole = whole.merge(part.drop(columns=shared), on=["variable", "level"], how="outer", sort=False)
+        added |= {c: text for c, text in kept.items() if c not in shared}
+        added |= {key.format(name=name): text for key, text in COMPARED.items()}
+    order = {name: i for i, name in enumerate(variables)}
+    first_columns = ["variable", "level", *(c for c in whole.columns if c.startswith("summary_"))]
+    whole = whole[[*first_columns, *(c for c in whole.columns if c not in first_columns)]]
+    return whole.sort_values("variable", key=lambda v: v.map(order), kind="stable").reset_index(drop=True), added
+
+
+def _check_shared(whole: pd.DataFrame, part: pd.DataFrame, shared: Sequence[str], name: str) -> None:
+    """Raise `FileError` if groups of one name are not the same participants."""
+    keys = ["variable", "level"]
+    both = whole[[*keys, *shared]].merge(part[[*keys, *shared]], on=keys, suffixes=("", " again"))
+    for column in shared:
+        a, b = both[column], both[f"{column} again"]
+        if not ((a == b) | (a.isna() & b.isna())).all():
+            raise FileError(
+                f"the comparison {name}: another comparison has a group of the same name with other values ({column})"
+            )
 
 
 def _described(samples: Mapping[str, pd.Series], requested: str) -> list[dict[str, Any]]:
@@ -283,10 +381,17 @@ def _counts_compared(compared: Sequence[pd.Series], together: pd.Series, request
         return {}
     if len(levels) < 2:
         return {"note": "same value in all participants"}
-    if requested == "fisher" and counts.shape != (2, 2):
-        raise InputError(f"Fisher's exact test is for 2 × 2 counts; these are {len(counts)} × {len(levels)}")
+    if requested == "fisher" and len(levels) > MOST_LEVELS:
+        raise InputError(
+            f"Fisher's exact test is for at most {MOST_LEVELS} categories; these are {len(counts)} × {len(levels)}"
+            " counts"
+        )
     test = requested or ("fisher" if counts.shape == (2, 2) else "chi2")
     outcome = _outcome(test, COUNTS[test](counts))
+    if outcome["statistic_name"] == "none":
+        outcome |= {"statistic_name": None}
+        if not exact_p(counts)[1]:
+            outcome["note"] = f"p from {DRAWN:,} random tables with these totals".replace(",", " ")
     if test == "chi2":
         expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
         few = int((expected < 5).sum())

@@ -14,8 +14,10 @@ from gpuvox import __version__, files, private
 from gpuvox.errors import FileError, InputError, OptionError, UsageError
 from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.reporter import Reporter
-from gpuvox.study.statistics.ancova import ANCOVA, LEVEL, ancova
-from gpuvox.study.statistics.demographics import DEMOGRAPHICS, demographics
+from gpuvox.study.statistics.ancova import ANCOVA, LEVEL, ancova, explained, pairs_of_groups
+from gpuvox.study.statistics.demographics import DEMOGRAPHICS, Comparison, demographics, merged
+from gpuvox.study.statistics.description import DESCRIPTION, describe
+from gpuvox.study.statistics.posthoc import PAIRS
 from gpuvox.tables.columns import matching
 from gpuvox.tables.conditions import left_out, select
 from gpuvox.tables.groups import Groups, assign_groups
@@ -27,12 +29,13 @@ from gpuvox.types import Bools
 class Command:
     """A ``gpuvox groups`` command with its options parsed.
 
-    By default the variables of `families` are compared, or else all variables that `rois` and `clusters` add.
+    By default the variables of `families` are compared, or else all variables that `rois` and `clusters` add. Without
+    `group`, or with one group in `order`, they are described. `comparisons` are further ones of the demographics.
     """
 
     table: str
-    group: str
     out: str
+    group: str = ""
     order: tuple[str, ...] = ()
     rois: str = ""
     clusters: Mapping[str, str] = field(default_factory=dict)
@@ -44,6 +47,13 @@ class Command:
     log: tuple[str, ...] = ()
     demographics: tuple[str, ...] = ()
     tests: Mapping[str, str] = field(default_factory=dict)
+    posthoc: str = "tukey"
+    comparisons: Mapping[str, Comparison] = field(default_factory=dict)
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is one group, which is described and not compared."""
+        return not self.group or len(self.order) == 1
 
     @property
     def inputs(self) -> list[str]:
@@ -52,7 +62,7 @@ class Command:
 
 
 def execute(command: Command, reporter: Reporter) -> None:
-    """Run the command and write ``OUT.tsv``, ``OUT_demographics.tsv``, ``OUT.json``.
+    """Run the command and write ``OUT.tsv``, ``OUT_pairs.tsv``, ``OUT_demographics.tsv``, ``OUT.json``.
 
     Raises
     ------
@@ -70,27 +80,83 @@ def execute(command: Command, reporter: Reporter) -> None:
     part, out = table[_subset(command, table)], left_out(table, command.subset)
     described = matching(part.columns, command.demographics, command.table)
     try:
-        groups = assign_groups(part, command.group, command.order)
-        compared = people = None
-        if variables:
-            compared = ancova(
-                part, variables, command.group, order=command.order, covariates=command.covariates,
-                families=command.families, correction=command.correction, log=command.log,
-            )  # fmt: skip
-        if described or command.tests:
-            people = demographics(part, described, command.group, order=command.order, tests=command.tests)
+        part, groups = _members(command, part)
+        tables = _tables(command, part, variables, described)
     except OptionError:
         raise
     except InputError as error:
         raise FileError(f"{origin}: {error.message}", file=command.table) from None
-    outputs = {f"{command.out}.tsv": compared, f"{command.out}_demographics.tsv": people}
-    written = {path: frame for path, frame in outputs.items() if frame is not None}
-    record = _record(command, part, groups, compared, people) | {"subset_leaves_out": out.record()}
-    for path, frame in written.items():
-        files.write_table(path, frame)
+    record = _record(command, part, groups, tables) | {"subset_leaves_out": out.record()}
+    for suffix, frame in tables.frames.items():
+        files.write_table(f"{command.out}{suffix}.tsv", frame)
     files.write_json(f"{command.out}.json", record)
-    for line in [*out.lines(), *_messages(command, groups, compared)]:
+    for line in [*out.lines(), *_messages(command, groups, tables)]:
         reporter.say(line)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tables:
+    """Tables by the end of their name, and descriptions of columns that depend on the command."""
+
+    frames: dict[str, pd.DataFrame]
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+EVERYONE = "all"
+"""Name of the group where there are no groups."""
+
+
+def _members(command: Command, part: pd.DataFrame) -> tuple[pd.DataFrame, Groups]:
+    """Participants and their groups; a group alone is everybody who is in it."""
+    if not command.alone:
+        return part, assign_groups(part, command.group, command.order)
+    if not command.group:
+        return part, Groups((EVERYONE,), np.zeros(len(part), dtype=np.int64))
+    groups = assign_groups(part, command.group, command.order, least=1)
+    chosen = part[groups.codes == 0]
+    chosen.attrs = dict(part.attrs)
+    return chosen, Groups(groups.levels, groups.codes[groups.codes == 0])
+
+
+def _tables(command: Command, part: pd.DataFrame, variables: Sequence[str], described: Sequence[str]) -> _Tables:
+    if command.alone:
+        return _of_one_group(command, part, variables, described)
+    frames: dict[str, pd.DataFrame] = {}
+    columns: dict[str, str] = {}
+    options: dict[str, Any] = {"order": command.order, "covariates": command.covariates, "log": command.log}
+    if variables:
+        frames[""] = ancova(
+            part, variables, command.group, families=command.families, correction=command.correction, **options
+        )
+        if frames[""]["df_group"].max() > 1:
+            frames["_pairs"] = pairs_of_groups(part, variables, command.group, method=command.posthoc, **options)
+    if described or command.tests:
+        people = demographics(part, described, command.group, order=command.order, tests=command.tests)
+        if command.comparisons:
+            people, columns = merged(part, described, people, command.comparisons)
+        frames["_demographics"] = people
+    return _Tables(frames, columns)
+
+
+def _of_one_group(
+    command: Command, part: pd.DataFrame, variables: Sequence[str], described: Sequence[str]
+) -> _Tables:
+    """Descriptions; what needs two groups is refused."""
+    asked = {
+        "--covariates": command.covariates, "--family": command.families, "--log": command.log, "--test": command.tests,
+    }  # fmt: skip
+    for option, value in asked.items():
+        if value:
+            raise OptionError(
+                option, "one group is described, not compared; expected --group and two groups or more"
+            )
+    frames = {"": describe(part, variables)} if variables else {}
+    if described:
+        level = command.order[0] if command.group else EVERYONE
+        people = part.assign(**{EVERYONE: level})
+        people.attrs = dict(part.attrs)
+        frames["_demographics"] = demographics(people, described, EVERYONE, order=(level,), least=1)
+    return _Tables(frames)
 
 
 def _subset(command: Command, table: pd.DataFrame) -> Bools:
@@ -104,7 +170,7 @@ def _subset(command: Command, table: pd.DataFrame) -> Bools:
 
 
 def _check_outputs(command: Command) -> None:
-    endings = (".tsv", "_demographics.tsv", ".json")
+    endings = (".tsv", "_pairs.tsv", "_demographics.tsv", ".json")
     check_root_name(command.out, "--out", "groups")
     check_targets(command.out, endings)
     files.check_not_read([command.out + ending for ending in endings], command.inputs)
@@ -112,7 +178,7 @@ def _check_outputs(command: Command) -> None:
 
 def _chosen(command: Command, table: pd.DataFrame) -> list[str]:
     """Names of the variables of the analysis of covariance."""
-    taken = ("participant_id", command.group, *command.covariates)
+    taken = ("participant_id", *filter(None, [command.group]), *command.covariates)
     numeric = [n for n in table.columns if n not in taken and pd.api.types.is_numeric_dtype(table[n])]
     patterns = command.variables or tuple(p for family in command.families.values() for p in family)
     if not patterns:
@@ -123,37 +189,37 @@ def _chosen(command: Command, table: pd.DataFrame) -> list[str]:
     return matching([*numeric, *named], patterns, command.table)
 
 
-def _record(
-    command: Command,
-    part: pd.DataFrame,
-    groups: Groups,
-    compared: pd.DataFrame | None,
-    people: pd.DataFrame | None,
-) -> dict[str, Any]:
+def _record(command: Command, part: pd.DataFrame, groups: Groups, tables: _Tables) -> dict[str, Any]:
     """The record for ``OUT.json``."""
     import scipy
     import statsmodels
 
+    missing = int(part[command.group].isna().sum()) if command.group else 0
     record: dict[str, Any] = {
         "gpuvox": __version__,
         "software": {"numpy": np.__version__, "pandas": pd.__version__, "scipy": scipy.__version__,
                      "statsmodels": statsmodels.__version__},
         "inputs": private.keys({name: files.hash_file(name) for name in command.inputs}, os.path.dirname(command.out)),
-        "group": command.group,
+        "group": command.group or None,
         "order": list(groups.levels),
         "n": groups.counts(),
-        "n_left_out": {"group_missing": int(part[command.group].isna().sum()),
-                       "other_group": int((groups.codes < 0).sum() - part[command.group].isna().sum())},
+        "n_left_out": {"group_missing": missing, "other_group": int((groups.codes < 0).sum()) - missing},
         "subset": command.subset or None,
     }  # fmt: skip
-    if compared is not None:
+    compared, people = tables.frames.get(""), tables.frames.get("_demographics")
+    if compared is not None and command.alone:
+        record["description"] = {"group": groups.levels[0], "columns": DESCRIPTION}
+    elif compared is not None:
         record["ancova"] = _record_ancova(command, compared, groups)
+    if "_pairs" in tables.frames:
+        record["pairs"] = {"method": command.posthoc, "columns": PAIRS}
     if people is not None:
         tests = people.drop_duplicates("variable").set_index("variable")["test"]
         record["demographics"] = {
             "tests": {name: test for name, test in tests.items() if test == test and test is not None},
             "given": dict(command.tests),
-            "columns": _explained(DEMOGRAPHICS, groups.levels),
+            "comparisons": {name: [each.group, *each.order] for name, each in command.comparisons.items()},
+            "columns": explained(DEMOGRAPHICS, groups.levels) | tables.columns,
         }
     return record
 
@@ -172,27 +238,21 @@ def _record_ancova(command: Command, compared: pd.DataFrame, groups: Groups) -> 
         "log": list(command.log),
         "transforms": dict(zip(changed["variable"], changed["transform"])),
         "not_tested": dict(zip(not_tested["variable"], not_tested["note"])),
-        "columns": _explained(ANCOVA, groups.levels),
+        "columns": explained(ANCOVA, groups.levels),
     }
 
 
-def _explained(descriptions: Mapping[str, str], levels: Sequence[str]) -> dict[str, str]:
-    return {
-        name: text + (f"; {level}" if level else "")
-        for key, text in descriptions.items()
-        for name, level in ([(key.format(group=v), v) for v in levels] if "{group}" in key else [(key, "")])
-    }
-
-
-def _messages(command: Command, groups: Groups, compared: pd.DataFrame | None) -> list[str]:
+def _messages(command: Command, groups: Groups, tables: _Tables) -> list[str]:
     """The summary that is printed at the end."""
-    lines = []
+    lines, compared = [], tables.frames.get("")
     out = int((groups.codes < 0).sum())
     if out:
         lines.append(f"{out} excluded: no {command.group}, or one other than {', '.join(groups.levels)}")
     counts = ", ".join(f"{level} {n}" for level, n in groups.counts().items())
     if compared is None:
         return [*lines, counts]
+    if command.alone:
+        return [*lines, f"{counts}: {len(compared)} variables described"]
     fewer = compared["n"].min()
     if fewer < sum(groups.counts().values()):
         lines.append(f"values or covariates are missing: {fewer} participants in the smallest analysis")

@@ -8,11 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from gpuvox.reporter import Reporter
-from gpuvox.study.pipeline.config import slug
+from gpuvox.study.pipeline.config import covariates_of, order_of, slug
 from gpuvox.study.pipeline.inputs import StudyInputs
 from gpuvox.study.pipeline.stages import Stage, indented
 from gpuvox.study.pipeline.steps.features import feature_columns, surviving, write_note
 from gpuvox.study.statistics import groups
+from gpuvox.study.statistics.demographics import Comparison
 
 
 def group_stages(inputs: StudyInputs) -> list[Stage]:
@@ -20,10 +21,12 @@ def group_stages(inputs: StudyInputs) -> list[Stage]:
     config, stages = inputs.config, []
     if config.demographics is not None:
         options = {"demographics": config.demographics.variables, "tests": config.demographics.tests}
+        options["comparisons"] = {name: asdict(each) for name, each in config.demographics.comparisons.items()}
         stages.append(_table(inputs, ("demographics",), "demographics", options))
     for number, table in enumerate(config.group_table):
         options = {name: value for name, value in asdict(table).items() if name != "title"}
-        options["covariates"] = config.groups.covariates if table.covariates is None else table.covariates
+        options["covariates"] = covariates_of(config.groups, table)
+        options |= {"group": table.group or config.groups.column, "order": order_of(config.groups, table)}
         stages.append(_table(inputs, ("group_table", number), slug(table.title), options))
     return stages
 
@@ -40,14 +43,15 @@ def _table(inputs: StudyInputs, where: tuple[str | int, ...], file: str, options
             note = f"{name}: nothing to compare, because none of its clusters survived"
             write_note(inputs, out, note, reporter)
             return
+        comparisons = {name: Comparison(**each) for name, each in present.pop("comparisons", {}).items()}
         command = groups.Command(
-            table=inputs.path("features.tsv"), group=section.column, order=section.order, out=inputs.path(out),
-            **present,
+            table=inputs.path("features.tsv"), out=inputs.path(out), comparisons=comparisons,
+            **{"group": section.column, "order": section.order} | present,
         )  # fmt: skip
         with inputs.config.reading(where):
             groups.execute(command, indented(reporter))
 
-    settings = dict(options) | {"group": section.column, "order": section.order}
+    settings = {"group": section.column, "order": section.order} | dict(options)
     return Stage(name, settings, (f"{out}.json", f"{out}*"), work, ("variables",))
 
 

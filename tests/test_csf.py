@@ -1,0 +1,129 @@
+"""References in cerebrospinal fluid: their difference, as found by two inversions, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.formula.api as smf
+
+from gpuvox.cli.main import main
+from gpuvox.study import phantom
+
+STUDY = """
+[study]
+table = "participants.tsv"
+[groups]
+order = ["MS", "HC"]
+covariates = ["age", "sex"]
+[ironmyelin]
+from_field = 3
+reference = "{reference}"
+[template]
+mask = "template/deepgray.nii.gz"
+labels = "template/labels.nii.gz"
+names = "template/labels.tsv"
+[rois]
+merge = {{ thalamus = "thalamus_*" }}
+jacobian = "jacobian"
+[[group_table]]
+title = "all"
+variables = ["thalamus.iron", "thalamus.iron.mass", "pallidum.iron", "pallidum.myelin", "caudate.volume"]
+"""
+NAMES = ["thalamus.iron", "thalamus.iron.mass", "pallidum.iron", "pallidum.myelin"]
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    """Offsets with an SD of 10 ppb, and a study with each reference; what each said."""
+    folder, said = tmp_path_factory.mktemp("csf") / "cohort", {}
+    phantom.write(folder, seed=0, scale="tiny", offset=10)
+    rows = (folder / "participants.tsv").read_text().splitlines()
+    (folder / "participants.tsv").write_text("\n".join(rows[:61]) + "\n")
+    for reference in ("cohort", "subject"):
+        (folder / "study.toml").write_text(STUDY.format(reference=reference))
+        assert main(["study", str(folder / "study.toml"), "--quiet"]) == 0
+        (folder / "results").rename(folder / reference)
+        said[reference] = json.loads((folder / reference / "study.json").read_text())["checks"]
+    return folder, {k: " ".join(each["what"] for each in v if each["kind"] == "warning") for k, v in said.items()}
+
+
+def table(path):
+    return pd.read_csv(path, sep="\t", na_values="n/a")
+
+
+def test_offsets_are_what_is_told(studies):
+    folder, _ = studies
+    offsets = table(folder / "truth" / "offsets.tsv")["qsm_offset"]
+    assert len(offsets) == 146
+    offsets, csf = offsets[:60], table(folder / "cohort" / "maps" / "csf_reference.tsv")
+    assert offsets.std() == pytest.approx(0.010, rel=0.25)
+    # 1.43e-4 Fe - 6.85e-2 My = offset, and R1 is as it was: 6.4 mg/kg for 1 ppb
+    slope = np.polyfit(offsets, csf["iron"], 1)[0]
+    assert len(csf) == 60
+    assert slope == pytest.approx(1.07 / (1.43e-4 * 1.07 + 6.85e-2 * 2.23e-4), rel=0.02)
+
+
+def test_both_references_as_two_inversions_give_them(studies):
+    """Each of the two studies inverted with its own reference, and tabulated both."""
+    folder, _ = studies
+    both = {
+        name: table(folder / name / "csf" / "sensitivity.tsv").set_index("variable")
+        for name in ("cohort", "subject")
+    }
+    features = {name: table(folder / name / "features.tsv") for name in both}
+    for name, rows in both.items():
+        assert list(rows.index) == NAMES  # a volume has no reference
+        for how, data in features.items():
+            for variable in NAMES:
+                y = data[variable]
+                fit = smf.ols("y ~ C(group, Treatment('HC')) + age + sex", data.assign(y=y)).fit()
+                row, term = rows.loc[variable], "C(group, Treatment('HC'))[T.MS]"
+                assert row[f"difference_{how}"] == pytest.approx(fit.params[term], rel=2e-3, abs=1e-4), (name, how)
+                assert row[f"p_{how}"] == pytest.approx(fit.pvalues[term], rel=0.01, abs=1e-9)
+                d = 2 * fit.tvalues[term] / np.sqrt(fit.df_resid)
+                assert row[f"d_{how}"] == pytest.approx(d, rel=2e-3, abs=1e-4)
+    share = both["cohort"].loc["thalamus.iron", "csf_share"]
+    data = features["cohort"]
+    csf = table(folder / "cohort" / "maps" / "csf_reference.tsv").set_index("participant_id")
+    data = data.assign(c=csf.loc[data["participant_id"], "iron"].to_numpy(), y=data["thalamus.iron"])
+    parts = [smf.ols(f"{name} ~ group + age + sex", data).fit().ssr for name in ("c", "y")]
+    assert share == pytest.approx(parts[0] / parts[1], rel=1e-6)
+
+
+def test_what_is_said_of_a_large_spread(studies):
+    """With the cohort's reference; each participant's own removes it."""
+    folder, said = studies
+    assert "the spread of iron in CSF between participants (SD 6" in said["cohort"]
+    assert "% of thalamus.iron" in said["cohort"]
+    assert "spread" not in said["subject"]
+    page = (folder / "cohort" / "report.html").read_text()
+    assert "Sensitivity to the CSF reference" in page
+    assert "pseudo-quantitative" in page
+    assert re.search(r"with the other reference", page)
+    d = table(folder / "cohort" / "csf" / "sensitivity.tsv").set_index("variable")
+    assert abs(d.loc["pallidum.iron", "d_subject"]) > abs(d.loc["pallidum.iron", "d_cohort"])
+
+
+def test_differences_of_csf_itself_are_warned_of():
+    from gpuvox.study.statistics.csf import Comparison, concerns, sensitivity, spread_of
+
+    rng = np.random.default_rng(0)
+    group = np.repeat(["MS", "HC"], 30)
+    offsets = {"iron": rng.normal(0, 5, 60) + 40 * (group == "MS"), "myelin": rng.normal(0, 0.001, 60)}
+    people = pd.DataFrame({"participant_id": [f"s{i}" for i in range(60)], "group": group})
+    people["putamen.iron"] = 200 + rng.normal(0, 20, 60) + offsets["iron"]
+    people["putamen.volume"] = 12.0
+    comparison = Comparison(people, "group", ("MS", "HC"), ())
+    rows = sensitivity(comparison, ["putamen.iron", "putamen.volume"], offsets, "cohort")
+    said = " ".join(concerns(comparison.of(offsets), rows, "cohort", spread_of(comparison, offsets)))
+    assert "mean iron in CSF differs between the groups by 38 mg/kg" in said
+    assert "at least half of the difference in putamen.iron is that of iron in CSF" in said
+    assert "the difference in putamen.iron depends on the CSF reference: p < .001" in said
+    assert "myelin" not in said
+    within = [offsets["iron"][group == g] for g in ("MS", "HC")]
+    pooled = np.sqrt(sum(((v - v.mean()) ** 2).sum() for v in within) / 58)
+    assert spread_of(comparison, offsets)["iron"] == pytest.approx(pooled)
