@@ -72,7 +72,11 @@ def _all_tables(rows: Counts, columns: Counts) -> tuple[Float64, Float64] | None
 def _merged(remaining: Counts, values: Float64, weights: Float64) -> tuple[Counts, Float64, Float64]:
     keys = np.column_stack([np.sort(remaining, axis=1), np.rint(values * 1e8).astype(np.int64)])
     _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    return np.sort(remaining, axis=1)[first], values[first], np.bincount(inverse.ravel(), weights).astype(np.float64)
+    return (
+        np.sort(remaining, axis=1)[first],
+        values[first],
+        np.bincount(inverse.ravel(), weights).astype(np.float64),
+    )
 
 
 def _compositions(total: int, most: Counts) -> Counts | None:
