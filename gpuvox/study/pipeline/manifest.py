@@ -16,7 +16,7 @@ from gpuvox.info import versions
 from gpuvox.study.ledger import Ledger
 from gpuvox.study.pipeline.config import Rois, order_of, slug
 from gpuvox.study.pipeline.inputs import Comparison, StudyInputs
-from gpuvox.study.pipeline.steps.csf import COMPARISON, RECORD, SENSITIVITY
+from gpuvox.study.statistics import csf
 
 MODELS = ("regression", "correlation", "sample_size")
 
@@ -173,7 +173,7 @@ def _groups(inputs: StudyInputs) -> list[dict[str, Any]]:
 
 def _csf(inputs: StudyInputs) -> dict[str, str]:
     """Tables of the references in CSF; empty if there is none."""
-    named = {"comparison": COMPARISON, "sensitivity": SENSITIVITY, "json": RECORD}
+    named = {"comparison": csf.COMPARISON, "sensitivity": csf.SENSITIVITY_TABLE, "json": csf.RECORD}
     section = inputs.config.ironmyelin
     return named if section is not None and section.reference != "none" else {}
 

@@ -22,6 +22,8 @@ from gpuvox.tables.columns import indicators
 from gpuvox.tables.groups import assign_groups
 from gpuvox.types import Float64
 
+COMPARISON, SENSITIVITY_TABLE, RECORD = "csf/comparison.tsv", "csf/sensitivity.tsv", "csf/csf.json"
+"""Files of a study, relative to its results."""
 KINDS = ("iron", "myelin")
 UNITS = {"iron": " mg/kg", "myelin": ""}
 MASS_UNITS = {"iron": 1e-3, "myelin": 1.0}

@@ -14,8 +14,6 @@ from gpuvox.study.statistics.ancova import ANCOVA, explained
 from gpuvox.tables.columns import fitting
 from gpuvox.tables.reading import read_participants, typed
 
-COMPARISON, SENSITIVITY, RECORD = "csf/comparison.tsv", "csf/sensitivity.tsv", "csf/csf.json"
-
 
 def csf_stages(inputs: StudyInputs) -> list[Stage]:
     """One stage if the maps are referenced to CSF."""
@@ -32,11 +30,11 @@ def csf_stages(inputs: StudyInputs) -> list[Stage]:
         compared = comparison.of(offsets)
         rows = csf.sensitivity(comparison, _variables(inputs, table.columns), offsets, reference)
         spread = csf.spread_of(comparison, offsets)
-        files.write_table(inputs.path(COMPARISON), compared)
-        files.write_table(inputs.path(SENSITIVITY), rows)
+        files.write_table(inputs.path(csf.COMPARISON), compared)
+        files.write_table(inputs.path(csf.SENSITIVITY_TABLE), rows)
         record = csf.record_of(reference, spread, groups.order)
         record["columns"]["comparison"] = explained(ANCOVA, groups.order)
-        files.write_json(inputs.path(RECORD), record)
+        files.write_json(inputs.path(csf.RECORD), record)
         for text in csf.concerns(compared, rows, reference, spread):
             reporter.warn(text)
 
@@ -45,7 +43,7 @@ def csf_stages(inputs: StudyInputs) -> list[Stage]:
         "variables": [list(patterns) for patterns in _patterns(inputs)],
     }  # fmt: skip
     after = ("iron and myelin", "variables")
-    return [Stage("CSF reference", settings, (COMPARISON, SENSITIVITY, RECORD), work, after)]
+    return [Stage("CSF reference", settings, (csf.COMPARISON, csf.SENSITIVITY_TABLE, csf.RECORD), work, after)]
 
 
 def _patterns(inputs: StudyInputs) -> list[tuple[str, ...]]:
