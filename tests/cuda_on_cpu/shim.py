@@ -148,20 +148,9 @@ class ShimDevice(Device):
         return array.view(array.values[start:stop])
 
     def launch(self, kernel, blocks, threads, *arguments, shared=0):
-        assert shared <= self.shared_bytes
-        if kernel not in self._signatures:
-            self._signatures[kernel] = signature(kernel)
-        pointers = (ctypes.c_void_p * len(arguments))()
-        alive = []
-        wanted = self._signatures[kernel]
-        assert len(wanted) == len(arguments), f"{kernel}: {len(wanted)} parameters, {len(arguments)} arguments"
-        for i, ((c_type, is_pointer), argument) in enumerate(zip(wanted, arguments)):
-            given = argument.dtype
-            assert given == C_TYPES[c_type], f"{kernel}: argument {i} is {given}, expected {c_type}"
-            assert is_pointer == isinstance(argument, _Tracked), f"{kernel}: argument {i}, pointer or not"
-            value = np.array([argument.values.ctypes.data if is_pointer else argument])
-            alive.append(value)
-            pointers[i] = value.ctypes.data
+        self.check(kernel, arguments, shared)
+        values = [np.array([a.values.ctypes.data if isinstance(a, _Tracked) else a]) for a in arguments]
+        pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
         x, y = (blocks, 1) if isinstance(blocks, int) else blocks
         shape = (ctypes.c_uint * 3)(x, y, min(threads, self.max_threads))
         self.note_launch(kernel, arguments)
@@ -205,6 +194,18 @@ class ShimDevice(Device):
         while event[0] == "copy" and self._sent and self._sent[0][0] <= event[1]:
             _, target, values = self._sent.pop(0)
             target[...] = values
+
+    def check(self, kernel, arguments, shared):
+        """A launch has the arguments of the kernel, with the types of C."""
+        assert shared <= self.shared_bytes
+        if kernel not in self._signatures:
+            self._signatures[kernel] = signature(kernel)
+        expected = self._signatures[kernel]
+        assert len(expected) == len(arguments), f"{kernel}: {len(expected)} parameters, {len(arguments)} arguments"
+        for i, ((c_type, is_pointer), argument) in enumerate(zip(expected, arguments)):
+            kind = argument.dtype
+            assert kind == C_TYPES[c_type], f"{kernel}: argument {i} is {kind}, expected {c_type}"
+            assert is_pointer == isinstance(argument, _Tracked), f"{kernel}: argument {i}, pointer or not"
 
     def _library(self, family):
         if not isinstance(self._libraries.get(family), ctypes.CDLL):
