@@ -62,10 +62,10 @@ def device(request):
 # -- whole analyses -------------------------------------------------------------------------------------------------
 
 
-def study(seed: int) -> tuple[Inputs, Options]:
+def study(seed: int, shape: tuple[int, int, int] = (5, 6, 4)) -> tuple[Inputs, Options]:
     """A small analysis; what is asked of it, and how awkward its data are, depends on the seed."""
     rng = np.random.default_rng(seed)
-    grid = Grid(rng.random((5, 6, 4)) < 0.9, voxel_size=(2.0, 2.0, 3.0))
+    grid = Grid(rng.random(shape) < 0.9, voxel_size=(2.0, 2.0, 3.0))
     n, n_voxels = int(rng.integers(9, 20)), grid.n_voxels
     design = np.c_[np.ones(n), np.arange(n) % 2, rng.normal(size=(n, 2))]
     contrasts, f_tests = np.array([[0, 1, 0, 0], [0, -1, 0, 0], [0, 0, 1, 0.0]]), np.array([[1, 0, 1]])

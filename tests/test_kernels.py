@@ -7,7 +7,6 @@ sanitizers find nothing; and all of this notices faults that are planted in the 
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import re
@@ -18,7 +17,6 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +34,7 @@ from gpuvox.tfce import CODE_LEVELS, Enhancer, LevelOverflow, Tfce
 from tests.cuda_on_cpu import faults
 from tests.cuda_on_cpu.shim import CXX, ShimDevice, build, cache_folder
 from tests.naive import naive_tfce
+from tests.ptx import compilers
 
 ROOT = Path(__file__).parent.parent
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -61,7 +60,7 @@ def compilations():
             started(faults.driver, family, clean(family), faults.ADDRESS)
         for family in KERNELS:
             started(sanitized, family)
-    if nvrtc() is not None:
+    if compilers.nvrtc() is not None:
         for architecture in ARCHITECTURES:
             for family in KERNELS:
                 started(compile_by_nvrtc, family, architecture)
@@ -368,49 +367,20 @@ def test_the_checks_for_gpu_machines_at_their_own_sizes(family):
 # -- compilers ------------------------------------------------------------------------------------------------------
 
 
-@cache
-def nvrtc():
-    """NVIDIA's run-time compiler from PyPI; it needs neither a GPU nor a driver."""
-    spec = find_spec("nvidia")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        for library in sorted(Path(folder).glob("*/lib/libnvrtc.so.13")):
-            return ctypes.CDLL(str(library))
-    return None
-
-
 def compile_by_nvrtc(family, architecture):
     """The compiler's log; its first line tells whether it succeeded. Kept with the other things compiled."""
-    options = [*compile_options(), f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v"]
-    text, version = cuda.source(family), nvrtc()._name
-    key = hashlib.sha256(repr((text, options, version, KERNELS[family])).encode()).hexdigest()[:20]
-    kept = cache_folder() / f"{family}-sm_{architecture}-{key}.log"
+    options = (*compile_options(), f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v")
+    text = cuda.source(family)
+    content = repr((text, options, compilers.nvrtc_version(), KERNELS[family]))
+    kept = cache_folder() / f"{family}-sm_{architecture}-{hashlib.sha256(content.encode()).hexdigest()[:20]}.log"
     if not kept.exists():
+        with compilers.Program(text, family, KERNELS[family], options) as program:
+            missing = [kernel for kernel in KERNELS[family] if kernel not in program.names()]
+            log = f"status {program.status}, missing {missing}\n{program.log()}"
         with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False) as file:
-            file.write(log_of_nvrtc(text, family, options))
+            file.write(log)
         Path(file.name).replace(kept)
     return kept.read_text()
-
-
-def log_of_nvrtc(text, family, options):
-    library, program = nvrtc(), ctypes.c_void_p()
-    assert not library.nvrtcCreateProgram(
-        ctypes.byref(program), text.encode(), f"{family}.cu".encode(), 0, None, None
-    )
-    for kernel in KERNELS[family]:
-        assert not library.nvrtcAddNameExpression(program, kernel.encode())
-    given = [option.encode() for option in options]
-    status = library.nvrtcCompileProgram(program, len(given), (ctypes.c_char_p * len(given))(*given))
-    size = ctypes.c_size_t()
-    assert not library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    assert not library.nvrtcGetProgramLog(program, log)
-    missing = []
-    for kernel in KERNELS[family]:
-        name = ctypes.c_char_p()
-        if library.nvrtcGetLoweredName(program, kernel.encode(), ctypes.byref(name)) or not name.value:
-            missing.append(kernel)
-    library.nvrtcDestroyProgram(ctypes.byref(program))
-    return f"status {status}, missing {missing}\n{log.value.decode()}"
 
 
 def warnings_in(log, architecture):
@@ -433,7 +403,7 @@ def spills_in(log):
 @pytest.mark.parametrize("family", KERNELS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_kernel_compiles_and_spills_nothing(family, architecture):
-    if nvrtc() is None:
+    if compilers.nvrtc() is None:
         pytest.skip("the package nvidia-cuda-nvrtc is not installed")
     log = started(compile_by_nvrtc, family, architecture).result()
     assert log.startswith("status 0, missing []\n"), log
@@ -446,11 +416,9 @@ def test_every_kernel_compiles_and_spills_nothing(family, architecture):
 
 def compile_by_nvcc(family):
     """(exit status, what was printed) for sm_90."""
-    templates = [kernel for kernel in KERNELS[family] if "<" in kernel]
-    lines = [f"template __global__ decltype({kernel}) {kernel};" for kernel in templates]
     with tempfile.TemporaryDirectory() as folder:
         unit = Path(folder) / "unit.cu"
-        unit.write_text("\n".join([f'#include "{family}.cu"', *lines]))
+        unit.write_text(f'#include "{family}.cu"\n{compilers.instantiations(family)}')
         options = [*compile_options(), "-arch=sm_90", "-cubin", "-Xptxas", "-v", "-o", unit.with_suffix(".cubin")]
         done = subprocess.run([shutil.which("nvcc"), *options, unit], capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 
 from tests.ptx.parser import Function, PtxError, Statement
 
 
-def inlined(function: Function, others: dict[str, Function]) -> Function:
+def inlined(function: Function, others: Mapping[str, Function]) -> Function:
     """The same function without calls, which keep their count as one instruction, and returns as another."""
     statements: list[Statement] = []
     registers = dict(function.registers)
@@ -39,7 +40,7 @@ def argument(one: Statement, registers: dict[str, str]) -> Statement:
     return replace(one, opcode=f"mov.{rest[-1]}", operands=operands)
 
 
-def parts_of(call: Statement, others: dict[str, Function]) -> tuple[str, list[str], list[str]]:
+def parts_of(call: Statement, others: Mapping[str, Function]) -> tuple[str, list[str], list[str]]:
     """(name, results, arguments) of ``call.uni (results), name, (arguments)``."""
     text = ", ".join(call.operands)
     match = re.fullmatch(r"(?:\(([^)]*)\), )?(\w+)(?:, \(([^)]*)\))?", text)

@@ -27,6 +27,7 @@ C_TYPES = {
 COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 UNSIGNED_COMPARISONS = {"lo": "<", "ls": "<=", "hi": ">", "hs": ">="}
 OPPOSITES = {"ltu": ">=", "leu": ">", "gtu": "<=", "geu": "<"}
+ROUNDINGS = {"rni": "nearest", "rzi": "truncated", "rmi": "floor_of", "rpi": "ceiling_of"}
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def conversion_forms() -> Iterator[Form]:
             yield Form(f"cvt.rn.{t}.{source}", t, (source,), "a")
     for ftz, t in FLOATS:
         a = "flushed(a)" if ftz else "a"
-        for name, rounding in (("rni", "nearest"), ("rzi", "truncated"), ("rmi", "floor_of"), ("rpi", "ceiling_of")):
+        for name, rounding in ROUNDINGS.items():
             for result in ("s32", "u32", "s64", "u64"):
                 meaning = f"saturated<{C_TYPES[result]}>({rounding}({a}))"
                 yield Form(f"cvt.{name}{ftz}.{result}.{t}", result, (t,), meaning)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 HEADER = re.compile(
-    r"^(?:\.visible |\.weak )*\.(?P<kind>entry|func)\s+(?:\((?P<results>[^)]*)\)\s*)?"
+    r"^(?:\.visible |\.weak )*\.(?:entry|func)\s+(?:\((?P<results>[^)]*)\)\s*)?"
     r"(?P<name>\w+)\s*\((?P<parameters>[^)]*)\)(?P<limits>[^{;]*)(?P<end>[{;])",
     re.MULTILINE,
 )
 EXTERNAL = re.compile(r"^\.extern \.shared \.align (\d+) \.b8 (\w+)\[\];", re.MULTILINE)
 FILE = re.compile(r'^\s*\.file\s+(\d+)\s+"([^"]*)"', re.MULTILINE)
-PARAMETER = re.compile(r"\.param(?: \.align (?P<align>\d+))? \.(?P<type>\w+)\s+(?P<name>\w+)(?:\[(?P<size>\d+)\])?")
+PARAMETER = re.compile(
+    r"\.param(?: \.align (?P<align>\d+))? \.(?P<type>\w+)\s+(?P<name>\w+)(?:\[(?P<size>\d+)\])?"
+)
 VARIABLE = re.compile(r"\.(shared|local) \.align (\d+) \.(\w+)\s+(\w+)(?:\[(\d+)\])?$")
 REGISTERS = re.compile(r"\.reg \.(\w+)\s+(%?[\w$]+)(?:<(\d+)>)?$")
 LOCATION = re.compile(r"\.loc\s+(\d+)\s+(\d+)\s+\d+(?:.*inlined_at\s+(\d+)\s+(\d+))?")
@@ -74,7 +76,6 @@ class Function:
     """
 
     name: str
-    is_kernel: bool
     parameters: dict[str, str]
     results: dict[str, str]
     most_threads: int = 0
@@ -86,31 +87,45 @@ class Function:
     statements: list[Statement] = field(default_factory=list)
 
 
-def parse(ptx: str) -> dict[str, Function]:
-    """All functions of a module, by name.
+class Functions(Mapping[str, Function]):
+    """The functions of a module by name, each parsed when it is first asked for.
 
     Raises
     ------
     PtxError
         A line that the parser does not understand.
     """
-    files = {number: path.rsplit("/", 1)[-1] for number, path in FILE.findall(ptx)}
-    functions = {}
-    for header in HEADER.finditer(ptx):
-        if header["end"] == ";":
-            continue  # a declaration
+
+    def __init__(self, ptx: str):
+        self._ptx = ptx
+        self._files = {number: path.rsplit("/", 1)[-1] for number, path in FILE.findall(ptx)}
+        self._external = [name for _, name in EXTERNAL.findall(ptx)]
+        # Declarations end with a semicolon.
+        self._headers = {match["name"]: match for match in HEADER.finditer(ptx) if match["end"] == "{"}
+        self._parsed: dict[str, Function] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._headers)
+
+    def __len__(self) -> int:
+        return len(self._headers)
+
+    def __getitem__(self, name: str) -> Function:
+        if name not in self._parsed:
+            self._parsed[name] = self._parse(self._headers[name])
+        return self._parsed[name]
+
+    def _parse(self, header: re.Match[str]) -> Function:
         limit = re.search(r"\.maxntid (\d+)", header["limits"])
-        function = Function(
-            header["name"], header["kind"] == "entry", types_of(header["parameters"]),
-            types_of(header["results"] or ""), int(limit[1]) if limit else 0,
-        )  # fmt: skip
-        body = ptx[header.end() : ptx.index("\n}", header.end())]
-        read_body(function, body, ptx.count("\n", 0, header.end()) + 1, files)
-        for _, name in EXTERNAL.findall(ptx):
+        parameters, results = types_of(header["parameters"]), types_of(header["results"] or "")
+        function = Function(header["name"], parameters, results, int(limit[1]) if limit else 0)
+        start = header.end()
+        body = self._ptx[start : self._ptx.index("\n}", start)]
+        read_body(function, body, self._ptx.count("\n", 0, start) + 1, self._files)
+        for name in self._external:
             function.shared_bytes = -(-function.shared_bytes // 16) * 16
             function.shared[name] = function.shared_bytes
-        functions[function.name] = function
-    return functions
+        return function
 
 
 def types_of(parameters: str) -> dict[str, str]:

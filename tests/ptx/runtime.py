@@ -19,7 +19,16 @@ from tests.ptx.translator import INSTRUCTION, Encoded
 HERE = Path(__file__).parent
 FLAGS = ("-std=c++20", "-O2", "-ftree-vectorize", "-march=native", "-ffp-contract=off", "-fwrapv",
          "-fno-strict-aliasing", "-fPIC", "-shared", "-w")  # fmt: skip
-COUNTS = ("warp_instructions", "thread_instructions", "float64", "requests", "sectors", "atomics", "shared", "barriers")
+COUNTS = (
+    "warp_instructions",
+    "thread_instructions",
+    "float64",
+    "requests",
+    "sectors",
+    "atomics",
+    "shared",
+    "barriers",
+)
 """`Counts` of machine.hpp."""
 
 
@@ -78,7 +87,7 @@ def launch(
     arguments: Sequence[int | float],
     allocations: np.ndarray,
     dynamic_bytes: int = 0,
-    settings: Settings = Settings(),  # noqa: B008
+    settings: Settings = Settings(),
 ) -> np.ndarray:
     """Run a kernel.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -13,7 +12,7 @@ import numpy as np
 from tests.ptx.calls import inlined
 from tests.ptx.flow import END, meeting_points
 from tests.ptx.instructions import Form, atomic_table, table
-from tests.ptx.parser import Function, PtxError, Statement, bits_of, parse
+from tests.ptx.parser import Function, Functions, PtxError, Statement, bits_of
 
 KINDS = ("compute", "nothing", "branch", "barrier", "exit", "load", "store", "atomic", "parameter")
 SPACES = ("any", "global", "shared", "local")
@@ -172,7 +171,8 @@ class Translator:
     def access(self, one: Statement, family: str, parts: list[str], offsets: dict[str, int]) -> dict:
         """A load, a store, or an atomic operation."""
         kind = parts[-1]
-        row = {"bytes": bits_of(kind) // 8, "width": 1, "is_strong": "volatile" in parts or family in ("atom", "red")}
+        is_strong = "volatile" in parts or family in ("atom", "red")
+        row = {"bytes": bits_of(kind) // 8, "width": 1, "is_strong": is_strong}
         row["space"] = next((SPACES.index(part) for part in parts if part in SPACES), 0)
         if "param" in parts:
             name = one.operands[1].strip("[]").removesuffix("+0")
@@ -306,7 +306,7 @@ def successors(code: np.ndarray) -> list[tuple[int, ...]]:
     return out
 
 
-class Translated(Mapping[str, Encoded]):
+class Translated:
     """The kernels of a module by their name in it, each translated when it is first asked for.
 
     Raises
@@ -316,16 +316,10 @@ class Translated(Mapping[str, Encoded]):
     """
 
     def __init__(self, ptx: str):
-        self._functions = parse(ptx)
+        self._functions = Functions(ptx)
         self._kernels: dict[str, Encoded] = {}
 
     def __getitem__(self, name: str) -> Encoded:
         if name not in self._kernels:
             self._kernels[name] = Translator(inlined(self._functions[name], self._functions)).encoded()
         return self._kernels[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name, function in self._functions.items() if function.is_kernel)
-
-    def __len__(self) -> int:
-        return sum(function.is_kernel for function in self._functions.values())

@@ -1,0 +1,161 @@
+"""Small runs of the engine that launch every kernel between them: the same function on the CPU and on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from gpuvox import reductions
+from gpuvox.cluster import cluster_maps, cluster_maxima, normalised_extents
+from gpuvox.device import Device
+from gpuvox.glm import Glm
+from gpuvox.grid import Grid
+from gpuvox.partitioning import partition
+from gpuvox.qmri import FieldConversion, Inversion, TissueModel
+from gpuvox.tfce import CODE_LEVELS, Enhancer, Tfce
+
+SHAPE = (13, 12, 11)
+"""More voxels than a block has threads, so that all of its warps have work."""
+
+
+def there(device: Device | None, values: np.ndarray):
+    """On the device."""
+    return values if device is None else device.upload(values)
+
+
+def host(device: Device | None, values) -> np.ndarray:
+    """From the device."""
+    return values if device is None else device.download(values)
+
+
+def masked(seed: int) -> Grid:
+    """A box with holes."""
+    return Grid(np.random.default_rng(seed).random(SHAPE) < 0.9)
+
+
+def rough_maps(grid: Grid, seed: int, n_maps: int = 6) -> np.ndarray:
+    """Maps with clusters of both signs; one has ties, one a plateau at the top, one rises above all the others."""
+    rng = np.random.default_rng(seed)
+    x, y, z = np.meshgrid(*(np.linspace(0, 2 * np.pi, n) for n in grid.shape), indexing="ij")
+    maps = []
+    for _ in range(n_maps):
+        a, b, c = rng.normal(size=3)
+        wave = 2 * np.sin(a * x + b * y + c * z + rng.normal())
+        maps.append(grid.to_vector(wave) + 0.5 * rng.normal(size=grid.n_voxels))
+    maps[1] = np.round(2 * maps[1]) / 2
+    maps[2] = np.clip(maps[2], -0.75, 0.75)
+    maps[3][::500] *= 100
+    return np.array(maps, np.float32)
+
+
+def enhancement(connectivity: int, device: Device | None) -> list[np.ndarray]:
+    """TFCE, maxima and maps, one of which rises above the tables; then with little room for edges at first."""
+    grid, cap = masked(connectivity), 64
+    values = rough_maps(grid, connectivity)
+    maps, out = there(device, values), []
+    for room in (None, 40):
+        make = Enhancer(grid, Tfce(connectivity=connectivity), (0.125, 0.14), cap, device, most=cap)
+        make._edge_room[0] = room or make._edge_room[0]
+        out += [make.maxima(maps), host(device, make.enhance(maps))]
+    return out
+
+
+def by_height(exact: bool, device: Device | None) -> list[np.ndarray]:
+    """TFCE voxel by voxel: exact, or with more levels than int16 holds."""
+    grid = masked(4)
+    values = rough_maps(grid, 4)[:2]
+    options = Tfce(connectivity=26 if exact else 6, exact=exact)
+    make = Enhancer(grid, options, (0.125, 0.14), CODE_LEVELS + 1, device)
+    maps = there(device, values)
+    return [make.maxima(maps), host(device, make.enhance(maps))]
+
+
+def t_and_f(device: Device | None) -> list[np.ndarray]:
+    """t and F maps of a linear model, in float32 and in float64."""
+    rng = np.random.default_rng(5)
+    n, n_voxels, out = 30, 700, []
+    design = np.c_[rng.normal(size=(n, 2)), np.ones(n)]
+    data = rng.normal(size=(n, n_voxels)).astype(np.float32)
+    shuffles = np.array([rng.permutation(n) for _ in range(40)], dtype=np.int32)
+    for is_f in (False, True):
+        model = partition(design, np.eye(1 + is_f, 3), is_f=is_f)
+        glm = Glm(data, model, np.zeros((n, 0)), device=device)
+        pairs = rng.integers(0, 40, 500), rng.integers(0, n_voxels, 500)
+        out += [host(device, glm.statistic_maps(shuffles)), glm.exact(shuffles, *pairs)]
+    return out
+
+
+def clusters(device: Device | None) -> list[np.ndarray]:
+    """Extent and mass: maxima, maps, and extents divided by a local mean."""
+    grid = masked(1)
+    values = rough_maps(grid, 1)
+    maps, local_mean = there(device, values), np.abs(np.random.default_rng(2).normal(size=(2, grid.n_voxels)))
+    each = cluster_maps(maps, grid, 0.9, 18, device)
+    return [
+        *cluster_maxima(maps, grid, 0.9, 6, device),
+        *(host(device, measure) for measure in each),
+        host(device, normalised_extents(maps, grid, 1.1, local_mean, device)),
+    ]
+
+
+def sums(kind: str, device: Device | None) -> list[np.ndarray]:
+    """Extremes, counts, sums and normalised maps."""
+    values = np.round(np.random.default_rng(3).normal(size=(5, 1500)) * 40)
+    values = (values if kind == "int64" else values / 7).astype(kind)
+    maps = there(device, values)
+    out = [*reductions.extremes(maps, device)]
+    out.append(reductions.count_below(maps, values[:1].copy(), kind != "float32", device))
+    if kind != "float32":
+        out += reductions.sum_up(maps, 4 if kind == "int64" else 0, 2.0**-20, device)
+        local_mean = np.abs(values[:2]) + 0.5
+        out.append(host(device, reductions.normalise(maps, (0.5, 0.25), local_mean, device)))
+    return out
+
+
+def inversion(device: Device | None) -> list[np.ndarray]:
+    """Iron and myelin, concentrations and contents."""
+    maps = [there(device, values) for values in iron_and_myelin()[:3]]
+    make = Inversion(TissueModel.default(), FieldConversion(3, 7, "curve"))
+    return [
+        host(device, make.invert(maps[0], maps[1], (3.0, 0.1), jacobian, device)) for jacobian in (None, maps[2])
+    ]
+
+
+def reference(device: Device | None) -> list[np.ndarray]:
+    """Mean iron and myelin of a mask."""
+    qsm, r1, _, mask = (there(device, values) for values in iron_and_myelin())
+    mean, count = Inversion(TissueModel.default()).means(qsm, r1, mask, device)
+    return [mean, np.array(count)]
+
+
+def iron_and_myelin() -> tuple[np.ndarray, ...]:
+    """QSM, R1, determinants and a mask."""
+    rng = np.random.default_rng(7)
+    qsm = (rng.normal(size=3000) * 0.05).astype(np.float32)
+    r1 = (0.5 + 0.3 * rng.random(3000)).astype(np.float32)
+    r1[::97] = 0
+    return qsm, r1, (0.5 + rng.random(3000)).astype(np.float32), (rng.random(3000) < 0.3).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A function of the device, None for the CPU, and how far results may differ: not by a bit, or relatively."""
+
+    results: Callable[[Device | None], list[np.ndarray]]
+    tolerance: float = 0.0
+
+
+RUNS: dict[str, Run] = {
+    **{f"TFCE, C {c}": Run(partial(enhancement, c)) for c in (6, 18, 26)},
+    "TFCE, exact": Run(partial(by_height, True)),
+    "TFCE, more levels than int16 holds": Run(partial(by_height, False)),
+    "t and F": Run(t_and_f),
+    "clusters": Run(clusters),
+    **{f"sums of {kind}": Run(partial(sums, kind)) for kind in ("float32", "float64", "int64")},
+    "iron and myelin": Run(inversion),
+    "reference of iron and myelin": Run(reference, 1e-12),
+}
+"""Runs that launch most kernels; whole analyses launch the others."""
