@@ -91,7 +91,7 @@ class PtxDevice(ShimDevice):
             settings = replace(settings, seed=settings.seed * 7919 + len(self.launched))
         values = [a.values.ctypes.data if isinstance(a, _Tracked) else a.item() for a in arguments]
         grid = (blocks, 1) if isinstance(blocks, int) else blocks
-        self.launched.append(kernel)
+        self.note_launch(kernel, arguments)
         allocations = np.array([pair for pair in held if pair[0] < pair[1]], np.uint64).reshape(-1, 2)
         counts = launch(code, grid, min(threads, self.max_threads), values, allocations, shared, settings)
         self.counts[kernel] = self.counts.get(kernel, 0) + counts
