@@ -505,3 +505,55 @@ def test_python_takes_a_data_frame(two_groups):
         gpuvox.voxelwise(files, two_groups.table, "group", "MS - HC", exchangeability={"block": "site"}, **common)
     with pytest.raises(ValueError, match="no column 'nonsense'"):
         gpuvox.voxelwise(images, two_groups.table, "nonsense", "nonsense", **common)
+
+
+def test_a_voxelwise_covariate(two_groups):
+    """Grey matter at every voxel: as a nuisance of a difference between groups, and as what is tested."""
+    t, folder, rng = two_groups.table, two_groups.folder, np.random.default_rng(6)
+    maps = rng.normal(size=two_groups.values.shape).astype(np.float32)
+    (folder / "gm").mkdir()
+    for who, values in zip(t.participant_id, maps):
+        nib.save(nib.Nifti1Image(values, AFFINE), folder / "gm" / f"{who}_gm.nii.gz")
+    template = f"gm={folder}/gm/{{participant_id}}_gm.nii.gz"
+    words = ["--model", "group + age + gm", "--test", "MS - HC", "--test", "gm", "-T", "-x"]
+    assert two_groups.voxelwise(*words, "--voxelwise-covariate", template) == 0
+    # The column of the design only holds the place: its numbers, which decide nothing, are others here.
+    design = np.c_[dummy(t.group, "HC"), dummy(t.group, "MS"), centred(t.age), rng.normal(size=16)]
+    nib.save(nib.Nifti1Image(np.moveaxis(maps, 0, -1), AFFINE), folder / "evs.nii.gz")
+    evs = ["--vxl", "4", "--vxf", str(folder / "evs.nii.gz")]
+    root = two_groups.by_hand(design, [[-1, 1, 0, 0], [0, 0, 0, 1]], "-T", "-x", *evs)
+    out = folder / "out"
+    same(out, "MSMinusHC", root, "tstat1", ("tfce", "vox"))
+    same(out, "gm", root, "tstat2", ("tfce", "vox"))
+    table = pd.read_csv(out / "design.tsv", sep="\t")
+    assert list(table) == ["participant_id", "group[HC]", "group[MS]", "age", "gm"]
+    assert table.gm.isna().all()
+    assert pd.read_csv(out / "participants.tsv", sep="\t").gm[0].endswith(f"/gm/{t.participant_id[0]}_gm.nii.gz")
+    result = gpuvox.voxelwise(
+        f"{folder}/maps/{{participant_id}}_gm.nii.gz", t, "group + age + gm", ["MS - HC", "gm"], voxel=True, tfce=True,
+        mask=folder / "mask.nii.gz", n_permutations=60, seed=7,
+        voxelwise_covariates={"gm": [nib.Nifti1Image(values, AFFINE) for values in maps]},
+    )  # fmt: skip
+    inside = nib.load(folder / "mask.nii.gz").get_fdata() > 0
+    for kind, stem in (("tfceFWE", "stat-logp_desc-tfceFWE"), ("effect", "stat-effect"), ("d", "stat-d")):
+        mine = read(out / f"contrast-MSMinusHC_{stem}_statmap")
+        assert_array_equal(result.image("MS - HC", kind).get_fdata(dtype=np.float32)[inside], mine[inside])
+
+
+def test_what_a_voxelwise_covariate_cannot_be(two_groups, capsys):
+    template = f"{two_groups.folder}/maps/{{participant_id}}_gm.nii.gz"
+    for model, test, name, said in (
+        ("group * gm", "MS - HC", "gm", "gm has a value for every voxel, so it is a term by itself"),
+        ("group + poly(gm, 2)", "MS - HC", "gm", "without a function or an interaction"),
+        ("group", "MS - HC", "gm", "does not have the voxelwise covariate gm"),
+        ("group + gm", "MS", "gm", "would be that where the voxelwise covariate gm is 0"),
+        ("group + age", "MS - HC", "age", "the voxelwise covariate age has the name of a column"),
+        ("group + gm", "MS - HC", "g-m", "'g-m' cannot name a voxelwise covariate"),
+    ):
+        words = ["--model", model, "--test", test, "--voxelwise-covariate", f"{name}={template}"]
+        assert two_groups.voxelwise(*words) == 2
+        assert said in capsys.readouterr().err
+    (two_groups.folder / "other").mkdir()
+    words = ["--model", "group + gm", "--test", "gm", "--voxelwise-covariate"]
+    assert two_groups.voxelwise(*words, f"gm={two_groups.folder}/other/{{participant_id}}.nii.gz") == 2
+    assert "no image matches" in capsys.readouterr().err

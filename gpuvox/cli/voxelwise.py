@@ -9,7 +9,17 @@ from typing import Any
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, positive
 from gpuvox.cli.console import terminal
-from gpuvox.cli.options import add_flag, add_list, add_quiet, add_subset, add_text, command_line, require, unique
+from gpuvox.cli.options import (
+    add_flag,
+    add_list,
+    add_pairs,
+    add_quiet,
+    add_subset,
+    add_text,
+    command_line,
+    require,
+    unique,
+)
 from gpuvox.cli.randomise import check_workers, describe_run, open_device
 from gpuvox.cli.randomise_options import (
     add_computing,
@@ -94,6 +104,8 @@ def _add_model(group: Any) -> None:
                        "sets, each of which is tested")  # fmt: skip
     add_text(group, "--out", "DIR", "folder of the results (required)")
     add_text(group, "--model", "FORMULA", "model, such as 'group + age' (the mean alone)")
+    add_pairs(group, "--voxelwise-covariate", "NAME=TEMPLATE", "covariate with an image for each row, called NAME in "
+              "the model and the tests", dest="covariates")  # fmt: skip
     group.add_argument("--test", metavar="TEST", action="append", default=[], dest="tests",
                        help="what is tested, such as 'MS - HC'; may be repeated")  # fmt: skip
     add_text(group, "--mask", "IMAGE", "mask (every voxel that varies between images)")
@@ -231,6 +243,7 @@ def describe(options: argparse.Namespace) -> Any:
         subset=options.subset,
         missing=options.missing,
         columns=Columns(options.paired, options.within, options.blocks, options.whole),
+        covariates=unique(options.covariates, "--voxelwise-covariate"),
         fdr=options.fdr,
         across_tests=options.across_tests,
         thresholds=tuple(thresholds),

@@ -18,7 +18,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from keyword import iskeyword
 from typing import Any
@@ -103,6 +103,9 @@ class Model:
         What was done with the columns, in sentences.
     warnings : tuple of str
         What may be a mistake.
+    voxelwise : dict of int to str
+        Columns whose values differ from voxel to voxel, with the names of their covariates; their numbers in the matrix
+        only hold the place.
     """
 
     formula: str
@@ -112,6 +115,7 @@ class Model:
     terms: tuple[Term, ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    voxelwise: Mapping[int, str] = field(default_factory=dict)
     _spec: Any = None
 
     @property
@@ -417,6 +421,7 @@ def build_model(formula: str, cohort: Cohort) -> Model:
         The table has no such column, or a column of categories has numbers with slips.
     """
     terms, intercept = _parse(formula, cohort)
+    _check_voxelwise(terms, formula, cohort)
     if not terms:
         return one_sample(len(cohort))
     variables = _variables(terms, formula, cohort)
@@ -437,8 +442,28 @@ def build_model(formula: str, cohort: Cohort) -> Model:
             f"{names[column]} of {cohort.who.named(int(row))} is no number in the model {formula!r}",
             option="--model",
         )
-    notes = _notes(terms, variables, centre)
-    return Model(formula, values, names, variables, listed_terms, notes, _doubts(terms, variables, cohort), spec)
+    notes = _notes(terms, variables, centre, cohort.voxelwise)
+    doubts = _doubts(terms, variables, cohort)
+    voxelwise = {term.columns[0]: term.name for term in listed_terms if term.name in cohort.voxelwise}
+    return Model(formula, values, names, variables, listed_terms, notes, doubts, voxelwise, spec)
+
+
+def _check_voxelwise(terms: Sequence[tuple[_Factor, ...]], formula: str, cohort: Cohort) -> None:
+    """Raise `DesignError` for a voxelwise covariate that is not a term by itself, or that the model does not have."""
+    alone = {term[0].text for term in terms if len(term) == 1}
+    for name in cohort.voxelwise:
+        inside = [factor.text for term in terms for factor in term if name in factor.columns]
+        if not inside:
+            raise DesignError(
+                f"the model {formula!r} does not have the voxelwise covariate {name}; add it, as in "
+                f"'{formula} + {name}'",
+                option="--model",
+            )
+        if name not in alone or len(inside) > 1:
+            raise _no_formula(
+                formula,
+                f"{name} has a value for every voxel, so it is a term by itself, without a function or an interaction",
+            )
 
 
 def _variables(terms: Sequence[tuple[_Factor, ...]], formula: str, cohort: Cohort) -> dict[str, Variable]:
@@ -585,13 +610,18 @@ def _split_name(name: str) -> list[str]:
 
 
 def _notes(
-    terms: Sequence[tuple[_Factor, ...]], variables: Mapping[str, Variable], centre: bool
+    terms: Sequence[tuple[_Factor, ...]],
+    variables: Mapping[str, Variable],
+    centre: bool,
+    voxelwise: Sequence[str],
 ) -> tuple[str, ...]:
     """What was done with the columns."""
     notes = [
         f"{name}: {listed(v.levels)} (reference {v.levels[0]})" for name, v in variables.items() if v.is_factor
     ]
-    numbers = list(dict.fromkeys(f for term in terms for f in term if not f.category))
+    notes += [f"{name}: an image for each row, with values of its own at every voxel" for name in voxelwise]
+    every = (f for term in terms for f in term)
+    numbers = list(dict.fromkeys(f for f in every if not f.category and f.text not in voxelwise))
     centred = [f for f in numbers if _expression(f, centre, {}) != f.text]
     if centred:
         means = [

@@ -35,15 +35,22 @@ class Cohort:
         Cells as they are in the file, with the column ``participant_id``.
     origin : str
         The file, for messages; paths in the table are relative to its folder.
+    voxelwise : tuple of str
+        Voxelwise covariates, whose values are images: `table` has a column of other numbers in the place of each.
     """
 
     text: pd.DataFrame
     origin: str = "the table"
+    voxelwise: tuple[str, ...] = ()
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """The same with numbers as numbers, and missing cells as NaN."""
-        return typed(self.text)
+        table = typed(self.text)
+        for number, name in enumerate(self.voxelwise):
+            # Independent of all other columns, and different in every row, as the values of most voxels are.
+            table[name] = np.random.default_rng(number).normal(size=len(table))
+        return table
 
     def __len__(self) -> int:
         return len(self.text)

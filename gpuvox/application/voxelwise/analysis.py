@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from keyword import iskeyword
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +57,8 @@ class VoxelwiseDescription:
     images : str, sequence of paths, or images in memory
         A template, a column of the table, or a 4D image; see `cohort.images`. Or a path for each row of the table; or
         see `cohort.in_memory`. Or several of them: a dict of them by name.
+    covariates : dict of str to images
+        Voxelwise covariates by the name that they have in the model: the same as `images` for each.
     model : str
         A formula; see `cohort.formula`. Empty for one sample.
     tests : tuple of str
@@ -83,6 +86,7 @@ class VoxelwiseDescription:
     subset: str = ""
     missing: str = "refuse"
     columns: Columns = field(default_factory=Columns)
+    covariates: Mapping[str, Any] = field(default_factory=dict)
     fdr: bool = False
     across_tests: bool = False
     thresholds: tuple[ClusterThreshold, ...] = ()
@@ -150,6 +154,8 @@ class VoxelwiseAnalysis:
     runs : tuple of Run
     across_tests : bool
         p-values are corrected over all tests, too.
+    covariates : dict of str to CohortImages
+        By name, the images of voxelwise covariates.
     """
 
     cohort: Cohort
@@ -162,6 +168,12 @@ class VoxelwiseAnalysis:
     exchangeability: Exchangeability
     runs: tuple[Run, ...]
     across_tests: bool = False
+    covariates: Mapping[str, CohortImages] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> dict[str, CohortImages]:
+        """Everything that is read: the sets of images, and voxelwise covariates."""
+        return {**self.sets, **self.covariates}
 
     @property
     def images(self) -> CohortImages:
@@ -239,11 +251,11 @@ def prepare_analysis(description: VoxelwiseDescription, reporter: Reporter) -> V
         One sentence that says what is wrong.
     """
     whole = as_cohort(description.table)
-    cohort, sets = _joined(whole, _selected(whole, description.subset), description.images, reporter)
+    cohort, sets, covariates = _joined(whole, description, reporter)
     images = next(iter(sets.values()))
     formula = _with_pairs(description, cohort)
     needed = [*(columns_of_formula(formula, cohort) if formula else []), *description.columns.names]
-    lacking = _lacking_images(sets)
+    lacking = _lacking_images({**sets, **covariates})
     for row, names in cohort.missing(needed).items():
         lacking.setdefault(row, []).extend(f"no {name}" for name in names)
     kept, dropped = complete(cohort, lacking, description.missing)
@@ -258,10 +270,11 @@ def prepare_analysis(description: VoxelwiseDescription, reporter: Reporter) -> V
     for warning in (*model.warnings, *exchangeability.warnings):
         reporter.warn(warning)
     _check_means(hypotheses, analysed, exchangeability)
+    _check_level(hypotheses, model)
     runs = _runs(hypotheses, model, exchangeability, description)
     analysis = VoxelwiseAnalysis(
         analysed, sets, tuple(rows), len(cohort), dropped, model, hypotheses, exchangeability, runs,
-        description.across_tests,
+        description.across_tests, covariates,
     )  # fmt: skip
     if description.across_tests:
         analysis = _across_tests(analysis)
@@ -280,21 +293,52 @@ def _check_df(model: Model) -> None:
 
 
 def _joined(
-    whole: Cohort, rows: list[int], images: Any, reporter: Reporter
-) -> tuple[Cohort, dict[str, CohortImages]]:
-    """The selected rows of the table, and the images of each set."""
-    sources = images if isinstance(images, Mapping) else {"": images}
-    if not sources:
+    whole: Cohort, description: VoxelwiseDescription, reporter: Reporter
+) -> tuple[Cohort, dict[str, CohortImages], dict[str, CohortImages]]:
+    """The selected rows of the table; the images of each set, and those of each voxelwise covariate."""
+    rows, images = _selected(whole, description.subset), description.images
+    sets = images if isinstance(images, Mapping) else {"": images}
+    if not sets:
         raise FileError("there are no images", option="--images")
+    for name in sets:
+        _check_set(name, sets)
+    for name, source in description.covariates.items():
+        _check_covariate(name, source, whole, sets)
     text, joined = whole, {}
-    for name, source in sources.items():
-        _check_set(name, sources)
+    for name, source in {**sets, **description.covariates}.items():
         if is_in_memory(source):
             joined[name] = join_in_memory(source, whole, reporter).at(rows)
             continue
         text, column = _with_images(text, source, name)
         joined[name] = find_images(column, text.at(rows), reporter)
-    return text.at(rows), joined
+    cohort = replace(text.at(rows), voxelwise=tuple(description.covariates))
+    return cohort, {name: joined[name] for name in sets}, {name: joined[name] for name in description.covariates}
+
+
+def _check_covariate(name: str, source: Any, whole: Cohort, sets: Mapping[str, Any]) -> None:
+    """Raise `FileError` for a voxelwise covariate whose name stands for something else."""
+    option = "--voxelwise-covariate"
+    if not name.isidentifier() or iskeyword(name):
+        raise FileError(
+            f"{name!r} cannot name a voxelwise covariate; a word is expected, such as gm", option=option
+        )
+    taken = "a set of images" if name in sets else f"a column of {whole.origin}" * (name in whole.text.columns)
+    if taken and not (isinstance(source, str) and source == name):
+        raise FileError(
+            f"the voxelwise covariate {name} has the name of {taken}; call it otherwise", option=option
+        )
+
+
+def _check_level(hypotheses: Sequence[Hypothesis], model: Model) -> None:
+    """Raise `DesignError` for the mean of a model with voxelwise covariates, which are not centred."""
+    mean = next((each for each in hypotheses if each.is_mean), None)
+    if mean is not None and model.voxelwise:
+        names = listed(list(model.voxelwise.values()))
+        raise DesignError(
+            f"the test {mean.text!r} tests a mean, which would be that where the voxelwise covariate {names} is 0; "
+            "test differences or slopes",
+            option="--test",
+        )
 
 
 def _check_set(name: str, sources: Mapping[str, Any]) -> None:

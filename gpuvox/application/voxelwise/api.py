@@ -177,6 +177,8 @@ def voxelwise(
     exchangeability : dict, optional
         Columns under ``paired``, ``within``, ``whole`` and ``blocks``; see ``gpuvox voxelwise --help``.
     **settings
+        ``voxelwise_covariates``: a dict of covariates with an image for each row, by the names that they have in the
+        model; each is given as `images` are.
         ``fdr=True`` corrects p-values of voxels for the false discovery rate, too; ``across_tests=True`` those of all
         tests and sets of images for the family-wise error over them; and the settings of `gpuvox.randomise`. TFCE is
         the default; ``voxel`` and cluster statistics are made when they are set.
@@ -217,6 +219,7 @@ def voxelwise(
         subset=subset,
         missing=missing,
         columns=_columns(exchangeability or {}),
+        covariates=_as_names(settings.pop("voxelwise_covariates", None) or {}),
         fdr=fdr,
         across_tests=across_tests,
         run=RunDescription("", options=options),
@@ -225,8 +228,8 @@ def voxelwise(
     check_one_mask(analysis, mask)
     shared = SharedImages()
     with tempfile.TemporaryDirectory() as temporary, open_progress(settings.pop("progress", False)) as progress:
-        data = {name: _data(analysis, name, temporary) for name in analysis.sets}
-        described = [(run, _describe(analysis, run, data[run.images], mask, settings)) for run in analysis.runs]
+        data = {name: _data(analysis, name, temporary) for name in analysis.sources}
+        described = [(run, _describe(analysis, run, data, mask, settings)) for run in analysis.runs]
         runs = tuple((run, run_described(each, shared, progress)) for run, each in described)
     if analysis.across_tests:
         runs = _across_tests(runs)
@@ -251,7 +254,7 @@ def _columns(given: Mapping[str, str | Sequence[str]]) -> Columns:
 
 
 def _describe(
-    analysis: VoxelwiseAnalysis, run: Run, data: Any, mask: Any, settings: Mapping[str, Any]
+    analysis: VoxelwiseAnalysis, run: Run, data: Mapping[str, Any], mask: Any, settings: Mapping[str, Any]
 ) -> RunDescription:
     """Description of one run of randomise."""
     names, options = run.names, run.options
@@ -267,7 +270,8 @@ def _describe(
         sources["f_tests"] = pd.DataFrame(run.f_tests, columns=names.contrasts, index=names.f_tests)
     of_run = {name: getattr(options, name) for name in ("flip", "whole_blocks", "f_only", "joint_steps")}
     of_run |= settings
-    return describe_arguments(data, sources, None, of_run)
+    evs = {column: data[name] for column, name in analysis.model.voxelwise.items()}
+    return describe_arguments(data[run.images], sources, evs, of_run)
 
 
 def _unmasked(images: Any, masker: Any) -> tuple[Any, Grid, Ints]:
@@ -284,7 +288,7 @@ def _unmasked(images: Any, masker: Any) -> tuple[Any, Grid, Ints]:
 
 def _data(analysis: VoxelwiseAnalysis, name: str, temporary: str) -> Any:
     """The images of a set, in the order of the rows; some volumes of a 4D image are copied into a temporary folder."""
-    images = analysis.sets[name]
+    images = analysis.sources[name]
     if images.in_memory:
         return select_in_memory(images, analysis.rows)
     if not images.stacked:

@@ -121,7 +121,7 @@ def plan(description: VoxelwiseDescription, reporter: Reporter) -> None:
 def _check_images(described: RunDescription, analysis: VoxelwiseAnalysis) -> None:
     """Find what is wrong with images, mask, device or workers before anything is written."""
     check_one_mask(analysis, described.mask)
-    for images in analysis.sets.values():
+    for images in analysis.sources.values():
         paths = images.names(analysis.rows)
         data = paths[0] if images.stacked else paths
         sources = replace(
@@ -151,6 +151,9 @@ def _describe(
     return replace(
         described,
         data=folder.data(analysis, run.images),
+        voxelwise=tuple(
+            (column + 1, folder.data(analysis, name)) for column, name in analysis.model.voxelwise.items()
+        ),
         outputs=outputs,
         root=root,
         effective_design=f"{root}_effective.mat" if run.labels is not None else None,

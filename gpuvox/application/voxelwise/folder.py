@@ -158,7 +158,11 @@ class ResultFolder:
         self._remove(RANDOMISE, self._earlier("randomise_files", RUN_FILE))
         self._write_participants(analysis)
         names, ids = analysis.model.names, analysis.cohort.ids
-        rows = [[who, *map(_digits, row)] for who, row in zip(ids, analysis.model.matrix.tolist())]
+        columns = analysis.model.voxelwise
+        rows = [
+            [who, *("n/a" if i in columns else _digits(value) for i, value in enumerate(row))]
+            for who, row in zip(ids, analysis.model.matrix.tolist())
+        ]
         write_text(self.path / "design.tsv", format_table([ID, *names], rows))
         rows = []
         first = analysis.hypotheses[0].images
@@ -189,7 +193,7 @@ class ResultFolder:
         table = analysis.cohort.text
         if os.path.isfile(analysis.cohort.origin):
             table = relocated(table, analysis.cohort.origin, target)
-        for name, images in analysis.sets.items():
+        for name, images in analysis.sources.items():
             if not images.in_memory:
                 table = table.assign(
                     **{self.image_column(analysis, name): self._image_cells(images, analysis.rows)}
@@ -201,7 +205,7 @@ class ResultFolder:
 
     def image_column(self, analysis: VoxelwiseAnalysis, name: str = "") -> str:
         """The column of ``participants.tsv`` that names the images of a set: that of the table, or one more."""
-        return analysis.sets[name].column or new_column(analysis.cohort.text, name or "image")
+        return analysis.sources[name].column or new_column(analysis.cohort.text, name or "image")
 
     def _image_cells(self, images: CohortImages, rows: Sequence[int]) -> list[str]:
         return [
@@ -210,7 +214,7 @@ class ResultFolder:
 
     def data(self, analysis: VoxelwiseAnalysis, name: str = "") -> str:
         """What ``-i`` of randomise is: a column of ``participants.tsv``, or a 4D image, written if only some count."""
-        images = analysis.sets[name]
+        images = analysis.sources[name]
         if not images.stacked:
             return f"{self.path / 'participants.tsv'}:{self.image_column(analysis, name)}"
         source = images.paths[analysis.rows[0]]
@@ -389,6 +393,7 @@ class ResultFolder:
             "dropped": dict(zip(analysis.dropped.who, reasons)),
             "model": analysis.model.formula,
             "columns": list(analysis.model.names),
+            **({"voxelwise_covariates": list(analysis.covariates)} if analysis.covariates else {}),
             "notes": list(analysis.model.notes),
             "degrees_of_freedom": analysis.model.df,
             "exchangeability": analysis.exchangeability.sentence,
