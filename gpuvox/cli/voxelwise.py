@@ -121,7 +121,12 @@ def _add_exchangeability(group: Any) -> None:
     )
     add_list(group, "--within", "A,B", "permute rows within each value of these columns only")
     add_list(group, "--blocks", "A,B", "the same, for sites, scanners and the like; columns are nested")
-    add_text(group, "--whole", "COLUMN", "permute families, or subjects, as wholes, with all of their rows")
+    add_text(
+        group,
+        "--whole",
+        "COLUMN",
+        "permute families, or subjects, as wholes, with all of their rows (within --blocks)",
+    )
 
 
 def _add_thresholds(group: Any) -> None:

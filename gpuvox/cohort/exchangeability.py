@@ -8,6 +8,8 @@
     Rows are permuted within each subject only, and the model has a mean for each subject: paired tests.
 ``--whole family``
     Families are permuted as wholes, with all of their rows in the order of the table.
+``--whole family --blocks site``
+    The same, within each site only.
 
 Several columns are nested: rows are permuted only where all of them are equal (Winkler et al. 2015,
 NeuroImage 123:253).
@@ -51,8 +53,9 @@ class Exchangeability:
 
     Attributes
     ----------
-    blocks : (n,) int64 or None
-        Block of each row, from 1; None if all rows are exchangeable.
+    blocks : (n,) or (n, 4) int64, or None
+        Block of each row, from 1; multi-level blocks, see `gpuvox.block_tree`, for wholes within other blocks; None if
+        all rows are exchangeable.
     whole : bool
         Blocks are permuted as wholes, instead of the rows within each.
     sentence : str
@@ -64,6 +67,11 @@ class Exchangeability:
     whole: bool
     sentence: str
     warnings: tuple[str, ...] = ()
+
+    @property
+    def multi_level(self) -> bool:
+        """Whether the blocks say themselves which of them are permuted as wholes."""
+        return self.blocks is not None and self.blocks.ndim == 2
 
 
 def find_blocks(columns: Columns, cohort: Cohort) -> Exchangeability:
@@ -83,12 +91,19 @@ def find_blocks(columns: Columns, cohort: Cohort) -> Exchangeability:
         The table has no such column.
     """
     inner = list(dict.fromkeys(name for name in (*columns.blocks, columns.paired, *columns.within) if name))
-    if columns.whole and inner:
+    if columns.whole and columns.paired:
         raise DesignError(
-            f"--whole {columns.whole} cannot be combined with {listed(inner)}: permuting whole blocks "
-            "within other blocks is not supported",
+            f"--paired permutes rows within {columns.paired}, and --whole {columns.whole} keeps rows together; one of "
+            "them is expected",
             option="--whole",
         )
+    if columns.whole and columns.whole in inner:
+        raise DesignError(
+            f"{columns.whole} is permuted as a whole, so it cannot be among the blocks within which it is permuted",
+            option="--whole",
+        )
+    if columns.whole and inner:
+        return _as_wholes_within(columns.whole, inner, cohort)
     if columns.whole:
         return _as_wholes(columns.whole, cohort)
     if not inner:
@@ -98,19 +113,19 @@ def find_blocks(columns: Columns, cohort: Cohort) -> Exchangeability:
     single = [key for key, count in sizes.items() if count == 1]
     if len(single) == len(sizes):
         raise DesignError(
-            f"every row has {' and '.join(inner)} of its own, so nothing can be permuted",
+            f"every row has {_and(inner)} of its own, so nothing can be permuted",
             option="--within",
         )
     warnings = []
     if single:
-        names = [" ".join(map(str, key)) for key in single]
-        warnings.append(f"{' and '.join(inner)}: {listed(names)} occurs in one row only, which is never permuted")
+        names = [_spelled(key) for key in single]
+        warnings.append(f"{_and(inner)}: {listed(names)} occurs in one row only, which is never permuted")
     if columns.paired and max(sizes.values()) > 2:
         warnings.append(
             f"{columns.paired} has more than two rows: permuting them assumes that all have the same variance and "
             "any two the same correlation"
         )
-    sentence = f"rows are permuted within each {' and '.join(inner)} only ({several(len(sizes), 'block')})"
+    sentence = f"rows are permuted within each {_and(inner)} only ({several(len(sizes), 'block')})"
     return Exchangeability(numbers, False, sentence, tuple(warnings))
 
 
@@ -123,21 +138,65 @@ def _numbered(keys: Sequence[object]) -> Ints:
 def _as_wholes(name: str, cohort: Cohort) -> Exchangeability:
     levels = cohort.categories(name)[0]
     sizes = Counter(levels)
-    usual = sizes.most_common(1)[0][1]
     if max(sizes.values()) == 1:
         return Exchangeability(
             None, False, f"all {several(len(cohort), 'row')} are permuted freely, one for each {name}"
         )
-    odd = [str(level) for level, count in sizes.items() if count != usual]
-    if odd:
-        raise DesignError(
-            f"{name} is permuted as a whole, so all of its blocks must have the same number of rows; most have "
-            f"{usual}, unlike {listed(odd)}",
-            option="--whole",
-        )
+    usual = _check_sizes(name, levels, "")
     _check_sequence(name, levels, cohort)
     sentence = f"the {len(sizes)} blocks of {name} are permuted as wholes, each with its {several(usual, 'row')}"
     return Exchangeability(_numbered(levels), True, sentence)
+
+
+def _as_wholes_within(name: str, outer: Sequence[str], cohort: Cohort) -> Exchangeability:
+    """Wholes that trade places within other blocks only, as multi-level blocks."""
+    levels, keys = cohort.categories(name)[0], list(zip(*(cohort.categories(each)[0] for each in outer)))
+    of_level: dict[object, tuple[str | None, ...]] = {}
+    for level, key in zip(levels, keys):
+        if of_level.setdefault(level, key) != key:
+            raise DesignError(
+                f"{name} {level} is permuted as a whole within {_and(outer)}, but its rows are in {_spelled(key)} and "
+                f"{_spelled(of_level[level])}",
+                option="--whole",
+            )
+    for key in dict.fromkeys(keys):
+        inside = [level for level, other in zip(levels, keys) if other == key]
+        _check_sizes(name, inside, f" in {_spelled(key)}")
+        _check_sequence(name, inside, cohort.at(row for row, other in enumerate(keys) if other == key))
+    wholes = Counter(of_level.values())
+    alone = [_spelled(key) for key, count in wholes.items() if count == 1]
+    if len(alone) == len(wholes):
+        raise DesignError(f"every {_and(outer)} has one {name} only, so nothing can be permuted", option="--whole")
+    warnings = [f"{listed(alone)} has one {name} only, which is never permuted"] if alone else []
+    n = len(levels)
+    tree = np.column_stack([np.full(n, -1), _numbered(keys), -_numbered(levels), np.arange(1, n + 1)])
+    sentence = (
+        f"the {len(of_level)} blocks of {name} are permuted as wholes, each with its rows, within each {_and(outer)} "
+        f"only ({several(len(wholes), 'block')})"
+    )
+    return Exchangeability(tree.astype(np.int64), True, sentence, tuple(warnings))
+
+
+def _check_sizes(name: str, levels: Sequence[str | None], where: str) -> int:
+    """The rows of each block; `DesignError` unless all have the same number."""
+    sizes = Counter(levels)
+    usual = sizes.most_common(1)[0][1]
+    odd = [str(level) for level, count in sizes.items() if count != usual]
+    if odd:
+        raise DesignError(
+            f"{name} is permuted as a whole, so all of its blocks{where} must have the same number of rows; most have "
+            f"{usual}, unlike {listed(odd)}; a column of their sizes in --blocks permutes those of one size only",
+            option="--whole",
+        )
+    return usual
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(names)
+
+
+def _spelled(key: Sequence[str | None]) -> str:
+    return " ".join(map(str, key))
 
 
 def _check_sequence(name: str, levels: Sequence[str | None], cohort: Cohort) -> None:

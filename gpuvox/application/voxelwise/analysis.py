@@ -443,7 +443,9 @@ def _runs(
 ) -> tuple[Run, ...]:
     """The tests of each set of images by how they are made."""
     options = replace(
-        description.run.options, whole_blocks=exchangeability.whole, joint_steps=description.across_tests
+        description.run.options,
+        whole_blocks=exchangeability.whole and not exchangeability.multi_level,
+        joint_steps=description.across_tests,
     )
     if description.fdr:
         of_t, of_f = (replace(each, uncorrected=True) for each in (options.statistics, options.f_statistics))

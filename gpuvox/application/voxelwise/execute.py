@@ -160,7 +160,7 @@ def _describe(
         design=f"{root}.mat",
         contrasts=f"{root}.con",
         f_tests=f"{root}.fts" if len(run.f_tests) else None,
-        blocks=f"{root}.grp" if analysis.exchangeability.blocks is not None else None,
+        blocks=folder.blocks(analysis, run),
         options=run.options,
     )
 

@@ -180,8 +180,12 @@ class ResultFolder:
         files.write_vest(f"{root}.con", run.contrasts, "con", names=run.names.contrasts)
         if len(run.f_tests):
             files.write_vest(f"{root}.fts", run.f_tests, "fts")
-        if analysis.exchangeability.blocks is not None:
-            files.write_vest(f"{root}.grp", analysis.exchangeability.blocks, "grp")
+        blocks = analysis.exchangeability.blocks
+        if blocks is not None and analysis.exchangeability.multi_level:
+            rows = [",".join(map(str, row)) for row in blocks.tolist()]
+            write_text(Path(f"{root}_blocks.csv"), "\n".join(rows) + "\n")
+        elif blocks is not None:
+            files.write_vest(f"{root}.grp", blocks, "grp")
         if run.labels is not None:
             files.write_vest(f"{root}_effective.mat", run.labels)
         who = analysis.cohort.who
@@ -202,6 +206,13 @@ class ResultFolder:
                 volumes = [str(images.volumes[row] + 1) for row in analysis.rows]
                 table = table.assign(**{new_column(table, f"{name}_volume" if name else "volume"): volumes})
         files.write_table(target, table)
+
+    def blocks(self, analysis: VoxelwiseAnalysis, run: Run) -> Any:
+        """What ``-e`` of randomise is; multi-level blocks, for which it has no file, as an array."""
+        exchangeability = analysis.exchangeability
+        if exchangeability.blocks is None or exchangeability.multi_level:
+            return exchangeability.blocks
+        return f"{self.root(run)}.grp"
 
     def image_column(self, analysis: VoxelwiseAnalysis, name: str = "") -> str:
         """The column of ``participants.tsv`` that names the images of a set: that of the table, or one more."""
