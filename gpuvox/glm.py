@@ -580,6 +580,15 @@ _EXACT_THREADS, _EXACT_RESIDENT = 128, 4
 _UPLOAD_BYTES = 64 << 20  # of the host, for what is on its way to the device
 
 
+def slab_width(free_bytes: int, n: int, n_voxels: int) -> int:
+    """Voxels of a slab, in whole tiles: all voxels if data and residuals take no more than half of the free memory."""
+    wide = -(-n_voxels // _COLUMNS) * _COLUMNS
+    most = min(wide, _MOST_TILES * _COLUMNS)
+    if most == wide and 8 * n * wide <= free_bytes // 2:
+        return wide
+    return int(np.clip(free_bytes // (24 * n) // _COLUMNS * _COLUMNS, _COLUMNS, most))
+
+
 class _GlmOnDevice:
     """Maps of a `Glm` on a device.
 
@@ -594,16 +603,14 @@ class _GlmOnDevice:
         self.group = max(1, _ROWS // max(self.rows.shape[1], 1))  # shuffles of a block
         self.is_null = not glm.model.rank_effect
         wide = -(-n_voxels // _COLUMNS) * _COLUMNS
-        self.slab = min(wide, _MOST_TILES * _COLUMNS)
+        self.slab = slab_width(device.free_bytes(), n, n_voxels)
         self.residuals: DeviceArray | None = None
         self.data: DeviceArray | None = None
         self.slabs: Slabs | None = None
-        if self.slab == wide and 8 * n * wide <= device.free_bytes() // 2:
+        if self.slab == wide:
             self.residuals = self._columns(glm._residuals, 0, wide)
             self.data = self._columns(glm.data, 0, n_voxels)
         else:
-            affordable = device.free_bytes() // (24 * n) // _COLUMNS * _COLUMNS
-            self.slab = int(np.clip(affordable, _COLUMNS, self.slab))
             self.slabs = Slabs(device, n, n_voxels, self.slab, partial(copy_block, glm._residuals))
 
     def _columns(self, values: Data, start: int, width: int) -> DeviceArray:

@@ -12,6 +12,7 @@ read it; and the host waits for the copy from a staging buffer before it fills t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from time import perf_counter
 
 import numpy as np
 
@@ -21,8 +22,28 @@ from gpuvox.types import DeviceArray, Float32
 STAGED_BYTES = 16 << 20
 """Bytes of a staging buffer, of which there are two."""
 
+MEASURED_BYTES = 64 << 20
+"""Bytes at most of the transfer by which `measure_rate` measures."""
+
 Fill = Callable[[slice, slice, Float32], None]
 """Called with rows and voxels of the data, and with the array to which that rectangle is copied."""
+
+
+def measure_rate(device: Device, rows: int) -> float:
+    """Bytes per second at which slabs of data arrive, with what the host does to prepare them."""
+    width = max(
+        1, min(MEASURED_BYTES, device.free_bytes()) // (4 * rows * 4)
+    )  # of four slabs, two there at a time
+    data = np.zeros((rows, 4 * width), dtype=np.float32)
+
+    def fill(part: slice, voxels: slice, out: Float32) -> None:
+        out[...] = data[part, voxels]
+
+    slabs = Slabs(device, rows, data.shape[1], width, fill)
+    start = perf_counter()
+    for _ in slabs.sweep():
+        pass
+    return data.nbytes / max(perf_counter() - start, 1e-9)
 
 
 class Slabs:

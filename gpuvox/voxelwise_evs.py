@@ -342,6 +342,15 @@ def _fill(data: Data, evs: Data, rows: slice, voxels: slice, out: Float32) -> No
 _THREADS = 128
 
 
+def slab_width(free_bytes: int, n: int, rows: int, columns: int, n_voxels: int) -> int:
+    """Voxels of a slab: all of them if their bases, and two slabs of data and EVs, take a quarter of the free memory.
+
+    `rows`: those of the data and of all EVs; `columns`: those of the model, and one for exclusions.
+    """
+    each = 8 * n * (columns + 1) + 8 * rows + 4 * columns + 8
+    return int(np.clip(free_bytes // 4 // each, 1, max(n_voxels, 1)))
+
+
 class _OnDevice:
     """Maps of a `VoxelwiseGlm` on a device, a slab of voxels at a time.
 
@@ -354,8 +363,7 @@ class _OnDevice:
         static, position, mixing, size, self.outside = glm._arguments
         self.n, self.k, self.planes = len(static), mixing.shape[1], mixing.shape[1] + glm._has_exclusions
         self.rows = self.n + glm._evs.shape[0]
-        each = 8 * self.n * (self.planes + 1) + 8 * self.rows + 4 * self.k + 8
-        self.slab = int(np.clip(device.free_bytes() // 4 // each, 1, max(glm.n_voxels, 1)))
+        self.slab = slab_width(device.free_bytes(), self.n, self.rows, self.planes, glm.n_voxels)
         self.sent: Slabs | None = None
         self.constants: list[AnyArray] = [np.ascontiguousarray(static), position.astype(np.int32), mixing, size]
         self.prepared: tuple[int, int, list[DeviceArray]] | None = None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import numpy as np
 import pytest
 
 from gpuvox import streaming
+from gpuvox.application import cost, plan
+from gpuvox.cli import main_randomise
 from gpuvox.scratch import as_tiles, copy_block
 from gpuvox.streaming import Slabs
 from tests.cuda_on_cpu.shim import ShimDevice
@@ -94,6 +97,33 @@ def test_a_sweep_that_is_abandoned_leaves_nothing_on_its_way(data):
     sweep.close()
     assert not device._sent
     np.testing.assert_array_equal(gathered(device, slabs), whole(data))
+
+
+def test_the_rate_is_measured():
+    device = ShimDevice()
+    assert 1e6 < streaming.measure_rate(device, 50) < 1e13
+    assert device.used == 0
+
+
+def test_the_plan_knows_of_data_that_are_sent(study, monkeypatch, capsys):
+    """The slabs of the plan are those of the run, and sending takes time unless computing takes longer."""
+    command = [*"-i data -o out -d design.mat -t design.con -n 40 --seed 1 -x --device cuda".split()]
+    said = {}
+    for limit in (1 << 30, 40_000):
+        device = ShimDevice(limit=limit)
+        monkeypatch.setattr(plan, "resolve_all", lambda name, device=device: (device,))
+        assert main_randomise([*command, "--plan"]) == 0
+        said[limit] = capsys.readouterr().out
+    assert "slabs" not in said[1 << 30]
+    assert re.search(
+        r"data on the device: 0\.00 GiB do not fit; they are sent in \d slabs for every \d+ permutations",
+        said[40_000],
+    )
+
+
+def test_sending_costs_what_computing_does_not_hide():
+    sending = cost.Sending(n_bytes=10**9, n_slabs=5, batch=100, rate=1e9)
+    assert sending.each == pytest.approx(0.006)  # two slabs of five stay
 
 
 @pytest.mark.parametrize("fault", ["kernels do not wait", "the host does not wait", "copies do not wait"])

@@ -25,6 +25,7 @@ from statistics import median
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from gpuvox import glm, voxelwise_evs
 from gpuvox.analysis import Analysis, PreparedTest, make_model, prepare_test
 from gpuvox.distributed.launch import ClusterSize
 from gpuvox.errors import InputError
@@ -35,6 +36,7 @@ from gpuvox.runtime.limits import available_bytes, threads_for
 from gpuvox.runtime.pool import Pool
 from gpuvox.scratch import as_tiles
 from gpuvox.statistics import StatisticModel, Statistics
+from gpuvox.streaming import measure_rate
 from gpuvox.tally import Tally, share
 from gpuvox.team import DEVICE_THREADS
 from gpuvox.types import Float32, Shuffles
@@ -61,11 +63,58 @@ class Cost:
         Seconds per permutation, with all threads at work.
     memory : int
         Bytes of the whole process at the peak; with a scratch folder, of its anonymous memory.
+    sending : Sending or None
+        How data that are larger than the device are sent.
     """
 
     setup: float
     each: float
     memory: int
+    sending: Sending | None = None
+
+
+@dataclass(frozen=True)
+class Sending:
+    """Data that do not stay on the device: sent for every batch of permutations while others are computed.
+
+    Attributes
+    ----------
+    n_bytes : int
+        Of the data that are sent.
+    n_slabs : int
+        Slabs of voxels; two of them stay from one batch to the next.
+    batch : int
+        Permutations.
+    rate : float
+        Bytes per second, measured.
+    """
+
+    n_bytes: int
+    n_slabs: int
+    batch: int
+    rate: float
+
+    @property
+    def each(self) -> float:
+        """Seconds per permutation."""
+        return self.n_bytes * (self.n_slabs - 2) / self.n_slabs / self.rate / self.batch
+
+
+def find_sending(analysis: Analysis, prepared: PreparedTest, batch: int) -> Sending | None:
+    """How the data of a test are sent to the device; None if they stay there."""
+    inputs, device = analysis.inputs, analysis.options.device
+    if device is None:
+        return None
+    n, n_voxels, n_evs = len(inputs.design), inputs.grid.n_voxels, len(inputs.evs)
+    rows, free = n * (1 + n_evs), device.free_bytes()
+    if n_evs:
+        columns = prepared.design.rank_effect + prepared.design.rank_nuisance + 1
+        width = voxelwise_evs.slab_width(free, n, rows, columns, n_voxels)
+    else:
+        width = glm.slab_width(free, n, n_voxels)
+    if width >= n_voxels:
+        return None
+    return Sending(4 * rows * n_voxels, -(-n_voxels // width), batch, measure_rate(device, rows))
 
 
 DASK_SECONDS = 0.5
@@ -167,17 +216,20 @@ def cost_of_test(
             if n_few < n:  # otherwise the small analysis has all participants
                 at_few = seconds_of_products(few, one, threads, step)
                 at_all = seconds_of_products(analysis, prepared, threads, step)
+            sending = find_sending(analysis, prepared, step)
     finally:
         if options.device:
             options.device.forget()
+    each = max(each + n_voxels * (at_all[1] - at_few[1]), 0.1 * each)
     sent = 0 if options.scratch else data_bytes(n, n_voxels, n_evs) - data_bytes(n_few, n_voxels, n_evs)
     held = inputs.data.nbytes if isinstance(inputs.data, np.ndarray) else 0
     # Permuted regressors: float64 twice, float32.
     rows = 20 * (n - n_few) * threads * step * inputs.design.shape[1]
     return Cost(
         setup + n_voxels * (at_all[0] - at_few[0]),
-        max(each + n_voxels * (at_all[1] - at_few[1]), 0.1 * each),
+        max(each, sending.each) if sending else each,
         peak + sent + rows - held,
+        sending,
     )
 
 

@@ -76,6 +76,7 @@ def plan(description: RunDescription) -> str:
         f"voxels: {grid.n_voxels}"
         + ("" if description.mask is not None else f" vary over the first {SKETCH} volumes (no mask given)"),
         *_device_lines(devices, threads, cluster),
+        *_sending_lines([cost for _, cost in costs]),
         *(_test_line(description, prepared) for prepared in analysis.tests),
         *_shard_lines(description),
         f"{_memory_text(description, analysis, [cost for _, cost in costs], cluster)}; time: about "
@@ -107,6 +108,18 @@ def _device_lines(devices: Sequence[Device], threads: int, cluster: ClusterSize 
     if not devices:
         return [f"device: cpu, {threads} threads"]
     return [f"device: {describe_device(device)}" for device in devices]
+
+
+def _sending_lines(costs: Sequence[Cost]) -> list[str]:
+    """A line if data do not stay on the device."""
+    sent = [cost.sending for cost in costs if cost.sending]
+    if not sent:
+        return []
+    most = max(sent, key=lambda each: each.n_bytes)
+    return [
+        f"data on the device: {most.n_bytes / 2**30:.2f} GiB do not fit; they are sent in {most.n_slabs} slabs for "
+        f"every {most.batch} permutations while others are computed ({most.rate / 1e9:.1f} GB/s measured here)"
+    ]
 
 
 def _memory_text(
