@@ -272,8 +272,6 @@ def test_pairs_and_wholes():
 
 
 def test_blocks_that_cannot_be():
-    with pytest.raises(DesignError, match="cannot be combined with site"):
-        find_blocks(Columns(blocks=("site",), whole="participant_id"), VISITS)
     with pytest.raises(DesignError, match="most have 4, unlike y"):
         find_blocks(Columns(whole="site"), VISITS)
     with pytest.raises(FileError, match="no column 'family'"):

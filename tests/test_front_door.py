@@ -423,7 +423,7 @@ def test_what_is_said(two_groups, capsys):
         (["--model", "group", "--test", "MS - HC", "--blocks", "group"], "cannot be made by permutation"),
         (["--model", "group", "--test", "MS - HC", "--subset", "age > 200"], "no row of"),
         (["--model", "group", "--test", "MS - HC", "--cluster-mass"], "--cluster-mass needs"),
-        (["--model", "group", "--test", "MS - HC", "--shard", "1/2"], "unknown option --shard"),
+        (["--model", "group", "--test", "MS - HC", "--shard", "3/2"], "is not I/N with I from 1 to N"),
         (["--model", "import os", "--test", "MS - HC"], "cannot be read"),
         (["--model", "group", "--test", "MS - HC", "--paired", "participant_id"], "nothing can be permuted"),
         (["--test", "MS - HC"], "'MS' is not known here; the model has a mean"),

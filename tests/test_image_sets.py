@@ -178,3 +178,31 @@ def test_two_sided(cohort, capsys):
     result.save(cohort.folder / "two_python")
     for path in sorted(two.glob("contrast-*")):
         assert path.read_bytes() == (cohort.folder / "two_python" / path.name).read_bytes(), path.name
+
+
+def test_shards_are_merged_into_what_one_run_writes(cohort, tmp_path, monkeypatch, capsys):
+    """Also p-values over all tests, from two runs of randomise on two sets of images."""
+    monkeypatch.chdir(tmp_path)
+    images = [f"{name}={cohort.folder}/{name}.nii.gz" for name in COMPONENTS[1:]]
+    words = ["--model", "group", "--test", "MS - HC", "--across-tests", "-x", "-T"]
+    sources = [word for each in images for word in ("--images", each)]
+    line = ["voxelwise", str(cohort.folder / "participants.tsv"), *sources, "--mask", str(cohort.folder / "mask"),
+            "-n", "30", "--seed", "7", *words]  # fmt: skip
+    assert main([*line, "--out", "whole"]) == 0
+    for part in (1, 2):
+        assert main([*line, "--out", "parts", "--shard", f"{part}/2"]) == 0
+    assert "gpuvox merge parts/randomise/*.tally makes the maps" in capsys.readouterr().out
+    assert not list((tmp_path / "parts").glob("map-*"))
+    tallies = sorted(map(str, (tmp_path / "parts" / "randomise").glob("*.tally")))
+    assert len(tallies) == 4
+    assert main(["merge", *tallies[:3]]) == 2
+    assert "tstat1: permutations 16 to 30 of 30 are missing" in capsys.readouterr().err
+    assert main(["merge", *tallies[:2]]) == 2
+    assert "there are no tallies of ic02_t, one of the 2 runs" in capsys.readouterr().err
+    assert main(["merge", *tallies]) == 0
+    for path in sorted((tmp_path / "whole").glob("map-*")):
+        assert path.read_bytes() == (tmp_path / "parts" / path.name).read_bytes(), path.name
+    record = json.loads((tmp_path / "parts" / "voxelwise.json").read_text())
+    assert record["command"][1] == "merge"
+    assert "--shard" in record["runs"][0]["command_of_shards"]
+    assert main([*line, "--out", "parts", "--shard", "1/2", "--test", "HC - MS", "--resume"]) == 2

@@ -2,7 +2,7 @@
 
 from gpuvox.checkpoint.file import read, read_to_resume, write
 from gpuvox.checkpoint.identity import Run, RunIdentity, differences
-from gpuvox.checkpoint.merging import merge, read_all
+from gpuvox.checkpoint.merging import merge, read_all, read_each
 from gpuvox.checkpoint.resumable import ENDINGS, Checkpoint
 from gpuvox.checkpoint.tallies import KeptTest, Tallies
 
@@ -17,6 +17,7 @@ __all__ = [
     "merge",
     "read",
     "read_all",
+    "read_each",
     "read_to_resume",
     "write",
 ]

@@ -14,12 +14,17 @@ from gpuvox.errors import FileError
 from gpuvox.tally import Tally, share, spans
 
 
-def read_all(names: Sequence[str]) -> Tallies:
-    """Read files of tallies and add them up; errors of `read` and `merge`, and a file that is given twice."""
+def read_each(names: Sequence[str]) -> dict[str, Tallies]:
+    """Files of tallies by name; errors of `read`, and a file that is given twice."""
     for i, name in enumerate(names):
         if any(os.path.realpath(name) == os.path.realpath(other) for other in names[:i]):
             raise FileError(f"{name} is given twice")
-    return merge({name: read(name) for name in names})
+    return {name: read(name) for name in names}
+
+
+def read_all(names: Sequence[str]) -> Tallies:
+    """Read files of tallies and add them up; errors of `read_each` and `merge`."""
+    return merge(read_each(names))
 
 
 def merge(parts: Mapping[str, Tallies]) -> Tallies:

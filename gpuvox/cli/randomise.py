@@ -104,7 +104,7 @@ def check(options: argparse.Namespace) -> None:
                 option=option,
             )
     _check_matrices(options)
-    _check_shard(options)
+    check_shard(options)
     check_workers(options)
     if options.two_sided and options.film:
         raise UsageError(
@@ -169,7 +169,7 @@ def check_workers(options: argparse.Namespace) -> None:
         raise _refused_permout(chosen[0])
 
 
-def _check_shard(options: argparse.Namespace) -> None:
+def check_shard(options: argparse.Namespace) -> None:
     """Options that cannot be used for a part of the permutations."""
     for name in ("checkpoint", "resume", "shard"):
         if options.permout and getattr(options, name):

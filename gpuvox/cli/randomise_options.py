@@ -174,8 +174,6 @@ def _add_own(group: Any) -> None:
         group, "--permutations", "ROOT", "use the permutations in ROOT_perm_tstat1.txt and so on, in place of -n"
     )
     add_text(group, "--checkpoint", "FILE", "save progress to FILE (long runs: ROOT_checkpoint.tally)")
-    group.add_argument("--shard", type=_shard, metavar="I/N",
-                       help="run part I of N of the permutations, and write a file for gpuvox merge")  # fmt: skip
     add_computing(group)
     add_flag(group, "--version", "show the version and exit")
 
@@ -186,6 +184,8 @@ def add_computing(group: Any) -> None:
     add_device(group)
     add_threads(group)
     add_flag(group, "--resume", "resume from the checkpoint")
+    group.add_argument("--shard", type=_shard, metavar="I/N",
+                       help="run part I of N of the permutations, and write files for gpuvox merge")  # fmt: skip
     add_scratch(group)
     add_plan(group, "show what would be run, with estimates of time and memory")
 

@@ -20,7 +20,7 @@ from gpuvox.cli.options import (
     require,
     unique,
 )
-from gpuvox.cli.randomise import check_workers, describe_run, open_device
+from gpuvox.cli.randomise import check_shard, check_workers, describe_run, open_device
 from gpuvox.cli.randomise_options import (
     add_computing,
     add_further_outputs,
@@ -65,7 +65,7 @@ examples:
 NOT_HERE = {
     "data": "", "root": "", "design": "", "contrasts": "", "f_tests": "", "effective_design": "",
     "one_sample": False, "demean": False, "permuteBlocks": False, "fonly": False, "skipTo": 0, "permutations": "",
-    "vxl": (), "vxf": (), "permout": False, "film": False, "checkpoint": "", "shard": None,
+    "vxl": (), "vxf": (), "permout": False, "film": False, "checkpoint": "",
 }  # fmt: skip
 """Options of ``gpuvox randomise`` that the table, the model and the tests take the place of, or that are not there."""
 
@@ -156,6 +156,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options = build_parser().parse_args(glued)
     require(vars(options), "--images", "--out")
     check_workers(options)
+    check_shard(options)
     if options.model and not options.tests:
         raise UsageError("--test is missing: say what is tested, such as 'MS - HC'", option="--test")
     if options.cluster_z and options.cluster_p:

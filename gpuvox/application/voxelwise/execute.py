@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpuvox.application.across import AcrossTests
 from gpuvox.application.command import RunDescription
+from gpuvox.application.execute import OnResult, prepare_to_run, write_merged
 from gpuvox.application.execute import execute as execute_run
-from gpuvox.application.execute import prepare_to_run
 from gpuvox.application.findings import Finding
 from gpuvox.application.inputs import SharedImages, read_grid
 from gpuvox.application.plan import plan as plan_run
@@ -24,7 +25,9 @@ from gpuvox.application.voxelwise.analysis import (
     prepare_analysis,
 )
 from gpuvox.application.voxelwise.folder import ResultFolder
-from gpuvox.checkpoint import read_to_resume
+from gpuvox.checkpoint import Tallies, read_to_resume
+from gpuvox.checkpoint import merge as merge_tallies
+from gpuvox.errors import FileError
 from gpuvox.files import locks
 from gpuvox.reporter import Reporter
 
@@ -40,17 +43,20 @@ class Output:
         Maps are there under FSL's names, too.
     line : tuple of str
         The words of the command, for the record.
+    shard_line : tuple of str
+        Those of the shards that are merged.
     """
 
     folder: str
     fsl_names: bool = False
     line: tuple[str, ...] = ()
+    shard_line: tuple[str, ...] = ()
 
 
 def execute(
     description: VoxelwiseDescription, output: Output, reporter: Reporter, seed: int | None = None
 ) -> list[Finding]:
-    """Run a voxelwise analysis.
+    """Run a voxelwise analysis, or a shard of its permutations, which writes tallies only.
 
     Parameters
     ----------
@@ -64,42 +70,132 @@ def execute(
     Returns
     -------
     list of Finding
-        For each test.
+        For each test; nothing for a shard.
 
     Raises
     ------
     InputError
         One sentence that says what is wrong; nothing is written then.
     """
+    analysis, folder = _prepare(description, output, reporter)
+    if description.run.shard:
+        folder.write_design(analysis, keep=True)
+        runs = _describe_all(description.run, output, analysis, folder)
+        _execute_all(runs, seed, _once(reporter), None)
+        tallies = os.path.join(folder.path, "randomise", "*.tally")
+        reporter.say(f"Shard {description.run.shard[0]} of {description.run.shard[1]} is in {folder.path}; ")
+        reporter.say(f"gpuvox merge {tallies} makes the maps of all shards.")
+        return []
+    with locks.output(folder.path / "voxelwise", reporter.warn):
+        folder.write_design(analysis)
+        runs = _describe_all(description.run, output, analysis, folder)
+        across = AcrossTests()
+        _execute_all(runs, seed, _once(reporter), across.keep if analysis.across_tests else None)
+        across.write()
+        found = _finish(description, output, analysis, folder)
+    _report(found, folder, reporter)
+    return found
+
+
+def merge(
+    description: VoxelwiseDescription, output: Output, reporter: Reporter, parts: Mapping[str, Tallies]
+) -> list[Finding]:
+    """``gpuvox merge``: write the results of an analysis from the tallies of its shards.
+
+    Parameters
+    ----------
+    description : VoxelwiseDescription
+        That of the shards.
+    output : Output
+    reporter : Reporter
+    parts : dict of Tallies
+        By file, of all runs of randomise and all shards.
+
+    Raises
+    ------
+    InputError
+        Tallies are missing or of another analysis; inputs or software have changed since; errors as of `execute`.
+    """
+    analysis, folder = _prepare(description, output, reporter)
+    merged = {run.name: merge_tallies(_parts_of(run, analysis, parts)) for run in analysis.runs}
+    with locks.output(folder.path / "voxelwise", reporter.warn):
+        folder.write_design(analysis)
+        runs = _describe_all(description.run, output, analysis, folder)
+        once, shared, across = _once(reporter), SharedImages(), AcrossTests()
+        for run, tallies in zip(runs, merged.values()):
+            on_result = across.keep if analysis.across_tests else None
+            write_merged(run.with_seed(tallies.seed), tallies, once, shared, on_result)
+        across.write()
+        found = _finish(description, output, analysis, folder)
+    _report(found, folder, reporter)
+    return found
+
+
+SHARD = re.compile(r"(.+)_shard\d+of\d+\.tally")
+"""Files of shards: the name of the run, and which part it is."""
+
+
+def _parts_of(run: Run, analysis: VoxelwiseAnalysis, parts: Mapping[str, Tallies]) -> dict[str, Tallies]:
+    """The tallies of a run, by the names of their files."""
+    found, known = {}, [each.name for each in analysis.runs]
+    for name, tallies in parts.items():
+        match = SHARD.fullmatch(os.path.basename(name))
+        if match is None or match[1] not in known:
+            raise FileError(
+                f"{name} cannot be told to be of {' or '.join(known)} of this analysis; gpuvox voxelwise calls files "
+                f"of shards {known[0]}_shard1of2.tally and so on",
+                file=name,
+            )
+        if match[1] == run.name:
+            found[name] = tallies
+    if not found:
+        raise FileError(f"there are no tallies of {run.name}, one of the {len(known)} runs of this analysis")
+    return found
+
+
+def _prepare(
+    description: VoxelwiseDescription, output: Output, reporter: Reporter
+) -> tuple[VoxelwiseAnalysis, ResultFolder]:
+    """The analysis, checked as far as possible, and the folder of its results."""
     folder = ResultFolder(output.folder)
     analysis = prepare_analysis(description, reporter)
     for line in analysis.lines():
         reporter.say(line)
     _check_images(description.run, analysis)
     folder.prepare(analysis, _names_read(description))
-    with locks.output(folder.path / "voxelwise", reporter.warn):
-        folder.write_design(analysis)
-        described = replace(description.run, line=output.line)
-        runs = [_describe(described, analysis, run, folder) for run in analysis.runs]
-        seed = _seed(runs) if seed is None else seed
-        once, shared, across = _once(reporter), SharedImages(), AcrossTests()
-        for run in runs:
-            resume = run.resume and os.path.exists(run.tally_file)
-            seeded = replace(run.with_seed(seed), resume=resume)
-            execute_run(seeded, once, shared, across.keep if analysis.across_tests else None)
-        across.write()
-        found = folder.finish(
-            analysis,
-            fsl_names=output.fsl_names,
-            line=output.line,
-            estimates=description.run.outputs.estimates,
-        )
+    return analysis, folder
+
+
+def _describe_all(
+    described: RunDescription, output: Output, analysis: VoxelwiseAnalysis, folder: ResultFolder
+) -> list[RunDescription]:
+    described = replace(described, line=output.line, shard_line=output.shard_line)
+    return [_describe(described, analysis, run, folder) for run in analysis.runs]
+
+
+def _execute_all(
+    runs: Sequence[RunDescription], seed: int | None, reporter: Reporter, on_result: OnResult | None
+) -> None:
+    seed, shared = _seed(runs) if seed is None else seed, SharedImages()
+    for run in runs:
+        resume = run.resume and os.path.exists(run.tally_file)
+        execute_run(replace(run.with_seed(seed), resume=resume), reporter, shared, on_result)
+
+
+def _finish(
+    description: VoxelwiseDescription, output: Output, analysis: VoxelwiseAnalysis, folder: ResultFolder
+) -> list[Finding]:
+    return folder.finish(
+        analysis, fsl_names=output.fsl_names, line=output.line, estimates=description.run.outputs.estimates
+    )
+
+
+def _report(found: Sequence[Finding], folder: ResultFolder, reporter: Reporter) -> None:
     reporter.say("")
     for finding in found:
         for line in finding.lines():
             reporter.say(line)
     reporter.say(f"Results are in {folder.path}.")
-    return found
 
 
 def plan(description: VoxelwiseDescription, reporter: Reporter) -> None:

@@ -153,9 +153,14 @@ class ResultFolder:
 
     # -- the design -------------------------------------------------------------------------------------------------
 
-    def write_design(self, analysis: VoxelwiseAnalysis) -> None:
-        """Write tables of rows, columns and tests, and the designs of the runs of randomise."""
-        self._remove(RANDOMISE, self._earlier("randomise_files", RUN_FILE))
+    def write_design(self, analysis: VoxelwiseAnalysis, *, keep: bool = False) -> None:
+        """Write tables of rows, columns and tests, and the designs of the runs of randomise.
+
+        Unless they are to be kept (by shards, which run at the same time), files of runs that an earlier analysis has
+        left are removed first.
+        """
+        if not keep:
+            self._remove(RANDOMISE, self._earlier("randomise_files", RUN_FILE))
         self._write_participants(analysis)
         names, ids = analysis.model.names, analysis.cohort.ids
         columns = analysis.model.voxelwise
@@ -295,7 +300,8 @@ class ResultFolder:
 
     def _randomise_files(self) -> list[str]:
         """Files of the runs of randomise."""
-        return sorted(path.name for path in (self.path / RANDOMISE).iterdir() if RUN_FILE.fullmatch(path.name))
+        names = (path.name for path in (self.path / RANDOMISE).iterdir() if path.suffix != ".tally")
+        return sorted(name for name in names if RUN_FILE.fullmatch(name))
 
     def _write_test(
         self, run: Run, test: str, hypothesis: Hypothesis, label: str, record: Mapping[str, Any], keep: bool
