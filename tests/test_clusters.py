@@ -11,7 +11,8 @@ import pytest
 from scipy import ndimage
 
 from gpuvox.cli import main
-from gpuvox.findings.clusters import describe, eigenvariate, find_clusters
+from gpuvox.findings.atlas import Atlas, read_atlas
+from gpuvox.findings.clusters import describe, eigenvariate, find_clusters, to_table
 from gpuvox.findings.labels import Region
 from gpuvox.grid import Grid
 from gpuvox.study.statistics.adjustment import adjusted
@@ -63,7 +64,7 @@ def test_shares_of_an_atlas():
     atlas[1:3, 1:3, 1:3], atlas[3, 1, 1] = 4, 9
     labels = find_clusters(grid.to_vector(corrected), grid, extent=5)
     (found,) = describe(
-        labels, grid.to_vector(corrected), grid, None, grid.to_vector(atlas), {4: Region("putamen", "left")}
+        labels, grid.to_vector(corrected), grid, None, Atlas(grid.to_vector(atlas), {4: Region("putamen", "left")})
     )
     assert found.shares == {"left_putamen": 8 / 12, "elsewhere": 3 / 12, "9": 1 / 12}
 
@@ -238,11 +239,11 @@ def test_a_map_of_p_is_not_taken_for_1_minus_p(result, capsys):
 
 
 def test_images_that_meet_lie_on_one_grid(result, capsys):
-    """Mask, statistic, atlas and data, each a voxel to the left."""
+    """Mask, statistic and data, each a voxel to the left."""
     moved = AFFINE + 2 * np.eye(4, k=3)
     save(Path("other.nii.gz"), np.ones((*SHAPE, 12)), moved)
     save(Path("one.nii.gz"), np.ones(SHAPE), moved)
-    for option in ("--mask", "--statistic", "--atlas", "--data"):
+    for option in ("--mask", "--statistic", "--data"):
         name = "other" if option == "--data" else "one"
         base = COMMAND[:3] + COMMAND[5:] if option == "--statistic" else COMMAND
         assert main([*base, "--table", "people.tsv", option, name]) == 2
@@ -266,6 +267,94 @@ def test_images_stored_from_right_to_left_are_read_exactly(result):
         assert main(["clusters", "--corrected", "corrp", *line, "--table", "people.tsv", "--out", "found"]) == 0
         tables[suffix] = Path("found.tsv").read_text(), Path("found_subjects.tsv").read_text()
     assert tables[""] == tables["_mirrored"]
+
+
+def test_an_atlas_on_another_grid_is_resampled_by_nearest_neighbour(result, capsys):
+    """Against a naive loop over the voxels: the label of the nearest voxel of a finer, turned grid."""
+    affine = np.array([[0, 0, 1.3, -9], [-1.1, 0, 0, 1], [0, 0.9, 0, 2], [0, 0, 0, 1]])
+    shape = (25, 30, 20)
+    atlas = np.random.default_rng(4).integers(0, 6, shape)
+    save(Path("fine.nii.gz"), atlas, affine)
+    Path("fine.tsv").write_text("index\tname\n" + "".join(f"{i}\tArea {i}; (x)\n" for i in range(1, 5)))
+    grid = Grid(np.ones(SHAPE, dtype=bool), (2.0, 2.0, 3.0), AFFINE)
+    found = read_atlas("fine", grid)
+    expected = np.zeros(SHAPE, dtype=int)
+    inverse = np.linalg.inv(affine)
+    for voxel in np.ndindex(SHAPE):
+        place = np.rint((inverse @ AFFINE @ [*voxel, 1])[:3]).astype(int)
+        if (place >= 0).all() and (place < shape).all():
+            expected[voxel] = atlas[tuple(place)]
+    assert (grid.to_volume(found.labels) == expected).all()
+    assert (expected > 0).sum() > 100
+    assert (found.name(2), found.name(5), found.name(0)) == ("Area 2; (x)", "5", "")
+    assert main(overriding(COMMAND, ["--atlas", "fine"])) == 0
+    assert "fine.nii.gz is on another grid (25 × 30 × 20 voxels); its labels were" in capsys.readouterr().out
+    assert "Area" in pd.read_csv("found.tsv", sep="\t").regions[0]
+    far = AFFINE + 1000 * np.eye(4, k=3)
+    save(Path("far.nii.gz"), atlas, far)
+    assert main(overriding(COMMAND, ["--atlas", "far"])) == 2
+    assert "far.nii.gz lies outside the analysis" in capsys.readouterr().err
+
+
+def test_an_fsl_atlas_in_xml_names_its_image(result, capsys):
+    save(Path("prob-2mm.nii.gz"), np.full(SHAPE, 2), AFFINE)
+    Path("prob.xml").write_text(
+        "<atlas><header><type>Probabilistic</type><images><imagefile>/gone</imagefile>"
+        "<summaryimagefile>/prob-1mm</summaryimagefile></images><images><imagefile>/gone</imagefile>"
+        "<summaryimagefile>/prob-2mm</summaryimagefile></images></header>"
+        '<data><label index="0">Frontal Pole</label><label index="1">Insular Cortex</label></data></atlas>'
+    )
+    assert main(overriding(COMMAND, ["--atlas", "prob.xml"])) == 0
+    table = pd.read_csv("found.tsv", sep="\t")
+    assert list(table.regions) == ["Insular Cortex 100 %"] * 2
+    assert list(table.peak_region) == ["Insular Cortex"] * 2
+    Path("prob-2mm.nii.gz").unlink()
+    assert main(overriding(COMMAND, ["--atlas", "prob.xml"])) == 2
+    assert "none of the images that prob.xml names is there: /prob-1mm, /prob-2mm" in capsys.readouterr().err
+
+
+def test_names_of_freesurfer_are_not_those_of_any_atlas(result):
+    save(Path("aal.nii.gz"), np.where(np.arange(8)[:, None, None] < 4, 11, 99) * np.ones(SHAPE), AFFINE)
+    assert main(overriding(COMMAND, ["--atlas", "aal"])) == 0
+    assert list(pd.read_csv("found.tsv", sep="\t").regions) == ["11 100 %", "99 100 %"]
+
+
+def test_subpeaks_against_a_loop(result):
+    """Local maxima by comparing 26 neighbours, and their distances, one by one."""
+    rng = np.random.default_rng(5)
+    shape = (20, 18, 16)
+    statistic = ndimage.gaussian_filter(rng.normal(size=shape), 1.2).astype(np.float32) * 20
+    corrected = np.where(statistic > 1.5, np.float32(0.98), np.float32(0))
+    grid = Grid(np.ones(shape, dtype=bool), (2.0, 2.0, 3.0), AFFINE)
+    labels = find_clusters(grid.to_vector(corrected), grid, connectivity=6)
+    clusters = describe(
+        labels, grid.to_vector(corrected), grid, grid.to_vector(statistic), subpeaks=3, distance=9.0
+    )
+    image = grid.to_volume(labels)
+    counts = []
+    for cluster in clusters:
+        voxels = [tuple(voxel) for voxel in np.argwhere(image == cluster.number)]
+        maxima = []
+        for voxel in voxels:
+            around = [tuple(np.add(voxel, step)) for step in np.ndindex(3, 3, 3)]
+            around = [tuple(np.subtract(place, 1)) for place in around]
+            if all(statistic[voxel] >= statistic[place] for place in around if place in set(voxels)):
+                maxima.append(voxel)
+        maxima.sort(key=lambda voxel: -statistic[voxel])
+        kept: list[np.ndarray] = []
+        for voxel in maxima:
+            place = nib.affines.apply_affine(AFFINE, voxel)
+            if all(np.linalg.norm(place - other) >= 9 for other in kept):
+                kept.append(place)
+        counts.append(len(kept))
+        np.testing.assert_allclose([peak.place for peak in cluster.peaks], kept[:4])
+    assert max(counts) > 4
+    assert counts.count(1) > 4
+    table = to_table(clusters, {"d": np.arange(grid.n_voxels)}, 50)
+    assert list(table.columns[:3]) == ["cluster", "peak", "voxels"]
+    assert (table.p == 0.02).all()
+    assert table.voxels.notna().sum() == len(clusters)
+    assert list(table.d) == [peak.voxel for cluster in clusters for peak in cluster.peaks]
 
 
 def test_labels_of_an_atlas_are_whole_numbers(result, capsys):

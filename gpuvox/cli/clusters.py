@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, at_least_one, integer, positive
 from gpuvox.cli.console import terminal
-from gpuvox.cli.options import add_covariates, add_root, add_table, add_text, require
+from gpuvox.cli.options import add_atlas, add_covariates, add_peaks, add_root, add_table, add_text, require
 
 EPILOG = """\
-The command writes OUT.tsv (size, p, peak and centre of gravity in mm, overlap with atlas regions) and OUT.nii.gz
-(clusters numbered by decreasing size). With --data and --table it also writes OUT_subjects.tsv: mean and first
-eigenvariate of each participant in each cluster and, with --covariates and --reference, their z-scores, adjusted with
-coefficients that are estimated in the reference group alone.
+The command writes OUT.tsv (size, p, peak and centre of gravity in mm, overlap with atlas regions; with --subpeaks a row
+for each further peak of a cluster) and OUT.nii.gz (clusters numbered by decreasing size). With --data and --table it
+also writes OUT_subjects.tsv: mean and first eigenvariate of each participant in each cluster and, with --covariates and
+--reference, their z-scores, adjusted with coefficients that are estimated in the reference group alone.
 
 example:
   gpuvox clusters --corrected iron_tfce_corrp_tstat1 --statistic iron_tstat1 --extent 100 --out iron_up \\
@@ -49,8 +49,8 @@ def build_parser() -> Parser:
         help="number of neighbours of a voxel (26)",
     )
     add_text(parser, "--mask", "IMAGE", "mask of the voxels to consider")
-    add_text(parser, "--atlas", "IMAGE", "label image of an atlas")
-    add_text(parser, "--names", "FILE", "table with the index and name of each label")
+    add_atlas(parser)
+    add_peaks(parser, 0)
     add_text(parser, "--data", "IMAGE", "4D image with one volume per participant")
     add_table(parser, "table of participants, in the order of the volumes")
     add_covariates(parser)

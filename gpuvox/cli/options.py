@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gpuvox.cli.arguments import Parser, names, pair, threads
+from gpuvox.cli.arguments import Parser, count, names, pair, positive, threads
 from gpuvox.errors import UsageError
 
 # ------------------------------------------------------------------------------------------------ shapes of options
@@ -58,6 +58,30 @@ def add_groups(parser: Parser, group: str, order: str = "order of the groups (al
     """Add ``--group`` and ``--order``."""
     add_text(parser, "--group", "COLUMN", group)
     add_list(parser, "--order", "A,B", order)
+
+
+def add_atlas(parser: Any) -> None:
+    """Add ``--atlas`` and ``--names``."""
+    add_text(parser, "--atlas", "IMAGE", "label image of an atlas, on any grid; or an FSL atlas in XML")
+    add_text(
+        parser, "--names", "FILE", "names of its labels: a _dseg.tsv, FSL XML, FreeSurfer or ITK-SNAP table, or lines "
+        "with number and name (a .tsv of the name of the image, if it is there)",
+    )  # fmt: skip
+
+
+def add_peaks(parser: Any, subpeaks: int) -> None:
+    """Add ``--subpeaks`` and ``--distance``."""
+    parser.add_argument(
+        "--subpeaks", type=count, metavar="N", default=subpeaks,
+        help=f"list up to N further peaks of each cluster ({subpeaks})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--distance",
+        type=positive,
+        metavar="MM",
+        default=8.0,
+        help="least distance between peaks of a cluster (8)",
+    )
 
 
 def add_covariates(parser: Parser, text: str = "columns to adjust for") -> None:

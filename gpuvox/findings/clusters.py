@@ -7,18 +7,43 @@ the number of voxels, with the sign that makes the sum of the weights V positive
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from gpuvox.cluster import label
 from gpuvox.errors import InputError
-from gpuvox.findings.labels import Region
+from gpuvox.findings.atlas import Atlas
 from gpuvox.grid import Grid
-from gpuvox.types import Float64, Floats
+from gpuvox.types import Float64, Floats, Ints
+
+
+@dataclass(frozen=True)
+class Peak:
+    """A local maximum of the statistic within a cluster.
+
+    Attributes
+    ----------
+    voxel : int
+        Among the voxels of the mask.
+    place : (float, float, float)
+        mm.
+    statistic, p : float
+        There; the statistic is NaN if no image of it is given.
+    region : str
+        Label of an atlas there; empty without an atlas, or where it has no label.
+    """
+
+    voxel: int
+    place: tuple[float, float, float]
+    statistic: float
+    p: float
+    region: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,10 +59,8 @@ class Cluster:
         mm³.
     p : float
         Smallest corrected p.
-    statistic : float
-        Largest statistic; NaN if no image of the statistic is given.
-    peak : (float, float, float)
-        Position of the largest statistic, or of the smallest p; mm.
+    peaks : tuple of Peak
+        The largest statistic (or the smallest p), and then the sub-peaks by decreasing statistic.
     centre : (float, float, float)
         Centre of gravity, weighted by the statistic if there is one; mm.
     shares : dict of str to float
@@ -48,10 +71,19 @@ class Cluster:
     n_voxels: int
     volume: float
     p: float
-    statistic: float
-    peak: tuple[float, float, float]
+    peaks: tuple[Peak, ...]
     centre: tuple[float, float, float]
     shares: dict[str, float]
+
+    @property
+    def statistic(self) -> float:
+        """The largest statistic; NaN if no image of it is given."""
+        return self.peaks[0].statistic
+
+    @property
+    def peak(self) -> tuple[float, float, float]:
+        """Where it is; mm."""
+        return self.peaks[0].place
 
 
 def is_p(corrected: Floats) -> bool:
@@ -108,8 +140,10 @@ def describe(
     corrected: Floats,
     grid: Grid,
     statistic: Floats | None = None,
-    atlas: NDArray[np.integer[Any]] | None = None,
-    regions: Mapping[int, Region] | None = None,
+    atlas: Atlas | None = None,
+    *,
+    subpeaks: int = 0,
+    distance: float = 8.0,
 ) -> list[Cluster]:
     """Describe each cluster.
 
@@ -120,31 +154,58 @@ def describe(
     corrected, statistic : (V,) arrays
     grid : Grid
         Its affine, if any, converts voxels to millimetres.
-    atlas : (V,) int, optional
-    regions : dict of int to Region, optional
-        Names of its labels.
+    atlas : Atlas, optional
+    subpeaks : int
+        Most sub-peaks of a cluster.
+    distance : float
+        Least distance between the peaks of a cluster, in mm.
     """
-    position = np.stack(np.unravel_index(grid.index, grid.shape, order="F"), axis=1).astype(np.float64)
+    position = np.stack(np.unravel_index(grid.index, grid.shape, order="F"), axis=1)
     affine = np.diag([*grid.voxel_size, 1.0]) if grid.affine is None else grid.affine
-    millimetres = position @ affine[:3, :3].T + affine[:3, 3]
     height = np.asarray(corrected if statistic is None else statistic, dtype=np.float64)
     clusters = []
     for number in range(1, int(labels.max(initial=0)) + 1):
         inside = np.flatnonzero(labels == number)
-        top = inside[np.argmax(height[inside])]
+        millimetres = position[inside] @ affine[:3, :3].T + affine[:3, 3]
+        tops = _peaks(position[inside], millimetres, height[inside], 1 + subpeaks, distance)
         weight = None if statistic is None else np.maximum(height[inside], 0)
         weight = weight if weight is not None and weight.sum() > 0 else None
-        centre = np.average(millimetres[inside], axis=0, weights=weight)
+        centre = np.average(millimetres, axis=0, weights=weight)
+        peaks = tuple(
+            Peak(
+                int(inside[top]), _three(millimetres[top]),
+                float("nan") if statistic is None else float(height[inside[top]]),
+                float(1 - np.asarray(corrected)[inside[top]]),
+                "" if atlas is None or not atlas.labels[inside[top]] else atlas.name(int(atlas.labels[inside[top]])),
+            )
+            for top in tops
+        )  # fmt: skip
         clusters.append(
             Cluster(
                 number, len(inside), len(inside) * float(np.prod(grid.voxel_size)),
-                float(1 - np.max(np.asarray(corrected)[inside])),
-                float("nan") if statistic is None else float(height[top]),
-                _three(millimetres[top]), _three(centre),
-                {} if atlas is None else _shares(np.asarray(atlas)[inside], regions or {}),
+                float(1 - np.max(np.asarray(corrected)[inside])), peaks, _three(centre),
+                {} if atlas is None else _shares(atlas, inside),
             )
         )  # fmt: skip
     return clusters
+
+
+def _peaks(position: Ints, millimetres: Float64, height: Float64, most: int, distance: float) -> list[int]:
+    """Local maxima (of 26 neighbours) of a cluster, the largest first, each at a distance from all larger ones."""
+    if most == 1:
+        return [int(np.argmax(height))]
+    low = position.min(axis=0)
+    box = np.full(position.max(axis=0) - low + 1, -np.inf)
+    at = tuple((position - low).T)
+    box[at] = height
+    maxima = np.flatnonzero(height >= ndimage.maximum_filter(box, size=3, mode="constant", cval=-np.inf)[at])
+    chosen: list[int] = []
+    for voxel in maxima[np.argsort(-height[maxima], kind="stable")]:
+        if all(np.linalg.norm(millimetres[voxel] - millimetres[other]) >= distance for other in chosen):
+            chosen.append(int(voxel))
+        if len(chosen) == most:
+            break
+    return chosen
 
 
 def _three(values: Float64) -> tuple[float, float, float]:
@@ -152,15 +213,12 @@ def _three(values: Float64) -> tuple[float, float, float]:
     return x, y, z
 
 
-def _shares(labels: NDArray[np.integer[Any]], regions: Mapping[int, Region]) -> dict[str, float]:
-    numbers, counts = np.unique(labels, return_counts=True)
+def _shares(atlas: Atlas, inside: Ints) -> dict[str, float]:
+    numbers, counts = np.unique(atlas.labels[inside], return_counts=True)
     shares: dict[str, float] = {}
     for number, count in sorted(zip(numbers, counts), key=lambda pair: -pair[1]):
-        region = regions.get(int(number))
-        name = (
-            "elsewhere" if not number else str(int(number)) if region is None else region.title.replace(";", ",")
-        )
-        shares[name] = shares.get(name, 0.0) + float(count / len(labels))
+        name = atlas.name(int(number)).replace(";", ",") or "elsewhere"
+        shares[name] = shares.get(name, 0.0) + float(count / len(inside))
     return shares
 
 
@@ -187,3 +245,64 @@ def eigenvariate(data: Floats) -> Float64:
     u = first if len(Y) <= Y.shape[1] else Y @ first / np.sqrt(square)
     sign = np.sign((Y.T @ u).sum()) or 1.0
     return sign * u * np.sqrt(square / Y.shape[1])
+
+
+# -- tables ---------------------------------------------------------------------------------------------------------
+
+EFFECTS = ("estimate", "se", "d", "d_low", "d_high", "partialr", "partialr_low", "partialr_high", "partialetasq")
+"""Columns of effects at the peaks, in their order."""
+
+
+def to_table(
+    clusters: Sequence[Cluster], effects: Mapping[str, Floats] | None = None, permutations: int = 0
+) -> pd.DataFrame:
+    """Clusters as a table, a row for each peak.
+
+    Parameters
+    ----------
+    clusters : sequence of Cluster
+    effects : dict of str to (V,) array, optional
+        Maps whose values at the peaks become columns; see `EFFECTS`.
+    permutations : int
+        p-values are multiples of 1 / permutations; 0 if their number is unknown.
+
+    Returns
+    -------
+    DataFrame
+        ``cluster``; ``peak``, from 1, if a cluster has several; ``voxels``, ``mm3``, ``p`` and the centre of gravity in
+        the first row of a cluster; ``statistic``, place and effects of each peak; ``peak_region`` of an atlas, and
+        ``regions``, the shares of the cluster.
+    """
+    maps = effects or {}
+    several = any(len(cluster.peaks) > 1 for cluster in clusters)
+    with_atlas = any(cluster.shares for cluster in clusters)
+    rows = []
+    for cluster in clusters:
+        for number, peak in enumerate(cluster.peaks, start=1):
+            first = number == 1
+            row: dict[str, Any] = {"cluster": cluster.number, **({"peak": number} if several else {})}
+            row |= {"voxels": cluster.n_voxels if first else None, "mm3": cluster.volume if first else None}
+            row |= {"p": _exact(cluster.p if first else peak.p, permutations), "statistic": peak.statistic}
+            row |= dict(zip("xyz", peak.place))
+            row |= {name: float(maps[name][peak.voxel]) for name in EFFECTS if name in maps}
+            row |= dict(zip(("centre_x", "centre_y", "centre_z"), cluster.centre if first else (None,) * 3))
+            if with_atlas:
+                row["peak_region"] = peak.region or None
+            row["regions"] = _text(cluster.shares) if first else None
+            rows.append(row)
+    return pd.DataFrame(rows, columns=None if rows else COLUMNS).astype({"voxels": "Int64"})
+
+
+COLUMNS = (
+    "cluster", "voxels", "mm3", "p", "statistic", "x", "y", "z", "centre_x", "centre_y", "centre_z", "regions",
+)  # fmt: skip
+"""Columns of a table without clusters."""
+
+
+def _exact(p: float, permutations: int) -> float:
+    """p of 1 − p, which float32 holds with four digits at best."""
+    return round(p * permutations) / permutations if permutations else float(f"{p:.3g}")
+
+
+def _text(shares: Mapping[str, float]) -> str | None:
+    return "; ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items()) or None

@@ -114,10 +114,7 @@ def _index(path: str | os.PathLike[str], number: str) -> int:
 
 def _pairs(path: str | os.PathLike[str]) -> Pairs:
     """Index and name of every label, as text."""
-    try:
-        text = files.read_bytes(path).decode("utf-8-sig")
-    except UnicodeError as error:
-        raise FileError(f"{path} cannot be read: {error}") from None
+    text = _text(path)
     if text.lstrip().startswith("<"):
         return _of_xml(path, text)
     lines = text.splitlines()
@@ -165,24 +162,55 @@ def _all(matches: Iterable[re.Match[str] | None]) -> Pairs:
 
 def _of_xml(path: str | os.PathLike[str], text: str) -> Pairs:
     """An FSL atlas: the summary image of a probabilistic atlas contains index + 1, that of a label atlas the index."""
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise FileError(f"{path} declares entities, which an FSL atlas does not have")
-    try:
-        root = ElementTree.fromstring(text)
-    except (ElementTree.ParseError, ValueError) as error:
-        raise FileError(f"{path} is not XML: {error}") from None
+    root = _parsed(path, text)
     labels = root.findall("./data/label")
     if not labels:
         raise FileError(f"{path} has no label; expected an FSL atlas in XML")
-    kind = (root.findtext("./header/type") or "").strip().casefold()
-    if kind not in ("label", "probabilistic"):
-        raise FileError(f"{path} is an atlas of type {kind!r}; expected Label or Probabilistic")
-    shift = 1 if kind == "probabilistic" else 0
+    shift = 1 if _kind(path, root) == "probabilistic" else 0
     pairs = []
     for label in labels:
         index = _index(path, label.get("index", ""))
         pairs.append((str(index + shift), "".join(label.itertext())))
     return pairs
+
+
+def _parsed(path: str | os.PathLike[str], text: str) -> ElementTree.Element:
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise FileError(f"{path} declares entities, which an FSL atlas does not have")
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise FileError(f"{path} is not XML: {error}") from None
+
+
+def _kind(path: str | os.PathLike[str], root: ElementTree.Element) -> str:
+    kind = (root.findtext("./header/type") or "").strip().casefold()
+    if kind not in ("label", "probabilistic"):
+        raise FileError(f"{path} is an atlas of type {kind!r}; expected Label or Probabilistic")
+    return kind
+
+
+def atlas_images(path: str | os.PathLike[str]) -> list[str]:
+    """Names of the label images of an FSL atlas in XML: summary images, or those of a label atlas.
+
+    Raises
+    ------
+    FileError
+        The file cannot be read, is not an FSL atlas, or names no image.
+    """
+    root = _parsed(path, _text(path))
+    tags = ("summaryimagefile",) if _kind(path, root) == "probabilistic" else ("summaryimagefile", "imagefile")
+    names = [(each.text or "").strip() for tag in tags for each in root.findall(f"./header/images/{tag}")]
+    if not any(names):
+        raise FileError(f"{path} names no image of labels; expected an FSL atlas in XML")
+    return list(dict.fromkeys(filter(None, names)))
+
+
+def _text(path: str | os.PathLike[str]) -> str:
+    try:
+        return files.read_bytes(path).decode("utf-8-sig")
+    except UnicodeError as error:
+        raise FileError(f"{path} cannot be read: {error}") from None
 
 
 def alike(regions: Mapping[int, Region], there: Iterable[int]) -> dict[str, list[int]]:

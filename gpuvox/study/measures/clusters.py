@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from gpuvox import files, participants
 from gpuvox.errors import FileError, InputError, OptionError
 from gpuvox.files.targets import check_root_name, check_targets
-from gpuvox.findings.clusters import Cluster, describe, eigenvariate, find_clusters, is_p
-from gpuvox.findings.labels import read_regions
+from gpuvox.findings.atlas import read_atlas
+from gpuvox.findings.clusters import describe, eigenvariate, find_clusters, is_p, to_table
 from gpuvox.grid import Grid
 from gpuvox.plain import several
 from gpuvox.reporter import Reporter
@@ -44,22 +44,8 @@ class Command:
     covariates: tuple[str, ...] = ()
     reference: str = ""
     scale: str = ""
-
-
-COLUMNS = (
-    "cluster",
-    "voxels",
-    "mm3",
-    "p",
-    "statistic",
-    "x",
-    "y",
-    "z",
-    "centre_x",
-    "centre_y",
-    "centre_z",
-    "regions",
-)
+    subpeaks: int = 0
+    distance: float = 8.0
 
 
 def execute(command: Command, reporter: Reporter) -> None:
@@ -85,9 +71,12 @@ def execute(command: Command, reporter: Reporter) -> None:
     except InputError as error:
         raise FileError(f"{command.corrected}: {error}") from None
     statistic = files.read_map(command.statistic, grid) if command.statistic else None
-    atlas = files.read_label_map(command.atlas, grid) if command.atlas else None
-    regions = read_regions(command.names or None) if command.atlas else None
-    clusters = describe(labels, corrected, grid, statistic, atlas, regions)
+    atlas = read_atlas(command.atlas, grid, command.names or None) if command.atlas else None
+    if atlas is not None and atlas.note:
+        reporter.say(atlas.note)
+    clusters = describe(
+        labels, corrected, grid, statistic, atlas, subpeaks=command.subpeaks, distance=command.distance
+    )
     if any(cluster.statistic < 0 for cluster in clusters):
         raise FileError(
             f"{command.statistic} is negative in a cluster of {command.corrected}: it belongs to another test"
@@ -96,7 +85,7 @@ def execute(command: Command, reporter: Reporter) -> None:
     files.write_map(
         command.out, labels.astype(np.float32), grid, header, label=files.Label("gpuvox: clusters", "label")
     )
-    files.write_table(f"{command.out}.tsv", pd.DataFrame([_line(each) for each in clusters], columns=COLUMNS))
+    files.write_table(f"{command.out}.tsv", to_table(clusters))
     if subjects is not None:
         files.write_table(f"{command.out}_subjects.tsv", subjects)
     limit = f" of at least {command.extent} voxels" if command.extent > 1 else ""
@@ -121,19 +110,10 @@ def _read_corrected(command: Command, grid: Grid) -> NDArray[np.float32]:
 def _check_outputs(command: Command) -> None:
     files.check_not_read([f"{command.out}.tsv", f"{command.out}_subjects.tsv"], [command.table, command.names])
     images = [command.corrected, command.statistic, command.mask, command.atlas]
-    named: list[files.Name] = [name for name in images if name]
+    named: list[files.Name] = [name for name in images if name and not name.casefold().endswith(".xml")]
     named += files.image_names(command.data) if command.data else []
     read = [path for name in named for path in files.image_files(name)]
     files.check_not_read([f"{files.split_suffix(command.out)[0]}{s}" for s in (".nii.gz", ".nii", ".hdr")], read)
-
-
-def _line(cluster: Cluster) -> tuple:
-    # Stored as 1 - p in float32, p has four digits at best.
-    p = float(f"{cluster.p:.3g}")
-    shares = "; ".join(f"{name} {100 * share:.0f} %" for name, share in cluster.shares.items()) or None
-    return (
-        cluster.number, cluster.n_voxels, cluster.volume, p, cluster.statistic, *cluster.peak, *cluster.centre, shares,
-    )  # fmt: skip
 
 
 def subject_table(
