@@ -510,7 +510,7 @@ def test_findings_are_sentences_with_the_numbers_of_the_files(study, page):
     assert len(rows) == 1
     volume = tables.significant(rows["mm3"].sum() / 1000)
     said = page.said()
-    assert "One of three voxelwise tests found a difference with corrected p < .05." in said
+    assert "One of three voxelwise tests found an effect with corrected p < .05." in said
     assert f"One cluster, {volume} mL, in the left nucleus; the smallest corrected p = .015." in said
     assert (
         said.count("Nothing survived correction; the smallest corrected p = .3") >= 4

@@ -7,12 +7,13 @@ import contextlib
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from gpuvox.findings.scene import Scene, VoxelwiseTest
 from gpuvox.findings.tables import significant
@@ -20,13 +21,20 @@ from gpuvox.plain import escaped
 from gpuvox.runtime.elsewhere import ignoring_local_file
 from gpuvox.types import Bools, Float64, Floats
 
-with ignoring_local_file("matplotlibrc", MATPLOTLIBRC=os.devnull, MPLBACKEND=None):
+
+def ignoring() -> AbstractContextManager[None]:
+    """Imports of matplotlib that ignore the user's own settings and a file in the current folder."""
+    return ignoring_local_file("matplotlibrc", MATPLOTLIBRC=os.devnull, MPLBACKEND=None)
+
+
+with ignoring():
     from matplotlib import colormaps, rc_context, rcdefaults, rcParams
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
     from matplotlib.collections import LineCollection
     from matplotlib.colors import Colormap, ListedColormap, Normalize
     from matplotlib.figure import Figure
+    from matplotlib.image import imsave
     from matplotlib.patheffects import withStroke
     from matplotlib.text import Text
     from matplotlib.ticker import MaxNLocator
@@ -62,6 +70,8 @@ class Picture:
     width, height : float
         CSS pixels.
     caption : str
+    name : str
+        Of the file that the page saves.
     """
 
     uri: str
@@ -69,6 +79,7 @@ class Picture:
     width: float
     height: float
     caption: str = ""
+    name: str = "figure"
 
 
 def statistic_colours() -> Colormap:
@@ -94,6 +105,53 @@ def _svg(figure: Figure, alt: str, caption: str = "") -> Picture:
 
 def _uri(kind: str, buffer: io.BytesIO) -> str:
     return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A figure as files, and as a picture of the page.
+
+    Attributes
+    ----------
+    name : str
+        Of the files, without extension.
+    png, svg : bytes
+        At 300 dots per inch, and with letters as outlines.
+    picture : Picture
+    """
+
+    name: str
+    png: bytes
+    svg: bytes
+    picture: Picture
+
+
+def saved(figure: Figure, name: str, alt: str, caption: str = "", *, vector: bool = False) -> Saved:
+    """A figure as PNG and SVG, its texts valid in XML; the page shows the PNG, or the SVG of a plot (`vector`)."""
+    with own_style():
+        png, svg = io.BytesIO(), io.BytesIO()
+        colour = figure.get_facecolor()
+        figure.savefig(
+            png,
+            format="png",
+            dpi=300,
+            metadata={"Software": None},
+            facecolor=colour,
+            pil_kwargs={"compress_level": 4},
+        )
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, facecolor=colour)
+    width, height = figure.get_size_inches() * 96
+    uri = _uri("image/svg+xml", svg) if vector else _uri("image/png", png)
+    return Saved(
+        name, png.getvalue(), svg.getvalue(), Picture(uri, alt, round(width, 1), round(height, 1), caption, name)
+    )
+
+
+def png_of(pixels: NDArray[np.uint8]) -> bytes:
+    """(height, width, 3) pixels as a PNG."""
+    buffer = io.BytesIO()
+    imsave(buffer, pixels, format="png", pil_kwargs={"compress_level": 4})
+    return buffer.getvalue()
 
 
 @contextlib.contextmanager
@@ -213,6 +271,14 @@ def _edges(inside: NDArray[np.bool_], pixel: tuple[float, float]) -> list[list[t
     for row, column in np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1]):
         segments.append([(column * dx, row * dy), ((column + 1) * dx, row * dy)])
     return segments
+
+
+def edges(
+    inside: NDArray[np.bool_], pixel: tuple[float, float], origin: tuple[float, float], colour: str
+) -> LineCollection:
+    """Borders between pixels inside and outside, (rows, columns), from an origin on; see `_edges`."""
+    segments = np.array(_edges(inside, pixel)).reshape(-1, 2, 2) + np.array(origin)
+    return LineCollection(list(segments), colors=colour, linewidths=0.7)
 
 
 def _ticks(ax: Axes, centre: Sequence[float], size: Sequence[float]) -> None:
@@ -422,5 +488,5 @@ def regression_band(x: Float64, y: Float64, spent: int = 0) -> tuple[Float64, Fl
     residuals = y - y.mean() - slope * centred
     s = np.sqrt(residuals @ residuals / df)
     at = np.linspace(x.min(), x.max(), 100)
-    half = stats.t.ppf(0.975, df) * s * np.sqrt(1 / n + (at - x.mean()) ** 2 / square)
+    half = special.stdtrit(df, 0.975) * s * np.sqrt(1 / n + (at - x.mean()) ** 2 / square)
     return at, y.mean() + slope * (at - x.mean()), half, slope

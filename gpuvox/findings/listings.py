@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
@@ -59,6 +60,8 @@ def cluster_table(
 
 def _place(test: VoxelwiseTest, texts: Sequence[str], is_peak: bool) -> Cell:
     values = [tables.number(text) for text in texts]
+    if any(map(math.isnan, values)):
+        return Cell(Markup(tables.DASH))
     parts = [Markup('<data value="{}">{}</data>').format(t, figures.signed(v)) for t, v in zip(texts, values)]
     shown = Markup(", ").join(parts)
     if is_peak:
@@ -70,6 +73,6 @@ def _place(test: VoxelwiseTest, texts: Sequence[str], is_peak: bool) -> Cell:
 
 def _regions(text: str) -> str:
     """Shares of regions, without those under half a percent."""
-    parts = [part.strip().replace("_", " ") for part in text.split(";")]
+    parts = [part.strip() for part in text.split(";")]
     kept = "; ".join(part for part in parts if part and not part.endswith(" 0 %"))
     return kept.replace(" %", "\u00a0%") or tables.DASH

@@ -15,6 +15,9 @@ REFERENCES = {
     "brown1974": "Brown MB, Forsythe AB. Robust tests for the equality of variances. J Am Stat Assoc 1974;69:364–367. "
     "doi:10.1080/01621459.1974.10482955",
     "cohen1988": "Cohen J. Statistical Power Analysis for the Behavioral Sciences. 2nd ed. Lawrence Erlbaum, 1988.",
+    "cumming2001": "Cumming G, Finch S. A primer on the understanding, use, and calculation of confidence intervals "
+    "that are based on central and noncentral distributions. Educ Psychol Meas 2001;61:532–574. "
+    "doi:10.1177/0013164401614002",
     "efron1987": "Efron B. Better bootstrap confidence intervals. J Am Stat Assoc 1987;82:171–185. "
     "doi:10.1080/01621459.1987.10478410",
     "freedman1983": "Freedman D, Lane D. A nonstochastic interpretation of reported significance levels. J Bus Econ "
@@ -58,3 +61,40 @@ def cited(paragraphs: Sequence[str]) -> tuple[list[Markup], list[tuple[str, str]
 
     marked = [Markup(CITED.sub(mark, str(Markup.escape(text)))) for text in paragraphs]
     return marked, [(key, REFERENCES[key]) for key in order]
+
+
+ARTICLE = re.compile(
+    r"(?P<author>.+?)\. (?P<title>.+?)[.?] (?P<journal>[A-Z][^.?]*?) (?P<year>\d{4});(?P<volume>\d+):"
+    r"(?P<pages>[\d–]+)\. doi:(?P<doi>\S+)"
+)
+BOOK = re.compile(r"(?P<author>.+?)( \(eds\))?\. (?P<title>.+)\. (?P<publisher>[^.]+), (?P<year>\d{4})\.")
+
+
+def bibtex(keys: Sequence[str]) -> str:
+    """Entries of BibTeX for references."""
+    return "\n\n".join(_entry(key) for key in keys)
+
+
+def _entry(key: str) -> str:
+    article, book = ARTICLE.fullmatch(REFERENCES[key]), BOOK.fullmatch(REFERENCES[key])
+    match = article or book
+    assert match is not None, key
+    fields = match.groupdict()
+    editors = book is not None and "(eds)" in REFERENCES[key]
+    people = _people(fields.pop("author").removesuffix(" (eds)"))
+    fields = {"editor" if editors else "author": people, **fields}
+    fields["title"] = f"{{{fields['title']}}}"
+    fields = {name: value.replace("–", "--") for name, value in fields.items()}
+    lines = [f"  {name} = {{{value}}}" for name, value in fields.items()]
+    return f"@{'article' if article else 'book'}{{{key},\n" + ",\n".join(lines) + "\n}"
+
+
+def _people(authors: str) -> str:
+    """``Lane D, Li X, et al`` → ``Lane, D. and Li, X. and others``."""
+    people = []
+    for author in authors.split(", "):
+        name, _, initials = author.rpartition(" ")
+        people.append(
+            "others" if author == "et al" else f"{name}, {' '.join(f'{letter}.' for letter in initials)}"
+        )
+    return " and ".join(people)

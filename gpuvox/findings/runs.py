@@ -1,7 +1,7 @@
-"""The files of any finished run: of ``gpuvox voxelwise``, of ``gpuvox randomise``, or of FSL, recognised by their names.
+"""The files of any finished run: of ``gpuvox voxelwise``, of ``gpuvox randomise``, or of FSL, recognised by names.
 
-A run of voxelwise is a folder with ``voxelwise.json``. A run of randomise is an output root: ``ROOT_randomise.json`` and
-``ROOT_tstat1`` …, or, of FSL, the maps alone.
+A run of voxelwise is a folder with ``voxelwise.json``. A run of randomise is an output root: ``ROOT_randomise.json``
+and ``ROOT_tstat1`` …, or, of FSL, the maps alone.
 """
 
 from __future__ import annotations
@@ -226,7 +226,9 @@ def _voxelwise_test(
     logs: dict[str, CorrectedMap] = {}
     effects: dict[str, Path] = {}
     for path in sorted(folder.glob(f"{stem}*_statmap.nii*")):
-        stat, _, desc = files.split_suffix(path.name)[0].removeprefix(stem).removesuffix("_statmap").partition("_desc-")
+        stat, _, desc = (
+            files.split_suffix(path.name)[0].removeprefix(stem).removesuffix("_statmap").partition("_desc-")
+        )
         if stat == "logp" and not desc.endswith("Unc"):
             logs[desc] = CorrectedMap(path, is_log=True)
         elif stat in ("effect", "se") and not desc:
@@ -290,7 +292,9 @@ def _of_record(root: Path, path: Path) -> Run:
             raise
         raise FileError(f"{path} is not a record of gpuvox randomise: {error!r}") from None
     ordered = sorted(made, key=lambda test: (test.kind == "F", int(re.sub(r"\D", "", test.label))))
-    return Run(root, "gpuvox randomise", tuple(ordered), record, (record,), design, columns, _ids_beside(root, record))
+    return Run(
+        root, "gpuvox randomise", tuple(ordered), record, (record,), design, columns, _ids_beside(root, record)
+    )
 
 
 def _recorded_test(root: Path, about: Mapping[str, Any], record: Mapping[str, Any]) -> RunTest:
@@ -337,16 +341,14 @@ def _named_test(root: Path, test: str) -> RunTest:
     for path in nulls.values():
         permutations = len(files.read_bytes(path).split())
     name = f"F test {number}" if kind == "F" else f"contrast {number}"
-    return RunTest(
-        test, name, kind, _statistic(root, test), corrected, permutations=permutations, nulls=nulls
-    )
+    return RunTest(test, name, kind, _statistic(root, test), corrected, permutations=permutations, nulls=nulls)
 
 
 def _statistic(root: Path, test: str) -> Path:
     try:
         return files.find_image(Path(f"{root}_{test}"))
     except FileError:
-        raise FileError(f"{root}_{test} is missing: the map of the statistic of {test}, as randomise writes it") from None
+        raise FileError(f"{root}_{test} is missing, the map of the statistic of {test}") from None
 
 
 def _maps_by_name(root: Path, test: str) -> tuple[dict[str, CorrectedMap], dict[str, Path]]:

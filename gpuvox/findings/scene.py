@@ -81,8 +81,8 @@ class VoxelwiseTest:
 
     @property
     def label(self) -> str:
-        """Map and contrast."""
-        return f"{self.title}, {self.contrast}"
+        """Map, if it has a title, and contrast."""
+        return f"{self.title}, {self.contrast}" if self.title else self.contrast
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +140,12 @@ class Scene:
         """Position of a voxel of the box in millimetres."""
         x, y, z = self.affine[:3, :3] @ voxel + self.affine[:3, 3]
         return float(x), float(y), float(z)
+
+    def voxel_at(self, place: tuple[float, float, float]) -> tuple[int, int, int]:
+        """The voxel of the box at a position in millimetres; the nearest one outside of it."""
+        index = np.rint(np.linalg.solve(self.affine[:3, :3], np.array(place) - self.affine[:3, 3]))
+        x, y, z = (int(i) for i in np.clip(index, 0, np.array(self.mask.shape) - 1))
+        return x, y, z
 
     def shown(self, volume: NDArray[Scalar]) -> NDArray[Scalar]:
         """An image of the files, turned and cut to the box."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpuvox.findings.labels import Region
@@ -13,6 +13,8 @@ from gpuvox.findings.tables import number, p_phrase, significant
 SHARE = re.compile(r"\s*(.+?) (\d+) %")
 LEAST = 0.02
 """Smallest share of a test's significant volume for which a structure is named."""
+MOST_NAMED = 6
+"""Regions that a sentence names."""
 WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -39,7 +41,11 @@ class Finding:
 
 
 def finding(
-    test: VoxelwiseTest, clusters: Sequence[Mapping[str, str]] | None, level: float, extent: int
+    test: VoxelwiseTest,
+    clusters: Sequence[Mapping[str, str]] | None,
+    level: float,
+    extent: int,
+    located: Callable[[Sequence[Mapping[str, str]]], str] | None = None,
 ) -> Finding:
     """Describe the finding of a test.
 
@@ -51,6 +57,8 @@ def finding(
     level : float
     extent : int
         Smallest cluster that is kept.
+    located : callable, optional
+        Says in which regions clusters are; `structures` by default.
     """
     smallest = p_phrase(test.p, level)
     if test.permutations and 1 / test.permutations >= level:
@@ -69,7 +77,7 @@ def finding(
         )
     else:
         volume = sum(number(row["mm3"]) for row in clusters) / 1000
-        where = structures(clusters)
+        where = (located or structures)(clusters)
         text = (
             f"{plural(len(clusters), 'cluster')}, {significant(volume)} mL{' in total' if len(clusters) > 1 else ''}"
             f"{f', in {where}' if where else ''}; the smallest corrected {smallest}."
@@ -117,6 +125,20 @@ def structures(clusters: Sequence[Mapping[str, str]]) -> str:
     return listed([_sided(structure, sides_of[structure]) for structure in ordered])
 
 
+def regions_as_named(clusters: Sequence[Mapping[str, str]]) -> str:
+    """The regions that contain the clusters, largest share first, under the names that their atlas gives them."""
+    voxels: dict[str, float] = {}
+    for row in clusters:
+        for part in row.get("regions", "").split(";"):
+            match = SHARE.fullmatch(part)
+            if match and match[1] != "elsewhere":
+                voxels[match[1]] = voxels.get(match[1], 0.0) + number(row["voxels"]) * float(match[2]) / 100
+    total = sum(voxels.values())
+    names = sorted((name for name in voxels if voxels[name] >= LEAST * total), key=lambda name: -voxels[name])
+    more = len(names) - MOST_NAMED
+    return listed(names if more <= 0 else [*names[:MOST_NAMED], f"{plural(more, 'more region')}"])
+
+
 def _sided(structure: str, sides: Mapping[str, float]) -> str:
     if {"left", "right"} <= set(sides):
         return f"{structure} (both sides)"
@@ -136,10 +158,10 @@ def overall(test_findings: Sequence[Finding], tests: Sequence[VoxelwiseTest], le
     limit = f"corrected p\u00a0<\u00a0{level_text(level)}"
     with_any = sum(each.survived for each in test_findings)
     if with_any and len(test_findings) == 1:
-        return f"The only voxelwise test found a difference with {limit}."
+        return f"The only voxelwise test found an effect with {limit}."
     if with_any:
         count = f"{number_word(with_any).capitalize()} of {plural(len(test_findings), 'voxelwise test')}"
-        return f"{count} found a difference with {limit}."
+        return f"{count} found an effect with {limit}."
     best = min(tests, key=lambda test: test.p)
     what = "no cluster was large enough" if any(test.survivors for test in tests) else f"no voxel had {limit}"
     n = len(test_findings)

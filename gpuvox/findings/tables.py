@@ -147,6 +147,8 @@ HEADINGS: dict[str, str] = {
     "difference_cohort": "Difference, cohort’s CSF",
     "difference_subject": "Difference, own CSF", "d_cohort": "d, cohort’s CSF", "d_subject": "d, own CSF",
     "p_cohort": "p, cohort’s CSF", "p_subject": "p, own CSF", "csf_share": "Share of variance from CSF",
+    "peak": "Peak", "peak_region": "Region of the peak", "estimate": "Estimate", "partialr": "Partial r",
+    "partialetasq": "Partial η²", "correction": "Correction", "smallest_p": "Smallest p", "clusters": "Clusters",
 }  # fmt: skip
 GROUPED = (
     ("n_", "{} n"), ("mean_", "{}, mean"), ("sd_", "{}, SD"), ("median_", "{}, median"), ("q1_", "{}, quartile 1"),

@@ -223,6 +223,17 @@ class ResultFolder:
         """The column of ``participants.tsv`` that names the images of a set: that of the table, or one more."""
         return analysis.sources[name].column or new_column(analysis.cohort.text, name or "image")
 
+    def _columns_of_images(self, analysis: VoxelwiseAnalysis) -> dict[str, dict[str, str]]:
+        """Of each set: columns of ``participants.tsv`` that name the image of a row and, if it is 4D, its volume."""
+        columns = {}
+        for name, images in analysis.sets.items():
+            if not images.in_memory:
+                columns[name] = {"column": self.image_column(analysis, name)}
+            if images.stacked:
+                volume = new_column(analysis.cohort.text, f"{name}_volume" if name else "volume")
+                columns[name] = {**columns.get(name, {}), "volume": volume}
+        return columns
+
     def _image_cells(self, images: CohortImages, rows: Sequence[int]) -> list[str]:
         return [
             os.path.relpath(os.path.realpath(path), os.path.realpath(self.path)) for path in images.names(rows)
@@ -415,6 +426,7 @@ class ResultFolder:
             "degrees_of_freedom": analysis.model.df,
             "exchangeability": analysis.exchangeability.sentence,
             "tests": [_test_record(*each, labels, analysis) for each in zip(analysis.hypotheses, findings)],
+            "images": self._columns_of_images(analysis),
             **more,
             "files": sorted(written),
             "randomise_files": self._randomise_files(),

@@ -32,6 +32,39 @@
     }
   }
 
+  window.saveFile = (uri, name, extension) => {
+    const link = document.createElement("a");
+    link.href = uri;
+    link.download = `${name.replace(/[^\w.-]+/g, "_")}.${extension}`;
+    document.body.append(link);
+    link.click();
+    link.remove();
+  };
+
+  for (const image of document.querySelectorAll("main figure img")) {
+    const holder = document.createElement("span"), button = document.createElement("button");
+    holder.className = "picture";
+    button.type = "button"; button.className = "save"; button.textContent = "Save";
+    button.setAttribute("aria-label", `Save the picture: ${image.alt.slice(0, 120)}`);
+    const extension = image.src.startsWith("data:image/svg") ? "svg" : "png";
+    button.addEventListener("click", () => window.saveFile(image.src, image.dataset.name || image.alt.slice(0, 60), extension));
+    image.replaceWith(holder);
+    holder.append(image, button);
+  }
+
+  for (const button of document.querySelectorAll("button.copy")) {
+    const source = document.getElementById(button.dataset.from);
+    button.addEventListener("click", async () => {
+      const range = document.createRange();
+      range.selectNodeContents(source);
+      window.getSelection().removeAllRanges();
+      window.getSelection().addRange(range);
+      try { await navigator.clipboard.writeText(source.innerText); } catch { document.execCommand("copy"); }
+      button.textContent = "Copied";
+      setTimeout(() => { button.textContent = "Copy"; }, 2000);
+    });
+  }
+
   const contents = document.querySelector(".toc");
   if (!window.matchMedia("(min-width: 64rem)").matches) contents.open = false;
 

@@ -5,6 +5,7 @@
   const [nx, ny, nz] = data.shape;
   const strides = [1, nx, nx * ny];
   const PER_MM = 5; // pixels of the canvas
+  const LETTERS = 16; // pixels of the page
 
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const numbers = (text, signed) => {
@@ -109,12 +110,13 @@
 
   function letters(plane, context) {
     if (!data.oriented) return;
-    context.font = "bold 20px sans-serif"; context.textBaseline = "top";
-    context.lineWidth = 4; context.strokeStyle = "#000"; context.fillStyle = "#fff";
+    const scale = context.canvas.width / (context.canvas.clientWidth || context.canvas.width); // canvas to page
+    context.font = `bold ${Math.round(LETTERS * scale)}px sans-serif`; context.textBaseline = "top";
+    context.lineWidth = 3 * scale; context.strokeStyle = "#000"; context.fillStyle = "#fff";
     plane.letters.forEach((letter, i) => {
       context.textAlign = i ? "right" : "left";
-      const x = i ? context.canvas.width - 8 : 8;
-      context.strokeText(letter, x, 8); context.fillText(letter, x, 8);
+      const x = i ? context.canvas.width - 6 * scale : 6 * scale;
+      context.strokeText(letter, x, 5 * scale); context.fillText(letter, x, 5 * scale);
     });
   }
 
@@ -198,6 +200,11 @@
     plane.output = document.createElement("output");
     name.textContent = plane.name;
     label.append(name, plane.slider, plane.output);
+    const save = document.createElement("button");
+    save.type = "button"; save.className = "save"; save.textContent = "Save";
+    save.setAttribute("aria-label", `Save the ${plane.name.toLowerCase()} slice`);
+    save.addEventListener("click", () => window.saveFile(plane.canvas.toDataURL(), `${state.test.name}_${plane.name.toLowerCase()}`, "png"));
+    label.append(save);
     holder.append(plane.canvas, label);
     byId("v-planes").append(holder);
     plane.canvas.addEventListener("pointerdown", (event) => { plane.canvas.setPointerCapture(event.pointerId); pointed(plane, event); });
@@ -233,12 +240,13 @@
   function addChoices() {
     let group = null;
     data.tests.forEach((test, number) => {
-      if (!group || group.label !== test.title) {
+      if (test.title && (!group || group.label !== test.title)) {
         group = document.createElement("optgroup");
         group.label = test.title;
         byId("v-test").append(group);
       }
-      group.append(new Option(`${test.title}, ${test.contrast}${test.survivors ? "" : " (nothing survived)"}`, number));
+      const name = test.title ? `${test.title}, ${test.contrast}` : test.contrast;
+      (test.title ? group : byId("v-test")).append(new Option(`${name}${test.survivors ? "" : " (nothing survived)"}`, number));
     });
     const levels = [...new Set([data.level, 0.05, 0.01, 0.001])].sort((a, b) => b - a);
     for (const level of levels) byId("v-p").append(new Option(`corrected p < ${String(level).replace(/^0/, "")}`, level));
@@ -246,6 +254,7 @@
     byId("v-p").value = data.level;
   }
 
+  window.addEventListener("resize", update);
   addChoices();
   byId("ortho").hidden = false;
   PLANES.forEach(addPlane);

@@ -118,6 +118,7 @@ class Page:
             "viewer": self._viewer(),
             "regions": self._regions(), "scores": self._scores(), "models": models,
             "methods": text, "references": sources, "record": self._record(),
+            "bibtex": references.bibtex([key for key, _ in sources]),
         }  # fmt: skip
 
     # -- voxelwise tests ------------------------------------------------------------------------------------------

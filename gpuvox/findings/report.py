@@ -1,0 +1,459 @@
+"""The report of any run: tables and figures as files, and a page.
+
+`execute` is the command ``gpuvox report`` of a run of ``gpuvox voxelwise`` or of randomise.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gpuvox import files
+from gpuvox.errors import FileError
+from gpuvox.files.targets import check_targets
+from gpuvox.files.writing import atomic
+from gpuvox.findings import mosaics
+from gpuvox.findings.atlas import Atlas, read_atlas
+from gpuvox.findings.figures import Picture, Saved, saved
+from gpuvox.findings.page import RunPage, Shown, Unit, null_picture, read_null, strips
+from gpuvox.findings.runs import Run, RunTest, correction_title, read_run
+from gpuvox.findings.scene import Scene, VoxelwiseTest, peak_of, significant
+from gpuvox.findings.sentences import level_text
+from gpuvox.findings.tested import ClusterOptions, TestedMaps, read_grid, read_p, read_tested
+from gpuvox.findings.value_plots import MOST, Panel, value_figure
+from gpuvox.findings.values import Images, adjusted_values, find_images, value_table
+from gpuvox.grid import Grid
+from gpuvox.plain import several
+from gpuvox.reporter import Reporter
+from gpuvox.types import Floats, Int32
+
+OURS = re.compile(r".*_(clusters|values|mosaic|1-p|glass)\.(tsv|png|svg|nii|nii\.gz|hdr|img|hdr\.gz|img\.gz)")
+"""Files of a report, which the next report of the run replaces."""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What a report shows, and what it reads besides the run.
+
+    Attributes
+    ----------
+    clusters : ClusterOptions
+    correction : str
+        ``tfceFWE``, ``voxFWE`` …; by default TFCE if the run has it, else the first of mass, size and voxels.
+    mask, underlay, atlas, names, data, design, contrasts : str
+        Images and files; empty for none. `design` and `contrasts` are for a run that has no record of them.
+    """
+
+    clusters: ClusterOptions = field(default_factory=ClusterOptions)
+    correction: str = ""
+    mask: str = ""
+    underlay: str = ""
+    atlas: str = ""
+    names: str = ""
+    data: str = ""
+    design: str = ""
+    contrasts: str = ""
+
+
+def options_of(**settings: Any) -> ReportOptions:
+    """`ReportOptions` from its fields and those of `ClusterOptions`."""
+    of_clusters = {each.name for each in fields(ClusterOptions)}
+    clusters = ClusterOptions(**{name: value for name, value in settings.items() if name in of_clusters})
+    return ReportOptions(clusters, **{name: value for name, value in settings.items() if name not in of_clusters})
+
+
+@dataclass(frozen=True, eq=False)
+class _Analysed:
+    """A test, its maps and its clusters."""
+
+    of_run: RunTest
+    maps: TestedMaps
+    labels: Int32
+    rows: pd.DataFrame
+
+    @property
+    def n_clusters(self) -> int:
+        return int(self.labels.max(initial=0))
+
+
+def execute(
+    path: str | os.PathLike[str], out: str | os.PathLike[str] | None, options: ReportOptions, reporter: Reporter
+) -> Path:
+    """Write the report of a run, and say where it is.
+
+    Parameters
+    ----------
+    path : path
+        See `runs.read_run`.
+    out : path, optional
+        The page; ``report.html`` in the folder of voxelwise, ``ROOT_report.html`` of a root. Tables and figures are
+        written into a folder of its name without ``.html``.
+    options : ReportOptions
+    reporter : Reporter
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    InputError
+        One sentence: there is no run, or it is not finished; a file cannot be read or written.
+    """
+    run = _with_design(read_run(path), options)
+    page = Path(out) if out is not None else run.beside("report.html")
+    folder = page.with_suffix("")
+    check_targets(page)
+    _check_outputs(page, folder, options)
+    text, notes = _write(run, page, folder, options)
+    for note in notes:
+        reporter.warn(note)
+    reporter.say(f"{page} ({len(text.encode()) / 1e6:.1f} MB), with tables and figures in {folder}")
+    return page
+
+
+def _check_outputs(page: Path, folder: Path, options: ReportOptions) -> None:
+    if page.suffix.casefold() not in (".html", ".htm"):
+        raise FileError(f"the report {page} is not a name of HTML; report.html is expected", option="--out")
+    read = [each for each in (options.names, options.data, options.design, options.contrasts) if each]
+    files.check_not_read([page], read)
+    if folder.exists() and not folder.is_dir():
+        raise FileError(f"tables and figures of the report cannot be written: {folder} is not a folder")
+
+
+def _with_design(run: Run, options: ReportOptions) -> Run:
+    """A run of FSL with the design that the user names."""
+    if not options.design:
+        if options.contrasts:
+            raise FileError(
+                "--contrasts need --design, the matrix whose columns they weight", option="--contrasts"
+            )
+        return run
+    if run.design is not None:
+        raise FileError(
+            f"{run.origin} has a record of its design, so that --design is not needed", option="--design"
+        )
+    matrix = files.read_named_matrix(options.design)
+    tests = run.tests
+    if options.contrasts:
+        contrasts = files.read_named_matrix(options.contrasts)
+        if contrasts.values.shape[1] != matrix.values.shape[1]:
+            raise FileError(
+                f"{options.contrasts} has {several(contrasts.values.shape[1], 'column')}, {options.design} "
+                f"{matrix.values.shape[1]}"
+            )
+        tests = tuple(_with_weights(test, contrasts, options.contrasts) for test in tests)
+    return replace(run, design=matrix.values, columns=tuple(matrix.column_names), tests=tests)
+
+
+def _with_weights(test: RunTest, contrasts: files.Matrix, name: str) -> RunTest:
+    number = int(re.sub(r"\D", "", test.label))
+    if test.kind == "F":
+        return test
+    if number > len(contrasts.values):
+        raise FileError(f"{name} has {several(len(contrasts.values), 'contrast')}, and there is {test.label}")
+    title = (contrasts.row_names[number - 1] if contrasts.row_names else "") or test.name
+    return replace(test, weights=contrasts.values[number - 1 : number], name=title)
+
+
+def _write(run: Run, out: Path, folder: Path, options: ReportOptions) -> tuple[str, list[str]]:
+    """Write everything; the page and what the user should know."""
+    for test in run.tests:
+        test.correction(options.correction)
+    grid = read_grid(run, options.mask)
+    atlas = read_atlas(options.atlas, grid, options.names or None) if options.atlas else None
+    analysed = [_analyse(test, grid, atlas, options) for test in run.tests]
+    images = find_images(run, options.data)
+    values = _values(run, analysed, grid, images)
+    scene = _scene(grid, options.underlay)
+    tests = [_shown_test(i, each, scene, options) for i, each in enumerate(analysed)]
+    notes = [f"Values of participants are not shown: {images}."] if isinstance(images, str) else []
+    notes += [
+        str(warning) for record in run.records for test in record.get("tests", ()) for warning in test["warnings"]
+    ]
+    vmax = _vmax(tests)
+    units = _units(analysed, tests, scene, vmax, options)
+    plots = [_value_picture(run, each, of) for each, of in zip(analysed, values)]
+    written = _write_files(folder, analysed, values, [*(s for u in units for s in u.saved), *filter(None, plots)])
+    shown = [
+        Shown(
+            test, each.of_run, each.rows, strips(scene, test, each.rows, vmax[test.kind], each.of_run.label, level),
+            plot.picture if plot else None, _null(test, each, options), level, options.clusters.extent,
+        )
+        for level in [options.clusters.p]
+        for test, each, plot in zip(tests, analysed, plots)
+    ]  # fmt: skip
+    corrections = _corrections(run, grid, options.clusters)
+    note = atlas.note if atlas else ""
+    page = RunPage(
+        run,
+        scene,
+        shown,
+        units,
+        corrections,
+        options.clusters,
+        vmax,
+        list(dict.fromkeys(notes)),
+        note,
+        out,
+        written,
+    )
+    text = page.html()
+    files.write_text(out, text)
+    return text, [*notes[:1], note] if note else notes[:1]
+
+
+def _analyse(test: RunTest, grid: Grid, atlas: Atlas | None, options: ReportOptions) -> _Analysed:
+    maps = read_tested(test, grid, options.correction)
+    labels, rows = maps.clusters(options.clusters, atlas)
+    return _Analysed(test, maps, labels, rows)
+
+
+def _corrections(run: Run, grid: Grid, options: ClusterOptions) -> pd.DataFrame:
+    """What survives each correction of each test."""
+    rows = []
+    for test in run.tests:
+        for desc, each in test.corrected.items():
+            p = read_p(each, grid, 0 if desc.endswith("FDR") else test.permutations)
+            labels, _ = TestedMaps(grid, np.zeros(grid.n_voxels, np.float32), p).clusters(
+                replace(options, subpeaks=0)
+            )
+            rows.append(
+                {"test": test.name, "correction": correction_title(desc), "smallest_p": float(p.min()),
+                 "voxels": int((p < options.p).sum()), "clusters": int(labels.max(initial=0))}
+            )  # fmt: skip
+    return pd.DataFrame(rows, columns=["test", "correction", "smallest_p", "voxels", "clusters"])
+
+
+# -- values of participants -----------------------------------------------------------------------------------------
+
+
+def _values(
+    run: Run, analysed: Sequence[_Analysed], grid: Grid, images: Images | str
+) -> list[tuple[pd.DataFrame, Floats] | None]:
+    """Of each test: mean and eigenvariate of every participant in every cluster, and the means, (n, clusters)."""
+    union = np.any([each.labels > 0 for each in analysed], axis=0)
+    if isinstance(images, str) or not union.any():
+        return [None] * len(analysed)
+    part = Grid(grid.to_volume(union).astype(bool), grid.voxel_size, grid.affine)
+    data = images.read(part)
+    ids = run.ids or [str(i) for i in range(1, len(data) + 1)]
+    found: list[tuple[pd.DataFrame, Floats] | None] = []
+    for each in analysed:
+        table = value_table(data, each.labels[union], each.n_clusters, ids)
+        means = table["mean"].to_numpy(dtype=np.float64).reshape(each.n_clusters, len(data)).T
+        found.append((table, means) if each.n_clusters else None)
+    return found
+
+
+def _value_picture(run: Run, each: _Analysed, values: tuple[pd.DataFrame, Floats] | None) -> Saved | None:
+    """Values of the clusters of a test, if its columns are groups or covariates."""
+    weights = each.of_run.weights
+    if values is None or run.design is None or weights is None:
+        return None
+    columns = list(run.columns) or [f"column {i}" for i in range(1, run.design.shape[1] + 1)]
+    shifts = _shifts(run)
+    panels = []
+    for number in range(1, min(each.n_clusters, MOST) + 1):
+        adjusted = adjusted_values(
+            values[1][:, number - 1].astype(np.float64), run.design, columns, weights, shifts
+        )
+        if adjusted is None:
+            return None
+        panels.append(Panel(f"Cluster {number}", adjusted))
+    others = bool((~np.any(weights != 0, axis=0)).any())
+    what = f"Mean of each participant in the clusters of {each.of_run.name}"
+    what += ", adjusted for the other columns of the design" if others else ""
+    caption = (
+        f"{what}. Diamonds and lines are those of the model, with 95 % confidence intervals. Because clusters were "
+        "selected by this test, differences within them are overestimated."
+    )
+    more = each.n_clusters - len(panels)
+    caption += f" {several(more, 'smaller cluster')} not shown." if more else ""
+    return saved(value_figure(panels, "mean"), f"{each.of_run.label}_values", what, caption, vector=True)
+
+
+def _shifts(run: Run) -> dict[str, float]:
+    """Means that were removed from columns of the design, of those that the table of participants has."""
+    path = run.folder / "participants.tsv"
+    if run.maker != "gpuvox voxelwise" or not path.is_file() or run.design is None:
+        return {}
+    table = files.read_table(path, ["participant_id"])
+    shifts = {}
+    for j, name in enumerate(run.columns):
+        if name in table.columns:
+            values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
+            shift = values - run.design[:, j]
+            if np.isfinite(shift).all() and np.ptp(shift) < 1e-6 * max(1.0, float(np.abs(values).max())):
+                shifts[name] = float(shift.mean())
+    return shifts
+
+
+# -- pictures -------------------------------------------------------------------------------------------------------
+
+
+def _scene(grid: Grid, underlay: str) -> Scene:
+    scene = Scene.around(grid)
+    if not underlay:
+        return scene
+    whole = Grid(np.ones(grid.shape, dtype=bool), grid.voxel_size, grid.affine)
+    header = files.read_header(underlay)
+    if header.shape[3] != 1:
+        raise FileError(f"{header.path} has {several(header.shape[3], 'volume')}; an underlay has one")
+    try:
+        values = files.read_map(underlay, whole)
+    except FileError as error:
+        raise FileError(f"the underlay cannot be shown: {error}", option="--underlay") from None
+    return scene.holding(scene.shown(whole.to_volume(values)), None, {})
+
+
+def _shown_test(number: int, each: _Analysed, scene: Scene, options: ReportOptions) -> VoxelwiseTest:
+    test, grid = each.of_run, each.maps.grid
+    statistic, corrected = (scene.shown(grid.to_volume(v)) for v in (each.maps.statistic, each.maps.corrected))
+    survivors = significant(corrected, scene.mask, options.clusters.p)
+    desc = test.correction(options.correction)
+    null = test.nulls.get(desc)
+    observed = None if null is None else float(read_null(null)[0])
+    return VoxelwiseTest(
+        number, test.name, test.name, "", "", test.name, correction_title(desc) if desc else "", test.kind,
+        test.permutations, statistic, corrected, survivors, peak_of(statistic, survivors, scene.mask),
+        _critical(test, desc, null, options.clusters.p), observed,
+    )  # fmt: skip
+
+
+def _critical(test: RunTest, desc: str, null: Path | None, level: float) -> float | None:
+    """The value that the largest statistic must exceed; that of the record is of p < 0.05."""
+    if null is None:
+        return test.critical.get(desc) if level == 0.05 else None
+    values = np.sort(read_null(null))
+    # p < level: fewer than level·N permutations reach a value above this one.
+    place = len(values) - int(np.ceil(level * len(values) - 1e-9))
+    return float(values[max(place, 0)])
+
+
+def _null(test: VoxelwiseTest, each: _Analysed, options: ReportOptions) -> Picture | None:
+    return null_picture(
+        test, each.of_run.nulls.get(each.of_run.correction(options.correction)), options.clusters.p
+    )
+
+
+def _vmax(tests: Sequence[VoxelwiseTest]) -> dict[str, float]:
+    """Upper end of the colours, the same for all tests of a kind."""
+    largest: dict[str, float] = {}
+    for test in tests:
+        largest[test.kind] = max(largest.get(test.kind, 0.0), float(test.statistic.max()))
+    return {kind: float(np.ceil(top)) if top > 0 else 1.0 for kind, top in largest.items()}
+
+
+def _units(
+    analysed: Sequence[_Analysed],
+    tests: Sequence[VoxelwiseTest],
+    scene: Scene,
+    vmax: dict[str, float],
+    options: ReportOptions,
+) -> list[Unit]:
+    """The pictures: of pairs of tests in opposite directions together, of other tests each alone."""
+    units, done = [], set[int]()
+    for i, test in enumerate(tests):
+        if i in done:
+            continue
+        other = next(
+            (j for j in range(i + 1, len(tests)) if _opposite(analysed[i].of_run, analysed[j].of_run)), None
+        )
+        members = [i] if other is None else [i, other]
+        done.update(members)
+        chosen = tuple(tests[j] for j in members)
+        peaks = [scene.voxel_at(place) for j in members for place in _peaks(analysed[j])]
+        label = "_and_".join(analysed[j].of_run.label for j in members)
+        units.append(Unit(chosen, _pictures(chosen, scene, peaks, vmax[test.kind], label, options.clusters.p)))
+    return units
+
+
+def _opposite(first: RunTest, second: RunTest) -> bool:
+    """Whether two t tests are of one contrast in both directions."""
+    a, b = first.weights, second.weights
+    return first.kind == second.kind == "t" and a is not None and b is not None and bool(np.array_equal(a, -b))
+
+
+def _peaks(each: _Analysed) -> list[tuple[float, float, float]]:
+    first = each.rows.drop_duplicates("cluster")
+    return [(float(x), float(y), float(z)) for x, y, z in first[["x", "y", "z"]].to_numpy(dtype=np.float64)]
+
+
+def _pictures(
+    tests: tuple[VoxelwiseTest, ...],
+    scene: Scene,
+    peaks: Sequence[tuple[int, int, int]],
+    vmax: float,
+    label: str,
+    level: float,
+) -> list[Saved]:
+    """A mosaic of the statistic and, if anything survived, one of 1 − p and a glass brain."""
+    slices = mosaics.slices_through(scene, tests, peaks)
+    names, kind = " and ".join(test.contrast for test in tests), tests[0].kind
+    layers = mosaics.statistic_layers(tests, vmax)
+    through = "through all clusters" if any(test.survivors for test in tests) else "through the mask"
+    made = [
+        saved(
+            mosaics.mosaic(scene, layers, slices), f"{label}_mosaic", f"Axial slices {through}: {kind} of {names}",
+            f"Axial slices {through}: {kind} of {names}.",
+        )
+    ]  # fmt: skip
+    if through == "through the mask":
+        return made
+    p = mosaics.mosaic(scene, mosaics.p_layers(tests, level), slices)
+    colours = "red to yellow" if len(tests) == 1 else "red to yellow and blue to light blue"
+    what = f"1 − p of {names}, corrected, where p < {level_text(level)}"
+    made.append(saved(p, f"{label}_1-p", what, f"{what} ({colours})."))
+    what = f"Glass brain: the largest {kind} of {names} along each axis, of voxels that survived"
+    made.append(saved(mosaics.glass_brain(scene, tests, vmax), f"{label}_glass", what, f"{what}."))
+    return made
+
+
+# -- files ----------------------------------------------------------------------------------------------------------
+
+
+def _write_files(
+    folder: Path,
+    analysed: Sequence[_Analysed],
+    values: Sequence[tuple[pd.DataFrame, Floats] | None],
+    pictures: Sequence[Saved],
+) -> list[Path]:
+    """Tables, cluster images and figures; those of an earlier report are removed."""
+    try:
+        folder.mkdir(exist_ok=True)
+        for path in folder.iterdir():
+            if OURS.fullmatch(path.name):
+                path.unlink()
+    except OSError as error:
+        raise FileError(f"the folder {folder} cannot be written: {error.strerror}", file=folder) from error
+    written = []
+    for each, of in zip(analysed, values):
+        stem, maps = folder / each.of_run.label, each.maps
+        rows = each.rows.astype(object)
+        files.write_table(f"{stem}_clusters.tsv", rows.where(rows.notna(), None))
+        written.append(Path(f"{stem}_clusters.tsv"))
+        if each.n_clusters:
+            header = files.read_header(each.of_run.statistic)
+            label = files.Label("gpuvox: clusters", "label")
+            written.append(
+                files.write_map(f"{stem}_clusters", each.labels.astype(np.float32), maps.grid, header, label=label)
+            )
+        if of is not None:
+            files.write_table(f"{stem}_values.tsv", of[0])
+            written.append(Path(f"{stem}_values.tsv"))
+    for picture in pictures:
+        for extension, content in (("png", picture.png), ("svg", picture.svg)):
+            path = folder / f"{picture.name}.{extension}"
+            with atomic(path) as temporary:
+                temporary.write_bytes(content)
+            written.append(path)
+    return written

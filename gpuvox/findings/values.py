@@ -1,0 +1,310 @@
+"""Values of participants in clusters, from the images that a run analysed, and adjusted for the rest of its model."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import special
+
+from gpuvox import files
+from gpuvox.errors import FileError
+from gpuvox.findings.clusters import eigenvariate
+from gpuvox.findings.runs import Run
+from gpuvox.grid import Grid
+from gpuvox.types import Bools, Float64, Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The images of the rows of a design.
+
+    Attributes
+    ----------
+    names : list of Path
+        A 4D image, or one for each row.
+    volumes : tuple of int
+        Of a 4D image, the volume of each row, from 0; empty if it has a volume for each.
+    """
+
+    names: list[Path]
+    volumes: tuple[int, ...] = ()
+
+    def read(self, grid: Grid) -> Floats:
+        """(n, V) Values at the voxels of a mask."""
+        data = files.read_cohort(self.names[0] if len(self.names) == 1 else self.names, grid)
+        return data[list(self.volumes)] if self.volumes else data
+
+
+def find_images(run: Run, data: str = "") -> Images | str:
+    """The images that a run analysed, or why they are not used.
+
+    Images that only the record names are used if their SHA-256 is the recorded one: they are what was analysed, and a
+    record from someone else cannot make a report show other files.
+
+    Parameters
+    ----------
+    run : Run
+    data : str
+        A 4D image, a pattern or a list, which the user names; see `files.image_names`.
+
+    Raises
+    ------
+    FileError
+        `data` has another number of volumes than the design has rows, or is not what was analysed.
+    """
+    if data:
+        images = Images(files.image_names(data))
+        count = files.count_volumes(data)
+        if run.design is not None and count != len(run.design):
+            raise FileError(
+                f"{data} has {count} volumes; the design of {run.origin} has {len(run.design)} rows",
+                option="--data",
+            )
+        if not run.records or _are_recorded(images.names, run.records):
+            return images
+        raise FileError(
+            f"{data} is not what {run.origin} analysed: its SHA-256 is not in the record of the run",
+            option="--data",
+        )
+    try:
+        found = _of_voxelwise(run) if run.maker == "gpuvox voxelwise" else _of_command(run)
+    except (FileError, OSError) as error:
+        return f"the images that were analysed cannot be read ({error})"
+    if found is None:
+        return "the images that were analysed are not known"
+    if not _are_recorded(found.names, run.records):
+        return "the images were changed since they were analysed"
+    return found
+
+
+def _are_recorded(names: Sequence[Path], records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the SHA-256 of every file is in a record."""
+    known = {
+        entry.get("sha256")
+        for record in records
+        for entry in record.get("inputs", {}).values()
+        if isinstance(entry, Mapping)
+    }
+    return all(files.hash_file(path) in known for name in names for path in files.image_files(name))
+
+
+def _of_voxelwise(run: Run) -> Images | None:
+    """The images that ``participants.tsv`` names, a row for each of the design."""
+    about = run.record.get("images")
+    if not isinstance(about, Mapping) or "column" not in about:
+        return None
+    table = files.read_table(run.folder / "participants.tsv", ["participant_id", about["column"]])
+    if tuple(table["participant_id"]) != run.ids:
+        raise FileError(f"{run.folder / 'participants.tsv'} and design.tsv list different participants")
+    volume = about.get("volume")
+    if volume is not None and any((run.folder / "randomise").glob("images.*")):
+        return Images([files.find_image(run.folder / "randomise" / "images")])  # only some volumes were analysed
+    names = [files.find_image(run.folder / cell) for cell in table[about["column"]]]
+    if volume is None:
+        return Images(names)
+    return Images(names[:1], tuple(int(number) - 1 for number in table[volume]))
+
+
+def _of_command(run: Run) -> Images | None:
+    """The images after ``-i`` of the recorded command; relative names are of the folder in which it ran."""
+    command = [str(word) for word in run.record.get("command", ())]
+    data, root = _option(command, "-i"), _option(command, "-o")
+    if not data or run.design is None:
+        return None
+    places = [Path(), run.folder]
+    whole = os.path.abspath(run.origin)
+    if root and not os.path.isabs(root) and whole.endswith(os.sep + os.path.normpath(root)):
+        places.insert(0, Path(whole.removesuffix(os.path.normpath(root))))
+    for place in places:
+        try:
+            name = data if os.path.isabs(data) else os.path.join(place, data)
+            if files.count_volumes(name) == len(run.design):
+                return Images(files.image_names(name))
+        except FileError:
+            continue
+    return None
+
+
+def _option(command: Sequence[str], option: str) -> str:
+    """The value of an option of a command: ``-i NAME``, ``-iNAME`` or ``-i=NAME``."""
+    for word, following in zip(command, [*command[1:], ""]):
+        if word == option:
+            return following
+        if re.match(rf"{option}[^-]", word):
+            return word.removeprefix(option).removeprefix("=")
+    return ""
+
+
+def value_table(data: Floats, labels: NDArray[np.int32], n_clusters: int, ids: Sequence[str]) -> pd.DataFrame:
+    """Mean and first eigenvariate of every participant in every cluster.
+
+    Parameters
+    ----------
+    data : (n, V) array
+    labels : (V,) int32
+        Numbers of the clusters.
+    n_clusters : int
+    ids : sequence of str
+    """
+    parts = []
+    for number in range(1, n_clusters + 1):
+        inside = data[:, labels == number].astype(np.float64)
+        values = {"mean": inside.mean(axis=1), "eigenvariate": eigenvariate(inside)}
+        parts.append(pd.DataFrame({"participant_id": list(ids), "cluster": number, **values}))
+    return (
+        pd.concat(parts) if parts else pd.DataFrame(columns=["participant_id", "cluster", "mean", "eigenvariate"])
+    )
+
+
+# -- adjusted for the model -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class GroupValues:
+    """Adjusted values of groups, and the mean of each with its 95 % confidence interval by the model.
+
+    Attributes
+    ----------
+    values : dict of str to (n,) float64
+    means : dict of str to (float, float)
+        Mean and half-width of the interval.
+    """
+
+    values: Mapping[str, Float64]
+    means: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Slope:
+    """Adjusted values against a covariate, with the line of the model and the 95 % confidence band of the mean.
+
+    Attributes
+    ----------
+    name : str
+    x, y : (n,) float64
+    at, mean, half : (100,) float64
+    """
+
+    name: str
+    x: Float64
+    y: Float64
+    at: Float64
+    mean: Float64
+    half: Float64
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A linear model of the values of a cluster.
+
+    Attributes
+    ----------
+    X : (n, p) float64
+    y : (n,) float64
+    """
+
+    X: Float64
+    y: Float64
+    coefficients: Float64 = field(init=False)
+    covariance: Float64 = field(init=False)
+    quantile: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        inverse = np.linalg.pinv(self.X.T @ self.X)
+        coefficients = inverse @ (self.X.T @ self.y)
+        df = len(self.y) - int(np.linalg.matrix_rank(self.X))
+        residuals = self.y - self.X @ coefficients
+        variance = float(residuals @ residuals) / df if df > 0 else np.nan
+        object.__setattr__(self, "coefficients", coefficients)
+        object.__setattr__(self, "covariance", variance * inverse)
+        object.__setattr__(self, "quantile", float(special.stdtrit(df, 0.975)) if df > 0 else np.nan)
+
+    def mean(self, rows: Float64) -> tuple[Float64, Float64]:
+        """Means at rows of a design, (m, p), and the half-widths of their 95 % confidence intervals."""
+        se = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", rows, self.covariance, rows), 0))
+        return rows @ self.coefficients, self.quantile * se
+
+    def adjusted(self, kept: Bools, shown: Bools) -> Float64:
+        """(n,) The values minus what the other columns explain, relative to their mean over the rows shown."""
+        others = self.X[:, ~kept] - self.X[shown][:, ~kept].mean(axis=0)
+        adjusted: Float64 = self.y - others @ self.coefficients[~kept]
+        return adjusted
+
+
+def adjusted_values(
+    y: Float64,
+    design: Float64,
+    columns: Sequence[str],
+    weights: Float64,
+    shifts: Mapping[str, float] | None = None,
+) -> GroupValues | list[Slope] | None:
+    """Values of a cluster as a test compares them, adjusted for the other columns of the design.
+
+    Parameters
+    ----------
+    y : (n,) float64
+    design : (n, p) float64
+    columns : sequence of str
+    weights : (k, p) float64
+        Of the test.
+    shifts : dict of str to float, optional
+        What was subtracted from a column, such as its mean, and is added again for the plot.
+
+    Returns
+    -------
+    GroupValues, list of Slope, or None
+        None if the columns of the test are neither groups nor covariates that can be shown one by one.
+    """
+    kept = np.any(weights != 0, axis=0)
+    fit = Fit(np.asarray(design, dtype=np.float64), np.asarray(y, dtype=np.float64))
+    names = [columns[j] for j in _numbers(kept)]
+    X = fit.X[:, kept]
+    apart = bool(((X != 0).sum(axis=1) <= 1).all())
+    if apart and np.isin(X, (0, 1)).all():
+        return _groups(fit, kept, dict(zip(names, (X == 1).T)))
+    if kept.sum() == 1 and len(np.unique(X)) == 2:
+        low, high = np.unique(X)
+        return _groups(fit, kept, {f"{names[0]} = {value:g}": X[:, 0] == value for value in (low, high)})
+    if kept.sum() == 1 or apart:
+        return [_slope(fit, kept, j, columns[j], (shifts or {}).get(columns[j], 0.0)) for j in _numbers(kept)]
+    return None
+
+
+def _numbers(kept: Bools) -> list[int]:
+    return [int(j) for j in np.flatnonzero(kept)]
+
+
+def _groups(fit: Fit, kept: Bools, members: Mapping[str, Bools]) -> GroupValues:
+    shown = np.any(list(members.values()), axis=0)
+    adjusted = fit.adjusted(kept, shown)
+    rows = []
+    for inside in members.values():
+        row = fit.X[shown].mean(axis=0)
+        row[kept] = fit.X[inside][0][kept]
+        rows.append(row)
+    means, half = fit.mean(np.array(rows))
+    return GroupValues(
+        {name: adjusted[inside] for name, inside in members.items()},
+        {name: (float(m), float(h)) for name, m, h in zip(members, means, half)},
+    )
+
+
+def _slope(fit: Fit, kept: Bools, j: int, name: str, shift: float) -> Slope:
+    """Of column j, over the rows in which it is not 0 if there are several such columns."""
+    shown = fit.X[:, j] != 0 if kept.sum() > 1 else np.ones(len(fit.y), dtype=bool)
+    own = np.zeros(len(kept), dtype=bool)
+    own[j] = True
+    x = fit.X[shown, j]
+    at = np.linspace(x.min(), x.max(), 100)
+    rows = np.tile(fit.X[shown].mean(axis=0), (100, 1))
+    rows[:, j] = at
+    mean, half = fit.mean(rows)
+    return Slope(name, x + shift, fit.adjusted(own, shown)[shown], at + shift, mean, half)
