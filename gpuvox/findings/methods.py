@@ -77,7 +77,9 @@ def _inference(run: Run) -> list[str]:
     if any(desc.endswith("FDR") for test in run.tests for desc in test.corrected):
         sentences.append("The false discovery rate was controlled by the procedure of Benjamini and Hochberg "
                          "[@benjamini1995].")  # fmt: skip
-    if len(run.tests) > 1:
+    if any(desc.endswith("FWEacross") for test in run.tests for desc in test.corrected):
+        sentences.append("Corrected p-values over all tests refer to the largest statistic of all of them.")
+    elif len(run.tests) > 1:
         sentences.append("p-values are not corrected across tests.")
     sentences += statistics_sentences(run.records, {test.kind for test in run.tests}, names)
     return sentences

@@ -177,7 +177,7 @@ class RunPage:
         return {
             "title": run.title, "created": "", "gpuvox": __version__, "maker": run.maker,
             "images": several(len(run.design), "image") if run.design is not None else "",
-            "sections": [(id, name) for id, name, is_there in sections if is_there],
+            "sections": [section for section in sections if section[2]],
             "level": level_text(level), "extent": self.options.extent, "oriented": self.scene.oriented,
             "overall": overall, "findings": found, "corrections": self._corrections(), "design": design,
             "mask": _mask(self.scene), "kinds": sentences.kinds(tests), "units": self.units, "shown": self.shown,

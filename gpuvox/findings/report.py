@@ -28,7 +28,7 @@ from gpuvox.findings.scene import Scene, VoxelwiseTest, peak_of, significant
 from gpuvox.findings.sentences import level_text
 from gpuvox.findings.tested import ClusterOptions, TestedMaps, read_grid, read_p, read_tested
 from gpuvox.findings.value_plots import MOST, Panel, value_figure
-from gpuvox.findings.values import Images, adjusted_values, find_images, value_table
+from gpuvox.findings.values import adjusted_values, find_images, value_table
 from gpuvox.grid import Grid
 from gpuvox.plain import several
 from gpuvox.reporter import Reporter
@@ -171,11 +171,10 @@ def _write(run: Run, out: Path, folder: Path, options: ReportOptions) -> tuple[s
     grid = read_grid(run, options.mask)
     atlas = read_atlas(options.atlas, grid, options.names or None) if options.atlas else None
     analysed = [_analyse(test, grid, atlas, options) for test in run.tests]
-    images = find_images(run, options.data)
-    values = _values(run, analysed, grid, images)
+    values, why = _values(run, analysed, grid, options.data)
     scene = _scene(grid, options.underlay)
     tests = [_shown_test(i, each, scene, options) for i, each in enumerate(analysed)]
-    notes = [f"Values of participants are not shown: {images}."] if isinstance(images, str) else []
+    notes = [f"Values of participants are not shown: {why}."] if why else []
     notes += [
         str(warning) for record in run.records for test in record.get("tests", ()) for warning in test["warnings"]
     ]
@@ -237,21 +236,30 @@ def _corrections(run: Run, grid: Grid, options: ClusterOptions) -> pd.DataFrame:
 
 
 def _values(
-    run: Run, analysed: Sequence[_Analysed], grid: Grid, images: Images | str
-) -> list[tuple[pd.DataFrame, Floats] | None]:
-    """Of each test: mean and eigenvariate of every participant in every cluster, and the means, (n, clusters)."""
-    union = np.any([each.labels > 0 for each in analysed], axis=0)
-    if isinstance(images, str) or not union.any():
-        return [None] * len(analysed)
-    part = Grid(grid.to_volume(union).astype(bool), grid.voxel_size, grid.affine)
-    data = images.read(part)
-    ids = run.ids or [str(i) for i in range(1, len(data) + 1)]
-    found: list[tuple[pd.DataFrame, Floats] | None] = []
-    for each in analysed:
-        table = value_table(data, each.labels[union], each.n_clusters, ids)
-        means = table["mean"].to_numpy(dtype=np.float64).reshape(each.n_clusters, len(data)).T
-        found.append((table, means) if each.n_clusters else None)
-    return found
+    run: Run, analysed: Sequence[_Analysed], grid: Grid, data: str
+) -> tuple[list[tuple[pd.DataFrame, Floats] | None], str]:
+    """Of each test: mean and eigenvariate of every participant in every cluster, and the means, (n, clusters).
+
+    And why there are none, if the images are not there.
+    """
+    found: list[tuple[pd.DataFrame, Floats] | None] = [None] * len(analysed)
+    for name in dict.fromkeys(each.of_run.images for each in analysed):
+        members = [i for i, each in enumerate(analysed) if each.of_run.images == name]
+        union = np.any([analysed[i].labels > 0 for i in members], axis=0)
+        if not union.any() and not data:
+            continue
+        images = find_images(run, data, name)
+        if isinstance(images, str):
+            return found, images
+        part = Grid(grid.to_volume(union).astype(bool), grid.voxel_size, grid.affine)
+        values = images.read(part)
+        ids = run.ids or [str(i) for i in range(1, len(values) + 1)]
+        for i in members:
+            each = analysed[i]
+            table = value_table(values, each.labels[union], each.n_clusters, ids)
+            means = table["mean"].to_numpy(dtype=np.float64).reshape(each.n_clusters, len(values)).T
+            found[i] = (table, means) if each.n_clusters else None
+    return found, ""
 
 
 def _value_picture(run: Run, each: _Analysed, values: tuple[pd.DataFrame, Floats] | None) -> Saved | None:

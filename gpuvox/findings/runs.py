@@ -6,6 +6,7 @@ and ``ROOT_tstat1`` …, or, of FSL, the maps alone.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -72,6 +73,8 @@ class RunTest:
     nulls : dict of str to Path
         Largest statistic of each permutation, the unpermuted data first, by correction.
     critical : dict of str to float
+    images : str
+        The set of images, where a run has several.
     """
 
     label: str
@@ -87,6 +90,7 @@ class RunTest:
     flips: bool = False
     nulls: Mapping[str, Path] = field(default_factory=dict)
     critical: Mapping[str, float] = field(default_factory=dict)
+    images: str = ""
 
     def correction(self, chosen: str = "") -> str:
         """The correction that is reported: the first by precedence, or that which the user chose.
@@ -222,14 +226,17 @@ def _voxelwise_test(
     label, kind, columns = test["label"], test["statistic"], record["columns"]
     if not re.fullmatch(r"[A-Za-z0-9]+", label):
         raise FileError(f"{folder / VOXELWISE} has the label {label!r}; letters and digits are expected")
-    stem = f"contrast-{label}_stat-"
+    images = test.get("images", "")
+    if not re.fullmatch(r"[A-Za-z0-9]*", images):
+        raise FileError(f"{folder / VOXELWISE} has the images {images!r}; letters and digits are expected")
+    stem = f"{f'map-{images}_' if images else ''}contrast-{label}_stat-"
     logs: dict[str, CorrectedMap] = {}
     effects: dict[str, Path] = {}
     for path in sorted(folder.glob(f"{stem}*_statmap.nii*")):
         stat, _, desc = (
             files.split_suffix(path.name)[0].removeprefix(stem).removesuffix("_statmap").partition("_desc-")
         )
-        if stat == "logp" and not desc.endswith("Unc"):
+        if stat == "logp" and desc.endswith(("FWE", "FWEacross", "FDR")):
             logs[desc] = CorrectedMap(path, is_log=True)
         elif stat in ("effect", "se") and not desc:
             effects["estimate" if stat == "effect" else "se"] = path
@@ -238,8 +245,9 @@ def _voxelwise_test(
     about = _test_of_record(runs, test["name"], kind)
     weights = np.array([[row.get(name, 0.0) for name in columns] for row in test["weights"]], dtype=np.float64)
     return RunTest(
-        label, test["name"], kind, files.find_image(folder / f"{stem}{kind}_statmap"), _ordered(logs), effects,
-        weights, test["meaning"], **_facts(about),
+        f"{images}_{label}" if images else label, f"{images}: {test['name']}" if images else test["name"], kind,
+        files.find_image(folder / f"{stem}{kind}_statmap"), _ordered(logs), effects, weights, test["meaning"],
+        images=images, **_facts(about),
     )  # fmt: skip
 
 
@@ -355,8 +363,8 @@ def _maps_by_name(root: Path, test: str) -> tuple[dict[str, CorrectedMap], dict[
     """Corrected maps of a test under FSL's names, and the null distributions that ``-N`` writes."""
     maps: dict[str, CorrectedMap] = {}
     nulls: dict[str, Path] = {}
-    for statistic in KINDS:
-        stem = f"{statistic}_corrp_{test}"
+    for statistic, correction in itertools.product(KINDS, ("corrp", "acrossp")):
+        stem = f"{statistic}_{correction}_{test}"
         entities = map_entities(stem, test)
         assert entities is not None
         try:
@@ -370,18 +378,20 @@ def _maps_by_name(root: Path, test: str) -> tuple[dict[str, CorrectedMap], dict[
 
 
 def _ordered(maps: Mapping[str, CorrectedMap]) -> dict[str, CorrectedMap]:
-    """Family-wise error first, by `PRECEDENCE`; false discovery rates last."""
+    """Family-wise error of a test first, then over all tests, then false discovery rates; each by `PRECEDENCE`."""
 
-    def rank(desc: str) -> tuple[bool, int]:
-        kind = re.sub("(FWE|FDR)$", "", desc)
-        return desc.endswith("FDR"), PRECEDENCE.index(kind) if kind in PRECEDENCE else len(PRECEDENCE)
+    def rank(desc: str) -> tuple[int, int]:
+        kind = re.sub("(FWE|FWEacross|FDR)$", "", desc)
+        correction = ("FWE", "FWEacross", "FDR").index(desc.removeprefix(kind))
+        return correction, PRECEDENCE.index(kind) if kind in PRECEDENCE else len(PRECEDENCE)
 
     return {desc: maps[desc] for desc in sorted(maps, key=rank)}
 
 
 def correction_title(desc: str) -> str:
     """A correction in words: ``tfceFWE`` is TFCE."""
-    return f"{title(desc)}, false discovery rate" if desc.endswith("FDR") else title(desc)
+    ends = {"FDR": ", false discovery rate", "FWEacross": ", corrected across tests"}
+    return title(desc) + next((text for end, text in ends.items() if desc.endswith(end)), "")
 
 
 def _record(path: Path) -> dict[str, Any]:

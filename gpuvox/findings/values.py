@@ -43,7 +43,7 @@ class Images:
         return data[list(self.volumes)] if self.volumes else data
 
 
-def find_images(run: Run, data: str = "") -> Images | str:
+def find_images(run: Run, data: str = "", of: str = "") -> Images | str:
     """The images that a run analysed, or why they are not used.
 
     Images that only the record names are used if their SHA-256 is the recorded one: they are what was analysed, and a
@@ -54,6 +54,8 @@ def find_images(run: Run, data: str = "") -> Images | str:
     run : Run
     data : str
         A 4D image, a pattern or a list, which the user names; see `files.image_names`.
+    of : str
+        The set of images, where a run has several.
 
     Raises
     ------
@@ -75,7 +77,7 @@ def find_images(run: Run, data: str = "") -> Images | str:
             option="--data",
         )
     try:
-        found = _of_voxelwise(run) if run.maker == "gpuvox voxelwise" else _of_command(run)
+        found = _of_voxelwise(run, of) if run.maker == "gpuvox voxelwise" else _of_command(run)
     except (FileError, OSError) as error:
         return f"the images that were analysed cannot be read ({error})"
     if found is None:
@@ -96,17 +98,18 @@ def _are_recorded(names: Sequence[Path], records: Sequence[Mapping[str, Any]]) -
     return all(files.hash_file(path) in known for name in names for path in files.image_files(name))
 
 
-def _of_voxelwise(run: Run) -> Images | None:
+def _of_voxelwise(run: Run, of: str) -> Images | None:
     """The images that ``participants.tsv`` names, a row for each of the design."""
-    about = run.record.get("images")
-    if not isinstance(about, Mapping) or "column" not in about:
+    about = run.record.get("images", {}).get(of, {})
+    if "column" not in about:
         return None
     table = files.read_table(run.folder / "participants.tsv", ["participant_id", about["column"]])
     if tuple(table["participant_id"]) != run.ids:
         raise FileError(f"{run.folder / 'participants.tsv'} and design.tsv list different participants")
     volume = about.get("volume")
-    if volume is not None and any((run.folder / "randomise").glob("images.*")):
-        return Images([files.find_image(run.folder / "randomise" / "images")])  # only some volumes were analysed
+    part = f"{of}_images" if of else "images"
+    if volume is not None and any((run.folder / "randomise").glob(f"{part}.*")):
+        return Images([files.find_image(run.folder / "randomise" / part)])  # only some volumes were analysed
     names = [files.find_image(run.folder / cell) for cell in table[about["column"]]]
     if volume is None:
         return Images(names)
