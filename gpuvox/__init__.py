@@ -7,8 +7,6 @@ Names are imported when they are first used, so that ``import gpuvox`` costs not
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
-
 _HOMES = {
     "Glm": "glm",
     "Grid": "grid",
@@ -26,7 +24,19 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 
+def _version() -> str:
+    """Version of the installation; of a copy that was never installed it is not known."""
+    metadata = import_module("importlib.metadata")
+    try:
+        return str(metadata.version("gpuvox"))
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        globals()[name] = _version()
+        return globals()[name]
     if name not in _HOMES:
         raise AttributeError(f"module 'gpuvox' has no attribute {name!r}")
     return getattr(import_module(f"gpuvox.{_HOMES[name]}"), name)
