@@ -53,6 +53,7 @@ installation:
   gpuvox COMMAND --record-paths …
                              record file names as given, not relative to the results
   gpuvox --version           show the version
+  gpuvox --completion SHELL  print a script for bash, zsh or tcsh that completes commands and options
 
 exit status: 0 success; 1 an internal error of gpuvox, an output pipe that was closed, or (gpuvox info) a GPU that does
 not work; 2 an error in the input; 130 interrupted by Ctrl-C; 128 + N ended by signal N
@@ -80,10 +81,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] in ("--version", "-V"):
         return guarded("", lambda: _print(sys.stdout, f"gpuvox {__version__}\n"))
     command, *rest = arguments
+    if command == "--completion":
+        return guarded("", lambda: _print(sys.stdout, _completion("".join(rest[:1]))))
     if command not in COMMANDS:
         print_error(f"gpuvox: {_unknown_command(command)}")
         return 2
     return _run(command, lambda arguments: import_module(f"gpuvox.cli.{command}").run(arguments), rest)
+
+
+def _completion(shell: str) -> str:
+    from gpuvox.cli.completion import script
+
+    return script(shell, COMMANDS)
 
 
 def _print(stream: TextIO, text: str) -> int:
