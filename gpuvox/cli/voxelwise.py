@@ -61,6 +61,8 @@ examples:
     --model 'group * age' --test 'age[HC] - age[MS]' --test group:age
   gpuvox voxelwise sessions.tsv --images 'cbf/{participant_id}_{session}_cbf.nii.gz' --mask gm --out results/cbf \\
     --model session --paired participant_id --test 'post - pre'
+  gpuvox voxelwise sessions.tsv --images 'gm/{participant_id}_{session}_gm.nii.gz' --mask gm --out results/rates \
+    --longitudinal participant_id --visit session --years time --model 'group + age' --test 'HC - MS'
 """
 NOT_HERE = {
     "data": "", "root": "", "design": "", "contrasts": "", "f_tests": "", "effective_design": "",
@@ -81,6 +83,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("table", metavar="TABLE", help="table of participants, with a column participant_id")
     _add_model(parser.add_argument_group("images and model"))
+    _add_longitudinal(parser.add_argument_group("visits (one image for each subject, made of its rows)"))
     _add_exchangeability(parser.add_argument_group("exchangeability (columns of the table)"))
     inference = parser.add_argument_group("inference (TFCE unless another statistic is chosen)")
     add_statistics(inference)
@@ -113,6 +116,17 @@ def _add_model(group: Any) -> None:
     add_subset(group, 'use only these rows, for example "age >= 18"')
     group.add_argument("--missing", choices=("refuse", "drop"), default="refuse",
                        help="what is done with rows that lack an image or a value (refuse)")  # fmt: skip
+
+
+def _add_longitudinal(group: Any) -> None:
+    add_text(group, "--longitudinal", "COLUMN", "column that identifies the subject; subjects are then analysed")
+    add_text(group, "--visit", "COLUMN", "column that identifies the visit (required with --longitudinal)")
+    add_list(
+        group, "--visits", "A,B,C", "visits that count, in temporal order (all, by the numbers in their names)"
+    )
+    add_text(group, "--years", "COLUMN", "time of each visit in years: the change is a slope per year")
+    group.add_argument("--summary", choices=("change", "mean"), default="change",
+                       help="the change from the first to the last visit, or the mean of all (change)")  # fmt: skip
 
 
 def _add_exchangeability(group: Any) -> None:
@@ -157,6 +171,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     require(vars(options), "--images", "--out")
     check_workers(options)
     check_shard(options)
+    _check_longitudinal(options)
     if options.model and not options.tests:
         raise UsageError("--test is missing: say what is tested, such as 'MS - HC'", option="--test")
     if options.cluster_z and options.cluster_p:
@@ -180,6 +195,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if not any(getattr(options, name) for name in chosen):
         options.tfce = True
     return options
+
+
+def _check_longitudinal(options: argparse.Namespace) -> None:
+    if options.longitudinal and not options.visit:
+        raise UsageError("--visit is missing: the column that tells the rows of a subject apart", option="--visit")
+    named = {"--visit": options.visit, "--visits": options.visits, "--years": options.years}
+    alone = next((option for option, value in named.items() if value), None)
+    if alone and not options.longitudinal:
+        raise UsageError(f"{alone} needs --longitudinal, the column that identifies the subject", option=alone)
+    if options.years and options.summary == "mean":
+        raise UsageError("--years is the time over which a change is taken; a mean has none", option="--years")
 
 
 def run(argv: list[str]) -> int:
@@ -234,6 +260,7 @@ def describe(options: argparse.Namespace) -> Any:
     """Parsed options → `VoxelwiseDescription`."""
     from gpuvox.application.voxelwise.analysis import ClusterThreshold, VoxelwiseDescription
     from gpuvox.cohort.exchangeability import Columns
+    from gpuvox.cohort.longitudinal import Longitudinal
 
     of_run = argparse.Namespace(**{**vars(options), "blocks": "", "seed": options.seed or 0})
     thresholds = []
@@ -250,6 +277,11 @@ def describe(options: argparse.Namespace) -> Any:
         missing=options.missing,
         columns=Columns(options.paired, options.within, options.blocks, options.whole),
         covariates=unique(options.covariates, "--voxelwise-covariate"),
+        longitudinal=Longitudinal(
+            options.longitudinal, options.visit, options.visits, options.years, options.summary
+        )
+        if options.longitudinal
+        else None,
         fdr=options.fdr,
         across_tests=options.across_tests,
         thresholds=tuple(thresholds),

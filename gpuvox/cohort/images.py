@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
@@ -31,6 +31,9 @@ from gpuvox.participants import Rows, canonical, canonical_visit
 from gpuvox.plain import several
 from gpuvox.reporter import Reporter
 from gpuvox.tables.reading import is_missing
+
+Weights: TypeAlias = tuple[tuple[int, float], ...]
+"""Rows and the weights of their images in a sum."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,9 @@ class CohortImages:
         Volumes of the 4D image; 0 for separate images.
     column : str
         The column of the table that names them; empty if there is none.
+    weights : tuple of Weights
+        For images that are made of others (changes between visits): what each image of the analysis is made of, rows
+        here and their weights; empty for images that are analysed as they are.
     memory : any
         What holds them, if they are in memory; see `in_memory`. Volumes are then numbers of images in it.
     """
@@ -59,11 +65,17 @@ class CohortImages:
     total: int = 0
     column: str = ""
     memory: Any = None
+    weights: tuple[Weights, ...] = ()
 
     @property
     def stacked(self) -> bool:
         """Whether they are volumes of one 4D image in a file."""
         return self.total > 0 and not self.in_memory
+
+    @property
+    def combined(self) -> bool:
+        """Whether those of the analysis are made of several each."""
+        return bool(self.weights)
 
     @property
     def in_memory(self) -> bool:
@@ -77,7 +89,11 @@ class CohortImages:
 
     def ordered(self, rows: Sequence[int]) -> list[int]:
         """Rows in the order of the analysis: that of the table or, of a 4D image in a file, of its volumes."""
-        return sorted(rows) if self.in_memory else sorted(rows, key=lambda row: self.volumes.get(row, row))
+        return (
+            sorted(rows)
+            if self.in_memory or self.combined
+            else sorted(rows, key=lambda row: self.volumes.get(row, row))
+        )
 
     def names(self, rows: Sequence[int]) -> list[Path]:
         """The images of some rows, one for each."""

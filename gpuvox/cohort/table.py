@@ -188,6 +188,10 @@ class Excluded:
     who: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
 
+    def joined(self, other: Excluded) -> Excluded:
+        """These and others."""
+        return Excluded(self.who + other.who, self.reasons + other.reasons)
+
     def lines(self, total: int) -> list[str]:
         """The lines that report them."""
         if not self.who:

@@ -12,6 +12,7 @@ from gpuvox.files.contents import MOST_SETTINGS, hash_file, read_bytes, read_jso
 from gpuvox.files.headers import MOST_HEADER, ImageHeader, header_of, read_header, sidecar
 from gpuvox.files.images import (
     automatic_mask,
+    combined_volumes,
     count_volumes,
     first_volumes,
     mask_of,
@@ -21,6 +22,7 @@ from gpuvox.files.images import (
     read_mask,
     read_mask_on,
     read_tiles,
+    read_volumes_like,
     some_volumes,
     stacked,
 )
@@ -65,6 +67,7 @@ __all__ = [
     "check_headers",
     "check_not_read",
     "check_output_root",
+    "combined_volumes",
     "count_volumes",
     "find_image",
     "first_volumes",
@@ -95,6 +98,7 @@ __all__ = [
     "read_table",
     "read_tiles",
     "read_volumes",
+    "read_volumes_like",
     "sidecar",
     "some_volumes",
     "split_suffix",

@@ -7,7 +7,7 @@ voxels of the mask are kept, as float32.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -286,6 +286,17 @@ def stacked(images: Sequence[Any]) -> Any:
 def some_volumes(image: Any, numbers: Sequence[int]) -> Any:
     """Some volumes of a 4D nibabel image, by their numbers from 0."""
     return nib.Nifti1Image(np.asanyarray(image.dataobj)[..., list(numbers)], image.affine, image.header)
+
+
+def read_volumes_like(name: Name, reference: ImageHeader) -> Iterator[NDArray[np.float32]]:
+    """The volumes of an image, every voxel in the order of another image on the same grid; NaN is allowed."""
+    yield from volumes(placed_like(read_header(name), reference))
+
+
+def combined_volumes(image: Any, weights: AnyArray) -> Any:
+    """A 4D nibabel image of weighted sums of the volumes of another: (volumes here, volumes there)."""
+    values = np.asanyarray(image.dataobj).astype(np.float64) @ weights.T
+    return nib.Nifti1Image(values.astype(np.float32), image.affine)
 
 
 def _single_volume(name: Name) -> ImageHeader:

@@ -18,6 +18,7 @@ from gpuvox.cohort.formula import Model, build_model, columns_of_formula
 from gpuvox.cohort.hypotheses import Hypothesis, read_hypotheses
 from gpuvox.cohort.images import CohortImages, find_images
 from gpuvox.cohort.in_memory import is_in_memory, join_in_memory
+from gpuvox.cohort.longitudinal import Longitudinal, summarise
 from gpuvox.cohort.table import ID, Cohort, Excluded, as_cohort, complete, listed, new_column
 from gpuvox.errors import DesignError, FileError
 from gpuvox.grid import Grid
@@ -59,6 +60,8 @@ class VoxelwiseDescription:
         see `cohort.in_memory`. Or several of them: a dict of them by name.
     covariates : dict of str to images
         Voxelwise covariates by the name that they have in the model: the same as `images` for each.
+    longitudinal : Longitudinal, optional
+        How the rows of a subject are summarised in one image; None if rows are analysed as they are.
     model : str
         A formula; see `cohort.formula`. Empty for one sample.
     tests : tuple of str
@@ -87,6 +90,7 @@ class VoxelwiseDescription:
     missing: str = "refuse"
     columns: Columns = field(default_factory=Columns)
     covariates: Mapping[str, Any] = field(default_factory=dict)
+    longitudinal: Longitudinal | None = None
     fdr: bool = False
     across_tests: bool = False
     thresholds: tuple[ClusterThreshold, ...] = ()
@@ -156,6 +160,8 @@ class VoxelwiseAnalysis:
         p-values are corrected over all tests, too.
     covariates : dict of str to CohortImages
         By name, the images of voxelwise covariates.
+    longitudinal : Longitudinal or None
+        How images of several visits are summarised; the rows are then subjects.
     """
 
     cohort: Cohort
@@ -169,6 +175,7 @@ class VoxelwiseAnalysis:
     runs: tuple[Run, ...]
     across_tests: bool = False
     covariates: Mapping[str, CohortImages] = field(default_factory=dict)
+    longitudinal: Longitudinal | None = None
 
     @property
     def sources(self) -> dict[str, CohortImages]:
@@ -206,6 +213,12 @@ class VoxelwiseAnalysis:
     def lines(self) -> list[str]:
         """The lines that report the analysis before it is run."""
         found = [f"{several(len(self.cohort), 'row')} of {self.total} of {self.cohort.origin} are analysed"]
+        if self.longitudinal is not None:
+            subjects = several(len(self.cohort), "subject")
+            found = [
+                f"{subjects} of the {several(self.total, 'row')} of {self.cohort.origin} are analysed, of each "
+                f"{self.longitudinal.title}; values of the model are those of its first visit"
+            ]
         found += self.dropped.lines(self.total)
         found += [f"model: {self.model.formula}, {several(len(self.model.names), 'column')}"]
         found += [f"  {note}" for note in self.model.notes]
@@ -252,15 +265,22 @@ def prepare_analysis(description: VoxelwiseDescription, reporter: Reporter) -> V
     """
     whole = as_cohort(description.table)
     cohort, sets, covariates = _joined(whole, description, reporter)
-    images = next(iter(sets.values()))
     formula = _with_pairs(description, cohort)
     needed = [*(columns_of_formula(formula, cohort) if formula else []), *description.columns.names]
-    lacking = _lacking_images({**sets, **covariates})
+    lacking, total, earlier = _lacking_images({**sets, **covariates}), len(cohort), Excluded()
+    if description.longitudinal is not None:
+        kept, earlier = complete(cohort, lacking, description.missing)
+        subjects = summarise(description.longitudinal, cohort, kept, needed)
+        cohort, lacking = subjects.cohort, {number: [why] for number, why in subjects.missing.items()}
+        sets, covariates = (
+            {name: replace(images, weights=subjects.weights) for name, images in each.items()}
+            for each in (sets, covariates)
+        )
     for row, names in cohort.missing(needed).items():
         lacking.setdefault(row, []).extend(f"no {name}" for name in names)
     kept, dropped = complete(cohort, lacking, description.missing)
-    rows = images.ordered(kept)
-    analysed = cohort.at(rows)
+    rows = next(iter(sets.values())).ordered(kept)
+    analysed, dropped = cohort.at(rows), earlier.joined(dropped)
     _check_independent(analysed, description.columns)
     exchangeability = find_blocks(description.columns, analysed)
     model = build_model(formula or "1", analysed)
@@ -273,8 +293,8 @@ def prepare_analysis(description: VoxelwiseDescription, reporter: Reporter) -> V
     _check_level(hypotheses, model)
     runs = _runs(hypotheses, model, exchangeability, description)
     analysis = VoxelwiseAnalysis(
-        analysed, sets, tuple(rows), len(cohort), dropped, model, hypotheses, exchangeability, runs,
-        description.across_tests, covariates,
+        analysed, sets, tuple(rows), total, dropped, model, hypotheses, exchangeability, runs,
+        description.across_tests, covariates, description.longitudinal,
     )  # fmt: skip
     if description.across_tests:
         analysis = _across_tests(analysis)
@@ -397,6 +417,12 @@ def _with_pairs(description: VoxelwiseDescription, cohort: Cohort) -> str:
     formula, paired = description.model.strip(), description.columns.paired
     if not paired:
         return formula
+    if description.longitudinal is not None:
+        raise DesignError(
+            f"--longitudinal makes one image of each {description.longitudinal.subject}, so --paired {paired} has no "
+            "rows to permute; one of the two is expected",
+            option="--paired",
+        )
     cohort.require([paired])
     if formula and paired in columns_of_formula(formula, cohort):
         return formula

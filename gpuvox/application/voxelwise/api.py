@@ -6,7 +6,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,9 +30,11 @@ from gpuvox.application.voxelwise.analysis import (
     check_one_mask,
     prepare_analysis,
 )
+from gpuvox.application.voxelwise.combined import combine_in_memory, write_combined
 from gpuvox.application.voxelwise.folder import ResultFolder, write_volumes
 from gpuvox.cohort.exchangeability import Columns
 from gpuvox.cohort.in_memory import select_in_memory
+from gpuvox.cohort.longitudinal import SUMMARIES, Longitudinal
 from gpuvox.errors import SettingError
 from gpuvox.estimates import parameter_estimates
 from gpuvox.files import locks
@@ -177,6 +179,9 @@ def voxelwise(
     exchangeability : dict, optional
         Columns under ``paired``, ``within``, ``whole`` and ``blocks``; see ``gpuvox voxelwise --help``.
     **settings
+        ``longitudinal={"subject": "participant_id", "visit": "session"}`` makes one image of the rows of each subject:
+        their change, per year with ``"years": "time"``, or with ``"summary": "mean"`` their mean; ``"visits"`` are
+        those that count, in temporal order;
         ``voxelwise_covariates``: a dict of covariates with an image for each row, by the names that they have in the
         model; each is given as `images` are.
         ``fdr=True`` corrects p-values of voxels for the false discovery rate, too; ``across_tests=True`` those of all
@@ -219,6 +224,7 @@ def voxelwise(
         subset=subset,
         missing=missing,
         columns=_columns(exchangeability or {}),
+        longitudinal=_longitudinal(settings.pop("longitudinal", None)),
         covariates=_as_names(settings.pop("voxelwise_covariates", None) or {}),
         fdr=fdr,
         across_tests=across_tests,
@@ -251,6 +257,19 @@ def _columns(given: Mapping[str, str | Sequence[str]]) -> Columns:
         blocks=named.get("blocks", ()),
         whole=next(iter(named.get("whole", ())), ""),
     )
+
+
+def _longitudinal(given: Any) -> Longitudinal | None:
+    """How visits are summarised."""
+    if given is None:
+        return None
+    known = [each.name for each in fields(Longitudinal)]
+    if not isinstance(given, Mapping) or not set(given) <= set(known) or not {"subject", "visit"} <= set(given):
+        raise SettingError(f"longitudinal is {given!r}; a dict is expected that takes {', '.join(known)}")
+    how = Longitudinal(**{**given, "visits": tuple(given.get("visits", ()))})
+    if how.summary not in SUMMARIES:
+        raise SettingError(f"the summary of longitudinal is {how.summary!r}; {' or '.join(SUMMARIES)} is expected")
+    return how
 
 
 def _describe(
@@ -289,6 +308,12 @@ def _unmasked(images: Any, masker: Any) -> tuple[Any, Grid, Ints]:
 def _data(analysis: VoxelwiseAnalysis, name: str, temporary: str) -> Any:
     """The images of a set, in the order of the rows; some volumes of a 4D image are copied into a temporary folder."""
     images = analysis.sources[name]
+    if images.combined and images.in_memory:
+        return combine_in_memory(images, analysis)
+    if images.combined:
+        out = os.path.join(temporary, f"{name}_images")
+        write_combined(images, out, analysis)
+        return out
     if images.in_memory:
         return select_in_memory(images, analysis.rows)
     if not images.stacked:

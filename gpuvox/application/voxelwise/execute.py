@@ -218,7 +218,7 @@ def _check_images(described: RunDescription, analysis: VoxelwiseAnalysis) -> Non
     """Find what is wrong with images, mask, device or workers before anything is written."""
     check_one_mask(analysis, described.mask)
     for images in analysis.sources.values():
-        paths = images.names(analysis.rows)
+        paths = images.names(sorted(images.paths) if images.combined else analysis.rows)
         data = paths[0] if images.stacked else paths
         sources = replace(
             described, root="", data=data, one_sample=True, options=replace(described.options, flip=True)

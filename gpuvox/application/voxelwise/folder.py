@@ -28,6 +28,7 @@ from gpuvox import __version__, files, participants, private
 from gpuvox.application.effects import Effects, make_effects, stats_of
 from gpuvox.application.findings import Finding, find, log_p, p_values
 from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis
+from gpuvox.application.voxelwise.combined import write_combined
 from gpuvox.cohort.hypotheses import Hypothesis
 from gpuvox.cohort.images import CohortImages
 from gpuvox.cohort.table import ID, new_column
@@ -203,6 +204,8 @@ class ResultFolder:
         if os.path.isfile(analysis.cohort.origin):
             table = relocated(table, analysis.cohort.origin, target)
         for name, images in analysis.sources.items():
+            if images.combined:
+                continue
             if not images.in_memory:
                 table = table.assign(
                     **{self.image_column(analysis, name): self._image_cells(images, analysis.rows)}
@@ -242,6 +245,10 @@ class ResultFolder:
     def data(self, analysis: VoxelwiseAnalysis, name: str = "") -> str:
         """What ``-i`` of randomise is: a column of ``participants.tsv``, or a 4D image, written if only some count."""
         images = analysis.sources[name]
+        if images.combined:
+            out = os.fspath(self.path / RANDOMISE / (f"{name}_images" if name else "images"))
+            write_combined(images, out, analysis)
+            return out
         if not images.stacked:
             return f"{self.path / 'participants.tsv'}:{self.image_column(analysis, name)}"
         source = images.paths[analysis.rows[0]]
@@ -424,6 +431,7 @@ class ResultFolder:
             **({"voxelwise_covariates": list(analysis.covariates)} if analysis.covariates else {}),
             "notes": list(analysis.model.notes),
             "degrees_of_freedom": analysis.model.df,
+            **({"longitudinal": asdict(analysis.longitudinal)} if analysis.longitudinal else {}),
             "exchangeability": analysis.exchangeability.sentence,
             "tests": [_test_record(*each, labels, analysis) for each in zip(analysis.hypotheses, findings)],
             "images": self._columns_of_images(analysis),

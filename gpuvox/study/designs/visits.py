@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from gpuvox.errors import FileError
 from gpuvox.tables.columns import require
 from gpuvox.tables.levels import check_levels
 from gpuvox.tables.reading import typed
+from gpuvox.tables.visits import order_visits
 from gpuvox.types import Bools, Ints
 
 
@@ -145,7 +145,7 @@ def read_visits(
     require(table, [subject, visit], origin)
     check_levels(table, visit, origin)
     who, when = (table[name].str.strip() for name in (subject, visit))
-    names = _order(sorted(set(when)), order, visit, os.fspath(origin))
+    names = order_visits(sorted(set(when)), order, visit, os.fspath(origin))
     inside = np.flatnonzero(when.isin(names))
     subjects = tuple(dict.fromkeys(who.iloc[inside]))
     numbers = {name: i for i, name in enumerate(subjects)}
@@ -160,25 +160,3 @@ def read_visits(
         )
     values = typed(table.drop(columns=visit)).iloc[rows].reset_index(drop=True)
     return Visits(values, rows, who_code, when_code, subjects, names, os.fspath(origin))
-
-
-def _order(present: Sequence[str], requested: Sequence[str], column: str, origin: str) -> tuple[str, ...]:
-    """Visits in temporal order: as given, or by the number in names that are otherwise identical."""
-    for name in requested:
-        if name not in present:
-            raise FileError(f"{origin}: no {column} is {name}; the visits are {', '.join(present)}")
-    names = tuple(dict.fromkeys(requested or present))
-    if len(names) < 2:
-        raise FileError(f"{origin}: the only {column} is {names[0]}; two visits are needed")
-    if requested:
-        return names
-    parts = [re.fullmatch(r"(\D*)(\d+(?:\.(\d+))?)(\D*)", name) for name in names]
-    numbers = {name: float(part[2]) for name, part in zip(names, parts) if part}
-    # Whether 1.10 comes after 1.9 is ambiguous.
-    decimals = {len(part[3]) for part in parts if part and part[3]}
-    alike = len({(part[1], part[4]) for part in parts if part}) == 1 and len(numbers) == len(names)
-    if not alike or len(decimals) > 1 or len(set(numbers.values())) < len(names):
-        raise FileError(
-            f"{origin}: the order of {column} {', '.join(names)} is unknown; use --visits to define it"
-        )
-    return tuple(sorted(names, key=numbers.__getitem__))
