@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from gpuvox import tuning
 from gpuvox.device import Device, Event, OutOfDeviceMemory, memory_limit, why_unavailable
 from gpuvox.errors import CacheWarning, DeviceError, UsageError
 from gpuvox.runtime import caches
@@ -161,6 +162,7 @@ class CudaDevice(Device):
         self.memory = int(about["totalGlobalMem"])
         self.title = f"{about['name'].decode()}, {self.memory / 2**30:.0f} GB"
         self.bus_id = str(cupy.cuda.runtime.deviceGetPCIBusId(number))
+        self.tuning = tuning.load(f"sm_{about['major']}{about['minor']}")
         self.n_processors = int(about["multiProcessorCount"])
         self.shared_bytes = int(about["sharedMemPerBlockOptin"]) - STATIC_SHARED
         self._kernels: dict[str, Any] = {}
@@ -310,14 +312,16 @@ class CudaDevice(Device):
         if name not in self._kernels:
             try:
                 with self._device:
-                    module = self._cupy.RawModule(
-                        code=source(FAMILY[name]), options=compile_options(), name_expressions=(name,)
-                    )
-                    self._kernels[name] = module.get_function(name)
+                    self._kernels[name] = self._module(name).get_function(name)
             except Exception as error:
                 # CuPy raises various exceptions if a library or a header is missing.
                 raise DeviceError(f"the CUDA kernels cannot be compiled for {self.title}: {error}") from None
         return self._kernels[name]
+
+    def _module(self, name: str) -> Any:
+        """The compiled module of a kernel."""
+        options = (*compile_options(), *self.tuning.defines(name))
+        return self._cupy.RawModule(code=source(FAMILY[name]), options=options, name_expressions=(name,))
 
     def free_bytes(self) -> int:
         """See `Device.free_bytes`."""

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuvox.errors import InputError
+from gpuvox.tuning import Tuning
 from gpuvox.types import AnyArray, DeviceArray
 
 MEMORY_VARIABLE = "GPUVOX_DEVICE_MEMORY"
@@ -52,6 +53,8 @@ class Device(ABC):
         Number of multiprocessors: at least so many blocks run at the same time.
     shared_bytes : int
         Largest amount of shared memory that a block may request.
+    tuning : Tuning
+        How kernels are launched on it.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Device(ABC):
 
     def __init__(self) -> None:
         self.lock = RLock()
+        self.tuning = Tuning()
         self._kept: OrderedDict[int, tuple[AnyArray, DeviceArray]] = OrderedDict()
 
     @abstractmethod

@@ -576,7 +576,7 @@ class Glm(DeviceModel):
 
 _COLUMNS, _ROWS = 128, 64  # tile of a block of glm_maps
 _MOST_TILES = 65535  # blocks along y that CUDA allows
-_EXACT_THREADS, _EXACT_RESIDENT = 128, 4
+_EXACT_THREADS = 128
 _UPLOAD_BYTES = 64 << 20  # of the host, for what is on its way to the device
 
 
@@ -768,7 +768,8 @@ class _GlmOnDevice:
         held, flip = upload_shuffles(shuffles, self.device)
         statistic, sse = device.empty(n_items, np.float64), device.empty(n_items, np.float64)
         most = max(1, device.free_bytes() // 2 // (8 * n * _EXACT_THREADS))
-        blocks = min(-(-n_items // _EXACT_THREADS), _EXACT_RESIDENT * device.n_processors, most)
+        resident = device.tuning.of("glm_exact").resident
+        blocks = min(-(-n_items // _EXACT_THREADS), resident * device.n_processors, most)
         scratch = device.empty(blocks * _EXACT_THREADS * n, np.float64)
         device.launch(
             "glm_exact", blocks, _EXACT_THREADS, data, np.int64(data.shape[1]), norms, number, column,

@@ -197,7 +197,7 @@ class ObservedTest:
             # Whole waves of blocks, whether a processor holds two or three of them.
             wave = 6 * self.device.n_processors
             if size >= wave:
-                return wave * min(size // wave, 2)
+                return wave * min(size // wave, self.device.tuning.waves)
         return 1 << (min(size, 1024).bit_length() - 1)
 
     @property

@@ -612,7 +612,6 @@ def _power(x: Float64, power: float) -> Float64:
 
 # -- on a device ----------------------------------------------------------------------------------------------------
 
-_THREADS = 512  # of a block of tfce_peaks
 _GROW_THREADS, _GROW_RESIDENT = 128, 8
 _SHARED_LEVELS = 2048  # up to so many, counts by level are in shared memory
 _PEAK_BYTES = 12  # of shared memory
@@ -664,10 +663,12 @@ def _peaks_on(
     full, padded, cap = maps is not None, enhancer.grid.padded, enhancer.cap
     box, i32 = padded.size, np.int32
     count_bytes = 12 * (cap + 1) if cap <= _SHARED_LEVELS else 0
-    resident = 3 if enhancer.options.connectivity == 6 and not full else 2  # blocks that a processor holds
-    n_shared = max(0, (device.shared_bytes // resident - count_bytes - 1024) // _PEAK_BYTES // 2 * 2)
+    kernel = f"tfce_peaks<{enhancer.options.connectivity}, {'true' if full else 'false'}>"
+    launch = device.tuning.of(kernel)
+    room = int(launch.shared * (device.shared_bytes // launch.resident)) - count_bytes - 1024
+    n_shared = max(0, room // _PEAK_BYTES // 2 * 2)
     bytes_each = 6 * box + (32 if full else 24) * n_voxels + 16 * edge_room + 12 * (cap + 1)
-    slots = slots_for(n_maps, resident, bytes_each, device)
+    slots = slots_for(n_maps, launch.resident, bytes_each, device)
     code = device.full((slots, box), 0, np.int16)
     up, counts = device.empty((slots, box), i32), device.empty((slots, 3, cap + 1), i32)
     order, word = device.empty((slots, n_voxels), i32), device.empty((slots, n_voxels), np.uint32)
@@ -677,9 +678,8 @@ def _peaks_on(
     maxima, status = device.empty((2, n_maps), np.int64), device.empty(n_maps, i32)
     thresholds, weights, per_step = enhancer._peak_tables
     px, py, _ = padded.shape
-    kernel = f"tfce_peaks<{enhancer.options.connectivity}, {'true' if full else 'false'}>"
     device.launch(
-        kernel, slots, _THREADS,
+        kernel, slots, launch.threads,
         stat, i32(n_maps), i32(n_voxels), device.keep(padded.index), i32(box), i32(px), i32(px * py),
         device.keep(thresholds), device.keep(weights), device.keep(enhancer._size_table), device.keep(per_step),
         i32(cap), i32(edge_room), i32(count_bytes > 0), i32(n_shared), code, up, order, word, gathered, dead, raw,

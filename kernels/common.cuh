@@ -20,6 +20,11 @@ using uint32 = unsigned int;
 
 DEVICE void barrier() { __syncthreads(); }
 
+#ifdef GPUVOX_PROFILE
+extern "C" { __device__ uint64 gpuvox_phases[16] = {}; }
+DEVICE int64 ticks() { return clock64(); }
+#endif
+
 template <class T> DEVICE T load(const T* p) { return *(const volatile T*)p; }
 template <class T> DEVICE void store(T* p, T value) { *(volatile T*)p = value; }
 template <class T> DEVICE T add(T* p, T value) { return atomicAdd(p, value); }
@@ -31,6 +36,20 @@ template <class T> DEVICE T raise(T* p, T value) { return atomicMax(p, value); }
 
 #include "cuda_on_cpu.hpp"
 
+#endif
+
+// A clock by phase, for bench/device alone: ticks of the first thread of every block, from barrier to barrier.
+#ifdef GPUVOX_PROFILE
+#define START_OF_PHASES int64 phase_began = ticks()
+#define END_OF_PHASE(k)                                               \
+    do {                                                              \
+        const int64 phase_ended = ticks();                            \
+        if (threadIdx.x == 0) add(gpuvox_phases + (k), (uint64)(phase_ended - phase_began)); \
+        phase_began = phase_ended;                                    \
+    } while (0)
+#else
+#define START_OF_PHASES (void)0
+#define END_OF_PHASE(k) (void)0
 #endif
 
 // Threads of the whole grid, for loops over independent items.

@@ -23,6 +23,12 @@
 
 #include "common.cuh"
 
+// Launch bounds of tfce_peaks; gpuvox/tuning replaces them where others are faster.
+#ifndef PEAKS_THREADS
+#define PEAKS_THREADS 512
+#define PEAKS_RESIDENT (C == 6 && !FULL ? 3 : 2)
+#endif
+
 namespace {
 
 const uint32 ROOT = 0x80000000u;
@@ -162,7 +168,7 @@ DEVICE int hook(uint32* word, int a, int b, uint32* before) {
 // maxima (2, n_maps) in scores; status (n_maps); maps (n_maps, n_voxels), negative for the negative sign.
 // Dynamic shared memory: counts if cap_shared, then n_shared (gathered, word).
 template <int C, bool FULL>
-KERNEL_FOR(512, C == 6 && !FULL ? 3 : 2)
+KERNEL_FOR(PEAKS_THREADS, PEAKS_RESIDENT)
 tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int box, int px, int pxy,
            const float* thresholds, const int64* weights, const int64* sizes, const float* per_step, int cap,
            int edge_capacity, int cap_shared, int n_shared, short* all_code, int* all_up, int* all_order,
@@ -193,6 +199,7 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
             best[0] = best[1] = 0;
         }
         barrier();
+        START_OF_PHASES;
 
         // Levels.
         for (int v = thread; v < n_voxels; v += threads) {
@@ -208,6 +215,7 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
             if (level) add(counts + level, 1);
         }
         barrier();
+        END_OF_PHASE(0);
         const bool too_many = load(highest) > cap;
         if (too_many && thread == 0) {
             status[b] = TOO_MANY_LEVELS;
@@ -235,6 +243,7 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
             }
         }
         barrier();
+        END_OF_PHASE(1);
         const int peaks = n_peaks[0], top = highest[0];
         for (int i = thread; i < 2; i += threads) start_of_levels(i ? counts + peaks_of : counts, cap);
         uint32* word = peaks <= n_shared ? (uint32*)(memory + n_shared) : all_word + slot * n_voxels;
@@ -250,6 +259,7 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
             gathered[number] = 0;
         }
         barrier();
+        END_OF_PHASE(2);
 
         // Labels: whatever is found on the way is further up, so it does not matter who has been here before.
         for (int v = thread; v < n_voxels; v += threads) {
@@ -261,6 +271,7 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
             order[add(counts + magnitude(c), 1)] = FULL ? v : ~x;
         }
         barrier();
+        END_OF_PHASE(3);
 
         // Edges, sorted by level.
         int* raw = all_raw + slot * 2 * edge_capacity;
@@ -279,6 +290,7 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
             });
         }
         barrier();
+        END_OF_PHASE(4);
         const int edges = n_edges[0];
         if (edges > edge_capacity) {
             if (thread == 0) {
@@ -297,6 +309,7 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
             edge[2 * place + 1] = raw[2 * i + 1];
         }
         barrier();
+        END_OF_PHASE(5);
 
         // The sweep. The items of level k now end at its count, and start where those of level k + 1 end.
         int voxel = 0, edge_at = 0;
@@ -309,6 +322,7 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
                     above[v] = total_of(word, gathered, ~up[index[v]]);
                 }
                 barrier();
+                END_OF_PHASE(6);
             }
             for (int i = edge_at + thread; i < edge_end; i += threads) {
                 uint32 before = 0;
@@ -319,6 +333,7 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
                 dead[2 * d + 1] = (int)(before & SIZE);
             }
             barrier();
+            END_OF_PHASE(7);
             const int hooked = n_dead[0];
             for (int i = thread; i < hooked; i += threads) {
                 const int node = dead[2 * i], root = find(word, node);
@@ -339,6 +354,7 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
             }
             if (run) add(word + root, run);
             barrier();
+            END_OF_PHASE(8);
             if (thread == 0) n_dead[0] = 0;
             for (int i = thread; i < born; i += threads) {
                 const uint32 w = word[i];
@@ -353,6 +369,7 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
                 }
             }
             barrier();
+            END_OF_PHASE(9);
             voxel = voxel_end;
             edge_at = edge_end;
         }
@@ -381,6 +398,7 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
             }
         }
         barrier();
+        END_OF_PHASE(10);
         if (thread == 0) {
             status[b] = DONE;
             maxima[b] = best[0];

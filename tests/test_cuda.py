@@ -200,7 +200,7 @@ class StandIn:
             getDeviceProperties = staticmethod(  # noqa: N815
                 lambda number: {
                     "name": b"stand-in", "totalGlobalMem": StandIn.memory, "multiProcessorCount": 3,
-                    "sharedMemPerBlockOptin": 99 << 10,
+                    "sharedMemPerBlockOptin": 99 << 10, "major": 9, "minor": 0,
                 }
             )  # fmt: skip
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <cstddef>
@@ -51,6 +52,11 @@ inline unsigned long long* memory = nullptr;
 }  // namespace cuda_on_cpu
 
 inline thread_local cuda_on_cpu::Index threadIdx, blockIdx, blockDim, gridDim;
+
+#ifdef GPUVOX_PROFILE
+extern "C" { unsigned long long gpuvox_phases[16] = {}; }
+static inline long long ticks() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
+#endif
 
 static inline void barrier() { cuda_on_cpu::team->arrive_and_wait(); }
 
