@@ -26,7 +26,7 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
 
 # Options of Dask and of FSL's fdr, an option of FSL that gpuvox refuses, and a placeholder.
-OTHERS = {"--memory-limit", "--nthreads", "--oneminusp", "--multi", "--option"}
+OTHERS = {"--memory-limit", "--minutes", "--nthreads", "--oneminusp", "--multi", "--option"}
 
 
 def _options(parser: argparse.ArgumentParser) -> set[str]:
