@@ -24,8 +24,9 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
-from gpuvox.jit import inner, intrinsic, types
+from gpuvox.jit import intrinsic, part, types
 from gpuvox.types import Int32, Ints, Words
+from gpuvox.vectors import I16, I32, I64, flags, load, pointer, splat, spread, store, trailing_zeros
 
 WORD = 64
 """Voxels of a word."""
@@ -77,108 +78,76 @@ NEIGHBOURS = {c: [bit for bit in range(27) if _are_neighbours(CENTRE, bit, c)] f
 ROUNDS = {6: 3, 18: 4, 26: 3}
 """Of the flood: more find a few saddles less."""
 
-_i64, _i32, _i16 = ir.IntType(64), ir.IntType(32), ir.IntType(16)
-_words = ir.VectorType(_i64, GROUP)
-_levels = ir.VectorType(_i16, WORD)
-_labels = ir.VectorType(_i32, LANES)
-_flags = ir.VectorType(ir.IntType(1), LANES)
-
-
-def _splat(kind: ir.VectorType, value: int) -> ir.Constant:
-    return ir.Constant(kind, [value] * kind.count)
-
-
-def _pointer(context: Any, builder: Any, array_type: Any, value: Any) -> Any:
-    return context.make_array(array_type)(context, builder, value).data
-
-
-def _load(builder: Any, kind: ir.VectorType, pointer: Any, index: Any, align: int) -> Any:
-    place = builder.gep(pointer, [index])
-    return builder.load(builder.bitcast(place, kind.as_pointer()), align=align)
-
-
-def _store(builder: Any, value: Any, pointer: Any, index: Any, align: int) -> None:
-    place = builder.gep(pointer, [index])
-    builder.store(value, builder.bitcast(place, value.type.as_pointer()), align=align)
+_words = ir.VectorType(I64, GROUP)
+_levels = ir.VectorType(I16, WORD)
+_labels = ir.VectorType(I32, LANES)
 
 
 # -- comparisons ----------------------------------------------------------------------------------------------------
 
 
-def _compare(connectivity: int) -> Any:
-    """Words of one place in a group: which voxels are not 0, and which neighbours are further from zero."""
-    cells = COMPARED[connectivity]
+@intrinsic
+def _compare(typing: Any, code: Any, place: Any, steps: Any, cells: Any, greater: Any, number: Any) -> Any:
+    """Words of one place in a group: which voxels are not 0, and which neighbours are further from zero.
 
-    @intrinsic
-    def compare(typing: Any, code: Any, place: Any, steps: Any, greater: Any, number: Any) -> Any:
-        """``greater[b, number]``: code[place + i + steps[b]] above code[place + i], 64 of them; b = 13: not 0.
+    ``greater[b, number]``: code[place + i + steps[b]] above code[place + i], 64 of them; b = 13: not 0. x ^ s with s
+    the sign (0 or −1) maps negative codes c to −c − 1, and the other sign below all of them. Ties go to the higher
+    position.
+    """
 
-        x ^ s with s the sign (0 or −1) maps negative codes c to −c − 1, and the other sign below all of them. Ties go
-        to the higher position.
-        """
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        codes, offsets, words = (pointer(context, builder, signature.args[k], arguments[k]) for k in (0, 2, 4))
+        place, number = arguments[1], arguments[5]
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            codes, offsets, words = (
-                _pointer(context, builder, signature.args[k], arguments[k]) for k in (0, 2, 3)
-            )
-            place, number = arguments[1], arguments[4]
+        def put(bit: int, flags: Any) -> None:
+            at = builder.add(number, ir.Constant(I64, bit * GROUP))
+            store(builder, builder.bitcast(flags, I64), words, at, 8)
 
-            def put(bit: int, flags: Any) -> None:
-                at = builder.add(number, ir.Constant(_i64, bit * GROUP))
-                _store(builder, builder.bitcast(flags, _i64), words, at, 8)
+        own = load(builder, _levels, codes, place, 2)
+        sign = builder.ashr(own, splat(_levels, 15))
+        put(CENTRE, builder.icmp_signed("!=", own, splat(_levels, 0)))
+        own = builder.xor(own, sign)
+        for bit in COMPARED[len(cells)]:
+            step = builder.load(builder.gep(offsets, [ir.Constant(I64, bit)]))
+            other = load(builder, _levels, codes, builder.add(place, step), 2)
+            other = builder.xor(other, sign)
+            put(bit, builder.icmp_signed(">" if bit < CENTRE else ">=", other, own))
+        return context.get_dummy_value()
 
-            own = _load(builder, _levels, codes, place, 2)
-            sign = builder.ashr(own, _splat(_levels, 15))
-            put(CENTRE, builder.icmp_signed("!=", own, _splat(_levels, 0)))
-            own = builder.xor(own, sign)
-            for bit in cells:
-                step = builder.load(builder.gep(offsets, [ir.Constant(_i64, bit)]))
-                other = _load(builder, _levels, codes, builder.add(place, step), 2)
-                other = builder.xor(other, sign)
-                put(bit, builder.icmp_signed(">" if bit < CENTRE else ">=", other, own))
-            return context.get_dummy_value()
-
-        return types.void(code, place, steps, greater, number), generate
-
-    return compare
+    return types.void(code, types.intp, steps, cells, greater, types.intp), generate
 
 
 # -- floods ---------------------------------------------------------------------------------------------------------
 
 
-def _flood(connectivity: int) -> Any:
-    """The flood of a group."""
+@intrinsic
+def _flood(typing: Any, cells: Any, greater: Any, first: Any, rest: Any) -> Any:
+    """From the words `greater` of a group: `first`, which cell a voxel points at; `rest`, what is not reached.
 
-    @intrinsic
-    def flood(typing: Any, greater: Any, first: Any, rest: Any) -> Any:
-        """From the words `greater` of a group: `first`, which cell a voxel points at; `rest`, what is not reached.
+    Of each piece that is not reached at least one cell is in `rest`. Row 13 of `first`: voxels that point at a cell
+    other than a face; of `rest`: saddles.
+    """
 
-        Of each piece that is not reached at least one cell is in `rest`. Row 13 of `first`: voxels that point at a cell
-        other than a face; of `rest`: saddles.
-        """
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointers = [pointer(context, builder, signature.args[k], arguments[k]) for k in range(1, 4)]
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointers = [_pointer(context, builder, signature.args[k], arguments[k]) for k in range(3)]
+        def read(bit: int) -> Any:
+            return load(builder, _words, pointers[0], ir.Constant(I64, bit * GROUP), 8)
 
-            def load(bit: int) -> Any:
-                return _load(builder, _words, pointers[0], ir.Constant(_i64, bit * GROUP), 8)
+        def put(row: int, bit: int, value: Any) -> None:
+            store(builder, value, pointers[row], ir.Constant(I64, bit * GROUP), 8)
 
-            def put(row: int, bit: int, value: Any) -> None:
-                _store(builder, value, pointers[row], ir.Constant(_i64, bit * GROUP), 8)
+        circuit = _Circuit(builder, read, len(cells))
+        circuit.start()
+        for bit in circuit.neighbours:
+            put(1, bit, circuit.reached[bit])
+        put(1, CENTRE, circuit.elsewhere)
+        circuit.run()
+        for bit, value in circuit.unreached_pieces().items():
+            put(2, bit, value)
+        return context.get_dummy_value()
 
-            circuit = _Circuit(builder, load, connectivity)
-            circuit.start()
-            for bit in circuit.neighbours:
-                put(1, bit, circuit.reached[bit])
-            put(1, CENTRE, circuit.elsewhere)
-            circuit.run()
-            for bit, value in circuit.unreached_pieces().items():
-                put(2, bit, value)
-            return context.get_dummy_value()
-
-        return types.void(greater, first, rest), generate
-
-    return flood
+    return types.void(cells, greater, first, rest), generate
 
 
 class _Circuit:
@@ -186,7 +155,7 @@ class _Circuit:
 
     def __init__(self, builder: Any, load: Any, connectivity: int) -> None:
         self.builder, self.connectivity = builder, connectivity
-        self.zero = _splat(_words, 0)
+        self.zero = splat(_words, 0)
         inside = load(CENTRE)
         self.word = {bit: load(bit) for bit in COMPARED[connectivity]}
         path = FACES if connectivity == 6 else COMPARED[connectivity]
@@ -272,71 +241,107 @@ class _Circuit:
 
 
 @intrinsic
-def _blend(typing: Any, label: Any, place: Any, steps: Any, masks: Any, out: Any) -> Any:
-    """Labels of 16 voxels from those one row and one plane before, and where they point if they are heads.
+def _label_word(  # noqa: PLR0913
+    typing: Any,
+    label: Any,
+    place: Any,
+    steps: Any,
+    n_heads: Any,
+    head: Any,
+    run: Any,
+    above: Any,
+    over: Any,
+    beside: Any,
+    under: Any,
+) -> Any:
+    """Labels of the 64 voxels of a word that begins at `place`; returns the number of heads so far.
 
-    masks (8,) uint16: the voxels that point along −z; at the cells 5, 7 and 11 of the cube; along x, y and z.
-    out (2, 16) int32: labels; positions.
+    The words say which voxels are heads, and get the next labels from `n_heads` on; which have the label of the voxel
+    before; that of the voxel one plane before (`above`); those of the cells 5, 7 and 11 of the cube. All others
+    have that of the voxel one row before.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        labels, strides, words, result = (
-            _pointer(context, builder, signature.args[k], arguments[k]) for k in (0, 2, 3, 4)
-        )
-        place = arguments[1]
-        px, pxy = (builder.load(builder.gep(strides, [ir.Constant(_i64, bit)])) for bit in (16, 22))
+        labels = pointer(context, builder, signature.args[0], arguments[0])
+        strides = pointer(context, builder, signature.args[2], arguments[2])
+        px, pxy = (builder.load(builder.gep(strides, [ir.Constant(I64, bit)])) for bit in (16, 22))
+        write = _LabelWriter(builder, labels, px, pxy)
+        place, n_heads, words = arguments[1], arguments[3], arguments[4:]
+        last = builder.load(builder.gep(labels, [builder.sub(place, ir.Constant(I64, 1))]))
+        for first in range(0, WORD, LANES):
+            parts = [builder.trunc(builder.lshr(word, ir.Constant(I64, first)), I16) for word in words]
+            last = write.part(builder.add(place, ir.Constant(I64, first)), n_heads, parts, last)
+            n_heads = builder.add(n_heads, builder.zext(builder.ctpop(parts[0]), I64))
+        return n_heads
 
-        def flags(number: int) -> Any:
-            word = builder.load(builder.gep(words, [ir.Constant(_i64, number)]))
-            return builder.bitcast(word, _flags)
-
-        def before(*steps: Any) -> Any:
-            at = place
-            for step in steps:
-                at = builder.add(at, step)
-            return _load(builder, _labels, labels, at, 4)
-
-        one = ir.Constant(_i64, 1)
-        back_y, back_z = builder.neg(px), builder.neg(pxy)
-        value = before(back_y)
-        value = builder.select(flags(0), before(back_z), value)
-        value = builder.select(flags(1), before(one, back_z), value)
-        value = builder.select(flags(2), before(px, back_z), value)
-        value = builder.select(flags(3), before(one, back_y), value)
-        _store(builder, value, result, ir.Constant(_i64, 0), 4)
-        ahead = _splat(_labels, 0)
-        for number, step in ((4, one), (5, px), (6, pxy)):
-            many = _spread(builder, builder.trunc(step, _i32))
-            ahead = builder.select(flags(number), many, ahead)
-        here = _spread(builder, builder.trunc(place, _i32))
-        here = builder.add(here, ir.Constant(_labels, list(range(LANES))))
-        _store(builder, builder.add(here, ahead), result, ir.Constant(_i64, LANES), 4)
-        return context.get_dummy_value()
-
-    return types.void(label, place, steps, masks, out), generate
+    word = types.uint64
+    return types.intp(label, types.intp, steps, types.intp, word, word, word, word, word, word), generate
 
 
-def _spread(builder: Any, value: Any) -> Any:
-    """A number in every lane."""
-    vector = builder.insert_element(ir.Constant(_labels, ir.Undefined), value, ir.Constant(_i32, 0))
-    return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(_i32, LANES), [0] * LANES))
+class _LabelWriter:
+    """The labels of 16 voxels at a time."""
 
+    def __init__(self, builder: Any, labels: Any, px: Any, pxy: Any) -> None:
+        self.builder, self.labels, self.px, self.pxy = builder, labels, px, pxy
 
-@intrinsic
-def trailing_zeros(typing: Any, word: Any) -> Any:
-    """Number of the lowest bit of a word that is set; 64 if none is."""
+    def part(self, place: Any, n_heads: Any, words: list[Any], last: Any) -> Any:
+        """Write the labels from `place` on, `last` being the one before them; returns the last of them."""
+        builder = self.builder
+        head, run, above, over, beside, under = words
+        one = ir.Constant(I64, 1)
+        back_y, back_z = builder.neg(self.px), builder.neg(self.pxy)
+        value = self._at(place, back_y)
+        for word, steps in (
+            (above, (back_z,)),
+            (over, (one, back_z)),
+            (beside, (self.px, back_z)),
+            (under, (one, back_y)),
+        ):
+            value = builder.select(flags(builder, word), self._at(place, *steps), value)
+        value = builder.select(flags(builder, head), self._numbers(head, n_heads), value)
+        value = self._along_runs(value, run, last)
+        store(builder, value, self.labels, place, 4)
+        return builder.extract_element(value, ir.Constant(I32, LANES - 1))
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+    def _at(self, place: Any, *steps: Any) -> Any:
+        return load(self.builder, _labels, self.labels, reduce(self.builder.add, steps, place), 4)
 
-    return types.uint64(types.uint64), generate
+    def _numbers(self, head: Any, n_heads: Any) -> Any:
+        """In each lane, `n_heads` and the number of heads before it."""
+        builder = self.builder
+        pair = ir.Constant(ir.VectorType(I64, 2), ir.Undefined)
+        ones = ir.Constant(I64, 0x0101010101010101)
+        for number in range(2):
+            byte = builder.lshr(builder.zext(head, I64), ir.Constant(I64, 8 * number))
+            byte = builder.and_(byte, ir.Constant(I64, 0xFF))
+            # Bit i of the byte becomes byte i, 0 or 1; the product adds up all bytes below each.
+            bits = builder.and_(builder.mul(byte, ones), ir.Constant(I64, 0x8040201008040201))
+            bits = builder.lshr(builder.add(bits, ir.Constant(I64, 0x7F7F7F7F7F7F7F7F)), ir.Constant(I64, 7))
+            before = builder.shl(builder.mul(builder.and_(bits, ones), ones), ir.Constant(I64, 8))
+            if number:
+                low = builder.zext(builder.ctpop(builder.and_(head, ir.Constant(I16, 0xFF))), I64)
+                before = builder.add(before, builder.mul(low, ones))
+            pair = builder.insert_element(pair, before, ir.Constant(I32, number))
+        counts = builder.zext(builder.bitcast(pair, ir.VectorType(ir.IntType(8), LANES)), _labels)
+        return builder.add(counts, spread(builder, builder.trunc(n_heads, I32), LANES))
 
+    def _along_runs(self, value: Any, run: Any, last: Any) -> Any:
+        """Each lane of a run gets what the lane before the run has: by steps of 1, 2, 4 and 8 lanes."""
+        builder = self.builder
+        inside = builder.and_(run, ir.Constant(I16, 0xFFFE))
+        step = 1
+        while step < LANES:
+            lanes = [max(lane - step, 0) for lane in range(LANES)]
+            moved = builder.shuffle_vector(value, value, ir.Constant(_labels, lanes))
+            value = builder.select(flags(builder, inside), moved, value)
+            inside = builder.and_(inside, builder.shl(inside, ir.Constant(I16, step)))
+            step *= 2
+        # The run that comes in from the left: the lowest bits that are set.
+        from_left = builder.and_(run, builder.not_(builder.add(run, ir.Constant(I16, 1))))
+        return builder.select(flags(builder, from_left), spread(builder, last, LANES), value)
 
-_compare_6, _compare_18, _compare_26 = _compare(6), _compare(18), _compare(26)
-_flood_6, _flood_18, _flood_26 = _flood(6), _flood(18), _flood(26)
 
 _BEYOND_FACES = np.array([b for b in NEIGHBOURS[26] if b not in FACES])
-_CELLS_6, _CELLS_26 = np.array(NEIGHBOURS[6]), np.array(NEIGHBOURS[26])
 
 _MOST_EDGES = 26 * GROUP * WORD  # of a group
 
@@ -347,66 +352,61 @@ _u64 = np.uint64
 class Group(NamedTuple):
     """Work space of a group.
 
-    greater, first, rest: (27, 8), a word for each cell and place, see `_compare` and `_flood`; masks (8,) and vectors
-    (2, 16): see `_blend`.
+    greater, first, rest: (27, 8), a word for each cell and place, see `_compare` and `_flood`.
     """
 
     greater: Words
     first: Words
     rest: Words
-    masks: NDArray[np.uint16]
-    vectors: Int32
 
 
 def make_group() -> Group:
     """Work space of a group."""
     greater, first, rest = (np.zeros((27, GROUP), dtype=np.uint64) for _ in range(3))
-    return Group(greater, first, rest, np.zeros(8, dtype=np.uint16), np.zeros((2, LANES), dtype=np.int32))
+    return Group(greater, first, rest)
 
 
-@inner
+def neighbour_cells(connectivity: int) -> tuple[int, ...]:
+    """Cells that are neighbours of the centre.
+
+    A tuple, whose length the compiler knows: it makes code for each connectivity when that is first used.
+    """
+    return tuple(NEIGHBOURS[connectivity])
+
+
+@part
 def ascend(
     blocks: Ints,
     steps: Ints,
-    connectivity: int,
+    cells: tuple[int, ...],
     group: Group,
     code: NDArray[np.int16],
     label: Int32,
     head_up: Int32,
     ends: Int32,
-) -> tuple[np.intp, np.intp, Int32]:
+) -> tuple[np.int64, np.intp, Int32]:
     """Point every voxel at a greater one, give provisional labels, and list the edges of saddles.
 
-    blocks (m,): positions at which words begin, ascending; steps (27,): offsets of the cells of the cube;
-    ends (2, any): receives the positions of a saddle and of a neighbour in another piece. Returns the numbers of heads
-    and edges, and `ends`, larger if need be.
+    blocks (m,): positions at which words begin, ascending; steps (27,): offsets of the cells of the cube; cells: see
+    `neighbour_cells`; ends (2, any): receives the positions of a saddle and of a neighbour in another piece. Returns
+    the numbers of heads and edges, and `ends`, larger if need be.
     """
-    n_heads, n_edges = _u(0), _u(0)
-    cells = _CELLS_6 if connectivity == 6 else _CELLS_26
+    n_heads, n_edges = np.int64(0), _u(0)
     for j in range(0, len(blocks), GROUP):
         m = min(len(blocks) - j, GROUP)
         if np.intp(n_edges) + _MOST_EDGES > ends.shape[1]:
             ends = _grown(ends)
-        if connectivity == 6:
-            for g in range(m):
-                _compare_6(code, blocks[j + g], steps, group.greater, g)
-            _flood_6(group.greater, group.first, group.rest)
-        elif connectivity == 18:
-            for g in range(m):
-                _compare_18(code, blocks[j + g], steps, group.greater, g)
-            _flood_18(group.greater, group.first, group.rest)
-        else:
-            for g in range(m):
-                _compare_26(code, blocks[j + g], steps, group.greater, g)
-            _flood_26(group.greater, group.first, group.rest)
         for g in range(m):
-            n_heads = _label(blocks[j + g], g, steps, group, label, head_up, n_heads)
+            _compare(code, blocks[j + g], steps, cells, group.greater, g)
+        _flood(cells, group.greater, group.first, group.rest)
+        for g in range(m):
+            n_heads = _label(blocks[j + g], g, steps, cells, group, label, head_up, n_heads)
             if group.rest[CENTRE, g]:
                 n_edges = _list_edges(blocks[j + g], g, cells, steps, group.rest, ends, n_edges)
-    return np.intp(n_heads), np.intp(n_edges), ends
+    return n_heads, np.intp(n_edges), ends
 
 
-@inner
+@part
 def _grown(ends: Int32) -> Int32:
     new = np.empty((2, 2 * ends.shape[1] + _MOST_EDGES), ends.dtype)
     for i in range(ends.shape[1]):
@@ -415,12 +415,19 @@ def _grown(ends: Int32) -> Int32:
     return new
 
 
-@inner
+@part
 def _label(
-    place: int, g: int, steps: Ints, group: Group, label: Int32, head_up: Int32, n_heads: np.uintp
-) -> np.uintp:
+    place: int,
+    g: int,
+    steps: Ints,
+    cells: tuple[int, ...],
+    group: Group,
+    label: Int32,
+    head_up: Int32,
+    n_heads: np.int64,
+) -> np.int64:
     """Labels of the 64 voxels of a word, and where its heads point. Returns the number of heads so far."""
-    greater, first, masks, vectors = group.greater, group.first, group.masks, group.vectors
+    greater, first = group.greater, group.first
     z, y, x = first[4, g], first[10, g], first[12, g]
     ahead_x, ahead_y, ahead_z = first[14, g], first[16, g], first[22, g]
     # The edge of the cube beside the face ahead, one plane or row before.
@@ -428,43 +435,40 @@ def _label(
     under = ahead_x & ~over & greater[11, g]
     beside = ahead_y & greater[7, g]
     head = greater[CENTRE, g] & ~(z | y | x | over | under | beside)
-    elsewhere = head & first[CENTRE, g]
-    for q in range(0, WORD, LANES):
-        shift = _u64(q)
-        masks[0] = np.uint16(z >> shift)
-        masks[1] = np.uint16(over >> shift)
-        masks[2] = np.uint16(beside >> shift)
-        masks[3] = np.uint16(under >> shift)
-        masks[4] = np.uint16(ahead_x >> shift)
-        masks[5] = np.uint16(ahead_y >> shift)
-        masks[6] = np.uint16(ahead_z >> shift)
-        at = place + q
-        _blend(label, at, steps, masks, vectors)
-        run, new = x >> shift, head >> shift
-        last = label[_u(at - 1)]
-        # No branch: neither heads nor runs can be predicted.
-        for i in range(_u(LANES)):
-            bit = _u64(i)
-            is_new = (new >> bit) & _u64(1)
-            value = np.int32(n_heads) if is_new else vectors[0, i]
-            value = last if (run >> bit) & _u64(1) else value
-            label[_u(at) + i] = value
-            last = value
-            head_up[n_heads] = vectors[1, i]
-            n_heads += _u(is_new)
-    if elsewhere:
-        for cell in _BEYOND_FACES:
-            word = first[cell, g] & elsewhere
-            while word:
-                p = place + np.int64(trailing_zeros(word))
-                word &= word - _u64(1)
-                head_up[_u(label[_u(p)])] = p + steps[cell]
+    n = _u(n_heads)
+    n_heads = _label_word(label, place, steps, n_heads, head, x, z, over, beside, under)
+    px, pxy = steps[16], steps[22]
+    word = head
+    while word:
+        bit = trailing_zeros(word)
+        word &= word - _u64(1)
+        ahead = np.int64((ahead_x >> bit) & _u64(1))
+        ahead += np.int64((ahead_y >> bit) & _u64(1)) * px + np.int64((ahead_z >> bit) & _u64(1)) * pxy
+        head_up[n] = place + np.int64(bit) + ahead
+        n += _u(1)
+    if len(cells) > len(FACES):
+        elsewhere = head & first[CENTRE, g]
+        if elsewhere:
+            _point_elsewhere(place, g, steps, first, elsewhere, label, head_up)
     return n_heads
 
 
-@inner
+@part
+def _point_elsewhere(
+    place: int, g: int, steps: Ints, first: Words, heads: np.uint64, label: Int32, head_up: Int32
+) -> None:
+    """Heads of a word that point at an edge or a corner of the cube."""
+    for cell in _BEYOND_FACES:
+        word = first[cell, g] & heads
+        while word:
+            p = place + np.int64(trailing_zeros(word))
+            word &= word - _u64(1)
+            head_up[_u(label[_u(p)])] = p + steps[cell]
+
+
+@part
 def _list_edges(
-    place: int, g: int, cells: Ints, steps: Ints, rest: Words, ends: Int32, n_edges: np.uintp
+    place: int, g: int, cells: tuple[int, ...], steps: Ints, rest: Words, ends: Int32, n_edges: np.uintp
 ) -> np.uintp:
     """An edge from each saddle of a word to a voxel of each piece that its flood has not reached."""
     for cell in cells:

@@ -31,7 +31,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property, lru_cache, partial
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -40,18 +40,15 @@ from scipy.special import betainc, betaln, fdtri, hyp2f1, ndtri_exp
 
 from gpuvox.device import Device, blocks_for, blocks_over
 from gpuvox.errors import DesignError
-from gpuvox.jit import inner, intrinsic, loop
+from gpuvox.jit import inner, loop
 from gpuvox.partitioning import PartitionedDesign, invariant_part
+from gpuvox.products import TILE, grouped, statistic_maps
 from gpuvox.reductions import list_items, put_on_device
-from gpuvox.scratch import WIDTH, Data, Tiles, copy_block, pieces, pieces_with, take
+from gpuvox.scratch import Data, Tiles, copy_block, pieces, pieces_with, take
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.streaming import Slabs
-from gpuvox.types import AnyArray, Bools, DeviceArray, Float32, Float64, Floats, Int32, Ints, MapBatch, Shuffles
+from gpuvox.types import AnyArray, Bools, DeviceArray, Float32, Float64, Int32, Ints, MapBatch, Shuffles
 
-TILE = WIDTH
-"""Voxels a kernel works on at a time."""
-DEPTH = 64
-"""Subjects a kernel keeps in cache at a time."""
 SSE_FLOOR = 1e-14
 """Share of the residual below which a fit counts as perfect; this keeps t finite (√df·1e7)."""
 SSE_CANCELS = 1e-2
@@ -76,127 +73,6 @@ class Nuisance(IntEnum):
 def cancels_below(n: int) -> float:
     """Share of the residual below which float32 is not precise enough: rounding grows with the number of subjects."""
     return max(SSE_CANCELS, 2e-5 * n)
-
-
-@intrinsic
-def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-    """a·b + c, rounded once."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fma(*args)
-
-    return a(a, b, c), codegen
-
-
-@inner
-def _accumulate(W: Float32, row: int, depth: int, first: int, y: Float32, acc: Float32) -> None:
-    """acc[row … row+3] += W[row … row+3, first … first+depth−1] · y, four subjects at a time, in index order."""
-    a0, a1, a2, a3 = acc[row], acc[row + 1], acc[row + 2], acc[row + 3]
-    i = 0
-    while i + 4 <= depth:
-        k = first + i
-        w00, w01, w02, w03 = W[row, k], W[row, k + 1], W[row, k + 2], W[row, k + 3]
-        w10, w11, w12, w13 = W[row + 1, k], W[row + 1, k + 1], W[row + 1, k + 2], W[row + 1, k + 3]
-        w20, w21, w22, w23 = W[row + 2, k], W[row + 2, k + 1], W[row + 2, k + 2], W[row + 2, k + 3]
-        w30, w31, w32, w33 = W[row + 3, k], W[row + 3, k + 1], W[row + 3, k + 2], W[row + 3, k + 3]
-        for j in range(TILE):
-            y0, y1, y2, y3 = y[i, j], y[i + 1, j], y[i + 2, j], y[i + 3, j]
-            a0[j] = fma(w03, y3, fma(w02, y2, fma(w01, y1, fma(w00, y0, a0[j]))))
-            a1[j] = fma(w13, y3, fma(w12, y2, fma(w11, y1, fma(w10, y0, a1[j]))))
-            a2[j] = fma(w23, y3, fma(w22, y2, fma(w21, y1, fma(w20, y0, a2[j]))))
-            a3[j] = fma(w33, y3, fma(w32, y2, fma(w31, y1, fma(w30, y0, a3[j]))))
-        i += 4
-    while i < depth:
-        for r in range(row, row + 4):
-            w = W[r, first + i]
-            for j in range(TILE):
-                acc[r, j] = fma(w, y[i, j], acc[r, j])
-        i += 1
-
-
-@inner
-def _statistic_tile(  # noqa: C901
-    products: Float32, rank: int, is_f: bool, df: float, limit: np.float32, statistic: Float32, sse: Float32
-) -> int:
-    """Products of one permutation (m, TILE) → statistic and SSE of the tile; returns how many voxels need float64."""
-    m = products.shape[0]
-    one = np.float32(1)
-    for j in range(TILE):
-        sse[j] = one
-    for r in range(m):
-        for j in range(TILE):
-            sse[j] -= products[r, j] * products[r, j]
-    if is_f:
-        for j in range(TILE):
-            statistic[j] = np.float32(0)
-        for r in range(rank):
-            for j in range(TILE):
-                statistic[j] += products[r, j] * products[r, j]
-        ratio = np.float32(df / rank)
-        for j in range(TILE):
-            statistic[j] = statistic[j] * ratio / sse[j]
-    else:
-        for j in range(TILE):
-            statistic[j] = products[0, j] * np.sqrt(np.float32(df) / sse[j])
-    n_low = 0
-    for j in range(TILE):
-        n_low += sse[j] < limit
-    return n_low
-
-
-@loop
-def _statistic_maps(  # noqa: C901, PLR0913
-    W: Float32,
-    per_shuffle: int,
-    tiles: Float32,
-    first_voxel: int,
-    rank: int,
-    is_f: bool,
-    df: float,
-    limit: np.float32,
-    out: Float32,
-    sse_out: Floats,
-) -> Ints:
-    """Statistic maps of a batch at the voxels of some tiles.
-
-    W (rows, n) float32 holds `per_shuffle` rows for each of B permutations, rows padded to a multiple of four;
-    tiles (k, n, TILE) float32, of the voxels from `first_voxel` on; out (B, V). sse_out (B, V) receives the SSE
-    unless it is empty. A voxel whose SSE cancels is marked by NaN. Returns the number of such marks per permutation.
-    """
-    n = tiles.shape[1]
-    n_maps, n_voxels = out.shape
-    tile = np.empty((DEPTH, TILE), np.float32)
-    acc = np.empty((W.shape[0], TILE), np.float32)
-    statistic = np.empty(TILE, np.float32)
-    sse = np.empty(TILE, np.float32)
-    marks = np.zeros(n_maps, np.int64)
-    for k in range(len(tiles)):
-        start = first_voxel + k * TILE
-        width = min(TILE, n_voxels - start)
-        acc[:] = np.float32(0)
-        for first in range(0, n, DEPTH):
-            depth = min(DEPTH, n - first)
-            for i in range(depth):  # a copy that stays in the cache: 15 % faster
-                for j in range(TILE):
-                    tile[i, j] = tiles[k, first + i, j]
-            for row in range(0, W.shape[0], 4):
-                _accumulate(W, row, depth, first, tile, acc)
-        for b in range(n_maps):
-            products = acc[b * per_shuffle : (b + 1) * per_shuffle]
-            n_low = _statistic_tile(products, rank, is_f, df, limit, statistic, sse)
-            if n_low:
-                marks[b] += n_low
-                for j in range(width):
-                    if sse[j] < limit:
-                        statistic[j] = np.float32(np.nan)
-            target = out[b, start : start + width]
-            for j in range(width):
-                target[j] = statistic[j]
-            if sse_out.size:
-                target = sse_out[b, start : start + width]
-                for j in range(width):
-                    target[j] = sse[j]
-    return marks
 
 
 @inner
@@ -481,14 +357,15 @@ class Glm(DeviceModel):
         if not per_shuffle or not self.model.rank_effect:
             out[:] = 0
             return out
-        W = np.zeros((-(-B * per_shuffle // 4) * 4, n), dtype=np.float32)
-        W[: B * per_shuffle] = rows.reshape(-1, n)
+        groups = grouped(rows.reshape(-1, n).astype(np.float32))
         sse = np.empty(out.shape if self.smoother else (0, 0), dtype=np.float32)
         r, is_f, marks = self.model.rank_effect, self.model.is_f, np.zeros(B, dtype=np.int64)
         limit = np.float32(cancels_below(n))
         for start, stop in self._residuals.sweep():
             tiles = self._residuals.values[start:stop]
-            marks += _statistic_maps(W, per_shuffle, tiles, start * TILE, r, is_f, float(self.df), limit, out, sse)
+            marks += statistic_maps(
+                groups, per_shuffle, tiles, start * TILE, r, is_f, float(self.df), limit, out, sse
+            )
         for b in np.flatnonzero(~equivalent & (marks > 0)):
             voxels = np.flatnonzero(np.isnan(out[b]))
             out[b, voxels], exact_sse = self._exact(rows[b], voxels)

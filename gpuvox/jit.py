@@ -24,9 +24,22 @@ SETTINGS = ".numba_config.yaml"
 with ignoring_local_file(SETTINGS):
     import numba
     from numba import types
+    from numba.core import cgutils
     from numba.core.caching import UserProvidedCacheLocator, UserWideCacheLocator
+    from numba.core.compiler import Compiler
 
-__all__ = ["WHY_NOT_KEPT", "checked", "inner", "intrinsic", "is_cached", "loop", "software", "types"]
+__all__ = [
+    "WHY_NOT_KEPT",
+    "cgutils",
+    "checked",
+    "inner",
+    "intrinsic",
+    "is_cached",
+    "loop",
+    "part",
+    "software",
+    "types",
+]
 
 _config: Any = numba.config
 _user_wide: Any = UserWideCacheLocator
@@ -77,12 +90,16 @@ LOOPS = (
     "ascent",
     "block_tree",
     "cluster",
+    "descent",
     "glm",
+    "levels",
+    "products",
     "qmri",
     "reductions",
     "shuffle",
     "smooth",
     "tfce",
+    "vectors",
     "voxelwise_loops",
 )
 """Modules with compiled loops. They call each other's: what is kept of one is good for these versions of all."""
@@ -120,8 +137,33 @@ intrinsic: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.extending.
 loop = _njit(nogil=True, error_model="numpy")
 """For loops that Python calls. Division by zero gives infinity or NaN, as everywhere in numpy."""
 
+
+_compiler: Any = Compiler
+
+
+class _LittleOptimised(_compiler):  # type: ignore[misc]
+    """numba's compiler, but loops are not turned into vectors until they are optimised again in what calls them."""
+
+    def compile_extra(self, func: Callable[..., Any]) -> Any:
+        before = _config.OPT, _config.LOOP_VECTORIZE, _config.SLP_VECTORIZE
+        _config.OPT, _config.LOOP_VECTORIZE, _config.SLP_VECTORIZE = type(_config.OPT)(1), 0, 0
+        try:  # nobody else compiles: numba has a lock for that
+            return super().compile_extra(func)
+        finally:
+            _config.OPT, _config.LOOP_VECTORIZE, _config.SLP_VECTORIZE = before
+
+
 inner = _njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")
 """For loops that only other compiled loops call: without Python entry points they compile faster."""
+
+part = _njit(
+    nogil=True,
+    no_cpython_wrapper=True,
+    no_cfunc_wrapper=True,
+    error_model="numpy",
+    pipeline_class=_LittleOptimised,
+)
+"""Like `inner`, for what is not made of vectors, or of explicit ones (`vectors`)."""
 
 checked = _njit(nogil=True)
 """For loops that Python calls, in which division by zero is an error."""
@@ -139,7 +181,7 @@ def software() -> dict[str, str]:
 def is_cached() -> bool:
     """Whether the loops have been compiled before; the very first run takes longer."""
     probe: Any = _probe
-    return not WHY_NOT_KEPT and any(Path(str(probe.stats.cache_path)).glob("glm._statistic_maps*.nbi"))
+    return not WHY_NOT_KEPT and any(Path(str(probe.stats.cache_path)).glob("products.statistic_maps*.nbi"))
 
 
 @_njit()

@@ -21,7 +21,7 @@ import numpy as np
 from gpuvox.errors import ScratchError
 from gpuvox.types import AnyArray, Float32, Ints
 
-WIDTH = 256
+WIDTH = 64
 """Voxels of a tile."""
 READ_BYTES = 32 << 20
 """Bytes of a file that are requested ahead of their use."""

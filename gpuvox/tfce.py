@@ -38,20 +38,20 @@ the label had gathered above the voxel's level: A = (total so far) − S[n]·C[k
 from __future__ import annotations
 
 import math
-from collections import namedtuple
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gpuvox.ascent import CENTRE, LEAST_ROW, WORD, Group, ascend, make_group
+from gpuvox.ascent import neighbour_cells
+from gpuvox.descent import Layout, enhance_maps, layout_of, scratch_for
 from gpuvox.device import Device, slots_for
 from gpuvox.errors import InputError, WrongBitsError
-from gpuvox.grid import CONNECTIVITIES, Grid, neighbour_steps
+from gpuvox.grid import CONNECTIVITIES, Grid
 from gpuvox.heights import LINEAR, add_to_scores, ladder, score_values
-from gpuvox.jit import checked, inner
+from gpuvox.jit import checked
+from gpuvox.levels import Levels
 from gpuvox.reductions import extremes
 from gpuvox.types import AnyArray, Bools, DeviceArray, Float32, Float64, Int32, Ints, MapBatch
 
@@ -431,8 +431,8 @@ class Enhancer:
         return self.options.exact or self.cap > CODE_LEVELS
 
     @cached_property
-    def _layout(self) -> _Layout:
-        return _layout(self.grid)
+    def _layout(self) -> Layout:
+        return layout_of(self.grid)
 
     @cached_property
     def _size_table(self) -> AnyArray:
@@ -444,9 +444,9 @@ class Enhancer:
         return sizes
 
     @cached_property
-    def _levels(self) -> _Levels:
+    def _levels(self) -> Levels:
         up, down = self.tables
-        return _Levels(
+        return Levels(
             np.array([1 / t.delta if t.delta else 0 for t in self.tables], dtype=np.float32),
             np.float32(max(up.slack, down.slack)),
             self.cap,
@@ -478,10 +478,9 @@ class Enhancer:
             if full:
                 maps[kept] = scores
         elif stat.size:
-            _enhance(
-                stat, self._layout, self._levels, _scratch(self.grid, self.cap), make_group(),
-                self.options.connectivity, maxima, maps, high,
-            )  # fmt: skip
+            cells = neighbour_cells(self.options.connectivity)
+            scratch = scratch_for(self.grid, self.cap)
+            enhance_maps(stat, self._layout, self._levels, scratch, cells, maxima, maps, high)
         for b in np.flatnonzero(high):
             maxima[:, b], scores = self._finished(stat[b])
             if full:
@@ -717,355 +716,14 @@ def _grow_on(device: Device, enhancer: Enhancer, stat: DeviceArray, row: int, ma
     return device.download(status)
 
 
-# -- arrays of the kernels ------------------------------------------------------------------------------------------
-
-_SPARE = 2 * WORD  # positions after the box, which the last word reads
-
-_Layout = namedtuple("_Layout", "runs blocks steps")
-_Layout.__doc__ = """Where the voxels of a grid lie in a padded box, whose rows are `ascent.LEAST_ROW` long at least.
-
-runs (n, 3): first position, first voxel, number of voxels of a contiguous row; blocks (m,): positions at which words of
-64 begin that hold all voxels; steps (27,): offset to each cell of the cube.
-"""
-_Levels = namedtuple("_Levels", "per_step slack cap shift thresholds weights sizes gain")
-_Levels.__doc__ = """The tables of both signs. gain[n] = S[n + 1] − S[n]; shift: 1 if threshold 0 counts."""
-_Scratch = namedtuple(
-    "_Scratch",
-    "code label order head_up final root ring size total offset above start count edge_start edge_count",
-)
-_Scratch.__doc__ = """Work space, once per call."""
-
-
-def _box(grid: Grid) -> tuple[int, int, int]:
-    """Shape of the padded box."""
-    px, py, pz = grid.padded.shape
-    return max(px, LEAST_ROW), py, pz
-
-
-def _layout(grid: Grid) -> _Layout:
-    """Runs and words of a grid."""
-    px, py, _ = _box(grid)
-    row, x = np.divmod(grid.padded.index.astype(np.int64), grid.padded.shape[0])
-    index = row * px + x
-    runs = np.flatnonzero(np.diff(index, prepend=-2) != 1)
-    blocks, covered = [], -1
-    while (at := int(np.searchsorted(index, covered, side="right"))) < len(index):
-        blocks.append(int(index[at]))
-        covered = blocks[-1] + WORD - 1
-    return _Layout(
-        np.stack([index[runs], runs, np.diff(runs, append=len(index))], axis=1),
-        np.array(blocks, dtype=np.int64),
-        steps_of_the_cube() @ np.array([1, px, px * py], dtype=np.int64),
-    )
-
-
-def steps_of_the_cube() -> Ints:
-    """(27, 3) The steps of `neighbour_steps(26)` with the voxel itself in the middle."""
-    return np.insert(neighbour_steps(26), CENTRE, 0, axis=0)
-
-
-def _scratch(grid: Grid, cap: int) -> _Scratch:
-    n, size = grid.n_voxels + 1, math.prod(_box(grid)) + _SPARE
-
-    def words(length: int) -> Int32:
-        return np.empty(length, dtype=np.int32)
-
-    def longs(length: int) -> Ints:
-        return np.empty(length, dtype=np.int64)
-
-    code, label = np.zeros(size, dtype=np.int16), np.zeros(size, dtype=np.int32)
-    voxel_words = [words(n) for _ in range(6)]  # order … size
-    voxel_words[2][:] = 0  # final: voxels of level 0 have labels of no meaning, and are looked up like all others
-    voxel_longs = [longs(n) for _ in range(3)]  # total, offset, above
-    return _Scratch(code, label, *voxel_words, *voxel_longs, *(words(2 * cap + 3) for _ in range(4)))
-
-
-_u = np.uintp  # unsigned indices: numba then leaves out the test for negative ones
-_i16 = np.int16
-_i32 = np.int32
-
-
-# -- kernels --------------------------------------------------------------------------------------------------------
-
-
-@checked
-def _enhance(  # noqa: PLR0913
-    stat: Float32,
-    layout: _Layout,
-    levels: _Levels,
-    scratch: _Scratch,
-    group: Group,
-    connectivity: int,
-    maxima: Ints,
-    maps: Ints,
-    high: Bools,
-) -> None:
-    """Fill maxima (2, B) and, unless it has no rows, maps (B, V). Maps with too many levels are left out, and noted."""
-    full = len(maps) > 0
-    saddles = np.empty((2, 1 << 14), np.int32)
-    ends, ends_level = np.empty(1024, np.int64), np.empty(1024, np.int32)
-    for b in range(len(stat)):
-        if _quantise(stat[b], layout.runs, levels, scratch.code):
-            high[b] = True
-            continue
-        n_heads, n_saddles, saddles = ascend(
-            layout.blocks, layout.steps, connectivity, group, scratch.code, scratch.label, scratch.head_up, saddles
-        )
-        n_up, n_down = _label_peaks(n_heads, scratch)
-        _count(layout.runs, scratch.code, levels.cap, scratch.count)
-        if n_saddles > len(ends):
-            ends, ends_level = np.empty(2 * n_saddles, np.int64), np.empty(2 * n_saddles, np.int32)
-        n_edges = _edges(saddles[:, :n_saddles], levels.cap, scratch, ends, ends_level)
-        edges = np.empty(n_edges, np.int64)
-        _sort_edges(n_edges, ends, ends_level, scratch, edges)
-        _sort_voxels(layout.runs, levels.cap, scratch)
-        for peak in range(n_heads):
-            scratch.root[peak] = peak
-            scratch.ring[peak] = peak
-            scratch.size[peak] = 0
-            scratch.total[peak] = 0
-            scratch.offset[peak] = 0
-        _sweep(levels, edges, scratch, full)
-        for peak in range(n_heads):
-            scratch.offset[peak] += scratch.total[scratch.root[peak]]
-        maxima[0, b] = _largest(scratch.offset[:n_up])
-        maxima[1, b] = _largest(scratch.offset[n_heads - n_down : n_heads])
-        if full:
-            _write(layout.runs, levels.cap, scratch, maps[b])
-
-
-@inner
-def _largest(values: Ints) -> int:
-    largest = 0
-    for value in values:
-        largest = max(largest, value)
-    return largest
-
-
-@inner
-def _quantise(t: Float32, runs: Ints, levels: _Levels, code: NDArray[np.int16]) -> bool:
-    """Signed levels of a map into the padded box. Returns whether there are too many."""
-    up, down = levels.per_step
-    slack, cap, shift = levels.slack, levels.cap, levels.shift
-    limit, one, first = np.float32(cap + 1), np.float32(1), 1 - shift
-    over = _i32(0)
-    for j in range(len(runs)):
-        p, v, n = runs[j]
-        values, codes = t[v : v + n], code[p : p + n]
-        unsure, too_many = _i32(0), _i32(0)
-        for i in range(n):
-            positive = values[i] > 0
-            height = abs(values[i]) * (up if positive else down)
-            height = height if height < limit else limit
-            step = _i32(height)
-            fraction, margin = height - np.float32(step), slack * (height + one)
-            level = _i32(step + shift)
-            unsure |= _i32((fraction >= one - margin) | ((fraction <= margin) & (step >= first)))
-            too_many |= _i32(level > cap)
-            codes[i] = _i16(level if positive else -level)
-        # Whatever seems to lie above the last level is looked up too.
-        over |= _look_up(values, levels, codes) if unsure else too_many
-    too_high: bool = over != 0
-    return too_high
-
-
-@inner
-def _look_up(values: Float32, levels: _Levels, codes: NDArray[np.int16]) -> np.int32:
-    """Levels of a run by bisection of the table, where |t|/δ is close to an integer."""
-    over = _i32(0)
-    for i in range(len(values)):
-        size = abs(values[i])
-        row = 0 if values[i] > 0 else 1
-        height = size * levels.per_step[row]
-        margin = np.float32(2) * levels.slack * (height + np.float32(1))
-        if abs(height - np.rint(height)) <= margin or not height <= levels.cap:
-            low, high = 0, levels.cap + 1
-            while low < high:
-                middle = (low + high) >> 1
-                if levels.thresholds[row, middle] < size:
-                    low = middle + 1
-                else:
-                    high = middle
-            over |= _i32(low > levels.cap or size != size)
-            codes[i] = _i16(-low if row else low)
-    return over
-
-
-@inner
-def _label_peaks(n_heads: np.intp, scratch: _Scratch) -> tuple[int, int]:
-    """Final label of each provisional one: the number of its peak.
-
-    Peaks of the map are numbered from 0 up, those of its negative from n_heads − 1 down. Returns how many there are.
-    """
-    final, number = scratch.final, scratch.order  # the order is not needed yet
-    for h in range(n_heads):
-        final[h] = scratch.label[scratch.head_up[h]]
-    for h in range(n_heads - 1, -1, -1):  # most chains lead to later heads
-        final[_u(h)] = final[_u(final[_u(h)])]
-    n_up, n_down = 0, 0
-    for h in range(n_heads):
-        peak = _u(h)
-        while _u(final[peak]) != peak:
-            peak = _u(final[peak])
-        final[_u(h)] = peak
-        if peak == _u(h):
-            if scratch.code[scratch.head_up[h]] > 0:
-                number[h] = n_up
-                n_up += 1
-            else:
-                n_down += 1
-                number[h] = n_heads - n_down
-    for h in range(n_heads):
-        final[h] = number[_u(final[h])]
-    return n_up, n_down
-
-
-@inner
-def _count(runs: Ints, code: NDArray[np.int16], cap: int, count: Int32) -> None:
-    """Number of voxels of each signed level."""
-    count[:] = 0
-    for j in range(len(runs)):
-        p, _, n = runs[j]
-        for c in code[p : p + n]:
-            count[_u(cap + c)] += 1
-
-
-@inner
-def _edges(saddles: Int32, cap: int, scratch: _Scratch, ends: Ints, level: Int32) -> np.intp:
-    """Edges between the labels of saddles and of what lies beside them, but for those within one label."""
-    count, final, label = scratch.edge_count, scratch.final, scratch.label
-    count[:] = 0
-    n = _u(0)
-    for i in range(saddles.shape[1]):
-        p = _u(saddles[0, i])
-        one, other = final[_u(label[p])], final[_u(label[_u(saddles[1, i])])]
-        c = np.int32(cap + scratch.code[p])
-        # Without a branch: what joins a label to itself is overwritten.
-        ends[n] = (np.int64(one) << 32) | other
-        level[n] = c
-        new = int(one != other)
-        n += _u(new)
-        count[_u(c)] += new
-    return np.intp(n)
-
-
-@inner
-def _sort_edges(n: np.intp, ends: Ints, level: Int32, scratch: _Scratch, edges: Ints) -> None:
-    """Edges by signed level."""
-    start = scratch.edge_start
-    total = 0
-    for k in range(len(start)):
-        start[k] = total
-        total += scratch.edge_count[k]
-    for i in range(n):
-        at = _u(level[i])
-        edges[_u(start[at])] = ends[i]
-        start[at] += 1
-
-
-@inner
-def _sort_voxels(runs: Ints, cap: int, scratch: _Scratch) -> None:
-    """Labels of the voxels by signed level."""
-    start, final = scratch.start, scratch.final
-    total = 0
-    for k in range(len(start)):
-        start[k] = total
-        total += scratch.count[k]
-    for j in range(len(runs)):
-        p, _, n = runs[j]
-        codes, labels = scratch.code[p : p + n], scratch.label[p : p + n]
-        for i in range(n):
-            at = _u(cap + codes[i])
-            place = start[at]
-            scratch.order[_u(place)] = final[_u(labels[i])]
-            start[at] = place + 1
-
-
-@inner
-def _sweep(levels: _Levels, edges: Ints, scratch: _Scratch, full: bool) -> None:
-    """Both signs from the highest level down: unions, then the voxels."""
-    cap = levels.cap
-    for row in range(2):
-        for k in range(cap, 0, -1):
-            c = cap - k if row else cap + k
-            worth = levels.weights[row, k]
-            if scratch.edge_count[c]:
-                stop = scratch.edge_start[c]
-                _unite(edges[stop - scratch.edge_count[c] : stop], worth, levels.sizes, scratch)
-            if scratch.count[c]:
-                stop = scratch.start[c]
-                start = stop - scratch.count[c]
-                if full:
-                    _gathered(scratch.order[start:stop], worth, levels.sizes, scratch, scratch.above[start:stop])
-                _add_voxels(scratch.order[start:stop], worth, levels.gain, scratch)
-
-
-@inner
-def _add_voxels(labels: Int32, worth: int, gain: Ints, scratch: _Scratch) -> None:
-    root, size, total = scratch.root, scratch.size, scratch.total
-    for label in labels:
-        r = _u(root[_u(label)])
-        n = _u(size[r])
-        size[r] = n + _u(1)
-        total[r] += gain[n] * worth
-
-
-@inner
-def _gathered(labels: Int32, worth: int, sizes: Ints, scratch: _Scratch, above: Ints) -> None:
-    """What each voxel's label gathered above this level; true at any moment of the level."""
-    for i in range(len(labels)):
-        label = _u(labels[i])
-        r = _u(scratch.root[label])
-        above[i] = scratch.total[r] + scratch.offset[label] - sizes[_u(scratch.size[r])] * worth
-
-
-@inner
-def _unite(edges: Ints, worth: int, sizes: Ints, scratch: _Scratch) -> None:
-    """Join components; the members of the smaller one, a ring, learn their new root and offset."""
-    root, ring, size, total, offset = scratch.root, scratch.ring, scratch.size, scratch.total, scratch.offset
-    for edge in edges:
-        a, b = root[_u(edge >> 32)], root[_u(edge & 0xFFFFFFFF)]
-        if a == b:
-            continue
-        if size[a] < size[b]:
-            a, b = b, a
-        n = size[a] + size[b]
-        total[a] += (sizes[n] - sizes[size[a]]) * worth
-        difference = total[b] + (sizes[n] - sizes[size[b]]) * worth - total[a]
-        size[a] = n
-        member = b
-        while True:
-            root[member] = a
-            offset[member] += difference
-            member = ring[member]
-            if member == b:
-                break
-        ring[a], ring[b] = ring[b], ring[a]
-
-
-@inner
-def _write(runs: Ints, cap: int, scratch: _Scratch, out: Ints) -> None:
-    """Scores of the voxels. The sort is repeated to find the place of each; `offset` holds the final totals."""
-    start, final = scratch.start, scratch.final
-    for k in range(len(start)):
-        start[k] -= scratch.count[k]
-    for j in range(len(runs)):
-        p, v, n = runs[j]
-        codes, labels, scores = scratch.code[p : p + n], scratch.label[p : p + n], out[v : v + n]
-        for i in range(n):
-            c = np.int64(codes[i])
-            at = _u(cap + c)
-            place = start[at]
-            start[at] = place + 1
-            score = scratch.offset[_u(final[_u(labels[i])])] - scratch.above[_u(place)]
-            scores[i] = score * (np.int64(c > 0) - np.int64(c < 0))
+# -- voxel by voxel -------------------------------------------------------------------------------------------------
 
 
 @checked
 def _grow(position: Int32, worth: AnyArray, sizes: AnyArray, offsets: Int32, box: int) -> AnyArray:
     """TFCE of voxels listed by falling height, by a tree of components (Najman & Couprie 2006, IEEE TIP 15:3531).
 
-    An implementation independent of the one above. `worth`: C at each voxel, int64 or float64. Voxel v stands for its
+    An implementation independent of `descent`. `worth`: C at each voxel, int64 or float64. Voxel v stands for its
     component when the threshold has fallen to its height, whose parent is that of the voxel that next joins it. What a
     component is worth between two heights is S[size]·(C − C of its parent): a voxel's score is a sum of such terms,
     all of them positive, from its own component to the last one, so that nothing cancels.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuvox.glm import ALONE, ORTHOGONAL, SSE_FLOOR, ZERO_RESIDUAL, fma
+from gpuvox.glm import ALONE, ORTHOGONAL, SSE_FLOOR, ZERO_RESIDUAL
 from gpuvox.jit import inner, loop
 from gpuvox.types import AnyArray, Bools, Float32, Float64, Floats, Int32, Ints
+from gpuvox.vectors import fma
 
 TILE = 64
 """Voxels a kernel works on at a time: their bases fit in the cache."""

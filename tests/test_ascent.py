@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import generate_binary_structure, label
 
-from gpuvox import ascent, jit, tfce
+from gpuvox import ascent, descent, jit
 from gpuvox.grid import Grid
 from gpuvox.jit import checked
 
@@ -15,21 +15,21 @@ ORDER = {6: 1, 18: 2, 26: 3}
 
 
 @checked
-def run(blocks, steps, connectivity, group, code, labels, head_up, ends):
-    return ascent.ascend(blocks, steps, connectivity, group, code, labels, head_up, ends)
+def run(blocks, steps, cells, group, code, labels, head_up, ends):
+    return ascent.ascend(blocks, steps, cells, group, code, labels, head_up, ends)
 
 
 class Forest:
     """What `ascend` says of a map of levels: a peak for each voxel, and edges between voxels."""
 
     def __init__(self, grid: Grid, levels: np.ndarray, connectivity: int, room: int = 1 << 14) -> None:
-        layout, scratch = tfce._layout(grid), tfce._scratch(grid, 1)
+        layout, scratch = descent.layout_of(grid), descent.scratch_for(grid, 1)
         at = np.concatenate([np.arange(p, p + n) for p, _, n in layout.runs])
         scratch.code[at] = levels
         scratch.label[:] = np.random.default_rng(1).integers(-9, 9, len(scratch.label))  # left by another map
         n_heads, n_edges, ends = run(
-            layout.blocks, layout.steps, connectivity, ascent.make_group(), scratch.code, scratch.label,
-            scratch.head_up, np.empty((2, room), np.int32),
+            layout.blocks, layout.steps, ascent.neighbour_cells(connectivity), ascent.make_group(), scratch.code,
+            scratch.label, scratch.head_up, np.empty((2, room), np.int32),
         )  # fmt: skip
         voxel = np.full(len(scratch.code), -1)
         voxel[at] = np.arange(len(at))
@@ -106,10 +106,10 @@ def test_what_is_kept_of_compiled_loops_is_good_for_the_present_versions_of_all(
     for path in Path(jit.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = {each.name for each in node.names} if isinstance(node, ast.ImportFrom) else set()
-            if names & {"loop", "inner", "checked"} and node.module == "gpuvox.jit":
+            if names & {"loop", "inner", "part", "checked", "intrinsic"} and node.module == "gpuvox.jit":
                 with_loops.add(path.relative_to(Path(jit.__file__).parent).as_posix().removesuffix(".py"))
     assert with_loops == set(jit.LOOPS)
     if not jit.WHY_NOT_KEPT:
-        stamp = tfce._enhance._cache._cache_file._source_stamp
+        stamp = descent.enhance_maps._cache._cache_file._source_stamp
         ours = Path(ascent.__file__).stat()
         assert ("ascent", ours.st_mtime, ours.st_size) in stamp
