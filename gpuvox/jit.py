@@ -24,7 +24,6 @@ SETTINGS = ".numba_config.yaml"
 with ignoring_local_file(SETTINGS):
     import numba
     from numba import types
-    from numba.core import cgutils
     from numba.core.caching import UserProvidedCacheLocator, UserWideCacheLocator
     from numba.core.compiler import Compiler
 
@@ -42,6 +41,7 @@ __all__ = [
 ]
 
 _config: Any = numba.config
+cgutils: Any = numba.core.cgutils
 _user_wide: Any = UserWideCacheLocator
 _user_provided: Any = UserProvidedCacheLocator
 _config._config_fname = os.devnull  # it would be read again whenever a loop is compiled

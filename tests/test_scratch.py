@@ -23,7 +23,7 @@ from gpuvox.cli import main_randomise
 from gpuvox.errors import FileError, ScratchError
 from gpuvox.glm import Nuisance
 from gpuvox.grid import Grid
-from gpuvox.scratch import Tiles, as_tiles, block, count_constant, take
+from gpuvox.scratch import WIDTH, Tiles, as_tiles, block, count_constant, take
 from gpuvox.statistics import Statistics
 from gpuvox.tfce import Tfce
 from tests.conftest import overriding, save, vest
@@ -47,7 +47,7 @@ def folder(request, tmp_path, monkeypatch):
     return str(tmp_path) if request.param == "file" else ""
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (5, 255), (7, 256), (7, 257), (4, 1100), (3, 0)])
+@pytest.mark.parametrize("shape", [(1, 1), (5, WIDTH - 1), (7, WIDTH), (7, WIDTH + 1), (4, 1100), (3, 0)])
 def test_tiles_give_back_what_was_written(folder, rng, shape):
     values = rng.normal(size=shape).astype(np.float32)
     tiles = Tiles(*shape, folder)
@@ -57,7 +57,7 @@ def test_tiles_give_back_what_was_written(folder, rng, shape):
     everything = slice(None)
     np.testing.assert_array_equal(tiles.block(everything, everything), values)
     np.testing.assert_array_equal(as_tiles(values, folder).values, tiles.values)
-    assert not tiles.values[-1:, :, shape[1] % 256 or 256 :].any()  # zeros beyond the last voxel
+    assert not tiles.values[-1:, :, shape[1] % WIDTH or WIDTH :].any()  # zeros beyond the last voxel
     for start, stop in ((0, 1), (0, shape[1]), (shape[1] // 3, shape[1] // 2), (250, 600)):
         for rows in (everything, slice(1, 3)):
             found = block(tiles, rows, slice(start, stop))
@@ -69,8 +69,8 @@ def test_tiles_give_back_what_was_written(folder, rng, shape):
 
 
 def test_a_sweep_is_whole_and_begins_where_another_reads(tmp_path, monkeypatch):
-    monkeypatch.setattr(scratch, "READ_BYTES", 2 * 4 * 256 * 3)
-    tiles = Tiles(3, 9 * 256, str(tmp_path))
+    monkeypatch.setattr(scratch, "READ_BYTES", 2 * 4 * WIDTH * 3)
+    tiles = Tiles(3, 9 * WIDTH, str(tmp_path))
     assert list(tiles.sweep()) == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 9)]
     first = tiles.sweep()
     begun = [next(first) for _ in range(3)]  # begins with the last range, which is still in memory
@@ -117,7 +117,7 @@ def in_folder(inputs: Inputs, options: Options, folder: Path) -> tuple[Inputs, O
 
 @pytest.mark.parametrize("seed", range(8))
 def test_every_option_gives_the_bits_of_memory(seed, tmp_path, monkeypatch):
-    monkeypatch.setattr(scratch, "READ_BYTES", 4 * 256 * 14 + 1)  # a tile a range
+    monkeypatch.setattr(scratch, "READ_BYTES", 4 * WIDTH * 14 + 1)  # a tile a range
     inputs, options = study(seed)
     expected = list(analyse(prepare(inputs, options)))
     assert_same(expected, list(analyse(prepare(*in_folder(inputs, options, tmp_path)))))
