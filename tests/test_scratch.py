@@ -222,7 +222,7 @@ def test_a_full_disk_is_one_sentence(study_files, capsys):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "cannot hold a file of 0.00 GiB (File too large)" in said
-    with pytest.raises(ScratchError, match="cannot hold a file of 931323"):
+    with pytest.raises(ScratchError, match="cannot hold a file of 93132"):
         Tiles(10**6, 25 * 10**7, ".")  # 10^15 bytes: more than any disk has
 
 
