@@ -658,7 +658,7 @@ def inputs_and_options() -> tuple[Inputs, Options]:
 
 OTHER = {
     "n_permutations": 61, "seed": 5, "flip": True, "demean": True, "nuisance": Nuisance.KENNEDY, "whole_blocks": True,
-    "detect_null": True, "f_only": True, "only_test": 2, "variance_mm": 1.0,
+    "detect_null": True, "f_only": True, "joint_steps": True, "only_test": 2, "variance_mm": 1.0,
 }  # fmt: skip
 
 
@@ -675,7 +675,7 @@ def test_every_option_makes_another_run():
         assert {name for one in tfce for name in one} == {f.name for f in dataclasses.fields(Tfce)}
         values = [{"tfce": dataclasses.replace(wanted.tfce, **one)} for one in tfce] + [
             {"tfce": None}, {"voxel": False}, {"extent": 1.6}, {"mass": 1.6}, {"uncorrected": False},
-            {"two_pass": not wanted.two_pass},
+            {"two_pass": not wanted.two_pass}, {"two_sided": True},
         ]  # fmt: skip
         assert {name for one in values for name in one} == {f.name for f in dataclasses.fields(Statistics)}
         changed += [dataclasses.replace(options, **{part: dataclasses.replace(wanted, **one)}) for one in values]

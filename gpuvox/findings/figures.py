@@ -313,23 +313,28 @@ def colour_bar(vmax: float, label: str) -> Picture:
 
 def design_matrix(values: Float64, names: Sequence[str]) -> Picture:
     """Image of a design: rows are participants, each column scaled to its largest magnitude."""
-    scale = np.abs(values).max(axis=0)
     with _plot(0.75 + 0.5 * values.shape[1], 3.2) as (figure, ax):
-        ax.imshow(
-            values / np.where(scale > 0, scale, 1), cmap="gray", vmin=-1, vmax=1, aspect="auto",
-            interpolation="nearest",
-        )  # fmt: skip
-        ax.set_xticks(
-            range(len(names)), [short(name, 18) for name in names], rotation=40, ha="right", rotation_mode="anchor"
-        )
-        ax.set_ylabel(f"{len(values)} participants")
-        ax.set_yticks([])
-        for edge in np.arange(0.5, values.shape[1] - 1):
-            ax.axvline(edge, color="#888888", linewidth=0.6)
-        for spine in ax.spines.values():
-            spine.set_visible(True)
+        draw_design(ax, values, names, f"{len(values)} participants")
         alt = f"Design matrix: {len(values)} rows, columns {', '.join(names)}; black is negative, white positive"
         return _svg(figure, alt)
+
+
+def draw_design(ax: Axes, values: Float64, names: Sequence[str], rows: str) -> None:
+    """Draw a design: black is negative, white positive, each column scaled to its largest magnitude."""
+    scale = np.abs(values).max(axis=0)
+    ax.imshow(
+        values / np.where(scale > 0, scale, 1), cmap="gray", vmin=-1, vmax=1, aspect="auto",
+        interpolation="nearest",
+    )  # fmt: skip
+    ax.set_xticks(
+        range(len(names)), [short(name, 18) for name in names], rotation=40, ha="right", rotation_mode="anchor"
+    )
+    ax.set_ylabel(rows)
+    ax.set_yticks([])
+    for edge in np.arange(0.5, values.shape[1] - 1):
+        ax.axvline(edge, color="#888888", linewidth=0.6)
+    for spine in ax.spines.values():
+        spine.set_visible(True)
 
 
 def null_distribution(test: VoxelwiseTest, null: Float64, level: float) -> Picture:

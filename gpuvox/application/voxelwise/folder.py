@@ -3,6 +3,7 @@
 ====================================  ==============================================================================
 ``contrast-…_statmap.nii.gz``         a map, and beside it a ``.json`` that says what it is
 ``design.tsv``                        the model matrix, a row for each image, columns with names
+``design.png``, ``design.svg``        a picture of it, and of the correlations of its columns
 ``contrasts.tsv``                     the tests: their weights of these columns
 ``participants.tsv``                  the rows of the table that are analysed, with the name of each image
 ``voxelwise.json``                    the record: what was read, what was tested and how, what it shows
@@ -37,11 +38,14 @@ from gpuvox.files.delimited import format_table
 from gpuvox.files.targets import check_targets
 from gpuvox.files.writing import write_json, write_text
 from gpuvox.findings.map_names import MAP, OF_VOXELS, contrast_labels, map_entities, map_name
+from gpuvox.plain import several
 from gpuvox.pvalues import false_discovery_rate
 from gpuvox.tables.relocate import relocated
 from gpuvox.types import Float32, Float64
 
 RECORD = "voxelwise.json"
+WRITTEN = ("participants.tsv", "design.tsv", "design.png", "design.svg", "contrasts.tsv", RECORD)
+"""Files of every analysis beside its maps."""
 RANDOMISE = "randomise"
 RUN_FILE = re.compile(
     r"([A-Za-z0-9]+_)?((t|mean|f\d*)(\.(mat|con|fts|grp)|_[\w.]+)|images\.(json|nii|hdr|img)(\.gz)?)"
@@ -137,7 +141,7 @@ class ResultFolder:
         FileError
             It cannot be made or written, is a file, or holds what is read under a name that is written.
         """
-        written = [self.path / name for name in ("participants.tsv", "design.tsv", "contrasts.tsv", RECORD)]
+        written = [self.path / name for name in WRITTEN]
         files.check_not_read(written, read)
         try:
             self.path.mkdir(exist_ok=True, parents=True)
@@ -170,6 +174,7 @@ class ResultFolder:
             for who, row in zip(ids, analysis.model.matrix.tolist())
         ]
         write_text(self.path / "design.tsv", format_table([ID, *names], rows))
+        self._draw_design(analysis)
         rows = []
         first = analysis.hypotheses[0].images
         for each in (each for each in analysis.hypotheses if each.images == first):
@@ -179,6 +184,19 @@ class ResultFolder:
         write_text(self.path / "contrasts.tsv", format_table(["contrast", "statistic", *names], rows))
         for run in analysis.runs:
             self._write_run(analysis, run)
+
+    def _draw_design(self, analysis: VoxelwiseAnalysis) -> None:
+        """Write a picture of the design; voxelwise covariates have no values to show."""
+        from gpuvox.findings.design_plots import design_picture  # matplotlib takes a while to load
+
+        model = analysis.model
+        shown = [i for i in range(len(model.names)) if i not in model.voxelwise]
+        picture = design_picture(
+            model.matrix[:, shown], [model.names[i] for i in shown], several(len(model.matrix), "row")
+        )
+        for extension, content in (("png", picture.png), ("svg", picture.svg)):
+            with files.atomic(self.path / f"design.{extension}") as temporary:
+                Path(temporary).write_bytes(content)
 
     def _write_run(self, analysis: VoxelwiseAnalysis, run: Run) -> None:
         root = self.root(run)
