@@ -11,6 +11,7 @@ from gpuvox.cli.arguments import Parser, count, number, pair, positive, some_nam
 from gpuvox.cli.console import say, terminal
 from gpuvox.cli.options import (
     add_correction,
+    add_flag,
     add_list,
     add_measurements,
     add_root,
@@ -26,7 +27,8 @@ REGRESSION = """\
 COLUMNS are separated by commas; * and ? match several. They are columns of the table and, with --rois and --clusters,
 variables such as thalamus.iron, left.caudate.volume or NAME.1 (eigenvariate of cluster 1). Text becomes indicator
 columns of 0 and 1. The command writes OUT.tsv (R2, its change, F and p of each block), OUT_coefficients.tsv,
-OUT_data.tsv (the data analysed) and OUT.json.
+OUT_data.tsv (the data analysed), OUT_diagnostics.tsv (residuals and influence) and OUT.json. a:b in a block is an
+interaction.
 
 example:
   gpuvox models regression --table participants.tsv --rois rois.tsv --subset "group == 'MS'" --outcome edss \\
@@ -52,6 +54,22 @@ examples:
 """
 
 
+MIXED = """\
+The table has one row for each visit of each participant; --time is a column with the years since the baseline. For each
+outcome a linear mixed model with random intercept and slope gives the change per year of each group, its percentage of
+the baseline, and the difference of two groups. With --trial, the years of the visits of a trial, OUT_trial.tsv has the
+number of participants that it needs. The command writes OUT.tsv and OUT.json.
+
+example:
+  gpuvox models mixed --table visits.tsv --time years --outcome '*.volume' --group group --order MS,HC \\
+    --covariates age,sex --trial 0,0.5,1,2 --reduction 0.5 --out change
+"""
+
+
+def _years(text: str) -> tuple[float, ...]:
+    return tuple(number(part) for part in text.split(","))
+
+
 def _block(text: str) -> tuple[str, tuple[str, ...]]:
     name, columns = pair(text)
     return name, some_names(columns)
@@ -64,11 +82,14 @@ def build_parser() -> Parser:
         description=f"Fit clinical models (gpuvox {__version__}).",
         epilog="gpuvox models MODEL --help shows the options of each.",
     )
-    kinds = parser.add_subparsers(dest="kind", metavar="regression|correlation|samplesize", parser_class=Parser)
+    kinds = parser.add_subparsers(
+        dest="kind", metavar="regression|correlation|mixed|samplesize", parser_class=Parser
+    )
     _add_regression(_subcommand(kinds, "regression", "hierarchical linear regression in blocks", REGRESSION))
     _add_correlation(
         _subcommand(kinds, "correlation", "correlations, with covariates partial correlations", CORRELATION)
     )
+    _add_mixed(_subcommand(kinds, "mixed", "change per year by linear mixed models", MIXED))
     _add_sample_size(_subcommand(kinds, "samplesize", "number of participants that a study needs", SAMPLE_SIZE))
     return parser
 
@@ -81,6 +102,8 @@ def _subcommand(kinds: Any, name: str, text: str, epilog: str) -> Parser:
     add_measurements(parser)
     add_subset(parser)
     _add_columns(parser, "--log", "variables to log-transform")
+    _add_columns(parser, "--sqrt", "variables whose square root is analysed")
+    _add_columns(parser, "--rank", "variables whose rank is analysed")
     add_root(parser, "root of the output names")
     return parser
 
@@ -100,29 +123,65 @@ def _add_resampling(parser: Parser) -> None:
 
 
 def _add_regression(parser: Parser) -> None:
-    add_text(parser, "--outcome", "COLUMN", "the dependent variable")
+    _add_columns(parser, "--outcome", "the dependent variable; several are a family of models")
+    parser.add_argument(
+        "--model", choices=("linear", "logistic"), default="linear",
+        help="linear, or logistic for an outcome with two values (linear)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--errors", choices=("ols", "hc3"), default="ols",
+        help="standard errors of constant variance (ols), or robust to any (hc3)",
+    )  # fmt: skip
     parser.add_argument(
         "--block", dest="blocks", metavar="NAME=COLUMNS", action="append", default=[], type=_block,
         help="predictors entered together; repeat for further blocks, in order of entry",
     )  # fmt: skip
-    _add_columns(parser, "--each", "fit one model for each of these, as its last block")
-    _add_columns(parser, "--adjust", "covariates for which predictors are adjusted")
+    _add_columns(
+        parser, "--each", "fit one model for each of these, as its last block; or, if {each} occurs in --outcome or "
+        "--block, with each of these words in its place",
+    )  # fmt: skip
+    _add_adjustment(parser, "predictors")
+    _add_columns(parser, "--ladder", "tabulate the ladder of powers of these variables")
+    _add_resampling(parser)
+
+
+def _add_adjustment(parser: Parser, what: str) -> None:
+    _add_columns(parser, "--adjust", f"covariates for which {what} are adjusted")
     add_text(
         parser, "--reference", "CONDITION", "condition for the participants in whom the adjustment is estimated (those "
-        "analysed; also for predictors not measured in the reference group)",
+        f"analysed; also for {what} not measured in the reference group)",
     )  # fmt: skip
-    _add_columns(parser, "--adjusted", "predictors to adjust (numeric ones with more than two values)")
-    _add_resampling(parser)
+    _add_columns(parser, "--adjusted", f"{what} to adjust (numeric ones with more than two values)")
 
 
 def _add_correlation(parser: Parser) -> None:
     _add_columns(parser, "--x", "variables on one side")
     _add_columns(parser, "--y", "variables with which each of these is correlated")
+    add_flag(parser, "--paired", "the first of --x with the first of --y, and so on, not each with each")
     _add_columns(parser, "--given", "covariates to control for")
+    _add_adjustment(parser, "variables")
     parser.add_argument(
         "--method", choices=("pearson", "spearman"), default="pearson", help="kind of correlation (pearson)"
     )
     _add_resampling(parser)
+
+
+def _add_mixed(parser: Parser) -> None:
+    add = parser.add_argument
+    _add_columns(parser, "--outcome", "dependent variables, a model for each")
+    add_text(parser, "--time", "COLUMN", "column with the time of each visit, in years; 0 is the baseline")
+    add_text(parser, "--group", "COLUMN", "column with the groups")
+    _add_columns(parser, "--order", "one group, or two; the difference is A minus B", "A,B")
+    _add_columns(parser, "--covariates", "covariates")
+    add("--random", choices=("slope", "intercept"), default="slope",
+        help="random intercept and slope (slope), or intercept alone")  # fmt: skip
+    add_correction(parser, "correction over the outcomes (fdr_bh)")
+    add("--trial", dest="visits", metavar="YEARS", type=_years, default=(),
+        help="years of the visits of a trial, such as 0,1,2")  # fmt: skip
+    add("--reduction", type=positive, metavar="F", default=1.0,
+        help="effect of the treatment, as a share of the change (1)")  # fmt: skip
+    add("--power", type=number, metavar="P", default=0.8, help="power (0.8)")
+    add("--alpha", type=number, metavar="P", default=0.05, help="two-sided significance level (0.05)")
 
 
 def _add_sample_size(parser: Parser) -> None:
@@ -152,9 +211,22 @@ def _add_sample_size(parser: Parser) -> None:
 NEEDED = {
     "regression": ("--table", "--outcome", "--out"),
     "correlation": ("--table", "--x", "--y", "--out"),
+    "mixed": ("--table", "--outcome", "--time", "--out"),
     "samplesize": ("--table", "--group", "--order", "--variables"),
 }
-FROM_A_TABLE = ("table", "rois", "clusters", "subset", "log", "group", "order", "variables", "covariates")
+FROM_A_TABLE = (
+    "table",
+    "rois",
+    "clusters",
+    "subset",
+    "log",
+    "sqrt",
+    "rank",
+    "group",
+    "order",
+    "variables",
+    "covariates",
+)
 """Destinations of the options of ``samplesize`` that describe differences in a table."""
 
 
@@ -163,7 +235,9 @@ def run(argv: Sequence[str]) -> int:
     options = vars(build_parser().parse_args(argv))
     kind = options.pop("kind")
     if not kind:
-        raise UsageError("the model is missing: regression, correlation or samplesize; see gpuvox models --help")
+        raise UsageError(
+            "the model is missing: regression, correlation, mixed or samplesize; see gpuvox models --help"
+        )
     if kind == "samplesize":
         effect = {name: options.pop(name) for name in ("r", "d", "r2")}
         method = options.pop("method")
@@ -181,6 +255,7 @@ def run(argv: Sequence[str]) -> int:
     kinds: dict[str, Any] = {
         "regression": clinical.Regression,
         "correlation": clinical.Correlations,
+        "mixed": clinical.Mixed,
         "samplesize": clinical.SampleSizes,
     }
     out = options.pop("out")

@@ -461,6 +461,86 @@ def scatter(x: Float64, y: Float64, names: tuple[str, str], spent: int = 0, capt
         return _svg(figure, alt, caption)
 
 
+def diagnostics(values: Mapping[str, Float64], name: str) -> Picture:
+    """Residuals against fitted values, normal quantiles of the residuals, and Cook's distances of a linear model.
+
+    Parameters
+    ----------
+    values : dict of str to (n,) float64
+        ``outcome``, ``fitted``, ``studentised`` and ``cook``.
+    name : str
+        The model.
+    """
+    fitted, cook = values["fitted"], values["cook"]
+    residuals, n = values["outcome"] - fitted, len(fitted)
+    studentised = np.sort(values["studentised"][np.isfinite(values["studentised"])])
+    at = stats.norm.ppf((np.arange(len(studentised)) + 0.5) / max(len(studentised), 1))
+    with own_style():
+        figure = Figure(figsize=(6.6, 2.3), layout="constrained")
+        one, two, three = figure.subplots(1, 3)
+        dots: Any = {"color": GROUP_COLOURS[1], "markersize": 3.2, "alpha": 0.6, "markeredgewidth": 0}
+        one.plot(fitted, residuals, "o", **dots)
+        one.axhline(0, color="#888888", linewidth=0.7)
+        one.set(xlabel="fitted", ylabel="residual")
+        two.plot(at, studentised, "o", **dots)
+        ends = [float(at[0]), float(at[-1])] if len(at) else [-1.0, 1.0]
+        two.plot(ends, ends, color="#888888", linewidth=0.7)
+        two.set(xlabel="normal quantile", ylabel="studentised residual")
+        three.vlines(np.arange(1, n + 1), 0, cook, color=GROUP_COLOURS[1], linewidth=0.9)
+        three.axhline(4 / n, color=GROUP_COLOURS[0], linewidth=0.9, linestyle="--")
+        three.set(xlabel="participant", ylabel="Cook’s distance")
+        alt = (
+            f"Diagnostics of the model {name}: residuals against fitted values, normal quantiles of the studentised "
+            f"residuals, and Cook’s distances, the largest {significant(float(np.nanmax(cook)))} (dashed: 4/n)"
+        )
+        return _svg(figure, alt, f"Diagnostics of the model {short(name, 60)}; dashed: 4/n")
+
+
+def scatter_matrix(pairs: Mapping[tuple[str, str], Float64], note: str = "", spent: int = 0) -> Picture:
+    """Scatter plots of pairs of variables, a column for each x and a row for each y, with lines and bands.
+
+    Parameters
+    ----------
+    pairs : dict of (str, str) to (n, 2) float64
+        Names of x and y → values.
+    note : str
+        What the values are, for the caption.
+    spent : int
+        Degrees of freedom of covariates; see `scatter`.
+    """
+    xs, ys = (list(dict.fromkeys(pair[i] for pair in pairs)) for i in (0, 1))
+    lonely = len(xs) * len(ys) > 2 * len(pairs)  # pairs one by one: in rows, not in a table with holes
+    places = list(pairs) if lonely else [(x, y) for y in ys for x in xs]
+    columns = min(4, len(pairs)) if lonely else len(xs)
+    rows = -(-len(places) // columns)
+    with own_style():
+        figure = Figure(figsize=(1.85 * columns + 0.5, 1.7 * rows + 0.4), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for i, ax in enumerate(axes.flat):
+            pair = places[i] if i < len(places) else None
+            if pair is None or pair not in pairs:
+                ax.set_axis_off()
+                continue
+            values = pairs[pair]
+            ax.plot(
+                values[:, 0],
+                values[:, 1],
+                "o",
+                color=GROUP_COLOURS[1],
+                markersize=2.6,
+                alpha=0.6,
+                markeredgewidth=0,
+            )
+            _line(ax, values[:, 0], values[:, 1], spent)
+            ax.tick_params(labelsize=6.5)
+            if lonely or i >= len(places) - columns:
+                ax.set_xlabel(short(pair[0], 26), fontsize=7.5)
+            if lonely or i % columns == 0:
+                ax.set_ylabel(short(pair[1], 26), fontsize=7.5)
+        alt = "Scatter plots with least-squares lines of " + "; ".join(f"{y} against {x}" for x, y in pairs)
+        return _svg(figure, alt, f"Least-squares lines with 95 % bands{'; ' + note if note else ''}")
+
+
 def _line(ax: Axes, x: Float64, y: Float64, spent: int) -> str:
     """Draw the line and its band, and return a description of its slope."""
     band = regression_band(x, y, spent)

@@ -24,6 +24,8 @@ REFERENCES = {
     "Stat 1983;1:292–298. doi:10.1080/07350015.1983.10509354",
     "lilliefors1967": "Lilliefors HW. On the Kolmogorov–Smirnov test for normality with mean and variance unknown. J "
     "Am Stat Assoc 1967;62:399–402. doi:10.1080/01621459.1967.10482916",
+    "mackinnon1985": "MacKinnon JG, White H. Some heteroskedasticity-consistent covariance matrix estimators with "
+    "improved finite sample properties. J Econom 1985;29:305–325. doi:10.1016/0304-4076(85)90158-7",
     "rooney2007": "Rooney WD, Johnson G, Li X, et al. Magnetic field and tissue dependencies of human brain "
     "longitudinal ¹H₂O relaxation in vivo. Magn Reson Med 2007;57:308–318. doi:10.1002/mrm.21122",
     "smith2009": "Smith SM, Nichols TE. Threshold-free cluster enhancement: addressing problems of smoothing, "

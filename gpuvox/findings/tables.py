@@ -141,7 +141,17 @@ HEADINGS: dict[str, str] = {
     "n_first": "First group, n", "n_second": "Second group, n", "mean_first": "First group, mean",
     "mean_second": "Second group, mean", "r2_covariates": "R² of covariates", "n_t_test": "n per arm, t test",
     "n_ancova": "n per arm, ANCOVA", "volume": "Volume (mL)", "given": "Given",
-    "bootstrap_resamples": "Resamples that determine it", "p_adjusted": "p, adjusted for pairs",
+    "bootstrap_resamples": "Resamples that determine it", "bootstrap_bias": "Bias, bootstrap",
+    "bootstrap_se": "SE, bootstrap", "bootstrap_p": "p, bootstrap", "f_model": "F of the model",
+    "df_model": "df of the model", "p_model": "p of the model", "r2_nagelkerke": "R², Nagelkerke",
+    "r2_mcfadden": "R², McFadden", "auc": "AUC", "chi2_change": "χ² of change", "chi2_model": "χ² of the model",
+    "event": "Event", "odds_ratio": "Odds ratio", "breusch_pagan": "Breusch–Pagan χ²",
+    "breusch_pagan_df": "Breusch–Pagan df", "breusch_pagan_p": "Breusch–Pagan p",
+    "cook_largest": "Cook’s distance, largest",
+    "cook_participant": "Participant with it", "cook_large": "Cook’s distances above 4/n",
+    "outlier_largest": "Studentised residual, largest", "outlier_participant": "Its participant",
+    "outlier_p": "Its p (Bonferroni)", "transformation": "Transformation", "formula": "Formula", "kurtosis": "Kurtosis",
+    "chi2": "χ²", "p_adjusted": "p, adjusted for pairs",
     "first": "First group", "second": "Second group", "eta2_partial": "η², partial", "minimum": "Minimum",
     "maximum": "Maximum", "q1": "Quartile 1", "q3": "Quartile 3", "iqr": "Interquartile range",
     "difference_cohort": "Difference, cohort’s CSF",
@@ -171,7 +181,8 @@ TRANSFORMED = (
 UNDETERMINED = "There is no bootstrap interval where too few of the resamples determine the statistic."
 TWO_DECIMALS = (
     "f", "t", "F", "d", "levene_f", "slopes_f", "f_change", "skewness", "skewness_before", "vif", "statistic", "effect",
-    "d_cohort", "d_subject", "d_low", "d_high",
+    "d_cohort", "d_subject", "d_low", "d_high", "chi2_change", "chi2_model", "chi2", "breusch_pagan", "z", "kurtosis",
+    "f_model", "outlier_largest", "odds_ratio",
 )  # fmt: skip
 THREE_DECIMALS = (
     "r",
@@ -183,6 +194,10 @@ THREE_DECIMALS = (
     "lilliefors_d",
     "csf_share",
     "eta2_partial",
+    "r2_nagelkerke",
+    "r2_mcfadden",
+    "auc",
+    "cook_largest",
 )
 ADDITIONAL = re.compile(
     r"levene_|lilliefors_|skewness|slopes_|adjusted_(mean|low|high)_|family_size|transform$|bootstrap_"
@@ -259,10 +274,17 @@ def unit_of(name: str) -> str:
     return UNITS.get(measure_and_structure(name)[0], "")
 
 
-def analysed_name(name: str, log: Sequence[str]) -> str:
-    """A variable in words, within log() if one of the patterns of those whose logarithm was analysed fits it."""
+Transforms = Sequence[tuple[str, str]]
+"""Formulas of x, each with a pattern of the variables that were transformed so: ``("log(x)", "lesion_load")``."""
+
+
+def analysed_name(name: str, log: Transforms) -> str:
+    """A variable in words, in the formula of its transformation if a pattern fits it; ``a:b`` as ``a × b``."""
+    if ":" in name:
+        return " × ".join(analysed_name(part, log) for part in name.split(":"))
     shown = variable_name(name)
-    return of_formula("log(x)", shown) if any(fitting([name], pattern) for pattern in log) else shown
+    formula = next((formula for formula, pattern in log if fitting([name], pattern)), "x")
+    return of_formula(formula, shown)
 
 
 def measure_and_structure(name: str) -> tuple[str, str]:
@@ -282,7 +304,7 @@ class Column:
 
 
 def columns_of(
-    names: Sequence[str], explained: Mapping[str, str], level: float, log: Sequence[str] = ()
+    names: Sequence[str], explained: Mapping[str, str], level: float, log: Transforms = ()
 ) -> list[Column]:
     """Columns as shown: mean with SD, an estimate with its interval, two degrees of freedom together."""
     known, used = set(names), set[str]()
@@ -388,11 +410,11 @@ def _alike(values: Sequence[float], decimals: int | None = None) -> list[str]:
     return [fixed(v, decimals) if math.isfinite(v) else significant(v) for v in values]
 
 
-def _one(name: str, level: float, log: Sequence[str]) -> Callable[[Sequence[str], int | None], Cell]:
+def _one(name: str, level: float, log: Transforms) -> Callable[[Sequence[str], int | None], Cell]:
     return lambda texts, decimals: _single(name, texts[0], level, log, decimals)
 
 
-def _single(name: str, text: str, level: float, log: Sequence[str], decimals: int | None = None) -> Cell:
+def _single(name: str, text: str, level: float, log: Transforms, decimals: int | None = None) -> Cell:
     if text.strip() in MISSING:
         return Cell(Markup(DASH))
     value = number(text)
@@ -435,7 +457,7 @@ def make_table(
     level: float = 0.05,
     explained: Mapping[str, str] | None = None,
     note: str = "",
-    log: Sequence[str] = (),
+    log: Transforms = (),
 ) -> Table:
     """A table of chosen columns, without those that are empty throughout."""
     kept = list(rows)
@@ -510,11 +532,11 @@ def tables_of(
     *,
     level: float = 0.05,
     explained: Mapping[str, str] | None = None,
-    log: Sequence[str] = (),
+    log: Transforms = (),
 ) -> list[Table]:
     """A file as one table, or two: the main columns, and the others. What is the same in all rows becomes a note.
 
-    `log` are the patterns of variables whose logarithm was analysed in all rows; rows with a ``transform`` say so
+    `log` are the transformations of variables that were analysed in all rows; rows with a ``transform`` say so
     themselves.
     """
     names, rows = read_rows(path)

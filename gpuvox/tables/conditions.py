@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gpuvox.errors import FileError
 from gpuvox.tables.columns import require
-from gpuvox.tables.levels import alike, is_declared
+from gpuvox.tables.levels import alike, is_declared, whose
 from gpuvox.types import AnyArray
 
 Bool = NDArray[np.bool_]
@@ -64,6 +64,36 @@ def select(table: pd.DataFrame, condition: str) -> Bool:
         raise FileError(f"the condition {condition!r}: {error}") from None
 
 
+def evaluate(table: pd.DataFrame, expression: str) -> Float64:
+    """Values of an arithmetic expression of columns, ``thalamus.qsm - csf.qsm``; parsed, not executed.
+
+    Parameters
+    ----------
+    table : DataFrame
+        See `typed`.
+    expression : str
+        Numbers, names of columns (see `select`), ``+ - * /`` and parentheses.
+
+    Returns
+    -------
+    (n,) float64
+        NaN where a value is missing.
+
+    Raises
+    ------
+    FileError
+        The expression is not valid for these columns, or a value is infinite, as by a division by 0.
+    """
+    try:
+        values = _Condition(table, expression).number()
+        rows = np.flatnonzero(np.isinf(values))
+        if len(rows):
+            raise FileError(f"the value of {whose(table, int(rows[0]))} is infinite")
+    except FileError as error:
+        raise FileError(f"the expression {expression!r}: {error}") from None
+    return values
+
+
 class _Condition:
     """A condition, evaluated in three-valued logic: a truth value is a pair of masks, true and false."""
 
@@ -87,6 +117,15 @@ class _Condition:
             raise
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             raise FileError("not of the form age <= 50 and group == 'MS'") from None
+
+    def number(self) -> Float64:
+        """The values of an arithmetic expression."""
+        try:
+            return self._number(ast.parse(self.text, mode="eval").body)
+        except FileError:
+            raise
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            raise FileError("not of the form thalamus.qsm - csf.qsm") from None
 
     def _truth(self, node: ast.AST) -> tuple[Bool, Bool]:
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.Invert):

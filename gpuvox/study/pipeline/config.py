@@ -175,6 +175,10 @@ class Rois:
     erosion: int = _key(0, _at_least(0))
 
 
+class Derived(dict[str, str]):
+    """``[derived]``: name of a variable → arithmetic expression of others."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """``[demographics.comparisons.NAME]``: further groups, side by side in the same table."""
@@ -210,18 +214,33 @@ class GroupTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Regression:
-    """``[[regression]]``: hierarchical regression, one model for each of `each`."""
+    """``[[regression]]``: hierarchical regression, one model for each outcome and each of `each`."""
 
     title: str = _key(check=_not_empty)
-    outcome: str = _key(check=_not_empty)
+    outcome: str | tuple[str, ...] = _key(check=_not_empty)
+    model: str = _key("linear", _one_of("linear", "logistic"))
+    errors: str = _key("ols", _one_of("ols", "hc3"))
     blocks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     each: tuple[str, ...] = _key(())
     adjusted: tuple[str, ...] = _key(())
     subset: str = _key("")
     log: tuple[str, ...] = _key(())
+    sqrt: tuple[str, ...] = _key(())
+    rank: tuple[str, ...] = _key(())
+    ladder: tuple[str, ...] = _key(())
     bootstrap: int = _key(5000, _at_least(0))
     strata: tuple[str, ...] = _key(())
     correction: str = _key("fdr_bh", _one_of(*CORRECTIONS))
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """The outcomes, also where there is one."""
+        return (self.outcome,) if isinstance(self.outcome, str) else self.outcome
+
+    @property
+    def has_words(self) -> bool:
+        """Whether `each` holds words that replace ``{each}``, and not variables."""
+        return any("{each}" in name for name in [*self.outcomes, *(n for of in self.blocks.values() for n in of)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,10 +250,14 @@ class Correlation:
     title: str = _key(check=_not_empty)
     x: tuple[str, ...] = _key(check=_not_empty)
     y: tuple[str, ...] = _key(check=_not_empty)
+    paired: bool = _key(False)
     given: tuple[str, ...] = _key(())
+    adjusted: tuple[str, ...] = _key(())
     method: str = _key("pearson", _one_of("pearson", "spearman"))
     subset: str = _key("")
     log: tuple[str, ...] = _key(())
+    sqrt: tuple[str, ...] = _key(())
+    rank: tuple[str, ...] = _key(())
     bootstrap: int = _key(0, _at_least(0))
     strata: tuple[str, ...] = _key(())
     correction: str = _key("fdr_bh", _one_of(*CORRECTIONS))
@@ -279,6 +302,7 @@ class Config:
     voxelwise: Voxelwise | None = None
     clusters: Clusters | None = None
     rois: Rois | None = None
+    derived: Derived = field(default_factory=lambda: Derived())
     demographics: Demographics | None = None
     group_table: tuple[GroupTable, ...] = ()
     regression: tuple[Regression, ...] = ()
@@ -464,8 +488,11 @@ class _Reader:
 
     def _typed(self, kind: Any, value: Any, where: tuple[str | int, ...]) -> Any:
         if isinstance(kind, types.UnionType):
-            kind = next(each for each in typing.get_args(kind) if each is not type(None))
+            kinds = [each for each in typing.get_args(kind) if each is not type(None)]
+            kind = kinds[-1] if isinstance(value, list) else kinds[0]
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+        if kind is Derived:
+            return Derived(self._flat(value, where))
         if is_dataclass(kind) and isinstance(kind, type):
             return kind(**self.section(kind, value, where))
         if origin is dict:
@@ -491,6 +518,19 @@ class _Reader:
             return kind(value)
         except OverflowError:
             raise self.error(where, f"has {len(str(value))} digits; expected {named[kind]}") from None
+
+    def _flat(self, value: Any, where: tuple[str | int, ...], name: str = "") -> Iterator[tuple[str, str]]:
+        """Names with dots, in quotes or not, and their expressions."""
+        self._expect(isinstance(value, dict), "names with expressions", value, where)
+        for part, each in value.items():
+            full = f"{name}.{part}" if name else part
+            if isinstance(each, dict):
+                yield from self._flat(each, (*where, part), full)
+                continue
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*", full):
+                raise self.error((*where, part), "expected a name of letters, digits, _ and dots")
+            self._expect(isinstance(each, str), 'an expression in quotes, such as "a - b"', each, (*where, part))
+            yield full, each
 
     def _expect(self, right: bool, expected: str, value: Any, where: tuple[str | int, ...]) -> None:
         if not right:

@@ -184,6 +184,7 @@ def _models(inputs: StudyInputs) -> list[dict[str, Any]]:
         for model in getattr(inputs.config, kind):
             root = f"models/{slug(model.title)}/{kind.replace('_', '')}"
             named = {"table": f"{root}.tsv", "coefficients": f"{root}_coefficients.tsv", "data": f"{root}_data.tsv",
+                     "diagnostics": f"{root}_diagnostics.tsv", "ladder": f"{root}_ladder.tsv",
                      "json": f"{root}.json"}  # fmt: skip
             there = {key: path for key, path in named.items() if os.path.exists(inputs.path(path))}
             entries.append({"title": model.title, "kind": kind.replace("_", ""), **there})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,12 +31,15 @@ from gpuvox.study.pipeline.config import (
 from gpuvox.study.statistics.adjustment import adjusted
 from gpuvox.study.statistics.ancova import AUTO, analysed, assign_families, check_finite
 from gpuvox.study.statistics.demographics import COUNTS, demographics
+from gpuvox.study.statistics.terms import EACH, parts_of
+from gpuvox.study.statistics.transforms import FORMULAS
 from gpuvox.tables.columns import MOST_COMPARED, fitting, indicators, matching
-from gpuvox.tables.conditions import select
+from gpuvox.tables.conditions import evaluate, select
 from gpuvox.tables.groups import assign_groups
 from gpuvox.tables.reading import label
 from gpuvox.types import Bools
 
+ROOTS = {"log": "logarithm", "sqrt": "square root"}
 Where = tuple[str | int, ...]
 """A key in the file."""
 
@@ -68,7 +71,7 @@ class Variables:
         for name in self.clusters:
             numbers = dict.fromkeys(["1", *re.findall(rf"\b{re.escape(name)}\.(\d+)", self.config.text)])
             names += [f"{name}.{number}{mean}" for number in numbers for mean in ("", ".mean")]
-        return names
+        return list(dict.fromkeys([*names, *self.config.derived]))
 
     @property
     def table(self) -> str:
@@ -123,8 +126,16 @@ class Variables:
             raise self.config.error(where, f"no participant of the study fulfils {condition!r}")
         return fulfils
 
-    def positive(self, where: Where, names: Sequence[str], rows: Bools | None, *, or_zero: bool = False) -> None:
-        """Raise `FileError` for a value that has no logarithm."""
+    def positive(
+        self,
+        where: Where,
+        names: Sequence[str],
+        rows: Bools | None,
+        *,
+        or_zero: bool = False,
+        of: str = "logarithm",
+    ) -> None:
+        """Raise `FileError` for a value that has no logarithm, or no square root (`of`)."""
         self.numbers(where, names)
         for name in names:
             if rows is None or not self.is_known(name):
@@ -134,9 +145,7 @@ class Variables:
             if len(bad):
                 who = self.columns["participant_id"].iloc[bad[0]]
                 expected = "values that are not negative" if or_zero else "positive values"
-                raise self.config.error(
-                    where, f"{name} of {who} is {values[bad[0]]:g}; a logarithm needs {expected}"
-                )
+                raise self.config.error(where, f"{name} of {who} is {values[bad[0]]:g}; a {of} needs {expected}")
 
     def complete(self, where: Where, names: Sequence[str], rows: Bools | None) -> pd.DataFrame | None:
         """Participants with values of the known variables; `FileError` if too few, or if a variable is constant."""
@@ -164,6 +173,7 @@ class Variables:
                 raise config.error(
                     ("study", "table"), f"the column {name!r} of {self.table} is a measure of a region"
                 )
+        self._check_derived()
         inside = self._check_groups(reference)
         self._check_demographics()
         for number, table in enumerate(config.group_table):
@@ -171,11 +181,25 @@ class Variables:
         for number, regression in enumerate(config.regression):
             self._check_regression(("regression", number), regression, inside)
         for number, correlation in enumerate(config.correlation):
-            self._check_correlation(("correlation", number), correlation)
+            self._check_correlation(("correlation", number), correlation, inside)
         for number, size in enumerate(config.sample_size):
             self._check_sample_size(("sample_size", number), size)
         self.find(("report", "zscores"), config.report.zscores)
         self.numbers(("report", "zscores"), [name for name in config.report.zscores if self.is_known(name)])
+
+    def _check_derived(self) -> None:
+        """Names that are not taken, and expressions of variables that there are by then."""
+        taken = [name for name in self.names if name not in self.config.derived]
+        later = pd.DataFrame(np.nan, index=self.columns.index, columns=[*taken, *self.config.derived])
+        known = [name for name in self.columns.columns if name not in self.config.derived]
+        later[known] = self.columns[known]
+        for number, (name, expression) in enumerate(self.config.derived.items()):
+            where: Where = ("derived", name)
+            if name in self.measured or name in known:
+                raise self.config.error(where, "there is a variable of this name already")
+            there = later[["participant_id", *taken, *list(self.config.derived)[:number]]]
+            with self.config.reading(where):
+                evaluate(there, expression)
 
     def _check_groups(self, reference: str) -> Bools:
         """The reference group, which must allow the covariates to be estimated if clusters are measured."""
@@ -280,12 +304,41 @@ class Variables:
             raise self.config.error(where, f"is {name!r}; expected the name of one variable")
 
     def _check_regression(self, where: Where, model: Regression, inside: Bools) -> None:
-        self._exact((*where, "outcome"), model.outcome)
-        self.numbers((*where, "outcome"), [model.outcome])
-        keys: dict[Where, Sequence[str]] = {(*where, "blocks", n): each for n, each in model.blocks.items()}
-        keys[(*where, "each")] = model.each
-        predictors_of = {key: self.find(key, each) for key, each in keys.items()}
-        place = {model.outcome: "the outcome"}
+        rows = self.rows((*where, "subset"), model.subset)
+        predictors: dict[str, None] = {}
+        words = model.each if model.has_words else ("",)
+        if model.has_words and not model.each:
+            raise self.config.error(where, "the key 'each' is missing; {each} stands for its items")
+        for outcome in model.outcomes:
+            for word in words:
+                filled = {name: [term.replace(EACH, word) for term in of] for name, of in model.blocks.items()}
+                last = () if model.has_words else model.each
+                found = self._check_model(where, model, outcome.replace(EACH, word), filled, last, rows)
+                predictors |= dict.fromkeys(found)
+        for name in self._adjusted((*where, "adjusted"), model.adjusted, list(predictors)):
+            if rows is not None:
+                self._adjustable((*where, "adjusted"), name, inside, rows | inside)
+        self._check_transforms(where, model, rows, inside if model.adjusted else None)
+        self.numbers((*where, "ladder"), self.find((*where, "ladder"), model.ladder))
+        self._check_strata(where, model)
+
+    def _check_model(
+        self,
+        where: Where,
+        model: Regression,
+        outcome: str,
+        blocks: Mapping[str, Sequence[str]],
+        last: Sequence[str],
+        rows: Bools | None,
+    ) -> list[str]:
+        """The predictors of the models of an outcome; `last` are those of which each is the last block of one."""
+        self._exact((*where, "outcome"), outcome)
+        if model.model == "linear":
+            self.numbers((*where, "outcome"), [outcome])
+        keys: dict[Where, Sequence[str]] = {(*where, "blocks", n): each for n, each in blocks.items()}
+        keys[(*where, "each")] = last
+        predictors_of = {key: self._terms(key, each) for key, each in keys.items()}
+        place = {outcome: "the outcome"}
         for key, names in predictors_of.items():
             for name in names:
                 if name in place:
@@ -294,18 +347,24 @@ class Variables:
         each = predictors_of.pop((*where, "each"))
         for name in set(model.blocks).intersection(each):
             raise self.config.error((*where, "blocks"), f"each makes a block {name}; choose another name")
-        rows = self.rows((*where, "subset"), model.subset)
-        common = [model.outcome, *(name for names in predictors_of.values() for name in names)]
+        common = [outcome, *(name for names in predictors_of.values() for name in names)]
         for names in [[*common, name] for name in each] or [common]:
-            whole = self.complete(where, names, rows)
+            whole = self.complete(where, [part for name in names for part in parts_of(name)], rows)
             if whole is not None:
-                self._indicators(where, names, whole)
-        predictors = [name for name in place if name != model.outcome]
-        for name in self._adjusted((*where, "adjusted"), model.adjusted, predictors):
-            if rows is not None:
-                self._adjustable((*where, "adjusted"), name, inside, rows | inside)
-        self._check_log(where, model.log, rows, inside if model.adjusted else None)
-        self._check_strata(where, model)
+                self._indicators(where, [name for name in names if name in self.names], whole)
+        return [name for name in place if name != outcome and name in self.names]
+
+    def _terms(self, where: Where, terms: Sequence[str]) -> list[str]:
+        """Variables, and interactions of variables as they are."""
+        names: list[str] = []
+        for term in terms:
+            if ":" in term and term not in self.names:
+                for part in parts_of(term):
+                    self._exact(where, part)
+                names.append(term)
+            else:
+                names += [name for name in self.find(where, [term]) if name not in names]
+        return names
 
     def _indicators(self, where: Where, names: Sequence[str], whole: pd.DataFrame) -> None:
         """Raise `FileError` for text that appears to be numeric with typing errors."""
@@ -335,38 +394,50 @@ class Variables:
                 design = indicators(self.columns[people], self.config.groups.covariates, self.table)
                 adjusted(values[people], design.to_numpy(), inside[people])
 
-    def _check_log(
-        self, where: Where, patterns: Sequence[str], rows: Bools | None, inside: Bools | None = None
+    def _check_transforms(
+        self, where: Where, model: Regression | Correlation, rows: Bools | None, inside: Bools | None = None
     ) -> None:
-        """Check the logarithms of a model, also in the reference group unless a variable is missing there."""
-        key = (*where, "log")
-        for name in self.find(key, patterns):
-            self.numbers(key, [name])
-            checked_rows = rows
-            if rows is not None and inside is not None and self.is_known(name):
-                has_some = bool((self.columns[name].to_numpy(dtype=np.float64)[inside] > 0).any())
-                checked_rows = rows | (inside & has_some)
-            self.positive(key, [name], checked_rows)
+        """Check logarithms and roots, also in the reference group unless a variable is missing there."""
+        for how in FORMULAS:
+            key = (*where, how)
+            for name in self.find(key, getattr(model, how)):
+                self.numbers(key, [name])
+                checked_rows = rows
+                if rows is not None and inside is not None and self.is_known(name):
+                    has_some = bool((self.columns[name].to_numpy(dtype=np.float64)[inside] > 0).any())
+                    checked_rows = rows | (inside & has_some)
+                if how != "rank":
+                    self.positive(key, [name], checked_rows, or_zero=how == "sqrt", of=ROOTS[how])
 
-    def _check_correlation(self, where: Where, model: Correlation) -> None:
+    def _check_correlation(self, where: Where, model: Correlation, inside: Bools) -> None:
         x, y, others = (self.find((*where, key), getattr(model, key)) for key in ("x", "y", "given"))
         for key, names in (("x", x), ("y", y)):
             for name in names:
                 if name in others:
                     raise self.config.error((*where, "given"), f"{name} is of {key} already")
+        self._check_paired(where, model)
         if x == y and len(x) == 1:
             raise self.config.error((*where, "y"), f"{x[0]} is x already; another variable is needed")
         rows = self.rows((*where, "subset"), model.subset)
-        for a in x:
-            for b in y:
-                if a != b:
-                    whole = self.complete(where, [a, b, *others], rows)
-                    self._two_values((*where, "x"), a, whole)
-                    self._two_values((*where, "y"), b, whole)
-                    if whole is not None:
-                        self._indicators((*where, "given"), others, whole)
-        self._check_log(where, model.log, rows)
+        for a, b in zip(model.x, model.y) if model.paired else [(a, b) for a in x for b in y if a != b]:
+            whole = self.complete(where, [a, b, *others], rows)
+            self._two_values((*where, "x"), a, whole)
+            self._two_values((*where, "y"), b, whole)
+            if whole is not None:
+                self._indicators((*where, "given"), others, whole)
+        for name in self._adjusted((*where, "adjusted"), model.adjusted, [*x, *y]):
+            if rows is not None:
+                self._adjustable((*where, "adjusted"), name, inside, rows | inside)
+        self._check_transforms(where, model, rows, inside if model.adjusted else None)
         self._check_strata(where, model)
+
+    def _check_paired(self, where: Where, model: Correlation) -> None:
+        """Raise `FileError` unless pairs are as many of x as of y, each the name of one variable."""
+        if model.paired and len(model.x) != len(model.y):
+            message = f"has {len(model.y)} variables, and x {len(model.x)}; pairs need as many of both"
+            raise self.config.error((*where, "y"), message)
+        for name in (*model.x, *model.y) if model.paired else ():
+            self._exact((*where, "x" if name in model.x else "y"), name)
 
     def _check_strata(self, where: Where, model: Regression | Correlation) -> None:
         """Raise `FileError` for strata of a bootstrap that is not requested, or that are unknown."""

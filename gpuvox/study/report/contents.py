@@ -158,7 +158,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "regions": ("labels", "labels_of", "jacobian", "lesions", "erosion", "head_size", "merge"),
     "groups": ("title", "table", "pairs", "demographics", "order", "json"),
     "csf": ("comparison", "sensitivity", "json"),
-    "models": ("title", "kind", "table", "coefficients", "data", "json"),
+    "models": ("title", "kind", "table", "coefficients", "data", "diagnostics", "ladder", "json"),
     "zscores": ("table", "title"),
     "stages": ("name", "seconds"),
 }  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from gpuvox.findings.sentences import Finding, capital, finding, level_text, listed, number_word, plural
 from gpuvox.findings.tables import (
+    Transforms,
     analysed_name,
     fixed,
     measure_and_structure,
@@ -62,7 +63,7 @@ def _by_measure(names: Sequence[str]) -> str:
 
 
 def of_regression(
-    title: str, rows: Sequence[Mapping[str, str]], level: float, log: Sequence[str] = ()
+    title: str, rows: Sequence[Mapping[str, str]], level: float, log: Transforms = ()
 ) -> Finding | None:
     """In which models the last block is significant; None if there is no corrected p. `log`: see
     `tables.analysed_name`.

@@ -12,6 +12,7 @@ from gpuvox.findings.sentences import capital, kinds, level_text, listed, number
 from gpuvox.findings.tables import number, of_formula, read_rows
 from gpuvox.study.report.contents import Contents, read_json
 from gpuvox.study.report.volumes import StudyTest
+from gpuvox.study.statistics.transforms import FORMULAS
 
 CORRECTED = {
     "fdr_bh": "the false discovery rate (Benjamini–Hochberg [@benjamini1995])",
@@ -307,6 +308,11 @@ class Recorded:
         options = self.about.get("options")
         return options if isinstance(options, Mapping) else {}
 
+    def transforms(self) -> list[tuple[str, str]]:
+        """Formulas with the patterns of the variables that were transformed so."""
+        options = self.options()
+        return [(formula, str(name)) for how, formula in FORMULAS.items() for name in options.get(how) or ()]
+
 
 def _sentences(tables: Sequence[Recorded], phrase: Callable[[Recorded], str]) -> str:
     """A sentence about each table: once if it is the same for all, otherwise with the titles of the tables.
@@ -416,10 +422,20 @@ def _models(contents: Contents) -> list[str]:
 
 def _regression(tables: Sequence[Recorded]) -> str:
     text = (
-        "Clinical outcomes were modelled by hierarchical linear regression, with blocks of predictors entered one "
+        "Clinical outcomes were modelled by hierarchical regression, with blocks of predictors entered one "
         "after the other."
     )
-    phrases = (_adjustments, _logarithms, _bootstrap, _regression_correction, _model_subset)
+    if any(table.options().get("model") == "logistic" for table in tables):
+        text += (
+            " Outcomes with two values were modelled by logistic regression; blocks are tested by likelihood ratio, "
+            "coefficients by Wald’s z."
+        )
+    if any(table.options().get("model", "linear") == "linear" for table in tables):
+        text += (
+            " Residuals of linear models were checked for constant variance (Breusch–Pagan, studentised) and normality "
+            "(Lilliefors), and participants for influence (Cook’s distance)."
+        )
+    phrases = (_adjustments, _logarithms, _robust, _bootstrap, _regression_correction, _model_subset)
     return text + "".join(_sentences(tables, each) for each in phrases)
 
 
@@ -438,8 +454,16 @@ def _adjustments(table: Recorded) -> str:
 
 
 def _logarithms(table: Recorded) -> str:
-    names = table.options().get("log") or []
-    return f"the natural logarithm of {named(names)} was taken" if names else ""
+    said = {"log": "the natural logarithm of {} was taken", "sqrt": "the square root of {} was taken",
+            "rank": "{} was replaced by its rank"}  # fmt: skip
+    options = table.options()
+    return "; ".join(text.format(named(options[how])) for how, text in said.items() if options.get(how))
+
+
+def _robust(table: Recorded) -> str:
+    if table.options().get("errors") != "hc3":
+        return ""
+    return "standard errors are robust to unequal variances (HC3 [@mackinnon1985]), and F tests are Wald tests"
 
 
 def _regression_correction(table: Recorded) -> str:
@@ -460,7 +484,7 @@ def _correlation(tables: Sequence[Recorded]) -> str:
     text += (
         ", for rank correlations with the standard error of Bonett and Wright [@bonett2000]." if spearman else "."
     )
-    phrases = (_kind_of_correlation, _logarithms, _bootstrap, _correlation_correction, _model_subset)
+    phrases = (_kind_of_correlation, _adjustments, _logarithms, _bootstrap, _correlation_correction, _model_subset)
     return text + "".join(_sentences(tables, each) for each in phrases)
 
 

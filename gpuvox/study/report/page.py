@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Group:
     more: list[Table]
     pictures: list[Picture]
     subset: str = ""
+    others: list[Picture] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +211,7 @@ class Page:
         id: str,
         caption: str,
         explained: Mapping[str, str],
-        log: Sequence[str] = (),
+        log: tables.Transforms = (),
     ) -> list[Table]:
         """The tables of a file that a key names; none where it names none. `log`: see `tables.tables_of`."""
         path = part.file(key)
@@ -276,12 +277,23 @@ class Page:
         for number, part in enumerate(self.source.parts("models")):
             title, about, id = part.need("title", str), methods.beside(part), f"models-{number}"
             what = MODELS.get(part.get("kind", ""), "models")
-            options = methods.Recorded(title, about).options()
-            log, subset = options.get("log") or (), methods.plain(str(options.get("subset") or ""))
+            recorded = methods.Recorded(title, about)
+            options = recorded.options()
+            log, subset = recorded.transforms(), methods.plain(str(options.get("subset") or ""))
             main = self._tables(part, "table", id, f"{title}: {what}", tables.explained_columns(about, ""), log)
             explained = tables.explained_columns(about, "_coefficients")
             coefficients = self._tables(part, "coefficients", id, f"{title}: coefficients", explained, log)
-            sections.append(Group(title, main[:1], [*coefficients, *main[1:]], self._plots(part, log), subset))
+            extra = [*coefficients, *main[1:]]
+            for key, caption in (("diagnostics", "diagnostics"), ("ladder", "ladder of powers")):
+                columns = tables.explained_columns(about, f"_{key}")
+                extra += self._tables(part, key, id, f"{title}: {caption}", columns)
+            if part.get("kind", "") == "correlation":
+                matrix = self._matrix(part, log, bool(options.get("given")))
+                sections.append(Group(title, main[:1], extra, [], subset, matrix))
+            else:
+                sections.append(
+                    Group(title, main[:1], extra, self._plots(part, log), subset, self._checks_of(part))
+                )
         return sections
 
     def _of_models(self) -> list[Finding]:
@@ -289,11 +301,11 @@ class Page:
         for part in self.source.parts("models"):
             title, kind = part.need("title", str), part.get("kind", "")
             if kind == "regression":
-                log = methods.Recorded(title, methods.beside(part)).options().get("log") or ()
+                log = methods.Recorded(title, methods.beside(part)).transforms()
                 model_findings.append(findings.of_regression(title, self._rows(part, "table"), self.level, log))
         return [each for each in model_findings if each]
 
-    def _plots(self, part: Contents, log: Sequence[str]) -> list[Picture]:
+    def _plots(self, part: Contents, log: tables.Transforms) -> list[Picture]:
         """Plots of outcome and predictor, adjusted for the preceding blocks; one per model."""
         rows = self._rows(part, "data", ("model", "role", "variable", "residual"))
         models: dict[str, Rows] = {}
@@ -302,6 +314,42 @@ class Page:
         with part.reading("data"):
             pictures = [_added_variable(of, log) for of in models.values()]
         return [picture for picture in pictures if picture]
+
+    def _checks_of(self, part: Contents) -> list[Picture]:
+        """Residuals, quantiles and Cook's distances of every linear model."""
+        models: dict[str, dict[str, list[float]]] = {}
+        for row in self._rows(part, "data", ("model", "role", "value")):
+            if row["role"] in ("outcome", "fitted", "studentised", "cook"):
+                of = models.setdefault(row["model"], {})
+                of.setdefault(row["role"], []).append(tables.number(row["value"]))
+        return [
+            figures.diagnostics(
+                {role: np.array(values) for role, values in of.items()}, tables.variable_name(model)
+            )
+            for model, of in models.items()
+            if "cook" in of
+        ]
+
+    def _matrix(self, part: Contents, log: tables.Transforms, partial: bool) -> list[Picture]:
+        """Scatter plots of all pairs of a table of correlations, side by side."""
+        pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        rows = self._rows(part, "data", ("x", "y", "residual_x", "residual_y", "value_x", "value_y"))
+        ranks = any("spearman" in row.get("method", "") for row in self._rows(part, "table"))
+        kind = "residual" if partial or ranks else "value"
+        for row in rows:
+            names = tables.analysed_name(row["x"], log), tables.analysed_name(row["y"], log)
+            values = tables.number(row[f"{kind}_x"]), tables.number(row[f"{kind}_y"])
+            pairs.setdefault(names, []).append(values)
+        if not pairs:
+            return []
+        what = {
+            (False, False): "",
+            (True, False): "residuals given the covariates",
+            (False, True): "ranks, centred",
+        }
+        note = what.get((partial, ranks), "residuals of ranks given the covariates")
+        spent = len({row["given"] for row in self._rows(part, "table") if row.get("given", "")})
+        return [figures.scatter_matrix({k: np.array(v) for k, v in pairs.items()}, note, spent)]
 
     def _regions(self) -> dict[str, Any] | None:
         """What was measured where."""
@@ -374,7 +422,7 @@ def _by_map(shown: Sequence[Shown]) -> list[tuple[str, str, list[Shown]]]:
     return [(of[0].test.title, of[0].test.unit, of) for of in tests_of.values()]
 
 
-def _added_variable(rows: Sequence[Mapping[str, str]], log: Sequence[str]) -> Picture | None:
+def _added_variable(rows: Sequence[Mapping[str, str]], log: tables.Transforms) -> Picture | None:
     """Plot of a model whose last block is one predictor."""
     with_residual = [row for row in rows if not np.isnan(tables.number(row["residual"]))]
     predictors = {row["variable"] for row in with_residual if row["role"] == "predictor"}

@@ -10,22 +10,26 @@ from gpuvox import files
 from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.reporter import Reporter
 from gpuvox.study.statistics.correlation import Correlations, correlations
+from gpuvox.study.statistics.mixed import Mixed, mixed
 from gpuvox.study.statistics.regression import Regression, regression
 from gpuvox.study.statistics.sample_size import SampleSizes, sample_sizes
 from gpuvox.study.statistics.sources import Result, Source, write
 
 __all__ = [
-    "Correlations", "Regression", "Result", "SampleSizes", "Source", "correlations", "execute", "regression",
-    "sample_sizes", "write",
+    "Correlations", "Mixed", "Regression", "Result", "SampleSizes", "Source", "correlations", "execute", "mixed",
+    "regression",    "sample_sizes", "write",
 ]  # fmt: skip
 
 
-def execute(command: Regression | Correlations | SampleSizes, out: str, reporter: Reporter) -> None:
+ENDINGS = ("_coefficients.tsv", "_data.tsv", "_diagnostics.tsv", "_ladder.tsv", "_trial.tsv", ".tsv", ".json")
+
+
+def execute(command: Regression | Correlations | Mixed | SampleSizes, out: str, reporter: Reporter) -> None:
     """Run a command and write its results: ``OUT.tsv`` and other tables, ``OUT.json``.
 
     Parameters
     ----------
-    command : Regression, Correlations or SampleSizes
+    command : Regression, Correlations, Mixed or SampleSizes
     out : str
         Root of the output names; empty to write nothing.
     reporter : Reporter
@@ -38,11 +42,13 @@ def execute(command: Regression | Correlations | SampleSizes, out: str, reporter
     """
     if out:
         check_root_name(out, "--out", "models")
-        check_targets(out, ("_coefficients.tsv", "_data.tsv", ".tsv", ".json"))
+        check_targets(out, ENDINGS)
     if isinstance(command, Regression):
         result = regression(command)
     elif isinstance(command, Correlations):
         result = correlations(command)
+    elif isinstance(command, Mixed):
+        result = mixed(command)
     else:
         result = sample_sizes(command)
     if out:

@@ -11,12 +11,13 @@ import pandas as pd
 
 from gpuvox.errors import FileError, InputError, OptionError, UsageError
 from gpuvox.study.statistics import least_squares
+from gpuvox.study.statistics.reference_group import adjustment_lines, adjustment_record, z_scored
 from gpuvox.study.statistics.sources import (
-    DETERMINED,
-    INTERVALS,
+    BOOTSTRAP,
     Data,
     Result,
     Source,
+    bootstrap_columns,
     bootstrap_record,
     check_correction,
     check_strata,
@@ -29,6 +30,7 @@ from gpuvox.study.statistics.sources import (
     record_of,
     strata_of,
     undetermined_message,
+    without_interval,
 )
 from gpuvox.tables.columns import indicators
 from gpuvox.types import Float64
@@ -42,8 +44,13 @@ class Correlations(Source):
     ----------
     x, y : sequence of str
         Variables (or patterns); each of x with each of y, each pair once. Text with two values is coded as 0 and 1.
+    paired : bool
+        The first of x with the first of y, the second with the second, and so on; names, not patterns.
     given : sequence of str
         Covariates.
+    adjust, reference, adjusted
+        Variables as z-scores of the residuals of a group; see `regression.Regression`. With `adjust` or `reference`,
+        `adjusted` names them.
     method : {"pearson", "spearman"}
     bootstrap, seed : int
         Number of resamples; 0 for none.
@@ -55,7 +62,11 @@ class Correlations(Source):
 
     x: Sequence[str]
     y: Sequence[str]
+    paired: bool = False
     given: Sequence[str] = ()
+    adjust: Sequence[str] = ()
+    reference: str = ""
+    adjusted: Sequence[str] = ()
     method: str = "pearson"
     bootstrap: int = 0
     strata: Sequence[str] = ()
@@ -80,6 +91,17 @@ CORRELATION_COLUMNS = {
 }
 
 
+DATA_COLUMNS = {
+    "participant_id": "participant",
+    "x": "variable",
+    "y": "variable",
+    "value_x": "value of x as analysed: transformed, adjusted",
+    "value_y": "value of y as analysed",
+    "residual_x": "residual of x given the covariates; of spearman, of the ranks",
+    "residual_y": "residual of y given the covariates; of spearman, of the ranks",
+}
+
+
 def correlations(command: Correlations) -> Result:
     """(Partial) correlations of every variable of x with every variable of y.
 
@@ -99,11 +121,16 @@ def correlations(command: Correlations) -> Result:
     """
     check_correction(command.correction)
     check_strata(command.strata, command.bootstrap)
-    data = read_data(command)
-    lines, about = [], {}
-    for x, y in _pairs(command, data.table):
-        line, excluded, undetermined = _correlated(command, data, x, y)
+    data = read_data(command, command.reference)
+    pairs = _pairs(command, data.table)
+    data, groups = z_scored(command, data, list(dict.fromkeys(name for pair in pairs for name in pair)))
+    lines, about, without, values = [], {}, [], []
+    for x, y in pairs:
+        line, excluded, boot, points = _correlated(command, data, x, y)
         lines.append(line)
+        values.append(points)
+        without += without_interval([f"{line['x']} ~ {line['y']}"], boot)
+        undetermined = 0 if boot is None else int(np.isnan(boot.samples).sum())
         about[f"{line['x']} ~ {line['y']}"] = {
             "n": line["n"],
             "excluded": excluded,
@@ -111,27 +138,26 @@ def correlations(command: Correlations) -> Result:
         }
     table = pd.DataFrame(lines, columns=list(CORRELATION_COLUMNS))
     table["p_corrected"] = corrected_p(table["p"].to_list(), command.correction)
-    missing = table[table[DETERMINED].notna() & table[INTERVALS[0]].isna()]
-    without = [f"{x} ~ {y}" for x, y in zip(missing["x"], missing["y"])]
     record = {
         **record_of(command, data),
         "analysis": f"{'partial ' if command.given else ''}correlation, {command.method}",
+        "adjustment": adjustment_record(command, groups) if groups else None,
         "bootstrap": bootstrap_record(command.bootstrap, command.seed, command.strata, without),
         "correction": {"method": command.correction, "family": count_of(len(lines), "correlation")},
         "correlations": about,
-        "columns": {"": CORRELATION_COLUMNS},
+        "columns": {"": CORRELATION_COLUMNS, "_data": DATA_COLUMNS},
     }
     message = count_of(len(lines), "correlation")
     if command.correction != "none":
         count = int((table["p_corrected"] < 0.05).sum())
         message += f"; corrected P < .05 in {count} ({command.correction})"
-    return Result(
-        {"": table}, record, [*data.out.lines(), message, *undetermined_message(command.bootstrap, without)]
-    )
+    said = [*data.out.lines(), message, *adjustment_lines(command, groups)]
+    tables = {"_data": pd.concat(values, ignore_index=True)[list(DATA_COLUMNS)], "": table}
+    return Result(tables, record, [*said, *undetermined_message(command.bootstrap, without)])
 
 
 def _pairs(command: Correlations, table: pd.DataFrame) -> list[tuple[str, str]]:
-    x, y = (find_columns(table, getattr(command, option), option, command) for option in ("x", "y"))
+    x, y = (_named(command, table, option) for option in ("x", "y"))
     covariates = find_columns(table, command.given, "given", command)
     for option, names in (("x", x), ("y", y)):
         if not names:
@@ -139,6 +165,8 @@ def _pairs(command: Correlations, table: pd.DataFrame) -> list[tuple[str, str]]:
         for name in names:
             if name in covariates:
                 raise OptionError(f"--{option}", f"{name} is already a covariate (--given)")
+    if command.paired:
+        return _one_by_one(x, y)
     pairs: dict[tuple[str, str], None] = {}
     for a in x:
         for b in y:
@@ -149,31 +177,56 @@ def _pairs(command: Correlations, table: pd.DataFrame) -> list[tuple[str, str]]:
     return list(pairs)
 
 
+def _one_by_one(x: Sequence[str], y: Sequence[str]) -> list[tuple[str, str]]:
+    """The first of x with the first of y, and so on."""
+    if len(x) != len(y):
+        raise OptionError("--y", f"has {len(y)} variables, and --x {len(x)}; pairs need as many of both")
+    for a, b in zip(x, y):
+        if a == b:
+            raise OptionError("--y", f"{a} is paired with itself")
+    return list(zip(x, y))
+
+
+def _named(command: Correlations, table: pd.DataFrame, option: str) -> list[str]:
+    """Variables of one side; of pairs, each name one variable, which may occur again."""
+    names: Sequence[str] = getattr(command, option)
+    if not command.paired:
+        return find_columns(table, names, option, command)
+    of = [find_columns(table, [name], option, command) for name in names]
+    for name, variables in zip(names, of):
+        if len(variables) != 1:
+            raise OptionError(f"--{option}", f"{name!r} matches {len(variables)} variables; a pair needs one")
+    return [variables[0] for variables in of]
+
+
 def _correlated(
     command: Correlations, data: Data, x: str, y: str
-) -> tuple[dict[str, Any], dict[str, list[str]], int]:
-    """Row of a pair, the excluded participants, and the number of resamples that do not determine it."""
+) -> tuple[dict[str, Any], dict[str, list[str]], least_squares.Bootstrap | None, pd.DataFrame]:
+    """Row of a pair, the excluded participants, the bootstrap, and the values of the pair."""
     what = f"{command.origin}, {x} with {y}"
     covariates = find_columns(data.table, command.given, "given", command)
     rows, excluded = complete_cases(data, [x, y, *covariates], what)
     (x_name, a), (y_name, b) = (_one_column(rows, name, what) for name in (x, y))
     Z = indicators(rows, covariates, command.origin).to_numpy()
     strata = strata_of(data, rows, command.strata, command)
-    ends, undetermined = np.full(5, np.nan), 0
+    boot = None
     try:
         correlation = least_squares.partial_correlation(a, b, Z, command.method)
         if command.bootstrap:
             statistic = least_squares.correlation_statistic(a, b, Z, command.method)
             boot = least_squares.bootstrap(statistic, len(rows), command.bootstrap, command.seed, strata=strata)
-            ends = np.array([*boot.percentile[0], *boot.bca[0], boot.determined[0]])
-            undetermined = int(np.isnan(boot.samples).sum())
     except InputError as error:
         raise FileError(f"{what}: {error}") from None
     line = {
         "x": x_name, "y": y_name, "given": ", ".join(covariates) or None, "method": command.method, "n": len(rows),
-        **asdict(correlation), **dict(zip((*INTERVALS, DETERMINED), ends)),
+        **asdict(correlation), **dict(zip(BOOTSTRAP, bootstrap_columns(boot, 1)[0])),
     }  # fmt: skip
-    return line, excluded, undetermined
+    residuals = least_squares.residuals_of(a, b, Z, command.method)
+    points = pd.DataFrame(
+        {"participant_id": rows["participant_id"], "x": x_name, "y": y_name, "value_x": a, "value_y": b,
+         "residual_x": residuals[:, 0], "residual_y": residuals[:, 1]}
+    )  # fmt: skip
+    return line, excluded, boot, points
 
 
 def _one_column(rows: pd.DataFrame, name: str, what: str) -> tuple[str, Float64]:

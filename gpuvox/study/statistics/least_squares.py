@@ -11,6 +11,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -85,8 +86,7 @@ def partial_correlation(
         )
     if not _independent(Z):
         raise DesignError("a covariate of the correlation is constant, or a combination of others")
-    X = np.column_stack([np.ones(len(V)), _standardised(Z)])
-    residuals = V - X @ np.linalg.lstsq(X, V, rcond=None)[0]
+    residuals = _given(V, Z)
     norms = np.linalg.norm(residuals, axis=0)
     if (norms <= 1e-10 * np.linalg.norm(V, axis=0)).any():
         raise DesignError("a variable of the correlation does not vary, given the covariates")
@@ -98,6 +98,17 @@ def partial_correlation(
         half = stats.norm.ppf(0.5 + level / 2) * math.sqrt((1 + (r * r / 2) * (method == "spearman")) / (df - 1))
         low, high = math.tanh(z - half), math.tanh(z + half)
     return Correlation(r, float(2 * stats.t.sf(abs(t), df)), df, low, high)
+
+
+def _given(V: Float64, Z: Float64) -> Float64:
+    """Residuals of V given Z."""
+    X = np.column_stack([np.ones(len(V)), _standardised(Z)])
+    return V - X @ np.linalg.lstsq(X, V, rcond=None)[0]
+
+
+def residuals_of(x: ArrayLike, y: ArrayLike, covariates: ArrayLike | None, method: str) -> Float64:
+    """(n, 2) The residuals whose correlation `partial_correlation` is; without covariates, deviations from the mean."""
+    return _given(*_variables(x, y, covariates, method))
 
 
 def correlation_statistic(
@@ -182,7 +193,10 @@ class Block:
     df_change : (int, int)
     coefficients : DataFrame
         By predictor, the intercept first: ``B``, ``se``, ``beta`` (standardised), ``t``, ``p``, ``low`` and ``high``
-        (95 % confidence interval), ``vif``.
+        (95 % confidence interval), ``beta_low`` and ``beta_high`` (these times the ratio of SDs), ``vif``.
+    f, p : float
+        Test of the whole model: all predictors up to this block.
+    df : (int, int)
     """
 
     name: str
@@ -193,9 +207,16 @@ class Block:
     p_change: float
     df_change: tuple[int, int]
     coefficients: pd.DataFrame
+    f: float
+    p: float
+    df: tuple[int, int]
 
 
-def hierarchical_regression(y: ArrayLike, blocks: Mapping[str, pd.DataFrame]) -> list[Block]:
+ERRORS = ("ols", "hc3")
+"""Standard errors: of constant variance, or robust to any (MacKinnon and White 1985, J Econom 29:305–325)."""
+
+
+def hierarchical_regression(y: ArrayLike, blocks: Mapping[str, pd.DataFrame], errors: str = "ols") -> list[Block]:
     """Ordinary least squares, with blocks of predictors added one after the other.
 
     Parameters
@@ -203,6 +224,8 @@ def hierarchical_regression(y: ArrayLike, blocks: Mapping[str, pd.DataFrame]) ->
     y : (n,) array_like
     blocks : dict of str to DataFrame
         Predictors of each block, numeric, with the same rows.
+    errors : {"ols", "hc3"}
+        Standard errors of the coefficients; with hc3, F tests are Wald tests with these.
 
     Returns
     -------
@@ -222,24 +245,47 @@ def hierarchical_regression(y: ArrayLike, blocks: Mapping[str, pd.DataFrame]) ->
     error, r2 = float(((outcome - outcome.mean()) ** 2).sum()), 0.0
     for name, block in blocks.items():
         X = pd.concat([X, block.reset_index(drop=True).astype(float)], axis=1)
-        _check(outcome, X, block.shape[1], name)
+        check_predictors(outcome, X, block.shape[1], name)
         # QR does not depend on the scale of columns; the pseudo-inverse would truncate small ones.
         fit = sm.OLS(outcome, np.column_stack([np.ones(len(outcome)), X])).fit(method="qr")
         if fit.ssr <= 1e-20 * fit.centered_tss:
             raise DesignError(f"block {name!r}: the outcome is an exact combination of the predictors")
-        df = (block.shape[1], len(outcome) - X.shape[1] - 1)
-        f = ((error - fit.ssr) / df[0]) / (fit.ssr / df[1])
+        k, df2 = X.shape[1], len(outcome) - X.shape[1] - 1
+        df = (block.shape[1], df2)
+        f, whole = ((error - fit.ssr) / df[0]) / (fit.ssr / df2), float(fit.fvalue)
+        if errors == "hc3":
+            fit = _robust(fit)
+            f, whole = _wald(fit, k - df[0], k), _wald(fit, 0, k)
         fitted.append(
             Block(
                 name, float(fit.rsquared), float(fit.rsquared_adj), float(fit.rsquared - r2), float(f),
-                float(stats.f.sf(f, *df)), df, _coefficients(fit, outcome, X),
+                float(stats.f.sf(f, *df)), df, _coefficients(fit, outcome, X), whole,
+                float(stats.f.sf(whole, k, df2)), (k, df2),
             )
         )  # fmt: skip
         error, r2 = fit.ssr, fit.rsquared
     return fitted
 
 
-def _check(y: Float64, X: pd.DataFrame, added: int, name: str) -> None:
+def _robust(fit: Any) -> Any:
+    """The same coefficients with HC3 standard errors and t."""
+    if (fit.get_influence().hat_matrix_diag > 1 - 1e-10).any():
+        raise DesignError("a participant determines a coefficient alone, so that robust errors are not defined")
+    return fit.get_robustcov_results("HC3", use_t=True)
+
+
+def _wald(fit: Any, start: int, stop: int) -> float:
+    """F of the predictors from start to stop (without the intercept)."""
+    contrasts = np.eye(len(fit.params))[1 + start : 1 + stop]
+    # Relative to the standard errors, so that the scale of columns does not matter.
+    scale = np.asarray(fit.bse)
+    covariance = fit.cov_params() / np.outer(scale, scale)
+    part = contrasts @ (np.asarray(fit.params) / scale)
+    return float(part @ np.linalg.solve(contrasts @ covariance @ contrasts.T, part)) / len(part)
+
+
+def check_predictors(y: Float64, X: pd.DataFrame, added: int, name: str) -> None:
+    """Raise `DesignError` if a model cannot be fitted; `added` predictors are those of the block `name`."""
     values = X.to_numpy(dtype=np.float64)
     if not added:
         raise DesignError(f"block {name!r} has no predictor")
@@ -259,13 +305,15 @@ def _check(y: Float64, X: pd.DataFrame, added: int, name: str) -> None:
         raise DesignError(f"block {name!r}: a predictor is constant, or a combination of others")
 
 
-def _coefficients(fit: object, y: Float64, X: pd.DataFrame) -> pd.DataFrame:
+def _coefficients(fit: Any, y: Float64, X: pd.DataFrame) -> pd.DataFrame:
     """Table of a fit of statsmodels."""
     names = [INTERCEPT, *X.columns]
-    table = pd.DataFrame({"B": fit.params, "se": fit.bse}, index=names)  # type: ignore[attr-defined]
-    table["beta"] = table["B"] * X.std(ddof=1).reindex(names) / y.std(ddof=1)
-    table["t"], table["p"] = fit.tvalues, fit.pvalues  # type: ignore[attr-defined]
-    table["low"], table["high"] = np.transpose(fit.conf_int())  # type: ignore[attr-defined]
+    table = pd.DataFrame({"B": fit.params, "se": fit.bse}, index=names)
+    ratio = X.std(ddof=1).reindex(names) / y.std(ddof=1)
+    table["beta"] = table["B"] * ratio
+    table["t"], table["p"] = fit.tvalues, fit.pvalues
+    table["low"], table["high"] = np.transpose(fit.conf_int())
+    table["beta_low"], table["beta_high"] = table["low"] * ratio, table["high"] * ratio
     # The diagonal of the inverse of the predictors' correlations.
     correlations = np.atleast_2d(np.corrcoef(X.to_numpy(dtype=np.float64), rowvar=False))
     table["vif"] = pd.Series(np.diag(np.linalg.inv(correlations)), index=X.columns).reindex(names)
@@ -304,6 +352,22 @@ class Bootstrap:
     def determined(self) -> NDArray[np.int64]:
         """(m,) Number of resamples that determine each statistic."""
         return np.isfinite(self.samples).sum(axis=0)
+
+    @property
+    def moments(self) -> Float64:
+        """(m, 3) Bias (mean of the resamples minus the observed value), standard error (their SD), and two-sided p.
+
+        p = (1 + number of resamples whose deviation from the observed value is at least as large as this value) / (1 +
+        resamples), as if the deviations were those under the null hypothesis (Davison and Hinkley 1997, chapter 4).
+        NaN where there is no interval.
+        """
+        out = np.full((len(self.observed), 3), np.nan)
+        for j in np.flatnonzero(np.isfinite(self.percentile[:, 0])):
+            drawn, value = self.samples[np.isfinite(self.samples[:, j]), j], self.observed[j]
+            beyond = np.abs(drawn - value) >= abs(value) * (1 - 1e-12)
+            p = (1 + beyond.sum()) / (1 + len(drawn))
+            out[j] = drawn.mean() - value, drawn.std(ddof=1) if len(drawn) > 1 else np.nan, p
+        return out
 
 
 def bootstrap(

@@ -1,23 +1,25 @@
-"""Hierarchical linear regression on raw predictors or adjusted z-scores."""
+"""Hierarchical regression, linear or logistic, on raw predictors or adjusted z-scores."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
-from gpuvox.errors import FileError, InputError, OptionError, UsageError
+from gpuvox.errors import FileError, InputError, OptionError
 from gpuvox.study.statistics import least_squares
-from gpuvox.study.statistics.adjustment import adjusted
+from gpuvox.study.statistics.diagnostics import DIAGNOSTICS, Influence, diagnose
+from gpuvox.study.statistics.logistic import LogisticBlock, hierarchical_logistic, logistic_statistic
+from gpuvox.study.statistics.reference_group import Groups, adjustment_lines, adjustment_record, z_scored
 from gpuvox.study.statistics.sources import (
-    DETERMINED,
-    INTERVALS,
+    BOOTSTRAP,
     Data,
     Result,
     Source,
+    bootstrap_columns,
     bootstrap_record,
     check_correction,
     check_strata,
@@ -26,17 +28,19 @@ from gpuvox.study.statistics.sources import (
     count_of,
     find_columns,
     interval_columns,
-    is_numeric,
     numbers_of,
     read_data,
     record_of,
     strata_of,
     undetermined_message,
+    without_interval,
 )
-from gpuvox.tables.columns import indicators, matching, require
-from gpuvox.types import Bools, Float64
+from gpuvox.study.statistics.terms import Model, binary, columns_of_terms, plan
+from gpuvox.study.statistics.transforms import LADDER, ladder_table
+from gpuvox.tables.reading import gather
+from gpuvox.types import Float64
 
-BOOTSTRAP = (*INTERVALS, DETERMINED)
+KINDS = ("linear", "logistic")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +49,19 @@ class Regression(Source):
 
     Attributes
     ----------
-    outcome : str
+    outcome : str or sequence of str
+        One variable, or several: a model for each, in one family.
     blocks : dict of str to sequence of str
-        Name → variables (or patterns) of each block, in order of entry.
+        Name → variables (or patterns) of each block, in order of entry; ``a:b`` is an interaction.
     each : sequence of str
-        Variables (or patterns): one model for each, as its last block. None: a single model.
+        Variables (or patterns): one model for each, as its last block. None: a single model for each outcome. If
+        ``{each}`` occurs in outcomes or blocks, these are words instead that replace it, one model for each.
+    model : {"linear", "logistic"}
+        Logistic: an outcome with two values.
+    errors : {"ols", "hc3"}
+        Standard errors of a linear model; see `least_squares.hierarchical_regression`.
+    ladder : sequence of str
+        Variables (or patterns) whose ladder of powers is tabulated, as in the files.
     adjust : sequence of str
         Covariates for which predictors are adjusted: they become z-scores of a group's residuals.
     reference : str
@@ -66,9 +78,12 @@ class Regression(Source):
         Correction over the models, of the P of the last block's F change.
     """
 
-    outcome: str
+    outcome: str | Sequence[str]
     blocks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     each: Sequence[str] = ()
+    model: str = "linear"
+    errors: str = "ols"
+    ladder: Sequence[str] = ()
     adjust: Sequence[str] = ()
     reference: str = ""
     adjusted: Sequence[str] = ()
@@ -77,30 +92,44 @@ class Regression(Source):
     seed: int = 0
     correction: str = "fdr_bh"
 
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """The outcomes, also where there is one."""
+        return (self.outcome,) if isinstance(self.outcome, str) else tuple(self.outcome)
 
-MODEL_COLUMNS = {
-    "model": "the variable of the last block; with a single model, the outcome",
+
+ABOUT = {
+    "model": "the variable of the last block, or the item of {each}; with several outcomes, also the outcome",
     "outcome": "dependent variable",
     "block": "step of the hierarchical regression; each includes the predictors of earlier blocks",
-    "predictors": "predictors that the block adds; name[value] is 1 for this value of a text and 0 for others",
+    "predictors": "predictors that the block adds; name[value] is 1 for this value of a text and 0 for others; a:b is "
+    "an interaction",
     "n": "participants of the subset with known values of every variable of the model",
+}
+MODEL_COLUMNS = {
+    **ABOUT,
     "r2": "R2 of this block and the earlier ones",
     "r2_adjusted": "R2 adjusted for the number of predictors",
     "r2_change": "R2 that the block adds",
-    **interval_columns("R2 change"),
+    **{name: text for name, text in interval_columns("R2 change").items() if name != "bootstrap_p"},
     "f_change": "F of the block given the earlier ones",
     "df1": "degrees of freedom of F, numerator",
     "df2": "degrees of freedom of F, denominator",
     "p_change": "P of F, not corrected",
     "p_corrected": "P of the last block's F, corrected over the models",
+    "f_model": "F of the whole model: all predictors up to this block",
+    "df_model": "its degrees of freedom, numerator (denominator: df2)",
+    "p_model": "P of the whole model",
 }
 COEFFICIENT_COLUMNS = {
-    "model": MODEL_COLUMNS["model"],
+    "model": ABOUT["model"],
     "block": "step of the hierarchical regression",
     "predictor": "predictor of this block or an earlier one",
     "B": "coefficient",
     "se": "its standard error",
     "beta": "standardised coefficient: B times the SD of the predictor over that of the outcome",
+    "beta_low": "lower end of the 95 % confidence interval of B, times the same ratio",
+    "beta_high": "upper end of the 95 % confidence interval of B, times the same ratio",
     "t": "B over its standard error",
     "p": "two-sided P of t, not corrected; if the last block has one predictor, it equals the P of the F change",
     "low": "lower end of the 95 % confidence interval of B, by t",
@@ -108,13 +137,43 @@ COEFFICIENT_COLUMNS = {
     "vif": "variance inflation factor",
     **interval_columns("B"),
 }
+LOGISTIC_COLUMNS = {
+    **ABOUT,
+    "event": "value of the outcome whose odds are modelled",
+    "r2_nagelkerke": "Nagelkerke's R2 of this block and the earlier ones",
+    "r2_mcfadden": "McFadden's R2",
+    "auc": "area under the ROC curve of the fitted probabilities, in the same participants",
+    "chi2_change": "likelihood ratio of the block given the earlier ones",
+    "df1": "its degrees of freedom",
+    "p_change": "its P, not corrected",
+    "p_corrected": "P of the last block, corrected over the models",
+    "chi2_model": "likelihood ratio of the whole model: all predictors up to this block",
+    "df_model": "its degrees of freedom",
+    "p_model": "its P",
+}
+LOGISTIC_COEFFICIENTS = {
+    "model": ABOUT["model"],
+    "block": "step of the hierarchical regression",
+    "predictor": "predictor of this block or an earlier one",
+    "odds_ratio": "exp(B): odds ratio of one unit of the predictor",
+    "odds_ratio_low": "lower end of its 95 % confidence interval, by Wald's z",
+    "odds_ratio_high": "upper end of its 95 % confidence interval",
+    "B": "coefficient: logarithm of the odds ratio",
+    "se": "its standard error",
+    "z": "B over its standard error (Wald)",
+    "p": "two-sided P of z, not corrected",
+    "low": "lower end of the 95 % confidence interval of B",
+    "high": "upper end of the 95 % confidence interval of B",
+    **interval_columns("B"),
+}
 DATA_COLUMNS = {
-    "model": MODEL_COLUMNS["model"],
+    "model": ABOUT["model"],
     "participant_id": "participant",
-    "role": "outcome, predictor, or fitted: what the whole model predicts",
+    "role": "outcome, predictor, fitted (what the whole model predicts), and of linear models studentised (residual, "
+    "without the participant), cook (Cook's distance), leverage",
     "block": "block of a predictor",
     "variable": "name",
-    "value": "value as analysed: log-transformed, adjusted",
+    "value": "value as analysed: transformed, adjusted",
     "residual": "outcome and predictors of the last block: residuals given the earlier blocks (added-variable plots)",
 }
 
@@ -136,108 +195,211 @@ def regression(command: Regression) -> Result:
     FileError
         Something is wrong with the files or the command; the message is one sentence.
     """
-    check_correction(command.correction)
-    check_strata(command.strata, command.bootstrap)
+    _check(command)
     data = read_data(command, command.reference)
-    plan = _plan(command, data.table)
-    predictors = list(dict.fromkeys(name for blocks in plan.values() for b in blocks.values() for name in b))
-    data, groups = _adjust(command, data, predictors)
-    fitted = [_Fitted.of(command, data, model, blocks) for model, blocks in plan.items()]
-    last = [one.blocks[-1].p_change for one in fitted]
-    overview = pd.DataFrame([row for one in fitted for row in one.overview()], columns=list(MODEL_COLUMNS))
+    models = plan(data.table, command.outcomes, command.blocks, command.each, command)
+    data, groups = z_scored(
+        command, data, list(dict.fromkeys(name for model in models for name in model.variables))
+    )
+    fit = _Logistic.of if command.model == "logistic" else _Linear.of
+    fitted = [fit(command, data, model) for model in models]
+    columns = fitted[0].columns
+    overview = pd.DataFrame([row for one in fitted for row in one.overview()], columns=list(columns[""]))
     is_last = ~overview["model"].duplicated(keep="last")
     overview["p_corrected"] = np.nan
+    last = [one.p_of_last_block for one in fitted]
     overview.loc[is_last, "p_corrected"] = corrected_p(last, command.correction)
+    tables = {
+        "_data": pd.concat([one.data() for one in fitted], ignore_index=True)[list(DATA_COLUMNS)],
+        "_coefficients": pd.concat([one.coefficients() for one in fitted])[list(columns["_coefficients"])],
+    }
+    diagnosed = [one.diagnosis[0] for one in fitted if isinstance(one, _Linear)]
+    if diagnosed:
+        tables["_diagnostics"] = pd.DataFrame(diagnosed, columns=list(DIAGNOSTICS))
+    if command.ladder:
+        tables["_ladder"] = _ladder(command, data)
+    explained = {**columns, "_diagnostics": DIAGNOSTICS, "_ladder": LADDER, "_data": DATA_COLUMNS}
     return Result(
-        {
-            "_data": pd.concat([one.data() for one in fitted], ignore_index=True)[list(DATA_COLUMNS)],
-            "_coefficients": pd.concat([one.coefficients() for one in fitted])[list(COEFFICIENT_COLUMNS)],
-            "": overview,
-        },
-        _regression_record(command, data, fitted, groups),
+        {**tables, "": overview},
+        _regression_record(command, data, fitted, groups)
+        | {"columns": {suffix: text for suffix, text in explained.items() if suffix in ("", *tables)}},
         [*data.out.lines(), *_regression_messages(command, fitted, groups, overview["p_corrected"][is_last])],
     )
 
 
-def _plan(command: Regression, table: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
-    """Variables of each block of each model."""
-    require(table, [command.outcome], command.origin)
-    numbers_of(table, command.outcome, command)
-    place: dict[str, str] = {command.outcome: "the outcome"}
-    blocks = {n: find_columns(table, c, f"block {n}", command) for n, c in command.blocks.items()}
-    each = find_columns(table, command.each, "each", command)
-    if not (each or blocks):
-        raise UsageError("a regression needs predictors: --block NAME=COLUMNS, or --each COLUMNS")
-    for block, names in [*((f"--block {n}", names) for n, names in blocks.items()), ("--each", each)]:
-        for name in names:
-            if name in place:
-                raise OptionError(block, f"{name} is already {place[name]}")
-            place[name] = f"a predictor of {block}"
-    for name in each:
-        if name in blocks:
-            raise OptionError(f"--block {name}", "--each makes a block of this name; choose another")
-    return {name: {**blocks, name: [name]} for name in each} or {command.outcome: blocks}
+def _check(command: Regression) -> None:
+    check_correction(command.correction)
+    check_strata(command.strata, command.bootstrap)
+    if command.model not in KINDS:
+        raise InputError(f"the model {command.model!r} is unknown; expected {' or '.join(KINDS)}")
+    if command.errors not in least_squares.ERRORS:
+        raise InputError(
+            f"the errors {command.errors!r} are unknown; expected {' or '.join(least_squares.ERRORS)}"
+        )
+    if command.model == "logistic" and command.errors != "ols":
+        raise OptionError("--errors", "is for linear models")
+
+
+def _ladder(command: Regression, data: Data) -> pd.DataFrame:
+    """Powers of variables as they are in the files, among the participants analysed."""
+    raw = gather(command.table, command.rois or None, command.clusters)
+    names = find_columns(raw, command.ladder, "ladder", command)
+    for name in names:
+        numbers_of(raw, name, command)
+    return ladder_table(raw[data.chosen], names)
 
 
 @dataclass(frozen=True, eq=False)
 class _Fitted:
-    """A model to fit."""
+    """A model with the participants whom it includes."""
 
-    model: str
-    outcome: str
+    model: Model
     rows: pd.DataFrame
+    y: Float64
     frames: dict[str, pd.DataFrame]
-    blocks: list[least_squares.Block]
     boot: least_squares.Bootstrap | None
     excluded: dict[str, list[str]]
 
-    @classmethod
-    def of(cls, command: Regression, data: Data, model: str, blocks: Mapping[str, Sequence[str]]) -> _Fitted:
-        """Fit the model."""
-        what = f"{command.origin}, model {model}"
-        rows, excluded = complete_cases(
-            data, [command.outcome, *(c for names in blocks.values() for c in names)], what
-        )
-        frames = {block: indicators(rows, names, command.origin) for block, names in blocks.items()}
-        y, boot = rows[command.outcome].to_numpy(dtype=np.float64), None
-        strata = strata_of(data, rows, command.strata, command)
-        try:
-            fitted = least_squares.hierarchical_regression(y, frames)
-            if command.bootstrap:
-                X = np.column_stack([frame.to_numpy() for frame in frames.values()])
-                statistic = least_squares.regression_statistic(y, X, [frame.shape[1] for frame in frames.values()])
-                boot = least_squares.bootstrap(statistic, len(y), command.bootstrap, command.seed, strata=strata)
-        except InputError as error:
-            raise FileError(f"{what}: {error}") from None
-        return cls(model, command.outcome, rows, frames, fitted, boot, excluded)
+    columns: ClassVar = {"": MODEL_COLUMNS, "_coefficients": COEFFICIENT_COLUMNS}
+
+    @property
+    def X(self) -> Float64:
+        """(n, p) Predictors of all blocks."""
+        return np.column_stack([frame.to_numpy() for frame in self.frames.values()])
+
+    @property
+    def p_of_last_block(self) -> float:
+        """P of its change, not corrected."""
+        raise NotImplementedError
+
+    @property
+    def titles(self) -> list[str]:
+        """What each statistic of the bootstrap is."""
+        raise NotImplementedError
 
     @property
     def undetermined(self) -> int:
-        """Number of resamples that do not determine a coefficient or ΔR²."""
+        """Number of resamples that do not determine a statistic."""
         return 0 if self.boot is None else int(np.isnan(self.boot.samples).any(axis=1).sum())
 
-    def _intervals(self) -> list[tuple[Float64, Float64]]:
-        """For each block, (m, 5) `BOOTSTRAP` columns of the coefficients and (5,) of ΔR²; NaN without a bootstrap."""
-        intervals, start = [], 0
-        for block in self.blocks:
-            stop = start + len(block.coefficients)
-            ends = np.full((stop + 1 - start, len(BOOTSTRAP)), np.nan)
-            if self.boot is not None:
-                parts = [self.boot.percentile, self.boot.bca, self.boot.determined[:, None]]
-                ends = np.hstack(parts)[start : stop + 1]
-            intervals.append((ends[:-1], ends[-1]))
-            start = stop + 1
-        return intervals
+    def about(self, block: str) -> dict[str, Any]:
+        """What every row of the overview begins with."""
+        predictors = ", ".join(self.frames[block].columns)
+        return {"model": self.model.name, "outcome": self.model.outcome, "block": block, "predictors": predictors,
+                "n": len(self.rows)}  # fmt: skip
 
     def overview(self) -> list[dict[str, Any]]:
         """One row per block."""
+        raise NotImplementedError
+
+    def coefficients(self) -> pd.DataFrame:
+        """One row per block and predictor."""
+        raise NotImplementedError
+
+    def with_intervals(self, tables: Mapping[str, pd.DataFrame], extra: int) -> tuple[pd.DataFrame, Float64]:
+        """Coefficients of every block with the columns of the bootstrap, and those of the statistics after each."""
+        m = sum(len(table) + extra for table in tables.values())
+        ends, parts, after, start = bootstrap_columns(self.boot, m), [], [], 0
+        for name, table in tables.items():
+            stop = start + len(table)
+            part = table.rename_axis("predictor").reset_index()
+            part[list(BOOTSTRAP)] = ends[start:stop]
+            parts.append(part.assign(model=self.model.name, block=name))
+            after.append(ends[stop : stop + extra])
+            start = stop + extra
+        return pd.concat(parts), np.concatenate(after) if extra else np.zeros((0, len(BOOTSTRAP)))
+
+    def data(self) -> pd.DataFrame:
+        """One row per participant and variable."""
+        *before, last = self.frames
+        X = np.column_stack([np.ones(len(self.y)), self.X])
+        known = X[:, : X.shape[1] - self.frames[last].shape[1]]
+        columns: list[tuple[str, str | None, str, Float64, Float64 | float]]
+        columns = [("outcome", None, self.model.outcome, self.y, self.residual(self.y, known))]
+        for block in [*before, last]:
+            for name, column in self.frames[block].items():
+                values = column.to_numpy(dtype=np.float64)
+                residual = self.residual(values, known) if block == last else np.nan
+                columns.append(("predictor", block, str(name), values, residual))
+        columns += [
+            (role, None, self.model.outcome, values, np.nan) for role, values in self.fitted_values().items()
+        ]
+        parts = [
+            pd.DataFrame(
+                {"participant_id": self.rows["participant_id"], "role": role, "block": block, "variable": variable,
+                 "value": value, "residual": residual}
+            )
+            for role, block, variable, value, residual in columns
+        ]  # fmt: skip
+        return pd.concat(parts, ignore_index=True).assign(model=self.model.name)
+
+    def residual(self, values: Float64, known: Float64) -> Float64 | float:
+        """Residuals given the earlier blocks; NaN where there is no added-variable plot."""
+        return _residuals(values, known)
+
+    def fitted_values(self) -> dict[str, Float64]:
+        """What is written beside outcome and predictors, by role."""
+        raise NotImplementedError
+
+
+def _prepared(
+    command: Regression, data: Data, model: Model, what: str
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame], dict[str, list[str]]]:
+    rows, excluded = complete_cases(data, [model.outcome, *model.variables], what)
+    frames = {name: columns_of_terms(rows, terms, command.origin) for name, terms in model.blocks.items()}
+    return rows, frames, excluded
+
+
+def _resampled(
+    command: Regression, data: Data, rows: pd.DataFrame, statistic: least_squares.Statistic
+) -> least_squares.Bootstrap | None:
+    strata = strata_of(data, rows, command.strata, command)
+    if not command.bootstrap:
+        return None
+    return least_squares.bootstrap(statistic, len(rows), command.bootstrap, command.seed, strata=strata)
+
+
+@dataclass(frozen=True, eq=False)
+class _Linear(_Fitted):
+    """A linear model."""
+
+    blocks: list[least_squares.Block] = field(default_factory=list)
+    diagnosis: tuple[dict[str, Any], Influence] = field(
+        default_factory=lambda: ({}, Influence(*[np.zeros(0)] * 3))
+    )
+
+    @classmethod
+    def of(cls, command: Regression, data: Data, model: Model) -> _Linear:
+        """Fit the model."""
+        what = f"{command.origin}, model {model.name}"
+        rows, frames, excluded = _prepared(command, data, model, what)
+        y = numbers_of(rows, model.outcome, command)
+        X, sizes = np.column_stack([f.to_numpy() for f in frames.values()]), [f.shape[1] for f in frames.values()]
+        try:
+            blocks = least_squares.hierarchical_regression(y, frames, command.errors)
+            boot = _resampled(command, data, rows, least_squares.regression_statistic(y, X, sizes))
+        except OptionError:
+            raise
+        except InputError as error:
+            raise FileError(f"{what}: {error}") from None
+        row, influence = diagnose(y, X, rows["participant_id"].astype(str).tolist())
+        return cls(model, rows, y, frames, boot, excluded, blocks, ({"model": model.name} | row, influence))
+
+    @property
+    def p_of_last_block(self) -> float:
+        return self.blocks[-1].p_change
+
+    @property
+    def titles(self) -> list[str]:
+        return [
+            name for block in self.blocks for name in (*block.coefficients.index, f"R2 change of {block.name}")
+        ]
+
+    def overview(self) -> list[dict[str, Any]]:
+        _, changes = self.with_intervals({block.name: block.coefficients for block in self.blocks}, 1)
         return [
             {
-                "model": self.model,
-                "outcome": self.outcome,
-                "block": block.name,
-                "predictors": ", ".join(self.frames[block.name].columns),
-                "n": len(self.rows),
+                **self.about(block.name),
                 "r2": block.r2,
                 "r2_adjusted": block.r2_adjusted,
                 "r2_change": block.r2_change,
@@ -246,41 +408,85 @@ class _Fitted:
                 "df1": block.df_change[0],
                 "df2": block.df_change[1],
                 "p_change": block.p_change,
+                "f_model": block.f,
+                "df_model": block.df[0],
+                "p_model": block.p,
             }
-            for block, (_, change) in zip(self.blocks, self._intervals())
+            for block, change in zip(self.blocks, changes)
         ]
 
     def coefficients(self) -> pd.DataFrame:
-        """One row per block and predictor."""
-        parts = []
-        for block, (ends, _) in zip(self.blocks, self._intervals()):
-            part = block.coefficients.rename_axis("predictor").reset_index()
-            part[list(BOOTSTRAP)] = ends
-            parts.append(part.assign(model=self.model, block=block.name))
-        return pd.concat(parts)
+        return self.with_intervals({block.name: block.coefficients for block in self.blocks}, 1)[0]
 
-    def data(self) -> pd.DataFrame:
-        """One row per participant and variable."""
-        *before, last = self.frames
-        y = self.rows[self.outcome].to_numpy(dtype=np.float64)
-        X = np.column_stack([np.ones(len(y)), *(frame.to_numpy() for frame in self.frames.values())])
-        known = X[:, : X.shape[1] - self.frames[last].shape[1]]
-        columns: list[tuple[str, str | None, str, Float64, Float64 | float]]
-        columns = [("outcome", None, self.outcome, y, _residuals(y, known))]
-        for block in [*before, last]:
-            for name, column in self.frames[block].items():
-                values = column.to_numpy(dtype=np.float64)
-                residual = _residuals(values, known) if block == last else np.nan
-                columns.append(("predictor", block, str(name), values, residual))
-        columns.append(("fitted", None, self.outcome, y - _residuals(y, X), np.nan))
-        parts = [
-            pd.DataFrame(
-                {"participant_id": self.rows["participant_id"], "role": role, "block": block, "variable": variable,
-                 "value": value, "residual": residual}
-            )
-            for role, block, variable, value, residual in columns
-        ]  # fmt: skip
-        return pd.concat(parts, ignore_index=True).assign(model=self.model)
+    def fitted_values(self) -> dict[str, Float64]:
+        X, influence = np.column_stack([np.ones(len(self.y)), self.X]), self.diagnosis[1]
+        return {
+            "fitted": self.y - _residuals(self.y, X),
+            "studentised": influence.studentised,
+            "cook": influence.cook,
+            "leverage": influence.leverage,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Logistic(_Fitted):
+    """A logistic model."""
+
+    blocks: list[LogisticBlock] = field(default_factory=list)
+    event: str = ""
+
+    columns: ClassVar = {"": LOGISTIC_COLUMNS, "_coefficients": LOGISTIC_COEFFICIENTS}
+
+    @classmethod
+    def of(cls, command: Regression, data: Data, model: Model) -> _Logistic:
+        """Fit the model."""
+        what = f"{command.origin}, model {model.name}"
+        rows, frames, excluded = _prepared(command, data, model, what)
+        y, event = binary(rows, model.outcome, what)
+        X, sizes = np.column_stack([f.to_numpy() for f in frames.values()]), [f.shape[1] for f in frames.values()]
+        try:
+            blocks = hierarchical_logistic(y, frames)
+            boot = _resampled(command, data, rows, logistic_statistic(y, X, sizes))
+        except OptionError:
+            raise
+        except InputError as error:
+            raise FileError(f"{what}: {error}") from None
+        return cls(model, rows, y, frames, boot, excluded, blocks, event)
+
+    @property
+    def p_of_last_block(self) -> float:
+        return self.blocks[-1].p_change
+
+    @property
+    def titles(self) -> list[str]:
+        return [name for block in self.blocks for name in block.coefficients.index]
+
+    def overview(self) -> list[dict[str, Any]]:
+        return [
+            {
+                **self.about(block.name),
+                "event": self.event,
+                "r2_nagelkerke": block.r2_nagelkerke,
+                "r2_mcfadden": block.r2_mcfadden,
+                "auc": block.auc,
+                "chi2_change": block.chi2_change,
+                "df1": block.df_change,
+                "p_change": block.p_change,
+                "chi2_model": block.chi2,
+                "df_model": block.df,
+                "p_model": block.p,
+            }
+            for block in self.blocks
+        ]
+
+    def coefficients(self) -> pd.DataFrame:
+        return self.with_intervals({block.name: block.coefficients for block in self.blocks}, 0)[0]
+
+    def residual(self, values: Float64, known: Float64) -> Float64 | float:
+        return np.nan
+
+    def fitted_values(self) -> dict[str, Float64]:
+        return {"fitted": self.blocks[-1].probabilities}
 
 
 def _residuals(values: Float64, X: Float64) -> Float64:
@@ -289,119 +495,58 @@ def _residuals(values: Float64, X: Float64) -> Float64:
     return values - (X / scale) @ np.linalg.lstsq(X / scale, values, rcond=None)[0]
 
 
+ANALYSES = {
+    ("linear", "ols"): "hierarchical linear regression, ordinary least squares",
+    ("linear", "hc3"): "hierarchical linear regression, ordinary least squares with robust (HC3) standard errors",
+    ("logistic", "ols"): "hierarchical logistic regression, maximum likelihood",
+}
+
+
 def _regression_record(
-    command: Regression, data: Data, fitted: Sequence[_Fitted], groups: Mapping[str, tuple[str, int]]
+    command: Regression, data: Data, fitted: Sequence[_Fitted], groups: Groups
 ) -> dict[str, Any]:
-    adjustment = {
-        "covariates": list(command.adjust),
-        "unit": "SD of the residuals of the group in which the covariates' coefficients are estimated",
-        "group_by_predictor": {name: group for name, (group, _) in groups.items()},
-        "n_by_predictor": {name: n for name, (_, n) in groups.items()},
-    }
     return {
         **record_of(command, data),
-        "analysis": "hierarchical linear regression, ordinary least squares",
-        "adjustment": adjustment if groups else None,
-        "bootstrap": bootstrap_record(command.bootstrap, command.seed, command.strata, _without_interval(fitted)),
+        "analysis": ANALYSES[command.model, command.errors],
+        "adjustment": adjustment_record(command, groups) if groups else None,
+        "bootstrap": bootstrap_record(command.bootstrap, command.seed, command.strata, _lacking(fitted)),
         "correction": {
             "method": command.correction,
-            "family": f"P of the last block's F change, {count_of(len(fitted), 'model')}",
+            "family": f"P of the last block's change, {count_of(len(fitted), 'model')}",
         },
         "models": {
-            one.model: {
+            one.model.name: {
                 "n": len(one.rows),
                 "excluded": one.excluded,
                 "resamples_not_determined": one.undetermined if command.bootstrap else None,
             }
             for one in fitted
         },
-        "columns": {"": MODEL_COLUMNS, "_coefficients": COEFFICIENT_COLUMNS, "_data": DATA_COLUMNS},
     }
 
 
 def _regression_messages(
-    command: Regression, fitted: Sequence[_Fitted], groups: Mapping[str, tuple[str, int]], corrected: pd.Series
+    command: Regression, fitted: Sequence[_Fitted], groups: Groups, corrected: pd.Series
 ) -> list[str]:
     sizes = [len(one.rows) for one in fitted]
     n = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
-    messages = [f"{count_of(len(fitted), 'model')} of {command.outcome}, n = {n}"]
+    messages = [f"{count_of(len(fitted), 'model')} of {', '.join(command.outcomes)}, n = {n}"]
     if command.correction != "none":
         messages[0] += (
             f"; corrected P of the last block < .05 in {int((corrected < 0.05).sum())} ({command.correction})"
         )
-    for where in dict.fromkeys(groups.values()):
-        names = [name for name, place in groups.items() if place == where]
-        place = f"{where[0]} (n = {where[1]})"
-        how = f"adjusted for {', '.join(command.adjust)}" if command.adjust else "z-scores"
-        messages.append(f"{how} in {place}: {', '.join(names)}")
-    weak = {one.model: one.undetermined for one in fitted if one.undetermined}
+    messages += adjustment_lines(command, groups)
+    weak = {one.model.name: one.undetermined for one in fitted if one.undetermined}
     if weak:
         counts = ", ".join(f"{model} {count}" for model, count in weak.items())
         messages.append(f"of {command.bootstrap} resamples, those that do not determine the model: {counts}")
-    return messages + undetermined_message(command.bootstrap, _without_interval(fitted))
+    return messages + undetermined_message(command.bootstrap, _lacking(fitted))
 
 
-def _without_interval(fitted: Sequence[_Fitted]) -> list[str]:
+def _lacking(fitted: Sequence[_Fitted]) -> list[str]:
     """Predictors, and blocks' ΔR², whose bootstrap has too few resamples."""
-    titles = []
-    for one in fitted:
-        if one.boot is None:
-            continue
-        names = [
-            name
-            for block in one.blocks
-            for name in (*map(str, block.coefficients.index), f"R2 change of {block.name}")
-        ]
-        titles += [f"{name} ({one.model})" for name, ends in zip(names, one.boot.percentile) if np.isnan(ends[0])]
+    titles = [
+        title for one in fitted
+        for title in without_interval([f"{name} ({one.model.name})" for name in one.titles], one.boot)
+    ]  # fmt: skip
     return list(dict.fromkeys(titles))
-
-
-def _adjust(command: Regression, data: Data, predictors: Sequence[str]) -> tuple[Data, dict[str, tuple[str, int]]]:
-    """Predictors as z-scores of a group's residuals; the group and its size, by predictor."""
-    if not (command.adjust or command.adjusted):
-        if command.reference:
-            raise OptionError(
-                "--reference", "requires --adjust (covariates) or --adjusted (predictors to be z-scores)"
-            )
-        return data, {}
-    covariates = find_columns(data.table, command.adjust, "adjust", command)
-    table, people = data.table.copy(), data.chosen | data.reference
-    known = people & table[covariates].notna().all(axis=1).to_numpy()
-    design = indicators(table[known], covariates, command.origin).reindex(table.index).to_numpy()
-    groups = {}
-    for name in _to_adjust(command, data, predictors, covariates):
-        values = numbers_of(table, name, command)
-        rows = known & np.isfinite(values)
-        group, inside = command.reference, rows & data.reference
-        if not inside.any() or (inside.sum() > 1 and np.ptp(values[inside]) == 0):
-            group, inside = command.subset, rows & data.chosen
-        z = np.full(len(table), np.nan)
-        z[rows] = _z(name, values[rows], design[rows], inside[rows], covariates)
-        table[name], groups[name] = z, (group or "all participants", int(inside.sum()))
-    return replace(data, table=table), groups
-
-
-def _to_adjust(command: Regression, data: Data, predictors: Sequence[str], covariates: Sequence[str]) -> list[str]:
-    if not command.adjusted:
-        analysed = data.table[data.chosen]
-        return [
-            name
-            for name in predictors
-            if name not in covariates and is_numeric(analysed, name) and analysed[name].nunique() > 2
-        ]
-    try:
-        chosen = matching(predictors, command.adjusted, "the list of predictors")
-    except InputError as error:
-        raise OptionError("--adjusted", error.message) from None
-    for name in chosen:
-        if name in covariates:
-            raise OptionError("--adjusted", f"{name} cannot be adjusted for itself")
-    return chosen
-
-
-def _z(name: str, values: Float64, design: Float64, inside: Bools, covariates: Sequence[str]) -> Float64:
-    what = f"{name} cannot be {'adjusted for ' + ', '.join(covariates) if covariates else 'a z-score'}"
-    try:
-        return adjusted(values, design, inside)
-    except InputError as error:
-        raise FileError(f"{what}: {error}") from None

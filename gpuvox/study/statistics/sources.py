@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gpuvox import __version__, files, private
 from gpuvox.errors import FileError, InputError, OptionError
 from gpuvox.study.statistics import least_squares
+from gpuvox.study.statistics.transforms import FORMULAS, transformed
 from gpuvox.tables.columns import matching
 from gpuvox.tables.conditions import LeftOut, left_out, select
 from gpuvox.tables.reading import gather, label
@@ -22,7 +23,10 @@ from gpuvox.types import Bools, Float64
 
 CORRECTIONS = ("fdr_bh", "bonferroni", "none")
 INTERVALS = ("bootstrap_low", "bootstrap_high", "bca_low", "bca_high")
+MOMENTS = ("bootstrap_bias", "bootstrap_se", "bootstrap_p")
 DETERMINED = "bootstrap_resamples"
+BOOTSTRAP = (*INTERVALS, *MOMENTS, DETERMINED)
+"""Columns of a bootstrap."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +41,8 @@ class Source:
         Name → file.
     subset : str
         Condition on the variables as in the files; empty for all participants.
-    log : sequence of str
-        Variables (or patterns) that are log-transformed (natural logarithm).
+    log, sqrt, rank : sequence of str
+        Variables (or patterns) that are transformed: natural logarithm, square root, rank among those analysed.
     """
 
     table: str
@@ -46,6 +50,8 @@ class Source:
     clusters: Mapping[str, str] = field(default_factory=dict)
     subset: str = ""
     log: Sequence[str] = ()
+    sqrt: Sequence[str] = ()
+    rank: Sequence[str] = ()
 
     @property
     def inputs(self) -> list[str]:
@@ -92,7 +98,7 @@ def write(result: Result, out: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Variables, log-transformed where requested; the subset, excluded rows, and the reference group."""
+    """Variables, transformed where requested; the subset, excluded rows, and the reference group."""
 
     table: pd.DataFrame
     chosen: Bools
@@ -107,14 +113,17 @@ def read_data(source: Source, reference: str = "") -> Data:
     out = left_out(table, source.subset)
     # Conditions apply to the variables as in the files, before logarithms.
     inside = _group(table, reference, "reference", source) if reference else np.zeros(len(table), dtype=bool)
-    for name in find_columns(table, source.log, "log", source):
-        values = numbers_of(table, name, source)
-        # A reference group with only zeros (no lesions) is not used for this variable; single zeros are an error.
-        bad = np.flatnonzero((chosen | (inside & (values[inside] > 0).any())) & (values <= 0))
-        if len(bad):
-            who = table["participant_id"].iloc[bad[0]]
-            raise OptionError("--log", f"{name} of {who} is {values[bad[0]]:g}; a logarithm needs positive values")
-        table[name] = np.log(np.where(values > 0, values, np.nan))
+    done: dict[str, str] = {}
+    for how in FORMULAS:
+        for name in find_columns(table, getattr(source, how), how, source):
+            if name in done:
+                raise OptionError(f"--{how}", f"{name} is transformed already (--{done[name]})")
+            done[name] = how
+            values, who = numbers_of(table, name, source), table["participant_id"].tolist()
+            try:
+                table[name] = transformed(values, how, chosen, inside, who, name)
+            except InputError as error:
+                raise OptionError(f"--{how}", error.message) from None
     return Data(table, chosen, inside, out)
 
 
@@ -191,6 +200,7 @@ def record_of(command: Source, data: Data) -> dict[str, Any]:
         "n_subset": int(data.chosen.sum()),
         "subset_leaves_out": data.out.record(),
         "log": "natural" if command.log else None,
+        "transforms": {name: formula for name, formula in FORMULAS.items() if getattr(command, name)},
     }
 
 
@@ -250,6 +260,20 @@ def undetermined_message(resamples: int, names: Sequence[str]) -> list[str]:
     ]
 
 
+def bootstrap_columns(boot: least_squares.Bootstrap | None, m: int) -> Float64:
+    """(m, 8) `BOOTSTRAP` of each statistic; NaN without a bootstrap."""
+    if boot is None:
+        return np.full((m, len(BOOTSTRAP)), np.nan)
+    return np.hstack([boot.percentile, boot.bca, boot.moments, boot.determined[:, None]])
+
+
+def without_interval(titles: Iterable[str], boot: least_squares.Bootstrap | None) -> list[str]:
+    """Those of the statistics that have a bootstrap, but too few resamples for an interval."""
+    if boot is None:
+        return []
+    return [title for title, ends in zip(titles, boot.percentile) if np.isnan(ends[0])]
+
+
 def check_correction(correction: str) -> None:
     """Raise `FileError` if the correction is unknown."""
     if correction not in CORRECTIONS:
@@ -277,5 +301,9 @@ def interval_columns(what: str) -> dict[str, str]:
     share = f"{least_squares.MINIMUM_DETERMINED * 100:.0f} %"
     return {
         **columns,
+        "bootstrap_bias": f"mean of the resamples minus {what}",
+        "bootstrap_se": f"standard error of {what}: SD of the resamples",
+        "bootstrap_p": "two-sided P by bootstrap: (1 + resamples that deviate from the estimate by at least its "
+        "size) / (1 + resamples)",
         DETERMINED: f"bootstrap resamples that determine {what}; no intervals if they are fewer than {share} of all",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
@@ -12,7 +13,7 @@ from gpuvox.study.pipeline.inputs import StudyInputs
 from gpuvox.study.pipeline.stages import Stage
 from gpuvox.study.statistics.adjustment import z_scores
 from gpuvox.tables.columns import fitting, indicators, matching
-from gpuvox.tables.conditions import select
+from gpuvox.tables.conditions import evaluate, select
 from gpuvox.tables.reading import gather
 
 
@@ -21,12 +22,16 @@ def feature_stage(inputs: StudyInputs, after: tuple[str, ...]) -> Stage:
     groups, patterns = inputs.config.groups, inputs.config.report.zscores
 
     def work(reporter: Reporter) -> None:
-        features = _features(inputs)
+        features = _derived(inputs, _features(inputs))
         files.write_table(inputs.path("features.tsv"), features)
         files.write_table(inputs.path("zscores.tsv"), _z_scores(inputs, features, reporter))
 
-    settings = {"zscores": patterns, "covariates": groups.covariates, "reference": inputs.reference}
-    settings["column"] = groups.column
+    settings: dict[str, Any] = {
+        "zscores": patterns,
+        "covariates": groups.covariates,
+        "reference": inputs.reference,
+    }
+    settings |= {"column": groups.column, "derived": dict(inputs.config.derived)}
     return Stage("variables", settings, ("features.tsv", "zscores.tsv"), work, after)
 
 
@@ -38,6 +43,17 @@ def _features(inputs: StudyInputs) -> pd.DataFrame:
         inputs.path("rois.tsv") if inputs.config.rois is not None else None,
         clusters if inputs.config.clusters is not None else None,
     )
+
+
+def _derived(inputs: StudyInputs, features: pd.DataFrame) -> pd.DataFrame:
+    """The variables, and those that the configuration derives from them, in its order."""
+    for name, expression in inputs.config.derived.items():
+        with inputs.config.reading(("derived", name)):
+            column = pd.DataFrame({name: evaluate(features, expression)}, index=features.index)
+        attributes = dict(features.attrs)
+        features = pd.concat([features, column], axis=1)
+        features.attrs = attributes
+    return features
 
 
 def _z_scores(inputs: StudyInputs, features: pd.DataFrame, reporter: Reporter) -> pd.DataFrame:

@@ -56,15 +56,14 @@ def _regression(inputs: StudyInputs, section: sections.Regression, reporter: Rep
     each = surviving(inputs, section.each, reporter)
     blocks = {name: surviving(inputs, names, reporter) for name, names in section.blocks.items()}
     blocks = {name: names for name, names in blocks.items() if names}
-    has_outcome = surviving(inputs, (section.outcome,), reporter)
-    if not has_outcome or (not each and (section.each or not blocks)):
+    outcomes = surviving(inputs, section.outcomes, reporter)
+    if not outcomes or (not each and (section.each or not blocks)):
         return None
-    options = {
-        name: getattr(section, name) for name in ("outcome", "subset", "log", "bootstrap", "strata", "correction")
-    }
+    names = ("model", "errors", "subset", "log", "sqrt", "rank", "ladder", "bootstrap", "strata", "correction")
+    options = {name: getattr(section, name) for name in names}
     adjusted = surviving(inputs, section.adjusted, reporter)
     return clinical.Regression(
-        table=inputs.path("features.tsv"), blocks=blocks, each=each, adjusted=adjusted,
+        table=inputs.path("features.tsv"), outcome=outcomes, blocks=blocks, each=each, adjusted=adjusted,
         adjust=inputs.config.groups.covariates if adjusted else (), reference=inputs.reference if adjusted else "",
         seed=inputs.config.study.seed, **options,
     )  # fmt: skip
@@ -72,9 +71,17 @@ def _regression(inputs: StudyInputs, section: sections.Regression, reporter: Rep
 
 def _correlation(inputs: StudyInputs, section: sections.Correlation, reporter: Reporter) -> Command | None:
     x, y = surviving(inputs, section.x, reporter), surviving(inputs, section.y, reporter)
+    if section.paired:  # both of a pair, or neither
+        kept = [pair for pair in zip(section.x, section.y) if pair[0] in x and pair[1] in y]
+        x, y = tuple(a for a, _ in kept), tuple(b for _, b in kept)
     options = {name: value for name, value in asdict(section).items() if name not in ("title", "x", "y")}
     if not (x and y):
         return None
+    adjusted = surviving(inputs, section.adjusted, reporter)
+    options |= {
+        "adjusted": adjusted, "adjust": inputs.config.groups.covariates if adjusted else (),
+        "reference": inputs.reference if adjusted else "",
+    }  # fmt: skip
     return clinical.Correlations(
         table=inputs.path("features.tsv"), x=x, y=y, seed=inputs.config.study.seed, **options
     )

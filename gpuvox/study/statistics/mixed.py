@@ -1,0 +1,405 @@
+"""Linear mixed models of repeated measurements: change per year, in each group and between two, and trials of it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from gpuvox import files
+from gpuvox.errors import FileError, InputError, OptionError
+from gpuvox.study.statistics.sources import (
+    Data,
+    Result,
+    Source,
+    check_correction,
+    corrected_p,
+    count_of,
+    find_columns,
+    numbers_of,
+    record_of,
+)
+from gpuvox.study.statistics.transforms import transformed
+from gpuvox.tables.columns import indicators, require
+from gpuvox.tables.conditions import left_out, select
+from gpuvox.tables.groups import assign_groups
+from gpuvox.tables.reading import typed
+from gpuvox.types import Bools, Float64
+
+EFFECTS = {"slope": "intercept and slope", "intercept": "intercept"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixed(Source):
+    """Linear mixed models; ``gpuvox models mixed``. `table` has a row for each visit.
+
+    Attributes
+    ----------
+    outcome : sequence of str
+        Variables (or patterns): a model for each.
+    time : str
+        Column with the time of each visit, in years; 0 is the baseline.
+    group : str
+        Column with groups; empty for none.
+    order : sequence of str
+        One or two groups; with two, change is compared: the first minus the second.
+    covariates : sequence of str
+    random : {"slope", "intercept"}
+        Random intercept and slope of time, or random intercept alone.
+    correction : {"fdr_bh", "bonferroni", "none"}
+        Over the outcomes.
+    visits : sequence of float
+        Years of the visits of a trial; none for no sample sizes.
+    reduction : float
+        Effect of the treatment, as a share of the change (of the first group, less that of the second if there are
+        two).
+    power, alpha : float
+        Power and two-sided level of the trial.
+    """
+
+    outcome: Sequence[str]
+    time: str
+    group: str = ""
+    order: Sequence[str] = ()
+    covariates: Sequence[str] = ()
+    random: str = "slope"
+    correction: str = "fdr_bh"
+    visits: Sequence[float] = ()
+    reduction: float = 1.0
+    power: float = 0.8
+    alpha: float = 0.05
+
+
+COLUMNS = {
+    "outcome": "dependent variable",
+    "effect": "change of a group, or the difference of two groups (the first minus the second)",
+    "n": "participants",
+    "n_visits": "visits with all values",
+    "change": "change per year",
+    "se": "its standard error",
+    "low": "lower end of its 95 % confidence interval, by z",
+    "high": "upper end of its 95 % confidence interval",
+    "z": "change over its standard error (Wald)",
+    "p": "two-sided p of z, not corrected",
+    "p_corrected": "p corrected over the outcomes, for each effect",
+    "baseline": "value of the group at time 0 and the covariates' means",
+    "percent": "change in percent of the baseline per year; of a difference, the difference of the percentages",
+    "percent_low": "lower end of its 95 % confidence interval (delta method)",
+    "percent_high": "upper end of its 95 % confidence interval",
+    "sd_intercept": "SD of the participants' intercepts",
+    "sd_slope": "SD of the participants' changes per year",
+    "correlation": "correlation of intercepts and slopes",
+    "sd_residual": "SD of the residuals",
+    "note": "if the fit did not converge, or a variance is 0",
+}
+SIZE_COLUMNS = {
+    "outcome": "outcome of the trial",
+    "effect": "change per year that the treatment removes",
+    "sd_change": "SD of a participant's change per year, as estimated by least squares from these visits",
+    "n_two_arms": "participants in each of two arms, difference of changes",
+    "n_one_arm": "participants in one arm, its change compared with the untreated change, taken as known",
+}
+
+
+def mixed(command: Mixed) -> Result:
+    """Change per year by linear mixed models (restricted maximum likelihood; statsmodels), one for each outcome.
+
+    Returns
+    -------
+    Result
+        Tables ``""`` (one row per outcome and effect) and, with `visits`, ``"_trial"``.
+
+    Raises
+    ------
+    InputError
+        Something is wrong with the files or the command; the message is one sentence.
+    """
+    check_correction(command.correction)
+    if command.random not in EFFECTS:
+        raise InputError(f"the random effects {command.random!r} are unknown; expected {' or '.join(EFFECTS)}")
+    data, outcomes = _read(command)
+    rows: list[dict[str, Any]] = []
+    sizes: list[dict[str, Any]] = []
+    for name in outcomes:
+        found = _fitted(command, data, name)
+        rows += found
+        if command.visits:
+            sizes.append({"outcome": name} | _trial(command, found))
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    for effect in table["effect"].unique():
+        inside = table["effect"] == effect
+        table.loc[inside, "p_corrected"] = corrected_p(table.loc[inside, "p"].to_list(), command.correction)
+    tables, columns = {"": table}, {"": COLUMNS}
+    if sizes:
+        tables = {"_trial": pd.DataFrame(sizes, columns=list(SIZE_COLUMNS)), "": table}
+        columns["_trial"] = SIZE_COLUMNS
+    record = {
+        **record_of(command, data),
+        "analysis": f"linear mixed models, restricted maximum likelihood, random {EFFECTS[command.random]}",
+        "correction": {"method": command.correction, "family": count_of(len(outcomes), "outcome")},
+        "columns": columns,
+    }
+    return Result(tables, record, [*data.out.lines(), *_messages(table)])
+
+
+def _messages(table: pd.DataFrame) -> list[str]:
+    lines = []
+    for row in table.to_dict("records"):
+        lines.append(
+            f"{row['outcome']}, {row['effect']}: {row['change']:.4g} per year [{row['low']:.4g}, {row['high']:.4g}], "
+            f"{row['percent']:.2f} % per year, p {row['p']:.3g}"
+        )
+        if isinstance(row["note"], str):
+            lines.append(f"{row['outcome']}: {row['note']}")
+    return list(dict.fromkeys(lines))
+
+
+def _read(command: Mixed) -> tuple[Data, list[str]]:
+    table = typed(files.read_table(command.table, ["participant_id"], long=True))
+    require(table, [command.time, *([command.group] if command.group else []), *command.covariates], command.table)
+    twice = table[["participant_id", command.time]].dropna()
+    if twice.duplicated().any():
+        row = twice[twice.duplicated()].iloc[0]
+        raise FileError(
+            f"{command.table} has {row['participant_id']} twice at {command.time} {row[command.time]:g}"
+        )
+    try:
+        chosen = select(table, command.subset)
+    except InputError as error:
+        raise OptionError("--subset", error.message) from None
+    if not chosen.any():
+        raise OptionError("--subset", f"no visit of {command.table} fulfils {command.subset!r}")
+    numbers_of(table, command.time, command)
+    _transform(command, table, chosen)
+    outcomes = find_columns(table, command.outcome, "outcome", command)
+    for name in outcomes:
+        numbers_of(table, name, command)
+    return Data(table, chosen, np.zeros(len(table), dtype=bool), left_out(table, command.subset)), outcomes
+
+
+def _transform(command: Mixed, table: pd.DataFrame, chosen: Bools) -> None:
+    """Replace variables by their logarithms or roots; refuse what is not for tables of visits."""
+    for option in ("rois", "clusters"):
+        if getattr(command, option):
+            raise OptionError(
+                f"--{option}", "has a row for each participant, not for each visit; put visits in --table"
+            )
+    if command.rank:
+        raise OptionError("--rank", "is for models of one visit")
+    for how in ("log", "sqrt"):
+        for each in find_columns(table, getattr(command, how), how, command):
+            values, who = numbers_of(table, each, command), table["participant_id"].tolist()
+            try:
+                table[each] = transformed(values, how, chosen, np.zeros(len(table), dtype=bool), who, each)
+            except InputError as error:
+                raise OptionError(f"--{how}", error.message) from None
+
+
+def _fitted(command: Mixed, data: Data, name: str) -> list[dict[str, Any]]:
+    """Rows of one outcome."""
+    needed = [name, command.time, *command.covariates]
+    part = data.table[data.chosen & data.table[needed].notna().all(axis=1).to_numpy()]
+    part.attrs = dict(data.table.attrs)
+    levels: tuple[str, ...] = ("everyone",)
+    codes = np.zeros(len(part), dtype=np.int64)
+    if command.group:
+        groups = assign_groups(part, command.group, command.order, least=1)
+        part, codes, levels = part[groups.codes >= 0], groups.codes[groups.codes >= 0], groups.levels
+        if len(levels) > 2:
+            raise OptionError("--order", f"{len(levels)} groups; one or two are needed")
+    _check_visits(command, part, codes, name)
+    time = part[command.time].to_numpy(dtype=np.float64)
+    C = indicators(part, command.covariates, command.table).to_numpy(dtype=np.float64)
+    C = (C - C.mean(axis=0)) / np.where(C.std(axis=0) > 0, C.std(axis=0), 1)
+    G = (codes[:, None] == np.arange(len(levels))).astype(np.float64)
+    X = np.column_stack([G, G * time[:, None], C])
+    if np.linalg.matrix_rank(X) < X.shape[1]:
+        raise FileError(f"{command.table}, {name}: the groups, times and covariates are collinear")
+    fit, note = _reml(
+        part[name].to_numpy(dtype=np.float64), X, time, part["participant_id"], command.random, len(levels)
+    )
+    common = {"outcome": name, "n": part["participant_id"].nunique(), "n_visits": len(part), "note": note or None}
+    rows = [common | _change(fit, i, len(levels), level) | _variances(fit) for i, level in enumerate(levels)]
+    for i, row in enumerate(rows):
+        own = codes == i
+        row |= {"n": part["participant_id"][own].nunique(), "n_visits": int(own.sum())}
+    if len(levels) == 2:
+        rows.append(common | _difference(fit, levels) | _variances(fit))
+    return rows
+
+
+def _check_visits(command: Mixed, part: pd.DataFrame, codes: np.ndarray, name: str) -> None:
+    """Raise `FileError` without repeated visits, or for a participant in two groups."""
+    repeated = part.groupby("participant_id").size()
+    if (repeated > 1).sum() < 3:
+        raise FileError(f"{command.table}, {name}: fewer than three participants have two visits with all values")
+    groups = pd.Series(codes, index=part.index).groupby(part["participant_id"]).nunique()
+    if (groups > 1).any():
+        raise FileError(
+            f"{command.table}: {command.group} of {groups.index[groups > 1][0]} changes between visits"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """Fixed effects with their covariance, and the variances; in the units of the outcome."""
+
+    effects: Float64
+    covariance: Float64
+    random: Float64
+    residual: float
+
+
+def _reml(y: Float64, X: Float64, time: Float64, who: pd.Series, random: str, n_groups: int) -> tuple[_Fit, str]:
+    import statsmodels.api as sm
+
+    centre, scale = y.mean(), y.std()
+    if scale <= 1e-12 * np.abs(y).max():
+        raise FileError("the outcome has the same value at all visits")
+    Z = np.column_stack([np.ones(len(y)), time]) if random == "slope" else np.ones((len(y), 1))
+    model = sm.MixedLM((y - centre) / scale, X, groups=who.to_numpy(), exog_re=Z)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        start = _start((y - centre) / scale, X, Z, who)
+        fit = model.fit(reml=True, method=["bfgs", "lbfgs", "nm"], start_params=start, maxiter=1000)
+    k = X.shape[1]
+    effects = np.asarray(fit.fe_params) * scale
+    effects[:n_groups] += centre
+    variances = np.atleast_2d(np.asarray(fit.cov_re)) * scale**2
+    note = "" if fit.converged else "the fit did not converge"
+    if not note and np.linalg.eigvalsh(variances)[0] < 1e-5 * float(fit.scale) * scale**2:
+        note = "a variance of the random effects is at its limit, 0"
+    covariance = np.asarray(fit.cov_params())[:k, :k] * scale**2
+    return _Fit(effects, covariance, variances, float(fit.scale) * scale**2), note
+
+
+def _start(y: Float64, X: Float64, Z: Float64, who: pd.Series) -> Any:
+    """Estimates by moments, near which the likelihood is largest: from a least-squares line for each participant."""
+    from statsmodels.regression.mixed_linear_model import MixedLMParams
+
+    effects = np.linalg.lstsq(X, y, rcond=None)[0]
+    left, lines, within, df = y - X @ effects, [], 0.0, 0
+    errors = np.zeros((Z.shape[1], Z.shape[1]))
+    for _, rows in pd.Series(np.arange(len(y))).groupby(who.to_numpy()):
+        own = Z[rows.to_numpy()]
+        if len(own) <= own.shape[1] or np.linalg.matrix_rank(own) < own.shape[1]:
+            continue
+        line = np.linalg.lstsq(own, left[rows.to_numpy()], rcond=None)[0]
+        within += float(((left[rows.to_numpy()] - own @ line) ** 2).sum())
+        df += len(own) - own.shape[1]
+        lines.append(line)
+        errors += np.linalg.inv(own.T @ own)
+    if len(lines) < 3 or within <= 0:
+        return None
+    residual = within / df
+    between = np.atleast_2d(np.cov(np.array(lines).T)) - residual * errors / len(lines)
+    values, vectors = np.linalg.eigh(between / residual)
+    # In units of the residual variance, as statsmodels has it, and inside the limits.
+    relative = vectors @ np.diag(np.maximum(values, 1e-2)) @ vectors.T
+    return MixedLMParams.from_components(fe_params=effects, cov_re=relative)
+
+
+def _row(effect: str, change: float, se: float) -> dict[str, Any]:
+    z, half = change / se, float(stats.norm.ppf(0.975)) * se
+    return {"effect": effect, "change": change, "se": se, "low": change - half, "high": change + half, "z": z,
+            "p": 2 * float(stats.norm.sf(abs(z)))}  # fmt: skip
+
+
+def _percent(fit: _Fit, i: int, k: int) -> tuple[float, Float64]:
+    """Percentage per year, and its gradient with respect to the fixed effects."""
+    baseline, change = fit.effects[i], fit.effects[k + i]
+    gradient = np.zeros(len(fit.effects))
+    gradient[i], gradient[k + i] = -100 * change / baseline**2, 100 / baseline
+    return 100 * change / baseline, gradient
+
+
+def _percentages(fit: _Fit, value: float, gradient: Float64) -> dict[str, float]:
+    half = float(stats.norm.ppf(0.975)) * math.sqrt(float(gradient @ fit.covariance @ gradient))
+    return {"percent": value, "percent_low": value - half, "percent_high": value + half}
+
+
+def _change(fit: _Fit, i: int, k: int, level: str) -> dict[str, Any]:
+    row = _row(level, float(fit.effects[k + i]), math.sqrt(fit.covariance[k + i, k + i]))
+    return row | {"baseline": float(fit.effects[i])} | _percentages(fit, *_percent(fit, i, k))
+
+
+def _difference(fit: _Fit, levels: Sequence[str]) -> dict[str, Any]:
+    contrast = np.zeros(len(fit.effects))
+    contrast[2], contrast[3] = 1, -1
+    row = _row(" - ".join(levels), float(contrast @ fit.effects), math.sqrt(contrast @ fit.covariance @ contrast))
+    (first, a), (second, b) = _percent(fit, 0, 2), _percent(fit, 1, 2)
+    return row | _percentages(fit, first - second, a - b)
+
+
+def _variances(fit: _Fit) -> dict[str, float]:
+    spread = np.sqrt(np.diag(fit.random))
+    row = {"sd_intercept": float(spread[0]), "sd_residual": math.sqrt(fit.residual)}
+    if len(spread) == 2:
+        product = float(spread.prod())
+        row |= {"sd_slope": float(spread[1])}
+        row |= {"correlation": float(fit.random[0, 1]) / product if product > 0 else math.nan}
+    return row
+
+
+# -- trials ------------------------------------------------------------------------------------------------------------
+
+
+def trial_sizes(
+    effect: float,
+    sd_slope: float,
+    sd_residual: float,
+    visits: Sequence[float],
+    power: float = 0.8,
+    alpha: float = 0.05,
+) -> tuple[float, float, float]:
+    """SD of a change per year, and the participants per arm of a trial with two arms and with one.
+
+    Parameters
+    ----------
+    effect : float
+        Difference of the changes per year.
+    sd_slope, sd_residual : float
+        SD of the participants' true changes, and of the residuals.
+    visits : sequence of float
+        Years of the visits.
+    power, alpha : float
+        Power and two-sided level.
+
+    Returns
+    -------
+    sd, two_arms, one_arm : float
+        SD² = sd_slope² + sd_residual² / Σ(t − t̄)²; n = 2 (z₁₋α/₂ + z_power)² SD² / effect² in each of two arms, and
+        half of it in one (Diggle, Heagerty, Liang & Zeger 2002, Analysis of Longitudinal Data, section 2.4).
+
+    Raises
+    ------
+    InputError
+        The effect is 0, or there are fewer than two different visits.
+    """
+    times = np.asarray(visits, dtype=np.float64)
+    spread = float(((times - times.mean()) ** 2).sum()) if len(times) else 0.0
+    if spread <= 0:
+        raise InputError("a trial needs visits at two different times")
+    if not (effect and math.isfinite(effect)):
+        raise InputError("the change that a treatment would remove is 0")
+    if not (0 < power < 1 and 0 < alpha < 1):
+        raise InputError(f"power {power} at level {alpha}; both must lie between 0 and 1")
+    variance = sd_slope**2 + sd_residual**2 / spread
+    total = float(stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power))
+    one = max(total, 0.0) ** 2 * variance / effect**2
+    return math.sqrt(variance), 2 * one, one
+
+
+def _trial(command: Mixed, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    effect = command.reduction * rows[-1 if len(rows) == 3 else 0]["change"]
+    sd_slope = rows[0].get("sd_slope", 0.0)
+    sd, two, one = trial_sizes(
+        effect, sd_slope, rows[0]["sd_residual"], command.visits, command.power, command.alpha
+    )
+    return {"effect": effect, "sd_change": sd, "n_two_arms": math.ceil(two), "n_one_arm": math.ceil(one)}

@@ -1,0 +1,129 @@
+"""Linear mixed models against their likelihood and a simulated truth; sample sizes of trials as printed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.formula.api as smf
+
+from gpuvox.cli.main import guarded
+from gpuvox.cli.models import run
+from gpuvox.errors import InputError
+from gpuvox.study.statistics.mixed import Mixed, mixed, trial_sizes
+
+
+@pytest.fixture(scope="module")
+def visits(tmp_path_factory):
+    """MS loses 0.8 % per year of 20 mL, HC 0.2 %; visits are missing."""
+    rng, rows = np.random.default_rng(2), []
+    for i in range(80):
+        group, age = ("MS", "HC")[i % 2], rng.normal(40, 10)
+        base, slope = rng.normal(20, 1.5), rng.normal(-0.16 if group == "MS" else -0.04, 0.05)
+        for t in (0, 0.5, 1, 2, 3):
+            if t == 0 or rng.random() < 0.85:
+                y = base - 0.02 * (age - 40) + slope * t + rng.normal(0, 0.1)
+                rows.append((f"s{i:02d}", group, age, t, y, 100 * y, rng.normal()))
+    table = pd.DataFrame(rows, columns=["participant_id", "group", "age", "years", "volume", "scaled", "noise"])
+    path = tmp_path_factory.mktemp("mixed") / "visits.tsv"
+    table.to_csv(path, sep="\t", index=False)
+    return table, str(path)
+
+
+def restricted_likelihood(table, variances):
+    """Generalised least squares with these variances: estimates, their covariance, and the likelihood."""
+    sd_intercept, sd_slope, correlation, sd_residual = variances
+    product = correlation * sd_intercept * sd_slope
+    D = np.array([[sd_intercept**2, product], [product, sd_slope**2]])
+    gram, moment, parts, logarithm, quadratic = 0, 0, [], 0.0, 0.0
+    for _, part in table.groupby("participant_id"):
+        ms, t = (part["group"] == "MS").to_numpy() * 1.0, part["years"].to_numpy()
+        X = np.column_stack([ms, 1 - ms, ms * t, (1 - ms) * t, part["age"] - 40])
+        Z, y = np.column_stack([np.ones(len(t)), t]), part["volume"].to_numpy()
+        V = Z @ D @ Z.T + sd_residual**2 * np.eye(len(t))
+        weight = np.linalg.inv(V)
+        gram, moment = gram + X.T @ weight @ X, moment + X.T @ weight @ y
+        logarithm += np.linalg.slogdet(V)[1]
+        parts.append((X, weight, y))
+    covariance = np.linalg.inv(gram)
+    b = covariance @ moment
+    for X, weight, y in parts:
+        quadratic += (y - X @ b) @ weight @ (y - X @ b)
+    return b, covariance, -(logarithm + quadratic + np.linalg.slogdet(gram)[1]) / 2
+
+
+def test_changes_maximise_the_restricted_likelihood(visits):
+    table, path = visits
+    command = Mixed(
+        table=path, outcome=["volume"], time="years", group="group", order=["MS", "HC"], covariates=["age"]
+    )
+    rows = mixed(command).tables[""].set_index("effect")
+    names = ["sd_intercept", "sd_slope", "correlation", "sd_residual"]
+    variances = rows.loc["MS", names].to_numpy(dtype=float)
+    b, covariance, best = restricted_likelihood(table, variances)
+    for i, group in ((2, "MS"), (3, "HC")):
+        row = rows.loc[group]
+        assert row["change"] == pytest.approx(b[i], rel=1e-4)
+        assert row["se"] == pytest.approx(np.sqrt(covariance[i, i]), rel=1e-3)
+    for j in range(4):
+        for factor in (0.9, 1.1):
+            moved = variances.copy()
+            moved[j] *= factor
+            assert restricted_likelihood(table, moved)[2] < best + 1e-6
+    difference = rows.loc["MS - HC"]
+    contrast = np.array([0, 0, 1, -1, 0])
+    assert difference["change"] == pytest.approx(contrast @ b, rel=1e-4)
+    assert difference["se"] == pytest.approx(np.sqrt(contrast @ covariance @ contrast), rel=1e-3)
+    assert difference["low"] < -0.12 < difference["high"]
+    assert rows.loc["MS", "percent_low"] < -0.8 < rows.loc["MS", "percent_high"]
+    for name, truth in (("sd_intercept", 1.5), ("sd_slope", 0.05), ("sd_residual", 0.1)):
+        assert rows.loc["MS", name] == pytest.approx(truth, rel=0.2)
+    assert rows["note"].isna().all()
+    baseline = b[0] + b[4] * (table["age"].mean() - 40)
+    assert rows.loc["MS", "percent"] == pytest.approx(100 * b[2] / baseline, rel=1e-4)
+    counted = table[table["group"] == "MS"]
+    assert (rows.loc["MS", "n"], rows.loc["MS", "n_visits"]) == (40, len(counted))
+
+
+def test_units_do_not_matter_and_intercepts_alone(visits):
+    table, path = visits
+    options = {"table": path, "time": "years", "random": "intercept"}
+    rows = mixed(Mixed(outcome=["volume", "scaled", "noise"], **options)).tables[""].set_index("outcome")
+    assert rows.loc["scaled", "change"] == pytest.approx(100 * rows.loc["volume", "change"], rel=1e-4)
+    assert rows.loc["scaled", "p"] == pytest.approx(rows.loc["volume", "p"], rel=1e-3)
+    fit = smf.mixedlm("volume ~ years", table, groups="participant_id").fit()
+    assert rows.loc["volume", "change"] == pytest.approx(fit.params["years"], rel=1e-4)
+    assert rows.loc["volume", "p_corrected"] >= rows.loc["volume", "p"]
+    assert rows["sd_slope"].isna().all()
+
+
+def test_trials_as_printed():
+    """R's longpower, example of Alzheimer's disease: 207.31 in each arm."""
+    visits = np.arange(0, 1.51, 0.25)
+    sd, two, one = trial_sizes(1.5, np.sqrt(24), np.sqrt(10), visits)
+    assert two == pytest.approx(207.310, abs=5e-3)
+    assert one == pytest.approx(two / 2)
+    assert sd == pytest.approx(np.sqrt(24 + 10 / 1.75))
+    with pytest.raises(InputError, match="two different times"):
+        trial_sizes(1, 1, 1, [1.0])
+
+
+def test_the_command(visits, tmp_path, capsys):
+    _, path = visits
+    out = tmp_path / "change"
+    base = ["mixed", "--table", path, "--time", "years", "--outcome", "volume", "--out", str(out)]
+    line = [*base, "--group", "group", "--order", "MS,HC", "--trial", "0,1,2", "--reduction", "0.5"]
+    assert guarded("models", lambda: run(line)) == 0
+    assert "volume, MS - HC: " in capsys.readouterr().out
+    rows = pd.read_csv(f"{out}.tsv", sep="\t").set_index("effect")
+    trial = pd.read_csv(f"{out}_trial.tsv", sep="\t").iloc[0]
+    ms = rows.loc["MS"]
+    expected = trial_sizes(0.5 * rows.loc["MS - HC", "change"], ms["sd_slope"], ms["sd_residual"], [0, 1, 2])
+    assert (trial["n_two_arms"], trial["n_one_arm"]) == tuple(np.ceil(expected[1:]))
+    for extra, says in (
+        (["--subset", "years == 0"], "fewer than three participants have two visits"),
+        (["--rois", path], "has a row for each participant, not for each visit"),
+        (["--group", "group", "--order", "MS,XX"], "no participant has group 'XX'"),
+    ):
+        assert guarded("models", lambda extra=extra: run([*base, *extra])) == 2
+        assert says in capsys.readouterr().err
