@@ -704,9 +704,9 @@ def test_mistakes_with_variables_are_found_before_anything_runs(fresh, capsys, o
 @pytest.mark.parametrize(
     ("column", "value", "old", "new", "message"),
     [
-        ("lesion_load", "-1", "", "", "line 131: regression[1].log: lesion_load of sub-002 is -1; a logarithm needs p"),
+        ("lesion_load", "-1", "", "", "regression[1].log: lesion_load of sub-002 is -1; a logarithm needs p"),
         ("lesion_load", "0", "", "", "regression[1].log: lesion_load of sub-002 is 0; a logarithm needs positive valu"),
-        ("edss", "high", "", "", "line 79: demographics.tests.edss: edss is text ('high' of sub-002); numbers are nee"),
+        ("edss", "high", "", "", "demographics.tests.edss: edss is text ('high' of sub-002); numbers are nee"),
         ("edss", "inf", "", "", "demographics.variables: the column 'edss' has an infinite value"),
         ("age", "forty", "", "", "line 26: groups.covariates: "),
         ("age", "n/a", "", "", "line 26: groups.covariates: "),

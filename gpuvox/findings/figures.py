@@ -471,10 +471,12 @@ def diagnostics(values: Mapping[str, Float64], name: str) -> Picture:
     name : str
         The model.
     """
+    from scipy import special
+
     fitted, cook = values["fitted"], values["cook"]
     residuals, n = values["outcome"] - fitted, len(fitted)
     studentised = np.sort(values["studentised"][np.isfinite(values["studentised"])])
-    at = stats.norm.ppf((np.arange(len(studentised)) + 0.5) / max(len(studentised), 1))
+    at = special.ndtri((np.arange(len(studentised)) + 0.5) / max(len(studentised), 1))
     with own_style():
         figure = Figure(figsize=(6.6, 2.3), layout="constrained")
         one, two, three = figure.subplots(1, 3)
