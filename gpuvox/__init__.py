@@ -1,6 +1,9 @@
 """Voxelwise permutation inference for neuroimaging, with the options, files and results of FSL randomise.
 
-``gpuvox.randomise`` runs a whole analysis; ``gpuvox.PermutationTest`` is the engine beneath it, arrays only.
+``gpuvox.voxelwise`` runs an analysis from a table of participants, images and a formula, ``gpuvox.randomise`` one from
+a design and contrasts; ``gpuvox.clusters`` and ``gpuvox.report`` show what a finished run found, ``gpuvox.study`` is a
+whole study, and ``gpuvox.nilearn`` has nilearn's permutation tests by name. ``gpuvox.PermutationTest`` is the engine
+beneath, arrays only.
 Names are imported when they are first used, so that ``import gpuvox`` costs nothing.
 """
 
@@ -15,13 +18,17 @@ _HOMES = {
     "Shuffler": "shuffle",
     "Statistics": "permtest",
     "Tfce": "tfce",
+    "clusters": "front_door",
     "partition": "partitioning",
     "randomise": "application.api",
+    "report": "front_door",
     "run": "executors",
     "voxelwise": "application.voxelwise.api",
 }
 
-__all__ = ["__version__", *_HOMES]
+_MODULES = ("nilearn", "study")
+
+__all__ = ["__version__", *_HOMES, *_MODULES]
 
 
 def _version() -> str:
@@ -37,6 +44,8 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         globals()[name] = _version()
         return globals()[name]
+    if name in _MODULES:
+        return import_module(f"gpuvox.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'gpuvox' has no attribute {name!r}")
     return getattr(import_module(f"gpuvox.{_HOMES[name]}"), name)

@@ -1,11 +1,12 @@
 """The participants of table rows and image volumes, compared wherever two files meet.
 
-Participant ids come from a column `participant_id` of a table, from the file ``OUT_design.json`` that ``gpuvox
-design`` writes beside a design, from ``Subjects`` in the JSON file beside a 4D image, and from the names of image
-files: BIDS' ``sub-…``, or an id of the other side that occurs in the name as a whole word. If a design has
-``Visits``, they are compared too, with those in the JSON file beside an image or with ``ses-…`` in the names.
-Information that only one side has is not compared. Case, leading zeros, a ``sub-`` before an id and a ``ses-`` before
-a visit are ignored (``sub-01``, ``01`` and ``1`` are equal), unless two ids of one file differ only in these.
+Participant ids come from a column `participant_id` of a table; from the header of a design that ``gpuvox design``
+wrote, or from the file ``OUT_design.json`` beside it; from ``Subjects`` in the JSON file beside a 4D image, or a table
+of the image's name beside it; and from the names of image files: BIDS' ``sub-…``, or an id of the other side that
+occurs in the name as a whole word. If a design has ``Visits``, they are compared too, with those beside an image or
+with ``ses-…`` in the names. Information that only one side has is not compared. Case, leading zeros, a ``sub-`` before
+an id and a ``ses-`` before a visit are ignored (``sub-01``, ``01`` and ``1`` are equal), unless two ids of one file
+differ only in these.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ Say = Callable[[str], None]
 SUBJECTS, VISITS = "Subjects", "Visits"
 EVS, CONTRASTS, F_TESTS = "EVs", "Contrasts", "FTests"
 """Keys of the JSON files."""
+ID = "participant_id"
+VISIT_COLUMNS = ("session_id", "session", "ses", "visit_id", "visit", "timepoint", "time_point", "wave", "run")
+"""Columns that tell the rows of one participant apart; the first that is there counts."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +146,14 @@ def of_images(names: Name | Sequence[Name], known: Rows | None = None) -> Rows |
     return rows and _with_visits(rows, paths, known)
 
 
-def of_volumes(name: Name) -> Rows | None:
-    """Participants of the volumes of a 4D image, from the JSON file beside it; None if it does not list them.
+def of_volumes(name: Name, visit_column: str = "") -> Rows | None:
+    """Participants of the volumes of a 4D image, from the JSON file or the table beside it; None if neither lists them.
+
+    Parameters
+    ----------
+    name : path
+    visit_column : str
+        Column of visits to prefer in that table, before `VISIT_COLUMNS`.
 
     Raises
     ------
@@ -153,7 +163,7 @@ def of_volumes(name: Name) -> Rows | None:
     content = files.sidecar(name)
     ids = _texts(content, SUBJECTS)
     if not ids:
-        return None
+        return _of_companion(files.find_image(name), visit_column)
     header = files.read_header(name)
     if len(ids) != header.shape[3]:
         beside = files.split_suffix(header.path)[0] + ".json"
@@ -163,6 +173,25 @@ def of_volumes(name: Name) -> Rows | None:
             f"remove {SUBJECTS} from it"
         )
     return Rows(ids, os.fspath(header.path), "volume", _texts(content, VISITS))
+
+
+def _of_companion(image: Path, visit_column: str) -> Rows | None:
+    """The participants of the volumes of a 4D image, from the table beside it; None if there is no table of them."""
+    stem = files.split_suffix(image)[0]
+    path = next((stem + ending for ending in (".tsv", ".csv") if os.path.isfile(stem + ending)), None)
+    table = None if path is None else files.read_table(path, long=True)
+    if path is None or table is None or ID not in table.columns:
+        return None
+    n = files.count_volumes(image)
+    if len(table) != n:
+        raise FileError(
+            f"{path} has {several(len(table), 'row')}, and {image} beside it {several(n, 'volume')}; a table of "
+            f"the participants of an image has a row for each volume, and any other needs another name",
+            file=path,
+        )
+    ids = tuple(str(name).strip() for name in table[ID])
+    visit = next((column for column in (visit_column, *VISIT_COLUMNS) if column in table.columns), None)
+    return Rows(ids, path, "volume", tuple(str(each).strip() for each in table[visit]) if visit else ())
 
 
 def _texts(content: Mapping[str, Any], key: str) -> tuple[str, ...]:

@@ -232,7 +232,7 @@ def test_volumes_of_others_are_refused(folder):
     with pytest.raises(FileError, match="have no participant in common"):
         find("all", cohort)
     (folder / "all.tsv").write_text("participant_id\n1\n2\n3\n")
-    with pytest.raises(FileError, match=r"has 3 rows; all.nii.gz has 2 volumes"):
+    with pytest.raises(FileError, match=r"has 3 rows, and all\.nii\.gz beside it 2 volumes"):
         find("all", cohort)
 
 

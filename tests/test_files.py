@@ -852,6 +852,17 @@ def test_contrast_names_and_other_lines_of_the_header(tmp_path):
     assert files.read_named_matrix(path).row_names == ("A > B", "B > A")
 
 
+def test_participants_of_the_rows_of_a_design(tmp_path):
+    path = tmp_path / "design.mat"
+    files.write_vest(path, [[1, 0], [0, 1]], names=["sub-01", "MS  2"])
+    matrix = files.read_named_matrix(path)
+    assert matrix.row_names == ("sub-01", "MS 2")
+    assert matrix.values.tolist() == [[1, 0], [0, 1]]
+    path.write_text(path.read_text().replace("/NumPoints 2", "/NumPoints 1").replace("\n0 1\n", "\n"))
+    with pytest.raises(FileError, match="has 1 rows, and names 2 participants"):
+        files.read_matrix(path)
+
+
 HEAD = "/NumWaves 2\n/NumPoints 3\n/Matrix\n"
 
 

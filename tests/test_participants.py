@@ -378,6 +378,27 @@ def test_ids_that_became_floats():
         compare(Rows(("1.0", "10.0"), "a"), Rows(("10", "1"), "b"))
 
 
+def test_a_copy_of_a_design_keeps_its_participants(cohort, capsys):
+    design()
+    Path("des.mat").rename("copy.mat")
+    line = "-o out -m mask -d copy.mat -t des.con -x -n 20 --seed 1 --quiet -i".split()
+    assert main_randomise([*line, "sub-*_fa.nii.gz"]) == 2
+    assert "row 1 of copy.mat is sub-04, volume 1 of sub-*_fa.nii.gz is sub-01" in capsys.readouterr().err
+    assert main_randomise([*line, "p.tsv:fa"]) == 0
+
+
+def test_a_table_beside_a_4d_image_names_its_volumes(cohort, capsys):
+    design()
+    pd.DataFrame({"participant_id": IDS}).to_csv("data.tsv", sep="\t", index=False)
+    assert run("data") == 2
+    assert "row 1 of des.mat is sub-04, volume 1 of data.tsv is sub-01" in capsys.readouterr().err
+    pd.DataFrame({"participant_id": IDS[:9]}).to_csv("data.tsv", sep="\t", index=False)
+    assert run("data") == 2
+    assert "data.tsv has 9 rows, and data.nii.gz beside it 10 volumes" in capsys.readouterr().err
+    Path("data.tsv").write_text("region\tvalue\na\t1\n")
+    assert of_volumes("data") is None
+
+
 @pytest.fixture
 def pairs(tmp_path, monkeypatch):
     """Images and voxelwise EVs of ten participants; a design with names for them that no file has."""

@@ -95,7 +95,66 @@ def test_rows_of_voxels_have_no_clusters():
     """Where voxels are unknown, their number is all that can be said."""
     data = np.random.default_rng(1).normal(size=(10, 5))
     data[:, 3] += 9
-    assert "voxelwise: 1 voxel survives at p < 0.05" in repr(gpuvox.randomise(data, n_permutations=200, seed=1))
+    result = gpuvox.randomise(data, n_permutations=200, seed=1)
+    assert "voxelwise: 1 voxel survives at p < 0.05" in repr(result)
+    with pytest.raises(ValueError, match="it is not known where the voxels of this result are"):
+        result.clusters("tstat1")
+
+
+# -- clusters, pictures, reports ------------------------------------------------------------------------------------
+
+
+def test_clusters_of_a_test(randomised, voxelwise):
+    table = voxelwise.clusters("MS - HC", subpeaks=0)
+    log_p, t = voxelwise.maps["MS - HC", "tfceFWE"], voxelwise.maps["MS - HC", "t"]
+    assert table.voxels.sum() == (log_p > -np.log10(0.05)).sum()
+    assert table.statistic[0] == pytest.approx(t.max())
+    assert table.d[0] == pytest.approx(voxelwise.maps["MS - HC", "d"][t.argmax()])
+    assert len(voxelwise.clusters("age")) == 0
+    assert len(voxelwise.clusters("MS - HC", extent=1000)) == 0
+    of_voxels = randomised.clusters("MS - HC", correction="voxFWE", subpeaks=0)
+    assert of_voxels.voxels.sum() == (randomised.maps["vox_corrp_tstat1"] > 0.95).sum()
+    with pytest.raises(ValueError, match="has no p-values 'clusterSizeFWE'; it has voxFWE, tfceFWE"):
+        randomised.clusters("MS - HC", correction="clusterSizeFWE")
+    with pytest.raises(TypeError, match="unknown option 'size'; there are p, extent"):
+        randomised.clusters("MS - HC", size=3)
+
+
+def test_regions_of_an_atlas(voxelwise, tmp_path):
+    labels = np.ones(SHAPE, dtype=np.int16)
+    labels[4:] = 2
+    nib.save(nib.Nifti1Image(labels, AFFINE), tmp_path / "atlas.nii.gz")
+    (tmp_path / "names.tsv").write_text("index\tname\n1\tleft half\n2\tright half\n")
+    table = voxelwise.clusters("MS - HC", atlas=tmp_path / "atlas.nii.gz", names=tmp_path / "names.tsv")
+    assert table.peak_region[0] == "left half"
+
+
+def test_a_picture(voxelwise, tmp_path):
+    figure = voxelwise.plot("MS - HC", underlay=nib.Nifti1Image(np.ones(SHAPE, np.float32), AFFINE))
+    figure.savefig(tmp_path / "slices.png")
+    assert (tmp_path / "slices.png").stat().st_size > 5000
+    assert voxelwise.plot("age").axes
+
+
+def test_the_report_of_a_result_has_the_values_of_participants(randomised, voxelwise, tmp_path):
+    page = voxelwise.report(tmp_path / "vbm.html", subpeaks=0)
+    assert "MS - HC" in page.read_text()
+    values = pd.read_csv(tmp_path / "vbm" / "MSMinusHC_values.tsv", sep="\t")
+    inside = voxelwise.maps["MS - HC", "tfceFWE"] > -np.log10(0.05)
+    data = voxelwise.runs[0][1].inputs.data[:, inside]
+    assert_allclose(values["mean"], data.mean(axis=1), rtol=1e-5)
+    randomised.save(tmp_path / "run")
+    assert gpuvox.report(tmp_path / "run").name == "run_report.html"
+    found = gpuvox.clusters(tmp_path / "run_tfce_corrp_tstat1", tmp_path / "run_tstat1", subpeaks=0)
+    expected = randomised.clusters("MS - HC", subpeaks=0)
+    assert_allclose(found[["voxels", "p", "x"]].astype(float), expected[["voxels", "p", "x"]].astype(float))
+    with pytest.raises(ValueError, match="1 - p is expected"):
+        gpuvox.clusters(tmp_path / "run_tstat1")
+
+
+def test_what_the_package_shows():
+    assert {"voxelwise", "randomise", "study", "clusters", "report", "nilearn"} <= set(dir(gpuvox))
+    assert all(getattr(gpuvox, name) is not None for name in dir(gpuvox))
 
 
 # -- what randomise takes --------------------------------------------------------------------------------------------

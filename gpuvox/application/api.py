@@ -29,6 +29,7 @@ from gpuvox.distributed.launch import check_client
 from gpuvox.errors import DesignError, SettingError
 from gpuvox.files import locks
 from gpuvox.files.targets import check_targets
+from gpuvox.findings.values import HeldImages
 from gpuvox.grid import Grid
 from gpuvox.plain import several
 from gpuvox.reporter import Progress, Reporter
@@ -153,6 +154,9 @@ class Randomised(Result):
     def image(self, name: str, kind: str = "") -> Any:
         """A map as a nibabel image, 0 outside the mask: by FSL's name, or by a test and a kind."""
         return files.make_image(self.in_grid(self.maps[(name, kind) if kind else name]), self.grid)
+
+    def _held_images(self) -> dict[str, HeldImages]:
+        return {"": HeldImages(self.inputs.data, self.grid)}
 
     def save(self, root: str | os.PathLike[str], outputs: OutputOptions | None = None) -> None:
         """Write the files that ``gpuvox randomise -o root`` writes.

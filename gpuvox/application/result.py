@@ -5,27 +5,45 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from html import escape
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpuvox import files
 from gpuvox.analysis import TestResult
+from gpuvox.application.arrays import as_cohort
 from gpuvox.application.findings import Finding, find, log_p, p_values
-from gpuvox.errors import SettingError
+from gpuvox.errors import InputError, SettingError
 from gpuvox.findings.map_names import OF_VOXELS, map_entities, title
+from gpuvox.findings.runs import by_precedence
 from gpuvox.grid import Grid
 from gpuvox.plain import escaped, several
 from gpuvox.pvalues import false_discovery_rate
-from gpuvox.types import Float32, Float64, Ints
+from gpuvox.reporter import Reporter
+from gpuvox.types import AnyArray, Float32, Float64, Ints
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gpuvox.findings.tested import ClusterOptions, TestedMaps
+    from gpuvox.findings.values import HeldImages
 
 CORRECTED = ("FWE", "FWEacross", "FDR")
 """How the names of corrections of p-values end; ``Unc`` is none."""
+EFFECTS = {
+    "effect": "estimate", "se": "se", "partialetasq": "partialetasq",
+    **{f"{size}{ours}": f"{size}{column}" for size in ("d", "partialr")
+       for ours, column in (("", ""), ("CI95lower", "_low"), ("CI95upper", "_high"))},
+}  # fmt: skip
+"""Maps of effects, and what they are called in tables of clusters."""
 STYLES = {
     "card": "border:1px solid #8886;border-radius:6px;padding:.6em .9em;display:inline-block;max-width:100%;"
     "overflow-x:auto;font-size:14px;line-height:1.45",
@@ -190,6 +208,135 @@ class Result(ABC):
         """A map of a test as a nibabel image, 0 outside the mask; see `map`."""
         return files.make_image(self.in_grid(self.map(test, kind)), self.grid)
 
+    def correction(self, test: str, chosen: str = "") -> str:
+        """The correction of p-values that is shown of a test: that of TFCE, of clusters, or the first there is.
+
+        Raises
+        ------
+        SettingError
+            The test has no such p-values.
+        """
+        there = [desc for desc in self.test(test).p if desc.endswith(CORRECTED)]
+        if chosen and chosen not in there:
+            raise NoSuchMapError(
+                f"the test {test!r} has no p-values {chosen!r}; it has {', '.join(there) or 'none'}"
+            )
+        return chosen or next(iter(by_precedence(there)), "")
+
+    def clusters(
+        self,
+        test: str,
+        *,
+        atlas: str | os.PathLike[str] | None = None,
+        names: str | os.PathLike[str] | None = None,
+        correction: str = "",
+        **options: Any,
+    ) -> pd.DataFrame:
+        """The clusters of a test: extent, corrected p, peaks with their effects, and regions of an atlas.
+
+        Parameters
+        ----------
+        test : str
+        atlas : path, optional
+            A label image on any grid, or an FSL atlas in XML.
+        names : path, optional
+            Names of its labels.
+        correction : str
+            ``"tfceFWE"``, ``"voxFWE"``, ``"clusterSizeFWE"`` …; see `correction`.
+        **options
+            ``p`` (0.05), ``extent`` (smallest cluster, in voxels), ``connectivity`` (26), ``subpeaks`` (3),
+            ``distance`` (of peaks, 8 mm).
+
+        Returns
+        -------
+        DataFrame
+            A row for each peak; see `findings.clusters.to_table`.
+
+        Raises
+        ------
+        InputError
+            The test has no p-values, it is unknown where the voxels are, or the atlas cannot be read.
+        """
+        from gpuvox.findings.atlas import read_atlas
+
+        self._need_places()
+        of_atlas = None if atlas is None else read_atlas(atlas, self.grid, names)
+        if of_atlas is not None and of_atlas.note:
+            files.notice(of_atlas.note)
+        return self._maps(test, correction).clusters(_cluster_options(options), of_atlas)[1]
+
+    def plot(self, test: str, *, correction: str = "", p: float = 0.05, underlay: Any = None) -> Any:
+        """Slices through all clusters of a test: the statistic, opaque where the corrected p is below a level.
+
+        Parameters
+        ----------
+        test : str
+        correction : str
+            See `clusters`.
+        p : float
+            The level.
+        underlay : path or nibabel image, optional
+            Anatomy, on the grid of the analysis.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            ``figure.savefig("slices.png")`` writes it; notebooks show it.
+        """
+        from gpuvox.findings.pictures import slices_of
+
+        self._need_places()
+        tested, maps = self.test(test), self._maps(test, correction)
+        anatomy = None if underlay is None else _underlay(underlay, self.grid)
+        return slices_of(maps, tested.name, tested.statistic, p, anatomy)
+
+    def report(self, out: str | os.PathLike[str] = "report.html", **options: Any) -> Path:
+        """Write the report of the run: a page, and in a folder of its name tables and figures.
+
+        Parameters
+        ----------
+        out : path
+            The page.
+        **options
+            ``underlay``, ``atlas``, ``names``, ``correction``, and those of `clusters`; see ``gpuvox report --help``.
+
+        Returns
+        -------
+        Path
+            The page.
+        """
+        from gpuvox.findings.report import execute, options_of
+
+        self._need_places()
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder) / "run"
+            self.save(root)
+            options = {"data": self._held_images(), **options}
+            return execute(root, out, options_of(**options), replace(Reporter.silent(), warn=files.notice))
+
+    @abstractmethod
+    def _held_images(self) -> dict[str, HeldImages]:
+        """The data that were analysed, by set of images."""
+
+    @abstractmethod
+    def save(self, root: str | os.PathLike[str]) -> None:
+        """Write the files of the command."""
+
+    def _need_places(self) -> None:
+        if self.grid.shape[1:] == (1, 1):
+            raise InputError("it is not known where the voxels of this result are; give a mask to the analysis")
+
+    def _maps(self, test: str, correction: str) -> TestedMaps:
+        """The maps of a test, for its clusters and pictures."""
+        from gpuvox.findings.tested import TestedMaps
+
+        tested, desc = self.test(test), self.correction(test, correction)
+        if not desc:
+            raise InputError(f"the test {test!r} has no corrected p-values, so that it has no clusters")
+        effects = {EFFECTS[name]: values for name, values in tested.maps.items() if name in EFFECTS}
+        n = 0 if desc.endswith("FDR") else tested.result.shuffler.n
+        return TestedMaps(self.grid, tested.maps[tested.statistic], tested.p[desc], n, effects)
+
     def _lines(self) -> Iterator[str]:
         yield self.headline
         for each in self.tested:
@@ -212,6 +359,24 @@ class Result(ABC):
             f'<div style="{STYLES["card"]}"><div>{_html(self.headline)}</div>'
             f'<table style="{STYLES["table"]}"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
         )
+
+
+def _cluster_options(options: dict[str, Any]) -> ClusterOptions:
+    from gpuvox.findings.tested import ClusterOptions
+
+    known = [each.name for each in fields(ClusterOptions)]
+    unknown = next((name for name in options if name not in known), None)
+    if unknown is not None:
+        raise SettingError(f"unknown option {unknown!r}; there are {', '.join(known)}")
+    return ClusterOptions(**options)
+
+
+def _underlay(underlay: Any, grid: Grid) -> AnyArray:
+    """(nx, ny, nz) Values of an image on a grid."""
+    whole = replace(grid, mask=np.ones(grid.shape, dtype=bool))
+    images = underlay if isinstance(underlay, str | os.PathLike) else [underlay]
+    values = np.asarray(as_cohort(images, whole, what="the underlay")[0])
+    return whole.to_volume(values[0])
 
 
 def _row(tested: Tested) -> tuple[str, str, str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from gpuvox import __version__
@@ -91,7 +89,9 @@ def run(argv: Sequence[str]) -> int:
     """Exit status 0."""
     parser = build_parser()
     options = parser.parse_args(argv)
-    study = _study(options.run)
+    from gpuvox.front_door import study_record
+
+    study = study_record(options.run)
     if study is not None:
         for name in OF_RUNS:
             if getattr(options, name) != parser.get_default(name):
@@ -112,12 +112,3 @@ def run(argv: Sequence[str]) -> int:
             options.run, options.out, options_of(**{name: getattr(options, name) for name in OF_RUNS}), reporter
         )
     return 0
-
-
-def _study(name: str) -> Path | None:
-    """The record of a study, if the name is of one, or of a folder with one."""
-    path = Path(name)
-    if (path / "study.json").is_file() and not (path / "voxelwise.json").is_file():
-        return path / "study.json"
-    is_record = path.name == "voxelwise.json" or os.fspath(path).endswith("_randomise.json")
-    return path if path.suffix == ".json" and not is_record else None

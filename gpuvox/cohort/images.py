@@ -21,13 +21,11 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, TypeAlias
 
-import pandas as pd
-
 from gpuvox import files, participants
-from gpuvox.cohort.table import ID, VISIT_COLUMNS, Cohort, listed
+from gpuvox.cohort.table import Cohort, listed
 from gpuvox.errors import FileError
 from gpuvox.files.missing import expand
-from gpuvox.participants import Rows, canonical, canonical_visit
+from gpuvox.participants import ID, VISIT_COLUMNS, Rows, canonical, canonical_visit
 from gpuvox.plain import several
 from gpuvox.reporter import Reporter
 from gpuvox.tables.reading import is_missing
@@ -237,7 +235,7 @@ def _by_column(column: str, cohort: Cohort) -> CohortImages:
 def _by_volume(source: str, cohort: Cohort) -> CohortImages:
     header = files.read_header(source)
     n = header.shape[3]
-    who = participants.of_volumes(source) or _of_companion(header.path, n, cohort)
+    who = participants.of_volumes(source, cohort.visit_column)
     if who is None:
         stem = files.split_suffix(header.path)[0]
         raise FileError(
@@ -248,20 +246,6 @@ def _by_volume(source: str, cohort: Cohort) -> CohortImages:
     volumes = join_volumes(cohort.who, who)
     missing = {row: f"no volume of {header.path}" for row in range(len(cohort)) if row not in volumes}
     return CohortImages(dict.fromkeys(volumes, header.path), missing, volumes, n)
-
-
-def _of_companion(image: Path, n: int, cohort: Cohort) -> Rows | None:
-    """The participants of the volumes, from the table beside an image."""
-    stem = files.split_suffix(image)[0]
-    path = next((stem + ending for ending in (".tsv", ".csv") if os.path.isfile(stem + ending)), None)
-    if path is None:
-        return None
-    table: pd.DataFrame = files.read_table(path, [ID], long=True)
-    if len(table) != n:
-        raise FileError(f"{path} has {several(len(table), 'row')}; {image} has {several(n, 'volume')}", file=path)
-    visit = next((name for name in (cohort.visit_column, *VISIT_COLUMNS) if name in table.columns), None)
-    visits = tuple(table[visit].str.strip()) if visit and cohort.visit_column else ()
-    return Rows(tuple(table[ID]), path, "volume", visits)
 
 
 def join_volumes(rows: Rows, volumes: Rows) -> dict[int, int]:

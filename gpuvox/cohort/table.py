@@ -12,15 +12,12 @@ import pandas as pd
 
 from gpuvox import files
 from gpuvox.errors import FileError
-from gpuvox.participants import Rows
+from gpuvox.participants import ID, VISIT_COLUMNS, Rows
 from gpuvox.plain import several
 from gpuvox.tables.columns import require
 from gpuvox.tables.levels import check_categories, is_declared
 from gpuvox.tables.reading import label, typed
 
-ID = "participant_id"
-VISIT_COLUMNS = ("session_id", "session", "ses", "visit_id", "visit", "timepoint", "time_point", "wave", "run")
-"""Columns that tell the rows of one participant apart; the first that is there counts."""
 MOST_LISTED = 12
 """Participants that a message lists by name."""
 

@@ -21,6 +21,8 @@ from gpuvox.files.writing import write_text
 # Columns of a table of numbers that identify participants, or name rows.
 ID_COLUMNS = ("participant_id", "participant", "subject_id", "subject", "id")
 NAME_COLUMNS = ("", "contrast", "contrasts", "contrast_name", "name", "test", "f_test")
+PARTICIPANT, CONTRAST = "/Participant", "/ContrastName"
+"""Keys of names of rows in the header of a VEST file, before the number of the row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +34,9 @@ class Matrix:
     values : (rows, columns) float64
         Finite.
     row_names : tuple of str
-        `/ContrastName1` … of a VEST file, with "" for missing ones; the column of names of a table (`participant_id`,
-        `contrast`, or the first if it has no name, as pandas writes an index); empty if there are no names.
+        `/ContrastName1` … or `/Participant1` … of a VEST file, with "" for missing names of contrasts; the column of
+        names of a table (`participant_id`, `contrast`, or the first if it has no name, as pandas writes an index);
+        empty if there are no names.
     column_names : tuple of str
         The header row of a table, without the column of names; empty for a VEST file.
     """
@@ -89,15 +92,18 @@ def write_vest(path: Name, matrix: ArrayLike, kind: str = "mat", *, names: Seque
     kind : {"mat", "con", "fts", "grp"}
         Rows are points ("mat", "grp") or contrasts ("con", "fts").
     names : sequence of str, optional
-        Names of the contrasts.
+        Names of the rows: of participants, or of contrasts. They are lines of the header, ``/Participant1`` in the
+        manner of the ``/ContrastName1`` that FSL's own programs write.
     """
     if kind not in ("mat", "con", "fts", "grp"):
         raise ValueError(f"kind is {kind!r}; it must be 'mat', 'con', 'fts' or 'grp'")
     values = np.asarray(matrix, dtype=np.float64)
     values = values.reshape(len(values), -1)
     rows, columns = values.shape
-    lines = [f"/ContrastName{i}\t{name}" for i, name in enumerate(names, start=1)]
-    lines += [f"/NumWaves {columns}", f"/Num{'Points' if kind in ('mat', 'grp') else 'Contrasts'} {rows}"]
+    of_points = kind in ("mat", "grp")
+    key = PARTICIPANT if of_points else CONTRAST
+    lines = [f"{key}{i}\t{' '.join(name.split())}" for i, name in enumerate(names, start=1)]
+    lines += [f"/NumWaves {columns}", f"/Num{'Points' if of_points else 'Contrasts'} {rows}"]
     lines += ["", "/Matrix"]
     lines += [" ".join(repr(value).removesuffix(".0") for value in row) for row in values.tolist()]
     write_text(path, "\n".join(lines) + "\n")
@@ -117,7 +123,14 @@ def _parse_vest(path: Path, lines: Sequence[str]) -> Matrix:
     values = [finite_row(path, i, fields, columns, "/NumWaves") for i, fields in numbered]
     if len(values) != rows:
         raise FileError(f"{path} has {len(values)} rows after /Matrix; {rows_key} says {rows}")
-    names = tuple(keys.get(f"/ContrastName{i}", "") for i in range(1, rows + 1))
+    participants = sum(re.fullmatch(rf"{PARTICIPANT}\d+", name) is not None for name in keys)
+    key = PARTICIPANT if participants else CONTRAST
+    names = tuple(keys.get(f"{key}{i}", "") for i in range(1, rows + 1))
+    if participants and (participants != rows or not all(names)):
+        raise FileError(
+            f"{path} has {rows} rows, and names {participants} participants ({PARTICIPANT}1 …) in its header; one for "
+            "each row is expected, or none"
+        )
     return Matrix(np.array(values), names if any(names) else ())
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from gpuvox.findings.scene import Scene, VoxelwiseTest, peak_of, significant
 from gpuvox.findings.sentences import level_text
 from gpuvox.findings.tested import ClusterOptions, TestedMaps, read_grid, read_p, read_tested
 from gpuvox.findings.value_plots import MOST, Panel, value_figure
-from gpuvox.findings.values import adjusted_values, find_images, value_table
+from gpuvox.findings.values import HeldImages, adjusted_values, find_images, value_table
 from gpuvox.grid import Grid
 from gpuvox.plain import several
 from gpuvox.reporter import Reporter
@@ -48,7 +48,8 @@ class ReportOptions:
     correction : str
         ``tfceFWE``, ``voxFWE`` …; by default TFCE if the run has it, else the first of mass, size and voxels.
     mask, underlay, atlas, names, data, design, contrasts : str
-        Images and files; empty for none. `design` and `contrasts` are for a run that has no record of them.
+        Images and files; empty for none. `data` may be images in memory, by set. `design` and `contrasts` are for a run
+        that has no record of them.
     """
 
     clusters: ClusterOptions = field(default_factory=ClusterOptions)
@@ -57,7 +58,7 @@ class ReportOptions:
     underlay: str = ""
     atlas: str = ""
     names: str = ""
-    data: str = ""
+    data: str | Mapping[str, HeldImages] = ""
     design: str = ""
     contrasts: str = ""
 
@@ -123,7 +124,8 @@ def execute(
 def _check_outputs(page: Path, folder: Path, options: ReportOptions) -> None:
     if page.suffix.casefold() not in (".html", ".htm"):
         raise FileError(f"the report {page} is not a name of HTML; report.html is expected", option="--out")
-    read = [each for each in (options.names, options.data, options.design, options.contrasts) if each]
+    data = options.data if isinstance(options.data, str) else ""
+    read = [each for each in (options.names, data, options.design, options.contrasts) if each]
     files.check_not_read([page], read)
     if folder.exists() and not folder.is_dir():
         raise FileError(f"tables and figures of the report cannot be written: {folder} is not a folder")
@@ -236,7 +238,7 @@ def _corrections(run: Run, grid: Grid, options: ClusterOptions) -> pd.DataFrame:
 
 
 def _values(
-    run: Run, analysed: Sequence[_Analysed], grid: Grid, data: str
+    run: Run, analysed: Sequence[_Analysed], grid: Grid, data: str | Mapping[str, HeldImages]
 ) -> tuple[list[tuple[pd.DataFrame, Floats] | None], str]:
     """Of each test: mean and eigenvariate of every participant in every cluster, and the means, (n, clusters).
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -378,6 +378,10 @@ def _maps_by_name(root: Path, test: str) -> tuple[dict[str, CorrectedMap], dict[
 
 
 def _ordered(maps: Mapping[str, CorrectedMap]) -> dict[str, CorrectedMap]:
+    return {desc: maps[desc] for desc in by_precedence(maps)}
+
+
+def by_precedence(corrections: Iterable[str]) -> list[str]:
     """Family-wise error of a test first, then over all tests, then false discovery rates; each by `PRECEDENCE`."""
 
     def rank(desc: str) -> tuple[int, int]:
@@ -385,7 +389,7 @@ def _ordered(maps: Mapping[str, CorrectedMap]) -> dict[str, CorrectedMap]:
         correction = ("FWE", "FWEacross", "FDR").index(desc.removeprefix(kind))
         return correction, PRECEDENCE.index(kind) if kind in PRECEDENCE else len(PRECEDENCE)
 
-    return {desc: maps[desc] for desc in sorted(maps, key=rank)}
+    return sorted(corrections, key=rank)
 
 
 def correction_title(desc: str) -> str:

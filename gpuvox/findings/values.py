@@ -19,6 +19,7 @@ from gpuvox.errors import FileError
 from gpuvox.findings.clusters import eigenvariate
 from gpuvox.findings.runs import Run
 from gpuvox.grid import Grid
+from gpuvox.scratch import Data, pieces_with
 from gpuvox.types import Bools, Float64, Floats
 
 
@@ -43,7 +44,29 @@ class Images:
         return data[list(self.volumes)] if self.volumes else data
 
 
-def find_images(run: Run, data: str = "", of: str = "") -> Images | str:
+@dataclass(frozen=True, eq=False)
+class HeldImages:
+    """Images in memory, as they were analysed.
+
+    Attributes
+    ----------
+    data : (n, V) float32, array or `scratch.Tiles`
+    grid : Grid
+    """
+
+    data: Data
+    grid: Grid
+
+    def read(self, grid: Grid) -> Floats:
+        """(n, V) Values at the voxels of a mask, which are among those of the data."""
+        inside = np.flatnonzero(self.grid.to_vector(grid.mask))
+        values = np.empty((self.data.shape[0], len(inside)), dtype=np.float32)
+        for place, part, column in pieces_with(self.data, inside):
+            values[:, place] = part[:, column]
+        return values
+
+
+def find_images(run: Run, data: str | Mapping[str, HeldImages] = "", of: str = "") -> Images | HeldImages | str:
     """The images that a run analysed, or why they are not used.
 
     Images that only the record names are used if their SHA-256 is the recorded one: they are what was analysed, and a
@@ -52,8 +75,8 @@ def find_images(run: Run, data: str = "", of: str = "") -> Images | str:
     Parameters
     ----------
     run : Run
-    data : str
-        A 4D image, a pattern or a list, which the user names; see `files.image_names`.
+    data : str or dict
+        A 4D image, a pattern or a list, which the user names; see `files.image_names`. Or images in memory, by set.
     of : str
         The set of images, where a run has several.
 
@@ -62,6 +85,8 @@ def find_images(run: Run, data: str = "", of: str = "") -> Images | str:
     FileError
         `data` has another number of volumes than the design has rows, or is not what was analysed.
     """
+    if not isinstance(data, str):
+        return data.get(of, "the images that were analysed are not known")
     if data:
         images = Images(files.image_names(data))
         count = files.count_volumes(data)

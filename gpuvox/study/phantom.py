@@ -574,7 +574,7 @@ def _write_tables(out: str, template: Template, cohort: Cohort) -> None:
     files.write_text(os.path.join(out, "participants.tsv"), "\n".join(lines) + "\n")
     files.write_text(os.path.join(out, "study.toml"), _study(template))
     design, contrasts = design_of(cohort)
-    files.write_vest(os.path.join(out, "design.mat"), design)
+    files.write_vest(os.path.join(out, "design.mat"), design, names=list(ids))
     files.write_vest(os.path.join(out, "design.con"), contrasts, "con", names=("MS > HC", "MS < HC"))
     lines = ["participant_id\tpart\tvolume\tiron\tmyelin"]
     for part in template.parts:

@@ -38,6 +38,7 @@ from gpuvox.cohort.longitudinal import SUMMARIES, Longitudinal
 from gpuvox.errors import SettingError
 from gpuvox.estimates import parameter_estimates
 from gpuvox.files import locks
+from gpuvox.findings.values import HeldImages
 from gpuvox.grid import Grid
 from gpuvox.joint import JointNull
 from gpuvox.plain import several
@@ -119,6 +120,9 @@ class VoxelwiseResult(Result):
             for each in self.tested
             for kind, values in each.maps.items()
         }
+
+    def _held_images(self) -> dict[str, HeldImages]:
+        return {run.images: HeldImages(result.inputs.data, result.grid) for run, result in self.runs}
 
     def save(self, folder: str | os.PathLike[str], *, fsl_names: bool = False) -> None:
         """Write the folder that ``gpuvox voxelwise --out folder`` writes.

@@ -200,7 +200,7 @@ class ResultFolder:
 
     def _write_run(self, analysis: VoxelwiseAnalysis, run: Run) -> None:
         root = self.root(run)
-        files.write_vest(f"{root}.mat", analysis.model.matrix)
+        files.write_vest(f"{root}.mat", analysis.model.matrix, names=analysis.cohort.ids)
         files.write_vest(f"{root}.con", run.contrasts, "con", names=run.names.contrasts)
         if len(run.f_tests):
             files.write_vest(f"{root}.fts", run.f_tests, "fts")
@@ -209,7 +209,7 @@ class ResultFolder:
             rows = [",".join(map(str, row)) for row in blocks.tolist()]
             write_text(Path(f"{root}_blocks.csv"), "\n".join(rows) + "\n")
         elif blocks is not None:
-            files.write_vest(f"{root}.grp", blocks, "grp")
+            files.write_vest(f"{root}.grp", blocks, "grp", names=analysis.cohort.ids)
         if run.labels is not None:
             files.write_vest(f"{root}_effective.mat", run.labels)
         who = analysis.cohort.who

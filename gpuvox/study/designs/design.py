@@ -72,15 +72,16 @@ class Design:
     def write(self, root: str | os.PathLike[str], who: Rows | None = None) -> None:
         """Write ``root.mat`` and ``root.con``, and ``root.fts`` and ``root.grp`` if there are F tests and blocks.
 
-        ``root_design.json`` lists the names of EVs and contrasts, and the participants of the rows.
+        ``root_design.json`` lists the names of EVs and contrasts, and the participants of the rows; these are in the
+        header of ``root.mat`` and ``root.grp`` too, so that a copy of either keeps them.
         """
-        files.write_vest(f"{root}.mat", self.matrix)
+        ids, visits = (who.ids, who.visits) if who else ((), ())
+        files.write_vest(f"{root}.mat", self.matrix, names=ids)
         files.write_vest(f"{root}.con", self.contrasts, "con", names=self.contrast_names)
         if len(self.f_tests):
             files.write_vest(f"{root}.fts", self.f_tests, "fts")
         if self.blocks is not None:
-            files.write_vest(f"{root}.grp", self.blocks, "grp")
-        ids, visits = (who.ids, who.visits) if who else ((), ())
+            files.write_vest(f"{root}.grp", self.blocks, "grp", names=ids)
         names = Names(self.names, self.contrast_names, self.f_names)
         participants.write_design_sidecar(root, names, ids, visits)
 
