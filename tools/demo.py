@@ -1,10 +1,13 @@
 """`make demo`: a synthetic cohort with known ground truth, the whole study on it, and its findings beside the truth.
 
+In the end, one map of the study is analysed by itself, with `gpuvox voxelwise` and `gpuvox report`.
+
 python tools/demo.py FOLDER
 """
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -36,7 +39,7 @@ def say(text: str = "") -> None:
 
 def run(*arguments: str) -> None:
     """A command of gpuvox; its failure ends the demo."""
-    say("$ gpuvox " + " ".join(arguments))
+    say("$ gpuvox " + shlex.join(arguments))
     status = gpuvox(list(arguments))
     if status:
         sys.exit(status)
@@ -73,8 +76,19 @@ def compare(cohort: Path) -> None:
         say(f"  {part:18s}" + "".join(cells))
 
 
+def analyse(cohort: Path) -> None:
+    """One map of the study in the command for any voxelwise analysis, and its report."""
+    out, template = cohort / "voxelwise", cohort / "template"
+    run(
+        "voxelwise", str(cohort / "participants.tsv"), "--images", str(cohort / "results" / "maps" / "iron"),
+        "--mask", str(template / "deepgray"), "--model", "group + age + sex", "--test", "iron loss: HC - MS",
+        "--test", "iron gain: MS - HC", "-n", "1000", "--seed", "1", "--out", str(out),
+    )  # fmt: skip
+    run("report", str(out), "--atlas", str(template / "labels"), "--names", str(template / "labels.tsv"))
+
+
 def main(folder: Path) -> int:
-    """Make, run, compare."""
+    """Make, run, compare, and analyse one map by itself."""
     cohort = folder / "cohort"
     begin = time.perf_counter()
     if (cohort / "study.toml").exists():
@@ -86,8 +100,11 @@ def main(folder: Path) -> int:
     say()
     compare(cohort)
     say()
+    analyse(cohort)
+    say()
     count = files.count_volumes(cohort / "results" / "maps" / "iron")
     say(f"{count} participants, {time.perf_counter() - begin:.0f} s. Open {cohort / 'results' / 'report.html'}")
+    say(f"and {cohort / 'voxelwise' / 'report.html'}")
     return 0
 
 
