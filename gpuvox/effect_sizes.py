@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from scipy import special, stats
 from scipy.interpolate import CubicSpline
@@ -80,9 +82,7 @@ def _noncentrality(t: Float64, df: int) -> Float64:
 
     It is a smooth function of t: it is solved at knots, evenly spaced in arsinh t, and interpolated between them.
     """
-    knots = np.linspace(-np.arcsinh(LARGEST_T), np.arcsinh(LARGEST_T), 1025)
-    spline = CubicSpline(knots, np.arcsinh(_solve(np.sinh(knots), df)))
-    inside = np.sinh(spline(np.arcsinh(np.clip(t, -LARGEST_T, LARGEST_T))))
+    inside = np.sinh(_limit_by_t(df)(np.arcsinh(np.clip(t, -LARGEST_T, LARGEST_T))))
     # Far out, δ² ≈ a·t² + b, where a is a quantile of χ²/df; b makes it continuous.
     with np.errstate(divide="ignore", over="ignore"):
         square = np.where(t > 0, special.chdtri(df, 1 - TAIL), special.chdtri(df, TAIL)) / df
@@ -90,6 +90,13 @@ def _noncentrality(t: Float64, df: int) -> Float64:
         outside = t * np.sqrt(np.maximum(square + bend, 0))
     limits: Float64 = np.where(np.abs(t) > LARGEST_T, outside, inside)
     return limits
+
+
+@lru_cache(maxsize=16)
+def _limit_by_t(df: int) -> CubicSpline:
+    """arsinh δ by arsinh t."""
+    knots = np.linspace(-np.arcsinh(LARGEST_T), np.arcsinh(LARGEST_T), 1025)
+    return CubicSpline(knots, np.arcsinh(_solve(np.sinh(knots), df)))
 
 
 def _solve(t: Float64, df: int) -> Float64:

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.optimize import brentq
+from scipy.stats import nct, norm
 
 import gpuvox
 from gpuvox.cli.main import main
@@ -283,6 +285,53 @@ def test_effects_are_those_of_statsmodels(two_groups):
     eta = read(out / "contrast-group_stat-partialetasq_statmap")[3, 3, 3]
     assert eta == pytest.approx(f / (f + 12), rel=1e-4)
     assert not list((out / "randomise").glob("*glm*"))
+
+
+def independent_limits(t, df, factor):
+    """Confidence limits of d from the noncentral t distribution of scipy, by a root finder of its own."""
+    lower, upper = (
+        brentq(lambda delta, share=share: nct.cdf(t, df, delta) - share, t - 12, t + 12)
+        for share in (0.975, 0.025)
+    )
+    return lower * factor, upper * factor
+
+
+def test_maps_of_effects_and_their_limits_are_those_of_other_programs(two_groups):
+    """One sample and a slope against statsmodels, limits of d against scipy's noncentral t, at many voxels."""
+    import statsmodels.api as sm
+
+    t, folder = two_groups.table, two_groups.folder
+    common = {"mask": folder / "mask.nii.gz", "n_permutations": 2, "seed": 1, "voxel": True, "tfce": False}
+    images = f"{folder}/maps/{{participant_id}}_gm.nii.gz"
+    one = gpuvox.voxelwise(images, t, **common)
+    slope = gpuvox.voxelwise(images, t, "sex + age", ["age"], **common)
+    groups = gpuvox.voxelwise(images, t, "group", ["MS - HC"], **common)
+    inside = nib.load(folder / "mask.nii.gz").get_fdata() > 0
+    rows = np.stack([one.grid.to_vector(values) for values in two_groups.values]).astype(float)
+    assert rows.shape[1] == inside.sum()
+    designs = {
+        "mean": (one, np.ones((16, 1)), [1]),
+        "age": (slope, np.column_stack([dummy(t.sex, "F"), dummy(t.sex, "M"), centred(t.age)]), [0, 0, 1]),
+        "MS - HC": (groups, np.column_stack([dummy(t.group, "HC"), dummy(t.group, "MS")]), [-1, 1]),
+    }
+    for name, (result, design, contrast) in designs.items():
+        df, maps = 16 - design.shape[1], {kind: values for (_, kind), values in result.maps.items()}
+        for voxel in range(0, inside.sum(), 7):
+            expected = sm.OLS(rows[:, voxel], design).fit().t_test(contrast)
+            value = expected.tvalue.item()
+            got = {kind: float(values[voxel]) for kind, values in maps.items()}
+            assert got["effect"] == pytest.approx(expected.effect.item(), rel=1e-4, abs=1e-6)
+            assert got["se"] == pytest.approx(expected.sd.item(), rel=1e-4)
+            if name == "age":
+                r = value / np.sqrt(value**2 + df)
+                z = np.arctanh(r) + np.array([-1, 1]) * norm.isf(0.025) / np.sqrt(df - 1)
+                limits = (r, *np.tanh(z))
+                size = "partialr"
+            else:
+                factor, size = np.sqrt(1 / 16 if name == "mean" else 2 / 8), "d"
+                limits = (value * factor, *independent_limits(value, df, factor))
+            mine = (got[size], got[f"{size}CI95lower"], got[f"{size}CI95upper"])
+            assert_allclose(mine, limits, rtol=2e-4, atol=2e-5, err_msg=f"{name} {voxel}")
 
 
 # -- the folder -----------------------------------------------------------------------------------------------------

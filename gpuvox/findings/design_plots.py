@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpuvox.findings.figures import INK, Saved, draw_design, ignoring, own_style, saved, short
+from gpuvox.findings.figures import INK, Saved, draw_design, ignoring, own_style, saved
+from gpuvox.plain import escaped
 from gpuvox.types import Float64
 
 with ignoring():
@@ -39,8 +40,9 @@ def design_picture(matrix: Float64, names: Sequence[str], rows: str) -> Saved:
     rows : str
         What the rows are, for the axis: ``16 rows``.
     """
-    p = matrix.shape[1]
-    letters = max(len(short(name, 18)) for name in names) if p <= MOST_NAMED else 0
+    p, full = matrix.shape[1], names
+    names = [_end_of(name) for name in names] if p <= MOST_NAMED else [""] * p
+    letters = max(map(len, names))
     # Inches: of a panel, of the room for names below it and on its left, and between the panels.
     width, height = min(max(0.42 * p, 1.6), 6.0), min(max(0.42 * p, 3.2), 6.0)
     below, left, gap = 0.3 + 0.055 * letters, max(0.35, 0.06 * letters), 0.35 + 0.072 * letters
@@ -54,22 +56,26 @@ def design_picture(matrix: Float64, names: Sequence[str], rows: str) -> Saved:
         bar = figure.add_axes(
             (place + (width + 0.15) / total[0], below / total[1], 0.12 / total[0], height / total[1])
         )
-        draw_design(first, matrix, names if p <= MOST_NAMED else [""] * p, rows)
+        draw_design(first, matrix, names, rows)
         first.set_title("design", fontsize=9, loc="left")
         shown = second.imshow(r, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
         second.set_title("correlations of its columns", fontsize=9, loc="left")
         _name_cells(second, r, names)
         figure.colorbar(shown, cax=bar, ticks=[-1, -0.5, 0, 0.5, 1])
         bar.tick_params(labelsize=7.5)
-    return saved(figure, "design", _describe(r, names), vector=True)
+    return saved(figure, "design", _describe(r, full), vector=True)
+
+
+def _end_of(name: str, length: int = 18) -> str:
+    """The end of a name, by which the levels of one factor differ."""
+    text = escaped(name)
+    return text if len(text) <= length else f"…{text[1 - length :]}"
 
 
 def _name_cells(ax: Axes, r: Float64, names: Sequence[str]) -> None:
     p = len(names)
-    ticks = range(p) if p <= MOST_NAMED else []
-    labels = [short(name, 18) for name in names] if p <= MOST_NAMED else []
-    ax.set_xticks(ticks, labels, rotation=40, ha="right", rotation_mode="anchor", fontsize=7.5)
-    ax.set_yticks(ticks, labels, fontsize=7.5)
+    ax.set_xticks(range(p), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=7.5)
+    ax.set_yticks(range(p), names, fontsize=7.5)
     ax.set_facecolor("#dddddd")  # constant columns have no correlation
     for spine in ax.spines.values():
         spine.set_visible(True)
