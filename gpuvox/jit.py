@@ -36,6 +36,7 @@ __all__ = [
     "is_cached",
     "loop",
     "part",
+    "small",
     "software",
     "types",
 ]
@@ -167,6 +168,9 @@ part = _njit(
 
 checked = _njit(nogil=True)
 """For loops that Python calls, in which division by zero is an error."""
+
+small = _njit(nogil=True, pipeline_class=_LittleOptimised)
+"""Like `checked`, for loops over the rows of a design: to compile them takes longer than to run them."""
 
 
 def software() -> dict[str, str]:

@@ -49,7 +49,9 @@ __all__ = [
 ]
 
 BATCH_BYTES = 16 << 20
-"""Size of the batch of statistic maps that is held at a time."""
+"""Size of the batch of statistic maps that is held at a time; more with many subjects, see `BATCH_ROWS`."""
+BATCH_ROWS = 100
+"""Subjects up to which that size is enough: every batch reads the data once, more of which larger batches share."""
 STREAMED_BATCH_BYTES = 128 << 20
 """The same where every batch reads the data from a file: the products for it take longer than reading."""
 
@@ -188,8 +190,10 @@ class ObservedTest:
         """Permutations worth holding at a time."""
         choice, model = self.test.statistics, self.test.model
         wide = choice.uncorrected or choice.two_pass or (model.streamed and not model.has_exact)
-        per_map = model.n_voxels * (16 if wide else 4)
+        per_map = model.n_voxels * ((8 if self.device is None else 16) if wide else 4)
         room = STREAMED_BATCH_BYTES if model.streamed else BATCH_BYTES
+        if self.device is None and not model.streamed and self.test.shuffler.n_rows > BATCH_ROWS:
+            room = 2 * BATCH_BYTES
         if self.device is not None:
             room = self.device.free_bytes() // 8
         size = max(1, room // max(per_map, 1))

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gpuvox.errors import DesignError, InputError
-from gpuvox.jit import checked
+from gpuvox.jit import small
 from gpuvox.types import AnyArray, Float64, Int32, Ints, Words
 
 EQUAL = 1e-10
@@ -462,7 +462,7 @@ _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _ROUND_KEY, _ROUND_BIT, _DRAW = np.uint64(1), np.uint64(2), np.uint64(3)
 
 
-@checked
+@small
 def _philox(
     key: np.uint64, number: np.uint64, block: np.uint64, use: np.uint64
 ) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
@@ -476,7 +476,7 @@ def _philox(
     return c0, c1, c2, c3
 
 
-@checked
+@small
 def _bijection(key: np.uint64, indices: Words, n: np.uint64) -> Words:
     """Swap-or-not shuffle of 1 … n − 1, keyed; 0 stays 0. n ≤ 2^63."""
     bits = 0
@@ -502,7 +502,7 @@ def _bijection(key: np.uint64, indices: Words, n: np.uint64) -> Words:
     return out
 
 
-@checked
+@small
 def _draws(key: np.uint64, indices: Words, m: int) -> Words:
     """Random 32-bit words of each permutation: (shuffles, m rounded up to a multiple of four)."""
     blocks = (m + 3) // 4
@@ -515,7 +515,7 @@ def _draws(key: np.uint64, indices: Words, m: int) -> Words:
     return out
 
 
-@checked
+@small
 def _permute(
     draws: Words, ranks: Words, radix: Words, strata: Ints, classes: Ints, members: Ints, out: Int32
 ) -> None:
@@ -539,7 +539,7 @@ def _permute(
                 out[i, members[slot, k]] = members[sources[slot], k]
 
 
-@checked
+@small
 def shuffle_class(words: Words, first: int, last: int, pool: Ints) -> None:
     """Slots first … last − 1 in random order: Fisher-Yates, each draw biased by less than last / 2^32."""
     for k in range(first, last):
@@ -549,7 +549,7 @@ def shuffle_class(words: Words, first: int, last: int, pool: Ints) -> None:
         pool[k], pool[other] = pool[other], pool[k]
 
 
-@checked
+@small
 def unrank(
     rank: np.uint64,
     count: np.uint64,

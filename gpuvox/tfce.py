@@ -469,7 +469,7 @@ class Enhancer:
         if self.options.exact:
             return self._sorted(stat)
         maxima = np.zeros((2, len(stat)), dtype=np.int64)
-        maps = np.zeros((len(stat) if full else 0, stat.shape[1]), dtype=np.int64)
+        maps = np.empty((len(stat) if full else 0, stat.shape[1]), dtype=np.int64)  # all voxels are written
         high = np.zeros(len(stat), dtype=bool)
         if self.by_height:
             high = self._rise_above(stat)

@@ -106,7 +106,7 @@ def test_what_is_kept_of_compiled_loops_is_good_for_the_present_versions_of_all(
     for path in Path(jit.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = {each.name for each in node.names} if isinstance(node, ast.ImportFrom) else set()
-            if names & {"loop", "inner", "part", "checked", "intrinsic"} and node.module == "gpuvox.jit":
+            if names & {"loop", "inner", "part", "small", "checked", "intrinsic"} and node.module == "gpuvox.jit":
                 with_loops.add(path.relative_to(Path(jit.__file__).parent).as_posix().removesuffix(".py"))
     assert with_loops == set(jit.LOOPS)
     if not jit.WHY_NOT_KEPT:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from gpuvox.device import Device
@@ -82,6 +82,8 @@ class Batch:
         Number of the first map that is not the unpermuted one: 1 if the batch begins with that one, else 0.
     signs : {1, 2}
         2: the negative contrast is tested too.
+    measured : dict
+        What two statistics have in common, by what was measured: put there by one, taken out by the other.
     """
 
     model: StatisticModel
@@ -91,6 +93,7 @@ class Batch:
     unpermuted: Float32
     first: int = 0
     signs: int = 1
+    measured: dict[tuple[str, float], tuple[MapBatch, MapBatch]] = field(default_factory=dict)
 
     @property
     def device(self) -> Device | None:

@@ -35,7 +35,13 @@ class _OfClusters(Statistic):
         """Extent or mass, of a pair of both."""
 
     def _measure(self, measure: Callable[..., tuple[MapBatch, MapBatch]], batch: Batch) -> MapBatch:
-        return self._choose(measure(batch.maps, batch.grid, self.threshold, device=batch.device))
+        key = (measure.__name__, self.threshold)
+        measured = batch.measured.pop(key, None)
+        if measured is None:
+            measured = measure(batch.maps, batch.grid, self.threshold, device=batch.device)
+            if batch.device is None:  # a device has no memory to spare
+                batch.measured[key] = measured
+        return self._choose(measured)
 
     def evaluate(self, batch: Batch) -> MapBatch:
         """(B, V) What each voxel's cluster measures."""
