@@ -11,59 +11,43 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from cuda_on_cpu.shim import CXX, ShimDevice
 
 import gpuvox.cuda
-from bench.device import command, floors, machine, main, sanitizer, studies, table, timings
+import gpuvox.tuning
+from bench.device import (
+    command,
+    floors,
+    machine,
+    main,
+    model,
+    ncu,
+    sanitizer,
+    session,
+    steps,
+    studies,
+    table,
+    timings,
+    tune,
+)
 from bench.device import lab as laboratory
-from bench.device.checks import compare, families, primitives, runs
+from bench.device.checks import compare, families, runs
 from gpuvox.device import OutOfDeviceMemory
 from gpuvox.statistics import Statistics
+from gpuvox.tuning import Tuning
+from tests.cuda_on_cpu.shim import CXX, ShimDevice
+from tests.cuda_on_cpu.stopwatch import Stopwatch
 
 bench_process = command.process
 
 pytestmark = pytest.mark.skipif(CXX is None, reason="no C++ compiler")
 
 
-class Stopwatch:
-    """What `machine.Cuda` is to the command, without a GPU."""
-
-    def __init__(self):
-        self.device = ShimDevice()
-
-    def capped(self, limit):
-        return self.device if limit is None else ShimDevice(limit=limit)
-
-    def synchronise(self):
-        pass
-
-    def timed(self, work):
-        start = perf_counter()
-        work()
-        return 1e3 * (perf_counter() - start)
-
-    def facts(self):
-        return {"device": "Kernels on the CPU"}
-
-    def clocks(self):
-        return {}
-
-    def compile(self):
-        return {}
-
-    def copy_rate(self, n_bytes, repeats):
-        source, target = np.zeros(n_bytes, np.uint8), np.ones(n_bytes, np.uint8)
-        return machine.rate(self, lambda: np.copyto(target, source), 2 * n_bytes, repeats)
-
-    def fma_rate(self, repeats):
-        x = np.ones(100_000, np.float32)
-        return machine.rate(self, lambda: x * x + x, 2 * x.size, repeats)
-
-
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "process", no_process)
-    return laboratory.Lab(Stopwatch(), laboratory.TINY, out=tmp_path)
+    sizes = replace(laboratory.TINY, seconds=2000.0)  # the machine may be slow
+    facts = {"device": "Kernels on the CPU"}
+    return laboratory.Lab(Stopwatch(), sizes, laboratory.Report(facts), out=tmp_path)
 
 
 def no_process(arguments, folder):
@@ -77,36 +61,237 @@ def written(lab):
     return json.loads(path.read_text())
 
 
+def work(lab, *names):
+    """Steps in this process; the exit status."""
+    for name in names:
+        session.run_step(lab, name)
+    lab.report.steps = []
+    lab.write()
+    table.table(lab.report)
+    return 1 if lab.report.failed else 0
+
+
+CHECKS = [name for name in steps.STEPS if name.startswith("checks")]
+
+
 def test_correctness(lab, capsys):
-    assert main.work(lab, "correctness") == 0
+    assert work(lab, "machine", *CHECKS) == 0
     found = written(lab)
     assert len(found["checks"]) > 100
     assert {c["verdict"] for c in found["checks"]} == {"same bits", "within 1e-09"}
     assert found["left_out"] == found["skipped"] == found["failed"] == []
-    assert f"{len(found['checks'])} checks, 0 failed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{len(found['checks'])} checks, 0 failed" in said
+    for check in found["checks"]:
+        assert f"   {check['name']}\n" in said  # before it ran
+
+
+def test_first_checks(lab):
+    names = [check.name for check in families.first_checks(lab)]
+    assert len(names) == len(set(names)) == 8 + 8 + 3
+    assert "TFCE, C 26, 18 mm, FWHM 3.5" in names
 
 
 def test_timings(lab, capsys):
-    assert main.work(lab, "timings") == 0, lab.report.errors
+    names = "machine", "compile", "whole runs", "timings", "command", "CPU", "little memory"
+    assert work(lab, *names) == 0, lab.report.errors
     found = written(lab)
     assert found["checks"] == []
     names = [row["name"] for row in found["timings"]]
-    assert [name.split(",")[0] for name in names[:2]] == ["whole run", "CPU path"]
-    assert len(names) == len(set(names)) == 4 + 1 + 16 + 2 + 5 + 1 + 2 + 3
+    assert [name.split(",")[0] for name in names[:5]] == ["whole run"] * 4 + ["t maps"]
+    assert len(names) == len(set(names)) == 4 + 1 + 16 + 2 + 5 + 1 + 2 + 2 + 3
     for row in found["timings"]:
         assert row["fastest_ms"] <= row["ms"] <= row["slowest_ms"]
         assert row["us_per_map"] == pytest.approx(1e3 * row["ms"] / row["maps"])
         assert ("floor_ms" in row) == (not row["name"].startswith(("CPU", "command")))
-    (run,) = [
-        r for r in found["timings"] if r.get("part") == "whole" and r["mm"] == 18.0 and r["connectivity"] == 26
-    ]
-    cpu = found["timings"][3]
+    run, cpu = found["timings"][1], next(row for row in found["timings"] if row["name"].startswith("CPU"))
+    assert (run["connectivity"], run["voxel"]) == (26, False)
+    cpu = [row for row in found["timings"] if row["name"].startswith("CPU")][1]
     assert cpu["times_the_device"] == pytest.approx(cpu["us_per_map"] / run["us_per_map"])
+    assert len(found["breakdowns"]) == 4
     for breakdown in found["breakdowns"]:
         assert {"t maps", "ties", "TFCE", "downloads", "shuffles on the host"} <= breakdown["stages_ms"].keys()
         assert breakdown["calls"]["glm_maps<false>"]["calls"] == 1
         assert breakdown["calls"]["download"]["bytes"] > 0
-    assert "command, reading" in capsys.readouterr().out
+        predicted = breakdown["predicted_us_per_map_on_an_h100"]
+        assert predicted["TFCE"] > 0
+        assert predicted["allocations"] is None
+    assert found["facts"]["run_by_length"]["us_each"] != 0
+    assert found["facts"]["transfers"]["page_locked_to_device"]["per_s"] > 0
+    said = capsys.readouterr().out
+    assert "command, reading" in said
+    assert "predicted for an H100" in said
+
+
+def test_predictions_are_in_proportion():
+    assert model.predicted_us("t maps", 6, 235_000, 146, 4) == 8.5
+    assert model.predicted_us("t maps", 6, 470_000, 73, 2) == pytest.approx(8.5 / 2)
+    assert model.predicted_us("TFCE", 26, 23_500, 40, 1) == pytest.approx(2.2)
+    assert model.predicted_us("fills", 6, 1, 1, 1) is None
+
+
+def test_phases(lab, capsys):
+    assert work(lab, "phases") == 0
+    six, all_neighbours = written(lab)["phases"]
+    assert six["kernel"] == "tfce_peaks<6, false>"
+    assert all_neighbours["kernel"] == "tfce_peaks<26, false>"
+    for found in (six, all_neighbours):
+        names = [row["phase"] for row in found["phases"]]
+        assert names == [name for name in model.PHASES if name != "sweep: scores above"]
+        assert sum(row["share"] for row in found["phases"]) == pytest.approx(1)
+    assert "tfce_peaks<6, false>: levels" in capsys.readouterr().out
+
+
+@pytest.fixture
+def few_trials(monkeypatch):
+    monkeypatch.setattr(tune, "THREADS", (256, 512))
+    monkeypatch.setattr(tune, "RESIDENT", (2, 3))
+    monkeypatch.setattr(tune, "SHARED", (1.0, 0.5))
+    monkeypatch.setattr(tune, "TURNS", 1)
+
+
+def test_tuning(lab, monkeypatch, few_trials):
+    """What is faster wins, and is written to a file that the loader reads."""
+    real = tune.Trial.ms
+    monkeypatch.setattr(tune.Trial, "ms", lambda self, launch: real(self, launch) * launch.shared**10)
+    monkeypatch.setattr(tune.Trial, "ratio", lambda self, launch, default: launch.shared)
+    assert work(lab, "tuning") == 0
+    found = json.loads(next(lab.out.glob("*.json")).read_text())
+    assert {check["verdict"] for check in found["checks"]} == {"same bits"}
+    trials = found["tuning"]
+    peaks = [trial for trial in trials if trial.get("kernel") == "tfce_peaks<6, false>" and "ms" in trial]
+    assert {(512, 3), (512, 2), (256, 2), (256, 3)} <= {(trial["threads"], trial["resident"]) for trial in peaks}
+    assert {trial["waves"] for trial in trials if "waves" in trial} == {1, 2, 4}
+    assert {trial["substitution"] for trial in trials if "substitution" in trial} == set(tune.SUBSTITUTIONS)
+    assert not any("refused" in trial for trial in trials)
+    (path,) = lab.out.glob("*.toml")
+    assert path.name == "cpu.toml"
+    loaded = gpuvox.tuning.load("cpu", lab.out)
+    assert loaded.of("tfce_peaks<6, false>").shared == loaded.of("tfce_peaks<26, false>").shared == 0.5
+    assert loaded.as_toml() == found["facts"]["tuning"]
+
+
+def test_a_launch_with_other_bits_fails(lab, monkeypatch, few_trials):
+    """It is never chosen, however fast, and the session says so."""
+
+    class Wrong(ShimDevice):
+        def download(self, array):
+            values = super().download(array)
+            if self.tuning != Tuning() and values.dtype == np.int64:
+                values.reshape(-1)[-1:] += 1
+            return values
+
+    def tuned(tuning):
+        device = Wrong()
+        device.tuning = tuning
+        return device
+
+    monkeypatch.setattr(lab.machine, "tuned", tuned)
+    assert tune.tune_peaks(lab, 6) == {}
+    verdicts = [check["verdict"] for check in lab.report.checks]
+    assert verdicts[0] == "same bits"
+    assert set(verdicts[1:]) == {"failed"}
+
+
+def test_a_launch_that_is_refused_is_noted(lab, monkeypatch, few_trials):
+    def tuned(tuning):
+        if tuning != Tuning():
+            raise RuntimeError("too many resources requested for launch")
+        return ShimDevice()
+
+    monkeypatch.setattr(lab.machine, "tuned", tuned)
+    assert tune.tune_peaks(lab, 6) == {}
+    assert sum("too many resources" in entry.get("refused", "") for entry in lab.report.tuning) >= 3
+    assert lab.report.failed == []
+
+
+def test_texts_of_substitutions_apply():
+    for kernel, old, new in tune.SUBSTITUTIONS.values():
+        text = machine.with_substitution(kernel, old, new)
+        assert text != gpuvox.cuda.source(gpuvox.cuda.FAMILY[kernel])
+    with pytest.raises(ValueError, match="is not in the source of glm_exact"):
+        machine.with_substitution("glm_exact", "KERNEL_FOR(1, 2)", "")
+
+
+# -- the session ------------------------------------------------------------------------------------------------
+
+
+def in_children(tmp_path, kind, *options):
+    """Exit status and report of a session whose steps are processes."""
+    machine_name = f"tests.cuda_on_cpu.stopwatch:{kind}"
+    status = main.main(["--tiny", "--machine", machine_name, "--out", str(tmp_path), *options])
+    (path,) = tmp_path.glob("*.json")
+    return status, json.loads(path.read_text())
+
+
+def test_a_session(tmp_path, capfd):
+    """Steps in processes of their own; everything is in one file, named before it runs."""
+    status, found = in_children(tmp_path, "Stopwatch", "--only", "machine,checks: cluster", "--minutes", "1")
+    assert status == 0, found
+    assert [(step["name"], step["outcome"]) for step in found["steps"]] == [
+        ("machine", "done"), ("checks: cluster", "done"),
+    ]  # fmt: skip
+    assert found["facts"]["device"] == "Kernels on the CPU"
+    assert found["facts"]["ceilings"]["copy_bytes"]["per_s"] > 0
+    assert {check["verdict"] for check in found["checks"]} == {"same bits"}
+    said = capfd.readouterr().out
+    assert said.index("== machine (up to") < said.index("   transfers") < said.index("== checks: cluster")
+    assert [path.name[:18] for path in tmp_path.iterdir()] == ["kernels-on-the-cpu"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome"), [("Hanging", "stopped after 12 s"), ("Crashing", "ended by signal 6")]
+)
+def test_a_step_that_does_not_end_well(tmp_path, kind, outcome, monkeypatch):
+    """What it found before is kept, the next step runs, and the exit status says so."""
+    monkeypatch.setattr(session, "STEPS", {"machine": replace(steps.STEPS["machine"], limit=12.0)})
+    status, found = in_children(tmp_path, kind, "--only", "machine")
+    assert status == 1
+    assert [step["outcome"] for step in found["steps"]] == [outcome]
+    assert found["facts"]["device"] == "Kernels on the CPU"
+    assert found["failed"] == ["machine"]
+
+
+def test_the_time_decides_what_fits(lab, monkeypatch):
+    ran = {}
+
+    def run_child(lab, name, limit, options):
+        ran[name] = limit
+        return {"outcome": "done", "seconds": 1.0}
+
+    monkeypatch.setattr(session, "run_child", run_child)
+    lab.sizes = replace(lab.sizes, seconds=25.0)
+    lab.has_command = False
+    session.run_session(lab, list(steps.STEPS), [])
+    assert list(ran)[:4] == ["machine", "compile", "first checks", "whole runs"]
+    assert max(ran.values()) <= 25
+    assert {"ncu", "CPU", "little memory", "sanitizer"} <= set(lab.report.left_out)
+    assert lab.report.skipped == ["command: nibabel, pandas or threadpoolctl is missing"]
+
+
+@pytest.mark.long
+def test_the_whole_session(tmp_path):
+    """Every step, in order, as on a GPU."""
+    status, found = in_children(tmp_path, "Stopwatch", "--minutes", "20")
+    failed = set(found["failed"]) - {"command"}  # a fresh process finds no device
+    assert (status, failed) == (1, set())
+    assert {step["outcome"] for step in found["steps"]} == {"done"}
+    assert len(found["steps"]) == len(steps.STEPS)
+
+
+def test_ncu(lab, monkeypatch, tmp_path):
+    tool = tmp_path / "ncu"
+    tool.write_text('#!/bin/sh\necho "==PROF== x"\necho \'"ID","Kernel Name"\'\necho \'"0","tfce_peaks"\'\n')
+    tool.chmod(0o755)
+    lab.out = None
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    ncu.profile(lab)
+    assert lab.report.skipped == ["ncu: it is not installed"]
+    monkeypatch.setattr("shutil.which", lambda *_, **__: str(tool))
+    ncu.profile(lab)
+    assert lab.report.facts["ncu"] == ['"ID","Kernel Name"', '"0","tfce_peaks"']
+    ncu.workload(lab)
+    assert {"tfce_peaks<6, false>", "tfce_peaks<26, false>", "glm_exact"} <= set(lab.device.launched)
 
 
 def test_floors(lab):
@@ -136,8 +321,7 @@ def test_a_wrong_bit_fails(lab, monkeypatch, capsys):
         return values
 
     monkeypatch.setattr(lab.device, "download", download)
-    monkeypatch.setattr(families, "all_checks", primitives.primitive_checks)
-    assert main.work(lab, "correctness") == 1
+    assert work(lab, "checks: primitives") == 1
     verdicts = {c["name"]: c["verdict"] for c in written(lab)["checks"]}
     assert sum(v == "failed" for v in verdicts.values()) == 3
     assert all(("smoothing" in name) == (v == "failed") for name, v in verdicts.items())
@@ -186,9 +370,8 @@ def test_no_memory_for_a_moment(lab):
 
 def test_what_there_is_no_time_for_is_named(lab):
     lab.sizes = replace(lab.sizes, seconds=0.0)
-    assert main.work(lab) == 0
+    assert work(lab, "checks: glm", "whole runs") == 0
     found = written(lab)
-    assert "correctness" in found["left_out"]
     assert "whole, C 6" in found["left_out"]
     assert found["checks"] == found["timings"] == []
 
@@ -204,13 +387,11 @@ def test_fewer_permutations_where_time_is_short(lab, monkeypatch):
     assert "(scaled)" in table.line_of(row)
 
 
-def test_without_threadpoolctl_and_nibabel(lab, monkeypatch, capsys):
+def test_without_threadpoolctl_and_nibabel(lab, capsys):
     lab.has_executors = lab.has_command = False
     main.say_what_is_missing(lab)
     assert list(runs.whole_checks(lab)) == []
-    lab.sizes = replace(lab.sizes, seconds=0.0)
-    timings.timings(lab)
-    assert len(lab.report.skipped) == 3
+    assert len(lab.report.skipped) == 1
     lab.has_executors = True
     main.say_what_is_missing(lab)
     assert len(capsys.readouterr().out.split("\n")) == 3
@@ -361,14 +542,15 @@ def test_cuda(monkeypatch):
     assert calls[-1] == (7, 7, 1000, 3, 0)
 
 
-def test_facts_and_the_command_line(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(main, "why_unavailable", lambda: None)
-    monkeypatch.setattr(main, "Cuda", lambda pooled: Stopwatch())
-    assert main.main(["--only", "facts", "--small", "--seconds", "9", "--out", str(tmp_path)]) == 0
+def test_the_command_line(monkeypatch, tmp_path, capsys):
+    options = ["--tiny", "--machine", "tests.cuda_on_cpu.stopwatch:Stopwatch", "--in-one-process"]
+    assert main.main([*options, "--only", "machine", "--minutes", "0.5", "--out", str(tmp_path)]) == 0
     facts = json.loads(next(tmp_path.iterdir()).read_text())["facts"]
-    assert facts["sizes"]["seconds"] == 9
+    assert facts["sizes"]["seconds"] == 30
     assert facts["ceilings"]["copy_bytes"]["per_s"] > 0
     assert facts["numpy"] == np.__version__
+    assert main.main([*options, "--only", "machine,tea"]) == 2
+    assert "There is no step 'tea'; the steps are machine, compile" in capsys.readouterr().err
     monkeypatch.setattr(main, "stages_of_command", lambda given: {"given": given})
     assert main.main(["--stages", "randomise", "-i"]) == 0
     assert json.loads(capsys.readouterr().out.split("\n")[-2]) == {"given": ["randomise", "-i"]}

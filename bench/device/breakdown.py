@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.device.floors import measured, wall_ms
+from bench.device.floors import measured, wall_ms, work_of_t_maps
 from bench.device.lab import Lab
+from bench.device.model import predicted_us
 from bench.device.studies import levelled, make_test
 from gpuvox.device import Device
 from gpuvox.statistics import Statistics
@@ -73,15 +74,15 @@ def size_of(array: Any) -> int:
     return int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize
 
 
-def break_down(lab: Lab, connectivity: int, mm: float) -> None:
-    """Where the time of one batch goes."""
+def break_down(lab: Lab, connectivity: int, mm: float, voxel: bool = False) -> None:
+    """Where the time of one batch goes, beside what was predicted."""
     test = make_test(
         lab,
         lab.device,
         mm,
         lab.sizes.n,
         lab.sizes.permutations,
-        Statistics(False, Tfce(connectivity=connectivity)),
+        Statistics(voxel, Tfce(connectivity=connectivity)),
     )
     batch = min(test.observe().batch, test.shuffler.n - 1)
     part = 1, 1 + batch
@@ -101,8 +102,16 @@ def break_down(lab: Lab, connectivity: int, mm: float) -> None:
         stage = next((name for start_, name in STAGES.items() if call.startswith(start_)), "other kernels")
         stages[stage] = stages.get(stage, 0.0) + ms
     stages["the rest, on the host"] = max(traced - sum(stages.values()), 0.0)
+    n_voxels, rows = lab.grid(mm).n_voxels, work_of_t_maps(test.model, batch)["rows_per_shuffle"]
+    name = (
+        f"one batch of {batch}, {mm:g} mm, n {lab.sizes.n}, C {connectivity}{', voxelwise too' if voxel else ''}"
+    )
     lab.report.breakdowns.append({
-        "name": f"one batch of {batch}, {mm:g} mm, n {lab.sizes.n}, C {connectivity}", "maps": batch, "ms": untraced,
+        "name": name, "maps": batch, "ms": untraced,
+        "stages_us_per_map": {stage: 1e3 * ms / batch for stage, ms in stages.items()},
+        "predicted_us_per_map_on_an_h100": {
+            stage: predicted_us(stage, connectivity, n_voxels, lab.sizes.n, rows) for stage in stages
+        },
         "ms_one_call_at_a_time": traced, "stages_ms": stages,
         "calls": {k: {"calls": c, "ms": ms, "bytes": b} for k, (c, ms, b) in tracer.spent.items()},
     })  # fmt: skip

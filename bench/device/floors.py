@@ -31,7 +31,7 @@ def wall_ms(lab: Lab, work: Callable[[], Any]) -> float:
 
 def note(lab: Lab, name: str, maps: int, time: dict, work: dict, **more: Any) -> None:
     """A timing with its floor."""
-    ceiling = lab.report.facts.get("ceilings")
+    ceiling = lab.report.facts.get("ceilings") or lab.before.facts.get("ceilings")
     row = {"name": name, "maps": maps, **time, "us_per_map": 1e3 * time["ms"] / maps, **work, **more}
     if ceiling and work:
         computed = work["operations"] / ceiling["float32_operations"]["per_s"]

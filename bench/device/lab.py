@@ -109,6 +109,9 @@ class Report:
     sanitizer: list[dict] = field(default_factory=list)
     timings: list[dict] = field(default_factory=list)
     breakdowns: list[dict] = field(default_factory=list)
+    phases: list[dict] = field(default_factory=list)
+    tuning: list[dict] = field(default_factory=list)
+    steps: list[dict] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     errors: list[dict] = field(default_factory=list)
@@ -117,7 +120,19 @@ class Report:
     def failed(self) -> list[str]:
         """Names of what failed."""
         names = [c["name"] for c in (*self.checks, *self.sanitizer) if c["verdict"] == "failed"]
+        names += [step["name"] for step in self.steps if step["outcome"] != "done"]
         return names + [error["name"] for error in self.errors]
+
+    def include(self, other: Report) -> None:
+        """Add what another process found."""
+        self.facts |= other.facts
+        for key, values in other.__dict__.items():
+            if key != "facts":
+                getattr(self, key).extend(values)
+
+    def as_json(self) -> str:
+        """For `Report(**json.loads(text))`."""
+        return json.dumps(self.__dict__, indent=1, default=plain) + "\n"
 
 
 @dataclass
@@ -131,7 +146,13 @@ class Lab:
     sizes : Sizes
     report : Report
     out : Path or None
-        Folder for the JSON file.
+        Folder for the JSON file, and for that of the tuning.
+    file : Path or None
+        In the process of a step: the file for its report, in place of one in `out`.
+    before : Report
+        In the process of a step: what the steps before it found.
+    options : list of str
+        Of the command line of further processes.
     has_executors : bool
         `gpuvox.executors` and `gpuvox.analysis` can be imported.
     has_command : bool
@@ -146,11 +167,15 @@ class Lab:
     sizes: Sizes
     report: Report = field(default_factory=Report)
     out: Path | None = None
+    file: Path | None = None
+    before: Report = field(default_factory=Report)
+    options: list[str] = field(default_factory=list)
     has_executors: bool = find_spec("threadpoolctl") is not None
     has_command: bool = all(find_spec(name) for name in ("threadpoolctl", "nibabel", "pandas"))
     started: float = field(default_factory=perf_counter)
     until: float = 1.0
     _made: dict = field(default_factory=dict)
+    _written: Path | None = None
 
     @property
     def device(self) -> Device:
@@ -191,6 +216,7 @@ class Lab:
         """Do something if there is time; what goes wrong is noted, and the script goes on."""
         if not self.allows(name, seconds):
             return
+        say(f"   {name}")
         try:
             work()
         except Exception as error:
@@ -202,7 +228,11 @@ class Lab:
 
     def write(self) -> None:
         """Everything so far, as JSON."""
-        if self.out is None:
+        if self.file is not None:
+            # All of it or nothing: this process may be stopped at any time.
+            self.file.with_suffix(".part").write_text(self.report.as_json())
+            self.file.with_suffix(".part").replace(self.file)
+        if self.file is not None or self.out is None:
             return
         self.out.mkdir(parents=True, exist_ok=True)
         device = re.sub(r"[^a-z0-9]+", "-", str(self.report.facts.get("device", "device")).lower()).strip("-")
@@ -211,6 +241,9 @@ class Lab:
             "seconds": perf_counter() - self.started,
         }
         path = self.out / f"{device}-{datetime.now(UTC):%Y-%m-%d}.json"
+        if self._written not in (None, path):
+            self._written.unlink(missing_ok=True)  # from before the name of the device was known
+        self._written = path
         path.write_text(json.dumps(everything, indent=1, default=plain) + "\n")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from bench.device.lab import Lab, first_line, n_threads, say
 from gpuvox.device import Device
+from gpuvox.tuning import Tuning
 
 
 class Cuda:
@@ -90,6 +91,80 @@ class Cuda:
         answer = first_line("nvidia-smi", f"--query-gpu={','.join(wanted)}", "--format=csv,noheader")
         return dict(zip(wanted, answer.split(", "))) if answer else {}
 
+    def architecture(self) -> str:
+        """``sm_90`` and the like."""
+        about = self.cupy.cuda.runtime.getDeviceProperties(0)
+        return f"sm_{about['major']}{about['minor']}"
+
+    def tuned(self, tuning: Tuning) -> Device:
+        """The device with other launches of its kernels, which it compiles itself."""
+        from gpuvox.cuda import CudaDevice
+
+        device = CudaDevice(0)
+        device.tuning = tuning
+        return device
+
+    def substituted(self, kernel: str, old: str, new: str) -> Device:
+        """The device with a change in the source of a kernel; `ValueError` if the text is not there."""
+        from gpuvox.cuda import CudaDevice, compile_options
+
+        changed = with_substitution(kernel, old, new)
+
+        class Changed(CudaDevice):
+            def _module(self, name: str) -> Any:
+                if name != kernel:
+                    return super()._module(name)
+                return self._cupy.RawModule(code=changed, options=compile_options(), name_expressions=(name,))
+
+        return Changed(0)
+
+    def profiled(self) -> tuple[Device, Callable[[], list[int]]]:
+        """The device with a clock in its kernels, and what reads and clears it."""
+        from gpuvox.cuda import FAMILY, CudaDevice, compile_options, source
+
+        modules = []
+
+        class Profiled(CudaDevice):
+            def _module(self, name: str) -> Any:
+                options = (*compile_options(), "-DGPUVOX_PROFILE")
+                modules.append(
+                    self._cupy.RawModule(code=source(FAMILY[name]), options=options, name_expressions=(name,))
+                )
+                return modules[-1]
+
+        def read() -> list[int]:
+            total = np.zeros(16, dtype=np.uint64)
+            for module in modules:
+                pointer = module.get_global("gpuvox_phases")
+                ticks = np.zeros(16, dtype=np.uint64)
+                pointer.copy_to_host(ticks.ctypes.data, ticks.nbytes)
+                pointer.memset(0, ticks.nbytes)
+                total += ticks
+            return total.tolist()
+
+        return Profiled(0), read
+
+    def transfers(self, n_bytes: int, repeats: int) -> dict:
+        """Bytes per second of copies from and to the host, pageable and page-locked; microseconds of small calls."""
+        runtime, device = self.cupy.cuda.runtime, self.device
+        there, pageable = device.empty(n_bytes, np.uint8), np.zeros(n_bytes, np.uint8)
+        locked = device.page_locked((n_bytes,), np.uint8)
+        directions = {"to_device": runtime.memcpyHostToDevice, "from_device": runtime.memcpyDeviceToHost}
+        found: dict[str, Any] = {}
+        for name, memory in (("pageable", pageable), ("page_locked", locked)):
+            for way, kind in directions.items():
+                pair = (there.data.ptr, memory.ctypes.data)
+                target, origin = pair if way == "to_device" else pair[::-1]
+                copy = partial(runtime.memcpy, target, origin, n_bytes, kind)
+                found[f"{name}_{way}"] = rate(self, copy, n_bytes, repeats)
+        one = device.full(1, 0, np.float32)
+        scale = self.cupy.RawKernel(NOTHING, "nothing")
+        calls = {
+            "launch": partial(scale, (1, 1, 1), (32, 1, 1), (one,)), "memory_info": runtime.memGetInfo,
+            "allocation": partial(device.empty, 1 << 20, np.uint8), "small_download": partial(device.download, one),
+        }  # fmt: skip
+        return found | {f"{name}_us": call_us(self, call) for name, call in calls.items()}
+
     def copy_rate(self, n_bytes: int, repeats: int) -> dict:
         """Bytes read and written per second by copies within the device."""
         runtime = self.cupy.cuda.runtime
@@ -109,6 +184,12 @@ class Cuda:
         work = partial(kernel, (blocks, 1, 1), (threads, 1, 1), arguments)
         return rate(self, work, 2 * 16 * 8 * rounds * blocks * threads, repeats)
 
+
+NOTHING = """
+extern "C" __global__ void nothing(float* out) {
+    if (threadIdx.x == 99) out[0] = 1.0f;
+}
+"""
 
 MULTIPLY_ADD = """
 extern "C" __global__ void multiply_add(float* out, int rounds, float a, float b) {
@@ -155,6 +236,36 @@ def rate(machine: Any, work: Callable[[], Any], amount: float, repeats: int) -> 
     work()
     times = [machine.timed(work) for _ in range(repeats)]
     return {"per_s": 1e3 * amount / float(np.median(times)), "best_per_s": 1e3 * amount / min(times), "ms": times}
+
+
+def call_us(machine: Any, call: Callable[[], Any], n: int = 200) -> float:
+    """Microseconds of a call, of many in a row."""
+    call()
+    machine.synchronise()
+    start = perf_counter()
+    for _ in range(n):
+        call()
+    machine.synchronise()
+    return 1e6 * (perf_counter() - start) / n
+
+
+def with_substitution(kernel: str, old: str, new: str) -> str:
+    """The source of a kernel's family with a change before the kernel's name; `ValueError` if the text is not there."""
+    from gpuvox.cuda import FAMILY, source
+
+    text, name = source(FAMILY[kernel]), kernel.split("<")[0]
+    at = text.rfind(old, 0, text.index(f" {name}(") if f" {name}(" in text else text.index(f"\n{name}("))
+    if at < 0:
+        raise ValueError(f"{old!r} is not in the source of {kernel}")
+    return text[:at] + new + text[at + len(old) :]
+
+
+def transfers(lab: Lab) -> None:
+    """Copies between host and device, and what small calls take."""
+    lab.report.facts["transfers"] = lab.machine.transfers(min(lab.sizes.copied, 1 << 28), lab.sizes.repeats)
+    for name, found in lab.report.facts["transfers"].items():
+        text = f"{found:.1f} us" if isinstance(found, float) else f"{found['per_s'] / 1e9:.1f} GB/s"
+        say(f"   {name}: {text}")
 
 
 def facts(lab: Lab) -> None:

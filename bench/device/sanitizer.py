@@ -9,6 +9,9 @@ from time import perf_counter
 
 from bench.device.lab import PROGRAM, Lab, say, without_paths
 
+SMALL_CHECKS = "checks: glm,checks: tfce,checks: cluster,checks: primitives,checks: voxelwise"
+"""Steps that run under the sanitizer, with small sizes."""
+
 
 def sanitizer(lab: Lab, seconds: float = 75.0) -> None:
     """memcheck and racecheck on the small checks, each array an allocation of its own.
@@ -25,7 +28,15 @@ def sanitizer(lab: Lab, seconds: float = 75.0) -> None:
         if not lab.allows(f"compute-sanitizer {tool}", 20):
             continue
         command = [program, "--tool", tool, "--error-exitcode", "99", sys.executable, PROGRAM]
-        command += ["--small", "--only", "correctness", "--no-pool", "--seconds", str(0.8 * limit)]
+        command += [
+            "--small",
+            "--no-pool",
+            "--in-one-process",
+            "--only",
+            SMALL_CHECKS,
+            "--seconds",
+            str(0.8 * limit),
+        ]
         lab.report.sanitizer.append(
             {"name": f"compute-sanitizer {tool}"} | judged(command, limit, tool == "racecheck")
         )

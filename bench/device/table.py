@@ -25,19 +25,38 @@ def table(report: Report) -> None:
         for row in report.timings:
             say(line_of(row))
     for each in report.breakdowns:
-        say(
-            f"{each['name']}: {each['ms']['ms']:.2f} ms; one call at a time {each['ms_one_call_at_a_time']:.2f} ms:"
-        )
-        for stage, ms in sorted(each["stages_ms"].items(), key=lambda item: -item[1]):
-            say(f"    {stage:30} {ms:10.3f} ms")
+        show_breakdown(each)
     for row in report.timings:
         for stage, seconds in row.get("processes_s", {}).get("stages", {}).items():
             say(f"    command, {stage:34} {seconds:8.3f} s")
+    for each in report.phases:
+        shares = ", ".join(f"{row['phase']} {100 * row['share']:.0f} %" for row in each["phases"])
+        say(f"{each['kernel']}: {shares}")
+    if report.facts.get("tuning"):
+        say(f"faster launches:\n{report.facts['tuning']}")
+    show_outcome(report)
+
+
+def show_breakdown(breakdown: dict) -> None:
+    """Where the time of a batch goes, beside what was predicted."""
+    name, ms, alone = breakdown["name"], breakdown["ms"]["ms"], breakdown["ms_one_call_at_a_time"]
+    say(f"{name}: {ms:.2f} ms; one call at a time {alone:.2f} ms:")
+    for stage, ms in sorted(breakdown["stages_ms"].items(), key=lambda item: -item[1]):
+        predicted = breakdown["predicted_us_per_map_on_an_h100"][stage]
+        beside = "" if predicted is None else f", predicted for an H100 {predicted:.2f}"
+        say(f"    {stage:30} {ms:10.3f} ms {breakdown['stages_us_per_map'][stage]:8.2f} us a map{beside}")
+
+
+def show_outcome(report: Report) -> None:
+    """What failed, and what was left out."""
     for entry in report.sanitizer:
         say(f"{entry['name']}: {entry['verdict']} {entry['summary']}")
     for text in report.skipped:
         say(f"skipped: {text}")
     if report.left_out:
         say(f"left out for time: {'; '.join(report.left_out)}")
+    for step in report.steps:
+        if step["outcome"] != "done":
+            say(f"{step['name']}: {step['outcome']}")
     failed = report.failed
     say(f"{len(report.checks)} checks, {len(failed)} failed" + (": " + "; ".join(failed) if failed else ""))

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.device.breakdown import break_down
-from bench.device.command import time_command
 from bench.device.floors import add_work, measured, note, wall_ms, work_of_maps, work_of_t_maps, work_of_tfce
-from bench.device.lab import FWHMS, Lab, n_threads
+from bench.device.lab import Lab, n_threads
 from bench.device.studies import design_of, in_bytes, levelled, make_test
 from gpuvox.cluster import cluster_maxima
 from gpuvox.glm import Glm
@@ -23,34 +21,6 @@ from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.statistics import Statistics
 from gpuvox.statistics.tfce import TfceStatistic
 from gpuvox.tfce import Enhancer, Tfce
-
-
-def timings(lab: Lab) -> None:
-    """What matters most first."""
-    if lab.has_executors:
-        for connectivity in (6, 26):
-            lab.guarded(f"whole, C {connectivity}", partial(time_whole, lab, connectivity, lab.sizes.mm), 20)
-            lab.guarded(f"one batch, C {connectivity}", partial(break_down, lab, connectivity, lab.sizes.mm), 10)
-            lab.guarded(f"CPU, C {connectivity}", partial(time_cpu, lab, connectivity, lab.sizes.mm), 20)
-    else:
-        lab.report.skipped.append("whole runs: threadpoolctl is missing")
-    for n in lab.sizes.subjects:
-        lab.guarded(f"t maps, n {n}", partial(time_t_maps, lab, n), 10)
-    for fwhm in FWHMS:
-        lab.guarded(f"TFCE, FWHM {fwhm:g}", partial(time_tfce, lab, fwhm), 12)
-    lab.guarded("clusters", partial(time_clusters, lab), 8)
-    lab.guarded("iron and myelin", partial(time_inversion, lab), 8)
-    if lab.has_command:
-        lab.guarded("command", partial(time_command, lab), 45)
-    else:
-        lab.report.skipped.append("the command: nibabel, pandas or threadpoolctl is missing")
-    if lab.has_executors:
-        for limit in lab.sizes.limits[:2]:
-            name = f"whole, {in_bytes(limit)}"
-            lab.guarded(name, partial(time_whole, lab, 6, lab.sizes.mm, limit), 20)
-        for limit in (None, *lab.sizes.limits[:2]):
-            name = f"whole, {lab.sizes.fine_mm:g} mm, {in_bytes(limit)}"
-            lab.guarded(name, partial(time_whole, lab, 6, lab.sizes.fine_mm, limit), 40)
 
 
 def time_t_maps(lab: Lab, n: int) -> None:
@@ -128,14 +98,14 @@ def time_inversion(lab: Lab) -> None:
     note(lab, "iron and myelin of CSF", 1, measured(lab, work), {"bytes": 9 * n, "operations": 0}, voxels=n)
 
 
-def time_whole(lab: Lab, connectivity: int, mm: float, limit: int | None = None) -> None:
+def time_whole(lab: Lab, connectivity: int, mm: float, limit: int | None = None, voxel: bool = False) -> None:
     """A whole run of the engine in wall time: observed maps, every batch, all that comes and goes."""
     from gpuvox.executors import run
 
     sizes = lab.sizes
     number = sizes.permutations if mm == sizes.mm else sizes.fine_permutations
     device = lab.device if limit is None else lab.machine.capped(limit)
-    wanted = Statistics(False, Tfce(connectivity=connectivity))
+    wanted = Statistics(voxel, Tfce(connectivity=connectivity))
     make = partial(make_test, lab, device, mm, sizes.n)
     test = make(number, wanted)
     wall = partial(wall_ms, lab, lambda: run(test))
@@ -154,15 +124,31 @@ def time_whole(lab: Lab, connectivity: int, mm: float, limit: int | None = None)
     work = {key: value * number / batch for key, value in one.items()}
     name = (
         f"whole run, {mm:g} mm ({n_voxels:,} voxels), n {sizes.n}, C {connectivity}, both signs, {in_bytes(limit)}"
+        f"{', voxelwise too' if voxel else ''}"
     )
     scaled = time["ms"] * sizes.permutations / number / 1e3
     note(
-        lab, name, number, time, work, part="whole", mm=mm, connectivity=connectivity, limit=limit,
+        lab, name, number, time, work, part="whole", mm=mm, connectivity=connectivity, limit=limit, voxel=voxel,
         permutations=number, batch=batch,
         seconds_for={"permutations": sizes.permutations, "s": scaled, "scaled": number != sizes.permutations},
     )  # fmt: skip
     test.model.release()
     device.forget()
+
+
+def time_run_by_length(lab: Lab) -> None:
+    """Seconds of runs of several lengths: what is fixed, and what each permutation adds."""
+    from gpuvox.executors import run
+
+    sizes, statistics = lab.sizes, Statistics(False, Tfce())
+    lengths = [max(sizes.permutations // part, 2) for part in (16, 8, 4, 2)]
+    tests = [make_test(lab, lab.device, sizes.mm, sizes.n, length, statistics) for length in lengths]
+    run(tests[0])
+    seconds = [min(wall_ms(lab, partial(run, test)) for _ in range(3)) / 1e3 for test in tests]
+    slope, intercept = np.polyfit(lengths, seconds, 1)
+    lab.report.facts["run_by_length"] = {
+        "permutations": lengths, "seconds": seconds, "fixed_s": float(intercept), "us_each": 1e6 * float(slope),
+    }  # fmt: skip
 
 
 def expected_seconds(lab: Lab, number: int, few: int, run: Callable[[int], Any]) -> float:
@@ -186,7 +172,8 @@ def time_cpu(lab: Lab, connectivity: int, mm: float) -> None:
     times = [wall_ms(lab, lambda: run(whole, threads=threads)) - few for _ in range(3)]
     time = {"ms": float(np.median(times)), "fastest_ms": min(times), "slowest_ms": max(times), "all_ms": times}
     name = f"CPU path, {threads} threads, {mm:g} mm, n {sizes.n}, C {connectivity}, both signs"
-    key = {"part": "whole", "mm": mm, "connectivity": connectivity, "limit": None}
-    device = next((row["us_per_map"] for row in lab.report.timings if key.items() <= row.items()), None)
+    key = {"part": "whole", "mm": mm, "connectivity": connectivity, "limit": None, "voxel": False}
+    rows = (*lab.before.timings, *lab.report.timings)
+    device = next((row["us_per_map"] for row in rows if key.items() <= row.items()), None)
     ratio = 1e3 * time["ms"] / number / device if device else None
     note(lab, name, number, time, {}, threads=threads, permutations=number, times_the_device=ratio)

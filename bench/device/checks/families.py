@@ -5,14 +5,15 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
 from time import perf_counter
 
 from bench.device.checks.compare import Check, differences
 from bench.device.checks.enhancement import cluster_checks, tfce_checks
 from bench.device.checks.models import glm_checks, voxelwise_checks
 from bench.device.checks.primitives import primitive_checks
-from bench.device.checks.runs import memory_checks, whole_checks
 from bench.device.lab import PROGRAM, TINY, Lab, describe, say
 
 FAMILIES = {
@@ -22,17 +23,20 @@ FAMILIES = {
 """Checks that share few of the CPU's compiled loops."""
 
 
-def all_checks(lab: Lab) -> Iterator[Check]:
-    """The checks, quick ones first."""
-    for family in (*FAMILIES.values(), whole_checks, memory_checks):
-        yield from family(lab)
+def first_checks(lab: Lab) -> Iterator[Check]:
+    """A little of everything: small sizes, and one map of the brain."""
+    small = replace(lab, sizes=replace(TINY, seconds=lab.sizes.seconds))
+    for family in (FAMILIES["glm"], FAMILIES["tfce"]):
+        yield from islice(family(small), 8)
+    yield from (check for check in FAMILIES["tfce"](lab) if f"{lab.sizes.mm:g} mm, FWHM 3.5" in check.name)
 
 
-def correctness(lab: Lab) -> None:
-    """Every check: CPU, device, comparison."""
-    for check in all_checks(lab):
+def correctness(lab: Lab, checks: Callable[[Lab], Iterator[Check]]) -> None:
+    """Some checks: CPU, device, comparison."""
+    for check in checks(lab):
         if not lab.allows(check.name, check.seconds):
             continue
+        say(f"   {check.name}")
         start = perf_counter()
         try:
             expected = check.results(None)
@@ -49,7 +53,7 @@ def correctness(lab: Lab) -> None:
             say(f"FAILED {check.name}: {wrong[0][-300:]}")
             gc.collect()  # what failed may hold arrays
         lab.device.forget()
-    lab.write()
+        lab.write()
 
 
 def compile_loops() -> None:
