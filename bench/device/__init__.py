@@ -1,11 +1,15 @@
-"""Is gpuvox right on this GPU, and how fast is it? One command, for a machine with nothing but a checkout.
+"""Is gpuvox right on this GPU, how fast is it, and which launches are fastest? One command, for a bare machine.
 
-    python bench/device --out DIR
+    python -m bench.device --minutes 10 --out DIR
 
-In order: facts and measured ceilings of the device; the CPU's results against the device's, bit for bit; NVIDIA's
-compute-sanitizer on a small part of that; timings, each beside the least time that the bytes and operations which the
-job cannot do without take at the measured ceilings. A table comes last, and everything goes to DIR as JSON
-(`results/README.md`). Exit status: 0, 1 if a check failed, 2 without a GPU.
+Steps run in the order of what teaches most (`steps.STEPS`): the machine and what it can do at most; compiling; a first
+look at the bits; whole runs and where their time goes, beside what was predicted; the phases of TFCE; NVIDIA's profiler,
+if it is there; launches by trial; then every kernel against the CPU, bit for bit, single timings, and
+compute-sanitizer. Each step is a process of its own with a time limit, so that a fault or a hang costs no more than its
+step. What runs is named before it runs, and everything found so far is in DIR as JSON after each part
+(`results/README.md`). The time decides how far the session comes; ``--only`` chooses steps, for instance those that were
+left out. Faster launches are in DIR as a file for `gpuvox.tuning`. A table comes last. Exit status: 0, 1 if a check or a
+step failed, 2 without a GPU.
 
 Needs numpy, scipy, numba and CuPy. Without threadpoolctl or nibabel the parts that need them are skipped, by name.
 """
