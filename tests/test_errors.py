@@ -23,6 +23,7 @@ WRONG = {
     "info": ["everything", "--gpu"],
     "study": ["none.toml", "design.mat", "--plan", "--plan design.mat"],
     "ironmyelin": ["--table none.tsv --out m", "--out m", "--table t --out m --exponent 0.4"],
+    "volumes": ["--table none.tsv --stats a=b.tsv --out v.tsv", "--table t --out v"],
     "rois": ["--table none.tsv --labels mask --map iron=data --out r.tsv", "--table t --labels l --map iron --out r"],
     "clusters": ["--corrected none --out c", "--corrected mask --out c --p 2", "--corrected data --out c"],
     "groups": ["--table none.tsv --group group --out g", "--table t --group g --out g --test age"],

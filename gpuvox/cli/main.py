@@ -20,7 +20,7 @@ from gpuvox.runtime.signals import signals_as_exceptions
 
 COMMANDS = (
     "randomise", "voxelwise", "merge", "design", "longitudinal", "info",
-    "study", "ironmyelin", "rois", "clusters", "groups", "models", "report", "phantom",
+    "study", "ironmyelin", "rois", "volumes", "clusters", "groups", "models", "report", "phantom",
 )  # fmt: skip
 
 RECORD_PATHS = "--record-paths"
@@ -40,9 +40,10 @@ study of iron and myelin:
   study         run a whole study, from maps to a report; its steps are the commands below
   ironmyelin    compute iron and myelin maps of a cohort from QSM and R1
   rois          measure volume, mean, median and SD of maps in regions of interest
+  volumes       read the volumes that FreeSurfer and FSL measured
   clusters      list the clusters of a corrected map, and extract a value of each for every participant
   groups        describe groups, and compare them by analysis of covariance
-  models        fit clinical models: regression in blocks, partial correlations, sample sizes
+  models        fit clinical models: regression in blocks, correlations, mixed models, sample sizes
   report        write the report of a study as one HTML file
   phantom       make a synthetic cohort with known ground truth
 

@@ -34,7 +34,7 @@ def build_parser() -> Parser:
     add_table(parser, "table of participants, with a column participant_id (required)")
     add_text(parser, "--labels", "IMAGE", "label image, or images (required)")
     add_text(parser, "--names", "FILE", "table with index and name of the labels, or a FreeSurfer look-up table")
-    add_pairs(parser, "--map", "NAME=IMAGE", "a map and its images (required)", dest="maps")
+    add_pairs(parser, "--map", "NAME=IMAGE", "a map and its images; without any, volumes alone", dest="maps")
     add_pairs(
         parser, "--merge", "NAME=PATTERN", "combine the structures that match PATTERN into an additional one",
         dest="merged",
@@ -58,7 +58,7 @@ def build_parser() -> Parser:
 def run(argv: Sequence[str]) -> int:
     """Exit status 0."""
     options = vars(build_parser().parse_args(argv))
-    require(options, "--table", "--labels", "--map:maps", "--out")
+    require(options, "--table", "--labels", "--out")
     options["maps"] = unique(options["maps"], "--map")
     options["merged"] = unique(options["merged"], "--merge")
     from gpuvox.study.measures.rois import Command, execute

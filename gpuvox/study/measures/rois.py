@@ -31,6 +31,8 @@ from gpuvox.reporter import Reporter
 from gpuvox.tables.columns import require
 from gpuvox.types import AnyArray, Bools, Floats
 
+NO_MAP = "none"
+"""Map of the rows of a table of volumes alone."""
 SIDES = ("left", "right", "both", "none")
 
 MASSES = {"iron": 1e-3, "myelin": 1.0}
@@ -136,6 +138,7 @@ def measure(
     ----------
     labels : (nx, ny, nz) int
     maps : dict of str to (nx, ny, nz) array
+        If there are none, the volume alone is measured.
     structures : dict
         See `members`. Structures without a voxel are not in the result.
     voxel_volume : float
@@ -161,6 +164,14 @@ def measure(
         if exclude is not None:
             inside = inside & ~exclude
         there, of_voxel = _numbers(labels[region]), labels[inside]
+        if not maps:  # the volume alone
+            rows.append(
+                replace(
+                    _row(structure, side, NO_MAP, np.zeros(0), float(size) * voxel_volume / 1000),
+                    n=int(inside.sum()),
+                    labels=there,
+                )
+            )
         for name, values in maps.items():
             chosen = np.asarray(values, dtype=np.float64)[inside]
             finite = np.isfinite(chosen)

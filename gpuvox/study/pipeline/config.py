@@ -175,6 +175,14 @@ class Rois:
     erosion: int = _key(0, _at_least(0))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Volumes:
+    """``[volumes.NAME]``: volumes that other software measured; see `gpuvox volumes`."""
+
+    file: str = _key("")
+    column: str = _key("")
+
+
 class Derived(dict[str, str]):
     """``[derived]``: name of a variable → arithmetic expression of others."""
 
@@ -302,6 +310,7 @@ class Config:
     voxelwise: Voxelwise | None = None
     clusters: Clusters | None = None
     rois: Rois | None = None
+    volumes: dict[str, Volumes] = field(default_factory=dict)
     derived: Derived = field(default_factory=lambda: Derived())
     demographics: Demographics | None = None
     group_table: tuple[GroupTable, ...] = ()
@@ -385,9 +394,14 @@ def _check_together(config: Config, reader: _Reader) -> None:
         raise reader.error(("clusters",), "needs the section [voxelwise]")
     if config.rois is not None and not (config.rois.labels or (config.template and config.template.labels)):
         raise reader.error(("rois",), "needs labels, here or in [template]")
-    if not (config.ironmyelin or config.maps) and (config.voxelwise or config.rois):
+    if not (config.ironmyelin or config.maps) and config.voxelwise:
         raise reader.error((), "there are no maps: a section [ironmyelin] or [maps.NAME] is needed")
     _check_group_tables(config, reader)
+    for name, source in config.volumes.items():
+        if bool(source.file) == bool(source.column):
+            raise reader.error(
+                ("volumes", name), "needs a file, or the column that names the file of each participant"
+            )
     for number, model in enumerate(config.regression):
         if not (model.blocks or model.each):
             raise reader.error(("regression", number), "needs blocks, or each, or both")

@@ -16,11 +16,11 @@ from gpuvox import files
 from gpuvox.errors import FileError
 from gpuvox.findings.labels import read_regions
 from gpuvox.study.designs.cross_sectional import Design, group_design
-from gpuvox.study.measures import rois
+from gpuvox.study.measures import rois, volumetry
 from gpuvox.study.pipeline.config import IRONMYELIN, Config, Map
 from gpuvox.tables.columns import as_name, complete, require
 from gpuvox.tables.conditions import LeftOut, left_out, select
-from gpuvox.tables.reading import MISSING, labels, typed
+from gpuvox.tables.reading import MISSING, is_missing, labels, typed
 
 IMAGES = ("qsm", "r1", "csf", "jacobian")
 REGION_IMAGES = ("labels", "jacobian", "lesions")
@@ -232,6 +232,41 @@ class StudyInputs:
         options = asdict(settings)
         options |= {name: self.config.file(getattr(settings, name)) for name in ("mask", "model")}
         return options | {name: options[name] or None for name in ("from_field", "to_field")}
+
+    @property
+    def has_underlay(self) -> bool:
+        """Whether there is anything to show below maps: an image, R1, or a map."""
+        template = self.config.template
+        return template is not None and bool(template.underlay or "r1" in self.cohort.columns or self.maps)
+
+    @property
+    def volume_sources(self) -> dict[str, tuple[str, ...]]:
+        """Files of volumes that other software measured, by name."""
+        files_of: dict[str, tuple[str, ...]] = {}
+        for name, source in self.config.volumes.items():
+            if source.file:
+                files_of[name] = (self.config.file(source.file),)
+                continue
+            with self.config.reading(("volumes", name, "column")):
+                require(self.cohort, [source.column], self.table)
+            named = [
+                path
+                for path, cell in zip(self.paths(source.column), self.cohort[source.column])
+                if not is_missing(cell.strip())
+            ]
+            files_of[name] = tuple(named)
+        return files_of
+
+    @cached_property
+    def volumes(self) -> list[str]:
+        """Names of the volumes that other software measured."""
+        if not self.config.volumes:
+            return []
+        sources = {name: self.config.file(each.file) for name, each in self.config.volumes.items() if each.file}
+        columns = {name: each.column for name, each in self.config.volumes.items() if each.column}
+        table = self.cohort.reset_index(drop=True)
+        with self.config.reading(("volumes",)):
+            return [str(name) for name in volumetry.gathered(table, self.table, sources, columns).columns[1:]]
 
     def path(self, name: str) -> str:
         """A file of the results."""

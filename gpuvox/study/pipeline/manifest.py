@@ -49,7 +49,8 @@ def describe(inputs: StudyInputs, ledger: Ledger) -> dict[str, Any]:
     if template is not None:
         named = {"mask": template.mask, "labels": template.labels}
         manifest |= {key: _image(config.file(name), folder) for key, name in named.items() if name}
-        manifest["underlay"] = _image(inputs.path("underlay"), folder)
+        if inputs.has_underlay:
+            manifest["underlay"] = _image(inputs.path("underlay"), folder)
         if template.names:
             manifest["names"] = os.path.relpath(config.file(template.names), folder)
     if config.clusters is not None:

@@ -34,7 +34,7 @@ from gpuvox.study.pipeline.steps.features import feature_stage
 from gpuvox.study.pipeline.steps.groups import group_stages
 from gpuvox.study.pipeline.steps.maps import check_stage, map_stages
 from gpuvox.study.pipeline.steps.models import model_stages
-from gpuvox.study.pipeline.steps.regions import region_stage
+from gpuvox.study.pipeline.steps.regions import region_stage, volume_stage
 from gpuvox.study.pipeline.steps.report import report_stage
 from gpuvox.study.pipeline.steps.voxelwise import cluster_stages, voxelwise_stages
 from gpuvox.study.pipeline.validation import check_inputs
@@ -77,6 +77,8 @@ class Pipeline:
         ]
         if config.rois is not None:
             work.append(region_stage(inputs))
+        if config.volumes:
+            work.append(volume_stage(inputs))
         if inputs.maps and config.template is not None:
             work.append(check_stage(inputs))
         work.append(feature_stage(inputs, tuple(stage.name for stage in work)))

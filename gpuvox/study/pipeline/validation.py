@@ -29,7 +29,9 @@ def check_inputs(inputs: StudyInputs) -> None:
     if inputs.config.voxelwise is not None:
         with inputs.config.reading(("groups", "covariates")):
             _ = inputs.design
-    Variables(inputs.config, inputs.columns, inputs.measured, clustered).check(inputs.reference)
+    Variables(inputs.config, inputs.columns, [*inputs.measured, *inputs.volumes], clustered).check(
+        inputs.reference
+    )
 
 
 def _check_files(inputs: StudyInputs) -> None:

@@ -30,6 +30,7 @@ DESCRIPTIONS = (
     (r"csf/sensitivity\.tsv", "differences between the groups with both references in cerebrospinal fluid"),
     (r"maps/.*\.json", "how the map was computed"),
     (r"maps/.*\.nii", "map of all participants, one volume each"),
+    (r"volumes\.tsv", "volumes that other software measured"),
     (r"rois\.tsv", "measurements of every region, participant and map"),
     (r"features\.tsv", "all variables, one row per participant"),
     (r"zscores\.tsv|features_z\.tsv", "regional values as z-scores of the reference group"),

@@ -19,6 +19,7 @@ def participants_stage(inputs: StudyInputs) -> Stage:
     columns = [*IMAGES]
     if config.rois is not None:
         columns += [config.rois.labels, config.rois.lesions, config.rois.jacobian]
+    columns += [each.column for each in config.volumes.values() if each.column]
     with_paths = [column for column in dict.fromkeys(columns) if column in cohort.columns]
 
     def work(reporter: Reporter) -> None:

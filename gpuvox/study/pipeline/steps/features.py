@@ -14,7 +14,7 @@ from gpuvox.study.pipeline.stages import Stage
 from gpuvox.study.statistics.adjustment import z_scores
 from gpuvox.tables.columns import fitting, indicators, matching
 from gpuvox.tables.conditions import evaluate, select
-from gpuvox.tables.reading import gather
+from gpuvox.tables.reading import gather, read_participants
 
 
 def feature_stage(inputs: StudyInputs, after: tuple[str, ...]) -> Stage:
@@ -37,12 +37,20 @@ def feature_stage(inputs: StudyInputs, after: tuple[str, ...]) -> Stage:
 
 def _features(inputs: StudyInputs) -> pd.DataFrame:
     """Participants with every variable; see `gather`."""
+    volumes = inputs.path("volumes.tsv") if inputs.config.volumes else None
     clusters = {c.name: inputs.path(f"clusters/{c.name}_subjects.tsv") for c in inputs.comparisons}
-    return gather(
+    features = gather(
         inputs.path("participants.tsv"),
         inputs.path("rois.tsv") if inputs.config.rois is not None else None,
         clusters if inputs.config.clusters is not None else None,
     )
+    if volumes is None:
+        return features
+    attributes = dict(features.attrs)
+    added = read_participants(volumes).set_index("participant_id").loc[features["participant_id"]]
+    features = pd.concat([features, added.reset_index(drop=True)], axis=1)
+    features.attrs = attributes
+    return features
 
 
 def _derived(inputs: StudyInputs, features: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,7 @@ def map_stages(inputs: StudyInputs) -> list[Stage]:
     config = inputs.config
     stages = [_ironmyelin(inputs)] if config.ironmyelin is not None else []
     stages += [_copy(inputs, name, image) for name, image in inputs.copied.items()]
-    return [*stages, _underlay(inputs)] if config.template is not None else stages
+    return [*stages, _underlay(inputs)] if inputs.has_underlay else stages
 
 
 def _ironmyelin(inputs: StudyInputs) -> Stage:

@@ -1,11 +1,11 @@
-"""The stage that measures regions of interest."""
+"""The stages that measure regions of interest, and read volumes that other software measured."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
 from gpuvox.reporter import Reporter
-from gpuvox.study.measures import rois
+from gpuvox.study.measures import rois, volumetry
 from gpuvox.study.pipeline.inputs import REGION_IMAGES, StudyInputs
 from gpuvox.study.pipeline.sources import cells, column_files, copy_stage_name, image_files, of_maps
 from gpuvox.study.pipeline.stages import Stage
@@ -42,3 +42,20 @@ def region_stage(inputs: StudyInputs) -> Stage:
     columns = [name for name in (*images.values(), section.head_size) if name in inputs.cohort.columns]
     settings = asdict(section) | {"maps": maps, "cells": cells(inputs, *columns)}
     return Stage("regions", settings, ("rois.tsv",), work, after, sources)
+
+
+def volume_stage(inputs: StudyInputs) -> Stage:
+    """Write ``volumes.tsv``."""
+    config = inputs.config
+    columns = {name: each.column for name, each in config.volumes.items() if each.column}
+
+    def work(reporter: Reporter) -> None:
+        tables = {name: config.file(each.file) for name, each in config.volumes.items() if each.file}
+        command = volumetry.Command(inputs.path("participants.tsv"), inputs.path("volumes.tsv"), tables, columns)
+        with config.reading(("volumes",)):
+            volumetry.execute(command, reporter)
+
+    settings = {name: asdict(each) for name, each in config.volumes.items()}
+    settings |= {"cells": cells(inputs, *columns.values())}
+    sources = {f"volumes {name}": paths for name, paths in inputs.volume_sources.items()}
+    return Stage("volumes", settings, ("volumes.tsv",), work, ("participants",), sources)
