@@ -127,3 +127,37 @@ def test_differences_of_csf_itself_are_warned_of():
     within = [offsets["iron"][group == g] for g in ("MS", "HC")]
     pooled = np.sqrt(sum(((v - v.mean()) ** 2).sum() for v in within) / 58)
     assert spread_of(comparison, offsets)["iron"] == pytest.approx(pooled)
+
+
+def test_other_coefficients_as_other_inversions_give_them(studies):
+    """Each draw inverted with its own model, and compared by statsmodels."""
+    from dataclasses import replace
+
+    from gpuvox.qmri import TissueModel
+    from gpuvox.study.statistics.coefficients import concerns, dependence, drawn_models
+    from gpuvox.study.statistics.csf import Comparison
+    from gpuvox.tables.reading import read_participants
+
+    folder, _ = studies
+    people, model = read_participants(folder / "cohort" / "features.tsv"), TissueModel.default()
+    comparison = Comparison(people, "group", ("MS", "HC"), ("age", "sex"))
+    models = drawn_models(model, 0.3, 12, seed=2)
+    rows = dependence(comparison, ["pallidum.iron", "pallidum.myelin", "caudate.volume"], model, models)
+    assert rows["variable"].tolist() == ["pallidum.iron", "pallidum.myelin"]
+    qsm, r1 = model.relative_to(0, 0).forward(people["pallidum.iron"], people["pallidum.myelin"])
+    d, p = [], []
+    for (a, b), (c, e) in models:
+        other = replace(model, qsm=(a, b, 0.0), r1=(c, e, 0.0))
+        (i, j, _), _ = other.inverse_rows
+        fit = smf.ols("y ~ C(group, Treatment('HC')) + age + sex", people.assign(y=i * qsm + j * r1)).fit()
+        t = fit.tvalues["C(group, Treatment('HC'))[T.MS]"]
+        d.append(2 * t / np.sqrt(fit.df_resid))
+        p.append(fit.pvalues["C(group, Treatment('HC'))[T.MS]"])
+    row = rows.iloc[0]
+    assert (row["d_low"], row["d_high"]) == pytest.approx(tuple(np.quantile(d, [0.025, 0.975])), rel=1e-6)
+    assert row["significant"] == pytest.approx(np.mean(np.array(p) < 0.05))
+    assert row["same_sign"] == pytest.approx(np.mean(np.sign(d) == np.sign(row["d"])))
+    assert "fewer than 90 %" in " ".join(concerns(rows.assign(decided=0.5), 0.3))
+    table_of_study = table(folder / "cohort" / "csf" / "coefficients.tsv").set_index("variable")
+    assert table_of_study.loc["pallidum.iron", "d"] == pytest.approx(row["d"], rel=1e-5)
+    assert "Dependence on the coefficients" in (folder / "cohort" / "report.html").read_text()

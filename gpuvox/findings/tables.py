@@ -156,6 +156,8 @@ HEADINGS: dict[str, str] = {
     "maximum": "Maximum", "q1": "Quartile 1", "q3": "Quartile 3", "iqr": "Interquartile range",
     "difference_cohort": "Difference, cohort’s CSF",
     "difference_subject": "Difference, own CSF", "d_cohort": "d, cohort’s CSF", "d_subject": "d, own CSF",
+    "same_sign": "Draws of the same sign",
+    "significant": "Draws with p < .05", "decided": "Draws with the same conclusion",
     "p_cohort": "p, cohort’s CSF", "p_subject": "p, own CSF", "csf_share": "Share of variance from CSF",
     "peak": "Peak", "peak_region": "Region of the peak", "estimate": "Estimate", "partialr": "Partial r",
     "partialetasq": "Partial η²", "correction": "Correction", "smallest_p": "Smallest p", "clusters": "Clusters",

@@ -119,6 +119,7 @@ class IronMyelin:
     model: str = _key("")
     qsm_units: str = _key("", _one_of_or_empty(*QSM_UNITS))
     r1_units: str = _key("", _one_of_or_empty(*R1_UNITS))
+    coefficient_error: float = _key(0.1, _between(0, 0.5))
 
 
 @dataclass(frozen=True, kw_only=True)

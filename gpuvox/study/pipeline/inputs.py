@@ -230,6 +230,7 @@ class StudyInputs:
         settings = self.config.ironmyelin
         assert settings is not None
         options = asdict(settings)
+        del options["coefficient_error"]
         options |= {name: self.config.file(getattr(settings, name)) for name in ("mask", "model")}
         return options | {name: options[name] or None for name in ("from_field", "to_field")}
 

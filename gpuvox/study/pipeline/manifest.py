@@ -39,6 +39,7 @@ def describe(inputs: StudyInputs, ledger: Ledger) -> dict[str, Any]:
         "tests": [_test(inputs, comparison) for comparison in inputs.comparisons],
         "groups": _groups(inputs),
         "csf": _csf(inputs),
+        "coefficients": _coefficients(inputs, ledger),
         "models": _models(inputs),
         "stages": [{"name": name, "seconds": done["seconds"]} for name, done in ledger.stages.items()],
         "files": sorted(path for done in ledger.stages.values() for path in done["outputs"]),
@@ -177,6 +178,11 @@ def _csf(inputs: StudyInputs) -> dict[str, str]:
     named = {"comparison": csf.COMPARISON, "sensitivity": csf.SENSITIVITY_TABLE, "json": csf.RECORD}
     section = inputs.config.ironmyelin
     return named if section is not None and section.reference != "none" else {}
+
+
+def _coefficients(inputs: StudyInputs, ledger: Ledger) -> dict[str, str]:
+    """The table of the dependence on coefficients; empty if there is none."""
+    return {"table": csf.DEPENDENCE, "json": csf.DEPENDENCE_RECORD} if "coefficients" in ledger.stages else {}
 
 
 def _models(inputs: StudyInputs) -> list[dict[str, Any]]:

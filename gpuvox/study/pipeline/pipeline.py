@@ -29,7 +29,7 @@ from gpuvox.study.pipeline.config import Config
 from gpuvox.study.pipeline.inputs import StudyInputs
 from gpuvox.study.pipeline.stages import Stage
 from gpuvox.study.pipeline.steps.cohort import participants_stage
-from gpuvox.study.pipeline.steps.csf import csf_stages
+from gpuvox.study.pipeline.steps.csf import coefficient_stages, csf_stages
 from gpuvox.study.pipeline.steps.features import feature_stage
 from gpuvox.study.pipeline.steps.groups import group_stages
 from gpuvox.study.pipeline.steps.maps import check_stage, map_stages
@@ -82,7 +82,7 @@ class Pipeline:
         if inputs.maps and config.template is not None:
             work.append(check_stage(inputs))
         work.append(feature_stage(inputs, tuple(stage.name for stage in work)))
-        work += [*csf_stages(inputs), *group_stages(inputs), *model_stages(inputs)]
+        work += [*csf_stages(inputs), *coefficient_stages(inputs), *group_stages(inputs), *model_stages(inputs)]
         stages.check_names(work)
         return work
 

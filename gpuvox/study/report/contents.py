@@ -143,7 +143,8 @@ class Contents:
 KEYS: dict[str, tuple[str, ...]] = {
     "": (
         "title", "created", "gpuvox", "command", "device", "seed", "versions", "config", "cohort", "design", "checks",
-        "mask", "underlay", "labels", "names", "level", "extent", "tests", "rois", "regions", "groups", "csf", "models",
+        "mask", "underlay", "labels", "names", "level", "extent", "tests", "rois", "regions", "groups", "csf",
+        "coefficients", "models",
         "zscores", "methods", "stages", "files",
     ),
     "config": ("path", "text"),
@@ -157,6 +158,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     ),
     "regions": ("labels", "labels_of", "jacobian", "lesions", "erosion", "head_size", "merge"),
     "groups": ("title", "table", "pairs", "demographics", "order", "json"),
+    "coefficients": ("table", "json"),
     "csf": ("comparison", "sensitivity", "json"),
     "models": ("title", "kind", "table", "coefficients", "data", "diagnostics", "ladder", "json"),
     "zscores": ("table", "title"),

@@ -26,6 +26,7 @@ DESCRIPTIONS = (
     (r"clusters/.*\.tsv", "clusters: size, p, peak, regions"),
     (r"clusters/.*\.nii", "cluster labels"),
     (r"csf_reference\.tsv", "mean value in cerebrospinal fluid, by participant"),
+    (r"csf/coefficients\.tsv", "differences between the groups with other coefficients of the tissue model"),
     (r"csf/comparison\.tsv", "mean value in cerebrospinal fluid, compared between the groups"),
     (r"csf/sensitivity\.tsv", "differences between the groups with both references in cerebrospinal fluid"),
     (r"maps/.*\.json", "how the map was computed"),

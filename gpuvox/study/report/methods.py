@@ -84,6 +84,9 @@ def _maps(contents: Contents, about: Mapping[str, Any]) -> str:
         "Comparisons of groups were repeated with the other reference (cohort’s mean, or participant’s own)."
         if contents.part("csf").get("sensitivity", "")
         else "",
+        "How conclusions depend on the model was examined by drawing its coefficients with independent normal errors."
+        if contents.part("coefficients").get("table", "")
+        else "",
     ]
     if any(re.search(r"maps/\w+mass\.nii", path) for path in contents.texts("files")):
         sentences.append(

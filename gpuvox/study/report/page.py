@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -246,7 +247,19 @@ class Page:
             ]  # fmt: skip
             main, more = [t for each in of for t in each[:1]], [t for each in of for t in each[1:]]
             sections.append(Group(title, main, more, [], methods.plain(str(about.get("subset") or ""))))
-        return [*sections, *self._csf()]
+        return [*sections, *self._csf(), *self._coefficients()]
+
+    def _coefficients(self) -> list[Group]:
+        """How differences depend on the coefficients of the model; none without such a table."""
+        part = self.source.part("coefficients")
+        if not part.get("table", ""):
+            return []
+        about = methods.beside(part)
+        error, draws = about.get("relative_standard_error", math.nan), about.get("draws", 0)
+        caption = f"Differences with {draws} sets of coefficients, standard error {100 * error:g} %"
+        found = self._tables(part, "table", "coefficients", caption, tables.explained_columns(about, "dependence"))
+        main = [table for table in found[:1] if table.rows]
+        return [Group("Dependence on the coefficients", main, found[1:], [])] if main else []
 
     def _csf(self) -> list[Group]:
         """Both references in CSF side by side; none if the maps are not referenced."""

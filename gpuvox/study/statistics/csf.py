@@ -24,6 +24,8 @@ from gpuvox.types import Float64
 
 COMPARISON, SENSITIVITY_TABLE, RECORD = "csf/comparison.tsv", "csf/sensitivity.tsv", "csf/csf.json"
 """Files of a study, relative to its results."""
+DEPENDENCE, DEPENDENCE_RECORD = "csf/coefficients.tsv", "csf/coefficients.json"
+"""Files of the dependence on the model's coefficients."""
 KINDS = ("iron", "myelin")
 UNITS = {"iron": " mg/kg", "myelin": ""}
 MASS_UNITS = {"iron": 1e-3, "myelin": 1.0}

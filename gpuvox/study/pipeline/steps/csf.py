@@ -1,4 +1,4 @@
-"""The stage that compares references in cerebrospinal fluid (CSF): the cohort's mean, and each participant's own."""
+"""Stages that ask how conclusions depend on the reference in cerebrospinal fluid (CSF) and on the model."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterable
 
 from gpuvox import files
+from gpuvox.qmri import TissueModel
 from gpuvox.reporter import Reporter
 from gpuvox.study.pipeline.inputs import StudyInputs
 from gpuvox.study.pipeline.stages import Stage
-from gpuvox.study.statistics import csf
+from gpuvox.study.statistics import coefficients, csf
 from gpuvox.study.statistics.ancova import ANCOVA, explained
 from gpuvox.tables.columns import fitting
 from gpuvox.tables.reading import read_participants, typed
@@ -44,6 +45,36 @@ def csf_stages(inputs: StudyInputs) -> list[Stage]:
     }  # fmt: skip
     after = ("iron and myelin", "variables")
     return [Stage("CSF reference", settings, (csf.COMPARISON, csf.SENSITIVITY_TABLE, csf.RECORD), work, after)]
+
+
+def coefficient_stages(inputs: StudyInputs) -> list[Stage]:
+    """One stage if iron and myelin are measured in regions, and an error of the coefficients is assumed."""
+    section, groups = inputs.config.ironmyelin, inputs.config.groups
+    maps = (inputs.config.rois.maps or tuple(inputs.maps)) if inputs.config.rois is not None else ()
+    if section is None or not section.coefficient_error or not {"iron", "myelin"} <= set(maps):
+        return []
+    error, path = section.coefficient_error, inputs.ironmyelin_options["model"]
+
+    def work(reporter: Reporter) -> None:
+        os.makedirs(inputs.path("csf"), exist_ok=True)
+        table = read_participants(inputs.path("features.tsv"))
+        model = TissueModel.read(path) if path else TissueModel.default()
+        comparison = csf.Comparison(table, groups.column, groups.order, groups.covariates)
+        models = coefficients.drawn_models(model, error, seed=inputs.config.study.seed)
+        rows = coefficients.dependence(comparison, _variables(inputs, table.columns), model, models)
+        files.write_table(inputs.path(csf.DEPENDENCE), rows)
+        about = {"name": model.name, "citation": model.citation}
+        files.write_json(inputs.path(csf.DEPENDENCE_RECORD), coefficients.record_of(error, len(models), about))
+        for text in coefficients.concerns(rows, error):
+            reporter.warn(text)
+
+    settings = {
+        "error": error, "group": groups.column, "order": groups.order, "covariates": groups.covariates,
+        "variables": [list(patterns) for patterns in _patterns(inputs)], "seed": inputs.config.study.seed,
+    }  # fmt: skip
+    sources = {"model": (path,)} if path else {}
+    outputs = (csf.DEPENDENCE, csf.DEPENDENCE_RECORD)
+    return [Stage("coefficients", settings, outputs, work, ("variables",), sources)]
 
 
 def _patterns(inputs: StudyInputs) -> list[tuple[str, ...]]:
