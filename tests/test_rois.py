@@ -340,10 +340,22 @@ def test_refusals(change, extra, says, cohort, capsys):
 
 
 def test_missing_options(cohort, capsys):
-    for name in ("table", "labels", "map", "out"):
+    for name in ("table", "labels", "out"):
         at = COMMAND.index(f"--{name}")
         assert main(COMMAND[:at] + COMMAND[at + 2 :]) == 2
         assert f"--{name} is missing" in capsys.readouterr().err
+
+
+def test_without_maps_the_volumes_are_the_same(cohort, capsys):
+    assert main(COMMAND) == 0
+    out = COMMAND[COMMAND.index("--out") + 1]
+    before = pd.read_csv(out, sep="\t").drop_duplicates(["participant_id", "structure", "side"])
+    command = [word for i, word in enumerate(COMMAND) if "--map" not in (word, COMMAND[i - 1])]
+    assert main(command) == 0
+    alone = pd.read_csv(out, sep="\t")
+    assert len(alone) == len(before)
+    assert alone["volume"].tolist() == before["volume"].tolist()
+    assert set(alone["map"]) == {"none"}
 
 
 def measured(folder, labels, values):
