@@ -58,7 +58,7 @@ class Cohort:
     def voxelwise(self, *words, images="maps/{participant_id}_gm.nii.gz", out="out"):
         images = str(self.folder / images) if "{" in images or "." in images else images
         return main(
-            ["voxelwise", str(self.folder / "participants.tsv"), "--images", images, "--mask",
+            ["voxelwise", "--no-report", str(self.folder / "participants.tsv"), "--images", images, "--mask",
              str(self.folder / "mask"), "--out", str(self.folder / out), "-n", "60", "--seed", "7", "--quiet", *words]
         )  # fmt: skip
 

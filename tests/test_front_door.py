@@ -410,7 +410,15 @@ def test_an_interrupted_analysis_is_resumed(two_groups, monkeypatch):
         patch.setattr("gpuvox.cli.console.ProgressBar.__call__", interrupt)
         options = ["--mask", str(two_groups.folder / "mask"), "--out", str(two_groups.folder / "out"), "-n", "60"]
         images = str(two_groups.folder / "maps/{participant_id}_gm.nii.gz")
-        line = ["voxelwise", str(two_groups.folder / "participants.tsv"), "--images", images, *options, *words]
+        line = [
+            "voxelwise",
+            "--no-report",
+            str(two_groups.folder / "participants.tsv"),
+            "--images",
+            images,
+            *options,
+            *words,
+        ]
         assert main([*line, "--seed", "7", "--threads", "1"]) == 130
     assert calls
     assert (two_groups.folder / "out" / "randomise" / "f_checkpoint.tally").exists()
@@ -437,7 +445,7 @@ def test_names_with_odd_letters_are_written_and_read_back(two_groups):
 
 def test_the_plan_writes_nothing(two_groups, capsys):
     before = sorted(two_groups.folder.rglob("*"))
-    words = ["voxelwise", str(two_groups.folder / "participants.tsv"), "--images"]
+    words = ["voxelwise", "--no-report", str(two_groups.folder / "participants.tsv"), "--images"]
     words += [str(two_groups.folder / "maps/{participant_id}_gm.nii.gz"), "--out", str(two_groups.folder / "out")]
     assert main([*words, "--model", "group + age", "--test", "MS - HC", "-n", "60", "--plan"]) == 0
     said = capsys.readouterr().out
@@ -447,7 +455,7 @@ def test_the_plan_writes_nothing(two_groups, capsys):
 
 
 def test_what_is_said(two_groups, capsys):
-    words = ["voxelwise", str(two_groups.folder / "participants.tsv"), "--images"]
+    words = ["voxelwise", "--no-report", str(two_groups.folder / "participants.tsv"), "--images"]
     words += [str(two_groups.folder / "maps/{participant_id}_gm.nii.gz"), "--out", str(two_groups.folder / "out")]
     assert (
         main([*words, "--model", "group + age", "--test", "MS - HC", "--test", "-age", "-n", "60", "--seed", "7"])

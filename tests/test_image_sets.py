@@ -37,7 +37,8 @@ def cohort(tmp_path_factory):
 def voxelwise(cohort, out, *words, images=("maps/{participant_id}_gm.nii.gz",)):
     sources = [word for each in images for word in ("--images", each)]
     return main(
-        ["voxelwise", str(cohort.folder / "participants.tsv"), *sources, "--mask", str(cohort.folder / "mask"),
+        ["voxelwise", "--no-report", str(cohort.folder / "participants.tsv"), *sources,
+            "--mask", str(cohort.folder / "mask"),
          "--out", str(cohort.folder / out), "-n", "60", "--seed", "7", "--quiet", *words]
     )  # fmt: skip
 
@@ -186,7 +187,8 @@ def test_shards_are_merged_into_what_one_run_writes(cohort, tmp_path, monkeypatc
     images = [f"{name}={cohort.folder}/{name}.nii.gz" for name in COMPONENTS[1:]]
     words = ["--model", "group", "--test", "MS - HC", "--across-tests", "-x", "-T"]
     sources = [word for each in images for word in ("--images", each)]
-    line = ["voxelwise", str(cohort.folder / "participants.tsv"), *sources, "--mask", str(cohort.folder / "mask"),
+    line = ["voxelwise", "--no-report", str(cohort.folder / "participants.tsv"), *sources,
+            "--mask", str(cohort.folder / "mask"),
             "-n", "30", "--seed", "7", *words]  # fmt: skip
     assert main([*line, "--out", "whole"]) == 0
     for part in (1, 2):

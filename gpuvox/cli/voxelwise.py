@@ -10,6 +10,7 @@ from gpuvox import __version__
 from gpuvox.cli.arguments import Parser, positive
 from gpuvox.cli.console import terminal
 from gpuvox.cli.options import (
+    add_atlas,
     add_flag,
     add_list,
     add_pairs,
@@ -29,6 +30,7 @@ from gpuvox.cli.randomise_options import (
     add_workers,
 )
 from gpuvox.errors import UsageError
+from gpuvox.reporter import Reporter
 
 SET_NAME = re.compile(r"[A-Za-z0-9{}.]+")
 """The name of a set of images; a range in it stands for several sets."""
@@ -95,6 +97,7 @@ def build_parser() -> Parser:
     add_flag(outputs, "--fdr", "also write p-values of voxels that control the false discovery rate")
     add_flag(outputs, "--fsl-names", "also write the maps under FSL's names, in DIR/randomise")
     add_quiet(outputs, "print only errors and warnings")
+    _add_report(parser.add_argument_group("report, tables and figures (DIR/report.html and DIR/report)"))
     add_computing(parser.add_argument_group("computing"))
     add_workers(parser.add_argument_group("runs on Dask workers"))
     parser.set_defaults(**NOT_HERE)
@@ -127,6 +130,12 @@ def _add_longitudinal(group: Any) -> None:
     add_text(group, "--years", "COLUMN", "time of each visit in years: the change is a slope per year")
     group.add_argument("--summary", choices=("change", "mean"), default="change",
                        help="the change from the first to the last visit, or the mean of all (change)")  # fmt: skip
+
+
+def _add_report(group: Any) -> None:
+    add_flag(group, "--no-report", "do not write them; gpuvox report DIR does so later", dest="no_report")
+    add_atlas(group)
+    add_text(group, "--underlay", "IMAGE", "anatomy under the maps, on their grid")
 
 
 def _add_exchangeability(group: Any) -> None:
@@ -215,6 +224,8 @@ def run(argv: list[str]) -> int:
     from gpuvox.application.voxelwise.execute import Output, execute, plan
 
     description = describe(options)
+    if not options.no_report:
+        _check_report(options)
     with terminal(lines=not options.quiet, bar=not options.quiet) as reporter:
         if options.plan:
             plan(description, reporter)
@@ -222,7 +233,36 @@ def run(argv: list[str]) -> int:
         open_device("cpu" if description.run.cluster else options.device, options.quiet)
         output = Output(options.out, options.fsl_names, command_line("voxelwise", *argv))
         execute(description, output, reporter, options.seed)
+        if not (options.no_report or description.run.shard):
+            _report(options, reporter)
     return 0
+
+
+def _check_report(options: argparse.Namespace) -> None:
+    """Find what is wrong with the images of the report before the analysis is run."""
+    from gpuvox.files import read_header
+    from gpuvox.findings.atlas import check_atlas
+
+    if options.underlay:
+        read_header(options.underlay)
+    if options.atlas:
+        check_atlas(options.atlas, options.names)
+
+
+def _report(options: argparse.Namespace, reporter: Reporter) -> None:
+    """Write the report; without matplotlib, say how it is written."""
+    try:
+        from gpuvox.findings.report import ReportOptions
+        from gpuvox.findings.report import execute as write_report
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in ("matplotlib", "jinja2"):
+            raise
+        reporter.warn(
+            f"the report needs {error.name}, which is not installed; once it is, gpuvox report {options.out} writes it"
+        )
+        return
+    settings = ReportOptions(underlay=options.underlay, atlas=options.atlas, names=options.names)
+    write_report(options.out, None, settings, reporter)
 
 
 def _images(texts: list[str]) -> str | dict[str, str]:

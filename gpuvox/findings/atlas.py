@@ -86,6 +86,18 @@ def read_atlas(image: str | os.PathLike[str], grid: Grid, names: str | os.PathLi
     return Atlas(labels, regions, note)
 
 
+def check_atlas(image: str | os.PathLike[str], names: str | os.PathLike[str] | None = None) -> None:
+    """Raise `FileError` if the files of an atlas cannot be read, whatever the grid of the analysis."""
+    path = Path(image)
+    if path.suffix.casefold() == ".xml":
+        _images_of(path)
+        names = names or path
+    else:
+        files.read_header(path)
+    if names:
+        read_regions(names)
+
+
 def is_on_grid(header: files.ImageHeader, grid: Grid) -> bool:
     """Whether an image has the voxels of a grid, in any order of its axes."""
     try:
@@ -107,6 +119,12 @@ def _table_beside(image: Path) -> Path | None:
 
 def _image_of(xml: Path, grid: Grid) -> Path:
     """The label image of an FSL atlas: of several, the one on this grid, or the first that is there."""
+    there = _images_of(xml)
+    return next((path for path in there if is_on_grid(files.read_header(path), grid)), there[0])
+
+
+def _images_of(xml: Path) -> list[Path]:
+    """The images that an FSL atlas names, as far as they are there."""
     there = []
     for name in atlas_images(xml):
         for path in (xml.parent / name.lstrip("/"), xml.parent.parent / name.lstrip("/")):
@@ -117,7 +135,7 @@ def _image_of(xml: Path, grid: Grid) -> Path:
                 continue
     if not there:
         raise FileError(f"none of the images that {xml} names is there: {', '.join(atlas_images(xml))}")
-    return next((path for path in there if is_on_grid(files.read_header(path), grid)), there[0])
+    return there
 
 
 def _resampled(header: files.ImageHeader, grid: Grid) -> NDArray[np.int64]:

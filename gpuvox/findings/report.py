@@ -63,6 +63,12 @@ class ReportOptions:
     contrasts: str = ""
 
 
+def setting_names() -> list[str]:
+    """What `options_of` takes."""
+    names = [each.name for each in (*fields(ClusterOptions), *fields(ReportOptions))]
+    return [name for name in names if name != "clusters"]
+
+
 def options_of(**settings: Any) -> ReportOptions:
     """`ReportOptions` from its fields and those of `ClusterOptions`."""
     of_clusters = {each.name for each in fields(ClusterOptions)}

@@ -247,8 +247,20 @@ def _voxelwise_test(
     return RunTest(
         f"{images}_{label}" if images else label, f"{images}: {test['name']}" if images else test["name"], kind,
         files.find_image(folder / f"{stem}{kind}_statmap"), _ordered(logs), effects, weights, test["meaning"],
-        images=images, **_facts(about),
+        images=images, nulls=_nulls_of_voxelwise(folder, images, kind, about), **_facts(about),
     )  # fmt: skip
+
+
+def _nulls_of_voxelwise(folder: Path, images: str, kind: str, about: Mapping[str, Any]) -> dict[str, Path]:
+    """Null distributions of a test that ``-N`` writes beside the designs of the runs of randomise."""
+    start = f"{images}_" if images else ""
+    start += "f*" if kind == "F" else "mean" if about.get("method") == "sign-flips" else "t"
+    nulls = {}
+    for statistic in KINDS:
+        paths = list((folder / "randomise").glob(f"{start}_{statistic}_corrp_{about.get('name')}.txt"))
+        if len(paths) == 1:
+            nulls[f"{KINDS[statistic]}FWE"] = paths[0]
+    return nulls
 
 
 def _test_of_record(runs: Sequence[Mapping[str, Any]], name: str, kind: str) -> Mapping[str, Any]:
