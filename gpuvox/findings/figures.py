@@ -137,7 +137,7 @@ def saved(figure: Figure, name: str, alt: str, caption: str = "", *, vector: boo
             dpi=300,
             metadata={"Software": None},
             facecolor=colour,
-            pil_kwargs={"compress_level": 4},
+            pil_kwargs={"compress_level": 2},
         )
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, facecolor=colour)
     width, height = figure.get_size_inches() * 96
@@ -150,7 +150,7 @@ def saved(figure: Figure, name: str, alt: str, caption: str = "", *, vector: boo
 def png_of(pixels: NDArray[np.uint8]) -> bytes:
     """(height, width, 3) pixels as a PNG."""
     buffer = io.BytesIO()
-    imsave(buffer, pixels, format="png", pil_kwargs={"compress_level": 4})
+    imsave(buffer, pixels, format="png", pil_kwargs={"compress_level": 2})
     return buffer.getvalue()
 
 

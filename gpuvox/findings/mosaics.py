@@ -119,21 +119,21 @@ def mosaic(scene: Scene, layers: Sequence[Layer], slices: Sequence[int]) -> Figu
     cell = (WIDTH - BAR) / PER_ROW
     tall = cell * height / width
     size = round(tall * DPI), round(cell * DPI)
-    canvas = np.zeros((rows * size[0], columns * size[1], 3), dtype=np.uint8)
+    canvas = np.full((rows * size[0], columns * size[1], 4), (0, 0, 0, 255), dtype=np.uint8)
     total = columns * cell + BAR, max(rows * tall, 1.5)
     with own_style():
         figure, ax = _inches(total, "black")
         for number, z in enumerate(slices):
             row, column = divmod(number, PER_ROW)
             part = canvas[row * size[0] : (row + 1) * size[0], column * size[1] : (column + 1) * size[1]]
-            part[:] = _enlarged(_pixels(blended(scene, layers, 2, z)), size)
+            part[..., :3] = _enlarged(_pixels(blended(scene, layers, 2, z)), size)
             where = f"z = {signed(scene.millimetres((0, 0, z))[2])}" if scene.oriented else f"slice {z}"
             left, bottom = column * cell, total[1] - (row + 1) * tall
             ax.text(left + 0.04, bottom + 0.03, where, color="white", fontsize=7.5, va="bottom")
             if scene.oriented and number == 0:
                 _letters(ax, ("L", "R"), (left, left + cell), bottom + tall, "white")
         extent = (0, columns * cell, total[1] - rows * tall, total[1])
-        ax.imshow(canvas, interpolation="nearest", aspect="auto", extent=extent)
+        ax.imshow(canvas, interpolation="none", aspect="auto", extent=extent)
         ax.set(xlim=(0, total[0]), ylim=(0, total[1]))
         _bars(figure, layers, "white", BAR / total[0])
     return figure
@@ -200,7 +200,7 @@ def glass_brain(scene: Scene, tests: Sequence[VoxelwiseTest], vmax: float) -> Fi
             right, bottom = left + width * scale, (tall - height * scale) / 2
             extent = (left, right, bottom, bottom + height * scale)
             image = _pixels(_projection(scene, tests, axis, vmax))
-            ax.imshow(image, interpolation="nearest", aspect="auto", extent=extent)
+            ax.imshow(image, interpolation="none", aspect="auto", extent=extent)
             pixel = (scene.voxel_size[across[0]] * scale, scale * scene.voxel_size[across[1]])
             ax.add_collection(edges(np.asarray(scene.mask.any(axis=axis)).T, pixel, (left, bottom), INK))
             if scene.oriented:
