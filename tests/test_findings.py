@@ -18,7 +18,7 @@ from gpuvox.cli.main import main
 from gpuvox.findings.methods import paragraphs
 from gpuvox.findings.references import REFERENCES, bibtex
 from gpuvox.findings.runs import Run, RunTest, read_run
-from gpuvox.findings.tested import ClusterOptions
+from gpuvox.findings.tested import ClusterOptions, MapsOfTest
 from gpuvox.findings.values import GroupValues, adjusted_values
 from tests.conftest import save, vest
 
@@ -357,6 +357,27 @@ def test_every_reference_is_an_entry_of_bibtex():
         year = re.search(rf"{{{key},.*?year = {{(\d+)}}", entries, re.DOTALL)
         assert year is not None
         assert year[1] == key[-4:]
+
+
+def test_clusters_of_a_two_sided_test_have_one_sign():
+    """Positive and negative voxels that touch, against labels of scipy for each sign."""
+    rng = np.random.default_rng(6)
+    t = ndimage.gaussian_filter(rng.normal(size=SHAPE), 1) * 12
+    p = np.where(np.abs(t) > 1.2, 0.02, 0.5)
+    grid = gpuvox.Grid(np.ones(SHAPE, dtype=bool), (4.0, 4.0, 5.0), AFFINE)
+    maps = MapsOfTest(grid, grid.to_vector(t).astype(np.float32), grid.to_vector(p), 50, two_sided=True)
+    labels, table = maps.clusters(ClusterOptions(subpeaks=0))
+    sizes, peaks = [], []
+    for sign in (1, -1):
+        of_sign, n = ndimage.label((p < 0.05) & (sign * t > 0), np.ones((3, 3, 3)))
+        sizes += [int((of_sign == number).sum()) for number in range(1, n + 1)]
+        peaks += [sign * (sign * t[of_sign == number]).max() for number in range(1, n + 1)]
+    assert list(table.voxels) == sorted(sizes, reverse=True)
+    assert (table.statistic < 0).any()
+    np.testing.assert_allclose(sorted(table.statistic), sorted(peaks), rtol=1e-6)
+    image = grid.to_volume(labels)
+    assert [np.count_nonzero(image == number) for number in table.cluster] == list(table.voxels)
+    assert all(len(np.unique(np.sign(t[image == number]))) == 1 for number in table.cluster)
 
 
 def test_runs_are_recognised_by_their_files(here):

@@ -177,9 +177,9 @@ def test_visits_that_cannot_be_summarised(rows, how, said):
 def test_visits_are_refused_or_dropped(cohort, capsys):
     table = cohort.table.drop(index=3)
     table.to_csv(cohort.folder / "fewer.tsv", sep="\t", index=False)
-    line = ["voxelwise", str(cohort.folder / "fewer.tsv"), "--images", str(cohort.folder / TEMPLATE), "--mask",
-            str(cohort.folder / "mask"), "--out", str(cohort.folder / "fewer"), "-n", "5", "--seed", "1", "-x",
-            "--longitudinal", "participant_id", "--visit", "session"]  # fmt: skip
+    line = ["voxelwise", "--no-report", str(cohort.folder / "fewer.tsv"), "--images", str(cohort.folder / TEMPLATE),
+            "--mask", str(cohort.folder / "mask"), "--out", str(cohort.folder / "fewer"), "-n", "5", "--seed", "1",
+            "-x", "--longitudinal", "participant_id", "--visit", "session"]  # fmt: skip
     assert main(line) == 2
     assert f"{cohort.table.participant_id[3]} (no {cohort.table.session[3]})" in capsys.readouterr().err
     assert main([*line, "--missing", "drop"]) == 0

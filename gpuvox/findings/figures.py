@@ -32,7 +32,7 @@ with ignoring():
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
     from matplotlib.collections import LineCollection
-    from matplotlib.colors import Colormap, ListedColormap, Normalize
+    from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap, Normalize
     from matplotlib.figure import Figure
     from matplotlib.image import imsave
     from matplotlib.patheffects import withStroke
@@ -40,6 +40,8 @@ with ignoring():
     from matplotlib.ticker import MaxNLocator
 
 
+COOL = LinearSegmentedColormap.from_list("cool", ["#123a7a", "#2f7fd0", "#7cc8f2", "#e6fbff"])
+"""Of the other direction of a test: dark blue to pale blue, with increasing lightness."""
 GROUP_COLOURS = ("#c4510a", "#0f6ba8", "#6b6b6b", "#8f3b76")
 """Orange and blue that colour-blind readers can distinguish, dark enough on white."""
 GROUP_MARKS = ("o", "^", "s", "D")

@@ -46,7 +46,8 @@ def _model(run: Run) -> str:
     for test in run.tests:
         df = f" with {_degrees(test)} degrees of freedom" if test.df else ""
         meaning = f", which tests whether {test.meaning}" if test.meaning else ""
-        sentences.append(f"“{test.name}” is {'an F' if test.kind == 'F' else 'a one-sided t'} test{df}{meaning}.")
+        kind = "an F" if test.kind == "F" else "a two-sided t" if test.two_sided else "a one-sided t"
+        sentences.append(f"“{test.name}” is {kind} test{df}{meaning}.")
     return " ".join(sentences)
 
 

@@ -13,9 +13,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox.findings.figures import FADED, INK, edges, ignoring, own_style, short, signed, statistic_colours
+from gpuvox.findings.figures import COOL, FADED, INK, edges, ignoring, own_style, short, signed, statistic_colours
 from gpuvox.findings.scene import Scene, VoxelwiseTest
-from gpuvox.types import Float64, Floats
+from gpuvox.types import Bools, Float64, Floats
 
 with ignoring():
     from matplotlib.axes import Axes
@@ -30,7 +30,6 @@ BAR = 0.95
 MOST_SLICES = 18
 PER_ROW = 6
 DPI = 300
-COOL = LinearSegmentedColormap.from_list("cool", ["#123a7a", "#2f7fd0", "#7cc8f2", "#e6fbff"])
 RED_YELLOW = LinearSegmentedColormap.from_list("red-yellow", ["#ff0000", "#ffff00"])
 BLUE_LIGHT_BLUE = LinearSegmentedColormap.from_list("blue-lightblue", ["#0000ff", "#00ffff"])
 ON_WHITE = LinearSegmentedColormap.from_list("warm", ["#fdbb6c", "#e8622c", "#8d0d1f"])
@@ -61,25 +60,48 @@ class Layer:
     label: str
 
 
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One direction of a test, as positive values: a one-sided test, or one sign of a two-sided one."""
+
+    values: Floats
+    significant: Bools
+    corrected: Floats
+    label: str
+
+
+def sides_of(tests: Sequence[VoxelwiseTest]) -> list[Side]:
+    """The directions that a picture shows, in warm and in cool colours: of one test, or of a pair of tests."""
+    (first, *_) = tests
+    if not first.two_sided:
+        return [
+            Side(np.maximum(test.statistic, 0), test.significant, test.corrected, short(test.contrast, 24))
+            for test in tests
+        ]
+    return [
+        Side(
+            np.maximum(sign * first.statistic, 0), first.significant & (sign * first.statistic > 0), first.corrected,
+            f"{short(first.contrast, 20)} {'>' if sign > 0 else '<'} 0",
+        )
+        for sign in (1, -1)
+    ]  # fmt: skip
+
+
 def statistic_layers(tests: Sequence[VoxelwiseTest], vmax: float) -> list[Layer]:
-    """The statistic of a test, or of both tests of a pair: opaque where p survives, elsewhere faded."""
+    """The statistic of a test, or of both directions: opaque where p survives, elsewhere faded."""
     layers = []
-    for test, colours in zip(tests, (statistic_colours(), COOL)):
-        positive = np.maximum(test.statistic, 0)
-        opacity = np.where(test.significant, 1.0, FADED * np.clip(positive / vmax, 0, 1))
-        layers.append(Layer(colours, 0, vmax, positive, opacity, f"{test.kind}, {short(test.contrast, 24)}"))
+    for side, colours in zip(sides_of(tests), (statistic_colours(), COOL)):
+        opacity = np.where(side.significant, 1.0, FADED * np.clip(side.values / vmax, 0, 1))
+        layers.append(Layer(colours, 0, vmax, side.values, opacity, f"{tests[0].kind}, {side.label}"))
     return layers
 
 
 def p_layers(tests: Sequence[VoxelwiseTest], level: float) -> list[Layer]:
-    """1 − p of a test, or of both tests of a pair, where p survives."""
+    """1 − p of a test, or of both directions, where p survives."""
     return [
-        Layer(
-            colours, 1 - level, 1, test.corrected, test.significant.astype(np.float64),
-            f"1 − p, {short(test.contrast, 24)}",
-        )
-        for test, colours in zip(tests, (RED_YELLOW, BLUE_LIGHT_BLUE))
-    ]  # fmt: skip
+        Layer(colours, 1 - level, 1, side.corrected, side.significant.astype(np.float64), f"1 − p, {side.label}")
+        for side, colours in zip(sides_of(tests), (RED_YELLOW, BLUE_LIGHT_BLUE))
+    ]
 
 
 def blended(scene: Scene, layers: Sequence[Layer], axis: int, at: int) -> Float64:
@@ -208,8 +230,8 @@ def glass_brain(scene: Scene, tests: Sequence[VoxelwiseTest], vmax: float) -> Fi
             left = right + 0.03 * width * scale
         ax.set(xlim=(0, WIDTH), ylim=(0, tall))
         layers = [
-            Layer(colours, 0, vmax, test.statistic, test.statistic, f"{test.kind}, {short(test.contrast, 24)}")
-            for test, colours in zip(tests, (ON_WHITE, COOL_ON_WHITE))
+            Layer(colours, 0, vmax, side.values, side.values, f"{tests[0].kind}, {side.label}")
+            for side, colours in zip(sides_of(tests), (ON_WHITE, COOL_ON_WHITE))
         ]
         _bars(figure, layers, INK, BAR / WIDTH)
     return figure
@@ -219,7 +241,7 @@ def _projection(scene: Scene, tests: Sequence[VoxelwiseTest], axis: int, vmax: f
     """Over the thickness of the mask, in pale grey; of two tests the larger statistic counts."""
     depth = scene.mask.sum(axis=axis).T[::-1]
     image: Float64 = np.repeat(1 - 0.16 * (depth / max(depth.max(), 1))[..., None], 3, axis=2)
-    tops = [np.where(test.significant, test.statistic, 0).max(axis=axis).T[::-1] for test in tests]
+    tops = [np.where(side.significant, side.values, 0).max(axis=axis).T[::-1] for side in sides_of(tests)]
     largest = np.max(tops, axis=0)
     for top, colours in zip(tops, (ON_WHITE, COOL_ON_WHITE)):
         there = (top > 0) & (top == largest)

@@ -199,7 +199,7 @@ class RunPage:
 
     def _design(self) -> dict[str, Any] | None:
         run = self.run
-        if run.design is None or any(test.weights is None for test in run.tests):
+        if run.design is None or any(test.weights is None for test in run.tests) or np.isnan(run.design).any():
             return None
         names = list(run.columns) or [f"column {i}" for i in range(1, run.design.shape[1] + 1)]
         rows, titles = [], []

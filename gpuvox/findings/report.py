@@ -26,7 +26,7 @@ from gpuvox.findings.page import RunPage, Shown, Unit, null_picture, read_null, 
 from gpuvox.findings.runs import Run, RunTest, correction_title, read_run
 from gpuvox.findings.scene import Scene, VoxelwiseTest, peak_of, significant
 from gpuvox.findings.sentences import level_text
-from gpuvox.findings.tested import ClusterOptions, TestedMaps, read_grid, read_p, read_tested
+from gpuvox.findings.tested import ClusterOptions, MapsOfTest, read_grid, read_p, read_tested
 from gpuvox.findings.value_plots import MOST, Panel, value_figure
 from gpuvox.findings.values import HeldImages, adjusted_values, find_images, value_table
 from gpuvox.grid import Grid
@@ -81,7 +81,7 @@ class _Analysed:
     """A test, its maps and its clusters."""
 
     of_run: RunTest
-    maps: TestedMaps
+    maps: MapsOfTest
     labels: Int32
     rows: pd.DataFrame
 
@@ -230,9 +230,9 @@ def _corrections(run: Run, grid: Grid, options: ClusterOptions) -> pd.DataFrame:
     for test in run.tests:
         for desc, each in test.corrected.items():
             p = read_p(each, grid, 0 if desc.endswith("FDR") else test.permutations)
-            labels, _ = TestedMaps(grid, np.zeros(grid.n_voxels, np.float32), p).clusters(
-                replace(options, subpeaks=0)
-            )
+            statistic = files.read_map(test.statistic, grid)
+            maps = MapsOfTest(grid, statistic, p, two_sided=test.two_sided)
+            labels, _ = maps.clusters(replace(options, subpeaks=0))
             rows.append(
                 {"test": test.name, "correction": correction_title(desc), "smallest_p": float(p.min()),
                  "voxels": int((p < options.p).sum()), "clusters": int(labels.max(initial=0))}
@@ -271,9 +271,9 @@ def _values(
 
 
 def _value_picture(run: Run, each: _Analysed, values: tuple[pd.DataFrame, Floats] | None) -> Saved | None:
-    """Values of the clusters of a test, if its columns are groups or covariates."""
+    """Values of the clusters of a test, if its columns are groups or covariates that are the same at every voxel."""
     weights = each.of_run.weights
-    if values is None or run.design is None or weights is None:
+    if values is None or run.design is None or weights is None or not np.isfinite(run.design).all():
         return None
     columns = list(run.columns) or [f"column {i}" for i in range(1, run.design.shape[1] + 1)]
     shifts = _shifts(run)
@@ -335,13 +335,14 @@ def _shown_test(number: int, each: _Analysed, scene: Scene, options: ReportOptio
     test, grid = each.of_run, each.maps.grid
     statistic, corrected = (scene.shown(grid.to_volume(v)) for v in (each.maps.statistic, each.maps.corrected))
     survivors = significant(corrected, scene.mask, options.clusters.p)
+    size = np.abs(statistic) if test.two_sided else statistic
     desc = test.correction(options.correction)
     null = test.nulls.get(desc)
     observed = None if null is None else float(read_null(null)[0])
     return VoxelwiseTest(
         number, test.name, test.name, "", "", test.name, correction_title(desc) if desc else "", test.kind,
-        test.permutations, statistic, corrected, survivors, peak_of(statistic, survivors, scene.mask),
-        _critical(test, desc, null, options.clusters.p), observed,
+        test.permutations, statistic, corrected, survivors, peak_of(size, survivors, scene.mask),
+        _critical(test, desc, null, options.clusters.p), observed, test.two_sided,
     )  # fmt: skip
 
 
@@ -365,7 +366,8 @@ def _vmax(tests: Sequence[VoxelwiseTest]) -> dict[str, float]:
     """Upper end of the colours, the same for all tests of a kind."""
     largest: dict[str, float] = {}
     for test in tests:
-        largest[test.kind] = max(largest.get(test.kind, 0.0), float(test.statistic.max()))
+        size = np.abs(test.statistic) if test.two_sided else test.statistic
+        largest[test.kind] = max(largest.get(test.kind, 0.0), float(size.max()))
     return {kind: float(np.ceil(top)) if top > 0 else 1.0 for kind, top in largest.items()}
 
 
@@ -426,7 +428,7 @@ def _pictures(
     if through == "through the mask":
         return made
     p = mosaics.mosaic(scene, mosaics.p_layers(tests, level), slices)
-    colours = "red to yellow" if len(tests) == 1 else "red to yellow and blue to light blue"
+    colours = "red to yellow and blue to light blue" if len(mosaics.sides_of(tests)) > 1 else "red to yellow"
     what = f"1 − p of {names}, corrected, where p < {level_text(level)}"
     made.append(saved(p, f"{label}_1-p", what, f"{what} ({colours})."))
     what = f"Glass brain: the largest {kind} of {names} along each axis, of voxels that survived"

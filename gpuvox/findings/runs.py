@@ -75,6 +75,8 @@ class RunTest:
     critical : dict of str to float
     images : str
         The set of images, where a run has several.
+    two_sided : bool
+        p is of the size of t, whatever its sign.
     """
 
     label: str
@@ -91,6 +93,7 @@ class RunTest:
     nulls: Mapping[str, Path] = field(default_factory=dict)
     critical: Mapping[str, float] = field(default_factory=dict)
     images: str = ""
+    two_sided: bool = False
 
     def correction(self, chosen: str = "") -> str:
         """The correction that is reported: the first by precedence, or that which the user chose.
@@ -242,12 +245,12 @@ def _voxelwise_test(
             effects["estimate" if stat == "effect" else "se"] = path
         elif stat in SIZES and desc in LIMITS:
             effects[stat + LIMITS[desc]] = path
-    about = _test_of_record(runs, test["name"], kind)
+    about, run = _test_of_record(runs, test["name"], kind)
     weights = np.array([[row.get(name, 0.0) for name in columns] for row in test["weights"]], dtype=np.float64)
     return RunTest(
         f"{images}_{label}" if images else label, f"{images}: {test['name']}" if images else test["name"], kind,
         files.find_image(folder / f"{stem}{kind}_statmap"), _ordered(logs), effects, weights, test["meaning"],
-        images=images, nulls=_nulls_of_voxelwise(folder, images, kind, about), **_facts(about),
+        images=images, nulls=_nulls_of_voxelwise(folder, images, kind, about), **_facts(about, run, kind),
     )  # fmt: skip
 
 
@@ -263,17 +266,19 @@ def _nulls_of_voxelwise(folder: Path, images: str, kind: str, about: Mapping[str
     return nulls
 
 
-def _test_of_record(runs: Sequence[Mapping[str, Any]], name: str, kind: str) -> Mapping[str, Any]:
-    """The entry of a test in the records of the runs of randomise."""
+def _test_of_record(
+    runs: Sequence[Mapping[str, Any]], name: str, kind: str
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The entry of a test in the records of the runs of randomise, and the record."""
     for run in runs:
         for test in run.get("tests", ()):
             if test.get("contrast_name") == name and str(test.get("name", "")).startswith(kind.casefold()):
-                return dict(test)
-    return {}
+                return test, run
+    return {}, {}
 
 
-def _facts(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What the record of a test says of it, as fields of `RunTest`."""
+def _facts(about: Mapping[str, Any], record: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """What the record of a run says of a test, as fields of `RunTest`."""
     critical = {}
     for statistic, value in about.get("critical_values", {}).items():
         if statistic in KINDS and value is not None:
@@ -284,14 +289,15 @@ def _facts(about: Mapping[str, Any]) -> dict[str, Any]:
         "df": tuple(np.atleast_1d(df).astype(float).tolist()),
         "flips": about.get("method") == "sign-flips",
         "critical": critical,
+        "two_sided": kind == "t" and bool(record.get("statistics", {}).get("t", {}).get("two_sided")),
     }
 
 
 def _table_of_design(path: Path) -> tuple[Float64, tuple[str, ...], tuple[str, ...]]:
     table = files.read_table(path, ["participant_id"])
     columns = tuple(str(name) for name in table.columns if name != "participant_id")
-    try:
-        values = table[list(columns)].to_numpy().astype(np.float64)
+    try:  # n/a is a voxelwise covariate, whose values differ between voxels
+        values = table[list(columns)].replace("n/a", "nan").to_numpy().astype(np.float64)
     except ValueError as error:
         raise FileError(f"{path} holds a cell that is not a number: {error}") from None
     return values, columns, tuple(table["participant_id"])
@@ -325,7 +331,14 @@ def _recorded_test(root: Path, about: Mapping[str, Any], record: Mapping[str, An
     weights = np.atleast_2d(np.array(about["contrast"], dtype=np.float64))
     corrected, nulls = _maps_by_name(root, test)
     return RunTest(
-        test, name, kind, _statistic(root, test), corrected, weights=weights, nulls=nulls, **_facts(about)
+        test,
+        name,
+        kind,
+        _statistic(root, test),
+        corrected,
+        weights=weights,
+        nulls=nulls,
+        **_facts(about, record, kind),
     )
 
 

@@ -41,6 +41,8 @@ class VoxelwiseTest:
         Voxel of the largest statistic, among the survivors if there are any.
     critical, observed : float, optional
         The largest statistic of the mask: its critical value at the level, and the observed one.
+    two_sided : bool
+        p is of the size of the statistic, whatever its sign.
     """
 
     number: int
@@ -58,6 +60,7 @@ class VoxelwiseTest:
     peak: tuple[int, int, int]
     critical: float | None = None
     observed: float | None = None
+    two_sided: bool = False
 
     @property
     def p(self) -> float:
@@ -233,7 +236,10 @@ def significant(corrected: NDArray[np.float32], mask: Bools, level: float) -> Bo
 
 
 def peak_of(statistic: NDArray[np.float32], survivors: Bools, mask: Bools) -> tuple[int, int, int]:
-    """The voxel of the largest statistic, among the survivors if there are any."""
+    """The voxel of the largest statistic, among the survivors if there are any.
+
+    For a two-sided test, `statistic` is its size.
+    """
     among = survivors if survivors.any() else mask
     x, y, z = np.unravel_index(int(np.argmax(np.where(among, statistic, -np.inf))), among.shape)
     return int(x), int(y), int(z)

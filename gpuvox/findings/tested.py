@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpuvox import files
 from gpuvox.errors import FileError
 from gpuvox.findings.atlas import Atlas
-from gpuvox.findings.clusters import describe, find_clusters, is_p, to_table
+from gpuvox.findings.clusters import Peak, describe, find_clusters, is_p, to_table
 from gpuvox.findings.runs import CorrectedMap, Run, RunTest
 from gpuvox.grid import Grid
 from gpuvox.types import Float32, Float64, Floats
@@ -43,7 +43,7 @@ class ClusterOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class TestedMaps:
+class MapsOfTest:
     """The maps of a test.
 
     Attributes
@@ -56,6 +56,8 @@ class TestedMaps:
         p-values are multiples of 1 / permutations; 0 if their number is unknown.
     effects : dict of str to (V,) array
         By the columns of `clusters.EFFECTS`.
+    two_sided : bool
+        p is of the size of the statistic; positive and negative voxels are never in one cluster.
     """
 
     grid: Grid
@@ -63,6 +65,7 @@ class TestedMaps:
     p: Float64
     permutations: int = 0
     effects: Mapping[str, Floats] = field(default_factory=dict)
+    two_sided: bool = False
 
     @property
     def corrected(self) -> Float32:
@@ -91,21 +94,41 @@ class TestedMaps:
         InputError
             The level is not between 0 and 1.
         """
-        labels = find_clusters(self.corrected, self.grid, options.p, options.extent, options.connectivity)
+        labels = self._labels(options)
+        size = np.abs(self.statistic) if self.two_sided else self.statistic
         found = describe(
-            labels, self.corrected, self.grid, self.statistic, atlas, subpeaks=options.subpeaks,
-            distance=options.distance,
-        )  # fmt: skip
-        return labels, to_table(found, self.effects, self.permutations)
+            labels, self.corrected, self.grid, size, atlas, subpeaks=options.subpeaks, distance=options.distance
+        )
+        signed = [replace(each, peaks=tuple(self._signed(peak) for peak in each.peaks)) for each in found]
+        return labels, to_table(signed, self.effects, self.permutations)
+
+    def _labels(self, options: ClusterOptions) -> NDArray[np.int32]:
+        """Numbers of the clusters; of a two-sided test, those of both signs by decreasing size."""
+        how = (self.grid, options.p, options.extent, options.connectivity)
+        if not self.two_sided:
+            return find_clusters(self.corrected, *how)
+        above, below = (
+            find_clusters(np.where(self.statistic * sign > 0, self.corrected, 0), *how) for sign in (1, -1)
+        )
+        labels = np.where(below > 0, below + above.max(initial=0), above)
+        sizes = np.bincount(labels)
+        sizes[0] = 0
+        number = np.zeros(len(sizes), dtype=np.int32)
+        there = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
+        number[there] = np.arange(1, len(there) + 1)
+        return number[labels]
+
+    def _signed(self, peak: Peak) -> Peak:
+        return replace(peak, statistic=float(self.statistic[peak.voxel]))
 
 
 def read_grid(run: Run, mask: str = "") -> Grid:
-    """The voxels of a run: those of a mask or, without one, wherever a test has a statistic.
+    """The voxels of a run: those of a mask or, without one, wherever a test has a statistic (all, if none has).
 
     Raises
     ------
     FileError
-        An image cannot be read; they are on different grids; no voxel has a statistic.
+        An image cannot be read; they are on different grids.
     """
     header = files.read_header(run.tests[0].statistic)
     if mask:
@@ -115,11 +138,11 @@ def read_grid(run: Run, mask: str = "") -> Grid:
     for test in run.tests:
         inside |= files.read_map(test.statistic, whole) != 0
     if not inside.any():
-        raise FileError(f"{header.path} is 0 everywhere; a map of a statistic is expected")
+        inside[:] = True
     return header.grid(inside.reshape(header.shape[:3], order="F"))
 
 
-def read_tested(test: RunTest, grid: Grid, correction: str = "") -> TestedMaps:
+def read_tested(test: RunTest, grid: Grid, correction: str = "") -> MapsOfTest:
     """Read the maps of a test.
 
     Parameters
@@ -137,7 +160,7 @@ def read_tested(test: RunTest, grid: Grid, correction: str = "") -> TestedMaps:
     chosen = test.correction(correction)
     p = read_p(test.corrected[chosen], grid, test.permutations) if chosen else np.ones(grid.n_voxels)
     effects = {name: files.read_map(path, grid) for name, path in test.effects.items()}
-    return TestedMaps(grid, files.read_map(test.statistic, grid), p, test.permutations, effects)
+    return MapsOfTest(grid, files.read_map(test.statistic, grid), p, test.permutations, effects, test.two_sided)
 
 
 def read_p(corrected: CorrectedMap, grid: Grid, permutations: int = 0) -> Float64:

@@ -125,6 +125,9 @@ def _are_recorded(names: Sequence[Path], records: Sequence[Mapping[str, Any]]) -
 
 def _of_voxelwise(run: Run, of: str) -> Images | None:
     """The images that ``participants.tsv`` names, a row for each of the design."""
+    part = f"{of}_images" if of else "images"
+    if any((run.folder / "randomise").glob(f"{part}.*")):  # made from others, or some volumes of a 4D image
+        return Images([files.find_image(run.folder / "randomise" / part)])
     about = run.record.get("images", {}).get(of, {})
     if "column" not in about:
         return None
@@ -132,9 +135,6 @@ def _of_voxelwise(run: Run, of: str) -> Images | None:
     if tuple(table["participant_id"]) != run.ids:
         raise FileError(f"{run.folder / 'participants.tsv'} and design.tsv list different participants")
     volume = about.get("volume")
-    part = f"{of}_images" if of else "images"
-    if volume is not None and any((run.folder / "randomise").glob(f"{part}.*")):
-        return Images([files.find_image(run.folder / "randomise" / part)])  # only some volumes were analysed
     names = [files.find_image(run.folder / cell) for cell in table[about["column"]]]
     if volume is None:
         return Images(names)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox.findings.figures import FADED, statistic_colours
+from gpuvox.findings.figures import COOL, FADED, statistic_colours
 from gpuvox.findings.scene import Scene, VoxelwiseTest
 from gpuvox.types import AnyArray
 
@@ -41,12 +41,15 @@ def viewer_data(
     mask, labels = scene.mask[thin], scene.labels[thin]
     affine = scene.affine.copy()
     affine[:3, :3] *= step
-    colours = (statistic_colours()(np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+    colours, cool = (
+        (each(np.arange(256))[:, :3] * 255).round().astype(np.uint8) for each in (statistic_colours(), COOL)
+    )
     return {
         "shape": list(mask.shape), "affine": affine.tolist(), "step": step, "oriented": scene.oriented,
         "size": [size * step for size in scene.voxel_size], "level": level, "faded": FADED,
         "underlay": pack(scene.underlay[thin], "<u1"), "mask": runs(mask.astype(np.int64)), "labels": runs(labels),
         "names": names(scene, labels), "colours": base64.b64encode(colours.tobytes()).decode(),
+        "cool": base64.b64encode(cool.tobytes()).decode(),
         "tests": [_packed(test, thin, mask, scene) | {"vmax": vmax[test.kind]} for test in tests],
     }  # fmt: skip
 
@@ -63,7 +66,7 @@ def _packed(test: VoxelwiseTest, thin: tuple[slice, ...], mask: NDArray[np.bool_
     p = np.rint((1 - corrected.astype(np.float64)) * count)
     return {
         "name": test.name, "title": test.title, "contrast": test.contrast, "method": test.method, "kind": test.kind,
-        "peak": list(scene.millimetres(test.peak)), "survivors": test.survivors,
+        "peak": list(scene.millimetres(test.peak)), "survivors": test.survivors, "two_sided": test.two_sided,
         "statistic": pack(_inside(statistic / scale, mask), "<i2"), "scale": scale,
         "p": pack(_inside(p, mask), "<u2"), "count": count,
     }  # fmt: skip

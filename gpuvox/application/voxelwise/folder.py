@@ -248,6 +248,8 @@ class ResultFolder:
         """Of each set: columns of ``participants.tsv`` that name the image of a row and, if it is 4D, its volume."""
         columns = {}
         for name, images in analysis.sets.items():
+            if images.combined:
+                continue
             if not images.in_memory:
                 columns[name] = {"column": self.image_column(analysis, name)}
             if images.stacked:

@@ -20,7 +20,7 @@
     return found;
   };
 
-  const underlay = bytes(data.underlay), mask = fromRuns(data.mask), labels = fromRuns(data.labels), colours = bytes(data.colours);
+  const underlay = bytes(data.underlay), mask = fromRuns(data.mask), labels = fromRuns(data.labels), colours = bytes(data.colours), cool = bytes(data.cool);
   const place = new Int32Array(nx * ny * nz).fill(-1); // of a voxel among those of the mask
   for (let i = 0, n = 0; i < mask.length; i++) if (mask[i]) place[i] = n++;
   const decoded = new Map();
@@ -64,14 +64,16 @@
         const i = state.at[axis] * strides[axis] + u * strides[across] + v * strides[up];
         const o = 4 * ((h - 1 - v) * w + u);
         const grey = underlay[i] * 0.85;
-        let alpha = 0, colour = 0;
+        let alpha = 0, colour = 0, table = colours;
         if (place[i] >= 0) {
-          const value = values[place[i]] * state.test.scale;
+          const signed = values[place[i]] * state.test.scale, other = state.test.two_sided && signed < 0;
+          const value = other ? -signed : signed;
+          if (other) table = cool;
           const share = Math.min(Math.max(value / state.test.vmax, 0), 1);
           colour = 3 * Math.round(share * 255);
           if (value >= state.least) alpha = p[place[i]] / state.test.count < state.p ? 1 : state.fade ? data.faded * share : 0;
         }
-        for (let c = 0; c < 3; c++) out[o + c] = (1 - alpha) * grey + alpha * colours[colour + c];
+        for (let c = 0; c < 3; c++) out[o + c] = (1 - alpha) * grey + alpha * table[colour + c];
         out[o + 3] = 255;
       }
     }
