@@ -15,10 +15,12 @@ from scipy import ndimage, stats
 
 import gpuvox
 from gpuvox.cli.main import main
+from gpuvox.errors import SettingError
+from gpuvox.findings import tested
+from gpuvox.findings.atlas import read_atlas
 from gpuvox.findings.methods import paragraphs
 from gpuvox.findings.references import REFERENCES, bibtex
 from gpuvox.findings.runs import Run, RunTest, read_run
-from gpuvox.findings.tested import ClusterOptions, MapsOfTest
 from gpuvox.findings.values import GroupValues, adjusted_values
 from tests.conftest import save, vest
 
@@ -206,15 +208,21 @@ def test_voxelwise_writes_its_report(here):
     assert "TFCE, false discovery rate" in said("vw/report.html")
 
 
-def test_clusters_from_python(here):
-    save(Path("half.nii.gz"), np.ones((28, 32, 24), dtype=np.int16), AFFINE @ np.diag([0.5, 0.5, 0.5, 1]))
-    with pytest.warns(match="half.nii.gz is on another grid"):
-        table = gpuvox.clusters("vw", "MS - HC", atlas="half.nii.gz", subpeaks=2, distance=4)
+def test_an_atlas_and_a_correction_are_chosen(here):
+    save(Path("half"), np.ones((28, 32, 24), dtype=np.int16), AFFINE @ np.diag([0.5, 0.5, 0.5, 1]))
+    run = read_run("vw")
+    grid = tested.read_grid(run)
+    atlas = read_atlas("half", grid)
+    assert "half.nii is on another grid (28 × 32 × 24 voxels)" in atlas.note
+    options = tested.ClusterOptions(subpeaks=2, distance=4)
+    table = tested.read_tested(run.tests[0], grid).clusters(options, atlas)[1]
     assert set(table.columns) >= {"peak", "peak_region", "d", "d_low"}
     assert (table.peak_region.dropna() == "1").all()
-    uncorrected = gpuvox.clusters("vw", "MS - HC", correction="tfceFDR", subpeaks=0)
-    assert list(uncorrected.columns[:3]) == ["cluster", "voxels", "mm3"]
-    assert gpuvox.clusters("rd", "tstat1", subpeaks=0).equals(gpuvox.clusters("rd/two", "contrast 1", subpeaks=0))
+    controlled = tested.read_tested(run.tests[0], grid, "tfceFDR")
+    expected = 10.0 ** -read("vw/contrast-MSMinusHC_stat-logp_desc-tfceFDR_statmap.nii.gz").astype(float)
+    np.testing.assert_allclose(grid.to_volume(controlled.p)[grid.mask], expected[grid.mask], atol=1e-6)
+    with pytest.raises(SettingError, match="a report has no option 'level'; it takes p, extent"):
+        gpuvox.report("vw", level=0.01)
 
 
 WRONG = [
@@ -338,7 +346,7 @@ def test_methods_tell_of_every_test_of_a_run():
         for name, kind, n, flips in (("a", "t", 500, False), ("b", "F", 500, False), ("c", "t", 64, True))
     )
     run = Run(Path("r"), "gpuvox voxelwise", tests, {}, (record(2, 1), record(3, 7)))
-    text = " ".join(paragraphs(run, ClusterOptions()))
+    text = " ".join(paragraphs(run, tested.ClusterOptions()))
     assert (
         "500 permutations of the residuals of the nuisance model (Freedman–Lane [@freedman1983]) for “a” and “b”"
         in text
@@ -365,8 +373,8 @@ def test_clusters_of_a_two_sided_test_have_one_sign():
     t = ndimage.gaussian_filter(rng.normal(size=SHAPE), 1) * 12
     p = np.where(np.abs(t) > 1.2, 0.02, 0.5)
     grid = gpuvox.Grid(np.ones(SHAPE, dtype=bool), (4.0, 4.0, 5.0), AFFINE)
-    maps = MapsOfTest(grid, grid.to_vector(t).astype(np.float32), grid.to_vector(p), 50, two_sided=True)
-    labels, table = maps.clusters(ClusterOptions(subpeaks=0))
+    maps = tested.TestedMaps(grid, grid.to_vector(t).astype(np.float32), grid.to_vector(p), 50, two_sided=True)
+    labels, table = maps.clusters(tested.ClusterOptions(subpeaks=0))
     sizes, peaks = [], []
     for sign in (1, -1):
         of_sign, n = ndimage.label((p < 0.05) & (sign * t > 0), np.ones((3, 3, 3)))

@@ -335,7 +335,9 @@ class Result(ABC):
             raise InputError(f"the test {test!r} has no corrected p-values, so that it has no clusters")
         effects = {EFFECTS[name]: values for name, values in tested.maps.items() if name in EFFECTS}
         n = 0 if desc.endswith("FDR") else tested.result.shuffler.n
-        return TestedMaps(self.grid, tested.maps[tested.statistic], tested.p[desc], n, effects)
+        return TestedMaps(
+            self.grid, tested.maps[tested.statistic], tested.p[desc], n, effects, tested.result.two_sided
+        )
 
     def _lines(self) -> Iterator[str]:
         yield self.headline

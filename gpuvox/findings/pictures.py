@@ -35,13 +35,15 @@ def slices_of(
         scene = scene.holding(scene.shown(underlay), None, {})
     statistic, corrected = (scene.shown(grid.to_volume(each)) for each in (maps.statistic, maps.corrected))
     survivors = significant(corrected, scene.mask, level)
-    peak = peak_of(statistic, survivors, scene.mask)
+    size = np.abs(statistic) if maps.two_sided else statistic
+    peak = peak_of(size, survivors, scene.mask)
     test = VoxelwiseTest(
-        0, name, name, "", "", name, "", kind, maps.permutations, statistic, corrected, survivors, peak
+        0, name, name, "", "", name, "", kind, maps.permutations, statistic, corrected, survivors, peak,
+        two_sided=maps.two_sided,
     )  # fmt: skip
     table = maps.clusters(ClusterOptions(p=level, subpeaks=0))[1]
     peaks = [scene.voxel_at((float(x), float(y), float(z))) for x, y, z in table[["x", "y", "z"]].to_numpy()]
-    largest = float(statistic.max())
+    largest = float(size.max())
     return mosaic(
         scene, statistic_layers([test], float(np.ceil(largest)) if largest > 0 else 1.0),
         slices_through(scene, [test], peaks),

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from gpuvox import files
-from gpuvox.errors import FileError
+from gpuvox.errors import FileError, SettingError
 from gpuvox.files.targets import check_targets
 from gpuvox.files.writing import atomic
 from gpuvox.findings import mosaics
@@ -26,7 +26,7 @@ from gpuvox.findings.page import RunPage, Shown, Unit, null_picture, read_null, 
 from gpuvox.findings.runs import Run, RunTest, correction_title, read_run
 from gpuvox.findings.scene import Scene, VoxelwiseTest, peak_of, significant
 from gpuvox.findings.sentences import level_text
-from gpuvox.findings.tested import ClusterOptions, MapsOfTest, read_grid, read_p, read_tested
+from gpuvox.findings.tested import ClusterOptions, TestedMaps, read_grid, read_p, read_tested
 from gpuvox.findings.value_plots import MOST, Panel, value_figure
 from gpuvox.findings.values import HeldImages, adjusted_values, find_images, value_table
 from gpuvox.grid import Grid
@@ -70,7 +70,16 @@ def setting_names() -> list[str]:
 
 
 def options_of(**settings: Any) -> ReportOptions:
-    """`ReportOptions` from its fields and those of `ClusterOptions`."""
+    """`ReportOptions` from its fields and those of `ClusterOptions`.
+
+    Raises
+    ------
+    SettingError
+        An option does not exist.
+    """
+    unknown = next((name for name in settings if name not in setting_names()), None)
+    if unknown is not None:
+        raise SettingError(f"a report has no option {unknown!r}; it takes {', '.join(setting_names())}")
     of_clusters = {each.name for each in fields(ClusterOptions)}
     clusters = ClusterOptions(**{name: value for name, value in settings.items() if name in of_clusters})
     return ReportOptions(clusters, **{name: value for name, value in settings.items() if name not in of_clusters})
@@ -81,7 +90,7 @@ class _Analysed:
     """A test, its maps and its clusters."""
 
     of_run: RunTest
-    maps: MapsOfTest
+    maps: TestedMaps
     labels: Int32
     rows: pd.DataFrame
 
@@ -231,7 +240,7 @@ def _corrections(run: Run, grid: Grid, options: ClusterOptions) -> pd.DataFrame:
         for desc, each in test.corrected.items():
             p = read_p(each, grid, 0 if desc.endswith("FDR") else test.permutations)
             statistic = files.read_map(test.statistic, grid)
-            maps = MapsOfTest(grid, statistic, p, two_sided=test.two_sided)
+            maps = TestedMaps(grid, statistic, p, two_sided=test.two_sided)
             labels, _ = maps.clusters(replace(options, subpeaks=0))
             rows.append(
                 {"test": test.name, "correction": correction_title(desc), "smallest_p": float(p.min()),

@@ -43,7 +43,7 @@ class ClusterOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class MapsOfTest:
+class TestedMaps:
     """The maps of a test.
 
     Attributes
@@ -142,7 +142,7 @@ def read_grid(run: Run, mask: str = "") -> Grid:
     return header.grid(inside.reshape(header.shape[:3], order="F"))
 
 
-def read_tested(test: RunTest, grid: Grid, correction: str = "") -> MapsOfTest:
+def read_tested(test: RunTest, grid: Grid, correction: str = "") -> TestedMaps:
     """Read the maps of a test.
 
     Parameters
@@ -158,9 +158,10 @@ def read_tested(test: RunTest, grid: Grid, correction: str = "") -> MapsOfTest:
         An image cannot be read, or is on another grid; a map does not hold what its name says.
     """
     chosen = test.correction(correction)
-    p = read_p(test.corrected[chosen], grid, test.permutations) if chosen else np.ones(grid.n_voxels)
+    permutations = 0 if chosen.endswith("FDR") else test.permutations
+    p = read_p(test.corrected[chosen], grid, permutations) if chosen else np.ones(grid.n_voxels)
     effects = {name: files.read_map(path, grid) for name, path in test.effects.items()}
-    return MapsOfTest(grid, files.read_map(test.statistic, grid), p, test.permutations, effects, test.two_sided)
+    return TestedMaps(grid, files.read_map(test.statistic, grid), p, permutations, effects, test.two_sided)
 
 
 def read_p(corrected: CorrectedMap, grid: Grid, permutations: int = 0) -> Float64:
