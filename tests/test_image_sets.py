@@ -11,6 +11,8 @@ from numpy.testing import assert_array_equal
 import gpuvox
 from gpuvox.cli.main import main
 from gpuvox.files import write_vest
+from gpuvox.findings.runs import read_run
+from gpuvox.findings.tested import read_grid, read_tested
 from tests.front_door import AFFINE, centred, dummy, exceeding, exceeding_by_hand, make_two_groups, read
 
 COMPONENTS = ("ic00", "ic01", "ic02")
@@ -97,6 +99,7 @@ def test_sets_are_said_and_recorded(tested, cohort, capsys):
     assert [each["name"] for each in record["tests"]][:4] == [
         "ic00: MS - HC", "ic00: HC - MS", "ic00: age", "ic01: MS - HC"
     ]  # fmt: skip
+    assert [test.name for test in read_run(tested).tests[:2]] == ["ic00: MS - HC", "ic00: HC - MS"]
     survived = {each["name"]: each["finding"]["survivals"] for each in record["tests"]}
     assert survived["ic02: MS - HC"]["tfceFWEacross"]["voxels"] > 0
     assert not survived["ic00: MS - HC"]["tfceFWEacross"]["voxels"]
@@ -170,6 +173,12 @@ def test_two_sided(cohort, capsys):
     assert test["finding"]["largest"]["value"] == stat.min() == -np.abs(stat).max()
     assert test["finding"]["survivals"]["tfceFWE"]["peak"]["value"] < 0
     assert test["finding"]["effect"]["value"] < 0
+    run = read_run(two)
+    labels, table = read_tested(run.tests[0], read_grid(run)).clusters()
+    assert run.tests[0].two_sided
+    assert table["statistic"][0] == pytest.approx(stat.min())
+    inside = read_grid(run).to_vector(stat)
+    assert all(len(set(np.sign(inside[labels == number]))) == 1 for number in range(1, labels.max() + 1))
     sidecar = json.loads((two / "contrast-HCMinusMS_stat-logp_desc-tfceFWE_statmap.json").read_text())
     assert sidecar["Tail"] == "two-sided, large sizes of either sign"
     result = gpuvox.voxelwise(

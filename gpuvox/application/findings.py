@@ -133,7 +133,8 @@ def find(
     """
     everywhere = np.ones(grid.n_voxels, dtype=bool)
     signs = (1, -1) if two_sided else (1,)
-    survivals = {desc: _survival(p, stat, grid, signs) for desc, p in corrected.items()}
+    own_first = sorted(corrected.items(), key=lambda each: each[0].endswith("across"))
+    survivals = {desc: _survival(p, stat, grid, signs) for desc, p in own_first}
     effect = None if effects is None else effects.at(int(np.argmax(np.abs(stat) if two_sided else stat)))
     return Finding(name, statistic, _peak(stat, everywhere, grid, two_sided), survivals, effect)
 

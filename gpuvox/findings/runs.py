@@ -248,7 +248,7 @@ def _voxelwise_test(
     about, run = _test_of_record(runs, test["name"], kind)
     weights = np.array([[row.get(name, 0.0) for name in columns] for row in test["weights"]], dtype=np.float64)
     return RunTest(
-        f"{images}_{label}" if images else label, f"{images}: {test['name']}" if images else test["name"], kind,
+        f"{images}_{label}" if images else label, test["name"], kind,
         files.find_image(folder / f"{stem}{kind}_statmap"), _ordered(logs), effects, weights, test["meaning"],
         images=images, nulls=_nulls_of_voxelwise(folder, images, kind, about), **_facts(about, run, kind),
     )  # fmt: skip
