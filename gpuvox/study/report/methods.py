@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gpuvox.findings.methods import statistics_sentences
 from gpuvox.findings.sentences import capital, kinds, level_text, listed, number_word
 from gpuvox.findings.tables import number, of_formula, read_rows
 from gpuvox.study.report.contents import Contents, read_json
@@ -22,13 +23,19 @@ CORRECTED = {
 
 def record(contents: Contents, pattern: str) -> Mapping[str, Any]:
     """The first JSON file of the study whose name matches a pattern; empty if there is none."""
+    return next(iter(records(contents, pattern)), {})
+
+
+def records(contents: Contents, pattern: str) -> list[Mapping[str, Any]]:
+    """The JSON files of the study whose names match a pattern."""
+    found: list[Mapping[str, Any]] = []
     for name in fnmatch.filter(contents.texts("files"), pattern):
         path = contents.located("files", name)
         with contents.reading("files"):
             content = read_json(path)
         if isinstance(content, dict):
-            return content
-    return {}
+            found.append(content)
+    return found
 
 
 def beside(part: Contents) -> Mapping[str, Any]:
@@ -115,7 +122,7 @@ def _field(field: Any, model: Mapping[str, Any]) -> str:
 def _voxelwise(contents: Contents, tests: Sequence[StudyTest]) -> str:
     if not tests:
         return ""
-    about, cohort = record(contents, "*_randomise.json"), contents.part("cohort")
+    recorded, cohort = records(contents, "*_randomise.json"), contents.part("cohort")
     covariates = cohort.texts("covariates")
     nuisance = (
         f", with {named(covariates)} as nuisance variable{'' if len(covariates) == 1 else 's'}"
@@ -127,10 +134,10 @@ def _voxelwise(contents: Contents, tests: Sequence[StudyTest]) -> str:
     methods = listed(list(dict.fromkeys(test.method for test in tests if test.method)))
     sentences = [
         f"Groups were compared in every voxel of the mask by a general linear model{nuisance}, and "
-        f"{methods or 'the statistic'} was tested by {how} permutations{_scheme(about)}; the corrected p-value is the "
-        "proportion of permutations, including the unpermuted data, whose maximum over the mask reaches the "
+        f"{methods or 'the statistic'} was tested by {how} permutations{_scheme(recorded)}; the corrected p-value is "
+        "the proportion of permutations, including the unpermuted data, whose maximum over the mask reaches the "
         "observed value [@winkler2014].",
-        *(_tfce(about, tests) if "TFCE" in methods else ()),
+        *statistics_sentences(recorded, {test.kind for test in tests}, [methods]),
         f"Voxels were considered significant where p, corrected for the family-wise error, was below "
         f"{level_text(contents.get('level', 0.05))}; {_directions(tests)}. All {kinds(tests, 'and')} values are shown, "
         "transparent where they are not significant [@taylor2023].",
@@ -142,8 +149,8 @@ def _count(n: int) -> str:
     return f"{n:,}".replace(",", "\u202f")
 
 
-def _scheme(about: Mapping[str, Any]) -> str:
-    if about.get("nuisance") != "freedman_lane":
+def _scheme(recorded: Sequence[Mapping[str, Any]]) -> str:
+    if {about.get("nuisance") for about in recorded} != {"freedman_lane"}:
         return ""
     return " of the residuals of the nuisance model (Freedman–Lane [@freedman1983])"
 
@@ -159,35 +166,6 @@ def _directions(tests: Sequence[StudyTest]) -> str:
             "corrected across maps, directions and tests"
         )
     return "each direction is a separate one-sided test, and p is not corrected across maps and directions"
-
-
-def _tfce(about: Mapping[str, Any], tests: Sequence[StudyTest]) -> list[str]:
-    """Sentences about TFCE, with its settings for the statistics that were tested."""
-    recorded = about.get("statistics") or {}
-    used = {
-        kind: (recorded.get(kind) or {}).get("tfce") or {} for kind in dict.fromkeys(test.kind for test in tests)
-    }
-    settings_of = {kind: _settings(tfce) for kind, tfce in used.items() if _settings(tfce)}
-    alike = set(settings_of.values())
-    settings = "; ".join(
-        alike if len(alike) == 1 else [f"of {kind}: {text}" for kind, text in settings_of.items()]
-    )
-    sentences = [f"TFCE is threshold-free cluster enhancement [@smith2009]{f' ({settings})' if settings else ''}."]
-    if any(tfce.get("delta") == "robust" for tfce in used.values()):
-        sentences.append(
-            "Its step is one hundredth of the largest statistic, after excluding the influence of a few outlying "
-            "voxels."
-        )
-    smoothing = about.get("variance_smoothing_mm")
-    if smoothing:
-        sentences.append(f"Variances were smoothed with a Gaussian of SD {smoothing:g} mm.")
-    return sentences
-
-
-def _settings(tfce: Mapping[str, Any]) -> str:
-    if not {"H", "E", "connectivity"} <= set(tfce):
-        return ""
-    return f"H = {tfce['H']:g}, E = {tfce['E']:g}, {tfce['connectivity']} neighbours"
 
 
 def _clusters(contents: Contents, tests: Sequence[StudyTest]) -> str:
