@@ -175,7 +175,7 @@ class Block {
         Counts& counts = launch.counts[warp.phase];
         if (!i.is_free) {
             ++counts.warp_instructions;
-            counts.thread_instructions += __builtin_popcount(lanes);
+            counts.thread_instructions += __builtin_popcount(i.kind == BRANCH ? path.lanes : lanes);
             if (i.is_float64) counts.float64 += __builtin_popcount(lanes);
         }
         if (--budget < 0) throw Trouble("the kernel runs on and on");

@@ -15,6 +15,7 @@ from gpuvox.glm import Glm
 from gpuvox.grid import Grid
 from gpuvox.partitioning import partition
 from gpuvox.qmri import FieldConversion, Inversion, TissueModel
+from gpuvox.smooth import MaskedGaussian
 from gpuvox.tfce import CODE_LEVELS, Enhancer, Tfce
 
 SHAPE = (13, 12, 11)
@@ -37,7 +38,7 @@ def masked(seed: int) -> Grid:
 
 
 def rough_maps(grid: Grid, seed: int, n_maps: int = 6) -> np.ndarray:
-    """Maps with clusters of both signs; one has ties, one a plateau at the top, one rises above all the others."""
+    """Maps with clusters of both signs; one rises above all others, one has ties, one has a plateau at the top."""
     rng = np.random.default_rng(seed)
     x, y, z = np.meshgrid(*(np.linspace(0, 2 * np.pi, n) for n in grid.shape), indexing="ij")
     maps = []
@@ -47,7 +48,7 @@ def rough_maps(grid: Grid, seed: int, n_maps: int = 6) -> np.ndarray:
         maps.append(grid.to_vector(wave) + 0.5 * rng.normal(size=grid.n_voxels))
     maps[1] = np.round(2 * maps[1]) / 2
     maps[2] = np.clip(maps[2], -0.75, 0.75)
-    maps[3][::500] *= 100
+    maps[0][::500] *= 100
     return np.array(maps, np.float32)
 
 
@@ -58,8 +59,9 @@ def enhancement(connectivity: int, device: Device | None) -> list[np.ndarray]:
     maps, out = there(device, values), []
     for room in (None, 40):
         make = Enhancer(grid, Tfce(connectivity=connectivity), (0.125, 0.14), cap, device, most=cap)
-        make._edge_room[0] = room or make._edge_room[0]
-        out += [make.maxima(maps), host(device, make.enhance(maps))]
+        for full in (False, True):
+            make._edge_room[0] = room or make._edge_room[0]
+            out.append(host(device, make.enhance(maps)) if full else make.maxima(maps))
     return out
 
 
@@ -74,18 +76,30 @@ def by_height(exact: bool, device: Device | None) -> list[np.ndarray]:
 
 
 def t_and_f(device: Device | None) -> list[np.ndarray]:
-    """t and F maps of a linear model, in float32 and in float64."""
-    rng = np.random.default_rng(5)
-    n, n_voxels, out = 30, 700, []
-    design = np.c_[rng.normal(size=(n, 2)), np.ones(n)]
-    data = rng.normal(size=(n, n_voxels)).astype(np.float32)
-    shuffles = np.array([rng.permutation(n) for _ in range(40)], dtype=np.int32)
-    for is_f in (False, True):
-        model = partition(design, np.eye(1 + is_f, 3), is_f=is_f)
+    """t and F maps of linear models, in float32 and in float64; one has more columns than a tile has rows."""
+    rng, out = np.random.default_rng(5), []
+    for n, columns, effects, n_voxels, n_shuffles in (
+        (30, 3, 1, 700, 40),
+        (30, 3, 2, 700, 40),
+        (70, 66, 1, 130, 3),
+    ):
+        design = rng.normal(size=(n, columns))
+        data = rng.normal(size=(n, n_voxels)).astype(np.float32)
+        shuffles = np.array([rng.permutation(n) for _ in range(n_shuffles)], dtype=np.int32)
+        model = partition(design, np.eye(effects, columns), is_f=effects > 1)
         glm = Glm(data, model, np.zeros((n, 0)), device=device)
-        pairs = rng.integers(0, 40, 500), rng.integers(0, n_voxels, 500)
+        pairs = rng.integers(0, n_shuffles, 200), rng.integers(0, n_voxels, 200)
         out += [host(device, glm.statistic_maps(shuffles)), glm.exact(shuffles, *pairs)]
     return out
+
+
+def smoothed(device: Device | None) -> list[np.ndarray]:
+    """Maps smoothed within the mask."""
+    grid = masked(3)
+    smoother, values = MaskedGaussian(grid, 1.7), rough_maps(grid, 3)
+    return [
+        smoother(values) if device is None else host(device, smoother.on_device(device.upload(values), device))
+    ]
 
 
 def clusters(device: Device | None) -> list[np.ndarray]:
@@ -153,6 +167,7 @@ RUNS: dict[str, Run] = {
     "TFCE, exact": Run(partial(by_height, True)),
     "TFCE, more levels than int16 holds": Run(partial(by_height, False)),
     "t and F": Run(t_and_f),
+    "smoothed": Run(smoothed),
     "clusters": Run(clusters),
     **{f"sums of {kind}": Run(partial(sums, kind)) for kind in ("float32", "float64", "int64")},
     "iron and myelin": Run(inversion),

@@ -154,7 +154,7 @@ class Translator:
         """An instruction of the table."""
         form = table().get(one.opcode)
         if form is None:
-            raise PtxError("the emulator does not know this instruction")
+            raise PtxError(why_unknown(one.opcode))
         if len(one.operands) != 1 + len(form.sources):
             raise PtxError(f"expected {1 + len(form.sources)} operands")
         return {
@@ -246,6 +246,14 @@ class Translator:
     def constant(self, value: bytes) -> int:
         """Slot of a constant."""
         return CONSTANT | self.constants.setdefault((value * LANES).ljust(SLOT, b"\0"), len(self.constants))
+
+
+def why_unknown(opcode: str) -> str:
+    """Why an instruction is not in the table."""
+    name, _, rest = opcode.partition(".")
+    if f"{name}.rn.{rest}" in table():
+        return "without .rn, which ptxas may contract with another one, so that its bits are not known"
+    return "the emulator does not know this instruction"
 
 
 @cache
