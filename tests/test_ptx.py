@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from gpuvox.analysis import analyse, prepare
-from gpuvox.cuda import FAMILY
+from gpuvox.cuda import FAMILY, KERNELS
 from tests.cuda_on_cpu.shim import CXX
 from tests.ptx import compilers, counts, faults
 from tests.ptx.device import PtxDevice
@@ -61,9 +61,14 @@ def expected(name):
 def run_on(name: str, device_settings: Settings) -> frozenset[str]:
     """A run on the emulator, which must agree with the CPU; the kernels that it launched."""
     device = PtxDevice(device_settings, n_processors=1)
-    for ours, theirs in zip(RUNS[name].results(device), expected(name), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=RUNS[name].tolerance, atol=0, strict=True)
+    assert_close(name, RUNS[name].results(device))
     return frozenset(device.launched)
+
+
+def assert_close(name: str, results: list[np.ndarray]) -> None:
+    """The same bits, or within the tolerance of the run."""
+    for ours, theirs in zip(results, expected(name), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=RUNS[name].tolerance, atol=0, strict=True)
 
 
 @cache
@@ -105,6 +110,30 @@ def test_every_kernel_is_among_them():
 def test_nothing_races(name):
     """No two threads of a block touch one word between two barriers, unless both do so by helpers of common.cuh."""
     run_on(name, Settings(SEEDS[0], find_races=True))
+
+
+OTHERS = {"sm_75": {"architecture": 75}, "sm_120": {"architecture": 120}, "nvcc": {"compiler": "nvcc"}}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("other", OTHERS)
+def test_other_architectures_and_nvcc_give_the_bits_of_the_cpu(name, other):
+    if other == "nvcc" and not compilers.nvcc_version():
+        pytest.skip("nvcc is not on the PATH")
+    modules = {family: Later(family, OTHERS[other]) for family in KERNELS}
+    device = PtxDevice(Settings(SEEDS[0], find_races=True), modules, n_processors=1)
+    assert_close(name, RUNS[name].results(device))
+
+
+class Later:
+    """A module that is compiled when one of its kernels is launched."""
+
+    def __init__(self, family: str, how: dict):
+        self._make = lambda: compilers.compiled(family, **how)
+
+    def __getattr__(self, name: str):
+        return getattr(self._make(), name)
 
 
 # -- planted faults -------------------------------------------------------------------------------------------------

@@ -174,42 +174,44 @@ def entry(phases: tuple[str, ...], counts: np.ndarray) -> dict:
     out = numbers(counts.sum(axis=0))
     if len(phases) > 1:
         parts = {f"{i} {title(phase)}": numbers(row) for i, (phase, row) in enumerate(zip(phases, counts))}
-        out["phases"] = {name: part for name, part in parts.items() if part["warp_instructions"]}
+        out["phases"] = {name: part for name, part in parts.items() if part}
     return out
 
 
 def numbers(row: np.ndarray) -> dict:
     """What is kept of the counts of a kernel or a phase."""
     count = dict(zip(COUNTS, row.tolist()))
-    threads = count["thread_instructions"]
-    return {
+    lanes = 32 * count["warp_instructions"]
+    kept = {
         "warp_instructions": round(count["warp_instructions"]),
-        "simt_efficiency": round(threads / max(32 * count["warp_instructions"], 1), 2),
+        "simt_efficiency": round(count["thread_instructions"] / max(lanes, 1), 2),
         "float64_operations": round(count["float64"]),
         "sectors": round(count["sectors"]),
         "atomics": round(count["atomics"]),
         "barriers": round(count["barriers"]),
     }
+    return {name: number for name, number in kept.items() if number}
 
 
-def title(place: str) -> str:
+def title(phase: str) -> str:
     """What the source says after the barrier with which a phase begins: a comment, or the first statement."""
-    if not place:
-        return "start"
-    name, line = place.split(":")
-    for text in (kernel_directory() / name).read_text().splitlines()[int(line) :]:
-        words = text.strip().removeprefix("//").strip()
-        if text.startswith("}"):
-            break
-        if words not in ("", "}", "barrier();"):
-            return re.split(r"[.:;{]", words)[0].strip()[:60]
-    return "end"
+    for place in phase.split(" in ") if phase else ():
+        name, line = place.split(":")
+        for text in (kernel_directory() / name).read_text().splitlines()[int(line) :]:
+            words = text.strip().removeprefix("//").strip()
+            if text.startswith("}"):
+                break  # the end of the function, or of one that is inlined
+            if words not in ("", "}", "barrier();") and words.count("(") >= words.count(")"):
+                return re.split(r"[.:;{]", words)[0].strip()[:60]
+    return "end" if phase else "start"
 
 
 def written(table: dict) -> str:
     """The table as JSON, with a line for each kernel or phase."""
     text = json.dumps(table, indent=1)
-    return re.sub(r"\{[^{}]*\}", lambda match: " ".join(match[0].split()).replace("{ ", "{").replace(" }", "}"), text)
+    return re.sub(
+        r"\{[^{}]*\}", lambda match: " ".join(match[0].split()).replace("{ ", "{").replace(" }", "}"), text
+    )
 
 
 def changes(table: dict, now: dict) -> Iterator[str]:

@@ -14,7 +14,8 @@ HEADER = re.compile(
 EXTERNAL = re.compile(r"^\.extern \.shared \.align (\d+) \.b8 (\w+)\[\];", re.MULTILINE)
 FILE = re.compile(r'^\s*\.file\s+(\d+)\s+"([^"]*)"', re.MULTILINE)
 PARAMETER = re.compile(
-    r"\.param(?: \.align (?P<align>\d+))? \.(?P<type>\w+)\s+(?P<name>\w+)(?:\[(?P<size>\d+)\])?"
+    r"\.param(?: \.align \d+)? \.(?P<type>\w+)(?:\s+\.ptr)?(?:\s+\.(?:global|shared|local|const))?"
+    r"(?:\s+\.align \d+)?\s+(?P<name>\w+)(?:\[(?P<size>\d+)\])?"
 )
 VARIABLE = re.compile(r"\.(shared|local) \.align (\d+) \.(\w+)\s+(\w+)(?:\[(\d+)\])?$")
 REGISTERS = re.compile(r"\.reg \.(\w+)\s+(%?[\w$]+)(?:<(\d+)>)?$")
@@ -131,7 +132,7 @@ class Functions(Mapping[str, Function]):
 def types_of(parameters: str) -> dict[str, str]:
     """Types of the parameters of a function, in order."""
     found = {}
-    for match in PARAMETER.finditer(parameters.replace(".ptr", "")):
+    for match in PARAMETER.finditer(parameters):
         if match["size"]:
             raise PtxError(f"parameter {match['name']} is a structure")
         found[match["name"]] = match["type"]

@@ -51,7 +51,8 @@ class Encoded:
     parameters : tuple of (str, int)
         Type and offset of each.
     phases : tuple of str
-        Where each phase begins in the source; the first one begins with the kernel.
+        Where each phase begins in the source, ``file:line``, and from where that is inlined; the first one begins with
+        the kernel.
     places : tuple of tuple of str
         Where each instruction comes from, `Statement.place`.
     """
@@ -148,7 +149,7 @@ class Translator:
     def phase(self, barrier: Statement) -> int:
         """Number of the phase that a barrier begins; the compiler's copies of one barrier begin the same."""
         written = [place for place in barrier.place if not place.startswith("common.cuh")]
-        return self.phases.setdefault(written[0] if written else f"line {barrier.line}", len(self.phases))
+        return self.phases.setdefault(" in ".join(written) or f"line {barrier.line}", len(self.phases))
 
     def computation(self, one: Statement) -> dict:
         """An instruction of the table."""
@@ -188,7 +189,7 @@ class Translator:
             row |= {"kind": KINDS.index("load" if family == "ld" else "store"), "width": len(listed)}
         else:
             operation = f"{parts[-2]}.{kind}"
-            if operation not in atomic_table() or set(parts[:-2]) - known:
+            if operation not in atomic_table() or set(parts[:-2]) - known - {"relaxed", "gpu"}:
                 raise PtxError("the emulator does not know this atomic operation")
             results, rest = ([one.operands[0]], one.operands[1:]) if family == "atom" else ([], one.operands)
             address, *values = rest
@@ -282,10 +283,11 @@ def halves(one: Statement) -> list[Statement]:
     if value.startswith("{"):
         parts = tuple(part.strip() for part in value.strip("{}").split(","))
         return [replace(one, opcode=f"pack.{bits}", operands=(target, *parts))]
-    named = zip(("low", "high"), target.strip("{}").split(","))
+    named = zip(("low", "high"), (part.strip() for part in target.strip("{}").split(",")))
+    kept = [(name, part) for name, part in named if part != "_"]
     return [
-        replace(one, opcode=f"{name}.{bits}", operands=(part.strip(), value), is_free=name == "high")
-        for name, part in named
+        replace(one, opcode=f"{name}.{bits}", operands=(part, value), is_free=i > 0)
+        for i, (name, part) in enumerate(kept)
     ]
 
 
