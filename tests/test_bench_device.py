@@ -260,6 +260,13 @@ def test_a_step_that_does_not_end_well(tmp_path, kind, outcome, monkeypatch):
     assert found["failed"] == ["machine"]
 
 
+def test_steps_share_their_data(tmp_path):
+    """What one process made, another reads."""
+    made = [laboratory.Lab(None, laboratory.TINY, shared=tmp_path).data(24.0, 5) for _ in range(2)]
+    np.testing.assert_array_equal(*made)
+    assert [path.name for path in tmp_path.iterdir()] == ["noise-24-5-3.5.npy"]
+
+
 def test_the_time_decides_what_fits(lab, monkeypatch):
     ran = {}
 

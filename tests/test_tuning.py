@@ -13,6 +13,7 @@ from gpuvox.grid import Grid
 from gpuvox.tfce import Enhancer, Tfce
 from gpuvox.tuning import DEFAULTS, Launch, Tuning
 from tests.cuda_on_cpu.shim import CXX, ShimDevice, build
+from tests.ptx import compilers
 
 needs_compiler = pytest.mark.skipif(CXX is None, reason="no C++ compiler to run the kernels on the CPU")
 
@@ -113,6 +114,18 @@ def test_the_clock_of_phases(maps):
     np.testing.assert_array_equal(found, expected)
     phases = (ctypes.c_uint64 * 16).in_dll(ctypes.CDLL(str(library)), "gpuvox_phases")
     assert [k for k in range(16) if phases[k]] == [0, 1, 2, 3, 4, 5, 7, 8, 9, 10]
+
+
+@pytest.mark.skipif(compilers.nvrtc() is None, reason="the package nvidia-cuda-nvrtc is not installed")
+@pytest.mark.parametrize("define", ["-DGPUVOX_PROFILE", "-DPEAKS_THREADS=1024 -DPEAKS_RESIDENT=2"])
+def test_nvidias_compiler_takes_the_clock_and_the_bounds(define):
+    kernel = ("tfce_peaks<6, false>",)
+    options = (*cuda.compile_options(), "--gpu-architecture=compute_90", *define.split())
+    with compilers.Program(cuda.source("tfce"), "tfce", kernel, options) as program:
+        assert program.status == 0, program.log()
+        text = program.ptx()
+    assert ("gpuvox_phases" in text) == ("clock64" in text) == (define == "-DGPUVOX_PROFILE")
+    assert (".maxntid 1024" in text) == ("1024" in define)
 
 
 def test_the_compiler_is_given_the_bounds(monkeypatch):

@@ -29,6 +29,9 @@ PROGRAM = str(Path(__file__).resolve().parent)
 
 GB = 1 << 30
 
+MOST_KEPT = GB // 2
+"""Bytes of data that the steps of a session share."""
+
 FWHMS = (0.0, 2.0, 3.5, 6.0)
 """Smoothness of the maps, in voxels."""
 
@@ -153,6 +156,8 @@ class Lab:
         In the process of a step: what the steps before it found.
     options : list of str
         Of the command line of further processes.
+    shared : Path or None
+        Folder of a session for data that several steps need.
     has_executors : bool
         `gpuvox.executors` and `gpuvox.analysis` can be imported.
     has_command : bool
@@ -170,6 +175,7 @@ class Lab:
     file: Path | None = None
     before: Report = field(default_factory=Report)
     options: list[str] = field(default_factory=list)
+    shared: Path | None = None
     has_executors: bool = find_spec("threadpoolctl") is not None
     has_command: bool = all(find_spec(name) for name in ("threadpoolctl", "nibabel", "pandas"))
     started: float = field(default_factory=perf_counter)
@@ -197,7 +203,14 @@ class Lab:
         """(n, V) smooth noise."""
 
         def noise(mm: float, n: int, fwhm: float) -> NDArray[np.float32]:
-            return smooth_noise(self.grid(mm), n, fwhm, 1)
+            kept = self.shared / f"noise-{mm:g}-{n}-{fwhm:g}.npy" if self.shared else None
+            if kept and kept.exists():
+                return np.load(kept)
+            made = smooth_noise(self.grid(mm), n, fwhm, 1)
+            if kept and made.nbytes <= MOST_KEPT:
+                np.save(kept.with_suffix(".part.npy"), made)
+                kept.with_suffix(".part.npy").replace(kept)
+            return made
 
         return self.once(noise, mm, n, fwhm)
 

@@ -39,6 +39,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     inner.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     inner.add_argument("--before", type=Path, help=argparse.SUPPRESS)
     inner.add_argument("--report", type=Path, help=argparse.SUPPRESS)
+    inner.add_argument("--shared", type=Path, help=argparse.SUPPRESS)
     inner.add_argument("--in-one-process", action="store_true", help=argparse.SUPPRESS)
     inner.add_argument(
         "--no-pool", action="store_true", help="each array an allocation of its own (compute-sanitizer)"
@@ -92,7 +93,7 @@ def make_lab(options: argparse.Namespace) -> Lab:
     sizes = replace(SIZES[size], seconds=seconds) if seconds else SIZES[size]
     further = [] if size == "full" else [f"--{size}"]
     further += ["--machine", options.machine] if options.machine else []
-    lab = Lab(None, sizes, out=options.out, file=options.report, options=further)
+    lab = Lab(None, sizes, out=options.out, file=options.report, options=further, shared=options.shared)
     if options.before:
         lab.before = Report(**json.loads(options.before.read_text()))
     if options.step or options.in_one_process:

@@ -20,7 +20,13 @@ MARGIN = 0.85
 
 
 def run_session(lab: Lab, names: Sequence[str], options: Sequence[str]) -> None:
-    """Run steps one after the other, as far as the time goes.
+    """Run steps one after the other, as far as the time goes; see `run_steps`."""
+    with tempfile.TemporaryDirectory() as shared:
+        run_steps(lab, names, [*options, "--shared", shared])
+
+
+def run_steps(lab: Lab, names: Sequence[str], options: Sequence[str]) -> None:
+    """Run steps in processes of their own.
 
     Parameters
     ----------
