@@ -27,6 +27,7 @@ from gpuvox.tally import Tally
 from gpuvox.team import DeviceTeam, Member, Ranges
 from gpuvox.tfce import Tfce
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
+from tests.front_door import make_two_groups
 
 pytestmark = pytest.mark.skipif(CXX is None, reason="no C++ compiler to run the kernels on the CPU")
 
@@ -256,6 +257,20 @@ def test_the_command_on_two_devices(study, monkeypatch, capsys):
     assert all(device.n_maps > 5 for device in devices)
     assert main_randomise([*COMMAND, "-o", "two", "--device", "cuda", "--plan"]) == 0
     assert capsys.readouterr().out.count("device: kernels on the CPU (cuda:") == 2
+
+
+def test_voxelwise_on_two_devices(tmp_path, monkeypatch):
+    cohort, devices = make_two_groups(tmp_path), (Paced("cuda:0"), Paced("cuda:1"))
+    for module in (cuda, execute):
+        monkeypatch.setattr(module, "resolve_all", lambda name: () if name == "cpu" else devices)
+    words = ["--model", "group + age", "--test", "MS - HC", "-T", "--seed", "3", "--device"]
+    found = {}
+    for device in ("cpu", "cuda"):
+        assert cohort.voxelwise(*words, device) == 0
+        found[device] = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*.nii.gz")}
+    assert found["cpu"] == found["cuda"]
+    assert len(found["cpu"]) > 3
+    assert all(device.n_maps > 5 for device in devices)
 
 
 def test_from_python(inputs):
