@@ -259,6 +259,7 @@ def test_the_command_on_two_devices(study, monkeypatch, capsys):
     assert capsys.readouterr().out.count("device: kernels on the CPU (cuda:") == 2
 
 
+@pytest.mark.long
 def test_voxelwise_on_two_devices(tmp_path, monkeypatch):
     cohort, devices = make_two_groups(tmp_path), (Paced("cuda:0"), Paced("cuda:1"))
     for module in (cuda, execute):
