@@ -1,0 +1,1 @@
+"""gpuvox in other people's workflow engines."""
