@@ -871,7 +871,7 @@ def test_one_group_alone_and_several_comparisons(tmp_path, capsys):
     names = ["n", "mean", "sd", "minimum", "maximum", "median", "q1", "q3"]
     np.testing.assert_allclose(row[names].astype(float), expected, rtol=1e-6)
     low, high = stats.t.interval(0.95, len(y) - 1, y.mean(), y.sem())
-    np.testing.assert_allclose(row[["mean_low", "mean_high"]].astype(float), [low, high], rtol=1e-6)
+    np.testing.assert_allclose(row[["low", "high"]].astype(float), [low, high], rtol=1e-6)
     assert command(*base, "--variables", "y") == 0
     assert pd.read_csv(tmp_path / "g.tsv", sep="\t")["n"].tolist() == [90]
     assert command(*base, "--variables", "y", "--covariates", "age") == 2

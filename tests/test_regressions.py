@@ -249,3 +249,11 @@ def test_pairs_and_z_scores_of_a_reference_group(people, tmp_path, capsys):
     r = np.corrcoef(part["residual_x"], part["residual_y"])[0, 1]
     assert pd.read_csv(f"{out}.tsv", sep="\t")["r"][0] == pytest.approx(r, rel=1e-6)
     assert json.loads((tmp_path / "c.json").read_text())["columns"]["_data"]
+
+
+def test_names_of_families_and_of_interactions():
+    from gpuvox.findings.tables import analysed_name
+
+    assert analysed_name("age:thalamus.iron", [("√(x)", "age")]) == "√(age) × thalamus, iron"
+    assert analysed_name("sdmt: thalamus.iron", []) == "sdmt: thalamus, iron"
+    assert analysed_name("edss", [("log(x)", "load"), ("rank of x", "edss")]) == "rank of EDSS"

@@ -396,7 +396,14 @@ def _beyond_axis(beyond: int, n: int, observed: float | None, high: float) -> st
     return f"; beyond the axis: {' and '.join(what)}" if what else ""
 
 
-def box_plots(title: str, values: Mapping[str, Mapping[str, Float64]]) -> Picture:
+def stars(p: float) -> str:
+    """Asterisks of a p-value: below .05, .01 and .001."""
+    return "*" * sum(p < limit for limit in (0.05, 0.01, 0.001))
+
+
+def box_plots(
+    title: str, values: Mapping[str, Mapping[str, Float64]], p: Mapping[str, float] | None = None
+) -> Picture:
     """Horizontal box plots of structures by group, with every participant as a point.
 
     Parameters
@@ -405,6 +412,8 @@ def box_plots(title: str, values: Mapping[str, Mapping[str, Float64]]) -> Pictur
         The measure.
     values : dict
         Structure → group → values.
+    p : dict of str to float, optional
+        Structure → p of the difference of the groups, shown as asterisks beside it.
     """
     groups = list(next(iter(values.values())))
     height = 0.8 + len(values) * (0.12 + 0.24 * len(groups))
@@ -416,12 +425,58 @@ def box_plots(title: str, values: Mapping[str, Mapping[str, Float64]]) -> Pictur
         ax.set_ylim(len(values) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
         ax.set_xlabel("z of the reference group")
+        marks = {name: stars((p or {}).get(name, 1.0)) for name in values}
+        for i, mark in enumerate(marks.values()):
+            # The glyph stands high in its line: its middle is below the text's.
+            ax.text(1.015, i + 0.12, mark, transform=ax.get_yaxis_transform(), va="center", fontsize=10)
         figure.legend(loc="outside upper right", ncols=len(groups), handletextpad=0.2, columnspacing=1.2)
         medians = "; ".join(
-            f"{name}: " + ", ".join(f"{group} median {signed(np.median(v))}" for group, v in of.items() if len(v))
+            f"{name}{marks[name]}: "
+            + ", ".join(f"{group} median {signed(np.median(v))}" for group, v in of.items() if len(v))
             for name, of in values.items()
         )
         return _svg(figure, f"Box plots of {title} by group. {medians}", title)
+
+
+def flow_chart(top: str, excluded: str, groups: Sequence[str], analyses: Sequence[str]) -> Picture:
+    """Who is in a study: rows of the table, exclusions, groups, and the participants of each analysis.
+
+    Parameters
+    ----------
+    top, excluded : str
+        Text of the first box, and of that beside it; empty for none.
+    groups : sequence of str
+        Text of a box for each group.
+    analyses : sequence of str
+        A line for each analysis, in the last box.
+    """
+    height = 1.9 + 0.17 * len(analyses)
+    box: Any = {"boxstyle": "square,pad=0.5", "facecolor": "white", "edgecolor": INK, "linewidth": 0.8}
+    arrow: Any = {"arrowstyle": "-|>", "color": INK, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
+    with own_style():
+        figure = Figure(figsize=(6.4, height))
+        ax = figure.add_axes((0, 0, 1, 1))
+        ax.set_axis_off()
+        ax.set(xlim=(0, 6.4), ylim=(-height, 0))
+        ax.text(3.2, -0.3, top, ha="center", va="center", bbox=box)
+        if excluded:
+            ax.annotate("", (4.2, -0.68), (3.2, -0.68), arrowprops=arrow)
+            ax.text(4.25, -0.68, excluded, ha="left", va="center", bbox=box, fontsize=7.5)
+        places = 3.2 + 1.7 * (np.arange(len(groups)) - (len(groups) - 1) / 2)
+        ax.plot([3.2, 3.2], [-0.45, -0.85], color=INK, linewidth=0.8)
+        ax.plot([places[0], places[-1]], [-0.85, -0.85], color=INK, linewidth=0.8)
+        for place, text in zip(places, groups):
+            ax.annotate("", (place, -1.03), (place, -0.85), arrowprops=arrow)
+            ax.text(place, -1.2, text, ha="center", va="center", bbox=box)
+            ax.plot([place, place], [-1.37, -1.5], color=INK, linewidth=0.8)
+        ax.plot([places[0], places[-1]], [-1.5, -1.5], color=INK, linewidth=0.8)
+        if analyses:
+            ax.annotate("", (3.2, -1.68), (3.2, -1.5), arrowprops=arrow)
+            ax.text(
+                3.2, -1.76, "\n".join(analyses), ha="center", va="top", bbox=box, fontsize=7.5, linespacing=1.35
+            )
+        alt = "Flow chart: " + "; ".join(filter(None, [top, excluded, *groups, *analyses])).replace("\n", ", ")
+        return _svg(figure, alt, "Participants of the study and of its analyses")
 
 
 def _boxes(ax: Axes, values: Sequence[Float64], i: int, n: int, group: str) -> None:
@@ -513,7 +568,9 @@ def scatter_matrix(pairs: Mapping[tuple[str, str], Float64], note: str = "", spe
         Degrees of freedom of covariates; see `scatter`.
     """
     xs, ys = (list(dict.fromkeys(pair[i] for pair in pairs)) for i in (0, 1))
-    lonely = len(xs) * len(ys) > 2 * len(pairs)  # pairs one by one: in rows, not in a table with holes
+    lonely = len(pairs) > 1 and len(xs) * len(ys) >= 2 * len(
+        pairs
+    )  # pairs one by one: in rows, not in a table with holes
     places = list(pairs) if lonely else [(x, y) for y in ys for x in xs]
     columns = min(4, len(pairs)) if lonely else len(xs)
     rows = -(-len(places) // columns)

@@ -282,8 +282,9 @@ Transforms = Sequence[tuple[str, str]]
 
 def analysed_name(name: str, log: Transforms) -> str:
     """A variable in words, in the formula of its transformation if a pattern fits it; ``a:b`` as ``a × b``."""
-    if ":" in name:
-        return " × ".join(analysed_name(part, log) for part in name.split(":"))
+    parts = re.split(r":(?! )", name)
+    if len(parts) > 1:
+        return " × ".join(analysed_name(part, log) for part in parts)
     shown = variable_name(name)
     formula = next((formula for formula, pattern in log if fitting([name], pattern)), "x")
     return of_formula(formula, shown)
@@ -484,7 +485,7 @@ def _cell(column: Column, row: Mapping[str, str]) -> Cell:
     return Cell(_data(name, f"{shown} ({unit})" if unit else shown), cell.key)
 
 
-MEANS = re.compile(r"(mean|median|q1|q3)(_.+)?|sd(_.+)?|minimum|maximum|iqr")
+MEANS = re.compile(r"(mean|median|q1|q3)(_.+)?|sd(_.+)?|minimum|maximum|iqr|low|high")
 """Columns in the unit of the variable."""
 ESTIMATES = re.compile(r"difference(_cohort|_subject)?(_se|_low|_high)?|adjusted_(mean|se|low|high)_.+")
 """Columns in the unit of the variable, or of its transformation."""

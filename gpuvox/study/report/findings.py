@@ -80,6 +80,8 @@ def of_regression(
         analysed_name(tested[0].get("outcome", "the outcome"), log),
         f"p\u00a0<\u00a0{level_text(level)}",
     )
+    if len({row.get("outcome") for row in tested}) > 1:
+        outcome = "their outcomes"
     if len(tested) == 1:
         how = "explains" if low else "does not explain"
         text = f"The last block of the only model {how} additional variance of {outcome}, with corrected {limit}"

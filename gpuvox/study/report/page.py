@@ -113,7 +113,8 @@ class Page:
             "extent": source.get("extent", 1), "oriented": self.scene is not None and self.scene.oriented,
             "overall": sentences.overall(test_findings, self.tests, self.level),
             "findings": [*test_findings, *self._of_groups(), *self._of_models()],
-            "cohort": self._cohort(), "design": self._design(), "checks": self._checks(), "mask": self._mask(),
+            "cohort": self._cohort(), "flow": self._flow(), "design": self._design(), "checks": self._checks(),
+            "mask": self._mask(),
             "groups": groups, "maps": _by_map(shown), "shown": shown,
             "kinds": sentences.kinds(self.tests),
             "bars": {kind: figures.colour_bar(top, kind) for kind, top in self.vmax.items()},
@@ -361,7 +362,8 @@ class Page:
             (False, True): "ranks, centred",
         }
         note = what.get((partial, ranks), "residuals of ranks given the covariates")
-        spent = len({row["given"] for row in self._rows(part, "table") if row.get("given", "")})
+        counted = [(tables.number(row["n"]), tables.number(row["df"])) for row in self._rows(part, "table")]
+        spent = int(counted[0][0] - 2 - counted[0][1]) if counted else 0
         return [figures.scatter_matrix({k: np.array(v) for k, v in pairs.items()}, note, spent)]
 
     def _regions(self) -> dict[str, Any] | None:
@@ -397,7 +399,51 @@ class Page:
                 of = {level: values[(members == level) & np.isfinite(values)] for level in order}
                 kinds.setdefault(measure or "z-scores", {})[structure] = of
         titles = {test.map: test.title for test in self.tests}
-        return [figures.box_plots(titles.get(measure, measure), values) for measure, values in kinds.items()]
+        p = self._p_of_variables()
+        return [
+            figures.box_plots(
+                titles.get(measure, measure),
+                values,
+                {name: p.get((measure if measure != "z-scores" else "", name), 1.0) for name in values},
+            )
+            for measure, values in kinds.items()
+        ]
+
+    def _p_of_variables(self) -> dict[tuple[str, str], float]:
+        """p of the groups' differences in the tables of everybody, by measure and structure; corrected if it is."""
+        order, known = self.source.part("cohort").texts("order"), dict[tuple[str, str], float]()
+        for part in self.source.parts("groups"):
+            if part.texts("order") not in ([], order) or methods.beside(part).get("subset"):
+                continue
+            for row in self._rows(part, "table"):
+                p = [tables.number(row.get(column, "")) for column in ("p_corrected", "p")]
+                known.setdefault(tables.measure_and_structure(row["variable"]), p[0] if p[0] == p[0] else p[1])
+        return known
+
+    def _flow(self) -> Picture | None:
+        """Who is in the study, and in each of its analyses."""
+        cohort = self.source.part("cohort")
+        counts, of, out = cohort.part("n"), cohort.part("of"), cohort.part("left_out")
+        order = [name for name in cohort.texts("order") if name in counts.values]
+        rows = of.get("rows", 0)
+        if not order or not rows:
+            return None
+        false, unknown = out.get("subset", 0), out.get("undecided", 0)
+        reasons = [f"condition not fulfilled: {false}"] * bool(false) + [f"value missing: {unknown}"] * bool(
+            unknown
+        )
+        excluded = "\n".join([f"excluded: {false + unknown}", *reasons]) if reasons else ""
+        lines = [f"voxelwise tests: {sum(counts.need(name, int) for name in order)}"] if self.tests else []
+        for kind in ("groups", "models"):
+            for part in self.source.parts(kind):
+                sizes = [tables.number(row.get("n", "")) for row in self._rows(part, "table")]
+                sizes = [size for size in sizes if size == size]
+                if sizes:
+                    low, high = int(min(sizes)), int(max(sizes))
+                    lines.append(f"{part.need('title', str)}: {low}{f' to {high}' if high > low else ''}")
+        groups = [f"{name}: {counts.need(name, int)}" for name in order]
+        top = f"rows of {of.get('table', '') or 'the table'}: {rows}"
+        return figures.flow_chart(top, excluded, groups, [figures.short(line, 80) for line in lines])
 
     def _members(self, group: str, rows: Rows) -> NDArray[np.str_]:
         """Group of each row, from the table itself or from that of the participants."""

@@ -189,7 +189,11 @@ COMPARED = {
 
 
 def merged(
-    table: pd.DataFrame, variables: Sequence[str], first: pd.DataFrame, comparisons: Mapping[str, Comparison]
+    table: pd.DataFrame,
+    variables: Sequence[str],
+    first: pd.DataFrame,
+    comparisons: Mapping[str, Comparison],
+    tests: Mapping[str, str] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """One table of several comparisons: the groups of all side by side, and the test of each.
 
@@ -201,6 +205,8 @@ def merged(
         `demographics` of the variables in the first comparison.
     comparisons : dict of str to Comparison
         By name. A column that defines the groups of a comparison is not described in it.
+    tests : dict of str to str, optional
+        See `demographics`; those that do not compare the number of groups of a comparison are not used in it.
 
     Returns
     -------
@@ -218,10 +224,12 @@ def merged(
     added: dict[str, str] = {}
     for name, comparison in comparisons.items():
         try:
-            found = demographics(
-                table, [v for v in variables if v != comparison.group], comparison.group, order=comparison.order
-            )
             levels = assign_groups(table, comparison.group, comparison.order).levels
+            described = [v for v in variables if v != comparison.group]
+            found = demographics(
+                table, described, comparison.group, order=comparison.order,
+                tests=_fitting_tests(tests or {}, described, len(levels)),
+            )  # fmt: skip
         except InputError as error:
             raise FileError(f"the comparison {name}: {error}") from None
         kept = {c: DEMOGRAPHICS[k] + f"; {level}" for k in DEMOGRAPHICS for level in levels if "{group}" in k
@@ -237,6 +245,12 @@ def merged(
     first_columns = ["variable", "level", *(c for c in whole.columns if c.startswith("summary_"))]
     whole = whole[[*first_columns, *(c for c in whole.columns if c not in first_columns)]]
     return whole.sort_values("variable", key=lambda v: v.map(order), kind="stable").reset_index(drop=True), added
+
+
+def _fitting_tests(tests: Mapping[str, str], variables: Sequence[str], n_groups: int) -> dict[str, str]:
+    """The tests that are requested, where they compare this number of groups."""
+    fitting = {*COUNTS, *(TWO if n_groups == 2 else MORE)}
+    return {name: test for name, test in tests.items() if name in variables and test in fitting}
 
 
 def _check_shared(whole: pd.DataFrame, part: pd.DataFrame, shared: Sequence[str], name: str) -> None:

@@ -17,8 +17,8 @@ DESCRIPTION = {
     "variable": "variable described",
     "n": "participants with a value",
     "mean": "mean",
-    "mean_low": "lower end of the 95 % confidence interval of the mean, by t",
-    "mean_high": "upper end of this interval",
+    "low": "lower end of the 95 % confidence interval of the mean, by t",
+    "high": "upper end of this interval",
     "sd": "standard deviation",
     "minimum": "smallest value",
     "maximum": "largest value",
@@ -71,6 +71,6 @@ def _described(x: np.ndarray) -> dict[str, float]:
     half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n) if n > 1 else math.nan
     q1, median, q3 = (float(q) for q in np.quantile(x, [0.25, 0.5, 0.75]))
     return row | {
-        "mean": mean, "mean_low": mean - half, "mean_high": mean + half, "sd": sd, "minimum": float(x.min()),
+        "mean": mean, "low": mean - half, "high": mean + half, "sd": sd, "minimum": float(x.min()),
         "maximum": float(x.max()), "median": median, "q1": q1, "q3": q3, "iqr": q3 - q1,
     }  # fmt: skip

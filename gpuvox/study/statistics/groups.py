@@ -133,7 +133,7 @@ def _tables(command: Command, part: pd.DataFrame, variables: Sequence[str], desc
     if described or command.tests:
         people = demographics(part, described, command.group, order=command.order, tests=command.tests)
         if command.comparisons:
-            people, columns = merged(part, described, people, command.comparisons)
+            people, columns = merged(part, described, people, command.comparisons, command.tests)
         frames["_demographics"] = people
     return _Tables(frames, columns)
 

@@ -528,9 +528,9 @@ def _regression_record(
 def _regression_messages(
     command: Regression, fitted: Sequence[_Fitted], groups: Groups, corrected: pd.Series
 ) -> list[str]:
-    sizes = [len(one.rows) for one in fitted]
+    sizes, outcomes = [len(one.rows) for one in fitted], dict.fromkeys(one.model.outcome for one in fitted)
     n = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
-    messages = [f"{count_of(len(fitted), 'model')} of {', '.join(command.outcomes)}, n = {n}"]
+    messages = [f"{count_of(len(fitted), 'model')} of {', '.join(outcomes)}, n = {n}"]
     if command.correction != "none":
         messages[0] += (
             f"; corrected P of the last block < .05 in {int((corrected < 0.05).sum())} ({command.correction})"
