@@ -71,7 +71,7 @@ def test_what_the_example_says_of_defaults_is_true():
 
 MISTAKES = [
     ("permutations = 5000", "permutation = 5000", "voxelwise.permutation: this key is unknown; did you mean 'permuta"),
-    ('order = ["MS", "HC"]', 'order = ["MS"]', "groups.order: is ['MS']; expected two different groups"),
+    ('order = ["MS", "HC"]', 'order = ["MS"]', "groups.order: is ['MS']; expected two different groups or more"),
     ('order = ["MS", "HC"]', 'order = "MS"', "groups.order: is 'MS'; expected a list"),
     ("from_field = 3", 'from_field = "3"', "ironmyelin.from_field: is '3'; expected a number"),
     ("from_field = 3", "from_field = nan", "ironmyelin.from_field: is nan; expected a number"),

@@ -97,10 +97,12 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """``[groups]``: the two groups and the covariates."""
+    """``[groups]``: two groups or more, and the covariates."""
 
     column: str = _key("group", _not_empty)
-    order: tuple[str, ...] = _key(check=lambda v: "" if len(set(v)) == len(v) == 2 else "two different groups")
+    order: tuple[str, ...] = _key(
+        check=lambda v: "" if len(set(v)) == len(v) >= 2 else "two different groups or more"
+    )
     covariates: tuple[str, ...] = _key(())
     reference: str = _key("")
     subset: str = _key("")
@@ -124,7 +126,7 @@ class IronMyelin:
 
 @dataclass(frozen=True, kw_only=True)
 class Map:
-    """``[maps.NAME]``: a 4D image and its title."""
+    """``[maps.NAME]``: a 4D image or a column of the table, and its title."""
 
     image: str = _key(check=_not_empty)
     title: str = _key("")

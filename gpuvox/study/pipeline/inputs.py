@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ class Comparison:
     Attributes
     ----------
     map : str
-    contrast : {1, 2}
-        As numbered by randomise.
+    contrast : int
+        As numbered by randomise, from 1.
     name : str
         ``iron_MS_gt_HC``.
     title : str
@@ -74,7 +75,7 @@ class StudyInputs:
         Raises
         ------
         FileError
-            A column is missing, a group is empty, or a participant belongs to neither group.
+            A column is missing, a group is empty, or a participant belongs to none of the groups.
         """
         groups, path = self.config.groups, self.table
         chosen = self.everyone[self.is_included].reset_index(drop=True)
@@ -160,10 +161,9 @@ class StudyInputs:
                 title, unit = IRONMYELIN[name]
                 maps[name] = Map(image=self.path(f"maps/{name}"), title=title, unit=unit)
         for name, settings in self.config.maps.items():
-            # If the subset excludes participants, the volumes of the others are copied.
-            image = (
-                self.path(f"maps/{name}") if f"maps/{name}" in self.copied else self.config.file(settings.image)
-            )
+            # Columns are stacked; if the subset excludes participants, the volumes of the others are copied.
+            is_made = name in self.stacked or f"maps/{name}" in self.copied
+            image = self.path(f"maps/{name}") if is_made else self.config.file(settings.image)
             maps[name] = Map(image=image, title=settings.title or name, unit=settings.unit)
         for section in ("voxelwise", "rois"):
             selected = getattr(getattr(self.config, section), "maps", ())
@@ -173,12 +173,20 @@ class StudyInputs:
         return maps
 
     @cached_property
+    def stacked(self) -> dict[str, str]:
+        """Map → column of the table with the image of each participant, which are stacked to a 4D image."""
+        maps = {name: settings.image for name, settings in self.config.maps.items()}
+        return {name: image for name, image in maps.items() if image in self.cohort.columns}
+
+    @cached_property
     def copied(self) -> dict[str, str]:
         """Image in the results → image of all rows, from which the volumes of the study's participants are copied."""
         if self.is_included.all():
             return {}
         originals = {
-            f"maps/{name}": self.config.file(settings.image) for name, settings in self.config.maps.items()
+            f"maps/{name}": self.config.file(settings.image)
+            for name, settings in self.config.maps.items()
+            if name not in self.stacked
         }
         for kind in REGION_IMAGES:
             image = self._region_image(kind)
@@ -273,17 +281,26 @@ class StudyInputs:
         """A file of the results."""
         return os.fspath(self.config.out / name)
 
+    @property
+    def compares_csf(self) -> bool:
+        """Whether the references in CSF are compared: maps are referenced to it, and there are two groups."""
+        section = self.config.ironmyelin
+        return section is not None and section.reference != "none" and len(self.config.groups.order) == 2
+
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        """Every map that is tested, in both directions."""
+        """Every map that is tested, with every two groups in both directions: the contrasts of `design`, in order."""
         if self.config.voxelwise is None:
             return []
-        a, b = self.config.groups.order
-        first, second = (as_name(group) for group in (a, b))
+        pairs = [
+            (f"{as_name(a)}_{how}_{as_name(b)}", f"{a} {sign} {b}")
+            for a, b in combinations(self.config.groups.order, 2)
+            for how, sign in zip(DIRECTIONS, "><")
+        ]
         return [
-            Comparison(name, number, f"{name}_{first}_{how}_{second}", f"{a} {sign} {b}")
+            Comparison(name, number, f"{name}_{pair}", title)
             for name in self.config.voxelwise.maps or tuple(self.maps)
-            for number, (how, sign) in enumerate(zip(DIRECTIONS, "><"), 1)
+            for number, (pair, title) in enumerate(pairs, 1)
         ]
 
     def images(self, column: str) -> list[str]:

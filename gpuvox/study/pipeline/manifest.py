@@ -176,8 +176,7 @@ def _groups(inputs: StudyInputs) -> list[dict[str, Any]]:
 def _csf(inputs: StudyInputs) -> dict[str, str]:
     """Tables of the references in CSF; empty if there is none."""
     named = {"comparison": csf.COMPARISON, "sensitivity": csf.SENSITIVITY_TABLE, "json": csf.RECORD}
-    section = inputs.config.ironmyelin
-    return named if section is not None and section.reference != "none" else {}
+    return named if inputs.compares_csf else {}
 
 
 def _coefficients(inputs: StudyInputs, ledger: Ledger) -> dict[str, str]:

@@ -29,9 +29,11 @@ def of_maps(inputs: StudyInputs, *names: str) -> tuple[tuple[str, ...], Sources]
     """(earlier stages, input files) that maps depend on."""
     from_config = [name for name in names if name in inputs.config.maps]
     computed = ("iron and myelin",) * (len(from_config) < len(names))
-    if not inputs.is_included.all():
-        return computed + tuple(copy_stage_name(f"maps/{name}") for name in from_config), {}
-    return computed, {f"map {name}": image_files(inputs.maps[name].image) for name in from_config}
+    made = [name for name in from_config if name in inputs.stacked or f"maps/{name}" in inputs.copied]
+    computed += tuple(copy_stage_name(f"maps/{name}") for name in made)
+    return computed, {
+        f"map {name}": image_files(inputs.maps[name].image) for name in from_config if name not in made
+    }
 
 
 def of_template(inputs: StudyInputs, *names: str) -> Sources:

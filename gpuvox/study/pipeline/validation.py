@@ -9,8 +9,10 @@ from gpuvox import files, ironmyelin, participants
 from gpuvox.cuda import resolve
 from gpuvox.errors import FileError
 from gpuvox.findings.labels import read_regions
+from gpuvox.participants import Rows
 from gpuvox.plain import several
 from gpuvox.study.measures import rois
+from gpuvox.study.measures.image_series import find_images, shared_images
 from gpuvox.study.pipeline.inputs import IMAGES, REGION_IMAGES, StudyInputs
 from gpuvox.study.pipeline.variables import Variables
 from gpuvox.tables.columns import require
@@ -40,6 +42,9 @@ def _check_files(inputs: StudyInputs) -> None:
     if config.template is not None:
         with config.reading(("template", "mask")):
             mask = files.read_header(config.file(config.template.mask))
+    for name, column in inputs.stacked.items():
+        with config.reading(("maps", name, "image")):
+            _check_column(inputs, column, mask)
     for where, image in _given_images(inputs):
         with config.reading(where):
             header = files.read_header(image)
@@ -56,6 +61,18 @@ def _check_files(inputs: StudyInputs) -> None:
         if path and where[1] == "names":
             with config.reading(where):
                 read_regions(path)
+
+
+def _check_column(inputs: StudyInputs, column: str, mask: files.ImageHeader | None) -> None:
+    """Raise `FileError` if a column does not name one image of each participant, on the grid of the mask."""
+    cohort = inputs.cohort
+    who = Rows(tuple(cohort["participant_id"]), inputs.table)
+    images = find_images(column, cohort, range(len(cohort)), who)
+    if twice := shared_images(images, who):
+        raise FileError(twice)
+    participants.compare(who, participants.of_images([images.headers[i].path for i in range(len(cohort))], who))
+    if mask is not None:
+        files.check_headers(images.first, mask)
 
 
 def _check_volumes(inputs: StudyInputs, where: tuple[str, ...], image: str, n_volumes: int) -> None:
@@ -86,7 +103,8 @@ def _given_images(inputs: StudyInputs) -> Iterator[tuple[tuple[str, ...], str]]:
         if value:
             yield (section, key), inputs.images(value)[0] if in_table else config.file(value)
     for name, settings in config.maps.items():
-        yield ("maps", name, "image"), config.file(settings.image)
+        if name not in inputs.stacked:
+            yield ("maps", name, "image"), config.file(settings.image)
     if config.ironmyelin is not None and "qsm" in inputs.cohort.columns:
         yield ("ironmyelin",), inputs.images("qsm")[0]
 

@@ -454,6 +454,8 @@ class Variables:
             raise self.config.error(where, f"{name} is text with {n} values; numbers or two values are needed")
 
     def _check_sample_size(self, where: Where, model: SampleSize) -> None:
+        if len(self.config.groups.order) > 2:
+            raise self.config.error(where, "compares two groups; groups.order has more")
         groups, key = self.config.groups, (*where, "variables")
         outcomes = self.find(key, model.variables)
         for name in outcomes:

@@ -16,7 +16,7 @@ from gpuvox.tables.relocate import relocated
 def participants_stage(inputs: StudyInputs) -> Stage:
     """Write ``participants.tsv``; paths in the table are made relative to the results."""
     config, cohort = inputs.config, inputs.cohort
-    columns = [*IMAGES]
+    columns = [*IMAGES, *inputs.stacked.values()]
     if config.rois is not None:
         columns += [config.rois.labels, config.rois.lesions, config.rois.jacobian]
     columns += [each.column for each in config.volumes.values() if each.column]

@@ -17,9 +17,9 @@ from gpuvox.tables.reading import read_participants, typed
 
 
 def csf_stages(inputs: StudyInputs) -> list[Stage]:
-    """One stage if the maps are referenced to CSF."""
+    """One stage if the maps are referenced to CSF, and two groups are compared."""
     section, groups = inputs.config.ironmyelin, inputs.config.groups
-    if section is None or section.reference == "none":
+    if section is None or not inputs.compares_csf:
         return []
     reference = section.reference
 

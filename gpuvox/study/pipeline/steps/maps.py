@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import asdict
 
 from gpuvox import files, ironmyelin
+from gpuvox.participants import Rows
 from gpuvox.reporter import Reporter
-from gpuvox.study.measures.image_series import copy_volumes, mean_image
+from gpuvox.study.measures.image_series import copy_volumes, counted, find_images, mean_image, write_images
 from gpuvox.study.measures.map_checks import check_maps, warnings_about_maps
 from gpuvox.study.pipeline.config import IRONMYELIN
 from gpuvox.study.pipeline.inputs import IMAGES, StudyInputs
@@ -19,6 +21,7 @@ def map_stages(inputs: StudyInputs) -> list[Stage]:
     """Iron and myelin, copies of images, and the underlay, as far as the configuration asks for them."""
     config = inputs.config
     stages = [_ironmyelin(inputs)] if config.ironmyelin is not None else []
+    stages += [_stack(inputs, name, column) for name, column in inputs.stacked.items()]
     stages += [_copy(inputs, name, image) for name, image in inputs.copied.items()]
     return [*stages, _underlay(inputs)] if inputs.has_underlay else stages
 
@@ -59,6 +62,23 @@ def _copy(inputs: StudyInputs, name: str, image: str) -> Stage:
     settings = {"everyone": inputs.everyone["participant_id"].tolist(), "chosen": inputs.is_included.tolist()}
     sources = {"image": image_files(image)}
     return Stage(copy_stage_name(name), settings, (f"{name}.*",), work, sources=sources)
+
+
+def _stack(inputs: StudyInputs, name: str, column: str) -> Stage:
+    """Write the images that a column of the table names to a 4D image."""
+    out = f"maps/{name}"
+
+    def work(reporter: Reporter) -> None:
+        os.makedirs(inputs.path("maps"), exist_ok=True)
+        rows = list(range(len(inputs.cohort)))
+        who = Rows(tuple(inputs.cohort["participant_id"]), inputs.table)
+        images = find_images(column, inputs.cohort, rows, who)
+        volumes = counted(images.volumes(rows), out, len(rows), reporter.progress)
+        with ExitStack() as stack:
+            write_images(stack, inputs.path(out), images, volumes, who, "images of a study")
+
+    sources = {column: column_files(inputs, column)}
+    return Stage(copy_stage_name(out), {"images": cells(inputs, column)}, (f"{out}.*",), work, sources=sources)
 
 
 def _underlay(inputs: StudyInputs) -> Stage:
