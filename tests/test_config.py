@@ -30,7 +30,7 @@ def test_every_key_is_in_the_example_with_an_explanation():
         kinds = dataclasses_in(typing.get_type_hints(config.Config)[part.name])
         for kind in kinds:
             for key in dataclasses.fields(kind):
-                forms = (f"{key.name} =", f"[group_table.{key.name}]")
+                forms = (f"{key.name} =", f"[group_table.{key.name}]", f"[demographics.{key.name}.")
                 assert any(line.lstrip("# ").startswith(forms) for line in lines), (kind, key.name)
     # A section without a comment at every key repeats one that has them.
     seen, section, before = set(), "", ""
