@@ -11,6 +11,7 @@ from gpuvox.joint import JointNull
 from gpuvox.shuffle import effective_labels
 from gpuvox.statistics import Statistics
 from gpuvox.tfce import Tfce
+from tests.cuda_on_cpu.shim import CXX, ShimDevice
 
 SHAPE = (5, 4, 4)
 GRID = Grid(np.ones(SHAPE, dtype=bool))
@@ -158,3 +159,18 @@ def test_the_step_of_all_tests_is_that_of_the_largest():
     largest = max(result.maps["stat"].max() for result in apart)
     assert steps == [pytest.approx(largest / 100)] * 6
     assert any("of all tests is about" in warning for result in joint for warning in result.warnings)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(CXX is None, reason="no C++ compiler to run the kernels on the CPU")
+@pytest.mark.parametrize("kind", ["balanced groups", "covariate and nuisance"])
+def test_two_sided_has_the_same_bits_on_a_device(kind):
+    data, design, contrast = problem(kind)
+    statistics = Statistics(True, Tfce(), 1.5, 1.5, uncorrected=True, two_sided=True)
+    options = {"statistics": statistics, "n_permutations": 40, "joint_steps": True}
+    (cpu,), (device,) = (
+        results_of(data, design, contrast, device=each, **options) for each in (None, ShimDevice())
+    )
+    assert cpu.maps.keys() == device.maps.keys()
+    for name, values in cpu.maps.items():
+        assert_array_equal(device.maps[name], values, err_msg=name)
