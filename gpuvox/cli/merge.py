@@ -83,7 +83,7 @@ def _merge_voxelwise(parts: Mapping[str, Tallies], options: argparse.Namespace, 
     """The shards of ``gpuvox voxelwise``, of all of its runs of randomise."""
     from gpuvox.application.voxelwise.execute import Output, merge
     from gpuvox.cli.randomise import open_device
-    from gpuvox.cli.voxelwise import describe, parse
+    from gpuvox.cli.voxelwise import describe, parse, report_results
 
     commands = {tallies.identity.command for tallies in parts.values()}
     first = min(commands)
@@ -101,6 +101,8 @@ def _merge_voxelwise(parts: Mapping[str, Tallies], options: argparse.Namespace, 
         reporter.say(f"Merging to {theirs.out}")
         open_device(options.device, options.quiet)
         merge(describe(theirs), Output(theirs.out, theirs.fsl_names, line, first), reporter, parts)
+        if not theirs.no_report:
+            report_results(theirs, reporter)
 
 
 SWITCHES = {

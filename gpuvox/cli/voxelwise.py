@@ -234,7 +234,7 @@ def run(argv: list[str]) -> int:
         output = Output(options.out, options.fsl_names, command_line("voxelwise", *argv))
         execute(description, output, reporter, options.seed)
         if not (options.no_report or description.run.shard):
-            _report(options, reporter)
+            report_results(options, reporter)
     return 0
 
 
@@ -249,7 +249,7 @@ def _check_report(options: argparse.Namespace) -> None:
         check_atlas(options.atlas, options.names)
 
 
-def _report(options: argparse.Namespace, reporter: Reporter) -> None:
+def report_results(options: argparse.Namespace, reporter: Reporter) -> None:
     """Write the report; without matplotlib, say how it is written."""
     try:
         from gpuvox.findings.report import ReportOptions

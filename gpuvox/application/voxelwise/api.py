@@ -183,14 +183,13 @@ def voxelwise(
     exchangeability : dict, optional
         Columns under ``paired``, ``within``, ``whole`` and ``blocks``; see ``gpuvox voxelwise --help``.
     **settings
-        ``longitudinal={"subject": "participant_id", "visit": "session"}`` makes one image of the rows of each subject:
-        their change, per year with ``"years": "time"``, or with ``"summary": "mean"`` their mean; ``"visits"`` are
-        those that count, in temporal order;
+        ``across_tests=True``: also p-values for the family-wise error over all tests and sets of images.
+        ``fdr=True``: also p-values of voxels for the false discovery rate.
         ``voxelwise_covariates``: a dict of covariates with an image for each row, by the names that they have in the
-        model; each is given as `images` are.
-        ``fdr=True`` corrects p-values of voxels for the false discovery rate, too; ``across_tests=True`` those of all
-        tests and sets of images for the family-wise error over them; and the settings of `gpuvox.randomise`. TFCE is
-        the default; ``voxel`` and cluster statistics are made when they are set.
+        model, each given as `images` are. ``longitudinal={"subject": "participant_id", "visit": "session"}``: one image
+        for each subject, made of those of its rows; their change or, with ``"summary": "mean"``, their mean; with
+        ``"years": "time"`` the slope per year; ``"visits"`` are those that count, in temporal order. And the settings
+        of `gpuvox.randomise`: TFCE is the default; ``voxel`` and cluster statistics are made when they are set.
 
     Returns
     -------

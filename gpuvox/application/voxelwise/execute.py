@@ -83,8 +83,10 @@ def execute(
         runs = _describe_all(description.run, output, analysis, folder)
         _execute_all(runs, seed, _once(reporter), None)
         tallies = os.path.join(folder.path, "randomise", "*.tally")
-        reporter.say(f"Shard {description.run.shard[0]} of {description.run.shard[1]} is in {folder.path}; ")
-        reporter.say(f"gpuvox merge {tallies} makes the maps of all shards.")
+        part, parts = description.run.shard
+        reporter.say(
+            f"Shard {part} of {parts} is in {folder.path}; gpuvox merge {tallies} makes the maps of all shards."
+        )
         return []
     with locks.output(folder.path / "voxelwise", reporter.warn):
         folder.write_design(analysis)
