@@ -134,8 +134,9 @@ class _Tested:
 def _test(inputs: Inputs, wanted: _Wanted, is_flipped: bool) -> _Tested:
     """Test the only contrast of some inputs."""
     options = Options(n_permutations=max(wanted.n_perm, 0) + 1, seed=wanted.seed, flip=is_flipped)
-    prepared = prepare(inputs, options).tests[0]
-    model = make_model(prepare(inputs, options), prepared)
+    analysis = prepare(inputs, options)
+    prepared = analysis.tests[0]
+    model = make_model(analysis, prepared)
     threshold = None
     if wanted.threshold is not None:
         threshold = float(stats.t.isf(wanted.threshold / (2 if wanted.two_sided else 1), model.df))

@@ -67,6 +67,14 @@ def test_what_is_not_there_is_refused_with_what_is(randomised, voxelwise):
         randomised.maps["tstat3"]
 
 
+def test_two_tests_of_one_name_are_told_apart(values):
+    contrasts = pd.DataFrame([[-1, 1, 0], [1, -1, 0]], columns=list(DESIGN), index=["a", "a"])
+    result = gpuvox.randomise(values, DESIGN, contrasts, n_permutations=10, seed=1)
+    with pytest.raises(KeyError, match=r"2 tests are called 'a': tstat1 \(a\), tstat2 \(a\)"):
+        result.maps["a", "t"]
+    assert_array_equal(result.maps["tstat2", "t"], -result.maps["tstat1"])
+
+
 def test_a_result_is_printed_in_a_few_lines(randomised, voxelwise):
     lines = repr(voxelwise).splitlines()
     assert lines[0] == "voxelwise: 12 rows, 210 voxels, model group + age (9 degrees of freedom), seed 1"

@@ -10,7 +10,6 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,23 +172,23 @@ class Result(ABC):
         """(V,) values in the order of the grid, from the order of the columns of the data."""
         return values if self.columns is None else values[self.columns]
 
-    @cached_property
-    def _by_name(self) -> dict[str, Tested]:
-        by_fsl_name = {each.result.test.name: each for each in self.tested}
-        return by_fsl_name | {each.name: each for each in self.tested}
-
     def test(self, name: str) -> Tested:
         """A test by its name, or by FSL's.
 
         Raises
         ------
         SettingError
-            There is none of that name; the message lists those that there are.
+            There is none of that name, or there are several; the message lists those that there are.
         """
-        if name not in self._by_name:
-            there = ", ".join(repr(each.name) for each in self.tested)
-            raise NoSuchMapError(f"there is no test {name!r}; there are {there}")
-        return self._by_name[name]
+        named = [each for each in self.tested if each.name == name]
+        named = named or [each for each in self.tested if each.result.test.name == name]
+        if len(named) == 1:
+            return named[0]
+        if named:
+            ways = ", ".join(f"{each.result.test.name} ({each.name})" for each in named)
+            raise NoSuchMapError(f"{len(named)} tests are called {name!r}: {ways}")
+        there = ", ".join(repr(each.name) for each in self.tested)
+        raise NoSuchMapError(f"there is no test {name!r}; there are {there}")
 
     def map(self, test: str, kind: str) -> Float32:
         """(V,) A map of a test by its kind, see `TestMaps`, in the order of the columns of the data.
