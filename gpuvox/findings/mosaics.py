@@ -142,7 +142,8 @@ def mosaic(scene: Scene, layers: Sequence[Layer], slices: Sequence[int]) -> Figu
     tall = cell * height / width
     size = round(tall * DPI), round(cell * DPI)
     canvas = np.full((rows * size[0], columns * size[1], 4), (0, 0, 0, 255), dtype=np.uint8)
-    total = columns * cell + BAR, max(rows * tall, 1.5)
+    total = columns * cell + BAR, max(rows * tall, 1.15 * len(layers))
+    top = (total[1] + rows * tall) / 2
     with own_style():
         figure, ax = _inches(total, "black")
         for number, z in enumerate(slices):
@@ -150,11 +151,11 @@ def mosaic(scene: Scene, layers: Sequence[Layer], slices: Sequence[int]) -> Figu
             part = canvas[row * size[0] : (row + 1) * size[0], column * size[1] : (column + 1) * size[1]]
             part[..., :3] = _enlarged(_pixels(blended(scene, layers, 2, z)), size)
             where = f"z = {signed(scene.millimetres((0, 0, z))[2])}" if scene.oriented else f"slice {z}"
-            left, bottom = column * cell, total[1] - (row + 1) * tall
+            left, bottom = column * cell, top - (row + 1) * tall
             ax.text(left + 0.04, bottom + 0.03, where, color="white", fontsize=7.5, va="bottom")
             if scene.oriented and number == 0:
                 _letters(ax, ("L", "R"), (left, left + cell), bottom + tall, "white")
-        extent = (0, columns * cell, total[1] - rows * tall, total[1])
+        extent = (0, columns * cell, top - rows * tall, top)
         ax.imshow(canvas, interpolation="none", aspect="auto", extent=extent)
         ax.set(xlim=(0, total[0]), ylim=(0, total[1]))
         _bars(figure, layers, "white", BAR / total[0])

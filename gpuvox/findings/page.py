@@ -103,7 +103,8 @@ class Shown:
         """The table of clusters; None without any."""
         if self.rows.empty:
             return None
-        return cluster_table(self.test, [str(name) for name in self.rows.columns], self.texts, self.level)
+        filled = self.rows.dropna(axis=1, how="all").columns
+        return cluster_table(self.test, [str(name) for name in filled], self.texts, self.level)
 
     @property
     def finding(self) -> Finding:

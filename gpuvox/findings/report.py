@@ -270,7 +270,7 @@ def _values(
             return found, images
         part = Grid(grid.to_volume(union).astype(bool), grid.voxel_size, grid.affine)
         values = images.read(part)
-        ids = run.ids or [str(i) for i in range(1, len(values) + 1)]
+        ids = run.ids or images.participants(len(values))
         for i in members:
             each = analysed[i]
             table = value_table(values, each.labels[union], each.n_clusters, ids)

@@ -318,9 +318,7 @@ def _of_record(root: Path, path: Path) -> Run:
             raise
         raise FileError(f"{path} is not a record of gpuvox randomise: {error!r}") from None
     ordered = sorted(made, key=lambda test: (test.kind == "F", int(re.sub(r"\D", "", test.label))))
-    return Run(
-        root, "gpuvox randomise", tuple(ordered), record, (record,), design, columns, _ids_beside(root, record)
-    )
+    return Run(root, "gpuvox randomise", tuple(ordered), record, (record,), design, columns)
 
 
 def _recorded_test(root: Path, about: Mapping[str, Any], record: Mapping[str, Any]) -> RunTest:
@@ -340,12 +338,6 @@ def _recorded_test(root: Path, about: Mapping[str, Any], record: Mapping[str, An
         nulls=nulls,
         **_facts(about, record, kind),
     )
-
-
-def _ids_beside(root: Path, record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Participants, where the record names them."""
-    ids = record.get("participants", ())
-    return tuple(str(each) for each in ids) if isinstance(ids, list | tuple) else ()
 
 
 def _of_names(root: Path) -> Run:

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import special
 
-from gpuvox import files
+from gpuvox import files, participants
 from gpuvox.errors import FileError
 from gpuvox.findings.clusters import eigenvariate
 from gpuvox.findings.runs import Run
@@ -38,6 +38,13 @@ class Images:
     names: list[Path]
     volumes: tuple[int, ...] = ()
 
+    def participants(self, n: int) -> Sequence[str]:
+        """Who the n rows are, by the files beside the images or their names; numbers from 1 if these do not say."""
+        who = participants.of_images(self.names)
+        if who is not None and not self.volumes and len(who.ids) == n:
+            return who.ids
+        return [str(i) for i in range(1, n + 1)]
+
     def read(self, grid: Grid) -> Floats:
         """(n, V) Values at the voxels of a mask."""
         data = files.read_cohort(self.names[0] if len(self.names) == 1 else self.names, grid)
@@ -56,6 +63,10 @@ class HeldImages:
 
     data: Data
     grid: Grid
+
+    def participants(self, n: int) -> Sequence[str]:
+        """Numbers from 1: images in memory do not say who they are."""
+        return [str(i) for i in range(1, n + 1)]
 
     def read(self, grid: Grid) -> Floats:
         """(n, V) Values at the voxels of a mask, which are among those of the data."""
