@@ -31,7 +31,7 @@ WRONG = {
         "", "regression --table none.tsv --outcome y --block a=x --out m", "correlation --table t --x a --out m",
         "samplesize --r 2", "samplesize --d 0.5 --r2 3", "samplesize --d 0.5 --power 2", "samplesize --r 0.1 --d 0.2",
     ],
-    "report": ["none.json", "design.mat", ""],
+    "report": ["none.json", "design.mat", ".", "nowhere", ""],
     "voxelwise": ["none.tsv --images data --out v", "design.mat --images data --out v", "t --images data", ""],
     "phantom": ["mask.nii.gz", "new --scale huge", ""],
 }  # fmt: skip
