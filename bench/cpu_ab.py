@@ -118,5 +118,4 @@ class _Engine:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, os.getcwd()) if sys.argv[1:] == ["--child"] else None
     _answer() if sys.argv[1:] == ["--child"] else main()
