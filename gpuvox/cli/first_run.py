@@ -9,19 +9,25 @@ from contextlib import suppress
 from gpuvox.cli.console import print_error
 
 
-def compile_ahead(quiet: bool) -> None:
-    """Compile what every run needs, unless the cache has it; print a line about it unless `quiet`."""
+def compile_ahead(quiet: bool, connectivity: int = 6) -> None:
+    """Compile what a run needs, unless the cache has it; print a line about it unless `quiet`.
+
+    connectivity: of TFCE, which is compiled for each when it is first used.
+    """
     from gpuvox.jit import WHY_NOT_KEPT, is_cached
     from gpuvox.runtime.limits import default_threads
+    from gpuvox.tfce import Tfce
 
     if is_cached():
+        if connectivity != Tfce().connectivity:
+            compile_enhancement(connectivity)  # or, as nearly always, load it
         return
     if not quiet:
         begins = "Compiling" if WHY_NOT_KEPT else "First run: compiling"
         print_error(f"{begins} the loops, which takes some seconds.")
     if default_threads() < 2 or WHY_NOT_KEPT:  # without a cache, a helper process would be of no use
         return
-    code = "from gpuvox.cli.first_run import compile_enhancement; compile_enhancement()"
+    code = f"from gpuvox.cli.first_run import compile_enhancement; compile_enhancement({connectivity})"
     # Without -P, Python would import from the current folder. If the helper fails, the run compiles its part itself.
     words, nothing = [sys.executable, "-P", "-c", code], subprocess.DEVNULL
     helper = None
@@ -34,14 +40,14 @@ def compile_ahead(quiet: bool) -> None:
             helper.wait()
 
 
-def compile_enhancement() -> None:
+def compile_enhancement(connectivity: int) -> None:
     """Compile the loops of TFCE; maxima and maps share one loop."""
     import numpy as np
 
     from gpuvox.grid import Grid
     from gpuvox.tfce import Enhancer, Tfce
 
-    enhancer = Enhancer(Grid(np.ones((2, 2, 2), dtype=bool)), Tfce(), (0.1, 0.1))
+    enhancer = Enhancer(Grid(np.ones((2, 2, 2), dtype=bool)), Tfce(connectivity=connectivity), (0.1, 0.1))
     enhancer.maxima(np.ones((1, 8), dtype=np.float32))
 
 

@@ -43,7 +43,7 @@ def run(argv: list[str]) -> int:
     elif options.plan:
         from gpuvox.cli.first_run import compile_ahead
 
-        compile_ahead(quiet=True)
+        compile_ahead(True, description.options.statistics.connectivity)
         say(plan.plan(description))
     elif options.count:
         say(f"randomise options: {' '.join(argv)} ")
@@ -53,7 +53,8 @@ def run(argv: list[str]) -> int:
         with terminal(lines=not options.quiet, bar=not options.quiet) as reporter:
             reporter.say(f"randomise options: {' '.join(argv)} ")
             reporter.say(f"Seeding with {description.options.seed}")
-            open_device("cpu" if description.cluster else options.device, options.quiet)
+            device = "cpu" if description.cluster else options.device
+            open_device(device, options.quiet, description.options.statistics.connectivity)
             execute.execute(description, reporter)
     return 0
 
@@ -72,8 +73,8 @@ def check_root(root: str) -> None:
         )
 
 
-def open_device(name: str, quiet: bool) -> None:
-    """Look for the device, and show its warnings; for the CPU, compile what every run needs."""
+def open_device(name: str, quiet: bool, connectivity: int = 6) -> None:
+    """Look for the device, and show its warnings; for the CPU, compile what a run with this connectivity needs."""
     from gpuvox.cli.first_run import compile_ahead
     from gpuvox.cuda import resolve
 
@@ -82,7 +83,7 @@ def open_device(name: str, quiet: bool) -> None:
     for warning in caught:
         warn(str(warning.message))
     if on_cpu:
-        compile_ahead(quiet)
+        compile_ahead(quiet, connectivity)
 
 
 def check(options: argparse.Namespace) -> None:

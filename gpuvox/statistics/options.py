@@ -56,6 +56,11 @@ class Statistics:
                 raise InputError(f"the cluster-forming threshold is {threshold}; it must be a positive number")
 
     @property
+    def connectivity(self) -> int:
+        """Of TFCE; its default without TFCE."""
+        return (self.tfce or Tfce()).connectivity
+
+    @property
     def settings(self) -> tuple[Setting, ...]:
         """The statistics of the first pass."""
         settings = (
