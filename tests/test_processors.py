@@ -21,20 +21,27 @@ ROOT = Path(__file__).parents[1]
 AVX2 = "+sse4.2,+popcnt,+avx,+avx2,+fma,+bmi,+bmi2,+lzcnt"
 
 
-def digests(connectivities):
-    """Of t and F maps, and of the scores and maxima of TFCE, of a study that fills no word and no tile."""
+def study():
+    """A mask that fills no word and no tile, and more subjects than are handled at a time."""
     rng = np.random.default_rng(5)
     grid = Grid(rng.random((41, 13, 9)) < 0.8)
-    n = 71  # more than the subjects that are handled at a time
+    n = 71
     data = rng.normal(size=(n, grid.n_voxels)).astype(np.float32)
     data = (data + np.roll(data, 1, axis=1) + np.roll(data, 41, axis=1)).astype(np.float32)
     design = np.column_stack([np.ones(n), np.arange(n) % 2, np.arange(n) % 3 == 0, rng.normal(size=n)])
-    found = {}
-    for name, contrast in (("t", [0, 1, 0, 0]), ("F", [[0, 1, 0, 0], [0, 0, 1, 0]])):
-        model = partition(design, np.array(contrast, dtype=float), **({"is_f": True} if name == "F" else {}))
-        shuffler = Shuffler(design[:, 1:3], Permutations(100, 1))
-        maps = Glm(data, model, shuffler.invariant).statistic_maps(shuffler.shuffles(1, 4))
-        found[name] = maps
+    shuffler = Shuffler(design[:, 1:3], Permutations(100, 1))
+    contrasts = {"t": [0, 1, 0, 0], "F": [[0, 1, 0, 0], [0, 0, 1, 0]]}
+    models = {
+        name: Glm(data, partition(design, np.array(contrast, dtype=float), is_f=name == "F"), shuffler.invariant)
+        for name, contrast in contrasts.items()
+    }
+    return grid, models, shuffler.shuffles(1, 4)
+
+
+def digests(connectivities):
+    """Of t and F maps, and of the scores and maxima of TFCE of one and of both signs."""
+    grid, models, shuffles = study()
+    found = {name: model.statistic_maps(shuffles) for name, model in models.items()}
     for connectivity in connectivities:
         options, t = Tfce(connectivity=connectivity), found["t"]
         for signs in (1, 2):
@@ -59,6 +66,14 @@ def elsewhere(features, connectivities):
     )
     assert done.returncode == 0, done.stderr
     return ast.literal_eval(done.stdout)
+
+
+@pytest.mark.parametrize("name", ["t", "F"])
+def test_more_subjects_than_are_handled_at_a_time(name):
+    _, models, shuffles = study()
+    maps = models[name].statistic_maps(shuffles)
+    for shuffle, values in zip(shuffles, maps):
+        np.testing.assert_allclose(values, models[name].exact_map(shuffle), rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("connectivities", [(6,), pytest.param((18, 26), marks=pytest.mark.long)])
