@@ -36,15 +36,16 @@ def time_t_maps(lab: Lab, n: int) -> None:
     model.release()
 
 
-def batch_of_maps(lab: Lab, fwhm: float) -> tuple[ObservedTest, Any]:
+def batch_of_maps(lab: Lab, fwhm: float, n_maps: int = 0) -> tuple[ObservedTest, Any]:
     """A test, and the t maps of a batch on the device, none of them beyond the test's levels."""
     n, sizes = 40, lab.sizes
+    n_maps = n_maps or sizes.batch
     design, contrast = design_of(n)
-    shuffler = Shuffler(effective_regressor(design, contrast), Permutations(4 * sizes.batch, 1))
+    shuffler = Shuffler(effective_regressor(design, contrast), Permutations(4 * n_maps, 1))
     data = lab.data(sizes.mm, n, fwhm)
     model = Glm(data, partition(design, contrast), shuffler.invariant, device=lab.device)
     test = PermutationTest(model, lab.grid(sizes.mm), shuffler, Statistics(True, Tfce()), signs=2)
-    maps = model.statistic_maps(shuffler.shuffles(1, 1 + sizes.batch))
+    maps = model.statistic_maps(shuffler.shuffles(1, 1 + n_maps))
     return levelled(test, lambda observed: tfce_of(observed, 6).maxima(maps)), maps
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from gpuvox.permtest import ObservedTest
 from gpuvox.statistics import Statistics
 from gpuvox.tfce import Tfce
 from gpuvox.tuning import DEFAULTS, Launch, Tuning
+from gpuvox.tuning import WAVES as WAVES_OF_A_RUN
 
 GAIN = 0.97
 """A launch wins if it takes less than this part of the default's time, measured again by turns."""
@@ -55,7 +57,8 @@ def tune(lab: Lab) -> None:
 def tune_peaks(lab: Lab, connectivity: int) -> dict[str, Launch]:
     """Threads, resident blocks and shared memory of tfce_peaks."""
     kernel = f"tfce_peaks<{connectivity}, false>"
-    observed, maps = batch_of_maps(lab, 3.5)
+    # As many maps as a batch of a run has: whole waves for most numbers of resident blocks.
+    observed, maps = batch_of_maps(lab, 3.5, 6 * WAVES_OF_A_RUN * lab.device.n_processors)
     values = lab.device.download(maps)
     observed.test.model.release()
     make = tfce_of(observed, connectivity)
@@ -153,6 +156,8 @@ class Trial:
         self.lab.report.checks.append({"name": name, "verdict": "same bits" if same else "failed"})
         times = [self.lab.machine.timed(work) for _ in range(3)]
         entry["ms"] = float(np.median(times))
+        del work
+        gc.collect()  # the memory of this device is needed by the next
         self.lab.write()
         return entry["ms"] if same else np.inf
 
