@@ -16,11 +16,11 @@ voxels of equal sign, so t and −t are one pass over two disjoint graphs.
 all connected through greater voxels, within its 3 × 3 × 3 cube, joins nothing: when the threshold falls to its
 level it only adds itself to the one component that its greater neighbours are part of. Only *peaks* (no greater
 neighbour) and *saddles* (greater neighbours in several pieces) change the topology. At 2 mm and a smoothness of
-3.5 voxels these are 7 % of the voxels. Both are recognised by bit operations on 27-bit neighbourhoods
-of many voxels at once (`ascent`): a flood of a fixed number of rounds; where it has not reached everything the
+3.5 voxels these are 7 % of the voxels. Both are recognised by bit operations on the neighbourhoods of many voxels at
+once (`ascent`): a flood of a fixed number of rounds; where it has not reached everything the
 voxel is taken for a saddle, which costs time but is never wrong. Every other voxel points at any greater voxel of
-its cube; following the pointers leads to a peak in the same component of S_L(v), its *label*. Hence components of
-S_k are components of the graph of peaks with an edge (label, label) at the level of each saddle. (Related:
+its cube; following the pointers leads to a peak in the same component of S_L(v), its *label* (`descent`). Hence
+components of S_k are components of the graph of peaks with an edge (label, label) at the level of each saddle. (Related:
 Carr et al., 2021, parallel peak pruning; Lukasczyk et al., TVCG 2024, ExTreeM.)
 
 **One descending sweep.** With C[k] = Σ_{j≤k} w_j, summation by parts gives
