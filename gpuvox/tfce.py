@@ -20,8 +20,8 @@ neighbour) and *saddles* (greater neighbours in several pieces) change the topol
 once (`ascent`): a flood of a fixed number of rounds; where it has not reached everything the
 voxel is taken for a saddle, which costs time but is never wrong. Every other voxel points at any greater voxel of
 its cube; following the pointers leads to a peak in the same component of S_L(v), its *label* (`descent`). Hence
-components of S_k are components of the graph of peaks with an edge (label, label) at the level of each saddle. (Related:
-Carr et al., 2021, parallel peak pruning; Lukasczyk et al., TVCG 2024, ExTreeM.)
+components of S_k are components of the graph of peaks with an edge (label, label) at the level of each saddle.
+(Related: Carr et al., 2021, parallel peak pruning; Lukasczyk et al., TVCG 2024, ExTreeM.)
 
 **One descending sweep.** With C[k] = Σ_{j≤k} w_j, summation by parts gives
 
