@@ -52,7 +52,7 @@ class TestResult:
         The size of t was compared, whatever its sign; maps of statistics keep their signs.
     least_ties : dict of (V,) float64
         By statistic, in the units of `nulls`: the least values that tie with the unpermuted ones, for p-values from
-        other null distributions.
+        the null distribution of several tests. Only with the option `joint_steps`.
     weights : dict of float
         By statistic, what both are multiplied by to be compared with other tests.
     """
@@ -88,7 +88,8 @@ def make_result(test: Test, finished: Finished, row: int, seconds: float, option
         if part is not None and tally is not None and tally.n:
             infos += [statistic.info for statistic in part.statistics.values()]
             _add_values(maps, nulls, part, tally, row)
-            least_ties |= _least_ties(part, row)
+            if options.joint_steps:
+                least_ties |= _least_ties(part, row)
             weights |= {name: statistic.weight(row) for name, statistic in part.statistics.items()}
     if finished.second is not None:
         _add_local_means(maps, observed, finished.second, finished.tally, row)
