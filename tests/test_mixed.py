@@ -122,8 +122,55 @@ def test_the_command(visits, tmp_path, capsys):
     assert (trial["n_two_arms"], trial["n_one_arm"]) == tuple(np.ceil(expected[1:]))
     for extra, says in (
         (["--subset", "years == 0"], "fewer than three participants have two visits"),
-        (["--rois", path], "has a row for each participant, not for each visit"),
+        (["--clusters", f"a={path}"], "has a row for each participant, not for each visit"),
+        (["--rois", path], "and --rois need each other"),
         (["--group", "group", "--order", "MS,XX"], "no participant has group 'XX'"),
     ):
         assert guarded("models", lambda extra=extra: run([*base, *extra])) == 2
         assert says in capsys.readouterr().err
+
+
+def test_regions_of_visits(tmp_path, monkeypatch, capsys):
+    """A label of 1 to 4 voxels at each of three visits, measured without a map and modelled."""
+    import nibabel as nib
+
+    from gpuvox.cli.main import main
+
+    rng, rows = np.random.default_rng(0), []
+    (tmp_path / "names.tsv").write_text("index\tname\n1\tcore\n")
+    for i in range(6):
+        for t in (0, 1, 2):
+            labels = np.zeros((30, 4, 4), dtype=np.int16)
+            labels[: 20 - 2 * t + int(rng.integers(0, 3)), i % 4, 0] = 1
+            nib.save(nib.Nifti1Image(labels, np.eye(4)), tmp_path / f"{i}_{t}.nii")
+            rows.append((f"s{i}", f"v{t}", t, f"{i}_{t}.nii", (labels > 0).sum() / 1000))
+    table = pd.DataFrame(rows, columns=["participant_id", "session", "years", "labels", "truth"])
+    table.to_csv(tmp_path / "visits.tsv", sep="\t", index=False)
+    monkeypatch.chdir(tmp_path)
+    line = [
+        "rois",
+        "--table",
+        "visits.tsv",
+        "--labels",
+        "labels",
+        "--names",
+        "names.tsv",
+        "--out",
+        "rois.tsv",
+        "--quiet",
+    ]
+    assert main([*line, "--visit", "session"]) == 0
+    measured = pd.read_csv("rois.tsv", sep="\t")
+    assert measured["volume"].tolist() == pytest.approx(table["truth"].tolist())
+    assert measured["session"].tolist() == table["session"].tolist()
+    options = {"table": "visits.tsv", "time": "years", "random": "intercept"}
+    both = [
+        mixed(Mixed(outcome=["core.volume"], rois="rois.tsv", visit="session", **options)),
+        mixed(Mixed(outcome=["truth"], **options)),
+    ]
+    assert both[0].tables[""]["change"][0] == pytest.approx(both[1].tables[""]["change"][0])
+    assert main(line) == 2
+    assert "has participant_id s0 twice" in capsys.readouterr().err
+    table.assign(session="v0").to_csv("visits.tsv", sep="\t", index=False)
+    assert main([*line, "--visit", "session"]) == 2
+    assert "has s0 twice at session v0" in capsys.readouterr().err

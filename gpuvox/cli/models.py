@@ -173,6 +173,7 @@ def _add_mixed(parser: Parser) -> None:
     add_text(parser, "--group", "COLUMN", "column with the groups")
     _add_columns(parser, "--order", "one group, or two; the difference is A minus B", "A,B")
     _add_columns(parser, "--covariates", "covariates")
+    add_text(parser, "--visit", "COLUMN", "column of the visits, by which the table of --rois is joined")
     add("--random", choices=("slope", "intercept"), default="slope",
         help="random intercept and slope (slope), or intercept alone")  # fmt: skip
     add_correction(parser, "correction over the outcomes (fdr_bh)")

@@ -50,6 +50,7 @@ def build_parser() -> Parser:
         parser, "--model", "FILE", "TOML file of the tissue model, from which shares of iron are computed (Stüber et "
         "al. 2014)",
     )  # fmt: skip
+    add_text(parser, "--visit", "COLUMN", "column with the visit, if the table has a row for each visit")
     add_text(parser, "--out", "FILE", "table to write (required)")
     add_quiet(parser)
     return parser

@@ -135,8 +135,34 @@ def _long(path: str | os.PathLike[str], needed: Sequence[str]) -> pd.DataFrame:
     return typed(table)
 
 
-def _from_rois(path: str | os.PathLike[str]) -> pd.DataFrame:
-    long = _long(path, ["structure", "side", "map"])
+def measures_of_visits(path: str | os.PathLike[str], visit: str) -> pd.DataFrame:
+    """Measures of regions by participant and visit, from a table of ``gpuvox rois --visit``.
+
+    Parameters
+    ----------
+    path : path
+    visit : str
+        Column with the visit.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by participant and visit (as text); a column for each variable, see `gather`.
+
+    Raises
+    ------
+    FileError
+        The file is not such a table, or has a measure of a visit twice.
+    """
+    wide = _from_rois(path, visit)
+    wide.index = pd.MultiIndex.from_tuples([tuple(name.split("\n")) for name in wide.index])
+    return wide
+
+
+def _from_rois(path: str | os.PathLike[str], visit: str = "") -> pd.DataFrame:
+    long = _long(path, ["structure", "side", "map", *([visit] if visit else [])])
+    if visit:  # a name of both; a line break is in neither
+        long["participant_id"] = long["participant_id"] + "\n" + labels(long[visit])
     require(long, ("mean", "median", "sd", "volume", "volume_normalised", "mass"), path)
     sided = long["side"].isin(["left", "right"])
     place = long["structure"].where(~sided, long["side"] + "." + long["structure"])

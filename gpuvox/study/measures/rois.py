@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from gpuvox import files, participants
-from gpuvox.errors import FileError, InputError
+from gpuvox.errors import FileError, InputError, OptionError
 from gpuvox.files.targets import check_targets
 from gpuvox.files.text import as_number
 from gpuvox.findings.labels import Region, alike, read_regions
@@ -234,6 +234,7 @@ class Command:
     head_size: str = ""
     erosion: int = 0
     model: str = ""
+    visit: str = ""
 
 
 COLUMNS = (
@@ -273,7 +274,7 @@ def execute(command: Command, reporter: Reporter) -> None:
     """
     check_targets(command.out)
     files.check_not_read([command.out], [command.table, command.names, command.model])
-    table = files.read_table(command.table, ["participant_id"])
+    table = _read_rows(command)
     factors = _factors(command, table)
     model = TissueModel.read(command.model) if command.model else TissueModel.default()
     for text in _shared(command, table):
@@ -292,13 +293,16 @@ def execute(command: Command, reporter: Reporter) -> None:
         other = "" if command.names else "; --names FILE names other labels"
         raise FileError(f"{command.labels} has none of the labels named in {where}{other}")
     whole = [[row for row in rows if row.labels == usual[row.structure, row.side]] for rows in measured]
-    names = table["participant_id"].tolist()
-    lines = []
-    for name, rows, factor in zip(names, whole, factors):
+    ids = table["participant_id"].tolist()
+    visits = table[command.visit].str.strip().tolist() if command.visit else [""] * len(ids)
+    names = [f"{name} ({visit})" if visit else name for name, visit in zip(ids, visits)]
+    lines, visit_of_line = [], []
+    for name, visit, rows, factor in zip(ids, visits, whole, factors):
         shares = _shares(rows, model)
         lines += [
             (*_line(name, row, factor), *shares.get((row.structure, row.side, row.map), NONE)) for row in rows
         ]
+        visit_of_line += [visit] * len(rows)
     unnamed = there - set(regions) - {0}
     if unnamed:
         reporter.warn(f"{_labels(unnamed)} of {command.labels} excluded, without a name in {where}")
@@ -309,7 +313,28 @@ def execute(command: Command, reporter: Reporter) -> None:
         )
     for text in (*_left_out(names, measured, usual), *_without_values(names, whole), *_emptied(command, whole)):
         reporter.warn(text)
-    files.write_table(command.out, pd.DataFrame(lines, columns=COLUMNS))
+    result = pd.DataFrame(lines, columns=COLUMNS)
+    if command.visit:
+        result.insert(1, command.visit, visit_of_line)
+    files.write_table(command.out, result)
+
+
+def _read_rows(command: Command) -> pd.DataFrame:
+    """The table: a row for each participant, or for each visit of each."""
+    if not command.visit:
+        return files.read_table(command.table, ["participant_id"])
+    if command.visit in COLUMNS:
+        raise OptionError(
+            "--visit", f"{command.visit!r} is a column of the table that is written; choose another name"
+        )
+    table = files.read_table(command.table, ["participant_id", command.visit], long=True)
+    twice = table[["participant_id", command.visit]].apply(lambda column: column.str.strip()).duplicated()
+    if twice.any():
+        row = table[twice].iloc[0]
+        raise FileError(
+            f"{command.table} has {row['participant_id']} twice at {command.visit} {row[command.visit]}"
+        )
+    return table
 
 
 def _shared(command: Command, table: pd.DataFrame) -> Iterator[str]:

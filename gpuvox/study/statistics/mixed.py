@@ -29,7 +29,7 @@ from gpuvox.study.statistics.transforms import transformed
 from gpuvox.tables.columns import indicators, require
 from gpuvox.tables.conditions import left_out, select
 from gpuvox.tables.groups import assign_groups
-from gpuvox.tables.reading import typed
+from gpuvox.tables.reading import labels, measures_of_visits, typed
 from gpuvox.types import Bools, Float64
 
 EFFECTS = {"slope": "intercept and slope", "intercept": "intercept"}
@@ -50,6 +50,8 @@ class Mixed(Source):
     order : sequence of str
         One or two groups; with two, change is compared: the first minus the second.
     covariates : sequence of str
+    visit : str
+        Column of the visits, by which the table of regions (`rois`) is joined.
     random : {"slope", "intercept"}
         Random intercept and slope of time, or random intercept alone.
     correction : {"fdr_bh", "bonferroni", "none"}
@@ -68,6 +70,7 @@ class Mixed(Source):
     group: str = ""
     order: Sequence[str] = ()
     covariates: Sequence[str] = ()
+    visit: str = ""
     random: str = "slope"
     correction: str = "fdr_bh"
     visits: Sequence[float] = ()
@@ -161,7 +164,7 @@ def _messages(table: pd.DataFrame) -> list[str]:
 
 
 def _read(command: Mixed) -> tuple[Data, list[str]]:
-    table = typed(files.read_table(command.table, ["participant_id"], long=True))
+    table = _with_regions(command, typed(files.read_table(command.table, ["participant_id"], long=True)))
     require(table, [command.time, *([command.group] if command.group else []), *command.covariates], command.table)
     twice = table[["participant_id", command.time]].dropna()
     if twice.duplicated().any():
@@ -183,9 +186,28 @@ def _read(command: Mixed) -> tuple[Data, list[str]]:
     return Data(table, chosen, np.zeros(len(table), dtype=bool), left_out(table, command.subset)), outcomes
 
 
+def _with_regions(command: Mixed, table: pd.DataFrame) -> pd.DataFrame:
+    """The table of visits with the measures of regions; a visit without regions has missing values."""
+    if bool(command.rois) != bool(command.visit):
+        raise OptionError("--visit", "and --rois need each other: regions are joined by participant and visit")
+    if not command.rois:
+        return table
+    require(table, [command.visit], command.table)
+    measures = measures_of_visits(command.rois, command.visit)
+    keys = pd.MultiIndex.from_arrays([table["participant_id"], labels(table[command.visit])])
+    for who, visit in measures.index.difference(keys):
+        raise FileError(f"{command.rois} has {who} at {command.visit} {visit}, which {command.table} has not")
+    taken = [name for name in measures.columns if name in table.columns]
+    if taken:
+        raise FileError(f"{taken[0]} is the name of two variables")
+    joined = pd.concat([table, measures.reindex(keys).reset_index(drop=True)], axis=1)
+    joined.attrs = dict(table.attrs)
+    return joined
+
+
 def _transform(command: Mixed, table: pd.DataFrame, chosen: Bools) -> None:
     """Replace variables by their logarithms or roots; refuse what is not for tables of visits."""
-    for option in ("rois", "clusters"):
+    for option in ("clusters",):
         if getattr(command, option):
             raise OptionError(
                 f"--{option}", "has a row for each participant, not for each visit; put visits in --table"
