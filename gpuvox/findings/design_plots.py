@@ -6,13 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpuvox.findings.figures import INK, Saved, draw_design, ignoring, own_style, saved
+from gpuvox.findings.figures import INK, Axes, Figure, Saved, draw_design, own_style, saved
 from gpuvox.plain import escaped
 from gpuvox.types import Float64
-
-with ignoring():
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 MOST_WITH_NUMBERS = 12
 """Columns up to which correlations are printed in their cells."""

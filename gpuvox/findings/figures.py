@@ -30,6 +30,7 @@ def ignoring() -> AbstractContextManager[None]:
 with ignoring():
     from matplotlib import colormaps, rc_context, rcdefaults, rcParams
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg as FigureCanvasAgg  # for the other pictures
     from matplotlib.cm import ScalarMappable
     from matplotlib.collections import LineCollection
     from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap, Normalize

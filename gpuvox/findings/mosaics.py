@@ -13,15 +13,23 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox.findings.figures import COOL, FADED, INK, edges, ignoring, own_style, short, signed, statistic_colours
+from gpuvox.findings.figures import (
+    COOL,
+    FADED,
+    INK,
+    Axes,
+    Colormap,
+    Figure,
+    FigureCanvasAgg,
+    LinearSegmentedColormap,
+    edges,
+    own_style,
+    short,
+    signed,
+    statistic_colours,
+)
 from gpuvox.findings.scene import Scene, VoxelwiseTest
 from gpuvox.types import Bools, Float64, Floats
-
-with ignoring():
-    from matplotlib.axes import Axes
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.colors import Colormap, LinearSegmentedColormap
-    from matplotlib.figure import Figure
 
 WIDTH = 7.2
 """Inches of a picture, as wide as a page."""

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuvox.findings.figures import ignoring
+from gpuvox.findings.figures import Figure
 from gpuvox.findings.mosaics import mosaic, slices_through, statistic_layers
 from gpuvox.findings.scene import Scene, VoxelwiseTest, peak_of, significant
 from gpuvox.findings.tested import ClusterOptions, TestedMaps
 from gpuvox.types import AnyArray
-
-with ignoring():
-    from matplotlib.figure import Figure
 
 
 def slices_of(

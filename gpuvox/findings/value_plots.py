@@ -7,13 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpuvox.findings.figures import GROUP_COLOURS, GROUP_MARKS, INK, ignoring, own_style, short
+from gpuvox.findings.figures import GROUP_COLOURS, GROUP_MARKS, INK, Axes, Figure, MaxNLocator, own_style, short
 from gpuvox.findings.values import GroupValues, Slope
-
-with ignoring():
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
 MOST = 12
 """Clusters of a test whose values are plotted."""
