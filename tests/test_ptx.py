@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from gpuvox.analysis import analyse, prepare
-from gpuvox.cuda import FAMILY, KERNELS
+from gpuvox.cuda import FAMILY
 from tests.cuda_on_cpu.shim import CXX
 from tests.ptx import compilers, counts, faults
-from tests.ptx.device import PtxDevice
+from tests.ptx.device import Modules, PtxDevice
 from tests.ptx.instructions import table
 from tests.ptx.parser import PtxError, bits_of
 from tests.ptx.runs import RUNS
@@ -121,19 +121,8 @@ OTHERS = {"sm_75": {"architecture": 75}, "sm_120": {"architecture": 120}, "nvcc"
 def test_other_architectures_and_nvcc_give_the_bits_of_the_cpu(name, other):
     if other == "nvcc" and not compilers.nvcc_version():
         pytest.skip("nvcc is not on the PATH")
-    modules = {family: Later(family, OTHERS[other]) for family in KERNELS}
-    device = PtxDevice(Settings(SEEDS[0], find_races=True), modules, n_processors=1)
+    device = PtxDevice(Settings(SEEDS[0], find_races=True), Modules(**OTHERS[other]), n_processors=1)
     assert_close(name, RUNS[name].results(device))
-
-
-class Later:
-    """A module that is compiled when one of its kernels is launched."""
-
-    def __init__(self, family: str, how: dict):
-        self._make = lambda: compilers.compiled(family, **how)
-
-    def __getattr__(self, name: str):
-        return getattr(self._make(), name)
 
 
 # -- planted faults -------------------------------------------------------------------------------------------------
@@ -141,7 +130,9 @@ class Later:
 
 def noticed(name: str, family: str, module: compilers.Module, seed: int = SEEDS[0]) -> str:
     """What is wrong when a run has other kernels of a family: a message, ``differs``, or nothing."""
-    device = PtxDevice(Settings(seed, find_races=True, most_instructions=10**7), {family: module}, n_processors=1)
+    device = PtxDevice(
+        Settings(seed, find_races=True, most_instructions=10**7), Modules({family: module}), n_processors=1
+    )
     try:
         ours = RUNS[name].results(device)
     except (EmulationError, PtxError) as error:

@@ -26,6 +26,18 @@ def translated(module_ptx: str) -> Translated:
     return Translated(module_ptx)
 
 
+class Modules(dict[str, Module]):
+    """Modules by family; those that are missing are compiled when they are asked for, with options of `compiled`."""
+
+    def __init__(self, modules: Mapping[str, Module] | None = None, **options):
+        super().__init__(modules or {})
+        self._options = options
+
+    def __missing__(self, family: str) -> Module:
+        self[family] = compiled(family, **self._options)
+        return self[family]
+
+
 class PtxDevice(ShimDevice):
     """Compiled kernels on the CPU, with the block sizes that the host code asks for.
 
@@ -33,8 +45,8 @@ class PtxDevice(ShimDevice):
     ----------
     settings : Settings
         Of the machine; each launch has a seed of its own that follows from this one, unless it is 0.
-    modules : mapping, optional
-        Modules by family in place of what NVRTC makes of the shipped ones.
+    modules : Modules, optional
+        In place of what NVRTC makes of the shipped kernels.
     most_threads : int, optional
         Cuts the threads of blocks.
     **options
@@ -49,7 +61,7 @@ class PtxDevice(ShimDevice):
     def __init__(
         self,
         settings: Settings | None = None,
-        modules: Mapping[str, Module] | None = None,
+        modules: Modules | None = None,
         most_threads: int = 1 << 10,
         **options,
     ):
@@ -57,7 +69,7 @@ class PtxDevice(ShimDevice):
         self.name, self.title = "ptx", "compiled kernels on the CPU"
         self.settings = settings or Settings()
         self.counts: dict[str, np.ndarray] = {}
-        self._modules = dict(modules or {})
+        self._modules = Modules() if modules is None else modules
         self._arrays: WeakValueDictionary[int, _Tracked] = WeakValueDictionary()
 
     def empty(self, shape, dtype):
@@ -74,9 +86,7 @@ class PtxDevice(ShimDevice):
 
     def kernel(self, name: str) -> Encoded:
         """A kernel for the machine."""
-        family = FAMILY[name]
-        module = self._modules.setdefault(family, None) or compiled(family)
-        self._modules[family] = module
+        module = self._modules[FAMILY[name]]
         return translated(module.ptx)[module.names[name]]
 
     def launch(self, kernel, blocks, threads, *arguments, shared=0):

@@ -99,8 +99,6 @@ def bit_forms() -> Iterator[Form]:
     for bits in (32, 64):
         yield Form(f"low.b{bits}", f"b{bits // 2}", (f"b{bits}",), "a")
         yield Form(f"high.b{bits}", f"b{bits // 2}", (f"b{bits}",), f"a >> {bits // 2}")
-    for bits, count in ((32, "__builtin_popcount"), (64, "__builtin_popcountll")):
-        yield Form(f"popc.b{bits}", "u32", (f"b{bits}",), f"{count}(a)")
 
 
 def float_forms() -> Iterator[Form]:
