@@ -41,7 +41,7 @@ def voxelwise(cohort, out, *words, images=("maps/{participant_id}_gm.nii.gz",)):
     return main(
         ["voxelwise", "--no-report", str(cohort.folder / "participants.tsv"), *sources,
             "--mask", str(cohort.folder / "mask"),
-         "--out", str(cohort.folder / out), "-n", "60", "--seed", "7", "--quiet", "--no-report", *words]
+         "--out", str(cohort.folder / out), "-n", "60", "--seed", "7", "--quiet", *words]
     )  # fmt: skip
 
 
@@ -198,7 +198,7 @@ def test_shards_are_merged_into_what_one_run_writes(cohort, tmp_path, monkeypatc
     sources = [word for each in images for word in ("--images", each)]
     line = ["voxelwise", "--no-report", str(cohort.folder / "participants.tsv"), *sources,
             "--mask", str(cohort.folder / "mask"),
-            "-n", "30", "--seed", "7", "--no-report", *words]  # fmt: skip
+            "-n", "30", "--seed", "7", *words]  # fmt: skip
     assert main([*line, "--out", "whole"]) == 0
     for part in (1, 2):
         assert main([*line, "--out", "parts", "--shard", f"{part}/2"]) == 0
