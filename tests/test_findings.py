@@ -178,12 +178,13 @@ def test_one_sample_and_a_level_that_nothing_reaches(here):
     table = pd.read_csv("one/mean_report/tstat1_clusters.tsv", sep="\t")
     check_clusters(table, read("one/mean_tfce_corrp_tstat1.nii.gz"), read("one/mean_tstat1.nii.gz"))
     assert "60 flips of the signs" in said("one/mean_report.html")
+    Path("one/mean_report/my_values.tsv").write_text("not of the report")
     assert main(["report", "one/mean", "--p", "0.01"]) == 0
     assert "No result could be significant: with 60 permutations, p cannot be below 0.0167" in said(
         "one/mean_report.html"
     )
     assert sorted(path.name for path in Path("one/mean_report").iterdir()) == [
-        "tstat1_clusters.tsv", "tstat1_mosaic.png", "tstat1_mosaic.svg",
+        "files.json", "my_values.tsv", "tstat1_clusters.tsv", "tstat1_mosaic.png", "tstat1_mosaic.svg",
     ]  # fmt: skip
 
 

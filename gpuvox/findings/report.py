@@ -34,8 +34,10 @@ from gpuvox.plain import several
 from gpuvox.reporter import Reporter
 from gpuvox.types import Floats, Int32
 
-OURS = re.compile(r".*_(clusters|values|mosaic|1-p|glass)\.(tsv|png|svg|nii|nii\.gz|hdr|img|hdr\.gz|img\.gz)")
-"""Files of a report, which the next report of the run replaces."""
+LIST = "files.json"
+"""The files of a report in their folder."""
+OURS = re.compile(r"[^/]*_(clusters|values|mosaic|1-p|glass)\.(tsv|png|svg|nii|nii\.gz|hdr|img|hdr\.gz|img\.gz)")
+"""Their names: a list may come from others, and name anything."""
 
 
 @dataclass(frozen=True)
@@ -191,10 +193,7 @@ def _write(run: Run, out: Path, folder: Path, options: ReportOptions) -> tuple[s
     values, why = _values(run, analysed, grid, options.data)
     scene = _scene(grid, options.underlay)
     tests = [_shown_test(i, each, scene, options) for i, each in enumerate(analysed)]
-    notes = [f"Values of participants are not shown: {why}."] if why else []
-    notes += [
-        str(warning) for record in run.records for test in record.get("tests", ()) for warning in test["warnings"]
-    ]
+    notes = _notes(run, why)
     vmax = _vmax(tests)
     units = _units(analysed, tests, scene, vmax, options)
     plots = [_value_picture(run, each, of) for each, of in zip(analysed, values)]
@@ -224,7 +223,15 @@ def _write(run: Run, out: Path, folder: Path, options: ReportOptions) -> tuple[s
     )
     text = page.html()
     files.write_text(out, text)
-    return text, [*notes[:1], note] if note else notes[:1]
+    return text, [*notes[: bool(why)], *filter(None, [note])]
+
+
+def _notes(run: Run, why: str) -> list[str]:
+    """Why there are no values, if so, and the warnings of the run."""
+    notes = [f"Values of participants are not shown: {why}."] if why else []
+    return notes + [
+        str(note) for each in run.records for test in each.get("tests", ()) for note in test.get("warnings", ())
+    ]
 
 
 def _analyse(test: RunTest, grid: Grid, atlas: Atlas | None, options: ReportOptions) -> _Analysed:
@@ -455,25 +462,17 @@ def _write_files(
     pictures: Sequence[Saved],
 ) -> list[Path]:
     """Tables, cluster images and figures; those of an earlier report are removed."""
-    try:
-        folder.mkdir(exist_ok=True)
-        for path in folder.iterdir():
-            if OURS.fullmatch(path.name):
-                path.unlink()
-    except OSError as error:
-        raise FileError(f"the folder {folder} cannot be written: {error.strerror}", file=folder) from error
+    _clear(folder)
     written = []
     for each, of in zip(analysed, values):
-        stem, maps = folder / each.of_run.label, each.maps
+        stem = folder / each.of_run.label
         rows = each.rows.astype(object)
         files.write_table(f"{stem}_clusters.tsv", rows.where(rows.notna(), None))
         written.append(Path(f"{stem}_clusters.tsv"))
         if each.n_clusters:
             header = files.read_header(each.of_run.statistic)
-            label = files.Label("gpuvox: clusters", "label")
-            written.append(
-                files.write_map(f"{stem}_clusters", each.labels.astype(np.float32), maps.grid, header, label=label)
-            )
+            label, numbers = files.Label("gpuvox: clusters", "label"), each.labels.astype(np.float32)
+            written.append(files.write_map(f"{stem}_clusters", numbers, each.maps.grid, header, label=label))
         if of is not None:
             files.write_table(f"{stem}_values.tsv", of[0])
             written.append(Path(f"{stem}_values.tsv"))
@@ -483,4 +482,17 @@ def _write_files(
             with atomic(path) as temporary:
                 temporary.write_bytes(content)
             written.append(path)
+    files.write_json(folder / LIST, {"files": [path.name for path in written]})
     return written
+
+
+def _clear(folder: Path) -> None:
+    """Make the folder, or remove the files from it that the list of an earlier report has."""
+    listed = files.read_json(folder / LIST).get("files", [])
+    try:
+        folder.mkdir(exist_ok=True)
+        for name in listed:
+            if isinstance(name, str) and OURS.fullmatch(name):
+                (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError(f"the folder {folder} cannot be written: {error.strerror}", file=folder) from error
