@@ -68,11 +68,14 @@ class Permuting:
     effects: int = 1
     has_evs: bool = False
     variance_mm: float = 0.0
+    flip: bool = False
 
     def counted(self, mm: float) -> dict[str, np.ndarray]:
         """Counts of each kernel, by phase."""
         device = PtxDevice()
-        options = Options(self.statistics, self.statistics, 1 + PERMUTATIONS, variance_mm=self.variance_mm)
+        options = Options(
+            self.statistics, self.statistics, 1 + PERMUTATIONS, variance_mm=self.variance_mm, flip=self.flip
+        )
         prepared = analysis(mm, device, options, self.n, self.effects, self.has_evs)
         first, signs = prepared.tests[0], 1 if self.effects > 1 else 2
         model = make_model(prepared, first)
@@ -138,6 +141,7 @@ WORKLOADS: dict[str, Permuting | Call] = {
     "F, clusters": Permuting(Statistics(extent=2.3, mass=2.3), n=40, effects=3),
     "voxelwise EV": Permuting(Statistics(), n=20, has_evs=True),
     "smoothed variance": Permuting(Statistics(), n=20, variance_mm=5.0),
+    "sign flips": Permuting(Statistics(), n=20, flip=True),
     "whole F test": Call(partial(whole, False, False)),
     "whole F test, exact TFCE, voxelwise EV": Call(partial(whole, True, True)),
     **{
