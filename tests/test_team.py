@@ -155,11 +155,14 @@ def test_if_all_fail_the_run_ends(inputs, options):
 
 
 class OneBitOff(Paced):
-    def download(self, array):
-        values = super().download(array)
-        if self.launched[-1].startswith("maps_extremes"):
-            values.reshape(-1)[-1:].view(np.int8)[0] ^= 1
-        return values
+    """One bit of the last map of a batch is wrong, as a faulty memory makes it."""
+
+    def launch(self, kernel, *arguments, **settings):
+        super().launch(kernel, *arguments, **settings)
+        if kernel.startswith("glm_maps"):
+            for array in arguments:
+                if getattr(array, "ndim", 0) == 2 and array.shape[1] % 128 and array.dtype == np.float32:
+                    array.values[-1:].view(np.int32)[0, -1] ^= 1 << 20
 
 
 def test_a_device_that_computes_other_bits_ends_the_run(inputs, options):
