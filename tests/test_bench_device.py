@@ -216,7 +216,7 @@ def test_texts_of_substitutions_apply():
         text = machine.with_substitution(kernel, old, new)
         assert text != gpuvox.cuda.source(gpuvox.cuda.FAMILY[kernel])
     with pytest.raises(ValueError, match="is not in the source of glm_exact"):
-        machine.with_substitution("glm_exact", "KERNEL_FOR(1, 2)", "")
+        machine.with_substitution("glm_exact", r"KERNEL_FOR\(1, 2\)", "")
 
 
 # -- the session ------------------------------------------------------------------------------------------------

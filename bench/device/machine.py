@@ -250,14 +250,15 @@ def call_us(machine: Any, call: Callable[[], Any], n: int = 200) -> float:
 
 
 def with_substitution(kernel: str, old: str, new: str) -> str:
-    """The source of a kernel's family with a change before the kernel's name; `ValueError` if the text is not there."""
+    """The source of a kernel's family with a change of what precedes the kernel's name; `ValueError` if the pattern `old` does not match."""
     from gpuvox.cuda import FAMILY, source
 
     text, name = source(FAMILY[kernel]), kernel.split("<")[0]
-    at = text.rfind(old, 0, text.index(f" {name}(") if f" {name}(" in text else text.index(f"\n{name}("))
-    if at < 0:
+    end = text.index(f" {name}(") if f" {name}(" in text else text.index(f"\n{name}(")
+    found = list(re.finditer(old, text[:end]))
+    if not found:
         raise ValueError(f"{old!r} is not in the source of {kernel}")
-    return text[:at] + new + text[at + len(old) :]
+    return text[: found[-1].start()] + found[-1].expand(new) + text[found[-1].end() :]
 
 
 def transfers(lab: Lab) -> None:

@@ -30,11 +30,12 @@ WAVES = (1, 2, 4)
 MOST_THREADS = 2048
 """Threads that a multiprocessor holds."""
 
+BOUNDS = r"KERNEL_FOR\((\d+), \d+\)"
 SUBSTITUTIONS: Mapping[str, tuple[str, str, str]] = {
-    "glm_maps, three resident blocks": ("glm_maps<false>", "KERNEL_FOR(256, 2)", "KERNEL_FOR(256, 3)"),
-    "glm_exact, four resident blocks": ("glm_exact", "KERNEL_FOR(128, 2)", "KERNEL_FOR(128, 4)"),
+    "glm_maps, three resident blocks": ("glm_maps<false>", BOUNDS, r"KERNEL_FOR(\1, 3)"),
+    "glm_exact, four resident blocks": ("glm_exact", BOUNDS, r"KERNEL_FOR(\1, 4)"),
 }
-"""Trials by a change of the source: name → kernel, text, and what replaces it; measured, but written to no file."""
+"""Trials by a change of the source: name → kernel, pattern, and what replaces it; measured, but written to no file."""
 
 
 def tune(lab: Lab) -> None:
