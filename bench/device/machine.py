@@ -250,7 +250,7 @@ def call_us(machine: Any, call: Callable[[], Any], n: int = 200) -> float:
 
 
 def with_substitution(kernel: str, old: str, new: str) -> str:
-    """The source of a kernel's family with a change of what precedes the kernel's name; `ValueError` if the pattern `old` does not match."""
+    """The source of a kernel's family, changed before the kernel's name; `ValueError` if `old` does not match there."""
     from gpuvox.cuda import FAMILY, source
 
     text, name = source(FAMILY[kernel]), kernel.split("<")[0]
