@@ -9,13 +9,14 @@ of each term, and the rest.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
 
-from gpuvox.device import Device, slots_for
+from gpuvox.device import Device, Outcomes, Promise, settled, slots_for
 from gpuvox.errors import InputError
-from gpuvox.grid import Grid
+from gpuvox.grid import Grid, Padded
 from gpuvox.jit import inner, loop
 from gpuvox.types import AnyArray, DeviceArray, Float32, Float64, Int32, Ints, MapBatch
 
@@ -47,15 +48,24 @@ def cluster_maxima(
     mass : (2, B) float64, on the host
         Sum of the statistic.
     """
-    n_maps = len(stat)
+    return settled(
+        device, lambda outcomes: promised_cluster_maxima(stat, grid, threshold, outcomes, connectivity)
+    ).value
+
+
+def promised_cluster_maxima(
+    stat: MapBatch, grid: Grid, threshold: float, outcomes: Outcomes, connectivity: int = 26
+) -> Promise[tuple[Ints, Float64]]:
+    """The same, where the outcomes are those of a device that has the maps."""
+    n_maps, device = len(stat), outcomes.device
     arguments = _arguments(grid, threshold, connectivity)
     if device is not None:
         measures = device.full((2, n_maps), 0, np.int64), device.full((2, n_maps), 0, np.float64)
         _measure_on(device, 0, stat, grid, arguments, None, *measures)
-        return device.download(measures[0]), device.download(measures[1])
+        return outcomes.promise(lambda *both: both, *measures)
     extent, mass = np.zeros((2, n_maps), dtype=np.int64), np.zeros((2, n_maps))
     _maxima(stat, *arguments, extent, mass)
-    return extent, mass
+    return outcomes.known((extent, mass))
 
 
 def cluster_maps(
@@ -133,7 +143,7 @@ def _measure_on(
     local = device.empty((1, 1), np.float64) if local_mean is None else device.keep(local_mean)
     device.launch(
         f"cluster_measure<{what}>", slots, _THREADS,
-        stat, i32(n_maps), i32(n_voxels), np.float32(threshold), device.keep(index), i32(box), device.upload(back),
+        stat, i32(n_maps), i32(n_voxels), np.float32(threshold), device.keep(index), i32(box), device.keep(back),
         i32(len(back)), local, at, *words, *sums, extent, mass,
     )  # fmt: skip
 
@@ -172,12 +182,18 @@ def label(stat: AnyArray, grid: Grid, threshold: float, connectivity: int = 26) 
 def _arguments(grid: Grid, threshold: float, connectivity: int) -> tuple[np.float32, Int32, Int32]:
     if not threshold > 0:
         raise InputError(f"the cluster-forming threshold is {threshold}; it must be positive")
-    offsets = grid.padded.offsets(connectivity)
+    back = _neighbours_before(grid.padded, connectivity)
     # The smallest float32 that is at least the threshold: comparing float32 values with it is exact.
     bound = np.float32(threshold)
     if float(bound) < threshold:
         bound = np.nextafter(bound, np.float32(np.inf))
-    return bound, grid.padded.index, offsets[: connectivity // 2]
+    return bound, grid.padded.index, back
+
+
+@lru_cache(maxsize=16)
+def _neighbours_before(padded: Padded, connectivity: int) -> Int32:
+    """Offsets of the neighbours before a voxel; kept, because a device keeps them by their identity."""
+    return padded.offsets(connectivity)[: connectivity // 2]
 
 
 @loop

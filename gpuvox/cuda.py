@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from hashlib import sha256
@@ -32,6 +32,7 @@ from gpuvox.types import AnyArray, DeviceArray
 KERNELS: dict[str, tuple[str, ...]] = {
     "glm": (
         "glm_rows",
+        "glm_equivalent",
         "glm_maps<false>",
         "glm_maps<true>",
         "glm_exact",
@@ -44,6 +45,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
         "voxelwise_maps<float>",
         "voxelwise_maps<double>",
         "voxelwise_exact",
+        "voxelwise_equivalent",
         "voxelwise_f_to_z",
     ),
     "smooth": ("smooth_fill", "smooth_pass", "smooth_gather"),
@@ -60,6 +62,9 @@ KERNELS: dict[str, tuple[str, ...]] = {
         "maps_list_threshold",
         "maps_list_steps",
         "maps_put",
+        "maps_start_maxima",
+        "maps_raise_maxima",
+        "maps_settle_below",
         "maps_count_below<float, false>",
         "maps_count_below<double, true>",
         "maps_count_below<long long, true>",
@@ -86,6 +91,8 @@ STATIC_SHARED = 1024
 """Shared memory left for the static variables of a kernel with dynamic shared memory."""
 MOST_IN_FLIGHT = 256 << 20
 """Bytes of the host that wait to be copied to a device."""
+PACKED = 16
+"""Arrays that are downloaded together begin at multiples of so many bytes."""
 USUAL_SHARED = 48 * 1024 - STATIC_SHARED
 """Dynamic shared memory that a kernel may use without requesting it."""
 
@@ -165,9 +172,11 @@ class CudaDevice(Device):
         self.tuning = tuning.load(f"sm_{about['major']}{about['minor']}")
         self.n_processors = int(about["multiProcessorCount"])
         self.shared_bytes = int(about["sharedMemPerBlockOptin"]) - STATIC_SHARED
+        self.cache_bytes = int(about["l2CacheSize"])
         self._kernels: dict[str, Any] = {}
         self._shared: dict[str, int] = {}
         self._sources: list[AnyArray] = []
+        self._landing: AnyArray | None = None
         self._limit = limit
         with self._device:
             # Separate pools, so that other users of CuPy in this process keep theirs. Kept arrays have a pool of their
@@ -246,6 +255,26 @@ class CudaDevice(Device):
             values: AnyArray = array.get()
             self._sources.clear()  # whatever was to be copied before has been
             return values
+
+    def download_all(self, arrays: Sequence[Any]) -> list[AnyArray]:
+        """See `Device.download_all`."""
+        if len(arrays) == 1:
+            return [self.download(arrays[0])]
+        starts = np.cumsum([0, *(-(-array.nbytes // PACKED) * PACKED for array in arrays)]).tolist()
+        packed: Any = self.empty(starts[-1], np.uint8)
+        with self._current():
+            for array, start in zip(arrays, starts):
+                if array.nbytes:
+                    packed[start : start + array.nbytes].data.copy_from_device_async(array.data, array.nbytes)
+        if self._landing is None or len(self._landing) < starts[-1]:
+            self._landing = self.page_locked((starts[-1],), np.uint8)
+        with self._current():
+            packed.get(out=self._landing[: starts[-1]])
+        self._sources.clear()
+        return [
+            self._landing[start : start + array.nbytes].view(array.dtype).reshape(array.shape).copy()
+            for array, start in zip(arrays, starts)
+        ]
 
     def rows(self, array: Any, start: int, stop: int) -> DeviceArray:
         """See `Device.rows`."""

@@ -11,9 +11,11 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from threading import RLock
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -36,6 +38,20 @@ class OutOfDeviceMemory(MemoryError):
     """The device does not have enough memory for an array."""
 
 
+class Again(Exception):
+    """A batch must be computed again: something turned out to be larger than there was room for.
+
+    Attributes
+    ----------
+    step_by_step : bool
+        Then with a look at every outcome before what depends on it is computed.
+    """
+
+    def __init__(self, step_by_step: bool = False) -> None:
+        super().__init__("the batch must be computed again")
+        self.step_by_step = step_by_step
+
+
 class Device(ABC):
     """A device with its memory and its kernels.
 
@@ -55,6 +71,10 @@ class Device(ABC):
         Largest amount of shared memory that a block may request.
     tuning : Tuning
         How kernels are launched on it.
+    cache_bytes : int
+        Size of the cache that all multiprocessors share.
+    maps_to_a_list : dict
+        Kernel that lists voxels → number of maps for whose voxels there was room; learned by `reductions.listed`.
     """
 
     name: str
@@ -62,10 +82,12 @@ class Device(ABC):
     bus_id: str
     n_processors: int
     shared_bytes: int
+    cache_bytes: int
 
     def __init__(self) -> None:
         self.lock = RLock()
         self.tuning = Tuning()
+        self.maps_to_a_list: dict[str, int] = {}
         self._kept: OrderedDict[int, tuple[AnyArray, DeviceArray]] = OrderedDict()
 
     @abstractmethod
@@ -92,6 +114,10 @@ class Device(ABC):
     @abstractmethod
     def download(self, array: DeviceArray) -> AnyArray:
         """Copy from the device, once everything that was launched before has finished."""
+
+    @abstractmethod
+    def download_all(self, arrays: Sequence[DeviceArray]) -> list[AnyArray]:
+        """Several arrays, packed on the device and copied at once."""
 
     @abstractmethod
     def rows(self, array: DeviceArray, start: int, stop: int) -> DeviceArray:
@@ -191,7 +217,107 @@ class Device(ABC):
     def forget(self) -> None:
         """Release what `keep` has kept, and memory that is cached for later use."""
         self._kept.clear()
+        self.maps_to_a_list.clear()
         self.release()
+
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class Promise(Generic[T]):
+    """What a device is computing, as it will be on the host; see `Outcomes`."""
+
+    def __init__(self) -> None:
+        self._value: list[T] = []
+        self._then: list[Callable[[T], None]] = []
+
+    def then(self, make: Callable[[T], U]) -> Promise[U]:
+        """The promise of what `make` makes of the value."""
+        promise = Promise[U]()
+        if self._value:
+            promise.keep(make(self._value[0]))
+        else:
+            self._then.append(lambda value: promise.keep(make(value)))
+        return promise
+
+    def keep(self, value: T) -> None:
+        """Set the value."""
+        self._value[:] = [value]
+        for continuation in self._then:
+            continuation(value)
+
+    @property
+    def value(self) -> T:
+        """The value, after `Outcomes.collect`."""
+        return self._value[0]
+
+
+@dataclass(frozen=True, eq=False)
+class _Pending:
+    arrays: tuple[DeviceArray, ...]
+    finish: Callable[..., Any]
+    promise: Promise[Any]
+
+
+@dataclass(eq=False)
+class Outcomes:
+    """What the host wants to know of a batch: downloaded in one copy when all of it has been launched.
+
+    Attributes
+    ----------
+    device : Device or None
+        None is the CPU, where everything is known at once.
+    step_by_step : bool
+        Look at each outcome at once, and wait for it.
+    """
+
+    device: Device | None
+    step_by_step: bool = False
+    _pending: list[_Pending] = field(default_factory=list)
+
+    def known(self, value: T) -> Promise[T]:
+        """The promise of a value that is on the host."""
+        promise = Promise[T]()
+        promise.keep(value)
+        return promise
+
+    def promise(self, finish: Callable[..., T], *arrays: DeviceArray) -> Promise[T]:
+        """The promise of what `finish` makes of arrays once they are on the host.
+
+        `finish` may raise `Again`. It is called in the order of the promises.
+        """
+        promise = Promise[T]()
+        self._pending.append(_Pending(arrays, finish, promise))
+        if self.step_by_step:
+            self.collect()
+        return promise
+
+    def collect(self) -> None:
+        """Download everything, and keep every promise.
+
+        Raises
+        ------
+        Again
+        """
+        pending, self._pending = self._pending, []
+        if self.device is None or not pending:
+            return
+        values = iter(self.device.download_all([array for each in pending for array in each.arrays]))
+        for each in pending:
+            each.promise.keep(each.finish(*(next(values) for _ in each.arrays)))
+
+
+def settled(device: Device | None, work: Callable[[Outcomes], T]) -> T:
+    """The result of some work and of its outcomes, done again as often as its outcomes demand."""
+    outcomes = Outcomes(device)
+    while True:
+        try:
+            result = work(outcomes)
+            outcomes.collect()
+            return result
+        except Again as again:
+            outcomes = Outcomes(device, again.step_by_step)
 
 
 def why_unavailable() -> str | None:

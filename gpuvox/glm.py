@@ -31,22 +31,34 @@ from copy import copy
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property, lru_cache, partial
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import betainc, betaln, fdtri, hyp2f1, ndtri_exp
 
-from gpuvox.device import Device, blocks_for, blocks_over
+from gpuvox.device import Device, Outcomes, blocks_for, blocks_over, settled
 from gpuvox.errors import DesignError
 from gpuvox.jit import inner, loop
 from gpuvox.partitioning import PartitionedDesign, invariant_part
 from gpuvox.products import TILE, grouped, statistic_maps
-from gpuvox.reductions import list_items, put_on_device
+from gpuvox.reductions import DeviceItems, Search, listed, put_on, unsettled_search, upload_items
 from gpuvox.scratch import Data, Tiles, copy_block, pieces, pieces_with, take
+from gpuvox.shuffle import DeviceShuffles, on_device
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.streaming import Slabs
-from gpuvox.types import AnyArray, Bools, DeviceArray, Float32, Float64, Int32, Ints, MapBatch, Shuffles
+from gpuvox.types import (
+    AnyArray,
+    Bools,
+    DeviceArray,
+    Float32,
+    Float64,
+    Int32,
+    Ints,
+    MapBatch,
+    ShuffleBatch,
+    Shuffles,
+)
 
 SSE_FLOOR = 1e-14
 """Share of the residual below which a fit counts as perfect; this keeps t finite (√df·1e7)."""
@@ -333,21 +345,24 @@ class Glm(DeviceModel):
             is_equivalent[is_equivalent] = (nuisance**2).sum(axis=(1, 2)) > q - 1e-10
         return is_equivalent
 
-    def statistic_maps(self, shuffles: Shuffles, equivalent: Bools | None = None) -> MapBatch:
+    def statistic_maps(self, shuffles: ShuffleBatch, outcomes: Outcomes | None = None) -> MapBatch:
         """Statistic maps.
 
         Parameters
         ----------
-        shuffles : (B, n) int32 row permutations, or int8 signs
-        equivalent : (B,) bool, optional
-            The result of `equivalent` for these permutations.
+        shuffles : (B, n) int32 row permutations, or int8 signs, or either on the device
+        outcomes : Outcomes, optional
+            Of the batch on a device; without them the maps are complete at once.
 
         Returns
         -------
         (B, V) float32, on the device if there is one
         """
-        equivalent = self.equivalent(shuffles) if equivalent is None else equivalent
-        return (self._maps if self.device is None else self._on_device.statistic_maps)(shuffles, equivalent)
+        if self.device is None:
+            return self._maps(shuffles, self.equivalent(shuffles))
+        if outcomes is not None:
+            return self._on_device.statistic_maps(shuffles, outcomes)
+        return settled(self.device, lambda outcomes: self._on_device.statistic_maps(shuffles, outcomes))
 
     def _maps(self, shuffles: Shuffles, equivalent: Bools) -> Float32:
         rows = self._rows(shuffles)
@@ -377,10 +392,10 @@ class Glm(DeviceModel):
             out[b] = self.exact_map(shuffles[b])
         return out
 
-    def settle(self, shuffles: Shuffles, maps: MapBatch, chosen: Bools) -> None:
-        """Replace whole maps in place by maps computed in float64."""
+    def settle(self, shuffles: ShuffleBatch, maps: MapBatch, chosen: Any, outcomes: Outcomes) -> None:
+        """Replace whole maps in place by maps computed in float64; chosen (B,): where the maps are."""
         if self.device is not None:
-            self._on_device.settle(shuffles, maps, chosen)
+            self._on_device.settle(shuffles, maps, chosen, outcomes)
             return
         for b in np.flatnonzero(chosen):
             maps[b] = self.exact_map(shuffles[b])
@@ -421,6 +436,10 @@ class Glm(DeviceModel):
             rows = self._rows(shuffles[b : b + 1])[0]
             out[chosen] = self._exact(rows, voxels[chosen].astype(np.int64))[0]
         return out
+
+    def exact_on(self, shuffles: ShuffleBatch, items: DeviceItems) -> DeviceArray:
+        """(room,) float64 The same for a list on the device, where they stay."""
+        return self._on_device.exact_on(shuffles, items)[0]
 
     @property
     def streamed(self) -> bool:
@@ -502,39 +521,51 @@ class _GlmOnDevice:
             self.device.put(self.device.rows(columns, first, rows.stop), part)
         return columns
 
-    def statistic_maps(self, shuffles: Shuffles, equivalent: Bools) -> DeviceArray:
+    def statistic_maps(self, shuffles: ShuffleBatch, outcomes: Outcomes) -> DeviceArray:
         """(B, V) Statistic maps, on the device."""
         glm, device = self.glm, self.device
         shape = (len(shuffles), glm.n_voxels)
         if self.is_null or not glm.n_voxels:
             return device.full(shape, 0, np.float32)
+        held = on_device(shuffles, device)
         out = device.empty(shape, np.float32)
         sse = device.empty(shape if glm.smoother else (1, 1), np.float32)
         marks = device.full(len(shuffles), 0, np.int32)
-        rows = self._shuffled_rows(shuffles)
+        rows = self._shuffled_rows(held)
         for start, residuals in self._residual_slabs():
             self._products(rows, residuals, start, len(shuffles), out, sse, marks)
-        low = (device.download(marks) > 0) & ~equivalent
-        if low.any():
-            self._settle_nan(shuffles, out, sse)
+        equivalent = self.equivalent(held)
+        whole = device.full(len(shuffles), 0, np.int32) if glm.smoother else equivalent
+        self._settle_listed(held, out, sse, unsettled_search(marks, whole), outcomes)
         if glm.smoother:
             self._smooth(out, sse)
-        self.settle(shuffles, out, equivalent)
+            self.settle(held, out, equivalent, outcomes)
         return out
+
+    def equivalent(self, shuffles: DeviceShuffles) -> DeviceArray:
+        """(B,) int32 1 where `Glm.equivalent` is true; on the device."""
+        glm, device, whole = self.glm, self.device, self.device.empty(len(shuffles), np.int32)
+        array, flip = shuffles.arguments
+        device.launch(
+            "glm_equivalent", blocks_for(len(shuffles), 128, device), 128, device.keep(glm.model.effect),
+            device.keep(glm._moving), array, np.int32(len(self.rows)), np.int32(len(shuffles)),
+            np.int32(glm.model.rank_effect), np.int32(glm._moving.shape[1]), flip, whole,
+        )  # fmt: skip
+        return whole
 
     def _residual_slabs(self) -> Iterator[tuple[int, DeviceArray]]:
         if self.slabs is None:
             return iter([(0, self.residuals)]) if self.residuals is not None else iter(())
         return self.slabs.sweep()
 
-    def _shuffled_rows(self, shuffles: Shuffles) -> DeviceArray:
+    def _shuffled_rows(self, shuffles: DeviceShuffles) -> DeviceArray:
         """(n, rows) Rows of all permutations, in whole tiles."""
         device, (n, per_shuffle) = self.device, self.rows.shape
         stride = -(-len(shuffles) // self.group) * (-(-per_shuffle // _ROWS) * _ROWS)
         rows = device.empty((n, stride), np.float32)
-        held, flip = upload_shuffles(shuffles, self.device)
+        array, flip = shuffles.arguments
         device.launch(
-            "glm_rows", blocks_for(n * stride, 256, device), 256, device.keep(self.rows), held, np.int32(n),
+            "glm_rows", blocks_for(n * stride, 256, device), 256, device.keep(self.rows), array, np.int32(n),
             np.int32(len(shuffles)), np.int32(per_shuffle), flip, np.int32(stride), rows,
         )  # fmt: skip
         return rows
@@ -561,36 +592,31 @@ class _GlmOnDevice:
             np.int32(glm.smoother is not None), sse, marks,
         )  # fmt: skip
 
-    def _settle_nan(self, shuffles: Shuffles, maps: DeviceArray, sse: DeviceArray) -> None:
-        """Replace NaN, and the SSE there, by values computed in float64."""
-        whole = self.device.full(len(shuffles), 0, np.int32)
-        for items, statistic, exact_sse in self._unsettled(shuffles, maps, 0, whole):
-            put_on_device(self.device, maps, *items, statistic)
-            if self.glm.smoother:
-                put_on_device(self.device, sse, *items, exact_sse)
-
-    def settle(self, shuffles: Shuffles, maps: DeviceArray, chosen: Bools) -> None:
+    def settle(self, shuffles: ShuffleBatch, maps: DeviceArray, chosen: DeviceArray, outcomes: Outcomes) -> None:
         """Replace whole maps by maps computed in float64."""
-        if self.glm.smoother:
-            for b in map(int, np.flatnonzero(chosen)):
-                self.device.put_row(maps, b, self.glm.exact_map(shuffles[b]))
-        elif chosen.any():
-            whole = self.device.upload(chosen.astype(np.int32))
-            for items, statistic, _ in self._unsettled(shuffles, maps, int(np.argmax(chosen)), whole):
-                put_on_device(self.device, maps, *items, statistic)
+        held = on_device(shuffles, self.device)
+        if self.is_null:
+            return
+        if self.glm.smoother is None:
+            self._settle_listed(held, maps, None, unsettled_search(chosen, chosen), outcomes)
+            return
+        for b in map(int, np.flatnonzero(self.device.download(chosen))):
+            self.device.put_row(maps, b, self.glm.exact_map(held.on_host(b, b + 1)[0]))
 
-    def _unsettled(
-        self, shuffles: Shuffles, maps: DeviceArray, first: int, whole: DeviceArray
-    ) -> Iterator[tuple[tuple[int, DeviceArray, DeviceArray], DeviceArray, DeviceArray]]:
-        for n_items, number, voxel, _ in list_items(self.device, maps, first, "maps_list_unsettled", whole):
-            if self.data is not None:
-                norms = self.device.keep(self.glm._norms)
-                results = self._exact(shuffles, number, voxel, n_items, self.data, norms)
-            else:
-                chosen = [self.device.download(values)[:n_items] for values in (number, voxel)]
-                statistic, sse = self.exact(shuffles, *chosen)
-                results = self.device.upload(statistic), self.device.upload(sse)
-            yield (n_items, number, voxel), *results
+    def _settle_listed(
+        self,
+        shuffles: DeviceShuffles,
+        maps: DeviceArray,
+        sse: DeviceArray | None,
+        search: Search,
+        outcomes: Outcomes,
+    ) -> None:
+        """Replace what is found in maps by values computed in float64; and its SSE, where that is of use."""
+        for items in listed(maps, 0, search, outcomes):
+            statistic, exact_sse = self.exact_on(shuffles, items)
+            put_on(self.device, maps, items, statistic)
+            if self.glm.smoother and sse is not None:
+                put_on(self.device, sse, items, exact_sse)
 
     def _smooth(self, t: DeviceArray, sse: DeviceArray) -> None:
         glm, device = self.glm, self.device
@@ -610,7 +636,7 @@ class _GlmOnDevice:
         )
         smooth_variance_on(device, t, variance, glm.smoother)
 
-    def exact(self, shuffles: Shuffles, number: AnyArray, voxels: AnyArray) -> tuple[Float64, Float64]:
+    def exact(self, shuffles: ShuffleBatch, number: AnyArray, voxels: AnyArray) -> tuple[Float64, Float64]:
         """Statistic and SSE in float64 for pairs of a permutation and a voxel; on the host."""
         statistic, sse = np.zeros(len(number)), np.ones(len(number))
         if self.is_null:
@@ -626,31 +652,38 @@ class _GlmOnDevice:
                 needed, place = np.unique(column, return_inverse=True)
                 data, column = self.device.upload(take(self.glm.data, needed)), place.astype(np.int32)
                 norms = self.device.upload(self.glm._norms[needed])
-            items = self.device.upload(which), self.device.upload(column)
-            results = self._exact(shuffles, *items, len(which), data, norms)
+            items = upload_items(self.device, which, column)
+            results = self._exact(on_device(shuffles, self.device), items, data, norms)
             statistic[part], sse[part] = (self.device.download(values) for values in results)
         return statistic, sse
 
+    def exact_on(self, shuffles: ShuffleBatch, items: DeviceItems) -> tuple[DeviceArray, DeviceArray]:
+        """(room,) Statistic and SSE in float64 for a list on the device, where they stay."""
+        device, held = self.device, on_device(shuffles, self.device)
+        if self.data is not None and not self.is_null:
+            return self._exact(held, items, self.data, device.keep(self.glm._norms))
+        n_items = min(int(device.download(items.count)[0]), items.room)
+        lists = (device.download(values)[:n_items] for values in (items.map, items.voxel))
+        results = [np.resize(values, items.room) for values in self.exact(held, *lists)] if n_items else []
+        statistic, sse = (device.upload(values) for values in results or 2 * [np.zeros(items.room)])
+        return statistic, sse
+
     def _exact(
-        self,
-        shuffles: Shuffles,
-        number: DeviceArray,
-        column: DeviceArray,
-        n_items: int,
-        data: DeviceArray,
-        norms: DeviceArray,
+        self, shuffles: DeviceShuffles, items: DeviceItems, data: DeviceArray, norms: DeviceArray
     ) -> tuple[DeviceArray, DeviceArray]:
         glm, device, (n, per_shuffle) = self.glm, self.device, self.rows.shape
-        held, flip = upload_shuffles(shuffles, self.device)
-        statistic, sse = device.empty(n_items, np.float64), device.empty(n_items, np.float64)
-        most = max(1, device.free_bytes() // 2 // (8 * n * _EXACT_THREADS))
-        resident = device.tuning.of("glm_exact").resident
-        blocks = min(-(-n_items // _EXACT_THREADS), resident * device.n_processors, most)
+        statistic, sse = device.empty(items.room, np.float64), device.empty(items.room, np.float64)
+        each, wanted = 8 * n * _EXACT_THREADS, device.tuning.of("glm_exact").resident * device.n_processors
+        # What threads work on should stay in the cache, but every multiprocessor should have work.
+        resident = min(wanted, max(device.n_processors, device.cache_bytes // each))
+        affordable = max(1, device.free_bytes() // 2 // each)
+        blocks = min(-(-items.room // _EXACT_THREADS), resident, affordable)
         scratch = device.empty(blocks * _EXACT_THREADS * n, np.float64)
+        array, flip = shuffles.arguments
         device.launch(
-            "glm_exact", blocks, _EXACT_THREADS, data, np.int64(data.shape[1]), norms, number, column,
-            np.int32(n_items), device.keep(glm._basis), np.int32(glm._basis.shape[1]), device.keep(self.rows), held,
-            np.int32(n), np.int32(per_shuffle), flip, np.int32(glm.model.rank_effect), np.int32(glm.model.is_f),
+            "glm_exact", blocks, _EXACT_THREADS, data, np.int64(data.shape[1]), norms, *items.arguments,
+            device.keep(glm._basis), np.int32(glm._basis.shape[1]), device.keep(self.rows), array, np.int32(n),
+            np.int32(per_shuffle), flip, np.int32(glm.model.rank_effect), np.int32(glm.model.is_f),
             np.float64(glm.df), scratch, statistic, sse,
         )  # fmt: skip
         return statistic, sse
@@ -669,11 +702,6 @@ def smooth_variance_on(device: Device, t: DeviceArray, variance: DeviceArray, sm
     smoothed = smoother.on_device(variance, device)
     blocks = blocks_for(size, 256, device)
     device.launch("glm_smooth_variance", blocks, 256, t, variance, smoothed, np.int64(size))
-
-
-def upload_shuffles(shuffles: Shuffles, device: Device) -> tuple[DeviceArray, np.int32]:
-    """Permutations in the form that kernels take, and whether they are sign flips."""
-    return device.upload(shuffles.astype(np.int32)), np.int32(np.issubdtype(shuffles.dtype, np.int8))
 
 
 def f_to_z_exact(f: ArrayLike, df1: float, df2: float) -> Float64:

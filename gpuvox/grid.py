@@ -58,7 +58,7 @@ def inside(values: ArrayLike) -> Bools:
     return np.asarray(values) > 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Padded:
     """The bounding box of the mask with one voxel of border, so that neighbours are constant offsets.
 

@@ -18,13 +18,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from gpuvox.device import Device, OutOfDeviceMemory
+from gpuvox.device import Device, Outcomes, OutOfDeviceMemory, Promise, settled
 from gpuvox.grid import Grid
-from gpuvox.reductions import ties_everywhere
+from gpuvox.reductions import ties_everywhere, ties_on
 from gpuvox.shuffle import ImportedShuffler, Shuffler
 from gpuvox.statistics import (
     Batch,
@@ -38,7 +38,7 @@ from gpuvox.statistics import (
 )
 from gpuvox.tally import BlockResult, ByStatistic, Tally
 from gpuvox.tfce import FIRST_LEVELS, LevelOverflow
-from gpuvox.types import AnyArray, Bools, Float32, Float64, Ints, MapBatch, Shuffles
+from gpuvox.types import AnyArray, Float32, Float64, Ints, MapBatch, ShuffleBatch
 
 __all__ = [
     "LevelOverflow",
@@ -123,6 +123,7 @@ class PermutationTest:
         maps = statistic[None] if self.device is None else self.device.upload(statistic[None])
         return Unpermuted(
             self.model, self.grid, shuffles, maps, statistic, 1, self.signs,
+            outcomes=Outcomes(self.device, step_by_step=True),
             exact_map=exact, n=self.shuffler.n, level_cap=self.level_cap, joint_peak=self.joint_peak,
         )  # fmt: skip
 
@@ -240,73 +241,86 @@ class ObservedTest:
         LevelOverflow
             A map has more steps of TFCE than were prepared for; start again from `PermutationTest.with_cap`.
         """
-        shuffles = self.test.shuffler.shuffles(start, stop)
-        equivalent = self.test.model.equivalent(shuffles)
         if self.device is None:
-            return self._run(start, shuffles, equivalent, callback)
-        with self.device.lock:  # other threads make their permutations meanwhile
-            return self._run_in_parts(start, shuffles, equivalent, callback)
+            return self._run(start, stop, callback)
+        with self.device.lock:
+            return self._run_in_parts(start, stop, callback)
 
-    def _run_in_parts(
-        self, start: int, shuffles: Shuffles, equivalent: Bools, callback: MapsOfPermutation | None
-    ) -> BlockResult:
+    def _run_in_parts(self, start: int, stop: int, callback: MapsOfPermutation | None) -> BlockResult:
         """In one go, or, where the device has not enough memory for that, in halves."""
-        if len(shuffles) == 1:
-            return _on(self.device, lambda: self._run(start, shuffles, equivalent, callback))
+        if stop - start <= 1:
+            return _on(self.device, lambda: self._run(start, stop, callback))
         try:
-            return self._run(start, shuffles, equivalent, callback)
+            return self._run(start, stop, callback)
         except OutOfDeviceMemory:
             pass
         if self.device is not None:
             gc.collect()  # what failed may still hold arrays
             self.device.release()
-        middle = len(shuffles) // 2
-        first = self._run_in_parts(start, shuffles[:middle], equivalent[:middle], callback)
-        return first.followed_by(
-            self._run_in_parts(start + middle, shuffles[middle:], equivalent[middle:], callback)
-        )
+        middle = (start + stop) // 2
+        first = self._run_in_parts(start, middle, callback)
+        return first.followed_by(self._run_in_parts(middle, stop, callback))
 
-    def _run(
-        self, start: int, shuffles: Shuffles, equivalent: Bools, callback: MapsOfPermutation | None
-    ) -> BlockResult:
-        choice, maps = self.test.statistics, dict[str, AnyArray]()
-        batch = self._settled(start, shuffles, equivalent)
-        result = BlockResult(start, start + len(shuffles))
+    def _run(self, start: int, stop: int, callback: MapsOfPermutation | None) -> BlockResult:
+        promised = settled(
+            self.device, lambda outcomes: self._promise(start, stop, callback is not None, outcomes)
+        )
+        result = BlockResult(start, stop)
+        result.maxima.update({name: promise.value for name, promise in promised.maxima.items()})
+        result.below.update({name: promise.value for name, promise in promised.below.items()})
+        for name, sums in promised.sums.items():
+            result.total[name], result.nonzero[name] = sums.value
+        if callback:
+            maps = {
+                name: statistic.in_units(statistic.of_sign(_on_host(promised.values[name], self.device), 0), 0)
+                for name, statistic in self.statistics.items()
+            }
+            for b in range(stop - start):
+                callback(start + b, {name: values[b] for name, values in maps.items()})
+        return result
+
+    def _promise(self, start: int, stop: int, keep_values: bool, outcomes: Outcomes) -> _Promised:
+        """Launch everything. On a device nothing comes back before the outcomes are collected."""
+        choice, promised = self.test.statistics, _Promised()
+        batch = self._settled(start, stop, outcomes)
         for name, statistic in self.statistics.items():
             values = None
-            if choice.uncorrected or choice.two_pass or callback:
+            if choice.uncorrected or choice.two_pass or keep_values:
                 values = statistic.evaluate(batch)
-            result.maxima[name] = statistic.maxima(batch, values)
+            promised.maxima[name] = statistic.maxima(batch, values)
             if choice.uncorrected:
-                result.below[name] = (
+                promised.below[name] = (
                     self._below_either(name, batch, values)
                     if choice.two_sided
                     else statistic.below(batch, values, self._least_ties[name])
                 )
             if choice.two_pass and isinstance(statistic, Normalisable):
-                result.total[name], result.nonzero[name] = statistic.sums(values, self._quanta[name], self.device)
-            if callback:
-                maps[name] = statistic.in_units(statistic.of_sign(_on_host(values, self.device), 0), 0)
-        if callback:
-            for b in range(len(shuffles)):
-                callback(start + b, {name: values[b] for name, values in maps.items()})
-        return result
+                promised.sums[name] = statistic.sums(batch, values, self._quanta[name])
+            if keep_values:
+                promised.values[name] = values
+        return promised
 
-    def _settled(self, start: int, shuffles: Shuffles, equivalent: Bools) -> Batch:
+    def _settled(self, start: int, stop: int, outcomes: Outcomes) -> Batch:
         """The maps, computed in float64 wherever a statistic could not tell ties from differences in float32."""
-        model = self.test.model
-        maps = model.statistic_maps(shuffles, equivalent)
+        model, shuffler, device = self.test.model, self.test.shuffler, self.device
+        shuffles: ShuffleBatch = (
+            shuffler.shuffles(start, stop) if device is None else shuffler.on_device(start, stop, device)
+        )
+        maps = model.statistic_maps(shuffles, outcomes)
         # Data can make a map the observed one, or its negative, where the design does not: a subject that is there
         # twice, few distinct images. Clusters and TFCE must then tie too.
-        model.settle(shuffles, maps, ties_everywhere(maps, self.statistic, self.device))
-        batch = self._batch_of(start, shuffles, maps)
+        ties: Any = (
+            ties_everywhere(maps, self.statistic) if device is None else ties_on(device, maps, self.statistic)
+        )
+        model.settle(shuffles, maps, ties, outcomes)
+        batch = self._batch_of(start, shuffles, maps, outcomes)
         for edge in self.edges:
             batch.settle(edge)
         return batch
 
-    def _batch_of(self, start: int, shuffles: Shuffles, maps: MapBatch) -> Batch:
+    def _batch_of(self, start: int, shuffles: ShuffleBatch, maps: MapBatch, outcomes: Outcomes) -> Batch:
         first, test = 1 if start == 0 else 0, self.test
-        return Batch(test.model, test.grid, shuffles, maps, self.statistic, first, test.signs)
+        return Batch(test.model, test.grid, shuffles, maps, self.statistic, first, test.signs, outcomes)
 
     @cached_property
     def _least_ties(self) -> dict[str, tuple[AnyArray, AnyArray]]:
@@ -327,17 +341,21 @@ class ObservedTest:
             for name, statistic in self.statistics.items()
         }
 
-    def _below_either(self, name: str, batch: Batch, values: MapBatch) -> Ints:
+    def _below_either(self, name: str, batch: Batch, values: MapBatch) -> Promise[Ints]:
         """(2, V) How many of the maps are nearer to 0 than the observed value, whatever the signs; two equal rows.
 
         A map that is not lies above the size of the observed value or below its negative, but not both.
         """
         statistic, (size, negative) = self.statistics[name], self._sizes
         up, down = self._ties_of_sizes[name]
-        below = statistic.below(replace(batch, unpermuted=size), values, up)[0]
-        above = statistic.below(replace(batch, unpermuted=negative), values, down)[1]
-        nearer = np.maximum(below + above - len(batch.shuffles), 0)
-        return np.stack([nearer, nearer])
+        below = statistic.below(replace(batch, unpermuted=size), values, up)
+        above = statistic.below(replace(batch, unpermuted=negative), values, down)
+
+        def either(counted: Ints) -> Ints:
+            nearer = np.maximum(below.value[0] + counted[1] - len(batch.shuffles), 0)
+            return np.stack([nearer, nearer])
+
+        return above.then(either)
 
     # -- two-pass scheme -----------------------------------------------------------------------------------------
 
@@ -379,9 +397,19 @@ class ObservedTest:
 
     def _with_observed(self) -> ObservedTest:
         """The second pass with its own observed values."""
-        shuffles = self.test.shuffler.shuffles(0, 1)
-        batch = self._batch_of(0, shuffles, self.test.model.statistic_maps(shuffles))
+        shuffles, outcomes = self.test.shuffler.shuffles(0, 1), Outcomes(self.device, step_by_step=True)
+        batch = self._batch_of(0, shuffles, self.test.model.statistic_maps(shuffles), outcomes)
         return replace(self, observed=_evaluate(self.statistics, batch))
+
+
+@dataclass(frozen=True, eq=False)
+class _Promised:
+    """What a range of permutations will give, by statistic; see `BlockResult`."""
+
+    maxima: dict[str, Promise[AnyArray]] = field(default_factory=dict)
+    below: dict[str, Promise[Ints]] = field(default_factory=dict)
+    sums: dict[str, Promise[tuple[AnyArray, Ints]]] = field(default_factory=dict)
+    values: dict[str, MapBatch] = field(default_factory=dict)
 
 
 def _evaluate(statistics: Mapping[str, Statistic], batch: Batch) -> MapBatch:

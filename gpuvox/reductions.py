@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpuvox.device import Device, blocks_for, blocks_over
+from gpuvox.device import Again, Device, Outcomes, Promise, blocks_for, blocks_over, settled
 from gpuvox.heights import LINEAR
 from gpuvox.jit import inner, loop
 from gpuvox.types import AnyArray, Bools, DeviceArray, Float32, Float64, Int32, Ints, MapBatch
@@ -55,33 +55,51 @@ class Items:
 
 def extremes(maps: MapBatch, device: Device | None = None) -> AnyArray:
     """(2, B) Largest value of each map and of its negative."""
+    return settled(device, lambda outcomes: promised_extremes(maps, outcomes)).value
+
+
+def promised_extremes(maps: MapBatch, outcomes: Outcomes) -> Promise[AnyArray]:
+    """The same, where the outcomes are those of a device that has the maps."""
+    if outcomes.device is not None and maps.shape[0] and maps.shape[1]:
+        return outcomes.promise(_without_negative_zeros, extremes_on(outcomes.device, maps))
     n_maps, n_voxels = maps.shape
     if not n_voxels or not n_maps:
-        return np.zeros((2, n_maps), dtype=maps.dtype)
-    if device is None:
-        largest: AnyArray = np.stack([maps.max(axis=1), -maps.min(axis=1)])
-    else:
-        out = device.empty((2, n_maps), maps.dtype)
-        device.launch(
-            f"maps_extremes<{C_NAMES[maps.dtype.name]}>", min(n_maps, 4 * device.n_processors), THREADS,
-            maps, np.int32(n_maps), np.int64(n_voxels), out, shared=2 * 8 * THREADS,
-        )  # fmt: skip
-        largest = device.download(out)
-    largest += largest.dtype.type(0)  # no negative zeros
-    return largest
+        return outcomes.known(np.zeros((2, n_maps), dtype=maps.dtype))
+    return outcomes.known(_without_negative_zeros(np.stack([maps.max(axis=1), -maps.min(axis=1)])))
+
+
+def _without_negative_zeros(values: AnyArray) -> AnyArray:
+    values += values.dtype.type(0)
+    return values
+
+
+def extremes_on(device: Device, maps: DeviceArray) -> DeviceArray:
+    """(2, B) The same, which stay on the device; a zero may have a sign."""
+    n_maps, n_voxels = maps.shape
+    out = device.empty((2, n_maps), maps.dtype)
+    device.launch(
+        f"maps_extremes<{C_NAMES[maps.dtype.name]}>", min(n_maps, 4 * device.n_processors), THREADS,
+        maps, np.int32(n_maps), np.int64(n_voxels), out, shared=2 * 8 * THREADS,
+    )  # fmt: skip
+    return out
 
 
 def ties_everywhere(maps: MapBatch, observed: Float32, device: Device | None = None) -> Bools:
     """(B,) Whether a map is within rounding of the observed one (V,), or of its negative, at every voxel."""
-    n_maps, n_voxels = maps.shape
     if device is None:
         return np.array([_ties_everywhere(values, observed) for values in maps], dtype=bool)
+    return device.download(ties_on(device, maps, observed)).astype(bool)
+
+
+def ties_on(device: Device, maps: DeviceArray, observed: Float32) -> DeviceArray:
+    """(B,) int32 The same, which stay on the device: 1 or 0."""
+    n_maps, n_voxels = maps.shape
     out = device.empty(n_maps, np.int32)
     device.launch(
         "maps_ties_everywhere", min(n_maps, 4 * device.n_processors), THREADS,
         maps, np.int32(n_maps), np.int64(n_voxels), device.keep(observed), out,
     )  # fmt: skip
-    return device.download(out).astype(bool)
+    return out
 
 
 def close_to_maximum(
@@ -100,23 +118,23 @@ def close_to_maximum(
     if device is None:
         chosen = [b for b in range(first, len(maps)) if maxima[b] != 0]
         return _gather(maps, chosen, lambda b: _close_to_maximum(maps[b], np.float32(sign), maxima[b]))
-    return _download(
-        device, list_items(device, maps, first, "maps_list_close", np.float32(sign), device.upload(maxima))
-    )
+    row = 0 if sign > 0 else 1
+    both = np.stack([maxima, maxima])
+    return find(device, maps, first, close_search(device.upload(both), 1 << row))
 
 
 def near_ties(maps: MapBatch, first: int, observed: Float32, device: Device | None = None) -> Items:
     """Voxels within rounding of the observed value (V,), from map `first` on, unless both are 0."""
     if device is None:
         return _gather(maps, range(first, len(maps)), lambda b: _near_ties(maps[b], observed))
-    return _download(device, list_items(device, maps, first, "maps_list_ties", device.keep(observed)))
+    return find(device, maps, first, ties_search(device, observed))
 
 
 def near_threshold(maps: MapBatch, first: int, threshold: float, device: Device | None = None) -> Items:
     """Voxels whose value is within rounding of a threshold, or of its negative, from map `first` on."""
     if device is None:
         return _gather(maps, range(first, len(maps)), lambda b: _near_threshold(maps[b], np.float32(threshold)))
-    return _download(device, list_items(device, maps, first, "maps_list_threshold", np.float32(threshold)))
+    return find(device, maps, first, threshold_search(threshold))
 
 
 def near_steps(maps: MapBatch, first: int, per_unit: tuple[float, float], device: Device | None = None) -> Items:
@@ -132,26 +150,7 @@ def near_steps(maps: MapBatch, first: int, per_unit: tuple[float, float], device
     up, down = map(np.float32, per_unit)
     if device is None:
         return _gather(maps, range(first, len(maps)), lambda b: _near_steps(maps[b], up, down))
-    return _download(device, list_items(device, maps, first, "maps_list_steps", up, down))
-
-
-def put(maps: MapBatch, items: Items, values: Float64, device: Device | None = None) -> None:
-    """Replace values of maps (B, V) float32, in place."""
-    if device is None:
-        maps[items.map, items.voxel] = values
-    elif len(items):
-        lists = [device.upload(each) for each in (items.map, items.voxel, values.astype(np.float64))]
-        put_on_device(device, maps, len(items), *lists)
-
-
-def put_on_device(
-    device: Device, maps: MapBatch, n: int, number: DeviceArray, voxel: DeviceArray, values: DeviceArray
-) -> None:
-    """The same for n items on the device: numbers of maps, voxels, float64 values."""
-    device.launch(
-        "maps_put", blocks_for(n, THREADS, device), THREADS,
-        number, voxel, values, np.int32(n), np.int64(maps.shape[1]), maps,
-    )  # fmt: skip
+    return find(device, maps, first, steps_search(per_unit))
 
 
 def _gather(maps: Float32, chosen: Iterable[int], find: Callable[[int], Ints]) -> Items:
@@ -161,39 +160,184 @@ def _gather(maps: Float32, chosen: Iterable[int], find: Callable[[int], Ints]) -
     return Items(number, voxel, maps[number, voxel])
 
 
-def list_items(
-    device: Device, maps: MapBatch, first: int, kernel: str, *arguments: DeviceArray | np.generic
-) -> Iterator[tuple[int, DeviceArray, DeviceArray, DeviceArray]]:
-    """Lists made by a kernel, in ranges of maps if they are long: length, numbers of maps, voxels, values."""
-    n_maps, n_voxels = maps.shape
+# -- lists that stay on a device ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What to list of the voxels of maps on a device: a kernel, and those of its arguments that not all have."""
+
+    kernel: str
+    arguments: tuple[DeviceArray | np.generic, ...]
+
+
+def steps_search(per_unit: tuple[float, float]) -> Search:
+    """See `near_steps`."""
+    return Search("maps_list_steps", tuple(map(np.float32, per_unit)))
+
+
+def threshold_search(threshold: float) -> Search:
+    """See `near_threshold`."""
+    return Search("maps_list_threshold", (np.float32(threshold),))
+
+
+def ties_search(device: Device, observed: Float32) -> Search:
+    """See `near_ties`."""
+    return Search("maps_list_ties", (device.keep(observed),))
+
+
+def close_search(maxima: DeviceArray, rows: int) -> Search:
+    """See `close_to_maximum`; maxima (2, B) of the maps and of their negatives; rows: 1, 2, or 3 for both signs."""
+    return Search("maps_list_close", (np.int32(maxima.shape[1]), np.int32(rows), maxima))
+
+
+def unsettled_search(marks: DeviceArray, whole: DeviceArray) -> Search:
+    """NaN, in maps (B,) where marks is not 0, and all voxels of maps where `whole` is not 0."""
+    return Search("maps_list_unsettled", (marks, whole))
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceItems:
+    """Voxels in a batch of maps, listed on a device; how many, the host does not know yet.
+
+    Attributes
+    ----------
+    count : (1,) int32
+        Number of items, more than `room` if there was too little.
+    map, voxel : (room,) int32
+    value : (room,) float32
+    """
+
+    count: DeviceArray
+    map: DeviceArray
+    voxel: DeviceArray
+    value: DeviceArray
+
+    @property
+    def room(self) -> int:
+        """Number of items for which there is room."""
+        return len(self.map)
+
+    @property
+    def arguments(self) -> tuple[DeviceArray | np.generic, ...]:
+        """What kernels take of a list: its length, its room, the maps and the voxels."""
+        return self.count, np.int32(self.room), self.map, self.voxel
+
+
+def upload_items(device: Device, number: AnyArray, voxel: AnyArray) -> DeviceItems:
+    """A list from the host, without values."""
+    count = device.upload(np.array([len(number)], np.int32))
+    lists = [device.upload(each.astype(np.int32)) for each in (number, voxel)]
+    return DeviceItems(count, lists[0], lists[1], device.empty(1, np.float32))
+
+
+def listed(maps: DeviceArray, first: int, search: Search, outcomes: Outcomes) -> Iterator[DeviceItems]:
+    """Lists of what is looked for in maps from `first` on: one, or one for each range of maps where they were long.
+
+    Every list must be used before the next is asked for. If one was too long for the memory there is, the outcome is
+    `Again`, with shorter ranges.
+    """
+    device, (n_maps, n_voxels) = _of(outcomes), maps.shape
     room = max(min(ROOM, device.free_bytes() // 128), n_voxels)
     # The kernel counts in 32 bits, also what there is no room for.
-    step = max(1, MOST_ITEMS // max(n_voxels, 1))
-    waiting = [(start, min(start + step, n_maps)) for start in range(first, n_maps, step)]
-    while waiting:
-        start, stop = waiting.pop()
-        count = device.full(1, 0, np.int32)
-        number, voxel = device.empty(room, np.int32), device.empty(room, np.int32)
-        value = device.empty(room, np.float32)
+    step = max(1, min(device.maps_to_a_list.get(search.kernel, n_maps), MOST_ITEMS // max(n_voxels, 1)))
+    starts = range(first, n_maps, step)
+    if not starts or not n_voxels:
+        return
+    counts = device.full(len(starts), 0, np.int32)
+    for i, start in enumerate(starts):
+        stop = min(start + step, n_maps)
+        number, voxel, value = (device.empty(room, kind) for kind in (np.int32, np.int32, np.float32))
+        items = DeviceItems(device.rows(counts, i, i + 1), number, voxel, value)
         device.launch(
-            kernel, blocks_over(stop - start, n_voxels, THREADS, device), THREADS,
-            maps, np.int32(start), np.int32(stop), np.int64(n_voxels), *arguments, np.int32(room), count,
-            number, voxel, value,
+            search.kernel, blocks_over(stop - start, n_voxels, THREADS, device), THREADS,
+            maps, np.int32(start), np.int32(stop), np.int64(n_voxels), *search.arguments, *items.arguments, value,
         )  # fmt: skip
-        n = int(device.download(count)[0])
-        if n > room:
-            middle = (start + stop) // 2
-            waiting += [(start, middle), (middle, stop)]
-        elif n:
-            yield n, number, voxel, value
+        yield items
+
+    def check(counted: AnyArray) -> None:
+        longest = int(counted.max())
+        if longest > room:
+            device.maps_to_a_list[search.kernel] = max(1, step * room // (2 * longest))
+            raise Again
+
+    outcomes.promise(check, counts)
 
 
-def _download(device: Device, lists: Iterator[tuple[int, DeviceArray, DeviceArray, DeviceArray]]) -> Items:
-    parts = [[device.download(values)[:n] for values in arrays] for n, *arrays in lists]
-    if not parts:
-        none = np.zeros(0, dtype=np.int32)
-        return Items(none, none, np.zeros(0, dtype=np.float32))
-    return Items(*(np.concatenate(values) for values in zip(*parts)))
+def _of(outcomes: Outcomes) -> Device:
+    if outcomes.device is None:
+        raise ValueError("there is no device")
+    return outcomes.device
+
+
+def find(device: Device, maps: DeviceArray, first: int, search: Search) -> Items:
+    """What is looked for in maps on a device, on the host."""
+
+    def work(outcomes: Outcomes) -> list[Promise[Items]]:
+        return [
+            outcomes.promise(
+                lambda count, *lists: Items(*(values[: count[0]] for values in lists)),
+                items.count, items.map, items.voxel, items.value,
+            )
+            for items in listed(maps, first, search, outcomes)
+        ]  # fmt: skip
+
+    parts = [promise.value for promise in settled(device, work)]
+    none = np.zeros(0, dtype=np.int32)
+    parts.append(Items(none, none, np.zeros(0, dtype=np.float32)))
+    return Items(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("map", "voxel", "value")))
+
+
+def put_on(device: Device, maps: DeviceArray, items: DeviceItems, values: DeviceArray) -> None:
+    """Replace listed values of maps (B, V) float32 by float64 ones, rounded once."""
+    device.launch(
+        "maps_put", blocks_for(items.room, THREADS, device), THREADS,
+        *items.arguments, values, np.int64(maps.shape[1]), maps,
+    )  # fmt: skip
+
+
+def exact_maxima_on(
+    maps: DeviceArray, first: int, signs: int, exact: Callable[[DeviceItems], DeviceArray], outcomes: Outcomes
+) -> Promise[Float32]:
+    """The extremes of maps on a device, of which those from `first` on are decided by float64 values.
+
+    Parameters
+    ----------
+    maps : (B, V) float32
+    first : int
+    signs : {1, 2}
+        2: the maxima of the negatives too.
+    exact : callable
+        Float64 values of listed voxels.
+    outcomes : Outcomes
+
+    Returns
+    -------
+    promise of (2, B) float32
+    """
+    device, n_maps = _of(outcomes), maps.shape[0]
+    top = extremes_on(device, maps)
+    best = device.empty((2, n_maps), np.int32)
+    numbers = np.int32(n_maps), np.int32(signs)
+    device.launch(
+        "maps_start_maxima", blocks_for(2 * n_maps, THREADS, device), THREADS, top, np.int32(first), *numbers, best
+    )
+    for items in listed(maps, first, close_search(top, 3 if signs == 2 else 1), outcomes):
+        device.launch(
+            "maps_raise_maxima", blocks_for(items.room, THREADS, device), THREADS,
+            *items.arguments, exact(items), *numbers, best,
+        )  # fmt: skip
+    return outcomes.promise(_unordered, best)
+
+
+def _unordered(bits: Int32) -> Float32:
+    """float32 numbers, from integers that are ordered as they are (`ordered` of ``kernels/common.cuh``)."""
+    negative = (np.uint32(0x80000000) - bits.view(np.uint32)).astype(np.uint32)
+    values: Float32 = np.where(bits < 0, negative, bits.view(np.uint32)).view(np.float32)
+    return values
+
+
+# -- counts and sums ------------------------------------------------------------------------------------------------
 
 
 def count_below(maps: MapBatch, observed: AnyArray, disjoint: bool, device: Device | None = None) -> Ints:
@@ -208,6 +352,11 @@ def count_below(maps: MapBatch, observed: AnyArray, disjoint: bool, device: Devi
     """
     if device is None:
         return _count_below(maps, observed[0], disjoint)
+    return device.download(count_below_on(device, maps, observed, disjoint))
+
+
+def count_below_on(device: Device, maps: DeviceArray, observed: AnyArray, disjoint: bool) -> DeviceArray:
+    """(2, V) int64 The same, which stay on the device."""
     n_maps, n_voxels = maps.shape
     below = device.empty((2, n_voxels), np.int64)
     kernel = f"maps_count_below<{C_NAMES[maps.dtype.name]}, {'true' if disjoint else 'false'}>"
@@ -215,7 +364,24 @@ def count_below(maps: MapBatch, observed: AnyArray, disjoint: bool, device: Devi
         kernel, blocks_for(n_voxels, THREADS, device), THREADS,
         maps, np.int32(n_maps), np.int64(n_voxels), device.keep(observed), below,
     )  # fmt: skip
-    return device.download(below)
+    return below
+
+
+def settle_below_on(
+    below: DeviceArray,
+    maps: DeviceArray,
+    first: int,
+    observed: Float32,
+    exact: Callable[[DeviceItems], DeviceArray],
+    outcomes: Outcomes,
+) -> None:
+    """Correct counts (2, V) of float32 maps below observed values (V,), where only float64 tells the two apart."""
+    device = _of(outcomes)
+    for items in listed(maps, first, ties_search(device, observed), outcomes):
+        device.launch(
+            "maps_settle_below", blocks_for(items.room, THREADS, device), THREADS,
+            *items.arguments, items.value, exact(items), device.keep(observed), np.int64(maps.shape[1]), below,
+        )  # fmt: skip
 
 
 def sum_up(maps: MapBatch, shift: int, quantum: float, device: Device | None = None) -> tuple[AnyArray, Ints]:
@@ -234,7 +400,14 @@ def sum_up(maps: MapBatch, shift: int, quantum: float, device: Device | None = N
     total : (2, V) int64 or float64
     nonzero : (2, V) int64
     """
-    n_maps, n_voxels = maps.shape
+    return settled(device, lambda outcomes: promised_sums(maps, shift, quantum, outcomes)).value
+
+
+def promised_sums(
+    maps: MapBatch, shift: int, quantum: float, outcomes: Outcomes
+) -> Promise[tuple[AnyArray, Ints]]:
+    """The same, where the outcomes are those of a device that has the maps."""
+    (n_maps, n_voxels), device = maps.shape, outcomes.device
     if device is None:
         positive, negative = np.maximum(maps, 0), np.maximum(-maps, 0)
         if maps.dtype == np.int64:
@@ -242,13 +415,13 @@ def sum_up(maps: MapBatch, shift: int, quantum: float, device: Device | None = N
         else:
             positive, negative = (np.rint(values / quantum) * quantum for values in (positive, negative))
         total = np.stack([positive.sum(axis=0), negative.sum(axis=0)])
-        return total, np.stack([(maps > 0).sum(axis=0), (maps < 0).sum(axis=0)])
+        return outcomes.known((total, np.stack([(maps > 0).sum(axis=0), (maps < 0).sum(axis=0)])))
     sums, nonzero = device.empty((2, n_voxels), maps.dtype), device.empty((2, n_voxels), np.int64)
     device.launch(
         f"maps_sum_up<{C_NAMES[maps.dtype.name]}>", blocks_for(n_voxels, THREADS, device), THREADS,
         maps, np.int32(n_maps), np.int64(n_voxels), np.int32(shift), np.float64(quantum), sums, nonzero,
     )  # fmt: skip
-    return device.download(sums), device.download(nonzero)
+    return outcomes.promise(lambda *both: both, sums, nonzero)
 
 
 def normalise(

@@ -34,9 +34,10 @@ from math import comb, prod
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gpuvox.device import Device
 from gpuvox.errors import DesignError, InputError
 from gpuvox.jit import small
-from gpuvox.types import AnyArray, Float64, Int32, Ints, Words
+from gpuvox.types import AnyArray, DeviceArray, Float64, Int32, Ints, Shuffles, Words
 
 EQUAL = 1e-10
 """Effective regressors that differ by less than this share of the largest are equal."""
@@ -140,6 +141,45 @@ def check_blocks(blocks: ArrayLike, n_rows: int) -> Ints:
             f"no row is in exchangeability block {missing[0] + 1}, though {numbers[-1]} exists", option="-e"
         )
     return values.astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceShuffles:
+    """Permutations on a device.
+
+    Attributes
+    ----------
+    array : (B, n) int32
+        In the form of `Shuffler.shuffles`.
+    flips : bool
+        Whether they are sign flips.
+    device : Device
+    """
+
+    array: DeviceArray
+    flips: bool
+    device: Device
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    @property
+    def arguments(self) -> tuple[DeviceArray, np.int32]:
+        """What kernels take: the permutations, and whether they are sign flips."""
+        return self.array, np.int32(self.flips)
+
+    def on_host(self, start: int = 0, stop: int | None = None) -> Shuffles:
+        """Permutations start … stop − 1 as an array of the host."""
+        rows = self.device.rows(self.array, start, len(self) if stop is None else stop)
+        return self.device.download(rows).astype(np.int8 if self.flips else np.int32)
+
+
+def on_device(shuffles: Shuffles | DeviceShuffles, device: Device) -> DeviceShuffles:
+    """Permutations on a device; those of the host are sent there."""
+    if isinstance(shuffles, DeviceShuffles):
+        return shuffles
+    flips = bool(np.issubdtype(shuffles.dtype, np.int8))
+    return DeviceShuffles(device.upload(shuffles.astype(np.int32)), flips, device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -316,6 +356,10 @@ class Shuffler:
         out[indices == 0] = 1 if self.flips else np.arange(self.n_rows)
         return out
 
+    def on_device(self, start: int, stop: int, device: Device) -> DeviceShuffles:
+        """The same on a device."""
+        return on_device(self.shuffles(start, stop), device)
+
     def _ranks(self, indices: Words, key: np.uint64) -> Words | None:
         """Ranks of the permutations; None if there are too many to rank."""
         if self.n_distinct > RANK_LIMIT:
@@ -412,6 +456,10 @@ class ImportedShuffler:
         """Permutations start … stop − 1, in the form of `Shuffler.shuffles`."""
         _check_range(start, stop, self.n)
         return self._table[start:stop].copy()
+
+    def on_device(self, start: int, stop: int, device: Device) -> DeviceShuffles:
+        """The same on a device."""
+        return on_device(self.shuffles(start, stop), device)
 
     @cached_property
     def invariant(self) -> Float64:

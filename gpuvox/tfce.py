@@ -46,13 +46,13 @@ import numpy as np
 
 from gpuvox.ascent import neighbour_cells
 from gpuvox.descent import Layout, enhance_maps, layout_of, scratch_for
-from gpuvox.device import Device, slots_for
+from gpuvox.device import Again, Device, Outcomes, Promise, settled, slots_for
 from gpuvox.errors import InputError, WrongBitsError
 from gpuvox.grid import CONNECTIVITIES, Grid
 from gpuvox.heights import LINEAR, add_to_scores, ladder, score_values
 from gpuvox.jit import checked
 from gpuvox.levels import Levels
-from gpuvox.reductions import extremes
+from gpuvox.reductions import extremes_on
 from gpuvox.types import AnyArray, Bools, DeviceArray, Float32, Float64, Int32, Ints, MapBatch
 
 __all__ = [
@@ -377,7 +377,11 @@ class Enhancer:
         InputError
             Values that are not finite.
         """
-        return self._run(stat, False)[0]
+        return settled(self.device, lambda outcomes: self.promised_maxima(stat, outcomes)).value
+
+    def promised_maxima(self, stat: MapBatch, outcomes: Outcomes) -> Promise[AnyArray]:
+        """The same; on a device, errors are raised when the outcomes are collected."""
+        return self._promised(stat, False, outcomes)[0]
 
     def enhance(self, stat: MapBatch) -> MapBatch:
         """Score at each voxel: of the map where it is positive, minus that of its negative where it is negative.
@@ -395,7 +399,11 @@ class Enhancer:
         LevelOverflow, InputError
             As for `maxima`.
         """
-        return self._run(stat, True)[1]
+        return settled(self.device, lambda outcomes: self.promised_maps(stat, outcomes))
+
+    def promised_maps(self, stat: MapBatch, outcomes: Outcomes) -> MapBatch:
+        """The same; on a device the maps are complete when the outcomes are collected without an error."""
+        return self._promised(stat, True, outcomes)[1]
 
     def to_float(self, score: AnyArray, row: int = 0) -> Float64:
         """Scores → TFCE in FSL's units.
@@ -457,14 +465,22 @@ class Enhancer:
             np.diff(up.sizes, append=0),
         )
 
-    def _run(self, stat: MapBatch, full: bool) -> tuple[AnyArray, MapBatch]:
-        """(maxima, maps); maps are empty unless `full`."""
+    def _promised(self, stat: MapBatch, full: bool, outcomes: Outcomes) -> tuple[Promise[AnyArray], MapBatch]:
+        """(promise of the maxima, maps); maps are empty unless `full`."""
+        self._check_shape(stat)
+        if self.device is not None:
+            return _enhance_on(self.device, self, stat, full, outcomes)
+        maxima, maps = self._run(stat, full)
+        return outcomes.known(maxima), maps
+
+    def _check_shape(self, stat: MapBatch) -> None:
         if stat.ndim != 2 or stat.shape[1] != self.grid.n_voxels:
             raise ValueError(
                 f"statistic maps of shape {stat.shape} are not (maps, {self.grid.n_voxels}), as the mask has it"
             )
-        if self.device is not None:
-            return _enhance_on(self.device, self, stat, full)
+
+    def _run(self, stat: Float32, full: bool) -> tuple[AnyArray, AnyArray]:
+        """(maxima, maps) on the CPU; maps are empty unless `full`."""
         stat = np.ascontiguousarray(stat, dtype=np.float32)
         if self.options.exact:
             return self._sorted(stat)
@@ -616,31 +632,56 @@ _SHARED_LEVELS = 2048  # up to so many, counts by level are in shared memory
 _PEAK_BYTES = 12  # of shared memory
 
 
-def _enhance_on(device: Device, enhancer: Enhancer, stat: DeviceArray, full: bool) -> tuple[AnyArray, DeviceArray]:
-    """(maxima, maps) of maps on a device."""
+def _enhance_on(
+    device: Device, enhancer: Enhancer, stat: DeviceArray, full: bool, outcomes: Outcomes
+) -> tuple[Promise[AnyArray], DeviceArray]:
+    """(promise of the maxima, maps) of maps on a device."""
     n_maps, n_voxels = stat.shape
     kind = np.float64 if enhancer.options.exact else np.int64
     if not n_maps or not n_voxels:
-        return np.zeros((2, n_maps), dtype=kind), device.empty((n_maps if full else 0, n_voxels), kind)
-    if enhancer.by_height:
-        maps = device.full((n_maps, n_voxels), 0, kind)
-        status = np.zeros(n_maps, dtype=np.int32)
-        for row in range(2):
-            if enhancer.deltas[row]:
-                status |= _grow_on(device, enhancer, stat, row, maps)
-        maxima = np.maximum(extremes(maps, device), 0)
-        return enhancer._in_range(_finish_on(device, enhancer, stat, status != 0, maxima, maps)), maps
-    maps = device.empty((n_maps if full else 1, n_voxels), np.int64)
+        none = outcomes.known(np.zeros((2, n_maps), dtype=kind))
+        return none, device.empty((n_maps if full else 0, n_voxels), kind)
+    if not enhancer.by_height:
+        maps = device.empty((n_maps if full else 1, n_voxels), np.int64)
+        return _peaks_until_done(device, enhancer, stat, maps if full else None, outcomes), maps
+    maps = device.full((n_maps, n_voxels), 0, kind)
+    rows = [_grow_on(device, enhancer, stat, row, maps) for row in range(2) if enhancer.deltas[row]]
+
+    def finish(largest: AnyArray, *statuses: Int32) -> AnyArray:
+        high = np.any([np.zeros(n_maps, dtype=bool), *(status != 0 for status in statuses)], axis=0)
+        maxima = np.maximum(largest + kind(0), 0)  # no negative zeros
+        return enhancer._in_range(
+            _finish_on(device, enhancer, stat, high, maxima, maps if full else None, outcomes)
+        )
+
+    return outcomes.promise(finish, extremes_on(device, maps), *rows), maps
+
+
+def _peaks_until_done(
+    device: Device, enhancer: Enhancer, stat: DeviceArray, maps: DeviceArray | None, outcomes: Outcomes
+) -> Promise[Ints]:
+    """Maxima of maps on a device by way of their peaks, with as much room for edges as it takes."""
     room = enhancer._edge_room
-    while True:
-        maxima, status = _peaks_on(device, enhancer, stat, room[0], maps if full else None)
-        if status.max() <= 0:
-            return _finish_on(device, enhancer, stat, status < 0, maxima, maps if full else None), maps
-        room[0] = int(1.1 * status.max())
+
+    def finish(maxima: Ints, status: Int32) -> Ints:
+        while status.max() > 0:
+            room[0] = max(room[0], int(1.1 * status.max()))
+            if maps is not None and not outcomes.step_by_step:
+                raise Again  # what followed has taken the maps for complete
+            maxima, status = device.download_all(_peaks_on(device, enhancer, stat, room[0], maps))
+        return _finish_on(device, enhancer, stat, status < 0, maxima, maps, outcomes)
+
+    return outcomes.promise(finish, *_peaks_on(device, enhancer, stat, room[0], maps))
 
 
 def _finish_on(
-    device: Device, enhancer: Enhancer, stat: DeviceArray, high: Bools, maxima: AnyArray, maps: DeviceArray | None
+    device: Device,
+    enhancer: Enhancer,
+    stat: DeviceArray,
+    high: Bools,
+    maxima: AnyArray,
+    maps: DeviceArray | None,
+    outcomes: Outcomes,
 ) -> AnyArray:
     """Maxima, with those of maps that rise above the tables, which are finished on the host, as their scores are."""
     for b in map(int, np.flatnonzero(high)):
@@ -650,14 +691,16 @@ def _finish_on(
             raise WrongBitsError(DISAGREES)
         maxima[:, b], scores = enhancer._finished(values[0])
         if maps is not None:
+            if not outcomes.step_by_step:
+                raise Again(step_by_step=True)
             device.put_row(maps, b, scores)
     return maxima
 
 
 def _peaks_on(
     device: Device, enhancer: Enhancer, stat: DeviceArray, edge_room: int, maps: DeviceArray | None
-) -> tuple[Ints, Int32]:
-    """Maxima and outcome of each map; its scores go to `maps`."""
+) -> tuple[DeviceArray, DeviceArray]:
+    """Maxima and outcome of each map, on the device; its scores go to `maps`."""
     n_maps, n_voxels = stat.shape
     full, padded, cap = maps is not None, enhancer.grid.padded, enhancer.cap
     box, i32 = padded.size, np.int32
@@ -685,10 +728,10 @@ def _peaks_on(
         edge, counts, above, maxima, status, maps if maps is not None else above,
         shared=n_shared * _PEAK_BYTES + count_bytes,
     )  # fmt: skip
-    return device.download(maxima), device.download(status)
+    return maxima, status
 
 
-def _grow_on(device: Device, enhancer: Enhancer, stat: DeviceArray, row: int, maps: DeviceArray) -> Int32:
+def _grow_on(device: Device, enhancer: Enhancer, stat: DeviceArray, row: int, maps: DeviceArray) -> DeviceArray:
     """Add the scores of one sign to maps that are 0 there; which maps rise above the tables, or are not finite."""
     n_maps, n_voxels = stat.shape
     padded, exact, i32 = enhancer.grid.padded, enhancer.options.exact, np.int32
@@ -713,7 +756,7 @@ def _grow_on(device: Device, enhancer: Enhancer, stat: DeviceArray, row: int, ma
             np.float64(enhancer.options.H + 1 if exact else 0), i32((1, -1)[row]), at, *words, *scores, count,
             device.rows(status, *part), device.rows(maps, *part),
         )  # fmt: skip
-    return device.download(status)
+    return status
 
 
 # -- voxel by voxel -------------------------------------------------------------------------------------------------

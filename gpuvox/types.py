@@ -64,3 +64,6 @@ MapBatch: TypeAlias = Any
 
 Which of the two, the code knows from its `device`, and mypy cannot: a union would need a cast in every branch.
 """
+
+ShuffleBatch: TypeAlias = Any
+"""(B, n) permutations where the model is: `Shuffles` on the CPU, `shuffle.DeviceShuffles` or `Shuffles` on a device."""

@@ -19,10 +19,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 
-from gpuvox.device import Device, blocks_for
+from gpuvox.device import Device, Outcomes, blocks_for, settled
 from gpuvox.errors import DesignError
 from gpuvox.glm import (
     Z_BITS,
@@ -31,13 +32,25 @@ from gpuvox.glm import (
     cancels_below,
     smooth_variance,
     smooth_variance_on,
-    upload_shuffles,
     z_table,
 )
+from gpuvox.reductions import DeviceItems, listed, put_on, unsettled_search, upload_items
 from gpuvox.scratch import WIDTH, Data, Tiles, as_tiles, copy_block, pieces, pieces_with
+from gpuvox.shuffle import DeviceShuffles, on_device
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.streaming import Slabs
-from gpuvox.types import AnyArray, Bools, DeviceArray, Float32, Float64, Int32, Ints, MapBatch, Shuffles
+from gpuvox.types import (
+    AnyArray,
+    Bools,
+    DeviceArray,
+    Float32,
+    Float64,
+    Int32,
+    Ints,
+    MapBatch,
+    ShuffleBatch,
+    Shuffles,
+)
 from gpuvox.voxelwise_loops import count_ranks, fill_maps, fill_z
 
 
@@ -257,27 +270,28 @@ class VoxelwiseGlm(DeviceModel):
         is_identity: Bools = (shuffles == in_place).all(axis=1)
         return is_identity
 
-    def statistic_maps(self, shuffles: Shuffles, equivalent: Bools | None = None) -> MapBatch:
+    def statistic_maps(self, shuffles: ShuffleBatch, outcomes: Outcomes | None = None) -> MapBatch:
         """Statistic maps, see `glm.Glm.statistic_maps`."""
-        equivalent = self.equivalent(shuffles) if equivalent is None else equivalent
         if self.device is not None:
-            return self._on_device.statistic_maps(shuffles, equivalent)
+            if outcomes is not None:
+                return self._on_device.statistic_maps(shuffles, outcomes)
+            return settled(self.device, lambda outcomes: self._on_device.statistic_maps(shuffles, outcomes))
+        equivalent = self.equivalent(shuffles)
         out = np.empty((len(shuffles), self.n_voxels), dtype=np.float32)
         chosen = np.flatnonzero(~equivalent)
         if len(chosen):
             maps, variance = self._maps(shuffles[chosen], np.arange(self.n_voxels), False)
             out[chosen] = smooth_variance(maps, variance, self.smoother(variance)) if self.smoother else maps
-        self.settle(shuffles, out, equivalent)
+        self.settle(shuffles, out, equivalent, Outcomes(None))
         return out
 
-    def settle(self, shuffles: Shuffles, maps: MapBatch, chosen: Bools) -> None:
-        """Replace whole maps in place by maps computed in float64."""
+    def settle(self, shuffles: ShuffleBatch, maps: MapBatch, chosen: Any, outcomes: Outcomes) -> None:
+        """Replace whole maps in place by maps computed in float64; chosen (B,): where the maps are."""
+        if self.device is not None:
+            self._on_device.settle(shuffles, maps, chosen, outcomes)
+            return
         for b in map(int, np.flatnonzero(chosen)):
-            exact = self.exact_map(shuffles[b])
-            if self.device is None:
-                maps[b] = exact
-            else:
-                self.device.put_row(maps, b, exact)
+            maps[b] = self.exact_map(shuffles[b])
 
     def exact_map(self, shuffle: Shuffles) -> Float64:
         """(V,) Statistic map of one permutation in float64, on the host."""
@@ -298,6 +312,10 @@ class VoxelwiseGlm(DeviceModel):
             chosen = number == b
             out[chosen] = self._maps(shuffles[b : b + 1], voxels[chosen].astype(np.int64), True)[0][0]
         return out
+
+    def exact_on(self, shuffles: ShuffleBatch, items: DeviceItems) -> DeviceArray:
+        """(room,) float64 The same for a list on the device, where they stay."""
+        return self._on_device.exact_on(shuffles, items)
 
     def _maps(self, shuffles: Shuffles, voxels: Ints, exact: bool) -> tuple[Float64, Float64]:
         out = np.empty((len(shuffles), len(voxels)), dtype=np.float64 if exact else np.float32)
@@ -411,13 +429,33 @@ class _OnDevice:
         numbers = (self.n, self.k, first, glm._n_nuisance, glm._spent, self.outside >= 0 and not kennedy, glm.is_f)
         return tuple(np.int32(number) for number in numbers)
 
-    def statistic_maps(self, shuffles: Shuffles, equivalent: Bools) -> DeviceArray:
+    def statistic_maps(self, shuffles: ShuffleBatch, outcomes: Outcomes) -> DeviceArray:
         """(B, V) Statistic maps, on the device."""
-        out, variance = self._all(shuffles, np.float32)
+        held = on_device(shuffles, self.device)
+        out, variance = self._all(held, np.float32)
         if self.glm.smoother is not None:
             smooth_variance_on(self.device, out, variance, self.glm.smoother)
-        self.glm.settle(shuffles, out, equivalent)
+        self.settle(held, out, self.equivalent(held), outcomes)
         return out
+
+    def equivalent(self, shuffles: DeviceShuffles) -> DeviceArray:
+        """(B,) int32 1 where `VoxelwiseGlm.equivalent` is true; on the device."""
+        whole, (array, flip) = self.device.empty(len(shuffles), np.int32), shuffles.arguments
+        self.device.launch(
+            "voxelwise_equivalent", blocks_for(len(shuffles), _THREADS, self.device), _THREADS,
+            array, np.int32(self.n), np.int32(len(shuffles)), flip, whole,
+        )  # fmt: skip
+        return whole
+
+    def settle(self, shuffles: ShuffleBatch, maps: DeviceArray, chosen: DeviceArray, outcomes: Outcomes) -> None:
+        """Replace whole maps by maps computed in float64."""
+        held = on_device(shuffles, self.device)
+        if self.glm.smoother is None:
+            for items in listed(maps, 0, unsettled_search(chosen, chosen), outcomes):
+                put_on(self.device, maps, items, self.exact_on(held, items))
+            return
+        for b in map(int, np.flatnonzero(self.device.download(chosen))):
+            self.device.put_row(maps, b, self.glm.exact_map(held.on_host(b, b + 1)[0]))
 
     def to_z(self, statistic: DeviceArray, tables: tuple[AnyArray, ...]) -> DeviceArray:
         """z of F maps (B, V), see `VoxelwiseGlm.to_z`."""
@@ -436,17 +474,17 @@ class _OnDevice:
         maps = self._all(shuffles, np.float64)
         return self.device.download(maps[0]), self.device.download(maps[1])
 
-    def _all(self, shuffles: Shuffles, kind: type) -> tuple[DeviceArray, DeviceArray]:
+    def _all(self, shuffles: ShuffleBatch, kind: type) -> tuple[DeviceArray, DeviceArray]:
         glm, device = self.glm, self.device
         shape = (len(shuffles), glm.n_voxels)
         out, variance = device.empty(shape, kind), device.empty(shape if glm.smoother else (1, 1), kind)
-        held, flip = upload_shuffles(shuffles, self.device)
+        array, flip = on_device(shuffles, device).arguments
         exact = kind is np.float64
         for start, width, made in self.slabs():
             device.launch(
                 f"voxelwise_maps<{'double' if exact else 'float'}>",
                 blocks_for(len(shuffles) * width, _THREADS, device), _THREADS,
-                *made, np.int32(width), held, np.int32(len(shuffles)), flip, *self._model(),
+                *made, np.int32(width), array, np.int32(len(shuffles)), flip, *self._model(),
                 np.float64(cancels_below(self.n)), np.int32(exact), np.int64(glm.n_voxels), np.int64(start), out,
                 np.int32(glm.smoother is not None), variance,
             )  # fmt: skip
@@ -454,19 +492,19 @@ class _OnDevice:
 
     def exact(self, shuffles: Shuffles, number: AnyArray, voxels: AnyArray) -> Float64:
         """Statistic in float64 for pairs of a permutation and a voxel; on the host."""
-        device, statistic = self.device, np.zeros(len(number))
         if not len(number):
-            return statistic
-        held, flip = upload_shuffles(shuffles, self.device)
+            return np.zeros(0)
+        return self.device.download(self.exact_on(shuffles, upload_items(self.device, number, voxels)))
+
+    def exact_on(self, shuffles: ShuffleBatch, items: DeviceItems) -> DeviceArray:
+        """(room,) The same for a list on the device, where they stay."""
+        device, statistic = self.device, self.device.empty(items.room, np.float64)
+        if self.slab < self.glm.n_voxels and not device.download(items.count)[0]:
+            return statistic  # before data are sent in vain
+        array, flip = on_device(shuffles, device).arguments
         for start, width, made in self.slabs():
-            here = np.flatnonzero((voxels >= start) & (voxels < start + width))
-            if not len(here):
-                continue
-            items = [device.upload(a.astype(np.int32)) for a in (number[here], voxels[here] - start)]
-            results = device.empty(len(here), np.float64)
             device.launch(
-                "voxelwise_exact", blocks_for(len(here), _THREADS, device), _THREADS,
-                *made, np.int32(width), *items, np.int32(len(here)), held, flip, *self._model(), results,
+                "voxelwise_exact", blocks_for(items.room, _THREADS, device), _THREADS,
+                *made, np.int32(width), np.int32(start), *items.arguments, array, flip, *self._model(), statistic,
             )  # fmt: skip
-            statistic[here] = device.download(results)
         return statistic

@@ -13,6 +13,23 @@ struct alignas(16) Four {
     float at[4];
 };
 
+const double NOT_KEPT = 1e-10;
+
+// Sum of the squared products of orthonormal columns (n, k) with the same columns, shuffled: k if their span is kept.
+DEVICE double span_kept(const double* columns, const int* shuffle, int n, int k, int flip) {
+    double kept = 0.0;
+    for (int a = 0; a < k; ++a)
+        for (int c = 0; c < k; ++c) {
+            double product = 0.0;
+            for (int i = 0; i < n; ++i) {
+                const double moved = flip ? columns[i * k + a] * shuffle[i] : columns[shuffle[i] * k + a];
+                product += moved * columns[i * k + c];
+            }
+            kept += product * product;
+        }
+    return kept;
+}
+
 // Products of rows `row`... with voxels `column`... of the tile, into products (ROWS, COLUMNS).
 DEVICE void tile_of_products(const float* rows, int row_stride, int row, int n_rows, const float* y, int64 y_stride,
                              int64 column, int n, Four* row_tile, Four* y_tile, Four* products) {
@@ -72,7 +89,8 @@ DEVICE void tile_of_products(const float* rows, int row_stride, int row, int n_r
 }  // namespace
 
 // Row-permuted (or sign-flipped) basis, as the products want it: rows (n, row_stride) float32, in whole tiles of ROWS
-// columns. A tile holds as many shuffles as fit, per_shuffle columns each; a shuffle with more takes several. basis (n, per_shuffle) float64; shuffles (n_maps, n): row numbers, or signs if `flip`.
+// columns. A tile holds as many shuffles as fit, per_shuffle columns each; a shuffle with more takes several.
+// basis (n, per_shuffle) float64; shuffles (n_maps, n): row numbers, or signs if `flip`.
 KERNEL glm_rows(const double* basis, const int* shuffles, int n, int n_maps, int per_shuffle, int flip, int row_stride,
                 float* rows) {
     const int64 items = (int64)n * row_stride;
@@ -88,6 +106,17 @@ KERNEL glm_rows(const double* basis, const int* shuffles, int n, int n_maps, int
             value = (float)(flip ? basis[(int64)i * per_shuffle + r] * s : basis[(int64)s * per_shuffle + r]);
         }
         rows[item] = value;
+    }
+}
+
+// whole[b] = 1 for shuffles under which any data have the unpermuted statistic, up to the sign of t: they leave the
+// span of the effect as it is, and that of the nuisance that moves. effect (n, rank), moving (n, n_moving): orthonormal.
+KERNEL glm_equivalent(const double* effect, const double* moving, const int* shuffles, int n, int n_maps, int rank,
+                      int n_moving, int flip, int* whole) {
+    for (int64 b = grid_thread(); b < n_maps; b += grid_threads()) {
+        const int* shuffle = shuffles + b * n;
+        const double kept = span_kept(effect, shuffle, n, rank, flip);
+        whole[b] = kept > rank - NOT_KEPT && span_kept(moving, shuffle, n, n_moving, flip) > n_moving - NOT_KEPT;
     }
 }
 
@@ -154,13 +183,15 @@ const double ZERO_RESIDUAL = 1e-10, ORTHOGONAL = 1e-13, SSE_FLOOR = 1e-14;
 
 }  // namespace
 
-// Statistic and SSE in float64 from the data, for listed pairs of map and voxel: item i is voxel item_voxel[i] of map
-// item_map[i]; its data are column item_column[i] of data (n, data_stride), norms those of its residuals, 0 for none. removed (n, n_removed): what the data are
+// Statistic and SSE in float64 from the data, for a list of pairs of map and voxel (maps.cu): data (n, data_stride), and
+// the norms of their residuals, 0 for none, at column item_column[i]. removed (n, n_removed): what the data are
 // residualised on; basis, shuffles as for glm_rows. scratch: n doubles for every thread of the grid.
 KERNEL_FOR(128, 2)
-glm_exact(const float* data, int64 data_stride, const double* norms, const int* item_map, const int* item_column, int n_items,
-          const double* removed, int n_removed, const double* basis, const int* shuffles, int n, int per_shuffle,
-          int flip, int rank, int is_f, double df, double* scratch, double* statistic, double* sse_out) {
+glm_exact(const float* data, int64 data_stride, const double* norms, const int* count, int capacity,
+          const int* item_map, const int* item_column, const double* removed, int n_removed, const double* basis,
+          const int* shuffles, int n, int per_shuffle, int flip, int rank, int is_f, double df, double* scratch,
+          double* statistic, double* sse_out) {
+    const int n_items = *count < capacity ? *count : capacity;
     const int64 step = grid_threads();
     double* left = scratch + grid_thread();
     for (int64 item = grid_thread(); item < n_items; item += step) {

@@ -1,5 +1,5 @@
 // What a permutation test does with maps, (n_maps, n_voxels) each: extremes, ties with the observed map, counts, sums.
-// The twins are in gpuvox/maps.py.
+// The twins are in gpuvox/reductions.py.
 
 #include "common.cuh"
 
@@ -72,82 +72,134 @@ KERNEL maps_ties_everywhere(const float* maps, int n_maps, int64 n_voxels, const
 
 namespace {
 
-DEVICE void list_item(int b, int64 v, float value, int capacity, int* count, int* item_map, int* item_voxel,
-                      float* item_value) {
-    const int i = add(count, 1);
-    if (i >= capacity) return;
-    item_map[i] = b;
-    item_voxel[i] = (int)v;
-    item_value[i] = value;
+struct List {
+    int *count, capacity, *map, *voxel;
+    float* value;
+};
+
+DEVICE void list_item(List list, int b, int64 v, float value) {
+    const int i = add(list.count, 1);
+    if (i >= list.capacity) return;
+    list.map[i] = b;
+    list.voxel[i] = (int)v;
+    list.value[i] = value;
 }
+
+DEVICE int length_of(const int* count, int capacity) { return *count < capacity ? *count : capacity; }
 
 }  // namespace
 
-// NaN, or the whole map where whole[b].
-KERNEL maps_list_unsettled(const float* maps, int first_map, int n_maps, int64 n_voxels, const int* whole,
-                               int capacity, int* count, int* item_map, int* item_voxel, float* item_value) {
+// NaN in maps where marks[b] is not 0; the whole map where whole[b] is not 0.
+KERNEL maps_list_unsettled(const float* maps, int first_map, int n_maps, int64 n_voxels, const int* marks,
+                           const int* whole, int* count, int capacity, int* item_map, int* item_voxel,
+                           float* item_value) {
+    const List list = {count, capacity, item_map, item_voxel, item_value};
     for (int b = first_map + blockIdx.y; b < n_maps; b += gridDim.y) {
+        if (!marks[b] && !whole[b]) continue;
         const float* map = maps + b * n_voxels;
         for (int64 v = grid_thread(); v < n_voxels; v += grid_threads())
-            if (map[v] != map[v] || whole[b])
-                list_item(b, v, map[v], capacity, count, item_map, item_voxel, item_value);
+            if (map[v] != map[v] || whole[b]) list_item(list, b, v, map[v]);
     }
 }
 
-// Within rounding of the maximum of sign * map; maxima (n_maps), maps with a maximum of 0 are left out.
-KERNEL maps_list_close(const float* maps, int first_map, int n_maps, int64 n_voxels, float sign, const float* maxima,
-                           int capacity, int* count, int* item_map, int* item_voxel, float* item_value) {
+// Within rounding of the maximum of the map (rows & 1), or of the maximum of its negative (rows & 2); maxima (2, n_all).
+// A maximum of 0 is left out.
+KERNEL maps_list_close(const float* maps, int first_map, int n_maps, int64 n_voxels, int n_all, int rows,
+                       const float* maxima, int* count, int capacity, int* item_map, int* item_voxel,
+                       float* item_value) {
+    const List list = {count, capacity, item_map, item_voxel, item_value};
     for (int b = first_map + blockIdx.y; b < n_maps; b += gridDim.y) {
         const float* map = maps + b * n_voxels;
-        const float bound = maxima[b] - TIE * at_least_one(maxima[b]);
-        if (maxima[b] == 0.0f) continue;
-        for (int64 v = grid_thread(); v < n_voxels; v += grid_threads())
-            if (sign * map[v] >= bound)
-                list_item(b, v, map[v], capacity, count, item_map, item_voxel, item_value);
+        const float high = maxima[b], low = maxima[n_all + b];
+        const bool up = rows & 1 && high != 0.0f, down = rows & 2 && low != 0.0f;
+        const float least_up = high - TIE * at_least_one(high), least_down = low - TIE * at_least_one(low);
+        if (!up && !down) continue;
+        for (int64 v = grid_thread(); v < n_voxels; v += grid_threads()) {
+            const float value = map[v];
+            if ((up && value >= least_up) || (down && -value >= least_down)) list_item(list, b, v, value);
+        }
     }
 }
 
 // Within rounding of the observed value; voxels that are 0 in both are left out.
-KERNEL maps_list_ties(const float* maps, int first_map, int n_maps, int64 n_voxels, const float* observed,
-                          int capacity, int* count, int* item_map, int* item_voxel, float* item_value) {
+KERNEL maps_list_ties(const float* maps, int first_map, int n_maps, int64 n_voxels, const float* observed, int* count,
+                      int capacity, int* item_map, int* item_voxel, float* item_value) {
+    const List list = {count, capacity, item_map, item_voxel, item_value};
     for (int b = first_map + blockIdx.y; b < n_maps; b += gridDim.y) {
         const float* map = maps + b * n_voxels;
         for (int64 v = grid_thread(); v < n_voxels; v += grid_threads())
             if (is_near(map[v], observed[v]) && (map[v] != 0.0f || observed[v] != 0.0f))
-                list_item(b, v, map[v], capacity, count, item_map, item_voxel, item_value);
+                list_item(list, b, v, map[v]);
     }
 }
 
 // Within rounding of a threshold, or of its negative.
-KERNEL maps_list_threshold(const float* maps, int first_map, int n_maps, int64 n_voxels, float threshold,
-                           int capacity, int* count, int* item_map, int* item_voxel, float* item_value) {
+KERNEL maps_list_threshold(const float* maps, int first_map, int n_maps, int64 n_voxels, float threshold, int* count,
+                           int capacity, int* item_map, int* item_voxel, float* item_value) {
+    const List list = {count, capacity, item_map, item_voxel, item_value};
     for (int b = first_map + blockIdx.y; b < n_maps; b += gridDim.y) {
         const float* map = maps + b * n_voxels;
         for (int64 v = grid_thread(); v < n_voxels; v += grid_threads())
-            if (is_near(fabsf(map[v]), threshold))
-                list_item(b, v, map[v], capacity, count, item_map, item_voxel, item_value);
+            if (is_near(fabsf(map[v]), threshold)) list_item(list, b, v, map[v]);
     }
 }
 
 // Within rounding of a whole number of steps; up, down: steps in a unit of the map and of its negative, 0 for none.
-KERNEL maps_list_steps(const float* maps, int first_map, int n_maps, int64 n_voxels, float up, float down,
-                       int capacity, int* count, int* item_map, int* item_voxel, float* item_value) {
+KERNEL maps_list_steps(const float* maps, int first_map, int n_maps, int64 n_voxels, float up, float down, int* count,
+                       int capacity, int* item_map, int* item_voxel, float* item_value) {
+    const List list = {count, capacity, item_map, item_voxel, item_value};
     for (int b = first_map + blockIdx.y; b < n_maps; b += gridDim.y) {
         const float* map = maps + b * n_voxels;
         for (int64 v = grid_thread(); v < n_voxels; v += grid_threads()) {
             const float per_step = map[v] < 0.0f ? down : up, height = fabsf(map[v]) * per_step;
             const float nearest = rintf(height);
             if (nearest >= 1.0f && fabsf(height - nearest) <= STEP_TIE * (height + per_step))
-                list_item(b, v, map[v], capacity, count, item_map, item_voxel, item_value);
+                list_item(list, b, v, map[v]);
         }
     }
 }
 
+// What is done with the items of a list that have been computed in float64.
+
 // maps[item] = value, rounded once.
-KERNEL maps_put(const int* item_map, const int* item_voxel, const double* value, int n_items, int64 n_voxels,
-                    float* maps) {
-    for (int64 i = grid_thread(); i < n_items; i += grid_threads())
+KERNEL maps_put(const int* count, int capacity, const int* item_map, const int* item_voxel, const double* value,
+                int64 n_voxels, float* maps) {
+    for (int64 i = grid_thread(); i < length_of(count, capacity); i += grid_threads())
         maps[item_map[i] * n_voxels + item_voxel[i]] = (float)value[i];
+}
+
+// best (2, n_maps): the maxima `top` as ordered integers; where listed values decide, the lowest integer. Those are the
+// maps from `first` on whose maximum is not 0, and not the negatives if there is one sign.
+KERNEL maps_start_maxima(const float* top, int first, int n_maps, int signs, int* best) {
+    for (int64 i = grid_thread(); i < 2 * (int64)n_maps; i += grid_threads()) {
+        const bool decided = i < (int64)signs * n_maps && i % n_maps >= first && top[i] != 0.0f;
+        best[i] = decided ? -2147483647 - 1 : ordered(top[i]);
+    }
+}
+
+// Raises the maxima of the maps, and of their negatives if there are two signs, to the values of the list, rounded once.
+KERNEL maps_raise_maxima(const int* count, int capacity, const int* item_map, const int* item_voxel,
+                         const double* value, int n_maps, int signs, int* best) {
+    (void)item_voxel;
+    for (int64 i = grid_thread(); i < length_of(count, capacity); i += grid_threads()) {
+        const float rounded = (float)value[i];
+        raise(best + item_map[i], ordered(rounded));
+        if (signs == 2) raise(best + n_maps + item_map[i], ordered(-rounded));
+    }
+}
+
+// below (2, n_voxels) of maps_count_below, where it took the float32 value of an item for its float64 one.
+KERNEL maps_settle_below(const int* count, int capacity, const int* item_map, const int* item_voxel,
+                         const float* counted, const double* value, const float* observed, int64 n_voxels,
+                         int64* below) {
+    (void)item_map;
+    for (int64 i = grid_thread(); i < length_of(count, capacity); i += grid_threads()) {
+        const int v = item_voxel[i];
+        const float right = (float)value[i], wrong = counted[i], target = observed[v];
+        const int64 up = (int64)(right < target) - (wrong < target), down = (int64)(right > target) - (wrong > target);
+        if (up) add(below + v, up);
+        if (down) add(below + n_voxels + v, down);
+    }
 }
 
 // below (2, n_voxels): maps below the observed value, and negated maps below its negative. DISJOINT: the signs are

@@ -196,15 +196,28 @@ KERNEL voxelwise_maps(const double* columns, const double* y, const int* stands,
     }
 }
 
-// The same in float64 for listed pairs of map and voxel of the slab.
+// The same in float64 for a list of pairs of map and voxel (maps.cu); those whose voxel is not of the slab are left out.
 KERNEL voxelwise_exact(const double* columns, const double* y, const int* stands, const double* norms, int width,
-                       const int* item_map, const int* item_column, int n_items, const int* shuffles, int flip, int n,
-                       int k, int first_column, int n_nuisance, int spent, int n_out, int is_f, double* statistic) {
+                       int first, const int* count, int capacity, const int* item_map, const int* item_voxel,
+                       const int* shuffles, int flip, int n, int k, int first_column, int n_nuisance, int spent,
+                       int n_out, int is_f, double* statistic) {
+    const int n_items = *count < capacity ? *count : capacity;
     for (int64 item = grid_thread(); item < n_items; item += grid_threads()) {
-        const int64 v = item_column[item];
+        const int64 v = item_voxel[item] - first;
+        if (v < 0 || v >= width) continue;
         const Fit found = fit<double>(columns + v, y + v, stands + v, width, shuffles + (int64)item_map[item] * n, flip,
                                       n, k, first_column, n_nuisance, spent, n_out, is_f, NO_LIMIT);
         statistic[item] = norms[v] > 0.0 ? found.statistic : 0.0;
+    }
+}
+
+// whole[b] = 1 for shuffles that leave every row in its place, or flip the signs of all or none.
+KERNEL voxelwise_equivalent(const int* shuffles, int n, int n_maps, int flip, int* whole) {
+    for (int64 b = grid_thread(); b < n_maps; b += grid_threads()) {
+        const int* shuffle = shuffles + b * n;
+        bool same = true;
+        for (int i = 0; i < n; ++i) same = same && shuffle[i] == (flip ? shuffle[0] : i);
+        whole[b] = same;
     }
 }
 

@@ -27,7 +27,7 @@ from gpuvox.executors import run
 from gpuvox.glm import Glm, Nuisance, f_to_z
 from gpuvox.grid import Grid
 from gpuvox.info import check_kernels
-from gpuvox.partitioning import partition
+from gpuvox.partitioning import effective_regressor, partition
 from gpuvox.permtest import PermutationTest
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
@@ -142,6 +142,71 @@ def counted(inputs, options) -> int:
     device.fail_at = 1 << 30
     list(analyse(prepare(inputs, dataclasses.replace(options, device=device))))
     return (1 << 30) - device.fail_at
+
+
+def batch_study(kind: str, statistics: Statistics, smoothed: bool = False) -> PermutationTest:
+    """A test of two groups in data of few values, where many t are equal."""
+    rng = np.random.default_rng(5)
+    n, grid = 24, Grid(np.ones((7, 6, 5), dtype=bool), (2.0, 2.0, 2.0))
+    design, contrast = np.c_[np.ones(n), np.arange(n) % 2], np.array([[0.0, 1]])
+    data = rng.integers(0, 3, (n, grid.n_voxels)).astype(np.float32)
+    blocks = np.repeat(np.arange(1, 5), 6) if kind == "blocks" else None
+    if kind == "flips":
+        design, contrast = np.ones((n, 1)), np.ones((1, 1))
+    shuffler = Shuffler(effective_regressor(design, contrast), Permutations(97, 2, blocks, flip=kind == "flips"))
+    smoother = MaskedGaussian(grid, 2.0) if smoothed else None
+    model = Glm(data, partition(design, contrast), shuffler.invariant, smoother=smoother, device=ShimDevice())
+    return PermutationTest(model, grid, shuffler, statistics, signs=2)
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", ["free", "blocks", "flips"])
+@pytest.mark.parametrize(
+    "statistics",
+    [
+        Statistics(False, Tfce()),
+        Statistics(),
+        Statistics(False, extent=1.5, mass=1.5),
+        Statistics(True, Tfce(), 1.5, 1.5, uncorrected=True),
+    ],
+    ids=["TFCE", "voxelwise", "clusters", "uncorrected"],
+)
+def test_between_the_permutations_and_the_maxima_of_a_batch_nothing_goes_to_the_host(statistics, kind):
+    """One copy a batch, of all results; and as many launches as for any other batch of its kind."""
+    test = batch_study(kind, statistics)
+    device, observed = test.device, test.observe()
+    observed.run(0, 97)  # what does not change is sent once, and it turns out how much room is needed
+    seen = []
+    for start in (33, 65):
+        device.transfers.clear()
+        device.launched.clear()
+        observed.run(start, start + 32)
+        seen.append((list(device.transfers), list(device.launched)))
+    assert seen[0] == seen[1]
+    transfers, launched = seen[0]
+    assert len(transfers) <= 3
+    assert transfers[-1] == "download"
+    assert len(launched) <= (16 if len(observed.statistics) == 1 else 36)
+    assert launched.count("glm_maps<false>") == 1
+
+
+@needs_compiler
+def test_lists_that_are_too_long_are_cut_into_ranges_of_maps(monkeypatch):
+    """The batch is computed again, with lists for fewer maps at a time; the bits are those of the CPU."""
+    wanted = Statistics(True, Tfce(), 1.5, 1.5, uncorrected=True)
+    test = batch_study("free", wanted)
+    whole = test.observe().run(0, 40)
+    monkeypatch.setattr("gpuvox.reductions.ROOM", 0)  # room for one map
+    again = batch_study("free", wanted)
+    short = again.observe().run(0, 40)
+    assert again.device.launched.count("glm_maps<false>") > 1
+    lists = [name for name in again.device.launched if name.startswith("maps_list")]
+    assert len(lists) > 20 > len([name for name in test.device.launched if name.startswith("maps_list")])
+    here = dataclasses.replace(test, model=dataclasses.replace(test.model, device=None)).observe().run(0, 40)
+    for group in ("maxima", "below"):
+        for name, values in getattr(here, group).items():
+            np.testing.assert_array_equal(getattr(whole, group)[name], values, err_msg=name)
+            np.testing.assert_array_equal(getattr(short, group)[name], values, err_msg=name)
 
 
 @needs_compiler

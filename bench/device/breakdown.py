@@ -31,7 +31,7 @@ class Tracer:
         Kernel, or method of the device → [calls, milliseconds, bytes].
     """
 
-    METHODS = ("launch", "download", "upload", "put", "fill", "empty")
+    METHODS = ("launch", "download", "download_all", "upload", "put", "fill", "empty")
 
     def __init__(self, machine: Any, device: Device) -> None:
         self.machine, self.device, self.inside = machine, device, False
@@ -60,17 +60,18 @@ class Tracer:
             finally:
                 self.inside = False
             entry = self.spent.setdefault(arguments[0] if method == "launch" else method, [0, 0.0, 0])
-            moved = {"download": result, "put": arguments[0]}.get(method, arguments[0])
+            moved = result if method.startswith("download") else arguments[0]
             entry[0] += 1
             entry[1] += ms
-            entry[2] += size_of(moved) if method in ("download", "upload", "put") else 0
+            if method in ("download", "download_all", "upload", "put"):
+                entry[2] += sum(map(size_of, moved)) if method == "download_all" else size_of(moved)
             return result
 
         return call
 
 
 def size_of(array: Any) -> int:
-    """Bytes."""
+    """Bytes of an array."""
     return int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize
 
 

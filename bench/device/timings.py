@@ -30,8 +30,7 @@ def time_t_maps(lab: Lab, n: int) -> None:
     shuffler = Shuffler(effective_regressor(design, contrast), Permutations(4 * lab.sizes.batch, 1))
     model = Glm(data, partition(design, contrast), shuffler.invariant, device=lab.device)
     shuffles = shuffler.shuffles(1, 1 + lab.sizes.batch)
-    none = np.zeros(len(shuffles), dtype=bool)
-    time = measured(lab, lambda: model.statistic_maps(shuffles, none))
+    time = measured(lab, lambda: model.statistic_maps(shuffles))
     note(lab, f"t maps, n {n}, 3 covariates", len(shuffles), time, work_of_t_maps(model, len(shuffles)))
     model.release()
 

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpuvox.device import Device
+from gpuvox.device import Device, Promise
 from gpuvox.grid import Grid
-from gpuvox.reductions import count_below, extremes, sum_up
+from gpuvox.reductions import count_below, count_below_on, promised_extremes, promised_sums
 from gpuvox.statistics.batch import Batch, Edge, StatisticModel, Unpermuted
 from gpuvox.types import AnyArray, Float32, Float64, Ints, MapBatch
 
@@ -103,8 +103,8 @@ class Statistic(Setting):
     def evaluate(self, batch: Batch) -> MapBatch:
         """(B, V) Values at every voxel for both signs, where the maps are; scores that are integers may stay so."""
 
-    def maxima(self, batch: Batch, values: MapBatch | None = None) -> AnyArray:
-        """(2, B) Largest value of each map and of its negative, on the host.
+    def maxima(self, batch: Batch, values: MapBatch | None = None) -> Promise[AnyArray]:
+        """(2, B) Largest value of each map and of its negative, on the host once `batch.outcomes` are collected.
 
         Parameters
         ----------
@@ -112,11 +112,13 @@ class Statistic(Setting):
         values : (B, V), optional
             What `evaluate` returned of the batch, if it was needed anyway.
         """
-        largest = extremes(self.evaluate(batch) if values is None else values, batch.device)
-        return np.maximum(largest, 0) if self.disjoint else largest
+        largest = promised_extremes(self.evaluate(batch) if values is None else values, batch.outcomes)
+        return largest.then(lambda maxima: np.maximum(maxima, 0)) if self.disjoint else largest
 
-    def below(self, batch: Batch, values: MapBatch, ties: tuple[AnyArray, AnyArray]) -> Ints:
+    def below(self, batch: Batch, values: MapBatch, ties: tuple[AnyArray, AnyArray]) -> Promise[Ints]:
         """(2, V) How many of the maps, and of their negatives, lie strictly below the observed value.
+
+        On the host once `batch.outcomes` are collected.
 
         Parameters
         ----------
@@ -127,11 +129,20 @@ class Statistic(Setting):
             The least values that tie with the observed ones, of the map and, with their sign, of its negative; see
             `least_ties`.
         """
-        up, down = ties
-        below = count_below(values, up, self.disjoint, batch.device)
-        if not np.array_equal(up, down):
-            below[1] = count_below(values, down, self.disjoint, batch.device)[1]
-        return below
+        counts = [self._count(batch, values, bound) for bound in self._bounds(ties)]
+        if batch.device is None:
+            return batch.outcomes.known(_both_rows(*counts))
+        return batch.outcomes.promise(_both_rows, *counts)
+
+    def _count(self, batch: Batch, values: MapBatch, bound: AnyArray) -> Any:
+        """(2, V) Counts below a bound, where the values are."""
+        if batch.device is None:
+            return count_below(values, bound, self.disjoint)
+        return count_below_on(batch.device, values, bound, self.disjoint)
+
+    def _bounds(self, ties: tuple[AnyArray, AnyArray]) -> tuple[AnyArray, ...]:
+        """What to count below: one bound if that of the map is that of its negative."""
+        return ties[:1] if np.array_equal(*ties) else ties
 
     def least_tie(self, values: AnyArray) -> AnyArray:
         """The smallest values that count as equal to these: less than they are if they carry float32's rounding."""
@@ -196,19 +207,20 @@ class Normalisable(Statistic):
         """Bits to drop from integer values so that their sum over all permutations fits in 63 bits."""
         return 0
 
-    def sums(self, values: MapBatch, quantum: float, device: Device | None) -> tuple[AnyArray, Ints]:
+    def sums(self, batch: Batch, values: MapBatch, quantum: float) -> Promise[tuple[AnyArray, Ints]]:
         """(2, V) Sums of the values over the batch, and permutations that are not 0, for both signs.
+
+        On the host once `batch.outcomes` are collected.
 
         Parameters
         ----------
+        batch : Batch
         values : (B, V)
-            What `evaluate` returned.
+            What `evaluate` returned of the batch.
         quantum : float
             Values that are no integers are rounded to multiples of it, so that sums do not depend on order.
-        device : Device, optional
-            Where the values are.
         """
-        return sum_up(values, self.bits_dropped, quantum, device)
+        return promised_sums(values, self.bits_dropped, quantum, batch.outcomes)
 
     def sums_in_units(self, total: AnyArray) -> Float64:
         """(2, V) Sums in FSL's units."""
@@ -235,3 +247,10 @@ class Normalised(Statistic):
 
     source: ClassVar[str]
     local_mean: Float64
+
+
+def _both_rows(up: Ints, down: Ints | None = None) -> Ints:
+    """Counts of the maps from the first array, of their negatives from the last."""
+    if down is not None:
+        up[1] = down[1]
+    return up

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from gpuvox.device import Device
+from gpuvox.device import Device, Outcomes
 from gpuvox.grid import Grid
-from gpuvox.reductions import Items, near_steps, near_threshold, put
-from gpuvox.types import AnyArray, Bools, Float32, Float64, MapBatch, Shuffles
+from gpuvox.reductions import (
+    DeviceItems,
+    Items,
+    Search,
+    listed,
+    near_steps,
+    near_threshold,
+    put_on,
+    steps_search,
+    threshold_search,
+)
+from gpuvox.types import AnyArray, DeviceArray, Float32, Float64, MapBatch, ShuffleBatch, Shuffles
 
 
 class StatisticModel(Protocol):
@@ -42,20 +52,24 @@ class StatisticModel(Protocol):
     def to_z(self, statistic: MapBatch) -> MapBatch:
         """(B, V) z equivalents of maps of F."""
 
-    def equivalent(self, shuffles: Shuffles) -> Bools:
-        """(B,) Which permutations leave the design as it is, or negate its effect."""
+    def statistic_maps(self, shuffles: ShuffleBatch, outcomes: Outcomes | None = None) -> MapBatch:
+        """(B, V) float32 maps of t or F; `shuffles` are an array or, on a device, `shuffle.DeviceShuffles`.
 
-    def statistic_maps(self, shuffles: Shuffles, equivalent: Bools | None = None) -> MapBatch:
-        """(B, V) float32 maps of t or F."""
+        Maps of permutations that leave the design as it is, or negate its effect, are computed in float64. `outcomes`
+        are those of the batch; without them the maps are complete at once.
+        """
 
-    def settle(self, shuffles: Shuffles, maps: MapBatch, chosen: Bools) -> None:
-        """Compute the chosen maps again in float64."""
+    def settle(self, shuffles: ShuffleBatch, maps: MapBatch, chosen: Any, outcomes: Outcomes) -> None:
+        """Compute the chosen maps again in float64; chosen (B,): bool or, on a device, int32."""
 
     def exact_map(self, shuffle: Shuffles) -> Float64:
         """(V,) The map of one permutation in float64."""
 
     def exact(self, shuffles: Shuffles, number: AnyArray, voxels: AnyArray) -> Float64:
-        """(m,) The values at some voxels of some maps in float64."""
+        """(m,) The values at some voxels of some maps in float64, on the host."""
+
+    def exact_on(self, shuffles: ShuffleBatch, items: DeviceItems) -> DeviceArray:
+        """(room,) The same for a list on the device, where they stay."""
 
     def on(self, device: Device | None) -> StatisticModel:
         """The same model on another device."""
@@ -73,7 +87,7 @@ class Batch:
     model : StatisticModel
     grid : Grid
         Mask and neighbourhood of the voxels.
-    shuffles : (B, n) int
+    shuffles : (B, n) int, or `shuffle.DeviceShuffles` where the model has a device
     maps : (B, V) float32
         Where the model's device has them.
     unpermuted : (V,) float32
@@ -82,18 +96,21 @@ class Batch:
         Number of the first map that is not the unpermuted one: 1 if the batch begins with that one, else 0.
     signs : {1, 2}
         2: the negative contrast is tested too.
+    outcomes : Outcomes
+        What is to be downloaded of the batch.
     measured : dict
         What two statistics have in common, by what was measured: put there by one, taken out by the other.
     """
 
     model: StatisticModel
     grid: Grid
-    shuffles: Shuffles
+    shuffles: ShuffleBatch
     maps: MapBatch
     unpermuted: Float32
     first: int = 0
     signs: int = 1
-    measured: dict[tuple[str, float], tuple[MapBatch, MapBatch]] = field(default_factory=dict)
+    outcomes: Outcomes = field(default_factory=lambda: Outcomes(None))
+    measured: dict[tuple[str, float], Any] = field(default_factory=dict)
 
     @property
     def device(self) -> Device | None:
@@ -105,13 +122,21 @@ class Batch:
         return self.maps if self.model.f_dfs is None else self.model.to_z(self.maps)
 
     def exact(self, items: Items) -> Float64:
-        """The values of some voxels, computed again in float64."""
+        """The values of some voxels, computed again in float64; on the host."""
         return self.model.exact(self.shuffles, items.map, items.voxel)
+
+    def exact_on(self, items: DeviceItems) -> DeviceArray:
+        """The same for a list on the device, where they stay."""
+        return self.model.exact_on(self.shuffles, items)
 
     def settle(self, edge: Edge) -> None:
         """Compute again in float64, and put in the maps, the values that float32 cannot tell from an edge."""
-        items = edge.near(self)
-        put(self.maps, items, self.exact(items), self.device)
+        if self.device is None:
+            items = edge.near(self)
+            self.maps[items.map, items.voxel] = self.exact(items)
+            return
+        for found in listed(edge.values(self), self.first, edge.search(), self.outcomes):
+            put_on(self.device, self.maps, found, self.exact_on(found))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -143,9 +168,17 @@ class Edge(ABC):
     Edges that compare equal are the same edge, and are looked for once.
     """
 
+    def values(self, batch: Batch) -> MapBatch:
+        """(B, V) The values that the edge is one of: the maps."""
+        return batch.maps
+
     @abstractmethod
     def near(self, batch: Batch) -> Items:
-        """The voxels of a batch that are within rounding of the edge, from map `batch.first` on."""
+        """The voxels of a batch on the CPU that are within rounding of the edge, from map `batch.first` on."""
+
+    @abstractmethod
+    def search(self) -> Search:
+        """The same search for a batch on a device."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +189,11 @@ class ThresholdEdge(Edge):
 
     def near(self, batch: Batch) -> Items:
         """See `Edge.near`."""
-        return near_threshold(batch.maps, batch.first, self.threshold, batch.device)
+        return near_threshold(self.values(batch), batch.first, self.threshold)
+
+    def search(self) -> Search:
+        """See `Edge.search`."""
+        return threshold_search(self.threshold)
 
 
 @dataclass(frozen=True)
@@ -171,6 +208,14 @@ class StepEdges(Edge):
 
     per_unit: tuple[float, float]
 
+    def values(self, batch: Batch) -> MapBatch:
+        """See `Edge.values`."""
+        return batch.t_or_z()
+
     def near(self, batch: Batch) -> Items:
         """See `Edge.near`."""
-        return near_steps(batch.t_or_z(), batch.first, self.per_unit, batch.device)
+        return near_steps(self.values(batch), batch.first, self.per_unit)
+
+    def search(self) -> Search:
+        """See `Edge.search`."""
+        return steps_search(self.per_unit)

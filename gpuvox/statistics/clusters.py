@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
-from gpuvox.cluster import cluster_maps, cluster_maxima, normalised_extents
+from gpuvox.cluster import cluster_maps, normalised_extents, promised_cluster_maxima
+from gpuvox.device import Promise
 from gpuvox.statistics.base import SUM_TIE, Normalisable, Normalised, Statistic, StatisticInfo
 from gpuvox.statistics.batch import Batch, ThresholdEdge
 from gpuvox.types import AnyArray, Float64, MapBatch
+
+Measured = TypeVar("Measured")
 
 
 @dataclass(frozen=True)
@@ -34,22 +37,33 @@ class _OfClusters(Statistic):
     def _choose(self, measured: tuple[MapBatch, MapBatch]) -> MapBatch:
         """Extent or mass, of a pair of both."""
 
-    def _measure(self, measure: Callable[..., tuple[MapBatch, MapBatch]], batch: Batch) -> MapBatch:
-        key = (measure.__name__, self.threshold)
-        measured = batch.measured.pop(key, None)
+    def _shared(self, batch: Batch, what: str, measure: Callable[[], Measured], keep: bool) -> Measured:
+        """Extent and mass, measured together: for the first that asks, and again for the second if they are kept."""
+        measured: Measured | None = batch.measured.pop((what, self.threshold), None)
         if measured is None:
-            measured = measure(batch.maps, batch.grid, self.threshold, device=batch.device)
-            if batch.device is None:  # a device has no memory to spare
-                batch.measured[key] = measured
-        return self._choose(measured)
+            measured = measure()
+            if keep:
+                batch.measured[what, self.threshold] = measured
+        return measured
 
     def evaluate(self, batch: Batch) -> MapBatch:
         """(B, V) What each voxel's cluster measures."""
-        return self._measure(cluster_maps, batch)
 
-    def maxima(self, batch: Batch, values: MapBatch | None = None) -> AnyArray:
+        def maps() -> tuple[MapBatch, MapBatch]:
+            return cluster_maps(batch.maps, batch.grid, self.threshold, device=batch.device)
+
+        # A device has no memory to spare.
+        return self._choose(self._shared(batch, "maps", maps, batch.device is None))
+
+    def maxima(self, batch: Batch, values: MapBatch | None = None) -> Promise[AnyArray]:
         """See `Statistic.maxima`; takes no maps where none were made."""
-        return self._measure(cluster_maxima, batch) if values is None else super().maxima(batch, values)
+        if values is not None:
+            return super().maxima(batch, values)
+
+        def largest() -> Promise[tuple[MapBatch, MapBatch]]:
+            return promised_cluster_maxima(batch.maps, batch.grid, self.threshold, batch.outcomes)
+
+        return self._shared(batch, "maxima", largest, True).then(self._choose)
 
 
 @dataclass(frozen=True)

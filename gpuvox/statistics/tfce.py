@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpuvox.device import Device
+from gpuvox.device import Device, Promise
 from gpuvox.glm import f_to_z
 from gpuvox.grid import Grid
 from gpuvox.reductions import extremes, normalise
@@ -116,11 +116,13 @@ class TfceStatistic(Normalisable):
 
     def evaluate(self, batch: Batch) -> MapBatch:
         """(B, V) int64 scores; float64 values for the exact integral."""
-        return self.enhancer.enhance(batch.t_or_z())
+        return self.enhancer.promised_maps(batch.t_or_z(), batch.outcomes)
 
-    def maxima(self, batch: Batch, values: MapBatch | None = None) -> AnyArray:
+    def maxima(self, batch: Batch, values: MapBatch | None = None) -> Promise[AnyArray]:
         """See `Statistic.maxima`; takes no maps where none were made."""
-        return self.enhancer.maxima(batch.t_or_z()) if values is None else super().maxima(batch, values)
+        if values is not None:
+            return super().maxima(batch, values)
+        return self.enhancer.promised_maxima(batch.t_or_z(), batch.outcomes)
 
     def least_tie(self, values: AnyArray) -> AnyArray:
         """See `Statistic.least_tie`; the exact integral sums values of the statistic."""
@@ -207,6 +209,6 @@ class NormalisedTfce(Normalised):
 
     def evaluate(self, batch: Batch) -> MapBatch:
         """(B, V) float64."""
-        scores = self.enhancer.enhance(batch.t_or_z())
+        scores = self.enhancer.promised_maps(batch.t_or_z(), batch.outcomes)
         up, down = (float(self.enhancer.to_float(np.ones(1), row)[0]) for row in (0, 1))
         return normalise(scores, (up, down), self.local_mean, batch.device)

@@ -7,7 +7,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from gpuvox.reductions import close_to_maximum, extremes, near_ties
+from gpuvox.device import Promise
+from gpuvox.reductions import (
+    close_to_maximum,
+    exact_maxima_on,
+    extremes,
+    near_ties,
+    promised_extremes,
+    settle_below_on,
+)
 from gpuvox.statistics.base import SUM_TIE, Statistic, StatisticInfo
 from gpuvox.statistics.batch import Batch, Unpermuted
 from gpuvox.types import AnyArray, Float32, Ints, MapBatch
@@ -38,30 +46,35 @@ class Voxelwise(Statistic):
         """The maps as they are."""
         return batch.maps
 
-    def maxima(self, batch: Batch, values: MapBatch | None = None) -> Float32:
+    def maxima(self, batch: Batch, values: MapBatch | None = None) -> Promise[Float32]:
         """(2, B) Maxima; the voxels that decide them are computed in float64, so that ties are ties."""
         del values
-        maxima = extremes(batch.maps, batch.device)
         if self.is_rounded:
-            return maxima
+            return promised_extremes(batch.maps, batch.outcomes)
+        if batch.device is not None:
+            return exact_maxima_on(batch.maps, batch.first, batch.signs, batch.exact_on, batch.outcomes)
+        maxima = extremes(batch.maps)
         for row, sign in enumerate((1, -1)[: batch.signs]):
-            items = close_to_maximum(batch.maps, batch.first, sign, maxima[row], batch.device)
+            items = close_to_maximum(batch.maps, batch.first, sign, maxima[row])
             exact = sign * batch.exact(items).astype(np.float32)
             maxima[row, np.unique(items.map)] = -np.inf
             np.maximum.at(maxima[row], items.map, exact)
-        return maxima
+        return batch.outcomes.known(maxima)
 
-    def below(self, batch: Batch, values: MapBatch, ties: tuple[AnyArray, AnyArray]) -> Ints:
+    def below(self, batch: Batch, values: MapBatch, ties: tuple[AnyArray, AnyArray]) -> Promise[Ints]:
         """See `Statistic.below`; what float32 cannot tell from the observed value is compared in float64."""
-        below = super().below(batch, values, ties)
         if self.is_rounded:
-            return below
-        items = near_ties(values, batch.first, batch.unpermuted, batch.device)
+            return super().below(batch, values, ties)
+        below = self._count(batch, values, ties[0])  # those of the negative are the same
+        if batch.device is not None:
+            settle_below_on(below, values, batch.first, batch.unpermuted, batch.exact_on, batch.outcomes)
+            return batch.outcomes.promise(lambda counted: counted, below)
+        items = near_ties(values, batch.first, batch.unpermuted)
         exact = batch.exact(items).astype(np.float32)
         target = batch.unpermuted[items.voxel]
         np.add.at(below[0], items.voxel, (exact < target).astype(np.int64) - (items.value < target))
         np.add.at(below[1], items.voxel, (exact > target).astype(np.int64) - (items.value > target))
-        return below
+        return batch.outcomes.known(below)
 
     def least_tie(self, values: AnyArray) -> AnyArray:
         """See `Statistic.least_tie`."""

@@ -27,6 +27,7 @@ C_TYPES = {
     "int": np.int32,
     "unsigned char": np.uint8,
     "int64": np.int64,
+    "uint64": np.uint64,
     "uint32": np.uint32,
     "float": np.float32,
     "double": np.float64,
@@ -100,7 +101,8 @@ class ShimDevice(Device):
 
     Kernels run when they are launched. What `send` copies is copied as late as a GPU might: when something waits for
     it, from what the page-locked array holds then. A copy that does not wait for the last kernel that used its target
-    fails. `operations` lists (what, which) in the order in which the host asked for them.
+    fails. `operations` lists (what, which) in the order in which the host asked for them, `transfers` the copies
+    between host and device in both directions.
     """
 
     def __init__(
@@ -108,10 +110,11 @@ class ShimDevice(Device):
     ):
         super().__init__()
         self.name, self.title, self.bus_id = name, "kernels on the CPU", f"bus of {name}"
-        self.n_processors, self.shared_bytes = n_processors, shared_bytes
+        self.n_processors, self.shared_bytes, self.cache_bytes = n_processors, shared_bytes, 1 << 20
         self.max_threads, self.limit, self.used, self.largest, self.fail_at = max_threads, limit, 0, 0, -1
         self.launched: list[str] = []
         self.operations: list[tuple[str, object]] = []
+        self.transfers: list[str] = []
         self._sent: list[tuple[int, np.ndarray, np.ndarray]] = []
         self._last_use = weakref.WeakKeyDictionary()
         self._libraries = dict(libraries or {})
@@ -132,6 +135,7 @@ class ShimDevice(Device):
         array.values[...] = value
 
     def upload(self, array):
+        self.transfers.append("upload")
         out = self.empty(np.shape(array), np.asarray(array).dtype)
         out.values[...] = array
         return out
@@ -139,10 +143,16 @@ class ShimDevice(Device):
     def put(self, array, values):
         assert array.shape == values.shape
         assert array.dtype == values.dtype
+        self.transfers.append("put")
         array.values[...] = values
 
     def download(self, array):
+        self.transfers.append("download")
         return array.values.copy()
+
+    def download_all(self, arrays):
+        self.transfers.append("download")
+        return [array.values.copy() for array in arrays]
 
     def rows(self, array, start, stop):
         return array.view(array.values[start:stop])
@@ -168,6 +178,7 @@ class ShimDevice(Device):
         used = self._last_use.get(root(array), 0)
         assert used <= (after[1] if after else 0), "a copy into an array that a kernel may still use"
         self.operations.append(("send", len(self.operations)))
+        self.transfers.append("send")
         self._sent.append((len(self.operations), array.values, values))
         return "copy", len(self.operations)
 
