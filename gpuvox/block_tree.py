@@ -29,10 +29,11 @@ from math import prod
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gpuvox.device import Device
 from gpuvox.errors import InputError
 from gpuvox.jit import checked
 from gpuvox.shuffle import Shuffler, multinomial, shuffle_class, unrank
-from gpuvox.types import Float64, Int32, Ints, Words
+from gpuvox.types import DeviceArray, Float64, Int32, Ints, Words
 
 
 @dataclass(eq=False)
@@ -338,6 +339,11 @@ class TreeShuffler(Shuffler):
             draws, ranks, counts, arrangements, *shape, ranked.members, ranked.class_start, ranked.classes, out
         )
         return out
+
+    def _permutations_on(self, device: Device, which: tuple[np.generic, ...], out: DeviceArray) -> None:
+        """Those of a tree are made on the host."""
+        start, stop = int(which[1]), int(which[1]) + len(out)
+        device.put(out, self.shuffles(start, stop).astype(np.int32))
 
 
 @checked

@@ -20,7 +20,8 @@ the rate of false positives at level 5 % was 0.4 to 15 % (80 % of designs: 1 to 
 (80 % of designs: 4 to 5 %).
 
 All random numbers come from Philox4x32-10, a function of a key and a counter (J. K. Salmon, M. A. Moraes,
-R. O. Dror and D. E. Shaw, SC 2011): the key is the seed, the counter says what the number is for.
+R. O. Dror and D. E. Shaw, SC 2011): the key is the seed, the counter says what the number is for. A GPU
+(``kernels/shuffle.cu``) makes the same permutations, a thread each, so that none are sent to it.
 """
 
 from __future__ import annotations
@@ -214,6 +215,30 @@ class _Layout:
         return _Layout(self.members, np.arange(len(bounds)), bounds)
 
 
+@dataclass(frozen=True, eq=False)
+class _DeviceTables:
+    """What a device needs to make permutations, in the types of its kernels; sent once, by identity.
+
+    Attributes
+    ----------
+    members, strata, classes : int32
+        As of `_Layout`; without meaning for sign flips.
+    radix : (S,) uint64
+        Arrangements of each stratum.
+    pivots : (rounds,) uint64
+        Of the bijection from numbers to ranks; empty if there is none.
+    unit_of_row : (n,) int32
+        For sign flips.
+    """
+
+    members: Int32
+    strata: Int32
+    classes: Int32
+    radix: Words
+    pivots: Words
+    unit_of_row: Int32
+
+
 def multinomial(sizes: Sequence[int]) -> int:
     """Number of distinct arrangements of classes of these sizes."""
     totals = np.cumsum(sizes, dtype=np.int64).tolist()
@@ -341,14 +366,7 @@ class Shuffler:
         ValueError
             Not a range of this run; or an exhaustive run of more than 2^63 shuffles.
         """
-        _check_range(start, stop, self.n)
-        if self.n > RANK_LIMIT:
-            raise InputError(
-                f"there are {self.n} permutations, too many for a run of them all; ask for a number of permutations",
-                option="-n",
-            )
-        # Exhaustive runs are the same for every seed.
-        key = np.uint64(0 if self.exhaustive else self.options.seed)
+        key = self._key_of(start, stop)
         indices = np.arange(start, stop, dtype=np.uint64)
         draws = _draws(key, indices, self._n_draws)
         make = self._signs if self.flips else self._permutations
@@ -357,8 +375,67 @@ class Shuffler:
         return out
 
     def on_device(self, start: int, stop: int, device: Device) -> DeviceShuffles:
-        """The same on a device."""
-        return on_device(self.shuffles(start, stop), device)
+        """The same, made on a device."""
+        key = self._key_of(start, stop)
+        out = device.empty((stop - start, self.n_rows), np.int32)
+        if stop > start:
+            made = self._signs_on if self.flips else self._permutations_on
+            made(device, (key, np.uint64(start), np.int32(stop - start), np.int32(self.n_rows)), out)
+        return DeviceShuffles(out, self.flips, device)
+
+    def _permutations_on(self, device: Device, which: tuple[np.generic, ...], out: DeviceArray) -> None:
+        tables, (n_maps, _) = self._tables, out.shape
+        blocks = max(1, min(-(-n_maps // _THREADS), 64 * device.n_processors))
+        sizes = [len(table) for table in (tables.members, tables.strata, tables.classes)]
+        scratch = device.empty(blocks * _THREADS * (2 * sizes[0] + sizes[2]), np.int32)
+        device.launch(
+            "shuffle_permutations", blocks, _THREADS, *which, device.keep(tables.members), np.int32(sizes[0]),
+            np.int32(tables.members.shape[1]), device.keep(tables.strata), np.int32(sizes[1] - 1),
+            device.keep(tables.classes), np.int32(sizes[2] - 1), device.keep(tables.radix), *self._how(device),
+            scratch, out,
+        )  # fmt: skip
+
+    def _signs_on(self, device: Device, which: tuple[np.generic, ...], out: DeviceArray) -> None:
+        blocks = max(1, min(-(-len(out) // _THREADS), 64 * device.n_processors))
+        device.launch(
+            "shuffle_signs", blocks, _THREADS, *which, device.keep(self._tables.unit_of_row),
+            np.int32(self._n_draws), *self._how(device), out,
+        )  # fmt: skip
+
+    def _how(self, device: Device) -> tuple[DeviceArray | np.generic, ...]:
+        """What kernels take for the ranks of the permutations."""
+        pivots = device.keep(self._tables.pivots)
+        if self.n_distinct > RANK_LIMIT:
+            return np.int32(0), np.uint64(0), pivots, np.int32(0)
+        n_pivots = np.int32(len(self._tables.pivots))
+        return np.int32(1 if self.exhaustive else 2), np.uint64(self.n_distinct), pivots, n_pivots
+
+    @cached_property
+    def _tables(self) -> _DeviceTables:
+        ranked, words = self.n_distinct <= RANK_LIMIT, np.zeros(0, dtype=np.uint64)
+        pivots = words
+        if ranked and not self.exhaustive:
+            pivots = _pivots(np.uint64(self.options.seed), np.uint64(self.n_distinct))
+        units = self._unit_of_row.astype(np.int32)
+        if self.flips:
+            return _DeviceTables(units, units, units, words, pivots, units)
+        layout = self._layout if ranked else self._layout.merged()
+        radix = np.array(layout.counts, dtype=np.uint64)
+        members = np.ascontiguousarray(layout.members, np.int32)
+        return _DeviceTables(
+            members, layout.strata.astype(np.int32), layout.classes.astype(np.int32), radix, pivots, units
+        )
+
+    def _key_of(self, start: int, stop: int) -> np.uint64:
+        """The key of the random numbers of a range of permutations, if it is one."""
+        _check_range(start, stop, self.n)
+        if self.n > RANK_LIMIT:
+            raise InputError(
+                f"there are {self.n} permutations, too many for a run of them all; ask for a number of permutations",
+                option="-n",
+            )
+        # Exhaustive runs are the same for every seed.
+        return np.uint64(0 if self.exhaustive else self.options.seed)
 
     def _ranks(self, indices: Words, key: np.uint64) -> Words | None:
         """Ranks of the permutations; None if there are too many to rank."""
@@ -509,6 +586,8 @@ _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 # What a random number is for.
 _ROUND_KEY, _ROUND_BIT, _DRAW = np.uint64(1), np.uint64(2), np.uint64(3)
 
+_THREADS = 32  # of a block on a device: few, so that all processors take part
+
 
 @small
 def _philox(
@@ -525,17 +604,23 @@ def _philox(
 
 
 @small
-def _bijection(key: np.uint64, indices: Words, n: np.uint64) -> Words:
-    """Swap-or-not shuffle of 1 … n − 1, keyed; 0 stays 0. n ≤ 2^63."""
+def _pivots(key: np.uint64, n: np.uint64) -> Words:
+    """A number below n − 1 for each round of the swap-or-not shuffle."""
     bits = 0
     while n >> np.uint64(bits):
         bits += 1
-    rounds = 8 * bits + 32
-    size = n - _ONE
-    pivots = np.empty(rounds, dtype=np.uint64)
-    for r in range(rounds):
+    pivots = np.empty(8 * bits + 32, dtype=np.uint64)
+    for r in range(len(pivots)):
         words = _philox(key, np.uint64(r), np.uint64(0), _ROUND_KEY)
-        pivots[r] = (words[0] | (words[1] << _WORD)) % size
+        pivots[r] = (words[0] | (words[1] << _WORD)) % (n - _ONE)
+    return pivots
+
+
+@small
+def _bijection(key: np.uint64, indices: Words, n: np.uint64) -> Words:
+    """Swap-or-not shuffle of 1 … n − 1, keyed; 0 stays 0. n ≤ 2^63."""
+    size, pivots = n - _ONE, _pivots(key, n)
+    rounds = len(pivots)
     out = indices.copy()
     for i in range(len(out)):
         if not out[i]:
