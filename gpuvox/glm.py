@@ -471,6 +471,7 @@ class Glm(DeviceModel):
 
 _COLUMNS, _ROWS = 128, 64  # tile of a block of glm_maps
 _MOST_TILES = 65535  # blocks along y that CUDA allows
+_MAPS_THREADS = 128  # of a block of glm_maps: one for each 8 × 8 products of the tile
 _EXACT_THREADS = 128
 _UPLOAD_BYTES = 64 << 20  # of the host, for what is on its way to the device
 
@@ -584,8 +585,9 @@ class _GlmOnDevice:
         glm, (n, per_shuffle) = self.glm, self.rows.shape
         rank, is_f = glm.model.rank_effect, glm.model.is_f
         width = min(self.slab, glm.n_voxels - start)
+        blocks = -(-n_maps // self.group), -(-width // _COLUMNS)
         self.device.launch(
-            f"glm_maps<{'true' if is_f else 'false'}>", (-(-n_maps // self.group), -(-width // _COLUMNS)), 256,
+            f"glm_maps<{'true' if is_f else 'false'}>", blocks, _MAPS_THREADS,
             rows, np.int32(rows.shape[1]), residuals, np.int64(residuals.shape[1]), np.int32(n), np.int32(n_maps),
             np.int32(per_shuffle), np.int32(rank), np.float32(glm.df / rank if is_f else glm.df),
             np.float32(cancels_below(n)), np.int32(width), out, np.int64(glm.n_voxels), np.int64(start),

@@ -6,8 +6,9 @@
 
 namespace {
 
-const int ROWS = 64, COLUMNS = 128, DEPTH = 16;  // tile of a block: products of ROWS rows with COLUMNS voxels
-const int ROWS_EACH = 8, THREAD_TILES = (ROWS / ROWS_EACH) * (COLUMNS / 4);
+const int ROWS = 64, COLUMNS = 128, DEPTH = 8;  // tile of a block: products of ROWS rows with COLUMNS voxels
+const int EACH = 8, THREAD_TILES = (ROWS / EACH) * (COLUMNS / EACH);  // a thread has EACH x EACH of them
+const int ROW_FOURS = DEPTH * ROWS / 4, Y_FOURS = DEPTH * COLUMNS / 4;
 
 struct alignas(16) Four {
     float at[4];
@@ -30,57 +31,100 @@ DEVICE double span_kept(const double* columns, const int* shuffle, int n, int k,
     return kept;
 }
 
-// Products of rows `row`... with voxels `column`... of the tile, into products (ROWS, COLUMNS).
-DEVICE void tile_of_products(const float* rows, int row_stride, int row, int n_rows, const float* y, int64 y_stride,
-                             int64 column, int n, Four* row_tile, Four* y_tile, Four* products) {
+// What a tile is made of: rows `row` ... of rows (n, row_stride), of which n_rows count, and voxels `column` ... of
+// y (n, y_stride).
+struct Factors {
+    const float* rows;
+    int row_stride, row, n_rows;
+    const float* y;
+    int64 y_stride, column;
+    int n;
+};
+
+// Items i of the tiles that begin at a subject; 0 beyond what there is.
+DEVICE Four row_four(const Factors& f, int subject, int i) {
+    const int k = subject + i / (ROWS / 4), r = f.row + 4 * (i % (ROWS / 4));
+    const Four none = {{0.0f, 0.0f, 0.0f, 0.0f}};
+    return k < f.n && r < f.n_rows ? *(const Four*)(f.rows + (int64)k * f.row_stride + r) : none;
+}
+
+DEVICE Four y_four(const Factors& f, int subject, int i) {
+    const int k = subject + i / (COLUMNS / 4);
+    const int64 c = f.column + 4 * (i % (COLUMNS / 4));
+    const Four none = {{0.0f, 0.0f, 0.0f, 0.0f}};
+    return k < f.n && c < f.y_stride ? *(const Four*)(f.y + k * f.y_stride + c) : none;
+}
+
+// sum += products of one subject. A thread's columns are four of each half of the tile, so that neighbours read
+// neighbouring words.
+DEVICE void add_products(const Four* row_tile, const Four* y_tile, int k, int my_row, int my_column,
+                         float sum[EACH][EACH]) {
+    const Four row[2] = {row_tile[k * (ROWS / 4) + 2 * my_row], row_tile[k * (ROWS / 4) + 2 * my_row + 1]};
+    const Four v[2] = {y_tile[k * (COLUMNS / 4) + my_column], y_tile[k * (COLUMNS / 4) + COLUMNS / 8 + my_column]};
+#pragma unroll
+    for (int r = 0; r < EACH; ++r)
+#pragma unroll
+        for (int c = 0; c < EACH; ++c) sum[r][c] = fmaf(row[r / 4].at[r % 4], v[c / 4].at[c % 4], sum[r][c]);
+}
+
+// Products of the tile, summed over subjects in index order, into products (ROWS, COLUMNS). A block of THREAD_TILES
+// threads or more fetches the next part of the factors into registers while it multiplies.
+DEVICE void tile_of_products(const Factors& factors, Four* row_tile, Four* y_tile, Four* products) {
     const int thread = threadIdx.x, threads = blockDim.x;
+    const bool ahead = threads >= THREAD_TILES;
     for (int first = 0; first < THREAD_TILES; first += threads) {
         const int mine = first + thread;
-        const int my_row = mine / (COLUMNS / 4), my_column = mine % (COLUMNS / 4);
-        float sum[ROWS_EACH][4];
+        const int my_row = mine / (COLUMNS / EACH), my_column = mine % (COLUMNS / EACH);
+        float sum[EACH][EACH];
 #pragma unroll
-        for (int r = 0; r < ROWS_EACH; ++r)
+        for (int r = 0; r < EACH; ++r)
 #pragma unroll
-            for (int c = 0; c < 4; ++c) sum[r][c] = 0.0f;
-        for (int subject = 0; subject < n; subject += DEPTH) {
-            const int depth = n - subject < DEPTH ? n - subject : DEPTH;
-            for (int i = thread; i < DEPTH * (ROWS / 4); i += threads) {
-                const int k = i / (ROWS / 4), r = 4 * (i % (ROWS / 4));
-                Four value = {{0.0f, 0.0f, 0.0f, 0.0f}};
-                if (k < depth && row + r < n_rows)
-                    value = *(const Four*)(rows + (int64)(subject + k) * row_stride + row + r);
-                row_tile[i] = value;
+            for (int c = 0; c < EACH; ++c) sum[r][c] = 0.0f;
+        Four next_row[ROW_FOURS / THREAD_TILES], next_y[Y_FOURS / THREAD_TILES];
+        for (int subject = ahead ? -DEPTH : 0; subject < factors.n; subject += DEPTH) {
+            if (subject >= 0) {
+                if (ahead) {
+#pragma unroll
+                    for (int j = 0; j < ROW_FOURS / THREAD_TILES; ++j)
+                        if (thread + j * threads < ROW_FOURS) row_tile[thread + j * threads] = next_row[j];
+#pragma unroll
+                    for (int j = 0; j < Y_FOURS / THREAD_TILES; ++j)
+                        if (thread + j * threads < Y_FOURS) y_tile[thread + j * threads] = next_y[j];
+                } else {
+                    for (int i = thread; i < ROW_FOURS; i += threads) row_tile[i] = row_four(factors, subject, i);
+                    for (int i = thread; i < Y_FOURS; i += threads) y_tile[i] = y_four(factors, subject, i);
+                }
+                barrier();
             }
-            for (int i = thread; i < DEPTH * (COLUMNS / 4); i += threads) {
-                const int k = i / (COLUMNS / 4), c = 4 * (i % (COLUMNS / 4));
-                Four value = {{0.0f, 0.0f, 0.0f, 0.0f}};
-                if (k < depth && column + c < y_stride)
-                    value = *(const Four*)(y + (subject + k) * y_stride + column + c);
-                y_tile[i] = value;
+            if (ahead && subject + DEPTH < factors.n) {
+#pragma unroll
+                for (int j = 0; j < ROW_FOURS / THREAD_TILES; ++j)
+                    next_row[j] = row_four(factors, subject + DEPTH, thread + j * threads);
+#pragma unroll
+                for (int j = 0; j < Y_FOURS / THREAD_TILES; ++j)
+                    next_y[j] = y_four(factors, subject + DEPTH, thread + j * threads);
             }
-            barrier();
+            if (subject < 0) continue;
             if (mine < THREAD_TILES) {
-                // Beyond the last subject both factors are 0, and fma(0, 0, x) is x.
+                if (factors.n - subject >= DEPTH) {
 #pragma unroll
-                for (int k = 0; k < DEPTH; ++k) {
-                    const Four v = y_tile[k * (COLUMNS / 4) + my_column];
-                    const Four low = row_tile[k * (ROWS / 4) + 2 * my_row];
-                    const Four high = row_tile[k * (ROWS / 4) + 2 * my_row + 1];
-#pragma unroll
-                    for (int r = 0; r < ROWS_EACH; ++r)
-#pragma unroll
-                        for (int c = 0; c < 4; ++c)
-                            sum[r][c] = fmaf(r < 4 ? low.at[r & 3] : high.at[r & 3], v.at[c], sum[r][c]);
+                    for (int k = 0; k < DEPTH; ++k) add_products(row_tile, y_tile, k, my_row, my_column, sum);
+                } else {
+                    for (int k = 0; k < factors.n - subject; ++k)
+                        add_products(row_tile, y_tile, k, my_row, my_column, sum);
                 }
             }
             barrier();
         }
         if (mine < THREAD_TILES) {
 #pragma unroll
-            for (int r = 0; r < ROWS_EACH; ++r) {
-                const Four value = {{sum[r][0], sum[r][1], sum[r][2], sum[r][3]}};
-                products[(ROWS_EACH * my_row + r) * (COLUMNS / 4) + my_column] = value;
-            }
+            for (int r = 0; r < EACH; ++r)
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const float* s = sum[r] + 4 * half;
+                    const Four value = {{s[0], s[1], s[2], s[3]}};
+                    products[(EACH * my_row + r) * (COLUMNS / 4) + half * (COLUMNS / 8) + my_column] = value;
+                }
         }
     }
     barrier();
@@ -125,12 +169,12 @@ KERNEL glm_equivalent(const double* effect, const double* moving, const int* shu
 // written. A voxel whose SSE is under `limit` becomes NaN and is counted in marks (n_maps). scale: df for t, df / rank
 // for F. sse (like out) is written if want_sse.
 template <bool F>
-KERNEL_FOR(256, 2)
+KERNEL_FOR(128, 4)
 glm_maps(const float* rows, int row_stride, const float* y, int64 y_stride, int n, int n_maps, int per_shuffle, int rank,
          float scale, float limit, int n_voxels, float* out, int64 out_stride, int64 out_first, int want_sse, float* sse,
          int* marks) {
-    SHARED(Four, row_tile, DEPTH * ROWS / 4);
-    SHARED(Four, y_tile, DEPTH * COLUMNS / 4);
+    SHARED(Four, row_tile, ROW_FOURS);
+    SHARED(Four, y_tile, Y_FOURS);
     SHARED(Four, products, ROWS* COLUMNS / 4);
     SHARED(float, carried_sse, COLUMNS);
     SHARED(float, carried_effect, COLUMNS);
@@ -141,8 +185,8 @@ glm_maps(const float* rows, int row_stride, const float* y, int64 y_stride, int 
     const int maps = n_maps - first_map < group ? n_maps - first_map : group;
     const int64 column = (int64)blockIdx.y * COLUMNS;
     for (int chunk = 0; chunk < per_shuffle; chunk += ROWS) {  // more than one where a shuffle has more rows than a tile
-        tile_of_products(rows, row_stride, (int)blockIdx.x * span + chunk, row_stride, y, y_stride, column, n, row_tile,
-                         y_tile, products);
+        const Factors factors = {rows, row_stride, (int)blockIdx.x * span + chunk, row_stride, y, y_stride, column, n};
+        tile_of_products(factors, row_tile, y_tile, products);
         const int chunk_rows = per_shuffle - chunk < ROWS ? per_shuffle - chunk : ROWS;
         const bool last = chunk + chunk_rows == per_shuffle;
         for (int item = thread; item < maps * COLUMNS; item += threads) {
