@@ -2,7 +2,7 @@
 // GPU or, by the tests, for a CPU (tests/cuda_on_cpu/cuda_on_cpu.hpp), where a block is a team of threads.
 //
 // Rules for all kernels: right for every number of threads a block may have, 1 included; barriers in uniform flow;
-// words that several threads may touch between two barriers only through load, store, swap, add and raise; no
+// words that several threads may touch between two barriers only through load, glance, store, swap, add and raise; no
 // contraction of a * b + c (compiled with -fmad=false; fused where fmaf says so), so that a CPU gets the same bits.
 #pragma once
 
@@ -26,6 +26,8 @@ DEVICE int64 ticks() { return clock64(); }
 #endif
 
 template <class T> DEVICE T load(const T* p) { return *(const volatile T*)p; }
+// Any value that the word has had between two barriers will do: so it may come from a cache that others do not write to.
+template <class T> DEVICE T glance(const T* p) { return *p; }
 template <class T> DEVICE void store(T* p, T value) { *(volatile T*)p = value; }
 template <class T> DEVICE T add(T* p, T value) { return atomicAdd(p, value); }
 DEVICE int64 add(int64* p, int64 value) { return (int64)atomicAdd((uint64*)p, (uint64)value); }

@@ -35,6 +35,8 @@ const uint32 ROOT = 0x80000000u;
 const uint32 NEGATIVE = 0x40000000u;
 const uint32 SIZE = 0x3fffffffu;
 
+const int TOGETHER = 4;  // pointers that a thread follows at once
+
 const float LARGEST_FLOAT = 3.402823466e38f;
 
 // Outcomes of a map, in `status`.
@@ -261,14 +263,33 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
         barrier();
         END_OF_PHASE(2);
 
-        // Labels: whatever is found on the way is further up, so it does not matter who has been here before.
-        for (int v = thread; v < n_voxels; v += threads) {
-            const int p = index[v], c = code[p];
-            if (!c) continue;
-            int x = load(up + p);
-            while (x >= 0) x = load(up + x);
-            store(up + p, x);
-            order[add(counts + magnitude(c), 1)] = FULL ? v : ~x;
+        // Labels: whatever is found on the way is further up, so it does not matter who has been here before, nor how long
+        // ago. A thread follows the pointers of several voxels at once, for each step waits for memory.
+        for (int first = thread; first < n_voxels; first += TOGETHER * threads) {
+            int place[TOGETHER], x[TOGETHER];
+            bool moving = false;
+#pragma unroll
+            for (int j = 0; j < TOGETHER; ++j) {
+                const int v = first + j * threads;
+                place[j] = v < n_voxels ? index[v] : -1;
+                if (place[j] >= 0 && !code[place[j]]) place[j] = -1;
+                x[j] = place[j];
+                moving = moving || x[j] >= 0;
+            }
+            while (moving) {
+                moving = false;
+#pragma unroll
+                for (int j = 0; j < TOGETHER; ++j) {
+                    if (x[j] >= 0) x[j] = glance(up + x[j]);
+                    moving = moving || x[j] >= 0;
+                }
+            }
+#pragma unroll
+            for (int j = 0; j < TOGETHER; ++j) {
+                if (place[j] < 0) continue;
+                store(up + place[j], x[j]);
+                order[add(counts + magnitude(code[place[j]]), 1)] = FULL ? first + j * threads : ~x[j];
+            }
         }
         barrier();
         END_OF_PHASE(3);

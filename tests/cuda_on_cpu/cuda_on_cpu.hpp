@@ -65,6 +65,7 @@ template <class T> struct Same { using type = T; };
 template <class T> static inline T load(const T* p) {
     return std::atomic_ref<T>(*const_cast<T*>(p)).load(std::memory_order_relaxed);
 }
+template <class T> static inline T glance(const T* p) { return load(p); }
 template <class T> static inline void store(T* p, typename Same<T>::type value) {
     std::atomic_ref<T>(*p).store(value, std::memory_order_relaxed);
 }

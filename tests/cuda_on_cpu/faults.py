@@ -191,7 +191,6 @@ BY_HAND = {
 
 HARMLESS = {
     "tfce": {
-        "plain load: int x = load(up + p);": "only the thread that has the voxel writes to its word",
         "no barrier 17": "from barrier 16 to the first one of the next map only thread 0 touches what the map used",
         "no barrier 26": "until the next map's first barrier a thread touches only its own share of `other`",
     },
