@@ -59,7 +59,7 @@ class Voxelwise(Statistic):
             exact = sign * batch.exact(items).astype(np.float32)
             maxima[row, np.unique(items.map)] = -np.inf
             np.maximum.at(maxima[row], items.map, exact)
-        return batch.outcomes.known(maxima)
+        return batch.outcomes.known(maxima + np.float32(0))  # no negative zeros
 
     def below(self, batch: Batch, values: MapBatch, ties: tuple[AnyArray, AnyArray]) -> Promise[Ints]:
         """See `Statistic.below`; what float32 cannot tell from the observed value is compared in float64."""
