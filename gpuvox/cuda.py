@@ -259,8 +259,8 @@ class CudaDevice(Device):
 
     def download_all(self, arrays: Sequence[Any]) -> list[AnyArray]:
         """See `Device.download_all`."""
-        if len(arrays) == 1:
-            return [self.download(arrays[0])]
+        if len(arrays) < 2:
+            return [self.download(array) for array in arrays]
         starts = np.cumsum([0, *(-(-array.nbytes // PACKED) * PACKED for array in arrays)]).tolist()
         packed: Any = self.empty(starts[-1], np.uint8)
         with self._current():
