@@ -26,8 +26,12 @@ DEVICE int64 ticks() { return clock64(); }
 #endif
 
 template <class T> DEVICE T load(const T* p) { return *(const volatile T*)p; }
-// Any value that the word has had between two barriers will do: so it may come from a cache that others do not write to.
-template <class T> DEVICE T glance(const T* p) { return *p; }
+// Any value that a word of the block has had since the last barrier: the cache of the block's own processor may serve it.
+DEVICE int glance(const int* p) {
+    int value;
+    asm volatile("ld.relaxed.cta.b32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
+    return value;
+}
 template <class T> DEVICE void store(T* p, T value) { *(volatile T*)p = value; }
 template <class T> DEVICE T add(T* p, T value) { return atomicAdd(p, value); }
 DEVICE int64 add(int64* p, int64 value) { return (int64)atomicAdd((uint64*)p, (uint64)value); }

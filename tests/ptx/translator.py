@@ -172,14 +172,14 @@ class Translator:
     def access(self, one: Statement, family: str, parts: list[str], offsets: dict[str, int]) -> dict:
         """A load, a store, or an atomic operation."""
         kind = parts[-1]
-        is_strong = "volatile" in parts or family in ("atom", "red")
+        is_strong = bool({"volatile", "relaxed"} & set(parts)) or family in ("atom", "red")
         row = {"bytes": bits_of(kind) // 8, "width": 1, "is_strong": is_strong}
         row["space"] = next((SPACES.index(part) for part in parts if part in SPACES), 0)
         if "param" in parts:
             name = one.operands[1].strip("[]").removesuffix("+0")
             row |= self.transfer(kind, [one.operands[0]], []) | {"kind": KINDS.index("parameter")}
             return row | {"offset": offsets[name]}
-        known = {"global", "shared", "local", "volatile", "v2", "v4", kind}
+        known = {"global", "shared", "local", "volatile", "relaxed", "cta", "v2", "v4", kind}
         if family in ("ld", "st"):
             if set(parts) - known:
                 raise PtxError("the emulator does not know this access of memory")
