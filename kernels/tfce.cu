@@ -35,7 +35,7 @@ const uint32 ROOT = 0x80000000u;
 const uint32 NEGATIVE = 0x40000000u;
 const uint32 SIZE = 0x3fffffffu;
 
-const int TOGETHER = 4;  // pointers that a thread follows at once
+const int TOGETHER = 3;  // pointers that a thread follows at once
 
 const float LARGEST_FLOAT = 3.402823466e38f;
 
