@@ -115,7 +115,10 @@ def test_mistakes_are_told_with_key_and_line(tmp_path, old, new, message):
             "line 5: clusters: needs the section [voxelw",
         ),
         ("[study]\ntable='t'\n[groups]\norder=['a','b']\n[rois]\n", "line 5: rois: needs labels"),
-        ("[study]\ntable='t'\n[groups]\norder=['a','b']\n[rois]\nlabels='l'\n", "there are no maps"),
+        (
+            "[study]\ntable='t'\n[groups]\norder=['a','b']\n[template]\nmask='m'\n[voxelwise]\n",
+            "there are no maps",
+        ),
         (
             "[study]\ntable='t'\n[groups]\norder=['a','b']\n[maps]\nfa=3\n",
             "line 6: maps.fa: expected a section [maps.fa]",

@@ -124,7 +124,8 @@ def statistics_sentences(records: Sequence[Mapping[str, Any]], kinds: set[str], 
         sentences.append(
             f"TFCE is threshold-free cluster enhancement [@smith2009]{settings and f' ({settings})'}."
         )
-        if any((each.get("tfce") or {}).get("delta") == "robust" for _, each in used):
+        steps = [(each.get("tfce") or {}).get("delta") for _, each in used]
+        if "robust" in steps:
             sentences.append(
                 "Its step is one hundredth of the largest statistic, after excluding the influence of a few outlying "
                 "voxels."
