@@ -187,6 +187,12 @@ def test_each_has_a_sentence(formula, test, sentence):
     assert read_hypothesis(test, build_model(formula, COHORT)).sentence == sentence
 
 
+def test_sentences_of_two_sided_tests_have_no_direction():
+    model = build_model("group * age", COHORT)
+    sentence = read_hypothesis("age[RRMS] - age[HC]", model, two_sided=True).sentence
+    assert sentence == "the slope of age in RRMS differs from the slope of age in HC"
+
+
 def test_rows_of_weights_are_readable():
     model = build_model("group + age", COHORT)
     assert read_hypothesis("RRMS + SPMS - 2*HC", model).rows(model.names) == [

@@ -398,7 +398,7 @@ def _of_slopes(combination: Mapping[Item, float], verbs: _Verbs) -> str:
         return f"{_sum(combination, 1)} {verbs.above}"
     if max(combination.values()) < 0:
         return f"{_sum(combination, -1)} {verbs.below}"
-    return f"{_sum(combination, 1)} is larger than {_sum(combination, -1)}"
+    return f"{_sum(combination, 1)} {verbs.larger} {_sum(combination, -1)}"
 
 
 def _sum(combination: Mapping[Item, float], sign: int) -> str:
