@@ -315,6 +315,26 @@ def test_adjusted_values_of_groups_and_covariates():
     np.testing.assert_allclose(alone.half, half)
 
 
+def test_adjusted_values_of_indicators_beside_a_constant_show_the_group_that_they_differ_from():
+    rng = np.random.default_rng(3)
+    group, age = np.arange(30) % 3, rng.normal(size=30)
+    y = np.array([1.0, 2, 4])[group] + 0.7 * age + rng.normal(size=30)
+    X = np.column_stack([np.ones(30), group == 1, group == 2, age]).astype(float)
+    beta, names = np.linalg.lstsq(X, y, rcond=None)[0], ["one", "b", "c", "age"]
+    f = adjusted_values(y, X, names, np.eye(4)[1:3])
+    assert {name: len(values) for name, values in f.values.items()} == {"b": 10, "c": 10, "others": 10}
+    np.testing.assert_allclose(f.means["c"][0] - f.means["others"][0], beta[2])
+    np.testing.assert_allclose(f.values["b"].mean() - f.values["others"].mean(), beta[1])
+    two = group < 2
+    t = adjusted_values(y[two], X[two][:, [0, 1, 3]], ["one", "b", "age"], np.array([[0.0, 1, 0]]))
+    assert list(t.values) == ["b = 1", "b = 0"]
+    own = np.linalg.lstsq(X[two][:, [0, 1, 3]], y[two], rcond=None)[0]
+    np.testing.assert_allclose(t.means["b = 1"][0] - t.means["b = 0"][0], own[1])
+    assert list(adjusted_values(y, X, names, np.array([[0.0, 1, -1, 0]])).values) == ["b", "c"]
+    cells = np.column_stack([group == 0, group == 1, group == 2, age]).astype(float)
+    assert list(adjusted_values(y, cells, ["a", "b", "c", "age"], np.eye(4)[1:2]).values) == ["b"]
+
+
 def test_adjusted_values_of_slopes_by_group_and_of_what_cannot_be_shown():
     rng = np.random.default_rng(2)
     group, age = np.arange(24) < 10, rng.normal(size=24)

@@ -308,13 +308,25 @@ def adjusted_values(
     X = fit.X[:, kept]
     apart = bool(((X != 0).sum(axis=1) <= 1).all())
     if apart and np.isin(X, (0, 1)).all():
-        return _groups(fit, kept, dict(zip(names, (X == 1).T)))
+        members = dict(zip(names, (X == 1).T))
+        rest = ~X.any(axis=1)
+        if rest.any() and weights.sum(axis=1).any() and _has_level(fit.X[~rest][:, ~kept]):
+            # Indicators beside a constant: they are differences from the rows that are in none of them.
+            one = [f"{names[0]} = 1", f"{names[0]} = 0"] if len(names) == 1 else [*names, "others"]
+            members = dict(zip(one, [*members.values(), rest]))
+        return _groups(fit, kept, members)
     if kept.sum() == 1 and len(np.unique(X)) == 2:
         low, high = np.unique(X)
         return _groups(fit, kept, {f"{names[0]} = {value:g}": X[:, 0] == value for value in (low, high)})
     if kept.sum() == 1 or apart:
         return [_slope(fit, kept, j, columns[j], (shifts or {}).get(columns[j], 0.0)) for j in _numbers(kept)]
     return None
+
+
+def _has_level(others: Float64) -> bool:
+    """Whether a constant is a combination of columns."""
+    ones = np.ones(len(others))
+    return bool(np.allclose(others @ np.linalg.lstsq(others, ones, rcond=None)[0], ones, atol=1e-8))
 
 
 def _numbers(kept: Bools) -> list[int]:
