@@ -795,6 +795,19 @@ def test_pairs_as_r_prints_them():
         np.testing.assert_allclose(other["difference_high"] - other["difference"], half, rtol=1e-9)
 
 
+def test_cohens_d_of_pairs_is_in_units_of_the_sd_within_groups():
+    table = warpbreaks().iloc[:-3]
+    pairs = pairs_of_groups(table, ["breaks"], "tension", order=["H", "M", "L"]).set_index(["first", "second"])
+    y = {level: part["breaks"].to_numpy() for level, part in table.groupby("tension")}
+    df = len(table) - 3
+    sd = np.sqrt(sum(((x - x.mean()) ** 2).sum() for x in y.values()) / df)
+    for (first, second), row in pairs.iterrows():
+        assert row["d"] == pytest.approx((y[first].mean() - y[second].mean()) / sd)
+        factor = np.sqrt(1 / len(y[first]) + 1 / len(y[second]))
+        assert stats.nct.sf(row["t"], df, row["d_low"] / factor) == pytest.approx(0.025, abs=1e-6)
+        assert stats.nct.cdf(row["t"], df, row["d_high"] / factor) == pytest.approx(0.025, abs=1e-6)
+
+
 def test_intervals_of_effect_sizes_are_where_the_tails_are():
     for t, df in ((2.5, 40), (-0.3, 8), (9.0, 142)):
         low, high = np.array(interval_of_d(t, df)) * np.sqrt(df) / 2

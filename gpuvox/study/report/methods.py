@@ -327,6 +327,11 @@ def _groups(contents: Contents) -> str:
         )
         sentences.append(
             "Variables were compared by analysis of covariance; Cohen’s d is 2√F/√df with the sign of the difference."
+            + (
+                " Of pairs among three groups or more, d is the difference divided by the SD of the residuals."
+                if any(table.about.get("pairs") for table in tables)
+                else ""
+            )
             + "".join(
                 _sentences(tables, phrase)
                 for phrase in (_covariates, _group_correction, _transforms, _group_subset)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from gpuvox.study.statistics.effects import interval_of_d
+from gpuvox import effect_sizes
 
 METHODS = ("tukey", "bonferroni", "holm", "sidak", "none")
 PAIRS = {
@@ -26,7 +26,7 @@ PAIRS = {
     "df_residual": "degrees of freedom of t",
     "p": "p of the difference, not adjusted",
     "p_adjusted": "p adjusted for the number of pairs of the variable",
-    "d": "Cohen's d, 2 t / sqrt(df_residual)",
+    "d": "Cohen's d, the difference divided by the SD of the residuals of the model of all groups",
     "d_low": "lower end of its 95 % confidence interval, not adjusted (noncentral t)",
     "d_high": "upper end of its 95 % confidence interval, not adjusted",
 }
@@ -61,17 +61,27 @@ def compare_pairs(fit: Any, levels: Sequence[str], method: str) -> list[dict[str
         test = fit.t_test(contrast)
         difference, se, t = (float(np.squeeze(x)) for x in (test.effect, test.sd, test.tvalue))
         half = _critical(method, k, df) * se
-        low, high = interval_of_d(t, df)
         rows.append(
             {
                 "first": levels[i], "second": levels[j], "difference": difference, "difference_se": se,
                 "difference_low": difference - half, "difference_high": difference + half, "t": t, "df_residual": df,
-                "p": float(np.squeeze(test.pvalue)), "d": 2 * t / math.sqrt(df), "d_low": low, "d_high": high,
+                "p": float(np.squeeze(test.pvalue)),
             }
+            | _cohens_d(t, df, se / math.sqrt(fit.scale))
         )  # fmt: skip
     for row, p in zip(rows, _adjusted([row["t"] for row in rows], [row["p"] for row in rows], method, k, df)):
         row["p_adjusted"] = p
     return rows
+
+
+def _cohens_d(t: float, df: float, factor: float) -> dict[str, float]:
+    """d, t times the standard error in SD of the residuals, and its limits, those of the noncentrality of t likewise.
+
+    Without covariates the factor is √(1/n₁ + 1/n₂). 2 / √df, as for two groups, would be too small: df counts the
+    participants of the other groups as well.
+    """
+    low, high = (float(limit[0]) * factor for limit in effect_sizes.noncentrality_limits(np.array([t]), int(df)))
+    return {"d": t * factor, "d_low": low, "d_high": high}
 
 
 def _critical(method: str, k: int, df: float) -> float:
