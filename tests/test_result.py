@@ -275,6 +275,32 @@ def test_a_masker_with_its_output(values, masker):
     assert repr(result) == repr(plain)
 
 
+def test_rows_of_voxelwise_covariates_are_in_the_order_of_the_masker(values, masker):
+    """As images and as rows, of which the masker's order is another than that of the grid."""
+    masker, rng, settings = (
+        masker.fit(),
+        np.random.default_rng(6),
+        {"n_permutations": 2, "seed": 1, "mask": masker},
+    )
+    image, thickness = nib.Nifti1Image(values, AFFINE), nib.Nifti1Image(rng.normal(size=values.shape), AFFINE)
+    rows, covariate = masker.transform(image), masker.transform(thickness)
+    design, contrast = np.column_stack([DESIGN.to_numpy(float)[:, :2], np.zeros(12)]), np.array([[-1.0, 1, 0]])
+    expected = gpuvox.randomise(image, design, contrast, voxelwise={2: thickness}, **settings).maps["tstat1"]
+    mine = gpuvox.randomise(rows, design, contrast, voxelwise={2: covariate}, **settings).maps["tstat1"]
+    np.testing.assert_allclose(mine, expected, atol=1e-5)
+    table = pd.DataFrame({"participant_id": [f"s{i}" for i in range(12)], "group": np.repeat(["MS", "HC"], 6)})
+    frame = pd.DataFrame(covariate, index=table.participant_id)
+    of_group = np.column_stack([table.group == "HC", table.group == "MS", np.zeros(12)]).astype(float)
+    expected = gpuvox.randomise(rows, of_group, contrast, voxelwise={2: covariate}, **settings).maps["tstat1"]
+    for given in (covariate, frame.iloc[::-1], thickness):
+        result = gpuvox.voxelwise(
+            rows, table, "group + gm", "MS - HC", voxelwise_covariates={"gm": given}, voxel=True, **settings
+        )
+        np.testing.assert_allclose(result.maps["MS - HC", "t"], expected, atol=1e-5)
+    with pytest.raises(ValueError, match="the voxelwise covariate 2 has 3 columns, and the masker"):
+        gpuvox.randomise(rows, design, contrast, voxelwise={2: covariate[:, :3]}, **settings)
+
+
 def test_a_masker_is_applied_to_images(values, tmp_path):
     masker = Masker(np.ones(SHAPE, dtype=bool), scale=3.0)
     names = [tmp_path / f"sub-{i:02d}.nii.gz" for i in range(12)]

@@ -19,7 +19,7 @@ from gpuvox.application.earlier import remove_earlier
 from gpuvox.application.execute import prepare_to_run, session
 from gpuvox.application.fingerprint import hash_inputs, hash_sources, identify
 from gpuvox.application.inputs import PreparedRun, SharedImages, read_images
-from gpuvox.application.maskers import is_masker, rows_of_masker
+from gpuvox.application.maskers import in_order_of_grid, is_masker, rows_of_masker
 from gpuvox.application.outputs import OutputOptions, Writer, expected_names
 from gpuvox.application.progress import open_progress
 from gpuvox.application.provenance import describe_processor, run_record, software_record
@@ -260,6 +260,7 @@ def randomise(
     if is_masker(mask):
         origin = participants.files_of(data)
         data, mask, columns = rows_of_masker(data, mask)
+        voxelwise = in_order_of_grid(voxelwise, columns)
     if isinstance(contrasts, str) and hasattr(design, "columns") and not is_file_name(contrasts):
         contrasts = [contrasts]
     sources = {

@@ -7,9 +7,11 @@ fitted.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from gpuvox import files
 from gpuvox.application.arrays import real_array
@@ -55,6 +57,29 @@ def rows_of_masker(data: Any, masker: Any) -> tuple[AnyArray, Grid, Ints]:
         rows = _transformed(data, masker, is_fitted)
     grid, columns = grid_of_masker(masker, rows.shape[1])
     return rows[:, columns], grid, columns
+
+
+def in_order_of_grid(covariates: Any, columns: Ints) -> Any:
+    """Voxelwise covariates, by name or column: rows of the masker's voxels, (n, V), with their columns in the order of
+    the grid; images as they are.
+
+    Raises
+    ------
+    InputError
+        Rows have more or fewer columns than the masker has voxels.
+    """
+    if not isinstance(covariates, Mapping):
+        return covariates
+    ordered = dict(covariates)
+    for name, values in covariates.items():
+        if not isinstance(values, np.ndarray | pd.DataFrame) or values.ndim != 2:
+            continue
+        if values.shape[1] != len(columns):
+            raise InputError(
+                f"the voxelwise covariate {name} has {values.shape[1]} columns, and the masker {len(columns)} voxels"
+            )
+        ordered[name] = values.iloc[:, columns] if isinstance(values, pd.DataFrame) else values[:, columns]
+    return ordered
 
 
 def _transformed(data: Any, masker: Any, is_fitted: bool) -> AnyArray:

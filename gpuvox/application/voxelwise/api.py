@@ -19,7 +19,7 @@ from gpuvox.application.command import RunDescription
 from gpuvox.application.effects import Effects, make_effects
 from gpuvox.application.findings import Finding, find
 from gpuvox.application.inputs import SharedImages
-from gpuvox.application.maskers import is_masker, rows_of_masker
+from gpuvox.application.maskers import in_order_of_grid, is_masker, rows_of_masker
 from gpuvox.application.outputs import OutputOptions
 from gpuvox.application.progress import open_progress
 from gpuvox.application.result import Result, Tested, TestMaps
@@ -208,6 +208,7 @@ def voxelwise(
     columns = None
     if is_masker(mask):
         images, mask, columns = _unmasked(images, mask)
+        settings["voxelwise_covariates"] = in_order_of_grid(settings.get("voxelwise_covariates"), columns)
     settings.setdefault("tfce", not any(settings.get(name) for name in STATISTICS))
     settings.setdefault("voxel", False)
     fdr, across_tests = bool(settings.pop("fdr", False)), bool(settings.pop("across_tests", False))
