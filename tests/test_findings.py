@@ -349,6 +349,24 @@ def test_adjusted_values_of_slopes_by_group_and_of_what_cannot_be_shown():
     assert adjusted_values(y, mixed, ["one", "x", "z"], np.array([[0.0, 1, -1]])) is None
 
 
+def test_values_of_a_run_without_means_have_the_slope_that_was_tested(tmp_path, monkeypatch):
+    """-D subtracts the means of data and design: a line through the origin of what they were is another model."""
+    rng, shown = np.random.default_rng(4), []
+    age = rng.uniform(40, 60, 14)
+    values = (100 - 2 * (age - 50) + rng.normal(size=(3, 3, 3, 14))).astype(np.float32)
+    monkeypatch.setattr(
+        "gpuvox.findings.report.adjusted_values", lambda *args: shown.append(adjusted_values(*args)) or shown[-1]
+    )
+    result = gpuvox.randomise(
+        values, age[:, None], np.array([[-1.0]]), mask=np.ones((3, 3, 3)), demean=True, n_permutations=100, seed=1
+    )
+    result.report(tmp_path / "report.html")
+    mean = values.reshape(27, 14).mean(axis=0)
+    np.testing.assert_allclose(
+        np.polyfit(shown[0][0].at, shown[0][0].mean, 1)[0], np.polyfit(age, mean, 1)[0], rtol=1e-4
+    )
+
+
 # -- methods --------------------------------------------------------------------------------------------------------
 
 

@@ -291,17 +291,19 @@ def _value_picture(run: Run, each: _Analysed, values: tuple[pd.DataFrame, Floats
     weights = each.of_run.weights
     if values is None or run.design is None or weights is None or not np.isfinite(run.design).all():
         return None
-    columns = list(run.columns) or [f"column {i}" for i in range(1, run.design.shape[1] + 1)]
-    shifts = _shifts(run)
+    design, shifts = run.design, _shifts(run)
+    columns = list(run.columns) or [f"column {i}" for i in range(1, design.shape[1] + 1)]
+    if any(record.get("demeaned") for record in run.records):
+        # A constant beside the columns does the same as subtracting means from the data and the design.
+        design, weights = np.column_stack([design, np.ones(len(design))]), np.pad(weights, ((0, 0), (0, 1)))
+        columns += ["constant"]
     panels = []
     for number in range(1, min(each.n_clusters, MOST) + 1):
-        adjusted = adjusted_values(
-            values[1][:, number - 1].astype(np.float64), run.design, columns, weights, shifts
-        )
+        adjusted = adjusted_values(values[1][:, number - 1].astype(np.float64), design, columns, weights, shifts)
         if adjusted is None:
             return None
         panels.append(Panel(f"Cluster {number}", adjusted))
-    others = bool((~np.any(weights != 0, axis=0)).any())
+    others = bool((~np.any(each.of_run.weights != 0, axis=0)).any())
     what = f"Mean of each participant in the clusters of {each.of_run.name}"
     what += ", adjusted for the other columns of the design" if others else ""
     caption = (
