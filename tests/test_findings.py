@@ -315,6 +315,20 @@ def test_adjusted_values_of_groups_and_covariates():
     np.testing.assert_allclose(alone.half, half)
 
 
+def test_adjusted_values_beside_columns_of_large_numbers():
+    rng = np.random.default_rng(5)
+    group, tiv = np.arange(60) % 2 == 1, rng.normal(1.5e7, 1.2e6, 60)
+    wm = 0.3 * tiv + rng.normal(0, 7e4, 60)
+    y = 5 + group + tiv / 1.5e6 + rng.normal(0, 0.1, 60)
+    small = np.column_stack([~group, group, tiv / 1e6 - 1.5, wm / 1e6 - 0.45]).astype(float)
+    large = np.column_stack([~group, group, tiv, wm]).astype(float)
+    names, weights = ["a", "b", "tiv", "wm"], np.array([[-1.0, 1, 0, 0]])
+    mine, theirs = (adjusted_values(y, X, names, weights) for X in (large, small))
+    for name in ("a", "b"):
+        np.testing.assert_allclose(mine.means[name], theirs.means[name], rtol=1e-6)
+        np.testing.assert_allclose(mine.values[name], theirs.values[name], rtol=1e-6)
+
+
 def test_adjusted_values_of_indicators_beside_a_constant_show_the_group_that_they_differ_from():
     rng = np.random.default_rng(3)
     group, age = np.arange(30) % 3, rng.normal(size=30)

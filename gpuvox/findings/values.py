@@ -257,9 +257,13 @@ class Fit:
     quantile: float = field(init=False)
 
     def __post_init__(self) -> None:
-        inverse = np.linalg.pinv(self.X.T @ self.X)
-        coefficients = inverse @ (self.X.T @ self.y)
-        df = len(self.y) - int(np.linalg.matrix_rank(self.X))
+        # Columns of one scale, and not their products: those of a volume in mm³ beside a constant have no digits left.
+        scale = np.abs(self.X).max(axis=0)
+        scale[scale == 0] = 1
+        X = self.X / scale
+        solver = np.linalg.pinv(X, rcond=max(X.shape) * np.finfo(np.float64).eps) / scale[:, None]
+        coefficients, inverse = solver @ self.y, solver @ solver.T
+        df = len(self.y) - int(np.linalg.matrix_rank(X))
         residuals = self.y - self.X @ coefficients
         variance = float(residuals @ residuals) / df if df > 0 else np.nan
         object.__setattr__(self, "coefficients", coefficients)
