@@ -51,8 +51,21 @@ def _fit_all(Y: Float64, M: Float64, demean: bool) -> tuple[AnyArray, AnyArray, 
     n, p = M.shape[1:]
     if demean:
         Y, M = demean_columns(Y), M - M.mean(axis=1, keepdims=True)
-    pinv = np.linalg.pinv(M)
+    pinv, rank = _pseudoinverse(M)
     pe = np.einsum("vpn,nv->pv", np.broadcast_to(pinv, (Y.shape[1], p, n)), Y)
     residual = Y - np.einsum("vnp,pv->nv", np.broadcast_to(M, (Y.shape[1], n, p)), pe)
-    df = n - np.linalg.matrix_rank(M)
+    df = n - rank
     return pinv, pe, np.divide((residual**2).sum(axis=0), df, out=np.zeros(Y.shape[1]), where=df > 0)
+
+
+def _pseudoinverse(M: Float64) -> tuple[Float64, AnyArray]:
+    """Pseudoinverses (V, p, n) of designs, and their ranks (V,).
+
+    Of independent columns they do not depend on the units, so the columns are brought to one scale first: the cube of
+    a volume in mm³ beside a constant would have no digits left.
+    """
+    scale = np.abs(M).max(axis=1, keepdims=True)
+    scale[scale == 0] = 1
+    rank = np.linalg.matrix_rank(M / scale)
+    units = np.where((rank == M.shape[2])[:, None, None], scale, 1.0)
+    return np.linalg.pinv(M / units) / units.swapaxes(1, 2), rank

@@ -1,10 +1,12 @@
 """Effect sizes and their confidence limits, against root finding on scipy's noncentral t and against their formulas."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 from scipy import optimize, stats
 
+import gpuvox
 from gpuvox.effect_sizes import cohens_d, partial_eta_squared, partial_r
 
 
@@ -52,3 +54,18 @@ def test_partial_eta_squared_is_a_share_of_sums_of_squares():
     within = ((groups - groups.mean(axis=1, keepdims=True)) ** 2).sum()
     f = stats.f_oneway(*groups).statistic
     assert_allclose(partial_eta_squared(np.array([f]), 2, 27), between / (between + within))
+
+
+def test_effects_do_not_depend_on_the_units_of_covariates():
+    """Cubes of volumes in mm³ and in litres are one model, whose t, estimates and d are the same."""
+    rng = np.random.default_rng(0)
+    litres, group = rng.normal(1.5, 0.12, 24), np.where(np.arange(24) % 2, "MS", "HC")
+    images = (rng.normal(size=(2, 2, 2, 24)) + (group == "MS")).astype(np.float32)
+    settings = {"mask": np.ones((2, 2, 2)), "n_permutations": 20, "seed": 1, "tfce": False, "voxel": True}
+    maps = []
+    for tiv in (litres, litres * 1e6):
+        table = pd.DataFrame({"participant_id": [f"s{i}" for i in range(24)], "group": group, "tiv": tiv})
+        maps.append(gpuvox.voxelwise(images, table, "group + I(tiv**3)", "MS - HC", **settings).maps)
+    for kind in ("t", "effect", "se", "d"):
+        assert_allclose(maps[1]["MS - HC", kind], maps[0]["MS - HC", kind], rtol=1e-4)
+    assert_allclose(maps[0]["MS - HC", "d"], maps[0]["MS - HC", "t"] * np.sqrt(1 / 12 + 1 / 12), rtol=1e-4)
