@@ -98,6 +98,7 @@ def test_first_checks(lab):
     assert "TFCE, C 26, 18 mm, FWHM 3.5" in names
 
 
+@pytest.mark.long
 def test_timings(lab, capsys):
     names = "machine", "compile", "whole runs", "timings", "command", "CPU", "little memory"
     assert work(lab, *names) == 0, lab.report.errors
@@ -116,9 +117,9 @@ def test_timings(lab, capsys):
     assert cpu["times_the_device"] == pytest.approx(cpu["us_per_map"] / run["us_per_map"])
     assert len(found["breakdowns"]) == 4
     for breakdown in found["breakdowns"]:
-        assert {"t maps", "ties", "TFCE", "downloads", "shuffles on the host"} <= breakdown["stages_ms"].keys()
+        assert {"t maps", "ties", "TFCE", "downloads", "shuffles"} <= breakdown["stages_ms"].keys()
         assert breakdown["calls"]["glm_maps<false>"]["calls"] == 1
-        assert breakdown["calls"]["download"]["bytes"] > 0
+        assert breakdown["calls"]["download_all"]["bytes"] > 0
         predicted = breakdown["predicted_us_per_map_on_an_h100"]
         assert predicted["TFCE"] > 0
         assert predicted["allocations"] is None
@@ -156,6 +157,7 @@ def few_trials(monkeypatch):
     monkeypatch.setattr(tune, "TURNS", 1)
 
 
+@pytest.mark.long
 def test_tuning(lab, monkeypatch, few_trials):
     """What is faster wins, and is written to a file that the loader reads."""
     real = tune.Trial.ms
@@ -181,11 +183,12 @@ def test_a_launch_with_other_bits_fails(lab, monkeypatch, few_trials):
     """It is never chosen, however fast, and the session says so."""
 
     class Wrong(ShimDevice):
-        def download(self, array):
-            values = super().download(array)
-            if self.tuning != Tuning() and values.dtype == np.int64:
-                values.reshape(-1)[-1:] += 1
-            return values
+        def download_all(self, arrays):
+            copies = super().download_all(arrays)
+            for values in copies:
+                if self.tuning != Tuning() and values.dtype == np.int64:
+                    values.reshape(-1)[-1:] += 1
+            return copies
 
     def tuned(tuning):
         device = Wrong()
@@ -252,6 +255,7 @@ def test_a_step_that_does_not_end_well(tmp_path, kind, outcome, monkeypatch):
     """What it found before is kept, the next step runs, and the exit status says so."""
     limits = {"machine": replace(steps.STEPS["machine"], limit=4.0 if kind == "Hanging" else 60.0)}
     monkeypatch.setattr(session, "STEPS", limits)
+    monkeypatch.setattr(session, "MARGIN", 10.0)  # the step itself has time to begin everything
     status, found = in_children(tmp_path, kind, "--only", "machine")
     assert status == 1
     assert [step["outcome"] for step in found["steps"]] == [outcome]

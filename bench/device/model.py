@@ -11,7 +11,6 @@ PREDICTED: dict[str, dict[int, float]] = {
     "t maps": {6: 8.5, 26: 8.5},
     "ties": {6: 3.0, 26: 3.0},
     "TFCE": {6: 10.0, 26: 22.0},
-    "shuffles on the host": {6: 2.8, 26: 2.8},
 }
 """By stage of `breakdown` and connectivity."""
 
@@ -35,6 +34,4 @@ def predicted_us(stage: str, connectivity: int, n_voxels: int, n: int, rows: int
     share = n_voxels / VOXELS
     if stage == "t maps":
         share *= n * rows / (SUBJECTS * ROWS)
-    elif stage == "shuffles on the host":
-        share = n / SUBJECTS
     return PREDICTED[stage][connectivity] * share
