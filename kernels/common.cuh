@@ -9,7 +9,14 @@
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 
 #define KERNEL __global__ void
-#define KERNEL_FOR(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
+// From compute capability 10 on, ptxas takes more registers than four blocks of 128 threads leave to each: three blocks,
+// rather than a spill.
+#if __CUDA_ARCH__ >= 1000
+#define RESIDENT(blocks) ((blocks) == 4 ? 3 : (blocks))
+#else
+#define RESIDENT(blocks) (blocks)
+#endif
+#define KERNEL_FOR(threads, blocks) __global__ void __launch_bounds__(threads, RESIDENT(blocks))
 #define DEVICE __device__ __forceinline__
 #define SHARED(type, name, size) __shared__ type name[size]
 #define DYNAMIC_SHARED(name) extern __shared__ unsigned long long name[]

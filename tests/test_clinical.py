@@ -597,7 +597,7 @@ SIZES = ["samplesize", "--table", "participants.tsv", "--group", "group"]
     ("argv", "says"),
     [
         ([], "the model is missing"),
-        (["regresion"], "models: 'regresion' is none of regression, correlation and samplesize; see"),
+        (["regresion"], "models: 'regresion' is none of regression, correlation, mixed and samplesize; see"),
         (["correlation", "--method", "kendall"], "models: --method is 'kendall'; expected pearson or spearman; see"),
         (REGRESSION, "--outcome is missing"),
         ([*REGRESSION, "--outcome", "edss"], "needs predictors"),

@@ -331,7 +331,7 @@ def test_the_plan_of_a_run_on_a_cluster(study, farm, capsys, where):
     assert main_randomise([*CASES["two passes"].split(), "--plan", where, value, *threads]) == 0
     said = capsys.readouterr().out
     assert f"cluster: 2 workers with {6 if where == '--workers' else 3} threads in total" in said
-    assert re.search(r"memory: about \d+ MiB in each worker, and as much here; time: about", said)
+    assert re.search(r"memory: about [\d,]+ MiB in each worker, and as much here; time: about", said)
 
 
 def test_time_on_a_cluster_goes_with_its_threads():

@@ -27,11 +27,12 @@ from gpuvox.application import command, execute, inputs, plan
 from gpuvox.checkpoint import RunIdentity
 from gpuvox.errors import FileError
 from gpuvox.files.locks import output
+from gpuvox.findings import labels
 from gpuvox.grid import Grid
 from gpuvox.qmri import TissueModel
 from gpuvox.reporter import Reporter
 from gpuvox.study.ledger import STATE, Ledger
-from gpuvox.study.measures import clusters, labels, rois
+from gpuvox.study.measures import clusters, rois
 from gpuvox.study.measures.map_checks import check_maps
 from gpuvox.study.pipeline.config import example as example_study
 from gpuvox.study.pipeline.config import read_config

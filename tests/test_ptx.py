@@ -34,7 +34,7 @@ pytestmark = [
 
 SEEDS = (1, 2, 3)
 """Orders in which warps run."""
-STUDIES = (10, 11)
+STUDIES = (6, 10, 11)
 """Analyses that launch the kernels that no run launches."""
 LATER = {
     "tfce_peaks<6, true>",

@@ -63,7 +63,7 @@ examples:
     --model 'group * age' --test 'age[HC] - age[MS]' --test group:age
   gpuvox voxelwise sessions.tsv --images 'cbf/{participant_id}_{session}_cbf.nii.gz' --mask gm --out results/cbf \\
     --model session --paired participant_id --test 'post - pre'
-  gpuvox voxelwise sessions.tsv --images 'gm/{participant_id}_{session}_gm.nii.gz' --mask gm --out results/rates \
+  gpuvox voxelwise sessions.tsv --images 'gm/{participant_id}_{session}_gm.nii.gz' --mask gm --out results/rates \\
     --longitudinal participant_id --visit session --years time --model 'group + age' --test 'HC - MS'
 """
 NOT_HERE = {
