@@ -140,6 +140,7 @@ def run(folder, **more):
     return done.stderr
 
 
+@pytest.mark.long
 def test_a_cache_that_others_can_write_is_not_read(study, tmp_path):
     """What stands in it is not loaded, and nothing is added."""
     cache = tmp_path / "cache"

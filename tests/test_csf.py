@@ -55,6 +55,7 @@ def table(path):
     return pd.read_csv(path, sep="\t", na_values="n/a")
 
 
+@pytest.mark.long
 def test_offsets_are_what_is_told(studies):
     folder, _ = studies
     offsets = table(folder / "truth" / "offsets.tsv")["qsm_offset"]

@@ -110,7 +110,9 @@ def assert_same(one, other):
                 np.testing.assert_array_equal(values, theirs[name], err_msg=f"{a.test.name} {name}")
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize(
+    "seed", [*range(9), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(9, 24))]
+)
 def test_every_option_gives_the_bits_of_the_cpu(seed, device):
     inputs, options = study(seed)
     expected = list(analyse(prepare(inputs, options)))
@@ -123,6 +125,7 @@ def test_every_option_gives_the_bits_of_the_cpu(seed, device):
         assert device.used == small.used == 0  # nothing is left behind
 
 
+@pytest.mark.long
 @needs_compiler
 @pytest.mark.parametrize("seed", [0, 2, 3, 8])
 def test_memory_that_runs_out_anywhere_changes_nothing(seed):
@@ -391,7 +394,13 @@ FSL_CASES += ["vxl_negative", "vxl_negative_f"]
 
 
 @needs_compiler
-@pytest.mark.parametrize("case", FSL_CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        *FSL_CASES[::3],
+        *(pytest.param(case, marks=pytest.mark.long) for case in sorted({*FSL_CASES} - {*FSL_CASES[::3]})),
+    ],
+)
 def test_fsl_cases_give_the_bits_of_the_cpu(case, tmp_path, monkeypatch):
     for name in ("cpu", "device"):
         (tmp_path / name).mkdir()
@@ -578,6 +587,7 @@ def test_smoothing_in_several_parts_fits_beside_them():
     assert device.launched.count("smooth_gather") > 1
 
 
+@pytest.mark.long
 @needs_compiler
 @pytest.mark.parametrize("seed", [0, 7])
 def test_limits_of_cuda_are_kept(seed, monkeypatch):

@@ -199,6 +199,7 @@ def test_the_command_writes_the_files_of_one_process(case, study, farm):
     assert len(farm.noted("read")[before[1] :]) == 2 * n_images
 
 
+@pytest.mark.long
 def test_a_local_cluster_of_its_own(study):
     assert main_randomise(CASES["pairs, F, counts"].split()) == 0
     expected = outputs(study)

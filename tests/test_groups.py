@@ -706,6 +706,7 @@ def test_text_of_several_lines_is_written_so_that_it_is_read(folder):
 # -- the phantom ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_studys_findings(tmp_path, monkeypatch):
     """Which structures, which sign; the truth's own table gives the same within the error of measurement."""
     monkeypatch.chdir(tmp_path)

@@ -53,6 +53,7 @@ def run(folder, *words, **more):
     return done
 
 
+@pytest.mark.long
 def test_the_first_run(planted, study, tmp_path_factory, monkeypatch):
     """It starts a helper that compiles; the helper does so, and imports nothing from here."""
     cache = tmp_path_factory.mktemp("cache")

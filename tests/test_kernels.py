@@ -269,7 +269,9 @@ def skip_without(flags):
 
 @needs_compiler
 @pytest.mark.parametrize("family", DRIVEN)
-@pytest.mark.parametrize("flags", [faults.THREAD, faults.ADDRESS], ids=["thread", "address"])
+@pytest.mark.parametrize(
+    "flags", [faults.THREAD, pytest.param(faults.ADDRESS, marks=pytest.mark.long)], ids=["thread", "address"]
+)
 def test_the_sanitizers_find_nothing(family, flags):
     skip_without(flags)
     program = started(faults.driver, family, clean(family), flags).result()
@@ -341,7 +343,7 @@ def planted():
 @pytest.mark.parametrize(
     ("family", "fault"),
     # All faults of a family are compiled with the first of them.
-    [pytest.param(*each, marks=pytest.mark.long if each[0] == "tfce" else ()) for each in planted()],
+    [pytest.param(*each, marks=pytest.mark.long if each[0] in ("tfce", "cluster") else ()) for each in planted()],
 )
 def test_planted_faults_are_noticed(family, fault):
     skip_without(faults.THREAD)

@@ -76,6 +76,7 @@ def test_more_subjects_than_are_handled_at_a_time(name):
         np.testing.assert_allclose(values, models[name].exact_map(shuffle), rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("connectivities", [(6,), pytest.param((18, 26), marks=pytest.mark.long)])
 def test_the_plainest_processor(connectivities):
     """SSE2 on x86, whose fused multiply-add is a function of the C library; NEON on ARM."""

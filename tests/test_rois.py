@@ -246,6 +246,7 @@ def test_lesions_and_erosion(cohort):
     assert whole.volume_normalised.isna().all()
 
 
+@pytest.mark.long
 def test_the_phantom_in_template_space(tmp_path, monkeypatch):
     """The truth of every part: volumes from Jacobians, iron, and their product."""
     monkeypatch.chdir(tmp_path)

@@ -256,6 +256,7 @@ def test_nothing_is_left_when_the_process_is_killed(study_files, tmp_path):
     assert os.listdir("scratch") == []
 
 
+@pytest.mark.long
 def test_anonymous_memory_does_not_grow_with_the_data(tmp_path, rng):
     """The data, 30 MB, and their residuals are not in it."""
     n, shape = 300, (30, 30, 28)

@@ -168,6 +168,7 @@ def report(capsys, study, out, *options):
     return status, capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_the_report_of_ones_own_study_needs_no_option(small, tmp_path, capsys, monkeypatch):
     """The mask lies beside the results. Of a study of another user it is not read."""
     study, out = small / "study.json", tmp_path / "report.html"
@@ -334,6 +335,7 @@ def test_nothing_runs_twice(copy, capsys):
     assert all(line.startswith("skip") for line in out.splitlines())
 
 
+@pytest.mark.long
 def test_a_corrected_outcome_leaves_the_voxels_alone(copy, capsys):
     path = copy / "participants.tsv"
     rows = [line.split("\t") for line in path.read_text().splitlines()]
@@ -777,6 +779,7 @@ def test_a_file_is_needed(capsys):
     assert "--example" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_permutations_that_are_done_are_not_done_again(given_maps, capsys):
     """A test that is cut off in the middle goes on there; after a change of settings it begins anew."""
     only(given_maps, "study", "groups", "maps.fa", "template", "voxelwise")
