@@ -152,6 +152,7 @@ def test_a_cache_that_others_can_write_is_not_read(study, tmp_path):
     assert not list(cache.rglob("*.nb?"))
 
 
+@pytest.mark.long
 def test_nothing_can_be_written(study, tmp_path):
     """A read-only installation, without a home; the same maps, and one line."""
     shutil.copytree(ROOT / "gpuvox", tmp_path / "site" / "gpuvox", ignore=shutil.ignore_patterns("__pycache__"))

@@ -481,6 +481,7 @@ def test_a_signal_ends_the_command_and_its_workers(study, number, status):
     until(lambda: not group_lives(process.pid))
 
 
+@pytest.mark.long
 def test_ctrl_c_while_the_workers_start(study):
     """It ends the command as soon as they are there."""
     line = [*BASE.split(), "-T", "--workers", "2", "--checkpoint", "run.tally"]
@@ -538,6 +539,7 @@ def test_a_worker_with_other_software_is_refused(slow_farm, client):
             gpuvox.randomise(**cohort(), client=there)
 
 
+@pytest.mark.long
 def test_a_late_worker_that_computes_other_bits_is_refused(slow_farm, monkeypatch, small_ranges):
     (slow_farm.folder / "wrong.py").write_text(
         "import numpy as np\n"

@@ -62,6 +62,7 @@ def features_of(folder):
     return data.rename(columns=lambda name: name.replace(".", "_"))
 
 
+@pytest.mark.long
 def test_determinants_by_phenotype(cohort):
     folder = study(cohort, "determinants")
     data = features_of(folder)

@@ -403,7 +403,13 @@ def spills_in(log):
 
 
 @pytest.mark.parametrize("family", KERNELS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        number if number in (75, 90, 120) else pytest.param(number, marks=pytest.mark.long)
+        for number in ARCHITECTURES
+    ],
+)
 def test_every_kernel_compiles_and_spills_nothing(family, architecture):
     if compilers.nvrtc() is None:
         pytest.skip("the package nvidia-cuda-nvrtc is not installed")

@@ -111,6 +111,7 @@ def test_levels_beyond_the_cap_are_reported():
     assert high.maxima(t).min() > 0
 
 
+@pytest.mark.long
 def test_more_levels_than_int16_holds():
     grid = Grid(np.ones((3, 3, 2), bool))
     t = np.random.default_rng(2).normal(size=(1, 18)).astype(np.float32)
