@@ -49,20 +49,31 @@ def started(function, *arguments):
     return POOL.submit(function, *arguments)
 
 
+def selected_parameters(request) -> set[tuple[str, object]]:
+    """The architectures and flags that tests of this module have, and the families with faults."""
+    mine = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    parameters = [item.callspec.params for item in mine]
+    selected = {(name, each[name]) for each in parameters for name in ("architecture", "flags") if name in each}
+    return selected | {("fault", each["family"]) for each in parameters if "fault" in each}
+
+
 @pytest.fixture(scope="module", autouse=True)
-def compilations():
-    """Begin whatever the tests will want compiled, in the order in which they want it."""
+def compilations(request):
+    """Begin whatever the tests that were selected will want compiled, in the order in which they want it."""
+    selected = selected_parameters(request)
     if CXX is not None:
         started(build, "tfce")
         for family in DRIVEN:
             started(faults.driver, family, clean(family), faults.THREAD)
-            started(faults.driver, family, faults.with_faults(family)[0], faults.THREAD)
-            started(faults.driver, family, clean(family), faults.ADDRESS)
+            if ("fault", family) in selected:
+                started(faults.driver, family, faults.with_faults(family)[0], faults.THREAD)
+            if ("flags", faults.ADDRESS) in selected:
+                started(faults.driver, family, clean(family), faults.ADDRESS)
         for family in KERNELS:
             started(sanitized, family)
     if compilers.nvrtc() is not None:
         for architecture in ARCHITECTURES:
-            for family in KERNELS:
+            for family in KERNELS if ("architecture", architecture) in selected else ():
                 started(compile_by_nvrtc, family, architecture)
     if shutil.which("nvcc"):
         for family in KERNELS:
