@@ -17,6 +17,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -72,9 +73,9 @@ def compilations(request):
         for family in KERNELS:
             started(sanitized, family)
     if compilers.nvrtc() is not None:
-        for architecture in ARCHITECTURES:
-            for family in KERNELS if ("architecture", architecture) in selected else ():
-                started(compile_by_nvrtc, family, architecture)
+        architectures = filter(lambda number: ("architecture", number) in selected, ARCHITECTURES)
+        for architecture, family in product(architectures, KERNELS):
+            started(compile_by_nvrtc, family, architecture)
     if shutil.which("nvcc"):
         for family in KERNELS:
             started(compile_by_nvcc, family)
