@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 from gpuvox.device import Device
 from gpuvox.errors import InputError
 from gpuvox.jit import checked
-from gpuvox.shuffle import Shuffler, multinomial, shuffle_class, unrank
+from gpuvox.shuffle import Permutations, Shuffler, multinomial, shuffle_class, unrank
 from gpuvox.types import DeviceArray, Float64, Int32, Ints, Words
 
 
@@ -269,6 +269,17 @@ def _arrangement(kinds: Sequence[int]) -> int:
         remaining[kind] -= 1
         remaining += Counter()
     return rank
+
+
+def is_multi_level(blocks: ArrayLike | None) -> bool:
+    """Whether exchangeability blocks have a column for each of several levels."""
+    return blocks is not None and np.ndim(blocks) == 2 and np.shape(blocks)[1] > 1
+
+
+def shuffler_of(labels: ArrayLike, options: Permutations, scale: ArrayLike = 0.0) -> Shuffler:
+    """The permutations that the blocks allow: a `TreeShuffler` for multi-level blocks, else a `Shuffler`."""
+    kind = TreeShuffler if is_multi_level(options.blocks) else Shuffler
+    return kind(np.asarray(labels), options, scale)
 
 
 @dataclass(frozen=True, eq=False)

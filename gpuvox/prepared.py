@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from gpuvox.block_tree import TreeShuffler
+from gpuvox.block_tree import is_multi_level, shuffler_of
 from gpuvox.device import Device
 from gpuvox.errors import DesignError
 from gpuvox.executors import Workers
@@ -152,13 +152,10 @@ def make_shuffler(inputs: Inputs, options: Options, test: Test) -> Shuffler | Im
     if options.permutations is not None:
         return ImportedShuffler(options.permutations[test.name], len(labels))
     blocks = inputs.blocks
-    multi_level = blocks is not None and blocks.ndim == 2
     if options.detect_null:
-        if multi_level:
+        if is_multi_level(blocks):
             raise DesignError(
-                "-D cannot be combined with multi-level exchangeability blocks; give the rows that "
-                "are not to move a negative number there",
-                option="--detectNullSubjects",
+                "--detectNull cannot be combined with multi-level exchangeability blocks", option="--detectNull"
             )
         still = null_rows(inputs.design, test.contrast)
         block_of_row = np.ones(len(labels), dtype=np.int64) if blocks is None else blocks
@@ -166,7 +163,7 @@ def make_shuffler(inputs: Inputs, options: Options, test: Test) -> Shuffler | Im
         blocks = np.where(still | (block_of_row == 0), 0, np.searchsorted(numbers, block_of_row) + 1)
     flip = options.flip or (not test.is_f and _is_one_sample(labels, scale, blocks, test.contrast))
     settings = Permutations(options.n_permutations, options.seed, blocks, options.whole_blocks, flip)
-    return (TreeShuffler if multi_level else Shuffler)(labels, settings, scale)
+    return shuffler_of(labels, settings, scale)
 
 
 def _exchangeable(inputs: Inputs, test: Test) -> tuple[Float64, Float64]:

@@ -242,3 +242,18 @@ def test_randomise_takes_them(tmp_path, monkeypatch):
         null.append(b[0] / np.sqrt((rest**2).sum(axis=0) / (n - 2) * np.linalg.inv(design.T @ design)[0, 0]))
     expected = np.mean(np.max(null, axis=1)[:, None] >= null[0] - 1e-9, axis=0)
     np.testing.assert_allclose(1 - result.tests[0].maps["vox_corrp"], expected, atol=1e-6)
+
+
+def test_what_cannot_be_combined_with_them():
+    """Options of single-column blocks are refused by their names."""
+    blocks, data, design = (
+        TREES["both"],
+        np.random.default_rng(0).normal(size=(N, 5)),
+        np.arange(N * 2.0).reshape(N, 2),
+    )
+    common = {"design": design, "contrasts": [[1, 0]], "blocks": blocks, "voxel": True}
+    with pytest.raises(InputError, match=r"^--detectNull cannot be combined with multi-level") as caught:
+        gpuvox.randomise(data, **common, detect_null=True)
+    assert caught.value.option == "--detectNull"
+    with pytest.raises(InputError, match="say by their signs which of them are permuted as wholes"):
+        gpuvox.randomise(data, **common, whole_blocks=True)

@@ -22,7 +22,7 @@ from gpuvox.application.command import MOST_PERMUTATIONS, ImageSource, MatrixSou
 from gpuvox.application.contrasts import are_texts, read_contrasts
 from gpuvox.application.cost import check_memory
 from gpuvox.application.settings import matrix_of, need_places
-from gpuvox.block_tree import TreeShuffler
+from gpuvox.block_tree import shuffler_of
 from gpuvox.device import Device
 from gpuvox.errors import DesignError, FileError, InputError, UsageError
 from gpuvox.exclusion import split
@@ -33,7 +33,7 @@ from gpuvox.participants import Rows
 from gpuvox.plain import format_count, several
 from gpuvox.reporter import Reporter
 from gpuvox.scratch import Data, count_constant, pieces
-from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
+from gpuvox.shuffle import ImportedShuffler, Permutations
 from gpuvox.types import AnyArray, Float64, Ints
 from gpuvox.volume_checks import volume_warnings
 
@@ -202,20 +202,17 @@ def _read_blocks(description: RunDescription, n: int) -> tuple[Ints | None, Rows
     if source.is_file and blocks.shape[1] != 1:
         raise source.error(f"has {blocks.shape[1]} columns; exchangeability blocks are a single column of numbers")
     _check_size(replace(source, matrix=Matrix(blocks)), "row", n, "volume", f"in {_data_name(description)}")
-    if blocks.shape[1] == 1 and (blocks > n).any():
+    blocks = blocks[:, 0] if blocks.shape[1] == 1 else blocks
+    if blocks.ndim == 1 and (blocks > n).any():
         raise source.error(
             f"{'holds' if source.is_file else 'hold'} block {blocks.max():g}; the blocks of {n} volumes are numbered "
             "1, 2, 3 … without gaps"
         )
     try:
-        whole = description.options.whole_blocks
-        if blocks.shape[1] > 1:
-            TreeShuffler(np.zeros((n, 1)), Permutations(1, 0, blocks, whole))
-        else:
-            Shuffler(np.zeros((n, 1)), Permutations(1, 0, blocks[:, 0], whole))
+        shuffler_of(np.zeros((n, 1)), Permutations(1, 0, blocks, description.options.whole_blocks))
     except InputError as error:
         raise (FileError(f"{source.origin}: {error}") if source.is_file else DesignError(str(error))) from None
-    return (blocks if blocks.shape[1] > 1 else blocks[:, 0]).astype(np.int64), source.rows
+    return blocks.astype(np.int64), source.rows
 
 
 class PermutationFiles(dict[str, AnyArray]):

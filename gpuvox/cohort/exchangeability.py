@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuvox.block_tree import is_multi_level
 from gpuvox.cohort.table import Cohort, listed
 from gpuvox.errors import DesignError
 from gpuvox.plain import several
@@ -71,7 +72,7 @@ class Exchangeability:
     @property
     def multi_level(self) -> bool:
         """Whether the blocks say themselves which of them are permuted as wholes."""
-        return self.blocks is not None and self.blocks.ndim == 2
+        return is_multi_level(self.blocks)
 
 
 def find_blocks(columns: Columns, cohort: Cohort) -> Exchangeability:
