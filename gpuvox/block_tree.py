@@ -325,6 +325,11 @@ class TreeShuffler(Shuffler):
     def _ranked(self) -> _Ranked:
         return _ranked(self.tree, self.labels)
 
+    @cached_property
+    def _of_equals(self) -> _Ranked:
+        """The tree as if all observations were equal: the random order of equals is then the permutation."""
+        return _ranked(self.tree, np.zeros_like(self.labels))
+
     @property
     def _n_draws(self) -> int:
         return len(self.tree.flip_units) if self.flips else len(self._ranked.row)
@@ -339,8 +344,7 @@ class TreeShuffler(Shuffler):
     def _permutations(self, draws: Words, ranks: Words | None) -> Int32:
         ranked = self._ranked
         if ranks is None:
-            # As if all observations were equal: the random order of equals is then the permutation.
-            ranked, ranks = _ranked(self.tree, np.zeros_like(self.labels)), np.zeros(len(draws), dtype=np.uint64)
+            ranked, ranks = self._of_equals, np.zeros(len(draws), dtype=np.uint64)
         else:
             ranks = (ranks + np.uint64(ranked.unpermuted)) % np.uint64(ranked.counts[0])
         out = np.empty((len(draws), self.n_rows), dtype=np.int32)
