@@ -33,9 +33,10 @@ __all__ = ["__version__", *_HOMES, *_MODULES]
 
 def _version() -> str:
     """Version of the installation; of a copy that was never installed it is not known."""
-    metadata = import_module("importlib.metadata")
+    from importlib import metadata
+
     try:
-        return str(metadata.version("gpuvox"))
+        return metadata.version("gpuvox")
     except metadata.PackageNotFoundError:
         return "0+unknown"
 

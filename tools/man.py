@@ -7,7 +7,7 @@ from pathlib import Path
 
 from argparse_manpage.manpage import Manpage
 
-from gpuvox.cli.completion import command_parser, whole_parser
+from gpuvox.cli.completion import command_parser, summary, whole_parser
 from gpuvox.cli.main import COMMANDS
 
 
@@ -18,7 +18,7 @@ def write_pages(folder: Path) -> list[Path]:
     pages = []
     for name, parser in parsers.items():
         parser.prog = name
-        parser.man_short_description = (parser.description or "").split(" (gpuvox")[0].rstrip(".")
+        parser.man_short_description = summary(parser).rstrip(".")
         pages.append(folder / f"{name}.1")
         pages[-1].write_text(str(Manpage(parser)))
     return pages

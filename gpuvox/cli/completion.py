@@ -15,9 +15,13 @@ SHELLS = ("bash", "zsh", "tcsh")
 
 def command_parser(command: str) -> Parser:
     """The parser of a command."""
-    module = "randomise_options" if command == "randomise" else command
-    parser: Parser = import_module(f"gpuvox.cli.{module}").build_parser()
+    parser: Parser = import_module(f"gpuvox.cli.{command}").build_parser()
     return parser
+
+
+def summary(parser: argparse.ArgumentParser) -> str:
+    """What a command does, without the version."""
+    return (parser.description or "").split(" (gpuvox")[0]
 
 
 def whole_parser(commands: tuple[str, ...]) -> argparse.ArgumentParser:
@@ -28,11 +32,8 @@ def whole_parser(commands: tuple[str, ...]) -> argparse.ArgumentParser:
     choices = parser.add_subparsers(dest="command")
     for command in commands:
         own = command_parser(command)
-        own.prog = f"gpuvox {command}"
         choices.choices[command] = own
-        choices._choices_actions.append(
-            argparse.Action([], command, help=(own.description or "").split(" (gpuvox")[0])
-        )
+        choices._choices_actions.append(argparse.Action([], command, help=summary(own)))
     return parser
 
 
