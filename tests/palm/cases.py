@@ -261,7 +261,7 @@ class Case:
 
 
 # Kinds of output: how closely ours must agree.
-STATISTIC, P, APPROXIMATE, DEFECT = "statistic", "p", "approximate", "defect"
+STATISTIC, P, APPROXIMATE = "statistic", "p", "approximate"
 
 
 class Output(NamedTuple):
@@ -327,8 +327,8 @@ class Outputs:
         z = result.statistic.z
         parametric = 2 * stats.norm.sf(np.abs(z)) if "-twotail" in self.command else stats.norm.sf(z)
         self.add_p(self.name(case.unit, modality, number, "uncparap"), parametric, STATISTIC, modality)
-        rate = self._rate(stats.norm.sf(z)) if self._rate else None
-        if rate is not None:
+        if self._rate:
+            rate = self._rate(stats.norm.sf(z))
             self.add_p(self.name(case.unit, modality, number, "fdrparap"), rate, STATISTIC, modality)
         base = self.name(case.unit, modality, number)
         df = result.statistic.df
@@ -380,7 +380,8 @@ class Outputs:
 
     def families(self, over_tests: bool, over_modalities: bool) -> Iterator[list[tuple[int, int]]]:
         groups: dict[tuple, list[tuple[int, int]]] = {}
-        for modality, number in self.case.results:
+        for modality, test in self.case.pairs():
+            number = self.case.tests.index(test)
             place = number if "-designperinput" not in self.command else 0
             key = (None if over_modalities else modality, None if over_tests else place)
             groups.setdefault(key, []).append((modality, number))
@@ -394,14 +395,9 @@ class Outputs:
         if "-corrcon" in self.command and "-corrmod" in self.command:
             yield "mc", True, True
 
-    def _singly(self) -> list[list[tuple[int, int]]]:
-        return [[pair] for pair in dict.fromkeys(key[:2] for key in self.uncorrected)]
-
     def _over_tests(self) -> None:
-        if self.accelerated[0] == "noperm":
-            return
-        results = self.case.results
         for prefix, tests, modalities in self.corrections():
+            results = self.case.results
             for family in self.families(tests, modalities):
                 for unit in results[family[0]].nulls:
                     maxima = np.max([results[pair].nulls[unit].max(axis=1) for pair in family], axis=0)
@@ -413,7 +409,7 @@ class Outputs:
         if self._rate is None:
             return
         for prefix, tests, modalities in [("", False, False), *self.corrections()]:
-            for family in self.families(tests, modalities) if prefix else self._singly():
+            for family in self.families(tests, modalities):
                 for unit in {unit for _, _, unit in self.uncorrected}:
                     pooled = np.concatenate([self.uncorrected[(*pair, unit)] for pair in family])
                     parts = np.split(
