@@ -1,12 +1,9 @@
-"""What is made from the parsers: completion scripts, as a shell runs them, and the Boutiques descriptor."""
+"""The completion scripts, as a shell runs them."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +11,6 @@ from gpuvox.cli import main
 from gpuvox.cli.completion import SHELLS, command_parser
 from gpuvox.cli.main import COMMANDS
 
-ROOT = Path(__file__).parents[1]
 ASK = """
 source completion
 complete_word() {
@@ -62,12 +58,3 @@ def test_other_shells_are_refused(arguments, said, capsys):
     out, err = capsys.readouterr()
     assert not out
     assert err == f"gpuvox: --completion is {said}; expected bash, zsh or tcsh\n"
-
-
-def test_the_boutiques_descriptor_has_the_options_of_the_command():
-    """Made by ``python tools/boutiques.py packaging/boutiques/gpuvox-randomise.json``."""
-    specification = importlib.util.spec_from_file_location("boutiques_tool", ROOT / "tools" / "boutiques.py")
-    tool = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(tool)
-    committed = json.loads((ROOT / "packaging" / "boutiques" / "gpuvox-randomise.json").read_text())
-    assert committed == tool.make_descriptor()

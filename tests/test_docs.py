@@ -9,6 +9,8 @@
 """
 
 import argparse
+import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -133,3 +135,12 @@ def test_the_table_of_modules_has_every_module_and_no_other():
             missing = {name for name in names if not {f"`{name}`", f"`{name.split('/')[0]}/`"} & named}
             assert not missing, (row, missing)
     assert listed == modules, sorted(listed ^ modules)
+
+
+def test_the_boutiques_descriptor_has_the_options_of_the_command():
+    """Made by ``python tools/boutiques.py packaging/boutiques/gpuvox-randomise.json``."""
+    specification = importlib.util.spec_from_file_location("boutiques_tool", ROOT / "tools" / "boutiques.py")
+    tool = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(tool)
+    committed = json.loads((ROOT / "packaging" / "boutiques" / "gpuvox-randomise.json").read_text())
+    assert committed == tool.make_descriptor()

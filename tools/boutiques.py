@@ -11,6 +11,7 @@ from typing import Any
 
 from gpuvox.cli.completion import command_parser
 
+ROOT = Path(__file__).resolve().parents[1]
 FILES = {"-i", "-m", "-d", "-t", "-f", "-e"}
 """Options whose values are files that exist."""
 
@@ -42,6 +43,14 @@ def is_number(action: argparse.Action) -> bool:
     )  # fmt: skip
 
 
+def released_version() -> str:
+    """The version that CITATION.cff names."""
+    text = (ROOT / "CITATION.cff").read_text()
+    match = re.search(r"^version: (\S+)$", text, re.MULTILINE)
+    assert match
+    return match[1]
+
+
 def make_descriptor() -> dict[str, Any]:
     """The descriptor, with every option that the help shows."""
     parser = command_parser("randomise")
@@ -54,7 +63,7 @@ def make_descriptor() -> dict[str, Any]:
     return {
         "name": "gpuvox randomise",
         "description": "Permutation tests on the general linear model, with the options and files of FSL randomise.",
-        "tool-version": "0.1.0",
+        "tool-version": released_version(),
         "schema-version": "0.5",
         "author": "The gpuvox developers",
         "url": "https://github.com/gpuvox/gpuvox",
