@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, at_least_one, integer, positive
+from gpuvox.cli.arguments import Parser
 from gpuvox.cli.console import terminal
-from gpuvox.cli.options import add_atlas, add_covariates, add_peaks, add_root, add_table, add_text, require
+from gpuvox.cli.options import (
+    add_atlas,
+    add_clusters,
+    add_covariates,
+    add_peaks,
+    add_root,
+    add_table,
+    add_text,
+    require,
+)
 
 EPILOG = """\
 The command writes OUT.tsv (size, p, peak and centre of gravity in mm, overlap with atlas regions; with --subpeaks a row
@@ -37,17 +46,7 @@ def build_parser() -> Parser:
         help="content of the map (1-p; required if a value is exactly 1)",
     )
     add_text(parser, "--statistic", "IMAGE", "map of the statistic, which determines the peaks")
-    parser.add_argument("--p", type=positive, metavar="P", default=0.05, help="significance level (0.05)")
-    parser.add_argument(
-        "--extent", type=at_least_one, metavar="N", default=1, help="smallest cluster to list, in voxels (1)"
-    )
-    parser.add_argument(
-        "--connectivity",
-        type=integer,
-        choices=(6, 18, 26),
-        default=26,
-        help="number of neighbours of a voxel (26)",
-    )
+    add_clusters(parser)
     add_text(parser, "--mask", "IMAGE", "mask of the voxels to consider")
     add_atlas(parser)
     add_peaks(parser, 0)

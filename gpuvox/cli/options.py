@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gpuvox.cli.arguments import Parser, count, names, pair, positive, threads
+from gpuvox.cli.arguments import Parser, at_least_one, count, integer, names, pair, positive, threads
 from gpuvox.errors import UsageError
 
 # ------------------------------------------------------------------------------------------------ shapes of options
@@ -67,6 +67,21 @@ def add_atlas(parser: Any) -> None:
         parser, "--names", "FILE", "names of its labels: a _dseg.tsv, FSL XML, FreeSurfer or ITK-SNAP table, or lines "
         "with number and name (a .tsv of the name of the image, if it is there)",
     )  # fmt: skip
+
+
+def add_clusters(parser: Any) -> None:
+    """Add ``--p``, ``--extent`` and ``--connectivity``."""
+    parser.add_argument("--p", type=positive, metavar="P", default=0.05, help="significance level (0.05)")
+    parser.add_argument(
+        "--extent", type=at_least_one, metavar="N", default=1, help="smallest cluster to list, in voxels (1)"
+    )
+    parser.add_argument(
+        "--connectivity",
+        type=integer,
+        choices=(6, 18, 26),
+        default=26,
+        help="number of neighbours of a voxel (26)",
+    )
 
 
 def add_peaks(parser: Any, subpeaks: int) -> None:

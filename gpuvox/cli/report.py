@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, at_least_one, integer, positive
+from gpuvox.cli.arguments import Parser
 from gpuvox.cli.console import terminal
-from gpuvox.cli.options import add_atlas, add_peaks, add_text
+from gpuvox.cli.options import add_atlas, add_clusters, add_peaks, add_text
 from gpuvox.errors import UsageError
 
 EPILOG = """\
@@ -65,17 +65,7 @@ def build_parser() -> Parser:
 def add_results(group: Any) -> None:
     """Add the options of a run."""
     add_text(group, "--correction", "NAME", "p-values to report, such as tfceFWE, voxFWE or tfceFDR (tfceFWE)")
-    group.add_argument("--p", type=positive, metavar="P", default=0.05, help="significance level (0.05)")
-    group.add_argument(
-        "--extent", type=at_least_one, metavar="N", default=1, help="smallest cluster to list, in voxels (1)"
-    )
-    group.add_argument(
-        "--connectivity",
-        type=integer,
-        choices=(6, 18, 26),
-        default=26,
-        help="number of neighbours of a voxel (26)",
-    )
+    add_clusters(group)
     add_peaks(group, 3)
     add_atlas(group)
     add_text(group, "--underlay", "IMAGE", "anatomy under the maps, on their grid")
