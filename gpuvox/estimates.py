@@ -50,7 +50,7 @@ def _fit_all(Y: Float64, M: Float64, demean: bool) -> tuple[AnyArray, AnyArray, 
     """Pseudoinverse, estimates and residual variance; M is (V, n, p), or (1, n, p) if all voxels share it."""
     n, p = M.shape[1:]
     if demean:
-        Y, M = demean_columns(Y), M - M.mean(axis=1, keepdims=True)
+        Y, M = demean_columns(Y), demean_columns(M)
     pinv, rank = _pseudoinverse(M)
     pe = np.einsum("vpn,nv->pv", np.broadcast_to(pinv, (Y.shape[1], p, n)), Y)
     residual = Y - np.einsum("vnp,pv->nv", np.broadcast_to(M, (Y.shape[1], n, p)), pe)

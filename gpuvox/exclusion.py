@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gpuvox.errors import DesignError
+from gpuvox.partitioning import CONSTANT
 from gpuvox.types import AnyArray, Bools, Float64
 
 
@@ -137,11 +138,13 @@ def fit(Y: Float64, M: Float64, gone: Bools, demean: bool) -> tuple[AnyArray, An
         Of the residuals of those who remain; their number less the rank of the design is its degrees of freedom.
     """
     stay = ~gone
-    if demean:
-        count = np.maximum(stay.sum(axis=0), 1)
-        Y = Y - (Y * stay).sum(axis=0) / count
-        M = M - ((M * stay.T[:, :, None]).sum(axis=1) / count[:, None])[:, None, :]
     within = M * stay.T[:, :, None]
+    if demean:
+        count, size = np.maximum(stay.sum(axis=0), 1), np.abs(within).max(axis=1, keepdims=True)
+        Y = Y - (Y * stay).sum(axis=0) / count
+        M = M - (within.sum(axis=1) / count[:, None])[:, None, :]
+        within = M * stay.T[:, :, None]
+        within *= np.abs(within).max(axis=1, keepdims=True) > CONSTANT * size  # what rounding leaves of a constant is 0
     pinv = np.linalg.pinv(within)
     estimates = np.einsum("vpn,nv->pv", pinv, Y)
     residuals = Y - np.einsum("vnp,pv->nv", M, estimates)

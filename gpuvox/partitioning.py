@@ -44,10 +44,10 @@ def orthonormal_basis(matrix: Float64, scale: float | None = None) -> Float64:
 
 
 def demean_columns(design: Float64) -> Float64:
-    """Columns less their means; what rounding leaves of a constant is 0."""
-    centred = design - design.mean(axis=0)
-    constant = np.ptp(design, axis=0) <= CONSTANT * np.abs(design).max(axis=0, initial=0.0)
-    return np.where(constant, 0.0, centred)
+    """Columns less their means; what rounding leaves of a constant is 0. Of one design, or of a stack (…, n, p)."""
+    centred = design - design.mean(axis=-2, keepdims=True)
+    constant = np.ptp(design, axis=-2) <= CONSTANT * np.abs(design).max(axis=-2, initial=0.0)
+    return np.where(constant[..., None, :], 0.0, centred)
 
 
 def standardised(design: Float64) -> tuple[Float64, Float64]:
