@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpuvox.exclusion import fit, with_columns
-from gpuvox.partitioning import demean_columns
+from gpuvox.partitioning import demean_columns, pseudoinverses
 from gpuvox.prepared import Inputs
 from gpuvox.scratch import block
 from gpuvox.types import AnyArray, Float64
@@ -51,21 +51,8 @@ def _fit_all(Y: Float64, M: Float64, demean: bool) -> tuple[AnyArray, AnyArray, 
     n, p = M.shape[1:]
     if demean:
         Y, M = demean_columns(Y), demean_columns(M)
-    pinv, rank = _pseudoinverse(M)
+    pinv, rank = pseudoinverses(M)
     pe = np.einsum("vpn,nv->pv", np.broadcast_to(pinv, (Y.shape[1], p, n)), Y)
     residual = Y - np.einsum("vnp,pv->nv", np.broadcast_to(M, (Y.shape[1], n, p)), pe)
     df = n - rank
     return pinv, pe, np.divide((residual**2).sum(axis=0), df, out=np.zeros(Y.shape[1]), where=df > 0)
-
-
-def _pseudoinverse(M: Float64) -> tuple[Float64, AnyArray]:
-    """Pseudoinverses (V, p, n) of designs, and their ranks (V,).
-
-    Of independent columns they do not depend on the units, so the columns are brought to one scale first: the cube of
-    a volume in mm³ beside a constant would have no digits left.
-    """
-    scale = np.abs(M).max(axis=1, keepdims=True)
-    scale[scale == 0] = 1
-    rank = np.linalg.matrix_rank(M / scale)
-    units = np.where((rank == M.shape[2])[:, None, None], scale, 1.0)
-    return np.linalg.pinv(M / units) / units.swapaxes(1, 2), rank

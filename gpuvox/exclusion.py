@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gpuvox.errors import DesignError
-from gpuvox.partitioning import CONSTANT
+from gpuvox.partitioning import CONSTANT, pseudoinverses
 from gpuvox.types import AnyArray, Bools, Float64
 
 
@@ -144,10 +144,11 @@ def fit(Y: Float64, M: Float64, gone: Bools, demean: bool) -> tuple[AnyArray, An
         Y = Y - (Y * stay).sum(axis=0) / count
         M = M - (within.sum(axis=1) / count[:, None])[:, None, :]
         within = M * stay.T[:, :, None]
-        within *= np.abs(within).max(axis=1, keepdims=True) > CONSTANT * size  # what rounding leaves of a constant is 0
-    pinv = np.linalg.pinv(within)
+        # What rounding leaves of a constant is 0.
+        within *= np.abs(within).max(axis=1, keepdims=True) > CONSTANT * size
+    pinv, rank = pseudoinverses(within)
     estimates = np.einsum("vpn,nv->pv", pinv, Y)
     residuals = Y - np.einsum("vnp,pv->nv", M, estimates)
-    df = stay.sum(axis=0) - np.linalg.matrix_rank(within)
+    df = stay.sum(axis=0) - rank
     squares = (residuals**2 * stay).sum(axis=0)
     return pinv, estimates, residuals, np.divide(squares, df, out=np.zeros(len(df)), where=df > 0)

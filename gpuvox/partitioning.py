@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gpuvox.errors import DesignError
-from gpuvox.types import Bools, Float64
+from gpuvox.types import AnyArray, Bools, Float64
 
 RANK_TOLERANCE = 1e-10
 """Singular values under this share of the largest count as zero."""
@@ -54,11 +54,23 @@ def standardised(design: Float64) -> tuple[Float64, Float64]:
     """Columns scaled to a largest absolute entry of 1, and the scales (1 for an empty column).
 
     A covariate in units that make it 1e6 times larger than its neighbours must not decide what counts as
-    zero.
+    zero. Of a stack of designs, (…, n, p), the scales are (…, p).
     """
-    scale = np.abs(design).max(axis=0, initial=0.0)
+    scale = np.abs(design).max(axis=-2, initial=0.0)
     scale = np.where(scale > 0, scale, 1.0)
-    return design / scale, scale
+    return design / scale[..., None, :], scale
+
+
+def pseudoinverses(designs: Float64) -> tuple[Float64, AnyArray]:
+    """Pseudoinverses (V, p, n) of a stack of designs (V, n, p), and their ranks (V,).
+
+    Of independent columns they do not depend on the units, so the columns are brought to one scale first: the cube of
+    a volume in mm³ beside a constant would have no digits left.
+    """
+    scaled, scale = standardised(designs)
+    rank = np.linalg.matrix_rank(scaled)
+    units = np.where((rank == designs.shape[2])[:, None], scale, 1.0)
+    return np.linalg.pinv(designs / units[:, None, :]) / units[:, :, None], rank
 
 
 @dataclass(frozen=True, eq=False)

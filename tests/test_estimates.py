@@ -37,3 +37,18 @@ def test_a_constant_that_is_demeaned_is_no_parameter(constant, n, excluded):
     assert_allclose(both["pe"][0], alone["pe"][0], rtol=1e-10)
     for name in ("cope", "varcope", "sigmasqr"):
         assert_allclose(both[name], alone[name], rtol=1e-10)
+
+
+@pytest.mark.parametrize("excluded", [False, True])
+def test_estimates_do_not_depend_on_the_units_of_covariates(excluded):
+    """Cubes of volumes in litres and in mm³, beside a constant, and independent of it only if scaled."""
+    rng = np.random.default_rng(3)
+    litres, lesions = rng.normal(1.5, 0.12, 14), lesioned(14) if excluded else None
+    group = np.arange(14) % 2
+    of_litres, of_mm3 = (
+        parameter_estimates(inputs(np.c_[np.ones(14), group, size**3], [0, 1, 0], lesions), demean=False)
+        for size in (litres, litres * 1e6)
+    )
+    for name in ("cope", "varcope", "sigmasqr"):
+        assert_allclose(of_mm3[name], of_litres[name], rtol=1e-7)
+    assert_allclose(of_mm3["pe"][2] * 1e18, of_litres["pe"][2], rtol=1e-7)
