@@ -17,6 +17,7 @@ from scipy import special
 
 from gpuvox.findings.scene import Scene, VoxelwiseTest
 from gpuvox.findings.tables import significant
+from gpuvox.partitioning import standardised
 from gpuvox.plain import escaped
 from gpuvox.runtime.elsewhere import ignoring_local_file
 from gpuvox.types import Bools, Float64, Floats
@@ -324,11 +325,7 @@ def design_matrix(values: Float64, names: Sequence[str]) -> Picture:
 
 def draw_design(ax: Axes, values: Float64, names: Sequence[str], rows: str) -> None:
     """Draw a design: black is negative, white positive, each column scaled to its largest magnitude."""
-    scale = np.abs(values).max(axis=0)
-    ax.imshow(
-        values / np.where(scale > 0, scale, 1), cmap="gray", vmin=-1, vmax=1, aspect="auto",
-        interpolation="nearest",
-    )  # fmt: skip
+    ax.imshow(standardised(values)[0], cmap="gray", vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
     ax.set_xticks(
         range(len(names)), [short(name, 18) for name in names], rotation=40, ha="right", rotation_mode="anchor"
     )
@@ -529,8 +526,6 @@ def diagnostics(values: Mapping[str, Float64], name: str) -> Picture:
     name : str
         The model.
     """
-    from scipy import special
-
     fitted, cook = values["fitted"], values["cook"]
     residuals, n = values["outcome"] - fitted, len(fitted)
     studentised = np.sort(values["studentised"][np.isfinite(values["studentised"])])

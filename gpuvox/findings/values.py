@@ -19,6 +19,7 @@ from gpuvox.errors import FileError
 from gpuvox.findings.clusters import eigenvariate
 from gpuvox.findings.runs import Run
 from gpuvox.grid import Grid
+from gpuvox.partitioning import standardised
 from gpuvox.scratch import Data, pieces_with
 from gpuvox.types import Bools, Float64, Floats
 
@@ -258,9 +259,7 @@ class Fit:
 
     def __post_init__(self) -> None:
         # Columns of one scale, and not their products: those of a volume in mm³ beside a constant have no digits left.
-        scale = np.abs(self.X).max(axis=0)
-        scale[scale == 0] = 1
-        X = self.X / scale
+        X, scale = standardised(self.X)
         solver = np.linalg.pinv(X, rcond=max(X.shape) * np.finfo(np.float64).eps) / scale[:, None]
         coefficients, inverse = solver @ self.y, solver @ solver.T
         df = len(self.y) - int(np.linalg.matrix_rank(X))
