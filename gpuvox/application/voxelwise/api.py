@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,8 @@ from gpuvox.application.voxelwise.analysis import (
     check_one_mask,
     prepare_analysis,
 )
-from gpuvox.application.voxelwise.combined import combine_in_memory, write_combined
-from gpuvox.application.voxelwise.folder import ResultFolder, write_volumes
+from gpuvox.application.voxelwise.combined import combine_in_memory, image_of_rows
+from gpuvox.application.voxelwise.folder import ResultFolder
 from gpuvox.cohort.exchangeability import Columns
 from gpuvox.cohort.in_memory import select_in_memory
 from gpuvox.cohort.longitudinal import SUMMARIES, Longitudinal
@@ -312,22 +313,11 @@ def _unmasked(images: Any, masker: Any) -> tuple[Any, Grid, Ints]:
 def _data(analysis: VoxelwiseAnalysis, name: str, temporary: str) -> Any:
     """The images of a set, in the order of the rows; some volumes of a 4D image are copied into a temporary folder."""
     images = analysis.sources[name]
-    if images.combined and images.in_memory:
-        return combine_in_memory(images, analysis)
-    if images.combined:
-        out = os.path.join(temporary, f"{name}_images")
-        write_combined(images, out, analysis)
-        return out
     if images.in_memory:
-        return select_in_memory(images, analysis.rows)
-    if not images.stacked:
-        return images.names(analysis.rows)
-    source = images.paths[analysis.rows[0]]
-    if images.is_whole(analysis.rows):
-        return source
-    out = os.path.join(temporary, f"{name}_images")
-    write_volumes(source, out, [images.volumes[row] for row in analysis.rows], analysis)
-    return out
+        return combine_in_memory(images, analysis) if images.combined else select_in_memory(images, analysis.rows)
+    if images.combined or images.stacked:
+        return image_of_rows(analysis, name, Path(temporary) / f"{name}_images")
+    return images.names(analysis.rows)
 
 
 def _as_names(images: Any) -> Any:

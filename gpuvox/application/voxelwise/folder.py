@@ -29,7 +29,7 @@ from gpuvox import __version__, files, participants, private
 from gpuvox.application.effects import Effects, make_effects, stats_of
 from gpuvox.application.findings import Finding, find, log_p, p_values
 from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis
-from gpuvox.application.voxelwise.combined import write_combined
+from gpuvox.application.voxelwise.combined import image_of_rows
 from gpuvox.cohort.hypotheses import Hypothesis
 from gpuvox.cohort.images import CohortImages
 from gpuvox.cohort.table import ID, new_column
@@ -265,18 +265,10 @@ class ResultFolder:
     def data(self, analysis: VoxelwiseAnalysis, name: str = "") -> str:
         """What ``-i`` of randomise is: a column of ``participants.tsv``, or a 4D image, written if only some count."""
         images = analysis.sources[name]
-        if images.combined:
-            out = os.fspath(self.path / RANDOMISE / (f"{name}_images" if name else "images"))
-            write_combined(images, out, analysis)
-            return out
-        if not images.stacked:
-            return f"{self.path / 'participants.tsv'}:{self.image_column(analysis, name)}"
-        source = images.paths[analysis.rows[0]]
-        if images.is_whole(analysis.rows):
-            return os.fspath(source)
-        out = os.fspath(self.path / RANDOMISE / (f"{name}_images" if name else "images"))
-        write_volumes(source, out, [images.volumes[row] for row in analysis.rows], analysis)
-        return out
+        if images.combined or images.stacked:
+            out = self.path / RANDOMISE / (f"{name}_images" if name else "images")
+            return os.fspath(image_of_rows(analysis, name, out))
+        return f"{self.path / 'participants.tsv'}:{self.image_column(analysis, name)}"
 
     # -- maps and record --------------------------------------------------------------------------------------------
 
@@ -537,28 +529,3 @@ def _common(hypothesis: Hypothesis, run: Run) -> dict[str, Any]:
 
 def _made_by(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"Seed": record["seed"], "Software": f"gpuvox {__version__}"}
-
-
-def write_volumes(source: Path, out: str, numbers: Sequence[int], analysis: VoxelwiseAnalysis) -> None:
-    """Write some volumes of a 4D image, in this order, and the participants of each."""
-    header = files.read_header(source)
-    grid = header.grid(np.ones(header.shape[:3], dtype=bool))
-    who = analysis.cohort.who
-    label = files.Label("gpuvox: rows of a voxelwise analysis")
-    with (
-        participants.sidecar(out, who.ids, who.visits),
-        files.open_map(out, grid, header, len(numbers), label=label) as (_, write),
-    ):
-        for values in _in_order(files.read_volumes(source), numbers):
-            write(values)
-
-
-def _in_order(volumes: Iterable[Float32], numbers: Sequence[int]) -> Iterator[Float32]:
-    """Some volumes in this order; those that come too early are kept until it is their turn."""
-    waiting, early, turn = set(numbers), dict[int, Float32](), 0
-    for number, values in enumerate(volumes):
-        if number in waiting:
-            early[number] = values
-        while turn < len(numbers) and numbers[turn] in early:
-            yield early.pop(numbers[turn])
-            turn += 1
