@@ -171,8 +171,10 @@ def _prepare(
 def _describe_all(
     described: RunDescription, output: Output, analysis: VoxelwiseAnalysis, folder: ResultFolder
 ) -> list[RunDescription]:
+    """The runs of randomise; images that are made for them are written once for all."""
     described = replace(described, line=output.line, shard_line=output.shard_line)
-    return [_describe(described, analysis, run, folder) for run in analysis.runs]
+    data = {name: folder.data(analysis, name) for name in analysis.sources}
+    return [_describe(described, analysis, run, folder, data) for run in analysis.runs]
 
 
 def _execute_all(
@@ -210,8 +212,8 @@ def plan(description: VoxelwiseDescription, reporter: Reporter) -> None:
         folder.prepare(analysis, [])
         folder.write_design(analysis)
         described = replace(description.run, resume=False)
-        for run in analysis.runs:
-            for line in plan_run(_describe(described, analysis, run, folder)).splitlines():
+        for run in _describe_all(described, Output(temporary), analysis, folder):
+            for line in plan_run(run).splitlines():
                 if not line.startswith("data: "):  # a temporary name
                     reporter.say(line)
 
@@ -237,7 +239,11 @@ def _names_read(description: VoxelwiseDescription) -> list[str]:
 
 
 def _describe(
-    described: RunDescription, analysis: VoxelwiseAnalysis, run: Run, folder: ResultFolder
+    described: RunDescription,
+    analysis: VoxelwiseAnalysis,
+    run: Run,
+    folder: ResultFolder,
+    data: Mapping[str, str],
 ) -> RunDescription:
     """A run of randomise whose files are in the folder."""
     root = folder.root(run)
@@ -248,10 +254,8 @@ def _describe(
     )
     return replace(
         described,
-        data=folder.data(analysis, run.images),
-        voxelwise=tuple(
-            (column + 1, folder.data(analysis, name)) for column, name in analysis.model.voxelwise.items()
-        ),
+        data=data[run.images],
+        voxelwise=tuple((column + 1, data[name]) for column, name in analysis.model.voxelwise.items()),
         outputs=outputs,
         root=root,
         effective_design=f"{root}_effective.mat" if run.labels is not None else None,
