@@ -221,16 +221,12 @@ class ResultFolder:
         table = analysis.cohort.text
         if os.path.isfile(analysis.cohort.origin):
             table = relocated(table, analysis.cohort.origin, target)
-        for name, images in analysis.sources.items():
-            if images.combined:
-                continue
-            if not images.in_memory:
-                table = table.assign(
-                    **{self.image_column(analysis, name): self._image_cells(images, analysis.rows)}
-                )
+        for name, columns in self._columns_of_images(analysis).items():
+            images = analysis.sources[name]
+            table = table.assign(**{columns["column"]: self._image_cells(images, analysis.rows)})
             if images.stacked:
                 volumes = [str(images.volumes[row] + 1) for row in analysis.rows]
-                table = table.assign(**{new_column(table, f"{name}_volume" if name else "volume"): volumes})
+                table = table.assign(**{columns["volume"]: volumes})
         files.write_table(target, table)
 
     def blocks(self, analysis: VoxelwiseAnalysis, run: Run) -> Any:
@@ -245,16 +241,15 @@ class ResultFolder:
         return analysis.sources[name].column or new_column(analysis.cohort.text, name or "image")
 
     def _columns_of_images(self, analysis: VoxelwiseAnalysis) -> dict[str, dict[str, str]]:
-        """Of each set: columns of ``participants.tsv`` that name the image of a row and, if it is 4D, its volume."""
-        columns = {}
-        for name, images in analysis.sets.items():
-            if images.combined:
-                continue
-            if not images.in_memory:
-                columns[name] = {"column": self.image_column(analysis, name)}
+        """Of each source: columns of ``participants.tsv`` that name the image of a row and, if it is 4D, its volume."""
+        named = {
+            name: images for name, images in analysis.sources.items() if not (images.combined or images.in_memory)
+        }
+        columns = {name: {"column": self.image_column(analysis, name)} for name in named}
+        table = analysis.cohort.text.assign(**{each["column"]: "" for each in columns.values()})
+        for name, images in named.items():
             if images.stacked:
-                volume = new_column(analysis.cohort.text, f"{name}_volume" if name else "volume")
-                columns[name] = {**columns.get(name, {}), "volume": volume}
+                columns[name]["volume"] = new_column(table, f"{name}_volume" if name else "volume")
         return columns
 
     def _image_cells(self, images: CohortImages, rows: Sequence[int]) -> list[str]:
@@ -431,6 +426,7 @@ class ResultFolder:
         more: Mapping[str, Any],
     ) -> None:
         folder = os.fspath(self.path)
+        of_images = self._columns_of_images(analysis)
         reasons = [" ".join(private.words(reason.split(" "), folder)) for reason in analysis.dropped.reasons]
         record = {
             "software": {"gpuvox": __version__, "formulaic": version("formulaic")},
@@ -446,7 +442,7 @@ class ResultFolder:
             **({"longitudinal": asdict(analysis.longitudinal)} if analysis.longitudinal else {}),
             "exchangeability": analysis.exchangeability.sentence,
             "tests": [_test_record(*each, labels, analysis) for each in zip(analysis.hypotheses, findings)],
-            "images": self._columns_of_images(analysis),
+            "images": {name: of_images[name] for name in analysis.sets if name in of_images},
             **more,
             "files": sorted(written),
             "randomise_files": self._randomise_files(),
