@@ -14,7 +14,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -137,21 +137,20 @@ def _test(inputs: Inputs, wanted: _Wanted, is_flipped: bool) -> _Tested:
     analysis = prepare(inputs, options)
     prepared = analysis.tests[0]
     model = make_model(analysis, prepared)
-    threshold = None
-    if wanted.threshold is not None:
-        threshold = float(stats.t.isf(wanted.threshold / (2 if wanted.two_sided else 1), model.df))
     signs = 2 if wanted.two_sided else 1
-    voxel = PermutationTest(model, inputs.grid, prepared.shuffler, _Choice(threshold=threshold), signs)
-    tfce = None
+    threshold = tfce = None
+    if wanted.threshold is not None:
+        threshold = float(stats.t.isf(wanted.threshold / signs, model.df))
     if wanted.tfce:
         t = model.exact_map(prepared.shuffler.shuffles(0, 1)[0])
         peak = float(np.abs(t).max() if wanted.two_sided else t.max())
         tfce = Tfce(connectivity=FACES, delta=peak / STEPS * UNDER_STEP if peak > 0 else None)
-    chosen = replace(voxel, statistics=_Choice(tfce=tfce, threshold=threshold))
+    choice = _Choice(tfce=tfce, threshold=threshold)
+    test = PermutationTest(model, inputs.grid, prepared.shuffler, choice, signs)
     title, total = prepared.test.label or prepared.test.number, prepared.shuffler.n
     stop = (0, 1) if wanted.n_perm < 1 else None
     finished = run(
-        chosen, threads=wanted.threads, progress=lambda done: wanted.progress(title, done, total), share=stop
+        test, threads=wanted.threads, progress=lambda done: wanted.progress(title, done, total), share=stop
     )
     return _tested(finished, wanted.two_sided, wanted.n_perm > 0)
 
@@ -250,7 +249,8 @@ def permuted_ols(  # noqa: PLR0913 - the arguments are nilearn's
     data, grid, _ = as_cohort(target, grid, what="target_vars")
     confounds = None if confounding_vars is None else _columns(confounding_vars, "confounding_vars")
     with _wanted(n_perm, two_sided_test, random_state, n_jobs, verbose, tfce, threshold) as wanted:
-        found = [_test(*each) for each in _regressors(tested, confounds, model_intercept, data, grid, wanted)]
+        models = _regressors(tested, confounds, model_intercept, data, grid)
+        found = [_test(inputs, wanted, is_flipped) for inputs, is_flipped in models]
     return _returned(found, columns, output_type, has_more=tfce or threshold is not None)
 
 
@@ -270,9 +270,9 @@ def _is_constant(values: Float64) -> bool:
 
 
 def _regressors(
-    tested: Float64, confounds: Float64 | None, model_intercept: bool, data: Data, grid: Grid, wanted: _Wanted
-) -> Iterator[tuple[Inputs, _Wanted, bool]]:
-    """What `_test` takes, for each regressor."""
+    tested: Float64, confounds: Float64 | None, model_intercept: bool, data: Data, grid: Grid
+) -> Iterator[tuple[Inputs, bool]]:
+    """The model of each regressor, and whether it is tested by flips of signs."""
     n, k = tested.shape
     if k > 1 and any(_is_constant(column) for column in tested.T):
         raise InputError("a constant among tested_vars is tested by flips of signs, and must be tested alone")
@@ -296,7 +296,7 @@ def _regressors(
         # One set of permutations for all regressors, so that their null distributions are of one length.
         alike = tested if k > 1 else None
         inputs = Inputs(data, grid, design, contrast, np.zeros((0, 1)), effective_design=alike, names=labels)
-        yield inputs, wanted, is_flipped
+        yield inputs, is_flipped
 
 
 def with_intercept(design: Float64) -> Float64:
