@@ -32,6 +32,8 @@ from gpuvox.application.progress import open_progress
 from gpuvox.cluster import cluster_maps
 from gpuvox.errors import DesignError, InputError, SettingError
 from gpuvox.executors import Finished, run
+from gpuvox.files.placement import placed
+from gpuvox.files.volumes import volumes
 from gpuvox.grid import Grid
 from gpuvox.names import Names
 from gpuvox.partitioning import is_estimable, orthonormal_basis
@@ -548,12 +550,11 @@ def _smoothed(images: Any, grid: Grid, fwhm: float) -> AnyArray:
 
 
 def _volumes(images: Any, grid: Grid) -> Iterator[Float64]:
-    """(nx, ny, nz) The values of images, outside the mask too."""
+    """(nx, ny, nz) The values of images in the order of the grid, outside the mask too."""
     if files.are_names(images):
         for name in files.image_names(images):
-            header = files.read_header(name)
-            for values in files.read_volumes(name):
-                yield values.reshape(header.shape[:3], order="F").astype(np.float64)
+            for values in volumes(placed(files.read_header(name), grid)):
+                yield values.reshape(grid.shape, order="F").astype(np.float64)
         return
     for image in images if isinstance(images, list | tuple) else [images]:
         array: Float64 = np.asarray(image.dataobj if hasattr(image, "dataobj") else image, dtype=np.float64)

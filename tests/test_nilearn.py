@@ -219,6 +219,19 @@ def test_forms_of_the_images(cohort, masker):
     assert_allclose(by_gpuvox.get_fdata(), by_masker.get_fdata(), atol=1e-4)
 
 
+def test_images_that_are_stored_along_other_axes_than_the_mask_are_smoothed_where_they_are(cohort, tmp_path):
+    paths, design, mask = cohort
+    turned, step = [], np.diag([-1.0, 1, 1, 1])
+    step[0, 3] = SHAPE[0] - 1
+    for path in paths:
+        image = nib.load(path)
+        turned.append(str(tmp_path / f"turned_{len(turned)}.nii.gz"))
+        nib.Nifti1Image(image.get_fdata()[::-1], image.affine @ step).to_filename(turned[-1])
+    settings = {"design_matrix": design, "second_level_contrast": "age", "mask": mask, "n_perm": 0}
+    found = [ours.non_parametric_inference(each, smoothing_fwhm=6.0, **settings)["t"] for each in (paths, turned)]
+    assert_allclose(found[1].get_fdata(), found[0].get_fdata(), atol=1e-6)
+
+
 def test_images_in_another_order_than_the_design(cohort):
     paths, design, mask = cohort
     design = design.set_axis([f"sub-{i:02d}" for i in range(12)])
