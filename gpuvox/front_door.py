@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuvox import files
-from gpuvox.application.arrays import as_cohort, as_grid
+from gpuvox.application.arrays import as_grid, one_map
+from gpuvox.application.result import atlas_on, cluster_options
 from gpuvox.errors import InputError
-from gpuvox.findings.atlas import read_atlas
 from gpuvox.findings.clusters import is_p
 from gpuvox.findings.report import execute, options_of
-from gpuvox.findings.tested import ClusterOptions, TestedMaps
+from gpuvox.findings.tested import TestedMaps
 from gpuvox.grid import Grid
 from gpuvox.reporter import Reporter
 from gpuvox.study.report import execute as execute_study
-from gpuvox.types import Float32
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,16 +104,16 @@ def clusters(
     """
     place = _whole(corrected)
     grid = place if mask is None else as_grid(mask, place, "the corrected map")
-    one_minus_p = _map(corrected, grid, "the corrected map")
+    one_minus_p = one_map(corrected, grid, "the corrected map")
     if is_p(one_minus_p) or one_minus_p.min() < 0 or one_minus_p.max() > 1:
         raise InputError(
             f"the corrected map has values from {one_minus_p.min():g} to {one_minus_p.max():g}; 1 - p is expected, "
             "which is below 1"
         )
-    height = one_minus_p if statistic is None else _map(statistic, grid, "the statistic")
-    of_atlas = None if atlas is None else read_atlas(atlas, grid, names)
+    height = one_minus_p if statistic is None else one_map(statistic, grid, "the statistic")
+    of_atlas = atlas_on(grid, atlas, names)
     maps = TestedMaps(grid, height, 1 - one_minus_p.astype(np.float64))
-    table = maps.clusters(ClusterOptions(**options), of_atlas)[1]
+    table = maps.clusters(cluster_options(options), of_atlas)[1]
     return table.drop(columns="statistic") if statistic is None else table
 
 
@@ -123,10 +122,3 @@ def _whole(image: Any) -> Grid:
     is_name = isinstance(image, str | os.PathLike)
     header = files.read_header(image) if is_name else files.header_of(image, "the corrected map")
     return header.grid(np.ones(header.shape[:3], dtype=bool))
-
-
-def _map(image: Any, grid: Grid, what: str) -> Float32:
-    """(V,) The values of an image with one volume."""
-    if isinstance(image, str | os.PathLike):
-        return files.read_map(image, grid)
-    return np.asarray(as_cohort([image], grid, what=what)[0])[0]

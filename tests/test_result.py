@@ -141,7 +141,8 @@ def test_a_picture(voxelwise, tmp_path):
     figure = voxelwise.plot("MS - HC", underlay=nib.Nifti1Image(np.ones(SHAPE, np.float32), AFFINE))
     figure.savefig(tmp_path / "slices.png")
     assert (tmp_path / "slices.png").stat().st_size > 5000
-    assert voxelwise.plot("age").axes
+    nib.save(nib.Nifti1Image(np.ones(SHAPE, np.float32), AFFINE), tmp_path / "anatomy.nii.gz")
+    assert voxelwise.plot("age", underlay=tmp_path / "anatomy.nii.gz").axes
 
 
 def test_the_report_of_a_result_has_the_values_of_participants(randomised, voxelwise, tmp_path):
@@ -158,6 +159,8 @@ def test_the_report_of_a_result_has_the_values_of_participants(randomised, voxel
     assert_allclose(found[["voxels", "p", "x"]].astype(float), expected[["voxels", "p", "x"]].astype(float))
     with pytest.raises(ValueError, match="1 - p is expected"):
         gpuvox.clusters(tmp_path / "run_tstat1")
+    with pytest.raises(TypeError, match="unknown option 'size'; there are p, extent"):
+        gpuvox.clusters(tmp_path / "run_tfce_corrp_tstat1", size=3)
 
 
 def test_what_the_package_shows():

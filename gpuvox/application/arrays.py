@@ -101,6 +101,13 @@ def as_cohort(
     return _held(volumes, kind, grid, what), grid, None
 
 
+def one_map(image: Any, grid: Grid, what: str) -> Float32:
+    """(V,) The values of a single volume, from a file or a nibabel image; errors as for `as_cohort`."""
+    if isinstance(image, str | os.PathLike):
+        return files.read_map(image, grid)
+    return np.asarray(as_cohort([image], grid, what=what)[0])[0]
+
+
 def _from_files(names: Any, mask: Any, scratch: str) -> tuple[Data, Grid, files.ImageHeader]:
     first = files.read_header(files.image_names(names)[0])
     if mask is None:

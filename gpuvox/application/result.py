@@ -18,7 +18,7 @@ import numpy as np
 
 from gpuvox import files
 from gpuvox.analysis import TestResult
-from gpuvox.application.arrays import as_cohort
+from gpuvox.application.arrays import one_map
 from gpuvox.application.findings import Finding, find, log_p, p_values
 from gpuvox.errors import InputError, SettingError
 from gpuvox.findings.map_names import OF_VOXELS, map_entities, title
@@ -32,6 +32,7 @@ from gpuvox.types import AnyArray, Float32, Float64, Ints
 if TYPE_CHECKING:
     import pandas as pd
 
+    from gpuvox.findings.atlas import Atlas
     from gpuvox.findings.tested import ClusterOptions, TestedMaps
     from gpuvox.findings.values import HeldImages
 
@@ -256,13 +257,9 @@ class Result(ABC):
         InputError
             The test has no p-values, it is unknown where the voxels are, or the atlas cannot be read.
         """
-        from gpuvox.findings.atlas import read_atlas
-
         self._need_places()
-        of_atlas = None if atlas is None else read_atlas(atlas, self.grid, names)
-        if of_atlas is not None and of_atlas.note:
-            files.notice(of_atlas.note)
-        return self._maps(test, correction).clusters(_cluster_options(options), of_atlas)[1]
+        of_atlas = atlas_on(self.grid, atlas, names)
+        return self._maps(test, correction).clusters(cluster_options(options), of_atlas)[1]
 
     def plot(self, test: str, *, correction: str = "", p: float = 0.05, underlay: Any = None) -> Any:
         """Slices through all clusters of a test: the statistic, opaque where the corrected p is below a level.
@@ -362,7 +359,20 @@ class Result(ABC):
         )
 
 
-def _cluster_options(options: dict[str, Any]) -> ClusterOptions:
+def atlas_on(grid: Grid, atlas: files.Name | None, names: files.Name | None) -> Atlas | None:
+    """An atlas on a grid, if one is given, with an `InputWarning` if it was resampled."""
+    from gpuvox.findings.atlas import read_atlas
+
+    if atlas is None:
+        return None
+    read = read_atlas(atlas, grid, names)
+    if read.note:
+        files.notice(read.note)
+    return read
+
+
+def cluster_options(options: Mapping[str, Any]) -> ClusterOptions:
+    """`ClusterOptions` from arguments; `SettingError` for one that does not exist."""
     from gpuvox.findings.tested import ClusterOptions
 
     known = [each.name for each in fields(ClusterOptions)]
@@ -375,9 +385,7 @@ def _cluster_options(options: dict[str, Any]) -> ClusterOptions:
 def _underlay(underlay: Any, grid: Grid) -> AnyArray:
     """(nx, ny, nz) Values of an image on a grid."""
     whole = replace(grid, mask=np.ones(grid.shape, dtype=bool))
-    images = underlay if isinstance(underlay, str | os.PathLike) else [underlay]
-    values = np.asarray(as_cohort(images, whole, what="the underlay")[0])
-    return whole.to_volume(values[0])
+    return whole.to_volume(one_map(underlay, whole, "the underlay"))
 
 
 def _row(tested: Tested) -> tuple[str, str, str]:
