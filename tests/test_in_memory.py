@@ -52,6 +52,15 @@ class Masker:
         return nib.Nifti1Image(volumes, self.mask_img_.affine)
 
 
+def test_volumes_of_a_loaded_image_join_by_the_column_of_visits_of_the_table(tmp_path):
+    table = pd.DataFrame({"participant_id": ["a", "a", "b", "b"], "visit": ["1", "2", "1", "2"]})
+    order = [3, 0, 2, 1]
+    table.iloc[order].assign(session="mri").to_csv(tmp_path / "maps.tsv", sep="\t", index=False)
+    nib.save(nib.Nifti1Image(np.zeros((2, 2, 2, 4), np.float32), np.eye(4)), tmp_path / "maps.nii.gz")
+    joined = join_in_memory(nib.load(tmp_path / "maps.nii.gz"), as_cohort(table), SILENT)
+    assert joined.volumes == {row: order.index(row) for row in range(4)}
+
+
 def in_every_form(cohort):
     """The same images, however they are held, with the settings that go with them."""
     affine, grid = nib.load(cohort.folder / "mask.nii.gz").affine, grid_of(cohort)

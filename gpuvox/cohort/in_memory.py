@@ -60,7 +60,9 @@ def join_in_memory(images: Any, cohort: Cohort, reporter: Reporter) -> CohortIma
         raise InputError(f"the images have shape {shape}; (nx, ny, nz, n) is expected, or an array (n, V)")
     n = shape[-1 if len(shape) == 4 else 0]
     name = participants.files_of(images)
-    who = participants.of_volumes(name[0]) if isinstance(name, list) and len(name) == 1 else None
+    who = None
+    if isinstance(name, list) and len(name) == 1:
+        who = participants.of_volumes(name[0], cohort.visit_column)
     if who is not None:
         return _joined(who, n, images, cohort)
     _check_number(n, cohort)
