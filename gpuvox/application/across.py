@@ -39,7 +39,7 @@ class AcrossTests:
         """
         for result, writer in self.tests:
             writer.across(self.null.added_to(result))
-        for writer in {id(writer): writer for _, writer in self.tests}.values():
+        for writer in dict.fromkeys(writer for _, writer in self.tests):
             path = f"{writer.root}_randomise.json"
             record = files.read_json(path)
             files.write_json(path, record | {"maps": writer.written, "files": writer.files})

@@ -119,9 +119,9 @@ def make_effects(
         }  # fmt: skip
         return Effects({keys[0]: eta.astype(np.float32)}, {keys[0]: about})
     effect, se = estimates[0].astype(np.float64), np.sqrt(estimates[1].astype(np.float64))
-    t = np.divide(effect, se, out=np.zeros_like(effect), where=(stat != 0) & (se > 0))
-    limits = cohens_d(t, int(df), sizes) if sizes else partial_r(t, int(df))
     tested = stat != 0
+    t = np.divide(effect, se, out=np.zeros_like(effect), where=tested & (se > 0))
+    limits = cohens_d(t, int(df), sizes) if sizes else partial_r(t, int(df))
     values = [effect, se, *(np.where(tested, each, 0.0) for each in limits)]
     about_all = [each | n | {"DegreesOfFreedom": int(df)} for each in _about(sizes, hypothesis)]
     return Effects({key: each.astype(np.float32) for key, each in zip(keys, values)}, dict(zip(keys, about_all)))

@@ -273,7 +273,7 @@ def _images(texts: list[str]) -> str | dict[str, str]:
         if not sign or not SET_NAME.fullmatch(name):
             named.append(("", text))
         else:
-            named += [(name_, source_) for name_, source_ in zip(_counted(name, text), _counted(source, text))]
+            named += zip(_counted(name, text), _counted(source, text))
     if len(named) == 1 and not named[0][0]:
         return named[0][1]
     unnamed = next((source for name, source in named if not name), None)
