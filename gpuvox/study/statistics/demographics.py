@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from gpuvox.errors import FileError, InputError
-from gpuvox.study.statistics.ancova import LEVEL, check_assumptions, check_finite, columns_of, mean_of, sd_of
+from gpuvox.study.statistics.ancova import (
+    LEVEL,
+    check_assumptions,
+    check_finite,
+    columns_of,
+    explained,
+    mean_of,
+    sd_of,
+)
 from gpuvox.study.statistics.contingency import DRAWN, exact_p
 from gpuvox.tables.columns import require
 from gpuvox.tables.groups import assign_groups
@@ -47,7 +55,7 @@ DEMOGRAPHICS = {
 
 MOST_LEVELS = 20
 """Levels that Fisher's exact test compares; a number with more is not a category."""
-Result = tuple[str, float, float, float, float]
+Result = tuple[str | None, float, float, float, float]
 """Name of the statistic, statistic, df, df of the residuals, p."""
 
 
@@ -73,16 +81,20 @@ def _kruskal(samples: Sequence[Float64]) -> Result:
     return "H", test.statistic, len(samples) - 1, math.nan, test.pvalue
 
 
-def _fisher(counts: NDArray[np.int64]) -> Result:
+def _fisher(counts: NDArray[np.int64]) -> tuple[Result, str]:
     if counts.shape != (2, 2):
-        return "none", math.nan, math.nan, math.nan, exact_p(counts)[0]
+        p, exact = exact_p(counts)
+        caution = "" if exact else f"p from {DRAWN:,} random tables with these totals".replace(",", " ")
+        return (None, math.nan, math.nan, math.nan, p), caution
     test = stats.fisher_exact(counts)
-    return "odds ratio", test.statistic, math.nan, math.nan, test.pvalue
+    return ("odds ratio", test.statistic, math.nan, math.nan, test.pvalue), ""
 
 
-def _chi2(counts: NDArray[np.int64]) -> Result:
+def _chi2(counts: NDArray[np.int64]) -> tuple[Result, str]:
     test = stats.chi2_contingency(counts, correction=False)
-    return "chi2", test.statistic, test.dof, math.nan, test.pvalue
+    few = int((test.expected_freq < 5).sum())
+    caution = f"{few} of {counts.size} expected counts below 5" if few else ""
+    return ("chi2", test.statistic, test.dof, math.nan, test.pvalue), caution
 
 
 TWO: dict[str, Callable[[Sequence[Float64]], Result]] = {
@@ -95,7 +107,8 @@ MORE: dict[str, Callable[[Sequence[Float64]], Result]] = {
     "welch_anova": lambda samples: _anova(samples, False),
     "kruskal": _kruskal,
 }
-COUNTS: dict[str, Callable[[NDArray[np.int64]], Result]] = {"fisher": _fisher, "chi2": _chi2}
+COUNTS: dict[str, Callable[[NDArray[np.int64]], tuple[Result, str]]] = {"fisher": _fisher, "chi2": _chi2}
+"""Tests of counts, which also return a caution."""
 RANKS = ("mannwhitney", "kruskal")
 TESTS = (*TWO, *MORE, *COUNTS)
 
@@ -232,8 +245,7 @@ def merged(
             )  # fmt: skip
         except InputError as error:
             raise FileError(f"the comparison {name}: {error}") from None
-        kept = {c: DEMOGRAPHICS[k] + f"; {level}" for k in DEMOGRAPHICS for level in levels if "{group}" in k
-                for c in [k.format(group=level)]}  # fmt: skip
+        kept = explained({key: text for key, text in DEMOGRAPHICS.items() if "{group}" in key}, levels)
         renamed = {old: f"{old}_{name}" for old in ("test", "statistic", "p", "note")}
         part = found[["variable", "level", *kept, *renamed]].rename(columns=renamed)
         shared = [c for c in kept if c in whole.columns]
@@ -401,14 +413,5 @@ def _counts_compared(compared: Sequence[pd.Series], together: pd.Series, request
             " counts"
         )
     test = requested or ("fisher" if counts.shape == (2, 2) else "chi2")
-    outcome = _outcome(test, COUNTS[test](counts))
-    if outcome["statistic_name"] == "none":
-        outcome |= {"statistic_name": None}
-        if not exact_p(counts)[1]:
-            outcome["note"] = f"p from {DRAWN:,} random tables with these totals".replace(",", " ")
-    if test == "chi2":
-        expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
-        few = int((expected < 5).sum())
-        if few:
-            outcome["note"] = f"{few} of {expected.size} expected counts below 5"
-    return outcome
+    result, caution = COUNTS[test](counts)
+    return _outcome(test, result) | ({"note": caution} if caution else {})
