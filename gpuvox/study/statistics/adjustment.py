@@ -1,4 +1,4 @@
-"""Values adjusted for covariates, as z-scores of a reference group."""
+"""Values adjusted for covariates: residuals, and z-scores of a reference group."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from numpy.typing import NDArray
 
 from gpuvox.errors import DesignError
 from gpuvox.types import Float64
+
+
+def residuals_given(values: Float64, X: Float64) -> Float64:
+    """(n,) Residuals of the regression of values on the columns of X, none of which is 0 throughout."""
+    scaled = X / np.abs(X).max(axis=0)
+    return values - scaled @ np.linalg.lstsq(scaled, values, rcond=None)[0]
 
 
 def adjusted(values: NDArray, covariates: NDArray, reference: NDArray[np.bool_]) -> Float64:

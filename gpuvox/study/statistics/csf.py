@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 
 from gpuvox.errors import FileError
+from gpuvox.study.statistics.adjustment import residuals_given
 from gpuvox.study.statistics.ancova import LEVEL, ancova
 from gpuvox.tables.columns import indicators
 from gpuvox.tables.groups import assign_groups
-from gpuvox.types import Float64
+from gpuvox.types import Bools, Float64
 
 COMPARISON, SENSITIVITY_TABLE, RECORD = "csf/comparison.tsv", "csf/sensitivity.tsv", "csf/csf.json"
 """Files of a study, relative to its results."""
@@ -84,16 +85,25 @@ class Comparison:
 
     def residuals(self, values: Float64) -> Float64:
         """Residuals given groups and covariates of the participants who have all of them; NaN for others."""
+        rows, X = self._design(values)
+        out = np.full(len(values), np.nan)
+        out[rows] = residuals_given(values[rows], X)
+        return out
+
+    def residual_sd(self, values: Float64) -> float:
+        """SD of the residuals; NaN without degrees of freedom."""
+        rows, X = self._design(values)
+        residuals, df = residuals_given(values[rows], X), len(X) - X.shape[1]
+        return float(np.sqrt((residuals**2).sum() / df)) if df > 0 else float("nan")
+
+    def _design(self, values: Float64) -> tuple[Bools, Float64]:
+        """The participants who have groups, covariates and values, and the columns of their groups and covariates."""
         codes = assign_groups(self.table, self.group, self.order).codes
         rows = (
             (codes >= 0) & self.table[list(self.covariates)].notna().all(axis=1).to_numpy() & np.isfinite(values)
         )
         C = indicators(self.table[rows], self.covariates).to_numpy()
-        X = np.column_stack([codes[rows] == 0, codes[rows] == 1, C]).astype(np.float64)
-        X /= np.abs(X).max(axis=0)
-        out = np.full(len(values), np.nan)
-        out[rows] = values[rows] - X @ np.linalg.lstsq(X, values[rows], rcond=None)[0]
-        return out
+        return rows, np.column_stack([codes[rows] == 0, codes[rows] == 1, C]).astype(np.float64)
 
 
 def shift_of(name: str, table: pd.DataFrame, offsets: Mapping[str, Float64]) -> Float64 | None:
@@ -259,14 +269,7 @@ def _p(p: float) -> str:
 
 def spread_of(comparison: Comparison, offsets: Mapping[str, Float64]) -> dict[str, float]:
     """SD of iron and of myelin in CSF, given groups and covariates."""
-    spreads = {}
-    for kind in KINDS:
-        residuals = comparison.residuals(offsets[kind])
-        residuals = residuals[np.isfinite(residuals)]
-        C = indicators(comparison.table, comparison.covariates) if comparison.covariates else pd.DataFrame()
-        df = len(residuals) - 2 - C.shape[1]
-        spreads[kind] = float(np.sqrt((residuals**2).sum() / df)) if df > 0 else float("nan")
-    return spreads
+    return {kind: comparison.residual_sd(offsets[kind]) for kind in KINDS}
 
 
 def record_of(reference: str, spread: Mapping[str, float], levels: Sequence[str]) -> dict[str, Any]:

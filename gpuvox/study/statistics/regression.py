@@ -11,6 +11,7 @@ import pandas as pd
 
 from gpuvox.errors import FileError, InputError, OptionError
 from gpuvox.study.statistics import least_squares
+from gpuvox.study.statistics.adjustment import residuals_given
 from gpuvox.study.statistics.diagnostics import DIAGNOSTICS, Influence, diagnose
 from gpuvox.study.statistics.logistic import LogisticBlock, hierarchical_logistic, logistic_statistic
 from gpuvox.study.statistics.reference_group import Groups, adjustment_lines, adjustment_record, z_scored
@@ -335,7 +336,7 @@ class _Fitted:
 
     def residual(self, values: Float64, known: Float64) -> Float64 | float:
         """Residuals given the earlier blocks; NaN where there is no added-variable plot."""
-        return _residuals(values, known)
+        return residuals_given(values, known)
 
     def fitted_values(self) -> dict[str, Float64]:
         """What is written beside outcome and predictors, by role."""
@@ -421,7 +422,7 @@ class _Linear(_Fitted):
     def fitted_values(self) -> dict[str, Float64]:
         X, influence = np.column_stack([np.ones(len(self.y)), self.X]), self.diagnosis[1]
         return {
-            "fitted": self.y - _residuals(self.y, X),
+            "fitted": self.y - residuals_given(self.y, X),
             "studentised": influence.studentised,
             "cook": influence.cook,
             "leverage": influence.leverage,
@@ -487,12 +488,6 @@ class _Logistic(_Fitted):
 
     def fitted_values(self) -> dict[str, Float64]:
         return {"fitted": self.blocks[-1].probabilities}
-
-
-def _residuals(values: Float64, X: Float64) -> Float64:
-    """Residuals of a regression."""
-    scale = np.abs(X).max(axis=0)
-    return values - (X / scale) @ np.linalg.lstsq(X / scale, values, rcond=None)[0]
 
 
 ANALYSES = {
