@@ -260,6 +260,7 @@ class _Fitted:
     frames: dict[str, pd.DataFrame]
     boot: least_squares.Bootstrap | None
     excluded: dict[str, list[str]]
+    blocks: Sequence[least_squares.Block | LogisticBlock]
 
     columns: ClassVar = {"": MODEL_COLUMNS, "_coefficients": COEFFICIENT_COLUMNS}
 
@@ -271,7 +272,7 @@ class _Fitted:
     @property
     def p_of_last_block(self) -> float:
         """P of its change, not corrected."""
-        raise NotImplementedError
+        return self.blocks[-1].p_change
 
     @property
     def titles(self) -> list[str]:
@@ -297,15 +298,15 @@ class _Fitted:
         """One row per block and predictor."""
         raise NotImplementedError
 
-    def with_intervals(self, tables: Mapping[str, pd.DataFrame], extra: int) -> tuple[pd.DataFrame, Float64]:
+    def with_intervals(self, extra: int) -> tuple[pd.DataFrame, Float64]:
         """Coefficients of every block with the columns of the bootstrap, and those of the statistics after each."""
-        m = sum(len(table) + extra for table in tables.values())
+        m = sum(len(block.coefficients) + extra for block in self.blocks)
         ends, parts, after, start = bootstrap_columns(self.boot, m), [], [], 0
-        for name, table in tables.items():
-            stop = start + len(table)
-            part = table.rename_axis("predictor").reset_index()
+        for block in self.blocks:
+            stop = start + len(block.coefficients)
+            part = block.coefficients.rename_axis("predictor").reset_index()
             part[list(BOOTSTRAP)] = ends[start:stop]
-            parts.append(part.assign(model=self.model.name, block=name))
+            parts.append(part.assign(model=self.model.name, block=block.name))
             after.append(ends[stop : stop + extra])
             start = stop + extra
         return pd.concat(parts), np.concatenate(after) if extra else np.zeros((0, len(BOOTSTRAP)))
@@ -364,10 +365,8 @@ def _resampled(
 class _Linear(_Fitted):
     """A linear model."""
 
-    blocks: list[least_squares.Block] = field(default_factory=list)
-    diagnosis: tuple[dict[str, Any], Influence] = field(
-        default_factory=lambda: ({}, Influence(*[np.zeros(0)] * 3))
-    )
+    blocks: Sequence[least_squares.Block]
+    diagnosis: tuple[dict[str, Any], Influence]
 
     @classmethod
     def of(cls, command: Regression, data: Data, model: Model) -> _Linear:
@@ -387,17 +386,13 @@ class _Linear(_Fitted):
         return cls(model, rows, y, frames, boot, excluded, blocks, ({"model": model.name} | row, influence))
 
     @property
-    def p_of_last_block(self) -> float:
-        return self.blocks[-1].p_change
-
-    @property
     def titles(self) -> list[str]:
         return [
             name for block in self.blocks for name in (*block.coefficients.index, f"R2 change of {block.name}")
         ]
 
     def overview(self) -> list[dict[str, Any]]:
-        _, changes = self.with_intervals({block.name: block.coefficients for block in self.blocks}, 1)
+        _, changes = self.with_intervals(1)
         return [
             {
                 **self.about(block.name),
@@ -417,7 +412,7 @@ class _Linear(_Fitted):
         ]
 
     def coefficients(self) -> pd.DataFrame:
-        return self.with_intervals({block.name: block.coefficients for block in self.blocks}, 1)[0]
+        return self.with_intervals(1)[0]
 
     def fitted_values(self) -> dict[str, Float64]:
         X, influence = np.column_stack([np.ones(len(self.y)), self.X]), self.diagnosis[1]
@@ -433,8 +428,8 @@ class _Linear(_Fitted):
 class _Logistic(_Fitted):
     """A logistic model."""
 
-    blocks: list[LogisticBlock] = field(default_factory=list)
-    event: str = ""
+    blocks: Sequence[LogisticBlock]
+    event: str
 
     columns: ClassVar = {"": LOGISTIC_COLUMNS, "_coefficients": LOGISTIC_COEFFICIENTS}
 
@@ -453,10 +448,6 @@ class _Logistic(_Fitted):
         except InputError as error:
             raise FileError(f"{what}: {error}") from None
         return cls(model, rows, y, frames, boot, excluded, blocks, event)
-
-    @property
-    def p_of_last_block(self) -> float:
-        return self.blocks[-1].p_change
 
     @property
     def titles(self) -> list[str]:
@@ -481,7 +472,7 @@ class _Logistic(_Fitted):
         ]
 
     def coefficients(self) -> pd.DataFrame:
-        return self.with_intervals({block.name: block.coefficients for block in self.blocks}, 0)[0]
+        return self.with_intervals(0)[0]
 
     def residual(self, values: Float64, known: Float64) -> Float64 | float:
         return np.nan
