@@ -638,7 +638,7 @@ def sample_size_correlation(r: float, power: float = 0.8, alpha: float = 0.05, m
     InputError
         The correlation is 0 or ±1, the method is unknown, or power or level is out of range.
     """
-    _check_power(power, alpha)
+    check_power(power, alpha)
     if method not in CORRELATION_SIZES:
         raise InputError(f"the method {method!r} is unknown; expected {' or '.join(CORRELATION_SIZES)}")
     if not 0 < abs(r) < 1:
@@ -676,7 +676,7 @@ def sample_size_groups(
     InputError
         The difference is 0, or power, level, r2 or n_covariates is out of range.
     """
-    _check_power(power, alpha)
+    check_power(power, alpha)
     if n_covariates < 0:
         raise InputError(f"a number of covariates of {n_covariates}; it must not be negative")
     if not (d and math.isfinite(d) and 0 <= r2 < 1):
@@ -703,6 +703,7 @@ def _power_of_t(shift: float, df: int, alpha: float) -> float:
     return float(stats.nct.sf(critical, df, shift) + stats.nct.sf(critical, df, -shift))
 
 
-def _check_power(power: float, alpha: float) -> None:
+def check_power(power: float, alpha: float) -> None:
+    """Raise `InputError` unless both lie between 0 and 1."""
     if not (0 < power < 1 and 0 < alpha < 1):
         raise InputError(f"power {power} at level {alpha}; both must lie between 0 and 1")

@@ -14,6 +14,7 @@ from scipy import stats
 
 from gpuvox import files
 from gpuvox.errors import FileError, InputError, OptionError
+from gpuvox.study.statistics.least_squares import check_power
 from gpuvox.study.statistics.sources import (
     Data,
     Result,
@@ -24,13 +25,14 @@ from gpuvox.study.statistics.sources import (
     find_columns,
     numbers_of,
     record_of,
+    rows_of,
+    transform,
 )
-from gpuvox.study.statistics.transforms import transformed
 from gpuvox.tables.columns import indicators, require
-from gpuvox.tables.conditions import left_out, select
+from gpuvox.tables.conditions import left_out
 from gpuvox.tables.groups import assign_groups
 from gpuvox.tables.reading import labels, measures_of_visits, typed
-from gpuvox.types import Bools, Float64
+from gpuvox.types import Float64
 
 EFFECTS = {"slope": "intercept and slope", "intercept": "intercept"}
 
@@ -172,18 +174,21 @@ def _read(command: Mixed) -> tuple[Data, list[str]]:
         raise FileError(
             f"{command.table} has {row['participant_id']} twice at {command.time} {row[command.time]:g}"
         )
-    try:
-        chosen = select(table, command.subset)
-    except InputError as error:
-        raise OptionError("--subset", error.message) from None
-    if not chosen.any():
-        raise OptionError("--subset", f"no visit of {command.table} fulfils {command.subset!r}")
+    # As in the files, before logarithms.
+    chosen, nobody = rows_of(table, command.subset, "subset", command, "visit"), np.zeros(len(table), dtype=bool)
+    out = left_out(table, command.subset)
     numbers_of(table, command.time, command)
-    _transform(command, table, chosen)
+    if command.clusters:
+        raise OptionError(
+            "--clusters", "has a row for each participant, not for each visit; put visits in --table"
+        )
+    if command.rank:
+        raise OptionError("--rank", "is for models of one visit")
+    transform(table, chosen, nobody, command)
     outcomes = find_columns(table, command.outcome, "outcome", command)
     for name in outcomes:
         numbers_of(table, name, command)
-    return Data(table, chosen, np.zeros(len(table), dtype=bool), left_out(table, command.subset)), outcomes
+    return Data(table, chosen, nobody, out), outcomes
 
 
 def _with_regions(command: Mixed, table: pd.DataFrame) -> pd.DataFrame:
@@ -203,24 +208,6 @@ def _with_regions(command: Mixed, table: pd.DataFrame) -> pd.DataFrame:
     joined = pd.concat([table, measures.reindex(keys).reset_index(drop=True)], axis=1)
     joined.attrs = dict(table.attrs)
     return joined
-
-
-def _transform(command: Mixed, table: pd.DataFrame, chosen: Bools) -> None:
-    """Replace variables by their logarithms or roots; refuse what is not for tables of visits."""
-    for option in ("clusters",):
-        if getattr(command, option):
-            raise OptionError(
-                f"--{option}", "has a row for each participant, not for each visit; put visits in --table"
-            )
-    if command.rank:
-        raise OptionError("--rank", "is for models of one visit")
-    for how in ("log", "sqrt"):
-        for each in find_columns(table, getattr(command, how), how, command):
-            values, who = numbers_of(table, each, command), table["participant_id"].tolist()
-            try:
-                table[each] = transformed(values, how, chosen, np.zeros(len(table), dtype=bool), who, each)
-            except InputError as error:
-                raise OptionError(f"--{how}", error.message) from None
 
 
 def _fitted(command: Mixed, data: Data, name: str) -> list[dict[str, Any]]:
@@ -410,8 +397,7 @@ def trial_sizes(
         raise InputError("a trial needs visits at two different times")
     if not (effect and math.isfinite(effect)):
         raise InputError("the change that a treatment would remove is 0")
-    if not (0 < power < 1 and 0 < alpha < 1):
-        raise InputError(f"power {power} at level {alpha}; both must lie between 0 and 1")
+    check_power(power, alpha)
     variance = sd_slope**2 + sd_residual**2 / spread
     total = float(stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power))
     one = max(total, 0.0) ** 2 * variance / effect**2

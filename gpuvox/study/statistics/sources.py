@@ -109,10 +109,16 @@ class Data:
 def read_data(source: Source, reference: str = "") -> Data:
     """Variables of a command, and participants who fulfil its conditions."""
     table = gather(source.table, source.rois or None, source.clusters)
-    chosen = _group(table, source.subset, "subset", source)
+    chosen = rows_of(table, source.subset, "subset", source)
     out = left_out(table, source.subset)
     # Conditions apply to the variables as in the files, before logarithms.
-    inside = _group(table, reference, "reference", source) if reference else np.zeros(len(table), dtype=bool)
+    inside = rows_of(table, reference, "reference", source) if reference else np.zeros(len(table), dtype=bool)
+    transform(table, chosen, inside, source)
+    return Data(table, chosen, inside, out)
+
+
+def transform(table: pd.DataFrame, chosen: Bools, inside: Bools, source: Source) -> None:
+    """Replace variables by their logarithms, roots or ranks; see `transforms.transformed`."""
     done: dict[str, str] = {}
     for how in FORMULAS:
         for name in find_columns(table, getattr(source, how), how, source):
@@ -124,16 +130,16 @@ def read_data(source: Source, reference: str = "") -> Data:
                 table[name] = transformed(values, how, chosen, inside, who, name)
             except InputError as error:
                 raise OptionError(f"--{how}", error.message) from None
-    return Data(table, chosen, inside, out)
 
 
-def _group(table: pd.DataFrame, condition: str, option: str, source: Source) -> Bools:
+def rows_of(table: pd.DataFrame, condition: str, option: str, source: Source, noun: str = "participant") -> Bools:
+    """Rows that fulfil the condition of an option; `OptionError` if there are none."""
     try:
         rows = select(table, condition)
     except InputError as error:
         raise OptionError(f"--{option}", error.message) from None
     if not rows.any():
-        raise OptionError(f"--{option}", f"no participant of {source.table} fulfils {condition!r}")
+        raise OptionError(f"--{option}", f"no {noun} of {source.table} fulfils {condition!r}")
     return rows
 
 
