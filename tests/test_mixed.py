@@ -97,6 +97,13 @@ def test_units_do_not_matter_and_intercepts_alone(visits):
     assert rows["sd_slope"].isna().all()
 
 
+def test_rows_left_out_are_those_of_the_condition_on_the_files(visits):
+    table, path = visits
+    options = {"table": path, "time": "years", "random": "intercept"}
+    result = mixed(Mixed(outcome=["volume"], log=["volume"], subset="volume > 19", **options))
+    assert result.record["subset_leaves_out"] == {"false": (table["volume"] <= 19).sum(), "value_missing": 0}
+
+
 def test_trials_as_printed():
     """R's longpower, example of Alzheimer's disease: 207.31 in each arm."""
     visits = np.arange(0, 1.51, 0.25)
@@ -124,6 +131,7 @@ def test_the_command(visits, tmp_path, capsys):
         (["--subset", "years == 0"], "fewer than three participants have two visits"),
         (["--clusters", f"a={path}"], "has a row for each participant, not for each visit"),
         (["--rois", path], "and --rois need each other"),
+        (["--log", "volume", "--sqrt", "volume"], "volume is transformed already (--log)"),
         (["--group", "group", "--order", "MS,XX"], "no participant has group 'XX'"),
     ):
         assert guarded("models", lambda extra=extra: run([*base, *extra])) == 2
