@@ -154,15 +154,14 @@ def measures_of_visits(path: str | os.PathLike[str], visit: str) -> pd.DataFrame
     FileError
         The file is not such a table, or has a measure of a visit twice.
     """
-    wide = _from_rois(path, visit)
-    wide.index = pd.MultiIndex.from_tuples([tuple(name.split("\n")) for name in wide.index])
-    return wide
+    return _from_rois(path, visit)
 
 
 def _from_rois(path: str | os.PathLike[str], visit: str = "") -> pd.DataFrame:
     long = _long(path, ["structure", "side", "map", *([visit] if visit else [])])
-    if visit:  # a name of both; a line break is in neither
-        long["participant_id"] = long["participant_id"] + "\n" + labels(long[visit])
+    keys = ["participant_id"]
+    if visit:
+        long, keys = long.assign(visit=labels(long[visit])), ["participant_id", "visit"]
     require(long, ("mean", "median", "sd", "volume", "volume_normalised", "mass"), path)
     sided = long["side"].isin(["left", "right"])
     place = long["structure"].where(~sided, long["side"] + "." + long["structure"])
@@ -174,19 +173,22 @@ def _from_rois(path: str | os.PathLike[str], visit: str = "") -> pd.DataFrame:
     for value, suffix in kinds.items():
         parts.append(long.assign(variable=place + "." + long["map"] + suffix, value=long[value]))
     for value in ("volume", "volume_normalised"):
-        # Identical in the rows of all maps.
-        rows = ~pd.DataFrame({"who": long["participant_id"], "where": place}).duplicated()
-        parts.append(long.assign(variable=place + "." + value, value=long[value])[rows])
-    return _wide(pd.concat(parts), path)
+        part = long.assign(variable=place + "." + value, value=long[value])
+        parts.append(part.drop_duplicates([*keys, "variable"]))  # Identical in the rows of all maps.
+    return _wide(pd.concat(parts), path, keys)
 
 
-def _wide(long: pd.DataFrame, path: str | os.PathLike[str]) -> pd.DataFrame:
-    twice = long.duplicated(["participant_id", "variable"])
+def _wide(
+    long: pd.DataFrame, path: str | os.PathLike[str], keys: Sequence[str] = ("participant_id",)
+) -> pd.DataFrame:
+    """Variables as columns, and rows by the keys."""
+    twice = long.duplicated([*keys, "variable"])
     if twice.any():
         row = long[twice].iloc[0]
-        raise FileError(f"{os.fspath(path)} has {row['variable']} of {row['participant_id']} twice")
+        whose = " at ".join(map(str, row[list(keys)]))
+        raise FileError(f"{os.fspath(path)} has {row['variable']} of {whose} twice")
     order = long["variable"].unique()
-    wide = long.pivot(index="participant_id", columns="variable", values="value")[order].astype(float)
+    wide = long.pivot(index=list(keys), columns="variable", values="value")[order].astype(float)
     wide.columns.name = None
     return wide.dropna(axis=1, how="all")
 
