@@ -228,8 +228,7 @@ def ancova(
         A column is missing, is not numeric, or is in no family or in two; a covariate is constant or determined by
         the group and others; a group is too small; a variable with negative values is to be log-transformed.
     """
-    if correction not in CORRECTIONS:
-        raise InputError(f"the correction {correction!r} is unknown; expected {', '.join(CORRECTIONS)}")
+    check_correction(correction)
     _check_variables(table, variables, [group, *covariates])
     member = assign_families(variables, families)
     forced = matching(variables, [pattern for pattern in log if pattern != AUTO], "the list of variables")
@@ -295,6 +294,12 @@ def pairs_of_groups(
     return pd.DataFrame(lines, columns=list(PAIRS))
 
 
+def check_correction(correction: str) -> None:
+    """Raise `InputError` if the correction is unknown."""
+    if correction not in CORRECTIONS:
+        raise InputError(f"the correction {correction!r} is unknown; expected {', '.join(CORRECTIONS)}")
+
+
 def columns_of(descriptions: Mapping[str, str], levels: Sequence[str]) -> list[str]:
     """Names of columns, with ``{group}`` expanded for each group."""
     names: list[str] = []
@@ -317,9 +322,14 @@ def _check_variables(table: pd.DataFrame, variables: Sequence[str], taken: Seque
     for name in variables:
         if name in taken or list(variables).count(name) > 1:
             raise FileError(f"{name} cannot be a variable: it is the group, a covariate, or a variable already")
-        if not pd.api.types.is_numeric_dtype(table[name]):
-            raise FileError(f"the column {name!r} is text; variables are numbers")
-        check_finite(table[name])
+        check_numbers(table, name)
+
+
+def check_numbers(table: pd.DataFrame, name: str) -> None:
+    """Raise `FileError` for a text column, or an infinite value."""
+    if not pd.api.types.is_numeric_dtype(table[name]):
+        raise FileError(f"the column {name!r} is text; variables are numbers")
+    check_finite(table[name])
 
 
 def check_finite(column: pd.Series) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from gpuvox.errors import FileError, InputError, OptionError, UsageError
 from gpuvox.study.statistics import least_squares
+from gpuvox.study.statistics.ancova import check_correction
 from gpuvox.study.statistics.reference_group import adjustment_lines, adjustment_record, z_scored
 from gpuvox.study.statistics.sources import (
     BOOTSTRAP,
@@ -19,7 +20,6 @@ from gpuvox.study.statistics.sources import (
     Source,
     bootstrap_columns,
     bootstrap_record,
-    check_correction,
     check_strata,
     complete_cases,
     corrected_p,

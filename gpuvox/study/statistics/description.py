@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from gpuvox.errors import FileError
+from gpuvox.study.statistics.ancova import check_numbers, mean_of, sd_of
 from gpuvox.tables.columns import require
 
 DESCRIPTION = {
@@ -53,11 +53,8 @@ def describe(table: pd.DataFrame, variables: Sequence[str]) -> pd.DataFrame:
     require(table, variables, "")
     rows: list[dict[str, Any]] = []
     for name in variables:
-        if not pd.api.types.is_numeric_dtype(table[name]):
-            raise FileError(f"the column {name!r} is text; variables are numbers")
+        check_numbers(table, name)
         values = table[name].to_numpy(dtype=np.float64)
-        if np.isinf(values).any():
-            raise FileError(f"the column {name!r} has an infinite value")
         rows.append({"variable": name} | _described(values[~np.isnan(values)]))
     return pd.DataFrame(rows, columns=list(DESCRIPTION))
 
@@ -67,7 +64,7 @@ def _described(x: np.ndarray) -> dict[str, float]:
     row: dict[str, float] = {"n": n}
     if not n:
         return row
-    mean, sd = float(x.mean()), float(x.std(ddof=1)) if n > 1 else math.nan
+    mean, sd = mean_of(x), sd_of(x)
     half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n) if n > 1 else math.nan
     q1, median, q3 = (float(q) for q in np.quantile(x, [0.25, 0.5, 0.75]))
     return row | {

@@ -14,12 +14,12 @@ from scipy import stats
 
 from gpuvox import files
 from gpuvox.errors import FileError, InputError, OptionError
+from gpuvox.study.statistics.ancova import check_correction
 from gpuvox.study.statistics.least_squares import check_power
 from gpuvox.study.statistics.sources import (
     Data,
     Result,
     Source,
-    check_correction,
     corrected_p,
     count_of,
     find_columns,

@@ -12,6 +12,7 @@ import pandas as pd
 from gpuvox.errors import FileError, InputError, OptionError
 from gpuvox.study.statistics import least_squares
 from gpuvox.study.statistics.adjustment import residuals_given
+from gpuvox.study.statistics.ancova import check_correction
 from gpuvox.study.statistics.diagnostics import DIAGNOSTICS, Influence, diagnose
 from gpuvox.study.statistics.logistic import LogisticBlock, hierarchical_logistic, logistic_statistic
 from gpuvox.study.statistics.reference_group import Groups, adjustment_lines, adjustment_record, z_scored
@@ -22,7 +23,6 @@ from gpuvox.study.statistics.sources import (
     Source,
     bootstrap_columns,
     bootstrap_record,
-    check_correction,
     check_strata,
     complete_cases,
     corrected_p,

@@ -21,7 +21,6 @@ from gpuvox.tables.conditions import LeftOut, left_out, select
 from gpuvox.tables.reading import gather, label
 from gpuvox.types import Bools, Float64
 
-CORRECTIONS = ("fdr_bh", "bonferroni", "none")
 INTERVALS = ("bootstrap_low", "bootstrap_high", "bca_low", "bca_high")
 MOMENTS = ("bootstrap_bias", "bootstrap_se", "bootstrap_p")
 DETERMINED = "bootstrap_resamples"
@@ -278,12 +277,6 @@ def without_interval(titles: Iterable[str], boot: least_squares.Bootstrap | None
     if boot is None:
         return []
     return [title for title, ends in zip(titles, boot.percentile) if np.isnan(ends[0])]
-
-
-def check_correction(correction: str) -> None:
-    """Raise `FileError` if the correction is unknown."""
-    if correction not in CORRECTIONS:
-        raise InputError(f"the correction {correction!r} is unknown; expected {', '.join(CORRECTIONS)}")
 
 
 def corrected_p(p: Sequence[float], correction: str) -> Float64:
