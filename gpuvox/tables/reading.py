@@ -114,7 +114,6 @@ def gather(
         A file is not such a table, or lacks a participant.
     """
     joined = read_participants(table)
-    attributes = dict(joined.attrs)
     parts = [(rois, _from_rois(rois))] if rois else []
     parts += [(path, _from_clusters(name, path)) for name, path in (clusters or {}).items()]
     for path, part in parts:
@@ -123,10 +122,16 @@ def gather(
         for name in joined["participant_id"]:
             if name not in part.index:
                 raise FileError(f"{os.fspath(path)} has no values of {name}, a participant in {os.fspath(table)}")
-        joined = pd.concat([joined, part.reindex(joined["participant_id"]).reset_index(drop=True)], axis=1)
+        joined = with_columns(joined, part.reindex(joined["participant_id"]).reset_index(drop=True))
     if joined.columns.duplicated().any():
         raise FileError(f"{joined.columns[joined.columns.duplicated()][0]} is the name of two variables")
-    joined.attrs = attributes
+    return joined
+
+
+def with_columns(table: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
+    """A table with further columns of the same rows; it keeps its attributes, such as the columns with levels."""
+    joined = pd.concat([table, columns], axis=1)
+    joined.attrs = dict(table.attrs)
     return joined
 
 

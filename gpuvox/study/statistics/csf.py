@@ -21,6 +21,7 @@ from gpuvox.study.statistics.adjustment import residuals_given
 from gpuvox.study.statistics.ancova import LEVEL, ancova
 from gpuvox.tables.columns import indicators
 from gpuvox.tables.groups import assign_groups
+from gpuvox.tables.reading import with_columns
 from gpuvox.types import Bools, Float64
 
 COMPARISON, SENSITIVITY_TABLE, RECORD = "csf/comparison.tsv", "csf/sensitivity.tsv", "csf/csf.json"
@@ -76,8 +77,7 @@ class Comparison:
     def of(self, columns: Mapping[str, Float64]) -> pd.DataFrame:
         """Analyses of covariance of other variables of the same participants, without correction."""
         kept = self.table[[self.group, *self.covariates]]
-        table = pd.concat([kept, pd.DataFrame(columns, index=kept.index)], axis=1)
-        table.attrs = dict(self.table.attrs)
+        table = with_columns(kept, pd.DataFrame(columns, index=kept.index))
         result = ancova(
             table, list(columns), self.group, order=self.order, covariates=self.covariates, correction="none"
         )

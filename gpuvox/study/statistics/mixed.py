@@ -31,7 +31,7 @@ from gpuvox.study.statistics.sources import (
 from gpuvox.tables.columns import indicators, require
 from gpuvox.tables.conditions import left_out
 from gpuvox.tables.groups import assign_groups
-from gpuvox.tables.reading import labels, measures_of_visits, typed
+from gpuvox.tables.reading import labels, measures_of_visits, typed, with_columns
 from gpuvox.types import Float64
 
 EFFECTS = {"slope": "intercept and slope", "intercept": "intercept"}
@@ -205,9 +205,7 @@ def _with_regions(command: Mixed, table: pd.DataFrame) -> pd.DataFrame:
     taken = [name for name in measures.columns if name in table.columns]
     if taken:
         raise FileError(f"{taken[0]} is the name of two variables")
-    joined = pd.concat([table, measures.reindex(keys).reset_index(drop=True)], axis=1)
-    joined.attrs = dict(table.attrs)
-    return joined
+    return with_columns(table, measures.reindex(keys).reset_index(drop=True))
 
 
 def _fitted(command: Mixed, data: Data, name: str) -> list[dict[str, Any]]:

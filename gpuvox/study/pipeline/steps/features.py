@@ -14,7 +14,7 @@ from gpuvox.study.pipeline.stages import Stage
 from gpuvox.study.statistics.adjustment import z_scores
 from gpuvox.tables.columns import fitting, indicators, matching
 from gpuvox.tables.conditions import evaluate, select
-from gpuvox.tables.reading import gather, read_participants
+from gpuvox.tables.reading import gather, read_participants, with_columns
 
 
 def feature_stage(inputs: StudyInputs, after: tuple[str, ...]) -> Stage:
@@ -46,11 +46,8 @@ def _features(inputs: StudyInputs) -> pd.DataFrame:
     )
     if volumes is None:
         return features
-    attributes = dict(features.attrs)
     added = read_participants(volumes).set_index("participant_id").loc[features["participant_id"]]
-    features = pd.concat([features, added.reset_index(drop=True)], axis=1)
-    features.attrs = attributes
-    return features
+    return with_columns(features, added.reset_index(drop=True))
 
 
 def _derived(inputs: StudyInputs, features: pd.DataFrame) -> pd.DataFrame:
@@ -58,9 +55,7 @@ def _derived(inputs: StudyInputs, features: pd.DataFrame) -> pd.DataFrame:
     for name, expression in inputs.config.derived.items():
         with inputs.config.reading(("derived", name)):
             column = pd.DataFrame({name: evaluate(features, expression)}, index=features.index)
-        attributes = dict(features.attrs)
-        features = pd.concat([features, column], axis=1)
-        features.attrs = attributes
+        features = with_columns(features, column)
     return features
 
 
