@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from gpuvox.errors import InputError
 from gpuvox.qmri import TissueModel
@@ -92,6 +93,8 @@ def dependence(
     DataFrame
         One row per variable; `COLUMNS` describes the columns.
     """
+    # (Fe, My) under other coefficients: M' (Fe', My') = M (Fe, My)
+    changes = np.linalg.solve(models, np.broadcast_to(_matrix(model), models.shape))
     rows: list[dict[str, Any]] = []
     for name in variables:
         match = MEANS.fullmatch(name)
@@ -99,8 +102,6 @@ def dependence(
         if not pair or not set(pair) <= set(comparison.table.columns):
             continue
         values = comparison.table[pair].to_numpy(dtype=np.float64)
-        # (Fe, My) under other coefficients: M' (Fe', My') = M (Fe, My)
-        changes = np.linalg.solve(models, np.broadcast_to(_matrix(model), models.shape))
         weights = np.asarray(changes[:, pair.index(name)], dtype=np.float64)
         rows.append({"variable": name} | _compared(comparison, values, weights, pair.index(name)))
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -118,8 +119,6 @@ def _compared(comparison: Comparison, values: Float64, weights: Float64, own: in
     covariance = residuals.T @ residuals / df
     unit = float(fits["difference_se"].iloc[0]) / np.sqrt(covariance[0, 0])
     t = (weights @ differences) / (unit * np.sqrt(np.einsum("ij,jk,ik->i", weights, covariance, weights)))
-    from scipy import stats
-
     d, p = 2 * t / np.sqrt(df), 2 * stats.t.sf(np.abs(t), df)
     used, p_used = float(fits["d"].iloc[own]), float(fits["p"].iloc[own])
     same, low = np.sign(d) == np.sign(used), p < LEVEL

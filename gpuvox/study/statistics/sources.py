@@ -144,13 +144,18 @@ def rows_of(table: pd.DataFrame, condition: str, option: str, source: Source, no
 
 def find_columns(table: pd.DataFrame, patterns: Sequence[str], option: str, source: Source) -> list[str]:
     """Variables that an option names."""
-    twice = [name for i, name in enumerate(patterns) if name in patterns[:i]]
-    if twice:
-        raise OptionError(f"--{option}", f"{twice[0]!r} is named twice")
+    check_named_once(patterns, option)
     try:
         return matching([c for c in table.columns if c != "participant_id"], patterns, source.origin)
     except InputError as error:
         raise OptionError(f"--{option}", error.message) from None
+
+
+def check_named_once(names: Sequence[str], option: str) -> None:
+    """Raise `OptionError` if an option names the same twice."""
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise OptionError(f"--{option}", f"{twice[0]!r} is named twice")
 
 
 def is_numeric(table: pd.DataFrame, name: str) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from gpuvox.errors import DesignError, FileError, OptionError, UsageError
-from gpuvox.study.statistics.sources import Source, find_columns
+from gpuvox.study.statistics.sources import Source, check_named_once, find_columns
 from gpuvox.tables.columns import indicators, require
 
 EACH = "{each}"
@@ -135,9 +135,7 @@ def _take(terms: Sequence[str], place: dict[str, str], block: str) -> None:
 def terms_of(table: pd.DataFrame, patterns: Sequence[str], option: str, source: Source) -> list[str]:
     """Variables that patterns name, and interactions as they are, in order."""
     terms: list[str] = []
-    twice = [name for i, name in enumerate(patterns) if name in patterns[:i]]
-    if twice:
-        raise OptionError(f"--{option}", f"{twice[0]!r} is named twice")
+    check_named_once(patterns, option)
     for pattern in patterns:
         if ":" not in pattern or pattern in table.columns:
             terms += [name for name in find_columns(table, [pattern], option, source) if name not in terms]
