@@ -31,7 +31,6 @@ ROOM = 1 << 20
 MOST_ITEMS = 2**31 - 1
 """The most items that a kernel can count."""
 
-
 C_NAMES = {"float32": "float", "float64": "double", "int64": "long long"}
 
 
@@ -84,15 +83,13 @@ def extremes_on(device: Device, maps: DeviceArray) -> DeviceArray:
     return out
 
 
-def ties_everywhere(maps: MapBatch, observed: Float32, device: Device | None = None) -> Bools:
+def ties_everywhere(maps: Float32, observed: Float32) -> Bools:
     """(B,) Whether a map is within rounding of the observed one (V,), or of its negative, at every voxel."""
-    if device is None:
-        return np.array([_ties_everywhere(values, observed) for values in maps], dtype=bool)
-    return device.download(ties_on(device, maps, observed)).astype(bool)
+    return np.array([_ties_everywhere(values, observed) for values in maps], dtype=bool)
 
 
 def ties_on(device: Device, maps: DeviceArray, observed: Float32) -> DeviceArray:
-    """(B,) int32 The same, which stay on the device: 1 or 0."""
+    """(B,) int32 The same on a device, where they stay: 1 or 0."""
     n_maps, n_voxels = maps.shape
     out = device.empty(n_maps, np.int32)
     device.launch(
@@ -102,9 +99,7 @@ def ties_on(device: Device, maps: DeviceArray, observed: Float32) -> DeviceArray
     return out
 
 
-def close_to_maximum(
-    maps: MapBatch, first: int, sign: int, maxima: Float32, device: Device | None = None
-) -> Items:
+def close_to_maximum(maps: Float32, first: int, sign: int, maxima: Float32) -> Items:
     """Voxels within rounding of the maximum of the maps times `sign`.
 
     Parameters
@@ -115,29 +110,21 @@ def close_to_maximum(
     sign : {1, -1}
     maxima : (B,) float32
     """
-    if device is None:
-        chosen = [b for b in range(first, len(maps)) if maxima[b] != 0]
-        return _gather(maps, chosen, lambda b: _close_to_maximum(maps[b], np.float32(sign), maxima[b]))
-    row = 0 if sign > 0 else 1
-    both = np.stack([maxima, maxima])
-    return find(device, maps, first, close_search(device.upload(both), 1 << row))
+    chosen = [b for b in range(first, len(maps)) if maxima[b] != 0]
+    return _gather(maps, chosen, lambda b: _close_to_maximum(maps[b], np.float32(sign), maxima[b]))
 
 
-def near_ties(maps: MapBatch, first: int, observed: Float32, device: Device | None = None) -> Items:
+def near_ties(maps: Float32, first: int, observed: Float32) -> Items:
     """Voxels within rounding of the observed value (V,), from map `first` on, unless both are 0."""
-    if device is None:
-        return _gather(maps, range(first, len(maps)), lambda b: _near_ties(maps[b], observed))
-    return find(device, maps, first, ties_search(device, observed))
+    return _gather(maps, range(first, len(maps)), lambda b: _near_ties(maps[b], observed))
 
 
-def near_threshold(maps: MapBatch, first: int, threshold: float, device: Device | None = None) -> Items:
+def near_threshold(maps: Float32, first: int, threshold: float) -> Items:
     """Voxels whose value is within rounding of a threshold, or of its negative, from map `first` on."""
-    if device is None:
-        return _gather(maps, range(first, len(maps)), lambda b: _near_threshold(maps[b], np.float32(threshold)))
-    return find(device, maps, first, threshold_search(threshold))
+    return _gather(maps, range(first, len(maps)), lambda b: _near_threshold(maps[b], np.float32(threshold)))
 
 
-def near_steps(maps: MapBatch, first: int, per_unit: tuple[float, float], device: Device | None = None) -> Items:
+def near_steps(maps: Float32, first: int, per_unit: tuple[float, float]) -> Items:
     """Voxels whose value is within rounding of a whole number of steps, from map `first` on.
 
     Parameters
@@ -148,9 +135,7 @@ def near_steps(maps: MapBatch, first: int, per_unit: tuple[float, float], device
         Steps in a unit of the map and of its negative; 0: a sign without.
     """
     up, down = map(np.float32, per_unit)
-    if device is None:
-        return _gather(maps, range(first, len(maps)), lambda b: _near_steps(maps[b], up, down))
-    return find(device, maps, first, steps_search(per_unit))
+    return _gather(maps, range(first, len(maps)), lambda b: _near_steps(maps[b], up, down))
 
 
 def _gather(maps: Float32, chosen: Iterable[int], find: Callable[[int], Ints]) -> Items:
@@ -268,24 +253,6 @@ def _of(outcomes: Outcomes) -> Device:
     if outcomes.device is None:
         raise ValueError("there is no device")
     return outcomes.device
-
-
-def find(device: Device, maps: DeviceArray, first: int, search: Search) -> Items:
-    """What is looked for in maps on a device, on the host."""
-
-    def work(outcomes: Outcomes) -> list[Promise[Items]]:
-        return [
-            outcomes.promise(
-                lambda count, *lists: Items(*(values[: count[0]] for values in lists)),
-                items.count, items.map, items.voxel, items.value,
-            )
-            for items in listed(maps, first, search, outcomes)
-        ]  # fmt: skip
-
-    parts = [promise.value for promise in settled(device, work)]
-    none = np.zeros(0, dtype=np.int32)
-    parts.append(Items(none, none, np.zeros(0, dtype=np.float32)))
-    return Items(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("map", "voxel", "value")))
 
 
 def put_on(device: Device, maps: DeviceArray, items: DeviceItems, values: DeviceArray) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bench.device.checks.compare import Check
 from bench.device.lab import Lab, host, there
 from gpuvox import reductions as primitives
-from gpuvox.device import Device
+from gpuvox.device import Device, Outcomes, Promise, settled
 from gpuvox.glm import f_to_z
 from gpuvox.grid import Grid
 from gpuvox.qmri import FieldConversion, Inversion, TissueModel
@@ -59,12 +59,42 @@ def ties(device: Device | None) -> dict:
     values = np.stack([observed, -observed, observed * rounding, -observed * rounding, *noise])
     values[-1, 17] += np.float32(1)
     maps = there(device, values)
-    found: dict[str, Any] = {"everywhere": primitives.ties_everywhere(maps, observed, device)}
+    found: dict[str, Any] = {}
+    if device is None:
+        found["everywhere"] = primitives.ties_everywhere(maps, observed)
+    else:
+        found["everywhere"] = device.download(primitives.ties_on(device, maps, observed)).astype(bool)
     for row, sign in enumerate((1, -1)):
         maxima = primitives.extremes(values)[row]
-        found[f"maximum {sign}"] = in_order(primitives.close_to_maximum(maps, 1, sign, maxima, device))
-    found["near"] = in_order(primitives.near_ties(maps, 1, observed, device))
+        found[f"maximum {sign}"] = in_order(
+            primitives.close_to_maximum(maps, 1, sign, maxima)
+            if device is None
+            else find(device, maps, primitives.close_search(device.upload(np.stack([maxima, maxima])), 1 << row))
+        )
+    found["near"] = in_order(
+        primitives.near_ties(maps, 1, observed)
+        if device is None
+        else find(device, maps, primitives.ties_search(device, observed))
+    )
     return found
+
+
+def find(device: Device, maps: Any, search: primitives.Search) -> primitives.Items:
+    """What is looked for in maps on a device from the second one on, on the host."""
+
+    def work(outcomes: Outcomes) -> list[Promise[primitives.Items]]:
+        return [
+            outcomes.promise(
+                lambda count, *lists: primitives.Items(*(values[: count[0]] for values in lists)),
+                items.count, items.map, items.voxel, items.value,
+            )
+            for items in primitives.listed(maps, 1, search, outcomes)
+        ]  # fmt: skip
+
+    parts = [promise.value for promise in settled(device, work)]
+    return primitives.Items(
+        *(np.concatenate([getattr(p, name) for p in parts]) for name in ("map", "voxel", "value"))
+    )
 
 
 def in_order(items: primitives.Items) -> list[NDArray]:
