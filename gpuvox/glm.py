@@ -26,6 +26,7 @@ On a GPU (``kernels/glm.cu``) every step is the same operation in the same order
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field
@@ -42,7 +43,7 @@ from gpuvox.errors import DesignError
 from gpuvox.jit import inner, loop
 from gpuvox.partitioning import PartitionedDesign, invariant_part
 from gpuvox.products import TILE, grouped, statistic_maps
-from gpuvox.reductions import DeviceItems, Search, listed, put_on, unsettled_search, upload_items
+from gpuvox.reductions import DeviceItems, listed, put_on, unsettled_search, upload_items
 from gpuvox.scratch import Data, Tiles, copy_block, pieces, pieces_with, take
 from gpuvox.shuffle import DeviceShuffles, on_device
 from gpuvox.smooth import MaskedGaussian
@@ -223,10 +224,38 @@ def _shuffled(basis: Float64, shuffles: Shuffles) -> Float64:
     return np.ascontiguousarray(basis[shuffles].transpose(0, 2, 1))
 
 
-class DeviceModel:
+class DeviceModel(ABC):
     """A model that may be on a device: what computes there is its `_on_device`, made when it is first needed."""
 
     device: Device | None
+    smoother: MaskedGaussian | None
+
+    @property
+    def has_exact(self) -> bool:
+        """Whether `exact` applies."""
+        return self.smoother is None
+
+    @abstractmethod
+    def exact_map(self, shuffle: Shuffles) -> Float64:
+        """(V,) Statistic map of one permutation, in float64 from the data; on the host."""
+
+    @abstractmethod
+    def exact_on(self, shuffles: ShuffleBatch, items: DeviceItems) -> DeviceArray:
+        """(room,) float64 Statistic for a list on the device, where they stay."""
+
+    def settle(self, shuffles: ShuffleBatch, maps: MapBatch, chosen: Any, outcomes: Outcomes) -> None:
+        """Replace whole maps in place by maps computed in float64; chosen (B,): where the maps are."""
+        if self.device is None:
+            for b in map(int, np.flatnonzero(chosen)):
+                maps[b] = self.exact_map(shuffles[b])
+            return
+        held = on_device(shuffles, self.device)
+        if self.has_exact:
+            for items in listed(maps, 0, unsettled_search(chosen, chosen), outcomes):
+                put_on(self.device, maps, items, self.exact_on(held, items))
+            return
+        for b in map(int, np.flatnonzero(self.device.download(chosen))):
+            self.device.put_row(maps, b, self.exact_map(held.on_host(b, b + 1)[0]))
 
     @property
     def _own_device(self) -> Device:
@@ -388,17 +417,13 @@ class Glm(DeviceModel):
         if self.smoother:
             variance = (sse * self._norms**2).astype(np.float32)
             out = smooth_variance(out, variance, self.smoother(variance))
-        for b in np.flatnonzero(equivalent):
-            out[b] = self.exact_map(shuffles[b])
+        self.settle(shuffles, out, equivalent, Outcomes(None))
         return out
 
     def settle(self, shuffles: ShuffleBatch, maps: MapBatch, chosen: Any, outcomes: Outcomes) -> None:
-        """Replace whole maps in place by maps computed in float64; chosen (B,): where the maps are."""
-        if self.device is not None:
-            self._on_device.settle(shuffles, maps, chosen, outcomes)
-            return
-        for b in np.flatnonzero(chosen):
-            maps[b] = self.exact_map(shuffles[b])
+        """See `DeviceModel.settle`; without an effect all maps are 0 already."""
+        if self.model.rank_effect:
+            super().settle(shuffles, maps, chosen, outcomes)
 
     def exact_map(self, shuffle: Shuffles) -> Float64:
         """(V,) Statistic map of one permutation, in float64 from the data; on the host."""
@@ -445,11 +470,6 @@ class Glm(DeviceModel):
     def streamed(self) -> bool:
         """Whether every batch reads from a file."""
         return self._residuals.in_file
-
-    @property
-    def has_exact(self) -> bool:
-        """Whether `exact` applies."""
-        return self.smoother is None
 
     def _exact(self, rows: Float64, voxels: Ints) -> tuple[Float64, Float64]:
         statistic, sse = np.zeros(len(voxels)), np.ones(len(voxels))
@@ -504,21 +524,20 @@ class _GlmOnDevice:
         self.data: DeviceArray | None = None
         self.slabs: Slabs | None = None
         if self.slab == wide:
-            self.residuals = self._columns(glm._residuals, 0, wide)
-            self.data = self._columns(glm.data, 0, n_voxels)
+            self.residuals = self._columns(glm._residuals, wide)
+            self.data = self._columns(glm.data, n_voxels)
         else:
             self.slabs = Slabs(device, n, n_voxels, self.slab, partial(copy_block, glm._residuals))
 
-    def _columns(self, values: Data, start: int, width: int) -> DeviceArray:
-        """Columns of (n, V) values on the device, 0 beyond the last; rows are sent a few at a time."""
+    def _columns(self, values: Data, width: int) -> DeviceArray:
+        """(n, width) The columns of (n, V) values on the device, 0 beyond the last; rows are sent a few at a time."""
         n, n_voxels = values.shape
         columns = self.device.empty((n, width), np.float32)
         step = max(1, _UPLOAD_BYTES // (4 * max(width, 1)))
-        voxels = slice(start, min(start + width, n_voxels))
         for first in range(0, n, step):
             rows = slice(first, min(first + step, n))
             part = np.zeros((rows.stop - first, width), dtype=np.float32)
-            copy_block(values, rows, voxels, part[:, : voxels.stop - start])
+            copy_block(values, rows, slice(0, n_voxels), part[:, :n_voxels])
             self.device.put(self.device.rows(columns, first, rows.stop), part)
         return columns
 
@@ -537,10 +556,14 @@ class _GlmOnDevice:
             self._products(rows, residuals, start, len(shuffles), out, sse, marks)
         equivalent = self.equivalent(held)
         whole = device.full(len(shuffles), 0, np.int32) if glm.smoother else equivalent
-        self._settle_listed(held, out, sse, unsettled_search(marks, whole), outcomes)
+        for items in listed(out, 0, unsettled_search(marks, whole), outcomes):
+            statistic, exact_sse = self.exact_on(held, items)
+            put_on(device, out, items, statistic)
+            if glm.smoother:
+                put_on(device, sse, items, exact_sse)
         if glm.smoother:
             self._smooth(out, sse)
-            self.settle(held, out, equivalent, outcomes)
+            glm.settle(held, out, equivalent, outcomes)
         return out
 
     def equivalent(self, shuffles: DeviceShuffles) -> DeviceArray:
@@ -593,32 +616,6 @@ class _GlmOnDevice:
             np.float32(cancels_below(n)), np.int32(width), out, np.int64(glm.n_voxels), np.int64(start),
             np.int32(glm.smoother is not None), sse, marks,
         )  # fmt: skip
-
-    def settle(self, shuffles: ShuffleBatch, maps: DeviceArray, chosen: DeviceArray, outcomes: Outcomes) -> None:
-        """Replace whole maps by maps computed in float64."""
-        held = on_device(shuffles, self.device)
-        if self.is_null:
-            return
-        if self.glm.smoother is None:
-            self._settle_listed(held, maps, None, unsettled_search(chosen, chosen), outcomes)
-            return
-        for b in map(int, np.flatnonzero(self.device.download(chosen))):
-            self.device.put_row(maps, b, self.glm.exact_map(held.on_host(b, b + 1)[0]))
-
-    def _settle_listed(
-        self,
-        shuffles: DeviceShuffles,
-        maps: DeviceArray,
-        sse: DeviceArray | None,
-        search: Search,
-        outcomes: Outcomes,
-    ) -> None:
-        """Replace what is found in maps by values computed in float64; and its SSE, where that is of use."""
-        for items in listed(maps, 0, search, outcomes):
-            statistic, exact_sse = self.exact_on(shuffles, items)
-            put_on(self.device, maps, items, statistic)
-            if self.glm.smoother and sse is not None:
-                put_on(self.device, sse, items, exact_sse)
 
     def _smooth(self, t: DeviceArray, sse: DeviceArray) -> None:
         glm, device = self.glm, self.device

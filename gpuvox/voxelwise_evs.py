@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 
@@ -34,7 +33,7 @@ from gpuvox.glm import (
     smooth_variance_on,
     z_table,
 )
-from gpuvox.reductions import DeviceItems, listed, put_on, unsettled_search, upload_items
+from gpuvox.reductions import DeviceItems, upload_items
 from gpuvox.scratch import WIDTH, Data, Tiles, as_tiles, copy_block, pieces, pieces_with
 from gpuvox.shuffle import DeviceShuffles, on_device
 from gpuvox.smooth import MaskedGaussian
@@ -259,11 +258,6 @@ class VoxelwiseGlm(DeviceModel):
         """Whether every batch reads from a file."""
         return isinstance(self._evs, Tiles) and self._evs.in_file
 
-    @property
-    def has_exact(self) -> bool:
-        """Whether `exact` applies."""
-        return self.smoother is None
-
     def equivalent(self, shuffles: Shuffles) -> Bools:
         """(B,) Whether a permutation is the identity, or flips all signs, which changes only the sign of t."""
         in_place = shuffles[:, :1] if shuffles.dtype == np.int8 else np.arange(shuffles.shape[1])
@@ -284,14 +278,6 @@ class VoxelwiseGlm(DeviceModel):
             out[chosen] = smooth_variance(maps, variance, self.smoother(variance)) if self.smoother else maps
         self.settle(shuffles, out, equivalent, Outcomes(None))
         return out
-
-    def settle(self, shuffles: ShuffleBatch, maps: MapBatch, chosen: Any, outcomes: Outcomes) -> None:
-        """Replace whole maps in place by maps computed in float64; chosen (B,): where the maps are."""
-        if self.device is not None:
-            self._on_device.settle(shuffles, maps, chosen, outcomes)
-            return
-        for b in map(int, np.flatnonzero(chosen)):
-            maps[b] = self.exact_map(shuffles[b])
 
     def exact_map(self, shuffle: Shuffles) -> Float64:
         """(V,) Statistic map of one permutation in float64, on the host."""
@@ -435,7 +421,7 @@ class _OnDevice:
         out, variance = self._all(held, np.float32)
         if self.glm.smoother is not None:
             smooth_variance_on(self.device, out, variance, self.glm.smoother)
-        self.settle(held, out, self.equivalent(held), outcomes)
+        self.glm.settle(held, out, self.equivalent(held), outcomes)
         return out
 
     def equivalent(self, shuffles: DeviceShuffles) -> DeviceArray:
@@ -446,16 +432,6 @@ class _OnDevice:
             array, np.int32(self.n), np.int32(len(shuffles)), flip, whole,
         )  # fmt: skip
         return whole
-
-    def settle(self, shuffles: ShuffleBatch, maps: DeviceArray, chosen: DeviceArray, outcomes: Outcomes) -> None:
-        """Replace whole maps by maps computed in float64."""
-        held = on_device(shuffles, self.device)
-        if self.glm.smoother is None:
-            for items in listed(maps, 0, unsettled_search(chosen, chosen), outcomes):
-                put_on(self.device, maps, items, self.exact_on(held, items))
-            return
-        for b in map(int, np.flatnonzero(self.device.download(chosen))):
-            self.device.put_row(maps, b, self.glm.exact_map(held.on_host(b, b + 1)[0]))
 
     def to_z(self, statistic: DeviceArray, tables: tuple[AnyArray, ...]) -> DeviceArray:
         """z of F maps (B, V), see `VoxelwiseGlm.to_z`."""
