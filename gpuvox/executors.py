@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -18,11 +18,9 @@ from gpuvox.permtest import LevelOverflow, MapsOfPermutation, ObservedTest, Perm
 from gpuvox.runtime import signals
 from gpuvox.runtime.limits import threads_for
 from gpuvox.runtime.pool import Pool
-from gpuvox.tally import BlockResult, ByStatistic, Tally
+from gpuvox.tally import BlockResult, Tally
 from gpuvox.team import DEVICE_THREADS
 from gpuvox.types import PermutationsDone
-
-Callback = Callable[[int, ByStatistic], None]
 
 Share = tuple[int, int]
 """Range of permutations, start and stop."""
@@ -91,7 +89,7 @@ def run(
     *,
     threads: int | None = None,
     progress: PermutationsDone | None = None,
-    callback: Callback | None = None,
+    callback: MapsOfPermutation | None = None,
     store: TallyStore | None = None,
     share: Share | None = None,
     workers: Workers | None = None,
@@ -152,7 +150,7 @@ def _run(
     test: PermutationTest,
     threads: int,
     progress: PermutationsDone | None,
-    callback: Callback | None,
+    callback: MapsOfPermutation | None,
     store: TallyStore | None,
     share: Share | None,
     workers: Workers | None,
@@ -189,7 +187,7 @@ def fold(
     observed: ObservedTest,
     threads: int,
     progress: PermutationsDone | None = None,
-    callback: Callback | None = None,
+    callback: MapsOfPermutation | None = None,
     store: TallyStore | None = None,
     share: Share | None = None,
     workers: Workers | None = None,
@@ -217,7 +215,7 @@ def fold(
 
 
 def _results(
-    observed: ObservedTest, threads: int, tally: Tally, callback: Callback | None
+    observed: ObservedTest, threads: int, tally: Tally, callback: MapsOfPermutation | None
 ) -> Generator[BlockResult, None, None]:
     """Results of all permutations that the tally lacks, in any order."""
     parts = ranges(observed, threads, tally)
