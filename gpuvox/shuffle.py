@@ -35,7 +35,7 @@ from math import comb, prod
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuvox.device import Device
+from gpuvox.device import Device, blocks_for
 from gpuvox.errors import DesignError, InputError
 from gpuvox.jit import small
 from gpuvox.types import AnyArray, DeviceArray, Float64, Int32, Ints, Shuffles, Words
@@ -385,7 +385,7 @@ class Shuffler:
 
     def _permutations_on(self, device: Device, which: tuple[np.generic, ...], out: DeviceArray) -> None:
         tables, (n_maps, _) = self._tables, out.shape
-        blocks = max(1, min(-(-n_maps // _THREADS), 64 * device.n_processors))
+        blocks = blocks_for(n_maps, _THREADS, device)
         sizes = [len(table) for table in (tables.members, tables.strata, tables.classes)]
         scratch = device.empty(blocks * _THREADS * (2 * sizes[0] + sizes[2]), np.int32)
         device.launch(
@@ -396,30 +396,27 @@ class Shuffler:
         )  # fmt: skip
 
     def _signs_on(self, device: Device, which: tuple[np.generic, ...], out: DeviceArray) -> None:
-        blocks = max(1, min(-(-len(out) // _THREADS), 64 * device.n_processors))
         device.launch(
-            "shuffle_signs", blocks, _THREADS, *which, device.keep(self._tables.unit_of_row),
-            np.int32(self._n_draws), *self._how(device), out,
+            "shuffle_signs", blocks_for(len(out), _THREADS, device), _THREADS, *which,
+            device.keep(self._tables.unit_of_row), np.int32(self._n_draws), *self._how(device), out,
         )  # fmt: skip
 
     def _how(self, device: Device) -> tuple[DeviceArray | np.generic, ...]:
         """What kernels take for the ranks of the permutations."""
-        pivots = device.keep(self._tables.pivots)
-        if self.n_distinct > RANK_LIMIT:
-            return np.int32(0), np.uint64(0), pivots, np.int32(0)
-        n_pivots = np.int32(len(self._tables.pivots))
-        return np.int32(1 if self.exhaustive else 2), np.uint64(self.n_distinct), pivots, n_pivots
+        pivots = self._tables.pivots
+        how = (1 if self.exhaustive else 2) if self._is_ranked else 0
+        n_ranks = self.n_distinct if self._is_ranked else 0
+        return np.int32(how), np.uint64(n_ranks), device.keep(pivots), np.int32(len(pivots))
 
     @cached_property
     def _tables(self) -> _DeviceTables:
-        ranked, words = self.n_distinct <= RANK_LIMIT, np.zeros(0, dtype=np.uint64)
-        pivots = words
-        if ranked and not self.exhaustive:
+        pivots = words = np.zeros(0, dtype=np.uint64)
+        if self._is_ranked and not self.exhaustive:
             pivots = _pivots(np.uint64(self.options.seed), np.uint64(self.n_distinct))
         units = self._unit_of_row.astype(np.int32)
         if self.flips:
             return _DeviceTables(units, units, units, words, pivots, units)
-        layout = self._layout if ranked else self._layout.merged()
+        layout = self._ranked_layout
         radix = np.array(layout.counts, dtype=np.uint64)
         members = np.ascontiguousarray(layout.members, np.int32)
         return _DeviceTables(
@@ -439,7 +436,7 @@ class Shuffler:
 
     def _ranks(self, indices: Words, key: np.uint64) -> Words | None:
         """Ranks of the permutations; None if there are too many to rank."""
-        if self.n_distinct > RANK_LIMIT:
+        if not self._is_ranked:
             return None
         return indices if self.exhaustive else _bijection(key, indices, np.uint64(self.n_distinct))
 
@@ -454,10 +451,9 @@ class Shuffler:
         return signs
 
     def _permutations(self, draws: Words, ranks: Words | None) -> Int32:
-        layout = self._layout
+        layout = self._ranked_layout
         if ranks is None:
-            # As if all rows of a block were equal: the random order of equals is then the permutation.
-            layout, ranks = layout.merged(), np.zeros(len(draws), dtype=np.uint64)
+            ranks = np.zeros(len(draws), dtype=np.uint64)
         radix = np.array(layout.counts, dtype=np.uint64)
         out = np.tile(np.arange(self.n_rows, dtype=np.int32), (len(draws), 1))
         _permute(draws, ranks, radix, layout.strata, layout.classes, layout.members, out)
@@ -484,6 +480,16 @@ class Shuffler:
     def _layout(self) -> _Layout:
         # Sign flips are ranked by the order of the rows, whatever their regressors.
         return _layout(self._strata, np.arange(self.n_rows) if self.flips else self.labels)
+
+    @property
+    def _is_ranked(self) -> bool:
+        """Whether the permutations are few enough to be ranked."""
+        return self.n_distinct <= RANK_LIMIT
+
+    @cached_property
+    def _ranked_layout(self) -> _Layout:
+        # Without ranks, as if all rows of a block were equal: the random order of equals is then the permutation.
+        return self._layout if self._is_ranked else self._layout.merged()
 
     @cached_property
     def invariant(self) -> Float64:
