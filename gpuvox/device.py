@@ -283,10 +283,12 @@ class Outcomes:
         return promise
 
     def promise(self, finish: Callable[..., T], *arrays: DeviceArray) -> Promise[T]:
-        """The promise of what `finish` makes of arrays once they are on the host.
+        """The promise of what `finish` makes of arrays once they are on the host; on the CPU they are.
 
         `finish` may raise `Again`. It is called in the order of the promises.
         """
+        if self.device is None:
+            return self.known(finish(*arrays))
         promise = Promise[T]()
         self._pending.append(_Pending(arrays, finish, promise))
         if self.step_by_step:

@@ -130,8 +130,6 @@ class Statistic(Setting):
             `least_ties`.
         """
         counts = [self._count(batch, values, bound) for bound in self._bounds(ties)]
-        if batch.device is None:
-            return batch.outcomes.known(_both_rows(*counts))
         return batch.outcomes.promise(_both_rows, *counts)
 
     def _count(self, batch: Batch, values: MapBatch, bound: AnyArray) -> Any:
