@@ -16,7 +16,11 @@ from gpuvox.glm import Glm
 def measured(lab: Lab, work: Callable[[], Any]) -> dict:
     """Milliseconds between events: median and range of the repeats, after a warm-up."""
     work()
-    times = [lab.machine.timed(work) for _ in range(lab.sizes.repeats)]
+    return spread([lab.machine.timed(work) for _ in range(lab.sizes.repeats)])
+
+
+def spread(times: list[float]) -> dict:
+    """Median and range of milliseconds."""
     return {"ms": float(np.median(times)), "fastest_ms": min(times), "slowest_ms": max(times), "all_ms": times}
 
 

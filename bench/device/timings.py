@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from bench.device.floors import add_work, measured, note, wall_ms, work_of_maps, work_of_t_maps, work_of_tfce
+from bench.device.floors import (
+    add_work,
+    measured,
+    note,
+    spread,
+    wall_ms,
+    work_of_maps,
+    work_of_t_maps,
+    work_of_tfce,
+)
 from bench.device.lab import Lab, n_threads
 from bench.device.studies import design_of, in_bytes, levelled, make_test
 from gpuvox.cluster import cluster_maxima
@@ -118,7 +127,6 @@ def time_whole(lab: Lab, connectivity: int, mm: float, limit: int | None = None,
     times = [wall()]
     while len(times) < 3 and 2 * times[0] / 1e3 < affordable:
         times.append(wall())
-    time = {"ms": float(np.median(times)), "fastest_ms": min(times), "slowest_ms": max(times), "all_ms": times}
     n_voxels, batch = lab.grid(mm).n_voxels, test.observe().batch
     one = add_work(work_of_t_maps(test.model, batch), work_of_tfce(batch, n_voxels))
     work = {key: value * number / batch for key, value in one.items()}
@@ -126,6 +134,7 @@ def time_whole(lab: Lab, connectivity: int, mm: float, limit: int | None = None,
         f"whole run, {mm:g} mm ({n_voxels:,} voxels), n {sizes.n}, C {connectivity}, both signs, {in_bytes(limit)}"
         f"{', voxelwise too' if voxel else ''}"
     )
+    time = spread(times)
     scaled = time["ms"] * sizes.permutations / number / 1e3
     note(
         lab, name, number, time, work, part="whole", mm=mm, connectivity=connectivity, limit=limit, voxel=voxel,
@@ -170,7 +179,7 @@ def time_cpu(lab: Lab, connectivity: int, mm: float) -> None:
     # What the observed map takes, once in a run, is not charged to the permutations.
     few = min(wall_ms(lab, lambda: run(observing, threads=threads)) for _ in range(3))
     times = [wall_ms(lab, lambda: run(whole, threads=threads)) - few for _ in range(3)]
-    time = {"ms": float(np.median(times)), "fastest_ms": min(times), "slowest_ms": max(times), "all_ms": times}
+    time = spread(times)
     name = f"CPU path, {threads} threads, {mm:g} mm, n {sizes.n}, C {connectivity}, both signs"
     key = {"part": "whole", "mm": mm, "connectivity": connectivity, "limit": None, "voxel": False}
     rows = (*lab.before.timings, *lab.report.timings)
