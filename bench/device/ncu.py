@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
 from functools import partial
 
 from bench.device.lab import PROGRAM, Lab, without_paths
-from bench.device.sanitizer import as_text
+from bench.device.sanitizer import nvidia_tool, outcome_of
 from bench.device.studies import levelled, make_test
 from gpuvox.statistics import Statistics
 from gpuvox.tfce import Tfce
@@ -18,18 +16,14 @@ KERNELS = ("glm_maps", "glm_exact", "tfce_peaks", "maps_list_steps")
 
 def profile(lab: Lab) -> None:
     """Launch each kernel once under ncu, and keep what it says."""
-    program = shutil.which("ncu") or shutil.which("ncu", path="/usr/local/cuda/bin")
+    program = nvidia_tool("ncu")
     if not program:
         lab.report.skipped.append("ncu: it is not installed")
         return
     pattern = f"regex:({'|'.join(KERNELS)})"
     command = [program, "--kernel-name", pattern, "--launch-count", "8", "--csv", sys.executable, PROGRAM]
     command += ["--step", "workload", "--seconds", str(lab.left()), *lab.options]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=max(lab.left(), 1))
-        text = done.stdout + done.stderr
-    except subprocess.TimeoutExpired as error:
-        text = as_text(error.stdout)
+    text, _ = outcome_of(command, max(lab.left(), 1))
     lab.report.facts["ncu"] = [line for line in without_paths(text).split("\n") if line.startswith('"')][:400]
     if not lab.report.facts["ncu"]:
         lab.report.skipped.append(f"ncu: {without_paths(text).strip()[-300:]}")

@@ -19,7 +19,7 @@ def sanitizer(lab: Lab, seconds: float = 75.0) -> None:
     Racecheck informs only: words that threads race for on purpose (flags that several set, maxima that several raise)
     are hazards to it too.
     """
-    program = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+    program = nvidia_tool("compute-sanitizer")
     if not program:
         lab.report.skipped.append("compute-sanitizer: it is not installed")
         return
@@ -47,11 +47,7 @@ def sanitizer(lab: Lab, seconds: float = 75.0) -> None:
 def judged(command: list[str], limit: float, informs: bool = False) -> dict:
     """Verdict and last lines of a sanitizer's run; findings of one that only informs are no failure."""
     start = perf_counter()
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
-        text, status = done.stdout + done.stderr, done.returncode
-    except subprocess.TimeoutExpired as error:
-        text, status = "".join(as_text(part) for part in (error.stdout, error.stderr)), None
+    text, status = outcome_of(command, limit)
     lines = without_paths(text).strip().split("\n")[-25:]
     summary = next((line for line in reversed(lines) if "SUMMARY" in line), "")
     if status is None:
@@ -62,6 +58,20 @@ def judged(command: list[str], limit: float, informs: bool = False) -> dict:
         findings = "to be read" if informs and "hazard" in summary else "failed"
         verdict = "clean" if "SUMMARY: 0 " in summary and status == 0 else findings
     return {"verdict": verdict, "summary": summary, "lines": lines, "seconds": perf_counter() - start}
+
+
+def nvidia_tool(name: str) -> str | None:
+    """Where a tool of NVIDIA's is; None if it is not installed."""
+    return shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin")
+
+
+def outcome_of(command: list[str], limit: float) -> tuple[str, int | None]:
+    """Output and exit status of a process; None if it was stopped after `limit` seconds."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired as error:
+        return "".join(as_text(part) for part in (error.stdout, error.stderr)), None
+    return done.stdout + done.stderr, done.returncode
 
 
 def as_text(part: bytes | str | None) -> str:
