@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from bench.device.lab import host, there
 from gpuvox import reductions
 from gpuvox.cluster import cluster_maps, cluster_maxima, normalised_extents
 from gpuvox.device import Device
@@ -20,16 +21,6 @@ from gpuvox.tfce import CODE_LEVELS, Enhancer, Tfce
 
 SHAPE = (13, 12, 11)
 """More voxels than a block has threads, so that all of its warps have work."""
-
-
-def there(device: Device | None, values: np.ndarray):
-    """On the device."""
-    return values if device is None else device.upload(values)
-
-
-def host(device: Device | None, values) -> np.ndarray:
-    """From the device."""
-    return values if device is None else device.download(values)
 
 
 def masked(seed: int) -> Grid:
