@@ -29,14 +29,21 @@ def inlined(function: Function, others: Mapping[str, Function]) -> Function:
 
 def argument(one: Statement, registers: dict[str, str]) -> Statement:
     """Arguments and results of calls are registers here: ``st.param.f64 [%param0_3+0], %fd1`` is a ``mov.f64``."""
+    name = parameter_of(one)
+    return moved(one, name) if name in registers else one
+
+
+def parameter_of(one: Statement) -> str:
+    """The parameter of a function, or of a call, that an instruction reads or writes; empty if it does not."""
+    if not one.opcode.startswith(("ld.param", "st.param")):
+        return ""
+    return one.operands[1 if one.opcode.startswith("ld") else 0].strip("[]").removesuffix("+0")
+
+
+def moved(one: Statement, register: str) -> Statement:
+    """The same with a register in place of the parameter."""
     family, *rest = one.opcode.split(".")
-    if family not in ("ld", "st") or rest[0] != "param":
-        return one
-    memory, other = (one.operands[1], one.operands[0]) if family == "ld" else one.operands
-    name = memory.strip("[]").removesuffix("+0")
-    if name not in registers:
-        return one
-    operands = (other, name) if family == "ld" else (name, other)
+    operands = (one.operands[0], register) if family == "ld" else (register, one.operands[1])
     return replace(one, opcode=f"mov.{rest[-1]}", operands=operands)
 
 
@@ -62,12 +69,7 @@ def body_of(called: Function, prefix: str, bound: dict[str, str]) -> list[Statem
         if one.opcode.split(".")[0] == "ret":
             out.append(replace(one, opcode="bra.uni", operands=(f"${prefix}end",), predicate=own(one.predicate)))
             continue
-        moved = replace(one, operands=tuple(map(own, one.operands)), predicate=own(one.predicate))
-        family, *rest = one.opcode.split(".")
-        if family in ("ld", "st") and rest[0] == "param":
-            memory = one.operands[1 if family == "ld" else 0].strip("[]").removesuffix("+0")
-            other = moved.operands[0 if family == "ld" else 1]
-            operands = (other, bound[memory]) if family == "ld" else (bound[memory], other)
-            moved = replace(moved, opcode=f"mov.{rest[-1]}", operands=operands)
-        out.append(moved)
+        name = parameter_of(one)
+        here = replace(one, operands=tuple(map(own, one.operands)), predicate=own(one.predicate))
+        out.append(moved(here, bound[name]) if name else here)
     return [*out, Statement("", (f"${prefix}end",), line=called.statements[-1].line)]
