@@ -557,10 +557,8 @@ class Enhancer:
     @cached_property
     def _peak_tables(self) -> tuple[AnyArray, AnyArray, AnyArray]:
         """Thresholds, weights w_k and 1/δ of both signs."""
-        up, down = self.tables
-        per_step = np.array([1 / t.delta if t.delta else 0 for t in self.tables], dtype=np.float32)
-        weights = np.stack([np.diff(t.weights, prepend=0) for t in self.tables])
-        return np.stack([up.thresholds, down.thresholds]), weights, per_step
+        levels = self._levels
+        return levels.thresholds, np.diff(levels.weights, prepend=0), levels.per_step
 
     @cached_property
     def _height_tables(self) -> list[tuple[AnyArray, AnyArray, float]]:
