@@ -190,6 +190,7 @@ def _write(run: Run, out: Path, folder: Path, options: ReportOptions) -> tuple[s
     grid = read_grid(run, options.mask)
     atlas = read_atlas(options.atlas, grid, options.names or None) if options.atlas else None
     analysed = [_analyse(test, grid, atlas, options) for test in run.tests]
+    corrections = _corrections(analysed, options)
     values, why = _values(run, analysed, grid, options.data)
     scene = _scene(grid, options.underlay)
     tests = [_shown_test(i, each, scene, options) for i, each in enumerate(analysed)]
@@ -206,7 +207,6 @@ def _write(run: Run, out: Path, folder: Path, options: ReportOptions) -> tuple[s
         for level in [options.clusters.p]
         for test, each, plot in zip(tests, analysed, plots)
     ]  # fmt: skip
-    corrections = _corrections(run, grid, options.clusters)
     note = atlas.note if atlas else ""
     page = RunPage(
         run,
@@ -240,18 +240,19 @@ def _analyse(test: RunTest, grid: Grid, atlas: Atlas | None, options: ReportOpti
     return _Analysed(test, maps, labels, rows)
 
 
-def _corrections(run: Run, grid: Grid, options: ClusterOptions) -> pd.DataFrame:
+def _corrections(analysed: Sequence[_Analysed], options: ReportOptions) -> pd.DataFrame:
     """What survives each correction of each test."""
     rows = []
-    for test in run.tests:
-        for desc, each in test.corrected.items():
-            p = read_p(each, grid, 0 if desc.endswith("FDR") else test.permutations)
-            statistic = files.read_map(test.statistic, grid)
-            maps = TestedMaps(grid, statistic, p, two_sided=test.two_sided)
-            labels, _ = maps.clusters(replace(options, subpeaks=0))
+    for each in analysed:
+        test, reported = each.of_run, each.of_run.correction(options.correction)
+        for desc, corrected in test.corrected.items():
+            p, n_clusters = each.maps.p, each.n_clusters
+            if desc != reported:
+                p = read_p(corrected, each.maps.grid, test.multiples_of(desc))
+                n_clusters = int(replace(each.maps, p=p).labels(options.clusters).max(initial=0))
             rows.append(
                 {"test": test.name, "correction": correction_title(desc), "smallest_p": float(p.min()),
-                 "voxels": int((p < options.p).sum()), "clusters": int(labels.max(initial=0))}
+                 "voxels": int((p < options.clusters.p).sum()), "clusters": n_clusters}
             )  # fmt: skip
     return pd.DataFrame(rows, columns=["test", "correction", "smallest_p", "voxels", "clusters"])
 

@@ -95,6 +95,10 @@ class RunTest:
     images: str = ""
     two_sided: bool = False
 
+    def multiples_of(self, desc: str) -> int:
+        """p of a correction are multiples of 1 / this number; 0 if it is unknown, or there is none."""
+        return 0 if desc.endswith("FDR") else self.permutations
+
     def correction(self, chosen: str = "") -> str:
         """The correction that is reported: the first by precedence, or that which the user chose.
 

@@ -72,6 +72,11 @@ class TestedMaps:
         """(V,) 1 − p."""
         return (1 - self.p).astype(np.float32)
 
+    @property
+    def size(self) -> Float32:
+        """(V,) What p is of: the statistic or, if the test is two-sided, its magnitude."""
+        return np.abs(self.statistic) if self.two_sided else self.statistic
+
     def clusters(
         self, options: ClusterOptions = ClusterOptions(), atlas: Atlas | None = None
     ) -> tuple[NDArray[np.int32], pd.DataFrame]:
@@ -94,16 +99,21 @@ class TestedMaps:
         InputError
             The level is not between 0 and 1.
         """
-        labels = self._labels(options)
-        size = np.abs(self.statistic) if self.two_sided else self.statistic
+        labels = self.labels(options)
         found = describe(
-            labels, self.corrected, self.grid, size, atlas, subpeaks=options.subpeaks, distance=options.distance
+            labels,
+            self.corrected,
+            self.grid,
+            self.size,
+            atlas,
+            subpeaks=options.subpeaks,
+            distance=options.distance,
         )
         signed = [replace(each, peaks=tuple(self._signed(peak) for peak in each.peaks)) for each in found]
         return labels, to_table(signed, self.effects, self.permutations)
 
-    def _labels(self, options: ClusterOptions) -> NDArray[np.int32]:
-        """Numbers of the clusters; of a two-sided test, those of both signs by decreasing size."""
+    def labels(self, options: ClusterOptions = ClusterOptions()) -> NDArray[np.int32]:
+        """(V,) Numbers of the clusters; of a two-sided test, those of both signs by decreasing size."""
         how = (self.grid, options.p, options.extent, options.connectivity)
         if not self.two_sided:
             return find_clusters(self.corrected, *how)
@@ -158,7 +168,7 @@ def read_tested(test: RunTest, grid: Grid, correction: str = "") -> TestedMaps:
         An image cannot be read, or is on another grid; a map does not hold what its name says.
     """
     chosen = test.correction(correction)
-    permutations = 0 if chosen.endswith("FDR") else test.permutations
+    permutations = test.multiples_of(chosen)
     p = read_p(test.corrected[chosen], grid, permutations) if chosen else np.ones(grid.n_voxels)
     effects = {name: files.read_map(path, grid) for name, path in test.effects.items()}
     return TestedMaps(grid, files.read_map(test.statistic, grid), p, permutations, effects, test.two_sided)
