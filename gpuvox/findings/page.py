@@ -238,19 +238,6 @@ def _mask(scene: Scene) -> dict[str, str]:
     }
 
 
-def null_picture(test: VoxelwiseTest, path: Path | None, level: float) -> Picture | None:
-    """The null distribution of a test, from the file that ``-N`` writes.
-
-    Raises
-    ------
-    FileError
-        It does not hold a column of numbers.
-    """
-    if path is None:
-        return None
-    return figures.null_distribution(test, read_null(path), level)
-
-
 def read_null(path: Path) -> Float64:
     """The largest statistic of each permutation, the unpermuted data first.
 

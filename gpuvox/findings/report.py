@@ -21,8 +21,8 @@ from gpuvox.files.targets import check_targets
 from gpuvox.files.writing import atomic
 from gpuvox.findings import mosaics
 from gpuvox.findings.atlas import Atlas, read_atlas
-from gpuvox.findings.figures import Picture, Saved, saved
-from gpuvox.findings.page import RunPage, Shown, Unit, null_picture, read_null, strips
+from gpuvox.findings.figures import Saved, null_distribution, saved
+from gpuvox.findings.page import RunPage, Shown, Unit, read_null, strips
 from gpuvox.findings.runs import Run, RunTest, correction_title, read_run
 from gpuvox.findings.scene import Scene, VoxelwiseTest, peak_of, significant
 from gpuvox.findings.sentences import level_text
@@ -32,7 +32,7 @@ from gpuvox.findings.values import HeldImages, adjusted_values, find_images, val
 from gpuvox.grid import Grid
 from gpuvox.plain import several
 from gpuvox.reporter import Reporter
-from gpuvox.types import Floats, Int32
+from gpuvox.types import Float64, Floats, Int32
 
 LIST = "files.json"
 """The files of a report in their folder."""
@@ -89,12 +89,13 @@ def options_of(**settings: Any) -> ReportOptions:
 
 @dataclass(frozen=True, eq=False)
 class _Analysed:
-    """A test, its maps and its clusters."""
+    """A test, its maps and its clusters; and the null distribution, the observed value first, if there is one."""
 
     of_run: RunTest
     maps: TestedMaps
     labels: Int32
     rows: pd.DataFrame
+    null: Float64 | None
 
     @property
     def n_clusters(self) -> int:
@@ -202,7 +203,8 @@ def _write(run: Run, out: Path, folder: Path, options: ReportOptions) -> tuple[s
     shown = [
         Shown(
             test, each.of_run, each.rows, strips(scene, test, each.rows, vmax[test.kind], each.of_run.label, level),
-            plot.picture if plot else None, _null(test, each, options), level, options.clusters.extent,
+            plot.picture if plot else None,
+            None if each.null is None else null_distribution(test, each.null, level), level, options.clusters.extent,
         )
         for level in [options.clusters.p]
         for test, each, plot in zip(tests, analysed, plots)
@@ -237,7 +239,8 @@ def _notes(run: Run, why: str) -> list[str]:
 def _analyse(test: RunTest, grid: Grid, atlas: Atlas | None, options: ReportOptions) -> _Analysed:
     maps = read_tested(test, grid, options.correction)
     labels, rows = maps.clusters(options.clusters, atlas)
-    return _Analysed(test, maps, labels, rows)
+    null = test.nulls.get(test.correction(options.correction))
+    return _Analysed(test, maps, labels, rows, None if null is None else read_null(null))
 
 
 def _corrections(analysed: Sequence[_Analysed], options: ReportOptions) -> pd.DataFrame:
@@ -356,29 +359,22 @@ def _shown_test(number: int, each: _Analysed, scene: Scene, options: ReportOptio
     survivors = significant(corrected, scene.mask, options.clusters.p)
     size = np.abs(statistic) if test.two_sided else statistic
     desc = test.correction(options.correction)
-    null = test.nulls.get(desc)
-    observed = None if null is None else float(read_null(null)[0])
+    observed = None if each.null is None else float(each.null[0])
     return VoxelwiseTest(
         number, test.name, test.name, "", "", test.name, correction_title(desc) if desc else "", test.kind,
         test.permutations, statistic, corrected, survivors, peak_of(size, survivors, scene.mask),
-        _critical(test, desc, null, options.clusters.p), observed, test.two_sided,
+        _critical(test, desc, each.null, options.clusters.p), observed, test.two_sided,
     )  # fmt: skip
 
 
-def _critical(test: RunTest, desc: str, null: Path | None, level: float) -> float | None:
+def _critical(test: RunTest, desc: str, null: Float64 | None, level: float) -> float | None:
     """The value that the largest statistic must exceed; that of the record is of p < 0.05."""
     if null is None:
         return test.critical.get(desc) if level == 0.05 else None
-    values = np.sort(read_null(null))
+    values = np.sort(null)
     # p < level: fewer than level·N permutations reach a value above this one.
     place = len(values) - int(np.ceil(level * len(values) - 1e-9))
     return float(values[max(place, 0)])
-
-
-def _null(test: VoxelwiseTest, each: _Analysed, options: ReportOptions) -> Picture | None:
-    return null_picture(
-        test, each.of_run.nulls.get(each.of_run.correction(options.correction)), options.clusters.p
-    )
 
 
 def _vmax(tests: Sequence[VoxelwiseTest]) -> dict[str, float]:

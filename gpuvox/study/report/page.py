@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from gpuvox import files
 from gpuvox.errors import FileError
-from gpuvox.files.text import as_number
 from gpuvox.findings import figures, references, sentences, tables
 from gpuvox.findings.figures import Picture
 from gpuvox.findings.listings import cluster_table, contrast_table
+from gpuvox.findings.page import read_null
 from gpuvox.findings.scene import Scene
 from gpuvox.findings.sentences import Finding
 from gpuvox.findings.tables import Table
@@ -141,9 +141,7 @@ class Page:
         if path is None:
             return None
         with test.contents.reading("null"):
-            values = np.array([as_number(line) for line in files.read_bytes(path).decode("latin-1").split()])
-            if not (values.size and np.isfinite(values).all()):
-                raise FileError(f"{path} is not a column of finite numbers")
+            values = read_null(path)
         return figures.null_distribution(test, values, self.level)
 
     def _mask(self) -> dict[str, Any] | None:
