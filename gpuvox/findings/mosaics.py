@@ -28,7 +28,7 @@ from gpuvox.findings.figures import (
     signed,
     statistic_colours,
 )
-from gpuvox.findings.scene import Scene, VoxelwiseTest
+from gpuvox.findings.scene import Scalar, Scene, VoxelwiseTest
 from gpuvox.types import Bools, Float64, Floats
 
 WIDTH = 7.2
@@ -183,7 +183,7 @@ def _letters(ax: Axes, letters: tuple[str, str], ends: tuple[float, float], top:
         ax.text(x, top - 0.03, letter, color=ink, fontsize=9, weight="bold", ha=align, va="top")
 
 
-def _enlarged(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def _enlarged(image: NDArray[Scalar], size: tuple[int, int]) -> NDArray[Scalar]:
     """An image of another size, by nearest neighbour."""
     rows, columns = (np.arange(new) * old // new for new, old in zip(size, image.shape[:2]))
     return image[rows][:, columns]
@@ -283,13 +283,10 @@ def cluster_strip(
     parts = []
     for axis in range(3):
         across, up = (a for a in range(3) if a != axis)
-        image = blended(scene, layers, axis, at[axis])
-        size = [round(scene.mask.shape[a] * scene.voxel_size[a] * per_mm) for a in (up, across)]
-        image = image[np.arange(size[0]) * image.shape[0] // size[0]][
-            :, np.arange(size[1]) * image.shape[1] // size[1]
-        ]
-        x = int((at[across] + 0.5) / scene.mask.shape[across] * size[1])
-        y = size[0] - 1 - int((at[up] + 0.5) / scene.mask.shape[up] * size[0])
+        rows, columns = (round(scene.mask.shape[a] * scene.voxel_size[a] * per_mm) for a in (up, across))
+        image = _enlarged(blended(scene, layers, axis, at[axis]), (rows, columns))
+        x = int((at[across] + 0.5) / scene.mask.shape[across] * columns)
+        y = rows - 1 - int((at[up] + 0.5) / scene.mask.shape[up] * rows)
         if scene.oriented:
             _stamp(image, VIEWS[axis][2])
         for piece in (image[:8, x], image[-8:, x], image[y, :8], image[y, -8:]):

@@ -1,14 +1,34 @@
-"""A picture of one test from its maps, for Python."""
+"""A test from its maps for pictures, and a picture of it for Python."""
 
 from __future__ import annotations
 
-import numpy as np
-
 from gpuvox.findings.figures import Figure
 from gpuvox.findings.mosaics import mosaic, slices_through, statistic_layers
-from gpuvox.findings.scene import Scene, VoxelwiseTest, peak_of, significant
+from gpuvox.findings.scene import Scene, VoxelwiseTest, colour_ends, peak_of, significant
 from gpuvox.findings.tested import ClusterOptions, TestedMaps
 from gpuvox.types import AnyArray
+
+
+def in_scene(maps: TestedMaps, scene: Scene, name: str, kind: str, level: float) -> VoxelwiseTest:
+    """A test for pictures.
+
+    Parameters
+    ----------
+    maps : TestedMaps
+    scene : Scene
+    name, kind : str
+        Of the test, and of its statistic (t or F).
+    level : float
+        Of the corrected p.
+    """
+    statistic, corrected, size = (
+        scene.shown(maps.grid.to_volume(each)) for each in (maps.statistic, maps.corrected, maps.size)
+    )
+    survivors = significant(corrected, scene.mask, level)
+    return VoxelwiseTest(
+        0, name, name, "", "", name, "", kind, maps.permutations, statistic, corrected, survivors,
+        peak_of(size, survivors, scene.mask), two_sided=maps.two_sided,
+    )  # fmt: skip
 
 
 def slices_of(
@@ -26,22 +46,11 @@ def slices_of(
     underlay : (nx, ny, nz) array, optional
         On the grid of the maps.
     """
-    grid = maps.grid
-    scene = Scene.around(grid)
+    scene = Scene.around(maps.grid)
     if underlay is not None:
         scene = scene.holding(scene.shown(underlay), None, {})
-    statistic, corrected = (scene.shown(grid.to_volume(each)) for each in (maps.statistic, maps.corrected))
-    survivors = significant(corrected, scene.mask, level)
-    size = np.abs(statistic) if maps.two_sided else statistic
-    peak = peak_of(size, survivors, scene.mask)
-    test = VoxelwiseTest(
-        0, name, name, "", "", name, "", kind, maps.permutations, statistic, corrected, survivors, peak,
-        two_sided=maps.two_sided,
-    )  # fmt: skip
+    test = in_scene(maps, scene, name, kind, level)
     table = maps.clusters(ClusterOptions(p=level, subpeaks=0))[1]
     peaks = [scene.voxel_at((float(x), float(y), float(z))) for x, y, z in table[["x", "y", "z"]].to_numpy()]
-    largest = float(size.max())
-    return mosaic(
-        scene, statistic_layers([test], float(np.ceil(largest)) if largest > 0 else 1.0),
-        slices_through(scene, [test], peaks),
-    )  # fmt: skip
+    layers = statistic_layers([test], colour_ends([test])[kind])
+    return mosaic(scene, layers, slices_through(scene, [test], peaks))

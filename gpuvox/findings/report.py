@@ -23,8 +23,9 @@ from gpuvox.findings import mosaics
 from gpuvox.findings.atlas import Atlas, read_atlas
 from gpuvox.findings.figures import Saved, null_distribution, saved
 from gpuvox.findings.page import RunPage, Shown, Unit, read_null, strips
+from gpuvox.findings.pictures import in_scene
 from gpuvox.findings.runs import Run, RunTest, correction_title, read_run
-from gpuvox.findings.scene import Scene, VoxelwiseTest, peak_of, significant
+from gpuvox.findings.scene import Scene, VoxelwiseTest, colour_ends
 from gpuvox.findings.sentences import level_text
 from gpuvox.findings.tested import ClusterOptions, TestedMaps, read_grid, read_p, read_tested
 from gpuvox.findings.value_plots import MOST, Panel, value_figure
@@ -196,7 +197,7 @@ def _write(run: Run, out: Path, folder: Path, options: ReportOptions) -> tuple[s
     scene = _scene(grid, options.underlay)
     tests = [_shown_test(i, each, scene, options) for i, each in enumerate(analysed)]
     notes = _notes(run, why)
-    vmax = _vmax(tests)
+    vmax = colour_ends(tests)
     units = _units(analysed, tests, scene, vmax, options)
     plots = [_value_picture(run, each, of) for each, of in zip(analysed, values)]
     written = _write_files(folder, analysed, values, [*(s for u in units for s in u.saved), *filter(None, plots)])
@@ -354,16 +355,12 @@ def _scene(grid: Grid, underlay: str) -> Scene:
 
 
 def _shown_test(number: int, each: _Analysed, scene: Scene, options: ReportOptions) -> VoxelwiseTest:
-    test, grid = each.of_run, each.maps.grid
-    statistic, corrected = (scene.shown(grid.to_volume(v)) for v in (each.maps.statistic, each.maps.corrected))
-    survivors = significant(corrected, scene.mask, options.clusters.p)
-    size = np.abs(statistic) if test.two_sided else statistic
-    desc = test.correction(options.correction)
+    test, desc = each.of_run, each.of_run.correction(options.correction)
     observed = None if each.null is None else float(each.null[0])
-    return VoxelwiseTest(
-        number, test.name, test.name, "", "", test.name, correction_title(desc) if desc else "", test.kind,
-        test.permutations, statistic, corrected, survivors, peak_of(size, survivors, scene.mask),
-        _critical(test, desc, each.null, options.clusters.p), observed, test.two_sided,
+    return replace(
+        in_scene(each.maps, scene, test.name, test.kind, options.clusters.p),
+        number=number, method=correction_title(desc) if desc else "", permutations=test.permutations,
+        critical=_critical(test, desc, each.null, options.clusters.p), observed=observed,
     )  # fmt: skip
 
 
@@ -375,15 +372,6 @@ def _critical(test: RunTest, desc: str, null: Float64 | None, level: float) -> f
     # p < level: fewer than level·N permutations reach a value above this one.
     place = len(values) - int(np.ceil(level * len(values) - 1e-9))
     return float(values[max(place, 0)])
-
-
-def _vmax(tests: Sequence[VoxelwiseTest]) -> dict[str, float]:
-    """Upper end of the colours, the same for all tests of a kind."""
-    largest: dict[str, float] = {}
-    for test in tests:
-        size = np.abs(test.statistic) if test.two_sided else test.statistic
-        largest[test.kind] = max(largest.get(test.kind, 0.0), float(size.max()))
-    return {kind: float(np.ceil(top)) if top > 0 else 1.0 for kind, top in largest.items()}
 
 
 def _units(

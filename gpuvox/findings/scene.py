@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -233,6 +233,15 @@ def significant(corrected: NDArray[np.float32], mask: Bools, level: float) -> Bo
     """Voxels whose corrected p is below a level, strictly, as for clusters; `corrected` is 1 − p."""
     below: Bools = mask & (corrected >= np.nextafter(np.float32(1 - level), np.float32(2)))
     return below
+
+
+def colour_ends(tests: Sequence[VoxelwiseTest]) -> dict[str, float]:
+    """Statistic at the upper end of the colours, by its kind: the same for all tests of a kind."""
+    largest: dict[str, float] = {}
+    for test in tests:
+        size = np.abs(test.statistic) if test.two_sided else test.statistic
+        largest[test.kind] = max(largest.get(test.kind, 0.0), float(size.max()))
+    return {kind: float(np.ceil(top)) if top > 0 else 1.0 for kind, top in largest.items()}
 
 
 def peak_of(statistic: NDArray[np.float32], survivors: Bools, mask: Bools) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ from gpuvox.findings import figures, references, sentences, tables
 from gpuvox.findings.figures import Picture
 from gpuvox.findings.listings import cluster_table, contrast_table
 from gpuvox.findings.page import read_null
-from gpuvox.findings.scene import Scene
+from gpuvox.findings.scene import Scene, colour_ends
 from gpuvox.findings.sentences import Finding
 from gpuvox.findings.tables import Table
 from gpuvox.findings.viewer import viewer_data
@@ -96,10 +96,7 @@ class Page:
     @property
     def vmax(self) -> dict[str, float]:
         """Upper end of the colours, the same for all tests of a kind: t and F are not measured with one scale."""
-        largest: dict[str, float] = {}
-        for test in self.tests:
-            largest[test.kind] = max(largest.get(test.kind, 0.0), float(test.statistic.max()))
-        return {kind: float(np.ceil(top)) if top > 0 else 1.0 for kind, top in largest.items()}
+        return colour_ends(self.tests)
 
     def variables(self) -> dict[str, Any]:
         """What the template needs; the sections are in its order."""
