@@ -249,21 +249,26 @@ class StudyInputs:
         return template is not None and bool(template.underlay or "r1" in self.cohort.columns or self.maps)
 
     @property
+    def volume_tables(self) -> dict[str, str]:
+        """Tables of volumes that other software measured, by name."""
+        return {name: self.config.file(each.file) for name, each in self.config.volumes.items() if each.file}
+
+    @property
+    def volume_columns(self) -> dict[str, str]:
+        """Columns that name the file of such volumes of each participant, by name."""
+        return {name: each.column for name, each in self.config.volumes.items() if each.column}
+
+    @property
     def volume_sources(self) -> dict[str, tuple[str, ...]]:
         """Files of volumes that other software measured, by name."""
-        files_of: dict[str, tuple[str, ...]] = {}
-        for name, source in self.config.volumes.items():
-            if source.file:
-                files_of[name] = (self.config.file(source.file),)
-                continue
+        files_of: dict[str, tuple[str, ...]] = {name: (path,) for name, path in self.volume_tables.items()}
+        for name, column in self.volume_columns.items():
             with self.config.reading(("volumes", name, "column")):
-                require(self.cohort, [source.column], self.table)
-            named = [
-                path
-                for path, cell in zip(self.paths(source.column), self.cohort[source.column])
-                if not is_missing(cell.strip())
-            ]
-            files_of[name] = tuple(named)
+                require(self.cohort, [column], self.table)
+            cells = self.cohort[column]
+            files_of[name] = tuple(
+                path for path, cell in zip(self.paths(column), cells) if not is_missing(cell.strip())
+            )
         return files_of
 
     @cached_property
@@ -271,11 +276,10 @@ class StudyInputs:
         """Names of the volumes that other software measured."""
         if not self.config.volumes:
             return []
-        sources = {name: self.config.file(each.file) for name, each in self.config.volumes.items() if each.file}
-        columns = {name: each.column for name, each in self.config.volumes.items() if each.column}
         table = self.cohort.reset_index(drop=True)
         with self.config.reading(("volumes",)):
-            return [str(name) for name in volumetry.gathered(table, self.table, sources, columns).columns[1:]]
+            volumes = volumetry.gathered(table, self.table, self.volume_tables, self.volume_columns)
+        return [str(name) for name in volumes.columns[1:]]
 
     def path(self, name: str) -> str:
         """A file of the results."""

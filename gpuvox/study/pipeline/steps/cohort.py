@@ -19,7 +19,7 @@ def participants_stage(inputs: StudyInputs) -> Stage:
     columns = [*IMAGES, *inputs.stacked.values()]
     if config.rois is not None:
         columns += [config.rois.labels, config.rois.lesions, config.rois.jacobian]
-    columns += [each.column for each in config.volumes.values() if each.column]
+    columns += inputs.volume_columns.values()
     with_paths = [column for column in dict.fromkeys(columns) if column in cohort.columns]
 
     def work(reporter: Reporter) -> None:

@@ -47,11 +47,12 @@ def region_stage(inputs: StudyInputs) -> Stage:
 def volume_stage(inputs: StudyInputs) -> Stage:
     """Write ``volumes.tsv``."""
     config = inputs.config
-    columns = {name: each.column for name, each in config.volumes.items() if each.column}
+    columns = inputs.volume_columns
 
     def work(reporter: Reporter) -> None:
-        tables = {name: config.file(each.file) for name, each in config.volumes.items() if each.file}
-        command = volumetry.Command(inputs.path("participants.tsv"), inputs.path("volumes.tsv"), tables, columns)
+        command = volumetry.Command(
+            inputs.path("participants.tsv"), inputs.path("volumes.tsv"), inputs.volume_tables, columns
+        )
         with config.reading(("volumes",)):
             volumetry.execute(command, reporter)
 
