@@ -166,6 +166,13 @@ def _add_correlation(parser: Parser) -> None:
     _add_resampling(parser)
 
 
+def _add_power(parser: Parser) -> None:
+    parser.add_argument("--power", type=number, metavar="P", default=0.8, help="power (0.8)")
+    parser.add_argument(
+        "--alpha", type=number, metavar="P", default=0.05, help="two-sided significance level (0.05)"
+    )
+
+
 def _add_mixed(parser: Parser) -> None:
     add = parser.add_argument
     _add_columns(parser, "--outcome", "dependent variables, a model for each")
@@ -181,8 +188,7 @@ def _add_mixed(parser: Parser) -> None:
         help="years of the visits of a trial, such as 0,1,2")  # fmt: skip
     add("--reduction", type=positive, metavar="F", default=1.0,
         help="effect of the treatment, as a share of the change (1)")  # fmt: skip
-    add("--power", type=number, metavar="P", default=0.8, help="power (0.8)")
-    add("--alpha", type=number, metavar="P", default=0.05, help="two-sided significance level (0.05)")
+    _add_power(parser)
 
 
 def _add_sample_size(parser: Parser) -> None:
@@ -205,8 +211,7 @@ def _add_sample_size(parser: Parser) -> None:
         "--reduction", type=positive, metavar="F", default=1.0,
         help="effect to detect, as a share of the difference (1)",
     )  # fmt: skip
-    add("--power", type=number, metavar="P", default=0.8, help="power (0.8)")
-    add("--alpha", type=number, metavar="P", default=0.05, help="two-sided significance level (0.05)")
+    _add_power(parser)
 
 
 NEEDED = {
