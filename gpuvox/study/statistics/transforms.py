@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,27 +25,27 @@ class Rung:
     Attributes
     ----------
     name, formula : str
-    least : float
-        Values must be above it; −∞ for no limit. NaN: they must not be negative.
+    domain : {"all", "nonnegative", "positive"}
+        Values that it transforms.
     transform : callable
     """
 
     name: str
     formula: str
-    least: float
+    domain: str
     transform: Callable[[Float64], Float64]
 
 
 RUNGS = (
-    Rung("cubic", "x³", -math.inf, lambda x: x**3),
-    Rung("square", "x²", -math.inf, lambda x: x**2),
-    Rung("identity", "x", -math.inf, lambda x: x),
-    Rung("square root", "√(x)", math.nan, np.sqrt),
-    Rung("log", "log(x)", 0.0, np.log),
-    Rung("1/(square root)", "1/√(x)", 0.0, lambda x: 1 / np.sqrt(x)),
-    Rung("inverse", "1/x", 0.0, lambda x: 1 / x),
-    Rung("1/square", "1/x²", 0.0, lambda x: x**-2.0),
-    Rung("1/cubic", "1/x³", 0.0, lambda x: x**-3.0),
+    Rung("cubic", "x³", "all", lambda x: x**3),
+    Rung("square", "x²", "all", lambda x: x**2),
+    Rung("identity", "x", "all", lambda x: x),
+    Rung("square root", "√(x)", "nonnegative", np.sqrt),
+    Rung("log", "log(x)", "positive", np.log),
+    Rung("1/(square root)", "1/√(x)", "positive", lambda x: 1 / np.sqrt(x)),
+    Rung("inverse", "1/x", "positive", lambda x: 1 / x),
+    Rung("1/square", "1/x²", "positive", lambda x: x**-2.0),
+    Rung("1/cubic", "1/x³", "positive", lambda x: x**-3.0),
 )
 LADDER = {
     "variable": "variable",
@@ -86,11 +85,12 @@ def ladder(name: str, values: Float64) -> list[dict[str, Any]]:
 
 
 def _normality(rung: Rung, x: Float64) -> dict[str, Any]:
-    limit = 0.0 if math.isnan(rung.least) else rung.least
     if len(x) < 8:
         return {"note": "fewer than 8 values"}
-    if (x < limit).any() or (rung.least == 0 and (x == 0).any()):
-        return {"note": "negative values" if (x < 0).any() else "values of 0"}
+    if rung.domain != "all" and (x < 0).any():
+        return {"note": "negative values"}
+    if rung.domain == "positive" and (x == 0).any():
+        return {"note": "values of 0"}
     y = rung.transform(x)
     if not np.isfinite(y).all() or np.ptp(y) <= 1e-12 * np.abs(y).max():
         return {"note": "the same value in all participants"}
