@@ -15,6 +15,7 @@ from gpuvox.application.result import atlas_on, cluster_options
 from gpuvox.errors import InputError
 from gpuvox.findings.clusters import is_p
 from gpuvox.findings.report import execute, options_of
+from gpuvox.findings.runs import RANDOMISE, VOXELWISE
 from gpuvox.findings.tested import TestedMaps
 from gpuvox.grid import Grid
 from gpuvox.reporter import Reporter
@@ -29,9 +30,9 @@ __all__ = ["clusters", "report", "study_record"]
 def study_record(run: str | os.PathLike[str]) -> Path | None:
     """The record of a study, if a name is of one, or of a folder with one; None for runs."""
     path = Path(run)
-    if (path / "study.json").is_file() and not (path / "voxelwise.json").is_file():
+    if (path / "study.json").is_file() and not (path / VOXELWISE).is_file():
         return path / "study.json"
-    is_record = path.name == "voxelwise.json" or os.fspath(path).endswith("_randomise.json")
+    is_record = path.name == VOXELWISE or path.name.endswith(RANDOMISE)
     return path if path.suffix == ".json" and not is_record else None
 
 

@@ -1,9 +1,10 @@
-"""Tables of a report that are not files themselves: contrasts and clusters."""
+"""Tables of a report that are not files themselves: contrasts, clusters and lists of files."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -30,6 +31,17 @@ def contrast_table(matrix: files.Matrix, names: Sequence[str]) -> Table:
 def text_cell(text: str) -> Cell:
     """A cell with a text as it is."""
     return Cell(Markup.escape(text), text)
+
+
+def link_cell(name: str, link: str) -> Cell:
+    """A cell with the name of a file that links to it."""
+    # "./" keeps a name that looks like an address from being one.
+    return Cell(Markup('<a href="{}">{}</a>').format(quote(f"./{link}"), name), name)
+
+
+def size_cell(size: int) -> Cell:
+    """A cell with the size of a file in bytes."""
+    return Cell(Markup.escape(f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"), str(size))
 
 
 PLACES = (("Peak (mm)", ("x", "y", "z")), ("Centre (mm)", ("centre_x", "centre_y", "centre_z")))

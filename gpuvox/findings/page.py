@@ -8,7 +8,6 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -21,12 +20,12 @@ from gpuvox.files.text import as_number
 from gpuvox.findings import figures, mosaics, references, sentences, tables
 from gpuvox.findings.figures import Picture, Saved
 from gpuvox.findings.html import render
-from gpuvox.findings.listings import cluster_table, contrast_table
+from gpuvox.findings.listings import cluster_table, contrast_table, link_cell, size_cell
 from gpuvox.findings.methods import paragraphs
 from gpuvox.findings.runs import Run, RunTest
 from gpuvox.findings.scene import Scene, VoxelwiseTest
 from gpuvox.findings.sentences import Finding, level_text
-from gpuvox.findings.tables import Cell, Heading, Table
+from gpuvox.findings.tables import Heading, Table
 from gpuvox.findings.tested import ClusterOptions
 from gpuvox.findings.viewer import viewer_data
 from gpuvox.plain import several
@@ -181,7 +180,7 @@ class RunPage:
             "sections": [section for section in sections if section[2]],
             "level": level_text(level), "extent": self.options.extent, "oriented": self.scene.oriented,
             "overall": overall, "findings": found, "corrections": self._corrections(), "design": design,
-            "mask": _mask(self.scene), "kinds": sentences.kinds(tests), "units": self.units, "shown": self.shown,
+            "mask": about_mask(self.scene), "kinds": sentences.kinds(tests), "units": self.units, "shown": self.shown,
             "listed": listed, "bars": {kind: figures.colour_bar(top, kind) for kind, top in self.vmax.items()},
             "viewer": viewer_data(self.scene, tests, self.vmax, level), "notes": self.notes,
             "methods": text, "references": cited, "bibtex": references.bibtex([key for key, _ in cited]),
@@ -202,7 +201,7 @@ class RunPage:
         run = self.run
         if run.design is None or any(test.weights is None for test in run.tests) or np.isnan(run.design).any():
             return None
-        names = list(run.columns) or [f"column {i}" for i in range(1, run.design.shape[1] + 1)]
+        names = run.column_names
         rows, titles = [], []
         for test in run.tests:
             assert test.weights is not None
@@ -220,15 +219,13 @@ class RunPage:
         rows = []
         for path in paths:
             name = Path(os.path.relpath(path, self.out.parent)).as_posix()
-            size = path.stat().st_size
-            shown = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
-            link = Markup('<a href="{}">{}</a>').format(quote(f"./{name}"), name)
-            rows.append([Cell(link, name), Cell(Markup.escape(shown), str(size))])
+            rows.append([link_cell(name, name), size_cell(path.stat().st_size)])
         heads = (Heading(Markup("File"), "", False), Heading(Markup("Size")))
         return Table("file-index", "Files of the report, and maps", heads, rows)
 
 
-def _mask(scene: Scene) -> dict[str, str]:
+def about_mask(scene: Scene) -> dict[str, str]:
+    """Number of voxels, volume in mL, shape and voxel size in mm of the mask of an analysis."""
     grid = scene.grid
     return {
         "voxels": f"{grid.n_voxels:,}".replace(",", "\u202f"),

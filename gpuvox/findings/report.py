@@ -296,8 +296,7 @@ def _value_picture(run: Run, each: _Analysed, values: tuple[pd.DataFrame, Floats
     weights = each.of_run.weights
     if values is None or run.design is None or weights is None or not np.isfinite(run.design).all():
         return None
-    design, shifts = run.design, _shifts(run)
-    columns = list(run.columns) or [f"column {i}" for i in range(1, design.shape[1] + 1)]
+    design, shifts, columns = run.design, _shifts(run), run.column_names
     if any(record.get("demeaned") for record in run.records):
         # A constant beside the columns does the same as subtracting means from the data and the design.
         design, weights = np.column_stack([design, np.ones(len(design))]), np.pad(weights, ((0, 0), (0, 1)))

@@ -153,6 +153,12 @@ class Run:
         return self.origin if self.maker == "gpuvox voxelwise" else self.origin.parent
 
     @property
+    def column_names(self) -> list[str]:
+        """Names of the columns of the design; their numbers if they have none."""
+        count = 0 if self.design is None else self.design.shape[1]
+        return list(self.columns) or [f"column {i}" for i in range(1, count + 1)]
+
+    @property
     def title(self) -> str:
         """For the head of the page."""
         return self.origin.resolve().name

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import quote
 
 from markupsafe import Markup
 
 from gpuvox.findings import tables
-from gpuvox.findings.listings import text_cell
+from gpuvox.findings.listings import link_cell, size_cell, text_cell
 from gpuvox.findings.tables import Cell, Heading, Table
 from gpuvox.study.report.contents import Contents
 
@@ -75,10 +74,7 @@ def file_table(contents: Contents, links: str) -> Table | None:
     rows = []
     for name in contents.texts("files"):
         size = contents.located("files", name).stat().st_size
-        # "./" keeps a name that looks like an address from being one.
-        link = Markup('<a href="{}">{}</a>').format(quote(f"./{links}/{name}"), name)
-        shown = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
-        rows.append([Cell(link, name), text_cell(describe(name)), Cell(Markup.escape(shown), str(size))])
+        rows.append([link_cell(name, f"{links}/{name}"), text_cell(describe(name)), size_cell(size)])
     heads = [Heading(Markup(text), "", text == "Size") for text in ("File", "Contents", "Size")]
     return Table("file-index", "Files of the study", tuple(heads), rows) if rows else None
 

@@ -16,7 +16,7 @@ from gpuvox.errors import FileError
 from gpuvox.findings import figures, references, sentences, tables
 from gpuvox.findings.figures import Picture
 from gpuvox.findings.listings import cluster_table, contrast_table
-from gpuvox.findings.page import read_null
+from gpuvox.findings.page import about_mask, read_null
 from gpuvox.findings.scene import Scene, colour_ends
 from gpuvox.findings.sentences import Finding
 from gpuvox.findings.tables import Table
@@ -144,12 +144,7 @@ class Page:
     def _mask(self) -> dict[str, Any] | None:
         if self.scene is None:
             return None
-        grid = self.scene.grid
-        return {
-            "voxels": f"{grid.n_voxels:,}".replace(",", "\u202f"), "given": bool(self.source.get("mask", "")),
-            "volume": tables.significant(grid.n_voxels * float(np.prod(grid.voxel_size)) / 1000),
-            "shape": " × ".join(map(str, grid.shape)), "size": " × ".join(f"{mm:g}" for mm in grid.voxel_size),
-        }  # fmt: skip
+        return {"given": bool(self.source.get("mask", "")), **about_mask(self.scene)}
 
     def _viewer(self) -> dict[str, Any] | None:
         if self.scene is None or not self.tests:
