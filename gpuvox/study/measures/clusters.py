@@ -13,7 +13,8 @@ from gpuvox import files, participants
 from gpuvox.errors import FileError, InputError, OptionError
 from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.findings.atlas import read_atlas
-from gpuvox.findings.clusters import describe, eigenvariate, find_clusters, is_p, to_table
+from gpuvox.findings.clusters import describe, find_clusters, is_p, to_table
+from gpuvox.findings.values import value_table
 from gpuvox.grid import Grid
 from gpuvox.plain import several
 from gpuvox.reporter import Reporter
@@ -136,17 +137,13 @@ def subject_table(
         reporter.warn(f"{twice} occurs twice among the images of --data")
     data = files.read_cohort(command.data, part) if len(inside) else np.zeros((n, 0), dtype=np.float32)
     covariates, reference = _covariates(command, table)
-    columns = ["participant_id", "cluster", "mean", "eigenvariate"]
-    columns += [] if reference is None else ["mean_z", "eigenvariate_z"]
-    parts = []
-    for number in range(1, n_clusters + 1):
-        chosen = data[:, labels[inside] == number].astype(np.float64)
-        values = [chosen.mean(axis=1), eigenvariate(chosen)]
-        if reference is not None:
-            values += [adjusted(v, covariates, reference) for v in values]
-        measured = dict(zip(columns[2:], values))
-        parts.append(pd.DataFrame({"participant_id": table["participant_id"], "cluster": number, **measured}))
-    return pd.concat(parts) if parts else pd.DataFrame(columns=columns)
+    values = value_table(data, labels[inside], n_clusters, table["participant_id"].tolist())
+    if reference is not None:
+        for name in ("mean", "eigenvariate"):
+            of_clusters = values[name].to_numpy(dtype=np.float64).reshape(n_clusters, n)
+            scores = [adjusted(each, covariates, reference) for each in of_clusters]
+            values[f"{name}_z"] = np.reshape(scores, -1)
+    return values
 
 
 def _covariates(command: Command, table: pd.DataFrame) -> tuple[Float64, NDArray[np.bool_] | None]:
