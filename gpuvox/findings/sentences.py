@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpuvox.findings.labels import Region
@@ -109,13 +109,10 @@ def number_word(n: int) -> str:
 def structures(clusters: Sequence[Mapping[str, str]]) -> str:
     """The structures that contain the clusters, largest share first; both sides of a structure together."""
     voxels: dict[tuple[str, str], float] = {}
-    for row in clusters:
-        for part in row.get("regions", "").split(";"):
-            match = SHARE.fullmatch(part)
-            if match:
-                region = Region.named(match[1])
-                key = (readable(Region(region.structure, "none")), region.side)
-                voxels[key] = voxels.get(key, 0.0) + number(row["voxels"]) * float(match[2]) / 100
+    for name, size in _sizes(clusters):
+        region = Region.named(name)
+        key = (readable(Region(region.structure, "none")), region.side)
+        voxels[key] = voxels.get(key, 0.0) + size
     total = sum(voxels.values())
     sides_of: dict[str, dict[str, float]] = {}
     for (structure, side), size in voxels.items():
@@ -128,15 +125,22 @@ def structures(clusters: Sequence[Mapping[str, str]]) -> str:
 def regions_as_named(clusters: Sequence[Mapping[str, str]]) -> str:
     """The regions that contain the clusters, largest share first, under the names that their atlas gives them."""
     voxels: dict[str, float] = {}
-    for row in clusters:
-        for part in row.get("regions", "").split(";"):
-            match = SHARE.fullmatch(part)
-            if match and match[1] != "elsewhere":
-                voxels[match[1]] = voxels.get(match[1], 0.0) + number(row["voxels"]) * float(match[2]) / 100
+    for name, size in _sizes(clusters):
+        if name != "elsewhere":
+            voxels[name] = voxels.get(name, 0.0) + size
     total = sum(voxels.values())
     names = sorted((name for name in voxels if voxels[name] >= LEAST * total), key=lambda name: -voxels[name])
     more = len(names) - MOST_NAMED
     return listed(names if more <= 0 else [*names[:MOST_NAMED], f"{plural(more, 'more region')}"])
+
+
+def _sizes(clusters: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, float]]:
+    """Every region of every cluster, with the number of the cluster's voxels in it."""
+    for row in clusters:
+        for part in row.get("regions", "").split(";"):
+            match = SHARE.fullmatch(part)
+            if match:
+                yield match[1], number(row["voxels"]) * float(match[2]) / 100
 
 
 def _sided(structure: str, sides: Mapping[str, float]) -> str:
