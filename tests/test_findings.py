@@ -16,11 +16,12 @@ from scipy import ndimage, stats
 import gpuvox
 from gpuvox.cli.main import main
 from gpuvox.errors import SettingError
-from gpuvox.findings import tested
+from gpuvox.findings import report, tested
 from gpuvox.findings.atlas import read_atlas
 from gpuvox.findings.methods import paragraphs
 from gpuvox.findings.references import REFERENCES, bibtex
 from gpuvox.findings.runs import Run, RunTest, read_run
+from gpuvox.findings.scene import Scene
 from gpuvox.findings.values import GroupValues, adjusted_values
 from tests.conftest import save, vest
 
@@ -222,6 +223,10 @@ def test_an_atlas_and_a_correction_are_chosen(here):
     controlled = tested.read_tested(run.tests[0], grid, "tfceFDR")
     expected = 10.0 ** -read("vw/contrast-MSMinusHC_stat-logp_desc-tfceFDR_statmap.nii.gz").astype(float)
     np.testing.assert_allclose(grid.to_volume(controlled.p)[grid.mask], expected[grid.mask], atol=1e-6)
+    options = report.options_of(correction="tfceFDR")
+    analysed = report._analyse(run.tests[0], grid, None, options)
+    shown = report._shown_test(0, analysed, Scene.around(grid), options)
+    assert shown.p == pytest.approx(controlled.p.min(), abs=1e-6)  # no multiple of 1 / permutations
     with pytest.raises(SettingError, match="a report has no option 'level'; it takes p, extent"):
         gpuvox.report("vw", level=0.01)
 

@@ -358,7 +358,7 @@ def _shown_test(number: int, each: _Analysed, scene: Scene, options: ReportOptio
     observed = None if each.null is None else float(each.null[0])
     return replace(
         in_scene(each.maps, scene, test.name, test.kind, options.clusters.p),
-        number=number, method=correction_title(desc) if desc else "", permutations=test.permutations,
+        number=number, method=correction_title(desc) if desc else "",
         critical=_critical(test, desc, each.null, options.clusters.p), observed=observed,
     )  # fmt: skip
 
