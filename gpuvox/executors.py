@@ -197,20 +197,17 @@ def fold(
     if store:
         tally = store.tally(observed, tally)
 
-    def add(result: BlockResult) -> None:
-        tally.add(result)
-        if store:
-            store.added()
-        signals.check()
-        if progress:
-            progress(tally.n_done)
-
     results = (
         workers.results(observed, tally, callback) if workers else _results(observed, threads, tally, callback)
     )
     with closing(results):
         for result in results:
-            add(result)
+            tally.add(result)
+            if store:
+                store.added()
+            signals.check()
+            if progress:
+                progress(tally.n_done)
     return tally
 
 
