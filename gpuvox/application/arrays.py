@@ -15,6 +15,7 @@ import numpy as np
 
 from gpuvox import files
 from gpuvox.errors import InputError
+from gpuvox.files.orientation import differing_affines, differing_shapes
 from gpuvox.files.rounding import Rounding, may_round
 from gpuvox.grid import Grid
 from gpuvox.scratch import Data
@@ -205,19 +206,13 @@ def as_grid(mask: Any, place: Grid, what: str = "the data") -> Grid:
         sized = isinstance(mask, Grid) and grid.voxel_size != (1.0, 1.0, 1.0)
         return grid if sized and place.affine is None else replace(place, mask=grid.mask)
     if place.affine is not None and not files.affines_match(grid.affine, place.affine, place.voxel_size):
-        raise InputError(
-            f"the mask and {what} have different affines, {files.format_affine(grid.affine)} and "
-            f"{files.format_affine(place.affine)}; they must be on the same grid"
-        )
+        raise InputError(differing_affines("the mask", grid.affine, what, place.affine))
     return grid
 
 
 def _check_shape(shape: tuple[int, ...], place: Grid, what: str) -> None:
     if shape != place.shape:
-        raise InputError(
-            f"the mask has {files.format_shape(shape)} voxels, {what} {files.format_shape(place.shape)}; "
-            "they must be on the same grid"
-        )
+        raise InputError(differing_shapes("the mask", shape, what, place.shape))
 
 
 def _mask_alone(mask: Any) -> Grid:

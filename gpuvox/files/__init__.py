@@ -38,7 +38,7 @@ from gpuvox.files.names import (
     split_suffix,
 )
 from gpuvox.files.notices import notice
-from gpuvox.files.orientation import affines_match, format_affine, format_shape
+from gpuvox.files.orientation import affines_match, format_shape
 from gpuvox.files.permutations import read_permutations, write_column, write_permutations
 from gpuvox.files.placement import check_grid, check_headers, placed_like
 from gpuvox.files.tables import read_table, write_table
@@ -71,7 +71,6 @@ __all__ = [
     "count_volumes",
     "find_image",
     "first_volumes",
-    "format_affine",
     "format_shape",
     "hash_file",
     "header_of",

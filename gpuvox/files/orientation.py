@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuvox.files.text import Name
 from gpuvox.types import AnyArray
 
 TOLERANCE = 1e-3
@@ -16,6 +17,22 @@ TOLERANCE = 1e-3
 def affines_match(affine: AnyArray, other: AnyArray, voxel_size: Sequence[float]) -> bool:
     """Whether two affines are one, within a thousandth of a voxel."""
     return bool(np.abs(affine - other).max() <= TOLERANCE * min(voxel_size))  # nor NaN
+
+
+def differing_shapes(name: Name, shape: Sequence[int], other: Name, other_shape: Sequence[int]) -> str:
+    """The sentence that refuses an image with other numbers of voxels than another."""
+    return (
+        f"{name} has {format_shape(shape)} voxels, {other} {format_shape(other_shape)}; "
+        "they must be on the same grid"
+    )
+
+
+def differing_affines(name: Name, affine: AnyArray, other: Name, other_affine: AnyArray) -> str:
+    """The sentence that refuses an image that lies elsewhere than another."""
+    return (
+        f"{name} and {other} have different affines, {format_affine(affine)} and {format_affine(other_affine)}; "
+        "they must be on the same grid"
+    )
 
 
 def storage_order(

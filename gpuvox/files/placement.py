@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gpuvox.errors import FileError
 from gpuvox.files.headers import ImageHeader
 from gpuvox.files.notices import notice
-from gpuvox.files.orientation import affines_match, format_affine, format_shape, storage_order
+from gpuvox.files.orientation import affines_match, differing_affines, differing_shapes, storage_order
 from gpuvox.files.text import Name
 from gpuvox.grid import Grid
 
@@ -78,14 +78,8 @@ def _check_place(
     other: Name,
 ) -> None:
     if header.shape[:3] != shape:
-        raise FileError(
-            f"{header.path} has {format_shape(header.shape[:3])} voxels, {other} {format_shape(shape)}; "
-            "they must be on the same grid"
-        )
+        raise FileError(differing_shapes(header.path, header.shape[:3], other, shape))
     if affine is None or not header.oriented:
         return
     if not affines_match(header.affine, affine, voxel_size):
-        raise FileError(
-            f"{header.path} and {other} have different affines, "
-            f"{format_affine(header.affine)} and {format_affine(affine)}; they must be on the same grid"
-        )
+        raise FileError(differing_affines(header.path, header.affine, other, affine))
