@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,15 +88,11 @@ def execute(
             f"Shard {part} of {parts} is in {folder.path}; gpuvox merge {tallies} makes the maps of all shards."
         )
         return []
-    with locks.output(folder.path / "voxelwise", reporter.warn):
-        folder.write_design(analysis)
-        runs = _describe_all(description.run, output, analysis, folder)
-        across = AcrossTests()
-        _execute_all(runs, seed, _once(reporter), across.keep if analysis.across_tests else None)
-        across.write()
-        found = _finish(description, output, analysis, folder)
-    _report(found, folder, reporter)
-    return found
+
+    def run_all(runs: Sequence[RunDescription], on_result: OnResult | None) -> None:
+        _execute_all(runs, seed, _once(reporter), on_result)
+
+    return _write_results(description, output, analysis, folder, reporter, run_all)
 
 
 def merge(
@@ -119,18 +115,14 @@ def merge(
         Tallies are missing or of another analysis; inputs or software have changed since; errors as of `execute`.
     """
     analysis, folder = _prepare(description, output, reporter)
-    merged = {run.name: merge_tallies(_parts_of(run, analysis, parts)) for run in analysis.runs}
-    with locks.output(folder.path / "voxelwise", reporter.warn):
-        folder.write_design(analysis)
-        runs = _describe_all(description.run, output, analysis, folder)
-        once, shared, across = _once(reporter), SharedImages(), AcrossTests()
-        for run, tallies in zip(runs, merged.values()):
-            on_result = across.keep if analysis.across_tests else None
+    merged = [merge_tallies(_parts_of(run, analysis, parts)) for run in analysis.runs]
+
+    def run_all(runs: Sequence[RunDescription], on_result: OnResult | None) -> None:
+        once, shared = _once(reporter), SharedImages()
+        for run, tallies in zip(runs, merged):
             write_merged(run.with_seed(tallies.seed), tallies, once, shared, on_result)
-        across.write()
-        found = _finish(description, output, analysis, folder)
-    _report(found, folder, reporter)
-    return found
+
+    return _write_results(description, output, analysis, folder, reporter, run_all)
 
 
 SHARD = re.compile(r"(.+)_shard\d+of\d+\.tally")
@@ -186,20 +178,29 @@ def _execute_all(
         execute_run(replace(run.with_seed(seed), resume=resume), reporter, shared, on_result)
 
 
-def _finish(
-    description: VoxelwiseDescription, output: Output, analysis: VoxelwiseAnalysis, folder: ResultFolder
+def _write_results(
+    description: VoxelwiseDescription,
+    output: Output,
+    analysis: VoxelwiseAnalysis,
+    folder: ResultFolder,
+    reporter: Reporter,
+    run_all: Callable[[Sequence[RunDescription], OnResult | None], None],
 ) -> list[Finding]:
-    return folder.finish(
-        analysis, fsl_names=output.fsl_names, line=output.line, estimates=description.run.outputs.estimates
-    )
-
-
-def _report(found: Sequence[Finding], folder: ResultFolder, reporter: Reporter) -> None:
+    """Run, or merge, all runs of randomise; write the results, and say what they are."""
+    with locks.output(folder.path / "voxelwise", reporter.warn):
+        folder.write_design(analysis)
+        across = AcrossTests()
+        runs = _describe_all(description.run, output, analysis, folder)
+        run_all(runs, across.keep if analysis.across_tests else None)
+        across.write()
+        estimates = description.run.outputs.estimates
+        found = folder.finish(analysis, fsl_names=output.fsl_names, line=output.line, estimates=estimates)
     reporter.say("")
     for finding in found:
         for line in finding.lines():
             reporter.say(line)
     reporter.say(f"Results are in {folder.path}.")
+    return found
 
 
 def plan(description: VoxelwiseDescription, reporter: Reporter) -> None:
