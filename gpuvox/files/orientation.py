@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox.files.text import Name
 from gpuvox.types import AnyArray
 
 TOLERANCE = 1e-3
@@ -19,7 +18,7 @@ def affines_match(affine: AnyArray, other: AnyArray, voxel_size: Sequence[float]
     return bool(np.abs(affine - other).max() <= TOLERANCE * min(voxel_size))  # nor NaN
 
 
-def differing_shapes(name: Name, shape: Sequence[int], other: Name, other_shape: Sequence[int]) -> str:
+def differing_shapes(name: object, shape: Sequence[int], other: object, other_shape: Sequence[int]) -> str:
     """The sentence that refuses an image with other numbers of voxels than another."""
     return (
         f"{name} has {format_shape(shape)} voxels, {other} {format_shape(other_shape)}; "
@@ -27,7 +26,7 @@ def differing_shapes(name: Name, shape: Sequence[int], other: Name, other_shape:
     )
 
 
-def differing_affines(name: Name, affine: AnyArray, other: Name, other_affine: AnyArray) -> str:
+def differing_affines(name: object, affine: AnyArray, other: object, other_affine: AnyArray) -> str:
     """The sentence that refuses an image that lies elsewhere than another."""
     return (
         f"{name} and {other} have different affines, {format_affine(affine)} and {format_affine(other_affine)}; "
