@@ -142,6 +142,9 @@ def test_what_has_ids_is_joined_by_them(cohort):
     assert not join_in_memory([*loaded[:-1], None], table, SILENT).paths
     with pytest.raises(ValueError, match="row 1 of the table is"):
         join_in_memory(loaded[::-1], table, SILENT)
+    made = nib.Nifti1Image(cohort.values[-1], loaded[-1].affine)  # of no file
+    with pytest.raises(ValueError, match="row 1 of the table is"):
+        join_in_memory([*loaded[:-1][::-1], made], table, SILENT)
     with pytest.raises(ValueError, match="there are 15 images, and 16 rows in the table"):
         join_in_memory(loaded[:-1], table, SILENT)
     with pytest.raises(ValueError, match=r"the images have shape \(8, 7, 6\)"):
@@ -157,3 +160,12 @@ def test_images_are_read_once_whatever_the_number_of_runs(cohort, monkeypatch):
     common = {"mask": cohort.folder / "mask.nii.gz", "n_permutations": 5, "seed": 1}
     gpuvox.voxelwise(images, cohort.table, "group", ["MS - HC", "group", "MS"], **common)
     assert len(calls) == 1
+
+
+def test_a_volume_without_weight_may_be_nan():
+    values = np.float32([[1, 2], [np.nan, np.inf], [3, 5]])
+    weights = np.array([[0.5, 0, 0.5], [1, 0, 0]])
+    assert_array_equal(files.weighted_sums(values, weights), [[2, 3.5], [1, 2]])
+    stack = np.moveaxis(values.reshape(3, 2, 1, 1), 0, 3)
+    image = files.combined_volumes(nib.Nifti1Image(stack, np.eye(4)), weights)
+    assert_array_equal(np.asanyarray(image.dataobj), np.float32([[2, 1], [3.5, 2]]).reshape(2, 1, 1, 2))

@@ -2,7 +2,8 @@
 
 They are joined with the rows of a table by id where they have ids: a DataFrame (n, V) has them as its index, unless
 that only counts rows, and nibabel images that were loaded from files have the names of these files, which are compared
-with the table. What has no ids holds one image for each row of the table, in the order of the table.
+with the table, also where only some of a list have one. What has no ids holds one image for each row of the table, in
+the order of the table.
 """
 
 from __future__ import annotations
@@ -91,8 +92,7 @@ def _by_list(images: Sequence[Any], cohort: Cohort, reporter: Reporter) -> Cohor
     names = [participants.files_of(images[row]) for row in there]
     found = CohortImages({}, missing, {row: row for row in there}, len(images), memory=list(images))
     paths = {row: files.find_image(name[0]) for row, name in zip(there, names) if isinstance(name, list)}
-    if len(paths) == len(there):
-        check_separate(CohortImages(paths, missing, {}), cohort, reporter)
+    check_separate(CohortImages(paths, missing, {}), cohort, reporter)
     return found
 
 

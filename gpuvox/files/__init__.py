@@ -25,6 +25,7 @@ from gpuvox.files.images import (
     read_volumes_like,
     some_volumes,
     stacked,
+    weighted_sums,
 )
 from gpuvox.files.maps import GEOMETRY, GZIP_LEVEL, Label, make_image, open_map, write_map
 from gpuvox.files.matrices import ID_COLUMNS, Matrix, read_matrix, read_named_matrix, write_vest
@@ -102,6 +103,7 @@ __all__ = [
     "some_volumes",
     "split_suffix",
     "stacked",
+    "weighted_sums",
     "write_column",
     "write_json",
     "write_map",

@@ -294,9 +294,21 @@ def read_volumes_like(name: Name, reference: ImageHeader) -> Iterator[NDArray[np
 
 
 def combined_volumes(image: Any, weights: AnyArray) -> Any:
-    """A 4D nibabel image of weighted sums of the volumes of another: (volumes here, volumes there)."""
-    values = np.asanyarray(image.dataobj).astype(np.float64) @ weights.T
-    return nib.Nifti1Image(values.astype(np.float32), image.affine)
+    """A 4D nibabel image of weighted sums of the volumes of another: weights (volumes here, volumes there)."""
+    values = weighted_sums(np.moveaxis(np.asanyarray(image.dataobj), 3, 0), weights)
+    return nib.Nifti1Image(np.moveaxis(values, 0, 3), image.affine)
+
+
+def weighted_sums(values: AnyArray, weights: AnyArray) -> NDArray[np.float32]:
+    """(m, …) Sums in float64 of the rows of (n, …) values, with weights (m, n), over those whose weight is not 0."""
+    sums = np.empty((len(weights), *values.shape[1:]), dtype=np.float32)
+    for i, row in enumerate(weights):
+        # A row without weight may be NaN, and 0 times NaN is not 0.
+        total = np.zeros(values.shape[1:])
+        for j in np.flatnonzero(row):
+            total += row[j] * values[j].astype(np.float64)
+        sums[i] = total
+    return sums
 
 
 def _single_volume(name: Name) -> ImageHeader:

@@ -93,5 +93,7 @@ def combine_in_memory(images: CohortImages, analysis: VoxelwiseAnalysis) -> Any:
             weights[i, numbers[images.volumes[visit]]] = weight
     if hasattr(held, "dataobj"):
         return files.combined_volumes(held, weights)
-    values = np.asarray(held, dtype=np.float64)
-    return (values @ weights.T if values.ndim == 4 else weights @ values).astype(np.float32)
+    values = np.asarray(held)
+    if values.ndim == 4:
+        return np.moveaxis(files.weighted_sums(np.moveaxis(values, 3, 0), weights), 0, 3)
+    return files.weighted_sums(values, weights)
