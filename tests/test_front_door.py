@@ -14,6 +14,9 @@ from scipy.stats import nct, norm
 import gpuvox
 from gpuvox.cli.main import main
 from gpuvox.cohort.table import read_cohort
+from gpuvox.files import read_mask
+from gpuvox.findings.runs import read_run
+from gpuvox.findings.values import find_images, value_table
 from tests.front_door import (
     AFFINE,
     SHAPE,
@@ -98,6 +101,13 @@ def test_paired(tmp_path):
     record = json.loads((tmp_path / "out" / "voxelwise.json").read_text())
     assert record["exchangeability"] == "rows are permuted within each participant_id only (10 blocks)"
     assert record["runs"][0]["tests"][0]["distinct"] == str(2**10)
+
+    run = read_run(tmp_path / "out")  # for a report, which has two rows of each participant
+    assert list(run.ids) == list(t.participant_id)
+    values = find_images(run).read(read_mask(tmp_path / "mask"))
+    table = value_table(values, np.ones(values.shape[1], np.int32), 1, run.ids)
+    assert list(table.row) == list(range(1, 21))
+    assert_allclose(table["mean"], values.mean(axis=1), rtol=1e-6)
 
 
 def test_two_by_two_mixed(tmp_path):

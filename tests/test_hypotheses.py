@@ -179,6 +179,8 @@ def test_names_stand_before_a_colon(text, name, test):
         ("group * age", "age[RRMS] - age[HC]", "the slope of age in RRMS is larger than the slope of age in HC"),
         ("group * age", "group:age", "the slope of age differs between any of HC, RRMS and SPMS"),
         ("age", "mean", "the mean is above 0; adjusted for age"),
+        ("1", "-mean", "the mean is below 0"),
+        ("group", "-HC", "the mean of HC is below 0"),
         ("group * sex", "group:sex", "the mean depends on the combination of group and sex: any interaction"),
         ("tiv + log(age)", "log(age)", "the values rise with log(age); adjusted for tiv"),
     ],
@@ -204,6 +206,7 @@ def test_means_are_known_as_such():
     model = build_model("group + age", COHORT)
     found = read_hypotheses(["RRMS - HC", "mean", "HC", "age", "group"], model)
     assert [each.is_mean for each in found] == [False, True, True, False, False]
+    assert read_hypothesis("-mean", build_model("1", COHORT)).groups == ({},), "one sample has a Cohen's d"
     assert [each.name for each in read_hypotheses([], build_model("1", COHORT))] == ["mean"]
 
 

@@ -251,7 +251,7 @@ def _groups(combination: Combination, is_mean: bool, model: Model) -> tuple[Mapp
     """The mean of one sample or group, or the two groups that are compared."""
     levels = tuple(dict(item.levels) for item in combination)
     same_factors = len({frozenset(each) for each in levels}) == 1
-    if not same_factors or sorted(combination.values()) not in ([1.0], [-1.0, 1.0]):
+    if not same_factors or sorted(combination.values()) not in ([1.0], [-1.0], [-1.0, 1.0]):
         return ()
     return levels if all(levels) or (is_mean and not model.factors) else ()
 
@@ -384,7 +384,7 @@ def _and(names: Sequence[str]) -> str:
 
 def _of_means(combination: Mapping[Item, float], is_mean: bool, verbs: _Verbs) -> str:
     if is_mean:
-        return f"{_sum(combination, 1)} {verbs.above}"
+        return _above_or_below(combination, verbs)
     return f"{_sum(combination, 1)} {verbs.larger} {_sum(combination, -1)}"
 
 
@@ -394,11 +394,16 @@ def _of_slopes(combination: Mapping[Item, float], verbs: _Verbs) -> str:
         direction = verbs.rise if weight > 0 else verbs.fall
         where = f" in {' and '.join(level for _, level in item.levels)}" if item.levels else ""
         return f"the values {direction} with {' times '.join(item.covariates)}{where}"
+    if min(combination.values()) > 0 or max(combination.values()) < 0:
+        return _above_or_below(combination, verbs)
+    return f"{_sum(combination, 1)} {verbs.larger} {_sum(combination, -1)}"
+
+
+def _above_or_below(combination: Mapping[Item, float], verbs: _Verbs) -> str:
+    """A sentence about weights of one sign."""
     if min(combination.values()) > 0:
         return f"{_sum(combination, 1)} {verbs.above}"
-    if max(combination.values()) < 0:
-        return f"{_sum(combination, -1)} {verbs.below}"
-    return f"{_sum(combination, 1)} {verbs.larger} {_sum(combination, -1)}"
+    return f"{_sum(combination, -1)} {verbs.below}"
 
 
 def _sum(combination: Mapping[Item, float], sign: int) -> str:

@@ -324,7 +324,7 @@ def _shifts(run: Run) -> dict[str, float]:
     path = run.folder / "participants.tsv"
     if run.maker != "gpuvox voxelwise" or not path.is_file() or run.design is None:
         return {}
-    table = files.read_table(path, ["participant_id"])
+    table = files.read_table(path, ["participant_id"], long=True)
     shifts = {}
     for j, name in enumerate(run.columns):
         if name in table.columns:

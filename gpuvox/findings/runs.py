@@ -304,7 +304,7 @@ def _facts(about: Mapping[str, Any], record: Mapping[str, Any], kind: str) -> di
 
 
 def _table_of_design(path: Path) -> tuple[Float64, tuple[str, ...], tuple[str, ...]]:
-    table = files.read_table(path, ["participant_id"])
+    table = files.read_table(path, ["participant_id"], long=True)
     columns = tuple(str(name) for name in table.columns if name != "participant_id")
     try:  # n/a is a voxelwise covariate, whose values differ between voxels
         values = table[list(columns)].replace("n/a", "nan").to_numpy().astype(np.float64)

@@ -143,7 +143,7 @@ def _of_voxelwise(run: Run, of: str) -> Images | None:
     about = run.record.get("images", {}).get(of, {})
     if "column" not in about:
         return None
-    table = files.read_table(run.folder / "participants.tsv", ["participant_id", about["column"]])
+    table = files.read_table(run.folder / "participants.tsv", ["participant_id", about["column"]], long=True)
     if tuple(table["participant_id"]) != run.ids:
         raise FileError(f"{run.folder / 'participants.tsv'} and design.tsv list different participants")
     volume = about.get("volume")
@@ -186,6 +186,8 @@ def _option(command: Sequence[str], option: str) -> str:
 def value_table(data: Floats, labels: NDArray[np.int32], n_clusters: int, ids: Sequence[str]) -> pd.DataFrame:
     """Mean and first eigenvariate of every participant in every cluster.
 
+    Where participants have several rows, as in paired tests, ``row`` is that of the design, from 1.
+
     Parameters
     ----------
     data : (n, V) array
@@ -194,11 +196,13 @@ def value_table(data: Floats, labels: NDArray[np.int32], n_clusters: int, ids: S
     n_clusters : int
     ids : sequence of str
     """
+    who: dict[str, Sequence[str] | range] = {"participant_id": list(ids)}
+    who |= {"row": range(1, len(ids) + 1)} if len(set(ids)) < len(ids) else {}
     parts = []
     for number in range(1, n_clusters + 1):
         inside = data[:, labels == number].astype(np.float64)
         values = {"mean": inside.mean(axis=1), "eigenvariate": eigenvariate(inside)}
-        parts.append(pd.DataFrame({"participant_id": list(ids), "cluster": number, **values}))
+        parts.append(pd.DataFrame({**who, "cluster": number, **values}))
     return (
         pd.concat(parts) if parts else pd.DataFrame(columns=["participant_id", "cluster", "mean", "eigenvariate"])
     )
