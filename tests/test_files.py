@@ -1132,3 +1132,12 @@ def test_other_grids_are_refused_though_axes_are_turned(wrong, tmp_path):
     nib.save(nib.Nifti1Image(turned.get_fdata(), place), tmp_path / "a.nii")
     with pytest.raises(FileError, match="have different affines"):
         files.read_map(tmp_path / "a.nii", grid)
+
+
+def test_maps_may_be_float64_with_another_value_outside(tmp_path):
+    mask = np.zeros((2, 3, 1), dtype=bool)
+    mask[1, 1:] = True
+    path = files.write_map(tmp_path / "p.nii.gz", np.array([[0.1, 1e-300]]), Grid(mask), dtype="<f8", outside=1)
+    image = nib.load(path)
+    assert (image.shape, image.get_data_dtype()) == ((2, 3, 1, 1), np.float64)
+    assert np.asarray(image.dataobj)[..., 0].tolist() == [[[1], [1], [1]], [[1], [0.1], [1e-300]]]

@@ -276,3 +276,26 @@ def test_a_matrix_of_many_columns(tmp_path):
     assert (
         seconds(lambda: np.testing.assert_array_equal(files.read_matrix(tmp_path / "d.tsv"), np.ones((1, n)))) < 60
     )
+
+
+@pytest.mark.parametrize(
+    "text", ["1,2\n3,4.5\n", "1 2\n\n3 4.5", "1\t2\r\n3\t4.5\r\n", "1, 2,\n3, 4.5,\n", "a,b\n1,2\n3,4.5\n"]
+)
+def test_numbers_without_names_are_a_matrix(text, tmp_path):
+    (tmp_path / "d.csv").write_text(text)
+    assert files.read_numbers(tmp_path / "d.csv").values.tolist() == [[1, 2], [3, 4.5]]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1,2\n3\n", "line 2: 1 numbers"),
+        ("1,2\n3,x\n", "'x' is not a finite"),
+        ("nan,1\n", "'nan' is not"),
+        ("", "empty"),
+    ],
+)
+def test_numbers_that_are_no_matrix(text, said, tmp_path):
+    (tmp_path / "d.csv").write_text(text)
+    with pytest.raises(FileError, match=said):
+        files.read_numbers(tmp_path / "d.csv")

@@ -28,7 +28,7 @@ from gpuvox.files.images import (
     weighted_sums,
 )
 from gpuvox.files.maps import GEOMETRY, GZIP_LEVEL, Label, make_image, open_map, write_map
-from gpuvox.files.matrices import ID_COLUMNS, Matrix, read_matrix, read_named_matrix, write_vest
+from gpuvox.files.matrices import ID_COLUMNS, Matrix, read_matrix, read_named_matrix, read_numbers, write_vest
 from gpuvox.files.names import (
     FILE_TYPES,
     are_names,
@@ -94,6 +94,7 @@ __all__ = [
     "read_mask_on",
     "read_matrix",
     "read_named_matrix",
+    "read_numbers",
     "read_permutations",
     "read_table",
     "read_tiles",

@@ -67,8 +67,10 @@ def write_map(
     *,
     label: Label | None = None,
     file_type: str | None = None,
+    dtype: str = "<f4",
+    outside: float = 0.0,
 ) -> Path:
-    """Write the values of the voxels of a mask as a float32 NIfTI image, 0 outside.
+    """Write the values of the voxels of a mask as a NIfTI image, of float32 and 0 outside unless otherwise asked.
 
     Parameters
     ----------
@@ -85,6 +87,10 @@ def write_map(
         Description and intent.
     file_type : {"NIFTI", "NIFTI_GZ", "NIFTI_PAIR", "NIFTI_PAIR_GZ"}, optional
         By default `output_type()`.
+    dtype : {"<f4", "<f8"}
+        Type of the values in the file.
+    outside : float
+        Value of the voxels that are not in the mask.
 
     Returns
     -------
@@ -102,7 +108,8 @@ def write_map(
     if volumes.ndim not in (1, 2) or volumes.shape[-1] != grid.n_voxels:
         raise ValueError(f"values of shape {volumes.shape} are not on the {grid.n_voxels} voxels of the mask")
     count = volumes.shape[0] if volumes.ndim == 2 else None
-    with open_map(name, grid, header, count, label=label, file_type=file_type) as (path, write):
+    how: dict[str, Any] = {"label": label, "file_type": file_type, "dtype": dtype, "outside": outside}
+    with open_map(name, grid, header, count, **how) as (path, write):
         for volume in np.atleast_2d(volumes):
             write(volume)
     return path
@@ -117,6 +124,8 @@ def open_map(
     *,
     label: Label | None = None,
     file_type: str | None = None,
+    dtype: str = "<f4",
+    outside: float = 0.0,
 ) -> Iterator[tuple[Path, Callable[[AnyArray], None]]]:
     """Write an image volume by volume; see `write_map`.
 
@@ -136,12 +145,14 @@ def open_map(
     header_path, data_path = (Path(stem + suffix) for suffix in FILE_TYPES[file_type or output_type()])
     single = header_path == data_path
     shape = grid.shape if n_volumes is None else (*grid.shape, n_volumes)
-    block = _header_block(shape, grid, header, label or Label(), single)
+    nifti = _geometry(shape, grid, header, label or Label(), single)
+    nifti.set_data_dtype(np.dtype(dtype))
+    block: bytes = nifti.binaryblock + bytes(4)
     with contextlib.ExitStack() as stack:  # the data of a pair are renamed before its header
         header_file = stack.enter_context(_written(header_path))
         data_file = header_file if single else stack.enter_context(_written(data_path))
         header_file.write(block)
-        flat = np.zeros(grid.mask.size, dtype="<f4")
+        flat = np.full(grid.mask.size, outside, dtype=dtype)
 
         def write(volume: AnyArray) -> None:
             flat[grid.index] = volume
@@ -156,10 +167,8 @@ def make_image(values: ArrayLike, grid: Grid) -> Any:
     return nib.Nifti1Image(grid.to_volume(np.asarray(values, dtype=np.float32)), affine)
 
 
-def _header_block(
-    shape: tuple[int, ...], grid: Grid, header: ImageHeader | None, label: Label, single: bool
-) -> bytes:
-    """The header as FSL writes it, and 4 bytes for no extensions; NIfTI-2 if a dimension is too large."""
+def _geometry(shape: tuple[int, ...], grid: Grid, header: ImageHeader | None, label: Label, single: bool) -> Any:
+    """The header as FSL writes it, which 4 bytes for no extensions follow; NIfTI-2 if a dimension is too large."""
     large = max(shape) > MOST_IN_NIFTI1
     if large:
         kind: Any = nib.Nifti2Header if single else nib.nifti2.Nifti2PairHeader
@@ -171,7 +180,6 @@ def _header_block(
         nifti.set_intent(label.intent, label.intent_parameters, label.intent_name)
     except (KeyError, HeaderDataError) as error:
         raise ValueError(f"NIfTI cannot store shape {shape}, intent {label.intent!r}: {error}") from error
-    nifti.set_data_dtype(np.float32)
     if header is None:
         nifti["pixdim"][1:4] = grid.voxel_size
         if grid.affine is not None:
@@ -185,8 +193,7 @@ def _header_block(
     fsl |= {} if large else {"extents": 16384, "regular": b"r"}
     for key, value in {**fixed, **fsl, "descrip": label.descrip.encode()}.items():
         nifti[key] = value
-    block: bytes = nifti.binaryblock
-    return block + bytes(4)
+    return nifti
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from gpuvox.errors import FileError
 from gpuvox.files.contents import read_bytes
 from gpuvox.files.delimited import Row, Table, parse_table
-from gpuvox.files.text import Name, as_number, decode_text, finite_row, lines_of
+from gpuvox.files.text import NUMBER, Name, as_number, decode_text, finite_row, lines_of
 from gpuvox.files.writing import write_text
 
 # Columns of a table of numbers that identify participants, or name rows.
@@ -80,6 +80,37 @@ def read_named_matrix(path: Name) -> Matrix:
         raise FileError(f"{path} is empty; a VEST matrix, or a table with a header row, is expected")
     is_vest = first.lstrip().startswith("/") or any(line.split(maxsplit=1)[:1] == ["/Matrix"] for line in lines)
     return _parse_vest(path, lines) if is_vest else _parse_table(path, text)
+
+
+def read_numbers(path: Name) -> Matrix:
+    """Read a matrix of numbers, with or without names.
+
+    Parameters
+    ----------
+    path : path
+        Rows of numbers without names, separated by commas, tabs or blanks; or what `read_named_matrix` reads.
+
+    Raises
+    ------
+    FileError
+        As for `read_named_matrix`; rows of numbers that differ in length, or an entry that is not a finite number.
+    """
+    path, text = Path(path), decode_text(path, read_bytes(path))
+    numbered = [(i, line) for i, line in enumerate(lines_of(text), 1) if line.strip()]
+    if not numbered:
+        raise FileError(f"{path} is empty; a matrix of numbers is expected")
+    first = _fields(numbered[0][1])
+    if not all(NUMBER.fullmatch(field) or field.lower() == "nan" for field in first):
+        return read_named_matrix(path)
+    rows = [finite_row(path, i, _fields(line), len(first), "the first row") for i, line in numbered]
+    return Matrix(np.array(rows))
+
+
+def _fields(line: str) -> list[str]:
+    """The cells of a row of numbers; a separator at its end is none."""
+    separator = next((mark for mark in ",;\t" if mark in line), None)
+    fields = [field.strip() for field in line.strip().split(separator)]
+    return fields[:-1] if len(fields) > 1 and not fields[-1] else fields
 
 
 def write_vest(path: Name, matrix: ArrayLike, kind: str = "mat", *, names: Sequence[str] = ()) -> None:
