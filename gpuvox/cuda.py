@@ -48,6 +48,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
         "voxelwise_equivalent",
         "voxelwise_f_to_z",
     ),
+    "regression": ("regression_rows", "regression_equivalent", "regression_moves_nothing"),
     "smooth": ("smooth_fill", "smooth_pass", "smooth_gather"),
     "cluster": ("cluster_measure<0>", "cluster_measure<1>", "cluster_measure<2>"),
     "inversion": ("inversion_maps", "inversion_sums"),

@@ -295,6 +295,9 @@ class Glm(DeviceModel):
         Where maps are computed and kept; the CPU by default.
     scratch : str
         Folder for the residuals; "" keeps them in memory.
+    removed : (n, k) float64, optional
+        Orthonormal basis on which the data are residualised, in place of what `nuisance` says; the whole nuisance of
+        `model` is then permuted and fitted.
     """
 
     data: Data
@@ -304,6 +307,7 @@ class Glm(DeviceModel):
     smoother: MaskedGaussian | None = None
     device: Device | None = None
     scratch: str = ""
+    removed: Float64 | None = None
     _residuals: Tiles = field(init=False, repr=False)
     _norms: Float64 = field(init=False, repr=False)
     _basis: Float64 = field(init=False, repr=False)
@@ -313,17 +317,7 @@ class Glm(DeviceModel):
         n = self.model.n_rows
         if self.data.shape[0] != n:
             raise DesignError(f"the design has {n} rows; the data have {self.data.shape[0]} volumes")
-        Q = self.model.nuisance
-        fixed, moving = invariant_part(Q, self.invariant)
-        removed = {
-            Nuisance.KENNEDY: Q,
-            Nuisance.FREEDMAN_LANE: Q,
-            Nuisance.NONE: fixed,
-            Nuisance.TER_BRAAK: np.hstack([self.model.effect, Q]),
-        }[self.nuisance]
-        if self.model.demean:
-            removed = np.hstack([np.full((n, 1), n**-0.5), removed])
-        removed = np.ascontiguousarray(removed)
+        removed, moving = self._bases()
         counts = (removed**2).sum(axis=1) < 1 - ALONE
         residuals = Tiles(n, self.data.shape[1], self.scratch)
         norms = np.empty(self.data.shape[1])
@@ -335,7 +329,23 @@ class Glm(DeviceModel):
         object.__setattr__(self, "_residuals", residuals)
         object.__setattr__(self, "_norms", norms)
         object.__setattr__(self, "_basis", removed)
-        object.__setattr__(self, "_moving", moving[:, :0] if self.nuisance == Nuisance.KENNEDY else moving)
+        object.__setattr__(self, "_moving", moving)
+
+    def _bases(self) -> tuple[Float64, Float64]:
+        """What the data are residualised on, and the nuisance that is permuted and fitted."""
+        n, Q = self.model.n_rows, self.model.nuisance
+        if self.removed is not None:
+            return np.ascontiguousarray(self.removed), Q
+        fixed, moving = invariant_part(Q, self.invariant)
+        removed = {
+            Nuisance.KENNEDY: Q,
+            Nuisance.FREEDMAN_LANE: Q,
+            Nuisance.NONE: fixed,
+            Nuisance.TER_BRAAK: np.hstack([self.model.effect, Q]),
+        }[self.nuisance]
+        if self.model.demean:
+            removed = np.hstack([np.full((n, 1), n**-0.5), removed])
+        return np.ascontiguousarray(removed), moving[:, :0] if self.nuisance == Nuisance.KENNEDY else moving
 
     @property
     def n_voxels(self) -> int:
@@ -485,8 +495,8 @@ class Glm(DeviceModel):
         return statistic, sse
 
     @cached_property
-    def _on_device(self) -> _GlmOnDevice:
-        return _GlmOnDevice(self, self._own_device)
+    def _on_device(self) -> GlmOnDevice:
+        return GlmOnDevice(self, self._own_device)
 
 
 _COLUMNS, _ROWS = 128, 64  # tile of a block of glm_maps
@@ -505,7 +515,7 @@ def slab_width(free_bytes: int, n: int, n_voxels: int) -> int:
     return int(np.clip(free_bytes // (24 * n) // _COLUMNS * _COLUMNS, _COLUMNS, most))
 
 
-class _GlmOnDevice:
+class GlmOnDevice:
     """Maps of a `Glm` on a device.
 
     Data that take no more than half of the free memory stay there; larger data are sent slab by slab for every batch,
@@ -577,6 +587,10 @@ class _GlmOnDevice:
         )  # fmt: skip
         return whole
 
+    def permuted(self, shuffles: DeviceShuffles) -> tuple[DeviceArray, DeviceArray, np.int32]:
+        """Rows of permutations as kernels take them: a basis, which of its rows (B, n), whether these are signs."""
+        return self.device.keep(self.rows), *shuffles.arguments
+
     def _residual_slabs(self) -> Iterator[tuple[int, DeviceArray]]:
         if self.slabs is None:
             return iter([(0, self.residuals)]) if self.residuals is not None else iter(())
@@ -587,9 +601,9 @@ class _GlmOnDevice:
         device, (n, per_shuffle) = self.device, self.rows.shape
         stride = -(-len(shuffles) // self.group) * (-(-per_shuffle // _ROWS) * _ROWS)
         rows = device.empty((n, stride), np.float32)
-        array, flip = shuffles.arguments
+        basis, array, flip = self.permuted(shuffles)
         device.launch(
-            "glm_rows", blocks_for(n * stride, 256, device), 256, device.keep(self.rows), array, np.int32(n),
+            "glm_rows", blocks_for(n * stride, 256, device), 256, basis, array, np.int32(n),
             np.int32(len(shuffles)), np.int32(per_shuffle), flip, np.int32(stride), rows,
         )  # fmt: skip
         return rows
@@ -678,10 +692,10 @@ class _GlmOnDevice:
         affordable = max(1, device.free_bytes() // 2 // each)
         blocks = min(-(-items.room // _EXACT_THREADS), resident, affordable)
         scratch = device.empty(blocks * _EXACT_THREADS * n, np.float64)
-        array, flip = shuffles.arguments
+        basis, array, flip = self.permuted(shuffles)
         device.launch(
             "glm_exact", blocks, _EXACT_THREADS, data, np.int64(data.shape[1]), norms, *items.arguments,
-            device.keep(glm._basis), np.int32(glm._basis.shape[1]), device.keep(self.rows), array, np.int32(n),
+            device.keep(glm._basis), np.int32(glm._basis.shape[1]), basis, array, np.int32(n),
             np.int32(per_shuffle), flip, np.int32(glm.model.rank_effect), np.int32(glm.model.is_f),
             np.float64(glm.df), scratch, statistic, sse,
         )  # fmt: skip

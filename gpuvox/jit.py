@@ -97,6 +97,7 @@ LOOPS = (
     "products",
     "qmri",
     "reductions",
+    "regression_methods",
     "shuffle",
     "smooth",
     "tfce",

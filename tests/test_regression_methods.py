@@ -1,0 +1,214 @@
+"""Regression and permutation methods, held against refits of every shuffle (palm/naive.py) and against PALM's files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpuvox.errors import DesignError, InputError
+from gpuvox.partitioning import orthonormal_basis
+from gpuvox.regression_methods import Method, Partitioning, RegressionTest, residual_rotation
+from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
+from tests.cuda_on_cpu.shim import CXX, ShimDevice
+from tests.palm import cases, naive
+from tests.test_palm_oracle import written
+
+needs_compiler = pytest.mark.skipif(CXX is None, reason="no C++ compiler to run the kernels on the CPU")
+N, V = 14, 9
+NAIVE = [method for method in Method if method not in (Method.HUH_JHUN, Method.KENNEDY)]
+
+
+def design(rng, n=N):
+    """Two groups, a covariate that differs between them, and another one."""
+    group = np.arange(n) % 2
+    return np.c_[group, 1 - group, rng.normal(size=(n, 2)) + group[:, None]]
+
+
+def data(rng, n=N):
+    return (rng.normal(size=(n, V)) + 3).astype(np.float32)
+
+
+def signed(shuffles):
+    """As PALM writes them: row numbers from 1, negative where the sign is flipped."""
+    if shuffles.dtype == np.int8:
+        return shuffles * np.arange(1, shuffles.shape[1] + 1)
+    return shuffles + 1
+
+
+CONTRASTS = {
+    "t of groups": ([[1, -1, 0, 0]], False),
+    "t of a covariate": ([[0, 0, 1, 0]], False),
+    "F": ([[1, -1, 0, 0], [0, 0, 0, 1]], True),
+}
+
+
+def refit(test, p, Y):
+    """The statistic of one shuffle, fitted in full with the whole design and the contrast."""
+    M, C = np.asarray(test.design, float), np.atleast_2d(np.asarray(test.contrast, float))
+    if test.demean:
+        M, Y = M - M.mean(axis=0), Y - Y.mean(axis=0)
+    used = C.any(axis=0)
+    if test.partitioning is Partitioning.GUTTMAN:
+        X, Z, C = M[:, used], M[:, ~used], C[:, used]
+    else:
+        X, Z = naive.partition(M, C)
+        C = np.eye(X.shape[1])
+    if test.method is Method.KENNEDY:
+        rows, moved, still = naive.residuals(Z, Y), naive.moved(p, naive.residuals(Z, X)), Z[:, :0]
+    elif test.method is Method.HUH_JHUN:
+        Q = test.rotation
+        rows, moved, still = Q.T @ Y, naive.moved(p, Q.T @ X), np.zeros((Q.shape[1], 0))
+    else:
+        whole = naive.Model(X, Z)
+        rows, moved, still = naive.permuted(p, Y, whole, test.method.value)
+    A = np.hstack([moved, still])
+    C = np.hstack([C, np.zeros((len(C), still.shape[1]))])
+    b = np.linalg.pinv(A) @ rows
+    variance = ((rows - A @ b) ** 2).sum(axis=0) / test.df
+    covariance = C @ np.linalg.pinv(A.T @ A) @ C.T
+    effect = C @ b
+    if not test.is_f:
+        return effect[0] / np.sqrt(variance * covariance[0, 0])
+    return np.einsum("iv,ij,jv->v", effect, np.linalg.inv(covariance), effect) / len(C) / variance
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("partitioning", list(Partitioning))
+@pytest.mark.parametrize("method", list(Method))
+def test_every_method_equals_a_refit_of_every_shuffle(method, partitioning, flip):
+    for seed, (contrast, is_f) in enumerate(CONTRASTS.values()):
+        rng = np.random.default_rng(seed)
+        M, Y = design(rng), data(rng)
+        test = RegressionTest(M, contrast, method, partitioning, is_f)
+        shuffler = Shuffler(test.regressors, Permutations(7, seed, flip=flip))
+        model = test.model(Y, shuffler.invariant)
+        shuffles = shuffler.shuffles(0, 7)
+        theirs = np.array([refit(test, p, Y.astype(float)) for p in signed(shuffles)])
+        tolerance = 1e-5 if method is Method.HUH_JHUN else 1e-9
+        np.testing.assert_allclose(model.statistic_maps(shuffles), theirs, rtol=2e-4, atol=2e-5)
+        number, voxel = (index.ravel() for index in np.indices(theirs.shape))
+        exact = model.exact(shuffles, number, voxel).reshape(theirs.shape)
+        np.testing.assert_allclose(exact, theirs, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_methods_whose_nuisance_moves_differ_from_those_whose_nuisance_stays(flip):
+    """Maps of different methods are different ones, unpermuted they are all the same; Kennedy's too."""
+    rng = np.random.default_rng(5)
+    M, Y = design(rng), data(rng)
+    maps = {}
+    for method in Method:
+        test = RegressionTest(M, [[1, -1, 0, 0]], method, Partitioning.GUTTMAN)
+        shuffler = Shuffler(test.regressors, Permutations(3, 1, flip=flip))
+        maps[method] = test.model(Y, shuffler.invariant).statistic_maps(shuffler.shuffles(0, 3))
+    first = maps[Method.FREEDMAN_LANE][0]
+    for method in Method:
+        if method is not Method.STILL_WHITE:  # Guttman's X is not orthogonal to the nuisance
+            np.testing.assert_allclose(maps[method][0], first, rtol=1e-4)
+    pairs = [(a, b) for a in Method for b in Method if a.value < b.value]
+    for a, b in pairs:
+        assert np.abs(maps[a][1:] - maps[b][1:]).max() > 1e-3, (a, b)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("count_mean", [True, False])
+def test_demeaned(flip, count_mean):
+    rng = np.random.default_rng(3)
+    M, Y = np.c_[np.ones(N), design(rng)[:, 1:]], data(rng)
+    for method in Method:
+        test = RegressionTest(M, [[0, 1, 0, 0]], method, demean=True, count_mean=count_mean)
+        assert test.df == N - 3 - count_mean
+        shuffler = Shuffler(test.regressors, Permutations(5, 1, flip=flip))
+        shuffles = shuffler.shuffles(0, 5)
+        theirs = np.array([refit(test, p, Y.astype(float) - Y.mean(axis=0)) for p in signed(shuffles)])
+        ours = test.model(Y, shuffler.invariant).statistic_maps(shuffles)
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5, err_msg=str(method))
+
+
+@needs_compiler
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("method", [Method.DEKKER, Method.TER_BRAAK, Method.STILL_WHITE, Method.HUH_JHUN])
+def test_a_device_gives_the_same_bits(method, flip):
+    device = ShimDevice()
+    for contrast, is_f in CONTRASTS.values():
+        rng = np.random.default_rng(2)
+        M, Y = design(rng), data(rng)
+        Y[:, 2] = 7
+        test = RegressionTest(M, contrast, method, Partitioning.GUTTMAN, is_f)
+        shuffler = Shuffler(test.regressors, Permutations(70, 4, flip=flip))
+        model = test.model(Y, shuffler.invariant)
+        twin, shuffles = model.on(device), shuffler.shuffles(0, 70)
+        ours = device.download(twin.statistic_maps(shuffler.on_device(0, 70, device)))
+        np.testing.assert_array_equal(ours, model.statistic_maps(shuffles))
+        number, voxel = np.arange(60), np.arange(60) % V
+        np.testing.assert_array_equal(twin.exact(shuffles, number, voxel), model.exact(shuffles, number, voxel))
+        np.testing.assert_array_equal(twin.exact_map(shuffles[3]), model.exact_map(shuffles[3]))
+        assert not model.statistic_maps(shuffles)[:, 2].any()
+
+
+@needs_compiler
+@pytest.mark.parametrize("method", [Method.DRAPER_STONEMAN, Method.TER_BRAAK])
+def test_shuffles_that_leave_the_model_as_it_is_tie_exactly(method):
+    """The same labelling, another order of equal rows: the bits of the unpermuted map, on either device."""
+    rng = np.random.default_rng(6)
+    group = np.arange(N) < 6
+    M, Y = np.c_[group, ~group].astype(float), data(rng)
+    same = np.r_[np.arange(6)[::-1], np.arange(6, N)].astype(np.int32)
+    shuffles = np.array([np.arange(N), same, np.roll(np.arange(N), 3)], dtype=np.int32)
+    test = RegressionTest(M, [1, -1], method)
+    model = test.model(Y, np.full((N, 1), N**-0.5))
+    device = ShimDevice()
+    for maps in (model.statistic_maps(shuffles), device.download(model.on(device).statistic_maps(shuffles))):
+        assert (maps[0] == model.exact_map(shuffles[0]).astype(np.float32)).all()
+        assert (maps[1] == maps[0]).all() == (method is Method.DRAPER_STONEMAN)
+        assert (maps[2] != maps[0]).any()
+
+
+def test_huh_and_jhun_rotate_residuals():
+    rng = np.random.default_rng(1)
+    for Z in (rng.normal(size=(9, 3)), np.eye(9)[:, [0, 4]], np.ones((9, 1)), np.zeros((9, 0))):
+        basis = orthonormal_basis(Z)
+        Q = residual_rotation(basis)
+        np.testing.assert_allclose(Q.T @ Q, np.eye(9 - basis.shape[1]), atol=1e-12)
+        np.testing.assert_allclose(Q @ Q.T, np.eye(9) - basis @ basis.T, atol=1e-12)
+        # Another basis of the same space has the same Q.
+        turned = basis @ np.linalg.qr(rng.normal(size=(basis.shape[1],) * 2))[0]
+        np.testing.assert_allclose(residual_rotation(turned), Q, atol=1e-10)
+
+
+def test_huh_and_jhun_keep_no_blocks():
+    test = RegressionTest(design(np.random.default_rng(0)), [1, -1, 0, 0], Method.HUH_JHUN)
+    assert test.n_rows == N - 3
+    assert test.exchangeable(Permutations(5)).number == 5
+    with pytest.raises(InputError, match="exchangeability blocks cannot be kept"):
+        test.exchangeable(Permutations(5, blocks=np.ones(N)))
+
+
+def test_a_contrast_that_cannot_be_estimated_is_refused():
+    with pytest.raises(DesignError, match="not estimable"):
+        RegressionTest(np.ones((6, 2)), [1, -1], Method.DEKKER)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["dekker", "draper_stoneman", "draper_stoneman_guttman", "manly", "still_white", "ter_braak"],
+)
+def test_the_files_that_palm_wrote(name):
+    case = cases.Case(f"rmethod_{name}")
+    how = Partitioning(case.command.one("-pmethodr", "Beckmann"))
+    Y, mask = case.modalities[0]
+    for contrast in case.tests:
+        test = RegressionTest(case.designs[0], contrast.weights, Method(case.command.one("-rmethod")), how)
+        shuffler = ImportedShuffler(case.permutations(contrast), test.n_rows)
+        shuffles = shuffler.shuffles(0, shuffler.n)
+        model = test.model(Y.astype(np.float32), shuffler.invariant)
+        number, voxel = (index.ravel() for index in np.indices((shuffler.n, Y.shape[1])))
+        maps = model.exact(shuffles, number, voxel).reshape(shuffler.n, -1)
+        p = {"": maps[0], "_uncp": naive.at_least(maps, maps[0])}
+        p["_fwep"] = naive.at_least(maps.max(axis=1)[:, None], maps[0])
+        for part, values in p.items():
+            path = case.folder / f"palm_vox_tstat{part}{case.suffix(contrast)}.nii.gz"
+            np.testing.assert_allclose(values, written(path, mask), rtol=1e-5, err_msg=path.name)
+        path = case.folder / f"palm_vox_tstat{case.suffix(contrast)}_perm000002.nii.gz"
+        np.testing.assert_allclose(maps[1], written(path, mask), rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(model.statistic_maps(shuffles), maps, rtol=1e-3, atol=1e-4)
