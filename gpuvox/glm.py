@@ -360,6 +360,16 @@ class Glm(DeviceModel):
         """
         return self.model.df + (self.model.rank_nuisance if self.nuisance == Nuisance.KENNEDY else 0)
 
+    @property
+    def n_rows(self) -> int:
+        """Number of subjects."""
+        return self.model.n_rows
+
+    @property
+    def dfs(self) -> tuple[int, int]:
+        """Rank of the effect, and residual degrees of freedom."""
+        return self.model.rank_effect, self.df
+
     def to_z(self, statistic: MapBatch) -> MapBatch:
         """The z equivalent of F maps, where they are."""
         return f_to_z(statistic, self.model.rank_effect, self.df, self.device)

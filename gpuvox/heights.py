@@ -62,12 +62,15 @@ class Ladder:
         δ, a float32 number.
     start, rise, count : (m,) float64
         Arithmetic progressions, one above the other; the last one has no end.
+    reached : bool
+        Whether a threshold that is equal to a height is under it.
     """
 
     step: float
     start: Float64
     rise: Float64
     count: Float64
+    reached: bool = False
 
     def sums(self, height: Float32, power: float) -> Float64:
         """Σ (h/δ)^power over the thresholds under each height.
@@ -75,7 +78,8 @@ class Ladder:
         By Euler and Maclaurin's formula over each progression (Abramowitz & Stegun 23.1.30), which is good to 1e-12
         from a few hundred steps on, where ladders start. Not finite where that is beyond double precision.
         """
-        below = np.ceil((height.astype(np.float64)[:, None] - self.start) / self.rise)
+        steps = (height.astype(np.float64)[:, None] - self.start) / self.rise
+        below = np.floor(steps) + 1 if self.reached else np.ceil(steps)
         below = np.clip(below, 0, self.count)
         low = (self.start - self.rise / 2) / self.step
         rise = self.rise / self.step
@@ -109,3 +113,8 @@ def ladder(step: np.float32, first: np.float32) -> Ladder:
             n += max(int((end - float(after)) // rise), 0)
         parts.append((float(h), rise, float(n)))
         h = np.float32(float(h) + n * rise)
+
+
+def multiples_from(delta: float, first: int) -> Ladder:
+    """The thresholds first · δ, (first + 1) · δ, …, which count where they are reached."""
+    return Ladder(delta, np.array([first * delta]), np.array([delta]), np.array([math.inf]), reached=True)

@@ -94,6 +94,8 @@ LOOPS = (
     "descent",
     "glm",
     "levels",
+    "normal_scores",
+    "own_steps",
     "products",
     "qmri",
     "reductions",

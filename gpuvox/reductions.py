@@ -138,6 +138,17 @@ def near_steps(maps: Float32, first: int, per_unit: tuple[float, float]) -> Item
     return _gather(maps, range(first, len(maps)), lambda b: _near_steps(maps[b], up, down))
 
 
+def near_own_steps(maps: Float32, first: int, n_steps: int, signs: int) -> Items:
+    """Voxels within rounding of a whole number of steps, of which there are `n_steps` up to the map's own maximum.
+
+    With two signs there are as many up to the maximum of the negative.
+    """
+    maxima = extremes(maps)
+    maxima[signs:] = 0
+    per_unit = np.divide(np.float32(n_steps), maxima, out=np.zeros_like(maxima), where=maxima > 0)
+    return _gather(maps, range(first, len(maps)), lambda b: _near_steps(maps[b], *per_unit[:, b]))
+
+
 def _gather(maps: Float32, chosen: Iterable[int], find: Callable[[int], Ints]) -> Items:
     voxels = {b: find(b) for b in chosen}
     number = np.repeat(np.array(list(voxels), dtype=np.int32), [len(v) for v in voxels.values()])
@@ -159,6 +170,12 @@ class Search:
 def steps_search(per_unit: tuple[float, float]) -> Search:
     """See `near_steps`."""
     return Search("maps_list_steps", tuple(map(np.float32, per_unit)))
+
+
+def own_steps_search(maxima: DeviceArray, n_steps: int, signs: int) -> Search:
+    """See `near_own_steps`; maxima (2, B) of the maps and of their negatives."""
+    numbers = np.int32(maxima.shape[1]), np.int32(signs), np.float32(n_steps)
+    return Search("maps_list_own_steps", (*numbers, maxima))
 
 
 def threshold_search(threshold: float) -> Search:

@@ -40,7 +40,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -49,7 +49,7 @@ from gpuvox.descent import Layout, enhance_maps, layout_of, scratch_for
 from gpuvox.device import Again, Device, Outcomes, Promise, settled, slots_for
 from gpuvox.errors import InputError, WrongBitsError
 from gpuvox.grid import CONNECTIVITIES, Grid
-from gpuvox.heights import LINEAR, add_to_scores, ladder, score_values
+from gpuvox.heights import LINEAR, Ladder, add_to_scores, ladder, multiples_from, score_values
 from gpuvox.jit import checked
 from gpuvox.levels import Levels
 from gpuvox.reductions import extremes_on
@@ -109,6 +109,10 @@ class Tfce:
         it, within a factor of 10, so that at least ten steps lie under the k-th voxel.
     exact : bool
         The integral ∫ e(h)^E h^H dh in closed form instead of the sum over steps: float64, no δ.
+    rule : {"randomise", "palm"}
+        How the sum over steps is taken. FSL's: of the voxels above δ, 2δ, …, as float32 sums, and 0 if H is 0. PALM's:
+        of the voxels at or above the multiples of δ, and the sum is multiplied by δ; without `delta`, δ is a hundredth
+        of each map's own maximum, permuted or not (`own_steps`).
 
     Raises
     ------
@@ -121,6 +125,18 @@ class Tfce:
     connectivity: int = 6
     delta: float | Literal["robust"] | None = None
     exact: bool = False
+    rule: Literal["randomise", "palm"] = "randomise"
+
+    @classmethod
+    def of_dimension(cls, dimension: int, **changes: Any) -> Tfce:
+        """PALM's settings for surfaces (2) and for skeletons (1), ``-tfce2D`` and ``-tfce1D``, or changes of these."""
+        settings = {2: {"E": 1.0, "connectivity": 26}, 1: {"E": 2.0, "connectivity": 6}}[dimension]
+        return cls(**{"H": 2.0, "rule": "palm", **settings, **changes})
+
+    @property
+    def has_own_steps(self) -> bool:
+        """Whether every map has steps of its own."""
+        return self.rule == "palm" and self.delta is None and not self.exact
 
     def __post_init__(self) -> None:
         for name in ("H", "E"):
@@ -133,6 +149,8 @@ class Tfce:
             raise InputError(
                 f"TFCE's connectivity is {self.connectivity}; it must be 6, 18 or 26", option="--tfce_C"
             )
+        if self.rule == "palm" and self.delta == "robust":
+            raise InputError("TFCE's delta is 'robust', which PALM's rule does not have", option="--tfce_D")
         if self.delta is None or self.delta == "robust":
             return
         if isinstance(self.delta, str) or not (self.delta > 0 and math.isfinite(self.delta)):
@@ -175,7 +193,7 @@ def step_size(peak: float, options: Tfce) -> float:
         blank, where the maximum is not positive.
     """
     if options.delta is not None and not isinstance(options.delta, str):
-        return float(np.float32(options.delta))
+        return float(options.delta if options.rule == "palm" else np.float32(options.delta))
     return float(np.float32(float(peak) / STEPS_TO_MAXIMUM)) if peak > 0 else 0.0
 
 
@@ -199,10 +217,11 @@ class LevelTable:
     Attributes
     ----------
     delta : float
-        Step, a float32 number; 0 for a sign that is blank.
+        Step, a float32 number by FSL's rule; 0 for a sign that is blank.
     thresholds : (cap + 1,) float32
         Thresholds of positive weight, summed in float32 as in FSL: δ, 2δ, … for H > 0; 0, δ, … for H = 0, where
-        0^0 = 1. Level = number of thresholds < |t|. The last one is beyond the table: a map must not exceed it.
+        0^0 = 1. By PALM's rule: the largest numbers below δ, 2δ, … Level = number of thresholds < |t|. The last one is
+        beyond the table: a map must not exceed it.
     weights : (cap + 1,) int64
         C[k] = Σ w over the k lowest thresholds.
     sizes : (V + 1,) int64
@@ -302,29 +321,40 @@ def level_table(delta: float, options: Tfce, n_voxels: int, cap: int = FIRST_LEV
     step = np.float32(delta)
     if not step > np.finfo(np.float32).tiny or not np.isfinite(step):
         raise InputError(f"TFCE's step is {delta}; it must be a normal float32 number", option="--tfce_D")
-    heights = _thresholds(step, cap + 2)
-    relative = heights.astype(np.float64) / float(step)
+    heights = _thresholds(delta, options, cap + 2)
+    is_palm = options.rule == "palm"
+    relative = np.arange(cap + 2.0) if is_palm else heights.astype(np.float64) / float(step)
     k = np.arange(1, cap + 2)
     slack = float((np.abs(relative[1:] - k) / k).max() + 2.0**-22)
-    first = 1 if options.H > 0 else 0
+    first = 1 if options.H > 0 or is_palm else 0
     worth = np.rint(relative[first : first + cap] ** options.H * 2.0**r).astype(np.int64)
     weights = np.concatenate([[0], np.cumsum(worth)])
-    scale = float(step) ** options.H * 2.0 ** -(q + r)
-    return LevelTable(float(step), heights[first : first + cap + 1], weights, sizes, scale, slack, 2.0**r)
+    scale = delta ** (options.H + 1) if is_palm else float(step) ** options.H
+    unit = 2.0 ** -(q + r)
+    return LevelTable(delta, heights[first : first + cap + 1], weights, sizes, scale * unit, slack, 2.0**r)
 
 
-def _thresholds(step: np.float32, n: int) -> Float32:
-    """0, δ, 2δ, … summed in float32."""
-    terms = np.full(n, step, dtype=np.float32)
+def _thresholds(delta: float, options: Tfce, n: int) -> Float32:
+    """0, δ, 2δ, … summed in float32, or by PALM's rule the largest float32 numbers below the multiples of δ."""
+    if options.rule == "palm":
+        return below_multiples(delta, n)
+    terms = np.full(n, np.float32(delta), dtype=np.float32)
     terms[0] = 0
     return np.add.accumulate(terms, dtype=np.float32)
 
 
-def _levels_needed(table: LevelTable, peak: float, most: int) -> int:
+def below_multiples(delta: float, n: int) -> Float32:
+    """(n,) The largest float32 numbers below 0, δ, 2δ, …"""
+    multiples = np.arange(n) * delta
+    nearest = multiples.astype(np.float32)
+    return np.where(nearest >= multiples, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+
+
+def _levels_needed(table: LevelTable, options: Tfce, peak: float, most: int) -> int:
     """Number of levels of a map of this maximum; more than `most` if it has more."""
     if not table.delta or peak <= 0:
         return 0
-    heights = _thresholds(np.float32(table.delta), most + 3)
+    heights = _thresholds(table.delta, options, most + 3)
     first = np.searchsorted(heights, table.thresholds[0])
     return int(np.searchsorted(heights, np.float32(peak)) - first)
 
@@ -458,7 +488,7 @@ class Enhancer:
             np.array([1 / t.delta if t.delta else 0 for t in self.tables], dtype=np.float32),
             np.float32(max(up.slack, down.slack)),
             self.cap,
-            0 if self.options.H > 0 else 1,
+            0 if self.options.H > 0 or self.options.rule == "palm" else 1,
             np.stack([up.thresholds, down.thresholds]),
             np.stack([up.weights, down.weights]),
             up.sizes,
@@ -528,15 +558,18 @@ class Enhancer:
         last = table.thresholds[-1]
         voxels = np.flatnonzero(values > last)
         voxels = voxels[np.argsort(-values[voxels], kind="stable")]
-        worth = (
-            ladder(np.float32(table.delta), last).sums(values[voxels], self.options.H)
-            if len(voxels)
-            else np.zeros(0)
-        )
+        worth = self._steps_above(row).sums(values[voxels], self.options.H) if len(voxels) else np.zeros(0)
         padded, sizes = self.grid.padded, table.sizes.astype(np.float64)
         offsets = padded.offsets(self.options.connectivity)
         more = _grow(padded.index[voxels], worth * table.unit, sizes, offsets, padded.size)
         return voxels, self._in_range(more)
+
+    def _steps_above(self, row: int) -> Ladder:
+        """The thresholds above the tables."""
+        table = self.tables[row]
+        if self.options.rule == "palm":
+            return multiples_from(table.delta, self.cap + 1)
+        return ladder(np.float32(table.delta), table.thresholds[-1])
 
     def _in_range(self, scores: AnyArray) -> AnyArray:
         """Scores, if float64 can hold them."""
@@ -576,7 +609,9 @@ class Enhancer:
         if not np.isfinite(stat).all():
             raise InputError(NOT_FINITE)
         peaks = (float(stat.max(initial=0)), -float(stat.min(initial=0)))
-        needed = max(_levels_needed(table, peak, self.most) for table, peak in zip(self.tables, peaks))
+        needed = max(
+            _levels_needed(table, self.options, peak, self.most) for table, peak in zip(self.tables, peaks)
+        )
         if self.cap < needed <= self.most:
             raise LevelOverflow(needed)
 
@@ -666,10 +701,10 @@ def _peaks_until_done(
             room[0] = max(room[0], int(1.1 * status.max()))
             if maps is not None and not outcomes.step_by_step:
                 raise Again  # what followed has taken the maps for complete
-            maxima, status = device.download_all(_peaks_on(device, enhancer, stat, room[0], maps))
+            maxima, status = device.download_all(peaks_on(device, enhancer, stat, room[0], maps))
         return _finish_on(device, enhancer, stat, status < 0, maxima, maps, outcomes)
 
-    return outcomes.promise(finish, *_peaks_on(device, enhancer, stat, room[0], maps))
+    return outcomes.promise(finish, *peaks_on(device, enhancer, stat, room[0], maps))
 
 
 def _finish_on(
@@ -695,10 +730,18 @@ def _finish_on(
     return maxima
 
 
-def _peaks_on(
-    device: Device, enhancer: Enhancer, stat: DeviceArray, edge_room: int, maps: DeviceArray | None
+def peaks_on(
+    device: Device,
+    enhancer: Enhancer,
+    stat: DeviceArray,
+    edge_room: int,
+    maps: DeviceArray | None,
+    own: tuple[DeviceArray, DeviceArray] | None = None,
 ) -> tuple[DeviceArray, DeviceArray]:
-    """Maxima and outcome of each map, on the device; its scores go to `maps`."""
+    """Maxima and outcome of each map, on the device; its scores go to `maps`.
+
+    own: thresholds (B, 2, cap + 1) and 1/δ (B, 2) of each map, if they are not those of the enhancer.
+    """
     n_maps, n_voxels = stat.shape
     full, padded, cap = maps is not None, enhancer.grid.padded, enhancer.cap
     box, i32 = padded.size, np.int32
@@ -721,9 +764,10 @@ def _peaks_on(
     device.launch(
         kernel, slots, launch.threads,
         stat, i32(n_maps), i32(n_voxels), device.keep(padded.index), i32(box), i32(px), i32(px * py),
-        device.keep(thresholds), device.keep(weights), device.keep(enhancer._size_table), device.keep(per_step),
-        i32(cap), i32(edge_room), i32(count_bytes > 0), i32(n_shared), code, up, order, word, gathered, dead, raw,
-        edge, counts, above, maxima, status, maps if maps is not None else above,
+        *([device.keep(thresholds), device.keep(per_step)] if own is None else own), i32(0 if own is None else 2),
+        device.keep(weights), device.keep(enhancer._size_table), i32(cap), i32(edge_room), i32(count_bytes > 0),
+        i32(n_shared), code, up, order, word, gathered, dead, raw, edge, counts, above, maxima, status,
+        maps if maps is not None else above,
         shared=n_shared * _PEAK_BYTES + count_bytes,
     )  # fmt: skip
     return maxima, status

@@ -207,7 +207,12 @@ class VoxelwiseGlm(DeviceModel):
         return int(self.data.shape[1])
 
     @property
-    def _dfs(self) -> tuple[Int32, Int32]:
+    def n_rows(self) -> int:
+        """Number of subjects."""
+        return int(self.data.shape[0])
+
+    @property
+    def dfs(self) -> tuple[Int32, Int32]:
         """(V,) Rank of the effect, and residual degrees of freedom, at every voxel."""
         nuisance, effect, gone = self._ranks
         taken = effect if self.nuisance == Nuisance.KENNEDY else nuisance + effect + gone
@@ -230,12 +235,12 @@ class VoxelwiseGlm(DeviceModel):
     @property
     def n_without_df(self) -> int:
         """Number of voxels that exclusions leave without degrees of freedom: their statistic is 0."""
-        return int(np.count_nonzero(self._dfs[1] < 1))
+        return int(np.count_nonzero(self.dfs[1] < 1))
 
     @cached_property
     def _z_tables(self) -> tuple[Int32, Int32, Int32, Float64]:
         """Number of the F-to-z table of each voxel; first intervals, offsets and rows of all tables."""
-        pairs, kind = np.unique(np.stack(self._dfs, axis=1), axis=0, return_inverse=True)
+        pairs, kind = np.unique(np.stack(self.dfs, axis=1), axis=0, return_inverse=True)
         empty = 0, np.zeros((0, 4))
         tables = [z_table(df1, df2) if df1 > 0 and df2 > 0 else empty for df1, df2 in pairs.tolist()]
         begin = np.cumsum([0, *(len(cubics) for _, cubics in tables)], dtype=np.int32)

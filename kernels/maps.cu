@@ -144,18 +144,37 @@ KERNEL maps_list_threshold(const float* maps, int first_map, int n_maps, int64 n
     }
 }
 
+namespace {
+
+DEVICE bool is_near_step(float value, float up, float down) {
+    const float per_step = value < 0.0f ? down : up, height = fabsf(value) * per_step, nearest = rintf(height);
+    return nearest >= 1.0f && fabsf(height - nearest) <= STEP_TIE * (height + per_step);
+}
+
+}  // namespace
+
 // Within rounding of a whole number of steps; up, down: steps in a unit of the map and of its negative, 0 for none.
 KERNEL maps_list_steps(const float* maps, int first_map, int n_maps, int64 n_voxels, float up, float down, int* count,
                        int capacity, int* item_map, int* item_voxel, float* item_value) {
     const List list = {count, capacity, item_map, item_voxel, item_value};
     for (int b = first_map + blockIdx.y; b < n_maps; b += gridDim.y) {
         const float* map = maps + b * n_voxels;
-        for (int64 v = grid_thread(); v < n_voxels; v += grid_threads()) {
-            const float per_step = map[v] < 0.0f ? down : up, height = fabsf(map[v]) * per_step;
-            const float nearest = rintf(height);
-            if (nearest >= 1.0f && fabsf(height - nearest) <= STEP_TIE * (height + per_step))
-                list_item(list, b, v, map[v]);
-        }
+        for (int64 v = grid_thread(); v < n_voxels; v += grid_threads())
+            if (is_near_step(map[v], up, down)) list_item(list, b, v, map[v]);
+    }
+}
+
+// The same for `cap` steps up to the maximum of the map, and of its negative if there are two signs; maxima (2, n_all).
+KERNEL maps_list_own_steps(const float* maps, int first_map, int n_maps, int64 n_voxels, int n_all, int signs, float cap,
+                           const float* maxima, int* count, int capacity, int* item_map, int* item_voxel,
+                           float* item_value) {
+    const List list = {count, capacity, item_map, item_voxel, item_value};
+    for (int b = first_map + blockIdx.y; b < n_maps; b += gridDim.y) {
+        const float* map = maps + b * n_voxels;
+        const float high = maxima[b], low = signs == 2 ? maxima[n_all + b] : 0.0f;
+        const float up = high > 0.0f ? cap / high : 0.0f, down = low > 0.0f ? cap / low : 0.0f;
+        for (int64 v = grid_thread(); v < n_voxels; v += grid_threads())
+            if (is_near_step(map[v], up, down)) list_item(list, b, v, map[v]);
     }
 }
 

@@ -164,7 +164,8 @@ DEVICE int hook(uint32* word, int a, int b, uint32* before) {
 }  // namespace
 
 // stat (n_maps, n_voxels); index (n_voxels): positions in the padded box of `box` positions; thresholds, weights
-// (2, cap + 1): weights[sign, k] = w_k; sizes (n_voxels + 1): S; per_step (2): 1 / delta, 0 for a blank sign.
+// (2, cap + 1): weights[sign, k] = w_k; sizes (n_voxels + 1): S; per_step (2): 1 / delta, 0 for a blank sign. Where
+// rows_of_tables is 2 and not 0, every map has thresholds and per_step of its own.
 // Scratch of each block: code (box) zero at the start, up (box), order, word, gathered, dead, above (n_voxels),
 // raw and edge (edge_capacity), counts (3, cap + 1); dead has 2 * n_voxels. above and maps are for FULL alone.
 // maxima (2, n_maps) in scores; status (n_maps); maps (n_maps, n_voxels), negative for the negative sign.
@@ -172,8 +173,8 @@ DEVICE int hook(uint32* word, int a, int b, uint32* before) {
 template <int C, bool FULL>
 KERNEL_FOR(PEAKS_THREADS, PEAKS_RESIDENT)
 tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int box, int px, int pxy,
-           const float* thresholds, const int64* weights, const int64* sizes, const float* per_step, int cap,
-           int edge_capacity, int cap_shared, int n_shared, short* all_code, int* all_up, int* all_order,
+           const float* all_thresholds, const float* all_per_step, int rows_of_tables, const int64* weights,
+           const int64* sizes, int cap, int edge_capacity, int cap_shared, int n_shared, short* all_code, int* all_up, int* all_order,
            uint32* all_word, int64* all_gathered, int* all_dead, int* all_raw, int* all_edge, int* all_counts,
            int64* all_above, int64* maxima, int* status, int64* maps) {
     DYNAMIC_SHARED(memory);
@@ -195,6 +196,8 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
 
     for (int b = blockIdx.x; b < n_maps; b += gridDim.x) {
         const float* t = stat + (int64)b * n_voxels;
+        const float* thresholds = all_thresholds + (int64)b * rows_of_tables * (cap + 1);
+        const float* per_step = all_per_step + (int64)b * rows_of_tables;
         for (int i = thread; i < 3 * (cap + 1); i += threads) counts[i] = 0;
         if (thread == 0) {
             n_peaks[0] = n_edges[0] = n_saddles[0] = n_dead[0] = highest[0] = 0;
@@ -427,6 +430,74 @@ tfce_peaks(const float* stat, int n_maps, int n_voxels, const int* index, int bo
         }
         barrier();
     }
+}
+
+namespace {
+
+DEVICE float float_of(int number) {
+    union { int i; float f; } bits;
+    bits.i = number;
+    return bits.f;
+}
+
+// x^p for x > 0 by series of a fixed number of terms, so that any device gets the same bits: gpuvox/own_steps.py.
+DEVICE double raised(double x, double p) {
+    const double LN2 = 0.69314718055994530942;
+    union { double d; int64 i; } bits;
+    bits.d = x;
+    int64 exponent = (bits.i >> 52) - 1022;
+    bits.i = (bits.i & 0xfffffffffffffLL) | (int64)1022 << 52;
+    double m = bits.d;  // from 1/2 to 1
+    if (m < 0.70710678118654752440) {
+        m = 2.0 * m;
+        exponent -= 1;
+    }
+    const double s = (m - 1.0) / (m + 1.0), square = s * s;
+    double sum = 0.0;
+    for (int k = 27; k >= 1; k -= 2) sum = sum * square + 1.0 / (double)k;
+    const double y = p * ((double)exponent * LN2 + 2.0 * (s * sum));
+    const double whole = rint(y / LN2), rest = y - whole * LN2;
+    double power = 1.0;
+    for (int k = 18; k >= 1; --k) power = 1.0 + power * (rest / (double)k);
+    bits.i = ((int64)whole + 1023) << 52;
+    return power * bits.d;
+}
+
+}  // namespace
+
+// For steps of a hundredth of each map's own maximum, from peaks (2, n_maps), the maxima of the maps and of their
+// negatives: thresholds (n_maps, 2, cap + 1), of which the last is infinite, so that a level is the number of k with
+// cap * t >= k * maximum; per_step (n_maps, 2); scale (2, n_maps): what a score is multiplied by. A sign that is not
+// wanted, or has no positive value, is blank.
+KERNEL tfce_own_tables(const float* peaks, int n_maps, int signs, int cap, double power, double unit, float* thresholds,
+                       float* per_step, double* scale) {
+    const float endless = float_of(0x7f800000);
+    for (int64 item = grid_thread(); item < 2 * (int64)n_maps; item += grid_threads()) {
+        const int b = (int)(item >> 1), row = (int)(item & 1);
+        const float peak = row < signs ? peaks[(int64)row * n_maps + b] : 0.0f;
+        const bool stands = peak > 0.0f && peak <= LARGEST_FLOAT;
+        float* table = thresholds + item * (cap + 1);
+        for (int k = 1; k <= cap; ++k) {
+            const double least = (double)k * (double)peak;
+            float below = stands ? (float)(least / (double)cap) : endless;
+            while (stands && (double)cap * (double)below >= least) below = float_of(float_bits(below) - 1);
+            while (stands && (double)cap * (double)float_of(float_bits(below) + 1) < least)
+                below = float_of(float_bits(below) + 1);
+            table[k - 1] = below;
+        }
+        table[cap] = endless;
+        per_step[item] = stands ? (float)cap / peak : 0.0f;
+        scale[(int64)row * n_maps + b] = stands ? raised((double)peak / (double)cap, power) * unit : 0.0;
+    }
+}
+
+// values = scores * scale of the map and sign.
+KERNEL tfce_own_values(const int64* scores, int n_maps, int64 n_voxels, const double* scale, double* values) {
+    for (int64 b = blockIdx.y; b < n_maps; b += gridDim.y)
+        for (int64 v = grid_thread(); v < n_voxels; v += grid_threads()) {
+            const int64 score = scores[b * n_voxels + v];
+            values[b * n_voxels + v] = (double)score * scale[score < 0 ? n_maps + b : b];
+        }
 }
 
 namespace {

@@ -28,12 +28,14 @@ from gpuvox.executors import run
 from gpuvox.glm import Glm, Nuisance, f_to_z
 from gpuvox.grid import Grid
 from gpuvox.info import check_kernels
+from gpuvox.normal_scores import Magnitude, ZScale
 from gpuvox.partitioning import effective_regressor, partition
 from gpuvox.permtest import PermutationTest
 from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.statistics import Statistics
 from gpuvox.tfce import Tfce
+from gpuvox.voxelwise_evs import VoxelwiseGlm
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
 from tests.test_oracle import CASES
 from tests.test_reference import run_case
@@ -617,3 +619,50 @@ def test_a_gpu_whose_kernels_do_not_compile_is_not_used(monkeypatch):
     monkeypatch.setattr(cuda, "open_device", lambda *given: Useless())
     with pytest.warns(UserWarning, match="no libnvrtc; using the CPU"):
         assert cuda.resolve("auto") is None
+
+
+# -- the scale of z -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_tests_of_z_have_the_bits_of_the_cpu(seed, device):
+    """t and F, one and two tails, steps of each map's own maximum and fixed ones, clusters, counts."""
+    rng = np.random.default_rng(seed)
+    grid, n = Grid(rng.random((7, 6, 5)) < 0.9), 12
+    design = np.c_[np.ones(n), np.arange(n) % 2, rng.normal(size=(n, 2))]
+    data = rng.normal(size=(n, grid.n_voxels)).astype(np.float32)
+    if seed % 2:
+        data = np.round(2 * data)  # ties
+    is_f = seed == 1
+    contrast = np.eye(4)[1:3] if is_f else np.eye(4)[1]
+    shuffler = Shuffler(design @ np.atleast_2d(contrast).T, Permutations(30, seed))
+    tfce = Tfce(
+        (2, 2, 1.5, 0)[seed],
+        (0.5, 0.7, 1, 2)[seed],
+        (6, 18, 26, 6)[seed],
+        rule="palm",
+        delta=0.1 if seed == 3 else None,
+    )
+    choice = Statistics(True, tfce, 1.5, 1.2, uncorrected=seed != 2)
+    results = []
+    for where in (None, device):
+        if seed == 3:
+            evs = {3: rng.normal(size=data.shape).astype(np.float32), -2: np.float32(rng.random(data.shape) < 0.1)}
+            evs = results[0][2] if results else evs
+            model = VoxelwiseGlm(data, design, contrast, evs, device=where)
+        else:
+            evs = None
+            model = Glm(data, partition(design, contrast, is_f=is_f), shuffler.invariant, device=where)
+        model = ZScale(model)
+        if seed == 2:
+            model = Magnitude(model)
+        observed = PermutationTest(model, grid, shuffler, choice, signs=1 if is_f or seed == 2 else 2).observe()
+        results.append((observed, observed.run(0, 30), evs))
+    (mine, ours, _), (theirs, found, _) = results
+    np.testing.assert_array_equal(mine.statistic, theirs.statistic)
+    for name, values in mine.observed.items():
+        np.testing.assert_array_equal(values, theirs.observed[name], err_msg=name)
+        rows = slice(0, mine.test.signs)
+        np.testing.assert_array_equal(ours.maxima[name][rows], found.maxima[name][rows], err_msg=name)
+        if choice.uncorrected:
+            np.testing.assert_array_equal(ours.below[name][rows], found.below[name][rows], err_msg=name)

@@ -314,7 +314,7 @@ def test_demeaning_is_over_those_who_remain():
     demeaned = VoxelwiseGlm(Y, M[:, [2, 0]], C, {0: ev, -3: out}, demean=True)
     with_mean = VoxelwiseGlm(Y, np.c_[M[:, [2, 0]], np.ones(N)], np.array([[0, 1.0, 0]]), {0: ev, -4: out})
     assert close(demeaned.statistic_maps(shuffles), with_mean.statistic_maps(shuffles)).all()
-    np.testing.assert_array_equal(demeaned._dfs[1], with_mean._dfs[1])
+    np.testing.assert_array_equal(demeaned.dfs[1], with_mean.dfs[1])
 
 
 def test_several_masks_leave_out_whom_either_does():
@@ -361,7 +361,7 @@ def test_z_of_f_has_the_degrees_of_freedom_of_each_voxel(mode):
             expected[:, v] = np.maximum(oracle.F_to_z(f[:, v].astype(float), effect, df), 0)
     sensible = f < 1e8
     np.testing.assert_allclose(model.to_z(f)[sensible], expected[sensible], rtol=1e-5, atol=1e-5)
-    assert len(np.unique(np.stack(model._dfs), axis=1).T) > 5 - 3 * (mode == Nuisance.KENNEDY)
+    assert len(np.unique(np.stack(model.dfs), axis=1).T) > 5 - 3 * (mode == Nuisance.KENNEDY)
 
 
 def test_constant_data_are_zero_without_an_intercept_too():

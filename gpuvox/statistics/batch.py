@@ -6,15 +6,23 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 from gpuvox.device import Device, Outcomes
 from gpuvox.grid import Grid
 from gpuvox.reductions import (
     DeviceItems,
     Items,
     Search,
+    close_search,
+    close_to_maximum,
+    extremes,
+    extremes_on,
     listed,
+    near_own_steps,
     near_steps,
     near_threshold,
+    own_steps_search,
     put_on,
     steps_search,
     threshold_search,
@@ -135,7 +143,7 @@ class Batch:
             items = edge.near(self)
             self.maps[items.map, items.voxel] = self.exact(items)
             return
-        for found in listed(edge.values(self), self.first, edge.search(), self.outcomes):
+        for found in listed(edge.values(self), self.first, edge.search(self), self.outcomes):
             put_on(self.device, self.maps, found, self.exact_on(found))
 
 
@@ -177,7 +185,7 @@ class Edge(ABC):
         """The voxels of a batch on the CPU that are within rounding of the edge, from map `batch.first` on."""
 
     @abstractmethod
-    def search(self) -> Search:
+    def search(self, batch: Batch) -> Search:
         """The same search for a batch on a device."""
 
 
@@ -191,8 +199,9 @@ class ThresholdEdge(Edge):
         """See `Edge.near`."""
         return near_threshold(self.values(batch), batch.first, self.threshold)
 
-    def search(self) -> Search:
+    def search(self, batch: Batch) -> Search:
         """See `Edge.search`."""
+        del batch
         return threshold_search(self.threshold)
 
 
@@ -216,6 +225,50 @@ class StepEdges(Edge):
         """See `Edge.near`."""
         return near_steps(self.values(batch), batch.first, self.per_unit)
 
-    def search(self) -> Search:
+    def search(self, batch: Batch) -> Search:
         """See `Edge.search`."""
+        del batch
         return steps_search(self.per_unit)
+
+
+@dataclass(frozen=True)
+class MaximumEdge(Edge):
+    """The maximum of each map, and with two signs that of its negative, by which the map is measured."""
+
+    signs: int
+
+    def near(self, batch: Batch) -> Items:
+        """See `Edge.near`."""
+        maxima = extremes(batch.maps)
+        rows = enumerate((1, -1)[: self.signs])
+        found = [close_to_maximum(batch.maps, batch.first, sign, maxima[row]) for row, sign in rows]
+        return Items(
+            *(np.concatenate([getattr(each, name) for each in found]) for name in ("map", "voxel", "value"))
+        )
+
+    def search(self, batch: Batch) -> Search:
+        """See `Edge.search`."""
+        return close_search(_maxima_on(batch), 3 if self.signs == 2 else 1)
+
+
+@dataclass(frozen=True)
+class OwnStepEdges(Edge):
+    """Whole numbers of steps of height, so many to the maximum of each map; after `MaximumEdge`."""
+
+    n_steps: int
+    signs: int
+
+    def near(self, batch: Batch) -> Items:
+        """See `Edge.near`."""
+        return near_own_steps(batch.maps, batch.first, self.n_steps, self.signs)
+
+    def search(self, batch: Batch) -> Search:
+        """See `Edge.search`."""
+        return own_steps_search(_maxima_on(batch), self.n_steps, self.signs)
+
+
+def _maxima_on(batch: Batch) -> DeviceArray:
+    """(2, B) Maxima of the maps and of their negatives, on the device that has them."""
+    if batch.device is None:
+        raise ValueError("the batch is not on a device")
+    return extremes_on(batch.device, batch.maps)

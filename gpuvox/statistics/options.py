@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gpuvox.errors import InputError
 from gpuvox.statistics.base import Setting, StatisticInfo
 from gpuvox.statistics.clusters import ClusterExtent, ClusterMass
+from gpuvox.statistics.own_step_tfce import OwnStepTfceSetting
 from gpuvox.statistics.tfce import TfceSetting
 from gpuvox.statistics.voxelwise import Voxelwise
 from gpuvox.tfce import Tfce
@@ -61,13 +62,19 @@ class Statistics:
         return (self.tfce or Tfce()).connectivity
 
     @property
+    def _tfce_setting(self) -> Setting | None:
+        if self.tfce is None:
+            return None
+        return OwnStepTfceSetting(self.tfce) if self.tfce.has_own_steps else TfceSetting(self.tfce)
+
+    @property
     def settings(self) -> tuple[Setting, ...]:
         """The statistics of the first pass."""
         settings = (
             Voxelwise() if self.voxel else None,
             None if self.extent is None else ClusterExtent(self.extent),
             None if self.mass is None else ClusterMass(self.mass),
-            None if self.tfce is None else TfceSetting(self.tfce),
+            self._tfce_setting,
         )
         return tuple(setting for setting in settings if setting is not None)
 

@@ -138,7 +138,7 @@ class TfceStatistic(Normalisable):
 
     def weight(self, row: int) -> float:
         """The step: FSL's TFCE is a sum over steps without it, and larger the smaller they are."""
-        return self.step(row) or 1.0
+        return 1.0 if self.options.rule == "palm" else self.step(row) or 1.0
 
     def record(self, row: int) -> dict[str, Any]:
         """The step, if there is one."""

@@ -81,8 +81,8 @@ template <int C, bool FULL> int peaks(Case c, int room, bool cap_shared, int n_s
     auto maxima = poisoned<int64>(2 * c.n_maps), maps = poisoned<int64>(FULL ? c.n_maps * n : 1);
     const std::size_t shared = 12 * n_shared + (cap_shared ? 4 * n_counts : 0);
     run_kernel(tfce_peaks<C, FULL>, c.blocks, c.threads, shared, c.stat.data(), c.n_maps, (int)n, c.box.index.data(),
-               c.box.size, c.box.px, c.box.pxy, c.tables.thresholds.data(), c.tables.weights.data(),
-               c.tables.sizes.data(), c.tables.per_step.data(), LEVELS, room, (int)cap_shared, n_shared, code.data(),
+               c.box.size, c.box.px, c.box.pxy, c.tables.thresholds.data(), c.tables.per_step.data(),
+               0, c.tables.weights.data(), c.tables.sizes.data(), LEVELS, room, (int)cap_shared, n_shared, code.data(),
                up.data(), order.data(), word.data(), gathered.data(), dead.data(), raw.data(), edge.data(),
                counts.data(), above.data(), maxima.data(), status.data(), maps.data());
     int needed = 0;
