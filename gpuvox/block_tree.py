@@ -21,18 +21,26 @@ where is drawn uniformly, so that every permutation of the tree is equally likel
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from math import prod
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpuvox.device import Device
+from gpuvox.device import Device, blocks_for
 from gpuvox.errors import InputError
 from gpuvox.jit import checked
-from gpuvox.shuffle import Permutations, Shuffler, multinomial, shuffle_class, unrank
+from gpuvox.shuffle import (
+    THREADS,
+    Permutations,
+    Shuffler,
+    check_blocks,
+    multinomial,
+    shuffle_class,
+    unrank,
+)
 from gpuvox.types import DeviceArray, Float64, Int32, Ints, Words
 
 
@@ -277,14 +285,57 @@ def is_multi_level(blocks: ArrayLike | None) -> bool:
 
 
 def shuffler_of(labels: ArrayLike, options: Permutations, scale: ArrayLike = 0.0) -> Shuffler:
-    """The permutations that the blocks allow: a `TreeShuffler` for multi-level blocks, else a `Shuffler`."""
+    """The shuffles that the blocks allow: a `TreeShuffler` for multi-level blocks, else a `Shuffler`.
+
+    Raises
+    ------
+    InputError
+        See `Shuffler`; and blocks of one level that are to be shuffled both as wholes and within, of which one is 0.
+    """
+    labels = np.asarray(labels)
+    both = options.blocks is not None and options.whole_blocks and options.within_blocks
+    if both and not is_multi_level(options.blocks):
+        return TreeShuffler(labels, _as_tree(options, len(labels)), scale)
     kind = TreeShuffler if is_multi_level(options.blocks) else Shuffler
-    return kind(np.asarray(labels), options, scale)
+    return kind(labels, options, scale)
+
+
+def _as_tree(options: Permutations, n_rows: int) -> Permutations:
+    """Blocks of one level that trade places, and whose rows do, as a tree."""
+    blocks = check_blocks(np.asarray(options.blocks), n_rows)
+    if not blocks.all():
+        raise InputError(
+            f"row {int(np.argmin(blocks)) + 1} is in exchangeability block 0, whose rows never move; this cannot be "
+            "combined with blocks that are permuted both as wholes and within"
+        )
+    sizes = np.bincount(blocks)[1:]
+    if len(set(sizes.tolist())) > 1:
+        odd = int(np.argmax(sizes != sizes[0]))
+        raise InputError(
+            f"exchangeability block {odd + 1} has {sizes[odd]} rows and block 1 has {sizes[0]}; "
+            "blocks that are permuted as wholes must be of equal size"
+        )
+    tree = np.column_stack([np.ones(n_rows, np.int64), blocks, np.arange(1, n_rows + 1)])
+    return replace(options, blocks=tree, whole_blocks=False, within_blocks=False)
+
+
+@dataclass(frozen=True)
+class _TreeTables:
+    """The tree as a device takes it, in the types of its kernel; see `_Ranked`."""
+
+    first: Int32
+    row: Int32
+    trades: Int32
+    counts: Words
+    arrangements: Words
+    members: Int32
+    class_start: Int32
+    classes: Int32
 
 
 @dataclass(frozen=True, eq=False)
 class TreeShuffler(Shuffler):
-    """The distinct permutations of one contrast under multi-level exchangeability blocks, and those of a run.
+    """The distinct shuffles of one contrast under multi-level exchangeability blocks, and those of a run.
 
     Parameters
     ----------
@@ -300,21 +351,47 @@ class TreeShuffler(Shuffler):
     @cached_property
     def tree(self) -> Node:
         """All observations."""
-        if self.options.whole_blocks:
+        if self.options.whole_blocks or self.options.within_blocks:
             raise InputError(
                 "multi-level exchangeability blocks say by their signs which of them are permuted as wholes",
                 option="--permuteBlocks",
             )
         return build_tree(np.asarray(self.options.blocks), self.n_rows)
 
-    @cached_property
-    def n_distinct(self) -> int:
-        """Number of distinct permutations, exact however large."""
-        return 2 ** len(self.tree.flip_units) if self.flips else self._ranked.counts[0]
+    @property
+    def _permuted(self) -> Iterator[str]:
+        level, nodes = 1, [self.tree]
+        while nodes[0].children:
+            counts = Counter(node.trades for node in nodes if len(node.children) > 1)
+            below = "rows" if not nodes[0].children[0].children else f"blocks of level {level + 1}"
+            if not counts:
+                pass
+            elif not counts[False]:
+                yield f"the {below} may trade places{'' if level == 1 else f' within each block of level {level}'}"
+            elif not counts[True]:
+                yield f"the {below} stay in place"
+            else:
+                yield (
+                    f"the {below} may trade places within {counts[True]} of the {len(nodes)} blocks of level {level}, "
+                    f"and stay in place within {counts[False]}"
+                )
+            level, nodes = level + 1, [child for node in nodes for child in node.children]
+
+    @property
+    def _flipped(self) -> str:
+        sizes = {len(unit) for unit in self._flip_units}
+        if sizes == {1}:
+            return "the sign of each row may change by itself"
+        return (
+            f"signs may change in {len(self._flip_units)} units, in each of which all rows change theirs together"
+        )
+
+    def _count_orders(self) -> int:
+        return self._ranked.counts[0]
 
     @cached_property
     def invariant(self) -> Float64:
-        """(n_rows, k) Orthonormal basis of the vectors that no permutation changes."""
+        """(n_rows, k) Orthonormal basis of the vectors that no shuffle changes."""
         orbits = [] if self.flips else self.tree.orbits
         vectors = np.zeros((self.n_rows, len(orbits)))
         for column, rows in enumerate(orbits):
@@ -326,39 +403,57 @@ class TreeShuffler(Shuffler):
         return _ranked(self.tree, self.labels)
 
     @cached_property
-    def _of_equals(self) -> _Ranked:
-        """The tree as if all observations were equal: the random order of equals is then the permutation."""
-        return _ranked(self.tree, np.zeros_like(self.labels))
+    def _drawn(self) -> _Ranked:
+        """The tree that permutations are made from: that of the ranks, or one of equal rows.
+
+        Without ranks the random order of equals is the permutation.
+        """
+        return self._ranked if self._is_ranked else _ranked(self.tree, np.zeros_like(self.labels))
 
     @property
-    def _n_draws(self) -> int:
-        return len(self.tree.flip_units) if self.flips else len(self._ranked.row)
+    def _words_of_order(self) -> int:
+        return len(self._ranked.row)
 
     @cached_property
-    def _unit_of_row(self) -> Ints:
-        units = np.empty(self.n_rows, dtype=np.int64)
-        for number, rows in enumerate(self.tree.flip_units):
-            units[rows] = number
-        return units
+    def _flip_units(self) -> list[Ints]:
+        return [np.array(unit) for unit in self.tree.flip_units]
 
-    def _permutations(self, draws: Words, ranks: Words | None) -> Int32:
-        ranked = self._ranked
+    def _permute(self, draws: Words, ranks: Words | None, out: Int32) -> None:
+        drawn = self._drawn
         if ranks is None:
-            ranked, ranks = self._of_equals, np.zeros(len(draws), dtype=np.uint64)
+            ranks = np.zeros(len(draws), dtype=np.uint64)
         else:
-            ranks = (ranks + np.uint64(ranked.unpermuted)) % np.uint64(ranked.counts[0])
-        out = np.empty((len(draws), self.n_rows), dtype=np.int32)
-        counts, arrangements = (np.array(n, dtype=np.uint64) for n in (ranked.counts, ranked.arrangements))
-        shape = ranked.first, ranked.row, ranked.trades
+            ranks = (ranks + np.uint64(drawn.unpermuted)) % np.uint64(drawn.counts[0])
+        counts, arrangements = (np.array(n, dtype=np.uint64) for n in (drawn.counts, drawn.arrangements))
+        shape = drawn.first, drawn.row, drawn.trades
         _permute_tree(
-            draws, ranks, counts, arrangements, *shape, ranked.members, ranked.class_start, ranked.classes, out
+            draws, ranks, counts, arrangements, *shape, drawn.members, drawn.class_start, drawn.classes, out
         )
-        return out
 
-    def _permutations_on(self, device: Device, which: tuple[np.generic, ...], out: DeviceArray) -> None:
-        """Those of a tree are made on the host."""
-        start, stop = int(which[1]), int(which[1]) + len(out)
-        device.put(out, self.shuffles(start, stop).astype(np.int32))
+    def _permute_on(self, device: Device, which: tuple[np.generic, ...], out: DeviceArray) -> None:
+        tables = self._tree_tables
+        blocks, n_nodes = blocks_for(len(out), THREADS, device), len(tables.row)
+        threads = blocks * THREADS
+        device.launch(
+            "shuffle_tree", blocks, THREADS, *which, np.int32(n_nodes),
+            *(device.keep(getattr(tables, table.name)) for table in fields(tables)), np.uint64(self._drawn.unpermuted),
+            *self._how(device), self._divisor, device.empty(threads * n_nodes, np.uint64),
+            device.empty(threads * (3 * n_nodes + len(tables.classes)), np.int32), out,
+        )  # fmt: skip
+
+    @cached_property
+    def _tree_tables(self) -> _TreeTables:
+        drawn = self._drawn
+        return _TreeTables(
+            drawn.first.astype(np.int32),
+            drawn.row.astype(np.int32),
+            drawn.trades.astype(np.int32),
+            np.array(drawn.counts, dtype=np.uint64),
+            np.array(drawn.arrangements, dtype=np.uint64),
+            drawn.members.astype(np.int32),
+            drawn.class_start.astype(np.int32),
+            drawn.classes.astype(np.int32),
+        )
 
 
 @checked

@@ -58,7 +58,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "smooth": ("smooth_fill", "smooth_pass", "smooth_gather"),
     "cluster": ("cluster_measure<0>", "cluster_measure<1>", "cluster_measure<2>"),
     "inversion": ("inversion_maps", "inversion_sums"),
-    "shuffle": ("shuffle_permutations", "shuffle_signs"),
+    "shuffle": ("shuffle_permutations", "shuffle_signs", "shuffle_tree"),
     "maps": (
         "maps_extremes<float>",
         "maps_extremes<double>",

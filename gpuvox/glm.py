@@ -45,7 +45,7 @@ from gpuvox.partitioning import PartitionedDesign, invariant_part
 from gpuvox.products import TILE, grouped, statistic_maps
 from gpuvox.reductions import DeviceItems, listed, put_on, unsettled_search, upload_items
 from gpuvox.scratch import Data, Tiles, copy_block, pieces, pieces_with, take
-from gpuvox.shuffle import DeviceShuffles, on_device
+from gpuvox.signed_rows import DeviceShuffles, on_device, shuffled
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.streaming import Slabs
 from gpuvox.types import (
@@ -217,13 +217,6 @@ def _exact(  # noqa: C901, PLR0913
                 statistic[start + j] = effect[j] * np.sqrt(df / residual)
 
 
-def _shuffled(basis: Float64, shuffles: Shuffles) -> Float64:
-    """Rows ``(P b)ᵀ`` of each permutation and basis vector: (B, k, n)."""
-    if np.issubdtype(shuffles.dtype, np.int8):
-        return basis.T[None] * shuffles[:, None, :]
-    return np.ascontiguousarray(basis[shuffles].transpose(0, 2, 1))
-
-
 class DeviceModel(ABC):
     """A model that may be on a device: what computes there is its `_on_device`, made when it is first needed."""
 
@@ -381,16 +374,16 @@ class Glm(DeviceModel):
 
     def _rows(self, shuffles: Shuffles) -> Float64:
         """(B, r + q, n) Permuted bases of the effect and of the nuisance that moves."""
-        effect = _shuffled(self.model.effect, shuffles)
-        return np.concatenate([effect, _shuffled(self._moving, shuffles)], axis=1)
+        effect = shuffled(self.model.effect, shuffles)
+        return np.concatenate([effect, shuffled(self._moving, shuffles)], axis=1)
 
     def equivalent(self, shuffles: Shuffles) -> Bools:
         """(B,) Permutations under which any data have the unpermuted statistic, up to the sign of t."""
         r, q = self.model.rank_effect, self._moving.shape[1]
-        effect = _shuffled(self.model.effect, shuffles) @ self.model.effect
+        effect = shuffled(self.model.effect, shuffles) @ self.model.effect
         is_equivalent: Bools = (effect**2).sum(axis=(1, 2)) > r - 1e-10
         if is_equivalent.any():
-            nuisance = _shuffled(self._moving, shuffles[is_equivalent]) @ self._moving
+            nuisance = shuffled(self._moving, shuffles[is_equivalent]) @ self._moving
             is_equivalent[is_equivalent] = (nuisance**2).sum(axis=(1, 2)) > q - 1e-10
         return is_equivalent
 
@@ -399,7 +392,8 @@ class Glm(DeviceModel):
 
         Parameters
         ----------
-        shuffles : (B, n) int32 row permutations, or int8 signs, or either on the device
+        shuffles : (B, n) int32, or `signed_rows.DeviceShuffles` on a device
+            See `signed_rows`.
         outcomes : Outcomes, optional
             Of the batch on a device; without them the maps are complete at once.
 
@@ -589,17 +583,16 @@ class GlmOnDevice:
     def equivalent(self, shuffles: DeviceShuffles) -> DeviceArray:
         """(B,) int32 1 where `Glm.equivalent` is true; on the device."""
         glm, device, whole = self.glm, self.device, self.device.empty(len(shuffles), np.int32)
-        array, flip = shuffles.arguments
         device.launch(
             "glm_equivalent", blocks_for(len(shuffles), 128, device), 128, device.keep(glm.model.effect),
-            device.keep(glm._moving), array, np.int32(len(self.rows)), np.int32(len(shuffles)),
-            np.int32(glm.model.rank_effect), np.int32(glm._moving.shape[1]), flip, whole,
+            device.keep(glm._moving), shuffles.array, np.int32(len(self.rows)), np.int32(len(shuffles)),
+            np.int32(glm.model.rank_effect), np.int32(glm._moving.shape[1]), whole,
         )  # fmt: skip
         return whole
 
-    def permuted(self, shuffles: DeviceShuffles) -> tuple[DeviceArray, DeviceArray, np.int32]:
-        """Rows of permutations as kernels take them: a basis, which of its rows (B, n), whether these are signs."""
-        return self.device.keep(self.rows), *shuffles.arguments
+    def permuted(self, shuffles: DeviceShuffles) -> tuple[DeviceArray, DeviceArray]:
+        """Rows of shuffles as kernels take them: a basis, and which of its rows, with what sign (B, n)."""
+        return self.device.keep(self.rows), shuffles.array
 
     def _residual_slabs(self) -> Iterator[tuple[int, DeviceArray]]:
         if self.slabs is None:
@@ -611,10 +604,9 @@ class GlmOnDevice:
         device, (n, per_shuffle) = self.device, self.rows.shape
         stride = -(-len(shuffles) // self.group) * (-(-per_shuffle // _ROWS) * _ROWS)
         rows = device.empty((n, stride), np.float32)
-        basis, array, flip = self.permuted(shuffles)
         device.launch(
-            "glm_rows", blocks_for(n * stride, 256, device), 256, basis, array, np.int32(n),
-            np.int32(len(shuffles)), np.int32(per_shuffle), flip, np.int32(stride), rows,
+            "glm_rows", blocks_for(n * stride, 256, device), 256, *self.permuted(shuffles), np.int32(n),
+            np.int32(len(shuffles)), np.int32(per_shuffle), np.int32(stride), rows,
         )  # fmt: skip
         return rows
 
@@ -702,11 +694,10 @@ class GlmOnDevice:
         affordable = max(1, device.free_bytes() // 2 // each)
         blocks = min(-(-items.room // _EXACT_THREADS), resident, affordable)
         scratch = device.empty(blocks * _EXACT_THREADS * n, np.float64)
-        basis, array, flip = self.permuted(shuffles)
         device.launch(
             "glm_exact", blocks, _EXACT_THREADS, data, np.int64(data.shape[1]), norms, *items.arguments,
-            device.keep(glm._basis), np.int32(glm._basis.shape[1]), basis, array, np.int32(n),
-            np.int32(per_shuffle), flip, np.int32(glm.model.rank_effect), np.int32(glm.model.is_f),
+            device.keep(glm._basis), np.int32(glm._basis.shape[1]), *self.permuted(shuffles), np.int32(n),
+            np.int32(per_shuffle), np.int32(glm.model.rank_effect), np.int32(glm.model.is_f),
             np.float64(glm.df), scratch, statistic, sse,
         )  # fmt: skip
         return statistic, sse

@@ -24,8 +24,9 @@ import numpy as np
 
 from gpuvox.device import Device, Outcomes, OutOfDeviceMemory, Promise, settled
 from gpuvox.grid import Grid
+from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.reductions import ties_everywhere, ties_on
-from gpuvox.shuffle import ImportedShuffler, Shuffler
+from gpuvox.shuffle import Shuffler
 from gpuvox.statistics import (
     Batch,
     Edge,

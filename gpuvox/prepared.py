@@ -13,10 +13,11 @@ from gpuvox.errors import DesignError
 from gpuvox.executors import Workers
 from gpuvox.glm import Nuisance
 from gpuvox.grid import Grid
+from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.names import Names
 from gpuvox.partitioning import PartitionedDesign, effective_regressor, null_rows, partition
 from gpuvox.scratch import Data
-from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler, effective_labels
+from gpuvox.shuffle import Permutations, Shuffler, effective_labels
 from gpuvox.statistics import Statistics
 from gpuvox.types import AnyArray, Float64, Ints
 
@@ -63,7 +64,8 @@ class Options:
     """How an analysis is done; see the options of ``gpuvox randomise``.
 
     `only_test` is the number of the only test to run, counting F before t from 1; 0 for all. With `joint_steps`, TFCE
-    has the same steps in all tests, so that their scores can share a null distribution.
+    has the same steps in all tests, so that their scores can share a null distribution. `flip`, `permute_and_flip`,
+    `within_blocks`, `repeats` and `distinct_rows` are those of `shuffle.Permutations`.
     """
 
     statistics: Statistics = field(default_factory=Statistics)
@@ -74,6 +76,10 @@ class Options:
     demean: bool = False
     nuisance: Nuisance = Nuisance.FREEDMAN_LANE
     whole_blocks: bool = False
+    permute_and_flip: bool = False
+    within_blocks: bool = False
+    repeats: bool = False
+    distinct_rows: bool = False
     detect_null: bool = False
     f_only: bool = False
     joint_steps: bool = False
@@ -162,7 +168,10 @@ def make_shuffler(inputs: Inputs, options: Options, test: Test) -> Shuffler | Im
         numbers = np.unique(block_of_row[~still & (block_of_row > 0)])
         blocks = np.where(still | (block_of_row == 0), 0, np.searchsorted(numbers, block_of_row) + 1)
     flip = options.flip or (not test.is_f and _is_one_sample(labels, scale, blocks, test.contrast))
-    settings = Permutations(options.n_permutations, options.seed, blocks, options.whole_blocks, flip)
+    settings = Permutations(
+        options.n_permutations, options.seed, blocks, options.whole_blocks, flip, options.permute_and_flip,
+        options.within_blocks, options.repeats, options.distinct_rows,
+    )  # fmt: skip
     return shuffler_of(labels, settings, scale)
 
 

@@ -60,7 +60,8 @@ from gpuvox.partitioning import (
 )
 from gpuvox.reductions import DeviceItems
 from gpuvox.scratch import Data, Tiles, pieces
-from gpuvox.shuffle import DeviceShuffles, Permutations, on_device
+from gpuvox.shuffle import Permutations
+from gpuvox.signed_rows import DeviceShuffles, on_device
 from gpuvox.types import AnyArray, Bools, DeviceArray, Float64, Int32, MapBatch, ShuffleBatch, Shuffles
 
 LOST = 1e-10
@@ -376,7 +377,7 @@ def _scale(column: Float64) -> None:
 
 
 @loop
-def _refit_rows(columns: Float64, kept: Float64, rank: int, shuffles: Int32, flip: bool, out: Float64) -> None:
+def _refit_rows(columns: Float64, kept: Float64, rank: int, shuffles: Int32, out: Float64) -> None:
     """out (B, m, n): permuted columns, residualised on `kept` and made orthonormal: the rest, then the effect.
 
     columns (n, m): effect (rank), rest. A column that lies in the span of those before it becomes 0.
@@ -387,7 +388,7 @@ def _refit_rows(columns: Float64, kept: Float64, rank: int, shuffles: Int32, fli
             c = (rank + step) % m
             for i in range(n):
                 s = shuffles[b, i]
-                out[b, c, i] = columns[i, c] * s if flip else columns[s, c]
+                out[b, c, i] = columns[s, c] if s >= 0 else -columns[~s, c]
             for _ in range(2):
                 for a in range(kept.shape[1]):
                     _project_out(out[b, c], kept[:, a])
@@ -416,9 +417,8 @@ class RefittedGlm(Glm):
     def _rows(self, shuffles: Shuffles) -> Float64:
         """(B, m, n) Rows of each shuffle: orthonormal, and orthogonal to what stays."""
         out = np.empty((len(shuffles), *self._columns.shape[::-1]))
-        flip = bool(np.issubdtype(shuffles.dtype, np.int8))
         held = np.ascontiguousarray(shuffles, dtype=np.int32)
-        _refit_rows(self._columns, self.kept, self.model.rank_effect, held, flip, out)
+        _refit_rows(self._columns, self.kept, self.model.rank_effect, held, out)
         return out
 
     def equivalent(self, shuffles: Shuffles) -> Bools:
@@ -444,30 +444,28 @@ class _RefittedOnDevice(GlmOnDevice):
         super().__init__(glm, device)
         self.n, self.m = glm._columns.shape
         self.identity = np.arange(self.n, dtype=np.int32)
-        self.signs = np.ones(self.n, dtype=np.int32)
         self.places: dict[int, Int32] = {}  # by number of shuffles; kept, because a device keeps them by identity
         self.made: tuple[DeviceArray, DeviceArray] | None = None  # shuffles and their rows
 
     def _orthonormal(self, shuffles: DeviceShuffles) -> DeviceArray:
         """(B + 1, n, m) Rows, those of the unpermuted model first."""
-        array, flip = shuffles.arguments
+        array = shuffles.array
         if self.made is None or self.made[0] is not array:
             glm, device = self.glm, self.device
             rows = device.empty((len(shuffles) + 1, self.n, self.m), np.float64)
-            identity = self.signs if flip else self.identity
             device.launch(
                 "regression_rows", blocks_for(len(shuffles) + 1, 32, device), 32, device.keep(glm._columns),
-                device.keep(glm.kept), array, device.keep(identity), np.int32(self.n), np.int32(len(shuffles)),
-                np.int32(self.m), np.int32(glm.kept.shape[1]), np.int32(glm.model.rank_effect), flip, rows,
+                device.keep(glm.kept), array, device.keep(self.identity), np.int32(self.n), np.int32(len(shuffles)),
+                np.int32(self.m), np.int32(glm.kept.shape[1]), np.int32(glm.model.rank_effect), rows,
             )  # fmt: skip
             self.made = array, rows
         return self.made[1]
 
-    def permuted(self, shuffles: DeviceShuffles) -> tuple[DeviceArray, DeviceArray, np.int32]:
+    def permuted(self, shuffles: DeviceShuffles) -> tuple[DeviceArray, DeviceArray]:
         """See `GlmOnDevice.permuted`."""
         rows = np.arange(self.n, (len(shuffles) + 1) * self.n, dtype=np.int32).reshape(-1, self.n)
         places = self.places.setdefault(len(shuffles), rows)
-        return self._orthonormal(shuffles), self.device.keep(places), np.int32(0)
+        return self._orthonormal(shuffles), self.device.keep(places)
 
     def equivalent(self, shuffles: DeviceShuffles) -> DeviceArray:
         """(B,) int32 1 where `RefittedGlm.equivalent` is true; on the device."""
@@ -553,8 +551,7 @@ class TerBraak(DeviceModel):
 
     def equivalent(self, shuffles: Shuffles) -> Bools:
         """(B,) Shuffles that leave all rows in place."""
-        in_place = 1 if np.issubdtype(shuffles.dtype, np.int8) else np.arange(shuffles.shape[1])
-        still: Bools = (shuffles == in_place).all(axis=1)
+        still: Bools = (shuffles == np.arange(shuffles.shape[1])).all(axis=1)
         return still
 
     def statistic_maps(self, shuffles: ShuffleBatch, outcomes: Outcomes | None = None) -> MapBatch:
@@ -569,10 +566,10 @@ class TerBraak(DeviceModel):
             self.settle(shuffles, maps, self.equivalent(shuffles), outcomes)
             return maps
         device, held = self.device, on_device(shuffles, self.device)
-        still, (array, flip) = device.empty(len(held), np.int32), held.arguments
+        still = device.empty(len(held), np.int32)
         device.launch(
-            "regression_moves_nothing", blocks_for(len(held), 128, device), 128, array, np.int32(array.shape[1]),
-            np.int32(len(held)), flip, still,
+            "regression_moves_nothing", blocks_for(len(held), 128, device), 128, held.array,
+            np.int32(held.array.shape[1]), np.int32(len(held)), still,
         )  # fmt: skip
         self.settle(held, maps, still, outcomes)
         return maps

@@ -10,10 +10,11 @@ import numpy as np
 
 from gpuvox.executors import Finished
 from gpuvox.glm import Nuisance
+from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.permtest import ObservedTest
 from gpuvox.prepared import Options, Test
 from gpuvox.pvalues import corrected, critical_value, shares
-from gpuvox.shuffle import ImportedShuffler, Shuffler
+from gpuvox.shuffle import Shuffler
 from gpuvox.statistics import Normalised, StatisticInfo, StatisticModel
 from gpuvox.tally import ByStatistic, Tally
 from gpuvox.types import AnyArray
@@ -168,7 +169,7 @@ def _warnings(test: Test, observed: ObservedTest, row: int, options: Options, ta
             yield f"{test.title}: {sentence}"
     shuffler = observed.test.shuffler
     if tally.n and shuffler.n < FEWEST_PERMUTATIONS:
-        unit = "sign-flips" if shuffler.flips else "permutations"
+        unit = shuffler.kind
         count = (
             f"there are only {shuffler.n} distinct {unit}"
             if shuffler.exhaustive

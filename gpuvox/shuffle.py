@@ -1,15 +1,17 @@
-"""Exchangeability: which permutations of the rows of a design are distinct, how many, and the i-th of them.
+"""Exchangeability: which shuffles of the rows of a design are distinct, how many, and the i-th of them.
 
-Permutations here include sign flips of the rows. Permutations of the rows that produce the same sequence of effective
-regressor values are one *labelling*, and a run contains no labelling twice. Permutation i is a pure function of
+A shuffle permutes rows, flips their signs, or does both (`signed_rows`). Permutations that produce the same sequence of
+effective regressor values are one *labelling*, and a run contains no labelling twice. Shuffle i is a pure function of
 (seed, i), so it does not matter who computes it, or in what order:
 
 * Labellings are ranked: lexicographically within a block (or over whole blocks), and as the digits of a
   number across blocks, the first block being the fastest digit. Flips count in binary, the last row being
-  the last bit. Rank 0 is the unpermuted design. An exhaustive run takes all ranks in order.
+  the last bit; with both, each labelling comes with all flips before the next one. Rank 0 is the unpermuted design.
+  An exhaustive run takes all ranks in order.
 * Otherwise permutation i has rank π(i), where π is a keyed bijection of the ranks that fixes 0: the swap-or-not
   shuffle of V. T. Hoang, B. Morris and P. Rogaway (CRYPTO 2012, LNCS 7417:1-13).
-* Beyond 2^63 labellings every permutation is drawn independently; the probability of a repeat among N is below N²/2^64.
+* Beyond 2^63 labellings every shuffle is drawn independently; the probability of a repeat among N is below N²/2^64.
+  They are drawn independently too where repeats are allowed, and then the unpermuted one may come again.
 
 Which of several rows with equal effective regressor goes where matters only to the nuisance regressors, which a
 Freedman-Lane permutation moves too. Those rows are put in random order (the same in every exhaustive run), so
@@ -21,29 +23,30 @@ the rate of false positives at level 5 % was 0.4 to 15 % (80 % of designs: 1 to 
 
 All random numbers come from Philox4x32-10, a function of a key and a counter (J. K. Salmon, M. A. Moraes,
 R. O. Dror and D. E. Shaw, SC 2011): the key is the seed, the counter says what the number is for. A GPU
-(``kernels/shuffle.cu``) makes the same permutations, a thread each, so that none are sent to it.
+(``kernels/shuffle.cu``) makes the same shuffles, a thread each, so that none are sent to it.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import comb, prod
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from gpuvox.device import Device, blocks_for
 from gpuvox.errors import DesignError, InputError
 from gpuvox.jit import small
-from gpuvox.types import AnyArray, DeviceArray, Float64, Int32, Ints, Shuffles, Words
+from gpuvox.signed_rows import DeviceShuffles
+from gpuvox.types import AnyArray, DeviceArray, Float64, Int32, Ints, Words
 
 EQUAL = 1e-10
 """Effective regressors that differ by less than this share of the largest are equal."""
 RANK_LIMIT = 2**63
-"""Permutations are ranked in 64-bit integers up to this number of labellings."""
+"""Shuffles are ranked in 64-bit integers up to this number of distinct ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +63,18 @@ class Permutations:
         Exchangeability block of each row, numbered from 1; rows in block 0 never move. Two columns or more
         are multi-level blocks, see `gpuvox.block_tree`.
     whole_blocks : bool
-        Permute blocks as wholes instead of rows within each block.
+        Permute blocks as wholes instead of rows within each block; signs of a block are flipped together.
     flip : bool
         Flip signs instead of permuting rows.
+    permute_and_flip : bool
+        Flip signs and permute rows, whatever `flip` says.
+    within_blocks : bool
+        With `whole_blocks`, permute rows within blocks too.
+    repeats : bool
+        Draw every shuffle independently, so that the same one may come again, even the unpermuted one. A run of
+        all there are has each once in any case.
+    distinct_rows : bool
+        Treat all rows as different, even those with equal effective regressors.
     """
 
     number: int = 5000
@@ -70,6 +82,10 @@ class Permutations:
     blocks: ArrayLike | None = None
     whole_blocks: bool = False
     flip: bool = False
+    permute_and_flip: bool = False
+    within_blocks: bool = False
+    repeats: bool = False
+    distinct_rows: bool = False
 
 
 def effective_labels(regressors: ArrayLike, scale: ArrayLike = 0.0) -> Ints:
@@ -145,45 +161,6 @@ def check_blocks(blocks: ArrayLike, n_rows: int) -> Ints:
 
 
 @dataclass(frozen=True, eq=False)
-class DeviceShuffles:
-    """Permutations on a device.
-
-    Attributes
-    ----------
-    array : (B, n) int32
-        In the form of `Shuffler.shuffles`.
-    flips : bool
-        Whether they are sign flips.
-    device : Device
-    """
-
-    array: DeviceArray
-    flips: bool
-    device: Device
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    @property
-    def arguments(self) -> tuple[DeviceArray, np.int32]:
-        """What kernels take: the permutations, and whether they are sign flips."""
-        return self.array, np.int32(self.flips)
-
-    def on_host(self, start: int = 0, stop: int | None = None) -> Shuffles:
-        """Permutations start … stop − 1 as an array of the host."""
-        rows = self.device.rows(self.array, start, len(self) if stop is None else stop)
-        return self.device.download(rows).astype(np.int8 if self.flips else np.int32)
-
-
-def on_device(shuffles: Shuffles | DeviceShuffles, device: Device) -> DeviceShuffles:
-    """Permutations on a device; those of the host are sent there."""
-    if isinstance(shuffles, DeviceShuffles):
-        return shuffles
-    flips = bool(np.issubdtype(shuffles.dtype, np.int8))
-    return DeviceShuffles(device.upload(shuffles.astype(np.int32)), flips, device)
-
-
-@dataclass(frozen=True, eq=False)
 class _Layout:
     """Slots: the units that move, be they rows or whole blocks, in the order in which labellings are ranked.
 
@@ -222,21 +199,15 @@ class _DeviceTables:
     Attributes
     ----------
     members, strata, classes : int32
-        As of `_Layout`; without meaning for sign flips.
+        As of `_Layout`.
     radix : (S,) uint64
         Arrangements of each stratum.
-    pivots : (rounds,) uint64
-        Of the bijection from numbers to ranks; empty if there is none.
-    unit_of_row : (n,) int32
-        For sign flips.
     """
 
     members: Int32
     strata: Int32
     classes: Int32
     radix: Words
-    pivots: Words
-    unit_of_row: Int32
 
 
 def multinomial(sizes: Sequence[int]) -> int:
@@ -291,7 +262,7 @@ def _orbits(units: Ints, n_rows: int) -> Float64:
 
 @dataclass(frozen=True, eq=False)
 class Shuffler:
-    """The distinct permutations of one contrast, and those of a run.
+    """The distinct shuffles of one contrast, and those of a run.
 
     Parameters
     ----------
@@ -299,6 +270,7 @@ class Shuffler:
         Effective regressors: rows equal in them are interchangeable. Kept as the numbers that
         `effective_labels` gives them.
     options : Permutations
+        `within_blocks` needs a `block_tree.TreeShuffler`.
     scale : float or (r,) array
         See `effective_labels`.
 
@@ -314,6 +286,8 @@ class Shuffler:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", effective_labels(self.labels, self.scale))
+        if self.options.distinct_rows:
+            object.__setattr__(self, "labels", np.arange(len(self.labels)))
         number, seed = operator.index(self.options.number), operator.index(self.options.seed)
         if number < 0:
             raise InputError(
@@ -329,27 +303,76 @@ class Shuffler:
         return len(self.labels)
 
     @property
+    def permutes(self) -> bool:
+        """Whether rows are permuted."""
+        return bool(self.options.permute_and_flip or not self.options.flip)
+
+    @property
     def flips(self) -> bool:
-        """Whether permutations are sign flips."""
-        return bool(self.options.flip)
+        """Whether signs are flipped."""
+        return bool(self.options.permute_and_flip or self.options.flip)
+
+    @property
+    def kind(self) -> str:
+        """What shuffles are, in the plural; see `kind_of`."""
+        return kind_of(self.permutes, self.flips)
+
+    @property
+    def movement(self) -> str:
+        """A clause that says which rows trade places, and which signs change."""
+        return "; ".join(["; ".join(self._permuted)] * self.permutes + [self._flipped] * self.flips)
+
+    @property
+    def _permuted(self) -> Iterator[str]:
+        """Which rows trade places."""
+        if self.options.blocks is None:
+            yield "all rows may trade places"
+            return
+        blocks = check_blocks(self.options.blocks, self.n_rows)
+        if self.options.whole_blocks:
+            yield "exchangeability blocks may trade places as wholes, with the order of their rows kept"
+        else:
+            yield "rows may trade places within their exchangeability block"
+        if not blocks.all():
+            yield f"the {np.count_nonzero(blocks == 0)} rows of block 0 never move"
+
+    @property
+    def _flipped(self) -> str:
+        """Which signs change."""
+        if all(len(rows) == 1 for rows in self._flip_units):
+            return "the sign of each row may change by itself"
+        return "the rows of an exchangeability block may change their sign together"
+
+    @cached_property
+    def n_orders(self) -> int:
+        """Number of distinct permutations, exact however large; 1 where rows are not permuted."""
+        return self._count_orders() if self.permutes else 1
+
+    def _count_orders(self) -> int:
+        return prod(self._layout.counts)
+
+    @cached_property
+    def n_signs(self) -> int:
+        """Number of distinct sign flips; 1 where signs are not flipped."""
+        return int(2 ** len(self._flip_units)) if self.flips else 1
 
     @cached_property
     def n_distinct(self) -> int:
-        """Number of distinct permutations, exact however large."""
-        return 2 ** len(self._layout.members) if self.flips else prod(self._layout.counts)
+        """Number of distinct shuffles."""
+        return self.n_orders * self.n_signs
 
     @property
     def exhaustive(self) -> bool:
-        """Whether the run contains every distinct permutation."""
+        """Whether the run contains every distinct shuffle."""
         return not 0 < self.options.number < self.n_distinct
 
     @property
     def n(self) -> int:
-        """Number of permutations of this run."""
+        """Number of shuffles of this run."""
         return self.n_distinct if self.exhaustive else int(self.options.number)
 
-    def shuffles(self, start: int, stop: int) -> AnyArray:
-        """Permutations start … stop − 1 of the run; permutation 0 leaves everything in place.
+    def shuffles(self, start: int, stop: int) -> Int32:
+        """Shuffles start … stop − 1 of the run; number 0 leaves everything in place.
 
         Parameters
         ----------
@@ -358,8 +381,8 @@ class Shuffler:
 
         Returns
         -------
-        (stop − start, n_rows) int32 or int8
-            Permutations p, from 0: row i of the permuted design is row p[i] of the design. Or signs ±1.
+        (stop − start, n_rows) int32
+            See `signed_rows`.
 
         Raises
         ------
@@ -368,10 +391,14 @@ class Shuffler:
         """
         key = self._key_of(start, stop)
         indices = np.arange(start, stop, dtype=np.uint64)
-        draws = _draws(key, indices, self._n_draws)
-        make = self._signs if self.flips else self._permutations
-        out = make(draws, self._ranks(indices, key))
-        out[indices == 0] = 1 if self.flips else np.arange(self.n_rows)
+        draws = _draws(key, indices, self._first_sign_word + len(self._flip_units) * self.flips)
+        ranks = self._ranks(indices, key)
+        out = np.tile(np.arange(self.n_rows, dtype=np.int32), (len(draws), 1))
+        if self.permutes:
+            self._permute(draws, None if ranks is None else ranks // np.uint64(self.n_signs), out)
+        if self.flips:
+            self._flip(draws, ranks, out)
+        out[indices == 0] = np.arange(self.n_rows)
         return out
 
     def on_device(self, start: int, stop: int, device: Device) -> DeviceShuffles:
@@ -379,53 +406,60 @@ class Shuffler:
         key = self._key_of(start, stop)
         out = device.empty((stop - start, self.n_rows), np.int32)
         if stop > start:
-            made = self._signs_on if self.flips else self._permutations_on
-            made(device, (key, np.uint64(start), np.int32(stop - start), np.int32(self.n_rows)), out)
-        return DeviceShuffles(out, self.flips, device)
+            which = (key, np.uint64(start), np.int32(stop - start), np.int32(self.n_rows))
+            if self.permutes:
+                self._permute_on(device, which, out)
+            if self.flips:
+                self._flip_on(device, which, out)
+        return DeviceShuffles(out, device)
 
-    def _permutations_on(self, device: Device, which: tuple[np.generic, ...], out: DeviceArray) -> None:
+    def _permute_on(self, device: Device, which: tuple[np.generic, ...], out: DeviceArray) -> None:
         tables, (n_maps, _) = self._tables, out.shape
-        blocks = blocks_for(n_maps, _THREADS, device)
+        blocks = blocks_for(n_maps, THREADS, device)
         sizes = [len(table) for table in (tables.members, tables.strata, tables.classes)]
-        scratch = device.empty(blocks * _THREADS * (2 * sizes[0] + sizes[2]), np.int32)
+        scratch = device.empty(blocks * THREADS * (2 * sizes[0] + sizes[2]), np.int32)
         device.launch(
-            "shuffle_permutations", blocks, _THREADS, *which, device.keep(tables.members), np.int32(sizes[0]),
+            "shuffle_permutations", blocks, THREADS, *which, device.keep(tables.members), np.int32(sizes[0]),
             np.int32(tables.members.shape[1]), device.keep(tables.strata), np.int32(sizes[1] - 1),
             device.keep(tables.classes), np.int32(sizes[2] - 1), device.keep(tables.radix), *self._how(device),
-            scratch, out,
+            self._divisor, scratch, out,
         )  # fmt: skip
 
-    def _signs_on(self, device: Device, which: tuple[np.generic, ...], out: DeviceArray) -> None:
+    def _flip_on(self, device: Device, which: tuple[np.generic, ...], out: DeviceArray) -> None:
         device.launch(
-            "shuffle_signs", blocks_for(len(out), _THREADS, device), _THREADS, *which,
-            device.keep(self._tables.unit_of_row), np.int32(self._n_draws), *self._how(device), out,
+            "shuffle_signs", blocks_for(len(out), THREADS, device), THREADS, *which,
+            device.keep(self._flip_unit_of_row), np.int32(len(self._flip_units)), np.int32(self._first_sign_word),
+            *self._how(device), np.int32(not self.permutes), out,
         )  # fmt: skip
+
+    @property
+    def _divisor(self) -> np.uint64:
+        """What the rank of a shuffle is divided by for that of its permutation."""
+        return np.uint64(self.n_signs if self._is_ranked else 1)
 
     def _how(self, device: Device) -> tuple[DeviceArray | np.generic, ...]:
-        """What kernels take for the ranks of the permutations."""
-        pivots = self._tables.pivots
+        """What kernels take for the ranks of the shuffles."""
         how = (1 if self.exhaustive else 2) if self._is_ranked else 0
         n_ranks = self.n_distinct if self._is_ranked else 0
-        return np.int32(how), np.uint64(n_ranks), device.keep(pivots), np.int32(len(pivots))
+        return np.int32(how), np.uint64(n_ranks), device.keep(self._rounds), np.int32(len(self._rounds))
+
+    @cached_property
+    def _rounds(self) -> Words:
+        """Pivots of the bijection from numbers to ranks; empty if there is none."""
+        if self._is_ranked and not self.exhaustive:
+            return _pivots(np.uint64(self.options.seed), np.uint64(self.n_distinct))
+        return np.zeros(0, dtype=np.uint64)
 
     @cached_property
     def _tables(self) -> _DeviceTables:
-        pivots = words = np.zeros(0, dtype=np.uint64)
-        if self._is_ranked and not self.exhaustive:
-            pivots = _pivots(np.uint64(self.options.seed), np.uint64(self.n_distinct))
-        units = self._unit_of_row.astype(np.int32)
-        if self.flips:
-            return _DeviceTables(units, units, units, words, pivots, units)
         layout = self._ranked_layout
-        radix = np.array(layout.counts, dtype=np.uint64)
         members = np.ascontiguousarray(layout.members, np.int32)
-        return _DeviceTables(
-            members, layout.strata.astype(np.int32), layout.classes.astype(np.int32), radix, pivots, units
-        )
+        radix = np.array(layout.counts, dtype=np.uint64)
+        return _DeviceTables(members, layout.strata.astype(np.int32), layout.classes.astype(np.int32), radix)
 
     def _key_of(self, start: int, stop: int) -> np.uint64:
-        """The key of the random numbers of a range of permutations, if it is one."""
-        _check_range(start, stop, self.n)
+        """The key of the random numbers of a range of shuffles, if it is one."""
+        check_range(start, stop, self.n)
         if self.n > RANK_LIMIT:
             raise InputError(
                 f"there are {self.n} permutations, too many for a run of them all; ask for a number of permutations",
@@ -435,40 +469,49 @@ class Shuffler:
         return np.uint64(0 if self.exhaustive else self.options.seed)
 
     def _ranks(self, indices: Words, key: np.uint64) -> Words | None:
-        """Ranks of the permutations; None if there are too many to rank."""
+        """Ranks of the shuffles; None if they are drawn independently."""
         if not self._is_ranked:
             return None
         return indices if self.exhaustive else _bijection(key, indices, np.uint64(self.n_distinct))
 
-    def _signs(self, draws: Words, ranks: Words | None) -> NDArray[np.int8]:
+    def _flip(self, draws: Words, ranks: Words | None, out: Int32) -> None:
+        """Flip the signs of rows in place."""
+        n_units = len(self._flip_units)
         if ranks is None:
-            bits = draws[:, : self._n_draws]
+            bits = draws[:, self._first_sign_word : self._first_sign_word + n_units]
         else:
-            bits = ranks[:, None] >> np.arange(self._n_draws, dtype=np.uint64)[::-1]
-        signs = np.ones((len(draws), self.n_rows), dtype=np.int8)
-        flipping = self._unit_of_row >= 0
-        signs[:, flipping] = np.where(bits & _ONE, -1, 1)[:, self._unit_of_row[flipping]]
-        return signs
+            bits = ranks[:, None] >> np.arange(n_units, dtype=np.uint64)[::-1]
+        flipping = np.flatnonzero(self._flip_unit_of_row >= 0)
+        is_flipped = (bits & _ONE).astype(bool)[:, self._flip_unit_of_row[flipping]]
+        out[:, flipping] = np.where(is_flipped, ~out[:, flipping], out[:, flipping])
 
-    def _permutations(self, draws: Words, ranks: Words | None) -> Int32:
+    def _permute(self, draws: Words, ranks: Words | None, out: Int32) -> None:
+        """Permute rows in place."""
         layout = self._ranked_layout
         if ranks is None:
             ranks = np.zeros(len(draws), dtype=np.uint64)
         radix = np.array(layout.counts, dtype=np.uint64)
-        out = np.tile(np.arange(self.n_rows, dtype=np.int32), (len(draws), 1))
-        _permute(draws, ranks, radix, layout.strata, layout.classes, layout.members, out)
-        return out
+        _permute_rows(draws, ranks, radix, layout.strata, layout.classes, layout.members, out)
 
     @property
-    def _n_draws(self) -> int:
-        """Random words that one permutation takes; of sign flips, the number of units."""
+    def _first_sign_word(self) -> int:
+        """Random words of one shuffle that its permutation takes; those of its signs follow."""
+        return self._words_of_order if self.permutes else 0
+
+    @property
+    def _words_of_order(self) -> int:
         return len(self._layout.members)
 
     @cached_property
-    def _unit_of_row(self) -> Ints:
+    def _flip_units(self) -> list[Ints]:
+        """Rows that change their sign together."""
+        return [rows for units in self._strata for rows in units]
+
+    @cached_property
+    def _flip_unit_of_row(self) -> Int32:
         """(n_rows,) Number of the unit that each row changes its sign with; -1 if it never does."""
-        units = np.full(self.n_rows, -1)
-        for number, rows in enumerate(self._layout.members):
+        units = np.full(self.n_rows, -1, dtype=np.int32)
+        for number, rows in enumerate(self._flip_units):
             units[rows] = number
         return units
 
@@ -478,13 +521,12 @@ class Shuffler:
 
     @cached_property
     def _layout(self) -> _Layout:
-        # Sign flips are ranked by the order of the rows, whatever their regressors.
-        return _layout(self._strata, np.arange(self.n_rows) if self.flips else self.labels)
+        return _layout(self._strata, self.labels)
 
     @property
     def _is_ranked(self) -> bool:
-        """Whether the permutations are few enough to be ranked."""
-        return self.n_distinct <= RANK_LIMIT
+        """Whether shuffles have ranks: they are few enough, and none is to come twice."""
+        return self.n_distinct <= RANK_LIMIT and (self.exhaustive or not self.options.repeats)
 
     @cached_property
     def _ranked_layout(self) -> _Layout:
@@ -493,96 +535,21 @@ class Shuffler:
 
     @cached_property
     def invariant(self) -> Float64:
-        """(n_rows, k) Orthonormal basis of the vectors that no permutation changes."""
-        still = np.setdiff1d(np.arange(self.n_rows), self._layout.members)
+        """(n_rows, k) Orthonormal basis of the vectors that no shuffle changes."""
+        still = np.flatnonzero(self._flip_unit_of_row < 0)
         moving = [] if self.flips else [_orbits(units, self.n_rows) for units in self._strata]
         return np.hstack([np.eye(self.n_rows)[:, still], *moving])
 
 
-class ImportedShuffler:
-    """Permutations from elsewhere, such as those that FSL writes with ``-P``.
-
-    Parameters
-    ----------
-    array : (N, n) array
-        One permutation per row: row numbers from 1, or signs ±1. The first leaves everything in place.
-    n_rows : int, optional
-        Number of rows of the design.
-
-    Attributes
-    ----------
-    n_rows, flips, n_distinct, n, exhaustive
-        As in `Shuffler`. How many distinct permutations exist is not known: `n_distinct` is `n`,
-        and `exhaustive` is False.
-
-    Raises
-    ------
-    InputError
-        Not a table, wrong number of columns, a row that is no permutation (or not all ±1), or a first row
-        that moves something; with the number of the row.
-    """
-
-    exhaustive = False
-
-    def __init__(self, array: ArrayLike, n_rows: int | None = None) -> None:
-        table = np.asarray(array, dtype=np.float64)
-        if table.ndim != 2 or not table.size:
-            raise InputError(f"imported permutations have shape {table.shape}; expected a row a permutation")
-        self.n, self.n_rows = self.n_distinct, _ = table.shape
-        if n_rows is not None and self.n_rows != n_rows:
-            raise InputError(f"imported permutations have {self.n_rows} columns; the design has {n_rows} rows")
-        self.flips = bool((table == -1).any() or (self.n_rows > 1 and (table[0] == 1).all()))
-        self._table = _import_signs(table) if self.flips else _import_permutations(table)
-        self._table.setflags(write=False)
-
-    def shuffles(self, start: int, stop: int) -> AnyArray:
-        """Permutations start … stop − 1, in the form of `Shuffler.shuffles`."""
-        _check_range(start, stop, self.n)
-        return self._table[start:stop].copy()
-
-    def on_device(self, start: int, stop: int, device: Device) -> DeviceShuffles:
-        """The same on a device."""
-        return on_device(self.shuffles(start, stop), device)
-
-    @cached_property
-    def invariant(self) -> Float64:
-        """(n_rows, k) Orthonormal basis of the vectors that no permutation changes."""
-        if self.flips:
-            return np.eye(self.n_rows)[:, (self._table > 0).all(axis=0)]
-        orbit = np.arange(self.n_rows)
-        for p in self._table:
-            # Rows that trade places take the smallest number among them.
-            while (orbit != orbit[p]).any():
-                low = np.minimum(orbit, orbit[p])
-                low[p] = np.minimum(low[p], orbit)
-                orbit = low
-        return np.hstack([_orbits(np.flatnonzero(orbit == o)[:, None], self.n_rows) for o in np.unique(orbit)])
+def kind_of(permutes: bool, flips: bool) -> str:
+    """What shuffles are, in the plural: permutations, sign-flips, or both."""
+    return " and ".join(["permutations"] * permutes + ["sign-flips"] * flips)
 
 
-def _check_range(start: int, stop: int, n: int) -> None:
+def check_range(start: int, stop: int, n: int) -> None:
+    """Raise `ValueError` unless start … stop − 1 are among n shuffles."""
     if not 0 <= start <= stop <= n:
         raise ValueError(f"permutations {start} to {stop} are asked for; this run has 0 to {n}")
-
-
-def _import_permutations(table: Float64) -> Int32:
-    in_place = np.arange(1, table.shape[1] + 1)
-    wrong = np.flatnonzero((np.sort(table, axis=1) != in_place).any(axis=1))
-    if len(wrong):
-        raise InputError(
-            f"row {wrong[0] + 1} of the imported permutations is not a permutation of 1 to {table.shape[1]}"
-        )
-    if (table[0] != in_place).any():
-        raise InputError("row 1 of the imported permutations must leave every row in its place")
-    return (table - 1).astype(np.int32)
-
-
-def _import_signs(table: Float64) -> NDArray[np.int8]:
-    wrong = np.flatnonzero((np.abs(table) != 1).any(axis=1))
-    if len(wrong):
-        raise InputError(f"row {wrong[0] + 1} of the imported sign flips has an entry that is not 1 or -1")
-    if (table[0] != 1).any():
-        raise InputError("row 1 of the imported sign flips must be 1 throughout")
-    return table.astype(np.int8)
 
 
 # Compiled kernels. numba turns uint64 with a plain integer into float64: constants are uint64 throughout.
@@ -592,7 +559,7 @@ _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 # What a random number is for.
 _ROUND_KEY, _ROUND_BIT, _DRAW = np.uint64(1), np.uint64(2), np.uint64(3)
 
-_THREADS = 32  # of a block on a device: few, so that all processors take part
+THREADS = 32  # of a block on a device: few, so that all processors take part
 
 
 @small
@@ -655,7 +622,7 @@ def _draws(key: np.uint64, indices: Words, m: int) -> Words:
 
 
 @small
-def _permute(
+def _permute_rows(
     draws: Words, ranks: Words, radix: Words, strata: Ints, classes: Ints, members: Ints, out: Int32
 ) -> None:
     """Write the permutation of each rank: a labelling, then rows of each class in the drawn order.

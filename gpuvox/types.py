@@ -37,7 +37,7 @@ Bools: TypeAlias = NDArray[np.bool_]
 AnyArray: TypeAlias = NDArray[Any]
 """An array of numpy of any type of number."""
 Shuffles: TypeAlias = NDArray[Any]
-"""(n,) or (B, n): the row that comes to each place, int32, or the sign of each row, int8."""
+"""(n,) or (B, n) int32: the row that comes to each place, and its sign; see `signed_rows`."""
 
 PermutationsDone: TypeAlias = Callable[[int], None]
 """Called with the number of permutations that are done."""
@@ -66,4 +66,4 @@ Which of the two, the code knows from its `device`, and mypy cannot: a union wou
 """
 
 ShuffleBatch: TypeAlias = Any
-"""(B, n) permutations where the model is: `Shuffles` on the CPU, `shuffle.DeviceShuffles` or `Shuffles` on a device."""
+"""(B, n) shuffles where the model is: `Shuffles` on the CPU, `signed_rows.DeviceShuffles` or `Shuffles` on a device."""

@@ -35,7 +35,7 @@ from gpuvox.glm import (
 )
 from gpuvox.reductions import DeviceItems, upload_items
 from gpuvox.scratch import WIDTH, Data, Tiles, as_tiles, copy_block, pieces, pieces_with
-from gpuvox.shuffle import DeviceShuffles, on_device
+from gpuvox.signed_rows import DeviceShuffles, on_device, rows_of
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.streaming import Slabs
 from gpuvox.types import (
@@ -265,8 +265,8 @@ class VoxelwiseGlm(DeviceModel):
 
     def equivalent(self, shuffles: Shuffles) -> Bools:
         """(B,) Whether a permutation is the identity, or flips all signs, which changes only the sign of t."""
-        in_place = shuffles[:, :1] if shuffles.dtype == np.int8 else np.arange(shuffles.shape[1])
-        is_identity: Bools = (shuffles == in_place).all(axis=1)
+        in_place = (rows_of(shuffles) == np.arange(shuffles.shape[1])).all(axis=1)
+        is_identity: Bools = in_place & ((shuffles < 0) == (shuffles[:, :1] < 0)).all(axis=1)
         return is_identity
 
     def statistic_maps(self, shuffles: ShuffleBatch, outcomes: Outcomes | None = None) -> MapBatch:
@@ -311,7 +311,6 @@ class VoxelwiseGlm(DeviceModel):
     def _maps(self, shuffles: Shuffles, voxels: Ints, exact: bool) -> tuple[Float64, Float64]:
         out = np.empty((len(shuffles), len(voxels)), dtype=np.float64 if exact else np.float32)
         variance = np.empty(out.shape if self.smoother else (0, 0), dtype=out.dtype)
-        flip = shuffles.dtype == np.int8
         held = np.ascontiguousarray(shuffles, dtype=np.int32)
         parts = zip(pieces_with(self.data, voxels), pieces_with(self._evs, voxels))
         for (place, values, column), (_, evs, _) in parts:
@@ -321,7 +320,7 @@ class VoxelwiseGlm(DeviceModel):
             static, position, mixing, size, outside = self._arguments
             fill_maps(
                 values, static, self._split(evs), position, mixing, size, outside, self._n_nuisance,
-                int(self.nuisance), self._demeaned, self.is_f, self._spent, held, flip, column, exact,
+                int(self.nuisance), self._demeaned, self.is_f, self._spent, held, column, exact,
                 cancels_below(len(static)), maps, sse,
             )  # fmt: skip
             out[:, place] = maps
@@ -431,10 +430,10 @@ class _OnDevice:
 
     def equivalent(self, shuffles: DeviceShuffles) -> DeviceArray:
         """(B,) int32 1 where `VoxelwiseGlm.equivalent` is true; on the device."""
-        whole, (array, flip) = self.device.empty(len(shuffles), np.int32), shuffles.arguments
+        whole = self.device.empty(len(shuffles), np.int32)
         self.device.launch(
             "voxelwise_equivalent", blocks_for(len(shuffles), _THREADS, self.device), _THREADS,
-            array, np.int32(self.n), np.int32(len(shuffles)), flip, whole,
+            shuffles.array, np.int32(self.n), np.int32(len(shuffles)), whole,
         )  # fmt: skip
         return whole
 
@@ -459,13 +458,13 @@ class _OnDevice:
         glm, device = self.glm, self.device
         shape = (len(shuffles), glm.n_voxels)
         out, variance = device.empty(shape, kind), device.empty(shape if glm.smoother else (1, 1), kind)
-        array, flip = on_device(shuffles, device).arguments
+        array = on_device(shuffles, device).array
         exact = kind is np.float64
         for start, width, made in self.slabs():
             device.launch(
                 f"voxelwise_maps<{'double' if exact else 'float'}>",
                 blocks_for(len(shuffles) * width, _THREADS, device), _THREADS,
-                *made, np.int32(width), array, np.int32(len(shuffles)), flip, *self._model(),
+                *made, np.int32(width), array, np.int32(len(shuffles)), *self._model(),
                 np.float64(cancels_below(self.n)), np.int32(exact), np.int64(glm.n_voxels), np.int64(start), out,
                 np.int32(glm.smoother is not None), variance,
             )  # fmt: skip
@@ -482,10 +481,10 @@ class _OnDevice:
         device, statistic = self.device, self.device.empty(items.room, np.float64)
         if self.slab < self.glm.n_voxels and not device.download(items.count)[0]:
             return statistic  # before data are sent in vain
-        array, flip = on_device(shuffles, device).arguments
+        array = on_device(shuffles, device).array
         for start, width, made in self.slabs():
             device.launch(
                 "voxelwise_exact", blocks_for(items.room, _THREADS, device), _THREADS,
-                *made, np.int32(width), np.int32(start), *items.arguments, array, flip, *self._model(), statistic,
+                *made, np.int32(width), np.int32(start), *items.arguments, array, *self._model(), statistic,
             )  # fmt: skip
         return statistic

@@ -197,24 +197,20 @@ def _constant(y: Float64, gone: Float64, removed: Float64, leverage: float) -> B
 
 @inner
 def _fit(
-    columns: Floats, y: Floats, gone: Floats, permutation: Int32, signs: Int32, first: int, products: Floats,
-    lost: Floats,
+    columns: Floats, y: Floats, gone: Floats, shuffle: Int32, first: int, products: Floats, lost: Floats,
 ) -> None:  # fmt: skip
-    """products (k, T) = (P columns)ᵀ y; lost (T): the share of y in the rows of excluded subjects.
-
-    `permutation` when there are no signs.
-    """
+    """products (k, T) = (P columns)ᵀ y; lost (T): the share of y in the rows of excluded subjects."""
     n = y.shape[0]
     lost[:] = lost.dtype.type(0)
     for i in range(gone.shape[0]):
-        source = gone[i if signs.size else permutation[i]]
+        source = gone[shuffle[i] if shuffle[i] >= 0 else ~shuffle[i]]
         for j in range(y.shape[1]):
             lost[j] = fma(source[j] * y[i, j], y[i, j], lost[j])
     for a in range(first, columns.shape[0]):
         products[a, :] = products.dtype.type(0)
         for i in range(n):
-            source = columns[a, i if signs.size else permutation[i]]
-            if signs.size and signs[i] < 0:
+            source = columns[a, shuffle[i] if shuffle[i] >= 0 else ~shuffle[i]]
+            if shuffle[i] < 0:
                 for j in range(y.shape[1]):
                     products[a, j] -= source[j] * y[i, j]
             else:
@@ -256,7 +252,7 @@ def _finish(  # noqa: PLR0913
 def fill_maps(  # noqa: C901, PLR0913
     data: Float32, static: Float64, evs: Float32, position: Ints, mixing: Float64, size: Float64,
     outside: int, n_nuisance: int, mode: int, demean: int, is_f: bool, spent: int, shuffles: Int32,
-    flip: bool, voxels: Ints, exact: bool, limit: float, out: AnyArray, sse_out: Floats,
+    voxels: Ints, exact: bool, limit: float, out: AnyArray, sse_out: Floats,
 ) -> None:  # fmt: skip
     """Statistic maps (B, len(voxels)) of a batch; `spent`: degrees of freedom that no column takes."""
     n = data.shape[0]
@@ -269,7 +265,6 @@ def fill_maps(  # noqa: C901, PLR0913
     better, better_sse = np.empty(TILE), np.empty(TILE)
     first = n_nuisance if mode == 0 else 0
     gone = np.zeros((n if outside >= 0 else 0, TILE))
-    none = np.empty(0, shuffles.dtype)
     for start in range(0, len(voxels), TILE):
         part = voxels[start : start + TILE]
         norm = _prepare(
@@ -284,15 +279,14 @@ def fill_maps(  # noqa: C901, PLR0913
             df -= in_fit[i]
         columns32, y32, gone32 = columns.astype(np.float32), y.astype(np.float32), in_fit.astype(np.float32)
         for b in range(len(shuffles)):
-            signs = shuffles[b] if flip else none
             redo = exact
             if not exact:
-                _fit(columns32, y32, gone32, shuffles[b], signs, first, rough, rough_lost)
+                _fit(columns32, y32, gone32, shuffles[b], first, rough, rough_lost)
                 _finish(rough, rough_lost, first, n_nuisance, is_f, df, rank, limit, statistic, sse)
                 for j in range(len(part)):
                     redo |= np.isnan(statistic[j])
             if redo:
-                _fit(columns, y, in_fit, shuffles[b], signs, first, wide, wide_lost)
+                _fit(columns, y, in_fit, shuffles[b], first, wide, wide_lost)
                 _finish(wide, wide_lost, first, n_nuisance, is_f, df, rank, -np.inf, better, better_sse)
                 for j in range(len(part)):
                     if exact or np.isnan(statistic[j]):

@@ -88,6 +88,15 @@ DEVICE int64 double_bits(double value) {
     return bits.i;
 }
 
+// Shuffles are signed row numbers, see gpuvox/signed_rows.py: the row of one, and its value in a column of a table whose
+// rows are `width` apart.
+DEVICE int row_of(int shuffled) { return shuffled < 0 ? ~shuffled : shuffled; }
+
+DEVICE double signed_row(const double* column, int shuffled, int width) {
+    const double value = column[(int64)row_of(shuffled) * width];
+    return shuffled < 0 ? -value : value;
+}
+
 // Join the trees of two nodes of a union-find forest that several threads work on: the root with the larger number is
 // hooked under the other one. Returns the root that was hooked, or -1 if both nodes are in one tree already.
 // find(node): the root of its tree; hook(root, below): whether `root` was a root still, and now hangs below the other.

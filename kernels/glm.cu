@@ -17,13 +17,13 @@ struct alignas(16) Four {
 const double NOT_KEPT = 1e-10;
 
 // Sum of the squared products of orthonormal columns (n, k) with the same columns, shuffled: k if their span is kept.
-DEVICE double span_kept(const double* columns, const int* shuffle, int n, int k, int flip) {
+DEVICE double span_kept(const double* columns, const int* shuffle, int n, int k) {
     double kept = 0.0;
     for (int a = 0; a < k; ++a)
         for (int c = 0; c < k; ++c) {
             double product = 0.0;
             for (int i = 0; i < n; ++i) {
-                const double moved = flip ? columns[i * k + a] * shuffle[i] : columns[shuffle[i] * k + a];
+                const double moved = signed_row(columns + a, shuffle[i], k);
                 product += moved * columns[i * k + c];
             }
             kept += product * product;
@@ -132,11 +132,10 @@ DEVICE void tile_of_products(const Factors& factors, Four* row_tile, Four* y_til
 
 }  // namespace
 
-// Row-permuted (or sign-flipped) basis, as the products want it: rows (n, row_stride) float32, in whole tiles of ROWS
+// Shuffled basis, as the products want it: rows (n, row_stride) float32, in whole tiles of ROWS
 // columns. A tile holds as many shuffles as fit, per_shuffle columns each; a shuffle with more takes several.
-// basis (n, per_shuffle) float64; shuffles (n_maps, n): row numbers, or signs if `flip`.
-KERNEL glm_rows(const double* basis, const int* shuffles, int n, int n_maps, int per_shuffle, int flip, int row_stride,
-                float* rows) {
+// basis (n, per_shuffle) float64; shuffles (n_maps, n): see gpuvox/signed_rows.py.
+KERNEL glm_rows(const double* basis, const int* shuffles, int n, int n_maps, int per_shuffle, int row_stride, float* rows) {
     const int64 items = (int64)n * row_stride;
     const int group = per_shuffle <= ROWS ? ROWS / per_shuffle : 1;
     const int span = (per_shuffle + ROWS - 1) / ROWS * ROWS;
@@ -147,7 +146,7 @@ KERNEL glm_rows(const double* basis, const int* shuffles, int n, int n_maps, int
         float value = 0.0f;
         if (in_group < group * per_shuffle && b < n_maps) {
             const int s = shuffles[(int64)b * n + i];
-            value = (float)(flip ? basis[(int64)i * per_shuffle + r] * s : basis[(int64)s * per_shuffle + r]);
+            value = (float)signed_row(basis + r, s, per_shuffle);
         }
         rows[item] = value;
     }
@@ -156,11 +155,11 @@ KERNEL glm_rows(const double* basis, const int* shuffles, int n, int n_maps, int
 // whole[b] = 1 for shuffles under which any data have the unpermuted statistic, up to the sign of t: they leave the
 // span of the effect as it is, and that of the nuisance that moves. effect (n, rank), moving (n, n_moving): orthonormal.
 KERNEL glm_equivalent(const double* effect, const double* moving, const int* shuffles, int n, int n_maps, int rank,
-                      int n_moving, int flip, int* whole) {
+                      int n_moving, int* whole) {
     for (int64 b = grid_thread(); b < n_maps; b += grid_threads()) {
         const int* shuffle = shuffles + b * n;
-        const double kept = span_kept(effect, shuffle, n, rank, flip);
-        whole[b] = kept > rank - NOT_KEPT && span_kept(moving, shuffle, n, n_moving, flip) > n_moving - NOT_KEPT;
+        const double kept = span_kept(effect, shuffle, n, rank);
+        whole[b] = kept > rank - NOT_KEPT && span_kept(moving, shuffle, n, n_moving) > n_moving - NOT_KEPT;
     }
 }
 
@@ -233,7 +232,7 @@ const double ZERO_RESIDUAL = 1e-10, ORTHOGONAL = 1e-13, SSE_FLOOR = 1e-14;
 KERNEL_FOR(128, 2)
 glm_exact(const float* data, int64 data_stride, const double* norms, const int* count, int capacity,
           const int* item_map, const int* item_column, const double* removed, int n_removed, const double* basis,
-          const int* shuffles, int n, int per_shuffle, int flip, int rank, int is_f, double df, double* scratch,
+          const int* shuffles, int n, int per_shuffle, int rank, int is_f, double df, double* scratch,
           double* statistic, double* sse_out) {
     const int n_items = *count < capacity ? *count : capacity;
     const int64 step = grid_threads();
@@ -262,12 +261,12 @@ glm_exact(const float* data, int64 data_stride, const double* norms, const int* 
             double product = 0.0;
             for (int i = 0; i < n; ++i) {
                 const int s = shuffle[i];
-                const double w = flip ? basis[i * per_shuffle + r] * s : basis[s * per_shuffle + r];
+                const double w = signed_row(basis + r, s, per_shuffle);
                 product += w * left[i * step];
             }
             for (int i = 0; i < n; ++i) {
                 const int s = shuffle[i];
-                const double w = flip ? basis[i * per_shuffle + r] * s : basis[s * per_shuffle + r];
+                const double w = signed_row(basis + r, s, per_shuffle);
                 left[i * step] -= w * product;
             }
             double share = product * unit;

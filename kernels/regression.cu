@@ -7,11 +7,6 @@ namespace {
 
 const double LOST = 1e-10, KEPT = 1e-10;
 
-// Entry of a shuffled column: of columns (n, k), or their row with its sign.
-DEVICE double shuffled(const double* columns, const int* shuffle, int i, int k, int c, int flip) {
-    return flip ? columns[(int64)i * k + c] * shuffle[i] : columns[(int64)shuffle[i] * k + c];
-}
-
 // column -= its projection on one other; entries of the column are m apart, of the other `apart`.
 DEVICE void project_out(double* column, int m, const double* other, int apart, int n) {
     double coefficient = 0.0;
@@ -25,14 +20,14 @@ DEVICE void project_out(double* column, int m, const double* other, int apart, i
 // columns (n, m): effect (rank), then nuisance that moves along; kept (n, n_kept) orthonormal. A column that lies in
 // the span of those before it becomes 0. identity (n): a shuffle that moves nothing.
 KERNEL regression_rows(const double* columns, const double* kept, const int* shuffles, const int* identity, int n,
-                       int n_maps, int m, int n_kept, int rank, int flip, double* out) {
+                       int n_maps, int m, int n_kept, int rank, double* out) {
     for (int64 b = grid_thread(); b <= n_maps; b += grid_threads()) {
         const int* shuffle = b ? shuffles + (b - 1) * n : identity;
         double* mine = out + b * n * m;
         for (int step = 0; step < m; ++step) {
             const int c = (rank + step) % m;
             double* column = mine + c;
-            for (int i = 0; i < n; ++i) column[(int64)i * m] = shuffled(columns, shuffle, i, m, c, flip);
+            for (int i = 0; i < n; ++i) column[(int64)i * m] = signed_row(columns + c, shuffle[i], m);
             for (int twice = 0; twice < 2; ++twice) {
                 for (int a = 0; a < n_kept; ++a) project_out(column, m, kept + a, n_kept, n);
                 for (int before = 0; before < step; ++before)
@@ -64,10 +59,10 @@ KERNEL regression_equivalent(const double* rows, int n, int n_maps, int rank, in
 }
 
 // still[b] = 1 for shuffles that leave every row in its place.
-KERNEL regression_moves_nothing(const int* shuffles, int n, int n_maps, int flip, int* still) {
+KERNEL regression_moves_nothing(const int* shuffles, int n, int n_maps, int* still) {
     for (int64 b = grid_thread(); b < n_maps; b += grid_threads()) {
         int in_place = 1;
-        for (int i = 0; i < n; ++i) in_place &= shuffles[b * n + i] == (flip ? 1 : i);
+        for (int i = 0; i < n; ++i) in_place &= shuffles[b * n + i] == i;
         still[b] = in_place;
     }
 }

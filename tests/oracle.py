@@ -7,8 +7,8 @@ full least-squares fit of the unpermuted design follows (Winkler et al., NeuroIm
     Y* = (P' R_Z + H_Z) Y,
 
 fitted with [X Z]. A row p of a permutation file says that row i of the permuted design is row p[i] of the
-design, (P A)[i] = A[p[i]]; a row of -1 and +1 flips signs. Arrays of maps are (shuffles, voxels), voxels run
-x fastest.
+design, (P A)[i] = A[p[i]], times -1 where p[i] is negative; a row of -1 and +1 only flips signs. Arrays of maps
+are (shuffles, voxels), voxels run x fastest.
 
 What differs from FSL randomise on purpose: an F is divided by the rank of its contrast; uncorrected cluster
 values are counted, not zero; TFCE does not leave out the outermost shell of the grid.
@@ -84,7 +84,7 @@ def back(shuffle, Y, flips):
     if flips:
         return shuffle[:, None] * Y
     moved = np.empty_like(Y)
-    moved[shuffle.astype(int) - 1] = Y
+    moved[np.abs(shuffle.astype(int)) - 1] = np.sign(shuffle)[:, None] * Y
     return moved
 
 

@@ -27,11 +27,13 @@ from gpuvox.errors import DeviceError, InputError
 from gpuvox.executors import run
 from gpuvox.glm import Glm, Nuisance, f_to_z
 from gpuvox.grid import Grid
+from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.info import check_kernels
 from gpuvox.normal_scores import Magnitude, ZScale
 from gpuvox.partitioning import effective_regressor, partition
 from gpuvox.permtest import PermutationTest
-from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
+from gpuvox.shuffle import Permutations, Shuffler
+from gpuvox.signed_rows import from_signs
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.statistics import Statistics
 from gpuvox.tfce import Tfce
@@ -269,7 +271,7 @@ def test_a_failed_launch_ends_the_run():
 
 
 @pytest.mark.parametrize("columns", [0, 1, 5, 70])
-@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("flip", [False, True, "both"])
 def test_maps_with_more_rows_than_a_tile(columns, flip, device):
     """Every statistic in one tile of the kernel, several to a tile, or over several tiles."""
     rng = np.random.default_rng(columns)
@@ -278,8 +280,9 @@ def test_maps_with_more_rows_than_a_tile(columns, flip, device):
     contrast = np.eye(columns + 1)[:1]
     data = rng.normal(size=(n, n_voxels)).astype(np.float32)
     shuffles = np.array([rng.permutation(n) for _ in range(70)], dtype=np.int32)
+    signs = from_signs(rng.choice([-1, 1], size=(70, n)))
     if flip:
-        shuffles = rng.choice([-1, 1], size=(70, n)).astype(np.int8)
+        shuffles = np.where(signs < 0, ~shuffles, shuffles) if flip == "both" else signs
     for f in (False, True):
         C = np.eye(columns + 1)[: min(3, columns + 1)] if f else contrast
         model, nothing = partition(design, C, is_f=f), np.zeros((n, 0))
@@ -292,6 +295,7 @@ def test_maps_with_more_rows_than_a_tile(columns, flip, device):
 
 
 MANY = np.arange(70.0)
+TREE = np.c_[-np.ones(12), np.repeat([1, 2, 3], 4), np.arange(1, 13)]
 SHUFFLERS = {
     "few labellings": Shuffler(np.arange(12) % 3, Permutations(500, 1)),
     "all of them": Shuffler(np.arange(6) % 3, Permutations(0, 9)),
@@ -309,10 +313,31 @@ SHUFFLERS = {
     "flips of blocks": Shuffler(np.ones(9), Permutations(7, 5, np.repeat([1, 2, 3], 3), True, True)),
     "flips, some rows never": Shuffler(np.ones(9), Permutations(40, 5, np.repeat([0, 1, 2], 3), flip=True)),
     "nothing moves": Shuffler(np.ones(5), Permutations(10, 1)),
-    "blocks at several levels": TreeShuffler(
-        np.arange(12) % 2, Permutations(60, 3, np.c_[-np.ones(12), np.repeat([1, 2, 3], 4), np.arange(1, 13)])
+    "blocks at several levels": TreeShuffler(np.arange(12) % 2, Permutations(60, 3, TREE)),
+    "permutations and flips": Shuffler(np.arange(8) % 3, Permutations(500, 1, permute_and_flip=True)),
+    "all permutations and flips": Shuffler(np.arange(4) % 2, Permutations(0, permute_and_flip=True)),
+    "both, more than can be ranked": Shuffler(MANY, Permutations(200, 7, permute_and_flip=True)),
+    "both, of whole blocks": Shuffler(
+        np.repeat(np.arange(6) % 2, 4),
+        Permutations(90, 4, np.repeat([1, 2, 3, 0, 4, 5], 4), True, permute_and_flip=True),
+    ),
+    "with repeats": Shuffler(np.arange(6) % 2, Permutations(15, 4, repeats=True)),
+    "both, with repeats": Shuffler(np.arange(6) % 2, Permutations(100, 4, permute_and_flip=True, repeats=True)),
+    "tree, with flips": TreeShuffler(np.arange(12), Permutations(60, 3, TREE, flip=True)),
+    "tree, both": TreeShuffler(np.arange(12) % 4, Permutations(60, 3, TREE, permute_and_flip=True)),
+    "tree, all of it": TreeShuffler(np.arange(12) % 2, Permutations(0, 3, TREE)),
+    "tree of parts, whose order is not that of the rows": TreeShuffler(
+        np.array([3, 1, 2, 1, 3, 3, 1, 2]),
+        Permutations(0, 3, np.c_[np.ones(8), -np.array([2, 1, 2, 1, 1, 2, 1, 2]), np.arange(1, 9)]),
+    ),
+    "tree, more than can be ranked": TreeShuffler(
+        MANY, Permutations(90, 3, np.c_[np.ones(70), np.repeat(np.arange(1, 15), 5), np.arange(1, 71)])
+    ),
+    "tree, both, with repeats": TreeShuffler(
+        np.arange(12), Permutations(90, 3, TREE, permute_and_flip=True, repeats=True)
     ),
     "given": ImportedShuffler(1 + np.array([[0, 1, 2], [2, 0, 1]])),
+    "given with signs": ImportedShuffler([[1, 2, 3], [-3, 1, -2]]),
 }
 
 
@@ -323,7 +348,7 @@ def test_permutations_made_on_a_device_are_those_of_the_cpu(name, device):
     for start, stop in ((0, n), (n // 3, min(n, n // 3 + 5)), (n - 1, n), (0, 0)):
         expected = shuffler.shuffles(start, stop)
         found = shuffler.on_device(start, stop, device)
-        assert (len(found), found.flips) == (stop - start, shuffler.flips)
+        assert len(found) == stop - start
         if stop > start:
             np.testing.assert_array_equal(found.on_host(), expected)
             assert found.on_host().dtype == expected.dtype

@@ -17,6 +17,7 @@ from gpuvox.partitioning import partition
 from gpuvox.permtest import PermutationTest
 from gpuvox.pvalues import corrected, critical_value
 from gpuvox.shuffle import Permutations, Shuffler
+from gpuvox.signed_rows import signs_of
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.statistics import Statistics
 from gpuvox.tally import Tally
@@ -250,7 +251,7 @@ def test_sign_flips_of_integers_are_rational_numbers():
     model = Glm(Y.astype(np.float32), partition(np.ones((8, 1)), [1]), shuffler.invariant)
     grid = Grid(np.ones((30, 1, 1), bool))
     done = run(PermutationTest(model, grid, shuffler, Statistics(uncorrected=True), signs=2), threads=1)
-    sums = shuffler.shuffles(0, 256).astype(int) @ Y
+    sums = signs_of(shuffler.shuffles(0, 256)).astype(int) @ Y
     np.testing.assert_array_equal(done.tally.below["vox"][0], (sums < sums[0]).sum(axis=0))
     np.testing.assert_array_equal(done.tally.below["vox"][1], (sums > sums[0]).sum(axis=0))
     squares = [int(q) or 1 for q in (Y**2).sum(axis=0)]

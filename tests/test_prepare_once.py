@@ -13,7 +13,7 @@ from gpuvox.analysis import Inputs, Options, prepare
 from gpuvox.application import inputs
 from gpuvox.cli import main, main_randomise
 from gpuvox.grid import Grid
-from gpuvox.shuffle import ImportedShuffler
+from gpuvox.imported_shuffles import ImportedShuffler
 
 BASE = "-i data -o out -m mask -d design.mat -t design.con -x -n 20 --quiet --device cpu".split()
 

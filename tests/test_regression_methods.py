@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from gpuvox.errors import DesignError, InputError
+from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.partitioning import orthonormal_basis
 from gpuvox.regression_methods import Method, Partitioning, RegressionTest, residual_rotation
-from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
+from gpuvox.shuffle import Permutations, Shuffler
+from gpuvox.signed_rows import to_one
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
 from tests.palm import cases, naive
 from tests.test_palm_oracle import written
@@ -26,13 +28,6 @@ def design(rng, n=N):
 
 def data(rng, n=N):
     return (rng.normal(size=(n, V)) + 3).astype(np.float32)
-
-
-def signed(shuffles):
-    """As PALM writes them: row numbers from 1, negative where the sign is flipped."""
-    if shuffles.dtype == np.int8:
-        return shuffles * np.arange(1, shuffles.shape[1] + 1)
-    return shuffles + 1
 
 
 CONTRASTS = {
@@ -83,7 +78,7 @@ def test_every_method_equals_a_refit_of_every_shuffle(method, partitioning, flip
         shuffler = Shuffler(test.regressors, Permutations(7, seed, flip=flip))
         model = test.model(Y, shuffler.invariant)
         shuffles = shuffler.shuffles(0, 7)
-        theirs = np.array([refit(test, p, Y.astype(float)) for p in signed(shuffles)])
+        theirs = np.array([refit(test, p, Y.astype(float)) for p in to_one(shuffles)])
         tolerance = 1e-5 if method is Method.HUH_JHUN else 1e-9
         np.testing.assert_allclose(model.statistic_maps(shuffles), theirs, rtol=2e-4, atol=2e-5)
         number, voxel = (index.ravel() for index in np.indices(theirs.shape))
@@ -120,7 +115,7 @@ def test_demeaned(flip, count_mean):
         assert test.df == N - 3 - count_mean
         shuffler = Shuffler(test.regressors, Permutations(5, 1, flip=flip))
         shuffles = shuffler.shuffles(0, 5)
-        theirs = np.array([refit(test, p, Y.astype(float) - Y.mean(axis=0)) for p in signed(shuffles)])
+        theirs = np.array([refit(test, p, Y.astype(float) - Y.mean(axis=0)) for p in to_one(shuffles)])
         ours = test.model(Y, shuffler.invariant).statistic_maps(shuffles)
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5, err_msg=str(method))
 
@@ -135,7 +130,7 @@ def test_a_device_gives_the_same_bits(method, flip):
         M, Y = design(rng), data(rng)
         Y[:, 2] = 7
         test = RegressionTest(M, contrast, method, Partitioning.GUTTMAN, is_f)
-        shuffler = Shuffler(test.regressors, Permutations(70, 4, flip=flip))
+        shuffler = Shuffler(test.regressors, Permutations(70, 4, permute_and_flip=flip))
         model = test.model(Y, shuffler.invariant)
         twin, shuffles = model.on(device), shuffler.shuffles(0, 70)
         ours = device.download(twin.statistic_maps(shuffler.on_device(0, 70, device)))

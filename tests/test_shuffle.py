@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from gpuvox.errors import InputError
+from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.shuffle import (
-    ImportedShuffler,
     Permutations,
     Shuffler,
     _bijection,
@@ -33,6 +33,7 @@ from gpuvox.shuffle import (
     check_blocks,
     effective_labels,
 )
+from gpuvox.signed_rows import rows_of, signs_of
 
 FSL = Path(__file__).parent / "data" / "fsl"
 GROUPS = [0, 0, 0, 0, 1, 1, 1, 1]
@@ -134,8 +135,8 @@ def test_exhaustive_sign_flips_are_those_of_fsl():
     theirs = np.loadtxt(FSL / "one_sample_exhaustive" / "fsl_perm_tstat1.txt")
     ours = all_of(shuffler)
     assert shuffler.flips
-    assert ours.dtype == np.int8
-    np.testing.assert_array_equal(ours, theirs)
+    assert not shuffler.permutes
+    np.testing.assert_array_equal(signs_of(ours), theirs)
 
 
 @pytest.mark.parametrize(("case", "name", "file"), list(fsl_files()))
@@ -144,7 +145,7 @@ def test_fsl_never_repeats_what_we_call_a_labelling(case, name, file):
     imported = ImportedShuffler(np.loadtxt(file, ndmin=2), len(regressor))
     assert imported.flips == flip
     shuffles = all_of(imported)
-    seen = shuffles if flip else effective_labels(regressor)[shuffles]
+    seen = signs_of(shuffles) if flip else effective_labels(regressor)[shuffles]
     assert len(np.unique(seen, axis=0)) == imported.n == len(shuffles)
 
 
@@ -252,16 +253,16 @@ def test_whole_blocks_differ_when_their_rows_come_in_another_order():
 
 
 def test_sign_flips_count_in_binary():
-    got = all_of(Shuffler(np.zeros(4), Permutations(0, flip=True)))
+    got = signs_of(all_of(Shuffler(np.zeros(4), Permutations(0, flip=True))))
     np.testing.assert_array_equal(got, list(itertools.product([1, -1], repeat=4)))
 
 
 def test_sign_flips_with_blocks():
     blocks = [2, 0, 1, 2, 1]
-    rows = all_of(Shuffler(np.zeros(5), Permutations(0, blocks=blocks, flip=True)))
+    rows = signs_of(all_of(Shuffler(np.zeros(5), Permutations(0, blocks=blocks, flip=True))))
     assert len({tuple(r) for r in rows}) == 16
     assert (rows[:, 1] == 1).all()
-    whole = all_of(Shuffler(np.zeros(5), Permutations(0, blocks=blocks, whole_blocks=True, flip=True)))
+    whole = signs_of(all_of(Shuffler(np.zeros(5), Permutations(0, blocks=blocks, whole_blocks=True, flip=True))))
     np.testing.assert_array_equal(
         whole, [[1, 1, 1, 1, 1], [-1, 1, 1, -1, 1], [1, 1, -1, 1, -1], [-1, 1, -1, -1, -1]]
     )
@@ -282,7 +283,7 @@ def test_last_rank_of_a_number_near_2_to_the_63(labels, last):
 def test_last_sign_flip_of_2_to_the_63():
     shuffler = Shuffler(np.zeros(63), Permutations(0, flip=True))
     assert shuffler.n == 2**63
-    np.testing.assert_array_equal(shuffler.shuffles(shuffler.n - 1, shuffler.n), np.full((1, 63), -1))
+    np.testing.assert_array_equal(shuffler.shuffles(shuffler.n - 1, shuffler.n), ~np.arange(63)[None])
 
 
 # ---- invariants ----------------------------------------------------------------------------------
@@ -345,8 +346,8 @@ def test_flips_keep_the_blocks(problem):
     assume(options.flip)
     got = few(Shuffler(labels, options))
     blocks = np.ones(len(labels), dtype=int) if options.blocks is None else options.blocks
-    assert got.dtype == np.int8
-    assert np.isin(got, (-1, 1)).all()
+    assert (rows_of(got) == np.arange(len(labels))).all()
+    got = signs_of(got)
     assert (got[0] == 1).all()
     assert (got[:, blocks == 0] == 1).all()
     assert len({tuple(row) for row in got.tolist()}) == len(got)
@@ -374,7 +375,7 @@ def test_nothing_but_the_invariant_vectors_is_invariant(problem):
     basis = shuffler.invariant
     np.testing.assert_allclose(basis.T @ basis, np.eye(basis.shape[1]), atol=1e-12)
     shuffles, eye = all_of(shuffler), np.eye(len(labels))
-    matrices = shuffles[:, :, None] * eye if shuffler.flips else eye[shuffles]
+    matrices = signs_of(shuffles)[:, :, None] * eye[rows_of(shuffles)]
     np.testing.assert_allclose(matrices @ basis, np.broadcast_to(basis, (len(shuffles), *basis.shape)), atol=1e-12)
     mean = matrices.sum(0) - len(shuffles) * eye  # P v = v for all P, if and only if v'(ΣP)v = N v'v
     moved = np.linalg.matrix_rank(np.vstack([mean, (matrices - eye).reshape(-1, len(labels))]))
@@ -504,7 +505,7 @@ def test_draws_send_every_row_anywhere(labels):
 @pytest.mark.parametrize("rows", [12, 70])
 def test_signs_are_fair_and_independent(rows):
     number = 4000 if rows > 63 else 2000
-    got = all_of(Shuffler(np.zeros(rows), Permutations(number, 4, flip=True)))[1:].astype(float)
+    got = signs_of(all_of(Shuffler(np.zeros(rows), Permutations(number, 4, flip=True)))[1:]).astype(float)
     z = got.sum(0) / np.sqrt(len(got))
     assert np.abs(z).max() < 4.5
     between = got.T @ got / np.sqrt(len(got))
@@ -650,7 +651,8 @@ def test_invariant_of_imported_permutations_follows_chains():
 def test_imported_signs():
     shuffler = ImportedShuffler([[1, 1, 1], [-1, 1, 1]])
     assert shuffler.flips
-    assert all_of(shuffler).dtype == np.int8
+    assert not shuffler.permutes
+    np.testing.assert_array_equal(all_of(shuffler), [[0, 1, 2], [~0, 1, 2]])
     np.testing.assert_array_equal(shuffler.invariant, [[0, 0], [1, 0], [0, 1]])
 
 

@@ -13,6 +13,7 @@ from gpuvox.grid import Grid
 from gpuvox.partitioning import partition
 from gpuvox.permtest import PermutationTest
 from gpuvox.shuffle import Permutations, Shuffler
+from gpuvox.signed_rows import from_signs, to_one
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.statistics import Statistics
 from gpuvox.voxelwise_evs import VoxelwiseGlm
@@ -40,7 +41,7 @@ def test_against_the_oracle(mode, flip, C, demean):
     shuffler = Shuffler(M @ C.T, Permutations(7, 3, flip=flip))
     shuffles = shuffler.shuffles(0, 7)
     model = VoxelwiseGlm(Y, M, C, {2: ev}, mode, demean, len(C) > 1)
-    given = shuffles if flip else shuffles + 1
+    given = to_one(shuffles)
     theirs = oracle.voxelwise_maps(Y, M, C, given, {2: ev}, mode=int(mode), demean=demean)
     ours = model.statistic_maps(shuffles)
     first = 1 if mode == Nuisance.TER_BRAAK else 0
@@ -168,7 +169,7 @@ def test_all_signs_flipped_leave_f_as_it_is():
     """To the bit: the tie counts."""
     Y, M, ev = study()
     model = VoxelwiseGlm(Y, M, np.array([[1.0, -1, 0], [0, 0, 1]]), {2: ev}, is_f=True)
-    maps = model.statistic_maps(np.array([[1], [-1]], np.int8) * np.ones(N, np.int8))
+    maps = model.statistic_maps(from_signs(np.array([[1], [-1]]) * np.ones(N)))
     np.testing.assert_array_equal(maps[1], maps[0])
 
 
@@ -272,7 +273,7 @@ def test_subjects_left_out_against_full_refits(mode, flip, C, demean):
     C, out = np.array(C, float), lesions()
     shuffles = Shuffler(M @ C.T, Permutations(7, 3, flip=flip)).shuffles(0, 7)
     model = VoxelwiseGlm(Y, M, C, {2: ev, -4: out}, mode, demean, len(C) > 1)
-    given, lost = (shuffles if flip else shuffles + 1), {-4: out}
+    given, lost = to_one(shuffles), {-4: out}
     if demean and flip and mode != Nuisance.KENNEDY:
         # The mean of those who remain is a column, whose signs are flipped as those of the others.
         Y = Y - Y.mean(axis=0, dtype=float) if mode == Nuisance.NONE else Y

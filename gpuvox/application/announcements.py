@@ -7,8 +7,8 @@ from collections.abc import Callable
 from gpuvox.analysis import Begin, PreparedTest, TestResult
 from gpuvox.application.outputs import Writer
 from gpuvox.device import Device
+from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.plain import format_count
-from gpuvox.shuffle import ImportedShuffler
 from gpuvox.tally import share
 
 Say = Callable[[str], None]
@@ -23,10 +23,9 @@ def announce_count(prepared: PreparedTest, say: Say) -> None:
     """Print the number of possible permutations."""
     test, shuffler = prepared.test, prepared.shuffler
     if shuffler.exhaustive or shuffler.n_distinct != shuffler.n:
-        if shuffler.flips and not test.is_f:
+        if shuffler.flips and not shuffler.permutes and not test.is_f:
             say("One-sample design detected; sign-flipping instead of permuting.")
-        kind = "sign-flips" if shuffler.flips else "permutations"
-        say(f"{format_count(shuffler.n_distinct)} {kind} required for exhaustive test of {test.number}")
+        say(f"{format_count(shuffler.n_distinct)} {shuffler.kind} required for exhaustive test of {test.number}")
 
 
 def announce_run(prepared: PreparedTest, say: Say) -> None:

@@ -233,7 +233,9 @@ def randomise(
         or ``"robust"``), ``voxel`` (default True),
         ``cluster_extent``, ``cluster_mass`` (thresholds for t), ``f_cluster_extent``, ``f_cluster_mass``,
         ``uncorrected``, ``two_pass``, ``two_sided``; and any field of `analysis.Options`: ``n_permutations``, ``seed``,
-        ``flip``, ``demean``, ``nuisance``, ``whole_blocks``, ``detect_null``, ``f_only``, ``joint_steps``,
+        ``flip``, ``permute_and_flip``, ``demean``, ``nuisance``, ``whole_blocks``, ``within_blocks`` (with the former:
+        blocks as wholes and rows within them), ``repeats`` (of drawn permutations), ``distinct_rows`` (none are
+        interchangeable), ``detect_null``, ``f_only``, ``joint_steps``,
         ``variance_mm``, ``permutations``, ``threads``, ``scratch`` (folder for data and residuals that are too large
         for memory; arrays stay where they are); ``device`` (``"auto"``, ``"cpu"``, ``"cuda"`` for all GPUs, or
         ``"cuda:0,2"`` for some);

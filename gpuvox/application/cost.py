@@ -253,7 +253,8 @@ def _few(analysis: Analysis, prepared: PreparedTest) -> tuple[Analysis, Prepared
     design[:, -1] = 1 if columns > rank else design[:, -1]
     shuffler = prepared.shuffler
     options = replace(
-        options, permutations=None, n_permutations=shuffler.n, flip=shuffler.flips, whole_blocks=False,
+        options, permutations=None, n_permutations=shuffler.n, flip=shuffler.flips and not shuffler.permutes,
+        whole_blocks=False,
         detect_null=False,
     )  # fmt: skip
     test = replace(prepared.test, contrast=np.eye(rank, columns))

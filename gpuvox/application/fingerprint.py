@@ -137,8 +137,9 @@ def hash_sources(run: PreparedRun) -> Hashes:
     permutations = run.analysis.options.permutations
     if description.permutations:
         tests = [prepared.test.name for prepared in run.analysis.tests]
+        n_contrasts = len(run.analysis.inputs.contrasts)
         hashes["--permutations"] = _hash_files(
-            [permutation_file(description.permutations, test) for test in tests]
+            [permutation_file(description.permutations, test, n_contrasts) for test in tests]
         )
     elif permutations is not None:
         hashes["--permutations"] = _hash_arrays(run, *(f"permutations {name}" for name in permutations))

@@ -28,12 +28,13 @@ from gpuvox.errors import DesignError, FileError, InputError, UsageError
 from gpuvox.exclusion import split
 from gpuvox.files import ImageHeader, Matrix
 from gpuvox.grid import Grid
+from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.names import Names, by_name
 from gpuvox.participants import Rows
 from gpuvox.plain import format_count, several
 from gpuvox.reporter import Reporter
 from gpuvox.scratch import Data, count_constant, pieces
-from gpuvox.shuffle import ImportedShuffler, Permutations
+from gpuvox.shuffle import Permutations
 from gpuvox.types import AnyArray, Float64, Ints
 from gpuvox.volume_checks import volume_warnings
 
@@ -221,17 +222,19 @@ class PermutationFiles(dict[str, AnyArray]):
     Parameters
     ----------
     root : str
-        Root of the files that ``-P`` wrote, with or without ``--film``.
+        Root of the files that ``-P`` wrote, with or without ``--film``, or that PALM did.
     n : int
         Rows of the design.
+    n_contrasts : int
+        Number of t contrasts.
     """
 
-    def __init__(self, root: str, n: int) -> None:
+    def __init__(self, root: str, n: int, n_contrasts: int) -> None:
         super().__init__()
-        self.root, self.n = root, n
+        self.root, self.n, self.n_contrasts = root, n, n_contrasts
 
     def __missing__(self, test: str) -> AnyArray:
-        name = permutation_file(self.root, test)
+        name = permutation_file(self.root, test, self.n_contrasts)
         table = files.read_permutations(name)
         try:
             ImportedShuffler(table, self.n)
@@ -241,12 +244,15 @@ class PermutationFiles(dict[str, AnyArray]):
         return table
 
 
-def permutation_file(root: str, test: str) -> str:
-    """The file that ``-P`` wrote for a test, with or without ``--film``."""
+def permutation_file(root: str, test: str, n_contrasts: int) -> str:
+    """The file that ``-P`` wrote for a test, with or without ``--film``; or PALM, which counts F tests after t."""
     names = [f"{root}{gap}perm_{test}.txt" for gap in ("_", "")]
-    name = next((name for name in names if os.path.exists(name)), None)
+    number = int(test[5:]) + (n_contrasts if test.startswith("f") else 0)
+    name = next((name for name in names if os.path.exists(name)), files.find_permidx(root, number))
     if name is None:
-        raise FileError(f"no permutations for {test}: neither {names[0]} nor {names[1]} exists")
+        raise FileError(
+            f"no permutations for {test}: neither {names[0]} nor {names[1]} nor {root}_c{number}_permidx.csv exists"
+        )
     return name
 
 
@@ -316,7 +322,9 @@ def prepare_run(description: RunDescription, device: Device | None = None) -> Pr
     )  # fmt: skip
     options = replace(description.options, device=device)
     if description.permutations:
-        options = replace(options, permutations=PermutationFiles(description.permutations, n))
+        options = replace(
+            options, permutations=PermutationFiles(description.permutations, n, len(columns.contrasts))
+        )
     return PreparedRun(description, prepare(inputs, options), evs, warnings)
 
 
@@ -383,10 +391,9 @@ def check_permutation_counts(tests: Sequence[PreparedTest]) -> None:
     for prepared in tests:
         shuffler = prepared.shuffler
         if shuffler.n > MOST_PERMUTATIONS:
-            kind = "sign-flips" if shuffler.flips else "permutations"
             which = "all there are" if shuffler.exhaustive else "as asked for"
             raise UsageError(
-                f"{prepared.test.title} would take {format_count(shuffler.n)} {kind}, {which}; at most "
+                f"{prepared.test.title} would take {format_count(shuffler.n)} {shuffler.kind}, {which}; at most "
                 f"{MOST_PERMUTATIONS:,} are possible: choose a smaller number, other than 0",
                 option="-n",
             )

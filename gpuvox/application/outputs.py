@@ -15,6 +15,7 @@ from gpuvox.analysis import Inputs, Options, Test, TestResult
 from gpuvox.estimates import parameter_estimates
 from gpuvox.files import ImageHeader, Label, write_column, write_map, write_permutations
 from gpuvox.grid import Grid
+from gpuvox.signed_rows import signs_of, to_one
 from gpuvox.statistics import StatisticInfo
 from gpuvox.tally import ByStatistic
 from gpuvox.types import AnyArray
@@ -83,7 +84,7 @@ class Writer:
                 write_column(self._text(stem), null)
         if self.outputs.permutations and result.nulls:
             shuffles = result.shuffler.shuffles(0, result.shuffler.n)
-            rows = shuffles if result.shuffler.flips else shuffles + 1
+            rows = to_one(shuffles) if result.shuffler.permutes else signs_of(shuffles)
             write_permutations(self._text(f"perm_{result.test.name}"), rows)
 
     def _text(self, stem: str) -> str:

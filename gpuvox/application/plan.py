@@ -176,7 +176,7 @@ def _test_line(description: RunDescription, prepared: PreparedTest) -> str:
     return (
         f"{prepared.test.title}: {description.options.nuisance.name.lower()}, rank of effect {design.rank_effect}, of "
         f"nuisance {design.rank_nuisance}, degrees of freedom {design.df}; "
-        f"{_counted(shuffler.n_distinct)} distinct {'sign-flips' if shuffler.flips else 'permutations'}, "
+        f"{_counted(shuffler.n_distinct)} distinct {shuffler.kind}, "
         f"{'all' if shuffler.exhaustive else shuffler.n} of them done, smallest p {1 / shuffler.n:.3g}"
     )
 

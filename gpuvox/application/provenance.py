@@ -84,7 +84,7 @@ def test_record(result: TestResult) -> dict[str, Any]:
         "contrast_name": result.test.label,
         "contrast": result.test.contrast,
         "degrees_of_freedom": result.f_dfs or result.df,
-        "method": "sign-flips" if shuffler.flips else "permutations",
+        "method": shuffler.kind,
         "permutations": shuffler.n if result.nulls else 0,
         "distinct": str(shuffler.n_distinct)
         if shuffler.n_distinct < 10**4000

@@ -205,7 +205,9 @@ OF_STATISTICS: dict[str, Callable[[str, Any], Any]] = {
 }  # fmt: skip
 OF_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "n_permutations": _whole, "seed": _whole, "flip": _flag, "demean": _flag, "nuisance": _nuisance,
-    "whole_blocks": _flag, "detect_null": _flag, "f_only": _flag, "joint_steps": _flag, "only_test": _whole,
+    "whole_blocks": _flag,
+    "permute_and_flip": _flag, "within_blocks": _flag, "repeats": _flag, "distinct_rows": _flag,
+    "detect_null": _flag, "f_only": _flag, "joint_steps": _flag, "only_test": _whole,
     "variance_mm": _not_negative, "permutations": _permutations, "threads": _threads, "device": check_device,
     "scratch": _text,
 }  # fmt: skip

@@ -171,7 +171,10 @@ def _add_outputs(group: Any) -> None:
 
 def _add_own(group: Any) -> None:
     add_text(
-        group, "--permutations", "ROOT", "use the permutations in ROOT_perm_tstat1.txt and so on, in place of -n"
+        group,
+        "--permutations",
+        "ROOT",
+        "use the permutations in ROOT_perm_tstat1.txt and so on, or in PALM's ROOT_c1_permidx.csv, in place of -n",
     )
     add_text(group, "--checkpoint", "FILE", "save progress to FILE (long runs: ROOT_checkpoint.tally)")
     add_computing(group)

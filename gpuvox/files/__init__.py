@@ -40,7 +40,13 @@ from gpuvox.files.names import (
 )
 from gpuvox.files.notices import notice
 from gpuvox.files.orientation import affines_match, format_shape
-from gpuvox.files.permutations import read_permutations, write_column, write_permutations
+from gpuvox.files.permutations import (
+    find_permidx,
+    read_permutations,
+    write_column,
+    write_permidx,
+    write_permutations,
+)
 from gpuvox.files.placement import check_grid, check_headers, placed_like
 from gpuvox.files.tables import read_table, write_table
 from gpuvox.files.targets import check_not_read, check_output_root
@@ -71,6 +77,7 @@ __all__ = [
     "combined_volumes",
     "count_volumes",
     "find_image",
+    "find_permidx",
     "first_volumes",
     "format_shape",
     "hash_file",
@@ -108,6 +115,7 @@ __all__ = [
     "write_column",
     "write_json",
     "write_map",
+    "write_permidx",
     "write_permutations",
     "write_table",
     "write_text",

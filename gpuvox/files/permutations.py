@@ -1,7 +1,8 @@
-"""Permutations, sign flips and null maxima as `randomise` writes them."""
+"""Permutations, sign flips and null maxima as `randomise` writes them, and shuffles as PALM does."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,12 +16,12 @@ from gpuvox.files.writing import write_text
 
 
 def read_permutations(path: Name) -> NDArray[np.int64]:
-    """Read permutations or sign flips, one in each row, as written by `randomise -P` or as plain integers.
+    """Read shuffles, one in each row: of `randomise -P`, of PALM's `-saveperms`, or as plain integers.
 
     Returns
     -------
     (N, n) int64
-        Every row holds 1 … n in some order, or every row holds ±1.
+        Every row holds 1 … n in some order, negative where the sign is flipped; or every row holds ±1.
 
     Raises
     ------
@@ -29,13 +30,13 @@ def read_permutations(path: Name) -> NDArray[np.int64]:
         different kind from the first.
     """
     path = Path(path)
-    numbered = [(i, line.split()) for i, line in enumerate(text_lines(path), 1) if line.strip()]
+    numbered = [(i, line.replace(",", " ").split()) for i, line in enumerate(text_lines(path), 1) if line.strip()]
     if not numbered:
         raise FileError(f"{path} is empty; one permutation or sign flip per line is expected")
     n = len(numbered[0][1])
     values = np.array([finite_row(path, i, fields, n, "the first row") for i, fields in numbered])
     flips = bool((np.abs(values[0]) == 1).all())
-    right = np.abs(values) == 1 if flips else np.sort(values, axis=1) == np.arange(1, n + 1)
+    right = np.abs(values) == 1 if flips else np.sort(np.abs(values), axis=1) == np.arange(1, n + 1)
     if not right.all():
         line, fields = numbered[int(np.argmin(right.all(axis=1)))]
         kind = "1 and -1 only" if flips else f"the numbers 1 to {n}, each once"
@@ -48,6 +49,21 @@ def write_permutations(path: Name, permutations: ArrayLike) -> None:
     rows = np.asarray(permutations)
     fields = {value: f"{value}.000000 " for value in np.unique(rows).tolist()}
     write_text(path, "".join("".join(map(fields.__getitem__, row)) + "\n" for row in rows.tolist()))
+
+
+def write_permidx(path: Name, shuffles: ArrayLike) -> None:
+    """Write (N, n) signed row numbers from 1 as PALM's `-saveperms` does: `1,-3,2`, a shuffle on each line."""
+    write_text(path, "".join(",".join(map(str, row)) + "\n" for row in np.asarray(shuffles).tolist()))
+
+
+def find_permidx(prefix: str, contrast: int, design: int = 1) -> str | None:
+    """The file of PALM's shuffles for a contrast (t first, then F) of a design, both from 1; None if there is none.
+
+    PALM leaves out the number of a contrast whose shuffles all share, and that of a design if there is only one.
+    """
+    middles = (f"_d{design}_c{contrast}", f"_c{contrast}", f"_d{design}", "")
+    names = (f"{prefix}{middle}_permidx.csv" for middle in middles)
+    return next((name for name in names if os.path.exists(name)), None)
 
 
 def write_column(path: Name, values: ArrayLike) -> None:

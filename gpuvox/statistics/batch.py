@@ -61,7 +61,7 @@ class StatisticModel(Protocol):
         """(B, V) z equivalents of maps of F."""
 
     def statistic_maps(self, shuffles: ShuffleBatch, outcomes: Outcomes | None = None) -> MapBatch:
-        """(B, V) float32 maps of t or F; `shuffles` are an array or, on a device, `shuffle.DeviceShuffles`.
+        """(B, V) float32 maps of t or F; `shuffles` are an array or, on a device, `signed_rows.DeviceShuffles`.
 
         Maps of permutations that leave the design as it is, or negate its effect, are computed in float64. `outcomes`
         are those of the batch; without them the maps are complete at once.
@@ -95,7 +95,7 @@ class Batch:
     model : StatisticModel
     grid : Grid
         Mask and neighbourhood of the voxels.
-    shuffles : (B, n) int, or `shuffle.DeviceShuffles` where the model has a device
+    shuffles : (B, n) int, or `signed_rows.DeviceShuffles` where the model has a device
     maps : (B, V) float32
         Where the model's device has them.
     unpermuted : (V,) float32

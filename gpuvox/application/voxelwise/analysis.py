@@ -247,7 +247,7 @@ class VoxelwiseAnalysis:
         found = []
         for test in list_tests(inputs, options):
             shuffler = make_shuffler(inputs, options, test)
-            kind = "sign flips" if shuffler.flips else "permutations"
+            kind = shuffler.kind.replace("sign-flips", "sign flips")
             done = "all" if shuffler.exhaustive else str(shuffler.n)
             distinct = shuffler.n_distinct
             number = f"{distinct:,}" if distinct < EXACT else format_count(distinct)
