@@ -55,6 +55,12 @@ KERNELS: dict[str, tuple[str, ...]] = {
         "normal_scores_size<float>",
         "normal_scores_size<double>",
     ),
+    "variance_groups": (
+        "variance_groups_places",
+        "variance_groups_prepare",
+        "variance_groups_maps",
+        "variance_groups_exact",
+    ),
     "smooth": ("smooth_fill", "smooth_pass", "smooth_gather"),
     "cluster": ("cluster_measure<0>", "cluster_measure<1>", "cluster_measure<2>"),
     "inversion": ("inversion_maps", "inversion_sums"),

@@ -103,8 +103,10 @@ LOOPS = (
     "shuffle",
     "smooth",
     "tfce",
+    "variance_groups_loops",
     "vectors",
     "voxelwise_loops",
+    "z_tables",
 )
 """Modules with compiled loops. They call each other's: what is kept of one is good for these versions of all."""
 

@@ -18,7 +18,9 @@ __all__ = [
     "I32",
     "I64",
     "flags",
+    "fma",
     "load",
+    "multiply_add",
     "pointer",
     "prefetch",
     "splat",
@@ -44,8 +46,9 @@ def spread(builder: Any, value: Any, lanes: int) -> Any:
 
 
 def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    """a·b + c of float32 vectors, rounded once."""
-    name = f"llvm.fma.v{a.type.count}f32"
+    """a·b + c of vectors of float32 or float64, rounded once."""
+    bits = 64 if isinstance(a.type.element, ir.DoubleType) else 32
+    name = f"llvm.fma.v{a.type.count}f{bits}"
     function = builder.module.globals.get(name)
     if function is None:
         function = ir.Function(builder.module, ir.FunctionType(a.type, [a.type] * 3), name)

@@ -1,0 +1,278 @@
+"""The compiled loops of `variance_groups`, for some voxels at a time.
+
+Two passes over the residuals of a tile, which the first cache holds, give the coefficients and the squared residuals
+of each group for a permutation: their sums are in registers, for all or half of the voxels. What follows them takes no
+more than the groups and the triangles of the columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+from gpuvox.glm import ORTHOGONAL, SSE_FLOOR, _is_constant, _residualise_tile
+from gpuvox.jit import cgutils, inner, intrinsic, loop, types
+from gpuvox.types import Bools, Float32, Float64, Ints
+from gpuvox.vectors import I64, fma, load, multiply_add, pointer, spread, store
+from gpuvox.z_tables import tabulated
+
+__all__ = ["fill", "find_norms"]
+
+WIDTH = 32
+"""Voxels that are handled at a time."""
+LANES = 16
+"""Voxels whose residuals are in registers at a time."""
+LEAST_SHARE = 1e-8
+"""Mean square of a group, as a share of that of all rows, that counts as the least."""
+
+
+@intrinsic
+def _multiply(  # noqa: PLR0913
+    typing: Any, rows: Any, column: Any, places: Any, signs: Any, at: Any, tile: Any, out: Any, place: Any
+) -> Any:
+    """Product of a column of rows (n, m) with the rows of a tile (n, WIDTH) at `places`, from `at` on, and `signs`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        weights, order, flips, values, sums = (
+            pointer(context, builder, signature.args[k], arguments[k]) for k in (0, 2, 3, 5, 6)
+        )
+        n, m = cgutils.unpack_tuple(
+            builder, context.make_array(signature.args[0])(context, builder, arguments[0]).shape, 2
+        )
+        kind = ir.VectorType(ir.DoubleType(), WIDTH)
+        held = cgutils.alloca_once_value(builder, ir.Constant(kind, [0.0] * WIDTH))
+        with cgutils.for_range(builder, n) as row:
+            here = builder.add(arguments[4], row.index)
+            weight = builder.load(builder.gep(weights, [builder.add(builder.mul(row.index, m), arguments[1])]))
+            weight = builder.fmul(weight, builder.load(builder.gep(flips, [here])))
+            line = builder.mul(builder.load(builder.gep(order, [here])), ir.Constant(I64, WIDTH))
+            value = load(builder, kind, values, line, 8)
+            product = multiply_add(builder, spread(builder, weight, WIDTH), value, builder.load(held))
+            builder.store(product, held)
+        store(builder, builder.load(held), sums, arguments[7], 8)
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(rows, i, places, signs, i, tile, out, i), generate
+
+
+@intrinsic
+def _squared_residuals(  # noqa: PLR0913
+    typing: Any,
+    rows: Any,
+    places: Any,
+    signs: Any,
+    at: Any,
+    first: Any,
+    last: Any,
+    tile: Any,
+    coefficients: Any,
+    out: Any,
+    place: Any,
+) -> Any:
+    """Sum of the squared residuals of rows first … last − 1, from the coefficients (m, WIDTH) of all columns."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        weights, order, flips, values, fitted, sums = (
+            pointer(context, builder, signature.args[k], arguments[k]) for k in (0, 1, 2, 6, 7, 8)
+        )
+        _, m = cgutils.unpack_tuple(
+            builder, context.make_array(signature.args[0])(context, builder, arguments[0]).shape, 2
+        )
+        kind = ir.VectorType(ir.DoubleType(), LANES)
+        zeros, width = ir.Constant(kind, [0.0] * LANES), ir.Constant(I64, WIDTH)
+        held, residual = (cgutils.alloca_once(builder, kind) for _ in range(2))
+        with cgutils.for_range(builder, ir.Constant(I64, WIDTH // LANES)) as part:
+            lane = builder.mul(part.index, ir.Constant(I64, LANES))
+            builder.store(zeros, held)
+            with cgutils.for_range(builder, arguments[5], start=arguments[4]) as row:
+                here = builder.add(arguments[3], row.index)
+                line = builder.mul(builder.load(builder.gep(order, [here])), width)
+                value = load(builder, kind, values, builder.add(line, lane), 8)
+                flip = builder.load(builder.gep(flips, [here]))
+                builder.store(builder.fmul(value, spread(builder, flip, LANES)), residual)
+                begin = builder.mul(row.index, m)
+                with cgutils.for_range(builder, m) as column:
+                    weight = builder.load(builder.gep(weights, [builder.add(begin, column.index)]))
+                    line = builder.add(builder.mul(column.index, width), lane)
+                    fit = load(builder, kind, fitted, line, 8)
+                    less = spread(builder, builder.fneg(weight), LANES)
+                    builder.store(multiply_add(builder, less, fit, builder.load(residual)), residual)
+                rest = builder.load(residual)
+                builder.store(multiply_add(builder, rest, rest, builder.load(held)), held)
+            store(builder, builder.load(held), sums, builder.add(arguments[9], lane), 8)
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(rows, places, signs, i, i, i, tile, coefficients, out, i), generate
+
+
+@inner
+def _weigh(
+    squares: Float64, sizes: Float64, rests: Float64, shares: Float64, weights: Float64, spread_out: Float64
+) -> None:
+    """Weights (groups, WIDTH) of the groups from their squared residuals, and B."""
+    n_groups = len(sizes)
+    total, least = np.zeros(WIDTH), np.empty(WIDTH)
+    whole = 0.0
+    for g in range(n_groups):
+        whole += rests[g]
+        for j in range(WIDTH):
+            total[j] += squares[g, j]
+    for j in range(WIDTH):
+        least[j] = LEAST_SHARE * max(total[j], SSE_FLOOR) / whole
+        total[j] = 0.0
+    for g in range(n_groups):
+        for j in range(WIDTH):
+            weights[g, j] = 1.0 / max(squares[g, j] * shares[g], least[j])
+            total[j] += sizes[g] * weights[g, j]
+    for j in range(WIDTH):
+        total[j] = 1.0 / total[j]
+        spread_out[j] = 0.0
+    for g in range(n_groups):
+        for j in range(WIDTH):
+            lacking = 1.0 - sizes[g] * weights[g, j] * total[j]
+            spread_out[j] += lacking * lacking * shares[g]
+
+
+@inner
+def _factorise(grams: Float64, weights: Float64, factor: Float64) -> None:
+    """Cholesky factor (m (m + 1) / 2, WIDTH) of Σ_g weights[g] grams[g], row by row; grams (groups, m (m + 1) / 2)."""
+    n_groups, size = grams.shape
+    factor[:] = 0.0
+    for g in range(n_groups):
+        for k in range(size):
+            for j in range(WIDTH):
+                factor[k, j] = fma(grams[g, k], weights[g, j], factor[k, j])
+    row = 0
+    while row * (row + 1) // 2 < size:
+        mine = factor[row * (row + 1) // 2 :]
+        for column in range(row + 1):
+            _reduce(mine, factor[column * (column + 1) // 2 :], column, column == row)
+        row += 1
+
+
+@inner
+def _reduce(mine: Float64, other: Float64, column: int, is_last: bool) -> None:
+    """The element of a row of the factor in a column, from those before it and the row of that number."""
+    for k in range(column):
+        for j in range(WIDTH):
+            mine[column, j] = fma(-mine[k, j], other[k, j], mine[column, j])
+    for j in range(WIDTH):
+        mine[column, j] = np.sqrt(mine[column, j]) if is_last else mine[column, j] / other[column, j]
+
+
+@inner
+def _combine(
+    effect: Float64, factor: Float64, n_columns: int, is_f: bool, spread_out: Float64, statistic: Float64
+) -> None:
+    """v or G (WIDTH,) from the coefficients (s, WIDTH) of the effect."""
+    s = len(effect)
+    first = n_columns - s
+    if not is_f:
+        last = n_columns * (n_columns + 1) // 2 - 1
+        for j in range(WIDTH):
+            statistic[j] = effect[0, j] * factor[last, j]
+        return
+    product = np.empty(WIDTH)
+    statistic[:] = 0.0
+    for c in range(s):
+        product[:] = 0.0
+        for a in range(c, s):
+            at = (first + a) * (first + a + 1) // 2 + first + c
+            for j in range(WIDTH):
+                product[j] = fma(factor[at, j], effect[a, j], product[j])
+        for j in range(WIDTH):
+            statistic[j] = fma(product[j], product[j], statistic[j])
+    slope = 2.0 * (s - 1) / (s * (s + 2.0))
+    for j in range(WIDTH):
+        statistic[j] = statistic[j] / (s * (1.0 + slope * spread_out[j]))
+
+
+@loop
+def fill(  # noqa: C901, PLR0913
+    data: Float32,
+    voxels: Ints,
+    norms: Float64,
+    removed: Float64,
+    places: Ints,
+    signs: Float64,
+    rows: Float64,
+    ends: Ints,
+    sizes: Float64,
+    rests: Float64,
+    shares: Float64,
+    grams: Float64,
+    rank: int,
+    n_columns: int,
+    is_f: bool,
+    numerator: float,
+    first_x: int,
+    first_df: int,
+    least: float,
+    polynomials: Float64,
+    maps: Float32,
+    exact: Float64,
+) -> None:
+    """z of some voxels, columns of the data, for all permutations of a batch.
+
+    places, signs (B, n): where the rows of the model, sorted by group, come to, and with which sign. For rows, ends,
+    sizes, rests, shares and grams see `variance_groups`, for what follows them `z_tables`. maps (B, voxels) receives z,
+    or exact (3, B, voxels) the statistic, its degrees of freedom and z; the other is empty.
+    """
+    n, m = rows.shape
+    n_groups = len(ends)
+    raw, norm, tile = np.zeros((n, WIDTH)), np.empty(WIDTH), np.zeros((n, WIDTH))
+    fits, squares, weights = np.empty((m, WIDTH)), np.empty((n_groups, WIDTH)), np.empty((n_groups, WIDTH))
+    factor, spread_out, statistic = np.empty((grams.shape[1], WIDTH)), np.empty(WIDTH), np.empty(WIDTH)
+    for start in range(0, len(voxels), WIDTH):
+        width = min(WIDTH, len(voxels) - start)
+        _residualise_tile(data, voxels[start : start + width], removed, raw, norm)
+        for j in range(width):
+            norm[j] = 1.0 / norm[j] if norm[j] > 0 and norms[start + j] > 0 else 0.0
+        for i in range(n):
+            for j in range(width):
+                tile[i, j] = raw[i, j] * norm[j]
+            for j in range(width, WIDTH):
+                tile[i, j] = 0.0
+        for b in range(len(places)):
+            for r in range(m):
+                _multiply(rows, r, places, signs, b * n, tile, fits, r * WIDTH)
+            first = 0
+            for g in range(n_groups):
+                _squared_residuals(rows, places, signs, b * n, first, ends[g], tile, fits, squares, g * WIDTH)
+                first = ends[g]
+            effect = fits[m - rank :]
+            for r in range(rank):
+                for j in range(WIDTH):
+                    effect[r, j] = 0.0 if abs(effect[r, j]) < ORTHOGONAL else effect[r, j]
+            _weigh(squares, sizes, rests, shares, weights, spread_out)
+            _factorise(grams, weights, factor)
+            _combine(effect, factor, n_columns, is_f, spread_out, statistic)
+            for j in range(width):
+                df = numerator / spread_out[j] if n_groups > 1 else numerator
+                z = tabulated(abs(statistic[j]), df, first_x, first_df, least, polynomials)
+                z = z if is_f else z * statistic[j]
+                if norm[j] == 0.0:
+                    z = 0.0
+                if maps.size:
+                    maps[b, start + j] = np.float32(z)
+                if exact.size:
+                    exact[0, b, start + j] = statistic[j]
+                    exact[1, b, start + j] = df
+                    exact[2, b, start + j] = z
+
+
+@loop
+def find_norms(data: Float32, removed: Float64, counts: Bools, norms: Float64) -> None:
+    """Norms of the residuals, 0 where there are none; see `glm`."""
+    n = data.shape[0]
+    raw = np.empty((n, WIDTH))
+    for start in range(0, len(norms), WIDTH):
+        stop = min(start + WIDTH, len(norms))
+        _residualise_tile(data, np.arange(start, stop), removed, raw, norms[start:stop])
+        for j in range(start, stop):
+            if _is_constant(data, j, counts):
+                norms[j] = 0.0
