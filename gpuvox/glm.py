@@ -88,7 +88,7 @@ def cancels_below(n: int) -> float:
 
 
 @inner
-def _residualise_tile(data: Float32, voxels: Ints, basis: Float64, buffer: Float64, norm: Float64) -> None:  # noqa: C901
+def residualise_tile(data: Float32, voxels: Ints, basis: Float64, buffer: Float64, norm: Float64) -> None:  # noqa: C901
     """Data of some voxels, residualised on an orthonormal basis in float64, into buffer (n, TILE); norms.
 
     A norm of 0 means that only rounding was left.
@@ -144,7 +144,7 @@ def _unit_residuals(data: Float32, basis: Float64, counts: Bools, tiles: Float32
     for k in range(len(tiles)):
         start = k * TILE
         width = min(TILE, len(norms) - start)
-        _residualise_tile(data, np.arange(start, start + width), basis, buffer, norm)
+        residualise_tile(data, np.arange(start, start + width), basis, buffer, norm)
         for j in range(width):
             if _is_constant(data, start + j, counts):
                 norm[j] = 0.0
@@ -182,7 +182,7 @@ def _exact(  # noqa: C901, PLR0913
     product = np.empty(widest)
     for start in range(0, len(voxels), TILE):
         part = voxels[start : start + TILE]
-        _residualise_tile(data, part, basis, buffer, norm)
+        residualise_tile(data, part, basis, buffer, norm)
         for j in range(len(part)):
             norm[j] = 1.0 / norm[j] if norm[j] > 0 and norms[start + j] > 0 else 0.0
         effect = np.zeros(len(part))

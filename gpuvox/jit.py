@@ -91,6 +91,7 @@ LOOPS = (
     "ascent",
     "block_tree",
     "cluster",
+    "correlation",
     "descent",
     "glm",
     "levels",

@@ -26,7 +26,7 @@ from gpuvox.scratch import WIDTH
 from gpuvox.types import Float32, Floats, Ints
 from gpuvox.vectors import I64, load, multiply_add, pointer, prefetch, spread, store
 
-__all__ = ["grouped", "statistic_maps"]
+__all__ = ["grouped", "statistic_maps", "tile_products"]
 
 TILE = WIDTH
 """Voxels that are handled at a time."""
@@ -95,7 +95,7 @@ def _multiply(typing: Any, rows: Any, row: Any, tiles: Any, at: Any, depth: Any,
 
 
 @inner
-def _products(rows: Float32, tiles: Float32, k: int, sums: Float32) -> None:
+def tile_products(rows: Float32, tiles: Float32, k: int, sums: Float32) -> None:
     """Products (rows, TILE) of all rows with a tile."""
     n = tiles.shape[1]
     sums[:] = np.float32(0)
@@ -165,7 +165,7 @@ def statistic_maps(  # noqa: PLR0913
     for k in range(len(tiles)):
         start = first_voxel + k * TILE
         width = min(TILE, n_voxels - start)
-        _products(rows, tiles, k, sums)
+        tile_products(rows, tiles, k, sums)
         for b in range(n_maps):
             products = sums[b * per_shuffle : (b + 1) * per_shuffle]
             n_low = _statistic_tile(products, rank, is_f, df, limit, statistic, sse)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from gpuvox.partitioning import orthonormal_basis
 from gpuvox.regression_methods import Method, Partitioning, RegressionTest, residual_rotation
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.signed_rows import to_one
+from gpuvox.voxelwise_evs import VoxelwiseGlm
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
 from tests.palm import cases, naive
 from tests.test_palm_oracle import written
@@ -184,26 +186,64 @@ def test_a_contrast_that_cannot_be_estimated_is_refused():
         RegressionTest(np.ones((6, 2)), [1, -1], Method.DEKKER)
 
 
+def assert_palm_wrote(case, modality, contrast, maps):
+    """The observed map, the second, uncorrected and corrected p of a statistic, from its maps (N, V) in float64."""
+    mask = case.modalities[modality][1]
+    last = (f"_m{modality + 1}" if len(case.modalities) > 1 else "") + case.suffix(contrast)
+    p = {"": maps[0], "_uncp": naive.at_least(maps, maps[0])}
+    p["_fwep"] = naive.at_least(maps.max(axis=1)[:, None], maps[0])
+    name = f"palm_vox_{case.statistic_name(contrast)}"
+    for part, values in p.items():
+        path = case.folder / f"{name}{part}{last}.nii.gz"
+        np.testing.assert_allclose(values, written(path, mask), rtol=1e-5, atol=1e-8, err_msg=path.name)
+    path = case.folder / f"{name}{last}_perm000002.nii.gz"
+    np.testing.assert_allclose(maps[1], written(path, mask), rtol=1e-5, atol=1e-8, err_msg=path.name)
+
+
+def all_exact(model, shuffles):
+    number, voxel = (index.ravel() for index in np.indices((len(shuffles), model.n_voxels)))
+    return model.exact(shuffles, number, voxel).reshape(len(shuffles), -1)
+
+
 @pytest.mark.parametrize(
     "name",
-    ["dekker", "draper_stoneman", "draper_stoneman_guttman", "manly", "still_white", "ter_braak"],
-)
+    [
+        "rmethod_dekker", "rmethod_draper_stoneman", "rmethod_draper_stoneman_guttman", "rmethod_manly",
+        "rmethod_still_white", "rmethod_ter_braak", "demean", "design_per_input", "f_contrasts",
+    ],
+)  # fmt: skip
 def test_the_files_that_palm_wrote(name):
-    case = cases.Case(f"rmethod_{name}")
+    case = cases.Case(name)
     how = Partitioning(case.command.one("-pmethodr", "Beckmann"))
-    Y, mask = case.modalities[0]
-    for contrast in case.tests:
-        test = RegressionTest(case.designs[0], contrast.weights, Method(case.command.one("-rmethod")), how)
+    method = Method(case.command.one("-rmethod", "Freedman-Lane"))
+    for modality, contrast in case.pairs():
+        M, C, demean = case.designs[contrast.design], contrast.weights, "-demean" in case.command
+        varies = np.ptp(M, axis=0) > 0
+        test = RegressionTest(
+            M[:, varies] if demean else M,
+            C[:, varies] if demean else C,
+            method,
+            how,
+            not contrast.is_t,
+            demean,
+            False,
+        )
         shuffler = ImportedShuffler(case.permutations(contrast), test.n_rows)
         shuffles = shuffler.shuffles(0, shuffler.n)
-        model = test.model(Y.astype(np.float32), shuffler.invariant)
-        number, voxel = (index.ravel() for index in np.indices((shuffler.n, Y.shape[1])))
-        maps = model.exact(shuffles, number, voxel).reshape(shuffler.n, -1)
-        p = {"": maps[0], "_uncp": naive.at_least(maps, maps[0])}
-        p["_fwep"] = naive.at_least(maps.max(axis=1)[:, None], maps[0])
-        for part, values in p.items():
-            path = case.folder / f"palm_vox_tstat{part}{case.suffix(contrast)}.nii.gz"
-            np.testing.assert_allclose(values, written(path, mask), rtol=1e-5, err_msg=path.name)
-        path = case.folder / f"palm_vox_tstat{case.suffix(contrast)}_perm000002.nii.gz"
-        np.testing.assert_allclose(maps[1], written(path, mask), rtol=1e-5, atol=1e-8)
+        model = test.model(case.modalities[modality][0].astype(np.float32), shuffler.invariant)
+        maps = all_exact(model, shuffles)
+        assert_palm_wrote(case, modality, contrast, maps)
         np.testing.assert_allclose(model.statistic_maps(shuffles), maps, rtol=1e-3, atol=1e-4)
+
+
+def test_voxelwise_columns_as_palm_has_them():
+    case = cases.Case("evperdat")
+    Y, mask = case.modalities[0]
+    name, column = case.command.options["-evperdat"][0]
+    ev = np.asanyarray(nib.load(case.folder / name).dataobj)[mask].T.astype(np.float32)
+    for contrast in case.tests:
+        shuffler = ImportedShuffler(case.permutations(contrast))
+        model = VoxelwiseGlm(
+            Y.astype(np.float32), case.designs[0], contrast.weights, {int(column) - 1: ev}, is_f=not contrast.is_t
+        )
+        assert_palm_wrote(case, 0, contrast, all_exact(model, shuffler.shuffles(0, shuffler.n)))
