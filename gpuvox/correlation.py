@@ -14,7 +14,8 @@ both in units of ‖RY‖². All rows are permuted columns, so that r takes the 
 signs are flipped. The constant must be among the nuisance variables, or be removed beforehand.
 
 **Scale.** Maps are r / √(1 − r²), or R² / (1 − R²), which have no upper end at which float32 loses digits;
-`Correlation.from_maps` gives r and R².
+`Correlation.from_maps` gives r and R². `CorrelationScale` brings them on the scale of z: atanh r, or the normal
+quantile of R², as PALM has them.
 
 On a GPU (``kernels/correlation.cu``) every step is the same operation in the same order, and so are the bits.
 """
@@ -22,16 +23,18 @@ On a GPU (``kernels/correlation.cu``) every step is the same operation in the sa
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import ndtri_exp
 
 from gpuvox.device import Device, Outcomes, blocks_for
 from gpuvox.errors import DesignError
 from gpuvox.glm import SSE_FLOOR, Glm, GlmOnDevice, Nuisance, cancels_below, residualise_tile
 from gpuvox.jit import inner, loop
+from gpuvox.normal_scores import F_RANGE, T_RANGE, NormalScores, ZScale, cubics_of, ends_of, least_certain
 from gpuvox.partitioning import PartitionedDesign, orthonormal_basis, partition
 from gpuvox.products import GROUP, TILE, grouped, tile_products
 from gpuvox.reductions import DeviceItems
@@ -162,6 +165,31 @@ def correlation(
     removed = np.ascontiguousarray(np.hstack([mean, K]))
     fit = PartitionedDesign(whole.effect, np.hstack([K, mean]) if moves else K, whole.df, is_f=is_f)
     return Correlation(data, fit, invariant, Nuisance.FREEDMAN_LANE, None, device, scratch, removed, bool(moves))
+
+
+@dataclass(frozen=True, eq=False)
+class CorrelationScale(ZScale):
+    """z of a `Correlation`: atanh r, or the normal quantile of R²."""
+
+    @cached_property
+    def scores(self) -> NormalScores:
+        """The tables."""
+        model = cast(Correlation, self.model)
+        cubics = _cubics(model.model.is_f)
+        least = least_certain(cubics, 1.0, model.n_rows) if model.model.is_f else np.float32(0)
+        return NormalScores(model.model.is_f, np.zeros(1, np.int32), cubics[None], np.array([least]))
+
+
+@cache
+def _cubics(is_square: bool) -> Float64:
+    """Cubics of atanh r, a function of r / √(1 − r²), or of the quantile of R², one of R² / (1 − R²)."""
+    if not is_square:
+        x = ends_of(T_RANGE)
+        return cubics_of(x, np.arcsinh(x), 1 / np.sqrt(1 + x * x))
+    x = ends_of(F_RANGE)
+    z = np.where(x < 1, ndtri_exp(-np.log1p(1 / x)), -ndtri_exp(-np.log1p(x)))
+    slope = np.exp(z * z / 2 + 0.5 * np.log(2 * np.pi) - 2 * np.log1p(x))
+    return cubics_of(x, z, slope)
 
 
 @inner

@@ -148,7 +148,7 @@ def _slope_of_f(f: Float64, z: Float64, df1: float, df2: float) -> Float64:
 # -- tables ---------------------------------------------------------------------------------------------------------
 
 
-def _ends(powers: tuple[int, int]) -> Float64:
+def ends_of(powers: tuple[int, int]) -> Float64:
     """Ends of all intervals from one power of two to another."""
     steps = np.arange((powers[1] - powers[0]) << PER_OCTAVE, dtype=np.int64)
     octave, part = steps >> PER_OCTAVE, steps & ((1 << PER_OCTAVE) - 1)
@@ -159,9 +159,14 @@ def _ends(powers: tuple[int, int]) -> Float64:
 @lru_cache(maxsize=256)
 def _cubics(df1: float, df2: float) -> Float64:
     """(intervals, 4) Cubics in the position within each interval, highest power first; df1 = 0: of t."""
-    x = _ends(F_RANGE if df1 else T_RANGE)
+    x = ends_of(F_RANGE if df1 else T_RANGE)
     z = f_to_z(x, df1, df2) if df1 else t_to_z(x, df2)
     slope = _slope_of_f(x, z, df1, df2) if df1 else _slope_of_t(x, z, df2)
+    return cubics_of(x, z, slope)
+
+
+def cubics_of(x: Float64, z: Float64, slope: Float64) -> Float64:
+    """(intervals, 4) Cubics in the position within each interval, highest power first, from values and slopes at x."""
     width, a, b = np.diff(x), z[:-1], z[1:]
     rise_a, rise_b = slope[:-1] * width, slope[1:] * width
     cubics = np.stack([2 * (a - b) + rise_a + rise_b, 3 * (b - a) - 2 * rise_a - rise_b, rise_a, a], axis=1)
@@ -169,12 +174,12 @@ def _cubics(df1: float, df2: float) -> Float64:
     return cubics
 
 
-def _least_certain(df1: float, df2: float, n: int) -> np.float32:
-    """The F below which rounding in float32 may move z by more than `TIE` allows."""
-    cubics, f = _cubics(df1, df2), _ends(F_RANGE)[:-1]
-    z, slope = cubics[:, 3], cubics[:, 2] / np.diff(_ends(F_RANGE))
+def least_certain(cubics: Float64, ratio: float, n: int) -> np.float32:
+    """The F below which rounding in float32 may move z by more than `TIE` allows; ratio: df2 / df1."""
+    f = ends_of(F_RANGE)[:-1]
+    z, slope = cubics[:, 3], cubics[:, 2] / np.diff(ends_of(F_RANGE))
     # F is a sum of squares of products r: its rounding is 2·r·(rounding of r)·df2 / df1.
-    rounding = 2 * np.sqrt(f * df2 / df1) * ROUNDING * np.sqrt(n)
+    rounding = 2 * np.sqrt(f * ratio) * ROUNDING * np.sqrt(n)
     uncertain = (slope * rounding > TIE / 2 * np.maximum(np.abs(z), 1)) & (z < 0)
     return np.float32(f[np.flatnonzero(uncertain)[-1] + 1] if uncertain.any() else 0)
 
@@ -264,8 +269,8 @@ def normal_scores(numerator: ArrayLike, denominator: ArrayLike, is_f: bool, n: i
     stands = (distinct[:, 1] > 0) & ((distinct[:, 0] > 0) | (not is_f))
     number = np.where(stands, np.cumsum(stands) - 1, -1).astype(np.int32)
     used = [(float(df1), float(df2)) for df1, df2 in distinct[stands]]
-    least = [_least_certain(df1, df2, n) if is_f and n else np.float32(0) for df1, df2 in used]
-    lengths = len(_ends(F_RANGE if is_f else T_RANGE)) - 1
+    least = [least_certain(_cubics(df1, df2), df2 / df1, n) if is_f and n else np.float32(0) for df1, df2 in used]
+    lengths = len(ends_of(F_RANGE if is_f else T_RANGE)) - 1
     cubics = np.stack([_cubics(*pair) for pair in used]) if used else np.zeros((0, lengths, 4))
     return NormalScores(is_f, number[kind.reshape(-1)], cubics, np.array(least, dtype=np.float32))
 

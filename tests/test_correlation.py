@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpuvox.correlation import correlation
+from gpuvox.correlation import CorrelationScale, correlation
 from gpuvox.errors import DesignError
 from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.shuffle import Permutations, Shuffler
@@ -43,6 +43,22 @@ def test_every_shuffle_equals_the_definition(name, demean, flip):
     )  # the definition takes a root of a difference
 
 
+@pytest.mark.parametrize("name", ["t of groups", "F"])
+def test_z_is_that_of_the_definition(name):
+    contrast, is_f = CONTRASTS[name]
+    rng = np.random.default_rng(9)
+    M, Y = design(rng), data(rng)
+    Y[:, 4] = M[:, 0] + 2 * M[:, 3] + 1e-4 * Y[:, 4]  # nearly perfect
+    shuffler = Shuffler(M, Permutations(30, 1))
+    shuffles = shuffler.shuffles(0, 30)
+    model = CorrelationScale(correlation(Y, M, contrast, shuffler.invariant, is_f=is_f))
+    split = naive.partition(M, np.asarray(contrast, float))
+    theirs = np.array([naive.correlation(p, Y.astype(float), split, not is_f).z for p in to_one(shuffles)])
+    number, voxel = (index.ravel() for index in np.indices(theirs.shape))
+    np.testing.assert_allclose(model.exact(shuffles, number, voxel).reshape(30, -1), theirs, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(model.statistic_maps(shuffles), theirs, rtol=1e-4, atol=1e-5)
+
+
 @needs_compiler
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_device_gives_the_same_bits(flip):
@@ -58,6 +74,10 @@ def test_a_device_gives_the_same_bits(flip):
         np.testing.assert_array_equal(device.download(twin.statistic_maps(shuffles)), maps)
         number, voxel = np.arange(60), np.arange(60) % V
         np.testing.assert_array_equal(twin.exact(shuffles, number, voxel), model.exact(shuffles, number, voxel))
+        scaled = CorrelationScale(model)
+        np.testing.assert_array_equal(
+            device.download(scaled.on(device).statistic_maps(shuffles)), scaled.statistic_maps(shuffles)
+        )
         assert not maps[:, 2].any()
         assert np.abs(model.from_maps(maps[0, 3])) > 0.1
 
