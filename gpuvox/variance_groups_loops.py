@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from gpuvox.glm import ORTHOGONAL, SSE_FLOOR, _is_constant, _residualise_tile
+from gpuvox.glm import ORTHOGONAL, SSE_FLOOR, _is_constant, residualise_tile
 from gpuvox.jit import cgutils, inner, intrinsic, loop, types
 from gpuvox.types import Bools, Float32, Float64, Ints
 from gpuvox.vectors import I64, fma, load, multiply_add, pointer, spread, store
@@ -229,7 +229,7 @@ def fill(  # noqa: C901, PLR0913
     factor, spread_out, statistic = np.empty((grams.shape[1], WIDTH)), np.empty(WIDTH), np.empty(WIDTH)
     for start in range(0, len(voxels), WIDTH):
         width = min(WIDTH, len(voxels) - start)
-        _residualise_tile(data, voxels[start : start + width], removed, raw, norm)
+        residualise_tile(data, voxels[start : start + width], removed, raw, norm)
         for j in range(width):
             norm[j] = 1.0 / norm[j] if norm[j] > 0 and norms[start + j] > 0 else 0.0
         for i in range(n):
@@ -272,7 +272,7 @@ def find_norms(data: Float32, removed: Float64, counts: Bools, norms: Float64) -
     raw = np.empty((n, WIDTH))
     for start in range(0, len(norms), WIDTH):
         stop = min(start + WIDTH, len(norms))
-        _residualise_tile(data, np.arange(start, stop), removed, raw, norms[start:stop])
+        residualise_tile(data, np.arange(start, stop), removed, raw, norms[start:stop])
         for j in range(start, stop):
             if _is_constant(data, j, counts):
                 norms[j] = 0.0
