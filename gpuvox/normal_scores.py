@@ -423,6 +423,16 @@ class _Rescaled(DeviceModel):
         return smoother
 
     @property
+    def data(self) -> Any:
+        """The data of the model."""
+        return self.model.data
+
+    @property
+    def evs(self) -> Any:
+        """Its voxelwise EVs, if it has any."""
+        return getattr(self.model, "evs", {})
+
+    @property
     def has_exact(self) -> bool:
         """Whether single values can be had in float64."""
         return bool(self.model.has_exact)

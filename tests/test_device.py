@@ -30,6 +30,7 @@ from gpuvox.grid import Grid
 from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.info import check_kernels
 from gpuvox.normal_scores import Magnitude, ZScale
+from gpuvox.own_steps import OwnSteps
 from gpuvox.partitioning import effective_regressor, partition
 from gpuvox.permtest import PermutationTest
 from gpuvox.shuffle import Permutations, Shuffler
@@ -649,7 +650,7 @@ def test_a_gpu_whose_kernels_do_not_compile_is_not_used(monkeypatch):
 # -- the scale of z -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(5))
 def test_tests_of_z_have_the_bits_of_the_cpu(seed, device):
     """t and F, one and two tails, steps of each map's own maximum and fixed ones, clusters, counts."""
     rng = np.random.default_rng(seed)
@@ -658,23 +659,18 @@ def test_tests_of_z_have_the_bits_of_the_cpu(seed, device):
     data = rng.normal(size=(n, grid.n_voxels)).astype(np.float32)
     if seed % 2:
         data = np.round(2 * data)  # ties
-    is_f = seed == 1
+    is_f = seed in (1, 4)
     contrast = np.eye(4)[1:3] if is_f else np.eye(4)[1]
     shuffler = Shuffler(design @ np.atleast_2d(contrast).T, Permutations(30, seed))
-    tfce = Tfce(
-        (2, 2, 1.5, 0)[seed],
-        (0.5, 0.7, 1, 2)[seed],
-        (6, 18, 26, 6)[seed],
-        rule="palm",
-        delta=0.1 if seed == 3 else None,
-    )
+    powers = [(2, 0.5, 6), (2, 0.7, 18), (1.5, 1, 26), (0, 2, 6), (2, 0.5, 6)]
+    tfce = Tfce(*powers[seed], rule="palm", delta=0.1 if seed == 3 else None)
     choice = Statistics(True, tfce, 1.5, 1.2, uncorrected=seed != 2)
     results = []
     for where in (None, device):
-        if seed == 3:
+        if seed >= 3:
             evs = {3: rng.normal(size=data.shape).astype(np.float32), -2: np.float32(rng.random(data.shape) < 0.1)}
             evs = results[0][2] if results else evs
-            model = VoxelwiseGlm(data, design, contrast, evs, device=where)
+            model = VoxelwiseGlm(data, design, contrast, evs, is_f=is_f, device=where)
         else:
             evs = None
             model = Glm(data, partition(design, contrast, is_f=is_f), shuffler.invariant, device=where)
@@ -691,3 +687,23 @@ def test_tests_of_z_have_the_bits_of_the_cpu(seed, device):
         np.testing.assert_array_equal(ours.maxima[name][rows], found.maxima[name][rows], err_msg=name)
         if choice.uncorrected:
             np.testing.assert_array_equal(ours.below[name][rows], found.below[name][rows], err_msg=name)
+
+
+def test_own_steps_take_more_room_for_edges_and_refuse_what_is_not_finite(device):
+    rng = np.random.default_rng(0)
+    grid = Grid(rng.random((8, 7, 6)) < 0.9)
+    z = rng.normal(size=(3, grid.n_voxels)).astype(np.float32)
+    z[1] = -np.abs(z[1])
+    options = Tfce(rule="palm")
+    here, there = OwnSteps(grid, options, 2), OwnSteps(grid, options, 2, device)
+    there.enhancer.__dict__["_edge_room"] = [1]
+    maxima, maps = here._run(z, True)
+    maps_there = devices.settled(device, lambda outcomes: there.promised_maps(device.upload(z), outcomes))
+    np.testing.assert_array_equal(device.download(maps_there), maps)
+    there.enhancer.__dict__["_edge_room"] = [1]
+    found = devices.settled(device, lambda outcomes: there.promised_maxima(device.upload(z), outcomes))
+    np.testing.assert_array_equal(found.value, maxima)
+    for value in (np.nan, np.inf, -np.inf):
+        z[2, 5] = value
+        with pytest.raises(InputError, match="not a number"):
+            devices.settled(device, lambda outcomes: there.promised_maxima(device.upload(z), outcomes))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -32,6 +33,9 @@ from gpuvox.distributed import launch, messages, worker
 from gpuvox.distributed.client import DaskWorkers
 from gpuvox.errors import DeviceError, DistributedError
 from gpuvox.executors import fold
+from gpuvox.glm import Glm
+from gpuvox.normal_scores import Magnitude, ZScale
+from gpuvox.partitioning import partition
 from gpuvox.tally import BlockResult, Tally
 from gpuvox.tfce import Tfce
 
@@ -642,6 +646,17 @@ def test_ranges_cover_what_is_left_once(n, workers, processors):
     n_left = int(expected.sum())
     if n_left >= 2 * client_module.RANGES_PER_THREAD * workers * 2 and n <= 10_000:
         assert len(found) >= 2 * workers, "every thread has something to do"
+
+
+def test_a_model_within_another_is_sent_without_its_data():
+    rng = np.random.default_rng(0)
+    data, design = rng.normal(size=(9, 5)).astype(np.float32), np.c_[np.ones(9), np.arange(9) % 2]
+    model = Magnitude(ZScale(Glm(data, partition(design, np.array([0.0, 1])), np.zeros((9, 0)))))
+    recipe = pickle.loads(pickle.dumps(messages.make_recipe(model)))
+    assert len(pickle.dumps(recipe)) < len(pickle.dumps(model))
+    again = messages.rebuild_model(recipe, messages.Arrays(model.data, model.evs), None)
+    shuffles = np.array([rng.permutation(9) for _ in range(4)], dtype=np.int32)
+    np.testing.assert_array_equal(again.statistic_maps(shuffles), model.statistic_maps(shuffles))
 
 
 def test_results_are_packed_without_loss():

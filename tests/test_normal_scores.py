@@ -13,11 +13,12 @@ from scipy.special import log_ndtr
 from gpuvox.errors import InputError
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
+from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.normal_scores import Magnitude, ZScale, f_to_z, normal_scores, t_to_z
 from gpuvox.own_steps import OwnSteps, raised
 from gpuvox.partitioning import partition
 from gpuvox.permtest import PermutationTest
-from gpuvox.shuffle import ImportedShuffler, Permutations, Shuffler
+from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.statistics import Statistics
 from gpuvox.tfce import Enhancer, Tfce
 from gpuvox.voxelwise_evs import VoxelwiseGlm

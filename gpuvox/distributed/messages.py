@@ -15,6 +15,7 @@ import numpy as np
 
 from gpuvox.device import Device
 from gpuvox.errors import DistributedError
+from gpuvox.glm import DeviceModel
 from gpuvox.permtest import ObservedTest
 from gpuvox.scratch import Data, block
 from gpuvox.tally import BlockResult
@@ -130,14 +131,22 @@ def in_memory(arrays: Arrays) -> Arrays:
 
 
 def make_recipe(model: Any) -> ModelRecipe:
-    """Take a model apart: everything but its data, its voxelwise EVs and its device."""
+    """Take a model apart: everything but its data, its voxelwise EVs and its device; also one within another."""
     left_out = ("data", "evs", "device")
     arguments = {f.name: getattr(model, f.name) for f in fields(model) if f.init and f.name not in left_out}
-    return ModelRecipe(type(model), arguments)
+    within = {name: make_recipe(value) for name, value in arguments.items() if isinstance(value, DeviceModel)}
+    return ModelRecipe(type(model), arguments | within)
 
 
 def rebuild_model(recipe: ModelRecipe, arrays: Arrays, device: Device | None) -> Any:
     """Make a model on this machine's device (None: the CPU)."""
+    within = {
+        name: rebuild_model(value, arrays, device)
+        for name, value in recipe.arguments.items()
+        if isinstance(value, ModelRecipe)
+    }
+    if within:
+        return recipe.kind(**{**recipe.arguments, **within})
     evs = {"evs": arrays.evs} if arrays.evs else {}
     return recipe.kind(data=arrays.data, device=device, **evs, **recipe.arguments)
 
