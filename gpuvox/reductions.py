@@ -444,31 +444,46 @@ def normalise(
 
 @loop
 def _close_to_maximum(values: AnyArray, sign: np.float32, maximum: np.float32) -> Ints:
-    """Voxels within rounding of the maximum."""
+    """Voxels within rounding of the maximum; stretches without any are skipped quickly."""
     bound = maximum - np.float32(TIE) * max(maximum, np.float32(1))
-    count = 0
-    for v in range(len(values)):
-        count += sign * values[v] >= bound
-    out = np.empty(count, np.int64)
-    count = 0
-    for v in range(len(values)):
-        if sign * values[v] >= bound:
-            out[count] = v
-            count += 1
-    return out
+    out = np.empty(len(values), np.int64)
+    n = 0
+    for start in range(0, len(values), STRETCH):
+        part = values[start : start + STRETCH]
+        n_near = 0
+        for i in range(len(part)):
+            n_near += sign * part[i] >= bound
+        if n_near:
+            for i in range(len(part)):
+                if sign * part[i] >= bound:
+                    out[n] = start + i
+                    n += 1
+    return out[:n].copy()
+
+
+@inner
+def _is_tie(value: np.float32, observed: np.float32) -> bool:
+    near = abs(value - observed) <= np.float32(TIE) * max(abs(observed), np.float32(1))
+    is_tie: bool = near & ((value != 0) | (observed != 0))
+    return is_tie
 
 
 @loop
 def _near_ties(values: AnyArray, observed: AnyArray) -> Ints:
     """Voxels whose value is within rounding of the observed one, unless both are 0."""
     out = np.empty(len(values), np.int64)
-    count = 0
-    for v in range(len(values)):
-        scale = max(abs(observed[v]), np.float32(1))
-        if abs(values[v] - observed[v]) <= np.float32(TIE) * scale and (values[v] != 0 or observed[v] != 0):
-            out[count] = v
-            count += 1
-    return out[:count]
+    n = 0
+    for start in range(0, len(values), STRETCH):
+        part, target = values[start : start + STRETCH], observed[start : start + STRETCH]
+        n_near = 0
+        for i in range(len(part)):
+            n_near += _is_tie(part[i], target[i])
+        if n_near:
+            for i in range(len(part)):
+                if _is_tie(part[i], target[i]):
+                    out[n] = start + i
+                    n += 1
+    return out[:n].copy()
 
 
 @loop
@@ -534,19 +549,21 @@ def _ties_everywhere(values: AnyArray, observed: AnyArray) -> bool:
 @loop
 def _count_below(values: AnyArray, observed: AnyArray, disjoint: bool) -> Ints:
     """See `count_below`; some voxels of all maps at a time, whose counts stay in the cache."""
-    zero = values.dtype.type(0)
-    n_voxels = values.shape[1]
-    below = np.zeros((2, n_voxels), np.int64)
+    n_maps, n_voxels = values.shape
+    below = np.empty((2, n_voxels), np.int64)
+    less, more = np.empty(COUNTED, np.int32), np.empty(COUNTED, np.int32)
     for first in range(0, n_voxels, COUNTED):
-        voxels = range(first, min(first + COUNTED, n_voxels))
-        for b in range(values.shape[0]):
-            if disjoint:
-                for v in voxels:
-                    value, target = values[b, v], observed[v]
-                    below[0, v] += max(value, zero) < max(target, zero)
-                    below[1, v] += max(-value, zero) < max(-target, zero)
-            else:
-                for v in voxels:
-                    below[0, v] += values[b, v] < observed[v]
-                    below[1, v] += values[b, v] > observed[v]
+        width = min(COUNTED, n_voxels - first)
+        target = observed[first : first + width]
+        less[:] = 0
+        more[:] = 0
+        for b in range(n_maps):
+            part = values[b, first : first + width]
+            for i in range(width):
+                less[i] += np.int32(part[i] < target[i])
+                more[i] += np.int32(part[i] > target[i])
+        for i in range(width):
+            # What is 0 in its sign is below nothing; what is of the other sign is below all else.
+            below[0, first + i] = 0 if disjoint and target[i] <= 0 else less[i]
+            below[1, first + i] = 0 if disjoint and target[i] >= 0 else more[i]
     return below
