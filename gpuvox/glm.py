@@ -161,6 +161,7 @@ def _unit_residuals(data: Float32, basis: Float64, counts: Bools, tiles: Float32
 def _exact(  # noqa: C901, PLR0913
     data: Float32,
     voxels: Ints,
+    number: Ints,
     norms: Float64,
     basis: Float64,
     W: Float64,
@@ -168,53 +169,50 @@ def _exact(  # noqa: C901, PLR0913
     is_f: bool,
     df: float,
     statistic: Float64,
-    sse_out: Float64,
+    sse: Float64,
 ) -> None:
-    """Statistic and SSE of one permutation at some voxels, in float64 from the data; W (m, n) float64.
+    """Statistic and SSE at some voxels of some permutations, in float64 from the data.
 
-    norms: the norms of `_unit_residuals` at these voxels.
+    W (k, m, n) float64: rows of k permutations; number: which of them, for each voxel; norms: the norms of
+    `_unit_residuals` at these voxels.
     """
-    n = data.shape[0]
-    m = W.shape[0]
-    widest = min(TILE, len(voxels))
-    buffer = np.empty((n, widest))
-    norm = np.empty(widest)
-    product = np.empty(widest)
-    for start in range(0, len(voxels), TILE):
-        part = voxels[start : start + TILE]
+    n, m = data.shape[0], W.shape[1]
+    buffer = np.empty((n, min(TILE, len(voxels))))
+    norm, product = np.empty(TILE), np.empty(TILE)
+    stop = 0
+    while stop < len(voxels):
+        start = stop
+        while stop < min(start + TILE, len(voxels)) and number[stop] == number[start]:
+            stop += 1
+        part, rows, effect, residual = voxels[start:stop], W[number[start]], statistic[start:stop], sse[start:stop]
         residualise_tile(data, part, basis, buffer, norm)
         for j in range(len(part)):
             norm[j] = 1.0 / norm[j] if norm[j] > 0 and norms[start + j] > 0 else 0.0
-        effect = np.zeros(len(part))
+            effect[j] = 0.0
+            residual[j] = 0.0
         # The residual itself is formed: 1 − Σ product² would lose digits where the fit is nearly perfect.
         for r in range(m):
-            product[:] = 0.0
+            for j in range(len(part)):
+                product[j] = 0.0
             for i in range(n):
                 for j in range(len(part)):
-                    product[j] += W[r, i] * buffer[i, j]
+                    product[j] += rows[r, i] * buffer[i, j]
             for i in range(n):
                 for j in range(len(part)):
-                    buffer[i, j] -= W[r, i] * product[j]
+                    buffer[i, j] -= rows[r, i] * product[j]
             for j in range(len(part)):
                 share = product[j] * norm[j]
                 if abs(share) < ORTHOGONAL:
                     share = 0.0
                 if r < rank:
                     effect[j] = effect[j] + share * share if is_f else share
-        sse = np.zeros(len(part))
         for i in range(n):
             for j in range(len(part)):
-                sse[j] += (buffer[i, j] * norm[j]) ** 2
+                residual[j] += (buffer[i, j] * norm[j]) ** 2
         for j in range(len(part)):
-            if norm[j] == 0.0:
-                sse[j] = 1.0
-        for j in range(len(part)):
-            residual = max(sse[j], SSE_FLOOR)
-            sse_out[start + j] = residual
-            if is_f:
-                statistic[start + j] = effect[j] / rank * (df / residual)
-            else:
-                statistic[start + j] = effect[j] * np.sqrt(df / residual)
+            residual[j] = max(residual[j], SSE_FLOOR) if norm[j] != 0.0 else 1.0
+            share = df / residual[j]
+            effect[j] = effect[j] / rank * share if is_f else effect[j] * np.sqrt(share)
 
 
 class DeviceModel(ABC):
@@ -425,7 +423,7 @@ class Glm(DeviceModel):
             )
         for b in np.flatnonzero(~equivalent & (marks > 0)):
             voxels = np.flatnonzero(np.isnan(out[b]))
-            out[b, voxels], exact_sse = self._exact(rows[b], voxels)
+            out[b, voxels], exact_sse = self._exact(rows[b : b + 1], np.zeros_like(voxels), voxels)
             if self.smoother:
                 sse[b, voxels] = exact_sse
         if self.smoother:
@@ -445,7 +443,7 @@ class Glm(DeviceModel):
         if self.device is not None:
             statistic, sse = self._on_device.exact(shuffle[None], np.zeros_like(voxels), voxels)
         else:
-            statistic, sse = self._exact(self._rows(shuffle[None])[0], voxels)
+            statistic, sse = self._exact(self._rows(shuffle[None]), np.zeros_like(voxels), voxels)
         if not self.smoother:
             return statistic
         variance = sse * self._norms**2 / self.df
@@ -469,12 +467,8 @@ class Glm(DeviceModel):
         """
         if self.device is not None:
             return self._on_device.exact(shuffles, number, voxels)[0]
-        out = np.empty(len(number))
-        for b in np.unique(number):
-            chosen = number == b
-            rows = self._rows(shuffles[b : b + 1])[0]
-            out[chosen] = self._exact(rows, voxels[chosen].astype(np.int64))[0]
-        return out
+        needed, place = np.unique(number, return_inverse=True)
+        return self._exact(self._rows(shuffles[needed]), place.astype(np.int64), voxels.astype(np.int64))[0]
 
     def exact_on(self, shuffles: ShuffleBatch, items: DeviceItems) -> DeviceArray:
         """(room,) float64 The same for a list on the device, where they stay."""
@@ -485,16 +479,15 @@ class Glm(DeviceModel):
         """Whether every batch reads from a file."""
         return self._residuals.in_file
 
-    def _exact(self, rows: Float64, voxels: Ints) -> tuple[Float64, Float64]:
+    def _exact(self, rows: Float64, number: Ints, voxels: Ints) -> tuple[Float64, Float64]:
+        """Statistic and SSE in float64 of voxels in permutations, which are numbers of the rows (k, m, n)."""
         statistic, sse = np.zeros(len(voxels)), np.ones(len(voxels))
         r, is_f = self.model.rank_effect, self.model.is_f
-        if r:
-            W = np.ascontiguousarray(rows)
+        if r and len(voxels):
             for place, values, column in pieces_with(self.data, voxels):
                 results = np.empty(len(column)), np.empty(len(column))
-                _exact(
-                    values, column, self._norms[voxels[place]], self._basis, W, r, is_f, float(self.df), *results
-                )
+                norms = self._norms[voxels[place]]
+                _exact(values, column, number[place], norms, self._basis, rows, r, is_f, float(self.df), *results)
                 statistic[place], sse[place] = results
         return statistic, sse
 
