@@ -3,18 +3,21 @@
 `ascend` gives every voxel a label and lists edges between labels. Here labels become peaks, edges are sorted by level,
 and the components of falling levels are swept once, with one number for each peak and no look at the map.
 
-**Maxima only.** Where only the largest score of a map is needed, most voxels need not be sorted at all. Of either sign,
-call the highest peak G, and the component that it is in, at each level, the *trunk*. The edges alone, in a first pass
-of unions over a few thousand peaks, say at which level J(q) each peak q joins the trunk (0: never). A voxel of level a
-at the peak q is then in the trunk at the levels 1 … min(a, J(q)), so that a histogram of min(a, J) gives the size n_k
-of the trunk at every level k, and with it what the trunk is worth down from any level,
+**Trunk and branches.** Most voxels need not be sorted at all. Of either sign, call the highest peak G, and the
+component that it is in, at each level, the *trunk*. The edges alone, in a first pass of unions over a few thousand
+peaks, say at which level J(q) each peak q joins the trunk (0: never). A voxel of level a at the peak q is then in the
+trunk at the levels 1 … min(a, J(q)), so that a histogram of min(a, J) gives the size n_k of the trunk at every level k,
+and with it what the trunk is worth down from any level,
 
     T(J) = Σ_{k≤J} S[n_k]·w_k
 
-G's own score is T(level of G). A voxel with a > J(q) was in a *branch* before: only such voxels, about a third, are
-sorted, and swept through the unions among branches. When a branch ends at level J, each of its peaks has gathered
-A = Σ_{k>J} S[n_k]·w_k, by the same accumulators as in the whole sweep (total − S[n]·C[J], with n the voxels of the
-branch), and its score is A + T(J). The integers are those of the whole sweep, which the maps use: every sum is exact.
+A voxel with a ≤ J(q) has the score T(a). One with a > J(q) was in a *branch* before: only such voxels, about a third,
+are sorted, and swept through the unions among branches. When a branch ends at level J, each of its peaks has gathered
+A = Σ_{k>J} S[n_k]·w_k (total − S[n]·C[J], with n the voxels of the branch), and its score is A + T(J); a voxel of the
+branch has that less what its peak had gathered above the voxel's level. Every sum of integers is exact.
+
+**Counts.** For uncorrected p-values a score is only compared with the observed one: it is counted where it is made, and
+no map is written.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from gpuvox.jit import checked, part
 from gpuvox.levels import Levels, quantise
 from gpuvox.types import Bools, Float32, Int32, Ints
 
-__all__ = ["Layout", "Scratch", "enhance_maps", "layout_of", "scratch_for"]
+__all__ = ["Kept", "Layout", "Scratch", "enhance_maps", "layout_of", "scratch_for"]
 
 _SPARE = 2 * WORD  # positions after the box, which the last word reads
 
@@ -52,13 +55,21 @@ count: how many of a level; start: where those of a level begin, and, when all a
 """
 
 Scratch = namedtuple(
-    "Scratch", "code label order head_up final outside above joined joins forest voxels edges trunk worth group"
+    "Scratch",
+    "code label order head_up final outside above joined joins forest voxels edges trunk worth scores group",
 )
 Scratch.__doc__ = """Work space, once per call.
 
 In the box: code, label. By head or voxel: order, head_up, final, outside (voxels of branches), above, joined (J). By
-peak: joins (J). By signed level: trunk (4, …), four histograms to be added up. worth (2, cap + 1): T of either sign.
-group: of `ascend`.
+peak: joins (J). By signed level: trunk (4, …), four histograms to be added up; worth, T of either sign. scores: of a
+run. group: of `ascend`.
+"""
+
+Kept = namedtuple("Kept", "maxima maps ties nearer")
+Kept.__doc__ = """What is kept of the scores.
+
+maxima (2, B); maps (B, V), or without rows; ties (V,): observed scores, or without any; nearer (V,) int32: how many
+maps lie below the tie, or above a negative one.
 """
 
 
@@ -106,10 +117,10 @@ def scratch_for(grid: Grid, cap: int) -> Scratch:
     final, joined = np.zeros(n, dtype=np.int32), np.zeros(n, dtype=np.int16)
     forest = Forest(words(n), words(n), words(n), longs(n), longs(n))
     voxels, edges = (ByLevel(words(levels), words(levels)) for _ in range(2))
-    trunk, worth = np.empty((4, levels), dtype=np.int32), np.zeros((2, cap + 1), dtype=np.int64)
+    trunk = np.empty((4, levels), dtype=np.int32)
     return Scratch(
         code, label, words(n), words(n), final, words(n), longs(n), joined, words(n), forest, voxels, edges, trunk,
-        worth, make_group(),
+        longs(levels), longs(_box(grid)[0]), make_group(),
     )  # fmt: skip
 
 
@@ -125,14 +136,14 @@ def enhance_maps(
     levels: Levels,
     scratch: Scratch,
     cells: tuple[int, ...],
-    maxima: Ints,
-    maps: Ints,
+    kept: Kept,
     high: Bools,
 ) -> None:
-    """Fill maxima (2, B) and, unless it has no rows, maps (B, V). Maps with too many levels are left out, and noted.
+    """Fill what is `kept` of the scores. Maps (B, V) with too many levels are left out, and noted in `high`.
 
     cells: see `ascent.neighbour_cells`.
     """
+    whole = len(kept.maps) > 0 or len(kept.ties) > 0
     code, label, final = scratch.code, scratch.label, scratch.final
     saddles = np.empty((2, 1 << 14), np.int32)
     ends, edges, ends_level = np.empty(1024, np.int64), np.empty(1024, np.int64), np.empty(1024, np.int32)
@@ -149,10 +160,10 @@ def enhance_maps(
             ends, edges, ends_level = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.int32)
         n_edges = _edges(saddles[:, :n_saddles], code, label, final, scratch.edges.count, ends, ends_level)
         _sort_edges(n_edges, ends, ends_level, scratch.edges, edges)
-        if len(maps):
-            _whole_sweep(peaks, layout.runs, levels, edges, scratch, maxima[:, b], maps[b])
-        else:
-            _sweep_of_branches(peaks, layout.runs, levels, edges, scratch, maxima[:, b])
+        above = scratch.above if whole else scratch.above[:0]
+        _sweep_of_branches(peaks, layout.runs, levels, edges, scratch, above, kept.maxima[:, b])
+        if whole:
+            _write(layout.runs, scratch, b, kept)
 
 
 # -- peaks and edges ------------------------------------------------------------------------------------------------
@@ -319,95 +330,23 @@ def _unite(edges: Ints, worth: int, sizes: Ints, forest: Forest) -> None:
         ring[a], ring[b] = ring[b], ring[a]
 
 
-# -- all scores -----------------------------------------------------------------------------------------------------
+# -- trunk and branches ---------------------------------------------------------------------------------------------
 
 
 @part
-def _whole_sweep(
+def _sweep_of_branches(
     peaks: tuple[np.int64, int, np.int64],
     runs: Ints,
     levels: Levels,
     edges: Ints,
     scratch: Scratch,
-    maxima: Ints,
-    scores: Ints,
-) -> None:
-    """Scores of all voxels (V,), and the maxima (2,). peaks: the result of `_label_peaks`."""
-    n_peaks, n_up, first_down = peaks
-    forest = scratch.forest
-    _sort_voxels(runs, scratch.code, scratch.label, scratch.final, scratch.voxels, scratch.order)
-    _start_peaks(n_peaks, forest)
-    _sweep(levels, edges, scratch.order, scratch.voxels, scratch.edges, forest, scratch.above)
-    for peak in range(n_peaks):
-        forest.offset[peak] += forest.total[forest.root[peak]]
-    for row in range(2):
-        largest = 0
-        first, last = (first_down, n_peaks) if row else (0, n_up)
-        for peak in range(first, last):
-            largest = max(largest, forest.offset[peak])
-        maxima[row] = largest
-    _write(runs, scratch.code, scratch.label, scratch.final, scratch.voxels, forest.offset, scratch.above, scores)
-
-
-@part
-def _sort_voxels(
-    runs: Ints, code: NDArray[np.int16], label: Int32, final: Int32, by_level: ByLevel, order: Int32
-) -> None:
-    """Labels of the voxels by signed level."""
-    start, count = by_level.start, by_level.count
-    cap = len(count) >> 1
-    count[:] = 0
-    for j in range(len(runs)):
-        p, _, n = runs[j]
-        for c in code[p : p + n]:
-            count[_u(cap + c)] += 1
-    _begin(by_level)
-    for j in range(len(runs)):
-        p, _, n = runs[j]
-        codes, labels = code[p : p + n], label[p : p + n]
-        for i in range(n):
-            at = _u(cap + codes[i])
-            place = start[at]
-            order[_u(place)] = final[_u(labels[i])]
-            start[at] = place + 1
-
-
-@part
-def _write(
-    runs: Ints,
-    code: NDArray[np.int16],
-    label: Int32,
-    final: Int32,
-    by_level: ByLevel,
-    totals: Ints,
     above: Ints,
-    scores: Ints,
+    maxima: Ints,
 ) -> None:
-    """Scores of the voxels, from the final totals of the peaks. The sort is repeated to find the place of each."""
-    start = by_level.start
-    cap = len(start) >> 1
-    for k in range(len(start)):
-        start[k] -= by_level.count[k]
-    for j in range(len(runs)):
-        p, v, n = runs[j]
-        codes, labels, out = code[p : p + n], label[p : p + n], scores[v : v + n]
-        for i in range(n):
-            c = np.int64(codes[i])
-            at = _u(cap + c)
-            place = start[at]
-            start[at] = place + 1
-            score = totals[_u(final[_u(labels[i])])] - above[_u(place)]
-            out[i] = score * (np.int64(c > 0) - np.int64(c < 0))
+    """Maxima (2,), and the score of each peak in `forest.offset`; above: see `_sweep`.
 
-
-# -- maxima only: trunk and branches --------------------------------------------------------------------------------
-
-
-@part
-def _sweep_of_branches(
-    peaks: tuple[np.int64, int, np.int64], runs: Ints, levels: Levels, edges: Ints, scratch: Scratch, maxima: Ints
-) -> None:
-    """Maxima (2,). peaks: the result of `_label_peaks`, which left the levels of the peaks in `above`."""
+    peaks: the result of `_label_peaks`, which left the levels of the peaks in `scratch.above`.
+    """
     n_peaks, n_up, first_down = peaks
     forest, joins = scratch.forest, scratch.joins
     _start_peaks(n_peaks, forest)
@@ -418,11 +357,13 @@ def _sweep_of_branches(
         _join_trunk(row, _highest(first, last, scratch.above), edges, scratch.edges, forest, joins)
     _sort_branches(runs, n_peaks, scratch)
     _start_peaks(n_peaks, forest)
-    _sweep(levels, edges, scratch.order, scratch.voxels, scratch.edges, forest, scratch.above[:0])
+    _sweep(levels, edges, scratch.order, scratch.voxels, scratch.edges, forest, above)
     for row in range(2):
         first, last = (first_down, n_peaks) if row else (0, n_up)
-        _value_trunk(row, scratch.trunk, levels.sizes, levels.weights[row], scratch.worth[row])
-        maxima[row] = _best(first, last, forest, joins, levels.sizes, levels.weights[row], scratch.worth[row])
+        _value_trunk(row, scratch.trunk, levels.sizes, levels.weights[row], scratch.worth)
+        maxima[row] = _value_peaks(
+            row, first, last, forest, joins, levels.sizes, levels.weights[row], scratch.worth
+        )
 
 
 @part
@@ -484,7 +425,7 @@ def _join(edges: Ints, top: int, level: int, forest: Forest, joins: Int32) -> in
 
 @part
 def _sort_branches(runs: Ints, n_heads: np.int64, scratch: Scratch) -> None:
-    """The histograms of the trunk; and labels of the voxels of branches by signed level, as in `_sort_voxels`."""
+    """The histograms of the trunk; and labels of the voxels of branches by signed level."""
     code, label, final, joined = scratch.code, scratch.label, scratch.final, scratch.joined
     start, count = scratch.voxels
     cap = len(count) >> 1
@@ -532,20 +473,23 @@ def _list_branches(
 
 @part
 def _value_trunk(row: int, trunk: Int32, sizes: Ints, weights: Ints, worth: Ints) -> None:
-    """What the trunk of a sign is worth down from each level, T."""
-    cap = len(worth) - 1
+    """What the trunk of a sign is worth down from each level, T; `worth` is by signed level."""
+    cap = len(worth) >> 1
+    step = -1 if row else 1
     size = 0
     for k in range(cap, 0, -1):
-        c = cap - k if row else cap + k
+        c = cap + step * k
         size += trunk[0, c] + trunk[1, c] + trunk[2, c] + trunk[3, c]
-        worth[k] = sizes[size] * (weights[k] - weights[k - 1])
-    worth[0] = 0
+        worth[c] = sizes[size] * (weights[k] - weights[k - 1])
+    worth[cap] = 0
     for k in range(1, cap + 1):
-        worth[k] += worth[k - 1]
+        c = cap + step * k
+        worth[c] += worth[c - step]
 
 
 @part
-def _best(
+def _value_peaks(
+    row: int,
     first: np.int64 | int,
     last: np.int64 | int,
     forest: Forest,
@@ -554,10 +498,61 @@ def _best(
     weights: Ints,
     worth: Ints,
 ) -> int:
-    """Largest score of some peaks: what each gathered in its branch, and the trunk from there."""
+    """Scores of some peaks, into `offset`: what each gathered in its branch, and the trunk from there. The largest."""
+    cap = len(worth) >> 1
     best = 0
     for peak in range(first, last):
         root, level = forest.root[peak], joins[peak]
         gathered = forest.offset[peak] + forest.total[root] - sizes[forest.size[root]] * weights[level]
-        best = max(best, gathered + worth[level])
+        score = gathered + worth[cap - level if row else cap + level]
+        forest.offset[peak] = score
+        best = max(best, score)
     return best
+
+
+# -- all scores -----------------------------------------------------------------------------------------------------
+
+
+@part
+def _write(runs: Ints, scratch: Scratch, b: int, kept: Kept) -> None:
+    """Scores of the voxels of map b: into a map or, if there are none, counted."""
+    start, count = scratch.voxels
+    for k in range(len(start)):
+        start[k] -= count[k]
+    for j in range(len(runs)):
+        p, v, n = runs[j]
+        if len(kept.maps):
+            _score_run(p, n, scratch, kept.maps[b, v : v + n])
+        else:
+            _score_run(p, n, scratch, scratch.scores[:n])
+            _count_run(scratch.scores[:n], kept.ties[v : v + n], kept.nearer[v : v + n])
+
+
+@part
+def _score_run(p: int, n: int, scratch: Scratch, out: Ints) -> None:
+    """Scores of n voxels from position p on, from the scores of the peaks in `forest.offset`.
+
+    The sort of the voxels of branches is repeated to find the place of each.
+    """
+    start, totals, above, worth = scratch.voxels.start, scratch.forest.offset, scratch.above, scratch.worth
+    cap = _i32(len(worth) >> 1)
+    codes, labels = scratch.code[p : p + n], scratch.label[p : p + n]
+    for i in range(n):
+        c = _i32(codes[i])
+        sign = c >> _i32(31)
+        label = _u(labels[i])
+        score = worth[_u(cap + c)]
+        if (c ^ sign) - sign > _i32(scratch.joined[label]):
+            place = start[_u(cap + c)]
+            start[_u(cap + c)] = place + 1
+            score = totals[_u(scratch.final[label])] - above[_u(place)]
+        out[i] = (score ^ np.int64(sign)) - np.int64(sign)
+
+
+@part
+def _count_run(scores: Ints, ties: Ints, nearer: Int32) -> None:
+    """Count the scores that lie below the tie, of its sign."""
+    for i in range(len(scores)):
+        up = (ties[i] > 0) & (scores[i] < ties[i])
+        down = (ties[i] < 0) & (scores[i] > ties[i])
+        nearer[i] += _i32(up | down)

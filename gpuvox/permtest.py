@@ -284,7 +284,12 @@ class ObservedTest:
         """Launch everything. On a device nothing comes back before the outcomes are collected."""
         choice, promised = self.test.statistics, _Promised()
         batch = self._settled(start, stop, outcomes)
+        counts_alone = choice.uncorrected and not (choice.two_pass or choice.two_sided or keep_values)
         for name, statistic in self.statistics.items():
+            if counts_alone:
+                both = statistic.maxima_and_below(batch, self._least_ties[name])
+                promised.maxima[name], promised.below[name] = both
+                continue
             values = None
             if choice.uncorrected or choice.two_pass or keep_values:
                 values = statistic.evaluate(batch)

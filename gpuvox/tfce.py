@@ -45,14 +45,14 @@ from typing import Any, Literal
 import numpy as np
 
 from gpuvox.ascent import neighbour_cells
-from gpuvox.descent import Layout, enhance_maps, layout_of, scratch_for
+from gpuvox.descent import Kept, Layout, enhance_maps, layout_of, scratch_for
 from gpuvox.device import Again, Device, Outcomes, Promise, settled, slots_for
 from gpuvox.errors import InputError, WrongBitsError
 from gpuvox.grid import CONNECTIVITIES, Grid
 from gpuvox.heights import LINEAR, Ladder, add_to_scores, ladder, multiples_from, score_values
 from gpuvox.jit import checked
 from gpuvox.levels import Levels
-from gpuvox.reductions import extremes_on
+from gpuvox.reductions import count_below, extremes_on
 from gpuvox.types import AnyArray, Bools, DeviceArray, Float32, Float64, Int32, Ints, MapBatch
 
 __all__ = [
@@ -433,7 +433,41 @@ class Enhancer:
 
     def promised_maps(self, stat: MapBatch, outcomes: Outcomes) -> MapBatch:
         """The same; on a device the maps are complete when the outcomes are collected without an error."""
-        return self._promised(stat, True, outcomes)[1]
+        return self.promised_both(stat, outcomes)[1]
+
+    def promised_both(self, stat: MapBatch, outcomes: Outcomes) -> tuple[Promise[AnyArray], MapBatch]:
+        """(promise of the maxima, maps), see `promised_maxima` and `promised_maps`."""
+        return self._promised(stat, True, outcomes)
+
+    def maxima_and_below(self, stat: Float32, observed: Ints) -> tuple[Ints, Ints]:
+        """Maxima, and counts of maps below observed scores; on the CPU, without a map being written.
+
+        Parameters
+        ----------
+        stat : (B, V) float32
+        observed : (V,) int64
+
+        Returns
+        -------
+        maxima : (2, B) int64
+            See `maxima`.
+        below : (2, V) int64
+            See `reductions.count_below`, whose signs are disjoint here.
+
+        Raises
+        ------
+        LevelOverflow, InputError
+            As for `maxima`.
+        """
+        self._check_shape(stat)
+        if self.by_height:
+            maxima, maps = self._run(stat, True)
+            return maxima, count_below(maps, observed[None], True)
+        nearer = np.zeros(len(observed), dtype=np.int32)
+        maxima, _ = self._run(stat, False, observed, nearer)
+        return maxima, np.stack([np.where(observed > 0, nearer, 0), np.where(observed < 0, nearer, 0)]).astype(
+            np.int64
+        )
 
     def to_float(self, score: AnyArray, row: int = 0) -> Float64:
         """Scores → TFCE in FSL's units.
@@ -509,13 +543,17 @@ class Enhancer:
                 f"statistic maps of shape {stat.shape} are not (maps, {self.grid.n_voxels}), as the mask has it"
             )
 
-    def _run(self, stat: Float32, full: bool) -> tuple[AnyArray, AnyArray]:
-        """(maxima, maps) on the CPU; maps are empty unless `full`."""
+    def _run(
+        self, stat: Float32, full: bool, ties: Ints | None = None, nearer: Int32 | None = None
+    ) -> tuple[AnyArray, AnyArray]:
+        """(maxima, maps) on the CPU; maps are empty unless `full`. ties, nearer: see `descent.Kept`."""
         stat = np.ascontiguousarray(stat, dtype=np.float32)
         if self.options.exact:
             return self._sorted(stat)
         maxima = np.zeros((2, len(stat)), dtype=np.int64)
         maps = np.empty((len(stat) if full else 0, stat.shape[1]), dtype=np.int64)  # all voxels are written
+        ties = np.empty(0, dtype=np.int64) if ties is None else ties
+        nearer = np.empty(0, dtype=np.int32) if nearer is None else nearer
         high = np.zeros(len(stat), dtype=bool)
         if self.by_height:
             high = self._rise_above(stat)
@@ -526,11 +564,13 @@ class Enhancer:
         elif stat.size:
             cells = neighbour_cells(self.options.connectivity)
             scratch = scratch_for(self.grid, self.cap)
-            enhance_maps(stat, self._layout, self._levels, scratch, cells, maxima, maps, high)
+            enhance_maps(stat, self._layout, self._levels, scratch, cells, Kept(maxima, maps, ties, nearer), high)
         for b in np.flatnonzero(high):
             maxima[:, b], scores = self._finished(stat[b])
             if full:
                 maps[b] = scores
+            if len(ties):
+                nearer += ((ties > 0) & (scores < ties)) | ((ties < 0) & (scores > ties))
         return maxima, maps
 
     # Maps with more levels than the tables have.

@@ -81,6 +81,29 @@ def test_a_batch_is_its_maps_one_by_one_and_the_negative_mirrors():
     np.testing.assert_array_equal(make.maxima(maps), [whole.max(axis=1), (-whole).max(axis=1)])
 
 
+def below_one_by_one(maps, observed):
+    """(2, V) Maps below the observed value: of either sign, what is of the other sign is 0."""
+    pairs = [(np.maximum(sign * maps, 0), np.maximum(sign * observed, 0)) for sign in (1, -1)]
+    return np.stack([(values < target).sum(axis=0) for values, target in pairs])
+
+
+@pytest.mark.parametrize("connectivity", [6, 18, 26])
+def test_counts_without_maps_are_those_of_the_maps(connectivity):
+    """Plateaus and ties with the observed map; one map above the tables, which is finished on its own."""
+    rng = np.random.default_rng(connectivity)
+    grid = Grid(rng.random((11, 10, 9)) < 0.8)
+    maps = np.round(rng.normal(size=(12, grid.n_voxels)) * 8).astype(np.float32) / 4
+    maps[3, :] *= 40
+    maps[7] = maps[0]
+    for steps, cap in (((0.05, 0.07), 512), ((0.05, 0.0), 512), ((0.0005, 0.0007), 1 << 17)):
+        make = Enhancer(grid, Tfce(connectivity=connectivity), steps, cap, most=cap)
+        scores, maxima = make.enhance(maps), make.maxima(maps)
+        counted, below = make.maxima_and_below(maps, scores[0])
+        np.testing.assert_array_equal(counted, maxima)
+        np.testing.assert_array_equal(below, below_one_by_one(scores, scores[0]))
+        assert below.max() > 3
+
+
 def test_noise_in_many_peaks():
     """A map with more peaks than any buffer starts with room for."""
     rng = np.random.default_rng(1)
@@ -107,6 +130,8 @@ def test_levels_beyond_the_cap_are_reported():
     assert caught.value.needed >= 299
     with pytest.raises(LevelOverflow):
         low.enhance(t)
+    with pytest.raises(LevelOverflow):
+        low.maxima_and_below(t, np.ones(64, np.int64))
     high = Enhancer(grid, Tfce(), (0.01, 0.01), caught.value.needed)
     assert high.maxima(t).min() > 0
 

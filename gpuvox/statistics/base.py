@@ -115,6 +115,13 @@ class Statistic(Setting):
         largest = promised_extremes(self.evaluate(batch) if values is None else values, batch.outcomes)
         return largest.then(lambda maxima: np.maximum(maxima, 0)) if self.disjoint else largest
 
+    def maxima_and_below(
+        self, batch: Batch, ties: tuple[AnyArray, AnyArray]
+    ) -> tuple[Promise[AnyArray], Promise[Ints]]:
+        """`maxima` and `below` of a batch whose values nobody else needs: a subclass may do without maps of them."""
+        values = self.evaluate(batch)
+        return self.maxima(batch, values), self.below(batch, values, ties)
+
     def below(self, batch: Batch, values: MapBatch, ties: tuple[AnyArray, AnyArray]) -> Promise[Ints]:
         """(2, V) How many of the maps, and of their negatives, lie strictly below the observed value.
 

@@ -19,10 +19,13 @@ from gpuvox.reductions import extremes, normalise
 from gpuvox.statistics.base import SUM_TIE, Normalisable, Normalised, Setting, StatisticInfo
 from gpuvox.statistics.batch import Batch, Edge, StatisticModel, StepEdges, ThresholdEdge, Unpermuted
 from gpuvox.tfce import ORDINARY_PEAK, STEPS_TO_MAXIMUM, Enhancer, Tfce, most_levels, robust_peak, step_size
-from gpuvox.types import AnyArray, Float32, Float64, MapBatch
+from gpuvox.types import AnyArray, Float32, Float64, Ints, MapBatch
 
 INFO = StatisticInfo("tfce", "TFCE", precedence=50)
 NORMALISED_INFO = StatisticInfo("tfcen", "normalised TFCE", precedence=60, local_means="tfcenorm")
+
+MAXIMA = ("maxima of TFCE", 0.0)
+"""What `evaluate` leaves in `Batch.measured` for `maxima`."""
 
 LOWEST_SHARE = 0.02
 """Local means below this quantile of those in the mask are raised to it."""
@@ -116,13 +119,25 @@ class TfceStatistic(Normalisable):
 
     def evaluate(self, batch: Batch) -> MapBatch:
         """(B, V) int64 scores; float64 values for the exact integral."""
-        return self.enhancer.promised_maps(batch.t_or_z(), batch.outcomes)
+        maxima, scores = self.enhancer.promised_both(batch.t_or_z(), batch.outcomes)
+        batch.measured[MAXIMA] = maxima
+        return scores
 
     def maxima(self, batch: Batch, values: MapBatch | None = None) -> Promise[AnyArray]:
-        """See `Statistic.maxima`; takes no maps where none were made."""
+        """See `Statistic.maxima`; takes no maps where none were made, and those of the peaks where they were."""
         if values is not None:
-            return super().maxima(batch, values)
+            found: Promise[AnyArray] | None = batch.measured.pop(MAXIMA, None)
+            return found or super().maxima(batch, values)
         return self.enhancer.promised_maxima(batch.t_or_z(), batch.outcomes)
+
+    def maxima_and_below(
+        self, batch: Batch, ties: tuple[AnyArray, AnyArray]
+    ) -> tuple[Promise[AnyArray], Promise[Ints]]:
+        """See `Statistic.maxima_and_below`; scores on the CPU are counted where they are made."""
+        if batch.device is not None or self.options.exact:
+            return super().maxima_and_below(batch, ties)
+        maxima, below = self.enhancer.maxima_and_below(batch.t_or_z(), ties[0][0])
+        return batch.outcomes.known(maxima), batch.outcomes.known(below)
 
     def least_tie(self, values: AnyArray) -> AnyArray:
         """See `Statistic.least_tie`; the exact integral sums values of the statistic."""
