@@ -9,6 +9,7 @@ of each term, and the rest.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -87,6 +88,59 @@ def cluster_maps(
     extent, mass = np.zeros(stat.shape, dtype=np.int64), np.zeros(stat.shape)
     _maps(stat, *arguments, extent, mass)
     return extent, mass
+
+
+@dataclass(frozen=True, eq=False)
+class ClusterLists:
+    """The voxels in clusters of some maps, one map after the other.
+
+    Attributes
+    ----------
+    start : (B + 1,) int64
+        Where the voxels of each map begin.
+    voxel : (m,) int32
+    extent : (m,) int64
+    mass : (m,) float64
+        Signed as in `cluster_maps`.
+    n_voxels : int
+        Number of voxels of a map, V.
+    """
+
+    start: Ints
+    voxel: Int32
+    extent: Ints
+    mass: Float64
+    n_voxels: int
+
+    def maxima_and_below(self, values: AnyArray, ties: AnyArray) -> tuple[AnyArray, Ints]:
+        """Maxima, and counts of maps below observed values.
+
+        Parameters
+        ----------
+        values : (m,) array
+            `extent` or `mass`.
+        ties : (V,) array
+            The least values that tie with the observed ones, signed.
+
+        Returns
+        -------
+        maxima : (2, B) array
+            See `cluster_maxima`.
+        below : (2, V) int64
+            See `reductions.count_below`, whose signs are disjoint here.
+        """
+        n_maps = len(self.start) - 1
+        maxima, reached = np.zeros((2, n_maps), values.dtype), np.zeros(self.n_voxels, np.int64)
+        _tally(self.start, self.voxel, values, ties, maxima, reached)
+        below = n_maps - reached
+        return maxima, np.stack([np.where(ties > 0, below, 0), np.where(ties < 0, below, 0)])
+
+
+def cluster_lists(stat: Float32, grid: Grid, threshold: float, connectivity: int = 26) -> ClusterLists:
+    """The clusters of maps on the host, as lists; parameters as of `cluster_maxima`."""
+    start = np.zeros(len(stat) + 1, dtype=np.int64)
+    lists = _lists(stat, *_arguments(grid, threshold, connectivity), start)
+    return ClusterLists(start, *lists, grid.n_voxels)
 
 
 def normalised_extents(
@@ -210,21 +264,23 @@ def _components(
 ) -> int:
     """Voxels beyond ±threshold and the first of each one's cluster (as numbers into `voxels`); their count.
 
-    `at` is −1 everywhere, and is left so.
+    `at` is −1 everywhere, and is left so; meanwhile it has 2·i at the place of voxel i, and 1 more for positive ones.
     """
     n = 0
-    for v in range(len(t)):
-        if abs(t[v]) >= threshold:
-            p = index[v]
-            at[p] = n
-            voxels[n] = v
-            root[n] = n
-            for step in back:
-                q = at[p + step]
-                if q >= 0 and (t[voxels[q]] > 0) == (t[v] > 0):
-                    a, b = _find(root, q), _find(root, n)
-                    root[max(a, b)] = min(a, b)
-            n += 1
+    for v in range(len(t)):  # without a branch: the next one overwrites what is not beyond
+        voxels[n] = v
+        n += int(abs(t[v]) >= threshold)
+    for i in range(n):
+        p, is_up = index[voxels[i]], int(t[voxels[i]] > 0)
+        at[p] = 2 * i + is_up
+        root[i] = i
+        own = i
+        for step in back:
+            q = at[p + step]
+            if q < 0 or q & 1 != is_up or root[q >> 1] == own:
+                continue
+            other = _find(root, q >> 1)
+            root[max(own, other)] = own = min(own, other)
     for i in range(n):
         root[i] = _find(root, i)
         at[index[voxels[i]]] = -1
@@ -290,6 +346,47 @@ def _maps(stat: Float32, threshold: np.float32, index: Int32, back: Int32, exten
             sign = 1 if stat[b, v] > 0 else -1
             extent[b, v] = sign * size[root[i]]
             mass[b, v] = sign * _sum(high[root[i]], low[root[i]])
+
+
+@loop
+def _lists(
+    stat: Float32, threshold: np.float32, index: Int32, back: Int32, start: Ints
+) -> tuple[Int32, Ints, Float64]:
+    """See `ClusterLists`; fills `start`."""
+    at, voxels, root, size, high, low, weight = _scratch(index)
+    room = len(index)
+    voxel, extent, mass = np.empty(room, np.int32), np.empty(room, np.int64), np.empty(room)
+    for b in range(len(stat)):
+        n = _components(stat[b], threshold, index, back, at, voxels, root)
+        _heights(stat[b], voxels, n, weight)
+        _add_up(weight, root, n, size, high, low)
+        first = start[b]
+        start[b + 1] = first + n
+        if first + n > room:
+            more = np.empty(room, np.int32), np.empty(room, np.int64), np.empty(room)
+            voxel, extent = np.concatenate((voxel, more[0])), np.concatenate((extent, more[1]))
+            mass = np.concatenate((mass, more[2]))
+            room *= 2
+        for i in range(n):
+            sign = 1 if stat[b, voxels[i]] > 0 else -1
+            voxel[first + i] = voxels[i]
+            extent[first + i] = sign * size[root[i]]
+            mass[first + i] = sign * _sum(high[root[i]], low[root[i]])
+    return voxel, extent, mass
+
+
+@loop
+def _tally(start: Ints, voxel: Int32, values: AnyArray, ties: AnyArray, maxima: AnyArray, reached: Ints) -> None:
+    """Maxima (2, B) of signed values, and how many reach the tie of their voxel."""
+    for b in range(len(start) - 1):
+        for i in range(start[b], start[b + 1]):
+            value, tie = values[i], ties[voxel[i]]
+            if value > 0:
+                maxima[0, b] = max(maxima[0, b], value)
+                reached[voxel[i]] += (tie > 0) & (value >= tie)
+            else:
+                maxima[1, b] = max(maxima[1, b], -value)
+                reached[voxel[i]] += (tie < 0) & (value <= tie)
 
 
 @loop

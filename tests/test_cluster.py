@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from naive import naive_components
 
-from gpuvox.cluster import cluster_maps, cluster_maxima, label
+from gpuvox.cluster import cluster_lists, cluster_maps, cluster_maxima, label
 from gpuvox.errors import InputError
 from gpuvox.grid import Grid
 
@@ -34,6 +34,23 @@ def test_random_maps(connectivity):
                 np.testing.assert_allclose(np.maximum(sign * mass[b], 0), grid.to_vector(sums[labels]), rtol=1e-12)
                 assert top_extent[row, b] == sizes.max()
                 np.testing.assert_allclose(top_mass[row, b], sums.max(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("threshold", [0.25, 1.0, 9.0])  # nearly all voxels, some, none
+def test_counts_without_maps_are_those_of_the_maps(threshold):
+    rng = np.random.default_rng(0)
+    grid = Grid(rng.random((8, 7, 6)) < 0.9)
+    t = np.round(rng.normal(size=(9, grid.n_voxels)) * 4).astype(np.float32) / 4
+    lists = cluster_lists(t, grid, threshold, 6)
+    for values, maps in zip((lists.extent, lists.mass), cluster_maps(t, grid, threshold, 6)):
+        observed = maps[2]
+        maxima, below = lists.maxima_and_below(values, observed)
+        assert maxima.dtype == maps.dtype
+        for row, sign in enumerate((1, -1)):
+            signed, target = np.maximum(sign * maps, 0), np.maximum(sign * observed, 0)
+            np.testing.assert_array_equal(maxima[row], signed.max(axis=1))
+            np.testing.assert_array_equal(below[row], (signed < target).sum(axis=0))
+        assert below.any() == (threshold < 9)
 
 
 def test_labels_are_numbered_by_size():

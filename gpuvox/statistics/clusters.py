@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
-from gpuvox.cluster import cluster_maps, normalised_extents, promised_cluster_maxima
+from gpuvox.cluster import ClusterLists, cluster_lists, cluster_maps, normalised_extents, promised_cluster_maxima
 from gpuvox.device import Promise
 from gpuvox.statistics.base import SUM_TIE, Normalisable, Normalised, Statistic, StatisticInfo
 from gpuvox.statistics.batch import Batch, ThresholdEdge
-from gpuvox.types import AnyArray, Float64, MapBatch
+from gpuvox.types import AnyArray, Float64, Ints, MapBatch
 
 Measured = TypeVar("Measured")
 
@@ -64,6 +64,20 @@ class _OfClusters(Statistic):
             return promised_cluster_maxima(batch.maps, batch.grid, self.threshold, batch.outcomes)
 
         return self._shared(batch, "maxima", largest, True).then(self._choose)
+
+    def maxima_and_below(
+        self, batch: Batch, ties: tuple[AnyArray, AnyArray]
+    ) -> tuple[Promise[AnyArray], Promise[Ints]]:
+        """See `Statistic.maxima_and_below`; on the CPU only the voxels in clusters are looked at."""
+        if batch.device is not None:
+            return super().maxima_and_below(batch, ties)
+
+        def lists() -> ClusterLists:
+            return cluster_lists(batch.maps, batch.grid, self.threshold)
+
+        found = self._shared(batch, "lists", lists, True)
+        maxima, below = found.maxima_and_below(self._choose((found.extent, found.mass)), ties[0][0])
+        return batch.outcomes.known(maxima), batch.outcomes.known(below)
 
 
 @dataclass(frozen=True)
