@@ -34,7 +34,7 @@ from gpuvox.jit import checked, part
 from gpuvox.levels import Levels, quantise
 from gpuvox.types import Bools, Float32, Int32, Ints
 
-__all__ = ["Kept", "Layout", "Scratch", "enhance_maps", "layout_of", "scratch_for"]
+__all__ = ["Kept", "Layout", "Scratch", "enhance_maps", "keep", "layout_of", "scratch_for"]
 
 _SPARE = 2 * WORD  # positions after the box, which the last word reads
 
@@ -99,6 +99,12 @@ def layout_of(grid: Grid) -> Layout:
 def steps_of_the_cube() -> Ints:
     """(27, 3) The steps of `neighbour_steps(26)` with the voxel itself in the middle."""
     return np.insert(neighbour_steps(26), CENTRE, 0, axis=0)
+
+
+def keep(maxima: Ints, maps: Ints, ties: Ints | None = None, nearer: Int32 | None = None) -> Kept:
+    """What is to be kept of the scores, see `Kept`; by default nothing is counted."""
+    nothing = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32)
+    return Kept(maxima, maps, nothing[0] if ties is None else ties, nothing[1] if nearer is None else nearer)
 
 
 def scratch_for(grid: Grid, cap: int) -> Scratch:

@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from gpuvox.ascent import neighbour_cells
-from gpuvox.descent import enhance_maps, scratch_for
+from gpuvox.descent import enhance_maps, keep, scratch_for
 from gpuvox.device import Again, Device, Outcomes, Promise, blocks_for, blocks_over
 from gpuvox.errors import InputError, WrongBitsError
 from gpuvox.grid import Grid
@@ -110,7 +110,8 @@ class OwnSteps:
         for b in range(len(stat)):
             peaks = stat[b].max(), (-stat[b].min() if self.signs == 2 else np.float32(0))
             levels, scale = self._levels(peaks)
-            enhance_maps(stat[b : b + 1], self.enhancer._layout, levels, scratch, cells, best, scores, high)
+            kept = keep(best, scores)
+            enhance_maps(stat[b : b + 1], self.enhancer._layout, levels, scratch, cells, kept, high)
             maxima[:, b] = best[:, 0] * scale
             if full:
                 maps[b] = scores[0] * np.where(scores[0] < 0, scale[1], scale[0])

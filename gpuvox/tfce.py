@@ -45,7 +45,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gpuvox.ascent import neighbour_cells
-from gpuvox.descent import Kept, Layout, enhance_maps, layout_of, scratch_for
+from gpuvox.descent import Layout, enhance_maps, keep, layout_of, scratch_for
 from gpuvox.device import Again, Device, Outcomes, Promise, settled, slots_for
 from gpuvox.errors import InputError, WrongBitsError
 from gpuvox.grid import CONNECTIVITIES, Grid
@@ -552,24 +552,23 @@ class Enhancer:
             return self._sorted(stat)
         maxima = np.zeros((2, len(stat)), dtype=np.int64)
         maps = np.empty((len(stat) if full else 0, stat.shape[1]), dtype=np.int64)  # all voxels are written
-        ties = np.empty(0, dtype=np.int64) if ties is None else ties
-        nearer = np.empty(0, dtype=np.int32) if nearer is None else nearer
         high = np.zeros(len(stat), dtype=bool)
         if self.by_height:
             high = self._rise_above(stat)
-            kept = np.flatnonzero(~high)
-            maxima[:, kept], scores = self._sorted(stat[kept])
+            low = np.flatnonzero(~high)
+            maxima[:, low], scores = self._sorted(stat[low])
             if full:
-                maps[kept] = scores
+                maps[low] = scores
         elif stat.size:
             cells = neighbour_cells(self.options.connectivity)
             scratch = scratch_for(self.grid, self.cap)
-            enhance_maps(stat, self._layout, self._levels, scratch, cells, Kept(maxima, maps, ties, nearer), high)
+            kept = keep(maxima, maps, ties, nearer)
+            enhance_maps(stat, self._layout, self._levels, scratch, cells, kept, high)
         for b in np.flatnonzero(high):
             maxima[:, b], scores = self._finished(stat[b])
             if full:
                 maps[b] = scores
-            if len(ties):
+            if ties is not None and nearer is not None:
                 nearer += ((ties > 0) & (scores < ties)) | ((ties < 0) & (scores > ties))
         return maxima, maps
 
