@@ -97,18 +97,16 @@ class Correlation(Glm):
         for b in np.flatnonzero(~equivalent):
             voxels = np.flatnonzero(np.isnan(out[b]))
             if len(voxels):
-                out[b, voxels] = self._exact(rows[b], voxels)[0]
+                out[b, voxels] = self._exact(rows[b : b + 1], np.zeros_like(voxels), voxels)[0]
         self.settle(shuffles, out, equivalent, Outcomes(None))
         return out
 
-    def _exact(self, rows: Float64, voxels: Ints) -> tuple[Float64, Float64]:
+    def _exact(self, rows: Float64, number: Ints, voxels: Ints) -> tuple[Float64, Float64]:
         statistic = np.zeros(len(voxels))
         K = np.ascontiguousarray(self.model.nuisance)
         for place, values, column in pieces_with(self.data, voxels):
             part, norms = np.empty(len(column)), self._norms[voxels[place]]
-            _exact_correlation(
-                values, column, norms, self._basis, np.ascontiguousarray(rows), K, *self._shape, part
-            )
+            _exact_correlation(values, column, number[place], norms, self._basis, rows, K, *self._shape, part)
             statistic[place] = part
         return statistic, np.ones(len(voxels))
 
@@ -270,10 +268,13 @@ def _exact_value(
 
 @loop
 def _exact_correlation(  # noqa: PLR0913
-    data: Float32, voxels: Ints, norms: Float64, basis: Float64, rows: Float64, K: Float64, rank: int,
+    data: Float32, voxels: Ints, number: Ints, norms: Float64, basis: Float64, rows: Float64, K: Float64, rank: int,
     n_explained: int, has_mean: bool, is_square: bool, out: Float64,
 ) -> None:  # fmt: skip
-    """Statistic of one shuffle at some voxels, in float64 from the data; rows (m, n), K (n, m − rank)."""
+    """Statistic at some voxels of some shuffles, in float64 from the data; rows (k, m, n), K (n, m − rank).
+
+    number: which of the k shuffles, for each voxel.
+    """
     n = data.shape[0]
     buffer, norm = np.empty((n, 1)), np.empty(1)
     raw = np.empty(n)
@@ -282,7 +283,7 @@ def _exact_correlation(  # noqa: PLR0913
         for i in range(n):
             raw[i] = np.float64(data[i, voxels[j]])
         unit = 1.0 / norm[0] if norm[0] > 0 and norms[j] > 0 else 0.0
-        out[j] = _exact_value(buffer[:, 0], raw, unit, rows, K, rank, n_explained, is_square)
+        out[j] = _exact_value(buffer[:, 0], raw, unit, rows[number[j]], K, rank, n_explained, is_square)
 
 
 class _OnDevice(GlmOnDevice):
