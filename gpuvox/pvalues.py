@@ -62,6 +62,34 @@ def false_discovery_rate(p: Float64, tests: int | None = None) -> Float64:
     return adjusted
 
 
+def adaptive_false_discovery_rate(p: Float64, tests: int | None = None) -> Float64:
+    """Adjusted p-values of the multiple-stage procedure of Y. Benjamini, A. M. Krieger and D. Yekutieli.
+
+    Definition 7 of their article (2006, Biometrika 93:491), which estimates how many null hypotheses are true. With p
+    sorted, q_j is the largest, over i ≤ j, of the smallest, over l ≥ i, of p_l (m + 1 − i) / (l − i p_l), and 1 at most.
+    The smallest is where l / p_l is largest.
+
+    Parameters
+    ----------
+    p, tests
+        See `false_discovery_rate`.
+
+    Returns
+    -------
+    (V,) float64
+        The smallest false discovery rate at which each would be rejected.
+    """
+    count = len(p) if tests is None else tests
+    order = np.argsort(p, kind="stable")[:count]
+    place = np.arange(1, count + 1, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        most = np.maximum.accumulate((place / p[order])[::-1])[::-1]
+        smallest = (count + 1 - place) / (most - place)
+    adjusted = np.ones(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(smallest), 1.0)
+    return adjusted
+
+
 def critical_value(null: ArrayLike, level: float = 0.05) -> float:
     """Value that an observed statistic must exceed at a family-wise level: the ⌈(1 − level)·N⌉-th smallest.
 
