@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
@@ -20,10 +20,12 @@ from gpuvox.runtime.limits import threads_for
 from gpuvox.runtime.pool import Pool
 from gpuvox.tally import BlockResult, Tally
 from gpuvox.team import DEVICE_THREADS
-from gpuvox.types import PermutationsDone
+from gpuvox.types import Bools, PermutationsDone
 
 Share = tuple[int, int]
 """Range of permutations, start and stop."""
+Watch = Callable[[ObservedTest], MapsOfPermutation | None]
+"""Makes the callback of a test whose unpermuted maps are known."""
 
 
 class TallyStore(Protocol):
@@ -93,6 +95,7 @@ def run(
     store: TallyStore | None = None,
     share: Share | None = None,
     workers: Workers | None = None,
+    watch: Watch | None = None,
 ) -> Finished:
     """Run a permutation test.
 
@@ -112,6 +115,8 @@ def run(
         Run only these permutations; the tally is then incomplete. Not with the two-pass scheme.
     workers : Workers, optional
         Workers that run the permutations instead of threads of this process.
+    watch : callable, optional
+        Makes the callback from the test that is run, in place of `callback`; called anew if a run starts again.
 
     Returns
     -------
@@ -124,16 +129,67 @@ def run(
     InputError
         The two-pass scheme is used with a share, or a callback with workers that do not send maps back.
     """
-    if workers and callback and not workers.takes_callbacks:
-        raise InputError("a callback cannot be used with workers, which do not send maps back")
+    _check_callback(workers, callback or watch)
     if share and test.statistics.normalised:
         raise InputError("the two-pass scheme cannot be run in shares: its second pass needs all of the first")
+    make: Watch = watch or (lambda _: callback)
+    with _running(test, workers):
+        return _run(test, _threads(test, threads), progress, make, store, share, workers)
+
+
+def show(
+    observed: ObservedTest,
+    callback: MapsOfPermutation,
+    done: Bools | None = None,
+    *,
+    threads: int | None = None,
+    progress: PermutationsDone | None = None,
+    share: Share | None = None,
+    workers: Workers | None = None,
+) -> None:
+    """Make permutations of a test for their maps alone.
+
+    Parameters
+    ----------
+    observed : ObservedTest
+    callback : callable
+        See `ObservedTest.run`.
+    done : (N,) bool, optional
+        Permutations to leave out.
+    threads, progress, share, workers
+        See `run`.
+
+    Raises
+    ------
+    DeviceError, InputError
+        See `run`.
+    """
+    _check_callback(workers, callback)
+    tally = Tally(observed.n, *(share or ()))
+    if done is not None:
+        tally.done[:] = done
+    if not tally.is_complete:
+        with _running(observed.test, workers):
+            _fold(observed, tally, _threads(observed.test, threads), progress, callback, None, workers)
+
+
+def _check_callback(workers: Workers | None, callback: object) -> None:
+    if workers and callback and not workers.takes_callbacks:
+        raise InputError("a callback cannot be used with workers, which do not send maps back")
+
+
+def _threads(test: PermutationTest, threads: int | None) -> int:
+    return DEVICE_THREADS if test.device else threads_for(threads)
+
+
+@contextmanager
+def _running(test: PermutationTest, workers: Workers | None) -> Iterator[None]:
+    """Lets go of the device or of the workers at the end."""
     device = test.device
-    threads = DEVICE_THREADS if device else threads_for(threads)
     # We start the threads; those of a linear algebra library would only compete with them.
     try:
         with threadpool_limits(1):
-            return _run(test, threads, progress, callback, store, share, workers)
+            yield
     except OutOfDeviceMemory as error:
         raise DeviceError(
             f"the device does not have enough memory even for one map at a time ({error}); use --device cpu"
@@ -150,7 +206,7 @@ def _run(
     test: PermutationTest,
     threads: int,
     progress: PermutationsDone | None,
-    callback: MapsOfPermutation | None,
+    watch: Watch,
     store: TallyStore | None,
     share: Share | None,
     workers: Workers | None,
@@ -160,7 +216,7 @@ def _run(
     while True:
         try:
             observed = workers.observe(test) if workers else test.observe()
-            tally = fold(observed, threads, progress, callback, store, share, workers)
+            tally = fold(observed, threads, progress, watch(observed), store, share, workers)
             break
         except LevelOverflow as overflow:
             test = test.with_cap(overflow.needed)
@@ -196,7 +252,20 @@ def fold(
     tally = Tally(observed.n, *(share or ()))
     if store:
         tally = store.tally(observed, tally)
+    _fold(observed, tally, threads, progress, callback, store, workers)
+    return tally
 
+
+def _fold(
+    observed: ObservedTest,
+    tally: Tally,
+    threads: int,
+    progress: PermutationsDone | None,
+    callback: MapsOfPermutation | None,
+    store: TallyStore | None,
+    workers: Workers | None,
+) -> None:
+    """Run what a tally lacks, and add it."""
     results = (
         workers.results(observed, tally, callback) if workers else _results(observed, threads, tally, callback)
     )
@@ -208,7 +277,6 @@ def fold(
             signals.check()
             if progress:
                 progress(tally.n_done)
-    return tally
 
 
 def _results(

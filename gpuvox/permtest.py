@@ -82,6 +82,8 @@ class PermutationTest:
     level_cap : int
         Steps of TFCE that are prepared for. A run that meets a map with more, up to `tfce.most_levels`, starts
         again with a larger cap, because the integer scores of two caps do not mix; higher maps start nothing.
+    shows_sizes : bool
+        Callbacks get the size of values, whatever their sign.
     """
 
     model: StatisticModel
@@ -91,6 +93,7 @@ class PermutationTest:
     signs: int = 1
     level_cap: int = FIRST_LEVELS
     joint_peak: float | None = None
+    shows_sizes: bool = False
 
     @property
     def device(self) -> Device | None:
@@ -273,12 +276,25 @@ class ObservedTest:
             result.total[name], result.nonzero[name] = sums.value
         if callback:
             maps = {
-                name: statistic.in_units(statistic.of_sign(_on_host(promised.values[name], self.device), 0), 0)
-                for name, statistic in self.statistics.items()
+                name: self.shown(name, _on_host(values, self.device)) for name, values in promised.values.items()
             }
             for b in range(stop - start):
                 callback(start + b, {name: values[b] for name, values in maps.items()})
         return result
+
+    def shown(self, name: str, values: AnyArray) -> AnyArray:
+        """Values (B, V) of a statistic for both signs → what callbacks get."""
+        statistic = self.statistics[name]
+        up = statistic.in_units(statistic.of_sign(values, 0), 0)
+        if not self.test.shows_sizes:
+            return up
+        larger: AnyArray = np.maximum(up, statistic.in_units(statistic.of_sign(values, 1), 1))
+        return larger
+
+    def for_maps(self) -> ObservedTest:
+        """The same test for callbacks alone: nothing is counted."""
+        statistics = replace(self.test.statistics, uncorrected=False, two_pass=False)
+        return replace(self, test=replace(self.test, statistics=statistics))
 
     def _promise(self, start: int, stop: int, keep_values: bool, outcomes: Outcomes) -> _Promised:
         """Launch everything. On a device nothing comes back before the outcomes are collected."""

@@ -66,8 +66,8 @@ def adaptive_false_discovery_rate(p: Float64, tests: int | None = None) -> Float
     """Adjusted p-values of the multiple-stage procedure of Y. Benjamini, A. M. Krieger and D. Yekutieli.
 
     Definition 7 of their article (2006, Biometrika 93:491), which estimates how many null hypotheses are true. With p
-    sorted, q_j is the largest, over i ≤ j, of the smallest, over l ≥ i, of p_l (m + 1 − i) / (l − i p_l), and 1 at most.
-    The smallest is where l / p_l is largest.
+    sorted, q_j is the largest, over i ≤ j, of the smallest, over l ≥ i, of p_l (m + 1 − i) / (l − i p_l), and 1 at
+    most. The smallest is where l / p_l is largest.
 
     Parameters
     ----------

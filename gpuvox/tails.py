@@ -1,7 +1,7 @@
 """Approximations of small p-values from few permutations, or from none (Winkler et al. 2016, NeuroImage 141:502).
 
-A null distribution includes the unpermuted value, as it does for p-values by counting. p are on the scale where small is
-significant. Four approximations:
+A null distribution includes the unpermuted value, as it does for p-values by counting. p are on the scale where small
+is significant. Four approximations:
 
 * `pareto`: a generalised Pareto law fitted to the tail of each null distribution whose p is small; where none fits, or
   the observed value is not in the tail, p by counting stays.
@@ -43,7 +43,7 @@ class Approximated(NamedTuple):
     fitted: Bools
 
 
-# -- generalised Pareto -------------------------------------------------------------------------------------------------
+# -- generalised Pareto -----------------------------------------------------------------------------------------------
 
 
 def pareto(null: ArrayLike, observed: ArrayLike, p: ArrayLike) -> Approximated:
@@ -138,7 +138,7 @@ def _anderson_darling(y: Float64, scale: Float64, shape: Float64) -> Float64:
     return result
 
 
-# -- gamma --------------------------------------------------------------------------------------------------------------
+# -- gamma ------------------------------------------------------------------------------------------------------------
 
 
 def gamma(observed: ArrayLike, mean: ArrayLike, variance: ArrayLike, skewness: ArrayLike) -> Float64:
@@ -184,7 +184,7 @@ def moments_of_sums(n: int, first: Float64, second: Float64, third: Float64) -> 
     return mean, spread * (n / max(n - 1, 1)), skewness * adjust
 
 
-# -- negative binomial --------------------------------------------------------------------------------------------------
+# -- negative binomial ------------------------------------------------------------------------------------------------
 
 
 def negative_binomial(reached: Ints, n: int) -> Float64:
@@ -207,10 +207,12 @@ def negative_binomial(reached: Ints, n: int) -> Float64:
     return np.where(last < n, r / np.maximum(last, 1), (count + 1) / n)
 
 
-# -- without permutations -----------------------------------------------------------------------------------------------
+# -- without permutations ---------------------------------------------------------------------------------------------
 
 
-def without_permutations(data: Data, design: PartitionedDesign, two_tailed: bool = False) -> tuple[Float64, Float64]:
+def without_permutations(
+    data: Data, design: PartitionedDesign, two_tailed: bool = False
+) -> tuple[Float64, Float64]:
     """The partial correlation, or R², and its p from the moments over all permutations, of which none is made.
 
     Parameters
@@ -300,7 +302,7 @@ def _permutation_moments(n: int, of_a: _Invariants, of_w: _Invariants) -> tuple[
     mean = T * t / (n - 1)
     variance = 2 * ((n - 1) * T2 - T**2) * ((n - 1) * t2 - t**2) / ((n - 1) ** 2 * (n + 1) * (n - 2))
     spread = n * (n + 1) * S2 - (n - 1) * (T**2 + 2 * T2), n * (n + 1) * s2 - (n - 1) * (t**2 + 2 * t2)
-    variance = variance + spread[0] * spread[1] / ((n + 1) * n * (n - 1) * (n - 2) * (n - 3))
+    variance = np.asarray(variance + spread[0] * spread[1] / ((n + 1) * n * (n - 1) * (n - 2) * (n - 3)))
     third = _third_moment(n, of_a, of_w)
     cubed = third - 3 * mean * variance - mean**3
     skewness = np.divide(cubed, variance**1.5, out=np.zeros_like(cubed), where=variance > 0)
@@ -310,12 +312,10 @@ def _permutation_moments(n: int, of_a: _Invariants, of_w: _Invariants) -> tuple[
 def _third_moment(n: int, of_a: _Invariants, of_w: _Invariants) -> Float64:
     """Third moment about 0 of tr(A W_π): a bilinear form in monomials of degree 3 of either matrix."""
     mine, theirs = _monomials(of_a), _monomials(of_w)
-    total = sum(
-        factor * (mine[a] * theirs[b] if a == b else mine[a] * theirs[b] + mine[b] * theirs[a])
-        for (a, b), factor in _third_moment_factors(n).items()
-    )
-    result: Float64 = total / (n * (n - 1) * (n - 2) * (n - 3) * (n - 4) * (n - 5))
-    return result
+    total = np.zeros(np.shape(of_w.T))
+    for (a, b), factor in _third_moment_factors(n).items():
+        total += factor * (mine[a] * theirs[b] if a == b else mine[a] * theirs[b] + mine[b] * theirs[a])
+    return total / (n * (n - 1) * (n - 2) * (n - 3) * (n - 4) * (n - 5))
 
 
 def _monomials(of: _Invariants) -> dict[str, Float64]:

@@ -1,0 +1,371 @@
+"""Runs of a permutation test that gather what the approximations of small p-values need (`tails`).
+
+What is gathered is the same whatever the order in which permutations come, so the bits of p depend neither on threads
+nor on devices: sums of powers are sums of whole numbers, null distributions have a place for each permutation, and of
+the permutations that reach an observed value the first few are kept by their numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from threading import Lock, local
+from typing import Literal
+
+import numpy as np
+
+from gpuvox.executors import Finished, Share, TallyStore, Watch, Workers, run, show
+from gpuvox.permtest import LevelOverflow, MapsOfPermutation, ObservedTest, PermutationTest
+from gpuvox.tails import SMALL, Approximated, gamma, gamma_of, moments_of_sums, negative_binomial, pareto
+from gpuvox.tally import ByStatistic
+from gpuvox.types import Bools, Float64, Ints, PermutationsDone
+
+ROOM = 1 << 30
+"""Bytes of null distributions that are held at a time."""
+TIES = 2e-5
+"""Values this close to the observed one, in units of it or of 1, reach it: float32's rounding."""
+_CUT_BITS = 6  # values up to 2⁶ times the largest observed one are summed as they are
+_FIRST_ROUND = 64  # permutations after which the negative binomial approximation looks whether it may end
+
+
+@dataclass(frozen=True)
+class Tail:
+    """An approximation of p-values that are small, by few permutations.
+
+    Parameters
+    ----------
+    method : {"pareto", "gamma"}
+        See `tails`.
+    """
+
+    method: Literal["pareto", "gamma"]
+
+    @property
+    def title(self) -> str:
+        """In sentences."""
+        if self.method == "gamma":
+            return "a gamma distribution with the moments of the permutation distribution"
+        return "generalised Pareto distributions fitted to the tails of permutation distributions"
+
+    def of_null(self, null: Float64, observed: Float64, p: Float64) -> Approximated:
+        """p of observed values (V,) from one null distribution (N,), such as that of the maxima.
+
+        Parameters
+        ----------
+        null : (N,) float64
+        observed : (V,) float64
+        p : (V,) float64
+            By counting.
+        """
+        if self.method == "gamma":
+            return Approximated(gamma_of(null, observed), np.ones(len(observed), dtype=bool))
+        return pareto(null, observed, p)
+
+
+@dataclass(frozen=True, eq=False)
+class ApproximatedRun:
+    """A finished run, and its approximate p-values.
+
+    Attributes
+    ----------
+    finished : Finished
+    uncorrected : dict of Approximated
+        By the name of the statistic; none of clusters.
+    """
+
+    finished: Finished
+    uncorrected: Mapping[str, Approximated] = field(default_factory=dict)
+
+
+def run_approximated(
+    test: PermutationTest,
+    tail: Tail,
+    *,
+    threads: int | None = None,
+    progress: PermutationsDone | None = None,
+    store: TallyStore | None = None,
+    workers: Workers | None = None,
+    room: int = ROOM,
+) -> ApproximatedRun:
+    """Run a permutation test and approximate its p-values.
+
+    Uncorrected p are of the map, or, if the test is two-sided, of the size of its values. They are approximated if the
+    test counts them (`Statistics.uncorrected`). Null distributions that do not fit in memory are made in several passes
+    over the permutations, each for some of the voxels.
+
+    Parameters
+    ----------
+    test : PermutationTest
+        Of one sign, or two-sided.
+    tail : Tail
+    threads, progress, store, workers
+        See `executors.run`.
+    room : int
+        Bytes of null distributions to hold at a time.
+
+    Raises
+    ------
+    DeviceError, InputError
+        See `executors.run`.
+    """
+    test = replace(test, shows_sizes=test.statistics.two_sided)
+    how = _How(threads, progress, workers)
+    if not test.statistics.uncorrected:
+        return ApproximatedRun(how.run(test, store))
+    if tail.method == "pareto":
+        finished = how.run(test, store)
+        return ApproximatedRun(finished, _of_pareto(finished, how, room))
+    made: list[PowerSums] = []
+
+    def watch(observed: ObservedTest) -> MapsOfPermutation:
+        made.append(PowerSums(observed))
+        return made[-1]
+
+    finished, sums = how.run(test, store, watch), made[-1]
+    how.show(finished.observed, sums, sums.seen)  # those that were resumed
+    return ApproximatedRun(finished, {name: sums.p(name) for name in sums.names})
+
+
+@dataclass(frozen=True, eq=False)
+class _How:
+    """Where permutations run."""
+
+    threads: int | None
+    progress: PermutationsDone | None
+    workers: Workers | None
+
+    def run(self, test: PermutationTest, store: TallyStore | None, watch: Watch | None = None) -> Finished:
+        return run(
+            test, threads=self.threads, progress=self.progress, store=store, workers=self.workers, watch=watch
+        )
+
+    def show(
+        self,
+        observed: ObservedTest,
+        callback: MapsOfPermutation,
+        done: Bools | None = None,
+        share: Share | None = None,
+    ) -> None:
+        show(observed.for_maps(), callback, done, threads=self.threads, share=share, workers=self.workers)
+
+
+def names_of_elements(observed: ObservedTest) -> list[str]:
+    """Statistics with a null distribution of their own at each voxel; those of clusters are mostly 0."""
+    return [name for name in observed.statistics if not name.startswith("cluster")]
+
+
+def _observed_values(observed: ObservedTest, name: str) -> Float64:
+    """(V,) The unpermuted values as callbacks get them."""
+    return np.asarray(observed.shown(name, observed.observed[name])[0], dtype=np.float64)
+
+
+# -- generalised Pareto ---------------------------------------------------------------------------------------------
+
+
+class NullsAt:
+    """The null distributions of some voxels: a place for each permutation.
+
+    Parameters
+    ----------
+    n : int
+        Number of permutations.
+    voxels : dict of (k,) int
+        By statistic.
+    """
+
+    def __init__(self, n: int, voxels: Mapping[str, Ints]) -> None:
+        self.voxels = voxels
+        self.values = {name: np.empty((n, len(chosen))) for name, chosen in voxels.items()}
+
+    def __call__(self, number: int, maps: ByStatistic) -> None:
+        """Take the maps of a permutation."""
+        for name, chosen in self.voxels.items():
+            self.values[name][number] = maps[name][chosen]
+
+
+def _of_pareto(finished: Finished, how: _How, room: int) -> dict[str, Approximated]:
+    """By statistic."""
+    observed, tally = finished.observed, finished.tally
+    names = names_of_elements(observed)
+    values = {name: _observed_values(observed, name) for name in names}
+    p = {name: 1 - tally.below[name][0] / tally.n for name in names}
+    found = {name: Approximated(p[name].copy(), np.zeros(len(p[name]), dtype=bool)) for name in names}
+    small = {name: np.flatnonzero(p[name] < SMALL) for name in names}
+    for voxels in _in_parts(small, max(1, room // (8 * tally.n))):
+        nulls = NullsAt(tally.n, voxels)
+        how.show(observed, nulls)
+        for name, here in voxels.items():
+            fits = pareto(nulls.values[name], values[name][here], p[name][here])
+            found[name].p[here], found[name].fitted[here] = fits
+    return found
+
+
+def _in_parts(voxels: Mapping[str, Ints], most: int) -> Iterator[dict[str, Ints]]:
+    """Voxels of several statistics, no more than `most` at a time."""
+    part: dict[str, Ints] = {}
+    for name, chosen in voxels.items():
+        left = chosen
+        while len(left):
+            take = most - sum(map(len, part.values()))
+            part[name], left = left[:take], left[take:]
+            if len(left):
+                yield part
+                part = {}
+    if part:
+        yield part
+
+
+# -- gamma ----------------------------------------------------------------------------------------------------------
+
+
+class PowerSums:
+    """Sums over permutations of the values at each voxel, and of their squares and cubes.
+
+    Each is rounded to a whole number of quanta, so fine that none of the three sums can exceed 63 bits while no value
+    is larger than 64 times the largest observed one; values beyond that are cut to it. With N permutations
+    x, the cube of the largest observed one keeps about 40 − log₂ N bits.
+    """
+
+    def __init__(self, observed: ObservedTest) -> None:
+        n = observed.n
+        self.names = names_of_elements(observed)
+        self.observed = {name: _observed_values(observed, name) for name in self.names}
+        self.seen = np.zeros(n, dtype=bool)
+        self._lock, self._mine, self._all = Lock(), local(), list[dict[str, Ints]]()
+        self._limits = {name: _limit(values) for name, values in self.observed.items()}
+        self._bits = 61 - n.bit_length()
+
+    def __call__(self, number: int, maps: ByStatistic) -> None:
+        """Take the maps of a permutation; a second time, nothing."""
+        with self._lock:
+            if self.seen[number]:
+                return
+            self.seen[number] = True
+        for name, sums in self._sums_of_thread().items():
+            limit = self._limits[name]
+            share = np.clip(np.asarray(maps[name], dtype=np.float64), -limit, limit) * (1 / limit)
+            power = share * 2.0**self._bits
+            for row in sums:
+                row += np.rint(power).astype(np.int64)
+                power *= share
+
+    def _sums_of_thread(self) -> dict[str, Ints]:
+        sums: dict[str, Ints] | None = getattr(self._mine, "sums", None)
+        if sums is None:
+            sums = {name: np.zeros((3, len(values)), dtype=np.int64) for name, values in self.observed.items()}
+            self._mine.sums = sums
+            with self._lock:
+                self._all.append(sums)
+        return sums
+
+    def p(self, name: str) -> Approximated:
+        """Upper tail of the gamma law at the observed values."""
+        whole = np.sum([sums[name] for sums in self._all], axis=0)
+        limit = self._limits[name]
+        sums = [limit**power * (row * 2.0**-self._bits) for power, row in enumerate(whole, 1)]
+        p = gamma(self.observed[name], *moments_of_sums(len(self.seen), *sums))
+        return Approximated(p, np.ones(len(p), dtype=bool))
+
+
+def _limit(observed: Float64) -> float:
+    """A power of 2 of at least 64 times the largest observed value."""
+    return float(2.0 ** (math.frexp(float(np.abs(observed).max(initial=0.0)) or 1.0)[1] + _CUT_BITS))
+
+
+# -- negative binomial ----------------------------------------------------------------------------------------------
+
+
+class FirstReached:
+    """The first permutations in which each voxel reaches its observed value, by their numbers.
+
+    Parameters
+    ----------
+    observed : ObservedTest
+    r : int
+        How many to keep.
+    """
+
+    def __init__(self, observed: ObservedTest, r: int) -> None:
+        self.n = observed.n
+        self.names = names_of_elements(observed)
+        self._least = {name: _least(observed, name) for name in self.names}
+        self.first = {
+            name: np.full((r, len(least)), self.n, dtype=np.int64) for name, least in self._least.items()
+        }
+        self._lock = Lock()
+
+    def __call__(self, number: int, maps: ByStatistic) -> None:
+        """Take the maps of a permutation; the unpermuted one does not count."""
+        if not number:
+            return
+        for name, least in self._least.items():
+            reaches, first = np.flatnonzero(maps[name] >= least), self.first[name]
+            with self._lock:
+                reaches = reaches[first[-1, reaches] > number]
+                later = np.full(len(reaches), number)
+                for row in first:
+                    row[reaches], later = np.minimum(row[reaches], later), np.maximum(row[reaches], later)
+
+    def is_done(self, name: str) -> bool:
+        """Whether no permutation after those that were taken can change anything."""
+        return bool((self.first[name][-1] < self.n).all())
+
+
+def _least(observed: ObservedTest, name: str) -> Float64:
+    """The least values that reach the observed ones."""
+    values = _observed_values(observed, name)
+    return values - TIES * np.maximum(np.abs(values), 1) if observed.statistics[name].info.is_image else values
+
+
+def run_negative_binomial(
+    test: PermutationTest,
+    exceedances: int = 2,
+    *,
+    threads: int | None = None,
+    progress: PermutationsDone | None = None,
+    workers: Workers | None = None,
+) -> tuple[ObservedTest, dict[str, Float64], int]:
+    """Run permutations, in their order, until every voxel has reached its observed value a few times.
+
+    Parameters
+    ----------
+    test : PermutationTest
+    exceedances : int
+        How often; see `tails.negative_binomial`.
+    threads, progress, workers
+        See `executors.run`.
+
+    Returns
+    -------
+    observed : ObservedTest
+    p : dict of (V,) float64
+        Uncorrected, by statistic; none of clusters. Their bits do not depend on where the run ended.
+    done : int
+        Number of permutations that were made.
+    """
+    test, how = replace(test, shows_sizes=test.statistics.two_sided), _How(threads, None, workers)
+    while True:
+        observed = workers.observe(test) if workers else test.observe()
+        reached = FirstReached(observed, exceedances)
+        try:
+            done = _until_reached(observed, reached, how, progress)
+            break
+        except LevelOverflow as overflow:
+            test = test.with_cap(overflow.needed)
+    p = {name: negative_binomial(reached.first[name], observed.n) for name in reached.names}
+    return observed, p, done
+
+
+def _until_reached(
+    observed: ObservedTest, reached: FirstReached, how: _How, progress: PermutationsDone | None
+) -> int:
+    start, stop = 1, min(_FIRST_ROUND, observed.n)
+    while start < stop:
+        how.show(observed, reached, share=(start, stop))
+        if progress:
+            progress(stop)
+        if all(reached.is_done(name) for name in reached.names):
+            return stop
+        start, stop = stop, min(2 * stop, observed.n)
+    return observed.n

@@ -1,0 +1,375 @@
+"""Approximate p-values against naive functions, enumerations of all permutations, and PALM's files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from gpuvox import files
+from gpuvox.errors import DesignError
+from gpuvox.executors import run
+from gpuvox.glm import Glm
+from gpuvox.grid import Grid
+from gpuvox.imported_shuffles import ImportedShuffler
+from gpuvox.normal_scores import Magnitude, ZScale
+from gpuvox.partitioning import partition
+from gpuvox.permtest import PermutationTest
+from gpuvox.pvalues import adaptive_false_discovery_rate, corrected, false_discovery_rate
+from gpuvox.shuffle import Permutations, Shuffler
+from gpuvox.statistics import Statistics
+from gpuvox.tail_runs import FirstReached, PowerSums, Tail, run_approximated, run_negative_binomial
+from gpuvox.tails import gamma, gamma_of, moments_of_sums, negative_binomial, pareto, without_permutations
+from gpuvox.tfce import Tfce
+from tests.palm import cases, naive
+
+# -- the laws -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [40, 101, 300, 1000])
+def test_pareto_equals_the_naive_fit(n):
+    rng = np.random.default_rng(n)
+    null = np.column_stack(
+        [
+            rng.normal(size=n),
+            rng.exponential(size=n),
+            rng.uniform(size=n),
+            rng.standard_t(2, n),
+            rng.normal(size=n) ** 3,
+        ]
+        + [rng.normal(size=n) for _ in range(30)]
+    )
+    null[0] = np.quantile(null, 0.97, axis=0)
+    p = naive.at_least(null, null[0])
+    ours, fitted = pareto(null, null[0], p)
+    theirs = [
+        naive.pareto_tail(null[:, v], null[0, [v]], p[[v]])[0] if p[v] < 0.1 else p[v] for v in range(len(p))
+    ]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+    assert fitted.any()
+    assert ((ours != p) <= fitted).all()
+    observed = np.linspace(-1, 6, 50)
+    p = naive.at_least(null[:, :1], observed)
+    np.testing.assert_allclose(
+        pareto(null[:, 0], observed, p).p, naive.pareto_tail(null[:, 0], observed, p), rtol=1e-9
+    )
+
+
+def test_where_no_law_fits_p_stays():
+    n = 200
+    two_values = np.repeat([0.0, 1.0], [190, 10])[:, None]
+    constant = np.ones((n, 1))
+    bimodal = np.concatenate([np.linspace(0, 1, 100), np.repeat([5.0, 9.0], 50)])[:, None]
+    null = np.hstack([two_values, constant, bimodal])
+    p = np.array([0.05, 0.05, 0.05])
+    out, fitted = pareto(null, null.max(axis=0), p)
+    assert not fitted.any()
+    np.testing.assert_array_equal(out, p)
+    for few in (1, 2, 3):
+        assert pareto(np.arange(few, dtype=float), np.array([9.0]), np.array([0.01])).p[0] == 0.01
+
+
+def test_pareto_tells_small_p_from_few_permutations():
+    """299 normal values and one of 3.3: its p is 4.8e-4, which counting cannot tell from 1/300."""
+    null = np.random.default_rng(3).normal(size=(300, 2000))
+    null[0] = 3.3
+    counted = naive.at_least(null, null[0])
+    p, fitted = pareto(null, null[0], counted)
+    assert fitted.mean() > 0.95
+    assert (p > 0).all()
+    error = np.abs(np.log(p / stats.norm.sf(3.3)))
+    assert np.median(error) < np.log(4) < np.median(np.abs(np.log(counted / stats.norm.sf(3.3))))
+
+
+def test_gamma_is_pearsons_type_iii():
+    x = np.array([-1.0, 0.3, 2.5, 7.0])
+    for skew in (-1.5, -0.2, 0.0, 0.4, 2.0):
+        expected = stats.pearson3.sf(x, skew, loc=0.5, scale=1.5)
+        np.testing.assert_allclose(gamma(x, 0.5, 2.25, skew), expected, rtol=1e-9, atol=1e-15)
+    assert gamma(1.0, 1.0, 0.0, 0.0) == 1
+    null = np.random.default_rng(0).gamma(2, size=400)
+    np.testing.assert_allclose(gamma_of(null, x), naive.gamma_tail(null[:, None], x), rtol=1e-9)
+
+
+def test_moments_from_sums():
+    x = np.random.default_rng(0).gamma(2, size=(50, 4))
+    x[:, 3] = 0.1
+    mean, variance, skewness = moments_of_sums(50, *(np.sum(x**power, axis=0) for power in (1, 2, 3)))
+    np.testing.assert_allclose(mean, x.mean(axis=0))
+    np.testing.assert_allclose(variance[:3], x.var(axis=0, ddof=1)[:3])
+    np.testing.assert_allclose(skewness[:3], stats.skew(x, axis=0, bias=False)[:3])
+    assert (variance[3], skewness[3]) == (0, 0)
+
+
+def test_negative_binomial_of_first_exceedances():
+    n = 20
+    reached = np.array([[3, 19, 20, 1], [7, 20, 20, 2]])
+    np.testing.assert_allclose(negative_binomial(reached, n), [2 / 7, 2 / 20, 1 / 20, 2 / 2])
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_moments_without_permutations_are_those_over_all_of_them(columns):
+    """r², or R², of every permutation of seven rows; the law has their mean, variance and skewness."""
+    rng = np.random.default_rng(columns)
+    n = 7
+    X = rng.normal(size=(n, columns))
+    design = partition(np.c_[X, np.ones(n)], np.eye(columns, columns + 1), is_f=True)
+    Y = rng.normal(size=(n, 5)).astype(np.float32)
+    statistic, p = without_permutations(Y, design)
+    w = Y - Y.mean(axis=0, dtype=float)
+    w /= np.sqrt((w**2).sum(axis=0))
+    share = ((design.effect.T @ w) ** 2).sum(axis=0)
+    every = np.array([((design.effect[list(order)].T @ w) ** 2).sum(axis=0) for order in permutations(range(n))])
+    skewness = stats.skew(every, axis=0)
+    np.testing.assert_allclose(statistic, share, rtol=1e-6)
+    np.testing.assert_allclose(p, gamma(share, every.mean(axis=0), every.var(axis=0), skewness), rtol=1e-6)
+
+
+def test_without_permutations_against_the_naive_function():
+    rng = np.random.default_rng(5)
+    n = 15
+    M = np.c_[np.arange(n) % 2, rng.normal(size=(n, 2)), np.ones(n)]
+    Y = rng.normal(size=(n, 150)).astype(np.float32)
+    for C, is_f, two in (
+        ([[1, 0, 0, 0]], False, False),
+        ([[1, 0, 0, 0]], False, True),
+        ([[1, 0, 0, 0], [0, 1, 0, 0]], True, False),
+    ):
+        ours = without_permutations(Y, partition(M, C, is_f=is_f), two)
+        theirs = naive.without_permutations(Y.astype(float), naive.partition(M, np.array(C, float)), not is_f, two)
+        np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-6, atol=1e-12)
+        np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-6)
+    demeaned = without_permutations(Y + 7, partition(M[:, :3], [[1, 0, 0]], demean=True))
+    plain = without_permutations(Y, partition(M, [[1, 0, 0, 0]]))
+    np.testing.assert_allclose(demeaned[1], plain[1], atol=1e-5)
+    Y[:, 3] = 2
+    statistic, p = without_permutations(Y, partition(M, [[1, 0, 0, 0]]))
+    assert (statistic[3], p[3]) == (0, 1)
+
+
+def test_without_permutations_needs_a_constant_in_the_nuisance():
+    rng = np.random.default_rng(0)
+    Y = rng.normal(size=(9, 3)).astype(np.float32)
+    with pytest.raises(DesignError, match="need a constant in the nuisance"):
+        without_permutations(Y, partition(np.ones((9, 1)), [[1]]))
+    with pytest.raises(DesignError, match="at least 6 rows; the design has 5"):
+        without_permutations(Y[:5], partition(np.c_[np.arange(5), np.ones(5)], [[1, 0]]))
+
+
+# -- false discovery rates ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_adaptive_rate_equals_the_naive_one(seed):
+    rng = np.random.default_rng(seed)
+    p = np.concatenate([rng.uniform(size=120), rng.uniform(size=30) ** 6, [1.0, 1.0, 0.05, 0.05]])
+    p = np.round(p, 3).clip(1e-3) if seed % 2 else p
+    np.testing.assert_allclose(adaptive_false_discovery_rate(p), naive.bky(p), rtol=1e-10)
+    padded = np.concatenate([p, np.ones(50)])
+    np.testing.assert_allclose(adaptive_false_discovery_rate(padded, len(p))[: len(p)], naive.bky(p), rtol=1e-10)
+    np.testing.assert_allclose(false_discovery_rate(p), naive.bh(p), rtol=1e-10)
+
+
+def test_adaptive_rate_of_certain_and_of_hopeless_tests():
+    np.testing.assert_array_equal(adaptive_false_discovery_rate(np.zeros(3)), 0)
+    np.testing.assert_array_equal(adaptive_false_discovery_rate(np.ones(3)), 1)
+    np.testing.assert_array_equal(adaptive_false_discovery_rate(np.zeros(0)), np.zeros(0))
+
+
+# -- runs -----------------------------------------------------------------------------------------------------------
+
+
+def small_test(n=12, voxels=40, number=200, **choice):
+    rng = np.random.default_rng(2)
+    M = np.c_[np.arange(n) % 2, np.ones(n)]
+    Y = rng.normal(size=(n, voxels)).astype(np.float32)
+    Y[1::2, : voxels // 4] += 2.5
+    shuffler = Shuffler(M[:, 0], Permutations(number, 3))
+    model = Glm(Y, partition(M, [1, 0]), shuffler.invariant)
+    grid = Grid(np.ones((voxels // 4, 4, 1), dtype=bool))
+    choice = {"uncorrected": True} | choice
+    two = choice.get("two_sided", False)
+    return PermutationTest(
+        model, grid, shuffler, Statistics(**choice), signs=2 if two else 1, joint_peak=0.0 if two else None
+    )
+
+
+def nulls_of(test: PermutationTest) -> dict[str, np.ndarray]:
+    """(N, V) By statistic, as callbacks see them."""
+    rows: dict[int, dict[str, np.ndarray]] = {}
+    run(
+        replace(test, shows_sizes=test.statistics.two_sided),
+        threads=1,
+        callback=lambda i, maps: rows.update({i: maps}),
+    )
+    return {name: np.array([rows[i][name] for i in range(len(rows))], dtype=float) for name in rows[0]}
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
+def test_runs_gather_what_the_laws_need(two_sided):
+    test = small_test(tfce=Tfce(), extent=2.0, two_sided=two_sided)
+    nulls = nulls_of(test)
+    if two_sided:
+        assert (nulls["vox"] >= 0).all()
+    by_pareto = run_approximated(test, Tail("pareto"), threads=2)
+    by_gamma = run_approximated(test, Tail("gamma"), threads=2)
+    assert set(by_pareto.uncorrected) == set(by_gamma.uncorrected) == {"vox", "tfce"}
+    for name, (p, fitted) in by_pareto.uncorrected.items():
+        counted = 1 - by_pareto.finished.tally.below[name][0] / 200
+        expected, _ = pareto(nulls[name], nulls[name][0], counted)
+        np.testing.assert_allclose(p, expected, rtol=1e-9)
+        assert fitted.any()
+        expected = naive.gamma_tail(nulls[name], nulls[name][0])
+        varies = nulls[name].std(axis=0) > 0
+        np.testing.assert_allclose(by_gamma.uncorrected[name].p[varies], expected[varies], rtol=1e-5, atol=1e-9)
+    maxima = by_gamma.finished.tally.maxima
+    for name, values in by_pareto.finished.tally.maxima.items():
+        np.testing.assert_array_equal(values, maxima[name])
+
+
+def test_neither_threads_nor_room_change_a_bit():
+    test = small_test(tfce=Tfce())
+    for method in ("pareto", "gamma"):
+        one = run_approximated(test, Tail(method), threads=1)
+        other = run_approximated(test, Tail(method), threads=2, room=8 * 200 * 3)
+        for name, (p, fitted) in one.uncorrected.items():
+            np.testing.assert_array_equal(p, other.uncorrected[name].p)
+            np.testing.assert_array_equal(fitted, other.uncorrected[name].fitted)
+
+
+def test_without_counts_nothing_is_approximated():
+    assert not run_approximated(small_test(uncorrected=False), Tail("gamma"), threads=1).uncorrected
+
+
+@pytest.mark.parametrize("r", [1, 2, 5])
+def test_negative_binomial_runs_until_all_voxels_are_done(r):
+    test = small_test(number=700, tfce=Tfce())
+    nulls = nulls_of(test)
+    observed, p, done = run_negative_binomial(test, r, threads=2)
+    for name, values in p.items():
+        np.testing.assert_allclose(values, naive.negative_binomial(nulls[name], nulls[name][0], r))
+    assert done == 700  # some voxel has a true effect
+    silent = replace(
+        test,
+        model=Glm(
+            np.random.default_rng(8).normal(size=(12, 40)).astype(np.float32),
+            partition(np.c_[np.arange(12) % 2, np.ones(12)], [1, 0]),
+            test.shuffler.invariant,
+        ),
+        statistics=Statistics(),
+    )
+    nulls = nulls_of(silent)
+    reported: list[int] = []
+    observed, p, done = run_negative_binomial(silent, r, threads=1, progress=reported.append)
+    np.testing.assert_allclose(p["vox"], naive.negative_binomial(nulls["vox"], nulls["vox"][0], r))
+    assert reported[-1] == done
+    assert observed.n == 700
+
+
+def test_first_exceedances_come_in_any_order():
+    observed = small_test(number=50).observe()
+    rng = np.random.default_rng(0)
+    maps = {i: {"vox": rng.normal(size=40)} for i in range(50)}
+    found = []
+    for order in (range(50), rng.permutation(50), reversed(range(50))):
+        reached = FirstReached(observed, 3)
+        for i in order:
+            reached(i, maps[i])
+        found.append(reached.first["vox"])
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+
+
+def test_sums_do_not_count_a_permutation_twice():
+    observed = small_test(number=50).observe()
+    maps = {"vox": np.arange(40, dtype=np.float32)}
+    once, twice = PowerSums(observed), PowerSums(observed)
+    for i in range(50):
+        once(i, maps)
+        twice(i, maps)
+        twice(i, maps)
+    np.testing.assert_array_equal(once.p("vox").p, twice.p("vox").p)
+
+
+# -- PALM's files ---------------------------------------------------------------------------------------------------
+
+APPROXIMATED = ["accel_tail", "accel_tail_twotail", "accel_gamma", "accel_gamma_tfce"]
+
+
+def test_of_palm(case: cases.Case) -> tuple[PermutationTest, cases.Contrast]:
+    """The z scale, with PALM's TFCE, and PALM's own permutations."""
+    (Y, mask), test = case.modalities[0], case.tests[0]
+    path = files.find_permidx(str(case.folder / "palm"), test.number)
+    shuffler = ImportedShuffler(files.read_permutations(path), len(Y))
+    model = ZScale(Glm(Y.astype(np.float32), partition(case.designs[0], test.weights), shuffler.invariant))
+    if "-twotail" in case.command:
+        model = Magnitude(model)
+    statistics = Statistics(tfce=Tfce(rule="palm") if "-T" in case.command else None, uncorrected=True)
+    return PermutationTest(model, Grid(mask), shuffler, statistics), test
+
+
+test_of_palm.__test__ = False
+
+
+def close_to(ours: np.ndarray, case: cases.Case, name: str) -> None:
+    theirs = np.asanyarray(cases.nib.load(case.folder / f"{name}.nii.gz").dataobj).squeeze()[case.modalities[0][1]]
+    assert np.mean(np.abs(ours - theirs) <= 2e-3) >= 0.99, name
+
+
+@pytest.mark.parametrize("name", APPROXIMATED)
+def test_palms_approximations(name):
+    case = cases.Case(name)
+    test, _ = test_of_palm(case)
+    tail = Tail("gamma" if "gamma" in name else "pareto")
+    done = run_approximated(test, tail, threads=1)
+    for unit, (p, _) in done.uncorrected.items():
+        close_to(p, case, f"palm_{unit}_tstat_uncp")
+        statistic = done.finished.observed.statistics[unit]
+        values = done.finished.observed.observed[unit][0]
+        null = done.finished.tally.maxima[unit][0]
+        counted = 1 - corrected(null, statistic.least_tie(values))
+        fwe = tail.of_null(statistic.in_units(null, 0), statistic.in_units(values, 0), counted)
+        close_to(fwe.p, case, f"palm_{unit}_tstat_fwep")
+        if "-fdr" in case.command:
+            close_to(false_discovery_rate(p), case, f"palm_{unit}_tstat_fdrp")
+
+
+def test_palms_negative_binomial():
+    case = cases.Case("accel_negbin")
+    test, _ = test_of_palm(case)
+    _, p, _ = run_negative_binomial(test, 5, threads=1)
+    close_to(p["vox"], case, "palm_vox_tstat_uncp")
+    close_to(false_discovery_rate(p["vox"]), case, "palm_vox_tstat_fdrp")
+
+
+@pytest.mark.parametrize("name", ["accel_noperm", "accel_noperm_twotail"])
+def test_palms_moments(name):
+    case = cases.Case(name)
+    Y = case.modalities[0][0].astype(np.float32)
+    for test in case.tests:
+        design = partition(case.designs[0], test.weights, is_f=not test.is_t)
+        statistic, p = without_permutations(Y, design, "-twotail" in case.command)
+        kind = case.statistic_name(test)
+        close_to(p, case, f"palm_vox_{kind}_uncp{case.suffix(test)}")
+        close_to(statistic, case, f"palm_vox_{kind}{case.suffix(test)}")
+
+
+def test_palms_false_discovery_rates():
+    for name, rate in (
+        ("fdr_bky_save1p", adaptive_false_discovery_rate),
+        ("twotail_fdr_bh_logp", false_discovery_rate),
+    ):
+        case = cases.Case(name)
+        mask = case.modalities[0][1]
+        for path in sorted(case.folder.glob("palm_vox_tstat_uncp*.nii.gz")):
+            p, q = (
+                np.asanyarray(cases.nib.load(case.folder / path.name.replace("uncp", kind)).dataobj).squeeze()[
+                    mask
+                ]
+                for kind in ("uncp", "fdrp")
+            )
+            scale = (lambda p: 1 - p) if "save1p" in name else (lambda p: 10.0**-p)
+            np.testing.assert_allclose(rate(scale(p)), scale(q), rtol=1e-6, atol=1e-9)
