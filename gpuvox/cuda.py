@@ -48,6 +48,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
         "voxelwise_equivalent",
         "voxelwise_f_to_z",
     ),
+    "missing": ("missing_prepare", "missing_factors", "missing_maps", "missing_exact"),
     "correlation": ("correlation_maps", "correlation_exact"),
     "regression": ("regression_rows", "regression_equivalent", "regression_moves_nothing"),
     "normal_scores": (

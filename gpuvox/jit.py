@@ -95,6 +95,7 @@ LOOPS = (
     "descent",
     "glm",
     "levels",
+    "missing_loops",
     "normal_scores",
     "own_steps",
     "products",
