@@ -11,6 +11,7 @@ import pytest
 import statsmodels.formula.api as smf
 
 from gpuvox.cli.main import main
+from gpuvox.reporter import Reporter
 from gpuvox.study import phantom
 
 STUDY = """
@@ -110,7 +111,7 @@ def test_what_is_said_of_a_large_spread(studies):
 
 
 def test_differences_of_csf_itself_are_warned_of():
-    from gpuvox.study.statistics.csf import Comparison, concerns, sensitivity, spread_of
+    from gpuvox.study.statistics.csf import Comparison, compare_references, concerns
 
     rng = np.random.default_rng(0)
     group = np.repeat(["MS", "HC"], 30)
@@ -119,15 +120,57 @@ def test_differences_of_csf_itself_are_warned_of():
     people["putamen.iron"] = 200 + rng.normal(0, 20, 60) + offsets["iron"]
     people["putamen.volume"] = 12.0
     comparison = Comparison(people, "group", ("MS", "HC"), ())
-    rows = sensitivity(comparison, ["putamen.iron", "putamen.volume"], offsets, "cohort")
-    said = " ".join(concerns(comparison.of(offsets), rows, "cohort", spread_of(comparison, offsets)))
+    found = compare_references(comparison, ["putamen.iron", "putamen.volume"], offsets, "cohort")
+    said = " ".join(concerns(found, "cohort"))
     assert "mean iron in CSF differs between the groups by 38 mg/kg" in said
     assert "at least half of the difference in putamen.iron is that of iron in CSF" in said
     assert "the difference in putamen.iron depends on the CSF reference: p < .001" in said
     assert "myelin" not in said
     within = [offsets["iron"][group == g] for g in ("MS", "HC")]
     pooled = np.sqrt(sum(((v - v.mean()) ** 2).sum() for v in within) / 58)
-    assert spread_of(comparison, offsets)["iron"] == pytest.approx(pooled)
+    assert found.spread["iron"] == pytest.approx(pooled)
+
+
+def test_every_two_of_three_groups(tmp_path):
+    """The stages of a study with three groups: each pair as if it were the whole study."""
+    from gpuvox.study.pipeline.config import read_config
+    from gpuvox.study.pipeline.inputs import StudyInputs
+    from gpuvox.study.pipeline.steps.csf import coefficient_stages, csf_stages
+
+    rng = np.random.default_rng(0)
+    people = pd.DataFrame(
+        {"participant_id": [f"s{i:02d}" for i in range(60)], "arm": np.repeat(["A", "B", "C"], 20)}
+    )
+    people["age"] = rng.normal(40, 9, 60).round(1)
+    people["putamen.iron"] = 200 + rng.normal(0, 20, 60) + 30 * (people["arm"] == "B")
+    people["putamen.myelin"] = rng.normal(0.2, 0.02, 60)
+    (tmp_path / "results" / "maps").mkdir(parents=True)
+    people.to_csv(tmp_path / "results" / "features.tsv", sep="\t", index=False)
+    people[["participant_id", "arm", "age"]].to_csv(tmp_path / "participants.tsv", sep="\t", index=False)
+    reference = people[["participant_id"]].assign(iron=rng.normal(0, 8, 60), myelin=rng.normal(0, 0.01, 60))
+    reference.to_csv(tmp_path / "results" / "maps" / "csf_reference.tsv", sep="\t", index=False)
+    (tmp_path / "study.toml").write_text(
+        '[study]\ntable = "participants.tsv"\n[groups]\ncolumn = "arm"\norder = ["A", "B", "C"]\ncovariates = ["age"]\n'
+        '[ironmyelin]\n[rois]\nlabels = "labels.nii"\nmaps = ["iron", "myelin"]\n[[group_table]]\ntitle = "t"\n'
+        'variables = ["putamen.*"]\n'
+    )
+    inputs = StudyInputs(read_config(tmp_path / "study.toml"))
+    for stage in (*csf_stages(inputs), *coefficient_stages(inputs)):
+        stage.work(Reporter.silent())
+    rows = table(tmp_path / "results" / "csf" / "sensitivity.tsv")
+    pairs = ["A - B", "A - C", "B - C"]
+    assert rows["groups"].tolist() == [pair for pair in pairs for _ in range(2)]
+    for row in rows[rows["variable"] == "putamen.iron"].to_dict("records"):
+        first, _, second = row["groups"].split()
+        both = people[people["arm"].isin([first, second])].rename(columns={"putamen.iron": "y"})
+        fit = smf.ols(f"y ~ C(arm, Treatment('{second}')) + age", both).fit()
+        assert row["difference_cohort"] == pytest.approx(fit.params.iloc[1], rel=1e-4)
+        assert row["p_cohort"] == pytest.approx(fit.pvalues.iloc[1], rel=1e-4)
+    drawn = table(tmp_path / "results" / "csf" / "coefficients.tsv")
+    assert drawn["groups"].drop_duplicates().tolist() == pairs
+    assert (
+        table(tmp_path / "results" / "csf" / "comparison.tsv")["n_C"].isna().tolist() == [True] * 2 + [False] * 4
+    )
 
 
 def test_other_coefficients_as_other_inversions_give_them(studies):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, names, pair
+from gpuvox.cli.arguments import Parser, names, number, pair
 from gpuvox.cli.console import terminal
 from gpuvox.cli.options import (
     add_correction,
@@ -80,6 +80,10 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--posthoc", choices=METHODS, default="tukey",
         help="how p of pairs is adjusted, with three groups or more (tukey)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--against", type=number, metavar="VALUE",
+        help="compare the mean of one group with this value, by a t test of one sample (no test)",
     )  # fmt: skip
     add_root(parser)
     return parser

@@ -36,7 +36,7 @@ analysis:
   design        make design and contrast files for randomise from a table of participants
   longitudinal  the same for repeated visits: change scores, and repeated measures with exchangeability blocks
 
-study of iron and myelin:
+a study of groups, of a covariate or of pairs:
   study         run a whole study, from maps to a report; its steps are the commands below
   ironmyelin    compute iron and myelin maps of a cohort from QSM and R1
   rois          measure volume, mean, median and SD of maps in regions of interest

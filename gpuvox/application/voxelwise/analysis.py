@@ -189,10 +189,7 @@ class VoxelwiseAnalysis:
 
     def inputs(self, run: Run) -> Inputs:
         """The inputs of a run, without data."""
-        return Inputs(
-            np.zeros((0, 0), dtype=np.float32), Grid(np.zeros((1, 1, 1), dtype=bool)), self.model.matrix,
-            run.contrasts, run.f_tests, self.exchangeability.blocks, effective_design=run.labels, names=run.names,
-        )  # fmt: skip
+        return _inputs(run, self.model, self.exchangeability)
 
     def group_sizes(self, hypothesis: Hypothesis) -> tuple[int, ...]:
         """Rows of the sample that is tested or of the two groups that are compared.
@@ -265,7 +262,7 @@ def prepare_analysis(description: VoxelwiseDescription, reporter: Reporter) -> V
     """
     whole = as_cohort(description.table)
     cohort, sets, covariates = _joined(whole, description, reporter)
-    formula = _with_pairs(description, cohort)
+    formula = with_pairs(description, cohort)
     needed = [*(columns_of_formula(formula, cohort) if formula else []), *description.columns.names]
     lacking, total, earlier = _lacking_images({**sets, **covariates}), len(cohort), Excluded()
     if description.longitudinal is not None:
@@ -281,26 +278,73 @@ def prepare_analysis(description: VoxelwiseDescription, reporter: Reporter) -> V
     kept, dropped = complete(cohort, lacking, description.missing)
     rows = next(iter(sets.values())).ordered(kept)
     analysed, dropped = cohort.at(rows), earlier.joined(dropped)
-    _check_independent(analysed, description.columns)
-    exchangeability = find_blocks(description.columns, analysed)
-    model = build_model(formula or "1", analysed)
-    _check_df(model)
-    tests = read_hypotheses(description.tests, model, description.run.options.statistics.two_sided)
-    hypotheses = tuple(each.of_images(name) for name in sets for each in tests)
-    for warning in (*model.warnings, *exchangeability.warnings):
+    modelled = model_rows(description, formula, analysed, list(sets))
+    for warning in (*modelled.model.warnings, *modelled.exchangeability.warnings):
         reporter.warn(warning)
-    _check_means(hypotheses, analysed, exchangeability)
-    _check_level(hypotheses, model)
-    runs = _runs(hypotheses, model, exchangeability, description)
     analysis = VoxelwiseAnalysis(
-        analysed, sets, tuple(rows), total, dropped, model, hypotheses, exchangeability, runs,
-        description.across_tests, covariates, description.longitudinal,
+        analysed, sets, tuple(rows), total, dropped, modelled.model, modelled.hypotheses, modelled.exchangeability,
+        modelled.runs, description.across_tests, covariates, description.longitudinal,
     )  # fmt: skip
     if description.across_tests:
         analysis = _across_tests(analysis)
-    for run in runs:
-        _check_moves(analysis, run)
+    check_moves(modelled)
     return analysis
+
+
+@dataclass(frozen=True, eq=False)
+class ModelledRows:
+    """What is tested of the rows of a table, and how.
+
+    Attributes
+    ----------
+    model : Model
+    hypotheses : tuple of Hypothesis
+    exchangeability : Exchangeability
+    runs : tuple of Run
+    """
+
+    model: Model
+    hypotheses: tuple[Hypothesis, ...]
+    exchangeability: Exchangeability
+    runs: tuple[Run, ...]
+
+
+def model_rows(
+    description: VoxelwiseDescription, formula: str, cohort: Cohort, sets: Sequence[str] = ("",)
+) -> ModelledRows:
+    """The model and the tests of rows none of which lacks a value.
+
+    Parameters
+    ----------
+    description : VoxelwiseDescription
+        Its tests, columns and options count; its images and table do not.
+    formula : str
+        See `with_pairs`.
+    cohort : Cohort
+    sets : sequence of str
+        Names of the sets of images.
+
+    Raises
+    ------
+    FileError, DesignError
+        One sentence that says what is wrong.
+    """
+    _check_independent(cohort, description.columns)
+    exchangeability = find_blocks(description.columns, cohort)
+    model = build_model(formula or "1", cohort)
+    _check_df(model)
+    tests = read_hypotheses(description.tests, model, description.run.options.statistics.two_sided)
+    hypotheses = tuple(each.of_images(name) for name in sets for each in tests)
+    _check_means(hypotheses, cohort, exchangeability)
+    _check_level(hypotheses, model)
+    runs = _runs(hypotheses, model, exchangeability, description)
+    return ModelledRows(model, hypotheses, exchangeability, runs)
+
+
+def check_moves(modelled: ModelledRows) -> None:
+    """Raise `DesignError` for a test whose effect no permutation changes."""
+    for run in modelled.runs:
+        _check_moves(run, modelled.model, modelled.exchangeability)
 
 
 def _check_df(model: Model) -> None:
@@ -412,7 +456,7 @@ def _selected(cohort: Cohort, condition: str) -> list[int]:
     return rows
 
 
-def _with_pairs(description: VoxelwiseDescription, cohort: Cohort) -> str:
+def with_pairs(description: VoxelwiseDescription, cohort: Cohort) -> str:
     """The formula, with a mean for each subject of paired tests."""
     formula, paired = description.model.strip(), description.columns.paired
     if not paired:
@@ -583,9 +627,17 @@ def _with_thresholds(
     return replace(options, **{which: statistics})
 
 
-def _check_moves(analysis: VoxelwiseAnalysis, run: Run) -> None:
+def _inputs(run: Run, model: Model, exchangeability: Exchangeability) -> Inputs:
+    """The inputs of a run, without data."""
+    return Inputs(
+        np.zeros((0, 0), dtype=np.float32), Grid(np.zeros((1, 1, 1), dtype=bool)), model.matrix, run.contrasts,
+        run.f_tests, exchangeability.blocks, effective_design=run.labels, names=run.names,
+    )  # fmt: skip
+
+
+def _check_moves(run: Run, model: Model, exchangeability: Exchangeability) -> None:
     """Raise `DesignError` for a test whose effect no permutation changes."""
-    inputs = analysis.inputs(run)
+    inputs = _inputs(run, model, exchangeability)
     stuck = [
         hypothesis.text
         for test, hypothesis in zip(list_tests(inputs, run.options), run.hypotheses)
@@ -594,6 +646,6 @@ def _check_moves(analysis: VoxelwiseAnalysis, run: Run) -> None:
     if stuck:
         raise DesignError(
             f"the test {listed([repr(text) for text in stuck])} cannot be made by permutation: "
-            f"{analysis.exchangeability.sentence}, and the effect is the same in all rows or blocks that are permuted",
+            f"{exchangeability.sentence}, and the effect is the same in all rows or blocks that are permuted",
             option="--test",
         )

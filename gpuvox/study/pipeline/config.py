@@ -89,7 +89,7 @@ class Study:
 
     table: str = _key(check=_not_empty)
     out: str = _key("results", _not_empty)
-    title: str = _key("Iron and myelin in the deep gray matter", _not_empty)
+    title: str = _key("A study", _not_empty)
     seed: int = _key(1, _between(0, 2**63 - 1))
     device: str = _key("auto", _not_empty)
     threads: int = _key(0, _at_least(0))
@@ -97,12 +97,10 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """``[groups]``: two groups or more, and the covariates."""
+    """``[groups]``: the groups, and the covariates. Without an order, everybody is in one group."""
 
     column: str = _key("group", _not_empty)
-    order: tuple[str, ...] = _key(
-        check=lambda v: "" if len(set(v)) == len(v) >= 2 else "two different groups or more"
-    )
+    order: tuple[str, ...] = _key(())
     covariates: tuple[str, ...] = _key(())
     reference: str = _key("")
     subset: str = _key("")
@@ -145,14 +143,26 @@ class Template:
 
 @dataclass(frozen=True, kw_only=True)
 class Voxelwise:
-    """``[voxelwise]``: options of ``gpuvox randomise``."""
+    """``[voxelwise]``: options of ``gpuvox voxelwise``. Without tests, every two groups are compared."""
 
     maps: tuple[str, ...] = _key(())
+    model: str = _key("")
+    tests: tuple[str, ...] = _key(())
+    against: dict[str, float] = field(default_factory=dict)
+    paired: str = _key("")
+    within: tuple[str, ...] = _key(())
+    blocks: tuple[str, ...] = _key(())
+    whole: str = _key("")
     permutations: int = _key(5000, _at_least(1))
     variance_smoothing: float = _key(0.0, _at_least(0))
     tfce_height: float = _key(2.0, _positive)
     tfce_extent: float = _key(0.5, _positive)
     connectivity: int = _key(6, _one_of(6, 18, 26))
+
+    @property
+    def in_words(self) -> bool:
+        """Whether tests, their model or what is exchangeable are given in words, as ``gpuvox voxelwise`` takes them."""
+        return bool(self.model or self.tests or self.paired or self.within or self.blocks or self.whole)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +231,7 @@ class GroupTable:
     correction: str = _key("fdr_bh", _one_of(*CORRECTIONS))
     subset: str = _key("")
     log: tuple[str, ...] = _key(())
+    against: float | None = _key(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,7 +317,7 @@ class Config:
     path: Path
     text: str
     study: Study
-    groups: Groups
+    groups: Groups = field(default_factory=Groups)
     template: Template | None = None
     ironmyelin: IronMyelin | None = None
     maps: dict[str, Map] = field(default_factory=dict)
@@ -344,8 +355,9 @@ class Config:
         try:
             yield
         except InputError as error:
-            key = error.option.removeprefix("--").replace("-", "_")
-            inside = bool(key) and key in self._keys(where)
+            key, keys = error.option.removeprefix("--").replace("-", "_"), self._keys(where)
+            key = "tests" if key == "test" and "tests" in keys else key
+            inside = bool(key) and key in keys
             reason = error.reason if isinstance(error, OptionError) else error.message
             text = reason if inside or not isinstance(error, OptionError) else f"{key}: {reason}"
             raise self.error((*where, key) if inside else where, text) from None
@@ -400,6 +412,7 @@ def _check_together(config: Config, reader: _Reader) -> None:
     if not (config.ironmyelin or config.maps) and config.voxelwise:
         raise reader.error((), "there are no maps: a section [ironmyelin] or [maps.NAME] is needed")
     _check_group_tables(config, reader)
+    _check_one_group(config, reader)
     for name, source in config.volumes.items():
         if bool(source.file) == bool(source.column):
             raise reader.error(
@@ -415,11 +428,29 @@ def _check_group_tables(config: Config, reader: _Reader) -> None:
     for number, compared in enumerate(config.group_table):
         if not (compared.variables or compared.families):
             raise reader.error(("group_table", number), "needs variables, or families, or both")
-        if len(compared.order) == 1:
-            for key in ("families", "covariates", "log"):
-                if getattr(compared, key):
-                    message = "is for comparisons; the order has one group, which is described"
-                    raise reader.error(("group_table", number, key), message)
+        alone = is_alone(config.groups, compared)
+        for key in ("families", "covariates", "log") if alone else ():
+            if getattr(compared, key):
+                message = "is for comparisons; there is one group, which is described"
+                raise reader.error(("group_table", number, key), message)
+        if compared.against is not None and not alone:
+            message = "is for the mean of one group; groups are compared with each other"
+            raise reader.error(("group_table", number, "against"), message)
+
+
+def _check_one_group(config: Config, reader: _Reader) -> None:
+    """Check that nothing asks for a comparison of groups where there is one."""
+    if len(config.groups.order) > 1:
+        return
+    if config.voxelwise is not None and not config.voxelwise.tests:
+        message = (
+            'is needed with one group, such as ["age"], a covariate, or ["mean"], whether the mean differs from 0'
+        )
+        raise reader.error(("voxelwise", "tests"), message)
+    if config.demographics is not None and config.demographics.tests:
+        raise reader.error(("demographics", "tests"), "is for comparisons; there is one group, which is described")
+    if config.sample_size:
+        raise reader.error(("sample_size", 0), "compares two groups; groups.order has fewer")
 
 
 def _check_titles(config: Config, reader: _Reader) -> None:
@@ -443,9 +474,14 @@ def order_of(groups: Groups, table: GroupTable) -> tuple[str, ...]:
     return table.order or (groups.order if table.group in ("", groups.column) else ())
 
 
+def is_alone(groups: Groups, table: GroupTable) -> bool:
+    """Whether a table is of one group, which is described and not compared."""
+    return len(order_of(groups, table)) == 1 or not (table.group or table.order or groups.order)
+
+
 def covariates_of(groups: Groups, table: GroupTable) -> tuple[str, ...]:
     """The covariates of a table: its own, or those of the groups; none of one group alone."""
-    if len(table.order) == 1:
+    if is_alone(groups, table):
         return ()
     return groups.covariates if table.covariates is None else table.covariates
 

@@ -14,39 +14,45 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox import files
+from gpuvox.cohort.table import Cohort
 from gpuvox.errors import FileError
 from gpuvox.findings.labels import read_regions
-from gpuvox.study.designs.cross_sectional import Design, group_design
 from gpuvox.study.measures import rois, volumetry
 from gpuvox.study.pipeline.config import IRONMYELIN, Config, Map
-from gpuvox.tables.columns import as_name, complete, require
+from gpuvox.study.pipeline.hypotheses import Hypotheses, RunOfTests, Tested, compare_groups, test_words
+from gpuvox.study.statistics.groups import EVERYONE
+from gpuvox.tables.columns import complete, require
 from gpuvox.tables.conditions import LeftOut, left_out, select
 from gpuvox.tables.reading import MISSING, is_missing, labels, typed
 
 IMAGES = ("qsm", "r1", "csf", "jacobian")
 REGION_IMAGES = ("labels", "jacobian", "lesions")
-DIRECTIONS = ("gt", "lt")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A map, and a direction of the difference.
+    """A map, and what is tested of it.
 
     Attributes
     ----------
     map : str
-    contrast : int
-        As numbered by randomise, from 1.
-    name : str
-        ``iron_MS_gt_HC``.
-    title : str
-        ``MS > HC``.
+    run : RunOfTests
+    test : Tested
     """
 
     map: str
-    contrast: int
-    name: str
-    title: str
+    run: RunOfTests
+    test: Tested
+
+    @property
+    def name(self) -> str:
+        """``iron_MS_gt_HC``."""
+        return f"{self.map}_{self.test.name}"
+
+    @property
+    def root(self) -> str:
+        """Root of the names of its run, in the results: ``voxelwise/iron``."""
+        return self.run.of(f"voxelwise/{self.map}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +86,15 @@ class StudyInputs:
         groups, path = self.config.groups, self.table
         chosen = self.everyone[self.is_included].reset_index(drop=True)
         columns = typed(chosen)
-        members = labels(columns[groups.column])
+        if self.has_groups:
+            self._check_members(chosen, labels(columns[groups.column]))
+        with self.config.reading(("groups", "covariates")):
+            complete(columns, groups.covariates, path)
+        return chosen
+
+    def _check_members(self, chosen: pd.DataFrame, members: pd.Series) -> None:
+        """Raise `FileError` if a participant is in no group, or a group has no two participants."""
+        groups, path = self.config.groups, self.table
         others = chosen[~members.isin(groups.order)]
         if len(others):
             who, value = others["participant_id"].iloc[0], others[groups.column].iloc[0]
@@ -94,9 +108,21 @@ class StudyInputs:
                 raise self.config.error(
                     ("groups", "order"), f"fewer than two participants of {path} have {groups.column} {name!r}"
                 )
-        with self.config.reading(("groups", "covariates")):
-            complete(columns, groups.covariates, path)
-        return chosen
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether a column has the group of each participant; otherwise everybody is in one group."""
+        return bool(self.config.groups.order)
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The groups."""
+        return self.config.groups.order or (EVERYONE,)
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every two groups."""
+        return list(combinations(self.config.groups.order, 2))
 
     @cached_property
     def everyone(self) -> pd.DataFrame:
@@ -108,7 +134,8 @@ class StudyInputs:
     def is_included(self) -> NDArray[np.bool_]:
         """(rows,) Whether each row of the table is in the study."""
         groups, columns = self.config.groups, typed(self.everyone)
-        for key, names in (("column", [groups.column]), ("covariates", groups.covariates)):
+        column = [groups.column] if self.has_groups else []
+        for key, names in (("column", column), ("covariates", groups.covariates)):
             with self.config.reading(("groups", key)):
                 require(columns, names, self.table)
         with self.config.reading(("groups", "subset")):
@@ -127,22 +154,41 @@ class StudyInputs:
     @cached_property
     def members(self) -> pd.Series:
         """The group of each participant, as text."""
+        if not self.has_groups:
+            return pd.Series(EVERYONE, index=self.columns.index, dtype=str)
         return labels(self.columns[self.config.groups.column])
 
     @cached_property
-    def design(self) -> Design:
-        """Design and contrasts of the voxelwise tests."""
-        groups = self.config.groups
-        return group_design(self.columns, groups.column, groups.order, groups.covariates)
+    def hypotheses(self) -> Hypotheses:
+        """What is tested in every voxel.
+
+        Raises
+        ------
+        FileError
+            The configuration names a test that cannot be made.
+        """
+        section, groups = self.config.voxelwise, self.config.groups
+        assert section is not None
+        if section.in_words:
+            with self.config.reading(("voxelwise",)):
+                found = test_words(Cohort(self.cohort, self.table), groups, section)
+        else:
+            with self.config.reading(("groups", "covariates")):
+                found = compare_groups(self.columns, groups)
+        if section.against and not any(run.is_mean for run in found.runs):
+            raise self.config.error(("voxelwise", "against"), "is for tests of a mean, and there is none")
+        return found
 
     @property
     def reference(self) -> str:
-        """Condition that the reference group fulfils."""
+        """Condition that the reference group fulfils; everybody does if there are no groups."""
         groups = self.config.groups
         if groups.reference:
             return groups.reference
-        column, second = self.columns[groups.column], groups.order[1]
-        value = second if pd.api.types.is_numeric_dtype(column) else repr(second)
+        if not self.has_groups:
+            return "participant_id != ''"
+        column, last = self.columns[groups.column], self.levels[:2][-1]
+        value = last if pd.api.types.is_numeric_dtype(column) else repr(last)
         return f"`{groups.column}` == {value}"
 
     @cached_property
@@ -287,24 +333,22 @@ class StudyInputs:
 
     @property
     def compares_csf(self) -> bool:
-        """Whether the references in CSF are compared: maps are referenced to it, and there are two groups."""
+        """Whether the references in CSF are compared: maps are referenced to it, and there are groups."""
         section = self.config.ironmyelin
-        return section is not None and section.reference != "none" and len(self.config.groups.order) == 2
+        return section is not None and section.reference != "none" and bool(self.pairs)
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        """Every map that is tested, with every two groups in both directions: the contrasts of `design`, in order."""
-        if self.config.voxelwise is None:
+        """Every map that is tested, with each test."""
+        section = self.config.voxelwise
+        if section is None:
             return []
-        pairs = [
-            (f"{as_name(a)}_{how}_{as_name(b)}", f"{a} {sign} {b}")
-            for a, b in combinations(self.config.groups.order, 2)
-            for how, sign in zip(DIRECTIONS, "><")
-        ]
+        names = section.maps or tuple(self.maps)
+        for name in section.against:
+            if name not in names:
+                raise self.config.error(("voxelwise", "against"), f"names {name!r}; there are {', '.join(names)}")
         return [
-            Comparison(name, number, f"{name}_{pair}", title)
-            for name in self.config.voxelwise.maps or tuple(self.maps)
-            for number, (pair, title) in enumerate(pairs, 1)
+            Comparison(name, run, test) for name in names for run in self.hypotheses.runs for test in run.tests
         ]
 
     def images(self, column: str) -> list[str]:

@@ -45,8 +45,10 @@ def describe(inputs: StudyInputs, ledger: Ledger) -> dict[str, Any]:
         "files": sorted(path for done in ledger.stages.values() for path in done["outputs"]),
     }
     if config.voxelwise is not None:
-        columns = list(inputs.design.names)
+        tested = inputs.hypotheses
+        columns = list(tested.design.names)
         manifest["design"] = {"matrix": "design.mat", "contrasts": "design.con", "columns": columns}
+        manifest["voxelwise"] = {"model": tested.formula, "exchangeability": tested.exchangeability}
     if template is not None:
         named = {"mask": template.mask, "labels": template.labels}
         manifest |= {key: _image(config.file(name), folder) for key, name in named.items() if name}
@@ -65,7 +67,7 @@ def describe(inputs: StudyInputs, ledger: Ledger) -> dict[str, Any]:
 
 def _device(inputs: StudyInputs) -> str:
     """The device on which the permutations were computed."""
-    records = [inputs.path(f"voxelwise/{c.map}_randomise.json") for c in inputs.comparisons]
+    records = [inputs.path(f"{comparison.root}_randomise.json") for comparison in inputs.comparisons]
     names = [json.loads(Path(path).read_text(encoding="utf-8"))["device"] for path in dict.fromkeys(records)]
     return ", ".join(dict.fromkeys("CPU" if name == "cpu" else str(name) for name in names))
 
@@ -95,12 +97,12 @@ def _cohort(inputs: StudyInputs) -> dict[str, Any]:
     counts = inputs.members.value_counts()
     return {
         "table": "participants.tsv",
-        "group": groups.column,
-        "order": list(groups.order),
+        "group": groups.column if inputs.has_groups else "",
+        "order": list(inputs.levels),
         "covariates": list(groups.covariates),
         "subset": groups.subset,
-        "reference": inputs.reference,
-        "n": {name: int(counts[name]) for name in groups.order},
+        "reference": inputs.reference if inputs.has_groups or groups.reference else "",
+        "n": {name: int(counts[name]) for name in inputs.levels},
         "of": {"table": os.path.basename(inputs.config.study.table), "rows": len(inputs.everyone)},
         "left_out": {"subset": inputs.excluded.false, "undecided": inputs.excluded.unknown},
     }
@@ -113,29 +115,30 @@ def _checks(inputs: StudyInputs, ledger: Ledger) -> list[dict[str, str]]:
         for name, done in ledger.stages.items()
         for text in done["warnings"]
     ]
-    groups, columns = inputs.config.groups, inputs.columns
+    columns = inputs.columns
     for name in columns.columns:
         missing = columns[name].isna()
         if missing.any():
             by_group = missing.groupby(inputs.members).sum()
-            text = ", ".join(f"{by_group[group]} {group}" for group in groups.order if by_group[group])
+            text = ", ".join(f"{by_group[group]} {group}" for group in inputs.levels if by_group[group])
             checks.append({"what": f"{name} is missing in {text}", "kind": "info"})
     return checks
 
 
 def _test(inputs: StudyInputs, comparison: Comparison) -> dict[str, Any]:
     each, folder = inputs.maps[comparison.map], inputs.config.out
-    root = inputs.path(f"voxelwise/{comparison.map}")
+    root, fsl = inputs.path(comparison.root), comparison.test.fsl
     record = json.loads(Path(f"{root}_randomise.json").read_text(encoding="utf-8"))
-    test = next(test for test in record["tests"] if test["name"] == f"tstat{comparison.contrast}")
-    null = f"{root}_tfce_corrp_tstat{comparison.contrast}.txt"
-    statistic = _image(f"{root}_tstat{comparison.contrast}", folder)
+    test = next(test for test in record["tests"] if test["name"] == fsl)
+    null = f"{root}_tfce_corrp_{fsl}.txt"
+    statistic = _image(f"{root}_{fsl}", folder)
     entry = {
         "name": comparison.name,
         "map": comparison.map,
         "title": each.title,
         "unit": each.unit,
-        "contrast": comparison.title,
+        "contrast": _contrast(inputs, comparison),
+        "sentence": comparison.test.sentence,
         "kind": record["maps"][os.path.basename(statistic)]["statistic"],
         "method": "TFCE",
         "permutations": test["permutations"],
@@ -144,7 +147,7 @@ def _test(inputs: StudyInputs, comparison: Comparison) -> dict[str, Any]:
         "critical": test["critical_values"]["tfce"],
         "observed_maximum": float(np.loadtxt(null, max_rows=1)),
         "statistic": statistic,
-        "corrected": _image(f"{root}_tfce_corrp_tstat{comparison.contrast}", folder),
+        "corrected": _image(f"{root}_tfce_corrp_{fsl}", folder),
         "null": os.path.relpath(null, folder),
     }
     if inputs.config.clusters is not None:
@@ -152,6 +155,13 @@ def _test(inputs: StudyInputs, comparison: Comparison) -> dict[str, Any]:
         entry |= {"clusters": f"{clusters}.tsv", "subjects": f"{clusters}_subjects.tsv"}
         entry["cluster_image"] = _image(inputs.path(clusters), folder)
     return entry
+
+
+def _contrast(inputs: StudyInputs, comparison: Comparison) -> str:
+    """The title of a test, with the constant with which a mean is compared."""
+    section, test = inputs.config.voxelwise, comparison.test
+    constant = section.against.get(comparison.map, 0.0) if section is not None and test.is_mean else 0.0
+    return f"{test.title}, against {constant:g}" if constant else test.title
 
 
 def _groups(inputs: StudyInputs) -> list[dict[str, Any]]:

@@ -28,9 +28,6 @@ def check_inputs(inputs: StudyInputs) -> None:
     _check_ironmyelin(inputs)
     _check_head_size(inputs)
     clustered = [comparison.name for comparison in inputs.comparisons] if inputs.config.clusters else []
-    if inputs.config.voxelwise is not None:
-        with inputs.config.reading(("groups", "covariates")):
-            _ = inputs.design
     Variables(inputs.config, inputs.columns, [*inputs.measured, *inputs.volumes], clustered).check(
         inputs.reference
     )

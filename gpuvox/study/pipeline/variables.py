@@ -230,7 +230,7 @@ class Variables:
         where: Where = ("demographics", "variables")
         described = self.find(where, settings.variables)
         for name in described:
-            if name == groups.column:
+            if groups.order and name == groups.column:
                 raise self.config.error(where, f"{name} is the group")
             if self.is_known(name):
                 with self.config.reading(where):
@@ -256,7 +256,11 @@ class Variables:
     def _check_group_table(self, where: Where, group_table: GroupTable) -> None:
         groups, own = self.config.groups, group_table.covariates is not None
         covariates, order = covariates_of(groups, group_table), order_of(groups, group_table)
-        group = group_table.group or groups.column
+        group = group_table.group or (groups.column if groups.order else "")
+        if not group:
+            self._compared(where, group_table, [])
+            self.rows((*where, "subset"), group_table.subset)
+            return
         self._exact((*where, "group"), group)
         of_covariates: Where = (*where, "covariates") if own else where
         for name in covariates:
@@ -454,8 +458,6 @@ class Variables:
             raise self.config.error(where, f"{name} is text with {n} values; numbers or two values are needed")
 
     def _check_sample_size(self, where: Where, model: SampleSize) -> None:
-        if len(self.config.groups.order) > 2:
-            raise self.config.error(where, "compares two groups; groups.order has more")
         groups, key = self.config.groups, (*where, "variables")
         outcomes = self.find(key, model.variables)
         for name in outcomes:

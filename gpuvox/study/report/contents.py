@@ -144,7 +144,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "": (
         "title", "created", "gpuvox", "command", "device", "seed", "versions", "config", "cohort", "design", "checks",
         "mask", "underlay", "labels", "names", "level", "extent", "tests", "rois", "regions", "groups", "csf",
-        "coefficients", "models",
+        "coefficients", "models", "voxelwise",
         "zscores", "methods", "stages", "files",
     ),
     "config": ("path", "text"),
@@ -154,8 +154,9 @@ KEYS: dict[str, tuple[str, ...]] = {
     "tests": (
         "name", "map", "title", "unit", "contrast", "kind", "method", "permutations", "df", "smallest_p",
         "smallest_possible_p", "critical", "observed_maximum",
-        "statistic", "corrected", "null", "clusters", "cluster_image", "subjects",
+        "statistic", "corrected", "null", "clusters", "cluster_image", "subjects", "sentence",
     ),
+    "voxelwise": ("model", "exchangeability"),
     "regions": ("labels", "labels_of", "jacobian", "lesions", "erosion", "head_size", "merge"),
     "groups": ("title", "table", "pairs", "demographics", "order", "json"),
     "coefficients": ("table", "json"),

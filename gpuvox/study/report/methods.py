@@ -132,17 +132,37 @@ def _voxelwise(contents: Contents, tests: Sequence[StudyTest]) -> str:
     counts = sorted({test.permutations for test in tests if test.permutations})
     how = listed([_count(count) for count in counts]) or "an unrecorded number of"
     methods = listed(list(dict.fromkeys(test.method for test in tests if test.method)))
+    model, exchanged = (contents.part("voxelwise").get(key, "") for key in ("model", "exchangeability"))
+    fitted = (
+        f"The general linear model “{model}” was fitted in every voxel of the mask" if model
+        else f"Groups were compared in every voxel of the mask by a general linear model{nuisance}"
+    )  # fmt: skip
+    shuffles = listed(_shuffles(recorded)) or f"permutations{_scheme(recorded)}"
     sentences = [
-        f"Groups were compared in every voxel of the mask by a general linear model{nuisance}, and "
-        f"{methods or 'the statistic'} was tested by {how} permutations{_scheme(recorded)}; the corrected p-value is "
+        f"{fitted}, and {methods or 'the statistic'} was tested by {how} {shuffles}; the corrected p-value is "
         "the proportion of permutations, including the unpermuted data, whose maximum over the mask reaches the "
         "observed value [@winkler2014].",
+        f"{capital(exchanged)}." if exchanged else "",
+        *_meanings(tests),
         *statistics_sentences(recorded, {test.kind for test in tests}, [methods]),
         f"Voxels were considered significant where p, corrected for the family-wise error, was below "
         f"{level_text(contents.get('level', 0.05))}; {_directions(tests)}. All {kinds(tests, 'and')} values are shown, "
         "transparent where they are not significant [@taylor2023].",
     ]
     return " ".join(filter(None, sentences))
+
+
+def _shuffles(recorded: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What tests were made by: permutations, flips of signs, or both."""
+    methods = {test.get("method") for about in recorded for test in about.get("tests", [])}
+    known = {"permutations": f"permutations{_scheme(recorded)}", "sign-flips": "flips of signs (tests of means)"}
+    return [text for method, text in known.items() if method in methods]
+
+
+def _meanings(tests: Sequence[StudyTest]) -> list[str]:
+    """What tests ask other than whether one group is above another."""
+    said = {test.contrast: test.contents.get("sentence", "") for test in tests}
+    return [f"“{contrast}” tests {text.removesuffix('.')}." for contrast, text in said.items() if text]
 
 
 def _count(n: int) -> str:
@@ -317,6 +337,10 @@ def _groups(contents: Contents) -> str:
             "test or Pearson’s χ² test, as given in the table."
         )
     tables = [Recorded(part.need("title", str), beside(part)) for part in groups if part.get("table", "")]
+    alone = [table for table in tables if "description" in table.about]
+    if alone:
+        sentences.append("Variables of one group were described" + "".join(_sentences(alone, _one_sample)) + ".")
+    tables = [table for table in tables if "description" not in table.about]
     if tables:
         with_covariates = [bool(_ancova(table).get("covariates")) for table in tables]
         where = "" if all(with_covariates) else ", where there were covariates,"
@@ -340,6 +364,14 @@ def _groups(contents: Contents) -> str:
             f"by Lilliefors’ test [@lilliefors1967]{slopes}."
         )
     return " ".join(sentences)
+
+
+def _one_sample(table: Recorded) -> str:
+    about = table.about["description"]
+    if about.get("against") is None:
+        return ""
+    corrected = _correction(about.get("correction"), "over its variables, p")
+    return f"means were compared with {about['against']:g} by Student’s t test of one sample, and {corrected}"
 
 
 def _ancova(table: Recorded) -> Mapping[str, Any]:

@@ -377,7 +377,7 @@ class Page:
         rows = self._rows(part, "table", ("participant_id",))
         if not rows:
             return []
-        group = cohort.need("group", str)
+        group = cohort.get("group", "")
         with part.reading("table"):
             members = self._members(group, rows)
         order = cohort.texts("order") or sorted(set(members.tolist()))
@@ -437,6 +437,8 @@ class Page:
 
     def _members(self, group: str, rows: Rows) -> NDArray[np.str_]:
         """Group of each row, from the table itself or from that of the participants."""
+        if not group:
+            return np.full(len(rows), self.source.part("cohort").texts("order")[0])
         if group in rows[0]:
             return np.array([row[group].strip() for row in rows])
         cohort = self.source.part("cohort")

@@ -203,20 +203,43 @@ def _share(comparison: Comparison, shift: Float64, values: Float64) -> float:
     return float(np.nansum(of_csf**2)) / total if total > 0 else float("nan")
 
 
-def concerns(compared: pd.DataFrame, rows: pd.DataFrame, reference: str, spread: Mapping[str, float]) -> list[str]:
+@dataclass(frozen=True, eq=False)
+class References:
+    """Both references in CSF, for two groups.
+
+    Attributes
+    ----------
+    compared : DataFrame
+        `Comparison.of` the mean in CSF, rows ``iron`` and ``myelin``.
+    sensitivity : DataFrame
+        See `sensitivity`.
+    spread : dict of str to float
+        SD of CSF given groups and covariates, of iron and myelin.
+    """
+
+    compared: pd.DataFrame
+    sensitivity: pd.DataFrame
+    spread: Mapping[str, float]
+
+
+def compare_references(
+    comparison: Comparison, variables: Sequence[str], offsets: Mapping[str, Float64], reference: str
+) -> References:
+    """Both references, for two groups; see `sensitivity`."""
+    rows = sensitivity(comparison, variables, offsets, reference)
+    return References(comparison.of(offsets), rows, spread_of(comparison, offsets))
+
+
+def concerns(found: References, reference: str) -> list[str]:
     """Warnings if CSF could explain a difference between the groups, or hide one.
 
     Parameters
     ----------
-    compared : DataFrame
-        `Comparison.of` the mean in CSF, rows ``iron`` and ``myelin``.
-    rows : DataFrame
-        See `sensitivity`.
+    found : References
     reference : {"cohort", "subject"}
         That of the maps.
-    spread : dict of str to float
-        SD of CSF given groups and covariates, of iron and myelin.
     """
+    compared, rows, spread = found.compared, found.sensitivity, found.spread
     texts = []
     for kind in KINDS if reference == "cohort" else ():
         row = compared.loc[kind].to_dict()
@@ -272,11 +295,32 @@ def spread_of(comparison: Comparison, offsets: Mapping[str, Float64]) -> dict[st
     return {kind: comparison.residual_sd(offsets[kind]) for kind in KINDS}
 
 
-def record_of(reference: str, spread: Mapping[str, float], levels: Sequence[str]) -> dict[str, Any]:
-    """The record for the JSON file beside the tables."""
+PAIR = "groups"
+"""Column of the two groups, where there are more."""
+
+
+def by_pair(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Tables of pairs of groups below each other; with three groups or more, the pair is the first column."""
+    if len(tables) == 1:
+        return next(iter(tables.values()))
+    parts = [table.assign(**{PAIR: pair}) for pair, table in tables.items()]
+    joined = pd.concat(parts, ignore_index=True)
+    return joined[[PAIR, *(name for name in joined.columns if name != PAIR)]]
+
+
+def columns_by_pair(columns: Mapping[str, str], pairs: Sequence[object]) -> dict[str, str]:
+    """Descriptions of the columns of `by_pair`."""
+    first = {PAIR: "the two groups; differences are the first minus the second"} if len(pairs) > 1 else {}
+    return first | dict(columns)
+
+
+def record_of(reference: str, spread: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """The record for the JSON file beside the tables; `spread` is by pair of groups, see `References`."""
+    of_pairs = {pair: dict(sds) for pair, sds in spread.items()}
+    (pair, *more) = of_pairs
     return {
         "reference": reference,
-        "sd_of_csf": dict(spread),
-        "difference": " - ".join(levels),
-        "columns": {"sensitivity": SENSITIVITY},
+        "sd_of_csf": of_pairs if more else of_pairs[pair],
+        "difference": list(of_pairs) if more else pair,
+        "columns": {"sensitivity": columns_by_pair(SENSITIVITY, list(of_pairs))},
     }

@@ -16,7 +16,7 @@ from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.reporter import Reporter
 from gpuvox.study.statistics.ancova import ANCOVA, LEVEL, ancova, explained, pairs_of_groups
 from gpuvox.study.statistics.demographics import DEMOGRAPHICS, Comparison, demographics, merged
-from gpuvox.study.statistics.description import DESCRIPTION, describe
+from gpuvox.study.statistics.description import columns_described, describe
 from gpuvox.study.statistics.posthoc import PAIRS
 from gpuvox.tables.columns import matching
 from gpuvox.tables.conditions import left_out, select
@@ -30,7 +30,8 @@ class Command:
     """A ``gpuvox groups`` command with its options parsed.
 
     By default the variables of `families` are compared, or else all variables that `rois` and `clusters` add. Without
-    `group`, or with one group in `order`, they are described. `comparisons` are further ones of the demographics.
+    `group`, or with one group in `order`, they are described, and their means are compared with `against`.
+    `comparisons` are further ones of the demographics.
     """
 
     table: str
@@ -49,6 +50,7 @@ class Command:
     tests: Mapping[str, str] = field(default_factory=dict)
     posthoc: str = "tukey"
     comparisons: Mapping[str, Comparison] = field(default_factory=dict)
+    against: float | None = None
 
     @property
     def alone(self) -> bool:
@@ -121,6 +123,8 @@ def _members(command: Command, part: pd.DataFrame) -> tuple[pd.DataFrame, Groups
 def _tables(command: Command, part: pd.DataFrame, variables: Sequence[str], described: Sequence[str]) -> _Tables:
     if command.alone:
         return _of_one_group(command, part, variables, described)
+    if command.against is not None:
+        raise OptionError("--against", "it is for the mean of one group; groups are compared with each other")
     frames: dict[str, pd.DataFrame] = {}
     columns: dict[str, str] = {}
     options: dict[str, Any] = {"order": command.order, "covariates": command.covariates, "log": command.log}
@@ -150,7 +154,7 @@ def _of_one_group(
             raise OptionError(
                 option, "one group is described, not compared; expected --group and two groups or more"
             )
-    frames = {"": describe(part, variables)} if variables else {}
+    frames = {"": describe(part, variables, command.against, command.correction)} if variables else {}
     if described:
         level = command.order[0] if command.group else EVERYONE
         people = part.assign(**{EVERYONE: level})
@@ -208,7 +212,10 @@ def _record(command: Command, part: pd.DataFrame, groups: Groups, tables: _Table
     }  # fmt: skip
     compared, people = tables.frames.get(""), tables.frames.get("_demographics")
     if compared is not None and command.alone:
-        record["description"] = {"group": groups.levels[0], "columns": DESCRIPTION}
+        record["description"] = {
+            "group": groups.levels[0], "against": command.against, "correction": command.correction,
+            "columns": columns_described(command.against),
+        }  # fmt: skip
     elif compared is not None:
         record["ancova"] = _record_ancova(command, compared, groups)
     if "_pairs" in tables.frames:
@@ -252,15 +259,28 @@ def _messages(command: Command, groups: Groups, tables: _Tables) -> list[str]:
     if compared is None:
         return [*lines, counts]
     if command.alone:
-        return [*lines, f"{counts}: {len(compared)} variables described"]
+        return [*lines, f"{counts}: {len(compared)} variables described", *_against(command, compared)]
     fewer = compared["n"].min()
     if fewer < sum(groups.counts().values()):
         lines.append(f"values or covariates are missing: {fewer} participants in the smallest analysis")
     lines += [
         f"{row.variable} was not tested: {row.note}" for row in compared[compared["note"].notna()].itertuples()
     ]
-    column, kind = (
-        ("p", "p") if command.correction == "none" else ("p_corrected", f"corrected p ({command.correction})")
-    )
+    column, kind = _p_of(command)
     tested, low = int(compared["p"].notna().sum()), int((compared[column] < LEVEL).sum())
     return [*lines, f"{counts}: {low} of {tested} variables differ with {kind} < {LEVEL}"]
+
+
+def _p_of(command: Command) -> tuple[str, str]:
+    """The column of the p that counts, and what it is."""
+    none = command.correction == "none"
+    return ("p", "p") if none else ("p_corrected", f"corrected p ({command.correction})")
+
+
+def _against(command: Command, described: pd.DataFrame) -> list[str]:
+    """How many means differ from the constant, if there is one."""
+    if command.against is None:
+        return []
+    column, kind = _p_of(command)
+    tested, low = int(described["p"].notna().sum()), int((described[column] < LEVEL).sum())
+    return [f"{low} of {tested} means differ from {command.against:g} with {kind} < {LEVEL}"]

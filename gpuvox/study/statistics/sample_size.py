@@ -1,9 +1,10 @@
-"""Sample sizes from the difference of two groups."""
+"""Sample sizes from the differences of groups, two at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,14 @@ from gpuvox.types import Bools
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSizes(Source):
-    """Sample sizes from the difference of two groups; ``gpuvox models samplesize``.
+    """Sample sizes from the difference of every two groups; ``gpuvox models samplesize``.
 
     Attributes
     ----------
     group : str
         Column.
     order : sequence of str
-        Its two values: the difference is the first minus the second.
+        Its values, two or more: differences are the first minus the second of every two.
     variables : sequence of str
         Variables (or patterns).
     covariates : sequence of str
@@ -55,6 +56,8 @@ class SampleSizes(Source):
     alpha: float = 0.05
 
 
+PAIR = {"groups": "the two groups: the first minus the second"}
+"""Further column where there are more than two groups."""
 SAMPLE_SIZE_COLUMNS = {
     "variable": "variable",
     "n_first": "participants of the first group",
@@ -83,7 +86,7 @@ def sample_sizes(command: SampleSizes) -> Result:
     Returns
     -------
     Result
-        One table with one row per variable.
+        One table with one row per variable, and pair of groups if there are more than two.
 
     Raises
     ------
@@ -91,7 +94,7 @@ def sample_sizes(command: SampleSizes) -> Result:
         Something is wrong with the files or the command; the message is one sentence.
     """
     data = read_data(command)
-    first, second = _two_groups(command, data.table)
+    pairs = _pairs_of_groups(command, data.table)
     names = find_columns(data.table, command.variables, "variables", command)
     covariates = find_columns(data.table, command.covariates, "covariates", command)
     if not (names and np.isfinite(command.reduction) and command.reduction):
@@ -99,34 +102,43 @@ def sample_sizes(command: SampleSizes) -> Result:
     for name in names:
         if name in (command.group, *covariates):
             raise OptionError("--variables", f"{name} is the group or a covariate")
-    both = replace(data, chosen=data.chosen & (first | second))
-    lines, about = [], {}
-    for name in names:
-        rows, excluded = complete_cases(both, [name, command.group, *covariates], f"{command.origin}, {name}")
-        lines.append(_sample_size(command, rows, name, pd.Series(first).loc[rows.index].to_numpy(), covariates))
-        about[name] = {"n": len(rows), "excluded": excluded}
-    table = pd.DataFrame(lines, columns=list(SAMPLE_SIZE_COLUMNS))
+    lines: list[dict[str, Any]] = []
+    about: dict[str, Any] = {}
+    for pair, (first, second) in pairs.items():
+        both = replace(data, chosen=data.chosen & (first | second))
+        found = about if len(pairs) == 1 else about.setdefault(pair, {})
+        for name in names:
+            rows, excluded = complete_cases(both, [name, command.group, *covariates], f"{command.origin}, {name}")
+            of_first = pd.Series(first).loc[rows.index].to_numpy()
+            lines.append({"groups": pair} | _sample_size(command, rows, name, of_first, covariates))
+            found[name] = {"n": len(rows), "excluded": excluded}
+    columns = (PAIR if len(pairs) > 1 else {}) | SAMPLE_SIZE_COLUMNS
+    table = pd.DataFrame(lines)[list(columns)]
+    everyone = np.any([either for pair in pairs.values() for either in pair], axis=0)
     record = {
-        **record_of(command, both),
+        **record_of(command, replace(data, chosen=data.chosen & everyone)),
         "analysis": f"participants in each of two equal arms; power {command.power:g}, two-sided {command.alpha:g}",
         "variables": about,
-        "columns": {"": SAMPLE_SIZE_COLUMNS},
+        "columns": {"": columns},
     }
     return Result({"": table}, record, [*data.out.lines(), *_sample_size_messages(command, table)])
 
 
-def _two_groups(command: SampleSizes, table: pd.DataFrame) -> tuple[Bools, Bools]:
+def _pairs_of_groups(command: SampleSizes, table: pd.DataFrame) -> dict[str, tuple[Bools, Bools]]:
+    """The rows of both groups of every pair, by the names of the pairs."""
     require(table, [command.group], command.origin)
-    if len(set(command.order)) != 2 or len(command.order) != 2:
+    if len(set(command.order)) != len(command.order) or len(command.order) < 2:
         raise OptionError(
-            "--order", f"{several(len(command.order), 'group')}; two different groups are needed, such as MS,HC"
+            "--order",
+            f"{several(len(command.order), 'group')}; two different groups or more are needed, such as MS,HC",
         )
     text = labels(table[command.group])
     for value in command.order:
         if not (text == value).any():
             there = ", ".join(sorted(set(text.dropna())))
             raise OptionError("--order", f"{command.origin} has no {command.group} {value!r}; there are {there}")
-    return (text == command.order[0]).to_numpy(), (text == command.order[1]).to_numpy()
+    of = {value: (text == value).to_numpy() for value in command.order}
+    return {f"{a} - {b}": (of[a], of[b]) for a, b in combinations(command.order, 2)}
 
 
 def _sample_size(
@@ -162,10 +174,13 @@ def _sample_size(
 
 def _sample_size_messages(command: SampleSizes, table: pd.DataFrame) -> list[str]:
     share = "the difference" if command.reduction == 1 else f"{command.reduction:g} of the difference"
+    of = " and ".join(command.order) if len(command.order) == 2 else f"every two of {', '.join(command.order)}"
     lines = [
-        f"participants in each arm to detect {share} of {' and '.join(command.order)} with power {command.power:g}, "
-        f"two-sided {command.alpha:g}"
+        f"participants in each arm to detect {share} of {of} with power {command.power:g}, two-sided "
+        f"{command.alpha:g}"
     ]
+    if "groups" in table:
+        table = table.assign(variable=table["groups"] + ", " + table["variable"])
     width = max(len("variable"), *(len(name) for name in table["variable"]))
     ancova = f"  {'adjusted':>8}  {'R2':>5}  {'ANCOVA':>8}" if command.covariates else ""
     lines.append(f"{'variable':<{width}}  {'d':>6}  {'t test':>8}{ancova}")

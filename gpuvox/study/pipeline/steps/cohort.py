@@ -31,7 +31,7 @@ def participants_stage(inputs: StudyInputs) -> Stage:
             ]
         files.write_table(inputs.path("participants.tsv"), table)
         counts = inputs.members.value_counts()
-        reporter.say("  " + ", ".join(f"{name} {counts[name]}" for name in config.groups.order))
+        reporter.say("  " + ", ".join(f"{name} {counts[name]}" for name in inputs.levels))
         for line in inputs.excluded.lines():
             reporter.say(f"  {line}")
 

@@ -17,7 +17,7 @@ from gpuvox.tables.reading import read_participants, typed
 
 
 def csf_stages(inputs: StudyInputs) -> list[Stage]:
-    """One stage if the maps are referenced to CSF, and two groups are compared."""
+    """One stage if the maps are referenced to CSF, and groups are compared: every two of them."""
     section, groups = inputs.config.ironmyelin, inputs.config.groups
     if section is None or not inputs.compares_csf:
         return []
@@ -27,17 +27,19 @@ def csf_stages(inputs: StudyInputs) -> list[Stage]:
         os.makedirs(inputs.path("csf"), exist_ok=True)
         table, path = read_participants(inputs.path("features.tsv")), inputs.path("maps/csf_reference.tsv")
         offsets = csf.offsets_of(typed(files.read_table(path, ["participant_id"])), table["participant_id"], path)
-        comparison = csf.Comparison(table, groups.column, groups.order, groups.covariates)
-        compared = comparison.of(offsets)
-        rows = csf.sensitivity(comparison, _variables(inputs, table.columns), offsets, reference)
-        spread = csf.spread_of(comparison, offsets)
-        files.write_table(inputs.path(csf.COMPARISON), compared)
-        files.write_table(inputs.path(csf.SENSITIVITY_TABLE), rows)
-        record = csf.record_of(reference, spread, groups.order)
-        record["columns"]["comparison"] = explained(ANCOVA, groups.order)
+        variables, of_pairs = _variables(inputs, table.columns), {}
+        for pair in inputs.pairs:
+            comparison = csf.Comparison(table, groups.column, pair, groups.covariates)
+            found = csf.compare_references(comparison, variables, offsets, reference)
+            of_pairs[" - ".join(pair)] = found
+            for text in csf.concerns(found, reference):
+                reporter.warn(text if len(inputs.pairs) == 1 else f"{' - '.join(pair)}: {text}")
+        for path, name in ((csf.COMPARISON, "compared"), (csf.SENSITIVITY_TABLE, "sensitivity")):
+            tables = {pair: getattr(found, name) for pair, found in of_pairs.items()}
+            files.write_table(inputs.path(path), csf.by_pair(tables))
+        record = csf.record_of(reference, {pair: found.spread for pair, found in of_pairs.items()})
+        record["columns"]["comparison"] = csf.columns_by_pair(explained(ANCOVA, groups.order), inputs.pairs)
         files.write_json(inputs.path(csf.RECORD), record)
-        for text in csf.concerns(compared, rows, reference, spread):
-            reporter.warn(text)
 
     settings = {
         "reference": reference, "group": groups.column, "order": groups.order, "covariates": groups.covariates,
@@ -51,7 +53,7 @@ def coefficient_stages(inputs: StudyInputs) -> list[Stage]:
     """One stage if iron and myelin are measured in regions, and an error of the coefficients is assumed."""
     section, groups = inputs.config.ironmyelin, inputs.config.groups
     maps = (inputs.config.rois.maps or tuple(inputs.maps)) if inputs.config.rois is not None else ()
-    if section is None or not section.coefficient_error or not {"iron", "myelin"} <= set(maps):
+    if section is None or not section.coefficient_error or not {"iron", "myelin"} <= set(maps) or not inputs.pairs:
         return []
     error, path = section.coefficient_error, inputs.ironmyelin_options["model"]
 
@@ -59,14 +61,18 @@ def coefficient_stages(inputs: StudyInputs) -> list[Stage]:
         os.makedirs(inputs.path("csf"), exist_ok=True)
         table = read_participants(inputs.path("features.tsv"))
         model = TissueModel.read(path) if path else TissueModel.default()
-        comparison = csf.Comparison(table, groups.column, groups.order, groups.covariates)
         models = coefficients.drawn_models(model, error, seed=inputs.config.study.seed)
-        rows = coefficients.dependence(comparison, _variables(inputs, table.columns), model, models)
-        files.write_table(inputs.path(csf.DEPENDENCE), rows)
+        variables, of_pairs = _variables(inputs, table.columns), {}
+        for pair in inputs.pairs:
+            comparison = csf.Comparison(table, groups.column, pair, groups.covariates)
+            rows = of_pairs[" - ".join(pair)] = coefficients.dependence(comparison, variables, model, models)
+            for text in coefficients.concerns(rows, error):
+                reporter.warn(text if len(inputs.pairs) == 1 else f"{' - '.join(pair)}: {text}")
+        files.write_table(inputs.path(csf.DEPENDENCE), csf.by_pair(of_pairs))
         about = {"name": model.name, "citation": model.citation}
-        files.write_json(inputs.path(csf.DEPENDENCE_RECORD), coefficients.record_of(error, len(models), about))
-        for text in coefficients.concerns(rows, error):
-            reporter.warn(text)
+        record = coefficients.record_of(error, len(models), about)
+        record["columns"]["dependence"] = csf.columns_by_pair(coefficients.COLUMNS, inputs.pairs)
+        files.write_json(inputs.path(csf.DEPENDENCE_RECORD), record)
 
     settings = {
         "error": error, "group": groups.column, "order": groups.order, "covariates": groups.covariates,

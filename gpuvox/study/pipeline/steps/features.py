@@ -67,7 +67,8 @@ def _z_scores(inputs: StudyInputs, features: pd.DataFrame, reporter: Reporter) -
     scores, failures = z_scores(features[names], covariates, select(features, inputs.reference))
     for name, reason in failures.items():
         reporter.warn(f"{name} has no z-score: {reason}")
-    return pd.concat([features[["participant_id", groups.column]], scores], axis=1)
+    who = ["participant_id", *([groups.column] if inputs.has_groups else [])]
+    return pd.concat([features[who], scores], axis=1)
 
 
 def feature_columns(inputs: StudyInputs) -> pd.Index:

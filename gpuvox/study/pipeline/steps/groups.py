@@ -26,7 +26,8 @@ def group_stages(inputs: StudyInputs) -> list[Stage]:
     for number, table in enumerate(config.group_table):
         options = {name: value for name, value in asdict(table).items() if name != "title"}
         options["covariates"] = covariates_of(config.groups, table)
-        options |= {"group": table.group or config.groups.column, "order": order_of(config.groups, table)}
+        column = config.groups.column if inputs.has_groups else ""
+        options |= {"group": table.group or column, "order": order_of(config.groups, table)}
         stages.append(_table(inputs, ("group_table", number), slug(table.title), options))
     return stages
 
@@ -35,6 +36,7 @@ def _table(inputs: StudyInputs, where: tuple[str | int, ...], file: str, options
     """A table of groups, or a note if all its variables are of clusters that did not survive."""
     out, section = f"groups/{file}", inputs.config.groups
     name = f"group table {file}" if len(where) > 1 else file
+    compared = {"group": section.column if inputs.has_groups else "", "order": section.order}
 
     def work(reporter: Reporter) -> None:
         os.makedirs(inputs.path("groups"), exist_ok=True)
@@ -46,12 +48,12 @@ def _table(inputs: StudyInputs, where: tuple[str | int, ...], file: str, options
         comparisons = {name: Comparison(**each) for name, each in present.pop("comparisons", {}).items()}
         command = groups.Command(
             table=inputs.path("features.tsv"), out=inputs.path(out), comparisons=comparisons,
-            **{"group": section.column, "order": section.order} | present,
+            **compared | present,
         )  # fmt: skip
         with inputs.config.reading(where):
             groups.execute(command, indented(reporter))
 
-    settings = {"group": section.column, "order": section.order} | dict(options)
+    settings = compared | dict(options)
     return Stage(name, settings, (f"{out}.json", f"{out}*"), work, ("variables",))
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, replace
+from typing import Any
 
-from gpuvox import participants
+import numpy as np
+
+from gpuvox import files, participants
 from gpuvox.analysis import Options
 from gpuvox.application.command import RunDescription
 from gpuvox.application.execute import execute
@@ -14,6 +17,7 @@ from gpuvox.errors import AnotherRunError
 from gpuvox.reporter import Reporter
 from gpuvox.statistics import Statistics
 from gpuvox.study.measures import clusters
+from gpuvox.study.pipeline.hypotheses import RunOfTests
 from gpuvox.study.pipeline.inputs import Comparison, StudyInputs
 from gpuvox.study.pipeline.sources import adjustment_settings, cells, of_maps, of_template
 from gpuvox.study.pipeline.stages import Stage, indented
@@ -21,10 +25,16 @@ from gpuvox.tfce import Tfce
 
 
 def voxelwise_stages(inputs: StudyInputs) -> list[Stage]:
-    """The design, and a test of every map."""
-    if inputs.config.voxelwise is None:
+    """The design, and the tests of every map."""
+    section = inputs.config.voxelwise
+    if section is None:
         return []
-    return [_design(inputs), *(_test(inputs, name) for name in dict.fromkeys(c.map for c in inputs.comparisons))]
+    names = list(dict.fromkeys(comparison.map for comparison in inputs.comparisons))
+    return [
+        _design(inputs),
+        *(_difference(inputs, name, section.against[name]) for name in names if name in section.against),
+        *(_test(inputs, name, run) for name in names for run in inputs.hypotheses.runs),
+    ]
 
 
 def cluster_stages(inputs: StudyInputs) -> list[Stage]:
@@ -35,36 +45,101 @@ def cluster_stages(inputs: StudyInputs) -> list[Stage]:
 
 
 def _design(inputs: StudyInputs) -> Stage:
-    groups = inputs.config.groups
+    groups, section = inputs.config.groups, inputs.config.voxelwise
+    assert section is not None
+    tested = inputs.hypotheses
 
     def work(reporter: Reporter) -> None:
         who = participants.of_table(inputs.cohort, inputs.path("participants.tsv"))
-        inputs.design.write(inputs.path("design"), who)
-        for text in inputs.design.concerns():
+        tested.design.write(inputs.path("design"), who)
+        for run in tested.runs:
+            run.design.write(inputs.path(run.of("design")), who)
+            _say_tests(run, reporter)
+        for text in (*tested.warnings, *tested.runs[0].design.concerns()):
             reporter.warn(text)
 
-    settings = {"order": groups.order, "cells": cells(inputs, groups.column, *groups.covariates)}
-    return Stage("design", settings, ("design.mat", "design.con", "design_design.json"), work)
+    columns = [groups.column] if inputs.has_groups else []
+    settings: dict[str, Any] = {"order": groups.order, "cells": cells(inputs, *columns, *groups.covariates)}
+    if section.in_words:
+        settings["designs"] = [_record_of(run) for run in tested.runs]
+    endings = [f"{run.of('design')}{end}" for run in tested.runs for end in (".mat", ".con", "_design.json")]
+    return Stage("design", settings, tuple(dict.fromkeys([*endings, "design.*"])), work)
 
 
-def _test(inputs: StudyInputs, name: str) -> Stage:
+def _say_tests(run: RunOfTests, reporter: Reporter) -> None:
+    """Say what the tests of a run mean."""
+    for test in run.tests:
+        if test.sentence:
+            reporter.say(f"  {test.title}: {test.sentence}")
+
+
+def _record_of(run: RunOfTests) -> dict[str, Any]:
+    """A design, as part of the settings of a stage."""
+    design = run.design
+    return {
+        "matrix": design.matrix.tolist(), "contrasts": design.contrasts.tolist(), "f_tests": design.f_tests.tolist(),
+        "blocks": None if design.blocks is None else design.blocks.tolist(), "names": design.names,
+        "tests": [asdict(test) for test in run.tests],
+    }  # fmt: skip
+
+
+def _difference(inputs: StudyInputs, name: str, constant: float) -> Stage:
+    """A map less the constant with which its mean is compared."""
+    out = _minus(name)
+
+    def work(reporter: Reporter) -> None:
+        source = files.read_header(inputs.maps[name].image)
+        grid = source.grid(np.ones(source.shape[:3], dtype=bool))
+        label = files.Label(f"gpuvox: {name} minus {constant:g}")
+        os.makedirs(inputs.path("maps"), exist_ok=True)
+        ids = inputs.cohort["participant_id"].tolist()
+        with files.open_map(inputs.path(out), grid, source, len(ids), label=label) as (_, write):
+            for volume in files.read_volumes(inputs.maps[name].image):
+                write((volume.astype(np.float64) - constant).astype(np.float32))
+        files.write_json(inputs.path(f"{out}.json"), {participants.SUBJECTS: ids})
+
+    after, sources = of_maps(inputs, name)
+    return Stage(f"map {name} minus", {"constant": constant}, (f"{out}.*",), work, after, sources)
+
+
+def _minus(name: str) -> str:
+    return f"maps/{name}_minus"
+
+
+def _is_minus(inputs: StudyInputs, name: str, run: RunOfTests) -> bool:
+    """Whether the mean of a map is compared with a constant."""
+    section = inputs.config.voxelwise
+    return section is not None and run.is_mean and name in section.against
+
+
+def _test(inputs: StudyInputs, name: str, run: RunOfTests) -> Stage:
     section = inputs.config.voxelwise
     assert section is not None
-    root = f"voxelwise/{name}"
+    root = run.of(f"voxelwise/{name}")
 
     def work(reporter: Reporter) -> None:
         os.makedirs(inputs.path("voxelwise"), exist_ok=True)
-        _resume(_describe(inputs, name, inputs.path(root)), reporter)
+        _resume(_describe(inputs, name, run, inputs.path(root)), reporter)
 
-    settings = {key: value for key, value in asdict(section).items() if key != "maps"}
+    words = ("maps", "model", "tests", "against", "paired", "within", "blocks", "whole")
+    settings = {key: value for key, value in asdict(section).items() if key not in words}
     settings |= {"seed": inputs.config.study.seed, "tfce_step": "robust"}
     after, sources = of_maps(inputs, name)
-    outputs = (f"{root}_tstat?.*", f"{root}_tfce_corrp_*", f"{root}_randomise.json")
+    if _is_minus(inputs, name, run):
+        after = (*after, f"map {name} minus")
+    kinds = dict.fromkeys("fstat" if test.is_f else "tstat" for test in run.tests)
+    outputs = tuple(f"{root}_{each}" for kind in kinds for each in (f"{kind}?.*", f"tfce_corrp_{kind}*"))
     sources |= of_template(inputs, "mask")
-    return Stage(f"voxelwise {name}", settings, outputs, work, ("design", *after), sources)
+    stage = _stage_of(name, run)
+    return Stage(stage, settings, (*outputs, f"{root}_randomise.json"), work, ("design", *after), sources)
 
 
-def _describe(inputs: StudyInputs, name: str, root: str) -> RunDescription:
+def _stage_of(name: str, run: RunOfTests) -> str:
+    """Name of the stage that tests a map."""
+    return f"voxelwise {name} {run.name}".rstrip()
+
+
+def _describe(inputs: StudyInputs, name: str, run: RunOfTests, root: str) -> RunDescription:
     section, template, study = inputs.config.voxelwise, inputs.config.template, inputs.config.study
     assert section is not None
     assert template is not None
@@ -73,10 +148,14 @@ def _describe(inputs: StudyInputs, name: str, root: str) -> RunDescription:
         statistics=Statistics(voxel=False, tfce=tfce), n_permutations=section.permutations, seed=study.seed,
         variance_mm=section.variance_smoothing, threads=study.threads or None,
     )  # fmt: skip
+    design = inputs.path(run.of("design"))
     return RunDescription(
-        inputs.maps[name].image, root, inputs.config.file(template.mask), inputs.path("design.mat"),
-        inputs.path("design.con"), options=options, device=study.device, line=inputs.line,
-        outputs=OutputOptions(nulls=True), checkpoint=f"{root}_checkpoint.tally",
+        inputs.path(_minus(name)) if _is_minus(inputs, name, run) else inputs.maps[name].image, root,
+        inputs.config.file(template.mask), f"{design}.mat", f"{design}.con",
+        f"{design}.fts" if len(run.design.f_tests) else None,
+        f"{design}.grp" if run.design.blocks is not None else None,
+        options=run.options(options), device=study.device, line=inputs.line, outputs=OutputOptions(nulls=True),
+        checkpoint=f"{root}_checkpoint.tally",
     )  # fmt: skip
 
 
@@ -98,14 +177,14 @@ def _clusters(inputs: StudyInputs, comparison: Comparison) -> Stage:
     section, template = config.clusters, config.template
     assert section is not None
     assert template is not None
-    image, root = inputs.maps[comparison.map].image, inputs.path(f"voxelwise/{comparison.map}")
+    image, root, fsl = inputs.maps[comparison.map].image, inputs.path(comparison.root), comparison.test.fsl
     labels, names, mask = (config.file(name) for name in (template.labels, template.names, template.mask))
 
     def work(reporter: Reporter) -> None:
         os.makedirs(inputs.path("clusters"), exist_ok=True)
         command = clusters.Command(
-            f"{root}_tfce_corrp_tstat{comparison.contrast}", inputs.path(f"clusters/{comparison.name}"),
-            f"{root}_tstat{comparison.contrast}", section.p, section.extent, section.connectivity, mask, labels,
+            f"{root}_tfce_corrp_{fsl}", inputs.path(f"clusters/{comparison.name}"), f"{root}_{fsl}", section.p,
+            section.extent, section.connectivity, mask, labels,
             names, image, inputs.path("participants.tsv"), config.groups.covariates, inputs.reference,
         )  # fmt: skip
         clusters.execute(command, indented(reporter))
@@ -114,6 +193,6 @@ def _clusters(inputs: StudyInputs, comparison: Comparison) -> Stage:
     sources |= of_template(inputs, "mask", "labels", "names")
     name = f"clusters/{comparison.name}"
     outputs = (f"{name}.tsv", f"{name}.nii*", f"{name}_subjects.tsv")
-    after = (*after, f"voxelwise {comparison.map}")
+    after = (*after, _stage_of(comparison.map, comparison.run))
     settings = asdict(section) | adjustment_settings(inputs)
     return Stage(f"clusters {comparison.name}", settings, outputs, work, after, sources)
