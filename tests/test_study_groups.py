@@ -165,6 +165,8 @@ def test_a_covariate_and_a_mean_of_one_group_are_tested_as_by_voxelwise(cohort, 
     assert row.d == pytest.approx((table.score.mean() - 0.25) / table.score.std())
     page = (results / "report.html").read_text()
     assert "flips of signs (tests of means)" in page
+    assert "The only variable does not differ from 0.25 on average" in page
+    assert "<h2>Descriptions</h2>" in page
     assert "means were compared with 0.25 by Student’s t test of one sample" in page.replace("Means", "means")
 
 

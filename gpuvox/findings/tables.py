@@ -145,7 +145,8 @@ HEADINGS: dict[str, str] = {
     "bootstrap_se": "SE, bootstrap", "bootstrap_p": "p, bootstrap", "f_model": "F of the model",
     "df_model": "df of the model", "p_model": "p of the model", "r2_nagelkerke": "R², Nagelkerke",
     "r2_mcfadden": "R², McFadden", "auc": "AUC", "chi2_change": "χ² of change", "chi2_model": "χ² of the model",
-    "event": "Event", "odds_ratio": "Odds ratio", "breusch_pagan": "Breusch–Pagan χ²",
+    "event": "Event", "against": "Compared with", "groups": "Groups", "odds_ratio": "Odds ratio",
+    "breusch_pagan": "Breusch–Pagan χ²",
     "breusch_pagan_df": "Breusch–Pagan df", "breusch_pagan_p": "Breusch–Pagan p",
     "cook_largest": "Cook’s distance, largest",
     "cook_participant": "Participant with it", "cook_large": "Cook’s distances above 4/n",
@@ -205,11 +206,23 @@ ADDITIONAL = re.compile(
     r"levene_|lilliefors_|skewness|slopes_|adjusted_(mean|low|high)_|family_size|transform$|bootstrap_"
 )
 """Columns that are shown separately, on demand."""
+DISTRIBUTION = ("minimum", "maximum", "median", "q1", "q3", "iqr")
+"""Columns that are shown separately beside a test of the mean."""
 LEFT_OUT = re.compile(r"adjusted_se_|difference_se$")
 """Columns that are redundant beside confidence intervals."""
-LEADING = ("variable", "level", "model", "block", "predictor", "x", "y")
+LEADING = ("groups", "variable", "level", "model", "block", "predictor", "x", "y")
 """Columns that identify a row."""
-CONSTANT = ("outcome", "given", "method", "family", "family_size", "n", "transform", "bootstrap_resamples")
+CONSTANT = (
+    "against",
+    "outcome",
+    "given",
+    "method",
+    "family",
+    "family_size",
+    "n",
+    "transform",
+    "bootstrap_resamples",
+)
 """Columns that become a note if they are the same in all rows."""
 SUMMARISED = re.compile(r"(n|count|mean|sd|median|q1|q3)_")
 """Columns that ``summary_…`` summarises."""
@@ -250,7 +263,7 @@ def variable_name(name: str) -> str:
     parts[1:] = [IN_WORDS.get(part, part) for part in parts[1:]]
     side = [parts.pop(0)] if len(parts) > 1 and parts[0] in ("left", "right") else []
     if len(parts) > 1 and parts[1].isdigit():
-        parts[0] = parts[0].replace(" gt ", " > ").replace(" lt ", " < ")
+        parts[0] = parts[0].replace(" gt ", " > ").replace(" lt ", " < ").replace(" minus ", " − ")
         parts[1] = f"cluster {parts[1]}"
     first = " ".join([*side, parts[0]])
     return ", ".join([first, " ".join(parts[1:])]) if len(parts) > 1 else first
@@ -555,7 +568,8 @@ def tables_of(
     notes += [TRANSFORMED] if any(map(_is_transformed, rows)) else []
     notes += [UNDETERMINED] if any(map(_lacks_interval, rows)) else []
     names = [name for name in names if name not in same]
-    more = [name for name in names if ADDITIONAL.match(name)]
+    beside = DISTRIBUTION if any("against" in row for row in rows) else ()
+    more = [name for name in names if ADDITIONAL.match(name) or name in beside]
     make = partial(make_table, rows=rows, level=level, explained=explained, log=log)
     first = make(id, caption, [n for n in names if n not in more], note=" ".join(notes))
     if not more:

@@ -35,7 +35,9 @@ def of_group_table(
     if not tested:
         return None
     low = [row for row in tested if number(row[column]) < level]
-    limit = f"between the groups with {name}\u00a0<\u00a0{level_text(level)}"
+    constant = tested[0].get("against", "")  # of one group, described
+    what = f"from {number(constant):g} on average" if constant else "between the groups"
+    limit = f"{what} with {name}\u00a0<\u00a0{level_text(level)}"
     if len(tested) == 1:
         text = f"The only variable {'differs' if low else 'does not differ'} {limit}"
     else:
@@ -44,8 +46,8 @@ def of_group_table(
     parts = []
     for sign, word in ((1, "higher"), (-1, "lower")):
         names = [row["variable"] for row in low if number(row.get("d", "")) * sign > 0]
-        if names and order:
-            parts.append(f"{word} in {order[0]}: {_by_measure(names)}")
+        if names and (order or constant):
+            parts.append(f"{word}{'' if constant else f' in {order[0]}'}: {_by_measure(names)}")
     return Finding(
         title, f"{text}{'. ' if parts else ''}{'. '.join(capital(part) for part in parts)}.", bool(low), "groups"
     )

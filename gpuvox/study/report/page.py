@@ -112,7 +112,7 @@ class Page:
             "findings": [*test_findings, *self._of_groups(), *self._of_models()],
             "cohort": self._cohort(), "flow": self._flow(), "design": self._design(), "checks": self._checks(),
             "mask": self._mask(),
-            "groups": groups, "maps": _by_map(shown), "shown": shown,
+            "groups": groups, "groups_title": self._groups_title, "maps": _by_map(shown), "shown": shown,
             "kinds": sentences.kinds(self.tests),
             "bars": {kind: figures.colour_bar(top, kind) for kind, top in self.vmax.items()},
             "viewer": self._viewer(),
@@ -193,6 +193,13 @@ class Page:
     def _checks(self) -> list[dict[str, str]]:
         parts = self.source.parts("checks")
         return [{"what": part.need("what", str), "kind": part.get("kind", "info")} for part in parts]
+
+    @property
+    def _groups_title(self) -> str:
+        """What tables of groups are together: of one group, they compare nothing."""
+        orders = [methods.beside(part).get("order", ()) for part in self.source.parts("groups")]
+        alone = bool(orders) and all(len(order) == 1 for order in orders)
+        return "Descriptions" if alone else "Group comparisons"
 
     # -- tables ---------------------------------------------------------------------------------------------------
 
