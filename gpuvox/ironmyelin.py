@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from gpuvox import __version__, files, participants, private, qmri
@@ -28,6 +29,7 @@ from gpuvox.participants import Rows
 from gpuvox.plain import several
 from gpuvox.reporter import Reporter
 from gpuvox.runtime.pool import Pool
+from gpuvox.tables.reading import read_visit_rows
 from gpuvox.types import Bools, Float32, Float64, Ints, MapBatch
 
 KINDS = ("qsm", "r1", "csf", "jacobian")
@@ -61,7 +63,8 @@ CSF_R1 = 0.6
 class Command:
     """A ``gpuvox ironmyelin`` command with its options parsed.
 
-    Either `table`, or `qsm` and `r1` (4D images) with optional `csf` and `jacobian`. Empty units are taken from the
+    Either `table`, or `qsm` and `r1` (4D images) with optional `csf` and `jacobian`. With `visit`, a column, the table
+    has a row for each visit of each participant. Empty units are taken from the
     sidecars, or else are ppm and 1/s; `from_field` None means that of the sidecars of R1, and `to_field` None
     that of the model.
     """
@@ -84,6 +87,7 @@ class Command:
     r1_units: str = ""
     device: str = "auto"
     line: tuple[str, ...] = ()
+    visit: str = ""
 
 
 # -- reading --------------------------------------------------------------------------------------------------------
@@ -96,19 +100,27 @@ class Cohort:
     Attributes
     ----------
     names : tuple of str
-        participant_id of each participant.
+        participant_id of each row.
     images : dict of str to list of str
         By kind: one file per participant; a single 4D file; or, for CSF, one 3D file for all.
     header : ImageHeader
         Header of the first image; all images are on its grid.
     numbered : bool
         The participants are unknown, and `names` are numbers.
+    visits : tuple of str
+        Visit of each row; empty if every participant has one row.
     """
 
     names: tuple[str, ...]
     images: dict[str, list[str]]
     header: files.ImageHeader
     numbered: bool = False
+    visits: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> list[str]:
+        """What each row is called in messages."""
+        return [f"{name}, {visit}" for name, visit in zip(self.names, self.visits)] or list(self.names)
 
     def volumes(self, kind: str) -> Iterator[tuple[str, Float32]]:
         """(file, values of all voxels) of each participant."""
@@ -141,14 +153,26 @@ def read_cohort(command: Command) -> Cohort:
         ids = next((each.ids for each in known if each), ())
         return replace(check_cohort(ids or [str(i + 1) for i in range(n)], images), numbered=not ids)
     needed = ["participant_id", *needed_kinds(command)]
-    table = files.read_table(command.table, needed)
+    table = _read_rows(command, needed)
     folder = Path(command.table).parent
     if "jacobian" in table.columns:
         needed.append("jacobian")
-        table = files.read_table(command.table, needed)
+        table = _read_rows(command, needed)
     kinds = [kind for kind in KINDS if kind in needed]
     columns = {kind: [os.fspath(folder / name.strip()) for name in table[kind]] for kind in kinds}
-    return check_cohort(table["participant_id"], columns, of_subjects=True)
+    visits = tuple(table[command.visit].str.strip()) if command.visit else ()
+    return replace(check_cohort(list(table["participant_id"]), columns, of_subjects=True), visits=visits)
+
+
+def _read_rows(command: Command, needed: Sequence[str]) -> pd.DataFrame:
+    """The table: a row for each participant, or for each visit of each."""
+    if command.visit in ("iron", "myelin", "n_voxels"):
+        raise OptionError(
+            "--visit", f"{command.visit!r} is a column of csf_reference.tsv, which is written; choose another name"
+        )
+    if command.visit:
+        return read_visit_rows(command.table, command.visit, needed[1:])
+    return files.read_table(command.table, needed)
 
 
 def needed_kinds(command: Command) -> tuple[str, ...]:
@@ -174,7 +198,7 @@ def check_cohort(names: Sequence[str], images: dict[str, list[str]], *, of_subje
 
 def shared_images(cohort: Cohort) -> list[str]:
     """Warnings about images that two participants share, except a common CSF mask."""
-    who = Rows(cohort.names, "the table")
+    who = Rows(cohort.names, "the table", visits=cohort.visits)
     listed = [
         names
         for kind, names in cohort.images.items()
@@ -248,7 +272,7 @@ def subjects(cohort: Cohort, command: Command, requested: Sequence[str], check: 
         Values are implausible for their kind of image.
     """
     kinds = [kind for kind in KINDS if kind in requested and kind in cohort.images]
-    for name, *volumes in zip(cohort.names, *(cohort.volumes(kind) for kind in kinds)):
+    for name, *volumes in zip(cohort.rows, *(cohort.volumes(kind) for kind in kinds)):
         images = dict(zip(kinds, volumes))
         (qsm_file, qsm), (r1_file, r1) = images["qsm"], images["r1"]
         qsm = qsm * np.float32(qsm_factor(command, qsm_file))
@@ -344,14 +368,26 @@ class Reference:
     means : (n, 2) float64
     counts : (n,) int
         Voxels.
+    participants : tuple of str
+        Of the rows.
     """
 
     means: Float64
     counts: Ints
+    participants: tuple[str, ...]
+
+    @cached_property
+    def cohort(self) -> Float64:
+        """(2,) Mean over the participants, each with the mean of all visits."""
+        if len(set(self.participants)) == len(self.participants):
+            return np.asarray(self.means.mean(axis=0))
+        _, person = np.unique(self.participants, return_inverse=True)
+        sums = np.stack([np.bincount(person, column) for column in self.means.T], axis=1)
+        return np.asarray((sums / np.bincount(person)[:, None]).mean(axis=0))
 
     def of(self, i: int, method: str) -> tuple[float, float]:
-        """The value that is subtracted for participant i."""
-        iron, myelin = self.means.mean(axis=0) if method == "cohort" else self.means[i]
+        """The value that is subtracted for row i."""
+        iron, myelin = self.cohort if method == "cohort" else self.means[i]
         return float(iron), float(myelin)
 
 
@@ -563,7 +599,7 @@ def measure_csf(run: Run, reporter: Reporter) -> Reference | None:
         if not counts[i]:
             raise FileError(f"the CSF mask of participant {subject.name} has no voxel with QSM and R1")
         reporter.progress("CSF", i + 1, n)
-    return Reference(means, counts)
+    return Reference(means, counts, run.cohort.names)
 
 
 def write_maps(
@@ -613,6 +649,7 @@ def map_sidecar(run: Run, reference: Reference | None, name: str) -> dict[str, A
         "Description": OUTPUTS[name][0],
         "Units": run.outputs[name],
         **({} if run.cohort.numbered else {participants.SUBJECTS: list(run.cohort.names)}),
+        **({participants.VISITS: list(run.cohort.visits)} if run.cohort.visits else {}),
         "Model": {
             "name": model.name,
             "citation": model.citation,
@@ -657,8 +694,8 @@ def remove_stale(run: Run) -> None:
 
 def write_reference(path: str, run: Run, reference: Reference) -> None:
     """Table of the CSF of each participant."""
-    import pandas as pd
-
     iron, myelin = np.transpose(reference.means)
-    table = {"participant_id": run.cohort.names, "n_voxels": reference.counts, "iron": iron, "myelin": myelin}
+    visits = {run.command.visit: run.cohort.visits} if run.cohort.visits else {}
+    measured = {"n_voxels": reference.counts, "iron": iron, "myelin": myelin}
+    table = {"participant_id": run.cohort.names, **visits, **measured}
     files.write_table(path, pd.DataFrame(table))

@@ -14,8 +14,9 @@ from gpuvox.errors import UsageError
 EPILOG = """\
 The table is a TSV or CSV file with the columns participant_id, qsm, r1, csf and, for content maps, jacobian
 (determinants of the template-to-subject transformation); paths are relative to the table. 4D images with one volume per
-participant may be given instead (--csf may be a single volume for all). The command writes iron, myelin and, with
-Jacobians, ironmass and myelinmass (4D, in the order of the table) with JSON sidecars, and csf_reference.tsv.
+participant may be given instead (--csf may be a single volume for all). With --visit, the table has a row for each
+visit, and the reference of the cohort is the mean over participants of each one's mean. The command writes iron, myelin
+and, with Jacobians, ironmass and myelinmass (4D, in the order of the table) with JSON sidecars, and csf_reference.tsv.
 
 example:
   gpuvox ironmyelin --table participants.tsv --out maps --from-field 3
@@ -32,6 +33,7 @@ def build_parser() -> Parser:
     add_table(parser, "table of participants and their images")
     for kind, text in (("qsm", "QSM"), ("r1", "R1 or T1"), ("csf", "masks of CSF"), ("jacobian", "Jacobians")):
         add_text(parser, f"--{kind}", "IMAGE", f"4D image of {text}, instead of a table")
+    add_text(parser, "--visit", "COLUMN", "column of the visits, if the table has a row for each visit")
     add_text(parser, "--out", "DIR", "folder for the maps (required)")
     add_text(parser, "--mask", "IMAGE", "write and smooth only within this mask")
     _add_model(parser)
@@ -91,6 +93,8 @@ def _check(options: Mapping[str, Any]) -> None:
     images = [f"--{kind}" for kind in ("qsm", "r1", "csf", "jacobian") if options[kind]]
     if options["table"] and images:
         raise UsageError(f"--table and {images[0]} exclude each other", option=images[0])
+    if options["visit"] and not options["table"]:
+        raise UsageError("--visit is a column of --table", option="--visit")
     if options["exponent"] is not None and options["field_method"] != "power":
         raise UsageError("--exponent needs --field-method power", option="--exponent")
     if not options["table"] and not (options["qsm"] and options["r1"]):

@@ -18,6 +18,8 @@ REFERENCES = {
     "cumming2001": "Cumming G, Finch S. A primer on the understanding, use, and calculation of confidence intervals "
     "that are based on central and noncentral distributions. Educ Psychol Meas 2001;61:532–574. "
     "doi:10.1177/0013164401614002",
+    "diggle2002": "Diggle PJ, Heagerty P, Liang KY, Zeger SL. Analysis of Longitudinal Data. 2nd ed. Oxford "
+    "University Press, 2002.",
     "efron1987": "Efron B. Better bootstrap confidence intervals. J Am Stat Assoc 1987;82:171–185. "
     "doi:10.1080/01621459.1987.10478410",
     "freedman1983": "Freedman D, Lane D. A nonstochastic interpretation of reported significance levels. J Bus Econ "

@@ -140,6 +140,30 @@ def _long(path: str | os.PathLike[str], needed: Sequence[str]) -> pd.DataFrame:
     return typed(table)
 
 
+def read_visit_rows(path: str | os.PathLike[str], visit: str, needed: Sequence[str] = ()) -> pd.DataFrame:
+    """A table with a row for each visit of each participant, with cells as text.
+
+    Parameters
+    ----------
+    path : path
+    visit : str
+        Column with the visit.
+    needed : sequence of str
+        Further columns that must be there, without missing values.
+
+    Raises
+    ------
+    FileError
+        The file is not such a table, or has a visit of a participant twice.
+    """
+    table: pd.DataFrame = files.read_table(path, ["participant_id", visit, *needed], long=True)
+    twice = table[["participant_id", visit]].apply(lambda column: column.str.strip()).duplicated()
+    if twice.any():
+        row = table[twice].iloc[0]
+        raise FileError(f"{os.fspath(path)} has {row['participant_id']} twice at {visit} {row[visit]}")
+    return table
+
+
 def measures_of_visits(path: str | os.PathLike[str], visit: str) -> pd.DataFrame:
     """Measures of regions by participant and visit, from a table of ``gpuvox rois --visit``.
 

@@ -29,6 +29,7 @@ from gpuvox.plain import several
 from gpuvox.qmri import Share, TissueModel
 from gpuvox.reporter import Reporter
 from gpuvox.tables.columns import require
+from gpuvox.tables.reading import read_visit_rows
 from gpuvox.types import AnyArray, Bools, Floats
 
 NO_MAP = "none"
@@ -327,14 +328,7 @@ def _read_rows(command: Command) -> pd.DataFrame:
         raise OptionError(
             "--visit", f"{command.visit!r} is a column of the table that is written; choose another name"
         )
-    table = files.read_table(command.table, ["participant_id", command.visit], long=True)
-    twice = table[["participant_id", command.visit]].apply(lambda column: column.str.strip()).duplicated()
-    if twice.any():
-        row = table[twice].iloc[0]
-        raise FileError(
-            f"{command.table} has {row['participant_id']} twice at {command.visit} {row[command.visit]}"
-        )
-    return table
+    return read_visit_rows(command.table, command.visit)
 
 
 def _shared(command: Command, table: pd.DataFrame) -> Iterator[str]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import re
 import tomllib
-import types
-import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from typing import Any
 from gpuvox import files
 from gpuvox.errors import FileError, InputError, OptionError
 from gpuvox.ironmyelin import QSM_UNITS, R1_UNITS
+from gpuvox.study.pipeline.toml import Derived, Reader, error_at, key_lines
 
 EXAMPLE = "example.toml"
 TESTS = ("student", "welch", "mannwhitney", "fisher", "chi2")
@@ -65,11 +63,6 @@ def _positive(value: float) -> str:
 
 def _not_empty(value: Any) -> str:
     return "" if value else "something"
-
-
-def _names(value: Mapping[str, Any]) -> str:
-    wrong = [name for name in value if not re.fullmatch(r"[A-Za-z0-9_-]+", name)]
-    return f"names of letters, digits, _ and - (not {wrong[0]!r})" if wrong else ""
 
 
 def _tests(value: Mapping[str, str]) -> str:
@@ -196,10 +189,6 @@ class Volumes:
     column: str = _key("")
 
 
-class Derived(dict[str, str]):
-    """``[derived]``: name of a variable → arithmetic expression of others."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """``[demographics.comparisons.NAME]``: further groups, side by side in the same table."""
@@ -297,6 +286,34 @@ class SampleSize:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Visits:
+    """``[visits]``: a table with a row for each visit of each participant, for models of change."""
+
+    table: str = _key(check=_not_empty)
+    column: str = _key("session", _not_empty)
+    time: str = _key(check=_not_empty)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixed:
+    """``[[mixed]]``: linear mixed models of change per year, one for each outcome."""
+
+    title: str = _key(check=_not_empty)
+    outcome: tuple[str, ...] = _key(check=_not_empty)
+    order: tuple[str, ...] | None = _key(None)
+    covariates: tuple[str, ...] | None = _key(None)
+    random: str = _key("slope", _one_of("slope", "intercept"))
+    subset: str = _key("")
+    log: tuple[str, ...] = _key(())
+    sqrt: tuple[str, ...] = _key(())
+    correction: str = _key("fdr_bh", _one_of(*CORRECTIONS))
+    trial: tuple[float, ...] = _key(())
+    reduction: float = _key(1.0, _positive)
+    power: float = _key(0.8, _between(0, 1, open_ends=True))
+    alpha: float = _key(0.05, _between(0, 1, open_ends=True))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """``[report]``."""
 
@@ -331,6 +348,8 @@ class Config:
     regression: tuple[Regression, ...] = ()
     correlation: tuple[Correlation, ...] = ()
     sample_size: tuple[SampleSize, ...] = ()
+    visits: Visits | None = None
+    mixed: tuple[Mixed, ...] = ()
     report: Report = field(default_factory=Report)
 
     def file(self, name: str) -> str:
@@ -344,7 +363,7 @@ class Config:
 
     def error(self, where: tuple[str | int, ...], message: str) -> FileError:
         """An error in the file, with its line and key."""
-        return _error(self.path, key_lines(self.text), where, message)
+        return error_at(self.path, key_lines(self.text), where, message)
 
     @contextlib.contextmanager
     def reading(self, where: tuple[str | int, ...]) -> Iterator[None]:
@@ -394,14 +413,14 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         ValueError
     ) as error:  # also raised for text that is not UTF-8, and for numbers with more digits than Python accepts
         raise FileError(f"{path} is not TOML: {error}") from None
-    reader = _Reader(path, key_lines(text))
+    reader = Reader(path, key_lines(text))
     values = reader.section(Config, content, (), {"path": path, "text": text})
     config = Config(path=path, text=text, **values)
     _check_together(config, reader)
     return config
 
 
-def _check_together(config: Config, reader: _Reader) -> None:
+def _check_together(config: Config, reader: Reader) -> None:
     """Check what sections require of each other."""
     if config.voxelwise is not None and config.template is None:
         raise reader.error(("voxelwise",), "needs the section [template] with a mask")
@@ -421,10 +440,12 @@ def _check_together(config: Config, reader: _Reader) -> None:
     for number, model in enumerate(config.regression):
         if not (model.blocks or model.each):
             raise reader.error(("regression", number), "needs blocks, or each, or both")
+    if config.mixed and config.visits is None:
+        raise reader.error(("mixed", 0), "needs the section [visits]")
     _check_titles(config, reader)
 
 
-def _check_group_tables(config: Config, reader: _Reader) -> None:
+def _check_group_tables(config: Config, reader: Reader) -> None:
     for number, compared in enumerate(config.group_table):
         if not (compared.variables or compared.families):
             raise reader.error(("group_table", number), "needs variables, or families, or both")
@@ -438,7 +459,7 @@ def _check_group_tables(config: Config, reader: _Reader) -> None:
             raise reader.error(("group_table", number, "against"), message)
 
 
-def _check_one_group(config: Config, reader: _Reader) -> None:
+def _check_one_group(config: Config, reader: Reader) -> None:
     """Check that nothing asks for a comparison of groups where there is one."""
     if len(config.groups.order) > 1:
         return
@@ -453,14 +474,14 @@ def _check_one_group(config: Config, reader: _Reader) -> None:
         raise reader.error(("sample_size", 0), "compares two groups; groups.order has fewer")
 
 
-def _check_titles(config: Config, reader: _Reader) -> None:
+def _check_titles(config: Config, reader: Reader) -> None:
     for name in config.maps:
         if name in ("volume", "volume_normalised"):
             raise reader.error(("maps", name), "is the name of a measure of regions; choose another name")
         if config.ironmyelin and name in IRONMYELIN:
             raise reader.error(("maps", name), "is a map of [ironmyelin]; choose another name")
     titles = {("group_table", "demographics")} if config.demographics else set()
-    for kind in ("group_table", "regression", "correlation", "sample_size"):
+    for kind in ("group_table", "regression", "correlation", "sample_size", "mixed"):
         for number, table in enumerate(getattr(config, kind)):
             # Titles become file names.
             if (kind, slug(table.title)) in titles:
@@ -489,194 +510,3 @@ def covariates_of(groups: Groups, table: GroupTable) -> tuple[str, ...]:
 def slug(title: str) -> str:
     """A title as a file name."""
     return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_") or "table"
-
-
-def _error(
-    path: Path, lines: Mapping[tuple[str | int, ...], int], where: tuple[str | int, ...], message: str
-) -> FileError:
-    """The message with line and key; a key without a line gets that of its section."""
-    place, name = where, _spelled(where)
-    while place and place not in lines:
-        place = place[:-1]
-    line = f", line {lines[place]}" if place else ""
-    return FileError(f"{path}{line}: {name + ': ' if name else ''}{message}")
-
-
-class _Reader:
-    """Converts the content of the file to the dataclasses above."""
-
-    def __init__(self, path: Path, lines: Mapping[tuple[str | int, ...], int]) -> None:
-        self.path, self.lines = path, lines
-
-    def error(self, where: tuple[str | int, ...], message: str) -> FileError:
-        return _error(self.path, self.lines, where, message)
-
-    def section(
-        self, kind: type, content: Any, where: tuple[str | int, ...], preset: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Values of the fields of a dataclass."""
-        if not isinstance(content, dict):
-            raise self.error(where, f"expected a section [{_spelled(where)}], not {content!r}")
-        hints = typing.get_type_hints(kind)
-        known: dict[str, Field] = {f.name: f for f in fields(kind) if f.name not in (preset or {})}
-        for name in content:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                what = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-                raise self.error((*where, name), f"this key is unknown; {what}")
-        for name, each in known.items():
-            if name not in content and each.default is MISSING and each.default_factory is MISSING:
-                raise self.error(where, f"the {'key' if where else 'section'} {name!r} is missing")
-        return {
-            name: self.value(hints[name], value, (*where, name), known[name]) for name, value in content.items()
-        }
-
-    def value(self, kind: Any, value: Any, where: tuple[str | int, ...], of: Field | None = None) -> Any:
-        """A value converted to its type and checked."""
-        converted = self._typed(kind, value, where)
-        expected = of.metadata["check"](converted) if of and "check" in of.metadata else ""
-        if expected:
-            raise self.error(where, f"is {value!r}; expected {expected}")
-        return converted
-
-    def _typed(self, kind: Any, value: Any, where: tuple[str | int, ...]) -> Any:
-        if isinstance(kind, types.UnionType):
-            kinds = [each for each in typing.get_args(kind) if each is not type(None)]
-            kind = kinds[-1] if isinstance(value, list) else kinds[0]
-        origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-        if kind is Derived:
-            return Derived(self._flat(value, where))
-        if is_dataclass(kind) and isinstance(kind, type):
-            return kind(**self.section(kind, value, where))
-        if origin is dict:
-            self._expect(isinstance(value, dict), "a table of names", value, where)
-            if message := _names(value):
-                raise self.error(where, f"expected {message}")
-            return {name: self._typed(arguments[1], each, (*where, name)) for name, each in value.items()}
-        if origin is tuple:
-            inner = arguments[0]
-            tables = is_dataclass(inner)
-            expected = f"a list, [[{_spelled(where)}]]" if tables else 'a list such as ["a", "b"]'
-            self._expect(isinstance(value, list), expected, value, where)
-            items = tuple(self._typed(inner, each, (*where, i)) for i, each in enumerate(value))
-            twice = _twice(items)
-            self._expect(not twice, f"each once (not {twice[0]!r} twice)" if twice else "", value, where)
-            return items
-        named = {str: "text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
-        right = isinstance(value, (int, float) if kind is float else kind) and (
-            kind is bool or not isinstance(value, bool)
-        )
-        self._expect(right and value == value, named[kind], value, where)
-        try:
-            return kind(value)
-        except OverflowError:
-            raise self.error(where, f"has {len(str(value))} digits; expected {named[kind]}") from None
-
-    def _flat(self, value: Any, where: tuple[str | int, ...], name: str = "") -> Iterator[tuple[str, str]]:
-        """Names with dots, in quotes or not, and their expressions."""
-        self._expect(isinstance(value, dict), "names with expressions", value, where)
-        for part, each in value.items():
-            full = f"{name}.{part}" if name else part
-            if isinstance(each, dict):
-                yield from self._flat(each, (*where, part), full)
-                continue
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*", full):
-                raise self.error((*where, part), "expected a name of letters, digits, _ and dots")
-            self._expect(isinstance(each, str), 'an expression in quotes, such as "a - b"', each, (*where, part))
-            yield full, each
-
-    def _expect(self, right: bool, expected: str, value: Any, where: tuple[str | int, ...]) -> None:
-        if not right:
-            raise self.error(where, f"is {value!r}; expected {expected}")
-
-
-def _twice(values: Sequence[Any]) -> list[Any]:
-    """The first value that occurs twice, if there is one."""
-    seen = set()
-    for value in values:
-        if isinstance(value, str | int | float):
-            if value in seen:
-                return [value]
-            seen.add(value)
-    return []
-
-
-def _spelled(where: tuple[str | int, ...]) -> str:
-    """``regression[2].title``: tables of a list are counted from 1."""
-    text = ""
-    for part in where:
-        text += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
-
-
-def key_lines(text: str) -> dict[tuple[str | int, ...], int]:
-    """Line of every section and key of a TOML text; keys of inline tables have the line of the enclosing key."""
-    lines_of: dict[tuple[str | int, ...], int] = {}
-    counts: dict[tuple[str | int, ...], int] = {}
-    section: tuple[str | int, ...] = ()
-    depth, quotes = 0, ""
-    for number, line in enumerate(re.split(r"\r\n|\n", text), 1):
-        if not depth and not quotes:
-            header, is_list, key = _header_or_key(line.strip())
-            if header:
-                section = _located(_parts(header), counts)
-                if is_list:
-                    counts[section] = counts.get(section, -1) + 1
-                    lines_of.setdefault(section, number)
-                    section = (*section, counts[section])
-                lines_of.setdefault(section, number)
-                continue
-            if key:
-                lines_of.setdefault((*section, *_parts(key)), number)
-        depth, quotes = _open_ends(line, depth, quotes)
-    return lines_of
-
-
-def _header_or_key(line: str) -> tuple[str, bool, str]:
-    """``[section]``, whether it belongs to a list, and the key before ``=``; empty if there is none."""
-    if line.startswith("["):
-        header, closed, _ = line.lstrip("[").partition("]")
-        return (header.strip() if closed else ""), line.startswith("[["), ""
-    key, is_set, _ = line.partition("=")
-    return "", False, (key.strip() if is_set and re.fullmatch(r"[A-Za-z0-9_.\"' -]+", key.strip()) else "")
-
-
-def _located(section: tuple[str | int, ...], counts: Mapping[tuple[str | int, ...], int]) -> tuple[str | int, ...]:
-    """``[a.b]`` below ``[[a]]`` belongs to the last a."""
-    if section[:1] in counts and len(section) > 1:
-        return (*section[:1], counts[section[:1]], *section[1:])
-    return section
-
-
-def _parts(dotted: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("\"'") for part in re.findall(r"\"[^\"]*\"|'[^']*'|[^.\"']+", dotted))
-
-
-def _open_ends(line: str, depth: int, quotes: str) -> tuple[int, str]:
-    """Brackets, and the multi-line text, that are open at the end of a line."""
-    position = 0
-    while position < len(line):
-        if quotes:
-            position, quotes = _within_text(line, position, quotes)
-        elif (mark := line[position : position + 3]) in ('"""', "'''"):
-            position, quotes = position + 3, mark
-        elif line[position] in "\"'":
-            position, quotes = position + 1, line[position]
-        elif line[position] == "#":
-            break
-        else:
-            depth = max(depth + (line[position] in "[{") - (line[position] in "]}"), 0)
-            position += 1
-    return depth, quotes if len(quotes) == 3 else ""
-
-
-def _within_text(line: str, position: int, quotes: str) -> tuple[int, str]:
-    """Position after an open string, and the quotes that are still open there."""
-    while position < len(line):
-        if line[position] == "\\" and quotes[0] == '"':
-            position += 2
-        elif line.startswith(quotes, position):
-            return position + len(quotes), ""
-        else:
-            position += 1
-    return position, quotes

@@ -18,7 +18,7 @@ from gpuvox.study.pipeline.config import Rois, order_of, slug
 from gpuvox.study.pipeline.inputs import Comparison, StudyInputs
 from gpuvox.study.statistics import csf
 
-MODELS = ("regression", "correlation", "sample_size")
+MODELS = ("regression", "correlation", "sample_size", "mixed")
 
 
 def describe(inputs: StudyInputs, ledger: Ledger) -> dict[str, Any]:
@@ -201,6 +201,7 @@ def _models(inputs: StudyInputs) -> list[dict[str, Any]]:
             root = f"models/{slug(model.title)}/{kind.replace('_', '')}"
             named = {"table": f"{root}.tsv", "coefficients": f"{root}_coefficients.tsv", "data": f"{root}_data.tsv",
                      "diagnostics": f"{root}_diagnostics.tsv", "ladder": f"{root}_ladder.tsv",
+                     "trial": f"{root}_trial.tsv",
                      "json": f"{root}.json"}  # fmt: skip
             there = {key: path for key, path in named.items() if os.path.exists(inputs.path(path))}
             entries.append({"title": model.title, "kind": kind.replace("_", ""), **there})

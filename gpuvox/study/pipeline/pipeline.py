@@ -11,6 +11,7 @@ Everything is written below the folder of the results:
     clusters/               output of `gpuvox clusters`, for each map and direction
     rois.tsv                output of `gpuvox rois`
     features.tsv            a column for every variable: table, regions, clusters
+    visits/                 of a table of visits: iron and myelin, regions
     groups/, models/        tables
     study.json, report.html
 """
@@ -36,6 +37,7 @@ from gpuvox.study.pipeline.steps.maps import check_stage, map_stages
 from gpuvox.study.pipeline.steps.models import model_stages
 from gpuvox.study.pipeline.steps.regions import region_stage, volume_stage
 from gpuvox.study.pipeline.steps.report import report_stage
+from gpuvox.study.pipeline.steps.visits import visit_stages
 from gpuvox.study.pipeline.steps.voxelwise import cluster_stages, voxelwise_stages
 from gpuvox.study.pipeline.validation import check_inputs
 
@@ -83,6 +85,7 @@ class Pipeline:
             work.append(check_stage(inputs))
         work.append(feature_stage(inputs, tuple(stage.name for stage in work)))
         work += [*csf_stages(inputs), *coefficient_stages(inputs), *group_stages(inputs), *model_stages(inputs)]
+        work += visit_stages(inputs)
         stages.check_names(work)
         return work
 

@@ -161,7 +161,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "groups": ("title", "table", "pairs", "demographics", "order", "json"),
     "coefficients": ("table", "json"),
     "csf": ("comparison", "sensitivity", "json"),
-    "models": ("title", "kind", "table", "coefficients", "data", "diagnostics", "ladder", "json"),
+    "models": ("title", "kind", "table", "coefficients", "data", "diagnostics", "ladder", "trial", "json"),
     "zscores": ("table", "title"),
     "stages": ("name", "seconds"),
 }  # fmt: skip

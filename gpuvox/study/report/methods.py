@@ -426,7 +426,8 @@ def _correction(method: Any, where: str) -> str:
 
 
 def _models(contents: Contents) -> list[str]:
-    paragraph_of_kind = (("regression", _regression), ("correlation", _correlation), ("samplesize", _sample_size))
+    paragraph_of_kind = (("regression", _regression), ("correlation", _correlation), ("samplesize", _sample_size),
+                         ("mixed", _mixed))  # fmt: skip
     parts = contents.parts("models")
     paragraphs_of_models = []
     for kind, paragraph in paragraph_of_kind:
@@ -522,6 +523,43 @@ def _sample_size(tables: Sequence[Recorded]) -> str:
     text = "Sample sizes were computed from the noncentral t distribution [@cohen1988]."
     phrases = (_size, _size_covariates, _size_share)
     return text + "".join(_sentences(tables, each) for each in phrases)
+
+
+def _mixed(tables: Sequence[Recorded]) -> str:
+    text = (
+        "Change per year was estimated from all visits by linear mixed models (restricted maximum likelihood, Wald’s "
+        "z); percentages refer to the estimate at time 0."
+    )
+    phrases = (_random, _size_covariates_of_change, _logarithms, _outcome_correction, _trial, _model_subset)
+    return text + "".join(_sentences(tables, each) for each in phrases)
+
+
+def _random(table: Recorded) -> str:
+    slope = table.options().get("random", "slope") == "slope"
+    return f"participants had random intercepts{' and slopes' if slope else ''}"
+
+
+def _size_covariates_of_change(table: Recorded) -> str:
+    covariates = table.options().get("covariates")
+    return f"covariates were {named(covariates)}" if covariates else ""
+
+
+def _outcome_correction(table: Recorded) -> str:
+    return _correction(_method(table), "across the outcomes, p")
+
+
+def _trial(table: Recorded) -> str:
+    options = table.options()
+    if not options.get("visits"):
+        return ""
+    years = listed([f"{year:g}" for year in options["visits"]])
+    share = options.get("reduction", 1)
+    effect = "the whole change" if share == 1 else f"{share:g} of the change"
+    return (
+        f"numbers of participants of a trial with visits at {years} years, which removes {effect} (power "
+        f"{options.get('power', 0.8):g}, two-sided {options.get('alpha', 0.05):g}), follow from the estimated "
+        "variances [@diggle2002]"
+    )
 
 
 def _size(table: Recorded) -> str:

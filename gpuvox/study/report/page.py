@@ -298,13 +298,13 @@ class Page:
             for key, caption in (("diagnostics", "diagnostics"), ("ladder", "ladder of powers")):
                 columns = tables.explained_columns(about, f"_{key}")
                 extra += self._tables(part, key, id, f"{title}: {caption}", columns)
+            main = [*main[:1], *self._tables(part, "trial", id, f"{title}: participants that a trial needs",
+                                             tables.explained_columns(about, "_trial"))]  # fmt: skip
             if part.get("kind", "") == "correlation":
                 matrix = self._matrix(part, log, bool(options.get("given")))
-                sections.append(Group(title, main[:1], extra, [], subset, matrix))
+                sections.append(Group(title, main, extra, [], subset, matrix))
             else:
-                sections.append(
-                    Group(title, main[:1], extra, self._plots(part, log), subset, self._checks_of(part))
-                )
+                sections.append(Group(title, main, extra, self._plots(part, log), subset, self._checks_of(part)))
         return sections
 
     def _of_models(self) -> list[Finding]:
@@ -468,7 +468,12 @@ class Page:
         }  # fmt: skip
 
 
-MODELS = {"regression": "blocks of the models", "correlation": "correlations", "samplesize": "sample sizes"}
+MODELS = {
+    "regression": "blocks of the models",
+    "correlation": "correlations",
+    "samplesize": "sample sizes",
+    "mixed": "change per year",
+}
 """Kind of a model, and what its table holds."""
 
 
