@@ -1,22 +1,21 @@
-"""The application ``gpuvox ironmyelin``: QSM and R1 images of a cohort in, iron and myelin images out.
+"""The application ``gpuvox ironmyelin``: QSM and R1 (or other contrasts) of a cohort in, iron and myelin images out.
 
-One participant is in memory at a time; `qmri` does the arithmetic. The images are read twice if maps are
-referenced to CSF, because its mean must be known before the first map is written.
+One participant is in memory at a time; `qmri` and `tissue_models` do the arithmetic. The images are read twice if maps
+are referenced to CSF, because its mean must be known before the first map is written.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from gpuvox import __version__, files, participants, private, qmri
 from gpuvox.cuda import resolve
@@ -25,38 +24,29 @@ from gpuvox.errors import FileError, InputError, OptionError
 from gpuvox.files import locks
 from gpuvox.files.targets import check_targets
 from gpuvox.grid import Grid
-from gpuvox.participants import Rows
-from gpuvox.plain import several
 from gpuvox.reporter import Reporter
 from gpuvox.runtime.pool import Pool
+from gpuvox.subject_images import (
+    Cohort,
+    Subject,
+    Units,
+    check_cohort,
+    check_jacobian,
+    shared_images,
+    subjects,
+)
 from gpuvox.tables.reading import read_visit_rows
-from gpuvox.types import Bools, Float32, Float64, Ints, MapBatch
+from gpuvox.tissue_models import Contrast, LeastSquares, LinearModel, default_path
+from gpuvox.types import AnyArray, Bools, Float32, Float64, Ints, MapBatch
 
 KINDS = ("qsm", "r1", "csf", "jacobian")
-QSM_UNITS = {"ppm": 1.0, "ppb": 1e-3}
-R1_UNITS = ("1/s", "1/ms", "s", "ms")
-SAME_UNITS = {
-    "s^-1": "1/s",
-    "s-1": "1/s",
-    "s⁻¹": "1/s",
-    "1/sec": "1/s",
-    "hz": "1/s",
-    "ms^-1": "1/ms",
-    "ms-1": "1/ms",
-}
-SAME_UNITS |= {"ms⁻¹": "1/ms", "sec": "s", "seconds": "s", "msec": "ms", "milliseconds": "ms"}
-QSM_RANGE = (0.003, 3.0)
-"""Accepted range of the 99th percentile of |QSM| in ppm; in tissue it is 0.03 to 0.3."""
-R1_RANGE = (0.03, 20.0)
-"""Accepted range of the median of R1 in 1/s; in tissue it is 0.4 to 2."""
+"""Images that have an option of their own."""
 FIELDS = (0.05, 25.0)
 """Accepted field strengths in tesla."""
 USUAL = (0.2, 12.0)
 """Field strengths that are suggested if another unit was used."""
 OTHER_FIELDS = {"megahertz": 42.577, "millitesla": 1e3, "gauss": 1e4}
 """Other units of a field strength (and of the resonance of hydrogen), as multiples of its value in tesla."""
-CSF_R1 = 0.6
-"""Largest accepted median of R1 in CSF, 1/s."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +54,11 @@ class Command:
     """A ``gpuvox ironmyelin`` command with its options parsed.
 
     Either `table`, or `qsm` and `r1` (4D images) with optional `csf` and `jacobian`. With `visit`, a column, the table
-    has a row for each visit of each participant. Empty units are taken from the
-    sidecars, or else are ppm and 1/s; `from_field` None means that of the sidecars of R1, and `to_field` None
-    that of the model.
+    has a row for each visit of each participant. The table has a column for each contrast of the `model`. Empty units
+    are taken from the sidecars, or else are ppm and 1/s; `from_field` None means that of the sidecars of R1, and
+    `to_field` None that of the model. With `uncertainty`, standard deviations of iron and myelin are written: those of
+    the `noise` of each contrast, by default the model's, and those of its coefficients, whose standard errors are the
+    model's, or `coefficient_error` as a share of each.
     """
 
     out: str
@@ -88,53 +80,17 @@ class Command:
     device: str = "auto"
     line: tuple[str, ...] = ()
     visit: str = ""
+    uncertainty: bool = False
+    noise: Mapping[str, float] = field(default_factory=dict)
+    coefficient_error: float = 0.0
+
+    @property
+    def units(self) -> Units:
+        """The units of the images."""
+        return Units(self.qsm_units, self.r1_units)
 
 
 # -- reading --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Cohort:
-    """Images of a cohort.
-
-    Attributes
-    ----------
-    names : tuple of str
-        participant_id of each row.
-    images : dict of str to list of str
-        By kind: one file per participant; a single 4D file; or, for CSF, one 3D file for all.
-    header : ImageHeader
-        Header of the first image; all images are on its grid.
-    numbered : bool
-        The participants are unknown, and `names` are numbers.
-    visits : tuple of str
-        Visit of each row; empty if every participant has one row.
-    """
-
-    names: tuple[str, ...]
-    images: dict[str, list[str]]
-    header: files.ImageHeader
-    numbered: bool = False
-    visits: tuple[str, ...] = ()
-
-    @property
-    def rows(self) -> list[str]:
-        """What each row is called in messages."""
-        return [f"{name}, {visit}" for name, visit in zip(self.names, self.visits)] or list(self.names)
-
-    def volumes(self, kind: str) -> Iterator[tuple[str, Float32]]:
-        """(file, values of all voxels) of each participant."""
-        images = self.images[kind]
-        if len(images) == len(self.names):
-            for image in images:
-                yield image, next(files.read_volumes(image))
-            return
-        volumes = files.read_volumes(images[0])
-        if files.read_header(images[0]).shape[3] == 1:
-            only = next(volumes)
-            volumes = iter([only] * len(self.names))
-        for volume in volumes:
-            yield images[0], volume
 
 
 def read_cohort(command: Command) -> Cohort:
@@ -147,6 +103,9 @@ def read_cohort(command: Command) -> Cohort:
     """
     if not command.table:
         images = {kind: [getattr(command, kind)] for kind in KINDS if getattr(command, kind)}
+        lacking = [name for name in read_model(command).names if name not in images]
+        if lacking:
+            raise OptionError("--table", f"is needed for a model of {lacking[0]}, which has no option of its own")
         n = files.count_volumes(command.qsm)
         known = [participants.of_volumes(names[0]) for names in images.values()]
         participants.compare_all(known)
@@ -158,8 +117,7 @@ def read_cohort(command: Command) -> Cohort:
     if "jacobian" in table.columns:
         needed.append("jacobian")
         table = _read_rows(command, needed)
-    kinds = [kind for kind in KINDS if kind in needed]
-    columns = {kind: [os.fspath(folder / name.strip()) for name in table[kind]] for kind in kinds}
+    columns = {kind: [os.fspath(folder / name.strip()) for name in table[kind]] for kind in needed[1:]}
     visits = tuple(table[command.visit].str.strip()) if command.visit else ()
     return replace(check_cohort(list(table["participant_id"]), columns, of_subjects=True), visits=visits)
 
@@ -177,183 +135,7 @@ def _read_rows(command: Command, needed: Sequence[str]) -> pd.DataFrame:
 
 def needed_kinds(command: Command) -> tuple[str, ...]:
     """Image columns that a table must have."""
-    return ("qsm", "r1", "csf") if command.reference != "none" else ("qsm", "r1")
-
-
-def check_cohort(names: Sequence[str], images: dict[str, list[str]], *, of_subjects: bool = False) -> Cohort:
-    """Check that images belong together; `of_subjects`: one image per participant, not one for all.
-
-    Raises
-    ------
-    FileError
-        As for `read_cohort`.
-    """
-    header = files.read_header(images["qsm"][0])
-    grid = header.grid(np.ones(header.shape[:3], dtype=bool))
-    for kind, listed in images.items():
-        for image in dict.fromkeys(listed):  # one mask of CSF may be that of everyone
-            _check_image(files.read_header(image), grid, header, kind, 1 if of_subjects else len(names))
-    return Cohort(tuple(names), images, header)
-
-
-def shared_images(cohort: Cohort) -> list[str]:
-    """Warnings about images that two participants share, except a common CSF mask."""
-    who = Rows(cohort.names, "the table", visits=cohort.visits)
-    listed = [
-        names
-        for kind, names in cohort.images.items()
-        if len(names) == len(cohort.names) and (kind != "csf" or len(set(names)) > 1)
-    ]
-    return [text for text in (participants.shared(names, who) for names in listed) if text]
-
-
-def _check_image(
-    header: files.ImageHeader, grid: Grid, first: files.ImageHeader, kind: str, n_volumes: int
-) -> None:
-    files.check_grid(header, grid, first.path)
-    allowed = {n_volumes, 1} if kind == "csf" else {n_volumes}
-    if header.shape[3] not in allowed:
-        raise FileError(f"{header.path} has {several(header.shape[3], 'volume')}; expected {n_volumes}")
-
-
-def qsm_factor(command: Command, image: str) -> float:
-    """Factor from the unit of a file to ppm.
-
-    Raises
-    ------
-    FileError
-        The units are not known.
-    """
-    units = command.qsm_units or str(files.sidecar(image).get("Units") or "ppm").strip().casefold()
-    if units not in QSM_UNITS:
-        raise OptionError("--qsm-units", f"{image} is in {units!r}; QSM must be in {' or '.join(QSM_UNITS)}")
-    return QSM_UNITS[units]
-
-
-def to_r1(values: Float32, command: Command, image: str) -> Float32:
-    """R1 in 1/s from the values of a file; 0 where they are 0.
-
-    Raises
-    ------
-    FileError
-        The units are not known.
-    """
-    units = command.r1_units or str(files.sidecar(image).get("Units") or "1/s").strip().casefold()
-    units = SAME_UNITS.get(units, units)
-    if units not in R1_UNITS:
-        raise OptionError("--r1-units", f"{image} is in {units!r}; R1 must be in 1/s or 1/ms, or T1 in ms or s")
-    if units in ("s", "ms"):
-        values = np.divide(1, values, out=np.zeros_like(values), where=values != 0)
-    return values * np.float32(1000) if units in ("1/ms", "ms") else values
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """The images of one participant, in ppm and 1/s, over all voxels."""
-
-    name: str
-    qsm: Float32
-    r1: Float32
-    csf: NDArray[np.uint8] | None
-    jacobian: Float32 | None
-
-    @cached_property
-    def tissue(self) -> Bools:
-        """Voxels that are not background."""
-        return (self.r1 > 0) & np.isfinite(self.r1) & np.isfinite(self.qsm)
-
-
-def subjects(cohort: Cohort, command: Command, requested: Sequence[str], check: bool = True) -> Iterator[Subject]:
-    """The participants one by one with the requested kinds of images; checked unless they were before.
-
-    Raises
-    ------
-    FileError
-        Values are implausible for their kind of image.
-    """
-    kinds = [kind for kind in KINDS if kind in requested and kind in cohort.images]
-    for name, *volumes in zip(cohort.rows, *(cohort.volumes(kind) for kind in kinds)):
-        images = dict(zip(kinds, volumes))
-        (qsm_file, qsm), (r1_file, r1) = images["qsm"], images["r1"]
-        qsm = qsm * np.float32(qsm_factor(command, qsm_file))
-        r1 = to_r1(r1, command, r1_file)
-        if files.read_header(qsm_file).proxy.dtype.kind == "f":
-            qsm[qsm == 0] = np.nan  # outside the mask of the reconstruction; a measured value is never exactly 0
-        csf = to_mask(images["csf"][0], images["csf"][1], name) if "csf" in images else None
-        subject = Subject(name, qsm, r1, csf, images["jacobian"][1] if "jacobian" in images else None)
-        if check:
-            check_plausible(subject, qsm_file, r1_file)
-        yield subject
-
-
-def to_mask(image: str, values: Float32, name: str) -> NDArray[np.uint8]:
-    """Voxels of a mask, or of a probability map above 0.5.
-
-    Raises
-    ------
-    FileError
-        The image is neither.
-    """
-    values = np.nan_to_num(values)
-    high = float(values.max(initial=0))
-    if values.min(initial=0) < 0 or (high > 1 and np.unique(values[values > 0]).size > 1):
-        raise FileError(
-            f"{image} (participant {name}) has values from {values.min():.4g} to {high:.4g}; a mask, or probabilities "
-            "between 0 and 1, expected"
-        )
-    return (values > 0.5 * min(high, 1.0)).astype(np.uint8)
-
-
-def check_jacobian(subject: Subject, image: str, grid: Grid) -> None:
-    """Refuse implausible Jacobians at the voxels that are written.
-
-    Raises
-    ------
-    FileError
-    """
-    if subject.jacobian is None:
-        return
-    try:
-        qmri.check_jacobian(subject.jacobian[grid.index][subject.tissue[grid.index]])
-    except InputError as error:
-        raise FileError(f"{image} (participant {subject.name}): {error}") from None
-
-
-def check_plausible(subject: Subject, qsm_file: str, r1_file: str) -> None:
-    """Refuse values that are wrong by a factor of a thousand, and T1 instead of R1.
-
-    Raises
-    ------
-    FileError
-        The message states the values.
-    """
-    tissue = subject.tissue
-    if not tissue.any():
-        raise FileError(f"{r1_file} (participant {subject.name}) and {qsm_file} have no voxel with values in both")
-    extent = float(np.percentile(np.abs(subject.qsm[tissue]), 99))
-    if not QSM_RANGE[0] <= extent <= QSM_RANGE[1]:
-        raise OptionError(
-            "--qsm-units",
-            f"the 99th percentile of |QSM| in {qsm_file} (participant {subject.name}) is {extent:.4g} ppm; between "
-            f"{QSM_RANGE[0]:g} and {QSM_RANGE[1]:g} is expected: are these the units of the file?",
-        )
-    median = float(np.median(subject.r1[tissue]))
-    if not R1_RANGE[0] <= median <= R1_RANGE[1]:
-        raise OptionError(
-            "--r1-units",
-            f"the median of R1 in {r1_file} (participant {subject.name}) is {median:.4g} 1/s; between "
-            f"{R1_RANGE[0]:g} and {R1_RANGE[1]:g} is expected: are these the units of the file?",
-        )
-    if subject.csf is not None:
-        fluid, solid = tissue & (subject.csf > 0), tissue & (subject.csf == 0)
-        if fluid.any() and solid.any():
-            in_csf, outside = float(np.median(subject.r1[fluid])), float(np.median(subject.r1[solid]))
-            if in_csf > min(outside, CSF_R1):
-                raise OptionError(
-                    "--r1-units",
-                    f"the median in {r1_file} (participant {subject.name}) is {in_csf:.4g} in CSF and {outside:.4g} "
-                    "elsewhere; R1 is lowest in CSF, about 0.23: is this T1 (in s or ms), or is the mask not of CSF?",
-                )
+    return (*read_model(command).names, *(["csf"] if command.reference != "none" else []))
 
 
 # -- the run --------------------------------------------------------------------------------------------------------
@@ -393,14 +175,52 @@ class Reference:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A command with everything that it needs."""
+    """A command with everything that it needs.
+
+    Attributes
+    ----------
+    inversion : Inversion or LeastSquares
+        QSM and R1 are inverted in closed form, also on a device; other contrasts by least squares.
+    outputs : dict of str to str
+        Map → unit.
+    uncertainty : Uncertainty, optional
+    """
 
     command: Command
     cohort: Cohort
-    inversion: qmri.Inversion
+    model: LinearModel
+    inversion: qmri.Inversion | LeastSquares
     grid: Grid
     device: Device | None
     outputs: dict[str, str]
+    uncertainty: Uncertainty | None = None
+
+    @property
+    def units(self) -> Units:
+        """The units of the images, and those that the model expects."""
+        return replace(self.command.units, of_model={each.name: each.units for each in self.model.contrasts})
+
+
+@dataclass(frozen=True, eq=False)
+class Uncertainty:
+    """What is known of errors.
+
+    Attributes
+    ----------
+    noise : tuple of float, optional
+        SD of each contrast as measured.
+    covariances : tuple of (2, 2) float64, optional
+        Of the coefficients of each contrast.
+    """
+
+    noise: tuple[float, ...] | None
+    covariances: tuple[Float64, ...] | None
+
+    @property
+    def parts(self) -> list[str]:
+        """Ends of the names of the maps."""
+        known = {"_sd_noise": self.noise, "_sd_coefficients": self.covariances}
+        return [name for name, value in known.items() if value is not None]
 
 
 OUTPUTS = {
@@ -408,7 +228,12 @@ OUTPUTS = {
     "myelin": ("myelin concentration", 1),
     "ironmass": ("iron content", 2),
     "myelinmass": ("myelin content", 3),
+    "iron_sd_noise": ("standard deviation of iron due to noise", 4),
+    "myelin_sd_noise": ("standard deviation of myelin due to noise", 5),
+    "iron_sd_coefficients": ("standard deviation of iron due to errors of the coefficients", 6),
+    "myelin_sd_coefficients": ("standard deviation of myelin due to errors of the coefficients", 7),
 }
+"""Maps, what they are, and their place among those of a participant."""
 
 
 def execute(command: Command, reporter: Reporter) -> None:
@@ -452,18 +277,59 @@ def _write_cohort(run: Run, reporter: Reporter) -> None:
 def prepare(command: Command) -> Run:
     """Check everything that can be checked without reading an image."""
     device, model = resolve(command.device), read_model(command)
+    uncertainty = _uncertainty(command, model)
     cohort = read_cohort(command)
     inversion, grid = prepare_inversion(command, cohort, model)
     try:
         os.makedirs(command.out, exist_ok=True)
     except OSError as error:
         raise FileError(f"the folder {command.out} cannot be made: {error.strerror}") from None
-    kinds = OUTPUTS if "jacobian" in cohort.images else list(OUTPUTS)[:2]
+    kinds = ["iron", "myelin", *(["ironmass", "myelinmass"] if "jacobian" in cohort.images else [])]
+    kinds += [
+        f"{kind}{part}" for part in (uncertainty.parts if uncertainty else ()) for kind in ("iron", "myelin")
+    ]
     texts = ["csf_reference.tsv", *(f"{kind}.json" for kind in kinds)]
     check_targets(os.path.join(command.out, ""), texts, maps=kinds)
     units = {"iron": model.iron_units, "myelin": model.myelin_units}
-    outputs = {name: units[name.removesuffix("mass")] + (" × J" if "mass" in name else "") for name in kinds}
-    return Run(command, cohort, inversion, grid, device, outputs)
+    outputs = {name: units[name.split("_")[0].removesuffix("mass")] + " × J" * ("mass" in name) for name in kinds}
+    return Run(command, cohort, model, inversion, grid, device, outputs, uncertainty)
+
+
+def _uncertainty(command: Command, model: LinearModel) -> Uncertainty | None:
+    """What is known of the errors of noise and coefficients.
+
+    Raises
+    ------
+    InputError
+        Nothing is known, or it would not be the uncertainty of the maps.
+    """
+    if not command.uncertainty:
+        for option, value in (("--noise", command.noise), ("--coefficient-error", command.coefficient_error)):
+            if value:
+                raise OptionError(option, "is for --uncertainty, which is not requested")
+        return None
+    for option, wrong, why in (
+        ("--reference", command.reference == "none", "the errors of the constants cancel only relative to CSF"),
+        ("--fwhm", command.fwhm, "smoothing changes the uncertainty of noise"),
+    ):
+        if wrong:
+            raise OptionError(option, f"{why}, so --uncertainty is of maps with a reference, and not smoothed")
+    for name, sd in command.noise.items():
+        if name not in model.names or not (np.isfinite(sd) and sd > 0):
+            raise OptionError("--noise", f"{name}={sd:g} is not a positive SD of {' or '.join(model.names)}")
+    noise = tuple(command.noise.get(each.name, each.noise) for each in model.contrasts)
+    errors = model.relative_errors(command.coefficient_error) if command.coefficient_error else None
+    covariances = errors or [each.covariance for each in model.contrasts]
+    known = Uncertainty(
+        noise if all(noise) else None, tuple(covariances) if any(V.any() for V in covariances) else None
+    )
+    if not known.parts:
+        missing = [each.name for each, sd in zip(model.contrasts, noise) if not sd]
+        raise OptionError(
+            "--uncertainty", f"the noise of {missing[0]} is not known, nor are errors of the coefficients; expected "
+            "--noise NAME=SD of every contrast, or --coefficient-error, or a model that has them",
+        )  # fmt: skip
+    return known
 
 
 def check(command: Command, names: Sequence[str], images: dict[str, list[str]]) -> None:
@@ -484,30 +350,40 @@ def check(command: Command, names: Sequence[str], images: dict[str, list[str]]) 
         As for `execute`.
     """
     model, cohort = read_model(command), check_cohort(names, images, of_subjects=True)
-    _, grid = prepare_inversion(command, cohort, model)
-    first = next(subjects(cohort, command, KINDS))
+    inversion, grid = prepare_inversion(command, cohort, model)
+    run = Run(command, cohort, model, inversion, grid, None, {})
+    first = next(subjects(cohort, run.units, model.names, ("csf", "jacobian")))
     if "jacobian" in images:
         check_jacobian(first, images["jacobian"][0], grid)
 
 
-def read_model(command: Command) -> qmri.TissueModel:
+def read_model(command: Command) -> LinearModel:
     """The model at the requested field strength."""
-    model = qmri.TissueModel.read(command.model) if command.model else qmri.TissueModel.default()
-    check_field(model.field, f"the field of the model {model.name}")
+    model = LinearModel.read(command.model or default_path())
+    if model.field is not None:
+        check_field(model.field, f"the field of the model {model.name}")
     if command.to_field not in (None, model.field):
+        there = f"{model.field:g} T" if model.field is not None else "no field strength of R1"
         raise OptionError(
             "--to-field",
-            f"R1 would be at {command.to_field:g} T; the model {model.name} is for {model.field:g} T: expected that "
+            f"R1 would be at {command.to_field:g} T; the model {model.name} is for {there}: expected that "
             "field, or a model of the other",
         )
     return model
 
 
-def prepare_inversion(command: Command, cohort: Cohort, model: qmri.TissueModel) -> tuple[qmri.Inversion, Grid]:
+def prepare_inversion(
+    command: Command, cohort: Cohort, model: LinearModel
+) -> tuple[qmri.Inversion | LeastSquares, Grid]:
     """The inversion for these images, and the voxels to write."""
-    field_of_r1, conversion = find_field(command, cohort), None
-    if field_of_r1 != model.field:
-        conversion = qmri.FieldConversion(field_of_r1, model.field, command.field_method, command.exponent)
+    conversion = None
+    if "r1" in model.names and model.field is not None:
+        field_of_r1 = find_field(command, cohort)
+        if field_of_r1 != model.field:
+            conversion = qmri.FieldConversion(field_of_r1, model.field, command.field_method, command.exponent)
+    for contrast in model.contrasts:
+        if contrast.field is not None and contrast.name != "r1":
+            _check_same_field(contrast, cohort)
     if command.reference != "none" and "csf" not in cohort.images:
         raise OptionError(
             "--reference", "masks of CSF are needed (--csf, or a column csf), except for the reference none"
@@ -515,7 +391,23 @@ def prepare_inversion(command: Command, cohort: Cohort, model: qmri.TissueModel)
     grid = cohort.header.grid(np.ones(cohort.header.shape[:3], dtype=bool))
     if command.mask:
         grid = files.read_mask_on(command.mask, cohort.header)
-    return qmri.Inversion(model, conversion), grid
+    if model.is_qsm_and_r1:
+        return qmri.Inversion(model.tissue_model, conversion), grid
+    return LeastSquares(model, conversion), grid
+
+
+def _check_same_field(contrast: Contrast, cohort: Cohort) -> None:
+    """Raise `FileError` for an image of another field; only R1 is converted."""
+    for image in cohort.images[contrast.name]:
+        said = files.sidecar(image).get("MagneticFieldStrength")
+        if said is None:
+            continue
+        field = check_field(said, f"MagneticFieldStrength beside {image}")
+        if contrast.field is not None and abs(field - contrast.field) > 0.1 * contrast.field:
+            raise FileError(
+                f"{image} was acquired at {field:g} T, and the coefficients of {contrast.name} are for "
+                f"{contrast.field:g} T; only R1 is converted between fields"
+            )
 
 
 @contextlib.contextmanager
@@ -590,16 +482,23 @@ def measure_csf(run: Run, reporter: Reporter) -> Reference | None:
         return None
     n = len(run.cohort.names)
     means, counts = np.empty((n, 2)), np.empty(n, dtype=np.int64)
-    for i, subject in enumerate(subjects(run.cohort, run.command, ("qsm", "r1", "csf"))):
-        arrays = [
-            a if run.device is None or a is None else run.device.upload(a)
-            for a in (subject.qsm, subject.r1, subject.csf)
-        ]
-        means[i], counts[i] = run.inversion.means(arrays[0], arrays[1], arrays[2], run.device)
+    for i, subject in enumerate(subjects(run.cohort, run.units, run.model.names, ("csf",))):
+        means[i], counts[i] = _csf_of(run, subject)
         if not counts[i]:
-            raise FileError(f"the CSF mask of participant {subject.name} has no voxel with QSM and R1")
+            whose = " and ".join(name.upper() for name in run.model.names)
+            raise FileError(f"the CSF mask of participant {subject.name} has no voxel with {whose}")
         reporter.progress("CSF", i + 1, n)
     return Reference(means, counts, run.cohort.names)
+
+
+def _csf_of(run: Run, subject: Subject) -> tuple[Float64, int]:
+    """Mean iron and myelin in a participant's CSF, and the number of voxels."""
+    assert subject.csf is not None
+    if isinstance(run.inversion, LeastSquares):
+        return run.inversion.means(subject.contrasts, subject.tissue & (subject.csf > 0))
+    arrays: list[AnyArray] = [subject.contrasts["qsm"], subject.contrasts["r1"], subject.csf]
+    there = [a if run.device is None else run.device.upload(a) for a in arrays]
+    return run.inversion.means(there[0], there[1], there[2], run.device)
 
 
 def write_maps(
@@ -610,23 +509,56 @@ def write_maps(
     reporter: Reporter,
 ) -> None:
     """Iron and myelin of every participant, smoothed if requested."""
-    kinds = ("qsm", "r1", "jacobian") if reference is not None else KINDS
-    for i, subject in enumerate(subjects(run.cohort, run.command, kinds, reference is None)):
+    others = ("jacobian",) if reference is not None else ("csf", "jacobian")
+    for i, subject in enumerate(subjects(run.cohort, run.units, run.model.names, others, reference is None)):
         if subject.jacobian is not None:
             names = run.cohort.images["jacobian"]
             check_jacobian(subject, names[i if len(names) > 1 else 0], run.grid)
         subtract = reference.of(i, run.command.reference) if reference is not None else (0.0, 0.0)
-        arrays: list[MapBatch] = [
-            a if a is None else a[run.grid.index] for a in (subject.qsm, subject.r1, subject.jacobian)
-        ]
+        maps = _maps_of(run, subject, subtract)
+        jobs = [pool.submit(_write, run, maps[name], write) for name, write in writers.items()]
+        for job in jobs:
+            job.result()
+        reporter.progress("maps", i + 1, len(run.cohort.names))
+
+
+def _maps_of(run: Run, subject: Subject, subtract: tuple[float, float]) -> dict[str, Float32]:
+    """All maps of a participant, by name, at the voxels that are written."""
+    inside = subject.tissue[run.grid.index]
+    contrasts = {name: values[run.grid.index] for name, values in subject.contrasts.items()}
+    jacobian = None if subject.jacobian is None else subject.jacobian[run.grid.index]
+    if isinstance(run.inversion, LeastSquares):
+        tissue = run.inversion.solve(contrasts, inside) - np.where(inside, np.array(subtract)[:, None], 0.0)
+        content = [] if jacobian is None else list(tissue * np.where(inside, jacobian, 0.0))
+        maps = np.array([*tissue, *content], dtype=np.float32)
+    else:
+        arrays: list[MapBatch] = [contrasts["qsm"], contrasts["r1"], jacobian]
         if run.device is not None:
             arrays = [a if a is None else run.device.upload(a) for a in arrays]
         maps = run.inversion.invert(arrays[0], arrays[1], subtract, arrays[2], run.device)
         maps = maps if run.device is None else run.device.download(maps)
-        jobs = [pool.submit(_write, run, maps[OUTPUTS[name][1]], write) for name, write in writers.items()]
-        for job in jobs:
-            job.result()
-        reporter.progress("maps", i + 1, len(run.cohort.names))
+    names = list(OUTPUTS)[: len(maps)]
+    return dict(zip(names, maps)) | _deviations(run, contrasts, maps[:2].astype(np.float64), inside)
+
+
+def _deviations(run: Run, contrasts: Mapping[str, Float32], tissue: Float64, inside: Bools) -> dict[str, Float32]:
+    """Standard deviations of iron and myelin."""
+    known, variances = run.uncertainty, dict[str, Float64]()
+    if known is None:
+        return {}
+    if known.noise is not None:
+        sds: list[Any] = list(known.noise)
+        if run.inversion.conversion is not None:
+            at = run.model.names.index("r1")
+            sds[at] = sds[at] * run.inversion.conversion.slope(contrasts["r1"])
+        variances["_sd_noise"] = np.broadcast_to(run.model.noise_variance(sds).reshape(2, -1), tissue.shape)
+    if known.covariances is not None:
+        variances["_sd_coefficients"] = run.model.coefficient_variance(tissue, known.covariances)
+    return {
+        f"{kind}{part}": np.where(inside, np.sqrt(of[i]), 0).astype(np.float32)
+        for part, of in variances.items()
+        for i, kind in enumerate(("iron", "myelin"))
+    }
 
 
 def _write(run: Run, values: Float32, write: Callable[[Float32], None]) -> None:
@@ -644,7 +576,7 @@ def smoothed(run: Run, values: Float32) -> Float32:
 
 def map_sidecar(run: Run, reference: Reference | None, name: str) -> dict[str, Any]:
     """Sidecar of a map."""
-    command, model, conversion = run.command, run.inversion.model, run.inversion.conversion
+    command, model, conversion = run.command, run.model, run.inversion.conversion
     sidecar: dict[str, Any] = {
         "Description": OUTPUTS[name][0],
         "Units": run.outputs[name],
@@ -653,10 +585,10 @@ def map_sidecar(run: Run, reference: Reference | None, name: str) -> dict[str, A
         "Model": {
             "name": model.name,
             "citation": model.citation,
-            "qsm": model.qsm,
-            "r1": model.r1,
+            **{each.name: (each.iron, each.myelin, each.constant) for each in model.contrasts},
             "field": model.field,
         },
+        **_record_of_uncertainty(run, name),
         "FieldConversion": None,
         "Reference": command.reference,
         "SmoothingFWHM": command.fwhm,
@@ -678,6 +610,17 @@ def map_sidecar(run: Run, reference: Reference | None, name: str) -> dict[str, A
         iron, myelin = reference.of(0, "cohort")
         sidecar["ReferenceValue"] = {"iron": iron, "myelin": myelin}
     return sidecar
+
+
+def _record_of_uncertainty(run: Run, name: str) -> dict[str, Any]:
+    """What a map of standard deviations is based on."""
+    known = run.uncertainty
+    if known is None or "_sd_" not in name:
+        return {}
+    if name.endswith("_sd_noise"):
+        return {"Noise": dict(zip(run.model.names, known.noise or ()))}
+    covariances = zip(run.model.names, known.covariances or ())
+    return {"CoefficientCovariance": {each: V.tolist() for each, V in covariances}}
 
 
 def remove_stale(run: Run) -> None:

@@ -6,21 +6,37 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpuvox import __version__
-from gpuvox.cli.arguments import Parser, not_negative, number, positive
+from gpuvox.cli.arguments import Parser, not_negative, number, pair, positive
 from gpuvox.cli.console import terminal
-from gpuvox.cli.options import add_device, add_quiet, add_table, add_text, command_line
+from gpuvox.cli.options import (
+    add_device,
+    add_flag,
+    add_pairs,
+    add_quiet,
+    add_table,
+    add_text,
+    command_line,
+    unique,
+)  # fmt: skip
 from gpuvox.errors import UsageError
 
 EPILOG = """\
 The table is a TSV or CSV file with the columns participant_id, qsm, r1, csf and, for content maps, jacobian
 (determinants of the template-to-subject transformation); paths are relative to the table. 4D images with one volume per
 participant may be given instead (--csf may be a single volume for all). With --visit, the table has a row for each
-visit, and the reference of the cohort is the mean over participants of each one's mean. The command writes iron, myelin
-and, with Jacobians, ironmass and myelinmass (4D, in the order of the table) with JSON sidecars, and csf_reference.tsv.
+visit, and the reference of the cohort is the mean over participants of each one's mean. A model may have other
+contrasts, whose columns have their names. The command writes iron, myelin and, with Jacobians, ironmass and myelinmass
+(4D, in the order of the table) with JSON sidecars, and csf_reference.tsv.
 
 example:
   gpuvox ironmyelin --table participants.tsv --out maps --from-field 3
 """
+
+
+def _noise(text: str) -> tuple[str, float]:
+    """``qsm=0.004``."""
+    name, sd = pair(text)
+    return name, positive(sd)
 
 
 def build_parser() -> Parser:
@@ -45,6 +61,12 @@ def build_parser() -> Parser:
 def _add_model(parser: Parser) -> None:
     add = parser.add_argument
     add_text(parser, "--model", "FILE", "TOML file that describes the tissue model (Stüber et al. 2014)")
+    add_flag(parser, "--uncertainty", "write standard deviations, too: of noise and of errors of the coefficients")
+    add_pairs(parser, "--noise", "CONTRAST=SD", "noise of a voxel, for --uncertainty (the model's)", kind=_noise)
+    add(
+        "--coefficient-error", type=positive, metavar="SHARE", default=0.0,
+        help="standard error of each coefficient, as a share of it, for --uncertainty (the model's)",
+    )  # fmt: skip
     add(
         "--from-field",
         type=positive,
@@ -79,6 +101,7 @@ def run(argv: Sequence[str]) -> int:
     from gpuvox.ironmyelin import Command, execute
 
     quiet = options.pop("quiet")
+    options["noise"] = unique(options["noise"], "--noise")
     settings = {name: value for name, value in options.items() if value is not None}
     line = command_line("ironmyelin", *argv)
     with terminal(bar=not quiet, unit="subjects") as reporter:

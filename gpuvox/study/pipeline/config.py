@@ -14,8 +14,8 @@ from typing import Any
 
 from gpuvox import files
 from gpuvox.errors import FileError, InputError, OptionError
-from gpuvox.ironmyelin import QSM_UNITS, R1_UNITS
 from gpuvox.study.pipeline.toml import Derived, Reader, error_at, key_lines
+from gpuvox.subject_images import QSM_UNITS, R1_UNITS
 
 EXAMPLE = "example.toml"
 TESTS = ("student", "welch", "mannwhitney", "fisher", "chi2")
