@@ -178,15 +178,17 @@ def test_other_coefficients_as_other_inversions_give_them(studies):
     from dataclasses import replace
 
     from gpuvox.qmri import TissueModel
-    from gpuvox.study.statistics.coefficients import concerns, dependence, drawn_models
+    from gpuvox.study.statistics.coefficients import concerns, dependence, drawn_models, error_roots
     from gpuvox.study.statistics.csf import Comparison
     from gpuvox.tables.reading import read_participants
+    from gpuvox.tissue_models import LinearModel
 
     folder, _ = studies
     people, model = read_participants(folder / "cohort" / "features.tsv"), TissueModel.default()
     comparison = Comparison(people, "group", ("MS", "HC"), ("age", "sex"))
-    models = drawn_models(model, 0.3, 12, seed=2)
-    rows = dependence(comparison, ["pallidum.iron", "pallidum.myelin", "caudate.volume"], model, models)
+    linear = LinearModel.of(model)
+    models = drawn_models(linear, error_roots(linear, 0.3), 12, seed=2)
+    rows = dependence(comparison, ["pallidum.iron", "pallidum.myelin", "caudate.volume"], linear, models)
     assert rows["variable"].tolist() == ["pallidum.iron", "pallidum.myelin"]
     qsm, r1 = model.relative_to(0, 0).forward(people["pallidum.iron"], people["pallidum.myelin"])
     d, p = [], []
@@ -201,7 +203,7 @@ def test_other_coefficients_as_other_inversions_give_them(studies):
     assert (row["d_low"], row["d_high"]) == pytest.approx(tuple(np.quantile(d, [0.025, 0.975])), rel=1e-6)
     assert row["significant"] == pytest.approx(np.mean(np.array(p) < 0.05))
     assert row["same_sign"] == pytest.approx(np.mean(np.sign(d) == np.sign(row["d"])))
-    assert "fewer than 90 %" in " ".join(concerns(rows.assign(decided=0.5), 0.3))
+    assert "fewer than 90 %" in " ".join(concerns(rows.assign(decided=0.5), "a standard error of 30 %"))
     table_of_study = table(folder / "cohort" / "csf" / "coefficients.tsv").set_index("variable")
     assert table_of_study.loc["pallidum.iron", "d"] == pytest.approx(row["d"], rel=1e-5)
     assert "Dependence on the coefficients" in (folder / "cohort" / "report.html").read_text()

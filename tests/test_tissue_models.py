@@ -6,6 +6,7 @@ Coefficients here are simulated; they are of no tissue.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,35 +21,8 @@ from gpuvox.errors import FileError, InputError
 from gpuvox.qmri import TissueModel
 from gpuvox.tissue_models import Contrast, LinearModel
 
-SIMULATED = """\
-version = 2
-name = "simulated"
-citation = "Simulated coefficients, of no tissue"
-iron = "mg/kg"
-myelin = "1"
-[contrasts.qsm]
-units = "ppm"
-iron = 1.5e-4
-myelin = -0.05
-constant = -0.02
-noise = 0.004
-iron_error = 1e-5
-myelin_error = 0.004
-error_correlation = -0.3
-[contrasts.r2star]
-units = "1/s"
-iron = 0.05
-myelin = 30
-constant = 4
-noise = 1.5
-iron_error = 0.004
-[contrasts.mtsat]
-units = "p.u."
-iron = -1e-4
-myelin = 6
-constant = 0.3
-noise = 0.1
-"""
+SIMULATED = (Path(__file__).parent.parent / "examples" / "simulated_model.toml").read_text()
+SIMULATED = re.sub(r"(?m) *#.*$", "", SIMULATED)
 
 
 @pytest.fixture
@@ -99,6 +73,30 @@ def test_noise_and_errors_of_coefficients_are_propagated(model):
         J = np.column_stack(slopes)
         variance += np.diag(J @ contrast.covariance @ J.T)
     np.testing.assert_allclose(model.coefficient_variance(tissue), variance, rtol=1e-5)
+
+
+def test_conclusions_over_the_errors_of_three_contrasts(model):
+    """Each draw solved by its own weighted least squares of what the model explains, and compared by statsmodels."""
+    from gpuvox.study.statistics.coefficients import _changes, dependence, drawn_models, error_roots
+    from gpuvox.study.statistics.csf import Comparison
+
+    rng = np.random.default_rng(0)
+    people = pd.DataFrame({"participant_id": [f"s{i}" for i in range(40)], "group": np.repeat(["MS", "HC"], 20)})
+    people["putamen.iron"] = rng.normal(250, 40, 40) + 40 * (people["group"] == "MS")
+    people["putamen.myelin"] = rng.normal(0.2, 0.03, 40)
+    roots = error_roots(model, 0.1)
+    np.testing.assert_allclose(roots @ np.swapaxes(roots, 1, 2), [each.covariance for each in model.contrasts])
+    models = drawn_models(model, roots, 30, seed=3)
+    row = dependence(Comparison(people, "group", ("MS", "HC"), ()), ["putamen.iron"], model, models).iloc[0]
+    tissue = people[["putamen.iron", "putamen.myelin"]].to_numpy().T
+    y, d = model.design @ tissue, []
+    assert _changes(model, model.design[None])[0] == pytest.approx(np.eye(2), abs=1e-9)
+    for drawn in models:
+        contrasts = (replace(c, iron=a, myelin=b, constant=0) for c, (a, b) in zip(model.contrasts, drawn))
+        iron = replace(model, contrasts=tuple(contrasts)).solve(y)[0]
+        fit = sm.OLS(iron, sm.add_constant((people["group"] == "MS").to_numpy(float))).fit()
+        d.append(2 * fit.tvalues[1] / np.sqrt(38))
+    assert (row["d_low"], row["d_high"]) == pytest.approx(tuple(np.quantile(d, [0.025, 0.975])), rel=1e-6)
 
 
 AFFINE = np.diag([1.0, 1, 2, 1])
@@ -197,7 +195,11 @@ def test_uncertainty_of_qsm_and_r1_includes_the_conversion_between_fields(cohort
         ("iron_error", "iron_eror", "the key 'iron_eror' of the contrast qsm is unknown"),
         ('units = "ppm"', 'units = "ppb"', "the contrast qsm is in 'ppb'; in models it is in 'ppm'"),
         ("[contrasts.r2star]", "[contrasts.csf]", "'csf' cannot name a contrast"),
-        ("[contrasts.r2star]", "[contrasts.r1]", "the contrast r1 has no field"),
+        (
+            "[contrasts.mtsat]",
+            "[contrasts.r1]\nunits='1/s'\niron=1\nmyelin=2\nconstant=0\n[contrasts.mtsat]",
+            "the contrast r1 has no field",
+        ),
         ("myelin_error = 0.004", "error_correlation = 2", "Cannot overwrite a value"),
         ("error_correlation = -0.3", "error_correlation = 2", "a correlation beyond 1"),
     ],
@@ -239,7 +241,7 @@ def test_images_in_other_units_or_of_another_field_are_refused(cohort, capsys, t
     assert main(COMMAND) == 2
     assert "mtsat1.nii is in '%'; the model has mtsat in 'p.u.'" in capsys.readouterr().err
     (tmp_path / "mtsat1.json").unlink()
-    (tmp_path / "model.toml").write_text(SIMULATED.replace("constant = 4\n", "constant = 4\nfield = 3\n"))
+    (tmp_path / "model.toml").write_text(SIMULATED)
     (tmp_path / "r2star2.json").write_text('{"MagneticFieldStrength": 7}')
     assert main(COMMAND) == 2
     assert "r2star2.nii was acquired at 7 T, and the coefficients of r2star are for 3 T" in capsys.readouterr().err

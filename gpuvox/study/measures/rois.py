@@ -26,10 +26,11 @@ from gpuvox.files.text import as_number
 from gpuvox.findings.labels import Region, alike, read_regions
 from gpuvox.grid import Grid
 from gpuvox.plain import several
-from gpuvox.qmri import Share, TissueModel
+from gpuvox.qmri import Share
 from gpuvox.reporter import Reporter
 from gpuvox.tables.columns import require
 from gpuvox.tables.reading import read_visit_rows
+from gpuvox.tissue_models import LinearModel, default_path
 from gpuvox.types import AnyArray, Bools, Floats
 
 NO_MAP = "none"
@@ -183,14 +184,14 @@ def measure(
     return rows
 
 
-def shares_of_iron(iron: Measure, myelin: Measure, model: TissueModel) -> tuple[float, ...]:
+def shares_of_iron(iron: Measure, myelin: Measure, model: LinearModel) -> tuple[float, ...]:
     """What QSM and R1 of a region owe to iron rather than to myelin, between 0 and 1.
 
     Parameters
     ----------
     iron, myelin : Measure
         Of the same region and participant.
-    model : TissueModel
+    model : LinearModel
 
     Returns
     -------
@@ -199,7 +200,8 @@ def shares_of_iron(iron: Measure, myelin: Measure, model: TissueModel) -> tuple[
         b²·Var(My)) over the voxels. NaN where a mean or an SD is.
     """
     means, variances = (iron.mean, myelin.mean), (iron.sd**2, myelin.sd**2)
-    shares = [Share.of(row, means, variances) for row in (model.qsm, model.r1)]
+    rows = {each.name: (each.iron, each.myelin) for each in model.contrasts}
+    shares = [Share.of(rows[name], means, variances) for name in ("qsm", "r1")]
     return (*(each.by_mean[0] for each in shares), *(each.by_variance[0] for each in shares))
 
 
@@ -277,7 +279,7 @@ def execute(command: Command, reporter: Reporter) -> None:
     files.check_not_read([command.out], [command.table, command.names, command.model])
     table = _read_rows(command)
     factors = _factors(command, table)
-    model = TissueModel.read(command.model) if command.model else TissueModel.default()
+    model = LinearModel.read(command.model or default_path())
     for text in _shared(command, table):
         reporter.warn(text)
     regions = read_regions(command.names or None)
@@ -457,8 +459,13 @@ def _line(name: str, row: Measure, factor: float) -> tuple:
 NONE = (float("nan"),) * len(SHARES)
 
 
-def _shares(rows: Sequence[Measure], model: TissueModel) -> dict[tuple[str, str, str], tuple[float, ...]]:
-    """Shares of iron by structure, side and map; only of regions in which iron and myelin are measured."""
+def _shares(rows: Sequence[Measure], model: LinearModel) -> dict[tuple[str, str, str], tuple[float, ...]]:
+    """Shares of iron by structure, side and map; only of regions in which iron and myelin are measured.
+
+    None of models that have other contrasts than QSM and R1.
+    """
+    if not {"qsm", "r1"} <= set(model.names):
+        return {}
     of_map = {(row.structure, row.side, row.map): row for row in rows}
     return {
         (structure, side, name): shares_of_iron(row, of_map[structure, side, "myelin"], model)

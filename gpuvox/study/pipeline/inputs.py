@@ -24,8 +24,8 @@ from gpuvox.study.statistics.groups import EVERYONE
 from gpuvox.tables.columns import complete, require
 from gpuvox.tables.conditions import LeftOut, left_out, select
 from gpuvox.tables.reading import MISSING, is_missing, labels, typed
+from gpuvox.tissue_models import LinearModel, default_path
 
-IMAGES = ("qsm", "r1", "csf", "jacobian")
 REGION_IMAGES = ("labels", "jacobian", "lesions")
 
 
@@ -287,6 +287,18 @@ class StudyInputs:
         del options["coefficient_error"]
         options |= {name: self.config.file(getattr(settings, name)) for name in ("mask", "model")}
         return options | {name: options[name] or None for name in ("from_field", "to_field")}
+
+    @cached_property
+    def model(self) -> LinearModel:
+        """The tissue model of ``[ironmyelin]``."""
+        path = self.config.file(self.config.ironmyelin.model) if self.config.ironmyelin is not None else ""
+        with self.config.reading(("ironmyelin", "model")):
+            return LinearModel.read(path or default_path())
+
+    @property
+    def image_kinds(self) -> tuple[str, ...]:
+        """Columns of images of which iron and myelin are made."""
+        return (*self.model.names, "csf", "jacobian")
 
     @property
     def has_underlay(self) -> bool:

@@ -13,7 +13,7 @@ from gpuvox.participants import Rows
 from gpuvox.plain import several
 from gpuvox.study.measures import rois
 from gpuvox.study.measures.image_series import find_images, shared_images
-from gpuvox.study.pipeline.inputs import IMAGES, REGION_IMAGES, StudyInputs
+from gpuvox.study.pipeline.inputs import REGION_IMAGES, StudyInputs
 from gpuvox.study.pipeline.variables import Variables
 from gpuvox.tables.columns import require
 
@@ -113,7 +113,7 @@ def _check_ironmyelin(inputs: StudyInputs) -> None:
     with inputs.config.reading(("ironmyelin",)):
         command = ironmyelin.Command(out="", **inputs.ironmyelin_options)
         require(inputs.cohort, ironmyelin.needed_kinds(command), inputs.table)
-        images = {kind: inputs.images(kind) for kind in IMAGES if kind in inputs.cohort.columns}
+        images = {kind: inputs.images(kind) for kind in inputs.image_kinds if kind in inputs.cohort.columns}
         ironmyelin.check(command, inputs.cohort["participant_id"].tolist(), images)
 
 

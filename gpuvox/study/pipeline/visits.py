@@ -17,7 +17,7 @@ from gpuvox.ironmyelin import Command, needed_kinds
 from gpuvox.plain import several
 from gpuvox.study.pipeline.config import Mixed
 from gpuvox.study.pipeline.config import Visits as Section
-from gpuvox.study.pipeline.inputs import IMAGES, REGION_IMAGES, StudyInputs
+from gpuvox.study.pipeline.inputs import REGION_IMAGES, StudyInputs
 from gpuvox.tables.columns import fitting, require
 from gpuvox.tables.reading import read_visit_rows, typed
 
@@ -75,7 +75,7 @@ class Visits:
         """Columns that name images."""
         config = self.inputs.config
         regions = [getattr(config.rois, kind) for kind in REGION_IMAGES] if config.rois is not None else []
-        names = [*IMAGES, *(each.image for each in config.maps.values()), *filter(None, regions)]
+        names = [*self.inputs.image_kinds, *(each.image for each in config.maps.values()), *filter(None, regions)]
         return list(dict.fromkeys(names))
 
     @property
@@ -94,7 +94,7 @@ class Visits:
     @property
     def has_ironmyelin(self) -> bool:
         """Whether iron and myelin of the visits are computed."""
-        return self.inputs.config.ironmyelin is not None and {"qsm", "r1"} <= set(self.rows.columns)
+        return self.inputs.config.ironmyelin is not None and set(self.inputs.model.names) <= set(self.rows.columns)
 
     @cached_property
     def maps(self) -> dict[str, str]:

@@ -74,11 +74,17 @@ def _maps(contents: Contents, about: Mapping[str, Any]) -> str:
         return ""
     model = about["Model"]
     named = "Stüber et al. [@stueber2014]" if model.get("name") == "stueber2014" else str(model.get("name"))
+    contrasts = [name for name in model if name not in ("name", "citation", "field")]
+    inverted = (
+        f"quantitative susceptibility and R1, by closed-form inversion of the linear model of {named}."
+        if contrasts == ["qsm", "r1"]
+        else f"{listed(contrasts)}, by weighted least squares of the linear model {named} ({model.get('citation')})."
+    )
     field, reference = about["FieldConversion"], about.get("Reference")
     sentences = [
         "Iron concentration (mg per kg dry weight) and myelin volume fraction were computed in every voxel from "
-        f"quantitative susceptibility and R1, by closed-form inversion of the linear model of {named}.",
-        _field(field, model),
+        f"{inverted}",
+        _field(field, model) if "r1" in contrasts else "",
         {
             "cohort": "The mean value in cerebrospinal fluid, averaged over all participants, was subtracted from "
             "all maps.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -253,8 +252,9 @@ class Page:
         if not part.get("table", ""):
             return []
         about = methods.beside(part)
-        error, draws = about.get("relative_standard_error", math.nan), about.get("draws", 0)
-        caption = f"Differences with {draws} sets of coefficients, standard error {100 * error:g} %"
+        share, draws = about.get("relative_standard_error"), about.get("draws", 0)
+        errors = "standard errors of their model" if share is None else f"standard error {100 * share:g} %"
+        caption = f"Differences with {draws} sets of coefficients, {errors}"
         found = self._tables(part, "table", "coefficients", caption, tables.explained_columns(about, "dependence"))
         main = [table for table in found[:1] if table.rows]
         return [Group("Dependence on the coefficients", main, found[1:], [])] if main else []

@@ -1,7 +1,8 @@
 """How conclusions about iron and myelin depend on the coefficients of the tissue model.
 
-Relative to CSF, QSM and R1 are linear in iron and myelin. Maps under other coefficients are therefore linear
-combinations of the maps under those used, and so are means over regions: nothing is inverted again.
+Relative to CSF, contrasts are linear in iron and myelin. Maps under other coefficients are therefore linear
+combinations of the maps under those used, and so are means over regions: nothing is inverted again. This is exact for
+two contrasts; of more, it is the combination of what the model explains, without the residuals of its fit.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import pandas as pd
 from scipy import stats
 
 from gpuvox.errors import InputError
-from gpuvox.qmri import TissueModel
 from gpuvox.study.statistics.ancova import LEVEL
 from gpuvox.study.statistics.csf import Comparison
+from gpuvox.tissue_models import LinearModel
 from gpuvox.types import Float64
 
 DRAWS = 500
@@ -36,45 +37,72 @@ COLUMNS = {
 """Columns of the table of `dependence`, with descriptions."""
 
 
-def drawn_models(model: TissueModel, error: float, draws: int = DRAWS, seed: int = 0) -> Float64:
-    """Coefficients with independent normal errors.
+def error_roots(model: LinearModel, share: float) -> Float64:
+    """Roots of the covariances of coefficients: R_j with V_j = R_j R_jᵀ.
 
     Parameters
     ----------
-    model : TissueModel
-    error : float
-        Standard error of each coefficient, as a share of it.
-    draws, seed : int
+    model : LinearModel
+    share : float
+        Standard error of each coefficient as a share of it, where the model has no standard errors of its own.
 
     Returns
     -------
-    (draws, 2, 2) float64
-        Rows QSM and R1, columns iron and myelin. Draws in which the determinant has the other sign, so that iron and
-        myelin cannot be told apart in between, are drawn again.
+    (k, 2, 2) float64
 
     Raises
     ------
     InputError
         The error is not between 0 and 0.5.
     """
-    if not 0 < error <= 0.5:
+    if any(each.covariance.any() for each in model.contrasts):
+        roots = []
+        for each in model.contrasts:
+            r = each.error_correlation
+            roots.append([[each.iron_error, 0], [r * each.myelin_error, np.sqrt(1 - r**2) * each.myelin_error]])
+        return np.array(roots, dtype=np.float64)
+    if not 0 < share <= 0.5:
         raise InputError(
-            f"the coefficients have a relative standard error of {error}; expected above 0 and at most 0.5"
+            f"the coefficients have a relative standard error of {share}; expected above 0 and at most 0.5"
         )
-    rng, used = np.random.default_rng(seed), _matrix(model)
-    sign, kept = np.sign(np.linalg.det(used)), np.zeros((0, 2, 2))
+    return share * np.stack([np.diag(row) for row in model.design])
+
+
+def drawn_models(model: LinearModel, roots: Float64, draws: int = DRAWS, seed: int = 0) -> Float64:
+    """Coefficients with normal errors.
+
+    Parameters
+    ----------
+    model : LinearModel
+    roots : (k, 2, 2) float64
+        See `error_roots`.
+    draws, seed : int
+
+    Returns
+    -------
+    (draws, k, 2) float64
+        A row for each contrast, columns iron and myelin. Draws on the other side of a model that cannot tell iron from
+        myelin (for two contrasts, those whose determinant has the other sign) are drawn again.
+    """
+    rng, used = np.random.default_rng(seed), model.design
+    weighted = (used / model.sds[:, None] ** 2).T
+    sign, kept = np.sign(np.linalg.det(weighted @ used)), np.zeros((0, *used.shape))
     while len(kept) < draws:
-        more = used * (1 + error * rng.standard_normal((draws, 2, 2)))
-        kept = np.concatenate([kept, more[np.sign(np.linalg.det(more)) == sign]])
+        more = used + np.einsum("kij,nkj->nki", roots, rng.standard_normal((draws, *used.shape)))
+        kept = np.concatenate([kept, more[np.sign(np.linalg.det(weighted @ more)) == sign]])
     return kept[:draws]
 
 
-def _matrix(model: TissueModel) -> Float64:
-    return np.array([model.qsm[:2], model.r1[:2]], dtype=np.float64)
+def _changes(model: LinearModel, models: Float64) -> Float64:
+    """(draws, 2, 2) What turns iron and myelin into those of other coefficients: G' A."""
+    whitened = models / model.sds[:, None]
+    norms = np.linalg.norm(whitened, axis=1, keepdims=True)
+    gains = np.linalg.pinv(whitened / norms) / np.swapaxes(norms, 1, 2) / model.sds
+    return np.asarray(gains @ model.design)
 
 
 def dependence(
-    comparison: Comparison, variables: Sequence[str], model: TissueModel, models: Float64
+    comparison: Comparison, variables: Sequence[str], model: LinearModel, models: Float64
 ) -> pd.DataFrame:
     """The difference of two groups under drawn coefficients.
 
@@ -83,9 +111,9 @@ def dependence(
     comparison : Comparison
     variables : sequence of str
         Those that are means of iron or myelin, with the other in the table too, are compared.
-    model : TissueModel
+    model : LinearModel
         That of the maps.
-    models : (draws, 2, 2) float64
+    models : (draws, k, 2) float64
         See `drawn_models`.
 
     Returns
@@ -93,8 +121,7 @@ def dependence(
     DataFrame
         One row per variable; `COLUMNS` describes the columns.
     """
-    # (Fe, My) under other coefficients: M' (Fe', My') = M (Fe, My)
-    changes = np.linalg.solve(models, np.broadcast_to(_matrix(model), models.shape))
+    changes = _changes(model, models)
     rows: list[dict[str, Any]] = []
     for name in variables:
         match = MEANS.fullmatch(name)
@@ -129,22 +156,36 @@ def _compared(comparison: Comparison, values: Float64, weights: Float64, own: in
     }  # fmt: skip
 
 
-def concerns(rows: pd.DataFrame, error: float) -> list[str]:
-    """A warning about the variables whose conclusion changes in more than a tenth of the draws."""
+def concerns(rows: pd.DataFrame, errors: str) -> list[str]:
+    """A warning about the variables whose conclusion changes in more than a tenth of the draws.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        See `dependence`.
+    errors : str
+        What the errors are: ``a standard error of 10 %``.
+    """
     weak = rows[rows["decided"] < 0.9]
     if not len(weak):
         return []
     names = ", ".join(f"{row['variable']} ({100 * row['decided']:.0f} %)" for row in weak.to_dict("records"))
     return [
-        f"with coefficients that have a standard error of {100 * error:g} %, fewer than 90 % of the draws lead to the "
-        f"same conclusion about {names}"
+        f"with coefficients that have {errors}, fewer than 90 % of the draws lead to the same conclusion about {names}"
     ]
 
 
-def record_of(error: float, draws: int, model: Mapping[str, Any]) -> dict[str, Any]:
-    """The record for the JSON file beside the table."""
+def described_errors(model: LinearModel, share: float) -> tuple[str, float | None]:
+    """What the errors of the coefficients are, and their share of each if that is assumed."""
+    if any(each.covariance.any() for each in model.contrasts):
+        return "the standard errors of their model", None
+    return f"a standard error of {100 * share:g} %", share
+
+
+def record_of(share: float | None, draws: int, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The record for the JSON file beside the table; `share` is None if the model has errors of its own."""
     return {
-        "relative_standard_error": error,
+        "relative_standard_error": share,
         "draws": draws,
         "model": dict(model),
         "columns": {"dependence": COLUMNS},

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from gpuvox import files
 from gpuvox.reporter import Reporter
-from gpuvox.study.pipeline.inputs import IMAGES, StudyInputs
+from gpuvox.study.pipeline.inputs import StudyInputs
 from gpuvox.study.pipeline.sources import relative
 from gpuvox.study.pipeline.stages import Stage
 from gpuvox.tables.reading import MISSING
@@ -16,7 +16,7 @@ from gpuvox.tables.relocate import relocated
 def participants_stage(inputs: StudyInputs) -> Stage:
     """Write ``participants.tsv``; paths in the table are made relative to the results."""
     config, cohort = inputs.config, inputs.cohort
-    columns = [*IMAGES, *inputs.stacked.values()]
+    columns = [*inputs.image_kinds, *inputs.stacked.values()]
     if config.rois is not None:
         columns += [config.rois.labels, config.rois.lesions, config.rois.jacobian]
     columns += inputs.volume_columns.values()

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable
 
 from gpuvox import files
-from gpuvox.qmri import TissueModel
 from gpuvox.reporter import Reporter
 from gpuvox.study.pipeline.inputs import StudyInputs
 from gpuvox.study.pipeline.stages import Stage
@@ -60,17 +59,20 @@ def coefficient_stages(inputs: StudyInputs) -> list[Stage]:
     def work(reporter: Reporter) -> None:
         os.makedirs(inputs.path("csf"), exist_ok=True)
         table = read_participants(inputs.path("features.tsv"))
-        model = TissueModel.read(path) if path else TissueModel.default()
-        models = coefficients.drawn_models(model, error, seed=inputs.config.study.seed)
+        model = inputs.model
+        models = coefficients.drawn_models(
+            model, coefficients.error_roots(model, error), seed=inputs.config.study.seed
+        )
+        errors, share = coefficients.described_errors(model, error)
         variables, of_pairs = _variables(inputs, table.columns), {}
         for pair in inputs.pairs:
             comparison = csf.Comparison(table, groups.column, pair, groups.covariates)
             rows = of_pairs[" - ".join(pair)] = coefficients.dependence(comparison, variables, model, models)
-            for text in coefficients.concerns(rows, error):
+            for text in coefficients.concerns(rows, errors):
                 reporter.warn(text if len(inputs.pairs) == 1 else f"{' - '.join(pair)}: {text}")
         files.write_table(inputs.path(csf.DEPENDENCE), csf.by_pair(of_pairs))
         about = {"name": model.name, "citation": model.citation}
-        record = coefficients.record_of(error, len(models), about)
+        record = coefficients.record_of(share, len(models), about)
         record["columns"]["dependence"] = csf.columns_by_pair(coefficients.COLUMNS, inputs.pairs)
         files.write_json(inputs.path(csf.DEPENDENCE_RECORD), record)
 

@@ -12,7 +12,7 @@ from gpuvox.reporter import Reporter
 from gpuvox.study.measures.image_series import copy_volumes, counted, find_images, mean_image, write_images
 from gpuvox.study.measures.map_checks import check_maps, warnings_about_maps
 from gpuvox.study.pipeline.config import IRONMYELIN
-from gpuvox.study.pipeline.inputs import IMAGES, StudyInputs
+from gpuvox.study.pipeline.inputs import StudyInputs
 from gpuvox.study.pipeline.sources import cells, column_files, copy_stage_name, image_files, of_maps, of_template
 from gpuvox.study.pipeline.stages import Stage
 
@@ -29,7 +29,7 @@ def map_stages(inputs: StudyInputs) -> list[Stage]:
 def _ironmyelin(inputs: StudyInputs) -> Stage:
     section, study = inputs.config.ironmyelin, inputs.config.study
     assert section is not None
-    names = [column for column in IMAGES if column in inputs.cohort.columns]
+    names = [column for column in inputs.image_kinds if column in inputs.cohort.columns]
     options = inputs.ironmyelin_options
 
     def work(reporter: Reporter) -> None:

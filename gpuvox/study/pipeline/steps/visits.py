@@ -10,7 +10,7 @@ from gpuvox import files, ironmyelin
 from gpuvox.reporter import Reporter
 from gpuvox.study.measures import rois
 from gpuvox.study.pipeline.config import Mixed, slug
-from gpuvox.study.pipeline.inputs import IMAGES, REGION_IMAGES, StudyInputs
+from gpuvox.study.pipeline.inputs import REGION_IMAGES, StudyInputs
 from gpuvox.study.pipeline.sources import image_files
 from gpuvox.study.pipeline.stages import Stage, indented
 from gpuvox.study.pipeline.visits import Visits
@@ -71,7 +71,7 @@ def _ironmyelin(visits: Visits) -> Stage:
     names = [name for name in visits.maps if name not in inputs.config.maps]
     outputs = tuple(f"visits/{name}.*" for name in names)
     outputs += ("visits/csf_reference.tsv",) if section.reference != "none" else ()
-    sources = {name: _column_files(visits, name) for name in IMAGES if name in visits.rows.columns}
+    sources = {name: _column_files(visits, name) for name in inputs.image_kinds if name in visits.rows.columns}
     for name in ("mask", "model"):
         if options[name]:
             sources[name] = image_files(options[name]) if name == "mask" else (options[name],)
