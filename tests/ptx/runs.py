@@ -14,9 +14,13 @@ from gpuvox.cluster import cluster_maps, cluster_maxima, normalised_extents
 from gpuvox.device import Device
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
+from gpuvox.normal_scores import Magnitude, ZScale
 from gpuvox.partitioning import partition
+from gpuvox.permtest import PermutationTest
 from gpuvox.qmri import FieldConversion, Inversion, TissueModel
+from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
+from gpuvox.statistics import Statistics
 from gpuvox.tfce import CODE_LEVELS, Enhancer, Tfce
 
 SHAPE = (13, 12, 11)
@@ -81,6 +85,22 @@ def t_and_f(device: Device | None) -> list[np.ndarray]:
         glm = Glm(data, model, np.zeros((n, 0)), device=device)
         pairs = rng.integers(0, n_shuffles, 200), rng.integers(0, n_voxels, 200)
         out += [host(device, glm.statistic_maps(shuffles)), glm.exact(shuffles, *pairs)]
+    return out
+
+
+def scale_of_z(device: Device | None) -> list[np.ndarray]:
+    """|z| of t, and z of F, enhanced in steps of each map's own maximum."""
+    rng, grid, out, n = np.random.default_rng(6), masked(6), [], 9
+    design = np.c_[np.ones(n), rng.normal(size=(n, 2))]
+    data = rng.normal(size=(n, grid.n_voxels)).astype(np.float32)
+    for contrast in (np.eye(3)[1:2], np.eye(3)[1:]):
+        shuffler = Shuffler(design @ contrast.T, Permutations(3, 1))
+        is_f = len(contrast) > 1
+        model = ZScale(Glm(data, partition(design, contrast, is_f=is_f), shuffler.invariant, device=device))
+        statistics = Statistics(tfce=Tfce(rule="palm"), uncorrected=True)
+        test = PermutationTest(model if is_f else Magnitude(model), grid, shuffler, statistics)
+        result = test.observe().run(0, shuffler.n)
+        out += [values[:1] for group in (result.maxima, result.below) for values in group.values()]
     return out
 
 
@@ -158,6 +178,7 @@ RUNS: dict[str, Run] = {
     "TFCE, exact": Run(partial(by_height, True)),
     "TFCE, more levels than int16 holds": Run(partial(by_height, False)),
     "t and F": Run(t_and_f),
+    "the scale of z": Run(scale_of_z),
     "smoothed": Run(smoothed),
     "clusters": Run(clusters),
     **{f"sums of {kind}": Run(partial(sums, kind)) for kind in ("float32", "float64", "int64")},
