@@ -858,7 +858,6 @@ def test_numbers_may_touch_their_option(study):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("palm -i data", ["palm", "gpuvox randomise"]),
         ("randomize -i data", ["did you mean randomise?"]),
         ("-i data", ["must follow a command", "gpuvox randomise -i"]),
         ("rois --tabel p.tsv", ["unknown option --tabel", "--table", "gpuvox rois --help"]),

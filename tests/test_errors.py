@@ -17,6 +17,13 @@ LINE = "randomise -i data -m mask -o out -d design.mat -t design.con -x -T -n 20
 
 WRONG = {
     "randomise": ["-i none -o out -m mask -d design.mat -t design.con --quiet", "-i data -o out -n x", "-o out"],
+    "palm": [
+        "-i none.nii -d design.mat -t design.con", "-i data -d design.mat -t design.con -n x", "-d design.mat",
+        "-i data -d design.mat -t design.con -npc -o p",
+        "-i data -m mask -d design.mat -t design.con -twotial", "none.txt", "-i data.mgz -d design.mat -t design.con",
+        "-i data -m mask -d design.mat -t design.con -o p --permutations none",
+        "-i data -save1-p -logp", "-i data -i design.csv",
+    ],
     "merge": ["none.tally", "design.mat", ""],
     "design": ["--table none.tsv --out d", "--table design.mat --out d", "--out d", "--table t --out d --order a,b"],
     "longitudinal": ["--table none.tsv --visit session --out l", "--table t --visit s --out l --designs nested"],

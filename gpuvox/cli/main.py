@@ -19,7 +19,7 @@ from gpuvox.errors import CacheWarning, InputError, InputWarning
 from gpuvox.runtime.signals import signals_as_exceptions
 
 COMMANDS = (
-    "randomise", "voxelwise", "merge", "design", "longitudinal", "info",
+    "randomise", "voxelwise", "palm", "merge", "design", "longitudinal", "info",
     "study", "ironmyelin", "rois", "volumes", "clusters", "groups", "models", "report", "phantom",
 )  # fmt: skip
 
@@ -32,6 +32,7 @@ Voxelwise permutation inference for neuroimaging.
 analysis:
   voxelwise     permutation tests from a table of participants and a formula: images in, maps and findings out
   randomise     permutation tests on the general linear model, with the options and files of FSL randomise
+  palm          permutation inference with the options and files of PALM
   merge         combine the shards of a randomise run into its maps
   design        make design and contrast files for randomise from a table of participants
   longitudinal  the same for repeated visits: change scores, and repeated measures with exchangeability blocks
@@ -110,8 +111,6 @@ def _run(command: str, work: Callable[[list[str]], int], arguments: Sequence[str
 
 
 def _unknown_command(command: str) -> str:
-    if command == "palm":
-        return "there is no command palm yet; gpuvox randomise names what does the same as most of PALM's options"
     if command.startswith("-"):
         return (
             f"{command} must follow a command, as in gpuvox randomise {command}; gpuvox --help lists the commands"

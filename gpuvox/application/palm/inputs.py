@@ -1,0 +1,366 @@
+"""The files of a run: data, masks, designs, contrasts and blocks, read and checked."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gpuvox import files, participants
+from gpuvox.application.cost import check_memory
+from gpuvox.application.palm.description import PalmDescription
+from gpuvox.errors import FileError, UsageError
+from gpuvox.files.images import mask_of
+from gpuvox.grid import Grid
+from gpuvox.reporter import Reporter
+from gpuvox.types import AnyArray, Bools, Float32, Float64, Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Modality:
+    """The data of one input.
+
+    Attributes
+    ----------
+    data : (n, V) float32
+    grid : Grid
+        Of a table, its columns in a row.
+    header : ImageHeader or None
+        Whose geometry images take; None for tables.
+    name : str
+        The file.
+    """
+
+    data: Float32
+    grid: Grid
+    header: files.ImageHeader | None
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """A design with its contrasts.
+
+    Attributes
+    ----------
+    matrix : (n, p) float64
+    contrasts : (k, p) float64
+        t contrasts.
+    f_contrasts : (f, k) bool
+        Which of them each F contrast stacks.
+    name : str
+        The file.
+    """
+
+    matrix: Float64
+    contrasts: Float64
+    f_contrasts: Bools
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class PalmInputs:
+    """Everything that is read.
+
+    Attributes
+    ----------
+    modalities : tuple of Modality
+    designs : tuple of Design
+    blocks : (n,) or (n, levels) int64, optional
+    groups : (n,) int64, optional
+        Variance groups.
+    chosen : (n,) int64, optional
+        The observations that are analysed, among all in the files; None for all.
+    n_all : int
+        Number of observations in the files, if these are not all.
+    """
+
+    modalities: tuple[Modality, ...]
+    designs: tuple[Design, ...]
+    blocks: Ints | None = None
+    groups: Ints | None = None
+    chosen: Ints | None = None
+    n_all: int = 0
+
+    @property
+    def n(self) -> int:
+        """Number of observations."""
+        return len(self.designs[0].matrix)
+
+    @property
+    def n_read(self) -> int:
+        """Number of observations in the files."""
+        return self.n_all or self.n
+
+    def only(self, chosen: Ints) -> PalmInputs:
+        """The same with some of the observations, by their numbers from 0."""
+        return PalmInputs(
+            tuple(replace(modality, data=modality.data[chosen]) for modality in self.modalities),
+            tuple(replace(design, matrix=design.matrix[chosen]) for design in self.designs),
+            None if self.blocks is None else self.blocks[chosen],
+            None if self.groups is None else self.groups[chosen],
+            chosen if self.chosen is None else self.chosen[chosen],
+            self.n_read,
+        )
+
+
+def read_inputs(description: PalmDescription, reporter: Reporter) -> PalmInputs:
+    """Read all files of a run, small ones first.
+
+    Raises
+    ------
+    FileError, DesignError, UsageError
+        A file cannot be read, or does not fit the others; the sentence names it.
+    """
+    _check_counts(description)
+    chosen = _subjects(description)
+    n = _count_observations(description)
+    designs = tuple(_read_design(description, number, n) for number in range(max(len(description.designs), 1)))
+    _check_participants(description)
+    ways = description.exchangeability
+    blocks = _read_integers(ways.blocks, n, "exchangeability blocks")
+    if blocks is not None and blocks.shape[1] == 1:
+        blocks = blocks[:, 0]
+    groups = None
+    if ways.groups not in ("", "auto"):
+        groups = _one_column(_read_integers(ways.groups, n, "variance groups"), ways.groups)
+    modalities = tuple(_read_modality(description, number, reporter) for number in range(len(description.inputs)))
+    inputs = PalmInputs(modalities, designs, blocks, groups)
+    if chosen is None:
+        return inputs
+    if chosen.max(initial=-1) >= n:
+        raise FileError(
+            f"{description.subjects}: there is no observation {chosen.max() + 1} among {n}",
+            file=description.subjects,
+        )
+    return inputs.only(chosen)
+
+
+def _check_counts(description: PalmDescription) -> None:
+    n_inputs, n_designs = len(description.inputs), len(description.designs)
+    if len(description.masks) not in (0, 1, n_inputs):
+        raise UsageError(
+            f"{len(description.masks)} masks are given with -m and {n_inputs} inputs with -i; "
+            "one mask for all or one for each is expected", option="-m",
+        )  # fmt: skip
+    if len(description.contrasts) != n_designs:
+        raise UsageError(
+            f"{len(description.contrasts)} files of t contrasts are given with -t and {n_designs} designs with -d; "
+            "one for each design is expected", option="-t",
+        )  # fmt: skip
+    if len(description.f_contrasts) > n_designs:
+        raise UsageError(
+            f"{len(description.f_contrasts)} files of F contrasts are given with -f and {n_designs} designs with -d; "
+            "at most one for each design is expected", option="-f",
+        )  # fmt: skip
+    if description.design_per_input and n_designs != n_inputs:
+        raise UsageError(
+            f"-designperinput: {n_designs} designs are given with -d and {n_inputs} inputs with -i; "
+            "one for each input is expected", option="-designperinput",
+        )  # fmt: skip
+    tables = [name for name in description.inputs if _is_table(name)]
+    if tables and len(tables) < n_inputs:
+        other = next(name for name in description.inputs if name not in tables)
+        raise UsageError(
+            f"-i: {tables[0]} is a table and {other} an image; inputs of one kind are expected", option="-i"
+        )
+    space = description.spatial
+    if tables and (space.threshold is not None or (space.tfce and space.dimensions != 1)):
+        option = "-T" if space.tfce else "-C"
+        raise UsageError(
+            f"{option}: {tables[0]} is a table, whose columns have no neighbours; -T -tfce1D takes them for a series",
+            option=option,
+        )
+    if tables and description.masks:
+        raise UsageError(f"-m: {tables[0]} is a table, of which all columns are analysed", option="-m")
+    for name in (*description.inputs, *description.masks):
+        if name.lower().endswith((".mgh", ".mgz", ".gii", ".dpv", ".dpx", ".dpf", ".srf")) or ".dscalar" in name:
+            raise UsageError(f"{name} is a surface, or data of one; NIfTI images and tables (.csv) are analysed")
+
+
+def _is_table(name: str) -> bool:
+    return name.lower().endswith((".csv", ".txt", ".tsv"))
+
+
+def _count_observations(description: PalmDescription) -> int:
+    """The number of observations of the first input; the others are compared with it."""
+    counts = [_observations(description, name) for name in description.inputs]
+    for name, count in zip(description.inputs, counts):
+        if count != counts[0]:
+            raise FileError(
+                f"{name} has {count} observations and {description.inputs[0]} {counts[0]}; the shufflings apply to all "
+                "inputs, which must have as many", file=name,
+            )  # fmt: skip
+    return counts[0]
+
+
+def _observations(description: PalmDescription, name: str) -> int:
+    if _is_table(name):
+        return files.read_numbers(name).values.shape[1 if description.transpose else 0]
+    return files.count_volumes(name)
+
+
+def _read_design(description: PalmDescription, number: int, n: int) -> Design:
+    if not description.designs:
+        return Design(np.ones((n, 1)), np.ones((1, 1)), np.zeros((0, 1), bool), "the mean")
+    name = description.designs[number]
+    matrix = _fitting(files.read_numbers(name).values, n, name, description)
+    p = matrix.shape[1]
+    contrasts = files.read_numbers(description.contrasts[number]).values
+    p = max(p, *(regressor.column for regressor in description.regressors if regressor.design == number + 1), p)
+    if contrasts.shape[1] not in (matrix.shape[1], p):
+        raise FileError(
+            f"{description.contrasts[number]} has {contrasts.shape[1]} columns and {name} {matrix.shape[1]}; "
+            "a weight for each regressor is expected", file=description.contrasts[number],
+        )  # fmt: skip
+    f_rows = np.zeros((0, len(contrasts)), bool)
+    if number < len(description.f_contrasts):
+        f_name = description.f_contrasts[number]
+        f_rows = files.read_numbers(f_name).values != 0
+        if f_rows.shape[1] != len(contrasts):
+            raise FileError(
+                f"{f_name} has {f_rows.shape[1]} columns; a column for each of the {len(contrasts)} t contrasts of "
+                f"{description.contrasts[number]} is expected", file=f_name,
+            )  # fmt: skip
+        if not f_rows.any(axis=1).all():
+            empty = int(np.argmin(f_rows.any(axis=1))) + 1
+            raise FileError(f"{f_name}: row {empty} stacks no t contrast", file=f_name)
+    return Design(matrix, contrasts, f_rows, name)
+
+
+def _fitting(values: AnyArray, n: int, name: str, description: PalmDescription) -> AnyArray:
+    if len(values) != n:
+        raise FileError(f"{name} has {len(values)} rows; {description.inputs[0]} has {n} observations", file=name)
+    return values
+
+
+def _read_integers(name: str, n: int, what: str) -> Ints | None:
+    """Whole numbers for each observation, (n, columns)."""
+    if not name:
+        return None
+    values = files.read_numbers(name).values
+    if values.shape[0] != n:
+        raise FileError(
+            f"{name} has {len(values)} rows; a row for each of the {n} observations is expected", file=name
+        )
+    if not (values == np.round(values)).all():
+        row, column = np.argwhere(values != np.round(values))[0]
+        raise FileError(
+            f"{name}: {values[row, column]:g} in row {row + 1}, column {column + 1}, is not a whole number; {what} are "
+            "numbered", file=name,
+        )  # fmt: skip
+    return values.astype(np.int64)
+
+
+def _one_column(values: Ints | None, name: str) -> Ints | None:
+    if values is not None and values.shape[1] != 1:
+        raise FileError(
+            f"{name} has {values.shape[1]} columns; one number for each observation is expected", file=name
+        )
+    return None if values is None else values[:, 0]
+
+
+def _subjects(description: PalmDescription) -> Ints | None:
+    """The observations that are analysed, from 0; None for all."""
+    if not description.subjects:
+        return None
+    values = files.read_numbers(description.subjects).values.ravel()
+    if not ((values == np.round(values)) & (values >= 1)).all() or len(set(values)) < len(values):
+        raise FileError(
+            f"{description.subjects}: different whole numbers from 1 are expected, the observations to analyse",
+            file=description.subjects,
+        )
+    return values.astype(np.int64) - 1
+
+
+def _check_participants(description: PalmDescription) -> None:
+    """Compare the participants of designs, blocks and images, as far as files name them.
+
+    Raises
+    ------
+    FileError
+        The participants differ; the sentence names the first row.
+    """
+    ways = description.exchangeability
+    named = [name for name in (*description.designs, ways.blocks, ways.groups) if name not in ("", "auto")]
+    rows = [participants.of_matrix(files.read_numbers(name), name) for name in named]
+    known = next((each for each in rows if each is not None), None)
+    images = [name for name in description.inputs if not _is_table(name)]
+    tables = [
+        participants.of_matrix(files.read_numbers(name), name)
+        for name in description.inputs
+        if _is_table(name) and not description.transpose
+    ]
+    participants.compare_all([*rows, *tables, *(participants.of_images(name, known) for name in images)])
+
+
+# ---------------------------------------------------------------------------------------------------------- the data
+
+
+def _read_modality(description: PalmDescription, number: int, reporter: Reporter) -> Modality:
+    name = description.inputs[number]
+    if _is_table(name):
+        values = files.read_numbers(name).values
+        data = np.ascontiguousarray(values.T if description.transpose else values, dtype=np.float32)
+        if (np.ptp(data, axis=0) == 0).any():
+            column = int(np.argmin(np.ptp(data, axis=0))) + 1
+            reporter.warn(f"{name}: column {column} is constant; its statistic is 0 and its p 1")
+        return Modality(data, Grid(np.ones((data.shape[1], 1, 1), dtype=bool)), None, os.fspath(name))
+    header = files.read_header(name)
+    mask = None
+    if description.masks:
+        mask_name = description.masks[min(number, len(description.masks) - 1)]
+        mask = files.read_mask_on(mask_name, header).mask
+        if description.reverse_masks:
+            mask = mask_of(~mask, mask_name)
+    return _read_image(name, header, mask, reporter)
+
+
+def _read_image(name: str, header: files.ImageHeader, mask: Bools | None, reporter: Reporter) -> Modality:
+    """The voxels of an image that are in the mask, finite and not constant."""
+    everywhere = header.grid(np.ones(header.shape[:3], dtype=bool) if mask is None else mask)
+    n = header.shape[3]
+    check_memory(n, everywhere.n_voxels, 0, "")
+    data = np.empty((n, everywhere.n_voxels), dtype=np.float32)
+    for i, volume in enumerate(files.read_volumes_like(name, header)):
+        data[i] = volume[everywhere.index]
+        reporter.progress(f"reading {name}", i + 1, n)
+    finite = np.isfinite(data).all(axis=0)
+    kept = finite & (data != data[0]).any(axis=0)
+    if not kept.any():
+        raise FileError(f"{name}: no voxel of the mask is finite and varies between observations", file=name)
+    if mask is not None and not kept.all():
+        unknown = int(np.count_nonzero(~finite))
+        reporter.warn(
+            f"{name}: {np.count_nonzero(~kept)} of {len(kept)} voxels of the mask are left out: {unknown} are not "
+            f"finite in every observation, and {np.count_nonzero(~kept) - unknown} are constant"
+        )
+    if not kept.all():
+        flat = np.zeros(everywhere.mask.size, dtype=bool)
+        flat[everywhere.index[kept]] = True
+        data = np.ascontiguousarray(data[:, kept])
+        everywhere = replace(everywhere, mask=flat.reshape(everywhere.shape, order="F"))
+    return Modality(data, everywhere, header, os.fspath(name))
+
+
+def read_regressor(name: str, modality: Modality, inputs: PalmInputs) -> Float32:
+    """(n, V) The values of a regressor for each voxel of a modality.
+
+    Raises
+    ------
+    FileError
+        The file is on another grid, has another number of observations, or is not finite in the mask.
+    """
+    if modality.header is None:
+        values = files.read_numbers(name).values.astype(np.float32)
+        n_columns = modality.data.shape[1]
+    else:
+        values = files.read_cohort(name, modality.grid)
+        n_columns = values.shape[1]
+    if values.shape != (inputs.n_read, n_columns):
+        raise FileError(
+            f"{name} has {values.shape[0]} observations of {values.shape[1]} values; {inputs.n_read} of {n_columns} "
+            "are expected", file=name,
+        )  # fmt: skip
+    return values if inputs.chosen is None else values[inputs.chosen]

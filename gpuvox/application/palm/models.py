@@ -1,0 +1,193 @@
+"""The model of each test: its statistic, and the same as a normal score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpuvox.application.palm.contrasts import Contrast, PalmTest
+from gpuvox.application.palm.description import PalmDescription
+from gpuvox.application.palm.inputs import PalmInputs, read_regressor
+from gpuvox.correlation import CorrelationScale, correlation
+from gpuvox.device import Device
+from gpuvox.errors import DesignError, UsageError
+from gpuvox.normal_scores import Magnitude, ZScale
+from gpuvox.prepared import AnyShuffler
+from gpuvox.regression_methods import Method, Partitioning, RegressionTest
+from gpuvox.types import Float32, Float64, Shuffles
+from gpuvox.variance_groups import VarianceGroupsGlm
+from gpuvox.voxelwise_evs import VoxelwiseGlm
+
+
+@dataclass(frozen=True, eq=False)
+class Tester:
+    """What tests every element of a modality with one contrast: t or F.
+
+    Attributes
+    ----------
+    kind : str
+        ``tstat``, ``fstat``, ``vstat``, ``gstat``, ``rstat`` or ``rsqstat``.
+    signed : StatisticModel
+        Its maps are z, with their sign.
+    model : StatisticModel
+        Its maps are what is compared: z, or |z| of two-tailed tests.
+    """
+
+    kind: str
+    signed: Any
+    model: Any
+
+    def statistic(self, shuffle: Shuffles) -> Float64:
+        """(V,) The statistic itself, for one shuffling."""
+        values: Float64 = self.signed.model.exact_map(shuffle)
+        return values
+
+    def z(self, shuffle: Shuffles) -> Float64:
+        """(V,) The statistic as a normal score, with its sign."""
+        values: Float64 = self.signed.exact_map(shuffle)
+        return values
+
+    def dof(self, shuffle: Shuffles) -> float | Float64:
+        """Error degrees of freedom of all elements, or of each."""
+        del shuffle
+        return float(self.signed.model.df)
+
+
+class GroupsTester(Tester):
+    """The same of v and G, whose degrees of freedom depend on element and shuffling."""
+
+    def statistic(self, shuffle: Shuffles) -> Float64:
+        """See `Tester.statistic`."""
+        values: Float64 = self.signed.raw_maps(shuffle).statistic
+        return values
+
+    def dof(self, shuffle: Shuffles) -> Float64:
+        """See `Tester.dof`."""
+        values: Float64 = self.signed.raw_maps(shuffle).df
+        return values
+
+
+class CorrelationTester(Tester):
+    """The same of r and R², which have no degrees of freedom of their own."""
+
+    def statistic(self, shuffle: Shuffles) -> Float64:
+        """See `Tester.statistic`."""
+        values: Float64 = self.signed.model.from_maps(self.signed.model.exact_map(shuffle))
+        return values
+
+    def dof(self, shuffle: Shuffles) -> float:
+        """See `Tester.dof`."""
+        del shuffle
+        return float("nan")
+
+
+def make_tester(
+    description: PalmDescription, inputs: PalmInputs, test: PalmTest, shuffler: AnyShuffler, device: Device | None
+) -> Tester:
+    """The model of a test.
+
+    Raises
+    ------
+    DesignError
+        The contrast cannot be tested with this design; the sentence names it.
+    InputError
+        Another setting does not fit the design.
+    """
+    is_t = test.contrast.is_t
+    make: Any
+    kept: type[Tester]
+    if description.statistic.pearson:
+        make, kind, kept = _of_correlation, "r" if is_t else "rsq", CorrelationTester
+    elif inputs.groups is not None and len(np.unique(inputs.groups)) > 1:
+        make, kind, kept = _of_groups, "v" if is_t else "g", GroupsTester
+    else:
+        make, kind, kept = _of_one_variance, "t" if is_t else "f", Tester
+    try:
+        signed = make(description, inputs, test, shuffler, device)
+    except DesignError as error:
+        raise DesignError(f"{test.contrast.title}: {error}") from None
+    two_tailed = description.statistic.two_tailed and is_t
+    return kept(f"{kind}stat", signed, Magnitude(signed) if two_tailed else signed)
+
+
+def _of_correlation(
+    description: PalmDescription, inputs: PalmInputs, test: PalmTest, shuffler: AnyShuffler, device: Device | None
+) -> CorrelationScale:
+    """r or R², as z."""
+    design, weights, _ = padded_design(description, inputs, test.contrast)
+    data, demean = inputs.modalities[test.modality].data, description.statistic.demean
+    return CorrelationScale(
+        correlation(
+            data, design, weights, shuffler.invariant, is_f=not test.contrast.is_t, demean=demean, device=device
+        )
+    )
+
+
+def _of_groups(
+    description: PalmDescription, inputs: PalmInputs, test: PalmTest, shuffler: AnyShuffler, device: Device | None
+) -> VarianceGroupsGlm:
+    """v or G, as z."""
+    parts = regression_test(description, inputs, test.contrast).parts.whole
+    data, palm_dof = inputs.modalities[test.modality].data, description.statistic.palm_dof
+    assert inputs.groups is not None
+    return VarianceGroupsGlm(data, parts, shuffler.invariant, inputs.groups, palm_dof, device)
+
+
+def _of_one_variance(
+    description: PalmDescription, inputs: PalmInputs, test: PalmTest, shuffler: AnyShuffler, device: Device | None
+) -> Any:
+    """t or F, as z."""
+    chosen, is_f, data = description.statistic, not test.contrast.is_t, inputs.modalities[test.modality].data
+    if description.regressors:
+        design, weights, regressors = whole_design(description, inputs, test)
+        if regressors:
+            return ZScale(
+                VoxelwiseGlm(data, design, weights, regressors, demean=chosen.demean, is_f=is_f, device=device)
+            )
+    tested = regression_test(description, inputs, test.contrast)
+    return ZScale(tested.model(data, shuffler.invariant, device=device))
+
+
+def regression_test(description: PalmDescription, inputs: PalmInputs, contrast: Contrast) -> RegressionTest:
+    """How t or F of a contrast are made, without regressors that have values for each voxel; raises `DesignError`."""
+    design, weights, _ = padded_design(description, inputs, contrast)
+    chosen, is_f = description.statistic, not contrast.is_t
+    method, partitioning = Method(chosen.regression), Partitioning(chosen.partition)
+    return RegressionTest(design, weights, method, partitioning, is_f, chosen.demean, not chosen.palm_dof)
+
+
+def padded_design(
+    description: PalmDescription, inputs: PalmInputs, contrast: Contrast
+) -> tuple[Float64, Float64, dict[int, str]]:
+    """The design and the weights of a contrast, with a column for each regressor that has values for each voxel.
+
+    Returns
+    -------
+    design : (n, p) float64
+    weights : (s, p) float64
+    files : dict of str
+        The files of those regressors, by their column.
+    """
+    own = inputs.designs[contrast.design]
+    mine = [each for each in description.regressors if each.design == contrast.design + 1]
+    width = max([own.matrix.shape[1], *(each.column for each in mine)])
+    if width > own.matrix.shape[1] + 1:
+        raise UsageError(
+            f"-evperdat: column {width} is beyond the {own.matrix.shape[1]} of {own.name} and the one after them",
+            option="-evperdat",
+        )
+    design = np.hstack([own.matrix, np.zeros((inputs.n, width - own.matrix.shape[1]))])
+    weights = np.zeros((len(contrast.weights), width))
+    weights[:, : contrast.weights.shape[1]] = contrast.weights
+    return design, weights, {each.column - 1: each.file for each in mine}
+
+
+def whole_design(
+    description: PalmDescription, inputs: PalmInputs, test: PalmTest
+) -> tuple[Float64, Float64, dict[int, Float32]]:
+    """The same of a test, with the values (n, V) of those regressors."""
+    design, weights, names = padded_design(description, inputs, test.contrast)
+    modality = inputs.modalities[test.modality]
+    return design, weights, {column: read_regressor(name, modality, inputs) for column, name in names.items()}

@@ -1,0 +1,75 @@
+"""The files of a run, with PALM's names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpuvox import files
+from gpuvox.application.palm.contrasts import Contrast, PalmTest
+from gpuvox.application.palm.description import PalmDescription
+from gpuvox.application.palm.inputs import Modality
+from gpuvox.files.permutations import write_permidx
+from gpuvox.types import AnyArray
+
+
+@dataclass(frozen=True, eq=False)
+class Writer:
+    """Writes maps, tables and numbers of tests.
+
+    Attributes
+    ----------
+    description : PalmDescription
+    modalities : tuple of Modality
+    """
+
+    description: PalmDescription
+    modalities: tuple[Modality, ...]
+
+    def name(self, unit: str, kind: str, test: PalmTest, p: str = "", last: str = "") -> str:
+        """``<prefix>_<unit>_<statistic>[_<p>][_m#][_d#][_c#][<last>]``, without an extension."""
+        return f"{self.description.prefix}_{unit}_{kind}" + (f"_{p}" if p else "") + test.suffix + last
+
+    def statistic(self, name: str, values: AnyArray, test: PalmTest) -> None:
+        """Write a map or a table of values that are 0 where nothing was tested."""
+        self._write(name, values, test, 0.0)
+
+    def p(self, name: str, values: AnyArray, test: PalmTest) -> None:
+        """Write p on the scale that was asked for; nothing is significant where nothing was tested."""
+        scale = self.description.saved.scale
+        if scale == "1-p":
+            self._write(name, 1 - values, test, 0.0)
+        elif scale == "-log10 p":
+            self._write(name, -np.log10(np.maximum(values, np.finfo(float).tiny)), test, 0.0)
+        else:
+            self._write(name, values, test, 1.0)
+
+    def numbers(self, name: str, values: AnyArray, extension: str = ".csv") -> None:
+        """Write numbers with all their digits, one a line."""
+        files.write_text(f"{name}{extension}", "".join(f"{value:.17g}\n" for value in np.ravel(values).tolist()))
+
+    def shufflings(self, contrast: Contrast | None, rows: AnyArray) -> None:
+        """Write a set of shufflings, of a contrast or of all: signed row numbers from 1."""
+        suffix = "" if contrast is None else contrast.suffix
+        write_permidx(f"{self.description.prefix}{suffix}_permidx.csv", rows)
+
+    def mask(self, number: int) -> None:
+        """Write the voxels of a modality that were analysed."""
+        modality = self.modalities[number]
+        several = len(self.modalities) > 1 or self.description.saved.all_numbers
+        name = f"{self.description.prefix}_mask" + (f"_m{number + 1}" if several else "")
+        if modality.header is not None:
+            files.write_map(
+                name, np.ones(modality.grid.n_voxels), modality.grid, modality.header, file_type="NIFTI_GZ"
+            )
+
+    def _write(self, name: str, values: AnyArray, test: PalmTest, outside: float) -> None:
+        modality = self.modalities[test.modality]
+        if modality.header is None:
+            files.write_text(f"{name}.csv", ",".join(f"{value:.4f}" for value in values.tolist()) + "\n")
+            return
+        files.write_map(
+            f"{name}.nii.gz", values[None], modality.grid, modality.header,
+            file_type="NIFTI_GZ", dtype="<f8", outside=outside,
+        )  # fmt: skip
