@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
 
-from gpuvox.errors import DesignError
+from gpuvox.errors import DesignError, InputError
 from gpuvox.executors import Finished, Share, TallyStore, run
 from gpuvox.glm import Glm
 from gpuvox.permtest import PermutationTest
@@ -31,6 +31,8 @@ from gpuvox.reporter import Progress
 from gpuvox.results import TestResult, make_result
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.statistics import StatisticModel
+from gpuvox.tail_runs import run_approximated
+from gpuvox.tails import Approximated
 from gpuvox.tally import ByStatistic, Tally, share
 from gpuvox.voxelwise_evs import VoxelwiseGlm
 
@@ -121,6 +123,7 @@ def analyse(
     DesignError
         A model is invalid.
     """
+    _check_tail(analysis.options, on_maps is not None)
     names = [prepared.test.name for prepared in analysis.tests]
     results: dict[str, TestResult] = {}
     joint_peak = _joint_peak(analysis)
@@ -128,13 +131,17 @@ def analyse(
         if begin:
             begin(group[0])
         start = perf_counter()
-        finished = _run(
-            analysis, group, progress=progress, on_maps=on_maps, open_store=open_store, joint_peak=joint_peak
-        )
+        uncorrected: Mapping[str, Approximated] = {}
+        if analysis.options.tail is None:
+            finished = _run(
+                analysis, group, progress=progress, on_maps=on_maps, open_store=open_store, joint_peak=joint_peak
+            )
+        else:
+            finished, uncorrected = _run_approximated(analysis, group, progress, open_store, joint_peak)
         seconds = perf_counter() - start
         for row, prepared in enumerate(group):
             results[prepared.test.name] = make_result(
-                prepared.test, finished, row, seconds if row == 0 else 0.0, analysis.options
+                prepared.test, finished, row, seconds if row == 0 else 0.0, analysis.options, uncorrected
             )
         while names and names[0] in results:
             yield results.pop(names.pop(0))
@@ -148,6 +155,10 @@ def run_shard(
     begin: Begin | None = None,
 ) -> None:
     """Run shard i of n, from 1, of the permutations of every test, to produce only tallies."""
+    if analysis.options.tail is not None:
+        raise InputError(
+            "approximations of p-values need all permutations, and cannot be run in shards", option="--shard"
+        )
     joint_peak = _joint_peak(analysis)
     for group in analysis.groups():
         if analysis.statistics_for(group[0]).kinds:
@@ -201,3 +212,38 @@ def _run(
         share=part,
         workers=options.workers,
     )
+
+
+def _run_approximated(
+    analysis: Analysis,
+    group: TestGroup,
+    progress: Progress | None,
+    open_store: OpenStore | None,
+    joint_peak: float | None,
+) -> tuple[Finished, Mapping[str, Approximated]]:
+    """The same for a single test whose small p-values are approximated; with the uncorrected ones by statistic."""
+    options, permutation_test = analysis.options, _permutation_test(analysis, group, joint_peak)
+    if options.tail is None or not permutation_test.statistics.kinds:
+        return Finished(permutation_test.observe(), Tally(0)), {}
+    name, total = group[0].test.number, group[0].shuffler.n
+    done = run_approximated(
+        permutation_test,
+        options.tail,
+        threads=options.threads,
+        progress=(lambda done: progress(name, done, total)) if progress else None,
+        store=open_store(group_name(group)) if open_store else None,
+        workers=options.workers,
+    )
+    return done.finished, done.uncorrected
+
+
+def _check_tail(options: Options, has_callback: bool) -> None:
+    """Refuse approximations of p-values with what does not show all maps here, or shows them to others."""
+    if options.tail is None:
+        return
+    if options.workers is not None and not options.workers.takes_callbacks:
+        raise InputError(
+            "approximations of p-values need the maps of all permutations, which workers do not send back"
+        )
+    if has_callback:
+        raise InputError("the maps of all permutations cannot be written where p-values are approximated")

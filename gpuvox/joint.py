@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gpuvox.pvalues import corrected
+from gpuvox.pvalues import corrected, one_minus
 from gpuvox.results import TestResult
 from gpuvox.types import Float32, Float64
 
@@ -51,10 +51,13 @@ class JointNull:
 
     def corrected(self, result: TestResult) -> dict[str, Float32]:
         """1 − p (V,) of one of the tests by statistic, corrected over all of them."""
-        return {
-            name: corrected(self.maxima[name], ties * result.weights[name])
-            for name, ties in result.least_ties.items()
-        }
+        found = {}
+        for name, ties in result.least_ties.items():
+            values, maxima = ties * result.weights[name], self.maxima[name]
+            found[name] = corrected(maxima, values)
+            if result.tail is not None and result.is_approximate(name):
+                found[name] = one_minus(result.tail.of_null(maxima, values, 1 - found[name].astype(np.float64)).p)
+        return found
 
     def added_to(self, result: TestResult) -> TestResult:
         """One of the tests with these values among its maps, as ``vox_acrossp`` and so on."""

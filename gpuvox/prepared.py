@@ -19,6 +19,7 @@ from gpuvox.partitioning import PartitionedDesign, effective_regressor, null_row
 from gpuvox.scratch import Data
 from gpuvox.shuffle import Permutations, Shuffler, effective_labels
 from gpuvox.statistics import Statistics
+from gpuvox.tail_runs import Tail
 from gpuvox.types import AnyArray, Float64, Ints
 
 AnyShuffler = Shuffler | ImportedShuffler
@@ -65,7 +66,8 @@ class Options:
 
     `only_test` is the number of the only test to run, counting F before t from 1; 0 for all. With `joint_steps`, TFCE
     has the same steps in all tests, so that their scores can share a null distribution. `flip`, `permute_and_flip`,
-    `within_blocks`, `repeats` and `distinct_rows` are those of `shuffle.Permutations`.
+    `within_blocks`, `repeats` and `distinct_rows` are those of `shuffle.Permutations`. With `tail`, p-values of voxels
+    and of TFCE are approximations.
     """
 
     statistics: Statistics = field(default_factory=Statistics)
@@ -80,6 +82,7 @@ class Options:
     within_blocks: bool = False
     repeats: bool = False
     distinct_rows: bool = False
+    tail: Tail | None = None
     detect_null: bool = False
     f_only: bool = False
     joint_steps: bool = False
@@ -281,7 +284,8 @@ class Analysis:
         return self.options.statistics_for(prepared.test)
 
     def groups(self, *, joined: bool = True) -> Iterator[TestGroup]:
-        """The tests in groups that share their maps; single tests unless `joined`."""
+        """The tests in groups that share their maps; single tests unless `joined`, or if p are approximated."""
+        joined = joined and self.options.tail is None
         shared = {prepared.negative for prepared in self.tests} if joined else set()
         for number, prepared in enumerate(self.tests):
             if number in shared:

@@ -39,6 +39,13 @@ def shares(count: ArrayLike, total: int) -> Float32:
     return (np.asarray(count, dtype=np.float64) / total).astype(np.float32)
 
 
+def one_minus(p: Float64) -> Float32:
+    """1 − p in float32, and less than 1 for every p above 0."""
+    below_one = np.nextafter(np.float32(1), np.float32(0))
+    rounded = (1 - p).astype(np.float32)
+    return np.where((p > 0) & (rounded == 1), below_one, rounded)
+
+
 def false_discovery_rate(p: Float64, tests: int | None = None) -> Float64:
     """Adjusted p-values of Y. Benjamini and Y. Hochberg (1995, J R Stat Soc B 57:289).
 

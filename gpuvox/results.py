@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,15 +13,18 @@ from gpuvox.glm import Nuisance
 from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.permtest import ObservedTest
 from gpuvox.prepared import Options, Test
-from gpuvox.pvalues import corrected, critical_value, shares
+from gpuvox.pvalues import corrected, critical_value, one_minus, shares
 from gpuvox.shuffle import Shuffler
 from gpuvox.statistics import Normalised, StatisticInfo, StatisticModel
+from gpuvox.tail_runs import Tail, takes_tail
+from gpuvox.tails import Approximated
 from gpuvox.tally import ByStatistic, Tally
 from gpuvox.types import AnyArray
 from gpuvox.voxelwise_evs import VoxelwiseGlm
 
 FEWEST_PERMUTATIONS = 20
 """With fewer permutations, no p-value can be below 0.05."""
+WHERE_NONE_FITS = "; where none fits, p is counted"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,8 @@ class TestResult:
         the null distribution of several tests. Only with the option `joint_steps`.
     weights : dict of float
         By statistic, what both are multiplied by to be compared with other tests.
+    tail : Tail or None
+        By which p of voxels and of TFCE were approximated.
     """
 
     test: Test
@@ -71,14 +76,33 @@ class TestResult:
     two_sided: bool = False
     least_ties: dict[str, AnyArray] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
+    tail: Tail | None = None
+
+    def is_approximate(self, name: str) -> bool:
+        """Whether p of a statistic are approximations."""
+        return self.tail is not None and takes_tail(name)
 
     def critical(self, name: str, level: float = 0.05) -> float:
         """Value that a statistic must exceed at a family-wise error rate."""
         return critical_value(self.nulls[name], level)
 
 
-def make_result(test: Test, finished: Finished, row: int, seconds: float, options: Options) -> TestResult:
-    """The results of one contrast, or (row 1) of its negative, which shares its maps."""
+def make_result(
+    test: Test,
+    finished: Finished,
+    row: int,
+    seconds: float,
+    options: Options,
+    uncorrected: Mapping[str, Approximated] | None = None,
+) -> TestResult:
+    """The results of one contrast, or (row 1) of its negative, which shares its maps.
+
+    Parameters
+    ----------
+    test, finished, row, seconds, options
+    uncorrected : dict of Approximated, optional
+        By statistic, if p are approximated.
+    """
     observed, model = finished.observed, finished.observed.test.model
     maps: dict[str, AnyArray] = {"stat": (1, -1)[row] * observed.statistic}
     nulls: dict[str, AnyArray] = {}
@@ -95,12 +119,15 @@ def make_result(test: Test, finished: Finished, row: int, seconds: float, option
     if finished.second is not None:
         _add_local_means(maps, observed, finished.second, finished.tally, row)
     records: dict[str, Any] = {}
+    if options.tail is not None:
+        records["approximation"] = options.tail.title
+        _approximate(maps, nulls, observed, row, options.tail, uncorrected or {})
     for statistic in observed.statistics.values():
         records |= statistic.record(row)
     return TestResult(
         test, model.df, model.f_dfs, {k: np.asarray(v, dtype=np.float32) for k, v in maps.items()}, nulls,
         observed.test.shuffler, seconds, tuple(_warnings(test, observed, row, options, finished.tally)),
-        tuple(infos), records, _is_two_sided(observed), least_ties, weights,
+        tuple(infos), records, _is_two_sided(observed), least_ties, weights, options.tail,
     )  # fmt: skip
 
 
@@ -139,6 +166,24 @@ def _add_values(maps: ByStatistic, nulls: ByStatistic, part: ObservedTest, tally
             maps[name] = _signed(part, name, row) if _is_two_sided(part) else statistic.in_units(values, row)
 
 
+def _approximate(
+    maps: ByStatistic,
+    nulls: ByStatistic,
+    observed: ObservedTest,
+    row: int,
+    tail: Tail,
+    uncorrected: Mapping[str, Approximated],
+) -> None:
+    """Put approximate p, as 1 − p, in place of those by counting."""
+    for name in filter(takes_tail, nulls):
+        if name in observed.statistics:
+            values = observed.statistics[name].in_units(_tested_values(observed, name, row), row)
+            p = tail.of_null(nulls[name], values, 1 - maps[f"{name}_corrp"].astype(np.float64)).p
+            maps[f"{name}_corrp"] = one_minus(p)
+    for name, approximated in uncorrected.items():
+        maps[f"{name}_p"] = one_minus(approximated.p)
+
+
 def _signed(part: ObservedTest, name: str, row: int) -> AnyArray:
     """The unpermuted values of both signs in one map: those of the negative contrast are negative."""
     statistic, values = part.statistics[name], part.observed[name][0]
@@ -167,6 +212,11 @@ def _warnings(test: Test, observed: ObservedTest, row: int, options: Options, ta
     for statistic in observed.statistics.values():
         for sentence in statistic.warnings(unpermuted, row, model, observed.test.grid):
             yield f"{test.title}: {sentence}"
+    if options.tail is not None and tally.n:
+        yield (
+            f"{test.title}: p-values of voxels and of TFCE are approximations, taken from {options.tail.title}"
+            f"{WHERE_NONE_FITS if options.tail.method == 'pareto' else ''}"
+        )
     shuffler = observed.test.shuffler
     if tally.n and shuffler.n < FEWEST_PERMUTATIONS:
         unit = shuffler.kind

@@ -25,6 +25,7 @@ ROOM = 1 << 30
 """Bytes of null distributions that are held at a time."""
 TIES = 2e-5
 """Values this close to the observed one, in units of it or of 1, reach it: float32's rounding."""
+METHODS: tuple[Literal["pareto", "gamma"], ...] = ("pareto", "gamma")
 _CUT_BITS = 6  # values up to 2⁶ times the largest observed one are summed as they are
 _FIRST_ROUND = 64  # permutations after which the negative binomial approximation looks whether it may end
 
@@ -152,7 +153,12 @@ class _How:
 
 def names_of_elements(observed: ObservedTest) -> list[str]:
     """Statistics with a null distribution of their own at each voxel; those of clusters are mostly 0."""
-    return [name for name in observed.statistics if not name.startswith("cluster")]
+    return [name for name in observed.statistics if takes_tail(name)]
+
+
+def takes_tail(name: str) -> bool:
+    """Whether p of a statistic are approximated: of the maps themselves, and of TFCE."""
+    return name in ("vox", "tfce")
 
 
 def _observed_values(observed: ObservedTest, name: str) -> Float64:

@@ -9,15 +9,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import gpuvox
 from gpuvox import files
+from gpuvox.analysis import Inputs, Options, analyse
+from gpuvox.cli.main import main
 from gpuvox.errors import DesignError
 from gpuvox.executors import run
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
 from gpuvox.imported_shuffles import ImportedShuffler
+from gpuvox.joint import JointNull
 from gpuvox.normal_scores import Magnitude, ZScale
 from gpuvox.partitioning import partition
 from gpuvox.permtest import PermutationTest
+from gpuvox.prepared import prepare
 from gpuvox.pvalues import adaptive_false_discovery_rate, corrected, false_discovery_rate
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.statistics import Statistics
@@ -292,6 +297,89 @@ def test_sums_do_not_count_a_permutation_twice():
         twice(i, maps)
         twice(i, maps)
     np.testing.assert_array_equal(once.p("vox").p, twice.p("vox").p)
+
+
+# -- from the commands ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def study():
+    rng = np.random.default_rng(9)
+    design = np.c_[np.arange(14) % 2, 1 - np.arange(14) % 2]
+    data = rng.normal(size=(4, 4, 3, 14)).astype(np.float32)
+    data[:2, :2, 0, 1::2] += 2
+    return data, design
+
+
+def test_randomise_writes_approximations_and_says_so(study):
+    data, design = study
+    inside = np.ones(data.shape[:3], bool)
+    settings = {"design": design, "contrasts": [[1, -1], [-1, 1]], "tfce": True, "uncorrected": True, "seed": 3}
+    settings |= {"n_permutations": 300, "mask": inside, "threads": 1, "cluster_extent": 1.5}
+    counted = gpuvox.randomise(data, **settings)
+    for method in ("pareto", "gamma"):
+        with pytest.warns(UserWarning, match="approximations"):
+            result = gpuvox.randomise(data, tail=method, **settings)
+        for test, other in zip(result.tests, counted.tests, strict=True):
+            assert "approximations" in " ".join(test.warnings)
+            assert test.records["approximation"] == Tail(method).title
+            np.testing.assert_array_equal(test.maps["clustere_corrp"], other.maps["clustere_corrp"])
+            for name in ("vox", "tfce"):
+                np.testing.assert_array_equal(test.nulls[name], other.nulls[name])
+                counts = 1 - other.maps[f"{name}_corrp"].astype(float)
+                values = other.maps["stat" if name == "vox" else name]
+                expected = Tail(method).of_null(other.nulls[name], values, counts).p
+                np.testing.assert_allclose(1 - test.maps[f"{name}_corrp"], expected, atol=1e-6)
+        first, other = result.tests[0], counted.tests[0]
+        assert first.maps["vox_p"].max() > 1 - 1 / 400
+        assert np.abs(first.maps["vox_p"] - other.maps["vox_p"]).max() < 0.1
+
+
+def test_the_command_says_that_p_are_approximations(study, tmp_path, monkeypatch, capsys):
+    data, design = study
+    monkeypatch.chdir(tmp_path)
+    cases.nib.save(cases.nib.Nifti1Image(data, np.eye(4)), "data.nii.gz")
+    files.write_vest("design.mat", design)
+    files.write_vest("design.con", [[1, -1]])
+    command = [
+        "randomise",
+        "-i",
+        "data.nii.gz",
+        "-o",
+        "out",
+        "-d",
+        "design.mat",
+        "-t",
+        "design.con",
+        "-x",
+        "-n",
+        "200",
+    ]
+    assert main([*command, "--uncorrp", "--tail", "gamma", "--seed", "1"]) == 0
+    assert "p-values of voxels and of TFCE are approximations" in capsys.readouterr().err
+    record = files.read_json("out_randomise.json")
+    assert record["tests"][0]["approximation"] == Tail("gamma").title
+    about = record["maps"]["out_vox_p_tstat1.nii.gz"]
+    assert about["approximation"] == Tail("gamma").title
+    assert "smallest_possible_p" not in about
+    assert about["smallest_p"] < 1 / 200
+    for option in (["--permout"], ["--shard", "1/2", "--seed", "1"]):
+        assert main([*command, "--tail", "gamma", *option]) == 2
+        assert f"cannot be used with {option[0]}" in capsys.readouterr().err
+
+
+def test_approximations_over_several_tests(study):
+    data, design = study
+    rows = data.reshape(-1, 14, order="F").T.copy()
+    contrasts = np.array([[1.0, -1], [-1, 1]])
+    inputs = Inputs(rows, Grid(np.ones(data.shape[:3], bool)), design, contrasts, np.zeros((0, 2)))
+    options = Options(Statistics(), n_permutations=200, joint_steps=True, tail=Tail("pareto"), threads=1)
+    results = list(analyse(prepare(inputs, options)))
+    null = JointNull(results)
+    for result in results:
+        counted = 1 - corrected(null.maxima["vox"], result.least_ties["vox"])
+        expected = pareto(null.maxima["vox"], result.least_ties["vox"], counted).p
+        np.testing.assert_allclose(1 - null.corrected(result)["vox"], expected, atol=1e-6)
 
 
 # -- PALM's files ---------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ NAMES = {
     "statistics.tfce.exact": "--tfce-exact", "statistics.extent": "-c", "statistics.mass": "-C",
     "statistics.uncorrected": "--uncorrp", "statistics.two_pass": "--twopass", "f_statistics.extent": "-F",
     "f_statistics.mass": "-S", "statistics.two_sided": "--two-sided", "joint_steps": "--across-tests",
+    "tail": "--tail", "tail.method": "--tail",
 }  # fmt: skip
 """Options of the command, by the field that they set."""
 

@@ -158,13 +158,12 @@ class Writer:
         }
         if correction is None:
             return record | {"scale": "statistic", "degrees_of_freedom": result.f_dfs or result.df}
-        return record | {
-            "scale": "1-p",
-            "correction": correction,
-            "permutations": shuffler.n,
-            "smallest_possible_p": 1 / shuffler.n,
-            "smallest_p": _smallest_p(result, values),
-        }
+        record |= {"scale": "1-p", "correction": correction, "permutations": shuffler.n}
+        if result.tail is not None and result.is_approximate(values.split("_")[0]):
+            record["approximation"] = result.tail.title
+        else:
+            record["smallest_possible_p"] = 1 / shuffler.n
+        return record | {"smallest_p": _smallest_p(result, values)}
 
     def estimates(self, inputs: Inputs, demean: bool) -> None:
         """Write the parameter estimates of the whole design (``--glm_output``, ``--film``)."""
@@ -271,6 +270,8 @@ def _z_of(values: AnyArray, record: dict) -> tuple[AnyArray, dict, Label]:
 def _smallest_p(result: TestResult, name: str) -> float:
     """Smallest p of a map of 1 − p; stored in float32, it is a multiple of 1/N."""
     n = result.shuffler.n
+    if result.is_approximate(name.split("_")[0]):
+        return 1 - float(result.maps[name].max())
     return round((1 - float(result.maps[name].max())) * n) / n
 
 

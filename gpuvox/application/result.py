@@ -88,7 +88,7 @@ class TestMaps:
                 continue
             stat, desc = entities
             if stat == "logp":
-                p[desc] = p_values(each, result.shuffler.n)
+                p[desc] = p_values(each, 0 if result.is_approximate(name.split("_")[0]) else result.shuffler.n)
             else:
                 values[stat] = each
         if fdr:

@@ -21,6 +21,7 @@ from gpuvox.errors import DesignError, InputError, SettingError
 from gpuvox.glm import Nuisance
 from gpuvox.runtime.limits import most_threads
 from gpuvox.statistics import Statistics
+from gpuvox.tail_runs import METHODS, Tail
 from gpuvox.tfce import Tfce
 
 Float64 = NDArray[np.float64]
@@ -106,6 +107,14 @@ def _flag(name: str, value: Any) -> bool:
     if isinstance(value, bool | np.bool_):
         return bool(value)
     raise SettingError(f"{name} is {_shown(value)}; True or False is expected")
+
+
+def _tail(name: str, value: Any) -> Tail | None:
+    if value is None or isinstance(value, Tail):
+        return value
+    if value not in METHODS:
+        raise SettingError(f"{name} is {_shown(value)}; {' or '.join(map(repr, METHODS))} is expected")
+    return Tail(value)
 
 
 def _whole(name: str, value: Any, least: int = 0) -> int:
@@ -205,7 +214,7 @@ OF_STATISTICS: dict[str, Callable[[str, Any], Any]] = {
 }  # fmt: skip
 OF_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "n_permutations": _whole, "seed": _whole, "flip": _flag, "demean": _flag, "nuisance": _nuisance,
-    "whole_blocks": _flag,
+    "whole_blocks": _flag, "tail": _tail,
     "permute_and_flip": _flag, "within_blocks": _flag, "repeats": _flag, "distinct_rows": _flag,
     "detect_null": _flag, "f_only": _flag, "joint_steps": _flag, "only_test": _whole,
     "variance_mm": _not_negative, "permutations": _permutations, "threads": _threads, "device": check_device,

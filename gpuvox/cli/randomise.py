@@ -175,6 +175,11 @@ def check_shard(options: argparse.Namespace) -> None:
     for name in ("checkpoint", "resume", "shard"):
         if options.permout and getattr(options, name):
             raise _refused_permout(f"--{name}")
+    if options.tail and (options.permout or options.shard):
+        other = "--permout" if options.permout else "--shard"
+        raise UsageError(
+            f"--tail needs all permutations in one run, and cannot be used with {other}", option="--tail"
+        )
     if not options.shard:
         return
     if options.twopass and (options.tfce or options.tfce_2d or options.tfce_exact or options.extent):
@@ -225,6 +230,7 @@ def _analysis_options(options: argparse.Namespace) -> Options:
     """Parsed options → `analysis.Options`."""
     from gpuvox.analysis import Options
     from gpuvox.glm import Nuisance
+    from gpuvox.tail_runs import Tail
 
     t, f = _statistics(options)
     return Options(
@@ -239,6 +245,7 @@ def _analysis_options(options: argparse.Namespace) -> Options:
         f_only=options.fonly,
         only_test=options.skipTo,
         variance_mm=options.variance,
+        tail=Tail(options.tail) if options.tail else None,
         threads=options.threads,
         scratch=os.path.abspath(options.scratch) if options.scratch else "",  # workers have folders of their own
     )

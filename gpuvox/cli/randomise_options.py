@@ -132,6 +132,8 @@ def add_permutations(group: Any) -> None:
     add_flag(group, "--detectNull", "do not permute rows that the contrast does not involve")
     group.add_argument("-U", dest="nuisance", type=integer, choices=(0, 1, 2, 3), default=1, metavar="MODE",
                        help="nuisance: 0 Kennedy, 1 Freedman-Lane, 2 ignored, 3 ter Braak (1)")  # fmt: skip
+    group.add_argument("--tail", choices=("pareto", "gamma"), help="approximate small p-values of voxels and TFCE, "
+                       "from few permutations (-n 500)")  # fmt: skip
     group.add_argument("--seed", type=count, metavar="N", help="seed of the random numbers (drawn, and recorded)")
 
 

@@ -75,6 +75,10 @@ def _inference(run: Run) -> list[str]:
             "proportion of permutations, including the unpermuted data, whose largest statistic in the mask reaches "
             "the observed value [@winkler2014]."
         )
+    for law in dict.fromkeys(test.approximation for test in run.tests if test.approximation):
+        sentences.append(
+            f"p-values of voxels and of TFCE are approximations [@winkler2016tail], taken from {law}."
+        )
     if any(desc.endswith("FDR") for test in run.tests for desc in test.corrected):
         sentences.append("The false discovery rate was controlled by the procedure of Benjamini and Hochberg "
                          "[@benjamini1995].")  # fmt: skip

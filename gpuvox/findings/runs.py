@@ -77,6 +77,8 @@ class RunTest:
         The set of images, where a run has several.
     two_sided : bool
         p is of the size of t, whatever its sign.
+    approximation : str
+        The law that p of voxels and of TFCE are taken from; empty if all are shares of permutations.
     """
 
     label: str
@@ -94,10 +96,11 @@ class RunTest:
     critical: Mapping[str, float] = field(default_factory=dict)
     images: str = ""
     two_sided: bool = False
+    approximation: str = ""
 
     def multiples_of(self, desc: str) -> int:
         """p of a correction are multiples of 1 / this number; 0 if it is unknown, or there is none."""
-        return 0 if desc.endswith("FDR") else self.permutations
+        return 0 if desc.endswith("FDR") or self.approximation else self.permutations
 
     def correction(self, chosen: str = "") -> str:
         """The correction that is reported: the first by precedence, or that which the user chose.
@@ -299,6 +302,7 @@ def _facts(about: Mapping[str, Any], record: Mapping[str, Any], kind: str) -> di
         "df": tuple(np.atleast_1d(df).astype(float).tolist()),
         "flips": about.get("method") == "sign-flips",
         "critical": critical,
+        "approximation": str(about.get("approximation", "")),
         "two_sided": kind == "t" and bool(record.get("statistics", {}).get("t", {}).get("two_sided")),
     }
 

@@ -396,7 +396,7 @@ class ResultFolder:
             if entities[0] != "logp":
                 yield _RunMap(*entities, values, header, about)
                 continue
-            p = p_values(values, about["permutations"])
+            p = p_values(values, 0 if "approximation" in about else about["permutations"])
             yield _RunMap(*entities, log_p(p), header, about, p)
             if run.fdr and entities[1] in OF_VOXELS:
                 q = false_discovery_rate(p, record["voxels"])
@@ -501,7 +501,11 @@ def _sidecar(
         content |= {
             "Correction": CORRECTIONS[about["correction"]],
             "Permutations": about["permutations"],
-            "SmallestPossibleP": about["smallest_possible_p"],
+            **(
+                {"Approximation": about["approximation"]}
+                if "approximation" in about
+                else {"SmallestPossibleP": about["smallest_possible_p"]}
+            ),
             "SmallestP": about["smallest_p"],
             "ValueOfP05": LOGP_OF_05,
         }
