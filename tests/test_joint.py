@@ -9,6 +9,7 @@ from gpuvox.analysis import Inputs, Options, analyse, prepare
 from gpuvox.grid import Grid
 from gpuvox.joint import JointNull
 from gpuvox.shuffle import effective_labels
+from gpuvox.signed_rows import to_one
 from gpuvox.statistics import Statistics
 from gpuvox.tfce import Tfce
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
@@ -40,8 +41,7 @@ def results_of(data, design, contrasts, effective=None, **options):
 
 
 def maps_of(result, data, design):
-    shuffles = result.shuffler.shuffles(0, result.shuffler.n)
-    shuffles = shuffles if result.shuffler.flips else shuffles + 1
+    shuffles = to_one(result.shuffler.shuffles(0, result.shuffler.n))
     return oracle.statistic_maps(data, design, result.test.contrast, shuffles)
 
 
