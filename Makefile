@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint bench man package coverage clean
+.PHONY: demo test test-all lint bench history docs man package coverage clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,20 +30,37 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -e ".[bench]"
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=min,median,rounds
 
+# What `make bench` measures, kept for a release: make history VERSION=0.2.0
+history: $(VENV)/.installed
+	test -n "$(VERSION)"
+	$(BIN)/python -m pip install --quiet -e ".[bench]"
+	mkdir -p build
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json=build/benchmark.json -k "2.0 and not nilearn"
+	$(BIN)/python tools/history.py build/benchmark.json bench/history/$(VERSION).json
+
+# The site: warnings are errors, examples are run, links within it are followed. Tutorials run again if they have changed.
+docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs/html
+	$(BIN)/python -m sphinx -q -W -t doctest -b doctest docs build/docs/doctest
+	$(BIN)/python tools/check_site.py build/docs/html
+
 man: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -e ".[docs]"
 	$(BIN)/python tools/man.py build/man
 
 clean:
+	rm -rf docs/generated docs/tutorials docs/sg_execution_times.rst
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-# Wheel and sdist, checked and installed in a fresh environment, where the tests run against the wheel.
+# Wheel and sdist, checked and installed in fresh environments, where tests run against them. Of several interpreters:
+# make package PYTHONS='python3.12 python3.13'
 package: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet build twine
 	rm -rf dist build/package
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/twine check --strict dist/*
-	$(BIN)/python tools/check_package.py dist build/package
+	$(BIN)/python tools/check_package.py dist build/package $(PYTHONS)
 
 coverage: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -e ".[coverage]"

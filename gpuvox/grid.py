@@ -96,6 +96,14 @@ class Grid:
         Millimetres along x, y, z.
     affine : (4, 4) float, optional
         Voxel to world; only carried along.
+
+    Examples
+    --------
+    >>> grid = gpuvox.Grid(np.array([[[True, False], [True, True]]]), voxel_size=(2, 2, 2))
+    >>> grid.n_voxels, grid.shape
+    (3, (1, 2, 2))
+    >>> grid.to_vector(np.arange(4.0).reshape(1, 2, 2))  # x fastest
+    array([0., 2., 3.])
     """
 
     mask: Bools

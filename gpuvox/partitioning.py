@@ -168,6 +168,13 @@ def partition(
     ------
     DesignError
         Contrast zero, of the wrong length, or not estimable; no residual degrees of freedom.
+
+    Examples
+    --------
+    >>> design = np.column_stack([np.repeat([1.0, 0], 5), np.repeat([0, 1.0], 5), np.arange(10.0)])
+    >>> parts = gpuvox.partition(design, [1, -1, 0])
+    >>> parts.df
+    7
     """
     M = np.asarray(design, dtype=np.float64)
     C = np.atleast_2d(np.asarray(contrast, dtype=np.float64))

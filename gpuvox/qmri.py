@@ -479,7 +479,7 @@ class Share:
     Attributes
     ----------
     by_mean : (float, float)
-        Of iron and of myelin, linear: |a·mean Fe| and |b·mean My| over their sum.
+        Of iron and of myelin, linear: ``|a·mean Fe|`` and ``|b·mean My|`` over their sum.
     by_variance : (float, float)
         Squared: a²·Var(Fe) and b²·Var(My) over their sum, the variances those over the voxels.
     """

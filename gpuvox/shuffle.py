@@ -278,6 +278,20 @@ class Shuffler:
     ------
     InputError
         Labels, blocks, number or seed are invalid; the message says which.
+
+    Examples
+    --------
+    Two groups of five have 10! / (5! 5!) distinct permutations:
+
+    >>> shuffler = gpuvox.Shuffler(np.repeat([1, -1], 5), gpuvox.Permutations(number=0))
+    >>> shuffler.n
+    252
+
+    Within two blocks there are fewer:
+
+    >>> blocks = gpuvox.Permutations(0, blocks=np.tile([1, 1, 1, 2, 2], 2))
+    >>> gpuvox.Shuffler(np.repeat([1, -1], 5), blocks).n
+    120
     """
 
     labels: AnyArray

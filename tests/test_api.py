@@ -133,7 +133,7 @@ def test_refusals(arguments, settings, error, words):
 
 
 def test_the_engine_alone():
-    """PermutationTest with one's own loop, as the README shows."""
+    """PermutationTest with one's own loop, as docs/python.md shows."""
     rng = np.random.default_rng(0)
     data = rng.normal(size=(12, 60)).astype(np.float32)
     design = np.c_[np.repeat([1.0, 0], 6), np.repeat([0, 1.0], 6)]

@@ -6,6 +6,8 @@
 | options | every option in README and docs belongs to a command (or to another program that is listed here) |
 | names | every ``gpuvox.…`` can be imported, and every file of the package exists |
 | architecture | the table of modules has every module of the package, and no other |
+| workflows | the commands of the Snakemake and Nextflow examples parse |
+| reference | docs/api.md has every public name |
 """
 
 import argparse
@@ -20,6 +22,7 @@ from pathlib import Path
 import pytest
 
 import gpuvox
+from gpuvox.cli.voxelwise import parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted(
@@ -27,8 +30,8 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 )
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
 
-# Options of Dask and of FSL's fdr, an option of FSL that gpuvox refuses, and a placeholder.
-OTHERS = {"--memory-limit", "--minutes", "--nthreads", "--oneminusp", "--multi", "--option"}
+# Options of Dask, Docker, Apptainer and of FSL's fdr, an option of FSL that gpuvox refuses, and a placeholder.
+OTHERS = {"--gpus", "--memory-limit", "--minutes", "--nthreads", "--nv", "--oneminusp", "--multi", "--option"}
 
 
 def _options(parser: argparse.ArgumentParser) -> set[str]:
@@ -41,7 +44,7 @@ def _options(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def _known_options() -> set[str]:
-    names = {"--record-paths"}
+    names = {"--record-paths", "--completion"}
     for module in sorted((ROOT / "gpuvox" / "cli").glob("*.py")):
         build = getattr(import_module(f"gpuvox.cli.{module.stem}"), "build_parser", None)
         names |= _options(build()) if build else set()
@@ -77,7 +80,7 @@ def test_every_option_belongs_to_a_command():
 @pytest.mark.parametrize("page", TEXTS)
 def test_every_name_of_the_package_exists(page):
     for name in set(re.findall(r"\bgpuvox(?:\.[A-Za-z_]\w*)+", TEXTS[page])):
-        if name.endswith((".toml", ".py", ".html")):
+        if name.endswith((".toml", ".py", ".html", ".def", ".sif")):
             continue
         thing, parts = gpuvox, name.split(".")[1:]
         for i, part in enumerate(parts):
@@ -85,7 +88,7 @@ def test_every_name_of_the_package_exists(page):
                 thing = getattr(thing, part)
             except AttributeError:
                 thing = import_module(".".join(["gpuvox", *parts[: i + 1]]))
-    for file in set(re.findall(r"\b(?:gpuvox|kernels|tests|bench)/[\w./]*[a-z]\b", TEXTS[page])):
+    for file in set(re.findall(r"(?<!github\.com/)\b(?:gpuvox|kernels|tests|bench)/[\w./]*[a-z]\b", TEXTS[page])):
         assert (ROOT / file).exists(), file
     for target in set(re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", TEXTS[page])):
         assert ((ROOT / page).parent / target).exists(), target
@@ -100,10 +103,12 @@ def test_every_example_in_python_imports_what_exists(page):
                 assert hasattr(import_module(module), name), (module, name)
 
 
-def test_the_engine_of_the_readme_runs():
+def test_the_engine_of_the_documentation_runs():
     """In a process of its own: a module of the name of a function would hide it once it is imported."""
     engine = next(
-        code for code in re.findall(r"```python\n(.*?)```", TEXTS["README.md"], re.DOTALL) if "Shuffler" in code
+        code
+        for code in re.findall(r"```python\n(.*?)```", TEXTS["docs/python.md"], re.DOTALL)
+        if "Shuffler" in code
     )
     subprocess.run([sys.executable, "-c", f"{engine}\nassert block.maxima"], check=True, cwd=ROOT)
 
@@ -144,3 +149,43 @@ def test_the_boutiques_descriptor_has_the_options_of_the_command():
     specification.loader.exec_module(tool)
     committed = json.loads((ROOT / "packaging" / "boutiques" / "gpuvox-randomise.json").read_text())
     assert committed == tool.make_descriptor()
+
+
+WORKFLOWS = {
+    "Snakefile": r'"(gpuvox voxelwise .*)"\n        "(.*)"\n        "(.*)"',
+    "main.nf": r"    (gpuvox voxelwise [^\"]*)",
+}
+
+
+@pytest.mark.parametrize("file", WORKFLOWS)
+def test_the_commands_of_workflows_parse(file):
+    """With a value in place of what the workflow fills in."""
+    text = (ROOT / "examples" / "workflows" / file).read_text(encoding="utf-8")
+    command = "".join(re.search(WORKFLOWS[file], text).groups()).replace("\\", " ")
+    # A share of the permutations is I/N, and all else may be a number.
+    filled = re.sub(r"\$\{(?:[^{}]|\{[^{}]*\})*\}|\{[^{}]*\}", "1", command).split()
+    options = parse(filled[2:])
+    assert (options.shard, options.seed, options.threads) == ((1, 1), 1, 1)
+
+
+def test_the_reference_has_every_public_name():
+    named = set(re.findall(r":: (gpuvox[\w.]+)", TEXTS["docs/api.md"]))
+    inside = {name.rsplit(".", 1)[0] for name in named}  # a module with names of its own
+    for name in set(gpuvox.__all__) - {"__version__"}:
+        assert f"gpuvox.{name}" in named or any(each.startswith(f"gpuvox.{name}") for each in inside), name
+
+
+def test_the_check_of_the_site_finds_what_is_broken(tmp_path):
+    specification = importlib.util.spec_from_file_location("check_site", ROOT / "tools" / "check_site.py")
+    tool = importlib.util.module_from_spec(specification)
+    sys.modules["check_site"] = tool  # dataclasses look themselves up
+    specification.loader.exec_module(tool)
+    article = '<article id="top"><a href="b.html#here">b</a><a href="https://example.org">out</a>'
+    (tmp_path / "b.html").write_text('<p id="here"><a href="a.html#top">a</a>')
+    (tmp_path / "a.html").write_text(f"{article}</article>")
+    assert tool.faults(tmp_path) == []
+    broken = '<a href="c.html">c</a><a href="b.html#there">b</a><img src="https://example.org/x.png">'
+    (tmp_path / "a.html").write_text(f"{article}{broken}</article>")
+    assert len(tool.faults(tmp_path)) == 3
+    (tmp_path / "a.html").write_text(f"{article}{'word ' * 1200}</article>")
+    assert "1202 words" in tool.faults(tmp_path)[0]

@@ -1,4 +1,4 @@
-"""The commands of docs/voxelwise.md: each means the design, contrasts and permutations that are written here by hand.
+"""The commands of docs/cookbook.md: each means the design, contrasts and permutations that are written here by hand.
 
 That the maps of such commands are those of ``gpuvox randomise`` on such designs is tested in `test_front_door`,
 `test_image_sets` and `test_visits`.
@@ -19,7 +19,7 @@ from gpuvox.cli.voxelwise import describe, parse
 from gpuvox.reporter import Reporter
 from tests.front_door import centred, dummy, people
 
-DOCS = Path(__file__).parent.parent / "docs" / "voxelwise.md"
+DOCS = Path(__file__).parent.parent / "docs" / "cookbook.md"
 N = 24
 
 

@@ -254,9 +254,20 @@ def randomise(
 
     Examples
     --------
-    >>> result = gpuvox.randomise("maps.nii.gz", "design.mat", "design.con", mask="gm.nii.gz", tfce=True)
-    >>> result.image("tfce_corrp_tstat1")
-    >>> gpuvox.randomise(paths, pd.DataFrame({"HC": hc, "MS": ms, "age": age}), ["MS - HC", "age"], progress=True)
+    From files, as the command:
+
+    >>> result = gpuvox.randomise("maps.nii.gz", "design.csv", "contrasts.csv", mask="gm.nii.gz", tfce=True, seed=1)
+    >>> result.df
+    {'tstat1': 9}
+    >>> result.image("tstat1", "tfceFWE").shape  # −log10 p
+    (6, 5, 4)
+
+    With a design in memory, and contrasts in the names of its columns:
+
+    >>> design = pd.read_csv("design.csv")
+    >>> result = gpuvox.randomise("maps.nii.gz", design, ["HC - MS", "age"], tfce=True, n_permutations=500, seed=1)
+    >>> bool(result.maps["HC - MS", "tfceFWE"].max() > 1.3)
+    True
     """
     columns, origin = None, None
     if is_masker(mask):

@@ -45,8 +45,8 @@ def value_figure(panels: Sequence[Panel], unit: str) -> Figure:
         figure = Figure(figsize=(width, height), facecolor="white")
         for number, panel in enumerate(panels):
             row, column = divmod(number, columns)
-            left, bottom = column * 2.45 + 0.62, height - (row + 1) * 2.35 + 0.52
-            ax = figure.add_axes((left / width, bottom / height, 1.75 / width, 1.5 / height))
+            left, bottom = column * 2.45 + 0.74, height - (row + 1) * 2.35 + 0.52
+            ax = figure.add_axes((left / width, bottom / height, 1.63 / width, 1.5 / height))
             ax.set_title(short(panel.title, 34), fontsize=8.5, loc="left")
             if isinstance(panel.values, GroupValues):
                 _draw_groups(ax, panel.values)

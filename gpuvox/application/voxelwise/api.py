@@ -203,8 +203,13 @@ def voxelwise(
 
     Examples
     --------
-    >>> result = gpuvox.voxelwise("vbm/{participant_id}.nii.gz", "participants.tsv", "group + age", "MS - HC", seed=1)
-    >>> result.maps["MS - HC", "tfceFWE"]
+    >>> result = gpuvox.voxelwise(
+    ...     "vbm/{participant_id}.nii.gz", "participants.tsv", "group + age", "HC - MS", mask="gm.nii.gz", seed=1
+    ... )
+    >>> result.maps["HC - MS", "t"].shape
+    (120,)
+    >>> [each.meaning for each in result.tested]
+    ['the mean of HC is larger than the mean of MS; adjusted for age']
     """
     columns = None
     if is_masker(mask):

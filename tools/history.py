@@ -1,0 +1,101 @@
+"""Benchmarks of releases: keep what a run of pytest-benchmark measured, and show all that were kept.
+
+python tools/history.py build/benchmark.json bench/history/0.2.0.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+HISTORY = ROOT / "bench" / "history"
+SHOWN = {
+    "test_permutation_both_signs[2.0-40-6]": ("whole permutation, both contrasts, C 6", "ms_per_permutation"),
+    "test_permutation_both_signs[2.0-40-26]": ("whole permutation, both contrasts, C 26", "ms_per_permutation"),
+    "test_permutation_both_signs[2.0-146-6]": ("the same, 146 participants, C 6", "ms_per_permutation"),
+    "test_t_maps[2.0-40]": ("t map, 40 participants", "ms_per_map"),
+    "test_tfce_0_1_0_one_sign[2.0-3.5-6]": ("tfce 0.1.0: largest TFCE of a map, one sign, C 6", ""),
+}
+"""Of the benchmarks: what they are called on the page, and the entry of `extra_info` that is per map or permutation."""
+
+
+def keep(source: Path, target: Path) -> None:
+    """Write what a run measured: every benchmark, without the machine's name or the single rounds."""
+    run = json.loads(source.read_text())
+    machine = run["machine_info"]
+    kept = {
+        "version": target.stem,
+        "date": run["datetime"][:10],
+        "commit": (run.get("commit_info") or {}).get("id", "")[:10],
+        "processor": machine["cpu"].get("brand_raw", machine.get("processor", "")),
+        "processors": machine["cpu"].get("count"),
+        "python": machine["python_version"],
+        "benchmarks": {
+            each["name"]: {
+                "min_ms": round(1e3 * each["stats"]["min"], 4),
+                "median_ms": round(1e3 * each["stats"]["median"], 4),
+                "rounds": each["stats"]["rounds"],
+                **{name: round(value, 4) for name, value in each["extra_info"].items()},
+            }
+            for each in run["benchmarks"]
+        },
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def milliseconds(entry: dict[str, Any], extra: str) -> float:
+    """Of a map or permutation if the benchmark has that, otherwise of a call."""
+    return float(entry[extra] if extra in entry else entry["min_ms"])
+
+
+def read() -> list[dict[str, Any]]:
+    """The kept runs, by date."""
+    return sorted((json.loads(path.read_text()) for path in HISTORY.glob("*.json")), key=lambda run: run["date"])
+
+
+def page(folder: Path) -> str:
+    """A table of the kept runs, and a plot that is written into the folder."""
+    runs = read()
+    plot(runs, folder / "history.png")
+    lines = ["| | " + " | ".join(run["version"] for run in runs) + " |", "|---|" + "---|" * len(runs)]
+    for name, (title, extra) in SHOWN.items():
+        cells = [
+            f"{milliseconds(run['benchmarks'][name], extra):.1f} ms" if name in run["benchmarks"] else ""
+            for run in runs
+        ]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    for title, of in (("date", "date"), ("commit", "commit"), ("processor", "processor")):
+        lines.append(f"| {title} | {' | '.join(str(run[of]) for run in runs)} |")
+    return (
+        "```{image} history.png\n:alt: Milliseconds of each benchmark by release\n```\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
+def plot(runs: list[dict[str, Any]], path: Path) -> None:
+    """Milliseconds of each benchmark by release, on a logarithmic scale."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axis = figure.add_subplot()
+    for name, (title, extra) in SHOWN.items():
+        points = [
+            (i, milliseconds(run["benchmarks"][name], extra))
+            for i, run in enumerate(runs)
+            if name in run["benchmarks"]
+        ]
+        axis.plot(*zip(*points), marker="o", label=title, linestyle="--" if title.startswith("tfce") else "-")
+    axis.set(yscale="log", ylabel="ms (fastest round)", xticks=range(len(runs)), xlim=(-0.5, len(runs) - 0.5))
+    axis.set_xticklabels([run["version"] for run in runs])
+    axis.grid(axis="y", alpha=0.3)
+    axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    keep(Path(sys.argv[1]), Path(sys.argv[2]))
