@@ -27,7 +27,7 @@ exclude_patterns += ["tutorials/*"] if only_doctests else []
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
-suppress_warnings = ["config.cache", "toc.empty_glob"]
+suppress_warnings = ["config.cache"]
 suppress_warnings += ["myst.xref_missing", "toc.excluded", "image.not_readable"] if only_doctests else []
 smartquotes = False  # or -- would become a dash
 
