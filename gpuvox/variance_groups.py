@@ -8,9 +8,9 @@ data and no permuted model is formed, and rows are sorted by group once and for 
     b = Σⱼ mⱼ yⱼ        S_g = Σ_{j∈g} (yⱼ − mⱼᵀ b)²        w_g = R_g / S_g,   R_g = Σ_{j∈g} ρⱼ
 
 with ρⱼ the diagonal of the residual-forming matrix. As MᵀWM = Σ_g w_g Σ_{j∈g} mⱼ mⱼᵀ, a permutation enters it through
-the weights alone; of its Cholesky factor L, the last s × s block L₂₂ has all that is wanted (s: rank of the effect):
+the weights alone; of its factors L D Lᵀ, the last s × s blocks have all that is wanted (s: rank of the effect):
 
-    v = b_x L₂₂        G = ‖L₂₂ᵀ b_x‖² / (Λ s),   Λ = 1 + 2 (s − 1) B / (s (s + 2))
+    v = b_x √D₂₂        G = ‖√D₂₂ L₂₂ᵀ b_x‖² / (Λ s),   Λ = 1 + 2 (s − 1) B / (s (s + 2))
     B = Σ_g (1 − n_g w_g / Σ_h n_h w_h)² / R_g
 
 The degrees of freedom are 1/B for v (where two groups are compared, Aspin and Welch's t with Satterthwaite's degrees of
@@ -416,12 +416,11 @@ class _OnDevice:
         sizes = self.n, parts.rows.shape[1], len(parts.ends), parts.n_columns, model.model.rank_effect
         arrays = parts.rows, self.ends, parts.sizes, parts.rests, parts.shares, parts.grams
         n_df, n_x = table.polynomials.shape[:2]
-        each = parts.rows.shape[1] + len(parts.ends) + parts.grams.shape[1]
         return (
             *(device.keep(each) for each in arrays),
             *map(np.int32, (*sizes, model.model.is_f)), np.float64(model._numerator), device.keep(table.polynomials),
             *map(np.int32, (table.first_x, table.first_df, n_x, n_df)), np.float64(table.least),
-            device.empty(threads * each, np.float64),
+            device.empty(threads * self._scratch, np.float64),
         )  # fmt: skip
 
     def maps(self, shuffles: ShuffleBatch, exact: bool = False) -> DeviceArray:
@@ -445,9 +444,14 @@ class _OnDevice:
 
     def _blocks(self, items: int) -> int:
         """Blocks for so many items, of which the threads have scratch in no more than a quarter of the free memory."""
+        affordable = self.device.free_bytes() // 4 // (8 * _THREADS * self._scratch)
+        return max(1, min(blocks_for(items, _THREADS, self.device), affordable))
+
+    @property
+    def _scratch(self) -> int:
+        """Numbers that a thread needs room for."""
         parts = self.model._parts
-        each = 8 * _THREADS * (parts.rows.shape[1] + len(parts.ends) + parts.grams.shape[1])
-        return max(1, min(blocks_for(items, _THREADS, self.device), self.device.free_bytes() // 4 // each))
+        return int(parts.rows.shape[1] + len(parts.ends) + parts.n_columns + parts.grams.shape[1])
 
     def exact(self, shuffles: Shuffles, number: AnyArray, voxels: AnyArray) -> Float64:
         """z in float64 for pairs of a permutation and a voxel; on the host."""

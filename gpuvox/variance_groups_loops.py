@@ -7,6 +7,7 @@ more than the groups and the triangles of the columns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from llvmlite import ir
 from gpuvox.glm import ORTHOGONAL, SSE_FLOOR, _is_constant, residualise_tile
 from gpuvox.jit import cgutils, inner, intrinsic, loop, types
 from gpuvox.types import Bools, Float32, Float64, Ints
-from gpuvox.vectors import I64, fma, load, multiply_add, pointer, spread, store
+from gpuvox.vectors import I64, fma, load, multiply_add, pointer, splat, spread, store
 from gpuvox.z_tables import tabulated
 
 __all__ = ["fill", "find_norms"]
@@ -111,18 +112,25 @@ def _squared_residuals(  # noqa: PLR0913
 
 @inner
 def _weigh(
-    squares: Float64, sizes: Float64, rests: Float64, shares: Float64, weights: Float64, spread_out: Float64
+    squares: Float64,
+    sizes: Float64,
+    rests: Float64,
+    shares: Float64,
+    weights: Float64,
+    total: Float64,
+    spread_out: Float64,
 ) -> None:
     """Weights (groups, WIDTH) of the groups from their squared residuals, and B."""
-    n_groups = len(sizes)
-    total, least = np.zeros(WIDTH), np.empty(WIDTH)
+    n_groups, least = len(sizes), spread_out
     whole = 0.0
+    total[:] = 0.0
     for g in range(n_groups):
         whole += rests[g]
         for j in range(WIDTH):
             total[j] += squares[g, j]
+    whole = LEAST_SHARE / whole
     for j in range(WIDTH):
-        least[j] = LEAST_SHARE * max(total[j], SSE_FLOOR) / whole
+        least[j] = whole * max(total[j], SSE_FLOOR)
         total[j] = 0.0
     for g in range(n_groups):
         for j in range(WIDTH):
@@ -137,36 +145,90 @@ def _weigh(
             spread_out[j] += lacking * lacking * shares[g]
 
 
+def _step(build: Callable[..., tuple[Any, ...]]) -> Callable[..., Any]:
+    """A step on rows of arrays (rows, WIDTH): what `build` makes of a row of each of the three replaces the rows."""
+
+    @intrinsic
+    def step(typing: Any, x: Any, i: Any, y: Any, j: Any, z: Any, k: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            kind, width = ir.VectorType(ir.DoubleType(), LANES), ir.Constant(I64, WIDTH)
+            arrays = [pointer(context, builder, signature.args[at], arguments[at]) for at in (0, 2, 4)]
+            rows = [builder.mul(arguments[at], width) for at in (1, 3, 5)]
+            for lane in range(0, WIDTH, LANES):
+                places = [builder.add(row, ir.Constant(I64, lane)) for row in rows]
+                values = [load(builder, kind, *pair, 8) for pair in zip(arrays, places)]
+                for number, value in enumerate(build(builder, *values)):
+                    store(builder, value, arrays[number], places[number], 8)
+            return context.get_dummy_value()
+
+        i = types.intp
+        return types.void(x, i, y, i, z, i), generate
+
+    return step
+
+
+_add_product = _step(lambda builder, x, y, z: (multiply_add(builder, y, z, x),))
+_take_product = _step(lambda builder, x, y, z: (multiply_add(builder, builder.fneg(y), z, x),))
+_invert = _step(lambda builder, x, y, z: (builder.fdiv(splat(y.type, 1.0), y),))
+
+
+def _divided(builder: Any, x: Any, y: Any, z: Any) -> tuple[Any, Any]:
+    value = builder.fmul(y, z)
+    return multiply_add(builder, builder.fneg(y), value, x), value
+
+
+_divide = _step(_divided)
+"""x − y · (y z) and y z, in place of x and y."""
+
+
+@intrinsic
+def _add_scaled(typing: Any, x: Any, i: Any, y: Any, j: Any, scale: Any) -> Any:
+    """Add a multiple of a row of y to a row of x."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind, width = ir.VectorType(ir.DoubleType(), LANES), ir.Constant(I64, WIDTH)
+        out, values = (pointer(context, builder, signature.args[at], arguments[at]) for at in (0, 2))
+        to, place = (builder.mul(arguments[at], width) for at in (1, 3))
+        factor = spread(builder, arguments[4], LANES)
+        for lane in range(0, WIDTH, LANES):
+            here, there = (builder.add(row, ir.Constant(I64, lane)) for row in (to, place))
+            held, value = load(builder, kind, out, here, 8), load(builder, kind, values, there, 8)
+            store(builder, multiply_add(builder, factor, value, held), out, here, 8)
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp, y, types.intp, types.float64), generate
+
+
 @inner
-def _factorise(grams: Float64, weights: Float64, factor: Float64) -> None:
-    """Cholesky factor (m (m + 1) / 2, WIDTH) of Σ_g weights[g] grams[g], row by row; grams (groups, m (m + 1) / 2)."""
-    n_groups, size = grams.shape
+def _factorise(grams: Float64, weights: Float64, factor: Float64, inverse: Float64) -> None:
+    """The factors of Σ_g weights[g] grams[g] = L D Lᵀ: triangles (m (m + 1) / 2, WIDTH), with D on the diagonal of L.
+
+    grams (groups, m (m + 1) / 2); inverse (m, WIDTH) receives 1/D.
+    """
     factor[:] = 0.0
-    for g in range(n_groups):
-        for k in range(size):
-            for j in range(WIDTH):
-                factor[k, j] = fma(grams[g, k], weights[g, j], factor[k, j])
-    row = 0
-    while row * (row + 1) // 2 < size:
-        mine = factor[row * (row + 1) // 2 :]
-        for column in range(row + 1):
-            _reduce(mine, factor[column * (column + 1) // 2 :], column, column == row)
-        row += 1
-
-
-@inner
-def _reduce(mine: Float64, other: Float64, column: int, is_last: bool) -> None:
-    """The element of a row of the factor in a column, from those before it and the row of that number."""
-    for k in range(column):
-        for j in range(WIDTH):
-            mine[column, j] = fma(-mine[k, j], other[k, j], mine[column, j])
-    for j in range(WIDTH):
-        mine[column, j] = np.sqrt(mine[column, j]) if is_last else mine[column, j] / other[column, j]
+    for g in range(len(grams)):
+        for k in range(grams.shape[1]):
+            _add_scaled(factor, k, weights, g, grams[g, k])
+    for row in range(len(inverse)):
+        mine = row * (row + 1) // 2
+        for column in range(1, row):
+            other = column * (column + 1) // 2
+            for k in range(column):
+                _take_product(factor, mine + column, factor, mine + k, factor, other + k)
+        for k in range(row):
+            _divide(factor, mine + row, factor, mine + k, inverse, k)
+        _invert(inverse, row, factor, mine + row, factor, mine + row)
 
 
 @inner
 def _combine(
-    effect: Float64, factor: Float64, n_columns: int, is_f: bool, spread_out: Float64, statistic: Float64
+    effect: Float64,
+    factor: Float64,
+    n_columns: int,
+    is_f: bool,
+    spread_out: Float64,
+    product: Float64,
+    statistic: Float64,
 ) -> None:
     """v or G (WIDTH,) from the coefficients (s, WIDTH) of the effect."""
     s = len(effect)
@@ -174,18 +236,17 @@ def _combine(
     if not is_f:
         last = n_columns * (n_columns + 1) // 2 - 1
         for j in range(WIDTH):
-            statistic[j] = effect[0, j] * factor[last, j]
+            statistic[j] = effect[0, j] * np.sqrt(factor[last, j])
         return
-    product = np.empty(WIDTH)
     statistic[:] = 0.0
     for c in range(s):
-        product[:] = 0.0
-        for a in range(c, s):
+        product[:] = effect[c]
+        for a in range(c + 1, s):
             at = (first + a) * (first + a + 1) // 2 + first + c
-            for j in range(WIDTH):
-                product[j] = fma(factor[at, j], effect[a, j], product[j])
+            _add_product(product, 0, factor, at, effect, a)
+        at = (first + c) * (first + c + 1) // 2 + first + c
         for j in range(WIDTH):
-            statistic[j] = fma(product[j], product[j], statistic[j])
+            statistic[j] = fma(product[j] * product[j], factor[at, j], statistic[j])
     slope = 2.0 * (s - 1) / (s * (s + 2.0))
     for j in range(WIDTH):
         statistic[j] = statistic[j] / (s * (1.0 + slope * spread_out[j]))
@@ -225,13 +286,22 @@ def fill(  # noqa: C901, PLR0913
     n, m = rows.shape
     n_groups = len(ends)
     raw, norm, tile = np.zeros((n, WIDTH)), np.empty(WIDTH), np.zeros((n, WIDTH))
+    scratch = np.empty(WIDTH, np.int32), np.empty(WIDTH), np.empty(WIDTH)
     fits, squares, weights = np.empty((m, WIDTH)), np.empty((n_groups, WIDTH)), np.empty((n_groups, WIDTH))
-    factor, spread_out, statistic = np.empty((grams.shape[1], WIDTH)), np.empty(WIDTH), np.empty(WIDTH)
+    factor, inverse = np.empty((grams.shape[1], WIDTH)), np.empty((n_columns, WIDTH))
+    spread_out, statistic, size, df, z = (
+        np.empty(WIDTH),
+        np.empty(WIDTH),
+        np.empty(WIDTH),
+        np.empty(WIDTH),
+        np.empty(WIDTH),
+    )
     for start in range(0, len(voxels), WIDTH):
         width = min(WIDTH, len(voxels) - start)
         residualise_tile(data, voxels[start : start + width], removed, raw, norm)
         for j in range(width):
             norm[j] = 1.0 / norm[j] if norm[j] > 0 and norms[start + j] > 0 else 0.0
+        norm[width:] = 0.0
         for i in range(n):
             for j in range(width):
                 tile[i, j] = raw[i, j] * norm[j]
@@ -248,21 +318,24 @@ def fill(  # noqa: C901, PLR0913
             for r in range(rank):
                 for j in range(WIDTH):
                     effect[r, j] = 0.0 if abs(effect[r, j]) < ORTHOGONAL else effect[r, j]
-            _weigh(squares, sizes, rests, shares, weights, spread_out)
-            _factorise(grams, weights, factor)
-            _combine(effect, factor, n_columns, is_f, spread_out, statistic)
-            for j in range(width):
-                df = numerator / spread_out[j] if n_groups > 1 else numerator
-                z = tabulated(abs(statistic[j]), df, first_x, first_df, least, polynomials)
-                z = z if is_f else z * statistic[j]
-                if norm[j] == 0.0:
-                    z = 0.0
-                if maps.size:
-                    maps[b, start + j] = np.float32(z)
-                if exact.size:
-                    exact[0, b, start + j] = statistic[j]
-                    exact[1, b, start + j] = df
-                    exact[2, b, start + j] = z
+            _weigh(squares, sizes, rests, shares, weights, size, spread_out)
+            _factorise(grams, weights, factor, inverse)
+            _combine(effect, factor, n_columns, is_f, spread_out, size, statistic)
+            for j in range(WIDTH):
+                size[j] = abs(statistic[j])
+                df[j] = numerator / spread_out[j] if n_groups > 1 else numerator
+            tabulated(size, df, first_x, first_df, least, polynomials, scratch, z)
+            for j in range(WIDTH):
+                z[j] = z[j] if is_f else z[j] * statistic[j]
+                z[j] = 0.0 if norm[j] == 0.0 else z[j]
+            if maps.size:
+                target = maps[b, start : start + width]
+                for j in range(width):
+                    target[j] = np.float32(z[j])
+            if exact.size:
+                exact[0, b, start : start + width] = statistic[:width]
+                exact[1, b, start : start + width] = df[:width]
+                exact[2, b, start : start + width] = z[:width]
 
 
 @loop

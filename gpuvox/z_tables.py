@@ -1,8 +1,8 @@
 """z of t and F whose degrees of freedom are any numbers and differ from value to value, in float64, on CPU and GPU.
 
 z is the standard normal value with the same tail probability. A table has polynomials of it in places within intervals
-of the statistic and of its degrees of freedom, eight and four from each power of two to the next. Intervals have the
-float64 numbers whose first bits are the same, so that neither a CPU nor a GPU takes a logarithm, and both get the same
+of the statistic and of its degrees of freedom, four from each power of two to the next. Intervals have the float64
+numbers whose first bits are the same, so that neither a CPU nor a GPU takes a logarithm, and both get the same
 bits (``kernels/variance_groups.cu``). The relative error of z of t is under 1e-8 for 0.05 degrees of freedom or more
 (under 4e-9 from 1 on), the error of z of F under 1e-8 or a relative 4e-9, at any tail probability.
 """
@@ -10,28 +10,37 @@ bits (``kernels/variance_groups.cu``). The relative error of z of t is under 1e-
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from llvmlite import ir
 from numpy.typing import ArrayLike
 from scipy.special import betainc, betaln, erfinv, hyp2f1, ndtri_exp
 
-from gpuvox.jit import inner, loop
-from gpuvox.types import Float64, Ints
-from gpuvox.vectors import fma
+from gpuvox.jit import inner, intrinsic, loop, types
+from gpuvox.types import Float64, Int32, Ints
+from gpuvox.vectors import I32, I64, load, multiply_add, pointer, splat, spread, store
 
 __all__ = ["ZTable", "tabulated", "tabulated_all", "z_of_f", "z_of_t", "z_table"]
 
-X_DEGREE, DF_DEGREE = 5, 5
+STEPS = 4
+"""Intervals of t or F, and of its degrees of freedom, from each power of two to the next."""
+X_DEGREE, DF_DEGREE = 7, 5
 """Degrees of the polynomials in the place within an interval of t or F, and of its degrees of freedom."""
-X_STEPS = 8
-"""Intervals of t or F from each power of two to the next; of the degrees of freedom there are four."""
 T_RANGE = -4, 42
 """Powers of two from which, and up to which, t has intervals; below it has one, down to 0."""
 F_RANGE = -40, 84
 """The same of F, which below them counts as the least."""
-X_REST, DF_REST = 49, 50
+REST = 50
 """Bits of a float64 number that are the place in its interval."""
+INSIDE = (1 << REST) - 1
+"""Those bits."""
+ONE = 1023 << 52
+"""The bits of 1."""
+LANES = 16
+"""Numbers whose intervals are found at a time."""
+Scratch: TypeAlias = tuple[Int32, Float64, Float64]
+"""Interval, and places in it, of numbers that are looked up at the same time."""
 
 
 def z_of_t(t: ArrayLike, df: ArrayLike) -> Float64:
@@ -86,8 +95,8 @@ class ZTable(NamedTuple):
         First bits of the second interval of t or F, and of the first of the degrees of freedom.
     least : float
         Where the second interval of t or F begins.
-    polynomials : (intervals of df, intervals of t or F, 6, 6) float64
-        Coefficients of powers of the place in the interval of t or F and in that of df, the highest first.
+    polynomials : (intervals of df, intervals of t or F, 6, 8) float64
+        Coefficients of powers of the place in the interval of df and in that of t or F, the highest first.
     """
 
     first_x: int
@@ -96,38 +105,30 @@ class ZTable(NamedTuple):
     polynomials: Float64
 
 
-def _number(value: float, rest: int) -> int:
-    """First bits of a float64 number: all but the last `rest`."""
-    return int(np.float64(value).view(np.int64)) >> rest
-
-
-def _bounds(numbers: Ints, rest: int) -> Float64:
-    """The least float64 number with these first bits."""
-    bounds: Float64 = (numbers.astype(np.int64) << rest).view(np.float64)
-    return bounds
+def _number(value: float) -> int:
+    """First bits of a float64 number: those that the numbers of an interval have in common."""
+    return int(np.float64(value).view(np.int64)) >> REST
 
 
 def z_table(rank: int, least_df: float, most_df: float) -> ZTable:
-    """The table of t (rank 0), or of F with this many degrees of freedom of the numerator, for a range of those of
-    the denominator."""
-    return _z_table(rank, _number(least_df, DF_REST), _number(most_df, DF_REST))
+    """The table of t (rank 0), or of F for an effect of this rank, for degrees of freedom of a range."""
+    return _z_table(rank, _number(least_df), _number(most_df))
 
 
 @lru_cache(maxsize=16)
 def _z_table(rank: int, first_df: int, last_df: int) -> ZTable:
     low, high = F_RANGE if rank else T_RANGE
-    first_x = _number(2.0**low, X_REST)
-    x = _nodes(np.arange(first_x, first_x + (high - low) * X_STEPS + 1), X_REST, X_DEGREE)
-    df = _nodes(np.arange(first_df, last_df + 2), DF_REST, DF_DEGREE)
+    first_x = _number(2.0**low)
+    x = _nodes(np.arange(first_x, first_x + (high - low) * STEPS + 1), X_DEGREE)
+    df = _nodes(np.arange(first_df, last_df + 2), DF_DEGREE)
     nearest = 2.0**low * _chebyshev(X_DEGREE)
     if rank:
         nearest[:] = 2.0**low
     x = np.concatenate([nearest[None], x])
     value = z_of_f(x, rank, df[:, :, None, None]) if rank else z_of_t(x, df[:, :, None, None]) / x
-    value = value.transpose(0, 2, 3, 1)  # intervals of df and of x, nodes of x, nodes of df
-    to_x, to_df = (np.linalg.inv(np.vander(_chebyshev(degree))) for degree in (X_DEGREE, DF_DEGREE))
-    polynomials = np.ascontiguousarray(to_x @ value @ to_df.T)
-    polynomials.setflags(write=False)
+    value = value.transpose(0, 2, 1, 3)  # intervals of df and of x, nodes of df, nodes of x
+    to_df, to_x = (np.linalg.inv(np.vander(_chebyshev(degree))) for degree in (DF_DEGREE, X_DEGREE))
+    polynomials = np.ascontiguousarray(to_df @ value @ to_x.T)
     return ZTable(first_x, first_df, 2.0**low, polynomials)
 
 
@@ -137,50 +138,124 @@ def _chebyshev(degree: int) -> Float64:
     return places
 
 
-def _nodes(numbers: Ints, rest: int, degree: int) -> Float64:
-    """Nodes of the intervals between successive numbers."""
-    bounds = _bounds(numbers, rest)
+def _nodes(numbers: Ints, degree: int) -> Float64:
+    """Nodes of the intervals between the float64 numbers with these successive first bits."""
+    bounds: Float64 = (numbers.astype(np.int64) << REST).view(np.float64)
     return bounds[:-1, None] + np.diff(bounds)[:, None] * _chebyshev(degree)
 
 
-@inner
-def tabulated(x: float, df: float, first_x: int, first_df: int, least: float, polynomials: Float64) -> float:
-    """The polynomial of a table at x ≥ 0 and df."""
-    x_bits, df_bits = np.float64(x).view(np.int64), np.float64(df).view(np.int64)
-    row = np.int64((df_bits >> DF_REST) - first_df)
-    e = np.float64(df_bits & ((1 << DF_REST) - 1)) / np.float64(1 << DF_REST)
-    if row < 0:
-        row, e = np.int64(0), np.float64(0)
-    elif row >= len(polynomials):
-        row, e = np.int64(len(polynomials) - 1), np.float64(1)
-    column = np.int64((x_bits >> X_REST) - first_x + 1)
-    d = np.float64(x_bits & ((1 << X_REST) - 1)) / np.float64(1 << X_REST)
-    if column < 1:
-        column, d = np.int64(0), np.float64(x / least)
-    elif column >= polynomials.shape[1]:
-        column, d = np.int64(polynomials.shape[1] - 1), np.float64(1)
-    c = polynomials[row, column]
-    value = 0.0
-    for i in range(X_DEGREE + 1):
-        power = c[i, 0]
+@intrinsic
+def _polynomial(typing: Any, polynomials: Any, at: Any, d: Any, e: Any) -> Any:
+    """The polynomial whose coefficients begin at a flat index, at places d of t or F and e of their df."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        coefficients = pointer(context, builder, signature.args[0], arguments[0])
+        at, d, e = arguments[1:]
+        kind, half = (ir.VectorType(ir.DoubleType(), width) for width in (X_DEGREE + 1, (X_DEGREE + 1) // 2))
+        place = spread(builder, e, kind.count)
+        powers = load(builder, kind, coefficients, at, 8)
         for k in range(1, DF_DEGREE + 1):
-            power = fma(power, e, c[i, k])
-        value = fma(value, d, power)
-    return value
+            term = load(builder, kind, coefficients, builder.add(at, ir.Constant(I64, k * kind.count)), 8)
+            powers = multiply_add(builder, powers, place, term)
+        nothing, square = ir.Constant(kind, ir.Undefined), builder.fmul(d, d)
+        high, low = (
+            builder.shuffle_vector(
+                powers, nothing, ir.Constant(ir.VectorType(I32, half.count), [*range(k, k + half.count)])
+            )
+            for k in (0, half.count)
+        )
+        folded = multiply_add(builder, high, spread(builder, builder.fmul(square, square), half.count), low)
+        value = builder.extract_element(folded, ir.Constant(I32, 0))
+        for k in range(1, half.count):
+            value = builder.fma(value, d, builder.extract_element(folded, ir.Constant(I32, k)))
+        return value
+
+    return types.float64(polynomials, types.int64, types.float64, types.float64), generate
+
+
+@intrinsic
+def _locate(  # noqa: PLR0913
+    typing: Any,
+    values: Any,
+    start: Any,
+    first: Any,
+    count: Any,
+    below: Any,
+    per_unit: Any,
+    before: Any,
+    step: Any,
+    at: Any,
+    places: Any,
+) -> Any:
+    """Intervals and places of LANES float64 numbers > 0, from `start` on.
+
+    There are `count` intervals, after `below` (0 or 1) that goes down to 0; their numbers, times `step`, are added to
+    `before` times what `at` holds.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        numbers, where, out = (pointer(context, builder, signature.args[k], arguments[k]) for k in (0, 8, 9))
+        start, first, count, below, per_unit, before, step = arguments[1:8]
+        kind, long, short = (ir.VectorType(each, LANES) for each in (ir.DoubleType(), I64, I32))
+        x = load(builder, kind, numbers, start, 8)
+        bits = builder.bitcast(x, long)
+        number = builder.trunc(builder.lshr(bits, splat(long, REST)), short)
+        number = builder.sub(number, spread(builder, builder.trunc(first, I32), LANES))
+        number = builder.add(number, spread(builder, builder.trunc(below, I32), LANES))
+        least, most = (
+            spread(builder, builder.trunc(each, I32), LANES)
+            for each in (below, builder.sub(builder.add(below, count), ir.Constant(I64, 1)))
+        )
+        is_low, is_high = builder.icmp_signed("<", number, least), builder.icmp_signed(">", number, most)
+        place = builder.bitcast(builder.or_(builder.and_(bits, splat(long, INSIDE)), splat(long, ONE)), kind)
+        place = builder.fmul(builder.fsub(place, splat(kind, 1.0)), splat(kind, float(STEPS)))
+        place = builder.select(is_high, splat(kind, 1.0), place)
+        place = builder.select(is_low, builder.fmul(x, spread(builder, per_unit, LANES)), place)
+        number = builder.select(is_low, splat(short, 0), builder.select(is_high, most, number))
+        number = builder.mul(number, spread(builder, builder.trunc(step, I32), LANES))
+        held = load(builder, short, where, start, 4)
+        held = builder.mul(held, spread(builder, builder.trunc(before, I32), LANES))
+        store(builder, builder.add(held, number), where, start, 4)
+        store(builder, place, out, start, 8)
+        return context.get_dummy_value()
+
+    i, real = types.intp, types.float64
+    return types.void(values, i, i, i, i, real, i, i, at, places), generate
+
+
+@inner
+def tabulated(
+    x: Float64,
+    df: Float64,
+    first_x: int,
+    first_df: int,
+    least: float,
+    polynomials: Float64,
+    scratch: Scratch,
+    out: Float64,
+) -> None:
+    """The polynomials of a table at some x ≥ 0 and df, a multiple of LANES of them: z / t, or z of F."""
+    at, d, e = scratch
+    n_df, n_x, powers, terms = polynomials.shape
+    at[:] = 0
+    for start in range(0, len(x), LANES):
+        _locate(df, start, first_df, n_df, 0, 0.0, 0, n_x, at, e)
+        _locate(x, start, first_x, n_x - 1, 1, 1.0 / least, 1, 1, at, d)
+    for j in range(len(x)):
+        out[j] = _polynomial(polynomials, at[j] * (powers * terms), d[j], e[j])
 
 
 def tabulated_all(table: ZTable, x: Float64, df: Float64) -> Float64:
     """The polynomials at some x ≥ 0 and df: z / t, or z of F."""
-    out = np.empty(x.shape)
-    _tabulate(
-        np.ravel(x), np.ravel(df), table.first_x, table.first_df, table.least, table.polynomials, out.reshape(-1)
-    )
-    return out
+    out = np.empty(-(-x.size // LANES) * LANES)
+    x_row, df_row = (np.resize(values, out.shape) for values in (x, df))
+    _tabulate(x_row, df_row, table.first_x, table.first_df, table.least, table.polynomials, out)
+    return out[: x.size].reshape(x.shape)
 
 
 @loop
 def _tabulate(
     x: Float64, df: Float64, first_x: int, first_df: int, least: float, polynomials: Float64, out: Float64
 ) -> None:
-    for i in range(len(x)):
-        out[i] = tabulated(x[i], df[i], first_x, first_df, least, polynomials)
+    scratch = np.empty(len(x), np.int32), np.empty(len(x)), np.empty(len(x))
+    tabulated(x, df, first_x, first_df, least, polynomials, scratch, out)

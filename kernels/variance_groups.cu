@@ -7,8 +7,8 @@ namespace {
 
 const double ZERO_RESIDUAL = 1e-10, ORTHOGONAL = 1e-13, SSE_FLOOR = 1e-14, LEAST_SHARE = 1e-8;
 const int TOGETHER = 4;  // columns whose products, or rows whose residuals, are in registers at a time
-const int TERMS = 6;  // of a polynomial, in the place in an interval of v or G and in that of its degrees of freedom
-const int X_REST = 49, DF_REST = 50;  // bits of a float64 number that are the place in its interval
+const int X_TERMS = 8, DF_TERMS = 6;  // of a polynomial, in the place in an interval of v or G, and of its df
+const int REST = 50, STEPS = 4;  // bits of a float64 number that are the place in its interval; intervals of an octave
 
 // The model, with its rows sorted by variance group: rows (n, m), the columns that shuffles move, the effect last;
 // ends, sizes, rests, shares (n_groups): rows up to the last of each group, its rows, the sum of the diagonal of the
@@ -20,7 +20,7 @@ struct Model {
     double numerator;
 };
 
-// z by intervals of v or G, and of its degrees of freedom: polynomials (n_df, n_x, TERMS, TERMS).
+// z by intervals of v or G, and of its degrees of freedom: polynomials (n_df, n_x, DF_TERMS, X_TERMS).
 struct Table {
     const double* polynomials;
     int first_x, first_df, n_x, n_df;
@@ -48,11 +48,18 @@ DEVICE double residualise(double* y, int64 stride, const double* removed, int n_
     return norm > 0.0 && counts ? 1.0 / norm : 0.0;
 }
 
+// The place of a float64 number > 0 in its interval.
+DEVICE double place_of(int64 bits) {
+    const int64 one = 1;
+    union { int64 i; double d; } number;
+    number.i = (bits & ((one << REST) - 1)) | (one * 1023 << 52);
+    return (number.d - 1.0) * STEPS;
+}
+
 DEVICE double tabulated(const Table& table, double x, double df) {
-    const int64 x_bits = double_bits(x), df_bits = double_bits(df), one = 1;
-    int64 row = (df_bits >> DF_REST) - table.first_df, column = (x_bits >> X_REST) - table.first_x + 1;
-    double e = (double)(df_bits & ((one << DF_REST) - 1)) / (double)(one << DF_REST);
-    double d = (double)(x_bits & ((one << X_REST) - 1)) / (double)(one << X_REST);
+    const int64 x_bits = double_bits(x), df_bits = double_bits(df);
+    int row = (int)(df_bits >> REST) - table.first_df, column = (int)(x_bits >> REST) - table.first_x + 1;
+    double e = place_of(df_bits), d = place_of(x_bits);
     if (row < 0) {
         row = 0;
         e = 0.0;
@@ -62,18 +69,25 @@ DEVICE double tabulated(const Table& table, double x, double df) {
     }
     if (column < 1) {
         column = 0;
-        d = x / table.least;
+        d = x * (1.0 / table.least);
     } else if (column >= table.n_x) {
         column = table.n_x - 1;
         d = 1.0;
     }
-    const double* c = table.polynomials + (row * table.n_x + column) * (TERMS * TERMS);
-    double value = 0.0;
-    for (int i = 0; i < TERMS; ++i) {
-        double power = c[i * TERMS];
-        for (int k = 1; k < TERMS; ++k) power = fma(power, e, c[i * TERMS + k]);
-        value = fma(value, d, power);
+    const double* c = table.polynomials + ((int64)row * table.n_x + column) * (DF_TERMS * X_TERMS);
+    const double fourth = (d * d) * (d * d);
+    double power[X_TERMS];
+#pragma unroll
+    for (int i = 0; i < X_TERMS; ++i) {
+        power[i] = c[i];
+#pragma unroll
+        for (int k = 1; k < DF_TERMS; ++k) power[i] = fma(power[i], e, c[k * X_TERMS + i]);
     }
+#pragma unroll
+    for (int i = 0; i < X_TERMS / 2; ++i) power[i] = fma(power[i], fourth, power[i + X_TERMS / 2]);
+    double value = power[0];
+#pragma unroll
+    for (int i = 1; i < X_TERMS / 2; ++i) value = fma(value, d, power[i]);
     return value;
 }
 
@@ -127,7 +141,7 @@ DEVICE double weigh(const Model& model, double* weights, int64 step) {
         whole += model.rests[g];
         total += weights[g * step];
     }
-    const double least = LEAST_SHARE * larger(total, SSE_FLOOR) / whole;
+    const double least = LEAST_SHARE / whole * larger(total, SSE_FLOOR);
     total = 0.0;
     for (int g = 0; g < model.n_groups; ++g) {
         weights[g * step] = 1.0 / larger(weights[g * step] * model.shares[g], least);
@@ -141,8 +155,9 @@ DEVICE double weigh(const Model& model, double* weights, int64 step) {
     return spread;
 }
 
-// Cholesky factor of the weighted sum of the products of columns, row by row.
-DEVICE void factorise(const Model& model, const double* weights, double* factor, int64 step) {
+// The factors of the weighted sum of the products of columns, L D L', row by row, with D on the diagonal of L; inverse
+// (n_columns): 1/D.
+DEVICE void factorise(const Model& model, const double* weights, double* factor, double* inverse, int64 step) {
     const int size = model.n_columns * (model.n_columns + 1) / 2;
     for (int k = 0; k < size; ++k) {
         double sum = 0.0;
@@ -151,34 +166,43 @@ DEVICE void factorise(const Model& model, const double* weights, double* factor,
     }
     for (int row = 0; row < model.n_columns; ++row) {
         double* mine = factor + row * (row + 1) / 2 * step;
-        for (int column = 0; column <= row; ++column) {
+        for (int column = 1; column < row; ++column) {
             const double* other = factor + column * (column + 1) / 2 * step;
             double sum = mine[column * step];
             for (int k = 0; k < column; ++k) sum = fma(-mine[k * step], other[k * step], sum);
-            mine[column * step] = column < row ? sum / other[column * step] : sqrt(sum);
+            mine[column * step] = sum;
         }
+        double pivot = mine[row * step];
+        for (int k = 0; k < row; ++k) {
+            const double value = mine[k * step] * inverse[k * step];
+            pivot = fma(-mine[k * step], value, pivot);
+            mine[k * step] = value;
+        }
+        mine[row * step] = pivot;
+        inverse[row * step] = 1.0 / pivot;
     }
 }
 
 // v or G from the coefficients of the effect.
 DEVICE double combine(const Model& model, const double* effect, const double* factor, int64 step, double spread) {
     const int s = model.rank, k = model.n_columns, first = k - s;
-    if (!model.is_f) return effect[0] * factor[(k * (k + 1) / 2 - 1) * step];
+    if (!model.is_f) return effect[0] * sqrt(factor[(k * (k + 1) / 2 - 1) * step]);
     double sum = 0.0;
     for (int c = 0; c < s; ++c) {
-        double product = 0.0;
-        for (int a = c; a < s; ++a)
+        double product = effect[c * step];
+        for (int a = c + 1; a < s; ++a)
             product = fma(factor[((first + a) * (first + a + 1) / 2 + first + c) * step], effect[a * step], product);
-        sum = fma(product, product, sum);
+        sum = fma(product * product, factor[((first + c) * (first + c + 1) / 2 + first + c) * step], sum);
     }
     const double slope = 2.0 * (s - 1) / (s * (s + 2.0));
     return sum / (s * (1.0 + slope * spread));
 }
 
-// One shuffle at one voxel. scratch: (m + n_groups + triangle of n_columns) doubles, `step` apart.
+// One shuffle at one voxel. scratch: (m + n_groups + n_columns + triangle of n_columns) doubles, `step` apart.
 DEVICE Found fit(const Model& model, const Table& table, const double* y, int64 stride, double unit, const int* places,
                  double* scratch, int64 step) {
-    double *fits = scratch, *weights = fits + model.m * step, *factor = weights + model.n_groups * step;
+    double *fits = scratch, *weights = fits + model.m * step, *inverse = weights + model.n_groups * step;
+    double* factor = inverse + model.n_columns * step;
     multiply(model, y, stride, places, fits, step);
     for (int g = 0; g < model.n_groups; ++g)
         weights[g * step] =
@@ -187,7 +211,7 @@ DEVICE Found fit(const Model& model, const Table& table, const double* y, int64 
     for (int r = 0; r < model.rank; ++r)
         if (fabs(effect[r * step]) < ORTHOGONAL) effect[r * step] = 0.0;
     const double spread = weigh(model, weights, step);
-    factorise(model, weights, factor, step);
+    factorise(model, weights, factor, inverse, step);
     Found found;
     found.statistic = combine(model, effect, factor, step, spread);
     found.df = model.n_groups > 1 ? model.numerator / spread : model.numerator;
