@@ -17,7 +17,7 @@ from gpuvox.glm import ORTHOGONAL, SSE_FLOOR, _is_constant, residualise_tile
 from gpuvox.jit import cgutils, inner, intrinsic, loop, types
 from gpuvox.types import Bools, Float32, Float64, Ints
 from gpuvox.vectors import I64, fma, load, multiply_add, pointer, splat, spread, store
-from gpuvox.z_tables import tabulated
+from gpuvox.z_tables import tabulated_tile
 
 __all__ = ["fill", "find_norms"]
 
@@ -324,7 +324,7 @@ def fill(  # noqa: C901, PLR0913
             for j in range(WIDTH):
                 size[j] = abs(statistic[j])
                 df[j] = numerator / spread_out[j] if n_groups > 1 else numerator
-            tabulated(size, df, first_x, first_df, least, polynomials, scratch, z)
+            tabulated_tile(size, df, first_x, first_df, least, polynomials, scratch, z)
             for j in range(WIDTH):
                 z[j] = z[j] if is_f else z[j] * statistic[j]
                 z[j] = 0.0 if norm[j] == 0.0 else z[j]

@@ -3,7 +3,7 @@
 z is the standard normal value with the same tail probability. A table has polynomials of it in places within intervals
 of the statistic and of its degrees of freedom, four from each power of two to the next. Intervals have the float64
 numbers whose first bits are the same, so that neither a CPU nor a GPU takes a logarithm, and both get the same
-bits (``kernels/variance_groups.cu``). The relative error of z of t is under 1e-8 for 0.05 degrees of freedom or more
+bits (``kernels/z_tables.cuh``). The relative error of z of t is under 1e-8 for 0.05 degrees of freedom or more
 (under 4e-9 from 1 on), the error of z of F under 1e-8 or a relative 4e-9, at any tail probability.
 """
 
@@ -21,7 +21,7 @@ from gpuvox.jit import inner, intrinsic, loop, types
 from gpuvox.types import Float64, Int32, Ints
 from gpuvox.vectors import I32, I64, load, multiply_add, pointer, splat, spread, store
 
-__all__ = ["ZTable", "tabulated", "tabulated_all", "z_of_f", "z_of_t", "z_table"]
+__all__ = ["ZTable", "tabulated", "tabulated_all", "tabulated_tile", "z_of_f", "z_of_t", "z_table"]
 
 STEPS = 4
 """Intervals of t or F, and of its degrees of freedom, from each power of two to the next."""
@@ -224,7 +224,34 @@ def _locate(  # noqa: PLR0913
 
 
 @inner
-def tabulated(
+def tabulated(x: float, df: float, first_x: int, first_df: int, least: float, polynomials: Float64) -> float:
+    """The polynomial of a table at x ≥ 0 and df: z / t, or z of F."""
+    n_df, n_x, powers, terms = polynomials.shape
+    row, column = np.int64((_bits(df) >> REST) - first_df), np.int64((_bits(x) >> REST) - first_x + 1)
+    d, e = _place(x), _place(df)
+    if row < 0 or row >= n_df:
+        row, e = (np.int64(0), 0.0) if row < 0 else (np.int64(n_df - 1), 1.0)
+    if column < 1:
+        column, d = np.int64(0), x * (1.0 / least)
+    elif column >= n_x:
+        column, d = np.int64(n_x - 1), 1.0
+    value: float = _polynomial(polynomials, (row * n_x + column) * (powers * terms), d, e)
+    return value
+
+
+@inner
+def _bits(value: float) -> np.int64:
+    return np.float64(value).view(np.int64)
+
+
+@inner
+def _place(value: float) -> float:
+    """The place of a number > 0 in its interval."""
+    return (np.int64(_bits(value) & INSIDE | ONE).view(np.float64) - 1.0) * STEPS
+
+
+@inner
+def tabulated_tile(
     x: Float64,
     df: Float64,
     first_x: int,
@@ -258,4 +285,4 @@ def _tabulate(
     x: Float64, df: Float64, first_x: int, first_df: int, least: float, polynomials: Float64, out: Float64
 ) -> None:
     scratch = np.empty(len(x), np.int32), np.empty(len(x)), np.empty(len(x))
-    tabulated(x, df, first_x, first_df, least, polynomials, scratch, out)
+    tabulated_tile(x, df, first_x, first_df, least, polynomials, scratch, out)

@@ -4,52 +4,15 @@
 // (n, k), the effect last, row by row, and the residual degrees of freedom; numbers of factors are `stride` apart.
 
 #include "common.cuh"
+#include "z_tables.cuh"
 
 namespace {
 
 const double ZERO_RESIDUAL = 1e-10, ORTHOGONAL = 1e-13, SSE_FLOOR = 1e-14, VANISHES = 1e-9;
-const int TERMS = 6;  // of a polynomial, in the place in an interval of t or F and in that of its degrees of freedom
-const int X_REST = 49, DF_REST = 50;  // bits of a float64 number that are the place in its interval
-
-// z by intervals of t or F, and of its degrees of freedom: polynomials (n_df, n_x, TERMS, TERMS); see z_tables.py.
-struct Table {
-    const double* polynomials;
-    int first_x, first_df, n_x, n_df;
-    double least;
-};
 
 struct Found {
     double statistic, df, z;
 };
-
-DEVICE double tabulated(const Table& table, double x, double df) {
-    const int64 x_bits = double_bits(x), df_bits = double_bits(df), one = 1;
-    int64 row = (df_bits >> DF_REST) - table.first_df, column = (x_bits >> X_REST) - table.first_x + 1;
-    double e = (double)(df_bits & ((one << DF_REST) - 1)) / (double)(one << DF_REST);
-    double d = (double)(x_bits & ((one << X_REST) - 1)) / (double)(one << X_REST);
-    if (row < 0) {
-        row = 0;
-        e = 0.0;
-    } else if (row >= table.n_df) {
-        row = table.n_df - 1;
-        e = 1.0;
-    }
-    if (column < 1) {
-        column = 0;
-        d = x / table.least;
-    } else if (column >= table.n_x) {
-        column = table.n_x - 1;
-        d = 1.0;
-    }
-    const double* c = table.polynomials + (row * table.n_x + column) * (TERMS * TERMS);
-    double value = 0.0;
-    for (int i = 0; i < TERMS; ++i) {
-        double power = c[i * TERMS];
-        for (int k = 1; k < TERMS; ++k) power = fma(power, e, c[i * TERMS + k]);
-        value = fma(value, d, power);
-    }
-    return value;
-}
 
 DEVICE int64 row_start(int a) { return (int64)a * (a + 1) / 2; }
 

@@ -2,13 +2,12 @@
 // voxel.
 
 #include "common.cuh"
+#include "z_tables.cuh"
 
 namespace {
 
 const double ZERO_RESIDUAL = 1e-10, ORTHOGONAL = 1e-13, SSE_FLOOR = 1e-14, LEAST_SHARE = 1e-8;
 const int TOGETHER = 4;  // columns whose products, or rows whose residuals, are in registers at a time
-const int X_TERMS = 8, DF_TERMS = 6;  // of a polynomial, in the place in an interval of v or G, and of its df
-const int REST = 50, STEPS = 4;  // bits of a float64 number that are the place in its interval; intervals of an octave
 
 // The model, with its rows sorted by variance group: rows (n, m), the columns that shuffles move, the effect last;
 // ends, sizes, rests, shares (n_groups): rows up to the last of each group, its rows, the sum of the diagonal of the
@@ -18,13 +17,6 @@ struct Model {
     const int* ends;
     int n, m, n_groups, n_columns, rank, is_f;
     double numerator;
-};
-
-// z by intervals of v or G, and of its degrees of freedom: polynomials (n_df, n_x, DF_TERMS, X_TERMS).
-struct Table {
-    const double* polynomials;
-    int first_x, first_df, n_x, n_df;
-    double least;
 };
 
 struct Found {
@@ -46,49 +38,6 @@ DEVICE double residualise(double* y, int64 stride, const double* removed, int n_
     norm = sqrt(norm);
     if (norm <= ZERO_RESIDUAL * sqrt(raw)) norm = 0.0;
     return norm > 0.0 && counts ? 1.0 / norm : 0.0;
-}
-
-// The place of a float64 number > 0 in its interval.
-DEVICE double place_of(int64 bits) {
-    const int64 one = 1;
-    union { int64 i; double d; } number;
-    number.i = (bits & ((one << REST) - 1)) | (one * 1023 << 52);
-    return (number.d - 1.0) * STEPS;
-}
-
-DEVICE double tabulated(const Table& table, double x, double df) {
-    const int64 x_bits = double_bits(x), df_bits = double_bits(df);
-    int row = (int)(df_bits >> REST) - table.first_df, column = (int)(x_bits >> REST) - table.first_x + 1;
-    double e = place_of(df_bits), d = place_of(x_bits);
-    if (row < 0) {
-        row = 0;
-        e = 0.0;
-    } else if (row >= table.n_df) {
-        row = table.n_df - 1;
-        e = 1.0;
-    }
-    if (column < 1) {
-        column = 0;
-        d = x * (1.0 / table.least);
-    } else if (column >= table.n_x) {
-        column = table.n_x - 1;
-        d = 1.0;
-    }
-    const double* c = table.polynomials + ((int64)row * table.n_x + column) * (DF_TERMS * X_TERMS);
-    const double fourth = (d * d) * (d * d);
-    double power[X_TERMS];
-#pragma unroll
-    for (int i = 0; i < X_TERMS; ++i) {
-        power[i] = c[i];
-#pragma unroll
-        for (int k = 1; k < DF_TERMS; ++k) power[i] = fma(power[i], e, c[k * X_TERMS + i]);
-    }
-#pragma unroll
-    for (int i = 0; i < X_TERMS / 2; ++i) power[i] = fma(power[i], fourth, power[i + X_TERMS / 2]);
-    double value = power[0];
-#pragma unroll
-    for (int i = 1; i < X_TERMS / 2; ++i) value = fma(value, d, power[i]);
-    return value;
 }
 
 // Value of the data that comes to a row of the model: `place` is its number, or that of a value whose sign is flipped.
