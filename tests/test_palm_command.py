@@ -16,24 +16,22 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import stats
 
+from gpuvox.application.palm import execute
 from gpuvox.application.palm.description import Regressor
 from gpuvox.cli import main
 from gpuvox.cli.palm import describe
 from gpuvox.cli.palm_options import NOTED, OPTIONS, REFUSED, read_words
+from tests.cuda_on_cpu.shim import CXX, ShimDevice
 from tests.palm import cases
 
-NOT_YET = {"-accel", "-imiss", "BKY"}
-NAMES = sorted(
-    path.name
-    for path in cases.FOLDER.iterdir()
-    if path.is_dir() and not NOT_YET & set((path / "command.txt").read_text().split())
-)
-SHORT = ("corrcon_t_f", "csv_table", "eb_multilevel")
+NAMES = sorted(path.name for path in cases.FOLDER.iterdir() if path.is_dir())
+SHORT = ("corrcon_t_f", "csv_table", "fdr_bky_save1p", "eb_multilevel", "accel_noperm")
 """The cases that run with the other tests; between them they have every kind of file."""
 LOSE_TIES = {"cmcx", "cmcp", "vg_repeated_measures", "t_exhaustive", "ise", "eb_within"}
 """PALM compares rounded numbers exactly, so that its p are up to 2/N too small."""
-APPROXIMATE = {"accel_gamma", "accel_gamma_tfce", "accel_tail", "accel_tail_twotail"}
+APPROXIMATE = {"accel_gamma", "accel_gamma_tfce", "accel_negbin", "accel_tail", "accel_tail_twotail"}
 DIFFERENT = {
     "csv_table": "fdrparap",
 }
@@ -59,6 +57,8 @@ def test_case(name, tmp_path):
     case = cases.Case(name)
     compared = 0
     for path in sorted(case.folder.glob("palm_*")):
+        if path.name.endswith("permidx.csv") and "-saveperms" not in case.command:
+            continue
         assert (tmp_path / path.name).exists(), path.name
         if name in DIFFERENT and DIFFERENT[name] in path.name:
             continue
@@ -72,7 +72,7 @@ def compare(case: cases.Case, theirs: Path, ours: Path) -> None:
     inside = mask_of(case, theirs)
     expected, found = written(theirs, inside), written(ours, inside)
     decimals = 6e-5 if theirs.suffix == ".csv" and "_max" not in theirs.name else 0
-    kind = theirs.name.split("_")[3] if theirs.name.count("_") > 2 else ""
+    kind = theirs.name.split(".")[0].split("_")[3] if theirs.name.count("_") > 2 else ""
     if theirs.name.endswith("permidx.csv"):
         np.testing.assert_array_equal(found, expected, err_msg=theirs.name)
     elif not kind.endswith("p") or "parap" in kind:
@@ -178,6 +178,77 @@ def test_modalities_of_different_sizes_are_corrected_together(small):
         assert p.min() == pytest.approx(np.mean(null >= largest - 1e-6), abs=6e-5)
 
 
+def test_data_that_are_missing_leave_the_model(small):
+    """t of each column is that of the observations that are there; degrees of freedom are those of each column."""
+    missing = np.zeros((12, 6), dtype=int)
+    missing[3, 1] = missing[7, 1] = missing[0, 4] = 1
+    np.savetxt(small / "imiss.csv", missing, delimiter=",", fmt="%d")
+    assert palm(small, f"{RUN} -imiss imiss.csv -mcar -savedof") == 0
+    data, design, con = (np.loadtxt(small / f"{name}.csv", delimiter=",") for name in ("data", "design", "con"))
+    expected = []
+    for column, gone in zip(data.T, missing.T, strict=True):
+        M, y = design[gone == 0], column[gone == 0]
+        b, residual, *_ = np.linalg.lstsq(M, y, rcond=None)
+        variance = residual[0] / (len(y) - 3) * (con[0] @ np.linalg.inv(M.T @ M) @ con[0])
+        expected.append([con[0] @ b / np.sqrt(variance), len(y) - 3])
+    found = [np.loadtxt(small / f"o_dat_{name}.csv", delimiter=",") for name in ("tstat_c1", "tstat_c1_dof")]
+    np.testing.assert_allclose(found, np.transpose(expected), atol=6e-5)
+
+
+def test_automatic_variance_groups_are_what_shufflings_leave_apart(small):
+    """v of observations shuffled within two blocks is Welch's t; one block is one group, and v is t."""
+    np.savetxt(small / "eb.csv", np.repeat([1, 2], 6), fmt="%d")
+    np.savetxt(small / "groups.csv", np.c_[np.repeat([1, 0], 6), np.repeat([0, 1], 6)], delimiter=",", fmt="%d")
+    (small / "difference.csv").write_text("-1,1\n")
+    line = "-i data.csv -d groups.csv -t difference.csv -n 1 -quiet -savedof"
+    assert palm(small, f"{line} -eb eb.csv -vg auto") == 0
+    data = np.loadtxt(small / "data.csv", delimiter=",")
+    welch = stats.ttest_ind(data[6:], data[:6], equal_var=False)
+    np.testing.assert_allclose(np.loadtxt(small / "o_dat_vstat.csv", delimiter=","), welch.statistic, atol=6e-5)
+    np.testing.assert_allclose(np.loadtxt(small / "o_dat_vstat_dof.csv", delimiter=","), welch.df, atol=6e-5)
+    assert palm(small, f"{line} -vg auto") == 0
+    student = stats.ttest_ind(data[6:], data[:6])
+    np.testing.assert_allclose(np.loadtxt(small / "o_dat_tstat.csv", delimiter=","), student.statistic, atol=6e-5)
+
+
+def test_some_observations_and_tables_on_their_side(small):
+    """-subjidx, -removevgbysize and -transposedata analyse what they say."""
+    np.savetxt(small / "most.csv", np.arange(2, 13), fmt="%d")
+    np.savetxt(small / "vg.csv", [9, *[1] * 11], fmt="%d")
+    data = np.loadtxt(small / "data.csv", delimiter=",")
+    np.savetxt(small / "turned.csv", data.T, delimiter=",", fmt="%.6f")
+    maps = []
+    for line in (
+        RUN,
+        f"{RUN} -subjidx most.csv",
+        f"{RUN} -vg vg.csv -removevgbysize 2",
+        RUN.replace("data", "turned"),
+    ):
+        more = " -transposedata" if "turned" in line else ""
+        assert palm(small, line + more) == 0
+        maps.append(np.loadtxt(small / "o_dat_tstat_c1.csv", delimiter=","))
+    np.testing.assert_array_equal(maps[1], maps[2])
+    np.testing.assert_array_equal(maps[0], maps[3])
+    assert (maps[0] != maps[1]).all()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(CXX is None, reason="no C++ compiler to run the kernels on the CPU")
+@pytest.mark.parametrize(
+    "name", ["corrcon_t_f", "vg_file_g", "pearson_r_r2", "eb_whole_ise", "ee_ise", "evperdat", "missing_mcar",
+             "cluster_mass", "rmethod_dekker", "twotail_fdr_bh_logp", "accel_gamma_tfce"]
+)  # fmt: skip
+def test_a_device_writes_the_same_files(name, tmp_path, monkeypatch):
+    for folder in ("cpu", "device"):
+        (tmp_path / folder).mkdir()
+        if folder == "device":
+            monkeypatch.setattr(execute, "resolve_all", lambda name: (ShimDevice(),))
+        run_case(name, tmp_path / folder)
+    for path in (tmp_path / "cpu").iterdir():
+        if not path.name.endswith("_palmconfig.txt"):
+            assert path.read_bytes() == (tmp_path / "device" / path.name).read_bytes(), path.name
+
+
 # -- grammar --------------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +264,9 @@ def test_modalities_of_different_sizes_are_corrected_together(small):
         ("-whole", ["-whole needs -eb"]),
         ("-tfce_H 3", ["-tfce_H needs -T"]),
         ("-rmethod Freedman", ["-rmethod is Freedman", "Freedman-Lane", "Huh-Jhun"]),
+        ("-accel lowrank", ["-accel is lowrank", "noperm"]),
+        ("-accel noperm -T", ["-accel noperm", "omit -T"]),
+        ("-imiss other.csv", ["-imiss needs -mcar"]),
         ("-n -5", ["-5 is negative"]),
         ("-n", ["the value of -n is missing"]),
         ("-n 10 -n 20", ["-n is given twice", "10", "20"]),
@@ -217,6 +291,9 @@ def test_what_is_wrong_is_said(line, words, small, capsys):
 @pytest.mark.parametrize(
     ("line", "group", "name", "value"),
     [
+        ("-fdr", "", "false_discovery", "BKY"),
+        ("-accel negbin -T", "", "exceedances", 2),
+        ("-accel negbin 5", "", "exceedances", 5),
         ("-fdr BH -T", "", "false_discovery", "BH"),
         ("-C 3.1 -Cstat mass", "spatial", "mass", True),
         ("-T -tfce2d", "spatial", "dimensions", 2),

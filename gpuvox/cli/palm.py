@@ -99,6 +99,7 @@ def describe(words: Words) -> PalmDescription:
         raise UsageError("-i is missing: the data", option="-i")
     _check_pairs(words)
     method, *more = words.given.get("-accel", [[""]])[0]
+    _check_acceleration(words, method.lower())
     return PalmDescription(
         inputs=words.all("-i"),
         prefix=words.one("-o", "palm"),
@@ -160,6 +161,35 @@ def _check_pairs(words: Words) -> None:
             raise UsageError(f"{option} needs {needed}", option=option)
 
 
+def _check_acceleration(words: Words, method: str) -> None:
+    if method == "negbin" and "-nouncorrected" in words:
+        raise UsageError("-accel negbin approximates uncorrected p alone; omit -nouncorrected", option="-accel")
+    if method == "noperm":
+        others = (
+            "-T",
+            "-C",
+            "-vg",
+            "-pearson",
+            "-evperdat",
+            "-imiss",
+            "-rmethod",
+            "-ise",
+            "-eb",
+            "--permutations",
+        )
+        other = next((option for option in others if option in words), "")
+        if other or "-d" not in words:
+            raise UsageError(
+                f"-accel noperm knows the moments of t and F over all permutations of all rows alone; omit "
+                f"{other or 'it, or give a design with -d'}", option="-accel",
+            )  # fmt: skip
+    if "-imiss" in words and "-mcar" not in words:
+        raise UsageError(
+            "-imiss needs -mcar: what is missing is left out; tests of missingness itself are not there yet",
+            option="-imiss",
+        )
+
+
 def _regressor(values: Sequence[str]) -> Regressor:
     numbers = [_number("-evperdat", value, arguments.at_least_one) for value in values[1:]]
     return Regressor(values[0], *numbers)
@@ -169,7 +199,7 @@ def _false_discovery(words: Words) -> str:
     if "-fdr" not in words:
         return ""
     given = words.given["-fdr"][0]
-    return _choice("-fdr", given[0] if given else "BKY", ("", "BH"))
+    return _choice("-fdr", given[0], ("BH", "BKY")) if given else "BKY"
 
 
 def _exchangeability(words: Words) -> Exchangeability:

@@ -144,7 +144,6 @@ COMBINED = (
     "nonparametric combination (-npc, -npcmod, -npccon) is not there yet; -corrmod and -corrcon correct over tests"
 )
 REFUSED = {
-    **dict.fromkeys(("-imiss", "-dmiss", "-mcar", "-accel"), "not there yet"),
     **dict.fromkeys(("-npc", "-npcmod", "-npccon", "-npcmethod", "-concordant", "-Tnpc", "-Cnpc"), COMBINED),
     **dict.fromkeys(("-mv", "-inputmv", "-con", "-cca", "-pls", "-Tmv", "-Cmv", "-pmethodp"), MULTIVARIATE),
     "-nounivariate": "univariate tests are all that there are yet, so they cannot be left out",

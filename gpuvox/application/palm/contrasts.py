@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,7 +110,7 @@ def corrections(description: PalmDescription) -> Iterator[Correction]:
 
 
 def families(
-    description: PalmDescription, tests: list[PalmTest], correction: Correction
+    description: PalmDescription, tests: Sequence[PalmTest], correction: Correction
 ) -> Iterator[list[PalmTest]]:
     """The tests that are corrected together. With a design for each input, contrasts correspond by their number."""
     groups: dict[tuple[int | None, tuple[int, int] | None], list[PalmTest]] = {}

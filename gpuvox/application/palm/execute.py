@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from gpuvox.application.palm.contrasts import Contrast, corrections, families, list_contrasts, list_tests
+from gpuvox.application.palm.contrasts import (
+    Contrast,
+    PalmTest,
+    corrections,
+    families,
+    list_contrasts,
+    list_tests,
+)
 from gpuvox.application.palm.description import PalmDescription
-from gpuvox.application.palm.inputs import read_inputs
-from gpuvox.application.palm.outputs import Writer
-from gpuvox.application.palm.run import Machine, run_test
+from gpuvox.application.palm.inputs import PalmInputs, read_inputs
+from gpuvox.application.palm.outputs import APPROXIMATIONS, Writer
+from gpuvox.application.palm.run import Machine, check_tests, run_test, test_without_shufflings
 from gpuvox.application.palm.shufflings import shufflers, with_groups
 from gpuvox.application.palm.writing import names_of, write_estimates, write_family, write_permuted, write_test
 from gpuvox.cuda import resolve_all
@@ -48,33 +55,48 @@ def execute(description: PalmDescription, reporter: Reporter) -> None:
     if not contrasts:
         raise InputError("there is no contrast to test: -fonly needs F contrasts (-f)")
     if description.over_contrasts and len({contrast.is_t for contrast in contrasts}) > 1:
-        description = replace(
-            description, statistic=replace(description.statistic, z=True)
-        )  # one scale for t and F
+        # t and F have z in common.
+        description = replace(description, statistic=replace(description.statistic, z=True))
     tests = list_tests(description, contrasts)
-    sets = shufflers(description, inputs, contrasts)
-    for contrast in contrasts:
-        _announce(contrast, sets[contrast], reporter)
+    sets = {} if description.acceleration == "noperm" else shufflers(description, inputs, contrasts)
+    for contrast, shuffler in sets.items():
+        _announce(contrast, shuffler, reporter)
+    if description.acceleration:
+        reporter.say(f"p in headers of images: {APPROXIMATIONS[description.acceleration]}")
+    check_tests(description, inputs, tests, sets)
     writer = Writer(description, inputs.modalities)
-    names = list(names_of(description, writer, tests))
-    check_targets("", names)
+    check_targets("", list(names_of(description, writer, tests)))
     machine = Machine(resolve_all(description.device), description.threads, reporter)
     with locks.output(description.prefix, reporter.warn):
-        _write_shufflings(description, writer, contrasts, sets)
-        tested = {}
-        for test in tests:
+        _run_and_write(description, inputs, tests, sets, machine)
+    reporter.say(f"Finished; the names of all files begin with {description.prefix}_")
+
+
+def _run_and_write(
+    description: PalmDescription,
+    inputs: PalmInputs,
+    tests: Sequence[PalmTest],
+    sets: Mapping[Contrast, AnyShuffler],
+    machine: Machine,
+) -> None:
+    writer = Writer(description, inputs.modalities)
+    _write_shufflings(description, writer, sets)
+    tested = {}
+    for test in tests:
+        if test.contrast in sets:
             shuffler = sets[test.contrast]
             tested[test], tester = run_test(description, inputs, test, shuffler, machine)
-            write_test(description, writer, tested[test])
             if description.saved.permutations:
                 write_permuted(description, writer, tested[test], tester, shuffler)
-        for correction in corrections(description):
-            for family in families(description, tests, correction):
-                write_family(description, writer, [tested[test] for test in family], correction)
-        if description.saved.glm:
-            write_estimates(description, inputs, writer, tests)
-        write_text(f"{description.prefix}{CONFIGURATION}", "\n".join(description.configuration) + "\n")
-    reporter.say(f"Finished; the names of all files begin with {description.prefix}_")
+        else:
+            tested[test] = test_without_shufflings(description, inputs, test)
+        write_test(description, writer, tested[test])
+    for correction in corrections(description):
+        for family in families(description, tests, correction):
+            write_family(description, writer, [tested[test] for test in family], correction)
+    if description.saved.glm:
+        write_estimates(description, inputs, writer, tests)
+    write_text(f"{description.prefix}{CONFIGURATION}", "\n".join(description.configuration) + "\n")
 
 
 def _announce(contrast: Contrast, shuffler: AnyShuffler, reporter: Reporter) -> None:
@@ -102,14 +124,11 @@ def _announce(contrast: Contrast, shuffler: AnyShuffler, reporter: Reporter) -> 
 # ------------------------------------------------------------------------------------------------------------ writing
 
 
-def _write_shufflings(
-    description: PalmDescription, writer: Writer, contrasts: Sequence[Contrast], sets: dict[Contrast, AnyShuffler]
-) -> None:
+def _write_shufflings(description: PalmDescription, writer: Writer, sets: Mapping[Contrast, AnyShuffler]) -> None:
     """Write the sets of shufflings, and the masks."""
     if description.saved.mask:
         for number in range(len(writer.modalities)):
             writer.mask(number)
     if description.saved.permutations:
-        for contrast in contrasts:
-            shuffler = sets[contrast]
+        for contrast, shuffler in sets.items():
             writer.shufflings(contrast, to_one(shuffler.shuffles(0, shuffler.n)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,12 +29,20 @@ class Modality:
         Whose geometry images take; None for tables.
     name : str
         The file.
+    missing : (n, V) or (n, 1) bool, optional
+        Which data are missing.
     """
 
     data: Float32
     grid: Grid
     header: files.ImageHeader | None
     name: str
+    missing: Bools | None = None
+
+    def only(self, chosen: Ints) -> Modality:
+        """The same with some of the observations."""
+        missing = None if self.missing is None else self.missing[chosen]
+        return replace(self, data=self.data[chosen], missing=missing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +58,15 @@ class Design:
         Which of them each F contrast stacks.
     name : str
         The file.
+    missing : (n,) bool
+        Rows with a regressor that is missing.
     """
 
     matrix: Float64
     contrasts: Float64
     f_contrasts: Bools
     name: str
+    missing: Bools
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +106,11 @@ class PalmInputs:
     def only(self, chosen: Ints) -> PalmInputs:
         """The same with some of the observations, by their numbers from 0."""
         return PalmInputs(
-            tuple(replace(modality, data=modality.data[chosen]) for modality in self.modalities),
-            tuple(replace(design, matrix=design.matrix[chosen]) for design in self.designs),
+            tuple(modality.only(chosen) for modality in self.modalities),
+            tuple(
+                replace(design, matrix=design.matrix[chosen], missing=design.missing[chosen])
+                for design in self.designs
+            ),
             None if self.blocks is None else self.blocks[chosen],
             None if self.groups is None else self.groups[chosen],
             chosen if self.chosen is None else self.chosen[chosen],
@@ -203,7 +216,7 @@ def _observations(description: PalmDescription, name: str) -> int:
 
 def _read_design(description: PalmDescription, number: int, n: int) -> Design:
     if not description.designs:
-        return Design(np.ones((n, 1)), np.ones((1, 1)), np.zeros((0, 1), bool), "the mean")
+        return Design(np.ones((n, 1)), np.ones((1, 1)), np.zeros((0, 1), bool), "the mean", np.zeros(n, bool))
     name = description.designs[number]
     matrix = _fitting(files.read_numbers(name).values, n, name, description)
     p = matrix.shape[1]
@@ -226,7 +239,13 @@ def _read_design(description: PalmDescription, number: int, n: int) -> Design:
         if not f_rows.any(axis=1).all():
             empty = int(np.argmin(f_rows.any(axis=1))) + 1
             raise FileError(f"{f_name}: row {empty} stacks no t contrast", file=f_name)
-    return Design(matrix, contrasts, f_rows, name)
+    missing = np.zeros(n, bool)
+    if number < len(description.missing_designs):
+        flags = _read_integers(
+            description.missing_designs[number], n, "what is missing is 1, what is there 0, and both"
+        )
+        missing = (flags != 0).any(axis=1) if flags is not None else missing
+    return Design(matrix, contrasts, f_rows, name, missing)
 
 
 def _fitting(values: AnyArray, n: int, name: str, description: PalmDescription) -> AnyArray:
@@ -300,13 +319,9 @@ def _check_participants(description: PalmDescription) -> None:
 
 def _read_modality(description: PalmDescription, number: int, reporter: Reporter) -> Modality:
     name = description.inputs[number]
+    indicator = description.missing[number] if number < len(description.missing) else ""
     if _is_table(name):
-        values = files.read_numbers(name).values
-        data = np.ascontiguousarray(values.T if description.transpose else values, dtype=np.float32)
-        if (np.ptp(data, axis=0) == 0).any():
-            column = int(np.argmin(np.ptp(data, axis=0))) + 1
-            reporter.warn(f"{name}: column {column} is constant; its statistic is 0 and its p 1")
-        return Modality(data, Grid(np.ones((data.shape[1], 1, 1), dtype=bool)), None, os.fspath(name))
+        return _read_table(description, name, indicator, reporter)
     header = files.read_header(name)
     mask = None
     if description.masks:
@@ -314,34 +329,81 @@ def _read_modality(description: PalmDescription, number: int, reporter: Reporter
         mask = files.read_mask_on(mask_name, header).mask
         if description.reverse_masks:
             mask = mask_of(~mask, mask_name)
-    return _read_image(name, header, mask, reporter)
+    grid = header.grid(np.ones(header.shape[:3], dtype=bool) if mask is None else mask)
+    check_memory(header.shape[3], grid.n_voxels, 0, "")
+    data = _read_volumes(name, header, grid, reporter)
+    missing = _read_missing(indicator, header, grid, header.shape[3], reporter)
+    return _in_mask(Modality(data, grid, header, name, missing), mask is not None, reporter)
 
 
-def _read_image(name: str, header: files.ImageHeader, mask: Bools | None, reporter: Reporter) -> Modality:
-    """The voxels of an image that are in the mask, finite and not constant."""
-    everywhere = header.grid(np.ones(header.shape[:3], dtype=bool) if mask is None else mask)
-    n = header.shape[3]
-    check_memory(n, everywhere.n_voxels, 0, "")
-    data = np.empty((n, everywhere.n_voxels), dtype=np.float32)
+def _read_table(description: PalmDescription, name: str, indicator: str, reporter: Reporter) -> Modality:
+    values = files.read_numbers(name).values
+    data = np.ascontiguousarray(values.T if description.transpose else values, dtype=np.float32)
+    if (np.ptp(data, axis=0) == 0).any():
+        column = int(np.argmin(np.ptp(data, axis=0))) + 1
+        reporter.warn(f"{name}: column {column} is constant; its statistic is 0 and its p 1")
+    grid = Grid(np.ones((data.shape[1], 1, 1), dtype=bool))
+    missing = _read_missing(indicator, None, grid, len(data), reporter)
+    if missing is not None and description.transpose and missing.shape == data.shape[::-1]:
+        missing = missing.T
+    return Modality(data, grid, None, name, missing)
+
+
+def _read_volumes(name: str, header: files.ImageHeader, grid: Grid, reporter: Reporter) -> Float32:
+    """(n, V) The volumes of an image in a mask, whatever their values."""
+    n = files.read_header(name).shape[3]
+    data = np.empty((n, grid.n_voxels), dtype=np.float32)
     for i, volume in enumerate(files.read_volumes_like(name, header)):
-        data[i] = volume[everywhere.index]
+        data[i] = volume[grid.index]
         reporter.progress(f"reading {name}", i + 1, n)
-    finite = np.isfinite(data).all(axis=0)
-    kept = finite & (data != data[0]).any(axis=0)
+    return data
+
+
+def _read_missing(
+    name: str, header: files.ImageHeader | None, grid: Grid, n: int, reporter: Reporter
+) -> Bools | None:
+    """(n, V) or (n, 1) What an indicator says is missing: where it is not 0; None without one."""
+    if not name:
+        return None
+    if _is_table(name) or header is None:
+        values: AnyArray = files.read_numbers(name).values
+    else:
+        values = _read_volumes(name, header, grid, reporter)
+    if values.shape[0] != n or values.shape[1] not in (1, grid.n_voxels):
+        raise FileError(
+            f"{name} has {values.shape[0]} observations of {values.shape[1]} values; {n} are expected, of one value or "
+            f"of {grid.n_voxels}", file=name,
+        )  # fmt: skip
+    missing: Bools = values != 0
+    return missing
+
+
+def _in_mask(modality: Modality, is_given: bool, reporter: Reporter) -> Modality:
+    """The voxels whose data are finite and not constant, as far as they are there."""
+    data, name, missing = modality.data, modality.name, modality.missing
+    if missing is None:
+        finite, low, high = np.isfinite(data).all(axis=0), data.min(axis=0), data.max(axis=0)
+    else:
+        finite = (np.isfinite(data) | missing).all(axis=0)
+        low, high = np.where(missing, np.inf, data).min(axis=0), np.where(missing, -np.inf, data).max(axis=0)
+    kept = finite & (low < high)
     if not kept.any():
         raise FileError(f"{name}: no voxel of the mask is finite and varies between observations", file=name)
-    if mask is not None and not kept.all():
+    if kept.all():
+        return modality
+    if is_given:
         unknown = int(np.count_nonzero(~finite))
         reporter.warn(
             f"{name}: {np.count_nonzero(~kept)} of {len(kept)} voxels of the mask are left out: {unknown} are not "
             f"finite in every observation, and {np.count_nonzero(~kept) - unknown} are constant"
         )
-    if not kept.all():
-        flat = np.zeros(everywhere.mask.size, dtype=bool)
-        flat[everywhere.index[kept]] = True
-        data = np.ascontiguousarray(data[:, kept])
-        everywhere = replace(everywhere, mask=flat.reshape(everywhere.shape, order="F"))
-    return Modality(data, everywhere, header, os.fspath(name))
+    grid = modality.grid
+    flat = np.zeros(grid.mask.size, dtype=bool)
+    flat[grid.index[kept]] = True
+    grid = replace(grid, mask=flat.reshape(grid.shape, order="F"))
+    if missing is not None and missing.shape[1] > 1:
+        missing = np.ascontiguousarray(missing[:, kept])
+    return replace(modality, data=np.ascontiguousarray(data[:, kept]), grid=grid, missing=missing)
 
 
 def read_regressor(name: str, modality: Modality, inputs: PalmInputs) -> Float32:

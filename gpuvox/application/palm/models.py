@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,12 +14,16 @@ from gpuvox.application.palm.inputs import PalmInputs, read_regressor
 from gpuvox.correlation import CorrelationScale, correlation
 from gpuvox.device import Device
 from gpuvox.errors import DesignError, UsageError
+from gpuvox.missing import MissingGlm
 from gpuvox.normal_scores import Magnitude, ZScale
+from gpuvox.partitioning import partition
 from gpuvox.prepared import AnyShuffler
 from gpuvox.regression_methods import Method, Partitioning, RegressionTest
 from gpuvox.types import Float32, Float64, Shuffles
 from gpuvox.variance_groups import VarianceGroupsGlm
 from gpuvox.voxelwise_evs import VoxelwiseGlm
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +68,19 @@ class GroupsTester(Tester):
         values: Float64 = self.signed.raw_maps(shuffle).statistic
         return values
 
-    def dof(self, shuffle: Shuffles) -> Float64:
+    def dof(self, shuffle: Shuffles) -> float | Float64:
         """See `Tester.dof`."""
         values: Float64 = self.signed.raw_maps(shuffle).df
         return values
+
+
+class MissingTester(GroupsTester):
+    """The same of t and F where data are missing; one number if all elements have the same degrees of freedom."""
+
+    def dof(self, shuffle: Shuffles) -> float | Float64:
+        """See `Tester.dof`."""
+        values: Float64 = self.signed.raw_maps(shuffle).df
+        return float(values[0]) if len(np.unique(values)) == 1 else values
 
 
 class CorrelationTester(Tester):
@@ -102,14 +116,21 @@ def make_tester(
         make, kind, kept = _of_correlation, "r" if is_t else "rsq", CorrelationTester
     elif inputs.groups is not None and len(np.unique(inputs.groups)) > 1:
         make, kind, kept = _of_groups, "v" if is_t else "g", GroupsTester
+    elif description.missing:
+        make, kind, kept = _of_missing, "t" if is_t else "f", MissingTester
     else:
         make, kind, kept = _of_one_variance, "t" if is_t else "f", Tester
-    try:
-        signed = make(description, inputs, test, shuffler, device)
-    except DesignError as error:
-        raise DesignError(f"{test.contrast.title}: {error}") from None
+    signed = named(test.contrast, lambda: make(description, inputs, test, shuffler, device))
     two_tailed = description.statistic.two_tailed and is_t
     return kept(f"{kind}stat", signed, Magnitude(signed) if two_tailed else signed)
+
+
+def named(contrast: Contrast, work: Callable[[], Result]) -> Result:
+    """Do something for a contrast, which a `DesignError` then names."""
+    try:
+        return work()
+    except DesignError as error:
+        raise DesignError(f"{contrast.title}: {error}") from None
 
 
 def _of_correlation(
@@ -123,6 +144,23 @@ def _of_correlation(
             data, design, weights, shuffler.invariant, is_f=not test.contrast.is_t, demean=demean, device=device
         )
     )
+
+
+def _of_missing(
+    description: PalmDescription, inputs: PalmInputs, test: PalmTest, shuffler: AnyShuffler, device: Device | None
+) -> MissingGlm:
+    """t or F of the data that are there, as z; with an intercept, if the design has none."""
+    modality, contrast, chosen = inputs.modalities[test.modality], test.contrast, description.statistic
+    design, weights = inputs.designs[contrast.design].matrix, contrast.weights
+    with_mean = np.hstack([design, np.ones((inputs.n, 1))])
+    if not chosen.demean and np.linalg.matrix_rank(with_mean) > np.linalg.matrix_rank(design):
+        design, weights = with_mean, np.hstack([weights, np.zeros((len(weights), 1))])
+    parts = partition(design, weights, demean=chosen.demean, is_f=not contrast.is_t)
+    data = np.array(modality.data)
+    if modality.missing is not None:
+        data[np.broadcast_to(modality.missing, data.shape)] = np.nan
+    data[inputs.designs[contrast.design].missing] = np.nan
+    return MissingGlm(data, parts, shuffler.invariant, device)
 
 
 def _of_groups(

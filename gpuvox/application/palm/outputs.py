@@ -13,6 +13,14 @@ from gpuvox.application.palm.inputs import Modality
 from gpuvox.files.permutations import write_permidx
 from gpuvox.types import AnyArray
 
+APPROXIMATIONS = {
+    "tail": "approximate p: generalised Pareto law of the tail",
+    "gamma": "approximate p: gamma law of the null distribution",
+    "negbin": "approximate p: negative binomial",
+    "noperm": "approximate p: moments of the permutation distribution",
+}
+"""What headers of images say of p, by the values of ``-accel``."""
+
 
 @dataclass(frozen=True, eq=False)
 class Writer:
@@ -37,13 +45,15 @@ class Writer:
 
     def p(self, name: str, values: AnyArray, test: PalmTest) -> None:
         """Write p on the scale that was asked for; nothing is significant where nothing was tested."""
-        scale = self.description.saved.scale
+        scale, label = self.description.saved.scale, APPROXIMATIONS.get(self.description.acceleration, "")
+        if "parap" in name:
+            label = "parametric p"
         if scale == "1-p":
-            self._write(name, 1 - values, test, 0.0)
+            self._write(name, 1 - values, test, 0.0, label)
         elif scale == "-log10 p":
-            self._write(name, -np.log10(np.maximum(values, np.finfo(float).tiny)), test, 0.0)
+            self._write(name, -np.log10(np.maximum(values, np.finfo(float).tiny)), test, 0.0, label)
         else:
-            self._write(name, values, test, 1.0)
+            self._write(name, values, test, 1.0, label)
 
     def numbers(self, name: str, values: AnyArray, extension: str = ".csv") -> None:
         """Write numbers with all their digits, one a line."""
@@ -64,12 +74,12 @@ class Writer:
                 name, np.ones(modality.grid.n_voxels), modality.grid, modality.header, file_type="NIFTI_GZ"
             )
 
-    def _write(self, name: str, values: AnyArray, test: PalmTest, outside: float) -> None:
+    def _write(self, name: str, values: AnyArray, test: PalmTest, outside: float, label: str = "") -> None:
         modality = self.modalities[test.modality]
         if modality.header is None:
             files.write_text(f"{name}.csv", ",".join(f"{value:.4f}" for value in values.tolist()) + "\n")
             return
         files.write_map(
             f"{name}.nii.gz", values[None], modality.grid, modality.header,
-            file_type="NIFTI_GZ", dtype="<f8", outside=outside,
+            file_type="NIFTI_GZ", dtype="<f8", outside=outside, label=files.Label(label),
         )  # fmt: skip

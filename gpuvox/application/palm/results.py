@@ -8,6 +8,7 @@ import numpy as np
 
 from gpuvox.application.palm.contrasts import PalmTest
 from gpuvox.application.palm.description import PalmDescription
+from gpuvox.tail_runs import Tail
 from gpuvox.types import AnyArray, Float64
 
 
@@ -73,7 +74,13 @@ def at_least(null: AnyArray, least: AnyArray) -> Float64:
     return reaching
 
 
-def approximate(description: PalmDescription, null: Float64, values: Float64, p: Float64) -> Float64:
-    """p of some values from an approximation of their null distribution (N,), if one is asked for."""
-    del description, null, values
-    return p
+TAILS = {"tail": Tail("pareto"), "gamma": Tail("gamma")}
+"""Approximations of null distributions, by the values of ``-accel``."""
+
+
+def approximate(description: PalmDescription, null: Float64, unit: Unit, p: Float64) -> Float64:
+    """p of a unit from an approximation of a null distribution (N,), if one is asked for; 1 outside of clusters."""
+    if description.acceleration not in TAILS:
+        return p
+    fitted = TAILS[description.acceleration].of_null(null, unit.values, p).p
+    return np.where(unit.values > 0, fitted, 1.0) if unit.name.startswith("cluster") else fitted

@@ -16,7 +16,7 @@ from gpuvox.application.palm.outputs import Writer
 from gpuvox.application.palm.results import Tested, Unit, approximate, at_least
 from gpuvox.estimates import parameter_estimates
 from gpuvox.prepared import AnyShuffler, Inputs
-from gpuvox.pvalues import false_discovery_rate
+from gpuvox.pvalues import adaptive_false_discovery_rate, false_discovery_rate
 from gpuvox.types import Float64
 
 ALONE = Correction("", False, False)
@@ -117,7 +117,7 @@ def _family_wise(description: PalmDescription, units: Sequence[Unit]) -> Iterato
     null = np.max(nulls, axis=0)
     for unit in units:
         p = at_least(null, unit.least_ties)
-        yield approximate(description, null, unit.values, p)
+        yield approximate(description, null, unit, p)
 
 
 def _false_discoveries(description: PalmDescription, units: Sequence[Unit]) -> list[Float64]:
@@ -132,7 +132,7 @@ def _rate(description: PalmDescription, p: Float64) -> Float64:
     return rate
 
 
-PROCEDURES = {"BH": false_discovery_rate}
+PROCEDURES = {"BH": false_discovery_rate, "BKY": adaptive_false_discovery_rate}
 
 
 def names_of(description: PalmDescription, writer: Writer, tests: Sequence[PalmTest]) -> Iterator[str]:
