@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
 
+import numpy as np
+
 from gpuvox.errors import DesignError, InputError
 from gpuvox.executors import Finished, Share, TallyStore, run
-from gpuvox.glm import Glm
+from gpuvox.glm import Glm, Nuisance
+from gpuvox.missing import MissingGlm
 from gpuvox.permtest import PermutationTest
 from gpuvox.prepared import (
     Analysis,
@@ -74,6 +77,8 @@ def make_model(analysis: Analysis, prepared: PreparedTest) -> StatisticModel:
         The contrast cannot be tested with this design; the message names the test.
     """
     inputs, options, test = analysis.inputs, analysis.options, prepared.test
+    if options.missing_voxels:
+        return _missing_model(analysis, prepared)
     smoother = None
     if options.variance_mm > 0 and not test.is_f:
         smoother = MaskedGaussian(inputs.grid, options.variance_mm)
@@ -89,6 +94,25 @@ def make_model(analysis: Analysis, prepared: PreparedTest) -> StatisticModel:
         )  # fmt: skip
     except DesignError as error:
         raise DesignError(f"{test.title}: {error}") from None
+
+
+def _missing_model(analysis: Analysis, prepared: PreparedTest) -> StatisticModel:
+    """The model of one test whose data may be missing at some voxels."""
+    inputs, options = analysis.inputs, analysis.options
+    unfit = {
+        "variance smoothing": options.variance_mm > 0,
+        "voxelwise explanatory variables": bool(inputs.evs),
+        "a way of permuting nuisance variables other than Freedman and Lane's": options.nuisance
+        != Nuisance.FREEDMAN_LANE,
+        "data kept in a scratch folder": bool(options.scratch),
+    }
+    for what, is_so in unfit.items():
+        if is_so:
+            raise DesignError(f"data that are missing at some voxels cannot be combined with {what}")
+    try:
+        return MissingGlm(np.asarray(inputs.data), prepared.design, prepared.shuffler.invariant, options.device)
+    except DesignError as error:
+        raise DesignError(f"{prepared.test.title}: {error}") from None
 
 
 def analyse(

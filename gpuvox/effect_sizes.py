@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special, stats
 from scipy.interpolate import CubicSpline
 
@@ -40,7 +41,7 @@ def cohens_d(t: Float64, df: int, sizes: tuple[int, ...]) -> tuple[Float64, Floa
     return t * factor, _noncentrality(t, df) * factor, -_noncentrality(-t, df) * factor
 
 
-def partial_r(t: Float64, df: int) -> tuple[Float64, Float64, Float64]:
+def partial_r(t: Float64, df: ArrayLike) -> tuple[Float64, Float64, Float64]:
     """Partial correlation t / √(t² + df), and its confidence limits by Fisher's z.
 
     z = artanh r has the standard error 1 / √(n − k − 3) for k variables that are held constant (Fisher 1924, Metron
@@ -49,23 +50,24 @@ def partial_r(t: Float64, df: int) -> tuple[Float64, Float64, Float64]:
     Parameters
     ----------
     t : (V,) float64
-    df : int
-        Residual degrees of freedom, n − k − 2.
+    df : int or (V,) array
+        Residual degrees of freedom, n − k − 2; r is 0 where there are none.
 
     Returns
     -------
     r, lower, upper : (V,) float64
     """
-    r = t / np.hypot(t, np.sqrt(df))
-    if df < 2:
-        return r, np.full_like(r, -1.0), np.full_like(r, 1.0)
-    z, half = np.arcsinh(t / np.sqrt(df)), stats.norm.isf(TAIL) / np.sqrt(df - 1)  # artanh r, without loss near ±1
-    return r, np.tanh(z - half), np.tanh(z + half)
+    some = np.maximum(df, 1)
+    r = t / np.hypot(t, np.sqrt(some))
+    few = np.asarray(df) < 2
+    # artanh r, without loss near ±1
+    z, half = np.arcsinh(t / np.sqrt(some)), stats.norm.isf(TAIL) / np.sqrt(np.maximum(some - 1, 1))
+    return r, np.where(few, -1.0, np.tanh(z - half)), np.where(few, 1.0, np.tanh(z + half))
 
 
-def partial_eta_squared(f: Float64, df_effect: int, df: int) -> Float64:
-    """Partial η² = F·df₁ / (F·df₁ + df₂) (Cohen 1973, Educ Psychol Meas 33:107–112)."""
-    eta: Float64 = f * df_effect / (f * df_effect + df)
+def partial_eta_squared(f: Float64, df_effect: int, df: ArrayLike) -> Float64:
+    """Partial η² = F·df₁ / (F·df₁ + df₂) (Cohen 1973, Educ Psychol Meas 33:107–112); 0 without degrees of freedom."""
+    eta: Float64 = f * df_effect / (f * df_effect + np.maximum(df, 1))
     return eta
 
 

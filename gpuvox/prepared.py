@@ -67,7 +67,8 @@ class Options:
     `only_test` is the number of the only test to run, counting F before t from 1; 0 for all. With `joint_steps`, TFCE
     has the same steps in all tests, so that their scores can share a null distribution. `flip`, `permute_and_flip`,
     `within_blocks`, `repeats` and `distinct_rows` are those of `shuffle.Permutations`. With `tail`, p-values of voxels
-    and of TFCE are approximations.
+    and of TFCE are approximations. With `missing_voxels`, data that are NaN are missing at that voxel, and what is
+    tested is z; see `missing`.
     """
 
     statistics: Statistics = field(default_factory=Statistics)
@@ -83,6 +84,7 @@ class Options:
     repeats: bool = False
     distinct_rows: bool = False
     tail: Tail | None = None
+    missing_voxels: bool = False
     detect_null: bool = False
     f_only: bool = False
     joint_steps: bool = False

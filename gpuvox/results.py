@@ -11,6 +11,7 @@ import numpy as np
 from gpuvox.executors import Finished
 from gpuvox.glm import Nuisance
 from gpuvox.imported_shuffles import ImportedShuffler
+from gpuvox.missing import MissingGlm
 from gpuvox.permtest import ObservedTest
 from gpuvox.prepared import Options, Test
 from gpuvox.pvalues import corrected, critical_value, one_minus, shares
@@ -39,9 +40,10 @@ class TestResult:
     f_dfs : (int, int) or None
         Degrees of freedom of an F.
     maps : dict of (V,) float32
-        ``stat``; and by the name of a statistic: ``vox_corrp``, ``tfce_corrp`` … (1 − p, family-wise error
-        corrected); ``vox_p`` … (1 − p, uncorrected); ``tfce``, ``clustere`` … (unpermuted values); with the two-pass
-        scheme the images of the local means (``tfcenorm_sum``, ``tfcenorm_samp``, ``tfcenorm_post`` …).
+        ``stat``; where data may be missing at some voxels ``z``, which is what was tested, ``n`` (subjects) and
+        ``dof``; and by the name of a statistic: ``vox_corrp``, ``tfce_corrp`` … (1 − p, family-wise error corrected);
+        ``vox_p`` … (1 − p, uncorrected); ``tfce``, ``clustere`` … (unpermuted values); with the two-pass scheme the
+        images of the local means (``tfcenorm_sum``, ``tfcenorm_samp``, ``tfcenorm_post`` …).
     nulls : dict of (N,) arrays
         By statistic, the maximum of every permutation, the unpermuted data first.
     shuffler : Shuffler
@@ -105,6 +107,10 @@ def make_result(
     """
     observed, model = finished.observed, finished.observed.test.model
     maps: dict[str, AnyArray] = {"stat": (1, -1)[row] * observed.statistic}
+    f_dfs = model.f_dfs
+    if isinstance(model, MissingGlm):
+        maps = _missing_maps(model, row)
+        f_dfs = (model.model.rank_effect, model.df) if test.is_f else None
     nulls: dict[str, AnyArray] = {}
     least_ties: dict[str, AnyArray] = {}
     weights: dict[str, float] = {}
@@ -125,10 +131,16 @@ def make_result(
     for statistic in observed.statistics.values():
         records |= statistic.record(row)
     return TestResult(
-        test, model.df, model.f_dfs, {k: np.asarray(v, dtype=np.float32) for k, v in maps.items()}, nulls,
+        test, model.df, f_dfs, {k: np.asarray(v, dtype=np.float32) for k, v in maps.items()}, nulls,
         observed.test.shuffler, seconds, tuple(_warnings(test, observed, row, options, finished.tally)),
         tuple(infos), records, _is_two_sided(observed), least_ties, weights, options.tail,
     )  # fmt: skip
+
+
+def _missing_maps(model: MissingGlm, row: int) -> dict[str, AnyArray]:
+    """t or F where data are missing at some voxels; their z, which is what was tested; subjects; degrees of freedom."""
+    raw, sign = model.raw_maps(np.arange(model.n_rows, dtype=np.int32)), (1, -1)[row]
+    return {"stat": sign * raw.statistic, "z": sign * raw.z, "n": model.n_present, "dof": model.dfs}
 
 
 def _is_two_sided(observed: ObservedTest) -> bool:
@@ -242,6 +254,10 @@ def _warnings_about_model(test: Test, model: StatisticModel, options: Options) -
         yield (
             "with -U 3 the unpermuted map is computed from the residuals of the full model, as in FSL, and is "
             "therefore zero: nothing can be significant"
+        )
+    if isinstance(model, MissingGlm) and model.n_left_out:
+        yield (
+            f"at {model.n_left_out} of {model.n_voxels} voxels too few data are left to test it; their statistic is 0"
         )
     if isinstance(model, VoxelwiseGlm) and model.n_without_df:
         yield (

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
+import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
-from gpuvox.errors import DesignError
+import gpuvox
+from gpuvox.cli import main
+from gpuvox.errors import DesignError, InputError
+from gpuvox.findings.values import adjusted_values, value_table
 from gpuvox.grid import Grid
 from gpuvox.missing import MissingGlm, patterns
 from gpuvox.partitioning import partition
@@ -209,3 +216,113 @@ def test_the_rate_of_false_positives_of_many_data_sets(missing, skewed, most):
     data, have less of that: 7.4 % of 1000 were found for exponential noise.
     """
     assert 30 <= rejections(missing, 1000, seed=2, skewed=skewed) <= most
+
+
+# -- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    """A table of two groups, and data with holes."""
+    rng = np.random.default_rng(8)
+    Y, group = with_holes(rng), np.array(["HC", "MS"])[np.arange(N) % 2]
+    Y[:, 5:9] += 2 * (group == "MS")[:, None]
+    table = pd.DataFrame({"participant_id": [f"sub-{i:02d}" for i in range(N)], "group": group})
+    return table.assign(age=rng.normal(50, 9, N)), Y
+
+
+def test_voxelwise_with_missing_data(cohort):
+    table, Y = cohort
+    with pytest.warns(UserWarning, match="at 2 of 40 voxels too few data are left"):
+        result = gpuvox.voxelwise(
+            Y, table, "group + age", ["MS - HC", "group"], missing="voxelwise", voxel=True, tfce=False,
+            n_permutations=200, seed=1,
+        )  # fmt: skip
+    M = np.c_[np.ones(N), table["group"] == "MS", table["age"] - table["age"].mean()].astype(float)
+    identity, maps = np.arange(N, dtype=np.int32), result.maps
+    for name, kind, C in (("MS - HC", "t", [[0, 1, 0]]), ("group", "F", [[0, 1, 0]])):
+        theirs = np.array([refit(y, M, C, identity, False, kind == "F") for y in Y.T])
+        np.testing.assert_allclose(maps[name, kind], theirs[:, 0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(maps[name, "z"], theirs[:, 2], rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(maps[name, "n"], (~np.isnan(Y)).sum(axis=0))
+        varies = np.arange(V) != 3
+        np.testing.assert_array_equal(maps[name, "dof"][varies], theirs[varies, 1])
+    _, found = result.runs[0]
+    shuffles = Shuffler(M[:, 1], Permutations(200, 1)).shuffles(0, 200)
+    null = np.array([[refit(y, M, [[0, 1, 0]], s, False, False)[2] for y in Y.T] for s in shuffles[:30]]).max(
+        axis=1
+    )
+    np.testing.assert_allclose(found.tests[0].nulls["vox"][:30], null, rtol=1e-5)
+    here = ~np.isnan(Y[:, 5])
+    b = np.linalg.pinv(M[here]) @ Y[here, 5]
+    assert maps["MS - HC", "effect"][5] == pytest.approx(b[1], rel=1e-5)
+    assert maps["MS - HC", "se"][5] == pytest.approx(b[1] / maps["MS - HC", "t"][5], rel=1e-4)
+    assert not maps["MS - HC", "effect"][maps["MS - HC", "dof"] == 0].any()
+    t, df = maps["MS - HC", "t"][5], maps["MS - HC", "dof"][5]
+    assert maps["MS - HC", "partialr"][5] == pytest.approx(t / np.sqrt(t * t + df), rel=1e-5)
+
+
+def test_what_missing_data_cannot_be_combined_with(cohort):
+    table, Y = cohort
+    with pytest.raises(InputError, match="not finite"):
+        gpuvox.voxelwise(Y, table, "group", "MS - HC", voxel=True, tfce=False)
+    with pytest.raises(DesignError, match="expected refuse, drop or voxelwise"):
+        gpuvox.voxelwise(Y, table, "group", "MS - HC", missing="impute", voxel=True, tfce=False)
+    with pytest.raises(DesignError, match="cannot be combined with variance smoothing"):
+        gpuvox.voxelwise(
+            Y, table, "group", "MS - HC", missing="voxelwise", voxel=True, tfce=False, variance_mm=3,
+            mask=Grid(np.ones((V, 1, 1), bool)),
+        )  # fmt: skip
+    with pytest.raises(DesignError, match="cannot be combined with --voxelwise-covariate"):
+        gpuvox.voxelwise(
+            Y,
+            table,
+            "group",
+            "MS - HC",
+            missing="voxelwise",
+            voxel=True,
+            tfce=False,
+            voxelwise_covariates={"gm": Y},
+        )
+
+
+def test_the_command_writes_what_it_tested_and_where_data_were(cohort, tmp_path, capsys):
+    table, Y = cohort
+    table.to_csv(tmp_path / "participants.tsv", sep="\t", index=False)
+    for name, row in zip(table["participant_id"], Y):
+        nib.save(nib.Nifti1Image(row.reshape(5, 4, 2), np.eye(4)), tmp_path / f"{name}.nii")
+    out = tmp_path / "out"
+    main(
+        ["voxelwise", f"{tmp_path}/participants.tsv", "--images", f"{tmp_path}/{{participant_id}}.nii", "--model",
+         "group", "--test", "MS - HC", "-n", "50", "--seed", "2", "--missing", "voxelwise", "--cluster-z", "1.5",
+         "--out", str(out), "--norcmask", "--no-report"]
+    )  # fmt: skip
+    said = capsys.readouterr()
+    assert "a row leaves the model at voxels where its image is NaN" in said.out
+    assert "too few data are left" in said.out + said.err
+
+    def held(stat):
+        return np.asanyarray(nib.load(out / f"contrast-MSMinusHC_stat-{stat}_statmap.nii.gz").dataobj).ravel()
+
+    np.testing.assert_array_equal(held("n"), (~np.isnan(Y)).sum(axis=0))
+    model = MissingGlm(Y, partition(np.c_[np.ones(N), table["group"] == "MS"], [0, 1]), np.full((N, 1), N**-0.5))
+    raw = model.raw_maps(np.arange(N, dtype=np.int32))
+    np.testing.assert_allclose(held("t"), raw.statistic, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(held("z"), raw.z, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(held("dof"), model.dfs)
+    record = json.loads((out / "voxelwise.json").read_text())
+    assert record["missing"] == "voxelwise"
+    assert record["runs"][0]["statistics"]["t"]["extent"] == pytest.approx(
+        1.5
+    )  # of z, whatever the degrees of freedom
+
+
+def test_values_of_clusters_are_those_of_participants_with_data():
+    data = np.array([[1, 2, np.nan], [np.nan, np.nan, 5], [3, 4, 4], [5, 6, 6]])
+    table = value_table(data, np.array([1, 1, 2], dtype=np.int32), 2, ["a", "b", "c", "d"])
+    np.testing.assert_array_equal(table["mean"], [1.5, np.nan, 3.5, 5.5, np.nan, 5, 4, 6])
+    assert np.isfinite(table["eigenvariate"]).all()
+    weights, design = np.array([[1.0, -1]]), np.array([[1.0, 0], [1, 0], [0, 1], [0, 1]])
+    shown = adjusted_values(table["mean"].to_numpy()[:4], design, ["A", "B"], weights)
+    assert {name: list(values) for name, values in shown.values.items()} == {"A": [1.5], "B": [3.5, 5.5]}
+    assert adjusted_values(np.array([np.nan, np.nan, 1, 2]), design, ["A", "B"], weights) is None

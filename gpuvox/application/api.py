@@ -235,7 +235,8 @@ def randomise(
         ``uncorrected``, ``two_pass``, ``two_sided``; and any field of `analysis.Options`: ``n_permutations``, ``seed``,
         ``flip``, ``permute_and_flip``, ``demean``, ``nuisance``, ``whole_blocks``, ``within_blocks`` (with the former:
         blocks as wholes and rows within them), ``repeats`` (of drawn permutations), ``distinct_rows`` (none are
-        interchangeable), ``detect_null``, ``f_only``, ``joint_steps``,
+        interchangeable), ``missing_voxels`` (data may be NaN: a subject is left out at that voxel, and z is tested),
+        ``detect_null``, ``f_only``, ``joint_steps``,
         ``variance_mm``, ``permutations``, ``threads``, ``scratch`` (folder for data and residuals that are too large
         for memory; arrays stay where they are); ``device`` (``"auto"``, ``"cpu"``, ``"cuda"`` for all GPUs, or
         ``"cuda:0,2"`` for some);

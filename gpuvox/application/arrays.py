@@ -54,7 +54,7 @@ def real_array(array: Any, what: str) -> AnyArray:
 
 
 def as_cohort(
-    data: Any, mask: Any = None, scratch: str = "", what: str = "the data"
+    data: Any, mask: Any = None, scratch: str = "", what: str = "the data", *, missing: bool = False
 ) -> tuple[Data, Grid, files.ImageHeader | None]:
     """A cohort from a file, an image in memory or an array.
 
@@ -69,6 +69,8 @@ def as_cohort(
         Folder for data read from files, see `files.read_tiles`; arrays stay in memory.
     what : str
         What the data are called in messages.
+    missing : bool
+        Whether values may be NaN.
 
     Returns
     -------
@@ -86,20 +88,20 @@ def as_cohort(
     """
     data = _unlisted(data)
     if files.are_names(data):
-        return _from_files(data, mask, scratch)
+        return _from_files(data, mask, scratch, missing)
     place = files.header_of(data, what) if hasattr(data, "dataobj") else None
     values = real_array(data if place is None else np.asanyarray(data.dataobj), what)
     kind = values.shape[-1 if values.ndim == 4 else 0] if values.ndim else 0, values.dtype
     if values.ndim == 2 and place is None:
         grid = _grid_of_rows(values, mask, what)
-        return _held(iter(values), kind, grid, what), grid, None
+        return _held(iter(values), kind, grid, what, missing), grid, None
     if values.ndim != 4:
         raise InputError(f"{what} have shape {values.shape}; expected (nx, ny, nz, n) or (n, V)")
     whole = Grid(np.ones(values.shape[:3], dtype=bool))
     template = whole if place is None else place.grid(whole.mask)
     grid = replace(template, mask=_varying(values, what)) if mask is None else as_grid(mask, template, what)
     volumes = (grid.to_vector(values[..., i]) for i in range(values.shape[3]))
-    return _held(volumes, kind, grid, what), grid, None
+    return _held(volumes, kind, grid, what, missing), grid, None
 
 
 def one_map(image: Any, grid: Grid, what: str) -> Float32:
@@ -109,7 +111,7 @@ def one_map(image: Any, grid: Grid, what: str) -> Float32:
     return np.asarray(as_cohort([image], grid, what=what)[0])[0]
 
 
-def _from_files(names: Any, mask: Any, scratch: str) -> tuple[Data, Grid, files.ImageHeader]:
+def _from_files(names: Any, mask: Any, scratch: str, missing: bool) -> tuple[Data, Grid, files.ImageHeader]:
     first = files.read_header(files.image_names(names)[0])
     if mask is None:
         grid = files.automatic_mask(names)
@@ -117,7 +119,9 @@ def _from_files(names: Any, mask: Any, scratch: str) -> tuple[Data, Grid, files.
         grid, first = files.read_mask(mask, first), files.read_header(mask)
     else:
         grid = as_grid(mask, first.grid(np.ones(first.shape[:3], dtype=bool)), os.fspath(first.path))
-    values = files.read_tiles(names, grid, scratch) if scratch else files.read_cohort(names, grid)
+    values: Data = (
+        files.read_tiles(names, grid, scratch) if scratch else files.read_cohort(names, grid, missing=missing)
+    )
     return values, grid, first
 
 
@@ -135,8 +139,13 @@ def _grid_of_rows(values: AnyArray, mask: Any, what: str) -> Grid:
     return mask
 
 
-def _held(volumes: Iterable[AnyArray], kind: tuple[int, np.dtype], grid: Grid, what: str) -> Float32:
-    """(n, V) float32 from volumes; warns about lost precision, and refuses values that are not finite."""
+def _held(
+    volumes: Iterable[AnyArray], kind: tuple[int, np.dtype], grid: Grid, what: str, missing: bool = False
+) -> Float32:
+    """(n, V) float32 from volumes; warns about lost precision, and refuses values that are not finite.
+
+    With `missing`, they may be NaN.
+    """
     n, dtype = kind
     held = np.empty((n, grid.n_voxels), dtype=np.float32)
     bad, first = np.zeros(grid.n_voxels, dtype=bool), ""
@@ -144,7 +153,7 @@ def _held(volumes: Iterable[AnyArray], kind: tuple[int, np.dtype], grid: Grid, w
     for i, volume in enumerate(volumes):
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             held[i] = volume
-        wrong = ~np.isfinite(held[i])
+        wrong = np.isinf(held[i]) if missing else ~np.isfinite(held[i])
         if wrong.any() and not first:
             voxel = int(np.argmax(wrong))
             at = "" if grid.shape[1:] == (1, 1) else f", voxel {grid.position(voxel)}"

@@ -14,7 +14,7 @@ from gpuvox.errors import FileError
 from gpuvox.files import Name
 
 OURS = re.compile(
-    r"_*((vox|tfcen?|cluster[emn])_|(tfce|cluster)norm_|perm_|glm_|[ft]stat\d|[pz]f?stat\d|(pe|(var)?cope)\d)"
+    r"_*((vox|tfcen?|cluster[emn])_|(tfce|cluster)norm_|perm_|glm_|(z|n|dof)_|[ft]stat\d|[pz]f?stat\d|(pe|(var)?cope)\d)"
     r".*(\.nii|\.hdr|\.img|\.nii\.gz|\.hdr\.gz|\.img\.gz|\.txt)"
 )
 """Suffixes of names that gpuvox writes; a record may come from others and list any file."""

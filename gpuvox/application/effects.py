@@ -92,6 +92,7 @@ def make_effects(
     stat: Float32,
     estimates: tuple[Float32, Float32] | None,
     df: Any,
+    of_voxel: Float32 | None = None,
 ) -> Effects:
     """The effect of a test.
 
@@ -108,11 +109,14 @@ def make_effects(
         also where t was tested with a smoothed variance.
     df : int or (int, int)
         Degrees of freedom.
+    of_voxel : (V,) float32, optional
+        The residual ones of each voxel, where data are missing at some; `df` are then the most.
     """
     keys = stats_of(hypothesis, sizes)
     n = {"SampleSize": n_rows}
     if estimates is None:
-        eta = partial_eta_squared(stat.astype(np.float64), *map(int, df))
+        residual = int(df[1]) if of_voxel is None else of_voxel
+        eta = partial_eta_squared(stat.astype(np.float64), int(df[0]), residual)
         about = {
             "Scale": "partial eta squared", "Units": "arbitrary", "DegreesOfFreedom": list(df),
             "Computation": "F df1 / (F df1 + df2)", **n,
@@ -121,7 +125,9 @@ def make_effects(
     effect, se = estimates[0].astype(np.float64), np.sqrt(estimates[1].astype(np.float64))
     tested = stat != 0
     t = np.divide(effect, se, out=np.zeros_like(effect), where=tested & (se > 0))
-    limits = cohens_d(t, int(df), sizes) if sizes else partial_r(t, int(df))
+    limits = cohens_d(t, int(df), sizes) if sizes else partial_r(t, int(df) if of_voxel is None else of_voxel)
+    if of_voxel is not None:
+        effect, se = (np.where(of_voxel > 0, each, 0.0) for each in (effect, se))
     values = [effect, se, *(np.where(tested, each, 0.0) for each in limits)]
     about_all = [each | n | {"DegreesOfFreedom": int(df)} for each in _about(sizes, hypothesis)]
     return Effects({key: each.astype(np.float32) for key, each in zip(keys, values)}, dict(zip(keys, about_all)))

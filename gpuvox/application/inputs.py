@@ -333,7 +333,7 @@ def _data_from_memory(description: RunDescription) -> tuple[Data | None, Grid]:
     data, options = description.data, description.options
     if files.are_names(data):
         return None, Grid(np.zeros((1, 1, 1), dtype=bool))
-    values, grid, _ = as_cohort(data, description.mask, options.scratch)
+    values, grid, _ = as_cohort(data, description.mask, options.scratch, missing=options.missing_voxels)
     if description.mask is None and not hasattr(data, "dataobj") and np.ndim(data) == 2:
         need_places(options, values.shape)
     return values, grid
@@ -444,7 +444,9 @@ def _sources(run: PreparedRun) -> tuple[Any, ...]:
     """What determines the arrays that a run reads."""
     description = run.description
     names = [files.image_names(source) for source in (description.data, *run.evs.values())]
-    return (names, list(run.evs), description.mask, description.keep_constant, description.options.scratch)
+    options = description.options
+    how = description.keep_constant, options.scratch, options.missing_voxels
+    return (names, list(run.evs), description.mask, *how)
 
 
 def read_images(run: PreparedRun, reporter: Reporter, shared: SharedImages | None = None) -> PreparedRun:
@@ -483,7 +485,7 @@ def _read(run: PreparedRun, reporter: Reporter) -> PreparedRun:
     if files.are_names(description.data):
         grid, header = read_grid(description, reporter)
         check_memory(n, grid.n_voxels, len(run.evs), scratch)
-        data = _read_data(description.data, grid, scratch, reporter)
+        data = _read_data(description.data, grid, scratch, reporter, description.options.missing_voxels)
     evs = {}
     for (number, _), (column, source) in zip(description.voxelwise, run.evs.items()):
         reporter.say(f"Loading voxelwise ev: {_source_name(source, 'from memory')} for EV {number}")
@@ -527,11 +529,11 @@ def count_voxels(run: PreparedRun) -> int:
     return math.prod(files.read_header(files.image_names(description.data)[0]).shape[:3])
 
 
-def _read_data(source: ImageSource, grid: Grid, scratch: str, reporter: Reporter) -> Data:
+def _read_data(source: ImageSource, grid: Grid, scratch: str, reporter: Reporter, missing: bool = False) -> Data:
     progress = _task(f"reading {_source_name(source, 'the images')}", reporter)
     if scratch:
         return files.read_tiles(source, grid, scratch, progress=progress)
-    return files.read_cohort(source, grid, progress=progress)
+    return files.read_cohort(source, grid, progress=progress, missing=missing)
 
 
 def _read_ev(source: ImageSource, number: int, grid: Grid, n: int, scratch: str, reporter: Reporter) -> Data:
@@ -586,6 +588,8 @@ def _data_warnings(description: RunDescription, analysis: Analysis) -> list[str]
                 f"{constant} of the {inputs.grid.n_voxels} voxels of the mask do not vary over the {n} volumes; "
                 "their statistic is 0"
             )
+    if options.missing_voxels:
+        return warnings
     findings = design_checks.check_data_mean(
         inputs.data, inputs.design, demean=options.demean, voxelwise=tuple(inputs.evs)
     )

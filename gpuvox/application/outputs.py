@@ -96,6 +96,8 @@ class Writer:
     def _images(self, result: TestResult) -> Iterator[tuple[str, AnyArray, dict, Label | None]]:
         test = result.test.name
         yield test, result.maps["stat"], self._record(result, _letter(result.test)), _intent(result)
+        for part in (part for part in OF_MISSING if part in result.maps):
+            yield f"{part}_{test}", result.maps[part], self._record(result, part), None
         infos = _by_precedence(result)
         for info in infos:
             yield from self._images_of(info, result)
@@ -185,6 +187,10 @@ class Writer:
             self.image(f"{name}_perm{index + 1:05d}_{test}", values, record)
 
 
+OF_MISSING = ("z", "n", "dof")
+"""Maps beside t or F where data may be missing at some voxels; see `results.TestResult`."""
+
+
 def expected_names(
     tests: Iterable[Test], options: Options, outputs: OutputOptions, *, permuted: bool = False
 ) -> tuple[list[str], list[str]]:
@@ -210,6 +216,7 @@ def expected_names(
     for test in tests:
         statistics = options.statistics_for(test)
         infos = statistics.infos
+        maps += [f"{gap}{part}_{test.name}" for part in OF_MISSING if options.missing_voxels]
         maps += [gap + stem for stem in (test.name, *(_map_names(test, infos, outputs) if infos else ()))]
         if permuted:
             last = f"perm{max(options.n_permutations, 1):05d}_{test.name}"

@@ -216,7 +216,7 @@ OF_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "n_permutations": _whole, "seed": _whole, "flip": _flag, "demean": _flag, "nuisance": _nuisance,
     "whole_blocks": _flag, "tail": _tail,
     "permute_and_flip": _flag, "within_blocks": _flag, "repeats": _flag, "distinct_rows": _flag,
-    "detect_null": _flag, "f_only": _flag, "joint_steps": _flag, "only_test": _whole,
+    "detect_null": _flag, "f_only": _flag, "joint_steps": _flag, "missing_voxels": _flag, "only_test": _whole,
     "variance_mm": _not_negative, "permutations": _permutations, "threads": _threads, "device": check_device,
     "scratch": _text,
 }  # fmt: skip

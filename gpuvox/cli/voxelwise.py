@@ -117,8 +117,9 @@ def _add_model(group: Any) -> None:
     add_text(group, "--mask", "IMAGE", "mask (every voxel that varies between images)")
     add_flag(group, "--norcmask", "without --mask: keep voxels that are constant")
     add_subset(group, 'use only these rows, for example "age >= 18"')
-    group.add_argument("--missing", choices=("refuse", "drop"), default="refuse",
-                       help="what is done with rows that lack an image or a value (refuse)")  # fmt: skip
+    group.add_argument("--missing", choices=("refuse", "drop", "voxelwise"), default="refuse",
+                       help="what is done with rows that lack an image or a value (refuse); voxelwise: images may be "
+                       "NaN at voxels where a row has no data, and z is tested")  # fmt: skip
 
 
 def _add_longitudinal(group: Any) -> None:

@@ -125,7 +125,7 @@ def count_volumes(names: Name | Sequence[Name]) -> int:
 
 
 def read_cohort(
-    names: Name | Sequence[Name], grid: Grid, *, progress: Progress | None = None
+    names: Name | Sequence[Name], grid: Grid, *, progress: Progress | None = None, missing: bool = False
 ) -> NDArray[np.float32]:
     """Read the images of a cohort within a mask, with one volume in memory at a time (one per thread if several).
 
@@ -137,6 +137,8 @@ def read_cohort(
         The mask.
     progress : callable, optional
         Called as `progress(volumes read, total)` after each volume.
+    missing : bool
+        Whether values may be NaN.
 
     Returns
     -------
@@ -151,7 +153,7 @@ def read_cohort(
     """
     headers = _headers_on(names, grid)
     data = np.empty((sum(header.shape[3] for header in headers), grid.n_voxels), dtype=np.float32)
-    _read_rows(headers, grid, data.__setitem__, progress)
+    _read_rows(headers, grid, data.__setitem__, progress, missing)
     return data
 
 
@@ -169,7 +171,7 @@ def read_tiles(
     """
     headers = _headers_on(names, grid)
     tiles = Tiles(sum(header.shape[3] for header in headers), grid.n_voxels, folder)
-    _read_rows(headers, grid, tiles.writer(), progress)
+    _read_rows(headers, grid, tiles.writer(), progress, False)
     return tiles
 
 
@@ -182,15 +184,19 @@ def _read_rows(
     grid: Grid,
     put: Callable[[int, NDArray[np.float32]], None],
     progress: Progress | None,
+    missing: bool,
 ) -> None:
-    """Pass on the volumes one after the other; `FileError` at the end if any value was not finite."""
+    """Pass on the volumes one after the other; `FileError` at the end if any value was not finite.
+
+    With `missing`, values may be NaN.
+    """
     n = sum(header.shape[3] for header in headers)
     bad = np.zeros(grid.n_voxels, dtype=bool)
     first = ""
     rounding = Rounding(grid.n_voxels) if any(_may_round(header) for header in headers) else None
     for i, (header, volume, values) in enumerate(all_volumes(headers, grid.index, rounding)):
         put(i, values)
-        wrong = ~np.isfinite(values)
+        wrong = np.isinf(values) if missing else ~np.isfinite(values)
         if wrong.any():
             bad |= wrong
             voxel = grid.position(int(np.argmax(wrong)))

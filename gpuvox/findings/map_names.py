@@ -20,6 +20,8 @@ TITLES = {
 }  # fmt: skip
 OF_VOXELS = {"voxUnc": "voxFDR", "tfceUnc": "tfceFDR"}
 """Uncorrected p-values that are of voxels, and what they are called with a false discovery rate."""
+OF_MISSING = ("z", "n", "dof")
+"""Maps of where data are missing: what was tested, how many subjects have data, degrees of freedom."""
 CORRECTIONS = {"corrp": "FWE", "acrossp": "FWEacross", "p": "Unc", "": ""}
 """How the names of statistics end when they stand for p-values, by what FSL's names have after the statistic."""
 SIGNS = {"-": " minus ", "+": " plus ", "*": " times ", "/": " over ", ":": " by ", ">": " above ", "<": " below "}
@@ -66,6 +68,8 @@ def map_entities(map_name: str, test: str) -> tuple[str, str] | None:
     """
     if map_name == test:
         return ("F" if test.startswith("f") else "t"), ""
+    if map_name in (f"{kind}_{test}" for kind in OF_MISSING):
+        return map_name.partition("_")[0], ""
     kind, _, rest = map_name.removesuffix(f"_{test}").partition("_")
     if not map_name.endswith(f"_{test}") or kind not in KINDS or rest not in CORRECTIONS:
         return None

@@ -67,6 +67,11 @@ def _inference(run: Run) -> list[str]:
         else ""
     )
     sentences.append(f"p-values were computed by {_counts(run.tests, residuals)}.")
+    if run.record.get("missing") == "voxelwise":
+        sentences.append(
+            "Participants whose data were missing at a voxel were left out of the model there, and statistics were "
+            "compared as normal scores, given the degrees of freedom at each voxel."
+        )
     if run.record.get("exchangeability"):
         sentences.append(f"{capital(str(run.record['exchangeability']))}.")
     if any(desc.endswith("FWE") for test in run.tests for desc in test.corrected):

@@ -48,7 +48,7 @@ class Images:
 
     def read(self, grid: Grid) -> Floats:
         """(n, V) Values at the voxels of a mask."""
-        data = files.read_cohort(self.names[0] if len(self.names) == 1 else self.names, grid)
+        data = files.read_cohort(self.names[0] if len(self.names) == 1 else self.names, grid, missing=True)
         return data[list(self.volumes)] if self.volumes else data
 
 
@@ -201,11 +201,26 @@ def value_table(data: Floats, labels: NDArray[np.int32], n_clusters: int, ids: S
     parts = []
     for number in range(1, n_clusters + 1):
         inside = data[:, labels == number].astype(np.float64)
-        values = {"mean": inside.mean(axis=1), "eigenvariate": eigenvariate(inside)}
+        values = {"mean": _mean_of_present(inside), "eigenvariate": eigenvariate(_completed(inside))}
         parts.append(pd.DataFrame({**who, "cluster": number, **values}))
     return (
         pd.concat(parts) if parts else pd.DataFrame(columns=["participant_id", "cluster", "mean", "eigenvariate"])
     )
+
+
+def _mean_of_present(values: Float64) -> Float64:
+    """(n,) The mean of each row over the voxels where it has data; NaN where it has none."""
+    here = ~np.isnan(values)
+    count = here.sum(axis=1)
+    total = np.where(here, values, 0.0).sum(axis=1)
+    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
+
+
+def _completed(values: Float64) -> Float64:
+    """The values, with the mean of a voxel in place of missing ones."""
+    if not np.isnan(values).any():
+        return values
+    return np.where(np.isnan(values), _mean_of_present(values.T), values)
 
 
 # -- adjusted for the model -----------------------------------------------------------------------------------------
@@ -297,6 +312,7 @@ def adjusted_values(
     Parameters
     ----------
     y : (n,) float64
+        NaN in rows that have no data.
     design : (n, p) float64
     columns : sequence of str
     weights : (k, p) float64
@@ -310,7 +326,8 @@ def adjusted_values(
         None if the columns of the test are neither groups nor covariates that can be shown one by one.
     """
     kept = np.any(weights != 0, axis=0)
-    fit = Fit(np.asarray(design, dtype=np.float64), np.asarray(y, dtype=np.float64))
+    present = ~np.isnan(y)
+    fit = Fit(np.asarray(design, dtype=np.float64)[present], np.asarray(y, dtype=np.float64)[present])
     names = [columns[j] for j in _numbers(kept)]
     X = fit.X[:, kept]
     apart = bool(((X != 0).sum(axis=1) <= 1).all())
@@ -321,7 +338,7 @@ def adjusted_values(
             # Indicators beside a constant: they are differences from the rows that are in none of them.
             one = [f"{names[0]} = 1", f"{names[0]} = 0"] if len(names) == 1 else [*names, "others"]
             members = dict(zip(one, [*members.values(), rest]))
-        return _groups(fit, kept, members)
+        return _groups(fit, kept, members) if all(inside.any() for inside in members.values()) else None
     if kept.sum() == 1 and len(np.unique(X)) == 2:
         low, high = np.unique(X)
         return _groups(fit, kept, {f"{names[0]} = {value:g}": X[:, 0] == value for value in (low, high)})

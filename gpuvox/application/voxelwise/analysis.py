@@ -41,6 +41,11 @@ class ClusterThreshold:
     scale: Literal["z", "p"]
     mass: bool = False
 
+    @property
+    def z(self) -> float:
+        """The z that it is."""
+        return self.value if self.scale == "z" else float(stats.norm.isf(self.value))
+
     def of(self, df: int, df_effect: int = 0) -> float:
         """The t or, with the degrees of freedom of an effect, the F that it is."""
         p = self.value if self.scale == "p" else float(stats.norm.sf(self.value))
@@ -69,7 +74,8 @@ class VoxelwiseDescription:
     subset : str
         Rows that count, as a condition; see `tables.conditions`.
     missing : str
-        What is done with rows that lack an image or a value: ``refuse`` or ``drop``.
+        What is done with rows that lack an image or a value: ``refuse`` or ``drop``; with ``voxelwise`` they are
+        refused, too, but images may be NaN at voxels where a row has no data.
     columns : Columns
         What may be exchanged.
     fdr : bool
@@ -195,9 +201,9 @@ class VoxelwiseAnalysis:
         """Rows of the sample that is tested or of the two groups that are compared.
 
         Empty for other tests, and if participants have several rows: differences within participants have no Cohen's d
-        of two groups.
+        of two groups. Empty where data may be missing at some voxels, as the sizes then differ.
         """
-        if self.cohort.text[ID].duplicated().any():
+        if self.missing_voxels or self.cohort.text[ID].duplicated().any():
             return ()
         sizes = []
         for levels in hypothesis.groups:
@@ -206,6 +212,11 @@ class VoxelwiseAnalysis:
                 inside &= np.array([value == level for value in self.cohort.categories(factor)[0]])
             sizes.append(int(inside.sum()))
         return tuple(sizes) if all(sizes) else ()
+
+    @property
+    def missing_voxels(self) -> bool:
+        """Whether data may be missing at some voxels."""
+        return self.runs[0].options.missing_voxels
 
     def lines(self) -> list[str]:
         """The lines that report the analysis before it is run."""
@@ -231,6 +242,11 @@ class VoxelwiseAnalysis:
                 found += [f"  {row}" for row in hypothesis.rows(self.model.names)]
                 found += [f"  {counted}"]
         found += [f"exchangeability: {self.exchangeability.sentence}"]
+        if self.missing_voxels:
+            found += [
+                "missing data: a row leaves the model at voxels where its image is NaN; what is tested is z, the "
+                "normal score of t or F by the degrees of freedom of the voxel"
+            ]
         if self.across_tests:
             found += [
                 f"p-values are corrected over {several(len(self.hypotheses), 'test')}, too, which have the same "
@@ -260,6 +276,7 @@ def prepare_analysis(description: VoxelwiseDescription, reporter: Reporter) -> V
     FileError, DesignError
         One sentence that says what is wrong.
     """
+    _check_missing(description)
     whole = as_cohort(description.table)
     cohort, sets, covariates = _joined(whole, description, reporter)
     formula = with_pairs(description, cohort)
@@ -345,6 +362,26 @@ def check_moves(modelled: ModelledRows) -> None:
     """Raise `DesignError` for a test whose effect no permutation changes."""
     for run in modelled.runs:
         _check_moves(run, modelled.model, modelled.exchangeability)
+
+
+def _check_missing(description: VoxelwiseDescription) -> None:
+    """Raise `DesignError` for a way of handling missing data that there is not, or that does not fit the rest."""
+    if description.missing not in ("refuse", "drop", "voxelwise"):
+        raise DesignError(
+            f"missing is {description.missing!r}; expected refuse, drop or voxelwise", option="--missing"
+        )
+    if description.missing != "voxelwise":
+        return
+    unfit = {
+        "--voxelwise-covariate": bool(description.covariates),
+        "--longitudinal": description.longitudinal is not None,
+    }
+    for option, is_given in unfit.items():
+        if is_given:
+            raise DesignError(
+                f"--missing voxelwise cannot be combined with {option}: expected images without NaN, or no {option}",
+                option="--missing",
+            )
 
 
 def _check_df(model: Model) -> None:
@@ -516,6 +553,7 @@ def _runs(
         description.run.options,
         whole_blocks=exchangeability.whole and not exchangeability.multi_level,
         joint_steps=description.across_tests,
+        missing_voxels=description.missing == "voxelwise",
     )
     if description.fdr:
         of_t, of_f = (replace(each, uncorrected=True) for each in (options.statistics, options.f_statistics))
@@ -623,7 +661,8 @@ def _with_thresholds(
     statistics = getattr(options, which)
     for threshold in thresholds:
         kind = "mass" if threshold.mass else "extent"
-        statistics = replace(statistics, **{kind: threshold.of(df, df_effect)})
+        value = threshold.z if options.missing_voxels else threshold.of(df, df_effect)
+        statistics = replace(statistics, **{kind: value})
     return replace(options, **{which: statistics})
 
 

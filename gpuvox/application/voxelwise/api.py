@@ -180,7 +180,8 @@ def voxelwise(
     subset : str
         A condition for the rows that count: ``"group != 'PD' and age >= 18"``.
     missing : str
-        What is done with rows that lack an image or a value: ``"refuse"`` or ``"drop"``.
+        What is done with rows that lack an image or a value: ``"refuse"`` or ``"drop"``. ``"voxelwise"``: such rows are
+        refused, but images may be NaN at some voxels, which their row then lacks there. What is tested is z.
     exchangeability : dict, optional
         Columns under ``paired``, ``within``, ``whole`` and ``blocks``; see ``gpuvox voxelwise --help``.
     **settings
@@ -297,7 +298,10 @@ def _describe(
     }
     if len(run.f_tests):
         sources["f_tests"] = pd.DataFrame(run.f_tests, columns=names.contrasts, index=names.f_tests)
-    of_run = {name: getattr(options, name) for name in ("flip", "whole_blocks", "f_only", "joint_steps")}
+    of_run = {
+        name: getattr(options, name)
+        for name in ("flip", "whole_blocks", "f_only", "joint_steps", "missing_voxels")
+    }
     of_run |= settings
     evs = {column: data[name] for column, name in analysis.model.voxelwise.items()}
     return describe_arguments(data[run.images], sources, evs, of_run)
@@ -346,10 +350,11 @@ def _effects(analysis: VoxelwiseAnalysis, run: Run, result: Randomised) -> dict[
         of_test = None
         if estimates is not None:
             of_test = (estimates["cope"][i].astype(np.float32), estimates["varcope"][i].astype(np.float32))
-        stat = result.tests[i].maps["stat"]
+        maps = result.tests[i].maps
         found[hypothesis.name] = make_effects(
-            hypothesis, analysis.group_sizes(hypothesis), len(analysis.cohort), stat, of_test, result.df[test]
-        )
+            hypothesis, analysis.group_sizes(hypothesis), len(analysis.cohort), maps["stat"], of_test,
+            result.df[test], maps.get("dof"),
+        )  # fmt: skip
     return found
 
 

@@ -92,6 +92,7 @@ class _TestMaps:
     stat: Float32
     header: files.ImageHeader
     df: Any
+    df_of_voxel: Float32 | None
     corrected: Mapping[str, Float64]
     two_sided: bool
 
@@ -336,9 +337,12 @@ class ResultFolder:
         sources: list[Path] = []
         corrected: dict[str, Float64] = {}
         kind = "F" if hypothesis.is_f else "t"
+        df_of_voxel: Float32 | None = None
         for each in self._maps_of(run, test, record):
             if each.stat == kind:
                 stat, header, df = each.values, each.header, each.about["degrees_of_freedom"]
+            if each.stat == "dof":
+                df_of_voxel = each.values
             if each.p is not None and not each.desc.endswith("Unc"):
                 corrected[each.desc] = each.p
             name = map_name(label, each.stat, each.desc, hypothesis.images)
@@ -348,7 +352,7 @@ class ResultFolder:
         for path in sources:
             path.unlink()
         two_sided = run.options.statistics.two_sided and not hypothesis.is_f
-        return written, _TestMaps(kind, stat, header, df, corrected, two_sided)
+        return written, _TestMaps(kind, stat, header, df, df_of_voxel, corrected, two_sided)
 
     def _contrast_estimates(self, run: Run) -> Iterator[tuple[Float32, Float32] | None]:
         """Estimate and variance of each test of a run; None for F."""
@@ -368,8 +372,9 @@ class ResultFolder:
     ) -> tuple[list[str], Effects]:
         """Files of the effect of a test, and the effect."""
         effects = make_effects(
-            hypothesis, analysis.group_sizes(hypothesis), len(analysis.cohort), maps.stat, estimates, maps.df
-        )
+            hypothesis, analysis.group_sizes(hypothesis), len(analysis.cohort), maps.stat, estimates, maps.df,
+            maps.df_of_voxel,
+        )  # fmt: skip
         written: list[str] = []
         for (stat, desc), values in effects.maps.items():
             about = {**_common(hypothesis, run), **effects.about[stat, desc], **_made_by(record)}
@@ -441,6 +446,7 @@ class ResultFolder:
             "degrees_of_freedom": analysis.model.df,
             **({"longitudinal": asdict(analysis.longitudinal)} if analysis.longitudinal else {}),
             "exchangeability": analysis.exchangeability.sentence,
+            **({"missing": "voxelwise"} if analysis.missing_voxels else {}),
             "tests": [_test_record(*each, labels, analysis) for each in zip(analysis.hypotheses, findings)],
             "images": {name: of_images[name] for name in analysis.sets if name in of_images},
             **more,
