@@ -698,8 +698,9 @@ def test_own_steps_take_more_room_for_edges_and_refuse_what_is_not_finite(device
     here, there = OwnSteps(grid, options, 2), OwnSteps(grid, options, 2, device)
     there.enhancer.__dict__["_edge_room"] = [1]
     maxima, maps = here._run(z, True)
-    maps_there = devices.settled(device, lambda outcomes: there.promised_maps(device.upload(z), outcomes))
-    np.testing.assert_array_equal(device.download(maps_there), maps)
+    maps_there = devices.settled(device, lambda outcomes: there.promised_both(device.upload(z), outcomes))
+    np.testing.assert_array_equal(maps_there[0].value, maxima)
+    np.testing.assert_array_equal(device.download(maps_there[1]), maps)
     there.enhancer.__dict__["_edge_room"] = [1]
     found = devices.settled(device, lambda outcomes: there.promised_maxima(device.upload(z), outcomes))
     np.testing.assert_array_equal(found.value, maxima)

@@ -18,6 +18,7 @@ from gpuvox.normal_scores import Magnitude, ZScale, f_to_z, normal_scores, t_to_
 from gpuvox.own_steps import OwnSteps, raised
 from gpuvox.partitioning import partition
 from gpuvox.permtest import PermutationTest
+from gpuvox.reductions import count_below
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.statistics import Statistics
 from gpuvox.tfce import Enhancer, Tfce
@@ -324,3 +325,17 @@ def test_maps_maxima_and_p_are_those_that_palm_wrote(name, number):
         if not kind.startswith("cluster"):
             p = 1 - result.below[kind][0] / n
             assert (np.abs(p - written(unit, "_uncp")) <= lost).all(), unit
+
+
+@pytest.mark.parametrize("signs", [1, 2])
+def test_counts_are_those_of_the_maps(signs):
+    grid = Grid(np.random.default_rng(1).random((7, 6, 5)) < 0.85)
+    z = z_maps(grid, 12, 5)
+    z[3:6] = z[2]
+    z[6] = 1e-3 * z[2]
+    own = OwnSteps(grid, Tfce(H=1.5, rule="palm"), signs)
+    maxima, maps = own._run(z, True)
+    for observed in (maps[2], maps[0], np.nextafter(maps[2], np.inf), np.nextafter(maps[2], -np.inf), 0 * maps[0]):
+        best, below = own.maxima_and_below(z, observed)
+        np.testing.assert_array_equal(best, maxima)
+        np.testing.assert_array_equal(below, count_below(maps, observed[None], True))

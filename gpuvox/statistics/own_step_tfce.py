@@ -12,9 +12,12 @@ from gpuvox.own_steps import STEPS, OwnSteps
 from gpuvox.statistics.base import SUM_TIE, Setting, Statistic, StatisticInfo
 from gpuvox.statistics.batch import Batch, Edge, MaximumEdge, OwnStepEdges, StatisticModel, Unpermuted
 from gpuvox.tfce import Tfce
-from gpuvox.types import AnyArray, Float32, MapBatch
+from gpuvox.types import AnyArray, Float32, Ints, MapBatch
 
 INFO = StatisticInfo("tfce", "TFCE", precedence=50)
+
+MAXIMA = ("maxima of TFCE", 0.0)
+"""What `evaluate` leaves in `Batch.measured` for `maxima`."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,25 @@ class OwnStepTfce(Statistic):
 
     def evaluate(self, batch: Batch) -> MapBatch:
         """(B, V) float64."""
-        return self.own.promised_maps(batch.t_or_z(), batch.outcomes)
+        maxima, values = self.own.promised_both(batch.t_or_z(), batch.outcomes)
+        batch.measured[MAXIMA] = maxima
+        return values
 
     def maxima(self, batch: Batch, values: MapBatch | None = None) -> Promise[AnyArray]:
-        """See `Statistic.maxima`; takes no maps where none were made."""
+        """See `Statistic.maxima`; takes no maps where none were made, and those of the peaks where they were."""
         if values is not None:
-            return super().maxima(batch, values)
+            found: Promise[AnyArray] | None = batch.measured.pop(MAXIMA, None)
+            return found or super().maxima(batch, values)
         return self.own.promised_maxima(batch.t_or_z(), batch.outcomes)
+
+    def maxima_and_below(
+        self, batch: Batch, ties: tuple[AnyArray, AnyArray]
+    ) -> tuple[Promise[AnyArray], Promise[Ints]]:
+        """See `Statistic.maxima_and_below`; on the CPU values are counted where they are made."""
+        if batch.device is not None:
+            return super().maxima_and_below(batch, ties)
+        maxima, below = self.own.maxima_and_below(batch.t_or_z(), ties[0][0])
+        return batch.outcomes.known(maxima), batch.outcomes.known(below)
 
     def least_tie(self, values: AnyArray) -> AnyArray:
         """See `Statistic.least_tie`."""
