@@ -12,7 +12,7 @@ The level of a voxel is the number of k with 100·t ≥ k·m, in exact arithmeti
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -23,7 +23,6 @@ from gpuvox.descent import enhance_maps, keep, scratch_for
 from gpuvox.device import Again, Device, Outcomes, Promise, blocks_for, blocks_over
 from gpuvox.errors import InputError, WrongBitsError
 from gpuvox.grid import Grid
-from gpuvox.heights import LINEAR
 from gpuvox.jit import loop
 from gpuvox.levels import Levels
 from gpuvox.reductions import extremes_on
@@ -106,10 +105,10 @@ class OwnSteps:
         InputError
             Values that are not finite.
         """
-        nearer, scores = np.zeros(len(ties), dtype=np.int32), np.empty(len(ties), dtype=np.int64)
-        maxima = np.zeros((2, len(stat)))
-        for b, best, scale in self._each(stat, lambda scale: _kept_counts(ties, scale, scores, nearer)):
+        nearer, maxima = np.zeros(len(ties), dtype=np.int32), np.zeros((2, len(stat)))
+        for b, best, scale, scores in self._each(stat, True):
             maxima[:, b] = best * scale
+            _count(scores, scale, ties, nearer)
         return maxima, np.stack([np.where(sign * ties > 0, nearer, 0) for sign in (1, -1)]).astype(np.int64)
 
     def _promised(self, stat: MapBatch, full: bool, outcomes: Outcomes) -> tuple[Promise[Float64], MapBatch]:
@@ -123,28 +122,25 @@ class OwnSteps:
     def _run(self, stat: Float32, full: bool) -> tuple[Float64, Float64]:
         """(maxima, maps) on the CPU; maps are empty unless `full`."""
         maxima, maps = np.zeros((2, len(stat))), np.zeros((len(stat) if full else 0, stat.shape[1]))
-        scores = np.empty((1 if full else 0, stat.shape[1]), dtype=np.int64)
-        for b, best, scale in self._each(stat, lambda _: (scores, None, None)):
+        for b, best, scale, scores in self._each(stat, full):
             maxima[:, b] = best * scale
             if full:
-                _value(scores[0], scale, maps[b])
+                _value(scores, scale, maps[b])
         return maxima, maps
 
-    def _each(
-        self, stat: Float32, wanted: Callable[[Float64], tuple[Ints, Ints | None, Int32 | None]]
-    ) -> Iterator[tuple[int, Ints, Float64]]:
-        """Number, largest scores and scales of each map, and what is `wanted` of its scores (see `descent.keep`)."""
+    def _each(self, stat: Float32, full: bool) -> Iterator[tuple[int, Ints, Float64, Ints]]:
+        """Number, largest scores, scales and, if `full`, scores of each map, in arrays that are used again."""
         stat = np.ascontiguousarray(stat, dtype=np.float32)
         if not np.isfinite(stat).all():
             raise InputError(NOT_FINITE)
         cells, scratch = neighbour_cells(self.options.connectivity), scratch_for(self.grid, STEPS)
         best, high = np.zeros((2, 1), dtype=np.int64), np.zeros(1, dtype=bool)
+        scores = np.empty((1 if full else 0, stat.shape[1]), dtype=np.int64)
         for b in range(len(stat) if stat.size else 0):
             peaks = stat[b].max(), (-stat[b].min() if self.signs == 2 else np.float32(0))
             levels, scale = self._levels(peaks)
-            kept = keep(best, *wanted(scale))
-            enhance_maps(stat[b : b + 1], self.enhancer._layout, levels, scratch, cells, kept, high)
-            yield b, best[:, 0], scale
+            enhance_maps(stat[b : b + 1], self.enhancer._layout, levels, scratch, cells, keep(best, scores), high)
+            yield b, best[:, 0], scale, scores.reshape(-1)
 
     def _levels(self, peaks: tuple[np.float32, np.float32]) -> tuple[Levels, Float64]:
         """Tables of a map with these maxima, and what scores of either sign are multiplied by."""
@@ -172,27 +168,14 @@ def _thresholds(peak: np.float32) -> Float32:
     return below
 
 
-def _kept_counts(ties: Float64, scale: Float64, scores: Ints, nearer: Int32) -> tuple[Ints, Ints, Int32]:
-    """What `descent.keep` takes to count the scores below ties."""
-    _tie_scores(ties, scale, scores)
-    return np.empty((0, len(ties)), dtype=np.int64), scores, nearer
-
-
 @loop
-def _tie_scores(ties: Float64, scale: Float64, out: Ints) -> None:
-    """The least scores, of the sign of the tie, whose value is no less than it."""
-    for v in range(len(ties)):
-        size, factor = abs(ties[v]), scale[0 if ties[v] > 0 else 1]
-        score = 0
-        if size > 0 and factor == 0:
-            score = 1  # all scores of that sign are 0
-        elif size > 0:
-            score = int(min(np.ceil(size / factor), np.float64(LINEAR)))
-            while score > 1 and np.float64(score - 1) * factor >= size:
-                score -= 1
-            while score < LINEAR and np.float64(score) * factor < size:
-                score += 1
-        out[v] = score if ties[v] > 0 else -score
+def _count(scores: Ints, scale: Float64, ties: Float64, nearer: Int32) -> None:
+    """Count the values that lie below a tie, of its sign; `_value` has the values."""
+    up, down = scale
+    for v in range(len(scores)):
+        value = np.float64(scores[v]) * (down if scores[v] < 0 else up)
+        tie = ties[v]
+        nearer[v] += np.int32(((tie > 0) & (value < tie)) | ((tie < 0) & (value > tie)))
 
 
 @loop
