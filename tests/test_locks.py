@@ -149,6 +149,7 @@ def test_every_command_with_an_output_root_is_alone(study, capsys):
         "clusters": "--corrected mask --out out",
         "groups": "--table t.tsv --group group --out out",
         "models": "regression --table t.tsv --outcome y --each x --out out",
+        "palm": "-i data -m mask -d design.mat -t design.con -n 5 -quiet -o out",
         "design": "--table t.tsv --group group --out out",
         "longitudinal": "--table t.tsv --visit visit --out out",
     }

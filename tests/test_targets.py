@@ -141,6 +141,8 @@ COMMANDS = {
     "longitudinal": f"longitudinal --table p.tsv --subject w --visit g --visits a,b --out {LONG}",
     "rois": f"rois --table p.tsv --labels mask --map m=data --out {LONG}.tsv.tsv",
     "clusters": f"clusters --corrected mask --out {LONG}",
+    "palm": f"palm -i data -m mask -d design.mat -t design.con -o {LONG}",
+    "folder palm": "palm -i data -m mask -d design.mat -t design.con -o ./",
     "folder design": "design --table p.tsv --out ./",
     "folder groups": "groups --table p.tsv --group g --variables v --out ./",
     "folder clusters": "clusters --corrected mask --out ./",

@@ -142,6 +142,7 @@ def _check_pairs(words: Words) -> None:
     """Options of which only one can be given."""
     exclusive = [("-save1-p", "-logp"), ("-tonly", "-fonly"), ("-tfce1D", "-tfce2D")]
     models = ("-vg", "-pearson", "-evperdat", "-imiss")
+    exclusive += [("-imiss", "-saveglm"), ("-pearson", "-saveparametric")]
     exclusive += list(combinations(models, 2)) + list(product(models, ("-rmethod", "-pmethodr")))
     defaults = {"-rmethod": REGRESSIONS[0], "-pmethodr": PARTITIONS[0]}
     given = {name for name in words.given if _plain(words.one(name)) != _plain(defaults.get(name, "none"))}

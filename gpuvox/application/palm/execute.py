@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from gpuvox.application.announcements import describe_device
 from gpuvox.application.palm.contrasts import (
     Contrast,
     PalmTest,
@@ -54,8 +55,8 @@ def execute(description: PalmDescription, reporter: Reporter) -> None:
     contrasts = list_contrasts(description, inputs)
     if not contrasts:
         raise InputError("there is no contrast to test: -fonly needs F contrasts (-f)")
-    if description.over_contrasts and len({contrast.is_t for contrast in contrasts}) > 1:
-        # t and F have z in common.
+    mixed = len({contrast.is_t for contrast in contrasts}) > 1 and description.acceleration != "noperm"
+    if description.over_contrasts and mixed:  # t and F have z in common
         description = replace(description, statistic=replace(description.statistic, z=True))
     tests = list_tests(description, contrasts)
     sets = {} if description.acceleration == "noperm" else shufflers(description, inputs, contrasts)
@@ -67,6 +68,8 @@ def execute(description: PalmDescription, reporter: Reporter) -> None:
     writer = Writer(description, inputs.modalities)
     check_targets("", list(names_of(description, writer, tests)))
     machine = Machine(resolve_all(description.device), description.threads, reporter)
+    for device in machine.devices:
+        reporter.say(f"Device: {describe_device(device)}")
     with locks.output(description.prefix, reporter.warn):
         _run_and_write(description, inputs, tests, sets, machine)
     reporter.say(f"Finished; the names of all files begin with {description.prefix}_")
@@ -110,7 +113,7 @@ def _announce(contrast: Contrast, shuffler: AnyShuffler, reporter: Reporter) -> 
         f"{contrast.title}: {shuffler.movement}; {format_count(shuffler.n_distinct)} {shuffler.kind} are possible, "
         f"{shuffler.n} are made"
     )
-    if shuffler.n == 1:
+    if shuffler.n_distinct == 1:
         reporter.warn(
             f"{contrast.title}: no shuffling changes it, so that every p is 1; whether a mean is above 0 is tested by "
             "sign flips (-ise)"

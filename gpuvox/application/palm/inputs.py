@@ -293,6 +293,13 @@ def _subjects(description: PalmDescription) -> Ints | None:
     return values.astype(np.int64) - 1
 
 
+def _with_names(name: str) -> files.Matrix:
+    """A matrix, with the names of its rows if the file, or the JSON file beside a VEST matrix, has any."""
+    matrix = files.read_numbers(name)
+    is_vest = not matrix.row_names and not matrix.column_names and name.endswith((".mat", ".grp"))
+    return participants.read_matrix(name) if is_vest else matrix
+
+
 def _check_participants(description: PalmDescription) -> None:
     """Compare the participants of designs, blocks and images, as far as files name them.
 
@@ -303,7 +310,7 @@ def _check_participants(description: PalmDescription) -> None:
     """
     ways = description.exchangeability
     named = [name for name in (*description.designs, ways.blocks, ways.groups) if name not in ("", "auto")]
-    rows = [participants.of_matrix(files.read_numbers(name), name) for name in named]
+    rows = [participants.of_matrix(_with_names(name), name) for name in named]
     known = next((each for each in rows if each is not None), None)
     images = [name for name in description.inputs if not _is_table(name)]
     tables = [
