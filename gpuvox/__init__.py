@@ -1,9 +1,9 @@
 """Voxelwise permutation inference for neuroimaging, with the options, files and results of FSL randomise.
 
-``gpuvox.voxelwise`` runs an analysis from a table of participants, images and a formula, ``gpuvox.randomise`` one from
-a design and contrasts; ``gpuvox.clusters`` and ``gpuvox.report`` show what a finished run found, ``gpuvox.study`` is a
-whole study, and ``gpuvox.nilearn`` has nilearn's permutation tests by name. ``gpuvox.PermutationTest`` is the engine
-beneath, arrays only.
+``gpuvox.voxelwise`` runs an analysis from a table of participants, images and a formula, ``gpuvox.randomise`` one
+from a design and contrasts, ``gpuvox.palm`` one with the options of PALM; ``gpuvox.clusters`` and ``gpuvox.report``
+show what a finished run found, ``gpuvox.study`` is a whole study, and ``gpuvox.nilearn`` has nilearn's permutation
+tests by name. ``gpuvox.PermutationTest`` is the engine beneath, arrays only.
 Names are imported when they are first used, so that ``import gpuvox`` costs nothing.
 """
 
@@ -19,6 +19,7 @@ _HOMES = {
     "Statistics": "permtest",
     "Tfce": "tfce",
     "clusters": "front_door",
+    "palm": "cli.palm",
     "partition": "partitioning",
     "randomise": "application.api",
     "report": "front_door",

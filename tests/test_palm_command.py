@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import gpuvox
+from gpuvox import errors
 from gpuvox.application.palm import execute
 from gpuvox.application.palm.description import Regressor
 from gpuvox.cli import main
@@ -317,6 +319,22 @@ def test_options_that_do_nothing_are_noted(small, capsys):
     assert [f"{option} is ignored" in said for option in ("-noniiclass", "-noranktest", "-precision")] == [
         True
     ] * 3
+
+
+def test_from_python(small, monkeypatch):
+    """The same files, whose names are returned; warnings and errors are Python's."""
+    monkeypatch.chdir(small)
+    line = "-i data.csv -d design.csv -t con.csv -o py -n 60 -savemax --device cpu"
+    assert palm(small, f"{RUN} -savemax") == 0
+    written = gpuvox.palm(line)
+    assert {f"{name}" for name in written} == {path.name for path in small.glob("py_*")}
+    for name in written:
+        if not name.endswith("_palmconfig.txt"):
+            assert Path(name).read_bytes() == Path(f"o{name[2:]}").read_bytes(), name
+    with pytest.warns(errors.InputWarning, match="no p can be below"):
+        gpuvox.palm(line.replace("60", "5"))
+    with pytest.raises(errors.UsageError, match="the closest is -twotail"):
+        gpuvox.palm(f"{line} -twotial")
 
 
 def test_without_a_design_the_mean_is_tested_by_sign_flips(small, capsys):

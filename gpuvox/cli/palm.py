@@ -6,7 +6,9 @@ import os
 import secrets
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations, product
 from typing import Any, TypeVar
 
@@ -26,7 +28,8 @@ from gpuvox.cli import arguments, palm_options
 from gpuvox.cli.arguments import Parser
 from gpuvox.cli.console import say, terminal
 from gpuvox.cli.palm_options import Words, read_words
-from gpuvox.errors import FileError, UsageError
+from gpuvox.errors import FileError, InputWarning, UsageError
+from gpuvox.reporter import Reporter
 
 Value = TypeVar("Value")
 LARGEST_SEED = 2**32
@@ -62,6 +65,36 @@ def run(argv: list[str]) -> int:
     return 0
 
 
+def palm(command: str | Sequence[str]) -> tuple[str, ...]:
+    """``gpuvox.palm``: a run of PALM from Python.
+
+    Parameters
+    ----------
+    command : str or sequence of str
+        The options, as the command has them: ``"-i data.nii -m mask.nii -d design.csv -t con.csv -T"``. A string is
+        split as a shell does.
+
+    Returns
+    -------
+    tuple of str
+        The files that were written.
+
+    Raises
+    ------
+    InputError
+        One sentence that says what is wrong; nothing is written then.
+    """
+    from gpuvox.application.palm.execute import execute
+
+    words = read_words(expanded(shlex.split(command) if isinstance(command, str) else list(command)))
+    words.given["-seed"] = [[str(_seed(words.one("-seed", "0")))]]
+
+    def warn(text: str) -> None:
+        warnings.warn(text, InputWarning, stacklevel=4)
+
+    return execute(describe(words), replace(Reporter.silent(), warn=warn))
+
+
 def expanded(argv: Sequence[str]) -> list[str]:
     """The words of a command; a first word that is no option names a configuration file, whose words come first.
 
@@ -70,7 +103,7 @@ def expanded(argv: Sequence[str]) -> list[str]:
     FileError
         The configuration cannot be read, or its quotation marks are not closed.
     """
-    if argv[0].startswith("-"):
+    if not argv or argv[0].startswith("-"):
         return list(argv)
     if not os.path.isfile(argv[0]):
         raise FileError(

@@ -22,7 +22,7 @@ from gpuvox.application.palm.shufflings import shufflers, with_groups
 from gpuvox.application.palm.writing import names_of, write_estimates, write_family, write_permuted, write_test
 from gpuvox.cuda import resolve_all
 from gpuvox.errors import InputError
-from gpuvox.files import locks, write_text
+from gpuvox.files import locks
 from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.plain import format_count
 from gpuvox.prepared import AnyShuffler
@@ -36,13 +36,18 @@ FEWEST_SHUFFLINGS = 20
 CONFIGURATION = "_palmconfig.txt"
 
 
-def execute(description: PalmDescription, reporter: Reporter) -> None:
+def execute(description: PalmDescription, reporter: Reporter) -> tuple[str, ...]:
     """Execute a run.
 
     Parameters
     ----------
     description : PalmDescription
     reporter : Reporter
+
+    Returns
+    -------
+    tuple of str
+        The files that were written.
 
     Raises
     ------
@@ -71,18 +76,19 @@ def execute(description: PalmDescription, reporter: Reporter) -> None:
     for device in machine.devices:
         reporter.say(f"Device: {describe_device(device)}")
     with locks.output(description.prefix, reporter.warn):
-        _run_and_write(description, inputs, tests, sets, machine)
+        _run_and_write(writer, inputs, tests, sets, machine)
     reporter.say(f"Finished; the names of all files begin with {description.prefix}_")
+    return tuple(writer.files)
 
 
 def _run_and_write(
-    description: PalmDescription,
+    writer: Writer,
     inputs: PalmInputs,
     tests: Sequence[PalmTest],
     sets: Mapping[Contrast, AnyShuffler],
     machine: Machine,
 ) -> None:
-    writer = Writer(description, inputs.modalities)
+    description = writer.description
     _write_shufflings(description, writer, sets)
     tested = {}
     for test in tests:
@@ -99,7 +105,7 @@ def _run_and_write(
             write_family(description, writer, [tested[test] for test in family], correction)
     if description.saved.glm:
         write_estimates(description, inputs, writer, tests)
-    write_text(f"{description.prefix}{CONFIGURATION}", "\n".join(description.configuration) + "\n")
+    writer.text(f"{description.prefix}{CONFIGURATION}", "\n".join(description.configuration) + "\n")
 
 
 def _announce(contrast: Contrast, shuffler: AnyShuffler, reporter: Reporter) -> None:

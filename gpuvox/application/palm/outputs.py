@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,10 +30,13 @@ class Writer:
     ----------
     description : PalmDescription
     modalities : tuple of Modality
+    files : list of str
+        What was written, in that order.
     """
 
     description: PalmDescription
     modalities: tuple[Modality, ...]
+    files: list[str] = field(default_factory=list)
 
     def name(self, unit: str, kind: str, test: PalmTest, p: str = "", last: str = "") -> str:
         """``<prefix>_<unit>_<statistic>[_<p>][_m#][_d#][_c#][<last>]``, without an extension."""
@@ -57,12 +60,18 @@ class Writer:
 
     def numbers(self, name: str, values: AnyArray, extension: str = ".csv") -> None:
         """Write numbers with all their digits, one a line."""
-        files.write_text(f"{name}{extension}", "".join(f"{value:.17g}\n" for value in np.ravel(values).tolist()))
+        self.text(f"{name}{extension}", "".join(f"{value:.17g}\n" for value in np.ravel(values).tolist()))
+
+    def text(self, name: str, text: str) -> None:
+        """Write a text file."""
+        files.write_text(name, text)
+        self.files.append(name)
 
     def shufflings(self, contrast: Contrast | None, rows: AnyArray) -> None:
         """Write a set of shufflings, of a contrast or of all: signed row numbers from 1."""
         suffix = "" if contrast is None else contrast.suffix
-        write_permidx(f"{self.description.prefix}{suffix}_permidx.csv", rows)
+        self.files.append(f"{self.description.prefix}{suffix}_permidx.csv")
+        write_permidx(self.files[-1], rows)
 
     def mask(self, number: int) -> None:
         """Write the voxels of a modality that were analysed."""
@@ -70,16 +79,22 @@ class Writer:
         several = len(self.modalities) > 1 or self.description.saved.all_numbers
         name = f"{self.description.prefix}_mask" + (f"_m{number + 1}" if several else "")
         if modality.header is not None:
+            self.files.append(f"{name}.nii.gz")
             files.write_map(
-                name, np.ones(modality.grid.n_voxels), modality.grid, modality.header, file_type="NIFTI_GZ"
+                self.files[-1],
+                np.ones(modality.grid.n_voxels),
+                modality.grid,
+                modality.header,
+                file_type="NIFTI_GZ",
             )
 
     def _write(self, name: str, values: AnyArray, test: PalmTest, outside: float, label: str = "") -> None:
         modality = self.modalities[test.modality]
         if modality.header is None:
-            files.write_text(f"{name}.csv", ",".join(f"{value:.4f}" for value in values.tolist()) + "\n")
+            self.text(f"{name}.csv", ",".join(f"{value:.4f}" for value in values.tolist()) + "\n")
             return
+        self.files.append(f"{name}.nii.gz")
         files.write_map(
-            f"{name}.nii.gz", values[None], modality.grid, modality.header,
+            self.files[-1], values[None], modality.grid, modality.header,
             file_type="NIFTI_GZ", dtype="<f8", outside=outside, label=files.Label(label),
         )  # fmt: skip
