@@ -40,7 +40,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betainc, betaln, erfinv, ndtri_exp
+from scipy.special import betaln
 
 from gpuvox.device import Device, Outcomes, blocks_for, settled
 from gpuvox.glm import DeviceModel
@@ -48,8 +48,9 @@ from gpuvox.jit import inner, loop
 from gpuvox.reductions import TIE, DeviceItems, listed, put_on, unsettled_search
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.types import AnyArray, DeviceArray, Float32, Float64, Int32, Ints, MapBatch, ShuffleBatch, Shuffles
+from gpuvox.z_tables import z_of_f, z_of_t
 
-__all__ = ["Magnitude", "NormalScores", "ScoredModel", "ZScale", "f_to_z", "normal_scores", "t_to_z"]
+__all__ = ["Magnitude", "NormalScores", "ScoredModel", "ZScale", "normal_scores"]
 
 PER_OCTAVE = 6
 """Bits of the mantissa that choose an interval: 64 from each power of two to the next."""
@@ -57,8 +58,6 @@ T_RANGE = -12, 42
 """Powers of two between which z(t) is tabulated: below it is a straight line, and √df·10⁷ is the largest t."""
 F_RANGE = -92, 76
 """The same for F, which if not 0 is at least 10⁻²⁶, and at most df·10¹⁴; beyond, z is what it is at the end."""
-FAR = 1e-250
-"""Tail probabilities below this are computed as logarithms."""
 ROUNDING = 3e-8
 """Rounding of a float32 product of unit vectors, for each √n."""
 
@@ -70,62 +69,15 @@ _SCALE = 2.0 ** -(52 - PER_OCTAVE)
 _u = np.uintp
 
 
-# -- z in float64 ---------------------------------------------------------------------------------------------------
+# -- tables ---------------------------------------------------------------------------------------------------------
 
 
-def _log_beta_tail(a: Float64 | float, b: Float64 | float, x: Float64, rest: Float64) -> Float64:
-    """Logarithm of the regularised incomplete beta function I_x(a, b); rest: 1 − x."""
-    tail = betainc(a, b, x)
-    far = tail < FAR
-    log_tail: Float64 = np.log(np.where(far, 1.0, tail))
-    if np.any(far):
-        with np.errstate(divide="ignore"):
-            front = a * np.log(x[far]) + b * np.log(rest[far]) - np.log(a) - betaln(a, b)
-        log_tail[far] = front + np.log(_continued_fraction(a, b, x[far]))
-    return log_tail
-
-
-def _continued_fraction(a: Float64 | float, b: Float64 | float, x: Float64) -> Float64:
-    """The continued fraction of I_x(a, b) (Abramowitz & Stegun 26.5.8), by Lentz's method; for x below the mean."""
-    c, d = np.ones_like(x), 1 / (1 - (a + b) * x / (a + 1))
-    value = d.copy()
-    for m in range(1, 2000):
-        before = value
-        for odd in (0, 1):
-            if odd:
-                term = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-            else:
-                term = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-            d = 1 / (1 + term * d)
-            c = 1 + term / c
-            value = value * c * d
-        if np.all(np.abs(value - before) <= 1e-15 * np.abs(value)):
-            break
-    return value
-
-
-def t_to_z(t: ArrayLike, df: float) -> Float64:
-    """Standard normal values with the tail probabilities of t with `df` degrees of freedom, in float64."""
-    t = np.asarray(t, dtype=np.float64)
-    square = np.atleast_1d(np.minimum(t * t, np.finfo(np.float64).max / 2))
-    inside, outside = square / (df + square), df / (df + square)
-    central = betainc(0.5, df / 2, inside)
-    z = np.sqrt(2) * erfinv(central)
-    far = central > 0.5
-    z[far] = -ndtri_exp(_log_beta_tail(df / 2, 0.5, outside[far], inside[far]) - np.log(2))
-    return np.copysign(z.reshape(t.shape), t)
-
-
-def f_to_z(f: ArrayLike, df1: float, df2: float) -> Float64:
-    """Standard normal values with the tail probabilities of F, in float64, from the nearer tail; −∞ where F ≤ 0."""
-    f = np.asarray(f, dtype=np.float64)
-    positive = np.atleast_1d(np.maximum(f, np.finfo(np.float64).tiny))
-    low, high = df1 * positive / (df2 + df1 * positive), df2 / (df2 + df1 * positive)
-    upper = betainc(df2 / 2, df1 / 2, high) < 0.5
-    z = np.empty_like(positive)
-    z[upper] = -ndtri_exp(_log_beta_tail(df2 / 2, df1 / 2, high[upper], low[upper]))
-    z[~upper] = ndtri_exp(_log_beta_tail(df1 / 2, df2 / 2, low[~upper], high[~upper]))
-    return np.where(f > 0, z.reshape(f.shape), -np.inf)
+def ends_of(powers: tuple[int, int]) -> Float64:
+    """Ends of all intervals from one power of two to another."""
+    steps = np.arange((powers[1] - powers[0]) << PER_OCTAVE, dtype=np.int64)
+    octave, part = steps >> PER_OCTAVE, steps & ((1 << PER_OCTAVE) - 1)
+    values = np.ldexp(1 + part / (1 << PER_OCTAVE), (octave + powers[0]).astype(np.int32))
+    return np.append(values, 2.0 ** powers[1])
 
 
 def _log_normal_density(z: Float64) -> Float64:
@@ -145,22 +97,11 @@ def _slope_of_f(f: Float64, z: Float64, df1: float, df2: float) -> Float64:
     return np.exp(log_density - _log_normal_density(z))
 
 
-# -- tables ---------------------------------------------------------------------------------------------------------
-
-
-def ends_of(powers: tuple[int, int]) -> Float64:
-    """Ends of all intervals from one power of two to another."""
-    steps = np.arange((powers[1] - powers[0]) << PER_OCTAVE, dtype=np.int64)
-    octave, part = steps >> PER_OCTAVE, steps & ((1 << PER_OCTAVE) - 1)
-    values = np.ldexp(1 + part / (1 << PER_OCTAVE), (octave + powers[0]).astype(np.int32))
-    return np.append(values, 2.0 ** powers[1])
-
-
 @lru_cache(maxsize=256)
 def _cubics(df1: float, df2: float) -> Float64:
     """(intervals, 4) Cubics in the position within each interval, highest power first; df1 = 0: of t."""
     x = ends_of(F_RANGE if df1 else T_RANGE)
-    z = f_to_z(x, df1, df2) if df1 else t_to_z(x, df2)
+    z = z_of_f(x, df1, df2) if df1 else z_of_t(x, df2)
     slope = _slope_of_f(x, z, df1, df2) if df1 else _slope_of_t(x, z, df2)
     return cubics_of(x, z, slope)
 

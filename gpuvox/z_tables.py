@@ -76,7 +76,7 @@ def _log_tails(a: Float64, b: Float64, x: Float64, rest: Float64) -> tuple[Float
 def _log_betainc(a: Float64, b: Float64, x: Float64, rest: Float64) -> Float64:
     """Logarithm of the regularised incomplete beta function at x = 1 − rest, also where it is too small for float64."""
     with np.errstate(divide="ignore"):
-        value: Float64 = np.log(betainc(a, b, x))
+        value: Float64 = np.asarray(np.log(betainc(a, b, x)))
     far = (value < -500) & (x > 0)
     a, b, x, rest = a[far], b[far], x[far], rest[far]
     series = np.log(hyp2f1(a + b, 1, a + 1, x))
