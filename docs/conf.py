@@ -22,7 +22,7 @@ extensions = [
 ]  # fmt: skip
 extensions += [] if only_doctests else ["sphinx_gallery.gen_gallery"]
 
-exclude_patterns = ["slurm/*", "tutorials/index.rst", "**/sg_execution_times.rst", "sg_execution_times.rst"]
+exclude_patterns = ["**/sg_execution_times.rst", "sg_execution_times.rst"]
 exclude_patterns += ["tutorials/*"] if only_doctests else []
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 myst_enable_extensions = ["colon_fence", "deflist"]
