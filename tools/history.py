@@ -60,6 +60,8 @@ def read() -> list[dict[str, Any]]:
 def page(folder: Path) -> str:
     """A table of the kept runs, and a plot that is written into the folder."""
     runs = read()
+    if not runs:
+        return "No release has been measured yet.\n"
     plot(runs, folder / "history.png")
     lines = ["| | " + " | ".join(run["version"] for run in runs) + " |", "|---|" + "---|" * len(runs)]
     for name, (title, extra) in SHOWN.items():
@@ -70,11 +72,7 @@ def page(folder: Path) -> str:
         lines.append(f"| {title} | {' | '.join(cells)} |")
     for title, of in (("date", "date"), ("commit", "commit"), ("processor", "processor")):
         lines.append(f"| {title} | {' | '.join(str(run[of]) for run in runs)} |")
-    return (
-        "```{image} history.png\n:alt: Milliseconds of each benchmark by release\n```\n\n"
-        + "\n".join(lines)
-        + "\n"
-    )
+    return "![Milliseconds of each benchmark by release](history.png)\n\n" + "\n".join(lines) + "\n"
 
 
 def plot(runs: list[dict[str, Any]], path: Path) -> None:
