@@ -24,6 +24,7 @@ from gpuvox.permtest import PermutationTest
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.statistics import Statistics
 from gpuvox.tfce import Tfce
+from gpuvox.variance_groups import VarianceGroupsGlm
 
 
 def runs(n: int, mm: float):
@@ -31,7 +32,8 @@ def runs(n: int, mm: float):
     study = cohort(brain_grid(mm), n)
     shuffler = Shuffler((study.design @ study.contrast)[:, None], Permutations(1000, 1))
     t = Glm(study.data, partition(study.design, study.contrast), shuffler.invariant)
-    z = ZScale(t)
+    z, rows = ZScale(t), np.arange(n)
+    v, pairs = (VarianceGroupsGlm(t.data, t.model, t.invariant, groups) for groups in (rows < n // 2, rows // 2))
     fsl, palm = Statistics(voxel=False, tfce=Tfce()), Tfce(rule="palm")
     choices = {
         "t, TFCE by FSL's rule, both signs": (t, fsl, 2),
@@ -43,10 +45,15 @@ def runs(n: int, mm: float):
         "z, TFCE by PALM's rule, C 26": (z, Statistics(tfce=Tfce.of_dimension(2)), 1),
         "z, steps of 0.1": (z, Statistics(tfce=Tfce(rule="palm", delta=0.1)), 1),
         "z, extent of clusters": (z, Statistics(extent=2.3), 1),
+        "v of two groups, largest z": (v, Statistics(), 1),
+        "v of two groups, TFCE by PALM's rule": (v, Statistics(tfce=palm), 1),
+        "v of two groups, TFCE by PALM's rule, uncorrected p": (v, Statistics(tfce=palm, uncorrected=True), 1),
     }
     shuffles = shuffler.shuffles(1, 1 + 16)
     yield "t map", lambda: t.statistic_maps(shuffles), 16
     yield "z map", lambda: z.statistic_maps(shuffles), 16
+    yield "z map of v, two groups", lambda: v.statistic_maps(shuffles), 16
+    yield f"z map of v, {n // 2} groups", lambda: pairs.statistic_maps(shuffles), 16
     for name, (model, choice, signs) in choices.items():
         observed = PermutationTest(model, study.grid, shuffler, choice, signs=signs).observe()
         size = observed.batch

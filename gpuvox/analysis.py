@@ -11,6 +11,7 @@ from time import perf_counter
 
 import numpy as np
 
+from gpuvox.block_tree import shuffler_of
 from gpuvox.errors import DesignError, InputError
 from gpuvox.executors import Finished, Share, TallyStore, run
 from gpuvox.glm import Glm, Nuisance
@@ -32,11 +33,14 @@ from gpuvox.prepared import (
 )
 from gpuvox.reporter import Progress
 from gpuvox.results import TestResult, make_result
+from gpuvox.shuffle import Permutations
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.statistics import StatisticModel
 from gpuvox.tail_runs import run_approximated
 from gpuvox.tails import Approximated
 from gpuvox.tally import ByStatistic, Tally, share
+from gpuvox.types import Ints
+from gpuvox.variance_groups import AUTOMATIC, VarianceGroupsGlm, group_labels, groups_of_orbits
 from gpuvox.voxelwise_evs import VoxelwiseGlm
 
 __all__ = [
@@ -77,8 +81,8 @@ def make_model(analysis: Analysis, prepared: PreparedTest) -> StatisticModel:
         The contrast cannot be tested with this design; the message names the test.
     """
     inputs, options, test = analysis.inputs, analysis.options, prepared.test
-    if options.missing_voxels:
-        return _missing_model(analysis, prepared)
+    if options.missing_voxels or options.variance_groups:
+        return _scored_model(analysis, prepared)
     smoother = None
     if options.variance_mm > 0 and not test.is_f:
         smoother = MaskedGaussian(inputs.grid, options.variance_mm)
@@ -96,23 +100,41 @@ def make_model(analysis: Analysis, prepared: PreparedTest) -> StatisticModel:
         raise DesignError(f"{test.title}: {error}") from None
 
 
-def _missing_model(analysis: Analysis, prepared: PreparedTest) -> StatisticModel:
-    """The model of one test whose data may be missing at some voxels."""
+def _scored_model(analysis: Analysis, prepared: PreparedTest) -> StatisticModel:
+    """The model of one test whose data may be missing at some voxels, or whose rows differ in variance."""
     inputs, options = analysis.inputs, analysis.options
+    what = "data that are missing at some voxels" if options.missing_voxels else "variance groups"
     unfit = {
         "variance smoothing": options.variance_mm > 0,
         "voxelwise explanatory variables": bool(inputs.evs),
         "a way of permuting nuisance variables other than Freedman and Lane's": options.nuisance
         != Nuisance.FREEDMAN_LANE,
-        "data kept in a scratch folder": bool(options.scratch),
+        "data kept in a scratch folder": bool(options.scratch) and options.missing_voxels,
+        "data that are missing at some voxels": bool(options.variance_groups) and options.missing_voxels,
     }
-    for what, is_so in unfit.items():
+    for other, is_so in unfit.items():
         if is_so:
-            raise DesignError(f"data that are missing at some voxels cannot be combined with {what}")
+            what = "variance groups" if options.variance_groups else what
+            raise DesignError(f"{what} cannot be combined with {other}")
+    invariant = prepared.shuffler.invariant
     try:
-        return MissingGlm(np.asarray(inputs.data), prepared.design, prepared.shuffler.invariant, options.device)
+        if options.missing_voxels:
+            return MissingGlm(np.asarray(inputs.data), prepared.design, invariant, options.device)
+        groups = variance_groups_of(inputs, options)
+        return VarianceGroupsGlm(inputs.data, prepared.design, invariant, groups, device=options.device)
     except DesignError as error:
         raise DesignError(f"{prepared.test.title}: {error}") from None
+
+
+def variance_groups_of(inputs: Inputs, options: Options) -> Ints:
+    """(n,) Variance group of each row, from 0: as given, or what permutations within the blocks can exchange."""
+    n = len(inputs.design)
+    if options.variance_groups != AUTOMATIC:
+        return group_labels(options.variance_groups, n)
+    blocks = Permutations(
+        blocks=inputs.blocks, whole_blocks=options.whole_blocks, within_blocks=options.within_blocks
+    )
+    return groups_of_orbits(shuffler_of(np.arange(n), blocks).invariant)
 
 
 def analyse(

@@ -68,7 +68,8 @@ class Options:
     has the same steps in all tests, so that their scores can share a null distribution. `flip`, `permute_and_flip`,
     `within_blocks`, `repeats` and `distinct_rows` are those of `shuffle.Permutations`. With `tail`, p-values of voxels
     and of TFCE are approximations. With `missing_voxels`, data that are NaN are missing at that voxel, and what is
-    tested is z; see `missing`.
+    tested is z; see `missing`. With `variance_groups`, a number for each row, or ``auto`` for the groups that
+    permutations leave apart, what is tested is z of v and G; see `variance_groups`.
     """
 
     statistics: Statistics = field(default_factory=Statistics)
@@ -85,6 +86,7 @@ class Options:
     distinct_rows: bool = False
     tail: Tail | None = None
     missing_voxels: bool = False
+    variance_groups: tuple[int, ...] | str = ()
     detect_null: bool = False
     f_only: bool = False
     joint_steps: bool = False

@@ -21,6 +21,7 @@ from gpuvox.tail_runs import Tail, takes_tail
 from gpuvox.tails import Approximated
 from gpuvox.tally import ByStatistic, Tally
 from gpuvox.types import AnyArray
+from gpuvox.variance_groups import VarianceGroupsGlm
 from gpuvox.voxelwise_evs import VoxelwiseGlm
 
 FEWEST_PERMUTATIONS = 20
@@ -40,10 +41,11 @@ class TestResult:
     f_dfs : (int, int) or None
         Degrees of freedom of an F.
     maps : dict of (V,) float32
-        ``stat``; where data may be missing at some voxels ``z``, which is what was tested, ``n`` (subjects) and
-        ``dof``; and by the name of a statistic: ``vox_corrp``, ``tfce_corrp`` … (1 − p, family-wise error corrected);
-        ``vox_p`` … (1 − p, uncorrected); ``tfce``, ``clustere`` … (unpermuted values); with the two-pass scheme the
-        images of the local means (``tfcenorm_sum``, ``tfcenorm_samp``, ``tfcenorm_post`` …).
+        ``stat``; where data may be missing at some voxels, or with variance groups, ``z``, which is what was tested,
+        and ``dof``, and of missing data ``n`` (subjects); and by the name of a statistic: ``vox_corrp``,
+        ``tfce_corrp`` … (1 − p, family-wise error corrected); ``vox_p`` … (1 − p, uncorrected); ``tfce``,
+        ``clustere`` … (unpermuted values); with the two-pass scheme the images of the local means
+        (``tfcenorm_sum``, ``tfcenorm_samp``, ``tfcenorm_post`` …).
     nulls : dict of (N,) arrays
         By statistic, the maximum of every permutation, the unpermuted data first.
     shuffler : Shuffler
@@ -108,8 +110,8 @@ def make_result(
     observed, model = finished.observed, finished.observed.test.model
     maps: dict[str, AnyArray] = {"stat": (1, -1)[row] * observed.statistic}
     f_dfs = model.f_dfs
-    if isinstance(model, MissingGlm):
-        maps = _missing_maps(model, row)
+    if isinstance(model, MissingGlm | VarianceGroupsGlm):
+        maps = _scored_maps(model, row)
         f_dfs = (model.model.rank_effect, model.df) if test.is_f else None
     nulls: dict[str, AnyArray] = {}
     least_ties: dict[str, AnyArray] = {}
@@ -128,6 +130,8 @@ def make_result(
     if options.tail is not None:
         records["approximation"] = options.tail.title
         _approximate(maps, nulls, observed, row, options.tail, uncorrected or {})
+    if isinstance(model, VarianceGroupsGlm):
+        records["variance_groups"] = model.n_groups
     for statistic in observed.statistics.values():
         records |= statistic.record(row)
     return TestResult(
@@ -137,10 +141,18 @@ def make_result(
     )  # fmt: skip
 
 
-def _missing_maps(model: MissingGlm, row: int) -> dict[str, AnyArray]:
-    """t or F where data are missing at some voxels; their z, which is what was tested; subjects; degrees of freedom."""
-    raw, sign = model.raw_maps(np.arange(model.n_rows, dtype=np.int32)), (1, -1)[row]
-    return {"stat": sign * raw.statistic, "z": sign * raw.z, "n": model.n_present, "dof": model.dfs}
+def _scored_maps(model: MissingGlm | VarianceGroupsGlm, row: int) -> dict[str, AnyArray]:
+    """The statistic where degrees of freedom differ between voxels; its z, which is what was tested; these degrees.
+
+    Where data are missing at some voxels, the number of subjects too.
+    """
+    sign = (1, -1)[row]
+    if isinstance(model, VarianceGroupsGlm):
+        raw = model.raw_maps(np.arange(model.model.n_rows, dtype=np.int32))
+        return {"stat": sign * raw.statistic, "z": sign * raw.z, "dof": raw.df}
+    of_missing = model.raw_maps(np.arange(model.n_rows, dtype=np.int32))
+    maps = {"stat": sign * of_missing.statistic, "z": sign * of_missing.z}
+    return maps | {"n": model.n_present, "dof": model.dfs}
 
 
 def _is_two_sided(observed: ObservedTest) -> bool:

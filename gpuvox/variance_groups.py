@@ -56,6 +56,8 @@ from gpuvox.types import (
 from gpuvox.variance_groups_loops import fill, find_norms
 from gpuvox.z_tables import ZTable, z_table
 
+AUTOMATIC = "auto"
+"""In place of groups: those of rows that permutations can exchange."""
 LEAST_REST = 1e-8
 """Sum of the diagonal of the residual-forming matrix under which a group has no residuals."""
 
@@ -183,6 +185,11 @@ class VarianceGroupsGlm(DeviceModel):
     def streamed(self) -> bool:
         """Whether every batch reads from a file."""
         return isinstance(self.data, Tiles) and self.data.in_file
+
+    @property
+    def n_groups(self) -> int:
+        """Number of variance groups."""
+        return len(self._parts.ends)
 
     @property
     def degrees(self) -> tuple[float, float]:
@@ -328,6 +335,12 @@ def _parts(effect: Float64, nuisance: Float64, invariant: Float64, labels: Ints)
     lower = np.tril_indices(whole.shape[1])
     grams = np.array([(group.T @ group)[lower] for group in groups])
     return _Parts(order, np.ascontiguousarray(rows), ends, sizes, rests, 1 / rests, grams, whole.shape[1])
+
+
+def check_groups(basis: Float64, labels: Ints) -> None:
+    """Refuse groups whose rows a model fits exactly; basis (n, k): orthonormal, of the whole model."""
+    rests: Float64 = np.bincount(labels, weights=1 - (basis**2).sum(axis=1)).astype(np.float64)
+    _check_rests(rests, labels)
 
 
 def _check_rests(rests: Float64, labels: Ints) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from itertools import permutations
 
+import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import special, stats
 
-from gpuvox.errors import DesignError, InputError
+import gpuvox
+from gpuvox.cli import main
+from gpuvox.errors import DesignError, FileError, InputError
 from gpuvox.executors import run
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
@@ -349,6 +354,103 @@ def test_a_run_with_every_statistic():
         np.testing.assert_array_equal(tally.below["vox"][0], (z < observed).sum(axis=0))
     for name, values in results[0].maxima.items():
         np.testing.assert_array_equal(values, results[1].maxima[name])
+
+
+# -- what users call ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    """A table of two groups whose variances differ, and data."""
+    rng = np.random.default_rng(8)
+    group = np.array(["HC", "MS"])[(np.arange(N) % 4 == 0).astype(int)]
+    Y = (rng.normal(size=(N, V)) * np.where(group == "MS", 4, 1)[:, None] + 3 * (group == "MS")[:, None]).astype(
+        "f4"
+    )
+    table = pd.DataFrame({"participant_id": [f"sub-{i:02d}" for i in range(N)], "group": group})
+    return table.assign(age=rng.normal(50, 9, N)), Y
+
+
+def test_voxelwise_with_variance_groups(cohort):
+    table, Y = cohort
+    result = gpuvox.voxelwise(
+        Y, table, "group", ["MS - HC", "group"], variance_groups="group", voxel=True, tfce=False, n_permutations=200,
+        seed=1,
+    )  # fmt: skip
+    is_ms, maps = (table["group"] == "MS").to_numpy(), result.maps
+    welch = stats.ttest_ind(Y[is_ms].astype(float), Y[~is_ms].astype(float), equal_var=False)
+    np.testing.assert_allclose(maps["MS - HC", "t"], welch.statistic, rtol=1e-5)
+    np.testing.assert_allclose(maps["MS - HC", "dof"], welch.df, rtol=1e-5)
+    np.testing.assert_allclose(maps["MS - HC", "z"], z_of_t(welch.statistic, welch.df), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(maps["group", "F"], welch.statistic**2, rtol=1e-5)
+    effect = Y[is_ms].astype(float).mean(axis=0) - Y[~is_ms].astype(float).mean(axis=0)
+    np.testing.assert_allclose(maps["MS - HC", "effect"], effect, rtol=1e-4, atol=1e-5)
+    se = np.sqrt(Y[is_ms].astype(float).var(axis=0, ddof=1) / 5 + Y[~is_ms].astype(float).var(axis=0, ddof=1) / 15)
+    np.testing.assert_allclose(maps["MS - HC", "se"], se, rtol=1e-4)
+    of_t = result.runs[0][1].tests[0]
+    np.testing.assert_allclose(of_t.nulls["vox"][0], maps["MS - HC", "z"].max(), rtol=1e-6)
+    assert of_t.records["variance_groups"] == 2
+    assert "variances: 2 groups of 5 to 15 rows" in "\n".join(result.analysis.lines())
+
+
+def test_groups_from_python_and_automatic_ones(cohort):
+    table, Y = cohort
+    is_ms = (table["group"] == "MS").to_numpy()
+    M, C = np.c_[is_ms, ~is_ms].astype(float), [[1.0, -1]]
+    settings = {"n_permutations": 20, "seed": 1}
+    result = gpuvox.randomise(Y, M, C, variance_groups=is_ms.astype(int), **settings)
+    welch = stats.ttest_ind(Y[is_ms].astype(float), Y[~is_ms].astype(float), equal_var=False)
+    np.testing.assert_allclose(result.maps["tstat1", "t"], welch.statistic, rtol=1e-5)
+    blocks = np.arange(N) // 10 + 1
+    automatic, given = (
+        gpuvox.randomise(Y, M, C, blocks=blocks, variance_groups=each, **settings) for each in ("auto", blocks)
+    )
+    np.testing.assert_array_equal(automatic.maps["tstat1", "t"], given.maps["tstat1", "t"])
+    alone = gpuvox.randomise(Y, M, C, variance_groups="auto", **settings)
+    np.testing.assert_allclose(
+        alone.maps["tstat1", "t"], gpuvox.randomise(Y, M, C, **settings).maps["tstat1", "t"], rtol=1e-5
+    )
+
+
+def test_what_variance_groups_cannot_be(cohort):
+    table, Y = cohort
+    some = {"voxel": True, "tfce": False, "n_permutations": 5}
+    with pytest.raises(FileError, match="no column 'site'"):
+        gpuvox.voxelwise(Y, table, "group", "MS - HC", variance_groups="site", **some)
+    with pytest.raises(DesignError, match="of row 1 alone has no variance to be estimated"):
+        gpuvox.voxelwise(
+            Y, table.assign(one=["a"] + ["b"] * (N - 1)), "group + one", "MS - HC", variance_groups="one", **some
+        )
+    with pytest.raises(InputError, match="'some'; a number for each row, or 'auto', is expected"):
+        gpuvox.randomise(Y, np.ones((N, 1)), [[1.0]], variance_groups="some")
+    with pytest.raises(InputError, match="expected 20 numbers"):
+        gpuvox.randomise(Y, np.ones((N, 1)), [[1.0]], variance_groups=[1, 2])
+    with pytest.raises(DesignError, match="variance groups cannot be combined with data that are missing"):
+        gpuvox.voxelwise(Y, table, "group", "MS - HC", variance_groups="group", missing="voxelwise", **some)
+
+
+def test_the_command_writes_v_and_z(cohort, tmp_path, capsys):
+    table, Y = cohort
+    table.to_csv(tmp_path / "participants.tsv", sep="\t", index=False)
+    for name, row in zip(table["participant_id"], Y):
+        nib.save(nib.Nifti1Image(row.reshape(7, 5, 2), np.eye(4)), tmp_path / f"{name}.nii")
+    out = tmp_path / "out"
+    command = [
+        "voxelwise", f"{tmp_path}/participants.tsv", "--images", f"{tmp_path}/{{participant_id}}.nii", "--model",
+        "group + age", "--test", "MS - HC", "--test", "group", "-n", "20", "--seed", "2", "--variance-groups", "group",
+        "--cluster-z", "1.5", "--voxel", "--out", str(out), "--no-report",
+    ]  # fmt: skip
+    main(command)
+    assert "v or G by their degrees of freedom" in capsys.readouterr().out
+    record = json.loads((out / "voxelwise.json").read_text())
+    assert record["variance_groups"] == [5, 15]
+    for kind, test in (("t", "MSMinusHC"), ("F", "group")):
+        names = [f"contrast-{test}_stat-{each}_statmap.nii.gz" for each in (kind, "z", "dof")]
+        statistic, z, df = (np.asanyarray(nib.load(out / name).dataobj).astype(float) for name in names)
+        expected = z_of_t(statistic, df) if kind == "t" else z_of_f(statistic, 1, df)
+        np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
+        assert nib.load(out / names[0]).header.get_intent()[0] == "none"
+    main([*command, "--plan"])
 
 
 # -- false positives ------------------------------------------------------------------------------------------------

@@ -236,6 +236,8 @@ def randomise(
         ``flip``, ``permute_and_flip``, ``demean``, ``nuisance``, ``whole_blocks``, ``within_blocks`` (with the former:
         blocks as wholes and rows within them), ``repeats`` (of drawn permutations), ``distinct_rows`` (none are
         interchangeable), ``missing_voxels`` (data may be NaN: a subject is left out at that voxel, and z is tested),
+        ``variance_groups`` (a number for each row, or ``"auto"``: groups whose variances may differ; z of v and G is
+        tested, in which thresholds of clusters are, too),
         ``detect_null``, ``f_only``, ``joint_steps``,
         ``variance_mm``, ``permutations``, ``threads``, ``scratch`` (folder for data and residuals that are too large
         for memory; arrays stay where they are); ``device`` (``"auto"``, ``"cpu"``, ``"cuda"`` for all GPUs, or

@@ -110,7 +110,8 @@ def make_effects(
     df : int or (int, int)
         Degrees of freedom.
     of_voxel : (V,) float32, optional
-        The residual ones of each voxel, where data are missing at some; `df` are then the most.
+        The residual ones of each voxel, where they differ between voxels; `df` are then the most. Standard errors are
+        those that make `stat` of the estimates.
     """
     keys = stats_of(hypothesis, sizes)
     n = {"SampleSize": n_rows}
@@ -124,6 +125,8 @@ def make_effects(
         return Effects({keys[0]: eta.astype(np.float32)}, {keys[0]: about})
     effect, se = estimates[0].astype(np.float64), np.sqrt(estimates[1].astype(np.float64))
     tested = stat != 0
+    if of_voxel is not None:
+        se = np.divide(np.abs(effect), np.abs(stat), out=np.zeros_like(effect), where=tested)
     t = np.divide(effect, se, out=np.zeros_like(effect), where=tested & (se > 0))
     limits = cohens_d(t, int(df), sizes) if sizes else partial_r(t, int(df) if of_voxel is None else of_voxel)
     if of_voxel is not None:

@@ -39,7 +39,7 @@ NAMES = {
     "statistics.uncorrected": "--uncorrp", "statistics.two_pass": "--twopass", "f_statistics.extent": "-F",
     "f_statistics.mass": "-S", "statistics.two_sided": "--two-sided", "joint_steps": "--across-tests",
     "tail": "--tail", "tail.method": "--tail",
-    "missing_voxels": "--missing voxelwise",
+    "missing_voxels": "--missing voxelwise", "variance_groups": "--variance-groups",
 }  # fmt: skip
 """Options of the command, by the field that they set."""
 

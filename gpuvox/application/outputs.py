@@ -159,7 +159,8 @@ class Writer:
             "tail": _tail(result),
         }
         if correction is None:
-            return record | {"scale": "statistic", "degrees_of_freedom": result.f_dfs or result.df}
+            groups = {name: result.records[name] for name in ("variance_groups",) if name in result.records}
+            return record | {"scale": "statistic", "degrees_of_freedom": result.f_dfs or result.df} | groups
         record |= {"scale": "1-p", "correction": correction, "permutations": shuffler.n}
         if result.tail is not None and result.is_approximate(values.split("_")[0]):
             record["approximation"] = result.tail.title
@@ -188,7 +189,7 @@ class Writer:
 
 
 OF_MISSING = ("z", "n", "dof")
-"""Maps beside t or F where data may be missing at some voxels; see `results.TestResult`."""
+"""Maps beside t or F where data may be missing at some voxels or variances differ; see `results.TestResult`."""
 
 
 def expected_names(
@@ -216,7 +217,8 @@ def expected_names(
     for test in tests:
         statistics = options.statistics_for(test)
         infos = statistics.infos
-        maps += [f"{gap}{part}_{test.name}" for part in OF_MISSING if options.missing_voxels]
+        parts = OF_MISSING if options.missing_voxels else ("z", "dof") if options.variance_groups else ()
+        maps += [f"{gap}{part}_{test.name}" for part in parts]
         maps += [gap + stem for stem in (test.name, *(_map_names(test, infos, outputs) if infos else ()))]
         if permuted:
             last = f"perm{max(options.n_permutations, 1):05d}_{test.name}"
@@ -283,8 +285,10 @@ def _smallest_p(result: TestResult, name: str) -> float:
 
 
 def _intent(result: TestResult) -> Label:
-    """The NIfTI intent of the statistic, with its degrees of freedom."""
+    """The NIfTI intent of the statistic, with its degrees of freedom, unless it is v or G."""
     text = f"gpuvox {__version__} {result.test.name}"
+    if "variance_groups" in result.records:
+        return Label(text)
     if result.f_dfs is not None:
         return Label(text, "f test", tuple(float(df) for df in result.f_dfs))
     return Label(text, "t test", (float(result.df),))

@@ -23,6 +23,7 @@ from gpuvox.runtime.limits import most_threads
 from gpuvox.statistics import Statistics
 from gpuvox.tail_runs import METHODS, Tail
 from gpuvox.tfce import Tfce
+from gpuvox.variance_groups import AUTOMATIC, group_labels
 
 Float64 = NDArray[np.float64]
 
@@ -206,6 +207,15 @@ def _text(name: str, value: Any) -> str:
     raise SettingError(f"{name} is {_shown(value)}; the name of a folder is expected")
 
 
+def _groups(name: str, value: Any) -> tuple[int, ...] | str:
+    if isinstance(value, str):
+        if value in ("", AUTOMATIC):
+            return value
+        raise SettingError(f"{name} is {value!r}; a number for each row, or {AUTOMATIC!r}, is expected")
+    values = np.asarray(value)
+    return tuple(int(group) for group in group_labels(values, len(values) if values.ndim else 0))
+
+
 OF_STATISTICS: dict[str, Callable[[str, Any], Any]] = {
     "tfce": _tfce, "voxel": _flag, "uncorrected": _flag, "two_pass": _flag,
     "two_sided": _flag,
@@ -216,9 +226,9 @@ OF_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "n_permutations": _whole, "seed": _whole, "flip": _flag, "demean": _flag, "nuisance": _nuisance,
     "whole_blocks": _flag, "tail": _tail,
     "permute_and_flip": _flag, "within_blocks": _flag, "repeats": _flag, "distinct_rows": _flag,
-    "detect_null": _flag, "f_only": _flag, "joint_steps": _flag, "missing_voxels": _flag, "only_test": _whole,
-    "variance_mm": _not_negative, "permutations": _permutations, "threads": _threads, "device": check_device,
-    "scratch": _text,
+    "detect_null": _flag, "f_only": _flag, "joint_steps": _flag, "missing_voxels": _flag, "variance_groups": _groups,
+    "only_test": _whole, "variance_mm": _not_negative, "permutations": _permutations, "threads": _threads,
+    "device": check_device, "scratch": _text,
 }  # fmt: skip
 OTHERS = (
     "mask",

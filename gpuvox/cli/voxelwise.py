@@ -151,6 +151,12 @@ def _add_exchangeability(group: Any) -> None:
         "COLUMN",
         "permute families, or subjects, as wholes, with all of their rows (within --blocks)",
     )
+    add_list(
+        group,
+        "--variance-groups",
+        "A,B|auto",
+        "columns whose values may differ in variance (auto: rows that permutations leave apart); tests v and G, as z",
+    )
 
 
 def _add_thresholds(group: Any) -> None:
@@ -317,6 +323,7 @@ def describe(options: argparse.Namespace) -> Any:
         subset=options.subset,
         missing=options.missing,
         columns=Columns(options.paired, options.within, options.blocks, options.whole),
+        variance_groups=options.variance_groups,
         covariates=unique(options.covariates, "--voxelwise-covariate"),
         longitudinal=Longitudinal(
             options.longitudinal, options.visit, options.visits, options.years, options.summary

@@ -72,6 +72,12 @@ def _inference(run: Run) -> list[str]:
             "Participants whose data were missing at a voxel were left out of the model there, and statistics were "
             "compared as normal scores, given the degrees of freedom at each voxel."
         )
+    if run.record.get("variance_groups"):
+        sentences.append(
+            f"Variances were estimated in {len(run.record['variance_groups'])} groups apart: statistics were "
+            "Aspin–Welch v and G [@winkler2014], compared as normal scores, given their degrees of freedom at each "
+            "voxel."
+        )
     if run.record.get("exchangeability"):
         sentences.append(f"{capital(str(run.record['exchangeability']))}.")
     if any(desc.endswith("FWE") for test in run.tests for desc in test.corrected):

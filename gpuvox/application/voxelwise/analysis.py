@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
+from gpuvox.analysis import variance_groups_of
 from gpuvox.application.command import RunDescription
 from gpuvox.cohort.exchangeability import Columns, Exchangeability, find_blocks
 from gpuvox.cohort.formula import Model, build_model, columns_of_formula
@@ -23,11 +24,13 @@ from gpuvox.cohort.table import ID, Cohort, Excluded, as_cohort, complete, liste
 from gpuvox.errors import DesignError, FileError
 from gpuvox.grid import Grid
 from gpuvox.names import Names
+from gpuvox.partitioning import orthonormal_basis
 from gpuvox.plain import format_count, several
 from gpuvox.prepared import Inputs, Options, joint_labels, list_tests, make_shuffler
 from gpuvox.reporter import Reporter
 from gpuvox.tables.conditions import select
-from gpuvox.types import Float64
+from gpuvox.types import Float64, Ints
+from gpuvox.variance_groups import AUTOMATIC, check_groups
 
 EXACT = 10**15
 """Numbers of permutations below this are printed to the last digit."""
@@ -78,6 +81,9 @@ class VoxelwiseDescription:
         refused, too, but images may be NaN at voxels where a row has no data.
     columns : Columns
         What may be exchanged.
+    variance_groups : tuple of str
+        Columns whose values, or combinations of values, may differ in variance; or ``auto`` alone, for the groups of
+        rows that permutations can exchange.
     fdr : bool
         Whether p-values of voxels are corrected for the false discovery rate, too.
     across_tests : bool
@@ -95,6 +101,7 @@ class VoxelwiseDescription:
     subset: str = ""
     missing: str = "refuse"
     columns: Columns = field(default_factory=Columns)
+    variance_groups: tuple[str, ...] = ()
     covariates: Mapping[str, Any] = field(default_factory=dict)
     longitudinal: Longitudinal | None = None
     fdr: bool = False
@@ -201,9 +208,10 @@ class VoxelwiseAnalysis:
         """Rows of the sample that is tested or of the two groups that are compared.
 
         Empty for other tests, and if participants have several rows: differences within participants have no Cohen's d
-        of two groups. Empty where data may be missing at some voxels, as the sizes then differ.
+        of two groups. Empty where data may be missing at some voxels, as the sizes then differ, and with variance
+        groups, which have no common standard deviation.
         """
-        if self.missing_voxels or self.cohort.text[ID].duplicated().any():
+        if self.missing_voxels or self.variance_groups is not None or self.cohort.text[ID].duplicated().any():
             return ()
         sizes = []
         for levels in hypothesis.groups:
@@ -217,6 +225,12 @@ class VoxelwiseAnalysis:
     def missing_voxels(self) -> bool:
         """Whether data may be missing at some voxels."""
         return self.runs[0].options.missing_voxels
+
+    @property
+    def variance_groups(self) -> Ints | None:
+        """(n,) The variance group of each row, from 0; None if all have the same variance."""
+        run = self.runs[0]
+        return variance_groups_of(self.inputs(run), run.options) if run.options.variance_groups else None
 
     def lines(self) -> list[str]:
         """The lines that report the analysis before it is run."""
@@ -246,6 +260,12 @@ class VoxelwiseAnalysis:
             found += [
                 "missing data: a row leaves the model at voxels where its image is NaN; what is tested is z, the "
                 "normal score of t or F by the degrees of freedom of the voxel"
+            ]
+        if self.variance_groups is not None:
+            sizes = np.bincount(self.variance_groups)
+            found += [
+                f"variances: {several(len(sizes), 'group')} of {sizes.min()} to {sizes.max()} rows; what is tested "
+                "is z, the normal score of v or G by their degrees of freedom at the voxel"
             ]
         if self.across_tests:
             found += [
@@ -281,6 +301,9 @@ def prepare_analysis(description: VoxelwiseDescription, reporter: Reporter) -> V
     cohort, sets, covariates = _joined(whole, description, reporter)
     formula = with_pairs(description, cohort)
     needed = [*(columns_of_formula(formula, cohort) if formula else []), *description.columns.names]
+    if description.variance_groups != (AUTOMATIC,):
+        cohort.require(description.variance_groups)
+        needed += description.variance_groups
     lacking, total, earlier = _lacking_images({**sets, **covariates}), len(cohort), Excluded()
     if description.longitudinal is not None:
         kept, earlier = complete(cohort, lacking, description.missing)
@@ -354,8 +377,26 @@ def model_rows(
     hypotheses = tuple(each.of_images(name) for name in sets for each in tests)
     _check_means(hypotheses, cohort, exchangeability)
     _check_level(hypotheses, model)
-    runs = _runs(hypotheses, model, exchangeability, description)
+    runs = _runs(hypotheses, model, exchangeability, description, _variance_groups(description, cohort))
+    _check_variance_groups(runs[0], model, exchangeability)
     return ModelledRows(model, hypotheses, exchangeability, runs)
+
+
+def _variance_groups(description: VoxelwiseDescription, cohort: Cohort) -> tuple[int, ...] | str:
+    """The variance group of each row, from 0."""
+    names = description.variance_groups
+    if not names or names == (AUTOMATIC,):
+        return AUTOMATIC if names else ()
+    keys = list(zip(*(cohort.categories(name)[0] for name in names)))
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return tuple(numbers[key] for key in keys)
+
+
+def _check_variance_groups(run: Run, model: Model, exchangeability: Exchangeability) -> None:
+    """Raise `DesignError` for a variance group whose rows the model fits exactly."""
+    if run.options.variance_groups:
+        groups = variance_groups_of(_inputs(run, model, exchangeability), run.options)
+        check_groups(orthonormal_basis(model.matrix), groups)
 
 
 def check_moves(modelled: ModelledRows) -> None:
@@ -547,6 +588,7 @@ def _runs(
     model: Model,
     exchangeability: Exchangeability,
     description: VoxelwiseDescription,
+    variance_groups: tuple[int, ...] | str,
 ) -> tuple[Run, ...]:
     """The tests of each set of images by how they are made."""
     options = replace(
@@ -554,6 +596,7 @@ def _runs(
         whole_blocks=exchangeability.whole and not exchangeability.multi_level,
         joint_steps=description.across_tests,
         missing_voxels=description.missing == "voxelwise",
+        variance_groups=variance_groups,
     )
     if description.fdr:
         of_t, of_f = (replace(each, uncorrected=True) for each in (options.statistics, options.f_statistics))
@@ -661,7 +704,8 @@ def _with_thresholds(
     statistics = getattr(options, which)
     for threshold in thresholds:
         kind = "mass" if threshold.mass else "extent"
-        value = threshold.z if options.missing_voxels else threshold.of(df, df_effect)
+        is_z = options.missing_voxels or options.variance_groups
+        value = threshold.z if is_z else threshold.of(df, df_effect)
         statistics = replace(statistics, **{kind: value})
     return replace(options, **{which: statistics})
 

@@ -186,7 +186,8 @@ def voxelwise(
         Columns under ``paired``, ``within``, ``whole`` and ``blocks``; see ``gpuvox voxelwise --help``.
     **settings
         ``across_tests=True``: also p-values for the family-wise error over all tests and sets of images.
-        ``fdr=True``: also p-values of voxels for the false discovery rate.
+        ``variance_groups="group"``: the columns whose values may differ in variance, or ``"auto"``; v and G are tested,
+        as z. ``fdr=True``: also p-values of voxels for the false discovery rate.
         ``voxelwise_covariates``: a dict of covariates with an image for each row, by the names that they have in the
         model, each given as `images` are. ``longitudinal={"subject": "participant_id", "visit": "session"}``: one image
         for each subject, made of those of its rows; their change or, with ``"summary": "mean"``, their mean; with
@@ -219,6 +220,7 @@ def voxelwise(
     settings.setdefault("tfce", not any(settings.get(name) for name in STATISTICS))
     settings.setdefault("voxel", False)
     fdr, across_tests = bool(settings.pop("fdr", False)), bool(settings.pop("across_tests", False))
+    groups = settings.pop("variance_groups", None) or ()
     settings["uncorrected"] = settings.get("uncorrected", False) or fdr
     settings.setdefault("seed", secrets.randbits(32))
     options = Options(
@@ -235,6 +237,7 @@ def voxelwise(
         subset=subset,
         missing=missing,
         columns=_columns(exchangeability or {}),
+        variance_groups=(groups,) if isinstance(groups, str) else tuple(groups),
         longitudinal=_longitudinal(settings.pop("longitudinal", None)),
         covariates=_as_names(settings.pop("voxelwise_covariates", None) or {}),
         fdr=fdr,
@@ -300,7 +303,7 @@ def _describe(
         sources["f_tests"] = pd.DataFrame(run.f_tests, columns=names.contrasts, index=names.f_tests)
     of_run = {
         name: getattr(options, name)
-        for name in ("flip", "whole_blocks", "f_only", "joint_steps", "missing_voxels")
+        for name in ("flip", "whole_blocks", "f_only", "joint_steps", "missing_voxels", "variance_groups")
     }
     of_run |= settings
     evs = {column: data[name] for column, name in analysis.model.voxelwise.items()}

@@ -414,7 +414,7 @@ class ResultFolder:
         intent: tuple[str, tuple[float, ...]] = ("none", ())
         if of_run.stat == "logp":
             intent = ("log10 p value", ())
-        elif of_run.stat in ("t", "F"):
+        elif of_run.stat in ("t", "F") and "variance_groups" not in of_run.about:
             df = np.atleast_1d(of_run.about["degrees_of_freedom"]).astype(float).tolist()
             intent = ("t test" if of_run.stat == "t" else "f test", tuple(df))
         label = files.Label(f"gpuvox {__version__} {name}"[:79], *intent)
@@ -433,6 +433,7 @@ class ResultFolder:
         folder = os.fspath(self.path)
         of_images = self._columns_of_images(analysis)
         reasons = [" ".join(private.words(reason.split(" "), folder)) for reason in analysis.dropped.reasons]
+        groups = analysis.variance_groups
         record = {
             "software": {"gpuvox": __version__, "formulaic": version("formulaic")},
             "table": analysis.cohort.origin,
@@ -447,6 +448,7 @@ class ResultFolder:
             **({"longitudinal": asdict(analysis.longitudinal)} if analysis.longitudinal else {}),
             "exchangeability": analysis.exchangeability.sentence,
             **({"missing": "voxelwise"} if analysis.missing_voxels else {}),
+            **({} if groups is None else {"variance_groups": np.bincount(groups).tolist()}),
             "tests": [_test_record(*each, labels, analysis) for each in zip(analysis.hypotheses, findings)],
             "images": {name: of_images[name] for name in analysis.sets if name in of_images},
             **more,
