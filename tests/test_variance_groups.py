@@ -488,11 +488,15 @@ def test_v_keeps_the_level_where_t_does_not(larger_in_the_small_group):
 @pytest.mark.parametrize("two_sided", [True, False])
 @pytest.mark.parametrize("larger_in_the_small_group", [True, False])
 def test_v_keeps_the_level_in_many_data_sets(larger_in_the_small_group, two_sided):
-    """Data sets of a seed share their permutations, so that there must be many seeds."""
+    """Data sets of a seed share their permutations, so that there must be many seeds.
+
+    One-sided tests are less accurate: where the group with the larger variance has the larger mean by chance, the data
+    as a whole are skewed, and so are their permutations, to the other side.
+    """
     rates = np.array([rates_of_t_and_v(larger_in_the_small_group, 1000, seed, two_sided) for seed in range(100)])
     t, v = rates.mean(axis=0)
     print(
         f"\nlarger in the {'small' if larger_in_the_small_group else 'large'} group, {1 + two_sided}-sided: {t} {v}"
     )
-    assert t > 0.09 if larger_in_the_small_group else t < 0.02
-    assert abs(v - 0.05) < 0.004
+    assert t > 0.1 if larger_in_the_small_group else t < 0.02
+    assert abs(v - 0.05) < (0.004 if two_sided else 0.018)
