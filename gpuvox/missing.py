@@ -20,6 +20,9 @@ rank, so that t and F of different voxels have different distributions: maps are
 tail probabilities (`z_tables`), on which maxima, clusters and enhancement are taken. Where a shuffle leaves nothing of
 the effect, z is 0.
 
+A row of the model may be unknown, too, because a regressor is missing: its subject has no data, and whoever it comes
+to in a shuffle is dropped in that shuffle, with his share of the residuals' sum of squares.
+
 Everything is computed in float64, and z is rounded once. On a GPU (``kernels/missing.cu``) every step is the same
 operation in the same order, and so are the bits.
 """
@@ -35,7 +38,7 @@ import numpy as np
 from gpuvox.device import Device, Outcomes, blocks_for
 from gpuvox.errors import DesignError
 from gpuvox.glm import DeviceModel
-from gpuvox.missing_loops import fill, find_factors, find_norms
+from gpuvox.missing_loops import fill, find_factors
 from gpuvox.partitioning import PartitionedDesign, invariant_part
 from gpuvox.reductions import DeviceItems, upload_items
 from gpuvox.signed_rows import on_device
@@ -121,6 +124,9 @@ class MissingGlm(DeviceModel):
         Effect and nuisance, of all subjects.
     invariant : (n, k) float64
         Orthonormal basis of the vectors that no shuffle moves (`Shuffler.invariant`).
+    unknown : (n,) bool, optional
+        Rows of the model that are not known, whatever stands there: regressors of these subjects are missing. They have
+        no data anywhere, and a subject to whom a shuffle brings such a row is left out in that shuffle.
     device : Device, optional
         Where maps are computed and kept; the CPU by default.
 
@@ -134,11 +140,13 @@ class MissingGlm(DeviceModel):
     model: PartitionedDesign
     invariant: Float64
     device: Device | None = None
+    unknown: Bools | None = None
     smoother: None = None
     patterns: Patterns = field(init=False, repr=False)
     _values: Float32 = field(init=False, repr=False)
     _norms: Float64 = field(init=False, repr=False)
     _columns: Float64 = field(init=False, repr=False)
+    _unknown: Bools = field(init=False, repr=False)
     _fixed: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -149,33 +157,33 @@ class MissingGlm(DeviceModel):
         if self.model.demean:
             nuisance = np.hstack([np.full((n, 1), n**-0.5), nuisance])
         fixed, moving = invariant_part(nuisance, self.invariant)
-        present = ~np.isnan(self.data)
+        unknown = (
+            np.zeros(n, dtype=bool) if self.unknown is None else np.ascontiguousarray(self.unknown, dtype=bool)
+        )
+        present = ~np.isnan(self.data) & ~unknown[:, None]
         object.__setattr__(self, "patterns", patterns(present))
         object.__setattr__(self, "_values", np.where(present, self.data, np.float32(0)))
-        object.__setattr__(self, "_fixed", fixed.shape[1])
+        # Residuals are orthogonal to what no shuffle moves only while all rows of the model are known.
+        object.__setattr__(self, "_fixed", 0 if unknown.any() else fixed.shape[1])
+        object.__setattr__(self, "_unknown", unknown)
         columns = np.ascontiguousarray(np.hstack([fixed, moving, self.model.effect]))
         object.__setattr__(self, "_columns", columns)
         if not self.estimable.any():
             raise DesignError("at no voxel are there enough data to test the contrast")
-        norms = np.zeros(self.n_voxels)
-        find_norms(self._values, *self._sets, columns, self._n_nuisance, self._unpermuted_factors, norms)
-        norms[~self.estimable] = 0
-        object.__setattr__(self, "_norms", norms)
+        object.__setattr__(self, "_norms", np.zeros(self.n_voxels))
+        no_shuffles = np.zeros((0, n), dtype=np.int32)
+        self._fill(no_shuffles, self.patterns.order, self.patterns.starts, _NO_MAPS, _NONE)  # finds the norms
 
     @property
     def _n_nuisance(self) -> int:
         return self._columns.shape[1] - self.model.rank_effect
-
-    @property
-    def _sets(self) -> tuple[Bools, Ints, Ints]:
-        return self.patterns.present, self.patterns.order, self.patterns.starts
 
     @cached_property
     def _unpermuted_factors(self) -> Float64:
         """(P, k (k + 1) / 2 + 1) Factors and degrees of freedom of the unpermuted model for each set of subjects."""
         k = self._columns.shape[1]
         out = np.empty((len(self.patterns.present), k * (k + 1) // 2 + 1))
-        find_factors(self.patterns.present, self._columns, self.model.rank_effect, out)
+        find_factors(self.patterns.present, self._columns, self._unknown, self.model.rank_effect, out)
         return out
 
     @property
@@ -278,9 +286,10 @@ class MissingGlm(DeviceModel):
     def _fill(self, shuffles: Shuffles, order: Ints, starts: Ints, maps: Float32, exact: Float64) -> None:
         table, model = self._table, self.model
         fill(
-            self._values, self.patterns.present, order, starts, self._norms, self._columns, self._fixed,
-            model.rank_effect, model.is_f, self._unpermuted_factors, np.ascontiguousarray(shuffles, dtype=np.int32),
-            table.first_x, table.first_df, table.least, table.polynomials, maps, exact,
+            self._values, self.patterns.present, order, starts, self._norms, self._columns, self._unknown,
+            self._fixed, model.rank_effect, model.is_f, self._unpermuted_factors,
+            np.ascontiguousarray(shuffles, dtype=np.int32), table.first_x, table.first_df, table.least,
+            table.polynomials, maps, exact,
         )  # fmt: skip
 
     @cached_property
@@ -302,6 +311,7 @@ class _OnDevice:
         sets = model.patterns
         self.present = np.ascontiguousarray(sets.present.T.astype(np.int32))
         self.order = sets.order.astype(np.int32)
+        self.unknown = model._unknown.astype(np.int32)
         self.unpermuted = np.ascontiguousarray(model._unpermuted_factors.T)
         self.residuals = device.empty((self.n, model.n_voxels), np.float64)
         self.units = device.empty(model.n_voxels, np.float64)
@@ -329,7 +339,8 @@ class _OnDevice:
         table, model = self.model._table, self.model
         n_df, n_x = table.polynomials.shape[:2]
         return (
-            np.int32(model._fixed), np.int32(model.model.rank_effect), np.int32(model.model.is_f),
+            self.device.keep(self.unknown), np.int32(model._fixed), np.int32(model.model.rank_effect),
+            np.int32(model.model.is_f),
             np.int32(table.first_x), np.int32(table.first_df), np.int32(n_x), np.int32(n_df),
             np.float64(table.least), self.device.keep(table.polynomials),
         )  # fmt: skip
@@ -347,7 +358,8 @@ class _OnDevice:
             device.launch(
                 "missing_factors", blocks_for((last - first) * n_maps, _THREADS, device), _THREADS, *self._sets[:2],
                 np.int32(first), np.int32(last - first), device.keep(model._columns), np.int32(self.n),
-                np.int32(self.k), np.int32(model.model.rank_effect), held.array, np.int32(n_maps), factors,
+                np.int32(self.k), np.int32(model.model.rank_effect), held.array, device.keep(self.unknown),
+                np.int32(n_maps), factors,
             )  # fmt: skip
             width = int(starts[last] - starts[first])
             blocks = blocks_for(width * n_maps, _THREADS, device)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from gpuvox.glm import ORTHOGONAL, SSE_FLOOR, ZERO_RESIDUAL
-from gpuvox.jit import inner, loop
+from gpuvox.jit import inner, loop, part, small
 from gpuvox.types import Bools, Float32, Float64, Int32, Ints
 from gpuvox.z_tables import tabulated
 
-__all__ = ["fill", "find_factors", "find_norms"]
+__all__ = ["fill", "find_factors"]
 
 WIDTH = 32
 """Voxels that are handled at a time."""
@@ -17,7 +17,7 @@ VANISHES = 1e-9
 """Share of a column's squares that other columns leave, under which it is a combination of them."""
 
 
-@inner
+@part
 def _rows_of(present: Bools, rows: Ints) -> int:
     """Number of the subjects of a set, who are listed in `rows`."""
     count = 0
@@ -28,12 +28,12 @@ def _rows_of(present: Bools, rows: Ints) -> int:
     return count
 
 
-@inner
-def _factorise(rows: Ints, columns: Float64, shuffle: Int32, rank: int, out: Float64) -> None:
+@part
+def _factorise(rows: Ints, columns: Float64, shuffle: Int32, unknown: Bools, rank: int, out: Float64) -> None:
     """out (k (k + 1) / 2 + 1): L of the shuffled columns (n, k) at some rows, and residual degrees of freedom.
 
-    A pivot that vanishes is 0, and so is what is under it. Degrees of freedom are 0 where the effect (the last `rank`
-    columns) is lost, or nothing is left.
+    Rows of the model that are unknown are left out. A pivot that vanishes is 0, and so is what is under it. Degrees of
+    freedom are 0 where the effect (the last `rank` columns) is lost, or nothing is left.
     """
     k = columns.shape[1]
     for a in range(k):
@@ -42,7 +42,8 @@ def _factorise(rows: Ints, columns: Float64, shuffle: Int32, rank: int, out: Flo
             for i in range(len(rows)):
                 s = shuffle[rows[i]]
                 s = s if s >= 0 else ~s
-                total += columns[s, a] * columns[s, c]
+                if not unknown[s]:
+                    total += columns[s, a] * columns[s, c]
             out[a * (a + 1) // 2 + c] = total
     n_columns, n_effects = 0, 0
     for j in range(k):
@@ -62,18 +63,21 @@ def _factorise(rows: Ints, columns: Float64, shuffle: Int32, rank: int, out: Flo
             for m in range(j):
                 value -= out[below + m] * out[row + m]
             out[below + j] = value / root if stands else 0.0
-    df = len(rows) - n_columns
+    df = -n_columns
+    for i in range(len(rows)):
+        s = shuffle[rows[i]]
+        df += not unknown[s if s >= 0 else ~s]
     out[-1] = df if df > 0 and n_effects == rank else 0
 
 
-@loop
-def find_factors(present: Bools, columns: Float64, rank: int, out: Float64) -> None:
+@small
+def find_factors(present: Bools, columns: Float64, unknown: Bools, rank: int, out: Float64) -> None:
     """Factors of the unpermuted model for each of the sets (P, n): out (P, k (k + 1) / 2 + 1)."""
     n = present.shape[1]
     rows, in_place = np.empty(n, np.int64), np.arange(n).astype(np.int32)
     for p in range(len(present)):
         count = _rows_of(present[p], rows)
-        _factorise(rows[:count], columns, in_place, rank, out[p])
+        _factorise(rows[:count], columns, in_place, unknown, rank, out[p])
 
 
 @inner
@@ -151,7 +155,7 @@ def _solve_transposed(factor: Float64, values: Float64, width: int) -> None:
             values[a, j] *= scale
 
 
-@inner
+@part
 def _is_constant(data: Float32, voxel: int, rows: Ints) -> bool:
     """Whether the data of a voxel are one number."""
     same = True
@@ -160,43 +164,45 @@ def _is_constant(data: Float32, voxel: int, rows: Ints) -> bool:
     return same
 
 
-@loop
-def find_norms(
-    data: Float32, present: Bools, order: Ints, starts: Ints, columns: Float64, n_nuisance: int, factors: Float64,
-    norms: Float64,
-) -> None:  # fmt: skip
-    """Norms (V,) of the residuals; 0 where there are none, and where the data are one number."""
-    n = present.shape[1]
-    rows, tile, norm = np.empty(n, np.int64), np.empty((n, WIDTH)), np.empty(WIDTH)
-    for p in range(len(present)):
-        count = _rows_of(present[p], rows)
-        for start in range(starts[p], starts[p + 1], WIDTH):
-            voxels = order[start : min(start + WIDTH, starts[p + 1])]
-            _residualise(data, voxels, rows[:count], columns, n_nuisance, factors[p], tile, norm)
-            for j in range(len(voxels)):
-                norms[voxels[j]] = 0.0 if _is_constant(data, voxels[j], rows[:count]) else norm[j]
-
-
 @inner
 def _multiply(
-    tile: Float64, rows: Ints, columns: Float64, fixed: int, shuffle: Int32, width: int, out: Float64
+    tile: Float64,
+    rows: Ints,
+    columns: Float64,
+    fixed: int,
+    shuffle: Int32,
+    unknown: Bools,
+    out: Float64,
+    left: Float64,
 ) -> None:
-    """Products of the shuffled columns with the residuals, into out (k, WIDTH); 0 of columns that shuffles keep."""
+    """Products of the shuffled columns with the residuals, into out (k, WIDTH); 0 of columns that shuffles keep.
+
+    left (width): the residuals' share in rows to which no unknown row of the model comes.
+    """
+    width = len(left)
+    left[:] = 1.0
+    for i in range(len(rows)):
+        s = shuffle[rows[i]]
+        if unknown[s if s >= 0 else ~s]:
+            for j in range(width):
+                left[j] -= tile[i, j] * tile[i, j]
     for a in range(columns.shape[1]):
         for j in range(width):
             out[a, j] = 0.0
         for i in range(len(rows) if a >= fixed else 0):
             s = shuffle[rows[i]]
             weight = columns[s, a] if s >= 0 else -columns[~s, a]
+            if unknown[s if s >= 0 else ~s]:
+                weight = 0.0
             for j in range(width):
                 out[a, j] += weight * tile[i, j]
 
 
 @inner
-def _statistic(shares: Float64, j: int, rank: int, is_f: bool, df: float) -> float:
-    """t or F from u (k, WIDTH) at voxel j."""
+def _statistic(shares: Float64, j: int, rank: int, is_f: bool, df: float, left: float) -> float:
+    """t or F from u (k, WIDTH) at voxel j, and the sum of squares that they leave something of."""
     k = len(shares)
-    left, effect = 1.0, 0.0
+    effect = 0.0
     for a in range(k):
         share = shares[a, j]
         left -= share * share
@@ -210,40 +216,44 @@ def _statistic(shares: Float64, j: int, rank: int, is_f: bool, df: float) -> flo
 
 @loop
 def fill(  # noqa: C901, PLR0913
-    data: Float32, present: Bools, order: Ints, starts: Ints, norms: Float64, columns: Float64, fixed: int, rank: int,
-    is_f: bool, unpermuted: Float64, shuffles: Int32, first_x: int, first_df: int, least: float, polynomials: Float64,
-    maps: Float32, exact: Float64,
+    data: Float32, present: Bools, order: Ints, starts: Ints, norms: Float64, columns: Float64, unknown: Bools,
+    fixed: int, rank: int, is_f: bool, unpermuted: Float64, shuffles: Int32, first_x: int, first_df: int,
+    least: float, polynomials: Float64, maps: Float32, exact: Float64,
 ) -> None:  # fmt: skip
     """z of the voxels in `order` for all shuffles of a batch.
 
-    maps (B, V) receives z, or exact (3, B, V) the statistic, its degrees of freedom and z; the other is empty.
+    maps (B, V) receives z, or exact (3, B, V) the statistic, its degrees of freedom and z; the other is empty. A batch
+    without shuffles puts into norms (V,) those of the residuals: 0 where there are none, or the data are one number.
     """
     n, k = columns.shape
     rows, tile, norm = np.empty(n, np.int64), np.empty((n, WIDTH)), np.empty(WIDTH)
     factors, shares = np.empty((len(shuffles), unpermuted.shape[1])), np.empty((k, WIDTH))
+    left = np.empty(WIDTH)
     for p in range(len(present)):
         if starts[p] == starts[p + 1] or unpermuted[p, -1] < 1:
             continue
         count = _rows_of(present[p], rows)
         for b in range(len(shuffles)):
-            _factorise(rows[:count], columns, shuffles[b], rank, factors[b])
+            _factorise(rows[:count], columns, shuffles[b], unknown, rank, factors[b])
         for start in range(starts[p], starts[p + 1], WIDTH):
             voxels = order[start : min(start + WIDTH, starts[p + 1])]
             width = len(voxels)
             _residualise(data, voxels, rows[:count], columns, k - rank, unpermuted[p], tile, norm)
+            for j in range(width if len(shuffles) == 0 else 0):
+                norms[voxels[j]] = 0.0 if _is_constant(data, voxels[j], rows[:count]) else norm[j]
             for j in range(width):
                 norm[j] = 1.0 / norm[j] if norm[j] > 0 and norms[voxels[j]] > 0 else 0.0
             for i in range(count):
                 for j in range(width):
                     tile[i, j] *= norm[j]
             for b in range(len(shuffles)):
-                _multiply(tile, rows[:count], columns, fixed, shuffles[b], width, shares)
+                _multiply(tile, rows[:count], columns, fixed, shuffles[b], unknown, shares, left[:width])
                 _solve(factors[b], shares, width)
                 df = factors[b, -1]
                 for j in range(width):
                     statistic, z = 0.0, 0.0
                     if df > 0 and norm[j] > 0:
-                        statistic = _statistic(shares, j, rank, is_f, df)
+                        statistic = _statistic(shares, j, rank, is_f, df, left[j])
                         z = tabulated(abs(statistic), df, first_x, first_df, least, polynomials)
                         z = z if is_f else z * statistic
                     if maps.size:

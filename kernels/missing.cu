@@ -2,6 +2,7 @@
 //
 // Subjects with data: present (n, n_sets) 0 or 1; of_voxel: the set of each voxel. A factor is L of the shuffled columns
 // (n, k), the effect last, row by row, and the residual degrees of freedom; numbers of factors are `stride` apart.
+// unknown (n): rows of the model that are not known, and drop the subject to whom a shuffle brings them.
 
 #include "common.cuh"
 #include "z_tables.cuh"
@@ -18,19 +19,19 @@ DEVICE int64 row_start(int a) { return (int64)a * (a + 1) / 2; }
 
 // The factor of one shuffle for the subjects of a set, into out.
 DEVICE void factorise(const int* present, int n_sets, const double* columns, int n, int k, int rank, const int* shuffle,
-                      double* out, int64 stride) {
+                      const int* unknown, double* out, int64 stride) {
     for (int a = 0; a < k; ++a)
         for (int c = 0; c <= a; ++c) {
             double total = 0.0;
             for (int i = 0; i < n; ++i)
-                if (present[(int64)i * n_sets]) {
+                if (present[(int64)i * n_sets] && !unknown[row_of(shuffle[i])]) {
                     const double* row = columns + (int64)row_of(shuffle[i]) * k;
                     total += row[a] * row[c];
                 }
             out[(row_start(a) + c) * stride] = total;
         }
     int n_columns = 0, n_effects = 0, n_rows = 0;
-    for (int i = 0; i < n; ++i) n_rows += present[(int64)i * n_sets];
+    for (int i = 0; i < n; ++i) n_rows += present[(int64)i * n_sets] && !unknown[row_of(shuffle[i])];
     for (int j = 0; j < k; ++j) {
         double* row = out + row_start(j) * stride;
         const double whole = row[j * stride];
@@ -65,6 +66,7 @@ DEVICE void solve(const double* factor, int64 stride, int k, double* values, int
 // What the factor is, and the model of which it is one.
 struct Model {
     const double* columns;
+    const int* unknown;
     int n, k, fixed, rank, is_f;
 };
 
@@ -78,11 +80,16 @@ DEVICE Found find(const Model& model, const Table& table, const int* present, in
         double product = 0.0;
         if (a >= model.fixed)
             for (int i = 0; i < n; ++i)
-                if (present[(int64)i * n_sets]) product += signed_row(model.columns + a, shuffle[i], k) * y[i * y_stride];
+                if (present[(int64)i * n_sets]) {
+                    const bool known = !model.unknown[row_of(shuffle[i])];
+                    product += (known ? signed_row(model.columns + a, shuffle[i], k) : 0.0) * y[i * y_stride];
+                }
         shares[a * step] = product;
     }
-    solve(factor, stride, k, shares, step);
     double left = 1.0, effect = 0.0;
+    for (int i = 0; i < n; ++i)
+        if (present[(int64)i * n_sets] && model.unknown[row_of(shuffle[i])]) left -= y[i * y_stride] * y[i * y_stride];
+    solve(factor, stride, k, shares, step);
     for (int a = 0; a < k; ++a) {
         double share = shares[a * step];
         left -= share * share;
@@ -141,21 +148,21 @@ KERNEL missing_prepare(const float* data, int64 n_voxels, const int* present, in
 
 // Factors (.., n_here * n_maps) of sets first ... first + n_here - 1 for all shuffles, the shuffles of a set together.
 KERNEL missing_factors(const int* present, int n_sets, int first, int n_here, const double* columns, int n, int k,
-                       int rank, const int* shuffles, int n_maps, double* factors) {
+                       int rank, const int* shuffles, const int* unknown, int n_maps, double* factors) {
     const int64 items = (int64)n_here * n_maps;
     for (int64 item = grid_thread(); item < items; item += grid_threads())
         factorise(present + first + item / n_maps, n_sets, columns, n, k, rank, shuffles + item % n_maps * n,
-                  factors + item, items);
+                  unknown, factors + item, items);
 }
 
 // z (n_maps, n_voxels) at the voxels order[start] ... order[start + width - 1], which have those sets. scratch: k doubles
 // for every thread.
 KERNEL missing_maps(const double* residuals, const double* units, int64 n_voxels, const int* present, int n_sets,
                     const int* of_voxel, int first, int n_here, const int* order, int64 start, int width,
-                    const double* columns, int n, int k, const int* shuffles, int n_maps, const double* factors, int fixed,
-                    int rank, int is_f, int first_x, int first_df, int n_x, int n_df, double least,
-                    const double* polynomials, double* scratch, float* out) {
-    const Model model = {columns, n, k, fixed, rank, is_f};
+                    const double* columns, int n, int k, const int* shuffles, int n_maps, const double* factors,
+                    const int* unknown, int fixed, int rank, int is_f, int first_x, int first_df, int n_x, int n_df,
+                    double least, const double* polynomials, double* scratch, float* out) {
+    const Model model = {columns, unknown, n, k, fixed, rank, is_f};
     const Table table = {polynomials, first_x, first_df, n_x, n_df, least};
     const int64 stride = (int64)n_here * n_maps, step = grid_threads();
     for (int64 item = grid_thread(); item < (int64)n_maps * width; item += step) {
@@ -171,11 +178,11 @@ KERNEL missing_maps(const double* residuals, const double* units, int64 n_voxels
 // doubles for every thread.
 KERNEL missing_exact(const double* residuals, const double* units, int64 n_voxels, const int* present, int n_sets,
                      const int* of_voxel, const int* count, int capacity, const int* item_map, const int* item_voxel,
-                     const double* columns, int n, int k, const int* shuffles, int fixed, int rank, int is_f, int first_x,
-                     int first_df, int n_x, int n_df, double least, const double* polynomials, double* scratch,
+                     const double* columns, int n, int k, const int* shuffles, const int* unknown, int fixed, int rank,
+                     int is_f, int first_x, int first_df, int n_x, int n_df, double least, const double* polynomials, double* scratch,
                      double* statistic, double* df, double* z) {
     const int n_items = *count < capacity ? *count : capacity;
-    const Model model = {columns, n, k, fixed, rank, is_f};
+    const Model model = {columns, unknown, n, k, fixed, rank, is_f};
     const Table table = {polynomials, first_x, first_df, n_x, n_df, least};
     const int64 step = grid_threads();
     double* factor = scratch + grid_thread();
@@ -186,7 +193,7 @@ KERNEL missing_exact(const double* residuals, const double* units, int64 n_voxel
         const int* shuffle = shuffles + (int64)item_map[item] * n;
         Found found = {0.0, 0.0, 0.0};
         if (units[v] > 0.0) {
-            factorise(here, n_sets, columns, n, k, rank, shuffle, factor, step);
+            factorise(here, n_sets, columns, n, k, rank, shuffle, unknown, factor, step);
             found = find(model, table, here, n_sets, residuals + v, n_voxels, units[v], shuffle, factor, step, shares, step);
         }
         statistic[item] = found.statistic;

@@ -152,6 +152,10 @@ def _of_missing(
     """t or F of the data that are there, as z; with an intercept, if the design has none."""
     modality, contrast, chosen = inputs.modalities[test.modality], test.contrast, description.statistic
     design, weights = inputs.designs[contrast.design].matrix, contrast.weights
+    unknown = inputs.designs[contrast.design].missing
+    if unknown.any() and not unknown.all():
+        # What stands there takes no part, but should not determine what counts as zero.
+        design = np.where(unknown[:, None], design[~unknown].mean(axis=0), design)
     with_mean = np.hstack([design, np.ones((inputs.n, 1))])
     if not chosen.demean and np.linalg.matrix_rank(with_mean) > np.linalg.matrix_rank(design):
         design, weights = with_mean, np.hstack([weights, np.zeros((len(weights), 1))])
@@ -159,8 +163,7 @@ def _of_missing(
     data = np.array(modality.data)
     if modality.missing is not None:
         data[np.broadcast_to(modality.missing, data.shape)] = np.nan
-    data[inputs.designs[contrast.design].missing] = np.nan
-    return MissingGlm(data, parts, shuffler.invariant, device)
+    return MissingGlm(data, parts, shuffler.invariant, device, unknown)
 
 
 def _of_groups(
