@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
 
 from gpuvox import __version__
 from gpuvox.analysis import Inputs, Options, Test, TestResult
@@ -269,6 +268,8 @@ def _letter(test: Test) -> str:
 
 def _z_of(values: AnyArray, record: dict) -> tuple[AnyArray, dict, Label]:
     """z of a map of uncorrected 1 − p; 0 where that is 0 or 1."""
+    from scipy.special import ndtri
+
     p = values.astype(np.float64)
     inside = (p > 0) & (p < 1)
     z = np.where(inside, ndtri(np.where(inside, p, 0.5)), 0.0)
