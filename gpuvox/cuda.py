@@ -32,6 +32,7 @@ from gpuvox.types import AnyArray, DeviceArray
 KERNELS: dict[str, tuple[str, ...]] = {
     "glm": (
         "glm_rows",
+        "glm_residuals",
         "glm_equivalent",
         "glm_maps<false>",
         "glm_maps<true>",

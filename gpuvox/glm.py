@@ -298,8 +298,6 @@ class Glm(DeviceModel):
     device: Device | None = None
     scratch: str = ""
     removed: Float64 | None = None
-    _residuals: Tiles = field(init=False, repr=False)
-    _norms: Float64 = field(init=False, repr=False)
     _basis: Float64 = field(init=False, repr=False)
     _moving: Float64 = field(init=False, repr=False)
 
@@ -308,18 +306,40 @@ class Glm(DeviceModel):
         if self.data.shape[0] != n:
             raise DesignError(f"the design has {n} rows; the data have {self.data.shape[0]} volumes")
         removed, moving = self._bases()
-        counts = (removed**2).sum(axis=1) < 1 - ALONE
-        residuals = Tiles(n, self.data.shape[1], self.scratch)
-        norms = np.empty(self.data.shape[1])
-        for start, values in pieces(self.data):
-            here = slice(start, start + values.shape[1])
-            _unit_residuals(
-                values, removed, counts, residuals.values[start // TILE : -(-here.stop // TILE)], norms[here]
-            )
-        object.__setattr__(self, "_residuals", residuals)
-        object.__setattr__(self, "_norms", norms)
         object.__setattr__(self, "_basis", removed)
         object.__setattr__(self, "_moving", moving)
+        if self.device is None:
+            _ = self._fitted  # now, rather than by the first of several threads
+
+    @cached_property
+    def _counts(self) -> Bools:
+        """(n,) Rows in which the data of a voxel must differ, or it is constant."""
+        counts: Bools = (self._basis**2).sum(axis=1) < 1 - ALONE
+        return counts
+
+    @cached_property
+    def _fitted(self) -> tuple[Tiles, Float64]:
+        """Unit residuals, and their norms before they were scaled, on the host."""
+        residuals = Tiles(self.model.n_rows, self.n_voxels, self.scratch)
+        norms = np.empty(self.n_voxels)
+        for start, values in pieces(self.data):
+            here = slice(start, start + values.shape[1])
+            tiles = residuals.values[start // TILE : -(-here.stop // TILE)]
+            _unit_residuals(values, self._basis, self._counts, tiles, norms[here])
+        return residuals, norms
+
+    @property
+    def _residuals(self) -> Tiles:
+        return self._fitted[0]
+
+    @cached_property
+    def _norms(self) -> Float64:
+        """(V,) Norms of the residuals, on the host: from the device if the residuals are made there."""
+        on_device = None if self.device is None or "_fitted" in self.__dict__ else self._on_device.norms
+        if self.device is None or on_device is None:
+            return self._fitted[1]
+        norms: Float64 = self.device.download(on_device)
+        return norms
 
     def _bases(self) -> tuple[Float64, Float64]:
         """What the data are residualised on, and the nuisance that is permuted and fitted."""
@@ -476,7 +496,7 @@ class Glm(DeviceModel):
     @property
     def streamed(self) -> bool:
         """Whether every batch reads from a file."""
-        return self._residuals.in_file
+        return bool(self.scratch) and self.data.shape[0] * self.n_voxels > 0
 
     def _exact(self, rows: Float64, number: Ints, voxels: Ints) -> tuple[Float64, Float64]:
         """Statistic and SSE in float64 of voxels in permutations, which are numbers of the rows (k, m, n)."""
@@ -528,24 +548,52 @@ class GlmOnDevice:
         self.slab = slab_width(device.free_bytes(), n, n_voxels)
         self.residuals: DeviceArray | None = None
         self.data: DeviceArray | None = None
+        self.norms: DeviceArray | None = None
         self.slabs: Slabs | None = None
         if self.slab == wide:
-            self.residuals = self._columns(glm._residuals, wide)
-            self.data = self._columns(glm.data, n_voxels)
+            self.data = self._columns(glm.data)
+            self.residuals, self.norms = self._fitted(self.data, wide)
         else:
             self.slabs = Slabs(device, n, n_voxels, self.slab, partial(copy_block, glm._residuals))
 
-    def _columns(self, values: Data, width: int) -> DeviceArray:
-        """(n, width) The columns of (n, V) values on the device, 0 beyond the last; rows are sent a few at a time."""
+    def _columns(self, values: Data) -> DeviceArray:
+        """(n, V) values on the device; rows are sent a few at a time."""
         n, n_voxels = values.shape
-        columns = self.device.empty((n, width), np.float32)
-        step = max(1, _UPLOAD_BYTES // (4 * max(width, 1)))
+        columns = self.device.empty((n, n_voxels), np.float32)
+        step = max(1, _UPLOAD_BYTES // (4 * max(n_voxels, 1)))
         for first in range(0, n, step):
             rows = slice(first, min(first + step, n))
-            part = np.zeros((rows.stop - first, width), dtype=np.float32)
-            copy_block(values, rows, slice(0, n_voxels), part[:, :n_voxels])
+            part = np.empty((rows.stop - first, n_voxels), dtype=np.float32)
+            copy_block(values, rows, slice(0, n_voxels), part)
             self.device.put(self.device.rows(columns, first, rows.stop), part)
         return columns
+
+    def _fitted(self, data: DeviceArray, width: int) -> tuple[DeviceArray, DeviceArray]:
+        """(n, width) unit residuals, 0 beyond the last voxel, and norms (V,) float64; the bits are `Glm._fitted`'s."""
+        glm, device, (n, n_voxels) = self.glm, self.device, data.shape
+        residuals, norms = device.empty((n, width), np.float32), device.empty(n_voxels, np.float64)
+        if n and n_voxels:
+            blocks, scratch = self._blocks_with_scratch(width)
+            device.launch(
+                "glm_residuals", blocks, _EXACT_THREADS, data, np.int64(n_voxels), np.int64(width),
+                device.keep(glm._basis), np.int32(glm._basis.shape[1]), device.upload(glm._counts.astype(np.int32)),
+                np.int32(n), scratch, residuals, norms,
+            )  # fmt: skip
+        return residuals, norms
+
+    def _blocks_with_scratch(self, n_items: int) -> tuple[int, DeviceArray]:
+        """Number of blocks, a thread an item at most, and n doubles for every thread."""
+        device, n = self.device, self.glm.data.shape[0]
+        each, wanted = 8 * n * _EXACT_THREADS, device.tuning.of("glm_exact").resident * device.n_processors
+        # What threads work on should stay in the cache, but every multiprocessor should have work.
+        resident = min(wanted, max(device.n_processors, device.cache_bytes // each))
+        affordable = max(1, device.free_bytes() // 2 // each)
+        blocks = min(-(-n_items // _EXACT_THREADS), resident, affordable)
+        return blocks, device.empty(blocks * _EXACT_THREADS * n, np.float64)
+
+    @property
+    def _kept_norms(self) -> DeviceArray:
+        return self.device.keep(self.glm._norms) if self.norms is None else self.norms
 
     def statistic_maps(self, shuffles: ShuffleBatch, outcomes: Outcomes) -> DeviceArray:
         """(B, V) Statistic maps, on the device."""
@@ -636,7 +684,7 @@ class GlmOnDevice:
             blocks_over(n_maps, n_voxels, 256, device),
             256,
             sse,
-            device.keep(glm._norms),
+            self._kept_norms,
             np.int64(n_voxels),
             np.int64(n_maps),
             variance,
@@ -654,7 +702,7 @@ class GlmOnDevice:
         for start in range(0, len(number), step):
             part = slice(start, start + step)
             which, column = number[part].astype(np.int32), voxels[part].astype(np.int32)
-            data, norms = self.data, self.device.keep(self.glm._norms)
+            data, norms = self.data, self._kept_norms
             if data is None:  # only the columns that are needed
                 needed, place = np.unique(column, return_inverse=True)
                 data, column = self.device.upload(take(self.glm.data, needed)), place.astype(np.int32)
@@ -668,7 +716,7 @@ class GlmOnDevice:
         """(room,) Statistic and SSE in float64 for a list on the device, where they stay."""
         device, held = self.device, on_device(shuffles, self.device)
         if self.data is not None and not self.is_null:
-            return self._exact(held, items, self.data, device.keep(self.glm._norms))
+            return self._exact(held, items, self.data, self._kept_norms)
         n_items = min(int(device.download(items.count)[0]), items.room)
         lists = (device.download(values)[:n_items] for values in (items.map, items.voxel))
         results = [np.resize(values, items.room) for values in self.exact(held, *lists)] if n_items else []
@@ -680,12 +728,7 @@ class GlmOnDevice:
     ) -> tuple[DeviceArray, DeviceArray]:
         glm, device, (n, per_shuffle) = self.glm, self.device, self.rows.shape
         statistic, sse = device.empty(items.room, np.float64), device.empty(items.room, np.float64)
-        each, wanted = 8 * n * _EXACT_THREADS, device.tuning.of("glm_exact").resident * device.n_processors
-        # What threads work on should stay in the cache, but every multiprocessor should have work.
-        resident = min(wanted, max(device.n_processors, device.cache_bytes // each))
-        affordable = max(1, device.free_bytes() // 2 // each)
-        blocks = min(-(-items.room // _EXACT_THREADS), resident, affordable)
-        scratch = device.empty(blocks * _EXACT_THREADS * n, np.float64)
+        blocks, scratch = self._blocks_with_scratch(items.room)
         device.launch(
             "glm_exact", blocks, _EXACT_THREADS, data, np.int64(data.shape[1]), norms, *items.arguments,
             device.keep(glm._basis), np.int32(glm._basis.shape[1]), *self.permuted(shuffles), np.int32(n),

@@ -224,7 +224,56 @@ namespace {
 
 const double ZERO_RESIDUAL = 1e-10, ORTHOGONAL = 1e-13, SSE_FLOOR = 1e-14;
 
+// The data y[i * y_stride] of a voxel, residualised on the columns of removed (n, n_removed), into left[i * step]; returns
+// their norm, 0 where only rounding was left.
+DEVICE double residualise(const float* y, int64 y_stride, int n, const double* removed, int n_removed, double* left,
+                          int64 step) {
+    double raw = 0.0;
+    for (int i = 0; i < n; ++i) {
+        const double value = (double)y[i * y_stride];
+        left[i * step] = value;
+        raw += value * value;
+    }
+    for (int a = 0; a < n_removed; ++a) {
+        double coefficient = 0.0;
+        for (int i = 0; i < n; ++i) coefficient += removed[i * n_removed + a] * left[i * step];
+        for (int i = 0; i < n; ++i) left[i * step] -= removed[i * n_removed + a] * coefficient;
+    }
+    double norm = 0.0;
+    for (int i = 0; i < n; ++i) norm += left[i * step] * left[i * step];
+    norm = sqrt(norm);
+    return norm <= ZERO_RESIDUAL * sqrt(raw) ? 0.0 : norm;
+}
+
 }  // namespace
+
+// Unit residuals (n, width) float32 of data (n, n_voxels), 0 where there is no residual and beyond the last voxel, and
+// norms (n_voxels). counts (n): rows in which the data of a voxel must differ, or it has no residual. scratch: n doubles
+// for every thread of the grid.
+KERNEL glm_residuals(const float* data, int64 n_voxels, int64 width, const double* removed, int n_removed,
+                     const int* counts, int n, double* scratch, float* residuals, double* norms) {
+    const int64 step = grid_threads();
+    double* left = scratch + grid_thread();
+    for (int64 voxel = grid_thread(); voxel < width; voxel += step) {
+        if (voxel >= n_voxels) {
+            for (int i = 0; i < n; ++i) residuals[i * width + voxel] = 0.0f;
+            continue;
+        }
+        const float* y = data + voxel;
+        double norm = residualise(y, n_voxels, n, removed, n_removed, left, step);
+        int last = -1;
+        bool differs = false;
+        for (int i = 0; i < n; ++i) {
+            if (!counts[i]) continue;
+            if (last >= 0 && y[i * n_voxels] != y[last * n_voxels]) differs = true;
+            last = i;
+        }
+        if (!differs) norm = 0.0;
+        norms[voxel] = norm;
+        const double unit = norm > 0.0 ? 1.0 / norm : 0.0;
+        for (int i = 0; i < n; ++i) residuals[i * width + voxel] = (float)(left[i * step] * unit);
+    }
+}
 
 // Statistic and SSE in float64 from the data, for a list of pairs of map and voxel (maps.cu): data (n, data_stride), and
 // the norms of their residuals, 0 for none, at column item_column[i]. removed (n, n_removed): what the data are
@@ -238,23 +287,9 @@ glm_exact(const float* data, int64 data_stride, const double* norms, const int* 
     const int64 step = grid_threads();
     double* left = scratch + grid_thread();
     for (int64 item = grid_thread(); item < n_items; item += step) {
-        const float* y = data + item_column[item];
         const int* shuffle = shuffles + (int64)item_map[item] * n;
-        double raw = 0.0;
-        for (int i = 0; i < n; ++i) {
-            const double value = (double)y[i * data_stride];
-            left[i * step] = value;
-            raw += value * value;
-        }
-        for (int a = 0; a < n_removed; ++a) {
-            double coefficient = 0.0;
-            for (int i = 0; i < n; ++i) coefficient += removed[i * n_removed + a] * left[i * step];
-            for (int i = 0; i < n; ++i) left[i * step] -= removed[i * n_removed + a] * coefficient;
-        }
-        double norm = 0.0;
-        for (int i = 0; i < n; ++i) norm += left[i * step] * left[i * step];
-        norm = sqrt(norm);
-        if (norm <= ZERO_RESIDUAL * sqrt(raw) || !(norms[item_column[item]] > 0.0)) norm = 0.0;
+        double norm = residualise(data + item_column[item], data_stride, n, removed, n_removed, left, step);
+        if (!(norms[item_column[item]] > 0.0)) norm = 0.0;
         const double unit = norm > 0.0 ? 1.0 / norm : 0.0;
         double effect = 0.0;
         for (int r = 0; r < per_shuffle; ++r) {

@@ -218,6 +218,27 @@ def test_lists_that_are_too_long_are_cut_into_ranges_of_maps(monkeypatch):
 
 
 @needs_compiler
+def test_residuals_are_made_on_the_device_and_the_data_sent_once():
+    """Also of voxels that are constant, 0, constant but for a subject that the nuisance fits alone, or the nuisance."""
+    rng = np.random.default_rng(3)
+    n, alone = 17, np.eye(17)[:, :1]
+    design = np.c_[rng.normal(size=n), rng.normal(size=n), alone, np.ones(n)]
+    data = rng.normal(3, 1, size=(n, 300)).astype(np.float32)
+    data[:, 0], data[:, 1], data[:, 2] = 5, 0, design[:, 1]
+    data[1:, 3] = 2
+    data[:, 299] = 1e-30 * data[:, 5]
+    model, none, device = partition(design, np.eye(4)[:1]), np.zeros((n, 0)), ShimDevice()
+    here, there = Glm(data, model, none), Glm(data, model, none, device=device)
+    made = there._on_device
+    residuals = device.download(made.residuals)
+    np.testing.assert_array_equal(residuals[:, :300], here._residuals.block(slice(None), slice(0, 300)))
+    assert residuals.shape == (n, 384)
+    assert not residuals[:, 300:].any()
+    np.testing.assert_array_equal(there._norms, here._norms)
+    np.testing.assert_array_equal(here._norms[[0, 1, 3]], 0)
+    assert "_fitted" not in there.__dict__  # nothing was computed on the host
+
+
 def test_data_larger_than_the_device_are_sent_in_slabs():
     rng = np.random.default_rng(1)
     grid, n = Grid(np.ones((16, 16, 12), dtype=bool)), 60
