@@ -2,7 +2,7 @@
 
 Means and SDs of volumes, iron and myelin are those printed by Pontillo et al. 2021 (AJNR, doi 10.3174/ajnr.A7093) for
 caudate, putamen, pallidum and thalamus; within the thalamus, atrophy and loss of iron are concentrated in the pulvinar.
-Structures are ellipsoids on a grid around the deep gray matter (MNI-like coordinates, mm).
+Structures are smooth surfaces (`anatomy`) on a grid around the deep gray matter (MNI-like coordinates, mm).
 
 For every participant, a displacement field u is computed whose divergence shrinks or expands the structures and varies
 smoothly elsewhere (u = ∇φ, ∇²φ = divergence, by FFT); the Jacobian map is det(I + ∇u), and the volume of a structure
@@ -33,6 +33,7 @@ from gpuvox.qmri import FieldConversion, TissueModel, tissue_r1
 from gpuvox.reporter import Progress
 from gpuvox.runtime.limits import default_threads
 from gpuvox.runtime.pool import Pool
+from gpuvox.study import anatomy
 from gpuvox.study.pipeline.config import example
 from gpuvox.types import Float32, Float64
 
@@ -46,15 +47,6 @@ BOX = ((-45.0, 45.0), (-42.0, 36.0), (-22.0, 34.0))
 STRUCTURES = ("caudate", "putamen", "pallidum", "thalamus")
 NUCLEI = ("anterior", "lateral", "medial", "midline", "pulvinar", "lamina")
 """Subnuclei of the thalamus; lamina is the internal medullary lamina."""
-
-# Centre and radii in mm of the right one; the left one mirrors it. Earlier ones win where they overlap.
-ELLIPSOIDS = {
-    "thalamus": ((12.0, -18.0, 8.0), (10.0, 16.5, 15.7)),
-    "pallidum": ((19.0, 1.0, -2.0), (4.6, 9.5, 13.4)),
-    "caudate": ((13.0, 14.0, 11.0), (5.5, 13.5, 15.6)),
-    "putamen": ((29.0, 3.0, 0.0), (7.0, 17.0, 13.8)),
-    "ventricle": ((4.5, -2.0, 24.0), (3.5, 22.0, 7.0)),
-}
 
 # Volume (mL, both sides), iron (mg/kg) and myelin (volume fraction): mean and SD, of MS and of HC, as printed.
 PRINTED = {
@@ -150,16 +142,14 @@ class Template:
     def labels(self) -> NDArray[np.int16]:
         """(nx, ny, nz) Labels; 0 is other tissue."""
         x, y, z = np.meshgrid(*self.axes, indexing="ij")
+        shapes = anatomy.inside(x, y, z)
+        across, along, _ = anatomy.thalamus_axes(np.abs(x), y, z)
+        parts = {name: shapes[name] for name in ("caudate", "putamen", "pallidum", "ventricle")}
+        parts |= {f"thalamus_{n}": shapes["thalamus"] & part for n, part in _nuclei(across, along).items()}
         labels = np.zeros(self.shape, dtype=np.int16)
-        for name, (centre, radii) in reversed(ELLIPSOIDS.items()):
-            u = [(abs(x) - centre[0]) / radii[0], (y - centre[1]) / radii[1], (z - centre[2]) / radii[2]]
-            inside = u[0] ** 2 + u[1] ** 2 + u[2] ** 2 <= 1
+        for name, inside in parts.items():
             for side, here in (("left", x < 0), ("right", x >= 0)):
-                if name != "thalamus":
-                    labels[inside & here] = self.names.index(f"{side}_{name}") + 1
-                    continue
-                for nucleus, part in _nuclei(u[0], u[1]).items():
-                    labels[inside & here & part] = self.names.index(f"{side}_thalamus_{nucleus}") + 1
+                labels[inside & here] = self.names.index(f"{side}_{name}") + 1
         return labels
 
     def where(self, part: str) -> NDArray[np.bool_]:
