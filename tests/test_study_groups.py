@@ -8,12 +8,15 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
 from scipy import stats
 from statsmodels.stats.power import TTestIndPower
 
 import gpuvox
 from gpuvox import files
 from gpuvox.cli.main import main
+from gpuvox.grid import Grid
+from gpuvox.study.measures.image_series import on_grid
 from gpuvox.tfce import Tfce
 
 AFFINE = np.diag([2.0, 2, 2, 1])
@@ -90,9 +93,32 @@ def test_every_two_groups_are_compared_in_both_directions(cohort):
         assert_array_equal(p, by_hand.image(f"tfce_corrp_tstat{number}").get_fdata(dtype=np.float32))
         assert (results / "clusters" / f"{name}.tsv").exists()
     assert pd.read_csv(results / "clusters" / "fa_A_lt_C.tsv", sep="\t").voxels.sum() > 0
+    figures = json.loads((results / "report_figures" / "figures.json").read_text())["files"]
+    assert figures == [
+        f"{name}_1-p.{end}" for name in ("fa_A_gt_C", "fa_B_gt_C", "fa_arm") for end in ("png", "svg")
+    ]
+    pixels = np.asarray(Image.open(results / "report_figures" / "fa_A_gt_C_1-p.png").convert("RGB")).reshape(-1, 3)
+    blue = (pixels[:, 2] == 255) & (pixels[:, 0] == 0)
+    assert blue.sum() > 500, "A < C survived: voxels in blue to light blue"
     page = (results / "report.html").read_text()
     assert "A &lt; C" in page
+    assert (
+        "1 − p of A &gt; C and A &lt; C, corrected, where p &lt; .05 (red to yellow, and blue to light blue)."
+        in page
+    )
     assert "“arm (F)” tests whether A, B and C differ in any way." in page
+
+
+def test_the_underlay_may_be_on_another_grid(tmp_path):
+    """A template of 1 mm below maps of 2 mm: a linear image is interpolated exactly."""
+    affine = np.diag([1.0, 1, 1, 1])
+    affine[:3, 3] = [-1, -2, -1]
+    x, y, z = np.meshgrid(range(20), range(20), range(16), indexing="ij")
+    nib.save(nib.Nifti1Image((x + 2 * y - z).astype(np.float32), affine), tmp_path / "template.nii.gz")
+    grid = Grid(np.ones((6, 5, 4), bool), (2, 2, 2), AFFINE)
+    found = grid.to_volume(on_grid(str(tmp_path / "template.nii.gz"), grid))
+    i, j, k = np.meshgrid(range(6), range(5), range(4), indexing="ij")
+    assert_allclose(found, (2 * i + 1) + 2 * (2 * j + 2) - (2 * k + 1), atol=1e-4)
 
 
 def test_a_column_of_images_is_checked_before_anything_runs(cohort, capsys):

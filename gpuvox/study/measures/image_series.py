@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.ndimage import affine_transform
 
 from gpuvox import files, participants
 from gpuvox.errors import FileError
@@ -161,6 +162,28 @@ def copy_volumes(source: str, out: str, keep: NDArray[np.bool_], ids: Sequence[s
         for values, is_kept in zip(files.read_volumes(source), keep):
             if is_kept:
                 write(values)
+
+
+def on_grid(image: str, grid: Grid) -> Float32:
+    """The first volume of an image on a grid, interpolated where it is on another (trilinear; 0 outside the image).
+
+    Raises
+    ------
+    FileError
+        The file is not an image.
+    """
+    header = files.read_header(image)
+    values = np.nan_to_num(next(files.read_volumes(image)))
+    own = header.grid(np.ones(header.shape[:3], dtype=bool))
+    if own.affine is None or grid.affine is None:
+        files.check_grid(header, grid, "the mask")
+        return values.astype(np.float32)
+    if header.shape[:3] == grid.shape and np.allclose(header.affine, grid.affine, atol=1e-3):
+        return values.astype(np.float32)
+    volume = values.reshape(header.shape[:3], order="F")
+    there = np.linalg.inv(header.affine) @ grid.affine
+    found = affine_transform(volume, there[:3, :3], there[:3, 3], output_shape=grid.shape, order=1)
+    return np.asarray(grid.to_vector(found.astype(np.float32)))
 
 
 def mean_image(images: Sequence[str]) -> tuple[Float32, Grid, files.ImageHeader]:

@@ -45,7 +45,7 @@ def _check_files(inputs: StudyInputs) -> None:
     for where, image in _given_images(inputs):
         with config.reading(where):
             header = files.read_header(image)
-            if mask is not None:
+            if mask is not None and where != ("template", "underlay"):  # which is interpolated
                 files.check_headers(header, mask)
             _check_volumes(inputs, where, image, header.shape[3])
     if mask is not None:

@@ -7,13 +7,14 @@ template and the scripts for the browser (sortable tables, the viewer) are in ``
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from gpuvox import files
+from gpuvox.errors import FileError
 from gpuvox.files.targets import check_targets
-from gpuvox.findings.figures import own_style
+from gpuvox.findings.figures import Saved, own_style
 from gpuvox.findings.html import render
 from gpuvox.reporter import Reporter
 from gpuvox.study.report import findings
@@ -38,7 +39,7 @@ def execute(
     study : path
         ``study.json``; other paths in it are relative to its folder.
     out : path, optional
-        ``report.html`` beside it by default.
+        ``report.html`` beside it by default. Montages of corrected p are in a folder beside it, ``report_figures``.
     reporter : Reporter
         Receives a line: where the report is.
     within : path, optional
@@ -54,9 +55,35 @@ def execute(
     study = Path(study)
     out = study.with_name("report.html") if out is None else Path(out)
     check_targets(out)
-    text = _html(_source(study, within), os.path.relpath(study.parent, out.parent))
+    with own_style():
+        page = Page.of(_source(study, within), Path(os.path.relpath(study.parent, out.parent)).as_posix())
+        text = render("report.html.j2", page.variables(), "gpuvox.study.report")
+    _write_figures(page.montages.values(), out.with_name(f"{out.stem}_figures"))
     files.write_text(out, text)
     reporter.say(f"{out} ({len(text.encode()) / 1e6:.1f} MB)")
+
+
+LIST = "figures.json"
+"""The list of the figures that are files."""
+
+
+def _write_figures(figures: Collection[Saved], folder: Path) -> None:
+    """Write figures as PNG and SVG, and their list; those of an earlier report that are no longer made are removed."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise FileError(f"the folder {folder} cannot be made: {error.strerror}") from None
+    earlier = files.read_json(folder / LIST).get("files", []) if (folder / LIST).is_file() else []
+    names = []
+    for figure in figures:
+        for ending, content in (("png", figure.png), ("svg", figure.svg)):
+            names.append(f"{figure.name}.{ending}")
+            with files.atomic(folder / names[-1]) as temporary:
+                temporary.write_bytes(content)
+    for name in set(earlier) - set(names):
+        if name == Path(name).name:
+            (folder / name).unlink(missing_ok=True)
+    files.write_json(folder / LIST, {"files": names})
 
 
 def build(

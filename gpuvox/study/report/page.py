@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from gpuvox import files
 from gpuvox.errors import FileError
 from gpuvox.findings import figures, references, sentences, tables
-from gpuvox.findings.figures import Picture
+from gpuvox.findings.figures import Picture, Saved
 from gpuvox.findings.listings import cluster_table, contrast_table
 from gpuvox.findings.page import about_mask, read_null
 from gpuvox.findings.scene import Scene, colour_ends
@@ -22,6 +23,7 @@ from gpuvox.findings.tables import Table
 from gpuvox.findings.viewer import viewer_data
 from gpuvox.study.report import findings, listings, methods
 from gpuvox.study.report.contents import Contents, check_keys
+from gpuvox.study.report.montages import montages
 from gpuvox.study.report.volumes import StudyTest, read_scene, read_tests
 from gpuvox.types import Float64
 
@@ -39,6 +41,7 @@ class Shown:
     clusters: Table | None
     is_listed: bool
     null: Picture | None
+    montage: Picture | None = None
 
 
 @dataclass(frozen=True)
@@ -128,9 +131,16 @@ class Page:
         table = cluster_table(test, *clusters, self.level) if clusters and clusters[1] else None
         at = ", ".join(figures.signed(value) for value in self.scene.millimetres(test.peak))
         pictures = figures.slices(self.scene, test, self.vmax[test.kind], self.level)
+        montage = self.montages.get(test.number)
         return Shown(
-            test, findings.of_test(test, self.source), pictures, at, table, clusters is not None, self._null(test)
-        )
+            test, findings.of_test(test, self.source), pictures, at, table, clusters is not None, self._null(test),
+            montage.picture if montage else None,
+        )  # fmt: skip
+
+    @cached_property
+    def montages(self) -> dict[int, Saved]:
+        """Montages of corrected p, by the number of the test below which they are shown."""
+        return montages(self.scene, self.tests, self.level) if self.scene is not None else {}
 
     def _null(self, test: StudyTest) -> Picture | None:
         path = test.contents.file("null")

@@ -6,15 +6,26 @@ import os
 from contextlib import ExitStack
 from dataclasses import asdict
 
+import numpy as np
+
 from gpuvox import files, ironmyelin
+from gpuvox.grid import Grid
 from gpuvox.participants import Rows
 from gpuvox.reporter import Reporter
-from gpuvox.study.measures.image_series import copy_volumes, counted, find_images, mean_image, write_images
+from gpuvox.study.measures.image_series import (
+    copy_volumes,
+    counted,
+    find_images,
+    mean_image,
+    on_grid,
+    write_images,
+)
 from gpuvox.study.measures.map_checks import check_maps, warnings_about_maps
 from gpuvox.study.pipeline.config import IRONMYELIN
 from gpuvox.study.pipeline.inputs import StudyInputs
 from gpuvox.study.pipeline.sources import cells, column_files, copy_stage_name, image_files, of_maps, of_template
 from gpuvox.study.pipeline.stages import Stage
+from gpuvox.types import Float32
 
 
 def map_stages(inputs: StudyInputs) -> list[Stage]:
@@ -96,9 +107,17 @@ def _underlay(inputs: StudyInputs) -> Stage:
         after, sources = of_maps(inputs, first)
 
     def work(reporter: Reporter) -> None:
-        mean, grid, header = mean_image(images)
+        mean, grid, header = _given(images[0]) if image else mean_image(images)
         files.write_map(inputs.path("underlay"), mean, grid, header, label=files.Label("gpuvox: mean image"))
 
+    def _given(name: str) -> tuple[Float32, Grid, files.ImageHeader]:
+        """An image on the grid of the mask."""
+        assert inputs.config.template is not None
+        of_mask = files.read_header(inputs.config.file(inputs.config.template.mask))
+        grid = of_mask.grid(np.ones(of_mask.shape[:3], dtype=bool))
+        return on_grid(name, grid), grid, of_mask
+
+    sources |= of_template(inputs, "mask") if image else {}
     return Stage("underlay", {"given": bool(image)}, ("underlay.*",), work, after, sources)
 
 

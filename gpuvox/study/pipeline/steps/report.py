@@ -25,4 +25,4 @@ def report_stage(inputs: StudyInputs, ledger: Ledger, others: Sequence[Stage]) -
     after = tuple(stage.name for stage in others)
     settings = {"title": inputs.config.study.title, "text": inputs.config.text}
     sources = of_template(inputs, "mask", "labels", "names", "underlay")
-    return Stage("report", settings, ("study.json", "report.html"), work, after, sources)
+    return Stage("report", settings, ("study.json", "report.html", "report_figures/*"), work, after, sources)
