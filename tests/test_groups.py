@@ -15,7 +15,14 @@ from gpuvox import files
 from gpuvox.cli import main
 from gpuvox.cli.groups import run
 from gpuvox.cli.main import guarded
-from gpuvox.study.statistics.ancova import ANCOVA, ancova, assign_families, check_assumptions, pairs_of_groups
+from gpuvox.study.statistics.ancova import (
+    ANCOVA,
+    Multiplicity,
+    ancova,
+    assign_families,
+    check_assumptions,
+    compare_groups,
+)
 from gpuvox.study.statistics.contingency import exact_p
 from gpuvox.study.statistics.demographics import DEMOGRAPHICS, demographics
 from gpuvox.study.statistics.effects import cohens_d, interval_of_d, partial_eta_squared
@@ -776,7 +783,9 @@ def warpbreaks():
 
 def test_pairs_as_r_prints_them():
     options = {"order": ["H", "M", "L"], "covariates": ["wool"]}
-    pairs = pairs_of_groups(warpbreaks(), ["breaks"], "tension", **options).set_index(["first", "second"])
+    pairs = compare_groups(warpbreaks(), ["breaks"], "tension", Multiplicity(pairs="tukey"), **options)[
+        1
+    ].set_index(["first", "second"])
     for key, (difference, low, high, p) in TUKEY.items():
         row = pairs.loc[key]
         assert row["difference"] == pytest.approx(difference, abs=1e-6)
@@ -790,7 +799,7 @@ def test_pairs_as_r_prints_them():
     expected = {"bonferroni": np.minimum(3 * p, 1), "sidak": 1 - (1 - p) ** 3, "holm": steps, "none": p}
     ends = {"bonferroni": 0.05 / 3, "sidak": 1 - 0.95 ** (1 / 3), "holm": 0.05, "none": 0.05}
     for method, adjusted in expected.items():
-        other = pairs_of_groups(warpbreaks(), ["breaks"], "tension", method=method, **options)
+        other = compare_groups(warpbreaks(), ["breaks"], "tension", Multiplicity(pairs=method), **options)[1]
         np.testing.assert_allclose(other["p_adjusted"], adjusted, rtol=1e-9)
         half = stats.t.isf(ends[method] / 2, 50) * other["difference_se"]
         np.testing.assert_allclose(other["difference_high"] - other["difference"], half, rtol=1e-9)
@@ -798,7 +807,8 @@ def test_pairs_as_r_prints_them():
 
 def test_cohens_d_of_pairs_is_in_units_of_the_sd_within_groups():
     table = warpbreaks().iloc[:-3]
-    pairs = pairs_of_groups(table, ["breaks"], "tension", order=["H", "M", "L"]).set_index(["first", "second"])
+    pairs = compare_groups(table, ["breaks"], "tension", Multiplicity(pairs="tukey"), order=["H", "M", "L"])[1]
+    pairs = pairs.set_index(["first", "second"])
     y = {level: part["breaks"].to_numpy() for level, part in table.groupby("tension")}
     df = len(table) - 3
     sd = np.sqrt(sum(((x - x.mean()) ** 2).sum() for x in y.values()) / df)

@@ -13,13 +13,11 @@ from gpuvox.study.statistics.least_squares import (
     adjust_p,
     bootstrap,
     correlation_statistic,
-    group_difference,
     hierarchical_regression,
     partial_correlation,
     regression_statistic,
-    sample_size_correlation,
-    sample_size_groups,
 )
+from gpuvox.study.statistics.power import group_difference, sample_size_correlation, sample_size_groups
 
 # NIST Statistical Reference Datasets, Longley (1967): deflator, GNP, unemployed, armed, population, year; employed.
 LONGLEY = np.array(

@@ -299,7 +299,7 @@ def _print_size(effect: Mapping[str, float | None], method: str, options: Mappin
         raise UsageError(
             "--out is for sample sizes from a table; those for --r and --d are printed", option="--out"
         )
-    from gpuvox.study.statistics.least_squares import sample_size_correlation, sample_size_groups
+    from gpuvox.study.statistics.power import sample_size_correlation, sample_size_groups
 
     power, alpha = options["power"], options["alpha"]
     level = f"power {power:g}, two-sided {alpha:g}"

@@ -228,17 +228,82 @@ def ancova(
         A column is missing, is not numeric, or is in no family or in two; a covariate is constant or determined by
         the group and others; a group is too small; a variable with negative values is to be log-transformed.
     """
-    check_correction(correction)
+    many = Multiplicity(families, correction)
+    return compare_groups(table, variables, group, many, order=order, covariates=covariates, log=log)[0]
+
+
+@dataclass(frozen=True)
+class Multiplicity:
+    """How p-values are corrected.
+
+    Attributes
+    ----------
+    families : dict of str to sequence of str, optional
+        See `ancova`.
+    correction : str
+        Over each family.
+    pairs : str
+        Of the pairs of three groups or more, see `posthoc.compare_pairs`; empty for no pairs.
+    """
+
+    families: Mapping[str, Sequence[str]] | None = None
+    correction: str = "fdr_bh"
+    pairs: str = ""
+
+
+def compare_groups(
+    table: pd.DataFrame,
+    variables: Sequence[str],
+    group: str = "group",
+    many: Multiplicity | None = None,
+    *,
+    order: Sequence[str] = (),
+    covariates: Sequence[str] = (),
+    log: Sequence[str] = (),
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Analyses of covariance, and the differences of every pair of three groups or more, from the same fits.
+
+    Parameters
+    ----------
+    table, variables, group, order, covariates, log
+        See `ancova`.
+    many : Multiplicity, optional
+
+    Returns
+    -------
+    DataFrame
+        See `ancova`.
+    DataFrame or None
+        One row per variable and pair; `posthoc.PAIRS` describes the columns. Variables that are not tested have none.
+        None with two groups, or if no variable was tested.
+
+    Raises
+    ------
+    InputError
+        As for `ancova`; the method for pairs is unknown.
+    """
+    many = many or Multiplicity()
+    check_correction(many.correction)
+    if many.pairs and many.pairs not in METHODS:
+        raise InputError(f"the method {many.pairs!r} for pairs is unknown; expected {', '.join(METHODS)}")
     _check_variables(table, variables, [group, *covariates])
-    member = assign_families(variables, families)
+    member = assign_families(variables, many.families)
     forced = matching(variables, [pattern for pattern in log if pattern != AUTO], "the list of variables")
     rows, design = analysed(table, group, order, covariates)
-    lines = []
+    lines: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
     for name in variables:
         how = "log" if name in forced else AUTO if AUTO in log else ""
-        row = {"variable": name, "family": member[name], "transform": "none"}
-        lines.append(row | _variable(table[name].to_numpy(dtype=np.float64)[rows], design, how, name))
-    result = pd.DataFrame(lines, columns=columns_of(ANCOVA, design.levels))
+        row, fit = _variable(table[name].to_numpy(dtype=np.float64)[rows], design, how, name)
+        lines.append({"variable": name, "family": member[name], "transform": "none"} | row)
+        if fit is not None and many.pairs and len(design.levels) > 2:
+            pairs += [{"variable": name} | pair for pair in compare_pairs(fit, design.levels, many.pairs)]
+    result = _corrected(pd.DataFrame(lines, columns=columns_of(ANCOVA, design.levels)), many.correction)
+    return result, pd.DataFrame(pairs, columns=list(PAIRS)) if pairs else None
+
+
+def _corrected(result: pd.DataFrame, correction: str) -> pd.DataFrame:
+    """The table with p corrected within each family, and the sizes of the families."""
     for family in result["family"].unique():
         # Variables that were not tested do not make the correction stricter.
         inside = (result["family"] == family) & result["p"].notna()
@@ -247,51 +312,6 @@ def ancova(
             result.loc[inside, "p_corrected"] = adjust_p(p, correction)
         result.loc[result["family"] == family, "family_size"] = int(inside.sum())
     return result.astype({"family_size": int})
-
-
-def pairs_of_groups(
-    table: pd.DataFrame,
-    variables: Sequence[str],
-    group: str = "group",
-    *,
-    order: Sequence[str] = (),
-    covariates: Sequence[str] = (),
-    log: Sequence[str] = (),
-    method: str = "tukey",
-) -> pd.DataFrame:
-    """Differences of every pair of groups in each variable, after `ancova` of the same arguments.
-
-    Parameters
-    ----------
-    method : str
-        How p is adjusted for the pairs; see `posthoc.compare_pairs`.
-
-    Returns
-    -------
-    DataFrame
-        One row per variable and pair; `posthoc.PAIRS` describes the columns. Variables that are not tested have none.
-
-    Raises
-    ------
-    InputError
-        As for `ancova`; the method is unknown.
-    """
-    if method not in METHODS:
-        raise InputError(f"the method {method!r} for pairs is unknown; expected {', '.join(METHODS)}")
-    _check_variables(table, variables, [group, *covariates])
-    forced = matching(variables, [pattern for pattern in log if pattern != AUTO], "the list of variables")
-    rows, design = analysed(table, group, order, covariates)
-    lines: list[dict[str, Any]] = []
-    for name in variables:
-        x = table[name].to_numpy(dtype=np.float64)[rows]
-        part, how = design.part(~np.isnan(x)), "log" if name in forced else AUTO if AUTO in log else ""
-        try:
-            y = _transformed(x[~np.isnan(x)], part, how, name)[0]
-            fit = _fit(_centred(y), part.matrix())
-        except _NotTestedError:
-            continue
-        lines += [{"variable": name} | row for row in compare_pairs(fit, part.levels, method)]
-    return pd.DataFrame(lines, columns=list(PAIRS))
 
 
 def check_correction(correction: str) -> None:
@@ -386,8 +406,8 @@ def analysed(
     return rows, design
 
 
-def _variable(values: Float64, everyone: _Design, how: str, name: str) -> dict[str, Any]:
-    """Row of one variable: description, and test or note."""
+def _variable(values: Float64, everyone: _Design, how: str, name: str) -> tuple[dict[str, Any], Any]:
+    """Row of one variable: description, and test or note; and the fit, or None if it was not tested."""
     there = ~np.isnan(values)
     design, x = everyone.part(there), values[there]
     row: dict[str, Any] = {"n": len(x)}
@@ -396,9 +416,10 @@ def _variable(values: Float64, everyone: _Design, how: str, name: str) -> dict[s
         row |= {f"n_{level}": len(own), f"mean_{level}": mean_of(own), f"sd_{level}": sd_of(own)}
     try:
         y, formula, before = _transformed(x, design, how, name)
-        return row | {"transform": formula, "skewness_before": before} | _tested(y, design)
+        fit = _fit(_centred(y), design.matrix())
     except _NotTestedError as reason:
-        return row | {"note": reason.message}
+        return row | {"note": reason.message}, None
+    return row | {"transform": formula, "skewness_before": before} | _tested(y, design, fit), fit
 
 
 def mean_of(x: Float64) -> float:
@@ -452,10 +473,9 @@ def _logarithm(x: Float64) -> tuple[Float64, str]:
     return np.log(x + c), f"log(x + {c:.8g})"
 
 
-def _tested(y: Float64, design: _Design) -> dict[str, float]:
-    """The analysis of covariance of one variable."""
+def _tested(y: Float64, design: _Design, fit: Any) -> dict[str, float]:
+    """The analysis of covariance of one variable, from its fit."""
     X, k, middle = design.matrix(), len(design.levels), float(y.mean())
-    fit = _fit(_centred(y), X)
     ends = fit.conf_int()
     line: dict[str, float] = {}
     for i, level in enumerate(design.levels):

@@ -14,15 +14,15 @@ from gpuvox import __version__, files, private
 from gpuvox.errors import FileError, InputError, OptionError, UsageError
 from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.reporter import Reporter
-from gpuvox.study.statistics.ancova import ANCOVA, LEVEL, ancova, explained, pairs_of_groups
+from gpuvox.study.statistics.ancova import ANCOVA, LEVEL, Multiplicity, compare_groups, explained
 from gpuvox.study.statistics.demographics import DEMOGRAPHICS, Comparison, demographics, merged
 from gpuvox.study.statistics.description import columns_described, describe
 from gpuvox.study.statistics.posthoc import PAIRS
+from gpuvox.study.statistics.sources import rows_of
 from gpuvox.tables.columns import matching
-from gpuvox.tables.conditions import left_out, select
+from gpuvox.tables.conditions import left_out
 from gpuvox.tables.groups import Groups, assign_groups
 from gpuvox.tables.reading import gather, read_participants
-from gpuvox.types import Bools
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def execute(command: Command, reporter: Reporter) -> None:
         raise UsageError(
             "nothing to compare: expected --rois, --clusters, --variables, --family or --demographics"
         )
-    part, out = table[_subset(command, table)], left_out(table, command.subset)
+    part, out = table[rows_of(table, command.subset, "subset", command.table)], left_out(table, command.subset)
     described = matching(part.columns, command.demographics, command.table)
     try:
         part, groups = _members(command, part)
@@ -129,11 +129,10 @@ def _tables(command: Command, part: pd.DataFrame, variables: Sequence[str], desc
     columns: dict[str, str] = {}
     options: dict[str, Any] = {"order": command.order, "covariates": command.covariates, "log": command.log}
     if variables:
-        frames[""] = ancova(
-            part, variables, command.group, families=command.families, correction=command.correction, **options
-        )
-        if frames[""]["df_group"].max() > 1:
-            frames["_pairs"] = pairs_of_groups(part, variables, command.group, method=command.posthoc, **options)
+        many = Multiplicity(command.families, command.correction, command.posthoc)
+        frames[""], pairs = compare_groups(part, variables, command.group, many, **options)
+        if pairs is not None:
+            frames["_pairs"] = pairs
     if described or command.tests:
         people = demographics(part, described, command.group, order=command.order, tests=command.tests)
         if command.comparisons:
@@ -161,16 +160,6 @@ def _of_one_group(
         people.attrs = dict(part.attrs)
         frames["_demographics"] = demographics(people, described, EVERYONE, order=(level,), least=1)
     return _Tables(frames)
-
-
-def _subset(command: Command, table: pd.DataFrame) -> Bools:
-    try:
-        rows = select(table, command.subset)
-    except InputError as error:
-        raise OptionError("--subset", f"cannot be evaluated on {command.table}: {error}") from None
-    if not rows.any():
-        raise OptionError("--subset", f"no participant of {command.table} fulfils {command.subset!r}")
-    return rows
 
 
 def _check_outputs(command: Command) -> None:

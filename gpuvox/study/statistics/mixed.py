@@ -15,7 +15,7 @@ from scipy import stats
 from gpuvox import files
 from gpuvox.errors import FileError, InputError, OptionError
 from gpuvox.study.statistics.ancova import check_correction
-from gpuvox.study.statistics.least_squares import check_power
+from gpuvox.study.statistics.power import check_power
 from gpuvox.study.statistics.sources import (
     Data,
     Result,
@@ -175,7 +175,10 @@ def _read(command: Mixed) -> tuple[Data, list[str]]:
             f"{command.table} has {row['participant_id']} twice at {command.time} {row[command.time]:g}"
         )
     # As in the files, before logarithms.
-    chosen, nobody = rows_of(table, command.subset, "subset", command, "visit"), np.zeros(len(table), dtype=bool)
+    chosen, nobody = (
+        rows_of(table, command.subset, "subset", command.table, "visit"),
+        np.zeros(len(table), dtype=bool),
+    )
     out = left_out(table, command.subset)
     numbers_of(table, command.time, command)
     if command.clusters:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from gpuvox.errors import FileError, InputError, OptionError, UsageError
 from gpuvox.plain import several
-from gpuvox.study.statistics import least_squares
+from gpuvox.study.statistics import power
 from gpuvox.study.statistics.sources import (
     Result,
     Source,
@@ -147,10 +147,10 @@ def _sample_size(
     values = numbers_of(rows, name, command)
     Z = indicators(rows, covariates, command.origin).to_numpy()
     try:
-        difference = least_squares.group_difference(values, first, Z)
+        difference = power.group_difference(values, first, Z)
         effect, adjusted_effect = difference.d * command.reduction, difference.d_adjusted * command.reduction
-        t_test = least_squares.sample_size_groups(effect, command.power, command.alpha)
-        ancova = least_squares.sample_size_groups(
+        t_test = power.sample_size_groups(effect, command.power, command.alpha)
+        ancova = power.sample_size_groups(
             adjusted_effect, command.power, command.alpha, difference.r2_covariates, Z.shape[1]
         )
     except InputError as error:

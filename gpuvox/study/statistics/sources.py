@@ -108,10 +108,12 @@ class Data:
 def read_data(source: Source, reference: str = "") -> Data:
     """Variables of a command, and participants who fulfil its conditions."""
     table = gather(source.table, source.rois or None, source.clusters)
-    chosen = rows_of(table, source.subset, "subset", source)
+    chosen = rows_of(table, source.subset, "subset", source.table)
     out = left_out(table, source.subset)
     # Conditions apply to the variables as in the files, before logarithms.
-    inside = rows_of(table, reference, "reference", source) if reference else np.zeros(len(table), dtype=bool)
+    inside = (
+        rows_of(table, reference, "reference", source.table) if reference else np.zeros(len(table), dtype=bool)
+    )
     transform(table, chosen, inside, source)
     return Data(table, chosen, inside, out)
 
@@ -131,14 +133,14 @@ def transform(table: pd.DataFrame, chosen: Bools, inside: Bools, source: Source)
                 raise OptionError(f"--{how}", error.message) from None
 
 
-def rows_of(table: pd.DataFrame, condition: str, option: str, source: Source, noun: str = "participant") -> Bools:
+def rows_of(table: pd.DataFrame, condition: str, option: str, origin: str, noun: str = "participant") -> Bools:
     """Rows that fulfil the condition of an option; `OptionError` if there are none."""
     try:
         rows = select(table, condition)
     except InputError as error:
-        raise OptionError(f"--{option}", error.message) from None
+        raise OptionError(f"--{option}", f"cannot be evaluated on {origin}: {error.message}") from None
     if not rows.any():
-        raise OptionError(f"--{option}", f"no {noun} of {source.table} fulfils {condition!r}")
+        raise OptionError(f"--{option}", f"no {noun} of {origin} fulfils {condition!r}")
     return rows
 
 
