@@ -615,7 +615,7 @@ SIZES = ["samplesize", "--table", "participants.tsv", "--group", "group"]
         ([*REGRESSION, "--outcome", "edss", *BLOCK, "--each", "nothing*"], "--each: .* has nothing named 'nothing\\*'"),
         ([*REGRESSION, "--outcome", "edss", "--block", "age=sex", "--each", "age"], "choose another"),
         ([*REGRESSION, "--outcome", "edss", *BLOCK, "--subset", "age > 200"], "--subset: no participant"),
-        ([*REGRESSION, "--outcome", "edss", *BLOCK, "--subset", "ages > 20"], "--subset: the condition"),
+        ([*REGRESSION, "--outcome", "edss", *BLOCK, "--subset", "ages > 20"], "--subset: cannot be evaluated on part"),
         ([*REGRESSION, "--outcome", "edss", *BLOCK, "--subset", HC], "model edss: none of 20 participants has all of"),
         ([*REGRESSION, "--outcome", "edss", *BLOCK, "--subset", "participant_id in ('s01', 's02', 's04')"],
          "2 predictors need more than 3 participants"),
