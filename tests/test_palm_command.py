@@ -145,6 +145,13 @@ def test_shufflings_that_were_saved_are_those_that_were_used(small):
     np.testing.assert_array_equal(np.loadtxt(small / "o_dat_tstat_max_c1.csv"), maxima)
 
 
+def test_tests_that_are_corrected_together_need_the_same_shufflings(small, capsys):
+    assert palm(small, f"{RUN} -saveperms") == 0
+    capsys.readouterr()
+    assert palm(small, f"{RUN} -corrcon --permutations {small / 'o'}") == 2
+    assert "contrast 2 of design 1" in capsys.readouterr().err
+
+
 def test_the_scales_of_p(small):
     """1 − p and −log10 p of the same p."""
     scales = {}

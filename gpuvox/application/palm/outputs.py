@@ -46,11 +46,13 @@ class Writer:
         """Write a map or a table of values that are 0 where nothing was tested."""
         self._write(name, values, test, 0.0)
 
-    def p(self, name: str, values: AnyArray, test: PalmTest) -> None:
-        """Write p on the scale that was asked for; nothing is significant where nothing was tested."""
-        scale, label = self.description.saved.scale, APPROXIMATIONS.get(self.description.acceleration, "")
-        if "parap" in name:
-            label = "parametric p"
+    def p(self, name: str, values: AnyArray, test: PalmTest, label: str | None = None) -> None:
+        """Write p on the scale that was asked for; nothing is significant where nothing was tested.
+
+        The label in headers of images says by default whether p is an approximation.
+        """
+        scale = self.description.saved.scale
+        label = APPROXIMATIONS.get(self.description.acceleration, "") if label is None else label
         if scale == "1-p":
             self._write(name, 1 - values, test, 0.0, label)
         elif scale == "-log10 p":

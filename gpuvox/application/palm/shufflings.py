@@ -41,15 +41,17 @@ def shufflers(
     InputError
         Blocks do not allow what is asked for, or are malformed; a file of shufflings is missing or does not fit.
     """
-    prefix = description.exchangeability.permutations
-    if prefix:
-        return {contrast: _read(description, inputs, contrast) for contrast in contrasts}
     shared = are_shared(description, contrasts)
     by_number = description.design_per_input and description.over_modalities
     together: dict[object, list[Contrast]] = {}
     for contrast in contrasts:
         key = 0 if shared else contrast.number if by_number else contrast
         together.setdefault(key, []).append(contrast)
+    if description.exchangeability.permutations:
+        read = {contrast: _read(description, inputs, contrast) for contrast in contrasts}
+        for same in together.values():
+            _check_same(description, same, [read[contrast] for contrast in same])
+        return read
     found: dict[Contrast, AnyShuffler] = {}
     for same in together.values():
         found |= dict.fromkeys(same, _draw(description, inputs, same))
@@ -72,6 +74,17 @@ def _read(description: PalmDescription, inputs: PalmInputs, contrast: Contrast) 
         raise
     except InputError as error:
         raise FileError(f"{name}: {error}", file=name) from None
+
+
+def _check_same(description: PalmDescription, contrasts: Sequence[Contrast], sets: Sequence[AnyShuffler]) -> None:
+    """Tests that are corrected together need the same shuffle in each place of their sets."""
+    first = sets[0].shuffles(0, sets[0].n)
+    for contrast, other in zip(contrasts, sets):
+        if other.n != len(first) or not np.array_equal(other.shuffles(0, other.n), first):
+            raise FileError(
+                f"the shufflings of {contrast.title} in {description.exchangeability.permutations}… differ from those "
+                f"of {contrasts[0].title}; contrasts that are corrected together need the same ones"
+            )
 
 
 def _draw(description: PalmDescription, inputs: PalmInputs, contrasts: Sequence[Contrast]) -> AnyShuffler:

@@ -51,10 +51,10 @@ def _shown(description: PalmDescription, tested: Tested, unit: Unit) -> Float64:
 def _write_parametric(description: PalmDescription, writer: Writer, tested: Tested, kind: str) -> None:
     two = description.statistic.two_tailed and tested.test.contrast.is_t
     p = 2 * ndtr(-np.abs(tested.z)) if two else ndtr(-tested.z)
-    writer.p(writer.name(description.unit, kind, tested.test, "uncparap"), p, tested.test)
+    writer.p(writer.name(description.unit, kind, tested.test, "uncparap"), p, tested.test, "parametric p")
     if description.false_discovery:
         rate = _rate(description, p)
-        writer.p(writer.name(description.unit, kind, tested.test, "fdrparap"), rate, tested.test)
+        writer.p(writer.name(description.unit, kind, tested.test, "fdrparap"), rate, tested.test, "parametric p")
 
 
 def _write_dof(description: PalmDescription, writer: Writer, tested: Tested, kind: str) -> None:
