@@ -732,8 +732,8 @@ class GlmOnDevice:
         device.launch(
             "glm_exact", blocks, _EXACT_THREADS, data, np.int64(data.shape[1]), norms, *items.arguments,
             device.keep(glm._basis), np.int32(glm._basis.shape[1]), *self.permuted(shuffles), np.int32(n),
-            np.int32(per_shuffle), np.int32(glm.model.rank_effect), np.int32(glm.model.is_f),
-            np.float64(glm.df), scratch, statistic, sse,
+            np.int32(per_shuffle), np.int32(shuffles.has_signs), np.int32(glm.model.rank_effect),
+            np.int32(glm.model.is_f), np.float64(glm.df), scratch, statistic, sse,
         )  # fmt: skip
         return statistic, sse
 

@@ -425,7 +425,7 @@ class Shuffler:
                 self._permute_on(device, which, out)
             if self.flips:
                 self._flip_on(device, which, out)
-        return DeviceShuffles(out, device)
+        return DeviceShuffles(out, device, self.flips)
 
     def _permute_on(self, device: Device, which: tuple[np.generic, ...], out: DeviceArray) -> None:
         tables, (n_maps, _) = self._tables, out.shape

@@ -62,10 +62,13 @@ class DeviceShuffles:
     ----------
     array : (B, n) int32
     device : Device
+    has_signs : bool
+        False only if no sign is flipped.
     """
 
     array: DeviceArray
     device: Device
+    has_signs: bool = True
 
     def __len__(self) -> int:
         return len(self.array)
@@ -80,4 +83,4 @@ def on_device(shuffles: Shuffles | DeviceShuffles, device: Device) -> DeviceShuf
     """Shuffles on a device; those of the host are sent there."""
     if isinstance(shuffles, DeviceShuffles):
         return shuffles
-    return DeviceShuffles(device.upload(shuffles.astype(np.int32)), device)
+    return DeviceShuffles(device.upload(shuffles.astype(np.int32)), device, bool((shuffles < 0).any()))

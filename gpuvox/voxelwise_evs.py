@@ -458,13 +458,13 @@ class _OnDevice:
         glm, device = self.glm, self.device
         shape = (len(shuffles), glm.n_voxels)
         out, variance = device.empty(shape, kind), device.empty(shape if glm.smoother else (1, 1), kind)
-        array = on_device(shuffles, device).array
+        held = on_device(shuffles, device)
         exact = kind is np.float64
         for start, width, made in self.slabs():
             device.launch(
                 f"voxelwise_maps<{'double' if exact else 'float'}>",
                 blocks_for(len(shuffles) * width, _THREADS, device), _THREADS,
-                *made, np.int32(width), array, np.int32(len(shuffles)), *self._model(),
+                *made, np.int32(width), held.array, np.int32(len(shuffles)), np.int32(held.has_signs), *self._model(),
                 np.float64(cancels_below(self.n)), np.int32(exact), np.int64(glm.n_voxels), np.int64(start), out,
                 np.int32(glm.smoother is not None), variance,
             )  # fmt: skip
@@ -481,10 +481,11 @@ class _OnDevice:
         device, statistic = self.device, self.device.empty(items.room, np.float64)
         if self.slab < self.glm.n_voxels and not device.download(items.count)[0]:
             return statistic  # before data are sent in vain
-        array = on_device(shuffles, device).array
+        held = on_device(shuffles, device)
         for start, width, made in self.slabs():
             device.launch(
                 "voxelwise_exact", blocks_for(items.room, _THREADS, device), _THREADS,
-                *made, np.int32(width), np.int32(start), *items.arguments, array, *self._model(), statistic,
+                *made, np.int32(width), np.int32(start), *items.arguments, held.array, np.int32(held.has_signs),
+                *self._model(), statistic,
             )  # fmt: skip
         return statistic

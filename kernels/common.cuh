@@ -90,11 +90,13 @@ DEVICE int64 double_bits(double value) {
 
 // Shuffles are signed row numbers, see gpuvox/signed_rows.py: the row of one, and its value in a column of a table whose
 // rows are `width` apart.
-DEVICE int row_of(int shuffled) { return shuffled < 0 ? ~shuffled : shuffled; }
+DEVICE int row_of(int shuffled) { return shuffled ^ (shuffled >> 31); }
 
 DEVICE double signed_row(const double* column, int shuffled, int width) {
-    const double value = column[(int64)row_of(shuffled) * width];
-    return shuffled < 0 ? -value : value;
+    union { double d; uint64 i; } value;
+    value.d = column[(int64)row_of(shuffled) * width];
+    value.i ^= (uint64)(unsigned)(shuffled & 0x80000000) << 32;
+    return value.d;
 }
 
 // Join the trees of two nodes of a union-find forest that several threads work on: the root with the larger number is

@@ -281,7 +281,7 @@ KERNEL glm_residuals(const float* data, int64 n_voxels, int64 width, const doubl
 KERNEL_FOR(128, 2)
 glm_exact(const float* data, int64 data_stride, const double* norms, const int* count, int capacity,
           const int* item_map, const int* item_column, const double* removed, int n_removed, const double* basis,
-          const int* shuffles, int n, int per_shuffle, int rank, int is_f, double df, double* scratch,
+          const int* shuffles, int n, int per_shuffle, int has_signs, int rank, int is_f, double df, double* scratch,
           double* statistic, double* sse_out) {
     const int n_items = *count < capacity ? *count : capacity;
     const int64 step = grid_threads();
@@ -296,12 +296,12 @@ glm_exact(const float* data, int64 data_stride, const double* norms, const int* 
             double product = 0.0;
             for (int i = 0; i < n; ++i) {
                 const int s = shuffle[i];
-                const double w = signed_row(basis + r, s, per_shuffle);
+                const double w = has_signs ? signed_row(basis + r, s, per_shuffle) : basis[s * per_shuffle + r];
                 product += w * left[i * step];
             }
             for (int i = 0; i < n; ++i) {
                 const int s = shuffle[i];
-                const double w = signed_row(basis + r, s, per_shuffle);
+                const double w = has_signs ? signed_row(basis + r, s, per_shuffle) : basis[s * per_shuffle + r];
                 left[i * step] -= w * product;
             }
             double share = product * unit;

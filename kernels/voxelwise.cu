@@ -119,7 +119,7 @@ struct Fit {
 // Statistic of one shuffle at one voxel from products in T; NaN where the SSE is under `limit`, floored if not.
 template <class T>
 DEVICE Fit fit(const double* columns, const double* y, const int* stands, int64 stride, const int* shuffle,
-               int n, int k, int first_column, int n_nuisance, int spent, int n_out, int is_f, double limit) {
+               int has_signs, int n, int k, int first_column, int n_nuisance, int spent, int n_out, int is_f, double limit) {
     double effect = 0.0, df = n - spent;
     int numerator = 0;
     T lost = 0;
@@ -127,7 +127,7 @@ DEVICE Fit fit(const double* columns, const double* y, const int* stands, int64 
         const double* gone = columns + (int64)k * n * stride;
         for (int i = 0; i < n; ++i) {
             const T value = (T)y[i * stride];
-            const T share = (T)gone[row_of(shuffle[i]) * stride] * value;
+            const T share = (T)gone[(has_signs ? row_of(shuffle[i]) : shuffle[i]) * stride] * value;
             if (sizeof(T) == 4)
                 lost = (T)fmaf((float)share, (float)value, (float)lost);
             else
@@ -142,7 +142,7 @@ DEVICE Fit fit(const double* columns, const double* y, const int* stands, int64 
         for (int i = 0; i < n; ++i) {
             const T value = (T)y[i * stride];
             const int s = shuffle[i];
-            if (s < 0)
+            if (has_signs && s < 0)
                 product -= (T)column[~s * stride] * value;
             else if (sizeof(T) == 4)
                 product = (T)fmaf((float)column[s * stride], (float)value, (float)product);
@@ -175,7 +175,7 @@ DEVICE Fit fit(const double* columns, const double* y, const int* stands, int64 
 // float64 ones where those cancel or everywhere if `exact`. variance (like out) if want_variance.
 template <class Real>
 KERNEL voxelwise_maps(const double* columns, const double* y, const int* stands, const double* norms, int width,
-                      const int* shuffles, int n_maps, int n, int k, int first_column, int n_nuisance,
+                      const int* shuffles, int n_maps, int has_signs, int n, int k, int first_column, int n_nuisance,
                       int spent, int n_out, int is_f, double limit, int exact, int64 out_stride, int64 out_first, Real* out,
                       int want_variance, Real* variance) {
     for (int64 item = grid_thread(); item < (int64)n_maps * width; item += grid_threads()) {
@@ -184,10 +184,10 @@ KERNEL voxelwise_maps(const double* columns, const double* y, const int* stands,
         Fit found;
         found.statistic = nan("");
         if (!exact)
-            found = fit<float>(columns + v, y + v, stands + v, width, shuffle, n, k, first_column, n_nuisance,
+            found = fit<float>(columns + v, y + v, stands + v, width, shuffle, has_signs, n, k, first_column, n_nuisance,
                                spent, n_out, is_f, limit);
         if (found.statistic != found.statistic)
-            found = fit<double>(columns + v, y + v, stands + v, width, shuffle, n, k, first_column, n_nuisance,
+            found = fit<double>(columns + v, y + v, stands + v, width, shuffle, has_signs, n, k, first_column, n_nuisance,
                                 spent, n_out, is_f, NO_LIMIT);
         const int64 place = b * out_stride + out_first + v;
         out[place] = norms[v] > 0.0 ? (Real)found.statistic : (Real)0;
@@ -199,14 +199,14 @@ KERNEL voxelwise_maps(const double* columns, const double* y, const int* stands,
 // The same in float64 for a list of pairs of map and voxel (maps.cu); those whose voxel is not of the slab are left out.
 KERNEL voxelwise_exact(const double* columns, const double* y, const int* stands, const double* norms, int width,
                        int first, const int* count, int capacity, const int* item_map, const int* item_voxel,
-                       const int* shuffles, int n, int k, int first_column, int n_nuisance, int spent,
+                       const int* shuffles, int has_signs, int n, int k, int first_column, int n_nuisance, int spent,
                        int n_out, int is_f, double* statistic) {
     const int n_items = *count < capacity ? *count : capacity;
     for (int64 item = grid_thread(); item < n_items; item += grid_threads()) {
         const int64 v = item_voxel[item] - first;
         if (v < 0 || v >= width) continue;
         const Fit found = fit<double>(columns + v, y + v, stands + v, width, shuffles + (int64)item_map[item] * n,
-                                      n, k, first_column, n_nuisance, spent, n_out, is_f, NO_LIMIT);
+                                      has_signs, n, k, first_column, n_nuisance, spent, n_out, is_f, NO_LIMIT);
         statistic[item] = norms[v] > 0.0 ? found.statistic : 0.0;
     }
 }

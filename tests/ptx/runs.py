@@ -10,6 +10,7 @@ import numpy as np
 
 from bench.device.lab import host, there
 from gpuvox import reductions
+from gpuvox.block_tree import shuffler_of
 from gpuvox.cluster import cluster_maps, cluster_maxima, normalised_extents
 from gpuvox.device import Device
 from gpuvox.glm import Glm
@@ -173,7 +174,21 @@ class Run:
     tolerance: float = 0.0
 
 
+def shuffling(device: Device | None) -> list[np.ndarray]:
+    """Permutations, sign flips and both, of rows, of blocks, and of a tree of blocks; with ranks and without."""
+    few, many = np.arange(12) % 3, np.arange(40.0)
+    tree = np.column_stack([-np.ones(12), np.repeat([1, 2, 3], 4), np.arange(1, 13)])
+    out = []
+    for both in (False, True):
+        for labels, blocks in ((few, None), (many, None), (few, np.repeat([1, 2], 6)), (few, tree)):
+            shuffler = shuffler_of(labels, Permutations(40, 5, blocks, permute_and_flip=both))
+            out.append(shuffler.shuffles(0, 40) if device is None else shuffler.on_device(0, 40, device).on_host())
+    flips = shuffler_of(few, Permutations(40, 5, flip=True))
+    return [*out, flips.shuffles(0, 40) if device is None else flips.on_device(0, 40, device).on_host()]
+
+
 RUNS: dict[str, Run] = {
+    "shuffles": Run(shuffling),
     **{f"TFCE, C {c}": Run(partial(enhancement, c)) for c in (6, 18, 26)},
     "TFCE, exact": Run(partial(by_height, True)),
     "TFCE, more levels than int16 holds": Run(partial(by_height, False)),
