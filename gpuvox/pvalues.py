@@ -97,6 +97,10 @@ def adaptive_false_discovery_rate(p: Float64, tests: int | None = None) -> Float
     return adjusted
 
 
+FALSE_DISCOVERY_RATES = {"bh": false_discovery_rate, "bky": adaptive_false_discovery_rate}
+"""Adjusted p-values by the initials of the authors of each procedure."""
+
+
 def critical_value(null: ArrayLike, level: float = 0.05) -> float:
     """Value that an observed statistic must exceed at a family-wise level: the ⌈(1 − level)·N⌉-th smallest.
 

@@ -14,6 +14,7 @@ from scipy.stats import nct, norm
 import gpuvox
 from gpuvox.cli.main import main
 from gpuvox.cohort.table import read_cohort
+from gpuvox.errors import SettingError
 from gpuvox.files import read_mask
 from gpuvox.findings.runs import read_run
 from gpuvox.findings.values import find_images, value_table
@@ -30,6 +31,7 @@ from tests.front_door import (
     read,
     same,
 )
+from tests.palm.naive import bky
 
 
 @pytest.fixture
@@ -260,13 +262,18 @@ def test_false_discovery_rate(two_groups):
     assert not list(out.glob("*clusterSizeFDR*"))
     sidecar = json.loads((out / "contrast-MSMinusHC_stat-logp_desc-voxFDR_statmap.json").read_text())
     assert sidecar["Correction"].startswith("false discovery rate")
-    result = gpuvox.voxelwise(
-        f"{two_groups.folder}/maps/{{participant_id}}_gm.nii.gz", two_groups.table, "group + age", "MS - HC", fdr=True,
-        mask=two_groups.folder / "mask.nii.gz", n_permutations=60, seed=7,
-    )  # fmt: skip
+    source = f"{two_groups.folder}/maps/{{participant_id}}_gm.nii.gz"
+    settings = {"mask": two_groups.folder / "mask.nii.gz", "n_permutations": 60, "seed": 7}
+    result = gpuvox.voxelwise(source, two_groups.table, "group + age", "MS - HC", fdr=True, **settings)
     mine = read(out / "contrast-MSMinusHC_stat-logp_desc-tfceFDR_statmap")
     assert_array_equal(result.image("MS - HC", "tfceFDR").get_fdata(dtype=np.float32)[inside], mine[inside])
     assert "false discovery rate" in repr(result)
+    adaptive = gpuvox.voxelwise(source, two_groups.table, "group + age", "MS - HC", fdr="bky", **settings)
+    p = exceeding_by_hand(out / "randomise" / "t_tfce_p_tstat1")[inside] / 60
+    q = 10.0 ** -adaptive.maps["MS - HC", "tfceFDR"].astype(float)
+    assert_allclose(np.sort(q), np.sort(bky(p)), rtol=1e-6)
+    with pytest.raises(SettingError, match="'bh' or 'bky' is expected"):
+        gpuvox.voxelwise(source, two_groups.table, "group + age", "MS - HC", fdr="BY", **settings)
 
 
 def test_effects_are_those_of_statsmodels(two_groups):

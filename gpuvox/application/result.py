@@ -25,7 +25,7 @@ from gpuvox.findings.map_names import OF_VOXELS, map_entities, title
 from gpuvox.findings.runs import by_precedence
 from gpuvox.grid import Grid
 from gpuvox.plain import escaped, several
-from gpuvox.pvalues import false_discovery_rate
+from gpuvox.pvalues import FALSE_DISCOVERY_RATES
 from gpuvox.reporter import Reporter
 from gpuvox.types import AnyArray, Float32, Float64, Ints
 
@@ -77,8 +77,11 @@ class TestMaps:
     p: Mapping[str, Float64]
 
     @classmethod
-    def of(cls, result: TestResult, *, fdr: bool = False) -> TestMaps:
-        """The maps of a test; with `fdr`, uncorrected p-values of voxels also give false discovery rates."""
+    def of(cls, result: TestResult, *, fdr: str = "") -> TestMaps:
+        """The maps of a test; with `fdr`, uncorrected p-values of voxels also give false discovery rates.
+
+        `fdr` is one of `pvalues.FALSE_DISCOVERY_RATES`.
+        """
         values: dict[str, Float32] = {}
         p: dict[str, Float64] = {}
         for name, each in result.maps.items():
@@ -92,7 +95,8 @@ class TestMaps:
             else:
                 values[stat] = each
         if fdr:
-            p |= {OF_VOXELS[desc]: false_discovery_rate(each) for desc, each in p.items() if desc in OF_VOXELS}
+            rate = FALSE_DISCOVERY_RATES[fdr]
+            p |= {OF_VOXELS[desc]: rate(each) for desc, each in p.items() if desc in OF_VOXELS}
         return cls(values | {desc: log_p(each) for desc, each in p.items()}, p)
 
     @property

@@ -95,6 +95,7 @@ def build_parser() -> Parser:
     add_further_outputs(outputs)
     add_flag(outputs, "--across-tests", "also write p-values that are corrected over all tests and sets of images")
     add_flag(outputs, "--fdr", "also write p-values of voxels that control the false discovery rate")
+    add_flag(outputs, "--fdr-adaptive", "the same by the adaptive procedure of Benjamini, Krieger and Yekutieli")
     add_flag(outputs, "--fsl-names", "also write the maps under FSL's names, in DIR/randomise")
     add_quiet(outputs, "print only errors and warnings")
     _add_report(parser.add_argument_group("report, tables and figures (DIR/report.html and DIR/report)"))
@@ -330,7 +331,7 @@ def describe(options: argparse.Namespace) -> Any:
         )
         if options.longitudinal
         else None,
-        fdr=options.fdr,
+        fdr="bky" if options.fdr_adaptive else "bh" if options.fdr else "",
         across_tests=options.across_tests,
         thresholds=tuple(thresholds),
         run=describe_run(of_run, []),

@@ -91,8 +91,12 @@ def _inference(run: Run) -> list[str]:
             f"p-values of voxels and of TFCE are approximations [@winkler2016tail], taken from {law}."
         )
     if any(desc.endswith("FDR") for test in run.tests for desc in test.corrected):
-        sentences.append("The false discovery rate was controlled by the procedure of Benjamini and Hochberg "
-                         "[@benjamini1995].")  # fmt: skip
+        sentences.append(
+            "The false discovery rate was controlled by the adaptive procedure of Benjamini, Krieger and Yekutieli "
+            "[@benjamini2006]."
+            if run.record.get("false_discovery_rate") == "bky"
+            else "The false discovery rate was controlled by the procedure of Benjamini and Hochberg [@benjamini1995]."
+        )
     if any(desc.endswith("FWEacross") for test in run.tests for desc in test.corrected):
         sentences.append("Corrected p-values over all tests refer to the largest statistic of all of them.")
     elif len(run.tests) > 1:

@@ -12,17 +12,21 @@ from bench.device.lab import host, there
 from gpuvox import reductions
 from gpuvox.block_tree import shuffler_of
 from gpuvox.cluster import cluster_maps, cluster_maxima, normalised_extents
+from gpuvox.correlation import correlation
 from gpuvox.device import Device
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
+from gpuvox.missing import MissingGlm
 from gpuvox.normal_scores import Magnitude, ZScale
 from gpuvox.partitioning import partition
 from gpuvox.permtest import PermutationTest
 from gpuvox.qmri import FieldConversion, Inversion, TissueModel
+from gpuvox.regression_methods import Method, RegressionTest
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.statistics import Statistics
 from gpuvox.tfce import CODE_LEVELS, Enhancer, Tfce
+from gpuvox.variance_groups import VarianceGroupsGlm
 
 SHAPE = (13, 12, 11)
 """More voxels than a block has threads, so that all of its warps have work."""
@@ -102,6 +106,28 @@ def scale_of_z(device: Device | None) -> list[np.ndarray]:
         test = PermutationTest(model if is_f else Magnitude(model), grid, shuffler, statistics)
         result = test.observe().run(0, shuffler.n)
         out += [values[:1] for group in (result.maxima, result.below) for values in group.values()]
+    return out
+
+
+def other_models(device: Device | None) -> list[np.ndarray]:
+    """Models beside t and F: other permutation methods, correlations, variance groups, missing data."""
+    rng, n, n_voxels, contrast = np.random.default_rng(8), 10, 70, [[1, -1, 0, 0]]
+    design = np.c_[np.arange(n) % 2, 1 - np.arange(n) % 2, rng.normal(size=(n, 2))]
+    data = rng.normal(size=(n, n_voxels)).astype(np.float32)
+    holes = np.where(rng.random(data.shape) < 0.1, np.float32(np.nan), data)
+    shuffler = Shuffler(design[:, :1], Permutations(6, 1, permute_and_flip=True))
+    parts, shuffles = partition(design, contrast), shuffler.shuffles(0, 6)
+    tests = [RegressionTest(design, contrast, method) for method in (Method.DRAPER_STONEMAN, Method.TER_BRAAK)]
+    models = [
+        *(test.model(data, shuffler.invariant) for test in tests),
+        correlation(data, design, contrast, shuffler.invariant),
+        VarianceGroupsGlm(data, parts, shuffler.invariant, np.arange(n) % 2),
+        MissingGlm(holes, parts, shuffler.invariant),
+    ]
+    out, number, voxel = [], np.arange(20) % 6, np.arange(20)
+    for model in models:
+        there = model.on(device)
+        out += [host(device, there.statistic_maps(shuffles)), there.exact(shuffles, number, voxel)]
     return out
 
 
@@ -194,6 +220,7 @@ RUNS: dict[str, Run] = {
     "TFCE, more levels than int16 holds": Run(partial(by_height, False)),
     "t and F": Run(t_and_f),
     "the scale of z": Run(scale_of_z),
+    "other models": Run(other_models),
     "smoothed": Run(smoothed),
     "clusters": Run(clusters),
     **{f"sums of {kind}": Run(partial(sums, kind)) for kind in ("float32", "float64", "int64")},

@@ -84,8 +84,8 @@ class VoxelwiseDescription:
     variance_groups : tuple of str
         Columns whose values, or combinations of values, may differ in variance; or ``auto`` alone, for the groups of
         rows that permutations can exchange.
-    fdr : bool
-        Whether p-values of voxels are corrected for the false discovery rate, too.
+    fdr : str
+        By which of `pvalues.FALSE_DISCOVERY_RATES` p-values of voxels are corrected, too; empty: by none.
     across_tests : bool
         Whether p-values are corrected over all tests and sets of images, too.
     thresholds : tuple of ClusterThreshold
@@ -104,7 +104,7 @@ class VoxelwiseDescription:
     variance_groups: tuple[str, ...] = ()
     covariates: Mapping[str, Any] = field(default_factory=dict)
     longitudinal: Longitudinal | None = None
-    fdr: bool = False
+    fdr: str = ""
     across_tests: bool = False
     thresholds: tuple[ClusterThreshold, ...] = ()
     run: RunDescription = field(default_factory=lambda: RunDescription("", ""))
@@ -124,8 +124,8 @@ class Run:
         No rows but in a run of F tests.
     names : Names
     options : Options
-    fdr : bool
-        p-values that are corrected for the false discovery rate are written, too.
+    fdr : str
+        See `VoxelwiseDescription`.
     images : str
         The set of images that is tested; empty if there is one.
     labels : (n, tests) float64 or None
@@ -138,7 +138,7 @@ class Run:
     f_tests: Float64
     names: Names
     options: Options
-    fdr: bool = False
+    fdr: str = ""
     images: str = ""
     labels: Float64 | None = None
 

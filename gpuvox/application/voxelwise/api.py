@@ -44,6 +44,7 @@ from gpuvox.grid import Grid
 from gpuvox.joint import JointNull
 from gpuvox.plain import several
 from gpuvox.prepared import Options
+from gpuvox.pvalues import FALSE_DISCOVERY_RATES
 from gpuvox.reporter import Reporter
 from gpuvox.statistics import Statistics
 from gpuvox.types import Float32, Ints
@@ -187,7 +188,9 @@ def voxelwise(
     **settings
         ``across_tests=True``: also p-values for the family-wise error over all tests and sets of images.
         ``variance_groups="group"``: the columns whose values may differ in variance, or ``"auto"``; v and G are tested,
-        as z. ``fdr=True``: also p-values of voxels for the false discovery rate.
+        as z.
+        ``fdr=True`` or ``"bh"``: also p-values of voxels for the false discovery rate; ``"bky"``: by the adaptive
+        procedure of Benjamini, Krieger and Yekutieli.
         ``voxelwise_covariates``: a dict of covariates with an image for each row, by the names that they have in the
         model, each given as `images` are. ``longitudinal={"subject": "participant_id", "visit": "session"}``: one image
         for each subject, made of those of its rows; their change or, with ``"summary": "mean"``, their mean; with
@@ -219,9 +222,9 @@ def voxelwise(
         settings["voxelwise_covariates"] = in_order_of_grid(settings.get("voxelwise_covariates"), columns)
     settings.setdefault("tfce", not any(settings.get(name) for name in STATISTICS))
     settings.setdefault("voxel", False)
-    fdr, across_tests = bool(settings.pop("fdr", False)), bool(settings.pop("across_tests", False))
+    fdr, across_tests = _fdr(settings.pop("fdr", False)), bool(settings.pop("across_tests", False))
     groups = settings.pop("variance_groups", None) or ()
-    settings["uncorrected"] = settings.get("uncorrected", False) or fdr
+    settings["uncorrected"] = settings.get("uncorrected", False) or bool(fdr)
     settings.setdefault("seed", secrets.randbits(32))
     options = Options(
         statistics=Statistics(two_sided=bool(settings.get("two_sided", False))),
@@ -308,6 +311,15 @@ def _describe(
     of_run |= settings
     evs = {column: data[name] for column, name in analysis.model.voxelwise.items()}
     return describe_arguments(data[run.images], sources, evs, of_run)
+
+
+def _fdr(value: Any) -> str:
+    """The procedure that is asked for: empty for none."""
+    if isinstance(value, str) and value in FALSE_DISCOVERY_RATES:
+        return value
+    if isinstance(value, bool):
+        return "bh" if value else ""
+    raise SettingError(f"fdr is {value!r}; True, False, 'bh' or 'bky' is expected", option="fdr")
 
 
 def _unmasked(images: Any, masker: Any) -> tuple[Any, Grid, Ints]:

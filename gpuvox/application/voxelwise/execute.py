@@ -250,7 +250,7 @@ def _describe(
     root = folder.root(run)
     outputs = replace(
         described.outputs,
-        uncorrected=described.outputs.uncorrected or run.fdr,
+        uncorrected=described.outputs.uncorrected or bool(run.fdr),
         contrasts=not len(run.f_tests),
     )
     return replace(

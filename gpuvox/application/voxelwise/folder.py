@@ -39,7 +39,7 @@ from gpuvox.files.targets import check_targets
 from gpuvox.files.writing import write_json, write_text
 from gpuvox.findings.map_names import MAP, OF_VOXELS, contrast_labels, map_entities, map_name
 from gpuvox.plain import several
-from gpuvox.pvalues import false_discovery_rate
+from gpuvox.pvalues import FALSE_DISCOVERY_RATES
 from gpuvox.tables.relocate import relocated
 from gpuvox.types import Float32, Float64
 
@@ -62,9 +62,12 @@ CORRECTIONS = {
     "family-wise error": "family-wise error over the voxels of this test",
     "family-wise error over all tests": "family-wise error over the voxels of all tests of this analysis",
     "false discovery rate": "false discovery rate over the voxels of this test (Benjamini and Hochberg)",
+    "adaptive false discovery rate": "false discovery rate over the voxels of this test (Benjamini, Krieger and "
+    "Yekutieli)",
     "none": "none",
 }
 """What the record of a run calls them, and what stands beside a map."""
+RATES = {"bh": "false discovery rate", "bky": "adaptive false discovery rate"}
 CONTRASTS = ("cope", "varcope")
 """Estimates of ``--glm_output`` from which effects are made."""
 LOGP_OF_05 = 1.3010299956639813
@@ -404,8 +407,8 @@ class ResultFolder:
             p = p_values(values, 0 if "approximation" in about else about["permutations"])
             yield _RunMap(*entities, log_p(p), header, about, p)
             if run.fdr and entities[1] in OF_VOXELS:
-                q = false_discovery_rate(p, record["voxels"])
-                more = {**about, "correction": "false discovery rate", "smallest_p": float(q.min())}
+                q = FALSE_DISCOVERY_RATES[run.fdr](p, record["voxels"])
+                more = {**about, "correction": RATES[run.fdr], "smallest_p": float(q.min())}
                 yield _RunMap("logp", OF_VOXELS[entities[1]], log_p(q), header, more, q, is_derived=True)
 
     def _write_map(self, name: str, of_run: _RunMap, about: Mapping[str, Any]) -> list[str]:
@@ -449,6 +452,7 @@ class ResultFolder:
             "exchangeability": analysis.exchangeability.sentence,
             **({"missing": "voxelwise"} if analysis.missing_voxels else {}),
             **({} if groups is None else {"variance_groups": np.bincount(groups).tolist()}),
+            **({"false_discovery_rate": analysis.runs[0].fdr} if analysis.runs[0].fdr else {}),
             "tests": [_test_record(*each, labels, analysis) for each in zip(analysis.hypotheses, findings)],
             "images": {name: of_images[name] for name in analysis.sets if name in of_images},
             **more,
