@@ -12,13 +12,14 @@ from time import perf_counter
 
 from bench.device.checks.compare import Check, differences
 from bench.device.checks.enhancement import cluster_checks, tfce_checks
+from bench.device.checks.methods import method_checks
 from bench.device.checks.models import glm_checks, voxelwise_checks
 from bench.device.checks.primitives import primitive_checks
 from bench.device.lab import PROGRAM, TINY, Lab, describe, say
 
 FAMILIES = {
-    "primitives": primitive_checks, "glm": glm_checks, "voxelwise": voxelwise_checks, "cluster": cluster_checks,
-    "tfce": tfce_checks,
+    "primitives": primitive_checks, "glm": glm_checks, "voxelwise": voxelwise_checks, "methods": method_checks,
+    "cluster": cluster_checks, "tfce": tfce_checks,
 }  # fmt: skip
 """Checks that share few of the CPU's compiled loops."""
 
