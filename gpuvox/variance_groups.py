@@ -338,7 +338,17 @@ def _parts(effect: Float64, nuisance: Float64, invariant: Float64, labels: Ints)
 
 
 def check_groups(basis: Float64, labels: Ints) -> None:
-    """Refuse groups whose rows a model fits exactly; basis (n, k): orthonormal, of the whole model."""
+    """Refuse groups whose rows a model fits exactly, and more groups than there are pairs of rows.
+
+    basis (n, k): orthonormal, of the whole model.
+    """
+    n_groups = int(labels.max()) + 1
+    if 2 * n_groups > len(labels) and n_groups > 1:
+        raise DesignError(
+            f"there are {n_groups} variance groups of {len(labels)} rows; a variance takes two rows or more, so that "
+            f"{len(labels) // 2} groups or fewer are expected",
+            option="--variance-groups",
+        )
     rests: Float64 = np.bincount(labels, weights=1 - (basis**2).sum(axis=1)).astype(np.float64)
     _check_rests(rests, labels)
 

@@ -421,6 +421,8 @@ def test_what_variance_groups_cannot_be(cohort):
         gpuvox.voxelwise(
             Y, table.assign(one=["a"] + ["b"] * (N - 1)), "group + one", "MS - HC", variance_groups="one", **some
         )
+    with pytest.raises(DesignError, match="there are 20 variance groups of 20 rows"):
+        gpuvox.voxelwise(Y, table, "group", "MS - HC", variance_groups="participant_id", **some)
     with pytest.raises(InputError, match="'some'; a number for each row, or 'auto', is expected"):
         gpuvox.randomise(Y, np.ones((N, 1)), [[1.0]], variance_groups="some")
     with pytest.raises(InputError, match="expected 20 numbers"):
