@@ -35,7 +35,8 @@ history: $(VENV)/.installed
 	test -n "$(VERSION)"
 	$(BIN)/python -m pip install --quiet -e ".[bench]"
 	mkdir -p build
-	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json=build/benchmark.json -k "2.0 and not nilearn"
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-timer=time.process_time \
+		--benchmark-json=build/benchmark.json -k "2.0 and not nilearn"
 	$(BIN)/python tools/history.py build/benchmark.json bench/history/$(VERSION).json
 
 # The site: warnings are errors, examples are run, links within it are followed. Tutorials run again if they have changed.

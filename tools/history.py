@@ -1,6 +1,8 @@
 """Benchmarks of releases: keep what a run of pytest-benchmark measured, and show all that were kept.
 
-python tools/history.py build/benchmark.json bench/history/0.2.0.json
+python tools/history.py build/benchmark.json bench/history/0.2.0.json [REMARK]
+
+Times are processor time. Those of different machines are compared by what `tfce` 0.1.0 takes on each, in the same run.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ SHOWN = {
     "test_permutation_both_signs[2.0-40-26]": ("whole permutation, both contrasts, C 26", "ms_per_permutation"),
     "test_permutation_both_signs[2.0-146-6]": ("the same, 146 participants, C 6", "ms_per_permutation"),
     "test_t_maps[2.0-40]": ("t map, 40 participants", "ms_per_map"),
-    "test_tfce_0_1_0_one_sign[2.0-3.5-6]": ("tfce 0.1.0: largest TFCE of a map, one sign, C 6", ""),
+    "test_tfce_0_1_0_one_sign[2.0-3.5-6]": ("`tfce` 0.1.0: largest TFCE of a map, one sign, C 6", ""),
 }
 """Of the benchmarks: what they are called on the page, and the entry of `extra_info` that is per map or permutation."""
+BESIDE = "test_tfce_0_1_0_one_sign[2.0-3.5-6]"
+"""What the others are divided by in the plot."""
 
 
-def keep(source: Path, target: Path) -> None:
+def keep(source: Path, target: Path, remark: str = "") -> None:
     """Write what a run measured: every benchmark, without the machine's name or the single rounds."""
     run = json.loads(source.read_text())
     machine = run["machine_info"]
@@ -33,6 +37,7 @@ def keep(source: Path, target: Path) -> None:
         "processor": machine["cpu"].get("brand_raw", machine.get("processor", "")),
         "processors": machine["cpu"].get("count"),
         "python": machine["python_version"],
+        "remark": remark,
         "benchmarks": {
             each["name"]: {
                 "min_ms": round(1e3 * each["stats"]["min"], 4),
@@ -70,30 +75,32 @@ def page(folder: Path) -> str:
             for run in runs
         ]
         lines.append(f"| {title} | {' | '.join(cells)} |")
-    for title, of in (("date", "date"), ("commit", "commit"), ("processor", "processor")):
+    for title, of in (("date", "date"), ("commit", "commit"), ("processor", "processor"), ("remark", "remark")):
         lines.append(f"| {title} | {' | '.join(str(run[of]) for run in runs)} |")
     return "![Milliseconds of each benchmark by release](history.png)\n\n" + "\n".join(lines) + "\n"
 
 
 def plot(runs: list[dict[str, Any]], path: Path) -> None:
-    """Milliseconds of each benchmark by release, on a logarithmic scale."""
+    """Time of each benchmark by release, as a share of what `tfce` 0.1.0 took in the same run; logarithmic."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    figure = Figure(figsize=(7, 3), layout="constrained")
     axis = figure.add_subplot()
     for name, (title, extra) in SHOWN.items():
         points = [
-            (i, milliseconds(run["benchmarks"][name], extra))
+            (i, milliseconds(run["benchmarks"][name], extra) / milliseconds(run["benchmarks"][BESIDE], ""))
             for i, run in enumerate(runs)
-            if name in run["benchmarks"]
+            if name in run["benchmarks"] and name != BESIDE
         ]
-        axis.plot(*zip(*points), marker="o", label=title, linestyle="--" if title.startswith("tfce") else "-")
-    axis.set(yscale="log", ylabel="ms (fastest round)", xticks=range(len(runs)), xlim=(-0.5, len(runs) - 0.5))
+        if points:
+            axis.plot(*zip(*points), marker="o", label=title)
+    axis.set(yscale="log", ylabel="share of the time of tfce 0.1.0", xticks=range(len(runs)))
+    axis.set_xlim(-0.5, len(runs) - 0.5)
     axis.set_xticklabels([run["version"] for run in runs])
-    axis.grid(axis="y", alpha=0.3)
+    axis.grid(axis="y", which="both", alpha=0.3)
     axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":
-    keep(Path(sys.argv[1]), Path(sys.argv[2]))
+    keep(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
