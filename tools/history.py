@@ -77,7 +77,9 @@ def page(folder: Path) -> str:
         lines.append(f"| {title} | {' | '.join(cells)} |")
     for title, of in (("date", "date"), ("commit", "commit"), ("processor", "processor"), ("remark", "remark")):
         lines.append(f"| {title} | {' | '.join(str(run[of]) for run in runs)} |")
-    return "![Milliseconds of each benchmark by release](history.png)\n\n" + "\n".join(lines) + "\n"
+    return (
+        "![Each benchmark by release, as a share of the time of tfce](history.png)\n\n" + "\n".join(lines) + "\n"
+    )
 
 
 def plot(runs: list[dict[str, Any]], path: Path) -> None:
