@@ -295,8 +295,12 @@ def _ticks(ax: Axes, centre: Sequence[float], size: Sequence[float]) -> None:
 
 def _letters(figure: Figure, edges: tuple[str, str]) -> None:
     for x, text, align in zip((0.015, 0.985), edges, ("left", "right")):
-        drawn = figure.text(x, 0.97, text, color="white", fontsize=12, weight="bold", ha=align, va="top")
-        drawn.set_path_effects([withStroke(linewidth=1.6, foreground="black")])
+        outline(figure.text(x, 0.97, text, color="white", fontsize=12, weight="bold", ha=align, va="top"))
+
+
+def outline(text: Text) -> None:
+    """White letters with a black outline, readable on light and dark anatomy."""
+    text.set_path_effects([withStroke(linewidth=1.6, foreground="black")])
 
 
 def colour_bar(vmax: float, label: str) -> Picture:

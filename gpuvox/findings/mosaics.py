@@ -23,6 +23,7 @@ from gpuvox.findings.figures import (
     FigureCanvasAgg,
     LinearSegmentedColormap,
     edges,
+    outline,
     own_style,
     short,
     signed,
@@ -160,7 +161,7 @@ def mosaic(scene: Scene, layers: Sequence[Layer], slices: Sequence[int]) -> Figu
             part[..., :3] = _enlarged(_pixels(blended(scene, layers, 2, z)), size)
             where = f"z = {signed(scene.millimetres((0, 0, z))[2])}" if scene.oriented else f"slice {z}"
             left, bottom = column * cell, top - (row + 1) * tall
-            ax.text(left + 0.04, bottom + 0.03, where, color="white", fontsize=7.5, va="bottom")
+            outline(ax.text(left + 0.04, bottom + 0.03, where, color="white", fontsize=7.5, va="bottom"))
             if scene.oriented and number == 0:
                 _letters(ax, ("L", "R"), (left, left + cell), bottom + tall, "white")
         extent = (0, columns * cell, top - rows * tall, top)
@@ -180,7 +181,9 @@ def _inches(size: tuple[float, float], colour: str) -> tuple[Figure, Axes]:
 
 def _letters(ax: Axes, letters: tuple[str, str], ends: tuple[float, float], top: float, ink: str) -> None:
     for x, letter, align in zip((ends[0] + 0.04, ends[1] - 0.04), letters, ("left", "right")):
-        ax.text(x, top - 0.03, letter, color=ink, fontsize=9, weight="bold", ha=align, va="top")
+        drawn = ax.text(x, top - 0.03, letter, color=ink, fontsize=9, weight="bold", ha=align, va="top")
+        if ink == "white":
+            outline(drawn)
 
 
 def _enlarged(image: NDArray[Scalar], size: tuple[int, int]) -> NDArray[Scalar]:
