@@ -124,7 +124,7 @@ def test_the_model_is_sent_once_to_each_device(inputs, options):
     on_team(devices, inputs, dataclasses.replace(options, only_test=1))
     data = inputs.data.nbytes
     for device in devices:
-        assert 2 * data <= device.uploads < 4 * data + 100 * N * 16  # data and residuals, and the permutations
+        assert data <= device.uploads < 2 * data  # residuals and permutations are made there
 
 
 @pytest.mark.parametrize(
