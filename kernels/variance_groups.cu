@@ -195,7 +195,8 @@ KERNEL variance_groups_prepare(const float* data, int64 data_stride, int width, 
 
 // Maps (n_maps, out_stride) of z, columns out_first ... of them, for the voxels of a slab; or, if `exact`, raw (3, n_maps,
 // out_stride): the statistic, its degrees of freedom, and z.
-KERNEL variance_groups_maps(const double* y, const double* units, int width, const int* places, int n_maps,
+KERNEL_FOR(128, 2)
+variance_groups_maps(const double* y, const double* units, int width, const int* places, int n_maps,
                             const double* rows, const int* ends, const double* sizes, const double* rests,
                             const double* shares, const double* grams, int n, int m, int n_groups, int n_columns, int rank,
                             int is_f, double numerator, const double* polynomials, int first_x, int first_df, int n_x,
@@ -218,7 +219,8 @@ KERNEL variance_groups_maps(const double* y, const double* units, int width, con
 }
 
 // z in float64 for a list of pairs of map and voxel (maps.cu); those whose voxel is not of the slab are left out.
-KERNEL variance_groups_exact(const double* y, const double* units, int width, int first, const int* count, int capacity,
+KERNEL_FOR(128, 2)
+variance_groups_exact(const double* y, const double* units, int width, int first, const int* count, int capacity,
                              const int* item_map, const int* item_voxel, const int* places, const double* rows,
                              const int* ends, const double* sizes, const double* rests, const double* shares,
                              const double* grams, int n, int m, int n_groups, int n_columns, int rank, int is_f,
