@@ -7,7 +7,7 @@
 namespace {
 
 const double ZERO_RESIDUAL = 1e-10, ORTHOGONAL = 1e-13, SSE_FLOOR = 1e-14, LEAST_SHARE = 1e-8;
-const int TOGETHER = 4;  // columns whose products, or rows whose residuals, are in registers at a time
+const int TOGETHER = 2;  // columns whose products, or rows whose residuals, are in registers at a time
 
 // The model, with its rows sorted by variance group: rows (n, m), the columns that shuffles move, the effect last;
 // ends, sizes, rests, shares (n_groups): rows up to the last of each group, its rows, the sum of the diagonal of the
@@ -48,7 +48,8 @@ DEVICE double value_at(const double* y, int64 stride, int place) {
 // Products of the columns with the data, into fits (m), words `step` apart.
 DEVICE void multiply(const Model& model, const double* y, int64 stride, const int* places, double* fits, int64 step) {
     for (int first = 0; first < model.m; first += TOGETHER) {
-        double sum[TOGETHER] = {0.0, 0.0, 0.0, 0.0};
+        double sum[TOGETHER] = {0.0, 0.0};
+#pragma unroll 1
         for (int j = 0; j < model.n; ++j) {
             const double value = value_at(y, stride, places[j]);
 #pragma unroll
@@ -70,6 +71,7 @@ DEVICE double squared_residuals(const Model& model, const double* y, int64 strid
 #pragma unroll
         for (int i = 0; i < TOGETHER; ++i)
             rest[i] = begin + i < last ? value_at(y, stride, places[begin + i]) : 0.0;
+#pragma unroll 1
         for (int r = 0; r < model.m; ++r) {
             const double fit = fits[r * step];
 #pragma unroll
@@ -86,17 +88,20 @@ DEVICE double squared_residuals(const Model& model, const double* y, int64 strid
 // Squared residuals of the groups -> their weights, in place; returns B.
 DEVICE double weigh(const Model& model, double* weights, int64 step) {
     double total = 0.0, whole = 0.0, spread = 0.0;
+#pragma unroll 1
     for (int g = 0; g < model.n_groups; ++g) {
         whole += model.rests[g];
         total += weights[g * step];
     }
     const double least = LEAST_SHARE / whole * larger(total, SSE_FLOOR);
     total = 0.0;
+#pragma unroll 1
     for (int g = 0; g < model.n_groups; ++g) {
         weights[g * step] = 1.0 / larger(weights[g * step] * model.shares[g], least);
         total += model.sizes[g] * weights[g * step];
     }
     total = 1.0 / total;
+#pragma unroll 1
     for (int g = 0; g < model.n_groups; ++g) {
         const double lacking = 1.0 - model.sizes[g] * weights[g * step] * total;
         spread += lacking * lacking * model.shares[g];
@@ -110,6 +115,7 @@ DEVICE void factorise(const Model& model, const double* weights, double* factor,
     const int size = model.n_columns * (model.n_columns + 1) / 2;
     for (int k = 0; k < size; ++k) {
         double sum = 0.0;
+#pragma unroll 1
         for (int g = 0; g < model.n_groups; ++g) sum = fma(model.grams[g * size + k], weights[g * step], sum);
         factor[k * step] = sum;
     }
@@ -118,10 +124,12 @@ DEVICE void factorise(const Model& model, const double* weights, double* factor,
         for (int column = 1; column < row; ++column) {
             const double* other = factor + column * (column + 1) / 2 * step;
             double sum = mine[column * step];
+#pragma unroll 1
             for (int k = 0; k < column; ++k) sum = fma(-mine[k * step], other[k * step], sum);
             mine[column * step] = sum;
         }
         double pivot = mine[row * step];
+#pragma unroll 1
         for (int k = 0; k < row; ++k) {
             const double value = mine[k * step] * inverse[k * step];
             pivot = fma(-mine[k * step], value, pivot);
@@ -153,6 +161,7 @@ DEVICE Found fit(const Model& model, const Table& table, const double* y, int64 
     double *fits = scratch, *weights = fits + model.m * step, *inverse = weights + model.n_groups * step;
     double* factor = inverse + model.n_columns * step;
     multiply(model, y, stride, places, fits, step);
+#pragma unroll 1
     for (int g = 0; g < model.n_groups; ++g)
         weights[g * step] =
             squared_residuals(model, y, stride, places, g ? model.ends[g - 1] : 0, model.ends[g], fits, step);
