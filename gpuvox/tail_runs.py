@@ -60,8 +60,14 @@ class Tail:
             By counting.
         """
         if self.method == "gamma":
-            return Approximated(gamma_of(null, observed), np.ones(len(observed), dtype=bool))
+            return _or_counted(gamma_of(null, observed), p)
         return pareto(null, observed, p)
+
+
+def _or_counted(fitted: Float64, counted: Float64) -> Approximated:
+    """p of a law, and by counting beyond its end: the law of a null that is skewed to the left has no p there but 0."""
+    within = fitted > 0
+    return Approximated(np.where(within, fitted, counted), within)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +131,8 @@ def run_approximated(
 
     finished, sums = how.run(test, store, watch), made[-1]
     how.show(finished.observed, sums, sums.seen)  # those that were resumed
-    return ApproximatedRun(finished, {name: sums.p(name) for name in sums.names})
+    counted = _counted(finished)
+    return ApproximatedRun(finished, {name: _or_counted(sums.p(name), counted[name]) for name in sums.names})
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +173,12 @@ def _observed_values(observed: ObservedTest, name: str) -> Float64:
     return np.asarray(observed.shown(name, observed.observed[name])[0], dtype=np.float64)
 
 
+def _counted(finished: Finished) -> dict[str, Float64]:
+    """Uncorrected p (V,) by counting."""
+    tally = finished.tally
+    return {name: 1 - tally.below[name][0] / tally.n for name in names_of_elements(finished.observed)}
+
+
 # -- generalised Pareto ---------------------------------------------------------------------------------------------
 
 
@@ -193,9 +206,8 @@ class NullsAt:
 def _of_pareto(finished: Finished, how: _How, room: int) -> dict[str, Approximated]:
     """By statistic."""
     observed, tally = finished.observed, finished.tally
-    names = names_of_elements(observed)
+    names, p = names_of_elements(observed), _counted(finished)
     values = {name: _observed_values(observed, name) for name in names}
-    p = {name: 1 - tally.below[name][0] / tally.n for name in names}
     found = {name: Approximated(p[name].copy(), np.zeros(len(p[name]), dtype=bool)) for name in names}
     small = {name: np.flatnonzero(p[name] < SMALL) for name in names}
     for voxels in _in_parts(small, max(1, room // (8 * tally.n))):
@@ -265,13 +277,12 @@ class PowerSums:
                 self._all.append(sums)
         return sums
 
-    def p(self, name: str) -> Approximated:
-        """Upper tail of the gamma law at the observed values."""
+    def p(self, name: str) -> Float64:
+        """(V,) Upper tail of the gamma law at the observed values; 0 beyond its end, if it is skewed to the left."""
         whole = np.sum([sums[name] for sums in self._all], axis=0)
         limit = self._limits[name]
         sums = [limit**power * (row * 2.0**-self._bits) for power, row in enumerate(whole, 1)]
-        p = gamma(self.observed[name], *moments_of_sums(len(self.seen), *sums))
-        return Approximated(p, np.ones(len(p), dtype=bool))
+        return gamma(self.observed[name], *moments_of_sums(len(self.seen), *sums))
 
 
 def _limit(observed: Float64) -> float:
@@ -334,6 +345,9 @@ def run_negative_binomial(
 ) -> tuple[ObservedTest, dict[str, Float64], int]:
     """Run permutations, in their order, until every voxel has reached its observed value a few times.
 
+    A run of all permutations is not in random order: the first ones differ little from the unpermuted one. All of them
+    are then made, and p are counted.
+
     Parameters
     ----------
     test : PermutationTest
@@ -351,6 +365,10 @@ def run_negative_binomial(
         Number of permutations that were made.
     """
     test, how = replace(test, shows_sizes=test.statistics.two_sided), _How(threads, None, workers)
+    if test.shuffler.exhaustive:
+        test = replace(test, statistics=replace(test.statistics, uncorrected=True))
+        finished = replace(how, progress=progress).run(test, None)
+        return finished.observed, _counted(finished), finished.tally.n
     while True:
         observed = workers.observe(test) if workers else test.observe()
         reached = FirstReached(observed, exceedances)

@@ -176,6 +176,7 @@ def _check_pairs(words: Words) -> None:
     exclusive = [("-save1-p", "-logp"), ("-tonly", "-fonly"), ("-tfce1D", "-tfce2D")]
     models = ("-vg", "-pearson", "-evperdat", "-imiss")
     exclusive += [("-imiss", "-saveglm"), ("-pearson", "-saveparametric")]
+    exclusive += [("-evperdat", "--palm-dof"), ("-imiss", "--palm-dof")]
     exclusive += list(combinations(models, 2)) + list(product(models, ("-rmethod", "-pmethodr")))
     defaults = {"-rmethod": REGRESSIONS[0], "-pmethodr": PARTITIONS[0]}
     given = {name for name in words.given if _plain(words.one(name)) != _plain(defaults.get(name, "none"))}
@@ -210,6 +211,8 @@ def _check_acceleration(words: Words, method: str) -> None:
             "-ise",
             "-eb",
             "--permutations",
+            "-saveparametric",
+            "-zstat",
         )
         other = next((option for option in others if option in words), "")
         if other or "-d" not in words:
