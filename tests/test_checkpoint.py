@@ -43,6 +43,7 @@ from gpuvox.statistics import Statistics
 from gpuvox.tally import BlockResult, Tally, share, spans
 from gpuvox.tfce import Tfce
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
+from tests.selection import few
 
 FORK = multiprocessing.get_context("fork")
 BASE = "-i data -m mask -d design.mat -t design.con -n 100 --seed 1 --quiet"
@@ -141,7 +142,7 @@ def kill_after(process, path: Path, changes: int, wait: float) -> None:
     process.join()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", few(CASES, 1))
 def test_killed_five_times_at_random_moments(case, work, monkeypatch):
     """Twenty times in all, each with shuffles done and shuffles left."""
     line, path = CASES[case].replace("-n 100", "-n 240"), work / "c.tally"

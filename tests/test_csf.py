@@ -69,6 +69,7 @@ def test_offsets_are_what_is_told(studies):
     assert slope == pytest.approx(1.07 / (1.43e-4 * 1.07 + 6.85e-2 * 2.23e-4), rel=0.02)
 
 
+@pytest.mark.long
 def test_both_references_as_two_inversions_give_them(studies):
     """Each of the two studies inverted with its own reference, and tabulated both."""
     folder, _ = studies
@@ -96,6 +97,7 @@ def test_both_references_as_two_inversions_give_them(studies):
     assert share == pytest.approx(parts[0] / parts[1], rel=1e-6)
 
 
+@pytest.mark.long
 def test_what_is_said_of_a_large_spread(studies):
     """With the cohort's reference; each participant's own removes it."""
     folder, said = studies
@@ -173,6 +175,7 @@ def test_every_two_of_three_groups(tmp_path):
     )
 
 
+@pytest.mark.long
 def test_other_coefficients_as_other_inversions_give_them(studies):
     """Each draw inverted with its own model, and compared by statsmodels."""
     from dataclasses import replace

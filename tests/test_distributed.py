@@ -38,6 +38,7 @@ from gpuvox.normal_scores import Magnitude, ZScale
 from gpuvox.partitioning import partition
 from gpuvox.tally import BlockResult, Tally
 from gpuvox.tfce import Tfce
+from tests.selection import few
 
 dask = pytest.importorskip("dask", reason="Dask is not installed (gpuvox[distributed])")
 dask_distributed = pytest.importorskip("distributed", reason="Dask is not installed (gpuvox[distributed])")
@@ -188,7 +189,7 @@ def small_ranges(monkeypatch):
 # ------------------------------------------------------------------------------------------------------ same bits
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", few(CASES, 2, 2))
 def test_the_command_writes_the_files_of_one_process(case, study, farm):
     save(study / "ev.nii.gz", np.random.default_rng(5).normal(size=(*SHAPE, 10)))
     before = len(farm.noted("run")), len(farm.noted("read"))

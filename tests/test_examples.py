@@ -115,6 +115,7 @@ def test_determinants_by_phenotype(cohort):
         assert text in page, text
 
 
+@pytest.mark.long
 def test_thalamic_iron(cohort):
     folder = study(cohort, "thalamic_iron")
     data = features_of(folder)

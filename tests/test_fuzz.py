@@ -39,6 +39,7 @@ from gpuvox.study.pipeline.config import read_config
 from gpuvox.study.pipeline.stages import Stage, locked, remove_others, run
 from gpuvox.study.report import build
 from gpuvox.study.report.contents import read_contents
+from tests.selection import few
 
 SHAPE = (4, 3, 2)
 MOST_BYTES = 32 << 20
@@ -176,7 +177,7 @@ def read_all(path):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("suffix", few([".nii", ".nii.gz"], 1))
 @quick
 @given(st.lists(st.tuples(st.integers(0, 540), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4))
 def test_headers_with_bytes_changed(tmp_path, version, suffix, changes):
@@ -300,7 +301,7 @@ def test_data_longer_than_the_header_promises(tmp_path, suffix):
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("claimed", [1 << 30, (1 << 25) + 8, 1 << 20, 0, -1, 7, -(1 << 31)])
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".hdr.gz"])
+@pytest.mark.parametrize("suffix", few([".nii.gz", ".nii", ".hdr.gz"], 1))
 def test_extensions_of_any_size(tmp_path, version, claimed, suffix):
     """An extension says how long it is, and its file is inflated that far: to the header's end at most."""
     size = 348 if version == 1 else 540

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from gpuvox.distributed import launch
+from tests.selection import few
 
 ROOT = Path(__file__).parents[1]
 LINE = "randomise -i data -m mask -o out -d design.mat -t design.con -x -T -n 20 --seed 1 --device cpu --quiet"
@@ -116,7 +117,7 @@ def test_packages_that_read_settings_are_imported_in_one_place():
     }
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"svg.hashsalt: planted\nno_such_key: \x1b[31m\n"])
+@pytest.mark.parametrize("content", few([b"svg.hashsalt: planted\nno_such_key: \x1b[31m\n", b"\xff\xfe"], 1))
 def test_figures_take_no_settings_from_the_current_folder(content, tmp_path):
     """Nor from the user, whose file may be broken, nor a way to show windows."""
     (tmp_path / "matplotlibrc").write_bytes(content)

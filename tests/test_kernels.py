@@ -36,6 +36,7 @@ from tests.cuda_on_cpu import faults
 from tests.cuda_on_cpu.shim import CXX, ShimDevice, build, cache_folder
 from tests.naive import naive_tfce
 from tests.ptx import compilers
+from tests.selection import few
 
 ROOT = Path(__file__).parent.parent
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -136,7 +137,7 @@ def shared_bytes_for(cap, peaks):
 
 @needs_compiler
 @pytest.mark.parametrize("connectivity", [6, 18, 26])
-@pytest.mark.parametrize("threads", BATCHES)
+@pytest.mark.parametrize("threads", few(BATCHES, 2, 3))
 def test_scores_are_those_of_the_naive_sum_and_of_the_cpu(threads, connectivity):
     """1,140 maps in all."""
     rng = np.random.default_rng([threads, connectivity])
@@ -218,7 +219,7 @@ def test_what_is_not_a_number_is_refused(value, options, cap):
 
 
 @needs_compiler
-@pytest.mark.parametrize("threads", [1, 3, 16])
+@pytest.mark.parametrize("threads", few([16, 1, 3], 1))
 @pytest.mark.parametrize(
     "options",
     [Tfce(), Tfce(connectivity=26), Tfce(exact=True), Tfce(1, 1, 18, exact=True), Tfce(1.5, 0.67, 26, exact=True)],
@@ -280,7 +281,7 @@ def skip_without(flags):
 
 
 @needs_compiler
-@pytest.mark.parametrize("family", DRIVEN)
+@pytest.mark.parametrize("family", few(DRIVEN, 1))
 @pytest.mark.parametrize(
     "flags", [faults.THREAD, pytest.param(faults.ADDRESS, marks=pytest.mark.long)], ids=["thread", "address"]
 )
@@ -444,6 +445,7 @@ def compile_by_nvcc(family):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.long  # NVRTC, which users have, is asked for every architecture in every suite
 @pytest.mark.parametrize("family", KERNELS)
 def test_nvcc_spills_nothing(family):
     if shutil.which("nvcc") is None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.palm import cases
+from tests.selection import few
 
 NAMES = sorted(path.name for path in cases.FOLDER.iterdir() if path.is_dir())
 LOSE_TIES = {"cmcx", "cmcp", "vg_repeated_measures", "t_exhaustive", "ise", "eb_within"}
@@ -28,7 +29,9 @@ def enhances_many_maps(name: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long if enhances_many_maps(name) else ()) for name in NAMES]
+    "name",
+    few([name for name in NAMES if not enhances_many_maps(name)], 12, 3)
+    + few([name for name in NAMES if enhances_many_maps(name)], 0),
 )
 def test_case(name):
     case = cases.Case(name)

@@ -282,7 +282,8 @@ def test_a_shuffle_that_ties_by_its_data_ties_in_every_statistic():
 
 
 @pytest.mark.parametrize(
-    ("kind", "threshold"), [("F", 1.0), pytest.param("t", 1.0, marks=pytest.mark.long), ("t", 2.0)]
+    ("kind", "threshold"),
+    [("F", 1.0), pytest.param("t", 1.0, marks=pytest.mark.long), pytest.param("t", 2.0, marks=pytest.mark.long)],
 )
 def test_clusters_of_integers_tie_as_rational_numbers_do(kind, threshold):
     """Isolated voxels: extent, mass and TFCE are functions of one t, which can lie on a threshold or a step."""

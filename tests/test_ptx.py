@@ -25,6 +25,7 @@ from tests.ptx.parser import PtxError, bits_of
 from tests.ptx.runs import RUNS
 from tests.ptx.runtime import COUNTS, EmulationError, Settings, launch
 from tests.ptx.translator import Translated
+from tests.selection import few
 from tests.test_device import assert_same, study
 
 pytestmark = [
@@ -82,13 +83,13 @@ def analysed_on(number: int, device_settings: Settings) -> frozenset[str]:
     return frozenset(device.launched)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", few(SEEDS, 1))
 @pytest.mark.parametrize("name", RUNS)
 def test_compiled_kernels_give_the_bits_of_the_cpu(name, seed):
     run_on(name, Settings(seed))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", few(SEEDS, 1))
 @pytest.mark.parametrize("number", STUDIES)
 def test_whole_analyses_give_the_bits_of_the_cpu(number, seed):
     analysed_on(number, Settings(seed))
@@ -106,7 +107,7 @@ def test_every_kernel_is_among_them():
     assert frozenset().union(*runs, *analyses) == set(FAMILY)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", few(RUNS, 8, 2))
 def test_nothing_races(name):
     """No two threads of a block touch one word between two barriers, unless both do so by helpers of common.cuh."""
     run_on(name, Settings(SEEDS[0], find_races=True))

@@ -15,6 +15,7 @@ from gpuvox.signed_rows import to_one
 from gpuvox.voxelwise_evs import VoxelwiseGlm
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
 from tests.palm import cases, naive
+from tests.selection import few
 from tests.test_palm_oracle import written
 
 needs_compiler = pytest.mark.skipif(CXX is None, reason="no C++ compiler to run the kernels on the CPU")
@@ -207,10 +208,10 @@ def all_exact(model, shuffles):
 
 @pytest.mark.parametrize(
     "name",
-    [
+    few([
         "rmethod_dekker", "rmethod_draper_stoneman", "rmethod_draper_stoneman_guttman", "rmethod_manly",
         "rmethod_still_white", "rmethod_ter_braak", "demean", "design_per_input", "f_contrasts",
-    ],
+    ], 3, 2),
 )  # fmt: skip
 def test_the_files_that_palm_wrote(name):
     case = cases.Case(name)
@@ -236,6 +237,7 @@ def test_the_files_that_palm_wrote(name):
         np.testing.assert_allclose(model.statistic_maps(shuffles), maps, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long  # test_palm_command has them too
 def test_voxelwise_columns_as_palm_has_them():
     case = cases.Case("evperdat")
     Y, mask = case.modalities[0]
