@@ -297,8 +297,8 @@ def check_plausible(subject: Subject, images: Mapping[str, str]) -> None:
     """
     if not subject.tissue.any():
         first, *rest = reversed(list(images.values()))
-        others = " and ".join(rest)
-        raise FileError(f"{first} (participant {subject.name}) and {others} have no voxel with values in both")
+        others, what = " and ".join(rest), "both" if len(rest) == 1 else "all of them"
+        raise FileError(f"{first} (participant {subject.name}) and {others} have no voxel with values in {what}")
     if "qsm" in images:
         _check_qsm(subject, images["qsm"])
     if "r1" in images:

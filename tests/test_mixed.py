@@ -104,6 +104,24 @@ def test_rows_left_out_are_those_of_the_condition_on_the_files(visits):
     assert result.record["subset_leaves_out"] == {"false": (table["volume"] <= 19).sum(), "value_missing": 0}
 
 
+def test_percentages_of_logarithms_are_of_the_value_itself(visits):
+    """Volumes lose 0.8 % and 0.2 % a year; their logarithms do not lose that share of themselves."""
+    _, path = visits
+    options = {"table": path, "time": "years", "group": "group", "order": ["MS", "HC"], "random": "intercept"}
+    result = mixed(Mixed(outcome=["volume"], log=["volume"], **options))
+    rows = result.tables[""].set_index("effect")
+    for effect, truth in (("MS", -0.8), ("HC", -0.2)):
+        row = rows.loc[effect]
+        assert row["percent"] == pytest.approx(100 * np.expm1(row["change"]))
+        assert row["percent"] == pytest.approx(truth, abs=0.12)
+        half = 100 * np.exp(row["change"]) * (row["high"] - row["low"]) / 2
+        assert row["percent_high"] - row["percent"] == pytest.approx(half)
+    assert rows.loc["MS - HC", "percent"] == pytest.approx(rows.loc["MS", "percent"] - rows.loc["HC", "percent"])
+    roots = mixed(Mixed(outcome=["volume"], sqrt=["volume"], **options))
+    assert roots.tables[""]["percent"].isna().all()
+    assert not any("nan" in line for line in roots.messages)
+
+
 def test_trials_as_printed():
     """R's longpower, example of Alzheimer's disease: 207.31 in each arm."""
     visits = np.arange(0, 1.51, 0.25)

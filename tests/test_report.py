@@ -39,6 +39,7 @@ from gpuvox.study.pipeline.config import read_config
 from gpuvox.study.pipeline.pipeline import Pipeline
 from gpuvox.study.report import build, findings, headlines, methods
 from gpuvox.study.report.contents import Contents
+from gpuvox.study.report.page import Page
 from gpuvox.study.report.volumes import read_scene, read_tests
 
 SHAPE = (13, 16, 11)
@@ -661,6 +662,53 @@ def test_methods_say_of_each_model_what_differs(study):
     assert "In “Two”, bootstrap" in text
     assert "In “One”, bootstrap" not in text
     assert "regression" not in told(folder, models=recorded(folder, {"Gone": nothing}, kind="regression"))
+
+
+def test_methods_say_what_percentages_and_treatments_of_mixed_models_are(study):
+    folder = study[1]
+    one = {"options": {"order": ["MS"], "visits": [0, 1], "log": ["volume"]}, "correction": {"method": "none"}}
+    text = told(folder, models=recorded(folder, {"One": one}, kind="mixed"))
+    assert "refer to the estimate at time 0. Those of logarithms are of the value itself" in text
+    assert "which removes the whole change (power" in text
+    two = {"options": {"order": ["MS", "HC"], "visits": [0, 1]}, "correction": {"method": "none"}}
+    text = told(folder, models=recorded(folder, {"Two": two}, kind="mixed"))
+    assert "which removes the whole difference of the changes (power" in text
+    assert "logarithms" not in text
+
+
+def test_tables_of_other_groups_are_told_by_their_own(tmp_path):
+    """Neither the name of the higher group nor asterisks of box plots come from another comparison."""
+    (tmp_path / "of.tsv").write_text("variable\td\tp\tp_corrected\nvolume\t0.9\t0.01\t0.01\n")
+    (tmp_path / "one.tsv").write_text("variable\td\tp\tp_corrected\tagainst\niron\t0.9\t0.01\t0.01\t3\n")
+    files.write_json(tmp_path / "of.json", {"group": "phenotype", "order": ["PMS", "RRMS"], "ancova": {}})
+    files.write_json(tmp_path / "one.json", {"group": "group", "order": ["MS"], "description": {"against": 3}})
+    groups = [{"title": "Types", "table": "of.tsv", "json": "of.json", "order": []},
+              {"title": "One", "table": "one.tsv", "json": "one.json", "order": []}]  # fmt: skip
+    cohort = {"group": "group", "order": ["MS", "HC"]}
+    page = Page(Contents({"cohort": cohort, "groups": groups}, tmp_path), None, [], ".")
+    assert [each.sentence.partition(". ")[2] for each in page._of_groups()] == [
+        "Higher in PMS: volume.",
+        "Higher: iron.",
+    ]
+    assert page._p_of_variables() == {}
+    files.write_json(tmp_path / "of.json", {"group": "group", "order": ["MS", "HC"], "ancova": {}})
+    assert list(page._p_of_variables().values()) == [0.01]
+
+
+def test_methods_say_of_other_models_only_what_they_say(tmp_path):
+    """Coefficients of another model need not be of post-mortem tissue, nor iron in mg/kg."""
+    (tmp_path / "maps").mkdir()
+    about = {"Model": {"name": "mine", "citation": "Me 2026", "qsm": [1, 2, 3], "r2star": [4, 5, 6], "field": None},
+             "FieldConversion": None, "Reference": "subject"}  # fmt: skip
+    files.write_json(tmp_path / "maps" / "iron.json", about)
+    text = told(tmp_path, files=["maps/iron.json"])
+    assert "Iron and myelin were computed in every voxel from qsm and r2star, by weighted least squares" in text
+    assert "The maps are pseudo-quantitative: values are relative to cerebrospinal fluid." in text
+    about["Model"] |= {"name": "stueber2014"}
+    files.write_json(tmp_path / "maps" / "iron.json", about)
+    text = told(tmp_path, files=["maps/iron.json"])
+    assert "Iron concentration (mg per kg dry weight) and myelin volume fraction were computed" in text
+    assert "the coefficients are those of post-mortem tissue, and values are relative to cerebrospinal" in text
 
 
 def test_methods_say_how_regions_were_measured(tmp_path):

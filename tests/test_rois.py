@@ -178,6 +178,13 @@ def test_masses_are_those_that_are_printed(tmp_path, monkeypatch):
     assert main([*command, "--quiet"]) == 0
     row = pd.read_csv("r.tsv", sep="\t").iloc[0]
     assert (row.mass, row.mass_raw) == pytest.approx((1.86, 1.86))
+    Path("m.toml").write_text(
+        'version = 1\nname = "m"\ncitation = "none"\nfield = 7\niron = "g/kg"\nmyelin = "1"\n'
+        "[qsm]\niron = 0.1\nmyelin = 0.1\nconstant = 0\n[r1]\niron = 0.2\nmyelin = 2\nconstant = 0\n"
+    )
+    assert main([*command, "--model", "m.toml", "--quiet"]) == 0
+    row = pd.read_csv("r.tsv", sep="\t").iloc[0]
+    assert np.isnan([row.mass, row.mass_raw]).all(), "iron is in g/kg, so mg are another number"
 
 
 def test_shares_of_iron_by_hand(tmp_path, monkeypatch):

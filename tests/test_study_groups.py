@@ -193,7 +193,12 @@ def test_a_covariate_and_a_mean_of_one_group_are_tested_as_by_voxelwise(cohort, 
     assert "flips of signs (tests of means)" in page
     assert "The only variable does not differ from 0.25 on average" in page
     assert "<h2>Descriptions</h2>" in page
-    assert "means were compared with 0.25 by Student’s t test of one sample" in page.replace("Means", "means")
+    assert (
+        "Variables of one group were described. Means were compared with 0.25 by Student’s t test of one" in page
+    )
+    assert "“mean, against 0.5” tests whether the mean is above 0.5; adjusted for score and age." in page
+    assert "“score” tests whether the values rise with score; adjusted for age." in page
+    assert "Demographic variables were compared" not in page, "one group is described"
 
 
 def test_matched_pairs_are_permuted_within_each(cohort):

@@ -130,7 +130,7 @@ def test_mixed_models_and_trials_are_those_of_statsmodels(study):
     assert (trial["n_two_arms"], trial["n_one_arm"]) == (math.ceil(per_arm), math.ceil(per_arm / 2))
     page = (results / "report.html").read_text()
     assert "Iron over time: participants that a trial needs" in page
-    assert "trial with visits at 0, 1 and 2 years, which removes 0.5 of the change" in page
+    assert "trial with visits at 0, 1 and 2 years, which removes 0.5 of the difference of the changes" in page
 
 
 def test_what_visits_cannot_be(study, capsys):

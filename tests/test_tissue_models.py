@@ -245,3 +245,19 @@ def test_images_in_other_units_or_of_another_field_are_refused(cohort, capsys, t
     (tmp_path / "r2star2.json").write_text('{"MagneticFieldStrength": 7}')
     assert main(COMMAND) == 2
     assert "r2star2.nii was acquired at 7 T, and the coefficients of r2star are for 3 T" in capsys.readouterr().err
+
+
+def test_a_study_shows_maps_in_the_units_of_the_model(tmp_path):
+    from gpuvox.study.pipeline.config import read_config
+    from gpuvox.study.pipeline.inputs import StudyInputs
+
+    (tmp_path / "model.toml").write_text(
+        SIMULATED.replace('"mg/kg"', '"g/kg"').replace('myelin = "1"', 'myelin = "%"')
+    )
+    (tmp_path / "participants.tsv").write_text("participant_id\tjacobian\ns1\tj.nii\ns2\tj.nii\n")
+    units = []
+    for model in ("", 'model = "model.toml"'):
+        (tmp_path / "study.toml").write_text(f'[study]\ntable = "participants.tsv"\n[ironmyelin]\n{model}\n')
+        maps = StudyInputs(read_config(tmp_path / "study.toml")).maps
+        units.append([maps[name].unit for name in ("iron", "myelin", "ironmass")])
+    assert units == [["mg/kg", "volume fraction", "mg/kg × J"], ["g/kg", "%", "g/kg × J"]]

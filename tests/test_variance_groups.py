@@ -16,6 +16,9 @@ import gpuvox
 from gpuvox.cli import main
 from gpuvox.errors import DesignError, FileError, InputError
 from gpuvox.executors import run
+from gpuvox.findings.methods import paragraphs
+from gpuvox.findings.runs import read_run
+from gpuvox.findings.tested import ClusterOptions
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
 from gpuvox.imported_shuffles import ImportedShuffler
@@ -390,6 +393,7 @@ def test_voxelwise_with_variance_groups(cohort):
     of_t = result.runs[0][1].tests[0]
     np.testing.assert_allclose(of_t.nulls["vox"][0], maps["MS - HC", "z"].max(), rtol=1e-6)
     assert of_t.records["variance_groups"] == 2
+    assert "df by voxel" in str(result)
     assert "variances: 2 groups of 5 to 15 rows" in "\n".join(result.analysis.lines())
 
 
@@ -446,6 +450,12 @@ def test_the_command_writes_v_and_z(cohort, tmp_path, capsys):
     assert "v or G by their degrees of freedom" in capsys.readouterr().out
     record = json.loads((out / "voxelwise.json").read_text())
     assert record["variance_groups"] == [5, 15]
+    text = " ".join(paragraphs(read_run(out), ClusterOptions()))
+    assert "“MS - HC” is a one-sided v test, which tests whether the mean of MS is larger" in text
+    assert "“group” is a G test, which" in text
+    assert "those of neighbouring voxels with z > 1.5." in text
+    about = json.loads((out / "contrast-MSMinusHC_stat-se_statmap.json").read_text())
+    assert about["Computation"] == "|contrast estimate| / |statistic|"
     for kind, test in (("t", "MSMinusHC"), ("F", "group")):
         names = [f"contrast-{test}_stat-{each}_statmap.nii.gz" for each in (kind, "z", "dof")]
         statistic, z, df = (np.asanyarray(nib.load(out / name).dataobj).astype(float) for name in names)

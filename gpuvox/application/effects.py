@@ -133,6 +133,9 @@ def make_effects(
         effect, se = (np.where(of_voxel > 0, each, 0.0) for each in (effect, se))
     values = [effect, se, *(np.where(tested, each, 0.0) for each in limits)]
     about_all = [each | n | {"DegreesOfFreedom": int(df)} for each in _about(sizes, hypothesis)]
+    if of_voxel is not None:
+        about_all[1] |= {"Computation": "|contrast estimate| / |statistic|"}
+        about_all = [each | {"DegreesOfFreedom": "those of the voxel, stat-dof"} for each in about_all]
     return Effects({key: each.astype(np.float32) for key, each in zip(keys, values)}, dict(zip(keys, about_all)))
 
 

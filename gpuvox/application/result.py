@@ -137,6 +137,8 @@ class Tested:
     @property
     def df(self) -> str:
         """Degrees of freedom, for reading."""
+        if "dof" in self.maps:  # data are missing at some voxels, or groups differ in variance
+            return "by voxel"
         return ", ".join(map(str, self.result.f_dfs or (self.result.df,)))
 
     @classmethod

@@ -44,11 +44,23 @@ def _model(run: Run) -> str:
     else:
         sentences.append("A general linear model was fitted at every voxel.")
     for test in run.tests:
-        df = f" with {_degrees(test)} degrees of freedom" if test.df else ""
         meaning = f", which tests whether {test.meaning}" if test.meaning else ""
-        kind = "an F" if test.kind == "F" else "a two-sided t" if test.two_sided else "a one-sided t"
-        sentences.append(f"“{test.name}” is {kind} test{df}{meaning}.")
+        sentences.append(f"“{test.name}” is {_kind(test, run)} test{_with_degrees(test, run)}{meaning}.")
     return " ".join(sentences)
+
+
+def _kind(test: RunTest, run: Run) -> str:
+    """The statistic, with its article: v and G where groups differ in variance."""
+    t, f = ("v", "a G") if run.record.get("variance_groups") else ("t", "an F")
+    return f if test.kind == "F" else f"a two-sided {t}" if test.two_sided else f"a one-sided {t}"
+
+
+def _with_degrees(test: RunTest, run: Run) -> str:
+    """The degrees of freedom; those of v and G are told further on, for they differ between voxels."""
+    if not test.df or run.record.get("variance_groups"):
+        return ""
+    most = "at most " if run.record.get("missing") == "voxelwise" else ""
+    return f" with {most}{_degrees(test)} degrees of freedom"
 
 
 def _degrees(test: RunTest) -> str:
@@ -101,7 +113,8 @@ def _inference(run: Run) -> list[str]:
         sentences.append("Corrected p-values over all tests refer to the largest statistic of all of them.")
     elif len(run.tests) > 1:
         sentences.append("p-values are not corrected across tests.")
-    sentences += statistics_sentences(run.records, {test.kind for test in run.tests}, names)
+    z = bool(run.record.get("variance_groups")) or run.record.get("missing") == "voxelwise"
+    sentences += statistics_sentences(run.records, {test.kind for test in run.tests}, names, z)
     return sentences
 
 
@@ -118,7 +131,9 @@ def _counts(tests: Sequence[RunTest], residuals: str) -> str:
     return listed(parts)
 
 
-def statistics_sentences(records: Sequence[Mapping[str, Any]], kinds: set[str], names: Sequence[str]) -> list[str]:
+def statistics_sentences(
+    records: Sequence[Mapping[str, Any]], kinds: set[str], names: Sequence[str], z: bool = False
+) -> list[str]:
     """Sentences about TFCE, clusters and the smoothing of variances: those of all records of a run.
 
     Parameters
@@ -129,6 +144,8 @@ def statistics_sentences(records: Sequence[Mapping[str, Any]], kinds: set[str], 
         The statistics that were tested, ``t`` and ``F``.
     names : sequence of str
         Corrections in words.
+    z : bool
+        What was tested, and has thresholds, are normal scores.
     """
     used = [
         (kind, statistics[kind])
@@ -150,7 +167,7 @@ def statistics_sentences(records: Sequence[Mapping[str, Any]], kinds: set[str], 
                 "voxels."
             )
     for key, what in (("extent", "The size"), ("mass", "The mass")):
-        thresholds = [(kind, f"{kind} > {each[key]:.4g}") for kind, each in used if each.get(key)]
+        thresholds = [(kind, f"{'z' if z else kind} > {each[key]:.4g}") for kind, each in used if each.get(key)]
         if thresholds:
             formed = listed(list(dict.fromkeys(text for _, text in thresholds)))
             sentences.append(f"{what} of clusters refers to those of neighbouring voxels with {formed}.")

@@ -40,7 +40,7 @@ SIZES = {"thalamus": 1.019, "caudate": 0.911, "putamen": 1.0985, "pallidum": 1.0
 
 @cache
 def _spline(points: tuple[tuple[float, float, float, float], ...]) -> Float64:
-    """(samples, 4) A smooth curve through points, with its radius: one sample per half millimetre, roughly."""
+    """(samples, 4) A smooth curve through points, with its radius: one sample for every 0.8 mm, roughly."""
     through = np.array(points)
     steps = np.append(0, np.cumsum(np.linalg.norm(np.diff(through[:, :3], axis=0), axis=1)))
     return np.asarray(CubicSpline(steps, through)(np.arange(0, steps[-1], 0.8)))

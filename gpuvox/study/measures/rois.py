@@ -40,6 +40,8 @@ SIDES = ("left", "right", "both", "none")
 MASSES = {"iron": 1e-3, "myelin": 1.0}
 """Maps whose mean times volume is a mass: mg of iron (mg/kg at 1 g/mL), mL of myelin. With a head-size factor, the
 volume is normalised, as in Pontillo et al. 2021, and the mass of the raw volume is given beside it."""
+FRACTION = ("1", "volume fraction")
+"""Units of myelin in models of which there are masses; of iron, it is mg/kg."""
 
 SHARES = ("qsm_share", "r1_share", "qsm_variance_share", "r1_variance_share")
 """Columns with the shares of iron in the contrasts of a region, in the rows of iron; see `shares_of_iron`."""
@@ -303,7 +305,8 @@ def execute(command: Command, reporter: Reporter) -> None:
     for name, visit, rows, factor in zip(ids, visits, whole, factors):
         shares = _shares(rows, model)
         lines += [
-            (*_line(name, row, factor), *shares.get((row.structure, row.side, row.map), NONE)) for row in rows
+            (*_line(name, row, factor, model), *shares.get((row.structure, row.side, row.map), NONE))
+            for row in rows
         ]
         visit_of_line += [visit] * len(rows)
     unnamed = there - set(regions) - {0}
@@ -450,9 +453,11 @@ def head_size(table: pd.DataFrame, column: str, origin: str) -> NDArray[np.float
     return factors
 
 
-def _line(name: str, row: Measure, factor: float) -> tuple:
-    mass = row.mass if np.isnan(factor) else row.mass * factor
-    numbers = (row.mean, row.median, row.sd, row.volume, row.volume * factor, mass, row.mass)
+def _line(name: str, row: Measure, factor: float, model: LinearModel) -> tuple:
+    in_units_of_masses = {"iron": model.iron_units == "mg/kg", "myelin": model.myelin_units in FRACTION}
+    raw = row.mass if in_units_of_masses.get(row.map) else float("nan")
+    mass = raw if np.isnan(factor) else raw * factor
+    numbers = (row.mean, row.median, row.sd, row.volume, row.volume * factor, mass, raw)
     return (name, row.structure, row.side, row.map, row.n, *numbers)
 
 

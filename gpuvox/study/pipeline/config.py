@@ -465,7 +465,7 @@ def _check_one_group(config: Config, reader: Reader) -> None:
         return
     if config.voxelwise is not None and not config.voxelwise.tests:
         message = (
-            'is needed with one group, such as ["age"], a covariate, or ["mean"], whether the mean differs from 0'
+            'is needed with one group, such as ["age"], a covariate, or ["mean"], whether the mean is above 0'
         )
         raise reader.error(("voxelwise", "tests"), message)
     if config.demographics is not None and config.demographics.tests:

@@ -205,6 +205,9 @@ class StudyInputs:
             content = ("jacobian" in self.cohort.columns) * ("ironmass", "myelinmass")
             for name in ("iron", "myelin", *content):
                 title, unit = IRONMYELIN[name]
+                unit = unit.replace("mg/kg", self.model.iron_units)
+                if self.model.myelin_units not in rois.FRACTION:
+                    unit = unit.replace("volume fraction", self.model.myelin_units)
                 maps[name] = Map(image=self.path(f"maps/{name}"), title=title, unit=unit)
         for name, settings in self.config.maps.items():
             # Columns are stacked; if the subset excludes participants, the volumes of the others are copied.

@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def _test(inputs: StudyInputs, comparison: Comparison) -> dict[str, Any]:
         "title": each.title,
         "unit": each.unit,
         "contrast": _contrast(inputs, comparison),
-        "sentence": comparison.test.sentence,
+        "sentence": _sentence(inputs, comparison),
         "kind": record["maps"][os.path.basename(statistic)]["statistic"],
         "method": "TFCE",
         "permutations": test["permutations"],
@@ -159,9 +160,24 @@ def _test(inputs: StudyInputs, comparison: Comparison) -> dict[str, Any]:
 
 def _contrast(inputs: StudyInputs, comparison: Comparison) -> str:
     """The title of a test, with the constant with which a mean is compared."""
-    section, test = inputs.config.voxelwise, comparison.test
-    constant = section.against.get(comparison.map, 0.0) if section is not None and test.is_mean else 0.0
+    constant, test = _constant(inputs, comparison), comparison.test
     return f"{test.title}, against {constant:g}" if constant else test.title
+
+
+def _sentence(inputs: StudyInputs, comparison: Comparison) -> str:
+    """What a test means; a mean is above, or below, the constant with which it is compared."""
+    constant, text = _constant(inputs, comparison), comparison.test.sentence
+    if not constant:
+        return text
+    if " plus " in text or " times " in text:  # each of the means is compared with it
+        return f"{text}; {constant:g} was subtracted from all values"
+    return re.sub(r"\bis (above|below) 0(?=;|$)", rf"is \1 {constant:g}", text)
+
+
+def _constant(inputs: StudyInputs, comparison: Comparison) -> float:
+    """The constant with which a mean is compared; 0 if there is none."""
+    section = inputs.config.voxelwise
+    return section.against.get(comparison.map, 0.0) if section is not None and comparison.test.is_mean else 0.0
 
 
 def _groups(inputs: StudyInputs) -> list[dict[str, Any]]:

@@ -81,23 +81,26 @@ def _maps(contents: Contents, about: Mapping[str, Any]) -> str:
         else f"{listed(contrasts)}, by weighted least squares of the linear model {named} ({model.get('citation')})."
     )
     field, reference = about["FieldConversion"], about.get("Reference")
+    is_stueber = model.get("name") == "stueber2014"
+    what = (
+        "Iron concentration (mg per kg dry weight) and myelin volume fraction" if is_stueber else "Iron and myelin"
+    )
     sentences = [
-        "Iron concentration (mg per kg dry weight) and myelin volume fraction were computed in every voxel from "
-        f"{inverted}",
+        f"{what} were computed in every voxel from {inverted}",
         _field(field, model) if "r1" in contrasts else "",
         {
             "cohort": "The mean value in cerebrospinal fluid, averaged over all participants, was subtracted from "
             "all maps.",
             "subject": "Each participant’s own mean value in cerebrospinal fluid was subtracted.",
         }.get(str(reference), ""),
-        "The maps are pseudo-quantitative: the coefficients are those of post-mortem tissue, and values are relative "
-        "to cerebrospinal fluid."
+        f"The maps are pseudo-quantitative: {'the coefficients are those of post-mortem tissue, and ' * is_stueber}"
+        "values are relative to cerebrospinal fluid."
         if reference in ("cohort", "subject")
         else "",
         "Comparisons of groups were repeated with the other reference (cohort’s mean, or participant’s own)."
         if contents.part("csf").get("sensitivity", "")
         else "",
-        "How conclusions depend on the model was examined by drawing its coefficients with independent normal errors."
+        "How conclusions depend on the model was examined by drawing its coefficients with normal errors."
         if contents.part("coefficients").get("table", "")
         else "",
     ]
@@ -167,8 +170,8 @@ def _shuffles(recorded: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _meanings(tests: Sequence[StudyTest]) -> list[str]:
     """What tests ask other than whether one group is above another."""
-    said = {test.contrast: test.contents.get("sentence", "") for test in tests}
-    return [f"“{contrast}” tests {text.removesuffix('.')}." for contrast, text in said.items() if text]
+    said = {test.contrast: test.contents.get("sentence", "").removeprefix("whether ") for test in tests}
+    return [f"“{contrast}” tests whether {text.removesuffix('.')}." for contrast, text in said.items() if text]
 
 
 def _count(n: int) -> str:
@@ -204,8 +207,7 @@ def _clusters(contents: Contents, tests: Sequence[StudyTest]) -> str:
         text += (
             " Each participant’s value in a cluster is the first eigenvariate as defined by SPM [@spm2007]"
             + _adjusted(cohort)
-            + ". Because clusters were selected by the difference between the groups, group means within them are "
-            "biased."
+            + ". Because clusters were selected by the effect that is tested, effects within them are overestimated."
         )
     return text
 
@@ -337,15 +339,16 @@ def _sentences(tables: Sequence[Recorded], phrase: Callable[[Recorded], str]) ->
 def _groups(contents: Contents) -> str:
     groups = contents.parts("groups")
     sentences = []
-    if any(part.get("demographics", "") for part in groups):
+    alone = [len(beside(part).get("order") or ()) == 1 for part in groups if part.get("demographics", "")]
+    if not all(alone):
         sentences.append(
             "Demographic variables were compared by Student’s or Welch’s t test, the Mann–Whitney test, Fisher’s exact "
             "test or Pearson’s χ² test, as given in the table."
         )
     tables = [Recorded(part.need("title", str), beside(part)) for part in groups if part.get("table", "")]
-    alone = [table for table in tables if "description" in table.about]
-    if alone:
-        sentences.append("Variables of one group were described" + "".join(_sentences(alone, _one_sample)) + ".")
+    described = [table for table in tables if "description" in table.about]
+    if described:
+        sentences.append("Variables of one group were described." + _sentences(described, _one_sample))
     tables = [table for table in tables if "description" not in table.about]
     if tables:
         with_covariates = [bool(_ancova(table).get("covariates")) for table in tables]
@@ -536,6 +539,8 @@ def _mixed(tables: Sequence[Recorded]) -> str:
         "Change per year was estimated from all visits by linear mixed models (restricted maximum likelihood, Wald’s "
         "z); percentages refer to the estimate at time 0."
     )
+    if any(table.options().get("log") for table in tables):
+        text += " Those of logarithms are of the value itself, from one year to the next."
     phrases = (_random, _size_covariates_of_change, _logarithms, _outcome_correction, _trial, _model_subset)
     return text + "".join(_sentences(tables, each) for each in phrases)
 
@@ -560,7 +565,8 @@ def _trial(table: Recorded) -> str:
         return ""
     years = listed([f"{year:g}" for year in options["visits"]])
     share = options.get("reduction", 1)
-    effect = "the whole change" if share == 1 else f"{share:g} of the change"
+    change = "difference of the changes" if len(options.get("order") or ()) == 2 else "change"
+    effect = f"the whole {change}" if share == 1 else f"{share:g} of the {change}"
     return (
         f"numbers of participants of a trial with visits at {years} years, which removes {effect} (power "
         f"{options.get('power', 0.8):g}, two-sided {options.get('alpha', 0.05):g}), follow from the estimated "

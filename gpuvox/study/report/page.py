@@ -287,7 +287,10 @@ class Page:
         order, parts = self.source.part("cohort").texts("order"), self.source.parts("groups")
         group_findings = [
             findings.of_group_table(
-                part.need("title", str), self._rows(part, "table"), part.texts("order") or order, self.level
+                part.need("title", str),
+                self._rows(part, "table"),
+                methods.beside(part).get("order") or part.texts("order") or order,  # a table may have other groups
+                self.level,
             )
             for part in parts
         ]
@@ -418,9 +421,12 @@ class Page:
 
     def _p_of_variables(self) -> dict[tuple[str, str], float]:
         """p of the groups' differences in the tables of everybody, by measure and structure; corrected if it is."""
-        order, known = self.source.part("cohort").texts("order"), dict[tuple[str, str], float]()
+        cohort, known = self.source.part("cohort"), dict[tuple[str, str], float]()
+        order, group = cohort.texts("order"), cohort.get("group", "")
         for part in self.source.parts("groups"):
-            if part.texts("order") not in ([], order) or methods.beside(part).get("subset"):
+            about = methods.beside(part)
+            is_other = part.texts("order") not in ([], order) or (about.get("group") or group) != group
+            if is_other or about.get("subset") or "description" in about:
                 continue
             for row in self._rows(part, "table"):
                 p = [tables.number(row.get(column, "")) for column in ("p_corrected", "p")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,8 @@ COLUMNS = {
     "p": "two-sided p of z, not corrected",
     "p_corrected": "p corrected over the outcomes, for each effect",
     "baseline": "value of the group at time 0 and the covariates' means",
-    "percent": "change in percent of the baseline per year; of a difference, the difference of the percentages",
+    "percent": "change in percent of the baseline per year (of a logarithm: that of the value itself, 100 "
+    "(exp(change) - 1); of a square root: none); of a difference, the difference of the percentages",
     "percent_low": "lower end of its 95 % confidence interval (delta method)",
     "percent_high": "upper end of its 95 % confidence interval",
     "sd_intercept": "SD of the participants' intercepts",
@@ -156,9 +157,10 @@ def mixed(command: Mixed) -> Result:
 def _messages(table: pd.DataFrame) -> list[str]:
     lines = []
     for row in table.to_dict("records"):
+        percent = f"{row['percent']:.2f} % per year, " if math.isfinite(row["percent"]) else ""
         lines.append(
             f"{row['outcome']}, {row['effect']}: {row['change']:.4g} per year [{row['low']:.4g}, {row['high']:.4g}], "
-            f"{row['percent']:.2f} % per year, p {row['p']:.3g}"
+            f"{percent}p {row['p']:.3g}"
         )
         if isinstance(row["note"], str):
             lines.append(f"{row['outcome']}: {row['note']}")
@@ -234,6 +236,7 @@ def _fitted(command: Mixed, data: Data, name: str) -> list[dict[str, Any]]:
     fit, note = _reml(
         part[name].to_numpy(dtype=np.float64), X, time, part["participant_id"], command.random, len(levels)
     )
+    fit = replace(fit, scale=_scale(command, data.table, name))
     common = {"outcome": name, "n": part["participant_id"].nunique(), "n_visits": len(part), "note": note or None}
     rows = [common | _change(fit, i, len(levels), level) | _variances(fit) for i, level in enumerate(levels)]
     for i, row in enumerate(rows):
@@ -258,12 +261,22 @@ def _check_visits(command: Mixed, part: pd.DataFrame, codes: np.ndarray, name: s
 
 @dataclass(frozen=True, eq=False)
 class _Fit:
-    """Fixed effects with their covariance, and the variances; in the units of the outcome."""
+    """Fixed effects with their covariance, and the variances; in the units of the outcome.
+
+    `scale` is ``log`` or ``sqrt`` if that of the outcome was modelled.
+    """
 
     effects: Float64
     covariance: Float64
     random: Float64
     residual: float
+    scale: str = ""
+
+
+def _scale(command: Mixed, table: pd.DataFrame, name: str) -> str:
+    """Which transformation the outcome had; empty for none."""
+    used = (how for how in ("log", "sqrt") if name in find_columns(table, getattr(command, how), how, command))
+    return next(used, "")
 
 
 def _reml(y: Float64, X: Float64, time: Float64, who: pd.Series, random: str, n_groups: int) -> tuple[_Fit, str]:
@@ -322,9 +335,17 @@ def _row(effect: str, change: float, se: float) -> dict[str, Any]:
 
 
 def _percent(fit: _Fit, i: int, k: int) -> tuple[float, Float64]:
-    """Percentage per year, and its gradient with respect to the fixed effects."""
+    """Percentage per year, and its gradient with respect to the fixed effects; NaN of square roots.
+
+    Of logarithms it is that of the value itself: a ratio to the baseline is the same every year.
+    """
     baseline, change = fit.effects[i], fit.effects[k + i]
     gradient = np.zeros(len(fit.effects))
+    if fit.scale == "sqrt":
+        return math.nan, np.full(len(gradient), math.nan)
+    if fit.scale == "log":
+        gradient[k + i] = 100 * math.exp(change)
+        return 100 * math.expm1(change), gradient
     gradient[i], gradient[k + i] = -100 * change / baseline**2, 100 / baseline
     return 100 * change / baseline, gradient
 
