@@ -695,6 +695,14 @@ def test_tables_of_other_groups_are_told_by_their_own(tmp_path):
     assert list(page._p_of_variables().values()) == [0.01]
 
 
+def test_methods_say_by_which_tests_demographics_were_compared(study):
+    folder = study[1]
+    for order, said in ((["MS", "HC"], (True, False)), (["A", "B", "C"], (True, True)), (["MS"], (False, False))):
+        about = {"Demographics": {"order": order, "demographics": {"tests": {}}}}
+        text = told(folder, groups=recorded(folder, about, demographics="groups.tsv"))
+        assert ("Demographic variables were compared by Student" in text, "Kruskal" in text) == said
+
+
 def test_methods_say_of_other_models_only_what_they_say(tmp_path):
     """Coefficients of another model need not be of post-mortem tissue, nor iron in mg/kg."""
     (tmp_path / "maps").mkdir()

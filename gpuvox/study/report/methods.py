@@ -339,12 +339,7 @@ def _sentences(tables: Sequence[Recorded], phrase: Callable[[Recorded], str]) ->
 def _groups(contents: Contents) -> str:
     groups = contents.parts("groups")
     sentences = []
-    alone = [len(beside(part).get("order") or ()) == 1 for part in groups if part.get("demographics", "")]
-    if not all(alone):
-        sentences.append(
-            "Demographic variables were compared by Student’s or Welch’s t test, the Mann–Whitney test, Fisher’s exact "
-            "test or Pearson’s χ² test, as given in the table."
-        )
+    sentences += _demographics([beside(part) for part in groups if part.get("demographics", "")])
     tables = [Recorded(part.need("title", str), beside(part)) for part in groups if part.get("table", "")]
     described = [table for table in tables if "description" in table.about]
     if described:
@@ -373,6 +368,20 @@ def _groups(contents: Contents) -> str:
             f"by Lilliefors’ test [@lilliefors1967]{slopes}."
         )
     return " ".join(sentences)
+
+
+def _demographics(records_of_tables: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How groups were compared; those of one group alone are described."""
+    compared = [about for about in records_of_tables if len(about.get("order") or ()) != 1]
+    if not compared:
+        return []
+    comparisons = any((about.get("demographics") or {}).get("comparisons") for about in compared)
+    more = comparisons or any(len(about.get("order") or ()) > 2 for about in compared)
+    of_more = "analysis of variance (Fisher’s or Welch’s), the Kruskal–Wallis test, " if more else ""
+    return [
+        f"Demographic variables were compared by Student’s or Welch’s t test, the Mann–Whitney test, {of_more}Fisher’s "
+        "exact test or Pearson’s χ² test, as given in the table."
+    ]
 
 
 def _one_sample(table: Recorded) -> str:
