@@ -262,7 +262,7 @@ def _write_cohort(run: Run, reporter: Reporter) -> None:
         writers = {}
         pool = stack.enter_context(Pool(len(run.outputs)))  # compression takes longest
         for name in run.outputs:
-            label = files.Label(f"gpuvox {__version__}: {OUTPUTS[name][0]}")
+            label = files.Label(f"gpuvox: {OUTPUTS[name][0]}")
             target = os.path.join(command.out, name)
             opened = files.open_map(target, run.grid, run.cohort.header, len(run.cohort.names), label=label)
             _, writers[name] = stack.enter_context(opened)

@@ -746,6 +746,9 @@ def test_label(tmp_path, grid):
         files.Label("−log₁₀ p" + "d" * 66)
     with pytest.raises(ValueError, match=r"takes 16 bytes in a header; at most 15 are possible"):
         files.Label(intent_name="i" * 16)
+    cut = files.Label.cut("−log₁₀ p" + "d" * 66, "t test", (17,))  # of letters whole, as some take several bytes
+    assert cut == files.Label("−log₁₀ p" + "d" * 65, "t test", (17,))
+    assert files.Label.cut("d" * 78 + "−").descrip == "d" * 78
     with pytest.raises(ValueError, match=r"cannot store shape .*intent 'guess'"):
         files.write_map(tmp_path / "a", grid.index, grid, label=files.Label(intent="guess"))
 

@@ -289,15 +289,14 @@ def _intent(result: TestResult) -> Label:
     """The NIfTI intent of the statistic, with its degrees of freedom, unless it is v or G."""
     text = f"gpuvox {__version__} {result.test.name}"
     if "variance_groups" in result.records:
-        return Label(text)
+        return Label.cut(text)
     if result.f_dfs is not None:
-        return Label(text, "f test", tuple(float(df) for df in result.f_dfs))
-    return Label(text, "t test", (float(result.df),))
+        return Label.cut(text, "f test", tuple(float(df) for df in result.f_dfs))
+    return Label.cut(text, "t test", (float(result.df),))
 
 
 def _label(record: dict, intent: str = "none") -> Label:
-    text = f"gpuvox {__version__} {_describe(record)}".encode()[:79]
-    return Label(text.decode(errors="ignore"), intent)
+    return Label.cut(f"gpuvox {__version__} {_describe(record)}", intent)
 
 
 def _describe(record: dict) -> str:

@@ -30,6 +30,10 @@ GEOMETRY = ["pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "qua
 GEOMETRY += ["qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"]
 
 
+# Bytes of a description in a NIfTI header, which ends with a zero byte.
+DESCRIP_BYTES = 79
+
+
 @dataclass(frozen=True)
 class Label:
     """Description and intent of a map, for its header.
@@ -52,11 +56,17 @@ class Label:
     intent_name: str = ""
 
     def __post_init__(self) -> None:
-        for text, limit in ((self.descrip, 79), (self.intent_name, 15)):
+        for text, limit in ((self.descrip, DESCRIP_BYTES), (self.intent_name, 15)):
             if len(text.encode()) > limit:
                 raise ValueError(
                     f"{text!r} takes {len(text.encode())} bytes in a header; at most {limit} are possible"
                 )
+
+    @classmethod
+    def cut(cls, text: str, intent: str | int = "none", intent_parameters: tuple[float, ...] = ()) -> Label:
+        """A label with as much of a text as a header holds, for texts with names and versions of any length."""
+        descrip = text.encode()[:DESCRIP_BYTES].decode(errors="ignore")
+        return cls(descrip, intent, intent_parameters)
 
 
 def write_map(

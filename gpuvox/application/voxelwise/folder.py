@@ -420,7 +420,7 @@ class ResultFolder:
         elif of_run.stat in ("t", "F") and "variance_groups" not in of_run.about:
             df = np.atleast_1d(of_run.about["degrees_of_freedom"]).astype(float).tolist()
             intent = ("t test" if of_run.stat == "t" else "f test", tuple(df))
-        label = files.Label(f"gpuvox {__version__} {name}"[:79], *intent)
+        label = files.Label.cut(f"gpuvox {__version__} {name}", *intent)
         path = files.write_map(self.path / name, of_run.values, grid, header, label=label)
         write_json(self.path / f"{name}.json", about)
         return [path.name, *(other.name for other in files.image_files(path) if other != path), f"{name}.json"]

@@ -156,7 +156,7 @@ def copy_volumes(source: str, out: str, keep: NDArray[np.bool_], ids: Sequence[s
     """
     header = files.read_header(source)
     grid = header.grid(np.ones(header.shape[:3], dtype=bool))
-    label = files.Label(f"gpuvox: {os.path.basename(out)} of the participants in the study")
+    label = files.Label.cut(f"gpuvox: {os.path.basename(out)} of the participants in the study")
     opened = files.open_map(out, grid, header, len(ids), label=label)
     with participants.sidecar(out, list(ids)), opened as (_, write):
         for values, is_kept in zip(files.read_volumes(source), keep):

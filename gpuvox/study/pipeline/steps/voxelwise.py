@@ -90,7 +90,7 @@ def _difference(inputs: StudyInputs, name: str, constant: float) -> Stage:
     def work(reporter: Reporter) -> None:
         source = files.read_header(inputs.maps[name].image)
         grid = source.grid(np.ones(source.shape[:3], dtype=bool))
-        label = files.Label(f"gpuvox: {name} minus {constant:g}")
+        label = files.Label.cut(f"gpuvox: {name} minus {constant:g}")
         os.makedirs(inputs.path("maps"), exist_ok=True)
         ids = inputs.cohort["participant_id"].tolist()
         with files.open_map(inputs.path(out), grid, source, len(ids), label=label) as (_, write):
