@@ -19,7 +19,8 @@ the shuffles act on the model, which is to shuffle the data the other way):
 
 Beckmann's partition has X orthogonal to Z, Guttman's takes the columns of the design that the contrast weighs as X and
 all others as Z. Nuisance that is a combination of columns of X (the mean of two groups that are compared) is permuted
-with them.
+with them. A mean that is removed is nuisance where the whole model is shuffled: without it, flips of signs would give
+t that is a little too small.
 
 **Products.** Whatever is fitted has orthonormal rows w, so that the statistic is that of `glm`: products wᵀy with unit
 residuals y. Where the whole model is permuted the rows are permuted ones, and the method is a `Glm` with other bases.
@@ -193,7 +194,8 @@ class RegressionTest:
     demean : bool
         Remove the mean of data and design.
     count_mean : bool
-        Whether the mean that `demean` removes takes a degree of freedom, as it does. False: as PALM counts.
+        Whether the mean that `demean` removes takes a degree of freedom, as it does, and is flipped with the rest of
+        the nuisance. False: as PALM has it.
 
     Raises
     ------
@@ -315,6 +317,8 @@ class RegressionTest:
             fixed, moving = invariant_part(removable, invariant)
             if removable is not whole.nuisance:
                 moving = orthonormal_basis(_residuals(fixed, whole.nuisance), 1.0)
+            if self.count_mean and np.linalg.norm(mean - invariant @ (invariant.T @ mean)) > LOST:
+                moving = np.hstack([mean, moving])  # flips of signs leave shuffled columns with a mean
             taken = fixed if method is Method.MANLY else removed
             return _Fit(whole.effect, moving, np.hstack([mean, taken]), none)
         if method in (Method.DEKKER, Method.KENNEDY):

@@ -20,6 +20,8 @@ from tests.test_palm_oracle import written
 
 needs_compiler = pytest.mark.skipif(CXX is None, reason="no C++ compiler to run the kernels on the CPU")
 N, V = 14, 9
+WHOLE = (Method.FREEDMAN_LANE, Method.MANLY, Method.TER_BRAAK)
+"""Methods that shuffle the whole model, with the mean that was removed."""
 NAIVE = [method for method in Method if method not in (Method.HUH_JHUN, Method.KENNEDY)]
 
 
@@ -51,6 +53,8 @@ def refit(test, p, Y):
     else:
         X, Z = naive.partition(M, C)
         C = np.eye(X.shape[1])
+    if test.demean and test.count_mean and test.method in WHOLE:
+        Z = np.c_[Z, np.ones(len(Z))]
     if test.method is Method.KENNEDY:
         rows, moved, still = naive.residuals(Z, Y), naive.moved(p, naive.residuals(Z, X)), Z[:, :0]
     elif test.method is Method.HUH_JHUN:
@@ -121,6 +125,15 @@ def test_demeaned(flip, count_mean):
         theirs = np.array([refit(test, p, Y.astype(float) - Y.mean(axis=0)) for p in to_one(shuffles)])
         ours = test.model(Y, shuffler.invariant).statistic_maps(shuffles)
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5, err_msg=str(method))
+
+
+def test_a_mean_that_is_removed_is_flipped_as_an_intercept_is():
+    rng = np.random.default_rng(4)
+    x, Y = rng.normal(size=(N, 2)), data(rng)
+    tests = RegressionTest(x, [1, 0], demean=True), RegressionTest(np.c_[x, np.ones(N)], [1, 0, 0])
+    shuffler = Shuffler(x, Permutations(9, 1, permute_and_flip=True))
+    ours, theirs = (test.model(Y, shuffler.invariant).statistic_maps(shuffler.shuffles(0, 9)) for test in tests)
+    np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5)
 
 
 @needs_compiler
