@@ -17,7 +17,7 @@ from gpuvox.prepared import Options, Test
 from gpuvox.pvalues import corrected, critical_value, one_minus, shares
 from gpuvox.shuffle import Shuffler
 from gpuvox.statistics import Normalised, StatisticInfo, StatisticModel
-from gpuvox.tail_runs import Tail, takes_tail
+from gpuvox.tail_runs import Tail, names_of_elements
 from gpuvox.tails import Approximated
 from gpuvox.tally import ByStatistic, Tally
 from gpuvox.types import AnyArray
@@ -84,7 +84,7 @@ class TestResult:
 
     def is_approximate(self, name: str) -> bool:
         """Whether p of a statistic are approximations."""
-        return self.tail is not None and takes_tail(name)
+        return self.tail is not None and any(info.has_tail for info in self.statistics if info.name == name)
 
     def critical(self, name: str, level: float = 0.05) -> float:
         """Value that a statistic must exceed at a family-wise error rate."""
@@ -199,8 +199,8 @@ def _approximate(
     uncorrected: Mapping[str, Approximated],
 ) -> None:
     """Put approximate p, as 1 − p, in place of those by counting."""
-    for name in filter(takes_tail, nulls):
-        if name in observed.statistics:
+    for name in names_of_elements(observed):
+        if name in nulls:
             values = observed.statistics[name].in_units(_tested_values(observed, name, row), row)
             p = tail.of_null(nulls[name], values, 1 - maps[f"{name}_corrp"].astype(np.float64)).p
             maps[f"{name}_corrp"] = one_minus(p)

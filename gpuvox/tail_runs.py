@@ -160,12 +160,7 @@ class _How:
 
 def names_of_elements(observed: ObservedTest) -> list[str]:
     """Statistics with a null distribution of their own at each voxel; those of clusters are mostly 0."""
-    return [name for name in observed.statistics if takes_tail(name)]
-
-
-def takes_tail(name: str) -> bool:
-    """Whether p of a statistic are approximated: of the maps themselves, and of TFCE."""
-    return name in ("vox", "tfce")
+    return [name for name, statistic in observed.statistics.items() if statistic.info.has_tail]
 
 
 def _observed_values(observed: ObservedTest, name: str) -> Float64:

@@ -33,13 +33,14 @@ from gpuvox import permtest
 from gpuvox.analysis import Inputs, Options, analyse, prepare
 from gpuvox.application import execute
 from gpuvox.application.fingerprint import NOT_IN_FINGERPRINT, fingerprint, hash_inputs
-from gpuvox.checkpoint import Checkpoint, RunIdentity, Tallies, read, resumable, write
+from gpuvox.checkpoint import Checkpoint, RunIdentity, Tallies, merge, read, resumable, write
 from gpuvox.cli import main, main_randomise
 from gpuvox.errors import FileError
 from gpuvox.files import locks
 from gpuvox.glm import Nuisance
 from gpuvox.grid import Grid
 from gpuvox.statistics import Statistics
+from gpuvox.tail_runs import Tail
 from gpuvox.tally import BlockResult, Tally, share, spans
 from gpuvox.tfce import Tfce
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
@@ -660,7 +661,11 @@ def inputs_and_options() -> tuple[Inputs, Options]:
 OTHER = {
     "n_permutations": 61, "seed": 5, "flip": True, "demean": True, "nuisance": Nuisance.KENNEDY, "whole_blocks": True,
     "detect_null": True, "f_only": True, "joint_steps": True, "only_test": 2, "variance_mm": 1.0,
+    "permute_and_flip": True, "within_blocks": True, "repeats": True, "distinct_rows": True, "tail": Tail("pareto"),
+    "missing_voxels": True, "variance_groups": (1, 2) * 6,
 }  # fmt: skip
+OF_PYTHON = {"permute_and_flip", "within_blocks", "repeats", "distinct_rows", "Tfce.rule"}
+"""Fields that no option of a command sets."""
 
 
 def test_every_option_makes_another_run():
@@ -669,10 +674,12 @@ def test_every_option_makes_another_run():
     assert set(OTHER) == {f.name for f in dataclasses.fields(Options)} - {
         *NOT_IN_FINGERPRINT, "statistics", "f_statistics",
     }  # fmt: skip
-    changed = [dataclasses.replace(options, **{name: value}) for name, value in OTHER.items()]
+    more = {"tail": Tail("gamma"), "variance_groups": "auto"}
+    changed = [dataclasses.replace(options, **{k: v}) for one in (OTHER, more) for k, v in one.items()]
+    changed.append(dataclasses.replace(options, variance_groups=(2, 1) * 6))
     for part in ("statistics", "f_statistics"):
         wanted = getattr(options, part)
-        tfce = [{"H": 1.0}, {"E": 1.0}, {"connectivity": 26}, {"delta": 0.1}, {"exact": True}]
+        tfce = [{"H": 1.0}, {"E": 1.0}, {"connectivity": 26}, {"delta": 0.1}, {"exact": True}, {"rule": "palm"}]
         assert {name for one in tfce for name in one} == {f.name for f in dataclasses.fields(Tfce)}
         values = [{"tfce": dataclasses.replace(wanted.tfce, **one)} for one in tfce] + [
             {"tfce": None}, {"voxel": False}, {"extent": 1.6}, {"mass": 1.6}, {"uncorrected": False},
@@ -682,10 +689,47 @@ def test_every_option_makes_another_run():
         changed += [dataclasses.replace(options, **{part: dataclasses.replace(wanted, **one)}) for one in values]
     runs = [json.dumps(fingerprint({}, one), sort_keys=True) for one in [options, *changed]]
     assert len(set(runs)) == len(runs)
-    assert all(name.startswith("-") for name in json.loads(runs[0])["options"])
+    assert {name for name in json.loads(runs[0])["options"] if not name.startswith("-")} == OF_PYTHON
+    identities = [RunIdentity(json.loads(one), {}) for one in runs]
+    for other in identities[1:]:
+        with pytest.raises(
+            FileError, match=r"one and other belong to different runs: \S+.* is .* in one, .* in other"
+        ):
+            merge({"one": Tallies(identities[0]), "other": Tallies(other)})
     before = hash_inputs(inputs, options)
     inputs.data[3, 5] += 1
     assert [name for name in before if hash_inputs(inputs, options)[name] != before[name]] == ["data"]
+
+
+OF_RUNS = {
+    "permute_and_flip": (True, {}, "permute_and_flip is off in the checkpoint, on in this run"),
+    "within_blocks": (
+        True, {"whole_blocks": True, "blocks": [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]},
+        "within_blocks is off in the checkpoint, on in this run",
+    ),
+    "repeats": (True, {}, "repeats is off in the checkpoint, on in this run"),
+    "distinct_rows": (True, {}, "distinct_rows is off in the checkpoint, on in this run"),
+    "tail": ("gamma", {}, "--tail is not set in the checkpoint, gamma in this run"),
+    "missing_voxels": (True, {}, "--missing voxelwise is off in the checkpoint, on in this run"),
+    "variance_groups": ([1, 2] * 5, {}, r"--variance-groups is \[\] in the checkpoint, \[0, 1, 0, .*\] in this run"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_RUNS)
+def test_a_checkpoint_without_a_setting_is_refused_by_a_run_with_it(name, work, monkeypatch):
+    """And the other way round."""
+    value, others, words = OF_RUNS[name]
+    given_to = {"mask": "mask", "n_permutations": 100, "seed": 1, "uncorrected": True, "threads": 1, **others}
+    arguments = ("data", "design.mat", "design.con")
+    for first, then in ((given_to, given_to | {name: value}), (given_to | {name: value}, given_to)):
+        stop_after(monkeypatch, 3)
+        with pytest.warns(UserWarning, match="kept in"), pytest.raises(KeyboardInterrupt):
+            gpuvox.randomise(*arguments, checkpoint="c.tally", **first)
+        content = Path("c.tally").read_bytes()
+        with pytest.raises(FileError, match=words if then is not given_to else "is the checkpoint of another run"):
+            gpuvox.randomise(*arguments, checkpoint="c.tally", resume=True, **then)
+        assert Path("c.tally").read_bytes() == content
+        Path("c.tally").unlink()
 
 
 # -- from Python, and on a device ------------------------------------------------------------------------------------

@@ -35,13 +35,14 @@ NAMES = {
     "whole_blocks": "--permuteBlocks", "detect_null": "--detectNull", "f_only": "--fonly", "only_test": "--skipTo",
     "variance_mm": "-v", "statistics.voxel": "-x", "statistics.tfce": "-T", "statistics.tfce.H": "--tfce_H",
     "statistics.tfce.E": "--tfce_E", "statistics.tfce.connectivity": "--tfce_C", "statistics.tfce.delta": "--tfce_D",
-    "statistics.tfce.exact": "--tfce-exact", "statistics.extent": "-c", "statistics.mass": "-C",
+    "statistics.tfce.exact": "--tfce-exact", "statistics.tfce.rule": "Tfce.rule", "statistics.extent": "-c",
+    "statistics.mass": "-C",
     "statistics.uncorrected": "--uncorrp", "statistics.two_pass": "--twopass", "f_statistics.extent": "-F",
     "f_statistics.mass": "-S", "statistics.two_sided": "--two-sided", "joint_steps": "--across-tests",
     "tail": "--tail", "tail.method": "--tail",
     "missing_voxels": "--missing voxelwise", "variance_groups": "--variance-groups",
 }  # fmt: skip
-"""Options of the command, by the field that they set."""
+"""Options of the command, by the field that they set; a field that only Python sets has the name of the setting."""
 
 Hashes = dict[str, list[list[str]]]
 """Option → name and SHA-256 of each of its files."""

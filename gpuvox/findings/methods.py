@@ -99,9 +99,7 @@ def _inference(run: Run) -> list[str]:
             "the observed value [@winkler2014]."
         )
     for law in dict.fromkeys(test.approximation for test in run.tests if test.approximation):
-        sentences.append(
-            f"p-values of voxels and of TFCE are approximations [@winkler2016tail], taken from {law}."
-        )
+        sentences.append(f"p-values of voxels and of TFCE are approximations [@winkler2016], taken from {law}.")
     if any(desc.endswith("FDR") for test in run.tests for desc in test.corrected):
         sentences.append(
             "The false discovery rate was controlled by the adaptive procedure of Benjamini, Krieger and Yekutieli "

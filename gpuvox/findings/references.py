@@ -44,7 +44,7 @@ REFERENCES = {
     "linear model. NeuroImage 2014;92:381–397. doi:10.1016/j.neuroimage.2014.01.060",
     "benjamini2006": "Benjamini Y, Krieger AM, Yekutieli D. Adaptive linear step-up procedures that control the false "
     "discovery rate. Biometrika 2006;93:491–507. doi:10.1093/biomet/93.3.491",
-    "winkler2016tail": "Winkler AM, Ridgway GR, Douaud G, Nichols TE, Smith SM. Faster permutation inference in brain "
+    "winkler2016": "Winkler AM, Ridgway GR, Douaud G, Nichols TE, Smith SM. Faster permutation inference in brain "
     "imaging. NeuroImage 2016;141:502–516. doi:10.1016/j.neuroimage.2016.05.068",
 }
 CITED = re.compile(r" ?\[@([a-z0-9]+)\]")

@@ -40,6 +40,9 @@ class StatisticInfo:
         Its values are the statistic image itself, which is written without a name of its own and called t or F.
     needs_neighbours : bool
         It cannot be computed unless it is known where the voxels lie.
+    has_tail : bool
+        Small p-values can be approximated from the tail of its permutation distribution: it has values at every voxel
+        that are not mostly 0, as those of clusters are.
     local_means : str
         For a statistic of the second pass: in the names of the images of the local means.
     """
@@ -49,6 +52,7 @@ class StatisticInfo:
     precedence: int = 0
     is_image: bool = False
     needs_neighbours: bool = True
+    has_tail: bool = False
     local_means: str = ""
 
 

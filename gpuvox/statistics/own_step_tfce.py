@@ -14,7 +14,7 @@ from gpuvox.statistics.batch import Batch, Edge, MaximumEdge, OwnStepEdges, Stat
 from gpuvox.tfce import Tfce
 from gpuvox.types import AnyArray, Float32, Ints, MapBatch
 
-INFO = StatisticInfo("tfce", "TFCE", precedence=50)
+INFO = StatisticInfo("tfce", "TFCE", precedence=50, has_tail=True)
 
 MAXIMA = ("maxima of TFCE", 0.0)
 """What `evaluate` leaves in `Batch.measured` for `maxima`."""

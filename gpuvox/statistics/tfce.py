@@ -21,7 +21,7 @@ from gpuvox.statistics.batch import Batch, Edge, StatisticModel, StepEdges, Thre
 from gpuvox.tfce import ORDINARY_PEAK, STEPS_TO_MAXIMUM, Enhancer, Tfce, most_levels, robust_peak, step_size
 from gpuvox.types import AnyArray, Float32, Float64, Ints, MapBatch
 
-INFO = StatisticInfo("tfce", "TFCE", precedence=50)
+INFO = StatisticInfo("tfce", "TFCE", precedence=50, has_tail=True)
 NORMALISED_INFO = StatisticInfo("tfcen", "normalised TFCE", precedence=60, local_means="tfcenorm")
 
 MAXIMA = ("maxima of TFCE", 0.0)

@@ -35,7 +35,9 @@ class Voxelwise(Statistic):
 
     is_rounded: bool = False
 
-    info: ClassVar = StatisticInfo("vox", "voxelwise", precedence=10, is_image=True, needs_neighbours=False)
+    info: ClassVar = StatisticInfo(
+        "vox", "voxelwise", precedence=10, is_image=True, needs_neighbours=False, has_tail=True
+    )
     disjoint: ClassVar = False
 
     def fixed_by(self, unpermuted: Unpermuted) -> Voxelwise:
