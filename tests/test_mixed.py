@@ -146,6 +146,7 @@ def test_the_command(visits, tmp_path, capsys):
     expected = trial_sizes(0.5 * rows.loc["MS - HC", "change"], ms["sd_slope"], ms["sd_residual"], [0, 1, 2])
     assert (trial["n_two_arms"], trial["n_one_arm"]) == tuple(np.ceil(expected[1:]))
     for extra, says in (
+        (["--trial", "0,1", "--random", "intercept"], "the size of a trial needs random slopes"),
         (["--subset", "years == 0"], "fewer than three participants have two visits"),
         (["--clusters", f"a={path}"], "has a row for each participant, not for each visit"),
         (["--rois", path], "and --rois need each other"),

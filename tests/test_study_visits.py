@@ -145,6 +145,11 @@ def test_what_visits_cannot_be(study, capsys):
         ('outcome = ["', 'order = ["MS", "HC", "CIS"]\noutcome = ["', "mixed[1].order: 3 groups; one or two"),
         ("trial = [0, 1, 2]", "trial = [1]", "mixed[1].trial: years of two visits or more are expected"),
         (
+            "trial = [0, 1, 2]",
+            'trial = [0, 1]\nrandom = "intercept"',
+            "mixed[1].trial: is for models with random =",
+        ),
+        (
             '[visits]\ntable = "visits.tsv"\ncolumn = "session"\ntime = "years"\n',
             "",
             "mixed[1]: needs the section [visits]",

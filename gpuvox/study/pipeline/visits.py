@@ -188,6 +188,12 @@ class Visits:
             )
         if len(set(model.trial)) == 1 or not np.isfinite(model.trial).all():
             raise config.error((*where, "trial"), "years of two visits or more are expected")
+        if model.trial and model.random == "intercept":
+            raise config.error(
+                (*where, "trial"),
+                'is for models with random = "slope"; without random slopes its size would be too small where '
+                "participants change differently",
+            )
 
     def order_of(self, model: Mixed) -> tuple[str, ...]:
         """The groups of a model."""

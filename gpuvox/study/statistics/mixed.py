@@ -129,6 +129,11 @@ def mixed(command: Mixed) -> Result:
     check_correction(command.correction)
     if command.random not in EFFECTS:
         raise InputError(f"the random effects {command.random!r} are unknown; expected {' or '.join(EFFECTS)}")
+    if command.visits and command.random == "intercept":
+        raise InputError(
+            "the size of a trial needs random slopes (random effects slope); without them it would be too small where "
+            "participants change differently"
+        )
     data, outcomes = _read(command)
     rows: list[dict[str, Any]] = []
     sizes: list[dict[str, Any]] = []
@@ -428,8 +433,7 @@ def trial_sizes(
 
 def _trial(command: Mixed, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     effect = command.reduction * rows[-1 if len(rows) == 3 else 0]["change"]
-    sd_slope = rows[0].get("sd_slope", 0.0)
     sd, two, one = trial_sizes(
-        effect, sd_slope, rows[0]["sd_residual"], command.visits, command.power, command.alpha
+        effect, rows[0]["sd_slope"], rows[0]["sd_residual"], command.visits, command.power, command.alpha
     )
     return {"effect": effect, "sd_change": sd, "n_two_arms": math.ceil(two), "n_one_arm": math.ceil(one)}
