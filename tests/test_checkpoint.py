@@ -715,7 +715,7 @@ OF_RUNS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", OF_RUNS)
+@pytest.mark.parametrize("name", few(OF_RUNS, 1))
 def test_a_checkpoint_without_a_setting_is_refused_by_a_run_with_it(name, work, monkeypatch):
     """And the other way round."""
     value, others, words = OF_RUNS[name]
