@@ -567,6 +567,13 @@ def test_clusters_that_are_too_small_are_told_from_nothing(study):
     assert "no cluster was large enough in one voxelwise test" in sentences.overall([told], [test], 0.05)
 
 
+def test_what_files_of_a_study_hold():
+    from gpuvox.study.report.listings import describe
+
+    assert describe("groups/all.tsv") == "comparisons of groups, or descriptions of one"
+    assert describe("groups/all_demographics.tsv").startswith("demographics")
+
+
 def test_structures_of_clusters():
     rows = [
         {"voxels": "100", "regions": "left_putamen 60 %; left_caudate 39 %; elsewhere 1 %"},

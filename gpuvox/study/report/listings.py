@@ -40,7 +40,7 @@ DESCRIPTIONS = (
     (r"design\.con", "contrasts"),
     (r"underlay\.nii", "anatomical underlay of the maps"),
     (r"_demographics\.tsv", "demographics: description and comparison of the groups"),
-    (r"groups/.*\.tsv", "analyses of covariance"),
+    (r"groups/.*\.tsv", "comparisons of groups, or descriptions of one"),
     (r"(groups|models|csf)/.*\.json", "how the table was computed, and its columns"),
     (r"_coefficients\.tsv", "coefficients of the models"),
     (r"_diagnostics\.tsv", "residuals and influence in the models"),
