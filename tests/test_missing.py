@@ -329,6 +329,11 @@ def test_the_command_writes_what_it_tested_and_where_data_were(cohort, tmp_path,
     np.testing.assert_allclose(held("t"), raw.statistic, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(held("z"), raw.z, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(held("dof"), model.dfs)
+    image = out / "contrast-MSMinusHC_stat-t_statmap"
+    assert nib.load(f"{image}.nii.gz").header.get_intent()[0] == "none"
+    assert (
+        json.loads((out / f"{image.name}.json").read_text())["DegreesOfFreedom"] == "those of the voxel, stat-dof"
+    )
     record = json.loads((out / "voxelwise.json").read_text())
     assert record["missing"] == "voxelwise"
     assert record["runs"][0]["statistics"]["t"]["extent"] == pytest.approx(

@@ -462,6 +462,8 @@ def test_the_command_writes_v_and_z(cohort, tmp_path, capsys):
         expected = z_of_t(statistic, df) if kind == "t" else z_of_f(statistic, 1, df)
         np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
         assert nib.load(out / names[0]).header.get_intent()[0] == "none"
+        about = json.loads((out / names[0].replace("nii.gz", "json")).read_text())
+        assert about["DegreesOfFreedom"] == "those of the voxel, stat-dof"
     main([*command, "--plan"])
 
 

@@ -16,6 +16,8 @@ LOWER, UPPER = "CI95lower", "CI95upper"
 """``desc-`` of the confidence limits."""
 SYMBOLS = {"d": "Cohen's d", "partialr": "partial r", "partialetasq": "partial η²"}
 UNITS = "units of the images"
+DF_OF_VOXEL = "those of the voxel, stat-dof"
+"""In place of a number, where degrees of freedom differ between voxels."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ def make_effects(
         residual = int(df[1]) if of_voxel is None else of_voxel
         eta = partial_eta_squared(stat.astype(np.float64), int(df[0]), residual)
         about = {
-            "Scale": "partial eta squared", "Units": "arbitrary", "DegreesOfFreedom": list(df),
+            "Scale": "partial eta squared", "Units": "arbitrary",
+            "DegreesOfFreedom": list(df) if of_voxel is None else DF_OF_VOXEL,
             "Computation": "F df1 / (F df1 + df2)", **n,
         }  # fmt: skip
         return Effects({keys[0]: eta.astype(np.float32)}, {keys[0]: about})
@@ -135,7 +138,7 @@ def make_effects(
     about_all = [each | n | {"DegreesOfFreedom": int(df)} for each in _about(sizes, hypothesis)]
     if of_voxel is not None:
         about_all[1] |= {"Computation": "|contrast estimate| / |statistic|"}
-        about_all = [each | {"DegreesOfFreedom": "those of the voxel, stat-dof"} for each in about_all]
+        about_all = [each | {"DegreesOfFreedom": DF_OF_VOXEL} for each in about_all]
     return Effects({key: each.astype(np.float32) for key, each in zip(keys, values)}, dict(zip(keys, about_all)))
 
 

@@ -286,9 +286,9 @@ def _smallest_p(result: TestResult, name: str) -> float:
 
 
 def _intent(result: TestResult) -> Label:
-    """The NIfTI intent of the statistic, with its degrees of freedom, unless it is v or G."""
+    """The NIfTI intent of the statistic, with its degrees of freedom, unless they differ between voxels."""
     text = f"gpuvox {__version__} {result.test.name}"
-    if "variance_groups" in result.records:
+    if "dof" in result.maps:
         return Label.cut(text)
     if result.f_dfs is not None:
         return Label.cut(text, "f test", tuple(float(df) for df in result.f_dfs))

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from gpuvox import __version__, files, participants, private
-from gpuvox.application.effects import Effects, make_effects, stats_of
+from gpuvox.application.effects import DF_OF_VOXEL, Effects, make_effects, stats_of
 from gpuvox.application.findings import Finding, find, log_p, p_values
 from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis
 from gpuvox.application.voxelwise.combined import image_of_rows
@@ -349,7 +349,7 @@ class ResultFolder:
             if each.p is not None and not each.desc.endswith("Unc"):
                 corrected[each.desc] = each.p
             name = map_name(label, each.stat, each.desc, hypothesis.images)
-            written += self._write_map(name, each, _sidecar(hypothesis, run, each.about, record))
+            written += self._write_map(name, each, _sidecar(hypothesis, run, each.about, record), _has_one_df(run))
             if not keep and not each.is_derived:
                 sources += files.image_files(each.header.path)
         for path in sources:
@@ -411,13 +411,15 @@ class ResultFolder:
                 more = {**about, "correction": RATES[run.fdr], "smallest_p": float(q.min())}
                 yield _RunMap("logp", OF_VOXELS[entities[1]], log_p(q), header, more, q, is_derived=True)
 
-    def _write_map(self, name: str, of_run: _RunMap, about: Mapping[str, Any]) -> list[str]:
+    def _write_map(
+        self, name: str, of_run: _RunMap, about: Mapping[str, Any], has_one_df: bool = True
+    ) -> list[str]:
         header = of_run.header
         grid = header.grid(np.ones(header.shape[:3], dtype=bool))
         intent: tuple[str, tuple[float, ...]] = ("none", ())
         if of_run.stat == "logp":
             intent = ("log10 p value", ())
-        elif of_run.stat in ("t", "F") and "variance_groups" not in of_run.about:
+        elif of_run.stat in ("t", "F") and has_one_df:
             df = np.atleast_1d(of_run.about["degrees_of_freedom"]).astype(float).tolist()
             intent = ("t test" if of_run.stat == "t" else "f test", tuple(df))
         label = files.Label.cut(f"gpuvox {__version__} {name}", *intent)
@@ -501,6 +503,11 @@ def _without_maps(record: Mapping[str, Any], keep: bool) -> dict[str, Any]:
     return dict(record) if keep else {key: value for key, value in record.items() if key not in ("maps", "files")}
 
 
+def _has_one_df(run: Run) -> bool:
+    """Whether all voxels have the same degrees of freedom, which headers can say."""
+    return not run.options.missing_voxels and not run.options.variance_groups
+
+
 def _sidecar(
     hypothesis: Hypothesis, run: Run, about: Mapping[str, Any], record: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -522,7 +529,8 @@ def _sidecar(
             "ValueOfP05": LOGP_OF_05,
         }
     else:
-        content |= {"DegreesOfFreedom": about.get("degrees_of_freedom")}
+        df = about.get("degrees_of_freedom") if _has_one_df(run) else DF_OF_VOXEL
+        content |= {"DegreesOfFreedom": df}
     return content | _made_by(record)
 
 
