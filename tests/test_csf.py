@@ -123,11 +123,12 @@ def test_differences_of_csf_itself_are_warned_of():
     people["putamen.volume"] = 12.0
     comparison = Comparison(people, "group", ("MS", "HC"), ())
     found = compare_references(comparison, ["putamen.iron", "putamen.volume"], offsets, "cohort")
-    said = " ".join(concerns(found, "cohort"))
+    said = " ".join(concerns(found, "cohort", {"iron": "mg/kg", "myelin": ""}))
     assert "mean iron in CSF differs between the groups by 38 mg/kg" in said
     assert "at least half of the difference in putamen.iron is that of iron in CSF" in said
     assert "the difference in putamen.iron depends on the CSF reference: p < .001" in said
     assert "myelin" not in said
+    assert "by 38 µg/g given" in " ".join(concerns(found, "cohort", {"iron": "µg/g", "myelin": ""}))
     within = [offsets["iron"][group == g] for g in ("MS", "HC")]
     pooled = np.sqrt(sum(((v - v.mean()) ** 2).sum() for v in within) / 58)
     assert found.spread["iron"] == pytest.approx(pooled)

@@ -728,8 +728,9 @@ def test_methods_say_of_other_models_only_what_they_say(tmp_path):
 
 
 def test_methods_say_how_regions_were_measured(tmp_path):
-    head = "participant_id\tstructure\tside\tmap\tmean\n"
-    (tmp_path / "rois.tsv").write_text(head + "".join(f"s1\tputamen\tleft\t{m}\t1\n" for m in ("iron", "fa")))
+    head = "participant_id\tstructure\tside\tmap\tmean\tmass\n"
+    rows = "s1\tputamen\tleft\tfa\t1\tn/a\ns1\tputamen\tleft\tiron\t1\t"
+    (tmp_path / "rois.tsv").write_text(f"{head}{rows}2\n")
     how = {"labels": "native_labels", "labels_of": "participant", "erosion": 2, "lesions": "lesion_mask",
            "head_size": "vscaling", "merge": {"thalamus": "thalamus_*"}}  # fmt: skip
     text = told(tmp_path, rois="rois.tsv", regions=how)
@@ -750,9 +751,11 @@ def test_methods_say_how_regions_were_measured(tmp_path):
     assert "yelin" not in text  # not measured
     assert "raw volume" not in text
     assert "share of a contrast" not in text
+    (tmp_path / "without.tsv").write_text(f"{head}{rows}n/a\n")  # the model is not in mg/kg
+    assert "mass" not in told(tmp_path, rois="without.tsv", regions=how)
     shares = head.replace("mean", "mean\tqsm_share")
     (tmp_path / "s.tsv").write_text(
-        shares + "s1\tputamen\tleft\tiron\t1\t0.9\ns1\tputamen\tleft\tmyelin\t1\tn/a\n"
+        shares + "s1\tputamen\tleft\tiron\t1\t0.9\t2\ns1\tputamen\tleft\tmyelin\t1\tn/a\tn/a\n"
     )
     text = told(tmp_path, rois="s.tsv", regions=how)
     assert "The share of a contrast (QSM, R1) due to iron is |a·Fe| / (|a·Fe| + |b·My|)" in text

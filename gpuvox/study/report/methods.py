@@ -230,13 +230,14 @@ def _regions(contents: Contents) -> str:
     with contents.reading("rois"):
         rows = read_rows(path)[1]
     how, maps = contents.part("regions"), {row.get("map", "") for row in rows}
+    masses = {row.get("map", "") for row in rows if row.get("mass", "n/a") != "n/a"}
     sentences = [
         _labels(how),
         f"Mean, median and SD of {named(sorted(maps)) or 'the maps'} were measured in every region and participant"
         f"{_without(how)}.",
         _volumes(how),
-        *(_mass(text, how) for name, text in MASSES.items() if name in maps),
-        RAW if maps & set(MASSES) and _is_normalised(how) else "",
+        *(_mass(text, how) for name, text in MASSES.items() if name in masses),
+        RAW if masses & set(MASSES) and _is_normalised(how) else "",
         SHARES if any(number(row.get("qsm_share", "")) >= 0 for row in rows) else "",
         *(
             f"{named([name])} combines all structures that match {pattern}."

@@ -29,7 +29,6 @@ COMPARISON, SENSITIVITY_TABLE, RECORD = "csf/comparison.tsv", "csf/sensitivity.t
 DEPENDENCE, DEPENDENCE_RECORD = "csf/coefficients.tsv", "csf/coefficients.json"
 """Files of the dependence on the model's coefficients."""
 KINDS = ("iron", "myelin")
-UNITS = {"iron": " mg/kg", "myelin": ""}
 MASS_UNITS = {"iron": 1e-3, "myelin": 1.0}
 """Mass of a mean times a volume in mL: mg of iron, mL of myelin."""
 LARGE_SHARE = 0.2
@@ -230,7 +229,7 @@ def compare_references(
     return References(comparison.of(offsets), rows, spread_of(comparison, offsets))
 
 
-def concerns(found: References, reference: str) -> list[str]:
+def concerns(found: References, reference: str, units: Mapping[str, str]) -> list[str]:
     """Warnings if CSF could explain a difference between the groups, or hide one.
 
     Parameters
@@ -238,6 +237,8 @@ def concerns(found: References, reference: str) -> list[str]:
     found : References
     reference : {"cohort", "subject"}
         That of the maps.
+    units : dict of str to str
+        Those of iron and of myelin in the tissue model; empty for a fraction.
     """
     compared, rows, spread = found.compared, found.sensitivity, found.spread
     texts = []
@@ -245,11 +246,12 @@ def concerns(found: References, reference: str) -> list[str]:
         row = compared.loc[kind].to_dict()
         if row["p"] < LEVEL:
             texts.append(
-                f"mean {kind} in CSF differs between the groups by {row['difference']:.3g}{UNITS[kind]} given the "
-                f"covariates (p {_p(row['p'])}), and the cohort's reference leaves this difference in the maps"
+                f"mean {kind} in CSF differs between the groups by {_measured(row['difference'], units[kind])} "
+                f"given the covariates (p {_p(row['p'])}), and the cohort's reference leaves this difference in "
+                "the maps"
             )
         own = [_kind(name) == kind for name in rows["variable"]]
-        texts += _of_kind(rows.loc[own], kind, spread[kind])
+        texts += _of_kind(rows.loc[own], kind, _measured(spread[kind], units[kind]))
     for each in rows.to_dict("records"):
         if (each["p_cohort"] < LEVEL) != (each["p_subject"] < LEVEL):
             texts.append(
@@ -259,7 +261,7 @@ def concerns(found: References, reference: str) -> list[str]:
     return texts
 
 
-def _of_kind(rows: pd.DataFrame, kind: str, spread: float) -> list[str]:
+def _of_kind(rows: pd.DataFrame, kind: str, spread: str) -> list[str]:
     """Warnings about the variables of iron, or of myelin, that are referenced to the cohort."""
     texts = []
     moved = (rows["difference_cohort"] - rows["difference_subject"]).abs()
@@ -273,12 +275,16 @@ def _of_kind(rows: pd.DataFrame, kind: str, spread: float) -> list[str]:
     if len(noisy):
         top = max(noisy.to_dict("records"), key=lambda row: row["csf_share"])
         texts.append(
-            f"the spread of {kind} in CSF between participants (SD {spread:.3g}{UNITS[kind]}) is at least "
+            f"the spread of {kind} in CSF between participants (SD {spread}) is at least "
             f"{100 * LARGE_SHARE:.0f} % of the variance of {', '.join(noisy['variable'])} (largest: "
             f"{100 * top['csf_share']:.0f} % of {top['variable']}), which can hide or imitate differences; compare "
             'reference = "subject"'
         )
     return texts
+
+
+def _measured(value: float, unit: str) -> str:
+    return f"{value:.3g} {unit}".rstrip()
 
 
 def _kind(name: str) -> str:
