@@ -626,6 +626,10 @@ def test_methods_say_of_each_group_table_what_differs(study):
     assert "In “Two”, p was not corrected for the number of tests." in text
     assert "In “Two”, logarithms were analysed: log(bv) and log(lesion load + 0.0512)." in text
     assert text.count("logarithms") == text.count("Bonferroni") == 1
+    three = {"ancova": {"transforms": {"bv": "log(x)", "caudate.iron": "log(x)"}}}
+    parts = recorded(folder, {"One": one, "Three": three}, table="groups.tsv")
+    said = methods.of_untransformed(Contents({"groups": parts}, folder))
+    assert said == ", without the logarithm of caudate.iron"
     text = told(folder, groups=recorded(folder, {"One": one, "Two": one}, table="groups.tsv"))
     assert "One" not in text
     assert (

@@ -13,6 +13,7 @@ from gpuvox.findings.sentences import capital, kinds, level_text, listed, number
 from gpuvox.findings.tables import number, of_formula, read_rows
 from gpuvox.study.report.contents import Contents, read_json
 from gpuvox.study.report.volumes import StudyTest
+from gpuvox.study.statistics.csf import REFERENCED
 from gpuvox.study.statistics.transforms import FORMULAS
 
 CORRECTED = {
@@ -97,7 +98,8 @@ def _maps(contents: Contents, about: Mapping[str, Any]) -> str:
         "values are relative to cerebrospinal fluid."
         if reference in ("cohort", "subject")
         else "",
-        "Comparisons of groups were repeated with the other reference (cohort’s mean, or participant’s own)."
+        "Comparisons of groups were repeated with the other reference (cohort’s mean, or participant’s own)"
+        f"{of_untransformed(contents)}."
         if contents.part("csf").get("sensitivity", "")
         else "",
         "How conclusions depend on the model was examined by drawing its coefficients with normal errors."
@@ -411,6 +413,20 @@ def _covariates(table: Recorded) -> str:
 
 def _group_correction(table: Recorded) -> str:
     return _correction(_ancova(table).get("correction"), "within each family, p")
+
+
+def of_untransformed(contents: Contents) -> str:
+    """What comparisons of iron and myelin under other assumptions are of, if tables of groups analyse logarithms."""
+    tables = [Recorded("", beside(part)) for part in contents.parts("groups")]
+    names = sorted(
+        {
+            str(name)
+            for table in tables
+            for name in _ancova(table).get("transforms", {})
+            if REFERENCED.fullmatch(name)
+        }
+    )
+    return f", without the logarithm of {listed(names)}" if names else ""
 
 
 def _transforms(table: Recorded) -> str:

@@ -264,7 +264,8 @@ class Page:
         about = methods.beside(part)
         share, draws = about.get("relative_standard_error"), about.get("draws", 0)
         errors = "standard errors of their model" if share is None else f"standard error {100 * share:g} %"
-        caption = f"Differences with {draws} sets of coefficients, {errors}"
+        untransformed = methods.of_untransformed(self.source)
+        caption = f"Differences with {draws} sets of coefficients, {errors}{untransformed}"
         found = self._tables(part, "table", "coefficients", caption, tables.explained_columns(about, "dependence"))
         main = [table for table in found[:1] if table.rows]
         return [Group("Dependence on the coefficients", main, found[1:], [])] if main else []
@@ -275,7 +276,11 @@ class Page:
         if not part.get("comparison", ""):
             return []
         about, tables_of = methods.beside(part), []
-        captions = {"sensitivity": "Differences with either reference", "comparison": "Mean in CSF"}
+        untransformed = methods.of_untransformed(self.source)
+        captions = {
+            "sensitivity": f"Differences with either reference{untransformed}",
+            "comparison": "Mean in CSF",
+        }
         for key, caption in captions.items():
             tables_of.append(self._tables(part, key, "csf", caption, tables.explained_columns(about, key)))
         main = [table for of in tables_of for table in of[:1] if table.rows]

@@ -25,7 +25,7 @@ DRAWS = 500
 """Sets of coefficients that are drawn."""
 MEANS = re.compile(r"(?P<place>.+)\.(?P<kind>iron|myelin)")
 COLUMNS = {
-    "variable": "variable compared",
+    "variable": "variable compared, not transformed",
     "d": "Cohen's d of the groups given the covariates, with the model's coefficients",
     "p": "its p, not corrected",
     "d_low": "2.5th percentile of d over drawn coefficients",

@@ -37,7 +37,7 @@ HALF = 0.5
 """Share of a difference between groups from which that of CSF is reported."""
 REFERENCED = re.compile(r"(?P<place>.+)\.(?P<kind>iron|myelin)(?P<of>|\.median|\.mass|\.mass_raw)")
 SENSITIVITY = {
-    "variable": "variable compared",
+    "variable": "variable compared, not transformed",
     "difference_cohort": "difference of the groups given the covariates, maps referenced to the cohort's mean CSF",
     "difference_cohort_low": "lower end of its 95 % confidence interval",
     "difference_cohort_high": "upper end of its 95 % confidence interval",
