@@ -563,6 +563,11 @@ def test_clusters_that_are_too_small_are_told_from_nothing(study):
         f"{test.survivors} voxels had corrected p\u00a0<\u00a0.05, but no cluster reached 500 voxels; the smallest "
         "corrected p\u00a0=\u00a0.015."
     )
+    few = replace(test, permutations=10, corrected=np.where(test.significant, 0.97, 0).astype(np.float32))
+    assert "no result could be" not in sentences.finding(few, None, 0.05, 1).sentence  # p were approximated
+    assert few.p == 0.03
+    none = replace(few, significant=np.zeros_like(few.significant))
+    assert sentences.finding(none, None, 0.05, 1).sentence.startswith("No result could be significant: with ten")
     assert not told.survived
     assert "no cluster was large enough in one voxelwise test" in sentences.overall([told], [test], 0.05)
 

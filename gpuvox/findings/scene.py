@@ -70,7 +70,10 @@ class VoxelwiseTest:
     def exact_p(self, corrected: float) -> float:
         """p of a value of the corrected map."""
         p = 1 - float(corrected)
-        return round(p * self.permutations) / self.permutations if self.permutations else round(p, 6)
+        count = round(
+            p * self.permutations
+        )  # 0 of approximated p alone: that of the data themselves is at least 1
+        return count / self.permutations if count else round(p, 6)
 
     @property
     def survivors(self) -> int:

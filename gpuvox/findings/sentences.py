@@ -61,7 +61,7 @@ def finding(
         Says in which regions clusters are; `structures` by default.
     """
     smallest = p_phrase(test.p, level)
-    if test.permutations and 1 / test.permutations >= level:
+    if test.permutations and 1 / test.permutations >= level and not test.survivors:  # approximated p can be below
         few = plural(test.permutations, "permutation")
         text = (
             f"no result could be significant: with {few}, p cannot be below {significant(1 / test.permutations)}."
