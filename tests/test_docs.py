@@ -11,6 +11,7 @@
 """
 
 import argparse
+import doctest
 import importlib.util
 import json
 import re
@@ -105,12 +106,10 @@ def test_every_example_in_python_imports_what_exists(page):
 
 def test_the_engine_of_the_documentation_runs():
     """In a process of its own: a module of the name of a function would hide it once it is imported."""
-    engine = next(
-        code
-        for code in re.findall(r"```python\n(.*?)```", TEXTS["docs/python.md"], re.DOTALL)
-        if "Shuffler" in code
-    )
-    subprocess.run([sys.executable, "-c", f"{engine}\nassert block.maxima"], check=True, cwd=ROOT)
+    examples = doctest.DocTestParser().get_examples(TEXTS["docs/api.md"])
+    engine = "".join(example.source for example in examples)
+    assert "Shuffler" in engine
+    subprocess.run([sys.executable, "-c", f"{engine}assert block.maxima"], check=True, cwd=ROOT)
 
 
 def test_links_to_headings_have_a_heading():
