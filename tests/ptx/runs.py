@@ -126,8 +126,8 @@ def other_models(device: Device | None) -> list[np.ndarray]:
     ]
     out, number, voxel = [], np.arange(20) % 6, np.arange(20)
     for model in models:
-        there = model.on(device)
-        out += [host(device, there.statistic_maps(shuffles)), there.exact(shuffles, number, voxel)]
+        placed = model.on(device)
+        out += [host(device, placed.statistic_maps(shuffles)), placed.exact(shuffles, number, voxel)]
     return out
 
 
@@ -204,13 +204,15 @@ def shuffling(device: Device | None) -> list[np.ndarray]:
     """Permutations, sign flips and both, of rows, of blocks, and of a tree of blocks; with ranks and without."""
     few, many = np.arange(12) % 3, np.arange(40.0)
     tree = np.column_stack([-np.ones(12), np.repeat([1, 2, 3], 4), np.arange(1, 13)])
-    out = []
-    for both in (False, True):
-        for labels, blocks in ((few, None), (many, None), (few, np.repeat([1, 2], 6)), (few, tree)):
-            shuffler = shuffler_of(labels, Permutations(40, 5, blocks, permute_and_flip=both))
-            out.append(shuffler.shuffles(0, 40) if device is None else shuffler.on_device(0, 40, device).on_host())
-    flips = shuffler_of(few, Permutations(40, 5, flip=True))
-    return [*out, flips.shuffles(0, 40) if device is None else flips.on_device(0, 40, device).on_host()]
+    shufflers = [
+        shuffler_of(labels, Permutations(40, 5, blocks, permute_and_flip=both))
+        for both in (False, True)
+        for labels, blocks in ((few, None), (many, None), (few, np.repeat([1, 2], 6)), (few, tree))
+    ]
+    shufflers.append(shuffler_of(few, Permutations(40, 5, flip=True)))
+    if device is None:
+        return [shuffler.shuffles(0, 40) for shuffler in shufflers]
+    return [shuffler.on_device(0, 40, device).on_host() for shuffler in shufflers]
 
 
 RUNS: dict[str, Run] = {
