@@ -5,6 +5,7 @@ Every map of the reference runs of FSL that exists on both sides, except where g
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -18,8 +19,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from tests.test_reference import CASES, DIFFERENT, NAMES, run_case  # noqa: E402
 
-KINDS = {"_tstat": "t", "_fstat": "F", "_tfce_corrp_": "1 − p, TFCE", "_cluster": "1 − p, clusters"}
-"""Parts of names of files, and what the maps hold."""
+KINDS = {"tstat": "t", "fstat": "F", "tfce_corrp": "1 − p, TFCE", "cluster._corrp": "1 − p, clusters"}
+"""Patterns of names of files, and what the maps hold."""
 
 
 def pairs() -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
@@ -30,10 +31,11 @@ def pairs() -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
             run_case(case, Path(folder))
             for theirs in sorted((CASES / case).glob("fsl_*.nii.gz")):
                 ours = Path(folder) / theirs.name
-                kind = next((title for part, title in KINDS.items() if f"fsl{part}" in theirs.name), None)
+                kind = next(
+                    (title for pattern, title in KINDS.items() if re.match(f"fsl_{pattern}", theirs.name)), None
+                )
                 skipped = any(part in theirs.name for part in DIFFERENT.get(case, ())) or case == "ter_braak"
-                p = kind is None or not kind.startswith("1") or "corrp" in theirs.name
-                if kind and ours.exists() and p and not skipped:
+                if kind and ours.exists() and not skipped:
                     found[kind].append((nib.load(theirs).get_fdata().ravel(), nib.load(ours).get_fdata().ravel()))
     return found
 
