@@ -1,10 +1,11 @@
 // Semipartial correlations; the algebra and the notation are those of gpuvox/correlation.py, and so are the bits.
 
 #include "common.cuh"
+#include "residuals.cuh"
 
 namespace {
 
-const double ZERO_RESIDUAL = 1e-10, SMALL = 1e-12, SSE_FLOOR = 1e-14;
+const double SMALL = 1e-12;
 const int ROWS = 64;  // of a tile of glm_rows
 
 }  // namespace
@@ -59,21 +60,8 @@ correlation_exact(const float* data, int64 data_stride, const double* norms, con
     for (int64 item = grid_thread(); item < n_items; item += step) {
         const float* y = data + item_column[item];
         const int* shuffle = shuffles + (int64)item_map[item] * n;
-        double raw = 0.0;
-        for (int i = 0; i < n; ++i) {
-            const double value = (double)y[i * data_stride];
-            left[i * step] = value;
-            raw += value * value;
-        }
-        for (int a = 0; a < n_removed; ++a) {
-            double coefficient = 0.0;
-            for (int i = 0; i < n; ++i) coefficient += removed[i * n_removed + a] * left[i * step];
-            for (int i = 0; i < n; ++i) left[i * step] -= removed[i * n_removed + a] * coefficient;
-        }
-        double norm = 0.0;
-        for (int i = 0; i < n; ++i) norm += left[i * step] * left[i * step];
-        norm = sqrt(norm);
-        if (norm <= ZERO_RESIDUAL * sqrt(raw) || !(norms[item_column[item]] > 0.0)) norm = 0.0;
+        double norm = residualise(y, data_stride, n, removed, n_removed, left, step);
+        if (!(norms[item_column[item]] > 0.0)) norm = 0.0;
         const double unit = norm > 0.0 ? 1.0 / norm : 0.0;
         double effect = 0.0, squares = 0.0, total = 1.0;
         for (int r = 0; r < m; ++r) {

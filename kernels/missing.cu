@@ -9,7 +9,7 @@
 
 namespace {
 
-const double ZERO_RESIDUAL = 1e-10, ORTHOGONAL = 1e-13, SSE_FLOOR = 1e-14, VANISHES = 1e-9;
+const double ORTHOGONAL = 1e-13, SSE_FLOOR = 1e-14, VANISHES = 1e-9;
 
 struct Found {
     double statistic, df, z;

@@ -2,11 +2,12 @@
 // voxel.
 
 #include "common.cuh"
+#include "residuals.cuh"
 #include "z_tables.cuh"
 
 namespace {
 
-const double ZERO_RESIDUAL = 1e-10, ORTHOGONAL = 1e-13, SSE_FLOOR = 1e-14, LEAST_SHARE = 1e-8;
+const double LEAST_SHARE = 1e-8;
 const int TOGETHER = 2;  // columns whose products, or rows whose residuals, are in registers at a time
 
 // The model, with its rows sorted by variance group: rows (n, m), the columns that shuffles move, the effect last;
@@ -24,21 +25,6 @@ struct Found {
 };
 
 DEVICE double larger(double a, double b) { return a > b ? a : b; }
-
-// The reciprocal of the norm of the residuals of a voxel, which are left in y; 0 where there are none.
-DEVICE double residualise(double* y, int64 stride, const double* removed, int n_removed, int n, bool counts) {
-    double raw = 0.0, norm = 0.0;
-    for (int i = 0; i < n; ++i) raw += y[i * stride] * y[i * stride];
-    for (int a = 0; a < n_removed; ++a) {
-        double coefficient = 0.0;
-        for (int i = 0; i < n; ++i) coefficient += removed[i * n_removed + a] * y[i * stride];
-        for (int i = 0; i < n; ++i) y[i * stride] -= removed[i * n_removed + a] * coefficient;
-    }
-    for (int i = 0; i < n; ++i) norm += y[i * stride] * y[i * stride];
-    norm = sqrt(norm);
-    if (norm <= ZERO_RESIDUAL * sqrt(raw)) norm = 0.0;
-    return norm > 0.0 && counts ? 1.0 / norm : 0.0;
-}
 
 // Value of the data that comes to a row of the model: `place` is its number, or that of a value whose sign is flipped.
 DEVICE double value_at(const double* y, int64 stride, int place) {
@@ -195,8 +181,8 @@ KERNEL variance_groups_places(const int* shuffles, int n_maps, int n, const int*
 KERNEL variance_groups_prepare(const float* data, int64 data_stride, int width, const double* norms, const double* removed,
                                int n_removed, int n, double* y, double* units) {
     for (int64 v = grid_thread(); v < width; v += grid_threads()) {
-        for (int i = 0; i < n; ++i) y[(int64)i * width + v] = (double)data[i * data_stride + v];
-        const double unit = residualise(y + v, width, removed, n_removed, n, norms[v] > 0.0);
+        const double norm = residualise(data + v, data_stride, n, removed, n_removed, y + v, width);
+        const double unit = norm > 0.0 && norms[v] > 0.0 ? 1.0 / norm : 0.0;
         for (int i = 0; i < n; ++i) y[(int64)i * width + v] *= unit;
         units[v] = unit;
     }
