@@ -252,31 +252,46 @@ def _combine(
         statistic[j] = statistic[j] / (s * (1.0 + slope * spread_out[j]))
 
 
-@loop
-def fill(  # noqa: C901, PLR0913
-    data: Float32,
-    voxels: Ints,
-    norms: Float64,
-    removed: Float64,
-    places: Ints,
-    signs: Float64,
-    rows: Float64,
-    ends: Ints,
-    sizes: Float64,
-    rests: Float64,
-    shares: Float64,
-    grams: Float64,
-    rank: int,
-    n_columns: int,
-    is_f: bool,
-    numerator: float,
-    first_x: int,
-    first_df: int,
-    least: float,
-    polynomials: Float64,
-    maps: Float32,
-    exact: Float64,
+@inner
+def _unit_tile(
+    data: Float32, voxels: Ints, norms: Float64, removed: Float64, raw: Float64, unit: Float64, tile: Float64
 ) -> None:
+    """Unit residuals (n, WIDTH) of voxels, and what they were multiplied by; 0 where there are none, or no voxel."""
+    width = len(voxels)
+    residualise_tile(data, voxels, removed, raw, unit)
+    for j in range(width):
+        unit[j] = 1.0 / unit[j] if unit[j] > 0 and norms[j] > 0 else 0.0
+    unit[width:] = 0.0
+    for i in range(len(tile)):
+        for j in range(width):
+            tile[i, j] = raw[i, j] * unit[j]
+        for j in range(width, WIDTH):
+            tile[i, j] = 0.0
+
+
+@inner
+def _regress(  # noqa: PLR0913
+    rows: Float64, ends: Ints, places: Ints, signs: Float64, at: int, tile: Float64, rank: int, fits: Float64,
+    squares: Float64,
+) -> None:  # fmt: skip
+    """Coefficients (m, WIDTH) and squared residuals (groups, WIDTH) of one permutation, whose places begin at `at`."""
+    for r in range(len(fits)):
+        _multiply(rows, r, places, signs, at, tile, fits, r * WIDTH)
+    first = 0
+    for g in range(len(ends)):
+        _squared_residuals(rows, places, signs, at, first, ends[g], tile, fits, squares, g * WIDTH)
+        first = ends[g]
+    for r in range(len(fits) - rank, len(fits)):
+        for j in range(WIDTH):
+            fits[r, j] = 0.0 if abs(fits[r, j]) < ORTHOGONAL else fits[r, j]
+
+
+@loop
+def fill(  # noqa: PLR0913
+    data: Float32, voxels: Ints, norms: Float64, removed: Float64, places: Ints, signs: Float64, rows: Float64,
+    ends: Ints, sizes: Float64, rests: Float64, shares: Float64, grams: Float64, rank: int, n_columns: int, is_f: bool,
+    numerator: float, first_x: int, first_df: int, least: float, polynomials: Float64, maps: Float32, exact: Float64,
+) -> None:  # fmt: skip
     """z of some voxels, columns of the data, for all permutations of a batch.
 
     places, signs (B, n): where the rows of the model, sorted by group, come to, and with which sign. For rows, ends,
@@ -285,49 +300,27 @@ def fill(  # noqa: C901, PLR0913
     """
     n, m = rows.shape
     n_groups = len(ends)
-    raw, norm, tile = np.zeros((n, WIDTH)), np.empty(WIDTH), np.zeros((n, WIDTH))
+    raw, unit, tile = np.zeros((n, WIDTH)), np.empty(WIDTH), np.zeros((n, WIDTH))
     scratch = np.empty(WIDTH, np.int32), np.empty(WIDTH), np.empty(WIDTH)
     fits, squares, weights = np.empty((m, WIDTH)), np.empty((n_groups, WIDTH)), np.empty((n_groups, WIDTH))
     factor, inverse = np.empty((grams.shape[1], WIDTH)), np.empty((n_columns, WIDTH))
-    spread_out, statistic, size, df, z = (
-        np.empty(WIDTH),
-        np.empty(WIDTH),
-        np.empty(WIDTH),
-        np.empty(WIDTH),
-        np.empty(WIDTH),
-    )
+    spread_out, statistic = np.empty(WIDTH), np.empty(WIDTH)
+    size, df, z = np.empty(WIDTH), np.empty(WIDTH), np.empty(WIDTH)
     for start in range(0, len(voxels), WIDTH):
         width = min(WIDTH, len(voxels) - start)
-        residualise_tile(data, voxels[start : start + width], removed, raw, norm)
-        for j in range(width):
-            norm[j] = 1.0 / norm[j] if norm[j] > 0 and norms[start + j] > 0 else 0.0
-        norm[width:] = 0.0
-        for i in range(n):
-            for j in range(width):
-                tile[i, j] = raw[i, j] * norm[j]
-            for j in range(width, WIDTH):
-                tile[i, j] = 0.0
+        _unit_tile(data, voxels[start : start + width], norms[start : start + width], removed, raw, unit, tile)
         for b in range(len(places)):
-            for r in range(m):
-                _multiply(rows, r, places, signs, b * n, tile, fits, r * WIDTH)
-            first = 0
-            for g in range(n_groups):
-                _squared_residuals(rows, places, signs, b * n, first, ends[g], tile, fits, squares, g * WIDTH)
-                first = ends[g]
-            effect = fits[m - rank :]
-            for r in range(rank):
-                for j in range(WIDTH):
-                    effect[r, j] = 0.0 if abs(effect[r, j]) < ORTHOGONAL else effect[r, j]
+            _regress(rows, ends, places, signs, b * n, tile, rank, fits, squares)
             _weigh(squares, sizes, rests, shares, weights, size, spread_out)
             _factorise(grams, weights, factor, inverse)
-            _combine(effect, factor, n_columns, is_f, spread_out, size, statistic)
+            _combine(fits[m - rank :], factor, n_columns, is_f, spread_out, size, statistic)
             for j in range(WIDTH):
                 size[j] = abs(statistic[j])
                 df[j] = numerator / spread_out[j] if n_groups > 1 else numerator
             tabulated_tile(size, df, first_x, first_df, least, polynomials, scratch, z)
             for j in range(WIDTH):
                 z[j] = z[j] if is_f else z[j] * statistic[j]
-                z[j] = 0.0 if norm[j] == 0.0 else z[j]
+                z[j] = 0.0 if unit[j] == 0.0 else z[j]
             if maps.size:
                 target = maps[b, start : start + width]
                 for j in range(width):
