@@ -31,13 +31,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from gpuvox.device import Device, Outcomes, blocks_for
 from gpuvox.errors import DesignError
-from gpuvox.glm import DeviceModel
 from gpuvox.missing_loops import fill, find_factors
 from gpuvox.partitioning import PartitionedDesign, invariant_part
 from gpuvox.reductions import DeviceItems, upload_items
@@ -54,6 +53,7 @@ from gpuvox.types import (
     ShuffleBatch,
     Shuffles,
 )
+from gpuvox.z_models import NO_EXACT, NO_MAPS, RawMaps, ZModel
 from gpuvox.z_tables import ZTable, z_table
 
 _THREADS = 128
@@ -95,25 +95,8 @@ def patterns(present: Bools) -> Patterns:
     )
 
 
-class RawMaps(NamedTuple):
-    """One shuffle in float64.
-
-    Attributes
-    ----------
-    statistic : (V,) float64
-        t or F; 0 where there is none.
-    df : (V,) float64
-        Its residual degrees of freedom.
-    z : (V,) float64
-    """
-
-    statistic: Float64
-    df: Float64
-    z: Float64
-
-
 @dataclass(frozen=True, eq=False)
-class MissingGlm(DeviceModel):
+class MissingGlm(ZModel):
     """Maps of t or F, as z, of one model for any shuffles, where data may be missing; the interface of `glm.Glm`.
 
     Parameters
@@ -172,7 +155,7 @@ class MissingGlm(DeviceModel):
             raise DesignError("at no voxel are there enough data to test the contrast")
         object.__setattr__(self, "_norms", np.zeros(self.n_voxels))
         no_shuffles = np.zeros((0, n), dtype=np.int32)
-        self._fill(no_shuffles, self.patterns.order, self.patterns.starts, _NO_MAPS, _NONE)  # finds the norms
+        self._fill(no_shuffles, self.patterns.order, self.patterns.starts, NO_MAPS, NO_EXACT)  # finds the norms
 
     @property
     def _n_nuisance(self) -> int:
@@ -224,11 +207,6 @@ class MissingGlm(DeviceModel):
         return int(self.dfs.max(initial=0))
 
     @property
-    def f_dfs(self) -> None:
-        """None: maps are z, also of F."""
-        return
-
-    @property
     def streamed(self) -> bool:
         """Whether every batch reads from a file."""
         return False
@@ -237,19 +215,12 @@ class MissingGlm(DeviceModel):
     def _table(self) -> ZTable:
         return z_table(self.model.rank_effect if self.model.is_f else 0, 1.0, float(self.n_rows))
 
-    def to_z(self, statistic: MapBatch) -> MapBatch:
-        """The maps themselves, which are z."""
-        return statistic
-
-    def settle(self, shuffles: ShuffleBatch, maps: MapBatch, chosen: Any, outcomes: Outcomes) -> None:
-        """Nothing: all maps have been computed in float64."""
-
     def statistic_maps(self, shuffles: ShuffleBatch, outcomes: Outcomes | None = None) -> MapBatch:
         """(B, V) float32 z, see `glm.Glm.statistic_maps`."""
         if self.device is not None:
             return self._on_device.maps(shuffles)
         out = np.zeros((len(shuffles), self.n_voxels), dtype=np.float32)
-        self._fill(shuffles, self.patterns.order, self.patterns.starts, out, _NONE)
+        self._fill(shuffles, self.patterns.order, self.patterns.starts, out, NO_EXACT)
         return out
 
     def raw_maps(self, shuffle: Shuffles) -> RawMaps:
@@ -258,12 +229,8 @@ class MissingGlm(DeviceModel):
         if self.device is not None:
             return RawMaps(*self._on_device.exact(shuffle[None], np.zeros_like(voxels), voxels))
         out = np.zeros((3, 1, self.n_voxels))
-        self._fill(shuffle[None], self.patterns.order, self.patterns.starts, _NO_MAPS, out)
+        self._fill(shuffle[None], self.patterns.order, self.patterns.starts, NO_MAPS, out)
         return RawMaps(*out[:, 0])
-
-    def exact_map(self, shuffle: Shuffles) -> Float64:
-        """(V,) z of one shuffle in float64, on the host."""
-        return self.raw_maps(shuffle).z
 
     def exact(self, shuffles: Shuffles, number: AnyArray, voxels: AnyArray) -> Float64:
         """(m,) z in float64 for pairs of a shuffle and a voxel, see `glm.Glm.exact`."""
@@ -275,7 +242,7 @@ class MissingGlm(DeviceModel):
             wanted = np.unique(voxels[chosen])
             order = wanted[np.argsort(self.patterns.of_voxel[wanted], kind="stable")]
             starts = np.searchsorted(self.patterns.of_voxel[order], np.arange(len(self.patterns.present) + 1))
-            self._fill(shuffles[b : b + 1], order.astype(np.int64), starts, _NO_MAPS, whole)
+            self._fill(shuffles[b : b + 1], order.astype(np.int64), starts, NO_MAPS, whole)
             out[chosen] = whole[2, 0, voxels[chosen]]
         return out
 
@@ -295,10 +262,6 @@ class MissingGlm(DeviceModel):
     @cached_property
     def _on_device(self) -> _OnDevice:
         return _OnDevice(self, self._own_device)
-
-
-_NO_MAPS = np.empty((0, 0), dtype=np.float32)
-_NONE = np.empty((0, 0, 0))
 
 
 class _OnDevice:

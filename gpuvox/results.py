@@ -146,12 +146,10 @@ def _scored_maps(model: MissingGlm | VarianceGroupsGlm, row: int) -> dict[str, A
 
     Where data are missing at some voxels, the number of subjects too.
     """
-    sign = (1, -1)[row]
+    sign, raw = (1, -1)[row], model.raw_maps(np.arange(model.model.n_rows, dtype=np.int32))
+    maps = {"stat": sign * raw.statistic, "z": sign * raw.z}
     if isinstance(model, VarianceGroupsGlm):
-        raw = model.raw_maps(np.arange(model.model.n_rows, dtype=np.int32))
-        return {"stat": sign * raw.statistic, "z": sign * raw.z, "dof": raw.df}
-    of_missing = model.raw_maps(np.arange(model.n_rows, dtype=np.int32))
-    maps = {"stat": sign * of_missing.statistic, "z": sign * of_missing.z}
+        return maps | {"dof": raw.df}
     return maps | {"n": model.n_present, "dof": model.dfs}
 
 

@@ -30,14 +30,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from gpuvox.device import Device, Outcomes, blocks_for
 from gpuvox.errors import DesignError, InputError
-from gpuvox.glm import ALONE, DeviceModel
+from gpuvox.glm import ALONE
 from gpuvox.partitioning import PartitionedDesign, invariant_part
 from gpuvox.reductions import DeviceItems, upload_items
 from gpuvox.scratch import Data, Tiles, copy_block, pieces, pieces_with
@@ -54,30 +54,13 @@ from gpuvox.types import (
     Shuffles,
 )
 from gpuvox.variance_groups_loops import fill, find_norms
+from gpuvox.z_models import NO_EXACT, NO_MAPS, RawMaps, ZModel
 from gpuvox.z_tables import ZTable, z_table
 
 AUTOMATIC = "auto"
 """In place of groups: those of rows that permutations can exchange."""
 LEAST_REST = 1e-8
 """Sum of the diagonal of the residual-forming matrix under which a group has no residuals."""
-
-
-class RawMaps(NamedTuple):
-    """One permutation in float64.
-
-    Attributes
-    ----------
-    statistic : (V,) float64
-        v, or G.
-    df : (V,) float64
-        Its degrees of freedom; of G, those of the denominator.
-    z : (V,) float64
-        0 where the data are constant.
-    """
-
-    statistic: Float64
-    df: Float64
-    z: Float64
 
 
 def group_labels(groups: ArrayLike, n_rows: int) -> Ints:
@@ -111,7 +94,7 @@ def groups_of_orbits(invariant: Float64) -> Ints:
 
 
 @dataclass(frozen=True, eq=False)
-class VarianceGroupsGlm(DeviceModel):
+class VarianceGroupsGlm(ZModel):
     """Maps of v or G, as z, of one model for any permutations; the interface of `glm.Glm`.
 
     The nuisance variables are permuted as by Freedman and Lane; of demeaned data and designs, the mean is one of them.
@@ -177,11 +160,6 @@ class VarianceGroupsGlm(DeviceModel):
         return self.model.df
 
     @property
-    def f_dfs(self) -> None:
-        """Maps are z, also of G."""
-        return None
-
-    @property
     def streamed(self) -> bool:
         """Whether every batch reads from a file."""
         return isinstance(self.data, Tiles) and self.data.in_file
@@ -215,10 +193,6 @@ class VarianceGroupsGlm(DeviceModel):
     def _table(self) -> ZTable:
         return z_table(self.model.rank_effect if self.model.is_f else 0, *self.degrees)
 
-    def to_z(self, statistic: MapBatch) -> MapBatch:
-        """The maps themselves, which are z."""
-        return statistic
-
     def statistic_maps(self, shuffles: ShuffleBatch, outcomes: Outcomes | None = None) -> MapBatch:
         """(B, V) float32 z of v or G, see `glm.Glm.statistic_maps`."""
         if self.device is not None:
@@ -227,22 +201,15 @@ class VarianceGroupsGlm(DeviceModel):
         for start, values in pieces(self.data):
             stop = min(start + values.shape[1], self.n_voxels)
             part = np.empty((len(shuffles), stop - start), dtype=np.float32)
-            self._fill(values, np.arange(stop - start), self._norms[start:stop], shuffles, part, _NONE)
+            self._fill(values, np.arange(stop - start), self._norms[start:stop], shuffles, part, NO_EXACT)
             out[:, start:stop] = part
         return out
-
-    def settle(self, shuffles: ShuffleBatch, maps: MapBatch, chosen: Any, outcomes: Outcomes) -> None:
-        """Nothing: all maps have been computed in float64."""
 
     def raw_maps(self, shuffle: Shuffles) -> RawMaps:
         """v or G of one permutation, their degrees of freedom, and z, in float64; on the host."""
         if self.device is not None:
             return RawMaps(*self.device.download(self._on_device.maps(shuffle[None], exact=True))[:, 0])
         return RawMaps(*self._exact(shuffle[None], np.arange(self.n_voxels))[:, 0])
-
-    def exact_map(self, shuffle: Shuffles) -> Float64:
-        """(V,) z of one permutation in float64, on the host."""
-        return self.raw_maps(shuffle).z
 
     def exact(self, shuffles: Shuffles, number: AnyArray, voxels: AnyArray) -> Float64:
         """z in float64 for pairs of a permutation and a voxel, see `glm.Glm.exact`."""
@@ -267,7 +234,7 @@ class VarianceGroupsGlm(DeviceModel):
         out = np.zeros((3, len(shuffles), len(voxels)))
         for place, values, column in pieces_with(self.data, voxels):
             part = np.empty((3, len(shuffles), len(column)))
-            self._fill(values, column, self._norms[voxels[place]], shuffles, _NO_MAPS, part)
+            self._fill(values, column, self._norms[voxels[place]], shuffles, NO_MAPS, part)
             out[:, :, place] = part
         return out
 
@@ -284,10 +251,6 @@ class VarianceGroupsGlm(DeviceModel):
             parts.rests, parts.shares, parts.grams, model.rank_effect, parts.n_columns, model.is_f, self._numerator,
             table.first_x, table.first_df, table.least, table.polynomials, maps, exact,
         )  # fmt: skip
-
-
-_NO_MAPS = np.empty((0, 0), dtype=np.float32)
-_NONE = np.empty((0, 0, 0))
 
 
 class _Parts(NamedTuple):
