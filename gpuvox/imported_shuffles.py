@@ -99,9 +99,8 @@ def _components(table: Int32) -> Ints:
     from scipy.sparse.csgraph import connected_components  # only where shuffles are imported
 
     n = table.shape[1]
-    places = np.broadcast_to(np.arange(n), table.shape)
-    edges = np.unique(np.stack([places.ravel(), (rows_of(table) + n * (table < 0)).ravel()]), axis=1)
-    first, second = edges
+    reached = rows_of(table) + n * (table < 0)
+    first, second = np.divmod(np.unique(np.arange(n) * (2 * n) + reached), 2 * n)
     opposite = (second + n) % (2 * n)
     graph = coo_array(
         (np.ones(2 * len(first)), (np.concatenate([first, first + n]), np.concatenate([second, opposite]))),
