@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gpuvox.pvalues import corrected, one_minus
+from gpuvox.pvalues import corrected
 from gpuvox.results import TestResult
 from gpuvox.types import Float32, Float64
 
@@ -56,7 +56,7 @@ class JointNull:
             values, maxima = ties * result.weights[name], self.maxima[name]
             found[name] = corrected(maxima, values)
             if result.tail is not None and result.is_approximate(name):
-                found[name] = one_minus(result.tail.of_null(maxima, values, 1 - found[name].astype(np.float64)).p)
+                found[name] = result.tail.corrected(maxima, values, found[name])
         return found
 
     def added_to(self, result: TestResult) -> TestResult:

@@ -200,8 +200,7 @@ def _approximate(
     for name in names_of_elements(observed):
         if name in nulls:
             values = observed.statistics[name].in_units(_tested_values(observed, name, row), row)
-            p = tail.of_null(nulls[name], values, 1 - maps[f"{name}_corrp"].astype(np.float64)).p
-            maps[f"{name}_corrp"] = one_minus(p)
+            maps[f"{name}_corrp"] = tail.corrected(nulls[name], values, maps[f"{name}_corrp"])
     for name, approximated in uncorrected.items():
         maps[f"{name}_p"] = one_minus(approximated.p)
 

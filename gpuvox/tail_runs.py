@@ -17,9 +17,10 @@ import numpy as np
 
 from gpuvox.executors import Finished, Share, TallyStore, Watch, Workers, run, show
 from gpuvox.permtest import LevelOverflow, MapsOfPermutation, ObservedTest, PermutationTest
+from gpuvox.pvalues import one_minus
 from gpuvox.tails import SMALL, Approximated, gamma, gamma_of, moments_of_sums, negative_binomial, pareto
 from gpuvox.tally import ByStatistic
-from gpuvox.types import Bools, Float64, Ints, PermutationsDone
+from gpuvox.types import Bools, Float32, Float64, Ints, PermutationsDone
 
 ROOM = 1 << 30
 """Bytes of null distributions that are held at a time."""
@@ -62,6 +63,10 @@ class Tail:
         if self.method == "gamma":
             return _or_counted(gamma_of(null, observed), p)
         return pareto(null, observed, p)
+
+    def corrected(self, null: Float64, observed: Float64, counted: Float32) -> Float32:
+        """Corrected 1 − p (V,) from one null distribution (N,), in place of `counted`, that by counting."""
+        return one_minus(self.of_null(null, observed, 1 - counted.astype(np.float64)).p)
 
 
 def _or_counted(fitted: Float64, counted: Float64) -> Approximated:
