@@ -37,6 +37,7 @@ from gpuvox.shuffle import (
     Permutations,
     Shuffler,
     check_blocks,
+    check_whole_blocks,
     multinomial,
     shuffle_class,
     unrank,
@@ -308,13 +309,7 @@ def _as_tree(options: Permutations, n_rows: int) -> Permutations:
             f"row {int(np.argmin(blocks)) + 1} is in exchangeability block 0, whose rows never move; this cannot be "
             "combined with blocks that are permuted both as wholes and within"
         )
-    sizes = np.bincount(blocks)[1:]
-    if len(set(sizes.tolist())) > 1:
-        odd = int(np.argmax(sizes != sizes[0]))
-        raise InputError(
-            f"exchangeability block {odd + 1} has {sizes[odd]} rows and block 1 has {sizes[0]}; "
-            "blocks that are permuted as wholes must be of equal size"
-        )
+    check_whole_blocks(np.bincount(blocks)[1:].tolist())
     tree = np.column_stack([np.ones(n_rows, np.int64), blocks, np.arange(1, n_rows + 1)])
     return replace(options, blocks=tree, whole_blocks=False, within_blocks=False)
 

@@ -160,6 +160,17 @@ def check_blocks(blocks: ArrayLike, n_rows: int) -> Ints:
     return values.astype(np.int64)
 
 
+def check_whole_blocks(sizes: Sequence[int]) -> None:
+    """Raise `InputError` unless all exchangeability blocks have as many rows as the first."""
+    odd = next((b for b, size in enumerate(sizes) if size != sizes[0]), None)
+    if odd is not None:
+        raise InputError(
+            f"exchangeability block {odd + 1} has {sizes[odd]} rows and block 1 has {sizes[0]}; "
+            "blocks that are permuted as wholes must be of equal size",
+            option="--permuteBlocks",
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class _Layout:
     """Slots: the units that move, be they rows or whole blocks, in the order in which labellings are ranked.
@@ -229,14 +240,7 @@ def _strata(n_rows: int, options: Permutations) -> list[Ints]:
     rows = [np.flatnonzero(blocks == b) for b in range(1, int(blocks.max()) + 1)]
     if not options.whole_blocks:
         return [r[:, None] for r in rows]
-    sizes = [len(r) for r in rows]
-    if len(set(sizes)) > 1:
-        odd = next(b for b, size in enumerate(sizes) if size != sizes[0])
-        raise InputError(
-            f"exchangeability block {odd + 1} has {sizes[odd]} rows and block 1 has {sizes[0]}; "
-            "blocks that are permuted as wholes must be of equal size",
-            option="--permuteBlocks",
-        )
+    check_whole_blocks([len(r) for r in rows])
     return [np.array(rows)] if rows else []
 
 
