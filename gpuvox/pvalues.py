@@ -8,6 +8,7 @@ is one of the permutations, so p is never below 1/N.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -61,12 +62,13 @@ def false_discovery_rate(p: Float64, tests: int | None = None) -> Float64:
     (V,) float64
         The smallest false discovery rate at which each would be rejected.
     """
-    count = len(p) if tests is None else tests
-    order = np.argsort(p, kind="stable")[:count]
-    scaled = p[order] * count / np.arange(1, count + 1)
-    adjusted = np.ones(len(p))
-    adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
-    return adjusted
+
+    def rates(ordered: Float64, place: Float64) -> Float64:
+        scaled = ordered * len(place) / place
+        smallest: Float64 = np.minimum.accumulate(scaled[::-1])[::-1]
+        return smallest
+
+    return _adjusted(p, tests, rates)
 
 
 def adaptive_false_discovery_rate(p: Float64, tests: int | None = None) -> Float64:
@@ -86,14 +88,23 @@ def adaptive_false_discovery_rate(p: Float64, tests: int | None = None) -> Float
     (V,) float64
         The smallest false discovery rate at which each would be rejected.
     """
+
+    def rates(ordered: Float64, place: Float64) -> Float64:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            most = np.maximum.accumulate((place / ordered)[::-1])[::-1]
+            smallest = (len(place) + 1 - place) / (most - place)
+        largest: Float64 = np.maximum.accumulate(smallest)
+        return largest
+
+    return _adjusted(p, tests, rates)
+
+
+def _adjusted(p: Float64, tests: int | None, rates: Callable[[Float64, Float64], Float64]) -> Float64:
+    """1 at most, and 1 for what is no test; `rates` are those of the tests from their sorted p and places from 1."""
     count = len(p) if tests is None else tests
     order = np.argsort(p, kind="stable")[:count]
-    place = np.arange(1, count + 1, dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        most = np.maximum.accumulate((place / p[order])[::-1])[::-1]
-        smallest = (count + 1 - place) / (most - place)
     adjusted = np.ones(len(p))
-    adjusted[order] = np.minimum(np.maximum.accumulate(smallest), 1.0)
+    adjusted[order] = np.minimum(rates(p[order], np.arange(1, count + 1, dtype=np.float64)), 1.0)
     return adjusted
 
 

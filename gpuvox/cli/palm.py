@@ -235,8 +235,7 @@ def _regressor(values: Sequence[str]) -> Regressor:
 def _false_discovery(words: Words) -> str:
     if "-fdr" not in words:
         return ""
-    given = words.given["-fdr"][0]
-    return _choice("-fdr", given[0], ("BH", "BKY")) if given else "BKY"
+    return _choice("-fdr", words.one("-fdr", "BKY"), ("BH", "BKY"))
 
 
 def _exchangeability(words: Words) -> Exchangeability:

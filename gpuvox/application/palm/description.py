@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-CORRECTIONS = ("", "BH", "BKY")
-"""Procedures that control the false discovery rate; none, or by their authors' initials."""
 SCALES = ("p", "1-p", "-log10 p")
 REGRESSIONS = (
     "Freedman-Lane", "Draper-Stoneman", "Manly", "terBraak", "Kennedy", "Dekker", "Still-White", "Huh-Jhun",
@@ -186,7 +184,7 @@ class PalmDescription:
     over_contrasts, over_modalities : bool
         p are also corrected over contrasts and designs; over modalities.
     false_discovery : str
-        One of `CORRECTIONS`.
+        BH or BKY; none if empty.
     acceleration : str
         One of `ACCELERATIONS`.
     exceedances : int

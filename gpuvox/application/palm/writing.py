@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
@@ -16,7 +15,7 @@ from gpuvox.application.palm.outputs import Writer
 from gpuvox.application.palm.results import Tested, Unit, approximate, at_least
 from gpuvox.estimates import parameter_estimates
 from gpuvox.prepared import AnyShuffler, Inputs
-from gpuvox.pvalues import adaptive_false_discovery_rate, false_discovery_rate
+from gpuvox.pvalues import FALSE_DISCOVERY_RATES
 from gpuvox.types import Float64
 
 ALONE = Correction("", False, False)
@@ -127,12 +126,7 @@ def _false_discoveries(description: PalmDescription, units: Sequence[Unit]) -> l
 
 
 def _rate(description: PalmDescription, p: Float64) -> Float64:
-    procedure: Any = PROCEDURES[description.false_discovery]
-    rate: Float64 = procedure(p)
-    return rate
-
-
-PROCEDURES = {"BH": false_discovery_rate, "BKY": adaptive_false_discovery_rate}
+    return FALSE_DISCOVERY_RATES[description.false_discovery.lower()](p)
 
 
 def names_of(description: PalmDescription, writer: Writer, tests: Sequence[PalmTest]) -> Iterator[str]:
