@@ -231,17 +231,11 @@ def without_permutations(
     Raises
     ------
     DesignError
-        Residuals of the nuisance do not have mean 0, or there are fewer than 6 rows.
+        See `check_moments`.
     """
+    check_moments(design)
     X, Q = design.effect, design.nuisance
-    n, constant = len(X), np.ones(len(X)) / np.sqrt(len(X))
-    if n < 6:
-        raise DesignError(f"the moments over all permutations need at least 6 rows; the design has {n}")
-    if not design.demean and np.sum((constant - Q @ (Q.T @ constant)) ** 2) > 1e-10:
-        raise DesignError(
-            "the moments over all permutations need a constant in the nuisance of the design, such as an intercept "
-            "that the contrast does not test"
-        )
+    n = len(X)
     statistic, p = np.zeros(data.shape[1]), np.ones(data.shape[1])
     of_effect = _invariants(X @ X.T)
     for start, values in pieces(data):
@@ -261,6 +255,25 @@ def without_permutations(
             statistic[here] = r[0]
             p[here] = np.where(r[0] > 0, p[here] / 2, 1 - p[here] / 2)
     return statistic, p
+
+
+def check_moments(design: PartitionedDesign) -> None:
+    """Refuse a design whose moments over all permutations are not known, as `without_permutations` does.
+
+    Raises
+    ------
+    DesignError
+        Residuals of the nuisance do not have mean 0, or there are fewer than 6 rows.
+    """
+    Q, n = design.nuisance, len(design.effect)
+    constant = np.ones(n) / np.sqrt(n)
+    if n < 6:
+        raise DesignError(f"the moments over all permutations need at least 6 rows; the design has {n}")
+    if not design.demean and np.sum((constant - Q @ (Q.T @ constant)) ** 2) > 1e-10:
+        raise DesignError(
+            "the moments over all permutations need a constant in the nuisance of the design, such as an intercept "
+            "that the contrast does not test"
+        )
 
 
 class _Invariants(NamedTuple):

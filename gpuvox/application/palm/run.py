@@ -21,7 +21,7 @@ from gpuvox.prepared import AnyShuffler
 from gpuvox.reporter import Reporter
 from gpuvox.statistics import Statistics
 from gpuvox.tail_runs import run_approximated, run_negative_binomial
-from gpuvox.tails import without_permutations
+from gpuvox.tails import check_moments, without_permutations
 from gpuvox.tally import Tally
 from gpuvox.team import DeviceTeam
 from gpuvox.tfce import Tfce
@@ -90,12 +90,16 @@ def check_tests(
     """
     depends_on_data = description.statistic.pearson or description.regressors or description.missing
     for test in tests:
-        if description.acceleration == "noperm":
-            test_without_shufflings(description, inputs, test)
-        elif depends_on_data or inputs.groups is not None:
+        if depends_on_data or inputs.groups is not None:
             make_tester(description, inputs, test, sets[test.contrast], None)
         else:
-            named(test.contrast, partial(regression_test, description, inputs, test.contrast))
+            named(test.contrast, partial(_check_design, description, inputs, test.contrast))
+
+
+def _check_design(description: PalmDescription, inputs: PalmInputs, contrast: Contrast) -> None:
+    tested = regression_test(description, inputs, contrast)
+    if description.acceleration == "noperm":
+        check_moments(tested.parts.whole)
 
 
 def run_test(
