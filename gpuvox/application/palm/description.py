@@ -12,6 +12,11 @@ PARTITIONS = ("Beckmann", "Guttman")
 ACCELERATIONS = ("", "tail", "gamma", "negbin", "noperm")
 
 
+def is_table(name: str) -> bool:
+    """Whether an input is a table, by its name."""
+    return name.lower().endswith((".csv", ".txt", ".tsv"))
+
+
 @dataclass(frozen=True)
 class Regressor:
     """A regressor with values for each voxel: ``-evperdat``.
@@ -232,7 +237,7 @@ class PalmDescription:
     @property
     def is_table(self) -> bool:
         """Whether the inputs are tables, not images."""
-        return self.inputs[0].lower().endswith((".csv", ".txt", ".tsv"))
+        return is_table(self.inputs[0])
 
     @property
     def unit(self) -> str:

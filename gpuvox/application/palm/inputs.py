@@ -8,7 +8,7 @@ import numpy as np
 
 from gpuvox import files, participants
 from gpuvox.application.cost import check_memory
-from gpuvox.application.palm.description import PalmDescription
+from gpuvox.application.palm.description import PalmDescription, is_table
 from gpuvox.errors import FileError, UsageError
 from gpuvox.files.images import mask_of
 from gpuvox.grid import Grid
@@ -172,7 +172,7 @@ def _check_counts(description: PalmDescription) -> None:
             f"-designperinput: {n_designs} designs are given with -d and {n_inputs} inputs with -i; "
             "one for each input is expected", option="-designperinput",
         )  # fmt: skip
-    tables = [name for name in description.inputs if _is_table(name)]
+    tables = [name for name in description.inputs if is_table(name)]
     if tables and len(tables) < n_inputs:
         other = next(name for name in description.inputs if name not in tables)
         raise UsageError(
@@ -192,10 +192,6 @@ def _check_counts(description: PalmDescription) -> None:
             raise UsageError(f"{name} is a surface, or data of one; NIfTI images and tables (.csv) are analysed")
 
 
-def _is_table(name: str) -> bool:
-    return name.lower().endswith((".csv", ".txt", ".tsv"))
-
-
 def _count_observations(description: PalmDescription) -> int:
     """The number of observations of the first input; the others are compared with it."""
     counts = [_observations(description, name) for name in description.inputs]
@@ -209,7 +205,7 @@ def _count_observations(description: PalmDescription) -> int:
 
 
 def _observations(description: PalmDescription, name: str) -> int:
-    if _is_table(name):
+    if is_table(name):
         return files.read_numbers(name).values.shape[1 if description.transpose else 0]
     return files.count_volumes(name)
 
@@ -312,11 +308,11 @@ def _check_participants(description: PalmDescription) -> None:
     named = [name for name in (*description.designs, ways.blocks, ways.groups) if name not in ("", "auto")]
     rows = [participants.of_matrix(_with_names(name), name) for name in named]
     known = next((each for each in rows if each is not None), None)
-    images = [name for name in description.inputs if not _is_table(name)]
+    images = [name for name in description.inputs if not is_table(name)]
     tables = [
         participants.of_matrix(files.read_numbers(name), name)
         for name in description.inputs
-        if _is_table(name) and not description.transpose
+        if is_table(name) and not description.transpose
     ]
     participants.compare_all([*rows, *tables, *(participants.of_images(name, known) for name in images)])
 
@@ -327,7 +323,7 @@ def _check_participants(description: PalmDescription) -> None:
 def _read_modality(description: PalmDescription, number: int, reporter: Reporter) -> Modality:
     name = description.inputs[number]
     indicator = description.missing[number] if number < len(description.missing) else ""
-    if _is_table(name):
+    if is_table(name):
         return _read_table(description, name, indicator, reporter)
     header = files.read_header(name)
     mask = None
@@ -372,7 +368,7 @@ def _read_missing(
     """(n, V) or (n, 1) What an indicator says is missing: where it is not 0; None without one."""
     if not name:
         return None
-    if _is_table(name) or header is None:
+    if is_table(name) or header is None:
         values: AnyArray = files.read_numbers(name).values
     else:
         values = _read_volumes(name, header, grid, reporter)
