@@ -401,9 +401,7 @@ def _in_mask(modality: Modality, is_given: bool, reporter: Reporter) -> Modality
             f"finite in every observation, and {np.count_nonzero(~kept) - unknown} are constant"
         )
     grid = modality.grid
-    flat = np.zeros(grid.mask.size, dtype=bool)
-    flat[grid.index[kept]] = True
-    grid = replace(grid, mask=flat.reshape(grid.shape, order="F"))
+    grid = replace(grid, mask=grid.to_volume(kept))
     if missing is not None and missing.shape[1] > 1:
         missing = np.ascontiguousarray(missing[:, kept])
     return replace(modality, data=np.ascontiguousarray(data[:, kept]), grid=grid, missing=missing)
