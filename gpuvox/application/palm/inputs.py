@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -14,6 +16,9 @@ from gpuvox.files.images import mask_of
 from gpuvox.grid import Grid
 from gpuvox.reporter import Reporter
 from gpuvox.types import AnyArray, Bools, Float32, Float64, Ints
+
+ReadTable = Callable[[str], files.Matrix]
+"""Reads an input that is a table, which may be large, once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,9 +133,10 @@ def read_inputs(description: PalmDescription, reporter: Reporter) -> PalmInputs:
     """
     _check_counts(description)
     chosen = _subjects(description)
-    n = _count_observations(description)
+    read_table = cache(files.read_numbers)
+    n = _count_observations(description, read_table)
     designs = tuple(_read_design(description, number, n) for number in range(max(len(description.designs), 1)))
-    _check_participants(description)
+    _check_participants(description, read_table)
     ways = description.exchangeability
     blocks = _read_integers(ways.blocks, n, "exchangeability blocks")
     if blocks is not None and blocks.shape[1] == 1:
@@ -138,7 +144,9 @@ def read_inputs(description: PalmDescription, reporter: Reporter) -> PalmInputs:
     groups = None
     if ways.groups not in ("", "auto"):
         groups = _one_column(_read_integers(ways.groups, n, "variance groups"), ways.groups)
-    modalities = tuple(_read_modality(description, number, reporter) for number in range(len(description.inputs)))
+    modalities = tuple(
+        _read_modality(description, number, read_table, reporter) for number in range(len(description.inputs))
+    )
     inputs = PalmInputs(modalities, designs, blocks, groups)
     if chosen is None:
         return inputs
@@ -192,9 +200,9 @@ def _check_counts(description: PalmDescription) -> None:
             raise UsageError(f"{name} is a surface, or data of one; NIfTI images and tables (.csv) are analysed")
 
 
-def _count_observations(description: PalmDescription) -> int:
+def _count_observations(description: PalmDescription, read_table: ReadTable) -> int:
     """The number of observations of the first input; the others are compared with it."""
-    counts = [_observations(description, name) for name in description.inputs]
+    counts = [_observations(description, name, read_table) for name in description.inputs]
     for name, count in zip(description.inputs, counts):
         if count != counts[0]:
             raise FileError(
@@ -204,9 +212,9 @@ def _count_observations(description: PalmDescription) -> int:
     return counts[0]
 
 
-def _observations(description: PalmDescription, name: str) -> int:
+def _observations(description: PalmDescription, name: str, read_table: ReadTable) -> int:
     if is_table(name):
-        return files.read_numbers(name).values.shape[1 if description.transpose else 0]
+        return read_table(name).values.shape[1 if description.transpose else 0]
     return files.count_volumes(name)
 
 
@@ -296,7 +304,7 @@ def _with_names(name: str) -> files.Matrix:
     return participants.read_matrix(name) if is_vest else matrix
 
 
-def _check_participants(description: PalmDescription) -> None:
+def _check_participants(description: PalmDescription, read_table: ReadTable) -> None:
     """Compare the participants of designs, blocks and images, as far as files name them.
 
     Raises
@@ -310,7 +318,7 @@ def _check_participants(description: PalmDescription) -> None:
     known = next((each for each in rows if each is not None), None)
     images = [name for name in description.inputs if not is_table(name)]
     tables = [
-        participants.of_matrix(files.read_numbers(name), name)
+        participants.of_matrix(read_table(name), name)
         for name in description.inputs
         if is_table(name) and not description.transpose
     ]
@@ -320,11 +328,13 @@ def _check_participants(description: PalmDescription) -> None:
 # ---------------------------------------------------------------------------------------------------------- the data
 
 
-def _read_modality(description: PalmDescription, number: int, reporter: Reporter) -> Modality:
+def _read_modality(
+    description: PalmDescription, number: int, read_table: ReadTable, reporter: Reporter
+) -> Modality:
     name = description.inputs[number]
     indicator = description.missing[number] if number < len(description.missing) else ""
     if is_table(name):
-        return _read_table(description, name, indicator, reporter)
+        return _of_table(description, name, read_table(name).values, indicator, reporter)
     header = files.read_header(name)
     mask = None
     if description.masks:
@@ -339,8 +349,9 @@ def _read_modality(description: PalmDescription, number: int, reporter: Reporter
     return _in_mask(Modality(data, grid, header, name, missing), mask is not None, reporter)
 
 
-def _read_table(description: PalmDescription, name: str, indicator: str, reporter: Reporter) -> Modality:
-    values = files.read_numbers(name).values
+def _of_table(
+    description: PalmDescription, name: str, values: Float64, indicator: str, reporter: Reporter
+) -> Modality:
     data = np.ascontiguousarray(values.T if description.transpose else values, dtype=np.float32)
     if (np.ptp(data, axis=0) == 0).any():
         column = int(np.argmin(np.ptp(data, axis=0))) + 1
