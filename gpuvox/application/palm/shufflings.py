@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def shufflers(
         key = 0 if shared else contrast.number if by_number else contrast
         together.setdefault(key, []).append(contrast)
     if description.exchangeability.permutations:
-        read = {contrast: _read(description, inputs, contrast) for contrast in contrasts}
+        read = _read_all(description, inputs, contrasts)
         for same in together.values():
             _check_same(description, same, [read[contrast] for contrast in same])
         return read
@@ -58,16 +59,26 @@ def shufflers(
     return found
 
 
-def _read(description: PalmDescription, inputs: PalmInputs, contrast: Contrast) -> AnyShuffler:
-    prefix, n = description.exchangeability.permutations, inputs.n
-    if description.statistic.regression == Method.HUH_JHUN.value:
-        n = regression_test(description, inputs, contrast).n_rows
-    name = find_permidx(prefix, contrast.number, contrast.design + 1)
-    if name is None:
-        raise FileError(
-            f"--permutations: there is no {prefix}{contrast.suffix}_permidx.csv, and no {prefix}_permidx.csv; "
-            "-saveperms writes them"
-        )
+def _read_all(
+    description: PalmDescription, inputs: PalmInputs, contrasts: Sequence[Contrast]
+) -> dict[Contrast, AnyShuffler]:
+    """The shufflings of each contrast from their files, of which several contrasts may have the same."""
+    prefix, read, found = description.exchangeability.permutations, cache(_read), {}
+    for contrast in contrasts:
+        n = inputs.n
+        if description.statistic.regression == Method.HUH_JHUN.value:
+            n = regression_test(description, inputs, contrast).n_rows
+        name = find_permidx(prefix, contrast.number, contrast.design + 1)
+        if name is None:
+            raise FileError(
+                f"--permutations: there is no {prefix}{contrast.suffix}_permidx.csv, and no {prefix}_permidx.csv; "
+                "-saveperms writes them"
+            )
+        found[contrast] = read(name, n)
+    return found
+
+
+def _read(name: str, n: int) -> AnyShuffler:
     try:
         return ImportedShuffler(files.read_permutations(name), n)
     except FileError:
@@ -79,7 +90,7 @@ def _read(description: PalmDescription, inputs: PalmInputs, contrast: Contrast) 
 def _check_same(description: PalmDescription, contrasts: Sequence[Contrast], sets: Sequence[AnyShuffler]) -> None:
     """Tests that are corrected together need the same shuffle in each place of their sets."""
     first = sets[0].shuffles(0, sets[0].n)
-    for contrast, other in zip(contrasts, sets):
+    for contrast, other in zip(contrasts[1:], sets[1:]):
         if other.n != len(first) or not np.array_equal(other.shuffles(0, other.n), first):
             raise FileError(
                 f"the shufflings of {contrast.title} in {description.exchangeability.permutations}… differ from those "
