@@ -144,7 +144,6 @@ def describe(words: Words) -> PalmDescription:
         regressors=tuple(_regressor(values) for values in words.given.get("-evperdat", [])),
         missing=words.all("-imiss"),
         missing_designs=words.all("-dmiss"),
-        at_random="-mcar" in words,
         over_contrasts="-corrcon" in words,
         over_modalities="-corrmod" in words,
         false_discovery=_false_discovery(words),

@@ -184,8 +184,6 @@ class PalmDescription:
     regressors : tuple of Regressor
     missing, missing_designs : tuple of str
         Indicators of missing data, for each input and each design.
-    at_random : bool
-        What is missing is missing completely at random (``-mcar``).
     over_contrasts, over_modalities : bool
         p are also corrected over contrasts and designs; over modalities.
     false_discovery : str
@@ -217,7 +215,6 @@ class PalmDescription:
     regressors: tuple[Regressor, ...] = ()
     missing: tuple[str, ...] = ()
     missing_designs: tuple[str, ...] = ()
-    at_random: bool = False
     over_contrasts: bool = False
     over_modalities: bool = False
     false_discovery: str = ""

@@ -27,12 +27,11 @@ from gpuvox.files.targets import check_root_name, check_targets
 from gpuvox.plain import format_count
 from gpuvox.prepared import AnyShuffler
 from gpuvox.reporter import Reporter
+from gpuvox.results import FEWEST_PERMUTATIONS
 from gpuvox.signed_rows import to_one
 
 MOST_SHUFFLINGS = 10**8
 """Null distributions are held in memory, and more would take months."""
-FEWEST_SHUFFLINGS = 20
-"""With fewer, no p can be below 0.05."""
 CONFIGURATION = "_palmconfig.txt"
 
 
@@ -124,13 +123,10 @@ def _announce(contrast: Contrast, shuffler: AnyShuffler, reporter: Reporter) -> 
             f"{contrast.title}: no shuffling changes it, so that every p is 1; whether a mean is above 0 is tested by "
             "sign flips (-ise)"
         )
-    elif shuffler.n < FEWEST_SHUFFLINGS:
+    elif shuffler.n < FEWEST_PERMUTATIONS:
         reporter.warn(
             f"{contrast.title}: with {shuffler.n} {shuffler.kind}, no p can be below {1 / shuffler.n:.3g}"
         )
-
-
-# ------------------------------------------------------------------------------------------------------------ writing
 
 
 def _write_shufflings(description: PalmDescription, writer: Writer, sets: Mapping[Contrast, AnyShuffler]) -> None:

@@ -69,10 +69,9 @@ class Writer:
         files.write_text(name, text)
         self.files.append(name)
 
-    def shufflings(self, contrast: Contrast | None, rows: AnyArray) -> None:
-        """Write a set of shufflings, of a contrast or of all: signed row numbers from 1."""
-        suffix = "" if contrast is None else contrast.suffix
-        self.files.append(f"{self.description.prefix}{suffix}_permidx.csv")
+    def shufflings(self, contrast: Contrast, rows: AnyArray) -> None:
+        """Write the shufflings of a contrast: signed row numbers from 1."""
+        self.files.append(f"{self.description.prefix}{contrast.suffix}_permidx.csv")
         write_permidx(self.files[-1], rows)
 
     def mask(self, number: int) -> None:
