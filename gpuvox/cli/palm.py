@@ -49,8 +49,7 @@ def run(argv: list[str]) -> int:
     if argv == ["--version"]:
         say(f"gpuvox {__version__}")
         return 0
-    words = read_words(expanded(argv))
-    words.given["-seed"] = [[str(_seed(words.one("-seed", "0")))]]
+    words = _read(argv)
     description = describe(words)
     quiet = "-quiet" in words
 
@@ -86,13 +85,19 @@ def palm(command: str | Sequence[str]) -> tuple[str, ...]:
     """
     from gpuvox.application.palm.execute import execute
 
-    words = read_words(expanded(shlex.split(command) if isinstance(command, str) else list(command)))
-    words.given["-seed"] = [[str(_seed(words.one("-seed", "0")))]]
+    words = _read(shlex.split(command) if isinstance(command, str) else command)
 
     def warn(text: str) -> None:
         warnings.warn(text, InputWarning, stacklevel=4)
 
     return execute(describe(words), replace(Reporter.silent(), warn=warn))
+
+
+def _read(argv: Sequence[str]) -> Words:
+    """The words of a command, with the seed that is used."""
+    words = read_words(expanded(argv))
+    words.given["-seed"] = [[str(_seed(words.one("-seed", "0")))]]
+    return words
 
 
 def expanded(argv: Sequence[str]) -> list[str]:
@@ -281,15 +286,10 @@ def _spatial(words: Words) -> Spatial:
         H=_value(words, "-tfce_H", arguments.not_negative, None),
         E=_value(words, "-tfce_E", arguments.not_negative, None),
         connectivity=_value(words, "-tfce_C", arguments.connectivity, None),
-        step=_value(words, "-tfce_dh", _step, None),
+        step=_value(words, "-tfce_dh", arguments.not_negative, None) or None,  # 0 is PALM's default
         threshold=_value(words, "-C", arguments.positive, None),
         mass=_choice("-Cstat", words.one("-Cstat", "extent"), ("extent", "mass")) == "mass",
     )
-
-
-def _step(text: str) -> float:
-    """A step of height; 0 is PALM's way to ask for the default."""
-    return arguments.not_negative(text)
 
 
 def _saved(words: Words) -> Saved:

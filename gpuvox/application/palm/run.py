@@ -68,7 +68,7 @@ def statistics_of(description: PalmDescription) -> Statistics:
 
 
 def _tfce(space: Spatial) -> Tfce:
-    chosen = {"H": space.H, "E": space.E, "connectivity": space.connectivity, "delta": space.step or None}
+    chosen = {"H": space.H, "E": space.E, "connectivity": space.connectivity, "delta": space.step}
     changes: Any = {name: value for name, value in chosen.items() if value is not None}
     return (
         Tfce(rule="palm", **changes) if space.dimensions == 3 else Tfce.of_dimension(space.dimensions, **changes)
