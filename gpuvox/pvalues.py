@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gpuvox.types import Float32, Float64
+from gpuvox.types import Float32, Float64, Ints
 
 
 def corrected(null: ArrayLike, observed: ArrayLike) -> Float32:
@@ -31,8 +31,13 @@ def corrected(null: ArrayLike, observed: ArrayLike) -> Float32:
     (V,) float32
         Number of maxima strictly below the observed value, over N.
     """
-    null = np.sort(np.asarray(null))
-    return shares(np.searchsorted(null, np.asarray(observed), side="left"), len(null))
+    return shares(count_below(null, observed), len(np.asarray(null)))
+
+
+def count_below(null: ArrayLike, observed: ArrayLike) -> Ints:
+    """How many values of a null distribution (N,) are strictly below each of some values (V,) of the same type."""
+    below: Ints = np.searchsorted(np.sort(np.asarray(null)), np.asarray(observed), side="left")
+    return below
 
 
 def shares(count: ArrayLike, total: int) -> Float32:

@@ -8,8 +8,9 @@ import numpy as np
 
 from gpuvox.application.palm.contrasts import PalmTest
 from gpuvox.application.palm.description import PalmDescription
+from gpuvox.pvalues import count_below
 from gpuvox.tail_runs import Tail
-from gpuvox.types import AnyArray, Float64
+from gpuvox.types import Float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +68,9 @@ class Tested:
     n: int = 1
 
 
-def at_least(null: AnyArray, least: AnyArray) -> Float64:
+def at_least(null: Float64, least: Float64) -> Float64:
     """The share of a null distribution (N,) that reaches each of some values."""
-    ordered = np.sort(np.asarray(null, dtype=np.float64))
-    reaching: Float64 = (len(ordered) - np.searchsorted(ordered, least, side="left")) / len(ordered)
+    reaching: Float64 = (len(null) - count_below(null, least)) / len(null)
     return reaching
 
 
