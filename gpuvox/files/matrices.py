@@ -73,7 +73,11 @@ def read_named_matrix(path: Name) -> Matrix:
         have; a table without names, with a name missing or used twice, or rows of another length. An entry that is not
         a finite number.
     """
-    path, text = Path(path), decode_text(path, read_bytes(path))
+    path = Path(path)
+    return _parse_named(path, decode_text(path, read_bytes(path)))
+
+
+def _parse_named(path: Path, text: str) -> Matrix:
     lines = lines_of(text)
     first = next((line for line in lines if line.strip()), "")
     if not first:
@@ -101,7 +105,7 @@ def read_numbers(path: Name) -> Matrix:
         raise FileError(f"{path} is empty; a matrix of numbers is expected")
     first = _fields(numbered[0][1])
     if not all(NUMBER.fullmatch(field) or field.lower() == "nan" for field in first):
-        return read_named_matrix(path)
+        return _parse_named(path, text)
     rows = [finite_row(path, i, _fields(line), len(first), "the first row") for i, line in numbered]
     return Matrix(np.array(rows))
 
