@@ -40,6 +40,7 @@ from gpuvox.statistics import Statistics
 from gpuvox.tfce import Tfce
 from gpuvox.voxelwise_evs import VoxelwiseGlm
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
+from tests.selection import few
 from tests.test_oracle import CASES
 from tests.test_reference import run_case
 
@@ -115,9 +116,7 @@ def assert_same(one, other):
                 np.testing.assert_array_equal(values, theirs[name], err_msg=f"{a.test.name} {name}")
 
 
-@pytest.mark.parametrize(
-    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(4, 24))]
-)
+@pytest.mark.parametrize("seed", few(range(24), 4))
 def test_every_option_gives_the_bits_of_the_cpu(seed, device):
     inputs, options = study(seed)
     expected = list(analyse(prepare(inputs, options)))
@@ -443,13 +442,7 @@ FSL_CASES += ["vxl_negative", "vxl_negative_f"]
 
 
 @needs_compiler
-@pytest.mark.parametrize(
-    "case",
-    [
-        *FSL_CASES[::7],
-        *(pytest.param(case, marks=pytest.mark.long) for case in sorted({*FSL_CASES} - {*FSL_CASES[::7]})),
-    ],
-)
+@pytest.mark.parametrize("case", few(FSL_CASES, len(FSL_CASES), 7))
 def test_fsl_cases_give_the_bits_of_the_cpu(case, tmp_path, monkeypatch):
     for name in ("cpu", "device"):
         (tmp_path / name).mkdir()

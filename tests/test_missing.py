@@ -23,7 +23,7 @@ from gpuvox.signed_rows import rows_of, signs_of
 from gpuvox.statistics import Statistics
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
 from tests.palm import cases, naive
-from tests.test_palm_oracle import written
+from tests.palm.cases import written
 
 needs_compiler = pytest.mark.skipif(CXX is None, reason="no C++ compiler to run the kernels on the CPU")
 N, V = 16, 24

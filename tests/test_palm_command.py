@@ -13,7 +13,6 @@ import re
 import shlex
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 from scipy import stats
@@ -72,7 +71,7 @@ def test_case(name, tmp_path):
 def compare(case: cases.Case, theirs: Path, ours: Path) -> None:
     name = case.folder.name
     inside = mask_of(case, theirs)
-    expected, found = written(theirs, inside), written(ours, inside)
+    expected, found = cases.written(theirs, inside), cases.written(ours, inside)
     decimals = 6e-5 if theirs.suffix == ".csv" and "_max" not in theirs.name else 0
     kind = theirs.name.split(".")[0].split("_")[3] if theirs.name.count("_") > 2 else ""
     if theirs.name.endswith("permidx.csv"):
@@ -93,12 +92,6 @@ def mask_of(case: cases.Case, path: Path) -> np.ndarray | None:
         (int(part[1:]) for part in path.name.removesuffix(".nii.gz").split("_") if part in ("m1", "m2")), 1
     )
     return case.modalities[number - 1][1]
-
-
-def written(path: Path, mask: np.ndarray | None) -> np.ndarray:
-    if mask is None:
-        return np.loadtxt(path, delimiter=",").ravel()
-    return np.asanyarray(nib.load(path).dataobj).reshape(mask.shape)[mask]
 
 
 # -- files ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 
@@ -45,7 +44,7 @@ def test_case(name):
 
 
 def compare(case: cases.Case, path: Path, output: cases.Output) -> None:
-    ours, theirs = np.ravel(output.values), written(path, output.mask)
+    ours, theirs = np.ravel(output.values), cases.written(path, output.mask)
     decimals = 6e-5 if path.suffix == ".csv" and "_max" not in path.name else 0
     if output.kind == cases.STATISTIC:
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=max(decimals, 1e-8), err_msg=path.name)
@@ -55,9 +54,3 @@ def compare(case: cases.Case, path: Path, output: cases.Output) -> None:
         lost = 2.001 / len(case.permutations(case.tests[0])) if case.folder.name in LOSE_TIES else 0
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=lost + max(decimals, 1e-12), err_msg=path.name)
         assert (ours >= theirs - decimals - 1e-12).all(), path.name
-
-
-def written(path: Path, mask: np.ndarray | None) -> np.ndarray:
-    if mask is None:
-        return np.loadtxt(path, delimiter=",").ravel()
-    return np.asanyarray(nib.load(path).dataobj).reshape(mask.shape)[mask]

@@ -15,8 +15,8 @@ from gpuvox.signed_rows import to_one
 from gpuvox.voxelwise_evs import VoxelwiseGlm
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
 from tests.palm import cases, naive
+from tests.palm.cases import written
 from tests.selection import few
-from tests.test_palm_oracle import written
 
 needs_compiler = pytest.mark.skipif(CXX is None, reason="no C++ compiler to run the kernels on the CPU")
 N, V = 14, 9

@@ -428,3 +428,10 @@ def orbits(group: np.ndarray) -> np.ndarray:
         for i, j in enumerate(p):
             labels[labels == labels[j]] = labels[i]
     return np.unique(labels, return_inverse=True)[1]
+
+
+def written(path: Path, mask: np.ndarray | None) -> np.ndarray:
+    """What a file of PALM holds: a table, or an image inside of a mask."""
+    if mask is None:
+        return np.loadtxt(path, delimiter=",").ravel()
+    return np.asanyarray(nib.load(path).dataobj).reshape(mask.shape)[mask]
