@@ -5,7 +5,7 @@ from __future__ import annotations
 PALM = {
     "twotail": "--two-sided tests both directions of t; unlike in PALM, positive and negative voxels never join "
     "into one cluster",
-    "fdr": "gpuvox palm -fdr, and gpuvox voxelwise --fdr, control the false discovery rate",
+    "fdr": "gpuvox palm -fdr, and gpuvox voxelwise --fdr-adaptive or --fdr, control the false discovery rate",
     "logp": "p-value maps contain 1-p, as in FSL; PALM's -logp is -log10(1 - value)",
     "save1-p": "p-value maps always contain 1-p; omit this option",
     "corrcon": "p is corrected within each contrast; gpuvox voxelwise --across-tests corrects over all of them, and an "
@@ -37,7 +37,7 @@ PALM = {
     "evperdat": "--vxl COLUMN and --vxf IMAGE replace a column of the design at each voxel",
     "saveglm": "--glm_output writes parameter estimates, contrasts and variances",
     "designperinput": "one run tests one design on one image",
-    "accel": "gpuvox palm -accel approximates p; all permutations are run here, many of them together",
+    "accel": "--tail approximates p by a generalised Pareto or gamma law; gpuvox palm -accel has further methods",
     "imiss": "gpuvox palm -imiss takes missing data",
     "dmiss": "gpuvox palm -dmiss takes missing data",
     "mcar": "gpuvox palm -mcar takes missing data",

@@ -122,7 +122,7 @@ GROUPS: dict[str, dict[str, Option]] = {
         "-conskipcount": Option("N", "begin to number contrasts after N"),
     },
     "computing": {
-        "--device": Option("NAME", "auto, cpu, cuda or cuda:i (auto)"),
+        "--device": Option("NAME", "auto, cpu, cuda (all GPUs), cuda:i or cuda:i,j (auto)"),
         "--threads": Option("N", "number of threads (all processors)"),
         "-quiet": Option("", "print only warnings and errors"),
     },
