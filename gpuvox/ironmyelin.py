@@ -36,7 +36,7 @@ from gpuvox.subject_images import (
     subjects,
 )
 from gpuvox.tables.reading import read_visit_rows
-from gpuvox.tissue_models import Contrast, LeastSquares, LinearModel, default_path
+from gpuvox.tissue_models import Contrast, LeastSquares, LinearModel
 from gpuvox.types import AnyArray, Bools, Float32, Float64, Ints, MapBatch
 
 KINDS = ("qsm", "r1", "csf", "jacobian")
@@ -359,7 +359,7 @@ def check(command: Command, names: Sequence[str], images: dict[str, list[str]]) 
 
 def read_model(command: Command) -> LinearModel:
     """The model at the requested field strength."""
-    model = LinearModel.read(command.model or default_path())
+    model = LinearModel.read(command.model or qmri.DEFAULT_MODEL)
     if model.field is not None:
         check_field(model.field, f"the field of the model {model.name}")
     if command.to_field not in (None, model.field):

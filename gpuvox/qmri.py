@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,6 +37,8 @@ ROONEY = {"gray": (0.00116, 0.376), "white": (0.00071, 0.382)}
 """T1 = a·(γB₀)^b in seconds, γB₀ in Hz: a and b of a tissue (Rooney et al. 2007)."""
 CSF_T1 = 4.329
 """T1 of cerebrospinal fluid in seconds at every field (Rooney et al. 2007)."""
+DEFAULT_MODEL = Path(__file__).parent / "relaxation" / "stueber2014.toml"
+"""The file of the default model, Stüber et al. 2014."""
 METHODS = ("power", "curve")
 FWHM_PER_SIGMA: float = 2 * float(np.sqrt(2 * np.log(2)))
 
@@ -160,6 +163,29 @@ def voxelwise_conversion(
 
 # -- the model ------------------------------------------------------------------------------------------------------
 
+Model = TypeVar("Model")
+
+
+def read_model(path: str | os.PathLike[str], of_toml: Callable[[dict[str, Any]], Model]) -> Model:
+    """A model of iron and myelin, made of the content of a TOML file.
+
+    Raises
+    ------
+    FileError
+        The file cannot be read or is not TOML, or `of_toml` finds that it is not such a model.
+    """
+    try:
+        with open(path, "rb") as file:
+            return of_toml(tomllib.load(file))
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}", file=path) from None
+    except KeyError as error:
+        raise FileError(
+            f"{path} is not a model of iron and myelin: {error.args[0]!r} is missing", file=path
+        ) from None
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise FileError(f"{path} is not a model of iron and myelin: {error}", file=path) from None
+
 
 @dataclass(frozen=True)
 class TissueModel:
@@ -198,7 +224,7 @@ class TissueModel:
     @classmethod
     def default(cls) -> TissueModel:
         """Stüber et al. 2014."""
-        return cls.read(Path(__file__).parent / "relaxation" / "stueber2014.toml")
+        return cls.read(DEFAULT_MODEL)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> TissueModel:
@@ -209,24 +235,18 @@ class TissueModel:
         FileError
             The file is not such a model.
         """
-        try:
-            with open(path, "rb") as file:
-                content = tomllib.load(file)
-            if content["version"] != 1:
-                raise InputError(f"version {content['version']!r} is not known; this reads version 1")
-            rows = [[float(content[c][k]) for k in ("iron", "myelin", "constant")] for c in ("qsm", "r1")]
-            texts = {k: str(content.get(k, "")) for k in ("name", "citation")}
-            units = {f"{k}_units": str(content[k]) for k in ("iron", "myelin")}
-            (a, b, a0), (c, d, c0) = rows
-            return cls((a, b, a0), (c, d, c0), float(content["field"]), **texts, **units)
-        except OSError as error:
-            raise FileError(f"{path} cannot be read: {error.strerror}", file=path) from None
-        except KeyError as error:
-            raise FileError(
-                f"{path} is not a model of iron and myelin: {error.args[0]!r} is missing", file=path
-            ) from None
-        except (TypeError, ValueError, RecursionError) as error:
-            raise FileError(f"{path} is not a model of iron and myelin: {error}", file=path) from None
+        return read_model(path, cls.of_toml)
+
+    @classmethod
+    def of_toml(cls, content: Mapping[str, Any]) -> TissueModel:
+        """The model of a file's content; errors as for `read_model`."""
+        if content["version"] != 1:
+            raise InputError(f"version {content['version']!r} is not known; this reads version 1")
+        rows = [[float(content[c][k]) for k in ("iron", "myelin", "constant")] for c in ("qsm", "r1")]
+        texts = {k: str(content.get(k, "")) for k in ("name", "citation")}
+        units = {f"{k}_units": str(content[k]) for k in ("iron", "myelin")}
+        (a, b, a0), (c, d, c0) = rows
+        return cls((a, b, a0), (c, d, c0), float(content["field"]), **texts, **units)
 
     def relative_to(self, qsm: float, r1: float) -> TissueModel:
         """The same model with other constants: QSM and R1 where there is neither iron nor myelin (CSF)."""

@@ -16,18 +16,16 @@ from __future__ import annotations
 
 import math
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox.errors import FileError, InputError
-from gpuvox.qmri import FieldConversion, TissueModel
+from gpuvox.errors import InputError
+from gpuvox.qmri import FieldConversion, TissueModel, read_model
 from gpuvox.types import Bools, Float32, Float64
 
 UNITS = {"qsm": "ppm", "r1": "1/s"}
@@ -138,24 +136,12 @@ class LinearModel:
         FileError
             The file is not such a model.
         """
-        try:
-            with open(path, "rb") as file:
-                content = tomllib.load(file)
-        except OSError as error:
-            raise FileError(f"{path} cannot be read: {error.strerror}", file=path) from None
-        except (ValueError, RecursionError) as error:
-            raise FileError(f"{path} is not a model of iron and myelin: {error}", file=path) from None
-        if content.get("version") != 2:
-            return cls.of(TissueModel.read(path))
-        try:
-            return cls._of_toml(content)
-        except KeyError as error:
-            raise FileError(f"{path} is not a model: {error.args[0]!r} is missing", file=path) from None
-        except (TypeError, ValueError, AttributeError) as error:
-            raise FileError(f"{path} is not a model of iron and myelin: {error}", file=path) from None
+        return read_model(path, cls._of_toml)
 
     @classmethod
     def _of_toml(cls, content: Mapping[str, Any]) -> LinearModel:
+        if content.get("version") != 2:
+            return cls.of(TissueModel.of_toml(content))
         known = {"version", "name", "citation", "iron", "myelin", "contrasts"}
         unknown = sorted(set(content) - known)
         if unknown:
@@ -289,8 +275,3 @@ class LeastSquares:
         """Mean iron and myelin over voxels, and their number; NaN if there is none."""
         n = int(np.count_nonzero(inside))
         return (self.solve(contrasts, inside)[:, inside].mean(axis=1) if n else np.full(2, math.nan)), n
-
-
-def default_path() -> Path:
-    """The file of the default model, Stüber et al. 2014."""
-    return Path(__file__).parent / "relaxation" / "stueber2014.toml"

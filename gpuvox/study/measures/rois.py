@@ -26,11 +26,11 @@ from gpuvox.files.text import as_number
 from gpuvox.findings.labels import Region, alike, read_regions
 from gpuvox.grid import Grid
 from gpuvox.plain import several
-from gpuvox.qmri import Share
+from gpuvox.qmri import DEFAULT_MODEL, Share
 from gpuvox.reporter import Reporter
 from gpuvox.tables.columns import require
 from gpuvox.tables.reading import read_visit_rows
-from gpuvox.tissue_models import LinearModel, default_path
+from gpuvox.tissue_models import LinearModel
 from gpuvox.types import AnyArray, Bools, Floats
 
 NO_MAP = "none"
@@ -281,7 +281,7 @@ def execute(command: Command, reporter: Reporter) -> None:
     files.check_not_read([command.out], [command.table, command.names, command.model])
     table = _read_rows(command)
     factors = _factors(command, table)
-    model = LinearModel.read(command.model or default_path())
+    model = LinearModel.read(command.model or DEFAULT_MODEL)
     for text in _shared(command, table):
         reporter.warn(text)
     regions = read_regions(command.names or None)

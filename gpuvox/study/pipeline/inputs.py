@@ -17,6 +17,7 @@ from gpuvox import files
 from gpuvox.cohort.table import Cohort
 from gpuvox.errors import FileError
 from gpuvox.findings.labels import read_regions
+from gpuvox.qmri import DEFAULT_MODEL
 from gpuvox.study.measures import rois, volumetry
 from gpuvox.study.pipeline.config import IRONMYELIN, Config, Map
 from gpuvox.study.pipeline.hypotheses import Hypotheses, RunOfTests, Tested, compare_groups, test_words
@@ -24,7 +25,7 @@ from gpuvox.study.statistics.groups import EVERYONE
 from gpuvox.tables.columns import complete, require
 from gpuvox.tables.conditions import LeftOut, left_out, select
 from gpuvox.tables.reading import MISSING, is_missing, labels, typed
-from gpuvox.tissue_models import LinearModel, default_path
+from gpuvox.tissue_models import LinearModel
 
 REGION_IMAGES = ("labels", "jacobian", "lesions")
 
@@ -296,7 +297,7 @@ class StudyInputs:
         """The tissue model of ``[ironmyelin]``."""
         path = self.config.file(self.config.ironmyelin.model) if self.config.ironmyelin is not None else ""
         with self.config.reading(("ironmyelin", "model")):
-            return LinearModel.read(path or default_path())
+            return LinearModel.read(path or DEFAULT_MODEL)
 
     @property
     def image_kinds(self) -> tuple[str, ...]:
