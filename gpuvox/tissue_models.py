@@ -181,6 +181,11 @@ class LinearModel:
         return np.array([[each.iron, each.myelin] for each in self.contrasts])
 
     @property
+    def has_errors(self) -> bool:
+        """Whether it has standard errors of its own."""
+        return any(each.covariance.any() for each in self.contrasts)
+
+    @property
     def sds(self) -> Float64:
         """(k,) Noise, the inverse root of the weights; 1 where it does not matter."""
         noise = np.array([each.noise for each in self.contrasts])
@@ -189,10 +194,14 @@ class LinearModel:
     @cached_property
     def gain(self) -> Float64:
         """(2, k) What turns contrasts less their constants into iron and myelin."""
-        scaled = self.design / self.sds[:, None]
+        return self.gains(self.design)
+
+    def gains(self, designs: Float64) -> Float64:
+        """(…, 2, k) What does so under other coefficients (…, k, 2), with the same noise."""
+        scaled = designs / self.sds[:, None]
         # Columns of equal length: iron and myelin differ by three orders of magnitude.
-        norms = np.linalg.norm(scaled, axis=0)
-        return np.asarray(np.linalg.pinv(scaled / norms) / norms[:, None] / self.sds)
+        norms = np.linalg.norm(scaled, axis=-2, keepdims=True)
+        return np.asarray(np.linalg.pinv(scaled / norms) / np.swapaxes(norms, -1, -2) / self.sds)
 
     def solve(self, values: Sequence[NDArray[Any]]) -> Float64:
         """(2, …) Iron and myelin of contrasts of any shape, float64."""

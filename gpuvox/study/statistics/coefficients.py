@@ -55,7 +55,7 @@ def error_roots(model: LinearModel, share: float) -> Float64:
     InputError
         The error is not between 0 and 0.5.
     """
-    if any(each.covariance.any() for each in model.contrasts):
+    if model.has_errors:
         roots = []
         for each in model.contrasts:
             r = each.error_correlation
@@ -95,10 +95,7 @@ def drawn_models(model: LinearModel, roots: Float64, draws: int = DRAWS, seed: i
 
 def _changes(model: LinearModel, models: Float64) -> Float64:
     """(draws, 2, 2) What turns iron and myelin into those of other coefficients: G' A."""
-    whitened = models / model.sds[:, None]
-    norms = np.linalg.norm(whitened, axis=1, keepdims=True)
-    gains = np.linalg.pinv(whitened / norms) / np.swapaxes(norms, 1, 2) / model.sds
-    return np.asarray(gains @ model.design)
+    return np.asarray(model.gains(models) @ model.design)
 
 
 def dependence(
@@ -177,7 +174,7 @@ def concerns(rows: pd.DataFrame, errors: str) -> list[str]:
 
 def described_errors(model: LinearModel, share: float) -> tuple[str, float | None]:
     """What the errors of the coefficients are, and their share of each if that is assumed."""
-    if any(each.covariance.any() for each in model.contrasts):
+    if model.has_errors:
         return "the standard errors of their model", None
     return f"a standard error of {100 * share:g} %", share
 
