@@ -13,6 +13,7 @@ from gpuvox import __version__
 from gpuvox.analysis import Inputs, Options, Test, TestResult
 from gpuvox.estimates import parameter_estimates
 from gpuvox.files import ImageHeader, Label, write_column, write_map, write_permutations
+from gpuvox.findings.map_names import OF_MISSING
 from gpuvox.grid import Grid
 from gpuvox.signed_rows import signs_of, to_one
 from gpuvox.statistics import StatisticInfo
@@ -185,10 +186,6 @@ class Writer:
         for name, values in maps.items():
             record = {"scale": "statistic", "statistic": name, "test": test, "permutation": index + 1}
             self.image(f"{name}_perm{index + 1:05d}_{test}", values, record)
-
-
-OF_MISSING = ("z", "n", "dof")
-"""Maps beside t or F where data may be missing at some voxels or variances differ; see `results.TestResult`."""
 
 
 def expected_names(

@@ -21,7 +21,8 @@ TITLES = {
 OF_VOXELS = {"voxUnc": "voxFDR", "tfceUnc": "tfceFDR"}
 """Uncorrected p-values that are of voxels, and what they are called with a false discovery rate."""
 OF_MISSING = ("z", "n", "dof")
-"""Maps where degrees of freedom differ between voxels: what was tested, subjects with data, degrees of freedom."""
+"""Maps where degrees of freedom differ between voxels: what was tested, subjects with data, degrees of freedom; see
+`results.TestResult`."""
 CORRECTIONS = {"corrp": "FWE", "acrossp": "FWEacross", "p": "Unc", "": ""}
 """How the names of statistics end when they stand for p-values, by what FSL's names have after the statistic."""
 SIGNS = {"-": " minus ", "+": " plus ", "*": " times ", "/": " over ", ":": " by ", ">": " above ", "<": " below "}
