@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from gpuvox import files
@@ -22,7 +23,12 @@ def image_files(name: str) -> tuple[str, ...]:
 
 def column_files(inputs: StudyInputs, column: str) -> tuple[str, ...]:
     """Files of the images that a column of the table names."""
-    return tuple(file for image in dict.fromkeys(inputs.images(column)) for file in image_files(image))
+    return files_of(inputs.images(column))
+
+
+def files_of(images: Iterable[str]) -> tuple[str, ...]:
+    """Files of images, each once."""
+    return tuple(file for image in dict.fromkeys(images) for file in image_files(image))
 
 
 def of_maps(inputs: StudyInputs, *names: str) -> tuple[tuple[str, ...], Sources]:

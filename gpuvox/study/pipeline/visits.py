@@ -19,7 +19,7 @@ from gpuvox.study.pipeline.config import Mixed
 from gpuvox.study.pipeline.config import Visits as Section
 from gpuvox.study.pipeline.inputs import REGION_IMAGES, StudyInputs
 from gpuvox.tables.columns import fitting, require
-from gpuvox.tables.reading import read_visit_rows, typed
+from gpuvox.tables.reading import read_visit_rows, typed, with_columns
 
 ID = "participant_id"
 
@@ -66,9 +66,7 @@ class Visits:
                 ("visits", "table"), f"{self.path} has no {ID} of {self.inputs.table}, such as {people.index[0]}"
             )
         added = [name for name in people.columns if name not in (*own.columns, *self.image_columns)]
-        joined = pd.concat([chosen, people.loc[chosen[ID], added].reset_index(drop=True)], axis=1)
-        joined.attrs = dict(own.attrs)
-        return joined
+        return with_columns(chosen, people.loc[chosen[ID], added].reset_index(drop=True))
 
     @property
     def image_columns(self) -> list[str]:
@@ -77,6 +75,11 @@ class Visits:
         regions = [getattr(config.rois, kind) for kind in REGION_IMAGES] if config.rois is not None else []
         names = [*self.inputs.image_kinds, *(each.image for each in config.maps.values()), *filter(None, regions)]
         return list(dict.fromkeys(names))
+
+    def images(self, column: str) -> list[str]:
+        """The images that a column names, of each row."""
+        folder = os.path.dirname(self.path)
+        return [os.path.join(folder, cell.strip()) for cell in self.rows[column]]
 
     @property
     def left_out(self) -> list[str]:
@@ -135,12 +138,11 @@ class Visits:
 
     def with_paths(self, target: str) -> pd.DataFrame:
         """The rows, with paths relative to the folder of a file."""
-        table, folder = self.rows.copy(), Path(self.path).parent
+        table = self.rows.copy()
         real = os.path.realpath(Path(target).parent)
         for column in self.image_columns:
             if column in table.columns:
-                cells = table[column].str.strip()
-                table[column] = [os.path.relpath(os.path.realpath(folder / cell), real) for cell in cells]
+                table[column] = [os.path.relpath(os.path.realpath(image), real) for image in self.images(column)]
         return table
 
     def check(self) -> None:
@@ -166,10 +168,9 @@ class Visits:
 
     def _check_images(self, column: str) -> None:
         """Raise `FileError` for an image that is missing."""
-        folder = Path(self.path).parent
-        for who, visit, cell in zip(self.rows[ID], self.rows[self.section.column], self.rows[column].str.strip()):
+        for who, visit, image in zip(self.rows[ID], self.rows[self.section.column], self.images(column)):
             try:
-                files.read_header(os.fspath(folder / cell))
+                files.read_header(image)
             except FileError as error:
                 where = f"{column} of {who} at {self.section.column} {visit}"
                 raise self.inputs.config.error(("visits", "table"), f"{where}: {error.message}") from None

@@ -11,7 +11,7 @@ from gpuvox.reporter import Reporter
 from gpuvox.study.measures import rois
 from gpuvox.study.pipeline.config import Mixed, slug
 from gpuvox.study.pipeline.inputs import REGION_IMAGES, StudyInputs
-from gpuvox.study.pipeline.sources import image_files
+from gpuvox.study.pipeline.sources import files_of, image_files
 from gpuvox.study.pipeline.stages import Stage, indented
 from gpuvox.study.pipeline.visits import Visits
 from gpuvox.study.statistics import clinical
@@ -48,13 +48,6 @@ def _table(visits: Visits) -> Stage:
     return Stage("visits", settings, (TABLE,), work, ("participants",), {"table": (visits.path,)})
 
 
-def _column_files(visits: Visits, column: str) -> tuple[str, ...]:
-    """Files of the images of a column of the table of visits."""
-    folder = os.path.dirname(visits.path)
-    images = dict.fromkeys(os.path.join(folder, cell.strip()) for cell in visits.rows[column])
-    return tuple(file for image in images for file in image_files(image))
-
-
 def _ironmyelin(visits: Visits) -> Stage:
     inputs = visits.inputs
     section, options = inputs.config.ironmyelin, inputs.ironmyelin_options
@@ -71,7 +64,7 @@ def _ironmyelin(visits: Visits) -> Stage:
     names = [name for name in visits.maps if name not in inputs.config.maps]
     outputs = tuple(f"visits/{name}.*" for name in names)
     outputs += ("visits/csf_reference.tsv",) if section.reference != "none" else ()
-    sources = {name: _column_files(visits, name) for name in inputs.image_kinds if name in visits.rows.columns}
+    sources = {name: files_of(visits.images(name)) for name in inputs.image_kinds if name in visits.rows.columns}
     for name in ("mask", "model"):
         if options[name]:
             sources[name] = image_files(options[name]) if name == "mask" else (options[name],)
@@ -100,7 +93,7 @@ def _regions(visits: Visits) -> Stage:
     sources |= {"model": (model,)} if model else {}
     for image in dict.fromkeys([*images.values(), *chosen.values()]):
         if image in visits.rows.columns:
-            sources[image] = _column_files(visits, image)
+            sources[image] = files_of(visits.images(image))
         elif image and image not in (inputs.path(f"visits/{name}") for name in chosen):
             sources[image] = image_files(image)
     return Stage("regions of visits", asdict(section) | {"maps": list(chosen)}, (REGIONS,), work, after, sources)
