@@ -70,9 +70,8 @@ class VoxelwiseTest:
     def exact_p(self, corrected: float) -> float:
         """p of a value of the corrected map."""
         p = 1 - float(corrected)
-        count = round(
-            p * self.permutations
-        )  # 0 of approximated p alone: that of the data themselves is at least 1
+        # 0 of approximated p alone: that of the data themselves is at least 1.
+        count = round(p * self.permutations)
         return count / self.permutations if count else round(p, 6)
 
     @property

@@ -8,7 +8,6 @@ that of ``gpuvox design``. Where the configuration names a model, tests, or what
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -232,9 +231,9 @@ def _formula(groups: Groups, cohort: Cohort) -> str:
 def _pairs(groups: Groups) -> tuple[str, ...]:
     """Every two groups in both directions, and with three groups or more an F test of all."""
     levels = {name: f"`{groups.column}`['{name}']" for name in groups.order}
-    pairs: Sequence[tuple[str, str]] = list(combinations(groups.order, 2))
-    tests = [f"{a} > {b}: {levels[a]} - {levels[b]}" for a, b in pairs]
     tests = [
-        each for (a, b), first in zip(pairs, tests) for each in (first, f"{a} < {b}: {levels[b]} - {levels[a]}")
+        each
+        for a, b in combinations(groups.order, 2)
+        for each in (f"{a} > {b}: {levels[a]} - {levels[b]}", f"{a} < {b}: {levels[b]} - {levels[a]}")
     ]
     return (*tests, *([f"`{groups.column}`"] if len(groups.order) > 2 else []))

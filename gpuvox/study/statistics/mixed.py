@@ -182,10 +182,8 @@ def _read(command: Mixed) -> tuple[Data, list[str]]:
             f"{command.table} has {row['participant_id']} twice at {command.time} {row[command.time]:g}"
         )
     # As in the files, before logarithms.
-    chosen, nobody = (
-        rows_of(table, command.subset, "subset", command.table, "visit"),
-        np.zeros(len(table), dtype=bool),
-    )
+    chosen = rows_of(table, command.subset, "subset", command.table, "visit")
+    nobody = np.zeros(len(table), dtype=bool)
     out = left_out(table, command.subset)
     numbers_of(table, command.time, command)
     if command.clusters:
