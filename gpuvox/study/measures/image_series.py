@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,12 +126,23 @@ def write_images(
     stack: ExitStack, out: str, like: Images, volumes: Iterator[Float32], who: Rows, text: str
 ) -> None:
     """Write a 4D image and the participants of its volumes; the files appear when the stack exits without an error."""
-    header = like.first
+    write_volumes(stack, out, like.first, volumes, who.ids, text, who.visits)
+
+
+def write_volumes(
+    stack: ExitStack,
+    out: str,
+    header: files.ImageHeader,
+    volumes: Iterable[Float32],
+    ids: Sequence[str],
+    text: str,
+    visits: Sequence[str] = (),
+) -> None:
+    """The same of volumes on the grid of a header."""
     grid = header.grid(np.ones(header.shape[:3], dtype=bool))
-    stack.enter_context(participants.sidecar(out, who.ids, who.visits))
-    _, write = stack.enter_context(
-        files.open_map(out, grid, header, len(who.ids), label=files.Label(f"gpuvox: {text}"))
-    )
+    stack.enter_context(participants.sidecar(out, ids, visits))
+    label = files.Label.cut(f"gpuvox: {text}")
+    _, write = stack.enter_context(files.open_map(out, grid, header, len(ids), label=label))
     for values in volumes:
         write(values)
 
@@ -154,14 +165,10 @@ def copy_volumes(source: str, out: str, keep: NDArray[np.bool_], ids: Sequence[s
     ids : sequence of str
         Participants of the volumes that are copied.
     """
-    header = files.read_header(source)
-    grid = header.grid(np.ones(header.shape[:3], dtype=bool))
-    label = files.Label.cut(f"gpuvox: {os.path.basename(out)} of the participants in the study")
-    opened = files.open_map(out, grid, header, len(ids), label=label)
-    with participants.sidecar(out, list(ids)), opened as (_, write):
-        for values, is_kept in zip(files.read_volumes(source), keep):
-            if is_kept:
-                write(values)
+    kept = (values for values, is_kept in zip(files.read_volumes(source), keep) if is_kept)
+    text = f"{os.path.basename(out)} of the participants in the study"
+    with ExitStack() as stack:
+        write_volumes(stack, out, files.read_header(source), kept, ids, text)
 
 
 def on_grid(image: str, grid: Grid) -> Float32:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from gpuvox.errors import AnotherRunError
 from gpuvox.reporter import Reporter
 from gpuvox.statistics import Statistics
 from gpuvox.study.measures import clusters
+from gpuvox.study.measures.image_series import write_volumes
 from gpuvox.study.pipeline.hypotheses import RunOfTests
 from gpuvox.study.pipeline.inputs import Comparison, StudyInputs
 from gpuvox.study.pipeline.sources import adjustment_settings, cells, of_maps, of_template
@@ -88,15 +90,12 @@ def _difference(inputs: StudyInputs, name: str, constant: float) -> Stage:
     out = _minus(name)
 
     def work(reporter: Reporter) -> None:
-        source = files.read_header(inputs.maps[name].image)
-        grid = source.grid(np.ones(source.shape[:3], dtype=bool))
-        label = files.Label.cut(f"gpuvox: {name} minus {constant:g}")
+        image, ids = inputs.maps[name].image, inputs.cohort["participant_id"].tolist()
+        less = ((volume.astype(np.float64) - constant).astype(np.float32) for volume in files.read_volumes(image))
         os.makedirs(inputs.path("maps"), exist_ok=True)
-        ids = inputs.cohort["participant_id"].tolist()
-        with files.open_map(inputs.path(out), grid, source, len(ids), label=label) as (_, write):
-            for volume in files.read_volumes(inputs.maps[name].image):
-                write((volume.astype(np.float64) - constant).astype(np.float32))
-        files.write_json(inputs.path(f"{out}.json"), {participants.SUBJECTS: ids})
+        header, text = files.read_header(image), f"{name} minus {constant:g}"
+        with ExitStack() as stack:
+            write_volumes(stack, inputs.path(out), header, less, ids, text)
 
     after, sources = of_maps(inputs, name)
     return Stage(f"map {name} minus", {"constant": constant}, (f"{out}.*",), work, after, sources)
