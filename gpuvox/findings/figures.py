@@ -9,12 +9,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from gpuvox.files.writing import atomic
 from gpuvox.findings.scene import Scene, VoxelwiseTest
 from gpuvox.findings.tables import significant
 from gpuvox.partitioning import standardised
@@ -128,6 +130,14 @@ class Saved:
     png: bytes
     svg: bytes
     picture: Picture
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write both files, and return their names."""
+        contents = {folder / f"{self.name}.png": self.png, folder / f"{self.name}.svg": self.svg}
+        for path, content in contents.items():
+            with atomic(path) as temporary:
+                temporary.write_bytes(content)
+        return list(contents)
 
 
 def saved(figure: Figure, name: str, alt: str, caption: str = "", *, vector: bool = False) -> Saved:

@@ -6,9 +6,10 @@ in cool colours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +78,21 @@ class Side:
     significant: Bools
     corrected: Floats
     label: str
+
+
+Test = TypeVar("Test")
+
+
+def in_pairs(tests: Sequence[Test], are_opposite: Callable[[Test, Test], bool]) -> list[list[int]]:
+    """Places of tests that are shown together: a test and the first after it that is its opposite, or it alone."""
+    pairs, done = [], set[int]()
+    for i, test in enumerate(tests):
+        if i in done:
+            continue
+        other = next((j for j in range(i + 1, len(tests)) if are_opposite(test, tests[j])), None)
+        pairs.append([i] if other is None else [i, other])
+        done.update(pairs[-1])
+    return pairs
 
 
 def sides_of(tests: Sequence[VoxelwiseTest]) -> list[Side]:

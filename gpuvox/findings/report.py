@@ -18,7 +18,6 @@ import pandas as pd
 from gpuvox import files
 from gpuvox.errors import FileError, SettingError
 from gpuvox.files.targets import check_targets
-from gpuvox.files.writing import atomic
 from gpuvox.findings import mosaics
 from gpuvox.findings.atlas import Atlas, read_atlas
 from gpuvox.findings.figures import Saved, null_distribution, saved
@@ -381,19 +380,14 @@ def _units(
     options: ReportOptions,
 ) -> list[Unit]:
     """The pictures: of pairs of tests in opposite directions together, of other tests each alone."""
-    units, done = [], set[int]()
-    for i, test in enumerate(tests):
-        if i in done:
-            continue
-        other = next(
-            (j for j in range(i + 1, len(tests)) if _opposite(analysed[i].of_run, analysed[j].of_run)), None
-        )
-        members = [i] if other is None else [i, other]
-        done.update(members)
+    units = []
+    for members in mosaics.in_pairs(analysed, lambda a, b: _opposite(a.of_run, b.of_run)):
         chosen = tuple(tests[j] for j in members)
         peaks = [scene.voxel_at(place) for j in members for place in _peaks(analysed[j])]
         label = "_and_".join(analysed[j].of_run.label for j in members)
-        units.append(Unit(chosen, _pictures(chosen, scene, peaks, vmax[test.kind], label, options.clusters.p)))
+        units.append(
+            Unit(chosen, _pictures(chosen, scene, peaks, vmax[chosen[0].kind], label, options.clusters.p))
+        )
     return units
 
 
@@ -463,11 +457,7 @@ def _write_files(
             files.write_table(f"{stem}_values.tsv", of[0])
             written.append(Path(f"{stem}_values.tsv"))
     for picture in pictures:
-        for extension, content in (("png", picture.png), ("svg", picture.svg)):
-            path = folder / f"{picture.name}.{extension}"
-            with atomic(path) as temporary:
-                temporary.write_bytes(content)
-            written.append(path)
+        written += picture.write(folder)
     files.write_json(folder / LIST, {"files": [path.name for path in written]})
     return written
 

@@ -74,12 +74,7 @@ def _write_figures(figures: Collection[Saved], folder: Path) -> None:
     except OSError as error:
         raise FileError(f"the folder {folder} cannot be made: {error.strerror}") from None
     earlier = files.read_json(folder / LIST).get("files", []) if (folder / LIST).is_file() else []
-    names = []
-    for figure in figures:
-        for ending, content in (("png", figure.png), ("svg", figure.svg)):
-            names.append(f"{figure.name}.{ending}")
-            with files.atomic(folder / names[-1]) as temporary:
-                temporary.write_bytes(content)
+    names = [path.name for figure in figures for path in figure.write(folder)]
     for name in set(earlier) - set(names):
         if name == Path(name).name:
             (folder / name).unlink(missing_ok=True)

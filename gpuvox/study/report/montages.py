@@ -29,13 +29,9 @@ def montages(scene: Scene, tests: Sequence[StudyTest], level: float) -> dict[int
     dict of int to Saved
         By the number of the last test that a montage shows.
     """
-    made, done = {}, set[int]()
-    for i, test in enumerate(tests):
-        if test.number in done:
-            continue
-        other = next((each for each in tests[i + 1 :] if is_opposite(test, each)), None)
-        shown = [test] if other is None else [test, other]
-        done.update(each.number for each in shown)
+    made = {}
+    for members in mosaics.in_pairs(tests, is_opposite):
+        shown = [tests[i] for i in members]
         if any(each.survivors for each in shown):
             made[shown[-1].number] = _montage(scene, shown, level)
     return made
