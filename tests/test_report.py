@@ -407,6 +407,14 @@ def test_group_tables_hold_the_numbers_of_their_files(study, page):
     assert "In all rows: Outcome EDSS; n 34." in page.said()
 
 
+def test_tables_of_another_tissue_model_have_its_units(study):
+    contents, folder, _ = study
+    few = {key: contents[key] for key in ("title", "cohort", "groups")}
+    said = parse(build(few | {"units": {"iron": "ppm", "myelin": ""}}, folder)).said()
+    assert "nucleus, iron (ppm)" in said
+    assert "mg/kg" not in said
+
+
 def test_group_tables_are_set_as_in_print(page):
     iron, volume, other = body(page, "groups-0-table")
     assert iron["Variable"]["text"] == "nucleus, iron (mg/kg)"
@@ -463,6 +471,15 @@ def test_names_of_variables(name, text):
 )  # fmt: skip
 def test_units_of_measures(name, unit):
     assert tables.unit_of(name) == unit
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [("caudate.iron", "ppm"), ("caudate.iron.median", "ppm"), ("caudate.iron.sd", "ppm"), ("caudate.myelin", "%"),
+     ("caudate.iron.mass", "mg"), ("caudate.iron.qsm_share", ""), ("caudate.volume", "mL"), ("age", "")],
+)  # fmt: skip
+def test_units_of_measures_are_those_of_the_tissue_model(name, unit):
+    assert tables.unit_of(name, {"iron": "ppm", "myelin": "%"}) == unit
 
 
 @pytest.mark.parametrize(

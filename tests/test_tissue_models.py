@@ -255,9 +255,12 @@ def test_a_study_shows_maps_in_the_units_of_the_model(tmp_path):
         SIMULATED.replace('"mg/kg"', '"g/kg"').replace('myelin = "1"', 'myelin = "%"')
     )
     (tmp_path / "participants.tsv").write_text("participant_id\tjacobian\ns1\tj.nii\ns2\tj.nii\n")
-    units = []
+    units, of_tables = [], []
     for model in ("", 'model = "model.toml"'):
         (tmp_path / "study.toml").write_text(f'[study]\ntable = "participants.tsv"\n[ironmyelin]\n{model}\n')
-        maps = StudyInputs(read_config(tmp_path / "study.toml")).maps
+        inputs = StudyInputs(read_config(tmp_path / "study.toml"))
+        maps = inputs.maps
+        of_tables.append(inputs.units)
         units.append([maps[name].unit for name in ("iron", "myelin", "ironmass")])
     assert units == [["mg/kg", "volume fraction", "mg/kg × J"], ["g/kg", "%", "g/kg × J"]]
+    assert of_tables == [{"iron": "mg/kg", "myelin": ""}, {"iron": "g/kg", "myelin": "%"}]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -281,15 +281,18 @@ def of_formula(formula: str, name: str) -> str:
 
 
 UNITS = {
-    "volume": "mL", "volume normalised": "mL", "iron": "mg/kg", "iron median": "mg/kg", "iron sd": "mg/kg",
-    "iron mass": "mg", "iron mass (raw volume)": "mg", "myelin mass": "mL", "myelin mass (raw volume)": "mL",
+    "volume": "mL", "volume normalised": "mL", "iron mass": "mg", "iron mass (raw volume)": "mg", "myelin mass": "mL",
+    "myelin mass (raw volume)": "mL",
 }  # fmt: skip
-"""Of measures of regions, as `gpuvox rois` writes them; fractions have none."""
+"""Of measures of regions, as `gpuvox rois` writes them."""
+OF_TISSUE = {"iron": "mg/kg", "myelin": ""}
+"""Units of iron and of myelin, where their model is not known to have others; fractions have none."""
 
 
-def unit_of(name: str) -> str:
+def unit_of(name: str, of_tissue: Mapping[str, str] = OF_TISSUE) -> str:
     """The unit of a measure of a region, ``mg/kg`` of ``left.pallidum.iron``; empty if it has none, or is not one."""
-    return UNITS.get(measure_and_structure(name)[0], "")
+    measure, _ = measure_and_structure(name)
+    return UNITS.get(measure) or of_tissue.get(re.sub(r" (median|sd)$", "", measure), "")
 
 
 Transforms = Sequence[tuple[str, str]]
@@ -475,29 +478,29 @@ def make_table(
     *,
     level: float = 0.05,
     explained: Mapping[str, str] | None = None,
-    note: str = "",
     log: Transforms = (),
+    units: Mapping[str, str] = OF_TISSUE,
 ) -> Table:
     """A table of chosen columns, without those that are empty throughout."""
     kept = list(rows)
     filled = [n for n in names if not kept or any(row[n].strip() not in MISSING for row in kept)]
     columns = columns_of(filled, explained or {}, level, log)
-    body = [[_cell(column, row) for column in columns] for row in kept]
+    body = [[_cell(column, row, units) for column in columns] for row in kept]
     headings = tuple(
         Heading(column.heading.html, column.heading.title, _numeric([row[i] for row in body]))
         for i, column in enumerate(columns)
     )
-    return Table(id, caption, headings, body, note)
+    return Table(id, caption, headings, body)
 
 
-def _cell(column: Column, row: Mapping[str, str]) -> Cell:
+def _cell(column: Column, row: Mapping[str, str], units: Mapping[str, str]) -> Cell:
     """A cell; the name of a variable that was transformed, in the formula, and with its unit."""
     cell = column.cell([row[name] for name in column.names], row_decimals(column.names[0], row))
     if column.names != ("variable",):
         return cell
     name = row["variable"]
     shown = of_formula(row["transform"], variable_name(name)) if _is_transformed(row) else variable_name(name)
-    unit = unit_of(name)
+    unit = unit_of(name, units)
     return Cell(_data(name, f"{shown} ({unit})" if unit else shown), cell.key)
 
 
@@ -552,11 +555,12 @@ def tables_of(
     level: float = 0.05,
     explained: Mapping[str, str] | None = None,
     log: Transforms = (),
+    units: Mapping[str, str] = OF_TISSUE,
 ) -> list[Table]:
     """A file as one table, or two: the main columns, and the others. What is the same in all rows becomes a note.
 
     `log` are the transformations of variables that were analysed in all rows; rows with a ``transform`` say so
-    themselves.
+    themselves. `units` are those of iron and of myelin.
     """
     names, rows = read_rows(path)
     if any(name.startswith("summary_") for name in names):
@@ -573,8 +577,8 @@ def tables_of(
     names = [name for name in names if name not in same]
     beside = DISTRIBUTION if any("against" in row for row in rows) else ()
     more = [name for name in names if ADDITIONAL.match(name) or name in beside]
-    make = partial(make_table, rows=rows, level=level, explained=explained, log=log)
-    first = make(id, caption, [n for n in names if n not in more], note=" ".join(notes))
+    make = partial(make_table, rows=rows, level=level, explained=explained, log=log, units=units)
+    first = replace(make(id, caption, [n for n in names if n not in more]), note=" ".join(notes))
     if not more:
         return [first]
     lead = [name for name in names if name in LEADING and name not in more]

@@ -206,9 +206,8 @@ class StudyInputs:
             content = ("jacobian" in self.cohort.columns) * ("ironmass", "myelinmass")
             for name in ("iron", "myelin", *content):
                 title, unit = IRONMYELIN[name]
-                unit = unit.replace("mg/kg", self.model.iron_units)
-                if self.model.myelin_units not in rois.FRACTION:
-                    unit = unit.replace("volume fraction", self.model.myelin_units)
+                unit = unit.replace("mg/kg", self.units["iron"])
+                unit = unit.replace("volume fraction", self.units["myelin"] or "volume fraction")
                 maps[name] = Map(image=self.path(f"maps/{name}"), title=title, unit=unit)
         for name, settings in self.config.maps.items():
             # Columns are stacked; if the subset excludes participants, the volumes of the others are copied.
@@ -298,6 +297,12 @@ class StudyInputs:
         path = self.config.file(self.config.ironmyelin.model) if self.config.ironmyelin is not None else ""
         with self.config.reading(("ironmyelin", "model")):
             return LinearModel.read(path or DEFAULT_MODEL)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Units of iron and of myelin in the tissue model; none of a fraction."""
+        iron, myelin = self.model.iron_units, self.model.myelin_units
+        return {"iron": iron, "myelin": "" if myelin in rois.FRACTION else myelin}
 
     @property
     def image_kinds(self) -> tuple[str, ...]:

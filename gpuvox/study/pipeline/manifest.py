@@ -59,6 +59,8 @@ def describe(inputs: StudyInputs, ledger: Ledger) -> dict[str, Any]:
             manifest["names"] = os.path.relpath(config.file(template.names), folder)
     if config.clusters is not None:
         manifest |= {"level": config.clusters.p, "extent": config.clusters.extent}
+    if config.ironmyelin is not None:
+        manifest["units"] = inputs.units
     if config.rois is not None:
         manifest |= {"rois": "rois.tsv", "regions": _regions(inputs, config.rois)}
     if config.report.zscores:

@@ -144,7 +144,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "": (
         "title", "created", "gpuvox", "command", "device", "seed", "versions", "config", "cohort", "design", "checks",
         "mask", "underlay", "labels", "names", "level", "extent", "tests", "rois", "regions", "groups", "csf",
-        "coefficients", "models", "voxelwise",
+        "coefficients", "models", "voxelwise", "units",
         "zscores", "methods", "stages", "files",
     ),
     "config": ("path", "text"),
@@ -157,6 +157,7 @@ KEYS: dict[str, tuple[str, ...]] = {
         "statistic", "corrected", "null", "clusters", "cluster_image", "subjects", "sentence",
     ),
     "voxelwise": ("model", "exchangeability"),
+    "units": ("iron", "myelin"),
     "regions": ("labels", "labels_of", "jacobian", "lesions", "erosion", "head_size", "merge"),
     "groups": ("title", "table", "pairs", "demographics", "order", "json"),
     "coefficients": ("table", "json"),

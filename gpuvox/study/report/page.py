@@ -96,6 +96,12 @@ class Page:
         return self.source.get("level", 0.05)
 
     @property
+    def units(self) -> dict[str, str]:
+        """Units of iron and of myelin; see `tables.unit_of`."""
+        part = self.source.part("units")
+        return {name: part.get(name, unit) for name, unit in tables.OF_TISSUE.items()}
+
+    @property
     def vmax(self) -> dict[str, float]:
         """Upper end of the colours, the same for all tests of a kind: t and F are not measured with one scale."""
         return colour_ends(self.tests)
@@ -226,7 +232,9 @@ class Page:
         if path is None:
             return []
         with part.reading(key):
-            return tables.tables_of(f"{id}-{key}", caption, path, level=self.level, explained=explained, log=log)
+            return tables.tables_of(
+                f"{id}-{key}", caption, path, level=self.level, explained=explained, log=log, units=self.units
+            )
 
     def _rows(self, part: Contents, key: str, needed: Sequence[str] = ()) -> Rows:
         """Rows of a file that a key names; none where it names none."""

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from gpuvox import files
 from gpuvox.reporter import Reporter
-from gpuvox.study.measures.rois import FRACTION
 from gpuvox.study.pipeline.inputs import StudyInputs
 from gpuvox.study.pipeline.stages import Stage
 from gpuvox.study.statistics import coefficients, csf
@@ -32,7 +31,7 @@ def csf_stages(inputs: StudyInputs) -> list[Stage]:
             comparison = csf.Comparison(table, groups.column, pair, groups.covariates)
             found = csf.compare_references(comparison, variables, offsets, reference)
             of_pairs[" - ".join(pair)] = found
-            for text in csf.concerns(found, reference, _units(inputs)):
+            for text in csf.concerns(found, reference, inputs.units):
                 reporter.warn(text if len(inputs.pairs) == 1 else f"{' - '.join(pair)}: {text}")
         for path, name in ((csf.COMPARISON, "compared"), (csf.SENSITIVITY_TABLE, "sensitivity")):
             tables = {pair: getattr(found, name) for pair, found in of_pairs.items()}
@@ -47,12 +46,6 @@ def csf_stages(inputs: StudyInputs) -> list[Stage]:
     }  # fmt: skip
     after = ("iron and myelin", "variables")
     return [Stage("CSF reference", settings, (csf.COMPARISON, csf.SENSITIVITY_TABLE, csf.RECORD), work, after)]
-
-
-def _units(inputs: StudyInputs) -> dict[str, str]:
-    """Units of iron and of myelin in the tissue model; none of a fraction."""
-    iron, myelin = inputs.model.iron_units, inputs.model.myelin_units
-    return {"iron": iron, "myelin": "" if myelin in FRACTION else myelin}
 
 
 def coefficient_stages(inputs: StudyInputs) -> list[Stage]:
