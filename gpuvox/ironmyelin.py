@@ -224,16 +224,16 @@ class Uncertainty:
 
 
 OUTPUTS = {
-    "iron": ("iron concentration", 0),
-    "myelin": ("myelin concentration", 1),
-    "ironmass": ("iron content", 2),
-    "myelinmass": ("myelin content", 3),
-    "iron_sd_noise": ("standard deviation of iron due to noise", 4),
-    "myelin_sd_noise": ("standard deviation of myelin due to noise", 5),
-    "iron_sd_coefficients": ("standard deviation of iron due to errors of the coefficients", 6),
-    "myelin_sd_coefficients": ("standard deviation of myelin due to errors of the coefficients", 7),
+    "iron": "iron concentration",
+    "myelin": "myelin concentration",
+    "ironmass": "iron content",
+    "myelinmass": "myelin content",
+    "iron_sd_noise": "standard deviation of iron due to noise",
+    "myelin_sd_noise": "standard deviation of myelin due to noise",
+    "iron_sd_coefficients": "standard deviation of iron due to errors of the coefficients",
+    "myelin_sd_coefficients": "standard deviation of myelin due to errors of the coefficients",
 }
-"""Maps, what they are, and their place among those of a participant."""
+"""Maps and what they are, in their order among those of a participant."""
 
 
 def execute(command: Command, reporter: Reporter) -> None:
@@ -262,7 +262,7 @@ def _write_cohort(run: Run, reporter: Reporter) -> None:
         writers = {}
         pool = stack.enter_context(Pool(len(run.outputs)))  # compression takes longest
         for name in run.outputs:
-            label = files.Label(f"gpuvox: {OUTPUTS[name][0]}")
+            label = files.Label(f"gpuvox: {OUTPUTS[name]}")
             target = os.path.join(command.out, name)
             opened = files.open_map(target, run.grid, run.cohort.header, len(run.cohort.names), label=label)
             _, writers[name] = stack.enter_context(opened)
@@ -578,7 +578,7 @@ def map_sidecar(run: Run, reference: Reference | None, name: str) -> dict[str, A
     """Sidecar of a map."""
     command, model, conversion = run.command, run.model, run.inversion.conversion
     sidecar: dict[str, Any] = {
-        "Description": OUTPUTS[name][0],
+        "Description": OUTPUTS[name],
         "Units": run.outputs[name],
         **({} if run.cohort.numbered else {participants.SUBJECTS: list(run.cohort.names)}),
         **({participants.VISITS: list(run.cohort.visits)} if run.cohort.visits else {}),

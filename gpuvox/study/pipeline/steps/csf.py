@@ -31,8 +31,7 @@ def csf_stages(inputs: StudyInputs) -> list[Stage]:
             comparison = csf.Comparison(table, groups.column, pair, groups.covariates)
             found = csf.compare_references(comparison, variables, offsets, reference)
             of_pairs[" - ".join(pair)] = found
-            for text in csf.concerns(found, reference, inputs.units):
-                reporter.warn(text if len(inputs.pairs) == 1 else f"{' - '.join(pair)}: {text}")
+            _warn(inputs, pair, csf.concerns(found, reference, inputs.units), reporter)
         for path, name in ((csf.COMPARISON, "compared"), (csf.SENSITIVITY_TABLE, "sensitivity")):
             tables = {pair: getattr(found, name) for pair, found in of_pairs.items()}
             files.write_table(inputs.path(path), csf.by_pair(tables))
@@ -46,6 +45,12 @@ def csf_stages(inputs: StudyInputs) -> list[Stage]:
     }  # fmt: skip
     after = ("iron and myelin", "variables")
     return [Stage("CSF reference", settings, (csf.COMPARISON, csf.SENSITIVITY_TABLE, csf.RECORD), work, after)]
+
+
+def _warn(inputs: StudyInputs, pair: tuple[str, str], texts: Iterable[str], reporter: Reporter) -> None:
+    """Warn about two groups, which are named if there are more."""
+    for text in texts:
+        reporter.warn(text if len(inputs.pairs) == 1 else f"{' - '.join(pair)}: {text}")
 
 
 def coefficient_stages(inputs: StudyInputs) -> list[Stage]:
@@ -68,8 +73,7 @@ def coefficient_stages(inputs: StudyInputs) -> list[Stage]:
         for pair in inputs.pairs:
             comparison = csf.Comparison(table, groups.column, pair, groups.covariates)
             rows = of_pairs[" - ".join(pair)] = coefficients.dependence(comparison, variables, model, models)
-            for text in coefficients.concerns(rows, errors):
-                reporter.warn(text if len(inputs.pairs) == 1 else f"{' - '.join(pair)}: {text}")
+            _warn(inputs, pair, coefficients.concerns(rows, errors), reporter)
         files.write_table(inputs.path(csf.DEPENDENCE), csf.by_pair(of_pairs))
         about = {"name": model.name, "citation": model.citation}
         record = coefficients.record_of(share, len(models), about)
