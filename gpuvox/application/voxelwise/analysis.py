@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from keyword import iskeyword
 from typing import Any, Literal
 
@@ -226,7 +227,7 @@ class VoxelwiseAnalysis:
         """Whether data may be missing at some voxels."""
         return self.runs[0].options.missing_voxels
 
-    @property
+    @cached_property
     def variance_groups(self) -> Ints | None:
         """(n,) The variance group of each row, from 0; None if all have the same variance."""
         run = self.runs[0]
