@@ -398,14 +398,10 @@ def prepare_inversion(
 
 def _check_same_field(contrast: Contrast, cohort: Cohort) -> None:
     """Raise `FileError` for an image of another field; only R1 is converted."""
-    for image in cohort.images[contrast.name]:
-        said = files.sidecar(image).get("MagneticFieldStrength")
-        if said is None:
-            continue
-        field = check_field(said, f"MagneticFieldStrength beside {image}")
-        if contrast.field is not None and abs(field - contrast.field) > 0.1 * contrast.field:
+    for image, tesla in _recorded_fields(cohort.images[contrast.name]):
+        if contrast.field is not None and abs(tesla - contrast.field) > 0.1 * contrast.field:
             raise FileError(
-                f"{image} was acquired at {field:g} T, and the coefficients of {contrast.name} are for "
+                f"{image} was acquired at {tesla:g} T, and the coefficients of {contrast.name} are for "
                 f"{contrast.field:g} T; only R1 is converted between fields"
             )
 
@@ -457,11 +453,7 @@ def find_field(command: Command, cohort: Cohort) -> float:
     known = command.from_field
     if known is not None:
         known = check_field(known, "the field strength of R1", option="--from-field")
-    for image in cohort.images["r1"]:
-        said = files.sidecar(image).get("MagneticFieldStrength")
-        if said is None:
-            continue
-        said = check_field(said, f"MagneticFieldStrength beside {image}")
+    for image, said in _recorded_fields(cohort.images["r1"]):
         if known is not None and abs(said - known) > 0.1 * known:
             raise OptionError(
                 "--from-field", f"{image} was acquired at {said} T according to its sidecar; expected {known} T"
@@ -474,6 +466,14 @@ def find_field(command: Command, cohort: Cohort) -> float:
             "MagneticFieldStrength in the JSON file beside the image",
         )
     return known
+
+
+def _recorded_fields(images: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """Images whose sidecars say at which field, in tesla, they were acquired."""
+    for image in images:
+        said = files.sidecar(image).get("MagneticFieldStrength")
+        if said is not None:
+            yield image, check_field(said, f"MagneticFieldStrength beside {image}")
 
 
 def measure_csf(run: Run, reporter: Reporter) -> Reference | None:
