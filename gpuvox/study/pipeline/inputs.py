@@ -259,14 +259,12 @@ class StudyInputs:
     @cached_property
     def measured(self) -> list[str]:
         """Names of the measures of regions; some may have no values."""
-        settings, template = self.config.rois, self.config.template
+        settings = self.config.rois
         if settings is None:
             return []
         where = ("rois", "names") if settings.names else ("template", "names")
         with self.config.reading(where):
-            regions = read_regions(
-                self.config.file(settings.names or (template.names if template else "")) or None
-            )
+            regions = read_regions(self.region_names or None)
         with self.config.reading(("rois", "merge")):
             structures = rois.members(regions, settings.merge)
         measures = [".volume", *([".volume_normalised"] if settings.head_size else [])]
@@ -294,9 +292,20 @@ class StudyInputs:
     @cached_property
     def model(self) -> LinearModel:
         """The tissue model of ``[ironmyelin]``."""
-        path = self.config.file(self.config.ironmyelin.model) if self.config.ironmyelin is not None else ""
         with self.config.reading(("ironmyelin", "model")):
-            return LinearModel.read(path or DEFAULT_MODEL)
+            return LinearModel.read(self.model_file or DEFAULT_MODEL)
+
+    @property
+    def model_file(self) -> str:
+        """The file of the tissue model; empty for the default."""
+        section = self.config.ironmyelin
+        return self.config.file(section.model) if section is not None else ""
+
+    @property
+    def region_names(self) -> str:
+        """The file with the names of regions; empty if there is none."""
+        sections = (self.config.rois, self.config.template)
+        return self.config.file(next((each.names for each in sections if each is not None and each.names), ""))
 
     @property
     def units(self) -> dict[str, str]:

@@ -42,6 +42,17 @@ def of_maps(inputs: StudyInputs, *names: str) -> tuple[tuple[str, ...], Sources]
     }
 
 
+def of_model(inputs: StudyInputs) -> Sources:
+    """The file of the tissue model, if there is one."""
+    return {"model": (inputs.model_file,)} if inputs.model_file else {}
+
+
+def of_ironmyelin(inputs: StudyInputs) -> Sources:
+    """The mask and the tissue model of ``[ironmyelin]``, as far as it names them."""
+    mask = inputs.ironmyelin_options["mask"]
+    return ({"mask": image_files(mask)} if mask else {}) | of_model(inputs)
+
+
 def of_template(inputs: StudyInputs, *names: str) -> Sources:
     """Files of the template, by the keys that name them."""
     template = inputs.config.template

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from gpuvox import files
 from gpuvox.reporter import Reporter
 from gpuvox.study.pipeline.inputs import StudyInputs
+from gpuvox.study.pipeline.sources import of_model
 from gpuvox.study.pipeline.stages import Stage
 from gpuvox.study.statistics import coefficients, csf
 from gpuvox.study.statistics.ancova import ANCOVA, explained
@@ -59,7 +60,7 @@ def coefficient_stages(inputs: StudyInputs) -> list[Stage]:
     maps = (inputs.config.rois.maps or tuple(inputs.maps)) if inputs.config.rois is not None else ()
     if section is None or not section.coefficient_error or not {"iron", "myelin"} <= set(maps) or not inputs.pairs:
         return []
-    error, path = section.coefficient_error, inputs.ironmyelin_options["model"]
+    error = section.coefficient_error
 
     def work(reporter: Reporter) -> None:
         os.makedirs(inputs.path("csf"), exist_ok=True)
@@ -84,9 +85,8 @@ def coefficient_stages(inputs: StudyInputs) -> list[Stage]:
         "error": error, "group": groups.column, "order": groups.order, "covariates": groups.covariates,
         "variables": [list(patterns) for patterns in _patterns(inputs)], "seed": inputs.config.study.seed,
     }  # fmt: skip
-    sources = {"model": (path,)} if path else {}
     outputs = (csf.DEPENDENCE, csf.DEPENDENCE_RECORD)
-    return [Stage("coefficients", settings, outputs, work, ("variables",), sources)]
+    return [Stage("coefficients", settings, outputs, work, ("variables",), of_model(inputs))]
 
 
 def _patterns(inputs: StudyInputs) -> list[tuple[str, ...]]:

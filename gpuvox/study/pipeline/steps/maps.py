@@ -23,7 +23,15 @@ from gpuvox.study.measures.image_series import (
 from gpuvox.study.measures.map_checks import check_maps, warnings_about_maps
 from gpuvox.study.pipeline.config import IRONMYELIN
 from gpuvox.study.pipeline.inputs import StudyInputs
-from gpuvox.study.pipeline.sources import cells, column_files, copy_stage_name, image_files, of_maps, of_template
+from gpuvox.study.pipeline.sources import (
+    cells,
+    column_files,
+    copy_stage_name,
+    image_files,
+    of_ironmyelin,
+    of_maps,
+    of_template,
+)
 from gpuvox.study.pipeline.stages import Stage
 from gpuvox.types import Float32
 
@@ -53,9 +61,7 @@ def _ironmyelin(inputs: StudyInputs) -> Stage:
             ironmyelin.execute(command, reporter)
 
     sources = {name: column_files(inputs, name) for name in names}
-    for name in ("mask", "model"):
-        if options[name]:
-            sources[name] = image_files(options[name]) if name == "mask" else (options[name],)
+    sources |= of_ironmyelin(inputs)
     outputs = tuple(f"maps/{name}.*" for name in IRONMYELIN if name in inputs.maps)
     outputs += ("maps/csf_reference.tsv",) if section.reference != "none" else ()
     settings = asdict(section) | {"images": cells(inputs, *names)}

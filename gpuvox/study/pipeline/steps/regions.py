@@ -7,13 +7,13 @@ from dataclasses import asdict
 from gpuvox.reporter import Reporter
 from gpuvox.study.measures import rois, volumetry
 from gpuvox.study.pipeline.inputs import REGION_IMAGES, StudyInputs
-from gpuvox.study.pipeline.sources import cells, column_files, copy_stage_name, image_files, of_maps
+from gpuvox.study.pipeline.sources import cells, column_files, copy_stage_name, image_files, of_maps, of_model
 from gpuvox.study.pipeline.stages import Stage
 
 
 def region_stage(inputs: StudyInputs) -> Stage:
     """Write ``rois.tsv``."""
-    section, template = inputs.config.rois, inputs.config.template
+    section = inputs.config.rois
     assert section is not None
     maps = section.maps or tuple(inputs.maps)
     after, sources = of_maps(inputs, *maps)
@@ -24,18 +24,14 @@ def region_stage(inputs: StudyInputs) -> Stage:
         elif image:
             in_table = image in inputs.cohort.columns
             sources[kind] = column_files(inputs, image) if in_table else image_files(image)
-    names = inputs.config.file(section.names or (template.names if template else ""))
-    if names:
-        sources["names"] = (names,)
-    model = inputs.ironmyelin_options["model"] if inputs.config.ironmyelin is not None else ""
-    if model:
-        sources["model"] = (model,)
+    names = inputs.region_names
+    sources |= ({"names": (names,)} if names else {}) | of_model(inputs)
 
     def work(reporter: Reporter) -> None:
         command = rois.Command(
             inputs.path("participants.tsv"), images["labels"], {name: inputs.maps[name].image for name in maps},
             inputs.path("rois.tsv"), names, section.merge, images["jacobian"], images["lesions"],
-            section.head_size, section.erosion, model,
+            section.head_size, section.erosion, inputs.model_file,
         )  # fmt: skip
         rois.execute(command, reporter)
 

@@ -11,7 +11,7 @@ from gpuvox.reporter import Reporter
 from gpuvox.study.measures import rois
 from gpuvox.study.pipeline.config import Mixed, slug
 from gpuvox.study.pipeline.inputs import REGION_IMAGES, StudyInputs
-from gpuvox.study.pipeline.sources import files_of, image_files
+from gpuvox.study.pipeline.sources import files_of, image_files, of_ironmyelin, of_model
 from gpuvox.study.pipeline.stages import Stage, indented
 from gpuvox.study.pipeline.visits import Visits
 from gpuvox.study.statistics import clinical
@@ -65,32 +65,29 @@ def _ironmyelin(visits: Visits) -> Stage:
     outputs = tuple(f"visits/{name}.*" for name in names)
     outputs += ("visits/csf_reference.tsv",) if section.reference != "none" else ()
     sources = {name: files_of(visits.images(name)) for name in inputs.image_kinds if name in visits.rows.columns}
-    for name in ("mask", "model"):
-        if options[name]:
-            sources[name] = image_files(options[name]) if name == "mask" else (options[name],)
+    sources |= of_ironmyelin(inputs)
     return Stage("iron and myelin of visits", asdict(section), outputs, work, ("visits",), sources)
 
 
 def _regions(visits: Visits) -> Stage:
     inputs = visits.inputs
-    section, template = inputs.config.rois, inputs.config.template
+    section = inputs.config.rois
     assert section is not None
     images = {kind: visits.region_image(kind) for kind in REGION_IMAGES}
     chosen = {name: image for name, image in visits.maps.items() if name in (section.maps or visits.maps)}
-    names = inputs.config.file(section.names or (template.names if template else ""))
-    model = inputs.ironmyelin_options["model"] if inputs.config.ironmyelin is not None else ""
+    names = inputs.region_names
 
     def work(reporter: Reporter) -> None:
         command = rois.Command(
             inputs.path(TABLE), images["labels"], chosen, inputs.path(REGIONS), names, section.merge,
-            images["jacobian"], images["lesions"], section.head_size, section.erosion, model, visits.section.column,
+            images["jacobian"], images["lesions"], section.head_size, section.erosion, inputs.model_file,
+            visits.section.column,
         )  # fmt: skip
         with inputs.config.reading(("rois",)):
             rois.execute(command, reporter)
 
     after = ("visits", *(["iron and myelin of visits"] if visits.has_ironmyelin else []))
-    sources: dict[str, tuple[str, ...]] = {"names": (names,)} if names else {}
-    sources |= {"model": (model,)} if model else {}
+    sources = ({"names": (names,)} if names else {}) | of_model(inputs)
     for image in dict.fromkeys([*images.values(), *chosen.values()]):
         if image in visits.rows.columns:
             sources[image] = files_of(visits.images(image))
