@@ -35,14 +35,25 @@ N = 150
 
 
 class Paced(ShimDevice):
-    """Takes a time for each map, which the other devices have at the same time."""
+    """Takes a time for each map, which the other devices have at the same time.
+
+    A device that has made more than `share` maps waits for its `others` to have had theirs, so that each gets
+    work however the threads are scheduled.
+    """
 
     def __init__(self, name, seconds=0.0, **settings):
         super().__init__(name=name, **({"limit": 8 << 20} | settings))
         self.seconds, self.n_maps, self.uploads = seconds, 0, 0
+        self.share, self.others = 0, ()
+
+    @property
+    def has_its_share(self):
+        return self.n_maps > self.share
 
     def launch(self, kernel, *arguments, **settings):
         if kernel.startswith("glm_maps"):
+            if self.has_its_share:
+                until(lambda: all(other.has_its_share for other in self.others))
             n_maps = int(arguments[7])
             self.n_maps += n_maps
             time.sleep(self.seconds * n_maps)
@@ -53,15 +64,36 @@ class Paced(ShimDevice):
         super().put(array, values)
 
 
+def until(holds, seconds=60):
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "a device waited in vain for another"
+        time.sleep(0.001)
+
+
+def sharing(*devices, share):
+    """Devices of which each makes more than so many maps, or fails."""
+    for device in devices:
+        device.share, device.others = share, [other for other in devices if other is not device]
+    return devices
+
+
 class Failing(Paced):
     """Fails when it has made so many maps, as CUDA does after a fault: nothing works from then on."""
 
     def __init__(self, name, after, error=None, **settings):
         super().__init__(name, **settings)
         self.after, self.error = after, error or DeviceError(f"{name} failed: an illegal memory access")
+        self.has_failed = False
+
+    @property
+    def has_its_share(self):
+        return self.has_failed
 
     def launch(self, kernel, *arguments, **settings):
         if self.n_maps > self.after:
+            self.has_failed = True
             raise self.error
         super().launch(kernel, *arguments, **settings)
 
@@ -99,20 +131,21 @@ def on_team(devices, inputs, options, **settings):
 
 
 def test_the_bits_of_the_cpu_on_three_devices(inputs, options):
-    devices = [Paced("cuda:0"), Paced("cuda:1", n_processors=1), Paced("cuda:2", limit=1 << 19)]
+    devices = Paced("cuda:0"), Paced("cuda:1", n_processors=1), Paced("cuda:2", limit=1 << 19)
+    sharing(*devices, share=2)  # more than the check of their bits
     statistics = dataclasses.replace(options.statistics, two_pass=True)
     options = dataclasses.replace(options, statistics=statistics, n_permutations=80)
     expected = list(analyse(prepare(inputs, options)))
     results, warnings, _ = on_team(devices, inputs, options)
     assert_same(expected, results)
     assert warnings == []
-    assert all(device.n_maps > 2 for device in devices)  # more than the check of their bits
+    assert all(device.has_its_share for device in devices)
     gc.collect()
     assert [device.used for device in devices] == [0, 0, 0]
 
 
 def test_the_work_follows_the_speed(inputs, options):
-    fast, slow = Paced("cuda:0", 0.002), Paced("cuda:1", 0.008)
+    fast, slow = Paced("cuda:0", 0.004), Paced("cuda:1", 0.016)
     simple = dataclasses.replace(options, statistics=Statistics(True), n_permutations=400, only_test=1)
     on_team([fast, slow], inputs, simple)
     assert fast.n_maps + slow.n_maps == 400 + 2 * 2  # once each, and the check of the first maps
@@ -136,6 +169,7 @@ def test_a_device_that_fails_is_left_out(place, after, error, inputs, options, e
     devices = [Paced("cuda:0", 0.0005), Paced("cuda:1", 0.0005), Paced("cuda:2", 0.0005)]
     options = dataclasses.replace(options, only_test=1)
     devices[place] = Failing(f"cuda:{place}", after, error, seconds=0.0001)
+    sharing(*devices, share=10)
     results, warnings, team = on_team(devices, inputs, options)
     assert_same(expected[:1], results)
     reason = "it does not have enough memory" if error else f"cuda:{place} failed: an illegal memory access"
@@ -242,7 +276,7 @@ COMMAND = "-i data -m mask -d design.mat -t design.con -n 60 --seed 1 -T".split(
 
 def test_the_command_on_two_devices(study, monkeypatch, capsys):
     """--device cuda: the files of the CPU; the devices are announced, planned and recorded."""
-    devices = Paced("cuda:0"), Paced("cuda:1")
+    devices = sharing(Paced("cuda:0"), Paced("cuda:1"), share=5)
     for module in (cuda, execute, plan):
         monkeypatch.setattr(module, "resolve_all", lambda name: () if name == "cpu" else devices)
     assert main_randomise([*COMMAND, "-o", "one", "--device", "cpu", "--quiet"]) == 0
@@ -257,14 +291,14 @@ def test_the_command_on_two_devices(study, monkeypatch, capsys):
     assert len(maps) > 2
     for name in maps:
         assert Path(f"one_{name}").read_bytes() == Path(f"two_{name}").read_bytes(), name
-    assert all(device.n_maps > 5 for device in devices)
+    assert all(device.has_its_share for device in devices)
     assert main_randomise([*COMMAND, "-o", "two", "--device", "cuda", "--plan"]) == 0
     assert capsys.readouterr().out.count("device: kernels on the CPU (cuda:") == 2
 
 
 @pytest.mark.long
 def test_voxelwise_on_two_devices(tmp_path, monkeypatch):
-    cohort, devices = make_two_groups(tmp_path), (Paced("cuda:0"), Paced("cuda:1"))
+    cohort, devices = make_two_groups(tmp_path), sharing(Paced("cuda:0"), Paced("cuda:1"), share=5)
     for module in (cuda, execute):
         monkeypatch.setattr(module, "resolve_all", lambda name: () if name == "cpu" else devices)
     words = ["--model", "group + age", "--test", "MS - HC", "-T", "--seed", "3", "--device"]
@@ -274,11 +308,11 @@ def test_voxelwise_on_two_devices(tmp_path, monkeypatch):
         found[device] = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*.nii.gz")}
     assert found["cpu"] == found["cuda"]
     assert len(found["cpu"]) > 3
-    assert all(device.n_maps > 5 for device in devices)
+    assert all(device.has_its_share for device in devices)
 
 
 def test_from_python(inputs):
-    devices = [Paced("cuda:0"), Paced("cuda:1")]
+    devices = sharing(Paced("cuda:0"), Paced("cuda:1"), share=5)
     settings = {"n_permutations": 60, "seed": 1, "tfce": True}
     results = [
         gpuvox.randomise(
@@ -287,7 +321,7 @@ def test_from_python(inputs):
         for device in ("cpu", devices)
     ]
     assert_same(*(result.tests for result in results))
-    assert all(device.n_maps > 5 for device in devices)
+    assert all(device.has_its_share for device in devices)
     with pytest.raises(InputError, match="'cuda:i,j' is expected"):
         gpuvox.randomise(inputs.data, inputs.design, inputs.contrasts[:1], device=[0, 1])
 
@@ -346,7 +380,7 @@ def test_workers_share_the_gpus_of_their_machine(visible, names, processors):
 
 def test_a_worker_with_two_devices(inputs, options, monkeypatch):
     """A range of a worker runs on both of its devices, to the bits of the client."""
-    devices = Paced("cuda:0"), Paced("cuda:1")
+    devices = sharing(Paced("cuda:0"), Paced("cuda:1"), share=20)
     monkeypatch.setattr(worker, "resolve_all", lambda name: devices if name == "cuda:0,1" else ())
     monkeypatch.setattr(worker, "_address", lambda: "tcp://here")
     simple = dataclasses.replace(options, statistics=Statistics(True, Tfce()), only_test=1)
@@ -367,7 +401,7 @@ def test_a_worker_with_two_devices(inputs, options, monkeypatch):
     assert (result.start, result.stop) == (10, 140)
     for name, values in truth.maxima.items():
         np.testing.assert_array_equal(result.maxima[name], values)
-    assert all(device.n_maps > 20 for device in devices)
+    assert all(device.has_its_share for device in devices)
 
 
 def test_what_a_worker_says_of_its_devices(monkeypatch):
