@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from scipy.ndimage import gaussian_filter1d
 
-from gpuvox import files, participants
+from gpuvox import files, participants, pvalues
 from gpuvox.analysis import Inputs, Options, make_model, prepare
 from gpuvox.application.arrays import as_cohort, real_array
 from gpuvox.application.contrasts import weights
@@ -170,7 +170,7 @@ def _tested(finished: Finished, two_sided: bool, has_null: bool) -> _Tested:
             continue
         maxima = finished.tally.maxima[name]
         null = maxima.max(axis=0) if two_sided else maxima[0]
-        above = len(null) - np.searchsorted(np.sort(null), statistic.least_tie(magnitude), side="left")
+        above = len(null) - pvalues.count_below(null, statistic.least_tie(magnitude))
         found.log_p[key] = 0.0 - np.log10(above / len(null))
         found.null[key] = np.sort(np.asarray(statistic.in_units(null[1:], 0), dtype=np.float64))
     return found

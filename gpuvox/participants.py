@@ -423,7 +423,6 @@ def read_matrix(name: Name) -> Matrix:
     """
     matrix = files.read_named_matrix(name)
     content = {} if matrix.column_names else files.read_json(design_sidecar(name))
-    kind = os.path.splitext(os.fspath(name))[1]
     kind, (n_rows, n_columns) = os.path.splitext(os.fspath(name))[1], matrix.values.shape
     columns = _texts(content, {".mat": EVS, ".con": EVS, ".fts": CONTRASTS}.get(kind, ""))
     rows = _texts(content, {".mat": SUBJECTS, ".grp": SUBJECTS, ".fts": F_TESTS}.get(kind, ""))
