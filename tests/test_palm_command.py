@@ -234,6 +234,67 @@ def test_some_observations_and_tables_on_their_side(small):
     assert (maps[0] != maps[1]).all()
 
 
+def test_a_block_that_is_left_out_as_a_whole(small, capsys):
+    """The other blocks are shuffled as if they had been numbered without it, and as if numbers had no gaps."""
+    np.savetxt(small / "eb.csv", np.repeat([1, 2, 3], 4), fmt="%d")
+    np.savetxt(small / "gaps.csv", np.repeat([4, 20, 21], 4), fmt="%d")
+    np.savetxt(small / "vg.csv", np.repeat([1, 2, 1], [4, 3, 5]), fmt="%d")
+    np.savetxt(small / "outer.csv", np.r_[1:5, 9:13], fmt="%d")
+    np.savetxt(small / "seven.csv", np.r_[1:5, 8:13], fmt="%d")
+    for name, rows in (("part", np.r_[0:4, 8:12]), ("partdesign", np.r_[0:4, 8:12])):
+        source = "data" if name == "part" else "design"
+        lines = (small / f"{source}.csv").read_text().splitlines()
+        (small / f"{name}.csv").write_text("\n".join(lines[i] for i in rows) + "\n")
+    np.savetxt(small / "parteb.csv", np.repeat([1, 2], 4), fmt="%d")
+    maps = {}
+    for name, line in {
+        "part": "-i part.csv -d partdesign.csv -t con.csv -n 60 -quiet -eb parteb.csv",
+        "subjidx": f"{RUN} -eb eb.csv -subjidx outer.csv",
+        "gaps": f"{RUN} -eb gaps.csv -subjidx outer.csv",
+        "whole": f"{RUN} -eb eb.csv -whole -subjidx outer.csv",
+    }.items():
+        assert palm(small, line) == 0
+        maps[name] = [np.loadtxt(small / f"o_dat_tstat_uncp_c{c}.csv", delimiter=",") for c in (1, 2)]
+    np.testing.assert_array_equal(maps["part"], maps["subjidx"])
+    np.testing.assert_array_equal(maps["part"], maps["gaps"])
+    assert not np.array_equal(maps["part"], maps["whole"])
+    assert palm(small, f"{RUN} -eb eb.csv -vg vg.csv -removevgbysize 4") == 0
+    capsys.readouterr()
+    assert palm(small, f"{RUN} -eb eb.csv -whole -subjidx seven.csv") == 2
+    assert "equal size" in capsys.readouterr().err
+
+
+def test_missing_regressors_are_interchangeable_among_themselves_alone(small, capsys):
+    """Whatever stands in their place: rows of one group, of another, and those that are not known."""
+    group = np.r_[0, 0, 0, 0, 1, 1, 1, 1.0]
+    gone = np.r_[0, 0, 0, 1, 0, 0, 1, 0]
+    np.savetxt(small / "eight.csv", np.loadtxt(small / "data.csv", delimiter=",")[:8], delimiter=",")
+    np.savetxt(small / "dmiss.csv", gone, fmt="%d")
+    np.savetxt(small / "imiss.csv", np.zeros(8), fmt="%d")
+    (small / "one.csv").write_text("1\n")
+    found = []
+    for placeholder in (0, 1, 55):
+        np.savetxt(small / "x.csv", np.where(gone, placeholder, group), fmt="%d")
+        line = "-i eight.csv -d x.csv -t one.csv -n 0 -imiss imiss.csv -dmiss dmiss.csv -mcar"
+        assert palm(small, line) == 0
+        assert "560 permutations are possible, 560 are made" in capsys.readouterr().out  # 8! / (3! 3! 2!)
+        found.append(np.loadtxt(small / "o_dat_tstat_uncp.csv", delimiter=","))
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+
+
+def test_huh_and_jhun_correct_over_contrasts_of_the_same_nuisance_alone(small, capsys):
+    (small / "both.csv").write_text("-1,1,0\n1,-1,0\n")
+    line = "-i data.csv -d design.csv -n 60 -quiet -rmethod Huh-Jhun"
+    assert palm(small, f"{line} -t both.csv -corrcon") == 0
+    assert palm(small, f"{line} -t con.csv -syncperms") == 0
+    capsys.readouterr()
+    assert palm(small, f"{line} -t con.csv -corrcon") == 2
+    said = capsys.readouterr().err
+    assert "contrast 2 of design 1 has other nuisance than contrast 1 of design 1" in said
+    assert "omit -corrcon" in said
+
+
 @pytest.mark.long
 @pytest.mark.skipif(CXX is None, reason="no C++ compiler to run the kernels on the CPU")
 @pytest.mark.parametrize(

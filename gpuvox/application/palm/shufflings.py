@@ -12,7 +12,7 @@ from gpuvox import files
 from gpuvox.application.palm.contrasts import Contrast, columns_of
 from gpuvox.application.palm.description import PalmDescription
 from gpuvox.application.palm.inputs import PalmInputs
-from gpuvox.application.palm.models import regression_test
+from gpuvox.application.palm.models import named, regression_test
 from gpuvox.block_tree import is_multi_level, shuffler_of
 from gpuvox.errors import FileError, InputError, UsageError
 from gpuvox.files.permutations import find_permidx
@@ -22,6 +22,9 @@ from gpuvox.regression_methods import Method
 from gpuvox.shuffle import Permutations, effective_labels
 from gpuvox.types import Float64, Ints
 from gpuvox.variance_groups import groups_of_orbits
+
+SAME_ROTATION = 1e-7
+"""Entries of the rotations of two nuisances that differ by less are those of one."""
 
 
 def are_shared(description: PalmDescription, contrasts: Sequence[Contrast]) -> bool:
@@ -48,6 +51,9 @@ def shufflers(
     for contrast in contrasts:
         key = 0 if shared else contrast.number if by_number else contrast
         together.setdefault(key, []).append(contrast)
+    if description.statistic.regression == Method.HUH_JHUN.value and (description.over_contrasts or by_number):
+        for same in together.values():
+            _check_same_nuisance(description, inputs, same)
     if description.exchangeability.permutations:
         read = _read_all(description, inputs, contrasts)
         for same in together.values():
@@ -98,6 +104,32 @@ def _check_same(description: PalmDescription, contrasts: Sequence[Contrast], set
             )
 
 
+def _check_same_nuisance(
+    description: PalmDescription, inputs: PalmInputs, contrasts: Sequence[Contrast]
+) -> None:
+    """Tests of Huh and Jhun that are corrected together need the same nuisance.
+
+    Shuffles act on residuals that are rotated by a matrix of the nuisance. Of different nuisance, they are shuffled
+    residuals of different kinds: statistics of one shuffle then do not depend on each other as those of the data do,
+    and the null distribution of their maximum is not that of the tests.
+    """
+    first, *others = contrasts
+
+    def rotation_of(contrast: Contrast) -> Float64:
+        return named(contrast, lambda: regression_test(description, inputs, contrast)).rotation
+
+    rotation = rotation_of(first)
+    for contrast in others:
+        other = rotation_of(contrast)
+        if other.shape != rotation.shape or not np.allclose(other, rotation, rtol=0, atol=SAME_ROTATION):
+            raise UsageError(
+                f"-rmethod Huh-Jhun: {contrast.title} has other nuisance than {first.title}, so that each shuffles "
+                "other residuals, and there is no null distribution of both; omit "
+                f"{'-corrcon' if description.over_contrasts else '-corrmod'}, or take another method",
+                option="-rmethod",
+            )
+
+
 def _draw(description: PalmDescription, inputs: PalmInputs, contrasts: Sequence[Contrast]) -> AnyShuffler:
     options = _options(description, inputs)
     if description.statistic.regression == Method.HUH_JHUN.value:
@@ -117,7 +149,7 @@ def _options(description: PalmDescription, inputs: PalmInputs) -> Permutations:
     return Permutations(
         ways.number,
         ways.seed,
-        inputs.blocks,
+        _renumbered(inputs.blocks) if one_level and inputs.blocks is not None else inputs.blocks,
         whole_blocks=ways.whole and one_level,
         flip=ways.flip and not ways.permute,
         permute_and_flip=ways.flip and ways.permute,
@@ -127,16 +159,24 @@ def _options(description: PalmDescription, inputs: PalmInputs) -> Permutations:
     )
 
 
+def _renumbered(blocks: Ints) -> Ints:
+    """Numbers of blocks without gaps: files may have any, and blocks may be left out as a whole."""
+    numbers = np.unique(blocks[blocks > 0])
+    return np.where(blocks > 0, np.searchsorted(numbers, blocks) + 1, blocks)
+
+
 def _labels(inputs: PalmInputs, contrasts: Sequence[Contrast]) -> Float64:
     """(n, columns) Rows equal in it are interchangeable: in the columns that have a weight in any of the contrasts.
 
-    Each row is numbered among the rows of one contrast first, because columns of several designs differ in scale.
+    Each row is numbered among the rows of one contrast first, because columns of several designs differ in scale. Rows
+    with a missing regressor are interchangeable among themselves alone, whatever stands there.
     """
     labels: list[Ints] = []
     for contrast in contrasts:
-        design = inputs.designs[contrast.design].matrix
-        columns = design[:, [c for c in columns_of(contrast) if c < design.shape[1]]]
-        labels.append(effective_labels(columns) if columns.size else np.zeros(len(design), dtype=np.int64))
+        design = inputs.designs[contrast.design]
+        own = [c for c in columns_of(contrast) if c < design.matrix.shape[1]]
+        columns = np.where(design.missing[:, None], 0.0, design.matrix[:, own])
+        labels.append(effective_labels(np.column_stack([columns, design.missing])))
     return np.column_stack(labels).astype(np.float64)
 
 
