@@ -19,8 +19,10 @@ the shuffles act on the model, which is to shuffle the data the other way):
 
 Beckmann's partition has X orthogonal to Z, Guttman's takes the columns of the design that the contrast weighs as X and
 all others as Z. Nuisance that is a combination of columns of X (the mean of two groups that are compared) is permuted
-with them. A mean that is removed is nuisance where the whole model is shuffled: without it, flips of signs would give
-t that is a little too small.
+with them. A mean that is removed (``demean``) is nuisance, and counts as a degree of freedom. Flips of signs leave
+columns without it with one: it is therefore shuffled with the rest of the model or, by Draper and Stoneman's and
+Dekker's method, stays in place with the other nuisance. Without it they would find too many effects (5.9 % at a level
+of 5 %, 12 subjects).
 
 **Products.** Whatever is fitted has orthonormal rows w, so that the statistic is that of `glm`: products wᵀy with unit
 residuals y. Where the whole model is permuted the rows are permuted ones, and the method is a `Glm` with other bases.
@@ -194,8 +196,8 @@ class RegressionTest:
     demean : bool
         Remove the mean of data and design.
     count_mean : bool
-        Whether the mean that `demean` removes takes a degree of freedom, as it does, and is flipped with the rest of
-        the nuisance. False: as PALM has it.
+        Whether the mean that `demean` removes takes a degree of freedom, as it does, and is nuisance of models whose
+        signs are flipped. False: as PALM has it.
 
     Raises
     ------
@@ -307,7 +309,12 @@ class RegressionTest:
         """What a method fits."""
         whole, Z, none = self.parts.whole, self.parts.Z, self.parts.Z[:, :0]
         effect, rest = self.parts.X_effect, self.parts.X_rest
+        if method is Method.HUH_JHUN:
+            empty = np.zeros((self.n_rows, 0))
+            return _Fit(*_ordered(self.rotation.T @ effect, self.rotation.T @ rest, self.is_f), empty, empty)
         mean = np.full((whole.n_rows, int(self.demean)), whole.n_rows**-0.5)
+        is_moved = np.linalg.norm(mean - invariant @ (invariant.T @ mean)) > LOST
+        lasting = mean if self.count_mean and is_moved else none  # flips leave shuffled columns with a mean
         if method in (Method.FREEDMAN_LANE, Method.MANLY, Method.TER_BRAAK):
             removed, removable = {
                 Method.FREEDMAN_LANE: (Z, Z),
@@ -317,17 +324,14 @@ class RegressionTest:
             fixed, moving = invariant_part(removable, invariant)
             if removable is not whole.nuisance:
                 moving = orthonormal_basis(_residuals(fixed, whole.nuisance), 1.0)
-            if self.count_mean and np.linalg.norm(mean - invariant @ (invariant.T @ mean)) > LOST:
-                moving = np.hstack([mean, moving])  # flips of signs leave shuffled columns with a mean
             taken = fixed if method is Method.MANLY else removed
-            return _Fit(whole.effect, moving, np.hstack([mean, taken]), none)
+            return _Fit(whole.effect, np.hstack([lasting, moving]), np.hstack([mean, taken]), none)
         if method in (Method.DEKKER, Method.KENNEDY):
             effect, rest = _residuals(Z, effect), _residuals(Z, rest)
         removed = np.hstack([mean, Z])
-        if method is Method.HUH_JHUN:
-            effect, rest, removed = self.rotation.T @ effect, self.rotation.T @ rest, np.zeros((self.n_rows, 0))
-        stays = method in (Method.DRAPER_STONEMAN, Method.DEKKER)
-        return _Fit(*_ordered(effect, rest, self.is_f), removed, Z if stays else removed[:, :0])
+        if method in (Method.DRAPER_STONEMAN, Method.DEKKER):
+            return _Fit(*_ordered(effect, rest, self.is_f), removed, np.hstack([lasting, Z]))
+        return _Fit(*_ordered(effect, np.hstack([lasting, rest]), self.is_f), removed, none)
 
 
 def rotated(data: Data, rotation: Float64, scratch: str = "") -> Data:

@@ -104,9 +104,7 @@ def _check_same(description: PalmDescription, contrasts: Sequence[Contrast], set
             )
 
 
-def _check_same_nuisance(
-    description: PalmDescription, inputs: PalmInputs, contrasts: Sequence[Contrast]
-) -> None:
+def _check_same_nuisance(description: PalmDescription, inputs: PalmInputs, contrasts: Sequence[Contrast]) -> None:
     """Tests of Huh and Jhun that are corrected together need the same nuisance.
 
     Shuffles act on residuals that are rotated by a matrix of the nuisance. Of different nuisance, they are shuffled
