@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -77,7 +78,7 @@ CHECKS = [name for name in steps.STEPS if name.startswith("checks") and name not
 
 @pytest.mark.parametrize(
     ("names", "least"),
-    [(CHECKS, 80), pytest.param(ANALYSES, 18, marks=pytest.mark.long)],
+    [(CHECKS, 120), pytest.param(ANALYSES, 26, marks=pytest.mark.long)],
     ids=["parts", "analyses"],
 )
 def test_correctness(lab, names, least, capsys):
@@ -86,6 +87,7 @@ def test_correctness(lab, names, least, capsys):
     assert len(found["checks"]) > least
     assert {c["verdict"] for c in found["checks"]} == {"same bits", "within 1e-09"}
     assert found["left_out"] == found["skipped"] == found["failed"] == []
+    assert names is ANALYSES or found["unchecked_kernels"] == []
     said = capsys.readouterr().out
     assert f"{len(found['checks'])} checks, 0 failed" in said
     for check in found["checks"]:
@@ -93,9 +95,11 @@ def test_correctness(lab, names, least, capsys):
 
 
 def test_first_checks(lab):
+    """All that the checks of kernels have, with small sizes, and a map of the brain for each connectivity."""
     names = [check.name for check in families.first_checks(lab)]
-    assert len(names) == len(set(names)) == 8 + 8 + 3
-    assert "TFCE, C 26, 18 mm, FWHM 3.5" in names
+    small = [f"small: {check.name}" for make in families.FAMILIES.values() for check in make(lab)]
+    assert names == small + [f"TFCE, C {c}, 18 mm, FWHM 3.5" for c in (6, 18, 26)]
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.long
@@ -575,14 +579,30 @@ def test_the_command_line(monkeypatch, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out.split("\n")[-2]) == {"given": ["randomise", "-i"]}
 
 
-def test_compiling(monkeypatch):
-    """A process for each family of loops, which its checks run without a device."""
-    started = []
-    monkeypatch.setattr(
-        families.subprocess,
-        "Popen",
-        lambda command, **_: started.append(command) or SimpleNamespace(wait=lambda: 0),
-    )
-    families.compile_loops()
-    assert [command[-2:] for command in started] == [["--compile", family] for family in families.FAMILIES]
-    assert main.main(["--compile", "primitives"]) == 0
+def test_compiling(lab, monkeypatch):
+    """A process for each family of loops, which its checks run without a device, while the kernels are compiled."""
+    events = []
+
+    class Process:
+        def __init__(self, command, **_):
+            assert command[-2] == "--compile"
+            self.family = command[-1]
+            events.append(f"{self.family} begun")
+
+        def wait(self, limit=None):
+            if limit is not None and self.family == "tfce":
+                raise subprocess.TimeoutExpired("python", limit)
+            events.append(f"{self.family} ended")
+
+        def kill(self):
+            events.append(f"{self.family} stopped")
+
+    monkeypatch.setattr(families.subprocess, "Popen", Process)
+    monkeypatch.setattr(families, "FAMILIES", {"glm": None, "tfce": None})
+    with families.compiled_loops(lab):
+        events.append("kernels")
+    assert events == ["glm begun", "tfce begun", "kernels", "glm ended", "tfce stopped", "tfce ended"]
+
+
+def test_compiling_a_family():
+    assert main.main(["--compile", "cluster"]) == 0

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.cohort import brain_grid, smooth_noise
+from gpuvox.cuda import FAMILY
 from gpuvox.device import Device
 from gpuvox.grid import Grid
 
@@ -118,6 +119,11 @@ class Report:
     left_out: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     errors: list[dict] = field(default_factory=list)
+
+    @property
+    def unchecked_kernels(self) -> list[str]:
+        """Kernels that no check launched."""
+        return sorted(set(FAMILY).difference(*(check.get("kernels", ()) for check in self.checks)))
 
     @property
     def failed(self) -> list[str]:
@@ -251,6 +257,7 @@ class Lab:
         device = re.sub(r"[^a-z0-9]+", "-", str(self.report.facts.get("device", "device")).lower()).strip("-")
         everything = self.report.__dict__ | {
             "failed": self.report.failed,
+            "unchecked_kernels": self.report.unchecked_kernels,
             "seconds": perf_counter() - self.started,
         }
         path = self.out / f"{device}-{datetime.now(UTC):%Y-%m-%d}.json"

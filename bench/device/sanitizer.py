@@ -7,9 +7,10 @@ import subprocess
 import sys
 from time import perf_counter
 
+from bench.device.checks.families import FAMILIES
 from bench.device.lab import PROGRAM, Lab, say, without_paths
 
-SMALL_CHECKS = "checks: glm,checks: tfce,checks: cluster,checks: primitives,checks: voxelwise"
+SMALL_CHECKS = ",".join(f"checks: {name}" for name in FAMILIES)
 """Steps that run under the sanitizer, with small sizes."""
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 from bench.device.breakdown import break_down
-from bench.device.checks.families import FAMILIES, compile_loops, correctness, first_checks
+from bench.device.checks.families import FAMILIES, compiled_loops, correctness, first_checks
 from bench.device.checks.runs import memory_checks, whole_checks
 from bench.device.command import time_command
 from bench.device.lab import FULL, FWHMS, Lab
@@ -57,6 +58,12 @@ def machine_step(lab: Lab) -> None:
     lab.guarded("transfers", partial(transfers, lab))
 
 
+def compile_step(lab: Lab) -> None:
+    """The kernels; beside them, if the sizes are the usual ones, the CPU's loops, which all checks need."""
+    with compiled_loops(lab) if lab.sizes.mm <= FULL.mm else nullcontext():
+        lab.guarded("compiling the kernels", partial(compile_kernels, lab))
+
+
 def whole_step(lab: Lab) -> None:
     """Whole runs, the usual ones first, and where the time of a batch goes."""
     for voxel in (False, True):
@@ -81,8 +88,6 @@ def timing_step(lab: Lab) -> None:
 
 def cpu_step(lab: Lab) -> None:
     """The CPU path beside the device."""
-    if lab.sizes.mm <= FULL.mm:
-        lab.guarded("compiling the CPU's loops", compile_loops, 30)
     for connectivity in (6, 26):
         lab.guarded(f"CPU, C {connectivity}", partial(time_cpu, lab, connectivity, lab.sizes.mm), 20)
 
@@ -104,17 +109,13 @@ def checks_step(name: str) -> Step:
 
 STEPS: Mapping[str, Step] = {
     "machine": Step(machine_step, 60, 0),
-    "compile": Step(lambda lab: lab.guarded("compiling the kernels", partial(compile_kernels, lab)), 60, 0),
+    "compile": Step(compile_step, 90, 0),
     "first checks": Step(partial(correctness, checks=first_checks), 60),
     "whole runs": Step(whole_step, 120, 20, "executors"),
     "phases": Step(lambda lab: lab.guarded("phases", partial(time_phases, lab)), 40),
     "ncu": Step(lambda lab: lab.guarded("ncu", partial(profile, lab)), 75, 30),
     "tuning": Step(lambda lab: lab.guarded("tuning", partial(tune, lab)), 120, 20),
-    "checks: glm": checks_step("glm"),
-    "checks: tfce": checks_step("tfce"),
-    "checks: cluster": checks_step("cluster"),
-    "checks: primitives": checks_step("primitives"),
-    "checks: voxelwise": checks_step("voxelwise"),
+    **{f"checks: {name}": checks_step(name) for name in FAMILIES},
     "checks: whole analyses": Step(partial(correctness, checks=whole_checks), 120, 20, "executors"),
     "timings": Step(timing_step, 120, 20),
     "command": Step(lambda lab: lab.guarded("command", partial(time_command, lab), 20), 60, 20, "command"),

@@ -58,5 +58,7 @@ def show_outcome(report: Report) -> None:
     for step in report.steps:
         if step["outcome"] != "done":
             say(f"{step['name']}: {step['outcome']}")
+    if report.checks and report.unchecked_kernels:
+        say(f"kernels that no check reached: {', '.join(report.unchecked_kernels)}")
     failed = report.failed
     say(f"{len(report.checks)} checks, {len(failed)} failed" + (": " + "; ".join(failed) if failed else ""))

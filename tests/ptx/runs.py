@@ -8,9 +8,9 @@ from functools import partial
 
 import numpy as np
 
+from bench.device.checks.shuffles import shuffle_checks
 from bench.device.lab import host, there
 from gpuvox import reductions
-from gpuvox.block_tree import shuffler_of
 from gpuvox.cluster import cluster_maps, cluster_maxima, normalised_extents
 from gpuvox.correlation import correlation
 from gpuvox.device import Device
@@ -202,17 +202,7 @@ class Run:
 
 def shuffling(device: Device | None) -> list[np.ndarray]:
     """Permutations, sign flips and both, of rows, of blocks, and of a tree of blocks; with ranks and without."""
-    few, many = np.arange(12) % 3, np.arange(40.0)
-    tree = np.column_stack([-np.ones(12), np.repeat([1, 2, 3], 4), np.arange(1, 13)])
-    shufflers = [
-        shuffler_of(labels, Permutations(40, 5, blocks, permute_and_flip=both))
-        for both in (False, True)
-        for labels, blocks in ((few, None), (many, None), (few, np.repeat([1, 2], 6)), (few, tree))
-    ]
-    shufflers.append(shuffler_of(few, Permutations(40, 5, flip=True)))
-    if device is None:
-        return [shuffler.shuffles(0, 40) for shuffler in shufflers]
-    return [shuffler.on_device(0, 40, device).on_host() for shuffler in shufflers]
+    return [check.results(device) for check in shuffle_checks()]
 
 
 RUNS: dict[str, Run] = {

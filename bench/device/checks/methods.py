@@ -1,4 +1,4 @@
-"""Checks of maps of other permutation methods, of correlations, and of data that are missing at some voxels."""
+"""Checks of what PALM has beside t and F: other methods, correlations, missing data, variance groups, z of all."""
 
 from __future__ import annotations
 
@@ -10,26 +10,35 @@ import numpy as np
 
 from bench.device.checks.compare import Check
 from bench.device.checks.models import ModelCase, model_results
+from bench.device.checks.runs import engine
 from bench.device.lab import Lab
 from gpuvox.correlation import CorrelationScale, correlation
 from gpuvox.device import Device
+from gpuvox.glm import Glm
 from gpuvox.grid import Grid
 from gpuvox.missing import MissingGlm
+from gpuvox.normal_scores import Magnitude, ZScale
 from gpuvox.partitioning import partition
+from gpuvox.permtest import PermutationTest
 from gpuvox.regression_methods import Method, Partitioning, RegressionTest
 from gpuvox.shuffle import Permutations, Shuffler
+from gpuvox.statistics import Statistics
+from gpuvox.tfce import Tfce
+from gpuvox.variance_groups import VarianceGroupsGlm
 
 CASES = (ModelCase(21, 3, shuffles=9), ModelCase(30, 3, 2, True, flip=True, data="constant", shuffles=9))
 
 
 def method_checks(lab: Lab) -> Iterator[Check]:
-    """Methods whose rows are made on the device, r and R² with their z, and z where data are missing."""
+    """Methods whose rows are made on the device, r and R², v and G, and z of all, with TFCE by PALM's rule."""
     grid = lab.grid(lab.sizes.coarse_mm)
     for case, method in product(CASES, (Method.DEKKER, Method.TER_BRAAK)):
         yield Check(f"{case.name}, {method.value}", partial(method_results, case, method, grid), seconds=8)
     for case in CASES:
         yield Check(f"{case.name}, correlation", partial(correlation_results, case, grid), seconds=8)
         yield Check(f"{case.name}, missing data", partial(missing_results, case, grid), seconds=8)
+        yield Check(f"{case.name}, variance groups", partial(variance_group_results, case, grid), seconds=8)
+        yield Check(f"{case.name}, z and TFCE by PALM's rule", partial(score_results, case, grid), seconds=8)
 
 
 def method_results(case: ModelCase, method: Method, grid: Grid, device: Device | None) -> dict:
@@ -59,3 +68,32 @@ def missing_results(case: ModelCase, grid: Grid, device: Device | None) -> dict:
     parts = partition(design, contrast, is_f=case.is_f)
     model = MissingGlm(data, parts, shuffler.invariant, device, np.arange(case.n) == 4)
     return model_results(model, shuffler.shuffles(0, case.shuffles))
+
+
+def variance_group_results(case: ModelCase, grid: Grid, device: Device | None) -> dict:
+    """z of v or G, and v or G themselves, of three groups, one of which varies more than the others."""
+    design, contrast = case.design()
+    shuffler = Shuffler(design, Permutations(case.shuffles + 1, 5, flip=case.flip))
+    data, groups = case.values(grid.n_voxels), np.arange(case.n) % 3
+    data[groups == 2] *= 4
+    parts, shuffles = partition(design, contrast, is_f=case.is_f), shuffler.shuffles(0, case.shuffles)
+    model = VarianceGroupsGlm(data, parts, shuffler.invariant, groups, device=device)
+    raw = model.raw_maps(shuffles[-1])
+    return {"raw": list(raw), **model_results(model, shuffles)}
+
+
+def score_results(case: ModelCase, grid: Grid, device: Device | None) -> dict:
+    """z of t or F; and a test of |z| of t, or of z of F, with TFCE in steps of each map's own maximum."""
+    design, contrast = case.design()
+    shuffler = Shuffler(design, Permutations(case.shuffles + 1, 5, flip=case.flip))
+    parts = partition(design, contrast, is_f=case.is_f)
+
+    def model() -> ZScale:
+        return ZScale(Glm(case.values(grid.n_voxels), parts, shuffler.invariant, device=device))
+
+    wanted = Statistics(True, Tfce(rule="palm"), 0.7, 0.7, uncorrected=True)
+    test = PermutationTest(model() if case.is_f else Magnitude(model()), grid, shuffler, wanted)
+    return {
+        "z": model_results(model(), shuffler.shuffles(0, case.shuffles)),
+        "test": engine(test, case.shuffles),
+    }

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.device.checks.compare import Check
-from bench.device.lab import Lab, host
+from bench.device.checks.runs import EVERYTHING, engine
+from bench.device.lab import Lab, host, there
 from gpuvox.device import Device
 from gpuvox.glm import Glm, Nuisance
 from gpuvox.grid import Grid
 from gpuvox.partitioning import effective_regressor, partition
+from gpuvox.permtest import PermutationTest
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.voxelwise_evs import VoxelwiseGlm
@@ -125,6 +127,8 @@ def glm_checks(lab: Lab) -> Iterator[Check]:
         yield Check(case.name, partial(glm_results, case, coarse))
     for case in (ModelCase(lab.sizes.n, 3, shuffles=10), ModelCase(40, 3, sigma_mm=5.0, shuffles=4)):
         yield Check(f"{case.name}, {lab.sizes.mm:g} mm", partial(glm_results, case, brain), seconds=10)
+    case = ModelCase(33, 3)
+    yield Check(f"{case.name}, everything, both signs", partial(test_results, case, coarse), seconds=10)
 
 
 def glm_results(case: ModelCase, grid: Grid, device: Device | None) -> dict:
@@ -139,6 +143,16 @@ def glm_results(case: ModelCase, grid: Grid, device: Device | None) -> dict:
     )
 
 
+def test_results(case: ModelCase, grid: Grid, device: Device | None) -> dict:
+    """A permutation test of both signs."""
+    design, contrast = case.design()
+    shuffler = Shuffler(effective_regressor(design, contrast), Permutations(case.shuffles, 5, flip=case.flip))
+    model = Glm(
+        case.values(grid.n_voxels), partition(design, contrast, is_f=case.is_f), shuffler.invariant, device=device
+    )
+    return engine(PermutationTest(model, grid, shuffler, EVERYTHING, 1 if case.is_f else 2), case.shuffles)
+
+
 def model_results(model: Any, shuffles: NDArray) -> dict:
     """Maps of a batch and of one shuffle, float64 of pairs and of a map."""
     rng = np.random.default_rng(6)
@@ -150,6 +164,8 @@ def model_results(model: Any, shuffles: NDArray) -> dict:
     if model.has_exact:
         number, voxels = rng.integers(0, len(shuffles), 3000), rng.integers(0, model.n_voxels, 3000)
         found["float64"] = model.exact(shuffles, number, voxels)
+    if model.f_dfs is not None:
+        found["z of F"] = host(model.device, model.to_z(there(model.device, found["maps"])))
     model.release()
     return found
 

@@ -1,4 +1,4 @@
-"""Checks of reductions, smoothing, z of F, iron and myelin."""
+"""Checks of permutations, reductions, smoothing, z of F, iron and myelin."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.device.checks.compare import Check
+from bench.device.checks.shuffles import shuffle_checks
 from bench.device.lab import Lab, host, there
 from gpuvox import reductions as primitives
 from gpuvox.device import Device, Outcomes, Promise, settled
@@ -20,7 +21,8 @@ from gpuvox.smooth import MaskedGaussian
 
 
 def primitive_checks(lab: Lab) -> Iterator[Check]:
-    """maps.*, smoothing, z of F."""
+    """shuffle.*, maps.*, smoothing, z of F."""
+    yield from shuffle_checks()
     for kind in ("float32", "float64", "int64"):
         yield Check(f"maps: extremes, counts, sums of {kind}", partial(counts_and_sums, kind))
     yield Check("maps: ties and near ties", ties)

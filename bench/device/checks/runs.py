@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.cohort import cohort, smooth_noise
 from bench.device.checks.compare import Check
@@ -30,7 +31,10 @@ def whole_checks(lab: Lab) -> Iterator[Check]:
     if not lab.has_executors:
         lab.report.skipped.append("whole analyses: threadpoolctl is missing")
         return
+    from gpuvox.tail_runs import Tail
+
     simple = Statistics(True, Tfce(connectivity=26))
+    palm = Statistics(True, Tfce(rule="palm"), uncorrected=True)
     cases: dict[str, dict] = {
         "everything, F and t": {"statistics": EVERYTHING, "f_statistics": replace(EVERYTHING, two_pass=False)},
         "sign flips": {"statistics": EVERYTHING, "flip": True},
@@ -43,6 +47,14 @@ def whole_checks(lab: Lab) -> Iterator[Check]:
         "ter Braak": {"statistics": simple, "nuisance": Nuisance.TER_BRAAK},
         "repeated subjects": {"statistics": EVERYTHING, "repeated": True},
         "permuted maps": {"statistics": replace(EVERYTHING, two_pass=False), "keep": True},
+        "permutations and sign flips": {"statistics": simple, "permute_and_flip": True},
+        "multi-level blocks": {"statistics": simple, "f_statistics": simple, "blocks": True, "tree": True},
+        "missing data": {"statistics": simple, "f_statistics": simple, "missing_voxels": True},
+        "variance groups": {"statistics": simple, "f_statistics": simple, "variance_groups": (1, 2, 3) * 8},
+        "variance groups of blocks": {"statistics": simple, "blocks": True, "variance_groups": "auto"},
+        "TFCE by PALM's rule": {"statistics": palm, "f_statistics": palm},
+        "gamma approximation": {"statistics": palm, "tail": Tail("gamma")},
+        "Pareto tails": {"statistics": palm, "tail": Tail("pareto")},
     }
     for name, options in cases.items():
         yield Check(f"whole analysis: {name}", partial(analysed, lab, options), seconds=10)
@@ -55,10 +67,7 @@ def analysed(lab: Lab, given: dict, device: Device | None) -> dict:
     options = dict(given)
     grid, n = lab.grid(lab.sizes.coarse_mm), 24
     study = cohort(grid, n, effect=1.0)
-    data = study.data.copy()
-    if options.pop("repeated", False):
-        data[n // 2 :] = data[: n // 2]
-    data[:, ::9] = 1
+    data = data_of(study.data, options.pop("repeated", False), options.get("missing_voxels", False))
     contrasts = np.stack([study.contrast, -study.contrast, [0.0, 0, 1, 0]])
     f_tests = np.array([[1.0, 0, 1]]) if options.get("f_statistics") else np.zeros((0, 3))
     blocks = np.repeat(np.arange(1, n // 4 + 1), 4) if options.pop("blocks", False) else None
@@ -66,6 +75,8 @@ def analysed(lab: Lab, given: dict, device: Device | None) -> dict:
         study = replace(
             study, design=np.roll(study.design, 2, axis=0)[np.argsort(np.arange(n) % 4, kind="stable")]
         )
+    if options.pop("tree", False):
+        blocks = np.column_stack([np.full(n, -1), blocks, np.arange(1, n + 1)])
     evs = {2: smooth_noise(grid, n, 2.0, 3)} if options.pop("evs", False) else {}
     kept: dict[str, Any] = {}
     keep = (lambda test, i, maps: kept.update({f"{test} {i}": maps})) if options.pop("keep", False) else None
@@ -75,6 +86,17 @@ def analysed(lab: Lab, given: dict, device: Device | None) -> dict:
         r.test.name: {"maps": r.maps, "nulls": r.nulls} for r in analyse(prepare(inputs, settings), on_maps=keep)
     }
     return results | {"permuted": dict(sorted(kept.items()))}
+
+
+def data_of(noise: NDArray[np.float32], repeated: bool, missing: bool) -> NDArray[np.float32]:
+    """Noise that is constant at some voxels; its second half may repeat the first, and values may be missing."""
+    data, n = noise.copy(), len(noise)
+    if repeated:
+        data[n // 2 :] = data[: n // 2]
+    data[:, ::9] = 1
+    if missing:
+        data[np.random.default_rng(7).random(data.shape) < 0.1] = np.nan
+    return data
 
 
 def engine(test: PermutationTest, step: int) -> dict:
