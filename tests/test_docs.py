@@ -2,7 +2,7 @@
 
 | part | establishes |
 |---|---|
-| validation | every test that docs/validation.md names exists |
+| validation | every test that docs/validation.md names exists, and its first table has a row for every test file |
 | options | every option in README and docs belongs to a command (or to another program that is listed here) |
 | names | every ``gpuvox.…`` can be imported, and every file of the package exists |
 | architecture | the table of modules has every module of the package, and no other |
@@ -66,6 +66,14 @@ def test_every_test_that_the_validation_names_exists():
         assert not missing, (file, missing)
     for file in re.findall(r"`(test_\w+\.py)`", text):
         assert (ROOT / "tests" / file).is_file(), file
+
+
+def test_every_test_file_has_a_row_in_the_validation():
+    """One row, which may be that of several files; a new test file needs one."""
+    table = TEXTS["docs/validation.md"].split("## Kinds of fault")[0]
+    rows = re.findall(r"^\| (`test_\w+\.py`(?:, `test_\w+\.py`)*) \| .{15,} \|$", table, re.MULTILINE)
+    listed = [name for row in rows for name in re.findall(r"test_\w+\.py", row)]
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "tests").glob("test_*.py"))
 
 
 def test_every_option_belongs_to_a_command():
