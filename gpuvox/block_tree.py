@@ -21,7 +21,7 @@ where is drawn uniformly, so that every permutation of the tree is equally likel
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from math import prod
@@ -353,34 +353,6 @@ class TreeShuffler(Shuffler):
             )
         return build_tree(np.asarray(self.options.blocks), self.n_rows)
 
-    @property
-    def _permuted(self) -> Iterator[str]:
-        level, nodes = 1, [self.tree]
-        while nodes[0].children:
-            counts = Counter(node.trades for node in nodes if len(node.children) > 1)
-            below = "rows" if not nodes[0].children[0].children else f"blocks of level {level + 1}"
-            if not counts:
-                pass
-            elif not counts[False]:
-                yield f"the {below} may trade places{'' if level == 1 else f' within each block of level {level}'}"
-            elif not counts[True]:
-                yield f"the {below} stay in place"
-            else:
-                yield (
-                    f"the {below} may trade places within {counts[True]} of the {len(nodes)} blocks of level {level}, "
-                    f"and stay in place within {counts[False]}"
-                )
-            level, nodes = level + 1, [child for node in nodes for child in node.children]
-
-    @property
-    def _flipped(self) -> str:
-        sizes = {len(unit) for unit in self._flip_units}
-        if sizes == {1}:
-            return "the sign of each row may change by itself"
-        return (
-            f"signs may change in {len(self._flip_units)} units, in each of which all rows change theirs together"
-        )
-
     def _count_orders(self) -> int:
         return self._ranked.counts[0]
 
@@ -410,7 +382,8 @@ class TreeShuffler(Shuffler):
         return len(self._ranked.row)
 
     @cached_property
-    def _flip_units(self) -> list[Ints]:
+    def flip_units(self) -> list[Ints]:
+        """Rows that change their sign together."""
         return [np.array(unit) for unit in self.tree.flip_units]
 
     def _permute(self, draws: Words, ranks: Words | None, out: Int32) -> None:

@@ -29,7 +29,7 @@ R. O. Dror and D. E. Shaw, SC 2011): the key is the seed, the counter says what 
 from __future__ import annotations
 
 import operator
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import comb, prod
@@ -336,30 +336,9 @@ class Shuffler:
         return kind_of(self.permutes, self.flips)
 
     @property
-    def movement(self) -> str:
-        """A clause that says which rows trade places, and which signs change."""
-        return "; ".join(["; ".join(self._permuted)] * self.permutes + [self._flipped] * self.flips)
-
-    @property
-    def _permuted(self) -> Iterator[str]:
-        """Which rows trade places."""
-        if self.options.blocks is None:
-            yield "all rows may trade places"
-            return
-        blocks = check_blocks(self.options.blocks, self.n_rows)
-        if self.options.whole_blocks:
-            yield "exchangeability blocks may trade places as wholes, with the order of their rows kept"
-        else:
-            yield "rows may trade places within their exchangeability block"
-        if not blocks.all():
-            yield f"the {np.count_nonzero(blocks == 0)} rows of block 0 never move"
-
-    @property
-    def _flipped(self) -> str:
-        """Which signs change."""
-        if all(len(rows) == 1 for rows in self._flip_units):
-            return "the sign of each row may change by itself"
-        return "the rows of an exchangeability block may change their sign together"
+    def in_random_order(self) -> bool:
+        """Whether shuffles come in random order, as drawn ones do, and not in that of their ranks."""
+        return not self.exhaustive
 
     @cached_property
     def n_orders(self) -> int:
@@ -372,7 +351,7 @@ class Shuffler:
     @cached_property
     def n_signs(self) -> int:
         """Number of distinct sign flips; 1 where signs are not flipped."""
-        return int(2 ** len(self._flip_units)) if self.flips else 1
+        return int(2 ** len(self.flip_units)) if self.flips else 1
 
     @cached_property
     def n_distinct(self) -> int:
@@ -409,7 +388,7 @@ class Shuffler:
         """
         key = self._key_of(start, stop)
         indices = np.arange(start, stop, dtype=np.uint64)
-        draws = _draws(key, indices, self._first_sign_word + len(self._flip_units) * self.flips)
+        draws = _draws(key, indices, self._first_sign_word + len(self.flip_units) * self.flips)
         ranks = self._ranks(indices, key)
         out = np.tile(np.arange(self.n_rows, dtype=np.int32), (len(draws), 1))
         if self.permutes:
@@ -446,7 +425,7 @@ class Shuffler:
     def _flip_on(self, device: Device, which: tuple[np.generic, ...], out: DeviceArray) -> None:
         device.launch(
             "shuffle_signs", blocks_for(len(out), THREADS, device), THREADS, *which,
-            device.keep(self._flip_unit_of_row), np.int32(len(self._flip_units)), np.int32(self._first_sign_word),
+            device.keep(self._flip_unit_of_row), np.int32(len(self.flip_units)), np.int32(self._first_sign_word),
             *self._how(device), np.int32(not self.permutes), out,
         )  # fmt: skip
 
@@ -494,7 +473,7 @@ class Shuffler:
 
     def _flip(self, draws: Words, ranks: Words | None, out: Int32) -> None:
         """Flip the signs of rows in place."""
-        n_units = len(self._flip_units)
+        n_units = len(self.flip_units)
         if ranks is None:
             bits = draws[:, self._first_sign_word : self._first_sign_word + n_units]
         else:
@@ -521,7 +500,7 @@ class Shuffler:
         return len(self._layout.members)
 
     @cached_property
-    def _flip_units(self) -> list[Ints]:
+    def flip_units(self) -> list[Ints]:
         """Rows that change their sign together."""
         return [rows for units in self._strata for rows in units]
 
@@ -529,7 +508,7 @@ class Shuffler:
     def _flip_unit_of_row(self) -> Int32:
         """(n_rows,) Number of the unit that each row changes its sign with; -1 if it never does."""
         units = np.full(self.n_rows, -1, dtype=np.int32)
-        for number, rows in enumerate(self._flip_units):
+        for number, rows in enumerate(self.flip_units):
             units[rows] = number
         return units
 
@@ -560,8 +539,8 @@ class Shuffler:
 
 
 def kind_of(permutes: bool, flips: bool) -> str:
-    """What shuffles are, in the plural: permutations, sign-flips, or both."""
-    return " and ".join(["permutations"] * permutes + ["sign-flips"] * flips)
+    """What shuffles are, in the plural: permutations, sign-flips, or permutations with sign-flips."""
+    return " with ".join(["permutations"] * permutes + ["sign-flips"] * flips)
 
 
 def check_range(start: int, stop: int, n: int) -> None:

@@ -345,8 +345,8 @@ def run_negative_binomial(
 ) -> tuple[ObservedTest, dict[str, Float64], int]:
     """Run permutations, in their order, until every voxel has reached its observed value a few times.
 
-    A run of all permutations is not in random order: the first ones differ little from the unpermuted one. All of them
-    are then made, and p are counted.
+    A run of all permutations, or of an ordered list of them, is not in random order: the first ones differ little from
+    the unpermuted one. All of them are then made, and p are counted.
 
     Parameters
     ----------
@@ -365,7 +365,7 @@ def run_negative_binomial(
         Number of permutations that were made.
     """
     test, how = replace(test, shows_sizes=test.statistics.two_sided), _How(threads, None, workers)
-    if test.shuffler.exhaustive:
+    if not test.shuffler.in_random_order:
         test = replace(test, statistics=replace(test.statistics, uncorrected=True))
         finished = replace(how, progress=progress).run(test, None)
         return finished.observed, _counted(finished), finished.tally.n

@@ -18,12 +18,15 @@ import pytest
 from scipy import stats
 
 import gpuvox
-from gpuvox import errors
+from gpuvox import errors, files
 from gpuvox.application.palm import execute
 from gpuvox.application.palm.description import Regressor
+from gpuvox.block_tree import shuffler_of
 from gpuvox.cli import main
 from gpuvox.cli.palm import describe
 from gpuvox.cli.palm_options import NOTED, OPTIONS, REFUSED, read_words
+from gpuvox.shuffle import Permutations
+from gpuvox.signed_rows import to_one
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
 from tests.palm import cases
 
@@ -154,6 +157,23 @@ def test_the_scales_of_p(small):
     np.testing.assert_allclose(scales["-save1-p"], 1 - scales[""], atol=1e-4)
     np.testing.assert_allclose(scales["-logp"], -np.log10(scales[""]), atol=2e-3)
     assert scales[""][2] == scales[""].min()
+
+
+def test_given_shufflings_in_an_order_are_counted(small, capsys):
+    """All flips, in order: -accel negbin would stop before it came to those that flip the first row."""
+    flips = shuffler_of(np.ones(12), Permutations(0, flip=True)).shuffles(0, 4096)
+    files.write_permidx(small / "all_permidx.csv", to_one(flips))
+    assert palm(small, f"{RUN.replace('-n 60', '-n 0')} -ise") == 0
+    counted = (small / "o_dat_tstat_uncp_c1.csv").read_text()
+    capsys.readouterr()
+    assert palm(small, f"{RUN.replace(' -quiet', '')} --permutations {small / 'all'} -accel negbin -ise") == 0
+    assert (small / "o_dat_tstat_uncp_c1.csv").read_text() == counted
+    said = capsys.readouterr().out
+    assert "contrast 1 of design 1: signs change as in the given file; 4,096 sign flips are given" in said
+    assert (
+        "contrast 1 of design 1: its shufflings come in an order, not at random, so all of them are made" in said
+    )
+    assert "approximate p" not in said
 
 
 def test_parameter_estimates_are_those_of_least_squares(small):
@@ -403,7 +423,7 @@ def test_from_python(small, monkeypatch):
 
 def test_without_a_design_the_mean_is_tested_by_sign_flips(small, capsys):
     assert palm(small, "-i data.csv -n 0 -ise") == 0
-    assert "4096" in capsys.readouterr().out
+    assert "4,096 distinct sign flips are possible, of which all are used" in capsys.readouterr().out
     p = np.loadtxt(small / "o_dat_tstat_uncp.csv", delimiter=",")
     np.testing.assert_allclose(p * 4096, np.round(p * 4096), atol=0.3)
 

@@ -18,6 +18,7 @@ from gpuvox.executors import run
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
 from gpuvox.imported_shuffles import ImportedShuffler
+from gpuvox.movement import extent, movement
 from gpuvox.partitioning import effective_regressor, partition
 from gpuvox.permtest import PermutationTest
 from gpuvox.pvalues import corrected
@@ -25,7 +26,7 @@ from gpuvox.shuffle import Permutations
 from gpuvox.signed_rows import from_one, from_signs, rows_of, shuffled, signs_of, to_one
 from gpuvox.statistics import Statistics
 from tests.palm import cases
-from tests.test_block_tree import TREES, naive_group
+from tests.test_block_tree import INDIVIDUALS, TREES, naive_group
 
 N = 6
 LABELS = {"all different": np.arange(N, dtype=float), "three values": np.array([0.0, 0, 1, 2, 1, 0])}
@@ -178,37 +179,89 @@ def test_blocks_that_are_shuffled_as_wholes_and_within():
         shuffler_of(np.arange(3), Permutations(0, **both))
 
 
+DEEP = np.column_stack([np.full(N, -1), [1, 1, 1, 1, -2, -2], [-1, -2, -1, -2, -3, -4], INDIVIDUALS])
+MOVES = [
+    ({}, "all rows may trade places"),
+    ({"flip": True}, "the sign of each row may change by itself"),
+    ({"permute_and_flip": True}, "all rows may trade places; the sign of each row may change by itself"),
+    (
+        BLOCKS["within"],
+        "rows may trade places within their exchangeability block; the row of block 0 stays as it is",
+    ),
+    (
+        {"blocks": [1, 1, 0, 2, 2, 0], "flip": True},
+        "the sign of each row may change by itself; the 2 rows of block 0 stay as they are",
+    ),
+    ({"blocks": np.zeros(N), "flip": True}, "the 6 rows of block 0 stay as they are"),
+    (
+        BLOCKS["whole"] | {"permute_and_flip": True},
+        "exchangeability blocks may trade places as wholes, with the order of their rows kept; the rows of an "
+        "exchangeability block may change their sign together",
+    ),
+    (BLOCKS["both"], "the blocks may trade places as wholes; the rows may trade places within each block"),
+    ({"blocks": TREES["nothing fixed"]}, "the rows may trade places"),
+    ({"blocks": TREES["within"]}, "the blocks stay in place; the rows may trade places within each block"),
+    (
+        {"blocks": TREES["families within sites"]},
+        "the blocks of level 2 stay in place; the blocks of level 3 may trade places as wholes within each block of "
+        "level 2; the rows stay in place within each block of level 3",
+    ),
+    (
+        {"blocks": DEEP},
+        "the blocks of level 2 stay in place; the blocks of level 3 may trade places as wholes within 1 of the 2 "
+        "blocks of level 2, and stay in place within the others; the rows stay in place within each block of level 3",
+    ),
+    (
+        {"blocks": TREES["whole"], "flip": True},
+        "signs may change in 3 units of 2 rows, those of all rows of a unit together",
+    ),
+    (
+        {"blocks": TREES["wholes of unequal parts"], "permute_and_flip": True},
+        "the blocks of level 2 may trade places as wholes; the blocks of level 3 stay in place within each block of "
+        "level 2; the rows may trade places within each block of level 3; signs may change in 2 units of 3 rows, those "
+        "of all rows of a unit together",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), MOVES)
+def test_words_say_what_may_move(options, words):
+    assert movement(shuffler_of(np.arange(N), Permutations(0, **options))) == words
+
+
+def test_words_of_a_single_row():
+    """No level has two children, so that there is nothing but a sign."""
+    tree = np.array([[1, 1, 1]])
+    assert movement(shuffler_of([1.0], Permutations(0, blocks=tree, permute_and_flip=True))) == (
+        "the sign of each row may change by itself"
+    )
+    single = shuffler_of([1.0], Permutations(0, blocks=tree))
+    assert (movement(single), extent(single)) == (
+        "no two rows may trade places",
+        "only the unshuffled order is possible",
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "all rows may trade places"),
-        ({"permute_and_flip": True}, "all rows may trade places; the sign of each row may change by itself"),
+        ({"number": 0}, "20 distinct permutations are possible, of which all are used"),
+        ({"number": 7, "flip": True}, "64 distinct sign flips are possible, of which 7 are used"),
         (
-            BLOCKS["within"],
-            "rows may trade places within their exchangeability block; the 1 rows of block 0 never move",
-        ),
-        (
-            BLOCKS["whole"] | {"permute_and_flip": True},
-            "exchangeability blocks may trade places as wholes, with the order of their rows kept; "
-            "the rows of an exchangeability block may change their sign together",
-        ),
-        (
-            BLOCKS["both"],
-            "the blocks of level 2 may trade places; the rows may trade places within each block of level 2",
-        ),
-        (
-            {"blocks": TREES["families within sites"]},
-            "the blocks of level 2 stay in place; the blocks of level 3 may trade places within 1 of the 2 blocks of "
-            "level 2, and stay in place within 0",
-        ),
-        (
-            {"blocks": TREES["whole"], "flip": True},
-            "signs may change in 3 units, in each of which all rows change theirs together",
+            {"number": 9, "permute_and_flip": True, "distinct_rows": True, "repeats": True},
+            "46,080 distinct permutations with sign flips are possible, of which 9 drawn with repeats are used",
         ),
     ],
 )
-def test_words_say_what_may_move(options, words):
-    assert shuffler_of(np.arange(N), Permutations(0, **options)).movement.startswith(words[:60])
+def test_words_say_how_many_there_are(options, words):
+    assert extent(shuffler_of([0.0, 1, 0, 1, 1, 0], Permutations(**options))) == words
+
+
+def test_words_of_given_shuffles():
+    rows, both = ImportedShuffler([[1, 2], [2, 1]]), ImportedShuffler([[1, 2], [-2, 1]])
+    assert movement(rows) == "rows trade places as in the given file"
+    assert movement(both) == "rows trade places and signs change as in the given file"
+    assert extent(both) == "2 permutations with sign flips are given"
 
 
 # -- given sets -----------------------------------------------------------------------------------------------------
@@ -226,7 +279,7 @@ def test_signed_rows_there_and_back():
 def test_invariant_vectors_of_given_shuffles_with_signs():
     """Rows 1 and 2 trade places with a change of sign, row 3 comes back with another sign, row 4 stays."""
     shuffler = ImportedShuffler([[1, 2, 3, 4], [-2, -1, 3, 4], [1, 2, -3, 4]])
-    assert (shuffler.permutes, shuffler.flips, shuffler.kind) == (True, True, "permutations and sign-flips")
+    assert (shuffler.permutes, shuffler.flips, shuffler.kind) == (True, True, "permutations with sign-flips")
     h = np.sqrt(0.5)
     np.testing.assert_allclose(shuffler.invariant, [[h, 0], [-h, 0], [0, 0], [0, 1]])
     assert ImportedShuffler([[1, 2], [-2, 1]]).invariant.shape == (2, 0)

@@ -25,6 +25,7 @@ from gpuvox.permtest import PermutationTest
 from gpuvox.prepared import prepare
 from gpuvox.pvalues import adaptive_false_discovery_rate, corrected, false_discovery_rate
 from gpuvox.shuffle import Permutations, Shuffler
+from gpuvox.signed_rows import to_one
 from gpuvox.statistics import Statistics
 from gpuvox.tail_runs import FirstReached, PowerSums, Tail, run_approximated, run_negative_binomial
 from gpuvox.tails import gamma, gamma_of, moments_of_sums, negative_binomial, pareto, without_permutations
@@ -274,18 +275,81 @@ def test_negative_binomial_runs_until_all_voxels_are_done(r):
     assert observed.n == 700
 
 
+def skewed_test(shuffler, voxels=30):
+    """Two groups of five with skewed errors; some voxels have an effect."""
+    data = np.random.default_rng(11).exponential(size=(10, voxels)).astype(np.float32)
+    data[:5, :10] += 1.5
+    model = Glm(data, partition(np.c_[GROUP, np.ones(10)], [1, 0]), shuffler.invariant)
+    return PermutationTest(model, Grid(np.ones((voxels, 1, 1), bool)), shuffler, Statistics())
+
+
+GROUP = np.repeat([1.0, 0.0], 5)
+WHOLE = Shuffler(GROUP, Permutations(0))
+DRAWN = Shuffler(GROUP, Permutations(150, 4))
+SIGNS = Shuffler(np.ones(10), Permutations(0, flip=True))
+PAIRS = Shuffler(np.tile([0.0, 1], 5), Permutations(0, blocks=np.repeat(np.arange(1, 6), 2)))
+
+
+def listed(shuffler, order=None):
+    """The shuffles of a run as a file has them."""
+    table = to_one(shuffler.shuffles(0, shuffler.n))
+    return table if order is None else table[np.concatenate([[0], 1 + order])]
+
+
+ORDERED = {
+    "all that are possible": (listed(WHOLE), WHOLE),
+    "all that are possible, mixed": (listed(WHOLE, np.random.default_rng(0).permutation(251)), WHOLE),
+    "all, of blocks that are not known": (
+        listed(Shuffler(np.arange(10), Permutations(0, blocks=PAIRS.options.blocks))),
+        WHOLE,
+    ),
+    "all flips": (listed(SIGNS), None),
+    "a part, sorted": (np.unique(listed(Shuffler(np.arange(10.0), Permutations(800, 1))), axis=0), None),
+}
+
+
+@pytest.mark.parametrize("name", ORDERED)
+def test_an_ordered_list_is_counted_to_its_end(name):
+    """A voxel that is done early in an order that begins near the unshuffled data has p far too large."""
+    table, possible = ORDERED[name]
+    shuffler = ImportedShuffler(table, 10, possible)
+    assert not shuffler.in_random_order
+    test = skewed_test(shuffler)
+    nulls = nulls_of(test)["vox"]
+    _, p, done = run_negative_binomial(test, 2, threads=1)
+    assert done == len(table)
+    np.testing.assert_allclose(p["vox"], naive.at_least(nulls, nulls[0]), atol=1e-12)
+
+
 def test_the_negative_binomial_counts_where_all_permutations_are_made():
     """Their order is not random: the first ones exchange few subjects, which hardly changes the observed value."""
-    data = np.random.default_rng(11).exponential(size=(10, 30)).astype(np.float32)
-    data[:5, :10] += 1.5
-    group = np.repeat([1.0, 0.0], 5)
-    shuffler = Shuffler(group, Permutations(0))
-    model = Glm(data, partition(np.c_[group, np.ones(10)], [1, 0]), shuffler.invariant)
-    test = PermutationTest(model, Grid(np.ones((30, 1, 1), bool)), shuffler, Statistics())
+    test = skewed_test(WHOLE)
     nulls = nulls_of(test)["vox"]
     _, p, done = run_negative_binomial(test, 2, threads=1)
     assert done == 252
     np.testing.assert_allclose(p["vox"], naive.at_least(nulls, nulls[0]), atol=1e-12)
+    early = naive.negative_binomial(nulls, nulls[0], 2)
+    assert np.abs(early - p["vox"]).max() > 0.3
+
+
+def test_a_random_list_ends_early():
+    for seed in range(5):
+        for labels, options in (
+            (GROUP, Permutations(150, seed)),
+            (np.arange(10), Permutations(400, seed)),
+            (np.ones(10), Permutations(500, seed, flip=True)),
+            (np.arange(10), Permutations(300, seed, permute_and_flip=True)),
+            (np.arange(10), Permutations(100, seed, blocks=np.repeat([1, 2], 5))),
+            (GROUP, Permutations(200, seed, repeats=True)),
+        ):
+            drawn = Shuffler(labels, options)
+            given = ImportedShuffler(listed(drawn), 10, Shuffler(labels, replace(options, number=0)))
+            assert given.in_random_order
+            assert ImportedShuffler(listed(drawn)).in_random_order
+    test = skewed_test(ImportedShuffler(listed(DRAWN), 10, WHOLE))
+    nulls = nulls_of(test)["vox"]
+    _, p, _ = run_negative_binomial(test, 2, threads=1)
+    np.testing.assert_allclose(p["vox"], naive.negative_binomial(nulls, nulls[0], 2))
 
 
 def test_beyond_the_end_of_a_gamma_law_p_are_counted():

@@ -24,6 +24,7 @@ from gpuvox.cuda import resolve_all
 from gpuvox.errors import InputError
 from gpuvox.files import locks
 from gpuvox.files.targets import check_root_name, check_targets
+from gpuvox.movement import extent, movement
 from gpuvox.plain import format_count
 from gpuvox.prepared import AnyShuffler
 from gpuvox.reporter import Reporter
@@ -66,8 +67,7 @@ def execute(description: PalmDescription, reporter: Reporter) -> tuple[str, ...]
     sets = {} if description.acceleration == "noperm" else shufflers(description, inputs, contrasts)
     for contrast, shuffler in sets.items():
         _announce(contrast, shuffler, reporter)
-    if description.acceleration:
-        reporter.say(f"p in headers of images: {APPROXIMATIONS[description.acceleration]}")
+    _announce_approximation(description, sets, reporter)
     check_tests(description, inputs, tests, sets)
     writer = Writer(description, inputs.modalities)
     check_targets("", list(names_of(description, writer, tests)))
@@ -114,10 +114,7 @@ def _announce(contrast: Contrast, shuffler: AnyShuffler, reporter: Reporter) -> 
             f"{contrast.title} has {format_count(shuffler.n)} shufflings, too many for a run of them all; "
             "ask for a number of them with -n", option="-n",
         )  # fmt: skip
-    reporter.say(
-        f"{contrast.title}: {shuffler.movement}; {format_count(shuffler.n_distinct)} {shuffler.kind} are possible, "
-        f"{shuffler.n} are made"
-    )
+    reporter.say(f"{contrast.title}: {movement(shuffler)}; {extent(shuffler)}")
     if shuffler.n_distinct == 1:
         reporter.warn(
             f"{contrast.title}: no shuffling changes it, so that every p is 1; whether a mean is above 0 is tested by "
@@ -126,6 +123,23 @@ def _announce(contrast: Contrast, shuffler: AnyShuffler, reporter: Reporter) -> 
     elif shuffler.n < FEWEST_PERMUTATIONS:
         reporter.warn(
             f"{contrast.title}: with {shuffler.n} {shuffler.kind}, no p can be below {1 / shuffler.n:.3g}"
+        )
+
+
+def _announce_approximation(
+    description: PalmDescription, sets: Mapping[Contrast, AnyShuffler], reporter: Reporter
+) -> None:
+    """Say what headers say of p, and of which contrasts p are counted all the same."""
+    if not description.acceleration:
+        return
+    ordered = [contrast for contrast, shuffler in sets.items() if not shuffler.in_random_order]
+    counted = ordered if description.acceleration == "negbin" else []
+    if len(counted) < max(len(sets), 1):
+        reporter.say(f"p in headers of images: {APPROXIMATIONS[description.acceleration]}")
+    for contrast in counted:
+        reporter.say(
+            f"{contrast.title}: its shufflings come in an order, not at random, so all of them are made, and p are "
+            "counted, not approximated"
         )
 
 

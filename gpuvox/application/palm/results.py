@@ -57,6 +57,8 @@ class Tested:
         Error degrees of freedom; NaN if there are none.
     n : int
         Number of shufflings.
+    is_counted : bool
+        p are shares of all shufflings though an approximation is asked for: they come in an order.
     """
 
     test: PalmTest
@@ -66,6 +68,7 @@ class Tested:
     units: dict[str, Unit] = field(default_factory=dict)
     dof: float | Float64 = float("nan")
     n: int = 1
+    is_counted: bool = False
 
 
 def at_least(null: Float64, least: Float64) -> Float64:

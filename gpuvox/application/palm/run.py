@@ -134,8 +134,9 @@ def run_test(
         units = _units(description, finished.observed, {}, finished.tally)
     in_place = shuffler.shuffles(0, 1)[0]
     tested = Tested(
-        test, tester.kind, tester.statistic(in_place), tester.z(in_place), units, tester.dof(in_place), shuffler.n
-    )
+        test, tester.kind, tester.statistic(in_place), tester.z(in_place), units, tester.dof(in_place), shuffler.n,
+        description.acceleration == "negbin" and not shuffler.in_random_order,
+    )  # fmt: skip
     return tested, tester
 
 

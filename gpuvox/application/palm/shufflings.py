@@ -19,7 +19,7 @@ from gpuvox.files.permutations import find_permidx
 from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.prepared import AnyShuffler
 from gpuvox.regression_methods import Method
-from gpuvox.shuffle import Permutations, effective_labels
+from gpuvox.shuffle import Permutations, Shuffler, effective_labels
 from gpuvox.types import Float64, Ints
 from gpuvox.variance_groups import groups_of_orbits
 
@@ -55,38 +55,36 @@ def shufflers(
         for same in together.values():
             _check_same_nuisance(description, inputs, same)
     if description.exchangeability.permutations:
-        read = _read_all(description, inputs, contrasts)
+        given: dict[Contrast, AnyShuffler] = {}
+        read = cache(_read)
         for same in together.values():
-            _check_same(description, same, [read[contrast] for contrast in same])
-        return read
+            possible = _draw(description, inputs, same) if description.acceleration == "negbin" else None
+            given |= {contrast: read(*_file_of(description, inputs, contrast), possible) for contrast in same}
+            _check_same(description, same, [given[contrast] for contrast in same])
+        return given
     found: dict[Contrast, AnyShuffler] = {}
     for same in together.values():
         found |= dict.fromkeys(same, _draw(description, inputs, same))
     return found
 
 
-def _read_all(
-    description: PalmDescription, inputs: PalmInputs, contrasts: Sequence[Contrast]
-) -> dict[Contrast, AnyShuffler]:
-    """The shufflings of each contrast from their files, of which several contrasts may have the same."""
-    prefix, read, found = description.exchangeability.permutations, cache(_read), {}
-    for contrast in contrasts:
-        n = inputs.n
-        if description.statistic.regression == Method.HUH_JHUN.value:
-            n = regression_test(description, inputs, contrast).n_rows
-        name = find_permidx(prefix, contrast.number, contrast.design + 1)
-        if name is None:
-            raise FileError(
-                f"--permutations: there is no {prefix}{contrast.suffix}_permidx.csv, and no {prefix}_permidx.csv; "
-                "-saveperms writes them"
-            )
-        found[contrast] = read(name, n)
-    return found
+def _file_of(description: PalmDescription, inputs: PalmInputs, contrast: Contrast) -> tuple[str, int]:
+    """The file of the shufflings of a contrast, which several contrasts may have, and the rows that they shuffle."""
+    prefix, n = description.exchangeability.permutations, inputs.n
+    if description.statistic.regression == Method.HUH_JHUN.value:
+        n = regression_test(description, inputs, contrast).n_rows
+    name = find_permidx(prefix, contrast.number, contrast.design + 1)
+    if name is None:
+        raise FileError(
+            f"--permutations: there is no {prefix}{contrast.suffix}_permidx.csv, and no {prefix}_permidx.csv; "
+            "-saveperms writes them"
+        )
+    return name, n
 
 
-def _read(name: str, n: int) -> AnyShuffler:
+def _read(name: str, n: int, possible: Shuffler | None) -> AnyShuffler:
     try:
-        return ImportedShuffler(files.read_permutations(name), n)
+        return ImportedShuffler(files.read_permutations(name), n, possible)
     except FileError:
         raise
     except InputError as error:
@@ -128,7 +126,7 @@ def _check_same_nuisance(description: PalmDescription, inputs: PalmInputs, contr
             )
 
 
-def _draw(description: PalmDescription, inputs: PalmInputs, contrasts: Sequence[Contrast]) -> AnyShuffler:
+def _draw(description: PalmDescription, inputs: PalmInputs, contrasts: Sequence[Contrast]) -> Shuffler:
     options = _options(description, inputs)
     if description.statistic.regression == Method.HUH_JHUN.value:
         tests = [regression_test(description, inputs, contrast) for contrast in contrasts]

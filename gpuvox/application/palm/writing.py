@@ -29,12 +29,17 @@ def write_test(description: PalmDescription, writer: Writer, tested: Tested) -> 
         if saved.maxima and unit.maxima is not None:
             writer.numbers(writer.name(unit.name, kind, test, "max"), unit.maxima)
         if saved.uncorrected and unit.uncorrected is not None:
-            writer.p(writer.name(unit.name, kind, test, "uncp"), unit.uncorrected, test)
+            writer.p(writer.name(unit.name, kind, test, "uncp"), unit.uncorrected, test, _label(tested))
     write_family(description, writer, [tested], ALONE)
     if saved.parametric:
         _write_parametric(description, writer, tested, kind)
     if saved.dof:
         _write_dof(description, writer, tested, kind)
+
+
+def _label(tested: Tested) -> str | None:
+    """What headers say of p: that of the run, but nothing where p are counted all the same."""
+    return "" if tested.is_counted else None
 
 
 def _kind(description: PalmDescription, tested: Tested) -> str:
@@ -106,7 +111,8 @@ def write_family(
         if description.false_discovery and units[0].uncorrected is not None:
             for tested, p in zip(family, _false_discoveries(description, units)):
                 kind = _kind(description, tested)
-                writer.p(writer.name(name, kind, tested.test, f"{correction.prefix}fdrp"), p, tested.test)
+                name_of_map = writer.name(name, kind, tested.test, f"{correction.prefix}fdrp")
+                writer.p(name_of_map, p, tested.test, _label(tested))
 
 
 def _family_wise(description: PalmDescription, units: Sequence[Unit]) -> Iterator[Float64]:
