@@ -297,7 +297,7 @@ def test_missing_regressors_are_interchangeable_among_themselves_alone(small, ca
         np.savetxt(small / "x.csv", np.where(gone, placeholder, group), fmt="%d")
         line = "-i eight.csv -d x.csv -t one.csv -n 0 -imiss imiss.csv -dmiss dmiss.csv -mcar"
         assert palm(small, line) == 0
-        assert "560 permutations are possible, 560 are made" in capsys.readouterr().out  # 8! / (3! 3! 2!)
+        assert "560 distinct permutations are possible" in capsys.readouterr().out  # 8! / (3! 3! 2!)
         found.append(np.loadtxt(small / "o_dat_tstat_uncp.csv", delimiter=","))
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])
