@@ -12,6 +12,7 @@ from time import perf_counter
 import numpy as np
 
 from gpuvox.block_tree import shuffler_of
+from gpuvox.device import sharing_data
 from gpuvox.errors import DesignError, InputError
 from gpuvox.executors import Finished, Share, TallyStore, run
 from gpuvox.glm import Glm, Nuisance
@@ -170,6 +171,18 @@ def analyse(
         A model is invalid.
     """
     _check_tail(analysis.options, on_maps is not None)
+    with sharing_data(analysis.options.devices):
+        yield from _results(analysis, progress, on_maps, open_store, begin)
+
+
+def _results(
+    analysis: Analysis,
+    progress: Progress | None,
+    on_maps: MapCallback | None,
+    open_store: OpenStore | None,
+    begin: Begin | None,
+) -> Iterator[TestResult]:
+    """See `analyse`."""
     names = [prepared.test.name for prepared in analysis.tests]
     results: dict[str, TestResult] = {}
     joint_peak = _joint_peak(analysis)
@@ -205,13 +218,14 @@ def run_shard(
         raise InputError(
             "approximations of p-values need all permutations, and cannot be run in shards", option="--shard"
         )
-    joint_peak = _joint_peak(analysis)
-    for group in analysis.groups():
-        if analysis.statistics_for(group[0]).kinds:
-            part = share(group[0].shuffler.n, *shard)
-            if begin:
-                begin(group[0])
-            _run(analysis, group, progress=progress, open_store=open_store, part=part, joint_peak=joint_peak)
+    with sharing_data(analysis.options.devices):
+        joint_peak = _joint_peak(analysis)
+        for group in analysis.groups():
+            if analysis.statistics_for(group[0]).kinds:
+                part = share(group[0].shuffler.n, *shard)
+                if begin:
+                    begin(group[0])
+                _run(analysis, group, progress=progress, open_store=open_store, part=part, joint_peak=joint_peak)
 
 
 def _permutation_test(analysis: Analysis, group: TestGroup, joint_peak: float | None = None) -> PermutationTest:

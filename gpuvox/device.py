@@ -7,11 +7,14 @@ the results are arrays of the device, unless the function says otherwise.
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import weakref
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from threading import RLock
@@ -20,7 +23,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuvox.errors import InputError
+from gpuvox.errors import DeviceError, InputError
 from gpuvox.tuning import Tuning
 from gpuvox.types import AnyArray, DeviceArray
 
@@ -50,6 +53,39 @@ class Again(Exception):
     def __init__(self, step_by_step: bool = False) -> None:
         super().__init__("the batch must be computed again")
         self.step_by_step = step_by_step
+
+
+class _SharedData:
+    """Copies on a device of data of the host, each for as long as these data exist; in the order of their last use."""
+
+    def __init__(self) -> None:
+        self.copies: OrderedDict[tuple[int, ...], DeviceArray] = OrderedDict()
+        self._data: dict[tuple[int, ...], list[weakref.ref[Any]]] = {}
+
+    def add(self, data: Sequence[Any], copy: DeviceArray) -> None:
+        """Keep the copy of some arrays of the host."""
+        key = tuple(map(id, data))
+
+        def gone(_: object) -> None:
+            self.copies.pop(key, None)
+            self._data.pop(key, None)
+
+        self._data[key] = [weakref.ref(each, gone) for each in data]
+        self.copies[key] = copy
+
+    def find(self, data: Sequence[Any]) -> DeviceArray | None:
+        """The copy, if there is one."""
+        key = tuple(map(id, data))
+        if key in self.copies:
+            self.copies.move_to_end(key)
+        return self.copies.get(key)
+
+    def drop(self, but: Sequence[Any] = ()) -> None:
+        """Let go of all copies but one."""
+        for key in list(self.copies):
+            if key != tuple(map(id, but)):
+                self.copies.pop(key, None)
+                self._data.pop(key, None)
 
 
 class Device(ABC):
@@ -89,6 +125,7 @@ class Device(ABC):
         self.tuning = Tuning()
         self.maps_to_a_list: dict[str, int] = {}
         self._kept: OrderedDict[int, tuple[AnyArray, DeviceArray]] = OrderedDict()
+        self._shared_data: list[_SharedData] = []
 
     @abstractmethod
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> DeviceArray:
@@ -215,10 +252,75 @@ class Device(ABC):
         return self.upload(array)
 
     def forget(self) -> None:
-        """Release what `keep` has kept, and memory that is cached for later use."""
+        """Release what `keep` has kept, and memory that is cached for later use; not what tests share."""
         self._kept.clear()
         self.maps_to_a_list.clear()
         self.release()
+
+    # -- data that several tests share
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Context of an analysis: data that one of its tests has sent are there for the others, until its end."""
+        mine = _SharedData()
+        with self.lock:
+            self._shared_data.append(mine)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._shared_data = [each for each in self._shared_data if each is not mine]
+                mine.drop()
+                with suppress(DeviceError, OutOfDeviceMemory):  # a device that has failed may not even answer this
+                    self.forget()
+
+    def shared(self, data: Sequence[Any], send: Callable[[], DeviceArray]) -> DeviceArray:
+        """The copy of arrays of the host that will not change, made by `send` unless another test has it.
+
+        The copy is kept while `sharing` is open and the arrays exist.
+        """
+        for each in self._shared_data:
+            found = each.find(data)
+            if found is not None:
+                return found
+        copy = send()
+        if self._shared_data:
+            self._shared_data[-1].add(data, copy)
+        return copy
+
+    def drop_shared(self, but: Sequence[Any] = ()) -> None:
+        """Let go of all shared copies but one, which are then sent again if another test needs them."""
+        for each in self._shared_data:
+            each.drop(but)
+
+    def width_for(self, data: Sequence[Any], whole: int, width: Callable[[int], int]) -> int:
+        """Voxels of a slab, by the memory that there is: `width` says how many for so many bytes.
+
+        What `shared` has of these data counts as free, since it will be used; if not all voxels fit, what it has of
+        others is dropped, and if that is not enough, everything.
+        """
+        found = width(self._free_for(data))
+        if found < whole:
+            self.drop_shared(data)
+            found = width(self._free_for(data))
+        if found < whole:
+            self.drop_shared()
+        return found
+
+    def _free_for(self, data: Sequence[Any]) -> int:
+        copies = [each.find(data) for each in self._shared_data]
+        return self.free_bytes() + sum(
+            math.prod(copy.shape) * copy.dtype.itemsize for copy in copies if copy is not None
+        )
+
+
+@contextmanager
+def sharing_data(devices: Iterable[Device]) -> Iterator[None]:
+    """`Device.sharing` of several devices."""
+    with ExitStack() as stack:
+        for device in devices:
+            stack.enter_context(device.sharing())
+        yield
 
 
 T = TypeVar("T")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from typing import Protocol
 
 from threadpoolctl import threadpool_limits
 
-from gpuvox.device import OutOfDeviceMemory
+from gpuvox.device import Device, OutOfDeviceMemory
 from gpuvox.errors import DeviceError, InputError
 from gpuvox.permtest import LevelOverflow, MapsOfPermutation, ObservedTest, PermutationTest
 from gpuvox.runtime import signals
@@ -48,6 +48,10 @@ class Workers(Protocol):
     @property
     def takes_callbacks(self) -> bool:
         """Whether callbacks receive the maps of permutations that run there."""
+
+    @property
+    def devices(self) -> Sequence[Device]:
+        """Devices of this process that take part."""
 
     @property
     def description(self) -> str:

@@ -545,13 +545,13 @@ class GlmOnDevice:
         self.group = max(1, _ROWS // max(self.rows.shape[1], 1))  # shuffles of a block
         self.is_null = not glm.model.rank_effect
         wide = -(-n_voxels // _COLUMNS) * _COLUMNS
-        self.slab = slab_width(device.free_bytes(), n, n_voxels)
+        self.slab = device.width_for((glm.data,), wide, lambda free: slab_width(free, n, n_voxels))
         self.residuals: DeviceArray | None = None
         self.data: DeviceArray | None = None
         self.norms: DeviceArray | None = None
         self.slabs: Slabs | None = None
         if self.slab == wide:
-            self.data = self._columns(glm.data)
+            self.data = device.shared((glm.data,), lambda: self._columns(glm.data))
             self.residuals, self.norms = self._fitted(self.data, wide)
         else:
             self.slabs = Slabs(device, n, n_voxels, self.slab, partial(copy_block, glm._residuals))

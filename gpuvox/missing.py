@@ -278,10 +278,8 @@ class _OnDevice:
         self.unpermuted = np.ascontiguousarray(model._unpermuted_factors.T)
         self.residuals = device.empty((self.n, model.n_voxels), np.float64)
         self.units = device.empty(model.n_voxels, np.float64)
-        data, blocks = (
-            device.upload(np.ascontiguousarray(model._values)),
-            blocks_for(model.n_voxels, _THREADS, device),
-        )
+        data = device.shared((model.data,), lambda: device.upload(np.ascontiguousarray(model.data, np.float32)))
+        blocks = blocks_for(model.n_voxels, _THREADS, device)
         scratch = device.empty(blocks * _THREADS * self.k, np.float64)
         device.launch(
             "missing_prepare", blocks, _THREADS, data,

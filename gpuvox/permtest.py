@@ -260,6 +260,7 @@ class ObservedTest:
             pass
         if self.device is not None:
             gc.collect()  # what failed may still hold arrays
+            self.device.drop_shared()
             self.device.release()
         middle = (start + stop) // 2
         first = self._run_in_parts(start, middle, callback)
@@ -457,6 +458,7 @@ def _on(device: Device | None, work: Callable[[], Result]) -> Result:
         except OutOfDeviceMemory:
             pass
         gc.collect()  # what failed may still hold arrays
+        device.drop_shared()
         device.forget()
         return work()
 

@@ -98,6 +98,12 @@ class Options:
     scratch: str = ""
     workers: Workers | None = None
 
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices of this process."""
+        ours = [self.device, *(self.workers.devices if self.workers else ())]
+        return tuple(dict.fromkeys(device for device in ours if device is not None))
+
     def statistics_for(self, test: Test) -> Statistics:
         """The statistics that are computed for a test."""
         return self.f_statistics if test.is_f else self.statistics

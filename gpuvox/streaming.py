@@ -46,6 +46,12 @@ def measure_rate(device: Device, rows: int) -> float:
     return data.nbytes / max(perf_counter() - start, 1e-9)
 
 
+def send_whole(device: Device, rows: int, n_voxels: int, fill: Fill) -> DeviceArray:
+    """(rows, V) float32 All of the data, which must be some, as one slab that stays; see `Slabs`."""
+    ((_, values),) = Slabs(device, rows, n_voxels, n_voxels, fill).sweep()
+    return values
+
+
 class Slabs:
     """Columns of (rows, V) float32 data of the host, on a device a slab of voxels at a time.
 

@@ -295,7 +295,7 @@ class DeviceTeam:
             if len(self.devices) == 1 or isinstance(error, WrongBitsError):
                 raise error
             self.devices.remove(device)
-        _let_go(self._twins.get(id(device)), device)
+        _let_go(self._twins.get(id(device)), device, with_shared=True)
         reason = "it does not have enough memory" if isinstance(error, OutOfDeviceMemory) else str(error)
         self._warn(f"{device.name} ({device.title}) is left out: {reason}; the other devices run its permutations")
 
@@ -306,11 +306,13 @@ class DeviceTeam:
         self._model, self._twins = None, {}
 
 
-def _let_go(model: StatisticModel | None, device: Device) -> None:
+def _let_go(model: StatisticModel | None, device: Device, with_shared: bool = False) -> None:
     """Release a model, and what a device has kept; a device that has failed may not even answer that."""
     with suppress(*FAILURES), device.lock:
         if model is not None:
             model.release()
+        if with_shared:
+            device.drop_shared()
         device.forget()
 
 

@@ -42,7 +42,7 @@ from gpuvox.partitioning import PartitionedDesign, invariant_part
 from gpuvox.reductions import DeviceItems, upload_items
 from gpuvox.scratch import Data, Tiles, copy_block, pieces, pieces_with
 from gpuvox.signed_rows import on_device, rows_of, signs_of
-from gpuvox.streaming import Slabs
+from gpuvox.streaming import Slabs, send_whole
 from gpuvox.types import (
     AnyArray,
     DeviceArray,
@@ -339,6 +339,11 @@ def _places(shuffles: Shuffles, order: Ints) -> tuple[Ints, Float64]:
 _THREADS = 128
 
 
+def slab_width(free_bytes: int, n: int, n_voxels: int) -> int:
+    """Voxels of a slab: all of them if their residuals, and two slabs of data, take a quarter of the free memory."""
+    return int(np.clip(free_bytes // 4 // (16 * n + 8), 1, max(n_voxels, 1)))
+
+
 class _OnDevice:
     """Maps of a `VarianceGroupsGlm` on a device, a slab of voxels at a time.
 
@@ -350,8 +355,9 @@ class _OnDevice:
         self.model, self.device = model, device
         self.n, self.n_voxels = model.data.shape
         device.keep(model._table.polynomials)
-        each = 8 * self.n + 8 * self.n + 8  # residuals, and two slabs of data
-        self.slab = int(np.clip(device.free_bytes() // 4 // each, 1, max(self.n_voxels, 1)))
+        self.slab = device.width_for(
+            (model.data,), self.n_voxels, lambda free: slab_width(free, self.n, self.n_voxels)
+        )
         self.sent: Slabs | None = None
         self.prepared: tuple[int, int, list[DeviceArray]] | None = None
         parts = model._parts
@@ -360,15 +366,17 @@ class _OnDevice:
 
     def slabs(self) -> Iterator[tuple[int, int, list[DeviceArray]]]:
         """Start, width, and (residuals, units) of every slab."""
-        if self.prepared is not None and self.slab >= self.n_voxels:
+        device, data, n, n_voxels = self.device, self.model.data, self.n, self.n_voxels
+        fill = partial(copy_block, data)
+        if 0 < n_voxels <= self.slab:
+            if self.prepared is None:
+                values = device.shared((data,), lambda: send_whole(device, n, n_voxels, fill))
+                self.prepared = 0, n_voxels, self._prepare(0, n_voxels, values)
             yield self.prepared
             return
-        sent = self.sent or Slabs(
-            self.device, self.n, self.n_voxels, self.slab, partial(copy_block, self.model.data)
-        )
-        if self.slab < self.n_voxels:
-            self.sent = sent
-        for start, values in sent.sweep():
+        if self.sent is None:
+            self.sent = Slabs(device, n, n_voxels, self.slab, fill)
+        for start, values in self.sent.sweep():
             width = min(self.slab, self.n_voxels - start)
             if self.prepared is None or self.prepared[:2] != (start, width):
                 self.prepared = None  # its memory is needed

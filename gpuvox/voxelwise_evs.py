@@ -37,7 +37,7 @@ from gpuvox.reductions import DeviceItems, upload_items
 from gpuvox.scratch import WIDTH, Data, Tiles, as_tiles, copy_block, pieces, pieces_with
 from gpuvox.signed_rows import DeviceShuffles, on_device, rows_of
 from gpuvox.smooth import MaskedGaussian
-from gpuvox.streaming import Slabs
+from gpuvox.streaming import Slabs, send_whole
 from gpuvox.types import (
     AnyArray,
     Bools,
@@ -138,6 +138,12 @@ class VoxelwiseGlm(DeviceModel):
             most = n - int(self._ranks[2].min())
             exclusions = f", of which no more than {most} are left in at any voxel" if most < n else ""
             raise DesignError(f"no residual degrees of freedom: {n} volumes{exclusions}, a design of rank {rank}")
+
+    @property
+    def _shared(self) -> tuple[Data, ...]:
+        """What a device has of the model that other contrasts have too: data and EVs, in the order of the rows."""
+        masks = (values for column, values in self.evs.items() if column < 0)
+        return self.data, *(self.evs[column] for column in self._columns), *masks
 
     @property
     def _columns(self) -> list[int]:
@@ -371,22 +377,26 @@ class _OnDevice:
         static, position, mixing, size, self.outside = glm._arguments
         self.n, self.k, self.planes = len(static), mixing.shape[1], mixing.shape[1] + glm._has_exclusions
         self.rows = self.n + glm._evs.shape[0]
-        self.slab = slab_width(device.free_bytes(), self.n, self.rows, self.planes, glm.n_voxels)
+        self.slab = device.width_for(
+            glm._shared, glm.n_voxels, lambda free: slab_width(free, self.n, self.rows, self.planes, glm.n_voxels)
+        )
         self.sent: Slabs | None = None
         self.constants: list[AnyArray] = [np.ascontiguousarray(static), position.astype(np.int32), mixing, size]
         self.prepared: tuple[int, int, list[DeviceArray]] | None = None
 
     def slabs(self) -> Iterator[tuple[int, int, list[DeviceArray]]]:
         """Start, width, and (columns, y, stands, norms) of every slab."""
-        if self.prepared is not None and self.slab >= self.glm.n_voxels:
+        glm, device, n_voxels = self.glm, self.device, self.glm.n_voxels
+        fill = partial(_fill, glm.data, glm._evs)
+        if 0 < n_voxels <= self.slab:
+            if self.prepared is None:
+                values = device.shared(glm._shared, lambda: send_whole(device, self.rows, n_voxels, fill))
+                self.prepared = 0, n_voxels, self._prepare(n_voxels, values)
             yield self.prepared
             return
-        sent = self.sent or Slabs(
-            self.device, self.rows, self.glm.n_voxels, self.slab, partial(_fill, self.glm.data, self.glm._evs)
-        )
-        if self.slab < self.glm.n_voxels:
-            self.sent = sent
-        for start, values in sent.sweep():
+        if self.sent is None:
+            self.sent = Slabs(device, self.rows, n_voxels, self.slab, fill)
+        for start, values in self.sent.sweep():
             width = min(self.slab, self.glm.n_voxels - start)
             if self.prepared is None or self.prepared[:2] != (start, width):
                 self.prepared = None  # its memory is needed

@@ -25,7 +25,7 @@ from statistics import median
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from gpuvox import glm, voxelwise_evs
+from gpuvox import glm, variance_groups, voxelwise_evs
 from gpuvox.analysis import Analysis, PreparedTest, make_model, prepare_test
 from gpuvox.distributed.launch import ClusterSize
 from gpuvox.errors import InputError
@@ -103,13 +103,15 @@ class Sending:
 def find_sending(analysis: Analysis, prepared: PreparedTest, batch: int) -> Sending | None:
     """How the data of a test are sent to the device; None if they stay there."""
     inputs, device = analysis.inputs, analysis.options.device
-    if device is None:
+    if device is None or analysis.options.missing_voxels:
         return None
     n, n_voxels, n_evs = len(inputs.design), inputs.grid.n_voxels, len(inputs.evs)
     rows, free = n * (1 + n_evs), device.free_bytes()
     if n_evs:
         columns = prepared.design.rank_effect + prepared.design.rank_nuisance + 1
         width = voxelwise_evs.slab_width(free, n, rows, columns, n_voxels)
+    elif analysis.options.variance_groups:
+        width = variance_groups.slab_width(free, n, n_voxels)
     else:
         width = glm.slab_width(free, n, n_voxels)
     if width >= n_voxels:

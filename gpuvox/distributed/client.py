@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
+from gpuvox.device import Device
 from gpuvox.distributed.messages import (
     Arrays,
     DataSource,
@@ -70,6 +71,7 @@ class DaskWorkers:
             self._address = self.client.scheduler.address
 
     takes_callbacks = False
+    devices: ClassVar[Sequence[Device]] = ()
 
     @property
     def description(self) -> str:

@@ -7,7 +7,8 @@ import os
 import pickle
 import traceback
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from functools import cache, partial
 from threading import Lock, Timer
 from typing import Any
@@ -43,6 +44,7 @@ KEEP_OPEN_SECONDS = 60.0
 _arrays: weakref.WeakKeyDictionary[DataSource, Arrays] = weakref.WeakKeyDictionary()
 _tests: weakref.WeakKeyDictionary[Job, tuple[ObservedTest, DeviceTeam | None]] = weakref.WeakKeyDictionary()
 _opened: weakref.WeakValueDictionary[tuple[Any, ...], Arrays] = weakref.WeakValueDictionary()
+_sharing: weakref.WeakKeyDictionary[DataSource, set[Device]] = weakref.WeakKeyDictionary()
 _one_at_a_time = Lock()
 
 
@@ -126,6 +128,7 @@ def _make(job: Job, source: DataSource) -> tuple[ObservedTest, DeviceTeam | None
     check_software(f"a worker on {os.uname().nodename}", software(), job.software)
     devices = resolve_all(job.devices.get(_address(), job.device))
     device = devices[0] if devices else None
+    _share_data(source, devices)
     recipe: Any = job.observed.test.model
     model = rebuild_model(recipe, _data(job, source), device)
     observed = job.observed.with_model(model, device)
@@ -139,6 +142,16 @@ def _make(job: Job, source: DataSource) -> tuple[ObservedTest, DeviceTeam | None
     if device is not None:
         weakref.finalize(job, team.finish if team else partial(_forget_arrays, device))
     return observed, team
+
+
+def _share_data(source: DataSource, devices: Iterable[Device]) -> None:
+    """Let all tests of a source use what the first of them sends to the devices, for as long as the source exists."""
+    shared = _sharing.setdefault(source, set())
+    for device in set(devices) - shared:
+        shared.add(device)
+        context = ExitStack()
+        context.enter_context(device.sharing())
+        weakref.finalize(source, context.close)
 
 
 def _address() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from gpuvox.application.announcements import describe_device
 from gpuvox.application.palm.contrasts import (
@@ -21,6 +22,7 @@ from gpuvox.application.palm.run import Machine, check_tests, run_test, test_wit
 from gpuvox.application.palm.shufflings import shufflers, with_groups
 from gpuvox.application.palm.writing import names_of, write_estimates, write_family, write_permuted, write_test
 from gpuvox.cuda import resolve_all
+from gpuvox.device import sharing_data
 from gpuvox.errors import InputError
 from gpuvox.files import locks
 from gpuvox.files.targets import check_root_name, check_targets
@@ -90,15 +92,17 @@ def _run_and_write(
     description = writer.description
     _write_shufflings(description, writer, sets)
     tested = {}
-    for test in tests:
-        if test.contrast in sets:
-            shuffler = sets[test.contrast]
-            tested[test], tester = run_test(description, inputs, test, shuffler, machine)
-            if description.saved.permutations:
-                write_permuted(description, writer, tested[test], tester, shuffler)
-        else:
-            tested[test] = test_without_shufflings(description, inputs, test)
-        write_test(description, writer, tested[test])
+    for _, of_modality in groupby(tests, lambda test: test.modality):
+        with sharing_data(machine.devices):
+            for test in of_modality:
+                if test.contrast in sets:
+                    shuffler = sets[test.contrast]
+                    tested[test], tester = run_test(description, inputs, test, shuffler, machine)
+                    if description.saved.permutations:
+                        write_permuted(description, writer, tested[test], tester, shuffler)
+                else:
+                    tested[test] = test_without_shufflings(description, inputs, test)
+                write_test(description, writer, tested[test])
     for correction in corrections(description):
         for family in families(description, tests, correction):
             write_family(description, writer, [tested[test] for test in family], correction)

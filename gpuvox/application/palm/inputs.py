@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -43,6 +43,14 @@ class Modality:
     header: files.ImageHeader | None
     name: str
     missing: Bools | None = None
+
+    @cached_property
+    def with_gaps(self) -> Float32:
+        """(n, V) The data, NaN where they are missing; the same array for all tests."""
+        data = np.array(self.data)
+        if self.missing is not None:
+            data[np.broadcast_to(self.missing, data.shape)] = np.nan
+        return data
 
     def only(self, chosen: Ints) -> Modality:
         """The same with some of the observations."""

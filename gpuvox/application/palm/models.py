@@ -160,10 +160,7 @@ def _of_missing(
     if not chosen.demean and np.linalg.matrix_rank(with_mean) > np.linalg.matrix_rank(design):
         design, weights = with_mean, np.hstack([weights, np.zeros((len(weights), 1))])
     parts = partition(design, weights, demean=chosen.demean, is_f=not contrast.is_t)
-    data = np.array(modality.data)
-    if modality.missing is not None:
-        data[np.broadcast_to(modality.missing, data.shape)] = np.nan
-    return MissingGlm(data, parts, shuffler.invariant, device, unknown)
+    return MissingGlm(modality.with_gaps, parts, shuffler.invariant, device, unknown)
 
 
 def _of_groups(
