@@ -59,6 +59,11 @@ def weights(test, formula):
         ("group * sex * age", "age[RRMS, M] - age[HC, M]", {"group[RRMS]:age": 1, "group[RRMS]:sex[M]:age": 1}),
         ("C(site)", "1 - 2", {"site[1]": 1, "site[2]": -1}),
         ("C(site)", "2*1 - 2 - 3", {"site[1]": 2, "site[2]": -1, "site[3]": -1}),
+        ("C(site)", "(1 + 3)/2 - 2", {"site[1]": 0.5, "site[2]": -1, "site[3]": 0.5}),
+        ("group + C(site)", "(RRMS + SPMS)/2 - HC", {"group[HC]": -1, "group[RRMS]": 0.5, "group[SPMS]": 0.5}),
+        ("group + C(site)", "HC*2 - RRMS - SPMS", {"group[HC]": 2, "group[RRMS]": -1, "group[SPMS]": -1}),
+        ("group + C(site)", "1/2*RRMS + 1/2*SPMS - HC", {"group[HC]": -1, "group[RRMS]": 0.5, "group[SPMS]": 0.5}),
+        ("group + C(site)", "1.5*RRMS + SPMS/2 - 2*HC", {"group[HC]": -2, "group[RRMS]": 1.5, "group[SPMS]": 0.5}),
         ("time", "post-op - pre", {"time[post-op]": 1, "time[pre]": -1}),
         ("time", "'post-op'-`pre`", {"time[post-op]": 1, "time[pre]": -1}),
         ("group + `dose 1`", "dose 1", {"dose 1": 1}),
@@ -183,10 +188,21 @@ def test_names_stand_before_a_colon(text, name, test):
         ("group", "-HC", "the mean of HC is below 0"),
         ("group * sex", "group:sex", "the mean depends on the combination of group and sex: any interaction"),
         ("tiv + log(age)", "log(age)", "the values rise with log(age); adjusted for tiv"),
+        (
+            "group + C(site)",
+            "RRMS/2 - HC/2",
+            "0.5 times the mean of RRMS is larger than 0.5 times the mean of HC; adjusted for site",
+        ),
     ],
 )
 def test_each_has_a_sentence(formula, test, sentence):
     assert read_hypothesis(test, build_model(formula, COHORT)).sentence == sentence
+
+
+def test_a_factor_whose_levels_are_named_like_those_tested_is_adjusted_for():
+    table = TABLE.assign(lesions=np.resize(["yes", "no", "no"], N), smokes=np.resize(["no", "yes"], N))
+    model = build_model("lesions + smokes", as_cohort(table))
+    assert read_hypothesis("lesions[yes] - lesions[no]", model).adjusted_for == ("smokes",)
 
 
 def test_sentences_of_two_sided_tests_have_no_direction():

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import NoReturn
@@ -243,7 +243,8 @@ def _contrast(name: str, words: str, combination: Combination, model: Model, ver
         )
     weights = sum(weight * _row(item, model) for item, weight in combination.items())
     sentence = _of_means(combination, is_mean, verbs) if not slopes[0] else _of_slopes(combination, verbs)
-    hypothesis = _checked(name, words, np.atleast_2d(weights), model, False, is_mean, sentence)
+    used = {part for item in combination for part in (*dict(item.levels), *item.covariates)}
+    hypothesis = _checked(name, words, np.atleast_2d(weights), used, model, is_mean=is_mean, sentence=sentence)
     return hypothesis if slopes[0] else replace(hypothesis, groups=_groups(combination, is_mean, model))
 
 
@@ -301,7 +302,8 @@ def _omnibus(name: str, words: str, item: Item, weight: float, model: Model) -> 
         sentence = f"{what} differs between any of {_and(levels)}"
     else:
         sentence = f"{what} depends on the combination of {_and(item.factors)}: any interaction"
-    return _checked(name, words, np.array(rows), model, True, False, sentence)
+    used = {*item.factors, *item.covariates}
+    return _checked(name, words, np.array(rows), used, model, is_f=True, sentence=sentence)
 
 
 def _curve(name: str, words: str, item: Item, weight: float, model: Model, verbs: _Verbs) -> Hypothesis:
@@ -328,13 +330,22 @@ def _of_columns(
         sentence = f"the values {verbs.rise if weight > 0 else verbs.fall} with {words.removeprefix('-')}"
     else:
         sentence = f"the values depend on {words} in any way that the model has for it"
-    return _checked(name, words, weights, model, len(columns) > 1, False, sentence)
+    used = {part for term in model.terms if {*term.columns} & {*columns} for part in term.variables}
+    return _checked(name, words, weights, used, model, is_f=len(columns) > 1, sentence=sentence)
 
 
 def _checked(
-    name: str, words: str, weights: Float64, model: Model, is_f: bool, is_mean: bool, sentence: str
+    name: str,
+    words: str,
+    weights: Float64,
+    used: Collection[str],
+    model: Model,
+    *,
+    sentence: str,
+    is_f: bool = False,
+    is_mean: bool = False,
 ) -> Hypothesis:
-    """The hypothesis, if the model can estimate it."""
+    """The hypothesis about the variables `used`, if the model can estimate it."""
     largest = np.abs(weights).max(axis=1, keepdims=True)
     if (largest < ZERO).any():
         _refuse(words, "the model has no such difference: it is 0 for whatever data")
@@ -344,7 +355,7 @@ def _checked(
         _refuse(words, f"it cannot be estimated, since {_why(weights, model)}")
     if is_f and orthonormal_basis(weights.T).shape[1] < len(weights):
         _refuse(words, "some of its comparisons follow from others")
-    others = _adjusted_for(model, words)
+    others = [variable for variable in model.variables if variable not in used]
     adjusted = f"; adjusted for {_and(others)}" if others else ""
     return Hypothesis(name, words, weights, is_f, is_mean, sentence + adjusted, adjusted_for=tuple(others))
 
@@ -361,17 +372,6 @@ def _why(weights: Float64, model: Model) -> str:
         if np.abs(weights @ combination).max() > ZERO * np.abs(weights).max() * np.abs(combination).max():
             return f"{model.describe_dependency(columns)}"
     return "the model does not hold it"
-
-
-def _adjusted_for(model: Model, words: str) -> list[str]:
-    """Variables in columns of which the test has no part."""
-    used = {name for name in model.variables if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", words)}
-    used |= {
-        name
-        for name, factor in model.factors.items()
-        if any(re.search(rf"(?<!\w){re.escape(level)}(?!\w)", words) for level in factor.levels)
-    }
-    return [name for name in model.variables if name not in used]
 
 
 def _levels(model: Model, factor: str) -> tuple[str, ...]:
@@ -465,7 +465,7 @@ class _Parser:
     def _product(self) -> Combination | float:
         value = self._signed()
         while (sign := self._take("*/")) is not None:
-            other = self._signed()
+            other = self._signed(by_number=sign == "/" or isinstance(value, dict))
             if isinstance(value, dict) and isinstance(other, dict):
                 _refuse(self.text, "a weight is a number; two levels together are a cell, as in MS:post")
             if sign == "/":
@@ -475,7 +475,8 @@ class _Parser:
             value = self._times(value, other)
         return value
 
-    def _signed(self) -> Combination | float:
+    def _signed(self, by_number: bool = False) -> Combination | float:
+        """An item with its signs; `by_number` after ``HC*`` and ``/``, where a number is no level of that name."""
         sign = 1.0
         while (taken := self._take("+-")) is not None:
             sign *= -1.0 if taken == "-" else 1.0
@@ -484,7 +485,7 @@ class _Parser:
             if self._take(")") is None:
                 _refuse(self.text, "a parenthesis is not closed")
         else:
-            value = self._item()
+            value = self._item(by_number)
         return self._times(value, sign)
 
     @staticmethod
@@ -501,11 +502,12 @@ class _Parser:
             _refuse(self.text, "a number stands by itself; numbers are weights, as in 2*HC")
         return a + sign * b
 
-    def _item(self) -> Combination | float:
+    def _item(self, by_number: bool) -> Combination | float:
         """A number, or levels, factors and covariates with colons between them."""
-        word = self._word()
+        self._skip()
+        number = NUMBER.match(self.text, self.place)
+        word = None if by_number and number else self._word()
         if word is None:
-            number = NUMBER.match(self.text, self.place)
             if number is None:
                 self._wrong()
             self.place = number.end()
@@ -575,11 +577,18 @@ class _Parser:
         for word in self.words:
             after = rest[len(word) : len(word) + 1]
             if rest.startswith(word) and not (word[-1:].isalnum() and (after.isalnum() or after == "_")):
-                if NUMBER.fullmatch(word) and re.match(r"\s*\*", rest[len(word) :]):
-                    continue  # a weight
+                if NUMBER.fullmatch(word) and self._is_weight(len(word)):
+                    continue
                 self.place += len(word)
                 return word
         return None
+
+    def _is_weight(self, length: int) -> bool:
+        """Whether the number here is a weight although a level has its name: ``2*HC``, ``1/2*HC``, ``1.5*HC``."""
+        number = NUMBER.match(self.text, self.place)
+        after = self.text[self.place + length :]
+        longer = number is not None and len(number[0]) > length
+        return longer or re.match(rf"\s*(\*|/\s*({NUMBER.pattern})\s*\*)", after) is not None
 
     def _take(self, letters: str) -> str | None:
         self._skip()
