@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -412,6 +413,10 @@ def test_methods_tell_of_every_test_of_a_run():
     assert "H = 2, E = 0.5, 6 neighbours; of t: H = 3, E = 0.5, 6 neighbours" in text
     assert "t > 3.1 and F > 8" in text
     assert "seed 1 and 7." in text
+    braak = replace(run, records=({"nuisance": "ter_braak"},))
+    assert "500 permutations of the residuals of the full model (ter Braak)" in " ".join(
+        paragraphs(braak, tested.ClusterOptions())
+    )
 
 
 def test_every_reference_is_an_entry_of_bibtex():

@@ -165,6 +165,7 @@ def test_f_of_a_group_in_an_interaction_is_of_type_three():
         ("age: RRMS - HC", "age", "RRMS - HC"),
         ("group:sex", "group:sex", "group:sex"),
         ("group: sex", "group: sex", "group: sex"),
+        ("C(group):C(sex, Treatment('M'))", "group:sex", "group:sex"),
         ("RRMS:M - HC:M", "RRMS:M - HC:M", "RRMS:M - HC:M"),
         ("a b (c): RRMS:M - HC:M", "a b (c)", "RRMS:M - HC:M"),
     ],

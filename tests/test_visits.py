@@ -1,6 +1,7 @@
 """``gpuvox voxelwise --longitudinal``: one image for each subject, against ``gpuvox longitudinal`` and by hand."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +13,9 @@ import gpuvox
 from gpuvox.cli.main import main
 from gpuvox.cohort.longitudinal import Longitudinal, summarise
 from gpuvox.cohort.table import as_cohort
+from gpuvox.findings.methods import paragraphs
+from gpuvox.findings.runs import read_run
+from gpuvox.findings.tested import ClusterOptions
 from tests.front_door import AFFINE, Cohort, dummy, people, same
 
 TEMPLATE = "maps/{participant_id}_{session}_gm.nii.gz"
@@ -134,6 +138,12 @@ def test_python_summarises_images_in_memory(cohort):
         assert_array_equal(a.maps["MS - HC", "voxFWE"], b.maps["MS - HC", "voxFWE"])
     with pytest.raises(TypeError, match="a dict is expected that takes subject, visit"):
         gpuvox.voxelwise(stack, *args, **{**common, "longitudinal": "participant_id"})
+    with pytest.raises(TypeError, match="it takes one column"):
+        gpuvox.voxelwise(stack, *args, **common, exchangeability={"whole": ["group", "age"]})
+    mean = gpuvox.voxelwise(
+        stack, cohort.table, None, None, **{**common, "longitudinal": {**how, "visits": "ses-1,ses-2"}}
+    )
+    assert mean.tested[0].meaning == "the mean is above 0; each image is the mean over session"
 
 
 def visits(rows, columns=("participant_id", "session", "time", "group")):
@@ -153,7 +163,9 @@ def test_slopes_are_those_of_least_squares():
     assert list(subjects.cohort.text.visits) == ["v1, v2, v3", "v1, v3"]
     mean = summarise(Longitudinal("participant_id", "session", summary="mean"), table, range(6), [])
     assert mean.weights[0] == ((0, 1 / 3), (1, 1 / 3), (2, 1 / 3))
-    change = summarise(Longitudinal("participant_id", "session", ("v1", "v2")), table, [0, 1, 2, 3, 5], [])
+    slope = Longitudinal("participant_id", "session", ("v1", "v2"), "time")
+    assert "the slope of the line that least squares fit to all visits (v1, v2)" in slope.sentence
+    change = summarise(replace(slope, years=""), table, [0, 1, 2, 3, 5], [])
     assert change.weights == (((0, -1.0), (1, 1.0)), ())
     assert change.missing == {1: "no v2"}
 
@@ -182,10 +194,20 @@ def test_visits_are_refused_or_dropped(cohort, capsys):
             "-x", "--longitudinal", "participant_id", "--visit", "session"]  # fmt: skip
     assert main(line) == 2
     assert f"{cohort.table.participant_id[3]} (no {cohort.table.session[3]})" in capsys.readouterr().err
-    assert main([*line, "--missing", "drop"]) == 0
+    out = cohort.table.participant_id[0]
+    assert main([*line, "--missing", "drop", "--subset", f"participant_id != '{out}'"]) == 0
     said = capsys.readouterr().out
-    assert "9 subjects of the 19 rows of" in said
+    assert "8 subjects of the 19 rows of" in said
+    assert f"17 rows of 19 selected: participant_id != '{out}'" in said
     assert "the change over session; values of the model are those of its first visit" in said
+    assert "the mean is above 0; each image is the change over session\n" in said
+    methods = paragraphs(read_run(cohort.folder / "fewer"), ClusterOptions())[0]
+    assert f"17 of the 19 rows of the table were selected, by the condition participant_id != '{out}'" in methods
+    assert "1 subject or visit was excluded for lack of an image or a value" in methods
+    assert (
+        "Each image is the change over session of one participant_id, the last visit minus the first;" in methods
+    )
+    assert "whether the mean is above 0; each image is the change over session." in methods
     for more, text in (
         (
             ["--paired", "participant_id", "--model", "age", "--test", "age"],

@@ -44,6 +44,8 @@ MEAN = ("mean", "intercept", "Intercept")
 ZERO = 1e-9
 """Weights below this share of the largest are rounding error."""
 NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+")
+CATEGORY = re.compile(r"(?<![\w.])C\(\s*(\w+)\s*(?:,[^()]*(?:\([^()]*\))?\s*)?\)")
+"""``C(site)`` or ``C(group, Treatment('HC'))``, as in a formula: the factor is called by its column."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +173,7 @@ def _example(model: Model) -> str:
 def read_hypothesis(text: str, model: Model, two_sided: bool = False) -> Hypothesis:
     """One test; see `read_hypotheses`."""
     verbs = TWO_SIDED if two_sided else ONE_SIDED
-    name, words = _named(" ".join(text.split()), model)
+    name, words = _named(CATEGORY.sub(r"\1", " ".join(text.split())), model)
     if not words:
         _refuse(text, "it is empty")
     sign = -1.0 if words.startswith("-") else 1.0

@@ -58,6 +58,21 @@ class Longitudinal:
             return f"the mean over {self.visit}"
         return f"the change over {self.visit}" + (f" per year of {self.years}" if self.years else "")
 
+    @property
+    def sentence(self) -> str:
+        """How an image is made, for the methods."""
+        visits = f" ({', '.join(self.visits)})" if self.visits else ""
+        if self.summary == "mean":
+            how = f"the mean over all visits{visits}"
+        elif self.years:
+            how = f"the slope of the line that least squares fit to all visits{visits}"
+        else:
+            how = f"the last visit{f' ({self.visits[-1]})' if visits else ''} minus the first" + (
+                f" ({self.visits[0]})" if visits else ""
+            )
+        first = "values of the model are those of the first visit"
+        return f"each image is {self.title} of one {self.subject}, {how}; {first}"
+
 
 @dataclass(frozen=True, eq=False)
 class Subjects:

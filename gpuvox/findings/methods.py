@@ -10,6 +10,13 @@ from gpuvox.findings.sentences import capital, level_text, listed
 from gpuvox.findings.tested import ClusterOptions
 
 STATISTICS = ("t", "F")
+SCHEMES = {
+    "freedman_lane": " of the residuals of the nuisance model (Freedman–Lane [@freedman1983])",
+    "kennedy": " of the effect of interest, from which nuisance variables were regressed (Kennedy)",
+    "none": " of the data themselves (Manly)",
+    "ter_braak": " of the residuals of the full model (ter Braak)",
+}
+"""What was permuted, by the scheme of nuisance variables in a record."""
 
 
 def paragraphs(run: Run, options: ClusterOptions, notes: Sequence[str] = ()) -> list[str]:
@@ -35,6 +42,7 @@ def _model(run: Run) -> str:
         sentences.append(
             f"{record['rows']} images were analysed by a general linear model at every voxel, with {what}."
         )
+        sentences += _rows(record)
         sentences += [f"{capital(str(note))}." for note in record.get("notes", ())]
     elif run.design is not None:
         n, p = run.design.shape
@@ -47,6 +55,22 @@ def _model(run: Run) -> str:
         meaning = f", which tests whether {test.meaning}" if test.meaning else ""
         sentences.append(f"“{test.name}” is {_kind(test, run)} test{_with_degrees(test, run)}{meaning}.")
     return " ".join(sentences)
+
+
+def _rows(record: Mapping[str, Any]) -> list[str]:
+    """Which rows of the table were analysed, and what their images are."""
+    sentences = []
+    if record.get("subset"):
+        sentences.append(
+            f"{record['rows_of_subset']} of the {record['rows_of_table']} rows of the table were selected, by the "
+            f"condition {record['subset']}."
+        )
+    if record.get("dropped"):
+        count, what = len(record["dropped"]), "subject or visit" if record.get("longitudinal") else "row"
+        what = f"{what} was" if count == 1 else f"{what.replace(' or ', 's or ')}s were"
+        sentences.append(f"{count} {what} excluded for lack of an image or a value.")
+    sentence = (record.get("longitudinal") or {}).get("sentence")
+    return [*sentences, f"{capital(str(sentence))}."] if sentence else sentences
 
 
 def _kind(test: RunTest, run: Run) -> str:
@@ -72,12 +96,8 @@ def _inference(run: Run) -> list[str]:
     names = list(dict.fromkeys(correction_title(desc) for test in run.tests for desc in test.corrected))
     if not names:
         return ["p-values were not computed."]
-    scheme = {str(record.get("nuisance")) for record in run.records}
-    residuals = (
-        " of the residuals of the nuisance model (Freedman–Lane [@freedman1983])"
-        if scheme == {"freedman_lane"}
-        else ""
-    )
+    schemes = {str(record.get("nuisance")) for record in run.records}
+    residuals = SCHEMES.get(schemes.pop(), "") if len(schemes) == 1 else ""
     sentences.append(f"p-values were computed by {_counts(run.tests, residuals)}.")
     if run.record.get("missing") == "voxelwise":
         sentences.append(

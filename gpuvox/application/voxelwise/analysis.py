@@ -163,7 +163,11 @@ class VoxelwiseAnalysis:
     rows : tuple of int
         The row of the table (after `subset`) of each.
     total : int
-        Rows before any were dropped.
+        Rows that fit `subset`, before any were dropped.
+    of_table : int
+        Rows of the table.
+    subset : str
+        The condition by which rows were selected; empty if none.
     dropped : Excluded
     model : Model
     hypotheses : tuple of Hypothesis
@@ -190,6 +194,8 @@ class VoxelwiseAnalysis:
     across_tests: bool = False
     covariates: Mapping[str, CohortImages] = field(default_factory=dict)
     longitudinal: Longitudinal | None = None
+    of_table: int = 0
+    subset: str = ""
 
     @property
     def sources(self) -> dict[str, CohortImages]:
@@ -235,13 +241,15 @@ class VoxelwiseAnalysis:
 
     def lines(self) -> list[str]:
         """The lines that report the analysis before it is run."""
-        found = [f"{several(len(self.cohort), 'row')} of {self.total} of {self.cohort.origin} are analysed"]
+        found = [f"{several(len(self.cohort), 'row')} of {self.of_table} of {self.cohort.origin} are analysed"]
         if self.longitudinal is not None:
             subjects = several(len(self.cohort), "subject")
             found = [
-                f"{subjects} of the {several(self.total, 'row')} of {self.cohort.origin} are analysed, of each "
+                f"{subjects} of the {several(self.of_table, 'row')} of {self.cohort.origin} are analysed, of each "
                 f"{self.longitudinal.title}; values of the model are those of its first visit"
             ]
+        if self.subset:
+            found += [f"{several(self.total, 'row')} of {self.of_table} selected: {self.subset}"]
         found += self.dropped.lines(self.total)
         found += [f"model: {self.model.formula}, {several(len(self.model.names), 'column')}"]
         found += [f"  {note}" for note in self.model.notes]
@@ -324,7 +332,7 @@ def prepare_analysis(description: VoxelwiseDescription, reporter: Reporter) -> V
         reporter.warn(warning)
     analysis = VoxelwiseAnalysis(
         analysed, sets, tuple(rows), total, dropped, modelled.model, modelled.hypotheses, modelled.exchangeability,
-        modelled.runs, description.across_tests, covariates, description.longitudinal,
+        modelled.runs, description.across_tests, covariates, description.longitudinal, len(whole), description.subset,
     )  # fmt: skip
     if description.across_tests:
         analysis = _across_tests(analysis)
@@ -375,6 +383,9 @@ def model_rows(
     model = build_model(formula or "1", cohort)
     _check_df(model)
     tests = read_hypotheses(description.tests, model, description.run.options.statistics.two_sided)
+    if description.longitudinal is not None:
+        what = f"; each image is {description.longitudinal.title}"
+        tests = [replace(each, sentence=each.sentence + what) for each in tests]
     hypotheses = tuple(each.of_images(name) for name in sets for each in tests)
     _check_means(hypotheses, cohort, exchangeability)
     _check_level(hypotheses, model)

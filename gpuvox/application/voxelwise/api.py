@@ -235,8 +235,8 @@ def voxelwise(
     description = VoxelwiseDescription(
         table=table,
         images=_as_names(images),
-        model=model,
-        tests=(tests,) if isinstance(tests, str) else tuple(tests),
+        model=model or "",
+        tests=(tests,) if isinstance(tests, str) else tuple(tests or ()),
         subset=subset,
         missing=missing,
         columns=_columns(exchangeability or {}),
@@ -268,6 +268,11 @@ def _columns(given: Mapping[str, str | Sequence[str]]) -> Columns:
     if unknown is not None:
         raise SettingError(f"exchangeability has {unknown!r}; it takes paired, within, blocks and whole")
     named = {key: (value,) if isinstance(value, str) else tuple(value) for key, value in given.items()}
+    several_columns = next((key for key in ("paired", "whole") if len(named.get(key, ())) > 1), None)
+    if several_columns is not None:
+        raise SettingError(
+            f"exchangeability has {several_columns}={given[several_columns]!r}; it takes one column"
+        )
     return Columns(
         paired=next(iter(named.get("paired", ())), ""),
         within=named.get("within", ()),
@@ -283,7 +288,8 @@ def _longitudinal(given: Any) -> Longitudinal | None:
     known = [each.name for each in fields(Longitudinal)]
     if not isinstance(given, Mapping) or not set(given) <= set(known) or not {"subject", "visit"} <= set(given):
         raise SettingError(f"longitudinal is {given!r}; a dict is expected that takes {', '.join(known)}")
-    how = Longitudinal(**{**given, "visits": tuple(given.get("visits", ()))})
+    visits = given.get("visits") or ()
+    how = Longitudinal(**{**given, "visits": tuple(visits.split(",") if isinstance(visits, str) else visits)})
     if how.summary not in SUMMARIES:
         raise SettingError(f"the summary of longitudinal is {how.summary!r}; {' or '.join(SUMMARIES)} is expected")
     return how

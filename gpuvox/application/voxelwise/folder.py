@@ -32,6 +32,7 @@ from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis
 from gpuvox.application.voxelwise.combined import image_of_rows
 from gpuvox.cohort.hypotheses import Hypothesis
 from gpuvox.cohort.images import CohortImages
+from gpuvox.cohort.longitudinal import Longitudinal
 from gpuvox.cohort.table import ID, new_column
 from gpuvox.errors import FileError
 from gpuvox.files.delimited import format_table
@@ -443,14 +444,15 @@ class ResultFolder:
             "software": {"gpuvox": __version__, "formulaic": version("formulaic")},
             "table": analysis.cohort.origin,
             "rows": len(analysis.cohort),
-            "rows_of_table": analysis.total,
+            "rows_of_table": analysis.of_table,
+            **({"subset": analysis.subset, "rows_of_subset": analysis.total} if analysis.subset else {}),
             "dropped": dict(zip(analysis.dropped.who, reasons)),
             "model": analysis.model.formula,
             "columns": list(analysis.model.names),
             **({"voxelwise_covariates": list(analysis.covariates)} if analysis.covariates else {}),
             "notes": list(analysis.model.notes),
             "degrees_of_freedom": analysis.model.df,
-            **({"longitudinal": asdict(analysis.longitudinal)} if analysis.longitudinal else {}),
+            **({"longitudinal": _longitudinal(analysis.longitudinal)} if analysis.longitudinal else {}),
             "exchangeability": analysis.exchangeability.sentence,
             **({"missing": "voxelwise"} if analysis.missing_voxels else {}),
             **({} if groups is None else {"variance_groups": np.bincount(groups).tolist()}),
@@ -486,6 +488,11 @@ def _test_record(
         "weights": _weights(hypothesis, analysis),
         "finding": asdict(finding),
     }
+
+
+def _longitudinal(how: Longitudinal) -> dict[str, Any]:
+    """What the record says of images that are made of several visits."""
+    return {**asdict(how), "sentence": how.sentence}
 
 
 def _digits(value: float) -> str:
