@@ -76,6 +76,28 @@ def test_every_test_file_has_a_row_in_the_validation():
     assert sorted(listed) == sorted(path.name for path in (ROOT / "tests").glob("test_*.py"))
 
 
+def test_figures_of_the_readme_are_those_of_committed_files():
+    readme, elsewhere = TEXTS["README.md"], json.loads((ROOT / "bench" / "elsewhere.json").read_text())
+    fsl, nilearn = elsewhere["fsl_randomise_2.9"], elsewhere["nilearn_0.14_permuted_ols"]
+    begin, end = elsewhere["start_to_finish"]["seconds"]
+    cases = {
+        name: sum(path.is_dir() for path in (ROOT / "tests" / "data" / name).iterdir()) for name in ("fsl", "palm")
+    }
+    differences = TEXTS["docs/validation.md"].split("## Deliberate differences from FSL")[1].split("\n\n")[1]
+    said = (
+        f"{fsl['milliseconds']['C 6']} ms a permutation and sign of TFCE; gpuvox"
+        f" {fsl['gpuvox_milliseconds']['C 6']} ms for both signs",
+        f"{nilearn['seconds']} s for the unpermuted map and two permutations of TFCE; gpuvox"
+        f" {nilearn['gpuvox_milliseconds']['C 6']:.0f} ms a permutation",
+        f"{begin:.0f} to {end:.0f} s on two cores",
+        f"{cases['fsl']} reference runs",
+        f"{cases['palm']} of its runs",
+        f"{differences.count(chr(10)) - 1} [deliberate differences]",
+    )
+    for each in said:
+        assert each.replace(" ", "") in readme.replace("\n", "").replace(" ", ""), each
+
+
 def test_every_option_belongs_to_a_command():
     known = _known_options() | OTHERS
     for page, text in TEXTS.items():

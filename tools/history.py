@@ -24,6 +24,13 @@ SHOWN = {
 """Of the benchmarks: what they are called on the page, and the entry of `extra_info` that is per map or permutation."""
 BESIDE = "test_tfce_0_1_0_one_sign[2.0-3.5-6]"
 """What the others are divided by in the plot."""
+BY_CONNECTIVITY = {
+    "TFCE maximum, one sign": ("test_gpuvox[maximum, one sign-2.0-3.5-{}]", 1),
+    "TFCE maxima, both signs": ("test_gpuvox[maximum, both signs-2.0-3.5-{}]", 2),
+    "TFCE maps, both signs": ("test_gpuvox[map, both signs-2.0-3.5-{}]", 0),
+    "whole permutation, both contrasts": ("test_permutation_both_signs[2.0-40-{}]", 0),
+}
+"""Rows of the table beside `tfce`: our benchmark, and how often `tfce` runs for the same; 0: it has nothing alike."""
 
 
 def keep(source: Path, target: Path, remark: str = "") -> None:
@@ -80,6 +87,29 @@ def page(folder: Path) -> str:
     return (
         "![Each benchmark by release, as a share of the time of tfce](history.png)\n\n" + "\n".join(lines) + "\n"
     )
+
+
+def fastest(entry: dict[str, Any]) -> float:
+    """Milliseconds of one map or permutation in the fastest round; `ms_per_map` of TFCE is of the median round."""
+    if "ms_per_permutation" in entry:
+        return float(entry["ms_per_permutation"])
+    return float(entry["min_ms"]) / round(entry["median_ms"] / entry["ms_per_map"])
+
+
+def beside() -> str:
+    """The latest run beside `tfce` in the same run, as a table."""
+    run = read()[-1]
+    lines = [f"| {run['version']} | gpuvox, C 6 / C 26 | `tfce` 0.1.0, C 6 / C 26 | ratio |", "|---|---|---|---|"]
+    for title, (name, times) in BY_CONNECTIVITY.items():
+        ours = [fastest(run["benchmarks"][name.format(c)]) for c in (6, 26)]
+        theirs = [
+            times * fastest(run["benchmarks"][f"test_tfce_0_1_0_one_sign[2.0-3.5-{c}]"]) for c in (6, 26) if times
+        ]
+        cells = [f"{ours[0]:.1f} / {ours[1]:.1f} ms"]
+        cells.append(" / ".join(f"{each:.0f}" for each in theirs) + (" ms" if theirs else ""))
+        cells.append(" / ".join(f"{their / our:.0f}" for our, their in zip(ours, theirs)))
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def plot(runs: list[dict[str, Any]], path: Path) -> None:

@@ -61,6 +61,7 @@ def write_pages(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     pages = {
         "history.inc": history.page(folder),
+        "beside.inc": history.beside(),
         "commands.md": commands(),
         "changelog.md": of_the_root("CHANGELOG.md"),
         "contributing.md": of_the_root("CONTRIBUTING.md", "RELEASING.md", "CODE_OF_CONDUCT.md", "SECURITY.md"),
