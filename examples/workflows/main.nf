@@ -6,7 +6,8 @@
 // The merged maps are those of one run, bit for bit, whatever the number of shards. Jobs share the launch folder, which a
 // cluster must see, because templates of images are relative to it.
 //
-// The options of its commands are checked by tests/test_docs.py; Nextflow itself was not at hand.
+// The options of its commands are checked by tests/test_docs.py, and its syntax by two parsers of Nextflow scripts
+// (reftrace 0.6, groovy-parser 0.2). Nextflow itself was not at hand, so the workflow has not been run.
 
 params.table = 'participants.tsv'
 params.images = null
@@ -24,7 +25,7 @@ def quoted(value) {
 
 process shard {
     tag "${part}/${params.shards}"
-    cpus params.threads
+    cpus { params.threads }
 
     input:
     val part
