@@ -17,7 +17,7 @@ HISTORY = ROOT / "bench" / "history"
 SHOWN = {
     "test_permutation_both_signs[2.0-40-6]": ("whole permutation, both contrasts, C 6", "ms_per_permutation"),
     "test_permutation_both_signs[2.0-40-26]": ("whole permutation, both contrasts, C 26", "ms_per_permutation"),
-    "test_permutation_both_signs[2.0-146-6]": ("the same, 146 participants, C 6", "ms_per_permutation"),
+    "test_permutation_both_signs[2.0-146-6]": ("whole permutation, 146 participants, C 6", "ms_per_permutation"),
     "test_t_maps[2.0-40]": ("t map, 40 participants", "ms_per_map"),
     "test_tfce_0_1_0_one_sign[2.0-3.5-6]": ("`tfce` 0.1.0: largest TFCE of a map, one sign, C 6", ""),
 }
@@ -113,24 +113,29 @@ def beside() -> str:
 
 
 def plot(runs: list[dict[str, Any]], path: Path) -> None:
-    """Time of each benchmark by release, as a share of what `tfce` 0.1.0 took in the same run; logarithmic."""
+    """Time of each benchmark by release, in per cent of what `tfce` 0.1.0 took in the same run; logarithmic."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure = Figure(figsize=(7, 3), layout="constrained")
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
     axis = figure.add_subplot()
     for name, (title, extra) in SHOWN.items():
         points = [
-            (i, milliseconds(run["benchmarks"][name], extra) / milliseconds(run["benchmarks"][BESIDE], ""))
+            (i, 100 * milliseconds(run["benchmarks"][name], extra) / milliseconds(run["benchmarks"][BESIDE], ""))
             for i, run in enumerate(runs)
             if name in run["benchmarks"] and name != BESIDE
         ]
         if points:
             axis.plot(*zip(*points), marker="o", label=title)
-    axis.set(yscale="log", ylabel="share of the time of tfce 0.1.0", xticks=range(len(runs)))
+    axis.set(yscale="log", ylabel="% of the time of tfce 0.1.0", xticks=range(len(runs)))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g} %")
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.margins(y=0.15)
     axis.set_xlim(-0.5, len(runs) - 0.5)
     axis.set_xticklabels([run["version"] for run in runs])
     axis.grid(axis="y", which="both", alpha=0.3)
-    axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=150)
 
 
