@@ -1,5 +1,7 @@
 """Tests by words: weights by hand, against statsmodels, and what is refused."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -189,6 +191,7 @@ def test_names_stand_before_a_colon(text, name, test):
         ("group", "-HC", "the mean of HC is below 0"),
         ("group * sex", "group:sex", "the mean depends on the combination of group and sex: any interaction"),
         ("tiv + log(age)", "log(age)", "the values rise with log(age); adjusted for tiv"),
+        ("tiv + age + I(age ** 2)", "I(age ** 2)", "the values rise with I(age ** 2); adjusted for tiv and age"),
         (
             "group + C(site)",
             "RRMS/2 - HC/2",
@@ -198,6 +201,31 @@ def test_names_stand_before_a_colon(text, name, test):
 )
 def test_each_has_a_sentence(formula, test, sentence):
     assert read_hypothesis(test, build_model(formula, COHORT)).sentence == sentence
+
+
+@pytest.mark.parametrize(
+    ("formula", "test", "columns", "df"),
+    [
+        ("group + cr(age, df=4)", "cr(age, df=4)", "cr", 3),
+        ("cr(age, df=4) + group", "age", "cr", 3),
+        ("group + age + cs(age, df=4)", "age", "age", 3),
+        ("group * cr(age, df=3)", "group:cr(age, df=3)", r"group.*cr", 4),
+        ("cc(age, df=4) - 1", "age", "cc", 4),
+    ],
+)
+def test_splines_that_hold_the_constant_are_tested_without_it(formula, test, columns, df):
+    """F is that of the model with the term against the model without it."""
+    model = build_model(formula, COHORT)
+    hypothesis = read_hypothesis(test, model)
+    without = model.matrix[:, [re.search(columns, name) is None for name in model.names]]
+    errors = [Y - X @ np.linalg.pinv(X) @ Y for X in (model.matrix, without)]
+    sse = [error @ error for error in errors]
+    X, L = model.matrix, hypothesis.weights
+    estimates = L @ np.linalg.pinv(X) @ Y
+    mine = estimates @ np.linalg.pinv(L @ np.linalg.pinv(X.T @ X) @ L.T) @ estimates
+    assert hypothesis.is_f
+    assert len(L) == df
+    assert_allclose(mine, sse[1] - sse[0], rtol=1e-9)
 
 
 def test_a_factor_whose_levels_are_named_like_those_tested_is_adjusted_for():

@@ -32,7 +32,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox.cohort.formula import Model, Term
+from gpuvox.cohort.formula import COLLINEAR, Model, Term
 from gpuvox.cohort.table import listed
 from gpuvox.errors import DesignError
 from gpuvox.partitioning import is_estimable, orthonormal_basis
@@ -327,13 +327,51 @@ def _of_columns(
     name: str, words: str, columns: Sequence[int], model: Model, weight: float = 1.0, verbs: _Verbs = ONE_SIDED
 ) -> Hypothesis:
     """An F test (of one column, a t test) that some columns have no part in the data."""
-    weights = weight * np.eye(len(model.names))[list(columns)]
+    weights = weight * _comparisons(columns, model)
     if len(columns) == 1:
         sentence = f"the values {verbs.rise if weight > 0 else verbs.fall} with {words.removeprefix('-')}"
     else:
         sentence = f"the values depend on {words} in any way that the model has for it"
-    used = {part for term in model.terms if {*term.columns} & {*columns} for part in term.variables}
+    tested = [set(term.variables) for term in model.terms if {*term.columns} & {*columns}]
+    beside = [term for term in model.terms if not {*term.columns} & {*columns} and set(term.variables) in tested]
+    used = set().union(*tested).difference(*(term.variables for term in beside))
     return _checked(name, words, weights, used, model, is_f=len(columns) > 1, sentence=sentence)
+
+
+def _comparisons(columns: Sequence[int], model: Model) -> Float64:
+    """(k, p) What columns have in the data that the terms within theirs have not.
+
+    One row for each, but where a combination of them is the constant or a main effect, as the sum of all columns of a
+    natural spline is: that combination is left out, for the model has it anyhow.
+    """
+    rows = np.eye(len(model.names))[list(columns)]
+    used = {part for term in model.terms if {*term.columns} & {*columns} for part in term.variables}
+    within = [column for term in model.terms if set(term.variables) < used for column in term.columns]
+    held = orthonormal_basis(np.column_stack([np.ones(len(model.matrix)), model.matrix[:, within]]))
+    found: list[Float64] = []
+    for _, combination in model.dependencies:
+        part = model.matrix[:, columns] @ combination[list(columns)]
+        if np.abs(part - held @ (held.T @ part)).max() > COLLINEAR * max(1.0, np.abs(part).max()):
+            return rows
+        found.append(combination[list(columns)])
+    return _complement(np.array(found)) @ rows if found else rows
+
+
+def _complement(given: Float64) -> Float64:
+    """(k, m) Rows that are orthogonal to all of the rows given, each with a 1 and weights of the first columns."""
+    first: list[int] = []
+    rows = []
+    for column in range(given.shape[1]):
+        row = np.zeros(given.shape[1])
+        row[column] = 1
+        solution = np.linalg.lstsq(given[:, first], given[:, column], rcond=None)[0] if first else np.zeros(0)
+        rest = given[:, column] - given[:, first] @ solution
+        if np.linalg.norm(rest) > COLLINEAR * np.linalg.norm(given):
+            first.append(column)
+        else:
+            row[first] = -solution
+            rows.append(row)
+    return np.array(rows).reshape(-1, given.shape[1])
 
 
 def _checked(
