@@ -44,6 +44,7 @@ def test_families_trade_places_within_their_site():
     assert set(map(tuple, shuffler.shuffles(0, 12).tolist())) == expected
     flips = TreeShuffler(np.zeros(len(table)), Permutations(0, 0, found.blocks, flip=True))
     assert flips.n_distinct == 2**6
+    assert found.exchanged([True]) == "the signs of the 6 blocks of family are flipped, each with its rows"
 
 
 def test_what_cannot_be_permuted_as_wholes_within_blocks():

@@ -183,6 +183,8 @@ def test_one_sample(two_groups):
     root = two_groups.by_hand(None, None, "-1", "-T")
     assert two_groups.voxelwise() == 0
     same(two_groups.folder / "out", "mean", root, "tstat1")
+    record = json.loads((two_groups.folder / "out" / "voxelwise.json").read_text())
+    assert record["exchangeability"] == "the signs of all 16 rows are flipped freely"
 
 
 def test_lesion_symptom_mapping_with_missing_data(two_groups):
@@ -232,6 +234,9 @@ def test_means_are_tested_by_flips_beside_differences(two_groups):
     same(out, "mean", root, "tstat2")
     root = two_groups.by_hand(design, [[-1, 1]], "-T")
     same(out, "MSMinusHC", root, "tstat1")
+    record = json.loads((out / "voxelwise.json").read_text())
+    said = "all 16 rows are permuted freely; for means, the signs of all 16 rows are flipped freely"
+    assert record["exchangeability"] == said
 
 
 def test_thresholds_by_p_follow_the_degrees_of_freedom(two_groups):

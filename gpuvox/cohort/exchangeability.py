@@ -18,7 +18,7 @@ NeuroImage 123:253).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,13 +61,28 @@ class Exchangeability:
         Blocks are permuted as wholes, instead of the rows within each.
     sentence : str
         What is permuted.
+    of_means : str
+        Whose signs are flipped in tests of a mean.
     warnings : tuple of str
     """
 
     blocks: Ints | None
     whole: bool
     sentence: str
+    of_means: str
     warnings: tuple[str, ...] = ()
+
+    def exchanged(self, flips: Collection[bool]) -> str:
+        """What is permuted, or whose signs are flipped.
+
+        Parameters
+        ----------
+        flips : collection of bool
+            Of each test: it flips signs, in place of permuting.
+        """
+        if all(flips):
+            return f"the signs of {self.of_means}"
+        return f"{self.sentence}; for means, the signs of {self.of_means}" if any(flips) else self.sentence
 
     @property
     def multi_level(self) -> bool:
@@ -103,12 +118,14 @@ def find_blocks(columns: Columns, cohort: Cohort) -> Exchangeability:
             f"{columns.whole} is permuted as a whole, so it cannot be among the blocks within which it is permuted",
             option="--whole",
         )
+    rows = several(len(cohort), "row")
+    freely = f"all {rows} are flipped freely"
     if columns.whole and inner:
         return _as_wholes_within(columns.whole, inner, cohort)
     if columns.whole:
         return _as_wholes(columns.whole, cohort)
     if not inner:
-        return Exchangeability(None, False, f"all {several(len(cohort), 'row')} are permuted freely")
+        return Exchangeability(None, False, f"all {rows} are permuted freely", freely)
     keys = list(zip(*(cohort.categories(name)[0] for name in inner)))
     numbers, sizes = _numbered(keys), Counter(keys)
     single = [key for key, count in sizes.items() if count == 1]
@@ -127,7 +144,7 @@ def find_blocks(columns: Columns, cohort: Cohort) -> Exchangeability:
             "any two the same correlation"
         )
     sentence = f"rows are permuted within each {_and(inner)} only ({several(len(sizes), 'block')})"
-    return Exchangeability(numbers, False, sentence, tuple(warnings))
+    return Exchangeability(numbers, False, sentence, freely, tuple(warnings))
 
 
 def _numbered(keys: Sequence[object]) -> Ints:
@@ -140,13 +157,14 @@ def _as_wholes(name: str, cohort: Cohort) -> Exchangeability:
     levels = cohort.categories(name)[0]
     sizes = Counter(levels)
     if max(sizes.values()) == 1:
-        return Exchangeability(
-            None, False, f"all {several(len(cohort), 'row')} are permuted freely, one for each {name}"
-        )
+        rows, each = several(len(cohort), "row"), f"freely, one for each {name}"
+        return Exchangeability(None, False, f"all {rows} are permuted {each}", f"all {rows} are flipped {each}")
     usual = _check_sizes(name, levels, "")
     _check_sequence(name, levels, cohort)
-    sentence = f"the {len(sizes)} blocks of {name} are permuted as wholes, each with its {several(usual, 'row')}"
-    return Exchangeability(_numbered(levels), True, sentence)
+    blocks, of_each = f"the {len(sizes)} blocks of {name} are", f"each with its {several(usual, 'row')}"
+    return Exchangeability(
+        _numbered(levels), True, f"{blocks} permuted as wholes, {of_each}", f"{blocks} flipped, {of_each}"
+    )
 
 
 def _as_wholes_within(name: str, outer: Sequence[str], cohort: Cohort) -> Exchangeability:
@@ -175,7 +193,8 @@ def _as_wholes_within(name: str, outer: Sequence[str], cohort: Cohort) -> Exchan
         f"the {len(of_level)} blocks of {name} are permuted as wholes, each with its rows, within each {_and(outer)} "
         f"only ({several(len(wholes), 'block')})"
     )
-    return Exchangeability(tree.astype(np.int64), True, sentence, tuple(warnings))
+    of_means = f"the {len(of_level)} blocks of {name} are flipped, each with its rows"
+    return Exchangeability(tree.astype(np.int64), True, sentence, of_means, tuple(warnings))
 
 
 def _check_sizes(name: str, levels: Sequence[str | None], where: str) -> int:

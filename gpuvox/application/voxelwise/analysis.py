@@ -203,6 +203,11 @@ class VoxelwiseAnalysis:
         return {**self.sets, **self.covariates}
 
     @property
+    def exchanged(self) -> str:
+        """What is permuted, or whose signs are flipped, in words."""
+        return self.exchangeability.exchanged([run.options.flip for run in self.runs])
+
+    @property
     def images(self) -> CohortImages:
         """The first set of images."""
         return next(iter(self.sets.values()))
@@ -264,7 +269,7 @@ class VoxelwiseAnalysis:
                 found += [f"test {hypothesis.own_name!r} ({kind}): {hypothesis.sentence}"]
                 found += [f"  {row}" for row in hypothesis.rows(self.model.names)]
                 found += [f"  {counted}"]
-        found += [f"exchangeability: {self.exchangeability.sentence}"]
+        found += [f"exchangeability: {self.exchanged}"]
         if self.missing_voxels:
             found += [
                 "missing data: a row leaves the model at voxels where its image is NaN; what is tested is z, the "
@@ -741,6 +746,7 @@ def _check_moves(run: Run, model: Model, exchangeability: Exchangeability) -> No
     if stuck:
         raise DesignError(
             f"the test {listed([repr(text) for text in stuck])} cannot be made by permutation: "
-            f"{exchangeability.sentence}, and the effect is the same in all rows or blocks that are permuted",
+            f"{exchangeability.exchanged([run.options.flip])}, and the effect is the same in all rows or blocks that "
+            "are permuted",
             option="--test",
         )

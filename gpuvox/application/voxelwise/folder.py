@@ -453,7 +453,7 @@ class ResultFolder:
             "notes": list(analysis.model.notes),
             "degrees_of_freedom": analysis.model.df,
             **({"longitudinal": _longitudinal(analysis.longitudinal)} if analysis.longitudinal else {}),
-            "exchangeability": analysis.exchangeability.sentence,
+            "exchangeability": analysis.exchanged,
             **({"missing": "voxelwise"} if analysis.missing_voxels else {}),
             **({} if groups is None else {"variance_groups": np.bincount(groups).tolist()}),
             **({"false_discovery_rate": analysis.runs[0].fdr} if analysis.runs[0].fdr else {}),

@@ -194,9 +194,10 @@ def test_words(cohort: Cohort, groups: Groups, section: Voxelwise) -> Hypotheses
             option="--test",
         )
     several = len(modelled.runs) > 1
+    exchanged = modelled.exchangeability.exchanged([run.options.flip for run in modelled.runs])
     return Hypotheses(
         tuple(_run(run, modelled, several) for run in modelled.runs), modelled.model.formula,
-        modelled.exchangeability.sentence if described.columns.names else "",
+        exchanged if described.columns.names else "",
         (*modelled.model.warnings, *modelled.exchangeability.warnings),
     )  # fmt: skip
 
