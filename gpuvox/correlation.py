@@ -32,7 +32,8 @@ from scipy.special import ndtri_exp
 
 from gpuvox.device import Device, Outcomes, blocks_for
 from gpuvox.errors import DesignError
-from gpuvox.glm import SSE_FLOOR, Glm, GlmOnDevice, Nuisance, cancels_below, residualise_tile
+from gpuvox.glm import Glm, GlmOnDevice, Nuisance
+from gpuvox.glm_loops import SSE_FLOOR, cancels_below, residualise_tile
 from gpuvox.jit import inner, loop
 from gpuvox.normal_scores import F_RANGE, T_RANGE, NormalScores, ZScale, cubics_of, ends_of, least_certain
 from gpuvox.partitioning import PartitionedDesign, orthonormal_basis, partition

@@ -31,15 +31,15 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from gpuvox.device import Device, Outcomes, blocks_for, blocks_over, settled
 from gpuvox.errors import DesignError
-from gpuvox.jit import inner, loop
+from gpuvox.f_to_z import f_to_z
+from gpuvox.glm_loops import ALONE, cancels_below, fill_exact, unit_residuals
 from gpuvox.partitioning import PartitionedDesign, invariant_part
 from gpuvox.products import TILE, grouped, statistic_maps
 from gpuvox.reductions import DeviceItems, listed, put_on, unsettled_search, upload_items
@@ -53,23 +53,11 @@ from gpuvox.types import (
     DeviceArray,
     Float32,
     Float64,
-    Int32,
     Ints,
     MapBatch,
     ShuffleBatch,
     Shuffles,
 )
-
-SSE_FLOOR = 1e-14
-"""Share of the residual below which a fit counts as perfect; this keeps t finite (√df·1e7)."""
-SSE_CANCELS = 1e-2
-"""Share of the residual below which float32 is not precise enough, up to 500 subjects; see `cancels_below`."""
-ZERO_RESIDUAL = 1e-10
-"""A residual norm below this share of the data's norm is zero: the statistic is 0 in every permutation."""
-ALONE = 1e-10
-"""A row whose leverage under the nuisance is 1 to within this is fitted exactly: its residual is zero."""
-ORTHOGONAL = 1e-13
-"""A product of two unit vectors up to this is rounding."""
 
 
 class Nuisance(IntEnum):
@@ -79,139 +67,6 @@ class Nuisance(IntEnum):
     FREEDMAN_LANE = 1
     NONE = 2
     TER_BRAAK = 3
-
-
-def cancels_below(n: int) -> float:
-    """Share of the residual below which float32 is not precise enough: rounding grows with the number of subjects."""
-    return max(SSE_CANCELS, 2e-5 * n)
-
-
-@inner
-def residualise_tile(data: Float32, voxels: Ints, basis: Float64, buffer: Float64, norm: Float64) -> None:  # noqa: C901
-    """Data of some voxels, residualised on an orthonormal basis in float64, into buffer (n, TILE); norms.
-
-    A norm of 0 means that only rounding was left.
-    """
-    n = data.shape[0]
-    width = len(voxels)
-    raw = np.zeros(width)
-    coefficient = np.empty(width)
-    for i in range(n):
-        for j in range(width):
-            value = np.float64(data[i, voxels[j]])
-            buffer[i, j] = value
-            raw[j] += value * value
-    for a in range(basis.shape[1]):
-        coefficient[:] = 0.0
-        for i in range(n):
-            for j in range(width):
-                coefficient[j] += basis[i, a] * buffer[i, j]
-        for i in range(n):
-            for j in range(width):
-                buffer[i, j] -= basis[i, a] * coefficient[j]
-    norm[:] = 0.0
-    for i in range(n):
-        for j in range(width):
-            norm[j] += buffer[i, j] * buffer[i, j]
-    for j in range(width):
-        norm[j] = np.sqrt(norm[j])
-        if norm[j] <= ZERO_RESIDUAL * np.sqrt(raw[j]):
-            norm[j] = 0.0
-
-
-@inner
-def _is_constant(data: Float32, voxel: int, counts: Bools) -> bool:
-    """Whether the data of a voxel are the same in all rows that count."""
-    first = -1
-    for i in range(data.shape[0]):
-        if counts[i]:
-            if first >= 0 and data[i, voxel] != data[first, voxel]:
-                return False
-            first = i
-    return True
-
-
-@loop
-def _unit_residuals(data: Float32, basis: Float64, counts: Bools, tiles: Float32, norms: Float64) -> None:
-    """tiles (k, n, TILE) float32 = residuals scaled to unit norm (0 where there is none); norms (V,) float64.
-
-    data (n, V or more) float32; counts (n,): rows in which data must differ, or the voxel is constant.
-    """
-    n = data.shape[0]
-    buffer = np.empty((n, TILE))
-    norm = np.empty(TILE)
-    for k in range(len(tiles)):
-        start = k * TILE
-        width = min(TILE, len(norms) - start)
-        residualise_tile(data, np.arange(start, start + width), basis, buffer, norm)
-        for j in range(width):
-            if _is_constant(data, start + j, counts):
-                norm[j] = 0.0
-            norms[start + j] = norm[j]
-            norm[j] = 1.0 / norm[j] if norm[j] > 0 else 0.0
-        for i in range(n):
-            for j in range(width):
-                tiles[k, i, j] = buffer[i, j] * norm[j]
-            for j in range(width, TILE):
-                tiles[k, i, j] = np.float32(0)
-
-
-@loop
-def _exact(  # noqa: C901, PLR0913
-    data: Float32,
-    voxels: Ints,
-    number: Ints,
-    norms: Float64,
-    basis: Float64,
-    W: Float64,
-    rank: int,
-    is_f: bool,
-    df: float,
-    statistic: Float64,
-    sse: Float64,
-) -> None:
-    """Statistic and SSE at some voxels of some permutations, in float64 from the data.
-
-    W (k, m, n) float64: rows of k permutations; number: which of them, for each voxel; norms: the norms of
-    `_unit_residuals` at these voxels.
-    """
-    n, m = data.shape[0], W.shape[1]
-    buffer = np.empty((n, min(TILE, len(voxels))))
-    norm, product = np.empty(TILE), np.empty(TILE)
-    stop = 0
-    while stop < len(voxels):
-        start = stop
-        while stop < min(start + TILE, len(voxels)) and number[stop] == number[start]:
-            stop += 1
-        part, rows, effect, residual = voxels[start:stop], W[number[start]], statistic[start:stop], sse[start:stop]
-        residualise_tile(data, part, basis, buffer, norm)
-        for j in range(len(part)):
-            norm[j] = 1.0 / norm[j] if norm[j] > 0 and norms[start + j] > 0 else 0.0
-            effect[j] = 0.0
-            residual[j] = 0.0
-        # The residual itself is formed: 1 − Σ product² would lose digits where the fit is nearly perfect.
-        for r in range(m):
-            for j in range(len(part)):
-                product[j] = 0.0
-            for i in range(n):
-                for j in range(len(part)):
-                    product[j] += rows[r, i] * buffer[i, j]
-            for i in range(n):
-                for j in range(len(part)):
-                    buffer[i, j] -= rows[r, i] * product[j]
-            for j in range(len(part)):
-                share = product[j] * norm[j]
-                if abs(share) < ORTHOGONAL:
-                    share = 0.0
-                if r < rank:
-                    effect[j] = effect[j] + share * share if is_f else share
-        for i in range(n):
-            for j in range(len(part)):
-                residual[j] += (buffer[i, j] * norm[j]) ** 2
-        for j in range(len(part)):
-            residual[j] = max(residual[j], SSE_FLOOR) if norm[j] != 0.0 else 1.0
-            share = df / residual[j]
-            effect[j] = effect[j] / rank * share if is_f else effect[j] * np.sqrt(share)
 
 
 class DeviceModel(ABC):
@@ -325,7 +180,7 @@ class Glm(DeviceModel):
         for start, values in pieces(self.data):
             here = slice(start, start + values.shape[1])
             tiles = residuals.values[start // TILE : -(-here.stop // TILE)]
-            _unit_residuals(values, self._basis, self._counts, tiles, norms[here])
+            unit_residuals(values, self._basis, self._counts, tiles, norms[here])
         return residuals, norms
 
     @property
@@ -506,7 +361,9 @@ class Glm(DeviceModel):
             for place, values, column in pieces_with(self.data, voxels):
                 results = np.empty(len(column)), np.empty(len(column))
                 norms = self._norms[voxels[place]]
-                _exact(values, column, number[place], norms, self._basis, rows, r, is_f, float(self.df), *results)
+                fill_exact(
+                    values, column, number[place], norms, self._basis, rows, r, is_f, float(self.df), *results
+                )
                 statistic[place], sse[place] = results
         return statistic, sse
 
@@ -751,100 +608,3 @@ def smooth_variance_on(device: Device, t: DeviceArray, variance: DeviceArray, sm
     smoothed = smoother.on_device(variance, device)
     blocks = blocks_for(size, 256, device)
     device.launch("glm_smooth_variance", blocks, 256, t, variance, smoothed, np.int64(size))
-
-
-def f_to_z_exact(f: ArrayLike, df1: float, df2: float) -> Float64:
-    """Standard normal value with the upper tail probability of an F; 0 where F ≤ 0.
-
-    In logarithms, so that it does not saturate: beyond the smallest float64 the upper tail is
-    ``x^a (1−x)^b ₂F₁(a+b, 1; a+1; x) / (a B(a, b))`` with a = df2/2, b = df1/2, x = df2/(df2 + df1 F)
-    (Abramowitz & Stegun 26.5.4, 26.6.2).
-    """
-    from scipy.special import (
-        betainc,
-        betaln,
-        hyp2f1,
-        ndtri_exp,
-    )  # takes a tenth of the time that a command takes to start
-
-    f = np.asarray(f, dtype=np.float64)
-    a, b = df2 / 2, df1 / 2
-    x = df2 / (df2 + df1 * np.maximum(f, 0))
-    tail = betainc(a, b, x)
-    far = tail < 1e-250
-    log_tail = np.log(np.where(far, 1.0, tail))
-    y = x[far] if x.ndim else x
-    if np.any(far):
-        series = a * np.log(y) + b * np.log1p(-y) - np.log(a) - betaln(a, b) + np.log(hyp2f1(a + b, 1, a + 1, y))
-        log_tail = np.where(far, 0.0, log_tail)
-        log_tail[far] = series
-    return np.where(f > 0, -ndtri_exp(log_tail), 0.0)
-
-
-Z_BITS = 16
-"""Leading bits of a float32 that choose the interval: 128 intervals from each power of two to the next."""
-
-
-@lru_cache(maxsize=16)
-def z_table(df1: int, df2: int) -> tuple[int, Float64]:
-    """Number of the first interval, and a cubic in the position within each, from z = 0 to F = 1e15.
-
-    Intervals hold the float32 numbers that share their first bits, so that neither device takes a logarithm.
-    Cubic Hermite interpolation; the slope of z is that of a spline through z as a function of log F.
-    """
-    from scipy.interpolate import CubicSpline  # a third of the time that a command takes to start
-    from scipy.special import fdtri
-
-    rest = 32 - Z_BITS
-    ends = np.array([fdtri(df1, df2, 0.5), 1e15], dtype=np.float32).view(np.int32) >> rest
-    bits = np.arange(ends[0], ends[1] + 2, dtype=np.int32) << rest
-    f = bits.view(np.float32).astype(np.float64)
-    z = f_to_z_exact(f, df1, df2)
-    slope = CubicSpline(np.log(f), z)(np.log(f), 1) / f
-    width, a, b = np.diff(f), z[:-1], z[1:]
-    rise_a, rise_b = slope[:-1] * width, slope[1:] * width
-    cubic = [2 * (a - b) + rise_a + rise_b, 3 * (b - a) - 2 * rise_a - rise_b, rise_a, a]
-    return int(ends[0]), np.ascontiguousarray(np.stack(cubic, axis=1))
-
-
-@loop
-def _interpolate_z(number: Int32, rest: int, first: int, cubics: Float64, out: Float32) -> None:
-    """`number`: the bits of F, of which the last `rest` are the position in an interval."""
-    scale = np.float64(1 << rest)
-    for i in range(len(number)):
-        out[i] = np.float32(0)
-        k = (number[i] >> rest) - first
-        if number[i] > 0 and k >= 0:
-            d = np.float64(number[i] & ((1 << rest) - 1)) / scale
-            if k >= len(cubics):
-                k, d = len(cubics) - 1, np.float64(1)
-            c = cubics[k]
-            out[i] = np.float32(max(((c[0] * d + c[1]) * d + c[2]) * d + c[3], 0.0))
-
-
-def f_to_z(f: MapBatch, df1: int, df2: int, device: Device | None = None) -> MapBatch:
-    """Like `f_to_z_exact` in float32, for whole maps and for enhancement: 0 also where z would be negative.
-
-    Parameters
-    ----------
-    f : float32 array
-    df1, df2 : int
-        Degrees of freedom of numerator and denominator.
-    device : Device, optional
-        Where the maps are, and the result.
-    """
-    shape, size = f.shape, int(np.prod(f.shape))
-    if device is not None:
-        if not (df1 and size):
-            return device.full(shape, 0, np.float32)
-        z, (first, cubics) = device.empty(shape, np.float32), z_table(df1, df2)
-        device.launch(
-            "glm_f_to_z", blocks_for(size, 256, device), 256, f, np.int64(size), np.int32(first),
-            np.int32(len(cubics)), np.int32(Z_BITS), device.keep(cubics), z,
-        )  # fmt: skip
-        return z
-    out = np.zeros(shape, dtype=np.float32)
-    if df1 and size:
-        bits = np.ascontiguousarray(f, dtype=np.float32).view(np.int32)
-        _interpolate_z(bits.reshape(-1), 32 - Z_BITS, *z_table(df1, df2), out.reshape(-1))
-    return out

@@ -1,8 +1,8 @@
 """The level of each voxel of a map: how many thresholds of TFCE lie under its statistic, on the CPU.
 
-Level L(t) is the number of thresholds of a table (`tfce.LevelTable`) under |t|, with the sign of t. The thresholds are
-almost whole multiples of a step δ: where |t|/δ is not close to a whole number, its whole part is the level; the few
-voxels where it is are looked up in the table by bisection.
+Level L(t) is the number of thresholds of a table (`tfce_tables.LevelTable`) under |t|, with the sign of t. The
+thresholds are almost whole multiples of a step δ: where |t|/δ is not close to a whole number, its whole part is the
+level; the few voxels where it is are looked up in the table by bisection.
 
 Levels lie in a padded box, row by row (`Layout.runs`), 16 voxels at a time; the last 16 of a row may overlap those
 before, so that nothing beyond the row is read or written, and shorter rows go through a buffer.
@@ -29,8 +29,8 @@ LANES = 16
 Levels = namedtuple("Levels", "per_step slack cap shift thresholds weights sizes gain")
 Levels.__doc__ = """The tables of both signs.
 
-per_step (2,): 1/δ; slack, cap, thresholds (2, cap + 1), weights (2, cap + 1), sizes (V + 1,): see `tfce.LevelTable`;
-gain[n] = S[n + 1] − S[n]; shift: 1 if threshold 0 counts.
+per_step (2,): 1/δ; slack, cap, thresholds (2, cap + 1), weights (2, cap + 1), sizes (V + 1,): see
+`tfce_tables.LevelTable`; gain[n] = S[n + 1] − S[n]; shift: 1 if threshold 0 counts.
 """
 
 _floats = ir.VectorType(ir.FloatType(), LANES)

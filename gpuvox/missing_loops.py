@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuvox.glm import ORTHOGONAL, SSE_FLOOR, ZERO_RESIDUAL
+from gpuvox.glm_loops import ORTHOGONAL, SSE_FLOOR, ZERO_RESIDUAL
 from gpuvox.jit import inner, loop, part, small
 from gpuvox.types import Bools, Float32, Float64, Int32, Ints
 from gpuvox.z_tables import tabulated

@@ -26,7 +26,8 @@ from gpuvox.grid import Grid
 from gpuvox.jit import loop
 from gpuvox.levels import Levels
 from gpuvox.reductions import extremes_on
-from gpuvox.tfce import DISAGREES, NOT_FINITE, Enhancer, Tfce, peaks_on
+from gpuvox.tfce import DISAGREES, NOT_FINITE, Enhancer, peaks_on
+from gpuvox.tfce_tables import Tfce
 from gpuvox.types import AnyArray, DeviceArray, Float32, Float64, Int32, Ints, MapBatch
 
 __all__ = ["STEPS", "OwnSteps", "raised"]

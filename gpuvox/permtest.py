@@ -38,7 +38,7 @@ from gpuvox.statistics import (
     Unpermuted,
 )
 from gpuvox.tally import BlockResult, ByStatistic, Tally
-from gpuvox.tfce import FIRST_LEVELS, LevelOverflow
+from gpuvox.tfce_tables import FIRST_LEVELS, LevelOverflow
 from gpuvox.types import AnyArray, Float32, Float64, Ints, MapBatch, ShuffleBatch
 
 __all__ = [

@@ -51,7 +51,8 @@ from numpy.typing import ArrayLike
 
 from gpuvox.device import Device, Outcomes, blocks_for, settled
 from gpuvox.errors import InputError
-from gpuvox.glm import ZERO_RESIDUAL, DeviceModel, Glm, GlmOnDevice, Nuisance
+from gpuvox.glm import DeviceModel, Glm, GlmOnDevice, Nuisance
+from gpuvox.glm_loops import ZERO_RESIDUAL
 from gpuvox.jit import inner, loop
 from gpuvox.partitioning import (
     PartitionedDesign,

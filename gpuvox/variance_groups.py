@@ -37,7 +37,7 @@ from numpy.typing import ArrayLike
 
 from gpuvox.device import Device, Outcomes, blocks_for
 from gpuvox.errors import DesignError, InputError
-from gpuvox.glm import ALONE
+from gpuvox.glm_loops import ALONE
 from gpuvox.partitioning import PartitionedDesign, invariant_part
 from gpuvox.reductions import DeviceItems, upload_items
 from gpuvox.scratch import Data, Tiles, copy_block, pieces, pieces_with

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from gpuvox.glm import ORTHOGONAL, SSE_FLOOR, _is_constant, residualise_tile
+from gpuvox.glm_loops import ORTHOGONAL, SSE_FLOOR, is_constant, residualise_tile
 from gpuvox.jit import cgutils, inner, intrinsic, loop, types
 from gpuvox.types import Bools, Float32, Float64, Ints
 from gpuvox.vectors import I64, fma, load, multiply_add, pointer, splat, spread, store
@@ -340,5 +340,5 @@ def find_norms(data: Float32, removed: Float64, counts: Bools, norms: Float64) -
         stop = min(start + WIDTH, len(norms))
         residualise_tile(data, np.arange(start, stop), removed, raw, norms[start:stop])
         for j in range(start, stop):
-            if _is_constant(data, j, counts):
+            if is_constant(data, j, counts):
                 norms[j] = 0.0

@@ -24,15 +24,9 @@ import numpy as np
 
 from gpuvox.device import Device, Outcomes, blocks_for, settled
 from gpuvox.errors import DesignError
-from gpuvox.glm import (
-    Z_BITS,
-    DeviceModel,
-    Nuisance,
-    cancels_below,
-    smooth_variance,
-    smooth_variance_on,
-    z_table,
-)
+from gpuvox.f_to_z import Z_BITS, z_table
+from gpuvox.glm import DeviceModel, Nuisance, smooth_variance, smooth_variance_on
+from gpuvox.glm_loops import cancels_below
 from gpuvox.reductions import DeviceItems, upload_items
 from gpuvox.scratch import WIDTH, Data, Tiles, as_tiles, copy_block, pieces, pieces_with
 from gpuvox.signed_rows import DeviceShuffles, on_device, rows_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuvox.glm import ALONE, ORTHOGONAL, SSE_FLOOR, ZERO_RESIDUAL
+from gpuvox.glm_loops import ALONE, ORTHOGONAL, SSE_FLOOR, ZERO_RESIDUAL
 from gpuvox.jit import inner, loop
 from gpuvox.types import AnyArray, Bools, Float32, Float64, Floats, Int32, Ints
 from gpuvox.vectors import fma
@@ -319,7 +319,7 @@ def count_ranks(  # noqa: PLR0913
 def fill_z(
     number: Int32, rest: int, kind: Int32, first: Int32, begin: Int32, cubics: Float64, out: AnyArray,
 ) -> None:  # fmt: skip
-    """`glm.f_to_z` with a table for each kind of voxel: rows begin[k] … begin[k + 1] − 1 of the cubics."""
+    """`f_to_z.f_to_z` with a table for each kind of voxel: rows begin[k] … begin[k + 1] − 1 of the cubics."""
     scale = np.float64(1 << rest)
     for b in range(number.shape[0]):
         for v in range(number.shape[1]):

@@ -25,7 +25,8 @@ from gpuvox.cli import main, main_randomise
 from gpuvox.device import OutOfDeviceMemory
 from gpuvox.errors import DeviceError, InputError
 from gpuvox.executors import run
-from gpuvox.glm import Glm, Nuisance, f_to_z
+from gpuvox.f_to_z import f_to_z
+from gpuvox.glm import Glm, Nuisance
 from gpuvox.grid import Grid
 from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.info import check_kernels

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.special import ndtri_exp
 
 from gpuvox.errors import DesignError
-from gpuvox.glm import Glm, Nuisance, f_to_z, f_to_z_exact
+from gpuvox.f_to_z import f_to_z, f_to_z_exact
+from gpuvox.glm import Glm, Nuisance
 from gpuvox.grid import Grid
 from gpuvox.partitioning import partition
 from gpuvox.shuffle import Permutations, Shuffler

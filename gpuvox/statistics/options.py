@@ -11,7 +11,7 @@ from gpuvox.statistics.clusters import ClusterExtent, ClusterMass
 from gpuvox.statistics.own_step_tfce import OwnStepTfceSetting
 from gpuvox.statistics.tfce import TfceSetting
 from gpuvox.statistics.voxelwise import Voxelwise
-from gpuvox.tfce import Tfce
+from gpuvox.tfce_tables import Tfce
 
 
 @dataclass(frozen=True)

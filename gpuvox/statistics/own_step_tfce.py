@@ -11,7 +11,7 @@ from gpuvox.grid import Grid
 from gpuvox.own_steps import STEPS, OwnSteps
 from gpuvox.statistics.base import SUM_TIE, Setting, Statistic, StatisticInfo
 from gpuvox.statistics.batch import Batch, Edge, MaximumEdge, OwnStepEdges, StatisticModel, Unpermuted
-from gpuvox.tfce import Tfce
+from gpuvox.tfce_tables import Tfce
 from gpuvox.types import AnyArray, Float32, Ints, MapBatch
 
 INFO = StatisticInfo("tfce", "TFCE", precedence=50, has_tail=True)

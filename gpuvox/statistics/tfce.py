@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpuvox.device import Device, Promise
-from gpuvox.glm import f_to_z
+from gpuvox.f_to_z import f_to_z
 from gpuvox.grid import Grid
 from gpuvox.reductions import extremes, normalise
 from gpuvox.statistics.base import SUM_TIE, Normalisable, Normalised, Setting, StatisticInfo
 from gpuvox.statistics.batch import Batch, Edge, StatisticModel, StepEdges, ThresholdEdge, Unpermuted
-from gpuvox.tfce import ORDINARY_PEAK, STEPS_TO_MAXIMUM, Enhancer, Tfce, most_levels, robust_peak, step_size
+from gpuvox.tfce import Enhancer
+from gpuvox.tfce_tables import ORDINARY_PEAK, STEPS_TO_MAXIMUM, Tfce, most_levels, robust_peak, step_size
 from gpuvox.types import AnyArray, Float32, Float64, Ints, MapBatch
 
 INFO = StatisticInfo("tfce", "TFCE", precedence=50, has_tail=True)

@@ -14,7 +14,7 @@ from bench.device.checks.shuffles import shuffle_checks
 from bench.device.lab import Lab, host, there
 from gpuvox import reductions as primitives
 from gpuvox.device import Device, Outcomes, Promise, settled
-from gpuvox.glm import f_to_z
+from gpuvox.f_to_z import f_to_z
 from gpuvox.grid import Grid
 from gpuvox.qmri import FieldConversion, Inversion, TissueModel
 from gpuvox.smooth import MaskedGaussian
