@@ -29,6 +29,9 @@ from gpuvox.errors import CacheWarning, DeviceError, UsageError
 from gpuvox.runtime import caches
 from gpuvox.types import AnyArray, DeviceArray
 
+VALUES = "float", "double", "long long"
+"""Types of the values of statistics."""
+
 KERNELS: dict[str, tuple[str, ...]] = {
     "glm": (
         "glm_rows",
@@ -90,6 +93,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
         "maps_sum_up<double>",
         "maps_normalise<long long>",
         "maps_normalise<double>",
+        *(f"maps_{what}<{kind}>" for what, kind in product(("power_sums", "first_reached", "take"), VALUES)),
     ),
     "tfce": (
         *(f"tfce_peaks<{c}, {full}>" for c, full in product((6, 18, 26), ("false", "true"))),

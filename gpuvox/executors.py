@@ -14,7 +14,8 @@ from threadpoolctl import threadpool_limits
 
 from gpuvox.device import Device, OutOfDeviceMemory
 from gpuvox.errors import DeviceError, InputError
-from gpuvox.permtest import LevelOverflow, MapsOfPermutation, ObservedTest, PermutationTest
+from gpuvox.gathering import Gatherer
+from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest, Watcher
 from gpuvox.runtime import signals
 from gpuvox.runtime.limits import threads_for
 from gpuvox.runtime.pool import Pool
@@ -24,7 +25,7 @@ from gpuvox.types import Bools, PermutationsDone
 
 Share = tuple[int, int]
 """Range of permutations, start and stop."""
-Watch = Callable[[ObservedTest], MapsOfPermutation | None]
+Watch = Callable[[ObservedTest], Watcher | None]
 """Makes the callback of a test whose unpermuted maps are known."""
 
 
@@ -61,7 +62,7 @@ class Workers(Protocol):
         """Evaluate the unpermuted data."""
 
     def results(
-        self, observed: ObservedTest, tally: Tally, callback: MapsOfPermutation | None = None
+        self, observed: ObservedTest, tally: Tally, callback: Watcher | None = None
     ) -> Generator[BlockResult, None, None]:
         """The results that a tally lacks, in any order; each is added to it before the next is asked for."""
 
@@ -95,7 +96,7 @@ def run(
     *,
     threads: int | None = None,
     progress: PermutationsDone | None = None,
-    callback: MapsOfPermutation | None = None,
+    callback: Watcher | None = None,
     store: TallyStore | None = None,
     share: Share | None = None,
     workers: Workers | None = None,
@@ -111,8 +112,9 @@ def run(
         it. Ignored on a device.
     progress : callable, optional
         Called with the number of permutations done so far.
-    callback : callable, optional
-        Called with the maps of each permutation, in any order; see `ObservedTest.run`.
+    callback : callable or Gatherer, optional
+        Called with the maps of each permutation, in any order; see `ObservedTest.run`. To a `Gatherer` is added what it
+        finds of each.
     store : TallyStore, optional
         Stores the tallies, and supplies stored ones.
     share : (start, stop), optional
@@ -143,7 +145,7 @@ def run(
 
 def show(
     observed: ObservedTest,
-    callback: MapsOfPermutation,
+    callback: Watcher,
     done: Bools | None = None,
     *,
     threads: int | None = None,
@@ -156,8 +158,8 @@ def show(
     Parameters
     ----------
     observed : ObservedTest
-    callback : callable
-        See `ObservedTest.run`.
+    callback : callable or Gatherer
+        See `run`.
     done : (N,) bool, optional
         Permutations to leave out.
     threads, progress, share, workers
@@ -247,7 +249,7 @@ def fold(
     observed: ObservedTest,
     threads: int,
     progress: PermutationsDone | None = None,
-    callback: MapsOfPermutation | None = None,
+    callback: Watcher | None = None,
     store: TallyStore | None = None,
     share: Share | None = None,
     workers: Workers | None = None,
@@ -265,7 +267,7 @@ def _fold(
     tally: Tally,
     threads: int,
     progress: PermutationsDone | None,
-    callback: MapsOfPermutation | None,
+    callback: Watcher | None,
     store: TallyStore | None,
     workers: Workers | None,
 ) -> None:
@@ -276,6 +278,9 @@ def _fold(
     with closing(results):
         for result in results:
             tally.add(result)
+            if isinstance(callback, Gatherer):
+                for numbers, found in result.gathered:
+                    callback.add(numbers, found)
             if store:
                 store.added()
             signals.check()
@@ -284,7 +289,7 @@ def _fold(
 
 
 def _results(
-    observed: ObservedTest, threads: int, tally: Tally, callback: MapsOfPermutation | None
+    observed: ObservedTest, threads: int, tally: Tally, callback: Watcher | None
 ) -> Generator[BlockResult, None, None]:
     """Results of all permutations that the tally lacks, in any order."""
     parts = ranges(observed, threads, tally)

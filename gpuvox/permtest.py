@@ -17,12 +17,13 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
 
 from gpuvox.device import Device, Outcomes, OutOfDeviceMemory, Promise, settled
+from gpuvox.gathering import Gatherer, Shown
 from gpuvox.grid import Grid
 from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.reductions import ties_everywhere, ties_on
@@ -46,6 +47,7 @@ __all__ = [
     "MapsOfPermutation",
     "ObservedTest",
     "PermutationTest",
+    "Watcher",
     "hash_first_maps",
 ]
 
@@ -58,6 +60,8 @@ STREAMED_BATCH_BYTES = 128 << 20
 
 MapsOfPermutation = Callable[[int, ByStatistic], None]
 """Called with the number of a permutation and its maps (V,) by statistic, in FSL's units."""
+Watcher = MapsOfPermutation | Gatherer
+"""What sees the values of every permutation: its maps, or on a device what is gathered of them there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,15 +234,16 @@ class ObservedTest:
 
     # -- a range of permutations -------------------------------------------------------------------------------
 
-    def run(self, start: int, stop: int, callback: MapsOfPermutation | None = None) -> BlockResult:
+    def run(self, start: int, stop: int, watcher: Watcher | None = None) -> BlockResult:
         """Evaluate permutations ``start … stop − 1``.
 
         Parameters
         ----------
         start, stop : int
             Range of permutations; 0 is the unpermuted one.
-        callback : callable, optional
-            Called as ``callback(i, maps)`` with the maps (V,) of every statistic of permutation i, in FSL's units.
+        watcher : callable or Gatherer, optional
+            Called as ``watcher(i, maps)`` with the maps (V,) of every statistic of permutation i, in FSL's units. What
+            a `Gatherer` finds is part of the result.
 
         Raises
         ------
@@ -246,16 +251,16 @@ class ObservedTest:
             A map has more steps of TFCE than were prepared for; start again from `PermutationTest.with_cap`.
         """
         if self.device is None:
-            return self._run(start, stop, callback)
+            return self._run(start, stop, watcher)
         with self.device.lock:
-            return self._run_in_parts(start, stop, callback)
+            return self._run_in_parts(start, stop, watcher)
 
-    def _run_in_parts(self, start: int, stop: int, callback: MapsOfPermutation | None) -> BlockResult:
+    def _run_in_parts(self, start: int, stop: int, watcher: Watcher | None) -> BlockResult:
         """In one go, or, where the device has not enough memory for that, in halves."""
         if stop - start <= 1:
-            return _on(self.device, lambda: self._run(start, stop, callback))
+            return _on(self.device, lambda: self._run(start, stop, watcher))
         try:
-            return self._run(start, stop, callback)
+            return self._run(start, stop, watcher)
         except OutOfDeviceMemory:
             pass
         if self.device is not None:
@@ -263,24 +268,25 @@ class ObservedTest:
             self.device.drop_shared()
             self.device.release()
         middle = (start + stop) // 2
-        first = self._run_in_parts(start, middle, callback)
-        return first.followed_by(self._run_in_parts(middle, stop, callback))
+        first = self._run_in_parts(start, middle, watcher)
+        return first.followed_by(self._run_in_parts(middle, stop, watcher))
 
-    def _run(self, start: int, stop: int, callback: MapsOfPermutation | None) -> BlockResult:
-        promised = settled(
-            self.device, lambda outcomes: self._promise(start, stop, callback is not None, outcomes)
-        )
+    def _run(self, start: int, stop: int, watcher: Watcher | None) -> BlockResult:
+        promised = settled(self.device, lambda outcomes: self._promise(start, stop, watcher, outcomes))
         result = BlockResult(start, stop)
         result.maxima.update({name: promise.value for name, promise in promised.maxima.items()})
         result.below.update({name: promise.value for name, promise in promised.below.items()})
         for name, sums in promised.sums.items():
             result.total[name], result.nonzero[name] = sums.value
-        if callback:
+        if isinstance(watcher, Gatherer):
+            found = {name: promise.value for name, promise in promised.gathered.items()}
+            result.gathered.append((range(start, stop), found))
+        elif watcher:
             maps = {
                 name: self.shown(name, _on_host(values, self.device)) for name, values in promised.values.items()
             }
             for b in range(stop - start):
-                callback(start + b, {name: values[b] for name, values in maps.items()})
+                watcher(start + b, {name: values[b] for name, values in maps.items()})
         return result
 
     def shown(self, name: str, values: AnyArray) -> AnyArray:
@@ -292,36 +298,48 @@ class ObservedTest:
         larger: AnyArray = np.maximum(up, statistic.in_units(statistic.of_sign(values, 1), 1))
         return larger
 
+    def how_shown(self, name: str, values: MapBatch) -> Shown:
+        """The same of values (B, V), wherever they are."""
+        statistic, one = self.statistics[name], np.ones(1, dtype=values.dtype)
+        up, down = (float(statistic.in_units(one, row)[0]) for row in (0, 1))
+        return Shown(partial(self.shown, name), statistic.disjoint, self.test.shows_sizes, (up, down))
+
     def for_maps(self) -> ObservedTest:
-        """The same test for callbacks alone: nothing is counted."""
+        """The same test for watchers alone: nothing is counted."""
         statistics = replace(self.test.statistics, uncorrected=False, two_pass=False)
         return replace(self, test=replace(self.test, statistics=statistics))
 
-    def _promise(self, start: int, stop: int, keep_values: bool, outcomes: Outcomes) -> _Promised:
+    def _promise(self, start: int, stop: int, watcher: Watcher | None, outcomes: Outcomes) -> _Promised:
         """Launch everything. On a device nothing comes back before the outcomes are collected."""
-        choice, promised = self.test.statistics, _Promised()
+        choice, promised, numbers = self.test.statistics, _Promised(), range(start, stop)
         batch = self._settled(start, stop, outcomes)
-        counts_alone = choice.uncorrected and not (choice.two_pass or choice.two_sided or keep_values)
         for name, statistic in self.statistics.items():
-            if counts_alone:
+            is_watched = watcher is not None and not (isinstance(watcher, Gatherer) and name not in watcher.names)
+            if choice.uncorrected and not (choice.two_pass or choice.two_sided or is_watched):
                 both = statistic.maxima_and_below(batch, self._least_ties[name])
                 promised.maxima[name], promised.below[name] = both
                 continue
             values = None
-            if choice.uncorrected or choice.two_pass or keep_values:
+            if choice.uncorrected or choice.two_pass or is_watched:
                 values = statistic.evaluate(batch)
             promised.maxima[name] = statistic.maxima(batch, values)
-            if choice.uncorrected:
-                promised.below[name] = (
-                    self._below_either(name, batch, values)
-                    if choice.two_sided
-                    else statistic.below(batch, values, self._least_ties[name])
-                )
-            if choice.two_pass and isinstance(statistic, Normalisable):
-                promised.sums[name] = statistic.sums(batch, values, self._quanta[name])
-            if keep_values:
+            self._promise_counts(name, batch, values, promised)
+            if is_watched and isinstance(watcher, Gatherer):
+                shown = self.how_shown(name, values)
+                promised.gathered[name] = watcher.of_batch(name, shown, numbers, values, outcomes)
+            elif is_watched:
                 promised.values[name] = values
         return promised
+
+    def _promise_counts(self, name: str, batch: Batch, values: MapBatch, promised: _Promised) -> None:
+        """Counts and sums per voxel, of those that are wanted."""
+        choice, statistic = self.test.statistics, self.statistics[name]
+        if choice.uncorrected and choice.two_sided:
+            promised.below[name] = self._below_either(name, batch, values)
+        elif choice.uncorrected:
+            promised.below[name] = statistic.below(batch, values, self._least_ties[name])
+        if choice.two_pass and isinstance(statistic, Normalisable):
+            promised.sums[name] = statistic.sums(batch, values, self._quanta[name])
 
     def _settled(self, start: int, stop: int, outcomes: Outcomes) -> Batch:
         """The maps, computed in float64 wherever a statistic could not tell ties from differences in float32."""
@@ -433,6 +451,7 @@ class _Promised:
     below: dict[str, Promise[Ints]] = field(default_factory=dict)
     sums: dict[str, Promise[tuple[AnyArray, Ints]]] = field(default_factory=dict)
     values: dict[str, MapBatch] = field(default_factory=dict)
+    gathered: dict[str, Promise[AnyArray]] = field(default_factory=dict)
 
 
 def _evaluate(statistics: Mapping[str, Statistic], batch: Batch) -> MapBatch:

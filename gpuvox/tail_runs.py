@@ -2,7 +2,8 @@
 
 What is gathered is the same whatever the order in which permutations come, so the bits of p depend neither on threads
 nor on devices: sums of powers are sums of whole numbers, null distributions have a place for each permutation, and of
-the permutations that reach an observed value the first few are kept by their numbers.
+the permutations that reach an observed value the first few are kept by their numbers. Of the maps that a device makes,
+it gathers these there (`gathering`).
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from threading import Lock, local
 from typing import Literal
 
 import numpy as np
 
+from gpuvox.device import Outcomes, Promise
 from gpuvox.executors import Finished, Share, TallyStore, Watch, Workers, run, show
-from gpuvox.permtest import LevelOverflow, MapsOfPermutation, ObservedTest, PermutationTest
+from gpuvox.gathering import Gatherer, Shown, first_reached, power_sums, values_at
+from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest
 from gpuvox.pvalues import one_minus
 from gpuvox.tails import SMALL, Approximated, gamma, gamma_of, moments_of_sums, negative_binomial, pareto
-from gpuvox.tally import ByStatistic
-from gpuvox.types import Bools, Float32, Float64, Ints, PermutationsDone
+from gpuvox.types import AnyArray, Bools, Float32, Float64, Ints, MapBatch, PermutationsDone
 
 ROOM = 1 << 30
 """Bytes of null distributions that are held at a time."""
@@ -130,7 +131,7 @@ def run_approximated(
         return ApproximatedRun(finished, _of_pareto(finished, how, room))
     made: list[PowerSums] = []
 
-    def watch(observed: ObservedTest) -> MapsOfPermutation:
+    def watch(observed: ObservedTest) -> Gatherer:
         made.append(PowerSums(observed))
         return made[-1]
 
@@ -156,11 +157,11 @@ class _How:
     def show(
         self,
         observed: ObservedTest,
-        callback: MapsOfPermutation,
+        gatherer: Gatherer,
         done: Bools | None = None,
         share: Share | None = None,
     ) -> None:
-        show(observed.for_maps(), callback, done, threads=self.threads, share=share, workers=self.workers)
+        show(observed.for_maps(), gatherer, done, threads=self.threads, share=share, workers=self.workers)
 
 
 def names_of_elements(observed: ObservedTest) -> list[str]:
@@ -182,7 +183,7 @@ def _counted(finished: Finished) -> dict[str, Float64]:
 # -- generalised Pareto ---------------------------------------------------------------------------------------------
 
 
-class NullsAt:
+class NullsAt(Gatherer):
     """The null distributions of some voxels: a place for each permutation.
 
     Parameters
@@ -194,13 +195,21 @@ class NullsAt:
     """
 
     def __init__(self, n: int, voxels: Mapping[str, Ints]) -> None:
-        self.voxels = voxels
+        self.names = list(voxels)
         self.values = {name: np.empty((n, len(chosen))) for name, chosen in voxels.items()}
+        self._voxels = {name: chosen.astype(np.int32) for name, chosen in voxels.items()}
 
-    def __call__(self, number: int, maps: ByStatistic) -> None:
-        """Take the maps of a permutation."""
-        for name, chosen in self.voxels.items():
-            self.values[name][number] = maps[name][chosen]
+    def of_batch(
+        self, name: str, shown: Shown, numbers: range, values: MapBatch, outcomes: Outcomes
+    ) -> Promise[AnyArray]:
+        """See `Gatherer.of_batch`."""
+        del numbers
+        return values_at(values, shown, self._voxels[name], outcomes)
+
+    def add(self, numbers: range, found: dict[str, AnyArray]) -> None:
+        """See `Gatherer.add`."""
+        for name, values in found.items():
+            self.values[name][numbers.start : numbers.stop] = values
 
 
 def _of_pareto(finished: Finished, how: _How, room: int) -> dict[str, Approximated]:
@@ -237,7 +246,7 @@ def _in_parts(voxels: Mapping[str, Ints], most: int) -> Iterator[dict[str, Ints]
 # -- gamma ----------------------------------------------------------------------------------------------------------
 
 
-class PowerSums:
+class PowerSums(Gatherer):
     """Sums over permutations of the values at each voxel, and of their squares and cubes.
 
     Each is rounded to a whole number of quanta, so fine that none of the three sums can exceed 63 bits while no value
@@ -250,39 +259,37 @@ class PowerSums:
         self.names = names_of_elements(observed)
         self.observed = {name: _observed_values(observed, name) for name in self.names}
         self.seen = np.zeros(n, dtype=bool)
-        self._lock, self._mine, self._all = Lock(), local(), list[dict[str, Ints]]()
+        self._sums = {name: np.zeros((3, len(v)), dtype=np.int64) for name, v in self.observed.items()}
         self._limits = {name: _limit(values) for name, values in self.observed.items()}
-        self._bits = 61 - n.bit_length()
+        self._quanta = 2.0 ** (61 - n.bit_length())
 
-    def __call__(self, number: int, maps: ByStatistic) -> None:
-        """Take the maps of a permutation; a second time, nothing."""
-        with self._lock:
-            if self.seen[number]:
-                return
-            self.seen[number] = True
-        for name, sums in self._sums_of_thread().items():
-            limit = self._limits[name]
-            share = np.clip(np.asarray(maps[name], dtype=np.float64), -limit, limit) * (1 / limit)
-            power = share * 2.0**self._bits
-            for row in sums:
-                row += np.rint(power).astype(np.int64)
-                power *= share
+    def of_batch(
+        self, name: str, shown: Shown, numbers: range, values: MapBatch, outcomes: Outcomes
+    ) -> Promise[AnyArray]:
+        """See `Gatherer.of_batch`."""
+        del numbers
+        return power_sums(values, shown, self._limits[name], self._quanta, outcomes)
 
-    def _sums_of_thread(self) -> dict[str, Ints]:
-        sums: dict[str, Ints] | None = getattr(self._mine, "sums", None)
-        if sums is None:
-            sums = {name: np.zeros((3, len(values)), dtype=np.int64) for name, values in self.observed.items()}
-            self._mine.sums = sums
-            with self._lock:
-                self._all.append(sums)
-        return sums
+    def add(self, numbers: range, found: dict[str, AnyArray]) -> None:
+        """See `Gatherer.add`.
+
+        Raises
+        ------
+        ValueError
+            A permutation is added a second time.
+        """
+        if self.seen[numbers.start : numbers.stop].any():
+            raise ValueError(f"some of permutations {numbers.start} to {numbers.stop - 1} have been added already")
+        self.seen[numbers.start : numbers.stop] = True
+        for name, sums in found.items():
+            self._sums[name] += sums
 
     def p(self, name: str) -> Float64:
         """(V,) Upper tail of the gamma law at the observed values; 0 beyond its end, if it is skewed to the left."""
-        whole = np.sum([sums[name] for sums in self._all], axis=0)
         limit = self._limits[name]
-        sums = [limit**power * (row * 2.0**-self._bits) for power, row in enumerate(whole, 1)]
-        return gamma(self.observed[name], *moments_of_sums(len(self.seen), *sums))
+        shares = self._sums[name] * (1 / self._quanta)
+        first, second, third = (limit**power * row for power, row in enumerate(shares, 1))
+        return gamma(self.observed[name], *moments_of_sums(len(self.seen), first, second, third))
 
 
 def _limit(observed: Float64) -> float:
@@ -293,7 +300,7 @@ def _limit(observed: Float64) -> float:
 # -- negative binomial ----------------------------------------------------------------------------------------------
 
 
-class FirstReached:
+class FirstReached(Gatherer):
     """The first permutations in which each voxel reaches its observed value, by their numbers.
 
     Parameters
@@ -304,25 +311,26 @@ class FirstReached:
     """
 
     def __init__(self, observed: ObservedTest, r: int) -> None:
-        self.n = observed.n
+        self.n, self.r = observed.n, r
         self.names = names_of_elements(observed)
         self._least = {name: _least(observed, name) for name in self.names}
         self.first = {
             name: np.full((r, len(least)), self.n, dtype=np.int64) for name, least in self._least.items()
         }
-        self._lock = Lock()
 
-    def __call__(self, number: int, maps: ByStatistic) -> None:
-        """Take the maps of a permutation; the unpermuted one does not count."""
-        if not number:
-            return
-        for name, least in self._least.items():
-            reaches, first = np.flatnonzero(maps[name] >= least), self.first[name]
-            with self._lock:
-                reaches = reaches[first[-1, reaches] > number]
-                later = np.full(len(reaches), number)
-                for row in first:
-                    row[reaches], later = np.minimum(row[reaches], later), np.maximum(row[reaches], later)
+    def of_batch(
+        self, name: str, shown: Shown, numbers: range, values: MapBatch, outcomes: Outcomes
+    ) -> Promise[AnyArray]:
+        """See `Gatherer.of_batch`."""
+        return first_reached(values, shown, self._least[name], numbers, self.n, self.r, outcomes)
+
+    def add(self, numbers: range, found: dict[str, AnyArray]) -> None:
+        """See `Gatherer.add`."""
+        for name, reached in found.items():
+            first = self.first[name]
+            open_still = np.flatnonzero(first[-1] > numbers.start)
+            both = np.concatenate([first[:, open_still], reached[:, open_still]])
+            first[:, open_still] = np.sort(both, axis=0)[: self.r]
 
     def is_done(self, name: str) -> bool:
         """Whether no permutation after those that were taken can change anything."""

@@ -31,6 +31,8 @@ class BlockResult:
     total, nonzero : dict of (2, V) arrays
         For the two-pass scheme: sums of the values (int64 or float64), and number of permutations in which the voxel is
         not zero.
+    gathered : list of (range, dict)
+        What a `gathering.Gatherer` found of parts of the range, by statistic.
     """
 
     start: int
@@ -39,10 +41,11 @@ class BlockResult:
     below: ByStatistic = field(default_factory=dict)
     total: ByStatistic = field(default_factory=dict)
     nonzero: ByStatistic = field(default_factory=dict)
+    gathered: list[tuple[range, ByStatistic]] = field(default_factory=list)
 
     def followed_by(self, other: BlockResult) -> BlockResult:
         """The results of both ranges, where the other begins at the end of this one."""
-        joined = BlockResult(self.start, other.stop)
+        joined = BlockResult(self.start, other.stop, gathered=self.gathered + other.gathered)
         for name, values in self.maxima.items():
             joined.maxima[name] = np.concatenate([values, other.maxima[name]], axis=1)
         _add_sums(joined, self)

@@ -23,7 +23,7 @@ from typing import TypeVar
 
 from gpuvox.device import Device, OutOfDeviceMemory
 from gpuvox.errors import DeviceError, WrongBitsError
-from gpuvox.permtest import MapsOfPermutation, ObservedTest, PermutationTest, hash_first_maps
+from gpuvox.permtest import ObservedTest, PermutationTest, Watcher, hash_first_maps
 from gpuvox.runtime.pool import Pool
 from gpuvox.statistics import StatisticModel
 from gpuvox.tally import BlockResult, Tally
@@ -207,7 +207,7 @@ class DeviceTeam:
                 self._leave_out(device, error)
 
     def results(
-        self, observed: ObservedTest, tally: Tally, callback: MapsOfPermutation | None = None
+        self, observed: ObservedTest, tally: Tally, callback: Watcher | None = None
     ) -> Generator[BlockResult, None, None]:
         """The results that a tally lacks, in any order; the caller adds each to the tally before it asks for the next.
 

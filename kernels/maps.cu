@@ -293,3 +293,75 @@ KERNEL maps_normalise(const T* maps, int n_maps, int64 n_voxels, double scale_up
             out[b * n_voxels + v] = normalised;
         }
 }
+
+namespace {
+
+// What a value is worth: of integer scores, those beyond LINEAR are logarithms, see gpuvox/heights.py.
+DEVICE double worth(double value) { return value; }
+DEVICE double worth(int64 score) {
+    if (score <= LINEAR) return (double)score;
+    union { int64 i; double d; } bits;
+    bits.i = ((score - LINEAR) << 3) + double_bits((double)LINEAR);
+    return bits.d;
+}
+
+// What users see of a value, see gpuvox/gathering.py.
+struct Shown {
+    int disjoint, sizes;
+    double scale_up, scale_down;
+};
+
+template <class T> DEVICE double shown(T value, const Shown& how) {
+    if (value >= 0) return worth(value) * how.scale_up;
+    if (how.sizes) return worth((T)-value) * how.scale_down;
+    return how.disjoint ? 0.0 : -(worth((T)-value) * how.scale_up);
+}
+
+}  // namespace
+
+// sums (3, n_voxels): of s * quanta, s^2 * quanta and s^3 * quanta, each rounded, where s is the value cut to the limit,
+// times per_limit.
+template <class T>
+KERNEL maps_power_sums(const T* maps, int n_maps, int64 n_voxels, int disjoint, int sizes, double scale_up,
+                       double scale_down, double limit, double per_limit, double quanta, int64* sums) {
+    const Shown how = {disjoint, sizes, scale_up, scale_down};
+    for (int64 v = grid_thread(); v < n_voxels; v += grid_threads()) {
+        int64 first = 0, second = 0, third = 0;
+        for (int b = 0; b < n_maps; ++b) {
+            double value = shown(maps[b * n_voxels + v], how);
+            value = value > limit ? limit : value < -limit ? -limit : value;
+            const double s = value * per_limit;
+            double power = s * quanta;
+            first += (int64)rint(power);
+            power *= s;
+            second += (int64)rint(power);
+            power *= s;
+            third += (int64)rint(power);
+        }
+        sums[v] = first;
+        sums[n_voxels + v] = second;
+        sums[2 * n_voxels + v] = third;
+    }
+}
+
+// first (r, n_voxels): numbers of the first maps, which are numbered from `start`, whose value is at least `least`; `none`
+// where there are no more. Number 0 does not count.
+template <class T>
+KERNEL maps_first_reached(const T* maps, int n_maps, int64 n_voxels, int disjoint, int sizes, double scale_up,
+                          double scale_down, const double* least, int start, int none, int r, int* first) {
+    const Shown how = {disjoint, sizes, scale_up, scale_down};
+    for (int64 v = grid_thread(); v < n_voxels; v += grid_threads()) {
+        int count = 0;
+        for (int b = start ? 0 : 1; b < n_maps && count < r; ++b)
+            if (shown(maps[b * n_voxels + v], how) >= least[v]) first[n_voxels * count++ + v] = start + b;
+        for (; count < r; ++count) first[n_voxels * count + v] = none;
+    }
+}
+
+// out (n_maps, n_chosen): the values at some voxels.
+template <class T>
+KERNEL maps_take(const T* maps, int n_maps, int64 n_voxels, const int* voxels, int n_chosen, T* out) {
+    for (int64 b = blockIdx.y; b < n_maps; b += gridDim.y)
+        for (int64 i = grid_thread(); i < n_chosen; i += grid_threads())
+            out[b * n_chosen + i] = maps[b * n_voxels + voxels[i]];
+}

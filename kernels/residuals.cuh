@@ -1,4 +1,4 @@
-// Residuals of a voxel in float64, as gpuvox/glm.py has them, operation by operation.
+// Residuals of a voxel in float64, as gpuvox/glm_loops.py has them, operation by operation.
 #pragma once
 
 namespace {

@@ -13,6 +13,7 @@ import gpuvox
 from gpuvox import files
 from gpuvox.analysis import Inputs, Options, analyse
 from gpuvox.cli.main import main
+from gpuvox.device import Outcomes
 from gpuvox.errors import DesignError
 from gpuvox.executors import run
 from gpuvox.glm import Glm
@@ -380,27 +381,38 @@ def test_beyond_the_end_of_a_gamma_law_p_are_counted():
 
 def test_first_exceedances_come_in_any_order():
     observed = small_test(number=50).observe()
-    rng = np.random.default_rng(0)
-    maps = {i: {"vox": rng.normal(size=40)} for i in range(50)}
+    values = np.random.default_rng(0).normal(size=(50, 40)).astype(np.float32)
+    parts = [range(start, min(start + 7, 50)) for start in range(0, 50, 7)]
     found = []
-    for order in (range(50), rng.permutation(50), reversed(range(50))):
+    for order in (parts, parts[::-1], parts[1::2] + parts[::2], [range(50)]):
         reached = FirstReached(observed, 3)
-        for i in order:
-            reached(i, maps[i])
+        for part in order:
+            reached.add(part, gathered(reached, observed, part, values))
         found.append(reached.first["vox"])
-    np.testing.assert_array_equal(found[0], found[1])
-    np.testing.assert_array_equal(found[0], found[2])
+    for each in found[1:]:
+        np.testing.assert_array_equal(found[0], each)
+    reaches = values[1:] >= reached._least["vox"]
+    for v in range(40):
+        numbers = [*(1 + np.flatnonzero(reaches[:, v])), 50, 50, 50][:3]
+        np.testing.assert_array_equal(found[0][:, v], numbers)
 
 
 def test_sums_do_not_count_a_permutation_twice():
     observed = small_test(number=50).observe()
-    maps = {"vox": np.arange(40, dtype=np.float32)}
-    once, twice = PowerSums(observed), PowerSums(observed)
-    for i in range(50):
-        once(i, maps)
-        twice(i, maps)
-        twice(i, maps)
-    np.testing.assert_array_equal(once.p("vox"), twice.p("vox"))
+    values = np.random.default_rng(0).normal(size=(50, 40)).astype(np.float32)
+    sums = PowerSums(observed)
+    for part in (range(10, 50), range(0, 10)):
+        sums.add(part, gathered(sums, observed, part, values))
+    np.testing.assert_array_equal(sums.seen, True)
+    with pytest.raises(ValueError, match="permutations 9 to 11 have been added already"):
+        sums.add(range(9, 12), {})
+
+
+def gathered(gatherer, observed, numbers, values):
+    """What is gathered of the voxelwise values (N, V) of some permutations."""
+    part, outcomes = values[numbers.start : numbers.stop], Outcomes(None)
+    shown = observed.how_shown("vox", part)
+    return {"vox": gatherer.of_batch("vox", shown, numbers, part, outcomes).value}
 
 
 # -- from the commands ----------------------------------------------------------------------------------------------

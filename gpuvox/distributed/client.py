@@ -26,7 +26,7 @@ from gpuvox.distributed.messages import (
 from gpuvox.distributed.worker import describe_worker, run_range
 from gpuvox.errors import DistributedError, InputError
 from gpuvox.jit import software
-from gpuvox.permtest import MapsOfPermutation, ObservedTest, PermutationTest, hash_first_maps
+from gpuvox.permtest import ObservedTest, PermutationTest, Watcher, hash_first_maps
 from gpuvox.tally import BlockResult, Tally
 
 RANGES_PER_THREAD = 8
@@ -92,7 +92,7 @@ class DaskWorkers:
         """Nothing: what belongs to a test is released by Dask, and the data are for the next test too."""
 
     def results(
-        self, observed: ObservedTest, tally: Tally, callback: MapsOfPermutation | None = None
+        self, observed: ObservedTest, tally: Tally, callback: Watcher | None = None
     ) -> Generator[BlockResult, None, None]:
         """The results that a tally lacks, in any order; the caller adds each to the tally before it asks for the next.
 

@@ -193,13 +193,10 @@ def unpack(result: BlockResult) -> BlockResult:
 
 
 def _converted(result: BlockResult, convert: Callable[[AnyArray], AnyArray]) -> BlockResult:
-    sums = (result.below, result.total, result.nonzero)
-    return BlockResult(
-        result.start,
-        result.stop,
-        result.maxima,
-        *({kind: convert(v) for kind, v in maps.items()} for maps in sums),
+    below, total, nonzero = (
+        {kind: convert(v) for kind, v in maps.items()} for maps in (result.below, result.total, result.nonzero)
     )
+    return BlockResult(result.start, result.stop, result.maxima, below, total, nonzero)
 
 
 def absolute(names: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
