@@ -58,8 +58,8 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "normal_scores": (
         "normal_scores_maps",
         "normal_scores_items",
-        "normal_scores_size<float>",
-        "normal_scores_size<double>",
+        "normal_scores_sizes",
+        "normal_scores_item_sizes",
     ),
     "variance_groups": (
         "variance_groups_places",

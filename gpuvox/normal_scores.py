@@ -517,7 +517,7 @@ class Magnitude(_Rescaled):
         size = n_maps * n_voxels
         if size:
             device.launch(
-                "normal_scores_size<float>", blocks_for(size, _THREADS, device), _THREADS, np.int64(size), maps
+                "normal_scores_sizes", blocks_for(size, _THREADS, device), _THREADS, np.int64(size), maps
             )
         return maps
 
@@ -533,10 +533,7 @@ class Magnitude(_Rescaled):
         """(room,) float64 The same for a list on the device, where they stay."""
         device, values = self._own_device, self.model.exact_on(shuffles, items)
         device.launch(
-            "normal_scores_size<double>",
-            blocks_for(items.room, _THREADS, device),
-            _THREADS,
-            np.int64(items.room),
-            values,
-        )
+            "normal_scores_item_sizes", blocks_for(items.room, _THREADS, device), _THREADS, items.count,
+            np.int32(items.room), values,
+        )  # fmt: skip
         return values

@@ -76,8 +76,13 @@ KERNEL normal_scores_items(const int* count, int capacity, const int* item_voxel
     }
 }
 
-// values (n) replaced by their sizes.
-template <class T> KERNEL normal_scores_size(int64 n, T* values) {
-    for (int64 i = grid_thread(); i < n; i += grid_threads())
-        if (values[i] < 0 || values[i] == 0) values[i] = values[i] == 0 ? (T)0 : -values[i];
+// maps (n) replaced by their sizes.
+KERNEL normal_scores_sizes(int64 n, float* maps) {
+    for (int64 i = grid_thread(); i < n; i += grid_threads()) maps[i] = fabsf(maps[i]);
+}
+
+// The same for float64 values of a list of voxels.
+KERNEL normal_scores_item_sizes(const int* count, int capacity, double* values) {
+    const int n_items = *count < capacity ? *count : capacity;
+    for (int64 i = grid_thread(); i < n_items; i += grid_threads()) values[i] = fabs(values[i]);
 }

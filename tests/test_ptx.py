@@ -15,8 +15,11 @@ from functools import cache
 import numpy as np
 import pytest
 
+from bench.device.checks.compare import differences
+from bench.device.checks.runs import whole_checks
+from bench.device.lab import TINY, Lab
 from gpuvox.analysis import analyse, prepare
-from gpuvox.cuda import FAMILY
+from gpuvox.cuda import FAMILY, KERNELS
 from tests.cuda_on_cpu.shim import CXX
 from tests.ptx import compilers, counts, faults
 from tests.ptx.device import Modules, PtxDevice
@@ -95,6 +98,17 @@ def test_whole_analyses_give_the_bits_of_the_cpu(number, seed):
     analysed_on(number, Settings(seed))
 
 
+LAB = Lab(None, dataclasses.replace(TINY, coarse_mm=14.0))
+"""Of whole analyses with every option, on a brain that has more voxels than a block has threads."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("check", list(whole_checks(LAB)), ids=lambda check: check.name)
+def test_analyses_of_the_session_on_a_gpu_give_the_bits_of_the_cpu(check):
+    """Whole analyses with missing data, variance groups, blocks of several levels, TFCE by PALM's rule, tails …"""
+    assert not [*differences(check.results(None), check.results(PtxDevice(Settings(SEEDS[0]))))]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("number", sorted({*range(24)} - {*STUDIES}))
 def test_every_option_gives_the_bits_of_the_cpu(number):
@@ -147,6 +161,21 @@ def test_faults_are_noticed(fault):
     assert fault.notice in noticed(fault.run, fault.family, fault.module())
 
 
+@pytest.mark.parametrize("family", few(sorted({*KERNELS} - {"shuffle"}), 0))
+def test_contraction_is_noticed(family):
+    """Products and sums that a compiler may join: in every family that has any."""
+    module = faults.with_options(family, ("-fmad=true",))
+    with pytest.raises(PtxError, match="may contract"):
+        [Translated(module.ptx)[name] for name in module.names.values()]
+
+
+def test_every_kernel_with_barriers_loses_them_one_by_one():
+    """In `test_every_barrier_is_needed`; of a template, one of its kernels is enough."""
+    texts = {kernel: faults.parts(compilers.compiled(family), kernel)[1] for kernel, family in FAMILY.items()}
+    with_barriers = {kernel.split("<")[0] for kernel, text in texts.items() if "bar.sync" in text}
+    assert with_barriers == {kernel.split("<")[0] for kernel in faults.RUN_OF}
+
+
 @pytest.mark.parametrize(
     "kernel", [pytest.param(k, marks=pytest.mark.long if k in LATER else ()) for k in faults.RUN_OF]
 )
@@ -187,6 +216,11 @@ def test_the_table_is_of_the_compiler_that_is_installed_for_the_tests():
     (pinned,) = (line for line in project["project"]["optional-dependencies"]["dev"] if "nvrtc" in line)
     version = json.loads(counts.TABLE.read_text())["compiler"].split()[1]
     assert pinned.startswith(f"nvidia-cuda-nvrtc=={version};"), f"run `{counts.COMMAND}` with the pinned version"
+
+
+def test_every_kernel_is_in_the_table():
+    workloads = json.loads(counts.TABLE.read_text())[f"{counts.COARSE_MM:g} mm"]
+    assert {kernel for name in counts.WORKLOADS for kernel in workloads[name]} == set(FAMILY)
 
 
 def test_a_kernel_that_costs_more_is_noticed():

@@ -8,21 +8,25 @@ writes `bench/results/counts.json`; `tests/test_ptx.py` compares the kernels wit
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bench.cohort import brain_grid, smooth_noise, smooth_t_maps
 from gpuvox.analysis import Inputs, Options, analyse, make_model, prepare
+from gpuvox.correlation import CorrelationScale, correlation
 from gpuvox.cuda import FAMILY, kernel_directory
+from gpuvox.normal_scores import Magnitude, ZScale
 from gpuvox.permtest import PermutationTest
+from gpuvox.prepared import Analysis, PreparedTest
 from gpuvox.qmri import FieldConversion, Inversion, TissueModel
+from gpuvox.regression_methods import Method, RegressionTest
 from gpuvox.statistics import Statistics
 from gpuvox.tfce import CODE_LEVELS, Enhancer, Tfce
 from tests.ptx.compilers import nvrtc_version
@@ -42,44 +46,63 @@ LEVELS = 80
 """TFCE steps of the maps that are counted alone."""
 LEAST = 100
 """Differences of no more instructions a permutation do not count."""
+PATTERNS = 12
+"""Sets of participants whose data are missing, where some are."""
 
 
-def analysis(mm: float, device: PtxDevice, options: Options, n: int, effects: int = 1, has_evs: bool = False):
-    """A design with two more covariates and a mean, and images of noise."""
-    rng, grid = np.random.default_rng(1), brain_grid(mm)
-    design = np.c_[rng.normal(size=(n, effects + 2)), np.ones(n)]
-    contrasts, f_tests = np.eye(effects, design.shape[1]), np.ones((int(effects > 1), effects))
-    data = smooth_noise(grid, n, 7.0 / mm, seed=2)
-    evs = {effects: smooth_noise(grid, n, 7.0 / mm, seed=3)} if has_evs else {}
-    inputs = Inputs(data, grid, design, contrasts, f_tests, None, evs)
-    options = dataclasses.replace(options, seed=4, threads=1, device=device, f_only=effects > 1)
-    return prepare(inputs, options)
+@dataclass(frozen=True)
+class Study:
+    """`n` participants; t if there is one effect, otherwise F.
+
+    `options` are those of `prepared.Options`; with `in_tree`, rows are exchangeable within blocks that are so too.
+    """
+
+    n: int = 20
+    effects: int = 1
+    has_evs: bool = False
+    in_tree: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def prepared(self, mm: float, device: PtxDevice, statistics: Statistics, number: int) -> Analysis:
+        """A design with two more covariates and a mean, and images of noise; some values are missing if any may be."""
+        rng, grid, n, effects = np.random.default_rng(1), brain_grid(mm), self.n, self.effects
+        design = np.c_[rng.normal(size=(n, effects + 2)), np.ones(n)]
+        contrasts, f_tests = np.eye(effects, design.shape[1]), np.ones((int(effects > 1), effects))
+        data = smooth_noise(grid, n, 7.0 / mm, seed=2)
+        evs = {effects: smooth_noise(grid, n, 7.0 / mm, seed=3)} if self.has_evs else {}
+        if self.options.get("missing_voxels"):
+            data[(rng.random((n, PATTERNS)) < 0.1)[:, np.arange(grid.n_voxels) % PATTERNS]] = np.nan
+        blocks = np.column_stack([-np.ones(n), np.arange(n) // 4 + 1, np.arange(n) + 1]).astype(int)
+        inputs = Inputs(data, grid, design, contrasts, f_tests, blocks if self.in_tree else None, evs)
+        return prepare(
+            inputs,
+            Options(
+                statistics, statistics, number, seed=4, threads=1, device=device, f_only=effects > 1,
+                **self.options,
+            ),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Permuting:
     """The permutations of a test, without what is done once: counts are for one permutation.
 
-    `n` participants; t if there is one effect, otherwise F.
+    `model` makes the model; with `signs`, the statistic and its negative have maxima.
     """
 
     statistics: Statistics
-    n: int = 146
-    effects: int = 1
-    has_evs: bool = False
-    variance_mm: float = 0.0
-    flip: bool = False
+    study: Study = Study(n=146)
+    model: Callable[[Analysis, PreparedTest], Any] = make_model
+    signs: int = 2
 
     def counted(self, mm: float) -> dict[str, np.ndarray]:
         """Counts of each kernel, by phase."""
         device = PtxDevice()
-        options = Options(
-            self.statistics, self.statistics, 1 + PERMUTATIONS, variance_mm=self.variance_mm, flip=self.flip
-        )
-        prepared = analysis(mm, device, options, self.n, self.effects, self.has_evs)
-        first, signs = prepared.tests[0], 1 if self.effects > 1 else 2
-        model = make_model(prepared, first)
+        prepared = self.study.prepared(mm, device, self.statistics, 1 + PERMUTATIONS)
+        first, signs = prepared.tests[0], 1 if self.study.effects > 1 else self.signs
+        model = self.model(prepared, first)
         test = PermutationTest(model, prepared.inputs.grid, first.shuffler, self.statistics, signs).observe()
+        test.run(1, 3)  # residuals are sent and room is made when they are first needed
         device.counts.clear()
         test.run(1, 1 + PERMUTATIONS)
         return {kernel: counts / PERMUTATIONS for kernel, counts in device.counts.items()}
@@ -99,12 +122,36 @@ class Call:
         return device.counts
 
 
+def two_tailed(prepared: Analysis, test: PreparedTest) -> Magnitude:
+    """The size of z of t."""
+    return Magnitude(ZScale(make_model(prepared, test)))
+
+
+def correlated(prepared: Analysis, test: PreparedTest) -> CorrelationScale:
+    """z of r."""
+    inputs, invariant = prepared.inputs, test.shuffler.invariant
+    return CorrelationScale(
+        correlation(inputs.data, inputs.design, test.test.contrast, invariant, device=prepared.options.device)
+    )
+
+
+def by_method(method: Method, prepared: Analysis, test: PreparedTest) -> ZScale:
+    """z of t by a permutation method other than Freedman and Lane's."""
+    inputs = prepared.inputs
+    made = RegressionTest(inputs.design, test.test.contrast, method)
+    return ZScale(made.model(inputs.data, test.shuffler.invariant, device=prepared.options.device))
+
+
 def whole(exact: bool, has_evs: bool, mm: float, device: PtxDevice) -> None:
     """An F test with everything, from the first map to the second pass."""
     tfce = Tfce(connectivity=18, exact=exact)
     statistics = Statistics(True, tfce, 1.5, 1.5, uncorrected=True, two_pass=True)
-    options = Options(statistics, statistics, n_permutations=5)
-    list(analyse(analysis(mm, device, options, n=20, effects=2, has_evs=has_evs)))
+    list(analyse(Study(effects=2, has_evs=has_evs).prepared(mm, device, statistics, 5)))
+
+
+def largest(options: Mapping[str, Any], mm: float, device: PtxDevice) -> None:
+    """A test of the largest statistic alone, from the first map on."""
+    list(analyse(Study(options=options).prepared(mm, device, Statistics(), 5)))
 
 
 def grown(exact: bool, mm: float, device: PtxDevice) -> None:
@@ -134,16 +181,30 @@ def inverted(mm: float, device: PtxDevice) -> None:
     make.invert(qsm, r1, tuple(mean), qsm, device)
 
 
+SCORED = Statistics(tfce=Tfce(rule="palm"), uncorrected=True)
+WITH_HOLES, WITH_GROUPS = {"missing_voxels": True}, {"variance_groups": (1, 2) * 10}
+
 WORKLOADS: dict[str, Permuting | Call] = {
     "TFCE, C 6": Permuting(Statistics(voxel=False, tfce=Tfce(connectivity=6))),
     "TFCE, C 26, and voxelwise": Permuting(Statistics(tfce=Tfce(connectivity=26))),
-    "TFCE, C 26, uncorrected": Permuting(Statistics(tfce=Tfce(connectivity=26), uncorrected=True), n=20),
-    "F, clusters": Permuting(Statistics(extent=2.3, mass=2.3), n=40, effects=3),
-    "voxelwise EV": Permuting(Statistics(), n=20, has_evs=True),
-    "smoothed variance": Permuting(Statistics(), n=20, variance_mm=5.0),
-    "sign flips": Permuting(Statistics(), n=20, flip=True),
+    "TFCE, C 26, uncorrected": Permuting(Statistics(tfce=Tfce(connectivity=26), uncorrected=True), Study()),
+    "F, clusters": Permuting(Statistics(extent=2.3, mass=2.3), Study(40, effects=3)),
+    "voxelwise EV": Permuting(Statistics(), Study(has_evs=True)),
+    "smoothed variance": Permuting(Statistics(), Study(options={"variance_mm": 5.0})),
+    "sign flips": Permuting(Statistics(), Study(options={"flip": True})),
+    "multi-level blocks, permutations and sign flips": Permuting(
+        Statistics(), Study(in_tree=True, options={"permute_and_flip": True})
+    ),
+    "size of z, TFCE by PALM's rule, uncorrected": Permuting(SCORED, Study(), two_tailed, signs=1),
+    "correlation": Permuting(Statistics(), Study(), correlated),
+    "Dekker's method": Permuting(Statistics(), Study(), partial(by_method, Method.DEKKER)),
+    "ter Braak's method": Permuting(Statistics(), Study(), partial(by_method, Method.TER_BRAAK)),
+    "missing data": Permuting(Statistics(), Study(options=WITH_HOLES)),
+    "variance groups": Permuting(Statistics(), Study(options=WITH_GROUPS)),
     "whole F test": Call(partial(whole, False, False)),
     "whole F test, exact TFCE, voxelwise EV": Call(partial(whole, True, True)),
+    "whole test, missing data": Call(partial(largest, WITH_HOLES)),
+    "whole test, variance groups": Call(partial(largest, WITH_GROUPS)),
     **{
         f"largest TFCE of a map, C {c}": Call(partial(enhanced, c, False), at_full_size=c != 18)
         for c in (6, 18, 26)

@@ -35,15 +35,18 @@ class Fault:
     def module(self) -> Module:
         """The family with the fault."""
         if self.options:
-            given = tuple(
-                option for option in cuda.compile_options() if not option.startswith(self.options[0][:5])
-            )
-            return compiled(self.family, options=(*given, *self.options))
+            return with_options(self.family, self.options)
         if not self.kernel:
             return compiled(self.family, source=once(cuda.source(self.family), self.old, self.new))
         module = compiled(self.family)
         before, kernel, after = parts(module, self.kernel)
         return replace(module, ptx=before + once(kernel, self.old, self.new) + after)
+
+
+def with_options(family: str, options: tuple[str, ...]) -> Module:
+    """A family compiled with other options, in place of those that begin like the first of them."""
+    given = tuple(option for option in cuda.compile_options() if not option.startswith(options[0][:5]))
+    return compiled(family, options=(*given, *options))
 
 
 def once(text: str, old: str, new: str) -> str:
@@ -86,6 +89,7 @@ RUN_OF = {
     "cluster_measure<2>": "clusters",
     "glm_maps<false>": "t and F",
     "maps_extremes<float>": "sums of float32",
+    "maps_ties_everywhere": "ties",
     "inversion_sums": "reference of iron and myelin",
 }
 """Kernels whose barriers are removed one by one, and the run that must notice."""
@@ -121,6 +125,39 @@ FAULTS = (
     Fault(
         "a loop without end", "smooth", "smoothed", "on and on",
         "for (int k = 1; k <= reach; ++k)", "for (int k = 1; k <= reach; k += k > 0 ? 0 : 1)",
+    ),
+    Fault(
+        "a count of a list is not an atomic operation", "maps", "the scale of z", "race in global memory",
+        "add(list.count, 1);", "(*list.count)++;",
+    ),
+    Fault(
+        "tables of maps overlap", "tfce", "the scale of z", "race in global memory",
+        "thresholds + item * (cap + 1);", "thresholds + item * cap;",
+    ),
+    Fault(
+        "one value of z too many", "normal_scores", "the scale of z", "access outside of global memory",
+        "item < n; item += grid_threads()) {\n        const int k",
+        "item <= n; item += grid_threads()) {\n        const int k",
+    ),
+    Fault(
+        "the voxel beside the one that is meant", "correlation", "other models", "differs",
+        "y[i * y_stride + column], p);", "y[i * y_stride + (column + 1) % width], p);",
+    ),
+    Fault(
+        "rows of one shuffle too many", "regression", "other models", "access outside of global memory",
+        "b <= n_maps; b += grid_threads()", "b <= n_maps + 1; b += grid_threads()",
+    ),
+    Fault(
+        "threads share the room for their factors", "missing", "other models", "race in global memory",
+        "double* factor = scratch + grid_thread();", "double* factor = scratch;",
+    ),
+    Fault(
+        "threads share the room for their fits", "variance_groups", "other models", "race in global memory",
+        "places + b * n, scratch + grid_thread(), grid_threads());", "places + b * n, scratch, grid_threads());",
+    ),
+    Fault(
+        "threads share the room for what comes to each node", "shuffle", "shuffles", "race in global memory",
+        "int* come = scratch + grid_thread();", "int* come = scratch;",
     ),
     Fault(
         "a predicate is turned round in the PTX", "maps", "sums of float32", "access outside",

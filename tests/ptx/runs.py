@@ -109,18 +109,20 @@ def scale_of_z(device: Device | None) -> list[np.ndarray]:
     return out
 
 
-def other_models(device: Device | None) -> list[np.ndarray]:
+def other_models(is_f: bool, device: Device | None) -> list[np.ndarray]:
     """Models beside t and F: other permutation methods, correlations, variance groups, missing data."""
-    rng, n, n_voxels, contrast = np.random.default_rng(8), 10, 70, [[1, -1, 0, 0]]
+    rng, n, n_voxels = np.random.default_rng(8), 10, 70
+    contrast = [[1, -1, 0, 0], [0, 0, 1, 0]] if is_f else [[1, -1, 0, 0]]
     design = np.c_[np.arange(n) % 2, 1 - np.arange(n) % 2, rng.normal(size=(n, 2))]
     data = rng.normal(size=(n, n_voxels)).astype(np.float32)
     holes = np.where(rng.random(data.shape) < 0.1, np.float32(np.nan), data)
     shuffler = Shuffler(design[:, :1], Permutations(6, 1, permute_and_flip=True))
-    parts, shuffles = partition(design, contrast), shuffler.shuffles(0, 6)
-    tests = [RegressionTest(design, contrast, method) for method in (Method.DRAPER_STONEMAN, Method.TER_BRAAK)]
+    parts, shuffles = partition(design, contrast, is_f=is_f), shuffler.shuffles(0, 6)
+    methods = Method.DRAPER_STONEMAN, Method.TER_BRAAK
+    tests = [RegressionTest(design, contrast, method, is_f=is_f) for method in methods]
     models = [
         *(test.model(data, shuffler.invariant) for test in tests),
-        correlation(data, design, contrast, shuffler.invariant),
+        correlation(data, design, contrast, shuffler.invariant, is_f=is_f),
         VarianceGroupsGlm(data, parts, shuffler.invariant, np.arange(n) % 2),
         MissingGlm(holes, parts, shuffler.invariant),
     ]
@@ -181,6 +183,16 @@ def gathered(maps, device: Device | None) -> list[np.ndarray]:
     return [promise.value for promise in promised]
 
 
+def ties(device: Device | None) -> list[np.ndarray]:
+    """Maps that equal the observed one or its negative, some but for a voxel; several stretches of a block."""
+    observed = np.random.default_rng(4).normal(size=5000).astype(np.float32)
+    values = np.stack([observed, -observed] * 4)
+    values[range(2, 8), (17, 900, 2050, 2100, 2200, 2250)] += 1
+    if device is None:
+        return [reductions.ties_everywhere(values, observed)]
+    return [device.download(reductions.ties_on(device, device.upload(values), observed)).astype(bool)]
+
+
 def inversion(device: Device | None) -> list[np.ndarray]:
     """Iron and myelin, concentrations and contents."""
     maps = [there(device, values) for values in iron_and_myelin()[:3]]
@@ -226,10 +238,12 @@ RUNS: dict[str, Run] = {
     "TFCE, more levels than int16 holds": Run(partial(by_height, False)),
     "t and F": Run(t_and_f),
     "the scale of z": Run(scale_of_z),
-    "other models": Run(other_models),
+    "other models": Run(partial(other_models, False)),
+    "other models, F": Run(partial(other_models, True)),
     "smoothed": Run(smoothed),
     "clusters": Run(clusters),
     **{f"sums of {kind}": Run(partial(sums, kind)) for kind in ("float32", "float64", "int64")},
+    "ties": Run(ties),
     "iron and myelin": Run(inversion),
     "reference of iron and myelin": Run(reference, 1e-12),
 }
