@@ -45,6 +45,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -496,19 +497,20 @@ class TerBraak(DeviceModel):
 
     Parameters
     ----------
-    data : Glm
+    data : Glm, or a model with its interface
         Of the data, as Freedman and Lane's method has it: for shuffles that leave all rows in place.
-    residuals : Glm
+    residuals : the same
         Of the residuals of the whole model: for all other shuffles.
     """
 
-    data: Glm
-    residuals: Glm
+    data: Any
+    residuals: Any
 
     @property
     def device(self) -> Device | None:  # type: ignore[override]
         """Where maps are made; None is the CPU."""
-        return self.data.device
+        where: Device | None = self.data.device
+        return where
 
     @property
     def smoother(self) -> None:  # type: ignore[override]
@@ -518,36 +520,39 @@ class TerBraak(DeviceModel):
     @property
     def n_voxels(self) -> int:
         """Number of voxels."""
-        return self.data.n_voxels
+        return int(self.data.n_voxels)
 
     @property
     def df(self) -> int:
         """Residual degrees of freedom."""
-        return self.data.df
+        return int(self.data.df)
 
     @property
     def n_rows(self) -> int:
         """Number of subjects."""
-        return self.data.model.n_rows
+        return int(self.data.n_rows)
 
     @property
-    def dfs(self) -> tuple[int, int]:
-        """Rank of the effect, and residual degrees of freedom."""
-        return self.data.model.rank_effect, self.data.df
+    def dfs(self) -> tuple[AnyArray | int, AnyArray | int]:
+        """Rank of the effect, and residual degrees of freedom; (V,) arrays if they depend on the voxel."""
+        both: tuple[AnyArray | int, AnyArray | int] = self.data.dfs
+        return both
 
     @property
     def f_dfs(self) -> tuple[int, int] | None:
         """Numerator and denominator degrees of freedom of an F; None for t."""
-        return self.data.f_dfs
+        both: tuple[int, int] | None = self.data.f_dfs
+        return both
 
     @property
     def streamed(self) -> bool:
         """Whether every batch reads from a file."""
-        return self.data.streamed
+        return bool(self.data.streamed)
 
     def to_z(self, statistic: MapBatch) -> MapBatch:
         """The z equivalent of F maps, where they are."""
-        return self.data.to_z(statistic)
+        z: MapBatch = self.data.to_z(statistic)
+        return z
 
     def on(self, device: Device | None) -> TerBraak:
         """The same model on another device."""
@@ -570,7 +575,7 @@ class TerBraak(DeviceModel):
         return self._maps(shuffles, outcomes)
 
     def _maps(self, shuffles: ShuffleBatch, outcomes: Outcomes) -> MapBatch:
-        maps = self.residuals.statistic_maps(shuffles, outcomes)
+        maps: MapBatch = self.residuals.statistic_maps(shuffles, outcomes)
         if self.device is None:
             self.settle(shuffles, maps, self.equivalent(shuffles), outcomes)
             return maps
@@ -586,7 +591,8 @@ class TerBraak(DeviceModel):
     def exact_map(self, shuffle: Shuffles) -> Float64:
         """(V,) Statistic map of one shuffle in float64, on the host."""
         model = self.data if self.equivalent(shuffle[None])[0] else self.residuals
-        return model.exact_map(shuffle)
+        values: Float64 = model.exact_map(shuffle)
+        return values
 
     def exact(self, shuffles: Shuffles, number: AnyArray, voxels: AnyArray) -> Float64:
         """(m,) Statistic in float64 for pairs of a shuffle and a voxel, on the host."""

@@ -74,6 +74,9 @@ class VoxelwiseGlm(DeviceModel):
         Where maps are computed and kept; the CPU by default.
     scratch : str
         Folder for data and EVs; "" keeps them in memory unless they are already tiles.
+    keeps_mean : bool
+        The mean that `demean` removes is a column of the design, as it is where subjects are excluded, and is shuffled
+        with it: flips of signs leave columns without a mean with one.
 
     Raises
     ------
@@ -91,6 +94,7 @@ class VoxelwiseGlm(DeviceModel):
     smoother: MaskedGaussian | None = None
     device: Device | None = None
     scratch: str = ""
+    keeps_mean: bool = False
     _arguments: tuple[Float64, Ints, Float64, Float64, int] = field(init=False, repr=False)
     _evs: Data = field(init=False, repr=False)
     _n_nuisance: int = field(init=False, repr=False)
@@ -150,8 +154,8 @@ class VoxelwiseGlm(DeviceModel):
 
     @property
     def _has_intercept(self) -> bool:
-        """Whether the mean is a column of the design: with excluded subjects it is the mean of the others."""
-        return self.demean and self._has_exclusions
+        """Whether the mean is the first column of the design: with excluded subjects it is the mean of the others."""
+        return self.demean and (self._has_exclusions or self.keeps_mean)
 
     @property
     def _demeaned(self) -> int:
@@ -329,8 +333,8 @@ class VoxelwiseGlm(DeviceModel):
         return out, variance
 
     @cached_property
-    def _on_device(self) -> _OnDevice:
-        return _OnDevice(self, self._own_device)
+    def _on_device(self) -> VoxelwiseOnDevice:
+        return VoxelwiseOnDevice(self, self._own_device)
 
 
 def _any_nonzero(masks: Iterable[AnyArray]) -> Float32:
@@ -347,7 +351,7 @@ def _fill(data: Data, evs: Data, rows: slice, voxels: slice, out: Float32) -> No
     copy_block(evs, slice(middle - n, rows.stop - n), voxels, out[middle - rows.start :])
 
 
-_THREADS = 128
+THREADS = 128
 
 
 def slab_width(free_bytes: int, n: int, rows: int, columns: int, n_voxels: int) -> int:
@@ -359,7 +363,7 @@ def slab_width(free_bytes: int, n: int, rows: int, columns: int, n_voxels: int) 
     return int(np.clip(free_bytes // 4 // each, 1, max(n_voxels, 1)))
 
 
-class _OnDevice:
+class VoxelwiseOnDevice:
     """Maps of a `VoxelwiseGlm` on a device, a slab of voxels at a time.
 
     The bases of the last slab are kept, so that they are computed only once if one slab is enough. Data and EVs of
@@ -407,7 +411,7 @@ class _OnDevice:
         ]  # fmt: skip
         removed = {Nuisance.NONE: 0, Nuisance.TER_BRAAK: k}.get(glm.nuisance, glm._n_nuisance)
         device.launch(
-            "voxelwise_prepare", blocks_for(width, _THREADS, device), _THREADS,
+            "voxelwise_prepare", blocks_for(width, THREADS, device), THREADS,
             data, np.int64(self.slab), np.int64(0), np.int32(width), static,
             np.int32(len(self.constants[1])), evs, position, mixing, size, np.int32(n),
             np.int32(k), np.int32(removed), np.int32(glm._demeaned), np.int32(self.outside),
@@ -436,7 +440,7 @@ class _OnDevice:
         """(B,) int32 1 where `VoxelwiseGlm.equivalent` is true; on the device."""
         whole = self.device.empty(len(shuffles), np.int32)
         self.device.launch(
-            "voxelwise_equivalent", blocks_for(len(shuffles), _THREADS, self.device), _THREADS,
+            "voxelwise_equivalent", blocks_for(len(shuffles), THREADS, self.device), THREADS,
             shuffles.array, np.int32(self.n), np.int32(len(shuffles)), whole,
         )  # fmt: skip
         return whole
@@ -467,7 +471,7 @@ class _OnDevice:
         for start, width, made in self.slabs():
             device.launch(
                 f"voxelwise_maps<{'double' if exact else 'float'}>",
-                blocks_for(len(shuffles) * width, _THREADS, device), _THREADS,
+                blocks_for(len(shuffles) * width, THREADS, device), THREADS,
                 *made, np.int32(width), held.array, np.int32(len(shuffles)), np.int32(held.has_signs), *self._model(),
                 np.float64(cancels_below(self.n)), np.int32(exact), np.int64(glm.n_voxels), np.int64(start), out,
                 np.int32(glm.smoother is not None), variance,
@@ -488,7 +492,7 @@ class _OnDevice:
         held = on_device(shuffles, device)
         for start, width, made in self.slabs():
             device.launch(
-                "voxelwise_exact", blocks_for(items.room, _THREADS, device), _THREADS,
+                "voxelwise_exact", blocks_for(items.room, THREADS, device), THREADS,
                 *made, np.int32(width), np.int32(start), *items.arguments, held.array, np.int32(held.has_signs),
                 *self._model(), statistic,
             )  # fmt: skip

@@ -13,6 +13,8 @@ TILE = 64
 """Voxels a kernel works on at a time: their bases fit in the cache."""
 DEPENDENT = 1e-7
 """Share of a column's norm under which its remainder is rounding (voxelwise EVs are stored in float32)."""
+VANISHES = 1e-9
+"""Share of a shuffled column's squares that what stays in place leaves, under which it is a combination of that."""
 
 
 @inner
@@ -295,6 +297,99 @@ def fill_maps(  # noqa: C901, PLR0913
                 out[b, start + j] = statistic[j] if norm[j] > 0 else 0.0
                 if sse_out.size:
                     sse_out[b, start + j] = sse[j] * norm[j] * norm[j] / max(df[j], 1.0)
+
+
+@inner
+def _moved_product(column: Float64, other: Float64, shuffle: Int32, out: Float64) -> None:
+    """out (T): products of a column (n, T), shuffled, with another one."""
+    out[:] = 0.0
+    for i in range(len(shuffle)):
+        source = column[shuffle[i] if shuffle[i] >= 0 else ~shuffle[i]]
+        if shuffle[i] < 0:
+            for j in range(len(out)):
+                out[j] -= source[j] * other[i, j]
+        else:
+            for j in range(len(out)):
+                out[j] += source[j] * other[i, j]
+
+
+@inner
+def _multiply_moved(  # noqa: PLR0913
+    columns: Float64, rank: Bools, y: Float64, shuffle: Int32, moving: Ints, n_kept: int, shares: Float64,
+    kept: Float64, factor: Float64,
+) -> None:  # fmt: skip
+    """shares (m, T): products of the moving columns with y; factor (m, m, T): of their parts outside of what stays."""
+    m, width = shares.shape
+    for c in range(m):
+        _moved_product(columns[moving[c]], y, shuffle, shares[c])
+        for d in range(c + 1):
+            for j in range(width):
+                factor[c, d, j] = 1.0 if c == d and rank[moving[c], j] else 0.0
+    for a in range(n_kept):
+        for c in range(m):
+            _moved_product(columns[moving[c]], columns[a], shuffle, kept[c])
+        for c in range(m):
+            for d in range(c + 1):
+                for j in range(width):
+                    factor[c, d, j] -= kept[c, j] * kept[d, j]
+
+
+@inner
+def _solve_moved(shares: Float64, factor: Float64, j: int, lead: int, rank: int, is_f: bool, df: float) -> float:
+    """The statistic of one voxel from its products, of which columns from `lead` on are the effect's."""
+    left, effect = 1.0, 0.0
+    for c in range(len(shares)):
+        share = shares[c, j]
+        for d in range(c):
+            value = factor[c, d, j]
+            for e in range(d):
+                value -= factor[c, e, j] * factor[d, e, j]
+            factor[c, d, j] = value / factor[d, d, j] if factor[d, d, j] > 0 else 0.0
+            share -= factor[c, d, j] * shares[d, j]
+        pivot = factor[c, c, j]
+        for d in range(c):
+            pivot -= factor[c, d, j] * factor[c, d, j]
+        factor[c, c, j] = np.sqrt(pivot) if pivot > VANISHES else 0.0
+        share = share / factor[c, c, j] if pivot > VANISHES else 0.0
+        if abs(share) < ORTHOGONAL:
+            share = 0.0
+        shares[c, j] = share
+        left -= share * share
+        if c >= lead:
+            effect = effect + share * share if is_f else share
+    left = max(left, SSE_FLOOR)
+    return effect / rank * (df / left) if is_f else effect * np.sqrt(df / left)
+
+
+@loop
+def refit_maps(  # noqa: PLR0913
+    data: Float32, static: Float64, evs: Float32, position: Ints, mixing: Float64, size: Float64, n_nuisance: int,
+    demean: int, is_f: bool, spent: int, lead: int, n_kept: int, shuffles: Int32, voxels: Ints, out: Float64,
+) -> None:  # fmt: skip
+    """Statistic maps (B, len(voxels)) where nuisance stays in place, or is not fitted.
+
+    The first `lead` columns and those of the effect move, the first `n_kept` stay, the others are not fitted.
+    """
+    n, k = data.shape[0], mixing.shape[1]
+    columns, y, rank = np.empty((k, n, TILE)), np.empty((n, TILE)), np.zeros((k, TILE), np.bool_)
+    gone = np.zeros((0, TILE))
+    moving = np.concatenate((np.arange(lead), np.arange(n_nuisance, k)))
+    m = len(moving)
+    shares, kept, factor = np.empty((m, TILE)), np.empty((m, TILE)), np.empty((m, m, TILE))
+    for start in range(0, len(voxels), TILE):
+        part = voxels[start : start + TILE]
+        norm = _prepare(
+            data, static, evs, position, mixing, -1, n_nuisance, 1, demean, part, size, columns, rank, y, gone
+        )
+        for b in range(len(shuffles)):
+            _multiply_moved(columns, rank, y, shuffles[b], moving, n_kept, shares, kept, factor)
+            for j in range(len(part)):
+                df, numerator = float(n - spent), 0
+                for a in range(k):
+                    df -= rank[a, j]
+                    numerator += rank[a, j] if a >= n_nuisance else 0
+                stands = norm[j] > 0 and df >= 1 and numerator > 0
+                out[b, start + j] = _solve_moved(shares, factor, j, lead, numerator, is_f, df) if stands else 0.0
 
 
 @loop

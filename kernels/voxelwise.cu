@@ -211,6 +211,113 @@ KERNEL voxelwise_exact(const double* columns, const double* y, const int* stands
     }
 }
 
+namespace {
+
+const double VANISHES = 1e-9;
+
+// Columns of a model whose nuisance is not shuffled: `lead` columns and those from n_nuisance on move; the first n_kept
+// columns stay in place.
+struct Moving {
+    int n, k, lead, n_nuisance, n_kept, spent, is_f;
+};
+
+DEVICE int moving_column(const Moving& model, int c) { return c < model.lead ? c : model.n_nuisance + c - model.lead; }
+
+// Sum of a column's shuffled entries with those of another one.
+DEVICE double moved_product(const double* column, const double* other, int64 stride, const int* shuffle, int n) {
+    double product = 0.0;
+    for (int i = 0; i < n; ++i) {
+        const double value = column[row_of(shuffle[i]) * stride] * other[i * stride];
+        product += shuffle[i] < 0 ? -value : value;
+    }
+    return product;
+}
+
+// Statistic of one shuffle at one voxel; scratch: 2 m + m (m + 1) / 2 numbers of m moving columns, `step` apart.
+DEVICE double refit(const double* columns, const double* y, const int* stands, int64 stride, const int* shuffle,
+                    const Moving& model, double* scratch, int64 step) {
+    const int m = model.lead + model.k - model.n_nuisance, n = model.n;
+    double *shares = scratch, *kept = scratch + m * step, *factor = scratch + 2 * m * step;
+    double df = n - model.spent;
+    int rank = 0;
+    for (int a = 0; a < model.k; ++a) {
+        df -= stands[a * stride];
+        if (a >= model.n_nuisance) rank += stands[a * stride];
+    }
+    if (df < 1 || rank == 0) return 0.0;
+    for (int c = 0; c < m; ++c) {
+        const int at = moving_column(model, c);
+        shares[c * step] = moved_product(columns + (int64)at * n * stride, y, stride, shuffle, n);
+        for (int d = 0; d <= c; ++d) factor[(c * (c + 1) / 2 + d) * step] = c == d ? (double)stands[at * stride] : 0.0;
+    }
+    for (int a = 0; a < model.n_kept; ++a) {
+        for (int c = 0; c < m; ++c)
+            kept[c * step] = moved_product(columns + (int64)moving_column(model, c) * n * stride,
+                                           columns + (int64)a * n * stride, stride, shuffle, n);
+        for (int c = 0; c < m; ++c)
+            for (int d = 0; d <= c; ++d) factor[(c * (c + 1) / 2 + d) * step] -= kept[c * step] * kept[d * step];
+    }
+    double left = 1.0, effect = 0.0;
+    for (int c = 0; c < m; ++c) {
+        double* row = factor + c * (c + 1) / 2 * step;
+        double share = shares[c * step];
+        for (int d = 0; d < c; ++d) {
+            const double* before = factor + d * (d + 1) / 2 * step;
+            double value = row[d * step];
+            for (int e = 0; e < d; ++e) value -= row[e * step] * before[e * step];
+            row[d * step] = before[d * step] > 0.0 ? value / before[d * step] : 0.0;
+            share -= row[d * step] * shares[d * step];
+        }
+        double pivot = row[c * step];
+        for (int d = 0; d < c; ++d) pivot -= row[d * step] * row[d * step];
+        row[c * step] = pivot > VANISHES ? sqrt(pivot) : 0.0;
+        share = pivot > VANISHES ? share / row[c * step] : 0.0;
+        if (fabs(share) < ORTHOGONAL) share = 0.0;
+        shares[c * step] = share;
+        left -= share * share;
+        if (c >= model.lead) effect = model.is_f ? effect + share * share : share;
+    }
+    if (left < FLOOR) left = FLOOR;
+    return model.is_f ? effect / rank * (df / left) : effect * sqrt(df / left);
+}
+
+}  // namespace
+
+// Maps out (n_maps, out_stride) where nuisance stays in place, or is not fitted; columns out_first ... as in
+// voxelwise_maps. scratch: see refit, for every thread.
+template <class Real>
+KERNEL voxelwise_refit(const double* columns, const double* y, const int* stands, const double* norms, int width,
+                       const int* shuffles, int n_maps, int n, int k, int lead, int n_nuisance, int n_kept, int spent,
+                       int is_f, int64 out_stride, int64 out_first, double* scratch, Real* out) {
+    const Moving model = {n, k, lead, n_nuisance, n_kept, spent, is_f};
+    const int64 step = grid_threads();
+    for (int64 item = grid_thread(); item < (int64)n_maps * width; item += step) {
+        const int64 b = item / width, v = item % width;
+        double found = 0.0;
+        if (norms[v] > 0.0)
+            found = refit(columns + v, y + v, stands + v, width, shuffles + b * n, model, scratch + grid_thread(), step);
+        out[b * out_stride + out_first + v] = (Real)found;
+    }
+}
+
+// The same in float64 for a list of pairs of map and voxel (maps.cu); those whose voxel is not of the slab are left out.
+KERNEL voxelwise_refit_exact(const double* columns, const double* y, const int* stands, const double* norms, int width,
+                             int first, const int* count, int capacity, const int* item_map, const int* item_voxel,
+                             const int* shuffles, int n, int k, int lead, int n_nuisance, int n_kept, int spent, int is_f,
+                             double* scratch, double* statistic) {
+    const int n_items = *count < capacity ? *count : capacity;
+    const Moving model = {n, k, lead, n_nuisance, n_kept, spent, is_f};
+    const int64 step = grid_threads();
+    for (int64 item = grid_thread(); item < n_items; item += step) {
+        const int64 v = item_voxel[item] - first;
+        if (v < 0 || v >= width) continue;
+        statistic[item] = 0.0;
+        if (norms[v] > 0.0)
+            statistic[item] = refit(columns + v, y + v, stands + v, width, shuffles + (int64)item_map[item] * n, model,
+                                    scratch + grid_thread(), step);
+    }
+}
+
 // whole[b] = 1 for shuffles that leave every row in its place, or flip the signs of all or none.
 KERNEL voxelwise_equivalent(const int* shuffles, int n, int n_maps, int* whole) {
     for (int64 b = grid_thread(); b < n_maps; b += grid_threads()) {

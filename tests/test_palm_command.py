@@ -28,7 +28,7 @@ from gpuvox.cli.palm_options import NOTED, OPTIONS, REFUSED, read_words
 from gpuvox.shuffle import Permutations
 from gpuvox.signed_rows import to_one
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
-from tests.palm import cases
+from tests.palm import cases, naive
 
 NAMES = sorted(path.name for path in cases.FOLDER.iterdir() if path.is_dir())
 SHORT = ("corrcon_t_f", "csv_table", "fdr_bky_save1p", "eb_multilevel", "accel_noperm")
@@ -301,6 +301,70 @@ def test_missing_regressors_are_interchangeable_among_themselves_alone(small, ca
         found.append(np.loadtxt(small / "o_dat_tstat_uncp.csv", delimiter=","))
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])
+
+
+def refitted(p, y, M, C, method, df):
+    """t of one shuffling of one column of data, by a full refit."""
+    model = naive.partition(M, C[None])
+    return naive.t_or_f(p, y[:, None], model, method, df, True).raw[0]
+
+
+@pytest.mark.parametrize(
+    "method", ["Freedman-Lane", "Draper-Stoneman", "Dekker", "Manly", "terBraak", "Still-White"]
+)
+def test_a_regressor_that_is_appended_to_the_design(method, small):
+    """The column after the last: t of shufflings by full refits, each column of data with a regressor of its own."""
+    rng = np.random.default_rng(8)
+    data, design = (np.loadtxt(small / f"{name}.csv", delimiter=",") for name in ("data", "design"))
+    ev = (rng.normal(size=data.shape) + data / 2).astype(np.float32)
+    ev[:, 4] = 0.0  # not a regressor there
+    np.savetxt(small / "ev.csv", ev, delimiter=",")
+    con = np.array([[0, 0, 0, 1], [-1, 1, 0, 0]])
+    np.savetxt(small / "four.csv", con, delimiter=",", fmt="%d")
+    line = "-i data.csv -d design.csv -t four.csv -n 9 -quiet -saveperms -savedof"
+    assert palm(small, f"{line} -evperdat ev.csv 4 -rmethod {method}") == 0
+    for number, C in enumerate(con, 1):
+        shufflings = np.loadtxt(small / f"o_c{number}_permidx.csv", delimiter=",", dtype=int)
+        for row in (0, 1, 5):
+            found = np.loadtxt(small / f"o_dat_tstat_c{number}_perm{row + 1:06d}.csv", delimiter=",")
+            for v in range(6):
+                M = np.c_[design, ev[:, v]] if v != 4 else design
+                expected = 0 if v == 4 and number == 1 else refitted(
+                    shufflings[row], data[:, v], M, C[: M.shape[1]], method, 12 - M.shape[1]
+                )  # fmt: skip
+                assert found[v] == pytest.approx(expected, abs=6e-5)
+    df = [np.loadtxt(small / f"o_dat_tstat_c{number}_dof.csv", delimiter=",") for number in (1, 2)]
+    np.testing.assert_array_equal(df, [[8, 8, 8, 8, 0, 8], [8, 8, 8, 8, 9, 8]])
+    np.testing.assert_allclose(np.loadtxt(small / "o_dat_tstat_c2_meandof.txt"), [0, 49 / 6])
+
+
+def test_regressors_are_read_once_and_belong_to_their_designs(small, capsys, monkeypatch):
+    rng = np.random.default_rng(9)
+    for name, columns in (("ev", 6), ("ev2", 6)):
+        np.savetxt(small / f"{name}.csv", rng.normal(size=(12, columns)), delimiter=",")
+    read = []
+    original = files.read_numbers
+    monkeypatch.setattr(files, "read_numbers", lambda name: read.append(Path(name).name) or original(name))
+    line = f"{RUN} -evperdat ev.csv 4 -evperdat ev2.csv 5 -saveglm -savedof"
+    (small / "o_dat_tstat_c1_dof.txt").unlink(missing_ok=True)
+    assert palm(small, line) == 0
+    assert read.count("ev.csv") == read.count("ev2.csv") == 1
+    assert np.loadtxt(small / "o_dat_tstat_c1_dof.txt")[1] == 12 - 5
+    for more, words in (
+        ("-evperdat ev.csv 5", ["column 5 is not the next one after the 3 of"]),
+        ("-evperdat ev.csv 2 2", ["is for design 2, and 1 are given"]),
+        ("-evperdat ev.csv 2 -evperdat ev2.csv 2", ["column 2 of design 1 is given twice"]),
+        ("-evperdat ev.csv 4 -rmethod Huh-Jhun", ["no shuffling could be the same for all"]),
+        ("-evperdat ev.csv 4 -pmethodr Guttman", ["exclude each other"]),
+        ("-evperdat con.csv 4", ["con.csv has 2 observations of 3 values; 12 of 6 are expected"]),
+    ):
+        assert palm(small, f"{RUN} {more}") == 2
+        said = capsys.readouterr().err
+        assert all(word in said for word in words), said
+    np.savetxt(small / "group.csv", np.ones((12, 6)), delimiter=",")  # the mean, which the groups span
+    (small / "last.csv").write_text("0,0,0,1\n")
+    assert palm(small, f"{RUN.replace('con.csv', 'last.csv')} -evperdat group.csv 4") == 2
+    assert "contrast 1 of design 1: the contrast is not estimable at any voxel" in capsys.readouterr().err
 
 
 def test_huh_and_jhun_correct_over_contrasts_of_the_same_nuisance_alone(small, capsys):

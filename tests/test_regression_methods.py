@@ -13,6 +13,7 @@ from gpuvox.regression_methods import Method, Partitioning, RegressionTest, resi
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.signed_rows import to_one
 from gpuvox.voxelwise_evs import VoxelwiseGlm
+from gpuvox.voxelwise_methods import voxelwise_model
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
 from tests.palm import cases, naive
 from tests.palm.cases import written
@@ -224,6 +225,90 @@ def test_huh_and_jhun_keep_no_blocks():
 def test_a_contrast_that_cannot_be_estimated_is_refused():
     with pytest.raises(DesignError, match="not estimable"):
         RegressionTest(np.ones((6, 2)), [1, -1], Method.DEKKER)
+
+
+# -- regressors with values for each voxel --------------------------------------------------------------------------
+
+
+def voxelwise(seed=4):
+    """Data, a design with an intercept whose last column differs from voxel to voxel, and that column."""
+    rng = np.random.default_rng(seed)
+    M = np.c_[np.ones(N), rng.normal(size=(N, 3))]
+    ev = (rng.normal(size=(N, V)) + M[:, 1:2]).astype(np.float32)
+    return (data(rng) + ev).astype(np.float32), M, ev
+
+
+VOXELWISE = {"nuisance": ([[0, 1, 0, 0]], False), "effect": ([[0, 0, 0, 1]], False),
+             "F": ([[0, 1, 0, 0], [0, 0, 0, 2]], True)}  # fmt: skip
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("demean", [False, True])
+@pytest.mark.parametrize("method", [method for method in Method if method is not Method.HUH_JHUN])
+def test_voxelwise_columns_equal_a_refit_of_every_voxel_and_shuffle(method, demean, flip):
+    Y, M, ev = voxelwise()
+    first = int(demean)  # a column of ones is lost with the mean
+    for contrast, is_f in VOXELWISE.values():
+        C = np.array(contrast, float)[:, first:]
+        shuffler = Shuffler(ev[:, :1], Permutations(6, 1, flip=flip))
+        shuffles = shuffler.shuffles(0, 6)
+        theirs = np.empty((6, V))
+        for v in range(V):
+            M[:, 3] = ev[:, v]
+            test = RegressionTest(M[:, first:], C, method, is_f=is_f, demean=demean)
+            theirs[:, v] = [refit(test, p, Y[:, [v]].astype(float))[0] for p in to_one(shuffles)]
+        model = voxelwise_model(
+            Y, M[:, first:], C, {3 - first: ev}, method, demean=demean, is_f=is_f, keeps_mean=flip
+        )
+        assert (np.asarray(model.dfs[1]) == N - 4).all()
+        np.testing.assert_allclose(all_exact(model, shuffles), theirs, rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(model.statistic_maps(shuffles), theirs, rtol=2e-4, atol=2e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("method", [Method.DEKKER, Method.KENNEDY, Method.TER_BRAAK])
+def test_a_device_gives_the_same_bits_of_voxelwise_columns(method, flip):
+    device = ShimDevice()
+    Y, M, ev = voxelwise()
+    Y[:, 2], ev[:, 5] = 7, 1
+    for contrast, is_f in VOXELWISE.values():
+        shuffler = Shuffler(ev[:, :1], Permutations(30, 4, permute_and_flip=flip))
+        model = voxelwise_model(
+            Y, M[:, 1:], np.array(contrast)[:, 1:], {2: ev}, method, demean=True, is_f=is_f, keeps_mean=flip
+        )
+        twin, shuffles = model.on(device), shuffler.shuffles(0, 30)
+        maps = model.statistic_maps(shuffles)
+        np.testing.assert_array_equal(
+            device.download(twin.statistic_maps(shuffler.on_device(0, 30, device))), maps
+        )
+        number, voxel = np.arange(60) % 30, np.arange(60) % V
+        np.testing.assert_array_equal(twin.exact(shuffles, number, voxel), model.exact(shuffles, number, voxel))
+        np.testing.assert_array_equal(twin.exact_map(shuffles[3]), model.exact_map(shuffles[3]))
+        assert not maps[:, 2].any()
+        assert maps[:, 5].any() == (contrast != VOXELWISE["effect"][0])
+
+
+def test_huh_and_jhun_have_no_shuffles_of_voxelwise_columns():
+    Y, M, ev = voxelwise()
+    with pytest.raises(InputError, match="another one at each voxel"):
+        voxelwise_model(Y, M, np.array([[0, 1, 0, 0]]), {3: ev}, Method.HUH_JHUN)
+
+
+@pytest.mark.parametrize("method", [Method.FREEDMAN_LANE, Method.DRAPER_STONEMAN, Method.KENNEDY])
+def test_sign_flips_of_voxelwise_columns_without_their_mean_keep_the_error_rate(method):
+    """10,000 data sets, each with a regressor of its own."""
+    called = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        Y, ev = (rng.normal(size=(12, 500)).astype(np.float32) + offset for offset in (2, 1))
+        shuffler = Shuffler(np.arange(12), Permutations(100, seed, flip=True))
+        model = voxelwise_model(
+            Y, np.zeros((12, 1)), np.ones((1, 1)), {0: ev}, method, demean=True, keeps_mean=True
+        )
+        maps = model.statistic_maps(shuffler.shuffles(0, 100))
+        called.append(np.mean(naive.at_least(maps, maps[0]) <= 0.05))
+    assert abs(np.mean(called) - 0.05) < 0.0065
 
 
 def assert_palm_wrote(case, modality, contrast, maps):

@@ -182,6 +182,7 @@ def _check_pairs(words: Words) -> None:
     exclusive += [("-imiss", "-saveglm"), ("-pearson", "-saveparametric")]
     exclusive += [("-evperdat", "--palm-dof"), ("-imiss", "--palm-dof")]
     exclusive += list(combinations(models, 2)) + list(product(models, ("-rmethod", "-pmethodr")))
+    exclusive.remove(("-evperdat", "-rmethod"))
     defaults = {"-rmethod": REGRESSIONS[0], "-pmethodr": PARTITIONS[0]}
     given = {name for name in words.given if _plain(words.one(name)) != _plain(defaults.get(name, "none"))}
     for one, other in exclusive:

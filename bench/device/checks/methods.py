@@ -25,6 +25,7 @@ from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.statistics import Statistics
 from gpuvox.tfce import Tfce
 from gpuvox.variance_groups import VarianceGroupsGlm
+from gpuvox.voxelwise_methods import voxelwise_model
 
 CASES = (ModelCase(21, 3, shuffles=9), ModelCase(30, 3, 2, True, flip=True, data="constant", shuffles=9))
 
@@ -34,6 +35,9 @@ def method_checks(lab: Lab) -> Iterator[Check]:
     grid = lab.grid(lab.sizes.coarse_mm)
     for case, method in product(CASES, (Method.DEKKER, Method.TER_BRAAK)):
         yield Check(f"{case.name}, {method.value}", partial(method_results, case, method, grid), seconds=8)
+    for case, method in product(CASES, (Method.DEKKER, Method.KENNEDY)):
+        results = partial(voxelwise_method_results, case, method, grid)
+        yield Check(f"{case.name}, voxelwise EV, {method.value}", results, seconds=8)
     for case in CASES:
         yield Check(f"{case.name}, correlation", partial(correlation_results, case, grid), seconds=8)
         yield Check(f"{case.name}, missing data", partial(missing_results, case, grid), seconds=8)
@@ -46,6 +50,19 @@ def method_results(case: ModelCase, method: Method, grid: Grid, device: Device |
     test = RegressionTest(*case.design(), method, Partitioning.GUTTMAN, case.is_f)
     shuffler = Shuffler(test.regressors, Permutations(case.shuffles + 1, 5, flip=case.flip))
     model = test.model(case.values(grid.n_voxels), shuffler.invariant, device=device)
+    return model_results(model, shuffler.shuffles(0, case.shuffles))
+
+
+def voxelwise_method_results(case: ModelCase, method: Method, grid: Grid, device: Device | None) -> dict:
+    """The same with a voxelwise EV, which is constant at some voxels."""
+    design, contrast = case.design()
+    ev = np.random.default_rng(8).normal(size=(case.n, grid.n_voxels)).astype(np.float32)
+    ev[:, ::13] = 1
+    shuffler = Shuffler(design, Permutations(case.shuffles + 1, 5, flip=case.flip))
+    model = voxelwise_model(
+        case.values(grid.n_voxels), design, contrast, {0: ev}, method, demean=True, is_f=case.is_f, device=device,
+        keeps_mean=case.flip,
+    )  # fmt: skip
     return model_results(model, shuffler.shuffles(0, case.shuffles))
 
 

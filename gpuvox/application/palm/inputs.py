@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
 import numpy as np
@@ -93,28 +93,20 @@ class PalmInputs:
     blocks : (n,) or (n, levels) int64, optional
     groups : (n,) int64, optional
         Variance groups.
-    chosen : (n,) int64, optional
-        The observations that are analysed, among all in the files; None for all.
-    n_all : int
-        Number of observations in the files, if these are not all.
+    regressors : dict of (str, int) to (n, V) float32
+        Values of regressors for each voxel, by their file and the number of the modality.
     """
 
     modalities: tuple[Modality, ...]
     designs: tuple[Design, ...]
     blocks: Ints | None = None
     groups: Ints | None = None
-    chosen: Ints | None = None
-    n_all: int = 0
+    regressors: Mapping[tuple[str, int], Float32] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
         """Number of observations."""
         return len(self.designs[0].matrix)
-
-    @property
-    def n_read(self) -> int:
-        """Number of observations in the files."""
-        return self.n_all or self.n
 
     def only(self, chosen: Ints) -> PalmInputs:
         """The same with some of the observations, by their numbers from 0."""
@@ -126,8 +118,7 @@ class PalmInputs:
             ),
             None if self.blocks is None else self.blocks[chosen],
             None if self.groups is None else self.groups[chosen],
-            chosen if self.chosen is None else self.chosen[chosen],
-            self.n_read,
+            {key: values[chosen] for key, values in self.regressors.items()},
         )
 
 
@@ -140,6 +131,7 @@ def read_inputs(description: PalmDescription, reporter: Reporter) -> PalmInputs:
         A file cannot be read, or does not fit the others; the sentence names it.
     """
     _check_counts(description)
+    _check_regressors(description)
     chosen = _subjects(description)
     read_table = cache(files.read_numbers)
     n = _count_observations(description, read_table)
@@ -155,7 +147,7 @@ def read_inputs(description: PalmDescription, reporter: Reporter) -> PalmInputs:
     modalities = tuple(
         _read_modality(description, number, read_table, reporter) for number in range(len(description.inputs))
     )
-    inputs = PalmInputs(modalities, designs, blocks, groups)
+    inputs = PalmInputs(modalities, designs, blocks, groups, _read_regressors(description, modalities))
     if chosen is None:
         return inputs
     if chosen.max(initial=-1) >= n:
@@ -426,8 +418,45 @@ def _in_mask(modality: Modality, is_given: bool, reporter: Reporter) -> Modality
     return replace(modality, data=np.ascontiguousarray(data[:, kept]), grid=grid, missing=missing)
 
 
-def read_regressor(name: str, modality: Modality, inputs: PalmInputs) -> Float32:
-    """(n, V) The values of a regressor for each voxel of a modality.
+def _check_regressors(description: PalmDescription) -> None:
+    """Regressors of designs that there are, one for each column, and a method that can shuffle them."""
+    if description.regressors and description.statistic.regression == "Huh-Jhun":
+        raise UsageError(
+            "-evperdat and -rmethod Huh-Jhun exclude each other: the method rotates the data by the nuisance, which is "
+            "another one at each voxel, so that no shuffling could be the same for all; take another method",
+            option="-rmethod",
+        )
+    n_designs, given = max(len(description.designs), 1), set()
+    for regressor in description.regressors:
+        place = regressor.design, regressor.column
+        if regressor.design > n_designs:
+            raise UsageError(
+                f"-evperdat: {regressor.file} is for design {regressor.design}, and {n_designs} are given with -d",
+                option="-evperdat",
+            )
+        if place in given:
+            raise UsageError(
+                f"-evperdat: column {regressor.column} of design {regressor.design} is given twice; one file is "
+                "expected",
+                option="-evperdat",
+            )
+        given.add(place)
+
+
+def _read_regressors(
+    description: PalmDescription, modalities: tuple[Modality, ...]
+) -> dict[tuple[str, int], Float32]:
+    """The values of regressors in every modality that their designs are for."""
+    return {
+        (regressor.file, number): _read_regressor(regressor.file, modality, description.transpose)
+        for regressor in description.regressors
+        for number, modality in enumerate(modalities)
+        if not description.design_per_input or number == regressor.design - 1
+    }
+
+
+def _read_regressor(name: str, modality: Modality, transpose: bool) -> Float32:
+    """(n, V) The values of a regressor for each voxel of a modality; tables may have a column for each observation.
 
     Raises
     ------
@@ -435,14 +464,13 @@ def read_regressor(name: str, modality: Modality, inputs: PalmInputs) -> Float32
         The file is on another grid, has another number of observations, or is not finite in the mask.
     """
     if modality.header is None:
-        values = files.read_numbers(name).values.astype(np.float32)
-        n_columns = modality.data.shape[1]
+        table = files.read_numbers(name).values
+        values = np.ascontiguousarray(table.T if transpose else table, dtype=np.float32)
     else:
         values = files.read_cohort(name, modality.grid)
-        n_columns = values.shape[1]
-    if values.shape != (inputs.n_read, n_columns):
+    if values.shape != modality.data.shape:
         raise FileError(
-            f"{name} has {values.shape[0]} observations of {values.shape[1]} values; {inputs.n_read} of {n_columns} "
-            "are expected", file=name,
+            f"{name} has {values.shape[0]} observations of {values.shape[1]} values; {modality.data.shape[0]} of "
+            f"{modality.data.shape[1]} are expected", file=name,
         )  # fmt: skip
-    return values if inputs.chosen is None else values[inputs.chosen]
+    return values

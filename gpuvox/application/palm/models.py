@@ -10,7 +10,7 @@ import numpy as np
 
 from gpuvox.application.palm.contrasts import Contrast, PalmTest
 from gpuvox.application.palm.description import PalmDescription
-from gpuvox.application.palm.inputs import PalmInputs, read_regressor
+from gpuvox.application.palm.inputs import PalmInputs
 from gpuvox.correlation import CorrelationScale, correlation
 from gpuvox.device import Device
 from gpuvox.errors import DesignError, UsageError
@@ -21,7 +21,7 @@ from gpuvox.prepared import AnyShuffler
 from gpuvox.regression_methods import Method, Partitioning, RegressionTest
 from gpuvox.types import Float32, Float64, Shuffles
 from gpuvox.variance_groups import VarianceGroupsGlm
-from gpuvox.voxelwise_evs import VoxelwiseGlm
+from gpuvox.voxelwise_methods import voxelwise_model
 
 Result = TypeVar("Result")
 
@@ -83,6 +83,17 @@ class MissingTester(GroupsTester):
         return float(values[0]) if len(np.unique(values)) == 1 else values
 
 
+class VoxelwiseTester(Tester):
+    """The same of t and F with regressors that have values for each voxel, whose rank may depend on it."""
+
+    def dof(self, shuffle: Shuffles) -> float | Float64:
+        """See `Tester.dof`; 0 where the contrast cannot be tested."""
+        del shuffle
+        effect, left = self.signed.model.dfs
+        values = np.where(effect > 0, np.maximum(left, 0), 0).astype(np.float64)
+        return float(values[0]) if len(np.unique(values)) == 1 else values
+
+
 class CorrelationTester(Tester):
     """The same of r and R², which have no degrees of freedom of their own."""
 
@@ -116,6 +127,8 @@ def make_tester(
         make, kind, kept = _of_correlation, "r" if is_t else "rsq", CorrelationTester
     elif inputs.groups is not None and len(np.unique(inputs.groups)) > 1:
         make, kind, kept = _of_groups, "v" if is_t else "g", GroupsTester
+    elif any(each.design == test.contrast.design + 1 for each in description.regressors):
+        make, kind, kept = _of_regressors, "t" if is_t else "f", VoxelwiseTester
     elif description.missing:
         make, kind, kept = _of_missing, "t" if is_t else "f", MissingTester
     else:
@@ -175,17 +188,27 @@ def _of_groups(
 
 def _of_one_variance(
     description: PalmDescription, inputs: PalmInputs, test: PalmTest, shuffler: AnyShuffler, device: Device | None
-) -> Any:
+) -> ZScale:
     """t or F, as z."""
-    chosen, is_f, data = description.statistic, not test.contrast.is_t, inputs.modalities[test.modality].data
-    if description.regressors:
-        design, weights, regressors = whole_design(description, inputs, test)
-        if regressors:
-            return ZScale(
-                VoxelwiseGlm(data, design, weights, regressors, demean=chosen.demean, is_f=is_f, device=device)
-            )
     tested = regression_test(description, inputs, test.contrast)
-    return ZScale(tested.model(data, shuffler.invariant, device=device))
+    return ZScale(tested.model(inputs.modalities[test.modality].data, shuffler.invariant, device=device))
+
+
+def _of_regressors(
+    description: PalmDescription, inputs: PalmInputs, test: PalmTest, shuffler: AnyShuffler, device: Device | None
+) -> ZScale:
+    """t or F, as z, where regressors have values for each voxel."""
+    design, weights, regressors = whole_design(description, inputs, test)
+    chosen = description.statistic
+    model = voxelwise_model(
+        inputs.modalities[test.modality].data, design, weights, regressors, Method(chosen.regression),
+        demean=chosen.demean, is_f=not test.contrast.is_t, device=device, keeps_mean=shuffler.flips,
+    )  # fmt: skip
+    if not np.any(model.dfs[0]):
+        raise DesignError(
+            "the contrast is not estimable at any voxel: its effect is a combination of the nuisance"
+        )
+    return ZScale(model)
 
 
 def regression_test(description: PalmDescription, inputs: PalmInputs, contrast: Contrast) -> RegressionTest:
@@ -211,11 +234,12 @@ def padded_design(
     own = inputs.designs[contrast.design]
     mine = [each for each in description.regressors if each.design == contrast.design + 1]
     width = max([own.matrix.shape[1], *(each.column for each in mine)])
-    if width > own.matrix.shape[1] + 1:
+    added = {each.column for each in mine if each.column > own.matrix.shape[1]}
+    if len(added) < width - own.matrix.shape[1]:
         raise UsageError(
-            f"-evperdat: column {width} is beyond the {own.matrix.shape[1]} of {own.name} and the one after them",
-            option="-evperdat",
-        )
+            f"-evperdat: column {width} is not the next one after the {own.matrix.shape[1]} of {own.name}, and no "
+            "file is given for one between them", option="-evperdat",
+        )  # fmt: skip
     design = np.hstack([own.matrix, np.zeros((inputs.n, width - own.matrix.shape[1]))])
     weights = np.zeros((len(contrast.weights), width))
     weights[:, : contrast.weights.shape[1]] = contrast.weights
@@ -227,5 +251,4 @@ def whole_design(
 ) -> tuple[Float64, Float64, dict[int, Float32]]:
     """The same of a test, with the values (n, V) of those regressors."""
     design, weights, names = padded_design(description, inputs, test.contrast)
-    modality = inputs.modalities[test.modality]
-    return design, weights, {column: read_regressor(name, modality, inputs) for column, name in names.items()}
+    return design, weights, {column: inputs.regressors[name, test.modality] for column, name in names.items()}
