@@ -121,7 +121,7 @@ class Farm:
             process.wait()
 
 
-def until(true, seconds: float = 20.0) -> None:
+def until(true, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen in time"
@@ -478,7 +478,7 @@ def test_a_signal_ends_the_command_and_its_workers(study, number, status):
         os.killpg(process.pid, number)  # as a terminal does
     else:
         process.send_signal(number)
-    message = process.communicate(timeout=20)[1]
+    message = process.communicate(timeout=120)[1]
     assert process.returncode == status
     assert "done so far are kept in run.tally" in message
     assert "Traceback" not in message
@@ -502,7 +502,7 @@ def test_ctrl_c_while_the_workers_start(study):
     until(lambda: os.path.exists("starting"))
     time.sleep(0.3)
     os.killpg(process.pid, signal.SIGINT)
-    message = process.communicate(timeout=20)[1]
+    message = process.communicate(timeout=120)[1]
     assert process.returncode == 130
     assert "Traceback" not in message
     until(lambda: not group_lives(process.pid))

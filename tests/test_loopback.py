@@ -38,7 +38,7 @@ os._exit(0)
 def intrude(address: str, how: str) -> str:
     """What another process says that connects without the certificate."""
     command = [sys.executable, "-W", "ignore", "-c", INTRUDER, address, how]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300).stdout
 
 
 def listening() -> set[int]:
