@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +13,9 @@ import statsmodels.formula.api as smf
 from gpuvox.cli.main import guarded
 from gpuvox.cli.models import run
 from gpuvox.errors import InputError
+from gpuvox.study.statistics import restricted_likelihood as reml
 from gpuvox.study.statistics.mixed import Mixed, mixed, trial_sizes
+from gpuvox.study.statistics.restricted_likelihood import restricted_fit
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +125,102 @@ def test_percentages_of_logarithms_are_of_the_value_itself(visits):
     roots = mixed(Mixed(outcome=["volume"], sqrt=["volume"], **options))
     assert roots.tables[""]["percent"].isna().all()
     assert not any("nan" in line for line in roots.messages)
+
+
+@pytest.mark.parametrize(
+    "number", [pytest.param(i, marks=() if i in (1, 4, 10) else pytest.mark.long) for i in range(12)]
+)
+def test_estimates_are_those_of_lme4(number):
+    """Its output for the data that come with statsmodels; at the limit in the second, with slopes in the last six."""
+    printed = importlib.import_module("statsmodels.regression.tests.results.lme_r_results")
+    table = pd.read_csv(Path(printed.__file__).with_name(f"lme{number:02d}.csv"))
+    X, Z = (table.filter(like=f"exog_{kind}").to_numpy() for kind in ("fe", "re"))
+    fit = restricted_fit(table["endog"], X, Z, table["groups"].to_list())
+    of = {name: getattr(printed, f"{name}_reml_drf_{number}") for name in ("coef", "vcov", "cov_re", "scale")}
+    np.testing.assert_allclose(fit.effects, of["coef"], rtol=2e-6)
+    np.testing.assert_allclose(fit.covariance, of["vcov"], rtol=2e-5)
+    np.testing.assert_allclose(fit.random, of["cov_re"], rtol=1e-4, atol=1e-9)
+    assert fit.residual == pytest.approx(of["scale"][0], rel=1e-5)
+    assert fit.likelihood == pytest.approx(getattr(printed, f"loglike_reml_drf_{number}")[0], abs=2e-4)
+    assert fit.converged
+    assert fit.at_limit == (number == 1)
+
+
+def few_visits(sd_slope, residual, seed, times=(0, 1, 2)):
+    """24 participants, whose changes and residuals have these SDs."""
+    rng, rows = np.random.default_rng(seed), []
+    for i in range(24):
+        base, slope = rng.normal(20, 1.5), rng.normal(-0.1, sd_slope)
+        rows += [(f"s{i:02d}", t, base + slope * t + rng.normal(0, residual)) for t in times]
+    return pd.DataFrame(rows, columns=["participant_id", "years", "volume"])
+
+
+def trial_of(table, tmp_path):
+    path = tmp_path / "visits.tsv"
+    table.to_csv(path, sep="\t", index=False)
+    result = mixed(Mixed(table=str(path), outcome=["volume"], time="years", visits=[0, 1, 2]))
+    return result.tables[""].iloc[0], result.tables["_trial"].iloc[0], result.messages
+
+
+def test_a_variance_of_changes_that_is_0_makes_sample_sizes_lower_bounds(tmp_path):
+    """Everyone's line by least squares is as steep."""
+    table = few_visits(0, 0, 6)
+    table["volume"] += np.outer(np.linspace(-0.1, 0.1, 24), [1, -2, 1]).ravel()
+    row, trial, messages = trial_of(table, tmp_path)
+    assert row["sd_slope"] == 0
+    assert np.isnan(row["correlation"])
+    assert row["note"] == "the variance of the changes is estimated as 0"
+    assert trial["note"] == "lower bounds: the variance of the changes is estimated as 0, and may be larger"
+    assert trial["n_one_arm"] == np.ceil(trial_sizes(row["change"], 0, row["sd_residual"], [0, 1, 2])[2])
+    assert any("lower bounds" in line and "in each of two arms" in line for line in messages)
+    # Without random slopes it is the same model.
+    path = str(tmp_path / "visits.tsv")
+    alone = mixed(Mixed(table=path, outcome=["volume"], time="years", random="intercept")).tables[""].iloc[0]
+    assert row["se"] == pytest.approx(alone["se"], rel=1e-4)
+
+
+def test_a_perfect_correlation_makes_sample_sizes_lower_bounds(tmp_path):
+    row, trial, _ = trial_of(few_visits(0, 0.1, 6), tmp_path)
+    assert row["sd_slope"] > 0
+    assert abs(row["correlation"]) == pytest.approx(1)
+    assert row["note"] == "intercepts and changes are estimated to correlate perfectly"
+    assert (
+        trial["note"] == "lower bounds: the variance of the changes is estimated at its limit, and may be larger"
+    )
+    row, trial, _ = trial_of(few_visits(0.05, 0.05, 6), tmp_path)
+    assert abs(row["correlation"]) < 1
+    assert trial["note"] is None
+
+
+def test_a_change_that_may_be_0_gives_no_upper_bound_of_sample_sizes(tmp_path):
+    row, trial, _ = trial_of(few_visits(0.5, 0.05, 0), tmp_path)
+    assert row["low"] < 0 < row["high"]
+    assert trial["note"] == "no upper bounds: the 95 % interval of the change includes 0"
+
+
+def test_a_fit_that_does_not_converge_gives_no_sample_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(reml, "SEARCHES", 1)
+    row, trial, messages = trial_of(few_visits(0.05, 0.05, 6), tmp_path)
+    assert row["note"] == "the fit did not converge"
+    assert pd.isna(trial["n_two_arms"])
+    assert pd.isna(trial["sd_change"])
+    assert trial["note"] == "not determined: the fit did not converge"
+    assert messages[-1].endswith("participants that a trial needs; not determined: the fit did not converge")
+
+
+def test_two_visits_cannot_tell_slopes_from_residuals(tmp_path):
+    with pytest.raises(InputError, match="more than 2 visits, too few to tell random effects from residuals"):
+        trial_of(few_visits(0.05, 0.05, 6, times=(0, 1)), tmp_path)
+    with pytest.raises(InputError, match="fit each participant's values exactly"):
+        trial_of(few_visits(0.05, 0, 6), tmp_path)
+
+
+def test_a_covariate_that_is_constant_is_named(tmp_path):
+    path = tmp_path / "visits.tsv"
+    few_visits(0.05, 0.05, 6).assign(age=40).to_csv(path, sep="\t", index=False)
+    command = Mixed(table=str(path), outcome=["volume"], time="years", covariates=["age"])
+    with pytest.raises(InputError, match="the covariate age has the same value at all visits analysed"):
+        mixed(command)
 
 
 def test_trials_as_printed():

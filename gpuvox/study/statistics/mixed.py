@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,9 +12,10 @@ import pandas as pd
 from scipy import stats
 
 from gpuvox import files
-from gpuvox.errors import FileError, InputError, OptionError
+from gpuvox.errors import DesignError, FileError, InputError, OptionError
 from gpuvox.study.statistics.ancova import check_correction
 from gpuvox.study.statistics.power import check_power
+from gpuvox.study.statistics.restricted_likelihood import restricted_fit
 from gpuvox.study.statistics.sources import (
     Data,
     Result,
@@ -102,7 +102,7 @@ COLUMNS = {
     "sd_slope": "SD of the participants' changes per year",
     "correlation": "correlation of intercepts and slopes",
     "sd_residual": "SD of the residuals",
-    "note": "if the fit did not converge, or a variance is 0",
+    "note": "if the fit did not converge, or a variance or correlation is at its limit",
 }
 SIZE_COLUMNS = {
     "outcome": "outcome of the trial",
@@ -110,11 +110,12 @@ SIZE_COLUMNS = {
     "sd_change": "SD of a participant's change per year, as estimated by least squares from these visits",
     "n_two_arms": "participants in each of two arms, difference of changes",
     "n_one_arm": "participants in one arm, its change compared with the untreated change, taken as known",
+    "note": "if the numbers are not determined, or are bounds",
 }
 
 
 def mixed(command: Mixed) -> Result:
-    """Change per year by linear mixed models (restricted maximum likelihood; statsmodels), one for each outcome.
+    """Change per year by linear mixed models (restricted maximum likelihood), one for each outcome.
 
     Returns
     -------
@@ -138,17 +139,18 @@ def mixed(command: Mixed) -> Result:
     rows: list[dict[str, Any]] = []
     sizes: list[dict[str, Any]] = []
     for name in outcomes:
-        found = _fitted(command, data, name)
+        fit, found = _fitted(command, data, name)
         rows += found
         if command.visits:
-            sizes.append({"outcome": name} | _trial(command, found))
+            sizes.append({"outcome": name} | _trial(command, fit, found))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     for effect in table["effect"].unique():
         inside = table["effect"] == effect
         table.loc[inside, "p_corrected"] = corrected_p(table.loc[inside, "p"].to_list(), command.correction)
     tables, columns = {"": table}, {"": COLUMNS}
     if sizes:
-        tables = {"_trial": pd.DataFrame(sizes, columns=list(SIZE_COLUMNS)), "": table}
+        trial = pd.DataFrame(sizes, columns=list(SIZE_COLUMNS))
+        tables = {"_trial": trial.astype({"n_two_arms": "Int64", "n_one_arm": "Int64"}), "": table}
         columns["_trial"] = SIZE_COLUMNS
     record = {
         **record_of(command, data),
@@ -156,7 +158,7 @@ def mixed(command: Mixed) -> Result:
         "correction": {"method": command.correction, "family": count_of(len(outcomes), "outcome")},
         "columns": columns,
     }
-    return Result(tables, record, [*data.out.lines(), *_messages(table)])
+    return Result(tables, record, [*data.out.lines(), *_messages(table), *_trial_messages(sizes)])
 
 
 def _messages(table: pd.DataFrame) -> list[str]:
@@ -170,6 +172,16 @@ def _messages(table: pd.DataFrame) -> list[str]:
         if isinstance(row["note"], str):
             lines.append(f"{row['outcome']}: {row['note']}")
     return list(dict.fromkeys(lines))
+
+
+def _trial_messages(sizes: Sequence[dict[str, Any]]) -> list[str]:
+    lines = []
+    for size in sizes:
+        text = f"{size['outcome']}: participants that a trial needs"
+        if "n_one_arm" in size:
+            text += f" {size['n_two_arms']} in each of two arms, or {size['n_one_arm']} in one"
+        lines.append(f"{text}; {size['note']}" if size["note"] else text)
+    return lines
 
 
 def _read(command: Mixed) -> tuple[Data, list[str]]:
@@ -216,8 +228,8 @@ def _with_regions(command: Mixed, table: pd.DataFrame) -> pd.DataFrame:
     return with_columns(table, measures.reindex(keys).reset_index(drop=True))
 
 
-def _fitted(command: Mixed, data: Data, name: str) -> list[dict[str, Any]]:
-    """Rows of one outcome."""
+def _fitted(command: Mixed, data: Data, name: str) -> tuple[_Fit, list[dict[str, Any]]]:
+    """The model of one outcome, and its rows."""
     needed = [name, command.time, *command.covariates]
     part = data.table[data.chosen & data.table[needed].notna().all(axis=1).to_numpy()]
     part.attrs = dict(data.table.attrs)
@@ -229,25 +241,34 @@ def _fitted(command: Mixed, data: Data, name: str) -> list[dict[str, Any]]:
         if len(levels) > 2:
             raise OptionError("--order", f"{len(levels)} groups; one or two are needed")
     _check_visits(command, part, codes, name)
-    time = part[command.time].to_numpy(dtype=np.float64)
-    C = indicators(part, command.covariates, command.table).to_numpy(dtype=np.float64)
-    C = (C - C.mean(axis=0)) / np.where(C.std(axis=0) > 0, C.std(axis=0), 1)
-    G = (codes[:, None] == np.arange(len(levels))).astype(np.float64)
-    X = np.column_stack([G, G * time[:, None], C])
-    if np.linalg.matrix_rank(X) < X.shape[1]:
-        raise FileError(f"{command.table}, {name}: the groups, times and covariates are collinear")
-    fit, note = _reml(
-        part[name].to_numpy(dtype=np.float64), X, time, part["participant_id"], command.random, len(levels)
-    )
+    X = _fixed_effects(command, part, codes, len(levels), name)
+    fit = _fit(command, part, name, X, len(levels))
     fit = replace(fit, scale=_scale(command, data.table, name))
-    common = {"outcome": name, "n": part["participant_id"].nunique(), "n_visits": len(part), "note": note or None}
+    common = {"outcome": name, "n": part["participant_id"].nunique(), "n_visits": len(part), "note": _note(fit)}
     rows = [common | _change(fit, i, len(levels), level) | _variances(fit) for i, level in enumerate(levels)]
     for i, row in enumerate(rows):
         own = codes == i
         row |= {"n": part["participant_id"][own].nunique(), "n_visits": int(own.sum())}
     if len(levels) == 2:
         rows.append(common | _difference(fit, levels) | _variances(fit))
-    return rows
+    return fit, rows
+
+
+def _fixed_effects(command: Mixed, part: pd.DataFrame, codes: np.ndarray, k: int, name: str) -> Float64:
+    """Columns of k groups, of their changes per year, and of standardised covariates."""
+    covariates = indicators(part, command.covariates, command.table)
+    C, time = covariates.to_numpy(dtype=np.float64), part[command.time].to_numpy(dtype=np.float64)
+    constant = C.std(axis=0) <= 1e-12 * np.abs(C).max(axis=0, initial=0)
+    if constant.any():
+        which = covariates.columns[int(np.argmax(constant))]
+        raise FileError(
+            f"{command.table}, {name}: the covariate {which} has the same value at all visits analysed"
+        )
+    G = (codes[:, None] == np.arange(k)).astype(np.float64)
+    X = np.column_stack([G, G * time[:, None], (C - C.mean(axis=0)) / C.std(axis=0)])
+    if np.linalg.matrix_rank(X) < X.shape[1]:
+        raise FileError(f"{command.table}, {name}: the groups, times and covariates are collinear")
+    return X
 
 
 def _check_visits(command: Mixed, part: pd.DataFrame, codes: np.ndarray, name: str) -> None:
@@ -273,6 +294,8 @@ class _Fit:
     covariance: Float64
     random: Float64
     residual: float
+    at_limit: bool
+    converged: bool
     scale: str = ""
 
 
@@ -282,53 +305,34 @@ def _scale(command: Mixed, table: pd.DataFrame, name: str) -> str:
     return next(used, "")
 
 
-def _reml(y: Float64, X: Float64, time: Float64, who: pd.Series, random: str, n_groups: int) -> tuple[_Fit, str]:
-    import statsmodels.api as sm
-
-    centre, scale = y.mean(), y.std()
-    if scale <= 1e-12 * np.abs(y).max():
-        raise FileError("the outcome has the same value at all visits")
-    Z = np.column_stack([np.ones(len(y)), time]) if random == "slope" else np.ones((len(y), 1))
-    model = sm.MixedLM((y - centre) / scale, X, groups=who.to_numpy(), exog_re=Z)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        start = _start((y - centre) / scale, X, Z, who)
-        fit = model.fit(reml=True, method=["bfgs", "lbfgs", "nm"], start_params=start, maxiter=1000)
-    k = X.shape[1]
-    effects = np.asarray(fit.fe_params) * scale
-    effects[:n_groups] += centre
-    variances = np.atleast_2d(np.asarray(fit.cov_re)) * scale**2
-    note = "" if fit.converged else "the fit did not converge"
-    if not note and np.linalg.eigvalsh(variances)[0] < 1e-5 * float(fit.scale) * scale**2:
-        note = "a variance of the random effects is at its limit, 0"
-    covariance = np.asarray(fit.cov_params())[:k, :k] * scale**2
-    return _Fit(effects, covariance, variances, float(fit.scale) * scale**2), note
+def _fit(command: Mixed, part: pd.DataFrame, name: str, X: Float64, k: int) -> _Fit:
+    """Restricted maximum likelihood; the first k columns of X are those of the groups."""
+    y, time = (part[column].to_numpy(dtype=np.float64) for column in (name, command.time))
+    centre, unit = y.mean(), y.std()
+    if unit <= 1e-12 * np.abs(y).max():
+        raise FileError(f"{command.table}, {name}: the outcome has the same value at all visits")
+    Z = np.column_stack([np.ones(len(y)), time] if command.random == "slope" else [np.ones(len(y))])
+    try:
+        fit = restricted_fit((y - centre) / unit, X, Z, part["participant_id"].to_list())
+    except DesignError as error:
+        hint = "; random intercepts alone need two visits" if command.random == "slope" else ""
+        raise FileError(f"{command.table}, {name}: {error}{hint}") from None
+    effects = fit.effects * unit
+    effects[:k] += centre
+    return _Fit(effects, fit.covariance * unit**2, fit.random * unit**2, fit.residual * unit**2,
+                fit.at_limit, fit.converged)  # fmt: skip
 
 
-def _start(y: Float64, X: Float64, Z: Float64, who: pd.Series) -> Any:
-    """Estimates by moments, near which the likelihood is largest: from a least-squares line for each participant."""
-    from statsmodels.regression.mixed_linear_model import MixedLMParams
-
-    effects = np.linalg.lstsq(X, y, rcond=None)[0]
-    left, lines, within, df = y - X @ effects, [], 0.0, 0
-    errors = np.zeros((Z.shape[1], Z.shape[1]))
-    for _, rows in pd.Series(np.arange(len(y))).groupby(who.to_numpy()):
-        own = Z[rows.to_numpy()]
-        if len(own) <= own.shape[1] or np.linalg.matrix_rank(own) < own.shape[1]:
-            continue
-        line = np.linalg.lstsq(own, left[rows.to_numpy()], rcond=None)[0]
-        within += float(((left[rows.to_numpy()] - own @ line) ** 2).sum())
-        df += len(own) - own.shape[1]
-        lines.append(line)
-        errors += np.linalg.inv(own.T @ own)
-    if len(lines) < 3 or within <= 0:
-        return None
-    residual = within / df
-    between = np.atleast_2d(np.cov(np.array(lines).T)) - residual * errors / len(lines)
-    values, vectors = np.linalg.eigh(between / residual)
-    # In units of the residual variance, as statsmodels has it, and inside the limits.
-    relative = vectors @ np.diag(np.maximum(values, 1e-2)) @ vectors.T
-    return MixedLMParams.from_components(fe_params=effects, cov_re=relative)
+def _note(fit: _Fit) -> str | None:
+    """What a reader of the estimates must know."""
+    variances = np.diag(fit.random)
+    if not fit.converged:
+        return "the fit did not converge"
+    if len(variances) == 2 and variances[1] == 0:
+        return "the variance of the changes is estimated as 0"
+    if variances[0] == 0:
+        return "the variance of the intercepts is estimated as 0"
+    return "intercepts and changes are estimated to correlate perfectly" if fit.at_limit else None
 
 
 def _row(effect: str, change: float, se: float) -> dict[str, Any]:
@@ -377,7 +381,7 @@ def _variances(fit: _Fit) -> dict[str, float]:
     if len(spread) == 2:
         product = float(spread.prod())
         row |= {"sd_slope": float(spread[1])}
-        row |= {"correlation": float(fit.random[0, 1]) / product if product > 0 else math.nan}
+        row |= {"correlation": max(-1.0, min(1.0, float(fit.random[0, 1]) / product)) if product > 0 else math.nan}
     return row
 
 
@@ -429,9 +433,20 @@ def trial_sizes(
     return math.sqrt(variance), 2 * one, one
 
 
-def _trial(command: Mixed, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    effect = command.reduction * rows[-1 if len(rows) == 3 else 0]["change"]
+def _trial(command: Mixed, fit: _Fit, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The row of an outcome in the table of trials; without numbers where the fit did not converge."""
+    of = rows[-1 if len(rows) == 3 else 0]
+    effect = command.reduction * of["change"]
+    if not fit.converged:
+        return {"effect": effect, "note": "not determined: the fit did not converge"}
     sd, two, one = trial_sizes(
         effect, rows[0]["sd_slope"], rows[0]["sd_residual"], command.visits, command.power, command.alpha
     )
-    return {"effect": effect, "sd_change": sd, "n_two_arms": math.ceil(two), "n_one_arm": math.ceil(one)}
+    notes = []
+    if fit.at_limit:
+        where = "as 0" if rows[0]["sd_slope"] == 0 else "at its limit"
+        notes.append(f"lower bounds: the variance of the changes is estimated {where}, and may be larger")
+    if of["low"] <= 0 <= of["high"]:
+        notes.append("no upper bounds: the 95 % interval of the change includes 0")
+    return {"effect": effect, "sd_change": sd, "n_two_arms": math.ceil(two), "n_one_arm": math.ceil(one),
+            "note": "; ".join(notes) or None}  # fmt: skip
