@@ -223,6 +223,14 @@ def test_a_covariate_that_is_constant_is_named(tmp_path):
         mixed(command)
 
 
+def test_there_is_no_percentage_of_a_baseline_that_may_be_0(tmp_path):
+    table = few_visits(0.05, 0.05, 6)
+    row, _, messages = trial_of(table.assign(volume=table["volume"] - 20), tmp_path)
+    assert pd.isna(row["percent"])
+    assert not any("%" in line or "nan" in line for line in messages if line.startswith("volume, everyone"))
+    assert trial_of(table, tmp_path)[0]["percent"] < 0
+
+
 def test_trials_as_printed():
     """R's longpower, example of Alzheimer's disease: 207.31 in each arm."""
     visits = np.arange(0, 1.51, 0.25)

@@ -440,7 +440,7 @@ def test_cluster_tables_hold_the_numbers_of_their_files(study, page):
     row = pd.read_csv(study[1] / "iron_gt.tsv", sep="\t").iloc[0]
     button = next(a for a in page.of("button") if a.get("class") == "peak" and a["data-mm"])
     assert [float(v) for v in button["data-mm"].split()] == [row["x"], row["y"], row["z"]]
-    assert body(page, "clusters-0")[0]["Regions"]["text"] == "left_nucleus 100\u00a0%"
+    assert body(page, "clusters-0")[0]["Regions"]["text"] == "left nucleus 100\u00a0%"
 
 
 @pytest.mark.parametrize(
@@ -894,6 +894,59 @@ def test_numbers_of_one_unit_have_the_same_decimals_in_a_row(tmp_path):
     assert decimals_in(table, ["B", "SE", "95 % CI", "95 % CI, BCa"]) == [{1}, {0}]
 
 
+def heads_and_cells(table):
+    return {
+        head.html.striptags(): row.html.striptags()
+        for head, row in zip(table.headings, table.rows[0], strict=True)
+    }
+
+
+def test_tables_of_mixed_models_say_what_their_columns_are(tmp_path):
+    """With the outcome's unit, and the decimals of the standard error for all that has this unit."""
+    change = "outcome\teffect\tn_visits\tchange\tse\tlow\thigh\tp\tbaseline\tsd_intercept\tsd_slope\tsd_residual"
+    (tmp_path / "m.tsv").write_text(
+        f"{change}\nthalamus.volume\tMS\t18\t-0.16372\t0.03214\t-0.22673\t-0.1007\t.0001\t19.1634\t1.5\t0.05\t0.1\n"
+    )
+    assert heads_and_cells(*tables.tables_of("t", "t", tmp_path / "m.tsv")[:1]) == {
+        "Outcome": "thalamus, volume (mL)", "Effect": "MS", "Visits": "18", "Change per year": "−0.164", "SE": "0.032",
+        "95 % CI": "[−0.227, −0.101]", "p": "< .001", "At baseline": "19.163", "SD of intercepts": "1.500",
+        "SD of changes": "0.050", "SD of residuals": "0.100",
+    }  # fmt: skip
+    (tmp_path / "t.tsv").write_text(
+        "outcome\teffect\tsd_change\tn_two_arms\tn_one_arm\tnote\niron\t0.0123\t0.0345\t9\t5\tx\n"
+    )
+    assert heads_and_cells(*tables.tables_of("t", "t", tmp_path / "t.tsv")[:1]) == {
+        "Outcome": "iron", "Change that is removed": "0.012", "SD of an estimated change": "0.035",
+        "n per arm, two arms": "9", "n, one arm": "5", "Note": "x",
+    }  # fmt: skip
+    (tmp_path / "s.tsv").write_text("variable\teffect\tn_t_test\nx\t0.5\t64\n")
+    assert heads_and_cells(*tables.tables_of("t", "t", tmp_path / "s.tsv")[:1])["Effect (SD)"] == "0.50"
+
+
+def test_an_sd_that_is_rounding_is_0_and_shares_have_their_decimals(tmp_path):
+    head = "variable\tmean_A\tsd_A\tmean_B\tsd_B\tsame_sign\tnote"
+    (tmp_path / "t.tsv").write_text(f"{head}\niron\t1.1498794\t2.4e-16\t1.1498794\t2.4e-16\t1\tsame value\n")
+    (table,) = tables.tables_of("t", "t", tmp_path / "t.tsv", units={".iron": "mg/kg"})
+    cells = heads_and_cells(table)
+    assert cells["A, mean (SD)"] == "1.150 (0.000)"
+    assert cells["Draws of the same sign"] == "1.000"
+    assert cells["Variable"] == "iron (mg/kg)"
+    assert tables.unit_of("iron") == ""
+    head = "variable\tmean_A\tsd_A\tmean_B\tsd_B\tdifference\tdifference_low\tdifference_high"
+    (tmp_path / "t.tsv").write_text(f"{head}\nx\t1.149874\t6e-5\t1.149873\t6.6e-5\t1.6e-6\t-2e-5\t2.3e-5\n")
+    cells = heads_and_cells(*tables.tables_of("t", "t", tmp_path / "t.tsv"))
+    assert cells["A, mean (SD)"] == "1.149874 (0.000060)"
+    assert cells["Difference [95 % CI]"] == "0.000002 [−0.000020, 0.000023]"
+
+
+def test_a_second_effect_size_is_a_further_column(tmp_path):
+    head = "variable\tf\td\td_low\td_high\teta2_partial\teta2_partial_low\teta2_partial_high"
+    (tmp_path / "t.tsv").write_text(f"{head}\nx\t5\t.4\t.1\t.7\t.03\t.01\t.1\n")
+    main, more = (heads_and_cells(each) for each in tables.tables_of("t", "t", tmp_path / "t.tsv"))
+    assert list(main) == ["Variable", "F", "d [95 % CI]"]
+    assert more == {"Variable": "x", "η², partial [95 % CI]": "0.030 [0.010, 0.100]"}
+
+
 @pytest.mark.parametrize("formula", ["log(x)", "log(x + 0.051234567)"])
 def test_a_variable_whose_logarithm_was_compared_is_marked(tmp_path, formula):
     head, iron, *others = ANCOVA.splitlines()
@@ -939,6 +992,16 @@ def test_one_model_and_one_variable_are_called_so(p, how):
     assert said.startswith(
         f"The last block of the only model {how} additional variance of EDSS, with corrected p < .05"
     )
+    both = [
+        rows[0] | {"model": "thalamus", "block": "iron"},
+        rows[0] | {"model": "sdmt: pulvinar.chi", "block": "pulvinar.chi"},
+        rows[0] | {"model": "iron.1", "block": "iron.1"},
+    ]
+    said = findings.of_regression("t", both, 0.05).sentence
+    if how == "explains":
+        assert said.endswith(
+            "thalamus: iron (ΔR² .100); sdmt: pulvinar, chi (ΔR² .100); iron, cluster 1 (ΔR² .100)."
+        )
     rows = [{"variable": "iron", "p": p, "p_corrected": p, "d": "1"}]
     said = findings.of_group_table("t", rows, ["A", "B"], 0.05).sentence.replace("\u00a0", " ")
     assert said.startswith(f"The only variable {'differs' if how == 'explains' else 'does not differ'} between")

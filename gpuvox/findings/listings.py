@@ -87,4 +87,4 @@ def _regions(text: str) -> str:
     """Shares of regions, without those under half a percent."""
     parts = [part.strip() for part in text.split(";")]
     kept = "; ".join(part for part in parts if part and not part.endswith(" 0 %"))
-    return kept.replace(" %", "\u00a0%") or tables.DASH
+    return kept.replace("_", " ").replace(" %", "\u00a0%") or tables.DASH

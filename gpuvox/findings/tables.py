@@ -160,9 +160,18 @@ HEADINGS: dict[str, str] = {
     "same_sign": "Draws of the same sign",
     "significant": "Draws with p < .05", "decided": "Draws with the same conclusion",
     "p_cohort": "p, cohort’s CSF", "p_subject": "p, own CSF", "csf_share": "Share of variance from CSF",
+    "n_visits": "Visits", "change": "Change per year", "z": "z", "baseline": "At baseline", "percent": "% per year",
+    "sd_intercept": "SD of intercepts", "sd_slope": "SD of changes", "sd_residual": "SD of residuals",
+    "sd_change": "SD of an estimated change", "n_two_arms": "n per arm, two arms", "n_one_arm": "n, one arm",
+    "effect_adjusted": "Effect, adjusted (SD)", "d_adjusted": "d, adjusted",
     "peak": "Peak", "peak_region": "Region of the peak", "estimate": "Estimate", "partialr": "Partial r",
     "partialetasq": "Partial η²", "correction": "Correction", "smallest_p": "Smallest p", "clusters": "Clusters",
 }  # fmt: skip
+HEADINGS_BESIDE = {
+    "change": {"effect": "Effect", "correlation": "Correlation of intercepts and changes"},
+    "n_one_arm": {"effect": "Change that is removed"},
+}
+"""Headings of columns in tables that have another column, the key."""
 GROUPED = (
     ("n_", "{} n"), ("mean_", "{}, mean"), ("sd_", "{}, SD"), ("median_", "{}, median"), ("q1_", "{}, quartile 1"),
     ("q3_", "{}, quartile 3"), ("count_", "{}, count"), ("summary_", "{}"), ("adjusted_mean_", "{}, adjusted mean"),
@@ -207,8 +216,11 @@ THREE_DECIMALS = (
 )
 ADDITIONAL = re.compile(
     r"levene_|lilliefors_|skewness|slopes_|adjusted_(mean|low|high)_|family_size|transform$|bootstrap_"
+    r"|r2_adjusted$|df_model$"
 )
 """Columns that are shown separately, on demand."""
+OTHER_EFFECT_SIZE = ("eta2_partial", "eta2_partial_low", "eta2_partial_high")
+"""Columns that are shown separately beside Cohen's d."""
 DISTRIBUTION = ("minimum", "maximum", "median", "q1", "q3", "iqr")
 """Columns that are shown separately beside a test of the mean."""
 LEFT_OUT = re.compile(r"adjusted_se_|difference_se$")
@@ -290,9 +302,12 @@ OF_TISSUE = {"iron": "mg/kg", "myelin": ""}
 
 
 def unit_of(name: str, of_tissue: Mapping[str, str] = OF_TISSUE) -> str:
-    """The unit of a measure of a region, ``mg/kg`` of ``left.pallidum.iron``; empty if it has none, or is not one."""
+    """The unit of a measure of a region, ``mg/kg`` of ``left.pallidum.iron``; empty if it has none, or is not one.
+
+    `of_tissue` has those of iron and myelin; with the key ``.iron``, also that of a variable that is called iron.
+    """
     measure, _ = measure_and_structure(name)
-    return UNITS.get(measure) or of_tissue.get(re.sub(r" (median|sd)$", "", measure), "")
+    return UNITS.get(measure) or of_tissue.get(re.sub(r" (median|sd)$", "", measure) or f".{name}", "")
 
 
 Transforms = Sequence[tuple[str, str]]
@@ -339,7 +354,8 @@ def columns_of(
         )
         used.update(column.names)
         titles = [explained[part] for part in column.names if part in explained]
-        heading = Heading(column.heading.html, "; ".join(titles), column.heading.numeric)
+        here = next((Markup(of[name]) for key, of in HEADINGS_BESIDE.items() if key in known and name in of), None)
+        heading = Heading(here or column.heading.html, "; ".join(titles), column.heading.numeric)
         columns.append(Column(column.names, heading, column.cell))
     return columns
 
@@ -388,10 +404,10 @@ def _mean_and_sd(texts: Sequence[str], decimals: int | None) -> Cell:
     if math.isnan(mean):
         return Cell(Markup(DASH))
     if decimals is None:
-        decimals = max(0, 1 - math.floor(math.log10(sd))) if sd > 0 else 3
-    html = _data(texts[0], fixed(mean, decimals))
+        decimals = _two_digits(sd) if sd > 1e-12 * abs(mean) else 3
+    html = _data(texts[0], _alike([mean], decimals)[0])
     if not math.isnan(sd):
-        html += Markup(" (") + _data(texts[1], fixed(sd, decimals)) + Markup(")")
+        html += Markup(" (") + _data(texts[1], _alike([sd], decimals)[0]) + Markup(")")
     return Cell(html, texts[0])
 
 
@@ -445,6 +461,9 @@ def _single(name: str, text: str, level: float, log: Transforms, decimals: int |
         if name in NAMES_IN:
             patterns = () if name in LABELS else log
             shown = ", ".join(analysed_name(part.strip(), patterns) for part in text.split(","))
+        if name == "peak_region":
+            shown = text.replace("_", " ")
+        shown = "χ²" if shown == "chi2" and name.startswith("statistic") else shown.replace(" %", "\u00a0%")
         return Cell(_data(text, shown), shown)
     if IS_P.fullmatch(name) and not _of_a_group(name):
         return Cell(_data(text, p_text(value, level)), text, value < level)
@@ -452,12 +471,11 @@ def _single(name: str, text: str, level: float, log: Transforms, decimals: int |
 
 
 def _shown(name: str, text: str, value: float) -> str:
+    if name in THREE_DECIMALS and abs(value) < 1e6:
+        return fixed(value, 3)
     if re.fullmatch(r"[+-]?\d+", text.strip()):
         return text.strip().replace("-", "−")
-    for names, decimals in ((TWO_DECIMALS, 2), (THREE_DECIMALS, 3)):
-        if name in names and abs(value) < 1e6:
-            return fixed(value, decimals)
-    return significant(value)
+    return fixed(value, 2) if name in TWO_DECIMALS and abs(value) < 1e6 else significant(value)
 
 
 # -- tables ---------------------------------------------------------------------------------------------------------
@@ -496,6 +514,9 @@ def make_table(
 def _cell(column: Column, row: Mapping[str, str], units: Mapping[str, str]) -> Cell:
     """A cell; the name of a variable that was transformed, in the formula, and with its unit."""
     cell = column.cell([row[name] for name in column.names], row_decimals(column.names[0], row))
+    if column.names == ("outcome",):
+        unit = "" if "(" in cell.key else unit_of(row["outcome"], units)
+        return Cell(cell.html + Markup.escape(f" ({unit})"), cell.key) if unit else cell
     if column.names != ("variable",):
         return cell
     name = row["variable"]
@@ -509,14 +530,20 @@ MEANS = re.compile(r"(mean|median|q1|q3)(_.+)?|sd(_.+)?|minimum|maximum|iqr|low|
 ESTIMATES = re.compile(r"difference(_cohort|_subject)?(_se|_low|_high)?|adjusted_(mean|se|low|high)_.+")
 """Columns in the unit of the variable, or of its transformation."""
 COEFFICIENTS = ("B", "se", "low", "high", "bootstrap_low", "bootstrap_high", "bca_low", "bca_high")
+CHANGES = ("change", "se", "low", "high", "baseline", "sd_intercept", "sd_slope", "sd_residual")
+TRIALS = ("effect", "sd_change")
 
 
 def row_decimals(name: str, row: Mapping[str, str]) -> int | None:
     """The decimals that all numbers of one unit in a row share; None for a column whose decimals are its own.
 
     For means, SDs, differences and adjusted means: two digits of the SD, the root mean square of those of the groups.
-    For a regression coefficient with its standard error and intervals: three digits of the largest.
+    For a regression coefficient with its standard error and intervals: three digits of the largest. For a change per
+    year with what a mixed model has beside it: two digits of its standard error; for what a trial removes, of the SD.
     """
+    for names, precise in ((CHANGES, "se"), (TRIALS, "sd_change")):
+        if name in names and names[0] in row and precise in row:
+            return _two_digits(number(row[precise]))
     if name in COEFFICIENTS and "B" in row:
         return _decimals_for(number(row[each]) for each in COEFFICIENTS if each in row)
     if "variable" not in row or not (MEANS.fullmatch(name) or ESTIMATES.fullmatch(name)):
@@ -528,8 +555,15 @@ def row_decimals(name: str, row: Mapping[str, str]) -> int | None:
     known = [sd for sd in spreads if sd > 0 and math.isfinite(sd)]
     if not known:
         return None
-    size = math.log10(max(known)) + math.log10(sum((sd / max(known)) ** 2 for sd in known) / len(known)) / 2
-    return max(0, 1 - math.floor(size)) if -4 <= size < 9 else None
+    return _two_digits(max(known) * math.sqrt(sum((sd / max(known)) ** 2 for sd in known) / len(known)))
+
+
+def _two_digits(spread: float) -> int | None:
+    """Decimals that show two digits of an SD or standard error; None if it is very small or very large."""
+    if not (spread > 0 and math.isfinite(spread)):
+        return None
+    size = math.log10(spread)
+    return max(0, 1 - math.floor(size)) if -7 <= size < 9 else None
 
 
 def _lacks_interval(row: Mapping[str, str]) -> bool:
@@ -576,6 +610,7 @@ def tables_of(
     notes += [UNDETERMINED] if any(map(_lacks_interval, rows)) else []
     names = [name for name in names if name not in same]
     beside = DISTRIBUTION if any("against" in row for row in rows) else ()
+    beside += OTHER_EFFECT_SIZE if {"d", "d_low"} <= set(names) else ()
     more = [name for name in names if ADDITIONAL.match(name) or name in beside]
     make = partial(make_table, rows=rows, level=level, explained=explained, log=log, units=units)
     first = replace(make(id, caption, [n for n in names if n not in more]), note=" ".join(notes))

@@ -75,7 +75,7 @@ def of_regression(
         return None
     low = [row for row in tested if number(row["p_corrected"]) < level]
     names = "; ".join(
-        f"{variable_name(row['block'])} (ΔR² {fixed(number(row['r2_change']), 3).removeprefix('0')})"
+        f"{_last_block(row, len(tested))} (ΔR² {fixed(number(row['r2_change']), 3).removeprefix('0')})"
         for row in low
     )
     outcome, limit = (
@@ -91,6 +91,16 @@ def of_regression(
         count = f"{number_word(len(low))} of {plural(len(tested), 'model')}"
         text = f"The last block explains additional variance of {outcome}, with corrected {limit}, in {count}"
     return Finding(title, f"{text}{f': {names}' if names else ''}.", bool(low), "models")
+
+
+def _last_block(row: Mapping[str, str], count: int) -> str:
+    """The last block of a model, with the model's name where there are several and the block's does not tell."""
+    block, model = row["block"], row.get("model", "")
+    if count == 1 or not model or model == block:
+        return variable_name(block)
+    # A model of several outcomes is called by the outcome and the block.
+    names = model.split(": ") if model.endswith(f": {block}") else [model, block]
+    return ": ".join(variable_name(name) for name in names)
 
 
 def left_out(cohort: Contents) -> str:

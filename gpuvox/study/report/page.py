@@ -102,6 +102,11 @@ class Page:
         return {name: part.get(name, unit) for name, unit in tables.OF_TISSUE.items()}
 
     @property
+    def units_of_maps(self) -> dict[str, str]:
+        """The same for tables whose variables are maps."""
+        return {f".{name}": unit for name, unit in self.units.items()}
+
+    @property
     def vmax(self) -> dict[str, float]:
         """Upper end of the colours, the same for all tests of a kind: t and F are not measured with one scale."""
         return colour_ends(self.tests)
@@ -226,15 +231,17 @@ class Page:
         caption: str,
         explained: Mapping[str, str],
         log: tables.Transforms = (),
+        units: Mapping[str, str] | None = None,
     ) -> list[Table]:
-        """The tables of a file that a key names; none where it names none. `log`: see `tables.tables_of`."""
+        """The tables of a file that a key names; none where it names none. `log`, `units`: see `tables.tables_of`."""
         path = part.file(key)
         if path is None:
             return []
         with part.reading(key):
             return tables.tables_of(
-                f"{id}-{key}", caption, path, level=self.level, explained=explained, log=log, units=self.units
-            )
+                f"{id}-{key}", caption, path, level=self.level, explained=explained, log=log,
+                units=self.units if units is None else units,
+            )  # fmt: skip
 
     def _rows(self, part: Contents, key: str, needed: Sequence[str] = ()) -> Rows:
         """Rows of a file that a key names; none where it names none."""
@@ -290,7 +297,9 @@ class Page:
             "comparison": "Mean in CSF",
         }
         for key, caption in captions.items():
-            tables_of.append(self._tables(part, key, "csf", caption, tables.explained_columns(about, key)))
+            units = self.units_of_maps if key == "comparison" else None
+            explained = tables.explained_columns(about, key)
+            tables_of.append(self._tables(part, key, "csf", caption, explained, units=units))
         main = [table for of in tables_of for table in of[:1] if table.rows]
         return [
             Group("Sensitivity to the CSF reference", main, [table for of in tables_of for table in of[1:]], [])

@@ -95,7 +95,8 @@ COLUMNS = {
     "p_corrected": "p corrected over the outcomes, for each effect",
     "baseline": "value of the group at time 0 and the covariates' means",
     "percent": "change in percent of the baseline per year (of a logarithm: that of the value itself, 100 "
-    "(exp(change) - 1); of a square root: none); of a difference, the difference of the percentages",
+    "(exp(change) - 1); none of a square root, and none where the 95 % interval of the baseline includes 0); of a "
+    "difference, the difference of the percentages",
     "percent_low": "lower end of its 95 % confidence interval (delta method)",
     "percent_high": "upper end of its 95 % confidence interval",
     "sd_intercept": "SD of the participants' intercepts",
@@ -342,17 +343,18 @@ def _row(effect: str, change: float, se: float) -> dict[str, Any]:
 
 
 def _percent(fit: _Fit, i: int, k: int) -> tuple[float, Float64]:
-    """Percentage per year, and its gradient with respect to the fixed effects; NaN of square roots.
+    """Percentage per year, and its gradient with respect to the fixed effects; NaN where it has no meaning.
 
-    Of logarithms it is that of the value itself: a ratio to the baseline is the same every year.
+    Of logarithms it is that of the value itself: a ratio to the baseline is the same every year. It has none of
+    square roots, nor where the baseline may be 0, as that of a score.
     """
     baseline, change = fit.effects[i], fit.effects[k + i]
     gradient = np.zeros(len(fit.effects))
-    if fit.scale == "sqrt":
-        return math.nan, np.full(len(gradient), math.nan)
     if fit.scale == "log":
         gradient[k + i] = 100 * math.exp(change)
         return 100 * math.expm1(change), gradient
+    if fit.scale == "sqrt" or abs(baseline) <= stats.norm.ppf(0.975) * math.sqrt(fit.covariance[i, i]):
+        return math.nan, np.full(len(gradient), math.nan)
     gradient[i], gradient[k + i] = -100 * change / baseline**2, 100 / baseline
     return 100 * change / baseline, gradient
 
