@@ -609,7 +609,7 @@ def tables_of(
     notes += [TRANSFORMED] if any(map(_is_transformed, rows)) else []
     notes += [UNDETERMINED] if any(map(_lacks_interval, rows)) else []
     names = [name for name in names if name not in same]
-    beside = DISTRIBUTION if any("against" in row for row in rows) else ()
+    beside: tuple[str, ...] = DISTRIBUTION if any("against" in row for row in rows) else ()
     beside += OTHER_EFFECT_SIZE if {"d", "d_low"} <= set(names) else ()
     more = [name for name in names if ADDITIONAL.match(name) or name in beside]
     make = partial(make_table, rows=rows, level=level, explained=explained, log=log, units=units)
