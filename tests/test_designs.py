@@ -570,6 +570,31 @@ def test_change_images(cohort):
     np.testing.assert_allclose(done.volume("tstat1"), t.reshape(SHAPE), rtol=1e-3, atol=1e-4)
 
 
+def test_covariates_that_are_constant_are_said_to_be_left_out(cohort, capsys):
+    table, _ = cohort
+    table.assign(site="A", field=3).to_csv("visits.tsv", sep="\t", index=False, na_rep="n/a")
+    said = "the covariate {} has the same value in all rows and is left out"
+    for line in (
+        "longitudinal --table visits.tsv --visit session --covariates site,age,field --out l",
+        "design --table visits.tsv --subset years==0 --covariates site,age,field --out d",
+    ):
+        assert call(line) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [text for text in lines if "left out" in text] == [said.format("site"), said.format("field")]
+
+
+def test_times_that_contradict_the_order_of_visits_are_refused(cohort, capsys):
+    table, _ = cohort
+    between = table[table["session"] == "ses-2"].assign(session="ses-1.5", years=9.0)
+    pd.concat([table, between]).to_csv("visits.tsv", sep="\t", index=False, na_rep="n/a")
+    line = "longitudinal --table visits.tsv --visit session --visits ses-1,ses-1.5,ses-2 --out l"
+    assert call(line) == 0
+    assert call(f"{line} --years years") == 2
+    said = capsys.readouterr().err
+    assert "according to years, ses-1.5 of s" in said
+    assert "(9 years) is not before ses-2 (2" in said
+
+
 def test_change_per_year_and_one_sample(cohort, capsys):
     _, images = cohort
     line = (

@@ -223,6 +223,17 @@ def centred(table: pd.DataFrame, name: str, origin: str | os.PathLike[str] = "th
     return {column: each - each.mean() for column, each in values.items() if np.ptp(each) > 0}
 
 
+def left_out_covariates(
+    table: pd.DataFrame, names: Sequence[str], origin: str | os.PathLike[str] = "the table"
+) -> list[str]:
+    """A sentence for each covariate that is not in a design, because it is constant."""
+    return [
+        f"the covariate {name} has the same value in all rows and is left out"
+        for name in names
+        if not centred(table, name, origin)
+    ]
+
+
 # -- gpuvox design --------------------------------------------------------------------------------------------------
 
 
@@ -276,6 +287,7 @@ def execute(command: Command, reporter: Reporter) -> None:
     lines = [
         f"{len(rows)} of the {len(text)} rows of {command.table}, in the order of {command.out}_participants.tsv",
         *left_out(table, command.subset).lines(),
+        *left_out_covariates(chosen, command.covariates, command.table),
         *_describe(command, design),
     ]
     with ExitStack() as stack:

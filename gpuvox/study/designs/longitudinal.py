@@ -35,6 +35,7 @@ from gpuvox.study.designs.cross_sectional import (
     determined,
     group_cells,
     group_design,
+    left_out_covariates,
 )
 from gpuvox.study.designs.design import SUBJECT, Design, Terms, difference
 from gpuvox.study.designs.visits import Visits, read_visits
@@ -375,7 +376,8 @@ def _plan(command: Command, text: pd.DataFrame) -> _Plan:
     visits, first, last = _choose_visits(command, text)
     chosen, out = _subset(command, visits)
     visits, notes = _complete(command, chosen)
-    notes = [*out, *notes]
+    people = visits.people(command.group, command.covariates)
+    notes = [*out, *notes, *left_out_covariates(people, command.covariates, command.table)]
     designs: dict[str, Design] = {}
     change: Change | None = None
     for name in command.designs or DESIGNS:
@@ -386,12 +388,26 @@ def _plan(command: Command, text: pd.DataFrame) -> _Plan:
             notes.append(f"no design {name!r}: {reason}")
         elif name == "change":
             change = find_change(visits.only((first, last)), command.group, command.covariates, command.years)
+            _check_times(visits, command.years)
             about = (command.group, command.order, command.covariates)
             designs[name] = group_design(change.people, *about, origin=command.table)
         else:
             make = {"visit": visit_design, "interaction": interaction_design, "between": between_design}[name]
             designs[name] = make(visits, command.group, command.order, command.covariates)
     return _Plan(visits, change, designs, notes)
+
+
+def _check_times(visits: Visits, years: str) -> None:
+    """Raise `FileError` if the times of a participant contradict the order of the visits."""
+    if not years:
+        return
+    time = visits.table[years].to_numpy(dtype=np.float64)
+    for i in np.flatnonzero((np.diff(visits.subject) == 0) & (np.diff(time) <= 0)):
+        earlier, later = (visits.names[visits.visit[row]] for row in (i, i + 1))
+        raise FileError(
+            f"{visits.origin}: according to {years}, {earlier} of {visits.subjects[visits.subject[i]]} "
+            f"({time[i]:g} years) is not before {later} ({time[i + 1]:g} years), as the order of the visits is"
+        )
 
 
 def _impossible(name: str, command: Command, visits: Visits) -> str:
