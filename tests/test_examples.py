@@ -101,9 +101,10 @@ def test_determinants_by_phenotype(cohort):
         (fit.params["caudate_iron"], fit.pvalues["caudate_iron"]), rel=1e-3
     )
     course = table(folder / "models" / "progressive_course" / "regression.tsv").iloc[-1]
-    ms = data[data["group"] == "MS"].assign(y=lambda d: (d["phenotype"] == "RRMS") * 1.0)
+    ms = data[data["group"] == "MS"].assign(y=lambda d: (d["phenotype"] == "PMS") * 1.0)
     logit = smf.logit("y ~ age * thalamus_volume_normalised + disease_duration", ms).fit(disp=0)
     assert course["chi2_model"] == pytest.approx(logit.llr, rel=1e-4)
+    assert course["event"] == "PMS"
     page = (folder / "report.html").read_text()
     for text in (
         "Volumes by phenotype: pairs of groups",

@@ -221,6 +221,19 @@ def test_logistic_blocks_and_their_bootstrap(people):
         fitted(people, outcome="site", blocks={"a": ["age"]}, model="logistic")
 
 
+def test_the_event_of_a_logistic_model_is_chosen(people):
+    options = {"outcome": "course", "blocks": {"a": ["age"]}}
+    table, tables = fitted(people, model="logistic", event="PMS", **options)
+    whole = smf.logit("y ~ age", table.assign(y=(table["course"] == "PMS").astype(float))).fit(disp=0)
+    rows = tables["_coefficients"].set_index("predictor")
+    assert rows.loc["age", "B"] == pytest.approx(whole.params["age"], rel=1e-5)
+    assert tables[""]["event"].tolist() == ["PMS"]
+    with pytest.raises(InputError, match="no course is 'SPMS', the event; there are PMS and RRMS"):
+        fitted(people, model="logistic", event="SPMS", **options)
+    with pytest.raises(InputError, match="is for logistic models"):
+        fitted(people, event="PMS", **options)
+
+
 # -- correlations ------------------------------------------------------------------------------------------------------
 
 

@@ -939,6 +939,19 @@ def test_an_sd_that_is_rounding_is_0_and_shares_have_their_decimals(tmp_path):
     assert cells["Difference [95 % CI]"] == "0.000002 [−0.000020, 0.000023]"
 
 
+def test_names_with_commas_are_listed_with_semicolons():
+    assert tables.listed(["age", "log(lesion load)"]) == "age, log(lesion load)"
+    assert tables.listed(["caudate, iron", "age"]) == "caudate, iron; age"
+
+
+def test_labels_of_axes_go_on_in_a_second_line():
+    assert figures.on_lines("EDSS, residual", 34) == "EDSS, residual"
+    assert (
+        figures.on_lines("thalamus, volume normalised, residual", 34) == "thalamus, volume normalised,\nresidual"
+    )
+    assert figures.on_lines("word " * 40, 20).splitlines()[1].endswith("…")
+
+
 def test_a_second_effect_size_is_a_further_column(tmp_path):
     head = "variable\tf\td\td_low\td_high\teta2_partial\teta2_partial_low\teta2_partial_high"
     (tmp_path / "t.tsv").write_text(f"{head}\nx\t5\t.4\t.1\t.7\t.03\t.01\t.1\n")

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import io
 import os
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -223,6 +224,12 @@ def slices(scene: Scene, test: VoxelwiseTest, vmax: float, level: float) -> list
         picture = _png(figure, alt)
         pictures.append(Picture(picture.uri, alt, picture.width, picture.height, f"{name.capitalize()}, {where}"))
     return pictures
+
+
+def on_lines(text: str, width: int) -> str:
+    """The label of an axis, on two lines if it is long, and shortened if it is longer than these."""
+    first, *rest = textwrap.wrap(escaped(text), width) or [""]
+    return "\n".join([first, short(" ".join(rest), width)]) if rest else first
 
 
 def short(text: str, length: int = 30) -> str:
@@ -525,7 +532,7 @@ def scatter(x: Float64, y: Float64, names: tuple[str, str], spent: int = 0, capt
     with _plot(3.1, 2.7) as (figure, ax):
         ax.plot(x, y, "o", color=GROUP_COLOURS[1], markersize=3.6, alpha=0.6, markeredgewidth=0)
         slope = _line(ax, x, y, spent)
-        ax.set(xlabel=short(names[0], 44), ylabel=short(names[1], 36))
+        ax.set(xlabel=on_lines(names[0], 44), ylabel=on_lines(names[1], 34))
         alt = f"Scatter plot of {names[1]} against {names[0]}, {len(x)} participants{slope}"
         return _svg(figure, alt, caption)
 

@@ -128,7 +128,7 @@ ITALIC = {
 HEADINGS: dict[str, str] = {
     "participant_id": "Participant", "variable": "Variable", "level": "Level", "family": "Family",
     "transform": "Transformation", "difference": "Difference", "difference_se": "Difference, SE",
-    "df": "df", "df_group": "df", "df_residual": "df, residual", "p_corrected": "p, corrected",
+    "df": "df", "df1": "df", "df_group": "df", "df_residual": "df, residual", "p_corrected": "p, corrected",
     "family_size": "Tests in family", "levene_f": "Levene F", "levene_p": "Levene p", "lilliefors_d": "Lilliefors D",
     "lilliefors_p": "Lilliefors p", "skewness": "Skewness", "skewness_before": "Skewness, untransformed",
     "slopes_f": "Slopes F", "slopes_df": "Slopes df", "slopes_p": "Slopes p", "note": "Note", "test": "Test",
@@ -460,7 +460,7 @@ def _single(name: str, text: str, level: float, log: Transforms, decimals: int |
         shown = TESTS.get(text, text) if re.match(r"test(_|$)", name) else text
         if name in NAMES_IN:
             patterns = () if name in LABELS else log
-            shown = ", ".join(analysed_name(part.strip(), patterns) for part in text.split(","))
+            shown = listed([analysed_name(part.strip(), patterns) for part in text.split(",")])
         if name == "peak_region":
             shown = text.replace("_", " ")
         shown = "χ²" if shown == "chi2" and name.startswith("statistic") else shown.replace(" %", "\u00a0%")
@@ -468,6 +468,11 @@ def _single(name: str, text: str, level: float, log: Transforms, decimals: int |
     if IS_P.fullmatch(name) and not _of_a_group(name):
         return Cell(_data(text, p_text(value, level)), text, value < level)
     return Cell(_data(text, _shown(name, text, value) if decimals is None else fixed(value, decimals)), text)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a row, with semicolons if one has a comma: ``caudate, iron; caudate, myelin``."""
+    return ("; " if any(", " in name for name in names) else ", ").join(names)
 
 
 def _shown(name: str, text: str, value: float) -> str:

@@ -230,6 +230,7 @@ class Regression:
     title: str = _key(check=_not_empty)
     outcome: str | tuple[str, ...] = _key(check=_not_empty)
     model: str = _key("linear", _one_of("linear", "logistic"))
+    event: str = _key("")
     errors: str = _key("ols", _one_of("ols", "hc3"))
     blocks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     each: tuple[str, ...] = _key(())

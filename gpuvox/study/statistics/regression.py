@@ -59,6 +59,8 @@ class Regression(Source):
         ``{each}`` occurs in outcomes or blocks, these are words instead that replace it, one model for each.
     model : {"linear", "logistic"}
         Logistic: an outcome with two values.
+    event : str
+        The value whose odds a logistic model describes; the second in order if it is empty.
     errors : {"ols", "hc3"}
         Standard errors of a linear model; see `least_squares.hierarchical_regression`.
     ladder : sequence of str
@@ -83,6 +85,7 @@ class Regression(Source):
     blocks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     each: Sequence[str] = ()
     model: str = "linear"
+    event: str = ""
     errors: str = "ols"
     ladder: Sequence[str] = ()
     adjust: Sequence[str] = ()
@@ -237,6 +240,8 @@ def _check(command: Regression) -> None:
         raise InputError(
             f"the errors {command.errors!r} are unknown; expected {' or '.join(least_squares.ERRORS)}"
         )
+    if command.event and command.model != "logistic":
+        raise OptionError("--event", "is for logistic models (--model logistic)")
     if command.model == "logistic" and command.errors != "ols":
         raise OptionError("--errors", "is for linear models")
 
@@ -438,7 +443,7 @@ class _Logistic(_Fitted):
         """Fit the model."""
         what = f"{command.origin}, model {model.name}"
         rows, frames, excluded = _prepared(command, data, model, what)
-        y, event = binary(rows, model.outcome, what)
+        y, event = binary(rows, model.outcome, what, command.event)
         X, sizes = np.column_stack([f.to_numpy() for f in frames.values()]), [f.shape[1] for f in frames.values()]
         try:
             blocks = hierarchical_logistic(y, frames)

@@ -178,10 +178,20 @@ def columns_of_terms(rows: pd.DataFrame, terms: Sequence[str], origin: str) -> p
     return pd.concat(frames, axis=1)
 
 
-def binary(rows: pd.DataFrame, name: str, origin: str) -> tuple[np.ndarray, str]:
-    """An outcome with two values as 0 and 1, and the value that is 1; `FileError` if it has others."""
+def binary(rows: pd.DataFrame, name: str, origin: str, event: str = "") -> tuple[np.ndarray, str]:
+    """An outcome with two values as 0 and 1, and the value that is 1: `event`, or the second in order if it is empty.
+
+    Raises
+    ------
+    FileError
+        The outcome has not two values, or none is the event.
+    """
     column = rows[name]
     values = sorted(set(column.dropna().tolist()))
     if len(values) != 2:
         raise FileError(f"{origin}: {name} has {len(values)} values; a logistic model needs an outcome with two")
-    return (column == values[1]).to_numpy(dtype=np.float64), str(values[1])
+    names = [value if isinstance(value, str) else f"{value:g}" for value in values]
+    if event and event not in names:
+        raise FileError(f"{origin}: no {name} is {event!r}, the event; there are {' and '.join(names)}")
+    which = names.index(event) if event else 1
+    return (column == values[which]).to_numpy(dtype=np.float64), names[which]

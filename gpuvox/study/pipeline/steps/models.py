@@ -59,8 +59,8 @@ def _regression(inputs: StudyInputs, section: sections.Regression, reporter: Rep
     outcomes = surviving(inputs, section.outcomes, reporter)
     if not outcomes or (not each and (section.each or not blocks)):
         return None
-    names = ("model", "errors", "subset", "log", "sqrt", "rank", "ladder", "bootstrap", "strata", "correction")
-    options = {name: getattr(section, name) for name in names}
+    names = ("model", "event", "errors", "subset", "log", "sqrt", "rank", "ladder", "bootstrap", "strata")
+    options = {name: getattr(section, name) for name in (*names, "correction")}
     adjusted = surviving(inputs, section.adjusted, reporter)
     return clinical.Regression(
         table=inputs.path("features.tsv"), outcome=outcomes, blocks=blocks, each=each, adjusted=adjusted,
