@@ -135,10 +135,55 @@ def test_timings(lab, capsys):
 
 
 def test_predictions_are_in_proportion():
-    assert model.predicted_us("t maps", 6, 235_000, 146, 4) == 8.5
-    assert model.predicted_us("t maps", 6, 470_000, 73, 2) == pytest.approx(8.5 / 2)
-    assert model.predicted_us("TFCE", 26, 23_500, 40, 1) == pytest.approx(2.2)
+    whole = model.predicted_us("t maps", 6, 235_000, 146, 4)
+    assert model.predicted_us("t maps", 6, 470_000, 73, 2) == pytest.approx(whole / 2)
+    tfce = model.predicted_us("TFCE", 26, 235_000, 146, 4)
+    assert model.predicted_us("TFCE", 26, 23_500, 40, 1) == pytest.approx(tfce / 10)
+    assert model.predicted_us("shuffles", 6, 1, 146, 4) > 0
     assert model.predicted_us("fills", 6, 1, 1, 1) is None
+
+
+def test_predictions_follow_from_counts():
+    """Worked out by hand: at 10 mm a hundredth of the voxels; launches cost 5 us, and the download 30, in a batch."""
+    table = {
+        "10 mm": {
+            "voxels": 2350,
+            "TFCE, C 6": {
+                "glm_maps<false>": {"warp_instructions": 70_100, "sectors": 10**9},
+                "glm_exact": {"warp_instructions": 10**9, "sectors": 1718.75},
+                "maps_put": {"warp_instructions": 10**9},
+                "tfce_peaks<6, false>": {"warp_instructions": 10**9},
+            },
+        },
+        "2 mm": {
+            "voxels": 470_000,
+            "largest TFCE of a map, C 26": {"tfce_peaks<26, false>": {"warp_instructions": 8e6}},
+        },
+    }
+    launch = 5 / 1584
+    assert model.times(table, 26) == pytest.approx({
+        "glm_maps<false>": launch + 8.5, "glm_exact": launch + 1.0, "maps_put": launch,
+        "tfce_peaks<26, false>": launch + 11.0, "download": 30 / 1584,
+    })  # fmt: skip
+    stages = {"t maps": 2 * launch + 9.5, "ties": launch, "TFCE": launch + 11.0, "downloads": 30 / 1584}
+    assert model.stage_times(table, 26) == pytest.approx(stages)
+
+
+def test_predictions_are_those_of_the_log():
+    """`python -m tests.ptx.counts` says what the present kernels are predicted to take."""
+    text = " ".join((laboratory.ROOT / "bench" / "OPTIMISATION.md").read_text().split())
+    us = [sum(model.times(model.counts(), connectivity).values()) for connectivity in (6, 26)]
+    seconds = [model.FIXED_S + 1e-2 * each for each in us]
+    assert f"| present kernels | {us[0]:.1f} | {us[1]:.1f} |" in text
+    assert f"| seconds for 10,000 permutations, present kernels | {seconds[0]:.2f} | {seconds[1]:.2f} |" in text
+
+
+def test_instructions_by_phase():
+    for connectivity in (6, 26):
+        (entry,) = model.counts()["2 mm"][f"largest TFCE of a map, C {connectivity}"].values()
+        found = model.instructions_by_phase(connectivity)
+        assert list(found) == [name for name in model.PHASES if name in found]
+        assert sum(found.values()) == pytest.approx(entry["warp_instructions"] / 1e6, rel=1e-3)
 
 
 def test_phases(lab, capsys):

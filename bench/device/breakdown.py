@@ -10,17 +10,14 @@ import numpy as np
 
 from bench.device.floors import measured, wall_ms, work_of_t_maps
 from bench.device.lab import Lab
-from bench.device.model import predicted_us
+from bench.device.model import predicted_us, stage_of
 from bench.device.studies import levelled, make_test
 from gpuvox.device import Device
 from gpuvox.statistics import Statistics
 from gpuvox.tfce import Tfce
 
-STAGES = {
-    "shuffle_": "shuffles", "glm_": "t maps", "maps_ties_everywhere": "ties", "maps_list": "ties", "maps_put": "ties",
-    "tfce_": "TFCE", "download": "downloads", "upload": "uploads", "put": "uploads", "empty": "allocations",
-    "fill": "fills",
-}  # fmt: skip
+OTHER_CALLS = {"upload": "uploads", "put": "uploads", "empty": "allocations", "fill": "fills"}
+"""Stages of what is not in `model.STAGES`."""
 
 
 class Tracer:
@@ -94,7 +91,7 @@ def break_down(lab: Lab, connectivity: int, mm: float, voxel: bool = False) -> N
     with Tracer(lab.machine, lab.device) as tracer:
         traced = wall_ms(lab, lambda: observed.run(*part))
     for call, (_, ms, _) in tracer.spent.items():
-        stage = next((name for start_, name in STAGES.items() if call.startswith(start_)), "other kernels")
+        stage = stage_of(call) or OTHER_CALLS.get(call, "other kernels")
         stages[stage] = stages.get(stage, 0.0) + ms
     stages["the rest, on the host"] = max(traced - sum(stages.values()), 0.0)
     n_voxels, rows = lab.grid(mm).n_voxels, work_of_t_maps(test.model, batch)["rows_per_shuffle"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.device.lab import Lab, say
-from bench.device.model import INSTRUCTIONS, PHASES
+from bench.device.model import PHASES, instructions_by_phase
 from bench.device.timings import batch_of_maps, tfce_of
 
 
@@ -20,11 +20,11 @@ def time_phases(lab: Lab) -> None:
         read()
         make.maxima(there)
         ticks = read()
-        total = sum(ticks) or 1
+        total, emulated = sum(ticks) or 1, instructions_by_phase(connectivity)
         rows = [
             {
                 "phase": phase, "ticks": ticks[k], "share": ticks[k] / total,
-                "emulated_million_instructions": INSTRUCTIONS.get(phase, {}).get(connectivity),
+                "emulated_million_instructions": emulated.get(phase),
             }
             for k, phase in enumerate(PHASES)
             if ticks[k]

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 from bench.cohort import brain_grid, smooth_noise, smooth_t_maps
+from bench.device import model
+from bench.device.checks.primitives import gathered
 from gpuvox.analysis import Inputs, Options, analyse, make_model, prepare
 from gpuvox.correlation import CorrelationScale, correlation
 from gpuvox.cuda import FAMILY, kernel_directory
@@ -171,6 +173,13 @@ def enhanced(connectivity: int, full: bool, mm: float, device: PtxDevice) -> Non
     (make.enhance if full else make.maxima)(maps)
 
 
+def approximated(mm: float, device: PtxDevice) -> None:
+    """What approximations of p-values gather of a batch, of maps of every type."""
+    values = 20 * np.random.default_rng(6).normal(size=(PERMUTATIONS, brain_grid(mm).n_voxels))
+    for kind in ("float32", "float64", "int64"):
+        gathered(device.upload(values.astype(kind)), device)
+
+
 def inverted(mm: float, device: PtxDevice) -> None:
     """Iron and myelin of one participant."""
     rng, n_voxels = np.random.default_rng(5), brain_grid(mm).n_voxels
@@ -213,6 +222,7 @@ WORKLOADS: dict[str, Permuting | Call] = {
     "exact TFCE of a map": Call(partial(grown, True)),
     "TFCE of a map with more levels than int16 holds": Call(partial(grown, False)),
     "iron and myelin of a participant": Call(inverted),
+    "what approximations of p-values gather of a batch": Call(approximated),
 }
 """What is counted."""
 
@@ -308,6 +318,9 @@ def main() -> None:
     TABLE.write_text(written(before | now) + "\n")
     for line in changes(before, now) if before else ():
         print(line)
+    for connectivity in (6, 26):
+        us = sum(model.times(before | now, connectivity).values())
+        print(f"predicted for an H100, C {connectivity}: {us:.1f} us a permutation (bench/OPTIMISATION.md)")
 
 
 if __name__ == "__main__":

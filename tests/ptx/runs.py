@@ -8,12 +8,13 @@ from functools import partial
 
 import numpy as np
 
+from bench.device.checks.primitives import gathered
 from bench.device.checks.shuffles import shuffle_checks
 from bench.device.lab import host, there
-from gpuvox import gathering, reductions
+from gpuvox import reductions
 from gpuvox.cluster import cluster_maps, cluster_maxima, normalised_extents
 from gpuvox.correlation import correlation
-from gpuvox.device import Device, Outcomes
+from gpuvox.device import Device
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
 from gpuvox.missing import MissingGlm
@@ -167,20 +168,6 @@ def sums(kind: str, device: Device | None) -> list[np.ndarray]:
         local_mean = np.abs(values[:2]) + 0.5
         out.append(host(device, reductions.normalise(maps, (0.5, 0.25), local_mean, device)))
     return out + gathered(maps, device)
-
-
-def gathered(maps, device: Device | None) -> list[np.ndarray]:
-    """Sums of powers of values, the first that are large, and some of them."""
-    n_maps, n_voxels = maps.shape
-    shown = gathering.Shown(lambda values: np.maximum(values, 0).astype(np.float64), True, False, (1.0, 1.0))
-    outcomes, numbers = Outcomes(device), range(n_maps)
-    promised = (
-        gathering.power_sums(maps, shown, 64.0, 2.0**40, outcomes),
-        gathering.first_reached(maps, shown, np.full(n_voxels, 3.0), numbers, n_maps, 2, outcomes),
-        gathering.values_at(maps, shown, np.arange(0, n_voxels, 7, dtype=np.int32), outcomes),
-    )
-    outcomes.collect()
-    return [promise.value for promise in promised]
 
 
 def ties(device: Device | None) -> list[np.ndarray]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bench.device.checks.compare import Check
 from bench.device.checks.shuffles import shuffle_checks
 from bench.device.lab import Lab, host, there
+from gpuvox import gathering
 from gpuvox import reductions as primitives
 from gpuvox.device import Device, Outcomes, Promise, settled
 from gpuvox.f_to_z import f_to_z
@@ -38,18 +39,33 @@ def primitive_checks(lab: Lab) -> Iterator[Check]:
 
 
 def counts_and_sums(kind: str, device: Device | None) -> dict:
-    """Extremes, counts below, sums, normalised maps."""
+    """Extremes, counts below, what approximations of p gather, sums, normalised maps."""
     rng = np.random.default_rng(3)
     values = np.round(rng.normal(size=(13, 5000)) * 50) * (rng.random((13, 5000)) < 0.7)
     values = (values if kind == "int64" else values / 7).astype(kind) * (1 << 30 if kind == "int64" else 1)
     maps = there(device, values)
     found: dict[str, Any] = {"extremes": primitives.extremes(maps, device)}
+    found["gathered"] = gathered(maps, device)
     found["below"] = primitives.count_below(maps, values[:1].copy(), kind != "float32", device)
     if kind != "float32":
         local_mean = np.abs(rng.normal(size=(2, 5000))) * (rng.random((2, 5000)) < 0.9)
         found["sums"] = primitives.sum_up(maps, 4 if kind == "int64" else 0, 2.0**-20, device)
         found["normalised"] = host(device, primitives.normalise(maps, (0.5, 0.25), local_mean, device))
     return found
+
+
+def gathered(maps: Any, device: Device | None) -> list[NDArray]:
+    """Sums of powers of values, the first that are large, and some of them."""
+    n_maps, n_voxels = maps.shape
+    shown = gathering.Shown(lambda values: np.maximum(values, 0).astype(np.float64), True, False, (1.0, 1.0))
+    outcomes, numbers = Outcomes(device), range(n_maps)
+    promised = (
+        gathering.power_sums(maps, shown, 64.0, 2.0**40, outcomes),
+        gathering.first_reached(maps, shown, np.full(n_voxels, 3.0), numbers, n_maps, 2, outcomes),
+        gathering.values_at(maps, shown, np.arange(0, n_voxels, 7, dtype=np.int32), outcomes),
+    )
+    outcomes.collect()
+    return [promise.value for promise in promised]
 
 
 def ties(device: Device | None) -> dict:
