@@ -31,6 +31,7 @@ from gpuvox.qmri import FieldConversion, Inversion, TissueModel
 from gpuvox.regression_methods import Method, RegressionTest
 from gpuvox.statistics import Statistics
 from gpuvox.tfce import CODE_LEVELS, Enhancer, Tfce
+from gpuvox.voxelwise_methods import voxelwise_model
 from tests.ptx.compilers import nvrtc_version
 from tests.ptx.device import PtxDevice
 from tests.ptx.runtime import COUNTS
@@ -144,6 +145,19 @@ def by_method(method: Method, prepared: Analysis, test: PreparedTest) -> ZScale:
     return ZScale(made.model(inputs.data, test.shuffler.invariant, device=prepared.options.device))
 
 
+def with_evs(prepared: Analysis, test: PreparedTest) -> ZScale:
+    """z of t by Dekker's method, of a model with voxelwise EVs."""
+    inputs = prepared.inputs
+    given = inputs.data, inputs.design, test.test.contrast, inputs.evs
+    return ZScale(voxelwise_model(*given, Method.DEKKER, device=prepared.options.device))
+
+
+def map_with_evs(mm: float, device: PtxDevice) -> None:
+    """A map of that in float64."""
+    prepared = Study(has_evs=True).prepared(mm, device, Statistics(), 5)
+    with_evs(prepared, prepared.tests[0]).exact_map(np.arange(20, dtype=np.int32))
+
+
 def whole(exact: bool, has_evs: bool, mm: float, device: PtxDevice) -> None:
     """An F test with everything, from the first map to the second pass."""
     tfce = Tfce(connectivity=18, exact=exact)
@@ -208,10 +222,12 @@ WORKLOADS: dict[str, Permuting | Call] = {
     "correlation": Permuting(Statistics(), Study(), correlated),
     "Dekker's method": Permuting(Statistics(), Study(), partial(by_method, Method.DEKKER)),
     "ter Braak's method": Permuting(Statistics(), Study(), partial(by_method, Method.TER_BRAAK)),
+    "Dekker's method, voxelwise EV": Permuting(Statistics(), Study(has_evs=True), with_evs),
     "missing data": Permuting(Statistics(), Study(options=WITH_HOLES)),
     "variance groups": Permuting(Statistics(), Study(options=WITH_GROUPS)),
     "whole F test": Call(partial(whole, False, False)),
     "whole F test, exact TFCE, voxelwise EV": Call(partial(whole, True, True)),
+    "map in float64, Dekker's method, voxelwise EV": Call(map_with_evs),
     "whole test, missing data": Call(partial(largest, WITH_HOLES)),
     "whole test, variance groups": Call(partial(largest, WITH_GROUPS)),
     **{

@@ -156,6 +156,11 @@ FAULTS = (
         "places + b * n, scratch + grid_thread(), grid_threads());", "places + b * n, scratch, grid_threads());",
     ),
     Fault(
+        "threads share the room for their factors of voxelwise EVs", "voxelwise", "other models",
+        "race in global memory", "shuffles + b * n, model, scratch + grid_thread(), step)",
+        "shuffles + b * n, model, scratch, step)",
+    ),
+    Fault(
         "threads share the room for what comes to each node", "shuffle", "shuffles", "race in global memory",
         "int* come = scratch + grid_thread();", "int* come = scratch;",
     ),

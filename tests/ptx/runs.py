@@ -28,6 +28,7 @@ from gpuvox.smooth import MaskedGaussian
 from gpuvox.statistics import Statistics
 from gpuvox.tfce import CODE_LEVELS, Enhancer, Tfce
 from gpuvox.variance_groups import VarianceGroupsGlm
+from gpuvox.voxelwise_methods import voxelwise_model
 
 SHAPE = (13, 12, 11)
 """More voxels than a block has threads, so that all of its warps have work."""
@@ -111,12 +112,13 @@ def scale_of_z(device: Device | None) -> list[np.ndarray]:
 
 
 def other_models(is_f: bool, device: Device | None) -> list[np.ndarray]:
-    """Models beside t and F: other permutation methods, correlations, variance groups, missing data."""
+    """Models beside t and F: other methods, with voxelwise EVs too, correlations, variance groups, missing data."""
     rng, n, n_voxels = np.random.default_rng(8), 10, 70
     contrast = [[1, -1, 0, 0], [0, 0, 1, 0]] if is_f else [[1, -1, 0, 0]]
     design = np.c_[np.arange(n) % 2, 1 - np.arange(n) % 2, rng.normal(size=(n, 2))]
     data = rng.normal(size=(n, n_voxels)).astype(np.float32)
     holes = np.where(rng.random(data.shape) < 0.1, np.float32(np.nan), data)
+    evs = {3: rng.normal(size=data.shape).astype(np.float32)}
     shuffler = Shuffler(design[:, :1], Permutations(6, 1, permute_and_flip=True))
     parts, shuffles = partition(design, contrast, is_f=is_f), shuffler.shuffles(0, 6)
     methods = Method.DRAPER_STONEMAN, Method.TER_BRAAK
@@ -126,11 +128,13 @@ def other_models(is_f: bool, device: Device | None) -> list[np.ndarray]:
         correlation(data, design, contrast, shuffler.invariant, is_f=is_f),
         VarianceGroupsGlm(data, parts, shuffler.invariant, np.arange(n) % 2),
         MissingGlm(holes, parts, shuffler.invariant),
+        voxelwise_model(data, design, np.array(contrast), evs, Method.DEKKER, is_f=is_f),
     ]
     out, number, voxel = [], np.arange(20) % 6, np.arange(20)
     for model in models:
         placed = model.on(device)
         out += [host(device, placed.statistic_maps(shuffles)), placed.exact(shuffles, number, voxel)]
+        out.append(placed.exact_map(shuffles[3]))
     return out
 
 
