@@ -9,10 +9,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy import stats
@@ -176,6 +178,35 @@ def test_given_shufflings_in_an_order_are_counted(small, capsys):
     assert "approximate p" not in said
 
 
+def test_decimals_of_a_table_tie_as_whole_numbers_do(small):
+    """Data with one decimal are not exact in float32, and sums that are equal would differ."""
+    whole = np.random.default_rng(0).integers(-9, 10, (8, 12))
+    np.savetxt(small / "sides.csv", np.repeat([1, -1], 4), fmt="%d")
+    (small / "one.csv").write_text("1\n")
+    rows = np.array(list(itertools.combinations(range(8), 4)))
+    sums = np.stack([whole[row].sum(axis=0) for row in rows])
+    size = np.abs(2 * sums - whole.sum(axis=0))  # of the difference of the sides, on which |t| depends alone
+    expected = np.mean(size >= size[0], axis=0)
+    for decimals, form in ((0, "%d"), (1, "%.1f"), (3, "%.3f")):
+        np.savetxt(small / "tied.csv", whole / 10**decimals, delimiter=",", fmt=form)
+        assert palm(small, "-i tied.csv -d sides.csv -t one.csv -n 0 -demean -twotail -quiet -saveglm") == 0
+        np.testing.assert_allclose(np.loadtxt(small / "o_dat_tstat_uncp.csv", delimiter=","), expected, atol=6e-5)
+        differences = (whole[:4].mean(axis=0) - whole[4:].mean(axis=0)) / 2 / 10**decimals
+        np.testing.assert_allclose(np.loadtxt(small / "o_dat_cope.csv", delimiter=","), differences, atol=6e-5)
+
+
+def test_data_that_float32_does_not_hold_are_told_of(small, capsys):
+    values = np.random.default_rng(0).normal(size=(12, 6)) + 1e7
+    np.savetxt(small / "far.csv", values, delimiter=",", fmt="%.9f")
+    assert palm(small, RUN.replace("data.csv", "far.csv")) == 0
+    said = capsys.readouterr().err
+    assert "far.csv: data are held as float32, and in 6 of 6 voxels that changes values" in said
+    image = nib.Nifti1Image(values.T.reshape(6, 1, 1, 12), np.eye(4))
+    nib.save(image, small / "far.nii.gz")
+    assert palm(small, RUN.replace("data.csv", str(small / "far.nii.gz"))) == 0
+    assert "data are held as float32, and in 6 of 6 voxels" in capsys.readouterr().err
+
+
 def test_parameter_estimates_are_those_of_least_squares(small):
     assert palm(small, f"{RUN} -saveglm") == 0
     read = {name: np.loadtxt(small / f"{name}.csv", delimiter=",") for name in ("data", "design", "con")}
@@ -215,6 +246,17 @@ def test_data_that_are_missing_leave_the_model(small):
         expected.append([con[0] @ b / np.sqrt(variance), len(y) - 3])
     found = [np.loadtxt(small / f"o_dat_{name}.csv", delimiter=",") for name in ("tstat_c1", "tstat_c1_dof")]
     np.testing.assert_allclose(found, np.transpose(expected), atol=6e-5)
+
+
+def test_an_f_that_cannot_be_tested_for_want_of_data_is_not_in_the_middle(small):
+    """Its parametric p is 1, as that of an F of 0."""
+    missing = np.zeros((12, 6), dtype=int)
+    missing[:11, 2] = 1
+    np.savetxt(small / "imiss.csv", missing, delimiter=",", fmt="%d")
+    (small / "both.csv").write_text("1,1\n")
+    assert palm(small, f"{RUN} -f both.csv -imiss imiss.csv -mcar -saveparametric") == 0
+    assert np.loadtxt(small / "o_dat_fstat_c3.csv", delimiter=",")[2] == 0
+    assert np.loadtxt(small / "o_dat_fstat_uncparap_c3.csv", delimiter=",")[2] == 1
 
 
 def test_automatic_variance_groups_are_what_shufflings_leave_apart(small):

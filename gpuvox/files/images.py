@@ -294,9 +294,27 @@ def some_volumes(image: Any, numbers: Sequence[int]) -> Any:
     return nib.Nifti1Image(np.asanyarray(image.dataobj)[..., list(numbers)], image.affine, image.header)
 
 
-def read_volumes_like(name: Name, reference: ImageHeader) -> Iterator[NDArray[np.float32]]:
-    """The volumes of an image, every voxel in the order of another image on the same grid; NaN is allowed."""
-    yield from volumes(placed_like(read_header(name), reference))
+def read_volumes_like(
+    name: Name,
+    reference: ImageHeader,
+    index: NDArray[np.int64] | None = None,
+    rounding: Rounding | None = None,
+) -> Iterator[NDArray[np.float32]]:
+    """The volumes of an image, in the order of another image on the same grid; NaN is allowed.
+
+    Parameters
+    ----------
+    name : path
+    reference : ImageHeader
+        Of that other image.
+    index : (V,) int, optional
+        The voxels that are read; all by default.
+    rounding : Rounding, optional
+        Takes note of what conversion to float32 loses.
+    """
+    header = placed_like(read_header(name), reference)
+    noted = rounding if _may_round(header) else None
+    yield from (values for _, _, values in all_volumes([header], index, noted))
 
 
 def combined_volumes(image: Any, weights: AnyArray) -> Any:

@@ -13,12 +13,17 @@ from gpuvox.application.cost import check_memory
 from gpuvox.application.palm.description import PalmDescription, is_table
 from gpuvox.errors import FileError, UsageError
 from gpuvox.files.images import mask_of
+from gpuvox.files.rounding import Rounding
 from gpuvox.grid import Grid
 from gpuvox.reporter import Reporter
 from gpuvox.types import AnyArray, Bools, Float32, Float64, Ints
 
 ReadTable = Callable[[str], files.Matrix]
 """Reads an input that is a table, which may be large, once."""
+MOST_DECIMALS = 6
+"""Decimals of a table up to which its numbers are made whole."""
+MOST_WHOLE = 2.0**24
+"""Whole numbers below this are exact in float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +41,8 @@ class Modality:
         The file.
     missing : (n, V) or (n, 1) bool, optional
         Which data are missing.
+    unit : float
+        What the data are multiples of. No statistic depends on it.
     """
 
     data: Float32
@@ -43,6 +50,7 @@ class Modality:
     header: files.ImageHeader | None
     name: str
     missing: Bools | None = None
+    unit: float = 1.0
 
     @cached_property
     def with_gaps(self) -> Float32:
@@ -352,7 +360,7 @@ def _read_modality(
 def _of_table(
     description: PalmDescription, name: str, values: Float64, indicator: str, reporter: Reporter
 ) -> Modality:
-    data = np.ascontiguousarray(values.T if description.transpose else values, dtype=np.float32)
+    data, unit = _held(np.ascontiguousarray(values.T if description.transpose else values), name)
     if (np.ptp(data, axis=0) == 0).any():
         column = int(np.argmin(np.ptp(data, axis=0))) + 1
         reporter.warn(f"{name}: column {column} is constant; its statistic is 0 and its p 1")
@@ -360,16 +368,40 @@ def _of_table(
     missing = _read_missing(indicator, None, grid, len(data), reporter)
     if missing is not None and description.transpose and missing.shape == data.shape[::-1]:
         missing = missing.T
-    return Modality(data, grid, None, name, missing)
+    return Modality(data, grid, None, name, missing, unit)
+
+
+def _held(values: Float64, name: str) -> tuple[Float32, float]:
+    """A table (n, V) as float32, and the unit of these numbers: decimals become whole numbers, so that ties remain."""
+    for unit in 10.0 ** np.arange(MOST_DECIMALS + 1):
+        with np.errstate(over="ignore"):
+            whole = np.round(values * unit)
+        if np.abs(whole).max(initial=0.0) < MOST_WHOLE and (whole / unit == values).all():
+            return whole.astype(np.float32), 1 / unit
+    with np.errstate(over="ignore"):
+        data = values.astype(np.float32)
+    rounding = Rounding(data.shape[1])
+    for exact, held in zip(values, data):
+        rounding.add(exact, held)
+    _tell_rounding(rounding, name)
+    return data, 1.0
+
+
+def _tell_rounding(rounding: Rounding, name: str) -> None:
+    sentence = rounding.sentence(name)
+    if sentence:
+        files.notice(sentence)
 
 
 def _read_volumes(name: str, header: files.ImageHeader, grid: Grid, reporter: Reporter) -> Float32:
     """(n, V) The volumes of an image in a mask, whatever their values."""
     n = files.read_header(name).shape[3]
     data = np.empty((n, grid.n_voxels), dtype=np.float32)
-    for i, volume in enumerate(files.read_volumes_like(name, header)):
-        data[i] = volume[grid.index]
+    rounding = Rounding(grid.n_voxels)
+    for i, volume in enumerate(files.read_volumes_like(name, header, grid.index, rounding)):
+        data[i] = volume
         reporter.progress(f"reading {name}", i + 1, n)
+    _tell_rounding(rounding, name)
     return data
 
 

@@ -55,6 +55,8 @@ def _shown(description: PalmDescription, tested: Tested, unit: Unit) -> Float64:
 def _write_parametric(description: PalmDescription, writer: Writer, tested: Tested, kind: str) -> None:
     two = description.statistic.two_tailed and tested.test.contrast.is_t
     p = 2 * ndtr(-np.abs(tested.z)) if two else ndtr(-tested.z)
+    if not tested.test.contrast.is_t:
+        p[tested.statistic == 0] = 1.0  # also where nothing can be tested, whose z is 0 in every shuffling
     writer.p(writer.name(description.unit, kind, tested.test, "uncparap"), p, tested.test, "parametric p")
     if description.false_discovery:
         rate = _rate(description, p)
@@ -95,7 +97,8 @@ def write_estimates(
             )
             sigma = np.sqrt(fitted["sigmasqr"][0])
             cohen = np.divide(fitted["cope"][0], sigma, out=np.zeros_like(sigma), where=sigma > 0)
-            for kind, values in (("cope", fitted["cope"][0]), ("varcope", fitted["varcope"][0]), ("cohen", cohen)):
+            cope, varcope = fitted["cope"][0] * modality.unit, fitted["varcope"][0] * modality.unit**2
+            for kind, values in (("cope", cope), ("varcope", varcope), ("cohen", cohen)):
                 writer.statistic(writer.name(description.unit, kind, test), values, test)
 
 
