@@ -37,6 +37,7 @@ class DesignFinding:
         ``zero_mean``: all columns have zero mean, and nothing is demeaned; FSL warns then. ``demeaned``: the data are
         demeaned, and so are the columns of the design that have a mean; FSL warns then. ``empty``: 0 in all rows.
         ``constants``: several columns are constant; ``constant_demeaned``: constant columns, which demeaning makes 0.
+        ``flipped``: the data are demeaned and signs are flipped, but not the error of the mean.
         ``one_row``: constant except in one row. ``collinear``: a combination of columns is zero to within about the
         rounding of a text file. ``unmodelled_mean``: the data are far from zero, and neither the design nor
         demeaning removes their mean.
@@ -81,6 +82,8 @@ def _of_means(M: Float64, demean: bool, flip: bool) -> Iterator[DesignFinding]:
     with_mean = np.flatnonzero(np.abs(M.sum(axis=0)) > ZERO_SUM)
     if demean and len(with_mean):
         yield DesignFinding("demeaned", tuple(with_mean.tolist()))
+    if demean and flip:
+        yield DesignFinding("flipped", tuple(range(M.shape[1])))
     if not (demean or flip or len(with_mean)):
         yield DesignFinding("zero_mean", tuple(range(M.shape[1])))
 
@@ -215,6 +218,13 @@ def _demeaned(finding: DesignFinding, columns: Sequence[str]) -> str:
     )
 
 
+def _flipped(finding: DesignFinding, columns: Sequence[str]) -> str:
+    return (
+        f"data demeaning selected with sign flips ({_listed(columns, 'design column')}): the error of the mean is not "
+        "flipped, and p-values are a little too small in small samples, as in FSL - consider a column of ones instead"
+    )
+
+
 def _empty(finding: DesignFinding, columns: Sequence[str]) -> str:
     verbs = ("is", "explains") if len(columns) == 1 else ("are", "explain")
     return f"{_listed(columns)} {verbs[0]} 0 in all rows and {verbs[1]} nothing"
@@ -256,6 +266,7 @@ def _unmodelled(finding: DesignFinding, columns: Sequence[str]) -> str:
 WORDS: dict[str, Callable[[DesignFinding, Sequence[str]], str]] = {
     "zero_mean": _zero_mean,
     "demeaned": _demeaned,
+    "flipped": _flipped,
     "empty": _empty,
     "constants": _constants,
     "constant_demeaned": _constant_demeaned,

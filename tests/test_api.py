@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +15,7 @@ import pytest
 
 import gpuvox
 from gpuvox.cli import main_randomise
+from gpuvox.errors import InputWarning
 
 
 def matrices(folder):
@@ -216,3 +218,24 @@ def test_lists_of_images_of_subjects(study):
         gpuvox.randomise([*single[:9], "s9.nii.gz"], M, C, **settings)
     with pytest.raises(ValueError, match=r"image 1 of the data has the shape \(7, 6, 5, 10\)"):
         gpuvox.randomise([image, *single[1:]], M, C, **settings)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_voxelwise_ev_whose_column_says_nothing_is_told_of(value):
+    """Rows that are equal in the design are interchangeable, and signs are flipped though permutations were wanted."""
+    rng = np.random.default_rng(0)
+    data, ev = rng.normal(size=(2, 6, 3))
+    design, tests = np.c_[np.ones(6), np.full(6, value)], {"f_tests": [[1, 0], [1, 1]]}
+    with pytest.warns(InputWarning, match="voxelwise EV") as told:
+        result = gpuvox.randomise(data, design, np.eye(2)[::-1], voxelwise={1: ev}, n_permutations=0, **tests)
+    said = [str(each.message) for each in told if "voxelwise EV" in str(each.message)]
+    assert [sentence.split(",")[0] for sentence in said] == [
+        "f-test 1: there is nothing to permute", "f-test 2: there is nothing to permute",
+        "t-test 1: signs are flipped",
+    ]  # fmt: skip
+    assert len(result.nulls["vox_tstat1"]) == 2**6
+    design[:, 1] = rng.permutation(6)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*voxelwise EV")
+        result = gpuvox.randomise(data, design, [[0, 1]], voxelwise={1: ev}, n_permutations=0)
+    assert len(result.nulls["vox_tstat1"]) == 720

@@ -88,6 +88,7 @@ def test_columns_that_do_nothing_or_concern_one_row():
     assert kinds(ONES, np.zeros(N)) == [("empty", (1,))]
     assert kinds(ONES, AGE, 2 * ONES) == [("constants", (0, 2))]
     assert kinds(ONES, AGE, demean=True) == [("demeaned", (0, 1)), ("constant_demeaned", (0,))]
+    assert kinds(AGE - AGE.mean(), demean=True, flip=True) == [("flipped", (0,))]
     found = check_design(np.column_stack([ONES, one, but_one]))
     assert found == [DesignFinding("one_row", (1, 2), (4, 7))]
     assert "columns 2 (s5) (except in row 5) and 3 (except in row 8) are constant" in describe_finding(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -466,7 +466,7 @@ def read_images(run: PreparedRun, reporter: Reporter, shared: SharedImages | Non
     """
     if run.is_read:
         return run
-    for warning in [*run.warnings, *_design_warnings(run)]:
+    for warning in [*run.warnings, *_design_warnings(run), *_stand_in_warnings(run)]:
         reporter.warn(warning)
     known = shared.of(run) if shared is not None and run.images_are_files else None
     run = known or _read(run, reporter)
@@ -570,10 +570,29 @@ def _design_warnings(run: PreparedRun) -> list[str]:
     """Warnings about the design; see `design_checks`."""
     inputs, options, design = run.analysis.inputs, run.analysis.options, run.description.design
     findings = design_checks.check_design(
-        inputs.design, demean=options.demean, flip=options.flip, voxelwise=tuple(run.evs)
+        inputs.design,
+        demean=options.demean,
+        flip=options.flip or options.permute_and_flip,
+        voxelwise=tuple(run.evs),
     )
     origin = _source_name(design, NAMES["design"])
     return [design_checks.describe_finding(each, inputs.names.evs, origin) for each in findings]
+
+
+def _stand_in_warnings(run: PreparedRun) -> Iterator[str]:
+    """Warnings about tests of voxelwise EVs whose values in the design leave no rows to permute."""
+    inputs, options = run.analysis.inputs, run.analysis.options
+    if inputs.effective_design is not None or options.flip or options.permute_and_flip or options.permutations:
+        return
+    for prepared in run.analysis.tests:
+        tested = [c for c in run.evs if c >= 0 and prepared.test.contrast[:, c].any()]
+        if tested and (prepared.shuffler.flips or prepared.shuffler.n_distinct == 1):
+            instead = "signs are flipped" if prepared.shuffler.flips else "there is nothing to permute"
+            yield (
+                f"{prepared.test.title}: {instead}, because rows are interchangeable if the design is equal in what is "
+                f"tested, whatever the voxelwise EV (as in FSL), and column {tested[0] + 1} of the design has the same "
+                "value in all rows: fill it with different numbers, such as the mean of each image of the EV"
+            )
 
 
 def _data_warnings(description: RunDescription, analysis: Analysis) -> list[str]:
