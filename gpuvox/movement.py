@@ -13,6 +13,8 @@ from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.plain import format_count, several
 from gpuvox.shuffle import Shuffler, check_blocks
 
+FREELY = "all rows may trade places"
+"""What permutations without exchangeability blocks may do."""
 EXACT = 10**15
 """Numbers of shuffles below this are printed to the last digit."""
 
@@ -30,10 +32,10 @@ def extent(shuffler: Shuffler | ImportedShuffler) -> str:
     """A clause that says how many distinct shuffles are possible, and how many of them are used."""
     kind = shuffler.kind.replace("sign-flips", "sign flips")
     if isinstance(shuffler, ImportedShuffler):
-        return f"{shuffler.n:,} {kind} are given"
+        return f"{shuffler.n:,} {kind}, all of which are used"
     n = shuffler.n_distinct
     if n == 1:
-        return "only the unshuffled order is possible"
+        return "there is nothing to shuffle"
     used = (
         "all"
         if shuffler.exhaustive
@@ -42,7 +44,7 @@ def extent(shuffler: Shuffler | ImportedShuffler) -> str:
         else shuffler.n
     )
     number = f"{n:,}" if n < EXACT else format_count(n)
-    return f"{number} distinct {kind} are possible, of which {used} are used"
+    return f"{number} distinct {kind}, of which {used} are used"
 
 
 def _permuted(shuffler: Shuffler) -> Iterator[str]:
@@ -50,7 +52,7 @@ def _permuted(shuffler: Shuffler) -> Iterator[str]:
     if isinstance(shuffler, TreeShuffler):
         yield from _permuted_in_tree(shuffler.tree)
     elif shuffler.options.blocks is None:
-        yield "all rows may trade places"
+        yield FREELY
     elif shuffler.options.whole_blocks:
         yield "exchangeability blocks may trade places as wholes, with the order of their rows kept"
     else:

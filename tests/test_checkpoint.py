@@ -52,6 +52,7 @@ CASES = {
     "pairs, F, counts": f"{BASE} -f design.fts -T -x -c 1.5 -C 1.2 -F 3 --uncorrp -N -R",
     "two passes": f"{BASE} -T -c 1.5 --twopass --uncorrp -N",
     "voxelwise EVs": f"{BASE} -T -x --uncorrp -N --vxl=3 --vxf=ev",
+    "permutations with flips": f"{BASE} -x --uncorrp -N -P --ee --ise --cmcp --cmcx",
     "sign flips, exact integral": "-i data -m mask -1 -n 250 --seed 3 --quiet -x --tfce-exact -v 3 -N",
 }
 
@@ -664,7 +665,7 @@ OTHER = {
     "permute_and_flip": True, "within_blocks": True, "repeats": True, "distinct_rows": True, "tail": Tail("pareto"),
     "missing_voxels": True, "variance_groups": (1, 2) * 6,
 }  # fmt: skip
-OF_PYTHON = {"permute_and_flip", "within_blocks", "repeats", "distinct_rows", "Tfce.rule"}
+OF_PYTHON = {"within_blocks", "Tfce.rule"}
 """Fields that no option of a command sets."""
 
 
@@ -702,13 +703,13 @@ def test_every_option_makes_another_run():
 
 
 OF_RUNS = {
-    "permute_and_flip": (True, {}, "permute_and_flip is off in the checkpoint, on in this run"),
+    "permute_and_flip": (True, {}, "--ee with --ise is off in the checkpoint, on in this run"),
     "within_blocks": (
         True, {"whole_blocks": True, "blocks": [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]},
         "within_blocks is off in the checkpoint, on in this run",
     ),
-    "repeats": (True, {}, "repeats is off in the checkpoint, on in this run"),
-    "distinct_rows": (True, {}, "distinct_rows is off in the checkpoint, on in this run"),
+    "repeats": (True, {}, "--cmcp is off in the checkpoint, on in this run"),
+    "distinct_rows": (True, {}, "--cmcx is off in the checkpoint, on in this run"),
     "tail": ("gamma", {}, "--tail is not set in the checkpoint, gamma in this run"),
     "missing_voxels": (True, {}, "--missing voxelwise is off in the checkpoint, on in this run"),
     "variance_groups": ([1, 2] * 5, {}, r"--variance-groups is \[\] in the checkpoint, \[0, 1, 0, .*\] in this run"),

@@ -809,8 +809,8 @@ def test_a_mask_with_other_values_is_told_once(study, capsys):
 # -- options of other programs --------------------------------------------------------------------------------------
 
 NAMED_IN_PALM = (
-    "twotail fdr logp save1-p corrcon corrmod npc npcmod npccon concordant mv inputmv cca pls ise ee eb within whole "
-    "vg cmcx cmcp rmethod pmethodr pearson demean evperdat saveglm designperinput accel imiss dmiss mcar noniiclass "
+    "twotail fdr logp save1-p corrcon corrmod npc npcmod npccon concordant mv inputmv cca pls eb within whole "
+    "vg rmethod pmethodr pearson demean evperdat saveglm designperinput accel imiss dmiss mcar noniiclass "
     "saveperms savemax zstat tfce2D tfce1D tfce_dh Cstat"
 ).split()
 
@@ -830,6 +830,8 @@ def test_options_of_palm_are_told_from_values(name, study, capsys):
     ("token", "words"),
     [
         ("-twotail", ["--two-sided", "both directions"]),
+        ("-ise", ["two dashes here: --ise"]),
+        ("-cmcp", ["two dashes here: --cmcp"]),
         ("-eb", ["-e FILE"]),
         ("-tfce2D", ["--T2"]),
         ("-logp", ["1-p"]),

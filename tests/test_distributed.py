@@ -48,7 +48,7 @@ BASE = "-i data -m mask -d design.mat -t design.con -n 150 --seed 1 --quiet -o o
 CASES = {
     "pairs, F, counts": f"{BASE} -f design.fts -T -x -c 1.5 -C 1.2 -F 3 --uncorrp -N -R",
     "two passes": f"{BASE} -T -c 1.5 --twopass --uncorrp -N",
-    "voxelwise EVs": f"{BASE} -T -x --uncorrp -N --vxl=3 --vxf=ev",
+    "voxelwise EVs": f"{BASE} -T -x --uncorrp -N --vxl=3 --vxf=ev --ee --ise --cmcp",
     "sign flips, exact integral": "-i data -m mask -1 -n 250 --seed 3 --quiet -o out -x --tfce-exact -v 3 -N",
 }
 SPY = """

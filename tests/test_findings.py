@@ -400,10 +400,16 @@ def test_methods_tell_of_every_test_of_a_run():
 
     tests = tuple(
         RunTest(
-            name, name, kind, Path("x"), {"tfceFWE": None, "clusterSizeFWE": None}, permutations=n, flips=flips
+            name, name, kind, Path("x"), {"tfceFWE": None, "clusterSizeFWE": None}, permutations=n, method=method,
+            repeats=repeats, exchangeability=moves,
         )
-        for name, kind, n, flips in (("a", "t", 500, False), ("b", "F", 500, False), ("c", "t", 64, True))
-    )
+        for name, kind, n, method, repeats, moves in (
+            ("a", "t", 500, "permutations", False, "all rows may trade places"),
+            ("b", "F", 500, "permutations", False, "all rows may trade places"),
+            ("c", "t", 64, "sign-flips", False, "the sign of each row may change by itself"),
+            ("d", "t", 99, "permutations with sign-flips", True, "the sign of each row may change by itself"),
+        )
+    )  # fmt: skip
     run = Run(Path("r"), "gpuvox voxelwise", tests, {}, (record(2, 1), record(3, 7)))
     text = " ".join(paragraphs(run, tested.ClusterOptions()))
     assert (
@@ -411,6 +417,11 @@ def test_methods_tell_of_every_test_of_a_run():
         in text
     )
     assert "H = 2, E = 0.5, 6 neighbours; of t: H = 3, E = 0.5, 6 neighbours" in text
+    assert (
+        ", 64 flips of the signs for “c” and 99 permutations of the residuals of the nuisance model (Freedman–Lane "
+        "[@freedman1983]) with flips of their signs, drawn with repeats for “d”. The sign of each row may change by "
+        "itself. They were corrected"
+    ) in text
     assert "t > 3.1 and F > 8" in text
     assert "seed 1 and 7." in text
     braak = replace(run, records=({"nuisance": "ter_braak"},))

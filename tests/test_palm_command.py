@@ -171,7 +171,10 @@ def test_given_shufflings_in_an_order_are_counted(small, capsys):
     assert palm(small, f"{RUN.replace(' -quiet', '')} --permutations {small / 'all'} -accel negbin -ise") == 0
     assert (small / "o_dat_tstat_uncp_c1.csv").read_text() == counted
     said = capsys.readouterr().out
-    assert "contrast 1 of design 1: signs change as in the given file; 4,096 sign flips are given" in said
+    assert (
+        "contrast 1 of design 1: signs change as in the given file; 4,096 sign flips, all of which are used"
+        in said
+    )
     assert (
         "contrast 1 of design 1: its shufflings come in an order, not at random, so all of them are made" in said
     )
@@ -339,7 +342,7 @@ def test_missing_regressors_are_interchangeable_among_themselves_alone(small, ca
         np.savetxt(small / "x.csv", np.where(gone, placeholder, group), fmt="%d")
         line = "-i eight.csv -d x.csv -t one.csv -n 0 -imiss imiss.csv -dmiss dmiss.csv -mcar"
         assert palm(small, line) == 0
-        assert "560 distinct permutations are possible" in capsys.readouterr().out  # 8! / (3! 3! 2!)
+        assert "560 distinct permutations, of which all are used" in capsys.readouterr().out  # 8! / (3! 3! 2!)
         found.append(np.loadtxt(small / "o_dat_tstat_uncp.csv", delimiter=","))
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])
@@ -529,7 +532,7 @@ def test_from_python(small, monkeypatch):
 
 def test_without_a_design_the_mean_is_tested_by_sign_flips(small, capsys):
     assert palm(small, "-i data.csv -n 0 -ise") == 0
-    assert "4,096 distinct sign flips are possible, of which all are used" in capsys.readouterr().out
+    assert "4,096 distinct sign flips, of which all are used" in capsys.readouterr().out
     p = np.loadtxt(small / "o_dat_tstat_uncp.csv", delimiter=",")
     np.testing.assert_allclose(p * 4096, np.round(p * 4096), atol=0.3)
 

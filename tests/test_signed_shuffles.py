@@ -238,18 +238,18 @@ def test_words_of_a_single_row():
     single = shuffler_of([1.0], Permutations(0, blocks=tree))
     assert (movement(single), extent(single)) == (
         "no two rows may trade places",
-        "only the unshuffled order is possible",
+        "there is nothing to shuffle",
     )
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"number": 0}, "20 distinct permutations are possible, of which all are used"),
-        ({"number": 7, "flip": True}, "64 distinct sign flips are possible, of which 7 are used"),
+        ({"number": 0}, "20 distinct permutations, of which all are used"),
+        ({"number": 7, "flip": True}, "64 distinct sign flips, of which 7 are used"),
         (
             {"number": 9, "permute_and_flip": True, "distinct_rows": True, "repeats": True},
-            "46,080 distinct permutations with sign flips are possible, of which 9 drawn with repeats are used",
+            "46,080 distinct permutations with sign flips, of which 9 drawn with repeats are used",
         ),
     ],
 )
@@ -261,7 +261,7 @@ def test_words_of_given_shuffles():
     rows, both = ImportedShuffler([[1, 2], [2, 1]]), ImportedShuffler([[1, 2], [-2, 1]])
     assert movement(rows) == "rows trade places as in the given file"
     assert movement(both) == "rows trade places and signs change as in the given file"
-    assert extent(both) == "2 permutations with sign flips are given"
+    assert extent(both) == "2 permutations with sign flips, all of which are used"
 
 
 # -- given sets -----------------------------------------------------------------------------------------------------

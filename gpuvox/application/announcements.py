@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from gpuvox.analysis import Begin, PreparedTest, TestResult
 from gpuvox.application.outputs import Writer
 from gpuvox.device import Device
 from gpuvox.imported_shuffles import ImportedShuffler
+from gpuvox.movement import extent, movement
 from gpuvox.plain import format_count
+from gpuvox.shuffle import Shuffler
 from gpuvox.tally import share
 
 Say = Callable[[str], None]
@@ -22,8 +26,8 @@ def describe_device(device: Device) -> str:
 def announce_count(prepared: PreparedTest, say: Say) -> None:
     """Print the number of possible permutations."""
     test, shuffler = prepared.test, prepared.shuffler
-    if shuffler.exhaustive or shuffler.n_distinct != shuffler.n:
-        if shuffler.flips and not shuffler.permutes and not test.is_f:
+    if isinstance(shuffler, Shuffler):
+        if shuffler.flips and not shuffler.permutes and not test.is_f and not np.any(shuffler.labels):
             say("One-sample design detected; sign-flipping instead of permuting.")
         say(f"{format_count(shuffler.n_distinct)} {shuffler.kind} required for exhaustive test of {test.number}")
 
@@ -38,6 +42,7 @@ def announce_run(prepared: PreparedTest, say: Say) -> None:
         say(f"Doing all {shuffler.n} unique permutations")
     else:
         say(f"Doing {shuffler.n} random permutations")
+    say(f"Exchangeability: {movement(shuffler)}; {extent(shuffler)}")
 
 
 def announcer_of_part(shard: tuple[int, int], say: Say) -> Begin:

@@ -31,7 +31,8 @@ NOT_IN_FINGERPRINT = ("threads", "device", "workers", "permutations", "scratch")
 """Fields of `Options` that do not change results, or that are compared as files."""
 
 NAMES = {
-    "n_permutations": "-n", "seed": "--seed", "flip": "-1", "demean": "-D", "nuisance": "-U",
+    "n_permutations": "-n", "seed": "--seed", "flip": "-1 or --ise", "permute_and_flip": "--ee with --ise",
+    "repeats": "--cmcp", "distinct_rows": "--cmcx", "demean": "-D", "nuisance": "-U",
     "whole_blocks": "--permuteBlocks", "detect_null": "--detectNull", "f_only": "--fonly", "only_test": "--skipTo",
     "variance_mm": "-v", "statistics.voxel": "-x", "statistics.tfce": "-T", "statistics.tfce.H": "--tfce_H",
     "statistics.tfce.E": "--tfce_E", "statistics.tfce.connectivity": "--tfce_C", "statistics.tfce.delta": "--tfce_D",

@@ -23,7 +23,7 @@ from gpuvox.distributed.launch import (
     find_size,
 )
 from gpuvox.errors import FileError
-from gpuvox.plain import format_count
+from gpuvox.movement import extent, movement
 from gpuvox.reporter import Reporter
 from gpuvox.runtime.limits import threads_for
 from gpuvox.scratch import block, check_folder
@@ -176,8 +176,7 @@ def _test_line(description: RunDescription, prepared: PreparedTest) -> str:
     return (
         f"{prepared.test.title}: {description.options.nuisance.name.lower()}, rank of effect {design.rank_effect}, of "
         f"nuisance {design.rank_nuisance}, degrees of freedom {design.df}; "
-        f"{_counted(shuffler.n_distinct)} distinct {shuffler.kind}, "
-        f"{'all' if shuffler.exhaustive else shuffler.n} of them done, smallest p {1 / shuffler.n:.3g}"
+        f"{movement(shuffler)}; {extent(shuffler)}, smallest p {1 / shuffler.n:.3g}"
     )
 
 
@@ -192,10 +191,6 @@ def _costs(description: RunDescription, analysis: Analysis) -> list[tuple[int, C
 
 def _signs(analysis: Analysis, group: TestGroup) -> int:
     return 2 if analysis.statistics_for(group[0]).two_sided else len(group)
-
-
-def _counted(number: int) -> str:
-    return f"{number:,}" if number < 10**15 else format_count(number)
 
 
 def _duration(seconds: float) -> str:

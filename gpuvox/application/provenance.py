@@ -17,7 +17,9 @@ from gpuvox.analysis import (
 from gpuvox.application.command import RunDescription
 from gpuvox.application.fingerprint import Hashes
 from gpuvox.application.outputs import Writer
+from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.info import versions
+from gpuvox.movement import movement
 from gpuvox.plain import format_count
 from gpuvox.runtime.limits import threads_for
 
@@ -85,6 +87,10 @@ def test_record(result: TestResult) -> dict[str, Any]:
         "contrast": result.test.contrast,
         "degrees_of_freedom": result.f_dfs or result.df,
         "method": shuffler.kind,
+        "exchangeability": movement(shuffler),
+        "repeats": not isinstance(shuffler, ImportedShuffler)
+        and shuffler.options.repeats
+        and not shuffler.exhaustive,
         "permutations": shuffler.n if result.nulls else 0,
         "distinct": str(shuffler.n_distinct)
         if shuffler.n_distinct < 10**4000

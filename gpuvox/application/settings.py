@@ -291,6 +291,11 @@ def make_options(raw_settings: Mapping[str, Any], *, one_sample: bool) -> Option
         As for `checked`.
     """
     settings = checked(raw_settings)
+    drawn = next((name for name in ("permute_and_flip", "repeats", "distinct_rows") if settings.get(name)), None)
+    if drawn and settings.get("permutations") is not None:
+        raise SettingError(
+            f"{drawn} says which permutations are drawn, and permutations has them already; leave one of the two out"
+        )
     tfce, voxel = settings.pop("tfce", None), settings.pop("voxel", True)
     uncorrected, two_pass = settings.pop("uncorrected", False), settings.pop("two_pass", False)
     two_sided = settings.pop("two_sided", False)

@@ -107,6 +107,7 @@ def check(options: argparse.Namespace) -> None:
     _check_matrices(options)
     check_shard(options)
     check_workers(options)
+    check_shuffles(options)
     if options.two_sided and options.film:
         raise UsageError(
             "--film has a z of one-sided p-values, and cannot be used with --two-sided", option="--film"
@@ -168,6 +169,16 @@ def check_workers(options: argparse.Namespace) -> None:
         )
     if chosen and options.permout:
         raise _refused_permout(chosen[0])
+
+
+def check_shuffles(options: argparse.Namespace) -> None:
+    """Options that say how permutations are drawn, where they are drawn."""
+    drawn = next((name for name in ("ise", "ee", "cmcp", "cmcx") if getattr(options, name)), None)
+    if drawn and options.permutations:
+        raise UsageError(
+            f"--{drawn} says which permutations are drawn, and --permutations has them already; omit one of the two",
+            option=f"--{drawn}",
+        )
 
 
 def check_shard(options: argparse.Namespace) -> None:
@@ -237,7 +248,10 @@ def _analysis_options(options: argparse.Namespace) -> Options:
         statistics=t,
         f_statistics=f,
         n_permutations=options.number,
-        flip=options.one_sample,
+        flip=options.one_sample or options.ise,
+        permute_and_flip=options.ee and (options.one_sample or options.ise),
+        repeats=options.cmcp,
+        distinct_rows=options.cmcx,
         demean=options.demean,
         nuisance=Nuisance(options.nuisance),
         whole_blocks=options.permuteBlocks,

@@ -129,6 +129,10 @@ def add_permutations(group: Any) -> None:
     """Add number and seed of the permutations, and what they do with the nuisance."""
     group.add_argument("-n", dest="number", type=count, default=5000, metavar="N",
                        help="number of permutations, counting the unpermuted one; 0 for all (5000)")  # fmt: skip
+    add_flag(group, "--ise", "flip signs in place of permuting: errors are independent and symmetric")
+    add_flag(group, "--ee", "with --ise (or -1): permute rows, too; errors are exchangeable and symmetric")
+    add_flag(group, "--cmcp", "draw permutations with repeats (conditional Monte Carlo)")
+    add_flag(group, "--cmcx", "treat all rows as different, even those with equal regressors")
     add_flag(group, "--detectNull", "do not permute rows that the contrast does not involve")
     group.add_argument("-U", dest="nuisance", type=integer, choices=(0, 1, 2, 3), default=1, metavar="MODE",
                        help="nuisance: 0 Kennedy, 1 Freedman-Lane, 2 ignored, 3 ter Braak (1)")  # fmt: skip

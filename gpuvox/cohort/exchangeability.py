@@ -62,7 +62,7 @@ class Exchangeability:
     sentence : str
         What is permuted.
     of_means : str
-        Whose signs are flipped in tests of a mean.
+        Whose signs are flipped in tests of a mean, or in all.
     warnings : tuple of str
     """
 
@@ -72,14 +72,18 @@ class Exchangeability:
     of_means: str
     warnings: tuple[str, ...] = ()
 
-    def exchanged(self, flips: Collection[bool]) -> str:
+    def exchanged(self, flips: Collection[bool], both: bool = False) -> str:
         """What is permuted, or whose signs are flipped.
 
         Parameters
         ----------
         flips : collection of bool
             Of each test: it flips signs, in place of permuting.
+        both : bool
+            All tests permute and flip.
         """
+        if both:
+            return f"{self.sentence}, and the signs of {self.of_means}"
         if all(flips):
             return f"the signs of {self.of_means}"
         return f"{self.sentence}; for means, the signs of {self.of_means}" if any(flips) else self.sentence

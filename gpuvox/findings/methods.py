@@ -8,6 +8,7 @@ from typing import Any
 from gpuvox.findings.runs import Run, RunTest, correction_title
 from gpuvox.findings.sentences import capital, level_text, listed
 from gpuvox.findings.tested import ClusterOptions
+from gpuvox.movement import FREELY
 
 STATISTICS = ("t", "F")
 SCHEMES = {
@@ -17,6 +18,12 @@ SCHEMES = {
     "ter_braak": " of the residuals of the full model (ter Braak)",
 }
 """What was permuted, by the scheme of nuisance variables in a record."""
+SHUFFLES = {
+    "permutations": "permutations{residuals}",
+    "sign-flips": "flips of the signs",
+    "permutations with sign-flips": "permutations{residuals} with flips of their signs",
+}
+"""Kinds of shuffles in sentences, by what records call them."""
 
 
 def paragraphs(run: Run, options: ClusterOptions, notes: Sequence[str] = ()) -> list[str]:
@@ -110,8 +117,7 @@ def _inference(run: Run) -> list[str]:
             "Aspin–Welch v and G [@winkler2014], compared as normal scores, given their degrees of freedom at each "
             "voxel."
         )
-    if run.record.get("exchangeability"):
-        sentences.append(f"{capital(str(run.record['exchangeability']))}.")
+    sentences += _exchangeability(run)
     if any(desc.endswith("FWE") for test in run.tests for desc in test.corrected):
         sentences.append(
             "They were corrected for the family-wise error over the voxels of the mask: the corrected p-value is the "
@@ -136,15 +142,24 @@ def _inference(run: Run) -> list[str]:
     return sentences
 
 
+def _exchangeability(run: Run) -> list[str]:
+    """What may be exchanged: as the run says, or else the tests, unless all rows are permuted freely."""
+    if run.record.get("exchangeability"):
+        return [f"{capital(str(run.record['exchangeability']))}."]
+    said = dict.fromkeys(test.exchangeability for test in run.tests if test.exchangeability)
+    return [f"{capital(each)}." for each in said if each != FREELY]
+
+
 def _counts(tests: Sequence[RunTest], residuals: str) -> str:
     """How many permutations, or flips of signs, which tests had."""
-    tests_of: dict[tuple[int, bool], list[str]] = {}
+    tests_of: dict[tuple[int, str, bool], list[str]] = {}
     for test in tests:
-        tests_of.setdefault((test.permutations, test.flips), []).append(f"“{test.name}”")
+        tests_of.setdefault((test.permutations, test.method, test.repeats), []).append(f"“{test.name}”")
     parts = []
-    for (count, flips), names in tests_of.items():
+    for (count, method, repeats), names in tests_of.items():
         number = f"{count}" if count else "an unrecorded number of"
-        what = f"{number} {'flips of the signs' if flips else f'permutations{residuals}'}"
+        what = f"{number} {SHUFFLES.get(method, SHUFFLES['permutations']).format(residuals=residuals)}"
+        what += ", drawn with repeats" if repeats else ""
         parts.append(f"{what} for {listed(names)}" if len(tests_of) > 1 else what)
     return listed(parts)
 

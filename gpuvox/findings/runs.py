@@ -68,8 +68,12 @@ class RunTest:
     permutations : int
         0 if unknown.
     df : tuple of float
-    flips : bool
-        Signs were flipped.
+    method : str
+        ``permutations``, ``sign-flips``, or ``permutations with sign-flips``.
+    repeats : bool
+        They were drawn with repeats.
+    exchangeability : str
+        A clause that says what they may move; empty if it is not known.
     nulls : dict of str to Path
         Largest statistic of each permutation, the unpermuted data first, by correction.
     critical : dict of str to float
@@ -91,7 +95,9 @@ class RunTest:
     meaning: str = ""
     permutations: int = 0
     df: tuple[float, ...] = ()
-    flips: bool = False
+    method: str = "permutations"
+    repeats: bool = False
+    exchangeability: str = ""
     nulls: Mapping[str, Path] = field(default_factory=dict)
     critical: Mapping[str, float] = field(default_factory=dict)
     images: str = ""
@@ -263,14 +269,18 @@ def _voxelwise_test(
     return RunTest(
         f"{images}_{label}" if images else label, test["name"], kind,
         files.find_image(folder / f"{stem}{kind}_statmap"), _ordered(logs), effects, weights, test["meaning"],
-        images=images, nulls=_nulls_of_voxelwise(folder, images, kind, about), **_facts(about, run, kind),
+        images=images, nulls=_nulls_of_voxelwise(folder, images, kind, about, run), **_facts(about, run, kind),
     )  # fmt: skip
 
 
-def _nulls_of_voxelwise(folder: Path, images: str, kind: str, about: Mapping[str, Any]) -> dict[str, Path]:
+def _nulls_of_voxelwise(
+    folder: Path, images: str, kind: str, about: Mapping[str, Any], run: Mapping[str, Any]
+) -> dict[str, Path]:
     """Null distributions of a test that ``-N`` writes beside the designs of the runs of randomise."""
     start = f"{images}_" if images else ""
     start += "f*" if kind == "F" else "mean" if about.get("method") == "sign-flips" else "t"
+    named = str(run.get("run", ""))
+    start = named if re.fullmatch(r"[A-Za-z0-9_]+", named) else start  # earlier records have no names of runs
     nulls = {}
     for statistic in KINDS:
         paths = list((folder / "randomise").glob(f"{start}_{statistic}_corrp_{about.get('name')}.txt"))
@@ -300,7 +310,9 @@ def _facts(about: Mapping[str, Any], record: Mapping[str, Any], kind: str) -> di
     return {
         "permutations": int(about.get("permutations") or 0),
         "df": tuple(np.atleast_1d(df).astype(float).tolist()),
-        "flips": about.get("method") == "sign-flips",
+        "method": str(about.get("method", "permutations")),
+        "repeats": bool(about.get("repeats")),
+        "exchangeability": str(about.get("exchangeability", "")),
         "critical": critical,
         "approximation": str(about.get("approximation", "")),
         "two_sided": kind == "t" and bool(record.get("statistics", {}).get("t", {}).get("two_sided")),

@@ -24,17 +24,15 @@ from gpuvox.cohort.longitudinal import Longitudinal, summarise
 from gpuvox.cohort.table import ID, Cohort, Excluded, as_cohort, complete, listed, new_column
 from gpuvox.errors import DesignError, FileError
 from gpuvox.grid import Grid
+from gpuvox.movement import extent
 from gpuvox.names import Names
 from gpuvox.partitioning import orthonormal_basis
-from gpuvox.plain import format_count, several
+from gpuvox.plain import several
 from gpuvox.prepared import Inputs, Options, joint_labels, list_tests, make_shuffler
 from gpuvox.reporter import Reporter
 from gpuvox.tables.conditions import select
 from gpuvox.types import Float64, Ints
 from gpuvox.variance_groups import AUTOMATIC, check_groups
-
-EXACT = 10**15
-"""Numbers of permutations below this are printed to the last digit."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +203,8 @@ class VoxelwiseAnalysis:
     @property
     def exchanged(self) -> str:
         """What is permuted, or whose signs are flipped, in words."""
-        return self.exchangeability.exchanged([run.options.flip for run in self.runs])
+        options = [run.options for run in self.runs]
+        return self.exchangeability.exchanged([each.flip for each in options], options[0].permute_and_flip)
 
     @property
     def images(self) -> CohortImages:
@@ -294,11 +293,7 @@ class VoxelwiseAnalysis:
         found = []
         for test in list_tests(inputs, options):
             shuffler = make_shuffler(inputs, options, test)
-            kind = shuffler.kind.replace("sign-flips", "sign flips")
-            done = "all" if shuffler.exhaustive else str(shuffler.n)
-            distinct = shuffler.n_distinct
-            number = f"{distinct:,}" if distinct < EXACT else format_count(distinct)
-            found.append(f"{number} distinct {kind}, of which {done} are used")
+            found.append(extent(shuffler))
         return found
 
 
@@ -392,7 +387,7 @@ def model_rows(
         what = f"; each image is {description.longitudinal.title}"
         tests = [replace(each, sentence=each.sentence + what) for each in tests]
     hypotheses = tuple(each.of_images(name) for name in sets for each in tests)
-    _check_means(hypotheses, cohort, exchangeability)
+    _check_signs(hypotheses, description.run.options, cohort, exchangeability)
     _check_level(hypotheses, model)
     runs = _runs(hypotheses, model, exchangeability, description, _variance_groups(description, cohort))
     _check_variance_groups(runs[0], model, exchangeability)
@@ -586,10 +581,20 @@ def _check_independent(cohort: Cohort, columns: Columns) -> None:
         )
 
 
-def _check_means(hypotheses: Sequence[Hypothesis], cohort: Cohort, exchangeability: Exchangeability) -> None:
+def _check_signs(
+    hypotheses: Sequence[Hypothesis], options: Options, cohort: Cohort, exchangeability: Exchangeability
+) -> None:
     """The signs of rows are flipped one by one, unless they belong to a block that is exchanged as a whole."""
+    if exchangeability.whole or not cohort.text[ID].duplicated().any():
+        return
     mean = next((each for each in hypotheses if each.is_mean), None)
-    if mean is not None and cohort.text[ID].duplicated().any() and not exchangeability.whole:
+    if options.flip:
+        raise DesignError(
+            f"--ise flips the sign of each row by itself, and the rows of a participant are not independent; flip "
+            f"their signs together with --whole {ID}, or omit --ise",
+            option="--ise",
+        )
+    if mean is not None:
         raise DesignError(
             f"the test {mean.text!r} tests a mean, for which the rows of a participant are not independent; select one "
             f"row of each with --subset, or flip their signs together with --whole {ID}",
@@ -657,8 +662,8 @@ def _across_tests(analysis: VoxelwiseAnalysis) -> VoxelwiseAnalysis:
     DesignError
         The tests have no common scale, or cannot have the same permutations.
     """
-    _check_common_scale(analysis.hypotheses)
     run = analysis.runs[0]
+    _check_common_scale(analysis.hypotheses, all(each.options.flip for each in analysis.runs))
     if run.options.detect_null:
         raise DesignError(
             "--detectNull keeps other rows in place in each test, and --across-tests needs the same permutations of "
@@ -670,7 +675,8 @@ def _across_tests(analysis: VoxelwiseAnalysis) -> VoxelwiseAnalysis:
     return replace(analysis, runs=tuple(replace(each, labels=labels) for each in analysis.runs))
 
 
-def _check_common_scale(hypotheses: Sequence[Hypothesis]) -> None:
+def _check_common_scale(hypotheses: Sequence[Hypothesis], flips: bool) -> None:
+    """Raise `DesignError` unless all tests can have the same permutations; `flips`: signs are flipped for all."""
     first = hypotheses[0]
     for other in hypotheses:
         reason = ""
@@ -682,7 +688,7 @@ def _check_common_scale(hypotheses: Sequence[Hypothesis]) -> None:
                 f"{first.text!r} has {several(len(first.weights), 'degree')} of freedom and {other.text!r} "
                 f"{len(other.weights)}, so their F have no common scale"
             )
-        elif first.is_mean != other.is_mean:
+        elif first.is_mean != other.is_mean and not flips:
             mean, difference = (first, other) if first.is_mean else (other, first)
             reason = (
                 f"{mean.text!r} is tested by sign flips and {difference.text!r} by permutations, so they cannot have "
@@ -746,7 +752,7 @@ def _check_moves(run: Run, model: Model, exchangeability: Exchangeability) -> No
     if stuck:
         raise DesignError(
             f"the test {listed([repr(text) for text in stuck])} cannot be made by permutation: "
-            f"{exchangeability.exchanged([run.options.flip])}, and the effect is the same in all rows or blocks that "
+            f"{exchangeability.exchanged([run.options.flip], run.options.permute_and_flip)}, and the effect is the same in all rows or blocks that "
             "are permuted",
             option="--test",
         )

@@ -24,6 +24,7 @@ from gpuvox.application.maskers import in_order_of_grid, is_masker, rows_of_mask
 from gpuvox.application.outputs import OutputOptions
 from gpuvox.application.progress import open_progress
 from gpuvox.application.result import Result, Tested, TestMaps
+from gpuvox.application.settings import checked
 from gpuvox.application.voxelwise.analysis import (
     Run,
     VoxelwiseAnalysis,
@@ -49,6 +50,8 @@ from gpuvox.reporter import Reporter
 from gpuvox.statistics import Statistics
 from gpuvox.types import Float32, Ints
 
+OF_SHUFFLES = ("flip", "permute_and_flip", "repeats", "distinct_rows")
+"""Settings that say how permutations are drawn."""
 STATISTICS = ("tfce", "voxel", "cluster_extent", "cluster_mass", "f_cluster_extent", "f_cluster_mass")
 
 
@@ -232,6 +235,7 @@ def voxelwise(
         seed=settings["seed"],
         detect_null=bool(settings.get("detect_null", False)),
     )
+    options = replace(options, **_of_shuffles(settings))
     description = VoxelwiseDescription(
         table=table,
         images=_as_names(images),
@@ -260,6 +264,12 @@ def voxelwise(
     findings = {each.name: each for run, result in runs for each in _findings(run, result, effects)}
     of_tests = tuple(findings[each.name] for each in analysis.hypotheses)
     return VoxelwiseResult(analysis, of_tests, runs, effects, columns)
+
+
+def _of_shuffles(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the shuffles, which are taken out: the tests decide whether there are more."""
+    chosen = checked({name: settings.pop(name) for name in OF_SHUFFLES if name in settings})
+    return chosen | {"flip": chosen.get("flip", False) or chosen.get("permute_and_flip", False)}
 
 
 def _columns(given: Mapping[str, str | Sequence[str]]) -> Columns:
@@ -312,7 +322,7 @@ def _describe(
         sources["f_tests"] = pd.DataFrame(run.f_tests, columns=names.contrasts, index=names.f_tests)
     of_run = {
         name: getattr(options, name)
-        for name in ("flip", "whole_blocks", "f_only", "joint_steps", "missing_voxels", "variance_groups")
+        for name in ("whole_blocks", "f_only", "joint_steps", "missing_voxels", "variance_groups", *OF_SHUFFLES)
     }
     of_run |= settings
     evs = {column: data[name] for column, name in analysis.model.voxelwise.items()}

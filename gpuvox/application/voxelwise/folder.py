@@ -306,7 +306,7 @@ class ResultFolder:
                 findings[hypothesis] = maps.finding(hypothesis, effects)
             if not len(run.f_tests) and not (estimates or fsl_names):
                 self._remove_estimates(root)
-            runs.append(_without_maps(record, fsl_names))
+            runs.append({"run": run.name, **_without_maps(record, fsl_names)})
             if not fsl_names:
                 Path(f"{root}_randomise.json").unlink()
         found = [findings[each] for each in analysis.hypotheses]
