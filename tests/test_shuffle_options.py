@@ -159,7 +159,7 @@ def test_voxelwise_has_them(tmp_path):
     out = tmp_path / "out"
     same(out, "MSMinusHC", root, "tstat1", ("vox",))
     record = json.loads((out / "voxelwise.json").read_text())
-    moves = "all 16 rows are permuted freely, and the sign of each row is flipped by itself"
+    moves = "all 16 rows are permuted freely, and the signs of all 16 rows are flipped freely"
     assert record["exchangeability"] == moves
     assert [each["run"] for each in record["runs"]] == ["t", "mean"]
     assert {each["tests"][0]["method"] for each in record["runs"]} == {"permutations with sign-flips"}
@@ -189,7 +189,7 @@ def test_flips_of_means_and_differences_can_be_corrected_together(tmp_path, caps
     assert "tested by sign flips" in capsys.readouterr().err
     assert cohort.voxelwise(*BOTH[:-2], "--ise", "--across-tests") == 0
     record = json.loads((tmp_path / "out" / "voxelwise.json").read_text())
-    assert record["exchangeability"] == "the sign of each row is flipped by itself"
+    assert record["exchangeability"] == "the signs of all 16 rows are flipped freely"
     nulls = [np.loadtxt(tmp_path / "out" / "randomise" / f"{run}_vox_corrp_tstat1.txt") for run in ("t", "mean")]
     assert len(nulls[0]) == len(nulls[1]) == 60
 
@@ -207,6 +207,6 @@ def test_signs_of_rows_that_belong_together(tmp_path, capsys):
     assert cohort.voxelwise(*whole, images=images) == 0
     record = json.loads((tmp_path / "out" / "voxelwise.json").read_text())
     assert record["exchangeability"].endswith(
-        "as wholes, each with its 2 rows, and the signs of the rows of each participant_id are flipped together"
+        ", and the signs of the 10 blocks of participant_id are flipped, each with its 2 rows"
     )
     assert record["runs"][0]["tests"][0]["distinct"] == str(252 * 2**10)

@@ -12,10 +12,13 @@ from scipy import stats
 import gpuvox
 from gpuvox import files
 from gpuvox.analysis import Inputs, Options, analyse
+from gpuvox.application.outputs import OutputOptions
 from gpuvox.cli.main import main
 from gpuvox.device import Outcomes
 from gpuvox.errors import DesignError
 from gpuvox.executors import run
+from gpuvox.findings.runs import read_run
+from gpuvox.findings.tested import read_grid, read_tested
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
 from gpuvox.imported_shuffles import ImportedShuffler
@@ -482,6 +485,30 @@ def test_the_command_says_that_p_are_approximations(study, tmp_path, monkeypatch
     for option in (["--permout"], ["--shard", "1/2", "--seed", "1"]):
         assert main([*command, "--tail", "gamma", *option]) == 2
         assert f"cannot be used with {option[0]}" in capsys.readouterr().err
+
+
+def test_approximations_are_not_taken_for_shares(study, tmp_path, monkeypatch):
+    """Without the record of the run, of which null distributions tell the number of permutations, and from Python."""
+    data, design = study
+    monkeypatch.chdir(tmp_path)
+    inside = np.ones(data.shape[:3], bool)
+    settings = {"mask": inside, "n_permutations": 40, "seed": 1, "threads": 1, "tail": "gamma"}
+    data = data + np.where(np.arange(14) % 2, 6, 0) * (np.indices(inside.shape).sum(axis=0) < 2)[..., None]
+    with pytest.warns(UserWarning, match="approximations"):
+        result = gpuvox.randomise(data.astype(np.float32), design, [[1, -1], [-1, 1]], **settings)
+    smallest = 1 - float(result.tests[0].maps["vox_corrp"].max())
+    assert 0 < smallest < 0.75 / 40
+    result.save("out", OutputOptions(nulls=True))
+    assert "t approximate 1-p" in str(cases.nib.load("out_vox_corrp_tstat1.nii.gz").header["descrip"])
+    first = result.clusters("tstat1")
+    (tmp_path / "out_randomise.json").unlink()
+    run_again = read_run("out")
+    test = run_again.tests[0]
+    assert test.permutations == 40
+    maps = read_tested(test, read_grid(run_again))
+    assert (maps.permutations, maps.p.min()) == (0, round(smallest, 6))
+    for table in (first, maps.clusters()[1]):
+        assert table["p"].min() == pytest.approx(smallest, rel=5e-3)
 
 
 def test_approximations_over_several_tests(study):

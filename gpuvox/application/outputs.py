@@ -298,7 +298,8 @@ def _label(record: dict, intent: str = "none") -> Label:
 
 def _describe(record: dict) -> str:
     """One line for a header."""
-    parts = [record.get("test", ""), str(record["statistic"]), record["scale"]]
+    about = "approximate" if "approximation" in record else ""
+    parts = [record.get("test", ""), str(record["statistic"]), about, record["scale"]]
     if "correction" in record:
         parts += [f"correction {record['correction']}", f"N={record['permutations']}"]
     return " ".join(part for part in parts if part)

@@ -330,13 +330,14 @@ class Result(ABC):
 
     def _maps(self, test: str, correction: str) -> TestedMaps:
         """The maps of a test, for its clusters and pictures."""
-        from gpuvox.findings.tested import TestedMaps
+        from gpuvox.findings.tested import TestedMaps, are_shares
 
         tested, desc = self.test(test), self.correction(test, correction)
         if not desc:
             raise InputError(f"the test {test!r} has no corrected p-values, so that it has no clusters")
         effects = {EFFECTS[name]: values for name, values in tested.maps.items() if name in EFFECTS}
-        n = 0 if desc.endswith("FDR") else tested.result.shuffler.n
+        n = tested.result.shuffler.n
+        n = n if are_shares(tested.p[desc], n) else 0  # not false discovery rates, and approximations
         return TestedMaps(
             self.grid, tested.maps[tested.statistic], tested.p[desc], n, effects, tested.result.two_sided
         )

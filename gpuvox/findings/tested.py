@@ -170,12 +170,13 @@ def read_tested(test: RunTest, grid: Grid, correction: str = "") -> TestedMaps:
     chosen = test.correction(correction)
     permutations = test.multiples_of(chosen)
     p = read_p(test.corrected[chosen], grid, permutations) if chosen else np.ones(grid.n_voxels)
+    permutations = permutations if are_shares(p, permutations) else 0
     effects = {name: files.read_map(path, grid) for name, path in test.effects.items()}
     return TestedMaps(grid, files.read_map(test.statistic, grid), p, permutations, effects, test.two_sided)
 
 
 def read_p(corrected: CorrectedMap, grid: Grid, permutations: int = 0) -> Float64:
-    """p-values of a corrected map: exact if they are multiples of 1 / permutations, else to six decimals.
+    """p-values of a corrected map: exact if they are shares of so many permutations, else to six decimals.
 
     Raises
     ------
@@ -191,6 +192,18 @@ def read_p(corrected: CorrectedMap, grid: Grid, permutations: int = 0) -> Float6
     if not corrected.is_log and is_p(values):
         raise FileError(f"{corrected.path} is 1 in some voxels, as p can be and 1 - p cannot; 1 - p is expected")
     p: Float64 = 10.0**-values if corrected.is_log else 1 - values
-    if permutations:
+    if are_shares(p, permutations):
         return np.round(p * permutations) / permutations
     return np.round(p, 6)
+
+
+def are_shares(p: Float64, permutations: int) -> bool:
+    """Whether p are shares of so many permutations, the unpermuted one included; approximations are not.
+
+    Maps hold them in float32, and without a record nothing else tells what they are.
+    """
+    counts = p * permutations
+    rounding = 0.01 + 3e-7 * permutations
+    return permutations > 0 and bool(
+        np.all(np.abs(counts - np.round(counts)) <= rounding) and np.all(counts > 0.5)
+    )

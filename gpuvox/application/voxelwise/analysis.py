@@ -750,9 +750,9 @@ def _check_moves(run: Run, model: Model, exchangeability: Exchangeability) -> No
         if make_shuffler(inputs, run.options, test).n_distinct < 2
     ]
     if stuck:
+        exchanged = exchangeability.exchanged([run.options.flip], run.options.permute_and_flip)
         raise DesignError(
-            f"the test {listed([repr(text) for text in stuck])} cannot be made by permutation: "
-            f"{exchangeability.exchanged([run.options.flip], run.options.permute_and_flip)}, and the effect is the same in all rows or blocks that "
-            "are permuted",
+            f"the test {listed([repr(text) for text in stuck])} cannot be made by permutation: {exchanged}, and the "
+            "effect is the same in all rows or blocks that are permuted",
             option="--test",
         )
