@@ -31,15 +31,19 @@ template <class T> KERNEL maps_extremes(const T* maps, int n_maps, int64 n_voxel
         high[threadIdx.x] = largest;
         low[threadIdx.x] = smallest;
         barrier();
-        if (threadIdx.x == 0) {
-            for (int i = 1; i < (int)blockDim.x; ++i) {
-                if (high[i] > largest) largest = high[i];
-                if (low[i] < smallest) smallest = low[i];
+        for (int left = blockDim.x, half; left > 1; left = half) {
+            half = (left + 1) / 2;
+            const int i = threadIdx.x, other = i + half;
+            if (other < left) {
+                if (high[other] > high[i]) high[i] = high[other];
+                if (low[other] < low[i]) low[i] = low[other];
             }
-            out[b] = largest;
-            out[n_maps + b] = -smallest;
+            barrier();
         }
-        barrier();
+        if (threadIdx.x == 0) {
+            out[b] = high[0];
+            out[n_maps + b] = -low[0];
+        }
     }
 }
 
