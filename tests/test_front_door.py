@@ -253,6 +253,17 @@ def test_thresholds_by_p_follow_the_degrees_of_freedom(two_groups):
     same(out, "group", root, "fstat1", ("clustere",))
 
 
+def test_a_test_without_p_values_is_warned_of(two_groups, capsys):
+    """A threshold of t alone leaves F without a statistic, and the reverse."""
+    for given, said in (
+        ("-c", "'group': no p-values, since -c and -C"),
+        ("-F", "'MS - HC': no p-values, since -F"),
+    ):
+        words = ["--model", "group", "--test", "MS - HC", "--test", "group", given, "2.3", "--plan"]
+        assert two_groups.voxelwise(*words) == 0
+        assert said in capsys.readouterr().err
+
+
 def test_false_discovery_rate(two_groups):
     from scipy.stats import false_discovery_control
 
@@ -516,6 +527,8 @@ def test_refused_in_a_sentence(two_groups, words, said, capsys):
 
 def test_images_and_mask_are_checked_before_anything_is_written(two_groups, capsys):
     words = ["--model", "group", "--test", "MS - HC"]
+    assert two_groups.voxelwise(*words, images="gmm") == 2
+    assert "nor is it a column of" in capsys.readouterr().err
     nib.save(nib.Nifti1Image(np.ones((3, 3, 3), np.uint8), AFFINE), two_groups.folder / "mask.nii.gz")
     assert two_groups.voxelwise(*words) == 2
     assert "mask" in capsys.readouterr().err

@@ -265,7 +265,7 @@ def test_means_are_known_as_such():
         ("group + age", "HC:RRMS", "one level of group"),
         ("group + age", "HC * RRMS", "a weight is a number"),
         ("group + age", "HC - 1", "a number stands by itself"),
-        ("group + age", "2", "names neither a level nor a covariate"),
+        ("group + age", "2", "names neither a level nor a covariate: the model has group"),
         ("group + age", "HC - HC", "0 for whatever data"),
         ("group + age", "HC/0", "other than 0"),
         ("group + age", "(HC - RRMS", "not closed"),

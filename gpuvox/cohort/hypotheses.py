@@ -486,7 +486,11 @@ class _Parser:
         if self.place < len(self.text):
             self._wrong()
         if not isinstance(value, dict):
-            _refuse(self.text, "it names neither a level nor a covariate of the model")
+            there = self._there_are()
+            _refuse(
+                self.text,
+                f"it names neither a level nor a covariate: {there}; numbers are levels of factors alone, of C(site)",
+            )
         found = {item: weight for item, weight in value.items() if weight}
         if not found:
             _refuse(self.text, "it is 0 for whatever data")

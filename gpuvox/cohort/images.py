@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -233,6 +234,11 @@ def _by_column(column: str, cohort: Cohort) -> CohortImages:
 
 
 def _by_volume(source: str, cohort: Cohort) -> CohortImages:
+    if re.fullmatch(r"\w+", source):  # it may have been meant as a column
+        try:
+            files.find_image(source)
+        except FileError as error:
+            raise FileError(f"{error}; nor is it a column of {cohort.origin}", option="--images") from None
     header = files.read_header(source)
     n = header.shape[3]
     who = participants.of_volumes(source, cohort.visit_column)

@@ -27,6 +27,7 @@ from gpuvox.application.voxelwise.analysis import (
 from gpuvox.application.voxelwise.folder import ResultFolder
 from gpuvox.checkpoint import Tallies, read_to_resume
 from gpuvox.checkpoint import merge as merge_tallies
+from gpuvox.cohort.table import listed
 from gpuvox.errors import FileError
 from gpuvox.files import locks
 from gpuvox.reporter import Reporter
@@ -153,11 +154,23 @@ def _prepare(
     """The analysis, checked as far as possible, and the folder of its results."""
     folder = ResultFolder(output.folder)
     analysis = prepare_analysis(description, reporter)
-    for line in analysis.lines():
-        reporter.say(line)
+    _announce(analysis, reporter)
     _check_images(description.run, analysis)
     folder.prepare(analysis, _names_read(description))
     return analysis, folder
+
+
+def _announce(analysis: VoxelwiseAnalysis, reporter: Reporter) -> None:
+    """Say what is analysed, and warn of tests without p-values: thresholds are given of the other statistic alone."""
+    for line in analysis.lines():
+        reporter.say(line)
+    first = next(iter(analysis.sets))
+    for run in (each for each in analysis.runs if each.images == first):
+        options, kind = run.options, "F" if run.options.f_only else "t"
+        if not (options.f_statistics if options.f_only else options.statistics).kinds:
+            names = listed([repr(each.own_name) for each in run.hypotheses])
+            given, other = ("-c and -C", "-F, -S") if options.f_only else ("-F and -S", "-c, -C")
+            reporter.warn(f"{names}: no p-values, since {given} do not test {kind}; {other}, -x or -T would")
 
 
 def _describe_all(
@@ -206,8 +219,7 @@ def _write_results(
 def plan(description: VoxelwiseDescription, reporter: Reporter) -> None:
     """Say what would be run, with estimates of time and memory; nothing is written."""
     analysis = prepare_analysis(description, reporter)
-    for line in analysis.lines():
-        reporter.say(line)
+    _announce(analysis, reporter)
     with tempfile.TemporaryDirectory() as temporary:
         folder = ResultFolder(Path(temporary) / "plan")
         folder.prepare(analysis, [])
