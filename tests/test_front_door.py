@@ -461,6 +461,18 @@ def test_an_interrupted_analysis_is_resumed(two_groups, monkeypatch):
     assert not list((two_groups.folder / "out").rglob("*.tally"))
 
 
+def test_a_short_analysis_saves_its_progress_if_it_may_be_resumed(two_groups, monkeypatch, capsys):
+    def interrupted(*_args, **_more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpuvox.application.execute.analyse", interrupted)
+    words = ["--model", "group", "--test", "MS - HC"]
+    assert two_groups.voxelwise(*words) == 130
+    assert "no progress of this run was saved; with --resume, an interrupted run" in capsys.readouterr().err
+    assert two_groups.voxelwise(*words, "--resume") == 130
+    assert "no progress" not in capsys.readouterr().err
+
+
 def test_names_with_odd_letters_are_written_and_read_back(two_groups):
     t = two_groups.table
     t["group"] = t["group"].map({"HC": "control group", "MS": 'the "MS" group'})

@@ -59,6 +59,8 @@ class RunDescription:
         A name as `cuda.resolve_all` takes it, or devices; None for the CPU.
     checkpoint : str
         File of tallies; empty for a name beside the output, where one is needed.
+    checkpoint_option : str
+        How the user asks for it, for messages.
     resume : bool
     shard : (int, int), optional
         Part I of N of the permutations, from 1.
@@ -89,6 +91,7 @@ class RunDescription:
     permuted_maps: bool = False
     device: str | Device | tuple[Device, ...] | None = "auto"
     checkpoint: str = ""
+    checkpoint_option: str = "--checkpoint FILE"
     resume: bool = False
     shard: tuple[int, int] | None = None
     cluster: DaskCluster | None = None

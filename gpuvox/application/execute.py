@@ -317,7 +317,8 @@ def _without_checkpoint(description: RunDescription, reporter: Reporter) -> Iter
     except (KeyboardInterrupt, SystemExit):
         if description.root and not description.permuted_maps:  # these cannot be resumed
             reporter.warn(
-                "no progress of this run was saved; with --checkpoint FILE, an interrupted run can be resumed"
+                f"no progress of this run was saved; with {description.checkpoint_option}, an interrupted run can be "
+                "resumed"
             )
         raise
 

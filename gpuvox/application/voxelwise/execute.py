@@ -188,7 +188,10 @@ def _execute_all(
     seed, shared = _seed(runs) if seed is None else seed, SharedImages()
     for run in runs:
         resume = run.resume and os.path.exists(run.tally_file)
-        execute_run(replace(run.with_seed(seed), resume=resume), reporter, shared, on_result)
+        described = replace(run.with_seed(seed), resume=resume, checkpoint_option="--resume")
+        if run.resume:  # progress is saved from the first time
+            described = replace(described, checkpoint=run.tally_file)
+        execute_run(described, reporter, shared, on_result)
 
 
 def _write_results(
