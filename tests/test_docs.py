@@ -7,6 +7,7 @@
 | names | every ``gpuvox.…`` can be imported, and every file of the package exists |
 | architecture | the table of modules has every module of the package, and no other |
 | workflows | the commands of the Snakemake and Nextflow examples parse |
+| packaging | the recipe for conda-forge has our dependencies; extras and files that containers name exist |
 | reference | docs/api.md has every public name |
 """
 
@@ -17,6 +18,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
@@ -178,6 +180,23 @@ def test_the_boutiques_descriptor_has_the_options_of_the_command():
     specification.loader.exec_module(tool)
     committed = json.loads((ROOT / "packaging" / "boutiques" / "gpuvox-randomise.json").read_text())
     assert committed == tool.make_descriptor()
+
+
+def test_packaging_names_the_dependencies_and_extras_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    recipe = (ROOT / "packaging" / "conda-forge" / "meta.yaml").read_text(encoding="utf-8")
+    needed = re.findall(r"- (\S+) >=(\S+)", recipe.split("  run:\n")[1].split("  run_constrained:")[0])
+    ours = [tuple(re.split(">=", line)) for line in project["dependencies"]]
+    ours.append(("python", project["requires-python"].removeprefix(">=")))
+    assert sorted((name.removesuffix("-base"), version) for name, version in needed) == sorted(ours)
+    files = [ROOT / "packaging" / name for name in ("Dockerfile", "Dockerfile.cuda", "gpuvox.def")]
+    texts = [path.read_text(encoding="utf-8") for path in files]
+    named = re.findall(r"(?:gpuvox|gpuvox-\*\.whl\)|source)\[([\w,]+)\]", "\n".join([*texts, *TEXTS.values()]))
+    assert len(named) > 5
+    assert {extra for each in named for extra in each.split(",")} <= set(project["optional-dependencies"])
+    for text in texts:
+        for path in re.findall(r"packaging/[\w.]+", text):
+            assert (ROOT / path).is_file(), path
 
 
 WORKFLOWS = {
