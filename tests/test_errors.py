@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import shlex
+import signal
 
 import numpy as np
 import pytest
@@ -103,6 +105,24 @@ def test_exceptions_that_are_no_errors_of_ours(error, capsys):
 
     assert guarded("study", work) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_fails_after_a_signal_was_ended_by_it(number, capsys):
+    """As in a callback of the compiler, from which ctypes drops what the handler raises."""
+
+    def work() -> int:
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(number)
+        raise RuntimeError("no compiled object yet")
+
+    if number == signal.SIGINT:
+        assert guarded("randomise", work) == 130
+    else:
+        with pytest.raises(SystemExit) as ended:
+            guarded("randomise", work)
+        assert ended.value.code == 128 + number
+    assert "error in gpuvox" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Signals that end a run: each becomes an exception, wherever it arrives.
 
-Python drops an exception that a handler raises inside ``__del__`` or a callback of the garbage collector. Long-running
-loops therefore call `check`, which raises it again.
+Python drops an exception that a handler raises inside ``__del__``, a callback of the garbage collector or one of ctypes.
+Long-running loops therefore call `check`, which raises it again; and if a run fails after such a signal, the signal ended
+it (numba, whose compiler calls back at the end of its long silence, fails then for want of what the callback has).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
+
+from gpuvox.errors import InputError
 
 _came: list[int] = []
 
@@ -26,6 +29,11 @@ def signals_as_exceptions() -> Iterator[None]:
                 before[number] = signal.signal(number, _leave)
     try:
         yield
+    except (InputError, OSError, MemoryError):
+        raise  # may be what became of saving the run, which the user needs to know
+    except Exception:
+        check()
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
