@@ -1,8 +1,8 @@
 """Signals that end a run: each becomes an exception, wherever it arrives.
 
 Python drops an exception that a handler raises inside ``__del__``, a callback of the garbage collector or of ctypes.
-Long-running loops therefore call `check`, which raises it again. If a run fails after such a signal, the signal ended it:
-numba's compiler calls back at the end of its long silence, and fails if that call was broken off.
+Long-running loops therefore call `check`, which raises it again. If a run fails after such a signal, the signal
+ended it: numba's compiler calls back at the end of its long silence, and fails if that call was broken off.
 """
 
 from __future__ import annotations
