@@ -77,15 +77,15 @@ CHECKS = [name for name in steps.STEPS if name.startswith("checks") and name not
 
 
 @pytest.mark.parametrize(
-    ("names", "least"),
-    [(CHECKS, 120), pytest.param(ANALYSES, 26, marks=pytest.mark.long)],
+    ("names", "least", "tolerated"),
+    [(CHECKS, 120, {"within 1e-09"}), pytest.param(ANALYSES, 26, set(), marks=pytest.mark.long)],
     ids=["parts", "analyses"],
 )
-def test_correctness(lab, names, least, capsys):
+def test_correctness(lab, names, least, tolerated, capsys):
     assert work(lab, *names) == 0
     found = written(lab)
     assert len(found["checks"]) > least
-    assert {c["verdict"] for c in found["checks"]} == {"same bits", "within 1e-09"}
+    assert {c["verdict"] for c in found["checks"]} == {"same bits"} | tolerated
     assert found["left_out"] == found["skipped"] == found["failed"] == []
     assert names is ANALYSES or found["unchecked_kernels"] == []
     said = capsys.readouterr().out
