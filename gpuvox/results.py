@@ -246,9 +246,11 @@ def _warnings(test: Test, observed: ObservedTest, row: int, options: Options, ta
             if shuffler.exhaustive
             else f"only {shuffler.n} {unit} are done"
         )
-        yield (
-            f"{test.title}: {count}: no p-value can be under {1 / shuffler.n:.3g}, so nothing can reach p < 0.05"
-        )
+        least = f"{1 / shuffler.n:.3g}"
+        if options.tail is not None:
+            yield f"{test.title}: {count}: approximations of p are crude, and none counted could be under {least}"
+        else:
+            yield f"{test.title}: {count}: no p-value can be under {least}, so nothing can reach p < 0.05"
 
 
 def _warnings_about_model(test: Test, model: StatisticModel, options: Options) -> Iterator[str]:

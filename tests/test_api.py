@@ -239,3 +239,10 @@ def test_a_voxelwise_ev_whose_column_says_nothing_is_told_of(value):
         warnings.filterwarnings("error", message=".*voxelwise EV")
         result = gpuvox.randomise(data, design, [[0, 1]], voxelwise={1: ev}, n_permutations=0)
     assert len(result.nulls["vox_tstat1"]) == 720
+
+
+def test_few_shuffles_are_no_bound_of_approximations():
+    data = np.random.default_rng(0).normal(size=(3, 4))
+    with pytest.warns(UserWarning, match="8 distinct sign-flips: approximations of p are crude") as told:
+        gpuvox.randomise(data, np.ones((3, 1)), [[1.0]], tail="gamma", n_permutations=0)
+    assert not any("nothing can reach" in str(each.message) for each in told)

@@ -524,7 +524,7 @@ def test_from_python(small, monkeypatch):
     for name in written:
         if not name.endswith("_palmconfig.txt"):
             assert Path(name).read_bytes() == Path(f"o{name[2:]}").read_bytes(), name
-    with pytest.warns(errors.InputWarning, match="no p can be below"):
+    with pytest.warns(errors.InputWarning, match="no p that is counted can be below"):
         gpuvox.palm(line.replace("60", "5"))
     with pytest.raises(errors.UsageError, match="the closest is -twotail"):
         gpuvox.palm(f"{line} -twotial")

@@ -126,7 +126,8 @@ def _announce(contrast: Contrast, shuffler: AnyShuffler, reporter: Reporter) -> 
         )
     elif shuffler.n < FEWEST_PERMUTATIONS:
         reporter.warn(
-            f"{contrast.title}: with {shuffler.n} {shuffler.kind}, no p can be below {1 / shuffler.n:.3g}"
+            f"{contrast.title}: with {shuffler.n} {shuffler.kind}, no p that is counted can be below "
+            f"{1 / shuffler.n:.3g}"
         )
 
 
