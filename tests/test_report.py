@@ -939,6 +939,15 @@ def test_an_sd_that_is_rounding_is_0_and_shares_have_their_decimals(tmp_path):
     assert cells["Difference [95 % CI]"] == "0.000002 [−0.000020, 0.000023]"
 
 
+def test_models_and_methods_are_named_in_words(tmp_path):
+    (tmp_path / "t.tsv").write_text(
+        "model\tmethod\tstatistic_course\td_adjusted\nedss: thalamus.chi\tpearson\t-0.0533\t.669\n"
+    )
+    assert list(heads_and_cells(*tables.tables_of("t", "t", tmp_path / "t.tsv")).values()) == [
+        "EDSS: thalamus, chi", "Pearson", "−0.05", "0.67",
+    ]  # fmt: skip
+
+
 def test_names_with_commas_are_listed_with_semicolons():
     assert tables.listed(["age", "log(lesion load)"]) == "age, log(lesion load)"
     assert tables.listed(["caudate, iron", "age"]) == "caudate, iron; age"

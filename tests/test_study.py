@@ -703,6 +703,26 @@ def test_mistakes_with_variables_are_found_before_anything_runs(fresh, capsys, o
     assert "--" not in err
 
 
+def test_masses_that_the_units_of_the_model_do_not_give_are_missed_before_anything_runs(fresh, capsys):
+    """There is no mass of iron in ppm, but one of myelin as a fraction."""
+    (fresh / "model.toml").write_text(
+        'version = 2\nname = "x"\ncitation = "y"\niron = "ppm"\nmyelin = "1"\n'
+        '[contrasts.qsm]\nunits = "ppm"\niron = 1.43e-4\nmyelin = -0.0685\nconstant = -0.025\n'
+        '[contrasts.r1]\nunits = "1/s"\niron = 2.23e-4\nmyelin = 1.07\nconstant = -1.13\nfield = 7.0\n'
+    )
+    change(fresh / "study.toml", 'model = ""', 'model = "model.toml"')
+    change(fresh / "study.toml", 'volume = ["caudate.volume"', 'volume = ["caudate.myelin.mass", "caudate.volume"')
+    change(fresh / "study.toml", '["caudate.iron.mass"', '["caudate.iron_mass"')
+    _, _, err = run(capsys, fresh, "--dry-run")
+    assert "caudate.iron_mass" in err
+    assert "caudate.myelin.mass" not in err
+    change(fresh / "study.toml", '["caudate.iron_mass"', '["caudate.iron.mass"')
+    status, _, err = run(capsys, fresh)
+    assert status == 2
+    assert "there is no variable 'caudate.iron.mass'" in err
+    assert not (fresh / "results").exists()
+
+
 @pytest.mark.parametrize(
     ("column", "value", "old", "new", "message"),
     [

@@ -181,6 +181,7 @@ INTERVALS = {"low": "95 % CI", "bootstrap_low": "95 % CI, percentile", "bca_low"
 TESTS = {
     "student": "Student", "welch": "Welch", "mannwhitney": "Mann–Whitney", "anova": "ANOVA",
     "welch_anova": "Welch ANOVA", "kruskal": "Kruskal–Wallis", "fisher": "Fisher exact", "chi2": "Pearson χ²",
+    "pearson": "Pearson", "spearman": "Spearman",
 }  # fmt: skip
 NAMES_IN = ("variable", "outcome", "predictor", "predictors", "model", "block", "x", "y", "given", "feature")
 """Columns whose cells are names of variables."""
@@ -194,7 +195,7 @@ UNDETERMINED = "There is no bootstrap interval where too few of the resamples de
 TWO_DECIMALS = (
     "f", "t", "F", "d", "levene_f", "slopes_f", "f_change", "skewness", "skewness_before", "vif", "statistic", "effect",
     "d_cohort", "d_subject", "d_low", "d_high", "chi2_change", "chi2_model", "chi2", "breusch_pagan", "z", "kurtosis",
-    "f_model", "outlier_largest", "odds_ratio",
+    "f_model", "outlier_largest", "odds_ratio", "d_adjusted", "effect_adjusted",
 )  # fmt: skip
 THREE_DECIMALS = (
     "r",
@@ -274,6 +275,8 @@ def variable_name(name: str) -> str:
     """
     if name in ABBREVIATIONS:
         return ABBREVIATIONS[name]
+    if ": " in name:  # a model of several outcomes: the outcome and its last block
+        return ": ".join(variable_name(part) for part in name.split(": "))
     parts = name.replace("_", " ").split(".")
     parts[1:] = [IN_WORDS.get(part, part) for part in parts[1:]]
     side = [parts.pop(0)] if len(parts) > 1 and parts[0] in ("left", "right") else []
@@ -457,7 +460,7 @@ def _single(name: str, text: str, level: float, log: Transforms, decimals: int |
         return Cell(Markup(DASH))
     value = number(text)
     if math.isnan(value):
-        shown = TESTS.get(text, text) if re.match(r"test(_|$)", name) else text
+        shown = TESTS.get(text, text) if re.match(r"test(_|$)|method$", name) else text
         if name in NAMES_IN:
             patterns = () if name in LABELS else log
             shown = listed([analysed_name(part.strip(), patterns) for part in text.split(",")])
@@ -480,7 +483,8 @@ def _shown(name: str, text: str, value: float) -> str:
         return fixed(value, 3)
     if re.fullmatch(r"[+-]?\d+", text.strip()):
         return text.strip().replace("-", "−")
-    return fixed(value, 2) if name in TWO_DECIMALS and abs(value) < 1e6 else significant(value)
+    two = name in TWO_DECIMALS or name.startswith("statistic_")
+    return fixed(value, 2) if two and abs(value) < 1e6 else significant(value)
 
 
 # -- tables ---------------------------------------------------------------------------------------------------------

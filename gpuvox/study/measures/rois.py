@@ -453,9 +453,19 @@ def head_size(table: pd.DataFrame, column: str, origin: str) -> NDArray[np.float
     return factors
 
 
+def masses_of(model: LinearModel) -> tuple[str, ...]:
+    """Maps of which there are masses, by the units of the model."""
+    known = {"iron": model.iron_units == "mg/kg", "myelin": model.myelin_units in FRACTION}
+    return tuple(name for name in MASSES if known[name])
+
+
+def has_shares(model: LinearModel) -> bool:
+    """Whether shares of iron in QSM and R1 follow from the model: only if it has both."""
+    return {"qsm", "r1"} <= set(model.names)
+
+
 def _line(name: str, row: Measure, factor: float, model: LinearModel) -> tuple:
-    in_units_of_masses = {"iron": model.iron_units == "mg/kg", "myelin": model.myelin_units in FRACTION}
-    raw = row.mass if in_units_of_masses.get(row.map) else float("nan")
+    raw = row.mass if row.map in masses_of(model) else float("nan")
     mass = raw if np.isnan(factor) else raw * factor
     numbers = (row.mean, row.median, row.sd, row.volume, row.volume * factor, mass, raw)
     return (name, row.structure, row.side, row.map, row.n, *numbers)
@@ -469,7 +479,7 @@ def _shares(rows: Sequence[Measure], model: LinearModel) -> dict[tuple[str, str,
 
     None of models that have other contrasts than QSM and R1.
     """
-    if not {"qsm", "r1"} <= set(model.names):
+    if not has_shares(model):
         return {}
     of_map = {(row.structure, row.side, row.map): row for row in rows}
     return {

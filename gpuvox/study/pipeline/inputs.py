@@ -270,9 +270,10 @@ class StudyInputs:
         measures = [".volume", *([".volume_normalised"] if settings.head_size else [])]
         masses = (".mass", *([".mass_raw"] if settings.head_size else []))
         maps = settings.maps or tuple(self.maps)
-        shares = [f".{name}" for name in rois.SHARES] if {"iron", "myelin"} <= set(maps) else []
+        both = {"iron", "myelin"} <= set(maps) and rois.has_shares(self.model)
+        shares = [f".{name}" for name in rois.SHARES] if both else []
         for name in maps:
-            kinds = ("", ".median", ".sd", *(masses if name in rois.MASSES else ()))
+            kinds = ("", ".median", ".sd", *(masses if name in rois.masses_of(self.model) else ()))
             kinds += tuple(shares) if name == "iron" else ()
             measures += [f".{name}{kind}" for kind in kinds]
         places = [f"{side}.{name}" if side in ("left", "right") else name for name, side in structures]
