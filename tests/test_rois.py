@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -251,6 +252,37 @@ def test_lesions_and_erosion(cohort):
     assert (less.n < whole.n).all()
     np.testing.assert_array_equal(less.volume, whole.volume)
     assert whole.volume_normalised.isna().all()
+
+
+def test_determinants_that_are_logarithms_give_no_volumes(tmp_path, monkeypatch, capsys):
+    """Of zero outside regions, nothing is said."""
+    monkeypatch.chdir(tmp_path)
+    labels, J = np.zeros((5, 5, 5), np.uint8), np.zeros((2, 5, 5, 5), np.float32)
+    labels[1:4, 1:4, 1:4] = 10
+    J[:, 1:4, 1:4, 1:4] = 1.1
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), "labels.nii")
+    line = [
+        "rois",
+        "--table",
+        "t.tsv",
+        "--labels",
+        "labels.nii",
+        "--jacobian",
+        "jacobian",
+        "--out",
+        "r.tsv",
+        "--quiet",
+    ]
+    Path("t.tsv").write_text("participant_id\tjacobian\n01\t0.nii\n1\t1.nii\n")
+    for wrong in (False, True):
+        J[1, 2, 2, 2] = -0.2 if wrong else 0.9
+        for i, values in enumerate(J):
+            nib.save(nib.Nifti1Image(values, np.eye(4)), f"{i}.nii")
+        assert main(line) == 2 * wrong
+    said = capsys.readouterr().err
+    assert (
+        "1.nii: the determinants of 1 in regions are not positive numbers in 1 of 27 voxels (least -0.2)" in said
+    )
 
 
 @pytest.mark.long

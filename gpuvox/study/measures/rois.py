@@ -26,7 +26,7 @@ from gpuvox.files.text import as_number
 from gpuvox.findings.labels import Region, alike, read_regions
 from gpuvox.grid import Grid
 from gpuvox.plain import several
-from gpuvox.qmri import DEFAULT_MODEL, Share
+from gpuvox.qmri import DEFAULT_MODEL, Share, check_jacobian
 from gpuvox.reporter import Reporter
 from gpuvox.tables.columns import require
 from gpuvox.tables.reading import read_visit_rows
@@ -496,7 +496,7 @@ def _measured(
     sources = {"labels": command.labels, **{f"map {k}": v for k, v in command.maps.items()}}
     sources |= {k: v for k, v in (("jacobian", command.jacobian), ("lesions", command.lesions)) if v}
     streams = {kind: _images(command, table, kind, source) for kind, source in sources.items()}
-    for _ in range(len(table)):
+    for who in table["participant_id"]:
         images = {kind: next(stream) for kind, stream in streams.items()}
         header = images["labels"][0]
         for other, _ in images.values():
@@ -504,6 +504,10 @@ def _measured(
         grid = header.grid(np.ones(header.shape[:3], dtype=bool))
         volumes = {kind: grid.to_volume(read()) for kind, (_, read) in images.items()}
         labels = volumes["labels"]
+        if "jacobian" in volumes:
+            measured = np.isin(labels, [number for of in structures.values() for number in of])
+            where = f"{images['jacobian'][0].path}: the determinants of {who} in regions"
+            check_jacobian(volumes["jacobian"][measured], where)
         yield (
             _numbers(labels),
             measure(
