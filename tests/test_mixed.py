@@ -215,6 +215,15 @@ def test_two_visits_cannot_tell_slopes_from_residuals(tmp_path):
         trial_of(few_visits(0.05, 0, 6), tmp_path)
 
 
+def test_a_group_of_one_participant_is_refused(tmp_path):
+    path = tmp_path / "visits.tsv"
+    table = few_visits(0.05, 0.05, 6)
+    table.assign(group=np.where(table["participant_id"] == "s03", "B", "A")).to_csv(path, sep="\t", index=False)
+    command = Mixed(table=str(path), outcome=["volume"], time="years", group="group", order=["A", "B"])
+    with pytest.raises(InputError, match="volume: one participant of group B has all values; two are needed"):
+        mixed(command)
+
+
 def test_a_covariate_that_is_constant_is_named(tmp_path):
     path = tmp_path / "visits.tsv"
     few_visits(0.05, 0.05, 6).assign(age=40).to_csv(path, sep="\t", index=False)

@@ -241,7 +241,7 @@ def _fitted(command: Mixed, data: Data, name: str) -> tuple[_Fit, list[dict[str,
         part, codes, levels = part[groups.codes >= 0], groups.codes[groups.codes >= 0], groups.levels
         if len(levels) > 2:
             raise OptionError("--order", f"{len(levels)} groups; one or two are needed")
-    _check_visits(command, part, codes, name)
+    _check_visits(command, part, codes, levels, name)
     X = _fixed_effects(command, part, codes, len(levels), name)
     fit = _fit(command, part, name, X, len(levels))
     fit = replace(fit, scale=_scale(command, data.table, name))
@@ -272,11 +272,16 @@ def _fixed_effects(command: Mixed, part: pd.DataFrame, codes: np.ndarray, k: int
     return X
 
 
-def _check_visits(command: Mixed, part: pd.DataFrame, codes: np.ndarray, name: str) -> None:
-    """Raise `FileError` without repeated visits, or for a participant in two groups."""
+def _check_visits(command: Mixed, part: pd.DataFrame, codes: np.ndarray, levels: Sequence[str], name: str) -> None:
+    """Raise `FileError` without repeated visits, for a group of one, or for a participant in two groups."""
     repeated = part.groupby("participant_id").size()
     if (repeated > 1).sum() < 3:
         raise FileError(f"{command.table}, {name}: fewer than three participants have two visits with all values")
+    for code, level in enumerate(levels):
+        if part["participant_id"][codes == code].nunique() < 2:
+            raise FileError(
+                f"{command.table}, {name}: one participant of {command.group} {level} has all values; two are needed"
+            )
     groups = pd.Series(codes, index=part.index).groupby(part["participant_id"]).nunique()
     if (groups > 1).any():
         raise FileError(
