@@ -110,7 +110,7 @@ def checks_step(name: str) -> Step:
 STEPS: Mapping[str, Step] = {
     "machine": Step(machine_step, 60, 0),
     "compile": Step(compile_step, 90, 0),
-    "first checks": Step(partial(correctness, checks=first_checks), 60),
+    "first checks": Step(partial(correctness, checks=first_checks), 120),
     "whole runs": Step(whole_step, 120, 20, "executors"),
     "phases": Step(lambda lab: lab.guarded("phases", partial(time_phases, lab)), 40),
     "ncu": Step(lambda lab: lab.guarded("ncu", partial(profile, lab)), 75, 30),
