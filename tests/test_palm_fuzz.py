@@ -305,11 +305,11 @@ def partitioned(M, C, how):
     if how == "Guttman":
         used = C.any(axis=0)
         return M[:, used], M[:, ~used]
-    # X = M C⁺ and Z = M − M Cᵀ C⁺ᵀ span what Beckmann's partition does, for designs of any rank.
-    Z = naive.residuals(C.T, np.eye(M.shape[1]))
-    Z = M @ Z
-    X = M @ np.linalg.pinv(C)
-    return naive.residuals(Z, X), Z
+    # X = M C⁺ and Z = M − M C⁺ C span what Beckmann's partition does, for designs of any rank.
+    Z = M - M @ np.linalg.pinv(C) @ C
+    u, size, _ = np.linalg.svd(Z, full_matrices=False)
+    Z = u[:, size > 1e-9 * max(np.abs(M).max(), size[0])]
+    return naive.residuals(Z, M @ np.linalg.pinv(C)), Z
 
 
 def contrast_of(X, C, study):
