@@ -344,6 +344,9 @@ def fitted(data, A, C, df, is_t):
     A, C = np.where(is_rounding, 0, A) / scale, C / scale
     inverse = np.linalg.pinv(A, rcond=1e-7)
     b = inverse @ data
+    b = np.where(
+        np.abs(b) < 1e-12 * np.abs(b).max(initial=0), 0, b
+    )  # 0 / 0 is no statistic, not rounding over rounding
     variance = ((data - A @ b) ** 2).sum() / df
     covariance = C @ inverse @ inverse.T @ C.T
     effect = (C @ b)[:, 0]
