@@ -306,7 +306,7 @@ def _counted(text: str, whole: str) -> list[str]:
 
 def describe(options: argparse.Namespace) -> Any:
     """Parsed options → `VoxelwiseDescription`."""
-    from gpuvox.application.voxelwise.analysis import ClusterThreshold, VoxelwiseDescription
+    from gpuvox.application.voxelwise.description import ClusterThreshold, VoxelwiseDescription
     from gpuvox.cohort.exchangeability import Columns
     from gpuvox.cohort.longitudinal import Longitudinal
 

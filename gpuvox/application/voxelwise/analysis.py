@@ -1,4 +1,4 @@
-"""A voxelwise analysis: its rows, images, model and tests, and the runs of randomise that it consists of."""
+"""A voxelwise analysis: its rows, images, model and tests."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from keyword import iskeyword
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from gpuvox.analysis import variance_groups_of
-from gpuvox.application.command import RunDescription
+from gpuvox.application.voxelwise.description import VoxelwiseDescription
+from gpuvox.application.voxelwise.runs import Run, check_common_scale, check_run_moves, inputs_of, make_runs
 from gpuvox.cohort.exchangeability import Columns, Exchangeability, find_blocks
 from gpuvox.cohort.formula import Model, build_model, columns_of_formula
 from gpuvox.cohort.hypotheses import Hypothesis, read_hypotheses
@@ -23,129 +23,14 @@ from gpuvox.cohort.in_memory import is_in_memory, join_in_memory
 from gpuvox.cohort.longitudinal import Longitudinal, summarise
 from gpuvox.cohort.table import ID, Cohort, Excluded, as_cohort, complete, listed, new_column
 from gpuvox.errors import DesignError, FileError
-from gpuvox.grid import Grid
 from gpuvox.movement import extent
-from gpuvox.names import Names
 from gpuvox.partitioning import orthonormal_basis
 from gpuvox.plain import several
 from gpuvox.prepared import Inputs, Options, joint_labels, list_tests, make_shuffler
 from gpuvox.reporter import Reporter
 from gpuvox.tables.conditions import select
-from gpuvox.types import Float64, Ints
+from gpuvox.types import Ints
 from gpuvox.variance_groups import AUTOMATIC, check_groups
-
-
-@dataclass(frozen=True)
-class ClusterThreshold:
-    """A cluster-forming threshold for t and F, as a t, a z or an (uncorrected, one-sided) p."""
-
-    value: float
-    scale: Literal["z", "p"]
-    mass: bool = False
-
-    @property
-    def z(self) -> float:
-        """The z that it is."""
-        return self.value if self.scale == "z" else float(stats.norm.isf(self.value))
-
-    def of(self, df: int, df_effect: int = 0) -> float:
-        """The t or, with the degrees of freedom of an effect, the F that it is."""
-        p = self.value if self.scale == "p" else float(stats.norm.sf(self.value))
-        return float(stats.f.isf(p, df_effect, df) if df_effect else stats.t.isf(p, df))
-
-
-@dataclass(frozen=True)
-class VoxelwiseDescription:
-    """The description of a voxelwise analysis, as a front door fills it.
-
-    Attributes
-    ----------
-    table : path or DataFrame
-        Participants, a row for each image.
-    images : str, sequence of paths, or images in memory
-        A template, a column of the table, or a 4D image; see `cohort.images`. Or a path for each row of the table; or
-        see `cohort.in_memory`. Or several of them: a dict of them by name.
-    covariates : dict of str to images
-        Voxelwise covariates by the name that they have in the model: the same as `images` for each.
-    longitudinal : Longitudinal, optional
-        How the rows of a subject are summarised in one image; None if rows are analysed as they are.
-    model : str
-        A formula; see `cohort.formula`. Empty for one sample.
-    tests : tuple of str
-        See `cohort.hypotheses`.
-    subset : str
-        Rows that count, as a condition; see `tables.conditions`.
-    missing : str
-        What is done with rows that lack an image or a value: ``refuse`` or ``drop``; with ``voxelwise`` they are
-        refused, too, but images may be NaN at voxels where a row has no data.
-    columns : Columns
-        What may be exchanged.
-    variance_groups : tuple of str
-        Columns whose values, or combinations of values, may differ in variance; or ``auto`` alone, for the groups of
-        rows that permutations can exchange.
-    fdr : str
-        By which of `pvalues.FALSE_DISCOVERY_RATES` p-values of voxels are corrected, too; empty: by none.
-    across_tests : bool
-        Whether p-values are corrected over all tests and sets of images, too.
-    thresholds : tuple of ClusterThreshold
-        Cluster-forming thresholds whose t depends on the degrees of freedom.
-    run : RunDescription
-        All that a run of randomise is told besides: mask, statistics, permutations, device.
-    """
-
-    table: Any
-    images: Any
-    model: str = ""
-    tests: tuple[str, ...] = ()
-    subset: str = ""
-    missing: str = "refuse"
-    columns: Columns = field(default_factory=Columns)
-    variance_groups: tuple[str, ...] = ()
-    covariates: Mapping[str, Any] = field(default_factory=dict)
-    longitudinal: Longitudinal | None = None
-    fdr: str = ""
-    across_tests: bool = False
-    thresholds: tuple[ClusterThreshold, ...] = ()
-    run: RunDescription = field(default_factory=lambda: RunDescription("", ""))
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """Tests that one run of randomise makes: t tests, F tests, or tests of means by flips of signs.
-
-    Attributes
-    ----------
-    name : str
-        Of its files: ``t``, ``f``, ``mean``; with several sets of images ``ic00_t``.
-    hypotheses : tuple of Hypothesis
-    contrasts : (k, p) float64
-    f_tests : (f, k) float64
-        No rows but in a run of F tests.
-    names : Names
-    options : Options
-    fdr : str
-        See `VoxelwiseDescription`.
-    images : str
-        The set of images that is tested; empty if there is one.
-    labels : (n, tests) float64 or None
-        Rows that are equal in it are interchangeable in all tests of the analysis, which are corrected together.
-    """
-
-    name: str
-    hypotheses: tuple[Hypothesis, ...]
-    contrasts: Float64
-    f_tests: Float64
-    names: Names
-    options: Options
-    fdr: str = ""
-    images: str = ""
-    labels: Float64 | None = None
-
-    @property
-    def tests(self) -> list[tuple[str, Hypothesis]]:
-        """FSL's name of each test, and what it is."""
-        kind = "fstat" if len(self.f_tests) else "tstat"
-        return [(f"{kind}{i}", each) for i, each in enumerate(self.hypotheses, start=1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +98,7 @@ class VoxelwiseAnalysis:
 
     def inputs(self, run: Run) -> Inputs:
         """The inputs of a run, without data."""
-        return _inputs(run, self.model, self.exchangeability)
+        return inputs_of(run, self.model, self.exchangeability)
 
     def group_sizes(self, hypothesis: Hypothesis) -> tuple[int, ...]:
         """Rows of the sample that is tested or of the two groups that are compared.
@@ -389,7 +274,7 @@ def model_rows(
     hypotheses = tuple(each.of_images(name) for name in sets for each in tests)
     _check_signs(hypotheses, description.run.options, cohort, exchangeability)
     _check_level(hypotheses, model)
-    runs = _runs(hypotheses, model, exchangeability, description, _variance_groups(description, cohort))
+    runs = make_runs(hypotheses, model, exchangeability, description, _variance_groups(description, cohort))
     _check_variance_groups(runs[0], model, exchangeability)
     return ModelledRows(model, hypotheses, exchangeability, runs)
 
@@ -407,14 +292,14 @@ def _variance_groups(description: VoxelwiseDescription, cohort: Cohort) -> tuple
 def _check_variance_groups(run: Run, model: Model, exchangeability: Exchangeability) -> None:
     """Raise `DesignError` for a variance group whose rows the model fits exactly."""
     if run.options.variance_groups:
-        groups = variance_groups_of(_inputs(run, model, exchangeability), run.options)
+        groups = variance_groups_of(inputs_of(run, model, exchangeability), run.options)
         check_groups(orthonormal_basis(model.matrix), groups)
 
 
 def check_moves(modelled: ModelledRows) -> None:
     """Raise `DesignError` for a test whose effect no permutation changes."""
     for run in modelled.runs:
-        _check_moves(run, modelled.model, modelled.exchangeability)
+        check_run_moves(run, modelled.model, modelled.exchangeability)
 
 
 def _check_missing(description: VoxelwiseDescription) -> None:
@@ -602,58 +487,6 @@ def _check_signs(
         )
 
 
-# -- runs -----------------------------------------------------------------------------------------------------------
-
-
-def _runs(
-    hypotheses: Sequence[Hypothesis],
-    model: Model,
-    exchangeability: Exchangeability,
-    description: VoxelwiseDescription,
-    variance_groups: tuple[int, ...] | str,
-) -> tuple[Run, ...]:
-    """The tests of each set of images by how they are made."""
-    options = replace(
-        description.run.options,
-        whole_blocks=exchangeability.whole and not exchangeability.multi_level,
-        joint_steps=description.across_tests,
-        missing_voxels=description.missing == "voxelwise",
-        variance_groups=variance_groups,
-    )
-    if description.fdr:
-        of_t, of_f = (replace(each, uncorrected=True) for each in (options.statistics, options.f_statistics))
-        options = replace(options, statistics=of_t, f_statistics=of_f)
-    found = []
-    for name in dict.fromkeys(each.images for each in hypotheses):
-        chosen = [each for each in hypotheses if each.images == name]
-        for run in _runs_of(chosen, model, options, description.thresholds):
-            full = f"{name}_{run.name}" if name else run.name
-            found.append(replace(run, name=full, fdr=description.fdr, images=name))
-    return tuple(found)
-
-
-def _runs_of(
-    hypotheses: Sequence[Hypothesis], model: Model, options: Options, thresholds: Sequence[ClusterThreshold]
-) -> list[Run]:
-    """The runs of one set; F tests of different numerators apart if the threshold of clusters depends on it."""
-    differences = [each for each in hypotheses if not each.is_f and not each.is_mean]
-    of_mean = [each for each in hypotheses if each.is_mean]
-    found = []
-    if differences:
-        found.append(_t_run("t", differences, model, _with_thresholds(options, thresholds, model.df)))
-    if of_mean:
-        flipped = replace(_with_thresholds(options, thresholds, model.df), flip=True)
-        found.append(_t_run("mean", of_mean, model, flipped))
-    f_tests = [each for each in hypotheses if each.is_f]
-    sizes = sorted({len(each.weights) for each in f_tests}) if thresholds else [0]
-    for size in sizes if f_tests else []:
-        chosen = [each for each in f_tests if not size or len(each.weights) == size]
-        with_f = replace(options, f_only=True)
-        name = "f" if len(sizes) == 1 else f"f{size}"
-        found.append(_f_run(name, chosen, model, _with_thresholds(with_f, thresholds, model.df, size)))
-    return found
-
-
 def _across_tests(analysis: VoxelwiseAnalysis) -> VoxelwiseAnalysis:
     """The analysis with the same permutations for all tests.
 
@@ -663,7 +496,7 @@ def _across_tests(analysis: VoxelwiseAnalysis) -> VoxelwiseAnalysis:
         The tests have no common scale, or cannot have the same permutations.
     """
     run = analysis.runs[0]
-    _check_common_scale(analysis.hypotheses, all(each.options.flip for each in analysis.runs))
+    check_common_scale(analysis.hypotheses, all(each.options.flip for each in analysis.runs))
     if run.options.detect_null:
         raise DesignError(
             "--detectNull keeps other rows in place in each test, and --across-tests needs the same permutations of "
@@ -673,86 +506,3 @@ def _across_tests(analysis: VoxelwiseAnalysis) -> VoxelwiseAnalysis:
     inputs = analysis.inputs(run)
     labels = joint_labels(inputs, list_tests(inputs, run.options))
     return replace(analysis, runs=tuple(replace(each, labels=labels) for each in analysis.runs))
-
-
-def _check_common_scale(hypotheses: Sequence[Hypothesis], flips: bool) -> None:
-    """Raise `DesignError` unless all tests can have the same permutations; `flips`: signs are flipped for all."""
-    first = hypotheses[0]
-    for other in hypotheses:
-        reason = ""
-        if first.is_f != other.is_f:
-            t, f = (first, other) if other.is_f else (other, first)
-            reason = f"{t.text!r} is a t test and {f.text!r} an F test, which have no common scale"
-        elif len(first.weights) != len(other.weights):
-            reason = (
-                f"{first.text!r} has {several(len(first.weights), 'degree')} of freedom and {other.text!r} "
-                f"{len(other.weights)}, so their F have no common scale"
-            )
-        elif first.is_mean != other.is_mean and not flips:
-            mean, difference = (first, other) if first.is_mean else (other, first)
-            reason = (
-                f"{mean.text!r} is tested by sign flips and {difference.text!r} by permutations, so they cannot have "
-                "the same"
-            )
-        if reason:
-            raise DesignError(
-                f"--across-tests cannot correct over these tests: {reason}; test them in separate runs",
-                option="--across-tests",
-            )
-
-
-def _t_run(name: str, hypotheses: Sequence[Hypothesis], model: Model, options: Options) -> Run:
-    contrasts = np.vstack([each.weights for each in hypotheses])
-    names = Names(model.names, tuple(each.name for each in hypotheses))
-    return Run(name, tuple(hypotheses), contrasts, np.zeros((0, len(contrasts))), names, options)
-
-
-def _f_run(name: str, hypotheses: Sequence[Hypothesis], model: Model, options: Options) -> Run:
-    contrasts = np.vstack([each.weights for each in hypotheses])
-    f_tests = np.zeros((len(hypotheses), len(contrasts)))
-    start, of_rows = 0, []
-    for i, each in enumerate(hypotheses):
-        f_tests[i, start : start + len(each.weights)] = 1
-        start += len(each.weights)
-        of_rows += [f"{each.name} ({k})" for k in range(1, len(each.weights) + 1)]
-    names = Names(model.names, tuple(of_rows), tuple(each.name for each in hypotheses))
-    return Run(name, tuple(hypotheses), contrasts, f_tests, names, options)
-
-
-def _with_thresholds(
-    options: Options, thresholds: Sequence[ClusterThreshold], df: int, df_effect: int = 0
-) -> Options:
-    """Options with thresholds of clusters as t, or as F of a numerator."""
-    which = "f_statistics" if df_effect else "statistics"
-    statistics = getattr(options, which)
-    for threshold in thresholds:
-        kind = "mass" if threshold.mass else "extent"
-        is_z = options.missing_voxels or options.variance_groups
-        value = threshold.z if is_z else threshold.of(df, df_effect)
-        statistics = replace(statistics, **{kind: value})
-    return replace(options, **{which: statistics})
-
-
-def _inputs(run: Run, model: Model, exchangeability: Exchangeability) -> Inputs:
-    """The inputs of a run, without data."""
-    return Inputs(
-        np.zeros((0, 0), dtype=np.float32), Grid(np.zeros((1, 1, 1), dtype=bool)), model.matrix, run.contrasts,
-        run.f_tests, exchangeability.blocks, effective_design=run.labels, names=run.names,
-    )  # fmt: skip
-
-
-def _check_moves(run: Run, model: Model, exchangeability: Exchangeability) -> None:
-    """Raise `DesignError` for a test whose effect no permutation changes."""
-    inputs = _inputs(run, model, exchangeability)
-    stuck = [
-        hypothesis.text
-        for test, hypothesis in zip(list_tests(inputs, run.options), run.hypotheses)
-        if make_shuffler(inputs, run.options, test).n_distinct < 2
-    ]
-    if stuck:
-        exchanged = exchangeability.exchanged([run.options.flip], run.options.permute_and_flip)
-        raise DesignError(
-            f"the test {listed([repr(text) for text in stuck])} cannot be made by permutation: {exchanged}, and the "
-            "effect is the same in all rows or blocks that are permuted",
-            option="--test",
-        )

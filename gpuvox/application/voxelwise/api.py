@@ -25,15 +25,11 @@ from gpuvox.application.outputs import OutputOptions
 from gpuvox.application.progress import open_progress
 from gpuvox.application.result import Result, Tested, TestMaps
 from gpuvox.application.settings import checked
-from gpuvox.application.voxelwise.analysis import (
-    Run,
-    VoxelwiseAnalysis,
-    VoxelwiseDescription,
-    check_one_mask,
-    prepare_analysis,
-)
+from gpuvox.application.voxelwise.analysis import VoxelwiseAnalysis, check_one_mask, prepare_analysis
 from gpuvox.application.voxelwise.combined import combine_in_memory, image_of_rows
+from gpuvox.application.voxelwise.description import VoxelwiseDescription
 from gpuvox.application.voxelwise.folder import ResultFolder
+from gpuvox.application.voxelwise.runs import Run
 from gpuvox.cohort.exchangeability import Columns
 from gpuvox.cohort.in_memory import select_in_memory
 from gpuvox.cohort.longitudinal import SUMMARIES, Longitudinal

@@ -17,14 +17,10 @@ from gpuvox.application.execute import execute as execute_run
 from gpuvox.application.findings import Finding
 from gpuvox.application.inputs import SharedImages, read_grid
 from gpuvox.application.plan import plan as plan_run
-from gpuvox.application.voxelwise.analysis import (
-    Run,
-    VoxelwiseAnalysis,
-    VoxelwiseDescription,
-    check_one_mask,
-    prepare_analysis,
-)
+from gpuvox.application.voxelwise.analysis import VoxelwiseAnalysis, check_one_mask, prepare_analysis
+from gpuvox.application.voxelwise.description import VoxelwiseDescription
 from gpuvox.application.voxelwise.folder import ResultFolder
+from gpuvox.application.voxelwise.runs import Run
 from gpuvox.checkpoint import Tallies, read_to_resume
 from gpuvox.checkpoint import merge as merge_tallies
 from gpuvox.cohort.table import listed

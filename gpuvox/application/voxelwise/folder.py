@@ -28,8 +28,9 @@ import numpy as np
 from gpuvox import __version__, files, participants, private
 from gpuvox.application.effects import DF_OF_VOXEL, Effects, make_effects, stats_of
 from gpuvox.application.findings import Finding, find, log_p, p_values
-from gpuvox.application.voxelwise.analysis import Run, VoxelwiseAnalysis
+from gpuvox.application.voxelwise.analysis import VoxelwiseAnalysis
 from gpuvox.application.voxelwise.combined import image_of_rows
+from gpuvox.application.voxelwise.runs import Run
 from gpuvox.cohort.hypotheses import Hypothesis
 from gpuvox.cohort.images import CohortImages
 from gpuvox.cohort.longitudinal import Longitudinal

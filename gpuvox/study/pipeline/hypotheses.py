@@ -16,14 +16,9 @@ import pandas as pd
 
 from gpuvox.analysis import Options
 from gpuvox.application.command import RunDescription
-from gpuvox.application.voxelwise.analysis import (
-    ModelledRows,
-    Run,
-    VoxelwiseDescription,
-    check_moves,
-    model_rows,
-    with_pairs,
-)
+from gpuvox.application.voxelwise.analysis import ModelledRows, check_moves, model_rows, with_pairs
+from gpuvox.application.voxelwise.description import VoxelwiseDescription
+from gpuvox.application.voxelwise.runs import Run
 from gpuvox.cohort.exchangeability import Columns
 from gpuvox.cohort.formula import columns_of_formula
 from gpuvox.cohort.table import Cohort, complete
