@@ -26,7 +26,7 @@ from gpuvox import files
 from gpuvox.errors import FileError
 from gpuvox.files import Matrix, Name
 from gpuvox.names import Names
-from gpuvox.plain import several
+from gpuvox.plain import composed, several
 
 Say = Callable[[str], None]
 
@@ -68,6 +68,8 @@ class Rows:
     def __post_init__(self) -> None:
         if self.visits and len(self.visits) != len(self.ids):
             raise FileError(f"{self.origin} has {len(self.visits)} {VISITS} and {len(self.ids)} {SUBJECTS}")
+        object.__setattr__(self, "ids", tuple(map(composed, self.ids)))
+        object.__setattr__(self, "visits", tuple(map(composed, self.visits)))
 
     def keys(self, with_visits: bool = False, *, exact: bool = False) -> list[str]:
         """Canonical id and visit of each row, which are compared."""
@@ -231,7 +233,7 @@ def _with_visits(rows: Rows, paths: Sequence[Path], known: Rows | None) -> Rows:
 
 def _entity(path: Path, key: str) -> str | None:
     """The entity, such as ``sub-01``, from the last part of the path that has it."""
-    for part in reversed(path.parts):
+    for part in map(composed, reversed(path.parts)):
         match = re.search(rf"(?<![A-Za-z0-9]){key}-[A-Za-z0-9]+", part)
         if match:
             return match[0]
@@ -263,7 +265,7 @@ def _words_of(paths: Sequence[Path], ids: Mapping[str, str]) -> list[str | None]
 
 def _ids_in(part: str, ids: Mapping[str, str]) -> set[str]:
     """The ids that occur as words in a name, without those that are part of another id in it."""
-    text = files.split_suffix(part)[0]
+    text = composed(files.split_suffix(part)[0])
     short = canonical(text)
     there = {name for form, name in ids.items() if _has_word(text, name) or _has_word(short, form)}
     return {a for a in there if not any(a != b and _has_word(b, a) for b in there)}

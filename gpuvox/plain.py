@@ -1,8 +1,9 @@
-"""Text from others, made harmless: control characters and bidirectional formatting are shown in escaped form."""
+"""Text from others: its accents in one form, and control characters and bidirectional formatting escaped."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from decimal import Decimal
 
 # Control characters except tab and line feed; marks of writing direction and other invisible characters; separators
@@ -17,6 +18,11 @@ TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
 def several(n: int, noun: str) -> str:
     """A number with its noun: 1 volume, 2 volumes."""
     return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def composed(text: str) -> str:
+    """The text with composed accents (Unicode NFC), in which text that looks alike is compared."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def escaped(text: str) -> str:

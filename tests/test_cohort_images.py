@@ -1,15 +1,19 @@
 """Images join the table by participant; order alone decides nothing."""
 
 import json
+import unicodedata
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from gpuvox.cohort.exchangeability import Columns, find_blocks
-from gpuvox.cohort.images import find_images
+from gpuvox.cohort.formula import build_model
+from gpuvox.cohort.hypotheses import read_hypothesis
+from gpuvox.cohort.images import find_images, join_volumes
 from gpuvox.cohort.table import Cohort, complete, read_cohort
 from gpuvox.errors import DesignError, FileError
+from gpuvox.participants import Rows
 from gpuvox.reporter import Reporter
 
 
@@ -287,3 +291,40 @@ def test_three_visits_of_a_pair_have_a_warning():
     rows = [[who, visit] for who in "ab" for visit in "123"]
     found = find_blocks(Columns(paired="participant_id"), cohort_of(["participant_id", "session"], rows))
     assert "assumes that all have the same variance" in found.warnings[0]
+
+
+# -- accents --------------------------------------------------------------------------------------------------------
+
+
+def test_accents_that_look_alike_are_the_same_text(folder):
+    """Some systems write é as one character, others as e and an accent: in names of columns, levels, ids and files."""
+    one, two = (
+        (unicodedata.normalize(form, "Zoé"), unicodedata.normalize(form, "état")) for form in ("NFC", "NFD")
+    )
+    touch(folder, *(f"{name}_{at}.nii" for name in (two[0], "Ann") for at in "ab"))
+    rows = [[two[0], "a", two[1]], [one[0], "b", one[1]], ["Ann", "a", "x"], ["Ann", "b", "x"]]
+    cohort = write_table(folder / "p.tsv", ["participant_id", "session", two[1]], rows)
+    found = find("{participant_id}_{session}.nii", cohort)
+    assert not found.missing
+    assert len({path.name for path in found.paths.values()}) == 4
+    assert cohort.who.keys(with_visits=True)[:2] == ["zoé at a", "zoé at b"]
+    assert cohort.categories(one[1]) == ([one[1], one[1], "x", "x"], ("x", one[1]))
+    for name in (one[1], two[1]):
+        model = build_model(name, cohort)
+        (weights,) = read_hypothesis(f"{name} - x", model).weights
+        assert dict(zip(model.names, weights)) == {f"{one[1]}[x]": -1, f"{one[1]}[{one[1]}]": 1}
+        assert Columns(paired=name).names == [one[1]]
+    assert join_volumes(Rows((one[0],), "a"), Rows((two[0],), "b", "volume")) == {0: 0}
+
+
+def test_columns_whose_names_look_alike_are_refused(folder):
+    names = [unicodedata.normalize(form, "état") for form in ("NFC", "NFD")]
+    with pytest.raises(FileError, match="two columns named"):
+        write_table(folder / "p.tsv", ["participant_id", *names], [["sub-1", 1, 2]])
+
+
+def test_the_micro_sign_is_not_the_greek_letter_that_python_reads(folder):
+    cohort = write_table(folder / "p.tsv", ["participant_id", "\u00b5"], [["a", 1], ["b", 2], ["c", 4]])
+    assert build_model("\u00b5", cohort).names == ("mean", "\u00b5")
+    with pytest.raises(DesignError, match="rename \u00b5 in the table"):
+        build_model("log(\u00b5)", cohort)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from gpuvox.block_tree import is_multi_level
 from gpuvox.cohort.table import Cohort, listed
 from gpuvox.errors import DesignError
-from gpuvox.plain import several
+from gpuvox.plain import composed, several
 
 Ints = NDArray[np.int64]
 
@@ -40,6 +40,12 @@ class Columns:
     within: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ()
     whole: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("paired", "whole"):
+            object.__setattr__(self, name, composed(getattr(self, name)))
+        for name in ("within", "blocks"):
+            object.__setattr__(self, name, tuple(map(composed, getattr(self, name))))
 
     @property
     def names(self) -> list[str]:
@@ -228,7 +234,7 @@ def _check_sequence(name: str, levels: Sequence[str | None], cohort: Cohort) -> 
     visit = cohort.visit_column
     if not visit or visit == name:
         return
-    visits = cohort.text[visit].str.strip().tolist()
+    visits = cohort.cells(visit)
     sequences: dict[str | None, list[str]] = {}
     for level, at in zip(levels, visits):
         sequences.setdefault(level, []).append(at)

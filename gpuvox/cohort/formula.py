@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from gpuvox.cohort.table import Cohort, listed
 from gpuvox.errors import DesignError
 from gpuvox.partitioning import orthonormal_basis, standardised
-from gpuvox.plain import several
+from gpuvox.plain import composed, several
 
 Float64 = NDArray[np.float64]
 
@@ -268,6 +269,7 @@ def _parse(formula: str, cohort: Cohort) -> tuple[list[tuple[_Factor, ...]], boo
     from formulaic import Formula, SimpleFormula
     from formulaic.errors import FormulaicError
 
+    formula = composed(formula)
     _check_text(formula)
     try:
         parsed = Formula(formula)
@@ -367,6 +369,11 @@ def _read_category(tree: ast.Call, text: str, formula: str, cohort: Cohort) -> _
 def _columns_in(node: ast.AST, text: str, formula: str, cohort: Cohort) -> Iterable[str]:
     """The columns of an expression; `DesignError` for anything that is no column, number or known function."""
     if isinstance(node, ast.Name):
+        for name in cohort.text.columns:
+            if name != node.id == unicodedata.normalize("NFKC", name):
+                raise _no_formula(
+                    formula, f"{text}: a function takes columns whose names are words; rename {name} in the table"
+                )
         cohort.require([node.id])
         if not cohort.is_number(node.id):
             raise _no_formula(formula, f"{node.id} in {text} is text; numbers are expected there")
@@ -533,7 +540,12 @@ def _frame(variables: Mapping[str, Variable], cohort: Cohort) -> pd.DataFrame:
 
 def _safe_names(variables: Mapping[str, Variable]) -> dict[str, str]:
     """Column → the name by which formulaic is told of it: that of a column which is no name in Python is replaced."""
-    return {name: f"column_{i}_" for i, name in enumerate(variables) if not name.isidentifier() or iskeyword(name)}
+    return {name: f"column_{i}_" for i, name in enumerate(variables) if not _is_python_name(name)}
+
+
+def _is_python_name(name: str) -> bool:
+    """Whether it names a variable in Python, which reads some letters as others: the micro sign as the Greek letter."""
+    return name.isidentifier() and not iskeyword(name) and unicodedata.normalize("NFKC", name) == name
 
 
 def _materialise(

@@ -36,6 +36,7 @@ from gpuvox.cohort.formula import COLLINEAR, Model, Term
 from gpuvox.cohort.table import listed
 from gpuvox.errors import DesignError
 from gpuvox.partitioning import is_estimable, orthonormal_basis
+from gpuvox.plain import composed
 
 Float64 = NDArray[np.float64]
 
@@ -173,7 +174,7 @@ def _example(model: Model) -> str:
 def read_hypothesis(text: str, model: Model, two_sided: bool = False) -> Hypothesis:
     """One test; see `read_hypotheses`."""
     verbs = TWO_SIDED if two_sided else ONE_SIDED
-    name, words = _named(CATEGORY.sub(r"\1", " ".join(text.split())), model)
+    name, words = _named(CATEGORY.sub(r"\1", " ".join(composed(text).split())), model)
     if not words:
         _refuse(text, "it is empty")
     sign = -1.0 if words.startswith("-") else 1.0

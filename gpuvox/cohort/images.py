@@ -13,9 +13,11 @@ Whatever the way, ids that stand in the names of the files are compared with the
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +29,7 @@ from gpuvox.cohort.table import Cohort, listed
 from gpuvox.errors import FileError
 from gpuvox.files.missing import expand
 from gpuvox.participants import ID, VISIT_COLUMNS, Rows, canonical, canonical_visit
-from gpuvox.plain import several
+from gpuvox.plain import composed, several
 from gpuvox.reporter import Reporter
 from gpuvox.tables.reading import is_missing
 
@@ -126,8 +128,8 @@ def find_images(source: str, cohort: Cohort, reporter: Reporter) -> CohortImages
     """
     if "{" in source:
         found = _by_template(source, cohort)
-    elif source in cohort.text.columns:
-        found = _by_column(source, cohort)
+    elif composed(source) in cohort.text.columns:
+        found = _by_column(composed(source), cohort)
     elif source.endswith((".txt", ".tsv", ".csv")) or (glob.has_magic(source) and not os.path.exists(source)):
         raise FileError(
             f"--images {source} does not name participants; a template such as 'maps/{{{ID}}}_*.nii.gz', a column of "
@@ -157,13 +159,18 @@ def _by_template(template: str, cohort: Cohort) -> CohortImages:
     pieces = _parse_template(template, cohort)
     paths, missing, several_match = {}, {}, []
     for row in range(len(cohort)):
-        cells = {name: cohort.text[name].iloc[row].strip() for _, name in pieces if name}
+        cells = {name: composed(cohort.text[name].iloc[row].strip()) for _, name in pieces if name}
         empty = [name for name, cell in cells.items() if is_missing(cell)]
         if empty:
             missing[row] = f"no {', '.join(empty)} for the name of its image"
             continue
         pattern = "".join(text + (glob.escape(cells[name]) if name else "") for text, name in pieces)
-        matches = _matches(pattern)
+        decomposed = "".join(
+            text + (glob.escape(_decomposed(cells[name])) if name else "") for text, name in pieces
+        )
+        matches = list(
+            dict.fromkeys(path for each in dict.fromkeys([pattern, decomposed]) for path in _matches(each))
+        )
         if not matches:
             missing[row] = f"no image matches {pattern}"
         elif len(matches) > 1:
@@ -198,7 +205,7 @@ def _parse_template(template: str, cohort: Cohort) -> list[tuple[str, str]]:
     for text, name, form, conversion in parsed:
         if name is not None and (not name or form or conversion):
             raise FileError(f"{template}: a column is named as in {{{ID}}}, and nothing else", option="--images")
-        pieces.append((text, name or ""))
+        pieces.append((text, composed(name or "")))
     cohort.require(name for _, name in pieces if name)
     return pieces
 
@@ -222,12 +229,28 @@ def _by_column(column: str, cohort: Cohort) -> CohortImages:
             missing[row] = f"no {column}"
             continue
         try:
-            paths[row] = files.find_image(Path(cohort.origin).parent / cell)
+            paths[row] = _image_of_cell(Path(cohort.origin).parent, cell)
         except FileError as error:
             missing[row] = str(error)
     if not paths:
         raise FileError(f"the column {column} of {cohort.origin} names no image that exists: {missing[0]}")
     return CohortImages(paths, missing, {}, column=column)
+
+
+def _image_of_cell(folder: Path, cell: str) -> Path:
+    """The image of a cell, with its accents as they are there or, if there is none, in another form."""
+    try:
+        return files.find_image(folder / cell)
+    except FileError:
+        for other in {composed(cell), _decomposed(cell)} - {cell}:
+            with contextlib.suppress(FileError):
+                return files.find_image(folder / other)
+        raise
+
+
+def _decomposed(text: str) -> str:
+    """The text with accents by themselves (Unicode NFD), as some systems write names of files."""
+    return unicodedata.normalize("NFD", text)
 
 
 # -- 4D images ------------------------------------------------------------------------------------------------------

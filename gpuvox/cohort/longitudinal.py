@@ -21,6 +21,7 @@ import numpy as np
 from gpuvox.cohort.images import Weights
 from gpuvox.cohort.table import ID, Cohort, new_column
 from gpuvox.errors import FileError
+from gpuvox.plain import composed
 from gpuvox.tables.levels import check_levels
 from gpuvox.tables.visits import order_visits
 
@@ -50,6 +51,11 @@ class Longitudinal:
     visits: tuple[str, ...] = ()
     years: str = ""
     summary: str = "change"
+
+    def __post_init__(self) -> None:
+        for name in ("subject", "visit", "years"):
+            object.__setattr__(self, name, composed(getattr(self, name)))
+        object.__setattr__(self, "visits", tuple(map(composed, self.visits)))
 
     @property
     def title(self) -> str:
@@ -113,9 +119,9 @@ def summarise(how: Longitudinal, cohort: Cohort, rows: Sequence[int], constant: 
         the visits is unknown.
     """
     cohort.require([how.subject, how.visit, *([how.years] if how.years else [])])
-    check_levels(cohort.text, how.visit, cohort.origin)
-    who, when = (cohort.text[name].str.strip() for name in (how.subject, how.visit))
-    order = order_visits(sorted(set(when.iloc[list(rows)])), how.visits, how.visit, cohort.origin)
+    check_levels(cohort.table, how.visit, cohort.origin)
+    who, when = cohort.cells(how.subject), cohort.cells(how.visit)
+    order = order_visits(sorted({when[row] for row in rows}), how.visits, how.visit, cohort.origin)
     at: dict[str, dict[str, int]] = {name: {} for name in who}
     for row in rows:
         if when[row] in order and at[who[row]].setdefault(when[row], row) != row:
@@ -123,7 +129,7 @@ def summarise(how: Longitudinal, cohort: Cohort, rows: Sequence[int], constant: 
     weights, missing, first = [], {}, []
     for number, (name, visits) in enumerate(at.items()):
         in_order = [visits[visit] for visit in order if visit in visits]
-        first.append(in_order[0] if in_order else int(np.flatnonzero(who == name)[0]))
+        first.append(in_order[0] if in_order else who.index(name))
         found, lacks = _weights(how, cohort, name, {visit: visits.get(visit) for visit in order})
         weights.append(found)
         if lacks:
@@ -174,7 +180,8 @@ def _slope(how: Longitudinal, cohort: Cohort, who: str, rows: Sequence[int]) -> 
 
 def _check_constant(cohort: Cohort, who: str, rows: Sequence[int], constant: Sequence[str]) -> None:
     for name in constant:
-        values = list(dict.fromkeys(cohort.text[name].iloc[list(rows)].str.strip()))
+        cells = cohort.cells(name)
+        values = list(dict.fromkeys(cells[row] for row in rows))
         if not cohort.is_number(name) and len(values) > 1:
             raise FileError(
                 f"{cohort.origin}: {name} of {who} is {values[0]} at one visit and {values[1]} at another; it must be "

@@ -13,7 +13,7 @@ import pandas as pd
 from gpuvox import files
 from gpuvox.errors import FileError
 from gpuvox.participants import ID, VISIT_COLUMNS, Rows
-from gpuvox.plain import several
+from gpuvox.plain import composed, several
 from gpuvox.tables.columns import require
 from gpuvox.tables.levels import check_categories, is_declared
 from gpuvox.tables.reading import label, typed
@@ -29,7 +29,8 @@ class Cohort:
     Attributes
     ----------
     text : DataFrame of str
-        Cells as they are in the file, with the column ``participant_id``.
+        Cells as they are in the file, with the column ``participant_id``. Names of columns and participants have
+        composed accents (`plain.composed`); other cells may be paths.
     origin : str
         The file, for messages; paths in the table are relative to its folder.
     voxelwise : tuple of str
@@ -43,7 +44,7 @@ class Cohort:
     @cached_property
     def table(self) -> pd.DataFrame:
         """The same with numbers as numbers, and missing cells as NaN."""
-        table = typed(self.text)
+        table = typed(self.text.map(composed))
         for number, name in enumerate(self.voxelwise):
             # Independent of all other columns, and different in every row, as the values of most voxels are.
             table[name] = np.random.default_rng(number).normal(size=len(table))
@@ -67,8 +68,12 @@ class Cohort:
     @property
     def who(self) -> Rows:
         """The participants of the rows, for `participants.compare` and for messages."""
-        visits = tuple(self.text[self.visit_column].str.strip()) if self.visit_column else ()
+        visits = tuple(self.cells(self.visit_column)) if self.visit_column else ()
         return Rows(self.ids, self.origin, "row", visits)
+
+    def cells(self, name: str) -> list[str]:
+        """The text of a column, without blanks around it and with composed accents."""
+        return [composed(cell.strip()) for cell in self.text[name]]
 
     def at(self, rows: Iterable[int]) -> Cohort:
         """Some of the rows."""
@@ -146,7 +151,19 @@ def read_cohort(path: str | os.PathLike[str]) -> Cohort:
     FileError
         It is no table, or has no column ``participant_id``, or a row without a participant.
     """
-    return Cohort(files.read_table(path, [ID], long=True), os.fspath(path))
+    return Cohort(_composed(files.read_table(path, [ID], long=True), os.fspath(path)), os.fspath(path))
+
+
+def _composed(text: pd.DataFrame, origin: str) -> pd.DataFrame:
+    """The table with composed accents in the names of its columns and participants."""
+    names = [composed(name) for name in text.columns]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise FileError(f"{origin} has two columns named {twice!r}")
+    named = text.set_axis(names, axis="columns")
+    named = named.assign(**{ID: [composed(who) for who in named[ID]]})
+    named.attrs = {"levels": [composed(name) for name in text.attrs.get("levels", ())]}
+    return named
 
 
 def as_cohort(given: str | os.PathLike[str] | pd.DataFrame) -> Cohort:
@@ -167,7 +184,7 @@ def as_cohort(given: str | os.PathLike[str] | pd.DataFrame) -> Cohort:
     columns = {str(name): ["n/a" if pd.isna(value) else label(value) for value in frame[name]] for name in frame}
     text = pd.DataFrame(columns, dtype=object)
     text.attrs["levels"] = [str(name) for name in frame if isinstance(frame[name].dtype, pd.CategoricalDtype)]
-    return Cohort(text)
+    return Cohort(_composed(text, "the table"))
 
 
 @dataclass(frozen=True)

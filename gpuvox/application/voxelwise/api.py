@@ -240,7 +240,7 @@ def voxelwise(
         subset=subset,
         missing=missing,
         columns=_columns(exchangeability or {}),
-        variance_groups=(groups,) if isinstance(groups, str) else tuple(groups),
+        variance_groups=(groups,) if isinstance(groups, str) else tuple(map(str, groups)),
         longitudinal=_longitudinal(settings.pop("longitudinal", None)),
         covariates=_as_names(settings.pop("voxelwise_covariates", None) or {}),
         fdr=fdr,
@@ -273,7 +273,7 @@ def _columns(given: Mapping[str, str | Sequence[str]]) -> Columns:
     unknown = next((key for key in given if key not in ("paired", "within", "blocks", "whole")), None)
     if unknown is not None:
         raise SettingError(f"exchangeability has {unknown!r}; it takes paired, within, blocks and whole")
-    named = {key: (value,) if isinstance(value, str) else tuple(value) for key, value in given.items()}
+    named = {key: (value,) if isinstance(value, str) else tuple(map(str, value)) for key, value in given.items()}
     several_columns = next((key for key in ("paired", "whole") if len(named.get(key, ())) > 1), None)
     if several_columns is not None:
         raise SettingError(
@@ -295,7 +295,9 @@ def _longitudinal(given: Any) -> Longitudinal | None:
     if not isinstance(given, Mapping) or not set(given) <= set(known) or not {"subject", "visit"} <= set(given):
         raise SettingError(f"longitudinal is {given!r}; a dict is expected that takes {', '.join(known)}")
     visits = given.get("visits") or ()
-    how = Longitudinal(**{**given, "visits": tuple(visits.split(",") if isinstance(visits, str) else visits)})
+    visits = tuple(visits.split(",") if isinstance(visits, str) else map(str, visits))
+    texts = {name: str(value) for name, value in given.items() if name != "visits"}
+    how = Longitudinal(**texts, visits=visits)
     if how.summary not in SUMMARIES:
         raise SettingError(f"the summary of longitudinal is {how.summary!r}; {' or '.join(SUMMARIES)} is expected")
     return how

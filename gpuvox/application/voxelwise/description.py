@@ -11,6 +11,7 @@ from scipy import stats
 from gpuvox.application.command import RunDescription
 from gpuvox.cohort.exchangeability import Columns
 from gpuvox.cohort.longitudinal import Longitudinal
+from gpuvox.plain import composed
 
 
 @dataclass(frozen=True)
@@ -85,3 +86,8 @@ class VoxelwiseDescription:
     across_tests: bool = False
     thresholds: tuple[ClusterThreshold, ...] = ()
     run: RunDescription = field(default_factory=lambda: RunDescription("", ""))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "subset", composed(self.subset))
+        object.__setattr__(self, "variance_groups", tuple(map(composed, self.variance_groups)))
+        object.__setattr__(self, "covariates", {composed(name): each for name, each in self.covariates.items()})
