@@ -307,3 +307,26 @@ def test_two_tests_have_two_names():
         read_hypotheses(["a: RRMS - HC", "a: HC - RRMS"], model)
     with pytest.raises(DesignError, match="--test 'RRMS - HC'"):
         read_hypotheses([], model)
+
+
+def test_a_colon_inside_a_level_is_part_of_it():
+    table = TABLE.assign(group=np.resize(["HC", "MS:a", "MS: b"], N))
+    model = build_model("group + sex", as_cohort(table))
+    for text in ("MS:a - HC", "'MS:a' - HC", "`MS:a` - HC", "group[MS:a] - group[HC]", "more iron: MS:a - HC"):
+        found = read_hypothesis(text, model)
+        assert dict(zip(model.names, found.weights[0])) == {
+            "group[HC]": -1, "group[MS: b]": 0, "group[MS:a]": 1, "sex[M]": 0,
+        }  # fmt: skip
+        assert found.name == ("more iron" if text.startswith("more") else text)
+        assert found.sentence == "the mean of MS:a is larger than the mean of HC; adjusted for sex"
+    assert read_hypothesis("HC - MS: b", model).name == "HC - MS: b"
+    assert read_hypothesis("MS: b - HC", model).sentence.startswith(
+        "the mean of MS: b is larger than the mean of HC"
+    )
+    crossed = table.assign(arm=np.repeat(["MS", "x"], N // 2), other=np.resize(["a", "y", "y", "a", "y"], N))
+    model = build_model("group + arm + other", as_cohort(crossed))
+    with pytest.raises(DesignError, match="MS:a may be one name or several: write `MS:a` or `MS`:`a`"):
+        read_hypothesis("MS:a - HC", model)
+    assert "the mean of MS:a" in read_hypothesis("`MS:a` - HC", model).sentence
+    cell = read_hypothesis("`MS`:`a` - x:a", model)
+    assert cell.sentence.startswith("the mean of MS and a is larger than the mean of x and a")

@@ -205,16 +205,36 @@ def _same(a: str, b: str) -> bool:
 
 
 def _named(text: str, model: Model) -> tuple[str, str]:
-    """The name before a colon, and the rest; a colon without a blank after it may be an interaction."""
+    """The name before a colon, and the rest; a colon without a blank after it may be an interaction.
+
+    A colon in a level or a column of the model, such as the level ``MS:a``, does not end a name.
+    """
     match = re.match(r"([^:'\"`\[]+?)\s*:(\s*)(.+)", text, re.DOTALL)
     if match is None or any(_same(text, term.name) for term in model.terms):
         return text, text
-    known = {*model.variables, *(level for f in model.factors.values() for level in f.levels), *MEAN}
+    if _is_inside_word(text, text.index(":"), model):
+        return text, text
+    known = _words(model)
     known |= {part for term in model.terms for part in term.name.split(":")}
     first = match[1].strip()
     if match[2] or (first not in known and not re.search(r"[-+*/()]", first)):
         return first, match[3].strip()
     return text, text
+
+
+def _words(model: Model) -> set[str]:
+    """What stands for itself in a test: variables, levels and the mean."""
+    return {*model.variables, *(level for f in model.factors.values() for level in f.levels), *MEAN}
+
+
+def _is_inside_word(text: str, place: int, model: Model) -> bool:
+    """Whether a word of the model stands around this place of a text."""
+    found = (
+        match.span()
+        for word in _words(model)
+        for match in re.finditer(rf"(?<![\w.]){re.escape(word)}(?![\w.])", text)
+    )
+    return any(start <= place < end for start, end in found)
 
 
 def _refuse(text: str, reason: str) -> NoReturn:
@@ -472,11 +492,7 @@ class _Parser:
 
     def __init__(self, text: str, model: Model) -> None:
         self.text, self.model = text, model
-        self.words = sorted(
-            {*model.variables, *(level for f in model.factors.values() for level in f.levels), *MEAN},
-            key=len,
-            reverse=True,
-        )
+        self.words = sorted(_words(model), key=len, reverse=True)
         self.place = 0
         self.depth = 0
 
@@ -624,9 +640,17 @@ class _Parser:
             if rest.startswith(word) and not (word[-1:].isalnum() and (after.isalnum() or after == "_")):
                 if NUMBER.fullmatch(word) and self._is_weight(len(word)):
                     continue
+                self._check_cell(word)
                 self.place += len(word)
                 return word
         return None
+
+    def _check_cell(self, word: str) -> None:
+        """Refuse a level ``MS:post`` where MS and post are in the model, too, so that their cell may be meant."""
+        parts = [part.strip() for part in word.split(":")]
+        if len(parts) > 1 and all(part in self.words for part in parts):
+            cell = ":".join(f"`{part}`" for part in parts)
+            _refuse(self.text, f"{word} may be one name or several: write `{word}` or {cell}")
 
     def _is_weight(self, length: int) -> bool:
         """Whether the number here is a weight although a level has its name: ``2*HC``, ``1/2*HC``, ``1.5*HC``."""
