@@ -335,6 +335,19 @@ def compare(first: Rows | None, second: Rows | None, warn: Say | None = None) ->
     )
 
 
+def places(first: Rows, second: Rows) -> list[int]:
+    """The place in the second of each row of the first, if both have the same participants, each once.
+
+    Otherwise, and if they are in the same order, the places are 0, 1, 2 and so on: `compare` says what differs.
+    """
+    exact = first.needs_spelling or second.needs_spelling
+    a, b = (each.keys(exact=exact) for each in (first, second))
+    where = {key: place for place, key in enumerate(b)}
+    if len(where) < len(b) or sorted(a) != sorted(b):
+        return list(range(len(b)))
+    return [where[key] for key in a]
+
+
 def _visits_meet(first: Rows, second: Rows, warn: Say | None) -> bool:
     """Whether both have visits that can be compared."""
     if not (first.visits and second.visits):

@@ -4,12 +4,13 @@ import json
 from itertools import permutations
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_array_equal
 
 import gpuvox
 from gpuvox.block_tree import TreeShuffler
-from gpuvox.cohort.exchangeability import Columns, find_blocks
+from gpuvox.cohort.exchangeability import Columns, find_blocks, in_order_of_visits
 from gpuvox.cohort.table import as_cohort
 from gpuvox.shuffle import Permutations
 from tests.front_door import Cohort, dummy, exceeding, people, read
@@ -58,6 +59,45 @@ def test_what_cannot_be_permuted_as_wholes_within_blocks():
     ):
         with pytest.raises(ValueError, match=said):
             find_blocks(columns, as_cohort(table.assign(**change)))
+
+
+def test_visits_of_wholes_are_matched_by_name(tmp_path):
+    """Rows in any order have the t and p of rows in the order of visits."""
+    table = people(8).merge(pd.DataFrame({"session": ["post", "pre"]}), how="cross")
+    table["group"] = np.where(table.participant_id < "sub-05", "HC", "MS")
+    mixed = table.iloc[[1, 0, *range(2, 16)]].reset_index(drop=True)
+    values = np.random.default_rng(3).normal(size=(16, 5, 4, 3))
+    found = [
+        gpuvox.voxelwise(
+            list(images),
+            rows,
+            "participant_id + session + session:group",
+            "MS:post - MS:pre - HC:post + HC:pre",
+            exchangeability={"whole": "participant_id"},
+            n_permutations=30,
+            seed=1,
+            voxel=True,
+        )
+        for images, rows in ((values, table), (values[[1, 0, *range(2, 16)]], mixed))
+    ]
+    assert [each.analysis.cohort.cells("session")[:4] for each in found] == [
+        ["post", "pre"] * 2,
+        ["pre", "post"] * 2,
+    ]
+    for kind in ("t", "voxFWE"):
+        a, b = (each.maps[found[0].analysis.hypotheses[0].name, kind] for each in found)
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+    alike = as_cohort(table)
+    assert in_order_of_visits(Columns(whole="participant_id"), alike) == list(range(16))
+    assert in_order_of_visits(Columns(whole="group"), as_cohort(mixed))[:3] == [0, 1, 2]
+    assert in_order_of_visits(Columns(within=("group",), whole="participant_id"), as_cohort(mixed)) == [
+        0, 1, 3, 2, 5, 4, 7, 6, *range(8, 16)
+    ]  # fmt: skip
+    other = as_cohort(table.assign(session=["a", "b", *table.session[2:]]))
+    with pytest.raises(ValueError, match="need the same session; sub-01 has a, b, sub-02 has post, pre"):
+        find_blocks(
+            Columns(whole="participant_id"), other.at(in_order_of_visits(Columns(whole="participant_id"), other))
+        )
 
 
 def test_the_command_permutes_families_within_sites(tmp_path):

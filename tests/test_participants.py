@@ -241,9 +241,24 @@ def test_commands_compare_the_table_with_the_participants_of_a_4d_image(sidecar,
     assert main([*COMMANDS[command].split(), "s.tsv"]) == 0
     for path in Path().glob("o*"):
         path.unlink()
+    if command == "clusters":  # joined by participant
+        return
     assert main([*COMMANDS[command].split(), "p.tsv"]) == 2
     assert "row 1 of p.tsv is sub-04, volume 1 of data.nii.gz is sub-01" in capsys.readouterr().err
     assert not list(Path().glob("o*"))
+
+
+def test_clusters_join_volumes_with_the_table_by_participant(sidecar, capsys):
+    command, tables = COMMANDS["clusters"].split(), {}
+    for name in "sp":
+        assert main([*command, f"{name}.tsv"]) == 0
+        tables[name] = pd.read_csv("o_subjects.tsv", sep="\t").set_index(["cluster", "participant_id"])
+    assert list(tables["p"].index.unique("participant_id")) == [IDS[i] for i in ORDER]
+    assert tables["s"]["mean"].nunique() == len(tables["s"])
+    pd.testing.assert_frame_equal(tables["p"].loc[tables["s"].index], tables["s"])
+    sidecar.replace("sub-04", "sub-11").to_csv("q.tsv", sep="\t", index=False)
+    assert main([*command, "q.tsv"]) == 2
+    assert "row 1 of q.tsv is sub-11, volume 1 of data.nii.gz is sub-01" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)

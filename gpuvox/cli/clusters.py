@@ -51,7 +51,7 @@ def build_parser() -> Parser:
     add_atlas(parser)
     add_peaks(parser, 0)
     add_text(parser, "--data", "IMAGE", "4D image with one volume per participant")
-    add_table(parser, "table of participants, in the order of the volumes")
+    add_table(parser, "table of participants, in the order of the volumes unless these are named")
     add_covariates(parser)
     add_text(
         parser, "--reference", "CONDITION", "condition for the participants in whom the adjustment is estimated"

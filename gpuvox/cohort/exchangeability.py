@@ -7,7 +7,8 @@
 ``--paired subject``
     Rows are permuted within each subject only, and the model has a mean for each subject: paired tests.
 ``--whole family``
-    Families are permuted as wholes, with all of their rows in the order of the table.
+    Families are permuted as wholes, with all of their rows in the order of the table; visits of participants in the
+    order of the first whole, see `in_order_of_visits`.
 ``--whole family --blocks site``
     The same, within each site only.
 
@@ -98,6 +99,43 @@ class Exchangeability:
     def multi_level(self) -> bool:
         """Whether the blocks say themselves which of them are permuted as wholes."""
         return is_multi_level(self.blocks)
+
+
+def in_order_of_visits(columns: Columns, cohort: Cohort) -> list[int]:
+    """An order of the rows in which blocks that are permuted as wholes have their visits in the same order.
+
+    Rows trade places within a block whose visits are those of the first block of its kind in another order; they are
+    matched by the names of visits, where a column of `participants.VISIT_COLUMNS` has them, and, in blocks of several
+    participants, by who comes first. All other rows stay where they are.
+
+    Parameters
+    ----------
+    columns : Columns
+    cohort : Cohort
+        The rows that are analysed.
+    """
+    order, visit = list(range(len(cohort))), cohort.visit_column
+    if not columns.whole or not visit or visit == columns.whole:
+        return order
+    visits = cohort.cells(visit)
+    outer = list(zip(*(cohort.categories(name)[0] for name in columns.blocks + columns.within))) or [()] * len(
+        cohort
+    )
+    blocks: dict[str | None, list[int]] = {}
+    for row, level in enumerate(cohort.categories(columns.whole)[0]):
+        blocks.setdefault(level, []).append(row)
+    firsts: dict[tuple[str | None, ...], list[tuple[int, str]]] = {}
+    for rows in blocks.values():
+        people = list(dict.fromkeys(cohort.ids[row] for row in rows))
+        names = [(people.index(cohort.ids[row]), visits[row]) for row in rows]
+        first = firsts.setdefault(outer[rows[0]], names)
+        same_sequence = [at for _, at in names] == [at for _, at in first]
+        if same_sequence or sorted(names) != sorted(first) or len(set(names)) < len(names):
+            continue
+        of_name = dict(zip(names, rows))
+        for row, name in zip(rows, first):
+            order[row] = of_name[name]
+    return order
 
 
 def find_blocks(columns: Columns, cohort: Cohort) -> Exchangeability:
@@ -241,8 +279,9 @@ def _check_sequence(name: str, levels: Sequence[str | None], cohort: Cohort) -> 
     first = next(iter(sequences))
     for level, sequence in sequences.items():
         if sequence != sequences[first]:
+            order = " in the same order" if sorted(sequence) == sorted(sequences[first]) else ""
             raise DesignError(
-                f"{name} is permuted as a whole, so all of its blocks need the same {visit} in the same order; {first} "
+                f"{name} is permuted as a whole, so all of its blocks need the same {visit}{order}; {first} "
                 f"has {listed(sequences[first])}, {level} has {listed(sequence)}",
                 option="--whole",
             )

@@ -15,7 +15,7 @@ import numpy as np
 from gpuvox.analysis import variance_groups_of
 from gpuvox.application.voxelwise.description import VoxelwiseDescription
 from gpuvox.application.voxelwise.runs import Run, check_common_scale, check_run_moves, inputs_of, make_runs
-from gpuvox.cohort.exchangeability import Columns, Exchangeability, find_blocks
+from gpuvox.cohort.exchangeability import Columns, Exchangeability, find_blocks, in_order_of_visits
 from gpuvox.cohort.formula import Model, build_model, columns_of_formula
 from gpuvox.cohort.hypotheses import Hypothesis, read_hypotheses
 from gpuvox.cohort.images import CohortImages, find_images
@@ -211,6 +211,7 @@ def prepare_analysis(description: VoxelwiseDescription, reporter: Reporter) -> V
         lacking.setdefault(row, []).extend(f"no {name}" for name in names)
     kept, dropped = complete(cohort, lacking, description.missing)
     rows = next(iter(sets.values())).ordered(kept)
+    rows = [rows[place] for place in in_order_of_visits(description.columns, cohort.at(rows))]
     analysed, dropped = cohort.at(rows), earlier.joined(dropped)
     modelled = model_rows(description, formula, analysed, list(sets))
     for warning in (*modelled.model.warnings, *modelled.exchangeability.warnings):

@@ -131,11 +131,10 @@ def subject_table(
         raise FileError(
             f"{command.data} has {several(n, 'volume')}; {command.table} has {several(len(table), 'participant')}"
         )
-    who = participants.of_table(table, command.table)
-    participants.compare(who, participants.of_images(command.data, who), reporter.warn)
+    order = _order_of_volumes(command, table, n, reporter)
     if twice := participants.repeated(files.image_names(command.data)):
         reporter.warn(f"{twice} occurs twice among the images of --data")
-    data = files.read_cohort(command.data, part) if len(inside) else np.zeros((n, 0), dtype=np.float32)
+    data = files.read_cohort(command.data, part)[order] if len(inside) else np.zeros((n, 0), dtype=np.float32)
     covariates, reference = _covariates(command, table)
     values = value_table(data, labels[inside], n_clusters, table["participant_id"].tolist())
     if reference is not None:
@@ -144,6 +143,17 @@ def subject_table(
             scores = [adjusted(each, covariates, reference) for each in of_clusters]
             values[f"{name}_z"] = np.reshape(scores, -1)
     return values
+
+
+def _order_of_volumes(command: Command, table: pd.DataFrame, n: int, reporter: Reporter) -> list[int]:
+    """The volume of each row of the table, by participant; in their order, if nothing names those of the volumes."""
+    who = participants.of_table(table, command.table)
+    of_volumes = participants.of_images(command.data, who)
+    if who is None or of_volumes is None:
+        return list(range(n))
+    order = participants.places(who, of_volumes)
+    participants.compare(who, of_volumes.of(order), reporter.warn)
+    return order
 
 
 def _covariates(command: Command, table: pd.DataFrame) -> tuple[Float64, NDArray[np.bool_] | None]:
