@@ -141,6 +141,10 @@ def test_missing_images_are_listed_or_dropped(folder):
     kept, dropped = complete(cohort, lacking, "drop")
     assert kept == [0]
     assert dropped.who == ("sub-2", "sub-3", "sub-4")
+    assert dropped.joined(dropped).reasons_by_name() == {
+        name + end: reason for end in ("", " (2)") for name, reason in zip(dropped.who, dropped.reasons)
+    }
+    assert dropped.lines(4, of_subjects=True)[0].startswith("3 subjects or visits dropped: sub-2 (no image")
     assert dropped.lines(4) == [
         "3 rows of 4 dropped: sub-2 (no image matches sub-2.nii), sub-3 (no age), "
         "sub-4 (no image matches sub-4.nii, no age)"

@@ -206,12 +206,23 @@ class Excluded:
         """These and others."""
         return Excluded(self.who + other.who, self.reasons + other.reasons)
 
-    def lines(self, total: int) -> list[str]:
-        """The lines that report them."""
+    def lines(self, total: int, *, of_subjects: bool = False) -> list[str]:
+        """The lines that report them; `of_subjects`: some are visits, and some subjects with all of their visits."""
         if not self.who:
             return []
         each = [f"{name} ({reason})" for name, reason in zip(self.who, self.reasons)]
-        return [f"{several(len(each), 'row')} of {total} dropped: {listed(each)}"]
+        count = f"{several(len(each), 'row')} of {total}"
+        if of_subjects:
+            count = "1 subject or visit" if len(each) == 1 else f"{len(each)} subjects or visits"
+        return [f"{count} dropped: {listed(each)}"]
+
+    def reasons_by_name(self) -> dict[str, str]:
+        """Participant → what it lacks; several rows of one that nothing tells apart are numbered."""
+        found: dict[str, str] = {}
+        for name, reason in zip(self.who, self.reasons):
+            number = sum(1 for other in found if other == name or other.startswith(f"{name} ("))
+            found[f"{name} ({number + 1})" if number else name] = reason
+        return found
 
 
 def complete(cohort: Cohort, lacking: dict[int, list[str]], missing: str) -> tuple[list[int], Excluded]:

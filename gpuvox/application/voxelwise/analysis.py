@@ -139,7 +139,7 @@ class VoxelwiseAnalysis:
             ]
         if self.subset:
             found += [f"{several(self.total, 'row')} of {self.of_table} selected: {self.subset}"]
-        found += self.dropped.lines(self.total)
+        found += self.dropped.lines(self.total, of_subjects=self.longitudinal is not None)
         found += [f"model: {self.model.formula}, {several(len(self.model.names), 'column')}"]
         found += [f"  {note}" for note in self.model.notes]
         if len(self.sets) > 1:

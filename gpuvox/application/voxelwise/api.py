@@ -33,6 +33,7 @@ from gpuvox.application.voxelwise.runs import Run
 from gpuvox.cohort.exchangeability import Columns
 from gpuvox.cohort.in_memory import select_in_memory
 from gpuvox.cohort.longitudinal import SUMMARIES, Longitudinal
+from gpuvox.cohort.table import listed
 from gpuvox.errors import SettingError
 from gpuvox.estimates import parameter_estimates
 from gpuvox.files import locks
@@ -103,7 +104,7 @@ class VoxelwiseResult(Result):
     def headline(self) -> str:
         """What was analysed, in a line."""
         rows, model, dropped = len(self.analysis.cohort), self.analysis.model, self.analysis.dropped.who
-        without = f" ({several(len(dropped), 'row')} dropped)" if dropped else ""
+        without = f" (without {listed(dropped)})" if dropped else ""
         return (
             f"voxelwise: {several(rows, 'row')}{without}, {several(self.grid.n_voxels, 'voxel')}, model "
             f"{model.formula} ({model.df} degrees of freedom), seed {self.runs[0][1].options.seed}"

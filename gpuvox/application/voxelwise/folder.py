@@ -439,7 +439,6 @@ class ResultFolder:
     ) -> None:
         folder = os.fspath(self.path)
         of_images = self._columns_of_images(analysis)
-        reasons = [" ".join(private.words(reason.split(" "), folder)) for reason in analysis.dropped.reasons]
         groups = analysis.variance_groups
         record = {
             "software": {"gpuvox": __version__, "formulaic": version("formulaic")},
@@ -447,7 +446,10 @@ class ResultFolder:
             "rows": len(analysis.cohort),
             "rows_of_table": analysis.of_table,
             **({"subset": analysis.subset, "rows_of_subset": analysis.total} if analysis.subset else {}),
-            "dropped": dict(zip(analysis.dropped.who, reasons)),
+            "dropped": {
+                name: " ".join(private.words(reason.split(" "), folder))
+                for name, reason in analysis.dropped.reasons_by_name().items()
+            },
             "model": analysis.model.formula,
             "columns": list(analysis.model.names),
             **({"voxelwise_covariates": list(analysis.covariates)} if analysis.covariates else {}),
