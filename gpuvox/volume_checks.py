@@ -54,10 +54,10 @@ def volume_warnings(data: Data, titles: Sequence[str]) -> Iterator[str]:
     for value in dict.fromkeys(constant.values()):
         rows = [i for i, of_row in constant.items() if of_row == value]
         has = "has" if len(rows) == 1 else "have"
-        yield f"{_named(rows, titles)} {has} the value {value:g} in all {data.shape[1]} voxels of the mask"
+        yield f"{_named(rows, titles)} {has} the value {value:g} in all {data.shape[1]} voxels that are analysed"
     for rows in duplicate_rows(data):
         if rows[0] not in constant:
-            yield f"{_named(rows, titles)} are identical in all {data.shape[1]} voxels of the mask"
+            yield f"{_named(rows, titles)} are identical in all {data.shape[1]} voxels that are analysed"
 
 
 def _named(rows: Sequence[int], titles: Sequence[str]) -> str:

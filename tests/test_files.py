@@ -439,18 +439,22 @@ def test_read_cohort_says_where_data_are_not_finite(tmp_path, grid):
     data[(*outside[0], 0)] = np.nan
     assert files.read_cohort(save(tmp_path / "d.nii", data), grid).shape == (4, grid.n_voxels)
     data[(*inside[3], 2)], data[(*inside[9], 3)] = np.nan, -np.inf
-    match = rf"in 2 of the {grid.n_voxels} voxels of the mask, first in volume 3 of .*d\.nii \(participant 3\)"
+    match = (
+        rf"in 2 of the {grid.n_voxels} voxels that are analysed, first in volume 3 of .*d\.nii \(participant 3\)"
+    )
     with pytest.raises(FileError, match=match):
         files.read_cohort(save(tmp_path / "d.nii", data), grid)
     names = [save(tmp_path / f"s{i}.nii", data[..., i]) for i in range(4)]
-    with pytest.raises(FileError, match=r"in 2 of .*, first in volume 1 of .*s2\.nii \(participant 3\)"):
+    with pytest.raises(
+        FileError, match=r"in 2 of .*, first in volume 1 of .*s2\.nii \(participant 3\).*--missing vox"
+    ):
         files.read_cohort(names, grid)
 
 
 def test_read_cohort_refuses_what_float32_cannot_hold(tmp_path, grid):
     data = np.zeros((*SHAPE, 2))
     data[(*np.argwhere(grid.mask)[0], 1)] = 1e39
-    with pytest.raises(FileError, match=r"not finite in 1 of .* volume 2"):
+    with pytest.raises(FileError, match=r"not finite in 1 of .* volume 2.* or mend the image$"):
         files.read_cohort(save(tmp_path / "d.nii", data), grid)
 
 

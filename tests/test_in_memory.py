@@ -52,6 +52,13 @@ class Masker:
         return nib.Nifti1Image(volumes, self.mask_img_.affine)
 
 
+def test_who_is_dropped_is_told_by_name(cohort):
+    images = [None if row in (2, 5) else values for row, values in enumerate(cohort.values)]
+    result = analyse(cohort, images, missing="drop", voxel=True, tfce=False)
+    without = ", ".join(cohort.table.participant_id[[2, 5]])
+    assert result.headline.startswith(f"voxelwise: 14 rows (without {without}), ")
+
+
 def test_volumes_of_a_loaded_image_join_by_the_column_of_visits_of_the_table(tmp_path):
     table = pd.DataFrame({"participant_id": ["a", "a", "b", "b"], "visit": ["1", "2", "1", "2"]})
     order = [3, 0, 2, 1]

@@ -26,9 +26,9 @@ def rows():
 
 
 EXPECTED = [
-    "v3 and v5 have the value 0 in all 700 voxels of the mask",
-    "v8 has the value 3 in all 700 voxels of the mask",
-    "v2 and v10 are identical in all 700 voxels of the mask",
+    "v3 and v5 have the value 0 in all 700 voxels that are analysed",
+    "v8 has the value 3 in all 700 voxels that are analysed",
+    "v2 and v10 are identical in all 700 voxels that are analysed",
 ]
 
 
@@ -39,7 +39,7 @@ def test_sentences(rows, tmp_path):
     assert list(volume_warnings(rows[:, :1], names)) == []
     assert list(volume_warnings(np.random.default_rng(1).normal(size=(5, 9)).astype("f4"), names)) == []
     assert list(volume_warnings(np.zeros((11, 9), "f4"), names)) == [
-        "v1, v2, v3, v4, v5, v6 and 5 more have the value 0 in all 9 voxels of the mask"
+        "v1, v2, v3, v4, v5, v6 and 5 more have the value 0 in all 9 voxels that are analysed"
     ]
 
 
@@ -53,7 +53,7 @@ def test_the_command_and_python_name_them(study, capsys):
     assert main_randomise(line.split()) == 0
     said = capsys.readouterr().err
     inside = int((nib.load("mask.nii.gz").get_fdata() > 0).sum())
-    assert f"volume 4 (sub-4) has the value 0 in all {inside} voxels of the mask" in said
+    assert f"volume 4 (sub-4) has the value 0 in all {inside} voxels that are analysed" in said
     assert f"volume 2 (sub-2) and volume 7 (sub-7) are identical in all {inside} voxels" in said
     for i in range(10):
         save(Path(f"s{i}.nii.gz"), values[..., i], image.affine)

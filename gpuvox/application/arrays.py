@@ -148,7 +148,7 @@ def _held(
     """
     n, dtype = kind
     held = np.empty((n, grid.n_voxels), dtype=np.float32)
-    bad, first = np.zeros(grid.n_voxels, dtype=bool), ""
+    bad, first, has_nan = np.zeros(grid.n_voxels, dtype=bool), "", False
     rounding = Rounding(grid.n_voxels) if may_round(dtype) else None
     for i, volume in enumerate(volumes):
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -159,12 +159,15 @@ def _held(
             at = "" if grid.shape[1:] == (1, 1) else f", voxel {grid.position(voxel)}"
             first = f"volume {i + 1}{at or f', column {voxel}'}: {volume[voxel]}"
         bad |= wrong
+        has_nan = has_nan or bool(np.isnan(held[i][wrong]).any())
         if rounding:
             rounding.add(volume, held[i])
     if first:
         raise InputError(
-            f"{what} are not finite in {np.count_nonzero(bad)} of the {len(bad)} voxels of the mask, or beyond float32 "
-            f"(3.4e38), first in {first}; leave these voxels out of the mask, or mend the data"
+            f"{what} are not finite in {np.count_nonzero(bad)} of the {len(bad)} voxels that are analysed, or beyond "
+            f"float32 (3.4e38), first in {first}; leave these voxels out by a mask, or mend the data"
+            + "; gpuvox.voxelwise takes NaN as missing data with missing='voxelwise'"
+            * has_nan
         )
     said = rounding.sentence(what) if rounding else ""
     if said:

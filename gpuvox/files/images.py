@@ -192,13 +192,14 @@ def _read_rows(
     """
     n = sum(header.shape[3] for header in headers)
     bad = np.zeros(grid.n_voxels, dtype=bool)
-    first = ""
+    first, has_nan = "", False
     rounding = Rounding(grid.n_voxels) if any(_may_round(header) for header in headers) else None
     for i, (header, volume, values) in enumerate(all_volumes(headers, grid.index, rounding)):
         put(i, values)
         wrong = np.isinf(values) if missing else ~np.isfinite(values)
         if wrong.any():
             bad |= wrong
+            has_nan = has_nan or bool(np.isnan(values[wrong]).any())
             voxel = grid.position(int(np.argmax(wrong)))
             first = first or f"volume {volume} of {header.path} (participant {i + 1}), voxel {voxel}"
         if progress is not None:
@@ -206,8 +207,10 @@ def _read_rows(
     if first:
         count = np.count_nonzero(bad)
         raise FileError(
-            f"the data are not finite in {count} of the {len(bad)} voxels of the mask, first in {first}: NaN, infinite "
-            "or beyond float32 (3.4e38); exclude these voxels from the mask, or mend the image"
+            f"the data are not finite in {count} of the {len(bad)} voxels that are analysed, first in {first}: NaN, "
+            "infinite or beyond float32 (3.4e38); leave these voxels out by a mask, or mend the image"
+            + "; gpuvox voxelwise takes NaN as missing data with --missing voxelwise"
+            * has_nan
         )
     sentence = rounding.sentence(os.fspath(headers[0].path)) if rounding else ""
     if sentence:

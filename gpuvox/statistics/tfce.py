@@ -188,7 +188,7 @@ class TfceStatistic(Normalisable):
             where = f"the largest {named} of all tests is about {STEPS_TO_MAXIMUM * step:.6g}"
         yield (
             f"{where}, "
-            f"and the step of TFCE, a hundredth of it as in FSL, {step:.3g}: TFCE is 0 in {n_lost} voxels of the mask "
+            f"and the step of TFCE, a hundredth of it as in FSL, {step:.3g}: TFCE is 0 in {n_lost} voxels "
             f"that have {letter} up to that step, but more than {robust:.3g}, the step that does not follow a few "
             "outlying voxels; --tfce_D robust takes that step, --tfce_D a step of your own, --tfce-exact none"
         )
