@@ -1,6 +1,8 @@
 """``gpuvox voxelwise``: tasks of a group analyst, each in one command, against ``gpuvox randomise`` by hand."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -211,6 +213,25 @@ def test_lesion_symptom_mapping_with_missing_data(two_groups):
     assert record["dropped"][t.participant_id[9]] == f"no image matches ../maps/{t.participant_id[9]}_gm.nii.gz"
     assert str(two_groups.folder) not in (out / "voxelwise.json").read_text()
     assert len(pd.read_csv(out / "participants.tsv", sep="\t")) == 14
+
+
+def test_a_full_disk_leaves_nothing_half_written(two_groups, monkeypatch, capsys):
+    replace, full_at = os.replace, ""
+
+    def full(source, target):
+        if Path(target).name == full_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    earlier = two_groups.folder / "earlier"
+    earlier.mkdir()
+    (earlier / "notes.txt").write_text("mine")
+    for out, full_at in (("new/out", "contrast-MSMinusHC_stat-t_statmap.json"), ("earlier", "design.tsv")):
+        assert two_groups.voxelwise("--model", "group", "--test", "MS - HC", "-x", "-n", "5", out=out) == 2
+        assert f"{full_at} cannot be written: No space left on device" in capsys.readouterr().err
+    assert not (two_groups.folder / "new").exists()
+    assert [path.name for path in earlier.rglob("*")] == ["notes.txt"]
 
 
 def test_blocks_of_several_sites(two_groups):

@@ -36,7 +36,6 @@ from gpuvox.cohort.longitudinal import SUMMARIES, Longitudinal
 from gpuvox.cohort.table import listed
 from gpuvox.errors import SettingError
 from gpuvox.estimates import parameter_estimates
-from gpuvox.files import locks
 from gpuvox.findings.values import HeldImages
 from gpuvox.grid import Grid
 from gpuvox.joint import JointNull
@@ -136,7 +135,7 @@ class VoxelwiseResult(Result):
         """
         target = ResultFolder(folder)
         target.prepare(self.analysis, [])
-        with locks.output(target.path / "voxelwise", files.notice):
+        with target.writing(files.notice):
             target.write_design(self.analysis)
             for run, result in self.runs:
                 contrasts = not len(run.f_tests)

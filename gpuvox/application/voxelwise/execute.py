@@ -25,7 +25,6 @@ from gpuvox.checkpoint import Tallies, read_to_resume
 from gpuvox.checkpoint import merge as merge_tallies
 from gpuvox.cohort.table import listed
 from gpuvox.errors import FileError
-from gpuvox.files import locks
 from gpuvox.reporter import Reporter
 
 
@@ -72,7 +71,7 @@ def execute(
     Raises
     ------
     InputError
-        One sentence that says what is wrong; nothing is written then.
+        One sentence that says what is wrong; nothing is written then, but for the progress that ``--resume`` takes up.
     """
     analysis, folder = _prepare(description, output, reporter)
     if description.run.shard:
@@ -199,7 +198,7 @@ def _write_results(
     run_all: Callable[[Sequence[RunDescription], OnResult | None], None],
 ) -> list[Finding]:
     """Run, or merge, all runs of randomise; write the results, and say what they are."""
-    with locks.output(folder.path / "voxelwise", reporter.warn):
+    with folder.writing(reporter.warn):
         folder.write_design(analysis)
         across = AcrossTests()
         runs = _describe_all(description.run, output, analysis, folder)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import repeat
@@ -35,7 +35,8 @@ from gpuvox.cohort.hypotheses import Hypothesis
 from gpuvox.cohort.images import CohortImages
 from gpuvox.cohort.longitudinal import Longitudinal
 from gpuvox.cohort.table import ID, new_column
-from gpuvox.errors import FileError
+from gpuvox.errors import FileError, InputError
+from gpuvox.files import locks
 from gpuvox.files.delimited import format_table
 from gpuvox.files.targets import check_targets
 from gpuvox.files.writing import write_json, write_text
@@ -128,6 +129,7 @@ class ResultFolder:
 
     def __init__(self, out: str | os.PathLike[str]) -> None:
         self.path = Path(out)
+        self._made: list[Path] = []
 
     def root(self, run: Run) -> str:
         """The output root of a run of randomise."""
@@ -149,18 +151,58 @@ class ResultFolder:
         """
         written = [self.path / name for name in WRITTEN]
         files.check_not_read(written, read)
+        maps = []
+        for each, label in _labels(analysis).items():
+            names = [("logp", "clusterNormalisedFWEacross"), *stats_of(each, analysis.group_sizes(each))]
+            maps += [os.sep + map_name(label, *entities, each.images) for entities in names]
+        with self._without_empty_folders():
+            self._make()
+            check_targets(self.path, [os.sep + RECORD, os.sep + "design.tsv"], maps=maps)
+
+    def _make(self) -> None:
+        """Make the folders that are not there."""
         try:
-            self.path.mkdir(exist_ok=True, parents=True)
+            for folder in (*reversed(self.path.parents), self.path, self.path / RANDOMISE):
+                if not folder.exists():
+                    folder.mkdir(exist_ok=True)
+                    self._made.append(folder)
             (self.path / RANDOMISE).mkdir(exist_ok=True)
         except OSError as error:
             raise FileError(
                 f"the folder {self.path} cannot be made: {error.strerror}", option="--out", file=self.path
             ) from error
-        maps = []
-        for each, label in _labels(analysis).items():
-            names = [("logp", "clusterNormalisedFWEacross"), *stats_of(each, analysis.group_sizes(each))]
-            maps += [os.sep + map_name(label, *entities, each.images) for entities in names]
-        check_targets(self.path, [os.sep + RECORD, os.sep + "design.tsv"], maps=maps)
+
+    @contextlib.contextmanager
+    def writing(self, warn: Callable[[str], None]) -> Iterator[None]:
+        """Write in the folder, which no other process does meanwhile: everything or, after an `InputError`, nothing.
+
+        The progress of runs (tallies) stays, and so do files that were there before.
+        """
+        with self._without_empty_folders(), locks.output(self.path / "voxelwise", warn):
+            before = self._files()
+            try:
+                yield
+            except InputError:
+                for path in self._files() - before:
+                    with contextlib.suppress(OSError):
+                        path.unlink()
+                raise
+
+    def _files(self) -> set[Path]:
+        """Files in the folder, without the progress of runs and what locks it."""
+        paths = (path for folder in (self.path, self.path / RANDOMISE) for path in folder.iterdir())
+        return {path for path in paths if path.is_file() and path.suffix not in (".tally", ".lock")}
+
+    @contextlib.contextmanager
+    def _without_empty_folders(self) -> Iterator[None]:
+        """Folders that were made for nothing are removed after an `InputError`."""
+        try:
+            yield
+        except InputError:
+            with contextlib.suppress(OSError):  # not empty
+                while self._made:
+                    self._made.pop().rmdir()
+            raise
 
     # -- the design -------------------------------------------------------------------------------------------------
 
