@@ -208,3 +208,27 @@ def test_functions_of_the_list_all_work():
         model = build_model(f"group + {name}({arguments.get(name, 'tiv')})", COHORT)
         assert np.isfinite(model.matrix).all(), name
         assert model.names[:2] == ("group[HC]", "group[MS]")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {2: -999, 5: -999},
+            ["age is -999 in sub-2, sub-5, and half of the other values are from 43.75 to 53.75; if"],
+        ),
+        ({1: 9999}, ["age is 9999 in sub-1, and"]),
+        ({1: 9999, 2: -9}, ["age is 9999 in sub-1", "age is -9 in sub-2"]),
+        ({1: 512.5, 2: 512.5}, ["age is 512.5 in sub-1, sub-2"]),
+        ({1: 512.5}, []),
+        ({1: 88}, []),
+        (dict.fromkeys(range(7), 0) | {7: 9}, []),
+        (dict.fromkeys(range(6), 0) | {6: 1, 7: 1}, []),
+        (dict.fromkeys(range(6), 0) | {6: 1, 7: -99}, ["age is -99 in sub-7"]),
+    ],
+)
+def test_codes_of_missing_values_are_doubted(values, said):
+    table = TABLE.assign(age=[values.get(row, 40.0 + 2.5 * row) for row in range(8)])
+    warnings = [each for each in build_model("group + age", as_cohort(table)).warnings if "missing value" in each]
+    assert len(warnings) == len(said)
+    assert all(text in " ".join(warnings) for text in said)
