@@ -318,6 +318,10 @@ def test_accents_that_look_alike_are_the_same_text(folder):
         (weights,) = read_hypothesis(f"{name} - x", model).weights
         assert dict(zip(model.names, weights)) == {f"{one[1]}[x]": -1, f"{one[1]}[{one[1]}]": 1}
         assert Columns(paired=name).names == [one[1]]
+    numbers = Cohort(cohort.text.assign(**{one[1]: "1"}), "p.tsv")
+    assert numbers.is_number(two[1])
+    numbers.text.attrs["levels"] = (two[1],)
+    assert not numbers.at(range(4)).is_number(one[1])
     assert join_volumes(Rows((one[0],), "a"), Rows((two[0],), "b", "volume")) == {0: 0}
 
 

@@ -15,7 +15,7 @@ from gpuvox.errors import FileError
 from gpuvox.participants import ID, VISIT_COLUMNS, Rows
 from gpuvox.plain import composed, several
 from gpuvox.tables.columns import require
-from gpuvox.tables.levels import check_categories, is_declared
+from gpuvox.tables.levels import LEVELS, check_categories, is_declared
 from gpuvox.tables.reading import label, typed
 
 MOST_LISTED = 12
@@ -26,11 +26,12 @@ MOST_LISTED = 12
 class Cohort:
     """The rows of a table of participants.
 
+    Names of columns and participants get composed accents (`plain.composed`); other cells may be paths.
+
     Attributes
     ----------
     text : DataFrame of str
-        Cells as they are in the file, with the column ``participant_id``. Names of columns and participants have
-        composed accents (`plain.composed`); other cells may be paths.
+        Cells as they are in the file, with the column ``participant_id``.
     origin : str
         The file, for messages; paths in the table are relative to its folder.
     voxelwise : tuple of str
@@ -40,6 +41,9 @@ class Cohort:
     text: pd.DataFrame
     origin: str = "the table"
     voxelwise: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", _composed(self.text, self.origin))
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -83,10 +87,11 @@ class Cohort:
 
     def require(self, names: Iterable[str]) -> None:
         """Raise `FileError` for a column that is not there; the message names those that look alike."""
-        require(self.table, names, self.origin)
+        require(self.table, map(composed, names), self.origin)
 
     def is_number(self, name: str) -> bool:
         """Whether a column holds numbers, and is not declared to hold categories by ``Levels`` beside the table."""
+        name = composed(name)
         return bool(pd.api.types.is_numeric_dtype(self.table[name])) and not is_declared(self.table, name)
 
     def categories(self, name: str) -> tuple[list[str | None], tuple[str, ...]]:
@@ -151,18 +156,21 @@ def read_cohort(path: str | os.PathLike[str]) -> Cohort:
     FileError
         It is no table, or has no column ``participant_id``, or a row without a participant.
     """
-    return Cohort(_composed(files.read_table(path, [ID], long=True), os.fspath(path)), os.fspath(path))
+    return Cohort(files.read_table(path, [ID], long=True), os.fspath(path))
 
 
 def _composed(text: pd.DataFrame, origin: str) -> pd.DataFrame:
     """The table with composed accents in the names of its columns and participants."""
-    names = [composed(name) for name in text.columns]
+    names, ids = [composed(name) for name in text.columns], [composed(who) for who in text[ID]]
+    declared = list(text.attrs.get(LEVELS, ()))
+    levels = [composed(name) for name in declared]
+    if (names, ids, levels) == (list(text.columns), list(text[ID]), declared):
+        return text
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise FileError(f"{origin} has two columns named {twice!r}")
-    named = text.set_axis(names, axis="columns")
-    named = named.assign(**{ID: [composed(who) for who in named[ID]]})
-    named.attrs = {"levels": [composed(name) for name in text.attrs.get("levels", ())]}
+    named = text.set_axis(names, axis="columns").assign(**{ID: ids})
+    named.attrs = {**text.attrs, LEVELS: levels}
     return named
 
 
@@ -183,8 +191,8 @@ def as_cohort(given: str | os.PathLike[str] | pd.DataFrame) -> Cohort:
         raise FileError("the table has no row")
     columns = {str(name): ["n/a" if pd.isna(value) else label(value) for value in frame[name]] for name in frame}
     text = pd.DataFrame(columns, dtype=object)
-    text.attrs["levels"] = [str(name) for name in frame if isinstance(frame[name].dtype, pd.CategoricalDtype)]
-    return Cohort(_composed(text, "the table"))
+    text.attrs[LEVELS] = [str(name) for name in frame if isinstance(frame[name].dtype, pd.CategoricalDtype)]
+    return Cohort(text)
 
 
 @dataclass(frozen=True)
