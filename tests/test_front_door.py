@@ -230,6 +230,10 @@ def test_a_full_disk_leaves_nothing_half_written(two_groups, monkeypatch, capsys
     for out, full_at in (("new/out", "contrast-MSMinusHC_stat-t_statmap.json"), ("earlier", "design.tsv")):
         assert two_groups.voxelwise("--model", "group", "--test", "MS - HC", "-x", "-n", "5", out=out) == 2
         assert f"{full_at} cannot be written: No space left on device" in capsys.readouterr().err
+    full_at, image = "", two_groups.folder / "maps" / f"{two_groups.names[2]}.nii.gz"
+    nib.save(nib.Nifti1Image(np.full(SHAPE, np.nan, np.float32), AFFINE), image)
+    assert two_groups.voxelwise("--model", "group", "--test", "MS - HC", "-x", out="new/out") == 2
+    assert f"volume 1 of {image.resolve()} (participant 3)" in capsys.readouterr().err
     assert not (two_groups.folder / "new").exists()
     assert [path.name for path in earlier.rglob("*")] == ["notes.txt"]
 

@@ -201,7 +201,9 @@ def _read_rows(
             bad |= wrong
             has_nan = has_nan or bool(np.isnan(values[wrong]).any())
             voxel = grid.position(int(np.argmax(wrong)))
-            first = first or f"volume {volume} of {header.path} (participant {i + 1}), voxel {voxel}"
+            # A path through a folder of results does not last if that folder is removed after this error.
+            path = os.path.realpath(header.path) if ".." in header.path.parts else header.path
+            first = first or f"volume {volume} of {path} (participant {i + 1}), voxel {voxel}"
         if progress is not None:
             progress(i + 1, n)
     if first:
