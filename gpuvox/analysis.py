@@ -11,7 +11,6 @@ from time import perf_counter
 
 import numpy as np
 
-from gpuvox.block_tree import shuffler_of
 from gpuvox.device import sharing_data
 from gpuvox.errors import DesignError, InputError
 from gpuvox.executors import Finished, Share, TallyStore, run
@@ -26,6 +25,7 @@ from gpuvox.prepared import (
     PreparedTest,
     Test,
     TestGroup,
+    allowed_by_blocks,
     group_name,
     list_tests,
     make_shuffler,
@@ -34,7 +34,6 @@ from gpuvox.prepared import (
 )
 from gpuvox.reporter import Progress
 from gpuvox.results import TestResult, make_result
-from gpuvox.shuffle import Permutations
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.statistics import StatisticModel
 from gpuvox.tail_runs import run_approximated
@@ -132,10 +131,7 @@ def variance_groups_of(inputs: Inputs, options: Options) -> Ints:
     n = len(inputs.design)
     if options.variance_groups != AUTOMATIC:
         return group_labels(options.variance_groups, n)
-    blocks = Permutations(
-        blocks=inputs.blocks, whole_blocks=options.whole_blocks, within_blocks=options.within_blocks
-    )
-    return groups_of_orbits(shuffler_of(np.arange(n), blocks).invariant)
+    return groups_of_orbits(allowed_by_blocks(inputs, options).invariant)
 
 
 def analyse(

@@ -353,6 +353,21 @@ class TreeShuffler(Shuffler):
             )
         return build_tree(np.asarray(self.options.blocks), self.n_rows)
 
+    @property
+    def levels(self) -> list[tuple[Ints, Ints]]:
+        """See `Shuffler.levels`."""
+        found, nodes = [], [self.tree]
+        while nodes[0].children:
+            held = [
+                (place * (not node.trades), child) for node in nodes for place, child in enumerate(node.children)
+            ]
+            numbers, places = np.empty((2, self.n_rows), dtype=np.int64)
+            for number, (place, child) in enumerate(held):
+                numbers[child.rows], places[child.rows] = number, place
+            found.append((numbers, places))
+            nodes = [child for _, child in held]
+        return found
+
     def _count_orders(self) -> int:
         return self._ranked.counts[0]
 

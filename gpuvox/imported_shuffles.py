@@ -12,7 +12,7 @@ from gpuvox.device import Device
 from gpuvox.errors import InputError
 from gpuvox.shuffle import Shuffler, check_range, kind_of
 from gpuvox.signed_rows import DeviceShuffles, from_one, from_signs, on_device, rows_of
-from gpuvox.types import Float64, Int32, Ints
+from gpuvox.types import Bools, Float64, Int32, Ints
 
 FEW = 64
 """Sets of up to this many shuffles are not taken to be in random order."""
@@ -29,7 +29,7 @@ class ImportedShuffler:
     n_rows : int, optional
         Number of rows of the design.
     possible : Shuffler, optional
-        All shuffles that the test allows.
+        All shuffles that the test allows. Those that are given must keep its exchangeability blocks.
 
     Attributes
     ----------
@@ -40,8 +40,8 @@ class ImportedShuffler:
     Raises
     ------
     InputError
-        Not a table, wrong number of columns, a row that is no permutation (or not all ±1), or a first row
-        that moves something; with the number of the row.
+        Not a table, wrong number of columns, a row that is no permutation (or not all ±1), a first row that moves
+        something, or a row that breaks the blocks; with the number of the row.
     """
 
     exhaustive = False
@@ -60,6 +60,17 @@ class ImportedShuffler:
         moves = (rows_of(self._table) != np.arange(self.n_rows)).any()
         self.permutes = bool(moves) or not self.flips
         self._possible = possible
+        if possible is not None and possible.options.blocks is not None:
+            self._check_blocks(table, possible)
+
+    def _check_blocks(self, table: Float64, possible: Shuffler) -> None:
+        wrong = np.argwhere(misplaced(self._table, possible))
+        if len(wrong):
+            row, column = wrong[0]
+            raise InputError(
+                f"row {row + 1} of the imported {self.kind} breaks the exchangeability blocks: they do not allow "
+                f"{table[row, column]:g} in column {column + 1}"
+            )
 
     @property
     def kind(self) -> str:
@@ -112,6 +123,19 @@ class ImportedShuffler:
             seen |= {orbit, negative[row]}
             vector = (positive == orbit).astype(np.float64) - (negative == orbit)
             yield vector / np.sqrt(np.count_nonzero(vector))
+
+
+def misplaced(shuffles: Int32, possible: Shuffler) -> Bools:
+    """(N, n) Places whose row, or its sign, the exchangeability blocks do not allow there; only they are looked at."""
+    rows, is_flipped = rows_of(shuffles), shuffles < 0
+    wrong = is_flipped.copy()  # rows of no unit keep their sign
+    for unit in possible.flip_units:
+        wrong[:, unit] = is_flipped[:, unit] != is_flipped[:, unit[:1]]
+    for holder, place in possible.levels:
+        first, of_row = np.unique(holder, return_index=True, return_inverse=True)[1:]
+        come = holder[rows]
+        wrong |= (come != come[:, first[of_row]]) | (place[rows] != place)
+    return wrong
 
 
 def are_neighbours_alike(labelled: Ints) -> bool:

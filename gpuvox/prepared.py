@@ -169,7 +169,7 @@ def make_shuffler(inputs: Inputs, options: Options, test: Test) -> Shuffler | Im
     """The permutations, or sign flips, of one test."""
     labels, scale = _exchangeable(inputs, test)
     if options.permutations is not None:
-        return ImportedShuffler(options.permutations[test.name], len(labels))
+        return ImportedShuffler(options.permutations[test.name], len(labels), allowed_by_blocks(inputs, options))
     blocks = inputs.blocks
     if options.detect_null:
         if is_multi_level(blocks):
@@ -186,6 +186,14 @@ def make_shuffler(inputs: Inputs, options: Options, test: Test) -> Shuffler | Im
         options.within_blocks, options.repeats, options.distinct_rows,
     )  # fmt: skip
     return shuffler_of(labels, settings, scale)
+
+
+def allowed_by_blocks(inputs: Inputs, options: Options) -> Shuffler:
+    """All permutations that the exchangeability blocks allow, of rows that all differ."""
+    blocks = Permutations(
+        0, blocks=inputs.blocks, whole_blocks=options.whole_blocks, within_blocks=options.within_blocks
+    )
+    return shuffler_of(np.arange(len(inputs.design)), blocks)
 
 
 def _exchangeable(inputs: Inputs, test: Test) -> tuple[Float64, Float64]:

@@ -512,6 +512,20 @@ class Shuffler:
             units[rows] = number
         return units
 
+    @property
+    def levels(self) -> list[tuple[Ints, Ints]]:
+        """What holds each row, from the coarsest level to the row itself: a number, and its place in what holds it.
+
+        Those that may trade places all have place 0.
+        """
+        rows = np.arange(self.n_rows)
+        stratum, unit, place = ~rows, ~rows, np.zeros_like(rows)
+        for number, units in enumerate(self._strata):
+            stratum[units] = number
+            unit[units] = units[:, :1]
+            place[units] = np.arange(units.shape[1])
+        return [(stratum, stratum), (unit, np.zeros_like(rows)), (rows, place)]
+
     @cached_property
     def _strata(self) -> list[Ints]:
         return _strata(self.n_rows, self.options)

@@ -143,6 +143,17 @@ def test_shufflings_that_were_saved_are_those_that_were_used(small):
     np.testing.assert_array_equal(np.loadtxt(small / "o_dat_tstat_max_c1.csv"), maxima)
 
 
+def test_given_shufflings_keep_the_blocks_that_are_given(small, capsys):
+    """The first that breaks them is named: blocks that trade places as wholes do not keep rows within them."""
+    (small / "eb.csv").write_text("".join(f"{1 + row // 3}\n" for row in range(12)))
+    assert palm(small, f"{RUN} -eb eb.csv -whole -saveperms -seed 3") == 0
+    assert palm(small, f"{RUN} -eb eb.csv -whole --permutations {small / 'o'}") == 0
+    capsys.readouterr()
+    assert palm(small, f"{RUN} -eb eb.csv -within --permutations {small / 'o'}") == 2
+    said = capsys.readouterr().err
+    assert "o_c1_permidx.csv: row 2 of the imported permutations breaks the exchangeability blocks" in said
+
+
 def test_tests_that_are_corrected_together_need_the_same_shufflings(small, capsys):
     assert palm(small, f"{RUN} -saveperms") == 0
     capsys.readouterr()

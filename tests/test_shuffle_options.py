@@ -15,7 +15,7 @@ import gpuvox
 from gpuvox import files
 from gpuvox.application import execute
 from gpuvox.cli import main_randomise
-from gpuvox.errors import SettingError
+from gpuvox.errors import InputError, SettingError
 from gpuvox.findings.methods import paragraphs
 from gpuvox.findings.runs import read_run
 from gpuvox.findings.tested import ClusterOptions
@@ -126,6 +126,27 @@ def test_python_has_the_same_settings(study):
 def test_given_permutations_are_not_drawn(option, study, capsys):
     assert run(option, "--permutations", "out") == 2
     assert f"{option} says which permutations are drawn" in capsys.readouterr().err
+
+
+def test_given_permutations_keep_the_blocks_that_are_given(study, capsys):
+    files.write_vest("halves.grp", 1 + np.arange(10)[:, None] % 2)
+    blocks = ["-e", "halves.grp", "--quiet", "-n", "20", "--skipTo=1"]
+    assert run(*blocks) == 0
+    assert run(*blocks, "-o", "again", "--permutations", "out") == 0
+    assert image("again_vox_corrp_tstat1").tobytes() == image("out_vox_corrp_tstat1").tobytes()
+    numbers = files.read_permutations("out_perm_tstat1.txt")
+    numbers[4, [0, 1]] = numbers[4, [1, 0]]
+    files.write_permutations("broken_perm_tstat1.txt", numbers)
+    assert run("-o", "free", "--quiet", "-n", "20", "--skipTo=1", "--permutations", "broken") == 0
+    assert run(*blocks, "-o", "refused", "--permutations", "broken") == 2
+    said = "row 5 of the imported permutations breaks the exchangeability blocks"
+    assert f"broken_perm_tstat1.txt: {said}" in capsys.readouterr().err
+    assert not list(Path().glob("refused*"))
+    with pytest.raises(InputError, match=said):
+        gpuvox.randomise(
+            "data", "design.mat", "design.con", mask="mask", blocks="halves.grp", only_test=1,
+            permutations={"tstat1": numbers},
+        )  # fmt: skip
 
 
 @pytest.mark.skipif(CXX is None, reason="no C++ compiler to run the kernels on the CPU")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import product
+from itertools import permutations, product
 
 import nibabel as nib
 import numpy as np
@@ -17,7 +17,7 @@ from gpuvox.errors import InputError
 from gpuvox.executors import run
 from gpuvox.glm import Glm
 from gpuvox.grid import Grid
-from gpuvox.imported_shuffles import ImportedShuffler
+from gpuvox.imported_shuffles import ImportedShuffler, misplaced
 from gpuvox.movement import extent, movement
 from gpuvox.partitioning import effective_regressor, partition
 from gpuvox.permtest import PermutationTest
@@ -274,6 +274,45 @@ def test_signed_rows_there_and_back():
     np.testing.assert_array_equal(to_one(shuffles), table)
     np.testing.assert_array_equal(shuffled(np.array([[5.0], [6], [7]]), shuffles)[:, 0], [[5, 6, 7], [-7, 5, -6]])
     np.testing.assert_array_equal(from_signs([[1, -1]]), [[0, ~1]])
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_given_shuffles_keep_blocks_if_they_could_have_been_drawn(name):
+    """Of all permutations with all flips of six rows, those that an exhaustive run of different rows has."""
+    options = Permutations(0, permute_and_flip=True, distinct_rows=True, **PROBLEMS[name])
+    possible = shuffler_of(np.zeros(N), options)
+    orders = np.array(list(permutations(range(N))), dtype=np.int32)
+    signs = np.array(list(product([False, True], repeat=N)))
+    every = np.where(signs, ~orders[:, None], orders[:, None]).reshape(-1, N)
+    right = every[~misplaced(every, possible).any(axis=1)]
+    np.testing.assert_array_equal(
+        np.unique(right, axis=0), np.unique(possible.shuffles(0, possible.n), axis=0), strict=True
+    )
+    assert len(right) == possible.n
+
+
+@pytest.mark.parametrize(
+    ("blocks", "table", "words"),
+    [
+        (
+            "within",
+            [[1, 2, 3, 4, 5, 6], [2, 1, 3, 4, 5, 6], [3, 2, 1, 4, 5, 6]],
+            "row 3 of the imported permutations",
+        ),
+        ("within", [[1, 2, 3, 4, 5, 6], [2, 1, 3, 4, 5, -6]], "do not allow -6 in column 6"),
+        (
+            "whole",
+            [[1] * 6, [-1, 1, -1, 1, 1, 1], [1, 1, 1, -1, 1, 1]],
+            "row 3 of the imported sign-flips .* do not allow 1 in column 6",
+        ),
+        ("whole", [[1, 2, 3, 4, 5, 6], [3, 2, 1, 4, 5, 6]], "row 2 of .* exchangeability blocks"),
+    ],
+)
+def test_given_shuffles_that_break_blocks_are_refused(blocks, table, words):
+    possible = shuffler_of(np.arange(N), Permutations(0, **BLOCKS[blocks]))
+    ImportedShuffler(table[:-1], N, possible)
+    with pytest.raises(InputError, match=words):
+        ImportedShuffler(table, N, possible)
 
 
 def test_invariant_vectors_of_given_shuffles_with_signs():

@@ -32,9 +32,10 @@ from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.names import Names, by_name
 from gpuvox.participants import Rows
 from gpuvox.plain import format_count, several
+from gpuvox.prepared import allowed_by_blocks
 from gpuvox.reporter import Reporter
 from gpuvox.scratch import Data, count_constant, pieces
-from gpuvox.shuffle import Permutations
+from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.types import AnyArray, Float64, Ints
 from gpuvox.volume_checks import volume_warnings
 
@@ -223,21 +224,21 @@ class PermutationFiles(dict[str, AnyArray]):
     ----------
     root : str
         Root of the files that ``-P`` wrote, with or without ``--film``, or that PALM did.
-    n : int
-        Rows of the design.
     n_contrasts : int
         Number of t contrasts.
+    possible : Shuffler
+        All that the exchangeability blocks allow.
     """
 
-    def __init__(self, root: str, n: int, n_contrasts: int) -> None:
+    def __init__(self, root: str, n_contrasts: int, possible: Shuffler) -> None:
         super().__init__()
-        self.root, self.n, self.n_contrasts = root, n, n_contrasts
+        self.root, self.n_contrasts, self.possible = root, n_contrasts, possible
 
     def __missing__(self, test: str) -> AnyArray:
         name = permutation_file(self.root, test, self.n_contrasts)
         table = files.read_permutations(name)
         try:
-            ImportedShuffler(table, self.n)
+            ImportedShuffler(table, self.possible.n_rows, self.possible)
         except InputError as error:
             raise FileError(f"{name}: {error}", file=name) from None
         self[test] = table
@@ -322,8 +323,9 @@ def prepare_run(description: RunDescription, device: Device | None = None) -> Pr
     )  # fmt: skip
     options = replace(description.options, device=device)
     if description.permutations:
+        possible = allowed_by_blocks(inputs, options)
         options = replace(
-            options, permutations=PermutationFiles(description.permutations, n, len(columns.contrasts))
+            options, permutations=PermutationFiles(description.permutations, len(columns.contrasts), possible)
         )
     return PreparedRun(description, prepare(inputs, options), evs, warnings)
 

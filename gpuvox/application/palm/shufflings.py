@@ -58,7 +58,8 @@ def shufflers(
         given: dict[Contrast, AnyShuffler] = {}
         read = cache(_read)
         for same in together.values():
-            possible = _draw(description, inputs, same) if description.acceleration == "negbin" else None
+            is_known = inputs.blocks is not None or description.acceleration == "negbin"
+            possible = _draw(description, inputs, same) if is_known else None
             given |= {contrast: read(*_file_of(description, inputs, contrast), possible) for contrast in same}
             _check_same(description, same, [given[contrast] for contrast in same])
         return given
