@@ -56,36 +56,26 @@ class Again(Exception):
 
 
 class _SharedData:
-    """Copies on a device of data of the host, each for as long as these data exist; in the order of their last use."""
+    """Copies on a device of data of the host, each for as long as these data exist."""
 
     def __init__(self) -> None:
-        self.copies: OrderedDict[tuple[int, ...], DeviceArray] = OrderedDict()
-        self._data: dict[tuple[int, ...], list[weakref.ref[Any]]] = {}
+        self._copies: dict[tuple[int, ...], tuple[list[weakref.ref[Any]], DeviceArray]] = {}
 
     def add(self, data: Sequence[Any], copy: DeviceArray) -> None:
         """Keep the copy of some arrays of the host."""
         key = tuple(map(id, data))
-
-        def gone(_: object) -> None:
-            self.copies.pop(key, None)
-            self._data.pop(key, None)
-
-        self._data[key] = [weakref.ref(each, gone) for each in data]
-        self.copies[key] = copy
+        self._copies[key] = [weakref.ref(each, lambda _: self._copies.pop(key, None)) for each in data], copy
 
     def find(self, data: Sequence[Any]) -> DeviceArray | None:
         """The copy, if there is one."""
-        key = tuple(map(id, data))
-        if key in self.copies:
-            self.copies.move_to_end(key)
-        return self.copies.get(key)
+        _, copy = self._copies.get(tuple(map(id, data)), ([], None))
+        return copy
 
     def drop(self, but: Sequence[Any] = ()) -> None:
         """Let go of all copies but one."""
-        for key in list(self.copies):
+        for key in list(self._copies):
             if key != tuple(map(id, but)):
-                self.copies.pop(key, None)
-                self._data.pop(key, None)
+                self._copies.pop(key, None)
 
 
 class Device(ABC):
