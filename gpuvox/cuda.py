@@ -24,13 +24,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuvox import tuning
-from gpuvox.device import Device, Event, OutOfDeviceMemory, memory_limit, why_unavailable
+from gpuvox.device import C_NAMES, Device, Event, OutOfDeviceMemory, memory_limit, why_unavailable
 from gpuvox.errors import CacheWarning, DeviceError, UsageError
 from gpuvox.runtime import caches
 from gpuvox.types import AnyArray, DeviceArray
-
-VALUES = "float", "double", "long long"
-"""Types of the values of statistics."""
 
 KERNELS: dict[str, tuple[str, ...]] = {
     "glm": (
@@ -96,7 +93,10 @@ KERNELS: dict[str, tuple[str, ...]] = {
         "maps_sum_up<double>",
         "maps_normalise<long long>",
         "maps_normalise<double>",
-        *(f"maps_{what}<{kind}>" for what, kind in product(("power_sums", "first_reached", "take"), VALUES)),
+        *(
+            f"maps_{what}<{kind}>"
+            for what, kind in product(("power_sums", "first_reached", "take"), C_NAMES.values())
+        ),
     ),
     "tfce": (
         *(f"tfce_peaks<{c}, {full}>" for c, full in product((6, 18, 26), ("false", "true"))),

@@ -36,6 +36,9 @@ Event: TypeAlias = Any
 KEPT = 64
 """Uploads that `Device.keep` remembers."""
 
+C_NAMES = {"float32": "float", "float64": "double", "int64": "long long"}
+"""What kernels call the types that values of statistics have."""
+
 
 class OutOfDeviceMemory(MemoryError):
     """The device does not have enough memory for an array."""

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpuvox.device import Device, Outcomes, Promise, blocks_for, blocks_over
+from gpuvox.device import C_NAMES, Device, Outcomes, Promise, blocks_for, blocks_over
 from gpuvox.types import AnyArray, DeviceArray, Float64, Int32, Ints, MapBatch
 
 THREADS = 256
-C_NAMES = {"float32": "float", "float64": "double", "int64": "long long"}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpuvox.device import Again, Device, Outcomes, Promise, blocks_for, blocks_over, settled
+from gpuvox.device import C_NAMES, Again, Device, Outcomes, Promise, blocks_for, blocks_over, settled
 from gpuvox.heights import LINEAR
 from gpuvox.jit import inner, loop
 from gpuvox.types import AnyArray, Bools, DeviceArray, Float32, Float64, Int32, Ints, MapBatch
@@ -30,8 +30,6 @@ ROOM = 1 << 20
 
 MOST_ITEMS = 2**31 - 1
 """The most items that a kernel can count."""
-
-C_NAMES = {"float32": "float", "float64": "double", "int64": "long long"}
 
 
 @dataclass(frozen=True, eq=False)
