@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -354,12 +355,25 @@ def _fill(data: Data, evs: Data, rows: slice, voxels: slice, out: Float32) -> No
 THREADS = 128
 
 
-def slab_width(free_bytes: int, n: int, rows: int, columns: int, n_voxels: int) -> int:
+class Bases(NamedTuple):
+    """What a device has of the voxels ``start … start + width − 1``.
+
+    `exact`: (columns, y, stands, norms) of ``voxelwise_prepare``; `rounded`: columns and y in float32.
+    """
+
+    start: int
+    width: int
+    exact: tuple[DeviceArray, ...]
+    rounded: tuple[DeviceArray, ...]
+
+
+def slab_width(free_bytes: int, n: int, rows: int, columns: int, n_voxels: int, *, rounds: bool = True) -> int:
     """Voxels of a slab: all of them if their bases, and two slabs of data and EVs, take a quarter of the free memory.
 
-    `rows`: those of the data and of all EVs; `columns`: those of the model, and one for exclusions.
+    `rows`: those of the data and of all EVs; `columns`: those of the model, and one for exclusions; `rounds`: whether
+    the bases are there in float32 beside float64.
     """
-    each = 8 * n * (columns + 1) + 8 * rows + 4 * columns + 8
+    each = (12 if rounds else 8) * n * (columns + 1) + 8 * rows + 4 * columns + 8
     return int(np.clip(free_bytes // 4 // each, 1, max(n_voxels, 1)))
 
 
@@ -370,26 +384,31 @@ class VoxelwiseOnDevice:
     several slabs are sent while the slab before is computed, see `streaming`.
     """
 
+    rounds = True
+    """Whether maps read columns in float32; values of single voxels always read those in float64."""
+
     def __init__(self, glm: VoxelwiseGlm, device: Device) -> None:
         self.glm, self.device = glm, device
         static, position, mixing, size, self.outside = glm._arguments
         self.n, self.k, self.planes = len(static), mixing.shape[1], mixing.shape[1] + glm._has_exclusions
         self.rows = self.n + glm._evs.shape[0]
         self.slab = device.width_for(
-            glm._shared, glm.n_voxels, lambda free: slab_width(free, self.n, self.rows, self.planes, glm.n_voxels)
+            glm._shared,
+            glm.n_voxels,
+            lambda free: slab_width(free, self.n, self.rows, self.planes, glm.n_voxels, rounds=self.rounds),
         )
         self.sent: Slabs | None = None
         self.constants: list[AnyArray] = [np.ascontiguousarray(static), position.astype(np.int32), mixing, size]
-        self.prepared: tuple[int, int, list[DeviceArray]] | None = None
+        self.prepared: Bases | None = None
 
-    def slabs(self) -> Iterator[tuple[int, int, list[DeviceArray]]]:
-        """Start, width, and (columns, y, stands, norms) of every slab."""
+    def slabs(self) -> Iterator[Bases]:
+        """The bases of every slab, one after the other."""
         glm, device, n_voxels = self.glm, self.device, self.glm.n_voxels
         fill = partial(_fill, glm.data, glm._evs)
         if 0 < n_voxels <= self.slab:
             if self.prepared is None:
                 values = device.shared(glm._shared, lambda: send_whole(device, self.rows, n_voxels, fill))
-                self.prepared = 0, n_voxels, self._prepare(n_voxels, values)
+                self.prepared = self._prepare(0, n_voxels, values)
             yield self.prepared
             return
         if self.sent is None:
@@ -398,26 +417,28 @@ class VoxelwiseOnDevice:
             width = min(self.slab, self.glm.n_voxels - start)
             if self.prepared is None or self.prepared[:2] != (start, width):
                 self.prepared = None  # its memory is needed
-                self.prepared = start, width, self._prepare(width, values)
+                self.prepared = self._prepare(start, width, values)
             yield self.prepared
 
-    def _prepare(self, width: int, values: DeviceArray) -> list[DeviceArray]:
+    def _prepare(self, start: int, width: int, values: DeviceArray) -> Bases:
         glm, device, n, k = self.glm, self.device, self.n, self.k
         data, evs = device.rows(values, 0, n), device.rows(values, n, self.rows)
         static, position, mixing, size = (device.keep(array) for array in self.constants)
-        made = [
+        exact = (
             device.empty((self.planes, n, width), np.float64), device.empty((n, width), np.float64),
             device.empty((k, width), np.int32), device.empty(width, np.float64),
-        ]  # fmt: skip
+        )  # fmt: skip
+        shapes = ((self.planes, n, width), (n, width)) if self.rounds else (1, 1)
+        rounded = tuple(device.empty(shape, np.float32) for shape in shapes)
         removed = {Nuisance.NONE: 0, Nuisance.TER_BRAAK: k}.get(glm.nuisance, glm._n_nuisance)
         device.launch(
             "voxelwise_prepare", blocks_for(width, THREADS, device), THREADS,
             data, np.int64(self.slab), np.int64(0), np.int32(width), static,
             np.int32(len(self.constants[1])), evs, position, mixing, size, np.int32(n),
             np.int32(k), np.int32(removed), np.int32(glm._demeaned), np.int32(self.outside),
-            np.int32(glm.nuisance == Nuisance.NONE), *made,
+            np.int32(glm.nuisance == Nuisance.NONE), np.int32(self.rounds), *exact, *rounded,
         )  # fmt: skip
-        return made
+        return Bases(start, width, exact, rounded)
 
     def _model(self) -> tuple[np.int32, ...]:
         """Arguments of kernels: n, k, first and nuisance columns, df of the mean, whether there are exclusions, F."""
@@ -467,13 +488,12 @@ class VoxelwiseOnDevice:
         shape = (len(shuffles), glm.n_voxels)
         out, variance = device.empty(shape, kind), device.empty(shape if glm.smoother else (1, 1), kind)
         held = on_device(shuffles, device)
-        exact = kind is np.float64
-        for start, width, made in self.slabs():
+        for start, width, exact, rounded in self.slabs():
             device.launch(
-                f"voxelwise_maps<{'double' if exact else 'float'}>",
+                f"voxelwise_maps<{'double' if kind is np.float64 else 'float'}>",
                 blocks_for(len(shuffles) * width, THREADS, device), THREADS,
-                *made, np.int32(width), held.array, np.int32(len(shuffles)), np.int32(held.has_signs), *self._model(),
-                np.float64(cancels_below(self.n)), np.int32(exact), np.int64(glm.n_voxels), np.int64(start), out,
+                *exact, *rounded, np.int32(width), held.array, np.int32(len(shuffles)), np.int32(held.has_signs),
+                *self._model(), np.float64(cancels_below(self.n)), np.int64(glm.n_voxels), np.int64(start), out,
                 np.int32(glm.smoother is not None), variance,
             )  # fmt: skip
         return out, variance
@@ -490,10 +510,10 @@ class VoxelwiseOnDevice:
         if self.slab < self.glm.n_voxels and not device.download(items.count)[0]:
             return statistic  # before data are sent in vain
         held = on_device(shuffles, device)
-        for start, width, made in self.slabs():
+        for start, width, exact, _ in self.slabs():
             device.launch(
                 "voxelwise_exact", blocks_for(items.room, THREADS, device), THREADS,
-                *made, np.int32(width), np.int32(start), *items.arguments, held.array, np.int32(held.has_signs),
+                *exact, np.int32(width), np.int32(start), *items.arguments, held.array, np.int32(held.has_signs),
                 *self._model(), statistic,
             )  # fmt: skip
         return statistic

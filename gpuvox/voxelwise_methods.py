@@ -148,6 +148,7 @@ class _OnDevice(VoxelwiseOnDevice):
     """Maps of a `VoxelwiseRefit` on a device, a slab of voxels at a time."""
 
     glm: VoxelwiseRefit
+    rounds = False
 
     def _scratch(self, blocks: int) -> DeviceArray:
         """What every thread needs for the products of the columns that move."""
@@ -169,10 +170,10 @@ class _OnDevice(VoxelwiseOnDevice):
         """(B, V) Statistic maps, on the device."""
         glm, device = self.glm, self.device
         out, held = device.empty((len(shuffles), glm.n_voxels), kind), on_device(shuffles, device)
-        for start, width, made in self.slabs():
+        for start, width, exact, _ in self.slabs():
             blocks = self._blocks(len(shuffles) * width)
             device.launch(
-                f"voxelwise_refit<{'double' if kind is np.float64 else 'float'}>", blocks, THREADS, *made,
+                f"voxelwise_refit<{'double' if kind is np.float64 else 'float'}>", blocks, THREADS, *exact,
                 np.int32(width), held.array, np.int32(len(shuffles)), *self._numbers(), np.int64(glm.n_voxels),
                 np.int64(start), self._scratch(blocks), out,
             )  # fmt: skip
@@ -188,9 +189,9 @@ class _OnDevice(VoxelwiseOnDevice):
         """(room,) The same for a list on the device, where they stay."""
         device, statistic = self.device, self.device.empty(items.room, np.float64)
         held, blocks = on_device(shuffles, device), self._blocks(items.room)
-        for start, width, made in self.slabs():
+        for start, width, exact, _ in self.slabs():
             device.launch(
-                "voxelwise_refit_exact", blocks, THREADS, *made, np.int32(width), np.int32(start), *items.arguments,
+                "voxelwise_refit_exact", blocks, THREADS, *exact, np.int32(width), np.int32(start), *items.arguments,
                 held.array, *self._numbers(), self._scratch(blocks), statistic,
             )  # fmt: skip
         return statistic

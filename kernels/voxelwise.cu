@@ -4,8 +4,9 @@
 
 namespace {
 
-const double DEPENDENT = 1e-7, TINY = 1e-12, ZERO = 1e-10, ALONE = 1e-10, ORTHOGONAL = 1e-13, FLOOR = 1e-14,
-             NO_LIMIT = -1e300;
+const double DEPENDENT = 1e-7, TINY = 1e-12, ZERO = 1e-10, ALONE = 1e-10, FLOOR = 1e-14, NO_LIMIT = -1e300;
+constexpr double ORTHOGONAL = 1e-13;
+static_assert((double)(float)ORTHOGONAL < ORTHOGONAL, "float32 numbers below it are those that its rounding is not below");
 
 DEVICE double norm_of(const double* block, int n, int64 stride) {
     double norm = 0.0;
@@ -59,11 +60,12 @@ DEVICE bool constant(const double* data, const double* gone, const double* colum
 // bounds of the columns' norms. n_removed: columns taken out of the data. demean: 1 the columns, 2 the data.
 // outside: number among the evs of what takes a subject out where it is not 0, or -1; keep: their data remain.
 // columns (k, n, width), and if outside >= 0 one plane more, 1 for subjects who are left out; y (n, width);
-// stands (k, width): 1 where a column is not a combination of earlier ones; norms (width).
+// stands (k, width): 1 where a column is not a combination of earlier ones; norms (width). want_rounded: columns and y in
+// float32 too.
 KERNEL voxelwise_prepare(const float* data, int64 data_stride, int64 first, int width, const double* design, int p,
                          const float* evs, const int* position, const double* mixing, const double* size, int n, int k,
-                         int n_removed, int demean, int outside, int keep, double* columns, double* y, int* stands,
-                         double* norms) {
+                         int n_removed, int demean, int outside, int keep, int want_rounded, double* columns, double* y,
+                         int* stands, double* norms, float* rounded_columns, float* rounded_y) {
     const int64 stride = width;
     for (int64 v = grid_thread(); v < width; v += grid_threads()) {
         double* residual = y + v;
@@ -107,6 +109,10 @@ KERNEL voxelwise_prepare(const float* data, int64 data_stride, int64 first, int 
         for (int a = 0; a < n_removed; ++a) project_out(residual, columns + (int64)a * n * stride + v, n, stride);
         const double norm = normalise(residual, n, stride, before, ZERO);
         norms[v] = same ? 0.0 : norm;
+        if (!want_rounded) continue;
+        const int rows = (k + (outside >= 0)) * n;
+        for (int i = 0; i < rows; ++i) rounded_columns[i * stride + v] = (float)columns[i * stride + v];
+        for (int i = 0; i < n; ++i) rounded_y[i * stride + v] = (float)residual[i * stride];
     }
 }
 
@@ -116,40 +122,42 @@ struct Fit {
     double statistic, sse, df;
 };
 
+DEVICE float fused(float a, float b, float c) { return fmaf(a, b, c); }
+DEVICE double fused(double a, double b, double c) { return fma(a, b, c); }
+
+DEVICE bool orthogonal(float product) { return fabsf(product) <= (float)ORTHOGONAL; }
+DEVICE bool orthogonal(double product) { return fabs(product) < ORTHOGONAL; }
+
 // Statistic of one shuffle at one voxel from products in T; NaN where the SSE is under `limit`, floored if not.
 template <class T>
-DEVICE Fit fit(const double* columns, const double* y, const int* stands, int64 stride, const int* shuffle,
-               int has_signs, int n, int k, int first_column, int n_nuisance, int spent, int n_out, int is_f, double limit) {
-    double effect = 0.0, df = n - spent;
-    int numerator = 0;
+DEVICE Fit fit(const T* columns, const T* y, const int* stands, int64 stride, const int* shuffle, int has_signs, int n,
+               int k, int first_column, int n_nuisance, int spent, int n_out, int is_f, double limit) {
+    double effect = 0.0;
+    int df = n - spent, numerator = 0;
     T lost = 0;
     if (n_out) {
-        const double* gone = columns + (int64)k * n * stride;
+        const T* gone = columns + (int64)k * n * stride;
         for (int i = 0; i < n; ++i) {
-            const T value = (T)y[i * stride];
-            const T share = (T)gone[(has_signs ? row_of(shuffle[i]) : shuffle[i]) * stride] * value;
-            if (sizeof(T) == 4)
-                lost = (T)fmaf((float)share, (float)value, (float)lost);
-            else
-                lost = (T)fma((double)share, (double)value, (double)lost);
-            df -= gone[i * stride];
+            const T value = y[i * stride];
+            const T share = gone[(has_signs ? row_of(shuffle[i]) : shuffle[i]) * stride] * value;
+            lost = fused(share, value, lost);
+            df -= gone[i * stride] != 0;
         }
     }
     double left = 1.0 - (double)lost;
     for (int a = first_column; a < k; ++a) {
-        const double* column = columns + (int64)a * n * stride;
+        const T* column = columns + (int64)a * n * stride;
         T product = 0;
         for (int i = 0; i < n; ++i) {
-            const T value = (T)y[i * stride];
+            const T value = y[i * stride];
             const int s = shuffle[i];
             if (has_signs && s < 0)
-                product -= (T)column[~s * stride] * value;
-            else if (sizeof(T) == 4)
-                product = (T)fmaf((float)column[s * stride], (float)value, (float)product);
+                product -= column[~s * stride] * value;
             else
-                product = (T)fma((double)column[s * stride], (double)value, (double)product);
+                product = fused(column[s * stride], value, product);
         }
-        const double p = fabs((double)product) < ORTHOGONAL ? 0.0 : (double)product;
+        if (orthogonal(product)) product = 0;
+        const double p = product;
         left -= p * p;
         df -= stands[a * stride];
         if (a >= n_nuisance) {
@@ -171,24 +179,24 @@ DEVICE Fit fit(const double* columns, const double* y, const int* stands, int64 
 
 }  // namespace
 
-// Statistic maps out (n_maps, out_stride) of the voxels of a slab, columns out_first ... of it; float32 products, and
-// float64 ones where those cancel or everywhere if `exact`. variance (like out) if want_variance.
+// Statistic maps out (n_maps, out_stride) of the voxels of a slab, columns out_first ... of it. Maps in float32 are made
+// from float32 products, and from float64 ones where those cancel. variance (like out) if want_variance.
 template <class Real>
-KERNEL voxelwise_maps(const double* columns, const double* y, const int* stands, const double* norms, int width,
-                      const int* shuffles, int n_maps, int has_signs, int n, int k, int first_column, int n_nuisance,
-                      int spent, int n_out, int is_f, double limit, int exact, int64 out_stride, int64 out_first, Real* out,
-                      int want_variance, Real* variance) {
+KERNEL voxelwise_maps(const double* columns, const double* y, const int* stands, const double* norms,
+                      const float* rounded_columns, const float* rounded_y, int width, const int* shuffles, int n_maps,
+                      int has_signs, int n, int k, int first_column, int n_nuisance, int spent, int n_out, int is_f,
+                      double limit, int64 out_stride, int64 out_first, Real* out, int want_variance, Real* variance) {
     for (int64 item = grid_thread(); item < (int64)n_maps * width; item += grid_threads()) {
         const int64 b = item / width, v = item % width;
         const int* shuffle = shuffles + b * n;
         Fit found;
         found.statistic = nan("");
-        if (!exact)
-            found = fit<float>(columns + v, y + v, stands + v, width, shuffle, has_signs, n, k, first_column, n_nuisance,
-                               spent, n_out, is_f, limit);
+        if (sizeof(Real) == sizeof(float))
+            found = fit(rounded_columns + v, rounded_y + v, stands + v, width, shuffle, has_signs, n, k, first_column,
+                        n_nuisance, spent, n_out, is_f, limit);
         if (found.statistic != found.statistic)
-            found = fit<double>(columns + v, y + v, stands + v, width, shuffle, has_signs, n, k, first_column, n_nuisance,
-                                spent, n_out, is_f, NO_LIMIT);
+            found = fit(columns + v, y + v, stands + v, width, shuffle, has_signs, n, k, first_column, n_nuisance, spent,
+                        n_out, is_f, NO_LIMIT);
         const int64 place = b * out_stride + out_first + v;
         out[place] = norms[v] > 0.0 ? (Real)found.statistic : (Real)0;
         if (want_variance)
@@ -205,8 +213,8 @@ KERNEL voxelwise_exact(const double* columns, const double* y, const int* stands
     for (int64 item = grid_thread(); item < n_items; item += grid_threads()) {
         const int64 v = item_voxel[item] - first;
         if (v < 0 || v >= width) continue;
-        const Fit found = fit<double>(columns + v, y + v, stands + v, width, shuffles + (int64)item_map[item] * n,
-                                      has_signs, n, k, first_column, n_nuisance, spent, n_out, is_f, NO_LIMIT);
+        const Fit found = fit(columns + v, y + v, stands + v, width, shuffles + (int64)item_map[item] * n, has_signs, n,
+                              k, first_column, n_nuisance, spent, n_out, is_f, NO_LIMIT);
         statistic[item] = norms[v] > 0.0 ? found.statistic : 0.0;
     }
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -176,6 +177,38 @@ def test_predictions_are_those_of_the_log():
     seconds = [model.FIXED_S + 1e-2 * each for each in us]
     assert f"| present kernels | {us[0]:.1f} | {us[1]:.1f} |" in text
     assert f"| seconds for 10,000 permutations, present kernels | {seconds[0]:.2f} | {seconds[1]:.2f} |" in text
+
+
+FLOAT64_ROWS = {
+    "TFCE, n 146": ("TFCE, C 6",),
+    "and voxelwise": ("TFCE, C 26, and voxelwise",),
+    "F, clusters, n 40": ("F, clusters",),
+    "smoothed variance, n 20": ("smoothed variance",),
+    "multi-level blocks, n 20": ("multi-level blocks, permutations and sign flips",),
+    "size of z, TFCE by PALM's rule with uncorrected p, n 20": ("size of z, TFCE by PALM's rule, uncorrected",),
+    "correlation; methods of Dekker and ter Braak, n 20": (
+        "correlation",
+        "Dekker's method",
+        "ter Braak's method",
+    ),
+    "missing data, n 20": ("missing data",),
+    "variance groups, n 20": ("variance groups",),
+    "voxelwise EV by Dekker's method, n 20": ("Dekker's method, voxelwise EV",),
+    "voxelwise EV, n 20": ("voxelwise EV",),
+}
+"""Rows of the log's table of float64 operations → workloads of the table of counts."""
+
+
+def test_float64_operations_are_those_of_the_log():
+    """Per voxel and permutation, all kernels together."""
+    lines = (laboratory.ROOT / "bench" / "OPTIMISATION.md").read_text().splitlines()
+    said = {cells[1]: cells[2] for line in lines if len(cells := re.split(r" ?\| ?", line)) == 5}
+    workloads = model.counts()["10 mm"]
+    for row, names in FLOAT64_ROWS.items():
+        for name in names:
+            operations = sum(entry.get("float64_operations", 0) for entry in workloads[name].values())
+            each = operations / workloads["voxels"]
+            assert said[row] == (f"{each:.1f}" if each < 10 else f"{each:.0f}"), row
 
 
 def test_instructions_by_phase():

@@ -12,14 +12,17 @@ from gpuvox.glm import Glm, Nuisance
 from gpuvox.grid import Grid
 from gpuvox.partitioning import partition
 from gpuvox.permtest import PermutationTest
+from gpuvox.regression_methods import Method
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.signed_rows import from_signs, to_one
 from gpuvox.smooth import MaskedGaussian
 from gpuvox.statistics import Statistics
-from gpuvox.voxelwise_evs import VoxelwiseGlm
+from gpuvox.voxelwise_evs import VoxelwiseGlm, slab_width
+from gpuvox.voxelwise_methods import voxelwise_model
 from tests.cuda_on_cpu.shim import CXX, ShimDevice
 
 N, V = 14, 70
+needs_compiler = pytest.mark.skipif(CXX is None, reason="no C++ compiler to run the kernels on the CPU")
 
 
 def study(seed=0):
@@ -399,6 +402,45 @@ def test_ties_of_whole_numbers_are_ties(is_f, device):
     assert (sums[0] == 0).any()
     order = np.abs(sums) if is_f else sums
     np.testing.assert_array_equal(done.tally.below["vox"][0], (order < order[0]).sum(axis=0))
+
+
+@needs_compiler
+@pytest.mark.parametrize("method", [Method.FREEDMAN_LANE, Method.TER_BRAAK, Method.MANLY])
+@pytest.mark.parametrize("excludes", [False, True])
+def test_columns_are_rounded_beforehand_to_the_bits_of_rounding_them_one_by_one(method, excludes):
+    """On a device, in one slab and in several; voxel 5 is a perfect fit, whose products in float32 cancel."""
+    Y, M, ev = study(4)
+    Y[:, 5] = ev[:, 5]
+    evs = {2: ev, -4: lesions(4)} if excludes else {2: ev}
+    shuffles = Shuffler(rng_labels(), Permutations(20, 3, permute_and_flip=True)).shuffles(0, 20)
+    model = voxelwise_model(Y, M, np.array([[0, 0, 1.0]]), evs, method)
+    number, voxels = np.arange(40) % 20, np.arange(40) % V
+    for limit in (1 << 30, 100_000):
+        device = ShimDevice(limit=limit)
+        placed = model.on(device)
+        maps = device.download(placed.statistic_maps(shuffles))
+        np.testing.assert_array_equal(maps, model.statistic_maps(shuffles))
+        np.testing.assert_array_equal(
+            placed.exact(shuffles, number, voxels), model.exact(shuffles, number, voxels)
+        )
+        assert (device.launched.count("voxelwise_prepare") > 4) == (limit == 100_000)
+
+
+@needs_compiler
+@pytest.mark.parametrize("method", [Method.FREEDMAN_LANE, Method.DEKKER])
+@pytest.mark.parametrize("excludes", [False, True])
+def test_the_size_of_slabs_counts_every_array_of_the_bases(method, excludes):
+    """With a mask of subjects that are left out, 4 bytes a voxel more."""
+    Y, M, ev = study(4)
+    evs = {2: ev, -4: lesions(4)} if excludes else {2: ev}
+    made = voxelwise_model(Y, M, np.array([[0, 0, 1.0]]), evs, method, device=ShimDevice())._on_device
+    (bases,) = made.slabs()
+    arrays = (*bases.exact, *bases.rounded) if made.rounds else bases.exact
+    taken = sum(int(np.prod(array.shape)) * array.dtype.itemsize for array in arrays) + 2 * 4 * made.rows * V
+    assert made.rounds == (method is Method.FREEDMAN_LANE)
+    for n_bytes, fits in ((taken + 4 * V * excludes, True), (taken - 1, False)):
+        width = slab_width(4 * n_bytes, N, made.rows, made.planes, V, rounds=made.rounds)
+        assert (width == V) == fits
 
 
 def test_subjects_left_out_everywhere_are_named_as_what_takes_the_degrees_of_freedom():
