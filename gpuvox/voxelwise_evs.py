@@ -420,6 +420,11 @@ class VoxelwiseOnDevice:
                 self.prepared = self._prepare(start, width, values)
             yield self.prepared
 
+    def _slabs_for(self, items: DeviceItems) -> Iterator[Bases]:
+        """The same; none if they would be sent in vain, for a list without items."""
+        if self.slab >= self.glm.n_voxels or self.device.download(items.count)[0]:
+            yield from self.slabs()
+
     def _prepare(self, start: int, width: int, values: DeviceArray) -> Bases:
         glm, device, n, k = self.glm, self.device, self.n, self.k
         data, evs = device.rows(values, 0, n), device.rows(values, n, self.rows)
@@ -507,10 +512,8 @@ class VoxelwiseOnDevice:
     def exact_on(self, shuffles: ShuffleBatch, items: DeviceItems) -> DeviceArray:
         """(room,) The same for a list on the device, where they stay."""
         device, statistic = self.device, self.device.empty(items.room, np.float64)
-        if self.slab < self.glm.n_voxels and not device.download(items.count)[0]:
-            return statistic  # before data are sent in vain
         held = on_device(shuffles, device)
-        for start, width, exact, _ in self.slabs():
+        for start, width, exact, _ in self._slabs_for(items):
             device.launch(
                 "voxelwise_exact", blocks_for(items.room, THREADS, device), THREADS,
                 *exact, np.int32(width), np.int32(start), *items.arguments, held.array, np.int32(held.has_signs),

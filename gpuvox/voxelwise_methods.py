@@ -189,7 +189,7 @@ class _OnDevice(VoxelwiseOnDevice):
         """(room,) The same for a list on the device, where they stay."""
         device, statistic = self.device, self.device.empty(items.room, np.float64)
         held, blocks = on_device(shuffles, device), self._blocks(items.room)
-        for start, width, exact, _ in self.slabs():
+        for start, width, exact, _ in self._slabs_for(items):
             device.launch(
                 "voxelwise_refit_exact", blocks, THREADS, *exact, np.int32(width), np.int32(start), *items.arguments,
                 held.array, *self._numbers(), self._scratch(blocks), statistic,

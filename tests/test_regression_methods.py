@@ -9,6 +9,7 @@ import pytest
 from gpuvox.errors import DesignError, InputError
 from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.partitioning import orthonormal_basis
+from gpuvox.reductions import upload_items
 from gpuvox.regression_methods import Method, Partitioning, RegressionTest, residual_rotation
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.signed_rows import to_one
@@ -287,6 +288,25 @@ def test_a_device_gives_the_same_bits_of_voxelwise_columns(method, flip):
         np.testing.assert_array_equal(twin.exact_map(shuffles[3]), model.exact_map(shuffles[3]))
         assert not maps[:, 2].any()
         assert maps[:, 5].any() == (contrast != VOXELWISE["effect"][0])
+
+
+@needs_compiler
+def test_voxelwise_columns_are_sent_slab_by_slab_where_memory_is_short_but_not_for_nothing():
+    """A list of ties that is empty needs no data."""
+    device = ShimDevice()
+    Y, M, ev = voxelwise()
+    model = voxelwise_model(Y, M, np.array([[0, 1, 0, 0]]), {3: ev}, Method.DEKKER)
+    twin = model.on(device)
+    shuffles = Shuffler(ev[:, :1], Permutations(8, 4)).shuffles(0, 8)
+    twin._on_device.slab = 4
+    np.testing.assert_array_equal(device.download(twin.statistic_maps(shuffles)), model.statistic_maps(shuffles))
+    number = np.arange(12) % 8
+    np.testing.assert_array_equal(twin.exact(shuffles, number, number), model.exact(shuffles, number, number))
+    assert "send" in device.transfers
+    device.transfers.clear()
+    none = np.zeros(0, np.int32)
+    assert len(twin.exact_on(shuffles, upload_items(device, none, none))) == 0
+    assert "send" not in device.transfers
 
 
 def test_huh_and_jhun_have_no_shuffles_of_voxelwise_columns():
