@@ -308,6 +308,11 @@ ORDERED = {
         WHOLE,
     ),
     "all flips": (listed(SIGNS), None),
+    "flips, each followed by its opposite": (
+        np.repeat(listed(Shuffler(np.arange(10.0), Permutations(100, 1, flip=True))), 2, axis=0)
+        * np.tile([[1], [-1]], (100, 1)),
+        None,
+    ),
     "a part, sorted": (np.unique(listed(Shuffler(np.arange(10.0), Permutations(800, 1))), axis=0), None),
 }
 
