@@ -146,6 +146,18 @@ def test_estimates_are_those_of_lme4(number):
     assert fit.at_limit == (number == 1)
 
 
+@pytest.mark.parametrize("residual", [0.001, 1e-5])
+def test_fits_converge_however_small_the_residuals(residual):
+    """The deviance is rounded by more than a search needs to call itself a success."""
+    table = few_visits(0, residual, 0)
+    X = np.column_stack([np.ones(len(table)), table["years"]])
+    fit = restricted_fit(table["volume"] - 20, X, X, table["participant_id"].to_list())
+    assert fit.converged
+    assert np.sqrt(fit.residual) == pytest.approx(residual, rel=0.25)
+    spread = table.loc[table["years"] == 0, "volume"].std()
+    assert np.sqrt(fit.random[0, 0]) == pytest.approx(spread, rel=1e-3)
+
+
 def few_visits(sd_slope, residual, seed, times=(0, 1, 2)):
     """24 participants, whose changes and residuals have these SDs."""
     rng, rows = np.random.default_rng(seed), []
