@@ -111,7 +111,7 @@ SIZE_COLUMNS = {
     "sd_change": "SD of a participant's change per year, as estimated by least squares from these visits",
     "n_two_arms": "participants in each of two arms, difference of changes",
     "n_one_arm": "participants in one arm, its change compared with the untreated change, taken as known",
-    "note": "if the numbers are not determined, or are bounds",
+    "note": "if the numbers are not determined, uncertain, or bounds",
 }
 
 
@@ -450,9 +450,10 @@ def _trial(command: Mixed, fit: _Fit, rows: Sequence[dict[str, Any]]) -> dict[st
         effect, rows[0]["sd_slope"], rows[0]["sd_residual"], command.visits, command.power, command.alpha
     )
     notes = []
-    if fit.at_limit:
-        where = "as 0" if rows[0]["sd_slope"] == 0 else "at its limit"
-        notes.append(f"lower bounds: the variance of the changes is estimated {where}, and may be larger")
+    if rows[0]["sd_slope"] == 0:
+        notes.append("lower bounds: the variance of the changes is estimated as 0, and may be larger")
+    elif fit.at_limit:
+        notes.append(f"uncertain: {_note(fit)}")
     if of["low"] <= 0 <= of["high"]:
         notes.append("no upper bounds: the 95 % interval of the change includes 0")
     return {"effect": effect, "sd_change": sd, "n_two_arms": math.ceil(two), "n_one_arm": math.ceil(one),
