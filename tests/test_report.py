@@ -903,14 +903,19 @@ def heads_and_cells(table):
 
 def test_tables_of_mixed_models_say_what_their_columns_are(tmp_path):
     """With the outcome's unit, and the decimals of the standard error for all that has this unit."""
-    change = "outcome\teffect\tn_visits\tchange\tse\tlow\thigh\tp\tbaseline\tsd_intercept\tsd_slope\tsd_residual"
+    change = "outcome\teffect\tn_visits\tchange\tse\tlow\thigh\tp\tbaseline\tsd_intercept\tsd_slope"
+    change += "\tcorrelation\tsd_residual"
     (tmp_path / "m.tsv").write_text(
-        f"{change}\nthalamus.volume\tMS\t18\t-0.16372\t0.03214\t-0.22673\t-0.1007\t.0001\t19.1634\t1.5\t0.05\t0.1\n"
+        f"{change}\nthalamus.volume\tMS\t18\t-0.16372\t0.03214\t-0.22673\t-0.1007\t.0001\t19.1634\t1.5\t0.05\t-0.5\t0.1\n"
     )
-    assert heads_and_cells(*tables.tables_of("t", "t", tmp_path / "m.tsv")[:1]) == {
+    changes, variances = tables.tables_of("t", "t", tmp_path / "m.tsv")
+    assert heads_and_cells(changes) == {
         "Outcome": "thalamus, volume (mL)", "Effect": "MS", "Visits": "18", "Change per year": "−0.164", "SE": "0.032",
-        "95 % CI": "[−0.227, −0.101]", "p": "< .001", "At baseline": "19.163", "SD of intercepts": "1.500",
-        "SD of changes": "0.050", "SD of residuals": "0.100",
+        "95 % CI": "[−0.227, −0.101]", "p": "< .001", "At baseline": "19.163",
+    }  # fmt: skip
+    assert heads_and_cells(variances) == {
+        "Outcome": "thalamus, volume (mL)", "Effect": "MS", "SD of intercepts": "1.500", "SD of changes": "0.050",
+        "Correlation of intercepts and changes": "−0.500", "SD of residuals": "0.100",
     }  # fmt: skip
     (tmp_path / "t.tsv").write_text(
         "outcome\teffect\tsd_change\tn_two_arms\tn_one_arm\tnote\niron\t0.0123\t0.0345\t9\t5\tx\n"

@@ -168,7 +168,8 @@ HEADINGS: dict[str, str] = {
     "partialetasq": "Partial η²", "correction": "Correction", "smallest_p": "Smallest p", "clusters": "Clusters",
 }  # fmt: skip
 HEADINGS_BESIDE = {
-    "change": {"effect": "Effect", "correlation": "Correlation of intercepts and changes"},
+    "change": {"effect": "Effect"},
+    "sd_intercept": {"effect": "Effect", "correlation": "Correlation of intercepts and changes"},
     "n_one_arm": {"effect": "Change that is removed"},
 }
 """Headings of columns in tables that have another column, the key."""
@@ -224,10 +225,14 @@ OTHER_EFFECT_SIZE = ("eta2_partial", "eta2_partial_low", "eta2_partial_high")
 """Columns that are shown separately beside Cohen's d."""
 DISTRIBUTION = ("minimum", "maximum", "median", "q1", "q3", "iqr")
 """Columns that are shown separately beside a test of the mean."""
+VARIANCES = ("sd_intercept", "sd_slope", "correlation", "sd_residual")
+"""Columns that are shown separately beside the change of a mixed model."""
 LEFT_OUT = re.compile(r"adjusted_se_|difference_se$")
 """Columns that are redundant beside confidence intervals."""
 LEADING = ("groups", "variable", "level", "model", "block", "predictor", "x", "y")
 """Columns that identify a row."""
+LEADING_MIXED = ("outcome", "effect")
+"""Those of a mixed model."""
 CONSTANT = (
     "against",
     "outcome",
@@ -620,12 +625,15 @@ def tables_of(
     names = [name for name in names if name not in same]
     beside: tuple[str, ...] = DISTRIBUTION if any("against" in row for row in rows) else ()
     beside += OTHER_EFFECT_SIZE if {"d", "d_low"} <= set(names) else ()
+    of_mixed = {"change", "sd_intercept"} <= set(names)
+    beside += VARIANCES if of_mixed else ()
     more = [name for name in names if ADDITIONAL.match(name) or name in beside]
     make = partial(make_table, rows=rows, level=level, explained=explained, log=log, units=units)
     first = replace(make(id, caption, [n for n in names if n not in more]), note=" ".join(notes))
     if not more:
         return [first]
-    lead = [name for name in names if name in LEADING and name not in more]
+    leading = LEADING_MIXED if of_mixed else LEADING
+    lead = [name for name in names if name in leading and name not in more]
     return [first, make(f"{id}-more", f"{caption}: further columns", [*lead, *more])]
 
 
