@@ -276,6 +276,9 @@ def test_pairs_and_wholes():
     whole = find_blocks(Columns(whole="participant_id"), VISITS)
     assert whole.blocks.tolist() == [1, 2, 1, 3, 2, 3]
     assert whole.whole
+    assert not whole.warnings
+    unnamed = Cohort(VISITS.text.rename(columns={"session": "month"}), "p.tsv")
+    assert "in the order of the table" in find_blocks(Columns(whole="participant_id"), unnamed).warnings[0]
     assert whole.sentence == "the 3 blocks of participant_id are permuted as wholes, each with its 2 rows"
 
 

@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuvox.block_tree import is_multi_level
-from gpuvox.cohort.table import Cohort, listed
+from gpuvox.cohort.table import ID, Cohort, listed
 from gpuvox.errors import DesignError
+from gpuvox.participants import VISIT_COLUMNS
 from gpuvox.plain import composed, several
 
 Ints = NDArray[np.int64]
@@ -211,8 +212,19 @@ def _as_wholes(name: str, cohort: Cohort) -> Exchangeability:
     _check_sequence(name, levels, cohort)
     blocks, of_each = f"the {len(sizes)} blocks of {name} are", f"each with its {several(usual, 'row')}"
     return Exchangeability(
-        _numbered(levels), True, f"{blocks} permuted as wholes, {of_each}", f"{blocks} flipped, {of_each}"
-    )
+        _numbered(levels), True, f"{blocks} permuted as wholes, {of_each}", f"{blocks} flipped, {of_each}",
+        tuple(_unnamed_rows(name, cohort)),
+    )  # fmt: skip
+
+
+def _unnamed_rows(name: str, cohort: Cohort) -> list[str]:
+    """A warning if nothing tells the rows of a participant apart, so that those of two blocks are matched by order."""
+    if cohort.visit_column or not cohort.text[ID].duplicated().any():
+        return []
+    return [
+        f"no column such as {VISIT_COLUMNS[1]} names the rows of a participant, so the rows of each {name} are matched "
+        "with those of others in the order of the table"
+    ]
 
 
 def _as_wholes_within(name: str, outer: Sequence[str], cohort: Cohort) -> Exchangeability:
@@ -235,6 +247,7 @@ def _as_wholes_within(name: str, outer: Sequence[str], cohort: Cohort) -> Exchan
     if len(alone) == len(wholes):
         raise DesignError(f"every {_and(outer)} has one {name} only, so nothing can be permuted", option="--whole")
     warnings = [f"{listed(alone)} has one {name} only, which is never permuted"] if alone else []
+    warnings += _unnamed_rows(name, cohort)
     n = len(levels)
     tree = np.column_stack([np.full(n, -1), _numbered(keys), -_numbered(levels), np.arange(1, n + 1)])
     sentence = (

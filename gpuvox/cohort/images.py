@@ -159,18 +159,16 @@ def _by_template(template: str, cohort: Cohort) -> CohortImages:
     pieces = _parse_template(template, cohort)
     paths, missing, several_match = {}, {}, []
     for row in range(len(cohort)):
-        cells = {name: composed(cohort.text[name].iloc[row].strip()) for _, name in pieces if name}
+        cells = {name: cohort.text[name].iloc[row].strip() for _, name in pieces if name}
         empty = [name for name, cell in cells.items() if is_missing(cell)]
         if empty:
             missing[row] = f"no {', '.join(empty)} for the name of its image"
             continue
-        pattern = "".join(text + (glob.escape(cells[name]) if name else "") for text, name in pieces)
-        decomposed = "".join(
-            text + (glob.escape(_decomposed(cells[name])) if name else "") for text, name in pieces
+        pattern, *others = dict.fromkeys(
+            "".join(text + (glob.escape(form(cells[name])) if name else "") for text, name in pieces)
+            for form in (str, composed, _decomposed)
         )
-        matches = list(
-            dict.fromkeys(path for each in dict.fromkeys([pattern, decomposed]) for path in _matches(each))
-        )
+        matches = list(dict.fromkeys(path for each in (pattern, *others) for path in _matches(each)))
         if not matches:
             missing[row] = f"no image matches {pattern}"
         elif len(matches) > 1:
