@@ -87,10 +87,8 @@ def compiled_loops(lab: Lab) -> Iterator[None]:
         yield
     finally:
         for process in running:
-            try:
-                process.wait(
-                    max(lab.left(), 0.1)
-                )  # what fails there fails again, and is reported, where it is needed
+            try:  # what fails there fails again, and is reported, where it is needed
+                process.wait(max(lab.left(), 0.1))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
