@@ -116,14 +116,13 @@ def test_python_has_the_same_settings(study):
     result = gpuvox.randomise("data", "design.mat", "design.con", **settings, **both)
     inside = image("mask") > 0
     assert (result.volume("vox_corrp_tstat1")[inside] == image("out_vox_corrp_tstat1")[inside]).all()
-    for drawn in ("repeats", "detect_null"):
-        with pytest.raises(SettingError, match=f"{drawn} says which permutations are drawn"):
-            gpuvox.randomise(
-                "data", "design.mat", "design.con", **settings, **{drawn: True}, permutations={"tstat1": [[1, 2]]}
-            )
+    with pytest.raises(SettingError, match="repeats says which permutations are drawn"):
+        gpuvox.randomise(
+            "data", "design.mat", "design.con", **settings, repeats=True, permutations={"tstat1": [[1, 2]]}
+        )
 
 
-@pytest.mark.parametrize("option", ["--ise", "--ee", "--cmcp", "--cmcx", "--detectNull"])
+@pytest.mark.parametrize("option", ["--ise", "--ee", "--cmcp", "--cmcx"])
 def test_given_permutations_are_not_drawn(option, study, capsys):
     assert run(option, "--permutations", "out") == 2
     assert f"{option} says which permutations are drawn" in capsys.readouterr().err

@@ -291,8 +291,7 @@ def make_options(raw_settings: Mapping[str, Any], *, one_sample: bool) -> Option
         As for `checked`.
     """
     settings = checked(raw_settings)
-    of_drawn = "permute_and_flip", "repeats", "distinct_rows", "detect_null"
-    drawn = next((name for name in of_drawn if settings.get(name)), None)
+    drawn = next((name for name in ("permute_and_flip", "repeats", "distinct_rows") if settings.get(name)), None)
     if drawn and settings.get("permutations") is not None:
         raise SettingError(
             f"{drawn} says which permutations are drawn, and permutations has them already; leave one of the two out"

@@ -173,7 +173,7 @@ def check_workers(options: argparse.Namespace) -> None:
 
 def check_shuffles(options: argparse.Namespace) -> None:
     """Options that say how permutations are drawn, where they are drawn."""
-    drawn = next((name for name in ("ise", "ee", "cmcp", "cmcx", "detectNull") if getattr(options, name)), None)
+    drawn = next((name for name in ("ise", "ee", "cmcp", "cmcx") if getattr(options, name)), None)
     if drawn and options.permutations:
         raise UsageError(
             f"--{drawn} says which permutations are drawn, and --permutations has them already; omit one of the two",
