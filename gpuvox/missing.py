@@ -39,7 +39,7 @@ from gpuvox.device import Device, Outcomes, blocks_for
 from gpuvox.errors import DesignError
 from gpuvox.missing_loops import fill, find_factors
 from gpuvox.partitioning import PartitionedDesign, invariant_part
-from gpuvox.reductions import DeviceItems, upload_items
+from gpuvox.reductions import DeviceItems, shuffle_by_shuffle, upload_items
 from gpuvox.signed_rows import on_device
 from gpuvox.types import (
     AnyArray,
@@ -236,15 +236,17 @@ class MissingGlm(ZModel):
         """(m,) z in float64 for pairs of a shuffle and a voxel, see `glm.Glm.exact`."""
         if self.device is not None:
             return self._on_device.exact(shuffles, number, voxels)[2]
-        out, whole = np.empty(len(number)), np.zeros((3, 1, self.n_voxels))
-        for b in np.unique(number):
-            chosen = np.flatnonzero(number == b)
-            wanted = np.unique(voxels[chosen])
+        whole = np.zeros((3, 1, self.n_voxels))
+
+        def of_one(shuffle: Shuffles, chosen: Ints) -> Float64:
+            wanted = np.unique(chosen)
             order = wanted[np.argsort(self.patterns.of_voxel[wanted], kind="stable")]
             starts = np.searchsorted(self.patterns.of_voxel[order], np.arange(len(self.patterns.present) + 1))
-            self._fill(shuffles[b : b + 1], order.astype(np.int64), starts, NO_MAPS, whole)
-            out[chosen] = whole[2, 0, voxels[chosen]]
-        return out
+            self._fill(shuffle, order, starts, NO_MAPS, whole)
+            found: Float64 = whole[2, 0, chosen]
+            return found
+
+        return shuffle_by_shuffle(shuffles, number, voxels, of_one)
 
     def exact_on(self, shuffles: ShuffleBatch, items: DeviceItems) -> DeviceArray:
         """(room,) float64 The same for a list on the device, where they stay."""

@@ -14,7 +14,7 @@ import numpy as np
 from gpuvox.device import C_NAMES, Again, Device, Outcomes, Promise, blocks_for, blocks_over, settled
 from gpuvox.heights import LINEAR
 from gpuvox.jit import inner, loop
-from gpuvox.types import AnyArray, Bools, DeviceArray, Float32, Float64, Int32, Ints, MapBatch
+from gpuvox.types import AnyArray, Bools, DeviceArray, Float32, Float64, Int32, Ints, MapBatch, Shuffles
 
 TIE = 1e-4
 """Relative difference within which float32 statistics are compared again in float64."""
@@ -48,6 +48,17 @@ class Items:
 
     def __len__(self) -> int:
         return len(self.map)
+
+
+def shuffle_by_shuffle(
+    shuffles: Shuffles, number: AnyArray, voxels: AnyArray, values: Callable[[Shuffles, Ints], Float64]
+) -> Float64:
+    """(m,) Values for pairs of a shuffle and a voxel, from a function of one shuffle (1, n) and its voxels."""
+    out = np.empty(len(number))
+    for b in np.unique(number):
+        chosen = number == b
+        out[chosen] = values(shuffles[b : b + 1], voxels[chosen].astype(np.int64))
+    return out
 
 
 def extremes(maps: MapBatch, device: Device | None = None) -> AnyArray:

@@ -39,7 +39,7 @@ from gpuvox.device import Device, Outcomes, blocks_for
 from gpuvox.errors import DesignError, InputError
 from gpuvox.glm_loops import ALONE
 from gpuvox.partitioning import PartitionedDesign, invariant_part
-from gpuvox.reductions import DeviceItems, upload_items
+from gpuvox.reductions import DeviceItems, shuffle_by_shuffle, upload_items
 from gpuvox.scratch import Data, Tiles, copy_block, pieces, pieces_with
 from gpuvox.signed_rows import on_device, rows_of, signs_of
 from gpuvox.streaming import Slabs, send_whole
@@ -215,11 +215,7 @@ class VarianceGroupsGlm(ZModel):
         """z in float64 for pairs of a permutation and a voxel, see `glm.Glm.exact`."""
         if self.device is not None:
             return self._on_device.exact(shuffles, number, voxels)
-        out = np.empty(len(number))
-        for b in np.unique(number):
-            chosen = number == b
-            out[chosen] = self._exact(shuffles[b : b + 1], voxels[chosen].astype(np.int64))[2, 0]
-        return out
+        return shuffle_by_shuffle(shuffles, number, voxels, lambda one, wanted: self._exact(one, wanted)[2, 0])
 
     def exact_on(self, shuffles: ShuffleBatch, items: DeviceItems) -> DeviceArray:
         """(room,) float64 The same for a list on the device, where they stay."""

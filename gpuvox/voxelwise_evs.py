@@ -28,7 +28,7 @@ from gpuvox.errors import DesignError
 from gpuvox.f_to_z import Z_BITS, z_table
 from gpuvox.glm import DeviceModel, Nuisance, smooth_variance, smooth_variance_on
 from gpuvox.glm_loops import cancels_below
-from gpuvox.reductions import DeviceItems, upload_items
+from gpuvox.reductions import DeviceItems, shuffle_by_shuffle, upload_items
 from gpuvox.scratch import WIDTH, Data, Tiles, as_tiles, copy_block, pieces, pieces_with
 from gpuvox.signed_rows import DeviceShuffles, on_device, rows_of
 from gpuvox.smooth import MaskedGaussian
@@ -303,11 +303,12 @@ class VoxelwiseGlm(DeviceModel):
         """Statistic in float64 for pairs of a permutation and a voxel, see `glm.Glm.exact`."""
         if self.device is not None:
             return self._on_device.exact(shuffles, number, voxels)
-        out = np.empty(len(number))
-        for b in np.unique(number):
-            chosen = number == b
-            out[chosen] = self._maps(shuffles[b : b + 1], voxels[chosen].astype(np.int64), True)[0][0]
-        return out
+        return shuffle_by_shuffle(shuffles, number, voxels, self._exact_of_one)
+
+    def _exact_of_one(self, shuffle: Shuffles, voxels: Ints) -> Float64:
+        """(m,) Statistic of one shuffle (1, n) in float64 at some voxels, on the host."""
+        first: Float64 = self._maps(shuffle, voxels, True)[0][0]
+        return first
 
     def exact_on(self, shuffles: ShuffleBatch, items: DeviceItems) -> DeviceArray:
         """(room,) float64 The same for a list on the device, where they stay."""

@@ -106,22 +106,14 @@ class VoxelwiseRefit(VoxelwiseGlm):
     def exact_map(self, shuffle: Shuffles) -> Float64:
         """(V,) Statistic map of one shuffle in float64, on the host."""
         if self.device is not None:
-            maps = self.device.download(self._on_device.all_maps(shuffle[None], np.float64))
-        else:
-            maps = self._refitted(shuffle[None], np.arange(self.n_voxels), np.float64)
-        first: Float64 = maps[0]
-        return first
+            first: Float64 = self.device.download(self._on_device.all_maps(shuffle[None], np.float64))[0]
+            return first
+        return self._exact_of_one(shuffle[None], np.arange(self.n_voxels))
 
-    def exact(self, shuffles: Shuffles, number: AnyArray, voxels: AnyArray) -> Float64:
-        """Statistic in float64 for pairs of a shuffle and a voxel, see `glm.Glm.exact`."""
-        if self.device is not None:
-            return self._on_device.exact(shuffles, number, voxels)
-        out = np.empty(len(number))
-        for b in np.unique(number):
-            chosen = number == b
-            wanted = voxels[chosen].astype(np.int64)
-            out[chosen] = self._refitted(shuffles[b : b + 1], wanted, np.float64)[0]
-        return out
+    def _exact_of_one(self, shuffle: Shuffles, voxels: Ints) -> Float64:
+        """See `VoxelwiseGlm._exact_of_one`."""
+        first: Float64 = self._refitted(shuffle, voxels, np.float64)[0]
+        return first
 
     def _refitted(self, shuffles: Shuffles, voxels: Ints, kind: type) -> AnyArray:
         """(B, len(voxels)) Maps at some voxels."""
