@@ -11,8 +11,9 @@ read it; and the host waits for the copy from a staging buffer before it fills t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -126,3 +127,51 @@ class Slabs:
             self._copied[self._turn] = self.device.send(target, staged, self._read[buffer])
         self._arrived[buffer] = self._copied[self._turn]
         self._held[buffer] = slab
+
+
+T = TypeVar("T")
+
+
+class PreparedSlabs(Generic[T]):
+    """What a model makes of its data on a device, a slab of voxels at a time.
+
+    What was made of the last slab is kept, so that it is made only once if one slab is enough. Then the data are those
+    that the tests of an analysis share, see `device.Device.shared`; several slabs are sent while the slab before is
+    computed.
+
+    Parameters
+    ----------
+    device : Device
+    data : sequence of arrays
+        What is sent, as `Device.shared` knows it.
+    rows, n_voxels, width, fill
+        See `Slabs`.
+    """
+
+    def __init__(
+        self, device: Device, data: Sequence[Any], rows: int, n_voxels: int, width: int, fill: Fill
+    ) -> None:
+        self.device, self.rows, self.n_voxels, self.width = device, rows, n_voxels, width
+        self._data, self._fill = data, fill
+        self._slabs: Slabs | None = None
+        self._made: tuple[tuple[int, int], T] | None = None
+
+    def sweep(self, prepare: Callable[[int, int, DeviceArray], T]) -> Iterator[T]:
+        """What `prepare` makes of each slab, from its first voxel, their number, and the slab (rows, width)."""
+        if 0 < self.n_voxels <= self.width:
+            if self._made is None:
+                values = self.device.shared(self._data, self._send)
+                self._made = (0, self.n_voxels), prepare(0, self.n_voxels, values)
+            yield self._made[1]
+            return
+        if self._slabs is None:
+            self._slabs = Slabs(self.device, self.rows, self.n_voxels, self.width, self._fill)
+        for start, values in self._slabs.sweep():
+            place = start, min(self.width, self.n_voxels - start)
+            if self._made is None or self._made[0] != place:
+                self._made = None  # its memory is needed
+                self._made = place, prepare(*place, values)
+            yield self._made[1]
+
+    def _send(self) -> DeviceArray:
+        return send_whole(self.device, self.rows, self.n_voxels, self._fill)

@@ -42,7 +42,7 @@ from gpuvox.partitioning import PartitionedDesign, invariant_part
 from gpuvox.reductions import DeviceItems, shuffle_by_shuffle, upload_items
 from gpuvox.scratch import Data, Tiles, copy_block, pieces, pieces_with
 from gpuvox.signed_rows import on_device, rows_of, signs_of
-from gpuvox.streaming import Slabs, send_whole
+from gpuvox.streaming import PreparedSlabs
 from gpuvox.types import (
     AnyArray,
     DeviceArray,
@@ -341,54 +341,38 @@ def slab_width(free_bytes: int, n: int, n_voxels: int) -> int:
 
 
 class _OnDevice:
-    """Maps of a `VarianceGroupsGlm` on a device, a slab of voxels at a time.
-
-    The residuals of the last slab are kept, so that they are computed only once if one slab is enough. Data of several
-    slabs are sent while the slab before is computed, see `streaming`.
-    """
+    """Maps of a `VarianceGroupsGlm` on a device, a slab of voxels at a time, see `streaming.PreparedSlabs`."""
 
     def __init__(self, model: VarianceGroupsGlm, device: Device) -> None:
         self.model, self.device = model, device
         self.n, self.n_voxels = model.data.shape
         device.keep(model._table.polynomials)
-        self.slab = device.width_for(
+        width = device.width_for(
             (model.data,), self.n_voxels, lambda free: slab_width(free, self.n, self.n_voxels)
         )
-        self.sent: Slabs | None = None
-        self.prepared: tuple[int, int, list[DeviceArray]] | None = None
+        fill = partial(copy_block, model.data)
+        self._slabs: PreparedSlabs[tuple[int, int, list[DeviceArray]]] = PreparedSlabs(
+            device, (model.data,), self.n, self.n_voxels, width, fill
+        )
         parts = model._parts
         self.sorted = np.argsort(parts.order).astype(np.int32)
         self.ends = parts.ends.astype(np.int32)
 
     def slabs(self) -> Iterator[tuple[int, int, list[DeviceArray]]]:
-        """Start, width, and (residuals, units) of every slab."""
-        device, data, n, n_voxels = self.device, self.model.data, self.n, self.n_voxels
-        fill = partial(copy_block, data)
-        if 0 < n_voxels <= self.slab:
-            if self.prepared is None:
-                values = device.shared((data,), lambda: send_whole(device, n, n_voxels, fill))
-                self.prepared = 0, n_voxels, self._prepare(0, n_voxels, values)
-            yield self.prepared
-            return
-        if self.sent is None:
-            self.sent = Slabs(device, n, n_voxels, self.slab, fill)
-        for start, values in self.sent.sweep():
-            width = min(self.slab, self.n_voxels - start)
-            if self.prepared is None or self.prepared[:2] != (start, width):
-                self.prepared = None  # its memory is needed
-                self.prepared = start, width, self._prepare(start, width, values)
-            yield self.prepared
+        """What was made of every slab, one after the other."""
+        return self._slabs.sweep(self._prepare)
 
-    def _prepare(self, start: int, width: int, values: DeviceArray) -> list[DeviceArray]:
+    def _prepare(self, start: int, width: int, values: DeviceArray) -> tuple[int, int, list[DeviceArray]]:
+        """Start, width, and (residuals, units) of a slab."""
         model, device = self.model, self.device
         made = [device.empty((self.n, width), np.float64), device.empty(width, np.float64)]
         norms = device.upload(np.ascontiguousarray(model._norms[start : start + width]))
         device.launch(
             "variance_groups_prepare", blocks_for(width, _THREADS, device), _THREADS,
-            values, np.int64(self.slab), np.int32(width), norms, device.keep(model._removed),
+            values, np.int64(self._slabs.width), np.int32(width), norms, device.keep(model._removed),
             np.int32(model._removed.shape[1]), np.int32(self.n), *made,
         )  # fmt: skip
-        return made
+        return start, width, made
 
     def _places(self, shuffles: ShuffleBatch) -> DeviceArray:
         """(B, n) Signed places of the sorted rows."""
@@ -422,7 +406,7 @@ class _OnDevice:
         places = self._places(shuffles)
         maps = device.empty((1, 1) if exact else shape, np.float32)
         raw = device.empty((3, *shape) if exact else (1, 1, 1), np.float64)
-        blocks = self._blocks(n_maps * min(self.slab, self.n_voxels))
+        blocks = self._blocks(n_maps * min(self._slabs.width, self.n_voxels))
         arguments = self._arguments(blocks * _THREADS)
         for start, width, made in self.slabs():
             device.launch(
@@ -455,7 +439,7 @@ class _OnDevice:
         if not self.model.model.rank_effect:
             return device.full(items.room, 0, np.float64)
         z = device.empty(items.room, np.float64)
-        if self.slab < self.n_voxels and not device.download(items.count)[0]:
+        if self._slabs.width < self.n_voxels and not device.download(items.count)[0]:
             return z  # before data are sent in vain
         places, blocks = self._places(shuffles), self._blocks(items.room)
         arguments = self._arguments(blocks * _THREADS)

@@ -32,7 +32,7 @@ from gpuvox.reductions import DeviceItems, shuffle_by_shuffle, upload_items
 from gpuvox.scratch import WIDTH, Data, Tiles, as_tiles, copy_block, pieces, pieces_with
 from gpuvox.signed_rows import DeviceShuffles, on_device, rows_of
 from gpuvox.smooth import MaskedGaussian
-from gpuvox.streaming import Slabs, send_whole
+from gpuvox.streaming import PreparedSlabs
 from gpuvox.types import (
     AnyArray,
     Bools,
@@ -379,11 +379,7 @@ def slab_width(free_bytes: int, n: int, rows: int, columns: int, n_voxels: int, 
 
 
 class VoxelwiseOnDevice:
-    """Maps of a `VoxelwiseGlm` on a device, a slab of voxels at a time.
-
-    The bases of the last slab are kept, so that they are computed only once if one slab is enough. Data and EVs of
-    several slabs are sent while the slab before is computed, see `streaming`.
-    """
+    """Maps of a `VoxelwiseGlm` on a device, a slab of voxels at a time, see `streaming.PreparedSlabs`."""
 
     rounds = True
     """Whether maps read columns in float32; values of single voxels always read those in float64."""
@@ -393,37 +389,24 @@ class VoxelwiseOnDevice:
         static, position, mixing, size, self.outside = glm._arguments
         self.n, self.k, self.planes = len(static), mixing.shape[1], mixing.shape[1] + glm._has_exclusions
         self.rows = self.n + glm._evs.shape[0]
-        self.slab = device.width_for(
+        width = device.width_for(
             glm._shared,
             glm.n_voxels,
             lambda free: slab_width(free, self.n, self.rows, self.planes, glm.n_voxels, rounds=self.rounds),
         )
-        self.sent: Slabs | None = None
+        fill = partial(_fill, glm.data, glm._evs)
+        self._slabs: PreparedSlabs[Bases] = PreparedSlabs(
+            device, glm._shared, self.rows, glm.n_voxels, width, fill
+        )
         self.constants: list[AnyArray] = [np.ascontiguousarray(static), position.astype(np.int32), mixing, size]
-        self.prepared: Bases | None = None
 
     def slabs(self) -> Iterator[Bases]:
         """The bases of every slab, one after the other."""
-        glm, device, n_voxels = self.glm, self.device, self.glm.n_voxels
-        fill = partial(_fill, glm.data, glm._evs)
-        if 0 < n_voxels <= self.slab:
-            if self.prepared is None:
-                values = device.shared(glm._shared, lambda: send_whole(device, self.rows, n_voxels, fill))
-                self.prepared = self._prepare(0, n_voxels, values)
-            yield self.prepared
-            return
-        if self.sent is None:
-            self.sent = Slabs(device, self.rows, n_voxels, self.slab, fill)
-        for start, values in self.sent.sweep():
-            width = min(self.slab, self.glm.n_voxels - start)
-            if self.prepared is None or self.prepared[:2] != (start, width):
-                self.prepared = None  # its memory is needed
-                self.prepared = self._prepare(start, width, values)
-            yield self.prepared
+        return self._slabs.sweep(self._prepare)
 
     def _slabs_for(self, items: DeviceItems) -> Iterator[Bases]:
         """The same; none if they would be sent in vain, for a list without items."""
-        if self.slab >= self.glm.n_voxels or self.device.download(items.count)[0]:
+        if self._slabs.width >= self.glm.n_voxels or self.device.download(items.count)[0]:
             yield from self.slabs()
 
     def _prepare(self, start: int, width: int, values: DeviceArray) -> Bases:
@@ -439,7 +422,7 @@ class VoxelwiseOnDevice:
         removed = {Nuisance.NONE: 0, Nuisance.TER_BRAAK: k}.get(glm.nuisance, glm._n_nuisance)
         device.launch(
             "voxelwise_prepare", blocks_for(width, THREADS, device), THREADS,
-            data, np.int64(self.slab), np.int64(0), np.int32(width), static,
+            data, np.int64(self._slabs.width), np.int64(0), np.int32(width), static,
             np.int32(len(self.constants[1])), evs, position, mixing, size, np.int32(n),
             np.int32(k), np.int32(removed), np.int32(glm._demeaned), np.int32(self.outside),
             np.int32(glm.nuisance == Nuisance.NONE), np.int32(self.rounds), *exact, *rounded,

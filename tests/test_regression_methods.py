@@ -298,7 +298,7 @@ def test_voxelwise_columns_are_sent_slab_by_slab_where_memory_is_short_but_not_f
     model = voxelwise_model(Y, M, np.array([[0, 1, 0, 0]]), {3: ev}, Method.DEKKER)
     twin = model.on(device)
     shuffles = Shuffler(ev[:, :1], Permutations(8, 4)).shuffles(0, 8)
-    twin._on_device.slab = 4
+    twin._on_device._slabs.width = 4
     np.testing.assert_array_equal(device.download(twin.statistic_maps(shuffles)), model.statistic_maps(shuffles))
     number = np.arange(12) % 8
     np.testing.assert_array_equal(twin.exact(shuffles, number, number), model.exact(shuffles, number, number))
