@@ -155,7 +155,7 @@ def read_inputs(description: PalmDescription, reporter: Reporter) -> PalmInputs:
     modalities = tuple(
         _read_modality(description, number, read_table, reporter) for number in range(len(description.inputs))
     )
-    inputs = PalmInputs(modalities, designs, blocks, groups, _read_regressors(description, modalities))
+    inputs = PalmInputs(modalities, designs, blocks, groups, _read_regressors(description, modalities, read_table))
     if chosen is None:
         return inputs
     if chosen.max(initial=-1) >= n:
@@ -476,18 +476,18 @@ def _check_regressors(description: PalmDescription) -> None:
 
 
 def _read_regressors(
-    description: PalmDescription, modalities: tuple[Modality, ...]
+    description: PalmDescription, modalities: tuple[Modality, ...], read_table: ReadTable
 ) -> dict[tuple[str, int], Float32]:
     """The values of regressors in every modality that their designs are for."""
     return {
-        (regressor.file, number): _read_regressor(regressor.file, modality, description.transpose)
+        (regressor.file, number): _read_regressor(regressor.file, modality, read_table, description.transpose)
         for regressor in description.regressors
         for number, modality in enumerate(modalities)
         if not description.design_per_input or number == regressor.design - 1
     }
 
 
-def _read_regressor(name: str, modality: Modality, transpose: bool) -> Float32:
+def _read_regressor(name: str, modality: Modality, read_table: ReadTable, transpose: bool) -> Float32:
     """(n, V) The values of a regressor for each voxel of a modality; tables may have a column for each observation.
 
     Raises
@@ -496,7 +496,7 @@ def _read_regressor(name: str, modality: Modality, transpose: bool) -> Float32:
         The file is on another grid, has another number of observations, or is not finite in the mask.
     """
     if modality.header is None:
-        table = files.read_numbers(name).values
+        table = read_table(name).values
         values = np.ascontiguousarray(table.T if transpose else table, dtype=np.float32)
     else:
         values = files.read_cohort(name, modality.grid)
