@@ -39,11 +39,13 @@ history: $(VENV)/.installed
 		--benchmark-json=build/benchmark.json -k "2.0 and not nilearn"
 	$(BIN)/python tools/history.py build/benchmark.json bench/history/$(VERSION).json
 
-# The site: warnings are errors, examples are run, links within it are followed. Tutorials run again if they have changed.
+# The site: warnings are errors; examples run, and commands print what pages show; links within it are followed. Tutorials
+# run again if they have changed.
 docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -e ".[docs]"
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs/html
 	$(BIN)/python -m sphinx -q -W -t doctest -b doctest docs build/docs/doctest
+	$(BIN)/python tools/check_examples.py docs/*.md
 	$(BIN)/python tools/check_site.py build/docs/html
 
 man: $(VENV)/.installed

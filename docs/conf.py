@@ -41,8 +41,9 @@ html_theme_options = {"source_repository": site.REPOSITORY, "source_branch": "ma
 html_last_updated_fmt = None
 pygments_style = "friendly"
 highlight_language = "text"
-copybutton_prompt_text = r"\$ |>>> "
+copybutton_prompt_text = r"\$ |>>> |> "
 copybutton_prompt_is_regexp = True
+copybutton_line_continuation_character = "\\"
 
 autodoc_typehints = "none"  # numpydoc's sections have the types, with shapes and units
 autodoc_member_order = "bysource"

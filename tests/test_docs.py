@@ -2,13 +2,14 @@
 
 | part | establishes |
 |---|---|
-| validation | every test that docs/validation.md names exists, and its first table has a row for every test file |
+| validation | every test that docs/faults.md and docs/validation.md name exists; every test file has a row |
 | options | every option in README and docs belongs to a command (or to another program that is listed here) |
 | names | every ``gpuvox.…`` can be imported, and every file of the package exists |
 | architecture | the table of modules has every module of the package, and no other |
 | workflows | the commands of the Snakemake and Nextflow examples parse |
 | packaging | the recipe for conda-forge has our dependencies; extras and files that containers name exist |
 | reference | docs/api.md has every public name |
+| checks | what checks the site and its commands finds what is wrong |
 """
 
 import argparse
@@ -54,26 +55,34 @@ def _known_options() -> set[str]:
     return names
 
 
+def _tool(name: str):
+    """A script of tools/ as a module."""
+    specification = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module  # dataclasses look themselves up
+    specification.loader.exec_module(module)
+    return module
+
+
 def test_every_test_that_the_validation_names_exists():
-    text = TEXTS["docs/validation.md"]
-    table = text.split("## Kinds of fault")[1].split("\n## ")[0]
+    faults = TEXTS["docs/faults.md"]
     named = [
         (file, re.findall(r"`(test_\w+)`", names))
-        for file, names in re.findall(r"`(test_\w+\.py)`([^;|]*)", table)
+        for file, names in re.findall(r"`(test_\w+\.py)`([^;|]*)", faults)
     ]
     assert len(named) > 50
     for file, names in named:
         source = (ROOT / "tests" / file).read_text(encoding="utf-8")
         missing = [name for name in names if not re.search(rf"^def {name}\(", source, re.MULTILINE)]
         assert not missing, (file, missing)
-    for file in re.findall(r"`(test_\w+\.py)`", text):
+    for file in re.findall(r"`(test_\w+\.py)`", faults + TEXTS["docs/validation.md"]):
         assert (ROOT / "tests" / file).is_file(), file
 
 
 def test_every_test_file_has_a_row_in_the_validation():
     """One row, which may be that of several files; a new test file needs one."""
-    table = TEXTS["docs/validation.md"].split("## Kinds of fault")[0]
-    rows = re.findall(r"^\| (`test_\w+\.py`(?:, `test_\w+\.py`)*) \| .{15,} \|$", table, re.MULTILINE)
+    tables = TEXTS["docs/validation.md"].split("## What each test file establishes")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`test_\w+\.py`(?:, `test_\w+\.py`)*) \| .{15,} \|$", tables, re.MULTILINE)
     listed = [name for row in rows for name in re.findall(r"test_\w+\.py", row)]
     assert sorted(listed) == sorted(path.name for path in (ROOT / "tests").glob("test_*.py"))
 
@@ -175,11 +184,8 @@ def test_the_table_of_modules_has_every_module_and_no_other():
 
 def test_the_boutiques_descriptor_has_the_options_of_the_command():
     """Made by ``python tools/boutiques.py packaging/boutiques/gpuvox-randomise.json``."""
-    specification = importlib.util.spec_from_file_location("boutiques_tool", ROOT / "tools" / "boutiques.py")
-    tool = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(tool)
     committed = json.loads((ROOT / "packaging" / "boutiques" / "gpuvox-randomise.json").read_text())
-    assert committed == tool.make_descriptor()
+    assert committed == _tool("boutiques").make_descriptor()
 
 
 def test_packaging_names_the_dependencies_and_extras_of_the_package():
@@ -223,11 +229,21 @@ def test_the_reference_has_every_public_name():
         assert f"gpuvox.{name}" in named or any(each.startswith(f"gpuvox.{name}") for each in inside), name
 
 
+def test_the_check_of_examples_finds_commands_and_what_else_they_print():
+    tool = _tool("check_examples")
+    page = "```console\n$ one \\\n    -x\nfirst …\nlast\n$ two\n> three\n```\nwords\n```text\n$ four\n```\n"
+    (one, said), (two, nothing) = tool.examples(page)
+    assert (one, two, nothing) == ("one \\\n    -x", "two\nthree", "")
+    for printed in ("first 1 s\nlast\n", "First run: compiling the loops.\nfirst 2\nand more\nlast  \n"):
+        assert tool.matches(said, printed)
+    for printed in ("", "first 1 s\nlast\nWarning\n", "the first \nlast\n", "first 1 s\nlost\n"):
+        assert not tool.matches(said, printed)
+    assert tool.matches(nothing, "\n")
+    assert not tool.matches(nothing, "an error\n")
+
+
 def test_the_check_of_the_site_finds_what_is_broken(tmp_path):
-    specification = importlib.util.spec_from_file_location("check_site", ROOT / "tools" / "check_site.py")
-    tool = importlib.util.module_from_spec(specification)
-    sys.modules["check_site"] = tool  # dataclasses look themselves up
-    specification.loader.exec_module(tool)
+    tool = _tool("check_site")
     article = '<article id="top"><a href="b.html#here">b</a><a href="https://example.org">out</a>'
     (tmp_path / "b.html").write_text('<p id="here"><a href="a.html#top">a</a>')
     (tmp_path / "a.html").write_text(f"{article}</article>")

@@ -1,4 +1,4 @@
-"""What the documentation site holds besides the pages of docs/: pages made from the code, and links out of it."""
+"""What the site holds besides the pages of docs/: pages and pictures made by code, and links that leave it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuvox.cli.completion import command_parser, summary
 from gpuvox.cli.main import COMMANDS
-from tools import history
+from tools import diagrams, history
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -57,8 +57,9 @@ def relink(app: Any, page: str, source: list[str]) -> None:
 
 
 def write_pages(folder: Path) -> None:
-    """Write the pages that are made from the code, where they have changed."""
+    """Draw the pictures, and write the pages that are made from the code, where they have changed."""
     folder.mkdir(exist_ok=True)
+    diagrams.write(folder)
     pages = {
         "history.inc": history.page(folder),
         "beside.inc": history.beside(),
