@@ -309,8 +309,7 @@ def compare(first: Rows | None, second: Rows | None, warn: Say | None = None) ->
     """
     if first is None or second is None:
         return
-    with_visits, exact = _visits_meet(first, second, warn), first.needs_spelling or second.needs_spelling
-    a, b = (each.keys(with_visits, exact=exact) for each in (first, second))
+    a, b = _keys(first, second, warn)
     refined = bool(first.visits) and not second.visits  # ids such as sub-01_ses-2 include visits
     same = [x == y or (refined and _has_word(y.replace("_", " "), x)) for x, y in zip(a, b)]
     if len(a) == len(b) and all(same):
@@ -335,17 +334,66 @@ def compare(first: Rows | None, second: Rows | None, warn: Say | None = None) ->
     )
 
 
-def places(first: Rows, second: Rows) -> list[int]:
-    """The place in the second of each row of the first, if both have the same participants, each once.
+def join(first: Rows, second: Rows, rows: Sequence[int] | None = None) -> dict[int, int]:
+    """Row of the first → place in the second of the same participant, and visit where both have visits.
 
-    Otherwise, and if they are in the same order, the places are 0, 1, 2 and so on: `compare` says what differs.
+    Parameters
+    ----------
+    first, second : Rows
+    rows : sequence of int, optional
+        Rows of the first that are joined (default: all); those without a place are left out.
+
+    Raises
+    ------
+    FileError
+        The participant of a row occurs several times in one of them, and nothing tells these apart; or the two have no
+        participant in common.
     """
-    exact = first.needs_spelling or second.needs_spelling
-    a, b = (each.keys(exact=exact) for each in (first, second))
+    a, b = _keys(first, second)
+    wanted = range(len(a)) if rows is None else rows
+    joined_keys = {a[row] for row in wanted}
+    for keys, of in ((b, second), (a, first)):
+        twice = next((i for i, key in enumerate(keys) if key in joined_keys and key in keys[:i]), None)
+        if twice is not None:
+            name = of.named(twice) if first.visits and second.visits else of.ids[twice]
+            raise FileError(
+                f"{of.origin} has {name} twice, and nothing tells its {of.kind}s apart: a column such as "
+                f"{VISIT_COLUMNS[0]} is needed in the table and with the images"
+            )
     where = {key: place for place, key in enumerate(b)}
-    if len(where) < len(b) or sorted(a) != sorted(b):
-        return list(range(len(b)))
-    return [where[key] for key in a]
+    joined = {row: where[a[row]] for row in wanted if a[row] in where}
+    if not joined:
+        raise FileError(
+            f"{second.origin} ({second.named(0)}, …) and {first.origin} ({first.named(0)}, …) have no participant in "
+            "common"
+        )
+    return joined
+
+
+def places(first: Rows, second: Rows, rows: Sequence[int] | None = None, warn: Say | None = None) -> list[int]:
+    """The place in the second of some rows of the first (default: all), by participant and visit, in any order.
+
+    Raises
+    ------
+    FileError
+        As for `join`; a row is not in the second.
+    """
+    wanted = list(range(len(first.ids)) if rows is None else rows)
+    a, b = _keys(first, second)
+    if a == b or not {*a} & {*b}:
+        compare(first, second, warn)
+        return wanted
+    joined = join(first, second, wanted)
+    lacking = next((row for row in wanted if row not in joined), None)
+    if lacking is not None:
+        raise FileError(f"{second.origin} has no {second.kind} of {first.named(lacking)}, a row of {first.origin}")
+    return [joined[row] for row in wanted]
+
+
+def _keys(first: Rows, second: Rows, warn: Say | None = None) -> list[list[str]]:
+    """What is compared of the rows of both: canonical ids, and visits where both have them."""
+    with_visits, exact = _visits_meet(first, second, warn), first.needs_spelling or second.needs_spelling
+    return [each.keys(with_visits, exact=exact) for each in (first, second)]
 
 
 def _visits_meet(first: Rows, second: Rows, warn: Say | None) -> bool:

@@ -10,10 +10,10 @@ import pytest
 from gpuvox.cohort.exchangeability import Columns, find_blocks
 from gpuvox.cohort.formula import build_model
 from gpuvox.cohort.hypotheses import read_hypothesis
-from gpuvox.cohort.images import find_images, join_volumes
+from gpuvox.cohort.images import find_images
 from gpuvox.cohort.table import Cohort, complete, read_cohort
 from gpuvox.errors import DesignError, FileError
-from gpuvox.participants import Rows
+from gpuvox.participants import Rows, join
 from gpuvox.reporter import Reporter
 
 
@@ -325,7 +325,7 @@ def test_accents_that_look_alike_are_the_same_text(folder):
     assert numbers.is_number(two[1])
     numbers.text.attrs["levels"] = (two[1],)
     assert not numbers.at(range(4)).is_number(one[1])
-    assert join_volumes(Rows((one[0],), "a"), Rows((two[0],), "b", "volume")) == {0: 0}
+    assert join(Rows((one[0],), "a"), Rows((two[0],), "b", "volume")) == {0: 0}
 
 
 def test_columns_whose_names_look_alike_are_refused(folder):

@@ -236,29 +236,66 @@ COMMANDS = {
 }
 
 
+def regional():
+    """The means of one region in the table of ``gpuvox rois``."""
+    return pd.read_csv("o.tsv", sep="\t").query("side == 'left'")["mean"]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_compare_the_table_with_the_participants_of_a_4d_image(sidecar, capsys, command):
-    assert main([*COMMANDS[command].split(), "s.tsv"]) == 0
+def test_commands_join_the_volumes_of_a_4d_image_with_the_table(sidecar, capsys, command):
+    """Also of a table of some participants only, in another order than the volumes."""
+    sidecar.iloc[[8, 0, 3, 6]].to_csv("few.tsv", sep="\t", index=False)
+    inside = nib.load("mask.nii.gz").get_fdata() > 0
+    data = nib.load("data.nii.gz").get_fdata()[inside]
+    tables = ("s", "p") if command == "clusters" else ("s", "p", "few")
+    for name in tables:
+        assert main([*COMMANDS[command].split(), f"{name}.tsv"]) == 0
+        expected = data[:, [IDS.index(who) for who in pd.read_csv(f"{name}.tsv", sep="\t").participant_id]]
+        if command == "design":
+            found = nib.load("o_maps.nii.gz").get_fdata()[inside]
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
+            assert of_volumes("o_maps").ids == tuple(pd.read_csv(f"{name}.tsv", sep="\t").participant_id)
+            continue
+        means = regional() if command == "rois" else pd.read_csv("o_subjects.tsv", sep="\t")["mean"]
+        np.testing.assert_allclose(means, expected.mean(axis=0), rtol=1e-5)
+        assert means.nunique() == expected.shape[1]
     for path in Path().glob("o*"):
         path.unlink()
-    if command == "clusters":  # joined by participant
-        return
-    assert main([*COMMANDS[command].split(), "p.tsv"]) == 2
-    assert "row 1 of p.tsv is sub-04, volume 1 of data.nii.gz is sub-01" in capsys.readouterr().err
+    sidecar.replace("sub-04", "sub-11").to_csv("q.tsv", sep="\t", index=False)
+    assert main([*COMMANDS[command].split(), "q.tsv"]) == 2
+    assert "data.nii.gz has no volume of sub-11, a row of q.tsv" in capsys.readouterr().err
     assert not list(Path().glob("o*"))
 
 
-def test_clusters_join_volumes_with_the_table_by_participant(sidecar, capsys):
-    command, tables = COMMANDS["clusters"].split(), {}
-    for name in "sp":
-        assert main([*command, f"{name}.tsv"]) == 0
-        tables[name] = pd.read_csv("o_subjects.tsv", sep="\t").set_index(["cluster", "participant_id"])
-    assert list(tables["p"].index.unique("participant_id")) == [IDS[i] for i in ORDER]
-    assert tables["s"]["mean"].nunique() == len(tables["s"])
-    pd.testing.assert_frame_equal(tables["p"].loc[tables["s"].index], tables["s"])
-    sidecar.replace("sub-04", "sub-11").to_csv("q.tsv", sep="\t", index=False)
-    assert main([*command, "q.tsv"]) == 2
-    assert "row 1 of q.tsv is sub-11, volume 1 of data.nii.gz is sub-01" in capsys.readouterr().err
+VISITS = pd.DataFrame({"participant_id": np.repeat(IDS[:5], 2), "session": ["pre", "post"] * 5})
+"""Ten rows; the volumes of `data` are of `pre` of the five participants, then of `post`."""
+
+
+def test_volumes_of_visits_join_by_visit(sidecar, capsys):
+    subjects("data", IDS[:5] * 2, ["ses-pre"] * 5 + ["ses-post"] * 5)
+    inside = nib.load("mask.nii.gz").get_fdata() > 0
+    data = nib.load("data.nii.gz").get_fdata()[inside].mean(axis=0).reshape(2, 5)
+    VISITS.assign(group=["MS", "HC"] * 5).to_csv("v.tsv", sep="\t", index=False)
+    assert main([*COMMANDS["rois"].split(), "v.tsv", "--visit", "session"]) == 0
+    np.testing.assert_allclose(regional(), data.T.reshape(-1), rtol=1e-5)
+    late = ["--subset", "session == 'post'", "--group", ""]
+    assert main([*COMMANDS["design"].split(), "v.tsv", *late]) == 0
+    np.testing.assert_allclose(nib.load("o_maps.nii.gz").get_fdata()[inside].mean(axis=0), data[1], rtol=1e-5)
+    subjects("data", IDS[:5] * 2)
+    assert main([*COMMANDS["rois"].split(), "v.tsv", "--visit", "session"]) == 2
+    assert "data.nii.gz has sub-01 twice, and nothing tells its volumes apart" in capsys.readouterr().err
+    subjects("data", IDS)  # one volume of each, and nobody knows of which visit
+    assert main([*COMMANDS["design"].split(), "v.tsv", *late]) == 2
+    assert "v.tsv has sub-01 twice, and nothing tells its rows apart" in capsys.readouterr().err
+
+
+def test_volumes_without_visits_are_taken_in_the_order_of_the_table(sidecar):
+    subjects("data", VISITS.participant_id)
+    VISITS.to_csv("v.tsv", sep="\t", index=False)
+    inside = nib.load("mask.nii.gz").get_fdata() > 0
+    assert main([*COMMANDS["rois"].split(), "v.tsv", "--visit", "session"]) == 0
+    expected = nib.load("data.nii.gz").get_fdata()[inside].mean(axis=0)
+    np.testing.assert_allclose(regional(), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -350,7 +350,7 @@ def test_the_phantom_in_template_space(tmp_path, monkeypatch):
         (
             ("participants.tsv", "s2\tseg2.nii.gz\tlesion2.nii.gz\t1.4\n", ""),
             [],
-            ["iron", "3 volumes", "2 participants"],
+            ["iron", "3 volumes", "2 rows"],
         ),
         ("other grid", [], ["seg1", "on the same grid"]),
         ("no labels", [], ["none of the labels"]),

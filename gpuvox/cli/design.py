@@ -25,7 +25,8 @@ EPILOG = """\
 The command writes OUT.mat, OUT.con and, with F tests, OUT.fts for gpuvox randomise; OUT_design.json with the names of
 their rows and columns; OUT_participants.tsv, the participants in the order of the rows; and OUT.txt, which lists the
 EVs, the contrasts and the command that tests them. With --select it also writes a 4D image of these participants, taken
-from a column of the table (paths relative to the table) or from a 4D image in the order of the table.
+from a column of the table (paths relative to the table) or from a 4D image, whose volumes join the table by participant
+if a JSON file or table beside it names them, and otherwise are in the order of the table.
 
 examples:
   gpuvox design --table participants.tsv --group group --order MS,HC --covariates age,sex --out ms_hc

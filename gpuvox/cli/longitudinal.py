@@ -27,7 +27,8 @@ from gpuvox.cli.options import (
 DESIGNS = ("change", "visit", "interaction", "between")
 EPILOG = """\
 The table has one row for each visit of each participant. IMAGE is a column of it (paths relative to the table) or a 4D
-image with one volume per row. These designs are made, if they are possible, unless --designs selects some:
+image, whose volumes join the table by participant and visit if a JSON file or table beside it names them, and
+otherwise are in the order of the rows. These designs are made, if they are possible, unless --designs selects some:
   change       change from baseline to follow-up, compared between groups or with zero              OUT_change
   visit        effect of visit; visits are permuted within participants                             OUT_visit
   interaction  group by visit; participants are permuted with all their visits                      OUT_interaction

@@ -10,11 +10,12 @@ from gpuvox.cli.console import terminal
 from gpuvox.cli.options import add_pairs, add_quiet, add_table, add_text, require, unique
 
 EPILOG = """\
-IMAGE is a column of the table (paths relative to the table) or a file: a 4D image with one volume per participant in
-the order of the table; labels and lesions may also be a single 3D image for everyone. The table that is written has one
-row for each participant, structure, side and map: number of voxels, mean, median, SD, volume (mL; with Jacobians, their
-sum), normalised volume and, for maps named iron and myelin, the mass (mg, mL; with --head-size that of the normalised
-volume) and mass_raw (that of the volume itself). With both, qsm_share and r1_share are what a contrast owes to iron
+IMAGE is a column of the table (paths relative to the table) or a file: a 4D image, whose volumes join the table by
+participant if a JSON file or table beside it names them, and otherwise are in the order of the table; labels and
+lesions may also be a single 3D image for everyone. The table that is written has one row for each participant,
+structure, side and map: number of voxels, mean, median, SD, volume (mL; with Jacobians, their sum), normalised volume
+and, for maps named iron and myelin, the mass (mg, mL; with --head-size that of the normalised volume) and mass_raw
+(that of the volume itself). With both, qsm_share and r1_share are what a contrast owes to iron
 rather than to myelin, |a Fe| / (|a Fe| + |b My|) of the means; qsm_variance_share and r1_variance_share are those of
 the variance over the voxels, a2 Var(Fe) / (a2 Var(Fe) + b2 Var(My)).
 

@@ -28,7 +28,7 @@ from gpuvox import files, participants
 from gpuvox.cohort.table import Cohort, listed
 from gpuvox.errors import FileError
 from gpuvox.files.missing import expand
-from gpuvox.participants import ID, VISIT_COLUMNS, Rows, canonical, canonical_visit
+from gpuvox.participants import ID
 from gpuvox.plain import composed, several
 from gpuvox.reporter import Reporter
 from gpuvox.tables.reading import is_missing
@@ -270,39 +270,6 @@ def _by_volume(source: str, cohort: Cohort) -> CohortImages:
             f"(a column {ID}) or in {stem}.json (a list {participants.SUBJECTS}), in the order of the volumes",
             file=header.path,
         )
-    volumes = join_volumes(cohort.who, who)
+    volumes = participants.join(cohort.who, who)
     missing = {row: f"no volume of {header.path}" for row in range(len(cohort)) if row not in volumes}
     return CohortImages(dict.fromkeys(volumes, header.path), missing, volumes, n)
-
-
-def join_volumes(rows: Rows, volumes: Rows) -> dict[int, int]:
-    """Row of the table → volume of the same participant (and visit).
-
-    Raises
-    ------
-    FileError
-        A participant has several rows or volumes that nothing tells apart, or the two have no participant in common.
-    """
-    exact = rows.needs_spelling or volumes.needs_spelling
-    keys = [_keys(each, exact, bool(rows.visits)) for each in (rows, volumes)]
-    for each, of in zip(keys, (rows, volumes)):
-        twice = next((i for i, key in enumerate(each) if key in each[:i]), None)
-        if twice is not None:
-            raise FileError(
-                f"{of.origin} has {of.named(twice)} twice, and nothing tells its {of.kind}s apart: a column "
-                f"such as {VISIT_COLUMNS[0]} is needed in the table and with the volumes"
-            )
-    where = {key: number for number, key in enumerate(keys[1])}
-    joined = {row: where[key] for row, key in enumerate(keys[0]) if key in where}
-    if not joined:
-        raise FileError(
-            f"{volumes.origin} ({volumes.named(0)}, …) and {rows.origin} ({rows.named(0)}, …) have no participant in "
-            "common"
-        )
-    return joined
-
-
-def _keys(rows: Rows, exact: bool, with_visits: bool) -> list[tuple[str, str]]:
-    ids = rows.ids if exact else tuple(map(canonical, rows.ids))
-    visits = tuple(map(canonical_visit, rows.visits)) if with_visits and rows.visits else ("",) * len(ids)
-    return list(zip(ids, visits))

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from gpuvox import files, participants
-from gpuvox.cohort.images import CohortImages, check_separate, join_volumes
+from gpuvox.cohort.images import CohortImages, check_separate
 from gpuvox.cohort.table import Cohort
 from gpuvox.errors import FileError, InputError
 from gpuvox.participants import Rows
@@ -80,7 +80,7 @@ def _by_index(values: Any, ids: tuple[str, ...], cohort: Cohort) -> CohortImages
 
 
 def _joined(who: Rows, n: int, images: Any, cohort: Cohort) -> CohortImages:
-    volumes = join_volumes(cohort.who, who)
+    volumes = participants.join(cohort.who, who)
     missing = {row: f"no image in {who.origin}" for row in range(len(cohort)) if row not in volumes}
     return CohortImages({}, missing, volumes, n, memory=images)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from gpuvox import files
+from gpuvox.cohort.table import Cohort
 from gpuvox.errors import DesignError, FileError, OptionError
 from gpuvox.files.targets import check_root_name, check_targets
-from gpuvox.participants import Rows
 from gpuvox.reporter import Reporter
 from gpuvox.study.designs.design import Design, Terms, Weights
 from gpuvox.study.measures.image_series import (
@@ -277,9 +277,10 @@ def execute(command: Command, reporter: Reporter) -> None:
         command.effects,
         command.table,
     )
-    everyone = Rows(tuple(text["participant_id"]), command.table)
-    who = everyone.of(rows)
-    image_sources = [find_images(source, text, rows, everyone) for source, _ in command.images]
+    cohort = Cohort(text, command.table)
+    everyone, visit_column = cohort.who, cohort.visit_column
+    who = replace(everyone.of(rows), visits=())
+    image_sources = [find_images(source, text, rows, everyone, visit_column) for source, _ in command.images]
     for (_, out), images in zip(command.images, image_sources):
         check_target(out, images)
         if twice := shared_images(images, everyone):

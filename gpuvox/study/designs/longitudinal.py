@@ -344,7 +344,10 @@ def execute(command: Command, reporter: Reporter) -> None:
     text = files.read_table(command.table, [command.subject, command.visit], long=True)
     plan = _plan(command, text)
     everyone = Rows(tuple(text[command.subject]), command.table, "row", tuple(text[command.visit]))
-    image_sources = {name: find_images(source, text, plan.rows, everyone) for name, source in command.maps.items()}
+    image_sources = {
+        name: find_images(source, text, plan.rows, everyone, command.visit)
+        for name, source in command.maps.items()
+    }
     for name, images in image_sources.items():
         for kind in ("change", "visits"):
             check_target(_image(command, name, kind), images)

@@ -151,9 +151,7 @@ def _order_of_volumes(command: Command, table: pd.DataFrame, n: int, reporter: R
     of_volumes = participants.of_images(command.data, who)
     if who is None or of_volumes is None:
         return list(range(n))
-    order = participants.places(who, of_volumes)
-    participants.compare(who, of_volumes.of(order), reporter.warn)
-    return order
+    return participants.places(who, of_volumes, warn=reporter.warn)
 
 
 def _covariates(command: Command, table: pd.DataFrame) -> tuple[Float64, NDArray[np.bool_] | None]:

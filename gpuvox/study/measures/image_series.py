@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,9 @@ from gpuvox.grid import Grid
 from gpuvox.participants import Rows
 from gpuvox.plain import several
 from gpuvox.reporter import Progress
-from gpuvox.types import Float32
+from gpuvox.types import AnyArray, Float32
+
+Values = TypeVar("Values", bound=AnyArray)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +34,17 @@ class Images:
     ----------
     headers : dict of int to ImageHeader
         By row; all rows of a 4D image have the same header.
-    stacked : bool
-        Whether it is one 4D image.
+    numbers : dict of int to int
+        Row → number of its volume, from 0, in a 4D image; empty for separate images.
     """
 
     headers: Mapping[int, files.ImageHeader]
-    stacked: bool
+    numbers: Mapping[int, int]
+
+    @property
+    def stacked(self) -> bool:
+        """Whether they are volumes of one 4D image."""
+        return bool(self.numbers)
 
     @property
     def first(self) -> files.ImageHeader:
@@ -46,50 +54,73 @@ class Images:
     def volumes(self, rows: Sequence[int]) -> Iterator[Float32]:
         """The volumes of some rows, in the given order, with all voxels."""
         if self.stacked:
-            yield from _in_order(files.read_volumes(self.first.path), rows)
+            yield from in_order(files.read_volumes(self.first.path), [self.numbers[row] for row in rows])
             return
         for row in rows:
             yield next(files.read_volumes(self.headers[row].path))
 
 
-def _in_order(volumes: Iterator[Float32], rows: Sequence[int]) -> Iterator[Float32]:
+def in_order(volumes: Iterator[Values], numbers: Sequence[int]) -> Iterator[Values]:
     """Volumes of a stream, reordered by their numbers; a volume read before its turn is kept in memory."""
-    needed, waiting, n = set(rows), {}, 0
-    for row in rows:
-        while row not in waiting:
+    needed, waiting, n = set(numbers), {}, 0
+    for number in numbers:
+        while number not in waiting:
             values = next(volumes)
             if n in needed:
                 waiting[n] = values
             n += 1
-        yield waiting.pop(row)
+        yield waiting.pop(number)
 
 
-def find_images(source: str, table: pd.DataFrame, rows: Sequence[int], who: Rows) -> Images:
+def numbers_of_volumes(
+    header: files.ImageHeader, who: Rows, rows: Sequence[int], visit_column: str = ""
+) -> list[int]:
+    """The volume of each of some rows of a table in a 4D image, from 0.
+
+    It is that of the same participant and visit, if a file beside the image names those of its volumes; see
+    `participants.of_volumes`. Otherwise the image needs a volume for each row of the table, in the same order.
+
+    Raises
+    ------
+    FileError
+        A row has no volume; nothing tells the volumes of a participant apart; nothing names the volumes, and there are
+        more or fewer than rows.
+    """
+    named = participants.of_volumes(header.path, visit_column)
+    if named is not None:
+        return participants.places(who, named, rows)
+    if header.shape[3] != len(who.ids):
+        raise FileError(
+            f"{header.path} has {several(header.shape[3], 'volume')}; {who.origin} has {several(len(who.ids), 'row')}"
+        )
+    return list(rows)
+
+
+def find_images(
+    source: str, table: pd.DataFrame, rows: Sequence[int], who: Rows, visit_column: str = ""
+) -> Images:
     """Find the images of some rows of a table, and check that they are on one grid.
 
     Parameters
     ----------
     source : str
-        A column of the table, with paths relative to it, or a 4D image with one volume for each row of the table.
+        A column of the table, with paths relative to it, or a 4D image; see `numbers_of_volumes`.
     table : DataFrame of str
     rows : sequence of int
     who : Rows
         The participant (and visit) of each row of the table.
+    visit_column : str
+        Column of visits to prefer in a table beside a 4D image.
 
     Raises
     ------
     FileError
-        A path is missing, an image cannot be read, or grids differ; a 4D image is recorded to be of other participants
-        than the table, or in another order.
+        A path is missing, an image cannot be read, or grids differ; as for `numbers_of_volumes`.
     """
     if source not in table.columns:
         header = files.read_header(source)
-        if header.shape[3] != len(table):
-            raise FileError(
-                f"{header.path} has {several(header.shape[3], 'volume')}; {who.origin} has {several(len(table), 'row')}"
-            )
-        participants.compare(who, participants.of_volumes(source))
-        return Images(dict.fromkeys(rows, header), True)
+        numbers = numbers_of_volumes(header, who, rows, visit_column)
+        return Images(dict.fromkeys(rows, header), dict(zip(rows, numbers)))
     headers: dict[int, files.ImageHeader] = {}
     grid = None
     for row in rows:
@@ -103,7 +134,7 @@ def find_images(source: str, table: pd.DataFrame, rows: Sequence[int], who: Rows
             )
         grid = grid or header.grid(np.ones(header.shape[:3], dtype=bool))
         files.check_grid(header, grid, headers[rows[0]].path)
-    return Images(headers, False)
+    return Images(headers, {})
 
 
 def shared_images(images: Images, who: Rows) -> str:

@@ -25,9 +25,11 @@ from gpuvox.files.targets import check_targets
 from gpuvox.files.text import as_number
 from gpuvox.findings.labels import Region, alike, read_regions
 from gpuvox.grid import Grid
+from gpuvox.participants import Rows
 from gpuvox.plain import several
 from gpuvox.qmri import DEFAULT_MODEL, Share, check_jacobian
 from gpuvox.reporter import Reporter
+from gpuvox.study.measures.image_series import in_order, numbers_of_volumes
 from gpuvox.tables.columns import require
 from gpuvox.tables.reading import read_visit_rows
 from gpuvox.tissue_models import LinearModel
@@ -224,8 +226,8 @@ def _row(structure: str, side: str, name: str, values: NDArray[np.float64], volu
 class Command:
     """A ``gpuvox rois`` command, its options parsed.
 
-    Images are given as columns of the table, with paths relative to it, or as files: 4D images with one volume per
-    participant in the order of the table, or, for labels and lesions, a 3D image for all participants.
+    Images are given as columns of the table, with paths relative to it, or as files: 4D images (see
+    `image_series.numbers_of_volumes`) or, for labels and lesions, a 3D image for all participants.
     """
 
     table: str
@@ -336,10 +338,15 @@ def _read_rows(command: Command) -> pd.DataFrame:
     return read_visit_rows(command.table, command.visit)
 
 
+def _who(command: Command, table: pd.DataFrame) -> Rows:
+    """The participant (and visit) of each row."""
+    visits = tuple(table[command.visit].str.strip()) if command.visit else ()
+    return Rows(tuple(table["participant_id"]), command.table, "row", visits)
+
+
 def _shared(command: Command, table: pd.DataFrame) -> Iterator[str]:
     """Warnings about images that two participants share; labels and lesions may be shared by all."""
-    who = participants.of_table(table, command.table)
-    assert who is not None
+    who = _who(command, table)
     for source in dict.fromkeys((*command.maps.values(), command.jacobian, command.labels, command.lesions)):
         if source in table.columns:
             names = [Path(command.table).parent / name.strip() for name in table[source]]
@@ -549,12 +556,7 @@ def _images(
         for _ in range(len(table)):
             yield header, only
         return
-    if header.shape[3] != len(table):
-        raise FileError(
-            f"{header.path} has {several(header.shape[3], 'volume')}; "
-            f"{command.table} has {several(len(table), 'participant')}"
-        )
-    participants.compare(participants.of_table(table, command.table), participants.of_volumes(source))
-    volumes = read(source)
+    numbers = numbers_of_volumes(header, _who(command, table), range(len(table)), command.visit)
+    volumes = in_order(read(source), numbers)
     for _ in range(len(table)):
         yield header, partial(next, volumes)
