@@ -38,6 +38,7 @@ from gpuvox.grid import Grid
 from gpuvox.names import Names
 from gpuvox.partitioning import is_estimable, orthonormal_basis
 from gpuvox.permtest import PermutationTest
+from gpuvox.plain import composed
 from gpuvox.reporter import Progress
 from gpuvox.scratch import Data
 from gpuvox.statistics import Batch, Edge, Setting, Statistic, StatisticInfo, Statistics
@@ -459,12 +460,13 @@ def _contrast_inputs(
     design: pd.DataFrame, contrast: Any, model_intercept: bool, data: Data, grid: Grid
 ) -> tuple[Inputs, bool]:
     """The model of a contrast, and whether it is tested by flips of signs."""
-    names = tuple(map(str, design.columns))
+    names = tuple(composed(str(name)) for name in design.columns)
     matrix = _columns(design, "the columns of the design matrix")
     if contrast is None:
         if len(names) > 1:
             raise SettingError("second_level_contrast is needed, because the design matrix has several columns")
         contrast = names[0]
+    contrast = composed(contrast) if isinstance(contrast, str) else contrast
     title = contrast if isinstance(contrast, str) else "second_level_contrast"
     row = weights(contrast, names, title)
     if not row.any():

@@ -321,10 +321,10 @@ def test_accents_that_look_alike_are_the_same_text(folder):
         (weights,) = read_hypothesis(f"{name} - x", model).weights
         assert dict(zip(model.names, weights)) == {f"{one[1]}[x]": -1, f"{one[1]}[{one[1]}]": 1}
         assert Columns(paired=name).names == [one[1]]
-    numbers = Cohort(cohort.text.assign(**{one[1]: "1"}), "p.tsv")
-    assert numbers.is_number(two[1])
-    numbers.text.attrs["levels"] = (two[1],)
-    assert not numbers.at(range(4)).is_number(one[1])
+    numbers = ["participant_id", one[1]], [["sub-1", 1], ["sub-2", 2]]
+    assert write_table(folder / "q.tsv", *numbers).is_number(two[1])
+    (folder / "q.json").write_text(json.dumps({two[1]: {"Levels": {"1": "x", "2": "y"}}}))
+    assert not write_table(folder / "q.tsv", *numbers).at(range(2)).is_number(one[1])
     assert join(Rows((one[0],), "a"), Rows((two[0],), "b", "volume")) == {0: 0}
 
 

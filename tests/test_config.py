@@ -3,6 +3,7 @@
 import dataclasses
 import tomllib
 import typing
+import unicodedata
 
 import pytest
 
@@ -149,3 +150,24 @@ def test_lines_of_keys():
         ("a",): 1, ("s",): 5, ("s", "x"): 6, ("s", "y"): 10, ("t",): 11, ("t", 0): 11, ("t", 0, "u", "v"): 12,
         ("t", 1): 13, ("t", 1, "q"): 14, ("t", 1, "w"): 15, ("t", 1, "w", "e"): 16,
     }  # fmt: skip
+
+
+def test_text_has_composed_accents_unless_it_names_a_file(tmp_path):
+    """Columns look alike whatever the accents; a file has the name that it has on the disk."""
+    e = unicodedata.normalize("NFD", "é")
+    (tmp_path / f"kart{e}.nii.gz").touch()
+    text = f"""
+        [study]
+        table = "t.tsv"
+        [groups]
+        column = "{e}tat"
+        order = ["{e}", "x"]
+        subset = "{e}tat != 'y'"
+        [maps.a]
+        image = "kart{e}"
+        [maps.b]
+        image = "imag{e}"
+    """
+    found = parse(tmp_path, text)
+    assert (found.groups.column, found.groups.order, found.groups.subset) == ("état", ("é", "x"), "état != 'y'")
+    assert {name: each.image for name, each in found.maps.items()} == {"a": f"kart{e}", "b": "imagé"}

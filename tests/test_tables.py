@@ -1,7 +1,10 @@
 """Tables of participants: types, conditions in three-valued logic, indicators, patterns, gathering."""
 
 import itertools
+import unicodedata
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from gpuvox import files
 from gpuvox.cli.main import main
 from gpuvox.errors import FileError
+from gpuvox.plain import composed
 from gpuvox.tables.columns import indicators, matching
 from gpuvox.tables.conditions import select
 from gpuvox.tables.reading import gather, labels, read_participants, typed
@@ -347,3 +351,43 @@ def test_no_command_writes_over_what_it_reads(command, name, tmp_path, monkeypat
     assert "would overwrite" in error
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == content
+
+
+# -- accents --------------------------------------------------------------------------------------------------------
+
+ACCENTED = {
+    "design": "--group état --order é,ü --covariates âge --subset `âge`>20 --select karté=o_maps --out o",
+    "groups": "--group état --order é,ü --covariates âge --demographics âge --test âge=student --variables mù* --out o",
+    "models regression": "--outcome mù --block état=état --block âge=âge --subset `âge`>20 --out o",
+    "models correlation": "--x mù --y âge --out o",
+    "rois": "--labels labels --names names.tsv --map a=karté --head-size mù --out o.tsv",
+    "longitudinal": "--visit séance --visits tôt,là --group état --covariates âge --out o",
+}
+"""Commands whose names of columns, levels and visits have accents."""
+
+
+@pytest.mark.parametrize("command", ACCENTED)
+def test_accents_that_look_alike_are_the_same_text_in_every_command(command, tmp_path, monkeypatch, capsys):
+    """Tables with composed accents and with accents by themselves, each with options of the other form."""
+    monkeypatch.chdir(tmp_path)
+    rng, pictures = np.random.default_rng(0), np.arange(8.0)[:, None, None] + np.ones((8, 2, 2))
+    labels = np.where(pictures < 4, 10, 11).astype(np.int16)
+    files.write_text("names.tsv", "index\tname\n10\tone\n11\ttwo\n")
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), "labels.nii.gz")
+    nib.save(nib.Nifti1Image(pictures, np.eye(4)), "karte.nii.gz")
+    people = [f"Zoé{i}" for i in range(12)]
+    table = pd.DataFrame({"participant_id": people, "état": ["é", "ü"] * 6, "karté": "karte.nii.gz"})
+    table = table.assign(âge=rng.integers(30, 60, 12), mù=rng.uniform(1, 2, 12).round(3))
+    if command == "longitudinal":
+        table = pd.concat([table.assign(séance=visit) for visit in ("là", "tôt")])
+    outputs = []
+    for of_table, of_options in (("NFC", "NFC"), ("NFC", "NFD"), ("NFD", "NFC")):
+        text = table.to_csv(sep="\t", index=False)
+        Path("t.tsv").write_text(unicodedata.normalize(of_table, text), encoding="utf-8")
+        words = unicodedata.normalize(of_options, f"{command} --table t.tsv {ACCENTED[command]}").split()
+        assert main(words) == 0, capsys.readouterr().err
+        outputs.append({path.name: composed(path.read_text("utf-8")) for path in sorted(Path().glob("o*.tsv"))})
+        for path in Path().glob("o*"):
+            path.unlink()
+    assert outputs[0]
+    assert all(each == outputs[0] for each in outputs)

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, cast
 from gpuvox import __version__
 from gpuvox.cli.console import warn
 from gpuvox.errors import UsageError
+from gpuvox.plain import composed
 from gpuvox.runtime.limits import most_threads
 
 NAMES_OF_FILES = {"FILE", "IMAGE", "DIR", "ROOT", "OUT"}
@@ -192,8 +193,8 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """``A,B,C``; empty names are ignored."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    """``A,B,C``, with composed accents; empty names are ignored."""
+    return tuple(name.strip() for name in composed(text).split(",") if name.strip())
 
 
 def some_names(text: str) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from gpuvox.cli.options import (
     require,
     unique,
 )  # fmt: skip
+from gpuvox.plain import composed
 
 EPILOG = """\
 The command writes OUT.tsv (analysis of covariance of each variable: adjusted means, F, p, corrected p, Cohen's d and
@@ -40,9 +41,14 @@ METHODS = ("tukey", "bonferroni", "holm", "sidak", "none")
 
 def _also(text: str) -> tuple[str, tuple[str, tuple[str, ...]]]:
     """``NAME=COLUMN:A,B``, or ``NAME=COLUMN`` for all groups of a column."""
-    name, what = pair(text)
+    name, what = pair(composed(text))
     column, _, order = what.partition(":")
     return name, (column, names(order) if order else ())
+
+
+def _test(text: str) -> tuple[str, str]:
+    """``COLUMN=TEST``."""
+    return pair(composed(text))
 
 
 def build_parser() -> Parser:
@@ -71,7 +77,7 @@ def build_parser() -> Parser:
     add_list(parser, "--demographics", "A,B", "columns to describe and compare by group")
     add_pairs(
         parser, "--test", "COLUMN=TEST", "test for a column of --demographics: student, welch, mannwhitney, anova, "
-        "welch_anova, kruskal, fisher or chi2", dest="tests",
+        "welch_anova, kruskal, fisher or chi2", kind=_test, dest="tests",
     )  # fmt: skip
     add_pairs(
         parser, "--also", "NAME=COLUMN:A,B", "compare these groups too in the table of --demographics", kind=_also,

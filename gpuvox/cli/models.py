@@ -128,10 +128,12 @@ def _add_regression(parser: Parser) -> None:
         "--model", choices=("linear", "logistic"), default="linear",
         help="linear, or logistic for an outcome with two values (linear)",
     )  # fmt: skip
-    parser.add_argument(
-        "--event", metavar="VALUE", default="",
-        help="value of the outcome whose odds a logistic model describes (the second in order)",
-    )  # fmt: skip
+    add_text(
+        parser,
+        "--event",
+        "VALUE",
+        "value of the outcome whose odds a logistic model describes (the second in order)",
+    )
     parser.add_argument(
         "--errors", choices=("ols", "hc3"), default="ols",
         help="standard errors of constant variance (ols), or robust to any (hc3)",

@@ -10,13 +10,18 @@ from typing import Any
 
 from gpuvox.cli.arguments import Parser, at_least_one, count, integer, names, pair, positive, threads
 from gpuvox.errors import UsageError
+from gpuvox.plain import composed
+
+NAMES_IN_TABLES = {"COLUMN", "VISIT", "VALUE", "CONDITION", "FORMULA"}
+"""Metavars of the options that say what a table has."""
 
 # ------------------------------------------------------------------------------------------------ shapes of options
 
 
 def add_text(parser: Any, option: str, metavar: str, text: str, **settings: Any) -> None:
-    """Add an option whose value is taken as it is; empty by default."""
-    parser.add_argument(option, metavar=metavar, help=text, **{"default": "", **settings})
+    """Add an option whose value is text, empty by default; columns, levels and conditions get composed accents."""
+    kind = composed if metavar in NAMES_IN_TABLES else str
+    parser.add_argument(option, metavar=metavar, help=text, **{"default": "", "type": kind, **settings})
 
 
 def add_flag(parser: Any, option: str, text: str, **settings: Any) -> None:

@@ -26,12 +26,10 @@ MOST_LISTED = 12
 class Cohort:
     """The rows of a table of participants.
 
-    Names of columns and participants get composed accents (`plain.composed`); other cells may be paths.
-
     Attributes
     ----------
     text : DataFrame of str
-        Cells as they are in the file, with the column ``participant_id``.
+        Cells as they are in the file, with the column ``participant_id``; see `files.read_table`.
     origin : str
         The file, for messages; paths in the table are relative to its folder.
     voxelwise : tuple of str
@@ -42,13 +40,10 @@ class Cohort:
     origin: str = "the table"
     voxelwise: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "text", _composed(self.text, self.origin))
-
     @cached_property
     def table(self) -> pd.DataFrame:
         """The same with numbers as numbers, and missing cells as NaN."""
-        table = typed(self.text.map(composed))
+        table = typed(self.text)
         for number, name in enumerate(self.voxelwise):
             # Independent of all other columns, and different in every row, as the values of most voxels are.
             table[name] = np.random.default_rng(number).normal(size=len(table))
@@ -159,21 +154,6 @@ def read_cohort(path: str | os.PathLike[str]) -> Cohort:
     return Cohort(files.read_table(path, [ID], long=True), os.fspath(path))
 
 
-def _composed(text: pd.DataFrame, origin: str) -> pd.DataFrame:
-    """The table with composed accents in the names of its columns and participants."""
-    names, ids = [composed(name) for name in text.columns], [composed(who) for who in text[ID]]
-    declared = list(text.attrs.get(LEVELS, ()))
-    levels = [composed(name) for name in declared]
-    if (names, ids, levels) == (list(text.columns), list(text[ID]), declared):
-        return text
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise FileError(f"{origin} has two columns named {twice!r}")
-    named = text.set_axis(names, axis="columns").assign(**{ID: ids})
-    named.attrs = {**text.attrs, LEVELS: levels}
-    return named
-
-
 def as_cohort(given: str | os.PathLike[str] | pd.DataFrame) -> Cohort:
     """A table from Python: a path, or a DataFrame with the column (or the index) ``participant_id``.
 
@@ -189,9 +169,14 @@ def as_cohort(given: str | os.PathLike[str] | pd.DataFrame) -> Cohort:
         raise FileError(f"the table has no column {ID!r}, which names the participant of each row")
     if not len(frame):
         raise FileError("the table has no row")
-    columns = {str(name): ["n/a" if pd.isna(value) else label(value) for value in frame[name]] for name in frame}
-    text = pd.DataFrame(columns, dtype=object)
-    text.attrs[LEVELS] = [str(name) for name in frame if isinstance(frame[name].dtype, pd.CategoricalDtype)]
+    names = [composed(str(name)) for name in frame]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise FileError(f"the table has two columns named {twice!r}")
+    columns = [["n/a" if pd.isna(value) else label(value) for value in frame[name]] for name in frame]
+    text = pd.DataFrame(dict(zip(names, columns)), dtype=object)
+    text[ID] = text[ID].map(composed)
+    kinds = zip(names, frame.dtypes)
+    text.attrs[LEVELS] = [name for name, kind in kinds if isinstance(kind, pd.CategoricalDtype)]
     return Cohort(text)
 
 

@@ -13,6 +13,7 @@ from gpuvox.files.contents import text_lines
 from gpuvox.files.missing import EXPECTED, expand, explain_missing
 from gpuvox.files.tables import read_table
 from gpuvox.files.text import Name
+from gpuvox.plain import composed
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".hdr.gz", ".hdr", ".img.gz", ".img")
 # Values of FSLOUTPUTTYPE: the suffix of the file with the header, and of the one with the data.
@@ -104,7 +105,7 @@ def image_names(names: Name | Sequence[Name]) -> list[Path]:
         path = Path(table)
         return [
             _image_of_row(path, column, i, name)
-            for i, name in enumerate(read_table(path, [column], long=True)[column], 1)
+            for i, name in enumerate(read_table(path, [column], long=True)[composed(column)], 1)
         ]
     if text.endswith((".tsv", ".csv")):
         raise FileError(

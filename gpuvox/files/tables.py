@@ -14,10 +14,14 @@ from gpuvox.files.contents import read_bytes, read_json
 from gpuvox.files.delimited import Table, check_names, check_rows, format_table, parse_table
 from gpuvox.files.text import Name, decode_text
 from gpuvox.files.writing import write_text
+from gpuvox.plain import composed
 
 
 def read_table(path: Name, required: Sequence[str] = (), *, long: bool = False, may_be_empty: bool = False) -> Any:
     """Read a table with a header row, TSV or CSV, as text.
+
+    Names of columns and participants get composed accents (`plain.composed`); other cells may be paths, and stay as
+    they are.
 
     Parameters
     ----------
@@ -42,6 +46,7 @@ def read_table(path: Name, required: Sequence[str] = (), *, long: bool = False, 
     """
     path = Path(path)
     table = _frame(_checked_table(path))
+    required = [composed(column) for column in required]
     missing = [column for column in required if column not in table.columns]
     if missing:
         there = ", ".join(table.columns[:20]) + (" …" if len(table.columns) > 20 else "")
@@ -53,7 +58,7 @@ def read_table(path: Name, required: Sequence[str] = (), *, long: bool = False, 
         if len(empty):
             raise FileError(f"{path} is empty in column {column!r} of row {empty[0] + 1}")
     if "participant_id" in table.columns:
-        table["participant_id"] = table["participant_id"].str.strip()
+        table["participant_id"] = table["participant_id"].str.strip().map(composed)
     if "participant_id" in table.columns and not long:
         twice = table["participant_id"][table["participant_id"].duplicated()]
         if len(twice):
@@ -68,6 +73,7 @@ def _checked_table(path: Path) -> Table:
     if table is None:
         raise FileError(f"{path} is empty; a table with a header row is expected")
     names = table.names
+    names[:] = [composed(name) for name in names]
     if "" in names and len(set(names)) == len(names):
         names[names.index("")] = f"Unnamed: {names.index('')}"  # pandas's name for the row names that R writes
     check_names(path, table)
@@ -83,7 +89,9 @@ def _declared(path: Path) -> tuple[str, ...]:
     if path.suffix == ".json" or not beside.is_file():
         return ()
     described = read_json(beside)
-    return tuple(name for name, column in described.items() if isinstance(column, dict) and "Levels" in column)
+    return tuple(
+        composed(name) for name, column in described.items() if isinstance(column, dict) and "Levels" in column
+    )
 
 
 def _frame(table: Table) -> Any:

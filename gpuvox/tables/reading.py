@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from gpuvox import files
 from gpuvox.errors import FileError
 from gpuvox.files.text import as_number
+from gpuvox.plain import composed
 from gpuvox.tables.columns import require
 
 Float64 = NDArray[np.float64]
@@ -21,7 +22,7 @@ MISSING = ("", "n/a", "N/A", "#N/A", "NA", "<NA>", "NaN", "nan", "null", "NULL")
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:
-    """Convert columns in which all values are numbers; missing cells (`MISSING`) become NaN.
+    """Convert columns in which all values are numbers; missing cells (`MISSING`) become NaN, and accents composed.
 
     Parameters
     ----------
@@ -37,7 +38,7 @@ def typed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _typed(name: Any, column: list[str]) -> list[Any] | Float64:
-    cells = [cell.strip() for cell in column]
+    cells = [composed(cell.strip()) for cell in column]
     values: list[Any] = [np.nan if is_missing(cell) else cell for cell in cells]
     if name == "participant_id":
         return values

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gpuvox.errors import FileError
+from gpuvox.plain import composed
 from gpuvox.tables.columns import require
 from gpuvox.tables.levels import check_levels
 from gpuvox.tables.reading import typed
@@ -144,7 +145,7 @@ def read_visits(
     """
     require(table, [subject, visit], origin)
     check_levels(table, visit, origin)
-    who, when = (table[name].str.strip() for name in (subject, visit))
+    who, when = (table[name].str.strip().map(composed) for name in (subject, visit))
     names = order_visits(sorted(set(when)), order, visit, os.fspath(origin))
     inside = np.flatnonzero(when.isin(names))
     subjects = tuple(dict.fromkeys(who.iloc[inside]))

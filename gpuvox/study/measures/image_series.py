@@ -19,7 +19,7 @@ from gpuvox.errors import FileError
 from gpuvox.files.targets import check_targets
 from gpuvox.grid import Grid
 from gpuvox.participants import Rows
-from gpuvox.plain import several
+from gpuvox.plain import composed, several
 from gpuvox.reporter import Progress
 from gpuvox.types import AnyArray, Float32
 
@@ -117,16 +117,17 @@ def find_images(
     FileError
         A path is missing, an image cannot be read, or grids differ; as for `numbers_of_volumes`.
     """
-    if source not in table.columns:
+    column = composed(source)
+    if column not in table.columns:
         header = files.read_header(source)
         numbers = numbers_of_volumes(header, who, rows, visit_column)
         return Images(dict.fromkeys(rows, header), dict(zip(rows, numbers)))
     headers: dict[int, files.ImageHeader] = {}
     grid = None
     for row in rows:
-        path = table[source].iloc[row].strip()
+        path = table[column].iloc[row].strip()
         if path in ("", "n/a"):
-            raise FileError(f"{who.origin} has no {source} of {who.named(row)}")
+            raise FileError(f"{who.origin} has no {column} of {who.named(row)}")
         header = headers[row] = files.read_header(Path(who.origin).parent / path)
         if header.shape[3] != 1:
             raise FileError(

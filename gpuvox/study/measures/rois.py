@@ -26,7 +26,7 @@ from gpuvox.files.text import as_number
 from gpuvox.findings.labels import Region, alike, read_regions
 from gpuvox.grid import Grid
 from gpuvox.participants import Rows
-from gpuvox.plain import several
+from gpuvox.plain import composed, several
 from gpuvox.qmri import DEFAULT_MODEL, Share, check_jacobian
 from gpuvox.reporter import Reporter
 from gpuvox.study.measures.image_series import in_order, numbers_of_volumes
@@ -348,8 +348,8 @@ def _shared(command: Command, table: pd.DataFrame) -> Iterator[str]:
     """Warnings about images that two participants share; labels and lesions may be shared by all."""
     who = _who(command, table)
     for source in dict.fromkeys((*command.maps.values(), command.jacobian, command.labels, command.lesions)):
-        if source in table.columns:
-            names = [Path(command.table).parent / name.strip() for name in table[source]]
+        if composed(source) in table.columns:
+            names = [Path(command.table).parent / name.strip() for name in table[composed(source)]]
             of_everyone = source in (command.labels, command.lesions) and len(set(names)) == 1
             text = "" if of_everyone else participants.shared(names, who)
             if text:
@@ -540,11 +540,12 @@ def _images(
     read: Callable[[str | Path], Iterator[AnyArray]] = (
         files.read_labels if kind == "labels" else files.read_volumes
     )
-    if source in table.columns:
+    column = composed(source)
+    if column in table.columns:
         folder = Path(command.table).parent
-        for name, path in zip(table["participant_id"], table[source]):
+        for name, path in zip(table["participant_id"], table[column]):
             if path.strip() in ("", "n/a"):
-                raise FileError(f"{command.table} has no {source} of {name}")
+                raise FileError(f"{command.table} has no {column} of {name}")
             header = files.read_header(folder / path.strip())
             if header.shape[3] != 1:
                 raise FileError(f"{header.path} has {several(header.shape[3], 'volume')}; expected one, of {name}")

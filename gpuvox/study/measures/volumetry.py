@@ -19,6 +19,7 @@ from gpuvox import files
 from gpuvox.errors import FileError
 from gpuvox.files.targets import check_targets
 from gpuvox.files.text import as_number
+from gpuvox.plain import composed
 from gpuvox.reporter import Reporter
 from gpuvox.tables.columns import require
 from gpuvox.tables.reading import is_missing
@@ -129,7 +130,7 @@ def _of_everybody(path: str, ids: list[str], origin: str) -> pd.DataFrame:
         raise FileError(
             f"{path} begins with the column {first!r}; expected Measure:volume, as asegstats2table writes"
         )
-    names = [os.path.basename(cell.strip().rstrip("/")) for cell in table[first]]
+    names = [composed(os.path.basename(cell.strip().rstrip("/"))) for cell in table[first]]
     if len(set(names)) < len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise FileError(f"{path} has {twice} twice")

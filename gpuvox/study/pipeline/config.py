@@ -69,8 +69,9 @@ def _tests(value: Mapping[str, str]) -> str:
     return "" if set(value.values()) <= set(TESTS) else f"tests among {', '.join(TESTS)}"
 
 
-def _key(default: Any = MISSING, check: Check | None = None) -> Any:
-    metadata = {"check": check} if check else {}
+def _key(default: Any = MISSING, check: Check | None = None, *, is_file: bool = False) -> Any:
+    """A key of a section; text in it gets composed accents unless it names a file, or a file or a column."""
+    metadata = {"is_file": is_file} | ({"check": check} if check else {})
     if default is MISSING:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -80,8 +81,8 @@ def _key(default: Any = MISSING, check: Check | None = None) -> Any:
 class Study:
     """``[study]``: title, table and results folder."""
 
-    table: str = _key(check=_not_empty)
-    out: str = _key("results", _not_empty)
+    table: str = _key(check=_not_empty, is_file=True)
+    out: str = _key("results", _not_empty, is_file=True)
     title: str = _key("A study", _not_empty)
     seed: int = _key(1, _between(0, 2**63 - 1))
     device: str = _key("auto", _not_empty)
@@ -108,8 +109,8 @@ class IronMyelin:
     field_method: str = _key("curve", _one_of("curve", "power"))
     reference: str = _key("cohort", _one_of("cohort", "subject", "none"))
     fwhm: float = _key(0.0, _at_least(0))
-    mask: str = _key("")
-    model: str = _key("")
+    mask: str = _key("", is_file=True)
+    model: str = _key("", is_file=True)
     qsm_units: str = _key("", _one_of_or_empty(*QSM_UNITS))
     r1_units: str = _key("", _one_of_or_empty(*R1_UNITS))
     coefficient_error: float = _key(0.1, _between(0, 0.5))
@@ -119,7 +120,7 @@ class IronMyelin:
 class Map:
     """``[maps.NAME]``: a 4D image or a column of the table, and its title."""
 
-    image: str = _key(check=_not_empty)
+    image: str = _key(check=_not_empty, is_file=True)
     title: str = _key("")
     unit: str = _key("")
 
@@ -128,10 +129,10 @@ class Map:
 class Template:
     """``[template]``: images common to all participants."""
 
-    mask: str = _key(check=_not_empty)
-    labels: str = _key("")
-    names: str = _key("")
-    underlay: str = _key("")
+    mask: str = _key(check=_not_empty, is_file=True)
+    labels: str = _key("", is_file=True)
+    names: str = _key("", is_file=True)
+    underlay: str = _key("", is_file=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,11 +173,11 @@ class Rois:
     """``[rois]``: options of ``gpuvox rois``; the default labels are those of ``[template]``."""
 
     maps: tuple[str, ...] = _key(())
-    labels: str = _key("")
-    names: str = _key("")
+    labels: str = _key("", is_file=True)
+    names: str = _key("", is_file=True)
     merge: dict[str, str] = field(default_factory=dict)
-    jacobian: str = _key("")
-    lesions: str = _key("")
+    jacobian: str = _key("", is_file=True)
+    lesions: str = _key("", is_file=True)
     head_size: str = _key("")
     erosion: int = _key(0, _at_least(0))
 
@@ -185,7 +186,7 @@ class Rois:
 class Volumes:
     """``[volumes.NAME]``: volumes that other software measured; see `gpuvox volumes`."""
 
-    file: str = _key("")
+    file: str = _key("", is_file=True)
     column: str = _key("")
 
 
@@ -290,7 +291,7 @@ class SampleSize:
 class Visits:
     """``[visits]``: a table with a row for each visit of each participant, for models of change."""
 
-    table: str = _key(check=_not_empty)
+    table: str = _key(check=_not_empty, is_file=True)
     column: str = _key("session", _not_empty)
     time: str = _key(check=_not_empty)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import glob
+import os
 import re
 import types
 import typing
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuvox.errors import FileError
+from gpuvox.plain import composed
 
 
 class Derived(dict[str, str]):
@@ -67,6 +70,8 @@ class Reader:
     def value(self, kind: Any, value: Any, where: tuple[str | int, ...], of: Field | None = None) -> Any:
         """A value converted to its type and checked."""
         converted = self._typed(kind, value, where)
+        if kind is str and of and of.metadata.get("is_file"):
+            converted = self._named(value)
         expected = of.metadata["check"](converted) if of and "check" in of.metadata else ""
         if expected:
             raise self.error(where, f"is {value!r}; expected {expected}")
@@ -101,9 +106,15 @@ class Reader:
         )
         self._expect(right and value == value, named[kind], value, where)
         try:
-            return kind(value)
+            return composed(value) if kind is str else kind(value)
         except OverflowError:
             raise self.error(where, f"has {len(str(value))} digits; expected {named[kind]}") from None
+
+    def _named(self, text: str) -> str:
+        """Text that names a file, spelled as the file is, or else a column, with composed accents."""
+        path = self.path.parent / os.path.expanduser(text)
+        is_there = path.exists() or any(path.parent.glob(f"{glob.escape(path.name)}.*"))
+        return text if text.isascii() or is_there else composed(text)
 
     def _flat(self, value: Any, where: tuple[str | int, ...], name: str = "") -> Iterator[tuple[str, str]]:
         """Names with dots, in quotes or not, and their expressions."""
@@ -116,7 +127,7 @@ class Reader:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*", full):
                 raise self.error((*where, part), "expected a name of letters, digits, _ and dots")
             self._expect(isinstance(each, str), 'an expression in quotes, such as "a - b"', each, (*where, part))
-            yield full, each
+            yield full, composed(each)
 
     def _expect(self, right: bool, expected: str, value: Any, where: tuple[str | int, ...]) -> None:
         if not right:
