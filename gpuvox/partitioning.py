@@ -136,6 +136,16 @@ def is_estimable(design: Float64, contrast: Float64) -> bool:
     return bool(np.linalg.norm(outside) <= 1e-7 * np.linalg.norm(rows))
 
 
+def check_estimable(design: Float64, contrast: Float64, *, demean: bool = False) -> None:
+    """Raise `DesignError` unless `is_estimable`; with `demean`, the design is one whose columns are demeaned."""
+    if not is_estimable(design, contrast):
+        raise DesignError(
+            "the contrast is not estimable with this design"
+            + (" once its columns are demeaned" if demean else "")
+            + ": it asks for a combination of parameters that the design cannot tell apart"
+        )
+
+
 def partition(
     design: ArrayLike,
     contrast: ArrayLike,
@@ -181,12 +191,8 @@ def partition(
     _check_contrast(M, C, is_f)
     if demean:
         M = demean_columns(M)
-    if check and not is_estimable(M, C):
-        raise DesignError(
-            "the contrast is not estimable with this design"
-            + (" once its columns are demeaned" if demean else "")
-            + ": it asks for a combination of parameters that the design cannot tell apart"
-        )
+    if check:
+        check_estimable(M, C, demean=demean)
     # A change of unit of a column (M → M/s, C → C/s) or of a contrast tests the same hypothesis; with columns and
     # rows of like size the numerical rank is the true one.
     M, scale = standardised(M)

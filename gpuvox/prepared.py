@@ -15,7 +15,14 @@ from gpuvox.glm import Nuisance
 from gpuvox.grid import Grid
 from gpuvox.imported_shuffles import ImportedShuffler
 from gpuvox.names import Names
-from gpuvox.partitioning import PartitionedDesign, effective_regressor, null_rows, partition
+from gpuvox.partitioning import (
+    PartitionedDesign,
+    check_estimable,
+    demean_columns,
+    effective_regressor,
+    null_rows,
+    partition,
+)
 from gpuvox.scratch import Data
 from gpuvox.shuffle import Permutations, Shuffler, effective_labels
 from gpuvox.statistics import Statistics
@@ -350,13 +357,27 @@ def prepare_test(inputs: Inputs, options: Options, test: Test) -> PreparedTest:
 
 
 def _partitioned(inputs: Inputs, options: Options, test: Test) -> PartitionedDesign:
-    """Placeholders of voxelwise EVs do not determine ranks, so only the contrast is checked."""
+    """The model of a test. Placeholders of voxelwise EVs do not determine ranks, nor what can be estimated."""
     try:
-        return partition(
+        parts = partition(
             inputs.design, test.contrast, demean=options.demean, is_f=test.is_f, check=not inputs.evs
         )  # fmt: skip
+        if inputs.evs:
+            _check_with_any_evs(inputs, options, test)
+        return parts
     except DesignError as error:
         raise DesignError(f"{test.title}: {error}") from None
+
+
+def _check_with_any_evs(inputs: Inputs, options: Options, test: Test) -> None:
+    """Refuse a contrast that no values of the voxelwise EVs, and no subjects who are left out, make estimable."""
+    design, rng = inputs.design.copy(), np.random.default_rng(0)
+    for column in inputs.evs:
+        if column >= 0:
+            design[:, column] = rng.standard_normal(len(design))
+    if options.demean:
+        design = demean_columns(design)
+    check_estimable(design, test.contrast, demean=options.demean)
 
 
 def _negatives(tests: Sequence[Test], shufflers: Sequence[AnyShuffler]) -> list[int | None]:

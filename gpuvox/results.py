@@ -270,6 +270,11 @@ def _warnings_about_model(test: Test, model: StatisticModel, options: Options) -
         yield (
             f"at {model.n_left_out} of {model.n_voxels} voxels too few data are left to test it; their statistic is 0"
         )
+    if isinstance(model, VoxelwiseGlm) and model.n_without_effect:
+        yield (
+            f"the contrast is not estimable at {model.n_without_effect} of {model.n_voxels} voxels, where a voxelwise "
+            "EV is constant or a combination of other columns; their statistic is 0"
+        )
     if isinstance(model, VoxelwiseGlm) and model.n_without_df:
         yield (
             f"no degrees of freedom are left at {model.n_without_df} of {model.n_voxels} voxels; their statistic is 0"

@@ -242,6 +242,12 @@ class VoxelwiseGlm(DeviceModel):
         """Number of voxels that exclusions leave without degrees of freedom: their statistic is 0."""
         return int(np.count_nonzero(self.dfs[1] < 1))
 
+    @property
+    def n_without_effect(self) -> int:
+        """Number of other voxels where the effect is a combination of the nuisance: their statistic is 0."""
+        effect, left = self.dfs
+        return int(np.count_nonzero((effect == 0) & (left >= 1)))
+
     @cached_property
     def _z_tables(self) -> tuple[Int32, Int32, Int32, Float64]:
         """Number of the F-to-z table of each voxel; first intervals, offsets and rows of all tables."""

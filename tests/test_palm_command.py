@@ -340,6 +340,16 @@ def test_a_block_that_is_left_out_as_a_whole(small, capsys):
     assert "equal size" in capsys.readouterr().err
 
 
+def test_blocks_of_one_column_are_numbered_from_1(small, capsys):
+    """A site that is numbered 0 is not left in place in silence, as a block 0 of randomise is."""
+    before = set(small.iterdir()) | {small / "eb.csv"}
+    for first in (0, -1):
+        np.savetxt(small / "eb.csv", np.repeat([2, first], [5, 7]), fmt="%d")
+        assert palm(small, f"{RUN} -eb eb.csv") == 2
+        assert f"eb.csv: exchangeability block {first} in row 6; the blocks" in capsys.readouterr().err
+    assert set(small.iterdir()) == before
+
+
 def test_missing_regressors_are_interchangeable_among_themselves_alone(small, capsys):
     """Whatever stands in their place: rows of one group, of another, and those that are not known."""
     group = np.r_[0, 0, 0, 0, 1, 1, 1, 1.0]

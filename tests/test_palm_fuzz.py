@@ -126,7 +126,7 @@ def add_designs(study: Study, count: int) -> None:
 def add_inputs(study: Study, is_table: bool) -> None:
     rng, n = study.rng, study.n
     count = 2 if study.per_input or study.chance(0.4) else 1
-    one_mask = study.chance(0.4)
+    one_mask, given = study.chance(0.4), np.ones(SHAPE, bool)
     study.words += ["-designperinput"] * study.per_input
     for number in range(count):
         shape = (int(rng.integers(2, 6)), 1, 1) if is_table else SHAPE
@@ -143,7 +143,7 @@ def add_inputs(study: Study, is_table: bool) -> None:
         if study.chance(0.6) or (one_mask and number):
             mask = rng.random(SHAPE) < 0.8
         if one_mask and number:
-            mask = np.ones(SHAPE, bool) if study.masks[0] is None else study.masks[0].copy()
+            mask = given
         if study.chance(0.3):
             data[:, 1, 1, 1] = 3
         affine = np.diag([2.0, 2, 2, 1])
@@ -152,6 +152,7 @@ def add_inputs(study: Study, is_table: bool) -> None:
         if number == 0 or not one_mask:
             nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), study.folder / f"mask{number}.nii.gz")
             study.words += ["-m", str(study.folder / f"mask{number}.nii.gz")]
+        given = mask
         mask = mask & (np.ptp(data, axis=0) > 0)
         study.masks.append(mask)
         study.inputs.append(data[:, mask].astype(float))

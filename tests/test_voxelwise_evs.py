@@ -6,6 +6,7 @@ import numpy as np
 import oracle
 import pytest
 
+import gpuvox
 from gpuvox.errors import DesignError
 from gpuvox.executors import run
 from gpuvox.glm import Glm, Nuisance
@@ -451,3 +452,26 @@ def test_subjects_left_out_everywhere_are_named_as_what_takes_the_degrees_of_fre
         said = f"14 volumes, of which no more than {stay} are left in at any voxel, a design of rank {rank}"
         with pytest.raises(DesignError, match=said):
             VoxelwiseGlm(Y, M, np.array([[0.0, 0, 1]]), {-4: out})
+
+
+@pytest.mark.parametrize("voxelwise", [{3: 0}, {-5: 1}], ids=["an EV", "excluded subjects"])
+@pytest.mark.parametrize("demean", [False, True])
+def test_a_contrast_that_no_voxel_can_estimate_is_refused(voxelwise, demean):
+    """As without voxelwise EVs: either group's mean is not told from the constant."""
+    Y, M, ev = study()
+    M = np.c_[np.ones(N), M]
+    images = {column: (ev > 1.5) if is_mask else ev for column, is_mask in voxelwise.items()}
+    settings = {"voxelwise": images, "demean": demean, "n_permutations": 5, "seed": 1, "device": "cpu"}
+    with pytest.raises(DesignError, match=r"t-test 1: .*not estimable"):
+        gpuvox.randomise(Y, M, [[0, 1, 0, 0]], **settings)
+    with pytest.raises(DesignError, match=r"f-test 1: .*not estimable"):
+        gpuvox.randomise(Y, M, [[0, 1, -1, 0], [0, 1, 0, 0]], f_tests=[[1, 1]], **settings)
+
+
+def test_voxels_where_the_contrast_is_not_estimable_are_counted():
+    Y, M, ev = study()
+    ev[:, [5, 9]] = 1.0
+    ev[:, 11] = M[:, 0]
+    with pytest.warns(UserWarning, match="not estimable at 3 of 70 voxels"):
+        found = gpuvox.randomise(Y, M, [[0, 0, 1]], voxelwise={2: ev}, n_permutations=30, seed=1, device="cpu")
+    np.testing.assert_array_equal(np.flatnonzero(found.maps["tstat1"] == 0), [5, 9, 11])

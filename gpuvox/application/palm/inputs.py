@@ -149,6 +149,7 @@ def read_inputs(description: PalmDescription, reporter: Reporter) -> PalmInputs:
     blocks = _read_integers(ways.blocks, n, "exchangeability blocks")
     if blocks is not None and blocks.shape[1] == 1:
         blocks = blocks[:, 0]
+        _check_one_level(blocks, ways.blocks)
     groups = None
     if ways.groups not in ("", "auto"):
         groups = _one_column(_read_integers(ways.groups, n, "variance groups"), ways.groups)
@@ -282,6 +283,16 @@ def _read_integers(name: str, n: int, what: str) -> Ints | None:
             "numbered", file=name,
         )  # fmt: skip
     return values.astype(np.int64)
+
+
+def _check_one_level(blocks: Ints, name: str) -> None:
+    """Refuse a block 0, whose rows FSL's randomise leaves in place, and negative blocks, which only trees have."""
+    wrong = np.flatnonzero(blocks < 1)
+    if len(wrong):
+        raise FileError(
+            f"{name}: exchangeability block {blocks[wrong[0]]} in row {wrong[0] + 1}; the blocks of a single column "
+            "are numbered from 1", file=name,
+        )  # fmt: skip
 
 
 def _one_column(values: Ints | None, name: str) -> Ints | None:
