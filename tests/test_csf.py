@@ -113,7 +113,7 @@ def test_what_is_said_of_a_large_spread(studies):
 
 
 def test_differences_of_csf_itself_are_warned_of():
-    from gpuvox.study.statistics.csf import Comparison, compare_references, concerns
+    from gpuvox.study.statistics.csf import Comparison, References, compare_references, concerns
 
     rng = np.random.default_rng(0)
     group = np.repeat(["MS", "HC"], 30)
@@ -128,6 +128,9 @@ def test_differences_of_csf_itself_are_warned_of():
     assert "at least half of the difference in putamen.iron is that of iron in CSF" in said
     assert "the difference in putamen.iron depends on the CSF reference: p < .001" in said
     assert "myelin" not in said
+    close = References(found.compared, found.sensitivity.assign(p_cohort=0.0461, p_subject=0.0502), found.spread)
+    said_of = concerns(close, "subject", {"iron": "mg/kg", "myelin": ""})
+    assert "p .046 with that of the cohort, .0502 with each participant's own" in said_of[0]
     assert "by 38 µg/g given" in " ".join(concerns(found, "cohort", {"iron": "µg/g", "myelin": ""}))
     within = [offsets["iron"][group == g] for g in ("MS", "HC")]
     pooled = np.sqrt(sum(((v - v.mean()) ** 2).sum() for v in within) / 58)

@@ -898,6 +898,7 @@ def test_one_group_alone_and_several_comparisons(tmp_path, capsys):
     np.testing.assert_allclose(row[["low", "high"]].astype(float), [low, high], rtol=1e-6)
     assert command(*base, "--variables", "y") == 0
     assert pd.read_csv(tmp_path / "g.tsv", sep="\t")["n"].tolist() == [90]
+    assert "90: 1 variable described" in capsys.readouterr().out
     assert command(*base, "--variables", "y", "--covariates", "age") == 2
     assert "one group is described" in capsys.readouterr().err
     further = [

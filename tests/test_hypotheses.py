@@ -186,6 +186,17 @@ def test_names_stand_before_a_colon(text, name, test):
         ("group + age", "group", "the mean differs between any of HC, RRMS and SPMS; adjusted for age"),
         ("group * age", "age[RRMS] - age[HC]", "the slope of age in RRMS is larger than the slope of age in HC"),
         ("group * age", "group:age", "the slope of age differs between any of HC, RRMS and SPMS"),
+        (
+            "group * age + sex",
+            "RRMS - HC",
+            "the mean of RRMS is larger than the mean of HC, at the mean of age; adjusted for sex",
+        ),
+        ("group * age + sex", "age", "the values rise with age, averaged over group; adjusted for sex"),
+        (
+            "group * sex * age",
+            "RRMS - HC",
+            "the mean of RRMS is larger than the mean of HC, averaged over sex and at the mean of age",
+        ),
         ("age", "mean", "the mean is above 0; adjusted for age"),
         ("1", "-mean", "the mean is below 0"),
         ("group", "-HC", "the mean of HC is below 0"),

@@ -66,6 +66,12 @@ def test_one_slip_makes_no_categories(slip):
         (["1_000", "2_000"] * 3, "without underscores"),
         ([f"{30 + i} y" for i in range(8)], "x of s0 is '30 y'; expected a number, without 'y'"),
         ([f"{30 + i}%" for i in range(8)], "without '%'"),
+        (
+            [f"2021-03-{i:02}" for i in range(10, 18)],
+            "x of s0 is '2021-03-10'; expected a number, such as the years",
+        ),
+        ([f"{i}.3.2021" for i in range(1, 9)], "such as the years since a date"),
+        ([f"2021/3/{i} 12:30" for i in range(1, 9)], "such as the years since a date"),
     ],
 )
 def test_numbers_in_another_form_are_no_categories(values, match):
@@ -78,6 +84,7 @@ def test_numbers_in_another_form_are_no_categories(values, match):
     [
         ["F", "M"] * 4,
         ["1.5T", "3T"] * 4,
+        ["2021-03-01", "2022-05-01"] * 4,  # two sessions of scanning
         ["1", "2a", "2b"],
         ["<20", "20-40", ">40"] * 2,
         ["Siemens 3", "GE 3"] * 3,

@@ -327,6 +327,9 @@ def test_regions_of_visits(tmp_path, monkeypatch, capsys):
     assert both[0].tables[""]["change"][0] == pytest.approx(both[1].tables[""]["change"][0])
     assert main(line) == 2
     assert "has participant_id s0 twice" in capsys.readouterr().err
+    table.assign(labels=["0_0.nii", "0_0.nii", *table["labels"][2:]]).to_csv("same.tsv", sep="\t", index=False)
+    assert main(["rois", "--table", "same.tsv", *line[3:-2], "same_rois.tsv", "--visit", "session"]) == 0
+    assert "0_0.nii is the image both of s0 at v0 and of s0 at v1" in capsys.readouterr().err
     table.assign(session="v0").to_csv("visits.tsv", sep="\t", index=False)
     assert main([*line, "--visit", "session"]) == 2
     assert "has s0 twice at session v0" in capsys.readouterr().err

@@ -446,7 +446,7 @@ def test_cluster_tables_hold_the_numbers_of_their_files(study, page):
 @pytest.mark.parametrize(
     ("p", "text"),
     [(0.0009999, "<\u00a0.001"), (0.001, ".001"), (0.0314, ".031"), (0.0498, ".0498"), (0.0502, ".0502"),
-     (0.05, ".050"), (0.9999, "1.000"), (1.0, "1.000"), (float("nan"), "–")],
+     (0.05, ".050"), (0.04998, ".04998"), (0.9999, "1.000"), (1.0, "1.000"), (float("nan"), "–")],
 )  # fmt: skip
 def test_p(p, text):
     assert tables.p_text(p, 0.05) == text
@@ -657,6 +657,15 @@ def test_methods_say_of_each_group_table_what_differs(study):
     assert (
         " The covariates were age, sex and site. Within each family, p was corrected for the family-wise" in text
     )
+    assert "pairs" not in text
+    for method, how in (
+        ("tukey", "was adjusted for their number by the method of Tukey and Kramer."),
+        ("none", "was not adjusted for their number."),
+    ):
+        about = one | {"pairs": {"method": method}}
+        assert f"For pairs of groups, p {how}" in told(
+            folder, groups=recorded(folder, {"A": about}, table="groups.tsv")
+        )
     about = one | {"subset": "`my group` == 'A'"}
     text = told(folder, groups=recorded(folder, {"One": one, "Two": one, "Three": about}, table="groups.tsv"))
     assert " In “Three”, only participants with my group == 'A' were analysed." in text
@@ -700,8 +709,10 @@ def test_methods_say_of_each_model_what_differs(study):
 
 def test_methods_say_what_percentages_and_treatments_of_mixed_models_are(study):
     folder = study[1]
-    one = {"options": {"order": ["MS"], "visits": [0, 1], "log": ["volume"]}, "correction": {"method": "none"}}
+    options = {"order": ["MS"], "visits": [0, 1], "log": ["volume"], "covariates": ["age"]}
+    one = {"options": options, "correction": {"method": "none"}}
     text = told(folder, models=recorded(folder, {"One": one}, kind="mixed"))
+    assert " The covariate was age." in text
     assert "refer to the estimate at time 0. Those of logarithms are of the value itself" in text
     assert "which removes the whole change (power" in text
     two = {"options": {"order": ["MS", "HC"], "visits": [0, 1]}, "correction": {"method": "none"}}
@@ -937,6 +948,11 @@ def test_an_sd_that_is_rounding_is_0_and_shares_have_their_decimals(tmp_path):
     assert cells["Draws of the same sign"] == "1.000"
     assert cells["Variable"] == "iron (mg/kg)"
     assert tables.unit_of("iron") == ""
+    (tmp_path / "t.tsv").write_text("variable\td\tp\td_low\td_high\tsame_sign\nx.iron\t0.6\t0.001\t0.5\t0.7\t1\n")
+    assert (
+        heads_and_cells(*tables.tables_of("t", "t", tmp_path / "t.tsv"))["d [95 % of the draws]"]
+        == "0.60 [0.50, 0.70]"
+    )
     head = "variable\tmean_A\tsd_A\tmean_B\tsd_B\tdifference\tdifference_low\tdifference_high"
     (tmp_path / "t.tsv").write_text(f"{head}\nx\t1.149874\t6e-5\t1.149873\t6.6e-5\t1.6e-6\t-2e-5\t2.3e-5\n")
     cells = heads_and_cells(*tables.tables_of("t", "t", tmp_path / "t.tsv"))

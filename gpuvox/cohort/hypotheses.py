@@ -417,8 +417,21 @@ def _checked(
     if is_f and orthonormal_basis(weights.T).shape[1] < len(weights):
         _refuse(words, "some of its comparisons follow from others")
     others = [variable for variable in model.variables if variable not in used]
-    adjusted = f"; adjusted for {_and(others)}" if others else ""
-    return Hypothesis(name, words, weights, is_f, is_mean, sentence + adjusted, adjusted_for=tuple(others))
+    sentence += _beside(others, used, model)
+    return Hypothesis(name, words, weights, is_f, is_mean, sentence, adjusted_for=tuple(others))
+
+
+def _beside(others: Sequence[str], used: Collection[str], model: Model) -> str:
+    """What a sentence says of variables that are not tested: where those of interactions are held, and the rest."""
+    terms = [{*term.variables} for term in model.terms]
+    held = [name for name in others if any(name in term and term & {*used} for term in terms)]
+    over = [name for name in held if model.variables[name].is_factor]
+    at = [name for name in held if name not in over]
+    places = [f"averaged over {_and(over)}"] if over else []
+    places += [f"at the mean of {_and(at)}"] if at else []
+    rest = [name for name in others if name not in held]
+    adjusted = f"; adjusted for {_and(rest)}" if rest else ""
+    return f"{', ' if places else ''}{' and '.join(places)}{adjusted}"
 
 
 def _rounded(weights: Float64) -> Float64:

@@ -76,12 +76,12 @@ def number(text: str) -> float:
 
 
 def p_text(p: float, level: float = 0.05) -> str:
-    """A p-value with three decimals and no leading zero; four if three would hide on which side of the level it is."""
+    """A p-value with three decimals and no leading zero; more if these would hide on which side of the level it is."""
     if math.isnan(p):
         return DASH
     if p < 0.001:
         return "<\u00a0.001"
-    digits = 4 if round(p, 3) == round(level, 3) != p else 3
+    digits = next((n for n in range(3, 9) if round(p, n) != round(level, n)), 3)
     text = f"{min(p, 1):.{digits}f}"
     return text[1:] if text.startswith("0") else text
 
@@ -171,6 +171,7 @@ HEADINGS_BESIDE = {
     "change": {"effect": "Effect"},
     "sd_intercept": {"effect": "Effect", "correlation": "Correlation of intercepts and changes"},
     "n_one_arm": {"effect": "Change that is removed"},
+    "same_sign": {"d": "<i>d</i> [95 % of the draws]"},
 }
 """Headings of columns in tables that have another column, the key."""
 GROUPED = (

@@ -33,7 +33,10 @@ FORMS = (
 """Other notations of numbers, and how to write them instead; matching takes linear time for all of them."""
 UNIT = re.compile(r"([+-]?[0-9.,]+) ?([^0-9]+)")
 MOST_WITH_A_UNIT = 5
-"""Number of levels such as ``1.5T`` and ``3T`` that count as categories; more are numbers with a unit."""
+"""Number of levels such as ``1.5T`` and ``3T`` that count as categories; more are numbers with a unit, or dates."""
+DATE = re.compile(
+    r"(?:[0-9]{4}([-/.])[0-9]{1,2}\1[0-9]{1,2}|[0-9]{1,2}([-/.])[0-9]{1,2}\2[0-9]{2,4})(?:[T ][0-9:.Z+-]+)?"
+)
 
 
 def is_declared(table: pd.DataFrame, name: str) -> bool:
@@ -58,8 +61,8 @@ def check_categories(table: pd.DataFrame, name: str, origin: str | os.PathLike[s
     Raises
     ------
     FileError
-        Most cells are numbers, or numbers in another notation (`other_form`), or all are numbers with a unit; or two
-        levels are similar (`check_levels`). The message states the first non-numeric cell and its participant.
+        Most cells are numbers, or numbers in another notation (`other_form`), or all are numbers with a unit or dates;
+        or two levels are similar (`check_levels`). The message states the first non-numeric cell and its participant.
     """
     rows, values = _given(table, name)
     if is_declared(table, name) or pd.api.types.is_numeric_dtype(table[name]) or not values:
@@ -77,6 +80,8 @@ def check_categories(table: pd.DataFrame, name: str, origin: str | os.PathLike[s
         unit = _common_unit(cells)
         if unit:
             raise _slip(table, name, origin, rows[0], f"without {unit!r}")
+        if len(set(cells)) > MOST_WITH_A_UNIT and all(map(DATE.fullmatch, cells)):
+            raise _slip(table, name, origin, rows[0], "such as the years since a date that is the same for all")
     check_levels(table, name, origin)
 
 

@@ -345,7 +345,7 @@ def _who(command: Command, table: pd.DataFrame) -> Rows:
 
 
 def _shared(command: Command, table: pd.DataFrame) -> Iterator[str]:
-    """Warnings about images that two participants share; labels and lesions may be shared by all."""
+    """Warnings about images that two participants or visits share; labels and lesions may be shared by all."""
     who = _who(command, table)
     for source in dict.fromkeys((*command.maps.values(), command.jacobian, command.labels, command.lesions)):
         if composed(source) in table.columns:

@@ -365,7 +365,7 @@ def _groups(contents: Contents) -> str:
             )
             + "".join(
                 _sentences(tables, phrase)
-                for phrase in (_covariates, _group_correction, _transforms, _group_subset)
+                for phrase in (_covariates, _group_correction, _pairs, _transforms, _group_subset)
             )
             + " Equality of variances was checked by Levene’s test with medians [@brown1974], normality of residuals "
             f"by Lilliefors’ test [@lilliefors1967]{slopes}."
@@ -391,7 +391,7 @@ def _one_sample(table: Recorded) -> str:
     about = table.about["description"]
     if about.get("against") is None:
         return ""
-    corrected = _correction(about.get("correction"), "over its variables, p")
+    corrected = _correction(about.get("correction"), "over the variables of the table, p")
     return f"means were compared with {about['against']:g} by Student’s t test of one sample, and {corrected}"
 
 
@@ -404,15 +404,31 @@ def _covariates(table: Recorded) -> str:
     covariates = _ancova(table).get("covariates")
     if covariates is None:
         return ""
-    return (
-        f"the covariate{' was' if len(covariates) == 1 else 's were'} {named(covariates)}"
-        if covariates
-        else "there was no covariate"
-    )
+    return _named_covariates(covariates) if covariates else "there was no covariate"
+
+
+def _named_covariates(covariates: Sequence[str]) -> str:
+    return f"the covariate{' was' if len(covariates) == 1 else 's were'} {named(covariates)}"
 
 
 def _group_correction(table: Recorded) -> str:
     return _correction(_ancova(table).get("correction"), "within each family, p")
+
+
+def _pairs(table: Recorded) -> str:
+    """How p of the pairs of three groups or more was adjusted for their number."""
+    method = (table.about.get("pairs") or {}).get("method")
+    if method == "none":
+        return "for pairs of groups, p was not adjusted for their number"
+    return f"for pairs of groups, p was adjusted for their number {POSTHOC[method]}" if method in POSTHOC else ""
+
+
+POSTHOC = {
+    "tukey": "by the method of Tukey and Kramer",
+    "bonferroni": "by Bonferroni’s method",
+    "holm": "by Holm’s method",
+    "sidak": "by Šidák’s method",
+}
 
 
 def of_untransformed(contents: Contents) -> str:
@@ -578,7 +594,7 @@ def _random(table: Recorded) -> str:
 
 def _size_covariates_of_change(table: Recorded) -> str:
     covariates = table.options().get("covariates")
-    return f"covariates were {named(covariates)}" if covariates else ""
+    return _named_covariates(covariates) if covariates else ""
 
 
 def _outcome_correction(table: Recorded) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from gpuvox.errors import FileError
+from gpuvox.findings.tables import p_text
 from gpuvox.study.statistics.adjustment import residuals_given
 from gpuvox.study.statistics.ancova import LEVEL, ancova
 from gpuvox.tables.columns import indicators
@@ -293,7 +294,7 @@ def _kind(name: str) -> str:
 
 
 def _p(p: float) -> str:
-    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+    return p_text(p, LEVEL).replace("\u00a0", " ")
 
 
 def spread_of(comparison: Comparison, offsets: Mapping[str, Float64]) -> dict[str, float]:

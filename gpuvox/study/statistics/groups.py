@@ -13,6 +13,7 @@ import pandas as pd
 from gpuvox import __version__, files, private
 from gpuvox.errors import FileError, InputError, OptionError, UsageError
 from gpuvox.files.targets import check_root_name, check_targets
+from gpuvox.plain import several
 from gpuvox.reporter import Reporter
 from gpuvox.study.statistics.ancova import ANCOVA, LEVEL, Multiplicity, compare_groups, explained
 from gpuvox.study.statistics.demographics import DEMOGRAPHICS, Comparison, demographics, merged
@@ -248,7 +249,7 @@ def _messages(command: Command, groups: Groups, tables: _Tables) -> list[str]:
     if compared is None:
         return [*lines, counts]
     if command.alone:
-        return [*lines, f"{counts}: {len(compared)} variables described", *_against(command, compared)]
+        return [*lines, f"{counts}: {several(len(compared), 'variable')} described", *_against(command, compared)]
     fewer = compared["n"].min()
     if fewer < sum(groups.counts().values()):
         lines.append(f"values or covariates are missing: {fewer} participants in the smallest analysis")
