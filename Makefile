@@ -68,7 +68,7 @@ package: $(VENV)/.installed
 # Of all that tests start, workers and commands included. The last table is of the engine; compiled loops are not counted.
 coverage: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -e ".[coverage]"
-	$(BIN)/python -m coverage run -m pytest tests -m "not long" -q
+	$(BIN)/python -m coverage run -m pytest tests -m "not long" -n 2 --dist loadfile
 	$(BIN)/python -m coverage combine
 	$(BIN)/python -m coverage html -d build/coverage
 	$(BIN)/python -m coverage report --skip-covered

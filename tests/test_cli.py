@@ -1165,7 +1165,7 @@ def test_every_command_has_help_and_a_version(command, capsys):
         assert (status or 0, err) == (0, "")
         assert out.startswith(word)
         assert "left_caudate.volume" not in out
-        assert max(map(len, out.splitlines())) <= 120
+        assert max(map(len, out.replace(__version__, "1.0.0").splitlines())) <= 120
 
 
 def test_help_in_other_words(capsys):
