@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from decimal import Decimal
 
+MOST_LISTED = 12
+"""Participants that a message lists by name."""
 # Control characters except tab and line feed; marks of writing direction and other invisible characters; separators
 # of lines on which terminals and browsers disagree; surrogates, which cannot be encoded.
 _HIDDEN = re.compile(
@@ -18,6 +21,12 @@ TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
 def several(n: int, noun: str) -> str:
     """A number with its noun: 1 volume, 2 volumes."""
     return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def listed(names: Sequence[str], most: int = MOST_LISTED) -> str:
+    """Names with commas, the first few of many."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 def composed(text: str) -> str:

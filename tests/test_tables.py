@@ -391,3 +391,36 @@ def test_accents_that_look_alike_are_the_same_text_in_every_command(command, tmp
             path.unlink()
     assert outputs[0]
     assert all(each == outputs[0] for each in outputs)
+
+
+CODED = {
+    "design": "--group group --covariates age",
+    "longitudinal": "--visit session --group group --covariates age",
+    "groups": "--group group --variables score --covariates age",
+    "models regression": "--outcome score --block age=age",
+    "models correlation": "--x age --y score --method spearman",
+    "models mixed": "--outcome score --time time --covariates age",
+    "models samplesize": "--group group --order HC,MS --variables score --covariates age",
+}
+"""Commands with a covariate that is -999 for two participants."""
+
+
+@pytest.mark.parametrize("command", CODED)
+def test_codes_of_missing_values_are_told_by_every_command(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    age = rng.integers(30, 60, 12)
+    age[[2, 5]] = -999
+    people = [f"s{i}" for i in range(12)]
+    table = pd.DataFrame({"participant_id": people, "group": ["HC", "MS"] * 6, "age": age})
+    repeated = command in ("longitudinal", "models mixed")
+    table = pd.concat([table.assign(session=f"ses-{visit}", time=visit) for visit in range(3 if repeated else 1)])
+    table = table.assign(score=rng.normal(10, 1, len(table)))
+    table.to_csv("t.tsv", sep="\t", index=False)
+    for left_out in ("", "age>0"):
+        subset = ["--subset", left_out] if left_out else []
+        assert main([*f"{command} --table t.tsv --out o {CODED[command]}".split(), *subset]) == 0
+        captured = capsys.readouterr()
+        said = [line for line in (captured.out + captured.err).splitlines() if "missing value" in line]
+        assert len(said) == (not left_out)
+        assert left_out or said[0].startswith("Warning: age is -999 in s2, s5, ")

@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuvox.block_tree import is_multi_level
-from gpuvox.cohort.table import ID, Cohort, listed
+from gpuvox.cohort.table import ID, Cohort
 from gpuvox.errors import DesignError
 from gpuvox.participants import VISIT_COLUMNS
-from gpuvox.plain import composed, several
+from gpuvox.plain import composed, listed, several
 
 Ints = NDArray[np.int64]
 

@@ -28,10 +28,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gpuvox.cohort.table import Cohort, listed
+from gpuvox.cohort.table import Cohort
 from gpuvox.errors import DesignError
 from gpuvox.partitioning import orthonormal_basis, standardised
-from gpuvox.plain import composed, several
+from gpuvox.plain import composed, listed, several
+from gpuvox.tables.codes import codes_of_missing
 
 Float64 = NDArray[np.float64]
 
@@ -49,10 +50,6 @@ COLLINEAR = 1e-7
 """A column is collinear with others if less than this share of it is left without them."""
 SOME_LEVELS = 6
 """A column of at most so many whole numbers may be one of categories."""
-CODE = re.compile(r"-?(9+|8{2,}|7{2,})")
-"""Numbers that often stand for missing values."""
-FAR = 10
-"""Interquartile ranges beyond the quartiles of the other values, from which on such a number is doubted."""
 MOST_CELLS = 100_000
 """Combinations of levels over which adjusted means are taken."""
 
@@ -663,7 +660,7 @@ def _doubts(
                 doubts.append(f"{name} is {listed(single, 4)} in one row only, so that row is fitted exactly")
             continue
         if name not in cohort.voxelwise:
-            doubts += _codes_of_missing(name, cohort)
+            doubts += codes_of_missing(cohort.table, [name], cohort.who.named)
         values = np.unique(cohort.table[name].to_numpy(dtype=np.float64))
         if 2 < len(values) <= SOME_LEVELS and (values == np.round(values)).all():
             doubts.append(
@@ -671,26 +668,3 @@ def _doubts(
                 f"C({name}) makes categories of them"
             )
     return tuple(doubts)
-
-
-def _codes_of_missing(name: str, cohort: Cohort) -> list[str]:
-    """A sentence for each value of a covariate that is far from the others, and repeated or a code such as -999."""
-    values = cohort.table[name].to_numpy(dtype=np.float64)
-    found, counts = np.unique(values, return_counts=True)
-    ends = {found[0], found[-1]}
-    doubts = []
-    for value, count in zip(found.tolist(), counts.tolist()):
-        is_code = CODE.fullmatch(f"{value:.15g}") is not None
-        if not is_code and (count < 2 or value not in ends):
-            continue
-        others = values[values != value]
-        low, high = np.quantile(others, (0.25, 0.75))
-        is_only_negative = is_code and value < 0 <= others.min()
-        is_told_apart = high > low or (is_code and value > 100)  # a count that is 0 in most may be 9
-        if is_only_negative or (is_told_apart and max(low - value, value - high) > FAR * (high - low)):
-            rows = np.flatnonzero(values == value).tolist()
-            doubts.append(
-                f"{name} is {value:g} in {listed([cohort.who.named(row) for row in rows], 4)}, and half of the other "
-                f"values are from {low:g} to {high:g}; if it stands for a missing value, write n/a instead"
-            )
-    return doubts

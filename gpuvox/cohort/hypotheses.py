@@ -33,10 +33,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuvox.cohort.formula import COLLINEAR, Model, Term
-from gpuvox.cohort.table import listed
 from gpuvox.errors import DesignError
 from gpuvox.partitioning import is_estimable, orthonormal_basis
-from gpuvox.plain import composed
+from gpuvox.plain import composed, listed
 
 Float64 = NDArray[np.float64]
 

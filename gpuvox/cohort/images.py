@@ -25,11 +25,11 @@ from string import Formatter
 from typing import Any, TypeAlias
 
 from gpuvox import files, participants
-from gpuvox.cohort.table import Cohort, listed
+from gpuvox.cohort.table import Cohort
 from gpuvox.errors import FileError
 from gpuvox.files.missing import expand
 from gpuvox.participants import ID
-from gpuvox.plain import composed, several
+from gpuvox.plain import composed, listed, several
 from gpuvox.reporter import Reporter
 from gpuvox.tables.reading import is_missing
 

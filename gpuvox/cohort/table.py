@@ -13,13 +13,10 @@ import pandas as pd
 from gpuvox import files
 from gpuvox.errors import FileError
 from gpuvox.participants import ID, VISIT_COLUMNS, Rows
-from gpuvox.plain import composed, several
+from gpuvox.plain import composed, listed, several
 from gpuvox.tables.columns import require
 from gpuvox.tables.levels import LEVELS, check_categories, is_declared
 from gpuvox.tables.reading import label, typed
-
-MOST_LISTED = 12
-"""Participants that a message lists by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,12 +125,6 @@ class Cohort:
     def listed(self, rows: Sequence[int]) -> str:
         """Rows by their names, the first few of many."""
         return listed([self.who.named(row) for row in rows])
-
-
-def listed(names: Sequence[str], most: int = MOST_LISTED) -> str:
-    """Names with commas, the first few of many."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
 
 
 def new_column(table: pd.DataFrame, name: str) -> str:

@@ -21,11 +21,11 @@ from gpuvox.cohort.hypotheses import Hypothesis, read_hypotheses
 from gpuvox.cohort.images import CohortImages, find_images
 from gpuvox.cohort.in_memory import is_in_memory, join_in_memory
 from gpuvox.cohort.longitudinal import Longitudinal, summarise
-from gpuvox.cohort.table import ID, Cohort, Excluded, as_cohort, complete, listed, new_column
+from gpuvox.cohort.table import ID, Cohort, Excluded, as_cohort, complete, new_column
 from gpuvox.errors import DesignError, FileError
 from gpuvox.movement import extent
 from gpuvox.partitioning import orthonormal_basis
-from gpuvox.plain import several
+from gpuvox.plain import listed, several
 from gpuvox.prepared import Inputs, Options, joint_labels, list_tests, make_shuffler
 from gpuvox.reporter import Reporter
 from gpuvox.tables.conditions import select

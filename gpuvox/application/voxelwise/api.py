@@ -33,13 +33,12 @@ from gpuvox.application.voxelwise.runs import Run
 from gpuvox.cohort.exchangeability import Columns
 from gpuvox.cohort.in_memory import select_in_memory
 from gpuvox.cohort.longitudinal import SUMMARIES, Longitudinal
-from gpuvox.cohort.table import listed
 from gpuvox.errors import SettingError
 from gpuvox.estimates import parameter_estimates
 from gpuvox.findings.values import HeldImages
 from gpuvox.grid import Grid
 from gpuvox.joint import JointNull
-from gpuvox.plain import several
+from gpuvox.plain import listed, several
 from gpuvox.prepared import Options
 from gpuvox.pvalues import FALSE_DISCOVERY_RATES
 from gpuvox.reporter import Reporter

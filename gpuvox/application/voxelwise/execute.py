@@ -23,8 +23,8 @@ from gpuvox.application.voxelwise.folder import ResultFolder
 from gpuvox.application.voxelwise.runs import Run
 from gpuvox.checkpoint import Tallies, read_to_resume
 from gpuvox.checkpoint import merge as merge_tallies
-from gpuvox.cohort.table import listed
 from gpuvox.errors import FileError
+from gpuvox.plain import listed
 from gpuvox.reporter import Reporter
 
 

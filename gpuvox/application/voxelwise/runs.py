@@ -11,11 +11,10 @@ from gpuvox.application.voxelwise.description import ClusterThreshold, Voxelwise
 from gpuvox.cohort.exchangeability import Exchangeability
 from gpuvox.cohort.formula import Model
 from gpuvox.cohort.hypotheses import Hypothesis
-from gpuvox.cohort.table import listed
 from gpuvox.errors import DesignError
 from gpuvox.grid import Grid
 from gpuvox.names import Names
-from gpuvox.plain import several
+from gpuvox.plain import listed, several
 from gpuvox.prepared import Inputs, Options, list_tests, make_shuffler
 from gpuvox.types import Float64
 

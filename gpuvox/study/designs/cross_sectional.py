@@ -29,6 +29,7 @@ from gpuvox.study.measures.image_series import (
     write_images,
 )
 from gpuvox.study.statistics.ancova import independent
+from gpuvox.tables.codes import codes_of_missing
 from gpuvox.tables.columns import complete, indicators, require
 from gpuvox.tables.conditions import left_out, select
 from gpuvox.tables.levels import check_categories, is_declared
@@ -268,6 +269,7 @@ def execute(command: Command, reporter: Reporter) -> None:
     table = typed(text)
     rows = _selected_rows(command, table)
     chosen, listed = table.iloc[rows].reset_index(drop=True), text.iloc[rows]
+    covariates = [*command.covariates, *command.interactions, *command.effects]
     design = group_design(
         chosen,
         command.group,
@@ -289,6 +291,7 @@ def execute(command: Command, reporter: Reporter) -> None:
         f"{len(rows)} of the {len(text)} rows of {command.table}, in the order of {command.out}_participants.tsv",
         *left_out(table, command.subset).lines(),
         *left_out_covariates(chosen, command.covariates, command.table),
+        *(f"Warning: {text}" for text in codes_of_missing(chosen, covariates)),
         *_describe(command, design),
     ]
     with ExitStack() as stack:

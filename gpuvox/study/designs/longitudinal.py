@@ -47,6 +47,7 @@ from gpuvox.study.measures.image_series import (
     shared_images,
     write_images,
 )
+from gpuvox.tables.codes import codes_of_missing
 from gpuvox.tables.columns import require
 from gpuvox.tables.conditions import left_out, select
 from gpuvox.tables.relocate import relocated
@@ -381,6 +382,7 @@ def _plan(command: Command, text: pd.DataFrame) -> _Plan:
     visits, notes = _complete(command, chosen)
     people = visits.people(command.group, command.covariates)
     notes = [*out, *notes, *left_out_covariates(people, command.covariates, command.table)]
+    notes += [f"Warning: {text}" for text in codes_of_missing(people, command.covariates)]
     designs: dict[str, Design] = {}
     change: Change | None = None
     for name in command.designs or DESIGNS:

@@ -33,7 +33,7 @@ def execute(command: Regression | Correlations | Mixed | SampleSizes, out: str, 
     out : str
         Root of the output names; empty to write nothing.
     reporter : Reporter
-        Receives a summary.
+        Receives a summary, and warnings about what may be a mistake.
 
     Raises
     ------
@@ -54,5 +54,7 @@ def execute(command: Regression | Correlations | Mixed | SampleSizes, out: str, 
     if out:
         files.check_not_read([*(f"{out}{suffix}.tsv" for suffix in result.tables), f"{out}.json"], command.inputs)
         write(result, out)
+    for text in result.warnings:
+        reporter.warn(text)
     for line in result.messages:
         reporter.say(line)

@@ -123,6 +123,8 @@ def correlations(command: Correlations) -> Result:
     check_strata(command.strata, command.bootstrap)
     data = read_data(command, command.reference)
     pairs = _pairs(command, data.table)
+    options = {"given": command.given, "adjust": command.adjust}
+    covariates = [name for how, names in options.items() for name in find_columns(data.table, names, how, command)]
     data, groups = z_scored(command, data, list(dict.fromkeys(name for pair in pairs for name in pair)))
     lines, about, without, values = [], {}, [], []
     for x, y in pairs:
@@ -153,7 +155,8 @@ def correlations(command: Correlations) -> Result:
         message += f"; corrected P < .05 in {count} ({command.correction})"
     said = [*data.out.lines(), message, *adjustment_lines(command, groups)]
     tables = {"_data": pd.concat(values, ignore_index=True)[list(DATA_COLUMNS)], "": table}
-    return Result(tables, record, [*said, *undetermined_message(command.bootstrap, without)])
+    messages = [*said, *undetermined_message(command.bootstrap, without)]
+    return Result(tables, record, messages, data.doubts([*table["x"], *table["y"], *covariates]))
 
 
 def _pairs(command: Correlations, table: pd.DataFrame) -> list[tuple[str, str]]:

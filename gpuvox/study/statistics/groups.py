@@ -20,6 +20,7 @@ from gpuvox.study.statistics.demographics import DEMOGRAPHICS, Comparison, demog
 from gpuvox.study.statistics.description import columns_described, describe
 from gpuvox.study.statistics.posthoc import PAIRS
 from gpuvox.study.statistics.sources import rows_of
+from gpuvox.tables.codes import codes_of_missing
 from gpuvox.tables.columns import matching
 from gpuvox.tables.conditions import left_out
 from gpuvox.tables.groups import Groups, assign_groups
@@ -93,6 +94,9 @@ def execute(command: Command, reporter: Reporter) -> None:
     for suffix, frame in tables.frames.items():
         files.write_table(f"{command.out}{suffix}.tsv", frame)
     files.write_json(f"{command.out}.json", record)
+    used = [*dict.fromkeys([*variables, *described, *command.covariates])]
+    for text in codes_of_missing(part, used):
+        reporter.warn(text)
     for line in [*out.lines(), *_messages(command, groups, tables)]:
         reporter.say(line)
 

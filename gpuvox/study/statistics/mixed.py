@@ -159,7 +159,8 @@ def mixed(command: Mixed) -> Result:
         "correction": {"method": command.correction, "family": count_of(len(outcomes), "outcome")},
         "columns": columns,
     }
-    return Result(tables, record, [*data.out.lines(), *_messages(table), *_trial_messages(sizes)])
+    messages = [*data.out.lines(), *_messages(table), *_trial_messages(sizes)]
+    return Result(tables, record, messages, data.doubts([*outcomes, command.time, *command.covariates]))
 
 
 def _messages(table: pd.DataFrame) -> list[str]:
@@ -205,11 +206,12 @@ def _read(command: Mixed) -> tuple[Data, list[str]]:
         )
     if command.rank:
         raise OptionError("--rank", "is for models of one visit")
+    raw = table.copy()
     transform(table, chosen, nobody, command)
     outcomes = find_columns(table, command.outcome, "outcome", command)
     for name in outcomes:
         numbers_of(table, name, command)
-    return Data(table, chosen, nobody, out), outcomes
+    return Data(table, raw, chosen, nobody, out), outcomes
 
 
 def _with_regions(command: Mixed, table: pd.DataFrame) -> pd.DataFrame:

@@ -38,7 +38,6 @@ from gpuvox.study.statistics.sources import (
 )
 from gpuvox.study.statistics.terms import Model, binary, columns_of_terms, plan
 from gpuvox.study.statistics.transforms import LADDER, ladder_table
-from gpuvox.tables.reading import gather
 from gpuvox.types import Float64
 
 KINDS = ("linear", "logistic")
@@ -202,9 +201,9 @@ def regression(command: Regression) -> Result:
     _check(command)
     data = read_data(command, command.reference)
     models = plan(data.table, command.outcomes, command.blocks, command.each, command)
-    data, groups = z_scored(
-        command, data, list(dict.fromkeys(name for model in models for name in model.variables))
-    )
+    variables = list(dict.fromkeys(name for model in models for name in model.variables))
+    adjusted_for = find_columns(data.table, command.adjust, "adjust", command)
+    data, groups = z_scored(command, data, variables)
     fit = _Logistic.of if command.model == "logistic" else _Linear.of
     fitted = [fit(command, data, model) for model in models]
     columns = fitted[0].columns
@@ -228,6 +227,7 @@ def regression(command: Regression) -> Result:
         _regression_record(command, data, fitted, groups)
         | {"columns": {suffix: text for suffix, text in explained.items() if suffix in ("", *tables)}},
         [*data.out.lines(), *_regression_messages(command, fitted, groups, overview["p_corrected"][is_last])],
+        data.doubts([*(model.outcome for model in models), *variables, *adjusted_for]),
     )
 
 
@@ -248,11 +248,10 @@ def _check(command: Regression) -> None:
 
 def _ladder(command: Regression, data: Data) -> pd.DataFrame:
     """Powers of variables as they are in the files, among the participants analysed."""
-    raw = gather(command.table, command.rois or None, command.clusters)
-    names = find_columns(raw, command.ladder, "ladder", command)
+    names = find_columns(data.raw, command.ladder, "ladder", command)
     for name in names:
-        numbers_of(raw, name, command)
-    return ladder_table(raw[data.chosen], names)
+        numbers_of(data.raw, name, command)
+    return ladder_table(data.raw[data.chosen], names)
 
 
 @dataclass(frozen=True, eq=False)

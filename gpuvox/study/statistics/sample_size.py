@@ -121,7 +121,8 @@ def sample_sizes(command: SampleSizes) -> Result:
         "variables": about,
         "columns": {"": columns},
     }
-    return Result({"": table}, record, [*data.out.lines(), *_sample_size_messages(command, table)])
+    messages = [*data.out.lines(), *_sample_size_messages(command, table)]
+    return Result({"": table}, record, messages, data.doubts([*names, *covariates]))
 
 
 def _pairs_of_groups(command: SampleSizes, table: pd.DataFrame) -> dict[str, tuple[Bools, Bools]]:

@@ -16,6 +16,7 @@ from gpuvox import __version__, files, private
 from gpuvox.errors import FileError, InputError, OptionError
 from gpuvox.study.statistics import least_squares
 from gpuvox.study.statistics.transforms import FORMULAS, transformed
+from gpuvox.tables.codes import codes_of_missing
 from gpuvox.tables.columns import matching
 from gpuvox.tables.conditions import LeftOut, left_out, select
 from gpuvox.tables.reading import gather, label
@@ -75,11 +76,14 @@ class Result:
         The record for the JSON file.
     messages : list of str
         Summary for the user.
+    warnings : list of str
+        What may be a mistake.
     """
 
     tables: dict[str, pd.DataFrame]
     record: dict[str, Any]
     messages: list[str]
+    warnings: list[str]
 
 
 def write(result: Result, out: str) -> None:
@@ -97,12 +101,19 @@ def write(result: Result, out: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Variables, transformed where requested; the subset, excluded rows, and the reference group."""
+    """Variables, transformed where requested, and as in the files; the subset, excluded rows, the reference group."""
 
     table: pd.DataFrame
+    raw: pd.DataFrame
     chosen: Bools
     reference: Bools
     out: LeftOut
+
+    def doubts(self, names: Iterable[str]) -> list[str]:
+        """Numbers of some variables that may be codes of missing values, of those analysed."""
+        used = self.raw[self.chosen | self.reference]
+        used.attrs = dict(self.raw.attrs)
+        return codes_of_missing(used, [name for name in names if name in used.columns])
 
 
 def read_data(source: Source, reference: str = "") -> Data:
@@ -114,8 +125,9 @@ def read_data(source: Source, reference: str = "") -> Data:
     inside = (
         rows_of(table, reference, "reference", source.table) if reference else np.zeros(len(table), dtype=bool)
     )
+    raw = table.copy()
     transform(table, chosen, inside, source)
-    return Data(table, chosen, inside, out)
+    return Data(table, raw, chosen, inside, out)
 
 
 def transform(table: pd.DataFrame, chosen: Bools, inside: Bools, source: Source) -> None:
