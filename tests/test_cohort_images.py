@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from gpuvox.cohort.exchangeability import Columns, find_blocks
-from gpuvox.cohort.formula import build_model
 from gpuvox.cohort.hypotheses import read_hypothesis
 from gpuvox.cohort.images import find_images
+from gpuvox.cohort.model import build_model
 from gpuvox.cohort.table import Cohort, complete, read_cohort
 from gpuvox.errors import DesignError, FileError
 from gpuvox.participants import Rows, join

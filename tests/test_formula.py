@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from gpuvox.cohort.formula import FUNCTIONS, build_model, columns_of_formula
+from gpuvox.cohort.formula import FUNCTIONS, columns_of_formula
+from gpuvox.cohort.model import build_model
 from gpuvox.cohort.table import as_cohort
 from gpuvox.errors import DesignError, FileError
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from gpuvox.cohort.formula import build_model
 from gpuvox.cohort.hypotheses import read_hypotheses, read_hypothesis
+from gpuvox.cohort.model import build_model
 from gpuvox.cohort.table import as_cohort
 from gpuvox.errors import DesignError
 

@@ -32,7 +32,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuvox.cohort.formula import COLLINEAR, Model, Term
+from gpuvox.cohort.model import COLLINEAR, Model, Term
 from gpuvox.errors import DesignError
 from gpuvox.partitioning import is_estimable, orthonormal_basis
 from gpuvox.plain import composed, listed

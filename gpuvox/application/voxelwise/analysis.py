@@ -16,11 +16,12 @@ from gpuvox.analysis import variance_groups_of
 from gpuvox.application.voxelwise.description import VoxelwiseDescription
 from gpuvox.application.voxelwise.runs import Run, check_common_scale, check_run_moves, inputs_of, make_runs
 from gpuvox.cohort.exchangeability import Columns, Exchangeability, find_blocks, in_order_of_visits
-from gpuvox.cohort.formula import Model, build_model, columns_of_formula
+from gpuvox.cohort.formula import columns_of_formula
 from gpuvox.cohort.hypotheses import Hypothesis, read_hypotheses
 from gpuvox.cohort.images import CohortImages, find_images
 from gpuvox.cohort.in_memory import is_in_memory, join_in_memory
 from gpuvox.cohort.longitudinal import Longitudinal, summarise
+from gpuvox.cohort.model import Model, build_model
 from gpuvox.cohort.table import ID, Cohort, Excluded, as_cohort, complete, new_column
 from gpuvox.errors import DesignError, FileError
 from gpuvox.movement import extent

@@ -9,8 +9,8 @@ import numpy as np
 
 from gpuvox.application.voxelwise.description import ClusterThreshold, VoxelwiseDescription
 from gpuvox.cohort.exchangeability import Exchangeability
-from gpuvox.cohort.formula import Model
 from gpuvox.cohort.hypotheses import Hypothesis
+from gpuvox.cohort.model import Model
 from gpuvox.errors import DesignError
 from gpuvox.grid import Grid
 from gpuvox.names import Names
