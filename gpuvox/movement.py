@@ -36,15 +36,14 @@ def extent(shuffler: Shuffler | ImportedShuffler) -> str:
     n = shuffler.n_distinct
     if n == 1:
         return "there is nothing to shuffle"
-    used = (
-        "all"
-        if shuffler.exhaustive
-        else f"{shuffler.n:,} drawn with repeats"
-        if shuffler.options.repeats
-        else shuffler.n
-    )
     number = f"{n:,}" if n < EXACT else format_count(n)
-    return f"{number} distinct {kind}, of which {used} are used"
+    return f"{number} distinct {kind}, of which {_used(shuffler)} are used"
+
+
+def _used(shuffler: Shuffler) -> str:
+    if shuffler.exhaustive:
+        return "all"
+    return f"{shuffler.n:,} drawn with repeats" if shuffler.options.repeats else f"{shuffler.n}"
 
 
 def _permuted(shuffler: Shuffler) -> Iterator[str]:

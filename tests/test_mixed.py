@@ -222,8 +222,16 @@ def test_a_fit_that_does_not_converge_gives_no_sample_size(tmp_path, monkeypatch
 def test_two_visits_cannot_tell_slopes_from_residuals(tmp_path):
     with pytest.raises(InputError, match="more than 2 visits, too few to tell random effects from residuals"):
         trial_of(few_visits(0.05, 0.05, 6, times=(0, 1)), tmp_path)
-    with pytest.raises(InputError, match="fit each participant's values exactly"):
+    with pytest.raises(InputError, match="the random effects fit each participant's values exactly"):
         trial_of(few_visits(0.05, 0, 6), tmp_path)
+
+
+def test_covariates_that_explain_everything_are_told(tmp_path):
+    path = tmp_path / "visits.tsv"
+    table = few_visits(0.05, 0.05, 6)
+    table.assign(same=2 * table["volume"] + 1).to_csv(path, sep="\t", index=False)
+    with pytest.raises(InputError, match="groups, times and covariates explain all of its values exactly"):
+        mixed(Mixed(table=str(path), outcome=["volume"], time="years", covariates=["same"]))
 
 
 def test_a_group_of_one_participant_is_refused(tmp_path):

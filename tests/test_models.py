@@ -18,6 +18,7 @@ from gpuvox.study.statistics.least_squares import (
     regression_statistic,
 )
 from gpuvox.study.statistics.power import group_difference, sample_size_correlation, sample_size_groups
+from gpuvox.study.statistics.terms import binary
 
 # NIST Statistical Reference Datasets, Longley (1967): deflator, GNP, unemployed, armed, population, year; employed.
 LONGLEY = np.array(
@@ -692,3 +693,12 @@ def _p_of_ancova(y, z, group):
         (r[0, 0] * r[1, 1] - r[0, 1] ** 2) * (r[2, 2] * r[1, 1] - r[1, 2] ** 2)
     )
     return 2 * stats.t.sf(abs(partial) * np.sqrt((n - 3) / (1 - partial**2)), n - 3)
+
+
+@pytest.mark.parametrize("values", [(1234567, 1234568), (100000.5, 100001.5), (0.1, 0.1 + 2**-56), (0, 1)])
+def test_values_of_an_outcome_are_named_with_all_their_digits(values):
+    rows = pd.DataFrame({"stage": np.array(values * 3, dtype=float)})
+    names = [binary(rows, "stage", "t.tsv", event)[1] for event in ("", *map(str, values))]
+    assert names == [str(values[1]), *map(str, values)]
+    for event, value in zip(names[1:], values):
+        np.testing.assert_array_equal(binary(rows, "stage", "t.tsv", event)[0], rows["stage"] == value)

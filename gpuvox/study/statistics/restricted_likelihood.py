@@ -156,7 +156,10 @@ class _Sums:
             raise DesignError(
                 f"no participant has more than {several(q, 'visit')}, too few to tell random effects from residuals"
             )
-        if _unexplained(rest) <= 1e-20 * float(y @ y):
+        total = float(y @ y)
+        if float(np.sum((y - orthonormal @ (orthonormal.T @ y)) ** 2)) <= 1e-20 * total:
+            raise DesignError("groups, times and covariates explain all of its values exactly, without residuals")
+        if _unexplained(rest) <= 1e-20 * total:
             raise DesignError("the random effects fit each participant's values exactly, without residuals")
         determinant = 2 * np.log(np.abs(np.diag(basis))).sum()
         constant = (n - p) * (1 + np.log(2 * np.pi / (n - p))) + determinant

@@ -11,6 +11,7 @@ import pandas as pd
 from gpuvox.errors import DesignError, FileError, OptionError, UsageError
 from gpuvox.study.statistics.sources import Source, check_named_once, find_columns
 from gpuvox.tables.columns import indicators, require
+from gpuvox.tables.reading import label
 
 EACH = "{each}"
 """Stands for an item of ``each`` in the names of outcomes and predictors."""
@@ -190,7 +191,9 @@ def binary(rows: pd.DataFrame, name: str, origin: str, event: str = "") -> tuple
     values = sorted(set(column.dropna().tolist()))
     if len(values) != 2:
         raise FileError(f"{origin}: {name} has {len(values)} values; a logistic model needs an outcome with two")
-    names = [value if isinstance(value, str) else f"{value:g}" for value in values]
+    names = [label(value) for value in values]
+    if names[0] == names[1]:  # they differ in the last of their digits
+        names = [str(value) for value in values]
     if event and event not in names:
         raise FileError(f"{origin}: no {name} is {event!r}, the event; there are {' and '.join(names)}")
     which = names.index(event) if event else 1
