@@ -294,12 +294,6 @@ def _run_approximated(
 
 
 def _check_tail(options: Options, has_callback: bool) -> None:
-    """Refuse approximations of p-values with what does not show all maps here, or shows them to others."""
-    if options.tail is None:
-        return
-    if options.workers is not None and not options.workers.takes_callbacks:
-        raise InputError(
-            "approximations of p-values need the maps of all permutations, which workers do not send back"
-        )
-    if has_callback:
+    """Refuse approximations of p-values with what shows the maps of all permutations to others."""
+    if options.tail is not None and has_callback:
         raise InputError("the maps of all permutations cannot be written where p-values are approximated")

@@ -48,7 +48,7 @@ class Workers(Protocol):
 
     @property
     def takes_callbacks(self) -> bool:
-        """Whether callbacks receive the maps of permutations that run there."""
+        """Whether callbacks receive the maps of permutations that run there; a `Gatherer` does in any case."""
 
     @property
     def devices(self) -> Sequence[Device]:
@@ -135,7 +135,7 @@ def run(
     InputError
         The two-pass scheme is used with a share, or a callback with workers that do not send maps back.
     """
-    _check_callback(workers, callback or watch)
+    _check_callback(workers, callback)
     if share and test.statistics.normalised:
         raise InputError("the two-pass scheme cannot be run in shares: its second pass needs all of the first")
     make: Watch = watch or (lambda _: callback)
@@ -179,8 +179,9 @@ def show(
             _fold(observed, tally, _threads(observed.test, threads), progress, callback, None, workers)
 
 
-def _check_callback(workers: Workers | None, callback: object) -> None:
-    if workers and callback and not workers.takes_callbacks:
+def _check_callback(workers: Workers | None, callback: Watcher | None) -> None:
+    is_taken = callback is None or isinstance(callback, Gatherer)
+    if workers and not is_taken and not workers.takes_callbacks:
         raise InputError("a callback cannot be used with workers, which do not send maps back")
 
 
@@ -222,7 +223,9 @@ def _run(
     while True:
         try:
             observed = workers.observe(test) if workers else test.observe()
-            tally = fold(observed, threads, progress, watch(observed), store, share, workers)
+            callback = watch(observed)
+            _check_callback(workers, callback)
+            tally = fold(observed, threads, progress, callback, store, share, workers)
             break
         except LevelOverflow as overflow:
             test = test.with_cap(overflow.needed)

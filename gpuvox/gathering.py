@@ -67,6 +67,10 @@ class Gatherer(ABC):
         """
 
     @abstractmethod
+    def emptied(self) -> Gatherer:
+        """The same with nothing gathered, to be sent to where the values are; only its `of_batch` is called there."""
+
+    @abstractmethod
     def add(self, numbers: range, found: dict[str, AnyArray]) -> None:
         """Add what was gathered of a batch, by statistic; of every permutation once, in any order."""
 

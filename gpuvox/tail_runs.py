@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -206,6 +207,12 @@ class NullsAt(Gatherer):
         del numbers
         return values_at(values, shown, self._voxels[name], outcomes)
 
+    def emptied(self) -> NullsAt:
+        """See `Gatherer.emptied`."""
+        other = copy(self)
+        other.values = {}
+        return other
+
     def add(self, numbers: range, found: dict[str, AnyArray]) -> None:
         """See `Gatherer.add`."""
         for name, values in found.items():
@@ -270,6 +277,12 @@ class PowerSums(Gatherer):
         del numbers
         return power_sums(values, shown, self._limits[name], self._quanta, outcomes)
 
+    def emptied(self) -> PowerSums:
+        """See `Gatherer.emptied`."""
+        other = copy(self)
+        other.observed, other.seen, other._sums = {}, np.zeros(0, dtype=bool), {}
+        return other
+
     def add(self, numbers: range, found: dict[str, AnyArray]) -> None:
         """See `Gatherer.add`.
 
@@ -323,6 +336,12 @@ class FirstReached(Gatherer):
     ) -> Promise[AnyArray]:
         """See `Gatherer.of_batch`."""
         return first_reached(values, shown, self._least[name], numbers, self.n, self.r, outcomes)
+
+    def emptied(self) -> FirstReached:
+        """See `Gatherer.emptied`."""
+        other = copy(self)
+        other.first = {}
+        return other
 
     def add(self, numbers: range, found: dict[str, AnyArray]) -> None:
         """See `Gatherer.add`."""

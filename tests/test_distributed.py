@@ -49,6 +49,8 @@ CASES = {
     "pairs, F, counts": f"{BASE} -f design.fts -T -x -c 1.5 -C 1.2 -F 3 --uncorrp -N -R",
     "two passes": f"{BASE} -T -c 1.5 --twopass --uncorrp -N",
     "voxelwise EVs": f"{BASE} -T -x --uncorrp -N --vxl=3 --vxf=ev --ee --ise --cmcp",
+    "tails of nulls": f"{BASE} -x --uncorrp --tail pareto -N",
+    "laws of nulls": f"{BASE} -T -x --uncorrp --tail gamma",
     "sign flips, exact integral": "-i data -m mask -1 -n 250 --seed 3 --quiet -o out -x --tfce-exact -v 3 -N",
 }
 SPY = """
@@ -64,7 +66,7 @@ def spied(plain, read):
     def run(self, start, stop, callback=None):
         time.sleep(float(open({pause!r}).read()))
         result = plain(self, start, stop, callback)
-        note(f"{{os.getpid()}} {{'probe' if callback else 'run'}} {{start}} {{stop}}")
+        note(f"{{os.getpid()}} {{'probe' if callable(callback) else 'run'}} {{start}} {{stop}}")
         return result
 
     def read_cohort(names, grid):
@@ -189,7 +191,7 @@ def small_ranges(monkeypatch):
 # ------------------------------------------------------------------------------------------------------ same bits
 
 
-@pytest.mark.parametrize("case", few(CASES, 2, 2))
+@pytest.mark.parametrize("case", few(CASES, 3, 2))
 def test_the_command_writes_the_files_of_one_process(case, study, farm):
     save(study / "ev.nii.gz", np.random.default_rng(5).normal(size=(*SHAPE, 10)))
     before = len(farm.noted("run")), len(farm.noted("read"))
@@ -668,11 +670,16 @@ def test_results_are_packed_without_loss():
         "none": np.zeros((2, 0), dtype=np.int64), "real": rng.normal(size=(2, 50)),
     }  # fmt: skip
     result = BlockResult(3, 9, {"tfce": rng.integers(0, 9, (2, 6))}, counts, dict(counts), dict(counts))
+    result.gathered.append((range(3, 9), {"vox": np.arange(12).reshape(3, 4), "tfce": rng.normal(size=(6, 4))}))
     packed = messages.pack(result)
     assert packed.below["small"].itemsize == 1
     unpacked = messages.unpack(packed)
     assert (unpacked.start, unpacked.stop) == (3, 9)
     assert unpacked.maxima["tfce"].dtype == np.int64
+    ((numbers, found),) = unpacked.gathered
+    assert numbers == range(3, 9)
+    for kind, values in result.gathered[0][1].items():
+        np.testing.assert_array_equal(found[kind], values, strict=True)
     for group in ("below", "total", "nonzero"):
         for kind, values in counts.items():
             again = getattr(unpacked, group)[kind]

@@ -25,6 +25,7 @@ from gpuvox.distributed.messages import (
 )
 from gpuvox.distributed.worker import describe_worker, run_range
 from gpuvox.errors import DistributedError, InputError
+from gpuvox.gathering import Gatherer
 from gpuvox.jit import software
 from gpuvox.permtest import ObservedTest, PermutationTest, Watcher, hash_first_maps
 from gpuvox.tally import BlockResult, Tally
@@ -104,8 +105,7 @@ class DaskWorkers:
         LevelOverflow, DeviceError
             Raised by `ObservedTest.run` on a worker.
         """
-        del callback  # `executors.run` refuses it
-        job = self._job(observed)
+        job = self._job(observed, callback.emptied() if isinstance(callback, Gatherer) else None)
         model: Any = observed.test.model
         arrays = Arrays(model.data, getattr(model, "evs", {}))
         in_vain, reason = 0, ""
@@ -124,11 +124,11 @@ class DaskWorkers:
         """Let the workers drop the data."""
         self._held = None
 
-    def _job(self, observed: ObservedTest) -> Job:
+    def _job(self, observed: ObservedTest, gatherer: Gatherer | None) -> Job:
         device = self.device if observed.test.statistics.is_portable else "cpu"
         recipe: Any = make_recipe(observed.test.model)
         without_data = observed.with_model(recipe, None)
-        return Job(without_data, device, hash_first_maps(observed), software())
+        return Job(without_data, device, hash_first_maps(observed), software(), gatherer=gatherer)
 
     def _attempt(
         self, job: Job, arrays: Arrays, observed: ObservedTest, tally: Tally

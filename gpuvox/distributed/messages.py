@@ -15,6 +15,7 @@ import numpy as np
 
 from gpuvox.device import Device
 from gpuvox.errors import DistributedError
+from gpuvox.gathering import Gatherer
 from gpuvox.glm import DeviceModel
 from gpuvox.permtest import ObservedTest
 from gpuvox.scratch import Data, block
@@ -88,6 +89,8 @@ class Job:
         Package → version, on the client.
     devices : dict of str to str
         Address of a worker → name of the devices that it uses, for workers that share those of their machine.
+    gatherer : Gatherer, optional
+        Finds something of every permutation, which is sent back with its results; emptied.
     """
 
     observed: ObservedTest
@@ -95,6 +98,7 @@ class Job:
     first_maps: str
     software: Mapping[str, str]
     devices: Mapping[str, str] = field(default_factory=dict)
+    gatherer: Gatherer | None = None
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,8 @@ def _converted(result: BlockResult, convert: Callable[[AnyArray], AnyArray]) -> 
     below, total, nonzero = (
         {kind: convert(v) for kind, v in maps.items()} for maps in (result.below, result.total, result.nonzero)
     )
-    return BlockResult(result.start, result.stop, result.maxima, below, total, nonzero)
+    gathered = [(numbers, {kind: convert(v) for kind, v in found.items()}) for numbers, found in result.gathered]
+    return BlockResult(result.start, result.stop, result.maxima, below, total, nonzero, gathered)
 
 
 def absolute(names: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:

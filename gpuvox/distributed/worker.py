@@ -31,6 +31,7 @@ from gpuvox.distributed.messages import (
 )
 from gpuvox.errors import DistributedError, FileError, ScratchError
 from gpuvox.files import hash_file, read_cohort, read_tiles
+from gpuvox.gathering import Gatherer
 from gpuvox.grid import Grid
 from gpuvox.jit import software
 from gpuvox.permtest import ObservedTest, hash_first_maps
@@ -87,7 +88,7 @@ def run_range(job: Job, source: DataSource, start: int, stop: int) -> BlockResul
                 observed, team = _tests.get(job) or _make(job, source)
                 arrays = _data(job, source)
             result = None
-            for part in _parts(observed, team, start, stop):
+            for part in _parts(observed, team, start, stop, job.gatherer):
                 result = result.followed_by(part) if result else part
         if source.images:
             _recent.keep(arrays)
@@ -96,14 +97,17 @@ def run_range(job: Job, source: DataSource, start: int, stop: int) -> BlockResul
         return _portable(error)
 
 
-def _parts(observed: ObservedTest, team: DeviceTeam | None, start: int, stop: int) -> Iterator[BlockResult]:
+def _parts(
+    observed: ObservedTest, team: DeviceTeam | None, start: int, stop: int, gatherer: Gatherer | None
+) -> Iterator[BlockResult]:
     """Results of a range, in order."""
     if team:
-        yield from sorted(team.results(observed, Tally(observed.n, start, stop)), key=lambda part: part.start)
+        parts = team.results(observed, Tally(observed.n, start, stop), gatherer)
+        yield from sorted(parts, key=lambda part: part.start)
         return
     step = observed.batch
     for first in range(start, stop, step):
-        yield observed.run(first, min(first + step, stop))
+        yield observed.run(first, min(first + step, stop), gatherer)
 
 
 @cache
