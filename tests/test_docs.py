@@ -96,10 +96,10 @@ def test_figures_of_the_readme_are_those_of_committed_files():
     }
     differences = TEXTS["docs/validation.md"].split("## Deliberate differences from FSL")[1].split("\n\n")[1]
     said = (
-        f"{fsl['milliseconds']['C 6']} ms a permutation and sign of TFCE; gpuvox"
-        f" {fsl['gpuvox_milliseconds']['C 6']} ms for both signs",
-        f"{nilearn['seconds']} s for the unpermuted map and two permutations of TFCE; gpuvox"
-        f" {nilearn['gpuvox_milliseconds']['C 6']:.0f} ms a permutation",
+        f"{fsl['milliseconds']['C 6']} ms for TFCE of a permutation, one sign"
+        f" | {fsl['gpuvox_milliseconds']['C 6']} ms, both signs",
+        f"{nilearn['seconds']} s for TFCE of the data and two permutations"
+        f" | {nilearn['gpuvox_milliseconds']['C 6']:.0f} ms a permutation",
         f"{begin:.0f} to {end:.0f} s on two cores",
         f"{cases['fsl']} reference runs",
         f"{cases['palm']} of its runs",

@@ -216,7 +216,7 @@ def test_a_fit_that_does_not_converge_gives_no_sample_size(tmp_path, monkeypatch
     assert pd.isna(trial["n_two_arms"])
     assert pd.isna(trial["sd_change"])
     assert trial["note"] == "not determined: the fit did not converge"
-    assert messages[-1].endswith("participants that a trial needs; not determined: the fit did not converge")
+    assert messages[-1].endswith("participants that a trial needs is not determined: the fit did not converge")
 
 
 def test_two_visits_cannot_tell_slopes_from_residuals(tmp_path):

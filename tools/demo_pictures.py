@@ -59,7 +59,9 @@ def photograph(report: Path, part: Part) -> Image.Image:
         sys.exit("Chromium is needed to photograph reports")
     page = re.sub(r"<meta[^>]*Content-Security-Policy[^>]*>", "", report.read_text(encoding="utf-8"))
     layout = "body { display: block !important }" if "nav" in part.hidden else ""  # no column for the contents
-    page = page.replace("</head>", f"<style>{part.hidden} {{ display: none !important }} {layout}</style></head>", 1)
+    page = page.replace(
+        "</head>", f"<style>{part.hidden} {{ display: none !important }} {layout}</style></head>", 1
+    )
     with tempfile.TemporaryDirectory() as name:
         source, picture = Path(name, "page.html"), Path(name, "page.png")
         source.write_text(page, encoding="utf-8")

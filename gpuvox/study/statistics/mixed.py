@@ -179,10 +179,12 @@ def _messages(table: pd.DataFrame) -> list[str]:
 def _trial_messages(sizes: Sequence[dict[str, Any]]) -> list[str]:
     lines = []
     for size in sizes:
-        text = f"{size['outcome']}: participants that a trial needs"
         if "n_one_arm" in size:
-            text += f" {size['n_two_arms']} in each of two arms, or {size['n_one_arm']} in one"
-        lines.append(f"{text}; {size['note']}" if size["note"] else text)
+            needed = f"{size['n_two_arms']} participants in each of two arms, or {size['n_one_arm']} in one arm"
+            text = f"{size['outcome']}: a trial needs {needed}"
+            lines.append(f"{text}; {size['note']}" if size["note"] else text)
+        else:
+            lines.append(f"{size['outcome']}: the number of participants that a trial needs is {size['note']}")
     return lines
 
 
