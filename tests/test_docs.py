@@ -7,7 +7,7 @@
 | names | every ``gpuvox.…`` can be imported, and every file of the package exists |
 | architecture | the table of modules has every module of the package, and no other |
 | workflows | the commands of the Snakemake and Nextflow examples parse |
-| packaging | the recipe for conda-forge has our dependencies; extras and files that containers name exist |
+| packaging | the recipe for conda-forge has our dependencies and commands; extras and files of containers exist |
 | reference | docs/api.md has every public name |
 | checks | what checks the site and its commands finds what is wrong |
 """
@@ -23,7 +23,9 @@ import tomllib
 from importlib import import_module
 from pathlib import Path
 
+import jinja2
 import pytest
+import yaml
 
 import gpuvox
 from gpuvox.cli.voxelwise import parse
@@ -190,11 +192,18 @@ def test_the_boutiques_descriptor_has_the_options_of_the_command():
 
 def test_packaging_names_the_dependencies_and_extras_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    recipe = (ROOT / "packaging" / "conda-forge" / "meta.yaml").read_text(encoding="utf-8")
-    needed = re.findall(r"- (\S+) >=(\S+)", recipe.split("  run:\n")[1].split("  run_constrained:")[0])
-    ours = [tuple(re.split(">=", line)) for line in project["dependencies"]]
-    ours.append(("python", project["requires-python"].removeprefix(">=")))
-    assert sorted((name.removesuffix("-base"), version) for name, version in needed) == sorted(ours)
+    text = (ROOT / "packaging" / "conda-forge" / "meta.yaml").read_text(encoding="utf-8")
+    recipe = yaml.safe_load(jinja2.Template(text, undefined=jinja2.StrictUndefined).render(PYTHON="python"))
+    needed = [
+        line.replace("matplotlib-base", "matplotlib").replace(" ", "") for line in recipe["requirements"]["run"]
+    ]
+    assert sorted(needed) == sorted([*project["dependencies"], f"python{project['requires-python']}"])
+    assert recipe["build"]["entry_points"] == [
+        f"{name} = {function}" for name, function in project["scripts"].items()
+    ]
+    oldest = f"python {project['requires-python'].removeprefix('>=')}"
+    assert oldest in recipe["requirements"]["host"]
+    assert oldest in recipe["test"]["requires"]
     files = [ROOT / "packaging" / name for name in ("Dockerfile", "Dockerfile.cuda", "gpuvox.def")]
     texts = [path.read_text(encoding="utf-8") for path in files]
     named = re.findall(r"(?:gpuvox|gpuvox-\*\.whl\)|source)\[([\w,]+)\]", "\n".join([*texts, *TEXTS.values()]))
