@@ -1,5 +1,7 @@
 """Install the wheel and the sdist of a folder, each in a fresh environment, run commands, and tests against the wheel.
 
+Every extra of the wheel must resolve too, which downloads what pip has to read, and installs nothing.
+
 ``python tools/check_package.py DIST FOLDER [PYTHON ...]``: with these interpreters, by default the one that runs this.
 With ``--quick``, a few of the reference runs stand for all tests.
 """
@@ -64,6 +66,18 @@ def run_commands(own: Path, folder: Path) -> None:
             raise SystemExit(f"{command} has written no {written}")
 
 
+def resolve_extras(own: Path, wheel: Path) -> None:
+    """Have pip choose what it would install for each extra; CUDA's packages are made for Linux and Windows alone."""
+    code = "from importlib.metadata import metadata; print(*metadata('gpuvox').get_all('Provides-Extra'))"
+    named = subprocess.run([own, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    extras = [extra for extra in named if sys.platform != "darwin" or not extra.startswith("cuda")]
+    for extra in extras:
+        words = ["install", "--quiet", "--disable-pip-version-check", "--dry-run", f"{wheel}[{extra}]"]
+        if subprocess.run([own, "-m", "pip", *words], stdout=subprocess.DEVNULL, check=False).returncode:
+            raise SystemExit(f"{wheel.name}: nothing that can be installed meets the extra {extra}")
+    print(f"{wheel.name}: the extras {', '.join(extras)} resolve", flush=True)
+
+
 def run_tests(own: Path, folder: Path, chosen: Sequence[str]) -> None:
     """Run tests against what is installed."""
     subprocess.run([own, "-m", "pip", "install", "--quiet", "pytest", "hypothesis"], check=True)
@@ -84,6 +98,7 @@ def main() -> None:
             own = install(package.resolve(), folder, python)
             run_commands(own, folder)
             if package.suffix == ".whl":
+                resolve_extras(own, package.resolve())
                 run_tests(own, folder, chosen)
             print(f"{package.name}: passes on {python}", flush=True)
 
