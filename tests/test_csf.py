@@ -214,3 +214,17 @@ def test_other_coefficients_as_other_inversions_give_them(studies):
     table_of_study = table(folder / "cohort" / "csf" / "coefficients.tsv").set_index("variable")
     assert table_of_study.loc["pallidum.iron", "d"] == pytest.approx(row["d"], rel=1e-5)
     assert "Dependence on the coefficients" in (folder / "cohort" / "report.html").read_text()
+
+
+def test_columns_of_a_third_group_stand_beside_those_of_the_others():
+    from gpuvox.study.statistics.csf import by_pair
+
+    def row(*groups):
+        return pd.DataFrame(
+            [[1.0] * 6], columns=["n", *(f"{what}_{g}" for what in ("mean", "sd") for g in groups), "p"]
+        )
+
+    found = by_pair({"A - B": row("A", "B"), "A - C": row("A", "C"), "B - C": row("B", "C")})
+    assert list(found.columns) == ["groups", "n", "mean_A", "mean_B", "mean_C", "sd_A", "sd_B", "sd_C", "p"]
+    assert found["groups"].tolist() == ["A - B", "A - C", "B - C"]
+    assert found["mean_C"].isna().tolist() == [True, False, False]

@@ -206,7 +206,7 @@ def replace(name, values):
     [
         (edit("qsm\tr1", "chi\tr1"), [], ["participants.tsv", "no column 'qsm'", "chi"]),
         (edit("sub-02", "sub-01"), [], ["participants.tsv", "sub-01 twice"]),
-        (edit("maps/r11.nii.gz", ""), [], ["participants.tsv", "'r1' of row 2"]),
+        (edit("maps/r11.nii.gz", ""), [], ["participants.tsv", "'r1' of row 2 (sub-01)"]),
         (edit("maps/r11.nii.gz", "maps/none.nii.gz"), [], ["none"]),
         (scale("qsm2", 1000), [], ["qsm2", "sub-02", "ppm", "--qsm-units"]),
         (scale("qsm2", 1e-3), [], ["qsm2", "ppm"]),

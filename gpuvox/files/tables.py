@@ -56,7 +56,7 @@ def read_table(path: Name, required: Sequence[str] = (), *, long: bool = False, 
     for column in required:
         empty = np.flatnonzero(table[column].str.strip().isin(["", "n/a"]))
         if len(empty):
-            raise FileError(f"{path} is empty in column {column!r} of row {empty[0] + 1}")
+            raise FileError(f"{path} is empty in column {column!r} of row {empty[0] + 1}{_whose(table, empty[0])}")
     if "participant_id" in table.columns:
         table["participant_id"] = table["participant_id"].str.strip().map(composed)
     if "participant_id" in table.columns and not long:
@@ -66,6 +66,12 @@ def read_table(path: Name, required: Sequence[str] = (), *, long: bool = False, 
     if "participant_id" in table.columns:
         table.attrs["levels"] = _declared(path)
     return table
+
+
+def _whose(table: Any, row: int) -> str:
+    """The participant of a row in parentheses, if the table names one."""
+    name = str(table["participant_id"].iloc[row]).strip() if "participant_id" in table.columns else ""
+    return f" ({name})" if name not in ("", "n/a") else ""
 
 
 def _checked_table(path: Path) -> Table:

@@ -469,31 +469,35 @@ def flow_chart(top: str, excluded: str, groups: Sequence[str], analyses: Sequenc
     analyses : sequence of str
         A line for each analysis, in the last box.
     """
-    height = 1.9 + 0.17 * len(analyses)
+    below = 0.14 * excluded.count("\n") if excluded else 0.0  # its box stays above the line to the groups
+    width, height = max(6.4, 1.7 * len(groups)), 1.9 + below + 0.17 * len(analyses)
+    middle, line = width / 2, -0.85 - below
     box: Any = {"boxstyle": "square,pad=0.5", "facecolor": "white", "edgecolor": INK, "linewidth": 0.8}
     arrow: Any = {"arrowstyle": "-|>", "color": INK, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
     with own_style():
-        figure = Figure(figsize=(6.4, height))
+        figure = Figure(figsize=(width, height))
         ax = figure.add_axes((0, 0, 1, 1))
         ax.set_axis_off()
-        ax.set(xlim=(0, 6.4), ylim=(-height, 0))
-        ax.text(3.2, -0.3, top, ha="center", va="center", bbox=box)
+        ax.set(xlim=(0, width), ylim=(-height, 0))
+        ax.text(middle, -0.3, top, ha="center", va="center", bbox=box)
         if excluded:
-            ax.annotate("", (4.2, -0.68), (3.2, -0.68), arrowprops=arrow)
-            ax.text(4.25, -0.68, excluded, ha="left", va="center", bbox=box, fontsize=7.5)
-        places = 3.2 + 1.7 * (np.arange(len(groups)) - (len(groups) - 1) / 2)
-        ax.plot([3.2, 3.2], [-0.45, -0.85], color=INK, linewidth=0.8)
-        ax.plot([places[0], places[-1]], [-0.85, -0.85], color=INK, linewidth=0.8)
+            beside = -0.66 - below / 2
+            ax.annotate("", (middle + 1, beside), (middle, beside), arrowprops=arrow)
+            ax.text(middle + 1.05, beside, excluded, ha="left", va="center", bbox=box, fontsize=7.5)
+        places = middle + 1.7 * (np.arange(len(groups)) - (len(groups) - 1) / 2)
+        ax.plot([middle, middle], [-0.45, line], color=INK, linewidth=0.8)
+        ax.plot([places[0], places[-1]], [line, line], color=INK, linewidth=0.8)
         for place, text in zip(places, groups):
-            ax.annotate("", (place, -1.03), (place, -0.85), arrowprops=arrow)
-            ax.text(place, -1.2, text, ha="center", va="center", bbox=box)
-            ax.plot([place, place], [-1.37, -1.5], color=INK, linewidth=0.8)
-        ax.plot([places[0], places[-1]], [-1.5, -1.5], color=INK, linewidth=0.8)
+            ax.annotate("", (place, line - 0.18), (place, line), arrowprops=arrow)
+            ax.text(place, line - 0.35, text, ha="center", va="center", bbox=box)
+            ax.plot([place, place], [line - 0.52, line - 0.65], color=INK, linewidth=0.8)
+        ax.plot([places[0], places[-1]], [line - 0.65, line - 0.65], color=INK, linewidth=0.8)
         if analyses:
-            ax.annotate("", (3.2, -1.68), (3.2, -1.5), arrowprops=arrow)
+            ax.annotate("", (middle, line - 0.83), (middle, line - 0.65), arrowprops=arrow)
             ax.text(
-                3.2, -1.76, "\n".join(analyses), ha="center", va="top", bbox=box, fontsize=7.5, linespacing=1.35
-            )
+                middle, line - 0.91, "\n".join(analyses), ha="center", va="top", bbox=box, fontsize=7.5,
+                linespacing=1.35,
+            )  # fmt: skip
         alt = "Flow chart: " + "; ".join(filter(None, [top, excluded, *groups, *analyses])).replace("\n", ", ")
         return _svg(figure, alt, "Participants of the study and of its analyses")
 

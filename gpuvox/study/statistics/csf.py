@@ -311,8 +311,14 @@ def by_pair(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     if len(tables) == 1:
         return next(iter(tables.values()))
     parts = [table.assign(**{PAIR: pair}) for pair, table in tables.items()]
-    joined = pd.concat(parts, ignore_index=True)
-    return joined[[PAIR, *(name for name in joined.columns if name != PAIR)]]
+    names: list[str] = []
+    for table in tables.values():  # the columns of a further group stand beside those of the others
+        following = len(names)
+        for name in reversed(table.columns):
+            if name not in names:
+                names.insert(following, name)
+            following = names.index(name)
+    return pd.concat(parts, ignore_index=True)[[PAIR, *names]]
 
 
 def columns_by_pair(columns: Mapping[str, str], pairs: Sequence[object]) -> dict[str, str]:
