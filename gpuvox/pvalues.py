@@ -15,6 +15,9 @@ from numpy.typing import ArrayLike
 
 from gpuvox.types import Float32, Float64, Ints
 
+LARGEST = np.nextafter(np.float32(1), np.float32(0))
+"""The largest 1 − p of a p above 0."""
+
 
 def corrected(null: ArrayLike, observed: ArrayLike) -> Float32:
     """Family-wise-error corrected 1 − p.
@@ -41,15 +44,15 @@ def count_below(null: ArrayLike, observed: ArrayLike) -> Ints:
 
 
 def shares(count: ArrayLike, total: int) -> Float32:
-    """Counts over their total, in float32 as randomise writes them."""
-    return (np.asarray(count, dtype=np.float64) / total).astype(np.float32)
+    """Counts over their total, in float32 as randomise writes them, and less than 1 for every count below the total."""
+    counted = np.asarray(count)
+    share = (counted.astype(np.float64) / total).astype(np.float32)
+    return np.where(counted < total, np.minimum(share, LARGEST), share)
 
 
 def one_minus(p: Float64) -> Float32:
     """1 − p in float32, and less than 1 for every p above 0."""
-    below_one = np.nextafter(np.float32(1), np.float32(0))
-    rounded = (1 - p).astype(np.float32)
-    return np.where((p > 0) & (rounded == 1), below_one, rounded)
+    return np.where(p > 0, np.minimum((1 - p).astype(np.float32), LARGEST), np.float32(1))
 
 
 def false_discovery_rate(p: Float64, tests: int | None = None) -> Float64:

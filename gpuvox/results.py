@@ -20,7 +20,7 @@ from gpuvox.statistics import Normalised, StatisticInfo, StatisticModel
 from gpuvox.tail_runs import Tail, names_of_elements
 from gpuvox.tails import Approximated
 from gpuvox.tally import ByStatistic, Tally
-from gpuvox.types import AnyArray
+from gpuvox.types import AnyArray, Float64
 from gpuvox.variance_groups import VarianceGroupsGlm
 from gpuvox.voxelwise_evs import VoxelwiseGlm
 
@@ -65,6 +65,8 @@ class TestResult:
         By statistic, what both are multiplied by to be compared with other tests.
     tail : Tail or None
         By which p of voxels and of TFCE were approximated.
+    approximated : dict of (V,) float64
+        These p, by the names of their maps: of a small p, 1 − p in float32 has few digits.
     """
 
     test: Test
@@ -81,6 +83,7 @@ class TestResult:
     least_ties: dict[str, AnyArray] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     tail: Tail | None = None
+    approximated: dict[str, Float64] = field(default_factory=dict)
 
     def is_approximate(self, name: str) -> bool:
         """Whether p of a statistic are approximations."""
@@ -127,9 +130,10 @@ def make_result(
     if finished.second is not None:
         _add_local_means(maps, observed, finished.second, finished.tally, row)
     records: dict[str, Any] = {}
+    approximated: dict[str, Float64] = {}
     if options.tail is not None:
         records["approximation"] = options.tail.title
-        _approximate(maps, nulls, observed, row, options.tail, uncorrected or {})
+        approximated = _approximate(maps, nulls, observed, row, options.tail, uncorrected or {})
     if isinstance(model, VarianceGroupsGlm):
         records["variance_groups"] = model.n_groups
     for statistic in observed.statistics.values():
@@ -138,6 +142,7 @@ def make_result(
         test, model.df, f_dfs, {k: np.asarray(v, dtype=np.float32) for k, v in maps.items()}, nulls,
         observed.test.shuffler, seconds, tuple(_warnings(test, observed, row, options, finished.tally)),
         tuple(infos), records, _is_two_sided(observed), least_ties, weights, options.tail,
+        approximated,
     )  # fmt: skip
 
 
@@ -195,14 +200,15 @@ def _approximate(
     row: int,
     tail: Tail,
     uncorrected: Mapping[str, Approximated],
-) -> None:
-    """Put approximate p, as 1 − p, in place of those by counting."""
+) -> dict[str, Float64]:
+    """Put approximate p, as 1 − p, in place of those by counting; returns p themselves by the names of the maps."""
+    found = {f"{name}_p": each.p for name, each in uncorrected.items()}
     for name in names_of_elements(observed):
         if name in nulls:
             values = observed.statistics[name].in_units(_tested_values(observed, name, row), row)
-            maps[f"{name}_corrp"] = tail.corrected(nulls[name], values, maps[f"{name}_corrp"])
-    for name, approximated in uncorrected.items():
-        maps[f"{name}_p"] = one_minus(approximated.p)
+            found[f"{name}_corrp"] = tail.corrected(nulls[name], values, maps[f"{name}_corrp"])
+    maps |= {name: one_minus(p) for name, p in found.items()}
+    return found
 
 
 def _signed(part: ObservedTest, name: str, row: int) -> AnyArray:

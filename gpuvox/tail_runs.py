@@ -20,7 +20,6 @@ from gpuvox.device import Outcomes, Promise
 from gpuvox.executors import Finished, Share, TallyStore, Watch, Workers, run, show
 from gpuvox.gathering import Gatherer, Shown, first_reached, power_sums, values_at
 from gpuvox.permtest import LevelOverflow, ObservedTest, PermutationTest
-from gpuvox.pvalues import one_minus
 from gpuvox.tails import SMALL, Approximated, gamma, gamma_of, moments_of_sums, negative_binomial, pareto
 from gpuvox.types import AnyArray, Bools, Float32, Float64, Ints, MapBatch, PermutationsDone
 
@@ -66,9 +65,9 @@ class Tail:
             return _or_counted(gamma_of(null, observed), p)
         return pareto(null, observed, p)
 
-    def corrected(self, null: Float64, observed: Float64, counted: Float32) -> Float32:
-        """Corrected 1 − p (V,) from one null distribution (N,), in place of `counted`, that by counting."""
-        return one_minus(self.of_null(null, observed, 1 - counted.astype(np.float64)).p)
+    def corrected(self, null: Float64, observed: Float64, counted: Float32) -> Float64:
+        """Corrected p (V,) from one null distribution (N,), in place of `counted`, 1 − p by counting."""
+        return self.of_null(null, observed, 1 - counted.astype(np.float64)).p
 
 
 def _or_counted(fitted: Float64, counted: Float64) -> Approximated:

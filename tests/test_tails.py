@@ -27,7 +27,7 @@ from gpuvox.normal_scores import Magnitude, ZScale
 from gpuvox.partitioning import partition
 from gpuvox.permtest import PermutationTest
 from gpuvox.prepared import prepare
-from gpuvox.pvalues import adaptive_false_discovery_rate, corrected, false_discovery_rate
+from gpuvox.pvalues import adaptive_false_discovery_rate, corrected, false_discovery_rate, shares
 from gpuvox.shuffle import Permutations, Shuffler
 from gpuvox.signed_rows import to_one
 from gpuvox.statistics import Statistics
@@ -528,6 +528,49 @@ def test_approximations_over_several_tests(study):
         counted = 1 - corrected(null.maxima["vox"], result.least_ties["vox"])
         expected = pareto(null.maxima["vox"], result.least_ties["vox"], counted).p
         np.testing.assert_allclose(1 - null.corrected(result)["vox"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("folder", ["run", pytest.param("saved", marks=pytest.mark.long)])
+def test_small_approximate_p_keep_their_digits(folder, tmp_path, monkeypatch):
+    """−log10 p and false discovery rates are those of p itself, not of 1 − p in float32: in memory and in files."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    group, names = np.arange(40) % 2, [f"sub-{i:02d}" for i in range(40)]
+    data = rng.normal(size=(5, 1, 1, 40)) + np.array([0, 0, 2, 2.5, 3]).reshape(5, 1, 1, 1) * group
+    cases.nib.save(cases.nib.Nifti1Image(data.astype(np.float32), np.eye(4)), "all.nii.gz")
+    cases.nib.save(cases.nib.Nifti1Image(np.ones((5, 1, 1), np.uint8), np.eye(4)), "mask.nii.gz")
+    rows = "".join(f"{name}\t{'BA'[g]}\n" for name, g in zip(names, group, strict=True))
+    for name in ("all.tsv", "table.tsv"):
+        (tmp_path / name).write_text("participant_id\tgroup\n" + rows)
+    settings = {"voxel": True, "tfce": False, "tail": "gamma", "fdr": True, "across_tests": True}
+    with pytest.warns(UserWarning, match="approximations"):
+        found = gpuvox.voxelwise(
+            "all.nii.gz", "table.tsv", "group", ["A - B", "B - A"], mask="mask.nii.gz", n_permutations=200, seed=1,
+            threads=1, **settings,
+        )  # fmt: skip
+    result = found.runs[0][1].tests[0]
+    expected = naive.gamma_tail(result.nulls["vox"][:, None], result.maps["stat"])
+    assert expected.min() < 1e-3
+    np.testing.assert_allclose(found.maps["A - B", "voxFWE"], -np.log10(expected), rtol=1e-6)
+    rates = false_discovery_rate(result.approximated["vox_p"])
+    np.testing.assert_allclose(found.maps["A - B", "voxFDR"], -np.log10(rates), rtol=1e-6)
+    if folder == "saved":
+        found.save(folder)
+    else:
+        words = (
+            "--model group -n 200 --seed 1 -x --tail gamma --fdr --across-tests --uncorrp --no-report --threads 1"
+        )
+        paths = ["--images", "all.nii.gz", "--mask", "mask.nii.gz", "--out", folder]
+        assert main(["voxelwise", "table.tsv", *paths, "--test", "A - B", "--test", "B - A", *words.split()]) == 0
+    for kind in ("voxFWE", "voxFDR", "voxFWEacross", "voxUnc"):
+        [path] = (tmp_path / folder).glob(f"contrast-AMinusB_stat-logp_desc-{kind}_statmap.nii.gz")
+        np.testing.assert_array_equal(cases.nib.load(path).get_fdata()[:, 0, 0], found.maps["A - B", kind])
+
+
+def test_p_of_more_permutations_than_float32_counts_are_above_0():
+    few = corrected(np.zeros(4), np.ones(2))
+    assert few.tolist() == [1, 1]
+    assert shares(np.array([10**8 - 1, 10**8]), 10**8).tolist() == [1 - 2.0**-24, 1]
 
 
 # -- PALM's files ---------------------------------------------------------------------------------------------------

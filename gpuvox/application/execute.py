@@ -358,7 +358,7 @@ def _run_and_write(
         writer.result(result)
         if on_result:
             on_result(result, writer)
-        results.append(replace(result, maps={}, least_ties={}))
+        results.append(replace(result, maps={}, least_ties={}, approximated={}))
     outputs = description.outputs
     if outputs.estimates or outputs.film or outputs.contrasts:
         writer.estimates(analysis.inputs, analysis.options.demean)

@@ -168,9 +168,7 @@ def _peak(stat: Float32, where: Bools, grid: Grid, two_sided: bool = False) -> P
 
 
 def p_values(one_minus_p: Float32, permutations: int) -> Float64:
-    """p of a map of 1 − p: exact multiples of 1 / permutations, which float32 holds only nearly; 0: of any number."""
-    if not permutations:
-        return 1 - one_minus_p.astype(np.float64)
+    """p of a map of 1 − p: exact multiples of 1 / permutations, which float32 holds only nearly."""
     return np.round((1 - one_minus_p.astype(np.float64)) * permutations) / permutations
 
 

@@ -18,7 +18,7 @@ from gpuvox.grid import Grid
 from gpuvox.signed_rows import signs_of, to_one
 from gpuvox.statistics import StatisticInfo
 from gpuvox.tally import ByStatistic
-from gpuvox.types import AnyArray
+from gpuvox.types import AnyArray, Float64
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Writer:
         File name without folder → record of its content (scale, correction, contrast and so on).
     texts : list of str
         Names of text files that were written.
+    approximated : dict of (V,) float64
+        Approximate p of maps of 1 − p, by the names of the maps without the root.
     """
 
     root: str
@@ -59,6 +61,7 @@ class Writer:
     outputs: OutputOptions
     written: dict[str, dict] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
+    approximated: dict[str, Float64] = field(default_factory=dict)
 
     @property
     def files(self) -> list[str]:
@@ -79,6 +82,7 @@ class Writer:
         """Write all requested files of one test."""
         for stem, values, record, label in self._images(result):
             self.image(stem, values, record, label)
+        self._keep_approximated(result)
         if self.outputs.nulls:
             for stem, null in self._nulls(result):
                 write_column(self._text(stem), null)
@@ -129,6 +133,10 @@ class Writer:
         for info in result.statistics:
             for stem, values, record, label in self._across(info, result):
                 self.image(stem, values, record, label)
+        self._keep_approximated(result)
+
+    def _keep_approximated(self, result: TestResult) -> None:
+        self.approximated |= approximated_by_file(result)
 
     def _across(
         self, info: StatisticInfo, result: TestResult
@@ -274,11 +282,16 @@ def _z_of(values: AnyArray, record: dict) -> tuple[AnyArray, dict, Label]:
     return z, record, _label(record, "z score")
 
 
+def approximated_by_file(result: TestResult) -> dict[str, Float64]:
+    """Approximate p (V,) of a test, by the names of the maps of 1 − p without the root: ``vox_corrp_tstat1``."""
+    return {f"{name}_{result.test.name}": p for name, p in result.approximated.items()}
+
+
 def _smallest_p(result: TestResult, name: str) -> float:
-    """Smallest p of a map of 1 − p; stored in float32, it is a multiple of 1/N."""
+    """Smallest p of a map of 1 − p; stored in float32, it is a multiple of 1/N, unless it was approximated."""
     n = result.shuffler.n
-    if result.is_approximate(name.split("_")[0]):
-        return 1 - float(result.maps[name].max())
+    if name in result.approximated:
+        return float(result.approximated[name].min())
     return round((1 - float(result.maps[name].max())) * n) / n
 
 

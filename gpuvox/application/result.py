@@ -91,7 +91,8 @@ class TestMaps:
                 continue
             stat, desc = entities
             if stat == "logp":
-                p[desc] = p_values(each, 0 if result.is_approximate(name.split("_")[0]) else result.shuffler.n)
+                fitted = result.approximated.get(name)
+                p[desc] = p_values(each, result.shuffler.n) if fitted is None else fitted
             else:
                 values[stat] = each
         if fdr:

@@ -21,7 +21,7 @@ from gpuvox.application.effects import Effects, make_effects
 from gpuvox.application.findings import Finding, find
 from gpuvox.application.inputs import SharedImages
 from gpuvox.application.maskers import in_order_of_grid, is_masker, rows_of_masker
-from gpuvox.application.outputs import OutputOptions
+from gpuvox.application.outputs import OutputOptions, approximated_by_file
 from gpuvox.application.progress import open_progress
 from gpuvox.application.result import Result, Tested, TestMaps
 from gpuvox.application.settings import checked
@@ -139,6 +139,8 @@ class VoxelwiseResult(Result):
             for run, result in self.runs:
                 contrasts = not len(run.f_tests)
                 result.save(target.root(run), OutputOptions(contrasts=contrasts))
+                for test in result.tests:
+                    target.keep_approximated(target.root(run), result.grid, approximated_by_file(test))
             target.finish(self.analysis, fsl_names=fsl_names, line=())
 
 

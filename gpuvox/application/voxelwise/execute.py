@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gpuvox.analysis import TestResult
 from gpuvox.application.across import AcrossTests
 from gpuvox.application.command import RunDescription
 from gpuvox.application.execute import OnResult, prepare_to_run, write_merged
 from gpuvox.application.execute import execute as execute_run
 from gpuvox.application.findings import Finding
 from gpuvox.application.inputs import SharedImages, read_grid
+from gpuvox.application.outputs import Writer
 from gpuvox.application.plan import plan as plan_run
 from gpuvox.application.voxelwise.analysis import VoxelwiseAnalysis, check_one_mask, prepare_analysis
 from gpuvox.application.voxelwise.description import VoxelwiseDescription
@@ -200,10 +202,17 @@ def _write_results(
     """Run, or merge, all runs of randomise; write the results, and say what they are."""
     with folder.writing(reporter.warn):
         folder.write_design(analysis)
-        across = AcrossTests()
-        runs = _describe_all(description.run, output, analysis, folder)
-        run_all(runs, across.keep if analysis.across_tests else None)
+        across, writers = AcrossTests(), dict[str, Writer]()
+
+        def keep(result: TestResult, writer: Writer) -> None:
+            writers[writer.root] = writer
+            if analysis.across_tests:
+                across.keep(result, writer)
+
+        run_all(_describe_all(description.run, output, analysis, folder), keep)
         across.write()
+        for root, writer in writers.items():
+            folder.keep_approximated(root, writer.grid, writer.approximated)
         estimates = description.run.outputs.estimates
         found = folder.finish(analysis, fsl_names=output.fsl_names, line=output.line, estimates=estimates)
     reporter.say("")

@@ -41,6 +41,7 @@ from gpuvox.files.delimited import format_table
 from gpuvox.files.targets import check_targets
 from gpuvox.files.writing import write_json, write_text
 from gpuvox.findings.map_names import MAP, OF_VOXELS, contrast_labels, map_entities, map_name
+from gpuvox.grid import Grid
 from gpuvox.plain import several
 from gpuvox.pvalues import FALSE_DISCOVERY_RATES
 from gpuvox.tables.relocate import relocated
@@ -130,10 +131,27 @@ class ResultFolder:
     def __init__(self, out: str | os.PathLike[str]) -> None:
         self.path = Path(out)
         self._made: list[Path] = []
+        self._approximated: dict[tuple[str, str], Float64] = {}
 
     def root(self, run: Run) -> str:
         """The output root of a run of randomise."""
         return os.fspath(self.path / RANDOMISE / run.name)
+
+    def keep_approximated(self, root: str, grid: Grid, found: Mapping[str, Float64]) -> None:
+        """Keep the approximate p of a run for `finish`: of a small p, the maps of 1 − p in float32 have few digits.
+
+        Parameters
+        ----------
+        root : str
+            See `root`.
+        grid : Grid
+        found : dict of (V,) float64
+            By the name of the map, without the root.
+        """
+        for name, values in found.items():
+            everywhere = np.ones(grid.mask.size)
+            everywhere[grid.index] = values
+            self._approximated[root, name] = everywhere
 
     def prepare(self, analysis: VoxelwiseAnalysis, read: Sequence[str]) -> None:
         """Make the folder, once it is known that nothing that is read would be replaced.
@@ -448,7 +466,8 @@ class ResultFolder:
             if entities[0] != "logp":
                 yield _RunMap(*entities, values, header, about)
                 continue
-            p = p_values(values, 0 if "approximation" in about else about["permutations"])
+            p = self._approximated.get((self.root(run), stem))
+            p = p_values(values, about["permutations"]) if p is None else p
             yield _RunMap(*entities, log_p(p), header, about, p)
             if run.fdr and entities[1] in OF_VOXELS:
                 q = FALSE_DISCOVERY_RATES[run.fdr](p, record["voxels"])
