@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shlex
 from pathlib import Path
@@ -23,6 +24,7 @@ import gpuvox
 from gpuvox import errors, files
 from gpuvox.application.palm import execute
 from gpuvox.application.palm.description import Regressor
+from gpuvox.application.palm.record import OURS
 from gpuvox.block_tree import shuffler_of
 from gpuvox.cli import main
 from gpuvox.cli.palm import describe
@@ -462,6 +464,31 @@ def test_a_device_writes_the_same_files(name, tmp_path, monkeypatch):
             assert path.read_bytes() == (tmp_path / "device" / path.name).read_bytes(), path.name
 
 
+def test_files_of_another_model_are_removed(small, tmp_path, monkeypatch, capsys):
+    """Those of a run of the same model stay, whatever else it wrote; so do files that no run of ours has listed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(options):
+        words = [str(small / word) if word.endswith(".csv") else word for word in options.split()]
+        assert main(["palm", "-o", "p", "--device", "cpu", *words]) == 0
+        said = capsys.readouterr().err
+        return {path.name for path in Path().iterdir()}, said
+
+    Path("p_dat_mine.csv").write_text("another's")
+    same = "-i data.csv -d design.csv -t con.csv -f fcon.csv -n 20 -quiet"
+    first, _ = run(f"{same} -savedof -saveperms")
+    listed = json.loads(Path("p_palm.json").read_text())["files"]
+    assert {*listed, "p_palm.json", "p_dat_mine.csv"} == first
+    assert [name for name in listed if not OURS.fullmatch(name[1:])] == ["p_palmconfig.txt"]
+    second, said = run(f"{same} -savemax")
+    assert first < second
+    assert "removed" not in said
+    third, said = run(f"{same} -rmethod Dekker")
+    assert second - third == second - first
+    assert f"options had left: {', '.join(sorted(second - first))}\n" in said
+    assert third < second
+
+
 # -- grammar --------------------------------------------------------------------------------------------------------
 
 
@@ -543,7 +570,7 @@ def test_from_python(small, monkeypatch):
     written = gpuvox.palm(line)
     assert {f"{name}" for name in written} == {path.name for path in small.glob("py_*")}
     for name in written:
-        if not name.endswith("_palmconfig.txt"):
+        if not name.endswith(("_palmconfig.txt", "_palm.json")):
             assert Path(name).read_bytes() == Path(f"o{name[2:]}").read_bytes(), name
     with pytest.warns(errors.InputWarning, match="no p that is counted can be below"):
         gpuvox.palm(line.replace("60", "5"))

@@ -20,7 +20,13 @@ OURS = re.compile(
 """Suffixes of names that gpuvox writes; a record may come from others and list any file."""
 
 
-def remove_earlier(root: Name, record: Mapping[str, Any], read: Iterable[Name]) -> list[str]:
+def remove_earlier(
+    root: Name,
+    record: Mapping[str, Any],
+    read: Iterable[Name],
+    path: Name = "",
+    ours: re.Pattern[str] = OURS,
+) -> list[str]:
     """Remove files that the record of an earlier run lists and that this run has not written.
 
     If the earlier run had the same inputs (with other statistics or ``--skipTo``), its files are still valid and kept.
@@ -30,17 +36,20 @@ def remove_earlier(root: Name, record: Mapping[str, Any], read: Iterable[Name]) 
     root : path
         Output root of the run.
     record : dict
-        The record to be written as ``<root>_randomise.json``: its `inputs`, `design`, `contrasts`, `f_tests` and
-        `files`.
+        The record to be written: its `inputs`, `design`, `contrasts`, `f_tests`, `model` and `files`.
     read : iterable of path
         Files that the run reads, which are never removed.
+    path : path, optional
+        The file of the record; by default ``<root>_randomise.json``.
+    ours : pattern
+        Ends of names, after the root, that gpuvox writes.
 
     Returns
     -------
     list of str
         Names of the removed files.
     """
-    path = Path(f"{os.fspath(root)}_randomise.json")
+    path = Path(path or f"{os.fspath(root)}_randomise.json")
     try:
         earlier, written = files.read_json(path), path.stat().st_mtime_ns if path.exists() else 0
     except FileError:
@@ -52,7 +61,7 @@ def remove_earlier(root: Name, record: Mapping[str, Any], read: Iterable[Name]) 
     for name in sorted(set(_listed(earlier)) - set(_listed(record))):
         file = path.parent / name
         base = os.path.basename(os.fspath(root))
-        if os.path.basename(name) != name or not name.startswith(base) or not OURS.fullmatch(name[len(base) :]):
+        if os.path.basename(name) != name or not name.startswith(base) or not ours.fullmatch(name[len(base) :]):
             continue
         with contextlib.suppress(OSError):
             # A file newer than the record was written by something else.
@@ -82,9 +91,9 @@ def _listed(record: Mapping[str, Any]) -> Collection[str]:
 
 
 def _inputs(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What the maps of a run depend on: the content of its files, and its matrices."""
+    """What the maps of a run depend on: the content of its files, its matrices, and options of its model."""
     hashes = sorted(str(each.get("sha256")) for each in (record.get("inputs") or {}).values())
-    return hashes, *(_plain(record.get(key)) for key in ("design", "contrasts", "f_tests"))
+    return hashes, *(_plain(record.get(key)) for key in ("design", "contrasts", "f_tests", "model"))
 
 
 def _plain(matrix: Any) -> Any:

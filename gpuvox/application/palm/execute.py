@@ -18,6 +18,7 @@ from gpuvox.application.palm.contrasts import (
 from gpuvox.application.palm.description import PalmDescription
 from gpuvox.application.palm.inputs import PalmInputs, read_inputs
 from gpuvox.application.palm.outputs import APPROXIMATIONS, Writer
+from gpuvox.application.palm.record import RECORD, write_record
 from gpuvox.application.palm.run import Machine, check_tests, run_test, test_without_shufflings
 from gpuvox.application.palm.shufflings import shufflers, with_groups
 from gpuvox.application.palm.writing import names_of, write_estimates, write_family, write_permuted, write_test
@@ -57,7 +58,7 @@ def execute(description: PalmDescription, reporter: Reporter) -> tuple[str, ...]
         One sentence that says what is wrong; nothing is written then.
     """
     check_root_name(description.prefix, "-o", "palm")
-    check_targets(description.prefix, (CONFIGURATION,))
+    check_targets(description.prefix, (CONFIGURATION, RECORD))
     inputs = with_groups(description, read_inputs(description, reporter))
     contrasts = list_contrasts(description, inputs)
     if not contrasts:
@@ -109,6 +110,7 @@ def _run_and_write(
     if description.saved.glm:
         write_estimates(description, inputs, writer, tests)
     writer.text(f"{description.prefix}{CONFIGURATION}", "\n".join(description.configuration) + "\n")
+    write_record(description, writer.files, machine.reporter)
 
 
 def _announce(contrast: Contrast, shuffler: AnyShuffler, reporter: Reporter) -> None:
