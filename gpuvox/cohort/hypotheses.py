@@ -27,11 +27,11 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpuvox.cohort.expressions import Combination, Item, Parser, joined, refuse, words_of
 from gpuvox.cohort.model import COLLINEAR, Model, Term
 from gpuvox.errors import DesignError
 from gpuvox.partitioning import is_estimable, orthonormal_basis
@@ -39,11 +39,8 @@ from gpuvox.plain import composed, listed
 
 Float64 = NDArray[np.float64]
 
-MEAN = ("mean", "intercept", "Intercept")
-"""What the mean over everything is called."""
 ZERO = 1e-9
 """Weights below this share of the largest are rounding error."""
-NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+")
 CATEGORY = re.compile(r"(?<![\w.])C\(\s*(\w+)\s*(?:,[^()]*(?:\([^()]*\))?\s*)?\)")
 """``C(site)`` or ``C(group, Treatment('HC'))``, as in a formula: the factor is called by its column."""
 
@@ -106,21 +103,6 @@ def _weighted(row: Float64, names: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Item:
-    """A mean or a slope: at these levels, by these covariates."""
-
-    levels: tuple[tuple[str, str], ...] = ()
-    covariates: tuple[str, ...] = ()
-    factors: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return ":".join([*self.covariates, *self.factors, *(level for _, level in self.levels)]) or "mean"
-
-
-Combination = dict[Item, float]
-
-
-@dataclass(frozen=True)
 class _Verbs:
     """How sentences say what a t test compares."""
 
@@ -175,12 +157,12 @@ def read_hypothesis(text: str, model: Model, two_sided: bool = False) -> Hypothe
     verbs = TWO_SIDED if two_sided else ONE_SIDED
     name, words = _named(CATEGORY.sub(r"\1", " ".join(composed(text).split())), model)
     if not words:
-        _refuse(text, "it is empty")
+        refuse(text, "it is empty")
     sign = -1.0 if words.startswith("-") else 1.0
     term = next((term for term in model.terms if _same(term.name, words.removeprefix("-"))), None)
     if term is not None and _is_function(term, model) and (sign > 0 or len(term.columns) == 1):
         return _of_columns(name, words, term.columns, model, sign, verbs)
-    combination = _Parser(words, model).combination()
+    combination = Parser(words, model).combination()
     if len(combination) == 1:
         item, weight = next(iter(combination.items()))
         if item.factors:
@@ -213,7 +195,7 @@ def _named(text: str, model: Model) -> tuple[str, str]:
         return text, text
     if _is_inside_word(text, text.index(":"), model):
         return text, text
-    known = _words(model)
+    known = words_of(model)
     known |= {part for term in model.terms for part in term.name.split(":")}
     first = match[1].strip()
     if match[2] or (first not in known and not re.search(r"[-+*/()]", first)):
@@ -221,23 +203,14 @@ def _named(text: str, model: Model) -> tuple[str, str]:
     return text, text
 
 
-def _words(model: Model) -> set[str]:
-    """What stands for itself in a test: variables, levels and the mean."""
-    return {*model.variables, *(level for f in model.factors.values() for level in f.levels), *MEAN}
-
-
 def _is_inside_word(text: str, place: int, model: Model) -> bool:
     """Whether a word of the model stands around this place of a text."""
     found = (
         match.span()
-        for word in _words(model)
+        for word in words_of(model)
         for match in re.finditer(rf"(?<![\w.]){re.escape(word)}(?![\w.])", text)
     )
     return any(start <= place < end for start, end in found)
-
-
-def _refuse(text: str, reason: str) -> NoReturn:
-    raise DesignError(f"the test {text!r}: {reason}", option="--test")
 
 
 # -- weights --------------------------------------------------------------------------------------------------------
@@ -247,19 +220,19 @@ def _contrast(name: str, words: str, combination: Combination, model: Model, ver
     """A t test of means, or of slopes."""
     if any(item.factors for item in combination):
         factor = next(item.factors[0] for item in combination if item.factors)
-        _refuse(
+        refuse(
             words,
             f"{factor} is a factor; its levels are compared by their names: {listed(_levels(model, factor))}",
         )
     slopes = [bool(item.covariates) for item in combination]
     if any(slopes) and not all(slopes):
-        _refuse(words, "a slope and a mean cannot be added up")
+        refuse(words, "a slope and a mean cannot be added up")
     for item in combination:
         _check_linear(words, item, model)
     total, largest = sum(combination.values()), max(abs(weight) for weight in combination.values())
     is_mean = not slopes[0] and abs(total) > ZERO * largest
     if is_mean and any(weight < 0 for weight in combination.values()) and len(combination) > 1:
-        _refuse(
+        refuse(
             words,
             f"its weights sum to {total:g}; those of a comparison sum to 0, as in {_balanced(combination)!r}",
         )
@@ -293,9 +266,7 @@ def _check_linear(words: str, item: Item, model: Model) -> None:
     curved = next((name for name in item.covariates if not model.variables[name].linear), None)
     if curved is not None:
         terms = [term.name for term in model.terms if curved in term.variables]
-        _refuse(
-            words, f"{curved} has no single slope in this model, which has {listed(terms)}; test {terms[-1]!r}"
-        )
+        refuse(words, f"{curved} has no single slope in this model, which has {listed(terms)}; test {terms[-1]!r}")
 
 
 def _balanced(combination: Combination) -> str:
@@ -308,7 +279,7 @@ def _balanced(combination: Combination) -> str:
 def _omnibus(name: str, words: str, item: Item, weight: float, model: Model) -> Hypothesis:
     """An F test of any difference between the levels of factors, in their means or in slopes."""
     if item.levels or weight != 1:
-        _refuse(words, "an F test is of a term of the model: factors, or factors and a covariate, by their names")
+        refuse(words, "an F test is of a term of the model: factors, or factors and a covariate, by their names")
     _check_linear(words, item, model)
     sets = [[(name, level) for level in _levels(model, name)] for name in item.factors]
     rows = []
@@ -321,9 +292,9 @@ def _omnibus(name: str, words: str, item: Item, weight: float, model: Model) -> 
     what = f"the slope of {' by '.join(item.covariates)}" if item.covariates else "the mean"
     if len(item.factors) == 1:
         levels = _levels(model, item.factors[0])
-        sentence = f"{what} differs between any of {_and(levels)}"
+        sentence = f"{what} differs between any of {joined(levels)}"
     else:
-        sentence = f"{what} depends on the combination of {_and(item.factors)}: any interaction"
+        sentence = f"{what} depends on the combination of {joined(item.factors)}: any interaction"
     used = {*item.factors, *item.covariates}
     return _checked(name, words, np.array(rows), used, model, is_f=True, sentence=sentence)
 
@@ -334,12 +305,12 @@ def _curve(name: str, words: str, item: Item, weight: float, model: Model, verbs
     terms = [term for term in model.terms if covariate in term.variables]
     alone = all(term.variables == (covariate,) for term in terms)
     if item.levels or not alone:
-        _refuse(words, f"{covariate} is in {listed([t.name for t in terms])}: name the term to be tested")
+        refuse(words, f"{covariate} is in {listed([t.name for t in terms])}: name the term to be tested")
     columns = model.columns_of(covariate)
     if len(columns) == 1:
         return _of_columns(name, f"{'-' if weight < 0 else ''}{terms[0].name}", columns, model, weight, verbs)
     if weight != 1:
-        _refuse(words, f"{covariate} has several columns, and an F test of them has no weight")
+        refuse(words, f"{covariate} has several columns, and an F test of them has no weight")
     return _of_columns(name, words, columns, model)
 
 
@@ -408,13 +379,13 @@ def _checked(
     """The hypothesis about the variables `used`, if the model can estimate it."""
     largest = np.abs(weights).max(axis=1, keepdims=True)
     if (largest < ZERO).any():
-        _refuse(words, "the model has no such difference: it is 0 for whatever data")
+        refuse(words, "the model has no such difference: it is 0 for whatever data")
     weights = np.where(np.abs(weights) < ZERO * largest, 0.0, weights)
     weights = _rounded(weights)
     if not is_estimable(model.matrix, weights):
-        _refuse(words, f"it cannot be estimated, since {_why(weights, model)}")
+        refuse(words, f"it cannot be estimated, since {_why(weights, model)}")
     if is_f and orthonormal_basis(weights.T).shape[1] < len(weights):
-        _refuse(words, "some of its comparisons follow from others")
+        refuse(words, "some of its comparisons follow from others")
     others = [variable for variable in model.variables if variable not in used]
     sentence += _beside(others, used, model)
     return Hypothesis(name, words, weights, is_f, is_mean, sentence, adjusted_for=tuple(others))
@@ -426,10 +397,10 @@ def _beside(others: Sequence[str], used: Collection[str], model: Model) -> str:
     held = [name for name in others if any(name in term and term & {*used} for term in terms)]
     over = [name for name in held if model.variables[name].is_factor]
     at = [name for name in held if name not in over]
-    places = [f"averaged over {_and(over)}"] if over else []
-    places += [f"at the mean of {_and(at)}"] if at else []
+    places = [f"averaged over {joined(over)}"] if over else []
+    places += [f"at the mean of {joined(at)}"] if at else []
     rest = [name for name in others if name not in held]
-    adjusted = f"; adjusted for {_and(rest)}" if rest else ""
+    adjusted = f"; adjusted for {joined(rest)}" if rest else ""
     return f"{', ' if places else ''}{' and '.join(places)}{adjusted}"
 
 
@@ -449,10 +420,6 @@ def _why(weights: Float64, model: Model) -> str:
 
 def _levels(model: Model, factor: str) -> tuple[str, ...]:
     return model.variables[factor].levels
-
-
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _of_means(combination: Mapping[Item, float], is_mean: bool, verbs: _Verbs) -> str:
@@ -494,202 +461,3 @@ def _title(item: Item) -> str:
     if item.covariates:
         return f"the slope of {' by '.join(item.covariates)}" + (f" in {where}" if where else "")
     return f"the mean of {where}" if where else "the mean"
-
-
-# -- grammar --------------------------------------------------------------------------------------------------------
-
-
-class _Parser:
-    """``(RRMS + SPMS)/2 - HC``: sums of items with weights, by recursive descent."""
-
-    def __init__(self, text: str, model: Model) -> None:
-        self.text, self.model = text, model
-        self.words = sorted(_words(model), key=len, reverse=True)
-        self.place = 0
-        self.depth = 0
-
-    def combination(self) -> Combination:
-        """Item → weight; none is 0."""
-        value = self._sum()
-        self._skip()
-        if self.place < len(self.text):
-            self._wrong()
-        if not isinstance(value, dict):
-            there = self._there_are()
-            _refuse(
-                self.text,
-                f"it names neither a level nor a covariate: {there}; numbers are levels of factors alone, of C(site)",
-            )
-        found = {item: weight for item, weight in value.items() if weight}
-        if not found:
-            _refuse(self.text, "it is 0 for whatever data")
-        return found
-
-    def _sum(self) -> Combination | float:
-        self.depth += 1
-        if self.depth > 50:
-            _refuse(self.text, "its parentheses are nested too deep")
-        value = self._product()
-        while (sign := self._take("+-")) is not None:
-            value = self._added(value, self._product(), -1.0 if sign == "-" else 1.0)
-        self.depth -= 1
-        return value
-
-    def _product(self) -> Combination | float:
-        value = self._signed()
-        while (sign := self._take("*/")) is not None:
-            other = self._signed(by_number=sign == "/" or isinstance(value, dict))
-            if isinstance(value, dict) and isinstance(other, dict):
-                _refuse(self.text, "a weight is a number; two levels together are a cell, as in MS:post")
-            if sign == "/":
-                if isinstance(other, dict) or not other:
-                    _refuse(self.text, "what stands after / is a number other than 0")
-                other = 1 / other
-            value = self._times(value, other)
-        return value
-
-    def _signed(self, by_number: bool = False) -> Combination | float:
-        """An item with its signs; `by_number` after ``HC*`` and ``/``, where a number is no level of that name."""
-        sign = 1.0
-        while (taken := self._take("+-")) is not None:
-            sign *= -1.0 if taken == "-" else 1.0
-        if self._take("(") is not None:
-            value = self._sum()
-            if self._take(")") is None:
-                _refuse(self.text, "a parenthesis is not closed")
-        else:
-            value = self._item(by_number)
-        return self._times(value, sign)
-
-    @staticmethod
-    def _times(a: Combination | float, b: Combination | float) -> Combination | float:
-        if isinstance(a, dict):
-            assert not isinstance(b, dict)
-            return {item: weight * b for item, weight in a.items()}
-        return {item: weight * a for item, weight in b.items()} if isinstance(b, dict) else a * b
-
-    def _added(self, a: Combination | float, b: Combination | float, sign: float) -> Combination | float:
-        if isinstance(a, dict) and isinstance(b, dict):
-            return {item: a.get(item, 0.0) + sign * b.get(item, 0.0) for item in {**a, **b}}
-        if isinstance(a, dict) or isinstance(b, dict):
-            _refuse(self.text, "a number stands by itself; numbers are weights, as in 2*HC")
-        return a + sign * b
-
-    def _item(self, by_number: bool) -> Combination | float:
-        """A number, or levels, factors and covariates with colons between them."""
-        self._skip()
-        number = NUMBER.match(self.text, self.place)
-        word = None if by_number and number else self._word()
-        if word is None:
-            if number is None:
-                self._wrong()
-            self.place = number.end()
-            return float(number[0])
-        levels: dict[str, str] = {}
-        covariates: list[str] = []
-        factors: list[str] = []
-        while True:
-            self._part(word, levels, covariates, factors)
-            if self._take(":") is None:
-                break
-            word = self._word() or self._wrong()
-        return {Item(tuple(sorted(levels.items())), tuple(covariates), tuple(factors)): 1.0}
-
-    def _part(self, word: str, levels: dict[str, str], covariates: list[str], factors: list[str]) -> None:
-        variable = self.model.variables.get(word)
-        owners = [name for name, factor in self.model.factors.items() if word in factor.levels]
-        if self._take("[") is not None:
-            inside = self._levels_inside()
-            if variable is None:
-                _refuse(self.text, f"{word} is no column of the model")
-            if variable.is_factor:
-                if len(inside) != 1 or inside[0] not in variable.levels:
-                    _refuse(self.text, f"{word} has the levels {listed(variable.levels)}")
-                self._put(levels, word, inside[0])
-            else:
-                covariates.append(word)
-                for level in inside:
-                    self._put(levels, self._owner(level), level)
-        elif variable is not None and not owners:
-            (factors if variable.is_factor else covariates).append(word)
-        elif owners:
-            self._put(levels, self._owner(word), word)
-
-    def _levels_inside(self) -> list[str]:
-        inside = []
-        while True:
-            inside.append(self._word() or self._wrong())
-            if self._take("]") is not None:
-                return inside
-            if self._take(",:") is None:
-                self._wrong()
-
-    def _owner(self, level: str) -> str:
-        owners = [name for name, factor in self.model.factors.items() if level in factor.levels]
-        if not owners:
-            _refuse(self.text, f"{level} is no level of a factor of the model; {self._there_are()}")
-        if len(owners) > 1:
-            _refuse(self.text, f"{level} is a level of {_and(owners)}: write {owners[0]}[{level}]")
-        return owners[0]
-
-    def _put(self, levels: dict[str, str], factor: str, level: str) -> None:
-        if factor in levels:
-            _refuse(self.text, f"a cell has one level of {factor}, not two")
-        levels[factor] = level
-
-    def _word(self) -> str | None:
-        """The longest name of the model here, or what stands in quotation marks; None if there is neither."""
-        self._skip()
-        rest = self.text[self.place :]
-        quoted = re.match(r"([`'\"])(.+?)\1", rest)
-        if quoted:
-            self.place += quoted.end()
-            if quoted[2] not in self.words:
-                _refuse(self.text, f"there is no {quoted[2]!r} in the model; {self._there_are()}")
-            return quoted[2]
-        for word in self.words:
-            after = rest[len(word) : len(word) + 1]
-            if rest.startswith(word) and not (word[-1:].isalnum() and (after.isalnum() or after == "_")):
-                if NUMBER.fullmatch(word) and self._is_weight(len(word)):
-                    continue
-                self._check_cell(word)
-                self.place += len(word)
-                return word
-        return None
-
-    def _check_cell(self, word: str) -> None:
-        """Refuse a level ``MS:post`` where MS and post are in the model, too, so that their cell may be meant."""
-        parts = [part.strip() for part in word.split(":")]
-        if len(parts) > 1 and all(part in self.words for part in parts):
-            cell = ":".join(f"`{part}`" for part in parts)
-            _refuse(self.text, f"{word} may be one name or several: write `{word}` or {cell}")
-
-    def _is_weight(self, length: int) -> bool:
-        """Whether the number here is a weight although a level has its name: ``2*HC``, ``1/2*HC``, ``1.5*HC``."""
-        number = NUMBER.match(self.text, self.place)
-        after = self.text[self.place + length :]
-        longer = number is not None and len(number[0]) > length
-        return longer or re.match(rf"\s*(\*|/\s*({NUMBER.pattern})\s*\*)", after) is not None
-
-    def _take(self, letters: str) -> str | None:
-        self._skip()
-        letter = self.text[self.place : self.place + 1]
-        if letter and letter in letters:
-            self.place += 1
-            return letter
-        return None
-
-    def _skip(self) -> None:
-        while self.text[self.place : self.place + 1].isspace():
-            self.place += 1
-
-    def _wrong(self) -> NoReturn:
-        rest = self.text[self.place :].strip()
-        match = re.match(r"[\w.]+|.", rest)
-        if not match:
-            _refuse(self.text, "it ends where a level or a covariate is expected")
-        _refuse(self.text, f"{match[0]!r} is not known here; {self._there_are()}")
-
-    def _there_are(self) -> str:
-        each = [f"{name} ({listed(factor.levels, 8)})" for name, factor in self.model.factors.items()]
-        return f"the model has {listed([*each, *self.model.covariates]) or 'a mean and no column of the table'}"
