@@ -162,8 +162,10 @@ class VoxelwiseAnalysis:
             ]
         if self.variance_groups is not None:
             sizes = np.bincount(self.variance_groups)
+            fewest, most = sizes.min(), sizes.max()
+            rows = f"{fewest} to {most} rows" if fewest < most else f"{fewest} rows each"
             found += [
-                f"variances: {several(len(sizes), 'group')} of {sizes.min()} to {sizes.max()} rows; what is tested "
+                f"variances: {several(len(sizes), 'group')} of {rows}; what is tested "
                 "is z, the normal score of v or G by their degrees of freedom at the voxel"
             ]
         if self.across_tests:
