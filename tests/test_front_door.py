@@ -53,7 +53,7 @@ def test_vbm_of_two_groups_with_covariates(two_groups):
     out = two_groups.folder / "out"
     same(out, "MSMinusHC", root, "tstat1", ("tfce", "vox", "clustere", "clusterm"))
     same(out, "atrophy", root, "tstat2", ("tfce",))
-    table = pd.read_csv(out / "design.tsv", sep="\t")
+    table = pd.read_csv(out / "design.tsv", sep="\t", float_precision="round_trip")
     assert list(table) == ["participant_id", "group[HC]", "group[MS]", "age", "sex[M]", "tiv"]
     assert_array_equal(table.to_numpy()[:, 1:].astype(float), design)
 
@@ -654,7 +654,7 @@ def test_a_voxelwise_covariate(two_groups):
     out = folder / "out"
     same(out, "MSMinusHC", root, "tstat1", ("tfce", "vox"))
     same(out, "gm", root, "tstat2", ("tfce", "vox"))
-    table = pd.read_csv(out / "design.tsv", sep="\t")
+    table = pd.read_csv(out / "design.tsv", sep="\t", float_precision="round_trip")
     assert list(table) == ["participant_id", "group[HC]", "group[MS]", "age", "gm"]
     assert table.gm.isna().all()
     assert pd.read_csv(out / "participants.tsv", sep="\t").gm[0].endswith(f"/gm/{t.participant_id[0]}_gm.nii.gz")
