@@ -390,7 +390,9 @@ def test_the_bootstrap_is_scipys():
 
     ours = bootstrap(both, 40, 20_000, seed=1)
     for method, found in (("percentile", ours.percentile), ("BCa", ours.bca)):
-        mean = stats.bootstrap((x,), np.mean, n_resamples=20_000, method=method, random_state=2).confidence_interval
+        mean = stats.bootstrap(
+            (x,), np.mean, n_resamples=20_000, method=method, random_state=2
+        ).confidence_interval
         r = stats.bootstrap(
             (x, y), lambda a, b: stats.pearsonr(a, b).statistic, paired=True, vectorized=False, n_resamples=4000,
             method=method, random_state=2,
