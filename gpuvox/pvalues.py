@@ -52,7 +52,8 @@ def shares(count: ArrayLike, total: int) -> Float32:
 
 def one_minus(p: Float64) -> Float32:
     """1 − p in float32, and less than 1 for every p above 0."""
-    return np.where(p > 0, np.minimum((1 - p).astype(np.float32), LARGEST), np.float32(1))
+    rounded = (1 - p).astype(np.float32)
+    return np.where(p > 0, np.minimum(rounded, LARGEST), rounded)
 
 
 def false_discovery_rate(p: Float64, tests: int | None = None) -> Float64:
