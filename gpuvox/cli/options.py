@@ -20,8 +20,8 @@ NAMES_IN_TABLES = {"COLUMN", "VISIT", "VALUE", "CONDITION", "FORMULA"}
 
 def add_text(parser: Any, option: str, metavar: str, text: str, **settings: Any) -> None:
     """Add an option whose value is text, empty by default; columns, levels and conditions get composed accents."""
-    kind = composed if metavar in NAMES_IN_TABLES else str
-    parser.add_argument(option, metavar=metavar, help=text, **{"default": "", "type": kind, **settings})
+    made = {"default": ""} | ({"type": composed} if metavar in NAMES_IN_TABLES else {})
+    parser.add_argument(option, metavar=metavar, help=text, **{**made, **settings})
 
 
 def add_flag(parser: Any, option: str, text: str, **settings: Any) -> None:
