@@ -246,12 +246,12 @@ def test_images_stay_open_between_tests(study, farm, client, monkeypatch):
     """Dask drops copies of what no task waits for; they hold the images."""
     plain, dropped = DaskWorkers._job, []
 
-    def job(self, observed):
+    def job(self, observed, gatherer):
         if client.who_has():
             client.amm.run_once()
             until(lambda: all(len(workers) == 1 for workers in client.who_has().values()))
             dropped.append(True)
-        return plain(self, observed)
+        return plain(self, observed, gatherer)
 
     monkeypatch.setattr(DaskWorkers, "_job", job)
     before = len(farm.noted("read"))
