@@ -51,29 +51,25 @@ class JointNull:
 
     def corrected(self, result: TestResult) -> dict[str, Float32]:
         """1 − p (V,) of one of the tests by statistic, corrected over all of them."""
-        fitted = {name: one_minus(p) for name, p in self.approximated(result).items()}
-        return self._counted(result) | fitted
-
-    def approximated(self, result: TestResult) -> dict[str, Float64]:
-        """p (V,) of the statistics whose p are approximated."""
-        if result.tail is None:
-            return {}
-        return {
-            name: result.tail.corrected(self.maxima[name], self._values(result, name), counted)
-            for name, counted in self._counted(result).items()
-            if result.is_approximate(name)
-        }
+        return self._corrected(result)[0]
 
     def added_to(self, result: TestResult) -> TestResult:
         """One of the tests with these values among its maps, as ``vox_acrossp`` and so on."""
-        across = {f"{name}_acrossp": values for name, values in self.corrected(result).items()}
-        fitted = {f"{name}_acrossp": p for name, p in self.approximated(result).items()}
-        return replace(result, maps={**result.maps, **across}, approximated={**result.approximated, **fitted})
+        found, fitted = self._corrected(result)
+        return replace(
+            result,
+            maps={**result.maps, **{f"{name}_acrossp": values for name, values in found.items()}},
+            approximated={**result.approximated, **{f"{name}_acrossp": p for name, p in fitted.items()}},
+        )
 
-    def _values(self, result: TestResult, name: str) -> Float64:
-        """(V,) The least values that tie with the unpermuted ones, as they are compared with other tests."""
-        values: Float64 = result.least_ties[name] * result.weights[name]
-        return values
-
-    def _counted(self, result: TestResult) -> dict[str, Float32]:
-        return {name: corrected(self.maxima[name], self._values(result, name)) for name in result.least_ties}
+    def _corrected(self, result: TestResult) -> tuple[dict[str, Float32], dict[str, Float64]]:
+        """1 − p (V,) of every statistic, and p (V,) of those whose p are approximated."""
+        found: dict[str, Float32] = {}
+        fitted: dict[str, Float64] = {}
+        for name, ties in result.least_ties.items():
+            values, maxima = ties * result.weights[name], self.maxima[name]
+            found[name] = corrected(maxima, values)
+            if result.tail is not None and result.is_approximate(name):
+                fitted[name] = result.tail.corrected(maxima, values, found[name])
+                found[name] = one_minus(fitted[name])
+        return found, fitted
